@@ -1,0 +1,9 @@
+"""Attacks: foolbox's classes, mended and driven by an engine that trusts none of them.
+
+The only package that imports foolbox.
+"""
+
+from robustkit.attack.engine import REVISION, Block, Outcomes, Progress, attack_block
+from robustkit.attack.geometry import TOLERANCE, within
+
+__all__ = ["REVISION", "TOLERANCE", "Block", "Outcomes", "Progress", "attack_block", "within"]

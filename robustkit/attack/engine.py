@@ -1,0 +1,388 @@
+"""The engine: from images and a protocol to one honest outcome per image.
+
+Whatever an attack claims is recomputed here, in a forward pass of its own, on the float32 pixels
+that came back: finite logits, pixels in [0, 1], distance within the budget, prediction. An attack
+at fixed budgets runs over an active set: each slot of the batch holds one image at one budget; it
+is freed at the first success, or after the last step, and refilled from a queue, so that passes run
+at full batch size and no pass is spent on an image whose verdict is known.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustkit.attack.draws import generator, seed_of
+from robustkit.attack.geometry import distance, within
+from robustkit.attack.gradient import FixedBudget, fixed_budget, objective
+from robustkit.attack.library import foolbox, foolbox_model, seeded
+from robustkit.attack.minimal import ONE_BY_ONE, minimal_norm
+from robustkit.errors import DataError, EvaluationFailed
+from robustkit.protocol import Attack, Protocol, labels_of
+from robustkit.record import CLEAN
+
+REVISION = 1
+"""Raised whenever a change here can change a row; part of every evaluation's digest."""
+
+Progress = Callable[[float], None]
+"""told the share of a block's work that is done, 0 to 1"""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some consecutive images of a data set, on the device."""
+
+    images: Tensor
+    """float32 N × C × H × W in [0, 1]"""
+    labels: Tensor
+    """int64 N"""
+    ids: Sequence[str]
+    """key of each image's random draws"""
+    first: int
+    """place of the first image in the data set"""
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """What is known of each image of a block; attacks can only lower the distances."""
+
+    predicted: Tensor
+    """class of the clean image, N"""
+    classes: Tensor
+    """what the attacks ascend against: labels, or the targets to reach, N"""
+    distance: Tensor
+    """smallest verified distance, float64 N: 0 for a clean mistake, inf where nothing was found"""
+    fooled_by: list[str | None]
+    perturbed: Tensor
+    """the image at that distance; the clean image where there is none"""
+    perturbed_class: Tensor
+    """its predicted class, N"""
+
+
+class _Task(NamedTuple):
+    level: int
+    """index of the budget"""
+    restart: int
+
+
+@dataclass(slots=True)
+class _Slots:
+    """The active set: row i of every tensor belongs to image `owner[i]` of the block."""
+
+    owner: Tensor  # on the CPU
+    left: Tensor  # steps to go, on the CPU
+    x: Tensor
+    images: Tensor
+    classes: Tensor
+    epsilon: Tensor
+    memory: Tensor
+
+    def take(self, rows: Tensor) -> "_Slots":
+        there = rows.to(self.x.device)
+        return _Slots(
+            self.owner[rows],
+            self.left[rows],
+            *(t[there] for t in (self.x, self.images, self.classes, self.epsilon, self.memory)),
+        )
+
+    def join(self, other: "_Slots") -> "_Slots":
+        return _Slots(*(torch.cat([getattr(self, n), getattr(other, n)]) for n in self.__slots__))
+
+
+def attack_block(
+    model: torch.nn.Module,
+    block: Block,
+    protocol: Protocol,
+    batch_size: int,
+    progress: Progress = lambda share: None,
+) -> Outcomes:
+    """Run every attack of a protocol on a block of images.
+
+    `model` is frozen, in eval mode and on the block's device. Images that are misclassified clean
+    are never attacked. The same draws are made whatever the batch size.
+
+    Raises:
+        DataError: the model has fewer classes than the labels.
+        EvaluationFailed: logits that are NaN or infinite, or an attack that returned NaN pixels.
+    """
+    return _Engine(model, block, protocol, batch_size, progress).run()
+
+
+@dataclass(slots=True)
+class _Engine:
+    model: torch.nn.Module
+    block: Block
+    protocol: Protocol
+    batch_size: int
+    progress: Progress
+    outcomes: Outcomes = field(init=False)
+
+    def run(self) -> Outcomes:
+        self._clean()
+        attacks = self.protocol.attacks
+        for position, (attack, name) in enumerate(zip(attacks, labels_of(attacks), strict=True)):
+
+            def share(part: float, done: int = position) -> None:
+                self.progress((done + part) / len(attacks))
+
+            fixed = fixed_budget(attack, self.protocol.norm)
+            if fixed is not None:
+                self._at_budgets(fixed, name, position, share)
+            else:
+                self._smallest(attack, name, position, share)
+            share(1.0)
+        return self.outcomes
+
+    # --- clean images -----------------------------------------------------------------------
+
+    def _clean(self) -> None:
+        images, labels = self.block.images, self.block.labels
+        every = torch.arange(len(images))
+        logits = torch.cat(
+            [self._logits(images[rows], rows, CLEAN) for rows in self._batches(every)]
+        )
+        if int(labels.max()) >= logits.shape[1]:
+            raise DataError(
+                f"label {int(labels.max())} of image {self.block.first + int(labels.argmax())} is "
+                f"outside the model's {logits.shape[1]} classes"
+            )
+        predicted = logits.argmax(1)
+        right = predicted == labels
+        nothing = torch.full(
+            (len(images),), float("inf"), dtype=torch.float64, device=images.device
+        )
+        self.outcomes = Outcomes(
+            predicted,
+            self._classes(logits),
+            torch.where(right, nothing, 0.0),
+            [None if ok else CLEAN for ok in right.tolist()],
+            images.clone(),
+            predicted.clone(),
+        )
+
+    def _classes(self, logits: Tensor) -> Tensor:
+        """The labels, or for a targeted protocol the class that each image is to be taken for."""
+        labels, k = self.block.labels, logits.shape[1]
+        match self.protocol.target:
+            case "none":
+                return labels
+            case "next":
+                return (labels + 1) % k
+            case "random":
+                draws = [
+                    int(
+                        torch.randint(
+                            1, k, (), generator=generator(self.protocol.seed, i, "target")
+                        )
+                    )
+                    for i in self.block.ids
+                ]
+                return (labels + torch.tensor(draws, device=labels.device)) % k
+            case "least-likely":
+                own = torch.zeros_like(logits).scatter(1, labels[:, None], float("inf"))
+                return (logits + own).argmin(1)
+
+    @property
+    def _targeted(self) -> bool:
+        return self.protocol.target != "none"
+
+    # --- attacks at fixed budgets -------------------------------------------------------------
+
+    def _at_budgets(self, attack: FixedBudget, name: str, position: int, share: Progress) -> None:
+        """For each image budgets rising, at each the restarts; the first success ends it."""
+        epsilons = [float(e) for e in self.protocol.epsilons]
+        reached = torch.stack([within(self.outcomes.distance, e) for e in epsilons]).sum(0).cpu()
+        open_levels = (len(epsilons) - reached).tolist()
+        tasks = {
+            i: iter([_Task(*t) for t in product(range(levels), range(attack.restarts))])
+            for i, levels in enumerate(open_levels)
+            if levels
+        }
+        total = sum(open_levels) * attack.restarts or 1
+        queue = deque((i, next(chain)) for i, chain in tasks.items())
+        while queue:
+            found = self._drain(
+                queue, tasks, attack, position, name, lambda n: share(1 - n / total)
+            )
+            # a claim that does not hold up sends its image on to its next task
+            for i in self._verify(found, name, epsilons):
+                if (task := next(tasks[i], None)) is not None:
+                    queue.append((i, task))
+
+    def _drain(
+        self,
+        queue: deque[tuple[int, _Task]],
+        tasks: dict[int, Iterator[_Task]],
+        attack: FixedBudget,
+        position: int,
+        name: str,
+        remaining: Callable[[int], None],
+    ) -> dict[int, tuple[Tensor, _Task]]:
+        """Work the queue off; the claimed successes by image, as (perturbed image, task)."""
+        slots: _Slots | None = None
+        current: dict[int, _Task] = {}
+        found: dict[int, tuple[Tensor, _Task]] = {}
+        while True:
+            free = self.batch_size - (len(slots.owner) if slots else 0)
+            fresh = [queue.popleft() for _ in range(min(free, len(queue)))]
+            if fresh:
+                current.update(fresh)
+                entering = self._enter(fresh, attack, position)
+                slots = slots.join(entering) if slots else entering
+            if slots is None or not len(slots.owner):
+                return found
+            hit, gradient = self._pass(slots, attack, name)
+            done = hit | (slots.left == 0)
+            for row in done.nonzero()[:, 0].tolist():
+                i = int(slots.owner[row])
+                if hit[row]:
+                    found[i] = (slots.x[row].clone(), current[i])
+                elif (task := next(tasks[i], None)) is not None:
+                    queue.append((i, task))
+            if done.any():
+                keep = (~done).nonzero()[:, 0]
+                gradient = None if gradient is None else gradient[keep.to(gradient.device)]
+                slots = slots.take(keep)
+                remaining(len(queue) + len(slots.owner))
+            if gradient is not None and len(slots.owner):
+                slots.x = attack.advance(
+                    slots.x, gradient, slots.images, slots.epsilon, slots.memory
+                )
+                slots.left = slots.left - 1
+
+    def _enter(
+        self, fresh: Sequence[tuple[int, _Task]], attack: FixedBudget, position: int
+    ) -> _Slots:
+        """First iterates for tasks that enter the active set."""
+        owner = torch.tensor([i for i, _ in fresh])
+        there = owner.to(self.block.images.device)
+        images = self.block.images[there]
+        budgets = [self.protocol.epsilons[task.level] for _, task in fresh]
+        epsilon = torch.tensor([float(e) for e in budgets]).to(images)
+        sources = [
+            generator(self.protocol.seed, self.block.ids[i], position, budget.value, task.restart)
+            for (i, task), budget in zip(fresh, budgets, strict=True)
+            if attack.random_start
+        ]
+        x = attack.start(images, epsilon, sources)
+        left = torch.full_like(owner, attack.steps)
+        return _Slots(
+            owner, left, x, images, self.outcomes.classes[there], epsilon, torch.zeros_like(images)
+        )
+
+    def _pass(self, slots: _Slots, attack: FixedBudget, name: str) -> tuple[Tensor, Tensor | None]:
+        """One forward pass: which iterates succeed (on the CPU), and the gradients if needed."""
+        moving = bool((slots.left > 0).any())
+        x = slots.x.detach().requires_grad_(moving)
+        with torch.set_grad_enabled(moving):
+            logits = self.model(x)
+            hit = self._checked_hits(logits.detach(), slots.owner, slots.classes, name)
+            if not moving or bool((hit | (slots.left == 0)).all()):
+                return hit, None
+            value = objective(logits, slots.classes, attack.loss, self._targeted).sum()
+            return hit, torch.autograd.grad(value, x)[0]
+
+    # --- attacks that minimise the distance ---------------------------------------------------
+
+    def _smallest(self, attack: Attack, name: str, position: int, share: Progress) -> None:
+        """Every image that is classified right, to the attack's end."""
+        adversary = minimal_norm(attack, self.protocol.norm)
+        device = self.block.images.device
+        wrapped = foolbox_model(self.model, device)
+        rows = (self.outcomes.distance > 0).nonzero()[:, 0].cpu()
+        batches = list(self._batches(rows, 1 if isinstance(attack, ONE_BY_ONE) else None))
+        for n, batch in enumerate(batches, 1):
+            seed = seed_of(
+                self.protocol.seed, position, *(self.block.ids[i] for i in batch.tolist())
+            )
+            with seeded(seed, device):
+                result = self._run(adversary, wrapped, batch)
+            if result is not None:
+                if not bool(torch.isfinite(result).all()):
+                    raise EvaluationFailed(
+                        f"{name} returned pixels that are not finite{self._at(batch)}"
+                    )
+                pixels = result.detach().to(self.block.images.dtype).clamp(0, 1)
+                self._keep(batch, pixels, name)
+            share(n / len(batches))
+
+    def _run(self, adversary: object, wrapped: object, batch: Tensor) -> Tensor | None:
+        """The attack's own answer; None if it found no point to start from."""
+        there = batch.to(self.block.images.device)
+        classes = self.outcomes.classes[there]
+        criterion = (
+            foolbox.TargetedMisclassification if self._targeted else foolbox.Misclassification
+        )
+        try:
+            return adversary.run(wrapped, self.block.images[there], criterion(classes))  # type: ignore[attr-defined, no-any-return]
+        except ValueError as error:
+            # HopSkipJump and Boundary: noise of every strength left the prediction alone
+            if "init_attack failed" in str(error):
+                return None
+            raise
+
+    # --- verdicts ------------------------------------------------------------------------------
+
+    def _verify(
+        self, found: dict[int, tuple[Tensor, _Task]], name: str, epsilons: Sequence[float]
+    ) -> list[int]:
+        """Recompute the claimed successes; the images whose claim does not hold up."""
+        failed: list[int] = []
+        for rows in self._batches(torch.tensor(list(found), dtype=torch.int64)):
+            claims = [found[i] for i in rows.tolist()]
+            budget = torch.tensor([epsilons[task.level] for _, task in claims], dtype=torch.float64)
+            good = self._keep(rows, torch.stack([x for x, _ in claims]), name, budget)
+            failed += rows[~good].tolist()
+        return failed
+
+    def _keep(
+        self, rows: Tensor, perturbed: Tensor, name: str, budget: Tensor | None = None
+    ) -> Tensor:
+        """Recompute what is claimed of perturbed images, keep the nearer ones; which hold (CPU)."""
+        there = rows.to(perturbed.device)
+        logits = self._logits(perturbed, rows, name)
+        predicted = logits.argmax(1)
+        reached = distance(self.block.images[there], perturbed, self.protocol.norm)
+        in_box = ((perturbed >= 0) & (perturbed <= 1)).flatten(1).all(1)
+        good = self._fooled(predicted, self.outcomes.classes[there]) & in_box
+        if budget is not None:
+            good &= within(reached, budget.to(reached.device))
+        nearer = good & (reached < self.outcomes.distance[there])
+        kept = there[nearer]
+        self.outcomes.distance[kept] = reached[nearer]
+        self.outcomes.perturbed[kept] = perturbed[nearer]
+        self.outcomes.perturbed_class[kept] = predicted[nearer]
+        for i in kept.tolist():
+            self.outcomes.fooled_by[i] = name
+        return good.cpu()
+
+    def _fooled(self, predicted: Tensor, classes: Tensor) -> Tensor:
+        return (predicted == classes) == self._targeted
+
+    def _checked_hits(self, logits: Tensor, owner: Tensor, classes: Tensor, name: str) -> Tensor:
+        """Which rows succeed, after a check that all logits are finite; one transfer to the CPU."""
+        finite = torch.isfinite(logits).all(1)
+        hit, finite = torch.stack([self._fooled(logits.argmax(1), classes), finite]).cpu()
+        if not bool(finite.all()):
+            raise EvaluationFailed(
+                f"logits are NaN or infinite{self._at(owner[~finite])} ({name}): not a success of "
+                "the attack but a fault of the model"
+            )
+        return hit
+
+    def _logits(self, images: Tensor, rows: Tensor, name: str) -> Tensor:
+        """Logits without gradients, checked to be finite; `rows` name the images in an error."""
+        with torch.no_grad():
+            logits: Tensor = self.model(images)
+        self._checked_hits(logits, rows, torch.zeros(len(rows), device=logits.device), name)
+        return logits
+
+    def _batches(self, rows: Tensor, size: int | None = None) -> Iterator[Tensor]:
+        return iter(rows.split(size or self.batch_size)) if len(rows) else iter(())
+
+    def _at(self, rows: Tensor) -> str:
+        return f" at image {self.block.first + int(rows[0])}"

@@ -1,0 +1,94 @@
+"""Steps, projections and distances in the three norms; every image with a budget of its own.
+
+Images are N × C × H × W, budgets and step sizes N.
+"""
+
+import torch
+from torch import Tensor
+
+from robustkit.attack.draws import ORDER
+from robustkit.protocol import Norm
+
+TOLERANCE = 1e-6
+"""A distance counts as within ε up to this much above it, relative to max(1, ε): float32 rounding
+of pixels in [0, 1] stays well below, and no attack gains anything by it."""
+
+
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """One number per image, shaped to broadcast over its pixels."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def distance(images: Tensor, perturbed: Tensor, norm: Norm) -> Tensor:
+    """Norm of the perturbation of each image, float64, N."""
+    difference = (perturbed.double() - images.double()).flatten(1)
+    result: Tensor = torch.linalg.vector_norm(difference, ord=ORDER[norm], dim=1)
+    return result
+
+
+def within(distances: Tensor, epsilon: Tensor | float) -> Tensor:
+    """Whether distances are within budgets, up to `TOLERANCE`."""
+    budget = torch.as_tensor(epsilon, dtype=torch.float64, device=distances.device)
+    return distances <= budget + TOLERANCE * budget.clamp(min=1)
+
+
+def ascend(x: Tensor, gradient: Tensor, size: Tensor, norm: Norm) -> Tensor:
+    """Move each image by the steepest step of a given length in a norm; x stays in [0, 1].
+
+    Linf: the sign of the gradient. L2: the gradient's direction. L1: the pixels of the largest
+    slope first, each as far as the box lets it: the maximum of the linearised loss over the
+    intersection of the ball around x and the box. A zero gradient moves nothing.
+    """
+    if norm == "linf":
+        return (x + column(size, x) * gradient.sign()).clamp_(0, 1)
+    if norm == "l2":
+        length = gradient.flatten(1).norm(dim=1)
+        # scaled by the largest entry first: squares of tiny gradients underflow in float32
+        if bool((length < 1e-12).any()):
+            gradient = gradient / column(gradient.flatten(1).abs().amax(1).clamp(min=1e-38), x)
+            length = gradient.flatten(1).norm(dim=1)
+        return (x + gradient * column(size / length.clamp(min=1e-38), x)).clamp_(0, 1)
+    return (x + _steepest_l1(x, gradient, size)).clamp_(0, 1)
+
+
+def _steepest_l1(x: Tensor, gradient: Tensor, size: Tensor) -> Tensor:
+    slope = gradient.flatten(1)
+    room = torch.where(slope > 0, 1 - x.flatten(1), x.flatten(1)) * (slope != 0)
+    order = slope.abs().argsort(dim=1, descending=True, stable=True)
+    room = room.gather(1, order)
+    before = room.cumsum(1) - room
+    amount = torch.minimum(room, (size[:, None] - before).clamp(min=0))
+    step = torch.zeros_like(amount).scatter_(1, order, amount) * slope.sign()
+    return step.view_as(x)
+
+
+def project(x: Tensor, images: Tensor, epsilon: Tensor, norm: Norm) -> Tensor:
+    """The nearest point (Euclidean) of the ball around each image, then of the box [0, 1]."""
+    if norm == "linf":
+        budget = column(epsilon, x)
+        return torch.minimum(torch.maximum(x, images - budget), images + budget).clamp_(0, 1)
+    change = x - images
+    if norm == "l2":
+        length = change.flatten(1).norm(dim=1)
+        change = change * column((epsilon / length.clamp(min=1e-38)).clamp(max=1), x)
+    else:
+        change = _onto_l1_ball(change.flatten(1), epsilon).view_as(x)
+    return (images + change).clamp_(0, 1)
+
+
+def _onto_l1_ball(change: Tensor, epsilon: Tensor) -> Tensor:
+    """Euclidean projection of rows onto L1 balls (Duchi et al. 2008, figure 1)."""
+    size = change.abs()
+    outside = size.sum(1) > epsilon
+    if not bool(outside.any()):
+        return change
+    # only rows outside need the sort; float64 keeps the running sums of many pixels exact
+    rows, budget = size[outside].double(), epsilon[outside].double()[:, None]
+    falling = rows.sort(dim=1, descending=True).values
+    excess = falling.cumsum(1) - budget
+    counts = torch.arange(1, rows.shape[1] + 1, device=rows.device)
+    support = (falling * counts > excess).sum(1, keepdim=True).clamp(min=1)
+    threshold = excess.gather(1, support - 1) / support
+    result = change.clone()
+    result[outside] = (rows - threshold).clamp(min=0).to(change.dtype) * change[outside].sign()
+    return result

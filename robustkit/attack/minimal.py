@@ -1,0 +1,147 @@
+"""Attacks that look for the smallest perturbation: foolbox's own classes, mended where needed.
+
+Each image is attacked to the attack's end. C&W's early abort tests a loss summed over the batch, so
+it is off; HopSkipJump and the boundary attack share draws and norms over the batch, so they run
+image by image.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from robustkit.attack.draws import generator
+from robustkit.attack.geometry import column
+from robustkit.attack.library import eagerpy, foolbox
+from robustkit.errors import ProtocolError
+from robustkit.protocol import (
+    Attack,
+    Boundary,
+    CarliniWagner,
+    Ddn,
+    DeepFool,
+    Fmn,
+    HopSkipJump,
+    Norm,
+    kind,
+)
+
+ONE_BY_ONE = (Boundary, HopSkipJump)
+"""kinds whose foolbox code couples the images of a batch"""
+
+
+class _OverTheBoundary:
+    """Widens FMN's projection by a hair.
+
+    FMN projects onto the distance at which the linearised boundary lies. Where the boundary really
+    is linear, foolbox's iterate then sits on it and rounding decides whether it ever crosses.
+    """
+
+    def project(self, x: Any, x0: Any, epsilon: Any) -> Any:
+        """Onto the balls of radius epsilon, N, around x0, and a 100,000th further."""
+        return super().project(x, x0, epsilon * (1 + 1e-5) + 1e-7)  # type: ignore[misc]
+
+
+class LinfFMN(_OverTheBoundary, foolbox.attacks.LInfFMNAttack):  # type: ignore[misc]
+    """FMN in Linf."""
+
+
+class L1FMN(_OverTheBoundary, foolbox.attacks.L1FMNAttack):  # type: ignore[misc]
+    """FMN in L1."""
+
+
+class _TrueL2(foolbox.attacks.L2FMNAttack):  # type: ignore[misc]
+    """FMN with the projection that foolbox 3.3.4 leaves out: it divides norms by norms."""
+
+    def project(self, x: Any, x0: Any, epsilon: Any) -> Any:
+        """Onto the L2 ball of radius epsilon, N, around x0."""
+        change = (x - x0).raw
+        length = change.flatten(1).norm(dim=1).clamp(min=1e-12)
+        factor = (epsilon.raw / length).clamp(max=1)
+        return x0 + eagerpy.astensor(change * column(factor, change))
+
+
+class L2FMN(_OverTheBoundary, _TrueL2):
+    """FMN in L2."""
+
+
+class DDN(foolbox.attacks.DDNAttack):  # type: ignore[misc]
+    """DDN (Rony et al. 2019, algorithm 1); a vanished gradient draws on the image's own pixels.
+
+    foolbox's own draws one tensor for the whole batch there, so that a result depends on who
+    shares the batch, and divides by zero where a perturbation is still nothing.
+    """
+
+    def run(self, model: Any, inputs: Any, criterion: Any, **kwargs: Any) -> Any:
+        """The smallest adversarial iterate of each image; the image itself where there is none."""
+        kwargs.pop("early_stop", None)
+        foolbox.attacks.base.raise_if_kwargs(kwargs)
+        wrapped, restore = eagerpy.astensor_(inputs)
+        images = wrapped.raw
+        criterion = foolbox.attacks.base.get_criterion(criterion)
+        targeted = hasattr(criterion, "target_classes")
+        classes = (criterion.target_classes if targeted else criterion.labels).raw
+        sign = -1.0 if targeted else 1.0
+
+        delta = torch.zeros_like(images)
+        best, smallest = delta, torch.full((len(images),), math.inf, device=images.device)
+        worst = torch.maximum(images, 1 - images).flatten(1).norm(dim=1)
+        epsilon = torch.full_like(worst, self.init_epsilon)
+        for step in range(self.steps):
+            rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2
+            x = (images + delta).requires_grad_()
+            logits = model(x)
+            (gradient,) = torch.autograd.grad(
+                sign * cross_entropy(logits, classes, reduction="sum"), x
+            )
+            hit = (logits.argmax(1) == classes) == targeted
+            length = delta.flatten(1).norm(dim=1)
+            better = hit & (length < smallest)
+            smallest = torch.where(better, length, smallest)
+            best = torch.where(column(better, delta), delta, best)
+            delta = delta + rate * _direction(gradient, images, step)
+            epsilon = epsilon * torch.where(hit, 1 - self.gamma, 1 + self.gamma)
+            epsilon = torch.minimum(epsilon, worst)
+            length = delta.flatten(1).norm(dim=1).clamp(min=1e-12)
+            delta = (images + delta * column(epsilon / length, delta)).clamp(0, 1) - images
+        return restore(eagerpy.astensor((images + best).clamp(0, 1)))
+
+
+def _direction(gradient: Tensor, images: Tensor, step: int) -> Tensor:
+    """Unit gradients; where one vanishes, a random direction keyed by the image and the step."""
+    length = gradient.flatten(1).norm(dim=1)
+    for i in (length == 0).nonzero()[:, 0].tolist():
+        source = generator("ddn", images[i].cpu().numpy().tobytes().hex(), step)
+        gradient[i] = torch.randn(gradient[i].shape, generator=source).to(gradient)
+    length = gradient.flatten(1).norm(dim=1).clamp(min=1e-38)
+    return gradient / column(length, gradient)
+
+
+def minimal_norm(attack: Attack, norm: Norm) -> foolbox.attacks.base.MinimizationAttack:
+    """The foolbox attack for a minimal-norm kind."""
+    attacks = foolbox.attacks
+    match attack:
+        case DeepFool(steps, candidates, overshoot):
+            cls = {"l2": attacks.L2DeepFoolAttack, "linf": attacks.LinfDeepFoolAttack}[norm]
+            return cls(steps=steps, candidates=candidates, overshoot=float(overshoot))
+        case Ddn(steps, gamma):
+            return DDN(steps=steps, gamma=float(gamma))
+        case Fmn(steps, max_step, gamma):
+            fmn = {"linf": LinfFMN, "l2": L2FMN, "l1": L1FMN}[norm]
+            return fmn(steps=steps, max_stepsize=float(max_step), gamma=float(gamma))
+        case CarliniWagner(steps, search_steps, step_size, confidence):
+            return attacks.L2CarliniWagnerAttack(
+                binary_search_steps=search_steps,
+                steps=steps,
+                stepsize=float(step_size),
+                confidence=float(confidence),
+                abort_early=False,
+            )
+        case Boundary(steps):
+            return attacks.BoundaryAttack(steps=steps)
+        case HopSkipJump(steps):
+            return attacks.HopSkipJumpAttack(steps=steps, constraint=norm)
+        case _:
+            raise ProtocolError(f"{kind(attack)}: no such minimal-norm attack")

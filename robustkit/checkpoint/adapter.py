@@ -1,0 +1,136 @@
+"""From any network to a frozen one on [0, 1] pixels that returns N×K logits."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from robustkit.errors import CheckpointError, InputError
+
+
+class Classifier(torch.nn.Module):
+    """A network with its normalisation in front and its output unwrapped and checked.
+
+    `mean` and `std` are per channel, or one number for all; `classes` is checked when known.
+    """
+
+    mean: torch.Tensor | None
+    std: torch.Tensor | None
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.classes = classes
+        for name, values in (("mean", mean), ("std", std)):
+            tensor = None if values is None else torch.tensor(values).view(1, -1, 1, 1)
+            self.register_buffer(name, tensor)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """N×C×H×W in [0, 1] to N×K logits.
+
+        Raises:
+            InputError: the network does not take images of this shape.
+            CheckpointError: what it returns is not N×K numbers.
+        """
+        x = self._normalised(x)
+        try:
+            output = self.network(x)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if not _is_about_shapes(error):
+                raise
+            shape = "×".join(map(str, x.shape[1:]))
+            raise InputError(
+                f"the model does not take images of shape {shape}: {_first_line(error)}"
+            ) from error
+        return self._checked(logits(output), len(x))
+
+    def _normalised(self, x: torch.Tensor) -> torch.Tensor:
+        if self.mean is None or self.std is None:
+            return x
+        if self.mean.shape[1] not in (1, x.shape[1]):
+            raise InputError(
+                f"images have {x.shape[1]} channels, but the normalisation {self.mean.shape[1]}; "
+                "use --channels, or another --mean and --std"
+            )
+        return (x - self.mean) / self.std
+
+    def _checked(self, output: object, n: int) -> torch.Tensor:
+        if not isinstance(output, torch.Tensor):
+            raise CheckpointError(
+                f"the model returns {type(output).__name__}, not a tensor of N×classes logits"
+            )
+        if output.dim() != 2 or len(output) != n or not output.is_floating_point():
+            raise CheckpointError(
+                f"the model returns {output.dtype} of shape {tuple(output.shape)} for {n} images; "
+                "N×classes floating-point logits are needed"
+            )
+        if self.classes is not None and output.shape[1] != self.classes:
+            raise CheckpointError(
+                f"the model returns {output.shape[1]} logits per image, but {self.classes} classes "
+                "were given or recorded"
+            )
+        return output.float() if output.dtype.itemsize < 4 else output
+
+
+def logits(output: Any) -> Any:
+    """The logits inside what a network returns: an object's, a dictionary's, a tuple's first."""
+    if isinstance(output, torch.Tensor):
+        return output
+    if (inner := getattr(output, "logits", None)) is not None:
+        return inner
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    return logits(output[0]) if isinstance(output, tuple | list) and output else output
+
+
+def freeze(module: torch.nn.Module) -> torch.nn.Module:
+    """The module itself, in eval mode and with weights that need no gradient."""
+    for parameter in module.parameters():  # TorchScript has no requires_grad_ of its own
+        parameter.requires_grad_(False)
+    return module.eval()
+
+
+def wrap(module: torch.nn.Module) -> torch.nn.Module:
+    """A frozen classifier from a user's own module, which is left exactly as it was.
+
+    It is a copy, on the same device. Its input is taken as [0, 1] pixels.
+
+    Raises:
+        InputError: the module cannot be copied.
+    """
+    return freeze(Classifier(replica(module)))
+
+
+def replica(module: torch.nn.Module) -> torch.nn.Module:
+    """A deep copy; what the module computed (weight norm keeps its weight) is copied as numbers."""
+    memo: dict[int, Any] = {
+        id(value): value.detach().clone()
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:  # a user's module may refuse in any way
+        raise InputError(
+            f"the model cannot be copied ({type(error).__name__}: {_first_line(error)}); pass one "
+            "that copy.deepcopy accepts"
+        ) from error
+
+
+def _is_about_shapes(error: RuntimeError) -> bool:
+    words = ("shape", "size", "channels", "dimension", "mat1", "stride")
+    return any(word in str(error) for word in words)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:200]

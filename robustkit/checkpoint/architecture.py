@@ -1,0 +1,278 @@
+"""From named tensors to a network: prefixes, normalisation layers, strict fit, recognition."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+
+from robustkit import models
+from robustkit.checkpoint.parametrizations import State, folded
+from robustkit.errors import CheckpointError, InputError
+
+WRAPPERS = (
+    "module.", "_orig_mod.", "model.", "net.", "network.", "_module.", "backbone.", "ema.",
+    "ema_model.", "state_dict.",
+)  # fmt: skip
+"""prefixes that training code puts in front of a network's own names"""
+BOOKKEEPING = ("total_ops", "total_params")
+"""counters that thop leaves in every layer"""
+COUNTER = "num_batches_tracked"
+"""batch norm's counter, which eval mode never reads"""
+PAIRS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
+"""names of a normalisation layer's two buffers"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One way to read a file's names."""
+
+    state: State
+    prefix: str = ""
+    """what was taken off the front"""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Difference(NamedTuple):
+    """How a state differs from what an architecture expects."""
+
+    missing: list[str]
+    surplus: list[str]
+    shapes: list[str]
+
+    @property
+    def size(self) -> int:
+        """How many names are wrong in some way."""
+        return sum(map(len, self))
+
+
+class Fit(NamedTuple):
+    """A network with a file's weights in it."""
+
+    module: torch.nn.Module
+    reading: Reading
+    num_classes: int | None
+
+
+def readings(state: State) -> list[Reading]:
+    """The names as they are, then with one wrapper after another taken off, outermost first."""
+    chain = [_without_bookkeeping(state)]
+    while (further := _unwrapped(chain[-1])) is not None:
+        chain.append(further)
+    return chain
+
+
+def _without_bookkeeping(state: State) -> Reading:
+    gone = [k for k in state if k.rpartition(".")[2] in BOOKKEEPING or k.endswith("n_averaged")]
+    kept = {key: value for key, value in state.items() if key not in gone}
+    names = sorted({key.rpartition(".")[2] for key in gone})
+    return Reading(kept, notes=(f"ignored counters: {', '.join(names)}",) if gone else ())
+
+
+def _unwrapped(reading: Reading) -> Reading | None:
+    """The next reading: without a common prefix, copies, normalisation, or usual wrappers."""
+    state, prefix = reading.state, reading.prefix
+    tops = {key.partition(".")[0] for key in state}
+    if len(tops) == 1 and all("." in key for key in state):
+        top = next(iter(tops)) + "."
+        return replace(reading, state=_cut(state, top), prefix=prefix + top)
+    if {"model", "attacker"} <= tops:
+        kept = {key: value for key, value in state.items() if not key.startswith("attacker.")}
+        note = "ignored the attacker's copy of the weights"
+        return replace(reading, state=kept, notes=(*reading.notes, note))
+    if reading.mean is None and (normalised := _normalisation(reading)):
+        return normalised
+    for wrapper in WRAPPERS:
+        if any(key.startswith(wrapper) for key in state):
+            cut = _cut(state, wrapper)
+            if len(cut) == len(state):
+                return replace(reading, state=cut, prefix=prefix + wrapper)
+    return None
+
+
+def _cut(state: State, front: str) -> State:
+    return {key.removeprefix(front): value for key, value in state.items()}
+
+
+def _normalisation(reading: Reading) -> Reading | None:
+    """The reading with its one normalisation layer taken out as mean and std."""
+    found = [pair for key in reading.state if (pair := _pair(key, reading.state))]
+    if len(found) != 1 or len(reading.state) == 2:
+        return None
+    mean, std = (reading.state[key] for key in found[0])
+    if mean.numel() != std.numel() or mean.numel() > 4 or not (std > 0).all():
+        return None
+    kept = {key: value for key, value in reading.state.items() if key not in found[0]}
+    note = f"normalisation taken from {found[0][0]} and {found[0][1]}"
+    return replace(
+        reading,
+        state=kept,
+        mean=tuple(mean.flatten().tolist()),
+        std=tuple(std.flatten().tolist()),
+        notes=(*reading.notes, note),
+    )
+
+
+def _pair(key: str, state: State) -> tuple[str, str] | None:
+    """The names of a mean and its std, if they stand alone in their layer, or at the top."""
+    parent, dot, name = key.rpartition(".")
+    for mean, std in PAIRS:
+        if name == mean and (other := parent + dot + std) in state:
+            layer = [k for k in state if k.startswith(parent + dot)]
+            return (key, other) if not parent or len(layer) == 2 else None
+    return None
+
+
+def is_normalisation(key: str) -> bool:
+    """Whether a name is that of a mean which a network subtracts from its input."""
+    parent, _, name = key.rpartition(".")
+    return name in [mean for mean, _ in PAIRS] and "." not in parent
+
+
+def plainest(state: State) -> Reading:
+    """The last reading, with parametrisations folded: what is known without an architecture."""
+    return list(_variants(state))[-1]
+
+
+def _variants(state: State) -> Iterator[Reading]:
+    """All readings, each as it is and, where that changes something, folded."""
+    for reading in readings(state):
+        yield reading
+        plain, kinds = folded(reading.state)
+        if kinds:
+            note = f"folded into plain weights: {', '.join(kinds)}"
+            yield replace(reading, state=plain, notes=(*reading.notes, note))
+
+
+def difference(expected: Mapping[str, torch.Tensor], state: State) -> Difference:
+    """Names missing, left over, and of another shape. Batch norm's counters may be missing."""
+    return Difference(
+        [k for k in expected if k not in state and not k.endswith(COUNTER)],
+        [k for k in state if k not in expected],
+        [k for k in expected if k in state and expected[k].shape != state[k].shape],
+    )
+
+
+def recognise(state: State) -> list[str]:
+    """The registry's names whose keys and shapes all match, for any number of classes."""
+    matching = []
+    for name in models.MODELS:
+        expected = _skeleton(name, 10)
+        for reading in _variants(state):
+            wrong = difference(expected, reading.state)
+            only_shapes = not wrong.missing and not wrong.surplus
+            if only_shapes and (not wrong.shapes or _classes(expected, reading.state, wrong, 10)):
+                matching.append(name)
+                break
+    return matching
+
+
+def fit(spec: str, state: State, num_classes: int | None, where: str) -> Fit:
+    """The architecture named `spec` with the weights in it, all of them and no others.
+
+    Raises:
+        CheckpointError: it does not fit; the message names what differs.
+        InputError: the architecture cannot be built.
+    """
+    if models.names_code(spec):
+        return _fit_own(spec, state, num_classes, where)
+    asked = num_classes or 10
+    expected = _skeleton(spec, asked)
+    reading, wrong = _closest(expected, state)
+    classes = asked
+    if wrong.shapes and not wrong.missing and not wrong.surplus:
+        in_file = _classes(expected, reading.state, wrong, asked)
+        if in_file and num_classes is not None:
+            raise CheckpointError(
+                f"{where}: its last layer has {in_file} classes, but {num_classes} were asked for"
+            )
+        classes = in_file or asked
+        wrong = wrong if in_file is None else Difference([], [], [])
+    if wrong.size:
+        raise CheckpointError(_misfit(spec, expected, reading.state, wrong, where))
+    module = models.build(spec, num_classes=classes, seed=0)
+    if (left := difference(module.state_dict(), reading.state)).size:
+        raise CheckpointError(_misfit(spec, module.state_dict(), reading.state, left, where))
+    return Fit(_filled(module, reading.state), reading, classes)
+
+
+def _fit_own(spec: str, state: State, num_classes: int | None, where: str) -> Fit:
+    """As `fit`, for a user's function, which decides on the number of classes itself."""
+    module = models.build(spec, seed=0).float()
+    expected = module.state_dict()
+    reading, wrong = _closest(expected, state)
+    if wrong.size:
+        message = _misfit(spec, expected, reading.state, wrong, where)
+        rows = {expected[key].shape[:1] for key in wrong.shapes}
+        if wrong.size == len(wrong.shapes) and len(rows) == 1:
+            (built,) = next(iter(rows)) or (0,)
+            if in_file := _classes(expected, reading.state, wrong, built):
+                message = (
+                    f"{where}: its last layer has {in_file} classes, but {spec} builds {built}"
+                )
+        raise CheckpointError(message)
+    return Fit(_filled(module, reading.state), reading, num_classes)
+
+
+def _skeleton(spec: str, num_classes: int) -> Mapping[str, torch.Tensor]:
+    """An architecture's names and shapes, without memory for its weights where possible."""
+    try:
+        with torch.device("meta"):
+            return models.build(spec, num_classes=num_classes, seed=0).state_dict()
+    except InputError:
+        raise
+    except Exception:  # some constructors compute with their weights, which meta tensors refuse
+        return models.build(spec, num_classes=num_classes, seed=0).state_dict()
+
+
+def _closest(expected: Mapping[str, torch.Tensor], state: State) -> tuple[Reading, Difference]:
+    """The reading that fits, or else the one with the fewest wrong names; of equals the first."""
+    both = [(reading, difference(expected, reading.state)) for reading in _variants(state)]
+    return min(both, key=lambda pair: (len(pair[1].missing) + len(pair[1].surplus), pair[1].size))
+
+
+def _classes(
+    expected: Mapping[str, torch.Tensor], state: State, wrong: Difference, built: int
+) -> int | None:
+    """The file's number of classes, if the wrong shapes differ in nothing else."""
+    counts = set()
+    for key in wrong.shapes:
+        ours, theirs = expected[key].shape, state[key].shape
+        if not ours or not theirs or ours[0] != built or ours[1:] != theirs[1:]:
+            return None
+        counts.add(theirs[0])
+    return counts.pop() if len(counts) == 1 and 0 not in counts else None
+
+
+def _filled(module: torch.nn.Module, state: State) -> torch.nn.Module:
+    counters = {k: v for k, v in module.state_dict().items() if k.endswith(COUNTER)}
+    module.load_state_dict({**counters, **state}, strict=True)
+    return module
+
+
+def _misfit(
+    spec: str, expected: Mapping[str, torch.Tensor], state: State, wrong: Difference, where: str
+) -> str:
+    """One line on what differs."""
+    sizes = [
+        f"{key} ({_shape(state[key])} in the file, {_shape(expected[key])} in the model)"
+        for key in wrong.shapes
+    ]
+    parts = [
+        f"{word}: {', '.join(names[:3])}{f' … ({len(names)} in all)' if len(names) > 3 else ''}"
+        for word, names in (
+            ("missing", wrong.missing),
+            ("left over", wrong.surplus),
+            ("of another shape", sizes),
+        )
+        if names
+    ]
+    known = [name for name in recognise(state) if name != spec]
+    advice = f"it fits --model {known[0]}" if known else "give the architecture it was trained with"
+    return f"{where}: does not fit {spec}: {'; '.join(parts)}; {advice}"
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "a single number"

@@ -1,0 +1,170 @@
+"""TorchScript and torch.export files. They are programs: loading one can run any code.
+
+Nothing here may be called before the user has said, by --trust-program, that the file is trusted.
+"""
+
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustkit.checkpoint.adapter import freeze, replica
+from robustkit.errors import CheckpointError, InputError
+
+TRIED = (*(2**k for k in range(11)), 10, 20, 25, 50, 100, 200, 250, 500, 1000)
+"""batch sizes tried where a traced program turns out to be frozen to an unknown one"""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A loaded program."""
+
+    make: "partial[torch.nn.Module]"
+    """called with a device, gives the network"""
+    num_classes: int | None = None
+    input_shape: tuple[int, int, int] | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class FixedBatch(torch.nn.Module):
+    """A program that takes only one batch size, run in pieces of it, the last one padded.
+
+    With `size` None it is run as it is until it fails, and then the size is searched for.
+    """
+
+    def __init__(self, program: torch.nn.Module, size: int | None) -> None:
+        super().__init__()
+        self.program = program
+        self.size = size
+
+    def train(self, mode: bool = True) -> "FixedBatch":
+        """Note the mode only: exported programs refuse to change theirs."""
+        self.training = mode
+        return self
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """N×C×H×W to what the program returns, for any N."""
+        if self.size is not None:
+            return self._in_pieces(x, self.size)
+        try:
+            return self.program(x)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            for size in TRIED:
+                try:
+                    output = self._in_pieces(x, size)
+                except (RuntimeError, ValueError):
+                    continue
+                self.size = size
+                return output
+            raise InputError(
+                f"the program does not take images of shape {tuple(x.shape[1:])}, or is frozen to "
+                f"an unusual batch size: {str(error).strip().splitlines()[-1][:200]}"
+            ) from error
+
+    def _in_pieces(self, x: torch.Tensor, size: int) -> torch.Tensor:
+        outputs = []
+        for piece in torch.split(x, size):
+            padding = piece[-1:].detach().expand(size - len(piece), *piece.shape[1:])
+            output = self.program(torch.cat([piece, padding]))
+            output = output[0] if isinstance(output, tuple | list) else output
+            if not isinstance(output, torch.Tensor) or len(output) != size:
+                raise ValueError("not one row per image")
+            outputs.append(output[: len(piece)])
+        return torch.cat(outputs)
+
+
+def load_torchscript(path: Path) -> Program:
+    """A TorchScript file, which must be trusted.
+
+    Raises:
+        CheckpointError: damaged, or made by an incompatible torch.
+    """
+    with warnings.catch_warnings():
+        for kind in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", kind)  # torch prefers its export, but files remain
+        try:
+            program: torch.nn.Module = torch.jit.load(  # type: ignore[no-untyped-call]
+                str(path), map_location="cpu"
+            )
+        except Exception as error:  # a program may fail in any way while loading
+            raise _failed(path, error) from error
+    module = FixedBatch(freeze(program).float(), None)
+    return Program(partial(_script_on, module))
+
+
+def _script_on(module: FixedBatch, device: str | torch.device) -> torch.nn.Module:
+    return replica(module).to(device)
+
+
+def load_export(path: Path) -> Program:
+    """A torch.export .pt2 file, which must be trusted.
+
+    Raises:
+        CheckpointError: damaged, or made by an incompatible torch, or not a function of images.
+    """
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # as above
+        raise _failed(path, error) from error
+    inputs = set(program.graph_signature.user_inputs)
+    shapes = [
+        node.meta["val"].shape
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in inputs
+    ]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise CheckpointError(f"{path}: a program that does not take one batch of images")
+    batch, *rest = shapes[0]
+    size = batch if isinstance(batch, int) else None
+    fixed = all(isinstance(n, int) for n in rest)
+    notes = (f"a program with the batch size {size}, run in pieces",) if size else ()
+    return Program(
+        partial(_export_on, program, size),
+        _classes(program),
+        (rest[0], rest[1], rest[2]) if fixed else None,
+        notes,
+        _training_mode(program),
+    )
+
+
+def _export_on(
+    program: torch.export.ExportedProgram, size: int | None, device: str | torch.device
+) -> torch.nn.Module:
+    """A network of its own on the device, with the devices written into the program moved too."""
+    from torch.export.passes import move_to_device_pass
+
+    if torch.device(device).type != "cpu":
+        program = move_to_device_pass(program, device)
+    module = program.module()
+    module.requires_grad_(False)
+    return FixedBatch(module, size)
+
+
+def _classes(program: torch.export.ExportedProgram) -> int | None:
+    output: Any = next(node for node in program.graph.nodes if node.op == "output")
+    first: Any = output.args[0]
+    shape: Any = getattr(getattr(first[0], "meta", {}).get("val"), "shape", ())
+    return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
+
+
+def _training_mode(program: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """A warning where dropout or batch statistics are built into the program."""
+    for node in program.graph.nodes:
+        target = str(node.target)
+        if ("dropout" in target and True in node.args) or (
+            "batch_norm" in target and len(node.args) > 5 and node.args[5] is True
+        ):
+            return ("the program was exported in training mode: its outputs are not deterministic, "
+                    "or depend on who shares the batch; export model.eval() instead",)  # fmt: skip
+    return ()
+
+
+def _failed(path: Path, error: Exception) -> CheckpointError:
+    lines = str(error).strip().splitlines() or ["no message"]
+    return CheckpointError(f"{path}: the program does not load: {lines[-1][:200]}")

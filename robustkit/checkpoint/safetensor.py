@@ -1,0 +1,51 @@
+"""safetensors files, and robustkit's own self-describing ones, whose header says what they are."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialised
+
+from robustkit.errors import CheckpointError
+from robustkit.files import canonical, write_atomic
+
+KEY = "robustkit."
+"""our keys in the header's metadata begin so; their values are JSON"""
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors, and robustkit's metadata without its prefix.
+
+    Raises:
+        CheckpointError: damaged, or metadata that is no JSON.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: a damaged safetensors file: {error}") from error
+    own = {key.removeprefix(KEY): value for key, value in metadata.items() if key.startswith(KEY)}
+    try:
+        return state, {key: json.loads(value) for key, value in own.items()}
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its robustkit metadata is not JSON: {error}") from error
+
+
+def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and metadata; the same content gives the same bytes.
+
+    Raises:
+        EvaluationFailed: the file cannot be written.
+    """
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    texts = {f"{KEY}{name}": canonical(value) for name, value in metadata.items()}
+    data = serialised(plain, texts)
+    # the library writes its metadata in the order of a hash map: order the header ourselves
+    size = 8 + int.from_bytes(data[:8], "little")
+    header = canonical(json.loads(data[8:size])).encode()
+    header += b" " * (-len(header) % 8)
+    write_atomic(path, [len(header).to_bytes(8, "little"), header, data[size:]])

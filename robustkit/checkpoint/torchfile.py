@@ -1,0 +1,320 @@
+"""torch's file formats, zip and legacy, and plain pickles of tensors, read without torch.load.
+
+What is found is a tree of plain data with `inert.Tensor` leaves; `array` turns a leaf into a
+torch tensor after checking that the file really holds the numbers that it claims.
+
+Sources: torch/serialization.py (`_save`, `_legacy_save`) and caffe2/serialize for the zip layout.
+"""
+
+import io
+import mmap
+import re
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from robustkit.checkpoint.inert import DAMAGE, Global, Inert, Reader, Storage, Tensor
+from robustkit.errors import CheckpointError
+
+MAGIC = 0x1950A86A20F9469CFC6C
+"""first pickle of torch's legacy format"""
+DTYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "UntypedStorage": torch.uint8,
+}
+EXTRA_DTYPES = {
+    name: getattr(torch, name)
+    for name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
+}
+"""dtypes that torch writes as untyped storage and a name"""
+SUSPICIOUS = re.compile(
+    r"(os|posix|nt|subprocess|pty|socket|sys|shutil|runpy|importlib|webbrowser|ctypes|platform)\."
+    r"|builtins\.(eval|exec|compile|__import__|open|getattr|setattr)$|torch\.(hub|load|ops)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a file holds, with nothing of it run."""
+
+    format: str
+    root: object
+    asked: tuple[str, ...] = ()
+    """what the file wanted called and was not, by name"""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Storages:
+    """The storages that one pickle refers to, by key."""
+
+    found: dict[str, Storage] = field(default_factory=dict)
+
+    def persistent(self, pid: object) -> object:
+        """The storage, or the class, behind a persistent id."""
+        if not isinstance(pid, tuple) or not pid:
+            raise ValueError("a persistent id that torch does not write")
+        if pid[0] == "module" and len(pid) > 1:
+            return pid[1]
+        if pid[0] != "storage" or len(pid) < 5 or not isinstance(pid[1], Global):
+            raise ValueError("a persistent id that torch does not write")
+        _, kind, key, _, size, *view = pid
+        if type(size) is not int or size < 0 or not isinstance(key, str):
+            raise ValueError("a storage without a proper key and size")
+        whole = self.found.setdefault(key, Storage(kind.name.rpartition(".")[2], size))
+        return _piece(whole, view[0]) if view and view[0] else whole
+
+
+def _piece(whole: Storage, view: Any) -> Storage:
+    """A part of a storage, as the oldest legacy files have it."""
+    _, offset, size = view
+    if type(offset) is not int or type(size) is not int or min(offset, size) < 0:
+        raise ValueError("a view of a storage that makes no sense")
+    return Storage(whole.kind, size, parent=whole, offset=offset)
+
+
+def read_zip(path: Path, archive: zipfile.ZipFile) -> Contents:
+    """The contents of torch's zip format.
+
+    Raises:
+        CheckpointError: damaged, compressed, big-endian, or not torch's at all.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        records = _Records(str(path), memoryview(data), archive)
+        with records.data:
+            storages = _Storages()
+            reader = Reader(storages.persistent)
+            root = _guarded(str(path), reader, io.BytesIO(records["data.pkl"]))
+            for key, storage in storages.found.items():
+                storage.data = records[f"data/{key}"]
+            return Contents(
+                "torch zip", root, tuple(reader.asked), (*records.warnings, *_alarm(reader.asked))
+            )
+
+
+@dataclass
+class _Records:
+    """The records of a torch zip, found through the archive's directory and checked against it."""
+
+    where: str
+    data: memoryview
+    archive: zipfile.ZipFile
+
+    def __post_init__(self) -> None:
+        self.warnings: list[str] = []
+        entries = [entry for entry in self.archive.infolist() if not entry.is_dir()]
+        self._check(entries)
+        roots = [e.filename[: -len("data.pkl")] for e in entries if e.filename.endswith("data.pkl")]
+        if not roots:
+            names = ", ".join(entry.filename for entry in entries[:3])
+            raise CheckpointError(
+                f"{self.where}: a zip without torch's data.pkl, but with {names or 'nothing'}; "
+                "if a checkpoint is packed inside, unpack it first"
+            )
+        self._prefix = min(roots, key=len)
+        self._entries = {entry.filename: entry for entry in entries}
+        order = self.get("byteorder")
+        if order not in (None, b"little"):
+            raise CheckpointError(
+                f"{self.where}: saved on a big-endian machine; save it again on a little-endian one"
+            )
+
+    def _check(self, entries: list[zipfile.ZipInfo]) -> None:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise CheckpointError(
+                f"{self.where}: a compressed zip, which torch never writes; unpack it and name the "
+                "checkpoint inside"
+            )
+        if sum(entry.file_size for entry in entries) > len(self.data):
+            raise CheckpointError(
+                f"{self.where}: a zip that claims more data than the file has; refused as damaged"
+            )
+
+    def get(self, name: str) -> bytes | None:
+        return self[name] if self._prefix + name in self._entries else None
+
+    def __getitem__(self, name: str) -> bytes:
+        if (entry := self._entries.get(self._prefix + name)) is None:
+            raise CheckpointError(f"{self.where}: damaged: the record {name!r} is missing")
+        start = entry.header_offset
+        local = bytes(self.data[start : start + 30])
+        if len(local) < 30 or local[:4] != b"PK\x03\x04":
+            raise CheckpointError(f"{self.where}: damaged: no record {name!r} where it should be")
+        start += 30 + sum(struct.unpack("<HH", local[26:30]))
+        content = bytes(self.data[start : start + entry.file_size])
+        if len(content) < entry.file_size:
+            raise CheckpointError(f"{self.where}: truncated: the record {name!r} is cut off")
+        # torch can be told to write no checksums, so a wrong one is no proof of damage
+        if zlib.crc32(content) != entry.CRC and not self.warnings:
+            self.warnings.append(
+                f"the checksum of the record {name!r} is wrong: is the file damaged?"
+            )
+        return content
+
+
+def read_pickle(path: Path) -> Contents:
+    """The contents of torch's legacy format, or of a plain pickle.
+
+    Raises:
+        CheckpointError: damaged, truncated, or from a big-endian machine.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _stream(str(path), io.BytesIO(data), nested=True)
+
+
+def _stream(where: str, stream: IO[bytes], *, nested: bool) -> Contents:
+    """One or several pickles in a row, and in the legacy format the numbers behind them."""
+    # pickle.dump writes a storage as a legacy file of its own, as bytes inside the pickle
+    rules = {"torch.storage._load_from_bytes": _nested_storage} if nested else {}
+    storages = _Storages()
+    reader = Reader(storages.persistent, rules)
+    root = _guarded(where, reader, stream)
+    if root != MAGIC:
+        return Contents("pickle", root, tuple(reader.asked), _alarm(reader.asked))
+    _guarded(where, Reader(), stream)  # the format's version
+    system = _guarded(where, Reader(), stream)
+    if isinstance(system, dict) and system.get("little_endian") is False:
+        raise CheckpointError(
+            f"{where}: saved on a big-endian machine; save it again on a little-endian one"
+        )
+    reader = Reader(storages.persistent)
+    root = _guarded(where, reader, stream)
+    keys = _guarded(where, Reader(), stream)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise CheckpointError(f"{where}: damaged: the list of storages is not one")
+    for key in keys:
+        _read_storage(where, stream, key, storages)
+    return Contents("torch legacy", root, tuple(reader.asked), _alarm(reader.asked))
+
+
+def _read_storage(where: str, stream: IO[bytes], key: str, storages: _Storages) -> None:
+    """The next storage of a legacy file: a count of elements, then their bytes."""
+    storage, head = storages.found.get(key), stream.read(8)
+    if storage is None or storage.kind not in DTYPES or len(head) < 8:
+        raise CheckpointError(f"{where}: truncated or damaged: no numbers for the storage {key!r}")
+    size = int.from_bytes(head, "little") * DTYPES[storage.kind].itemsize
+    content = stream.read(size) if size < 2**62 else b""
+    if len(content) != size:
+        raise CheckpointError(f"{where}: truncated: the numbers of the storage {key!r} are cut off")
+    storage.data = content
+
+
+def _nested_storage(content: bytes) -> Storage:
+    found = _stream("a storage", io.BytesIO(content), nested=False).root
+    if not isinstance(found, Storage):
+        raise ValueError("no storage where one is due")
+    return found
+
+
+def _guarded(where: str, reader: Reader, stream: IO[bytes]) -> object:
+    try:
+        return reader.load(stream)
+    except DAMAGE as error:
+        reason = (str(error).splitlines() or [""])[0][:120]
+        raise CheckpointError(
+            f"{where}: truncated or damaged, or not a checkpoint at all ({reason or 'bad pickle'})"
+        ) from error
+
+
+def _alarm(asked: dict[str, None]) -> tuple[str, ...]:
+    bad = [name[:80] for name in asked if SUSPICIOUS.match(name)]
+    if not bad:
+        return ()
+    return (
+        f"the file asks for {', '.join(bad[:3])} to be called, as hostile files do; it was not",
+    )
+
+
+def count(leaf: object) -> int:
+    """How many numbers a leaf claims to hold; 0 where it is no tensor."""
+    return prod(leaf.shape) if isinstance(leaf, Tensor) else 0
+
+
+def array(leaf: object, where: str) -> torch.Tensor | None:
+    """The tensor that a leaf of the tree describes, with its own dtype; None where it is none.
+
+    Raises:
+        CheckpointError: it reaches outside its storage, or has a dtype that cannot be read.
+    """
+    if isinstance(leaf, torch.Tensor):
+        return leaf
+    if isinstance(leaf, Inert) and (values := numpy_value(leaf)) is not None:
+        return torch.from_numpy(np.array(values))
+    if not isinstance(leaf, Tensor):
+        return None
+    whole = _numbers(leaf.storage, leaf.dtype, where)
+    last = leaf.offset + sum((n - 1) * s for n, s in zip(leaf.shape, leaf.stride, strict=True))
+    if 0 in leaf.shape:
+        return torch.empty(leaf.shape, dtype=whole.dtype)
+    if last >= len(whole):
+        raise CheckpointError(f"{where} reaches outside its storage: the file is damaged")
+    return whole.as_strided(leaf.shape, leaf.stride, leaf.offset)
+
+
+def _numbers(storage: Storage, dtype: str | None, where: str) -> torch.Tensor:
+    """A storage's numbers as a flat tensor."""
+    kind = EXTRA_DTYPES.get(dtype) if dtype else DTYPES.get(storage.kind)
+    if kind is None:
+        raise CheckpointError(
+            f"{where} has the type {dtype or storage.kind}, which is not supported; "
+            "save it as float32"
+        )
+    if storage.parent is not None:
+        whole = _numbers(storage.parent, dtype, where)
+        return whole[storage.offset : storage.offset + storage.size]
+    data = storage.data or b""
+    if len(data) < storage.size * DTYPES[storage.kind].itemsize:
+        raise CheckpointError(
+            f"{where}: its storage is shorter than it claims: the file is damaged"
+        )
+    usable = len(data) // kind.itemsize
+    if not usable:
+        return torch.empty(0, dtype=kind)
+    # a copy: aligned, writable, and safe should the file change
+    return torch.frombuffer(bytearray(data), dtype=kind, count=usable)
+
+
+def numpy_value(value: Inert) -> Any:
+    """A numpy array or scalar that a pickle describes, or None where it is another thing."""
+    module, _, name = value.name.rpartition(".")
+    if not re.fullmatch(r"numpy\.(_?core)\.(multiarray|numeric)", module):
+        return None
+    if name == "scalar" and len(value.arguments) == 2:
+        (kind, data), shape, fortran = value.arguments, (), False
+    elif name == "_reconstruct" and isinstance(value.state, tuple) and len(value.state) == 5:
+        _, shape, kind, fortran, data = value.state
+    else:
+        return None
+    dtype = _numpy_dtype(kind)
+    try:
+        flat = np.frombuffer(data, dtype)  # type: ignore[call-overload]
+        shaped = flat.reshape(shape, order="F" if fortran else "C")
+    except (TypeError, ValueError):
+        return None
+    return shaped.astype(dtype.newbyteorder("=")) if dtype is not None else None
+
+
+def _numpy_dtype(kind: object) -> "np.dtype[Any] | None":
+    if not isinstance(kind, Inert) or kind.name != "numpy.dtype" or not kind.arguments:
+        return None
+    code, state = str(kind.arguments[0]), kind.state
+    order = state[1] if isinstance(state, tuple) and len(state) > 1 else "|"
+    if not re.fullmatch(r"[biuf][1248]", code) or order not in ("<", ">", "|", "="):
+        return None
+    return np.dtype(f"{order}{code}")

@@ -1,0 +1,217 @@
+"""Datasets: images, labels, and the ids on which the results of two models are paired."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from robustkit.data.pixels import Labels, canonical, fingerprint, unit
+from robustkit.data.shelf import Budgets, checked_budgets
+from robustkit.data.source import WHOLE, ArraySource, Opened, Source, checked_arrays
+from robustkit.data.transform import Shape, Transform
+from robustkit.errors import DataError
+from robustkit.files import canonical as canonical_json
+from robustkit.files import digest
+
+Order = Literal["as stored", "digest-shuffled"]
+SALT = "order/1"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Images that are read when they are asked for, and everything known of them."""
+
+    name: str
+    title: str
+    split: str
+    """"all" where the source has no splits"""
+    classes: tuple[str, ...]
+    """names in the order of the labels; "0", "1", … where unknown"""
+    shape: tuple[int, int, int]
+    """C, H, W of `images`"""
+    labels: Labels
+    ids: tuple[str, ...]
+    """per image, a hash of its pixels before any transform, and which occurrence of them it is"""
+    digest: str
+    """over ids, labels and transform: what can change a result, whatever the file or the name"""
+    budgets: Budgets
+    """usual budgets per norm; empty where unknown"""
+    order: Order
+    transform: dict[str, int]
+    """channels, resize, crop, as far as they change an image"""
+    source: dict[str, Any]
+    """licence, origin, files and their digests"""
+    warnings: tuple[str, ...]
+    _source: Source
+    _positions: npt.NDArray[np.int64]
+    _transform: Transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """A block, N x C x H x W in [0, 1], read and decoded now.
+
+        Raises:
+            DataError: a file has become unreadable.
+        """
+        positions = self._positions[start:stop].tolist()
+        block = np.empty((len(positions), *self.shape), np.float32)
+        for row, image in enumerate(self._source.read(positions)):
+            block[row] = unit(self._transform(canonical(image)))
+        return block
+
+
+def from_arrays(
+    images: Any,
+    labels: Any,
+    *,
+    name: str,
+    classes: Sequence[str] | None = None,
+    split: str = WHOLE,
+    title: str = "",
+    budgets: Budgets | None = None,
+    limit: int | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    channels: int | None = None,
+) -> Dataset:
+    """A data set from arrays, in their order.
+
+    Args:
+        images: N x C x H x W or N x H x W; uint8, or floats in [0, 1]. Anything that
+            `numpy.asarray` takes, tensors in main memory included.
+        labels: N integers from 0 on.
+        name: stands in the record and in messages.
+        classes: names in the order of the labels.
+        split: stands in the record.
+        title: one line for people.
+        budgets: usual budgets per norm, as text such as "8/255".
+        limit: only the first so many images.
+        resize: length of the shorter side.
+        crop: side of the square then cut from the centre.
+        channels: 1 or 3.
+
+    Raises:
+        DataError: shapes, types or values that make no sense.
+    """
+    pair = checked_arrays(images, labels, name)
+    opened = Opened(ArraySource(pair.images, pair.labels, name), split, tuple(classes or ()))
+    transform = Transform(resize, crop, channels)
+    usual = checked_budgets(budgets or {}, name)
+    return assemble(opened, name, title or name, usual, transform, limit, shuffle=False)
+
+
+def assemble(
+    opened: Opened,
+    name: str,
+    title: str,
+    budgets: Budgets,
+    transform: Transform,
+    limit: int | None,
+    *,
+    shuffle: bool = True,
+) -> Dataset:
+    """Put a source in order, and give each image its id.
+
+    A source that is sorted by class is shuffled by the digests of its pixels, so that its first
+    images are a fair sample: the same one on every machine and from every format.
+
+    Raises:
+        DataError: a label outside the classes, images of several sizes, an unreadable image.
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"--limit must be at least 1, got {limit}")
+    source = opened.source
+    classes = opened.classes or tuple(map(str, range(int(source.labels.max()) + 1)))
+    _check_classes(source, classes)
+    shuffle = shuffle and is_class_sorted(source.labels)
+    count = len(source.labels)
+    scan = _scan(source, transform, count if shuffle or limit is None else min(limit, count))
+    if opened.shape and scan.shapes != {opened.shape}:
+        odd = next(shape for shape in scan.shapes if shape != opened.shape)
+        raise DataError(f"{name}: images of {odd}, expected {Shape(*opened.shape)}")
+    positions = np.arange(len(scan.hashes))
+    if shuffle:
+        positions = np.array(sorted(positions, key=lambda p: digest(SALT, scan.hashes[p])))
+    positions = positions[:limit]
+    ids = with_occurrence([scan.hashes[position] for position in positions])
+    effective = transform.effective(scan.shapes)
+    labels = source.labels[positions]
+    parts = {"ids": ids, "labels": labels.tolist(), "transform": effective.plain()}
+    return Dataset(
+        name=name,
+        title=title,
+        split=opened.split,
+        classes=classes,
+        shape=scan.output,
+        labels=labels,
+        ids=ids,
+        digest=digest(canonical_json(parts)),
+        budgets=budgets,
+        order="digest-shuffled" if shuffle else "as stored",
+        transform=effective.plain(),
+        source=opened.origin,
+        warnings=opened.warnings,
+        _source=source,
+        _positions=positions,
+        _transform=effective,
+    )
+
+
+def is_class_sorted(labels: Labels) -> bool:
+    """Whether images of one class stand together, in the order of the labels."""
+    return bool(np.all(labels[1:] >= labels[:-1]) and labels[0] != labels[-1])
+
+
+def with_occurrence(hashes: Sequence[str]) -> tuple[str, ...]:
+    """Ids "HASH:1", and "HASH:2" for the second image with the same pixels."""
+    seen: Counter[str] = Counter()
+    ids = []
+    for value in hashes:
+        seen[value] += 1
+        ids.append(f"{value}:{seen[value]}")
+    return tuple(ids)
+
+
+class _Scan(NamedTuple):
+    """What one pass over the pixels finds out."""
+
+    hashes: list[str]
+    shapes: set[Shape]
+    """all that occur, as stored"""
+    output: Shape
+    """of every image, transformed"""
+
+
+def _scan(source: Source, transform: Transform, count: int) -> _Scan:
+    """Read the first `count` images once, one at a time."""
+    hashes: list[str] = []
+    shapes: dict[Shape, int] = {}
+    for position, image in enumerate(source.read(range(count))):
+        hashes.append(fingerprint(canonical(image)))
+        shapes.setdefault(Shape(*image.shape), position)
+    outputs: dict[Shape, int] = {}
+    for shape, position in shapes.items():
+        outputs.setdefault(transform.output(shape, source.where(position)), position)
+    (first, _), *others = outputs.items()
+    if others:
+        other, position = others[0]
+        advice = "--channels 3" if other[1:] == first[1:] else "--resize and --crop"
+        raise DataError(
+            f"{source.where(position)}: an image of {other} where the first has {first}; "
+            f"give {advice} to make them alike"
+        )
+    return _Scan(hashes, set(shapes), first)
+
+
+def _check_classes(source: Source, classes: tuple[str, ...]) -> None:
+    bad = np.flatnonzero(source.labels >= len(classes))
+    if bad.size:
+        raise DataError(
+            f"{source.where(bad[0])} has label {source.labels[bad[0]]}, "
+            f"but there are {len(classes)} classes, numbered from 0"
+        )

@@ -1,0 +1,89 @@
+"""Encoded pictures (PNG, JPEG, …) to arrays, through Pillow."""
+
+import io
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
+
+from robustkit.data.pixels import Image
+from robustkit.errors import DataError
+
+JPEG = b"\xff\xd8\xff"
+SUFFIXES = frozenset(
+    [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"]
+)
+GREY, SIXTEEN_BIT, REFUSED = ("1", "L", "LA", "La"), ("I;16", "I;16B", "I;16L"), ("I", "F")
+LARGEST = 10**8
+"""pixels; above it a file is taken for an attempt to fill the memory"""
+AT_ONCE = 16
+"""pictures decoded ahead"""
+
+
+class Picture(NamedTuple):
+    """An encoded picture."""
+
+    content: bytes | Path
+    where: str
+    """how a message names it"""
+
+
+def decode(pictures: Iterable[Picture]) -> Iterator[Image]:
+    """Pictures as C x H x W: grey ones have one channel, all others become RGB.
+
+    uint8; float32 where a picture has one channel of 16 bits. Transparency is dropped, EXIF
+    orientation ignored, and of several frames the first is taken, as by torchvision's loader.
+
+    Raises:
+        DataError: unreadable, absurdly large, or 32 bits per channel.
+    """
+    rest = iter(pictures)
+    with ThreadPoolExecutor() as pool:
+        while chunk := list(itertools.islice(rest, AT_ONCE)):
+            # not in the threads, whose filters are the process's; Pillow warns of odd metadata
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                images = list(pool.map(_decoded, chunk))
+            yield from images
+
+
+def is_jpeg(picture: bytes) -> bool:
+    """Whether the first bytes are those of a JPEG file."""
+    return picture.startswith(JPEG)
+
+
+def _decoded(picture: Picture) -> Image:
+    content, where = picture
+    try:
+        with Pillow.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:
+            if opened.width * opened.height > LARGEST:
+                raise DataError(f"{where}: {opened.width}x{opened.height} pixels are refused")
+            if opened.mode in REFUSED:
+                raise DataError(f"{where}: 32 bits per channel; save the images with 8 or 16")
+            return _array(opened)
+    except DataError:
+        raise
+    # Pillow's plugins raise nearly anything on a broken file
+    except Exception as error:
+        raise DataError(f"{where}: unreadable image: {_reason(error, where)}") from error
+
+
+def _array(opened: Pillow.Image) -> Image:
+    if opened.mode in SIXTEEN_BIT:
+        return (np.asarray(opened).astype(np.float32) / np.float32(65535))[np.newaxis]
+    if opened.mode in GREY:
+        return np.asarray(opened.convert("L"))[np.newaxis]
+    return np.asarray(opened.convert("RGB")).transpose(2, 0, 1)
+
+
+def _reason(error: Exception, where: str) -> str:
+    """What Pillow says, on one line and without the name that the message has already."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no known format"
+    return " ".join(str(error).replace(where, "").split()) or type(error).__name__

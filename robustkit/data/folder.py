@@ -1,0 +1,84 @@
+"""Folders of class folders, as torchvision's ImageFolder reads them: one picture a file."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from robustkit.data.encoded import SUFFIXES, Picture, decode
+from robustkit.data.pixels import Image, Labels
+from robustkit.data.source import WHOLE, Opened
+from robustkit.errors import DataError
+
+SPLIT_FOLDERS = frozenset({"train", "test", "val", "valid", "validation"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FileSource:
+    """Pictures decoded when they are asked for."""
+
+    paths: tuple[Path, ...]
+    labels: Labels
+
+    def read(self, positions: Sequence[int]) -> Iterator[Image]:
+        """The images at these positions, in this order."""
+        return decode(Picture(self.paths[p], self.where(p)) for p in positions)
+
+    def where(self, position: int) -> str:
+        """How a message names an image."""
+        return str(self.paths[position])
+
+
+def open_folder(folder: Path, split: str, names: Sequence[str] = ()) -> Opened:
+    """`folder/SPLIT/CLASS/*.png`, or `folder/CLASS/*.png` where there are no splits.
+
+    The labels are the places of the class folders in `names`, else in alphabetical order: that of
+    ImageFolder, in which "10" stands before "2". Hidden files and files that are no pictures are
+    passed over.
+
+    Raises:
+        DataError: no such split, no pictures, or a class folder that is not among `names`.
+    """
+    # a class may be called "train", but then pictures stand in it and no folders
+    splits = [p for p in _folders(folder) if p.name in SPLIT_FOLDERS and _folders(p)]
+    if splits and split not in {child.name for child in splits}:
+        known = ", ".join(child.name for child in splits)
+        raise DataError(f"{folder}: no split {split!r}; it has: {known}")
+    if not splits and split not in ("test", WHOLE):
+        raise DataError(f"{folder}: no split {split!r}; the folder is one whole")
+    # a class that has no test image keeps its number
+    parents = splits or [folder]
+    found = sorted({child.name for parent in parents for child in _folders(parent)})
+    chosen = folder / split if splits else folder
+    return _opened(chosen, split if splits else WHOLE, found, tuple(names) or tuple(found))
+
+
+def _opened(folder: Path, split: str, found: Sequence[str], names: tuple[str, ...]) -> Opened:
+    if unknown := sorted(set(found) - set(names)):
+        raise DataError(f"{folder}: the class folder {unknown[0]!r} is none of the known classes")
+    files = [(path, label) for label, name in enumerate(names) for path in _pictures(folder / name)]
+    if not files:
+        raise DataError(f"{folder}: no pictures in class folders (folder/CLASS/picture.png)")
+    paths, labels = zip(*files, strict=True)
+    warnings: tuple[str, ...] = ()
+    if all(name.isdigit() for name in names) and sorted(names, key=int) != list(names):
+        warnings = (
+            f"{folder}: class folders are numbered in alphabetical order, as ImageFolder does: "
+            f"label 2 is the folder {names[2]!r}",
+        )
+    source = FileSource(paths, np.array(labels, np.int64))
+    return Opened(source, split, names, origin={"folder": str(folder)}, warnings=warnings)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures at any depth under a class folder, in alphabetical order."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )

@@ -1,0 +1,93 @@
+"""IDX, the format of MNIST: a magic number, big-endian sizes, bytes; often gzipped.
+
+Source: http://yann.lecun.com/exdb/mnist/ (at the end of the page).
+"""
+
+import gzip
+import hashlib
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from robustkit.data.source import CUT_SHORT, ArraySource, Opened, checked_arrays, diagnosis
+from robustkit.errors import DataError
+
+MAGIC_OF_BYTES = b"\0\0\x08"
+GZIP = b"\x1f\x8b"
+PREFIXES = {"train": "train", "test": "t10k"}
+
+
+class Idx(NamedTuple):
+    """The content of a file."""
+
+    values: npt.NDArray[np.uint8]
+    sha256: str
+    """of the unpacked bytes"""
+
+
+def read_idx(path: Path) -> Idx:
+    """An IDX file of unsigned bytes, gzipped or not.
+
+    Raises:
+        DataError: not such a file, or its length is not what its header says.
+    """
+    try:
+        packed = path.read_bytes()
+        content = gzip.decompress(packed) if packed.startswith(GZIP) else packed
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: {diagnosis(path)}") from error
+    dimensions = content[3] if len(content) > 3 else 0
+    start = 4 + 4 * dimensions
+    if not content.startswith(MAGIC_OF_BYTES) or not dimensions or len(content) < start:
+        raise DataError(f"{path}: not an IDX file of bytes; {diagnosis(path)}")
+    shape = np.frombuffer(content, ">u4", dimensions, 4).tolist()
+    if (found := len(content) - start) != (expected := math.prod(shape)):
+        raise DataError(f"{path}: {found} bytes after the header, expected {expected}; {CUT_SHORT}")
+    values = np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    return Idx(values, hashlib.sha256(content).hexdigest())
+
+
+def find_idx(folders: Sequence[Path], split: str) -> tuple[Path, Path] | None:
+    """The image and label files of a split, from the first folder that has either name."""
+    prefix = PREFIXES.get(split, split)
+    for folder in folders:
+        images = _either(folder / f"{prefix}-images-idx3-ubyte")
+        labels = _either(folder / f"{prefix}-labels-idx1-ubyte")
+        if images and labels:
+            return images, labels
+        if images or labels:
+            missing = "labels-idx1" if images else "images-idx3"
+            raise DataError(f"{folder}: {prefix}-{missing}-ubyte[.gz] is missing")
+    return None
+
+
+def open_idx(images: Path, labels: Path, split: str, sha256: Mapping[str, str]) -> Opened:
+    """Both files of a split as a source.
+
+    Raises:
+        DataError: unreadable, not matching, or not the files whose `sha256` is known.
+    """
+    pictures, marks = read_idx(images), read_idx(labels)
+    files = {}
+    for path, content in ((images, pictures), (labels, marks)):
+        name = path.name.removesuffix(".gz")
+        files[name] = content.sha256
+        if sha256.get(name, content.sha256) != content.sha256:
+            raise DataError(
+                f"{path}: not the original {name} of this data set: unpacked, it has SHA-256 "
+                f"{content.sha256[:12]}…, not {sha256[name][:12]}…; is it another data set?"
+            )
+    pair = checked_arrays(pictures.values, marks.values, str(images))
+    source = ArraySource(pair.images, pair.labels, str(images))
+    return Opened(source, split, origin={"folder": str(images.parent), "sha256": files})
+
+
+def _either(path: Path) -> Path | None:
+    """The file, unpacked or gzipped."""
+    zipped = path.with_name(path.name + ".gz")
+    return next((found for found in (path, zipped) if found.is_file()), None)

@@ -1,0 +1,85 @@
+"""NumPy archives (`.npz`) with images and labels."""
+
+import zipfile
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from robustkit.data.pixels import Image
+from robustkit.data.source import WHOLE, ArraySource, Opened, checked_arrays, diagnosis
+from robustkit.errors import DataError
+from robustkit.files import file_digest
+
+SPLITS = ("train", "test", "val", "valid", "validation", "extra")
+
+
+class Keys(NamedTuple):
+    """What an archive calls its arrays."""
+
+    images: str
+    labels: str
+    split: str
+
+
+def open_npz(path: Path, split: str) -> Opened:
+    """An archive as a source; images are N x H x W, N x C x H x W or N x H x W x C.
+
+    The last axis is the channels where it has length 1 or 3 and the second has neither.
+
+    Raises:
+        DataError: unreadable, keys not understood, no such split, values out of range.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: a single array; expected an .npz with images and labels")
+            keys = _keys(archive.files, split, path)
+            images, labels = archive[keys.images], archive[keys.labels]
+            classes = archive["classes"].tolist() if "classes" in archive.files else []
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        why = "it holds Python objects, which are never loaded" if "Object" in str(error) else ""
+        raise DataError(f"{path}: not readable as .npz: {why or diagnosis(path)}") from error
+    laid_out, layout = _channels_second(images)
+    pair = checked_arrays(laid_out, labels, str(path))
+    source = ArraySource(pair.images, pair.labels, str(path))
+    origin = {"file": str(path), "sha256": file_digest(path), **keys._asdict(), "layout": layout}
+    return Opened(source, keys.split, tuple(map(str, classes)), origin=origin)
+
+
+def _keys(found: Collection[str], split: str, path: Path) -> Keys:
+    """The arrays of a split, else those of an archive without splits."""
+    for images, labels in _names(split):
+        if images in found and labels in found:
+            return Keys(images, labels, split)
+    others = [s for s in SPLITS if any({a, b} <= set(found) for a, b in _names(s))]
+    if others:
+        raise DataError(f"{path}: no split {split!r}; it has: {', '.join(others)}")
+    for images, labels in _names(""):
+        if images in found and labels in found:
+            if split not in ("test", WHOLE):
+                raise DataError(f"{path}: no split {split!r}; the file is one whole")
+            return Keys(images, labels, WHOLE)
+    raise DataError(
+        f"{path}: no images and labels under names that are understood (such as 'images' and "
+        f"'labels', 'x' and 'y', 'x_test' and 'y_test'); it has: {', '.join(found) or 'nothing'}"
+    )
+
+
+def _names(split: str) -> list[tuple[str, str]]:
+    """Pairs of names in use for images and labels."""
+    pairs = [("images", "labels"), ("x", "y"), ("X", "y"), ("X", "Y"), ("data", "labels")]
+    pairs += [("data", "targets"), ("images", "targets"), ("image", "label")]
+    if not split:
+        return pairs
+    orders = [(f"{a}_{split}", f"{b}_{split}") for a, b in pairs]
+    return orders + [(f"{split}_{a}", f"{split}_{b}") for a, b in pairs]
+
+
+def _channels_second(images: Image) -> tuple[Image, str]:
+    """The images as N x C x H x W, and the name of the layout they had."""
+    if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        return images.transpose(0, 3, 1, 2), "NHWC"
+    return images, "NHW" if images.ndim == 3 else "NCHW"

@@ -1,0 +1,162 @@
+"""The known data sets in the layout of torchvision, downloaded through it where need be."""
+
+import contextlib
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from robustkit.data.folder import FileSource, open_folder
+from robustkit.data.idx import find_idx, open_idx
+from robustkit.data.parquet import Part, find_parquet, open_parquet
+from robustkit.data.shelf import Spec
+from robustkit.data.source import ArraySource, Opened, checked_arrays, checked_labels
+from robustkit.errors import DataError, UnknownName
+
+PREFIX = "torchvision:"
+PLACES = {
+    "MNIST": ("MNIST/raw", "mnist", "."),
+    "FashionMNIST": ("FashionMNIST/raw", "fashion-mnist", "."),
+    "CIFAR10": ("cifar-10-batches-py",),
+    "CIFAR100": ("cifar-100-python",),
+    "SVHN": ("{split}_32x32.mat",),
+    "LFWPeople": ("lfw-py",),
+    "ImageNet": ("{split}", "imagenet/{split}"),
+}
+"""under the root, where each data set's files may be"""
+BY_HAND = {
+    "LFWPeople": "no one offers it for download any more; copy torchvision's folder lfw-py there",
+    "ImageNet": "it needs a login at image-net.org; copy the split's folder of class folders there",
+}
+TIMEOUT = 30.0
+"""seconds without an answer, after which a network counts as absent"""
+
+
+def open_original(name: str, spec: Spec, split: str, root: Path | None) -> Opened:
+    """A known data set: the original files under `root`, else Parquet there, else a download.
+
+    Raises:
+        DataError: damaged files, or nothing found and no network.
+    """
+    kind = spec.source.removeprefix(PREFIX)
+    if kind not in PLACES:
+        raise DataError(f"{name}: {UnknownName('torchvision data set', kind, PLACES)}")
+    roots = [root, downloads()] if root else [downloads()]
+    for place in roots:
+        found = _stored(kind, spec, split, place) or _as_parquet(name, spec, split, place)
+        if found:
+            return found
+    places = [place.format(split=split) for place in PLACES[kind] if place != "."]
+    missing = (
+        f"{name}: not found in {' or '.join(map(str, roots))} "
+        f"(looked for {', '.join(places)} and {name}-{split}.parquet)"
+    )
+    if kind in BY_HAND:
+        raise DataError(f"{missing}; {BY_HAND[kind]}, or name its folder with --data-root")
+    _download(kind, split, downloads(), missing)
+    if found := _stored(kind, spec, split, downloads()):
+        return found
+    raise DataError(f"{missing}, not even after the download")
+
+
+def downloads() -> Path:
+    """Where data sets are downloaded to; a root that the user names is only read."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "robustkit" / "data"
+
+
+def _stored(kind: str, spec: Spec, split: str, root: Path) -> Opened | None:
+    """The original files, if they are there."""
+    places = [root / place.format(split=split) for place in PLACES[kind]]
+    if kind in ("MNIST", "FashionMNIST"):
+        files = find_idx(places, split)
+        return open_idx(*files, split, spec.sha256) if files else None
+    place = next((place for place in places if place.exists()), None)
+    if place is None:
+        return None
+    if kind == "ImageNet":
+        return open_folder(place.parent, split, spec.folders)
+    return _read(kind, split, root, place)
+
+
+def _as_parquet(name: str, spec: Spec, split: str, root: Path) -> Opened | None:
+    """A copy in Parquet: `ROOT/NAME-SPLIT.parquet`, or `ROOT/NAME/` or `ROOT/data/` with splits."""
+    part = None
+    if files := sorted(root.glob(f"{name}-{split}*.parquet")):
+        part = Part(files, split)
+    for place in (root / name, root / "data"):
+        if part is None and place.is_dir():
+            part = find_parquet(place, split)
+    if part is None:
+        return None
+    opened = open_parquet(part)
+    if spec.jpeg or opened.origin["encoding"] != "jpeg":
+        return opened
+    warning = (
+        f"{name}: the images are JPEG copies; "
+        "accuracies differ slightly from those on the original pixels"
+    )
+    return replace(opened, warnings=(warning,))
+
+
+def _download(kind: str, split: str, root: Path, missing: str) -> None:
+    """Leave the files under `root`, checked by torchvision against their MD5."""
+    try:
+        _torchvision(kind, split, root, download=True)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(
+            f"{missing}; the download failed: {reason[-1]}; where there is a network, "
+            f"torchvision.datasets.{kind}(ROOT, download=True) fetches it; "
+            "then name ROOT with --data-root"
+        ) from error
+
+
+def _read(kind: str, split: str, root: Path, place: Path) -> Opened:
+    """What torchvision reads, after its own check of the files' MD5.
+
+    Raises:
+        DataError: not the original files.
+    """
+    try:
+        found = _torchvision(kind, split, root, download=False)
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"{place}: incomplete or damaged, by torchvision's check; remove it and fetch it again"
+        ) from error
+    origin = {"folder": str(place), "checked": "MD5, by torchvision"}
+    if kind == "LFWPeople":
+        labels = checked_labels(found.targets, str(place))
+        source = FileSource(tuple(map(Path, found.data)), labels)
+        return Opened(source, split, tuple(found.class_to_idx), origin=origin)
+    images = found.data if kind == "SVHN" else found.data.transpose(0, 3, 1, 2)
+    labels = found.labels if kind == "SVHN" else found.targets
+    pair = checked_arrays(images, labels, str(place))
+    return Opened(ArraySource(pair.images, pair.labels, str(place)), split, origin=origin)
+
+
+def _torchvision(kind: str, split: str, root: Path, *, download: bool) -> Any:
+    """The object of torchvision, whose constructors name the split in two ways."""
+    # here, since it brings torch, which takes seconds
+    import torchvision.datasets as door
+
+    part = {"split": split} if kind in ("SVHN", "LFWPeople") else {"train": split == "train"}
+    with _unheard():
+        return getattr(door, kind)(str(root), **part, download=download)
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep stdout for results, NumPy's notes on old pickles unsaid, and dead networks short."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        socket.setdefaulttimeout(timeout)

@@ -1,0 +1,226 @@
+"""Parquet with encoded pictures, in Hugging Face's layout (`image: {bytes, path}`, `label`)."""
+
+import itertools
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from robustkit.data.encoded import Picture, decode, is_jpeg
+from robustkit.data.pixels import Image, Labels
+from robustkit.data.source import WHOLE, Opened, checked_labels, diagnosis
+from robustkit.errors import DataError
+from robustkit.files import file_digest
+
+IMAGE_COLUMNS = ("image", "img", "images", "picture", "png", "jpg")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "y", "cls")
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    "extra": "extra",
+}
+"""words in file names, and the split they mean"""
+PAGE = 128
+"""rows that are read at a time"""
+CACHE = 256 * 2**20
+"""bytes of encoded pictures kept in memory"""
+
+
+class Page(NamedTuple):
+    """Some consecutive rows of one row group."""
+
+    path: Path
+    group: int
+    offset: int
+    """pages before it in its row group"""
+
+
+class ParquetSource:
+    """Pictures read page by page and decoded when they are asked for.
+
+    Files up to 256 MiB stay in memory, encoded; of larger ones, the pages used last do. Within a
+    row group reading goes forward only, so a shuffled order over one huge row group is slow.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.labels: Labels = np.zeros(0, np.int64)
+        self._pages: list[Page] = []
+        self._starts: list[int] = []
+        """position of the first row of each page, and at the end the number of rows"""
+        self._cache: OrderedDict[int, list[bytes | None]] = OrderedDict()
+        self._cached = 0
+        self._rows: Iterator[bytes | None] = iter(())
+        self._next: int | None = None
+        """the page at which `_rows` stands"""
+        parts, count = [], 0
+        for path in files:
+            table = _Table(path)
+            parts.append(table.labels())
+            for group, rows in enumerate(table.groups):
+                for offset, start in enumerate(range(0, rows, PAGE)):
+                    self._pages.append(Page(path, group, offset))
+                    self._starts.append(count + start)
+                count += rows
+        self._starts.append(count)
+        self.labels = np.concatenate(parts)
+
+    def read(self, positions: Sequence[int]) -> Iterator[Image]:
+        """The images at these positions, in this order."""
+        return decode(Picture(self.encoded(p), self.where(p)) for p in positions)
+
+    def encoded(self, position: int) -> bytes:
+        """One picture as it stands in the file."""
+        page = int(np.searchsorted(self._starts, position, side="right")) - 1
+        picture = self._read(page)[position - self._starts[page]]
+        if picture is None:
+            raise DataError(f"{self.where(position)}: no picture bytes in the row")
+        return picture
+
+    def where(self, position: int) -> str:
+        """How a message names an image."""
+        page = self._pages[int(np.searchsorted(self._starts, position, side="right")) - 1]
+        return f"{page.path}: image {position}"
+
+    def _read(self, page: int) -> list[bytes | None]:
+        """The rows of a page, from the cache or by reading on."""
+        if page in self._cache:
+            self._cache.move_to_end(page)
+            return self._cache[page]
+        if page != self._next:
+            path, group, offset = self._pages[page]
+            self._rows = itertools.islice(_Table(path).pictures(group), offset * PAGE, None)
+        rows = list(itertools.islice(self._rows, self._starts[page + 1] - self._starts[page]))
+        follows = page + 1 < len(self._pages) and self._pages[page + 1].offset > 0
+        self._next = page + 1 if follows else None
+        self._keep(page, rows)
+        return rows
+
+    def _keep(self, page: int, rows: list[bytes | None]) -> None:
+        self._cache[page] = rows
+        self._cached += sum(map(len, filter(None, rows)))
+        while self._cached > CACHE and len(self._cache) > 1:
+            _, dropped = self._cache.popitem(last=False)
+            self._cached -= sum(map(len, filter(None, dropped)))
+
+
+class _Table:
+    """One file, with the columns that count."""
+
+    def __init__(self, path: Path) -> None:
+        # here, so that listing the shelf does not wait for it
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+
+        self.path = path
+        self._broken = (arrow.ArrowException, OSError)
+        try:
+            self._file = parquet.ParquetFile(path, memory_map=True)
+        except self._broken as error:
+            raise DataError(f"{path}: not readable as Parquet: {diagnosis(path)}") from error
+        names = self._file.schema_arrow.names
+        self.image, self.label = (
+            _column(names, known, path) for known in (IMAGE_COLUMNS, LABEL_COLUMNS)
+        )
+        metadata = self._file.metadata
+        self.groups = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+
+    def labels(self) -> Labels:
+        column = self._guarded(lambda: self._file.read([self.label]).column(0))
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            raise DataError(f"{self.path}: row {row} has no label")
+        return checked_labels(column.to_numpy(), str(self.path))
+
+    def pictures(self, group: int) -> Iterator[bytes | None]:
+        """The encoded pictures of a row group, not all at once."""
+        batches = self._file.iter_batches(PAGE, row_groups=[group], columns=[self.image])
+        while (batch := self._guarded(lambda: next(batches, None))) is not None:
+            for value in batch.column(0).to_pylist():
+                yield value.get("bytes") if isinstance(value, dict) else value
+
+    def classes(self) -> tuple[str, ...]:
+        """Class names from Hugging Face's metadata, where there are any."""
+        metadata = (self._file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+        try:
+            return tuple(json.loads(metadata)["info"]["features"][self.label]["names"])
+        except (ValueError, KeyError, TypeError):
+            return ()
+
+    def _guarded(self, read: Any) -> Any:
+        try:
+            return read()
+        except self._broken as error:
+            why = diagnosis(self.path)
+            raise DataError(f"{self.path}: not readable as Parquet: {why}") from error
+
+
+class Part(NamedTuple):
+    """The files of one split, in order."""
+
+    files: Sequence[Path]
+    split: str
+
+
+def find_parquet(place: Path, split: str) -> Part | None:
+    """The Parquet files of a split, in a folder or as the file itself; None if there are none.
+
+    The split is read off the names (`data/test-00000-of-00001.parquet`, `cifar10-test.parquet`,
+    `test/0000.parquet`); files without such a word are one whole.
+
+    Raises:
+        DataError: the files are of other splits.
+    """
+    root = place if place.is_dir() else place.parent
+    by_split: dict[str, list[Path]] = {}
+    for path in sorted(place.rglob("*.parquet")) if place.is_dir() else [place]:
+        inside = path.relative_to(root)
+        if not any(part.startswith(".") for part in inside.parts):
+            by_split.setdefault(split_of(inside), []).append(path)
+    if not by_split:
+        return None
+    if (wanted := SPLITS.get(split, split)) in by_split:
+        return Part(by_split[wanted], split)
+    if set(by_split) == {WHOLE} and wanted == "test":
+        return Part(by_split[WHOLE], WHOLE)
+    raise DataError(f"{place}: no split {split!r}; it has: {', '.join(sorted(by_split))}")
+
+
+def split_of(path: Path) -> str:
+    """The split that a file's name, else its folders' names, speak of; "all" where none does."""
+    for part in (path.stem, *(parent.name for parent in path.parents)):
+        words = re.split(r"[^a-z]+", part.lower())
+        if found := [SPLITS[word] for word in words if word in SPLITS]:
+            return found[-1]
+    return WHOLE
+
+
+def open_parquet(part: Part) -> Opened:
+    """The files of a split, one after the other, as a source.
+
+    Raises:
+        DataError: unreadable, columns not understood, or labels missing or not integers.
+    """
+    files, split = part
+    source = ParquetSource(files)
+    if not len(source.labels):
+        raise DataError(f"{files[0]}: no images")
+    origin = {
+        "folder": str(files[0].parent),
+        "sha256": {path.name: file_digest(path) for path in files},
+        "encoding": "jpeg" if is_jpeg(source.encoded(0)) else "lossless",
+    }
+    return Opened(source, split, _Table(files[0]).classes(), origin=origin)
+
+
+def _column(names: Sequence[str], known: Sequence[str], path: Path) -> str:
+    found = next((name for name in known if name in names), None)
+    if found is None:
+        raise DataError(
+            f"{path}: no column {' or '.join(map(repr, known[:2]))}; it has: {', '.join(names)}"
+        )
+    return found

@@ -1,0 +1,144 @@
+"""Sources: images by position, as stored, whatever the format."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from robustkit.data.pixels import Image, Labels
+from robustkit.errors import DataError
+
+WHOLE = "all"
+"""the split of a source that has no splits"""
+
+CUT_SHORT = "it is damaged or cut short; fetch it again"
+
+
+class Source(Protocol):
+    """Images that can be read one after the other without holding them all."""
+
+    @property
+    def labels(self) -> Labels:
+        """One per image, as stored."""
+
+    def read(self, positions: Sequence[int]) -> Iterator[Image]:
+        """The images at these positions, in this order."""
+
+    def where(self, position: int) -> str:
+        """How a message names an image."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """A source and what it knows of itself."""
+
+    source: Source
+    split: str
+    classes: tuple[str, ...] = ()
+    """empty where unknown"""
+    shape: tuple[int, ...] = ()
+    """C, H, W that every image must have; empty where unknown"""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """files and their digests, as JSON"""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArraySource:
+    """Images in memory, kept as they were stored: uint8 or float32, N x C x H x W."""
+
+    images: Image
+    labels: Labels
+    name: str
+
+    def read(self, positions: Sequence[int]) -> Iterator[Image]:
+        """The images at these positions, in this order."""
+        return (self.images[position] for position in positions)
+
+    def where(self, position: int) -> str:
+        """How a message names an image."""
+        return f"{self.name}: image {position}"
+
+
+class Pair(NamedTuple):
+    """Images and labels that go together."""
+
+    images: Image
+    labels: Labels
+
+
+def checked_arrays(images: Any, labels: Any, where: str) -> Pair:
+    """Images N x C x H x W (or N x H x W) and labels, checked and in the form of `ArraySource`.
+
+    Raises:
+        DataError: a wrong shape or type, differing counts, or a value out of range; the message
+            names the first offending image.
+    """
+    images, whole = np.asarray(images), checked_labels(labels, where)
+    if images.ndim == 3:
+        images = images[:, np.newaxis]
+    if images.ndim != 4:
+        raise DataError(
+            f"{where}: images of shape {'x'.join(map(str, images.shape)) or 'none'}; "
+            "expected N x C x H x W or N x H x W"
+        )
+    if len(images) != len(whole):
+        raise DataError(f"{where}: {len(images)} images but {len(whole)} labels")
+    if 0 in images.shape:
+        raise DataError(f"{where}: no images")
+    return Pair(_checked_pixels(images, where), whole)
+
+
+def checked_labels(labels: Any, where: str) -> Labels:
+    """Labels as int64 [N].
+
+    Raises:
+        DataError: not a list of integers from 0 on.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise DataError(f"{where}: labels of shape {labels.shape}; expected one integer per image")
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{where}: labels of type {labels.dtype}; expected integers from 0 on")
+    whole: Labels = labels.astype(np.int64)
+    if (bad := np.flatnonzero(whole < 0)).size:
+        raise DataError(f"{where}: image {bad[0]} has label {whole[bad[0]]}; labels start at 0")
+    return whole
+
+
+def _checked_pixels(images: Image, where: str) -> Image:
+    """The images as uint8, or as float32 in [0, 1]."""
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind not in "iuf":
+        raise DataError(f"{where}: images of type {images.dtype}; expected uint8 or float32")
+    top = 1 if images.dtype.kind == "f" else 255
+    for index, image in enumerate(images):
+        low, high = image.min(), image.max()
+        if not (low >= 0 and high <= top):  # not (a and b): NaN fails too
+            value = high if np.isnan(high) or high > top else low
+            raise DataError(
+                f"{where}: image {index} has the value {value:.6g}, outside 0 to {top}; "
+                "store uint8 in 0 to 255, or floats in [0, 1]"
+            )
+    return images.astype(np.uint8 if top == 255 else np.float32, copy=False)
+
+
+def diagnosis(path: Path) -> str:
+    """Why a file could not be read: missing, empty, a web page, or damaged."""
+    if not path.is_file():
+        return "no such file"
+    try:
+        with path.open("rb") as file:
+            start = file.read(256).lstrip()
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    if not start:
+        return "the file is empty"
+    if start.startswith(b"<"):
+        return "it is a web page (HTML), not data: the download went wrong"
+    return CUT_SHORT

@@ -1,0 +1,123 @@
+"""The geometry between the images as stored and the images that a model wants."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image as Pillow
+
+from robustkit.data.pixels import Image
+from robustkit.errors import DataError
+
+
+class Shape(NamedTuple):
+    """Size of one image."""
+
+    channels: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self))
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """Channels, then resize, then centre crop: torchvision's usual preparation for evaluation."""
+
+    resize: int | None = None
+    """length of the shorter side, bilinear with antialiasing"""
+    crop: int | None = None
+    """side of the square cut from the centre"""
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("resize", "crop"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise DataError(f"--{name} must be at least 1, got {value}")
+        if self.channels not in (None, 1, 3):
+            raise DataError(f"--channels must be 1 or 3, got {self.channels}")
+
+    def output(self, shape: Shape, where: str) -> Shape:
+        """The shape of a transformed image of this shape.
+
+        Raises:
+            DataError: the channels cannot be converted, or the crop is larger than the image.
+        """
+        channels, height, width = shape
+        if self.channels is not None and channels != self.channels:
+            if channels not in (1, 3):
+                raise DataError(f"{where}: {channels} channels cannot be made {self.channels}")
+            channels = self.channels
+        height, width = self._resized(height, width)
+        if self.crop is not None:
+            if self.crop > min(height, width):
+                raise DataError(
+                    f"{where}: --crop {self.crop} is larger than the image of "
+                    f"{height}x{width}; give --resize {self.crop} or more as well"
+                )
+            height = width = self.crop
+        return Shape(channels, height, width)
+
+    def __call__(self, image: Image) -> Image:
+        """The transformed image; uint8 stays uint8, float32 stays float32."""
+        if self.channels is not None:
+            image = _with_channels(image, self.channels)
+        height, width = self._resized(*image.shape[1:])
+        if (height, width) != image.shape[1:]:
+            image = np.stack([_resize(plane, height, width) for plane in image])
+        if self.crop is not None:
+            top, left = round((height - self.crop) / 2), round((width - self.crop) / 2)
+            image = image[:, top : top + self.crop, left : left + self.crop]
+        return image
+
+    def over(self, usual: "Transform") -> "Transform":
+        """This transform, with the parts that it leaves open taken from another."""
+        return Transform(**(usual.plain() | self.plain()))
+
+    def effective(self, shapes: Iterable[Shape]) -> "Transform":
+        """The transform without the parts that change no image of these shapes."""
+        kept = self
+        shapes = set(shapes)
+        if all(shape.channels == kept.channels for shape in shapes):
+            kept = replace(kept, channels=None)
+        if all(min(shape.height, shape.width) == kept.resize for shape in shapes):
+            kept = replace(kept, resize=None)
+        sizes = {kept._resized(shape.height, shape.width) for shape in shapes}
+        if sizes == {(kept.crop, kept.crop)}:
+            kept = replace(kept, crop=None)
+        return kept
+
+    def plain(self) -> dict[str, int]:
+        """The parts that are set, as JSON."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """As torchvision: the longer side is rounded down."""
+        if self.resize is None:
+            return height, width
+        if width <= height:
+            return int(self.resize * height / width), self.resize
+        return self.resize, int(self.resize * width / height)
+
+
+def _resize(plane: Image, height: int, width: int) -> Image:
+    picture = Pillow.fromarray(plane).resize((width, height), Pillow.Resampling.BILINEAR)
+    # bilinear weights of float32 can overshoot by rounding
+    resized: Image = np.asarray(picture)
+    return resized.clip(0, 255 if plane.dtype == np.uint8 else 1)
+
+
+def _with_channels(image: Image, channels: int) -> Image:
+    if len(image) == channels:
+        return image
+    if channels == 3:
+        return np.repeat(image, 3, axis=0)
+    if image.dtype == np.uint8:
+        picture = Pillow.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+        return np.asarray(picture.convert("L"))[np.newaxis]
+    luma = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's "L"
+    grey: Image = np.tensordot(luma, image, 1).clip(0, 1)
+    return grey[np.newaxis].astype(np.float32)

@@ -1,0 +1,237 @@
+"""Architectures by name. Importing this package imports no torch; `build` does.
+
+Four ways to name one: a name of the registry below, `torchvision:NAME`, `timm:NAME`, or the user's
+own `FILE.py:FUNCTION`, which is imported and called, so a caller must never pass what a file said.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from robustkit.errors import InputError, UnknownName
+from robustkit.files import digest, file_digest
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["MODELS", "Entry", "Spec", "build", "names_code", "source", "spec"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One architecture of the registry."""
+
+    title: str
+    module: str
+    """file in this package, without .py"""
+    function: str
+    """called with `num_classes`"""
+    shape: tuple[int, int, int]
+    """input as C, H, W"""
+    requires: tuple[str, ...] = ("torch",)
+    """distributions imported by the module"""
+    pins: tuple[str, ...] = ()
+    """distributions whose own code is part of the architecture"""
+
+
+MODELS: dict[str, Entry] = {
+    "lenet5": Entry("LeNet-5 with ReLU and max pooling", "lenet5", "lenet5", (1, 28, 28)),
+    "mnist-cnn": Entry(
+        "the MNIST network of Elsayed et al. 2018, without batch norm",
+        "mnist_cnn",
+        "mnist_cnn",
+        (1, 28, 28),
+    ),
+    "mnist-cnn-bn": Entry(
+        "the MNIST network of Elsayed et al. 2018, batch norm after each pool",
+        "mnist_cnn",
+        "mnist_cnn_bn",
+        (1, 28, 28),
+    ),
+    "resnet18-cifar": Entry(
+        "ResNet-18 for small images: 3×3 stem, no max pool",
+        "resnet18_cifar",
+        "resnet18_cifar",
+        (3, 32, 32),
+        requires=("torch", "torchvision"),
+        pins=("torchvision",),
+    ),
+}
+
+
+class Spec(NamedTuple):
+    """A model's name taken apart."""
+
+    kind: str
+    """registry, torchvision, timm or file"""
+    name: str
+    """the architecture's name, or the function's"""
+    path: Path | None = None
+    """the user's file"""
+
+
+def names_code(name: str) -> bool:
+    """Whether `name` has the form FILE.py:FUNCTION, whose use runs that file."""
+    return name.rpartition(":")[0].endswith(".py")
+
+
+def spec(name: str) -> Spec:
+    """A model's name taken apart; imports nothing.
+
+    Raises:
+        UnknownName: neither a registry name nor one of the other forms.
+    """
+    if names_code(name):
+        path, _, function = name.rpartition(":")
+        return Spec("file", function, Path(path))
+    library, colon, rest = name.partition(":")
+    if colon and library in ("torchvision", "timm"):
+        return Spec(library, rest)
+    if name in MODELS:
+        return Spec("registry", name)
+    advice = "or torchvision:NAME, timm:NAME, FILE.py:FUNCTION"
+    raise UnknownName("model", name, MODELS, advice)
+
+
+def build(name: str, *, num_classes: int = 10, seed: int | None = None) -> "torch.nn.Module":
+    """The architecture with fresh weights, on torch's default device.
+
+    The weights are drawn from torch's global generator, or, with `seed`, from their own, and the
+    global one stays as it was. A user's function is called without arguments: it decides on the
+    number of classes itself.
+
+    Raises:
+        UnknownName: no such architecture.
+        InputError: the user's file or function fails, or its library is not installed.
+    """
+    import torch  # this package answers `robustkit list models`, which must not wait for torch
+
+    chosen = spec(name)
+    if seed is None:
+        return _build(chosen, num_classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(chosen, num_classes)
+
+
+def source(name: str) -> str:
+    """What identifies the code behind a name: digests of its file, or package and version.
+
+    Files which a user's FILE.py imports itself are not covered.
+
+    Raises:
+        UnknownName: no such architecture.
+        InputError: the user's file cannot be read, or the library is not installed.
+    """
+    chosen = spec(name)
+    if chosen.path is not None:
+        return f"{chosen.name} {file_digest(_existing(chosen.path))}"
+    if chosen.kind in ("torchvision", "timm"):
+        return f"{name} {_version(chosen.kind)}"
+    entry = MODELS[chosen.name]
+    code = (Path(__file__).parent / f"{entry.module}.py").read_bytes()
+    return digest(entry.function, code, *(f"{name} {_version(name)}" for name in entry.pins))
+
+
+def _version(package: str) -> str:
+    """A distribution's version without its build's suffix, such as +cpu."""
+    try:
+        return version(package).partition("+")[0]
+    except PackageNotFoundError as error:
+        raise InputError(
+            f"{package} is not installed; install it with: pip install 'robustkit[{package}]'"
+        ) from error
+
+
+def _build(chosen: Spec, num_classes: int) -> "torch.nn.Module":
+    if chosen.path is not None:
+        return _call(chosen.path, chosen.name)
+    if chosen.kind == "torchvision":
+        return _torchvision(chosen.name, num_classes)
+    if chosen.kind == "timm":
+        return _timm(chosen.name, num_classes)
+    entry = MODELS[chosen.name]
+    module = importlib.import_module(f"robustkit.models.{entry.module}")
+    made: torch.nn.Module = getattr(module, entry.function)(num_classes=num_classes)
+    return made
+
+
+def _torchvision(name: str, num_classes: int) -> "torch.nn.Module":
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UnknownName("torchvision model", name, known)
+    # these two warn unless told how to initialise; a loaded checkpoint overwrites it anyway
+    quiet = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    made: torch.nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **quiet)
+    return made
+
+
+def _timm(name: str, num_classes: int) -> "torch.nn.Module":
+    _version("timm")
+    import timm
+
+    # timm also takes hf-hub: and local-dir: names, which download and read other files
+    if ":" in name or not timm.is_model(name):
+        raise UnknownName("timm model", name, timm.list_models())
+    made: torch.nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
+    return made
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; --model takes FILE.py:FUNCTION")
+    return path
+
+
+def _call(path: Path, name: str) -> "torch.nn.Module":
+    """What the function `name` in the user's file returns."""
+    import torch
+
+    function = _function(_existing(path), name)
+    try:
+        made = function()
+    except Exception as error:  # a user's code may raise anything; it becomes one line
+        raise InputError(f"{path}:{name} failed: {_line(error)}") from error
+    if not isinstance(made, torch.nn.Module):
+        raise InputError(
+            f"{path}:{name} returned {type(made).__name__}; it must return a torch.nn.Module"
+        )
+    return made
+
+
+def _function(path: Path, name: str) -> Callable[[], Any]:
+    """The function of that name in the user's file, imported under a name of its own."""
+    resolved = path.resolve()
+    private = f"_robustkit_model_{sha256(str(resolved).encode()).hexdigest()[:16]}"
+    found = importlib.util.spec_from_file_location(private, resolved)
+    if found is None or found.loader is None:
+        raise InputError(f"{path}: not importable as Python")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[private] = module  # dataclasses and pickle look a class's module up there
+    folder = str(resolved.parent)
+    sys.path.insert(0, folder)  # as `python FILE.py` would, so that it finds its neighbours
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:  # as in _call
+        raise InputError(f"{path}: importing it failed: {_line(error)}") from error
+    finally:
+        sys.path.remove(folder)
+    if not callable(function := getattr(module, name, None)):
+        own = [key for key, value in vars(module).items() if inspect.isroutine(value)]
+        raise UnknownName(f"function in {path}:", name, own)
+    made: Callable[[], Any] = function
+    return made
+
+
+def _line(error: Exception) -> str:
+    """An exception as one line: its class and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

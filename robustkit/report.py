@@ -1,0 +1,425 @@
+"""The page of an evaluation: one self-contained HTML file. Rebuilt from records; needs no torch.
+
+What a page says follows from the evaluations alone: no date, no network, no script. Every string
+that comes from a record is escaped.
+"""
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path, PurePath
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from robustkit.errors import InputError
+from robustkit.figures import Curve, difference, png_uri, robustness_curve, svg
+from robustkit.protocol import parse
+from robustkit.record import CLEAN, Evaluation, Example, Point
+from robustkit.statistics import Estimate, Method
+from robustkit.summary import (
+    ClassAccuracy,
+    attack_labels,
+    class_accuracy,
+    class_name,
+    found_by,
+    median_distance,
+    points,
+    reference,
+)
+
+CLASSES_SHOWN = 20
+"""with more classes than this, only those with the lowest robust accuracy are listed"""
+EXAMPLES_SHOWN = 12
+PIXELS_SHOWN = 400_000
+"""per gallery, so that a page of large images stays small"""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One entry of the gallery."""
+
+    title: str
+    caption: str
+    panels: Mapping[str, str]
+    """`data:` addresses by what they show"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the page says about one evaluation."""
+
+    label: str
+    sentence: str
+    evaluation: Evaluation
+    clean: Estimate
+    points: Sequence[Point]
+    at: Point
+    """the budget that is quoted in words and per class"""
+    found_by: Mapping[str, int]
+    withstood: int
+    """images that nothing fooled"""
+    median: str
+    classes: Sequence[ClassAccuracy]
+    class_count: int
+    gallery: Sequence[Picture]
+    provenance: Mapping[str, Mapping[str, str]]
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Evaluations that may be compared: the same images under the same protocol."""
+
+    findings: Sequence[Finding]
+    curve: Markup
+    attacks: Mapping[str, Mapping[str, str]]
+    """every number of each attack, by the attack's label"""
+    protocol: Mapping[str, Any]
+    data: Mapping[str, Any]
+    toml: str | None
+    """the protocol with every number spelled out, where its file does not say it all"""
+
+
+def page(
+    evaluations: Sequence[Evaluation],
+    failures: Sequence[Mapping[str, Any]] = (),
+    method: Method = "wilson",
+) -> str:
+    """One HTML page on evaluations, and on checkpoints that failed (see `summary.failure`).
+
+    The same evaluations give the same bytes.
+    """
+    labels = _labels([e.header["checkpoint"]["path"] for e in evaluations])
+    findings = [_finding(e, label, method) for e, label in zip(evaluations, labels, strict=True)]
+    template = _environment().get_template("page.html.jinja")
+    html = template.render(
+        title=_title(labels or [PurePath(f["checkpoint"]["path"]).name for f in failures]),
+        groups=_groups(findings),
+        findings=findings,
+        failures=failures,
+        warnings=_warnings(findings),
+    )
+    # what HTML or UTF-8 cannot hold, from a path say, must not keep the page from being written
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", html)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=False,
+        undefined=StrictUndefined,
+        loader=FileSystemLoader(Path(__file__).parent / "pages"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "interval": _interval, "count": _count}
+    return environment
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}\u00a0%"
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
+
+
+def _title(labels: Sequence[str]) -> str:
+    return f"Robustness of {labels[0] if len(labels) == 1 else f'{len(labels)} checkpoints'}"
+
+
+def _labels(paths: Sequence[str]) -> list[str]:
+    """The shortest ends of the paths that tell the checkpoints apart; numbered where none does."""
+    parts = [PurePath(path).parts for path in paths]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        labels = ["/".join(p[-depth:]) for p in parts]
+        if len(set(labels)) == len(labels):
+            return [_printable(label) for label in labels]
+    return [f"{_printable(label)} ({i})" for i, label in enumerate(labels, 1)]
+
+
+def _printable(text: str) -> str:
+    """On one line, and without what SVG cannot hold: control characters and broken UTF-8."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _warnings(findings: Sequence[Finding]) -> dict[str, list[str]]:
+    """Each warning once, with the labels of the checkpoints it concerns."""
+    result: dict[str, list[str]] = {}
+    for finding in findings:
+        for text in finding.evaluation.header["warnings"]:
+            result.setdefault(text, []).append(finding.label)
+    return result
+
+
+def _finding(evaluation: Evaluation, label: str, method: Method) -> Finding:
+    curve = points(evaluation, method)
+    at = reference(curve)
+    clean, found = evaluation.clean(method), found_by(evaluation)
+    classes = class_accuracy(evaluation, at.epsilon, method)
+    return Finding(
+        label=label,
+        sentence=_sentence(evaluation, clean, at),
+        evaluation=evaluation,
+        clean=clean,
+        points=curve,
+        at=at,
+        found_by=found,
+        withstood=clean.n - sum(found.values()),
+        median=_median(evaluation, clean.n - found[CLEAN]),
+        classes=_lowest(classes),
+        class_count=len(classes),
+        gallery=_gallery(evaluation),
+        provenance=_provenance(evaluation),
+        command=_command(evaluation),
+    )
+
+
+def _sentence(evaluation: Evaluation, clean: Estimate, at: Point) -> str:
+    """The result in words, at one budget."""
+    protocol, robust = evaluation.header["protocol"], at.accuracy
+    labels = attack_labels(protocol)
+    by = f"worst case per image over {_and(labels)}" if len(labels) > 1 else f"under {labels[0]}"
+    target = protocol["resolved"]["target"]
+    verdict = "are still classified right"
+    if target != "none":
+        verdict = f"are right and cannot be turned into their target class ({target})"
+    return (
+        f"At ε = {at.epsilon.text} ({protocol['norm']}), {_percent(robust.value)} of "
+        f"{_count(robust.n)} images {verdict} (95\u00a0% interval {_interval(robust)}), "
+        f"against {_percent(clean.value)} without attack; {by}."
+    )
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _median(evaluation: Evaluation, right: int) -> str:
+    """The median smallest perturbation, in words."""
+    norm, median = evaluation.header["protocol"]["norm"], median_distance(evaluation)
+    if right == 0:
+        return "No image is right without attack, so there is nothing to perturb."
+    of = f"of the {_count(right)} images that are right without attack"
+    if median is None:
+        return f"For more than half {of}, no perturbation that fools the model was found."
+    return (
+        f"Half {of} were fooled at an {norm} distance of {median:.3g} or less: the median smallest "
+        "perturbation found, an upper bound on the true one."
+    )
+
+
+def _lowest(classes: Sequence[ClassAccuracy]) -> Sequence[ClassAccuracy]:
+    """All classes where they are few, else those with the lowest robust accuracy."""
+    if len(classes) <= CLASSES_SHOWN:
+        return classes
+    return sorted(classes, key=lambda c: (c.robust.value, c.clean.value))[:CLASSES_SHOWN]
+
+
+def _gallery(evaluation: Evaluation) -> list[Picture]:
+    """The smallest successful perturbations, as many as a page can hold."""
+    examples = sorted(evaluation.examples, key=lambda e: (e.distance, e.index))
+    if not examples:
+        return []
+    height, width = examples[0].clean.shape[1:]
+    room = max(3, PIXELS_SHOWN // (height * width))
+    return [_picture(evaluation, e) for e in examples[: min(room, EXAMPLES_SHOWN)]]
+
+
+def _picture(evaluation: Evaluation, example: Example) -> Picture:
+    change, factor = difference(example)
+    right, wrong = (class_name(evaluation, n) for n in (example.label, example.predicted))
+    norm = evaluation.header["protocol"]["norm"]
+    return Picture(
+        title=f"{right} → {wrong}",
+        caption=f"image {example.index}, {norm} distance {example.distance:.3g}",
+        panels={
+            "clean": png_uri(example.clean),
+            "perturbed": png_uri(example.perturbed),
+            f"difference ×\u00a0{factor:g}": png_uri(change),
+        },
+    )
+
+
+def _groups(findings: Sequence[Finding]) -> list[Group]:
+    """Findings by data and protocol, in the order of their first checkpoint."""
+    keys = list(dict.fromkeys(map(_key, findings)))
+    return [
+        _group([f for f in findings if _key(f) == key], f"curve{i}")
+        for i, key in enumerate(keys, 1)
+    ]
+
+
+def _key(finding: Finding) -> tuple[str, str]:
+    header = finding.evaluation.header
+    return header["data"]["digest"], header["protocol"]["digest"]
+
+
+def _group(findings: Sequence[Finding], prefix: str) -> Group:
+    header = findings[0].evaluation.header
+    protocol = header["protocol"]
+    return Group(
+        findings=findings,
+        curve=_curve(findings, protocol["norm"], prefix),
+        attacks={
+            label: {key: _text(value) for key, value in attack.items()}
+            for label, attack in zip(
+                attack_labels(protocol), protocol["resolved"]["attacks"], strict=True
+            )
+        },
+        protocol=protocol,
+        data=header["data"],
+        toml=None if _file_says_it_all(protocol) else protocol_toml(protocol),
+    )
+
+
+def _curve(findings: Sequence[Finding], norm: str, prefix: str) -> Markup:
+    names = _shortened([f.label for f in findings])
+    curves = [Curve(name, f.clean, f.points) for name, f in zip(names, findings, strict=True)]
+    height = 2.8 + (0.17 * len(curves) if len(curves) > 1 else 0)
+    told = " ".join(f"{f.label}: {_told(f)}." for f in findings)
+    return Markup(
+        svg(
+            lambda ax: robustness_curve(ax, curves, norm),
+            (4.5, height),
+            prefix,
+            f"Accuracy against ε ({norm}) with 95 % intervals. {told}",
+        )
+    )
+
+
+def _told(finding: Finding) -> str:
+    """A curve for those who cannot see it."""
+    values = [("0", finding.clean), *((p.epsilon.text, p.accuracy) for p in finding.points)]
+    return ", ".join(f"{_percent(e.value)} at ε = {text}" for text, e in values)
+
+
+def _shortened(labels: Sequence[str], width: int = 48) -> list[str]:
+    """Labels that fit below a figure: without what all share, then without their middle."""
+    if max(map(len, labels)) > width and len(labels) > 1:
+        start = _common(labels)
+        end = _common([label[start:][::-1] for label in labels])
+        labels = [f"…{label[start : len(label) - end]}…" for label in labels]
+    return [
+        label if len(label) <= width else f"{label[: width // 2 - 1]}…{label[-(width // 2) :]}"
+        for label in labels
+    ]
+
+
+def _common(texts: Sequence[str]) -> int:
+    """How many characters all texts begin with."""
+    return sum(
+        1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False))
+    )
+
+
+def _text(value: object) -> str:
+    """A value of a record, for reading."""
+    if value is None:
+        return "not recorded"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_text, value)) or "none"
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)
+
+
+def _provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
+    """Everything the record says of where its numbers come from, by section."""
+    header = evaluation.header
+    sections = {
+        "Checkpoint": header["checkpoint"],
+        "Data": {k: v for k, v in header["data"].items() if k not in ("classes", "source")},
+        "Data source": header["data"]["source"],
+        "Protocol": {k: header["protocol"][k] for k in ("name", "digest")},
+        "Engine": header["engine"],
+        "Run": {k: v for k, v in evaluation.run.items() if k != "rows_digest"},
+        "Record": {"digest": evaluation.digest, "rows digest": evaluation.rows_digest},
+    }
+    return {
+        title: {key.replace("_", " "): _text(value) for key, value in section.items()}
+        for title, section in sections.items()
+    }
+
+
+def _file_says_it_all(protocol: Mapping[str, Any]) -> bool:
+    """Whether the recorded file, with budgets, target and seed, is what was run."""
+    resolved = protocol["resolved"]
+    given = {key: resolved[key] for key in ("target", "seed")}
+    budgets = [entry["epsilon"] for entry in protocol["epsilons"]]
+    try:
+        table = tomllib.loads(protocol["file"]) | {"epsilon": budgets}
+        said = parse(table, protocol["name"], protocol["name"]).resolved()
+    except (InputError, tomllib.TOMLDecodeError):
+        return False
+    return bool(said | given == resolved)
+
+
+def protocol_toml(protocol: Mapping[str, Any]) -> str:
+    """The protocol of a header as a file with every number spelled out.
+
+    Together with its seed it has the digest of the one that was run.
+    """
+    resolved = protocol["resolved"]
+    head = {key: protocol[key] for key in ("title", "norm")} | {
+        "target": resolved["target"],
+        "epsilon": [entry["epsilon"] for entry in protocol["epsilons"]],
+    }
+    return "\n[[attack]]\n".join(map(_toml_lines, [head, *resolved["attacks"]]))
+
+
+def _toml_lines(table: Mapping[str, Any]) -> str:
+    # strings, whole numbers, booleans and lists of strings read the same in JSON and TOML
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+
+
+def _command(evaluation: Evaluation) -> str:
+    """The command line that asks the same question again; "" where a part was only in memory."""
+    header = evaluation.header
+    checkpoint, data, protocol = (header[key] for key in ("checkpoint", "data", "protocol"))
+    if checkpoint["sha256"] is None or not data["source"]:
+        return ""
+    target = protocol["resolved"]["target"]
+    named = _file_says_it_all(protocol)
+    options: dict[str, Iterable[object]] = {
+        "--attack": [protocol["name"] if named else f"{protocol['name']}.toml"],
+        "--model": [checkpoint["model"]] if checkpoint["model"] else [],
+        **_preprocessing(checkpoint),
+        "--data": [_place(data)],
+        "--split": [data["split"]],
+        "--limit": [data["n"]],
+        **{f"--{key}": [value] for key, value in data["transform"].items() if value is not None},
+        "--epsilon": [entry["epsilon"] for entry in protocol["epsilons"]],
+        "--targeted": [target] if target != "none" else [],
+        "--seed": [protocol["resolved"]["seed"]],
+        "--device": [header["engine"]["device"]],
+        "--batch-size": [evaluation.run["batch_size"]],
+    }
+    lines = [f"robustkit evaluate {shlex.quote(checkpoint['path'])}"]
+    lines += [f"{name} {shlex.quote(str(v))}" for name, values in options.items() for v in values]
+    return " \\\n    ".join(lines)
+
+
+def _preprocessing(checkpoint: Mapping[str, Any]) -> dict[str, Iterable[str]]:
+    """Mean and deviation where the user gave them; else the checkpoint brings its own."""
+    if checkpoint["preprocessing"] != "given":
+        return {}
+    return {f"--{key}": [",".join(map(str, checkpoint[key]))] for key in ("mean", "std")}
+
+
+def _place(data: Mapping[str, Any]) -> str:
+    """What `--data` was: a name on the shelf, which states its origin, or a path."""
+    source = data["source"]
+    path = None if "origin" in source else source.get("folder") or source.get("file")
+    return str(path or data["name"])

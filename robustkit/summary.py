@@ -1,0 +1,155 @@
+"""Numbers from an evaluation: the JSON object that pipelines read, its schema, and breakdowns.
+
+Arithmetic on rows; no drawing, no torch.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from robustkit.files import shipped
+from robustkit.protocol import Epsilon, labels_of, parse
+from robustkit.record import CLEAN, Evaluation, Point
+from robustkit.statistics import Estimate, Method, proportion
+
+SCHEMA_NAME = "robustkit.evaluation/1"
+
+_CHECKPOINT = ("path", "sha256", "model", "loss", "label_noise", "data_fraction", "seed")
+_DATA = ("name", "split", "n", "digest")
+_PROTOCOL = ("name", "norm", "digest")
+_ESTIMATE = ("accuracy", "low", "high", "n")
+
+
+class ClassAccuracy(NamedTuple):
+    """Accuracy on the images of one class."""
+
+    name: str
+    clean: Estimate
+    robust: Estimate
+
+
+def summarise(evaluation: Evaluation, method: Method = "wilson") -> dict[str, Any]:
+    """The JSON object of one evaluation; see `schema` for what each key means.
+
+    Shares are fractions of all images, clean mistakes included; unknown is None, never NaN.
+    """
+    header = evaluation.header
+    clean = evaluation.clean(method)
+    return {
+        "schema": SCHEMA_NAME,
+        "status": "complete",
+        "error": None,
+        "warnings": list(header["warnings"]),
+        "digest": evaluation.digest,
+        "rows_digest": evaluation.rows_digest,
+        "checkpoint": {key: header["checkpoint"][key] for key in _CHECKPOINT},
+        "data": {key: header["data"][key] for key in _DATA},
+        "protocol": {key: header["protocol"][key] for key in _PROTOCOL}
+        | {"targeted": header["protocol"]["resolved"]["target"]},
+        "interval": clean.method,
+        "clean": _fractions(clean),
+        "robust": [
+            {"epsilon": p.epsilon.text, "epsilon_value": float(p.epsilon), **_fractions(p.accuracy)}
+            for p in points(evaluation, method)
+        ],
+        "fooled_by": found_by(evaluation),
+        "median_distance": median_distance(evaluation),
+    }
+
+
+def failure(path: str, error: str) -> dict[str, Any]:
+    """The same object for a checkpoint whose evaluation failed: what is unknown is None."""
+    return {
+        "schema": SCHEMA_NAME,
+        "status": "failed",
+        "error": error,
+        "warnings": [],
+        "digest": None,
+        "rows_digest": None,
+        "checkpoint": {**dict.fromkeys(_CHECKPOINT), "path": path},
+        "data": dict.fromkeys(_DATA),
+        "protocol": dict.fromkeys((*_PROTOCOL, "targeted")),
+        "interval": None,
+        "clean": dict.fromkeys(_ESTIMATE),
+        "robust": [],
+        "fooled_by": {},
+        "median_distance": None,
+    }
+
+
+def schema() -> dict[str, Any]:
+    """The shipped JSON Schema (draft 2020-12) of a list of such objects."""
+    path = shipped("reports") / "evaluation-1.schema.json"
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def points(evaluation: Evaluation, method: Method = "wilson") -> tuple[Point, ...]:
+    """Robust accuracy at each budget, by rising budget."""
+    return tuple(sorted(evaluation.robust(method), key=lambda point: point.epsilon.value))
+
+
+def reference(points: Sequence[Point]) -> Point:
+    """The point to quote where there is room for one: the middle budget, of two the larger."""
+    return points[len(points) // 2]
+
+
+def found_by(evaluation: Evaluation) -> dict[str, int]:
+    """Images fooled within the largest budget, by what found their smallest perturbation.
+
+    First `clean`, for clean mistakes, then the protocol's attacks, those that found nothing with 0.
+    """
+    names = evaluation.table["fooled_by"].filter(evaluation.table["fooled_at"].is_valid())
+    counts = Counter(names.to_pylist())
+    attacks = attack_labels(evaluation.header["protocol"])
+    return {name: counts[name] for name in dict.fromkeys([CLEAN, *attacks, *sorted(counts)])}
+
+
+def attack_labels(protocol: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names by which the rows call the attacks of a header's protocol."""
+    table = {"title": protocol["title"], "norm": protocol["norm"]}
+    attacks = {"attack": protocol["resolved"]["attacks"]}
+    return labels_of(parse(table | attacks, protocol["name"], protocol["name"]).attacks)
+
+
+def median_distance(evaluation: Evaluation) -> float | None:
+    """Median smallest verified distance of the images that are right without attack.
+
+    An image that nothing fooled lies beyond every distance; None where the median image is such a
+    one, or where no image is right. Of two middle values the smaller.
+    """
+    right = pa.array(evaluation.broken_at > 0)
+    distances = evaluation.table["distance"].filter(right).drop_null().to_numpy()
+    middle = ceil(right.true_count / 2) - 1
+    return float(np.sort(distances)[middle]) if 0 <= middle < len(distances) else None
+
+
+def class_accuracy(
+    evaluation: Evaluation, epsilon: Epsilon, method: Method = "wilson"
+) -> list[ClassAccuracy]:
+    """Clean and robust accuracy of each class that has images, in the data set's order."""
+    label = evaluation.table["label"].to_numpy()
+    broken_at = evaluation.broken_at
+    result = []
+    for number in np.unique(label):
+        own = broken_at[label == number]
+        clean, robust = (
+            proportion(int((own > bound).sum()), len(own), method) for bound in (0, float(epsilon))
+        )
+        result.append(ClassAccuracy(class_name(evaluation, int(number)), clean, robust))
+    return result
+
+
+def class_name(evaluation: Evaluation, number: int) -> str:
+    """The name of a class; its number where the data set has no name for it."""
+    names = evaluation.header["data"]["classes"]
+    return str(names[number]) if number < len(names) else str(number)
+
+
+def _fractions(estimate: Estimate) -> dict[str, Any]:
+    values = (estimate.value, estimate.low, estimate.high, estimate.n)
+    return dict(zip(_ESTIMATE, values, strict=True))

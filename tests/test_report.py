@@ -1,0 +1,367 @@
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from evaluations import PROTOCOL, evaluation
+
+from robustkit.protocol import parse
+from robustkit.record import Evaluation
+from robustkit.report import page, protocol_toml
+from robustkit.summary import failure
+
+VOID = {"meta", "img", "br", "link"}
+INLINE = {"strong", "span", "code"}
+
+
+class Outline(HTMLParser):
+    """Elements, ids and visible text of a page; fails on tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+        self.text = " ".join(self.text.replace("\u00a0", " ").split())
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        self.text += "" if tag in INLINE else " "
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+    def named(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def changed(record: Evaluation, **parts) -> Evaluation:
+    """The evaluation with some keys of its header's sections replaced."""
+    header = {k: v | parts[k] if k in parts else v for k, v in record.header.items()}
+    return Evaluation(header, record.run, record.table, record.examples)
+
+
+@pytest.fixture(scope="module")
+def single():
+    return evaluation(n=1000, warnings=["pgd cannot cross its ball"])
+
+
+def test_one_sentence_says_the_result(single):
+    text = Outline(page([single])).text
+    robust, clean = single.robust()[1].accuracy, single.clean()
+    assert (
+        f"At ε = 0.2 (linf), {100 * robust.value:.1f} % of 1,000 images are still classified right "
+        f"(95 % interval {100 * robust.low:.1f} to {100 * robust.high:.1f}), "
+        f"against {100 * clean.value:.1f} % without attack; "
+        "worst case per image over fgsm and pgd." in text
+    )
+
+
+def test_the_parts_come_in_order(single):
+    text = Outline(page([single])).text
+    parts = [
+        "Robustness of mnist-cnn.pt",
+        "still classified right",
+        "pgd cannot cross its ball",
+        "clean mistakes counted as wrong",
+        "ε = 0 is accuracy without attack",
+        "Which attack found what",
+        "right without attack",
+        "Accuracy per class",
+        "Smallest successful perturbations",
+        "Protocol: pgd",
+        "Provenance",
+        "How to reproduce",
+    ]
+    places = [text.index(part, 10) for part in parts[1:]]
+    assert places == sorted(places)
+
+
+def test_every_estimate_stands_with_its_interval(single):
+    text = Outline(page([single])).text
+    for estimate in [single.clean(), *(p.accuracy for p in single.robust())]:
+        assert f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}" in text
+
+
+def test_the_method_of_the_interval_is_named(single):
+    assert "Clopper-Pearson, 95%" in page([single], method="exact")
+    assert "Wilson, 95%" in page([single])
+
+
+def test_the_same_evaluations_give_the_same_bytes():
+    assert page([evaluation(), evaluation("b.pt", seed=1)]) == page(
+        [evaluation(), evaluation("b.pt", seed=1)]
+    )
+
+
+def test_only_the_provenance_differs_between_two_runs():
+    a, b = (page([evaluation(run={"seconds": s, "machine": "m"})]) for s in (1.25, 99.5))
+    differing = [(x, y) for x, y in zip(a.splitlines(), b.splitlines(), strict=True) if x != y]
+    assert differing == [("<dt>seconds</dt><dd>1.25</dd>", "<dt>seconds</dt><dd>99.5</dd>")]
+
+
+HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>&{{ 7*7 }}"""
+
+
+def test_hostile_strings_stay_text():
+    record = evaluation(
+        f"runs/{HOSTILE}.pt",
+        classes=(HOSTILE, "b"),
+        warnings=[HOSTILE],
+        checkpoint={"model": HOSTILE, "notes": [HOSTILE]},
+        run={"events": [HOSTILE], "device_name": HOSTILE},
+    )
+    record = changed(
+        record,
+        data={"title": HOSTILE, "name": HOSTILE, "source": {HOSTILE: HOSTILE}},
+        protocol={"title": HOSTILE, "name": HOSTILE, "file": HOSTILE},
+    )
+    other = evaluation(f"{HOSTILE}2", seed=1)
+    outline = Outline(page([record, other], [failure(HOSTILE, HOSTILE)]))
+    tags = {tag for tag, _ in outline.elements}
+    assert "script" not in tags
+    assert all(img["src"].startswith("data:image/png;base64,") for img in outline.named("img"))
+    assert not any(name.startswith("on") for _, a in outline.elements for name in a)
+    assert HOSTILE in outline.text
+
+
+def test_paths_that_are_not_text_do_not_break_the_page():
+    odd = ["a\udcff.pt", "b\x00\x1b[31m.pt", "c\nd.pt"]
+    html = page([evaluation(path, seed=i) for i, path in enumerate(odd)])
+    html.encode("utf-8")
+    assert not re.search("[\x00\x1b]", html)
+
+
+def test_the_page_reaches_for_nothing_outside(single):
+    html = page([single, evaluation("b.pt", seed=1)])
+    outline = Outline(html)
+    (policy,) = [m for m in outline.named("meta") if m.get("http-equiv")]
+    assert policy["http-equiv"] == "Content-Security-Policy"
+    assert "default-src 'none'" in policy["content"]
+    assert not {"script", "link", "iframe", "object", "form"} & {t for t, _ in outline.elements}
+    addresses = [
+        value
+        for _, attributes in outline.elements
+        for key, value in attributes.items()
+        if key in ("src", "href", "xlink:href", "action", "srcset")
+    ]
+    assert addresses
+    assert all(a.startswith(("data:image/png;base64,", "#")) for a in addresses)
+    assert "url(http" not in html
+    assert "@import" not in html
+
+
+def test_ids_are_unique_and_named_ones_exist():
+    other_data = changed(evaluation("c.pt", seed=2), data={"digest": "d"})
+    outline = Outline(page([evaluation(), evaluation("b.pt", seed=1), other_data]))
+    ids = [a["id"] for _, a in outline.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    for _, attributes in outline.elements:
+        for key in ("aria-labelledby", "aria-describedby"):
+            assert attributes.get(key, ids[0]) in ids
+        assert (attributes.get("xlink:href") or f"#{ids[0]}")[1:] in ids
+
+
+def test_a_screen_reader_finds_its_way(single):
+    outline = Outline(page([single, evaluation("b.pt", seed=1)]))
+    assert outline.named("html")[0]["lang"] == "en"
+    assert all(th.get("scope") for th in outline.named("th"))
+    assert all(img.get("alt") for img in outline.named("img"))
+    svgs = outline.named("svg")
+    assert svgs
+    assert all(svg.get("role") == "img" and "%" in svg.get("aria-label") for svg in svgs)
+    levels = [int(tag[1]) for tag, _ in outline.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+
+
+def test_only_evaluations_of_the_same_data_and_protocol_share_a_figure():
+    a, b = evaluation("a.pt"), evaluation("b.pt", seed=1)
+    assert page([a, b]).count("<svg") == 1
+    assert page([a, changed(b, data={"digest": "other"})]).count("<svg") == 2
+    assert page([a, evaluation("b.pt", epsilons=["0.1"])]).count("<svg") == 2
+
+
+def test_checkpoints_are_told_apart_by_the_end_of_their_paths():
+    text = Outline(page([evaluation(f"runs/{x}/last.pt") for x in "ab"])).text
+    assert "a/last.pt: At ε" in text
+    assert "b/last.pt: At ε" in text
+    twice = Outline(page([evaluation("last.pt", seed=i) for i in (0, 1)])).text
+    assert "last.pt (1)" in twice
+    assert "last.pt (2)" in twice
+
+
+def test_a_failed_checkpoint_is_named_with_its_error_and_no_number():
+    outline = Outline(page([], [failure("runs/broken.pt", "the file is truncated")]))
+    assert "runs/broken.pt: the file is truncated" in outline.text
+    assert "Robustness of broken.pt" in outline.text
+    assert "%" not in outline.text
+
+
+def test_a_page_of_nothing_says_so():
+    assert "Nothing was evaluated." in Outline(page([])).text
+
+
+def test_a_warning_of_several_checkpoints_stands_once():
+    records = [evaluation(f"{i}.pt", seed=i, warnings=["weak"] * (i < 2)) for i in range(3)]
+    text = Outline(page(records)).text
+    assert text.count("weak") == 1
+    assert "weak (0.pt, 1.pt)" in text
+
+
+def test_counts_by_attack_add_up_to_all_images(single):
+    text = Outline(page([single])).text
+    found = re.search(
+        r"wrong when clean (\S+) .*?fgsm (\S+) .*?pgd (\S+) .*?every budget (\S+) ", text
+    )
+    assert sum(int(x) for x in found.groups()) == 1000
+
+
+def test_the_gallery_shows_the_smallest_perturbations_first():
+    record = evaluation(n=500)
+    backwards = Evaluation(record.header, record.run, record.table, record.examples[::-1])
+    assert page([record]) == page([backwards])
+    shown = re.findall(r"linf distance (\S+?)</", page([record]))
+    assert shown == [f"{e.distance:.3g}" for e in record.examples]
+
+
+def test_large_images_are_few():
+    image = np.zeros((3, 500, 500), np.float32)
+    small = evaluation().examples[0]
+    large = [replace(small, index=i, clean=image, perturbed=image + 0.1) for i in range(9)]
+    html = page([evaluation(shape=(3, 500, 500), examples=large)])
+    assert html.count("<figcaption><strong>") == 3
+
+
+def test_without_examples_there_is_no_gallery():
+    assert "Smallest successful" not in page([evaluation(examples=())])
+
+
+def test_a_thousand_classes_stay_a_page():
+    names = [f"class-{i:04}" for i in range(1000)]
+    html = page([evaluation(n=3000, classes=names, examples=())])
+    assert len(html) < 100_000
+    assert html.count('<th scope="row">class-') == 20
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("budgets", [1, 8])
+@pytest.mark.parametrize("classes", [2, 100])
+def test_pages_of_all_sizes_are_well_formed(count, budgets, classes):
+    records = [
+        evaluation(
+            f"{i}.pt",
+            seed=i,
+            epsilons=[f"{e}/255" for e in range(1, budgets + 1)],
+            classes=[str(c) for c in range(classes)],
+            examples=(),
+        )
+        for i in range(count)
+    ]
+    Outline(page(records))
+
+
+def test_a_targeted_attack_is_not_said_to_be_about_being_right():
+    record = evaluation()
+    resolved = record.header["protocol"]["resolved"] | {"target": "next"}
+    text = Outline(page([changed(record, protocol={"resolved": resolved})])).text
+    assert "cannot be turned into their target class (next)" in text
+    assert "still classified right" not in text
+
+
+def commands(html):
+    joined = unescape(html).replace("\\\n", " ")
+    return [
+        shlex.split(line)
+        for line in joined.replace("<pre><code>", "\n").splitlines()
+        if line.startswith("robustkit evaluate")
+    ]
+
+
+def options(words):
+    pairs = list(zip(words[3::2], words[4::2], strict=True))
+    return {name: [v for n, v in pairs if n == name] for name, _ in pairs}
+
+
+def test_the_command_asks_the_same_question_again():
+    path = "my models/it's.pt"
+    (words,) = commands(page([evaluation(path, n=123)]).replace("</code>", ""))
+    assert words[:3] == ["robustkit", "evaluate", path]
+    given = options(words)
+    assert given["--attack"] == ["pgd"]
+    assert given["--data"] == ["mnist5k"]
+    assert given["--limit"] == ["123"]
+    assert given["--epsilon"] == ["0.1", "0.2", "0.3"]
+    assert given["--seed"] == ["0"]
+
+
+def test_the_command_gives_back_what_the_user_gave():
+    record = evaluation(checkpoint={"preprocessing": "given", "mean": [0.1], "std": [0.3]})
+    resolved = record.header["protocol"]["resolved"] | {"target": "next"}
+    source = {"folder": "my images"}
+    record = changed(
+        record,
+        protocol={"resolved": resolved},
+        data={"transform": {"resize": 32}, "source": source},
+    )
+    (words,) = commands(page([record]).replace("</code>", ""))
+    given = options(words)
+    assert (given["--mean"], given["--std"]) == (["0.1"], ["0.3"])
+    assert given["--data"] == ["my images"]
+    assert given["--resize"] == ["32"]
+    assert given["--targeted"] == ["next"]
+    assert given["--attack"] == ["pgd"]
+
+
+def test_a_module_in_memory_gets_no_command_line():
+    record = evaluation("<Net>", checkpoint={"sha256": None, "model": None})
+    record = changed(record, protocol={"file": ""})
+    html = page([record])
+    assert commands(html) == []
+    assert "only in memory" in html
+
+
+def with_more_steps(record):
+    """As if `--set steps=77` had changed the protocol, but not its file."""
+    attack = parse(tomllib.loads(PROTOCOL), "pgd", "pgd.toml", ["pgd.steps=77"])
+    attack = replace(attack, epsilons=record.epsilons, seed=5)
+    return changed(record, protocol={"resolved": attack.resolved(), "digest": attack.digest})
+
+
+def test_a_protocol_that_its_file_does_not_tell_is_written_out():
+    record = with_more_steps(evaluation())
+    html = page([record])
+    (words,) = commands(html.replace("</code>", ""))
+    assert options(words)["--attack"] == ["pgd.toml"]
+    assert unescape(protocol_toml(record.header["protocol"])) in unescape(html)
+
+
+def test_a_protocol_written_out_is_the_one_that_was_run():
+    protocol = with_more_steps(evaluation()).header["protocol"]
+    again = parse(tomllib.loads(protocol_toml(protocol)), "pgd", "pgd.toml")
+    assert replace(again, seed=5).digest == protocol["digest"]
+
+
+def test_the_report_needs_no_torch():
+    code = "import sys, robustkit.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
