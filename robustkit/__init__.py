@@ -1,0 +1,52 @@
+"""Robustness numbers that can be believed.
+
+import robustkit
+record = robustkit.evaluate(model, "mnist5k", "pgd", epsilons=["0.1", "0.2", "0.3"])
+record.robust()     # accuracy with its interval at each budget
+record.rows         # one row per image
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustkit.checkpoint import read as read_checkpoint
+    from robustkit.data import from_arrays
+    from robustkit.data import load as load_data
+    from robustkit.evaluation import Options, evaluate
+    from robustkit.record import Evaluation, frame
+    from robustkit.record import read as read_record
+
+__all__ = [
+    "Evaluation",
+    "Options",
+    "evaluate",
+    "frame",
+    "from_arrays",
+    "load_data",
+    "read_checkpoint",
+    "read_record",
+]
+
+_HOMES = {
+    "Evaluation": ("record", "Evaluation"),
+    "Options": ("evaluation", "Options"),
+    "evaluate": ("evaluation", "evaluate"),
+    "frame": ("record", "frame"),
+    "from_arrays": ("data", "from_arrays"),
+    "load_data": ("data", "load"),
+    "read_checkpoint": ("checkpoint", "read"),
+    "read_record": ("record", "read"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # late, so that `robustkit --help` and reading records never wait for torch
+    if name not in _HOMES:
+        raise AttributeError(f"module 'robustkit' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(f"robustkit.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -99,9 +99,9 @@ def _epsilon_ticks(ax: Axes, values: dict[str, float]) -> None:
     """A tick at every budget, labelled as the budget was written, as far as labels have room."""
     span = max(values.values())
     room = 0.025 * span * max(map(len, values))
-    shown: list[float] = []
+    shown = [0.0]
     for value in sorted(values.values(), reverse=True):
-        if not shown or shown[-1] - value >= room:
+        if all(abs(value - other) >= room for other in shown):
             shown.append(value)
     ax.set_xticks(list(values.values()), [t if v in shown else "" for t, v in values.items()])
 

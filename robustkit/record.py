@@ -79,6 +79,8 @@ class Evaluation:
     """rows of `SCHEMA`, in the data set's order"""
     examples: Sequence[Example] = ()
     """the smallest successful perturbations, by rising distance"""
+    path: Path | None = None
+    """the file it was read from"""
 
     @property
     def digest(self) -> str:
@@ -149,7 +151,7 @@ def read(path: Path) -> Evaluation:
         rows = parquet.read().replace_schema_metadata(None).cast(SCHEMA)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
-    return Evaluation(header, run, rows, _read_examples(_beside(path, "examples")))
+    return Evaluation(header, run, rows, _read_examples(_beside(path, "examples")), path)
 
 
 def _check_version(text: str, where: Path) -> None:

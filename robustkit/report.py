@@ -111,7 +111,7 @@ def page(
 
 def _environment() -> Environment:
     environment = Environment(
-        autoescape=False,
+        autoescape=True,
         undefined=StrictUndefined,
         loader=FileSystemLoader(Path(__file__).parent / "pages"),
         trim_blocks=True,
@@ -214,7 +214,8 @@ def _median(evaluation: Evaluation, right: int) -> str:
         return f"For more than half {of}, no perturbation that fools the model was found."
     return (
         f"Half {of} were fooled at an {norm} distance of {median:.3g} or less: the median smallest "
-        "perturbation found, an upper bound on the true one."
+        "perturbation found, an upper bound on the true one (attacks that spend a whole budget "
+        "measure no finer than the budgets)."
     )
 
 

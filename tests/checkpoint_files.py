@@ -45,7 +45,9 @@ class SetsState:
         raise AssertionError("ran")
 
 
-def torch_zip(path: Path, pickled: bytes, storages: dict[str, bytes] | None = None, **records: bytes):
+def torch_zip(
+    path: Path, pickled: bytes, storages: dict[str, bytes] | None = None, **records: bytes
+):
     """A file in torch's zip layout around a given data.pkl."""
     content = {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n"} | records
     content |= {f"data/{key}": value for key, value in (storages or {}).items()}
@@ -66,7 +68,9 @@ def integer(value: int) -> bytes:
     return b"\x8a\x08" + value.to_bytes(8, "little", signed=True)
 
 
-def tensor(key: str, count: int, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
+def tensor(
+    key: str, count: int, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
+) -> bytes:
     """Opcodes that rebuild a float tensor from a storage, with any numbers, sensible or not."""
     storage = (
         b"(" + short("storage") + b"ctorch\nFloatStorage\n" + short(key) + short("cpu")
@@ -201,8 +205,11 @@ HOSTILE: dict[str, Callable[[Path, Path], Path]] = {
     "reconstructor": lambda p, s: _write(
         p,
         b"\x80\x02ccopyreg\n_reconstructor\n(cos\n_wrap_close\ncbuiltins\nobject\nNtR"
-        + b"}" + short("cmd") + short(touching(s)) + b"sb.",
-    ),  # fmt: skip
+        + b"}"
+        + short("cmd")
+        + short(touching(s))
+        + b"sb.",
+    ),
     "storage-from-bytes": lambda p, s: _write(
         p, pickle.dumps(Calls(torch.storage._load_from_bytes, saved(_runs(s))))
     ),
@@ -215,7 +222,9 @@ HOSTILE: dict[str, Callable[[Path, Path], Path]] = {
             )
         ),
     ),
-    "persistent-id": lambda p, s: torch_zip(p, PROTOCOL + b"cos\nsystem\n" + short("x") + b"\x86Q."),
+    "persistent-id": lambda p, s: torch_zip(
+        p, PROTOCOL + b"cos\nsystem\n" + short("x") + b"\x86Q."
+    ),
     "offset-outside": lambda p, s: torch_zip(
         p, state_dict(("w", tensor("0", 4, 10**6, (2, 2), (2, 1)))), {"0": b"\0" * 16}
     ),
@@ -233,7 +242,9 @@ HOSTILE: dict[str, Callable[[Path, Path], Path]] = {
     ),
     "many-views": lambda p, s: torch_zip(p, _many_views(), {"0": b"\0" * 4_000_000}),
     "missing-storage": lambda p, s: torch_zip(p, state_dict(("w", tensor("0", 4, 0, (4,), (1,))))),
-    "huge-bytearray": lambda p, s: _write(p, b"\x80\x05\x96" + (2**60).to_bytes(8, "little") + b"."),
+    "huge-bytearray": lambda p, s: _write(
+        p, b"\x80\x05\x96" + (2**60).to_bytes(8, "little") + b"."
+    ),
     "huge-bytes": lambda p, s: _write(p, b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"x."),
     "bytearray-call": lambda p, s: _write(
         p, b"\x80\x02cbuiltins\nbytearray\n" + integer(2**40) + b"\x85R."
@@ -257,7 +268,9 @@ HOSTILE: dict[str, Callable[[Path, Path], Path]] = {
     ),
     "safetensors-outside": lambda p, s: _write(
         p.with_suffix(".safetensors"),
-        safetensors_header({"w": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}, b"\0" * 4),
+        safetensors_header(
+            {"w": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}, b"\0" * 4
+        ),
     ),
 }
 

@@ -18,6 +18,11 @@ from robustkit.errors import DataError
 HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>"
 
 
+NO_BYTES = pa.array(
+    [{"bytes": None, "path": "a.png"}], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+)
+
+
 def some_images(n=6, channels=1, height=4, width=5, seed=0):
     generator = np.random.default_rng(seed)
     return generator.integers(0, 256, (n, channels, height, width), np.uint8)
@@ -406,8 +411,9 @@ def test_parquet_of_another_data_set_is_not_taken_for_a_known_one(tmp_path):
         ({"image": [b"x"], "label": ["cat"]}, "labels of type object"),
         ({"image": [b"x", b"x"], "label": [0, None]}, "row 1 has no label"),
         ({"image": [b"x"], "label": [-1]}, "image 0 has label -1"),
-        ({"image": [{"bytes": None, "path": "a.png"}], "label": [0]}, "no picture bytes"),
+        ({"image": NO_BYTES, "label": [0]}, "image 0: no picture bytes"),
         ({"image": [b"x"], "label": [0]}, "image 0: unreadable image"),
+        ({"image": [[1, 2]], "label": [0]}, "column 'image' holds list"),
         ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}, "no images"),
     ],
 )
@@ -475,6 +481,25 @@ def test_cifar_and_svhn_arrive_channels_first(tmp_path, monkeypatch):
         data = load(name, root=tmp_path)
         assert data.ids == ids_of(images)
         assert data.labels.tolist() == [1, 0, 9, 2]
+
+
+def test_lfw_takes_its_names_and_files_from_torchvision_and_is_shuffled(tmp_path, monkeypatch):
+    images = some_images(3, 3, 250, 250)
+    write_folder(tmp_path / "lfw-py", images, ["Ann", "Bob", "Bob"])
+    found = SimpleNamespace(
+        data=[str(path) for path in sorted(tmp_path.rglob("*.png"))],
+        targets=[0, 1, 1],
+        class_to_idx={"Ann": 0, "Bob": 1},
+    )
+    monkeypatch.setattr(torchvision.datasets, "LFWPeople", lambda root, split, download: found)
+    data = load("lfw", root=tmp_path)
+    assert (data.classes, data.order, data.budgets) == (("Ann", "Bob"), "digest-shuffled", {})
+    assert sorted(data.ids) == sorted(ids_of(images))
+
+
+def test_a_root_that_does_not_exist_is_named_before_anything_is_downloaded(tmp_path, offline):
+    with one_line("--data-root .*typo: no such folder"):
+        load("mnist", root=tmp_path / "typo")
 
 
 def test_imagenet_folders_are_numbered_by_synset_and_prepared_as_usual(tmp_path):

@@ -89,7 +89,9 @@ def test_tick_labels_do_not_overlap(epsilons):
     figure = Figure(figsize=(4.5, 2.8), layout="constrained")
     ax = figures.robustness_curve(figure.add_subplot(), curves(1, epsilons), "linf")
     figure.draw_without_rendering()
-    boxes = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text()]
+    labels = [t for t in ax.get_xticklabels() if t.get_text()]
+    assert {"0", epsilons[-1]} <= {t.get_text() for t in labels}
+    boxes = [t.get_window_extent() for t in labels]
     assert len(boxes) >= 2
     assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
     assert len(ax.get_xticks()) == len(epsilons) + 1

@@ -36,7 +36,7 @@ def in_ball(norm: Norm, shape: torch.Size, source: torch.Generator) -> Tensor:
         return torch.rand(shape, generator=source) * 2 - 1
     if norm == "l2":
         point = torch.randn(n + 2, generator=source)
-        return (point / point.norm())[:n].reshape(shape)
+        return (point / point.pow(2).sum().sqrt())[:n].reshape(shape)
     size = torch.empty(n + 1).exponential_(generator=source)
     sign = torch.randint(0, 2, (n,), generator=source) * 2 - 1
     return (size[:n] * sign / size.sum()).reshape(shape)
@@ -45,7 +45,8 @@ def in_ball(norm: Norm, shape: torch.Size, source: torch.Generator) -> Tensor:
 def on_sphere(norm: Norm, shape: torch.Size, source: torch.Generator) -> Tensor:
     """A Gaussian draw scaled to the unit sphere of a norm; `shape` is one image's, C × H × W."""
     draw = torch.randn(shape, generator=source)
-    return draw / torch.linalg.vector_norm(draw, ord=float(ORDER[norm]))
+    size: Tensor = torch.linalg.vector_norm(draw, ord=ORDER[norm])
+    return draw / size
 
 
 ORDER: dict[Norm, float] = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}

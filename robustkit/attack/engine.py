@@ -319,6 +319,10 @@ class _Engine:
         )
         try:
             return adversary.run(wrapped, self.block.images[there], criterion(classes))  # type: ignore[attr-defined, no-any-return]
+        except EvaluationFailed as error:
+            raise EvaluationFailed(
+                f"{error}{self._at(batch)} and the {len(batch) - 1} after it"
+            ) from error
         except ValueError as error:
             # HopSkipJump and Boundary: noise of every strength left the prediction alone
             if "init_attack failed" in str(error):
@@ -366,7 +370,8 @@ class _Engine:
     def _checked_hits(self, logits: Tensor, owner: Tensor, classes: Tensor, name: str) -> Tensor:
         """Which rows succeed, after a check that all logits are finite; one transfer to the CPU."""
         finite = torch.isfinite(logits).all(1)
-        hit, finite = torch.stack([self._fooled(logits.argmax(1), classes), finite]).cpu()
+        both = torch.stack([self._fooled(logits.argmax(1), classes), finite]).cpu()
+        hit, finite = both[0], both[1]
         if not bool(finite.all()):
             raise EvaluationFailed(
                 f"logits are NaN or infinite{self._at(owner[~finite])} ({name}): not a success of "
@@ -382,7 +387,8 @@ class _Engine:
         return logits
 
     def _batches(self, rows: Tensor, size: int | None = None) -> Iterator[Tensor]:
-        return iter(rows.split(size or self.batch_size)) if len(rows) else iter(())
+        size = size or self.batch_size
+        return (rows[i : i + size] for i in range(0, len(rows), size))
 
     def _at(self, rows: Tensor) -> str:
         return f" at image {self.block.first + int(rows[0])}"

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from robustkit.errors import EvaluationFailed
+
 # foolbox imports GitPython, whose import fails where there is no git executable
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 with warnings.catch_warnings():
@@ -19,10 +21,10 @@ with warnings.catch_warnings():
 __all__ = ["eagerpy", "foolbox", "foolbox_model", "seeded"]
 
 
-class _SameType(torch.nn.Module):
-    """Logits in the type of the pixels.
+class _Checked(torch.nn.Module):
+    """Finite logits, in the type of the pixels.
 
-    With float64 logits foolbox returns float64 pixels, and an image that lies on the boundary does
+    NaN logits would steer an attack nowhere, in silence. With float64 logits foolbox returns float64 pixels, and an image that lies on the boundary does
     not survive their rounding to float32.
     """
 
@@ -32,12 +34,14 @@ class _SameType(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model(x)
+        if not bool(torch.isfinite(logits).all()):
+            raise EvaluationFailed("logits turned NaN or infinite during the attack")
         return logits.to(x.dtype)
 
 
 def foolbox_model(model: torch.nn.Module, device: torch.device) -> foolbox.PyTorchModel:
     """The model as foolbox wants it; it must be on `device` and in eval mode already."""
-    return foolbox.PyTorchModel(_SameType(model).eval(), bounds=(0, 1), device=device)
+    return foolbox.PyTorchModel(_Checked(model).eval(), bounds=(0, 1), device=device)
 
 
 @contextmanager

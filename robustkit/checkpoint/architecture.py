@@ -157,16 +157,22 @@ def difference(expected: Mapping[str, torch.Tensor], state: State) -> Difference
 
 def recognise(state: State) -> list[str]:
     """The registry's names whose keys and shapes all match, for any number of classes."""
-    matching = []
-    for name in models.MODELS:
-        expected = _skeleton(name, 10)
-        for reading in _variants(state):
-            wrong = difference(expected, reading.state)
-            only_shapes = not wrong.missing and not wrong.surplus
-            if only_shapes and (not wrong.shapes or _classes(expected, reading.state, wrong, 10)):
-                matching.append(name)
-                break
+    variants, matching = list(_variants(state)), []
+    for name, entry in models.MODELS.items():
+        # building an architecture may import a library, which takes seconds
+        candidates = [reading.state for reading in variants if entry.key in reading.state]
+        expected = _skeleton(name, 10) if candidates else {}
+        if any(_matches(expected, candidate) for candidate in candidates):
+            matching.append(name)
     return matching
+
+
+def _matches(expected: Mapping[str, torch.Tensor], state: State) -> bool:
+    """Whether all names and shapes agree, for any number of classes; built for 10."""
+    wrong = difference(expected, state)
+    if wrong.missing or wrong.surplus:
+        return False
+    return not wrong.shapes or _classes(expected, state, wrong, 10) is not None
 
 
 def fit(spec: str, state: State, num_classes: int | None, where: str) -> Fit:

@@ -16,6 +16,7 @@ import torch
 from robustkit import models
 from robustkit.checkpoint import architecture, containers, program, safetensor, sidecar, torchfile
 from robustkit.checkpoint.adapter import Classifier, freeze, replica
+from robustkit.checkpoint.inert import printable
 from robustkit.checkpoint.parametrizations import State
 from robustkit.checkpoint.sidecar import Facts
 from robustkit.errors import CheckpointError, UnknownName
@@ -309,7 +310,8 @@ def _opened(path: Path, kind: str) -> _Weights:
     state, notes = containers.tensors(found, str(path), path.stat().st_size)
     extra = containers.surroundings(contents.root) if found.container else {}
     inert = (f"ignored inert: {_listed(contents.asked)}",) if contents.asked else ()
-    others = (f"ignored among the weights: {_listed(found.others)}",) if found.others else ()
+    odd = [f"{key} ({what})" for key, what in found.others.items()]
+    others = (f"ignored among the weights: {_listed(odd)}",) if odd else ()
     return _Weights(
         contents.format,
         _container(contents.root, found.container),
@@ -327,14 +329,14 @@ def _container(root: object, keys: str) -> str:
     return f"{keys} (Lightning)" if lightning else keys
 
 
-def _listed(names: Sequence[str] | dict[str, str]) -> str:
-    shown = [name[:60] for name in list(names)[:5]]
+def _listed(names: Sequence[str]) -> str:
+    shown = [name[:80] for name in names[:5]]
     return ", ".join(shown) + (f" … ({len(names)} in all)" if len(names) > 5 else "")
 
 
 def _opened_safetensors(path: Path) -> _Weights:
     leaves, metadata = safetensor.read(path)
-    found = containers.Found("", dict(leaves), {}, ())
+    found = containers.Found("", {printable(key): leaf for key, leaf in leaves.items()}, {}, ())
     state, notes = containers.tensors(found, str(path), path.stat().st_size)
     if not state:
         raise CheckpointError(f"{path}: no weights in it")

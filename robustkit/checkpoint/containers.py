@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from robustkit.checkpoint.inert import Inert, Tensor, mapping
+from robustkit.checkpoint.inert import Inert, Storage, Tensor, mapping, printable
 from robustkit.checkpoint.torchfile import array, count, numpy_value
 from robustkit.errors import CheckpointError
 
@@ -72,7 +72,7 @@ class _Search:
             return _noting(found, f"a list of {len(node)} sets of weights: the first is used")
         if (pickled := _module_leaves(node)) is not None:
             note = f"a pickled module ({_described(node)}): weights taken, its code not run"
-            return Found(".".join(path), pickled, {}, (note,))
+            return Found(printable(".".join(path)), pickled, {}, (note,))
         if (entries := mapping(node)) is None:
             return None
         return self._in_container(entries, path) or _as_weights(entries, path)
@@ -92,7 +92,7 @@ class _Search:
         others = [key for key in candidates if not any(w in key.lower() for w in NOT_WEIGHTS)]
         if not usual and len(others) > 1:
             raise CheckpointError(
-                f"{self._where}: several sets of weights ({', '.join(others[:6])}) "
+                f"{self._where}: several sets of weights ({', '.join(map(printable, others[:6]))}) "
                 "and no usual name among them; save the one to evaluate in a file of its own"
             )
         key = (usual or others or [""])[0]
@@ -127,13 +127,13 @@ def _noting(found: Found, note: str) -> Found:
 
 def _as_weights(entries: Mapping[object, object], path: tuple[str, ...]) -> Found | None:
     """The entries as a state dict, if there is a tensor among them."""
-    leaves = {str(key): value for key, value in entries.items() if _is_weight(value)}
+    leaves = {printable(str(key)): value for key, value in entries.items() if _is_weight(value)}
     others = {
-        str(key): _described(value)
+        printable(str(key)): _described(value)
         for key, value in entries.items()
         if not _is_weight(value) and value is not None
     }
-    return Found(".".join(path), leaves, others, ()) if leaves else None
+    return Found(printable(".".join(path)), leaves, others, ()) if leaves else None
 
 
 def _is_tensor(value: object) -> bool:
@@ -151,7 +151,7 @@ def _is_weight(value: object) -> bool:
 
 def _rebuilds_tensor(value: Inert) -> bool:
     return value.name.startswith("torch._utils._rebuild_") or any(
-        isinstance(part, Tensor) for part in _nested(value.arguments, 3)
+        isinstance(part, Tensor | Storage) for part in _nested(value.arguments, 3)
     )
 
 
@@ -185,7 +185,7 @@ def _collect(
     for kind in ("_parameters", "_buffers"):
         for name, value in (mapping(state.get(kind)) or {}).items():
             if value is not None and name not in hidden:
-                leaves[f"{prefix}{name}"] = value
+                leaves[printable(f"{prefix}{name}")] = value
     for name, child in (mapping(state.get("_modules")) or {}).items():
         _collect(child, f"{prefix}{name}.", leaves, depth - 1, left)
 
@@ -195,7 +195,7 @@ def _described(value: object) -> str:
     if isinstance(value, Inert):
         return value.name[:80]
     if isinstance(value, dict):
-        keys = ", ".join(str(key)[:30] for key in list(value)[:4])
+        keys = ", ".join(printable(str(key)[:30]) for key in list(value)[:4])
         return f"a dictionary with {keys or 'nothing'}"
     return f"a {type(value).__name__}"
 
@@ -270,7 +270,7 @@ def surroundings(root: object) -> dict[str, Any]:
             found |= {f"{key}.{k}": p for k, v in inner.items() if (p := plain(v)) is not None}
         elif isinstance(key, str) and (p := plain(value)) is not None:
             found[key] = p
-    return dict(list(found.items())[:100])
+    return {printable(key)[:80]: value for key, value in list(found.items())[:100]}
 
 
 def plain(value: object) -> str | int | float | bool | None:

@@ -83,6 +83,11 @@ def mapping(value: object) -> dict[object, object] | None:
     return None
 
 
+def printable(text: str) -> str:
+    """The text, with escapes for what would break a line or talk to the terminal."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
 class Reader:
     """One pickle stream's machine: a stack, its marks, a memo."""
 
@@ -298,7 +303,7 @@ def _expected(kind: type, value: Any) -> Any:
 
 
 def _global_named(module: str, name: str) -> Global:
-    return Global(f"{module}.{name}".replace("__builtin__.", "builtins."))
+    return Global(printable(f"{module}.{name}".replace("__builtin__.", "builtins.")))
 
 
 def _plain_key(key: object) -> bool:

@@ -55,6 +55,9 @@ def facts(table: Mapping[str, Any], where: str) -> Facts:
         made = build(Facts, {k: v for k, v in table.items() if v is not None}, where)
     except InputError as error:
         raise CheckpointError(str(error)) from error
+    for name, value in made.known().items():
+        if isinstance(value, str) and not value.isprintable():
+            raise CheckpointError(f"{where}: {name}: has line breaks or control characters in it")
     shape = made.input_shape
     if shape is not None and (len(shape) != 3 or min(shape) < 1):
         raise CheckpointError(f"{where}: input_shape: expected [C, H, W], got {list(shape)}")

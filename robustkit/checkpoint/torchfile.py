@@ -13,6 +13,7 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -95,17 +96,17 @@ def read_zip(path: Path, archive: zipfile.ZipFile) -> Contents:
     Raises:
         CheckpointError: damaged, compressed, big-endian, or not torch's at all.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        records = _Records(str(path), memoryview(data), archive)
-        with records.data:
-            storages = _Storages()
-            reader = Reader(storages.persistent)
-            root = _guarded(str(path), reader, io.BytesIO(records["data.pkl"]))
-            for key, storage in storages.found.items():
-                storage.data = records[f"data/{key}"]
-            return Contents(
-                "torch zip", root, tuple(reader.asked), (*records.warnings, *_alarm(reader.asked))
-            )
+    with path.open("rb") as file:
+        # never closed by hand: the storages are views of it, read when they are needed
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    records = _Records(str(path), data, archive)
+    storages = _Storages()
+    reader = Reader(storages.persistent)
+    root = _guarded(str(path), reader, io.BytesIO(records["data.pkl"]))
+    for key, storage in storages.found.items():
+        storage.data = records[f"data/{key}"]
+    warnings = (*records.warnings, *_alarm(reader.asked))
+    return Contents("torch zip", root, tuple(reader.asked), warnings)
 
 
 @dataclass
@@ -146,18 +147,18 @@ class _Records:
                 f"{self.where}: a zip that claims more data than the file has; refused as damaged"
             )
 
-    def get(self, name: str) -> bytes | None:
+    def get(self, name: str) -> memoryview | None:
         return self[name] if self._prefix + name in self._entries else None
 
-    def __getitem__(self, name: str) -> bytes:
+    def __getitem__(self, name: str) -> memoryview:
         if (entry := self._entries.get(self._prefix + name)) is None:
             raise CheckpointError(f"{self.where}: damaged: the record {name!r} is missing")
         start = entry.header_offset
-        local = bytes(self.data[start : start + 30])
+        local = self.data[start : start + 30]
         if len(local) < 30 or local[:4] != b"PK\x03\x04":
             raise CheckpointError(f"{self.where}: damaged: no record {name!r} where it should be")
         start += 30 + sum(struct.unpack("<HH", local[26:30]))
-        content = bytes(self.data[start : start + entry.file_size])
+        content = self.data[start : start + entry.file_size]
         if len(content) < entry.file_size:
             raise CheckpointError(f"{self.where}: truncated: the record {name!r} is cut off")
         # torch can be told to write no checksums, so a wrong one is no proof of damage
@@ -174,14 +175,13 @@ def read_pickle(path: Path) -> Contents:
     Raises:
         CheckpointError: damaged, truncated, or from a big-endian machine.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _stream(str(path), io.BytesIO(data), nested=True)
+    return _stream(str(path), io.BytesIO(path.read_bytes()), nested=True)
 
 
 def _stream(where: str, stream: IO[bytes], *, nested: bool) -> Contents:
     """One or several pickles in a row, and in the legacy format the numbers behind them."""
     # pickle.dump writes a storage as a legacy file of its own, as bytes inside the pickle
-    rules = {"torch.storage._load_from_bytes": _nested_storage} if nested else {}
+    rules = {"torch.storage._load_from_bytes": partial(_nested_storage, where)} if nested else {}
     storages = _Storages()
     reader = Reader(storages.persistent, rules)
     root = _guarded(where, reader, stream)
@@ -215,8 +215,8 @@ def _read_storage(where: str, stream: IO[bytes], key: str, storages: _Storages) 
     storage.data = content
 
 
-def _nested_storage(content: bytes) -> Storage:
-    found = _stream("a storage", io.BytesIO(content), nested=False).root
+def _nested_storage(where: str, content: bytes) -> Storage:
+    found = _stream(where, io.BytesIO(content), nested=False).root
     if not isinstance(found, Storage):
         raise ValueError("no storage where one is due")
     return found

@@ -8,8 +8,22 @@
 - loading: from a name to a data set
 """
 
-from robustkit.data.dataset import Dataset, from_arrays
-from robustkit.data.loading import load
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from robustkit.data.shelf import Spec, spec
 
+if TYPE_CHECKING:
+    from robustkit.data.dataset import Dataset, from_arrays
+    from robustkit.data.loading import load
+
 __all__ = ["Dataset", "Spec", "from_arrays", "load", "spec"]
+
+_HOMES = {"Dataset": "dataset", "from_arrays": "dataset", "load": "loading"}
+
+
+def __getattr__(name: str) -> Any:
+    """The names that need NumPy, when they are first asked for: the shelf is listed without it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

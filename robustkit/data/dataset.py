@@ -131,13 +131,8 @@ def assemble(
     shuffle = shuffle and is_class_sorted(source.labels)
     count = len(source.labels)
     scan = _scan(source, transform, count if shuffle or limit is None else min(limit, count))
-    if opened.shape and scan.shapes != {opened.shape}:
-        odd = next(shape for shape in scan.shapes if shape != opened.shape)
-        raise DataError(f"{name}: images of {odd}, expected {Shape(*opened.shape)}")
-    positions = np.arange(len(scan.hashes))
-    if shuffle:
-        positions = np.array(sorted(positions, key=lambda p: digest(SALT, scan.hashes[p])))
-    positions = positions[:limit]
+    _check_shapes(scan.shapes, opened.shape, name)
+    positions = _positions(scan.hashes, shuffle)[:limit]
     ids = with_occurrence([scan.hashes[position] for position in positions])
     effective = transform.effective(scan.shapes)
     labels = source.labels[positions]
@@ -165,6 +160,13 @@ def assemble(
 def is_class_sorted(labels: Labels) -> bool:
     """Whether images of one class stand together, in the order of the labels."""
     return bool(np.all(labels[1:] >= labels[:-1]) and labels[0] != labels[-1])
+
+
+def _positions(hashes: Sequence[str], shuffle: bool) -> npt.NDArray[np.int64]:
+    """The order of the images: as stored, or by the salted digests of their pixels."""
+    stored = range(len(hashes))
+    order = sorted(stored, key=lambda p: digest(SALT, hashes[p])) if shuffle else stored
+    return np.array(order, np.int64)
 
 
 def with_occurrence(hashes: Sequence[str]) -> tuple[str, ...]:
@@ -206,6 +208,12 @@ def _scan(source: Source, transform: Transform, count: int) -> _Scan:
             f"give {advice} to make them alike"
         )
     return _Scan(hashes, set(shapes), first)
+
+
+def _check_shapes(shapes: set[Shape], expected: tuple[int, ...], name: str) -> None:
+    for shape in sorted(shapes):
+        if expected and shape != expected:
+            raise DataError(f"{name}: images of {shape}, expected {Shape(*expected)}")
 
 
 def _check_classes(source: Source, classes: tuple[str, ...]) -> None:

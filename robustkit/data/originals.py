@@ -45,6 +45,8 @@ def open_original(name: str, spec: Spec, split: str, root: Path | None) -> Opene
     kind = spec.source.removeprefix(PREFIX)
     if kind not in PLACES:
         raise DataError(f"{name}: {UnknownName('torchvision data set', kind, PLACES)}")
+    if root and not root.is_dir():
+        raise DataError(f"--data-root {root}: no such folder")
     roots = [root, downloads()] if root else [downloads()]
     for place in roots:
         found = _stored(kind, spec, split, place) or _as_parquet(name, spec, split, place)

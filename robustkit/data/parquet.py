@@ -117,7 +117,7 @@ class _Table:
         import pyarrow.parquet as parquet
 
         self.path = path
-        self._broken = (arrow.ArrowException, OSError)
+        self._broken = (arrow.ArrowException, OSError, ValueError)
         try:
             self._file = parquet.ParquetFile(path, memory_map=True)
         except self._broken as error:
@@ -126,6 +126,12 @@ class _Table:
         self.image, self.label = (
             _column(names, known, path) for known in (IMAGE_COLUMNS, LABEL_COLUMNS)
         )
+        kind = self._file.schema_arrow.field(self.image).type
+        self._leaf = self.image
+        if arrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            self._leaf, kind = f"{self.image}.bytes", kind.field("bytes").type
+        if not (arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind)):
+            raise DataError(f"{path}: column {self.image!r} holds {kind}, not encoded pictures")
         metadata = self._file.metadata
         self.groups = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
 
@@ -138,7 +144,7 @@ class _Table:
 
     def pictures(self, group: int) -> Iterator[bytes | None]:
         """The encoded pictures of a row group, not all at once."""
-        batches = self._file.iter_batches(PAGE, row_groups=[group], columns=[self.image])
+        batches = self._file.iter_batches(PAGE, row_groups=[group], columns=[self._leaf])
         while (batch := self._guarded(lambda: next(batches, None))) is not None:
             for value in batch.column(0).to_pylist():
                 yield value.get("bytes") if isinstance(value, dict) else value

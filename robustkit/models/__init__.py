@@ -35,32 +35,36 @@ class Entry:
     """called with `num_classes`"""
     shape: tuple[int, int, int]
     """input as C, H, W"""
-    requires: tuple[str, ...] = ("torch",)
-    """distributions imported by the module"""
+    key: str
+    """a name among its weights: files without it need not be compared with it"""
     pins: tuple[str, ...] = ()
     """distributions whose own code is part of the architecture"""
 
 
 MODELS: dict[str, Entry] = {
-    "lenet5": Entry("LeNet-5 with ReLU and max pooling", "lenet5", "lenet5", (1, 28, 28)),
+    "lenet5": Entry(
+        "LeNet-5 with ReLU and max pooling", "lenet5", "lenet5", (1, 28, 28), "fc3.bias"
+    ),
     "mnist-cnn": Entry(
         "the MNIST network of Elsayed et al. 2018, without batch norm",
         "mnist_cnn",
         "mnist_cnn",
         (1, 28, 28),
+        "fc2.bias",
     ),
     "mnist-cnn-bn": Entry(
         "the MNIST network of Elsayed et al. 2018, batch norm after each pool",
         "mnist_cnn",
         "mnist_cnn_bn",
         (1, 28, 28),
+        "bn2.bias",
     ),
     "resnet18-cifar": Entry(
         "ResNet-18 for small images: 3×3 stem, no max pool",
         "resnet18_cifar",
         "resnet18_cifar",
         (3, 32, 32),
-        requires=("torch", "torchvision"),
+        "layer4.1.bn2.bias",
         pins=("torchvision",),
     ),
 }
@@ -199,7 +203,7 @@ def _call(path: Path, name: str) -> "torch.nn.Module":
     function = _function(_existing(path), name)
     try:
         made = function()
-    except Exception as error:  # a user's code may raise anything; it becomes one line
+    except (Exception, SystemExit) as error:  # a user's code may raise anything: one line
         raise InputError(f"{path}:{name} failed: {_line(error)}") from error
     if not isinstance(made, torch.nn.Module):
         raise InputError(
@@ -221,7 +225,7 @@ def _function(path: Path, name: str) -> Callable[[], Any]:
     sys.path.insert(0, folder)  # as `python FILE.py` would, so that it finds its neighbours
     try:
         found.loader.exec_module(module)
-    except Exception as error:  # as in _call
+    except (Exception, SystemExit) as error:  # as in _call
         raise InputError(f"{path}: importing it failed: {_line(error)}") from error
     finally:
         sys.path.remove(folder)
@@ -232,6 +236,6 @@ def _function(path: Path, name: str) -> Callable[[], Any]:
     return made
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """An exception as one line: its class and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

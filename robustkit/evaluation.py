@@ -183,7 +183,7 @@ def _module(module: torch.nn.Module, name: str | None) -> Subject:
         )
     )
     path = name or f"<{type(module).__qualname__}>"
-    header = {
+    header: dict[str, Any] = {
         **dict.fromkeys(CHECKPOINT_KEYS),
         "path": path,
         "weights": weights,
@@ -486,12 +486,12 @@ def _save_adversarial(
         with zipfile.ZipFile(partial, "w") as archive:
             with archive.open("images.npy", "w", force_zip64=True) as file:
                 description = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), *shape)}
-                np.lib.format.write_array_header_2_0(file, description)  # type: ignore[arg-type]
+                np.lib.format.write_array_header_2_0(file, description)
                 for images in pieces():
                     file.write(np.ascontiguousarray(images, dtype="<f4").tobytes())
             for name, column in columns.items():
                 with archive.open(f"{name}.npy", "w") as file:
-                    np.lib.format.write_array(file, column, allow_pickle=False)  # type: ignore[arg-type]
+                    np.lib.format.write_array(file, column, allow_pickle=False)
         partial.replace(path)
     except OSError as error:
         raise EvaluationFailed(f"cannot write {path}: {error.strerror or error}") from error

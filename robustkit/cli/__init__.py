@@ -1,0 +1,81 @@
+"""The command line: the only floor that prints, and the only one that exits.
+
+Commands import what they need in their bodies, since torch takes seconds.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from robustkit.cli.describe import describe
+from robustkit.cli.evaluate import evaluate
+from robustkit.cli.listing import list_names
+from robustkit.errors import RobustkitError
+
+app = typer.Typer(
+    name="robustkit",
+    help="Robustness numbers that can be believed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("evaluate")(evaluate)
+app.command("describe")(describe)
+app.command("list")(list_names)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"robustkit {version('robustkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    pass
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised so that files are closed and claims released."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def main() -> None:
+    """Run a command. Exit status: 0 done, 2 bad input, 3 failed, 130 and 143 interrupted."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = app(standalone_mode=False) or 0
+    except RobustkitError as error:
+        status = _say(f"error: {error}", error.exit_status)
+    except (KeyboardInterrupt, typer.Abort):
+        status = _say("interrupted; every finished block is kept, the same command goes on", 130)
+    except Terminated:
+        status = _say("terminated; every finished block is kept, the same command goes on", 143)
+    except BrokenPipeError:
+        # the reader has gone; Python's own flush at exit must not complain about it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except Exception as error:
+        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
+            raise
+        error.show()  # a usage error, in typer's own words
+        status = error.exit_code
+    sys.exit(status)
+
+
+def _say(text: str, status: int) -> int:
+    typer.echo(" ".join(f"robustkit: {text}".split()), err=True)
+    return status

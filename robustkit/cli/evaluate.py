@@ -1,0 +1,308 @@
+"""`robustkit evaluate`: the front door."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from robustkit.cli.options import Mean, Model, NumClasses, Std, TrustProgram, numbers
+from robustkit.errors import EvaluationFailed, InputError, RobustkitError
+from robustkit.files import write_atomic
+
+if TYPE_CHECKING:
+    from robustkit.cli.terminal import Bar
+    from robustkit.record import Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """All that one evaluation needs, in a form that travels to a worker process."""
+
+    attack: str
+    epsilons: tuple[str, ...]
+    target: Literal["none", "next", "random", "least-likely"]
+    settings: tuple[str, ...]
+    seed: int
+    model: str | None
+    num_classes: int | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    trust_program: bool
+    data: str | None
+    data_root: Path | None
+    split: str
+    limit: int | None
+    resize: int | None
+    crop: int | None
+    channels: int | None
+    batch_size: int | Literal["auto"]
+    device: str
+    out: Path
+    fresh: bool
+    save_adversarial: Path | None
+
+
+def evaluate(
+    checkpoints: Annotated[
+        list[str], typer.Argument(metavar="CKPT...", help="Files, or shipped names.")
+    ],
+    attack: Annotated[
+        str, typer.Option(help="A protocol: see `robustkit list attacks`, or FILE.toml.")
+    ] = "pgd",
+    model: Model = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="A name (`robustkit list data`) or a path; else the checkpoint's own."),
+    ] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Where its files stand.")] = None,
+    split: Annotated[str, typer.Option(help="Which part of the data.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="The first N images only.")] = None,
+    epsilon: Annotated[
+        list[str] | None, typer.Option(help="A budget, such as 8/255; repeatable.")
+    ] = None,
+    targeted: Annotated[
+        Literal["none", "next", "random", "least-likely"],
+        typer.Option(help="Attack towards one class instead of any wrong one."),
+    ] = "none",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the protocol: steps=100."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Images a pass.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU.")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Checkpoints at a time, on CPU.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ask anew, even if on file.")] = False,
+    json_: Annotated[
+        str | None, typer.Option("--json", metavar="FILE|-", help="Write a summary.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page.")] = None,
+    save_adversarial: Annotated[
+        Path | None, typer.Option(help="Keep the perturbed images, float32 .npz.")
+    ] = None,
+    interval: Annotated[
+        Literal["wilson", "exact"], typer.Option(help="Kind of 95 % interval.")
+    ] = "wilson",
+    num_classes: NumClasses = None,
+    mean: Mean = None,
+    std: Std = None,
+    trust_program: TrustProgram = False,
+    resize: Annotated[int | None, typer.Option(min=1, help="Shorter side.")] = None,
+    crop: Annotated[int | None, typer.Option(min=1, help="Then a central square.")] = None,
+    channels: Annotated[int | None, typer.Option(min=1, help="1 or 3.")] = None,
+) -> int:
+    """Attack trained checkpoints; keep one row per image; report accuracy with intervals."""
+    request = Request(
+        attack,
+        tuple(epsilon or ()),
+        targeted,
+        tuple(set_ or ()),
+        seed,
+        model,
+        num_classes,
+        _tuple(numbers(mean, "--mean")),
+        _tuple(numbers(std, "--std")),
+        trust_program,
+        data,
+        data_root,
+        split,
+        limit,
+        resize,
+        crop,
+        channels,
+        _batch_size(batch_size),
+        device,
+        out,
+        fresh,
+        save_adversarial,
+    )
+    from robustkit.cli.terminal import show
+
+    _check(request, checkpoints, json_, html)
+    failures: dict[str, RobustkitError] = {}
+    records = _evaluate_all(checkpoints, request, workers, failures)
+    _write(checkpoints, records, failures, json_, html, interval)
+    if json_ != "-":
+        for record in records.values():
+            show(record, interval)
+    for path, error in failures.items():
+        typer.echo(" ".join(f"robustkit: error: {_told(path, error)}".split()), err=True)
+    return _status(checkpoints, failures)
+
+
+def _tuple(values: list[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _batch_size(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"--batch-size {text}: expected a number above 0, or auto")
+    return int(text)
+
+
+def _check(
+    request: Request, checkpoints: Sequence[str], json_: str | None, html: Path | None
+) -> None:
+    """What can be told before torch is imported and hours are spent."""
+    from robustkit import protocol
+
+    protocol.load(request.attack, request.settings)
+    for text in request.epsilons:
+        protocol.epsilon(text)
+    if request.save_adversarial and len(checkpoints) > 1:
+        raise InputError("--save-adversarial takes one checkpoint at a time")
+    for option, path in (("--json", json_), ("--html", html)):
+        if path is not None and str(path) != "-" and Path(path).is_dir():
+            raise InputError(f"{option} {path}: is a folder; give the name of a file")
+
+
+def _evaluate_all(
+    checkpoints: Sequence[str], request: Request, workers: int, failures: dict[str, RobustkitError]
+) -> dict[str, "Evaluation"]:
+    """The records by checkpoint, in order; what fails goes into `failures`, the rest goes on."""
+    paths = list(dict.fromkeys(checkpoints))
+    if workers > 1 and len(paths) > 1:
+        return _in_processes(paths, request, min(workers, len(paths)), failures)
+    from robustkit.cli.terminal import Bar
+
+    records = {}
+    for path in paths:
+        try:
+            records[path] = answer(path, request, Bar(path))
+        except RobustkitError as error:
+            failures[path] = error
+    return records
+
+
+def _in_processes(
+    paths: Sequence[str], request: Request, workers: int, failures: dict[str, RobustkitError]
+) -> dict[str, "Evaluation"]:
+    import os
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    if request.device not in ("cpu", "auto"):
+        raise InputError("--workers is for CPUs; a GPU takes checkpoints in turn")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    records = {}
+    # spawned, not forked: torch's threads do not survive a fork
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        jobs = {path: pool.submit(_work, path, request, threads) for path in paths}
+        for path, job in jobs.items():
+            try:
+                records[path] = job.result()
+            except RobustkitError as error:
+                failures[path] = error
+            except BrokenProcessPool as error:
+                failures[path] = EvaluationFailed(f"{path}: a worker process died ({error})")
+    return records
+
+
+def _work(path: str, request: Request, threads: int) -> "Evaluation":
+    from dataclasses import replace
+
+    import torch
+
+    torch.set_num_threads(threads)
+    return answer(path, replace(request, device="cpu"), None)
+
+
+def answer(path: str, request: Request, bar: "Bar | None") -> "Evaluation":
+    """The record of one checkpoint.
+
+    Raises:
+        RobustkitError: bad input, or a failed evaluation.
+    """
+    from robustkit import checkpoint as checkpoints
+    from robustkit import data as datasets
+    from robustkit import evaluation
+
+    read = checkpoints.read(
+        path,
+        model=request.model,
+        num_classes=request.num_classes,
+        mean=request.mean,
+        std=request.std,
+        trust_program=request.trust_program,
+    )
+    if not (name := request.data or read.trained_on):
+        raise InputError(f"{path}: records no data set; name one with --data")
+    data = datasets.load(
+        name,
+        split=request.split,
+        limit=request.limit,
+        root=request.data_root,
+        resize=request.resize,
+        crop=request.crop,
+        channels=request.channels,
+    )
+    asked = evaluation.resolve(
+        request.attack,
+        data,
+        request.epsilons,
+        target=request.target,
+        seed=request.seed,
+        settings=request.settings,
+    )
+    options = evaluation.Options(
+        request.batch_size, request.device, request.fresh, request.save_adversarial
+    )
+    if bar is None:
+        return evaluation.run(evaluation.of_checkpoint(read), data, asked, request.out, options)
+    with bar:
+        options = bar.attach(options)
+        return evaluation.run(evaluation.of_checkpoint(read), data, asked, request.out, options)
+
+
+def _write(
+    checkpoints: Sequence[str],
+    records: dict[str, "Evaluation"],
+    failures: dict[str, RobustkitError],
+    json_: str | None,
+    html: Path | None,
+    interval: Literal["wilson", "exact"],
+) -> None:
+    """The summary and the page; a checkpoint that failed stands in both, with its reason."""
+    if json_ is None and html is None:
+        return
+    from robustkit import summary
+
+    failed = {path: summary.failure(path, _told(path, e)) for path, e in failures.items()}
+    if json_ is not None:
+        objects: list[dict[str, Any]] = [
+            failed[path] if path in failed else summary.summarise(records[path], interval)
+            for path in dict.fromkeys(checkpoints)
+        ]
+        text = json.dumps(objects, indent=2, allow_nan=False) + "\n"
+        if json_ == "-":
+            sys.stdout.write(text)
+        else:
+            write_atomic(Path(json_), text.encode())
+    if html is not None:
+        from robustkit import report
+
+        page = report.page(list(records.values()), list(failed.values()), interval)
+        write_atomic(html, page.encode())
+
+
+def _told(path: str, error: RobustkitError) -> str:
+    """An error that names its checkpoint."""
+    text = str(error)
+    return text if text.startswith(path) else f"{path}: {text}"
+
+
+def _status(checkpoints: Sequence[str], failures: dict[str, RobustkitError]) -> int:
+    """0; the error's own status where nothing was evaluated; 3 where some of several failed."""
+    if not failures:
+        return 0
+    if len(failures) == len(set(checkpoints)):
+        return max(error.exit_status for error in failures.values())
+    return EvaluationFailed.exit_status

@@ -1,0 +1,474 @@
+"""The engine against closed forms, and against each of foolbox's traps."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from robustkit import protocol as protocols
+from robustkit.attack import Block, Outcomes, attack_block, within
+from robustkit.attack.draws import generator, in_ball, on_sphere
+from robustkit.attack.geometry import ascend, distance, project
+from robustkit.attack.gradient import ASCENT
+from robustkit.attack.library import foolbox, foolbox_model, seeded
+from robustkit.errors import DataError, EvaluationFailed
+from robustkit.protocol import Protocol
+
+DUAL = {"linf": 1, "l2": 2, "l1": math.inf}
+NORMS = list(DUAL)
+
+
+class Linear(torch.nn.Module):
+    """Two classes, float64: the smallest perturbation is |margin| / ‖w‖_dual."""
+
+    def __init__(self, pixels: int = 100, seed: int = 0, scale: float = 1.0) -> None:
+        super().__init__()
+        self.w = torch.randn(pixels, generator=torch.Generator().manual_seed(seed)).double()
+        self.scale = scale
+        self.rows: list[int] = []
+        self.eval()
+
+    def margin(self, x: Tensor) -> Tensor:
+        # summed row by row: a matrix product may round differently in batches of different size
+        return ((x.flatten(1).double() - 0.5) * self.w).sum(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows.append(len(x))
+        margin = self.margin(x)
+        return torch.stack([torch.zeros_like(margin), margin], 1) * self.scale
+
+    def closest(self, x: Tensor, norm: str) -> Tensor:
+        return self.margin(x).abs() / torch.linalg.vector_norm(self.w, ord=DUAL[norm])
+
+
+class Small(torch.nn.Module):
+    """A little convolutional network with random weights, three classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with seeded(3, torch.device("cpu")):
+            self.conv = torch.nn.Conv2d(1, 4, 3, padding=1)
+            self.fc = torch.nn.Linear(4 * 64, 3)
+        self.requires_grad_(False).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).relu().flatten(1)) * 5
+
+
+def images(n: int = 60, side: int = 10, seed: int = 1) -> Tensor:
+    """In the middle of the box, so that the balls of these tests lie inside it."""
+    draw = torch.rand(n, 1, side, side, generator=torch.Generator().manual_seed(seed))
+    return draw * 0.4 + 0.3
+
+
+def block(x: Tensor, labels: Tensor) -> Block:
+    return Block(x, labels, [f"image {i}" for i in range(len(x))], 0)
+
+
+def right(model: torch.nn.Module, x: Tensor) -> Block:
+    """A block whose labels are the model's own predictions."""
+    return block(x, model(x).argmax(1))
+
+
+def make(norm: str, *attacks: dict, epsilon=("1/10",), target="none") -> Protocol:
+    table = {"title": "", "norm": norm, "attack": list(attacks), "epsilon": list(epsilon)}
+    return protocols.parse({**table, "target": target}, "test", "test")
+
+
+FGSM = {"kind": "fgsm"}
+BIM = {"kind": "pgd", "steps": 20, "relative_step": "1/10", "random_start": False}
+PGD = {"kind": "pgd", "steps": 400, "relative_step": "1/16"}
+MIFGSM = {"kind": "mifgsm", "steps": 20, "relative_step": "1/10"}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("attack", [FGSM, BIM, PGD, MIFGSM], ids=["fgsm", "bim", "pgd", "mifgsm"])
+@pytest.mark.parametrize("loss", ["cross-entropy", "margin"])
+def test_attacks_at_fixed_budgets_are_exact_on_linear_models(norm, attack, loss):
+    model, x = Linear(), images(40 if attack is PGD else 200)
+    truth = model.closest(x, norm)
+    levels = [f"{float(q):.6f}" for q in truth.quantile(torch.tensor([0.1, 0.3, 0.5]).double())]
+    assert float(levels[-1]) < 0.3  # the ball stays inside the box
+    outcomes = attack_block(
+        model, right(model, x), make(norm, attack | {"loss": loss}, epsilon=levels), 64
+    )
+    for level in map(float, levels):
+        clear = (truth - level).abs() > 1e-5
+        assert torch.equal(within(outcomes.distance, level)[clear], (truth <= level)[clear])
+
+
+@pytest.mark.parametrize(
+    ("norm", "attack"),
+    [
+        ("linf", {"kind": "deepfool"}),
+        ("l2", {"kind": "deepfool"}),
+        ("l2", {"kind": "ddn"}),
+        ("linf", {"kind": "fmn"}),
+        ("l2", {"kind": "fmn"}),
+        ("l1", {"kind": "fmn"}),
+        ("l2", {"kind": "cw", "steps": 200, "step_size": "1/400"}),
+    ],
+)
+def test_minimal_norm_attacks_come_close_to_the_closed_form(norm, attack):
+    model, x = Linear(), images(100)
+    outcomes = attack_block(model, right(model, x), make(norm, attack), 50)
+    ratio = outcomes.distance / model.closest(x, norm)
+    assert ratio.min() > 1 - 1e-5
+    assert (ratio <= 1.25).double().mean() >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind"), [("l2", "boundary"), ("l2", "hopskipjump"), ("linf", "hopskipjump")]
+)
+def test_decision_attacks_find_true_perturbations_image_by_image(norm, kind):
+    model, x = Linear(), images(3)
+    protocol = make(norm, {"kind": kind, "steps": 20 if kind == "boundary" else 3})
+    together = attack_block(model, right(model, x), protocol, 3)
+    assert (together.distance >= model.closest(x, norm) * (1 - 1e-6)).all()
+    assert torch.isfinite(together.distance).all()
+    alone = attack_block(model, Block(x[2:], model(x[2:]).argmax(1), ["image 2"], 2), protocol, 1)
+    assert alone.distance[0] == together.distance[2]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_noise_stays_in_its_ball_and_finds_less_than_an_attack(norm):
+    model, x = Linear(), images(60)
+    level = f"{float(model.closest(x, norm).median()):.5f}"
+    noise = attack_block(
+        model, right(model, x), make(norm, {"kind": "noise", "draws": 20}, epsilon=[level]), 64
+    )
+    attack = attack_block(model, right(model, x), make(norm, FGSM, epsilon=[level]), 64)
+    found = torch.isfinite(noise.distance)
+    assert found.sum() < torch.isfinite(attack.distance).sum()
+    assert within(noise.distance[found], float(level)).all()
+
+
+@given(st.data())
+@settings(max_examples=15, deadline=None)
+def test_order_and_batch_size_change_nothing_on_float64_linear_models(data):
+    model, x = Linear(), images(24)
+    order = torch.tensor(data.draw(st.permutations(range(24))))
+    size = data.draw(st.integers(1, 30))
+    norm = data.draw(st.sampled_from(NORMS))
+    pgd = {"kind": "pgd", "steps": 6, "relative_step": "1/4", "restarts": 2}
+    protocol = make(
+        norm, pgd, {"kind": "noise", "draws": 3}, epsilon=["1/200", "1/100", "1/50", "1/10"]
+    )
+    whole = right(model, x)
+    first = attack_block(model, whole, protocol, 24)
+    shuffled = Block(x[order], whole.labels[order], [whole.ids[i] for i in order], 0)
+    second = attack_block(model, shuffled, protocol, size)
+    assert torch.equal(first.distance[order], second.distance)
+    assert torch.equal(first.perturbed[order], second.perturbed)
+    assert [first.fooled_by[i] for i in order] == second.fooled_by
+
+
+def test_batch_size_changes_hardly_anything_on_a_float32_network():
+    model, x = Small(), images(40, side=8)
+    protocol = make("linf", PGD | {"steps": 20}, epsilon=["1/50", "1/20", "1/10"])
+    one, many = (attack_block(model, right(model, x), protocol, size) for size in (7, 40))
+    both = torch.isfinite(one.distance) & torch.isfinite(many.distance)
+    assert torch.equal(torch.isfinite(one.distance), torch.isfinite(many.distance))
+    assert (one.distance - many.distance)[both].abs().max() <= 1e-3
+
+
+def test_a_seed_gives_the_same_draws_and_another_seed_others():
+    from dataclasses import replace
+
+    model, x = Small(), images(20, side=8)
+    protocol = make("linf", {"kind": "noise", "draws": 3}, epsilon=["3/10"])
+    first, again = (attack_block(model, right(model, x), protocol, 20) for _ in range(2))
+    other = attack_block(model, right(model, x), replace(protocol, seed=1), 20)
+    assert torch.equal(first.perturbed, again.perturbed)
+    assert not torch.equal(first.perturbed, other.perturbed)
+
+
+def test_clean_mistakes_are_never_attacked_and_count_as_fooled_at_zero():
+    model, x = Linear(), images(30)
+    labels = model(x).argmax(1)
+    labels[:10] = 1 - labels[:10]
+    model.rows.clear()
+    outcomes = attack_block(model, block(x, labels), make("linf", FGSM, epsilon=["1/1000000"]), 30)
+    assert (outcomes.distance[:10] == 0).all()
+    assert outcomes.fooled_by[:10] == ["clean"] * 10
+    assert torch.equal(outcomes.perturbed[:10], x[:10])
+    # thirty clean, then only the twenty that were right: one step and its outcome
+    assert model.rows == [30, 20, 20]
+
+
+def test_an_image_leaves_at_its_first_success_and_restarts_are_for_survivors():
+    model, x = Linear(), images(50)
+    protocol = make("linf", PGD | {"steps": 40, "restarts": 3}, epsilon=["3/10"])
+    attack_block(model, right(model, x), protocol, 50)
+    # every image falls at this budget long before the first restart is over
+    assert sum(model.rows) < 50 * 40
+
+
+def test_slots_are_refilled_so_that_batches_stay_full():
+    model, x = Linear(), images(64)
+    levels = [
+        f"{float(q):.6f}"
+        for q in model.closest(x, "linf").quantile(torch.linspace(0.1, 0.9, 5).double())
+    ]
+    attack_block(model, right(model, x), make("linf", BIM, epsilon=levels), 16)
+    attacking = model.rows[4:]
+    assert sum(n == 16 for n in attacking) / len(attacking) > 0.8
+
+
+def test_the_callers_model_is_left_as_it_was():
+    from robustkit import checkpoint
+
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(64, 3)
+    ).train()
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    frozen, x = checkpoint.wrap(model), images(10, side=8)
+    attack_block(frozen, right(frozen, x), make("l2", PGD, {"kind": "ddn", "steps": 5}), 10)
+    assert model.training
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[name], p) for name, p in model.state_dict().items())
+
+
+def test_global_random_state_is_untouched():
+    import numpy as np
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    before = np.random.get_state()[1].copy()
+    model, x = Linear(), images(4)
+    attack_block(
+        model,
+        right(model, x),
+        make("l2", PGD, {"kind": "cw", "steps": 5}, {"kind": "boundary", "steps": 3}),
+        4,
+    )
+    assert torch.equal(torch.rand(3), expected)
+    assert (np.random.get_state()[1] == before).all()
+
+
+def test_saturated_logits_hide_from_cross_entropy_but_not_from_the_margin():
+    model, x = Linear(scale=1e6), images(60)
+    level = f"{float(model.closest(x, 'linf').max() * 1.01):.6f}"
+    # float32 logits, as networks have: softmax rounds to exactly 0 and 1
+    model.forward = lambda x: Linear.forward(model, x).float()  # type: ignore[method-assign]
+    hidden = attack_block(model, right(model, x), make("linf", BIM, epsilon=[level]), 60)
+    seen = attack_block(
+        model, right(model, x), make("linf", BIM | {"loss": "margin"}, epsilon=[level]), 60
+    )
+    assert torch.isfinite(seen.distance).all()
+    assert torch.isfinite(hidden.distance).double().mean() < 0.5
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("attack", [PGD, {"kind": "deepfool"}])
+def test_logits_that_are_not_finite_are_an_error_and_no_success(value, attack):
+    class Broken(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = super().forward(x)
+            return torch.where(x.flatten(1).amax(1, keepdim=True) > 0.71, value, logits)
+
+    model = Broken()
+    with pytest.raises(EvaluationFailed, match=r"logits .* NaN or infinite .*at image \d+"):
+        attack_block(model, right(model, images(20)), make("linf", attack, epsilon=["2/10"]), 20)
+
+
+def test_an_attack_that_lies_is_not_believed(monkeypatch):
+    from robustkit.attack import engine
+
+    class Liar:
+        def run(self, model, x, criterion):
+            return x + 100  # out of the box, and clamped back it fools nobody
+
+    monkeypatch.setattr(engine, "minimal_norm", lambda attack, norm: Liar())
+    model = Linear()
+    model.w = torch.ones(100).double()
+    x = images(5) + 0.25
+    outcomes = attack_block(model, right(model, x), make("l2", {"kind": "ddn"}), 5)
+    assert torch.isinf(outcomes.distance).all()
+    assert torch.equal(outcomes.perturbed, x)
+
+
+def test_an_attack_that_returns_nan_fails_loudly(monkeypatch):
+    from robustkit.attack import engine
+
+    class Broken:
+        def run(self, model, x, criterion):
+            return x * math.nan
+
+    monkeypatch.setattr(engine, "minimal_norm", lambda attack, norm: Broken())
+    model = Linear()
+    with pytest.raises(EvaluationFailed, match="not finite at image 0"):
+        attack_block(model, right(model, images(5)), make("l2", {"kind": "ddn"}), 5)
+
+
+def test_labels_outside_the_models_classes_are_an_error():
+    with pytest.raises(DataError, match="label 2 of image 1 is outside the model's 2 classes"):
+        attack_block(Linear(), block(images(2), torch.tensor([0, 2])), make("linf", FGSM), 2)
+
+
+@pytest.mark.parametrize("target", ["next", "random", "least-likely"])
+@pytest.mark.parametrize("attack", [PGD | {"steps": 40}, {"kind": "ddn"}, {"kind": "fmn"}])
+def test_targeted_attacks_reach_their_target_and_nothing_else_counts(target, attack):
+    model, x = Small(), images(30, side=8)
+    own = right(model, x)
+    outcomes = attack_block(model, own, make("l2", attack, epsilon=["3"], target=target), 30)
+    assert (outcomes.classes != own.labels).all()
+    found = torch.isfinite(outcomes.distance)
+    assert found.any()
+    assert torch.equal(model(outcomes.perturbed[found]).argmax(1), outcomes.classes[found])
+    if target == "least-likely":
+        assert torch.equal(outcomes.classes, model(x).argmin(1))
+
+
+def test_every_claim_holds_when_recomputed():
+    model, x = Small(), images(50, side=8)
+    own = right(model, x)
+    for norm, level in (("linf", "1/20"), ("l2", "1/2"), ("l1", "3")):
+        outcomes: Outcomes = attack_block(
+            model, own, make(norm, FGSM, PGD | {"steps": 20}, epsilon=[level]), 16
+        )
+        found = torch.isfinite(outcomes.distance)
+        assert found.any()
+        p = outcomes.perturbed[found]
+        assert ((p >= 0) & (p <= 1)).all()
+        assert (model(p).argmax(1) != own.labels[found]).all()
+        assert torch.equal(distance(x[found], p, norm), outcomes.distance[found])
+        assert within(outcomes.distance[found], float(protocols.epsilon(level))).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_classes_are_foolbox_attacks_and_agree_with_the_engine(norm):
+    model, x = Small(), images(20, side=8)
+    own = right(model, x)
+    attack = ASCENT[norm](steps=20, rel_stepsize=0.1, random_start=False)
+    wrapped = foolbox_model(model, torch.device("cpu"))
+    level = {"linf": 0.05, "l2": 0.4, "l1": 2.0}[norm]
+    _, clipped, success = attack(
+        wrapped, x, foolbox.Misclassification(own.labels), epsilons=[level]
+    )
+    outcomes = attack_block(model, own, make(norm, BIM, epsilon=[str(level)]), 20)
+    # the engine keeps the first success, foolbox judges the last iterate alone
+    assert success.any()
+    assert not (success[0] & torch.isinf(outcomes.distance)).any()
+    assert clipped[0].shape == x.shape
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_without_random_start_steps_are_foolboxs_own(norm):
+    model, x = Small(), images(10, side=8)
+    labels = model(x).argmax(1)
+    wrapped = foolbox_model(model, torch.device("cpu"))
+    name = {"linf": "LinfBasicIterativeAttack", "l2": "L2BasicIterativeAttack"}[norm]
+    theirs = getattr(foolbox.attacks, name)(rel_stepsize=0.2, steps=7)
+    ours = ASCENT[norm](steps=7, rel_stepsize=0.2, random_start=False)
+    criterion = foolbox.Misclassification(labels)
+    difference = ours.run(wrapped, x, criterion, epsilon=0.1) - theirs.run(
+        wrapped, x, criterion, epsilon=0.1
+    )
+    assert difference.abs().max() < 1e-5
+
+
+def _l1_projection_by_bisection(change: Tensor, radius: float) -> Tensor:
+    low, high = 0.0, float(change.abs().max())
+    for _ in range(200):
+        middle = (low + high) / 2
+        if float((change.abs() - middle).clamp(min=0).sum()) > radius:
+            low = middle
+        else:
+            high = middle
+    return (change.abs() - high).clamp(min=0) * change.sign()
+
+
+@given(st.integers(0, 10_000), st.floats(0.01, 3.0))
+@settings(max_examples=40, deadline=None)
+def test_the_l1_projection_is_the_nearest_point(seed, radius):
+    source = torch.Generator().manual_seed(seed)
+    change = torch.randn(1, 30, generator=source) * 0.1
+    middle = torch.full((1, 30), 0.5)
+    found = project(middle + change, middle, torch.tensor([radius]), "l1") - middle
+    expected = (
+        change if change.abs().sum() <= radius else _l1_projection_by_bisection(change, radius)
+    )
+    assert (found - expected.clamp(-0.5, 0.5)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@given(seed=st.integers(0, 10_000), size=st.floats(0.01, 2.0))
+@settings(max_examples=20, deadline=None)
+def test_projections_land_in_ball_and_box_and_are_idempotent(norm, seed, size):
+    source = torch.Generator().manual_seed(seed)
+    clean = torch.rand(3, 1, 5, 5, generator=source)
+    x = clean + torch.randn(clean.shape, generator=source)
+    budget = torch.full((3,), size)
+    once = project(x, clean, budget, norm)
+    assert within(distance(clean, once, norm), size).all()
+    assert ((once >= 0) & (once <= 1)).all()
+    assert (project(once, clean, budget, norm) - once).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_no_feasible_step_gains_more_than_the_steepest(norm, seed):
+    """In L1 also where the box is in the way: the step is a linear programme's optimum."""
+    source = torch.Generator().manual_seed(seed)
+    x = torch.rand(1, 1, 4, 4, generator=source)
+    if norm != "l1":
+        x = x * 0.2 + 0.4
+    gradient = torch.randn(x.shape, generator=source)
+    step = ascend(x, gradient, torch.tensor([0.3]), norm) - x
+    assert within(distance(x, x + step, norm), 0.3).all()
+    for _ in range(50):
+        rival = (x + 0.3 * in_ball(norm, x.shape[1:], source)).clamp(0, 1) - x
+        assert (gradient * rival).sum() <= (gradient * step).sum() + 1e-6
+    if norm == "l1":
+        order = gradient.flatten().abs().argsort(descending=True)
+        best, left = 0.0, 0.3
+        for i in order.tolist():
+            slope, value = float(gradient.flatten()[i]), float(x.flatten()[i])
+            move = min(left, 1 - value if slope > 0 else value)
+            best, left = best + move * abs(slope), left - move
+        assert abs(float((gradient * step).sum()) - best) < 1e-5
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_draws_fill_the_unit_ball_uniformly(norm):
+    """The radius of a uniform point in n dimensions has the distribution function r^n."""
+    order = {"linf": math.inf, "l2": 2.0, "l1": 1.0}[norm]
+    shape = torch.Size((1, 2, 2))
+    radii = torch.tensor(
+        [
+            float(torch.linalg.vector_norm(in_ball(norm, shape, generator("ball", i)), ord=order))
+            for i in range(2000)
+        ]
+    )
+    assert radii.max() <= 1 + 1e-6
+    uniform = (radii**4).sort().values
+    # Kolmogorov's distance at level 0.001 for 2,000 draws is 0.0436
+    assert (uniform - (torch.arange(2000) + 0.5) / 2000).abs().max() < 0.0436
+    sphere = on_sphere(norm, shape, generator("sphere"))
+    assert float(torch.linalg.vector_norm(sphere, ord=order)) == pytest.approx(1)
+
+
+def test_zero_gradients_move_nothing_and_break_nothing():
+    class Flat(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 0 + torch.tensor([1.0, 0.0]) + 0 * x.sum()
+
+    model, x = Flat(), images(5)
+    for norm in NORMS:
+        outcomes = attack_block(model, right(model, x), make(norm, FGSM, BIM, MIFGSM), 5)
+        assert torch.isinf(outcomes.distance).all()
+    both = make("l2", {"kind": "ddn", "steps": 5}, {"kind": "fmn", "steps": 5})
+    assert torch.isinf(attack_block(model, right(model, x), both, 5).distance).all()
+
+
+def test_random_state_is_restored_after_an_error():
+    before = torch.get_rng_state()
+    with pytest.raises(ZeroDivisionError), seeded(1, torch.device("cpu")):
+        _ = float(torch.rand(3)[0]) / 0
+    assert torch.equal(torch.get_rng_state(), before)

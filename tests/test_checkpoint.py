@@ -1,0 +1,723 @@
+import argparse
+import collections
+import copy
+import io
+import json
+import pickle
+import textwrap
+import warnings
+
+import checkpoint_files as files
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+from robustkit import checkpoint, models
+from robustkit.checkpoint import torchfile
+from robustkit.checkpoint.inert import mapping
+from robustkit.errors import CheckpointError, InputError
+
+X = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def kept(path, value, **options):
+    path.write_bytes(files.saved(value, **options))
+    return path
+
+
+def prefixed(prefix, state=None):
+    state = files.network().state_dict() if state is None else state
+    return {prefix + key: value for key, value in state.items()}
+
+
+def same(read, network=None, x=X):
+    """Whether the checkpoint's logits are the network's, bit for bit."""
+    return torch.equal(read.load()(x), (network or files.network())(x))
+
+
+# -- the same numbers as torch.load ---------------------------------------------------------------
+
+
+def tangled():
+    base = torch.arange(60, dtype=torch.float32).reshape(3, 4, 5)
+    return {
+        "base": base,
+        "view": base[1],
+        "transposed": base.transpose(0, 2),
+        "strided": base[:, ::2, 1:],
+        "scalar": torch.tensor(3.5),
+        "empty": torch.empty(0, 4),
+        "expanded": torch.tensor([1.0, 2.0]).expand(3, 2),
+        "channels last": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "parameter": nn.Parameter(torch.rand(3)),
+        **{str(dtype): torch.arange(7).to(dtype) for dtype in torchfile.DTYPES.values()},
+        "float8": torch.tensor([1.0, 2.0]).to(torch.float8_e4m3fn),
+        "uint16": torch.tensor([1, 2], dtype=torch.uint16),
+    }
+
+
+def read_tree(path):
+    if path.read_bytes()[:2] == b"PK":
+        with torchfile.zipfile.ZipFile(path) as archive:
+            return mapping(torchfile.read_zip(path, archive).root)
+    return mapping(torchfile.read_pickle(path).root)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "protocol 1", "protocol 5"])
+def test_every_tensor_is_what_torch_would_load(form, tmp_path):
+    value, path = tangled(), tmp_path / "x.pt"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(value))
+    else:
+        options = {"_use_new_zipfile_serialization": form != "legacy"}
+        if form.startswith("protocol"):
+            options["pickle_protocol"] = int(form[-1])
+        kept(path, value, **options)
+    tree = read_tree(path)
+    assert tree.keys() == value.keys()
+    for key, expected in value.items():
+        found = torchfile.array(tree[key], key)
+        assert found.dtype == expected.dtype
+        assert found.shape == expected.shape
+        raw = [t.detach().contiguous().flatten().view(torch.uint8) for t in (found, expected)]
+        assert torch.equal(*raw), key
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+        | st.binary(max_size=20),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)
+        | st.tuples(inner, inner),
+        max_leaves=12,
+    ),
+    st.integers(0, 5),
+)  # fmt: skip
+def test_plain_data_comes_out_as_it_went_in(value, protocol):
+    from robustkit.checkpoint.inert import Reader
+
+    assert Reader().load(io.BytesIO(pickle.dumps(value, protocol))) == value
+
+
+def test_a_file_saved_on_a_gpu_loads_without_one(tmp_path):
+    data = files.saved(files.network().state_dict(), _use_new_zipfile_serialization=False)
+    path = tmp_path / "x.pt"
+    # the device's name stands in the pickle with its length in front
+    path.write_bytes(data.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"))
+    assert b"cuda:0" in path.read_bytes()
+    assert same(checkpoint.read(path))
+
+
+# -- containers and prefixes ----------------------------------------------------------------------
+
+CONTAINERS = {
+    "plain": lambda s: s,
+    "ordered": collections.OrderedDict,
+    **{
+        key: lambda s, key=key: {key: s, "epoch": 3}
+        for key in ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "best")
+    },
+    "last": lambda s: {"last": s},
+    "nested": lambda s: {"model": {"state_dict": s}},
+    "list": lambda s: [s],
+    "list in a container": lambda s: {"state_dict": [s], "err": 0.1},
+    "of an unusual name": lambda s: {"my_classifier": s, "optimizer": {"state": {}}},
+    "with a tensor beside it": lambda s: {"state_dict": s, "best_acc1": torch.tensor(93.0)},
+    "lightning": lambda s: {
+        "state_dict": prefixed("model.", s),
+        "pytorch-lightning_version": "2.4.0",
+        "hyper_parameters": {"lr": 0.1},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}}],
+    },
+    "parallel": lambda s: prefixed("module.", s),
+    "compiled": lambda s: prefixed("_orig_mod.", s),
+    "both": lambda s: prefixed("module._orig_mod.", s),
+    "both the other way": lambda s: prefixed("_orig_mod.module.", s),
+    "averaged": lambda s: prefixed("module.", s) | {"n_averaged": torch.tensor(7)},
+    "opacus": lambda s: prefixed("_module.", s),
+    "any shared prefix": lambda s: prefixed("student.core.", s),
+    "counted by thop": lambda s: (
+        s | {"total_ops": torch.zeros(1), "conv1.total_params": torch.zeros(1)}
+    ),
+}
+
+
+@pytest.mark.parametrize("form", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_the_same_weights_come_out_of_every_container(name, form, tmp_path):
+    value = CONTAINERS[name](dict(files.network().state_dict()))
+    path = kept(tmp_path / "x.pt", value, _use_new_zipfile_serialization=form)
+    read = checkpoint.read(path)
+    checkpoint.save(tmp_path / "y.safetensors", files.network(), model="lenet5")
+    assert read.model == "lenet5"
+    assert read.weights == checkpoint.read(tmp_path / "y.safetensors").weights
+    assert same(read)
+
+
+def test_a_pickled_module_gives_its_weights_and_runs_no_code(tmp_path):
+    module = nn.DataParallel(files.network("mnist-cnn-bn"))
+    read = checkpoint.read(kept(tmp_path / "x.pt", {"net": module, "epoch": 3}))
+    assert same(read, files.network("mnist-cnn-bn"))
+    assert any("its code not run" in note for note in read.notes)
+
+
+def test_weights_of_a_dill_file_load(tmp_path):
+    dill = pytest.importorskip("dill")
+    state = prefixed("module.model.") | prefixed("module.attacker.model.")
+    value = {"model": state, "schedule": lambda epoch: 0.1 * epoch, "epoch": 5}
+    read = checkpoint.read(kept(tmp_path / "x.pt", value, pickle_module=dill))
+    assert same(read)
+    assert read.extra["epoch"] == 5
+
+
+def test_the_layout_of_madrylab_loads_with_its_normalisation(tmp_path):
+    mean, std = torch.tensor([0.2]).view(1, 1, 1), torch.tensor([0.3]).view(1, 1, 1)
+    state = (
+        prefixed("module.model.")
+        | prefixed("module.attacker.model.")
+        | {"module.normalizer.new_mean": mean, "module.normalizer.new_std": std}
+        | {"module.attacker.normalize.new_mean": mean, "module.attacker.normalize.new_std": std}
+    )
+    read = checkpoint.read(kept(tmp_path / "x.pt", {"model": state}))
+    assert (read.prefix, read.preprocessing) == ("module.model.", "in the checkpoint")
+    assert torch.equal(read.load()(X), files.network()((X - mean) / std))
+
+
+@pytest.mark.parametrize(
+    "names", [("mean", "std"), ("mu", "sigma"), ("normalize.mean", "normalize.std")]
+)
+def test_normalisation_in_the_checkpoint_is_kept(names, tmp_path):
+    mean, std = torch.full((1, 1, 1, 1), 0.2), torch.full((1, 1, 1, 1), 0.3)
+    beside = dict(zip(names, (mean, std), strict=True))
+    state = (prefixed("model.") if "." in names[0] else files.network().state_dict()) | beside
+    read = checkpoint.read(kept(tmp_path / "x.pt", state))
+    assert read.preprocessing == "in the checkpoint"
+    assert torch.equal(read.load()(X), files.network()((X - mean) / std))
+    replaced = checkpoint.read(tmp_path / "x.pt", mean=[0.5], std=[0.5])
+    assert replaced.preprocessing == "given"
+    assert any("replaced" in warning for warning in replaced.warnings)
+    assert torch.equal(replaced.load()(X), files.network()((X - 0.5) / 0.5))
+
+
+def test_of_several_sets_of_weights_the_documented_one_is_used(tmp_path):
+    other = {key: value + 1 for key, value in files.network().state_dict().items()}
+    value = {"state_dict": other, "state_dict_ema": files.network().state_dict()}
+    read = checkpoint.read(kept(tmp_path / "x.pt", value))
+    assert read.container == "state_dict_ema"
+    assert any("not state_dict" in note for note in read.notes)
+    assert same(read)
+    value = {"last": other, "best": files.network().state_dict()}
+    assert same(checkpoint.read(kept(tmp_path / "y.pt", value)))
+    value = {"state_dict": [files.network().state_dict(), other]}
+    assert any("first" in n for n in checkpoint.read(kept(tmp_path / "z.pt", value)).notes)
+
+
+def test_sets_of_weights_whose_names_tell_nothing_are_refused(tmp_path):
+    value = {"teacher": files.network().state_dict(), "student": files.network().state_dict()}
+    with pytest.raises(CheckpointError, match="teacher, student"):
+        checkpoint.read(kept(tmp_path / "x.pt", value))
+
+
+def test_a_prefix_is_stripped_from_the_front_only(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(
+        textwrap.dedent("""
+        from torch import nn
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.backbone = nn.ModuleDict({"module": nn.Linear(192, 4)})
+                self.model = nn.Linear(4, 3)
+            def forward(self, x):
+                return self.model(self.backbone["module"](x.flatten(1)))
+        """)
+    )
+    network = models.build(f"{path}:Net", seed=0)
+    for number, prefix in enumerate(("", "module.", "model.module.")):
+        file = kept(tmp_path / f"{number}.pt", prefixed(prefix, network.state_dict()))
+        read = checkpoint.read(file, model=f"{path}:Net")
+        assert read.prefix == prefix
+        assert same(read, network, IMAGES)
+
+
+# -- what stands next to the weights --------------------------------------------------------------
+
+
+def test_what_research_code_saves_beside_the_weights_is_kept_or_ignored(tmp_path):
+    optimizer = torch.optim.Adam(files.network().parameters())
+    value = {
+        "state_dict": files.network().state_dict(),
+        "best_acc1": np.float64(93.5),
+        "history": np.arange(5.0),
+        "args": argparse.Namespace(
+            seed=7, loss="margin", noise_rate=0.4, dataset="/data/MNIST", device=torch.device("cpu")
+        ),
+        "optimizer": optimizer.state_dict(),
+        "rng": {1, 2, 3},
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
+    }
+    read = checkpoint.read(kept(tmp_path / "x.pt", value))
+    assert same(read)
+    assert (read.seed, read.loss, read.label_noise, read.trained_on) == (7, "margin", 0.4, "MNIST")
+    assert read.recorded_accuracy == pytest.approx(0.935)
+    assert any("argparse.Namespace" in note for note in read.notes)
+    json.dumps(read.extra)
+
+
+def test_weights_kept_as_numpy_arrays_load(tmp_path):
+    state = {key: value.numpy() for key, value in files.network().state_dict().items()}
+    state["fc1.weight"] = np.asfortranarray(state["fc1.weight"])
+    path = tmp_path / "x.pkl"
+    for protocol in (2, 4):
+        path.write_bytes(pickle.dumps({"model": state}, protocol=protocol))
+        assert same(checkpoint.read(path))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "says", "tolerance"),
+    [
+        (torch.float16, "half precision", 1e-2),
+        (torch.bfloat16, "bfloat16", 1e-1),
+        (torch.float64, "double precision", 0),
+    ],
+)
+def test_other_precisions_are_loaded_as_float32_and_said_so(dtype, says, tolerance, tmp_path):
+    state = {key: value.to(dtype) for key, value in files.network().state_dict().items()}
+    read = checkpoint.read(kept(tmp_path / "x.pt", state))
+    assert any(says in note and "float32" in note for note in read.notes)
+    logits = read.load()(X)
+    assert logits.dtype == torch.float32
+    assert (logits - files.network()(X)).abs().max() <= tolerance
+
+
+# -- parametrisations -----------------------------------------------------------------------------
+
+
+def parametrised(kind):
+    """A network with parametrised layers in eval mode, after some forward passes in train mode."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.ConvTranspose2d(4, 4, 3, padding=1),
+        nn.Flatten(),
+        nn.Linear(256, 5),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch deprecates the hooks, files remain
+        for layer in (network[0], network[1], network[3]):
+            kind(layer)
+        for _ in range(30):
+            network.train()(IMAGES)
+    return network.eval()
+
+
+KINDS = {
+    "weight norm": nn.utils.weight_norm,
+    "weight norm of another dimension": lambda layer: nn.utils.weight_norm(layer, dim=1),
+    "weight norm of the whole": lambda layer: nn.utils.weight_norm(layer, dim=None),
+    "weight norm, parametrised": parametrizations.weight_norm,
+    "weight norm of the whole, parametrised": lambda layer: parametrizations.weight_norm(
+        layer, dim=None
+    ),
+    "spectral norm": nn.utils.spectral_norm,
+    "spectral norm, parametrised": parametrizations.spectral_norm,
+    "pruning": lambda layer: prune.l1_unstructured(layer, "weight", amount=0.5),
+    "pruning of the bias": lambda layer: prune.l1_unstructured(layer, "bias", amount=0.5),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_parametrised_weights_fold_to_what_torch_computes(name, tmp_path):
+    source = tmp_path / "net.py"
+    source.write_text(
+        textwrap.dedent("""
+        from torch import nn
+        def plain():
+            return nn.Sequential(
+                nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(4, 4, 3, padding=1),
+                nn.Flatten(), nn.Linear(256, 5),
+            )
+        """)
+    )
+    network = parametrised(KINDS[name])
+    path = kept(tmp_path / "x.pt", prefixed("module.", network.state_dict()))
+    read = checkpoint.read(path, model=f"{source}:plain")
+    expected = [
+        getattr(layer, n)
+        for layer in (network[0], network[1], network[3])
+        for n in ("weight", "bias")
+    ]
+    loaded = read.load().network
+    found = [
+        getattr(layer, n) for layer in (loaded[0], loaded[1], loaded[3]) for n in ("weight", "bias")
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert any("folded" in note for note in read.notes)
+
+
+def test_a_model_that_is_parametrised_itself_is_not_folded(tmp_path):
+    source = tmp_path / "net.py"
+    source.write_text(
+        textwrap.dedent("""
+        from torch import nn
+        from torch.nn.utils.parametrizations import weight_norm
+        def build():
+            return nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(192, 5)))
+        """)
+    )
+    network = models.build(f"{source}:build", seed=5)
+    read = checkpoint.read(kept(tmp_path / "x.pt", network.state_dict()), model=f"{source}:build")
+    assert same(read, network, IMAGES)
+    assert not any("folded" in note for note in read.notes)
+
+
+# -- fit and recognition --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_registry_model_is_recognised_with_its_classes(name, tmp_path):
+    network = files.network(name, num_classes=7)
+    read = checkpoint.read(kept(tmp_path / "x.pt", network.state_dict()))
+    assert (read.model, read.num_classes) == (name, 7)
+    assert read.input_shape == models.MODELS[name].shape
+    assert any("recognised" in note for note in read.notes)
+    assert same(read, network, torch.rand(2, *read.input_shape))
+
+
+def test_an_unknown_architecture_can_be_described_but_not_loaded(tmp_path):
+    read = checkpoint.read(kept(tmp_path / "x.pt", {"fc.weight": torch.rand(3, 4)}))
+    assert read.model is None
+    assert checkpoint.describe(read)
+    with pytest.raises(CheckpointError, match="--model"):
+        read.load()
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    state = files.network().state_dict()
+    state["fc9.weight"] = state.pop("fc3.weight")
+    state["conv1.bias"] = torch.zeros(8)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.read(kept(tmp_path / "x.pt", state), model="lenet5")
+    message = str(caught.value)
+    assert "missing: fc3.weight" in message
+    assert "left over: fc9.weight" in message
+    assert "conv1.bias (8 in the file, 6 in the model)" in message
+    assert "\n" not in message
+
+
+def test_a_wrong_model_is_told_which_one_fits(tmp_path):
+    path = kept(tmp_path / "x.pt", files.network().state_dict())
+    with pytest.raises(CheckpointError, match="it fits --model lenet5"):
+        checkpoint.read(path, model="mnist-cnn")
+
+
+def test_a_wrong_number_of_classes_has_its_own_sentence(tmp_path):
+    path = kept(tmp_path / "x.pt", files.network(num_classes=7).state_dict())
+    for model in (None, "lenet5"):
+        with pytest.raises(
+            CheckpointError, match="last layer has 7 classes, but 10 were asked for"
+        ):
+            checkpoint.read(path, model=model, num_classes=10)
+    source = tmp_path / "net.py"
+    source.write_text("from robustkit.models.lenet5 import lenet5\n")
+    with pytest.raises(CheckpointError, match=r"7 classes, but .*:lenet5 builds 10"):
+        checkpoint.read(path, model=f"{source}:lenet5")
+
+
+def test_torchvision_models_get_their_classes_from_the_file(tmp_path):
+    network = models.build("torchvision:squeezenet1_1", num_classes=6, seed=0).eval()
+    path = kept(tmp_path / "x.pt", {"state_dict": prefixed("module.", network.state_dict())})
+    read = checkpoint.read(path, model="torchvision:squeezenet1_1")
+    assert read.num_classes == 6
+    assert same(read, network, torch.rand(1, 3, 64, 64))
+
+
+def test_missing_batch_counters_do_not_matter(tmp_path):
+    network = files.network("mnist-cnn-bn")
+    state = {k: v for k, v in network.state_dict().items() if "num_batches" not in k}
+    with_counters = checkpoint.read(kept(tmp_path / "x.pt", network.state_dict()))
+    without = checkpoint.read(kept(tmp_path / "y.pt", state))
+    assert same(without, network)
+    assert with_counters.weights == without.weights
+
+
+def test_reading_leaves_torchs_generator_alone(tmp_path):
+    path = kept(tmp_path / "x.pt", files.network().state_dict())
+    before = torch.get_rng_state()
+    checkpoint.read(path).load()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# -- what is known, and from where ----------------------------------------------------------------
+
+FACTS = {
+    "num_classes": 10,
+    "mean": (0.25,),
+    "std": (0.5,),
+    "loss": "cross-entropy",
+    "label_noise": 0.2,
+    "data_fraction": 0.5,
+    "seed": 3,
+    "trained_on": "mnist5k",
+    "recorded_accuracy": 0.97,
+}
+
+
+def test_a_saved_checkpoint_describes_itself(tmp_path):
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, files.network(), model="lenet5", epochs=20, **FACTS)
+    read = checkpoint.read(path)
+    assert {name: getattr(read, name) for name in FACTS} == FACTS
+    assert read.extra == {"epochs": 20}
+    assert (read.model, read.preprocessing, read.warnings) == ("lenet5", "recorded", ())
+    assert torch.equal(read.load()(X), files.network()((X - 0.25) / 0.5))
+
+
+def test_a_saved_checkpoint_without_normalisation_is_known_to_need_none(tmp_path):
+    checkpoint.save(tmp_path / "x.safetensors", files.network(), model="lenet5")
+    read = checkpoint.read(tmp_path / "x.safetensors")
+    assert (read.preprocessing, read.mean, read.warnings) == ("recorded", None, ())
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    paths = [tmp_path / f"{i}.safetensors" for i in range(8)]
+    for path in paths:
+        checkpoint.save(path, files.network(), model="lenet5", epochs=20, **FACTS)
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
+def test_a_sidecar_says_the_same_again(tmp_path):
+    path = kept(tmp_path / "x.pt", files.network().state_dict())
+    first = checkpoint.read(path, mean=[0.25], std=[0.5])
+    written = checkpoint.write_sidecar(first)
+    assert written == tmp_path / "x.pt.toml"
+    second = checkpoint.read(path)
+    assert (second.mean, second.std, second.preprocessing) == ((0.25,), (0.5,), "recorded")
+    assert second.identity == first.identity
+    kept(path, files.network(seed=1).state_dict())
+    assert any("another version" in warning for warning in checkpoint.read(path).warnings)
+
+
+def test_flags_go_before_the_sidecar_and_that_before_the_file(tmp_path):
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, files.network(), model="lenet5", seed=1, loss="a", mean=[0.1], std=[0.1])
+    (tmp_path / "x.safetensors.toml").write_text("seed = 2\nmean = [0.2]\nstd = [0.2]\n")
+    read = checkpoint.read(path)
+    assert (read.seed, read.loss, read.mean) == (2, "a", (0.2,))
+    assert checkpoint.read(path, mean=[0.3], std=[0.3]).mean == (0.3,)
+
+
+def test_unknown_normalisation_is_said_to_be_assumed(tmp_path):
+    read = checkpoint.read(kept(tmp_path / "x.pt", files.network().state_dict()))
+    assert read.preprocessing == "assumed none"
+    assert any("--mean" in warning for warning in read.warnings)
+
+
+def test_the_identity_changes_with_what_can_change_a_logit(tmp_path):
+    path = kept(tmp_path / "x.pt", files.network().state_dict())
+    source = tmp_path / "net.py"
+    source.write_text("from robustkit.models.lenet5 import lenet5\n")
+    other = kept(tmp_path / "y.pt", files.network(seed=1).state_dict())
+    own = f"{source}:lenet5"
+    kinds = [checkpoint.read(path), checkpoint.read(other), checkpoint.read(path, model=own)]
+    kinds.append(checkpoint.read(path, mean=[0.1], std=[1.0]))
+    source.write_text("from robustkit.models.lenet5 import lenet5\n# changed\n")
+    kinds.append(checkpoint.read(path, model=own))
+    assert len({json.dumps(kind.identity, sort_keys=True) for kind in kinds}) == len(kinds)
+    again = kept(
+        tmp_path / "z.pt", {"net": prefixed("module.")}, _use_new_zipfile_serialization=False
+    )
+    assert checkpoint.read(again).identity == checkpoint.read(path).identity
+
+
+def test_describing_says_what_was_recognised(tmp_path):
+    path = kept(tmp_path / "x.pt", {"model": prefixed("module."), "args": {"seed": 4}})
+    rows = checkpoint.describe(checkpoint.read(path))
+    for row in [
+        ("format", "torch zip"),
+        ("container", "model"),
+        ("prefix", "module."),
+        ("model", "lenet5"),
+        ("classes", "10"),
+        ("input shape", "1×28×28"),
+        ("seed", "4"),
+        ("loss", "unknown"),
+    ]:
+        assert row in rows
+
+
+# -- programs -------------------------------------------------------------------------------------
+
+
+def scripted(path, module, sample=None):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch prefers torch.export and says so
+        made = torch.jit.script(module) if sample is None else torch.jit.trace(module, sample)
+        made.save(str(path))
+    return path
+
+
+class FrozenBatch(nn.Module):
+    """Takes batches of 4 only."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = files.network()
+
+    def forward(self, x):
+        return self.network(x.reshape(4, 1, 28, 28))
+
+
+class FrozenBatchTimesFeatures(nn.Module):
+    """Takes batches of 4 only, when traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+
+    def forward(self, x):
+        return self.linear(x.reshape(4, 784))
+
+
+@pytest.mark.parametrize("kind", ["script", "trace", "frozen trace", "export"])
+def test_programs_need_the_users_word_and_then_give_gradients(kind, tmp_path):
+    network, path = files.network(), tmp_path / "x.pt2"
+    if kind == "export":
+        files.exported(path)
+    elif kind == "frozen trace":
+        scripted(path, FrozenBatch().eval(), torch.rand(4, 1, 28, 28))
+    else:
+        scripted(path, network, X if kind == "trace" else None)
+    with pytest.raises(CheckpointError, match=r"runs its code.*--trust-program"):
+        checkpoint.read(path)
+    read = checkpoint.read(path, trust_program=True, mean=[0.25], std=[0.5])
+    loaded = read.load()
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert read.identity["program"] == read.sha256
+    for n in (1, 3, 7):
+        x = torch.rand(n, 1, 28, 28, requires_grad=True)
+        expected = network((x - 0.25) / 0.5)
+        (gradient,) = torch.autograd.grad(loaded(x).sum(), x)
+        (wanted,) = torch.autograd.grad(expected.sum(), x)
+        torch.testing.assert_close(loaded(x), expected)
+        torch.testing.assert_close(gradient, wanted)
+
+
+def test_an_export_tells_its_classes_and_input(tmp_path):
+    read = checkpoint.read(files.exported(tmp_path / "x.pt2"), trust_program=True)
+    assert (read.num_classes, read.input_shape) == (10, (1, 28, 28))
+    assert any("batch size 3" in note for note in read.notes)
+
+
+def test_an_export_in_training_mode_is_warned_of(tmp_path):
+    network = files.network("mnist-cnn-bn").train()
+    torch.export.save(torch.export.export(network, (torch.rand(3, 1, 28, 28),)), tmp_path / "x.pt2")
+    read = checkpoint.read(tmp_path / "x.pt2", trust_program=True)
+    assert any("training mode" in warning for warning in read.warnings)
+
+
+def test_a_damaged_program_gets_one_line(tmp_path):
+    path = files.torch_zip(tmp_path / "x.pt", b"\x80\x02}.", **{"constants.pkl": b"x"})
+    with pytest.raises(CheckpointError, match="does not load") as caught:
+        checkpoint.read(path, trust_program=True)
+    assert "\n" not in str(caught.value)
+
+
+# -- the frozen classifier ------------------------------------------------------------------------
+
+
+class Returns(nn.Module):
+    def __init__(self, made):
+        super().__init__()
+        self.linear, self.made = nn.Linear(784, 10), made
+
+    def forward(self, x):
+        return self.made(self.linear(x.flatten(1)))
+
+
+Output = collections.namedtuple("Output", "loss logits")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda y: y,
+        lambda y: argparse.Namespace(logits=y),
+        lambda y: {"logits": y, "loss": None},
+        lambda y: (y, "features"),
+        lambda y: [y],
+        lambda y: Output(None, y),
+        lambda y: ({"logits": y},),
+    ],
+)
+def test_logits_are_unwrapped(made):
+    module = Returns(made)
+    assert torch.equal(checkpoint.wrap(module)(X), module.linear(X.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda y: {"scores": y},
+        lambda y: y.argmax(1),
+        lambda y: y[:1],
+        lambda y: y.reshape(-1, 2, 5),
+        lambda y: y.long(),
+        lambda y: (),
+        lambda y: None,
+    ],
+)
+def test_what_is_not_logits_is_an_error(made):
+    with pytest.raises(CheckpointError, match="the model returns"):
+        checkpoint.wrap(Returns(made))(X)
+
+
+def test_wrapping_leaves_the_users_module_as_it_was():
+    module = files.network("mnist-cnn-bn").train().double()
+    before = copy.deepcopy(module.state_dict())
+    wrapped = checkpoint.wrap(module)
+    wrapped(X.double()).sum()
+    assert module.training
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert not wrapped.training
+    assert not any(parameter.requires_grad for parameter in wrapped.parameters())
+    assert wrapped(X.double()).dtype == torch.float64
+
+
+def test_wrapping_copies_a_module_that_keeps_computed_weights():
+    module = parametrised(nn.utils.weight_norm)
+    module(IMAGES)
+    assert torch.equal(checkpoint.wrap(module)(IMAGES), module(IMAGES))
+
+
+def test_loading_twice_gives_networks_of_their_own(tmp_path):
+    read = checkpoint.read(kept(tmp_path / "x.pt", files.network().state_dict()))
+    first, second = read.load(), read.load()
+    first.network.conv1.weight.zero_()
+    assert torch.equal(second(X), files.network()(X))
+    assert same(read)
+
+
+def test_images_of_another_shape_get_one_line(tmp_path):
+    path = kept(tmp_path / "x.pt", files.network().state_dict())
+    for x in (torch.rand(2, 3, 28, 28), torch.rand(2, 1, 32, 32)):
+        with pytest.raises(InputError, match="the model does not take images of shape"):
+            checkpoint.read(path).load()(x)
+    network = checkpoint.read(path, mean=[0.1, 0.2, 0.3], std=[1, 1, 1]).load()
+    with pytest.raises(InputError, match="1 channels, but the normalisation 3"):
+        network(X)
+
+
+def test_an_error_of_the_network_itself_is_not_hidden():
+    def broken(y):
+        raise RuntimeError("the lamp is out")
+
+    with pytest.raises(RuntimeError, match="the lamp is out"):
+        checkpoint.wrap(Returns(broken))(X)

@@ -1,0 +1,102 @@
+"""The rules of the house: floors, shelves, start-up."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import robustkit
+from robustkit.files import shipped
+
+PACKAGE = Path(robustkit.__file__).parent
+FLOORS = [
+    {"errors", "files", "statistics"},
+    {"record", "protocol", "data", "models"},
+    {"checkpoint", "attack"},
+    {"evaluation"},
+    {"figures", "summary"},
+    {"report"},
+    {"cli"},
+]
+FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
+DOORS = {"foolbox": "attack", "eagerpy": "attack", "seaborn": "figures", "matplotlib": "figures"}
+TORCH_FREE = [
+    "errors",
+    "files",
+    "statistics",
+    "record",
+    "protocol",
+    "data",
+    "models",
+    "figures",
+    "summary",
+    "report",
+]
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def home(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> list[str]:
+    """Every module that a file imports, anywhere in it."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_floor_imports_a_higher_one(path):
+    if home(path) in ("__init__", "__main__"):
+        return
+    assert home(path) in FLOOR, "a new module needs its floor"
+    for name in imported(path):
+        top, _, rest = name.partition(".")
+        if top == "robustkit" and (other := rest.split(".")[0]) != home(path):
+            assert FLOOR[other] <= FLOOR[home(path)], f"{home(path)} imports {other}"
+        if top in DOORS:
+            assert home(path) == DOORS[top], f"{top} has one door: {DOORS[top]}"
+
+
+def test_there_are_no_import_cycles():
+    edges = {}
+    for path in FILES:
+        here = home(path)
+        names = {n.split(".")[1] for n in imported(path) if n.startswith("robustkit.")}
+        edges.setdefault(here, set()).update(names - {here})
+    edges.pop("__init__")  # late imports only
+    done: set[str] = set()
+    while rest := {m for m in edges if m not in done}:
+        free = {m for m in rest if edges[m] & set(edges) <= done}
+        assert free, f"a cycle among {rest}"
+        done |= free
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_what_needs_no_torch_imports_none(module):
+    code = f"import sys, robustkit.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code]).returncode == 0
+
+
+def test_the_shelves_hold_no_code():
+    for shelf in ("attacks", "data", "reports"):
+        folder = shipped(shelf)
+        assert folder.is_dir()
+        assert not list(folder.rglob("*.py"))
+
+
+def test_the_public_names_are_those_that_are_told():
+    assert sorted(robustkit.__all__) == robustkit.__all__
+    assert dir(robustkit) == robustkit.__all__
+    for name in robustkit.__all__:
+        assert getattr(robustkit, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = robustkit.nothing
