@@ -205,6 +205,29 @@ def test_normalisation_in_the_checkpoint_is_kept(names, tmp_path):
     assert torch.equal(replaced.load()(X), files.network()((X - 0.5) / 0.5))
 
 
+def test_a_model_that_normalises_itself_is_known_to_do_so(tmp_path):
+    source = tmp_path / "net.py"
+    source.write_text(
+        textwrap.dedent("""
+        import torch
+        from torch import nn
+        class Normalise(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("mean", torch.full((3, 1, 1), 0.5))
+                self.register_buffer("std", torch.full((3, 1, 1), 0.5))
+            def forward(self, x):
+                return (x - self.mean) / self.std
+        def build():
+            return nn.Sequential(Normalise(), nn.Flatten(), nn.Linear(192, 5))
+        """)
+    )
+    network = models.build(f"{source}:build", seed=5)
+    read = checkpoint.read(kept(tmp_path / "x.pt", network.state_dict()), model=f"{source}:build")
+    assert (read.preprocessing, read.mean, read.warnings) == ("in the checkpoint", None, ())
+    assert same(read, network, IMAGES)
+
+
 def test_of_several_sets_of_weights_the_documented_one_is_used(tmp_path):
     other = {key: value + 1 for key, value in files.network().state_dict().items()}
     value = {"state_dict": other, "state_dict_ema": files.network().state_dict()}

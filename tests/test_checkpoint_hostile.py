@@ -174,6 +174,20 @@ def test_what_is_no_checkpoint_gets_its_line(content, says, tmp_path):
     assert says in outcome(path)
 
 
+def test_a_flipped_weight_is_noticed_unless_torch_wrote_no_checksums(tmp_path):
+    path, weight = tmp_path / "x.pt", files.network().state_dict()["fc1.weight"]
+    whole = files.saved(files.network().state_dict())
+    place = whole.index(weight.numpy().tobytes()) + 1000
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    assert "checksum" in outcome(path)
+    torch.serialization.set_crc32_options(False)
+    try:
+        path.write_bytes(files.saved(files.network().state_dict()))
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert not isinstance(outcome(path), str)
+
+
 def test_missing_files_and_folders_get_their_line(tmp_path):
     assert "no such file" in outcome(tmp_path / "x.pt")
     assert "a folder" in outcome(tmp_path)

@@ -50,7 +50,7 @@ def test_a_table_becomes_a_frozen_dataclass():
     ],
 )
 def test_what_does_not_fit_is_one_line_with_the_place(table, message):
-    with pytest.raises(InputError, match="^here: ") as caught:
+    with pytest.raises(InputError, match=r"^here: ") as caught:
         files.build(Thing, table, "here")
     assert message in str(caught.value)
 
@@ -89,7 +89,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
         yield b"new"
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(EvaluationFailed, match="cannot write .*out: No space left on device"):
+    with pytest.raises(EvaluationFailed, match=r"cannot write .*out: No space left on device"):
         files.write_atomic(target, pieces())
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]

@@ -24,8 +24,8 @@ __all__ = ["eagerpy", "foolbox", "foolbox_model", "seeded"]
 class _Checked(torch.nn.Module):
     """Finite logits, in the type of the pixels.
 
-    NaN logits would steer an attack nowhere, in silence. With float64 logits foolbox returns float64 pixels, and an image that lies on the boundary does
-    not survive their rounding to float32.
+    NaN logits would steer an attack nowhere, in silence. With float64 logits foolbox returns
+    float64 pixels, and an image on the boundary does not survive their rounding to float32.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:

@@ -125,10 +125,9 @@ def _pair(key: str, state: State) -> tuple[str, str] | None:
     return None
 
 
-def is_normalisation(key: str) -> bool:
-    """Whether a name is that of a mean which a network subtracts from its input."""
-    parent, _, name = key.rpartition(".")
-    return name in [mean for mean, _ in PAIRS] and "." not in parent
+def carries_normalisation(state: State) -> bool:
+    """Whether a mean and std of at most four channels are among a network's own weights."""
+    return any(_pair(key, state) and state[key].numel() <= 4 for key in state)
 
 
 def plainest(state: State) -> Reading:

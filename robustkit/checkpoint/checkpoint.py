@@ -381,11 +381,10 @@ def _read_as(
         prefix=reading.prefix,
         weights=weights_digest(reading.state),
         notes=(*reading.notes, *known.notes),
-        num_classes=known.num_classes,
         input_shape=known.input_shape or _input_shape(known.model),
         _network=partial(_network_on, freeze(module)) if module is not None else None,
     )
-    if reading.mean is None and not any(architecture.is_normalisation(k) for k in reading.state):
+    if reading.mean is None and not architecture.carries_normalisation(reading.state):
         return made
     if known.preprocessing in ("given", "recorded") and known.mean is not None:
         warning = "the normalisation in the checkpoint is replaced by the one given"

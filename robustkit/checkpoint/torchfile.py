@@ -105,8 +105,7 @@ def read_zip(path: Path, archive: zipfile.ZipFile) -> Contents:
     root = _guarded(str(path), reader, io.BytesIO(records["data.pkl"]))
     for key, storage in storages.found.items():
         storage.data = records[f"data/{key}"]
-    warnings = (*records.warnings, *_alarm(reader.asked))
-    return Contents("torch zip", root, tuple(reader.asked), warnings)
+    return Contents("torch zip", root, tuple(reader.asked), _alarm(reader.asked))
 
 
 @dataclass
@@ -118,7 +117,6 @@ class _Records:
     archive: zipfile.ZipFile
 
     def __post_init__(self) -> None:
-        self.warnings: list[str] = []
         entries = [entry for entry in self.archive.infolist() if not entry.is_dir()]
         self._check(entries)
         roots = [e.filename[: -len("data.pkl")] for e in entries if e.filename.endswith("data.pkl")]
@@ -154,17 +152,17 @@ class _Records:
         if (entry := self._entries.get(self._prefix + name)) is None:
             raise CheckpointError(f"{self.where}: damaged: the record {name!r} is missing")
         start = entry.header_offset
-        local = self.data[start : start + 30]
+        local = bytes(self.data[start : start + 30])
         if len(local) < 30 or local[:4] != b"PK\x03\x04":
             raise CheckpointError(f"{self.where}: damaged: no record {name!r} where it should be")
         start += 30 + sum(struct.unpack("<HH", local[26:30]))
         content = self.data[start : start + entry.file_size]
         if len(content) < entry.file_size:
             raise CheckpointError(f"{self.where}: truncated: the record {name!r} is cut off")
-        # torch can be told to write no checksums, so a wrong one is no proof of damage
-        if zlib.crc32(content) != entry.CRC and not self.warnings:
-            self.warnings.append(
-                f"the checksum of the record {name!r} is wrong: is the file damaged?"
+        # torch can be told to write no checksums, and then they are 0
+        if entry.CRC not in (0, zlib.crc32(content)):
+            raise CheckpointError(
+                f"{self.where}: damaged: the checksum of {name!r} is wrong; download it again"
             )
         return content
 
