@@ -420,7 +420,7 @@ def test_no_feasible_step_gains_more_than_the_steepest(norm, seed):
     if norm != "l1":
         x = x * 0.2 + 0.4
     gradient = torch.randn(x.shape, generator=source)
-    step = ascend(x, gradient, torch.tensor([0.3]), norm) - x
+    step = ascend(x, gradient.clone(), torch.tensor([0.3]), norm) - x
     assert within(distance(x, x + step, norm), 0.3).all()
     for _ in range(50):
         rival = (x + 0.3 * in_ball(norm, x.shape[1:], source)).clamp(0, 1) - x

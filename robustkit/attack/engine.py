@@ -271,7 +271,7 @@ class _Engine:
         x = attack.start(images, epsilon, sources)
         left = torch.full_like(owner, attack.steps)
         return _Slots(
-            owner, left, x, images, self.outcomes.classes[there], epsilon, torch.zeros_like(images)
+            owner, left, x, images, self.outcomes.classes[there], epsilon, attack.blank(images)
         )
 
     def _pass(self, slots: _Slots, attack: FixedBudget, name: str) -> tuple[Tensor, Tensor | None]:

@@ -33,22 +33,22 @@ def within(distances: Tensor, epsilon: Tensor | float) -> Tensor:
 
 
 def ascend(x: Tensor, gradient: Tensor, size: Tensor, norm: Norm) -> Tensor:
-    """Move each image by the steepest step of a given length in a norm; x stays in [0, 1].
+    """Move each image by the steepest step of a given length in a norm. Overwrites `gradient`.
 
     Linf: the sign of the gradient. L2: the gradient's direction. L1: the pixels of the largest
     slope first, each as far as the box lets it: the maximum of the linearised loss over the
     intersection of the ball around x and the box. A zero gradient moves nothing.
     """
     if norm == "linf":
-        return (x + column(size, x) * gradient.sign()).clamp_(0, 1)
+        return gradient.sign_().mul_(column(size, x)).add_(x)
     if norm == "l2":
         length = gradient.flatten(1).norm(dim=1)
         # scaled by the largest entry first: squares of tiny gradients underflow in float32
         if bool((length < 1e-12).any()):
             gradient = gradient / column(gradient.flatten(1).abs().amax(1).clamp(min=1e-38), x)
             length = gradient.flatten(1).norm(dim=1)
-        return (x + gradient * column(size / length.clamp(min=1e-38), x)).clamp_(0, 1)
-    return (x + _steepest_l1(x, gradient, size)).clamp_(0, 1)
+        return gradient.mul_(column(size / length.clamp(min=1e-38), x)).add_(x)
+    return _steepest_l1(x, gradient, size).add_(x)
 
 
 def _steepest_l1(x: Tensor, gradient: Tensor, size: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def project(x: Tensor, images: Tensor, epsilon: Tensor, norm: Norm) -> Tensor:
     """The nearest point (Euclidean) of the ball around each image, then of the box [0, 1]."""
     if norm == "linf":
         budget = column(epsilon, x)
-        return torch.minimum(torch.maximum(x, images - budget), images + budget).clamp_(0, 1)
+        return x.clamp(images - budget, images + budget).clamp_(0, 1)
     change = x - images
     if norm == "l2":
         length = change.flatten(1).norm(dim=1)

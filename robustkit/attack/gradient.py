@@ -43,10 +43,13 @@ class FixedBudget(Protocol):
     def start(self, images: Tensor, epsilon: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
         """First iterates."""
 
+    def blank(self, images: Tensor) -> Tensor:
+        """What is remembered of each image before its first step."""
+
     def advance(
         self, x: Tensor, gradient: Tensor, images: Tensor, epsilon: Tensor, memory: Tensor
     ) -> Tensor:
-        """Next iterates; `memory`, N × C × H × W and zero at the start, may be written to."""
+        """Next iterates; `gradient` and `memory`, zero at the start, may be written to."""
 
 
 class _Ascent:
@@ -83,6 +86,12 @@ class _Ascent:
         start = images + column(epsilon, images) * noise.to(images)
         return project(start, images, epsilon, self.norm)
 
+    def blank(self, images: Tensor) -> Tensor:
+        """An empty memory; of no size where there is no momentum."""
+        if self.momentum is None:
+            return images.new_zeros(len(images), 0)
+        return torch.zeros_like(images)
+
     def advance(
         self, x: Tensor, gradient: Tensor, images: Tensor, epsilon: Tensor, memory: Tensor
     ) -> Tensor:
@@ -93,7 +102,7 @@ class _Ascent:
         """
         if self.momentum is not None:
             size = gradient.flatten(1).abs().sum(1).clamp(min=1e-38)
-            gradient = memory.mul_(self.momentum).add_(gradient / column(size, x))
+            gradient = memory.mul_(self.momentum).add_(gradient / column(size, x)).clone()
         x = ascend(x, gradient, self.rel_stepsize * epsilon, self.norm)
         return project(x, images, epsilon, self.norm)
 
@@ -109,7 +118,7 @@ class _Ascent:
         targeted = hasattr(criterion, "target_classes")
         classes = (criterion.target_classes if targeted else criterion.labels).raw
         x = self.start(images, budget, [generator("run", i) for i in range(len(images))])
-        memory = torch.zeros_like(x)
+        memory = self.blank(x)
         for _ in range(self.steps):
             x.requires_grad_()
             value = objective(model(x), classes, self.loss, targeted).sum()

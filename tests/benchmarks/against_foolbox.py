@@ -2,25 +2,30 @@
 
     python tests/benchmarks/against_foolbox.py NETWORK.safetensors --data-root DIR [--images 1000]
 
-Prints, as JSON lines: foolbox's time and robust accuracy for several seeds, the engine's, a bare
-replay of the engine's batches (forward and input gradient, no attack), and the same number of
-sample-passes at full batch size. `--memory` prints the peak memory of one evaluation instead.
+Prints a JSON line a seed: robust accuracy and time of the engine and of foolbox, the time of a bare
+replay of the engine's batches (forward and input gradient, no attack) and of as many sample-passes
+at full batch size. `--verdicts` leaves the replays out. `--memory` prints the peak memory of one evaluation instead.
 """
 
 import argparse
 import json
 import resource
+import statistics
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from robustkit import checkpoint, data, evaluation, protocol
 from robustkit.attack import Block, attack_block, within
 
+T = TypeVar("T")
 BUDGETS = ("0.05", "0.1", "0.15", "0.2", "0.25", "0.3", "0.35", "0.4")
 STEPS, RELATIVE = 40, "1/16"
 PROTOCOL = {
@@ -44,77 +49,112 @@ class Counted(torch.nn.Module):
         return self.model(x)
 
 
-def say(**row: object) -> None:
-    print(json.dumps(row), flush=True)
+class Foolbox:
+    """Plain foolbox, as its documentation has it, on a model whose weights want gradients."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import foolbox
+        self.wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
+        self.attack = foolbox.attacks.LinfPGD(steps=STEPS, rel_stepsize=1 / 16, random_start=True)
+
+    def robust(self, x: torch.Tensor, y: torch.Tensor, batch: int) -> torch.Tensor:
+        """How many of the images stay right at each budget."""
+        right = torch.zeros(len(BUDGETS))
+        for images, labels in zip(x.split(batch), y.split(batch), strict=True):
+            _, _, success = self.attack(
+                self.wrapped, images, labels, epsilons=[float(b) for b in BUDGETS]
+            )
+            right += (~success).sum(1)
+        return right
 
 
-def plain_foolbox(
-    model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int, seed: int
-) -> tuple[float, list[float]]:
-    """Seconds, and robust accuracy by budget, as its documentation has it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import foolbox
-    torch.manual_seed(seed)
-    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
-    attack = foolbox.attacks.LinfPGD(steps=STEPS, rel_stepsize=1 / 16, random_start=True)
-    budgets = [float(b) for b in BUDGETS]
-    clock, right = time.perf_counter(), torch.zeros(len(budgets))
-    for x, y in zip(images.split(batch), labels.split(batch), strict=True):
-        _, _, success = attack(wrapped, x, y, epsilons=budgets)
-        right += (~success).sum(1)
-    return time.perf_counter() - clock, (right / len(images)).tolist()
-
-
-def engine(
-    model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, ids: tuple[str, ...], batch: int, seed: int
-) -> tuple[float, list[float]]:
-    """Seconds, and robust accuracy by budget, over blocks as an evaluation has them."""
-    from dataclasses import replace
-
-    asked = replace(protocol.parse(PROTOCOL, "pgd", "benchmark"), seed=seed)
-    size, distances = 256, []
-    clock = time.perf_counter()
-    for start in range(0, len(images), size):
-        rows = slice(start, start + size)
-        block = Block(images[rows], labels[rows], ids[rows], start)
-        distances.append(attack_block(model, block, asked, batch).distance)
-    seconds = time.perf_counter() - clock
-    found = torch.cat(distances)
-    return seconds, [float((~within(found, float(b))).double().mean()) for b in BUDGETS]
-
-
-def replay(model: torch.nn.Module, images: torch.Tensor, batches: list[tuple[int, bool]]) -> float:
-    """Seconds for the same batches with nothing around them."""
-    clock = time.perf_counter()
+def replay(model: torch.nn.Module, images: torch.Tensor, batches: list[tuple[int, bool]]) -> None:
+    """The same batches, forward and input gradient, with nothing around them."""
     for n, gradient in batches:
         x = images[:n].detach().requires_grad_(gradient)
         with torch.set_grad_enabled(gradient):
             logits = model(x)
             if gradient:
                 torch.autograd.grad(logits.sum(), x)
-    return time.perf_counter() - clock
+
+
+def timed(function: Callable[[], T]) -> tuple[float, T]:
+    clock = time.perf_counter()
+    result = function()
+    return time.perf_counter() - clock, result
 
 
 def compare(options: argparse.Namespace) -> None:
+    """Block by block in turn, so that a machine whose speed drifts slows all of them alike."""
     subset = data.load(options.data, root=options.data_root, limit=options.images)
-    images, labels = torch.from_numpy(subset.images(0, len(subset))), torch.from_numpy(subset.labels)
     record = checkpoint.read(options.network)
-    frozen, trainable = record.load(), record.load()
+    counted, trainable = Counted(record.load()), record.load()
     trainable.requires_grad_(True)  # as a user's own model is, and as foolbox leaves it
-    say(network=options.network, images=len(images), threads=torch.get_num_threads(), torch=torch.__version__)
-    replay(frozen, images, [(options.batch, True)] * 10)  # warm up
+    plain = Foolbox(trainable)
     for seed in range(options.seeds):
-        counted = Counted(frozen)
-        seconds, robust = engine(counted, images, labels, subset.ids, options.batch, seed)
-        passes = sum(n for n, gradient in counted.batches if gradient)
-        say(what="engine", seed=seed, seconds=seconds, robust=robust, sample_passes=passes)
-        if seed == 0:
-            say(what="replay of the same batches", seconds=replay(frozen, images, counted.batches))
-            full = [(options.batch, True)] * round(passes / options.batch)
-            say(what="same sample-passes at full batches", seconds=replay(frozen, images, full))
-        seconds, robust = plain_foolbox(trainable, images, labels, options.batch, seed)
-        say(what="foolbox", seed=seed, seconds=seconds, robust=robust)
+        asked = replace(protocol.parse(PROTOCOL, "pgd", "benchmark"), seed=seed)
+        torch.manual_seed(seed)
+        seconds: dict[str, list[float]] = {
+            "engine": [],
+            "replay": [],
+            "full batches": [],
+            "foolbox": [],
+        }
+        ours, theirs, passes = torch.zeros(len(BUDGETS)), torch.zeros(len(BUDGETS)), 0
+        for start in range(0, len(subset), 256):
+            stop = min(start + 256, len(subset))
+            x = torch.from_numpy(subset.images(start, stop))
+            y = torch.from_numpy(subset.labels[start:stop])
+            block = Block(x, y, subset.ids[start:stop], start)
+            counted.batches.clear()
+            spent, outcomes = timed(lambda: attack_block(counted, block, asked, options.batch))
+            seconds["engine"].append(spent)
+            ours += torch.stack([(~within(outcomes.distance, float(b))).sum() for b in BUDGETS])
+            done = sum(n for n, gradient in counted.batches if gradient)
+            passes += done
+            if not options.verdicts:
+                batches, full = (
+                    list(counted.batches),
+                    [(options.batch, True)] * round(done / options.batch),
+                )
+                seconds["replay"].append(timed(lambda: replay(counted.model, x, batches))[0])
+                seconds["full batches"].append(timed(lambda: replay(counted.model, x, full))[0])
+            spent, right = timed(lambda: plain.robust(x, y, options.batch))
+            seconds["foolbox"].append(spent)
+            theirs += right
+        engine = seconds["engine"]
+        print(
+            json.dumps(
+                {
+                    "network": Path(options.network).name,
+                    "seed": seed,
+                    "images": len(subset),
+                    "threads": torch.get_num_threads(),
+                    "torch": torch.__version__,
+                    "sample_passes": passes,
+                    "engine": (ours / len(subset)).tolist(),
+                    "foolbox": (theirs / len(subset)).tolist(),
+                    "seconds": {
+                        name: round(sum(values), 1) for name, values in seconds.items() if values
+                    },
+                    "median ratio by block": {
+                        "foolbox / engine": statistics.median(
+                            f / e for f, e in zip(seconds["foolbox"], engine, strict=True)
+                        ),
+                        **{
+                            f"engine / {name}": statistics.median(
+                                e / r for e, r in zip(engine, seconds[name], strict=True)
+                            )
+                            for name in ("replay", "full batches")
+                            if seconds[name]
+                        },
+                    },
+                }
+            ),
+            flush=True,
+        )
 
 
 def memory(options: argparse.Namespace) -> None:
@@ -124,7 +164,8 @@ def memory(options: argparse.Namespace) -> None:
         subject = evaluation.of_checkpoint(checkpoint.read(options.network))
         asked = evaluation.resolve("fgsm", subset)
         evaluation.run(subject, subset, asked, Path(out), evaluation.Options())
-    say(images=options.images, peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"images": options.images, "peak_mib": round(peak)}))
 
 
 def main() -> None:
@@ -135,6 +176,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--verdicts", action="store_true")
     parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
     (memory if options.memory else compare)(options)

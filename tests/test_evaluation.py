@@ -1,0 +1,347 @@
+import threading
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from robustkit import checkpoint, data, evaluation
+from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError
+from robustkit.evaluation import Options, block_size, evaluate, of_checkpoint, resolve, run
+
+PGD = ["steps=6", "relative_step=1/2", "restarts=2"]
+
+
+class Net(torch.nn.Module):
+    def __init__(self, seed=0, classes=3):
+        super().__init__()
+        source = torch.Generator().manual_seed(seed)
+        self.fc = torch.nn.Linear(64, classes)
+        with torch.no_grad():
+            self.fc.weight.copy_(torch.randn(classes, 64, generator=source))
+            self.fc.bias.zero_()
+
+    def forward(self, x):
+        return self.fc(x.flatten(1) - 0.5)
+
+
+@pytest.fixture
+def arrays():
+    source = np.random.default_rng(0)
+    images = source.random((700, 1, 8, 8), dtype=np.float32)
+    with torch.no_grad():
+        labels = Net()(torch.from_numpy(images)).argmax(1).numpy()
+    labels[::50] = (labels[::50] + 1) % 3
+    return images, labels
+
+
+def ask(arrays, **options):
+    settings = {"epsilons": ["1/50", "1/20", "1/10"], "settings": PGD} | options
+    return evaluate(settings.pop("model", Net()), settings.pop("data", arrays), "pgd", **settings)
+
+
+def test_one_call_gives_one_honest_row_per_image(arrays):
+    found = ask(arrays)
+    rows = found.rows
+    assert len(rows) == 700
+    assert rows["index"].tolist() == list(range(700))
+    assert (rows.label == arrays[1]).all()
+    assert rows["sample"].is_unique
+    wrong = rows.label != rows.predicted
+    assert (rows.fooled_by[wrong] == "clean").all()
+    assert (rows.fooled_at[wrong] == "0").all()
+    assert wrong.sum() == 14
+    fooled = rows.fooled_at.notna() & ~wrong
+    assert (
+        rows.distance[fooled]
+        <= rows.fooled_at[fooled].map({"1/50": 0.02, "1/20": 0.05, "1/10": 0.1}) + 1e-6
+    ).all()
+    assert rows.distance[rows.fooled_at.isna()].isna().all()
+
+
+def test_a_module_is_left_alone_and_cached_only_by_name(arrays, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = Net().train()
+    ask(arrays, model=model)
+    assert model.training
+    assert model.fc.weight.requires_grad
+    assert not (tmp_path / "runs").exists()
+    first = ask(arrays, model=model, name="net")
+    again = ask(arrays, model=model, name="net")
+    assert first.path == again.path
+    assert first.run == again.run
+    assert ask(arrays, model=Net(1), name="net").path != first.path
+
+
+def test_an_interrupted_run_resumes_to_the_same_rows(arrays, tmp_path):
+    undisturbed = ask(arrays, name="net", out=tmp_path / "a")
+    for stop_at in (10, 300, 600, 650):
+
+        def progress(done, total, stop_at=stop_at):
+            if done >= stop_at:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            ask(arrays, name="net", out=tmp_path / "b", options=Options(progress=progress))
+        assert not list((tmp_path / "b").glob("*.parquet"))
+    kept = len(list((tmp_path / "b").glob("*.partial/block-*.parquet")))
+    assert kept == 2
+    resumed = ask(arrays, name="net", out=tmp_path / "b")
+    assert resumed.rows_digest == undisturbed.rows_digest
+    assert [e.index for e in resumed.examples] == [e.index for e in undisturbed.examples]
+    assert [e.distance for e in resumed.examples] == sorted(e.distance for e in resumed.examples)
+
+
+def test_a_resumed_run_keeps_the_batch_size_it_began_with(arrays, tmp_path):
+    def stop(done, total):
+        if done > 300:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(arrays, name="n", out=tmp_path, options=Options(batch_size=17, progress=stop))
+    assert ask(arrays, name="n", out=tmp_path).run["batch_size"] == 17
+
+
+def test_batch_sizes_agree(arrays, tmp_path):
+    one = ask(arrays, options=Options(batch_size=13)).rows
+    other = ask(arrays, options=Options(batch_size=700)).rows
+    different = one.fooled_at.fillna("") != other.fooled_at.fillna("")
+    assert different.mean() <= 0.001
+    assert (one.distance - other.distance).abs()[~different].max() <= 1e-3
+
+
+def test_the_same_question_is_answered_from_the_file_unless_asked_fresh(
+    arrays, tmp_path, monkeypatch
+):
+    first = ask(arrays, name="n", out=tmp_path)
+    calls = []
+    real = evaluation.attack_block
+    monkeypatch.setattr(evaluation, "attack_block", lambda *a: calls.append(1) or real(*a))
+    assert ask(arrays, name="n", out=tmp_path).rows_digest == first.rows_digest
+    assert not calls
+    assert (
+        ask(arrays, name="n", out=tmp_path, options=Options(fresh=True)).rows_digest
+        == first.rows_digest
+    )
+    assert calls
+
+
+def test_the_digest_follows_whatever_can_change_a_row(arrays, tmp_path):
+    images, labels = arrays
+    questions = [
+        ask(arrays, name="n", out=tmp_path, limit=50),
+        ask(arrays, name="n", out=tmp_path, limit=51),
+        ask((images * 0.9, labels), name="n", out=tmp_path, limit=50),
+        ask((images, (labels + 1) % 3), name="n", out=tmp_path, limit=50),
+        ask(arrays, name="n", out=tmp_path, limit=50, seed=1),
+        ask(arrays, name="n", out=tmp_path, limit=50, target="next"),
+        ask(arrays, name="n", out=tmp_path, limit=50, epsilons=["1/50"]),
+        ask(arrays, name="n", out=tmp_path, limit=50, settings=["steps=5", *PGD[1:]]),
+        ask(arrays, name="n", out=tmp_path, limit=50, model=Net(3)),
+    ]
+    assert len({q.digest for q in questions}) == len(questions)
+    same = ask(arrays, name="n", out=tmp_path, limit=50, epsilons=["0.02", "0.05", "0.1"])
+    assert same.digest == questions[0].digest
+
+
+def test_a_second_asker_waits_for_the_first(arrays, tmp_path):
+    started, waited = threading.Event(), threading.Event()
+
+    def slow(done, total):
+        started.set()
+        waited.wait(20)
+
+    first = threading.Thread(
+        target=ask,
+        args=(arrays,),
+        kwargs={"name": "n", "out": tmp_path, "limit": 20, "options": Options(progress=slow)},
+    )
+    first.start()
+    assert started.wait(20)
+    calls = []
+    answer = ask(
+        arrays,
+        name="n",
+        out=tmp_path,
+        limit=20,
+        options=Options(waiting=waited.set, progress=lambda done, total: calls.append(done)),
+    )
+    first.join()
+    assert len(answer.rows) == 20
+    assert not calls  # it took the first one's answer
+
+
+def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(arrays, monkeypatch):
+    real, sizes = evaluation.attack_block, []
+
+    def small_gpu(model, block, protocol, batch_size, progress):
+        sizes.append(batch_size)
+        if batch_size > 16:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return real(model, block, protocol, batch_size, progress)
+
+    monkeypatch.setattr(evaluation, "attack_block", small_gpu)
+    found = ask(arrays, limit=300, options=Options(batch_size=64))
+    assert sizes == [64, 32, 16, 16]
+    assert found.run["batch_size"] == 16
+    assert len(found.run["events"]) == 2
+    assert "batch size halved to 32" in found.run["events"][0]
+    monkeypatch.setattr(
+        evaluation,
+        "attack_block",
+        lambda *a: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("")),
+    )
+    with pytest.raises(EvaluationFailed, match="too little memory for one image"):
+        ask(arrays, limit=10, options=Options(batch_size=1))
+
+
+def test_perturbed_images_are_kept_without_loss(arrays, tmp_path):
+    path = tmp_path / "images.npz"
+    found = ask(arrays, limit=600, options=Options(save_adversarial=path))
+    saved = np.load(path, allow_pickle=False)
+    assert saved["images"].dtype == np.float32
+    assert saved["images"].shape == (600, 1, 8, 8)
+    rows = found.rows
+    assert saved["sample"].tolist() == rows["sample"].tolist()
+    fooled = (rows.fooled_at.notna() & (rows.fooled_at != "0")).to_numpy()
+    with torch.no_grad():
+        predicted = Net()(torch.from_numpy(saved["images"])).argmax(1).numpy()
+    assert (predicted[fooled] != rows.label[fooled]).all()
+    reached = np.abs(saved["images"].astype(float) - arrays[0][:600]).reshape(600, -1).max(1)
+    np.testing.assert_allclose(reached[fooled], rows.distance[fooled], atol=1e-12)
+    assert (reached[~fooled] == 0).all()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_smallest_perturbations_are_kept_for_looking_at(arrays):
+    found = ask(arrays)
+    assert len(found.examples) == evaluation.EXAMPLES
+    distances = found.rows.set_index("index").distance
+    assert [e.distance for e in found.examples] == distances[distances > 0].sort_values().head(
+        8
+    ).tolist()
+    for example in found.examples:
+        assert example.predicted != example.label
+        assert np.abs(example.perturbed - example.clean).max() == pytest.approx(
+            example.distance, abs=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"data": (np.zeros((4, 3, 8, 8), np.float32), np.zeros(4, int))}, InputError, "3|192"),
+        ({"model": Net(classes=4)}, DataError, "3 classes"),
+        ({"epsilons": ["0"]}, ProtocolError, "above 0"),
+        ({"epsilons": ["x"]}, ProtocolError, "expected a number"),
+        (
+            {"epsilons": []},
+            ProtocolError,
+            "no usual linf budgets are known for arrays; give --epsilon",
+        ),
+        ({"options": Options(device="nonsense")}, InputError, "--device nonsense"),
+        ({"data": (np.full((4, 1, 8, 8), 2, np.float32), np.zeros(4, int))}, DataError, "image"),
+    ],
+)
+def test_bad_input_is_one_line(arrays, change, error, message):
+    with pytest.raises(error, match=message) as caught:
+        ask(arrays, **change)
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_logits_fail_and_leave_no_record(arrays, tmp_path):
+    class Broken(Net):
+        def forward(self, x):
+            return super().forward(x) / (x.flatten(1).max(1, keepdim=True).values < 0.999)
+
+    with pytest.raises(EvaluationFailed, match="NaN or infinite at image"):
+        ask(arrays, model=Broken(), name="n", out=tmp_path)
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_a_full_disk_fails_in_one_line(arrays, tmp_path, monkeypatch):
+    from robustkit import record
+
+    def full(path, pieces):
+        raise EvaluationFailed(f"cannot write {path}: No space left on device")
+
+    store = tmp_path / "runs"
+    ask(arrays, name="other", out=store, limit=5)
+    monkeypatch.setattr(record, "write_atomic", full)
+    with pytest.raises(EvaluationFailed, match="No space left"):
+        ask(arrays, name="n", out=store)
+
+
+def test_budgets_come_from_the_call_then_the_protocol_then_the_data():
+    digits = data.load("mnist5k", limit=5)
+    usual = resolve("pgd", digits)
+    assert [e.text for e in usual.epsilons] == list(digits.budgets["linf"])
+    assert [e.text for e in resolve("pgd", digits, ["8/255"]).epsilons] == ["8/255"]
+    own = replace(usual, epsilons=usual.epsilons[:1])
+    assert resolve(own, digits).epsilons == usual.epsilons[:1]
+
+
+def test_images_that_may_have_been_trained_on_are_warned_of(tmp_path):
+    digits = data.load("mnist5k", limit=5)
+    shipped = of_checkpoint(checkpoint.read("lenet5-mnist5k"))
+    asked = resolve("fgsm", digits)
+    assert run(shipped, digits, asked, tmp_path, Options()).header["warnings"] == []
+    other = shipped._replace(header={**shipped.header, "trained_on": "mnist"})
+    found = run(other, digits, asked, tmp_path / "b", Options())
+    assert any("training images of mnist" in w for w in found.header["warnings"])
+
+
+def test_a_weak_protocol_is_warned_of(arrays):
+    found = ask(arrays, limit=5, settings=["steps=3", "relative_step=1/10"])
+    assert any("robust accuracy may be overstated" in w for w in found.header["warnings"])
+
+
+def test_memory_does_not_grow_with_the_data_set(tmp_path, monkeypatch):
+    """Blocks are read one after the other, and none is held longer than its turn."""
+    import gc
+    import weakref
+
+    alive: list = []
+    peak = 0
+    real = evaluation._block
+
+    def watched(*arguments):
+        nonlocal peak
+        block = real(*arguments)
+        alive.append(weakref.ref(block.images))
+        gc.collect()
+        peak = max(peak, sum(r() is not None for r in alive))
+        return block
+
+    monkeypatch.setattr(evaluation, "_block", watched)
+    images = np.random.default_rng(0).random((2000, 1, 8, 8), dtype=np.float32)
+    evaluate(Net(), (images, np.zeros(2000, int)), "fgsm", epsilons=["1/10"])
+    assert len(alive) == 8
+    assert peak <= 2
+
+
+def test_every_protocol_on_the_shelf_runs_on_two_images(tmp_path):
+    from robustkit.files import names
+
+    digits = data.load("mnist5k", limit=2)
+    subject = of_checkpoint(checkpoint.read("lenet5-mnist5k"))
+    for name in names("attacks"):
+        quick = {
+            "boundary": ["steps=3"],
+            "hopskipjump": ["steps=1"],
+            "cw": ["steps=5", "search_steps=2"],
+            "noise": ["draws=2"],
+            "noise-l2": ["draws=2"],
+        }.get(name, [])
+        asked = resolve(name, digits, settings=quick)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = run(subject, digits, asked, tmp_path, Options())
+        assert len(found.rows) == 2, name
+
+
+def test_blocks_are_small_on_a_cpu_and_bounded_on_a_gpu():
+    digits = data.load("mnist5k", limit=2)
+    assert block_size(digits, torch.device("cpu")) == 256
+    assert block_size(digits, torch.device("cuda")) * 28 * 28 * 4 <= 2**26
