@@ -379,11 +379,19 @@ def _probe(model: torch.nn.Module, data: Dataset, device: torch.device) -> None:
             f"the model cannot take the {shape} images of {data.name}; see --resize, --crop and "
             f"--channels ({str(error).splitlines()[0]})"
         ) from error
-    if logits.ndim != 2 or logits.shape[1] != len(data.classes):
+    if logits.ndim != 2 or not _classes_fit(logits.shape[1], data):
         raise DataError(
             f"the model's output for one image of {data.name} has shape {tuple(logits.shape)}, but "
             f"the data set has {len(data.classes)} classes"
         )
+
+
+def _classes_fit(count: int, data: Dataset) -> bool:
+    """Whether a model of so many classes fits; classes guessed from labels may lack the last."""
+    guessed = "origin" not in data.source and data.classes == tuple(
+        map(str, range(len(data.classes)))
+    )
+    return count == len(data.classes) or (guessed and count > len(data.classes))
 
 
 def _block(data: Dataset, start: int, stop: int, device: torch.device) -> Block:

@@ -25,7 +25,7 @@ FAST = ["--attack", "fgsm", "--limit", "20"]
 def robustkit(monkeypatch, capsys, tmp_path):
     """Run a command in this process, in an empty folder: status, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["robustkit", *map(str, arguments)])
@@ -35,7 +35,8 @@ def robustkit(monkeypatch, capsys, tmp_path):
         return caught.value.code, out, err
 
     yield run
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def command(*arguments, cwd, **options):

@@ -232,7 +232,7 @@ def test_the_smallest_perturbations_are_kept_for_looking_at(arrays):
     ("change", "error", "message"),
     [
         ({"data": (np.zeros((4, 3, 8, 8), np.float32), np.zeros(4, int))}, InputError, "3|192"),
-        ({"model": Net(classes=4)}, DataError, "3 classes"),
+        ({"model": Net(classes=2)}, DataError, "3 classes"),
         ({"epsilons": ["0"]}, ProtocolError, "above 0"),
         ({"epsilons": ["x"]}, ProtocolError, "expected a number"),
         (
@@ -345,3 +345,9 @@ def test_blocks_are_small_on_a_cpu_and_bounded_on_a_gpu():
     digits = data.load("mnist5k", limit=2)
     assert block_size(digits, torch.device("cpu")) == 256
     assert block_size(digits, torch.device("cuda")) * 28 * 28 * 4 <= 2**26
+
+
+def test_labels_that_lack_the_last_class_fit_a_model_that_has_it(arrays):
+    images, labels = arrays
+    few = labels < 2
+    assert len(ask((images[few], labels[few]), limit=20).rows) == 20

@@ -45,25 +45,25 @@ def _root(
     pass
 
 
-class Terminated(BaseException):
-    """SIGTERM, raised so that files are closed and claims released."""
+class Stopped(BaseException):
+    """A signal, raised so that files are closed and claims released."""
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(number)
 
 
 def main() -> None:
     """Run a command. Exit status: 0 done, 2 bad input, 3 failed, 130 and 143 interrupted."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         status = app(standalone_mode=False) or 0
     except RobustkitError as error:
         status = _say(f"error: {error}", error.exit_status)
-    except (KeyboardInterrupt, typer.Abort):
-        status = _say("interrupted; every finished block is kept, the same command goes on", 130)
-    except Terminated:
-        status = _say("terminated; every finished block is kept, the same command goes on", 143)
+    except Stopped as stop:
+        text = "interrupted; every finished block is kept, and the same command goes on from there"
+        status = _say(text, 128 + stop.args[0])
     except BrokenPipeError:
         # the reader has gone; Python's own flush at exit must not complain about it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

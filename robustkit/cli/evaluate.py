@@ -187,23 +187,37 @@ def _in_processes(
     import os
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
+    from multiprocessing import active_children, get_context
 
     if request.device not in ("cpu", "auto"):
         raise InputError("--workers is for CPUs; a GPU takes checkpoints in turn")
     threads = max(1, (os.cpu_count() or 1) // workers)
     records = {}
     # spawned, not forked: torch's threads do not survive a fork
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _die_quietly) as pool:
         jobs = {path: pool.submit(_work, path, request, threads) for path in paths}
-        for path, job in jobs.items():
-            try:
-                records[path] = job.result()
-            except RobustkitError as error:
-                failures[path] = error
-            except BrokenProcessPool as error:
-                failures[path] = EvaluationFailed(f"{path}: a worker process died ({error})")
+        try:
+            for path, job in jobs.items():
+                try:
+                    records[path] = job.result()
+                except RobustkitError as error:
+                    failures[path] = error
+                except BrokenProcessPool:
+                    failures[path] = EvaluationFailed(f"{path}: its worker process died")
+        except BaseException:
+            # an interruption: leaving the pool would wait for all of its jobs
+            for process in active_children():
+                process.terminate()
+            raise
     return records
+
+
+def _die_quietly() -> None:
+    """In a worker a signal ends the process at once: finished blocks are kept all the same."""
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _work(path: str, request: Request, threads: int) -> "Evaluation":

@@ -80,9 +80,9 @@ def replay(model: torch.nn.Module, images: torch.Tensor, batches: list[tuple[int
                 torch.autograd.grad(logits.sum(), x)
 
 
-def timed(function: Callable[[], T]) -> tuple[float, T]:
+def timed(function: Callable[..., T], *arguments: object) -> tuple[float, T]:
     clock = time.perf_counter()
-    result = function()
+    result = function(*arguments)
     return time.perf_counter() - clock, result
 
 
@@ -109,7 +109,7 @@ def compare(options: argparse.Namespace) -> None:
             y = torch.from_numpy(subset.labels[start:stop])
             block = Block(x, y, subset.ids[start:stop], start)
             counted.batches.clear()
-            spent, outcomes = timed(lambda: attack_block(counted, block, asked, options.batch))
+            spent, outcomes = timed(attack_block, counted, block, asked, options.batch)
             seconds["engine"].append(spent)
             ours += torch.stack([(~within(outcomes.distance, float(b))).sum() for b in BUDGETS])
             done = sum(n for n, gradient in counted.batches if gradient)
@@ -119,9 +119,9 @@ def compare(options: argparse.Namespace) -> None:
                     list(counted.batches),
                     [(options.batch, True)] * round(done / options.batch),
                 )
-                seconds["replay"].append(timed(lambda: replay(counted.model, x, batches))[0])
-                seconds["full batches"].append(timed(lambda: replay(counted.model, x, full))[0])
-            spent, right = timed(lambda: plain.robust(x, y, options.batch))
+                seconds["replay"].append(timed(replay, counted.model, x, batches)[0])
+                seconds["full batches"].append(timed(replay, counted.model, x, full)[0])
+            spent, right = timed(plain.robust, x, y, options.batch)
             seconds["foolbox"].append(spent)
             theirs += right
         engine = seconds["engine"]
