@@ -29,7 +29,7 @@ from robustkit.attack import REVISION, Block, Outcomes, attack_block, within
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset
 from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError
-from robustkit.files import canonical, digest
+from robustkit.files import canonical, digest, shipped
 from robustkit.protocol import Epsilon, Protocol, Target
 from robustkit.record import VERSION, Blocks, Evaluation, Example, Store, table
 
@@ -167,6 +167,8 @@ def resolve(
 def of_checkpoint(checkpoint: Checkpoint) -> Subject:
     """A checkpoint as a subject."""
     header = {key: getattr(checkpoint, key) for key in CHECKPOINT_KEYS}
+    if Path(checkpoint.path).parent == shipped("data"):
+        header["path"] = Path(checkpoint.path).stem  # a shipped one goes by its name
     return Subject(
         checkpoint.identity, header, checkpoint.warnings, lambda device: checkpoint.load(device)
     )

@@ -152,6 +152,7 @@ def test_a_plain_state_dict_is_told_what_it_was_taken_for(robustkit, tmp_path):
     status, out, err = robustkit("evaluate", "net.pt", *FAST, "--data", "mnist5k", "--fresh")
     assert status == 0
     assert "training images of mnist" in err
+    assert re.search(r"^note: .*lenet5", err, re.M)
 
 
 @pytest.mark.parametrize(

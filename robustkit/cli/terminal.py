@@ -60,10 +60,12 @@ class Bar:
 
 
 def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None:
-    """The table of one evaluation on stdout, its warnings on stderr."""
-    header = evaluation.header
+    """The table of one evaluation on stdout; what was assumed, and its warnings, on stderr."""
+    header, stderr = evaluation.header, Console(stderr=True)
+    for note in header["checkpoint"]["notes"]:
+        stderr.print(Text(f"note: {note}"), style="dim", soft_wrap=True)
     for warning in header["warnings"]:
-        Console(stderr=True).print(Text(f"warning: {warning}"), style="yellow", soft_wrap=True)
+        stderr.print(Text(f"warning: {warning}"), style="yellow", soft_wrap=True)
     data, protocol = header["data"], header["protocol"]
     target = protocol["resolved"]["target"]
     title = (
