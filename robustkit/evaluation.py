@@ -301,14 +301,16 @@ def block_size(data: Dataset, device: torch.device) -> int:
     return 256 if device.type == "cpu" else max(64, min(2048, 2**24 // pixels))
 
 
-def _batch_size(wanted: int | Literal["auto"], data: Dataset, device: torch.device) -> int:
-    if wanted != "auto":
-        return wanted
-    pixels = int(np.prod(data.shape))
-    if device.type == "cpu":
-        # beyond this a batch gains no speed and falls out of the cache
-        return max(1, min(128, 2**22 // pixels))
-    return block_size(data, device)
+def _plan(
+    data: Dataset, device: torch.device, blocks: Blocks, batch_size: int | Literal["auto"]
+) -> dict[str, Any]:
+    """Sizes of blocks and batches: as an interrupted run had them, so that rows come out alike."""
+    size, pixels = block_size(data, device), int(np.prod(data.shape))
+    # a GPU starts from a whole block and halves it where its memory does not suffice
+    fitting = max(1, min(128, 2**22 // pixels)) if device.type == "cpu" else size
+    first = fitting if batch_size == "auto" else batch_size
+    plan = blocks.plan({"batch_size": first, "block_size": size, "events": []})
+    return plan if batch_size == "auto" else plan | {"batch_size": batch_size}
 
 
 def _answer(
@@ -324,16 +326,7 @@ def _answer(
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     model = subject.load(device)
     _probe(model, data, device)
-    size = block_size(data, device)
-    plan = blocks.plan(
-        {
-            "batch_size": _batch_size(options.batch_size, data, device),
-            "block_size": size,
-            "events": [],
-        }
-    )
-    if options.batch_size != "auto":
-        plan["batch_size"] = options.batch_size
+    plan = _plan(data, device, blocks, options.batch_size)
     tables: list[pa.Table] = []
     for number, start in enumerate(range(0, len(data), plan["block_size"])):
         stop = min(start + plan["block_size"], len(data))
