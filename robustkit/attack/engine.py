@@ -321,7 +321,7 @@ class _Engine:
             return adversary.run(wrapped, self.block.images[there], criterion(classes))  # type: ignore[attr-defined, no-any-return]
         except EvaluationFailed as error:
             raise EvaluationFailed(
-                f"{error}{self._at(batch)} and the {len(batch) - 1} after it"
+                f"{error}, in the batch of {len(batch)} that begins{self._at(batch)}"
             ) from error
         except ValueError as error:
             # HopSkipJump and Boundary: noise of every strength left the prediction alone
