@@ -13,9 +13,9 @@ from robustkit.files import shipped
 PACKAGE = Path(robustkit.__file__).parent
 FLOORS = [
     {"errors", "files", "statistics"},
-    {"record", "protocol", "data", "models"},
-    {"checkpoint", "attack"},
-    {"evaluation"},
+    {"record", "protocol", "data", "models", "losses"},
+    {"checkpoint", "attack", "compression", "device"},
+    {"evaluation", "training"},
     {"figures", "summary"},
     {"report"},
     {"cli"},

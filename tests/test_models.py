@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import textwrap
+from itertools import pairwise
 
 import pytest
 import torch
@@ -43,6 +44,34 @@ def test_the_papers_network_has_its_sizes():
         "fc2.weight": (10, 512),
         "fc2.bias": (10,),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "depth"), [("lsoftmax-mnist", 1, 3), ("lsoftmax-cifar", 3, 4)]
+)
+def test_the_networks_of_large_margin_softmax_have_the_released_sizes(name, channels, depth):
+    network = models.build(name)
+    widths = [channels, 64] + [width for width in (64, 128, 256) for _ in range(depth)]
+    expected = [(b, a, 3, 3) for a, b in pairwise(widths)] + [(512, 256 * 4 * 4), (10, 512)]
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    assert [tuple(weight.shape) for weight in weights] == expected
+    kinds = [type(layer).__name__ for layer in network]
+    one = ["Conv2d", "BatchNorm2d", "ReLU"]
+    block = [*one * depth, "MaxPool2d"]
+    end = ["Flatten", "Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert kinds == [*one, *block * 3, *end]
+    assert network.ip2.bias is None
+
+
+def test_the_networks_of_large_margin_softmax_start_as_he_et_al_do():
+    network = models.build("lsoftmax-mnist", seed=0)
+    for name, weight in network.state_dict().items():
+        if weight.ndim > 1:
+            fan_in = weight[0].numel()
+            error = 4 / (2 * weight.numel()) ** 0.5  # four standard deviations of a spread
+            assert float(weight.std()) == pytest.approx((2 / fan_in) ** 0.5, rel=error), name
+        elif "bn" not in name and name.endswith("bias"):
+            assert not weight.any(), name
 
 
 def test_no_two_registry_models_have_the_same_weights():

@@ -6,6 +6,9 @@
 - transform: channels, resize, crop
 - dataset: order, ids and digest
 - loading: from a name to a data set
+- draws: random choices by id
+- noise: wrong labels; labelfile reads those, or the matrix, that a user brings
+- subset: what is trained on, what is held out
 """
 
 from importlib import import_module
@@ -16,10 +19,19 @@ from robustkit.data.shelf import Spec, spec
 if TYPE_CHECKING:
     from robustkit.data.dataset import Dataset, from_arrays
     from robustkit.data.loading import load
+    from robustkit.data.noise import Noise
+    from robustkit.data.subset import Training, prepare
 
-__all__ = ["Dataset", "Spec", "from_arrays", "load", "spec"]
+__all__ = ["Dataset", "Noise", "Spec", "Training", "from_arrays", "load", "prepare", "spec"]
 
-_HOMES = {"Dataset": "dataset", "from_arrays": "dataset", "load": "loading"}
+_HOMES = {
+    "Dataset": "dataset",
+    "Noise": "noise",
+    "Training": "subset",
+    "from_arrays": "dataset",
+    "load": "loading",
+    "prepare": "subset",
+}
 
 
 def __getattr__(name: str) -> Any:

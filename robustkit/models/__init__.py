@@ -21,7 +21,7 @@ from robustkit.files import digest, file_digest
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MODELS", "Entry", "Spec", "build", "names_code", "source", "spec"]
+__all__ = ["MODELS", "Entry", "Spec", "build", "function", "names_code", "source", "spec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,20 @@ MODELS: dict[str, Entry] = {
         "mnist_cnn_bn",
         (1, 28, 28),
         "bn2.bias",
+    ),
+    "lsoftmax-mnist": Entry(
+        "the MNIST network published with large-margin softmax, Liu et al. 2016",
+        "lsoftmax",
+        "lsoftmax_mnist",
+        (1, 28, 28),
+        "conv3_3.weight",
+    ),
+    "lsoftmax-cifar": Entry(
+        "the CIFAR network published with large-margin softmax, Liu et al. 2016",
+        "lsoftmax",
+        "lsoftmax_cifar",
+        (3, 32, 32),
+        "conv3_4.weight",
     ),
     "resnet18-cifar": Entry(
         "ResNet-18 for small images: 3×3 stem, no max pool",
@@ -190,9 +204,9 @@ def _timm(name: str, num_classes: int) -> "torch.nn.Module":
     return made
 
 
-def _existing(path: Path) -> Path:
+def _existing(path: Path, option: str = "--model") -> Path:
     if not path.is_file():
-        raise InputError(f"{path}: no such file; --model takes FILE.py:FUNCTION")
+        raise InputError(f"{path}: no such file; {option} takes FILE.py:FUNCTION")
     return path
 
 
@@ -200,9 +214,9 @@ def _call(path: Path, name: str) -> "torch.nn.Module":
     """What the function `name` in the user's file returns."""
     import torch
 
-    function = _function(_existing(path), name)
+    made_by = function(path, name)
     try:
-        made = function()
+        made = made_by()
     except (Exception, SystemExit) as error:  # a user's code may raise anything: one line
         raise InputError(f"{path}:{name} failed: {_line(error)}") from error
     if not isinstance(made, torch.nn.Module):
@@ -212,10 +226,17 @@ def _call(path: Path, name: str) -> "torch.nn.Module":
     return made
 
 
-def _function(path: Path, name: str) -> Callable[[], Any]:
-    """The function of that name in the user's file, imported under a name of its own."""
-    resolved = path.resolve()
-    private = f"_robustkit_model_{sha256(str(resolved).encode()).hexdigest()[:16]}"
+def function(path: Path, name: str, option: str = "--model") -> Callable[..., Any]:
+    """The function of that name in the user's file, imported under a name of its own.
+
+    `option` is what the user gave the file to, for messages.
+
+    Raises:
+        InputError: no such file, or importing it fails.
+        UnknownName: it has no such function.
+    """
+    resolved = _existing(path, option).resolve()
+    private = f"_robustkit_user_{sha256(str(resolved).encode()).hexdigest()[:16]}"
     found = importlib.util.spec_from_file_location(private, resolved)
     if found is None or found.loader is None:
         raise InputError(f"{path}: not importable as Python")
@@ -229,11 +250,11 @@ def _function(path: Path, name: str) -> Callable[[], Any]:
         raise InputError(f"{path}: importing it failed: {_line(error)}") from error
     finally:
         sys.path.remove(folder)
-    if not callable(function := getattr(module, name, None)):
+    if not callable(found_function := getattr(module, name, None)):
         own = [key for key, value in vars(module).items() if inspect.isroutine(value)]
         raise UnknownName(f"function in {path}:", name, own)
-    made: Callable[[], Any] = function
-    return made
+    chosen: Callable[..., Any] = found_function
+    return chosen
 
 
 def _line(error: BaseException) -> str:

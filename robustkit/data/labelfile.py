@@ -1,0 +1,149 @@
+"""Files that say how labels are wrong: a label per image, or a matrix of class probabilities."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from robustkit.data.pixels import Labels
+from robustkit.data.source import checked_labels, diagnosis
+from robustkit.errors import DataError
+
+LABEL_FORMATS = (".npy", ".npz", ".csv", ".json")
+MATRIX_FORMATS = (".csv", ".json", ".npy")
+CLEAN = "clean_label"
+"""what CIFAR-10N calls the labels that it replaces"""
+UNIT = 10**9
+"""entries of a matrix are read to so many parts"""
+
+
+def read_labels(path: Path, key: str, clean: Labels, classes: int) -> Labels:
+    """A label per image of a whole split, in the order in which the split is stored, [N].
+
+    Args:
+        path: `.npy`; or `.npz`, `.csv` with a header, or `.json` with several columns.
+        key: which column; may be empty where there is only one.
+        clean: the split's own labels, [N]; a column `clean_label` must equal them.
+        classes: how many there are.
+
+    Raises:
+        DataError: unreadable, another length, a label outside the classes, another order.
+    """
+    columns = _columns(_loaded(path, LABEL_FORMATS), path)
+    given = [name for name in columns if name != CLEAN]
+    name = key or (given[0] if len(given) == 1 else "")
+    if name not in columns:
+        known = ", ".join(columns) or "none"
+        raise DataError(f"{path}: which labels are meant? add #NAME to the path; it has: {known}")
+    labels = _checked(columns[name], path, len(clean), classes)
+    if CLEAN in columns:
+        _check_order(_checked(columns[CLEAN], path, len(clean), classes), clean, path)
+    return labels
+
+
+def read_matrix(path: Path, classes: int) -> Labels:
+    """Probabilities of the given label (column) by the clean label (row), [K, K], in parts of UNIT.
+
+    Raises:
+        DataError: unreadable, of another size, not numbers in [0, 1], or a row whose sum is not 1.
+    """
+    rows = _floats(_loaded(path, MATRIX_FORMATS), path)
+    if rows.shape != (classes, classes):
+        raise DataError(
+            f"{path}: a matrix of {'x'.join(map(str, rows.shape)) or 'nothing'}; "
+            f"{classes} classes need {classes}x{classes}"
+        )
+    bad = np.argwhere(~((rows >= 0) & (rows <= 1)))  # NaN is neither
+    if len(bad):
+        row, column = bad[0]
+        raise DataError(
+            f"{path}: row {row}, column {column} is {rows[row, column]:g}; "
+            "expected probabilities in [0, 1]"
+        )
+    wrong = np.flatnonzero(np.abs(rows.sum(1) - 1) > 1e-6)
+    if wrong.size:
+        raise DataError(
+            f"{path}: row {wrong[0]} sums to {rows[wrong[0]].sum():.9g}; each row must sum to 1"
+        )
+    return np.rint(rows * UNIT).astype(np.int64)
+
+
+def _checked(values: Any, path: Path, count: int, classes: int) -> Labels:
+    """Labels of a column, which CSV has as text."""
+    try:
+        labels = checked_labels(
+            [int(v) for v in values] if path.suffix == ".csv" else values, str(path)
+        )
+    except ValueError as error:
+        raise DataError(f"{path}: a label is no whole number from 0 on: {error}") from error
+    if len(labels) != count:
+        raise DataError(
+            f"{path}: {len(labels)} labels; the whole split has {count} images, and each needs one"
+        )
+    if (bad := np.flatnonzero(labels >= classes)).size:
+        raise DataError(
+            f"{path}: image {bad[0]} has label {labels[bad[0]]}, "
+            f"but there are {classes} classes, numbered from 0"
+        )
+    return labels
+
+
+def _check_order(own: Labels, clean: Labels, path: Path) -> None:
+    if (bad := np.flatnonzero(own != clean)).size:
+        raise DataError(
+            f"{path}: {CLEAN} of image {bad[0]} is {own[bad[0]]}, the data set says "
+            f"{clean[bad[0]]}: the file is of another data set or in another order"
+        )
+
+
+def _loaded(path: Path, formats: Sequence[str]) -> Any:
+    """What a file holds: an array, arrays by name, rows of text, or whatever the JSON says."""
+    if path.suffix not in formats:
+        raise DataError(f"{path}: not one of {', '.join(formats)}; save it as one of them")
+    try:
+        if path.suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+        if path.suffix == ".csv":
+            with path.open(encoding="utf-8-sig", newline="") as text:
+                return [row for row in csv.reader(text) if row]
+        # opened here, because NumPy leaves the file open when an archive is broken
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+    # zipfile, zlib and NumPy's header parser raise nearly anything on broken bytes
+    except Exception as error:
+        why = "it holds Python objects, which are never loaded" if "Object" in str(error) else ""
+        raise DataError(f"{path}: cannot be read: {why or diagnosis(path)}") from error
+
+
+def _columns(loaded: Any, path: Path) -> dict[str, Any]:
+    """Labels by name; a single nameless list has the name ""."""
+    if path.suffix == ".csv":
+        return _csv_columns(loaded, path)
+    return loaded if isinstance(loaded, dict) else {"": loaded}
+
+
+def _csv_columns(rows: list[list[str]], path: Path) -> dict[str, Any]:
+    """The columns of a CSV file; its first row is a header unless it is all whole numbers."""
+    if not rows:
+        raise DataError(f"{path}: the file is empty")
+    plain = all(cell.strip().isdigit() for cell in rows[0])
+    header = [""] * len(rows[0]) if plain else [cell.strip() for cell in rows.pop(0)]
+    if len(set(header)) != len(header):
+        raise DataError(f"{path}: several columns need a header that names each")
+    for number, row in enumerate(rows, 1 if plain else 2):
+        if len(row) != len(header):
+            raise DataError(f"{path}: row {number} has {len(row)} cells, expected {len(header)}")
+    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
+
+
+def _floats(loaded: Any, path: Path) -> npt.NDArray[np.float64]:
+    try:
+        # by way of text, so that a float32 0.1 becomes the number that was meant
+        return np.asarray(loaded).astype(str).astype(np.float64)
+    except ValueError as error:
+        raise DataError(f"{path}: expected rows of numbers, as many as classes") from error
