@@ -7,7 +7,8 @@ RobustkitError            exit status 2
 │   ├── DataError         images or labels are missing or out of range
 │   ├── ProtocolError     an attack's file or its settings
 │   └── RecordError       a stored evaluation cannot be read
-└── EvaluationFailed      exit status 3: the evaluation itself broke (NaN logits, a full disk)
+├── EvaluationFailed      exit status 3: the evaluation itself broke (NaN logits, a full disk)
+└── TrainingFailed        exit status 3: the training broke (the loss is no longer a number)
 """
 
 from collections.abc import Iterable
@@ -55,5 +56,11 @@ class RecordError(InputError):
 
 class EvaluationFailed(RobustkitError):
     """The evaluation itself broke: NaN logits, a full disk. It never becomes a robust row."""
+
+    exit_status = 3
+
+
+class TrainingFailed(RobustkitError):
+    """The training broke: its loss is no longer a number. The last good state is kept."""
 
     exit_status = 3

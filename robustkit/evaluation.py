@@ -28,6 +28,7 @@ from robustkit import protocol as protocols
 from robustkit.attack import REVISION, Block, Outcomes, attack_block, within
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset
+from robustkit.device import device as find_device
 from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError
 from robustkit.files import canonical, digest, shipped
 from robustkit.protocol import Epsilon, Protocol, Target
@@ -204,7 +205,7 @@ def run(
     Raises:
         InputError, EvaluationFailed: as `evaluate`.
     """
-    device = _device(options.device)
+    device = find_device(options.device)
     header = question(subject, data, protocol, device)
     store = Store(out)
     with store.claim(header["digest"], options.waiting) as blocks:
@@ -279,17 +280,6 @@ def _seen(subject: Subject, data: Dataset) -> list[str]:
         f"all images of {data.name} are training images of {whole}, and this model is not recorded "
         f"as trained on {data.name}: it may have seen them, and its accuracy here may be too high"
     ]
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return device
 
 
 # --- computing the answer -------------------------------------------------------------------------

@@ -23,6 +23,9 @@ FLOORS = [
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 DOORS = {"foolbox": "attack", "eagerpy": "attack", "seaborn": "figures", "matplotlib": "figures"}
 TORCH_FREE = [
+    "compression",
+    "losses",
+    "training",
     "errors",
     "files",
     "statistics",

@@ -471,11 +471,20 @@ def describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         ("data fraction", c.data_fraction),
         ("seed", c.seed),
         ("recorded accuracy", c.recorded_accuracy),
-        *c.extra.items(),
+        *(row for name, value in c.extra.items() for row in _rows(name, value)),
         *(("note", note) for note in c.notes),
         *(("warning", warning) for warning in c.warnings),
     ]
     return [(label, "unknown" if value is None else str(value)) for label, value in rows]
+
+
+def _rows(name: str, value: object) -> list[tuple[str, object]]:
+    """Nested tables as dotted names; of a list of tables, such as a history, the last."""
+    if isinstance(value, list) and value and isinstance(value[-1], dict):
+        name, value = f"{name}.{len(value)}", value[-1]
+    if isinstance(value, dict) and value:
+        return [row for key, item in value.items() for row in _rows(f"{name}.{key}", item)]
+    return [(name, "none" if value is None or value == [] else value)]
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -14,6 +14,7 @@ import typer
 from robustkit.cli.describe import describe
 from robustkit.cli.evaluate import evaluate
 from robustkit.cli.listing import list_names
+from robustkit.cli.train import train
 from robustkit.errors import RobustkitError
 
 app = typer.Typer(
@@ -22,8 +23,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's help, with its Markdown, takes as long to import as all else
 )
 app.command("evaluate")(evaluate)
+app.command("train")(train)
 app.command("describe")(describe)
 app.command("list")(list_names)
 
@@ -62,7 +65,7 @@ def main() -> None:
     except RobustkitError as error:
         status = _say(f"error: {error}", error.exit_status)
     except Stopped as stop:
-        text = "interrupted; every finished block is kept, and the same command goes on from there"
+        text = "interrupted; what is finished is kept, and the same command goes on from there"
         status = _say(text, 128 + stop.args[0])
     except BrokenPipeError:
         # the reader has gone; Python's own flush at exit must not complain about it

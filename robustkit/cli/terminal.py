@@ -1,8 +1,9 @@
 """What a terminal shows: progress on stderr, the table on stdout."""
 
+import os
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -13,8 +14,26 @@ if TYPE_CHECKING:
     from robustkit.evaluation import Options
     from robustkit.record import Evaluation
     from robustkit.statistics import Estimate
+    from robustkit.training.engine import Progress as Watcher
+    from robustkit.training.engine import Report
+    from robustkit.training.run import Trained
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+
+
+def _bar(unit: str) -> Progress:
+    """A bar on stderr; none where that is no terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn(f"{{task.completed:.0f}} of {{task.total:.0f}} {unit}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal or os.environ.get("RANK", "0") != "0",
+    )
 
 
 class Bar:
@@ -22,17 +41,8 @@ class Bar:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.completed:.0f} of {task.total:.0f} images"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
+        self.bar = _bar("images")
+        self.console = self.bar.console
 
     def __enter__(self) -> "Bar":
         self.bar.start()
@@ -84,6 +94,77 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     console.print(Text(title), soft_wrap=True)
     console.print(table)
     console.print(Text(f"record: {evaluation.path}"), soft_wrap=True)
+
+
+class TrainingBar:
+    """Progress of a training: updates, the time to go, the accuracies of the epoch so far."""
+
+    def __init__(self, name: str, epochs: int) -> None:
+        self.name, self.epochs = name, epochs
+        self.bar = _bar("updates")
+
+    def __enter__(self) -> "TrainingBar":
+        self.bar.start()
+        self.task = self.bar.add_task(self.name, total=None)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    @property
+    def progress(self) -> "Watcher":
+        """What the training tells; nothing where stderr is no terminal."""
+        from robustkit.training.engine import Progress
+
+        return Progress() if self.bar.disable else Progress(self._step, self._epoch)
+
+    def _step(self, report: "Report") -> None:
+        seen = report.seen
+        text = (
+            f"epoch {report.epoch}/{self.epochs}, loss {seen['loss']:.4g}, "
+            f"accuracy {seen['accuracy_given']:.1%}"
+        )
+        self.bar.update(self.task, completed=report.step, total=report.steps, description=text)
+
+    def _epoch(self, line: dict[str, Any]) -> None:
+        self.bar.console.print(Text(f"epoch {line['epoch']}: {_epoch_text(line)}"), soft_wrap=True)
+
+
+def show_training(trained: "Trained") -> None:
+    """What was trained, on stdout."""
+    record, console = trained.record, Console()
+    train = record["data"]["train"]
+    noise = train["noise"]
+    kept = record["history"][record["epoch_kept"] - 1]
+    text = f"{record['loss']['name']}, {record['model']['name']}: {train['images']:,} images of "
+    text += f"{record['data']['name']}, {noise['flipped']:,} labels wrong ({noise['realised']:.2%})"
+    console.print(Text(text), soft_wrap=True)
+    console.print(Text(f"epoch {kept['epoch']}: {_epoch_text(kept)}"), soft_wrap=True)
+    if sent := record.get("communication"):
+        share = f"{sent['ratio']:.2%} of plain"
+        text = f"{sent['scheme']}: {sent['bytes_per_step']:,} bytes a step, {share}"
+        console.print(Text(text), soft_wrap=True)
+    if record["gradients"] != "one pass":
+        console.print(Text(f"gradients in {record['gradients']}"), soft_wrap=True)
+    console.print(Text(f"checkpoint: {trained.path}"), soft_wrap=True)
+
+
+def _epoch_text(line: dict[str, Any]) -> str:
+    parts = [f"loss {line['loss']:.4g}", f"accuracy {line['accuracy_given']:.2%}"]
+    if line["memorised"] is not None:
+        parts[1] += " on given labels"
+        parts.append(f"{line['accuracy_clean']:.2%} on clean ones")
+        parts.append(f"{line['memorised']:.2%} of wrong labels learnt")
+    if "held_out" in line:
+        parts.append(f"held out {line['held_out']:.2%}")
+        if line["memorised"] is not None:
+            parts[-1] += f" ({line['held_out_clean']:.2%} on clean labels)"
+    return ", ".join(parts)
 
 
 def _cells(estimate: "Estimate") -> tuple[str, str]:

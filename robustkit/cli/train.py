@@ -1,0 +1,188 @@
+"""`robustkit train`: from a loss, a network and data to a checkpoint that needs no flags."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from robustkit.files import fraction
+
+if TYPE_CHECKING:
+    from robustkit.data.noise import Noise
+
+
+def train(
+    model: Annotated[
+        str,
+        typer.Option(help="Architecture: see `robustkit list models`, or FILE.py:FUNCTION."),
+    ],
+    data: Annotated[str, typer.Option(help="A name (`robustkit list data`) or a path.")],
+    loss: Annotated[
+        str, typer.Option(help="See `robustkit list losses`, or FILE.py:FUNCTION.")
+    ] = "cross-entropy",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the loss: gamma=10; repeatable."),
+    ] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Where its files stand.")] = None,
+    split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
+    label_noise: Annotated[
+        str | None, typer.Option(metavar="RATE", help="Share of labels made wrong: 0.4.")
+    ] = None,
+    noise_kind: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="symmetric, symmetric-any, pair, instance, matrix:FILE or file:FILE#COLUMN.",
+        ),
+    ] = "symmetric",
+    noise_stratified: Annotated[
+        bool, typer.Option("--noise-stratified", help="The rate holds in every class.")
+    ] = False,
+    data_fraction: Annotated[
+        str, typer.Option(metavar="SHARE", help="Of the images that are not held out: 0.05.")
+    ] = "1",
+    hold_out: Annotated[
+        str | None,
+        typer.Option(metavar="N|SHARE", help="Images kept to watch the training by: 5000, 0.1."),
+    ] = None,
+    keep: Annotated[
+        Literal["last", "best"],
+        typer.Option(help="Weights of the last epoch, or of the best one by held-out accuracy."),
+    ] = "last",
+    clean_selection: Annotated[
+        bool, typer.Option("--clean-selection", help="No label noise in the held-out images.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images an update.")] = None,
+    optimizer: Annotated[
+        Literal["sgd", "rmsprop", "adam", "adamw"] | None, typer.Option(help="And its settings:")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At its highest.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of SGD and RMSProp.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Times the weights.")] = None,
+    schedule: Annotated[
+        Literal["constant", "cosine", "one-cycle", "staircase"] | None,
+        typer.Option(help="Of the learning rate."),
+    ] = None,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    augment: Annotated[
+        list[str] | None,
+        typer.Option(metavar="flip|crop|none", help="Images mirrored, shifted."),
+    ] = None,
+    recipe: Annotated[
+        Literal["default", "paper"],
+        typer.Option(help="Where the above are not given: ours, or the large-margin paper's code."),
+    ] = "default",
+    compress: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEME",
+            help="Gradients between processes: top-k:0.01, random-k:0.01, one-bit, fp16, bf16, "
+            "powersgd:4.",
+        ),
+    ] = None,
+    no_memory: Annotated[
+        bool, typer.Option("--no-memory", help="Compress without error feedback.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "tf32", "bf16"], typer.Option(help="auto: tf32 on a GPU.")
+    ] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Same bytes on a GPU too, at some cost.")
+    ] = False,
+    resize: Annotated[int | None, typer.Option(min=1, help="Shorter side.")] = None,
+    crop: Annotated[int | None, typer.Option(min=1, help="Then a central square.")] = None,
+    channels: Annotated[int | None, typer.Option(min=1, help="1 or 3.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.safetensors", help="The checkpoint.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew, whatever is there.")] = False,
+    log: Annotated[Path | None, typer.Option(help="A folder for TensorBoard.")] = None,
+) -> int:
+    """Train a network and write a self-describing checkpoint; interrupted, it goes on later."""
+    from robustkit import compression, losses
+    from robustkit.data import noise as noises
+    from robustkit.training import recipe as recipes
+
+    noise = noises.parse(noise_kind, label_noise, stratified=noise_stratified)
+    share = fraction(data_fraction, "--data-fraction")
+    scheme = None if compress is None else compression.parse(compress)
+    settings = losses.parse_settings(set_ or ())
+    losses.source(loss)  # an unknown name is told before torch is imported
+    chosen = recipes.default_recipe(loss, data) if recipe == "default" else recipes.PAPER_MARGIN
+    changes: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "clip": clip,
+        "augment": None if augment is None else tuple(kind for kind in augment if kind != "none"),
+        "hold_out": None if hold_out is None else fraction(hold_out, "--hold-out"),
+    }
+    chosen = recipes.checked(
+        replace(chosen, **{name: value for name, value in changes.items() if value is not None})
+    )
+    path = out or Path(  # in the working folder
+        _name(loss, settings, model, data, noise, share, scheme, seed)
+    )
+    from robustkit import training
+    from robustkit.cli.terminal import TrainingBar, show_training
+    from robustkit.data import load
+
+    question = training.Question(
+        model,
+        load(data, split=split, root=data_root, resize=resize, crop=crop, channels=channels),
+        loss,
+        settings,
+        chosen,
+        noise,
+        share,
+        seed,
+        keep,
+        clean_selection,
+        scheme,
+        not no_memory,
+        precision,
+        deterministic,
+    )
+    with TrainingBar(path.name, chosen.epochs) as bar:
+        trained = training.train(
+            question, path, training.Options(device, fresh, log=log, progress=bar.progress)
+        )
+    if trained.first:
+        show_training(trained)
+    return 0
+
+
+def _name(
+    loss: str,
+    settings: Mapping[str, Any],
+    model: str,
+    data: str,
+    noise: "Noise",
+    share: Fraction,
+    scheme: object,
+    seed: int,
+) -> str:
+    """A file's name that tells one training from another at a glance."""
+    parts = [
+        loss.rpartition(":")[2],
+        *(f"{key}={value}" for key, value in settings.items()),
+        model.rpartition(":")[2],
+        Path(data).stem,
+        *([f"noise-{noise.kind}-{float(noise.rate or 0):g}"] if noise.rate != 0 else []),
+        *([f"fraction-{float(share):g}"] if share != 1 else []),
+        *([str(scheme)] if scheme else []),
+        f"seed{seed}",
+    ]
+    return re.sub(r"[^\w.=-]+", "_", "-".join(parts)) + ".safetensors"

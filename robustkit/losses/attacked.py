@@ -1,0 +1,110 @@
+"""Losses on attacked images: projected gradient ascent (Madry et al. 2018) in the training loop."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustkit.losses.loss import Loss, Step, expect, precise, unwrapped
+
+
+@dataclass(frozen=True, slots=True)
+class Attacked(Loss):
+    """Settings of an attack; images and ε are in pixel units of [0, 1].
+
+    In eval mode batch norm uses its running statistics and dropout is off while the images are
+    attacked; in train mode every step of the attack is a training forward pass and moves the
+    statistics. What is then learnt from the attacked images is always in the mode given.
+    """
+
+    name: ClassVar[str]
+    """as in the registry, for messages"""
+
+    epsilon: Fraction = Fraction(8, 255)
+    """radius of the ball"""
+    norm: Literal["linf", "l2"] = "linf"
+    steps: int = 10
+    relative_step: Fraction = Fraction(1, 4)
+    """step size as a share of ε"""
+    attack_mode: Literal["eval", "train"] = "eval"
+
+    def __post_init__(self) -> None:
+        expect(self.epsilon > 0, f"{self.name}: epsilon must be above 0", self.epsilon)
+        expect(self.steps >= 1, f"{self.name}: steps must be at least 1", self.steps)
+        share = self.relative_step
+        expect(share > 0, f"{self.name}: relative_step must be above 0", share)
+
+    def attack(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        step: Step,
+        objective: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Images in the ball and in [0, 1] that raise an objective of the logits, detached.
+
+        The start is uniform in the ball, drawn from `step.generator`.
+
+        Args:
+            model: the network, N × C × H × W to N × K.
+            images: N × C × H × W in [0, 1].
+            step: where the run stands.
+            objective: from logits N × K to a scalar, a sum over images.
+        """
+        inner, images = unwrapped(model), images.detach()
+        epsilon, size = float(self.epsilon), float(self.epsilon * self.relative_step)
+        x = (images + epsilon * in_unit_ball(images, self.norm, step.generator)).clamp(0, 1)
+        with torch.enable_grad(), mode(inner, self.attack_mode == "train"):
+            for _ in range(self.steps):
+                x.requires_grad_()
+                (slope,) = torch.autograd.grad(objective(precise(inner(x))), x)
+                x = x.detach() + size * _steepest(slope, self.norm)
+                x = (images + _into_ball(x - images, epsilon, self.norm)).clamp(0, 1)
+        return x
+
+
+def in_unit_ball(like: Tensor, norm: str, generator: torch.Generator) -> Tensor:
+    """Uniform points of the unit ball, N × …, of the shape, kind and device of `like`."""
+    if norm == "linf":
+        return torch.empty_like(like).uniform_(-1, 1, generator=generator)
+    direction = torch.empty_like(like).normal_(generator=generator)
+    share = like.new_empty(len(like)).uniform_(0, 1, generator=generator)
+    radius = share ** (1 / like[:1].numel())
+    return _steepest(direction, norm) * _column(radius, like)
+
+
+def _steepest(slope: Tensor, norm: str) -> Tensor:
+    """The step of length 1 that climbs most, N × …; a zero slope gives no step."""
+    if norm == "linf":
+        return slope.sign()
+    return slope / _column(slope.flatten(1).norm(dim=1).clamp(min=1e-30), slope)
+
+
+def _into_ball(change: Tensor, epsilon: float, norm: str) -> Tensor:
+    """The nearest changes, N × …, of norm at most ε."""
+    if norm == "linf":
+        return change.clamp(-epsilon, epsilon)
+    length = change.flatten(1).norm(dim=1).clamp(min=1e-30)
+    return change * _column((epsilon / length).clamp(max=1), change)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """One number per image, shaped to broadcast."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """The network in eval mode unless `training`; afterwards each module's mode as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    if not training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,275 @@
+"""The large-margin loss of Elsayed et al. 2018: the distance to the decision boundary, anywhere.
+
+To first order, the distance of a representation h from where classes y and j tie is, in the norm
+p, d_j = (f_y − f_j) / ‖∇ₕ(f_y − f_j)‖_q with 1/p + 1/q = 1; negative on the wrong side. The loss is
+
+    mean over images of Σ over layers of A_j clip(γ − d_j, 0, αγ),
+
+A the maximum or the sum over the top-k other classes. That is the paper's loss; the clip at αγ and
+the constant norm come from the code published with it, where layers are averaged, not summed.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from robustkit.errors import InputError
+from robustkit.losses import one_pass
+from robustkit.losses.loss import (
+    Loss,
+    Result,
+    Step,
+    checked_logits,
+    expect,
+    precise,
+    probing,
+    unwrapped,
+)
+from robustkit.losses.trace import Point, Trace, gradients, modules_of, names, points, trace
+from robustkit.protocol import Norm
+
+TOLERANCE = 1e-6
+"""relative difference up to which float64 gradients of one pass and of two are the same"""
+PROBED = 8
+"""images on which both are tried"""
+_VERDICTS: WeakKeyDictionary[nn.Module, dict["LargeMargin", str]] = WeakKeyDictionary()
+"""for each network and loss that was prepared, why one pass will not do; empty if it will"""
+
+
+@dataclass(frozen=True, slots=True)
+class LargeMargin(Loss):
+    """Settings of the large-margin loss; see the module for the formula.
+
+    Where batch norm couples the images of a batch, the gradient is that of the sum over the batch,
+    as in the code published with the paper.
+    """
+
+    norm: Norm = "l2"
+    """in which distances are measured"""
+    layers: tuple[str, ...] = ("input",)
+    """input, output (the logits, where the distance is exact), hidden, all, or names as in
+    `model.named_modules()`, whose outputs are meant"""
+    gamma: tuple[float, ...] = (1.0,)
+    """wanted distance γ, one for all layers or one for each"""
+    alpha: float | None = None
+    """what falls short by more than αγ does not count; none: everything counts"""
+    top_k: int = 1
+    """how many other classes, of the largest logits, are kept away"""
+    aggregate: Literal["max", "sum"] = "max"
+    """over these classes"""
+    on: Literal["logits", "probabilities"] = "logits"
+    """the paper writes f for logits, its code uses softmax probabilities"""
+    differentiate: bool = False
+    """whether the gradient's norm is differentiated too (second order), or held constant"""
+    normalise: bool = False
+    """divide each gradient norm by n^(1/q), n the layer's units: for linf, by n, as the code"""
+    cross_entropy_weight: float = 0.0
+    stabiliser: float = 1e-6
+    """added to gradient norms"""
+
+    def __post_init__(self) -> None:
+        expect(bool(self.layers), "large-margin: layers must name at least one", self.layers)
+        for gamma in self.gamma or (0.0,):
+            expect(gamma > 0, "large-margin: gamma must be above 0", gamma)
+        if self.alpha is not None:
+            expect(self.alpha > 0, "large-margin: alpha must be above 0 or none", self.alpha)
+        expect(self.top_k >= 1, "large-margin: top_k must be at least 1", self.top_k)
+        weight = self.cross_entropy_weight
+        expect(weight >= 0, "large-margin: cross_entropy_weight must be at least 0", weight)
+        expect(self.stabiliser >= 0, "large-margin: stabiliser must be at least 0", self.stabiliser)
+
+    def prepare(self, model: nn.Module, images: Tensor) -> None:
+        """Check layers and classes, and whether one backward pass gives this network's gradient.
+
+        Raises:
+            InputError: a layer that is not there, not used once, or without influence on the
+                logits; a wrong number of margins; fewer classes than `top_k` needs.
+        """
+        inner = unwrapped(model)
+        layers = names(self.layers, inner)
+        if len(self.gamma) not in (1, len(layers)):
+            raise InputError(
+                f"large-margin: {len(self.gamma)} values of gamma for {len(layers)} layers "
+                f"({', '.join(layers)}); give one, or one for each"
+            )
+        with probing(inner, images), torch.enable_grad():
+            traced = trace(inner, images, modules_of(layers, inner))
+            self._check(traced, layers, inner)
+        _VERDICTS.setdefault(inner, {})[self] = self._verdict(inner, images)
+
+    def _check(self, traced: Trace, layers: list[str], model: nn.Module) -> None:
+        classes = checked_logits(traced.logits).shape[1]
+        if self.top_k >= classes:
+            raise InputError(
+                f"large-margin: top_k is {self.top_k}, but there are {classes - 1} other classes"
+            )
+        edges = [point.edge for point in points(traced, layers, model)]
+        found = gradients(traced.logits, edges)
+        if dead := [layer for layer, signal in zip(layers, found, strict=True) if signal is None]:
+            raise InputError(
+                f"large-margin: the logits do not depend on layer {dead[0]!r}; choose another"
+            )
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
+        """The loss of a batch; see `Loss`."""
+        return self._differentiable(model, images, labels)
+
+    def backward(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
+        """Add the loss's gradient to that of the parameters, in one pass where that will do."""
+        way = self._two_passes if self._obstacle(model) else self._one_pass
+        return way(model, images, labels)
+
+    def ways(self, model: nn.Module) -> str:
+        """How `backward` will find the gradient: "one pass", or "two passes: " and why."""
+        reason = self._obstacle(model)
+        return f"two passes: {reason}" if reason else "one pass"
+
+    def _differences(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """f_y − f_j for the top-k other classes j, N × k."""
+        own = labels[:, None]
+        others = logits.detach().scatter(1, own, -torch.inf).topk(self.top_k).indices
+        scores = logits.softmax(1) if self.on == "probabilities" else logits
+        return scores.gather(1, own) - scores.gather(1, others)
+
+    def _norms(self, found: list[list[Tensor | None]], places: list[Point]) -> Tensor:
+        """Dual norms, layers × N × k, from the gradients at k × layers, each N × …."""
+        columns = [
+            torch.stack([self._norm(*pair) for pair in zip(signals, places, strict=True)])
+            for signals in found
+        ]
+        return torch.stack(columns, dim=2) + self.stabiliser
+
+    def _norm(self, signal: Tensor | None, place: Point) -> Tensor:
+        """The dual norm of the gradient at one place, N × …, as N."""
+        if signal is None:
+            raise InputError("large-margin: the logits do not depend on a layer with a margin")
+        norm = _dual_norm(precise(signal), self.norm)
+        power = {"linf": 1.0, "l2": 0.5, "l1": 0.0}[self.norm]
+        return norm / place.units**power if self.normalise else norm
+
+    def _value(self, differences: Tensor, norms: Tensor) -> Tensor:
+        """The margin's loss from differences, N × k, and norms, layers × N × k."""
+        gamma = differences.new_tensor(self.gamma)[:, None, None]
+        lack = (gamma - differences / norms).clamp(min=0)
+        if self.alpha is not None:
+            lack = torch.minimum(lack, self.alpha * gamma)
+        each = lack.amax(2) if self.aggregate == "max" else lack.sum(2)
+        return each.sum(0).mean()
+
+    def _differentiable(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
+        """The loss as a graph: the gradient norms in a pass of their own, or within it."""
+        layers = names(self.layers, model)
+        traced = trace(model, images, modules_of(layers, model))
+        logits = precise(traced.logits)
+        differences = self._differences(logits, labels)
+        places = points(traced, layers, model)
+        edges = [place.edge for place in places]
+        found = [
+            gradients(column, edges, differentiable=self.differentiate)
+            for column in differences.unbind(1)
+        ]
+        loss = self._value(differences, self._norms(found, places))
+        if self.cross_entropy_weight:
+            loss = loss + self.cross_entropy_weight * functional.cross_entropy(logits, labels)
+        return Result(loss, logits.detach())
+
+    def _two_passes(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
+        """As `backward`, by differentiating the loss."""
+        result = self._differentiable(model, images, labels)
+        # without a list of parameters the images' own gradient would be computed too
+        wrapped = isinstance(model, DistributedDataParallel)
+        wanted = None if wrapped else [p for p in model.parameters() if p.requires_grad]
+        result.loss.backward(inputs=wanted)  # type: ignore[no-untyped-call]
+        return Result(result.loss.detach(), result.logits)
+
+    def _one_pass(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
+        """As `backward`; see `robustkit.losses.one_pass`."""
+        layers = names(self.layers, model)
+        watched = [*modules_of(layers, model), *one_pass.trainable_layers(model)]
+        traced = trace(model, images, watched)
+        logits = precise(traced.logits)
+        differences = self._differences(logits, labels)
+        places = points(traced, layers, model)
+        edges = [
+            None if layer == "input" else place.edge
+            for layer, place in zip(layers, places, strict=True)
+        ]
+        found = [one_pass.signals(traced, column, edges) for column in differences.unbind(1)]
+        leaf = differences.detach().requires_grad_()
+        loss = self._value(leaf, self._norms([signals.places for signals in found], places))
+        (scales,) = torch.autograd.grad(loss, leaf)
+        one_pass.accumulate(traced.uses, [signals.layers for signals in found], scales)
+        return Result(loss.detach(), logits.detach())
+
+    def _obstacle(self, model: nn.Module) -> str:
+        """Why one backward pass will not do; empty if it will."""
+        if self.differentiate:
+            return "the gradient's norm is differentiated"
+        if self.cross_entropy_weight:
+            return "the cross-entropy term needs a signal of its own"
+        if isinstance(model, DistributedDataParallel):
+            return "the network is trained by several processes"
+        verdicts = _VERDICTS.get(model, {})
+        return one_pass.obstacle(model) or verdicts.get(self, "the network was not prepared")
+
+    def _verdict(self, model: nn.Module, images: Tensor) -> str:
+        """What stands against one pass on this network; both ways are tried on a copy of it."""
+        if reason := one_pass.obstacle(model):
+            return reason
+        try:
+            twin = copy.deepcopy(model).double()
+            # every image counts, whatever its distance, so that every gradient is compared
+            probe = replace(self, gamma=(1e9,), alpha=None)
+            found = [
+                _gradients(way, twin, images[:PROBED].double())
+                for way in (probe._one_pass, probe._two_passes)
+            ]
+        except Exception as error:  # not every network can be copied, or runs in float64
+            return f"one pass could not be tried: {(str(error).splitlines() or ['?'])[0]}"
+        gap = _gap(*found)
+        return "" if gap <= TOLERANCE else f"here one pass would be off by {gap:.1g}"
+
+
+def _gradients(
+    way: Callable[[nn.Module, Tensor, Tensor], Result], model: nn.Module, images: Tensor
+) -> list[Tensor | None]:
+    """The parameters' gradients, found in one way; labels are just numbered through."""
+    model.zero_grad()
+    labels = torch.arange(len(images), device=images.device)
+    with (
+        probing(model, images, evaluate=False),
+        torch.enable_grad(),
+        torch.autocast(images.device.type, enabled=False),
+    ):
+        way(model, images, labels % 2)
+    return [parameter.grad for parameter in model.parameters()]
+
+
+def _gap(one: list[Tensor | None], two: list[Tensor | None]) -> float:
+    """The largest relative distance of two gradients of a parameter; infinite if one is missing."""
+    if [g is None for g in one] != [g is None for g in two]:
+        return math.inf
+    pairs = [(a, b) for a, b in zip(one, two, strict=True) if a is not None and b is not None]
+    largest = max((float(b.norm()) for _, b in pairs), default=0.0)
+    # where a gradient vanishes but for rounding, its own size says nothing
+    least = 1e-6 * largest + 1e-30
+    return max((float((a - b).norm()) / max(float(b.norm()), least) for a, b in pairs), default=0.0)
+
+
+def _dual_norm(values: Tensor, norm: Norm) -> Tensor:
+    """The norm dual to `norm` of each image's values, N × …, as N."""
+    dimensions = tuple(range(1, values.ndim))
+    if norm == "l2":
+        euclidean: Tensor = torch.linalg.vector_norm(values, dim=dimensions)
+        return euclidean
+    # written out: torch's own vector norms are many times slower on a CPU for these
+    size = values.abs()
+    return size.sum(dimensions) if norm == "linf" else size.amax(dimensions)

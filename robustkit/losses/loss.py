@@ -1,0 +1,149 @@
+"""What every loss is: settings that turn a network, images and labels into one number."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from robustkit.errors import InputError
+
+
+class Step(NamedTuple):
+    """Where a training run stands."""
+
+    number: int
+    """optimiser steps taken before this one"""
+    generator: torch.Generator
+    """on the device of the images, for losses that draw"""
+
+
+class Result(NamedTuple):
+    """A loss and the logits behind it."""
+
+    loss: Tensor
+    """scalar; differentiable from a call, detached from `backward`"""
+    logits: Tensor
+    """N × K, detached: what the network said of the images it was trained on"""
+
+
+class Loss(ABC):
+    """Base of the frozen dataclasses of settings; a loss is the mean over the batch."""
+
+    __slots__ = ()
+
+    def prepare(self, model: nn.Module, images: Tensor) -> None:
+        """Check that the settings fit the network, on a few example images, N × C × H × W.
+
+        A loss that needs the network changed changes it here. Training mode, buffers and random
+        state are left as they were.
+
+        Raises:
+            InputError: they don't fit.
+        """
+        inner = unwrapped(model)
+        with probing(inner, images), torch.no_grad():
+            checked_logits(inner(images))
+
+    @abstractmethod
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
+        """The loss of a batch, differentiable in the network's parameters.
+
+        Args:
+            model: maps N × C × H × W to logits N × K; may be wrapped for distributed training.
+            images: N × C × H × W.
+            labels: N, int64.
+            step: where the run stands.
+        """
+
+    def backward(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
+        """Add the loss's gradient to that of the network's parameters; arguments as in a call."""
+        result = self(model, images, labels, step)
+        result.loss.backward()  # type: ignore[no-untyped-call]
+        return Result(result.loss.detach(), result.logits)
+
+    def spell(self) -> dict[str, Any]:
+        """Every setting as plain JSON."""
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
+
+
+class LogitLoss(Loss):
+    """A loss that needs the logits and the labels alone."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def value(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean over the batch, a scalar, of logits N × K in float32 or float64."""
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
+        """The loss of a batch; see `Loss`."""
+        logits = precise(model(images))
+        return Result(self.value(logits, labels), logits.detach())
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON has it: exact fractions as text, tuples as lists."""
+    if isinstance(value, Fraction):
+        return str(value)
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def expect(holds: bool, message: str, got: object) -> None:
+    """Raise InputError unless a condition holds; `message` begins with the loss and setting."""
+    if not holds or (isinstance(got, float) and not math.isfinite(got)):
+        raise InputError(f"{message}, got {plain(got)}")
+
+
+def precise(values: Tensor) -> Tensor:
+    """The values in float32, or in float64 if they are."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself, out of its wrapper for distributed training."""
+    inner: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+    return inner
+
+
+def checked_logits(logits: object) -> Tensor:
+    """The network's output, if a loss can use it.
+
+    Raises:
+        InputError: not a tensor N × K with at least two classes.
+    """
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            f"the network returned {type(logits).__name__}; a loss needs its logits, N × K"
+        )
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        shape = " × ".join(map(str, logits.shape)) or "a scalar"
+        raise InputError(f"the network returned {shape}; a loss needs logits N × K, K at least 2")
+    return logits
+
+
+@contextmanager
+def probing(model: nn.Module, images: Tensor, *, evaluate: bool = True) -> Iterator[None]:
+    """Try a network out: afterwards its modes, buffers and the random state are as before.
+
+    It is in eval mode meanwhile, or, unless `evaluate`, in the modes it was in.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            if evaluate:
+                model.eval()
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for buffer, before in buffers:
+                buffer.data.copy_(before)

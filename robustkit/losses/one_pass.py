@@ -1,0 +1,205 @@
+"""The large-margin gradient in one backward pass, where the gradient norms are held constant.
+
+The loss then depends on the parameters only through each image's logit differences, so that a
+layer's output receives Σ_j s_nj g_nj: g the signal that the differences alone send back, s numbers
+known once the norms of g are. One pass gives g at every layer, without the gradients of any
+weights; these follow from the scaled signal. So input and weight gradients are each computed once.
+
+That holds where images do not see each other, and where only layers known here are trained.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from robustkit.losses.trace import Trace, Use, gradients
+
+KINDS = (nn.Linear, nn.Conv2d)
+"""kinds of layers whose weight gradients are known here; subclasses may compute something else"""
+
+
+class Signals(NamedTuple):
+    """The gradient of one sum of logit differences."""
+
+    places: list[Tensor | None]
+    """where margins are imposed"""
+    layers: list[Tensor | None]
+    """at the output of every use of a watched layer"""
+
+
+def trainable_layers(model: nn.Module) -> list[nn.Module]:
+    """The modules with parameters of their own that are trained."""
+    return [module for module in model.modules() if _trained(module)]
+
+
+def obstacle(model: nn.Module) -> str:
+    """Why one backward pass cannot give this network's gradient; empty if nothing is known."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+            return f"batch norm {name!r} couples the images of a batch"
+        if not _trained(module):
+            continue
+        if type(module) not in KINDS or isinstance(getattr(module, "padding", 0), str):
+            return f"the weights of {name!r}, a {type(module).__name__}, have no short cut"
+        if getattr(module, "padding_mode", "zeros") != "zeros":
+            return f"layer {name!r} does not pad with zeros"
+        if _hooked(module):
+            return f"layer {name!r} has hooks, which would not see its gradient"
+    return ""
+
+
+def _trained(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+
+
+def _hooked(module: nn.Module) -> bool:
+    hooks = [module._forward_hooks, module._forward_pre_hooks]
+    hooks += [module._backward_hooks, module._backward_pre_hooks]
+    for parameter in module.parameters(recurse=False):
+        # torch keeps both as None until the first is registered
+        hooks += [parameter._backward_hooks or {}, parameter._post_accumulate_grad_hooks or {}]
+    return any(hooks)
+
+
+def signals(traced: Trace, output: Tensor, places: Sequence[GradientEdge | None]) -> Signals:
+    """The gradient of the sum of `output` at places and watched layers; None means the images.
+
+    Where convolutions or linear layers take the images as they are, the gradient there is made
+    from theirs, faster than torch's own.
+    """
+    first = any(_takes_images(use, traced) for use in traced.uses)
+    edges = [use.edge for use in traced.uses]
+    for place in places:
+        if place is not None:
+            edges.append(place)
+        elif not first:
+            edges.append(get_gradient_edge(traced.images))
+    found = gradients(output, edges)
+    layers, rest = found[: len(traced.uses)], iter(found[len(traced.uses) :])
+    return Signals(
+        [_at_images(traced, layers) if place is None and first else next(rest) for place in places],
+        layers,
+    )
+
+
+def _at_images(traced: Trace, layers: Sequence[Tensor | None]) -> Tensor:
+    """The signal at the images from those at the layers that take the images as they are."""
+    sent = [
+        input_gradient(use, signal)
+        for use, signal in zip(traced.uses, layers, strict=True)
+        if _takes_images(use, traced) and signal is not None
+    ]
+    return torch.stack(sent).sum(0) if len(sent) > 1 else sent[0]
+
+
+def _takes_images(use: Use, traced: Trace) -> bool:
+    return type(use.layer) in KINDS and use.inputs[0] is traced.images
+
+
+def input_gradient(use: Use, signal: Tensor) -> Tensor:
+    """What a linear layer or convolution sends back to its input, given its output's signal."""
+    layer = use.layer
+    if not isinstance(layer, nn.Conv2d):
+        return signal @ _weight(layer, signal)
+    columns = layer.weight[0].numel()
+    if signal.device.type != "cpu" or layer.groups > 1 or columns > layer.out_channels:
+        return _convolution(layer, use.inputs[0], signal, (True, False, False))[0]
+    # oneDNN takes three times as long where there are few input channels
+    products = _weight(layer, signal).flatten(1).T @ signal.flatten(2)
+    height, width = use.inputs[0].shape[2:]
+    kernel, stride, padding, dilation = _geometry(layer)
+    return functional.fold(products, (height, width), kernel, dilation, padding, stride)
+
+
+def accumulate(
+    uses: Sequence[Use], sent: Sequence[Sequence[Tensor | None]], scales: Tensor
+) -> None:
+    """Add to the gradients of weights and biases what the scaled signals are worth.
+
+    Args:
+        uses: U uses of layers.
+        sent: the signals at each use, k × U.
+        scales: N × k.
+    """
+    for i, use in enumerate(uses):
+        parts = [(g, s) for row, s in zip(sent, scales.T, strict=True) if (g := row[i]) is not None]
+        if parts and _trained(use.layer):
+            _accumulate(use, parts)
+
+
+def _accumulate(use: Use, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Add to one layer's gradients, from signals N × … and their scales N."""
+    signal, scale = parts[0]
+    x = use.inputs[0].detach().to(signal.dtype)
+    # a product may be scaled at either factor; the smaller one is cheaper
+    if len(parts) == 1 and x.numel() < signal.numel():
+        x = _scaled(x, scale)
+    else:
+        signal = sum((_scaled(*part) for part in parts[1:]), start=_scaled(signal, scale))
+        scale = torch.ones_like(scale)
+    _add(use.layer.weight, lambda: _weight_gradient(use.layer, x, signal))
+    _add(use.layer.bias, lambda: _bias_gradient(use.layer, signal, scale.to(signal.dtype)))
+
+
+def _add(parameter: object, gradient: Callable[[], Tensor]) -> None:
+    if not isinstance(parameter, nn.Parameter) or not parameter.requires_grad:
+        return
+    found = gradient().to(parameter.dtype)
+    parameter.grad = found if parameter.grad is None else parameter.grad.add_(found)
+
+
+def _weight_gradient(layer: nn.Module, x: Tensor, signal: Tensor) -> Tensor:
+    if isinstance(layer, nn.Conv2d):
+        return _convolution(layer, x, signal, (False, True, False))[1]
+    return signal.flatten(0, -2).T @ x.flatten(0, -2)
+
+
+def _bias_gradient(layer: nn.Module, signal: Tensor, scale: Tensor) -> Tensor:
+    if not isinstance(layer, nn.Conv2d):
+        return scale @ (signal.flatten(1, -2).sum(1) if signal.ndim > 2 else signal)
+    if signal.is_contiguous():
+        # a product with ones is several times as fast as a sum over the last dimensions
+        return scale @ (signal.flatten(2) @ signal.new_ones(signal.shape[2:].numel()))
+    return scale @ signal.sum((2, 3))
+
+
+def _convolution(
+    layer: nn.Conv2d, x: Tensor, signal: Tensor, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of a convolution's input, weight and bias, those that are wanted."""
+    _, stride, padding, dilation = _geometry(layer)
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+        signal,
+        x.detach(),
+        _weight(layer, signal),
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        (0, 0),
+        layer.groups,
+        wanted,
+    )
+    return found
+
+
+def _geometry(layer: nn.Conv2d) -> tuple[Any, ...]:
+    """Kernel size, stride, padding and dilation, two numbers each."""
+    return layer.kernel_size, layer.stride, layer.padding, layer.dilation
+
+
+def _weight(layer: nn.Module, like: Tensor) -> Tensor:
+    """A layer's weight as a plain tensor of the same kind of number."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight.detach().to(like.dtype)
+
+
+def _scaled(values: Tensor, scale: Tensor) -> Tensor:
+    """Each image's values, N × …, times its number."""
+    return values * scale.to(values.dtype).view(-1, *[1] * (values.ndim - 1))

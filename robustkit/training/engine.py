@@ -1,0 +1,314 @@
+"""The loop: update after update, with what an epoch has shown, and a state that resumes it.
+
+Every draw comes from a generator that is seeded by what it is for, the data, the seed, and where
+the run stands, never by the loss: runs to be compared share their batches and, where shapes match,
+their first weights. A run is therefore resumed from its weights, the optimiser's memory and a step.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from robustkit.compression import Compressor
+from robustkit.errors import TrainingFailed
+from robustkit.files import digest
+from robustkit.losses.loss import Loss, Step
+from robustkit.training.examples import Batch, Examples, augmented, order
+from robustkit.training.processes import Processes
+from robustkit.training.recipe import Recipe, rate
+
+ADVICE = "try a smaller --learning-rate, or --clip 1"
+SEEN = ("loss", "given", "clean", "memorised")
+
+
+class Report(NamedTuple):
+    """Where a run stands, for whoever watches."""
+
+    step: int
+    steps: int
+    epoch: int
+    """the one at work, from 1 on"""
+    seen: dict[str, float]
+    """of this epoch so far: loss, and shares of correct answers"""
+
+
+class Progress(NamedTuple):
+    """What a watcher may ask to be told."""
+
+    step: Callable[[Report], None] = lambda report: None
+    epoch: Callable[[dict[str, Any]], None] = lambda line: None
+
+
+@dataclass(slots=True, eq=False)
+class Engine:
+    """One training run."""
+
+    network: nn.Module
+    """the bare one, whose weights are kept"""
+    model: nn.Module
+    """the same, or wrapped for several processes"""
+    loss: Loss
+    recipe: Recipe
+    examples: Examples
+    held_out: Examples | None
+    seed: int
+    processes: Processes = field(default_factory=Processes)
+    compressor: Compressor | None = None
+    precision: str = "float32"
+    keep_best: bool = False
+    """keep the weights of the epoch with the best held-out accuracy, not the last"""
+    epoch_kept: int = 0
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+    optimizer: torch.optim.Optimizer = field(init=False)
+    device: torch.device = field(init=False)
+    _sums: Tensor = field(init=False)
+    """of this epoch: loss × images, answers right by the given and by the clean labels, wrong
+    labels that were learnt, wrong labels, images"""
+    _batches: tuple[Tensor, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.device = self.examples.given.device
+        self.optimizer = optimizer(self.recipe, self.network)
+        self._sums = torch.zeros(6, dtype=torch.float64, device=self.device)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates in an epoch."""
+        return max(1, -(-len(self.examples) // self.recipe.batch_size))
+
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+        return self.recipe.epochs * self.steps_per_epoch
+
+    @property
+    def _look(self) -> int:
+        """Updates between two looks at the numbers, each of which makes a GPU wait."""
+        return 1 if self.device.type == "cpu" else 25
+
+    def run(self, save: Callable[[], None], seconds: float, progress: Progress) -> None:
+        """Train to the end; `save` is called after every epoch and every so many seconds.
+
+        Raises:
+            TrainingFailed: the loss is no longer a number.
+        """
+        due = time.monotonic() + seconds
+        while self.step < self.steps:
+            self._update()
+            if self.step % self.steps_per_epoch == 0:
+                self._close_epoch()
+                progress.epoch(self.history[-1])
+                save()
+            elif time.monotonic() > due and self.processes.world == 1:
+                self._check()
+                save()
+                due = time.monotonic() + seconds
+            if self.step % self._look == 0:
+                progress.step(self._report())
+
+    def _update(self) -> None:
+        """One step of the optimiser."""
+        epoch, index = divmod(self.step, self.steps_per_epoch)
+        if index == 0 or not self._batches:
+            self._batches = order(
+                len(self.examples), self.recipe.batch_size, self._generator("order", epoch)
+            )
+            self.model.train()
+        rows = self.processes.share(self._batches[index])
+        batch = self.examples.take(rows.to(self.device))
+        images = self._formatted(self._augmented(batch.images))
+        eta = rate(self.recipe, self.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = eta
+        if self.compressor is not None:
+            self.compressor.learning_rate(eta)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(self._key("network", self.processes.rank, self.step))  # dropout's draws
+        generator = torch.Generator(self.device)
+        generator.manual_seed(self._key("loss", self.processes.rank, self.step))
+        with self._autocast():
+            result = self.loss.backward(self.model, images, batch.given, Step(self.step, generator))
+        self._count(batch, result.loss, result.logits)
+        if self.step % self._look == 0:
+            self._check()
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.step += 1
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        if not self.recipe.augment:
+            return images
+        generator = self._generator("augment", self.processes.rank, self.step)
+        return augmented(images, self.recipe.augment, generator)
+
+    def _formatted(self, images: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _key(self, purpose: str, *place: int) -> int:
+        """A seed for one purpose at one place."""
+        parts = (purpose, self.examples.name, str(self.seed), *map(str, place))
+        return int(digest(*parts)[:15], 16)
+
+    def _generator(self, purpose: str, *place: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self._key(purpose, *place))
+
+    # --- what an epoch has shown ------------------------------------------------------------------
+
+    def _count(self, batch: Batch, loss: Tensor, logits: Tensor) -> None:
+        predicted = logits.argmax(1)
+        given, wrong = predicted == batch.given, batch.given != batch.clean
+        n = len(batch.given)
+        counts = torch.stack(
+            [given.sum(), (predicted == batch.clean).sum(), (given & wrong).sum(), wrong.sum()]
+        )
+        self._sums[0] += loss * n
+        self._sums[1:5] += counts
+        self._sums[5] += n
+
+    def _check(self) -> None:
+        """Raise if the loss is no longer a number: nothing after that may be saved."""
+        if not torch.isfinite(self._sums[0]):
+            epoch, index = divmod(self.step, self.steps_per_epoch)
+            raise TrainingFailed(
+                f"the loss is no longer a number in epoch {epoch + 1}, by batch {index + 1} of "
+                f"{self.steps_per_epoch}; {ADVICE}"
+            )
+
+    def _report(self) -> Report:
+        seen = summarised(self._sums.tolist()) if self._sums[5] else self.history[-1]
+        epoch = min(self.step // self.steps_per_epoch + 1, self.recipe.epochs)
+        return Report(self.step, self.steps, epoch, seen)
+
+    def _close_epoch(self) -> None:
+        """Write the epoch into the history, and its weights aside if they are the best."""
+        sums = self.processes.total(self._sums.clone())
+        self._sums.zero_()
+        if not torch.isfinite(sums[0]):
+            raise TrainingFailed(f"the loss is no longer a number in epoch {self._epoch}; {ADVICE}")
+        line: dict[str, Any] = {"epoch": self._epoch} | summarised(sums.tolist())
+        if self.held_out is not None:
+            line |= accuracy(self.network, self.held_out)
+        best = max((past.get("held_out", 0.0) for past in self.history), default=-1.0)
+        if self.keep_best and line["held_out"] > best:
+            self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+            self.epoch_kept = self._epoch
+        elif not self.keep_best:
+            self.epoch_kept = self._epoch
+        self.history.append(line)
+
+    @property
+    def _epoch(self) -> int:
+        return self.step // self.steps_per_epoch
+
+    # --- the state --------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any] | None:
+        """Everything that a resumed run needs, in the first process; None in the others."""
+        own = self.compressor.state_dict() if self.compressor else None
+        compressors = self.processes.collect(own)
+        sums = self.processes.collect(self._sums.cpu())
+        if compressors is None or sums is None:
+            return None
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "history": self.history,
+            "best": self.best,
+            "epoch_kept": self.epoch_kept,
+            "sums": sums,
+            "compressors": compressors,
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.history = state["step"], state["history"]
+        self.best, self.epoch_kept = state["best"], state["epoch_kept"]
+        self._sums = state["sums"][self.processes.rank].to(self.device)
+        if self.compressor is not None:
+            self.compressor.load_state_dict(state["compressors"][self.processes.rank])
+
+
+def summarised(sums: list[float]) -> dict[str, Any]:
+    """An epoch's sums as means; `memorised` is of the wrong labels, None where there are none."""
+    loss, given, clean, learnt, wrong, images = sums
+    return {
+        "loss": loss / images,
+        "accuracy_given": given / images,
+        "accuracy_clean": clean / images,
+        "memorised": learnt / wrong if wrong else None,
+    }
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, examples: Examples) -> dict[str, float]:
+    """Share of right answers by the given labels, and by the clean ones, in eval mode."""
+    network.eval()
+    right = torch.zeros(2, dtype=torch.int64, device=examples.given.device)
+    rows = torch.arange(len(examples), device=examples.given.device)
+    for part in torch.split(rows, 1000):
+        batch = examples.take(part)
+        predicted = network(batch.images).argmax(1)
+        right += torch.stack([(predicted == batch.given).sum(), (predicted == batch.clean).sum()])
+    network.train()
+    given, clean = (right.double() / len(examples)).tolist()
+    return {"held_out": given, "held_out_clean": clean}
+
+
+def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimiser over the weights that are trained."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    eta, decay = recipe.learning_rate, recipe.weight_decay
+    match recipe.optimizer:
+        case "sgd":
+            return torch.optim.SGD(
+                weights,
+                eta,
+                momentum=recipe.momentum,
+                weight_decay=decay,
+                nesterov=recipe.nesterov,
+                fused=True,
+            )
+        case "rmsprop":
+            return torch.optim.RMSprop(
+                weights,
+                eta,
+                alpha=recipe.smoothing,
+                eps=recipe.stabiliser,
+                weight_decay=decay,
+                momentum=recipe.momentum,
+            )
+        case "adam":
+            return torch.optim.Adam(
+                weights, eta, eps=recipe.stabiliser, weight_decay=decay, fused=True
+            )
+        case "adamw":
+            return torch.optim.AdamW(
+                weights, eta, eps=recipe.stabiliser, weight_decay=decay, fused=True
+            )
+
+
+def wrapped(network: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
+    """The network as the loss sees it: itself, or shared between processes."""
+    if processes.world == 1:
+        return network
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=ids)

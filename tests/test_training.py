@@ -1,0 +1,508 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robustkit import checkpoint, cli, data
+from robustkit.data.noise import Noise
+from robustkit.data.subset import prepare
+from robustkit.errors import InputError, TrainingFailed
+from robustkit.losses.cross_entropy import CrossEntropy
+from robustkit.losses.loss import Result
+from robustkit.training import Options, Question, Recipe, train
+from robustkit.training.engine import Engine, Progress, accuracy, summarised
+from robustkit.training.examples import augmented, gather, order
+from robustkit.training.recipe import checked, rate
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """300 real digits, 30 a class, as a training split."""
+    whole = data.load("mnist5k", split="train")
+    keep = np.concatenate([np.flatnonzero(whole.labels == k)[:30] for k in range(10)])
+    images = np.concatenate([whole.images(i, i + 1) for i in keep])
+    return data.from_arrays(images, whole.labels[keep], name="digits")
+
+
+@pytest.fixture
+def asked(digits):
+    """A question that is answered within a second."""
+    return Question(
+        "lenet5", digits, recipe=Recipe(epochs=3, batch_size=64), noise=Noise(rate=Fraction(2, 5))
+    )
+
+
+def start(digits, loss=None, seed=0, noise="0.4", **recipe):
+    """An engine that has not made a step."""
+    from robustkit.models import build
+
+    training = prepare(digits, hold_out=60, noise=Noise(rate=Fraction(noise)), seed=seed)
+    return Engine(
+        (network := build("lenet5", seed=seed)),
+        network,
+        loss or CrossEntropy(),
+        Recipe(**recipe),
+        gather(digits, training.train, CPU),
+        gather(digits, training.held_out, CPU),
+        seed,
+    )
+
+
+# --- batches and schedules ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 3), (68, 128), (240, 64), (7, 7), (1, 1)])
+def test_an_epoch_shows_every_image_once_in_even_batches(count, size):
+    batches = order(count, size, torch.Generator().manual_seed(1))
+    assert sorted(torch.cat(batches).tolist()) == list(range(count))
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_augmented_images_are_shifts_and_mirrors_of_their_own_image():
+    images = torch.rand(400, 2, 6, 5)
+    made = augmented(images, ("flip", "crop"), torch.Generator().manual_seed(0))
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (4, 4), (4, 4)))
+    found = set()
+    for i in range(len(images)):
+        matches = [
+            (down, right, mirrored)
+            for down in range(9)
+            for right in range(9)
+            for mirrored in (False, True)
+            if np.array_equal(
+                (
+                    np.pad(images[i].numpy()[:, :, ::-1], ((0, 0), (4, 4), (4, 4)))
+                    if mirrored
+                    else padded[i]
+                )[:, down : down + 6, right : right + 5],
+                made[i].numpy(),
+            )
+        ]
+        assert matches
+        found.update(matches)
+    assert {m[0] for m in found} == {m[1] for m in found} == set(range(9))
+    assert {m[2] for m in found} == {False, True}
+
+
+def test_schedules_by_hand():
+    steady = Recipe(learning_rate=0.2, schedule="constant")
+    assert [rate(steady, s, 10) for s in (0, 9)] == [0.2, 0.2]
+    cosine = replace(steady, schedule="cosine")
+    assert rate(cosine, 0, 8) == pytest.approx(0.2)
+    assert rate(cosine, 4, 8) == pytest.approx(0.1)
+    assert rate(cosine, 2, 8) == pytest.approx(0.2 * (1 + math.sqrt(0.5)) / 2)
+    stairs = replace(steady, schedule="staircase", decay=0.5, decay_steps=3)
+    assert [rate(stairs, s, 9) for s in (0, 2, 3, 8)] == [0.2, 0.2, 0.1, 0.05]
+    cycle = replace(steady, schedule="one-cycle")
+    assert rate(cycle, 30, 100) == pytest.approx(0.2)
+    assert rate(cycle, 0, 100) == pytest.approx(rate(cycle, 100, 100)) == pytest.approx(0.008)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "--epochs 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate"),
+        ({"momentum": 1.0}, "--momentum"),
+        ({"clip": -1.0}, "--clip"),
+        ({"weight_decay": -1.0}, "--weight-decay"),
+        ({"augment": ("flop",)}, "did you mean 'flip'"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        checked(Recipe(**wrong))
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+def test_the_first_update_is_stochastic_gradient_descent_by_hand(digits):
+    engine = start(digits, epochs=1, batch_size=240, schedule="constant", learning_rate=0.1)
+    reference = start(digits).network.double()
+    examples = engine.examples
+    logits = reference(examples.images.double() / 255)
+    nn.functional.cross_entropy(logits, examples.given).backward()
+    engine.run(lambda: None, math.inf, Progress())
+    for (name, made), before in zip(
+        engine.network.named_parameters(), reference.parameters(), strict=True
+    ):
+        expected = before - 0.1 * (before.grad + 5e-4 * before)
+        assert torch.allclose(made.double(), expected, rtol=1e-4, atol=1e-6), name
+
+
+def test_the_history_says_what_the_network_said(digits):
+    # a rate so small that the weights stay, so that the whole epoch can be checked at once
+    engine = start(digits, epochs=1, batch_size=50, learning_rate=1e-30, weight_decay=0.0)
+    engine.network.eval()
+    examples, held = engine.examples, engine.held_out
+    with torch.no_grad():
+        logits = engine.network(examples.images / 255)
+        watched = engine.network(held.images / 255).argmax(1)
+    engine.run(lambda: None, math.inf, Progress())
+    (line,) = engine.history
+    said, wrong = logits.argmax(1), examples.given != examples.clean
+    assert wrong.sum() == 96
+    assert line["loss"] == pytest.approx(
+        float(nn.functional.cross_entropy(logits.double(), examples.given)), rel=1e-5
+    )
+    assert line["accuracy_given"] == pytest.approx(float((said == examples.given).double().mean()))
+    assert line["accuracy_clean"] == pytest.approx(float((said == examples.clean).double().mean()))
+    assert line["memorised"] == pytest.approx(
+        float((said == examples.given)[wrong].double().mean())
+    )
+    assert line["held_out"] == float((watched == held.given).double().mean())
+    assert line["held_out_clean"] == float((watched == held.clean).double().mean())
+    assert accuracy(engine.network, held)["held_out"] == line["held_out"]
+
+
+def test_without_wrong_labels_nothing_can_be_memorised():
+    assert summarised([3.0, 2, 2, 0, 0, 4])["memorised"] is None
+
+
+class Watching(CrossEntropy):
+    """Notes what it is shown; its settings decide on nothing else."""
+
+    __slots__ = ()
+    seen: list = []  # noqa: RUF012
+
+    def backward(self, model, images, labels, step):
+        type(self).seen.append((images.clone(), labels.clone(), torch.rand(3)))
+        return super().backward(model, images, labels, step)
+
+
+class Other(Watching):
+    """Another loss, which draws numbers of its own."""
+
+    __slots__ = ()
+    seen: list = []  # noqa: RUF012
+
+    def __call__(self, model, images, labels, step):
+        torch.rand(7)
+        result = super().__call__(model, images, labels, step)
+        return Result(result.loss * 3, result.logits)
+
+
+def test_losses_to_be_compared_share_batches_flips_and_augmentation(digits):
+    for loss in (Watching(), Other()):
+        type(loss).seen.clear()
+        start(digits, loss, epochs=2, augment=("flip", "crop")).run(
+            lambda: None, math.inf, Progress()
+        )
+    assert len(Watching.seen) == len(Other.seen) == 4
+    for mine, theirs in zip(Watching.seen, Other.seen, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    assert not torch.equal(Watching.seen[0][0], Watching.seen[2][0])
+
+
+# --- from a question to a checkpoint --------------------------------------------------------------
+
+
+def interrupted(question, out, after):
+    """Stop a training after so many updates, having saved after each."""
+
+    def stop(report):
+        if report.step == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(question, out, Options(seconds=0, progress=Progress(stop)))
+
+
+@pytest.mark.parametrize("after", [1, 5, 9])
+def test_an_interrupted_training_resumes_to_the_same_bytes(asked, tmp_path, after):
+    question = replace(
+        asked,
+        keep="best",
+        recipe=replace(asked.recipe, augment=("crop",), optimizer="adam", learning_rate=1e-3),
+    )
+    train(question, tmp_path / "whole.safetensors")
+    interrupted(question, tmp_path / "cut.safetensors", after)
+    assert not (tmp_path / "cut.safetensors").exists()
+    steps = []
+    train(
+        question,
+        tmp_path / "cut.safetensors",
+        Options(progress=Progress(lambda report: steps.append(report.step))),
+    )
+    assert steps[0] > 1 or after == 1
+    whole, cut = ((tmp_path / f"{n}.safetensors").read_bytes() for n in ("whole", "cut"))
+    assert whole == cut
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
+
+
+def test_the_checkpoint_says_everything_of_its_making(asked, tmp_path):
+    made = train(asked, tmp_path / "a.safetensors")
+    known = checkpoint.read(tmp_path / "a.safetensors")
+    assert known.model == "lenet5"
+    assert known.loss == "cross-entropy"
+    assert known.trained_on == "digits"
+    assert known.label_noise == 0.4
+    assert known.data_fraction == 1.0
+    assert known.seed == 0
+    assert known.extra["training"] == made.record
+    noise = made.record["data"]["train"]["noise"]
+    assert (noise["flipped"], noise["total"]) == (108, 270)
+    assert len(made.record["history"]) == 3
+    assert known.recorded_accuracy == made.record["history"][-1]["held_out_clean"]
+    assert json.loads(json.dumps(made.record)) == made.record
+
+
+def test_the_best_epoch_is_kept_where_that_is_asked(digits, tmp_path):
+    # a rate that rises until it breaks what was learnt: the last epoch is not the best one
+    recipe = Recipe(
+        epochs=6, batch_size=32, schedule="staircase", learning_rate=0.02, decay=2.5, decay_steps=9
+    )
+    made = train(
+        Question("lenet5", digits, recipe=recipe, keep="best"), tmp_path / "best.safetensors"
+    )
+    held = [line["held_out"] for line in made.record["history"]]
+    assert made.record["epoch_kept"] == 1 + held.index(max(held)) < 6
+    training = prepare(digits, hold_out=Fraction(1, 10))
+    network = checkpoint.read(made.path).load()
+    assert accuracy(network, gather(digits, training.held_out, CPU))["held_out"] == max(held)
+
+
+def test_the_same_question_is_answered_from_the_file(asked, tmp_path):
+    first = train(asked, tmp_path / "a.safetensors")
+    stamp = first.path.stat().st_mtime_ns
+
+    def never(report):
+        raise AssertionError("trained again")
+
+    again = train(asked, tmp_path / "a.safetensors", Options(progress=Progress(never)))
+    assert again.record == first.record
+    assert first.path.stat().st_mtime_ns == stamp
+    train(asked, tmp_path / "a.safetensors", Options(fresh=True))
+    assert first.path.stat().st_mtime_ns != stamp
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"loss": "hinge"},
+        {"settings": {"label_smoothing": 0.1}},
+        {"fraction": Fraction(1, 2)},
+        {"noise": Noise()},
+        {"recipe": Recipe(epochs=2)},
+    ],
+)
+def test_another_question_does_not_overwrite_an_answer(asked, tmp_path, change):
+    out = tmp_path / "a.safetensors"
+    train(asked, out)
+    before = out.read_bytes()
+    with pytest.raises(InputError, match=r"holds another training; give another --out, or --fresh"):
+        train(replace(asked, **change), out)
+    assert out.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_an_unfinished_training_of_another_question_is_left_alone(asked, tmp_path):
+    interrupted(asked, tmp_path / "a.safetensors", 5)
+    with pytest.raises(InputError, match="unfinished training, asked differently"):
+        train(replace(asked, seed=1), tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors.partial" / "state.pt").write_bytes(b"cut short")
+    with pytest.raises(InputError, match="damaged; --fresh starts anew"):
+        train(asked, tmp_path / "a.safetensors")
+    train(asked, tmp_path / "a.safetensors", Options(fresh=True))
+
+
+def test_divergence_stops_with_the_epoch_and_keeps_the_last_good_state(digits, tmp_path):
+    recipe = Recipe(
+        epochs=4, batch_size=64, learning_rate=1e-3, schedule="staircase", decay=1e30, decay_steps=7
+    )
+    asked = Question("lenet5", digits, recipe=recipe)
+    with pytest.raises(
+        TrainingFailed, match=r"no longer a number in epoch \d, by batch \d"
+    ) as told:
+        train(asked, tmp_path / "a.safetensors", Options(seconds=0))
+    assert "--learning-rate" in str(told.value)
+    state = torch.load(tmp_path / "a.safetensors.partial" / "state.pt", weights_only=True)
+    assert all(bool(torch.isfinite(v).all()) for v in state["state"]["network"].values())
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "resnet18-cifar"}, "does not take images of 1×28×28"),
+        ({"keep": "best", "recipe": Recipe(hold_out=Fraction(0))}, "needs held-out images"),
+        ({"model": "lenet4"}, "did you mean 'lenet5'"),
+        ({"loss": "hinges"}, "did you mean 'hinge'"),
+        ({"settings": {"smoothing": 1}}, "unknown key 'smoothing'"),
+        ({"fraction": Fraction(1, 100)}, "too few for an image of each"),
+    ],
+)
+def test_bad_questions_get_one_line_and_leave_nothing(asked, tmp_path, change, message):
+    with pytest.raises(InputError, match=message) as told:
+        train(replace(asked, **change), tmp_path / "a.safetensors")
+    assert "\n" not in str(told.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_with_dropout_repeats_itself(digits, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Dropout(),"
+        " nn.Linear(64, 10))\n"
+    )
+    asked = Question(f"{tmp_path}/net.py:build", digits, recipe=Recipe(epochs=2))
+    before = torch.get_rng_state()
+    one, two = (train(asked, tmp_path / f"{n}.safetensors").path.read_bytes() for n in "ab")
+    assert one == two
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+TRAIN = ["train", "--model", "lenet5", "--data", "mnist5k", "--data-fraction", "0.1"]
+
+
+def command(*arguments, cwd, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "robustkit", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+
+
+@pytest.fixture
+def robustkit(monkeypatch, capsys, tmp_path):
+    """Run a command in this process, in an empty folder: status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["robustkit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        return caught.value.code, " ".join(out.split()), err
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("loss", sorted(__import__("robustkit.losses").losses.LOSSES))
+def test_every_loss_trains_and_is_evaluated_without_flags(robustkit, loss):
+    status, out, err = robustkit(
+        *TRAIN, "--loss", loss, "--epochs", "1", "--label-noise", "0.4", "--out", "a.safetensors"
+    )
+    assert (status, err) == (0, "")
+    assert "360 images of mnist5k, 144 labels wrong (40.00%)" in out
+    status, out, err = robustkit("evaluate", "a.safetensors", "--attack", "fgsm", "--limit", "50")
+    assert (status, err) == (0, "")
+    assert "on mnist5k test" in out
+
+
+def test_a_users_own_loss(robustkit, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def focal(logits, labels, power=2.0):\n"
+        "    chosen = logits.log_softmax(1).gather(1, labels[:, None])[:, 0]\n"
+        "    return -((1 - chosen.exp()) ** power * chosen).mean()\n"
+    )
+    status, out, err = robustkit(
+        *TRAIN, "--loss", "mine.py:focal", "--set", "power=3", "--epochs", "1"
+    )
+    assert (status, err) == (0, "")
+    name = "focal-power=3-lenet5-mnist5k-fraction-0.1-seed0.safetensors"
+    assert out.endswith(f"checkpoint: {name}")
+    status, out, _ = robustkit("describe", name)
+    assert "mine.py:focal" in out
+
+
+def test_bad_options_get_one_line(robustkit):
+    for arguments, message in [
+        (["--label-noise", "1.5"], "the rate must be from 0 to below 1"),
+        (["--noise-kind", "symetric"], "did you mean 'symmetric'"),
+        (["--compress", "topk:0.1"], "did you mean 'top-k'"),
+        (
+            ["--compress", "top-k:0.1"],
+            "--compress is for several processes; start them with torchrun",
+        ),
+        (["--set", "gamma"], "expected key=value"),
+        (["--epochs", "0"], "--epochs 0: must be above 0"),
+        (["--hold-out", "5000"], "cannot be held out"),
+    ]:
+        status, _, err = robustkit(*TRAIN, *arguments)
+        assert status == 2
+        assert message in err
+        assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_to_the_same_bytes(tmp_path):
+    asked = [
+        "train",
+        "--model",
+        "mnist-cnn",
+        "--data",
+        "mnist5k",
+        "--epochs",
+        "4",
+        "--loss",
+        "large-margin",
+    ]
+    assert command(*asked, "--out", "whole.safetensors", cwd=tmp_path).returncode == 0
+    draw = np.random.default_rng(0)
+    with (tmp_path / "log").open("w") as log:
+        job = subprocess.Popen(
+            [sys.executable, "-m", "robustkit", *asked, "--out", "cut.safetensors"],
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+        )
+    state = tmp_path / "cut.safetensors.partial" / "state.pt"
+    while not state.exists():
+        time.sleep(0.05)
+    time.sleep(draw.random())
+    job.kill()
+    job.wait()
+    assert state.exists()
+    assert command(*asked, "--out", "cut.safetensors", cwd=tmp_path).returncode == 0
+    whole, cut = ((tmp_path / f"{n}.safetensors").read_bytes() for n in ("whole", "cut"))
+    assert whole == cut
+
+
+def test_two_processes_train_one_network(tmp_path):
+    asked = [*TRAIN, "--epochs", "2", "--compress", "top-k:0.01", "--out", "a.safetensors"]
+    started = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "-m", "robustkit", *asked),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert started.returncode == 0, started.stderr
+    assert started.stdout.count("checkpoint:") == 1
+    record = checkpoint.read(tmp_path / "a.safetensors").extra["training"]
+    assert record["processes"] == 2
+    assert (
+        record["communication"]["bytes_per_step"]
+        < record["communication"]["plain_bytes_per_step"] / 20
+    )
+    assert len(record["history"]) == 2
