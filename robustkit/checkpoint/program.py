@@ -109,7 +109,10 @@ def load_export(path: Path) -> Program:
         CheckpointError: damaged, or made by an incompatible torch, or not a function of images.
     """
     try:
-        program = torch.export.load(path)
+        with warnings.catch_warnings():
+            # torch 2.11 warns of a buffer that it made itself
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            program = torch.export.load(path)
     except Exception as error:  # as above
         raise _failed(path, error) from error
     inputs = set(program.graph_signature.user_inputs)
