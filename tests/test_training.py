@@ -20,7 +20,7 @@ from robustkit.errors import InputError, TrainingFailed
 from robustkit.losses.cross_entropy import CrossEntropy
 from robustkit.losses.loss import Result
 from robustkit.training import Options, Question, Recipe, train
-from robustkit.training.engine import Engine, Progress, accuracy, summarised
+from robustkit.training.engine import Engine, Progress, accuracy, optimizer, summarised
 from robustkit.training.examples import augmented, gather, order
 from robustkit.training.recipe import checked, rate
 
@@ -126,6 +126,26 @@ def test_schedules_by_hand():
 def test_a_recipe_that_makes_no_sense_is_refused(wrong, message):
     with pytest.raises(InputError, match=message):
         checked(Recipe(**wrong))
+
+
+def test_rmsprop_begins_as_tensorflow_does_where_that_is_asked():
+    recipe = Recipe(
+        optimizer="rmsprop",
+        learning_rate=0.1,
+        momentum=0.0,
+        start=1.0,
+        stabiliser=0.1,
+        weight_decay=0.0,
+    )
+    network = nn.Linear(1, 1, bias=False).double()
+    weight, square = network.weight.item(), 1.0
+    made = optimizer(recipe, network)
+    for gradient in (0.5, -0.2, 3.0):
+        network.weight.grad = torch.tensor([[gradient]]).double()
+        made.step()
+        square = 0.9 * square + 0.1 * gradient**2
+        weight -= 0.1 * gradient / (math.sqrt(square) + 0.1)
+    assert network.weight.item() == pytest.approx(weight, rel=1e-8)
 
 
 # --- the loop -------------------------------------------------------------------------------------

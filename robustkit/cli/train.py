@@ -114,9 +114,12 @@ def train(
     noise = noises.parse(noise_kind, label_noise, stratified=noise_stratified)
     share = fraction(data_fraction, "--data-fraction")
     scheme = None if compress is None else compression.parse(compress)
-    settings = losses.parse_settings(set_ or ())
     losses.source(loss)  # an unknown name is told before torch is imported
-    chosen = recipes.default_recipe(loss, data) if recipe == "default" else recipes.PAPER_MARGIN
+    given = losses.parse_settings(set_ or ())
+    chosen, settings = recipes.default_recipe(loss, data), recipes.default_settings(loss, data)
+    if recipe == "paper":
+        chosen = recipes.PAPER_MARGIN
+        settings = recipes.PAPER_SETTINGS if loss == "large-margin" else {}
     changes: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -133,7 +136,7 @@ def train(
         replace(chosen, **{name: value for name, value in changes.items() if value is not None})
     )
     path = out or Path(  # in the working folder
-        _name(loss, settings, model, data, noise, share, scheme, seed)
+        _name(loss, given, model, data, noise, share, scheme, seed)
     )
     from robustkit import training
     from robustkit.cli.terminal import TrainingBar, show_training
@@ -143,7 +146,7 @@ def train(
         model,
         load(data, split=split, root=data_root, resize=resize, crop=crop, channels=channels),
         loss,
-        settings,
+        settings | given,
         chosen,
         noise,
         share,

@@ -288,7 +288,7 @@ def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
                 fused=True,
             )
         case "rmsprop":
-            return torch.optim.RMSprop(
+            made = torch.optim.RMSprop(
                 weights,
                 eta,
                 alpha=recipe.smoothing,
@@ -296,6 +296,13 @@ def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
                 weight_decay=decay,
                 momentum=recipe.momentum,
             )
+            for weight in weights if recipe.start else ():
+                made.state[weight] = {
+                    "step": torch.zeros(()),
+                    "square_avg": torch.full_like(weight, recipe.start),
+                    "momentum_buffer": torch.zeros_like(weight),
+                }
+            return made
         case "adam":
             return torch.optim.Adam(
                 weights, eta, eps=recipe.stabiliser, weight_decay=decay, fused=True

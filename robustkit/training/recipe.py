@@ -24,6 +24,8 @@ class Recipe:
     nesterov: bool = False
     smoothing: float = 0.9
     """of RMSProp's mean of squares"""
+    start: float = 0.0
+    """of that mean; TensorFlow begins at 1, torch at 0"""
     stabiliser: float = 1e-8
     """added to the denominator by RMSProp and Adam"""
     weight_decay: float = 5e-4
@@ -47,12 +49,24 @@ PAPER_MARGIN = Recipe(
     optimizer="rmsprop",
     learning_rate=0.1,
     momentum=0.0,
+    start=1.0,
     stabiliser=0.1,  # TensorFlow adds 1e-2 under the root
     schedule="staircase",
     clip=5.0,
 )
 """The code published with Elsayed et al. 2018, for the large margin on MNIST."""
 
+PAPER_SETTINGS: dict[str, Any] = {
+    "norm": "linf",
+    "layers": ["input", "conv1", "conv2"],
+    "gamma": 10000.0,
+    "alpha": 4.0,
+    "on": "probabilities",
+    "normalise": True,
+}
+"""Likewise, of the loss; the layers are those of `mnist-cnn` and `mnist-cnn-bn`."""
+
+GREY = ("mnist", "mnist5k")
 COLOUR = ("cifar10", "cifar100", "svhn")
 
 
@@ -64,7 +78,21 @@ def default_recipe(loss: str, data: str) -> Recipe:
     if data in COLOUR:
         flips: tuple[Augment, ...] = ("crop",) if data == "svhn" else ("flip", "crop")
         found = replace(found, epochs=30, learning_rate=0.1, nesterov=True, augment=flips)
+    if loss == "large-margin":
+        # with its norms held constant, its gradient grows without bound where they vanish
+        found = replace(found, clip=1.0)
     return found
+
+
+def default_settings(loss: str, data: str) -> dict[str, Any]:
+    """What a loss is set to on a data set, where that is not its own default."""
+    if loss in ("adversarial", "trades") and data in GREY:
+        return {"epsilon": "0.3"}
+    if loss == "large-margin":
+        # alone it punishes whichever class leads where no label has the majority, as at 80 % noise;
+        # so cross-entropy says which class it is, and the margin counts where that class leads
+        return {"alpha": 1.0, "cross_entropy_weight": 1.0}
+    return {}
 
 
 def checked(recipe: Recipe) -> Recipe:
