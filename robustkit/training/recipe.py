@@ -79,8 +79,7 @@ def default_recipe(loss: str, data: str) -> Recipe:
         flips: tuple[Augment, ...] = ("crop",) if data == "svhn" else ("flip", "crop")
         found = replace(found, epochs=30, learning_rate=0.1, nesterov=True, augment=flips)
     if loss == "large-margin":
-        # with its norms held constant, its gradient grows without bound where they vanish
-        found = replace(found, clip=1.0)
+        found = replace(found, learning_rate=0.01, clip=5.0)
     return found
 
 
@@ -89,9 +88,10 @@ def default_settings(loss: str, data: str) -> dict[str, Any]:
     if loss in ("adversarial", "trades") and data in GREY:
         return {"epsilon": "0.3"}
     if loss == "large-margin":
-        # alone it punishes whichever class leads where no label has the majority, as at 80 % noise;
-        # so cross-entropy says which class it is, and the margin counts where that class leads
-        return {"alpha": 1.0, "cross_entropy_weight": 1.0}
+        # alone it pulls down whichever class leads where no label has the majority, as at 80 %
+        # noise, and grows without bound where gradients vanish; so cross-entropy says which class
+        # it is, and the margin counts where that class leads, and less where gradients are small
+        return {"alpha": 1.0, "cross_entropy_weight": 10.0, "stabiliser": 1.0}
     return {}
 
 
