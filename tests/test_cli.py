@@ -12,31 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from robustkit import cli, summary
+from robustkit import summary
 from robustkit.cli.terminal import show
 from robustkit.models import build
 from robustkit.record import frame
 
 ROOT = Path(__file__).parent.parent
 FAST = ["--attack", "fgsm", "--limit", "20"]
-
-
-@pytest.fixture
-def robustkit(monkeypatch, capsys, tmp_path):
-    """Run a command in this process, in an empty folder: status, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["robustkit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def command(*arguments, cwd, **options):

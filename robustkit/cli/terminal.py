@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -36,15 +36,14 @@ def _bar(unit: str) -> Progress:
     )
 
 
-class Bar:
-    """Progress of one evaluation, with the time to go; nothing where stderr is no terminal."""
+class _Shown:
+    """A bar that is on the screen within a `with`."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.bar = _bar("images")
+    def __init__(self, unit: str) -> None:
+        self.bar = _bar(unit)
         self.console = self.bar.console
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> Self:
         self.bar.start()
         return self
 
@@ -55,6 +54,14 @@ class Bar:
         trace: TracebackType | None,
     ) -> None:
         self.bar.stop()
+
+
+class Bar(_Shown):
+    """Progress of one evaluation, with the time to go; nothing where stderr is no terminal."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("images")
+        self.path = path
 
     def attach(self, options: "Options") -> "Options":
         """Options that report here."""
@@ -96,25 +103,13 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     console.print(Text(f"record: {evaluation.path}"), soft_wrap=True)
 
 
-class TrainingBar:
+class TrainingBar(_Shown):
     """Progress of a training: updates, the time to go, the accuracies of the epoch so far."""
 
     def __init__(self, name: str, epochs: int) -> None:
-        self.name, self.epochs = name, epochs
-        self.bar = _bar("updates")
-
-    def __enter__(self) -> "TrainingBar":
-        self.bar.start()
-        self.task = self.bar.add_task(self.name, total=None)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bar.stop()
+        super().__init__("updates")
+        self.epochs = epochs
+        self.task = self.bar.add_task(name, total=None)
 
     @property
     def progress(self) -> "Watcher":
@@ -132,7 +127,7 @@ class TrainingBar:
         self.bar.update(self.task, completed=report.step, total=report.steps, description=text)
 
     def _epoch(self, line: dict[str, Any]) -> None:
-        self.bar.console.print(Text(f"epoch {line['epoch']}: {_epoch_text(line)}"), soft_wrap=True)
+        self.console.print(Text(f"epoch {line['epoch']}: {_epoch_text(line)}"), soft_wrap=True)
 
 
 def show_training(trained: "Trained") -> None:

@@ -1,7 +1,6 @@
 """Losses on attacked images: projected gradient ascent (Madry et al. 2018) in the training loop."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar, Literal
@@ -9,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from robustkit.losses.loss import Loss, Step, expect, precise, unwrapped
+from robustkit.losses.loss import Loss, Step, expect, mode, precise, unwrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +94,3 @@ def _into_ball(change: Tensor, epsilon: float, norm: str) -> Tensor:
 def _column(values: Tensor, like: Tensor) -> Tensor:
     """One number per image, shaped to broadcast."""
     return values.view(-1, *[1] * (like.ndim - 1))
-
-
-@contextmanager
-def mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """The network in eval mode unless `training`; afterwards each module's mode as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    if not training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

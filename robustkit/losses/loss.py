@@ -129,21 +129,29 @@ def checked_logits(logits: object) -> Tensor:
 
 
 @contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """The network in eval mode unless `training`; afterwards each module's mode as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    if not training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, before in modes:
+            module.training = before
+
+
+@contextmanager
 def probing(model: nn.Module, images: Tensor, *, evaluate: bool = True) -> Iterator[None]:
     """Try a network out: afterwards its modes, buffers and the random state are as before.
 
     It is in eval mode meanwhile, or, unless `evaluate`, in the modes it was in.
     """
-    modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = [images.device] if images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), mode(model, not evaluate):
         try:
-            if evaluate:
-                model.eval()
             yield
         finally:
-            for module, mode in modes:
-                module.training = mode
             for buffer, before in buffers:
                 buffer.data.copy_(before)

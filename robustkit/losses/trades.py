@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustkit.losses.attacked import Attacked, mode
-from robustkit.losses.loss import Result, Step, expect, precise, unwrapped
+from robustkit.losses.attacked import Attacked
+from robustkit.losses.loss import Result, Step, expect, mode, precise, unwrapped
 
 
 @dataclass(frozen=True, slots=True)

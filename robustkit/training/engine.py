@@ -17,14 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from robustkit.compression import Compressor
 from robustkit.errors import TrainingFailed
-from robustkit.files import digest
 from robustkit.losses.loss import Loss, Step
 from robustkit.training.examples import Batch, Examples, augmented, order
 from robustkit.training.processes import Processes
 from robustkit.training.recipe import Recipe, rate
 
 ADVICE = "try a smaller --learning-rate, or --clip 1"
-SEEN = ("loss", "given", "clean", "memorised")
 
 
 class Report(NamedTuple):
@@ -162,8 +160,7 @@ class Engine:
 
     def _key(self, purpose: str, *place: int) -> int:
         """A seed for one purpose at one place."""
-        parts = (purpose, self.examples.name, str(self.seed), *map(str, place))
-        return int(digest(*parts)[:15], 16)
+        return self.examples.key(purpose, self.seed, *place)
 
     def _generator(self, purpose: str, *place: int) -> torch.Generator:
         return torch.Generator().manual_seed(self._key(purpose, *place))

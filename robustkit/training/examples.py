@@ -11,6 +11,7 @@ from robustkit.data import Dataset
 from robustkit.data.draws import Positions
 from robustkit.data.subset import Part
 from robustkit.errors import DataError
+from robustkit.files import digest
 from robustkit.training.recipe import Augment
 
 BLOCK = 4096
@@ -39,6 +40,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.given)
+
+    def key(self, purpose: str, seed: int, *place: int) -> int:
+        """What seeds the draws for one purpose at one place of a training on these examples."""
+        return int(digest(purpose, self.name, str(seed), *map(str, place))[:15], 16)
 
     def take(self, rows: Tensor) -> Batch:
         """The batch of these rows."""

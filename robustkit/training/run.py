@@ -288,7 +288,7 @@ class _Run:
             InputError: they don't.
         """
         asked, classes = self.question, len(self.question.data.classes)
-        seed = int(digest("weights", examples.name, str(asked.seed))[:15], 16)
+        seed = examples.key("weights", asked.seed)
         network = models.build(asked.model, num_classes=classes, seed=seed).to(self.device)
         if self.device.type == "cuda":
             network = network.to(memory_format=torch.channels_last)
