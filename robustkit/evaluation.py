@@ -25,13 +25,13 @@ import torch
 from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets
 from robustkit import protocol as protocols
-from robustkit.attack import REVISION, Block, Outcomes, attack_block, within
+from robustkit.attack import REVISION, Block, Outcomes, attack_block, fixed_budget, within
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError
 from robustkit.files import canonical, digest, shipped
-from robustkit.protocol import Epsilon, Protocol, Target
+from robustkit.protocol import Epsilon, Protocol, Target, kind
 from robustkit.record import VERSION, Blocks, Evaluation, Example, Store, table
 
 EXAMPLES = 8
@@ -154,8 +154,11 @@ def resolve(
         protocol = protocols.load(protocol, settings)
     budgets = [protocols.epsilon(str(text)) for text in epsilons]
     budgets = budgets or list(protocol.epsilons)
-    budgets = budgets or [protocols.epsilon(e) for e in data.budgets.get(protocol.norm, ())]
-    if not budgets:
+    if budgets and not protocol.attacks:
+        raise ProtocolError(f"{protocol.name}: attacks nothing, so --epsilon means nothing")
+    if protocol.attacks and not budgets:
+        budgets = [protocols.epsilon(e) for e in data.budgets.get(protocol.norm, ())]
+    if protocol.attacks and not budgets:
         raise ProtocolError(
             f"no usual {protocol.norm} budgets are known for {data.name}; give --epsilon"
         )
@@ -198,15 +201,22 @@ def _module(module: torch.nn.Module, name: str | None) -> Subject:
 
 
 def run(
-    subject: Subject, data: Dataset, protocol: Protocol, out: Path, options: Options
+    subject: Subject,
+    data: Dataset,
+    protocol: Protocol,
+    out: Path,
+    options: Options,
+    surrogate: Subject | None = None,
 ) -> Evaluation:
     """The record of a question: from its file, or computed now.
+
+    With a surrogate every step of the attack is taken by it, and the subject only judges the last.
 
     Raises:
         InputError, EvaluationFailed: as `evaluate`.
     """
     device = find_device(options.device)
-    header = question(subject, data, protocol, device)
+    header = question(subject, data, protocol, device, surrogate)
     store = Store(out)
     with store.claim(header["digest"], options.waiting) as blocks:
         known = store.find(header["digest"])
@@ -214,7 +224,7 @@ def run(
             return known
         if options.fresh:
             blocks.drop()
-        _answer(subject, data, protocol, device, blocks, header, options)
+        _answer(subject, data, protocol, device, blocks, header, options, surrogate)
         return store.find(header["digest"]) or _vanished(store.path(header["digest"]))
 
 
@@ -223,7 +233,11 @@ def _vanished(path: Path) -> Evaluation:
 
 
 def question(
-    subject: Subject, data: Dataset, protocol: Protocol, device: torch.device
+    subject: Subject,
+    data: Dataset,
+    protocol: Protocol,
+    device: torch.device,
+    surrogate: Subject | None = None,
 ) -> dict[str, Any]:
     """The header of a record; its `digest` covers everything in it that can change a row."""
     engine = {
@@ -233,7 +247,10 @@ def question(
         "foolbox": version("foolbox"),
         "device": device.type,
     }
-    decisive = {
+    by = {} if surrogate is None else {"surrogate": surrogate.identity}
+    if surrogate is not None and (unfit := _cannot_transfer(protocol)):
+        raise ProtocolError(f"{unfit}: cannot use a surrogate; pgd, fgsm and mifgsm can")
+    decisive = by | {
         "checkpoint": subject.identity,
         "data": data.digest,
         "protocol": protocol.resolved(),
@@ -243,16 +260,32 @@ def question(
         "schema": f"robustkit.evaluation/{VERSION}",
         "digest": digest(canonical(decisive)),
         "checkpoint": dict(subject.header),
+        **({} if surrogate is None else {"surrogate": dict(surrogate.header)}),
         "data": _data_header(data),
         "protocol": _protocol_header(protocol),
         "engine": engine,
         "warnings": [
             *subject.warnings,
             *data.warnings,
+            *([] if surrogate is None else [_transfer(surrogate)]),
             *_seen(subject, data),
             *protocol.weaknesses,
         ],
     }
+
+
+def _transfer(surrogate: Subject) -> str:
+    return (
+        f"attacked through {surrogate.header['path']}: a transfer attack, which says nothing "
+        "of attackers who know the model"
+    )
+
+
+def _cannot_transfer(protocol: Protocol) -> str:
+    """The first attack that cannot work on another network than the one it is to fool."""
+    return next(
+        (kind(a) for a in protocol.attacks if fixed_budget(a, protocol.norm) is None), ""
+    )
 
 
 def _data_header(data: Dataset) -> dict[str, Any]:
@@ -311,11 +344,15 @@ def _answer(
     blocks: Blocks,
     header: Mapping[str, Any],
     options: Options,
+    surrogate: Subject | None = None,
 ) -> None:
     """Compute what is missing, block by block, and write the final record."""
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     model = subject.load(device)
-    _probe(model, data, device)
+    other = None if surrogate is None else surrogate.load(device)
+    for network in (model, other):
+        if network is not None:
+            _probe(network, data, device)
     plan = _plan(data, device, blocks, options.batch_size)
     tables: list[pa.Table] = []
     for number, start in enumerate(range(0, len(data), plan["block_size"])):
@@ -327,7 +364,7 @@ def _answer(
                 options.progress(start + share * (stop - start), len(data))
 
             block = _block(data, start, stop, device)
-            outcomes = _attack(model, block, protocol, plan, blocks, progress)
+            outcomes = _attack(model, block, protocol, plan, blocks, progress, other)
             rows = _rows(block, outcomes, protocol.epsilons)
             if options.save_adversarial:
                 blocks.keep_images(number, outcomes.perturbed.cpu().numpy())
@@ -395,11 +432,14 @@ def _attack(
     plan: dict[str, Any],
     blocks: Blocks,
     progress: Callable[[float], None],
+    surrogate: torch.nn.Module | None = None,
 ) -> Outcomes:
     """Attack a block; when the GPU's memory does not suffice, with half the batch, and say so."""
     while True:
         try:
-            return attack_block(model, block, protocol, plan["batch_size"], progress)
+            return attack_block(
+                model, block, protocol, plan["batch_size"], progress, surrogate
+            )
         except torch.cuda.OutOfMemoryError as error:
             if plan["batch_size"] == 1:
                 raise EvaluationFailed("the GPU has too little memory for one image") from error

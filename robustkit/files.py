@@ -84,6 +84,8 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
 def _typed(kind: Any, value: Any, where: str) -> Any:
     """`value` as `kind`, or InputError."""
     origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
     if origin in (Union, UnionType):
         return _typed(next(k for k in arguments if k is not NoneType), value, where)
     if origin is Literal:

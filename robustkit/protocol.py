@@ -178,7 +178,10 @@ def labels_of(attacks: Sequence[Attack]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """A threat model and an ordered tuple of attacks; the worst case over them is what counts."""
+    """A threat model and an ordered tuple of attacks; the worst case over them is what counts.
+
+    Without attacks, said by `attack = []`, there are no budgets: only the clean accuracy counts.
+    """
 
     name: str
     title: str
@@ -275,8 +278,8 @@ def parse(
         raise
     except InputError as error:
         raise ProtocolError(str(error)) from error
-    if not attacks:
-        raise ProtocolError(f"{where}: a protocol needs at least one [[attack]]")
+    if not attacks and file.epsilon:
+        raise ProtocolError(f"{where}: attacks nothing, so it cannot have budgets")
     for setting in settings:
         attacks = _set(attacks, setting)
     budgets = tuple(epsilon(text, f"{where}: epsilon") for text in file.epsilon)

@@ -100,6 +100,48 @@ def test_attacks_at_fixed_budgets_are_exact_on_linear_models(norm, attack, loss)
         assert torch.equal(within(outcomes.distance, level)[clear], (truth <= level)[clear])
 
 
+def test_a_transfer_attack_moves_by_the_surrogate_and_is_judged_by_the_model():
+    model, surrogate, x = Linear(seed=0), Linear(seed=1), images(200)
+    surrogate.w = 0.6 * model.w + 0.8 * surrogate.w
+    levels = ("0.01", "0.02", "0.04")
+    queries, model.rows = len(x), []
+    outcomes = attack_block(
+        model,
+        right(model, x),
+        make("linf", FGSM, epsilon=levels),
+        64,
+        surrogate=surrogate,
+    )
+    sign = model.margin(x).sign()
+    # the surrogate climbs its own loss of the true class, whatever it predicts itself
+    loss = (model.w * surrogate.w.sign()).sum()
+    for level in map(float, levels):
+        left = sign * model.margin(x) - level * loss
+        broken = torch.stack(
+            [sign * model.margin(x) < f * loss for f in map(float, levels) if f <= level]
+        ).any(0)
+        clear = left.abs() > 1e-4
+        assert torch.equal(within(outcomes.distance, level)[clear], broken[clear])
+    assert 0 < within(outcomes.distance, 0.04).sum() < 200
+    assert within(outcomes.distance, 0.04).sum() < (model.closest(x, "linf") <= 0.04).sum()
+    # predicting, then one query a level and the check of what is claimed
+    assert sum(model.rows) <= queries * (2 + len(levels)) + queries
+
+
+def test_a_network_that_is_its_own_surrogate_loses_only_what_the_last_step_finds():
+    model, x = Small(), images(40, side=8)
+    own = attack_block(model, right(model, x), make("linf", FGSM, epsilon=("1/50", "1/10")), 16)
+    other = attack_block(
+        model,
+        right(model, x),
+        make("linf", FGSM, epsilon=("1/50", "1/10")),
+        16,
+        surrogate=Small(),
+    )
+    assert torch.equal(own.distance, other.distance)
+    assert 0 < torch.isfinite(own.distance).sum() < 40
+
+
 @pytest.mark.parametrize(
     ("norm", "attack"),
     [

@@ -74,6 +74,32 @@ def test_a_module_is_left_alone_and_cached_only_by_name(arrays, tmp_path, monkey
     assert ask(arrays, model=Net(1), name="net").path != first.path
 
 
+def test_without_attacks_there_is_a_clean_accuracy_and_no_robust_one(arrays):
+    found = evaluate(Net(), arrays, "clean")
+    assert found.clean().value == 686 / 700
+    assert found.robust() == ()
+    assert found.rows.fooled_by.value_counts().to_dict() == {"clean": 14}
+    with pytest.raises(ProtocolError, match="attacks nothing"):
+        evaluate(Net(), arrays, "clean", epsilons=["0.1"])
+
+
+def test_a_surrogate_is_part_of_the_question(arrays, tmp_path):
+    dataset = data.from_arrays(*arrays, name="arrays")
+    asked = resolve("pgd", dataset, ["1/20"], settings=PGD)
+    subject, other = (evaluation._module(Net(seed), f"net{seed}") for seed in (0, 1))
+    found = {
+        name: run(subject, dataset, asked, tmp_path, Options(), surrogate)
+        for name, surrogate in (("white box", None), ("itself", subject), ("other", other))
+    }
+    assert len({record.digest for record in found.values()}) == 3
+    robust = {name: record.robust()[0].accuracy.value for name, record in found.items()}
+    assert robust["white box"] <= robust["itself"] < robust["other"]
+    assert found["other"].header["surrogate"]["path"] == "net1"
+    assert any("transfer attack" in warning for warning in found["other"].header["warnings"])
+    with pytest.raises(ProtocolError, match="deepfool: cannot use a surrogate"):
+        run(subject, dataset, resolve("deepfool", dataset, ["1/20"]), tmp_path, Options(), other)
+
+
 def test_an_interrupted_run_resumes_to_the_same_rows(arrays, tmp_path):
     undisturbed = ask(arrays, name="net", out=tmp_path / "a")
     for stop_at in (10, 300, 600, 650):

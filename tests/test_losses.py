@@ -249,6 +249,17 @@ def test_adversarial_training_finds_the_worst_case_of_a_linear_model(norm, order
     assert result.loss.item() < np.log1p(np.exp(-worst)).mean() * (1 + 1e-9)  # within the ball
 
 
+def test_the_ball_of_adversarial_training_grows_over_the_warmup():
+    model, images, labels = Two(), middle(), torch.arange(6) % 2
+    settings = {"norm": "l2", "epsilon": "1/10", "steps": 100, "relative_step": "1/10"}
+    lead = (model(images)[:, 1] * (2 * labels - 1)).detach().numpy()
+    for taken, share in ((0, 0.25), (2, 0.75), (3, 1.0), (50, 1.0)):
+        loss = losses.build("adversarial", settings | {"warmup": 4})
+        worst = lead - share * 0.1 * np.linalg.norm(model.w.detach().numpy())
+        found = loss(model, images, labels, step(taken)).loss.item()
+        assert found == pytest.approx(np.log1p(np.exp(-worst)).mean(), rel=1e-3)
+
+
 def test_trades_finds_an_end_of_the_ball_on_a_linear_model():
     model, images = Two(), middle(1)
     settings = {"epsilon": "1/10", "steps": 50, "relative_step": "1/10", "beta": 2}
@@ -429,6 +440,7 @@ def test_settings_are_spelt_in_full_and_taken_back():
         ("large-margin", {"cross_entropy_weight": -1}, "cross_entropy_weight"),
         ("adversarial", {"epsilon": "0"}, "adversarial: epsilon must be above 0"),
         ("adversarial", {"steps": 0}, "steps must be at least 1"),
+        ("adversarial", {"warmup": -1}, "warmup must not be negative"),
         ("trades", {"beta": -1}, "trades: beta must be at least 0"),
         ("trades", {"relative_step": "-1/4"}, "trades: relative_step must be above 0"),
     ],

@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from robustkit.losses import LOSSES
 from robustkit.losses.cross_entropy import CrossEntropy
 from robustkit.losses.loss import Result
 from robustkit.training import Options, Question, Recipe, train
+from robustkit.training import run as training_run
 from robustkit.training.engine import Engine, Progress, accuracy, optimizer, summarised
 from robustkit.training.examples import augmented, gather, order
+from robustkit.training.processes import Processes
 from robustkit.training.recipe import checked, rate
 
 CPU = torch.device("cpu")
@@ -263,6 +266,31 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(asked, tmp_path, afte
     whole, cut = ((tmp_path / f"{n}.safetensors").read_bytes() for n in ("whole", "cut"))
     assert whole == cut
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
+
+
+@pytest.mark.parametrize(("steps", "lines"), [(3, [3]), (10, [4, 8, 10]), (1, [1])])
+def test_a_number_of_updates_can_be_asked_for_instead_of_epochs(asked, tmp_path, steps, lines):
+    recipe = replace(asked.recipe, steps=steps, hold_out=Fraction(60))  # 240 images, 4 batches
+    made = train(replace(asked, recipe=recipe), tmp_path / "a.safetensors")
+    assert [line["step"] for line in made.record["history"]] == lines
+    assert made.record["epoch_kept"] == -(-steps // 4)
+    assert checkpoint.read(made.path).recorded_accuracy is not None
+
+
+def test_short_epochs_do_not_make_a_long_history(digits, tmp_path):
+    recipe = Recipe(steps=330, batch_size=8, hold_out=Fraction(290))  # ten images, 2 batches
+    made = train(Question("lenet5", digits, recipe=recipe), tmp_path / "a.safetensors")
+    steps = [line["step"] for line in made.record["history"]]
+    assert len(steps) <= 50
+    assert steps[-1] == 330
+    assert made.record["history"][-1]["accuracy_given"] > 0.9
+
+
+def test_a_batch_too_small_to_share_is_refused(digits):
+    question = Question("lenet5", digits, recipe=Recipe(batch_size=50, hold_out=Fraction(49)))
+    run = training_run._Run(question, Path("a"), Options(), CPU, Processes(0, 2))
+    with pytest.raises(InputError, match="smallest batch has 1 of 251 images for 2 processes"):
+        run.engine(CrossEntropy(), run.prepared())
 
 
 def test_the_checkpoint_says_everything_of_its_making(asked, tmp_path):

@@ -5,5 +5,6 @@ The only package that imports foolbox.
 
 from robustkit.attack.engine import REVISION, Block, Outcomes, Progress, attack_block
 from robustkit.attack.geometry import TOLERANCE, within
+from robustkit.attack.gradient import fixed_budget
 
-__all__ = ["REVISION", "TOLERANCE", "Block", "Outcomes", "Progress", "attack_block", "within"]
+__all__ = ["REVISION", "TOLERANCE", "Block", "Outcomes", "Progress", "attack_block", "fixed_budget", "within"]

@@ -99,17 +99,20 @@ def attack_block(
     protocol: Protocol,
     batch_size: int,
     progress: Progress = lambda share: None,
+    surrogate: torch.nn.Module | None = None,
 ) -> Outcomes:
     """Run every attack of a protocol on a block of images.
 
     `model` is frozen, in eval mode and on the block's device. Images that are misclassified clean
-    are never attacked. The same draws are made whatever the batch size.
+    are never attacked. The same draws are made whatever the batch size. With a surrogate the attack
+    takes every step by it, and the model is asked once, after the last: a transfer attack
+    (Papernot et al. 2017) with one query a budget and restart.
 
     Raises:
         DataError: the model has fewer classes than the labels.
         EvaluationFailed: logits that are NaN or infinite, or an attack that returned NaN pixels.
     """
-    return _Engine(model, block, protocol, batch_size, progress).run()
+    return _Engine(model, block, protocol, batch_size, progress, surrogate).run()
 
 
 @dataclass(slots=True)
@@ -119,6 +122,7 @@ class _Engine:
     protocol: Protocol
     batch_size: int
     progress: Progress
+    surrogate: torch.nn.Module | None = None
     outcomes: Outcomes = field(init=False)
 
     def run(self) -> Outcomes:
@@ -279,12 +283,25 @@ class _Engine:
         moving = bool((slots.left > 0).any())
         x = slots.x.detach().requires_grad_(moving)
         with torch.set_grad_enabled(moving):
-            logits = self.model(x)
-            hit = self._checked_hits(logits.detach(), slots.owner, slots.classes, name)
+            logits = (self.surrogate or self.model)(x)
+            hit = self._hits(slots, logits.detach(), name)
             if not moving or bool((hit | (slots.left == 0)).all()):
                 return hit, None
             value = objective(logits, slots.classes, attack.loss, self._targeted).sum()
             return hit, torch.autograd.grad(value, x)[0]
+
+    def _hits(self, slots: _Slots, logits: Tensor, name: str) -> Tensor:
+        """Which iterates succeed: all are tried on the model, of a surrogate's the last ones."""
+        hit = self._checked_hits(logits, slots.owner, slots.classes, name)
+        if self.surrogate is None:
+            return hit
+        last = (slots.left == 0).nonzero()[:, 0]
+        hit = torch.zeros_like(hit)
+        if len(last):
+            there = last.to(slots.x.device)
+            logits = self._logits(slots.x[there], slots.owner[last], name)
+            hit[last] = self._fooled(logits.argmax(1), slots.classes[there]).cpu()
+        return hit
 
     # --- attacks that minimise the distance ---------------------------------------------------
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -44,6 +45,7 @@ class Request:
     out: Path
     fresh: bool
     save_adversarial: Path | None
+    surrogate: str | None
 
 
 def evaluate(
@@ -85,6 +87,10 @@ def evaluate(
     save_adversarial: Annotated[
         Path | None, typer.Option(help="Keep the perturbed images, float32 .npz.")
     ] = None,
+    surrogate: Annotated[
+        str | None,
+        typer.Option(metavar="CKPT", help="Attack this network, and try the result: transfer."),
+    ] = None,
     interval: Annotated[
         Literal["wilson", "exact"], typer.Option(help="Kind of 95 % interval.")
     ] = "wilson",
@@ -120,6 +126,7 @@ def evaluate(
         out,
         fresh,
         save_adversarial,
+        surrogate,
     )
     from robustkit.cli.terminal import show
 
@@ -266,14 +273,19 @@ def answer(path: str, request: Request, bar: "Bar | None") -> "Evaluation":
         seed=request.seed,
         settings=request.settings,
     )
+    surrogate = None
+    if request.surrogate is not None:
+        surrogate = evaluation.of_checkpoint(
+            checkpoints.read(request.surrogate, trust_program=request.trust_program)
+        )
     options = evaluation.Options(
         request.batch_size, request.device, request.fresh, request.save_adversarial
     )
-    if bar is None:
-        return evaluation.run(evaluation.of_checkpoint(read), data, asked, request.out, options)
-    with bar:
-        options = bar.attach(options)
-        return evaluation.run(evaluation.of_checkpoint(read), data, asked, request.out, options)
+    with bar or nullcontext():
+        options = bar.attach(options) if bar else options
+        return evaluation.run(
+            evaluation.of_checkpoint(read), data, asked, request.out, options, surrogate
+        )
 
 
 def _write(

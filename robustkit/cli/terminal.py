@@ -106,9 +106,8 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
 class TrainingBar(_Shown):
     """Progress of a training: updates, the time to go, the accuracies of the epoch so far."""
 
-    def __init__(self, name: str, epochs: int) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__("updates")
-        self.epochs = epochs
         self.task = self.bar.add_task(name, total=None)
 
     @property
@@ -121,7 +120,7 @@ class TrainingBar(_Shown):
     def _step(self, report: "Report") -> None:
         seen = report.seen
         text = (
-            f"epoch {report.epoch}/{self.epochs}, loss {seen['loss']:.4g}, "
+            f"epoch {report.epoch}/{report.epochs}, loss {seen['loss']:.4g}, "
             f"accuracy {seen['accuracy_given']:.1%}"
         )
         self.bar.update(self.task, completed=report.step, total=report.steps, description=text)
@@ -135,7 +134,7 @@ def show_training(trained: "Trained") -> None:
     record, console = trained.record, Console()
     train = record["data"]["train"]
     noise = train["noise"]
-    kept = record["history"][record["epoch_kept"] - 1]
+    kept = next(line for line in record["history"] if line["epoch"] == record["epoch_kept"])
     text = f"{record['loss']['name']}, {record['model']['name']}: {train['images']:,} images of "
     text += f"{record['data']['name']}, {noise['flipped']:,} labels wrong ({noise['realised']:.2%})"
     console.print(Text(text), soft_wrap=True)

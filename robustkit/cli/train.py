@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from robustkit.errors import InputError
 from robustkit.files import fraction
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def train(
         bool, typer.Option("--clean-selection", help="No label noise in the held-out images.")
     ] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates in all, instead of epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images an update.")] = None,
     optimizer: Annotated[
         Literal["sgd", "rmsprop", "adam", "adamw"] | None, typer.Option(help="And its settings:")
@@ -111,6 +113,8 @@ def train(
     from robustkit.data import noise as noises
     from robustkit.training import recipe as recipes
 
+    if steps is not None and epochs is not None:
+        raise InputError("--steps and --epochs both say how long to train; give one")
     noise = noises.parse(noise_kind, label_noise, stratified=noise_stratified)
     share = fraction(data_fraction, "--data-fraction")
     scheme = None if compress is None else compression.parse(compress)
@@ -122,6 +126,7 @@ def train(
         settings = recipes.PAPER_SETTINGS if loss == "large-margin" else {}
     changes: dict[str, Any] = {
         "epochs": epochs,
+        "steps": steps,
         "batch_size": batch_size,
         "optimizer": optimizer,
         "learning_rate": learning_rate,
@@ -158,7 +163,7 @@ def train(
         precision,
         deterministic,
     )
-    with TrainingBar(path.name, chosen.epochs) as bar:
+    with TrainingBar(path.name) as bar:
         trained = training.train(
             question, path, training.Options(device, fresh, log=log, progress=bar.progress)
         )

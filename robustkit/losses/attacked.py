@@ -30,12 +30,15 @@ class Attacked(Loss):
     relative_step: Fraction = Fraction(1, 4)
     """step size as a share of ε"""
     attack_mode: Literal["eval", "train"] = "eval"
+    warmup: int = 0
+    """updates over which ε grows to its size, in equal steps"""
 
     def __post_init__(self) -> None:
         expect(self.epsilon > 0, f"{self.name}: epsilon must be above 0", self.epsilon)
         expect(self.steps >= 1, f"{self.name}: steps must be at least 1", self.steps)
         share = self.relative_step
         expect(share > 0, f"{self.name}: relative_step must be above 0", share)
+        expect(self.warmup >= 0, f"{self.name}: warmup must not be negative", self.warmup)
 
     def attack(
         self,
@@ -55,7 +58,8 @@ class Attacked(Loss):
             objective: from logits N × K to a scalar, a sum over images.
         """
         inner, images = unwrapped(model), images.detach()
-        epsilon, size = float(self.epsilon), float(self.epsilon * self.relative_step)
+        grown = min(Fraction(step.number + 1, self.warmup), 1) if self.warmup else 1
+        epsilon, size = float(grown * self.epsilon), float(grown * self.epsilon * self.relative_step)
         x = (images + epsilon * in_unit_ball(images, self.norm, step.generator)).clamp(0, 1)
         with torch.enable_grad(), mode(inner, self.attack_mode == "train"):
             for _ in range(self.steps):

@@ -22,6 +22,8 @@ from robustkit.training.examples import Batch, Examples, augmented, order
 from robustkit.training.processes import Processes
 from robustkit.training.recipe import Recipe, rate
 
+LINES = 50
+"""of history at most, where the number of updates is given"""
 ADVICE = "try a smaller --learning-rate, or --clip 1"
 
 
@@ -32,6 +34,7 @@ class Report(NamedTuple):
     steps: int
     epoch: int
     """the one at work, from 1 on"""
+    epochs: int
     seen: dict[str, float]
     """of this epoch so far: loss, and shares of correct answers"""
 
@@ -39,7 +42,7 @@ class Report(NamedTuple):
 class Progress(NamedTuple):
     """What a watcher may ask to be told."""
 
-    step: Callable[[Report], None] = lambda report: None
+    step: Callable[[Report], None] | None = None
     epoch: Callable[[dict[str, Any]], None] = lambda line: None
 
 
@@ -85,7 +88,14 @@ class Engine:
     @property
     def steps(self) -> int:
         """Updates in all."""
-        return self.recipe.epochs * self.steps_per_epoch
+        return self.recipe.steps or self.recipe.epochs * self.steps_per_epoch
+
+    @property
+    def _period(self) -> int:
+        """Updates between two lines of the history: an epoch, or several where they are short."""
+        if self.recipe.steps is None:
+            return self.steps_per_epoch
+        return self.steps_per_epoch * -(-self.steps // (LINES * self.steps_per_epoch))
 
     @property
     def _look(self) -> int:
@@ -100,8 +110,8 @@ class Engine:
         """
         due = time.monotonic() + seconds
         while self.step < self.steps:
-            self._update()
-            if self.step % self.steps_per_epoch == 0:
+            self.update()
+            if self.step % self._period == 0 or self.step == self.steps:
                 self._close_epoch()
                 progress.epoch(self.history[-1])
                 save()
@@ -109,10 +119,10 @@ class Engine:
                 self._check()
                 save()
                 due = time.monotonic() + seconds
-            if self.step % self._look == 0:
+            if progress.step is not None and self.step % self._look == 0:
                 progress.step(self._report())
 
-    def _update(self) -> None:
+    def update(self) -> None:
         """One step of the optimiser."""
         epoch, index = divmod(self.step, self.steps_per_epoch)
         if index == 0 or not self._batches:
@@ -189,8 +199,8 @@ class Engine:
 
     def _report(self) -> Report:
         seen = summarised(self._sums.tolist()) if self._sums[5] else self.history[-1]
-        epoch = min(self.step // self.steps_per_epoch + 1, self.recipe.epochs)
-        return Report(self.step, self.steps, epoch, seen)
+        epoch = min(self._epoch + 1, self._epochs)
+        return Report(self.step, self.steps, epoch, self._epochs, seen)
 
     def _close_epoch(self) -> None:
         """Write the epoch into the history, and its weights aside if they are the best."""
@@ -198,7 +208,7 @@ class Engine:
         self._sums.zero_()
         if not torch.isfinite(sums[0]):
             raise TrainingFailed(f"the loss is no longer a number in epoch {self._epoch}; {ADVICE}")
-        line: dict[str, Any] = {"epoch": self._epoch} | summarised(sums.tolist())
+        line: dict[str, Any] = {"epoch": self._epoch, "step": self.step} | summarised(sums.tolist())
         if self.held_out is not None:
             line |= accuracy(self.network, self.held_out)
         best = max((past.get("held_out", 0.0) for past in self.history), default=-1.0)
@@ -211,7 +221,12 @@ class Engine:
 
     @property
     def _epoch(self) -> int:
-        return self.step // self.steps_per_epoch
+        """Epochs finished; one that the last update cut short counts."""
+        return self._epochs if self.step == self.steps else self.step // self.steps_per_epoch
+
+    @property
+    def _epochs(self) -> int:
+        return -(-self.steps // self.steps_per_epoch)
 
     # --- the state --------------------------------------------------------------------------------
 

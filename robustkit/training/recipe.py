@@ -15,6 +15,8 @@ class Recipe:
     """How a network is trained, whatever the loss."""
 
     epochs: int = 10
+    steps: int | None = None
+    """updates in all, whatever the number of images; instead of epochs"""
     batch_size: int = 128
     """images an update takes, over all processes"""
     optimizer: Literal["sgd", "rmsprop", "adam", "adamw"] = "sgd"
@@ -66,6 +68,9 @@ PAPER_SETTINGS: dict[str, Any] = {
 }
 """Likewise, of the loss; the layers are those of `mnist-cnn` and `mnist-cnn-bn`."""
 
+WARMUP = 150
+"""updates over which adversarial training's ε grows to 0.3; at once, it never leaves chance where
+labels are noisy"""
 GREY = ("mnist", "mnist5k")
 COLOUR = ("cifar10", "cifar100", "svhn")
 
@@ -86,7 +91,7 @@ def default_recipe(loss: str, data: str) -> Recipe:
 def default_settings(loss: str, data: str) -> dict[str, Any]:
     """What a loss is set to on a data set, where that is not its own default."""
     if loss in ("adversarial", "trades") and data in GREY:
-        return {"epsilon": "0.3"}
+        return {"epsilon": "0.3"} | ({"warmup": WARMUP} if loss == "adversarial" else {})
     if loss == "large-margin":
         # alone it pulls down whichever class leads where no label has the majority, as at 80 %
         # noise, and grows without bound where gradients vanish; so cross-entropy says which class
@@ -105,6 +110,8 @@ def checked(recipe: Recipe) -> Recipe:
     for name in above:
         if not 0 < getattr(recipe, name) < math.inf:
             raise InputError(f"{_option(name)} {getattr(recipe, name)}: must be above 0")
+    if recipe.steps is not None and recipe.steps < 1:
+        raise InputError(f"--steps {recipe.steps}: must be above 0")
     if recipe.clip is not None and not 0 < recipe.clip < math.inf:
         raise InputError(f"--clip {recipe.clip}: must be above 0")
     for name in ("momentum", "smoothing"):

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -152,14 +152,7 @@ class _Run:
 
     def answer(self) -> Trained:
         asked, loss = self.question, losses.build(self.question.loss, self.question.settings)
-        training = prepare(
-            asked.data,
-            hold_out=asked.recipe.hold_out,
-            fraction=asked.fraction,
-            noise=asked.noise,
-            seed=asked.seed,
-            clean_selection=asked.clean_selection,
-        )
+        training = self.prepared()
         if asked.keep == "best" and training.held_out is None:
             raise InputError("--keep best needs held-out images; give --hold-out")
         account = self._account(loss, training)
@@ -167,17 +160,29 @@ class _Run:
         if known is not None:
             return Trained(self.out, known, self.processes.first)
         state = self.processes.tell(self._state(account) if self.processes.first else None)
-        with numerics(self._precision, asked.deterministic):
-            engine = self._engine(loss, training)
+        with numerics(self.precision, asked.deterministic):
+            engine = self.engine(loss, training)
             if state is not None:
                 engine.resume(state)
             self._fit(engine, account)
         return self._finish(engine, account)
 
+    def prepared(self) -> Training:
+        """Who is trained on, and who is held out."""
+        asked = self.question
+        return prepare(
+            asked.data,
+            hold_out=asked.recipe.hold_out,
+            fraction=asked.fraction,
+            noise=asked.noise,
+            seed=asked.seed,
+            clean_selection=asked.clean_selection,
+        )
+
     # --- what is known beforehand -----------------------------------------------------------------
 
     @property
-    def _precision(self) -> str:
+    def precision(self) -> str:
         if self.question.precision == "auto":
             return "tf32" if self.device.type == "cuda" else "float32"
         return self.question.precision
@@ -198,7 +203,7 @@ class _Run:
             "keep": asked.keep,
             "compress": None if asked.compress is None else str(asked.compress),
             "memory": asked.memory,
-            "precision": self._precision,
+            "precision": self.precision,
             "deterministic": asked.deterministic,
             "processes": self.processes.world,
             "device": self.device.type,
@@ -253,9 +258,16 @@ class _Run:
         state: dict[str, Any] = saved["state"]
         return state
 
-    def _engine(self, loss: Loss, training: Training) -> Engine:
+    def engine(self, loss: Loss, training: Training) -> Engine:
+        """The loop, before its first update."""
         asked = self.question
         examples = gather(asked.data, training.train, self.device)
+        smallest = len(examples) % asked.recipe.batch_size or asked.recipe.batch_size
+        if min(smallest, len(examples)) < self.processes.world:
+            raise InputError(
+                f"the smallest batch has {min(smallest, len(examples))} of {len(examples)} images "
+                f"for {self.processes.world} processes; change --batch-size or --hold-out"
+            )
         held = training.held_out
         network = self._network(examples)
         loss.prepare(network, examples.take(torch.arange(min(PROBE, len(examples)))).images)
@@ -277,7 +289,7 @@ class _Run:
             asked.seed,
             self.processes,
             compressor,
-            self._precision,
+            self.precision,
             asked.keep == "best",
         )
 
@@ -349,7 +361,7 @@ class _Run:
         if self.processes.first:
             if engine.best is not None:
                 engine.network.load_state_dict(engine.best)
-            kept = engine.history[engine.epoch_kept - 1]
+            kept = next(line for line in engine.history if line["epoch"] == engine.epoch_kept)
             checkpoint.save(
                 self.out,
                 engine.network,
@@ -366,6 +378,23 @@ class _Run:
             )
             (_partial(self.out) / "state.pt").unlink(missing_ok=True)
         return Trained(self.out, json.loads(canonical(record)), self.processes.first)
+
+
+def bench(question: Question, device: str = "auto") -> Callable[[int], None]:
+    """A function that takes so many updates of a training, to be timed; nothing is written."""
+    run = _Run(question, Path(), Options(), find_device(device), Processes())
+    with numerics(run.precision, question.deterministic):
+        engine = run.engine(losses.build(question.loss, question.settings), run.prepared())
+
+    def updates(count: int) -> None:
+        devices = [run.device] if run.device.type == "cuda" else []
+        with numerics(run.precision, question.deterministic), torch.random.fork_rng(devices):
+            for _ in range(count):
+                engine.update()
+            if devices:
+                torch.cuda.synchronize(run.device)
+
+    return updates
 
 
 def ways(loss: Loss, model: nn.Module) -> str:
