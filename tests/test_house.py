@@ -16,7 +16,7 @@ FLOORS = [
     {"record", "protocol", "data", "models", "losses"},
     {"checkpoint", "attack", "compression", "device"},
     {"evaluation", "training"},
-    {"figures", "summary"},
+    {"figures", "study", "summary"},
     {"report"},
     {"cli"},
 ]
@@ -36,6 +36,7 @@ TORCH_FREE = [
     "figures",
     "summary",
     "report",
+    "study",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from evaluations import PROTOCOL, evaluation
 
 from robustkit.protocol import parse
@@ -365,3 +366,24 @@ def test_a_protocol_written_out_is_the_one_that_was_run():
 def test_the_report_needs_no_torch():
     code = "import sys, robustkit.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_record_without_attacks_has_a_page():
+    from robustkit import evaluation as evaluations
+
+    images = np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32)
+    labels = np.arange(20) % 3
+
+    class Always(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.one_hot(torch.zeros(len(x), dtype=torch.int64), 3).float()
+
+    record = evaluations.evaluate(Always(), (images, labels), "clean")
+    text = Outline(page([record])).text
+    assert "35.0" in text  # 7 of 20
+    written = protocol_toml(record.header["protocol"])
+    assert tomllib.loads(written)["attack"] == []
+    assert (
+        parse(tomllib.loads(written), "clean", "clean").digest
+        == record.header["protocol"]["digest"]
+    )

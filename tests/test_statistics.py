@@ -1,9 +1,18 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom, norm
+from scipy.stats import binom, binomtest, norm, ttest_1samp
 
-from robustkit.statistics import proportion
+from robustkit.errors import InputError
+from robustkit.statistics import (
+    mean_over_seeds,
+    median_distance,
+    outperforming,
+    pairs_needed,
+    proportion,
+    ratio,
+)
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -34,3 +43,85 @@ def test_the_exact_interval_inverts_the_binomial_tails(count, n):
 def test_counts_that_cannot_be_are_refused(count, n):
     with pytest.raises(ValueError, match="expected 0 <= count <= n"):
         proportion(count, n)
+
+
+def test_a_mean_over_seeds_has_students_interval():
+    values = [0.91, 0.94, 0.90, 0.95, 0.93]
+    found = mean_over_seeds(values)
+    expected = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert (found.value, found.n) == (pytest.approx(np.mean(values)), 5)
+    assert found.method == "t over 5 seeds, 95%"
+
+
+@given(st.permutations([0.1, 0.7, 0.3, 0.9, 0.11, 0.123]))
+def test_the_order_of_seeds_does_not_move_the_interval(values):
+    found, sorted_ = mean_over_seeds(values), mean_over_seeds(sorted(values))
+    assert (found.low, found.high) == pytest.approx((sorted_.low, sorted_.high), rel=1e-14)
+
+
+def test_a_ratio_is_a_mean_on_logarithms():
+    a, b = np.array([12.0, 15.0, 13.0]), np.array([10.0, 11.0, 10.5])
+    found = ratio(a, b)
+    assert found.value == pytest.approx(np.prod(a / b) ** (1 / 3))
+    turned = ratio(b, a)
+    assert (turned.low, turned.high) == pytest.approx((1 / found.high, 1 / found.low))
+    expected = ttest_1samp(np.log(a / b), 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((np.exp(expected.low), np.exp(expected.high)))
+
+
+def test_outperforming_is_clopper_and_pearsons_share_of_wins():
+    found = outperforming([3, 4, 5, 1, 7, 8], [1, 1, 1, 2, 1, 1])
+    expected = binomtest(5, 6).proportion_ci(0.95, "exact")
+    assert (found.value, found.low, found.high) == pytest.approx((5 / 6, *expected))
+
+
+def test_ties_count_half_and_widen_the_interval_both_ways():
+    found = outperforming([1, 1, 2, 2], [0, 1, 2, 3])
+    assert found.value == 0.5
+    assert "2 ties counted half" in found.method
+    assert found.low == pytest.approx(binomtest(1, 4).proportion_ci(0.95, "exact").low)
+    assert found.high == pytest.approx(binomtest(3, 4).proportion_ci(0.95, "exact").high)
+
+
+def test_twenty_nine_pairs_decide_at_three_quarters():
+    """Bouthillier et al. 2021, after Noether 1987."""
+    assert pairs_needed(0.75) == 29
+    assert pairs_needed(0.6) > pairs_needed(0.7)
+
+
+@pytest.mark.parametrize("n", [6, 7, 20, 101])
+def test_the_medians_ends_leave_at_least_the_level_between_them(n):
+    """P(k-th smallest <= median <= k-th largest) is a binomial sum; one step in it is too little."""
+    found = median_distance(np.arange(n))
+    k = int(found.low) + 1
+    assert found.high == n - k
+    assert 1 - 2 * binom.cdf(k - 1, n, 0.5) >= 0.95
+    assert 1 - 2 * binom.cdf(k, n, 0.5) < 0.95
+    assert found.value == np.median(np.arange(n))
+
+
+def test_a_median_may_lie_at_infinity():
+    inf = float("inf")
+    assert median_distance([1.0, inf, inf]).value == inf
+    assert median_distance([1.0, 2.0, inf, inf]).value == inf
+    few = median_distance([3.0, 1.0, 2.0, inf, 5.0])
+    assert (few.value, few.low, few.high) == (3.0, 0.0, inf)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mean_over_seeds([0.5]), "at least 2 finite numbers"),
+        (lambda: mean_over_seeds([0.5, float("nan")]), "at least 2 finite numbers"),
+        (lambda: ratio([1.0, 2.0], [1.0, 0.0]), "positive"),
+        (lambda: ratio([1.0, 2.0], [1.0, 2.0, 3.0]), "2 values beside 3"),
+        (lambda: outperforming([], []), "at least 1 finite"),
+        (lambda: pairs_needed(0.5), "above 0.5"),
+        (lambda: median_distance([]), "expected a list of numbers"),
+        (lambda: median_distance([1.0, -1.0]), "at least 0"),
+    ],
+)
+def test_input_that_has_no_answer_is_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

@@ -7,4 +7,13 @@ from robustkit.attack.engine import REVISION, Block, Outcomes, Progress, attack_
 from robustkit.attack.geometry import TOLERANCE, within
 from robustkit.attack.gradient import fixed_budget
 
-__all__ = ["REVISION", "TOLERANCE", "Block", "Outcomes", "Progress", "attack_block", "fixed_budget", "within"]
+__all__ = [
+    "REVISION",
+    "TOLERANCE",
+    "Block",
+    "Outcomes",
+    "Progress",
+    "attack_block",
+    "fixed_budget",
+    "within",
+]

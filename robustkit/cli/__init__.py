@@ -14,6 +14,7 @@ import typer
 from robustkit.cli.describe import describe
 from robustkit.cli.evaluate import evaluate
 from robustkit.cli.listing import list_names
+from robustkit.cli.report import report
 from robustkit.cli.train import train
 from robustkit.errors import RobustkitError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command("evaluate")(evaluate)
 app.command("train")(train)
+app.command("report")(report)
 app.command("describe")(describe)
 app.command("list")(list_names)
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from robustkit.evaluation import Options
     from robustkit.record import Evaluation
     from robustkit.statistics import Estimate
+    from robustkit.study.cells import Plan
+    from robustkit.study.run import Run, Standing
     from robustkit.training.engine import Progress as Watcher
     from robustkit.training.engine import Report
     from robustkit.training.run import Trained
@@ -127,6 +129,54 @@ class TrainingBar(_Shown):
 
     def _epoch(self, line: dict[str, Any]) -> None:
         self.console.print(Text(f"epoch {line['epoch']}: {_epoch_text(line)}"), soft_wrap=True)
+
+
+class StudyBar(_Shown):
+    """Progress of a study: cells, what is at work, the time to go."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("cells")
+        self.task = self.bar.add_task(name, total=None)
+        self.name = name
+
+    def progress(self, standing: "Standing") -> None:
+        """Show how far the study has come; lines of text where stderr is no terminal."""
+        failed = f", {standing.failed} failed" if standing.failed else ""
+        left = "" if standing.seconds is None else f", about {_hours(standing.seconds)} to go"
+        if self.bar.disable:
+            text = f"{self.name}: {standing.done} of {standing.total} cells{failed}{left}"
+            self.console.print(Text(text), soft_wrap=True)
+            return
+        text = f"{self.name}{failed}{left}" + "".join(f"\n  {name}" for name in standing.running)
+        self.bar.update(self.task, completed=standing.done, total=standing.total, description=text)
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{max(1, round(seconds / 60))} min"
+
+
+def show_plan(run: "Run", plan: "Plan", seconds: dict[str, float]) -> None:
+    """What a study still needs, by method, with the hours of training, on stdout."""
+    jobs = run.missing(plan)
+    steps = run.study.trained.steps if run.study.trained else 0
+    table = Table()
+    for column in ("method", "cells to train", "after a choice", "ms a step", "hours"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    total = 0.0
+    for method, step in seconds.items():
+        now, later = sum(job.cell.method == method for job in jobs), plan.later.get(method, 0)
+        hours = (now + later) * step * steps / 3600
+        total += hours
+        row = (method, str(now), str(later), f"{1000 * step:.1f}", f"{hours:.2f}")
+        table.add_row(*row)
+    console = Console()
+    if seconds:
+        console.print(table)
+    text = f"{len(plan.cells)} cells known, {len(jobs)} to work on, {len(plan.tests)} evaluations"
+    if seconds:
+        workers = run.options.workers
+        text += f"; about {total / workers:.2f} hours of training with {workers} at a time"
+    console.print(Text(text), soft_wrap=True)
 
 
 def show_training(trained: "Trained") -> None:

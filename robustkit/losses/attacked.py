@@ -58,8 +58,9 @@ class Attacked(Loss):
             objective: from logits N × K to a scalar, a sum over images.
         """
         inner, images = unwrapped(model), images.detach()
-        grown = min(Fraction(step.number + 1, self.warmup), 1) if self.warmup else 1
-        epsilon, size = float(grown * self.epsilon), float(grown * self.epsilon * self.relative_step)
+        grown = min(1.0, (step.number + 1) / self.warmup) if self.warmup else 1.0
+        epsilon = grown * float(self.epsilon)
+        size = grown * float(self.epsilon * self.relative_step)
         x = (images + epsilon * in_unit_ball(images, self.norm, step.generator)).clamp(0, 1)
         with torch.enable_grad(), mode(inner, self.attack_mode == "train"):
             for _ in range(self.steps):

@@ -5,22 +5,30 @@ that comes from a record is escaped.
 """
 
 import json
-import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from pathlib import Path, PurePath
+from fractions import Fraction
+from pathlib import PurePath
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from robustkit.errors import InputError
-from robustkit.figures import Curve, difference, png_uri, robustness_curve, svg
-from robustkit.protocol import parse
+from robustkit.figures import (
+    Curve,
+    difference,
+    png_uri,
+    printable,
+    robustness_curve,
+    shortened,
+    svg,
+)
+from robustkit.protocol import Epsilon, parse
 from robustkit.record import CLEAN, Evaluation, Example, Point
+from robustkit.report.html import render
+from robustkit.report.wording import attacks, count, interval, percent, readable
 from robustkit.statistics import Estimate, Method
 from robustkit.summary import (
     ClassAccuracy,
@@ -97,40 +105,14 @@ def page(
     """
     labels = _labels([e.header["checkpoint"]["path"] for e in evaluations])
     findings = [_finding(e, label, method) for e, label in zip(evaluations, labels, strict=True)]
-    template = _environment().get_template("page.html.jinja")
-    html = template.render(
+    return render(
+        "evaluation.html.jinja",
         title=_title(labels or [PurePath(f["checkpoint"]["path"]).name for f in failures]),
         groups=_groups(findings),
         findings=findings,
         failures=failures,
         warnings=_warnings(findings),
     )
-    # what HTML or UTF-8 cannot hold, from a path say, must not keep the page from being written
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", html)
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        loader=FileSystemLoader(Path(__file__).parent / "pages"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "interval": _interval, "count": _count}
-    return environment
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\u00a0%"
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
-
-
-def _count(number: int) -> str:
-    return f"{number:,}"
 
 
 def _title(labels: Sequence[str]) -> str:
@@ -143,13 +125,8 @@ def _labels(paths: Sequence[str]) -> list[str]:
     for depth in range(1, max(map(len, parts), default=1) + 1):
         labels = ["/".join(p[-depth:]) for p in parts]
         if len(set(labels)) == len(labels):
-            return [_printable(label) for label in labels]
-    return [f"{_printable(label)} ({i})" for i, label in enumerate(labels, 1)]
-
-
-def _printable(text: str) -> str:
-    """On one line, and without what SVG cannot hold: control characters and broken UTF-8."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+            return [printable(label) for label in labels]
+    return [f"{printable(label)} ({i})" for i, label in enumerate(labels, 1)]
 
 
 def _warnings(findings: Sequence[Finding]) -> dict[str, list[str]]:
@@ -163,8 +140,9 @@ def _warnings(findings: Sequence[Finding]) -> dict[str, list[str]]:
 
 def _finding(evaluation: Evaluation, label: str, method: Method) -> Finding:
     curve = points(evaluation, method)
-    at = reference(curve)
     clean, found = evaluation.clean(method), found_by(evaluation)
+    # without attacks there is one point, at no budget at all
+    at = reference(curve) if curve else Point(Epsilon(Fraction(0), "0"), clean)
     classes = class_accuracy(evaluation, at.epsilon, method)
     return Finding(
         label=label,
@@ -188,15 +166,20 @@ def _sentence(evaluation: Evaluation, clean: Estimate, at: Point) -> str:
     """The result in words, at one budget."""
     protocol, robust = evaluation.header["protocol"], at.accuracy
     labels = attack_labels(protocol)
+    if not labels:
+        return (
+            f"{percent(clean.value)} of {count(clean.n)} images are classified right "
+            f"(95\u00a0% interval {interval(clean)}); nothing was attacked."
+        )
     by = f"worst case per image over {_and(labels)}" if len(labels) > 1 else f"under {labels[0]}"
     target = protocol["resolved"]["target"]
     verdict = "are still classified right"
     if target != "none":
         verdict = f"are right and cannot be turned into their target class ({target})"
     return (
-        f"At ε = {at.epsilon.text} ({protocol['norm']}), {_percent(robust.value)} of "
-        f"{_count(robust.n)} images {verdict} (95\u00a0% interval {_interval(robust)}), "
-        f"against {_percent(clean.value)} without attack; {by}."
+        f"At ε = {at.epsilon.text} ({protocol['norm']}), {percent(robust.value)} of "
+        f"{count(robust.n)} images {verdict} (95\u00a0% interval {interval(robust)}), "
+        f"against {percent(clean.value)} without attack; {by}."
     )
 
 
@@ -209,7 +192,7 @@ def _median(evaluation: Evaluation, right: int) -> str:
     norm, median = evaluation.header["protocol"]["norm"], median_distance(evaluation)
     if right == 0:
         return "No image is right without attack, so there is nothing to perturb."
-    of = f"of the {_count(right)} images that are right without attack"
+    of = f"of the {count(right)} images that are right without attack"
     if median is None:
         return f"For more than half {of}, no perturbation that fools the model was found."
     return (
@@ -271,12 +254,7 @@ def _group(findings: Sequence[Finding], prefix: str) -> Group:
     return Group(
         findings=findings,
         curve=_curve(findings, protocol["norm"], prefix),
-        attacks={
-            label: {key: _text(value) for key, value in attack.items()}
-            for label, attack in zip(
-                attack_labels(protocol), protocol["resolved"]["attacks"], strict=True
-            )
-        },
+        attacks=attacks(protocol),
         protocol=protocol,
         data=header["data"],
         toml=None if _file_says_it_all(protocol) else protocol_toml(protocol),
@@ -284,7 +262,7 @@ def _group(findings: Sequence[Finding], prefix: str) -> Group:
 
 
 def _curve(findings: Sequence[Finding], norm: str, prefix: str) -> Markup:
-    names = _shortened([f.label for f in findings])
+    names = shortened([f.label for f in findings])
     curves = [Curve(name, f.clean, f.points) for name, f in zip(names, findings, strict=True)]
     height = 2.8 + (0.17 * len(curves) if len(curves) > 1 else 0)
     told = " ".join(f"{f.label}: {_told(f)}." for f in findings)
@@ -301,39 +279,7 @@ def _curve(findings: Sequence[Finding], norm: str, prefix: str) -> Markup:
 def _told(finding: Finding) -> str:
     """A curve for those who cannot see it."""
     values = [("0", finding.clean), *((p.epsilon.text, p.accuracy) for p in finding.points)]
-    return ", ".join(f"{_percent(e.value)} at ε = {text}" for text, e in values)
-
-
-def _shortened(labels: Sequence[str], width: int = 48) -> list[str]:
-    """Labels that fit below a figure: without what all share, then without their middle."""
-    if max(map(len, labels)) > width and len(labels) > 1:
-        start = _common(labels)
-        end = _common([label[start:][::-1] for label in labels])
-        labels = [f"…{label[start : len(label) - end]}…" for label in labels]
-    return [
-        label if len(label) <= width else f"{label[: width // 2 - 1]}…{label[-(width // 2) :]}"
-        for label in labels
-    ]
-
-
-def _common(texts: Sequence[str]) -> int:
-    """How many characters all texts begin with."""
-    return sum(
-        1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False))
-    )
-
-
-def _text(value: object) -> str:
-    """A value of a record, for reading."""
-    if value is None:
-        return "not recorded"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "none"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(map(_text, value)) or "none"
-    return f"{value:,.6g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{percent(e.value)} at ε = {text}" for text, e in values)
 
 
 def _provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
@@ -349,7 +295,7 @@ def _provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
         "Record": {"digest": evaluation.digest, "rows digest": evaluation.rows_digest},
     }
     return {
-        title: {key.replace("_", " "): _text(value) for key, value in section.items()}
+        title: {key.replace("_", " "): readable(value) for key, value in section.items()}
         for title, section in sections.items()
     }
 
@@ -377,6 +323,8 @@ def protocol_toml(protocol: Mapping[str, Any]) -> str:
         "target": resolved["target"],
         "epsilon": [entry["epsilon"] for entry in protocol["epsilons"]],
     }
+    if not resolved["attacks"]:
+        head["attack"] = []
     return "\n[[attack]]\n".join(map(_toml_lines, [head, *resolved["attacks"]]))
 
 

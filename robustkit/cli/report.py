@@ -1,0 +1,170 @@
+"""`robustkit report`: from a study's file to its report, by way of whatever is missing."""
+
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from robustkit.errors import InputError
+
+if TYPE_CHECKING:
+    from robustkit.study.cells import Plan
+    from robustkit.study.run import Run
+    from robustkit.study.spec import Study
+
+
+def report(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|FILE.toml", help="A study: `robustkit list reports`.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report; by default the study's name.")
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what is missing and how long it takes; stop there.")
+    ] = False,
+    only_report: Annotated[
+        bool, typer.Option("--only-report", help="Train nothing; write what is on file.")
+    ] = False,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Networks made elsewhere: 'nets/{loss}_noise{label_noise}_seed{seed}.pt'.",
+        ),
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="A folder of evaluations, instead of networks.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="What networks are tested on.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Where its files stand.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first N images only.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Architecture of networks made elsewhere.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="The method that the others are compared with.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Cells at a time; by default one a core, or one GPU.")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="Begin no further cell after so long; report what is.")
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try failed cells again.")] = False,
+    amend: Annotated[
+        bool, typer.Option("--amend", help="Go on though the file has changed; the report says so.")
+    ] = False,
+    style: Annotated[
+        Literal["neurips", "icml", "ieee", "talk"], typer.Option(help="Of the figures.")
+    ] = "neurips",
+) -> int:
+    """Train and evaluate what a study still needs, and write its report."""
+    from robustkit.study import spec
+    from robustkit.study.store import Store
+
+    folder = out or Path(Path(name).stem)
+    store = Store(folder / "work")
+    changes = _changes(checkpoints, runs, data, limit, model, baseline)
+    study = _as_asked(store) if only_report and runs is None else spec.load(name, changes)
+    if runs is not None or (study.brought is not None and study.brought.runs):
+        return _of_runs(study, runs or Path(study.brought.runs), folder, style)  # type: ignore[union-attr]
+    if not only_report:
+        from robustkit.study.run import Options, Run
+
+        device, workers = _place(device, workers)
+        run = Run(study, store, Options(data_root, device, workers, retry, amend), changes)
+        if plan:
+            _show_plan(run, run.plan())
+            return 0
+        run.register()
+        _work(run, hours)
+    return _write(study, store, folder, style)
+
+
+def _changes(
+    checkpoints: str | None,
+    runs: Path | None,
+    data: str | None,
+    limit: int | None,
+    model: str | None,
+    baseline: str | None,
+) -> dict[str, dict[str, Any]]:
+    """What the options change in the study's file, by table."""
+    given: dict[str, dict[str, Any]] = {
+        "checkpoints": {"pattern": checkpoints, "runs": runs and str(runs), "model": model},
+        "test": {"data": data, "limit": limit},
+        "": {"baseline": baseline},
+    }
+    kept = {
+        section: {key: value for key, value in keys.items() if value is not None}
+        for section, keys in given.items()
+    }
+    return {section: keys for section, keys in kept.items() if keys}
+
+
+def _as_asked(store: Any) -> "Study":
+    """The study that a folder holds, whatever has become of its file."""
+    from robustkit.study import spec
+
+    asked = store.asked()
+    if asked is None:
+        raise InputError(f"{store.folder}: holds no study; run it without --only-report first")
+    last = [asked, *asked["amendments"]][-1]
+    return spec.of_text(last["file"], asked["name"], f"{store.folder}", last["changes"])
+
+
+def _place(device: str, workers: int | None) -> tuple[str, int]:
+    """Where cells are worked on, and how many at a time."""
+    from robustkit.device import device as find
+
+    found = find(device)
+    if found.type != "cpu":
+        return str(found), workers or 1
+    return "cpu", workers or os.cpu_count() or 1
+
+
+def _work(run: "Run", hours: float | None) -> None:
+    from robustkit.cli.terminal import StudyBar
+    from robustkit.study.run import Processes, means
+
+    until = math.inf if hours is None else time.monotonic() + 3600 * hours
+    with StudyBar(run.study.name) as bar:
+        run.finish(Processes(means(run), run.options.workers, until), bar.progress)
+
+
+def _show_plan(run: "Run", plan: "Plan") -> None:
+    from robustkit.cli.terminal import show_plan
+    from robustkit.study.run import step_times
+
+    show_plan(run, plan, step_times(run, plan))
+
+
+def _of_runs(study: "Study", runs: Path, folder: Path, style: str) -> int:
+    from robustkit import report as reports
+    from robustkit.study.analysis import outcome
+    from robustkit.study.findings import of_runs
+
+    command = f"robustkit report {study.name} --runs {runs}"
+    return _said(reports.write(outcome(study, of_runs(study, runs, command)), folder, style), 0)
+
+
+def _write(study: "Study", store: Any, folder: Path, style: str) -> int:
+    """Write the report; 3 where something in it has failed."""
+    from robustkit import report as reports
+    from robustkit.study.analysis import outcome
+    from robustkit.study.findings import of_store
+
+    findings = of_store(study, store, f"robustkit report {study.name}")
+    failed = any(cell.status == "failed" for cell in findings.cells)
+    return _said(reports.write(outcome(study, findings), folder, style), 3 if failed else 0)
+
+
+def _said(written: Any, status: int) -> int:
+    sys.stdout.write(f"report: {written.page}\n")
+    return status

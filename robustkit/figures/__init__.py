@@ -1,0 +1,51 @@
+"""Figures: functions that draw on an `ax`, return it, and compute nothing.
+
+This is the only door to seaborn. Everything goes through matplotlib's objects, never through
+pyplot's global state. Colours stay apart for the colour-blind, markers and dashes without colour.
+`svg` makes a drawing part of a page, `save` files for a paper.
+"""
+
+from robustkit.figures.curves import Curve, accuracy_curves, robustness, robustness_curve
+from robustkit.figures.differences import (
+    cost_against_gain,
+    critical_difference,
+    forest,
+    forest_rows,
+)
+from robustkit.figures.images import difference, example_grid, png_uri, visible
+from robustkit.figures.names import level_text, printable, shortened
+from robustkit.figures.output import Draw, render, save, svg
+from robustkit.figures.style import INK, PAGE, STYLES, Style, Venue, Width
+from robustkit.figures.training import Quantity, memorisation
+from robustkit.figures.transfer import transfer_matrix
+
+__all__ = [
+    "INK",
+    "PAGE",
+    "STYLES",
+    "Curve",
+    "Draw",
+    "Quantity",
+    "Style",
+    "Venue",
+    "Width",
+    "accuracy_curves",
+    "cost_against_gain",
+    "critical_difference",
+    "difference",
+    "example_grid",
+    "forest",
+    "forest_rows",
+    "level_text",
+    "memorisation",
+    "png_uri",
+    "printable",
+    "render",
+    "robustness",
+    "robustness_curve",
+    "save",
+    "shortened",
+    "svg",
+    "transfer_matrix",
+    "visible",
+]

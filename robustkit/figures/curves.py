@@ -1,0 +1,157 @@
+"""Accuracy against a stress: an attack's budget, label noise, a share of the training data."""
+
+from collections.abc import Mapping, Sequence
+from math import log10
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.transforms import ScaledTranslation
+
+from robustkit.figures.legend import legend
+from robustkit.figures.names import shortened
+from robustkit.figures.style import FAINT, look
+from robustkit.record import Point
+from robustkit.statistics import Estimate
+from robustkit.study.outcome import Panel
+
+BANDS = 4
+"""up to so many lines intervals are shaded as well; with more, shades would hide one another"""
+
+
+class Curve(NamedTuple):
+    """One checkpoint's accuracy against the budget."""
+
+    label: str
+    clean: Estimate
+    points: Sequence[Point]
+
+
+class _Line(NamedTuple):
+    label: str
+    x: Sequence[float]
+    estimates: Sequence[Estimate]
+
+
+def robustness_curve(ax: Axes, curves: Sequence[Curve], norm: str) -> Axes:
+    """Accuracy against ε with intervals, one line a checkpoint; ε = 0 is accuracy without attack.
+
+    Lines stand side by side by a point or two, so that no interval hides another.
+    """
+    _draw(ax, [_with_clean(curve) for curve in curves], range(len(curves)), bands=False)
+    ticks = {"0": 0.0} | {p.epsilon.text: float(p.epsilon) for p in curves[0].points}
+    _ticks(ax, ticks, log=False)
+    ax.set(ylim=(-0.02, 1.02), xlabel=f"ε ({norm})", ylabel="accuracy")
+    return ax
+
+
+def _with_clean(curve: Curve) -> _Line:
+    x = [0.0, *(float(point.epsilon) for point in curve.points)]
+    return _Line(curve.label, x, [curve.clean, *(point.accuracy for point in curve.points)])
+
+
+def robustness(ax: Axes, panel: Panel, order: Sequence[str] = ()) -> Axes:
+    """A panel whose levels are budgets: like `accuracy_curves`, from 0 to 100 %."""
+    accuracy_curves(ax, panel, order)
+    ax.set_ylim(-0.02, 1.02)
+    return ax
+
+
+def accuracy_curves(ax: Axes, panel: Panel, order: Sequence[str] = ()) -> Axes:
+    """Each method's estimates and intervals against the panel's factor, a line a method.
+
+    `order` are all methods of a study: one that stands in several figures looks the same in all.
+    Lines stand side by side by a point or two, so that no interval hides another.
+    """
+    lines = [
+        _Line(line.method, [v.x for v in line.values], [v.estimate for v in line.values])
+        for line in panel.lines
+        if line.values
+    ]
+    order = list(dict.fromkeys([*order, *(line.label for line in lines)]))
+    _draw(ax, lines, [order.index(line.label) for line in lines], bands=len(lines) <= BANDS)
+    levels = {v.level: v.x for line in panel.lines for v in line.values}
+    if panel.percent:
+        levels = {f"{100 * x:g}": x for x in levels.values()}
+    if levels:
+        _ticks(ax, levels, log=panel.log and min(levels.values()) > 0)
+    _share_limits(ax)
+    (factor,) = shortened([panel.factor], 40)
+    ax.set(xlabel=factor + (" (%)" if panel.percent else ""), ylabel="accuracy")
+    return ax
+
+
+def _draw(ax: Axes, lines: Sequence[_Line], looks: Sequence[int], *, bands: bool) -> None:
+    """The lines, their scale and their legend; `looks` says which look each one has."""
+    shift = min(2.5, 10 / max(len(lines), 1))  # in points
+    for i, (line, number) in enumerate(zip(lines, looks, strict=True)):
+        _errorbars(ax, line, number, shift * (i - (len(lines) - 1) / 2))
+        if bands:
+            low, high = ([getattr(e, end) for e in line.estimates] for end in ("low", "high"))
+            ax.fill_between(line.x, low, high, color=look(number)["color"], alpha=0.13, lw=0)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
+    sns.despine(ax=ax)
+    if len(lines) > 1:
+        legend(ax, [line.label for line in lines])
+
+
+def _errorbars(ax: Axes, line: _Line, number: int, shift: float) -> None:
+    """A line with its error bars, `shift` points to the right of its place."""
+    ends = [(e.value - e.low, e.high - e.value) for e in line.estimates]
+    ax.errorbar(
+        line.x,
+        [e.value for e in line.estimates],
+        yerr=np.array(ends).T,
+        **look(number),
+        label=str(number),
+        transform=ax.transData + ScaledTranslation(shift / 72, 0, ax.figure.dpi_scale_trans),
+    )
+    # what is shifted does not count for the limits that matplotlib chooses
+    for x, estimate in zip(line.x, line.estimates, strict=True):
+        ax.update_datalim([(x, estimate.low), (x, estimate.high)])
+
+
+def _share_limits(ax: Axes) -> None:
+    """The limits as matplotlib chose them, less what no share can reach."""
+    ax.autoscale_view(scalex=False)
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, -0.02), min(high, 1 + 0.02 * (1 - low)))
+
+
+def _ticks(ax: Axes, levels: Mapping[str, float], *, log: bool) -> None:
+    """A tick at every level, labelled as it was written, as far as labels have room."""
+    places = {text: log10(x) if log else x for text, x in levels.items()}
+    first, last = min(places.values()), max(places.values())
+    span = (last - first) or 1.0
+    if log:
+        ax.set_xscale("log")
+        ax.set_xlim(10 ** (first - 0.05 * span), 10 ** (last + 0.05 * span))
+    else:
+        ax.set_xlim(first - 0.05 * span, last + 0.05 * span)
+    ax.xaxis.set_minor_locator(NullLocator())
+    shown = _with_room(places, span * _character(ax))
+    ax.set_xticks(list(levels.values()), [text if text in shown else "" for text in levels])
+
+
+def _character(ax: Axes) -> float:
+    """Width of a character of a tick's label, as a share of the axis; rather too wide."""
+    size = mpl.rcParams["xtick.labelsize"]
+    points = size if isinstance(size, (int, float)) else mpl.rcParams["font.size"]
+    return float(0.65 * points * ax.figure.dpi / (72 * 0.8 * ax.figure.bbox.width))
+
+
+def _with_room(places: Mapping[str, float], character: float) -> set[str]:
+    """The labels to show: the first, then from the last downwards whatever does not touch."""
+    by_place = sorted(places, key=lambda text: places[text])
+    shown = [by_place[0]]
+    for text in reversed(by_place):
+        if all(
+            abs(places[text] - places[other]) >= character * (1 + (len(text) + len(other)) / 2)
+            for other in shown
+        ):
+            shown.append(text)
+    return set(shown)

@@ -1,0 +1,194 @@
+"""Methods beside each other: differences with their verdicts, ranks, cost against gain."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
+
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import MultipleLocator, NullLocator
+
+from robustkit.figures.legend import legend
+from robustkit.figures.names import level_text, shortened
+from robustkit.figures.style import COLOURS, FAINT, INK, look
+from robustkit.statistics import Comparison, Estimate, Ranks
+from robustkit.study.outcome import Cost
+
+_VERDICTS: Mapping[str, tuple[object, str]] = {
+    "better": (COLOURS[0], "^"),
+    "worse": (COLOURS[1], "v"),
+    "equivalent": (COLOURS[2], "s"),
+    "inconclusive": (FAINT, "o"),
+}
+"""colour and marker; the word stands beside each row as well"""
+_HEADING: Any = {"fontweight": "bold", "clip_on": False}
+
+
+def forest(ax: Axes, comparisons: Sequence[Comparison], *, percent: bool = False) -> Axes:
+    """Each difference in points with its simultaneous interval, and its verdict as a word.
+
+    Rows stand under the names of their methods. A zone shows ±Δ where there is one. A comparison
+    without data has a row and no number. `percent`: levels are shares, shown in per cent.
+    """
+    rows = _rows(comparisons, percent)
+    for place, row in enumerate(rows):
+        if row.comparison is not None:
+            _difference(ax, place, row.comparison)
+            ax.vlines(0, place - 0.5, place + 0.5, color=INK, linewidth=0.8, zorder=1)
+    _zones(ax, [row.comparison.delta if row.comparison else None for row in rows])
+    _label(ax, rows)
+    against = list(dict.fromkeys(c.b for c in comparisons))
+    to = f" to {shortened(against, 24)[0]}" if len(against) == 1 else ""
+    zone = "\nshaded: ±Δ" if any(c.delta for c in comparisons) else ""
+    ax.set_xlabel(f"difference{to} (points){zone}")
+    ax.grid(axis="x", color=FAINT, alpha=0.3, linewidth=0.6)
+    sns.despine(ax=ax, left=True)
+    return ax
+
+
+def forest_rows(comparisons: Sequence[Comparison]) -> int:
+    """How many rows a forest plot has."""
+    return len(_rows(comparisons, percent=False))
+
+
+class _Row(NamedTuple):
+    label: str
+    comparison: Comparison | None
+    """none in the row that names the method of those below it"""
+
+
+def _rows(comparisons: Sequence[Comparison], percent: bool) -> list[_Row]:
+    """A row a comparison, under a heading where several are of the same two methods."""
+    several = len({c.b for c in comparisons}) > 1
+    pairs = list(dict.fromkeys((c.a, c.b) for c in comparisons))
+    names = shortened([f"{a} − {b}" if several else a for a, b in pairs], 36)
+    rows = []
+    for name, pair in zip(names, pairs, strict=True):
+        own = [c for c in comparisons if (c.a, c.b) == pair]
+        if len(own) == 1:
+            level = level_text(own[0].level, percent)
+            rows.append(_Row(", ".join(filter(None, (name, level))), own[0]))
+        else:
+            rows.append(_Row(name, None))
+            rows += [_Row(level_text(c.level, percent), c) for c in own]
+    return rows
+
+
+def _label(ax: Axes, rows: Sequence[_Row]) -> None:
+    """The rows' labels, from the top downwards; headings begin at the axes' left edge."""
+    ax.set_yticks(range(len(rows)), [row.label if row.comparison else "" for row in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.yaxis.set_minor_locator(NullLocator())
+    for place, row in enumerate(rows):
+        if row.comparison is None:
+            ax.text(
+                0, place, row.label, va="center", transform=ax.get_yaxis_transform(), **_HEADING
+            )
+
+
+def _zones(ax: Axes, deltas: Sequence[float | None]) -> None:
+    """±Δ: one zone where all rows have the same, else one a row."""
+    different = {delta for delta in deltas if delta}
+    if len(different) == 1:
+        half = 100 * different.pop()
+        ax.axvspan(-half, half, color=FAINT, alpha=0.2, linewidth=0)
+        return
+    for place, delta in enumerate(deltas):
+        if delta:
+            ax.barh(place, 200 * delta, 1, -100 * delta, color=FAINT, alpha=0.2, linewidth=0)
+
+
+def _difference(ax: Axes, place: int, comparison: Comparison) -> None:
+    """One row: interval, marker, word."""
+    ax.text(1.02, place, comparison.verdict, va="center", transform=ax.get_yaxis_transform())
+    if comparison.difference is None:
+        return
+    color, marker = _VERDICTS[comparison.verdict]
+    x, ends = _points(comparison.difference)
+    ax.errorbar(x, place, xerr=ends, color=color, marker=marker, linestyle="none")
+
+
+def _points(estimate: Estimate) -> tuple[float, list[list[float]] | None]:
+    """A difference in points, and how far its interval reaches to either side, if it ends."""
+    value, low, high = (100 * v for v in (estimate.value, estimate.low, estimate.high))
+    ends = [[value - low], [high - value]]
+    return value, ends if isfinite(low) and isfinite(high) else None
+
+
+def critical_difference(ax: Axes, names: Sequence[str], ranks: Ranks) -> Axes:
+    """Mean ranks on a line, best at the left; a bar joins methods that do not differ.
+
+    `names` are the methods', in the order of the ranks. After Demšar, Statistical Comparisons of
+    Classifiers over Multiple Data Sets, JMLR 2006: what is ranked must be independent data sets.
+    """
+    order = sorted(range(len(names)), key=lambda i: ranks.mean_ranks[i])
+    short = shortened(names, 28)
+    placed = [(ranks.mean_ranks[i], short[i]) for i in order]
+    cliques = _cliques([rank for rank, _ in placed], ranks.critical_difference)
+    for i, (first, last) in enumerate(cliques):
+        y = 0.45 + 0.35 * i
+        ax.plot([first - 0.03, last + 0.03], [y, y], color=INK, linewidth=3)
+    names_from = 0.7 + 0.35 * len(cliques)
+    middle = (len(names) + 1) // 2
+    for i, (rank, name) in enumerate(placed):
+        row = i if i < middle else len(names) - 1 - i
+        _pointer(ax, name, rank, names_from + row, edge=1 if i < middle else len(names))
+    _bar(ax, ranks.critical_difference)
+    ax.set(xlim=(1, len(names)), ylim=(names_from + middle - 0.5, -2.4))
+    _rank_axis(ax)
+    return ax
+
+
+def _cliques(ranks: Sequence[float], difference: float) -> list[tuple[float, float]]:
+    """First and last of the longest runs of sorted mean ranks within the critical difference."""
+    runs = [(first, max(r for r in ranks if r - first <= difference)) for first in ranks]
+    ends = [-1.0, *(last for _, last in runs)]
+    return [run for run, before in zip(runs, ends, strict=False) if run[1] > max(before, run[0])]
+
+
+def _pointer(ax: Axes, name: str, rank: float, row: float, *, edge: int) -> None:
+    """A line from a rank down and out to its name."""
+    ax.plot([rank, rank, edge], [0, row, row], color=INK, linewidth=0.8)
+    x, align, text = (-0.01, "right", f"{name}  {rank:.2f}")
+    if edge > 1:
+        x, align, text = (1.01, "left", f"{rank:.2f}  {name}")
+    ax.text(x, row, text, ha=align, va="center", transform=ax.get_yaxis_transform())
+
+
+def _bar(ax: Axes, difference: float) -> None:
+    """A bar with ends above the line, as long as the critical difference, and its length."""
+    ax.plot([1, 1 + difference], [-1.5, -1.5], color=INK, linewidth=1, marker="|", clip_on=False)
+    ax.text(1, -1.8, f"critical difference {difference:.2f}", va="bottom")
+
+
+def _rank_axis(ax: Axes) -> None:
+    """The line of ranks, with its labels above it."""
+    ax.xaxis.set_major_locator(MultipleLocator(1))
+    ax.xaxis.tick_top()
+    ax.spines["top"].set_position(("data", 0))
+    ax.spines["top"].set_visible(True)
+    ax.yaxis.set_visible(False)
+    for side in ("left", "right", "bottom"):
+        ax.spines[side].set_visible(False)
+
+
+def cost_against_gain(ax: Axes, costs: Sequence[Cost], order: Sequence[str] = ()) -> Axes:
+    """What a method gains over the baseline against what a step of it costs, with intervals.
+
+    `order` are all methods of a study: one that stands in several figures looks the same in all.
+    """
+    order = list(dict.fromkeys([*order, *(cost.method for cost in costs)]))
+    for cost in costs:
+        number = order.index(cost.method)
+        ratio, (gain, ends) = cost.ratio, _points(cost.gain)
+        across = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
+        appearance = look(number) | {"linestyle": "none"}
+        ax.errorbar(ratio.value, gain, ends, across, **appearance, label=str(number))
+    ax.axhline(0, color=FAINT, linewidth=0.8)
+    ax.axvline(1, color=FAINT, linewidth=0.8)
+    ax.set(xlabel="training time of a step (times the baseline's)", ylabel="gain (points)")
+    sns.despine(ax=ax)
+    if costs:
+        legend(ax, [cost.method for cost in costs])
+    return ax

@@ -1,0 +1,124 @@
+"""From a drawing to bytes: an SVG inside a page, or files fit for a paper.
+
+Everything goes through matplotlib's objects, never through pyplot's global state. The same
+drawing gives the same bytes: no dates, no random ids.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from robustkit.figures.style import INK, PAGE, STYLES, Style, Venue, Width, settings
+from robustkit.files import write_atomic
+
+Draw = Callable[[Axes], Axes]
+
+_SVG = "http://www.w3.org/2000/svg"
+_XLINK = "http://www.w3.org/1999/xlink"
+_FORMATS: Mapping[str, Mapping[str, Any]] = {
+    "pdf": {"metadata": {"CreationDate": None}},
+    "svg": {"metadata": {"Date": None, "Creator": None}},
+    "png": {"metadata": {"Software": None}, "dpi": 300},
+}
+
+
+def save(
+    draw: Draw,
+    folder: Path,
+    name: str,
+    *,
+    style: Style,
+    width: Width = "single",
+    height: float,
+) -> dict[str, Path]:
+    """Write what `draw` draws as `name`.pdf, .svg and .png, by suffix; each file whole.
+
+    `width` is in columns of the style's venue, see `STYLES`; `height` is in inches, and a legend
+    below the plot adds its own.
+
+    Raises:
+        EvaluationFailed: the disk is full or the folder cannot be written.
+    """
+    files = {}
+    for suffix, content in render(draw, name, style=style, width=width, height=height).items():
+        files[suffix] = folder / f"{name}.{suffix}"
+        write_atomic(files[suffix], content)
+    return files
+
+
+def render(
+    draw: Draw, name: str, *, style: Style, width: Width = "single", height: float
+) -> dict[str, bytes]:
+    """The files that `save` writes, as bytes by suffix: vectors, and 300 dots per inch.
+
+    Text that none of matplotlib's own fonts has is drawn as boxes in PDF and PNG, not in SVG.
+    """
+    venue = STYLES[style]
+    with _drawn(draw, venue, (venue.width(width), height), name) as figure:
+        return {suffix: _bytes(figure, suffix, **how) for suffix, how in _FORMATS.items()}
+
+
+def svg(draw: Draw, size: tuple[float, float], prefix: str, alternative: str) -> str:
+    """What `draw` draws, as an SVG element to stand inside an HTML page.
+
+    `size` is in inches, less a legend's height; `alternative` is the text for those who do not see
+    the figure; `prefix` keeps the ids of several figures of a page apart.
+    """
+    with _drawn(draw, PAGE, size, prefix) as figure:
+        text = _bytes(figure, "svg", **_FORMATS["svg"], transparent=True)
+    return _inline(ElementTree.fromstring(text), prefix, alternative)
+
+
+@contextmanager
+def _drawn(draw: Draw, venue: Venue, size: tuple[float, float], salt: str) -> Iterator[Figure]:
+    """A figure with one `ax`, drawn on, under the venue's settings; legends add to its height."""
+    with mpl.rc_context(settings(venue) | {"svg.hashsalt": salt}), warnings.catch_warnings():
+        # a name may hold any letters; a page's SVG is set in the reader's fonts, which have them
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
+        legends = sum(legend.get_window_extent().height for legend in figure.legends)
+        figure.set_figheight(size[1] + legends / figure.dpi)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, the same for every format
+        yield figure
+
+
+def _bytes(figure: Figure, suffix: str, **how: Any) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format=suffix, **how)
+    return buffer.getvalue()
+
+
+def _inline(root: ElementTree.Element, prefix: str, alternative: str) -> str:
+    """An SVG document as an element of a page: own ids, the page's ink, no metadata, no rules."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
+                parent.remove(child)
+        for key, value in parent.items():
+            parent.set(key, _own(key, value, prefix))
+    # a rule inside an inline SVG would hold for the whole page; these are inherited instead
+    root.set("style", "fill: currentColor; stroke-linejoin: round; stroke-linecap: butt")
+    root.set("role", "img")
+    root.set("aria-label", alternative)
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _XLINK)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _own(key: str, value: str, prefix: str) -> str:
+    """An attribute with its ids made the figure's own, and its ink the page's."""
+    if key == "id":
+        return f"{prefix}-{value}"
+    if key in ("href", f"{{{_XLINK}}}href"):
+        return value.replace("#", f"#{prefix}-", 1)
+    return value.replace("url(#", f"url(#{prefix}-").replace(INK, "currentColor")

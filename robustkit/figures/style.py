@@ -1,0 +1,90 @@
+"""How figures look: colours, markers, dashes, fonts, and the widths of the places they go to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+import seaborn as sns
+
+Style = Literal["neurips", "icml", "ieee", "talk"]
+Width = Literal["single", "double"]
+
+INK = "#000000"
+"""text and axes; becomes `currentColor` in a page's SVG, so that light or dark decides"""
+FAINT = "#808080"
+"""grids and zones: readable on white and on black"""
+# seaborn's "colorblind", the strongest contrasts first; its pale pink and yellow vanish on paper
+COLOURS = [sns.color_palette("colorblind")[i] for i in (0, 3, 2, 4, 7, 1, 5, 9)]
+MARKERS = "osD^vPX*"
+DASHES = ("-", "--", "-.", ":")
+
+
+class Look(TypedDict):
+    """What tells one line from another; marker and dash do so without colour."""
+
+    color: tuple[float, float, float]
+    marker: str
+    linestyle: str
+
+
+def look(number: int) -> Look:
+    """The look of the `number`-th line of a figure, counted from 0."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        # another dash in each round of colours, so that many lines still differ
+        "linestyle": DASHES[(number + number // len(COLOURS)) % len(DASHES)],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Venue:
+    """Where a figure is to stand."""
+
+    single: float
+    """width of a column in inches"""
+    double: float
+    """width of the text over all columns in inches"""
+    size: float
+    """of the figure's text in points"""
+    family: tuple[str, ...]
+    """fonts by preference; all come with matplotlib, so that every machine draws the same"""
+
+    def width(self, width: Width) -> float:
+        """In inches."""
+        return self.single if width == "single" else self.double
+
+
+_TIMES = ("STIXGeneral", "DejaVu Sans")  # the venues' styles set Times; STIX is cut after it
+_SANS = ("DejaVu Sans",)
+
+# Widths: neurips_20xx.sty sets \textwidth 5.5in, in one column; icml20xx.sty 6.75in with 0.25in
+# between two columns; IEEE asks for 3.5in (21 picas) or 7.16in (43 picas). A wide slide of the
+# usual presentation programs is 13.33in by 7.5in: half of it, and all of it, less margins. The
+# widths are the venues' own. The sizes are a choice: a point or two below body text of 10 points,
+# and what can be read from the back of a room.
+STYLES: Mapping[Style, Venue] = {
+    "neurips": Venue(5.5, 5.5, 8.5, _TIMES),
+    "icml": Venue(3.25, 6.75, 8, _TIMES),
+    "ieee": Venue(3.5, 7.16, 8, _TIMES),
+    "talk": Venue(6.0, 12.0, 16, _SANS),
+}
+PAGE = Venue(4.6, 4.6, 8.5, _SANS)
+"""a figure inside a page: legible on a telephone, too"""
+
+
+def settings(venue: Venue) -> Any:
+    """Matplotlib's settings for figures of a venue; lines and ticks grow with the text."""
+    paper = sns.plotting_context("paper")
+    ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    return {
+        **sns.axes_style("ticks"),
+        **{key: value * venue.size / paper["font.size"] for key, value in paper.items()},
+        **dict.fromkeys(ink, INK),
+        "errorbar.capsize": 0.25 * venue.size,
+        "font.family": list(venue.family),
+        "text.parse_math": False,  # a method's name may hold dollar signs
+        "axes.unicode_minus": True,
+        "svg.fonttype": "none",  # text stays text: it can be searched, and read aloud
+        "pdf.fonttype": 42,  # TrueType, embedded: what publishers' checks ask for
+    }

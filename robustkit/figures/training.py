@@ -1,0 +1,41 @@
+"""How trainings went."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from robustkit.figures.legend import legend
+from robustkit.figures.style import FAINT, look
+from robustkit.study.outcome import History
+
+Quantity = Literal["memorised", "held_out"]
+_LABELS = {"memorised": "wrong labels repeated", "held_out": "accuracy on held-out images"}
+
+
+def memorisation(
+    ax: Axes,
+    histories: Sequence[History],
+    quantity: Quantity = "memorised",
+    order: Sequence[str] = (),
+) -> Axes:
+    """A quantity over the steps of training, a line a method; gaps where it is not known.
+
+    `histories` are of one level. `order` are all methods of a study: one that stands in several
+    figures looks the same in all.
+    """
+    order = list(dict.fromkeys([*order, *(history.method for history in histories)]))
+    for history in histories:
+        number = order.index(history.method)
+        shares = [float("nan") if v is None else v for v in getattr(history, quantity)]
+        every = max(1, len(shares) // 8)
+        ax.plot(history.steps, shares, **look(number), markevery=every, label=str(number))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.set(xlabel="optimiser steps", ylabel=_LABELS[quantity])
+    ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
+    sns.despine(ax=ax)
+    if len(histories) > 1:
+        legend(ax, [history.method for history in histories])
+    return ax

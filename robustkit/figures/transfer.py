@@ -1,0 +1,36 @@
+"""Examples made on one network and shown to another."""
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from robustkit.figures.names import shortened
+from robustkit.study.outcome import Matrix
+
+
+def transfer_matrix(ax: Axes, matrix: Matrix) -> Axes:
+    """Accuracy in per cent of each target (column) under examples made on each source (row).
+
+    A cell without a number is left blank.
+    """
+    values = np.array([[np.nan if v is None else 100 * v for v in row] for row in matrix.values])
+    sns.heatmap(
+        values,
+        ax=ax,
+        vmin=0,
+        vmax=100,
+        cmap="cividis",
+        annot=True,
+        fmt=".1f",
+        cbar=False,
+        square=True,
+        linewidths=0.5,
+        xticklabels=shortened(matrix.targets, 20),
+        yticklabels=shortened(matrix.sources, 20),
+    )
+    ax.set(xlabel="shown to", ylabel="made on")
+    ax.tick_params(axis="x", rotation=40, length=0)
+    ax.tick_params(axis="y", rotation=0, length=0)
+    for label in ax.get_xticklabels():
+        label.set(ha="right", rotation_mode="anchor")
+    return ax

@@ -1,0 +1,51 @@
+"""Pages from templates: self-contained, every string escaped."""
+
+import re
+from base64 import b64encode
+from hashlib import sha256
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from robustkit.figures import level_text
+from robustkit.report import wording
+
+PAGES = Path(__file__).parents[1] / "pages"
+_UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+def render(template: str, **values: object) -> str:
+    """A page from the template of that name; the same values give the same bytes."""
+    html = _environment().get_template(template).render(values)
+    # what HTML or UTF-8 cannot hold, from a path say, must not keep the page from being written,
+    # and what turns the direction of writing must not turn the page's own words
+    return _UNFIT.sub("\N{REPLACEMENT CHARACTER}", html)
+
+
+def script(name: str) -> tuple[Markup, str]:
+    """A script of ours, and the source expression by which a page's policy admits only it."""
+    code = (PAGES / name).read_text(encoding="utf-8")
+    return Markup(code), f"'sha256-{b64encode(sha256(code.encode()).digest()).decode()}'"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        loader=FileSystemLoader(PAGES),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": wording.percent,
+        "interval": wording.interval,
+        "signed": wording.signed,
+        "points": wording.points,
+        "ends": wording.ends,
+        "within": wording.within,
+        "p_value": wording.p_value,
+        "count": wording.count,
+        "level": level_text,
+    }
+    return environment

@@ -1,0 +1,213 @@
+"""Which figures an outcome has, how high they stand, and what they show in words."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from robustkit import figures
+from robustkit.figures import Draw, Quantity, Venue, Width, level_text
+from robustkit.report.names import Names
+from robustkit.report.wording import ends, interval, percent, points, signed
+from robustkit.statistics import Estimate
+from robustkit.study.outcome import Cost, History, Line, Matrix, Outcome, Panel
+
+MANY = 5
+"""columns of a matrix that do not fit into one column of a paper"""
+_QUANTITIES: dict[Quantity, str] = {
+    "memorised": "Share of the wrong labels that the network repeats",
+    "held_out": "Accuracy on held-out images, by their clean labels",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Illustration:
+    """A figure to be drawn, for the page and as files."""
+
+    name: str
+    """of its files"""
+    caption: str
+    alternative: str
+    """what it shows, for those who do not see it"""
+    draw: Draw
+    height: Callable[[float, float], float]
+    """in inches, from the figure's width in inches and the size of its text in points"""
+    width: Width = "single"
+
+    def size(self, venue: Venue) -> tuple[float, float]:
+        """Width and height in inches, at a venue."""
+        width = venue.width(self.width)
+        return width, self.height(width, venue.size)
+
+
+@dataclass(frozen=True, slots=True)
+class PanelFigures:
+    """The figures of a panel."""
+
+    curves: Illustration | None
+    differences: Illustration | None
+
+
+@dataclass(frozen=True, slots=True)
+class Illustrations:
+    """All figures of an outcome."""
+
+    panels: tuple[PanelFigures, ...]
+    histories: tuple[Illustration, ...]
+    costs: tuple[Illustration, ...]
+    matrices: tuple[Illustration, ...]
+
+    def __iter__(self) -> Iterator[Illustration]:
+        for panel in self.panels:
+            yield from filter(None, (panel.curves, panel.differences))
+        yield from (*self.histories, *self.costs, *self.matrices)
+
+
+def illustrations(outcome: Outcome) -> Illustrations:
+    """Every figure that the outcome has numbers for, each under a name of its own."""
+    names, order = Names(), methods(outcome)
+    quantities: tuple[Quantity, ...] = ("memorised", "held_out")
+    return Illustrations(
+        tuple(_panel(panel, names, order) for panel in outcome.panels),
+        tuple(f for q in quantities for f in _histories(outcome.histories, q, names, order)),
+        tuple(_costs(outcome.costs, names, order)),
+        tuple(_matrix(matrix, names) for matrix in outcome.matrices),
+    )
+
+
+def methods(outcome: Outcome) -> list[str]:
+    """All methods of an outcome, by which one looks the same in every figure."""
+    lines = (line.method for panel in outcome.panels for line in panel.lines)
+    trained = (history.method for history in outcome.histories)
+    return list(dict.fromkeys([*lines, *trained, *(cost.method for cost in outcome.costs)]))
+
+
+def _panel(panel: Panel, names: Names, order: Sequence[str]) -> PanelFigures:
+    name = names.new(panel.name)
+    drawn = any(line.values for line in panel.lines)
+    compared = any(c.difference for c in panel.comparisons)
+    return PanelFigures(
+        curves=_curves(panel, name, order) if drawn else None,
+        differences=_forest(panel, names.new(f"{name}-differences")) if compared else None,
+    )
+
+
+def _histories(
+    histories: Sequence[History], quantity: Quantity, names: Names, order: Sequence[str]
+) -> Iterator[Illustration]:
+    """A figure a level, of the methods for which the quantity is known."""
+    known = [h for h in histories if any(v is not None for v in getattr(h, quantity))]
+    for level in dict.fromkeys(h.level for h in known):
+        own = [h for h in known if h.level == level]
+        what = f"{_QUANTITIES[quantity]}, over the steps of training, at level {level}"
+        yield Illustration(
+            names.new(f"{quantity}-{level}"),
+            f"{what}; means over seeds.",
+            f"{what}. " + " ".join(_told_at_end(h, quantity) for h in own),
+            partial(figures.memorisation, histories=own, quantity=quantity, order=order),
+            _plot_height,
+        )
+
+
+def _costs(costs: Sequence[Cost], names: Names, order: Sequence[str]) -> Iterator[Illustration]:
+    """A figure for each place at which a gain was measured."""
+    for place in dict.fromkeys(cost.where for cost in costs):
+        own = [cost for cost in costs if cost.where == place]
+        told = " ".join(
+            f"{c.method}: {c.ratio.value:.2f} times the time, {signed(c.gain.value)} points."
+            for c in own
+        )
+        yield Illustration(
+            names.new(f"cost-{place}"),
+            f"Gain over the baseline ({place}) against a step's training time, with intervals.",
+            f"Gain ({place}) against cost. {told}",
+            partial(figures.cost_against_gain, costs=own, order=order),
+            _plot_height,
+        )
+
+
+def _matrix(matrix: Matrix, names: Names) -> Illustration:
+    told = " ".join(
+        f"Made on {source}, shown to {target}: {percent(value)}."
+        for source, values in zip(matrix.sources, matrix.values, strict=True)
+        for target, value in zip(matrix.targets, values, strict=True)
+        if value is not None
+    )
+    return Illustration(
+        names.new(f"transfer-{matrix.title}"),
+        f"{matrix.title}: accuracy in % of each network (columns) under examples made on "
+        "another (rows).",
+        f"{matrix.title}. {told}",
+        partial(figures.transfer_matrix, matrix=matrix),
+        partial(_matrix_height, rows=len(matrix.sources), columns=len(matrix.targets)),
+        "double" if len(matrix.targets) > MANY else "single",
+    )
+
+
+def _curves(panel: Panel, name: str, order: Sequence[str]) -> Illustration:
+    made = dict.fromkeys(v.estimate.method for line in panel.lines for v in line.values)
+    told = " ".join(_told(line, panel) for line in panel.lines if line.values)
+    budget = "ε" in panel.factor or "epsilon" in panel.factor
+    draw = figures.robustness if budget else figures.accuracy_curves
+    return Illustration(
+        name,
+        f"{panel.title}: {panel.measure} against {panel.factor}, with intervals "
+        f"({'; '.join(made)}). Lines stand side by side so that no interval hides another.",
+        f"{panel.measure} against {panel.factor}. {told}",
+        partial(draw, panel=panel, order=order),
+        _plot_height,
+    )
+
+
+def _forest(panel: Panel, name: str) -> Illustration:
+    told = [
+        f"{c.a} against {c.b}{_at(c.level, panel.percent)}: {points(c)} points ({ends(c)}), "
+        f"{c.verdict}."
+        for c in panel.comparisons
+    ]
+    made = dict.fromkeys(c.difference.method for c in panel.comparisons if c.difference)
+    return Illustration(
+        name,
+        f"{panel.title}: differences in points with simultaneous intervals ({'; '.join(made)}) "
+        "and verdicts.",
+        f"Differences. {' '.join(told)}",
+        partial(figures.forest, comparisons=panel.comparisons, percent=panel.percent),
+        partial(_rows_height, rows=figures.forest_rows(panel.comparisons) + 5),
+    )
+
+
+def _at(level: str, share: bool) -> str:
+    return f" at {level_text(level, share)}" if level else ""
+
+
+def _told(line: Line, panel: Panel) -> str:
+    """A curve for those who cannot see it."""
+    values = ", ".join(
+        f"{_value(v.estimate)} at {level_text(v.level, panel.percent)}" for v in line.values
+    )
+    return f"{line.method}: {values}."
+
+
+def _value(estimate: Estimate) -> str:
+    return f"{percent(estimate.value)} ({interval(estimate)})"
+
+
+def _told_at_end(history: History, quantity: Quantity) -> str:
+    values = getattr(history, quantity)
+    step, value = [(s, v) for s, v in zip(history.steps, values, strict=True) if v is not None][-1]
+    return f"{history.method}: {percent(value)} after {step:,} steps."
+
+
+def _plot_height(width: float, size: float) -> float:
+    """A plot half as high as wide, but never too flat for its text."""
+    return max(0.48 * width, 22 * size / 72)
+
+
+def _rows_height(width: float, size: float, rows: int) -> float:
+    """As many rows of text, whatever the width."""
+    return 1.5 * size / 72 * rows
+
+
+def _matrix_height(width: float, size: float, rows: int, columns: int) -> float:
+    """Square cells, as large as the width allows and their text needs, and the names' places."""
+    names = 11 * size / 72
+    return rows * min(5 * size / 72, (width - names) / columns) + names

@@ -1,0 +1,179 @@
+"""Every number of a report, one row each."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields, replace
+from io import StringIO
+from itertools import chain
+from math import isfinite
+from typing import Literal
+
+from robustkit.statistics import Comparison, Estimate
+from robustkit.study.outcome import CellRow, Cost, History, Judgement, Line, Matrix, Outcome, Panel
+
+Section = Literal[
+    "estimate", "seed", "comparison", "beside", "claim", "history", "cost", "transfer", "cell"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One number with all that is known of it; the fields are the columns of `numbers.csv`.
+
+    Accuracies and differences are shares: 0.025 is 2.5 points. What does not apply is empty, and
+    so is a number that is not known.
+    """
+
+    section: Section
+    panel: str = ""
+    """the panel, the claim or the matrix that the number belongs to"""
+    method: str = ""
+    baseline: str = ""
+    """what the method is compared with; of a transferred example, the network it was made on"""
+    level: str = ""
+    x: float | None = None
+    seed: int | None = None
+    quantity: str = ""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    interval: str = ""
+    """how the interval was made"""
+    p: float | None = None
+    p_holm: float | None = None
+    p_equivalence: float | None = None
+    delta: float | None = None
+    test: str = ""
+    correction: str = ""
+    unit: str = ""
+    """what was replicated, and how often"""
+    verdict: str = ""
+    status: str = ""
+    """of a cell: done, failed, missing"""
+    note: str = ""
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+def numbers_csv(outcome: Outcome) -> bytes:
+    """The rows of an outcome as CSV in UTF-8, numbers written so that they read back exactly."""
+    buffer = StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows(outcome):
+        writer.writerow(map(_plain, astuple(row)))
+    return buffer.getvalue().encode("utf-8", "replace")
+
+
+def rows(outcome: Outcome) -> Iterator[Row]:
+    """Every number of an outcome, in the order of the report."""
+    yield from chain.from_iterable(map(_panel, outcome.panels))
+    yield from chain.from_iterable(map(_judgement, outcome.judgements))
+    yield from chain.from_iterable(map(_history, outcome.histories))
+    yield from chain.from_iterable(map(_cost, outcome.costs))
+    yield from chain.from_iterable(map(_matrix, outcome.matrices))
+    yield from map(_cell, outcome.cells)
+
+
+def _plain(value: object) -> object:
+    if value is None or (isinstance(value, float) and not isfinite(value)):
+        return ""
+    # by way of float, since numpy's own numbers name their type
+    return repr(float(value)) if isinstance(value, float) else value
+
+
+def _with(row: Row, estimate: Estimate) -> Row:
+    """The row with an estimate's numbers."""
+    return replace(
+        row,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        n=estimate.n,
+        interval=estimate.method,
+    )
+
+
+def _panel(panel: Panel) -> Iterator[Row]:
+    yield from chain.from_iterable(_line(panel, line) for line in panel.lines)
+    yield from chain.from_iterable(_comparison(panel.name, c) for c in panel.comparisons)
+
+
+def _line(panel: Panel, line: Line) -> Iterator[Row]:
+    for value in line.values:
+        row = Row("estimate", panel.name, line.method, level=value.level, x=value.x)
+        row = replace(row, quantity=panel.measure)
+        yield _with(row, value.estimate)
+        for seed, each in zip(value.seeds, value.each, strict=False):
+            yield replace(row, section="seed", seed=seed, value=each)
+
+
+def _comparison(panel: str, comparison: Comparison) -> Iterator[Row]:
+    row = Row(
+        "comparison",
+        panel,
+        comparison.a,
+        comparison.b,
+        comparison.level,
+        quantity="difference",
+        delta=comparison.delta,
+        verdict=comparison.verdict,
+    )
+    if comparison.difference is None:
+        yield replace(row, note=comparison.reason)
+        return
+    yield replace(
+        _with(row, comparison.difference),
+        p=comparison.p,
+        p_holm=comparison.p_holm,
+        p_equivalence=comparison.p_equivalence,
+        test=comparison.test,
+        correction=comparison.correction,
+        unit=comparison.unit,
+    )
+    for other in comparison.beside:
+        row = Row("beside", panel, comparison.a, comparison.b, comparison.level)
+        yield replace(row, quantity="p value", p=other.p, test=other.test, note=other.note)
+
+
+def _judgement(judgement: Judgement) -> Iterator[Row]:
+    row = Row("claim", judgement.name, delta=judgement.delta, verdict=judgement.verdict)
+    row = replace(row, note=judgement.text)
+    if judgement.ratio is not None:
+        row = _with(replace(row, quantity="ratio"), judgement.ratio)
+    yield row
+    yield from chain.from_iterable(_comparison(judgement.name, c) for c in judgement.comparisons)
+
+
+def _history(history: History) -> Iterator[Row]:
+    for quantity, values in (
+        ("share of wrong labels repeated", history.memorised),
+        ("accuracy on held-out images", history.held_out),
+    ):
+        for step, value in zip(history.steps, values, strict=True):
+            if value is not None:
+                row = Row("history", "", history.method, level=history.level, x=step)
+                yield replace(row, quantity=quantity, value=value)
+
+
+def _cost(cost: Cost) -> Iterator[Row]:
+    row = Row("cost", method=cost.method)
+    yield _with(replace(row, quantity="training time of a step, ratio"), cost.ratio)
+    yield _with(replace(row, quantity="gain", note=cost.where), cost.gain)
+
+
+def _matrix(matrix: Matrix) -> Iterator[Row]:
+    for source, values in zip(matrix.sources, matrix.values, strict=True):
+        for target, value in zip(matrix.targets, values, strict=True):
+            row = Row("transfer", matrix.title, target, source, quantity="accuracy")
+            yield replace(row, value=value)
+
+
+def _cell(cell: CellRow) -> Row:
+    """A failed cell has its reason and no number."""
+    row = Row("cell", cell.factor, cell.method, level=cell.level, seed=cell.seed)
+    row = replace(row, status=cell.status, note=cell.reason or cell.settings)
+    done = cell.clean if cell.status == "done" else None
+    return replace(row, quantity=f"accuracy, {cell.purpose}", value=done, n=None)

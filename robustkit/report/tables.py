@@ -1,0 +1,151 @@
+"""LaTeX tables for a paper; they need the package booktabs and nothing else."""
+
+from collections.abc import Iterable, Sequence
+
+from robustkit.figures import level_text, printable
+from robustkit.report.names import Names
+from robustkit.report.wording import ends, p_value, points, signed, tenths, within
+from robustkit.statistics import Comparison, Estimate
+from robustkit.study.outcome import Cost, Judgement, Outcome, Panel
+
+_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        "−": "$-$",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "≥": r"$\geq$",
+        "≤": r"$\leq$",
+        "≻": r"$\succ$",
+        "≈": r"$\approx$",
+        "ε": r"$\varepsilon$",
+        "Δ": r"$\Delta$",
+        "∞": r"$\infty$",
+        "–": "--",
+        "…": r"\ldots{}",
+        "→": r"$\to$",
+        "\u00a0": "~",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+    }
+)
+_MARKS = {"better": "$^{+}$", "worse": "$^{-}$", "equivalent": "$^{=}$"}
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX shows it: on one line, nothing in it is a command.
+
+    Letters that LaTeX's fonts lack need an engine and a font that have them.
+    """
+    # a bracket after the end of a line would be taken for that line's option
+    return printable(text).translate(_ESCAPES).replace("[", "{[}")
+
+
+def tables(outcome: Outcome) -> dict[str, str]:
+    """Every table of an outcome, by its file's name."""
+    names, result = Names(), {}
+    if outcome.judgements:
+        result[names.new("claims")] = claim_table(outcome.judgements)
+    if outcome.costs:
+        result[names.new("costs")] = cost_table(outcome.costs)
+    for panel in outcome.panels:
+        result[name := names.new(panel.name)] = accuracy_table(panel)
+        if panel.comparisons:
+            table = difference_table(panel.comparisons, panel.percent)
+            result[names.new(f"{name}-differences")] = table
+    return {f"{name}.tex": table for name, table in result.items()}
+
+
+def accuracy_table(panel: Panel) -> str:
+    """Methods by levels: estimates in per cent with intervals, and marks against the baseline."""
+    levels = {v.level: v.x for line in panel.lines for v in line.values}
+    ordered = sorted(levels, key=lambda level: levels[level])
+    verdicts = {(c.a, c.level): c.verdict for c in panel.comparisons if c.b == panel.baseline}
+    body = []
+    for line in panel.lines:
+        values = {value.level: value.estimate for value in line.values}
+        cells = [
+            _estimate(values.get(level), verdicts.get((line.method, level), ""))
+            for level in ordered
+        ]
+        body.append([escaped(line.method), *cells])
+    head = [escaped(panel.factor), *(escaped(level_text(v, panel.percent)) for v in ordered)]
+    legend = ""
+    if panel.baseline is not None and verdicts:
+        legend = f"; +, -, =: better than, worse than, equivalent to {panel.baseline}"
+    return _tabular(
+        f"{panel.measure}, in %, with intervals{legend}", "l" + "r" * len(ordered), head, body
+    )
+
+
+def difference_table(comparisons: Sequence[Comparison], percent: bool) -> str:
+    """A row a comparison: difference in points, simultaneous interval, adjusted p, verdict."""
+    body = [
+        [
+            escaped(cell)
+            for cell in (
+                c.a,
+                c.b,
+                level_text(c.level, percent),
+                points(c),
+                ends(c),
+                p_value(c.p, c),
+                c.verdict,
+            )
+        ]
+        for c in comparisons
+    ]
+    head = ["method", "against", "level", "points", "interval", "$p$", "verdict"]
+    made = dict.fromkeys(
+        ", ".join(filter(None, (c.test, c.correction, c.unit))) for c in comparisons
+    )
+    return _tabular("; ".join(filter(None, made)), "lllrrrl", head, body)
+
+
+def claim_table(judgements: Sequence[Judgement]) -> str:
+    """A row a claim: its words, the difference that counts as none in points, the verdict."""
+    body = [
+        [escaped(cell) for cell in (j.name, j.text, within(j.delta), j.verdict)] for j in judgements
+    ]
+    head = ["", "claim", r"$\Delta$", "verdict"]
+    return _tabular(
+        "claims, as they were made, and what the data say", r"lp{0.6\linewidth}rl", head, body
+    )
+
+
+def cost_table(costs: Sequence[Cost]) -> str:
+    """A row a method: time of a step over the baseline's, and the gain in points."""
+    body = []
+    for c in costs:
+        ratio = f"{c.ratio.value:.2f} ({c.ratio.low:.2f} to {c.ratio.high:.2f})"
+        gain = f"{signed(c.gain.value)} ({tenths(c.gain.low)} to {tenths(c.gain.high)})"
+        body.append([escaped(cell) for cell in (c.method, ratio, gain, c.where)])
+    return _tabular("cost and gain", "lrrl", ["method", "time", "gain", "at"], body)
+
+
+def _estimate(estimate: Estimate | None, verdict: str) -> str:
+    if estimate is None:
+        return "--"
+    interval = escaped(f"({tenths(estimate.low)}–{tenths(estimate.high)})")
+    mark = _MARKS.get(verdict, "")
+    return f"{escaped(tenths(estimate.value))}{mark} {{\\scriptsize {interval}}}"
+
+
+def _tabular(comment: str, columns: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    r"""A table to be \input; cells are LaTeX already."""
+    lines = [
+        f"% {printable(comment)}",
+        f"\\begin{{tabular}}{{{columns}}}",
+        "\\toprule",
+        " & ".join(head) + " \\\\",
+        "\\midrule",
+        *(" & ".join(row) + " \\\\" for row in body),
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"

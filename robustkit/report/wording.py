@@ -1,0 +1,114 @@
+"""Numbers and values as a reader meets them."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+from robustkit.statistics import Comparison, Estimate
+from robustkit.summary import attack_labels
+
+NOTHING = "–"
+"""where there is no number"""
+MORE = 5
+"""digits that may be added until a rounded number is on the right side"""
+
+
+def percent(share: float | None) -> str:
+    """A share in per cent, to a tenth."""
+    return NOTHING if share is None or not isfinite(share) else f"{100 * share:.1f}\u00a0%"
+
+
+def interval(estimate: Estimate) -> str:
+    """The ends of an interval of shares, in per cent or points."""
+    return f"{tenths(estimate.low)} to {tenths(estimate.high)}"
+
+
+def tenths(share: float, digits: int = 1) -> str:
+    """A share in per cent or points without a unit, to a tenth or further."""
+    if not isfinite(share):
+        return NOTHING if share != share else "∞" if share > 0 else "−∞"
+    # + 0.0: no "-0.0"
+    return f"{round(100 * share, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def signed(share: float, digits: int = 1) -> str:
+    """A difference of shares in points, with its sign."""
+    text = tenths(share, digits)
+    return f"+{text}" if share > 0 and text.strip("0.") else text
+
+
+def points(comparison: Comparison) -> str:
+    """The difference of a comparison in points."""
+    if comparison.difference is None:
+        return NOTHING
+    return signed(comparison.difference.value, _digits(comparison))
+
+
+def ends(comparison: Comparison) -> str:
+    """The ends of its simultaneous interval in points."""
+    if comparison.difference is None:
+        return NOTHING
+    low, high = comparison.difference.low, comparison.difference.high
+    return " to ".join(tenths(end, _digits(comparison)) for end in (low, high))
+
+
+def within(delta: float | None) -> str:
+    """A difference that counts as none, in points, every digit of it."""
+    return NOTHING if delta is None else f"±{100 * delta:.10g}"
+
+
+def p_value(p: float | None, comparison: Comparison) -> str:
+    """A p value of a comparison, to three places or as many as show on which side of α it is."""
+    if p is None or comparison.difference is None:
+        return NOTHING
+    alpha = round(1 - comparison.confidence, 12)  # not 0.05 and a rest of rounding
+    return "< 0.001" if p < 0.001 else f"{p:.{_faithful([(p, alpha)], 3)}f}"
+
+
+def _digits(comparison: Comparison) -> int:
+    """Digits of points by which the interval is seen to lie where the verdict says."""
+    d, delta = comparison.difference, comparison.delta or 0.0
+    found = [] if d is None else [end for end in (d.low, d.high) if isfinite(end)]
+    pairs = [(100 * end, 100 * mark) for end in found for mark in (-delta, 0.0, delta)]
+    return _faithful(pairs, 1)
+
+
+def _faithful(pairs: Sequence[tuple[float, float]], least: int) -> int:
+    """Digits to which no value, being rounded, leaves its side of its mark."""
+    enough = (
+        digits
+        for digits in range(least, least + MORE)
+        if all(_side(round(value, digits), mark) == _side(value, mark) for value, mark in pairs)
+    )
+    return next(enough, least)  # on the mark, but for rounding
+
+
+def _side(value: float, mark: float) -> int:
+    return (value > mark) - (value < mark)
+
+
+def count(number: int) -> str:
+    """A whole number with its thousands apart."""
+    return f"{number:,}"
+
+
+def readable(value: object) -> str:
+    """A value of a record, for reading."""
+    if value is None:
+        return "not recorded"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {readable(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(readable, value)) or "none"
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)
+
+
+def attacks(protocol: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Every number of each attack of a header's protocol, by the attack's label."""
+    resolved = protocol["resolved"]["attacks"]
+    return {
+        label: {key: readable(value) for key, value in attack.items()}
+        for label, attack in zip(attack_labels(protocol), resolved, strict=True)
+    }

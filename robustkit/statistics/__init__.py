@@ -1,0 +1,55 @@
+"""Arrays in, estimates and comparisons out. No files, no drawing, no torch."""
+
+from robustkit.statistics.accuracy import over_seeds
+from robustkit.statistics.comparison import Comparison, Verdict
+from robustkit.statistics.contrast import (
+    Contrast,
+    compare_images,
+    compare_seeds,
+    compare_unpaired,
+)
+from robustkit.statistics.curves import Curve, curve
+from robustkit.statistics.estimate import (
+    Estimate,
+    Method,
+    mean_over_seeds,
+    median_distance,
+    outperforming,
+    pairs_needed,
+    proportion,
+    ratio,
+)
+from robustkit.statistics.families import Member, family
+from robustkit.statistics.power import Components, Power, PowerRow, components, plan
+from robustkit.statistics.ranks import Ranks, friedman
+from robustkit.statistics.resampling import Beside
+
+__all__ = [
+    "Beside",
+    "Comparison",
+    "Components",
+    "Contrast",
+    "Curve",
+    "Estimate",
+    "Member",
+    "Method",
+    "Power",
+    "PowerRow",
+    "Ranks",
+    "Verdict",
+    "compare_images",
+    "compare_seeds",
+    "compare_unpaired",
+    "components",
+    "curve",
+    "family",
+    "friedman",
+    "mean_over_seeds",
+    "median_distance",
+    "outperforming",
+    "over_seeds",
+    "pairs_needed",
+    "plan",
+    "proportion",
+    "ratio",
+]

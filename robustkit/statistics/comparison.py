@@ -1,0 +1,135 @@
+"""Two methods compared, and what the data say of them, in numbers and in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import floor, log10
+from typing import Literal
+
+from robustkit.statistics.estimate import Estimate
+from robustkit.statistics.resampling import Beside
+
+_MOST_DIGITS = 9
+
+Verdict = Literal["better", "worse", "equivalent", "inconclusive", "not tested"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two methods compared, and what the data say; interval, p values and verdict always agree."""
+
+    a: str
+    b: str
+    level: str
+    difference: Estimate | None
+    """a − b as a share (0.025 is 2.5 points) with its simultaneous interval; None if not tested"""
+    p: float
+    """of "no difference", two-sided, adjusted; 1 if not tested"""
+    p_equivalence: float | None
+    """of "they differ by delta or more", adjusted, see `Contrast.p_equivalence`; None without"""
+    delta: float | None
+    """the difference that counts as none, as a share"""
+    test: str
+    correction: str
+    """"Bonferroni over 5 levels"; "" for a family of one"""
+    unit: str
+    verdict: Verdict
+    beside: tuple[Beside, ...] = ()
+    p_holm: float = 1.0
+    """of "no difference" by Holm's correction; shown beside, see `family`"""
+    confidence: float = 0.95
+    """at which all intervals of the family hold together"""
+    reason: str = ""
+    """why it was not tested"""
+
+    def sentence(self, *, where: str = "", measure: str = "points", after: str = "") -> str:
+        """The verdict in words fit for a paper, then which tests beside it cannot decide.
+
+        `where` begins it ("at 80 % label noise"), `after` says for what it holds ("after 4,000
+        steps"). Numbers are in hundredths where `measure` is "points", else as they are.
+        """
+        said = " ".join(part for part in (self._said(measure), after) if part)
+        # a sentence may begin with a method's name, which stays as it is
+        text = f"{_capital(where)}, {said}" if where else said.replace("the data", "The data", 1)
+        return " ".join([f"{text} ({self._evidence(measure)}).", *self._undecided()])
+
+    def _said(self, measure: str) -> str:
+        match self.verdict:
+            case "better" | "worse":
+                return f"{self.a} is {self._size(measure)} than {self.b}"
+            case "equivalent":
+                within = f"±{_scale(measure) * (self.delta or 0):.10g} {measure}"
+                return f"{self.a} is equivalent to {self.b} within {within}"
+            case "inconclusive":
+                return f"the data do not decide between {self.a} and {self.b}"
+            case "not tested":
+                return f"{self.a} and {self.b} were not compared"
+
+    def _evidence(self, measure: str) -> str:
+        if self.difference is None:
+            return self.reason or "no data"
+        digits = self._digits(measure)
+        low, high = (_number(end, digits) for end in self._ends(measure))
+        kind = "simultaneous " if self.correction else ""
+        interval = f"{kind}{_percent(self.confidence)} interval {low} to {high}"
+        size = "" if self.verdict in ("better", "worse") else f"{self._size(measure)}; "
+        grounds = ", ".join(x for x in (self.unit, self.test, self.correction) if x)
+        return f"{size}{interval}; {grounds}"
+
+    def _size(self, measure: str) -> str:
+        if self.difference is None or not self.difference.value:
+            return "no difference seen"
+        value = _scale(measure) * self.difference.value
+        way = "better" if value > 0 else "worse"
+        return f"{_number(abs(value), self._digits(measure))} {measure} {way}"
+
+    def _ends(self, measure: str) -> tuple[float, float]:
+        if self.difference is None:
+            return 0.0, 0.0
+        return _scale(measure) * self.difference.low, _scale(measure) * self.difference.high
+
+    def _digits(self, measure: str) -> int:
+        """Two digits of the interval's length, and as many as the verdict needs to be seen."""
+        low, high = self._ends(measure)
+        delta = _scale(measure) * (self.delta or 0.0)
+        least = max(1, 1 - floor(log10(high - low))) if high > low else 1
+        faithful = (
+            digits
+            for digits in range(least, _MOST_DIGITS)
+            if all(
+                _same_side(end, mark, digits) for end in (low, high) for mark in (-delta, 0, delta)
+            )
+        )
+        return next(faithful, _MOST_DIGITS)
+
+    def _undecided(self) -> list[str]:
+        notes = dict.fromkeys(test.note for test in self.beside if test.note)
+        return [
+            f"{_capital(_listed([test.test for test in self.beside if test.note == note]))} {note}."
+            for note in notes
+        ]
+
+
+def _same_side(value: float, mark: float, digits: int) -> bool:
+    """Whether rounding leaves a value on its side of a mark."""
+    rounded = round(value, digits)
+    return (rounded > mark, rounded < mark) == (value > mark, value < mark)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _scale(measure: str) -> float:
+    return 100.0 if measure == "points" else 1.0
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.6g} %"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

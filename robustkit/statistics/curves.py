@@ -1,0 +1,118 @@
+"""Accuracy along a factor: the area under the curve, and a band that holds everywhere at once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr
+
+from robustkit.errors import InputError
+from robustkit.statistics.accuracy import SMOOTHING, smoothed, wilson
+from robustkit.statistics.estimate import Estimate, counted, percent
+from robustkit.statistics.spread import (
+    MeanSquares,
+    booleans,
+    mean_squares,
+    student,
+)
+
+DRAWS = 20_000
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A robustness curve."""
+
+    x: tuple[float, ...]
+    """rising"""
+    points: tuple[Estimate, ...]
+    """accuracy at each x; all their intervals hold together"""
+    area: Estimate
+    """under the curve, over its span: the mean accuracy for an x drawn evenly from the span"""
+
+
+def curve(correct: ArrayLike, x: ArrayLike, rng: Generator, *, level: float = 0.95) -> Curve:
+    """Accuracies [L] at x [L], from `correct` [L, S, N] or [L, N], and the area by trapezoids.
+
+    Seeds and images vary as in `over_seeds`, whose interval the area has. The band is max-t: the
+    pointwise level is raised until Gaussian draws with the estimated covariance of the L
+    accuracies leave the band with probability 1 − level.
+
+    Raises:
+        InputError: fewer than two x, one twice, or shapes that do not fit.
+    """
+    correct = np.asarray(correct)
+    data = booleans(correct if correct.ndim == 3 else correct[:, None], "correct", "LSN")
+    at = np.asarray(x, dtype=np.float64)
+    if at.shape != (len(data),) or len(set(at.tolist())) < max(2, at.size):
+        raise InputError(f"x: expected {len(data)} different numbers, at least two")
+    order = np.argsort(at)
+    at, data = at[order], data[order]
+    squares = mean_squares(smoothed(data))
+    alpha = pointwise_alpha(covariance(squares), 1 - level, rng)
+    _, S, N = data.shape
+    means = data.sum(axis=(1, 2), dtype=np.int64) / (S * N)
+    told = f"simultaneous {percent(level)} band"
+    points = tuple(
+        _estimate(float(mean), _response(squares, row), alpha, told)
+        for mean, row in zip(means, np.eye(len(at)), strict=True)
+    )
+    weights = _trapezoid(at)
+    area = _response(squares, weights)
+    value = float(weights @ means)
+    return Curve(tuple(at.tolist()), points, _estimate(value, area, 1 - level, percent(level)))
+
+
+def covariance(squares: MeanSquares) -> Floats:
+    """[L, L] covariance of the means; what images add is kept positive semidefinite."""
+    S, N = squares.seeds, squares.images
+    if S == 1:
+        return squares.image / N
+    values, vectors = np.linalg.eigh(squares.image - squares.residual)
+    added = (vectors * np.maximum(values, 0)) @ vectors.T
+    return np.asarray((squares.seed + added) / (S * N))
+
+
+def pointwise_alpha(covariance: Floats, alpha: float, rng: Generator) -> float:
+    """Level at which L Gaussian means with this covariance all stay inside with 1 − alpha."""
+    spread = np.sqrt(np.diag(covariance))
+    spread[spread == 0] = 1.0
+    correlation = covariance / np.outer(spread, spread)
+    np.fill_diagonal(correlation, 1.0)
+    values, vectors = np.linalg.eigh(correlation)
+    # the symmetric root is unique: rounding cannot turn it as it turns eigenvectors
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    largest = np.abs(rng.standard_normal((DRAWS, len(root))) @ root).max(axis=1)
+    found = 2 * float(ndtr(-np.quantile(largest, 1 - alpha)))
+    return min(max(found, alpha / len(root)), alpha)
+
+
+def _trapezoid(x: Floats) -> Floats:
+    """Weights of the L values in the area over its span."""
+    gaps = np.diff(x)
+    return np.asarray((np.append(gaps, 0) + np.append(0, gaps)) / (2 * (x[-1] - x[0])))
+
+
+def _response(squares: MeanSquares, weights: Floats) -> MeanSquares:
+    """Mean squares of one weighted sum of the L responses."""
+
+    def product(matrix: Floats) -> Floats:
+        return np.array([[weights @ matrix @ weights]])
+
+    return squares._replace(
+        mean=np.array([weights @ squares.mean]),
+        seed=product(squares.seed),
+        image=product(squares.image),
+        residual=product(squares.residual),
+    )
+
+
+def _estimate(value: float, squares: MeanSquares, alpha: float, told: str) -> Estimate:
+    S, N = squares.seeds, squares.images - len(SMOOTHING)
+    low, high = wilson(value, student(squares), alpha)
+    kind = "two-way t" if S > 1 else "t over images, without training variance"
+    units = f"{counted(S, 'seed')}, {counted(N, 'image')}"
+    return Estimate(value, low, high, N, f"{kind}, {told}; {units}")

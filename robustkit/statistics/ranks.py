@@ -1,0 +1,69 @@
+"""Several methods over independent data sets: Friedman's test and Nemenyi's critical difference."""
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import chdtrc, fdtrc
+from scipy.stats import friedmanchisquare, rankdata, studentized_range
+
+from robustkit.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """How methods rank over blocks; rank 1 is the best."""
+
+    mean_ranks: tuple[float, ...]
+    """one a method, in the order given"""
+    statistic: float
+    """Friedman's chi-square, corrected for ties"""
+    p: float
+    f_statistic: float
+    """Iman and Davenport's (1980), less conservative; infinite where all blocks agree"""
+    f_p: float
+    critical_difference: float
+    """Nemenyi's: mean ranks further apart than this differ, all pairs together"""
+    blocks: int
+    level: float
+
+
+def friedman(scores: ArrayLike, *, level: float = 0.95) -> Ranks:
+    """Compare methods by their ranks within blocks (Demšar 2006).
+
+    `scores` is [blocks, methods], larger is better; ties share their mean rank. Blocks must be
+    independent data sets. Noise levels, budgets or seeds of one data set are not: their images
+    are the same, and the test would count them again and again.
+
+    Raises:
+        InputError: fewer than two blocks or three methods, or a score that is no finite number.
+    """
+    x = np.asarray(scores, dtype=np.float64)
+    if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 3 or not np.isfinite(x).all():
+        raise InputError(
+            "scores: expected finite numbers, data sets × methods, at least 2 × 3 "
+            "(two methods are compared pair by pair)"
+        )
+    n, k = x.shape
+    ranks = rankdata(-x, axis=1)
+    statistic = _friedman_statistic(x)
+    left = n * (k - 1) - statistic
+    f = (n - 1) * statistic / left if left > 1e-9 * n else np.inf
+    quantile = float(studentized_range.ppf(level, k, np.inf)) / sqrt(2)
+    return Ranks(
+        mean_ranks=tuple(float(rank) for rank in ranks.mean(axis=0)),
+        statistic=statistic,
+        p=float(chdtrc(k - 1, statistic)),
+        f_statistic=float(f),
+        f_p=float(fdtrc(k - 1, (k - 1) * (n - 1), f)) if np.isfinite(f) else 0.0,
+        critical_difference=quantile * sqrt(k * (k + 1) / (6 * n)),
+        blocks=n,
+        level=level,
+    )
+
+
+def _friedman_statistic(x: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    if (x == x[:, :1]).all():  # every block a tie: scipy divides 0 by 0
+        return 0.0
+    return float(friedmanchisquare(*x.T).statistic)

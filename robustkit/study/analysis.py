@@ -1,0 +1,478 @@
+"""From what the cells came to, to what the study found. Reads files; needs no torch."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from robustkit.errors import RecordError
+from robustkit.files import digest
+from robustkit.statistics import (
+    Comparison,
+    Contrast,
+    Member,
+    compare_seeds,
+    compare_unpaired,
+    curve,
+    family,
+    over_seeds,
+    ratio,
+)
+from robustkit.study.outcome import (
+    CellRow,
+    Cost,
+    History,
+    Judged,
+    Judgement,
+    Line,
+    Matrix,
+    Outcome,
+    Panel,
+    Value,
+)
+from robustkit.study.rows import Rows, read
+from robustkit.study.spec import Analysis, Claim, Study
+
+WORDS = {"label_noise": "label noise", "data_fraction": "data fraction", "epsilon": "ε"}
+NO_ATTACK = "0"
+"""the level of a robustness curve at which nothing is attacked"""
+Right = npt.NDArray[np.bool_]
+
+
+class Number(NamedTuple):
+    """One network in one analysis."""
+
+    analysis: str
+    method: str
+    level: str
+    """"" where the factor is epsilon: its rows have all levels"""
+    seed: int
+    path: Path | None
+    """of its rows; None where there are none"""
+    reason: str = ""
+    """why there are none"""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a study's folder holds, beside the rows."""
+
+    numbers: Sequence[Number]
+    times: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    """by analysis and method: seconds of a training step, by rounds in turn"""
+    histories: tuple[History, ...] = ()
+    cells: tuple[CellRow, ...] = ()
+    provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    command: str = ""
+
+
+def outcome(study: Study, findings: Findings) -> Outcome:
+    """Everything that the study's report says.
+
+    Raises:
+        RecordError: rows that are missing, damaged, or of different images.
+    """
+    tables = {a.name: _Table(study, a, findings) for a in study.analyses if a.factor != "cost"}
+    judged = tuple(_Judge(study, tables, findings).judge(claim) for claim in study.claims)
+    return Outcome(
+        name=study.name,
+        title=study.title,
+        question=study.question,
+        panels=tuple(table.panel() for table in tables.values()),
+        judgements=judged,
+        cells=findings.cells,
+        histories=findings.histories,
+        costs=tuple(_costs(study, tables, findings)),
+        matrices=tuple(_matrices(study, tables)),
+        notes=(*study.notes, *findings.notes),
+        protocols={
+            name: table.header["protocol"]
+            for table in tables.values()
+            if table.header and (name := table.header["protocol"]["name"])
+        },
+        provenance=findings.provenance,
+        command=findings.command,
+        file=study.text,
+    )
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path) -> Rows:
+    return read(path)
+
+
+class _Found(NamedTuple):
+    """A method at a level: which images each seed's network got right."""
+
+    seeds: tuple[int, ...]
+    right: Right
+    """[S, N]"""
+
+
+class _Table:
+    """One analysis: all of its rows, by method and level."""
+
+    def __init__(self, study: Study, analysis: Analysis, findings: Findings) -> None:
+        self.study, self.analysis = study, analysis
+        self.numbers = [n for n in findings.numbers if n.analysis == analysis.name]
+        self.header: Mapping[str, Any] | None = None
+        self.found: dict[tuple[str, str], _Found] = {}
+        for method in self.methods:
+            for level in dict.fromkeys(n.level for n in self.numbers if n.method == method):
+                self._collect(method, level)
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """The baseline first, the others as the study has them."""
+        names = dict.fromkeys(n.method for n in self.numbers)
+        order = [m.name for m in self.study.methods if m.name in names] or sorted(names)
+        return tuple(sorted(order, key=lambda name: name != self.baseline))
+
+    @property
+    def baseline(self) -> str:
+        """What the others are compared with."""
+        return self.study.baseline or min((n.method for n in self.numbers), default="")
+
+    @cached_property
+    def levels(self) -> tuple[str, ...]:
+        """As written, rising; of a robustness curve without its beginning."""
+        if self.analysis.factor == "epsilon":
+            known = self.header["protocol"]["epsilons"] if self.header else ()
+            return self.analysis.levels or tuple(entry["epsilon"] for entry in known)
+        written = [*self.analysis.levels, *(n.level for n in self.numbers)]
+        unique: dict[Fraction, str] = {}
+        for text in written:
+            unique.setdefault(Fraction(text), text)
+        return tuple(unique[value] for value in sorted(unique))
+
+    def at(self, method: str, level: str) -> _Found | None:
+        """What is known of a method at a level; the level may be written in another way."""
+        return self.found.get((method, _key(level)))
+
+    def _collect(self, method: str, level: str) -> None:
+        own = sorted(
+            (n for n in self.numbers if (n.method, n.level) == (method, level) and n.path),
+            key=lambda n: n.seed,
+        )
+        if not own:
+            return
+        rows = [_read(n.path) for n in own if n.path]
+        self.header = self.header or rows[0].header
+        for one in rows:
+            if one.header["data"]["digest"] != self.header["data"]["digest"]:
+                raise RecordError(
+                    f"{one.header['checkpoint']['path']}: was evaluated on other images than "
+                    f"{self.header['checkpoint']['path']}; evaluate both on the same"
+                )
+        seeds = tuple(n.seed for n in own)
+        if self.analysis.factor != "epsilon":
+            self.found[method, _key(level)] = _Found(seeds, np.stack([r.right() for r in rows]))
+            return
+        budgets = self.analysis.levels or rows[0].epsilons
+        self.found[method, NO_ATTACK] = _Found(seeds, np.stack([r.right() for r in rows]))
+        for text in budgets:
+            right = np.stack([r.right(text) for r in rows])
+            self.found[method, _key(text)] = _Found(seeds, right)
+
+    # --- what is drawn ----------------------------------------------------------------------------
+
+    def panel(self) -> Panel:
+        """The analysis as it is drawn and printed."""
+        levels = self.levels
+        if self.analysis.factor == "epsilon":
+            levels = (NO_ATTACK, *levels)
+        lines = tuple(Line(m, tuple(self._values(m, levels))) for m in self.methods)
+        others = [m for m in self.methods if m != self.baseline]
+        delta = None if self.analysis.delta is None else self.analysis.delta / 100
+        return Panel(
+            name=self.analysis.name,
+            title=self.analysis.title or f"Accuracy against {self.factor}",
+            factor=self.factor,
+            percent=self.analysis.factor in ("label_noise", "data_fraction"),
+            log=self.analysis.log,
+            measure=self._measure(),
+            baseline=self.baseline or None,
+            lines=tuple(line for line in lines if line.values),
+            comparisons=tuple(
+                one
+                for method in others
+                for one in self.compare(method, self.baseline, self.levels, delta)
+            ),
+            notes=tuple(self._notes()),
+        )
+
+    @property
+    def factor(self) -> str:
+        """The factor in words."""
+        word = WORDS.get(self.analysis.factor, self.analysis.factor.replace("_", " "))
+        norm = self.header["protocol"]["norm"] if self.header else ""
+        return f"{word} ({norm})" if self.analysis.factor == "epsilon" and norm else word
+
+    def _measure(self) -> str:
+        if self.header is None:
+            return "accuracy"
+        data, protocol = self.header["data"], self.header["protocol"]
+        images = f"{data['n']:,} {data['split']} images of {data['name']}"
+        attacked = f" under {protocol['name']}" if self.analysis.factor == "epsilon" else ""
+        by = " by transfer" if self.analysis.surrogate else ""
+        return f"accuracy on {images}{attacked}{by}"
+
+    def _values(self, method: str, levels: Iterable[str]) -> Iterable[Value]:
+        for level in levels:
+            if (found := self.at(method, level)) is not None:
+                each = tuple(float(x) for x in found.right.mean(axis=1))
+                estimate = over_seeds(found.right)
+                yield Value(level, float(Fraction(level)), estimate, each, found.seeds)
+
+    def _notes(self) -> Iterable[str]:
+        steps = self.study.trained.steps if self.study.trained else None
+        if steps:
+            yield f"Trained for {steps:,} updates."
+        if self.analysis.surrogate:
+            yield (
+                f"The attack works on a network trained with {self.analysis.surrogate} and a seed "
+                "of its own."
+            )
+        short = [n for n in self.numbers if n.path is None]
+        for number in short[:5]:
+            where = f" at {number.level}" if number.level else ""
+            yield f"{number.method}{where}, seed {number.seed}: {number.reason or 'missing'}."
+        if len(short) > 5:
+            yield f"{len(short) - 5} more networks have no number; see the table of cells."
+        if self.analysis.factor == "epsilon":
+            yield from self._areas()
+
+    def _areas(self) -> Iterable[str]:
+        """The area under each robustness curve."""
+        levels = (NO_ATTACK, *self.levels)
+        x = [float(Fraction(level)) for level in levels]
+        for method in self.methods:
+            found = [self.at(method, level) for level in levels]
+            right = [f.right for f in found if f is not None]
+            if len(right) == len(levels) > 1:
+                area = curve(np.stack(right), x, self._rng(method, "area")).area
+                yield (
+                    f"Area under the curve of {method}, the mean accuracy for ε up to "
+                    f"{levels[-1]}: {area.value:.1%} ({area.low:.1%} to {area.high:.1%}; "
+                    f"{area.method})."
+                )
+
+    # --- what is compared -------------------------------------------------------------------------
+
+    def compare(
+        self, a: str, b: str, levels: Sequence[str], delta: float | None
+    ) -> tuple[Comparison, ...]:
+        """Two methods at some levels, judged together."""
+        members = [self._member(a, b, level) for level in levels]
+        return family(members, delta=delta or None, over="levels")
+
+    def _member(self, a: str, b: str, level: str) -> Member:
+        contrast, reason = self._contrast(a, b, level)
+        return Member(a, b, level, contrast, reason)
+
+    def _contrast(self, a: str, b: str, level: str) -> tuple[Contrast | None, str]:
+        left, right = self.at(a, level), self.at(b, level)
+        if left is None or right is None:
+            return None, f"no network of {b if left else a} has a number there"
+        common = sorted(set(left.seeds) & set(right.seeds))
+        if common:
+            rng = self._rng(a, b, level)
+            return compare_seeds(_of(left, common), _of(right, common), rng), ""
+        if min(len(left.seeds), len(right.seeds)) < 2:
+            return None, "no seed is common to both, and one has a single seed"
+        return compare_unpaired(left.right, right.right), ""
+
+    def _rng(self, *purpose: str) -> np.random.Generator:
+        seed = int(digest(self.study.name, self.analysis.name, *purpose)[:16], 16)
+        return np.random.default_rng(seed)
+
+    def where(self, level: str) -> str:
+        """A level in words, to begin a sentence with."""
+        value = float(Fraction(level))
+        match self.analysis.factor:
+            case "label_noise":
+                return f"at {100 * value:g} % label noise"
+            case "data_fraction":
+                return f"with {100 * value:g} % of the training images"
+            case "epsilon":
+                protocol = self.header["protocol"]["name"] if self.header else ""
+                by = " by transfer" if self.analysis.surrogate else ""
+                return f"under {protocol}{by} at ε = {level}"
+            case other:
+                return f"at {other.replace('_', ' ')} {level}"
+
+    @property
+    def after(self) -> str:
+        """For what a sentence holds."""
+        trained = self.study.trained
+        return f"after {trained.steps:,} steps" if trained else ""
+
+
+def _key(level: str) -> str:
+    return str(Fraction(level)) if level else NO_ATTACK
+
+
+def _of(found: _Found, seeds: Sequence[int]) -> Right:
+    """The rows of some seeds, in their order, [S, N]."""
+    chosen: Right = found.right[[found.seeds.index(seed) for seed in seeds]]
+    return chosen
+
+
+# --- claims ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    study: Study
+    tables: Mapping[str, _Table]
+    findings: Findings
+
+    def judge(self, claim: Claim) -> Judgement:
+        """What the data say of a claim."""
+        if claim.says == "ratio":
+            return self._ratio(claim)
+        table = self.tables.get(claim.analysis)
+        if table is None:
+            return self._untested(claim, "this study has no such analysis")
+        levels = claim.levels or table.levels
+        delta = claim.delta / 100
+        found = table.compare(claim.a, claim.b, levels, delta)
+        if all(one.verdict == "not tested" for one in found):
+            return self._untested(claim, found[0].reason if found else "no levels")
+        verdict = (_better if claim.says == "better" else _equivalent)(found, delta)
+        return self._judgement(claim, verdict, _sentence(table, found), delta, found)
+
+    def _ratio(self, claim: Claim) -> Judgement:
+        times = self.findings.times.get(claim.analysis, {})
+        if claim.a not in times or claim.b not in times:
+            return self._untested(claim, "no times were measured")
+        found, (low, high) = ratio(times[claim.a], times[claim.b]), claim.bounds
+        inside = low <= found.low and found.high <= high
+        outside = found.high < low or high < found.low
+        verdict: Judged = "holds" if inside else "contradicted" if outside else "undecided"
+        text = (
+            f"A training step with {claim.a} takes {found.value:.2f} times one with {claim.b} "
+            f"(95 % interval {found.low:.2f} to {found.high:.2f}; {found.n} rounds in turn on one "
+            f"machine, t on logarithms); claimed are {low:g} to {high:g}."
+        )
+        judged = self._judgement(claim, verdict, text, None)
+        return replace(judged, ratio=found, bounds=(low, high))
+
+    def _untested(self, claim: Claim, reason: str) -> Judgement:
+        return self._judgement(claim, "not tested", f"Not tested: {reason}.", claim.delta / 100)
+
+    def _judgement(
+        self,
+        claim: Claim,
+        verdict: Judged,
+        sentence: str,
+        delta: float | None,
+        comparisons: tuple[Comparison, ...] = (),
+    ) -> Judgement:
+        return Judgement(
+            claim.name,
+            claim.text,
+            claim.source,
+            verdict,
+            sentence,
+            delta,
+            claim.reason,
+            comparisons,
+        )
+
+
+def _better(found: Sequence[Comparison], delta: float) -> Judged:
+    """Better everywhere; one level at which it is worse, or equivalent, contradicts that."""
+    words = {one.verdict for one in found}
+    if words == {"better"}:
+        return "holds"
+    return "contradicted" if words & {"worse", "equivalent"} else "undecided"
+
+
+def _equivalent(found: Sequence[Comparison], delta: float) -> Judged:
+    """Equivalent everywhere; one difference that is surely larger than Δ contradicts that."""
+    if all(one.verdict == "equivalent" for one in found):
+        return "holds"
+    known = [one.difference for one in found if one.difference is not None]
+    larger = any(d.low > delta or d.high < -delta for d in known)
+    return "contradicted" if larger else "undecided"
+
+
+def _sentence(table: _Table, found: Sequence[Comparison]) -> str:
+    """The comparisons in words: one in full, several by their verdicts and then each in full."""
+    said = [one.sentence(where=table.where(one.level), after=table.after) for one in found]
+    if len(said) == 1:
+        return said[0]
+    words: dict[str, list[str]] = {}
+    for one in found:
+        words.setdefault(one.verdict, []).append(table.where(one.level))
+    short = "; ".join(f"{word} {_listed(levels)}" for word, levels in words.items())
+    return f"{found[0].a} beside {found[0].b}: {short}."
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Levels in words, what they begin with said once."""
+    first, *rest = words
+    start = first[: first.rfind(" ", 0, max(1, _digits(first))) + 1]
+    shorter = [word.removeprefix(start) for word in rest]
+    return ", ".join([first, *shorter])
+
+
+def _digits(text: str) -> int:
+    """Where the first digit stands."""
+    return next((i for i, letter in enumerate(text) if letter.isdigit()), 0)
+
+
+# --- costs and transfer ---------------------------------------------------------------------------
+
+
+def _costs(study: Study, tables: Mapping[str, _Table], findings: Findings) -> Iterable[Cost]:
+    """Each method's price beside its gain, at the last level of the first analysis."""
+    table = next(iter(tables.values()), None)
+    if table is None or not table.levels:
+        return
+    level = table.levels[-1]
+    for times in findings.times.values():
+        for method, seconds in times.items():
+            if method == study.baseline or study.baseline not in times:
+                continue
+            (compared,) = table.compare(method, study.baseline, [level], None)
+            if compared.difference is not None:
+                price = ratio(seconds, times[study.baseline])
+                yield Cost(method, price, compared.difference, table.where(level))
+
+
+def _matrices(study: Study, tables: Mapping[str, _Table]) -> Iterable[Matrix]:
+    """For each attack that was also made by transfer: both ways, at a middle budget."""
+    for name, table in tables.items():
+        analysis = table.analysis
+        own = next(
+            (
+                other
+                for other in tables.values()
+                if not other.analysis.surrogate
+                and other.analysis.factor == "epsilon"
+                and other.analysis.protocol == analysis.protocol
+                and other.analysis.label_noise == analysis.label_noise
+            ),
+            None,
+        )
+        if not analysis.surrogate or own is None or not table.levels:
+            continue
+        level = table.levels[(len(table.levels) - 1) // 2]
+        yield Matrix(
+            f"{name}: accuracy at ε = {level}",
+            ("the network itself", f"another of {analysis.surrogate}"),
+            table.methods,
+            tuple(tuple(_mean(t.at(m, level)) for m in table.methods) for t in (own, table)),
+        )
+
+
+def _mean(found: _Found | None) -> float | None:
+    return None if found is None else float(found.right.mean())

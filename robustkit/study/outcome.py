@@ -1,0 +1,163 @@
+"""What a study found, as plain values: everything that a report draws, prints and states."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from robustkit.statistics import Comparison, Estimate
+
+Judged = Literal["holds", "contradicted", "undecided", "not tested"]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One method at one level."""
+
+    level: str
+    """as written: "0.2", "8/255"; the key by which figures, tables and claims speak of it"""
+    x: float
+    """its place on the axis"""
+    estimate: Estimate
+    """a share in [0, 1] with its interval, or the factor's own unit where the panel says so"""
+    each: tuple[float, ...] = ()
+    """the same quantity of each seed, in the order of the seeds"""
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One method over all levels that have a number, by rising level."""
+
+    method: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One analysis: accuracy of some methods against a factor, and how they compare."""
+
+    name: str
+    """of the analysis in the study's file; fit for a file's name: "label-noise" """
+    title: str
+    factor: str
+    """what the axis says: "label noise", "data fraction", "ε (linf)" """
+    percent: bool
+    """whether levels are shares, to be shown in per cent"""
+    log: bool
+    """whether the axis is logarithmic"""
+    measure: str
+    """what the values are: "accuracy on 10,000 test images" """
+    baseline: str | None
+    lines: tuple[Line, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    """each method with the baseline at each level, one family"""
+    notes: tuple[str, ...] = ()
+    """what a reader must know: seeds, steps, what was left out"""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A claim and what the data say of it."""
+
+    name: str
+    """short: "1", "2a" """
+    text: str
+    """the claim in words, as it was made"""
+    source: str
+    """who made it"""
+    verdict: Judged
+    sentence: str
+    """why, in words fit for a paper"""
+    delta: float | None
+    """the difference that counts as none, in the unit of the comparisons; fixed beforehand"""
+    reason: str
+    """why this Δ"""
+    comparisons: tuple[Comparison, ...] = ()
+    ratio: Estimate | None = None
+    """for a claim about a ratio: the ratio; `bounds` are the claim's"""
+    bounds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """How a method's training went, at one level: the mean over seeds, per epoch."""
+
+    method: str
+    level: str
+    steps: tuple[int, ...]
+    """optimiser steps taken at each point"""
+    memorised: tuple[float | None, ...]
+    """share of the wrong labels that the network repeats"""
+    held_out: tuple[float | None, ...]
+    """accuracy on held-out images, by their clean labels"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a method costs beside the baseline, and what it gains at one level of one panel."""
+
+    method: str
+    ratio: Estimate
+    """training time of a step over the baseline's"""
+    gain: Estimate
+    """difference of accuracy to the baseline"""
+    where: str
+    """panel and level of the gain, in words"""
+
+
+@dataclass(frozen=True, slots=True)
+class CellRow:
+    """One training and its evaluations, for the appendix."""
+
+    key: str
+    method: str
+    factor: str
+    level: str
+    seed: int
+    status: Literal["done", "failed", "missing"]
+    reason: str
+    """of a failure, in one line; "" otherwise"""
+    clean: float | None
+    """accuracy on the test images"""
+    steps: int | None
+    seconds: float | None
+    """of training; shown in the page, never part of a number that is compared"""
+    settings: str
+    """the configuration chosen, in words"""
+    purpose: Literal["compared", "tuning"] = "compared"
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Accuracy of each target under examples made on each source, at one budget."""
+
+    title: str
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    """sources × targets"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A whole study."""
+
+    name: str
+    title: str
+    question: str
+    panels: tuple[Panel, ...]
+    judgements: tuple[Judgement, ...]
+    cells: tuple[CellRow, ...]
+    histories: tuple[History, ...] = ()
+    costs: tuple[Cost, ...] = ()
+    matrices: tuple[Matrix, ...] = ()
+    notes: tuple[str, ...] = ()
+    """what was left out, and for what the verdicts hold"""
+    protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """by name: the header's `protocol` entry of each that was used"""
+    provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """sections of key and value: study digest, data, versions, devices, machine"""
+    command: str = ""
+    """how to make it again"""
+    file: str = ""
+    """the study's TOML, as it was"""

@@ -1,0 +1,71 @@
+"""Rows of many evaluations, as small arrays: which budget, if any, broke each image."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from robustkit.errors import RecordError
+
+UNBROKEN = np.int8(127)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """One evaluation."""
+
+    header: Mapping[str, Any]
+    broken: npt.NDArray[np.int8]
+    """[N]: place of the smallest budget that fools the image, from 1 on; 0 for a clean mistake,
+    `UNBROKEN` where nothing was found"""
+    epsilons: tuple[str, ...]
+    """budgets as written, rising"""
+
+    def right(self, epsilon: str = "") -> npt.NDArray[np.bool_]:
+        """Which images are still right at a budget, or without any attack, [N].
+
+        Raises:
+            RecordError: the evaluation did not try that budget.
+        """
+        if not epsilon:
+            return self.broken > 0
+        if epsilon not in self.epsilons:
+            raise RecordError(
+                f"{self.header['checkpoint']['path']}: was not attacked at ε = {epsilon}, only at "
+                f"{', '.join(self.epsilons) or 'none'}"
+            )
+        return self.broken > self.epsilons.index(epsilon) + 1
+
+
+def read(path: Path) -> Rows:
+    """The rows of an evaluation's file; only what is needed is read.
+
+    Raises:
+        RecordError: no such file, or not one of ours.
+    """
+    try:
+        file = pq.ParquetFile(path, read_dictionary=["fooled_at"])
+        header = json.loads((file.schema_arrow.metadata or {})[b"robustkit.header"])
+        column = file.read(columns=["fooled_at"])["fooled_at"].combine_chunks()
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
+    epsilons = tuple(entry["epsilon"] for entry in header["protocol"]["epsilons"])
+    return Rows(header, _places(column, epsilons), epsilons)
+
+
+def _places(column: pa.Array, epsilons: Sequence[str]) -> npt.NDArray[np.int8]:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks else column.type.wrap_array([])
+    place = {"0": 0} | {text: i for i, text in enumerate(epsilons, 1)}
+    known = np.array([place[text] for text in column.dictionary.to_pylist()] or [0], np.int8)
+    indices = column.indices
+    codes = indices.fill_null(0).to_numpy(zero_copy_only=False)
+    result: npt.NDArray[np.int8] = known[codes]
+    result[indices.is_null().to_numpy(zero_copy_only=False)] = UNBROKEN
+    return result

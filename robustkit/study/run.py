@@ -1,0 +1,295 @@
+"""Run a study: plan, work, choose, plan again, until nothing is missing."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from robustkit import data as datasets
+from robustkit.errors import InputError
+from robustkit.files import canonical, digest
+from robustkit.study.brought import Gatherer
+from robustkit.study.cells import Cell, Context, Plan, Planner, Test
+from robustkit.study.spec import Analysis, Study
+from robustkit.study.store import Store
+from robustkit.study.work import Job, Means, begin, carry_out, time_steps
+
+WARM, ROUNDS, STEPS = 10, 15, 10
+"""of timing: updates before, rounds, updates a round"""
+LOST = 3
+"""times that a job is tried whose worker vanished"""
+
+
+class Standing(NamedTuple):
+    """How far a study has come, for whoever watches."""
+
+    done: int
+    failed: int
+    total: int
+    """as far as known: choices can only be made when their cells are done"""
+    running: tuple[str, ...]
+    """in words"""
+    seconds: float | None
+    """still to go, as far as can be told"""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a study is run; none of it is part of what is asked."""
+
+    data_root: Path | None = None
+    device: str = "cpu"
+    workers: int = 1
+    retry: bool = False
+    """try failed cells again"""
+    amend: bool = False
+    """go on although the file asks something else than it did at first"""
+
+
+class Crew(Protocol):
+    """Whoever carries out jobs."""
+
+    def work(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:
+        """Carry out jobs; each is yielded when it is done."""
+
+
+@dataclass(slots=True)
+class Run:
+    """A study at work."""
+
+    study: Study
+    store: Store
+    options: Options
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """to the study's file, see `spec.load`"""
+    planner: Planner | Gatherer = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.study.trained is not None:
+            name = self.study.trained.data
+            data = datasets.load(name, split="train", root=self.options.data_root)
+            self.planner = Planner(self.study, self.study.trained, data)
+        elif self.study.brought is not None:
+            self.planner = Gatherer(self.study, self.study.brought)
+
+    def register(self) -> None:
+        """Write down what is asked before anything is trained.
+
+        Raises:
+            InputError: the folder holds a study that asked something else.
+        """
+        changes = {section: dict(keys) for section, keys in self.changes.items()}
+        now = {"digest": self.study.digest, "file": self.study.text, "changes": changes}
+        known = self.store.asked()
+        if known is None:
+            self.store.keep_asked(now | {"name": self.study.name, "amendments": []})
+            return
+        past = [known, *known["amendments"]]
+        if past[-1]["digest"] == now["digest"]:
+            return
+        if not self.options.amend:
+            raise InputError(
+                f"{self.store.folder}: holds a study with other claims, margins or cells; give "
+                "another --out, or --amend to go on, which the report will tell"
+            )
+        done = sum(1 for _ in (self.store.folder / "cells").glob("*.json"))
+        known["amendments"].append(now | {"cells_done": done})
+        self.store.keep_asked(known)
+
+    def plan(self) -> Plan:
+        """The plan by what is done so far."""
+        held_out = {}
+        for candidate in self.planner.plan({}).candidates:
+            if (done := self.store.cell(candidate.cell)) is not None:
+                held_out[candidate.cell] = done.get("held_out") or 0.0
+        return self.planner.plan(held_out)
+
+    def missing(self, plan: Plan) -> list[Job]:
+        """The jobs that can be done now."""
+        tests: dict[str, list[Test]] = {key: [] for key in plan.cells}
+        for test in plan.tests.values():
+            ready = not test.surrogate or self._done(test.surrogate)
+            if ready and self.store.test(test.key) is None:
+                tests[test.cell].append(test)
+        return [
+            Job(cell, tuple(tests[key]))
+            for key, cell in plan.cells.items()
+            if self.store.cell(key) is None or (tests[key] and self._done(key))
+        ]
+
+    def _done(self, key: str) -> bool:
+        known = self.store.cell(key)
+        return known is not None and known["status"] == "done"
+
+    def retry(self, plan: Plan) -> None:
+        """Forget what has failed."""
+        for kind, keys in (("cell", plan.cells), ("test", plan.tests)):
+            for key in keys:
+                known = self.store.cell(key) if kind == "cell" else self.store.test(key)
+                if known is not None and known["status"] == "failed":
+                    self.store.forget(kind, key)
+
+    def finish(
+        self, crew: Crew, progress: Callable[[Standing], None] = lambda standing: None
+    ) -> Plan:
+        """Work until nothing is missing, or time is up; the plan as it ended."""
+        if self.options.retry:
+            self.retry(self.plan())
+        clock = _Clock(progress)
+        while jobs := self.missing(plan := self.plan()):
+            self.store.keep_plan(plan)
+            clock.stage(plan, self.store, len(jobs))
+            done = 0
+            for job in crew.work(jobs, clock.began):
+                clock.ended(job, self.store)
+                done += 1
+            if done < len(jobs):
+                break  # time is up
+        self.store.keep_plan(plan)
+        for analysis in self.study.analyses:
+            if analysis.factor == "cost" and isinstance(self.planner, Planner):
+                self._time(analysis, self.planner)
+        return plan
+
+    def _time(self, analysis: Analysis, planner: Planner) -> None:
+        """Time a step of each method, with its first configuration and seed."""
+        where = Context(analysis.label_noise, analysis.data_fraction)
+        names = analysis.methods or tuple(planner.methods)
+        cells = [planner.cell(name, where, 0, planner.trained.seeds[0]) for name in names]
+        asked = digest(canonical([cell.asked for cell in cells]))
+        known = self.store.cost(analysis.name)
+        if known is not None and known["asked"] == asked:
+            return
+        threads = os.cpu_count() or 1
+        alone = Means(self.store.folder, self.options.data_root, self.options.device, threads)
+        seconds = time_steps(cells, alone, ROUNDS, STEPS)
+        self.store.keep(
+            "cost",
+            analysis.name,
+            {"asked": asked, "seconds": seconds, "threads": threads, "steps": STEPS},
+        )
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Counts what is done, and tells when the rest will be."""
+
+    progress: Callable[[Standing], None]
+    running: dict[str, tuple[str, float]] = field(default_factory=dict)
+    took: list[float] = field(default_factory=list)
+    done: int = 0
+    failed: int = 0
+    total: int = 0
+
+    def stage(self, plan: Plan, store: Store, jobs: int) -> None:
+        known = [done for key in plan.cells if (done := store.cell(key)) is not None]
+        self.failed = sum(1 for done in known if done["status"] == "failed")
+        self.done = len(plan.cells) - jobs
+        self.total = len(plan.cells) + sum(plan.later.values())
+        self._tell()
+
+    def began(self, job: Job) -> None:
+        self.running[job.cell.key] = (in_words(job.cell), time.monotonic())
+        self._tell()
+
+    def ended(self, job: Job, store: Store) -> None:
+        _, since = self.running.pop(job.cell.key, ("", time.monotonic()))
+        self.took.append(time.monotonic() - since)
+        self.done += 1
+        known = store.cell(job.cell.key)
+        self.failed += known is not None and known["status"] == "failed"
+        self._tell()
+
+    def _tell(self) -> None:
+        mean = sum(self.took) / len(self.took) if self.took else None
+        lanes = max(1, len(self.running))
+        left = None if mean is None else mean * (self.total - self.done) / lanes
+        words = tuple(name for name, _ in self.running.values())
+        self.progress(Standing(self.done, self.failed, self.total, words, left))
+
+
+def in_words(cell: Cell) -> str:
+    """A cell for reading."""
+    noise, share = cell.context
+    parts = [cell.method]
+    if noise != "0":
+        parts.append(f"{float(noise):.0%} label noise")
+    if share != "1":
+        parts.append(f"{float(share):.4g} of the data")
+    return ", ".join([*parts, f"configuration {cell.configuration + 1}", f"seed {cell.seed}"])
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Worker processes on this machine; a job whose worker dies is tried again."""
+
+    means: Means
+    workers: int
+    until: float = math.inf
+    """time by `time.monotonic` after which no further job begins"""
+
+    def work(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:
+        """Carry out jobs; each is yielded when it is done.
+
+        Raises:
+            InputError: a job's worker has died too often.
+        """
+        left = list(jobs)
+        for _ in range(LOST):
+            done = []
+            try:
+                for job in self._attempt(left, began):
+                    done.append(job)
+                    yield job
+            except BrokenProcessPool:
+                left = [job for job in left if job not in done]
+                continue
+            return
+        raise InputError(
+            f"worker processes have died {LOST} times, perhaps for want of memory; try fewer "
+            f"--workers; at work were: {in_words(left[0].cell)} and others"
+        )
+
+    def _attempt(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:
+        # spawned, not forked: torch's threads do not survive a fork
+        context = get_context("spawn")
+        waiting = list(reversed(jobs))
+        with ProcessPoolExecutor(self.workers, context, begin, (os.getpid(),)) as pool:
+            running: dict[Future[str], Job] = {}
+            try:
+                while waiting or running:
+                    if time.monotonic() > self.until:
+                        waiting.clear()
+                    while waiting and len(running) < self.workers:
+                        job = waiting.pop()
+                        running[pool.submit(carry_out, job, self.means)] = job
+                        began(job)
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        job = running.pop(future)
+                        future.result()
+                        yield job
+            except BaseException:
+                # an interruption: leaving the pool would wait for its jobs
+                for process in active_children():
+                    process.terminate()
+                raise
+
+
+def means(run: Run) -> Means:
+    """What a worker of this machine works with."""
+    threads = max(1, (os.cpu_count() or 1) // run.options.workers)
+    return Means(run.store.folder, run.options.data_root, run.options.device, threads)
+
+
+def step_times(run: Run, plan: Plan) -> dict[str, float]:
+    """Seconds of a training step of each method that has cells to train, tried on this machine."""
+    jobs = [job for job in run.missing(plan) if "recipe" in job.cell.asked]
+    methods = {job.cell.method: job.cell for job in jobs}
+    seconds = time_steps(list(methods.values()), means(run), 1, 3) if methods else {}
+    return {method: values[0] for method, values in seconds.items()}

@@ -1,0 +1,105 @@
+"""The folder of a study: what was asked, and what each cell came to. Needs no torch.
+
+OUT/study.json           the study as it was first asked, and every later change
+OUT/plan.json            the cells it needs, as far as known
+OUT/cells/KEY.json       a training: done, or failed and why
+OUT/tests/KEY.json       an evaluation likewise
+OUT/costs/NAME.json      times of training steps, by analysis
+OUT/checkpoints/KEY.safetensors, OUT/runs/DIGEST.parquet
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from robustkit.errors import RecordError
+from robustkit.files import canonical, write_atomic
+from robustkit.study.cells import Plan, Wanted
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A study's folder."""
+
+    folder: Path
+
+    def checkpoint(self, key: str) -> Path:
+        """The network of a cell."""
+        return self.folder / "checkpoints" / f"{key}.safetensors"
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the evaluations' records."""
+        return self.folder / "runs"
+
+    def cell(self, key: str) -> dict[str, Any] | None:
+        """What a training came to; None: not yet."""
+        return _read(self.folder / "cells" / f"{key}.json")
+
+    def test(self, key: str) -> dict[str, Any] | None:
+        """What an evaluation came to; None: not yet."""
+        return _read(self.folder / "tests" / f"{key}.json")
+
+    def cost(self, name: str) -> dict[str, Any] | None:
+        """Times of training steps; None: not yet."""
+        return _read(self.folder / "costs" / f"{name}.json")
+
+    def keep(self, kind: str, key: str, result: dict[str, Any]) -> None:
+        """Write what a cell, test or cost came to."""
+        write_atomic(self.folder / f"{kind}s" / f"{key}.json", _pretty(result))
+
+    def forget(self, kind: str, key: str) -> None:
+        """Drop a result, so that it is worked out again."""
+        (self.folder / f"{kind}s" / f"{key}.json").unlink(missing_ok=True)
+
+    def keep_plan(self, plan: Plan) -> None:
+        """Write the plan, so that a report can be made from files alone."""
+        table = asdict(plan)
+        table["version"] = VERSION
+        write_atomic(self.folder / "plan.json", canonical(table).encode())
+
+    def plan(self) -> dict[str, Any]:
+        """The plan that was written.
+
+        Raises:
+            RecordError: there is none.
+        """
+        found = _read(self.folder / "plan.json")
+        if found is None:
+            raise RecordError(f"{self.folder}: holds no study; run it without --only-report first")
+        if found["version"] > VERSION:
+            raise RecordError(f"{self.folder}: written by a newer robustkit; upgrade")
+        return found
+
+    def wanted(self) -> list[Wanted]:
+        """The numbers that the analyses need."""
+        return [Wanted(**entry) for entry in self.plan()["wanted"]]
+
+    def asked(self) -> dict[str, Any] | None:
+        """The study as it was first asked; None: not yet."""
+        return _read(self.folder / "study.json")
+
+    def keep_asked(self, asked: dict[str, Any]) -> None:
+        """Write what was asked."""
+        write_atomic(self.folder / "study.json", _pretty(asked))
+
+
+def _pretty(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON file; None where there is none.
+
+    Raises:
+        RecordError: it is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: damaged ({error}); remove it, and it is made anew") from error

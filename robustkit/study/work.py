@@ -1,0 +1,236 @@
+"""What a worker does: train a cell, then evaluate it. Every result is a file, written whole."""
+
+import os
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustkit import data as datasets
+from robustkit.data import Dataset, noise
+from robustkit.errors import RobustkitError
+from robustkit.files import build, write_atomic
+from robustkit.study.cells import Cell, Test
+from robustkit.study.store import Store
+from robustkit.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from robustkit import training
+
+PATIENCE = 0.5
+"""seconds between two looks at whether the parent process is still there"""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the work is done with; nothing here is part of what is asked."""
+
+    folder: Path
+    data_root: Path | None = None
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A cell, if it is still to be trained, and evaluations of it."""
+
+    cell: Cell
+    tests: tuple[Test, ...]
+
+
+def carry_out(job: Job, means: Means) -> str:
+    """Do a job, and return the cell's key. A failure is a result, and kept with its reason."""
+    import torch
+
+    torch.set_num_threads(means.threads)
+    store, key = Store(means.folder), job.cell.key
+    done = store.cell(key)
+    if done is None:
+        done = _guarded(store, "cell", key, lambda: _train(job.cell, store, means))
+    for test in job.tests:
+        if store.test(test.key) is None and done["status"] == "done":
+            _guarded(store, "test", test.key, lambda test=test: _evaluate(test, store, means))
+    return key
+
+
+def _guarded(store: Store, kind: str, key: str, work: Any) -> dict[str, Any]:
+    """The result of some work, kept; that of failing, where it fails."""
+    try:
+        result: dict[str, Any] = {"status": "done", "reason": ""} | work()
+    except RobustkitError as error:
+        result = {"status": "failed", "reason": " ".join(str(error).split())}
+    except Exception as error:  # whatever it is, it must not become a number
+        log = store.folder / f"{kind}s" / f"{key}.log"
+        write_atomic(log, traceback.format_exc().encode())
+        text = (str(error).splitlines() or [""])[0]
+        result = {"status": "failed", "reason": f"{type(error).__name__}: {text} (see {log.name})"}
+    store.keep(kind, key, result)
+    return result
+
+
+def _train(cell: Cell, store: Store, means: Means) -> dict[str, Any]:
+    from robustkit import training
+
+    if "checkpoint" in cell.asked:
+        return _brought(cell.asked)
+    path = store.checkpoint(cell.key)
+    resumed = path.exists() or path.with_name(f"{path.name}.partial").exists()
+    began = time.monotonic()
+    made = training.train(asked_of(cell.asked, means), path, training.Options(device=means.device))
+    record: dict[str, Any] = made.record
+    last, data = record["history"][-1], record["data"]
+    return {
+        "checkpoint": str(path.relative_to(store.folder)),
+        "model": cell.asked["model"],
+        "history": record["history"],
+        "held_out": last.get("held_out"),
+        "held_out_clean": last.get("held_out_clean"),
+        "training": record["digest"],
+        "images": data["train"]["images"],
+        "wrong_labels": data["train"]["noise"]["flipped"],
+        "gradients": record["gradients"],
+        "steps": last["step"],
+        "seconds": None if resumed else round(time.monotonic() - began, 2),
+        "versions": versions(),
+        "device": means.device,
+        "threads": means.threads,
+    }
+
+
+def _brought(asked: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint made elsewhere says of itself."""
+    from robustkit import checkpoint
+
+    read = checkpoint.read(asked["checkpoint"], model=asked["model"])
+    return {
+        "checkpoint": str(Path(asked["checkpoint"]).resolve()),
+        "model": asked["model"],
+        "recorded": {"loss": read.loss, "seed": read.seed, "label_noise": read.label_noise},
+        "versions": versions(),
+    }
+
+
+def asked_of(asked: dict[str, Any], means: Means) -> "training.Question":
+    """The training that a cell spells out."""
+    from robustkit import training
+
+    return training.Question(
+        model=asked["model"],
+        data=loaded(asked["data"]["name"], "train", None, means.data_root),
+        loss=asked["loss"],
+        settings=dict(asked["settings"]),
+        recipe=recipe(asked["recipe"]),
+        noise=noise.parse(
+            asked["noise"]["kind"],
+            None if asked["noise"]["rate"] == "0" else asked["noise"]["rate"],
+        ),
+        fraction=Fraction(asked["fraction"]),
+        seed=asked["seed"],
+    )
+
+
+def recipe(spelled: dict[str, Any]) -> Recipe:
+    """A recipe from its JSON."""
+    known = {key: value for key, value in spelled.items() if value is not None}
+    return build(Recipe, known, "recipe")
+
+
+@lru_cache(maxsize=4)
+def loaded(name: str, split: str, limit: int | None, root: Path | None) -> Dataset:
+    """A data set, kept for the next cell."""
+    return datasets.load(name, split=split, limit=limit, root=root)
+
+
+def versions() -> dict[str, str]:
+    """Of what a number may depend on."""
+    return {name: version(name) for name in ("robustkit", "torch", "torchvision", "foolbox")}
+
+
+def _evaluate(test: Test, store: Store, means: Means) -> dict[str, Any]:
+    from robustkit import checkpoint, evaluation
+
+    data = loaded(test.data, test.split, test.limit, means.data_root)
+    protocol = evaluation.resolve(test.protocol, data, test.epsilons)
+
+    def subject(key: str) -> evaluation.Subject:
+        made = store.cell(key) or {}
+        path = store.folder / made["checkpoint"]  # an absolute one stays as it is
+        return evaluation.of_checkpoint(checkpoint.read(path, model=made.get("model")))
+
+    record = evaluation.run(
+        subject(test.cell),
+        data,
+        protocol,
+        store.runs,
+        evaluation.Options(device=means.device),
+        subject(test.surrogate) if test.surrogate else None,
+    )
+    return {
+        "evaluation": record.digest,
+        "clean": record.clean().value,
+        "seconds": record.run["seconds"],
+    }
+
+
+# --- the times of training steps ------------------------------------------------------------------
+
+
+def time_steps(
+    cells: Sequence[Cell], means: Means, rounds: int, steps: int
+) -> dict[str, list[float]]:
+    """Seconds of a training step of each method, by rounds in turn, alone on the machine.
+
+    Args:
+        cells: one a method.
+        means: device and threads.
+        rounds: in each, every method takes its steps once.
+        steps: taken in a round, after as many to warm up before the first.
+    """
+    import torch
+
+    from robustkit.training.run import bench
+
+    torch.set_num_threads(means.threads)
+    benches = {
+        cell.method: bench(_long(asked_of(cell.asked, means)), means.device) for cell in cells
+    }
+    for run in benches.values():
+        run(steps)
+    seconds: dict[str, list[float]] = {method: [] for method in benches}
+    for _ in range(rounds):
+        for method, run in benches.items():
+            began = time.perf_counter()
+            run(steps)
+            seconds[method].append((time.perf_counter() - began) / steps)
+    return seconds
+
+
+def _long(question: "training.Question") -> "training.Question":
+    """The same training with no end in sight."""
+    return replace(question, recipe=replace(question.recipe, steps=10**6))
+
+
+# --- a worker process -----------------------------------------------------------------------------
+
+
+def begin(parent: int) -> None:
+    """Set up a worker: signals end it at once, and so does the end of its parent."""
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+    def watch() -> None:
+        # a killed parent leaves its workers behind, which would hold on to the cells
+        while os.getppid() == parent:
+            time.sleep(PATIENCE)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

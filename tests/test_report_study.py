@@ -1,0 +1,450 @@
+"""The report of a study: what a reader, a browser, LaTeX and a pipeline find in its folder."""
+
+import csv
+import hashlib
+import io
+import json
+import re
+from base64 import b64encode
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from outcomes import (
+    HOSTILE,
+    METHODS,
+    adversarial,
+    comparison,
+    data_fraction,
+    hostile,
+    label_noise,
+    not_tested,
+    outcome,
+)
+from test_report import Outline
+
+from robustkit.errors import InputError, UnknownName
+from robustkit.report.numbers import COLUMNS, numbers_csv
+from robustkit.report.study import write
+from robustkit.report.tables import accuracy_table, difference_table, escaped, tables
+from robustkit.report.wording import ends, p_value, points
+from robustkit.statistics import Estimate
+from robustkit.study.outcome import Outcome
+
+EMPTY = Outcome("empty", "An empty study", "Is there anything?", (), (), ())
+
+
+@pytest.fixture(scope="module")
+def study():
+    """Small, so that it is quickly drawn: one panel, with everything else beside it."""
+    whole = outcome(2)
+    return replace(whole, panels=whole.panels[:1])
+
+
+@pytest.fixture(scope="module")
+def report(study, tmp_path_factory):
+    return write(study, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def html(report):
+    return report.page.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def hostile_report(tmp_path_factory):
+    study = hostile()
+    return write(
+        replace(study, panels=study.panels[:1] * 2, histories=study.histories[:1], costs=()),
+        tmp_path_factory.mktemp("hostile"),
+    )
+
+
+def rows(outcome):
+    return list(csv.DictReader(io.StringIO(numbers_csv(outcome).decode())))
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+# ---- the folder
+
+
+def test_the_folder_holds_what_the_manifest_names_with_its_digests(report):
+    found = contents(report.folder)
+    manifest = json.loads(found.pop("manifest.json"))
+    assert manifest["files"] == {n: hashlib.sha256(c).hexdigest() for n, c in found.items()}
+    assert manifest["files"] == report.files
+    assert manifest["study"] == "0123abcd" * 8
+    assert {"report.html", "numbers.csv", "tables/claims.tex", "tables/label-noise.tex"} <= set(
+        found
+    )
+    figures = {name for name in found if name.startswith("figures/")}
+    assert {f"figures/label-noise.{suffix}" for suffix in ("pdf", "svg", "png")} <= figures
+
+
+def test_the_same_outcome_gives_the_same_bytes(study, report, tmp_path):
+    again = write(study, tmp_path / "deep" / "folder")
+    assert contents(again.folder) == contents(report.folder)
+
+
+def test_a_rebuild_removes_what_the_earlier_build_wrote_and_nothing_else(tmp_path):
+    two = replace(EMPTY, judgements=outcome(2).judgements)
+    write(two, tmp_path)
+    mine = tmp_path / "tables" / "mine.tex"
+    mine.write_text("kept")
+    written = write(EMPTY, tmp_path)
+    assert written.removed == ("tables/claims.tex",)
+    assert set(contents(tmp_path)) == {
+        "report.html",
+        "numbers.csv",
+        "manifest.json",
+        "tables/mine.tex",
+    }
+
+
+def test_a_file_that_was_changed_since_is_not_removed(tmp_path):
+    write(replace(EMPTY, judgements=outcome(2).judgements), tmp_path)
+    (tmp_path / "tables" / "claims.tex").write_text("edited by hand")
+    assert write(EMPTY, tmp_path).removed == ()
+    assert (tmp_path / "tables" / "claims.tex").read_text() == "edited by hand"
+
+
+@pytest.mark.parametrize("name", ["../victim", "/victim", "tables/../../victim", "link/victim"])
+def test_no_manifest_can_have_a_file_outside_removed(tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    name = str(victim) if name.startswith("/") else name
+    manifest = {
+        "schema": "robustkit.report/1",
+        "files": {name: hashlib.sha256(b"precious").hexdigest()},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert write(EMPTY, folder).removed == ()
+    assert victim.exists()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "not JSON", '{"schema": "other/1", "files": {}}'])
+def test_a_folder_with_a_manifest_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=r"manifest\.json: not the manifest of a report"):
+        write(EMPTY, tmp_path)
+    assert (tmp_path / "manifest.json").read_text() == text
+
+
+def test_an_unknown_style_is_named_with_the_closest(tmp_path):
+    with pytest.raises(UnknownName, match="did you mean 'neurips'"):
+        write(EMPTY, tmp_path, style="neurisp")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_style_changes_the_figures_and_no_number(study, report, tmp_path):
+    small = replace(study, histories=(), costs=(), matrices=())
+    other = contents(write(small, tmp_path, style="icml").folder)
+    assert other["figures/label-noise.pdf"] != contents(report.folder)["figures/label-noise.pdf"]
+    assert other["tables/label-noise.tex"] == contents(report.folder)["tables/label-noise.tex"]
+
+
+# ---- the page
+
+
+def test_the_parts_come_in_order(html):
+    text = Outline(html).text
+    parts = [
+        "Does a large margin make a network",
+        "5 claims: 2 hold, 1 contradicted, 1 undecided, 1 not tested",
+        "For what this holds",
+        "1 of 30 cells failed: no number",
+        "1. On MNIST with 80 % noisy labels",
+        "Lines stand side by side",
+        "Differences",
+        "Gain over the baseline",
+        "FGSM at ε = 0.2: accuracy",
+        "Share of the wrong labels",
+        "Protocol: pgd",
+        "28 done, 1 failed, 1 missing",
+        "versions robustkit",
+        "robustkit report elsayed2018-mnist",
+        'title = "Large-margin',
+    ]
+    places = [text.index(part, 30) for part in parts]
+    assert places == sorted(places)
+
+
+def test_every_claim_stands_with_its_verdict_sentence_delta_and_reason(study, html):
+    articles = re.findall(r"<article.*?</article>", html, re.S)
+    for judgement, article in zip(study.judgements, articles, strict=True):
+        text = Outline(article).text
+        assert judgement.text in text
+        assert f" {judgement.verdict} " in text
+        assert judgement.sentence in text
+        assert judgement.source in text
+        if judgement.delta is not None:
+            assert f"±0.5 points, fixed beforehand: {judgement.reason}" in text
+    assert "Ratio 2.10 (interval 1.96 to 2.25" in Outline(articles[2]).text
+    assert "the claim's bounds: 1.2 to 1.6" in Outline(articles[2]).text
+
+
+def test_every_estimate_stands_with_its_interval_and_every_comparison_in_words(study, html):
+    text = Outline(html).text
+    (panel,) = study.panels
+    for line in panel.lines:
+        for v in line.values:
+            e = v.estimate
+            assert f"{100 * e.value:.1f} %{100 * e.low:.1f} to {100 * e.high:.1f}" in text
+    for c in panel.comparisons:
+        where = f"at {100 * float(c.level):g} % label noise"
+        assert " ".join(c.sentence(where=where).replace("\u00a0", " ").split()) in text
+
+
+def test_a_failed_cell_is_shown_with_its_reason_and_never_as_a_number(html):
+    table = re.search(
+        r'<table class="sortable">\s*<caption id="celltable">.*?</table>', html, re.S
+    )[0]
+    found = re.findall(r"<tr>(?:(?!</tr>).)*failed.*?</tr>", table, re.S)
+    (row,) = found
+    assert "the loss is no longer a number at step 1,312" in row
+    assert "12.3" not in row
+    assert "61.2" not in row
+    assert re.findall(r'<td data-value="([^"]*)">', row) == ["", "", ""]
+    assert rows(outcome(2))[-1]["status"] == "missing"
+    (failed,) = [r for r in rows(outcome(2)) if r["status"] == "failed"]
+    assert failed["value"] == ""
+    assert failed["note"] == "the loss is no longer a number at step 1,312"
+
+
+def test_only_the_pages_own_script_may_run(html):
+    outline = Outline(html)
+    (policy,) = [m["content"] for m in outline.named("meta") if m.get("http-equiv")]
+    (code,) = re.findall(r"<script>(.*?)</script>", html, re.S)
+    digest = b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert policy.startswith(f"default-src 'none'; script-src 'sha256-{digest}'; ")
+    assert "unsafe-inline" not in policy.split("style-src")[0]
+
+
+def test_links_go_to_files_of_the_report_and_images_nowhere(report, html):
+    addresses = [
+        value
+        for _, attributes in Outline(html).elements
+        for key, value in attributes.items()
+        if key in ("src", "href", "xlink:href", "action", "srcset")
+    ]
+    ids = {a["id"] for _, a in Outline(html).elements if "id" in a}
+    for address in addresses:
+        if address.startswith("#"):
+            assert address[1:] in ids
+        else:
+            assert address in report.files or address == "manifest.json"
+    assert "figures/label-noise.pdf" in addresses
+    assert "url(http" not in html
+    assert "@import" not in html
+
+
+def test_a_screen_reader_finds_its_way(html):
+    outline = Outline(html)
+    ids = [a["id"] for _, a in outline.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    for _, attributes in outline.elements:
+        assert attributes.get("aria-labelledby", ids[0]) in ids
+    assert all(th.get("scope") for th in outline.named("th"))
+    svgs = outline.named("svg")
+    assert all(svg["role"] == "img" and len(svg["aria-label"]) > 40 for svg in svgs)
+    assert "l2-margin: 99.0\u00a0%" in svgs[0]["aria-label"]
+    levels = [int(tag[1]) for tag, _ in outline.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+
+
+def test_tables_sort_by_numbers_and_not_by_their_words(html):
+    values = re.findall(r'data-value="([^"]*)"', html)
+    assert values
+    for value in values:
+        assert value == "" or float(value) is not None
+
+
+def test_hostile_words_stay_words(hostile_report):
+    html = hostile_report.page.read_text(encoding="utf-8")
+    outline = Outline(html)
+    tags = [tag for tag, _ in outline.elements]
+    assert tags.count("script") == 1
+    assert "img" not in tags
+    assert not any(name.startswith("on") for _, a in outline.elements for name in a)
+    assert HOSTILE in outline.text
+    assert not re.search("[\x07\u202e]", html)
+    for name in hostile_report.files:
+        assert re.fullmatch(r"(figures/|tables/)?[a-z0-9._-]+", name)
+
+
+def test_hostile_words_stay_words_in_latex(hostile_report):
+    for name in hostile_report.files:
+        if name.endswith(".tex"):
+            text = (hostile_report.folder / name).read_text(encoding="utf-8")
+            check_latex(text)
+            assert "\\input{x}" not in re.sub("^%.*", "", text, flags=re.M)
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        EMPTY,
+        replace(EMPTY, panels=(label_noise(1, ["0.4"]),)),
+        replace(EMPTY, panels=(replace(label_noise(2), lines=(), comparisons=()),)),
+        replace(
+            EMPTY,
+            panels=(
+                replace(data_fraction(1), comparisons=(not_tested("a", "b", "1"),)),
+                replace(data_fraction(1), baseline=None),
+            ),
+        ),
+    ],
+    ids=["nothing", "one level of one method", "no lines", "same name twice, not tested"],
+)
+def test_reports_of_all_sizes_are_well_formed(study, tmp_path):
+    report = write(study, tmp_path)
+    outline = Outline(report.page.read_text(encoding="utf-8"))
+    assert "nan" not in outline.text.lower().split()
+    assert len(report.files) == len(contents(tmp_path)) - 1
+
+
+def test_many_cells_stay_a_page(tmp_path):
+    many = replace(EMPTY, cells=outcome(2).cells * 100)
+    text = (write(many, tmp_path).folder / "report.html").read_text(encoding="utf-8")
+    assert len(text) < 400_000
+    assert "100 of 3,000 cells failed" in text
+    assert "And 50 more" in text
+    assert len(rows(many)) == 3_000
+
+
+# ---- numbers
+
+
+def test_every_number_has_a_row(study):
+    found = rows(study)
+    assert list(found[0]) == list(COLUMNS)
+    (panel,) = study.panels
+    by_section = {}
+    for row in found:
+        by_section.setdefault(row["section"], []).append(row)
+    for row, v in zip(
+        by_section["estimate"], (v for x in panel.lines for v in x.values), strict=True
+    ):
+        assert (float(row["value"]), float(row["low"]), float(row["high"])) == (
+            v.estimate.value,
+            v.estimate.low,
+            v.estimate.high,
+        )
+        assert row["level"] == v.level
+        assert float(row["x"]) == v.x
+    assert len(by_section["seed"]) == sum(len(v.each) for x in panel.lines for v in x.values)
+    claimed = sum(len(j.comparisons) for j in study.judgements)
+    assert len(by_section["comparison"]) == len(panel.comparisons) + claimed
+    assert {r["verdict"] for r in by_section["claim"]} == {j.verdict for j in study.judgements}
+    assert len(by_section["history"]) == sum(2 * len(h.steps) for h in study.histories)
+    assert len(by_section["cost"]) == 2 * len(study.costs)
+    assert len(by_section["transfer"]) == 4
+    assert len(by_section["cell"]) == len(study.cells)
+
+
+def test_what_was_not_tested_has_no_number():
+    study = replace(
+        EMPTY, panels=(replace(label_noise(1), comparisons=(not_tested("a", "b", "0"),)),)
+    )
+    (row,) = [r for r in rows(study) if r["section"] == "comparison"]
+    assert row["verdict"] == "not tested"
+    assert row["note"] == "1 of 2 cells failed"
+    assert {row[key] for key in ("value", "low", "high", "p", "p_equivalence")} == {""}
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_no_number_is_nan_or_infinite(odd):
+    panel = label_noise(1, ["0.4"])
+    (line,) = panel.lines
+    value = replace(line.values[0], estimate=Estimate(0.5, odd, odd, 3, "t"))
+    study = replace(EMPTY, panels=(replace(panel, lines=(replace(line, values=(value,)),)),))
+    row = rows(study)[0]
+    assert (row["value"], row["low"], row["high"]) == ("0.5", "", "")
+
+
+# ---- LaTeX and words
+
+
+def check_latex(table):
+    """Commands balance, and every row has as many cells as there are columns."""
+    body = "\n".join(line for line in table.splitlines() if not line.startswith("%"))
+    columns = re.search(r"\\begin\{tabular\}\{(.*)\}\n", body)[1]
+    columns = len(re.sub(r"\{[^}]*\}", "", columns))
+    plain = body.replace("\\\\", "\n").replace("\\{", "").replace("\\}", "")
+    depth = 0
+    for character in plain:
+        depth += (character == "{") - (character == "}")
+        assert depth >= 0
+    assert depth == 0
+    for line in body.splitlines():
+        if line.endswith("\\\\"):
+            assert len(re.findall(r"(?<!\\)&", line)) == columns - 1
+            assert not re.search(r"(?<!\\)[#%]", line)
+            assert len(re.findall(r"(?<!\\)\$", line)) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    "study", [outcome(2), outcome(8), hostile()], ids=["two", "eight", "hostile"]
+)
+def test_tables_are_latex(study):
+    found = tables(study)
+    assert {"claims.tex", "costs.tex"} <= set(found)
+    for table in found.values():
+        check_latex(table)
+        for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
+            assert table.count(rule) == 1
+
+
+def test_a_table_marks_what_differs_from_the_baseline():
+    panel = label_noise(2, ["0", "0.8"])
+    verdicts = [
+        comparison(METHODS[1], METHODS[0], v, d, 0.001) for v, d in (("0", -0.02), ("0.8", 0))
+    ]
+    table = accuracy_table(replace(panel, comparisons=tuple(verdicts)))
+    row = next(line for line in table.splitlines() if line.startswith("l2-margin"))
+    assert row.startswith("l2-margin & 99.0$^{-}$ {\\scriptsize (")
+    assert row.count("$^{=}$") == 1
+    assert "0~\\% & 80~\\%" in table
+
+
+def test_a_table_of_differences_says_each_in_points():
+    table = difference_table([comparison("a_b", "c&d", "0.8", 0.025, 0.014)], percent=True)
+    assert "a\\_b & c\\&d & 80~\\% & +2.5 & 1.1 to 3.9 & \\textless{} 0.001 & better \\\\" in table
+
+
+@pytest.mark.parametrize("character", '\\{}$&#^_%~<>|"[')
+def test_no_character_is_a_command(character):
+    text = escaped(f"a{character}b")
+    assert text != f"a{character}b"
+    check_latex(f"\\begin{{tabular}}{{l}}\n{text} \\\\\n\\end{{tabular}}")
+
+
+def test_rounding_never_moves_an_interval_across_zero_or_delta():
+    above = comparison("a", "b", "", 0.01004, 0.01)
+    assert (points(above), ends(above)) == ("+1.004", "0.004 to 2.004")
+    inside = comparison("a", "b", "", 0.0, 0.0049996)
+    assert ends(inside) == "−0.49996 to 0.49996"
+    assert ends(comparison("a", "b", "", 0.0, 0.02)) == "−2.0 to 2.0"
+
+
+def test_rounding_never_moves_p_across_alpha():
+    c = comparison("a", "b", "", 0.02, 0.01)
+    assert p_value(0.0499, c) == "0.0499"
+    assert p_value(0.05004, c) == "0.05004"
+    assert p_value(0.2104, c) == "0.210"
+    assert p_value(1e-9, c) == "< 0.001"
+    assert p_value(None, c) == "–"
+
+
+def test_budgets_are_told_as_they_were_written(tmp_path):
+    study = replace(EMPTY, panels=(adversarial(2),))
+    outline = Outline(write(study, tmp_path).page.read_text(encoding="utf-8"))
+    assert "At ε (linf) = 0.2, l2-margin is 4.0 points better than cross-entropy" in outline.text

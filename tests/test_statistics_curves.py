@@ -1,0 +1,239 @@
+"""Curves, ranks over data sets, and how many seeds a difference takes."""
+
+import numpy as np
+import pytest
+from scipy.stats import chi2, f, friedmanchisquare, studentized_range
+from statsmodels.stats.power import TTestPower
+
+from robustkit.errors import InputError
+from robustkit.statistics import (
+    Components,
+    components,
+    curve,
+    friedman,
+    mean_over_seeds,
+    over_seeds,
+    plan,
+)
+from robustkit.statistics.power import powers
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def budgets(levels=(2.0, 1.0, 0.2, -1.0), seeds=4, images=200):
+    """The same networks and images at rising budgets."""
+    own = rng()
+    latent = own.normal(size=(seeds, images)) + own.normal(size=images)
+    latent += 0.2 * own.normal(size=(seeds, 1))
+    return latent + np.array(levels)[:, None, None] > 0
+
+
+X = [0.0, 1.0, 2.0, 4.0]
+
+
+def test_the_area_is_the_trapezoids_of_the_accuracies():
+    correct = budgets()
+    found = curve(correct, X, rng())
+    accuracies = correct.mean(axis=(1, 2))
+    assert [p.value for p in found.points] == pytest.approx(accuracies.tolist())
+    assert found.area.value == pytest.approx(np.trapezoid(accuracies, X) / 4)
+
+
+def test_the_area_of_one_accuracy_is_that_accuracy():
+    correct = budgets()[:1].repeat(4, axis=0)
+    found, expected = curve(correct, X, rng()), over_seeds(correct[0])
+    assert (found.area.low, found.area.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_points_that_move_as_one_need_no_wider_band():
+    correct = budgets()[1:2].repeat(4, axis=0)
+    found, expected = curve(correct, X, rng()), over_seeds(correct[0])
+    for point in found.points:
+        assert (point.low, point.high) == pytest.approx((expected.low, expected.high), abs=1e-3)
+
+
+def test_a_band_lies_between_the_pointwise_and_bonferronis():
+    correct = budgets()
+    for i, point in enumerate(curve(correct, X, rng()).points):
+        inner, outer = over_seeds(correct[i]), over_seeds(correct[i], level=1 - 0.05 / 4)
+        assert outer.low <= point.low < inner.low
+        assert inner.high < point.high <= outer.high
+
+
+def test_a_band_covers_the_whole_curve():
+    """200 curves of one network, whose images alone vary, with their truth in closed form."""
+    generator, levels = rng(), np.array([1.5, 0.5, 0.0, -1.0])
+    truth = 0.5 + np.arctan(levels) / np.pi  # of a Cauchy variable
+    held = 0
+    for _ in range(200):
+        correct = generator.standard_cauchy(150) + levels[:, None] > 0
+        found = curve(correct, X, generator).points
+        held += all(p.low <= t <= p.high for p, t in zip(found, truth, strict=True))
+    assert 0.91 <= held / 200 <= 0.99
+
+
+def test_no_order_changes_a_curve():
+    correct, order = budgets(), rng()
+    levels, seeds, images = order.permutation(4), order.permutation(4), order.permutation(200)
+    mixed = correct[levels][:, seeds][:, :, images]
+    assert curve(mixed, np.array(X)[levels], rng()) == curve(correct, X, rng())
+
+
+def test_a_curve_may_end_where_nothing_is_right():
+    correct = budgets()
+    correct[3] = False
+    last = curve(correct, X, rng()).points[3]
+    assert (last.value, last.low) == (0, 0)
+    assert 0.01 < last.high < 0.05
+
+
+def test_one_network_has_a_curve_without_training_variance():
+    found = curve(budgets()[:, 0], X, rng())
+    assert "without training variance" in found.area.method
+    assert found.area.low < found.area.value < found.area.high
+
+
+@pytest.mark.parametrize("x", [[0.0, 1.0, 2.0], [0.0, 1.0, 1.0, 2.0]])
+def test_places_that_do_not_fit_are_refused(x):
+    with pytest.raises(InputError, match="expected 4 different numbers"):
+        curve(budgets(), x, rng())
+
+
+SCORES = np.random.default_rng(3).normal(size=(14, 4)) + np.array([0.0, 0.5, 0.1, 0.6])
+
+
+def test_friedman_is_the_sum_of_squared_ranks():
+    """Demšar 2006, equations 2 and 3, without ties."""
+    found = friedman(SCORES)
+    ranks = np.array([[1 + sum(other > own for other in row) for own in row] for row in SCORES])
+    mean = ranks.mean(axis=0)
+    statistic = 12 * 14 / (4 * 5) * (np.sum(mean**2) - 4 * 25 / 4)
+    assert found.mean_ranks == pytest.approx(tuple(mean))
+    assert found.statistic == pytest.approx(statistic)
+    assert found.p == pytest.approx(chi2.sf(statistic, 3))
+    iman = 13 * statistic / (14 * 3 - statistic)
+    assert found.f_statistic == pytest.approx(iman)
+    assert found.f_p == pytest.approx(f.sf(iman, 3, 39))
+
+
+def test_the_critical_difference_of_four_methods_on_fourteen_data_sets():
+    """Demšar 2006, section 3.2.2: 1.25 at 5 %."""
+    assert friedman(SCORES).critical_difference == pytest.approx(1.25, abs=0.005)
+    quantile = studentized_range.ppf(0.9, 4, np.inf)
+    assert friedman(SCORES, level=0.9).critical_difference == pytest.approx(
+        quantile * np.sqrt(4 * 5 / (12 * 14))
+    )
+
+
+def test_ties_share_their_rank():
+    scores = np.round(SCORES)
+    found = friedman(scores)
+    assert found.statistic == pytest.approx(friedmanchisquare(*scores.T).statistic)
+    assert sum(found.mean_ranks) == pytest.approx(10)
+
+
+def test_blocks_that_all_agree_or_all_tie():
+    agreed = friedman(np.tile([3.0, 1.0, 2.0], (6, 1)))
+    assert agreed.mean_ranks == (1, 3, 2)
+    assert (agreed.f_statistic, agreed.f_p) == (np.inf, 0)
+    tied = friedman(np.ones((6, 3)))
+    assert (tied.statistic, tied.p, tied.f_p) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("scores", [[[1, 2, 3]], [[1, 2], [2, 1]], [[1, 2, np.nan], [1, 2, 3]]])
+def test_scores_that_cannot_be_ranked_are_refused(scores):
+    with pytest.raises(InputError, match="data sets × methods"):
+        friedman(scores)
+
+
+def test_power_over_seeds_alone_is_that_of_the_t_test():
+    seeds = np.array([3.0, 5.0, 10.0, 30.0])
+    spread = Components(seed=4e-4, image=0.0, residual=0.0, seeds=5, images=10_000)
+    found, _ = powers(spread, seeds, np.full(4, 1e4), 0.02, 0.05)
+    expected = [TTestPower().power(1.0, n, 0.05, alternative="two-sided") for n in seeds]
+    # the t test also counts differences of the wrong sign
+    assert found == pytest.approx(np.array(expected), abs=2e-3)
+
+
+def test_power_of_equivalence_is_what_simulated_studies_reach():
+    generator, seeds, delta = rng(), 12, 0.02
+    spread = Components(seed=4e-4, image=0.0, residual=0.0, seeds=5, images=10_000)
+    reached = 0
+    for _ in range(2000):
+        found = mean_over_seeds(0.02 * generator.normal(size=seeds))
+        reached += -delta < found.low and found.high < delta
+    _, planned = powers(spread, np.array([12.0]), np.array([1e4]), delta, 0.05)
+    assert reached / 2000 == pytest.approx(planned[0], abs=0.03)
+
+
+def test_components_are_above_the_truth_as_often_as_they_promise():
+    generator, above = rng(), 0
+    for _ in range(200):
+        seed = 0.4 * generator.normal(size=(2, 4, 1))
+        a, b = seed + generator.normal(size=(2, 4, 300)) > 0
+        above += components(a, b, confidence=0.8).seed > TRUE_SEED_VARIANCE
+    assert 0.72 <= above / 200 <= 0.88
+
+
+# of Φ(0.4 z) for z normal, twice: by its closed form, arcsin(ρ) / 2π with ρ = 0.16 / 1.16
+TRUE_SEED_VARIANCE = 2 * np.arcsin(0.16 / 1.16) / (2 * np.pi)
+
+
+def test_more_seeds_more_images_and_larger_differences_need_less():
+    a, b = budgets()[1], budgets()[0]
+    spread = components(a, b)
+    made = plan(spread, delta=0.05)
+    assert [row.seeds for row in made.rows] == list(range(3, 51))
+    for rows in (
+        [row.difference for row in made.rows],
+        [row.equivalence for row in made.rows],
+    ):
+        assert rows == sorted(rows)
+    images = [row.images_difference for row in made.rows if row.images_difference is not None]
+    assert images == sorted(images, reverse=True)
+    assert (plan(spread, delta=0.1).seeds_difference or 0) <= (made.seeds_difference or 99)
+    assert plan(spread, delta=0.05, family=5).rows[9].difference < made.rows[9].difference
+
+
+def test_the_images_asked_for_are_just_enough():
+    spread = components(budgets()[1], budgets()[0])
+    row = plan(spread, delta=0.05).rows[20]
+    for kind, images in enumerate((row.images_difference, row.images_equivalence)):
+        enough, less = (
+            powers(spread, np.array([23.0]), np.array([float(n)]), 0.05, 0.05)[kind][0]
+            for n in (images, images - 1)
+        )
+        assert less < 0.8 <= enough
+
+
+def test_a_plan_is_told_in_a_sentence():
+    spread = Components(seed=4e-4, image=0.0, residual=0.0, seeds=5, images=10_000)
+    made = plan(spread, delta=0.02)
+    assert made.sentence() == (
+        "To show a difference of 2 points with power 80 % on 10,000 images takes 10 paired seeds; "
+        "to show equivalence within ±2 points, 13 paired seeds."
+    )
+    assert "more than 50 seeds" in plan(spread, delta=0.002).sentence()
+
+
+def test_a_plan_does_not_look_at_the_observed_effect():
+    a = np.array([[True, False] * 50, [False, True] * 50, [True, False] * 50])
+    lost = np.zeros_like(a)
+    won = np.ones_like(a)
+    assert components(a, lost) == components(a, won)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda s: plan(s, delta=0.0), "delta 0.0"),
+        (lambda s: plan(s, delta=0.01, power=1.0), "power 1.0"),
+        (lambda s: plan(s, delta=0.01, seeds=[1]), "two seeds"),
+        (lambda s: components(budgets()[0][:1], budgets()[1][:1]), "one seed"),
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make(Components(1e-4, 0.01, 0.01, 5, 1000))
