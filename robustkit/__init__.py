@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from robustkit.evaluation import Options, evaluate
     from robustkit.record import Evaluation, frame
     from robustkit.record import read as read_record
+    from robustkit.study.compare import compare
 
 __all__ = [
     "Evaluation",
     "Options",
+    "compare",
     "evaluate",
     "frame",
     "from_arrays",
@@ -31,6 +33,7 @@ __all__ = [
 _HOMES = {
     "Evaluation": ("record", "Evaluation"),
     "Options": ("evaluation", "Options"),
+    "compare": ("study.compare", "compare"),
     "evaluate": ("evaluation", "evaluate"),
     "frame": ("record", "frame"),
     "from_arrays": ("data", "from_arrays"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustkit import checkpoint, data
+from robustkit import checkpoint, compression, data
 from robustkit.data.noise import Noise
 from robustkit.data.subset import prepare
 from robustkit.errors import InputError, TrainingFailed
@@ -310,6 +310,24 @@ def test_the_checkpoint_says_everything_of_its_making(asked, tmp_path):
     assert json.loads(json.dumps(made.record)) == made.record
 
 
+def test_one_process_compresses_as_several_do(asked, tmp_path):
+    plain = train(asked, tmp_path / "plain.safetensors")
+    made = {
+        scheme: train(
+            replace(asked, compress=compression.parse(scheme), memory=i > 0),
+            tmp_path / f"{i}.safetensors",
+        )
+        for i, scheme in enumerate(["top-k:100%", "top-k:0.05"])
+    }
+    states = [checkpoint.read(m.path).load().state_dict() for m in (plain, *made.values())]
+    weights = [torch.cat([w.flatten() for w in state.values()]) for state in states]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.allclose(weights[0], weights[2])
+    sent = made["top-k:0.05"].record["communication"]
+    assert sent["bytes_per_step"] < 0.11 * sent["plain_bytes_per_step"]
+    assert not torch.distributed.is_initialized()
+
+
 def test_the_best_epoch_is_kept_where_that_is_asked(digits, tmp_path):
     # a rate that rises until it breaks what was learnt: the last epoch is not the best one
     recipe = Recipe(
@@ -466,10 +484,6 @@ def test_bad_options_get_one_line(robustkit):
         (["--label-noise", "1.5"], "the rate must be from 0 to below 1"),
         (["--noise-kind", "symetric"], "did you mean 'symmetric'"),
         (["--compress", "topk:0.1"], "did you mean 'top-k'"),
-        (
-            ["--compress", "top-k:0.1"],
-            "--compress is for several processes; start them with torchrun",
-        ),
         (["--set", "gamma"], "expected key=value"),
         (["--epochs", "0"], "--epochs 0: must be above 0"),
         (["--hold-out", "5000"], "cannot be held out"),

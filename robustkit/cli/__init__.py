@@ -11,9 +11,11 @@ from typing import NoReturn
 
 import typer
 
+from robustkit.cli.compare import compare
 from robustkit.cli.describe import describe
 from robustkit.cli.evaluate import evaluate
 from robustkit.cli.listing import list_names
+from robustkit.cli.power import power
 from robustkit.cli.report import report
 from robustkit.cli.train import train
 from robustkit.errors import RobustkitError
@@ -29,6 +31,8 @@ app = typer.Typer(
 app.command("evaluate")(evaluate)
 app.command("train")(train)
 app.command("report")(report)
+app.command("compare")(compare)
+app.command("power")(power)
 app.command("describe")(describe)
 app.command("list")(list_names)
 

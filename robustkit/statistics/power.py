@@ -71,7 +71,8 @@ class Power:
         points = f"{100 * self.delta:.10g} {'point' if self.delta == 0.01 else 'points'}"
         return (
             f"To show a difference of {points} with power {100 * self.power:.6g} % on "
-            f"{self.images:,} images takes {needs[0]}; to show equivalence within ±{points}, {needs[1]}."
+            f"{self.images:,} images takes {needs[0]}; "
+            f"to show equivalence within ±{points}, {needs[1]}."
         )
 
 

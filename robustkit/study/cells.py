@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
+from robustkit import compression
 from robustkit.data import Dataset
 from robustkit.errors import InputError, UnknownName
 from robustkit.files import build, canonical, digest, fraction
@@ -251,10 +252,11 @@ def question(
         InputError: a configuration has a key that no recipe has, or a number that makes no sense.
     """
     name = f"method {method.name!r}"
-    changes = {k: v for k, v in method.choose[configuration].items() if k != "settings"}
-    settings = method.choose[configuration].get("settings", {})
-    recipe = recipe_of(method.loss, trained, {**method.recipe, **changes}, name)
-    return {
+    changes = {**method.recipe, **method.choose[configuration]}
+    settings = changes.pop("settings", {})
+    compressed = _compressed(changes, name)
+    recipe = recipe_of(method.loss, trained, changes, name)
+    return compressed | {
         "model": trained.model,
         "data": {"name": trained.data, "digest": data.digest},
         "loss": method.loss,
@@ -265,6 +267,16 @@ def question(
         "seed": seed,
         "revision": REVISION,
     }
+
+
+def _compressed(changes: dict[str, Any], where: str) -> dict[str, Any]:
+    """What is said of compressed gradients, taken out of the changes to a recipe."""
+    scheme, memory = changes.pop("compress", None), changes.pop("memory", True)
+    if scheme is None:
+        return {}
+    if not isinstance(scheme, str) or not isinstance(memory, bool):
+        raise InputError(f'{where}: expected compress = "top-k:0.01" and memory = true or false')
+    return {"compress": str(compression.parse(scheme)), "memory": memory}
 
 
 def recipe_of(loss: str, trained: Trained, changes: Mapping[str, Any], where: str) -> Recipe:

@@ -11,6 +11,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from fractions import Fraction
 from functools import cached_property
 from math import inf
@@ -23,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robustkit.errors import InputError, RecordError, UnknownName
+from robustkit.errors import InputError, RecordError
 from robustkit.files import canonical, digest, file_digest, shipped
 from robustkit.protocol import epsilon, parse
 from robustkit.study.brought import FIELD, matches
@@ -200,7 +201,7 @@ class Finder:
         if name.endswith(".parquet"):
             records = [load(Path(name))]
         else:
-            _check_path(name, self.known)
+            self._check(name)
             known = _matcher(name)
             records = self._chosen([r for r in self.known if known(r.checkpoint)])
         if len({record.identity for record in records}) > 1:
@@ -213,6 +214,16 @@ class Finder:
             seed = _seed(fields["seed"], name)
         others = tuple((key, value) for key, value in fields.items() if key != "seed")
         return Network(name, seed, tuple(records), others)
+
+    def _check(self, name: str) -> None:
+        """Nothing, if a checkpoint of that name is there, or a record of it."""
+        paths = {_plain(record.checkpoint["path"]) for record in self.known}
+        if Path(name).is_dir():
+            raise InputError(f"{name}: is a folder; name records or checkpoints in it: '{name}/*'")
+        if not _located(name).is_file() and _plain(name) not in paths:
+            close = get_close_matches(_plain(name), paths, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "; give the path of either"
+            raise InputError(f"{name}: no such file, and no record of it in {self.runs}{hint}")
 
     def _chosen(self, records: Iterable[Record]) -> list[Record]:
         """Those attacked by way of the surrogate that is meant, if any is."""
@@ -228,11 +239,12 @@ class Finder:
 
     def _not_evaluated(self, name: str, like: Record | None) -> str:
         """What to do, with the very command."""
-        changed = any(_plain(name) == _plain(r.checkpoint["path"]) for r in self.known)
-        state = "has no such evaluation since it last changed" if changed else "is not evaluated"
+        was = any(_plain(name) == _plain(r.checkpoint["path"]) for r in self.known)
+        changed = was and not any(map(_matcher(name), (r.checkpoint for r in self.known)))
+        state = "has changed since its evaluation" if changed else "has no such evaluation"
         header = like.header if like else None
         run = evaluate_command(name, header, self.runs, self.wanted)
-        return f"{name}: {state} in {self.runs}; run: {run}"
+        return f"{name}: {state} in {self.runs} ({self._attacker}); run: {run}"
 
 
 def load(path: Path) -> Record:
@@ -272,14 +284,6 @@ def _plain(path: object) -> str:
     return str(Path(str(path)))
 
 
-def _check_path(name: str, known: Iterable[Record]) -> None:
-    if Path(name).is_dir():
-        raise InputError(f"{name}: is a folder; name records or checkpoints in it: '{name}/*'")
-    paths = {_plain(record.checkpoint["path"]) for record in known}
-    if not _located(name).is_file() and _plain(name) not in paths:
-        raise UnknownName("checkpoint", name, paths, "there is no such file, and no record of it")
-
-
 def _seed(text: str, where: str) -> int:
     if not text.isdigit():
         raise InputError(f"{where}: seed {text!r} is no whole number")
@@ -306,7 +310,7 @@ def _split(given: str, networks: Sequence[Network]) -> Iterable[Group]:
     methods: dict[str, list[Network]] = {}
     for name, network in zip(_methods(networks), networks, strict=True):
         methods.setdefault(name or given, []).append(network)
-    for name, own in methods.items():
+    for name, own in sorted(methods.items()):
         yield Group(name, in_order(own), given)
 
 
@@ -337,14 +341,13 @@ def _feature(key: str, value: object) -> str:
 def named(groups: Sequence[Group]) -> tuple[Group, ...]:
     """Groups by names that tell them apart."""
     often, parts = Counter(g.name for g in groups), Counter(g.given for g in groups)
-    return tuple(
-        group
-        if often[group.name] == 1
-        else replace(
-            group, name=group.given if parts[group.given] == 1 else f"{group.name} ({group.given})"
-        )
-        for group in groups
-    )
+
+    def name(group: Group) -> str:
+        if often[group.name] == 1:
+            return group.name
+        return group.given if parts[group.given] == 1 else f"{group.name} ({group.given})"
+
+    return tuple(replace(group, name=name(group)) for group in groups)
 
 
 def check_twice(groups: Sequence[Group]) -> None:
@@ -456,7 +459,8 @@ def _called(name: str, entry: Mapping[str, Any]) -> bool:
 
 def _path(network: Network) -> str:
     """The checkpoint's path."""
-    return str(network.records[0].checkpoint["path"])
+    recorded = network.name.endswith(".parquet")
+    return str(network.records[0].checkpoint["path"]) if recorded else network.name
 
 
 def _budgets(header: Mapping[str, Any]) -> str:
@@ -503,9 +507,10 @@ def _different(
     nearest = min(own, key=lambda one: sum(differs[one]))
     how = _DIFFERENCES[differs[nearest].index(True)]
     run = evaluate_command(_path(network), like.header, runs, wanted)
+    clean = "compare --at clean, or " if nearest.data == usual.data else ""
     return (
         f"{network.name} was evaluated {how} than {model.name}: {in_words(own[nearest].header)}; "
-        f"{in_words(like.header)}; run: {run}"
+        f"{in_words(like.header)}; {clean}run: {run}"
     )
 
 
@@ -522,42 +527,43 @@ _DIFFERENCES = (
 def evaluate_command(path: str, like: Mapping[str, Any] | None, runs: Path, wanted: Wanted) -> str:
     """The command that evaluates a checkpoint as a record's header says, or as is wanted."""
     words = ["robustkit", "evaluate", path]
-    words += _options(like, wanted) if like else _asked(wanted)
+    words += [*_attack(like, wanted), *_data(like, wanted)]
+    if (by := wanted.surrogate or (like or {}).get("surrogate", {}).get("path")) is not None:
+        words += ["--surrogate", by]
     if runs != Path("runs"):
         words += ["--out", str(runs)]
     return shlex.join(words)
 
 
-def _asked(wanted: Wanted) -> Iterable[str]:
-    given = {"--attack": wanted.attack, "--data": wanted.data, "--surrogate": wanted.surrogate}
-    for option, value in given.items():
-        if value is not None:
-            yield from (option, value)
-    for text in wanted.budgets:
+def _attack(like: Mapping[str, Any] | None, wanted: Wanted) -> Iterable[str]:
+    """The protocol of a header, unless another is wanted, with the budgets of both."""
+    same = like is not None and _called(wanted.attack or like["protocol"]["name"], like["protocol"])
+    texts = list(wanted.budgets)
+    if like is None or not same:
+        yield from ("--attack", wanted.attack) if wanted.attack else ()
+    else:
+        protocol, asked = like["protocol"], like["protocol"]["resolved"]
+        yield from ("--attack", protocol["name"], *_settings(protocol))
+        yield from ("--targeted", asked["target"]) if asked["target"] != "none" else ()
+        yield from ("--seed", str(asked["seed"])) if asked["seed"] else ()
+        there = {Fraction(text) for text in asked["epsilons"]}
+        texts = [text for text in texts if Fraction(text) not in there]
+        texts = [*(entry["epsilon"] for entry in protocol["epsilons"]), *texts]
+    for text in texts:
         yield from ("--epsilon", text)
 
 
-def _options(header: Mapping[str, Any], wanted: Wanted) -> Iterable[str]:
-    """What makes `robustkit evaluate` ask the question of a header, and the budgets wanted too."""
-    data, protocol = header["data"], header["protocol"]
-    asked = protocol["resolved"]
-    yield from ("--attack", protocol["name"], *_settings(protocol), "--data", data["name"])
-    if data["split"] not in ("test", "all"):
-        yield from ("--split", data["split"])
+def _data(like: Mapping[str, Any] | None, wanted: Wanted) -> Iterable[str]:
+    """The images of a header, unless others are wanted."""
+    if like is None or not _called(wanted.data or like["data"]["name"], like["data"]):
+        yield from ("--data", wanted.data) if wanted.data else ()
+        return
+    data = like["data"]
+    yield from ("--data", data["name"])
+    yield from ("--split", data["split"]) if data["split"] not in ("test", "all") else ()
     for name, value in data["transform"].items():
         yield from (f"--{name}", str(value))
     yield from ("--limit", str(data["n"]))
-    texts = [entry["epsilon"] for entry in protocol["epsilons"]]
-    values = {Fraction(text) for text in asked["epsilons"]}
-    texts += [text for text in wanted.budgets if Fraction(text) not in values]
-    for text in texts:
-        yield from ("--epsilon", text)
-    if asked["target"] != "none":
-        yield from ("--targeted", asked["target"])
-    if asked["seed"]:
-        yield from ("--seed", str(asked["seed"]))
-    if "surrogate" in header:
-        yield from ("--surrogate", header["surrogate"]["path"])
 
 
 def _settings(protocol: Mapping[str, Any]) -> Iterable[str]:
@@ -571,7 +577,7 @@ def _settings(protocol: Mapping[str, Any]) -> Iterable[str]:
         f"{now['kind']}.{key}={value}": None
         for before, now in pairs
         for key, value in now.items()
-        if before[key] != value
+        if before.get(key) != value
     }
     for change in changes:
         yield from ("--set", change)

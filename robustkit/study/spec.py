@@ -79,7 +79,7 @@ class Method:
     settings: dict[str, Any] = field(default_factory=dict)
     """of the loss"""
     recipe: dict[str, Any] = field(default_factory=dict)
-    """where it is not the default of loss and data"""
+    """where it is not the default of loss and data; also `compress`, and `memory` of it"""
     choose: tuple[dict[str, Any], ...] = ({},)
     """configurations to choose from: keys of the recipe, and `settings` of the loss"""
 

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustkit import compression
 from robustkit import data as datasets
 from robustkit.data import Dataset, noise
 from robustkit.errors import RobustkitError
@@ -133,6 +134,8 @@ def asked_of(asked: dict[str, Any], means: Means) -> "training.Question":
         ),
         fraction=Fraction(asked["fraction"]),
         seed=asked["seed"],
+        compress=compression.parse(asked["compress"]) if "compress" in asked else None,
+        memory=asked.get("memory", True),
     )
 
 

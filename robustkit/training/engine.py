@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from robustkit.compression import Compressor
@@ -327,7 +327,7 @@ def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
 
 def wrapped(network: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
     """The network as the loss sees it: itself, or shared between processes."""
-    if processes.world == 1:
+    if processes.world == 1 and not distributed.is_initialized():
         return network
     ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=ids)

@@ -47,18 +47,24 @@ class Processes(NamedTuple):
         return found
 
 
-def join(device: torch.device) -> Processes:
+def join(device: torch.device, alone: bool = False) -> Processes:
     """Meet the other processes where `torchrun` started several.
+
+    With `alone` a single process forms a group of its own, as compressed gradients need one.
 
     Raises:
         InputError: the environment speaks of several, but they cannot meet.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    backend = "nccl" if device.type == "cuda" else "gloo"
     if world == 1:
+        if alone and not distributed.is_initialized():
+            store = distributed.HashStore()  # type: ignore[attr-defined]
+            distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         return Processes()
     try:
         if not distributed.is_initialized():
-            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            distributed.init_process_group(backend)
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"WORLD_SIZE is {world}, but the processes cannot meet: {str(error).splitlines()[0]}; "

@@ -104,7 +104,7 @@ def train(question: Question, out: str | Path, options: Options = Options()) -> 
     """
     checked(question.recipe)
     device = own_device(find_device(options.device))
-    processes = join(device)
+    processes = join(device, alone=question.compress is not None)
     try:
         with _claimed(_partial(Path(out)), processes):
             return _Run(question, Path(out), options, device, processes).answer()
@@ -272,8 +272,6 @@ class _Run:
         network = self._network(examples)
         loss.prepare(network, examples.take(torch.arange(min(PROBE, len(examples)))).images)
         model = wrapped(network, self.processes, self.device)
-        if asked.compress is not None and self.processes.world == 1:
-            raise InputError("--compress is for several processes; start them with torchrun")
         compressor = None
         if asked.compress is not None and isinstance(model, DistributedDataParallel):
             compressor = compression.attach(
@@ -382,7 +380,9 @@ class _Run:
 
 def bench(question: Question, device: str = "auto") -> Callable[[int], None]:
     """A function that takes so many updates of a training, to be timed; nothing is written."""
-    run = _Run(question, Path(), Options(), find_device(device), Processes())
+    found = find_device(device)
+    processes = join(found, alone=question.compress is not None)
+    run = _Run(question, Path(), Options(), found, processes)
     with numerics(run.precision, question.deterministic):
         engine = run.engine(losses.build(question.loss, question.settings), run.prepared())
 

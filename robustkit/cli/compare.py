@@ -1,0 +1,267 @@
+"""`robustkit compare`: which of several evaluated networks is more accurate, as far as is known."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustkit.errors import InputError, UnknownName
+from robustkit.files import write_atomic
+
+if TYPE_CHECKING:
+    from robustkit.statistics import Comparison, Estimate
+    from robustkit.study.compare import Compared
+    from robustkit.study.evaluated import Side, Wanted
+
+SCHEMA = "robustkit.comparison/1"
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="A B...",
+        help="Records (runs/DIGEST.parquet), evaluated checkpoints, or in quotes the networks of a "
+        "method over seeds: 'nets/l2_seed{seed}.pt', 'runs/*.parquet'. The first is the baseline.",
+    ),
+]
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="EPSILON|clean", help="At this budget, or without attack; repeatable; else at all."
+    ),
+]
+Attack = Annotated[str | None, typer.Option(help="Evaluations by this protocol only.")]
+Data = Annotated[str | None, typer.Option(help="Evaluations on this data set only.")]
+Surrogate = Annotated[
+    str | None, typer.Option(metavar="CKPT", help="Transfer attacks by way of this network.")
+]
+Baseline = Annotated[
+    str | None,
+    typer.Option(help="What the others are compared with, where one name means several methods."),
+]
+Runs = Annotated[Path, typer.Option(help="Folder in which evaluated checkpoints are looked up.")]
+Level = Annotated[float, typer.Option(help="Confidence in all intervals together.")]
+Json = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the numbers.")]
+
+
+def compare(
+    names: Names = None,
+    at: At = None,
+    delta: Annotated[
+        float | None, typer.Option(metavar="POINTS", help="The difference that counts as none.")
+    ] = None,
+    level: Level = 0.95,
+    attack: Attack = None,
+    data: Data = None,
+    surrogate: Surrogate = None,
+    baseline: Baseline = None,
+    runs: Runs = Path("runs"),
+    json_: Json = None,
+) -> int:
+    """Compare evaluated networks with the first: differences, intervals, verdicts, sentences."""
+    from robustkit.study.compare import compare_sides
+
+    share = None if delta is None else points(delta, "--delta")
+    check_json(json_)
+    wanted = asked(at, attack, data, surrogate)
+    found = evaluated(names, wanted, baseline, runs)
+    compared = compare_sides(found, at=at or (), delta=share, level=level)
+    if json_ is not None:
+        write_json(as_json(compared), json_)
+    if json_ != "-":
+        _show(compared)
+    return 0
+
+
+def asked(
+    at: Sequence[str] | None, attack: str | None, data: str | None, surrogate: str | None
+) -> "Wanted":
+    """Options as the evaluations that are meant.
+
+    Raises:
+        InputError: --at is no number above 0.
+    """
+    from robustkit.study.evaluated import Wanted
+
+    return Wanted(tuple(at or ()), attack, data, surrogate)
+
+
+def evaluated(
+    names: Sequence[str] | None, wanted: "Wanted", baseline: str | None, runs: Path
+) -> tuple["Side", ...]:
+    """What was found of the networks that names mean, the baseline first.
+
+    Raises:
+        InputError: a name, an option, or evaluations that do not belong together.
+    """
+    from robustkit.study.evaluated import Finder, sides
+
+    if not names:
+        raise InputError("name two networks or more; the first is the baseline")
+    found = sides(Finder(runs, wanted).groups(names), wanted, runs)
+    if baseline is None:
+        return found
+    known = [side.name for side in found]
+    if baseline not in known:
+        raise UnknownName("baseline", baseline, known)
+    return tuple(sorted(found, key=lambda side: side.name != baseline))
+
+
+def points(value: float, option: str) -> float:
+    """Points as a share.
+
+    Raises:
+        InputError: not between 0 and 100.
+    """
+    if not 0 < value < 100:
+        raise InputError(f"{option} {value:g}: expected points, above 0 and below 100")
+    return value / 100
+
+
+def check_json(target: str | None) -> None:
+    """Nothing, if a summary can be written there.
+
+    Raises:
+        InputError: it is a folder.
+    """
+    if target is not None and target != "-" and Path(target).is_dir():
+        raise InputError(f"--json {target}: is a folder; give the name of a file")
+
+
+def write_json(value: object, target: str) -> None:
+    """Write a summary to a file, or to stdout for "-"."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        write_atomic(Path(target), text.encode())
+
+
+# --- on the terminal ------------------------------------------------------------------------------
+
+
+def _show(compared: "Compared") -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from robustkit.study.evaluated import in_words
+
+    for warning in compared.warnings:
+        Console(stderr=True).print(Text(f"warning: {warning}"), style="yellow", soft_wrap=True)
+    console = Console()
+    console.print(Text(in_words(compared.header)), soft_wrap=True)
+    for side in compared.sides[1:]:
+        console.print(_table(compared, side))
+    for text in (*_sentences(compared), *_undecided(compared)):
+        console.print(Text(text), soft_wrap=True)
+
+
+def _table(compared: "Compared", side: "Side") -> Any:
+    """Both sides and their difference at every level; cells of two lines, to fit 80 columns."""
+    from rich.table import Table
+
+    from robustkit.report.wording import ends, p_value
+    from robustkit.report.wording import points as difference
+
+    confidence = f"{100 * compared.comparisons[0].confidence:.6g} %"
+    baseline = compared.sides[0]
+    table = Table(show_lines=True)
+    table.add_column("ε", justify="right")
+    for name in (baseline.name, side.name):
+        table.add_column(f"{name}\n{confidence} interval", justify="right", overflow="fold")
+    together = "simultaneous " if len(compared.comparisons) > 1 else ""
+    table.add_column(f"difference, points\n{together}interval", justify="right")
+    table.add_column("p", justify="right")
+    table.add_column("verdict")
+    for one in compared.of(side):
+        table.add_row(
+            one.level,
+            *(_cell(compared.accuracies[s.name, one.level]) for s in (baseline, side)),
+            f"{difference(one)}\n{ends(one)}",
+            p_value(one.p, one),
+            one.verdict,
+        )
+    return table
+
+
+def _cell(estimate: "Estimate") -> str:
+    return f"{estimate.value:.1%}\n{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+
+
+def _sentences(compared: "Compared") -> Iterable[str]:
+    """Each comparison in words; what the tests beside cannot decide is said once, later."""
+    for one in compared.comparisons:
+        yield replace(one, beside=()).sentence(where=compared.where(one.level))
+
+
+def _undecided(compared: "Compared") -> Iterable[str]:
+    """What cannot be decided, and what must be known of the rest."""
+    open_ = [one for one in compared.comparisons if one.verdict == "inconclusive"]
+    if open_:
+        told = ", ".join(f"{one.a} at {_at(one.level)}" for one in open_)
+        yield f"Not decided: {told}; robustkit power tells how many seeds and images it takes."
+    beside = [test for one in compared.comparisons for test in one.beside if test.note]
+    for note, smallest in dict.fromkeys((test.note, test.smallest) for test in beside):
+        tests = " and ".join(dict.fromkeys(test.test for test in beside if test.note == note))
+        yield (
+            f"{tests[:1].upper()}{tests[1:]} {note}: their smallest p is {smallest:.3g}. The "
+            "verdicts rest on the two-way t alone."
+        )
+    yield from compared.notes
+
+
+def _at(level: str) -> str:
+    from robustkit.study.evaluated import CLEAN
+
+    return level if level == CLEAN else f"ε = {level}"
+
+
+# --- as JSON --------------------------------------------------------------------------------------
+
+
+def as_json(compared: "Compared") -> dict[str, Any]:
+    """Everything that was found, shares as fractions; a difference is that of a less b."""
+    header = compared.header
+    return {
+        "schema": SCHEMA,
+        "baseline": compared.sides[0].name,
+        "data": {key: header["data"][key] for key in ("name", "split", "n", "digest")},
+        "protocol": {key: header["protocol"][key] for key in ("name", "norm", "digest")},
+        "sides": [_side(compared, side) for side in compared.sides],
+        "comparisons": [_comparison(compared, one) for one in compared.comparisons],
+        "notes": list(compared.notes),
+        "warnings": list(compared.warnings),
+    }
+
+
+def _side(compared: "Compared", side: "Side") -> dict[str, Any]:
+    return {
+        "name": side.name,
+        "seeds": list(side.seeds),
+        "records": [rows.header["digest"] for rows in side.rows],
+        "accuracy": [
+            {"level": level, **_estimate(compared.accuracies[side.name, level])}
+            for level in compared.levels
+        ],
+    }
+
+
+def _comparison(compared: "Compared", one: "Comparison") -> dict[str, Any]:
+    plain = ("a", "b", "level", "verdict", "p", "p_holm", "p_equivalence", "delta", "confidence")
+    words = ("test", "correction", "unit")
+    return {
+        **{key: getattr(one, key) for key in plain},
+        "difference": None if one.difference is None else _estimate(one.difference),
+        **{key: getattr(one, key) for key in words},
+        "beside": [
+            {"test": b.test, "p": b.p, "smallest": b.smallest, "note": b.note} for b in one.beside
+        ],
+        "sentence": one.sentence(where=compared.where(one.level)),
+    }
+
+
+def _estimate(estimate: "Estimate") -> dict[str, Any]:
+    return {key: getattr(estimate, key) for key in ("value", "low", "high", "n", "method")}

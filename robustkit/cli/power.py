@@ -1,0 +1,227 @@
+"""`robustkit power`: how many seeds and images it takes to show a difference, or equivalence."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustkit.cli.compare import (
+    At,
+    Attack,
+    Baseline,
+    Data,
+    Json,
+    Level,
+    Names,
+    Runs,
+    Surrogate,
+    asked,
+    check_json,
+    evaluated,
+    points,
+    write_json,
+)
+from robustkit.errors import InputError
+
+if TYPE_CHECKING:
+    from robustkit.statistics import Power
+    from robustkit.study.compare import Needs
+
+SCHEMA = "robustkit.power/1"
+SHOWN = (3, 4, 5, 7, 10, 15, 20, 30, 50)
+"""numbers of seeds in the table"""
+
+
+def power(
+    names: Names = None,
+    delta: Annotated[
+        float, typer.Option(metavar="POINTS", help="The difference to show, or to rule out.")
+    ] = ...,  # type: ignore[assignment]
+    power_: Annotated[
+        float, typer.Option("--power", help="Probability to show it, if it is there.")
+    ] = 0.8,
+    at: At = None,
+    level: Level = 0.95,
+    family: Annotated[
+        int | None,
+        typer.Option(min=1, help="Comparisons judged together; else those of `compare`."),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=2, help="Images to plan on; else as many as on file.")
+    ] = None,
+    attack: Attack = None,
+    data: Data = None,
+    surrogate: Surrogate = None,
+    baseline: Baseline = None,
+    runs: Runs = Path("runs"),
+    seed_sd: Annotated[
+        float | None,
+        typer.Option(
+            "--seed-sd",
+            metavar="POINTS",
+            help="Without networks: an upper bound of how the paired difference varies over seeds.",
+        ),
+    ] = None,
+    discordant: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PERCENT",
+            help="Without networks: an upper bound of the images that one network of a pair gets "
+            "right and the other wrong.",
+        ),
+    ] = None,
+    json_: Json = None,
+) -> int:
+    """Plan seeds and images from the spread on file; the observed difference plays no part."""
+    share = points(delta, "--delta")
+    check_json(json_)
+    if seed_sd is None and discordant is None:
+        planned = _planned(
+            evaluated(names, asked(at, attack, data, surrogate), baseline, runs),
+            delta=share,
+            at=at or (),
+            power=power_,
+            level=level,
+            members=family,
+            images=images,
+        )
+    else:
+        _check_by_hand(names, seed_sd, discordant, images)
+        planned = _by_hand(
+            seed_sd or 0.0, discordant or 0.0, images or 0, share, power_, level, family or 1
+        )
+    if json_ is not None:
+        write_json({"schema": SCHEMA, "comparisons": [asdict(one) for one in planned]}, json_)
+    if json_ != "-":
+        _show(planned)
+    return 0
+
+
+def _planned(sides: Sequence[Any], **options: Any) -> tuple["Needs", ...]:
+    from robustkit.study.compare import needs
+
+    return needs(sides, **options)
+
+
+def _check_by_hand(
+    names: list[str] | None, seed_sd: float | None, discordant: float | None, images: int | None
+) -> None:
+    if names:
+        raise InputError("give networks, or --seed-sd, --discordant and --images, not both")
+    if seed_sd is None or discordant is None or images is None:
+        raise InputError("--seed-sd, --discordant and --images go together; give all three")
+    points(seed_sd, "--seed-sd")
+    points(discordant, "--discordant")
+
+
+def _by_hand(
+    seed_sd: float,
+    discordant: float,
+    images: int,
+    delta: float,
+    power: float,
+    level: float,
+    family: int,
+) -> tuple["Needs", ...]:
+    """A plan from bounds that the user knows."""
+    from robustkit.statistics import Components, plan
+    from robustkit.study.compare import Needs
+
+    # all of an image's variance is taken to be the same for every seed: no seeds take it away
+    bounds = Components((seed_sd / 100) ** 2, discordant / 100, 0.0, 0, images)
+    found = plan(bounds, delta=delta, power=power, level=level, family=family)
+    return (Needs("a", "b", "", found),)
+
+
+def _show(planned: Sequence["Needs"]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from robustkit.study.compare import hardest
+
+    console = Console()
+    most = hardest(planned)
+    console.print(Text(_basis(most.power)), soft_wrap=True)
+    if len(planned) > 1:
+        console.print(_levels(planned))
+        where = "clean" if most.level == "clean" else f"ε = {most.level}"
+        console.print(Text(f"What takes most: {most.a} and {most.b}, {where}."), soft_wrap=True)
+    console.print(_seeds(most.power))
+    console.print(Text(most.power.sentence()), soft_wrap=True)
+
+
+def _basis(power: "Power") -> str:
+    """On what a plan rests."""
+    bound = power.components
+    judged = f" for {power.family} comparisons together" if power.family > 1 else ""
+    delta = f"{100 * power.delta:.10g} point{'' if power.delta == 0.01 else 's'}"
+    source = (
+        f"upper 80 % bounds of the spread of {bound.seeds} paired seeds on {bound.images:,} images"
+        if bound.seeds
+        else "the bounds given"
+    )
+    return (
+        f"A difference of {delta}, power {100 * power.power:.6g} %, confidence "
+        f"{100 * power.level:.6g} %{judged}; from {source}."
+    )
+
+
+def _levels(planned: Sequence["Needs"]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"Seeds on {planned[0].power.images:,} images", title_justify="left")
+    for column in ("ε", "SD over seeds, points", "for a difference", "for equivalence"):
+        table.add_column(column, justify="right")
+    several = len({one.a for one in planned}) > 1
+    if several:
+        table.add_column("of")
+    for one in planned:
+        row = [one.level, f"{100 * _seed_sd(one.power):.2f}", *map(_many, _fewest(one.power))]
+        table.add_row(*row, *([one.a] if several else []))
+    return table
+
+
+def _seed_sd(power: "Power") -> float:
+    """How a paired difference, the mean over images, varies from seed to seed; as a share."""
+    bound = power.components
+    return sqrt(bound.seed + bound.residual / bound.images)
+
+
+def _fewest(power: "Power") -> tuple[int | None, int | None]:
+    return power.seeds_difference, power.seeds_equivalence
+
+
+def _seeds(power: "Power") -> Any:
+    """Power by number of seeds, and the images that each number needs."""
+    from rich.table import Table
+
+    table = Table()
+    for column in (
+        "seeds",
+        f"power, difference,\n{power.images:,} images",
+        f"power, equivalence,\n{power.images:,} images",
+        "images for\na difference",
+        "images for\nequivalence",
+    ):
+        table.add_column(column, justify="right")
+    for row in power.rows:
+        if row.seeds in (*SHOWN, *_fewest(power)):
+            table.add_row(
+                str(row.seeds),
+                f"{row.difference:.1%}",
+                f"{row.equivalence:.1%}",
+                _images(row.images_difference),
+                _images(row.images_equivalence),
+            )
+    return table
+
+
+def _many(seeds: int | None) -> str:
+    return "more than 50" if seeds is None else str(seeds)
+
+
+def _images(count: int | None) -> str:
+    return "no number" if count is None else f"{count:,}"

@@ -1,0 +1,460 @@
+"""`robustkit compare` and `robustkit power`: made-up records, and two networks end to end."""
+
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from evaluations import evaluation
+
+import robustkit as package
+from robustkit import checkpoint
+from robustkit.models import build
+from robustkit.record import Store
+from robustkit.statistics import compare_images, compare_seeds, compare_unpaired, components, plan
+
+STRONG, WEAK = "l2-margin", "cross-entropy"
+
+
+def write(found, folder="runs"):
+    """An evaluation's record in a folder; the path of its file."""
+    store = Store(Path(folder))
+    with store.claim(found.digest, lambda: None) as blocks:
+        blocks.finish(found.header, found.run, found.table)
+    return store.path(found.digest)
+
+
+def made(loss, seed, *, path=None, strength=None, n=300, **changes):
+    """An evaluation of a network made with a loss and a seed."""
+    strength = strength or {STRONG: 0.22}.get(loss, 0.15)
+    facts = {"loss": loss, "seed": seed}
+    path = path or f"nets/{loss}_seed{seed}.pt"
+    return evaluation(path, n=n, strength=strength, seed=seed or 0, checkpoint=facts, **changes)
+
+
+def with_header(found, section, name=None, /, **changes):
+    """The evaluation with other entries in a part of its header, and a digest of its own."""
+    header = {**found.header, section: {**found.header[section], **changes}}
+    return replace(found, header={**header, "digest": name or found.digest[::-1]})
+
+
+def fgsm(found):
+    """The evaluation as if made by another protocol."""
+    resolved = {**found.header["protocol"]["resolved"], "attacks": [{"kind": "fgsm"}]}
+    return with_header(found, "protocol", name="fgsm", digest="f" * 64, resolved=resolved, file="")
+
+
+def folder_of_seeds(seeds=range(3), losses=(WEAK, STRONG)):
+    return {(loss, seed): made(loss, seed) for loss in losses for seed in seeds}
+
+
+def right(found, epsilon=None):
+    return found.broken_at > (epsilon or 0)
+
+
+def numbers(robustkit, *arguments):
+    status, out, err = robustkit(*arguments, "--json", "-")
+    assert (status, err) == (0, "")
+    return json.loads(out)
+
+
+def refused(robustkit, *arguments):
+    """The one line by which a command refuses."""
+    status, out, err = robustkit(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("robustkit: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+# --- what is computed -----------------------------------------------------------------------------
+
+
+def test_two_records_are_compared_by_image_the_first_is_the_baseline(robustkit):
+    weak, strong = made(WEAK, 0), made(STRONG, 1)
+    found = numbers(robustkit, "compare", write(weak), write(strong), "--delta", "3")
+    assert [one["level"] for one in found["comparisons"]] == ["clean", "0.1", "0.2", "0.3"]
+    for one, epsilon in zip(found["comparisons"], (None, 0.1, 0.2, 0.3), strict=True):
+        expected = compare_images(right(strong, epsilon), right(weak, epsilon))
+        low, high = expected.interval(0.05 / 4)
+        assert one["difference"]["value"] == expected.difference
+        assert (one["difference"]["low"], one["difference"]["high"]) == (low, high)
+        assert one["p"] == min(1, 4 * expected.p)
+        assert (one["a"], one["b"]) == ("nets/l2-margin_seed1.pt", "nets/cross-entropy_seed0.pt")
+    assert found["comparisons"][2]["verdict"] == "better"
+    accuracy = found["sides"][1]["accuracy"][2]
+    assert accuracy["value"] == right(strong, 0.2).mean()
+
+
+def test_the_sentences_table_and_notes_are_told(robustkit):
+    status, out, err = robustkit("compare", write(made(WEAK, 0)), write(made(STRONG, 1)))
+    assert (status, err) == (0, "")
+    assert "Under pgd at ε = 0.2, nets/l2-margin_seed1.pt is " in out
+    assert "points better than nets/cross-entropy_seed0.pt (simultaneous 95 % interval" in out
+    assert "Not decided: nets/l2-margin_seed1.pt at clean; robustkit power tells" in out
+    assert "one network each" in out
+    assert max(map(len, out.split("Under pgd")[0].splitlines()[1:-1])) <= 80
+
+
+def test_a_folder_of_seeds_is_paired_by_the_records_own_loss_and_seed(robustkit):
+    records = folder_of_seeds()
+    for found in records.values():
+        write(found)
+    found = numbers(robustkit, "compare", "runs/*.parquet", "--at", "0.2", "--at", "clean")
+    assert found["baseline"] == WEAK
+    assert [side["seeds"] for side in found["sides"]] == [[0, 1, 2], [0, 1, 2]]
+    (attacked, clean) = found["comparisons"]
+    assert (attacked["level"], clean["level"]) == ("0.2", "clean")
+    a, b = (np.stack([right(records[loss, s], 0.2) for s in range(3)]) for loss in (STRONG, WEAK))
+    expected = compare_seeds(a, b, np.random.default_rng(0))
+    assert attacked["difference"]["value"] == expected.difference
+    assert attacked["p"] == 2 * expected.p
+    assert attacked["unit"] == "3 paired seeds, 300 images"
+    assert attacked["correction"] == "Bonferroni over 2 levels"
+    _, out, _ = robustkit("compare", "runs/*.parquet")
+    assert "Sign-flip permutation and Wilcoxon cannot decide with 3 seeds" in out
+    assert out.count("cannot decide") == 1
+
+
+def test_several_are_judged_as_one_family(robustkit):
+    for found in folder_of_seeds(losses=(WEAK, STRONG, "hinge")).values():
+        write(found)
+    found = numbers(robustkit, "compare", "runs/*.parquet", "--baseline", "hinge")
+    assert [side["name"] for side in found["sides"]] == ["hinge", WEAK, STRONG]
+    assert len(found["comparisons"]) == 8
+    assert {one["correction"] for one in found["comparisons"]} == {"Bonferroni over 8 comparisons"}
+    assert {one["b"] for one in found["comparisons"]} == {"hinge"}
+    line = refused(robustkit, "compare", "runs/*.parquet", "--baseline", "hing")
+    assert "did you mean 'hinge'?" in line
+
+
+def test_seeds_that_do_not_match_are_compared_unpaired(robustkit):
+    weak, strong = [made(WEAK, s) for s in (0, 1, 2)], [made(STRONG, s) for s in (7, 8)]
+    for found in (*weak, *strong):
+        write(found)
+    found = numbers(robustkit, "compare", "runs/*.parquet", "--at", "0.2")
+    a, b = (np.stack([right(one, 0.2) for one in side]) for side in (strong, weak))
+    assert found["comparisons"][0]["p"] == compare_unpaired(a, b).p
+    assert found["comparisons"][0]["unit"] == "2 and 3 unpaired seeds, 300 images"
+    assert "not matched" in found["notes"][0]
+
+
+def test_seeds_without_a_partner_are_left_out_and_told(robustkit):
+    for found in (made(WEAK, 0), made(WEAK, 1), made(WEAK, 5), made(STRONG, 0), made(STRONG, 1)):
+        write(found)
+    found = numbers(robustkit, "compare", "runs/*.parquet")
+    assert found["comparisons"][0]["unit"] == "2 paired seeds, 300 images"
+    assert found["notes"] == [f"{WEAK}: left out for want of a partner: seeds 5."]
+
+
+def test_a_single_network_beside_several_needs_its_seed(robustkit):
+    for seed in (0, 1):
+        write(made(WEAK, seed))
+    lone = write(made(STRONG, 7))
+    line = refused(robustkit, "compare", "nets/cross*", lone)
+    assert "no checkpoint matches" in line
+    line = refused(robustkit, "compare", "runs/*.parquet")
+    assert "none of its seed" in line
+
+
+def test_python_gives_the_comparisons_of_the_command(robustkit):
+    records = folder_of_seeds(seeds=range(2))
+    paths = {key: write(found) for key, found in records.items()}
+    weak, strong = ([records[loss, s] for s in (0, 1)] for loss in (WEAK, STRONG))
+    told = numbers(robustkit, "compare", "runs/*.parquet", "--at", "0.3", "--delta", "1")
+    (one,) = package.compare(weak, strong, at=["0.3"], delta=0.01)
+    (mixed,) = package.compare(
+        [paths[WEAK, 1], records[WEAK, 0]], [str(paths[STRONG, 0]), strong[1]], at=["3/10"]
+    )
+    assert (one.a, one.b, one.verdict) == (STRONG, WEAK, "better")
+    assert one.p == mixed.p == told["comparisons"][0]["p"]
+    assert one.difference.low == told["comparisons"][0]["difference"]["low"]
+    with pytest.raises(package.errors.InputError, match="at least two"):
+        package.compare(weak)
+    with pytest.raises(package.errors.InputError, match="empty list"):
+        package.compare(weak, [])
+
+
+def test_neither_names_nor_the_order_of_seeds_change_a_number():
+    records = [made(WEAK, s, n=60) for s in range(10)], [made(STRONG, s, n=60) for s in range(10)]
+    straight = package.compare(*records, at=["0.2"])
+    turned = package.compare(records[0][::-1], records[1][3:] + records[1][:3], at=["0.2"])
+    assert straight == turned
+    assert straight[0].beside[-1].test == "bootstrap over seeds"
+
+
+# --- what is looked up ----------------------------------------------------------------------------
+
+
+def test_checkpoints_that_are_gone_are_found_by_their_path(robustkit):
+    for found in folder_of_seeds(seeds=[4]).values():
+        write(found, "elsewhere")
+    names = ["nets/cross-entropy_seed4.pt", "./nets/l2-margin_seed4.pt"]
+    found = numbers(robustkit, "compare", *names, "--runs", "elsewhere")
+    assert [side["name"] for side in found["sides"]] == names
+    line = refused(robustkit, "compare", names[0], "nets/l2-margin_seed5.pt", "--runs", "elsewhere")
+    assert "did you mean 'nets/l2-margin_seed4.pt'?" in line
+
+
+def checkpoints(tmp_path, losses=(WEAK, STRONG), seeds=range(2), **changes):
+    """Files that stand for checkpoints, each with its record."""
+    from robustkit.files import file_digest
+
+    (tmp_path / "nets").mkdir(exist_ok=True)
+    for loss in losses:
+        for seed in seeds:
+            path = Path(f"nets/{loss}_seed{seed}.pt")
+            path.write_text(f"{loss} {seed}")
+            found = made(loss, seed, **changes)
+            write(with_header(found, "checkpoint", found.digest, sha256=file_digest(path)))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["nets/{loss}_seed{seed}.pt"],
+        ["nets/*.pt"],
+        ["nets/cross-entropy_seed{seed}.pt", "nets/l2-margin_seed*.pt"],
+    ],
+)
+def test_patterns_find_the_networks_of_a_method(robustkit, tmp_path, names):
+    checkpoints(tmp_path)
+    found = numbers(robustkit, "compare", *names, "--at", "0.1")
+    assert [(side["name"], side["seeds"]) for side in found["sides"]] == [
+        (WEAK, [0, 1]),
+        (STRONG, [0, 1]),
+    ]
+
+
+def test_methods_of_one_loss_are_told_apart_by_what_differs(robustkit):
+    for seed in (0, 1):
+        for noise in (0.0, 0.4):
+            found = made(WEAK, seed, path=f"nets/{noise}_{seed}.pt")
+            write(with_header(found, "checkpoint", found.digest, label_noise=noise))
+    found = numbers(robustkit, "compare", "runs/*.parquet")
+    names = [f"{WEAK}, label noise 0.0", f"{WEAK}, label noise 0.4"]
+    assert sorted(side["name"] for side in found["sides"]) == names
+
+
+def test_a_checkpoint_not_evaluated_gets_the_command_that_does_it(robustkit, tmp_path):
+    checkpoints(tmp_path)
+    Path("nets/new net.pt").write_text("new")
+    line = refused(robustkit, "compare", "nets/l2-margin_seed0.pt", "nets/new net.pt")
+    assert "nets/new net.pt: has no such evaluation in runs" in line
+    assert shlex.split(line.split("run: ")[1]) == shlex.split(
+        "robustkit evaluate 'nets/new net.pt' --attack pgd --epsilon 0.1 --epsilon 0.2 "
+        "--epsilon 0.3 --data mnist5k --limit 300"
+    )
+    Path("nets/l2-margin_seed1.pt").write_text("trained on")
+    line = refused(robustkit, "compare", "nets/l2-margin_seed0.pt", "nets/l2-margin_seed1.pt")
+    assert "has changed since its evaluation in runs" in line
+    line = refused(robustkit, "compare", "nets/new net.pt", "nets/new net.pt", "--attack", "fgsm")
+    assert "run: robustkit evaluate 'nets/new net.pt' --attack fgsm" in line
+
+
+def test_several_ways_of_evaluation_must_be_chosen_from(robustkit):
+    weak, strong = made(WEAK, 0), made(STRONG, 1)
+    for found in (weak, strong, fgsm(weak), fgsm(strong)):
+        write(found)
+    names = [found.header["checkpoint"]["path"] for found in (weak, strong)]
+    line = refused(robustkit, "compare", *names)
+    assert "2 ways" in line
+    assert "fgsm (linf, ε = 0.1, 0.2, 0.3) on 300 test images of mnist5k [attack ffffffff" in line
+    for choice in ("fgsm", "ffffffff"):
+        found = numbers(robustkit, "compare", *names, "--attack", choice)
+        assert found["protocol"]["name"] == "fgsm"
+    assert numbers(robustkit, "compare", *names, "--at", "clean")["comparisons"][0]["difference"]
+    line = refused(robustkit, "compare", *names, "--attack", "cw")
+    assert "was attacked by" in line
+    assert "--attack cw --data mnist5k --limit 300" in line
+    line = refused(robustkit, "compare", *names, "--data", "mnist")
+    assert "was evaluated on mnist5k, not on mnist" in line
+
+
+def test_of_two_records_by_one_condition_the_later_counts(robustkit):
+    weak, strong = made(WEAK, 0), made(STRONG, 1)
+    later = with_header(made(WEAK, 9), "checkpoint", "9" * 64, **weak.header["checkpoint"])
+    later = replace(later, run={**later.run, "started": "2027-01-01T00:00:00+00:00"})
+    for found in (weak, strong, later):
+        write(found)
+    names = [found.header["checkpoint"]["path"] for found in (weak, strong)]
+    assert numbers(robustkit, "compare", *names)["sides"][0]["records"] == ["9" * 64]
+
+
+def test_transfer_attacks_are_looked_up_by_their_surrogate_only(robustkit):
+    weak, strong = made(WEAK, 0), made(STRONG, 1)
+    through = [
+        with_header(found, "surrogate", path="nets/other.pt", sha256="0" * 64, weights="w")
+        for found in (
+            replace(one, header={**one.header, "surrogate": {}}) for one in (weak, strong)
+        )
+    ]
+    for found in (weak, strong, *through):
+        write(found)
+    names = [found.header["checkpoint"]["path"] for found in (weak, strong)]
+    plain = numbers(robustkit, "compare", *names)
+    transfer = numbers(robustkit, "compare", *names, "--surrogate", "nets/other.pt")
+    assert plain["sides"][0]["records"] == [weak.digest]
+    assert transfer["sides"][0]["records"] == [weak.digest[::-1]]
+    assert "by transfer" in transfer["comparisons"][1]["sentence"]
+    line = refused(robustkit, "compare", write(weak), write(through[1]))
+    assert "by way of another network" in line
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_evaluations_that_do_not_belong_together(robustkit):
+    weak = write(made(WEAK, 0))
+    line = refused(robustkit, "compare", weak, write(made(STRONG, 1, n=100)))
+    assert "on other images" in line
+    assert "--limit 300" in line
+    line = refused(robustkit, "compare", weak, write(fgsm(made(STRONG, 2))))
+    assert "with another attack" in line
+    assert "compare --at clean, or run: robustkit evaluate nets/" in line
+    other = made(STRONG, 3, epsilons=("0.1", "0.2"))
+    line = refused(robustkit, "compare", weak, write(other))
+    assert "at other budgets" in line
+    found = numbers(robustkit, "compare", weak, write(other), "--at", "1/10", "--at", "0.2")
+    assert [one["level"] for one in found["comparisons"]] == ["1/10", "0.2"]
+    line = refused(robustkit, "compare", weak, write(other), "--at", "0.3")
+    assert "was not attacked at ε = 0.3, only at 0.1, 0.2; run: robustkit evaluate nets/" in line
+    assert "--epsilon 0.3" in line
+    newer = with_header(made(STRONG, 4), "engine", revision=9)
+    assert "another revision" in refused(robustkit, "compare", weak, write(newer))
+
+
+def test_one_network_twice_and_one_seed_twice(robustkit):
+    found = made(WEAK, 0)
+    first, again = write(found), write(fgsm(found))
+    assert "are the same network" in refused(robustkit, "compare", first, first)
+    assert "are the same network" in refused(robustkit, "compare", first, again)
+    write(made(WEAK, 0, path="nets/copy.pt"))
+    line = refused(robustkit, "compare", "runs/*.parquet", first, "--attack", "pgd")
+    assert "are both cross-entropy, seed 0" in line or "are the same network" in line
+    line = refused(robustkit, "compare", "runs/*.parquet")
+    assert "are both cross-entropy, seed 0" in line
+
+
+def test_files_and_numbers_that_make_no_sense(robustkit, tmp_path):
+    weak, strong = write(made(WEAK, 0)), write(made(STRONG, 1))
+    (tmp_path / "x.parquet").write_bytes(weak.read_bytes()[:-50])
+    assert "not a robustkit evaluation" in refused(robustkit, "compare", weak, "x.parquet")
+    (tmp_path / "y.partial").mkdir()
+    assert "not finished" in refused(robustkit, "compare", weak, "y.parquet")
+    assert "is a folder" in refused(robustkit, "compare", weak, "runs")
+    assert "at least two" in refused(robustkit, "compare", weak)
+    assert "name two networks" in refused(robustkit, "compare")
+    assert "--delta 0" in refused(robustkit, "compare", weak, strong, "--delta", "0")
+    assert "--at" in refused(robustkit, "compare", weak, strong, "--at", "much")
+    assert "level 2" in refused(robustkit, "compare", weak, strong, "--level", "2")
+    assert "is a folder" in refused(robustkit, "compare", weak, strong, "--json", "runs")
+
+
+# --- power ----------------------------------------------------------------------------------------
+
+
+def test_power_plans_from_the_spread_on_file_for_the_family_of_compare(robustkit):
+    records = folder_of_seeds()
+    for found in records.values():
+        write(found)
+    told = numbers(robustkit, "power", "runs/*.parquet", "--delta", "4", "--power", "0.9")
+    assert [one["level"] for one in told["comparisons"]] == ["clean", "0.1", "0.2", "0.3"]
+    a, b = (np.stack([right(records[loss, s], 0.2) for s in range(3)]) for loss in (STRONG, WEAK))
+    expected = plan(components(a, b), delta=0.04, power=0.9, family=4)
+    found = told["comparisons"][2]["power"]
+    assert found["rows"][0]["difference"] == expected.rows[0].difference
+    assert found["family"] == 4
+    status, out, err = robustkit("power", "runs/*.parquet", "--delta", "4", "--at", "0.2")
+    assert (status, err) == (0, "")
+    expected = plan(components(a, b), delta=0.04)
+    assert expected.sentence() in out
+    assert "upper 80 % bounds of the spread of 3 paired seeds on 300 images" in out
+
+
+def test_the_observed_difference_plays_no_part(robustkit):
+    """Where a and b change places on a mirrored set of images, only the difference changes."""
+    records = folder_of_seeds()
+    for found in records.values():
+        write(found)
+    one = numbers(robustkit, "power", "runs/*.parquet", "--delta", "4", "--at", "0.2")
+    swapped = {(WEAK, s): made(WEAK, s, strength=0.22) for s in range(3)}
+    swapped |= {(STRONG, s): made(STRONG, s, strength=0.15) for s in range(3)}
+    for found in swapped.values():
+        write(found, "other")
+    two = numbers(robustkit, "power", "other/*.parquet", "--delta", "4", "--at", "0.2")
+    assert one["comparisons"][0]["power"]["rows"] == two["comparisons"][0]["power"]["rows"]
+
+
+def test_power_tells_what_takes_most(robustkit):
+    for found in folder_of_seeds().values():
+        write(found)
+    status, out, err = robustkit("power", "runs/*.parquet", "--delta", "20")
+    assert (status, err) == (0, "")
+    told = numbers(robustkit, "power", "runs/*.parquet", "--delta", "20")
+    rows = {one["level"]: one["power"]["rows"] for one in told["comparisons"]}
+    fewest = {
+        level: next((row["seeds"] for row in own if row["equivalence"] >= 0.8), 51)
+        for level, own in rows.items()
+    }
+    most = max(fewest, key=fewest.__getitem__)
+    assert f"What takes most: {STRONG} and {WEAK}, ε = {most}." in out
+
+
+def test_power_by_hand_and_what_it_refuses(robustkit):
+    given = ["power", "--delta", "1", "--seed-sd", "0.5", "--discordant", "4"]
+    status, out, _ = robustkit(*given, "--images", "10000")
+    assert status == 0
+    assert "To show a difference of 1 point with power 80 % on 10,000 images takes" in out
+    few = numbers(robustkit, *given, "--images", "1000")["comparisons"][0]["power"]["rows"]
+    many = numbers(robustkit, *given, "--images", "10000")["comparisons"][0]["power"]["rows"]
+    assert all(x["difference"] < y["difference"] for x, y in zip(few, many, strict=True))
+    assert "go together" in refused(robustkit, *given)
+    assert "not both" in refused(robustkit, *given, "--images", "10", "runs/x.parquet")
+    pair = write(made(WEAK, 0)), write(made(STRONG, 1))
+    assert "at least two seeds" in refused(robustkit, "power", *pair, "--delta", "1")
+    assert "--delta 200" in refused(robustkit, "power", *pair, "--delta", "200")
+
+
+# --- end to end -----------------------------------------------------------------------------------
+
+
+def test_records_are_compared_without_torch(tmp_path):
+    paths = [write(made(loss, 0), tmp_path / "runs") for loss in (WEAK, STRONG)]
+    code = (
+        "import sys; from robustkit import cli; sys.argv[0] = 'robustkit'\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: sys.exit(end.code or 10 * ('torch' in sys.modules))"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, "compare", *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "verdict" in done.stdout
+
+
+def test_two_networks_from_weights_to_verdict(robustkit):
+    """The line that refuses has the very command after which nothing is refused."""
+    for seed, name in enumerate("ab"):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            checkpoint.save(f"{name}.safetensors", build("lenet5"), model="lenet5", seed=0)
+    names = ["a.safetensors", "b.safetensors"]
+    asked = ["--attack", "pgd", "--set", "steps=2", "--set", "restarts=1", "--limit", "12"]
+    asked += ["--data", "mnist5k", "--epsilon", "0.1", "--epsilon", "0.2"]
+    assert robustkit("evaluate", names[0], *asked, "--seed", "3")[0] == 0
+    for _ in names[1:]:
+        line = refused(robustkit, "compare", *names)
+        assert robustkit(*shlex.split(line.split("run: ")[1])[1:])[0] == 0
+    found = numbers(robustkit, "compare", *names)
+    records = [package.read_record(path) for path in sorted(Path("runs").glob("*.parquet"))]
+    assert len({one.header["protocol"]["digest"] for one in records}) == 1
+    rows = {one.header["checkpoint"]["path"]: one for one in records}
+    for one, epsilon in zip(found["comparisons"], (None, 0.1, 0.2), strict=True):
+        b, a = (right(rows[name], epsilon).mean() for name in names)
+        assert one["difference"]["value"] == pytest.approx(a - b, abs=1e-12)
+    assert found["comparisons"][0]["test"] == "exact McNemar"
