@@ -283,9 +283,7 @@ def _transfer(surrogate: Subject) -> str:
 
 def _cannot_transfer(protocol: Protocol) -> str:
     """The first attack that cannot work on another network than the one it is to fool."""
-    return next(
-        (kind(a) for a in protocol.attacks if fixed_budget(a, protocol.norm) is None), ""
-    )
+    return next((kind(a) for a in protocol.attacks if fixed_budget(a, protocol.norm) is None), "")
 
 
 def _data_header(data: Dataset) -> dict[str, Any]:
@@ -437,9 +435,7 @@ def _attack(
     """Attack a block; when the GPU's memory does not suffice, with half the batch, and say so."""
     while True:
         try:
-            return attack_block(
-                model, block, protocol, plan["batch_size"], progress, surrogate
-            )
+            return attack_block(model, block, protocol, plan["batch_size"], progress, surrogate)
         except torch.cuda.OutOfMemoryError as error:
             if plan["batch_size"] == 1:
                 raise EvaluationFailed("the GPU has too little memory for one image") from error

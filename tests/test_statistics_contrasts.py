@@ -108,6 +108,12 @@ def test_seeds_that_differ_widen_the_interval():
     assert width(over_seeds(networks(spread=1.0))) > 2 * width(over_seeds(networks(spread=0.0)))
 
 
+def test_errors_have_the_mirrored_interval():
+    x = networks(3, 60, level=2.5)
+    right, wrong = over_seeds(x), over_seeds(~x)
+    assert (wrong.low, wrong.high) == pytest.approx((1 - right.high, 1 - right.low))
+
+
 @pytest.mark.parametrize("value", [False, True])
 def test_an_accuracy_of_none_or_all_still_has_an_interval(value):
     found = over_seeds(np.full((3, 100), value))

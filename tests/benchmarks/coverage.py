@@ -160,7 +160,7 @@ def difference(studies: int, rng: Generator, *, paired: bool) -> None:
         f"{100 * pair[0]:g} − {100 * pair[1]:g} of {images}": (images, covered(pair))
         for images, pair in product((200, 1000), pairs)
     }
-    kind = "paired seeds" if paired else "unpaired seeds, one fewer on one side,"
+    kind = "paired seeds" if paired else "unpaired seeds (one fewer on one side)"
     over_worlds(f"Difference of two methods over {kind}", settings, studies, rng)
 
 
@@ -375,7 +375,7 @@ def exact(studies: int, rng: Generator) -> None:
 
 
 def planned(studies: int, rng: Generator) -> None:
-    """Power with the seeds that a plan asks for, were the spread known (seen on 400 seeds)."""
+    """Power with the seeds that a plan asks for, were the spread known (seen on 3,000 seeds)."""
     delta = 0.03
 
     def power(here: World, seeds: int | None, *, differ: bool) -> Iterator[float]:
@@ -392,7 +392,7 @@ def planned(studies: int, rng: Generator) -> None:
         yield rate(studies, rng, shown)
 
     def row(here: World) -> list[float]:
-        spread = components(*here._replace(seeds=400).draw((0.9, 0.9), rng), confidence=0.5)
+        spread = components(*here._replace(seeds=3000).draw((0.9, 0.9), rng), confidence=0.5)
         made = plan(spread, delta=delta, images=here.images)
         difference = power(here, made.seeds_difference, differ=True)
         return [*difference, *power(here, made.seeds_equivalence, differ=False)]
