@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +14,8 @@ from robustkit.errors import InputError
 
 if TYPE_CHECKING:
     from robustkit.study.cells import Plan
-    from robustkit.study.run import Run
+    from robustkit.study.ray import Demand
+    from robustkit.study.run import Crew, Run
     from robustkit.study.spec import Study
 
 
@@ -56,6 +58,26 @@ def report(
     hours: Annotated[
         float | None, typer.Option(help="Begin no further cell after so long; report what is.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|ADDRESS",
+            help="Work on a Ray cluster; auto joins that of RAY_ADDRESS, or starts one here.",
+        ),
+    ] = None,
+    cpus_per_cell: Annotated[
+        int | None, typer.Option(min=1, help="Cores of a cell on Ray; by default 1.")
+    ] = None,
+    gpus_per_cell: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs of a cell on Ray, such as 0.25; by default 1, if any."),
+    ] = None,
+    shared: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="What Ray's workers reach, if not --out: s3://bucket/study."
+        ),
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try failed cells again.")] = False,
     amend: Annotated[
         bool, typer.Option("--amend", help="Go on though the file has changed; the report says so.")
@@ -77,13 +99,14 @@ def report(
     if not only_report:
         from robustkit.study.run import Options, Run
 
+        demand = _demand(ray, cpus_per_cell, gpus_per_cell, shared, workers, device)
         device, workers = _place(device, workers)
         run = Run(study, store, Options(data_root, device, workers, retry, amend), changes)
         if plan:
             _show_plan(run, run.plan())
             return 0
         run.register()
-        _work(run, hours)
+        _work(run, hours, demand)
     return _write(study, store, folder, style)
 
 
@@ -129,13 +152,43 @@ def _place(device: str, workers: int | None) -> tuple[str, int]:
     return "cpu", workers or os.cpu_count() or 1
 
 
-def _work(run: "Run", hours: float | None) -> None:
+def _demand(
+    address: str | None,
+    cpus: int | None,
+    gpus: float | None,
+    shared: str | None,
+    most: int | None,
+    device: str,
+) -> "Demand | None":
+    """What is asked of a Ray cluster; None: nothing."""
+    if address is None:
+        given = {"--cpus-per-cell": cpus, "--gpus-per-cell": gpus, "--shared": shared}
+        for option, value in given.items():
+            if value is not None:
+                raise InputError(f"{option} goes with --ray")
+        return None
+    from robustkit.study.ray import Demand
+
+    return Demand(address, cpus or 1, 0 if device == "cpu" else gpus, shared or "", most)
+
+
+def _work(run: "Run", hours: float | None, demand: "Demand | None") -> None:
     from robustkit.cli.terminal import StudyBar
-    from robustkit.study.run import Processes, means
 
     until = math.inf if hours is None else time.monotonic() + 3600 * hours
-    with StudyBar(run.study.name) as bar:
-        run.finish(Processes(means(run), run.options.workers, until), bar.progress)
+    with _crew(run, until, demand) as crew, StudyBar(run.study.name) as bar:
+        run.finish(crew, bar.progress)
+
+
+def _crew(run: "Run", until: float, demand: "Demand | None") -> "AbstractContextManager[Crew]":
+    """Whoever carries out the jobs."""
+    from robustkit.study.run import Processes, means
+
+    if demand is None:
+        return nullcontext(Processes(means(run), run.options.workers, until))
+    from robustkit.study.ray import cluster
+
+    return cluster(means(run), demand, until)
 
 
 def _show_plan(run: "Run", plan: "Plan") -> None:

@@ -463,7 +463,7 @@ def _matrices(study: Study, tables: Mapping[str, _Table]) -> Iterable[Matrix]:
             ),
             None,
         )
-        if not analysis.surrogate or own is None or not table.levels:
+        if not analysis.surrogate or own is None or not (own.found and table.found):
             continue
         level = table.levels[(len(table.levels) - 1) // 2]
         yield Matrix(

@@ -89,6 +89,8 @@ def _histories(
         if Fraction(level) == 0:
             continue
         steps = tuple(line["step"] for line in histories[0])
+        if len(steps) < 2:
+            continue  # a run within one epoch has no course to be drawn
         alike = [h for h in histories if tuple(line["step"] for line in h) == steps]
         yield History(
             method, level, steps, _means(alike, "memorised"), _means(alike, "held_out_clean")

@@ -165,7 +165,9 @@ def _evaluate(test: Test, store: Store, means: Means) -> dict[str, Any]:
     def subject(key: str) -> evaluation.Subject:
         made = store.cell(key) or {}
         path = store.folder / made["checkpoint"]  # an absolute one stays as it is
-        return evaluation.of_checkpoint(checkpoint.read(path, model=made.get("model")))
+        found = evaluation.of_checkpoint(checkpoint.read(path, model=made.get("model")))
+        # as the study knows it, wherever a worker has it
+        return found._replace(header={**found.header, "path": made["checkpoint"]})
 
     record = evaluation.run(
         subject(test.cell),

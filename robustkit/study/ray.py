@@ -1,0 +1,574 @@
+"""A study's jobs on a Ray cluster, a task each; Ray is imported when it is asked for.
+
+All machines see the study's folder, or each works in a scratch folder of its own and exchanges
+files with a URL that all reach. Either way a result is there whole or not at all, after all that it
+speaks of; a job that is done twice, because its worker only seemed lost, comes to the same.
+"""
+
+import json
+import logging
+import math
+import os
+import platform
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+
+from robustkit.errors import InputError, RobustkitError
+from robustkit.files import write_atomic
+from robustkit.study.run import LOST, in_words
+from robustkit.study.store import Store
+from robustkit.study.work import Job, Means, carry_out, loaded
+
+Result = Callable[[str, str], dict[str, Any] | None]
+"""what a "cell" or "test" of some key came to; None: not yet"""
+
+PATIENCE = 5.0
+"""seconds between two looks at how large the cluster is"""
+SETTLING = 60.0
+"""seconds after which a file written elsewhere must be seen here; NFS remembers absent ones"""
+KNOCK = 10.0
+"""seconds for an answer from a cluster's address; Ray itself would try for minutes"""
+STORE_BYTES = 100 * 2**20
+"""of a Ray started here, whose object store carries nothing but jobs"""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What is asked of a cluster."""
+
+    address: str = "auto"
+    """auto: the one named by RAY_ADDRESS, or else one started here"""
+    cpus: int = 1
+    """of a cell, which computes with as many threads"""
+    gpus: float | None = None
+    """of a cell, shared out in fractions; None: one where there are any"""
+    shared: str = ""
+    """URL that results go through; "": every machine sees the study's folder"""
+    most: int | None = None
+    """cells at a time; None: as many as there is room for"""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a worker has to know of where it works."""
+
+    means: Means
+    start: Path
+    """what relative names begin at"""
+    mark: str
+    """name of a file by which a worker knows that it sees the same place"""
+    shared: str = ""
+
+    @property
+    def exchange(self) -> "Exchange":
+        """The place that all machines see."""
+        return Exchange(self.shared or str(self.means.folder))
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Files of a study at a URL, named as in its folder."""
+
+    url: str
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all.
+
+        Raises:
+            InputError: the URL cannot be written.
+        """
+        with self._told():
+            system, path = self._place(name)
+            partial = f"{path}.{uuid.uuid4().hex}.tmp"
+            system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            system.pipe_file(partial, data)
+            system.mv(partial, path)
+
+    def get(self, name: str) -> bytes | None:
+        """A file's bytes; None where there is none.
+
+        Raises:
+            InputError: the URL cannot be read.
+        """
+        with self._told(), suppress(FileNotFoundError):
+            system, path = self._place(name)
+            return bytes(system.cat_file(path))
+        return None
+
+    def drop(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with self._told(), suppress(FileNotFoundError):
+            system, path = self._place(name)
+            system.rm_file(path)
+
+    def result(self, kind: str, key: str) -> dict[str, Any] | None:
+        """What a cell or test came to; None: not yet.
+
+        Raises:
+            InputError: its file is damaged.
+        """
+        text = self.get(name := _json(kind, key))
+        try:
+            return None if text is None else dict(json.loads(text))
+        except ValueError as error:
+            raise InputError(f"{self.url}: {name} is damaged ({error}); remove it") from error
+
+    def done(self, kind: str, key: str) -> dict[str, Any] | None:
+        """The same, of those that have not failed."""
+        found = self.result(kind, key)
+        return found if found is not None and found["status"] == "done" else None
+
+    def bring(self, name: str, folder: Path) -> None:
+        """Copy a file into a study's folder.
+
+        Raises:
+            InputError: it is not there.
+        """
+        data = self.get(name)
+        if data is None:
+            raise InputError(f"{self.url}: {name} has vanished from it")
+        write_atomic(folder / name, data)
+
+    def _place(self, name: str) -> tuple[Any, str]:
+        from fsspec.core import url_to_fs
+
+        system, root = url_to_fs(self.url)
+        return system, f"{root.rstrip('/')}/{name}"
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Whatever goes wrong with a URL, in one line; each kind has errors of its own."""
+        try:
+            yield
+        except (RobustkitError, FileNotFoundError):
+            raise
+        except Exception as error:
+            said = (str(error).splitlines() or [""])[0]
+            raise InputError(f"{self.url}: {type(error).__name__}: {said}") from error
+
+
+# --- the files of a job ---------------------------------------------------------------------------
+
+
+def _json(kind: str, key: str) -> str:
+    return f"{kind}s/{key}.json"
+
+
+def network(cell: dict[str, Any]) -> list[str]:
+    """The checkpoint of a training's result, unless it was made elsewhere."""
+    path = cell.get("checkpoint")
+    return [] if path is None or Path(path).is_absolute() else [path]
+
+
+def rows(test: dict[str, Any]) -> list[str]:
+    """The record of an evaluation's result."""
+    if test["status"] != "done":
+        return []
+    name = f"runs/{test['evaluation'][:32]}"
+    return [f"{name}.examples.npz", f"{name}.parquet"]
+
+
+def mentioned(kind: str, key: str, result: dict[str, Any]) -> list[str]:
+    """The files that the reason of a failure speaks of."""
+    known = (f"{kind}s/{key}.log", f"checkpoints/{key}.safetensors.partial/state.pt")
+    return [name for name in known if name.rpartition("/")[2] in result["reason"]]
+
+
+def files(job: Job, result: Result) -> list[str]:
+    """Everything that a job came to; a file comes after those that it speaks of, the cell last."""
+    found = [("test", test.key) for test in job.tests] + [("cell", job.cell.key)]
+    carried, results = [], []
+    for kind, key in found:
+        if (known := result(kind, key)) is not None:
+            carried += rows(known) if kind == "test" else network(known)
+            carried += mentioned(kind, key, known)
+            results.append(_json(kind, key))
+    return carried + results
+
+
+def surrogates(job: Job) -> list[str]:
+    """Keys of the networks that attacks of the job work on."""
+    return sorted({test.surrogate for test in job.tests} - {""})
+
+
+def results_of(store: Store) -> Result:
+    """The results in a study's folder."""
+    return lambda kind, key: store.cell(key) if kind == "cell" else store.test(key)
+
+
+# --- a worker -------------------------------------------------------------------------------------
+
+
+def attend(job: Job, site: Site) -> str:
+    """Do a job on whatever machine this is; "", or why this machine cannot do it."""
+    with suppress(OSError):
+        os.chdir(site.start)
+    try:
+        if site.exchange.get(site.mark) is None:
+            raise InputError(_unseen(site))
+        if site.shared:
+            _in_scratch(job, site)
+        else:
+            _in_folder(job, site.means)
+    except RobustkitError as error:
+        return f"{platform.node()}: {error}"
+    return ""
+
+
+def _unseen(site: Site) -> str:
+    if site.shared:
+        return f"does not see what others write to {site.shared}; give a --shared that all reach"
+    return (
+        f"does not see the study's folder {site.means.folder}; put --out on a file system that all "
+        "machines share, or give --shared URL"
+    )
+
+
+def _in_folder(job: Job, means: Means) -> None:
+    # one that is given up for lost may still be at work, and would be in the way of this one
+    claim = means.folder / "cells" / f"{job.cell.key}.lock"
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(claim):
+        _do(job, means)
+
+
+def _in_scratch(job: Job, site: Site) -> None:
+    """Do a job in a folder of its own; what it needs and what it makes go through the URL."""
+    exchange, key = site.exchange, job.cell.key
+    with TemporaryDirectory(prefix="robustkit-", ignore_cleanup_errors=True) as name:
+        scratch = Path(name)
+        fetched = _fetch(job, exchange, scratch)
+        _do(job, replace(site.means, folder=scratch))
+        if _json("cell", key) in fetched or exchange.done("cell", key) is None:
+            _speak_of(job, Store(scratch), site.means.folder)
+            for made in files(job, results_of(Store(scratch))):
+                if made not in fetched and (scratch / made).exists():
+                    exchange.put(made, (scratch / made).read_bytes())
+            return
+    # another was faster, and rows belong to one network: go on with that one
+    _in_scratch(job, site)
+
+
+def _fetch(job: Job, exchange: Exchange, folder: Path) -> set[str]:
+    """Bring what a job builds on, and what is done of it already; the files' names."""
+    key, names = job.cell.key, []
+    for other in surrogates(job):
+        cell = exchange.done("cell", other)
+        if cell is None:
+            raise InputError(f"{exchange.url}: lacks the network {other}, by which to attack")
+        names += [*network(cell), _json("cell", other)]
+    if (cell := exchange.done("cell", key)) is not None:
+        names += [*network(cell), _json("cell", key)]
+        names += [_json("test", t.key) for t in job.tests if exchange.done("test", t.key)]
+    for name in names:
+        exchange.bring(name, folder)
+    return set(names)
+
+
+def _speak_of(job: Job, store: Store, folder: Path) -> None:
+    """Let reasons of failures name the study's folder, not one that is gone in a moment."""
+    for kind, key in [("cell", job.cell.key), *(("test", t.key) for t in job.tests)]:
+        result = results_of(store)(kind, key)
+        if result is not None and str(store.folder) in result["reason"]:
+            reason = result["reason"].replace(str(store.folder), str(folder))
+            store.keep(kind, key, result | {"reason": reason})
+
+
+def _do(job: Job, means: Means) -> None:
+    if Store(means.folder).cell(job.cell.key) is None:
+        _check_training(job.cell.asked, means)
+    for test in job.tests:
+        _data(test.data, test.split, test.limit, means.data_root)
+    carry_out(job, means)
+
+
+def _check_training(asked: dict[str, Any], means: Means) -> None:
+    """See that this machine has what a cell is made of; a lack is no result of the study.
+
+    Raises:
+        InputError: it hasn't.
+    """
+    if "checkpoint" in asked:
+        if not Path(asked["checkpoint"]).is_file():
+            raise InputError(f"{asked['checkpoint']}: not on this machine; put it where all see it")
+        return
+    name = asked["data"]["name"]
+    if _data(name, "train", None, means.data_root).digest != asked["data"]["digest"]:
+        raise InputError(f"{name}: other images here than where the study began; copy them again")
+
+
+def _data(name: str, split: str, limit: int | None, root: Path | None) -> Any:
+    try:
+        return loaded(name, split, limit, root)
+    except RobustkitError as error:
+        raise InputError(
+            f"{error}; every machine reads data from where it stands on that machine itself, so "
+            "--data-root must be valid there"
+        ) from error
+
+
+# --- the cluster ----------------------------------------------------------------------------------
+
+
+class _Task(NamedTuple):
+    """A job under way."""
+
+    job: Job
+    reference: Any
+    """Ray's name for its result"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Ray workers, on as many machines as there are; a job whose worker is lost is tried again."""
+
+    ray: Any
+    """the module, connected"""
+    site: Site
+    cpus: int
+    gpus: float
+    most: int | None = None
+    until: float = math.inf
+    """time by `time.monotonic` after which no further job begins"""
+
+    def work(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:
+        """Carry out jobs; each is yielded when its results are in the study's folder.
+
+        Raises:
+            InputError: a machine lacks something, or, when all else is done, some job's workers
+                have been lost too often.
+        """
+        left, running = _Left(list(reversed(jobs))), dict[Future[str], _Task]()
+        try:
+            while left.waiting or running:
+                if time.monotonic() > self.until:
+                    left.waiting.clear()
+                for job in left.take(self.room() - len(running)):
+                    task = self._submit(job)
+                    running[task.reference.future()] = task
+                    began(job)
+                # not by ray.wait, which turns a signal's exception into an error of its own
+                for done in wait(running, PATIENCE, FIRST_COMPLETED).done:
+                    job = running.pop(done).job
+                    if reason := self._lost(done):
+                        left.again(job, reason)
+                    else:
+                        self._bring(job)
+                        yield job
+        finally:
+            for task in running.values():
+                self.ray.cancel(task.reference, force=True)
+        left.settle()
+
+    def lanes(self) -> int:
+        """How many cells the cluster as it is now has room for."""
+        machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        return sum(min(self._fits(m, "CPU"), self._fits(m, "GPU")) for m in machines)
+
+    def _fits(self, machine: dict[str, float], what: str) -> int:
+        each = self.cpus if what == "CPU" else self.gpus
+        return math.floor(machine.get(what, 0) / each + 1e-9) if each else 10**9
+
+    def room(self) -> int:
+        """How many cells may be under way.
+
+        One more than fit, so that no worker waits for the next and an autoscaler sees a need.
+        """
+        lanes = self.lanes() + 1
+        return lanes if self.most is None else min(lanes, self.most)
+
+    def _submit(self, job: Job) -> _Task:
+        self._offer(job)
+        # Ray would try again by itself, but without end where a worker is killed for its memory
+        task = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(attend)
+        return _Task(job, task.remote(job, self.site))
+
+    def _lost(self, done: Future[str]) -> str:
+        """How a task's worker was lost; "" where it was not.
+
+        Raises:
+            InputError: its machine could not do the job.
+        """
+        errors = self.ray.exceptions
+        try:
+            refused = done.result()
+        except errors.RayTaskError as error:
+            if "ModuleNotFoundError" not in str(error):
+                raise
+            said = str(error).strip().splitlines()[-1]
+            raise InputError(f"{said}; every machine needs the same robustkit installed") from error
+        except errors.RayError as error:
+            return type(error).__name__
+        if refused:
+            raise InputError(refused)
+        return ""
+
+    def _offer(self, job: Job) -> None:
+        """Put at the URL what a job builds on, where it is only in the study's folder."""
+        folder, store = self.site.means.folder, Store(self.site.means.folder)
+        for key in (job.cell.key, *surrogates(job)) if self.site.shared else ():
+            cell = store.cell(key)
+            if cell is None or cell["status"] != "done" or self.site.exchange.done("cell", key):
+                continue
+            for name in (*network(cell), _json("cell", key)):
+                self.site.exchange.put(name, (folder / name).read_bytes())
+
+    def _bring(self, job: Job) -> None:
+        """See that the results of a job are in the study's folder.
+
+        Raises:
+            InputError: they don't come.
+        """
+        folder, store = self.site.means.folder, Store(self.site.means.folder)
+        if self.site.shared:
+            for name in files(job, self.site.exchange.result):
+                self.site.exchange.bring(name, folder)
+        since = time.monotonic()
+        while not _complete(job, store):
+            if time.monotonic() - since > SETTLING:
+                raise InputError(f"{folder}: results of {in_words(job.cell)} do not appear in it")
+            time.sleep(0.1)
+            for kind in ("cells", "tests"):
+                list((folder / kind).glob("*"))  # makes NFS look again
+
+
+def _complete(job: Job, store: Store) -> bool:
+    cell = store.cell(job.cell.key)
+    if cell is None or cell["status"] != "done":
+        return cell is not None
+    return all(store.test(test.key) is not None for test in job.tests)
+
+
+@dataclass(slots=True)
+class _Left:
+    """Jobs still to be done, and what has become of those whose workers were lost."""
+
+    waiting: list[Job]
+    """the next one last"""
+    tries: Counter[str] = field(default_factory=Counter)
+    given_up: list[str] = field(default_factory=list)
+
+    def take(self, most: int) -> list[Job]:
+        """The next jobs."""
+        return [self.waiting.pop() for _ in range(min(most, len(self.waiting)))]
+
+    def again(self, job: Job, reason: str) -> None:
+        """Have a job done again, unless it has been tried often enough."""
+        self.tries[job.cell.key] += 1
+        if self.tries[job.cell.key] < LOST:
+            self.waiting.append(job)
+        else:
+            self.given_up.append(f"{in_words(job.cell)} ({reason})")
+
+    def settle(self) -> None:
+        """Say what was given up.
+
+        Raises:
+            InputError: something was.
+        """
+        if self.given_up:
+            raise InputError(
+                f"lost {LOST} workers each, perhaps for want of memory, so give a cell more of a "
+                f"machine by --cpus-per-cell or --gpus-per-cell: {'; '.join(self.given_up)}"
+            )
+
+
+@contextmanager
+def cluster(means: Means, demand: Demand, until: float = math.inf) -> Iterator[Cluster]:
+    """A crew of Ray workers, for as long as the context lasts.
+
+    Args:
+        means: folder and data; device and threads follow from the demand.
+        demand: what is asked of the cluster.
+        until: time by `time.monotonic` after which no further job begins.
+
+    Raises:
+        InputError: Ray is not installed, there is no such cluster, or no machine in it suffices.
+    """
+    with _connected(demand.address) as ray:
+        has = ray.cluster_resources().get("GPU", 0) > 0
+        gpus = float(has) if demand.gpus is None else demand.gpus
+        if gpus > 1 and gpus % 1:
+            raise InputError(f"--gpus-per-cell {gpus:g}: give a fraction of one, or whole ones")
+        means = replace(means, device="cuda" if gpus else "cpu", threads=demand.cpus)
+        if means.data_root is not None:
+            means = replace(means, data_root=means.data_root.absolute())
+        site = Site(means, Path.cwd(), f".seen-{uuid.uuid4().hex}", demand.shared)
+        crew = Cluster(ray, site, demand.cpus, gpus, demand.most, until)
+        if not crew.lanes():
+            raise InputError(
+                f"--ray {demand.address}: no machine there has {demand.cpus} CPUs and {gpus:g} "
+                "GPUs for a cell; see --cpus-per-cell and --gpus-per-cell"
+            )
+        site.exchange.put(site.mark, b"robustkit\n")
+        try:
+            yield crew
+        finally:
+            site.exchange.drop(site.mark)
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """Ray, quiet; what is started here also ends here."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(
+            "--ray needs Ray; install it with: pip install 'robustkit[ray]'"
+        ) from error
+    place = os.environ.get("RAY_ADDRESS", "local") if address == "auto" else address
+    _knock(place)
+    local = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+    options: dict[str, Any] = local if place == "local" else {}
+    try:
+        with _own_signals():
+            ray.init(place, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (ConnectionError, OSError, RuntimeError, ValueError, ImportError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"--ray {address}: {said}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See that something answers at HOST:PORT.
+
+    Raises:
+        InputError: nothing does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--ray {address}: nothing answers there ({error})") from error
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, which Ray replaces by one that only exits."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
