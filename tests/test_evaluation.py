@@ -201,7 +201,7 @@ def test_a_second_asker_waits_for_the_first(arrays, tmp_path):
 def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(arrays, monkeypatch):
     real, sizes = evaluation.attack_block, []
 
-    def small_gpu(model, block, protocol, batch_size, progress):
+    def small_gpu(model, block, protocol, batch_size, progress, surrogate=None):
         sizes.append(batch_size)
         if batch_size > 16:
             raise torch.cuda.OutOfMemoryError("out of memory")
