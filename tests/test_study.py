@@ -559,6 +559,22 @@ def test_a_claim_is_judged_at_all_of_its_levels(tmp_path, share, better, equival
         assert any("lost" in note for note in result.panels[0].notes)
 
 
+def test_one_seed_decides_no_claim_about_methods(tmp_path):
+    numbers = []
+    for method, count in (("a", 1900), ("b", 1000)):
+        right = np.arange(2000) < count
+        path = rows(tmp_path, method, right, loss=method)
+        numbers.append(Number("label-noise", method, "0", 0, path))
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS + CLAIM.format(says="better"))
+    result = outcome(spec.load(str(path)), Findings(numbers))
+    assert [c.verdict for c in result.panels[0].comparisons] == ["better"]
+    assert result.panels[0].comparisons[0].test == "McNemar"
+    (judged,) = result.judgements
+    assert judged.verdict == "not tested"
+    assert "one seed" in judged.sentence
+
+
 def test_a_folder_of_evaluations_becomes_a_report(tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()

@@ -266,14 +266,17 @@ class _Table:
     # --- what is compared -------------------------------------------------------------------------
 
     def compare(
-        self, a: str, b: str, levels: Sequence[str], delta: float | None
+        self, a: str, b: str, levels: Sequence[str], delta: float | None, seeds: int = 1
     ) -> tuple[Comparison, ...]:
-        """Two methods at some levels, judged together."""
-        members = [self._member(a, b, level) for level in levels]
+        """Two methods at some levels, judged together; with fewer seeds a level is not tested."""
+        members = [self._member(a, b, level, seeds) for level in levels]
         return family(members, delta=delta or None, over="levels")
 
-    def _member(self, a: str, b: str, level: str) -> Member:
+    def _member(self, a: str, b: str, level: str, seeds: int) -> Member:
         contrast, reason = self._contrast(a, b, level)
+        if contrast is not None and contrast.seeds < seeds:
+            reason = "one seed a method: how much training varies is not known"
+            return Member(a, b, level, None, reason)
         return Member(a, b, level, contrast, reason)
 
     def _contrast(self, a: str, b: str, level: str) -> tuple[Contrast | None, str]:
@@ -342,7 +345,8 @@ class _Judge:
             return self._untested(claim, "this study has no such analysis")
         levels = claim.levels or table.levels
         delta = claim.delta / 100
-        found = table.compare(claim.a, claim.b, levels, delta)
+        # a claim is about methods, of which one network each says nothing
+        found = table.compare(claim.a, claim.b, levels, delta, seeds=2)
         if all(one.verdict == "not tested" for one in found):
             return self._untested(claim, found[0].reason if found else "no levels")
         verdict = (_better if claim.says == "better" else _equivalent)(found, delta)
