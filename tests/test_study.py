@@ -643,6 +643,10 @@ def test_the_command_plans_works_and_writes(file, tmp_path, robustkit):
     assert planned[0] == 0
     assert "4 to work on" in planned[1]
     assert not (tmp_path / "a" / "report.html").exists()
+    (tmp_path / "taken").write_text("")
+    taken = robustkit("report", str(file), "--out", str(tmp_path / "taken"))
+    assert taken[0] == 2
+    assert "is a file; give the name of a folder" in taken[2]
     unknown = robustkit("report", "elsayed2018-minst", "--plan")
     assert unknown[0] == 2
     assert "did you mean" in unknown[2]

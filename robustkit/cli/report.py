@@ -91,6 +91,8 @@ def report(
     from robustkit.study.store import Store
 
     folder = out or Path(Path(name).stem)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder}: is a file; give the name of a folder")
     store = Store(folder / "work")
     changes = _changes(checkpoints, runs, data, limit, model, baseline)
     study = _as_asked(store) if only_report and runs is None else spec.load(name, changes)
