@@ -9,7 +9,7 @@ from typing import Any
 
 from robustkit.errors import InputError
 from robustkit.files import file_digest, fraction
-from robustkit.study.cells import Cell, Context, Plan, Test, Wanted
+from robustkit.study.cells import Cell, Context, Plan, Test, Wanted, evaluation_of
 from robustkit.study.spec import TRAINED, Analysis, Brought, Study
 
 FIELD = re.compile(r"\{(\w+)\}")
@@ -49,7 +49,7 @@ class Gatherer:
             taken: dict[tuple[str, str, int], Path] = {}
             for network in self._of(analysis):
                 cell = self._cell(network)
-                test = self._test(analysis, cell.key)
+                test = evaluation_of(self.study, analysis, cell.key)
                 level = "" if analysis.factor == "epsilon" else network.fields[analysis.factor]
                 place = (cell.method, str(fraction(level or "0", str(network.path))), cell.seed)
                 if place in taken:
@@ -103,18 +103,6 @@ class Gatherer:
             "fields": dict(fields),
         }
         return Cell(fields[self.brought.method], where, 0, int(text), asked)
-
-    def _test(self, analysis: Analysis, cell: str) -> Test:
-        tested = self.study.tested
-        attacked = analysis.factor == "epsilon"
-        return Test(
-            cell,
-            analysis.protocol if attacked else tested.protocol,
-            analysis.levels if attacked else (),
-            analysis.limit or tested.limit,
-            tested.data,
-            tested.split,
-        )
 
 
 def _number(network: Network, name: str) -> Any:

@@ -138,7 +138,8 @@ class Planner:
                     continue
                 chosen[place(method, context)] = found
                 cell = self._add(self.cell(method, context, found, seed))
-                test = self._test(analysis, cell.key, surrogate)
+                test = evaluation_of(self.study, analysis, cell.key, surrogate)
+                self.tests.setdefault(test.key, test)
                 wanted.append(Wanted(analysis.name, method, level, seed, cell.key, test.key))
         counts = dict(Counter(method for method, _, _ in later))
         return Plan(self.cells, self.tests, tuple(wanted), candidates, chosen, counts)
@@ -217,19 +218,20 @@ class Planner:
     def _add(self, cell: Cell) -> Cell:
         return self.cells.setdefault(cell.key, cell)
 
-    def _test(self, analysis: Analysis, cell: str, surrogate: str) -> Test:
-        tested = self.study.tested
-        attacked = analysis.factor == "epsilon"
-        test = Test(
-            cell,
-            analysis.protocol if attacked else tested.protocol,
-            analysis.levels if attacked else (),
-            analysis.limit or tested.limit,
-            tested.data,
-            tested.split,
-            surrogate,
-        )
-        return self.tests.setdefault(test.key, test)
+
+def evaluation_of(study: Study, analysis: Analysis, cell: str, surrogate: str = "") -> Test:
+    """What an analysis asks of a cell: its own attack, or how the study tests every network."""
+    tested = study.tested
+    attacked = analysis.factor == "epsilon"
+    return Test(
+        cell,
+        analysis.protocol if attacked else tested.protocol,
+        analysis.levels if attacked else (),
+        analysis.limit or tested.limit,
+        tested.data,
+        tested.split,
+        surrogate,
+    )
 
 
 def context(analysis: Analysis, level: str) -> Context:
