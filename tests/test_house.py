@@ -16,7 +16,7 @@ FLOORS = [
     {"record", "protocol", "data", "models", "losses"},
     {"checkpoint", "attack", "compression", "device"},
     {"evaluation", "training"},
-    {"figures", "study", "summary"},
+    {"audit", "figures", "study", "summary"},
     {"report"},
     {"cli"},
 ]

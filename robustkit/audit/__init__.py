@@ -1,0 +1,1 @@
+"""Audits: can this robustness number be believed?"""

@@ -1,0 +1,250 @@
+"""What an audit found, as plain values: `audit.json` holds it, the page draws it, neither computes.
+
+Shares are fractions of all audited images, clean mistakes counted as wrong. Unknown is None.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from robustkit.record import Example
+from robustkit.statistics import Comparison, Estimate
+
+Family = Literal["floor", "white box", "black box", "transfer", "remedy"]
+"""what an attack knows: nothing but random draws, the gradients, outputs alone, another network;
+or whatever an indicator that fired made the audit try"""
+Done = Literal["complete", "failed", "skipped"]
+Standing = Literal["quiet", "noted", "unresolved", "not examined"]
+Word = Literal["overstated", "believable", "not established"]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Accuracy at one budget."""
+
+    epsilon: str
+    """as it was written: "8/255" """
+    value: float
+    accuracy: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One protocol of the audit, in the order in which they ran."""
+
+    name: str
+    title: str
+    family: Family
+    required: bool
+    """whether a verdict of "believable" needs it complete"""
+    status: Done
+    reason: str = ""
+    """why it failed or was skipped"""
+    robust: tuple[Level, ...] = ()
+    """by this stage alone, at the budgets that it attacked"""
+    so_far: Estimate | None = None
+    """at the judged budget: the worst case over this stage and all before it"""
+    first: int = 0
+    """images that this stage fooled at the judged budget and none before it"""
+    found_by: Mapping[str, int] | None = None
+    """the same images by the attack within the stage that found them"""
+    queries: float | None = None
+    """mean forward passes an attacked image, of black-box stages"""
+    seconds: float | None = None
+    digest: str = ""
+    """of the evaluation's record"""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Certified accuracy beside attacked accuracy: the truth lies between the two."""
+
+    epsilon: str
+    value: float
+    certified: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The lower side of the sandwich, for the same function, norm and images."""
+
+    method: str
+    levels: tuple[Bound, ...] = ()
+    reason: str = ""
+    """why there is none: "Softmax has no bound" """
+    n: int = 0
+    """images, the first so many of the audit's"""
+
+
+@dataclass(frozen=True, slots=True)
+class SmoothedLevel:
+    """The smoothed classifier at one L2 radius: certified ≤ attacked ≤ clean."""
+
+    radius: float
+    certified: Estimate
+    attacked: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Smoothed:
+    """Randomised smoothing (Cohen et al. 2019): another classifier than the audited one."""
+
+    sigma: float
+    draws: int
+    alpha: float
+    clean: Estimate
+    abstained: int
+    levels: tuple[SmoothedLevel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Corrupted:
+    """Accuracy under one common corruption at severities 1 to 5."""
+
+    name: str
+    group: str
+    severities: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Corruptions:
+    """The second axis: accidents, not adversaries (Hendrycks and Dietterich 2019)."""
+
+    rows: tuple[Corrupted, ...] = ()
+    mean: float | None = None
+    """over corruptions and severities"""
+    notes: tuple[str, ...] = ()
+    """where they differ from the published ones"""
+    n: int = 0
+    reason: str = ""
+    """why there are none"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One indicator: its number, its threshold, and what the remedy changed."""
+
+    name: str
+    """"zero-gradients" """
+    title: str
+    """what it asks, in words"""
+    source: str
+    """who defined it"""
+    standing: Standing
+    value: float | None = None
+    threshold: float | None = None
+    fires: Literal["above", "below"] = "above"
+    """on which side of the threshold"""
+    evidence: str = ""
+    """one sentence; for "not examined", why not"""
+    remedy: str = ""
+    """what was done about it"""
+    before: float | None = None
+    """robust accuracy by the attacks that the indicator doubts"""
+    after: float | None = None
+    """the same with the remedy added"""
+    n: int = 0
+    """images that it looked at"""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The number that is judged."""
+
+    norm: str
+    epsilon: str
+    accuracy: float
+    source: str
+    """who says so: "given", a file, or "plain PGD, run by this audit" """
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the claim can be believed, never without its reasons."""
+
+    word: Word
+    sentence: str
+    reasons: tuple[str, ...]
+    by: float | None = None
+    """how far the claim lies above the upper bound of what survived; only where overstated"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of a policy."""
+
+    rule: str
+    """as the policy's file says it"""
+    passed: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """Accuracy on the images of one class, at the judged budget."""
+
+    name: str
+    clean: Estimate
+    robust: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One line of the checklist of Carlini et al. 2019."""
+
+    part: str
+    text: str
+    answer: Literal["done", "in part", "not done", "not applicable"]
+    how: str
+    """with what, or why not"""
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """All that `audit.html`, `audit.json` and `audit.md` say."""
+
+    checkpoint: Mapping[str, Any]
+    """the `checkpoint` entry of an evaluation's header"""
+    data: Mapping[str, Any]
+    """likewise `data`"""
+    norm: str
+    epsilon: str
+    """the judged budget"""
+    budget: str
+    """quick, standard, thorough, or minutes"""
+    claim: Claim
+    verdict: Verdict
+    clean: Estimate
+    robust: tuple[Level, ...]
+    """worst case over all stages, at every budget that was attacked"""
+    stages: tuple[Stage, ...]
+    indicators: tuple[Reading, ...]
+    certificate: Certificate
+    smoothed: Smoothed | None
+    corruptions: Corruptions
+    classes: tuple[ClassRow, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    """images by label (row) and by class under attack at the judged budget (column)"""
+    comparisons: tuple[Comparison, ...]
+    """with `--against`: robust accuracy at the judged budget on the same images"""
+    policy: tuple[Rule, ...]
+    checklist: tuple[Item, ...]
+    warnings: tuple[str, ...]
+    protocols: Mapping[str, str]
+    """the TOML of each protocol that ran, by its name, every number spelled out"""
+    provenance: Mapping[str, Mapping[str, Any]]
+    """by section: engine, run, audit file, digests"""
+    command: str
+    """asks the same again"""
+    examples: Sequence[Example] = ()
+    """the smallest successful perturbations; not in the JSON"""
+
+    @property
+    def survived(self) -> Estimate:
+        """Robust accuracy at the judged budget: the worst case over all that was tried."""
+        return next(level.accuracy for level in self.robust if level.epsilon == self.epsilon)
+
+    @property
+    def unresolved(self) -> tuple[Reading, ...]:
+        """The indicators that fired and that no remedy settled."""
+        return tuple(r for r in self.indicators if r.standing == "unresolved")
