@@ -128,6 +128,21 @@ class WinnersTakeAll(nn.Module):
         return torch.where(flat >= least, flat, 0.0).view_as(x)
 
 
+class WinnersLeNet(nn.Module):
+    """LeNet-5 with winners-take-all in the place of every ReLU."""
+
+    def __init__(self, lenet: nn.Module, keep: float = 0.1) -> None:
+        super().__init__()
+        self.lenet, self.winners = lenet, WinnersTakeAll(keep)
+        self.requires_grad_(False).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        net, pool = self.lenet, nn.functional.max_pool2d
+        x = pool(self.winners(net.conv1(x)), 2)
+        x = pool(self.winners(net.conv2(x)), 2)
+        return net.fc3(self.winners(net.fc2(self.winners(net.fc1(x.flatten(1))))))
+
+
 class Shattered(nn.Module):
     """A fine sawtooth on every pixel: tiny in value, and its slope outweighs the image's own."""
 

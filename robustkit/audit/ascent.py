@@ -188,9 +188,7 @@ def started(case: Case, rows: Tensor, restart: int) -> Tensor:
             for i in rows.tolist()
         ]
     )
-    return project(
-        images + column(epsilon, images) * noise.to(images), images, epsilon, case.norm
-    )
+    return project(images + column(epsilon, images) * noise.to(images), images, epsilon, case.norm)
 
 
 @dataclass(frozen=True, slots=True)

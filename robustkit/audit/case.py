@@ -72,7 +72,6 @@ class Case:
     """clean accuracy that the checkpoint claims, as a fraction"""
     training_ids: frozenset[str] | None = None
     """ids of the images that the network was trained on"""
-    dataset: str = ""
     batch_size: int = 128
     effort: Effort = Effort()
     failed: str = ""
@@ -195,12 +194,13 @@ class Case:
 
     def batches(self, rows: Tensor, size: int | None = None) -> list[Tensor]:
         """Rows, a batch at a time."""
-        return list(rows.split(size or self.batch_size)) if len(rows) else []
+        return list(torch.split(rows, size or self.batch_size)) if len(rows) else []
 
     def logits(self, images: Tensor, size: int | None = None) -> Tensor:
         """One pass without gradients, N × K."""
         with torch.no_grad():
-            return torch.cat([self.model(part) for part in images.split(size or self.batch_size)])
+            parts = torch.split(images, size or self.batch_size)
+            return torch.cat([self.model(part) for part in parts])
 
     def right_at(self, perturbed: Tensor, rows: Tensor, size: int | None = None) -> Tensor:
         """Whether images that stand for `rows` are classified right, on the CPU.
@@ -265,7 +265,8 @@ class Case:
 
 def normalised(logits: Tensor) -> Tensor:
     """Logits over their norm, N × K (Croce and Hein 2020, check_randomized)."""
-    return logits / (logits.norm(dim=1, keepdim=True) + 1e-10)
+    result: Tensor = logits / (logits.norm(dim=1, keepdim=True) + 1e-10)
+    return result
 
 
 def first_line(error: BaseException) -> str:

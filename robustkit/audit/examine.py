@@ -121,7 +121,9 @@ class _Bench:
 
     def _treated(self, indicator: Indicator, symptom: Symptom, limit: float) -> Finding:
         case = self.case
-        doubted = case.white if indicator.doubts == "white" and case.white is not None else case.plain
+        doubted = (
+            case.white if indicator.doubts == "white" and case.white is not None else case.plain
+        )
         fooled = self._caught(symptom) & doubted
         suspects = doubted if symptom.flagged is None else doubted & symptom.flagged
         broke = []

@@ -4,19 +4,19 @@ A remedy attacks images that survived and says which it fooled. Every success is
 model itself (`Case.fooled_at`): float32, within ball and box; a random model by majority.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from robustkit.attack.draws import generator
 from robustkit.attack.geometry import column, project
-from robustkit.audit.ascent import View, climb, margin, path, slope, started
+from robustkit.audit.ascent import View, climb, margin, path, started
 from robustkit.audit.case import Case
-from robustkit.protocol import KINDS, Attack, Mifgsm, Pgd, Protocol
+from robustkit.protocol import KINDS, Attack, Mifgsm, Pgd
 
 Remedy = Literal[
     "margin",
@@ -38,7 +38,7 @@ TITLES: dict[Remedy, str] = {
     "straight-through": "gradients straight through what has none (BPDA)",
     "averaging": "gradients averaged over the model's draws (EOT)",
     "smoothing": "gradients averaged over noise on the pixels",
-    "longer": "four times the steps and twice the restarts",
+    "longer": "four times the steps, from other starts",
     "best iterate": "the best iterate instead of the last",
     "black box": "random search that asks for no gradient",
     "alone": "every image judged and attacked alone",
@@ -74,7 +74,7 @@ def _sigma(case: Case) -> float:
     """Pintor et al.'s 0.031, which is their Linf budget: here the budget, as noise a pixel."""
     pixels = case.images[0].numel()
     spread = {"linf": 1.0, "l2": pixels**-0.5, "l1": 1.0 / pixels}[case.norm]
-    return min(0.1, max(0.01, float(case.epsilon) * spread))
+    return min(0.1, max(0.01, float(case.epsilon) * float(spread)))
 
 
 def _ascent(remedy: Remedy) -> Callable[[Case, Tensor], Tensor]:
@@ -97,9 +97,7 @@ def _longer(case: Case, rows: Tensor) -> Tensor:
 def _stretched(attack: Pgd | Mifgsm) -> Attack:
     if isinstance(attack, Mifgsm):
         return Pgd(4 * attack.steps, attack.relative_step, 2, True, attack.loss)
-    return replace(
-        attack, steps=4 * attack.steps, restarts=2 * attack.restarts, random_start=True
-    )
+    return replace(attack, steps=4 * attack.steps, random_start=True)
 
 
 def _best_iterate(case: Case, rows: Tensor) -> Tensor:
@@ -124,13 +122,13 @@ def _alone(case: Case, rows: Tensor) -> Tensor:
 def too_near(case: Case) -> list[tuple[int, int]]:
     """Pairs of survivors of different classes within 2ε: no classifier is right around both.
 
-    The point halfway is within ε of either and has one class (the r-separation of Yang et al. 2020).
+    The point halfway is within ε of either and has one class (r-separation, Yang et al. 2020).
     """
 
     def compute() -> list[tuple[int, int]]:
         rows = case.survivors
         pairs = []
-        for part in rows.split(64):
+        for part in torch.split(rows, 64):
             near = _distances(case, part, rows) <= 2 * float(case.epsilon)
             labels = case.labels.cpu()
             near &= labels[part][:, None] != labels[rows][None]
@@ -154,7 +152,7 @@ def nearest_other(case: Case, limit: int = 2000) -> Tensor:
         rows = torch.arange(min(len(case), limit))
         labels = case.labels.cpu()
         found = []
-        for part in rows.split(64):
+        for part in torch.split(rows, 64):
             distances = _distances(case, part, rows)
             same = labels[part][:, None] == labels[rows][None]
             found.append(distances.masked_fill(same, float("inf")).amin(1))
@@ -167,7 +165,7 @@ def _midpoints(case: Case, rows: Tensor) -> Tensor:
     wanted = set(rows.tolist())
     fooled = torch.zeros(len(case), dtype=torch.bool)
     pairs = torch.tensor([p for p in too_near(case) if p[0] in wanted], dtype=torch.int64)
-    for part in pairs.split(case.batch_size) if len(pairs) else ():
+    for part in torch.split(pairs, case.batch_size) if len(pairs) else ():
         one, other = (part[:, side].to(case.images.device) for side in (0, 1))
         halfway = (case.images[one] + case.images[other]) / 2
         # halfway in float32 may lie a rounding above ε

@@ -21,7 +21,7 @@ CUTTING = {"detach", "detach_"}
 SQUASHING = {"softmax", "sigmoid"}
 """identity where they end a classifier, N × K: they saturate; inside networks they stay"""
 RISING, FALLING = {"gt", "ge", "greater", "greater_equal"}, {"lt", "le", "less", "less_equal"}
-_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+_DATA: Any = getattr(Tensor.data, "__get__", None)
 
 
 class _Through(torch.autograd.Function):
@@ -38,7 +38,7 @@ class _Through(torch.autograd.Function):
 
 def through(value: Tensor, surrogate: Tensor) -> Tensor:
     """`value`, differentiated as if it were `surrogate`, of the same or a smaller shape."""
-    result: Tensor = _Through.apply(value.detach(), surrogate)  # type: ignore[no-untyped-call]
+    result: Tensor = _Through.apply(value.detach(), surrogate)
     return result
 
 
@@ -93,19 +93,19 @@ class StraightThrough(TorchFunctionMode):
         if base in ROUNDING:
             return x
         if base in WITHIN:
-            return x * 0
+            return torch.mul(x, 0)
         if base in DIVISION and (options.get("rounding_mode") or "floor" in base):
             return torch.div(x, args[1])
         if base in SQUASHING and x.ndim == 2:
             return x
         if base in ("to", "type", "type_as", "int", "long", "short", "byte", "char", "bool"):
             with torch.no_grad():
-                made = func(*args, **options)
+                made: Tensor = func(*args, **options)
             return None if made.is_floating_point() else x
         if base == "quantize_per_tensor":
             return x
         if self.comparisons and base in RISING | FALLING:
-            return (x - args[1]) if base in RISING else (args[1] - x)
+            return torch.sub(x, args[1]) if base in RISING else -torch.sub(x, args[1])
         return None
 
 
@@ -123,7 +123,7 @@ def _replayed(
     first = next(o for o in origins if o is not None)
     if name == "where" and origins[0] is not None:
         difference = (real[1] - real[2]) if len(real) == 3 else None
-        return None if difference is None else real[0] * _detached(difference)
+        return None if difference is None else torch.mul(real[0], _detached(difference))
     with suppress(RuntimeError, TypeError, IndexError, NotImplementedError):
         if name in DIVISION:
             return torch.div(real[0], real[1])
@@ -141,8 +141,9 @@ def _joined(value: Any, surrogate: Tensor) -> Any:
     if not isinstance(value, Tensor):
         return value
     if value.is_floating_point() and not value.is_quantized:
-        fits = torch.broadcast_shapes(value.shape, surrogate.shape) == value.shape
-        return through(value, surrogate) if fits else value
+        with suppress(RuntimeError):  # shapes that do not go together: a value without a gradient
+            return through(value, surrogate.expand_as(value))
+        return value
     value.made_from = surrogate  # type: ignore[attr-defined]
     return value
 
@@ -184,9 +185,9 @@ def _inputs(model: torch.nn.Module, images: Tensor) -> dict[int, Tensor]:
 
     def note(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
         pair = (*args[:1], output)
-        if len(args) == 1 and all(isinstance(t, Tensor) and t.is_floating_point() for t in pair):
-            if args[0].shape == output.shape:
-                seen.setdefault(id(module), args[0].detach().clone())
+        tensors = all(isinstance(t, Tensor) and t.is_floating_point() for t in pair)
+        if len(args) == 1 and tensors and args[0].shape == output.shape:
+            seen.setdefault(id(module), args[0].detach().clone())
 
     handles = [m.register_forward_hook(note) for m in model.modules()]
     try:

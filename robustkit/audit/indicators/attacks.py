@@ -10,9 +10,10 @@ from robustkit import protocol as protocols
 from robustkit.audit.ascent import path
 from robustkit.audit.case import Case
 from robustkit.audit.indicators.indicator import Indicator, Symptom, Unexaminable, counted, share
+from robustkit.audit.remedies import Remedy
 from robustkit.protocol import Attack, Epsilon, Fgsm, Mifgsm, Noise, Pgd, travel
 
-STRONGER = ("margin", "straight-through", "smoothing", "black box")
+STRONGER: tuple[Remedy, ...] = ("margin", "straight-through", "smoothing", "black box")
 LAST = 10
 """steps over which the loss must have settled (Pintor et al. 2022)"""
 
@@ -88,7 +89,9 @@ def _single(case: Case, threshold: float) -> Symptom:
 def _beats(case: Case, other: Tensor | None, doubted: Tensor, why: str, what: str) -> Symptom:
     """Images that only the other kind of attack fooled."""
     alone = doubted & ~_given(other, why)
-    return Symptom(share(alone), f"{what} fooled {counted(alone)} that gradients had not", alone, alone)
+    return Symptom(
+        share(alone), f"{what} fooled {counted(alone)} that gradients had not", alone, alone
+    )
 
 
 def _noise(case: Case, threshold: float) -> Symptom:
@@ -103,12 +106,16 @@ def _black(case: Case, threshold: float) -> Symptom:
 
 def _transfer(case: Case, threshold: float) -> Symptom:
     doubted = case.plain if case.white is None else case.white
-    return _beats(case, case.transfer, doubted, "no surrogate was given", "another network's images")
+    return _beats(
+        case, case.transfer, doubted, "no surrogate was given", "another network's images"
+    )
 
 
 def _more_steps(case: Case, threshold: float) -> Symptom:
     longer = tuple(
-        replace(a, steps=2 * a.steps) for a in case.protocol.attacks if hasattr(a, "steps")
+        replace(a, steps=2 * a.steps)
+        for a in case.protocol.attacks
+        if not isinstance(a, Fgsm | Noise) and hasattr(a, "steps")
     )
     if not longer:
         raise Unexaminable("no attack of the evaluation takes steps that could be doubled")
@@ -136,7 +143,9 @@ def _larger(case: Case, threshold: float) -> Symptom:
     if not len(rows):
         return Symptom(1.0, "nothing survives at ε, and nothing at 2 ε")
     fooled = case.attacked(replace(case.protocol, epsilons=(double,)), rows)
-    return Symptom(share(fooled), f"at 2 ε {counted(fooled, 'survivors')} more are fooled", n=len(rows))
+    return Symptom(
+        share(fooled), f"at 2 ε {counted(fooled, 'survivors')} more are fooled", n=len(rows)
+    )
 
 
 def _unbounded(case: Case, threshold: float) -> Symptom:
@@ -149,7 +158,9 @@ def _unbounded(case: Case, threshold: float) -> Symptom:
     left = ~case.attacked(everything, rows)
     value = float(left.sum()) / len(case)
     return Symptom(
-        value, f"with the whole box allowed {counted(left, 'survivors')} are still right", n=len(rows)
+        value,
+        f"with the whole box allowed {counted(left, 'survivors')} are still right",
+        n=len(rows),
     )
 
 

@@ -10,7 +10,7 @@ from robustkit.audit.case import Case
 from robustkit.audit.remedies import Remedy
 
 
-class Unexaminable(Exception):  # noqa: N818
+class Unexaminable(Exception):
     """The case lacks what an indicator needs; says what."""
 
 
@@ -57,5 +57,5 @@ def share(mask: Tensor) -> float:
 
 
 def counted(mask: Tensor, what: str = "images") -> str:
-    """ "3 of 200 images" """
+    """How many, as in: 3 of 200 images."""
     return f"{int(mask.sum())} of {mask.numel()} {what}"
