@@ -15,16 +15,16 @@ class Thresholds:
     clean_accuracy: float
     training_overlap: float
     other_class: float
-    probabilities: float
     random_model: float
     dynamic_model: float
     batch_size: float
     batch_neighbours: float
+    probabilities: float
+    saturated_loss: float
+    logit_scale: float
     zero_gradients: float
     nan_gradients: float
     exploding_gradients: float
-    saturated_loss: float
-    logit_scale: float
     unstable_predictions: float
     short_travel: float
     transfer_beats_direct: float

@@ -93,15 +93,10 @@ def _unstable(case: Case, threshold: float) -> Symptom:
         for _ in range(100):
             x = images + (torch.rand_like(images) - 0.5) * radius
             changes.append((loss(x) - reference).abs() / size)
-    each = torch.stack(changes).mean(0).cpu()
-    value = min(1.0, float(each.mean()))
-    flagged = torch.zeros(len(case), dtype=torch.bool)
-    flagged[rows[each > threshold]] = True
-    flagged[int(rows[-1]) + 1 :] = True  # not looked at
+    value = min(1.0, float(torch.stack(changes).mean()))
     return Symptom(
         value,
         f"noise within ±4/255 changes the loss by {value:.0%} of itself on average",
-        flagged,
         n=len(rows),
     )
 
