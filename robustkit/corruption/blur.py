@@ -71,9 +71,9 @@ def draw_motion(image: Tensor, constants: Constants, source: torch.Generator) ->
 
 
 def motion(images: Tensor, constants: Constants, drawn: Drawn) -> Tensor:
-    """Smeared in one direction; to the nearest level."""
+    """Smeared in one direction."""
     (radius, sigma), (angles,) = constants, drawn
-    return (streak(images.double(), radius, sigma, angles) + 0.5).to(torch.uint8)
+    return streak(images, radius, sigma, angles)
 
 
 def zoom(images: Tensor, constants: Constants, drawn: Drawn) -> Tensor:

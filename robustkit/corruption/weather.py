@@ -19,8 +19,8 @@ def snow(images: Tensor, constants: Constants, drawn: Drawn) -> Tensor:
     mean, scale, zoom, threshold, radius, sigma, kept = constants
     field, angles = drawn
     flakes = enlarge((mean + scale * field)[:, None], zoom)
-    flakes = cut(torch.where(flakes < threshold, 0.0, flakes)).double()
-    flakes = (streak(flakes, radius, sigma, angles) + 0.5).floor() / 255
+    falling = cut(torch.where(flakes < threshold, 0.0, flakes))
+    flakes = unit(streak(falling, radius, sigma, angles))
     single = unit(images).float()
     pale = kept * single + (1 - kept) * torch.maximum(single, luma(single) * 1.5 + 0.5)
     return cut(pale.double() + flakes + flakes.flip((2, 3)))
