@@ -24,6 +24,7 @@ FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in m
 DOORS = {"foolbox": "attack", "eagerpy": "attack", "seaborn": "figures", "matplotlib": "figures"}
 TORCH_FREE = [
     "compression",
+    "corruption",
     "losses",
     "training",
     "errors",

@@ -1,7 +1,8 @@
 """The fifteen common corruptions of Hendrycks & Dietterich 2019, at five severities.
 
 On batches, on the images' own device; for images of any size from 8 × 8 on, grey or in colour. At
-32 and 224 pixels the constants are those of CIFAR-10-C and ImageNet-C. Needs no attack.
+32 and 224 pixels the constants are those of CIFAR-10-C and ImageNet-C. Images go in and
+come out as multiples of 1/255. Names, tables and notes need no torch.
 
 - tables: the constants, and what they are at other sizes
 - kinds: the corruptions by name; noise, blur, weather and digital have them in the paper's groups
@@ -11,8 +12,9 @@ On batches, on the images' own device; for images of any size from 8 × 8 on, gr
 - measuring: which images a model still gets right
 """
 
-from robustkit.corruption.kinds import corrupt
-from robustkit.corruption.measuring import measure
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from robustkit.corruption.tables import (
     GROUPS,
     NAMES,
@@ -22,6 +24,10 @@ from robustkit.corruption.tables import (
     parameters,
 )
 from robustkit.corruption.telling import notes
+
+if TYPE_CHECKING:
+    from robustkit.corruption.kinds import corrupt
+    from robustkit.corruption.measuring import measure
 
 __all__ = [
     "GROUPS",
@@ -34,3 +40,12 @@ __all__ = [
     "notes",
     "parameters",
 ]
+
+_HOMES = {"corrupt": "kinds", "measure": "measuring"}
+
+
+def __getattr__(name: str) -> Any:
+    """The names that need torch, when they are first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

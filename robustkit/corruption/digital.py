@@ -1,5 +1,6 @@
 """Digital: less contrast, elastic warping, large pixels, JPEG."""
 
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from robustkit.corruption.draws import Drawn, uniform
-from robustkit.corruption.filters import box, mirror, reflect, sample, smooth_widely
+from robustkit.corruption.filters import mirror, reflect, sample, smooth_widely
 from robustkit.corruption.pixels import cut, unit
 from robustkit.corruption.tables import Constants
 
@@ -66,21 +67,33 @@ def pixelate(images: Tensor, constants: Constants, drawn: Drawn) -> Tensor:
     """Shrunk to `share` of either side and enlarged again, both with Pillow's box filter."""
     (share,) = constants
     height, width = images.shape[2:]
-    small = box(images, max(1, int(height * share)), max(1, int(width * share)))
-    return box(small, height, width)
+    small = (max(1, int(width * share)), max(1, int(height * share)))
+
+    def resize(picture: Image.Image) -> Image.Image:
+        less = picture.resize(small, Image.Resampling.BOX)
+        return less.resize((width, height), Image.Resampling.BOX)
+
+    return _by_pillow(images, resize)
 
 
 def jpeg(images: Tensor, constants: Constants, drawn: Drawn) -> Tensor:
     """Written as JPEG by Pillow with its defaults (chroma at half the size) and read again."""
     (quality,) = constants
-    done = [_through_jpeg(image, int(quality)) for image in images.cpu().numpy()]
+
+    def compress(picture: Image.Image) -> Image.Image:
+        file = BytesIO()
+        picture.save(file, "JPEG", quality=int(quality))
+        return Image.open(file)
+
+    return _by_pillow(images, compress)
+
+
+def _by_pillow(images: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
+    """Every image changed by Pillow, on the CPU; one of a single channel as a grey picture."""
+    grey = images.shape[1] == 1
+    done = []
+    for image in images.cpu().numpy():
+        picture = image[0] if grey else np.ascontiguousarray(image.transpose(1, 2, 0))
+        changed = np.asarray(change(Image.fromarray(picture)))
+        done.append(changed[None] if grey else changed.transpose(2, 0, 1))
     return torch.from_numpy(np.stack(done)).to(images.device)
-
-
-def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """One image, C × H × W; one channel is written as a grey file."""
-    picture = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
-    file = BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=quality)
-    back = np.asarray(Image.open(file))
-    return back[None] if len(image) == 1 else back.transpose(2, 0, 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustkit.corruption.kinds import check, corrupt
 from robustkit.corruption.tables import NAMES, SEVERITIES
-from robustkit.errors import DataError, EvaluationFailed
+from robustkit.errors import DataError, EvaluationFailed, InputError
 
 Images = Callable[[int, int], Any]
 """images start … stop − 1 as float32 N × C × H × W in [0, 1], an array or a tensor"""
@@ -44,13 +44,16 @@ def measure(
         progress: told how many images under a corruption are done, and how many there are.
 
     Raises:
-        UnknownName, InputError: no such corruption or severity, images that are too small.
+        UnknownName: no such corruption.
+        InputError: no such severity or batch size, or images that are too small.
         DataError: labels and ids do not go together.
         EvaluationFailed: logits are NaN or infinite.
     """
     truth = np.asarray(labels)
     if len(truth) != len(ids):
         raise DataError(f"{len(truth)} labels, but {len(ids)} ids")
+    if batch_size < 1:
+        raise InputError(f"the batch size must be at least 1, got {batch_size}")
     cells = [(i, j) for i in range(len(names)) for j in range(len(severities))]
     for i, j in cells:
         check(names[i], severities[j])

@@ -1,7 +1,7 @@
 """Pixels as the corruptions take and leave them: 8 bits, as in the published benchmarks.
 
-Whatever is drawn or summed is rounded where the benchmarks round, since a bit more or less is
-within what they measure: their images are files of 8 bits a channel.
+The benchmarks are files of 8 bits a channel, so what is corrupted is rounded to 8 bits first, and
+every corruption truncates where theirs does.
 """
 
 import torch

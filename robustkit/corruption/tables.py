@@ -2,7 +2,11 @@
 
 A table belongs to the side of the images it was chosen for: 32 pixels (CIFAR-10-C) and 224 pixels
 (ImageNet-C). Other images take the table whose side is nearer on a log scale, with every length
-scaled: the authors' own choice for 64 pixels lies near the former so scaled, far from the latter.
+scaled, but for images below 32 pixels. The authors' own constants for 64 pixels lie near the former
+table so scaled, and far from the latter.
+
+Not everything published rises from severity to severity: the pixels' mean squared change falls in
+places under glass-blur, frost and elastic-transform.
 """
 
 import math
@@ -143,7 +147,7 @@ class Parameters:
     table: Side
     """the side that the published constants were chosen for"""
     levels: tuple[Constants, ...]
-    """per severity, scaled where `side` is not `table`"""
+    """per severity; lengths are scaled to `side`, but never below those for 32 pixels"""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -157,11 +161,15 @@ class Parameters:
 
     @property
     def source(self) -> str:
-        """Where the constants are from, as a sentence's end: "ImageNet-C's, for 224 pixels"."""
-        benchmark = BENCHMARKS[self.table]
+        """Where the constants are from: "ImageNet-C's for 224 pixels"."""
+        own = f"{BENCHMARKS[self.table]}'s for {self.table} pixels"
         if self.scaled:
-            return f"{benchmark}'s, lengths scaled from {self.table} pixels to {self.side}"
-        return f"{benchmark}'s, for {self.table} pixels"
+            return f"{own}, lengths scaled to {self.side}"
+        if self.side == self.table:
+            return own
+        if any(field.power for field in FIELDS[self.name]):
+            return f"{own}, used at {self.side} unscaled: shorter lengths would be below a pixel"
+        return f"{own}, used at {self.side}: none is a length"
 
 
 def parameters(name: str, height: int, width: int) -> Parameters:
@@ -179,7 +187,8 @@ def parameters(name: str, height: int, width: int) -> Parameters:
             f"{SMALLEST} × {SMALLEST} are needed"
         )
     table = _nearest(side)
-    ratio = side / table
+    # lengths of the table for 32 pixels are about a pixel, where a shorter blur is none at all
+    ratio = side / table if table > min(TABLES) else max(1.0, side / table)
     levels = tuple(
         tuple(_scaled(value, field, ratio) for value, field in zip(row, FIELDS[name], strict=True))
         for row in TABLES[table][name]

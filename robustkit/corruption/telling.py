@@ -1,13 +1,10 @@
 """What a reader of corrupted accuracies must know, in sentences."""
 
-from robustkit.corruption.tables import BENCHMARKS, parameters
+from robustkit.corruption.tables import parameters
 
 _ALWAYS: dict[str, str] = {
     "frost": "the ice is made at random with the mean colours, contrasts and spectra of the five "
     "photographs that the benchmarks draw from, which are not shipped; the scores are not theirs",
-    "glass-blur": "pixels are copied and not swapped, as in the published benchmarks",
-    "elastic-transform": "the published constants do not rise with the severity: a later one may "
-    "distort less",
 }
 _NOT_SQUARE: dict[str, str] = {
     "zoom-blur": "enlarged in height and width alike, where the benchmarks know square images only",
@@ -33,13 +30,8 @@ def notes(name: str, height: int, width: int, channels: int) -> tuple[str, ...]:
     """
     used = parameters(name, height, width)
     found = []
-    if used.scaled:
+    if used.side != used.table:
         found.append(f"constants: {used.source}")
-    elif used.side != used.table:
-        found.append(
-            f"constants: {BENCHMARKS[used.table]}'s for {used.table} pixels, used at {used.side}: "
-            "none is a length"
-        )
     found += [_ALWAYS[name]] if name in _ALWAYS else []
     found += [_NOT_SQUARE[name]] if height != width and name in _NOT_SQUARE else []
     found += [_GREY[name]] if channels == 1 and name in _GREY else []
