@@ -25,7 +25,7 @@ import torch
 from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets
 from robustkit import protocol as protocols
-from robustkit.attack import REVISION, Block, Outcomes, attack_block, fixed_budget, within
+from robustkit.attack import REVISION, Block, Outcomes, attack_block, search, within
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
@@ -283,7 +283,8 @@ def _transfer(surrogate: Subject) -> str:
 
 def _cannot_transfer(protocol: Protocol) -> str:
     """The first attack that cannot work on another network than the one it is to fool."""
-    return next((kind(a) for a in protocol.attacks if fixed_budget(a, protocol.norm) is None), "")
+    searches = [(kind(a), search(a, protocol.norm)) for a in protocol.attacks]
+    return next((word for word, own in searches if own is None or not own.transfers), "")
 
 
 def _data_header(data: Dataset) -> dict[str, Any]:

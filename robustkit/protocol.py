@@ -13,7 +13,7 @@ from robustkit.errors import InputError, ProtocolError, UnknownName
 from robustkit.files import build, canonical, digest, find, fraction, read_toml
 
 Norm = Literal["linf", "l2", "l1"]
-Loss = Literal["cross-entropy", "margin"]
+Loss = Literal["cross-entropy", "margin", "dlr", "rescaled-cross-entropy"]
 Target = Literal["none", "next", "random", "least-likely"]
 
 
@@ -110,11 +110,75 @@ class HopSkipJump:
     steps: int = 32
 
 
-Attack = Fgsm | Pgd | Mifgsm | Noise | DeepFool | Ddn | Fmn | CarliniWagner | Boundary | HopSkipJump
+@dataclass(frozen=True, slots=True)
+class Apgd:
+    """Gradient ascent that sets its own step size (Croce and Hein 2020; in L1 Croce and Hein 2021).
+
+    With targets it is APGD-T: so many of the likeliest wrong classes are headed for in turn, and
+    `dlr` is the targeted one.
+    """
+
+    steps: int = 100
+    restarts: int = 1
+    """for each target"""
+    loss: Loss = "cross-entropy"
+    targets: int = 0
+    eot: int = 1
+    """passes over which gradients and logits are averaged, for models that draw at random"""
+    rho: Fraction = Fraction(3, 4)
+    """share of a window's steps that must raise the loss for the step size to stay"""
+    larger_first: bool = False
+    """whether balls of 3 ε and 2 ε are searched before that of ε"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fab:
+    """Fast adaptive boundary attack (Croce and Hein 2020b), FAB-T where it has targets."""
+
+    steps: int = 100
+    restarts: int = 1
+    """for each target; the first starts from the image"""
+    targets: int = 9
+    alpha_max: Fraction = Fraction(1, 10)
+    """largest weight of the step from the image"""
+    eta: Fraction = Fraction(21, 20)
+    """extrapolation past the linearised boundary"""
+    beta: Fraction = Fraction(9, 10)
+    """share of the perturbation that is kept after a success"""
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """Random search with squares, by the scores alone (Andriushchenko et al. 2020)."""
+
+    queries: int = 5000
+    restarts: int = 1
+    p_init: Fraction = Fraction(4, 5)
+    """share of the pixels in the first square"""
+
+
+Attack = (
+    Fgsm
+    | Pgd
+    | Mifgsm
+    | Apgd
+    | Fab
+    | Square
+    | Noise
+    | DeepFool
+    | Ddn
+    | Fmn
+    | CarliniWagner
+    | Boundary
+    | HopSkipJump
+)
 KINDS: dict[str, type[Attack]] = {
     "fgsm": Fgsm,
     "pgd": Pgd,
     "mifgsm": Mifgsm,
+    "apgd": Apgd,
+    "fab": Fab,
+    "square": Square,
     "noise": Noise,
     "deepfool": DeepFool,
     "ddn": Ddn,
@@ -130,7 +194,7 @@ NORMS: dict[type[Attack], tuple[Norm, ...]] = {
     Boundary: ("l2",),
     HopSkipJump: ("linf", "l2"),
 }
-UNTARGETED: tuple[type[Attack], ...] = (DeepFool, Boundary, HopSkipJump)
+UNTARGETED: tuple[type[Attack], ...] = (DeepFool, Boundary, HopSkipJump, Fab)
 """attacks that can only look for any wrong class"""
 
 
@@ -167,13 +231,21 @@ def kind(attack: Attack) -> str:
 
 def labels_of(attacks: Sequence[Attack]) -> tuple[str, ...]:
     """A name for each attack: its kind, its loss if not the usual, numbered if twice."""
-    plain = [
-        f"{kind(a)}-margin" if getattr(a, "loss", "") == "margin" else kind(a) for a in attacks
-    ]
+    plain = [_word(a) for a in attacks]
     return tuple(
         f"{word} {plain[:i].count(word) + 1}" if plain.count(word) > 1 else word
         for i, word in enumerate(plain)
     )
+
+
+def _word(attack: Attack) -> str:
+    """What the literature calls it: apgd-ce, apgd-t, fab-t, pgd-margin."""
+    word, loss = kind(attack), getattr(attack, "loss", "cross-entropy")
+    if isinstance(attack, Apgd | Fab) and attack.targets:
+        return f"{word}-t" if loss in ("dlr", "cross-entropy") else f"{word}-t-{loss}"
+    if loss != "cross-entropy":
+        return f"{word}-{loss}"
+    return f"{word}-ce" if isinstance(attack, Apgd) else word
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,13 +379,19 @@ def checked(protocol: Protocol) -> Protocol:
             )
         if protocol.target != "none" and isinstance(attack, UNTARGETED):
             raise ProtocolError(f"{word}: cannot be targeted; use pgd, mifgsm, ddn, fmn or cw")
+        if protocol.target != "none" and isinstance(attack, Apgd) and attack.targets:
+            raise ProtocolError(f"{word}: heads for targets of its own; set targets = 0")
         for field in fields(attack):
             value = getattr(attack, field.name)
-            least = 0 if field.name in ("confidence", "momentum") else None
+            least = 0 if field.name in ("confidence", "momentum", "targets") else None
             if isinstance(value, bool | str):
                 continue
             if value < 0 or (value == 0 and least is None):
                 raise ProtocolError(f"{word}: {field.name} must be above 0, got {value}")
+        if isinstance(attack, Square) and attack.queries < 2:
+            raise ProtocolError("square: queries must be at least 2")
+        if isinstance(attack, Apgd) and attack.larger_first and attack.steps < 10:
+            raise ProtocolError("apgd: larger_first needs at least 10 steps")
         if isinstance(attack, DeepFool) and attack.candidates < 2:
             raise ProtocolError("deepfool: candidates must be at least 2")
     return protocol

@@ -14,7 +14,7 @@ PACKAGE = Path(robustkit.__file__).parent
 FLOORS = [
     {"errors", "files", "statistics"},
     {"record", "protocol", "data", "models", "losses"},
-    {"checkpoint", "attack", "compression", "device"},
+    {"checkpoint", "attack", "compression", "corruption", "device"},
     {"evaluation", "training"},
     {"audit", "figures", "study", "summary"},
     {"report"},
@@ -24,6 +24,7 @@ FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in m
 DOORS = {"foolbox": "attack", "eagerpy": "attack", "seaborn": "figures", "matplotlib": "figures"}
 TORCH_FREE = [
     "compression",
+    "corruption",
     "losses",
     "training",
     "errors",

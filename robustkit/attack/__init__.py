@@ -5,7 +5,7 @@ The only package that imports foolbox.
 
 from robustkit.attack.engine import REVISION, Block, Outcomes, Progress, attack_block
 from robustkit.attack.geometry import TOLERANCE, within
-from robustkit.attack.gradient import fixed_budget
+from robustkit.attack.gradient import search
 
 __all__ = [
     "REVISION",
@@ -14,6 +14,6 @@ __all__ = [
     "Outcomes",
     "Progress",
     "attack_block",
-    "fixed_budget",
+    "search",
     "within",
 ]

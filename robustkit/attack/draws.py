@@ -51,3 +51,28 @@ def on_sphere(norm: Norm, shape: torch.Size, source: torch.Generator) -> Tensor:
 
 ORDER: dict[Norm, float] = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 """the p of each norm"""
+
+
+def stream(keys: Tensor, step: Tensor, count: int) -> Tensor:
+    """Uniform draws in [0, 1), float64 N × count: those of each row's key at each row's step.
+
+    SplitMix64 (Steele et al. 2014) as a counter-based generator, on the device of `keys`, int64 N:
+    a draw depends on nothing but key, step and place.
+    """
+    place = torch.arange(count, device=keys.device)
+    counter = step[:, None] * count + place + 1
+    z = keys[:, None] + counter * _GOLDEN
+    z = (z ^ _shifted(z, 30)) * _MIX_1
+    z = (z ^ _shifted(z, 27)) * _MIX_2
+    z = z ^ _shifted(z, 31)
+    return _shifted(z, 11).double() / 2**53
+
+
+def _shifted(z: Tensor, places: int) -> Tensor:
+    """A logical shift to the right; torch's own keeps the sign."""
+    return (z >> places) & ((1 << (64 - places)) - 1)
+
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from robustkit.attack.draws import generator, seed_of
 from robustkit.attack.geometry import distance, within
-from robustkit.attack.gradient import FixedBudget, fixed_budget, objective
+from robustkit.attack.gradient import search
 from robustkit.attack.library import foolbox, foolbox_model, seeded
 from robustkit.attack.minimal import ONE_BY_ONE, minimal_norm
+from robustkit.attack.search import Search, passes
+from robustkit.attack.state import State
 from robustkit.errors import DataError, EvaluationFailed
 from robustkit.protocol import Attack, Protocol, labels_of
 from robustkit.record import CLEAN
@@ -66,31 +68,27 @@ class Outcomes:
 class _Task(NamedTuple):
     level: int
     """index of the budget"""
-    restart: int
+    chain: int
+    """which of the attack's restarts and targets"""
 
 
 @dataclass(slots=True)
 class _Slots:
-    """The active set: row i of every tensor belongs to image `owner[i]` of the block."""
+    """The active set: row i of the state belongs to image `owner[i]` of the block."""
 
     owner: Tensor  # on the CPU
     left: Tensor  # steps to go, on the CPU
-    x: Tensor
-    images: Tensor
-    classes: Tensor
-    epsilon: Tensor
-    memory: Tensor
+    state: State
 
     def take(self, rows: Tensor) -> "_Slots":
-        there = rows.to(self.x.device)
-        return _Slots(
-            self.owner[rows],
-            self.left[rows],
-            *(t[there] for t in (self.x, self.images, self.classes, self.epsilon, self.memory)),
-        )
+        return _Slots(self.owner[rows], self.left[rows], self.state.take(rows))
 
     def join(self, other: "_Slots") -> "_Slots":
-        return _Slots(*(torch.cat([getattr(self, n), getattr(other, n)]) for n in self.__slots__))
+        return _Slots(
+            torch.cat([self.owner, other.owner]),
+            torch.cat([self.left, other.left]),
+            self.state.join(other.state),
+        )
 
 
 def attack_block(
@@ -124,6 +122,8 @@ class _Engine:
     progress: Progress
     surrogate: torch.nn.Module | None = None
     outcomes: Outcomes = field(init=False)
+    clean: Tensor = field(init=False)
+    """logits of the clean images, by the network that takes the steps"""
 
     def run(self) -> Outcomes:
         self._clean()
@@ -133,9 +133,9 @@ class _Engine:
             def share(part: float, done: int = position) -> None:
                 self.progress((done + part) / len(attacks))
 
-            fixed = fixed_budget(attack, self.protocol.norm)
-            if fixed is not None:
-                self._at_budgets(fixed, name, position, share)
+            own = search(attack, self.protocol.norm)
+            if own is not None:
+                self._at_budgets(own, name, position, share)
             else:
                 self._smallest(attack, name, position, share)
             share(1.0)
@@ -156,6 +156,10 @@ class _Engine:
             )
         predicted = logits.argmax(1)
         right = predicted == labels
+        self.clean = logits
+        if self.surrogate is not None:
+            with torch.no_grad():
+                self.clean = torch.cat([self.surrogate(images[r]) for r in self._batches(every)])
         nothing = torch.full(
             (len(images),), float("inf"), dtype=torch.float64, device=images.device
         )
@@ -194,26 +198,27 @@ class _Engine:
     def _targeted(self) -> bool:
         return self.protocol.target != "none"
 
-    # --- attacks at fixed budgets -------------------------------------------------------------
+    # --- attacks that the engine drives -------------------------------------------------------
 
-    def _at_budgets(self, attack: FixedBudget, name: str, position: int, share: Progress) -> None:
-        """For each image budgets rising, at each the restarts; the first success ends it."""
+    def _at_budgets(self, attack: Search, name: str, position: int, share: Progress) -> None:
+        """For each image budgets rising, at each the chains; the first success ends it."""
         epsilons = [float(e) for e in self.protocol.epsilons]
         reached = torch.stack([within(self.outcomes.distance, e) for e in epsilons]).sum(0).cpu()
         open_levels = (len(epsilons) - reached).tolist()
+        chains = attack.chains(self.clean.shape[1])
         tasks = {
-            i: iter([_Task(*t) for t in product(range(levels), range(attack.restarts))])
+            i: iter([_Task(*t) for t in product(range(levels), range(chains))])
             for i, levels in enumerate(open_levels)
             if levels
         }
-        total = sum(open_levels) * attack.restarts or 1
+        total = sum(open_levels) * chains or 1
         queue = deque((i, next(chain)) for i, chain in tasks.items())
         while queue:
             found = self._drain(
                 queue, tasks, attack, position, name, lambda n: share(1 - n / total)
             )
             # a claim that does not hold up sends its image on to its next task
-            for i in self._verify(found, name, epsilons):
+            for i in self._verify(found, name, epsilons, attack.eot):
                 if (task := next(tasks[i], None)) is not None:
                     queue.append((i, task))
 
@@ -221,7 +226,7 @@ class _Engine:
         self,
         queue: deque[tuple[int, _Task]],
         tasks: dict[int, Iterator[_Task]],
-        attack: FixedBudget,
+        attack: Search,
         position: int,
         name: str,
         remaining: Callable[[int], None],
@@ -239,68 +244,87 @@ class _Engine:
                 slots = slots.join(entering) if slots else entering
             if slots is None or not len(slots.owner):
                 return found
-            hit, gradient = self._pass(slots, attack, name)
+            hit, images, value, gradient = self._pass(slots, attack, name)
             done = hit | (slots.left == 0)
-            for row in done.nonzero()[:, 0].tolist():
-                i = int(slots.owner[row])
-                if hit[row]:
-                    found[i] = (slots.x[row].clone(), current[i])
-                elif (task := next(tasks[i], None)) is not None:
-                    queue.append((i, task))
             if done.any():
+                self._keep_leftovers(slots, attack, name, done & ~hit)
+                for row in done.nonzero()[:, 0].tolist():
+                    i = int(slots.owner[row])
+                    if hit[row]:
+                        found[i] = (images[row].clone(), current[i])
+                    elif (task := next(tasks[i], None)) is not None:
+                        queue.append((i, task))
                 keep = (~done).nonzero()[:, 0]
-                gradient = None if gradient is None else gradient[keep.to(gradient.device)]
+                there = keep.to(slots.state.x.device)
+                value, gradient = value[there], gradient[there]
                 slots = slots.take(keep)
                 remaining(len(queue) + len(slots.owner))
-            if gradient is not None and len(slots.owner):
-                slots.x = attack.advance(
-                    slots.x, gradient, slots.images, slots.epsilon, slots.memory
-                )
-                slots.left = slots.left - 1
+            if len(slots.owner):
+                self._advance(slots, attack, value, gradient, name)
 
-    def _enter(
-        self, fresh: Sequence[tuple[int, _Task]], attack: FixedBudget, position: int
-    ) -> _Slots:
+    def _enter(self, fresh: Sequence[tuple[int, _Task]], attack: Search, position: int) -> _Slots:
         """First iterates for tasks that enter the active set."""
         owner = torch.tensor([i for i, _ in fresh])
         there = owner.to(self.block.images.device)
         images = self.block.images[there]
         budgets = [self.protocol.epsilons[task.level] for _, task in fresh]
-        epsilon = torch.tensor([float(e) for e in budgets]).to(images)
-        sources = [
-            generator(self.protocol.seed, self.block.ids[i], position, budget.value, task.restart)
+        names = [
+            (self.protocol.seed, self.block.ids[i], position, budget.value, task.chain)
             for (i, task), budget in zip(fresh, budgets, strict=True)
-            if attack.random_start
         ]
-        x = attack.start(images, epsilon, sources)
-        left = torch.full_like(owner, attack.steps)
-        return _Slots(
-            owner, left, x, images, self.outcomes.classes[there], epsilon, attack.blank(images)
+        state = State(
+            images,
+            images,
+            self.outcomes.classes[there],
+            self.clean[there],
+            torch.tensor([float(e) for e in budgets]).to(images),
+            torch.tensor([task.chain for _, task in fresh]).to(there),
+            torch.tensor([seed_of(*name) for name in names]).to(there),
+            torch.zeros_like(there),
         )
+        attack.start(state, [generator(*name) for name in names] if attack.random_start else [])
+        return _Slots(owner, torch.full_like(owner, attack.steps), state)
 
-    def _pass(self, slots: _Slots, attack: FixedBudget, name: str) -> tuple[Tensor, Tensor | None]:
-        """One forward pass: which iterates succeed (on the CPU), and the gradients if needed."""
+    def _pass(
+        self, slots: _Slots, attack: Search, name: str
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One pass: which rows claim success (on the CPU), with which images; values, gradients."""
+        model, state = self.surrogate or self.model, slots.state
         moving = bool((slots.left > 0).any())
-        x = slots.x.detach().requires_grad_(moving)
-        with torch.set_grad_enabled(moving):
-            logits = (self.surrogate or self.model)(x)
-            hit = self._hits(slots, logits.detach(), name)
-            if not moving or bool((hit | (slots.left == 0)).all()):
-                return hit, None
-            value = objective(logits, slots.classes, attack.loss, self._targeted).sum()
-            return hit, torch.autograd.grad(value, x)[0]
+        logits, value, gradient = passes(model, state, attack, self._targeted, moving)
+        hit, images = attack.claims(state, self._hits(slots, logits, name).to(state.x.device))
+        return hit.cpu(), images, value, gradient
+
+    def _advance(
+        self, slots: _Slots, attack: Search, value: Tensor, gradient: Tensor, name: str
+    ) -> None:
+        state = slots.state
+        attack.advance(state, value, gradient)
+        state.step = state.step + 1
+        slots.left = slots.left - 1
+        if attack.peeks:
+            logits = self._logits(state.x, slots.owner, name)
+            attack.settle(state, self._fooled(logits.argmax(1), state.classes))
+
+    def _keep_leftovers(self, slots: _Slots, attack: Search, name: str, ended: Tensor) -> None:
+        """Searches that ended in vain may have met points outside the budget: they are bounds."""
+        some, images = attack.leftovers(slots.state)
+        rows = (ended & some.cpu()).nonzero()[:, 0]
+        if len(rows):
+            self._keep(slots.owner[rows], images[rows.to(images.device)], name)
 
     def _hits(self, slots: _Slots, logits: Tensor, name: str) -> Tensor:
         """Which iterates succeed: all are tried on the model, of a surrogate's the last ones."""
-        hit = self._checked_hits(logits, slots.owner, slots.classes, name)
+        state = slots.state
+        hit = self._checked_hits(logits, slots.owner, state.classes, name)
         if self.surrogate is None:
             return hit
         last = (slots.left == 0).nonzero()[:, 0]
         hit = torch.zeros_like(hit)
         if len(last):
-            there = last.to(slots.x.device)
-            logits = self._logits(slots.x[there], slots.owner[last], name)
-            hit[last] = self._fooled(logits.argmax(1), slots.classes[there]).cpu()
+            there = last.to(state.x.device)
+            logits = self._logits(state.x[there], slots.owner[last], name)
+            hit[last] = self._fooled(logits.argmax(1), state.classes[there]).cpu()
         return hit
 
     # --- attacks that minimise the distance ---------------------------------------------------
@@ -349,23 +373,35 @@ class _Engine:
     # --- verdicts ------------------------------------------------------------------------------
 
     def _verify(
-        self, found: dict[int, tuple[Tensor, _Task]], name: str, epsilons: Sequence[float]
+        self,
+        found: dict[int, tuple[Tensor, _Task]],
+        name: str,
+        epsilons: Sequence[float],
+        eot: int,
     ) -> list[int]:
         """Recompute the claimed successes; the images whose claim does not hold up."""
         failed: list[int] = []
         for rows in self._batches(torch.tensor(list(found), dtype=torch.int64)):
             claims = [found[i] for i in rows.tolist()]
             budget = torch.tensor([epsilons[task.level] for _, task in claims], dtype=torch.float64)
-            good = self._keep(rows, torch.stack([x for x, _ in claims]), name, budget)
+            good = self._keep(rows, torch.stack([x for x, _ in claims]), name, budget, eot)
             failed += rows[~good].tolist()
         return failed
 
     def _keep(
-        self, rows: Tensor, perturbed: Tensor, name: str, budget: Tensor | None = None
+        self,
+        rows: Tensor,
+        perturbed: Tensor,
+        name: str,
+        budget: Tensor | None = None,
+        eot: int = 1,
     ) -> Tensor:
-        """Recompute what is claimed of perturbed images, keep the nearer ones; which hold (CPU)."""
+        """Recompute what is claimed of perturbed images, keep the nearer ones; which hold (CPU).
+
+        A model that draws at random must err by the mean of its logits over `eot` passes.
+        """
         there = rows.to(perturbed.device)
-        logits = self._logits(perturbed, rows, name)
+        logits = torch.stack([self._logits(perturbed, rows, name) for _ in range(eot)]).mean(0)
         predicted = logits.argmax(1)
         reached = distance(self.block.images[there], perturbed, self.protocol.norm)
         in_box = ((perturbed >= 0) & (perturbed <= 1)).flatten(1).all(1)

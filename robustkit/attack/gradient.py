@@ -1,63 +1,31 @@
-"""Attacks at fixed budgets, as foolbox classes that give every image its own budget and state.
+"""Projected steepest ascent: FGSM, BIM, PGD, MI-FGSM, and noise as the case of no step at all.
 
-The engine drives `start` and `advance` image by image as slots free up; `run` drives the same two
-for a whole batch at one budget, so each class is also a foolbox attack like any other.
+foolbox's three gradient descent classes, with budgets, draws and projections of our own.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from robustkit.attack.draws import Distribution, generator, in_ball, on_sphere
+from robustkit.attack.apgd import APGD
+from robustkit.attack.draws import Distribution, in_ball, on_sphere
+from robustkit.attack.fab import FAB
 from robustkit.attack.geometry import ascend, column, project
-from robustkit.attack.library import eagerpy, foolbox
-from robustkit.protocol import Attack, Fgsm, Loss, Mifgsm, Noise, Norm, Pgd
+from robustkit.attack.library import foolbox
+from robustkit.attack.objectives import objective
+from robustkit.attack.search import Search
+from robustkit.attack.square import Square
+from robustkit.attack.state import State
+from robustkit.protocol import Apgd, Attack, Fab, Fgsm, Loss, Mifgsm, Noise, Norm, Pgd
+from robustkit.protocol import Square as SquareKind
 
 
-def objective(logits: Tensor, classes: Tensor, loss: Loss, targeted: bool) -> Tensor:
-    """What an attack ascends, N: `classes` are the labels, or the targets to be reached.
-
-    Cross-entropy is that of Madry et al. 2018; the margin is the largest other logit minus the
-    class's own (Carlini and Wagner 2017, f6), which still has a gradient where softmax saturates.
-    """
-    if loss == "cross-entropy":
-        value = cross_entropy(logits, classes, reduction="none")
-    else:
-        own = logits.gather(1, classes[:, None])[:, 0]
-        others = logits.scatter(1, classes[:, None], float("-inf"))
-        value = others.amax(1) - own
-    return -value if targeted else value
-
-
-class FixedBudget(Protocol):
-    """What the engine asks of an attack at a fixed budget."""
-
-    steps: int
-    random_start: bool
-    restarts: int
-    loss: Loss
-
-    def start(self, images: Tensor, epsilon: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
-        """First iterates."""
-
-    def blank(self, images: Tensor) -> Tensor:
-        """What is remembered of each image before its first step."""
-
-    def advance(
-        self, x: Tensor, gradient: Tensor, images: Tensor, epsilon: Tensor, memory: Tensor
-    ) -> Tensor:
-        """Next iterates; `gradient` and `memory`, zero at the start, may be written to."""
-
-
-class _Ascent:
+class _Ascent(Search):
     """Projected steepest ascent, mixed into foolbox's three gradient descent classes."""
 
     norm: ClassVar[Norm]
-    steps: int
-    random_start: bool
     rel_stepsize: float
 
     def __init__(
@@ -77,54 +45,37 @@ class _Ascent:
         self.momentum = momentum
         self.distribution = distribution
 
-    def start(self, images: Tensor, epsilon: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
+    def chains(self, classes: int) -> int:
+        """Restarts."""
+        return self.restarts
+
+    def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
         """First iterates: the images, or draws from their balls, one generator an image."""
-        if not self.random_start:
-            return images.clone()
-        draw = in_ball if self.distribution == "uniform" else on_sphere
-        noise = torch.stack([draw(self.norm, images.shape[1:], source) for source in sources])
-        start = images + column(epsilon, images) * noise.to(images)
-        return project(start, images, epsilon, self.norm)
+        images, epsilon = state.images, state.epsilon
+        state.x = images.clone()
+        if self.random_start:
+            draw = in_ball if self.distribution == "uniform" else on_sphere
+            noise = torch.stack([draw(self.norm, images.shape[1:], source) for source in sources])
+            start = images + column(epsilon, images) * noise.to(images)
+            state.x = project(start, images, epsilon, self.norm)
+        if self.momentum is not None:
+            state.memory["velocity"] = torch.zeros_like(images)
 
-    def blank(self, images: Tensor) -> Tensor:
-        """An empty memory; of no size where there is no momentum."""
-        if self.momentum is None:
-            return images.new_zeros(len(images), 0)
-        return torch.zeros_like(images)
+    def value(self, logits: Tensor, state: State, targeted: bool) -> Tensor:
+        """The loss, N."""
+        return objective(logits, state.classes, state.clean, self.loss, targeted)
 
-    def advance(
-        self, x: Tensor, gradient: Tensor, images: Tensor, epsilon: Tensor, memory: Tensor
-    ) -> Tensor:
+    def advance(self, state: State, value: Tensor, gradient: Tensor) -> None:
         """One step of rel_stepsize · ε along the steepest direction, then back into ball and box.
 
-        With momentum the direction is Dong et al.'s: gradients over their L1 norm, accumulated in
-        `memory`.
+        With momentum the direction is Dong et al.'s: gradients over their L1 norm, accumulated.
         """
         if self.momentum is not None:
             size = gradient.flatten(1).abs().sum(1).clamp(min=1e-38)
-            gradient = memory.mul_(self.momentum).add_(gradient / column(size, x)).clone()
-        x = ascend(x, gradient, self.rel_stepsize * epsilon, self.norm)
-        return project(x, images, epsilon, self.norm)
-
-    def run(self, model: Any, inputs: Any, criterion: Any, *, epsilon: float, **kwargs: Any) -> Any:
-        """The entry that foolbox calls: the whole batch at one budget, last iterate returned.
-
-        Start points come from generators keyed by place in the batch.
-        """
-        foolbox.attacks.base.raise_if_kwargs(kwargs)
-        wrapped, restore = eagerpy.astensor_(inputs)
-        images, budget = wrapped.raw, torch.full((len(wrapped),), epsilon).to(wrapped.raw)
-        criterion = foolbox.attacks.base.get_criterion(criterion)
-        targeted = hasattr(criterion, "target_classes")
-        classes = (criterion.target_classes if targeted else criterion.labels).raw
-        x = self.start(images, budget, [generator("run", i) for i in range(len(images))])
-        memory = self.blank(x)
-        for _ in range(self.steps):
-            x.requires_grad_()
-            value = objective(model(x), classes, self.loss, targeted).sum()
-            (gradient,) = torch.autograd.grad(value, x)
-            x = self.advance(x.detach(), gradient, images, budget, memory)
-        return restore(eagerpy.astensor(x))
+            velocity = state.memory["velocity"].mul_(self.momentum)
+            gradient = velocity.add_(gradient / column(size, gradient)).clone()
+        x = ascend(state.x, gradient, self.rel_stepsize * state.epsilon, self.norm)
+        state.x = project(x, state.images, state.epsilon, self.norm)
 
 
 class LinfAscent(_Ascent, foolbox.attacks.gradient_descent_base.LinfBaseGradientDescent):  # type: ignore[misc]
@@ -152,8 +103,8 @@ class L1Ascent(_Ascent, foolbox.attacks.gradient_descent_base.L1BaseGradientDesc
 ASCENT: dict[Norm, type[_Ascent]] = {"linf": LinfAscent, "l2": L2Ascent, "l1": L1Ascent}
 
 
-def fixed_budget(attack: Attack, norm: Norm) -> FixedBudget | None:
-    """The foolbox class for a kind that works at fixed budgets; None for minimal-norm kinds."""
+def search(attack: Attack, norm: Norm) -> Search | None:
+    """The class that the engine drives for a kind; None for kinds that foolbox drives itself."""
     ascent = ASCENT[norm]
     match attack:
         case Fgsm(loss):
@@ -183,5 +134,28 @@ def fixed_budget(attack: Attack, norm: Norm) -> FixedBudget | None:
                 restarts=draws,
                 distribution=distribution,
             )
+        case Apgd():
+            return APGD(
+                norm,
+                steps=attack.steps,
+                restarts=attack.restarts,
+                loss=attack.loss,
+                targets=attack.targets,
+                eot=attack.eot,
+                rho=float(attack.rho),
+                larger_first=attack.larger_first,
+            )
+        case Fab(steps, restarts, targets, alpha_max, eta, beta):
+            return FAB(
+                norm,
+                steps=steps,
+                restarts=restarts,
+                targets=targets,
+                alpha_max=float(alpha_max),
+                eta=float(eta),
+                beta=float(beta),
+            )
+        case SquareKind(queries, restarts, p_init):
+            return Square(norm, queries=queries, restarts=restarts, p_init=float(p_init))
         case _:
             return None

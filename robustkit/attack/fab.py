@@ -1,0 +1,138 @@
+"""FAB: the nearest point across the boundary (Croce and Hein 2020, algorithm 1).
+
+Croce and Hein 2020b, "Minimally distorted adversarial examples with a fast adaptive boundary
+attack".
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustkit.attack.draws import ORDER, in_ball, on_sphere
+from robustkit.attack.geometry import column, distance, within
+from robustkit.attack.library import foolbox
+from robustkit.attack.projections import onto_hyperplane
+from robustkit.attack.search import Search, likeliest
+from robustkit.attack.state import State
+from robustkit.protocol import Norm
+
+DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
+"""order of the dual norm"""
+USUAL: dict[Norm, float] = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
+"""radius of random starts where no budget is given"""
+
+
+class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc]
+    """Steps onto the linearised boundary from the iterate and from the image, biased to the latter.
+
+    With `targets` each chain knows one boundary, that to one of the likeliest wrong classes: one
+    gradient a step. Without, the nearest linearised boundary is taken: one gradient a class.
+    """
+
+    peeks = True
+    transfers = False
+
+    def __init__(
+        self,
+        norm: Norm,
+        *,
+        steps: int = 100,
+        restarts: int = 1,
+        targets: int = 9,
+        alpha_max: float = 0.1,
+        eta: float = 1.05,
+        beta: float = 0.9,
+    ) -> None:
+        self.norm = norm
+        self.steps = steps
+        self.restarts = restarts
+        self.targets = targets
+        self.alpha_max = alpha_max
+        self.eta = eta
+        self.beta = beta
+
+    @property
+    def distance(self) -> Any:
+        """The norm, in foolbox's words."""
+        return getattr(foolbox.distances, self.norm)
+
+    def chains(self, classes: int) -> int:
+        """Restarts, for each target where there are any."""
+        return self.restarts * max(1, min(self.targets, classes - 1))
+
+    def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
+        """The images themselves, for a restart random points half a budget away."""
+        shape = state.images.shape[1:]
+        draw = in_ball if self.norm == "linf" else on_sphere
+        noise = torch.stack([draw(self.norm, shape, source) for source in sources])
+        radius = torch.where(state.epsilon.isinf(), USUAL[self.norm], state.epsilon) / 2
+        radius = radius * (state.chain % self.restarts > 0)
+        there = state.images + column(radius, state.images) * noise.to(state.images)
+        state.x = there.clamp(0, 1)
+        state.memory = {
+            "best": state.images.clone(),
+            "best_distance": torch.full_like(state.epsilon, torch.inf, dtype=torch.float64),
+        }
+        if self.targets:
+            state.memory["rival"] = likeliest(state, state.chain // self.restarts)
+
+    def value(self, logits: Tensor, state: State, targeted: bool) -> Tensor:
+        """How far another logit lies above the label's: the rival's, N, or each class's, N × K."""
+        own = logits.gather(1, state.classes[:, None])
+        if not self.targets:
+            return logits - own
+        return (logits.gather(1, state.memory["rival"][:, None]) - own)[:, 0]
+
+    def advance(self, state: State, value: Tensor, gradient: Tensor) -> None:
+        """One step: equations 6 to 8 of the paper."""
+        value, w = self._boundary(state, value, gradient.flatten(2 if value.ndim == 2 else 1))
+        x, images = state.x.flatten(1).double(), state.images.flatten(1).double()
+        b = (w * x).sum(1) - value
+        both = onto_hyperplane(
+            torch.cat([x, images]), torch.cat([w, w]), torch.cat([b, b]), self.norm
+        )
+        from_x, from_image = both.chunk(2)
+        near, far = (
+            torch.linalg.vector_norm(step, ord=ORDER[self.norm], dim=1).clamp(min=1e-8)
+            for step in (from_x, from_image)
+        )
+        bias = (near / (near + far)).clamp(max=self.alpha_max)[:, None]
+        goal = (x + self.eta * from_x) * (1 - bias) + (images + self.eta * from_image) * bias
+        state.x = goal.clamp(0, 1).to(state.x.dtype).view_as(state.x)
+
+    def _boundary(self, state: State, value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and slope of the boundary that each row steps to, float64, N and N × D."""
+        value, gradient = value.double(), gradient.double()
+        if value.ndim == 1:
+            return value, gradient
+        steepness = torch.linalg.vector_norm(gradient, ord=DUAL[self.norm], dim=2)
+        gap = value.abs() / (steepness + 1e-12)
+        gap = gap.scatter(1, state.classes[:, None], torch.inf)
+        nearest = gap.argmin(1)
+        rows = torch.arange(len(value), device=value.device)
+        return value[rows, nearest], gradient[rows, nearest]
+
+    def settle(self, state: State, fooled: Tensor) -> None:
+        """Keep the nearest points that fool, and go back towards the image from there."""
+        self._remember(state, fooled)
+        back = state.images + self.beta * (state.x - state.images)
+        state.x = torch.where(column(fooled, back), back, state.x)
+
+    def _remember(self, state: State, fooled: Tensor) -> None:
+        m = state.memory
+        reached = distance(state.images, state.x, self.norm)
+        nearer = fooled & (reached < m["best_distance"])
+        m["best_distance"] = torch.where(nearer, reached, m["best_distance"])
+        m["best"] = torch.where(column(nearer, state.x), state.x, m["best"])
+
+    def claims(self, state: State, fooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows whose nearest point so far lies within the budget; without one, none early."""
+        self._remember(state, fooled)
+        inside = within(state.memory["best_distance"], state.epsilon)
+        return inside & ~state.epsilon.isinf(), state.memory["best"]
+
+    def leftovers(self, state: State) -> tuple[Tensor, Tensor]:
+        """The nearest point that was found, whatever its distance."""
+        return state.memory["best_distance"] < torch.inf, state.memory["best"]

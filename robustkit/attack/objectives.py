@@ -1,0 +1,74 @@
+"""What attacks ascend: losses of the logits, one number an image."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from robustkit.protocol import Loss
+
+_TINY = 1e-12
+
+
+def objective(
+    logits: Tensor, classes: Tensor, clean: Tensor, loss: Loss, targeted: bool = False
+) -> Tensor:
+    """A loss to be raised, N; `classes` N are the labels, or the targets to be reached.
+
+    `clean` N × K are the logits of the clean images, from which scales are taken. The losses:
+
+    - `cross-entropy` (Madry et al. 2018), whose gradient vanishes where softmax saturates;
+    - `margin`: the largest other logit minus the class's own (Carlini and Wagner 2017, f6);
+    - `dlr`: the difference of logits ratio (Croce and Hein 2020, equation 6), blind to the logits'
+      shift and scale; with two classes, where it is not defined, the margin over the clean gap;
+    - `rescaled-cross-entropy`: cross-entropy of logits over the clean image's gap between the two
+      largest, so that no scale saturates it (after Yu and Xu 2023, who rescale at every step).
+    """
+    match loss:
+        case "cross-entropy":
+            value = cross_entropy(logits, classes, reduction="none")
+        case "rescaled-cross-entropy":
+            scaled = (logits - logits.detach().amax(1, keepdim=True)) / _gap(clean)[:, None]
+            value = cross_entropy(scaled, classes, reduction="none")
+        case "margin":
+            value = _margin(logits, classes)
+        case "dlr":
+            value = _margin(logits, classes) / _spread(logits, clean)
+    return -value if targeted else value
+
+
+def towards(logits: Tensor, classes: Tensor, rivals: Tensor, clean: Tensor, loss: Loss) -> Tensor:
+    """A loss to be raised on the way from the labels N to one rival class an image, N.
+
+    `dlr` is the targeted one (Croce and Hein 2020, equation 7), which needs four classes: with
+    three the last of its scale's two classes is left out, with two the scale is the clean gap.
+    Both cross-entropies lower the rival's own.
+    """
+    if loss in ("cross-entropy", "rescaled-cross-entropy"):
+        return objective(logits, rivals, clean, loss, targeted=True)
+    rows = torch.arange(len(logits), device=logits.device)
+    difference = logits[rows, rivals] - logits[rows, classes]
+    if loss == "margin":
+        return difference
+    if logits.shape[1] < 4:
+        return difference / _spread(logits, clean)
+    top = logits.topk(4, dim=1).values
+    return difference / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
+
+
+def _margin(logits: Tensor, classes: Tensor) -> Tensor:
+    own = logits.gather(1, classes[:, None])[:, 0]
+    others = logits.scatter(1, classes[:, None], float("-inf"))
+    return others.amax(1) - own
+
+
+def _spread(logits: Tensor, clean: Tensor) -> Tensor:
+    """From the largest logit to the third, or with two classes the clean gap."""
+    if logits.shape[1] < 3:
+        return _gap(clean)
+    top = logits.topk(3, dim=1).values
+    return top[:, 0] - top[:, 2] + _TINY
+
+
+def _gap(clean: Tensor) -> Tensor:
+    top = clean.topk(2, dim=1).values
+    return top[:, 0] - top[:, 1] + _TINY

@@ -1,0 +1,79 @@
+"""Euclidean and other nearest points in the box [0, 1]: onto hyperplanes, onto L1 balls.
+
+Each is the root of a monotone, piecewise linear function of one number, found by sorting its
+breakpoints; sums run in float64. Rows are images, flattened.
+"""
+
+import torch
+from torch import Tensor
+
+from robustkit.protocol import Norm
+
+
+def onto_hyperplane(x: Tensor, w: Tensor, b: Tensor, norm: Norm) -> Tensor:
+    """The smallest step in a norm from x N × D to {z : ⟨w, z⟩ = b} within the box, N × D.
+
+    Where the box does not meet the hyperplane: the step to the box's point nearest to it
+    (Croce and Hein 2020, Minimally distorted adversarial examples, equation 4).
+    """
+    x, w = x.double(), w.double()
+    gap = (w * x).sum(1) - b.double()
+    towards = -w.sign() * gap.sign()[:, None]
+    room = torch.where(towards > 0, 1 - x, x) * (w != 0)
+    slope, gap = w.abs(), gap.abs()
+    if norm == "l1":
+        return towards * _steepest_first(slope, room, gap)
+    # a coordinate moves λ (Linf) or λ |w| (L2) until it has no room: find λ
+    speed = torch.ones_like(slope) if norm == "linf" else slope
+    size = torch.minimum(_multiplier(slope, speed, room, gap)[:, None] * speed, room)
+    return towards * size
+
+
+def _multiplier(slope: Tensor, speed: Tensor, room: Tensor, gap: Tensor) -> Tensor:
+    """λ N with Σ slope · min(λ · speed, room) = gap, or the largest that still changes the sum."""
+    full = torch.where(speed > 0, room / speed.clamp(min=1e-300), 0.0)
+    full, order = full.sort(dim=1)
+    rate, gain = (slope * speed).gather(1, order), (slope * room).gather(1, order)
+    # with the first k coordinates out of room, the sum at λ is gain so far + λ · the rates left
+    left = rate.flip(1).cumsum(1).flip(1)
+    before = gain.cumsum(1) - gain
+    at_breakpoints = before + full * left
+    k = (at_breakpoints < gap[:, None]).sum(1).clamp(max=full.shape[1] - 1)[:, None]
+    left, before = left.gather(1, k)[:, 0], before.gather(1, k)[:, 0]
+    value = torch.where(left > 0, (gap - before) / left.clamp(min=1e-300), 0.0)
+    return torch.minimum(value.clamp(min=0), full[:, -1])
+
+
+def _steepest_first(slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
+    """Steps N × D that close the gap with the least L1 norm: the largest slopes first."""
+    falling, order = slope.sort(dim=1, descending=True, stable=True)
+    room = room.gather(1, order)
+    gain = falling * room
+    open_ = (gap[:, None] - (gain.cumsum(1) - gain)).clamp(min=0)
+    size = torch.minimum(room, open_ / falling.clamp(min=1e-300))
+    return torch.zeros_like(size).scatter_(1, order, size)
+
+
+def onto_l1_ball(points: Tensor, images: Tensor, epsilon: Tensor) -> Tensor:
+    """The Euclidean projection onto the box within the L1 ball around each image, N × D.
+
+    Ball and box at once, since one after the other is not their intersection (Croce and Hein 2021,
+    Mind the box, proposition 2.1).
+    """
+    change = points.double() - images.double()
+    room = torch.where(change > 0, 1 - images.double(), images.double()).clamp(min=0)
+    size = change.abs()
+    # a coordinate is min(size − λ, room), not below 0: the sum falls from λ = 0 on
+    ends = torch.cat([size, size - room], 1)
+    turns = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1)
+    ends, order = ends.sort(dim=1, descending=True)
+    count = turns.gather(1, order).cumsum(1)
+    drop = (ends[:, :-1] - ends[:, 1:]) * count[:, :-1]
+    total = torch.cat([torch.zeros_like(ends[:, :1]), drop.cumsum(1)], 1)
+    k = ((total < epsilon.double()[:, None]).sum(1, keepdim=True) - 1).clamp(min=0)
+    missing = epsilon.double()[:, None] - total.gather(1, k)
+    threshold = ends.gather(1, k) - missing / count.gather(1, k).clamp(min=1)
+    fits = torch.minimum(size, room).sum(1, keepdim=True) <= epsilon.double()[:, None]
+    threshold = torch.where(fits, 0.0, threshold.clamp(min=0))
+    kept = torch.minimum((size - threshold).clamp(min=0), room) * change.sign()
+    return (images.double() + kept).to(points.dtype)

@@ -1,0 +1,167 @@
+"""What the engine asks of an attack, and how foolbox drives the same attack."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustkit.attack.draws import generator, seed_of
+from robustkit.attack.library import eagerpy, foolbox
+from robustkit.attack.state import State
+
+
+class Search:
+    """An attack that moves many images at once, each in its own state and at its own budget."""
+
+    steps: int
+    random_start = True
+    """whether `start` draws from generators"""
+    gradient = True
+    """whether a step needs gradients, or the value alone"""
+    eot = 1
+    """passes whose logits and gradients are averaged, for models that draw at random"""
+    peeks = False
+    """whether `settle` is to be called with the outcome at each new iterate"""
+    transfers = True
+    """whether its last iterate means something on another network"""
+
+    def chains(self, classes: int) -> int:
+        """How many independent searches of an image there are at a budget."""
+        raise NotImplementedError
+
+    def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
+        """Set the first iterates and the memory; one generator a row where `random_start`."""
+        raise NotImplementedError
+
+    def value(self, logits: Tensor, state: State, targeted: bool) -> Tensor:
+        """What is raised, N; or N × M, whose M gradients are all wanted."""
+        raise NotImplementedError
+
+    def advance(self, state: State, value: Tensor, gradient: Tensor) -> None:
+        """Set the next iterates; `gradient` N × C × H × W, or N × M × C × H × W, may be used up."""
+        raise NotImplementedError
+
+    def claims(self, state: State, fooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Which rows claim success, N, and with which images, given which iterates fool."""
+        return fooled, state.x
+
+    def settle(self, state: State, fooled: Tensor) -> None:
+        """Told whether each new iterate fools, where `peeks`."""
+
+    def leftovers(self, state: State) -> tuple[Tensor, Tensor]:
+        """Rows whose search found something outside the budget, N, and what."""
+        return torch.zeros_like(state.step, dtype=torch.bool), state.x
+
+    def run(
+        self,
+        model: Any,
+        inputs: Any,
+        criterion: Any,
+        *,
+        epsilon: float = float("inf"),
+        early_stop: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The entry that foolbox calls: a whole batch at one budget, each chain in turn.
+
+        The best that was found is returned, or the last iterate. Draws are keyed by place in the
+        batch.
+        """
+        foolbox.attacks.base.raise_if_kwargs(kwargs)
+        wrapped, restore = eagerpy.astensor_(inputs)
+        images = wrapped.raw
+        criterion = foolbox.attacks.base.get_criterion(criterion)
+        targeted = hasattr(criterion, "target_classes")
+        classes = (criterion.target_classes if targeted else criterion.labels).raw
+        with torch.no_grad():
+            clean = model(images)
+        done = (clean.argmax(1) == classes) == targeted
+        result = images.clone()
+        for chain in range(self.chains(clean.shape[1])):
+            if bool(done.all()):
+                break
+            found, x = self._searched(model, images, classes, clean, epsilon, chain, done, targeted)
+            result = torch.where(done.view(-1, *[1] * (images.ndim - 1)), result, x)
+            done = done | found
+        return restore(eagerpy.astensor(result))
+
+    def _searched(
+        self,
+        model: Any,
+        images: Tensor,
+        classes: Tensor,
+        clean: Tensor,
+        epsilon: float,
+        chain: int,
+        done: Tensor,
+        targeted: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """One chain for every image: which were found, and the images."""
+        n, device = len(images), images.device
+        names = [("run", i, chain) for i in range(n)]
+        state = State(
+            images.clone(),
+            images,
+            classes,
+            clean,
+            torch.full((n,), epsilon, device=device, dtype=images.dtype),
+            torch.full((n,), chain, device=device),
+            torch.tensor([seed_of(*name) for name in names], device=device),
+            torch.zeros(n, dtype=torch.int64, device=device),
+        )
+        self.start(state, [generator(*name) for name in names])
+        found, best = done.clone(), images.clone()
+        for step in range(self.steps + 1):
+            logits, value, gradient = passes(model, state, self, targeted, step < self.steps)
+            hit, x = self.claims(state, (logits.argmax(1) == classes) == targeted)
+            new = hit & ~found
+            best[new], found = x[new], found | hit
+            if step == self.steps or bool(found.all()):
+                break
+            self.advance(state, value, gradient)
+            state.step = state.step + 1
+            if self.peeks:
+                with torch.no_grad():
+                    logits = model(state.x)
+                self.settle(state, (logits.argmax(1) == classes) == targeted)
+        left, x = self.leftovers(state)
+        best[~found & left] = x[~found & left]
+        found_now = found & ~done
+        best[~found & ~left] = state.x[~found & ~left]
+        return found_now | (left & ~done), best
+
+
+def passes(
+    model: Any, state: State, attack: Search, targeted: bool, moving: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits N × K, values and gradients at the iterates, over the attack's number of passes."""
+    wants = moving and attack.gradient
+    x = state.x.detach().requires_grad_(wants)
+    total: list[Tensor] = []
+    with torch.set_grad_enabled(wants):
+        for _ in range(attack.eot):
+            logits = model(x)
+            value = attack.value(logits, state, targeted) if moving else logits[:, 0]
+            gradient = _gradients(value, x) if wants else x
+            part = (logits.detach(), value.detach(), gradient.detach())
+            total = [a + b for a, b in zip(total, part, strict=True)] if total else list(part)
+    logits, value, gradient = (t / attack.eot for t in total) if attack.eot > 1 else total
+    return logits, value, gradient
+
+
+def _gradients(value: Tensor, x: Tensor) -> Tensor:
+    """Of N values, N × C × H × W; of N × M values, N × M × C × H × W."""
+    if value.ndim == 1:
+        return torch.autograd.grad(value.sum(), x)[0]
+    columns = value.unbind(1)
+    return torch.stack(
+        [torch.autograd.grad(c.sum(), x, retain_graph=c is not columns[-1])[0] for c in columns], 1
+    )
+
+
+def likeliest(state: State, place: Tensor) -> Tensor:
+    """The class at a place (N, from 0) of each clean image's order of wrong classes, N."""
+    own = torch.zeros_like(state.clean).scatter(1, state.classes[:, None], float("-inf"))
+    order = (state.clean + own).argsort(dim=1, descending=True, stable=True)
+    return order.gather(1, place[:, None])[:, 0]

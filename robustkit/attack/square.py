@@ -1,0 +1,233 @@
+"""Square attack: random search by the scores alone (Andriushchenko et al. 2020, algorithms 1 to 3).
+
+In L1 as in AutoAttack: the L2 moves with L1 sizes, projected onto ball and box.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustkit.attack.draws import ORDER, stream
+from robustkit.attack.geometry import column
+from robustkit.attack.library import foolbox
+from robustkit.attack.objectives import objective
+from robustkit.attack.projections import onto_l1_ball
+from robustkit.attack.search import Search
+from robustkit.attack.state import State
+from robustkit.protocol import Norm
+
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""steps after which the share of pixels in a square is halved"""
+TILES = 5
+"""L2 and L1 start from so many tiles along an edge"""
+
+
+class Square(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[misc]
+    """Squares of one colour each, kept where the margin grows. No gradient is asked for.
+
+    Positions are drawn for every image on its own, up to the image's edge.
+    """
+
+    gradient = False
+    random_start = False
+    transfers = False
+
+    def __init__(
+        self, norm: Norm, *, queries: int = 5000, restarts: int = 1, p_init: float = 0.8
+    ) -> None:
+        self.norm = norm
+        self.steps = queries - 1  # the first query is the starting point
+        self.restarts = restarts
+        self.p_init = p_init
+
+    @property
+    def distance(self) -> Any:
+        """The norm, in foolbox's words."""
+        return getattr(foolbox.distances, self.norm)
+
+    def chains(self, classes: int) -> int:
+        """Restarts."""
+        return self.restarts
+
+    def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
+        """Linf: vertical stripes of ±ε. L2, L1: tiles of the shapes that later moves add."""
+        n, c, _, w = state.images.shape
+        if self.norm == "linf":
+            sign = _signs(stream(state.key, state.step, c * w)).view(n, c, 1, w)
+            change = column(state.epsilon, state.images) * sign.to(state.images)
+            state.x = (state.images + change).clamp(0, 1)
+        else:
+            state.x = self._placed(state, self._tiles(state))
+        state.memory = {
+            "best": state.x.clone(),
+            "best_value": torch.full_like(state.epsilon, -torch.inf),
+        }
+
+    def value(self, logits: Tensor, state: State, targeted: bool) -> Tensor:
+        """The margin, N."""
+        return objective(logits, state.classes, state.clean, "margin", targeted)
+
+    def advance(self, state: State, value: Tensor, gradient: Tensor) -> None:
+        """Keep the last proposal where it is better; propose the next."""
+        m = state.memory
+        better = value > m["best_value"]
+        m["best_value"] = torch.where(better, value, m["best_value"])
+        m["best"] = torch.where(column(better, state.x), state.x, m["best"])
+        side = self._side(state.step, state.images.shape)
+        draws = stream(state.key, state.step + 1, 5 + state.images.shape[1])
+        if self.norm == "linf":
+            state.x = self._recoloured(state, side, draws)
+            return
+        # windows of one size at a time
+        x = torch.empty_like(state.x)
+        for s in sorted(set(side.tolist())):
+            rows = (side == s).nonzero()[:, 0]
+            x[rows] = self._reshaped(state.take(rows), s, draws[rows])
+        state.x = x
+
+    def _side(self, step: Tensor, shape: torch.Size) -> Tensor:
+        """Edge of each row's square, in pixels."""
+        h, w = shape[-2:]
+        limits = torch.tensor(HALVINGS, device=step.device)
+        p = self.p_init / 2.0 ** torch.bucketize(step, limits)
+        side = (p * h * w).sqrt().round().long()
+        if self.norm == "linf":
+            return side.clamp(1, min(h, w))
+        side = side.clamp(min=3)
+        return (side + 1 - side % 2).clamp(max=min(h, w))
+
+    # --- Linf ---------------------------------------------------------------------------------
+
+    def _recoloured(self, state: State, side: Tensor, draws: Tensor) -> Tensor:
+        """A square whose every channel is at the upper or the lower end of the ball."""
+        n, c, h, w = state.images.shape
+        sign = _signs(draws[:, 4 : 4 + c]).view(n, c, 1, 1).to(state.images)
+        top, left = _corner(draws[:, 0], side, h), _corner(draws[:, 1], side, w)
+        mask = _window(top, left, side, h, w)
+        colour = state.images + column(state.epsilon, state.images) * sign
+        return torch.where(mask, colour.clamp(0, 1), state.memory["best"])
+
+    # --- L2 and L1 ----------------------------------------------------------------------------
+
+    def _reshaped(self, state: State, side: int, draws: Tensor) -> Tensor:
+        """Move the mass of a window to another one, in the shape of a peak and a trough."""
+        n, c, h, w = state.images.shape
+        sides = torch.full((n,), side, device=state.key.device)
+        at_row, at_column, from_row, from_column = (
+            _corner(draws[:, k], sides, size) for k, size in enumerate((h, w, h, w))
+        )
+        first = _window(at_row, at_column, sides, h, w)
+        second = _window(from_row, from_column, sides, h, w)
+        change = state.memory["best"] - state.images
+        epsilon = state.epsilon.view(-1, 1, 1, 1)
+        spare = self._spare(epsilon, self._size(change, (1, 2, 3)))
+        held = self._size(change * (first | second), (2, 3))
+        at = _places(at_row, at_column, side, n, c)
+        old = change[at]
+        sign = _signs(draws[:, 4 : 4 + c]).view(n, c, 1, 1)
+        turned = draws[:, 4 + c].view(n, 1, 1, 1) < 0.5
+        shape = _peaks(side, ORDER[self.norm]).to(change)
+        new = torch.where(turned, shape.T, shape) * sign.to(change)
+        new = new + old / self._size(old, (2, 3)).clamp(min=1e-12)
+        new = new / self._size(new, (2, 3)).clamp(min=1e-12)
+        change = change.masked_fill(second.expand_as(change), 0)
+        change[at] = new * self._mass(spare, held, c)
+        return self._placed(state, change)
+
+    def _size(self, change: Tensor, dim: tuple[int, ...]) -> Tensor:
+        result: Tensor = torch.linalg.vector_norm(
+            change, ord=ORDER[self.norm], dim=dim, keepdim=True
+        )
+        return result
+
+    def _spare(self, epsilon: Tensor, used: Tensor) -> Tensor:
+        """What is left of the budget; squared in L2, where squares add up."""
+        if self.norm == "l2":
+            return (epsilon**2 - used**2).clamp(min=0)
+        return (epsilon - used).clamp(min=0)
+
+    def _mass(self, spare: Tensor, held: Tensor, channels: int) -> Tensor:
+        """Size of the new window in each channel: what the two windows held, and what was spare."""
+        if self.norm == "l2":
+            return (spare / channels + held**2).sqrt()
+        return (spare / channels + held) * channels
+
+    def _placed(self, state: State, change: Tensor) -> Tensor:
+        """Images with a change brought to the size of the budget, in the box."""
+        if self.norm == "l2":
+            size = self._size(change, (1, 2, 3)).clamp(min=1e-12)
+            scaled = change / size * column(state.epsilon, change)
+            return (state.images + scaled).clamp(0, 1)
+        flat = onto_l1_ball(
+            (state.images + change).flatten(1), state.images.flatten(1), state.epsilon
+        )
+        return flat.view_as(change)
+
+    def _tiles(self, state: State) -> Tensor:
+        n, c, h, w = state.images.shape
+        side = max(1, min(h, w) // TILES)
+        down, across = h // side, w // side
+        draws = _signs(stream(state.key, state.step, c * down * across))
+        sign = draws.view(n, c, down, across).to(state.images)
+        shape = _peaks(side, ORDER[self.norm]).to(state.images)
+        tiles = torch.einsum("ncij,uv->nciujv", sign, shape)
+        tiles = tiles.reshape(n, c, down * side, across * side)
+        change = torch.zeros_like(state.images)
+        top, left = (h - down * side) // 2, (w - across * side) // 2
+        change[:, :, top : top + down * side, left : left + across * side] = tiles
+        return change
+
+
+def _signs(draws: Tensor) -> Tensor:
+    return torch.where(draws < 0.5, -1.0, 1.0)
+
+
+def _corner(draw: Tensor, side: Tensor, length: int) -> Tensor:
+    """A first row or column such that the window lies inside, N."""
+    return (draw * (length - side + 1)).long()
+
+
+def _window(top: Tensor, left: Tensor, side: Tensor, h: int, w: int) -> Tensor:
+    """The pixels of each row's square, N × 1 × H × W."""
+    rows = torch.arange(h, device=top.device) - top[:, None]
+    columns = torch.arange(w, device=top.device) - left[:, None]
+    down = (rows >= 0) & (rows < side[:, None])
+    across = (columns >= 0) & (columns < side[:, None])
+    return (down[:, :, None] & across[:, None, :])[:, None]
+
+
+def _places(top: Tensor, left: Tensor, side: int, n: int, c: int) -> tuple[Tensor, ...]:
+    """Indices of each row's square in N × C × H × W, which read and write N × C × side × side."""
+    device, run = top.device, torch.arange(side, device=top.device)
+    return (
+        torch.arange(n, device=device).view(n, 1, 1, 1),
+        torch.arange(c, device=device).view(1, c, 1, 1),
+        (top[:, None] + run).view(n, 1, side, 1),
+        (left[:, None] + run).view(n, 1, 1, side),
+    )
+
+
+@lru_cache(maxsize=64)
+def _peaks(side: int, order: float) -> Tensor:
+    """A peak above a trough, side × side, of norm 1 (algorithm 3)."""
+    upper = _peak(side // 2, side, order)
+    shape: Tensor = torch.cat([upper, -_peak(side - side // 2, side, order)])
+    return shape / torch.linalg.vector_norm(shape, ord=order)
+
+
+def _peak(height: int, width: int, order: float) -> Tensor:
+    """Concentric rectangles, each adding the inverse square (L1: fourth power) of its radius."""
+    centre = max(height // 2 + 1, width // 2 + 1)
+    power = 2 if order == 2 else 4
+    terms = 1 / torch.arange(1, centre + 1, dtype=torch.float64) ** power
+    sums = terms.flip(0).cumsum(0).flip(0)
+    down = (torch.arange(height) - height // 2).abs()
+    across = (torch.arange(width) - width // 2).abs()
+    ring = torch.maximum(down[:, None], across[None, :])
+    shape: Tensor = sums[ring]
+    if height:
+        shape = shape / torch.linalg.vector_norm(shape, ord=order)
+    return shape

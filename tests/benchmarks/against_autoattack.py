@@ -1,0 +1,129 @@
+"""AutoAttack beside the official one: robust accuracy after each attack, and the time of both.
+
+The official code (github.com/fra31/auto-attack) is read from --official; nothing of it is ours.
+
+    python tests/benchmarks/against_autoattack.py --official DIR --checkpoint CKPT --epsilon 0.3 \
+        --data mnist --data-root ROOT --limit 1000 --seeds 0 1 2 --out results.json
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from robustkit import checkpoint as checkpoints
+from robustkit import data as datasets
+from robustkit import evaluation
+from robustkit.attack import Block, attack_block, within
+from robustkit.protocol import labels_of
+
+NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+NAMES = {"apgd-ce": "apgd-ce", "apgd-t": "apgd-t", "fab-t": "fab-t", "square": "square"}
+
+
+def official(model, images, labels, norm, epsilon, seed, batch_size):
+    """Robust accuracy after each attack, seconds of each."""
+    from autoattack import AutoAttack
+
+    whole = AutoAttack(
+        model, norm=NORM[norm], eps=epsilon, seed=seed, verbose=False, device=str(images.device)
+    )
+    names = list(whole.attacks_to_run)
+    done, spent = {}, {}
+    x, y, robust = images, labels, model(images).argmax(1) == labels
+    for name in names:
+        whole.attacks_to_run = [name]
+        started = time.monotonic()
+        rows = robust.nonzero()[:, 0]
+        if len(rows):
+            adversarial = whole.run_standard_evaluation(x[rows], y[rows], bs=batch_size)
+            with torch.no_grad():
+                robust[rows] = model(adversarial).argmax(1) == y[rows]
+        spent[name] = time.monotonic() - started
+        done[name] = float(robust.double().mean())
+    return {"after": done, "seconds": spent}
+
+
+def ours(model, images, labels, ids, norm, epsilon, seed, batch_size):
+    """The same of this project's protocol."""
+    data = datasets.from_arrays(images.cpu().numpy(), labels.cpu().numpy(), name="arrays")
+    name = "autoattack" if norm == "linf" else f"autoattack-{norm}"
+    whole = evaluation.resolve(name, data, [str(epsilon)], seed=seed)
+    done, spent = {}, {}
+    robust = model(images).argmax(1) == labels
+    for position, (attack, word) in enumerate(
+        zip(whole.attacks, labels_of(whole.attacks), strict=True)
+    ):
+        one = replace(whole, attacks=(attack,), seed=1000 * seed + position)
+        rows = robust.nonzero()[:, 0]
+        started = time.monotonic()
+        if len(rows):
+            block = Block(images[rows], labels[rows], [ids[i] for i in rows.tolist()], 0)
+            outcomes = attack_block(model, block, one, batch_size)
+            robust[rows] = ~within(outcomes.distance, float(one.epsilons[0]))
+        spent[word] = time.monotonic() - started
+        done[word] = float(robust.double().mean())
+    return {"after": done, "seconds": spent}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--official", type=Path)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--model")
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--norm", default="linf")
+    parser.add_argument("--epsilon", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--batch-size", type=int, default=250)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    if options.official:
+        sys.path.insert(0, str(options.official))
+    data = datasets.load(options.data, root=options.data_root, limit=options.limit)
+    device = torch.device(options.device)
+    model = checkpoints.read(options.checkpoint, model=options.model).load(device)
+    images = torch.from_numpy(data.images(0, len(data))).to(device)
+    labels = torch.from_numpy(data.labels).to(device)
+    epsilon = float(evaluation.resolve("fgsm", data, [options.epsilon]).epsilons[0])
+    asked = (options.norm, epsilon)
+    results = json.loads(options.out.read_text()) if options.out.exists() else []
+    for seed in options.seeds:
+        for who in ["ours", "official"] if options.official else ["ours"]:
+            key = {
+                "who": who,
+                "seed": seed,
+                "checkpoint": Path(options.checkpoint).stem,
+                "norm": options.norm,
+                "epsilon": options.epsilon,
+                "images": len(data),
+            }
+            if any(all(r[k] == v for k, v in key.items()) for r in results):
+                continue
+            if who == "ours":
+                told = ours(
+                    model,
+                    images,
+                    labels,
+                    data.ids,
+                    options.norm,
+                    options.epsilon,
+                    seed,
+                    options.batch_size,
+                )
+            else:
+                told = official(model, images, labels, *asked, seed, options.batch_size)
+            results.append(key | told | {"device": str(device), "torch": torch.__version__})
+            options.out.write_text(json.dumps(results, indent=1))
+            print(json.dumps(results[-1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
