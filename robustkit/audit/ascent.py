@@ -5,23 +5,18 @@ it averages where that is asked for, and it returns the best iterate.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from robustkit.attack.draws import generator, in_ball
 from robustkit.attack.geometry import ascend, column, project
+from robustkit.attack.objectives import objective
 from robustkit.audit.case import Case
 from robustkit.audit.straight_through import blocked, straight_through
-from robustkit.protocol import Fgsm, Mifgsm, Pgd
-
-Objective = Literal["margin", "rescaled", "cross-entropy"]
-GAP = 5.0
-"""the rescaled cross-entropy sees logits whose median gap between the first two classes is this"""
+from robustkit.protocol import Apgd, Fgsm, Loss, Mifgsm, Pgd
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,70 +36,69 @@ class View:
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Largest other logit minus the label's own, N; above 0 the image is misclassified."""
-    own = logits.gather(1, labels[:, None])[:, 0]
-    result: Tensor = logits.scatter(1, labels[:, None], float("-inf")).amax(1) - own
-    return result
+    return objective(logits, labels, logits, "margin")
 
 
 def slope(
-    case: Case, view: View, x: Tensor, labels: Tensor, objective: Objective
+    case: Case, view: View, x: Tensor, rows: Tensor, loss: Loss
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Margins N, objective N and its gradient N × C × H × W at x; what is not finite counts as 0.
+    """Margins N, loss N and its gradient N × C × H × W at x; what is not finite counts as 0.
 
-    Margins are means over the draws at x itself. Random draws come from the global generators; call
-    it under `case.repeatable`.
+    x stands for the images of `rows`. Margins are means over the draws at x itself. Random draws
+    come from the global generators; call it under `case.repeatable`.
     """
+    there = rows.to(x.device)
+    labels, clean = case.labels[there], clean_logits(case)[there]
     margins, values = torch.zeros(len(x), device=x.device), torch.zeros(len(x), device=x.device)
     gradient, here = torch.zeros_like(x), 0
     for draw in range(view.draws):
         noisy = view.sigma > 0 and draw > 0
         at = x.detach() + view.sigma * torch.randn_like(x) if noisy else x.detach()
-        logits, g = _one(case, view, at, labels, objective)
+        logits, value, g = _one(case, view, at, labels, clean, loss)
         gradient += torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0)
         if not noisy:
             here += 1
             margins += margin(logits, labels)
-            values += _value(case, logits, labels, objective)
+            values += value
     return margins / here, values / here, gradient
 
 
 def _one(
-    case: Case, view: View, x: Tensor, labels: Tensor, objective: Objective
-) -> tuple[Tensor, Tensor]:
-    """Logits and the gradient of one pass; zeros where there is none."""
+    case: Case, view: View, x: Tensor, labels: Tensor, clean: Tensor, loss: Loss
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, loss and gradient of one pass; zeros where there is no gradient."""
     x = x.clone().requires_grad_()
-    context = nullcontext()
+    opened: AbstractContextManager[None] = nullcontext()
     if view.straight_through:
-        modules, comparisons = _openings(case)
-        context = straight_through(modules, comparisons)  # type: ignore[assignment]
+        opened = straight_through(*_openings(case))
     with torch.enable_grad():
-        with context:
+        with opened:
             # a copy: a model that writes to its input must not write to a leaf
             logits = case.model(x.clone())
-        seen = logits.clamp(min=torch.finfo(logits.dtype).tiny).log() if view.logarithm else logits
-        total = _value(case, seen, labels, objective).sum()
-        if not total.requires_grad:
-            return logits.detach(), torch.zeros_like(x)
-        (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
-    return logits.detach(), torch.zeros_like(x) if gradient is None else gradient
+        if view.logarithm:
+            value = objective(_logarithm(logits), labels, _logarithm(clean), loss)
+        else:
+            value = objective(logits, labels, clean, loss)
+        gradient = None
+        if value.requires_grad:
+            (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+    if gradient is None:
+        gradient = torch.zeros_like(x)
+    return logits.detach(), value.detach(), gradient
 
 
-def _value(case: Case, logits: Tensor, labels: Tensor, objective: Objective) -> Tensor:
-    if objective == "margin":
-        return margin(logits, labels)
-    scale = GAP / typical_gap(case) if objective == "rescaled" else 1.0
-    return cross_entropy(logits * scale, labels, reduction="none")
+def _logarithm(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
 
 
-def typical_gap(case: Case) -> float:
-    """Median gap between the two largest logits of the clean images."""
+def clean_logits(case: Case) -> Tensor:
+    """One pass over the clean images, N × K."""
 
-    def compute() -> float:
-        with case.repeatable("gap"):
-            top = case.logits(case.images[:512]).topk(2, dim=1).values
-        return max(float((top[:, 0] - top[:, 1]).median()), 1e-30)
+    def compute() -> Tensor:
+        with case.repeatable("clean"):
+            return case.logits(case.images)
 
-    return case.once("gap", compute)
+    return case.once("clean", compute)
 
 
 def _openings(case: Case) -> tuple[list[torch.nn.Module], bool]:
@@ -132,12 +126,12 @@ def climb(
     rows: Tensor,
     steps: int,
     restarts: int,
-    objectives: Sequence[Objective] = ("margin", "rescaled"),
+    losses: Sequence[Loss] = ("margin", "rescaled-cross-entropy"),
     size: int | None = None,
 ) -> Tensor:
     """Whether projected ascent at the judged budget fools the images of `rows`, N on the CPU.
 
-    The first start is the image, the others are uniform in the ball; objectives take turns. Steps
+    The first start is the image, the others are uniform in the ball; losses take turns. Steps
     fall from ε/4 to ε/100. The best iterate of each start is judged by `case.fooled_at`.
     """
     fooled = torch.zeros(len(rows), dtype=torch.bool)
@@ -145,24 +139,22 @@ def climb(
         for part in case.batches((~fooled).nonzero()[:, 0], size):
             with case.repeatable("climb", restart):
                 best = _climbed(
-                    case, view, rows[part], steps, restart, objectives[restart % len(objectives)]
+                    case, view, rows[part], steps, restart, losses[restart % len(losses)]
                 )
             fooled[part] = case.fooled_at(best, rows[part], size)
     return fooled
 
 
-def _climbed(
-    case: Case, view: View, rows: Tensor, steps: int, restart: int, objective: Objective
-) -> Tensor:
+def _climbed(case: Case, view: View, rows: Tensor, steps: int, restart: int, loss: Loss) -> Tensor:
     """The iterates of the largest margin."""
     there = rows.to(case.images.device)
-    images, labels = case.images[there], case.labels[there]
+    images = case.images[there]
     epsilon = torch.full((len(rows),), float(case.epsilon), device=images.device)
     x = images.clone() if restart == 0 else started(case, rows, restart)
     best, largest = x.clone(), torch.full_like(epsilon, float("-inf"))
     going = torch.arange(len(rows), device=images.device)
     for step in range(steps + 1):
-        margins, _, gradient = slope(case, view, x, labels[going], objective)
+        margins, _, gradient = slope(case, view, x, there[going], loss)
         better = margins > largest[going]
         best[going[better]], largest[going[better]] = x[better], margins[better]
         if not case.is_random:
@@ -211,19 +203,18 @@ def path(case: Case) -> Path:
 
 
 def _path(case: Case) -> Path:
-    steps, relative, objective = _plain_steps(case)
+    steps, relative, ascended = _plain_steps(case)
     rows = case.clean_right.nonzero()[:, 0]
     wrong, loss, fooled = [], [], []
     for part in case.batches(rows):
-        there = part.to(case.images.device)
-        images, labels = case.images[there], case.labels[there]
+        images = case.images[part.to(case.images.device)]
         epsilon = torch.full((len(part),), float(case.epsilon), device=images.device)
         x, best = images.clone(), images.clone()
         largest = torch.full_like(epsilon, float("-inf"))
         margins_at, values_at = [], []
         with case.repeatable("path"):
             for _ in range(steps + 1):
-                margins, values, gradient = slope(case, View(), x, labels, objective)
+                margins, values, gradient = slope(case, View(), x, part, ascended)
                 margins_at.append(margins.cpu())
                 values_at.append(values.double().cpu())
                 better = margins > largest
@@ -242,12 +233,16 @@ def _path(case: Case) -> Path:
     )
 
 
-def _plain_steps(case: Case) -> tuple[int, float, Objective]:
-    """Steps, step size as a share of ε, and objective of the plain evaluation's longest ascent."""
-    ascents = [a for a in case.protocol.attacks if isinstance(a, Pgd | Mifgsm)]
+def _plain_steps(case: Case) -> tuple[int, float, Loss]:
+    """Steps, step size as a share of ε, and loss of the plain evaluation's longest ascent.
+
+    APGD sets its own step size; an ascent of as many steps that crosses the ball stands for it.
+    """
+    ascents = [a for a in case.protocol.attacks if isinstance(a, Pgd | Mifgsm | Apgd)]
     if ascents:
         longest = max(ascents, key=lambda a: a.steps)
-        return longest.steps, float(longest.relative_step), longest.loss
+        relative = 2.5 / longest.steps if isinstance(longest, Apgd) else longest.relative_step
+        return longest.steps, float(relative), longest.loss
     if any(isinstance(a, Fgsm) for a in case.protocol.attacks):
         return 1, 1.0, "cross-entropy"
     return 40, 1 / 16, "cross-entropy"

@@ -12,11 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustkit.attack.draws import generator
-from robustkit.attack.geometry import column, project
-from robustkit.audit.ascent import View, climb, margin, path, started
+from robustkit.attack.geometry import project
+from robustkit.audit.ascent import View, climb, path
 from robustkit.audit.case import Case
-from robustkit.protocol import KINDS, Attack, Mifgsm, Pgd
+from robustkit.protocol import Apgd, Attack, Mifgsm, Pgd, Square
 
 Remedy = Literal[
     "margin",
@@ -40,7 +39,7 @@ TITLES: dict[Remedy, str] = {
     "smoothing": "gradients averaged over noise on the pixels",
     "longer": "four times the steps, from other starts",
     "best iterate": "the best iterate instead of the last",
-    "black box": "random search that asks for no gradient",
+    "black box": "Square, which asks for no gradient",
     "alone": "every image judged and attacked alone",
     "midpoints": "the points halfway to images of other classes",
     "unseen": "only the images that were not trained on",
@@ -89,15 +88,20 @@ def _ascent(remedy: Remedy) -> Callable[[Case, Tensor], Tensor]:
 
 
 def _longer(case: Case, rows: Tensor) -> Tensor:
-    longer = [_stretched(a) for a in case.protocol.attacks if isinstance(a, Pgd | Mifgsm)]
+    longer = [_stretched(a) for a in case.protocol.attacks if isinstance(a, Pgd | Mifgsm | Apgd)]
     attacks = tuple(longer) or (Pgd(100, Fraction(1, 20), 5),)
     return case.attacked(replace(case.protocol, attacks=attacks, seed=case.seed + 2), rows)
 
 
-def _stretched(attack: Pgd | Mifgsm) -> Attack:
+def _stretched(attack: Pgd | Mifgsm | Apgd) -> Attack:
+    """Four times the steps, far enough to cross the ball."""
+    if isinstance(attack, Apgd):
+        return replace(attack, steps=4 * attack.steps)
+    steps = 4 * attack.steps
+    relative = max(attack.relative_step, Fraction(5, 2 * steps))
     if isinstance(attack, Mifgsm):
-        return Pgd(4 * attack.steps, attack.relative_step, 2, True, attack.loss)
-    return replace(attack, steps=4 * attack.steps, random_start=True)
+        return Pgd(steps, relative, 2, True, attack.loss)
+    return replace(attack, steps=steps, relative_step=relative, random_start=True)
 
 
 def _best_iterate(case: Case, rows: Tensor) -> Tensor:
@@ -179,71 +183,8 @@ def _midpoints(case: Case, rows: Tensor) -> Tensor:
 
 
 def _black_box(case: Case, rows: Tensor) -> Tensor:
-    """Square (Andriushchenko et al. 2020) where the engine has it and the model is no lottery."""
-    if "square" in KINDS and not case.is_random:
-        square = KINDS["square"](queries=case.effort.queries)  # type: ignore[call-arg]
-        return case.attacked(replace(case.protocol, attacks=(square,)), rows)
-    return random_search(case, rows)
-
-
-def random_search(case: Case, rows: Tensor) -> Tensor:
-    """Squares of one colour, kept where the margin grows; after Square, in all three norms.
-
-    The margin of a random model is a mean over `effort.draws` passes.
-    """
-    fooled = torch.zeros(len(rows), dtype=torch.bool)
-    for part in case.batches(torch.arange(len(rows))):
-        with case.repeatable("search"):
-            fooled[part] = case.fooled_at(_searched(case, rows[part]), rows[part])
-    return fooled
-
-
-def _searched(case: Case, rows: Tensor) -> Tensor:
-    there = rows.to(case.images.device)
-    images, labels = case.images[there], case.labels[there]
-    epsilon = torch.full((len(rows),), float(case.epsilon), device=images.device)
-    best = started(case, rows, 1)
-    if case.norm == "linf":
-        best = (images + column(epsilon, images) * (best - images).sign()).clamp(0, 1)
-    largest = _margins(case, best, labels)
-    source = generator(case.seed, *(case.ids[i] for i in rows.tolist()), "search")
-    queries = case.effort.queries // (case.effort.draws if case.is_random else 1)
-    going = torch.arange(len(rows), device=images.device)
-    for query in range(queries):
-        if not case.is_random:
-            going = going[largest[going] <= 0]
-        if not len(going):
-            break
-        x = _proposal(case, best[going], images[going], epsilon[going], query / queries, source)
-        margins = _margins(case, x, labels[going])
-        better = margins > largest[going]
-        best[going[better]], largest[going[better]] = x[better], margins[better]
-    return best
-
-
-def _margins(case: Case, x: Tensor, labels: Tensor) -> Tensor:
-    passes = case.effort.draws if case.is_random else 1
-    return torch.stack([margin(case.logits(x), labels) for _ in range(passes)]).mean(0)
-
-
-def _proposal(
-    case: Case, x: Tensor, images: Tensor, epsilon: Tensor, done: float, source: torch.Generator
-) -> Tensor:
-    """One square an image, smaller as the search goes on."""
-    n, channels, height, width = x.shape
-    side = max(1, round((0.3 * (1 - done) ** 2) ** 0.5 * min(height, width)))
-    top = torch.randint(0, height - side + 1, (n, 1), generator=source)
-    left = torch.randint(0, width - side + 1, (n, 1), generator=source)
-    rows, columns = torch.arange(height)[None], torch.arange(width)[None]
-    inside = ((rows >= top) & (rows < top + side))[:, :, None]
-    inside = (inside & ((columns >= left) & (columns < left + side))[:, None, :])[:, None]
-    sign = torch.randint(0, 2, (n, channels, 1, 1), generator=source) * 2 - 1
-    inside, sign = inside.to(x.device), sign.to(x)
-    if case.norm == "linf":
-        return torch.where(inside, (images + column(epsilon, x) * sign).clamp(0, 1), x)
-    share = side * side * channels
-    size = 0.5 * epsilon / (share**0.5 if case.norm == "l2" else share)
-    return project(x + inside * sign * column(size, x), images, epsilon, case.norm)
+    square = Square(queries=case.effort.queries)
+    return case.attacked(replace(case.protocol, attacks=(square,)), rows)
 
 
 _WAYS: dict[Remedy, Callable[[Case, Tensor], Tensor]] = {

@@ -11,7 +11,18 @@ from robustkit.audit.ascent import path
 from robustkit.audit.case import Case
 from robustkit.audit.indicators.indicator import Indicator, Symptom, Unexaminable, counted, share
 from robustkit.audit.remedies import Remedy
-from robustkit.protocol import Attack, Epsilon, Fgsm, Mifgsm, Noise, Pgd, travel
+from robustkit.protocol import (
+    Apgd,
+    Attack,
+    Epsilon,
+    Fab,
+    Fgsm,
+    Mifgsm,
+    Noise,
+    Pgd,
+    Square,
+    travel,
+)
 
 STRONGER: tuple[Remedy, ...] = ("margin", "straight-through", "smoothing", "black box")
 LAST = 10
@@ -123,7 +134,11 @@ def _more_steps(case: Case, threshold: float) -> Symptom:
 
 
 def _more_restarts(case: Case, threshold: float) -> Symptom:
-    random = tuple(a for a in case.protocol.attacks if isinstance(a, Pgd) and a.random_start)
+    random = tuple(
+        a
+        for a in case.protocol.attacks
+        if isinstance(a, Apgd | Fab | Square) or (isinstance(a, Pgd) and a.random_start)
+    )
     if not random:
         raise Unexaminable("no attack of the evaluation starts at random")
     # the same number once more, from other draws, is twice the number

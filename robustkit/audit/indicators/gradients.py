@@ -3,26 +3,28 @@
 import torch
 from torch import Tensor
 
-from robustkit.audit.ascent import Objective, margin, started, typical_gap
+from robustkit.attack.objectives import objective
+from robustkit.audit.ascent import margin, started
 from robustkit.audit.case import Case
 from robustkit.audit.indicators.indicator import Indicator, Symptom, Unexaminable, counted, share
 from robustkit.audit.remedies import Remedy
+from robustkit.protocol import Loss
 
 SMOOTH: tuple[Remedy, ...] = ("margin", "straight-through", "smoothing", "black box")
 LOOKED = 64
 """images on which the ball is sampled, a hundred times each"""
 
 
-def raw_gradients(case: Case, objective: Objective) -> dict[str, Tensor]:
-    """Gradients of an objective at the clean images and at a random start, N × pixels on the CPU.
+def raw_gradients(case: Case, loss: Loss) -> dict[str, Tensor]:
+    """Gradients of a loss at the clean images and at a random start, N × pixels on the CPU.
 
     None of the audit's mending: NaN stays NaN, and no graph gives zeros. `graph` is 0 where there
     was none; `margin` is that of the clean images.
     """
-    return case.once(f"gradients {objective}", lambda: _raw(case, objective))
+    return case.once(f"gradients {loss}", lambda: _raw(case, loss))
 
 
-def _raw(case: Case, objective: Objective) -> dict[str, Tensor]:
+def _raw(case: Case, loss: Loss) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {"image": [], "start": [], "margin": [], "graph": []}
     for rows in case.batches(torch.arange(len(case))):
         there = rows.to(case.images.device)
@@ -31,9 +33,7 @@ def _raw(case: Case, objective: Objective) -> dict[str, Tensor]:
             x = pixels.clone().requires_grad_()
             with case.repeatable("gradients"), torch.enable_grad():
                 logits = case.model(x.clone())
-                value = margin(logits, labels)
-                if objective == "cross-entropy":
-                    value = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+                value = objective(logits, labels, logits.detach(), loss)
                 gradient = torch.zeros_like(x)
                 if value.requires_grad:
                     (g,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
@@ -65,7 +65,7 @@ def _exploding(case: Case, threshold: float) -> Symptom:
     found = raw_gradients(case, "margin")
     length = found["image"].double().nan_to_num(posinf=1e38, neginf=-1e38).norm(dim=1)
     # against the usual margin, so that the scale of the logits does not matter
-    usual = float(found["margin"].double().abs().median()) or typical_gap(case)
+    usual = float(found["margin"].double().abs().median()) or 1.0
     slopes = length / usual
     flagged = slopes > threshold
     largest = float(slopes.max())

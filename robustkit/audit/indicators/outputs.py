@@ -2,15 +2,13 @@
 
 from torch.nn.functional import cross_entropy
 
-from robustkit.audit.ascent import typical_gap
+from robustkit.audit.ascent import clean_logits
 from robustkit.audit.case import Case
 from robustkit.audit.indicators.indicator import Indicator, Symptom, counted, share
 
 
 def _saturated(case: Case, threshold: float) -> Symptom:
-    with case.repeatable("saturated"):
-        logits = case.logits(case.images)
-    loss = cross_entropy(logits.float(), case.labels, reduction="none")
+    loss = cross_entropy(clean_logits(case).float(), case.labels, reduction="none")
     # p_y rounds to 1: of the gradient only what underflows last is left
     flat = (loss == 0).cpu() & case.clean_right
     seen = flat[case.clean_right]
@@ -23,13 +21,13 @@ def _saturated(case: Case, threshold: float) -> Symptom:
 
 
 def _scale(case: Case, threshold: float) -> Symptom:
-    gap = typical_gap(case)
+    top = clean_logits(case).topk(2, dim=1).values
+    gap = float((top[:, 0] - top[:, 1]).median())
     return Symptom(gap, f"the two largest logits lie {gap:.3g} apart in the median image")
 
 
 def _probabilities(case: Case, threshold: float) -> Symptom:
-    with case.repeatable("probabilities"):
-        outputs = case.logits(case.images[:250]).double()
+    outputs = clean_logits(case)[:250].double()
     off = max(
         float(outputs.max()) - 1, -float(outputs.min()), float((outputs.sum(1) - 1).abs().max()), 0
     )
