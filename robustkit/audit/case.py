@@ -106,6 +106,9 @@ class Case:
             black: black-box attacks to run; without them `black` is None.
             surrogate: a network to transfer from; without it `transfer` is None.
             known: further fields, such as `recorded_accuracy` or `effort`.
+
+        Raises:
+            EvaluationFailed: logits of clean images that are NaN or infinite.
         """
         plain = protocols.load(protocol) if isinstance(protocol, str) else protocol
         if epsilon:

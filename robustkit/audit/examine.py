@@ -98,7 +98,8 @@ class _Bench:
         except Unexaminable as error:
             return self._unread(indicator, str(error))
         except BROKE as error:
-            return self._unread(indicator, f"the model broke off: {first_line(error)}")
+            what = "plain attack" if self.case.failed else "model"
+            return self._unread(indicator, f"the {what} broke off: {first_line(error)}")
         if not indicator.fired(symptom.value, limit):
             # what looking has fooled counts, whether or not it is enough to fire
             return self._finding(indicator, symptom, limit, "quiet", self._caught(symptom))

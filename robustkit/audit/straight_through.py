@@ -68,7 +68,7 @@ class StraightThrough(TorchFunctionMode):
             return None  # a model's own no_grad
         with torch.enable_grad():
             if name in CUTTING or func == _DATA:
-                return args[0].view_as(args[0])
+                return _kept(args[0])
             surrogate = self._surrogate(func, name, args, options)
             if surrogate is None:
                 return func(*args, **options)
@@ -109,6 +109,14 @@ class StraightThrough(TorchFunctionMode):
         return None
 
 
+def _kept(x: Tensor) -> Tensor:
+    """The same tensor with its graph, as another object."""
+    same = x.view_as(x)
+    if (origin := _origin(x)) is not None:
+        same.made_from = origin  # type: ignore[attr-defined]
+    return same
+
+
 def _origin(value: Any) -> Tensor | None:
     """What an integer or Boolean tensor was made from."""
     return getattr(value, "made_from", None) if isinstance(value, Tensor) else None
@@ -123,7 +131,11 @@ def _replayed(
     first = next(o for o in origins if o is not None)
     if name == "where" and origins[0] is not None:
         difference = (real[1] - real[2]) if len(real) == 3 else None
-        return None if difference is None else torch.mul(real[0], _detached(difference))
+        if difference is None:
+            return None
+        # either branch's own gradient, and that of the choice between them
+        chosen: Tensor = func(*args, **options)
+        return torch.add(chosen, torch.mul(real[0], _detached(difference)))
     if name == "dequantize":
         return first
     with suppress(RuntimeError, TypeError, IndexError, NotImplementedError):

@@ -124,7 +124,7 @@ def _transfer(case: Case, threshold: float) -> Symptom:
 
 def _more_steps(case: Case, threshold: float) -> Symptom:
     longer = tuple(
-        replace(a, steps=2 * a.steps)
+        replace(a, steps=2 * a.steps)  # type: ignore[arg-type]
         for a in case.protocol.attacks
         if not isinstance(a, Fgsm | Noise) and hasattr(a, "steps")
     )
