@@ -178,8 +178,8 @@ def _in_place(
 def blocked(model: torch.nn.Module, images: Tensor) -> list[torch.nn.Module]:
     """Submodules of equal input and output shape that let no gradient through, outermost ones.
 
-    Tried on what they are given when the model sees `images`; no gradient means none at all, or
-    zero or NaN for every image.
+    Tried on what they are given when the model sees `images`; no gradient means none at all,
+    zero for every image, or NaN or infinite anywhere.
     """
     seen = _inputs(model, images)
     found: list[torch.nn.Module] = []
@@ -228,7 +228,7 @@ def _passes_gradient(module: torch.nn.Module, given: Tensor) -> bool:
             return False
     if gradient is None:
         return False
-    return bool((torch.isfinite(gradient) & (gradient != 0)).any())
+    return bool(torch.isfinite(gradient).all() and (gradient != 0).any())
 
 
 @contextmanager
