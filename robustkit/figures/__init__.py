@@ -5,6 +5,7 @@ pyplot's global state. Colours stay apart for the colour-blind, markers and dash
 `svg` makes a drawing part of a page, `save` files for a paper.
 """
 
+from robustkit.figures.audit import bounds, confusion, smoothed, stages
 from robustkit.figures.curves import Curve, accuracy_curves, robustness, robustness_curve
 from robustkit.figures.differences import (
     cost_against_gain,
@@ -30,6 +31,8 @@ __all__ = [
     "Venue",
     "Width",
     "accuracy_curves",
+    "bounds",
+    "confusion",
     "cost_against_gain",
     "critical_difference",
     "difference",
@@ -45,6 +48,8 @@ __all__ = [
     "robustness_curve",
     "save",
     "shortened",
+    "smoothed",
+    "stages",
     "svg",
     "transfer_matrix",
     "visible",
