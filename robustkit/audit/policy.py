@@ -298,12 +298,12 @@ def _indicators(rule: Indicators, audit: Audit) -> Judged:
     few, seen = len(names) <= rule.unresolved_indicators, len(unknown) <= rule.unexamined_indicators
     said = (
         f"{len(names)} of {counted(examined, 'examined indicator')} stayed unresolved"
-        f"{_these(names)}, at most {rule.unresolved_indicators} may"
+        f"{_these(names)}; allowed: {rule.unresolved_indicators}"
     )
     if unknown:
         said += (
-            f"; {counted(len(unknown), 'indicator')} not examined{_these(unknown)}, at most "
-            f"{rule.unexamined_indicators} may be so"
+            f"; {counted(len(unknown), 'indicator')} not examined{_these(unknown)}; allowed: "
+            f"{rule.unexamined_indicators}"
         )
     return few and seen, said
 

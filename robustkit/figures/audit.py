@@ -1,6 +1,6 @@
 """What an audit found: accuracy between its bounds, attack by attack, and who is taken for whom."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import seaborn as sns
@@ -29,17 +29,16 @@ def bounds(
     """
     upper = [(0.0, clean), *sorted((lv.value, lv.accuracy) for lv in robust)]
     lower = [(0.0, clean), *sorted((b.value, b.certified) for b in certified)]
-    labels = ["right under every attack: an upper bound"]
     _line(ax, upper, 0)
     if certified:
         _line(ax, lower, 2)
         _between(ax, dict(upper), dict(lower))
-        labels += ["proved right: a lower bound", "between them: not known"]
     places = {lv.epsilon: lv.value for lv in robust} | {b.epsilon: b.value for b in certified}
     ticks(ax, {"0": 0.0} | dict(sorted(places.items(), key=lambda p: p[1])), log=False)
     _share_axis(ax, f"ε ({norm})")
     if certified:
-        legend(ax, labels)
+        said = {"0": "right under every attack: an upper bound", "2": "proved: a lower bound"}
+        _legend(ax, said)
     return ax
 
 
@@ -52,7 +51,7 @@ def smoothed(ax: Axes, found: Smoothed) -> Axes:
     _between(ax, dict(upper), dict(lower))
     ticks(ax, {"0": 0.0} | {f"{lv.radius:g}": lv.radius for lv in found.levels}, log=False)
     _share_axis(ax, "L2 radius")
-    legend(ax, ["right under attack", "certified", "between them: not known"])
+    _legend(ax, {"0": "right under attack", "2": "certified"})
     return ax
 
 
@@ -68,6 +67,12 @@ def _between(ax: Axes, upper: dict[float, Estimate], lower: dict[float, Estimate
     x = sorted(set(upper) & set(lower))
     low, high = ([side[place].value for place in x] for side in (lower, upper))
     ax.fill_between(x, low, high, color=FAINT, alpha=0.25, linewidth=0, label="zone")
+
+
+def _legend(ax: Axes, lines: Mapping[str, str]) -> None:
+    """What each line is, and the zone: by the artists' own labels, since matplotlib sorts them."""
+    said = {**lines, "zone": "between them: not known"}
+    legend(ax, [said[label] for label in ax.get_legend_handles_labels()[1]])
 
 
 def _share_axis(ax: Axes, label: str) -> None:
@@ -127,8 +132,9 @@ def confusion(ax: Axes, shares: Sequence[Sequence[float]], classes: Sequence[str
     every = 1 if len(classes) <= NAMED else -(-len(classes) // NAMED)
     names = shortened([printable(name) for name in classes], 14)
     at = range(0, len(classes), every)
+    wide = max(map(len, names), default=0) * len(at) > ANNOTATED * 2
     size = "x-small" if len(classes) > ANNOTATED else "small"
-    ax.set_xticks(at, [names[i] for i in at], rotation=90 if len(classes) > 4 else 0, size=size)
+    ax.set_xticks(at, [names[i] for i in at], rotation=90 if wide else 0, size=size)
     ax.set_yticks(at, [names[i] for i in at], size=size)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_minor_locator(NullLocator())

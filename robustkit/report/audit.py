@@ -5,15 +5,16 @@ the same bytes. Every string is escaped.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
+from typing import TypeVar
 
 from markupsafe import Markup
 
 from robustkit import figures
-from robustkit.audit.outcome import Audit, ClassRow, Item, Stage
+from robustkit.audit.outcome import Audit, ClassRow, Stage
 from robustkit.audit.stored import encoded, read, schema
 from robustkit.figures import Draw, printable, svg
 from robustkit.files import write_together
@@ -28,6 +29,7 @@ __all__ = ["Written", "page", "read", "schema", "write"]
 CONFUSIONS_SHOWN = 10
 WIDTH = 4.6
 """of a figure, in inches"""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,8 @@ def page(audit: Audit) -> str:
         confusion=_confusion(audit, shares, classes),
         confused=_confused(audit, shares, classes),
         gallery=_gallery(audit, classes),
-        checklist=_by_part(audit),
+        corruptions=_grouped(audit.corruptions.rows, lambda row: row.group),
+        checklist=_grouped(audit.checklist, lambda item: item.part),
         answers=_counts([item.answer for item in audit.checklist]),
         standings=_counts([reading.standing for reading in audit.indicators]),
         facts=_facts(audit),
@@ -279,12 +282,12 @@ def _gallery(audit: Audit, classes: Sequence[str]) -> list[Picture]:
     return gallery(audit.examples, classes, audit.norm)
 
 
-def _by_part(audit: Audit) -> dict[str, list[Item]]:
-    """The checklist's items under its parts."""
-    parts: dict[str, list[Item]] = {}
-    for item in audit.checklist:
-        parts.setdefault(item.part, []).append(item)
-    return parts
+def _grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+    """Items under their groups, both in the order in which they come."""
+    groups: dict[str, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def _counts(words: Sequence[str]) -> dict[str, int]:

@@ -140,14 +140,14 @@ def _stages(audit: Audit) -> str:
     rows = [
         (
             s.title + " *" * s.required,
-            s.family,
+            "random draws" if s.family == "floor" else s.family,
             s.status + (f": {s.reason}" if s.reason else ""),
             _share(s.so_far),
             f"{s.first:,}" if s.status == "complete" else NOTHING,
         )
         for s in audit.stages
     ]
-    head = ("stage", "knows", "outcome", "accuracy so far", "first to fool")
+    head = ("stage", "kind", "outcome", "accuracy so far", "first to fool")
     told = (
         f"At ε = {audit.epsilon}, in the order in which they ran. The verdict needs those with *."
     )
