@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import Any, Literal, get_origin, get_type_hints
 
 import numpy as np
 from evaluations import evaluation
@@ -63,7 +64,14 @@ def level(epsilon: str, right: int, n: int = N) -> Level:
 
 
 def stage(
-    name: str, title: str, family: Any, right: int, first: int, *, required: bool = True, **more: Any
+    name: str,
+    title: str,
+    family: Any,
+    right: int,
+    first: int,
+    *,
+    required: bool = True,
+    **more: Any,
 ) -> Stage:
     return Stage(
         name,
@@ -170,7 +178,9 @@ def corruptions() -> Corruptions:
         "digital": ("contrast", "elastic transform", "pixelate", "jpeg compression"),
     }
     rows = [
-        Corrupted(name, group, tuple(proportion(int(900 - (25 + 17 * i) * s), N) for s in range(1, 6)))
+        Corrupted(
+            name, group, tuple(proportion(int(900 - (25 + 17 * i) * s), N) for s in range(1, 6))
+        )
         for group, members in names.items()
         for i, name in enumerate(members)
     ]
@@ -203,6 +213,7 @@ def classes(names: Sequence[str]) -> tuple[tuple[ClassRow, ...], tuple[tuple[int
     return tuple(rows), tuple(matrix)
 
 
+@cache
 def full(names: Sequence[str] = tuple("0123456789")) -> Audit:
     """With everything there is, and rules that hold and rules that fail."""
     record = evaluation(classes=names, n=N)
@@ -257,6 +268,7 @@ def finished(audit: Audit) -> Audit:
     return replace(judged, policy=judge_policy(parse(POLICY, "policy.toml"), judged))
 
 
+@cache
 def broken() -> Audit:
     """Attacks that failed, indicators that were not examined, nothing certified."""
     whole = full()
@@ -274,7 +286,7 @@ def broken() -> Audit:
     unresolved = replace(
         whole.indicators[0], standing="unresolved", value=float("nan"), before=0.457
     )
-    tried = (*whole.stages[:4], square, *whole.stages[5:])
+    tried = (*whole.stages[:4], square, whole.stages[5])
     claim = Claim("linf", "8/255", 0.46, "given")
     left = proportion(462, N)
     seen = (unresolved, *whole.indicators[1:])
@@ -300,6 +312,7 @@ def broken() -> Audit:
     )
 
 
+@cache
 def minimal() -> Audit:
     """Nothing but accuracy without attack."""
     record = evaluation()
@@ -331,27 +344,31 @@ def minimal() -> Audit:
     )
 
 
+@cache
 def hostile(text: str = HOSTILE) -> Audit:
     """The full one with every free word replaced by one that tries to be something else."""
     audit: Audit = _replaced(full(), text)
-    return replace(audit, norm="linf", budget=text)
+    return replace(
+        audit,
+        norm="linf",
+        protocols={text: text},
+        provenance={text: {text: text, "nested": {text: [text]}}},
+        stages=tuple(replace(s, found_by={text: 3}) for s in audit.stages),
+    )
 
 
 def _replaced(value: Any, text: str) -> Any:
     if is_dataclass(value):
         hints = get_type_hints(type(value))
-        changes = {
-            f.name: _replaced(getattr(value, f.name), text)
-            for f in fields(value)
-            if get_origin(hints[f.name]) is not Literal
-            and not get_args(hints[f.name])[:1] == (Any,)
-            and f.name not in ("epsilon", "norm", "level", "examples")
-        }
-        return replace(value, **changes)
+        kept = ("epsilon", "norm", "level", "examples")
+        free = (f.name for f in fields(value) if get_origin(hints[f.name]) is not Literal)
+        return replace(
+            value,
+            **{name: _replaced(getattr(value, name), text) for name in free if name not in kept},
+        )
     if isinstance(value, dict):
-        return {f"{key} {text}": _replaced(item, text) for key, item in value.items()} | {
-            key: _replaced(item, text) for key, item in value.items()
-        }
+        digests = ("sha256", "weights", "digest")
+        return {k: v if k in digests else _replaced(v, text) for k, v in value.items()}
     if isinstance(value, tuple | list):
         return type(value)(_replaced(item, text) for item in value)
     return text if isinstance(value, str) else value

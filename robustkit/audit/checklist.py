@@ -168,7 +168,14 @@ def _enough(words: Sequence[str], what: str) -> Callable[[Ran], Answer]:
         found = ran.indicators(words)
         if not found:
             return Answer("not done", f"No indicator examined whether more {what} find more.")
-        return Answer("done", f"Examined by: {_readings(found)}.")
+        if all(r.standing == "quiet" for r in found):
+            return Answer("done", f"It held: {_readings(found)}.")
+        remedies = at_most([r.remedy.rstrip(".") for r in found if r.remedy]) or "none"
+        settled = not any(r.standing == "unresolved" for r in found)
+        return Answer(
+            "done" if settled else "in part",
+            f"It did not hold: {_readings(found)}. Remedy: {remedies}.",
+        )
 
     return answer
 
@@ -283,7 +290,7 @@ def _randomised(ran: Ran) -> Answer:
         return Answer("not done", "Whether the network draws random numbers was not examined.")
     if all(r.standing == "quiet" for r in found):
         return Answer("not applicable", f"The network is not random: {_readings(found)}.")
-    remedies = [r.remedy for r in found if r.remedy]
+    remedies = [r.remedy.rstrip(".") for r in found if r.remedy]
     if remedies:
         return Answer("in part", f"{at_most(remedies)}.")
     return Answer("not done", f"{_readings(found)}; no attack averaged over the randomness.")
@@ -295,7 +302,7 @@ def _differentiable(ran: Ran) -> Answer:
         return Answer("not done", "Whether gradients vanish was not examined.")
     if all(r.standing == "quiet" for r in found):
         return Answer("not applicable", f"Gradients arrive: {_readings(found)}.")
-    remedies = [r.remedy for r in found if r.remedy]
+    remedies = [r.remedy.rstrip(".") for r in found if r.remedy]
     if remedies:
         return Answer("in part", f"{at_most(remedies)}.")
     return Answer("not done", f"{_readings(found)}; no component was replaced.")

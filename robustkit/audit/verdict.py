@@ -7,6 +7,7 @@ indicator, and an interval that says something.
 
 import json
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
@@ -117,7 +118,7 @@ def _against(
     if unresolved := [r for r in indicators if r.standing == "unresolved"]:
         stay = "indicator stayed" if len(unresolved) == 1 else "indicators stayed"
         names = at_most([_with_number(r) for r in unresolved])
-        reasons.append(f"{len(unresolved)} {stay} unresolved: {names}.")
+        reasons.append(sentence(f"{len(unresolved)} {stay} unresolved: {names}"))
     if all(r.standing == "not examined" for r in indicators):
         reasons.append(
             "No indicator of a failing attack was examined, so that an attack that failed would "
@@ -140,11 +141,11 @@ def _not_examined(indicators: Sequence[Reading]) -> list[str]:
     titles = [r.title for r in indicators if r.standing == "not examined"]
     if not titles:
         return []
-    return [f"{counted(len(titles), 'indicator')} not examined: {at_most(titles)}."]
+    return [sentence(f"{counted(len(titles), 'indicator')} not examined: {at_most(titles)}")]
 
 
 def _with_number(reading: Reading) -> str:
-    if reading.value is None or reading.threshold is None:
+    if reading.value is None or reading.threshold is None or not isfinite(reading.value):
         return reading.title
     return f"{reading.title} ({reading.value:.3g}, threshold {reading.threshold:.3g})"
 

@@ -58,8 +58,9 @@ def capital(text: str) -> str:
 
 
 def sentence(*parts: str) -> str:
-    """The parts as one sentence: with a capital, and with one full stop at its end."""
-    return capital(" ".join(filter(None, parts))).rstrip(" .;:") + "."
+    """The parts as one sentence: with a capital, and with one stop at its end."""
+    text = capital(" ".join(filter(None, parts))).rstrip(" .;:")
+    return text if text.endswith(("?", "!")) else f"{text}."
 
 
 def at_most(items: Sequence[str], most: int = 5) -> str:

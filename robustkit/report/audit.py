@@ -185,7 +185,8 @@ def _bounds(audit: Audit) -> Figure | None:
     if levels:
         caption += (
             f" The upper curve is what the attacks left, the lower one what {_plain(audit)} proves"
-            f" on {audit.certificate.n:,} images; true robust accuracy lies between them."
+            f" on {audit.certificate.n:,} images; for the same images, true robust accuracy lies "
+            "between them."
         )
     told = [f"{percent(audit.clean.value)} without attack."]
     told += [f"At ε = {lv.epsilon}, {_with_interval(lv.accuracy)} attacked." for lv in audit.robust]

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from robustkit.audit.outcome import Audit
 from robustkit.figures import printable
-from robustkit.report.wording import NOTHING, ends, interval, percent, points
+from robustkit.report.wording import NOTHING, ends, interval, measured, percent, points
 from robustkit.statistics import Estimate
 
 CLASSES_SHOWN = 5
@@ -170,8 +170,8 @@ def _indicators(audit: Audit) -> str:
             r.title,
             r.standing,
             " ".join(filter(None, (r.evidence, f"Remedy: {r.remedy}" if r.remedy else ""))),
-            NOTHING if r.value is None else f"{r.value:.4g}",
-            NOTHING if r.threshold is None else f"{r.fires} {r.threshold:.4g}",
+            measured(r.value),
+            NOTHING if r.threshold is None else f"{r.fires} {measured(r.threshold)}",
             percent(r.before),
             percent(r.after),
         )
