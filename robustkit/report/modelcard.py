@@ -15,7 +15,7 @@ from robustkit.statistics import Estimate
 CLASSES_SHOWN = 5
 _ESCAPES = str.maketrans(
     {
-        **{character: f"\\{character}" for character in "\\`*_{}[]()#+!|~$^"},
+        **{character: f"\\{character}" for character in "\\`*_{}[]#|~$"},
         # entities where a backslash is shown by some, or where links and mentions arise without
         "<": "&lt;",
         ">": "&gt;",
@@ -24,14 +24,15 @@ _ESCAPES = str.maketrans(
     }
 )
 _LINK = re.compile(r"://|(?<=www)\.", re.IGNORECASE)
-_MARKER = re.compile(r"^(\s*)([-=]|\d+\.)")
+_MARKER = re.compile(r"^(\s*\d*)([-+=]|(?<=\d)[.)](?=\s|$))")
 
 
 def escaped(text: str) -> str:
     """Text as Markdown shows it: on one line, nothing in it is markup, a link or a mention."""
-    plain = printable(" ".join(str(text).split())).translate(_ESCAPES)
+    # a space that holds a number and its unit together stays
+    plain = printable(re.sub(r"[ \t-\r]+", " ", text).strip()).translate(_ESCAPES)
     plain = _LINK.sub(lambda m: "&#58;//" if m[0] == "://" else "&#46;", plain)
-    return _MARKER.sub(lambda m: f"{m[1]}{m[2][:-1]}\\{m[2][-1]}", plain)
+    return _MARKER.sub(r"\1\\\2", plain)
 
 
 def fenced(text: str, language: str = "") -> str:
