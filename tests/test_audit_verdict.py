@@ -371,6 +371,17 @@ def test_robust_accuracy_without_all_required_attacks_is_no_finding():
     assert "Square attack, 5,000 queries" in found.sentence
 
 
+def test_a_budget_that_only_some_required_attacks_tried_is_no_finding():
+    found = rule(robust="linf:4/255", at_least=0.0)
+    assert not found.passed
+    assert "(not: APGD on the logit ratio and Square attack, 5,000 queries)" in found.sentence
+    tried = tuple(
+        replace(s, robust=(*s.robust, level("4/255", 700))) if s.required else s
+        for s in full().stages
+    )
+    assert rule(replace(full(), stages=tried), robust="linf:4/255", at_least=0.0).passed
+
+
 @pytest.mark.parametrize(
     ("unresolved", "unseen", "allowed", "passed"),
     [

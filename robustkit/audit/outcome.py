@@ -248,6 +248,14 @@ class Audit:
         levels = (level.accuracy for level in self.robust if level.epsilon == self.epsilon)
         return next(levels, None)
 
+    def attacked_at(self, epsilon: str) -> tuple[Stage, ...]:
+        """The stages that completed and attacked at this budget, as it was written."""
+        return tuple(
+            stage
+            for stage in self.stages
+            if stage.status == "complete" and any(lv.epsilon == epsilon for lv in stage.robust)
+        )
+
     @property
     def unresolved(self) -> tuple[Reading, ...]:
         """The indicators that fired and that no remedy settled."""

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from scipy.special import betaincinv
 
-from robustkit.audit.outcome import Audit, Rule
+from robustkit.audit.outcome import Audit, Rule, Stage
 from robustkit.audit.verdict import norm_of
 from robustkit.audit.wording import at_most, budget, counted, points, sentence, share, shares
 from robustkit.errors import InputError, ProtocolError, UnknownName
@@ -225,19 +225,25 @@ def _robust(rule: Robust, audit: Audit) -> Judged:
     norm, size = _threat(rule.robust, "policy")
     if norm != audit.norm:
         return False, f"the audit attacked in {audit.norm}, so nothing is known in {norm}"
-    found = _at(size, [(level.epsilon, level.accuracy) for level in audit.robust])
-    if found is None:
+    level = next((lv for lv in audit.robust if _same(lv.epsilon, size)), None)
+    if level is None:
         return False, f"no attack completed at {budget(norm, size)}, so nothing is known there"
-    open_ones = [s for s in audit.stages if s.required and s.status != "complete"]
-    if open_ones:
+    if missing := _missing(audit, level.epsilon):
         # what survived is an upper bound; without the required attacks it bounds next to nothing
-        names = at_most([stage.title for stage in open_ones])
+        found = level.accuracy
         return False, (
-            f"not all required attacks completed ({names}), so that the {share(found.value)} of "
-            f"{counted(found.n, 'image')} that are still right at {budget(norm, size)} are no "
-            "finding"
+            f"not all required attacks completed at {budget(norm, size)} (not: "
+            f"{at_most([stage.title for stage in missing])}), so that the {share(found.value)} of "
+            f"{counted(found.n, 'image')} that are still right are no finding"
         )
-    return _bound(found, rule.at_least, rule.confidence, f"are still right at {budget(norm, size)}")
+    said = f"are still right at {budget(norm, size)}"
+    return _bound(level.accuracy, rule.at_least, rule.confidence, said)
+
+
+def _missing(audit: Audit, size: str) -> list[Stage]:
+    """Required stages that left nothing at a budget: not complete, or not attacked there."""
+    there = audit.stages if size == audit.epsilon else audit.attacked_at(size)
+    return [s for s in audit.stages if s.required and (s.status != "complete" or s not in there)]
 
 
 def _certified(rule: Certified, audit: Audit) -> Judged:
@@ -254,8 +260,11 @@ def _certified(rule: Certified, audit: Audit) -> Judged:
 
 def _at(size: str, known: Sequence[tuple[str, Estimate]]) -> Estimate | None:
     """The estimate at a budget, however the budget is written: 8/256 is 1/32."""
-    wanted = epsilon(size).value
-    return next((e for text, e in known if epsilon(text).value == wanted), None)
+    return next((e for text, e in known if _same(text, size)), None)
+
+
+def _same(one: str, other: str) -> bool:
+    return epsilon(one).value == epsilon(other).value
 
 
 def lower_bound(estimate: Estimate, confidence: float) -> float:

@@ -79,6 +79,7 @@ def _believable(
         f"{counted(len(examined), 'indicator')} of a failing attack examined, none unresolved.",
         *_not_examined(indicators),
         *[_stopped(s) for s in stages if not s.required and s.status != "complete"],
+        "What survived is an upper bound: no audit rules out an attack that finds more.",
     ]
     text = (
         f"{_claimed(claim)} is believable: {_left(survived)}, every required attack completed, "

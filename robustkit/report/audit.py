@@ -58,6 +58,8 @@ class Budget:
     judged: bool
     robust: Estimate | None
     certified: Estimate | None
+    stages: int
+    """that completed and attacked there"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ def _budgets(audit: Audit) -> list[Budget]:
                 text == audit.epsilon,
                 level.accuracy if level else None,
                 bound.certified if bound else None,
+                len(audit.attacked_at(text)),
             )
         )
     return rows

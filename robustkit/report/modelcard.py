@@ -109,8 +109,10 @@ def _accuracy(audit: Audit) -> str:
     attacked = {level.value: level.accuracy for level in audit.robust}
     texts = {b.value: b.epsilon for b in audit.certificate.levels}
     texts |= {level.value: level.epsilon for level in audit.robust}
-    rows = [("no attack", _share(audit.clean), NOTHING)]
-    rows += [(texts[v], _share(attacked.get(v)), _share(certified.get(v))) for v in sorted(texts)]
+    rows = [("no attack", _share(audit.clean), NOTHING, NOTHING)]
+    for v in sorted(texts):
+        stages = f"{len(audit.attacked_at(texts[v])):,}" if v in attacked else NOTHING
+        rows.append((texts[v], _share(attacked.get(v)), stages, _share(certified.get(v))))
     how = "Share of all images that are right, clean mistakes counted as wrong, with 95 % intervals"
     bound = f"certified by {audit.certificate.method} on {audit.certificate.n:,} images"
     if not audit.certificate.levels:
@@ -118,7 +120,7 @@ def _accuracy(audit: Audit) -> str:
     return _section(
         "Accuracy",
         escaped(f"{how}. Under attack it is an upper bound on robust accuracy; {bound}."),
-        _table((f"ε ({audit.norm})", "right under attack", "certified"), rows),
+        _table((f"ε ({audit.norm})", "right under attack", "by stages", "certified"), rows),
     )
 
 
