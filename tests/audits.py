@@ -121,7 +121,7 @@ def readings() -> tuple[Reading, ...]:
             n=500,
         ),
         Reading(
-            "convergence",
+            "more-steps",
             "Do twice as many iterations find more?",
             "Carlini et al. 2019",
             "noted",
@@ -134,7 +134,7 @@ def readings() -> tuple[Reading, ...]:
             n=500,
         ),
         Reading(
-            "black-box-beats-white-box",
+            "black-beats-white",
             "Do attacks without gradients find what gradients miss?",
             "Athalye et al. 2018",
             "quiet",
@@ -144,7 +144,7 @@ def readings() -> tuple[Reading, ...]:
             n=1000,
         ),
         Reading(
-            "determinism",
+            "unstable-predictions",
             "Is the output random?",
             "Carlini et al. 2019",
             "not examined",

@@ -516,6 +516,47 @@ def test_a_sanity_check_that_does_not_hold_says_so():
     assert item(audit, "Sanity: more iterations").how.startswith("It did not hold: ")
 
 
+def reading(name, standing, remedy=""):
+    return replace(QUIET, name=name, standing=standing, remedy=remedy)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("more-steps", "Sanity: more iterations"),
+        ("more-restarts", "Sanity: more random starts"),
+        ("single-beats-iterative", "Sanity: iterative"),
+        ("larger-epsilon", "Sanity: a larger"),
+        ("half", "Sanity: with a large"),
+        ("incomplete-optimisation", "Verify that the attacks converged"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("standing", "answer", "how"),
+    [
+        ("quiet", "done", "It held: "),
+        ("noted", "done", "It did not hold: "),
+        ("unresolved", "in part", "It did not hold: "),
+        ("not examined", "not done", ""),
+    ],
+)
+def test_an_indicator_answers_only_where_it_was_examined(name, start, standing, answer, how):
+    found = item(replace(minimal(), indicators=(reading(name, standing),)), start)
+    assert found.answer == answer
+    assert found.how.startswith(how)
+
+
+def test_randomness_and_targets_follow_from_what_ran():
+    audit = replace(full(), indicators=(reading("unstable-predictions", "noted"),))
+    assert item(audit, "For randomised").answer == "not done"
+    eot = audit.protocols | {"apgd": '[[attack]]\nkind = "apgd"\neot = 20\ntargets = 9\n'}
+    assert item(replace(audit, protocols=eot), "For randomised").answer == "done"
+    assert item(audit, "Try targeted").answer == "in part"
+    assert item(replace(audit, protocols=eot), "Try targeted").answer == "done"
+    steady = replace(audit, indicators=(reading("unstable-predictions", "quiet"),))
+    assert item(steady, "For randomised").answer == "not applicable"
+
+
 def test_a_protocol_that_cannot_be_read_claims_nothing():
     audit = replace(full(), protocols=dict.fromkeys(full().protocols, "not = [TOML"))
     assert item(audit, "Try random noise").answer == "not done"

@@ -19,19 +19,24 @@ PITFALLS = "Common pitfalls"
 SPECIAL = "Special cases"
 
 SINGLE_STEP = ("fgsm",)
-ITERATIVE = ("pgd", "mifgsm", "apgd", "apgd-t", "fab", "fab-t", "deepfool", "ddn", "fmn", "cw")
+ITERATIVE = ("pgd", "mifgsm", "apgd", "fab", "deepfool", "ddn", "fmn", "cw")
 DECISIONS_ONLY = ("boundary", "hopskipjump")
-SCORES_ONLY = ("square", "spsa", "nes")
+SCORES_ONLY = ("square",)
 NOISE_DRAWS = 10_000
 """draws an image that the checklist asks of random noise"""
 RESTARTS = 10
 """random starts that it asks for"""
 
-# parts of indicators' names, by what the indicator looks at
-CONVERGENCE = ("converg", "iteration", "steps")
-STARTS = ("restart", "start")
-GRADIENTS = ("gradient", "differentia", "saturat")
-RANDOMNESS = ("randomi", "stochastic", "determin", "noisy-output")
+# indicators by what they look at; each was asked for by an item of the checklist
+STEPS = ("more-steps",)
+STARTS = ("more-restarts",)
+CONVERGED = ("more-steps", "incomplete-optimisation")
+ITERATIONS = ("single-beats-iterative",)
+LARGER = ("larger-epsilon",)
+UNBOUNDED = ("half", "unbounded")
+LESS_KNOWING = ("noise-beats-gradient", "black-beats-white", "transfer-beats-direct")
+GRADIENTS = ("zero-gradients", "nan-gradients")
+RANDOMNESS = ("unstable-predictions",)
 
 
 class Answer(NamedTuple):
@@ -60,13 +65,10 @@ class Ran:
         found = dict.fromkeys(str(a.get("kind")) for a in self.attacks)
         return [kind for kind in found if kind in kinds]
 
-    def indicators(self, words: Sequence[str]) -> list[Reading]:
-        """Indicators that were examined and whose name has one of these words."""
-        return [
-            r
-            for r in self.audit.indicators
-            if r.standing != "not examined" and any(word in r.name for word in words)
-        ]
+    def indicators(self, names: Sequence[str]) -> list[Reading]:
+        """Those of these indicators that were examined."""
+        readings = (r for r in self.audit.indicators if r.name in names)
+        return [r for r in readings if r.standing != "not examined"]
 
     def largest(self, key: str) -> int:
         """The largest value of a whole number over all attacks: restarts, draws."""
@@ -138,7 +140,9 @@ def _iterative(ran: Ran) -> Answer:
     single = _alone(ran, SINGLE_STEP)
     iterative = _alone(ran, ITERATIVE)
     if single is None or iterative is None:
-        return Answer("not done", "No single-step and iterative attack ran as stages of their own.")
+        return _examined(ran.indicators(ITERATIONS)) or Answer(
+            "not done", "No single-step and iterative attack ran as stages of their own."
+        )
     low, high = share(iterative), share(single)
     if iterative <= single:
         return Answer("done", f"Iterative attacks left {low}, single-step attacks {high}.")
@@ -161,29 +165,41 @@ def _alone(ran: Ran, kinds: Sequence[str]) -> float | None:
     return min(found, default=None)
 
 
-def _enough(words: Sequence[str], what: str) -> Callable[[Ran], Answer]:
+def _enough(names: Sequence[str], what: str) -> Callable[[Ran], Answer]:
     """Whether more of something was tried: iterations, random starts."""
 
     def answer(ran: Ran) -> Answer:
-        found = ran.indicators(words)
-        if not found:
-            return Answer("not done", f"No indicator examined whether more {what} find more.")
-        if all(r.standing == "quiet" for r in found):
-            return Answer("done", f"It held: {_readings(found)}.")
-        remedies = at_most([r.remedy.rstrip(".") for r in found if r.remedy]) or "none"
-        settled = not any(r.standing == "unresolved" for r in found)
-        return Answer(
-            "done" if settled else "in part",
-            f"It did not hold: {_readings(found)}. Remedy: {remedies}.",
+        return _examined(ran.indicators(names)) or Answer(
+            "not done", f"No indicator examined whether more {what} find more."
         )
 
     return answer
 
 
+def _examined(found: Sequence[Reading]) -> Answer | None:
+    """What indicators answer: they looked, and it held or not; None where none looked."""
+    if not found:
+        return None
+    if all(r.standing == "quiet" for r in found):
+        return Answer("done", f"It held: {_readings(found)}.")
+    remedies = _remedies(found) or "none"
+    settled = not any(r.standing == "unresolved" for r in found)
+    return Answer(
+        "done" if settled else "in part",
+        f"It did not hold: {_readings(found)}. Remedy: {remedies}.",
+    )
+
+
+def _remedies(found: Sequence[Reading]) -> str:
+    return at_most([r.remedy.rstrip(".") for r in found if r.remedy])
+
+
 def _strictly(ran: Ran) -> Answer:
     levels = _by_budget(ran)
     if len(levels) < 2:
-        return Answer("not done", f"{counted(len(levels), 'budget')} attacked; it takes two.")
+        return _examined(ran.indicators(LARGER)) or Answer(
+            "not done", f"{counted(len(levels), 'budget')} attacked; it takes two."
+        )
     values = [level.accuracy.value for level in levels]
     flat = [
         f"{a.epsilon} and {b.epsilon}"
@@ -196,6 +212,8 @@ def _strictly(ran: Ran) -> Answer:
 
 
 def _chance(ran: Ran) -> Answer:
+    if (examined := _examined(ran.indicators(UNBOUNDED))) is not None:
+        return examined
     levels, classes = _by_budget(ran), len(ran.audit.confusion) or len(ran.audit.classes)
     if not levels or not classes:
         return Answer("not done", "No budget was attacked, or the classes are not known.")
@@ -237,11 +255,12 @@ def _strongest(ran: Ran) -> Answer:
             "left.",
         )
     found = sum(s.first for s in later)
-    return Answer(
-        "done",
+    told = (
         f"Image by image: {_titles(later)} fooled {counted(found, 'image')} that the attacks "
-        "before had not.",
+        "before had not"
     )
+    readings = ran.indicators(LESS_KNOWING)
+    return Answer("done", f"{told}; {_readings(readings)}." if readings else f"{told}.")
 
 
 def _described(ran: Ran) -> Answer:
@@ -290,9 +309,10 @@ def _randomised(ran: Ran) -> Answer:
         return Answer("not done", "Whether the network draws random numbers was not examined.")
     if all(r.standing == "quiet" for r in found):
         return Answer("not applicable", f"The network is not random: {_readings(found)}.")
-    remedies = [r.remedy.rstrip(".") for r in found if r.remedy]
-    if remedies:
-        return Answer("in part", f"{at_most(remedies)}.")
+    if any(a.get("eot", 1) > 1 for a in ran.attacks if type(a.get("eot", 1)) is int):
+        return Answer("done", f"{_readings(found)}; gradients were averaged over several passes.")
+    if remedies := _remedies(found):
+        return Answer("in part", f"{remedies}.")
     return Answer("not done", f"{_readings(found)}; no attack averaged over the randomness.")
 
 
@@ -302,9 +322,8 @@ def _differentiable(ran: Ran) -> Answer:
         return Answer("not done", "Whether gradients vanish was not examined.")
     if all(r.standing == "quiet" for r in found):
         return Answer("not applicable", f"Gradients arrive: {_readings(found)}.")
-    remedies = [r.remedy.rstrip(".") for r in found if r.remedy]
-    if remedies:
-        return Answer("in part", f"{at_most(remedies)}.")
+    if remedies := _remedies(found):
+        return Answer("in part", f"{remedies}.")
     return Answer("not done", f"{_readings(found)}; no component was replaced.")
 
 
@@ -358,8 +377,7 @@ def _noise(ran: Ran) -> Answer:
 
 def _targeted(ran: Ran) -> Answer:
     protocols = [ran.audit.protocols.get(s.name, "") for s in ran.stages]
-    aimed = [a for a in ran.attacks if str(a.get("kind")).endswith("-t")]
-    if aimed or any(_target(toml) != "none" for toml in protocols):
+    if ran.largest("targets") or any(_target(toml) != "none" for toml in protocols):
         return Answer("done", "Both targeted and untargeted attacks completed.")
     if not ran.stages:
         return Answer("not done", "No attack completed.")
@@ -419,7 +437,7 @@ ITEMS: tuple[tuple[str, str, Callable[[Ran], Answer]], ...] = (
     (SEVERE, "Release the model and the code, so that others can try.", _release),
     (SEVERE, "Report accuracy without attack.", _clean),
     (SEVERE, "Sanity: iterative attacks do better than single-step ones.", _iterative),
-    (SEVERE, "Sanity: more iterations find no more.", _enough(CONVERGENCE, "iterations")),
+    (SEVERE, "Sanity: more iterations find no more.", _enough(STEPS, "iterations")),
     (SEVERE, "Sanity: more random starts find no more.", _enough(STARTS, "random starts")),
     (SEVERE, "Sanity: a larger budget strictly increases success.", _strictly),
     (SEVERE, "Sanity: with a large enough budget, accuracy falls to chance.", _chance),
@@ -444,7 +462,7 @@ ITEMS: tuple[tuple[str, str, Callable[[Ran], Answer]], ...] = (
         "For components without useful gradients, replace them in the backward pass.",
         _differentiable,
     ),
-    (PITFALLS, "Verify that the attacks converged.", _enough(CONVERGENCE, "iterations")),
+    (PITFALLS, "Verify that the attacks converged.", _enough(CONVERGED, "iterations")),
     (
         PITFALLS,
         "Investigate the attacks' hyperparameters, random starts above all.",
