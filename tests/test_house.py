@@ -14,7 +14,7 @@ PACKAGE = Path(robustkit.__file__).parent
 FLOORS = [
     {"errors", "files", "statistics"},
     {"record", "protocol", "data", "models", "losses"},
-    {"checkpoint", "attack", "compression", "device"},
+    {"checkpoint", "attack", "certification", "compression", "device"},
     {"evaluation", "training"},
     {"figures", "study", "summary"},
     {"report"},
