@@ -155,11 +155,14 @@ def lowest(
     slopes: Tensor,
     *,
     relax: bool,
+    real: Sequence[Tensor | None] = (),
 ) -> Tensor:
     """A lower bound of Σ slopes · (the result of a step) over each region; N × S × shape to N × S.
 
     Carried back through affine steps exactly. Without `relax` it stops at the first other step and
     takes its interval there: interval bounds with the last layers merged into the linear function.
+    Where `real` has a tensor for a step, 1 where a number exists and 0 where padding stands for it,
+    N × 1 × H × W, padding counts as 0.
     """
     waiting = {index: slopes}
     total = slopes.new_zeros(slopes.shape[:2])
@@ -167,6 +170,8 @@ def lowest(
         if i not in waiting:
             continue
         a, step = waiting.pop(i), network.steps[i]
+        if real and (there := real[i]) is not None:
+            a = a * there[:, None]
         match step:
             case Input():
                 total += region.minimum(a)
@@ -253,72 +258,6 @@ def _windowed(step: MaxPool, x: Tensor) -> Tensor:
     """The inputs of each window, N × C × H × W to N × C × L × P, −∞ where it overhangs."""
     padded = functional.pad(x.flatten(2), (0, 1), value=float("-inf"))
     return padded[..., step.windows]
-
-
-# -- tighter intervals --------------------------------------------------------------------------
-
-
-def refined(
-    network: Network, bounds: list[Interval], region: Region, budget: float
-) -> tuple[list[Interval], int]:
-    """Intervals by linear relaxation where their sign is open, and how many layers got them.
-
-    Goes through the inputs of every ReLU and max pool in order; a layer whose open neurons cost
-    more multiplications than an image has left of its `budget` keeps interval bounds.
-    """
-    known: dict[int, Interval] = {}
-    for index, work in _candidates(network):
-        low, high = bounds[index]
-        undecided = (low < 0) & (high > 0)
-        most = int(undecided.flatten(1).sum(1).max())
-        cost = 2.0 * most * work
-        if most == 0 or cost > budget:
-            continue
-        budget -= cost
-        known[index] = _refine(network, bounds, region, index, undecided.flatten(1), most)
-        bounds = intervals(network, region, known)
-    return bounds, len(known)
-
-
-def _candidates(network: Network) -> list[tuple[int, int]]:
-    """Inputs of ReLUs behind another one, and the multiplications a slope costs there."""
-    found = {}
-    for step in network.steps:
-        if isinstance(step, Relu) and not _plain(network, step.source):
-            found[step.source] = network.work_below(step.source)
-    return sorted(found.items())
-
-
-def _plain(network: Network, index: int) -> bool:
-    """Whether a step follows the images by scaling, moving and one mixing layer: exact already."""
-    mixing = 0
-    while isinstance(step := network.steps[index], Affine):
-        mixing += not step.diagonal
-        index = step.source
-    return isinstance(step, Input) and mixing <= 1
-
-
-def _refine(
-    network: Network,
-    bounds: Sequence[Interval],
-    region: Region,
-    index: int,
-    undecided: Tensor,
-    most: int,
-) -> Interval:
-    """A step's interval, tighter where undecided, N × numbers of the step."""
-    shape = network.steps[index].shape
-    low, high = (side.flatten(1).clone() for side in bounds[index])
-    # the undecided neurons of an image first; the few too many are bounded for nothing
-    chosen = undecided.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
-    for columns in torch.split(chosen, chunk(network, len(chosen), 2), dim=1):
-        one = torch.zeros(*columns.shape, low.shape[1], dtype=low.dtype, device=low.device)
-        one.scatter_(2, columns[..., None], 1.0)
-        slopes = torch.cat([one, -one], 1).view(len(one), -1, *shape)
-        below, above = lowest(network, bounds, region, index, slopes, relax=True).chunk(2, 1)
-        low.scatter_(1, columns, torch.maximum(low.gather(1, columns), below))
-        high.scatter_(1, columns, torch.minimum(high.gather(1, columns), -above))
-    return low.view(-1, *shape), torch.maximum(low, high).view(-1, *shape)
 
 
 def chunk(network: Network, images: int, each: int) -> int:

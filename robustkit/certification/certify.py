@@ -19,10 +19,10 @@ from robustkit.certification.bounds import (
     chunk,
     intervals,
     lowest,
-    refined,
     rounding,
 )
 from robustkit.certification.network import Network, Unsupported, written_down
+from robustkit.certification.refine import refined
 from robustkit.certification.region import Region, reach
 from robustkit.errors import DataError, InputError
 from robustkit.protocol import Norm

@@ -40,6 +40,15 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """The square of a step's input that one place of its result depends on."""
+
+    size: int
+    stride: int
+    padding: int
+
+
+@dataclass(frozen=True, slots=True)
 class Affine:
     """A linear map and an offset: convolution, batch norm in eval mode, mean pooling, moving."""
 
@@ -63,6 +72,10 @@ class Affine:
     """no number of the result depends on more than one that goes in"""
     transposed: Callable[[Tensor], Tensor] | None = None
     """the linear map's transpose on a batch, where it is quicker than autograd"""
+    window: Window | None = None
+    """where a place of the result depends on a square, alike at all places"""
+    cropped: "Callable[[int, Shape, Shape], Affine] | None" = None
+    """of a source and the shapes of a crop before and behind: the same step without padding"""
 
     def apply(self, x: Tensor) -> Tensor:
         """N × the source's shape to N × shape."""
@@ -176,11 +189,17 @@ def written_down(model: nn.Module, image: Tensor) -> Network:
         with _quietly():
             network = replica(model).to(image.device, torch.float64)
             program = torch.export.export(network, (batch,), strict=False)
-            program = program.run_decompositions({})
+            if any(_mutates(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})  # what is overwritten gets a new name
     except Exception as error:  # a user's module may refuse in any way
         line = (str(error).strip().splitlines() or ["no message"])[0][:150]
         raise Unsupported(f"cannot be traced ({type(error).__name__}: {line})") from error
     return _Writer(program, tuple(image.shape)).run()
+
+
+def _mutates(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 @contextmanager
@@ -273,33 +292,8 @@ class _Writer:
         self, node: fx.Node, x: fx.Node, weight: fx.Node, bias: Any = None, *rest: Any
     ) -> None:
         w, b = self._fixed(node, weight), self._bias(node, bias)
-        shape, inner = _shape(node), self._plane(node, x)
-        terms = w[0].numel()
-        transposed = None
-        if not any(isinstance(option, str) for option in rest):
-
-            def transposed(slopes: Tensor) -> Tensor:
-                size = (len(slopes), *inner)
-                result: Tensor = grad.conv2d_input(size, w, slopes, *rest)  # type: ignore[no-untyped-call]
-                return result
-
-        def linear(v: Tensor, weight: Tensor | None) -> Tensor:
-            return functional.conv2d(v, weight, None, *rest)  # type: ignore[arg-type]
-
-        self._add(
-            node,
-            Affine(
-                self.place[x],
-                shape,
-                w,
-                linear,
-                b.view(-1, 1, 1),
-                b.abs().view(-1, 1, 1),
-                terms,
-                terms * prod(shape),
-                transposed=transposed,
-            ),
-        )
+        inner, shape = self._plane(node, x), _shape(node)
+        self._add(node, _convolution(self.place[x], inner, shape, w, b, rest))
 
     def linear(self, node: fx.Node, x: fx.Node, weight: fx.Node, bias: Any = None) -> None:
         self._matrix(node, x, self._fixed(node, weight), self._bias(node, bias))
@@ -362,6 +356,12 @@ class _Writer:
             10,
         )
 
+    def any_batch_norm(self, node: fx.Node, x: fx.Node, *arguments: Any, **named: Any) -> None:
+        weight, bias, mean, variance, training, momentum, epsilon, *_ = arguments
+        if training or named:
+            raise Unsupported(f"in training mode: {_named(node)}")
+        self.batch_norm(node, x, weight, bias, mean, variance, momentum, epsilon)
+
     def multiply(self, node: fx.Node, one: Any, other: Any) -> None:
         x, factor = (one, other) if one in self.place else (other, one)
         w = self._broadcast(node, x, factor)
@@ -414,7 +414,7 @@ class _Writer:
 
     def max_pool(self, node: fx.Node, x: fx.Node, *arguments: Any) -> None:
         H, W = self._plane(node, x)[-2:]
-        windows = _windows(H, W, arguments, self._device(x))
+        windows = pool_windows(H, W, arguments, self._device(x))
         self._add(node, MaxPool(self.place[x], _shape(node), arguments, windows))
 
     def reshape(self, node: fx.Node, x: fx.Node, *_: object, **__: object) -> None:
@@ -487,25 +487,7 @@ class _Writer:
         self, node: fx.Node, x: fx.Node, w: Tensor, offset: Tensor, constants: Tensor, terms: int
     ) -> None:
         shape = self._source(node, x).shape
-
-        def scaled(v: Tensor, weight: Tensor | None) -> Tensor:
-            return v if weight is None else v * weight
-
-        self._add(
-            node,
-            Affine(
-                self.place[x],
-                shape,
-                w,
-                scaled,
-                offset,
-                constants,
-                terms,
-                prod(shape),
-                diagonal=True,
-                transposed=lambda slopes: slopes * w,
-            ),
-        )
+        self._add(node, _scaling(self.place[x], shape, w, offset, constants, terms))
 
     def _add(self, node: fx.Node, step: Step) -> None:
         self.steps.append(step)
@@ -559,6 +541,73 @@ class _Writer:
         return c.double()
 
 
+def _convolution(
+    source: int, inner: Shape, shape: Shape, w: Tensor, b: Tensor, options: Sequence[Any]
+) -> Affine:
+    """A convolution; `options` are stride, padding, dilation and groups as far as given."""
+    given = [*options, *[1, 0, 1, 1][len(options) :]]
+    stride, padding, dilation, groups = given
+
+    def linear(v: Tensor, weight: Tensor | None) -> Tensor:
+        assert weight is not None
+        return functional.conv2d(v, weight, None, stride, padding, dilation, groups)
+
+    def transposed(slopes: Tensor) -> Tensor:
+        size = (len(slopes), *inner)
+        result: Tensor = grad.conv2d_input(  # type: ignore[no-untyped-call]
+            size, w, slopes, stride, padding, dilation, groups
+        )
+        return result
+
+    def cropped(source: int, inner: Shape, shape: Shape) -> Affine:
+        return _convolution(source, inner, shape, w, b, (stride, 0, 1, groups))
+
+    words = isinstance(padding, str)
+    window = None if words else _square(tuple(w.shape[2:]), stride, padding, dilation)
+    terms = w[0].numel()
+    return Affine(
+        source,
+        shape,
+        w,
+        linear,
+        b.view(-1, 1, 1),
+        b.abs().view(-1, 1, 1),
+        terms,
+        terms * prod(shape),
+        transposed=None if words else transposed,
+        window=window,
+        cropped=cropped if window else None,
+    )
+
+
+def _scaling(
+    source: int, shape: Shape, w: Tensor, offset: Tensor, constants: Tensor, terms: int
+) -> Affine:
+    """A factor and an offset for each number."""
+
+    def scaled(v: Tensor, weight: Tensor | None) -> Tensor:
+        return v if weight is None else v * weight
+
+    def cropped(source: int, _inner: Shape, shape: Shape) -> Affine:
+        return _scaling(source, shape, w, offset, constants, terms)
+
+    alike = all(c.numel() == 1 or c.shape[1:] == (1, 1) for c in (w, offset, constants))
+    return Affine(
+        source,
+        shape,
+        w,
+        scaled,
+        offset,
+        constants,
+        terms,
+        prod(shape),
+        diagonal=True,
+        transposed=lambda slopes: slopes * w,
+        window=Window(1, 1, 0) if alike else None,
+        cropped=cropped if alike else None,
+    )
+
+
 def _shape(node: fx.Node) -> Shape:
     """The shape of one image's result."""
     whole = tuple(node.meta["val"].shape)
@@ -567,7 +616,7 @@ def _shape(node: fx.Node) -> Shape:
     return whole[1:]
 
 
-def _windows(H: int, W: int, arguments: Sequence[Any], device: torch.device) -> Tensor:
+def pool_windows(H: int, W: int, arguments: Sequence[Any], device: torch.device) -> Tensor:
     """Which places of a flattened H × W channel each window of a max pool covers, L × P."""
     size, stride, padding, dilation, ceiling = (*arguments, *(None,) * 5)[:5]
     kernel, step = _pair(size), _pair(stride or size)
@@ -591,6 +640,19 @@ def _starts(length: int, k: int, s: int, p: int, d: int, ceiling: bool) -> list[
     if ceiling and (count - 1) * s >= length + p:  # no window starts in the padding behind
         count -= 1
     return [[start * s - p + d * i for i in range(k)] for start in range(count)]
+
+
+def pool_window(step: MaxPool) -> Window | None:
+    """The square of a max pool; None where it is none."""
+    size, stride, padding, dilation = (*step.arguments, *(None,) * 4)[:4]
+    return _square(size, stride or size, padding or 0, dilation or 1)
+
+
+def _square(size: Any, stride: Any, padding: Any, dilation: Any) -> Window | None:
+    sizes, strides, paddings = _pair(size), _pair(stride), _pair(padding)
+    if _pair(dilation) != (1, 1) or any(a != b for a, b in (sizes, strides, paddings)):
+        return None
+    return Window(sizes[0], strides[0], paddings[0])
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -634,6 +696,7 @@ HANDLERS: dict[Any, Callable[..., None]] = {
     aten.matmul.default: _Writer.times,
     aten.addmm.default: _Writer.plus_times,
     aten._native_batch_norm_legit_no_training.default: _Writer.batch_norm,
+    aten.batch_norm.default: _Writer.any_batch_norm,
     operator.getitem: _Writer.first,
     aten.mul.Tensor: _Writer.multiply,
     aten.mul.Scalar: _Writer.multiply,
