@@ -20,7 +20,7 @@ from robustkit.certification import (
     smooth,
 )
 from robustkit.certification.bounds import Roundoff, intervals, lowest, rounding
-from robustkit.certification.certify import BUDGET
+from robustkit.certification.deterministic import BUDGET
 from robustkit.certification.network import written_down
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region, reach

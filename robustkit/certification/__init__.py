@@ -1,6 +1,6 @@
 """Lower bounds: images that provably no perturbation fools, and smoothed classifiers."""
 
-from robustkit.certification.certify import Certified, certify, certify_rising
+from robustkit.certification.deterministic import Certified, certify, certify_rising
 from robustkit.certification.smoothing import (
     ABSTAIN,
     AttackedSmoothed,
