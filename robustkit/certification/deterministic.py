@@ -28,7 +28,7 @@ from robustkit.errors import DataError, InputError
 from robustkit.protocol import Norm
 
 BUDGET = 2e9
-"""multiplications that the linear relaxation may take for an image: about 0.4 s on one core"""
+"""multiplications that the linear relaxation may take for an image: up to a second on one core"""
 METHODS = ("interval", "linear", "linear throughout")
 """interval bounds; linear relaxation over them; and with the layers between bounded likewise"""
 
