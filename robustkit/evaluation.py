@@ -261,8 +261,8 @@ def question(
         "digest": digest(canonical(decisive)),
         "checkpoint": dict(subject.header),
         **({} if surrogate is None else {"surrogate": dict(surrogate.header)}),
-        "data": _data_header(data),
-        "protocol": _protocol_header(protocol),
+        "data": data_header(data),
+        "protocol": protocol_header(protocol),
         "engine": engine,
         "warnings": [
             *subject.warnings,
@@ -287,11 +287,11 @@ def _cannot_transfer(protocol: Protocol) -> str:
     return next((word for word, own in searches if own is None or not own.transfers), "")
 
 
-def _data_header(data: Dataset) -> dict[str, Any]:
+def data_header(data: Dataset) -> dict[str, Any]:
     return {**{key: getattr(data, key) for key in DATA_KEYS}, "n": len(data)}
 
 
-def _protocol_header(protocol: Protocol) -> dict[str, Any]:
+def protocol_header(protocol: Protocol) -> dict[str, Any]:
     return {
         "name": protocol.name,
         "title": protocol.title,

@@ -4,7 +4,6 @@ What a page says follows from the evaluations alone: no date, no network, no scr
 that comes from a record is escaped.
 """
 
-import json
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from robustkit.figures import (
     shortened,
     svg,
 )
-from robustkit.protocol import Epsilon, parse
+from robustkit.protocol import Epsilon, parse, protocol_toml
 from robustkit.record import CLEAN, Evaluation, Example, Point
 from robustkit.report.html import render
 from robustkit.report.wording import attacks, count, interval, percent, readable
@@ -318,26 +317,6 @@ def _file_says_it_all(protocol: Mapping[str, Any]) -> bool:
     except (InputError, tomllib.TOMLDecodeError):
         return False
     return bool(said | given == resolved)
-
-
-def protocol_toml(protocol: Mapping[str, Any]) -> str:
-    """The protocol of a header as a file with every number spelled out.
-
-    Together with its seed it has the digest of the one that was run.
-    """
-    resolved = protocol["resolved"]
-    head = {key: protocol[key] for key in ("title", "norm")} | {
-        "target": resolved["target"],
-        "epsilon": [entry["epsilon"] for entry in protocol["epsilons"]],
-    }
-    if not resolved["attacks"]:
-        head["attack"] = []
-    return "\n[[attack]]\n".join(map(_toml_lines, [head, *resolved["attacks"]]))
-
-
-def _toml_lines(table: Mapping[str, Any]) -> str:
-    # strings, whole numbers, booleans and lists of strings read the same in JSON and TOML
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
 
 
 def _command(evaluation: Evaluation) -> str:

@@ -1,0 +1,306 @@
+"""Whether the attack worked, seen from its own path and from other attacks beside it."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from robustkit import protocol as protocols
+from robustkit.audit.ascent import path
+from robustkit.audit.case import Case
+from robustkit.audit.indicators.indicator import Indicator, Symptom, Unexaminable, counted, share
+from robustkit.audit.remedies import Remedy
+from robustkit.protocol import (
+    Apgd,
+    Attack,
+    Epsilon,
+    Fab,
+    Fgsm,
+    Mifgsm,
+    Noise,
+    Pgd,
+    Square,
+    travel,
+)
+
+STRONGER: tuple[Remedy, ...] = ("margin", "straight-through", "smoothing", "black box")
+LAST = 10
+"""steps over which the loss must have settled (Pintor et al. 2022)"""
+
+
+def settled(loss: Tensor) -> Tensor:
+    """How far each loss still moved over its last 10 entries, N, of losses N × T to be minimised.
+
+    I4 of Pintor et al. 2022, as coded: rescaled to [0, 1], made monotone by its running minimum;
+    then largest less smallest. Of fewer than 10 entries all count.
+    """
+    low, high = loss.amin(1, keepdim=True), loss.amax(1, keepdim=True)
+    span = high - low
+    rescaled = torch.where(span > 0, (loss - low) / torch.where(span > 0, span, 1.0), 0.0)
+    last = rescaled.cummin(1).values[:, -LAST:]
+    return last.amax(1) - last.amin(1)
+
+
+def _travel(case: Case, threshold: float) -> Symptom:
+    reach = max((_reach(a) for a in case.protocol.attacks), default=Fraction(0))
+    said = case.protocol.weaknesses or [f"the longest ascent travels {float(reach):.3g} times that"]
+    if reach == 0:
+        said = ["no attack of the evaluation takes more than one step"]
+    return Symptom(float(reach), f"what it takes to cross the ball: {said[0]}")
+
+
+def _reach(attack: Attack) -> Fraction:
+    """How far an attack can go, over what it takes to cross the ball from its start."""
+    distance = travel(attack)
+    if distance is not None:
+        return distance / (2 if isinstance(attack, Pgd) and attack.random_start else 1)
+    return Fraction(0) if isinstance(attack, Fgsm | Noise) else Fraction(1)
+
+
+def _silent(case: Case, threshold: float) -> Symptom:
+    trace = path(case)
+    silent = trace.wrong[:, :-1].any(1) & ~trace.wrong[:, -1]
+    flagged = _rows(case, trace.rows, silent)
+    return Symptom(
+        share(silent),
+        f"{counted(silent)} were fooled on the way and right again at the last step",
+        flagged,
+        flagged & _rows(case, trace.rows, trace.fooled),
+        n=len(silent),
+    )
+
+
+def _incomplete(case: Case, threshold: float) -> Symptom:
+    trace = path(case)
+    kept = case.plain[trace.rows]
+    moved = settled(-trace.loss[kept])
+    flagged = _rows(case, trace.rows[kept], moved > threshold)
+    worst = float(moved.max()) if len(moved) else 0.0
+    return Symptom(
+        worst,
+        f"in {counted(moved > threshold, 'survivors')} the loss still moved by more than "
+        f"{threshold:.0%} of its range over the last {LAST} steps",
+        flagged,
+        n=len(moved),
+    )
+
+
+def _single(case: Case, threshold: float) -> Symptom:
+    fgsm = _given(case.fgsm, "no attack took a single step alone")
+    trace = path(case)
+    iterated = case.clean_right & ~_rows(case, trace.rows, trace.fooled)
+    gain = float(iterated.double().mean() - fgsm.double().mean())
+    return Symptom(
+        gain,
+        f"accuracy is {share(iterated):.1%} after all steps and {share(fgsm):.1%} after one",
+    )
+
+
+def _beats(case: Case, other: Tensor | None, doubted: Tensor, why: str, what: str) -> Symptom:
+    """Images that only the other kind of attack fooled."""
+    alone = doubted & ~_given(other, why)
+    return Symptom(
+        share(alone), f"{what} fooled {counted(alone)} that gradients had not", alone, alone
+    )
+
+
+def _noise(case: Case, threshold: float) -> Symptom:
+    why = "no stage drew random points"
+    return _beats(case, case.random, case.plain, why, "random points of the ball")
+
+
+def _black(case: Case, threshold: float) -> Symptom:
+    doubted = case.plain if case.white is None else case.white
+    return _beats(case, case.black, doubted, "no black-box stage ran", "black-box attacks")
+
+
+def _transfer(case: Case, threshold: float) -> Symptom:
+    doubted = case.plain if case.white is None else case.white
+    return _beats(
+        case, case.transfer, doubted, "no surrogate was given", "another network's images"
+    )
+
+
+def _more_steps(case: Case, threshold: float) -> Symptom:
+    longer = tuple(
+        replace(a, steps=2 * a.steps)  # type: ignore[arg-type]
+        for a in case.protocol.attacks
+        if not isinstance(a, Fgsm | Noise) and hasattr(a, "steps")
+    )
+    if not longer:
+        raise Unexaminable("no attack of the evaluation takes steps that could be doubled")
+    return _again(case, replace(case.protocol, attacks=longer), "twice the steps")
+
+
+def _more_restarts(case: Case, threshold: float) -> Symptom:
+    random = tuple(
+        a
+        for a in case.protocol.attacks
+        if isinstance(a, Apgd | Fab | Square) or (isinstance(a, Pgd) and a.random_start)
+    )
+    if not random:
+        raise Unexaminable("no attack of the evaluation starts at random")
+    # the same number once more, from other draws, is twice the number
+    again = replace(case.protocol, attacks=random, seed=case.seed + 1)
+    return _again(case, again, "as many further restarts")
+
+
+def _again(case: Case, protocol: protocols.Protocol, what: str) -> Symptom:
+    rows = case.survivors
+    fooled = _rows(case, rows, case.attacked(protocol, rows))
+    return Symptom(share(fooled), f"{what} fooled {counted(fooled)} more", None, fooled)
+
+
+def _larger(case: Case, threshold: float) -> Symptom:
+    rows = case.survivors
+    double = Epsilon(2 * case.epsilon.value, f"2 × {case.epsilon.text}")
+    if not len(rows):
+        return Symptom(1.0, "nothing survives at ε, and nothing at 2 ε")
+    fooled = case.attacked(replace(case.protocol, epsilons=(double,)), rows)
+    return Symptom(
+        share(fooled), f"at 2 ε {counted(fooled, 'survivors')} more are fooled", n=len(rows)
+    )
+
+
+def _unbounded(case: Case, threshold: float) -> Symptom:
+    pixels = case.images[0].numel()
+    whole = {"linf": Fraction(1), "l2": Fraction(pixels**0.5), "l1": Fraction(pixels)}[case.norm]
+    rows = case.survivors
+    if not len(rows):
+        return Symptom(0.0, "nothing survives within ε already")
+    everything = replace(case.protocol, epsilons=(Epsilon(whole, "all"),))
+    left = ~case.attacked(everything, rows)
+    value = float(left.sum()) / len(case)
+    return Symptom(
+        value,
+        f"with the whole box allowed {counted(left, 'survivors')} are still right",
+        n=len(rows),
+    )
+
+
+def _half(case: Case, threshold: float) -> Symptom:
+    budget = Epsilon(Fraction(1, 2), "0.5")
+    attacks = tuple(a for a in case.protocol.attacks if isinstance(a, Fgsm | Pgd | Mifgsm))
+    attacks = attacks or (Pgd(40, Fraction(1, 16)),)
+    # in Linf whatever the case's norm: there a grey image is within reach of every other
+    grey = replace(case.protocol, norm="linf", attacks=attacks, epsilons=(budget,))
+    rows = case.clean_right.nonzero()[:, 0]
+    accuracy = float((~case.attacked(grey, rows)).sum()) / len(case)
+    classes = torch.bincount(case.labels.cpu())
+    with case.repeatable("grey"):
+        chance = 1 / case.logits(case.images[:1]).shape[1]
+    most = max(chance, float(classes.max()) / len(case))
+    return Symptom(
+        accuracy / most,
+        f"accuracy at Linf 0.5 is {accuracy:.1%}; around one grey image none exceeds {most:.1%}",
+    )
+
+
+def _rows(case: Case, rows: Tensor, mask: Tensor) -> Tensor:
+    """A mask over some rows as one over all images."""
+    full = torch.zeros(len(case), dtype=torch.bool)
+    full[rows] = mask
+    return full
+
+
+def _given(mask: Tensor | None, why: str) -> Tensor:
+    if mask is None:
+        raise Unexaminable(why)
+    return mask
+
+
+COMPARED = (
+    Indicator(
+        "short-travel",
+        "Can the attack reach every point of the ball?",
+        "Carlini et al. 2019, hyper-parameters; own definition: steps × step size over the way "
+        "across the ball",
+        _travel,
+        ("longer",),
+        "below",
+    ),
+    Indicator(
+        "transfer-beats-direct",
+        "Do another network's adversarial images fool what direct attacks did not?",
+        "Carlini et al. 2019; Athalye et al. 2018; AutoAttack's 0.002 for black-box attacks",
+        _transfer,
+        STRONGER,
+        doubts="white",
+    ),
+    Indicator(
+        "noise-beats-gradient",
+        "Do random points of the ball fool what gradients did not?",
+        "Athalye et al. 2018, section 3.1; AutoAttack's 0.002 for black-box attacks",
+        _noise,
+        STRONGER,
+    ),
+    Indicator(
+        "black-beats-white",
+        "Do black-box attacks fool what gradients did not?",
+        "AutoAttack's check_square_sr (Croce and Hein 2020); Athalye et al. 2018, section 3.1",
+        _black,
+        STRONGER,
+        doubts="white",
+    ),
+)
+
+OPTIMISED = (
+    Indicator(
+        "silent-success",
+        "Did the attack pass through a success and lose it?",
+        "I3 of Pintor et al. 2022, silent success, as coded",
+        _silent,
+        ("best iterate",),
+    ),
+    Indicator(
+        "single-beats-iterative",
+        "Is one step better than many?",
+        "Athalye et al. 2018, section 3.1; Carlini et al. 2019",
+        _single,
+        STRONGER,
+    ),
+    Indicator(
+        "incomplete-optimisation",
+        "Was the loss still moving when the attack stopped?",
+        "I4 of Pintor et al. 2022, incomplete optimisation, as coded, on the images that survived",
+        _incomplete,
+        ("longer",),
+    ),
+    Indicator(
+        "larger-epsilon",
+        "Does twice the budget fool more?",
+        "Carlini et al. 2019: a larger budget strictly increases success",
+        _larger,
+        STRONGER,
+        "below",
+    ),
+    Indicator(
+        "unbounded",
+        "Does an attack without a budget fool everything?",
+        "I6 of Pintor et al. 2022; Athalye et al. 2018, section 3.1; on the images that survived",
+        _unbounded,
+        STRONGER,
+    ),
+    Indicator(
+        "half",
+        "Is accuracy at Linf 0.5 at chance?",
+        "Carlini et al. 2019: a grey image is within reach",
+        _half,
+        STRONGER,
+    ),
+    Indicator(
+        "more-steps",
+        "Do twice the steps fool more?",
+        "Carlini et al. 2019: double the iterations and see no change",
+        _more_steps,
+        ("longer",),
+    ),
+    Indicator(
+        "more-restarts",
+        "Do twice the restarts fool more?",
+        "Carlini et al. 2019: double the restarts and see no change",
+        _more_restarts,
+        ("longer",),
+    ),
+)

@@ -1,0 +1,61 @@
+"""What an indicator is, and what it says of one case."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from robustkit.audit.case import Case
+from robustkit.audit.remedies import Remedy
+
+
+class Unexaminable(Exception):
+    """The case lacks what an indicator needs; says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Symptom:
+    """What an indicator saw."""
+
+    value: float
+    evidence: str
+    """one sentence"""
+    flagged: Tensor | None = None
+    """images that are suspect, Boolean N on the CPU; None for all"""
+    fooled: Tensor | None = None
+    """images that looking has fooled at the judged budget, verified, likewise"""
+    n: int | None = None
+    """images that it looked at; None for all"""
+
+
+@dataclass(frozen=True, slots=True)
+class Indicator:
+    """One sign that a robustness number is not what it seems."""
+
+    name: str
+    title: str
+    """what it asks, in words"""
+    source: str
+    """who defined it, and what was chosen here"""
+    look: Callable[[Case, float], Symptom]
+    """of a case and the threshold; raises Unexaminable"""
+    remedies: tuple[Remedy, ...] = ()
+    """tried in turn when it fires; without any, what fired stays unresolved"""
+    fires: Literal["above", "below"] = "above"
+    doubts: Literal["plain", "white"] = "plain"
+    """whose robust accuracy is doubted"""
+
+    def fired(self, value: float, threshold: float) -> bool:
+        """Whether a value lies beyond the threshold; not where it equals it."""
+        return value > threshold if self.fires == "above" else value < threshold
+
+
+def share(mask: Tensor) -> float:
+    """Part of a Boolean tensor that is True; 0 where it is empty."""
+    return float(mask.double().mean()) if mask.numel() else 0.0
+
+
+def counted(mask: Tensor, what: str = "images") -> str:
+    """How many, as in: 3 of 200 images."""
+    return f"{int(mask.sum())} of {mask.numel()} {what}"

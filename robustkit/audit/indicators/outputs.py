@@ -1,0 +1,67 @@
+"""Whether the outputs are logits, and of a size that an attack can work with."""
+
+from torch.nn.functional import cross_entropy
+
+from robustkit.audit.ascent import clean_logits
+from robustkit.audit.case import Case
+from robustkit.audit.indicators.indicator import Indicator, Symptom, counted, share
+
+
+def _saturated(case: Case, threshold: float) -> Symptom:
+    loss = cross_entropy(clean_logits(case).float(), case.labels, reduction="none")
+    # p_y rounds to 1: of the gradient only what underflows last is left
+    flat = (loss == 0).cpu() & case.clean_right
+    seen = flat[case.clean_right]
+    return Symptom(
+        share(seen),
+        f"the cross-entropy of {counted(seen)} is 0 in float32: softmax is saturated",
+        flat,
+        n=seen.numel(),
+    )
+
+
+def _scale(case: Case, threshold: float) -> Symptom:
+    top = clean_logits(case).topk(2, dim=1).values
+    gap = float((top[:, 0] - top[:, 1]).median())
+    return Symptom(gap, f"the two largest logits lie {gap:.3g} apart in the median image")
+
+
+def _probabilities(case: Case, threshold: float) -> Symptom:
+    outputs = clean_logits(case)[:250].double()
+    off = max(
+        float(outputs.max()) - 1, -float(outputs.min()), float((outputs.sum(1) - 1).abs().max()), 0
+    )
+    kind = "are" if off < threshold else "are not"
+    return Symptom(
+        off,
+        f"outputs {kind} probabilities: off by {off:.2g} from [0, 1] and a sum of 1",
+        n=min(250, len(case)),
+    )
+
+
+OUTPUTS = (
+    Indicator(
+        "probabilities",
+        "Are the outputs probabilities instead of logits?",
+        "AutoAttack's check_range_output (Croce and Hein 2020)",
+        _probabilities,
+        ("logits", "straight-through"),
+        "below",
+    ),
+    Indicator(
+        "saturated-loss",
+        "Is the cross-entropy flat where the attack starts?",
+        "Carlini and Wagner 2017 on defensive distillation; own definition: share of losses that "
+        "are 0 in float32",
+        _saturated,
+        ("margin",),
+    ),
+    Indicator(
+        "logit-scale",
+        "Are the logits so large that softmax is a step?",
+        "Carlini and Wagner 2017 on defensive distillation; own definition: median gap of the two "
+        "largest",
+        _scale,
+        ("margin",),
+    ),
+)

@@ -1,0 +1,122 @@
+"""Whether an image has one output, whatever the pass and whoever shares the batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from robustkit.audit.case import Case, normalised
+from robustkit.audit.indicators.indicator import Indicator, Symptom, Unexaminable, counted
+
+
+class _Watch(TorchFunctionMode):
+    """Counts the calls by which a model takes gradients."""
+
+    calls = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """One call of a torch function, as it is."""
+        self.calls += getattr(func, "__name__", "") in ("grad", "backward")
+        return func(*args, **(kwargs or {}))
+
+
+def _dynamic(case: Case, threshold: float) -> Symptom:
+    watch = _Watch()
+    with case.repeatable("dynamic"), watch:
+        case.logits(case.images[:2])
+    said = f"{watch.calls} gradients are taken" if watch.calls else "no gradient is taken"
+    return Symptom(
+        float(watch.calls), f"{said} inside the model while it classifies", n=min(2, len(case))
+    )
+
+
+def _random(case: Case, threshold: float) -> Symptom:
+    few, labels = case.images[:250], case.labels[:250]
+    with case.repeatable("passes of the same images"):
+        passes = [case.logits(few) for _ in range(5)]
+    right = [int((logits.argmax(1) == labels).sum()) for logits in passes]
+    outputs = [normalised(logits) for logits in passes]
+    apart = max(
+        float((a - b).norm(dim=1).max()) for i, a in enumerate(outputs) for b in outputs[:i]
+    )
+    # counts that differ fire by themselves
+    value = max(apart, (max(right) - min(right)) / len(few))
+    counts = (
+        f"{min(right)} to {max(right)} right" if min(right) < max(right) else "equally many right"
+    )
+    return Symptom(
+        value, f"five passes over the same images: logits {apart:.2g} apart, {counts}", n=len(few)
+    )
+
+
+def _batch_size(case: Case, threshold: float) -> Symptom:
+    few = case.images[:64]
+    return _beside(case, case.logits(few), case.logits(few, 1), "alone and in one batch", threshold)
+
+
+def _neighbours(case: Case, threshold: float) -> Symptom:
+    few = case.images[:64]
+    with torch.no_grad():
+        usual = case.model(torch.cat([few, few]))[: len(few)]
+        strange = case.model(torch.cat([few, 1 - few]))[: len(few)]
+    return _beside(case, usual, strange, "beside their like and beside negatives", threshold)
+
+
+def _beside(case: Case, one: Tensor, other: Tensor, how: str, threshold: float) -> Symptom:
+    if case.is_random:
+        raise Unexaminable("passes differ by chance already, so that no other cause can be seen")
+    apart = (normalised(one) - normalised(other)).norm(dim=1).cpu()
+    changed = (one.argmax(1) != other.argmax(1)).cpu()
+    # as an attacker chooses the neighbours too: wrong in one of the two is wrong
+    labels = case.labels[: len(one)]
+    wrong = ((one.argmax(1) != labels) | (other.argmax(1) != labels)).cpu()
+    fooled = torch.zeros(len(case), dtype=torch.bool)
+    if bool((apart > threshold).any()):
+        fooled[: len(one)] = wrong
+    return Symptom(
+        float(apart.max()),
+        f"logits {how} lie {float(apart.max()):.2g} apart; {counted(changed)} change class",
+        fooled=fooled,
+        n=len(one),
+    )
+
+
+PASSES = (
+    Indicator(
+        "random-model",
+        "Do two passes over the same images differ?",
+        "AutoAttack's check_randomized (Croce and Hein 2020); Athalye et al. 2018, stochastic "
+        "gradients",
+        _random,
+        ("averaging",),
+    ),
+    Indicator(
+        "dynamic-model",
+        "Does the model take gradients while it classifies?",
+        "AutoAttack's check_dynamic (Croce and Hein 2020; Croce et al. 2022)",
+        _dynamic,
+        ("straight-through", "averaging", "black box"),
+    ),
+    Indicator(
+        "batch-size",
+        "Does an image's output depend on the size of its batch?",
+        "own definition, after the i.i.d. inference that Croce and Hein 2020 require",
+        _batch_size,
+        ("alone",),
+    ),
+    Indicator(
+        "batch-neighbours",
+        "Does an image's output depend on the images beside it?",
+        "own definition, after the i.i.d. inference that Croce and Hein 2020 require",
+        _neighbours,
+        ("alone",),
+    ),
+)

@@ -1,0 +1,549 @@
+"""Every broken defence is caught and undone; sound networks are left in peace."""
+
+import math
+import tomllib
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from defences import (
+    After,
+    BatchNormalised,
+    Before,
+    Climbing,
+    Detached,
+    Jpeg,
+    Noisy,
+    NotANumber,
+    Resized,
+    Rounded,
+    RoundedInline,
+    Scaled,
+    Shattered,
+    WinnersLeNet,
+)
+from torch import nn
+
+import robustkit
+from robustkit import checkpoint, data
+from robustkit import protocol as protocols
+from robustkit.attack.library import seeded
+from robustkit.audit import examine as examination
+from robustkit.audit import remedies, thresholds
+from robustkit.audit.ascent import View, climb, slope
+from robustkit.audit.case import Case, Effort
+from robustkit.audit.examine import examine
+from robustkit.audit.indicators import INDICATORS, settled
+from robustkit.audit.straight_through import blocked, straight_through
+from robustkit.errors import InputError, UnknownName
+from robustkit.models.lenet5 import LeNet5
+from robustkit.protocol import Fgsm, Pgd
+
+N = 20
+NAMES = [indicator.name for indicator in INDICATORS]
+QUICK = Effort(steps=20, restarts=2, draws=6, queries=600, passes=5)
+PLAIN = replace(
+    protocols.load("pgd"),
+    attacks=(Fgsm(), Pgd(20, Fraction(1, 8), 1)),
+    epsilons=(protocols.epsilon("0.2"),),
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    path = robustkit.files.shipped("data") / "lenet5-mnist5k.safetensors"
+    return checkpoint.read(path).load(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    found = data.load("mnist5k", limit=N)
+    return torch.from_numpy(found.images(0, N)), torch.from_numpy(found.labels[:N]), found.ids
+
+
+@pytest.fixture
+def make(digits):
+    images, labels, ids = digits
+
+    def case(model, protocol=PLAIN, epsilon="", **known):
+        known = {"effort": QUICK, **known}
+        return Case.of(model, images, labels, ids, protocol, epsilon, **known)
+
+    return case
+
+
+def only(case, *names, **options):
+    """Examine some indicators; the readings by name, and what is left."""
+    found = examine(case, {n: False for n in NAMES if n not in names}, **options)
+    return {r.name: r for r in found.readings if r.name in names}, found.remedied
+
+
+def lenet(network):
+    return next(m for m in network.modules() if isinstance(m, LeNet5))
+
+
+# --- broken defences --------------------------------------------------------------------------
+
+
+DEFENCES = {
+    "detached": (lambda net: Before(Detached(), net), ["zero-gradients"]),
+    "rounded": (lambda net: Before(Rounded(), net), ["zero-gradients", "unbounded", "half"]),
+    "rounded by integers": (RoundedInline, ["zero-gradients"]),
+    "jpeg": (lambda net: Before(Jpeg(), net), ["zero-gradients", "unbounded", "half"]),
+    "scaled": (
+        lambda net: After(Scaled(), net),
+        ["zero-gradients", "saturated-loss", "logit-scale", "larger-epsilon", "unbounded", "half"],
+    ),
+    "resized": (lambda net: Before(Resized(), net), ["random-model"]),
+    "noisy": (lambda net: Before(Noisy(), net), ["random-model"]),
+    "winners take all": (lambda net: WinnersLeNet(lenet(net)), ["unstable-predictions"]),
+    "shattered": (lambda net: Before(Shattered(), net), ["single-beats-iterative"]),
+    "probabilities": (
+        lambda net: After(nn.Sequential(Scaled(20), nn.Softmax(1)), net),
+        ["probabilities", "zero-gradients"],
+    ),
+    "batch norm": (
+        lambda net: Before(BatchNormalised(), net),
+        ["batch-size", "batch-neighbours"],
+    ),
+    "not a number": (lambda net: Before(NotANumber(), net), ["nan-gradients"]),
+    "climbing": (lambda net: Climbing(net), ["dynamic-model"]),
+}
+
+
+SLOW = ("climbing", "jpeg")  # three times the passes; told apart from "rounded" by its shape alone
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in DEFENCES]
+)
+def test_a_broken_defence_is_caught_and_undone(name, network, make):
+    build, expected = DEFENCES[name]
+    case = make(build(network))
+    readings, left = only(case, *expected)
+    for reading in readings.values():
+        assert reading.standing == "unresolved", reading
+        assert reading.remedy
+        assert reading.before > reading.after
+    # without the defence nothing survives at 0.2
+    assert not make(network).plain.any()
+    gained = float(case.plain.double().mean() - left.double().mean())
+    assert gained >= 0.05, (gained, readings)
+    # climbing takes back a quarter of the budget in truth
+    assert float(left.double().mean()) <= (0.35 if name == "climbing" else 0.25), readings
+    assert not (left & ~case.plain).any()
+
+
+def test_a_sound_network_is_left_in_peace(network, make):
+    case = make(network, PLAIN, "0.05", recorded_accuracy=0.965)
+    assert case.plain.double().mean() >= 0.85
+    peaceful(case)
+
+
+def peaceful(case):
+    """Nothing stays unresolved, and whatever can be looked at is."""
+    found = examine(case)
+    assert {r.standing for r in found.readings} <= {"quiet", "noted", "not examined"}, [
+        r for r in found.readings if r.standing == "unresolved"
+    ]
+    assert not any("broke off" in r.evidence for r in found.readings)
+    assert [r.name for r in found.readings] == NAMES
+    unexamined = {r.name for r in found.readings if r.standing == "not examined"}
+    missing = {"training-overlap", "transfer-beats-direct", "black-beats-white"}
+    assert unexamined - {"clean-accuracy"} == missing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epsilon", ["0.05", "0.1"])
+def test_what_survives_the_shipped_protocol_is_left_in_peace(network, epsilon):
+    found = data.load("mnist5k", limit=100)
+    images, labels = torch.from_numpy(found.images(0, 100)), torch.from_numpy(found.labels[:100])
+    peaceful(Case.of(network, images, labels, found.ids, "pgd", epsilon))
+
+
+@pytest.mark.slow
+def test_adversarial_training_is_left_in_peace():
+    """A network that is robust indeed, though trained for no more than some hundred updates."""
+    train, test = data.load("mnist5k", split="train"), data.load("mnist5k", limit=100)
+    images, labels = (torch.from_numpy(t) for t in (train.images(0, len(train)), train.labels))
+    with seeded(0, torch.device("cpu")):
+        model = LeNet5()
+        optimiser = torch.optim.Adam(model.parameters(), 2e-3)
+        for update in range(500):
+            rows = torch.randint(0, len(images), (64,))
+            x, y = images[rows], labels[rows]
+            radius = 0.1 * min(1.0, update / 200)
+            at = x + radius * (2 * torch.rand_like(x) - 1)
+            for _ in range(5):
+                at.requires_grad_()
+                (g,) = torch.autograd.grad(nn.functional.cross_entropy(model(at), y), at)
+                at = at.detach() + radius / 2 * g.sign()
+                at = at.clamp(x - radius, x + radius).clamp(0, 1)
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(at), y).backward()
+            optimiser.step()
+    model.requires_grad_(False).eval()
+    images, labels = torch.from_numpy(test.images(0, 100)), torch.from_numpy(test.labels[:100])
+    case = Case.of(model, images, labels, test.ids, "pgd", "0.1")
+    assert case.plain.double().mean() > 0.75
+    peaceful(case)
+
+
+# --- published definitions ----------------------------------------------------------------------
+
+
+def pintor(loss):
+    """incomplete_optimization_indicator, transcribed."""
+    loss = loss.copy()
+    if loss.max() != 0:
+        loss -= loss.min()
+        loss /= loss.max()
+    lowest = loss[0]
+    for i in range(len(loss)):
+        if loss[i] < lowest:
+            lowest = loss[i]
+        else:
+            loss[i] = lowest
+    last = loss[-min(len(loss), 10) :]
+    return last.max() - last.min()
+
+
+@pytest.mark.parametrize("steps", [3, 10, 41])
+def test_incomplete_optimisation_is_that_of_pintor(steps):
+    losses = np.random.default_rng(steps).normal(size=(50, steps)).cumsum(1)
+    ours = settled(torch.from_numpy(losses))
+    assert ours.numpy() == pytest.approx([pintor(row) for row in losses], abs=1e-12)
+
+
+def test_incomplete_optimisation_on_losses_made_up():
+    falling = torch.linspace(1, 0, 41).double()
+    assert settled(falling[None]).item() == pytest.approx(9 / 40)
+    early = torch.cat([torch.linspace(1, 0, 20), torch.zeros(21)]).double()
+    assert settled(early[None]).item() == 0
+    assert settled(torch.full((1, 12), 3.0)).item() == 0
+
+
+class Answers(nn.Module):
+    """Fixed answers, one after the other."""
+
+    def __init__(self, *answers):
+        super().__init__()
+        self.answers, self.asked = answers, 0
+
+    def forward(self, x):
+        self.asked += 1
+        answer = torch.tensor(self.answers[self.asked % len(self.answers)])
+        return answer.expand(len(x), len(answer)) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+def bare(model, n=4, norm="linf", epsilon="0.1", images=None, labels=None, **known):
+    """A case of which everything survived."""
+    images = (
+        torch.rand(n, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        if images is None
+        else images
+    )
+    labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+    all_right = torch.ones(len(images), dtype=torch.bool)
+    protocol = replace(PLAIN, norm=norm, epsilons=(protocols.epsilon(epsilon),))
+    ids = tuple(f"{i}:0" for i in range(len(images)))
+    return Case(
+        model, images, labels, ids, protocol, all_right, all_right, **{"effort": QUICK, **known}
+    )
+
+
+def seen(case, name):
+    indicator = next(i for i in INDICATORS if i.name == name)
+    symptom = indicator.look(case, thresholds.load()[name])
+    return symptom.value, indicator.fired(symptom.value, thresholds.load()[name])
+
+
+def test_random_models_by_autoattacks_measure():
+    value, fired = seen(bare(Answers([3.0, 0.0], [0.0, 4.0])), "random-model")
+    assert fired
+    assert value == pytest.approx(math.sqrt(2))
+    # of one direction: no difference once divided by their norms, and equally many right
+    assert seen(bare(Answers([3.0, 0.0], [4.0, 0.0])), "random-model") == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "fired"),
+    [
+        ([0.7, 0.3], True),
+        ([1.000001, -0.000001], True),
+        ([1.0001, -0.0001], False),
+        ([0.7, 0.2], False),
+        ([5.0, -4.0], False),
+    ],
+)
+def test_probabilities_by_autoattacks_measure(outputs, fired):
+    assert seen(bare(Answers(outputs)), "probabilities")[1] is fired
+    x = torch.tensor(outputs, dtype=torch.float64)
+    assert fired == bool(x.max() < 1 + 1e-5 and x.min() > -1e-5 and abs(x.sum() - 1) < 1e-5)
+
+
+def test_unstable_predictions_count_relative_changes():
+    assert seen(bare(Answers([1.0, 0.0])), "unstable-predictions") == (0, False)
+    value, fired = seen(bare(Answers([0.0, 50.0], [50.0, 0.0])), "unstable-predictions")
+    assert fired
+    assert value == 1  # capped
+
+
+def test_recorded_accuracy_by_an_exact_test():
+    from scipy.stats import binomtest
+
+    case = bare(Answers([1.0, 0.0]), n=20, recorded_accuracy=0.8)
+    value, fired = seen(case, "clean-accuracy")
+    assert value == pytest.approx(binomtest(20, 20, 0.8).pvalue)
+    assert not fired
+    assert seen(replace(case, recorded_accuracy=0.6), "clean-accuracy")[1]
+
+
+def test_training_images_are_told_and_left_out():
+    case = bare(Answers([1.0, 0.0]), n=4, training_ids=frozenset({"2:7", "9:0"}))
+    case = replace(case, plain=torch.tensor([False, False, True, False]))
+    reading = only(case, "training-overlap")[0]["training-overlap"]
+    assert reading.value == 0.25
+    assert (reading.before, reading.after) == (0.25, 0)
+    # one image of four is within the doubt that a single image is given
+    assert reading.standing == "noted"
+
+
+class Nearest(nn.Module):
+    """The class of the nearest of two images."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.register_buffer("images", images.flatten(1))
+
+    def forward(self, x):
+        return -torch.cdist(x.flatten(1), self.images)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_no_classifier_is_right_around_images_of_two_classes_that_are_near(norm):
+    images = torch.stack([torch.full((1, 4, 4), 0.4), torch.full((1, 4, 4), 0.6)])
+    apart = {"linf": 0.2, "l2": 0.8, "l1": 3.2}[norm]
+    case = bare(
+        Nearest(images),
+        norm=norm,
+        epsilon=str(apart * 0.51),
+        images=images,
+        labels=torch.tensor([0, 1]),
+    )
+    assert case.right_at(images, torch.arange(2)).all()
+    assert seen(case, "other-class") == (1, True)
+    assert remedies.run("midpoints", case, torch.arange(2)).sum() == 1
+    smaller = replace(case.protocol, epsilons=(protocols.epsilon(str(apart * 0.49)),))
+    assert seen(replace(case, protocol=smaller), "other-class") == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "value"),
+    [
+        ((Pgd(40, Fraction(1, 16)),), 1.25),
+        ((Pgd(10, Fraction(1, 40), random_start=False),), 0.25),
+        ((Fgsm(),), 0),
+    ],
+)
+def test_travel(attacks, value):
+    case = bare(Answers([1.0, 0.0]))
+    case = replace(case, protocol=replace(case.protocol, attacks=attacks))
+    assert seen(case, "short-travel") == (value, value < 1)
+
+
+@pytest.mark.parametrize("kind", ["random", "black", "transfer"])
+def test_other_attacks_that_find_more(kind):
+    name = {"random": "noise-beats-gradient", "black": "black-beats-white"}.get(
+        kind, "transfer-beats-direct"
+    )
+    case = replace(
+        bare(Answers([1.0, 0.0]), n=4), **{kind: torch.tensor([True, True, False, False])}
+    )
+    readings, left = only(case, name)
+    assert readings[name].value == 0.5
+    assert readings[name].standing == "unresolved"
+    assert (readings[name].before, readings[name].after) == (1, 0.5)
+    assert left.tolist() == [True, True, False, False]
+
+
+# --- gradients straight through -------------------------------------------------------------------
+
+
+class Inline(nn.Module):
+    """Ways to lose a gradient inside `forward`."""
+
+    def __init__(self, network, how):
+        super().__init__()
+        self.network, self.how = network, how
+        self.requires_grad_(False).eval()
+
+    def forward(self, x):
+        match self.how:
+            case "round_":
+                x = (x * 8).round_() / 8
+            case "no_grad":
+                with torch.no_grad():
+                    x = x * 1.0
+            case "data":
+                x = x.data
+            case "quantised":
+                x = torch.quantize_per_tensor(x, 1 / 8, 0, torch.quint8).dequantize()
+            case "remainder":
+                x = x - x % 0.125
+            case "floor division":
+                x = torch.div(x, 0.125, rounding_mode="floor") * 0.125
+            case "shift":
+                x = (((x * 255).to(torch.uint8) >> 5) << 5).to(x) / 255
+            case "threshold":
+                x = (x > 0.5).float()
+            case "where":
+                x = torch.where(x > 0.5, 1.0, 0.0)
+        return self.network(x)
+
+
+INLINE = [
+    "round_",
+    "no_grad",
+    "data",
+    "quantised",
+    "remainder",
+    "floor division",
+    "shift",
+    "threshold",
+    "where",
+]
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("how", INLINE)
+def test_inline_operations_are_passed_straight_through(how, network, digits):
+    images, labels, _ = digits
+    model = Inline(network, how)
+    case = bare(model, images=images, labels=labels, epsilon="0.3" if how in INLINE[-2:] else "0.2")
+    with straight_through(blocked(model, images[:8]), how in INLINE[-2:]):
+        seen = model(images.clone().requires_grad_())
+    assert seen.requires_grad
+    assert torch.equal(seen.detach(), model(images))
+    fooled = climb(case, View(straight_through=True), torch.arange(N), 20, 1)
+    # black and white digits are hard to change by 0.3, whichever the gradient
+    assert fooled.double().mean() >= (0.2 if how in INLINE[-2:] else 0.5)
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_going_forward_nothing_changes_by_a_bit(name, network, digits):
+    model, images = DEFENCES[name][0](network), digits[0]
+    modules = blocked(model, images[:8])
+    torch.manual_seed(1)
+    plain = model(images)
+    for comparisons in (False, True):
+        torch.manual_seed(1)
+        with straight_through(modules, comparisons):
+            assert torch.equal(model(images.clone().requires_grad_()).detach(), plain)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_rounding_has_the_gradient_of_the_network_behind_it(network, digits):
+    images, labels, _ = digits
+    case = bare(Before(Rounded(), network), images=images, labels=labels)
+    behind = bare(network, images=(images * 8).round() / 8, labels=labels)
+    _, _, ours = slope(case, View(straight_through=True), case.images, torch.arange(N), "margin")
+    _, _, theirs = slope(behind, View(), behind.images, torch.arange(N), "margin")
+    assert torch.equal(ours, theirs)
+    assert ours.any()
+
+
+def test_only_what_lets_no_gradient_through_is_bypassed(network, digits):
+    assert blocked(network, digits[0][:8]) == []
+    model = Before(nn.Sequential(nn.Identity(), Jpeg()), network)
+    assert blocked(model, digits[0][:8]) == [model.defence]
+
+
+# --- verdicts ----------------------------------------------------------------------------------
+
+
+def test_a_success_outside_ball_or_box_is_none(network, digits):
+    images, labels, _ = digits
+    case = bare(network, images=images, labels=labels, epsilon="0.1")
+    rows = torch.arange(len(images))[case.right_at(images, torch.arange(len(images)))]
+    far = torch.zeros_like(images[rows])
+    assert not case.fooled_at(far, rows).any()
+    assert case.fooled_at(images[rows] - 0.1, rows).sum() == 0  # below 0
+    assert not case.right_at(far, rows).all()
+
+
+def test_random_models_are_judged_by_majority():
+    # right in four passes of five, then in one of five
+    mostly = bare(Answers([1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]))
+    seldom = bare(Answers([0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]))
+    rows = torch.arange(4)
+    assert mostly.is_random
+    assert mostly.right_at(mostly.images, rows).all()
+    assert seldom.is_random
+    assert not seldom.right_at(seldom.images, rows).any()
+
+
+def test_an_examination_is_repeatable_resumable_and_leaves_no_trace(network, make):
+    case = make(Before(Noisy(), network))
+    torch.manual_seed(5)
+    state, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()
+    names = ("random-model", "zero-gradients", "silent-success", "unbounded")
+    off = {n: False for n in NAMES if n not in names}
+    kept = {}
+    first = examine(case, off, done=lambda f: kept.update({f.reading.name: f}))
+    assert torch.equal(state, torch.get_rng_state())
+    assert (legacy == np.random.get_state()[1]).all()
+    half = {n: kept[n] for n in NAMES[:10]}
+    told = []
+    again = examine(
+        make(Before(Noisy(), network)), off, known=half, done=lambda f: told.append(f.reading.name)
+    )
+    assert told == NAMES[10:]
+    assert again.findings == first.findings
+    assert torch.equal(again.remedied, first.remedied)
+
+
+def test_a_model_that_breaks_costs_one_reading():
+    class OneSize(Answers):
+        def forward(self, x):
+            if len(x) == 1:
+                raise RuntimeError("one image is too few\nat all")
+            return super().forward(x)
+
+    reading = only(bare(OneSize([1.0, 0.0])), "batch-size")[0]["batch-size"]
+    assert reading.standing == "not examined"
+    assert reading.evidence == "the model broke off: one image is too few"
+
+
+# --- thresholds --------------------------------------------------------------------------------
+
+
+def test_every_indicator_has_a_threshold_and_a_source():
+    assert [*NAMES, "settled"] == list(thresholds.load())
+    assert all(i.source and i.title.endswith("?") for i in INDICATORS)
+    assert set(remedies.TITLES) >= {r for i in INDICATORS for r in i.remedies}
+
+
+def test_a_file_of_thresholds_is_read_strictly(tmp_path, make, network):
+    file = tmp_path / "own.toml"
+    file.write_text("half = 1.5\n")
+    assert thresholds.load(file) == {**thresholds.load(), "half": 1.5}
+    file.write_text("logit_scales = 3\n")
+    with pytest.raises(InputError, match=r"own.toml: unknown key 'logit_scales'.*'logit_scale'"):
+        thresholds.load(file)
+    file.write_text("half = true\n")
+    with pytest.raises(InputError, match=r"own.toml: half: expected float"):
+        thresholds.load(file)
+    with pytest.raises(UnknownName, match="did you mean 'zero-gradients'"):
+        examine(bare(Answers([1.0, 0.0])), {"zero-gradient": 1})
+    assert examination.thresholds is thresholds
+
+
+def test_published_outcomes_stay_out_of_the_wheel():
+    root = Path(__file__).parent.parent
+    wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    published = {f"/reports/{p.parent.name}/" for p in root.glob("reports/*/manifest.json")}
+    assert set(wheel["targets"]["wheel"]["exclude"]) == published
