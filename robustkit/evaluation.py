@@ -261,7 +261,7 @@ def question(
         "digest": digest(canonical(decisive)),
         "checkpoint": dict(subject.header),
         **({} if surrogate is None else {"surrogate": dict(surrogate.header)}),
-        "data": data_header(data),
+        "data": _data_header(data),
         "protocol": protocol_header(protocol),
         "engine": engine,
         "warnings": [
@@ -287,11 +287,13 @@ def _cannot_transfer(protocol: Protocol) -> str:
     return next((word for word, own in searches if own is None or not own.transfers), "")
 
 
-def data_header(data: Dataset) -> dict[str, Any]:
+def _data_header(data: Dataset) -> dict[str, Any]:
+    """What a record's header says of the data."""
     return {**{key: getattr(data, key) for key in DATA_KEYS}, "n": len(data)}
 
 
 def protocol_header(protocol: Protocol) -> dict[str, Any]:
+    """What a record's header says of the protocol."""
     return {
         "name": protocol.name,
         "title": protocol.title,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from evaluations import PROTOCOL, evaluation
 
-from robustkit.protocol import protocol_toml, parse
+from robustkit.protocol import parse, protocol_toml
 from robustkit.record import Evaluation
 from robustkit.report import page
 from robustkit.summary import failure

@@ -105,7 +105,8 @@ class Attacked:
 
     def after(self, *families: Family) -> Bools:
         """Still right at the judged budget if only these kinds of attack had run."""
-        return self.right & np.array([self.families.get(name) not in families for name in self.by])
+        by = [self.families.get(name) in families for name in self.by]
+        return np.logical_and(self.right, ~np.array(by, np.bool_))
 
     def add(
         self, name: str, family: Family, rows: Sequence[int], found: Evaluation
@@ -251,7 +252,9 @@ class _Work:
                 stage,
                 first=first,
                 found_by=by,
-                queries=counted.passes / len(rows) if counted.passes and family != "white box" else None,
+                queries=counted.passes / len(rows)
+                if counted.passes and family != "white box"
+                else None,
                 seconds=float(found.run["seconds"]),
                 digest=found.digest,
             )
@@ -302,6 +305,10 @@ class _Counted:
         self.passes = 0
         self.subject = subject._replace(load=lambda device: self._watched(subject.load(device)))
 
+    def mean(self, images: int) -> float | None:
+        """Passes an image; None where the answer was on file."""
+        return self.passes / images if self.passes else None
+
     def _watched(self, model: torch.nn.Module) -> torch.nn.Module:
         def count(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
             self.passes += len(inputs[0])
@@ -322,9 +329,12 @@ def _family(attack: Attack) -> Family:
 
 
 def _title(whole: Protocol, word: str, spec: StageSpec) -> str:
-    part = "" if len(whole.attacks) == 1 else f"{word}, of "
-    few = f" (the first {spec.survivors} survivors only)" if spec.survivors else ""
-    return f"{part}{whole.title}{few}"
+    parts = [whole.title if len(whole.attacks) == 1 else f"{word} of {whole.name}"]
+    if spec.set:
+        parts.append(f"with {' and '.join(spec.set)}")
+    if spec.survivors:
+        parts.append(f"on the first {spec.survivors} survivors only")
+    return ", ".join(parts)
 
 
 def _levels(found: Evaluation, protocol: Protocol) -> tuple[Level, ...]:

@@ -99,7 +99,9 @@ def load(name: str) -> Plan:
         if getattr(file, key) < 0:
             raise InputError(f"{where}: {key} must not be negative; 0 means all")
     stages = tuple(_stage(t, f"{where}: [[stage]] {i}") for i, t in enumerate(file.stage, 1))
-    smoothing = build(Smoothing, file.smoothing, f"{where}: [smoothing]") if file.smoothing else None
+    smoothing = (
+        build(Smoothing, file.smoothing, f"{where}: [smoothing]") if file.smoothing else None
+    )
     return Plan(
         path.stem,
         file.title,
@@ -122,7 +124,7 @@ def _stage(table: Mapping[str, Any], where: str) -> StageSpec:
     if stage.survivors < 0:
         raise InputError(f"{where}: survivors must not be negative; 0 means all")
     if stage.budgets == "all" and stage.survivors:
-        raise InputError(f"{where}: survivors goes with budgets = \"judged\"")
+        raise InputError(f'{where}: survivors goes with budgets = "judged"')
     return StageSpec(
         {norm: stage.attack[norm] for norm in NORMS if norm in stage.attack},
         stage.budgets,

@@ -1,7 +1,7 @@
 """An audit from a question to its outcome, in rising order of cost; what is done is kept."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from robustkit import corruption, evaluation
-from robustkit import data as datasets
 from robustkit import protocol as protocols
+from robustkit.attack import REVISION as ENGINE
 from robustkit.audit import thresholds
 from robustkit.audit.attacked import (
     PLAIN_BY_NORM,
@@ -28,7 +28,7 @@ from robustkit.audit.attacked import (
 from robustkit.audit.case import Case
 from robustkit.audit.checklist import fill
 from robustkit.audit.examine import Examination, Finding, examine
-from robustkit.audit.indicators import Indicator
+from robustkit.audit.indicators import INDICATORS, Indicator
 from robustkit.audit.outcome import (
     Audit,
     Bound,
@@ -48,10 +48,10 @@ from robustkit.audit.verdict import judge
 from robustkit.certification import Noise, attack_smoothed, certify_rising, smooth
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
-from robustkit.errors import EvaluationFailed, InputError, RobustkitError
+from robustkit.errors import EvaluationFailed, RobustkitError
 from robustkit.evaluation import Subject
 from robustkit.files import canonical, digest, write_atomic
-from robustkit.statistics import Comparison, Estimate, Member, compare_images, family, proportion
+from robustkit.statistics import Comparison, Member, compare_images, family, proportion
 
 REVISION = 1
 """raised whenever a change here can change what is kept of a part; part of its digest"""
@@ -165,7 +165,7 @@ class _Run:
         plan = self.question.plan
         n = min(plan.indicators or len(attacked.data), len(attacked.data))
         part = attacked.data.take(range(n))
-        limits = thresholds.checked(plan.thresholds, plan.name)
+        limits = thresholds.checked(plan.thresholds, f"{plan.name}: [thresholds]")
         known = self._kept("indicators", part.digest, limits, _masks(attacked, n))
         findings = {k: _finding(v) for k, v in known.get("findings", {}).items()}
 
@@ -182,8 +182,8 @@ class _Run:
         try:
             found = examine(self._case(attacked, part), limits, done, findings, begin)
         except OutOfTime:
-            unread = [_unread(i) for i in examine_names() if i.name not in findings]
-            readings = [findings[i.name].reading for i in examine_names() if i.name in findings]
+            unread = [_unread(i) for i in INDICATORS if i.name not in findings]
+            readings = [findings[i.name].reading for i in INDICATORS if i.name in findings]
             return (*readings, *unread)
         self._count_remedies(attacked, found)
         return found.readings
@@ -357,7 +357,7 @@ class _Run:
         images = self._images(part)
         labels = torch.from_numpy(part.labels.copy()).to(images.device)
         found = smooth(self._model, images, part.ids, noise)
-        right = found.predicted.cpu() == labels.cpu()
+        right = torch.as_tensor(found.predicted).cpu() == labels.cpu()
         levels = []
         for radius in asked.radii:
             tried = attack_smoothed(self._model, images, labels, part.ids, radius, found)
@@ -390,7 +390,7 @@ class _Run:
     def _path(self, part: str, *asked: object) -> Path:
         names = {
             "revision": REVISION,
-            "engine": evaluation.REVISION,
+            "engine": ENGINE,
             "checkpoint": self.question.subject.identity,
             "seed": self.question.threat.seed,
             "epsilon": str(self.question.threat.judged.value),
@@ -426,7 +426,7 @@ class _Run:
         }
 
 
-# --- arithmetic -------------------------------------------------------------------------------------
+# --- arithmetic -----------------------------------------------------------------------------------
 
 
 def _plain_claim(attacked: Attacked) -> Claim:
@@ -492,13 +492,6 @@ def _confusion(attacked: Attacked) -> tuple[tuple[int, ...], ...]:
     table = np.zeros((k, k), np.int64)
     np.add.at(table, (attacked.data.labels, attacked.taken_for), 1)
     return tuple(tuple(row) for row in table.tolist())
-
-
-def examine_names() -> Sequence[Indicator]:
-    """The indicators, in the order in which they are read."""
-    from robustkit.audit.indicators import INDICATORS
-
-    return INDICATORS
 
 
 def _unread(indicator: Indicator) -> Reading:
