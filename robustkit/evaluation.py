@@ -262,7 +262,7 @@ def question(
         "checkpoint": dict(subject.header),
         **({} if surrogate is None else {"surrogate": dict(surrogate.header)}),
         "data": _data_header(data),
-        "protocol": _protocol_header(protocol),
+        "protocol": protocol_header(protocol),
         "engine": engine,
         "warnings": [
             *subject.warnings,
@@ -288,10 +288,12 @@ def _cannot_transfer(protocol: Protocol) -> str:
 
 
 def _data_header(data: Dataset) -> dict[str, Any]:
+    """What a record's header says of the data."""
     return {**{key: getattr(data, key) for key in DATA_KEYS}, "n": len(data)}
 
 
-def _protocol_header(protocol: Protocol) -> dict[str, Any]:
+def protocol_header(protocol: Protocol) -> dict[str, Any]:
+    """What a record's header says of the protocol."""
     return {
         "name": protocol.name,
         "title": protocol.title,
@@ -465,6 +467,10 @@ def _rows(block: Block, outcomes: Outcomes, epsilons: Sequence[Epsilon]) -> pa.T
             "fooled_at": fooled_at,
             "distance": [None if d == float("inf") else d for d in distances.tolist()],
             "fooled_by": outcomes.fooled_by,
+            "fooled_as": [
+                None if d == float("inf") else int(c)
+                for d, c in zip(distances.tolist(), outcomes.perturbed_class.tolist(), strict=True)
+            ],
         }
     )
 

@@ -167,6 +167,44 @@ def write_atomic(path: Path, pieces: bytes | Iterable[bytes]) -> None:
             partial.unlink(missing_ok=True)
 
 
+def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write several files of a folder, all or none: what cannot be written changes nothing.
+
+    Everything is written and synced under other names first, then renamed; where a rename fails,
+    those before it are taken back. Only a crash between two renames can leave some old, some new.
+
+    Raises:
+        EvaluationFailed: the disk is full, or the folder or one of the names cannot be written.
+    """
+    staged = {name: folder / f".{name}.{os.getpid()}.new" for name in files}
+    before: dict[Path, bytes | None] = {}
+    try:
+        for name, content in files.items():
+            write_atomic(staged[name], content)
+        for name, path in staged.items():
+            final = folder / name
+            old = final.read_bytes() if final.exists() else None
+            path.replace(final)
+            before[final] = old
+        sync_folder(folder)
+    except OSError as error:
+        for final, old in before.items():
+            _restore(final, old)
+        raise EvaluationFailed(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        for path in staged.values():
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _restore(path: Path, content: bytes | None) -> None:
+    with suppress(OSError, EvaluationFailed):
+        if content is None:
+            path.unlink()
+        else:
+            write_atomic(path, content)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` outlast a power cut, where the system allows it."""
     with suppress(OSError):

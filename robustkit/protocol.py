@@ -4,6 +4,7 @@ A protocol is a file of the shelf `attacks/` with its budgets filled in. Each ki
 frozen dataclass here and one `match` arm in `robustkit.attack`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
@@ -395,6 +396,26 @@ def checked(protocol: Protocol) -> Protocol:
         if isinstance(attack, DeepFool) and attack.candidates < 2:
             raise ProtocolError("deepfool: candidates must be at least 2")
     return protocol
+
+
+def protocol_toml(protocol: Mapping[str, Any]) -> str:
+    """The protocol of a header as a file with every number spelled out.
+
+    Together with its seed it has the digest of the one that was run.
+    """
+    resolved = protocol["resolved"]
+    head = {key: protocol[key] for key in ("title", "norm")} | {
+        "target": resolved["target"],
+        "epsilon": [entry["epsilon"] for entry in protocol["epsilons"]],
+    }
+    if not resolved["attacks"]:
+        head["attack"] = []
+    return "\n[[attack]]\n".join(map(_toml_lines, [head, *resolved["attacks"]]))
+
+
+def _toml_lines(table: Mapping[str, Any]) -> str:
+    # strings, whole numbers, booleans and lists of strings read the same in JSON and TOML
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
 
 
 def _attack(entry: Mapping[str, Any], where: str) -> Attack:

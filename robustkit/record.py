@@ -28,7 +28,8 @@ from robustkit.protocol import Epsilon
 from robustkit.protocol import epsilon as parse_epsilon
 from robustkit.statistics import Estimate, Method, proportion
 
-VERSION = 1
+VERSION = 2
+"""2 added `fooled_as`"""
 SCHEMA = pa.schema(
     [
         ("sample", pa.string()),  # id of the image, from its pixels
@@ -38,6 +39,7 @@ SCHEMA = pa.schema(
         ("fooled_at", pa.string()),  # smallest budget that succeeded; "0" for a clean mistake
         ("distance", pa.float64()),  # smallest verified distance, an upper bound; 0 likewise
         ("fooled_by", pa.string()),  # the attack that found it; "clean" likewise
+        ("fooled_as", pa.int32()),  # class that the model gives the image at that distance
     ]
 )
 CLEAN = "clean"
@@ -148,10 +150,18 @@ def read(path: Path) -> Evaluation:
         header = json.loads(metadata[b"robustkit.header"])
         run = json.loads(metadata[b"robustkit.run"])
         _check_version(str(header["schema"]).removeprefix("robustkit.evaluation/"), path)
-        rows = parquet.read().replace_schema_metadata(None).cast(SCHEMA)
+        rows = _completed(parquet.read().replace_schema_metadata(None)).cast(SCHEMA)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
     return Evaluation(header, run, rows, _read_examples(_beside(path, "examples")), path)
+
+
+def _completed(rows: pa.Table) -> pa.Table:
+    """Rows of an older format: what it did not keep is null."""
+    for field in SCHEMA:
+        if field.name not in rows.column_names and field.name == "fooled_as":
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows
 
 
 def _check_version(text: str, where: Path) -> None:

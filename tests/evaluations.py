@@ -82,6 +82,10 @@ def _columns(
             "clean" if mistake else None if b is None else str(a)
             for b, a, mistake in zip(found, attack, mistakes, strict=True)
         ],
+        "fooled_as": [
+            None if b is None else int(label + 1) % classes
+            for b, label in zip(found, labels, strict=True)
+        ],
     }
 
 

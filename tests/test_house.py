@@ -14,7 +14,7 @@ PACKAGE = Path(robustkit.__file__).parent
 FLOORS = [
     {"errors", "files", "statistics"},
     {"record", "protocol", "data", "models", "losses"},
-    {"checkpoint", "attack", "compression", "corruption", "device"},
+    {"checkpoint", "attack", "certification", "compression", "corruption", "device"},
     {"evaluation", "training"},
     {"audit", "figures", "study", "summary"},
     {"report"},

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from evaluations import evaluation
 
@@ -57,10 +58,24 @@ def test_the_rows_digest_sees_every_value():
         ("fooled_at", "9"),
         ("distance", 0.123),
         ("fooled_by", None),
+        ("fooled_as", 77),
     ]:
         changed = {**columns, name: [value, *columns[name][1:]]}
         digests.add(record.rows_digest(record.table(changed)))
-    assert len(digests) == 6
+    assert len(digests) == 7
+
+
+def test_a_record_of_the_first_format_is_read_without_what_it_did_not_keep(tmp_path):
+    path = stored(tmp_path, "a" * 64, n=30).path
+    old = pq.read_table(path)
+    header = json.loads(old.schema.metadata[b"robustkit.header"])
+    metadata = old.schema.metadata | {
+        b"robustkit.header": json.dumps({**header, "schema": "robustkit.evaluation/1"}).encode()
+    }
+    pq.write_table(old.drop_columns(["fooled_as"]).replace_schema_metadata(metadata), path)
+    found = record.read(path)
+    assert found.rows.fooled_as.isna().all()
+    assert found.table.schema.names == record.SCHEMA.names
 
 
 def test_all_records_of_a_folder_make_one_tidy_frame(tmp_path):
@@ -86,13 +101,11 @@ def test_an_empty_folder_is_an_empty_frame_and_none_is_an_error(tmp_path):
 
 def test_what_a_newer_version_wrote_is_refused(tmp_path):
     found = stored(tmp_path)
-    (tmp_path / "robustkit.json").write_text(json.dumps({"format": 2}))
+    (tmp_path / "robustkit.json").write_text(json.dumps({"format": 3}))
     for attempt in (lambda: record.Store(tmp_path), lambda: record.frame(tmp_path)):
         with pytest.raises(RecordError, match="written by a newer robustkit"):
             attempt()
-    import pyarrow.parquet as pq
-
-    header = json.dumps({**found.header, "schema": "robustkit.evaluation/2"})
+    header = json.dumps({**found.header, "schema": "robustkit.evaluation/3"})
     pq.write_table(
         found.table.replace_schema_metadata({"robustkit.header": header, "robustkit.run": "{}"}),
         found.path,

@@ -13,9 +13,9 @@ import pytest
 import torch
 from evaluations import PROTOCOL, evaluation
 
-from robustkit.protocol import parse
+from robustkit.protocol import parse, protocol_toml
 from robustkit.record import Evaluation
-from robustkit.report import page, protocol_toml
+from robustkit.report import page
 from robustkit.summary import failure
 
 VOID = {"meta", "img", "br", "link"}

@@ -9,6 +9,7 @@ from torch import Tensor
 from robustkit.attack.draws import generator, seed_of
 from robustkit.attack.library import eagerpy, foolbox
 from robustkit.attack.state import State
+from robustkit.errors import EvaluationFailed
 
 
 class Search:
@@ -152,6 +153,11 @@ def passes(
 
 def _gradients(value: Tensor, x: Tensor) -> Tensor:
     """Of N values, N × C × H × W; of N × M values, N × M × C × H × W."""
+    if not value.requires_grad:
+        raise EvaluationFailed(
+            "the model's output has no gradient in its pixels (detached, rounded or computed "
+            "elsewhere), so no gradient attack can run; square needs none"
+        )
     if value.ndim == 1:
         return torch.autograd.grad(value.sum(), x)[0]
     columns = value.unbind(1)

@@ -215,7 +215,8 @@ def _peaks(side: int, order: float) -> Tensor:
     """A peak above a trough, side × side, of norm 1 (algorithm 3)."""
     upper = _peak(side // 2, side, order)
     shape: Tensor = torch.cat([upper, -_peak(side - side // 2, side, order)])
-    return shape / torch.linalg.vector_norm(shape, ord=order)
+    shape /= torch.linalg.vector_norm(shape, ord=order)
+    return shape
 
 
 def _peak(height: int, width: int, order: float) -> Tensor:
@@ -229,5 +230,5 @@ def _peak(height: int, width: int, order: float) -> Tensor:
     ring = torch.maximum(down[:, None], across[None, :])
     shape: Tensor = sums[ring]
     if height:
-        shape = shape / torch.linalg.vector_norm(shape, ord=order)
+        shape /= torch.linalg.vector_norm(shape, ord=order)
     return shape

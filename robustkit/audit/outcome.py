@@ -240,9 +240,21 @@ class Audit:
     """the smallest successful perturbations; not in the JSON"""
 
     @property
-    def survived(self) -> Estimate:
-        """Robust accuracy at the judged budget: the worst case over all that was tried."""
-        return next(level.accuracy for level in self.robust if level.epsilon == self.epsilon)
+    def survived(self) -> Estimate | None:
+        """Robust accuracy at the judged budget, the worst case over all that was tried.
+
+        None where no attack completed there: what was not attacked is unknown, not robust.
+        """
+        levels = (level.accuracy for level in self.robust if level.epsilon == self.epsilon)
+        return next(levels, None)
+
+    def attacked_at(self, epsilon: str) -> tuple[Stage, ...]:
+        """The stages that completed and attacked at this budget, as it was written."""
+        return tuple(
+            stage
+            for stage in self.stages
+            if stage.status == "complete" and any(lv.epsilon == epsilon for lv in stage.robust)
+        )
 
     @property
     def unresolved(self) -> tuple[Reading, ...]:

@@ -53,12 +53,15 @@ def load(path: Path | None = None) -> dict[str, float]:
     Raises:
         InputError: not TOML, an unknown key (with a did-you-mean), a wrong type, or NaN.
     """
-    shipped_values = read_toml(shelf())
-    own = {} if path is None else read_toml(path)
-    values = asdict(build(Thresholds, shipped_values | own, str(path or shelf())))
+    return checked({} if path is None else read_toml(path), str(path or shelf()))
+
+
+def checked(own: Mapping[str, object], where: str) -> dict[str, float]:
+    """Thresholds by the indicators' names, with some keys of the file changed; errors as `load`."""
+    values = asdict(build(Thresholds, read_toml(shelf()) | dict(own), where))
     for key, value in values.items():
         if value != value:
-            raise InputError(f"{path or shelf()}: {key}: expected a number, got nan")
+            raise InputError(f"{where}: {key}: expected a number, got nan")
     return named(values)
 
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import typer
 
+from robustkit.cli.audit import audit
 from robustkit.cli.compare import compare
 from robustkit.cli.describe import describe
 from robustkit.cli.evaluate import evaluate
@@ -29,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich's help, with its Markdown, takes as long to import as all else
 )
 app.command("evaluate")(evaluate)
+app.command("audit")(audit)
 app.command("train")(train)
 app.command("report")(report)
 app.command("compare")(compare)

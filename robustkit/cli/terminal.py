@@ -1,16 +1,25 @@
 """What a terminal shows: progress on stderr, the table on stdout."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from robustkit.audit.outcome import Audit
     from robustkit.evaluation import Options
     from robustkit.record import Evaluation
     from robustkit.statistics import Estimate
@@ -103,6 +112,44 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     console.print(Text(title), soft_wrap=True)
     console.print(table)
     console.print(Text(f"record: {evaluation.path}"), soft_wrap=True)
+
+
+class AuditBar(_Shown):
+    """The part of an audit that runs now, with the time it still takes."""
+
+    def __init__(self) -> None:
+        super().__init__("images")
+        self.task: TaskID | None = None
+
+    def begin(self, part: str, images: int) -> Callable[[float], None]:
+        """A new part; what is returned is told the images done."""
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+        self.task = task = self.bar.add_task(part, total=images)
+        if not self.console.is_terminal:
+            self.console.print(Text(f"{part}: {images:,} images"), style="dim")
+        return lambda done: self.bar.update(task, completed=done)
+
+
+def show_audit(audit: "Audit") -> None:
+    """Stages, what stayed unresolved, and the verdict with its reasons, on stdout."""
+    table = Table()
+    for name in ("stage", "fooled first", "accuracy so far", "95 % interval"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    table.add_row("clean", "", *_cells(audit.clean))
+    for stage in audit.stages:
+        cells = _cells(stage.so_far) if stage.so_far else (stage.status, "")
+        table.add_row(stage.name, f"{stage.first:,}" if stage.so_far else "", *cells)
+    console = Console()
+    where = f"{audit.data['name']} {audit.data['split']} ({audit.data['n']:,} images)"
+    title = f"{audit.checkpoint['path']} on {where}, {NORMS[audit.norm]} {audit.epsilon}"
+    console.print(Text(title), soft_wrap=True)
+    console.print(table)
+    for reading in audit.unresolved:
+        console.print(Text(f"unresolved: {reading.title} {reading.evidence}"), soft_wrap=True)
+    console.print(Text(audit.verdict.sentence), style="bold", soft_wrap=True)
+    for reason in audit.verdict.reasons:
+        console.print(Text(f"- {reason}"), soft_wrap=True)
 
 
 class TrainingBar(_Shown):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -63,6 +63,24 @@ class Dataset:
         for row, image in enumerate(self._source.read(positions)):
             block[row] = unit(self._transform(canonical(image)))
         return block
+
+    def take(self, rows: Sequence[int]) -> "Dataset":
+        """These images alone, in this order, under the ids that they have here."""
+        chosen = np.asarray(rows, np.int64)
+        ids = tuple(self.ids[row] for row in chosen.tolist())
+        labels = self.labels[chosen]
+        return replace(
+            self,
+            labels=labels,
+            ids=ids,
+            digest=_digest(ids, labels, self.transform),
+            _positions=self._positions[chosen],
+        )
+
+
+def _digest(ids: Sequence[str], labels: Labels, transform: dict[str, int]) -> str:
+    parts = {"ids": list(ids), "labels": labels.tolist(), "transform": transform}
+    return digest(canonical_json(parts))
 
 
 def from_arrays(
@@ -136,7 +154,6 @@ def assemble(
     ids = with_occurrence([scan.hashes[position] for position in positions])
     effective = transform.effective(scan.shapes)
     labels = source.labels[positions]
-    parts = {"ids": ids, "labels": labels.tolist(), "transform": effective.plain()}
     return Dataset(
         name=name,
         title=title,
@@ -145,7 +162,7 @@ def assemble(
         shape=scan.output,
         labels=labels,
         ids=ids,
-        digest=digest(canonical_json(parts)),
+        digest=_digest(ids, labels, effective.plain()),
         budgets=budgets,
         order="digest-shuffled" if shuffle else "as stored",
         transform=effective.plain(),

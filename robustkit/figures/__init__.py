@@ -5,6 +5,7 @@ pyplot's global state. Colours stay apart for the colour-blind, markers and dash
 `svg` makes a drawing part of a page, `save` files for a paper.
 """
 
+from robustkit.figures.audit import ANNOTATED, bounds, confusion, smoothed, stages
 from robustkit.figures.curves import Curve, accuracy_curves, robustness, robustness_curve
 from robustkit.figures.differences import (
     cost_against_gain,
@@ -20,6 +21,7 @@ from robustkit.figures.training import Quantity, memorisation
 from robustkit.figures.transfer import transfer_matrix
 
 __all__ = [
+    "ANNOTATED",
     "INK",
     "PAGE",
     "STYLES",
@@ -30,6 +32,8 @@ __all__ = [
     "Venue",
     "Width",
     "accuracy_curves",
+    "bounds",
+    "confusion",
     "cost_against_gain",
     "critical_difference",
     "difference",
@@ -45,6 +49,8 @@ __all__ = [
     "robustness_curve",
     "save",
     "shortened",
+    "smoothed",
+    "stages",
     "svg",
     "transfer_matrix",
     "visible",

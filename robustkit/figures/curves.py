@@ -42,8 +42,8 @@ def robustness_curve(ax: Axes, curves: Sequence[Curve], norm: str) -> Axes:
     Lines stand side by side by a point or two, so that no interval hides another.
     """
     _draw(ax, [_with_clean(curve) for curve in curves], range(len(curves)), bands=False)
-    ticks = {"0": 0.0} | {p.epsilon.text: float(p.epsilon) for p in curves[0].points}
-    _ticks(ax, ticks, log=False)
+    places = {"0": 0.0} | {p.epsilon.text: float(p.epsilon) for p in curves[0].points}
+    ticks(ax, places, log=False)
     ax.set(ylim=(-0.02, 1.02), xlabel=f"ε ({norm})", ylabel="accuracy")
     return ax
 
@@ -77,7 +77,7 @@ def accuracy_curves(ax: Axes, panel: Panel, order: Sequence[str] = ()) -> Axes:
     if panel.percent:
         levels = {f"{100 * x:g}": x for x in levels.values()}
     if levels:
-        _ticks(ax, levels, log=panel.log and min(levels.values()) > 0)
+        ticks(ax, levels, log=panel.log and min(levels.values()) > 0)
     _share_limits(ax)
     (factor,) = shortened([panel.factor], 40)
     ax.set(xlabel=factor + (" (%)" if panel.percent else ""), ylabel="accuracy")
@@ -122,7 +122,7 @@ def _share_limits(ax: Axes) -> None:
     ax.set_ylim(max(low, -0.02), min(high, 1 + 0.02 * (1 - low)))
 
 
-def _ticks(ax: Axes, levels: Mapping[str, float], *, log: bool) -> None:
+def ticks(ax: Axes, levels: Mapping[str, float], *, log: bool) -> None:
     """A tick at every level, labelled as it was written, as far as labels have room."""
     places = {text: log10(x) if log else x for text, x in levels.items()}
     first, last = min(places.values()), max(places.values())

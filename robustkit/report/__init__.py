@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustkit.report.evaluation import page, protocol_toml
+    from robustkit.report.evaluation import page
     from robustkit.report.study import Written, write
 
-__all__ = ["Written", "page", "protocol_toml", "write"]
+__all__ = ["Written", "page", "write"]
 
-_HOMES = {"page": "evaluation", "protocol_toml": "evaluation", "Written": "study", "write": "study"}
+_HOMES = {"page": "evaluation", "Written": "study", "write": "study"}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,6 @@ What a page says follows from the evaluations alone: no date, no network, no scr
 that comes from a record is escaped.
 """
 
-import json
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from robustkit.figures import (
     shortened,
     svg,
 )
-from robustkit.protocol import Epsilon, parse
+from robustkit.protocol import Epsilon, parse, protocol_toml
 from robustkit.record import CLEAN, Evaluation, Example, Point
 from robustkit.report.html import render
 from robustkit.report.wording import attacks, count, interval, percent, readable
@@ -34,7 +33,6 @@ from robustkit.summary import (
     ClassAccuracy,
     attack_labels,
     class_accuracy,
-    class_name,
     found_by,
     median_distance,
     points,
@@ -156,7 +154,11 @@ def _finding(evaluation: Evaluation, label: str, method: Method) -> Finding:
         median=_median(evaluation, clean.n - found[CLEAN]),
         classes=_lowest(classes),
         class_count=len(classes),
-        gallery=_gallery(evaluation),
+        gallery=gallery(
+            evaluation.examples,
+            evaluation.header["data"]["classes"],
+            evaluation.header["protocol"]["norm"],
+        ),
         provenance=_provenance(evaluation),
         command=_command(evaluation),
     )
@@ -209,20 +211,24 @@ def _lowest(classes: Sequence[ClassAccuracy]) -> Sequence[ClassAccuracy]:
     return sorted(classes, key=lambda c: (c.robust.value, c.clean.value))[:CLASSES_SHOWN]
 
 
-def _gallery(evaluation: Evaluation) -> list[Picture]:
-    """The smallest successful perturbations, as many as a page can hold."""
-    examples = sorted(evaluation.examples, key=lambda e: (e.distance, e.index))
+def gallery(examples: Sequence[Example], classes: Sequence[str], norm: str) -> list[Picture]:
+    """The smallest successful perturbations, as many as a page can hold.
+
+    `classes` are the names of the labels; one without a name goes by its number.
+    """
+    examples = sorted(examples, key=lambda e: (e.distance, e.index))
     if not examples:
         return []
     height, width = examples[0].clean.shape[1:]
     room = max(3, PIXELS_SHOWN // (height * width))
-    return [_picture(evaluation, e) for e in examples[: min(room, EXAMPLES_SHOWN)]]
+    return [_picture(e, classes, norm) for e in examples[: min(room, EXAMPLES_SHOWN)]]
 
 
-def _picture(evaluation: Evaluation, example: Example) -> Picture:
+def _picture(example: Example, classes: Sequence[str], norm: str) -> Picture:
     change, factor = difference(example)
-    right, wrong = (class_name(evaluation, n) for n in (example.label, example.predicted))
-    norm = evaluation.header["protocol"]["norm"]
+    right, wrong = (
+        str(classes[n]) if n < len(classes) else str(n) for n in (example.label, example.predicted)
+    )
     return Picture(
         title=f"{right} → {wrong}",
         caption=f"image {example.index}, {norm} distance {example.distance:.3g}",
@@ -311,26 +317,6 @@ def _file_says_it_all(protocol: Mapping[str, Any]) -> bool:
     except (InputError, tomllib.TOMLDecodeError):
         return False
     return bool(said | given == resolved)
-
-
-def protocol_toml(protocol: Mapping[str, Any]) -> str:
-    """The protocol of a header as a file with every number spelled out.
-
-    Together with its seed it has the digest of the one that was run.
-    """
-    resolved = protocol["resolved"]
-    head = {key: protocol[key] for key in ("title", "norm")} | {
-        "target": resolved["target"],
-        "epsilon": [entry["epsilon"] for entry in protocol["epsilons"]],
-    }
-    if not resolved["attacks"]:
-        head["attack"] = []
-    return "\n[[attack]]\n".join(map(_toml_lines, [head, *resolved["attacks"]]))
-
-
-def _toml_lines(table: Mapping[str, Any]) -> str:
-    # strings, whole numbers, booleans and lists of strings read the same in JSON and TOML
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
 
 
 def _command(evaluation: Evaluation) -> str:

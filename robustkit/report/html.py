@@ -46,6 +46,7 @@ def _environment() -> Environment:
         "within": wording.within,
         "p_value": wording.p_value,
         "count": wording.count,
+        "measured": wording.measured,
         "level": level_text,
     }
     return environment

@@ -112,3 +112,8 @@ def attacks(protocol: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         label: {key: readable(value) for key, value in attack.items()}
         for label, attack in zip(attack_labels(protocol), resolved, strict=True)
     }
+
+
+def measured(number: float | None) -> str:
+    """A number without a unit, to four digits."""
+    return NOTHING if number is None or not isfinite(number) else f"{number:,.4g}"

@@ -1,0 +1,347 @@
+"""Attack a network stage by stage; what no stage has fooled is what survives."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from robustkit import evaluation
+from robustkit import protocol as protocols
+from robustkit.attack.draws import seed_of
+from robustkit.attack.library import seeded
+from robustkit.audit.outcome import Family, Level, Stage
+from robustkit.audit.plan import Plan, StageSpec
+from robustkit.data import Dataset
+from robustkit.device import device as find_device
+from robustkit.errors import EvaluationFailed, ProtocolError
+from robustkit.evaluation import Options, Subject
+from robustkit.protocol import (
+    Attack,
+    Boundary,
+    Epsilon,
+    HopSkipJump,
+    Noise,
+    Norm,
+    Protocol,
+    Square,
+    labels_of,
+)
+from robustkit.record import Evaluation, Example
+from robustkit.statistics import proportion
+
+Bools = npt.NDArray[np.bool_]
+Begin = Callable[[str, int], Callable[[float], None]]
+"""told a part of the audit and how many images it has; returns what is told the images done"""
+BLACK_BOX = (Square, HopSkipJump, Boundary)
+EXAMPLES = 12
+"""how many of the smallest successful perturbations are kept for looking at"""
+
+
+class OutOfTime(Exception):
+    """The minutes of the audit are up; what is finished is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threat:
+    """What the audit attacks within."""
+
+    norm: Norm
+    judged: Epsilon
+    budgets: tuple[Epsilon, ...]
+    """rising, the judged one among them"""
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where and how stages run."""
+
+    out: Path
+    """folder of the evaluations' records"""
+    options: Options
+    begin: Begin
+    over: Callable[[], bool] = lambda: False
+    """whether the audit's minutes are up"""
+
+
+@dataclass(slots=True)
+class Attacked:
+    """What is known of each image, N in all; stages can only add successes."""
+
+    data: Dataset
+    threat: Threat
+    right: Bools
+    """without an attack"""
+    fooled: dict[str, Bools]
+    """at each budget, by any stage or without one"""
+    by: list[str]
+    """the stage that fooled an image first at the judged budget; "" where none did"""
+    taken_for: npt.NDArray[np.int64]
+    """its class then; of the others the class of the clean image"""
+    stages: list[Stage] = field(default_factory=list)
+    alone: dict[str, Bools] = field(default_factory=dict)
+    """still right after one stage alone, of stages that attacked every image"""
+    families: dict[str, Family] = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)
+    toml: dict[str, str] = field(default_factory=dict)
+    plain: list[str] = field(default_factory=list)
+    """the stages that make the plain evaluation"""
+
+    @property
+    def judged(self) -> str:
+        """The judged budget, as it was written."""
+        return self.threat.judged.text
+
+    @property
+    def survivors(self) -> Bools:
+        """Still right at the judged budget."""
+        return ~self.fooled[self.judged]
+
+    def after(self, *families: Family) -> Bools:
+        """Still right at the judged budget if only these kinds of attack had run."""
+        by = [self.families.get(name) in families for name in self.by]
+        return np.logical_and(self.right, ~np.array(by, np.bool_))
+
+    def add(
+        self, name: str, family: Family, rows: Sequence[int], found: Evaluation
+    ) -> tuple[int, dict[str, int]]:
+        """Count a stage's successes; how many were new, and by which attack."""
+        self.families[name] = family
+        places, broken = np.asarray(rows, int), found.broken_at
+        judged = float(self.threat.judged)
+        new = (broken <= judged) & ~self.fooled[self.judged][places]
+        taken, who = found.table["fooled_as"].to_pylist(), found.table["fooled_by"].to_pylist()
+        for row in np.flatnonzero(new):
+            self.by[places[row]] = name
+            self.taken_for[places[row]] = taken[row]
+        for epsilon in self.threat.budgets:
+            self.fooled[epsilon.text][places[broken <= float(epsilon)]] = True
+        known = {e.index for e in self.examples}
+        shown = [replace(e, index=int(places[e.index])) for e in found.examples]
+        self.examples += [e for e in shown if e.index not in known]
+        self.examples = sorted(self.examples, key=lambda e: (e.distance, e.index))[:EXAMPLES]
+        return int(new.sum()), dict(Counter(str(who[row]) for row in np.flatnonzero(new)))
+
+    def level(self, epsilon: Epsilon) -> Level:
+        """Worst case over all stages so far, at a budget."""
+        left = int((~self.fooled[epsilon.text]).sum())
+        return Level(epsilon.text, float(epsilon), proportion(left, len(self.data)))
+
+
+def attack(
+    subject: Subject,
+    data: Dataset,
+    threat: Threat,
+    plan: Plan,
+    bench: Bench,
+    surrogate: Subject | None = None,
+) -> Attacked:
+    """Every stage of a plan in turn. What fails is a failed stage, never a robust image.
+
+    Raises:
+        InputError: checkpoint and data do not fit.
+        EvaluationFailed: the model breaks without any attack.
+    """
+    attacked = _clean(subject, data, threat, bench)
+    work = _Work(subject, threat, bench, attacked)
+    for spec in plan.stages:
+        work.protocol(spec)
+    if surrogate is not None:
+        work.transfer(surrogate)
+    return attacked
+
+
+def _clean(subject: Subject, data: Dataset, threat: Threat, bench: Bench) -> Attacked:
+    protocol = evaluation.resolve("clean", data, seed=threat.seed)
+    found = evaluation.run(subject, data, protocol, bench.out, bench.options)
+    right = found.broken_at > 0
+    return Attacked(
+        data,
+        threat,
+        right,
+        {e.text: ~right for e in threat.budgets},
+        ["" for _ in range(len(data))],
+        found.table["predicted"].to_numpy().astype(np.int64),
+    )
+
+
+@dataclass(slots=True)
+class _Work:
+    subject: Subject
+    threat: Threat
+    bench: Bench
+    attacked: Attacked
+
+    def protocol(self, spec: StageSpec) -> None:
+        """Each attack of a protocol as a stage of its own, so that each has its record."""
+        norm = self.threat.norm
+        if norm not in spec.attack:
+            name = next(iter(spec.attack.values()))
+            self._skip(name, protocols.load(name).title, spec, f"it has no {norm} version")
+            return
+        name = spec.attack[norm]
+        whole = protocols.load(name, spec.set)
+        for one, word in zip(whole.attacks, labels_of(whole.attacks), strict=True):
+            own = word if len(whole.attacks) == 1 else f"{name}: {word}"
+            protocol = self._resolved(replace(whole, attacks=(one,)), spec)
+            if name in PLAIN:
+                self.attacked.plain.append(own)
+            self._stage(own, _title(whole, word, spec), protocol, spec, _family(one))
+
+    def transfer(self, surrogate: Subject) -> None:
+        """The plain evaluation's protocol by another network's gradients."""
+        spec = StageSpec(PLAIN_BY_NORM, "all", required=False)
+        whole = protocols.load(PLAIN_BY_NORM[self.threat.norm])
+        self._stage(
+            "transfer",
+            f"Transfer from {surrogate.header['path']}: {whole.title}",
+            replace(self._resolved(whole, spec), epsilons=(self.threat.judged,)),
+            spec,
+            "transfer",
+            surrogate,
+        )
+
+    def _resolved(self, protocol: Protocol, spec: StageSpec) -> Protocol:
+        budgets = self.threat.budgets if spec.budgets == "all" else (self.threat.judged,)
+        return replace(protocol, epsilons=budgets, seed=self.threat.seed)
+
+    def _skip(self, name: str, title: str, spec: StageSpec, reason: str) -> None:
+        self.attacked.stages.append(
+            Stage(name, title, "white box", spec.required, "skipped", reason)
+        )
+
+    def _stage(
+        self,
+        name: str,
+        title: str,
+        protocol: Protocol,
+        spec: StageSpec,
+        family: Family,
+        surrogate: Subject | None = None,
+    ) -> None:
+        attacked = self.attacked
+        everything = spec.budgets == "all"
+        open_ = np.arange(len(attacked.data)) if everything else attacked.survivors.nonzero()[0]
+        rows = open_[: spec.survivors].tolist() if spec.survivors else open_.tolist()
+        stage = Stage(name, title, family, spec.required, "complete")
+        if not rows:
+            attacked.stages.append(self._told(replace(stage, seconds=0.0), protocol))
+            attacked.families[name] = family
+            return
+        counted = _Counted(self.subject)
+        try:
+            found = self._run(counted, rows, protocol, name, surrogate)
+        except OutOfTime:
+            reason = "the audit's minutes were up"
+            attacked.stages.append(replace(stage, status="skipped", reason=reason))
+        except (EvaluationFailed, ProtocolError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            attacked.stages.append(replace(stage, status="failed", reason=reason))
+        else:
+            attacked.toml[name] = protocols.protocol_toml(found.header["protocol"])
+            first, by = attacked.add(name, family, rows, found)
+            if everything:
+                attacked.alone[name] = found.broken_at > float(self.threat.judged)
+            stage = replace(
+                stage,
+                first=first,
+                found_by=by,
+                queries=counted.passes / len(rows)
+                if counted.passes and family != "white box"
+                else None,
+                seconds=float(found.run["seconds"]),
+                digest=found.digest,
+            )
+            levels = _levels(found, protocol) if everything else ()
+            attacked.stages.append(self._told(stage, protocol, levels))
+
+    def _told(self, stage: Stage, protocol: Protocol, levels: tuple[Level, ...] = ()) -> Stage:
+        """A completed stage with the accuracy after it."""
+        attacked = self.attacked
+        now = attacked.level(self.threat.judged)
+        attacked.toml.setdefault(
+            stage.name, protocols.protocol_toml(evaluation.protocol_header(protocol))
+        )
+        return replace(stage, robust=levels or (now,), so_far=now.accuracy)
+
+    def _run(
+        self,
+        counted: "_Counted",
+        rows: Sequence[int],
+        protocol: Protocol,
+        name: str,
+        surrogate: Subject | None,
+    ) -> Evaluation:
+        if self.bench.over():
+            raise OutOfTime
+        watch = self.bench.begin(name, len(rows))
+
+        def progress(done: float, total: int) -> None:
+            watch(done)
+            if self.bench.over():
+                raise OutOfTime
+
+        options = replace(self.bench.options, progress=progress)
+        part = self.attacked.data if len(rows) == len(self.attacked.data) else None
+        data = part or self.attacked.data.take(rows)
+        device = find_device(options.device)
+        # a model that draws at random draws alike when the audit is repeated
+        with seeded(seed_of(self.threat.seed, "audit", name), device):
+            return evaluation.run(
+                counted.subject, data, protocol, self.bench.out, options, surrogate
+            )
+
+
+class _Counted:
+    """A subject whose passes are counted, in images."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.passes = 0
+        self.subject = subject._replace(load=lambda device: self._watched(subject.load(device)))
+
+    def mean(self, images: int) -> float | None:
+        """Passes an image; None where the answer was on file."""
+        return self.passes / images if self.passes else None
+
+    def _watched(self, model: torch.nn.Module) -> torch.nn.Module:
+        def count(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+            self.passes += len(inputs[0])
+
+        model.register_forward_pre_hook(count)
+        return model
+
+
+PLAIN_BY_NORM: Mapping[Norm, str] = {"linf": "pgd", "l2": "pgd-l2", "l1": "pgd-l1"}
+PLAIN = frozenset(PLAIN_BY_NORM.values())
+"""the evaluation that is judged where no claim is given"""
+
+
+def _family(attack: Attack) -> Family:
+    if isinstance(attack, Noise):
+        return "floor"
+    return "black box" if isinstance(attack, BLACK_BOX) else "white box"
+
+
+def _title(whole: Protocol, word: str, spec: StageSpec) -> str:
+    parts = [whole.title if len(whole.attacks) == 1 else f"{word} of {whole.name}"]
+    if spec.set:
+        parts.append(f"with {' and '.join(spec.set)}")
+    if spec.survivors:
+        parts.append(f"on the first {spec.survivors} survivors only")
+    return ", ".join(parts)
+
+
+def _levels(found: Evaluation, protocol: Protocol) -> tuple[Level, ...]:
+    return tuple(Level(p.epsilon.text, float(p.epsilon), p.accuracy) for p in found.robust())
+
+
+def minutes(limit: float | None) -> Callable[[], bool]:
+    """Whether so many minutes from now are up; never without a limit."""
+    started = time.monotonic()
+    return lambda: limit is not None and time.monotonic() - started > 60 * limit

@@ -1,0 +1,137 @@
+"""What an audit runs: its file, by name or path. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from robustkit.errors import InputError, UnknownName
+from robustkit.files import build, read_toml, shipped
+from robustkit.protocol import Norm
+
+DEFAULT = "standard"
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """One protocol of the plan; each of its attacks becomes a stage."""
+
+    attack: Mapping[Norm, str]
+    """the protocol's name for each norm; a norm without one is skipped, and said"""
+    budgets: Literal["all", "judged"]
+    """all: every image at every budget; judged: at the judged budget, what survived so far"""
+    required: bool
+    set: tuple[str, ...] = ()
+    """changes to the protocol's attacks: "queries=1000" """
+    survivors: int = 0
+    """only the first so many images that survived so far; 0 for all"""
+
+
+@dataclass(frozen=True, slots=True)
+class Smoothing:
+    """The smoothed classifier of Cohen et al. 2019, an object of its own."""
+
+    images: int
+    sigma: float
+    draws: int
+    alpha: float = 0.001
+    radii: tuple[float, ...] = (0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run, in rising order of cost. Numbers of images are the first so many; 0 is all."""
+
+    name: str
+    title: str
+    images: int
+    stages: tuple[StageSpec, ...]
+    indicators: int
+    certified: int
+    corrupted: int
+    smoothing: Smoothing | None
+    thresholds: Mapping[str, Any]
+    """changes to the shipped thresholds of indicators"""
+    text: str
+    """the file's own text, for the record"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    attack: dict[str, str]
+    required: bool
+    budgets: Literal["all", "judged"] = "judged"
+    set: tuple[str, ...] = ()
+    survivors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    title: str
+    images: int
+    indicators: int
+    certified: int
+    corrupted: int
+    stage: tuple[dict, ...]  # type: ignore[type-arg]
+    smoothing: dict | None = None  # type: ignore[type-arg]
+    thresholds: dict | None = None  # type: ignore[type-arg]
+
+
+def names() -> list[str]:
+    """The shipped plans."""
+    folder = shipped("reports") / "audit"
+    return sorted(path.stem for path in folder.glob("*.toml") if path.stem != "thresholds")
+
+
+def load(name: str) -> Plan:
+    """A plan by name, or from a file.
+
+    Raises:
+        UnknownName: no shipped plan of that name.
+        InputError: a key, type or number that makes no sense; the message names file and key.
+    """
+    path = Path(name) if name.endswith(".toml") else shipped("reports") / "audit" / f"{name}.toml"
+    if not name.endswith(".toml") and name not in names():
+        raise UnknownName("audit", name, names())
+    where = str(path)
+    file = build(_File, read_toml(path), where)
+    for key in ("images", "indicators", "certified", "corrupted"):
+        if getattr(file, key) < 0:
+            raise InputError(f"{where}: {key} must not be negative; 0 means all")
+    stages = tuple(_stage(t, f"{where}: [[stage]] {i}") for i, t in enumerate(file.stage, 1))
+    smoothing = (
+        build(Smoothing, file.smoothing, f"{where}: [smoothing]") if file.smoothing else None
+    )
+    return Plan(
+        path.stem,
+        file.title,
+        file.images,
+        stages,
+        file.indicators,
+        file.certified,
+        file.corrupted,
+        smoothing,
+        file.thresholds or {},
+        path.read_text(encoding="utf-8"),
+    )
+
+
+def _stage(table: Mapping[str, Any], where: str) -> StageSpec:
+    stage = build(_Stage, table, where)
+    for norm in stage.attack:
+        if norm not in ("linf", "l2", "l1"):
+            raise InputError(f"{where}: attack.{norm}: {UnknownName('norm', norm, NORMS)}")
+    if stage.survivors < 0:
+        raise InputError(f"{where}: survivors must not be negative; 0 means all")
+    if stage.budgets == "all" and stage.survivors:
+        raise InputError(f'{where}: survivors goes with budgets = "judged"')
+    return StageSpec(
+        {norm: stage.attack[norm] for norm in NORMS if norm in stage.attack},
+        stage.budgets,
+        stage.required,
+        stage.set,
+        stage.survivors,
+    )
+
+
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")

@@ -1,0 +1,404 @@
+"""Policies: what a model must reach, as a file that a pipeline enforces. No torch.
+
+A rule about something that the audit does not know fails, and says so: nothing passes unseen.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+from scipy.special import betaincinv
+
+from robustkit.audit.outcome import Audit, Rule, Stage
+from robustkit.audit.verdict import norm_of
+from robustkit.audit.wording import at_most, budget, counted, points, sentence, share, shares
+from robustkit.errors import InputError, ProtocolError, UnknownName
+from robustkit.files import build, read_toml
+from robustkit.protocol import epsilon
+from robustkit.statistics import Comparison, Estimate
+
+# what XML 1.0 cannot hold, not even escaped
+_UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Robust:
+    """Accuracy under attack at a budget."""
+
+    robust: str
+    """the threat, "linf:8/255" """
+    at_least: float
+    confidence: float = 0.95
+    """of the one-sided lower bound that must reach `at_least`"""
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """Accuracy that a bound on the network proves at a budget."""
+
+    certified: str
+    """the threat, "linf:2/255" """
+    at_least: float
+    confidence: float = 0.95
+    """as in `Robust`"""
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Accuracy without an adversary."""
+
+    accuracy: Literal["clean", "corruptions"]
+    """on the images as they are, or the mean over corruptions and severities"""
+    at_least: float
+    confidence: float | None = None
+    """as in `Robust`, 0.95 if not given; the mean over corruptions has no interval"""
+
+
+@dataclass(frozen=True, slots=True)
+class Indicators:
+    """How many indicators of a failing attack may stay open."""
+
+    unresolved_indicators: int
+    unexamined_indicators: int = 0
+    """how many may not have been examined at all"""
+
+
+@dataclass(frozen=True, slots=True)
+class NotWorse:
+    """Robust accuracy beside that of another checkpoint on the same images."""
+
+    not_worse_than: str
+    """its path, or its file's name, as it was given to the audit"""
+    by_more_than: float
+    """a share: 0.01 is one point. The whole interval of the difference must lie above it"""
+
+
+@dataclass(frozen=True, slots=True)
+class Believed:
+    """The verdict on the claim."""
+
+    verdict: Literal["believable", "not overstated"]
+
+
+Requirement = Robust | Certified | Accuracy | Indicators | NotWorse | Believed
+_KINDS: Mapping[str, type[Requirement]] = {
+    "robust": Robust,
+    "certified": Certified,
+    "accuracy": Accuracy,
+    "unresolved_indicators": Indicators,
+    "not_worse_than": NotWorse,
+    "verdict": Believed,
+}
+"""by the key that says what is required"""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A title, and rules that must all hold."""
+
+    title: str
+    require: tuple[Requirement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    title: str
+    require: Any
+
+
+def read(path: Path) -> Policy:
+    """A policy from its TOML file.
+
+    Raises:
+        InputError: unreadable, or what `parse` raises.
+    """
+    return parse(read_toml(path), str(path))
+
+
+def parse(table: Mapping[str, Any], where: str) -> Policy:
+    """A policy from a TOML table; `where` begins every message.
+
+    Raises:
+        InputError: an unknown key or value (with a did-you-mean), a missing one, a number out of
+            range, or no rule at all: an empty policy would let everything pass.
+    """
+    file = build(_File, table, where)
+    entries = file.require
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{where}: a policy needs at least one [[require]]")
+    rules = [_requirement(e, f"{where}: require {i}") for i, e in enumerate(entries, 1)]
+    return Policy(file.title, tuple(rules))
+
+
+def _requirement(entry: object, where: str) -> Requirement:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: expected a table, got {entry!r}")
+    named = [key for key in entry if key in _KINDS]
+    if not named:
+        strange = next(iter(entry), "")
+        raise InputError(f"{where}: {UnknownName('requirement', strange, _KINDS)}")
+    if len(named) > 1:
+        raise InputError(f"{where}: one rule a table, but this one has {' and '.join(named)}")
+    rule = build(_KINDS[named[0]], entry, where)
+    _check(rule, where)
+    return rule
+
+
+def _check(rule: Requirement, where: str) -> None:
+    """Numbers within their range, threats readable; else InputError."""
+    for key in ("at_least", "by_more_than"):
+        value = getattr(rule, key, None)
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"{where}: {key}: expected a share from 0 to 1, got {value!r}")
+    level = getattr(rule, "confidence", None)
+    if level is not None and not 0.5 <= level < 1:
+        raise InputError(f"{where}: confidence: expected from 0.5 to below 1, got {level!r}")
+    for key in ("unresolved_indicators", "unexamined_indicators"):
+        if getattr(rule, key, 0) < 0:
+            raise InputError(f"{where}: {key}: expected 0 or more")
+    match rule:
+        case Robust(threat) | Certified(threat):
+            _threat(threat, where)
+        case Accuracy("corruptions", _, confidence) if confidence is not None:
+            raise InputError(
+                f"{where}: the mean over corruptions has no interval; leave confidence out"
+            )
+
+
+def _threat(text: str, where: str) -> tuple[str, str]:
+    """Norm and budget from "linf:8/255"."""
+    norm, colon, size = (part.strip() for part in text.partition(":"))
+    if not colon:
+        raise InputError(f'{where}: {text!r}: write NORM:EPSILON, for example "linf:8/255"')
+    try:
+        return norm_of(norm, where), epsilon(size, where).text
+    except ProtocolError as error:
+        raise InputError(str(error)) from error
+
+
+def judge_policy(policy: Policy, audit: Audit) -> tuple[Rule, ...]:
+    """Each rule with whether it holds and one sentence with the numbers.
+
+    A rule about what the audit does not know fails.
+    """
+    return tuple(_judged(requirement, audit) for requirement in policy.require)
+
+
+def _judged(requirement: Requirement, audit: Audit) -> Rule:
+    match requirement:
+        case Robust():
+            passed, said = _robust(requirement, audit)
+        case Certified():
+            passed, said = _certified(requirement, audit)
+        case Accuracy("clean"):
+            level = requirement.confidence or 0.95
+            said = "are right without attack"
+            passed, said = _bound(audit.clean, requirement.at_least, level, said)
+        case Accuracy():
+            passed, said = _corruptions(requirement, audit)
+        case Indicators():
+            passed, said = _indicators(requirement, audit)
+        case NotWorse():
+            passed, said = _not_worse(requirement, audit)
+        case Believed():
+            passed, said = _believed(requirement, audit)
+    return Rule(as_written(requirement), passed, sentence(said))
+
+
+def as_written(requirement: Requirement) -> str:
+    """A rule as one line of a policy's file, every value spelled out."""
+    pairs = ((name, getattr(requirement, name)) for name in type(requirement).__slots__)
+    return ", ".join(
+        f'{name} = "{value}"' if isinstance(value, str) else f"{name} = {value}"
+        for name, value in pairs
+        if value is not None
+    )
+
+
+Judged = tuple[bool, str]
+
+
+def _robust(rule: Robust, audit: Audit) -> Judged:
+    norm, size = _threat(rule.robust, "policy")
+    if norm != audit.norm:
+        return False, f"the audit attacked in {audit.norm}, so nothing is known in {norm}"
+    level = next((lv for lv in audit.robust if _same(lv.epsilon, size)), None)
+    if level is None:
+        return False, f"no attack completed at {budget(norm, size)}, so nothing is known there"
+    if missing := _missing(audit, level.epsilon):
+        # what survived is an upper bound; without the required attacks it bounds next to nothing
+        found = level.accuracy
+        return False, (
+            f"not all required attacks completed at {budget(norm, size)} (not: "
+            f"{at_most([stage.title for stage in missing])}), so that the {share(found.value)} of "
+            f"{counted(found.n, 'image')} that are still right are no finding"
+        )
+    said = f"are still right at {budget(norm, size)}"
+    return _bound(level.accuracy, rule.at_least, rule.confidence, said)
+
+
+def _missing(audit: Audit, size: str) -> list[Stage]:
+    """Required stages that left nothing at a budget: not complete, or not attacked there."""
+    there = audit.stages if size == audit.epsilon else audit.attacked_at(size)
+    return [s for s in audit.stages if s.required and (s.status != "complete" or s not in there)]
+
+
+def _certified(rule: Certified, audit: Audit) -> Judged:
+    norm, size = _threat(rule.certified, "policy")
+    if norm != audit.norm:
+        return False, f"the audit's bounds are in {audit.norm}, so nothing is known in {norm}"
+    found = _at(size, [(b.epsilon, b.certified) for b in audit.certificate.levels])
+    if found is None:
+        why = audit.certificate.reason or "the audit has no bound at this budget"
+        return False, f"nothing is certified at {budget(norm, size)}: {why}"
+    said = f"are proved right at {budget(norm, size)}"
+    return _bound(found, rule.at_least, rule.confidence, said)
+
+
+def _at(size: str, known: Sequence[tuple[str, Estimate]]) -> Estimate | None:
+    """The estimate at a budget, however the budget is written: 8/256 is 1/32."""
+    return next((e for text, e in known if _same(text, size)), None)
+
+
+def _same(one: str, other: str) -> bool:
+    return epsilon(one).value == epsilon(other).value
+
+
+def lower_bound(estimate: Estimate, confidence: float) -> float:
+    """One-sided lower bound of a share (Clopper and Pearson 1934): covers at least `confidence`."""
+    count = round(estimate.value * estimate.n)
+    return float(betaincinv(count, estimate.n - count + 1, 1 - confidence)) if count else 0.0
+
+
+def _bound(estimate: Estimate, at_least: float, confidence: float, said: str) -> Judged:
+    low = lower_bound(estimate, confidence)
+    passed = low >= at_least
+    bound, required = shares(low, at_least)
+    way = "reaches" if passed else "is below"
+    return passed, (
+        f"{share(estimate.value)} of {counted(estimate.n, 'image')} {said}; the one-sided "
+        f"{100 * confidence:.6g}\u00a0% lower bound, {bound}, {way} the {required} required"
+    )
+
+
+def _corruptions(rule: Accuracy, audit: Audit) -> Judged:
+    found = audit.corruptions
+    if found.mean is None:
+        why = found.reason or "they were not tried"
+        return False, f"nothing is known of common corruptions: {why}"
+    passed = found.mean >= rule.at_least
+    mean, required = shares(found.mean, rule.at_least)
+    way = "reaches" if passed else "is below"
+    return passed, (
+        f"the mean accuracy over {counted(len(found.rows), 'corruption')} and their severities on "
+        f"{counted(found.n, 'image')}, {mean}, {way} the {required} required"
+    )
+
+
+def _indicators(rule: Indicators, audit: Audit) -> Judged:
+    unknown = [r.title for r in audit.indicators if r.standing == "not examined"]
+    examined = len(audit.indicators) - len(unknown)
+    if not examined:
+        return False, "no indicator was examined, so nothing is known of them"
+    names = [reading.title for reading in audit.unresolved]
+    few, seen = len(names) <= rule.unresolved_indicators, len(unknown) <= rule.unexamined_indicators
+    said = (
+        f"{len(names)} of {counted(examined, 'examined indicator')} stayed unresolved"
+        f"{_these(names)}; allowed: {rule.unresolved_indicators}"
+    )
+    if unknown:
+        said += (
+            f"; {counted(len(unknown), 'indicator')} not examined{_these(unknown)}; allowed: "
+            f"{rule.unexamined_indicators}"
+        )
+    return few and seen, said
+
+
+def _these(names: Sequence[str]) -> str:
+    return f" ({at_most(names)})" if names else ""
+
+
+def _not_worse(rule: NotWorse, audit: Audit) -> Judged:
+    found = _beside(rule.not_worse_than, audit.comparisons)
+    if found is None:
+        return False, f"the audit was not compared with {rule.not_worse_than}"
+    if found.difference is None:
+        why = found.reason or "no data"
+        return False, f"the comparison with {rule.not_worse_than} has no result: {why}"
+    d = found.difference
+    passed = d.low >= -rule.by_more_than
+    way = "stays at or above" if passed else "reaches below"
+    return passed, (
+        f"robust accuracy less that of {rule.not_worse_than} is {points(d.value)} "
+        f"({100 * found.confidence:.6g}\u00a0% interval {points(d.low)} to {points(d.high)}, "
+        f"{found.unit}): the interval {way} {points(-rule.by_more_than)}"
+    )
+
+
+def _beside(name: str, comparisons: Sequence[Comparison]) -> Comparison | None:
+    """The comparison with a checkpoint, by its path as given, else by its file's name."""
+    exact = [c for c in comparisons if c.b == name]
+    alike = [c for c in comparisons if PurePath(c.b).name == PurePath(name).name]
+    found = exact or alike
+    return found[0] if len(found) == 1 else None
+
+
+def _believed(rule: Believed, audit: Audit) -> Judged:
+    word = audit.verdict.word
+    wanted = ("believable",) if rule.verdict == "believable" else ("believable", "not established")
+    return word in wanted, f"the verdict is {word}: {audit.verdict.sentence}"
+
+
+def junit(audit: Audit, rules: Sequence[Rule]) -> str:
+    """JUnit XML, as build servers read it: a test case a rule, failures with their sentence.
+
+    The rules are those that `judge_policy` gave; the same rules give the same text.
+    """
+    name = f"policy for {audit.checkpoint.get('path')}"
+    counts = {
+        "name": name,
+        "tests": str(len(rules)),
+        "failures": str(sum(not rule.passed for rule in rules)),
+        "errors": "0",
+    }
+    root = ElementTree.Element("testsuites", _fit(counts))
+    suite = ElementTree.SubElement(root, "testsuite", _fit(counts | {"skipped": "0"}))
+    properties = ElementTree.SubElement(suite, "properties")
+    for key, value in _properties(audit).items():
+        ElementTree.SubElement(properties, "property", _fit({"name": key, "value": value}))
+    for number, rule in enumerate(rules, 1):
+        # numbered, since servers take two cases of one name for one
+        case = {"classname": "robustkit.policy", "name": f"{number}. {rule.rule}"}
+        _outcome(ElementTree.SubElement(suite, "testcase", _fit(case)), rule)
+    ElementTree.indent(root)
+    text = ElementTree.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+
+
+def _properties(audit: Audit) -> dict[str, str]:
+    return {
+        "checkpoint": str(audit.checkpoint.get("path")),
+        "sha256": str(audit.checkpoint.get("sha256") or "not recorded"),
+        "threat": f"{audit.norm}:{audit.epsilon}",
+        "verdict": audit.verdict.word,
+    }
+
+
+def _outcome(case: ElementTree.Element, rule: Rule) -> None:
+    if rule.passed:
+        ElementTree.SubElement(case, "system-out").text = _whole(rule.sentence)
+        return
+    told = _fit({"message": rule.sentence, "type": "policy"})
+    ElementTree.SubElement(case, "failure", told).text = _whole(rule.sentence)
+
+
+def _fit(attributes: Mapping[str, str]) -> dict[str, str]:
+    return {key: _whole(value) for key, value in attributes.items()}
+
+
+def _whole(text: str) -> str:
+    """Without what XML 1.0 cannot hold."""
+    return _UNFIT.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,0 +1,75 @@
+"""Shares and lists in an audit's sentences, so rounded that none contradicts itself."""
+
+from collections.abc import Sequence
+
+from robustkit.statistics import Estimate
+
+MOST_DIGITS = 6
+
+
+def shares(*values: float) -> list[str]:
+    """Shares in per cent, all to as many digits as keep apart and in order what differs.
+
+    So a claim of 44.96 % never "lies above" a bound of "45.0 %".
+    """
+    for digits in range(1, MOST_DIGITS):
+        texts = [_percent(value, digits) for value in values]
+        if len(set(texts)) == len(set(values)):
+            return texts
+    return [_percent(value, MOST_DIGITS) for value in values]
+
+
+def share(value: float) -> str:
+    """One share in per cent, to a tenth."""
+    return _percent(value, 1)
+
+
+def points(difference: float, digits: int = 1) -> str:
+    """A difference of shares in points; as many digits as show that it is not nothing."""
+    while digits < MOST_DIGITS and difference and not round(100 * difference, digits):
+        digits += 1
+    return f"{100 * difference + 0.0:.{digits}f}\u00a0points".replace("-", "−")
+
+
+def within(estimate: Estimate) -> str:
+    """The interval in per cent: "44.1 % to 47.2 %"."""
+    return " to ".join(shares(estimate.low, estimate.high))
+
+
+def budget(norm: str, epsilon: str) -> str:
+    """A threat in words: "ε = 8/255 (linf)"."""
+    return f"ε\u00a0=\u00a0{epsilon} ({norm})"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: "1 image", "10,000 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row: "a", "a and b", "a, b and c"; nothing for none."""
+    *most, last = names or [""]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def capital(text: str) -> str:
+    """The text with its first letter large."""
+    return text[:1].upper() + text[1:]
+
+
+def sentence(*parts: str) -> str:
+    """The parts as one sentence: with a capital, and with one stop at its end."""
+    text = capital(" ".join(filter(None, parts))).rstrip(" .;:")
+    return text if text.endswith(("?", "!")) else f"{text}."
+
+
+def at_most(items: Sequence[str], most: int = 5) -> str:
+    """The first few of a list, and how many more there are."""
+    if len(items) <= most:
+        return listed(items)
+    return f"{', '.join(items[:most])} and {len(items) - most:,} more"
+
+
+def _percent(value: float, digits: int) -> str:
+    # + 0.0: no "-0.0"
+    return f"{round(100 * value, digits) + 0.0:.{digits}f}\u00a0%".replace("-", "−")

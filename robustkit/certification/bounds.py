@@ -1,0 +1,266 @@
+"""What a network's numbers can be over a region: intervals, linear relaxations, rounding.
+
+Intervals are those of Gowal et al. 2018, the linear relaxation is CROWN (Zhang et al. 2018): a
+lower bound of a linear function of a step's result is carried back to the images, each ReLU and
+each max pool replaced by the linear function below or above it that its interval allows.
+Everything is float64; N images, S linear functions ("slopes") for each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from robustkit.certification.network import Add, Affine, Input, MaxPool, Network, Relu, Step
+from robustkit.certification.region import Region, power
+
+Interval = tuple[Tensor, Tensor]
+"""lowest and highest, both N × a step's shape"""
+CELLS = 2**20
+"""numbers in the largest tensor of a pass: 8 MiB in float64; larger ones only miss the cache"""
+
+
+@dataclass(frozen=True, slots=True)
+class Roundoff:
+    """How a floating-point network departs from the exact one (Higham 2002, chapter 3)."""
+
+    unit: float = 2.0**-24
+    """relative error of one operation: float32's"""
+    inputs: float = 0.0
+    """relative error of each factor before it is multiplied: TF32's 2⁻¹¹, otherwise 0"""
+
+    def relative(self, terms: int) -> float:
+        """Error of a sum of so many products, in any order, over the sum of their sizes."""
+        if terms == 0:
+            return 0.0
+        roundings = (terms + 2) * self.unit
+        return roundings / (1 - roundings) + 2.1 * self.inputs
+
+
+def intervals(
+    network: Network, region: Region, known: dict[int, Interval] | None = None
+) -> list[Interval]:
+    """Every step's interval by interval arithmetic, cut by those already `known` by step.
+
+    In L2 and L1 the first layer that mixes pixels is also measured against the ball itself, by the
+    dual norm of its rows: the interval of pixels is as wide as in Linf.
+    """
+    results: list[Interval] = []
+    stretch: dict[int, Tensor] = {}
+    if region.norm != "linf":
+        stretch[0] = torch.ones_like(region.images[:1])
+    for index, step in enumerate(network.steps):
+        low, high = _interval(step, results, region)
+        if isinstance(step, Affine) and step.source in stretch:
+            stretched = _stretched(step, stretch[step.source], power(region.norm))
+            if stretched is not None and step.diagonal:
+                stretch[index] = stretched
+            elif stretched is not None:
+                ball = _around(network, region, index, stretched * region.radius)
+                low, high = _cut((low, high), ball)
+        if known and index in known:
+            low, high = _cut((low, high), known[index])
+        results.append((low, high))
+    return results
+
+
+def _interval(step: Step, before: Sequence[Interval], region: Region) -> Interval:
+    match step:
+        case Input():
+            return region.interval()
+        case Affine():
+            low, high = before[step.source]
+            middle = step.apply((low + high) / 2)
+            half = step.absolute((high - low) / 2)
+            return middle - half, middle + half
+        case Add(sources=(one, other)):
+            return before[one][0] + before[other][0], before[one][1] + before[other][1]
+        case _:  # they never fall
+            low, high = before[step.source]
+            return step.apply(low), step.apply(high)
+
+
+def _cut(one: Interval, other: Interval) -> Interval:
+    """The intersection; rounding may not leave it empty."""
+    low = torch.maximum(one[0], other[0])
+    return low, torch.maximum(torch.minimum(one[1], other[1]), low)
+
+
+def _stretched(step: Affine, factors: Tensor, q: int) -> Tensor | None:
+    """The q-norm of each row of a step after pixels were scaled by `factors`, 1 × shape.
+
+    None where the step has no weights of its own to raise to a power.
+    """
+    if step.diagonal:
+        return step.absolute(factors)
+    if step.weight is None:
+        return None
+    # scaled by the largest, and kept off zero, so that no power underflows: rows may only grow
+    weight, most = step.weight.abs(), step.weight.abs().max().clamp(min=1e-300)
+    scale = factors.max().clamp(min=1e-300)
+    power_of = [(t / top).clamp(min=1e-4) ** q for t, top in ((factors, scale), (weight, most))]
+    rows: Tensor = step.linear(power_of[0], power_of[1]) ** (1 / q) * scale * most
+    return rows
+
+
+def _around(network: Network, region: Region, index: int, half: Tensor) -> Interval:
+    """An interval around a step's value on the images themselves."""
+    middle = Network(network.steps[: index + 1]).values(region.images)[-1]
+    return middle - half, middle + half
+
+
+def rounding(network: Network, bounds: Sequence[Interval], roundoff: Roundoff) -> list[Tensor]:
+    """How far each step's result of a floating-point pass may be from the exact one, N × shape.
+
+    A running error analysis over the whole interval: it holds for every image of the region and
+    every order of summation, not for convolutions by Winograd's or Fourier transforms.
+    """
+    results: list[Tensor] = []
+    for step in network.steps:
+        match step:
+            case Input():
+                results.append(torch.zeros_like(bounds[0][0]))
+            case Affine():
+                error, size = results[step.source], _size(bounds[step.source])
+                fresh = step.absolute(size + error) + step.constants
+                results.append(step.absolute(error) + roundoff.relative(step.terms) * fresh)
+            case Add(sources=(one, other)):
+                error = results[one] + results[other]
+                size = _size(bounds[one]) + _size(bounds[other])
+                results.append(error + roundoff.relative(1) * (size + error))
+            case Relu():
+                error, size = results[step.source], _size(bounds[step.source])
+                fresh = roundoff.relative(1) * step.slope * (size + error)
+                results.append(error + fresh)
+            case MaxPool():
+                results.append(step.apply(results[step.source]))
+    return results
+
+
+def _size(interval: Interval) -> Tensor:
+    return torch.maximum(interval[0].abs(), interval[1].abs())
+
+
+# -- lower bounds carried back ------------------------------------------------------------------
+
+
+def lowest(
+    network: Network,
+    bounds: Sequence[Interval],
+    region: Region,
+    index: int,
+    slopes: Tensor,
+    *,
+    relax: bool,
+    real: Sequence[Tensor | None] = (),
+) -> Tensor:
+    """A lower bound of Σ slopes · (the result of a step) over each region; N × S × shape to N × S.
+
+    Carried back through affine steps exactly. Without `relax` it stops at the first other step and
+    takes its interval there: interval bounds with the last layers merged into the linear function.
+    Where `real` has a tensor for a step, 1 where a number exists and 0 where padding stands for it,
+    N × 1 × H × W, padding counts as 0.
+    """
+    waiting = {index: slopes}
+    total = slopes.new_zeros(slopes.shape[:2])
+    for i in range(index, -1, -1):
+        if i not in waiting:
+            continue
+        a, step = waiting.pop(i), network.steps[i]
+        if real and (there := real[i]) is not None:
+            a = a * there[:, None]
+        match step:
+            case Input():
+                total += region.minimum(a)
+                continue
+            case Affine():
+                total += a.flatten(2) @ step.offset.expand(step.shape).flatten()
+                inner = network.steps[step.source].shape
+                pulled = step.pull(a.flatten(0, 1), inner).view(*a.shape[:2], *inner)
+                flows = [(step.source, pulled)]
+            case Add(sources=(one, other)):
+                flows = [(one, a), (other, a)]
+            case _ if not relax:
+                low, high = bounds[i]
+                total += _weighed(a.clamp(min=0), low) + _weighed(a.clamp(max=0), high)
+                continue
+            case Relu():
+                passed, constant = _through_relu(step, a, bounds[step.source])
+                total += constant
+                flows = [(step.source, passed)]
+            case MaxPool():
+                inner = network.steps[step.source].shape
+                passed, constant = _through_pool(step, a, bounds[step.source], inner)
+                total += constant
+                flows = [(step.source, passed)]
+        for source, flow in flows:
+            waiting[source] = waiting[source] + flow if source in waiting else flow
+    return total
+
+
+def _through_relu(step: Relu, a: Tensor, interval: Interval) -> tuple[Tensor, Tensor]:
+    """Slopes before a ReLU, and what is added; where x crosses 0 it lies under its chord.
+
+    Below lies the steeper side where the interval has more of it (Zhang et al. 2018, adaptive).
+    """
+    low, high = interval
+    crossing = (low < 0) & (high > 0)
+    sure = torch.where(low >= 0, 1.0, step.slope).to(low)
+    chord = (high - step.slope * low) / (high - low).clamp(min=1e-300)
+    above = torch.where(crossing, chord, sure)
+    offset = torch.where(crossing, (1 - chord) * high, torch.zeros_like(high))
+    below = torch.where(crossing, torch.where(high > -low, 1.0, step.slope).to(low), sure)
+    falling = a.clamp(max=0)
+    passed = (a * below[:, None]).addcmul_(falling, (above - below)[:, None])
+    return passed, _weighed(falling, offset)
+
+
+def _through_pool(
+    step: MaxPool, a: Tensor, interval: Interval, inner: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Slopes before a max pool, and what is added.
+
+    Any input lies below the maximum; the one with the highest middle is taken. With c the highest
+    that the others reach, and j the input that reaches most, the maximum is at most max(x_j, c), so
+    it lies under the chord of that over x_j's interval: tighter than the constant it is usually
+    given, and exact where j always wins.
+    """
+    N, C = a.shape[0], inner[0]
+    low, high = (_windowed(step, side) for side in interval)  # N × C × L × P
+    best = (low + high).argmax(3, keepdim=True)
+    top = high.argmax(3, keepdim=True)
+    bottom, peak = low.gather(3, top)[..., 0], high.gather(3, top)[..., 0]
+    others = high.scatter(3, top, float("-inf")).amax(3)
+    # a window of one input, or one that always wins, passes it on
+    crossing = (others > bottom) & (peak > bottom)
+    base = torch.where(crossing, others, torch.zeros_like(peak))
+    chord = torch.where(crossing, (peak - base) / (peak - bottom).clamp(min=1e-300), 1.0)
+    offset = torch.where(crossing, base - chord * bottom, 0.0)
+    flat = a.flatten(3)  # N × S × C × L
+    rising, falling = flat.clamp(min=0), flat.clamp(max=0)
+    places = step.windows.expand(N, C, -1, -1)
+    result = a.new_zeros(*flat.shape[:3], prod(inner[1:]) + 1)
+    for chosen, part in ((best, rising), (top, falling * chord[:, None])):
+        where = places.gather(3, chosen)[..., 0][:, None].expand_as(part)
+        result.scatter_add_(3, where, part)
+    return result[..., :-1].reshape(*a.shape[:2], *inner), _weighed(falling, offset)
+
+
+def _weighed(slopes: Tensor, values: Tensor) -> Tensor:
+    """Σ slopes · values of each image, N × S × … and N × … to N × S."""
+    return (slopes.flatten(2) @ values.flatten(1)[..., None])[..., 0]
+
+
+def _windowed(step: MaxPool, x: Tensor) -> Tensor:
+    """The inputs of each window, N × C × H × W to N × C × L × P, −∞ where it overhangs."""
+    padded = functional.pad(x.flatten(2), (0, 1), value=float("-inf"))
+    return padded[..., step.windows]
+
+
+def chunk(network: Network, images: int, each: int) -> int:
+    """How many linear functions an image may have at once, `each` slopes to one, for memory."""
+    widest = max(prod(step.shape) for step in network.steps)
+    return max(1, CELLS // (widest * images * each))

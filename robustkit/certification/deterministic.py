@@ -1,0 +1,265 @@
+"""Which images no perturbation of a norm ball can fool: proved, not tried.
+
+The function is the attacked one, pixels in [0, 1] to logits with its normalisation inside, and so
+is the set: the ball of ε that attacks are held to (with their tolerance), inside the box. An attack
+gives an upper bound of robust accuracy, `certify` a lower bound; the truth lies between.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite, prod
+
+import torch
+from torch import Tensor, nn
+
+from robustkit.attack.draws import ORDER
+from robustkit.certification.bounds import (
+    Interval,
+    Roundoff,
+    chunk,
+    intervals,
+    lowest,
+    rounding,
+)
+from robustkit.certification.network import Network, Unsupported, written_down
+from robustkit.certification.refine import refined
+from robustkit.certification.region import Region, reach
+from robustkit.errors import DataError, InputError
+from robustkit.protocol import Norm
+
+BUDGET = 2e9
+"""multiplications that the linear relaxation may take for an image: up to a second on one core"""
+METHODS = ("interval", "linear", "linear throughout")
+"""interval bounds; linear relaxation over them; and with the layers between bounded likewise"""
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """What is proved of each of N images at one ε."""
+
+    epsilon: float
+    robust: Tensor
+    """bool N: right, and right for every x of the ball and the box"""
+    margin: Tensor
+    """float64 N: a lower bound over the region of the smallest logit_label − logit_other, less what
+    float32 rounding can take; −inf where nothing is known, as for a clean mistake"""
+    by: tuple[str, ...]
+    """the first of `METHODS` that proved it, N; "" where none did"""
+    method: str
+    """in words, with what was left out and why"""
+    reason: str = ""
+    """why the network is unsupported, in one line; "" where it is not"""
+
+
+def certify(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    norm: Norm,
+    epsilon: float,
+    batch_size: int = 32,
+    *,
+    budget: float = BUDGET,
+) -> Certified:
+    """Which images are provably right throughout ball(x, ε) ∩ [0, 1]^d.
+
+    An image counts as robust only if the float32 network itself predicts its label and every margin
+    is above what rounding can take; see `bounds.rounding`. Convolutions by Winograd's or Fourier
+    transforms, which lose more, are not covered.
+
+    Args:
+        model: frozen, in eval mode, pixels in [0, 1] to N × K logits.
+        images: float32 N × C × H × W in [0, 1].
+        labels: int64 N.
+        norm: of the perturbation.
+        epsilon: its largest size, ≥ 0.
+        batch_size: images at once; it changes no verdict but by rounding.
+        budget: multiplications that the linear relaxation may take for an image; 0 leaves it out.
+
+    Raises:
+        DataError: images or labels of another kind or shape.
+        InputError: an unknown norm, a negative ε, or a model in training mode.
+    """
+    return certify_rising(model, images, labels, norm, [epsilon], batch_size, budget=budget)[0]
+
+
+def certify_rising(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    norm: Norm,
+    epsilons: Sequence[float],
+    batch_size: int = 32,
+    *,
+    budget: float = BUDGET,
+) -> list[Certified]:
+    """`certify` for rising ε; an image that fails at one is not tried again at a larger one.
+
+    Raises:
+        DataError: images or labels of another kind or shape.
+        InputError: an unknown norm, ε that are negative or do not rise, or a model in training.
+    """
+    _check(model, images, labels, norm, epsilons)
+    try:
+        network = written_down(model, images[0])
+        right = _right(model, network, images, labels, batch_size)
+    except Unsupported as error:
+        return [_nothing(epsilon, len(images), str(error)) for epsilon in epsilons]
+    results = []
+    for epsilon in epsilons:
+        certifier = _Certifier(network, norm, reach(epsilon), budget, _roundoff(images.device))
+        result = certifier.run(images, labels, right, epsilon, batch_size)
+        results.append(result)
+        right = result.robust
+    return results
+
+
+def _check(
+    model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, epsilons: Sequence[float]
+) -> None:
+    if norm not in ORDER:
+        raise InputError(f"unknown norm {norm!r}; known: {', '.join(ORDER)}")
+    rising = list(epsilons) == sorted(epsilons)
+    if not (rising and epsilons and all(isfinite(e) and e >= 0 for e in epsilons)):
+        raise InputError(f"epsilons {list(epsilons)}: finite, rising numbers from 0 are needed")
+    if images.dim() != 4 or len(images) == 0 or not images.is_floating_point():
+        raise DataError(f"images of shape {tuple(images.shape)}: N×C×H×W numbers are needed")
+    if not (images.min() >= 0 and images.max() <= 1):  # NaN too is outside
+        raise DataError("images with pixels outside [0, 1]")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise DataError(f"labels of shape {tuple(labels.shape)}: one int64 per image is needed")
+    if any(module.training for module in model.modules()):
+        raise InputError("the model is in training mode; call eval() on it first")
+
+
+def _nothing(epsilon: float, n: int, reason: str) -> Certified:
+    return Certified(
+        epsilon,
+        torch.zeros(n, dtype=torch.bool),
+        torch.full((n,), -torch.inf, dtype=torch.float64),
+        ("",) * n,
+        "none",
+        reason,
+    )
+
+
+def _roundoff(device: torch.device) -> Roundoff:
+    """What the float32 network loses where it runs; on a GPU convolutions may be in TF32."""
+    loose = device.type == "cuda" and (
+        torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    )
+    return Roundoff(inputs=2.0**-11 if loose else 0.0)
+
+
+@torch.no_grad()
+def _right(
+    model: nn.Module, network: Network, images: Tensor, labels: Tensor, batch_size: int
+) -> Tensor:
+    """Whether the network itself is right on the clean images, bool N on the CPU.
+
+    Its logits are also held against the written-down steps: within rounding, or they are not the
+    same function and nothing may be said.
+    """
+    found = []
+    roundoff = _roundoff(images.device)
+    for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
+        logits = model(x)
+        classes = logits.shape[1]
+        if not 0 <= int(y.min()) <= int(y.max()) < classes:
+            raise DataError(f"a label outside the model's {classes} classes")
+        region = Region("linf", x.double(), 0.0)
+        bounds = intervals(network, region)
+        allowed = rounding(network, bounds, roundoff)[-1] + 1e-9
+        if not bool(((logits.double() - bounds[-1][0]).abs() <= 2 * allowed).all()):
+            raise Unsupported("the steps that were traced give other logits than the model")
+        found.append((logits.argmax(1) == y).cpu())
+    return torch.cat(found)
+
+
+@dataclass(slots=True)
+class _Certifier:
+    """One ε; methods in turn, each for the images the one before could not prove."""
+
+    network: Network
+    norm: Norm
+    radius: float
+    budget: float
+    roundoff: Roundoff
+
+    @torch.no_grad()
+    def run(
+        self, images: Tensor, labels: Tensor, tried: Tensor, epsilon: float, batch_size: int
+    ) -> Certified:
+        margin = torch.full((len(images),), -torch.inf, dtype=torch.float64)
+        by = [""] * len(images)
+        for rows in torch.split(tried.nonzero()[:, 0], batch_size):
+            if len(rows) == 0:
+                continue
+            there = rows.to(images.device)
+            region = Region(self.norm, images[there].double(), self.radius)
+            best, methods = self._batch(region, labels[there])
+            margin[rows] = best.cpu()
+            for row, method in zip(rows.tolist(), methods, strict=True):
+                by[row] = method
+        return Certified(epsilon, margin > 0, margin, tuple(by), self._words())
+
+    def _batch(self, region: Region, labels: Tensor) -> tuple[Tensor, list[str]]:
+        bounds = intervals(self.network, region)
+        best = self._margins(region, labels, bounds, relax=False)
+        methods = [METHODS[0] if value > 0 else "" for value in best.tolist()]
+        for name in METHODS[1:]:
+            rows = (best <= 0).nonzero()[:, 0]
+            if len(rows) == 0 or not self._affordable():
+                break
+            part = region.take(rows)
+            known = [(low[rows], high[rows]) for low, high in bounds]
+            if name == METHODS[2]:
+                known, layers = refined(self.network, known, part, self.budget - self._cost())
+                if layers == 0:
+                    break
+            value = self._margins(part, labels[rows], known, relax=True)
+            best[rows] = torch.maximum(best[rows], value)
+            for row, proved in zip(rows.tolist(), (value > 0).tolist(), strict=True):
+                methods[row] = name if proved else ""
+        return best, methods
+
+    def _margins(
+        self, region: Region, labels: Tensor, bounds: list[Interval], *, relax: bool
+    ) -> Tensor:
+        """A lower bound of each image's smallest margin, less rounding, N."""
+        slopes, others = _differences(labels, self._classes())
+        error = rounding(self.network, bounds, self.roundoff)[-1]
+        loss = error.gather(1, labels[:, None]) + error.gather(1, others)
+        last = len(self.network.steps) - 1
+        parts = [
+            lowest(self.network, bounds, region, last, part, relax=relax)
+            for part in torch.split(slopes, chunk(self.network, len(slopes), 1), dim=1)
+        ]
+        return (torch.cat(parts, 1) - loss).amin(1)
+
+    def _classes(self) -> int:
+        return prod(self.network.steps[-1].shape)
+
+    def _cost(self) -> float:
+        """Multiplications of the linear relaxation for one image, without layers between."""
+        last = len(self.network.steps) - 1
+        return float((self._classes() - 1) * self.network.work_below(last))
+
+    def _affordable(self) -> bool:
+        return self._cost() <= self.budget
+
+    def _words(self) -> str:
+        if self._affordable():
+            return "interval bounds and linear relaxation (CROWN), the better for each image"
+        return (
+            f"interval bounds; linear relaxation left out: it takes {self._cost():.2g} "
+            f"multiplications an image, more than the budget of {self.budget:.2g}"
+        )
+
+
+def _differences(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Slopes of logit_label − logit_other, N × (K − 1) × K, and the others, N × (K − 1)."""
+    every = torch.arange(classes, device=labels.device).expand(len(labels), -1)
+    others = every[every != labels[:, None]].view(len(labels), classes - 1)
+    identity = torch.eye(classes, dtype=torch.float64, device=labels.device)
+    return identity[labels][:, None] - identity[others], others

@@ -1,0 +1,245 @@
+"""Tighter intervals inside a network: linear relaxation where the sign of a neuron is open.
+
+A neuron behind convolutions sees a small square of the image only. Its bound is carried back
+through crops of the steps as large as what it sees, many places of many images side by side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from robustkit.certification.bounds import CELLS, Interval, chunk, intervals, lowest
+from robustkit.certification.network import (
+    Affine,
+    Input,
+    MaxPool,
+    Network,
+    Relu,
+    Step,
+    Window,
+    pool_window,
+    pool_windows,
+)
+from robustkit.certification.region import Region
+
+
+@dataclass(frozen=True, slots=True)
+class _Crops:
+    """What one place of a step's result depends on, as a network of its own."""
+
+    network: Network
+    """on crops; the last step's result has one place"""
+    chain: tuple[int, ...]
+    """the steps of the whole network that its steps are crops of"""
+    windows: tuple[Window, ...]
+    """for each of them: the crop that belongs to a place of the last one"""
+    grid: tuple[int, int]
+    """places of the last one"""
+
+
+def refined(
+    network: Network, bounds: list[Interval], region: Region, budget: float
+) -> tuple[list[Interval], int]:
+    """Intervals by linear relaxation for neurons of open sign, and how many layers have some.
+
+    Goes through the inputs of every ReLU behind another one. Each layer has an equal share of an
+    image's `budget` of multiplications; where it does not last, the neurons whose relaxation is
+    widest go first. What is done for an image depends on no other.
+    """
+    known: dict[int, Interval] = {}
+    targets = _targets(network)
+    for index in targets:
+        crops = _crops(network, index)
+        if crops is None:
+            work = network.work_below(index)
+        else:
+            work = crops.network.work_below(len(crops.chain) - 1)
+        chosen = _widest(bounds[index], int(budget / len(targets) / (2 * work)))
+        if not bool(chosen.any()):
+            continue
+        if crops is None:
+            known[index] = _whole(network, bounds, region, index, chosen)
+        else:
+            known[index] = _by_crops(crops, bounds, region, index, chosen)
+        bounds = intervals(network, region, known)
+    return bounds, len(known)
+
+
+def _targets(network: Network) -> list[int]:
+    """Inputs of ReLUs behind another one, in order."""
+    found = {step.source for step in network.steps if isinstance(step, Relu)}
+    return sorted(index for index in found if not _exact(network, index))
+
+
+def _exact(network: Network, index: int) -> bool:
+    """Whether a step follows the images by scaling, moving and one layer: intervals do as well."""
+    mixing = 0
+    while isinstance(step := network.steps[index], Affine):
+        mixing += not step.diagonal
+        index = step.source
+    return isinstance(step, Input) and mixing <= 1
+
+
+def _widest(interval: Interval, most: int) -> Tensor:
+    """The neurons of open sign of each image, `most` of them, by the height of their triangle."""
+    low, high = (side.flatten(1) for side in interval)
+    height = torch.where((low < 0) & (high > 0), -low * high / (high - low).clamp(min=1e-300), 0.0)
+    if most < height.shape[1]:
+        least = height.sort(dim=1, descending=True).values[:, most : most + 1]
+        height = torch.where(height > least, height, 0.0)
+    return (height > 0).view_as(interval[0])
+
+
+def _whole(
+    network: Network, bounds: Sequence[Interval], region: Region, index: int, chosen: Tensor
+) -> Interval:
+    """A step's interval, tighter where `chosen`, N × the step's shape."""
+    low, high = _tightened(network, bounds, region, index, chosen.flatten(1))
+    return low.view_as(chosen), high.view_as(chosen)
+
+
+def _tightened(
+    network: Network,
+    bounds: Sequence[Interval],
+    region: Region,
+    index: int,
+    chosen: Tensor,
+    real: Sequence[Tensor | None] = (),
+) -> Interval:
+    """A step's flattened interval, tighter where `chosen`, both N × numbers of the step."""
+    shape = network.steps[index].shape
+    low, high = (side.flatten(1).clone() for side in bounds[index])
+    most = int(chosen.sum(1).max())
+    # the chosen neurons of each image first; the few too many are dropped again
+    order = chosen.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
+    for columns in torch.split(order, chunk(network, len(chosen), 2), dim=1):
+        one = torch.zeros(*columns.shape, low.shape[1], dtype=low.dtype, device=low.device)
+        one.scatter_(2, columns[..., None], 1.0)
+        slopes = torch.cat([one, -one], 1).view(len(one), -1, *shape)
+        found = lowest(network, bounds, region, index, slopes, relax=True, real=real)
+        below, above = found.chunk(2, 1)
+        asked = chosen.gather(1, columns)
+        before, after = low.gather(1, columns), high.gather(1, columns)
+        low.scatter_(1, columns, torch.where(asked, torch.maximum(before, below), before))
+        high.scatter_(1, columns, torch.where(asked, torch.minimum(after, -above), after))
+    return low, torch.maximum(low, high)
+
+
+# -- crops --------------------------------------------------------------------------------------
+
+
+def _crops(network: Network, index: int) -> _Crops | None:
+    """The crops that a step depends on; None where they are no squares, or no smaller."""
+    if len(network.steps[index].shape) != 3:
+        return None
+    chain, windows = [index], [Window(1, 1, 0)]
+    while not isinstance(step := network.steps[chain[-1]], Input):
+        inner = _window(step)
+        if inner is None or isinstance(step, Input):
+            return None
+        w = windows[-1]
+        size = (w.size - 1) * inner.stride + inner.size
+        stride, padding = w.stride * inner.stride, w.padding * inner.stride + inner.padding
+        windows.append(Window(size, stride, padding))
+        chain.append(_source(step))
+    chain.reverse()
+    windows.reverse()
+    if windows[0].size >= max(network.steps[0].shape[1:]):
+        return None
+    steps: list[Step] = []
+    for place, (i, w) in enumerate(zip(chain, windows, strict=True)):
+        shape = (network.steps[i].shape[0], w.size, w.size)
+        inner_shape = steps[-1].shape if steps else shape
+        steps.append(_cropped(network.steps[i], place - 1, inner_shape, shape))
+    H, W = network.steps[index].shape[1:]
+    return _Crops(Network(tuple(steps)), tuple(chain), tuple(windows), (H, W))
+
+
+def _window(step: Step) -> Window | None:
+    match step:
+        case Affine():
+            return step.window
+        case MaxPool():
+            return pool_window(step)
+        case Relu():
+            return Window(1, 1, 0)
+        case _:
+            return None
+
+
+def _source(step: Step) -> int:
+    assert isinstance(step, Affine | Relu | MaxPool)
+    return step.source
+
+
+def _cropped(step: Step, source: int, inner: tuple[int, ...], shape: tuple[int, ...]) -> Step:
+    match step:
+        case Affine():
+            assert step.cropped is not None
+            return step.cropped(source, inner, shape)
+        case MaxPool():
+            window = pool_window(step)
+            assert window is not None
+            arguments = (window.size, window.stride)
+            places = pool_windows(inner[1], inner[2], arguments, step.windows.device)
+            return MaxPool(source, shape, arguments, places)
+        case Relu():
+            return Relu(source, shape, step.slope)
+        case _:
+            return Input(shape)
+
+
+def _by_crops(
+    crops: _Crops, bounds: Sequence[Interval], region: Region, index: int, chosen: Tensor
+) -> Interval:
+    """A step's interval, tighter where `chosen`, N × C × H × W."""
+    low, high = (side.clone() for side in bounds[index])
+    last = len(crops.chain) - 1
+    for n in range(len(chosen)):
+        places = chosen[n].flatten(1).any(0).nonzero()[:, 0]
+        if len(places) == 0:
+            continue
+        # as many places at once as leave room for a pair of slopes for each channel
+        widest = max(prod(step.shape) for step in crops.network.steps)
+        size = max(1, CELLS // (widest * 2 * min(8, chosen.shape[1])))
+        for some in torch.split(places, size):
+            parts, real = _cut_out(crops, bounds, n, some)
+            pixels = _tiles(region.images[n], crops.windows[0], crops.grid, some, 0.0)
+            asked = chosen[n].flatten(1)[:, some].t()
+            part = Region(region.norm, pixels, region.radius)
+            below, above = _tightened(crops.network, parts, part, last, asked, real)
+            low[n].view(len(low[n]), -1)[:, some] = below.t()
+            high[n].view(len(high[n]), -1)[:, some] = above.t()
+    return low, high
+
+
+def _cut_out(
+    crops: _Crops, bounds: Sequence[Interval], n: int, places: Tensor
+) -> tuple[list[Interval], list[Tensor | None]]:
+    """The intervals of one image's crops at some places, and which of their numbers exist."""
+    parts: list[Interval] = []
+    real: list[Tensor | None] = []
+    steps = crops.network.steps
+    for k, (i, window) in enumerate(zip(crops.chain, crops.windows, strict=True)):
+        pooled = k + 1 < len(steps) and isinstance(steps[k + 1], MaxPool)
+        fill = float("-inf") if pooled else 0.0
+        low, high = (_tiles(side[n], window, crops.grid, places, fill) for side in bounds[i])
+        parts.append((low, high))
+        there = _tiles(torch.ones_like(bounds[i][0][0, :1]), window, crops.grid, places, 0.0)
+        real.append(None if bool(there.all()) else there)
+    return parts, real
+
+
+def _tiles(x: Tensor, window: Window, grid: tuple[int, int], places: Tensor, fill: float) -> Tensor:
+    """The crops of some places of a grid, C × H × W to places × C × size × size."""
+    k, s, p = window.size, window.stride, window.padding
+    below, right = (
+        (count - 1) * s + k - p - length for count, length in zip(grid, x.shape[1:], strict=True)
+    )
+    padded = functional.pad(x, (p, right, p, below), value=fill)
+    tiles = padded.unfold(1, k, s).unfold(2, k, s)  # C × rows × columns × size × size, a view
+    return tiles[:, places // grid[1], places % grid[1]].transpose(0, 1)

@@ -1,0 +1,259 @@
+"""Randomised smoothing (Cohen, Rosenfeld and Kolter 2019): another classifier, with an L2 radius.
+
+The smoothed classifier g(x) is the class that the network f says most often of x + noise, the
+noise Gaussian with standard deviation σ and, as in the paper, not held inside the box [0, 1]. What
+is certified of g says nothing of f: accuracies of g stand beside those of g alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import beta, binomtest, norm
+from torch import Tensor, nn
+
+from robustkit.attack.draws import generator
+from robustkit.attack.geometry import column, project, within
+from robustkit.attack.geometry import distance as distance_of
+from robustkit.errors import DataError, EvaluationFailed, InputError
+
+BLOCK = 100
+"""draws made together: a draw depends on seed, image and its number, never on how many follow"""
+ABSTAIN = -1
+"""in place of a class: no class is sure enough"""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The noise of a smoothed classifier and how much of it is looked at."""
+
+    sigma: float
+    """standard deviation, in pixels of [0, 1]"""
+    alpha: float = 0.001
+    """share of wrong answers: of radii too large, and of confident predictions that are not g's"""
+    n0: int = 100
+    """draws that choose the class"""
+    n: int = 10_000
+    """draws that bound its probability, or decide a prediction"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.sigma) and self.sigma > 0):
+            raise InputError(f"sigma {self.sigma}: a positive number is needed")
+        if not 0 < self.alpha < 1:
+            raise InputError(f"alpha {self.alpha}: a number between 0 and 1 is needed")
+        if self.n0 < 1 or self.n < 1:
+            raise InputError(f"n0 {self.n0} and n {self.n}: at least one draw each is needed")
+
+
+@dataclass(frozen=True, slots=True)
+class Smoothed:
+    """What is known of the smoothed classifier g at N images; not of the network inside it.
+
+    An answer of an image is wrong with probability `noise.alpha` at most, each by itself.
+    """
+
+    noise: Noise
+    predicted: npt.NDArray[np.int64]
+    """class of g, N; `ABSTAIN` where its probability is not surely above one half"""
+    radius: npt.NDArray[np.float64]
+    """in L2, N: g says the same of every x' nearer than this; 0 where it abstains"""
+    lower: npt.NDArray[np.float64]
+    """lower bound of the probability of the class chosen, N"""
+
+    def certified(self, labels: npt.ArrayLike, epsilon: float) -> npt.NDArray[np.bool_]:
+        """Whether g is right at the image and within ε of it in L2, bool N."""
+        right: npt.NDArray[np.bool_] = self.predicted == np.asarray(labels)
+        return right & (self.radius > epsilon)
+
+
+@dataclass(frozen=True, slots=True)
+class AttackedSmoothed:
+    """The smoothed classifier g under an attack, beside its certificate; each bool N.
+
+    Image by image certified ⇒ attacked ⇒ clean: `clean` is the confident and right prediction of
+    `smooth`, `attacked` takes away the images for which a point was found that g confidently says
+    another class of, `certified` those too.
+    """
+
+    epsilon: float
+    clean: npt.NDArray[np.bool_]
+    attacked: npt.NDArray[np.bool_]
+    certified: npt.NDArray[np.bool_]
+    contradicted: npt.NDArray[np.bool_]
+    """certified by `smooth`, yet broken: one of the two answers is wrong, which has probability
+    2·alpha at most; such images are counted as neither"""
+    perturbed: Tensor
+    """the points tried, N × C × H × W; the image itself where g is not right"""
+
+
+def smooth(
+    model: nn.Module, images: Tensor, ids: Sequence[str], noise: Noise, batch_size: int = 500
+) -> Smoothed:
+    """CERTIFY of the paper for each of N images in [0, 1], N × C × H × W.
+
+    `n0` draws choose the class, `n` others bound its probability p from below (Clopper and Pearson
+    1934, one-sided at alpha); radius σ Φ⁻¹(p). The draws belong to `ids` and `noise.seed`.
+
+    Raises:
+        DataError: not one id per image.
+        EvaluationFailed: logits that are NaN.
+    """
+    _check(images, ids)
+    chosen, lower = np.zeros(len(images), np.int64), np.zeros(len(images))
+    for i, (image, name) in enumerate(zip(images, ids, strict=True)):
+        first = _counts(model, image, noise, noise.n0, ("choose", name), batch_size)
+        chosen[i] = int(first.argmax())
+        counts = _counts(model, image, noise, noise.n, ("estimate", name), batch_size)
+        lower[i] = lower_bound(int(counts[chosen[i]]), noise.n, noise.alpha)
+    sure = lower > 0.5
+    radius = np.where(sure, noise.sigma * norm.ppf(np.maximum(lower, 0.5)), 0.0)
+    return Smoothed(noise, np.where(sure, chosen, ABSTAIN), radius, lower)
+
+
+def lower_bound(successes: int, n: int, alpha: float) -> float:
+    """Of a probability, one-sided at 1 − alpha (Clopper and Pearson 1934)."""
+    return float(beta.ppf(alpha, successes, n - successes + 1)) if successes else 0.0
+
+
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    ids: Sequence[str],
+    noise: Noise,
+    batch_size: int = 500,
+    purpose: str = "predict",
+) -> npt.NDArray[np.int64]:
+    """PREDICT of the paper: g's class of each image, N, or `ABSTAIN`.
+
+    The two most frequent classes among `n` draws must differ by a binomial test at alpha. Draws
+    for another `purpose` are others.
+
+    Raises:
+        DataError: not one id per image.
+        EvaluationFailed: logits that are NaN.
+    """
+    _check(images, ids)
+    found = np.full(len(images), ABSTAIN, np.int64)
+    for i, (image, name) in enumerate(zip(images, ids, strict=True)):
+        counts = _counts(model, image, noise, noise.n, (purpose, name), batch_size)
+        second, top = np.sort(counts)[-2:] if len(counts) > 1 else (0, counts[0])
+        if binomtest(int(top), int(top + second), 0.5).pvalue <= noise.alpha:
+            found[i] = int(counts.argmax())
+    return found
+
+
+def attack_smoothed(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    ids: Sequence[str],
+    epsilon: float,
+    smoothed: Smoothed,
+    batch_size: int = 500,
+    *,
+    steps: int = 20,
+    draws: int = 16,
+) -> AttackedSmoothed:
+    """Try to fool g within ε in L2 and inside the box, and say what is left.
+
+    Projected gradient descent on the mean softmax of the label over `draws` noises, fresh in each
+    step (Salman et al. 2019, SmoothAdv), by steps of 2.5·ε/steps. The last point is judged by
+    `predict` with draws of its own; only a confident other class counts as broken.
+
+    Raises:
+        DataError: not one id and one label per image.
+        EvaluationFailed: logits that are NaN.
+    """
+    _check(images, ids)
+    if len(labels) != len(images) or len(smoothed.predicted) != len(images):
+        raise DataError(f"{len(images)} images need as many labels and smoothed predictions")
+    truth = labels.cpu().numpy()
+    clean, sealed = smoothed.predicted == truth, smoothed.certified(truth, epsilon)
+    perturbed, broken = images.clone(), np.zeros(len(images), np.bool_)
+    for i in np.flatnonzero(clean).tolist():
+        names = [ids[i]]
+        x = _descend(
+            model, images[i], int(truth[i]), names[0], epsilon, smoothed.noise, steps, draws
+        )
+        if not bool(within(distance_of(images[i : i + 1], x, "l2"), epsilon).all()):
+            raise EvaluationFailed("the attack on the smoothed classifier left its ball")
+        perturbed[i] = x[0]
+        verdict = predict(model, x, names, smoothed.noise, batch_size, "verdict")[0]
+        broken[i] = verdict not in (ABSTAIN, truth[i])
+    return AttackedSmoothed(
+        epsilon, clean, clean & ~broken, sealed & ~broken, sealed & broken, perturbed
+    )
+
+
+def _descend(
+    model: nn.Module,
+    image: Tensor,
+    label: int,
+    name: str,
+    epsilon: float,
+    noise: Noise,
+    steps: int,
+    draws: int,
+) -> Tensor:
+    """A point within ε of one image, 1 × C × H × W, at which the label is less likely."""
+    start = image[None]
+    x, budget = start.clone(), torch.full((1,), epsilon, device=image.device)
+    for step in range(steps):
+        source = generator(noise.seed, "smoothing", "attack", name, step)
+        draw = torch.randn(draws, *image.shape, generator=source).to(image.device)
+        with torch.enable_grad():
+            point = x.detach().requires_grad_()
+            logits = model(point + noise.sigma * draw)
+            loss = logits.log_softmax(1)[:, label].logsumexp(0)
+            (slope,) = torch.autograd.grad(loss, point)
+        length = column(slope.flatten(1).norm(dim=1).clamp(min=1e-30), slope)
+        x = project(x - 2.5 * epsilon / steps * slope / length, start, budget, "l2")
+    return x
+
+
+@torch.no_grad()
+def _counts(
+    model: nn.Module,
+    image: Tensor,
+    noise: Noise,
+    n: int,
+    names: tuple[str, str],
+    batch_size: int,
+) -> npt.NDArray[np.int64]:
+    """How often f says each class of one image, C × H × W, among n draws, K."""
+    total: Tensor | int = 0
+    for draws in _batches(image, noise, n, names, batch_size):
+        logits = model(image + noise.sigma * draws.to(image.device))
+        if bool(logits.isnan().any()):
+            raise EvaluationFailed("the model returned NaN logits for an image with noise")
+        total = total + torch.bincount(logits.argmax(1), minlength=logits.shape[1]).cpu()
+    return np.asarray(total, np.int64)
+
+
+def _batches(
+    image: Tensor, noise: Noise, n: int, names: tuple[str, str], batch_size: int
+) -> Iterator[Tensor]:
+    """The first n standard normal draws of an image and a purpose, a batch at a time."""
+    blocks = max(1, batch_size // BLOCK)
+    for first in range(0, n, blocks * BLOCK):
+        many = [
+            torch.randn(
+                BLOCK,
+                *image.shape,
+                generator=generator(noise.seed, "smoothing", *names, number),
+            )
+            for number in range(first // BLOCK, min(first // BLOCK + blocks, -(-n // BLOCK)))
+        ]
+        yield from torch.split(torch.cat(many)[: n - first], batch_size)
+
+
+def _check(images: Tensor, ids: Sequence[str]) -> None:
+    if images.dim() != 4 or len(ids) != len(images):
+        raise DataError(
+            f"images of shape {tuple(images.shape)} and {len(ids)} ids: "
+            "N×C×H×W images with one id each are needed"
+        )

@@ -1,0 +1,153 @@
+"""What an audit found: accuracy between its bounds, attack by attack, and who is taken for whom."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator, PercentFormatter
+
+from robustkit.audit.outcome import Bound, Claim, Level, Smoothed, Stage
+from robustkit.figures.curves import ticks
+from robustkit.figures.legend import legend
+from robustkit.figures.names import printable, shortened
+from robustkit.figures.style import FAINT, INK, look
+from robustkit.statistics import Estimate
+
+ANNOTATED = 12
+"""up to so many classes the cells of a confusion matrix have room for their numbers"""
+NAMED = 30
+"""up to so many classes every row has room for its name"""
+
+
+def bounds(
+    ax: Axes, clean: Estimate, robust: Sequence[Level], certified: Sequence[Bound], norm: str
+) -> Axes:
+    """Attacked accuracy, an upper bound, and certified accuracy, a lower one, against ε.
+
+    Both begin at accuracy without attack, where ε is 0. The zone between them is not known.
+    """
+    upper = [(0.0, clean), *sorted((lv.value, lv.accuracy) for lv in robust)]
+    lower = [(0.0, clean), *sorted((b.value, b.certified) for b in certified)]
+    _line(ax, upper, 0)
+    if certified:
+        _line(ax, lower, 2)
+        _between(ax, dict(upper), dict(lower))
+    places = {lv.epsilon: lv.value for lv in robust} | {b.epsilon: b.value for b in certified}
+    ticks(ax, {"0": 0.0} | dict(sorted(places.items(), key=lambda p: p[1])), log=False)
+    _share_axis(ax, f"ε ({norm})")
+    if certified:
+        said = {"0": "right under every attack: an upper bound", "2": "proved: a lower bound"}
+        _legend(ax, said)
+    return ax
+
+
+def smoothed(ax: Axes, found: Smoothed) -> Axes:
+    """The smoothed classifier's certified and attacked accuracy against the L2 radius."""
+    lower = [(0.0, found.clean), *((lv.radius, lv.certified) for lv in found.levels)]
+    upper = [(0.0, found.clean), *((lv.radius, lv.attacked) for lv in found.levels)]
+    _line(ax, upper, 0)
+    _line(ax, lower, 2)
+    _between(ax, dict(upper), dict(lower))
+    ticks(ax, {"0": 0.0} | {f"{lv.radius:g}": lv.radius for lv in found.levels}, log=False)
+    _share_axis(ax, "L2 radius")
+    _legend(ax, {"0": "right under attack", "2": "certified"})
+    return ax
+
+
+def _line(ax: Axes, values: Sequence[tuple[float, Estimate]], number: int) -> None:
+    """Estimates with their intervals, joined."""
+    ends = np.array([(e.value - e.low, e.high - e.value) for _, e in values]).T
+    x = [place for place, _ in values]
+    ax.errorbar(x, [e.value for _, e in values], yerr=ends, **look(number), label=str(number))
+
+
+def _between(ax: Axes, upper: dict[float, Estimate], lower: dict[float, Estimate]) -> None:
+    """The zone between two curves, where both are known."""
+    x = sorted(set(upper) & set(lower))
+    low, high = ([side[place].value for place in x] for side in (lower, upper))
+    ax.fill_between(x, low, high, color=FAINT, alpha=0.25, linewidth=0, label="zone")
+
+
+def _legend(ax: Axes, lines: Mapping[str, str]) -> None:
+    """What each line is, and the zone: by the artists' own labels, since matplotlib sorts them."""
+    said = {**lines, "zone": "between them: not known"}
+    legend(ax, [said[label] for label in ax.get_legend_handles_labels()[1]])
+
+
+def _share_axis(ax: Axes, label: str) -> None:
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
+    sns.despine(ax=ax)
+    ax.set(ylim=(-0.02, 1.02), xlabel=label, ylabel="accuracy")
+
+
+def stages(ax: Axes, clean: Estimate, stages: Sequence[Stage], claim: Claim | None = None) -> Axes:
+    """Accuracy so far after each stage, from the top down, with intervals; the claim as a line.
+
+    At the right stands how many images the stage was the first to fool, or that it has no result.
+    """
+    names = ["no attack", *shortened([stage.title for stage in stages], 34)]
+    _row(ax, 0, clean, "")
+    for place, stage in enumerate(stages, 1):
+        done = stage.status == "complete"
+        said = f"{stage.first:,} first" if done else stage.status
+        _row(ax, place, stage.so_far if done else None, said)
+    if claim is not None:
+        ax.axvline(claim.accuracy, color=INK, linewidth=0.9, linestyle="--")
+        side = "left" if claim.accuracy < 0.5 else "right"
+        text = " claim " if side == "left" else "claim "
+        ax.text(claim.accuracy, -0.75, text, ha=side, va="bottom", size="small")
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.75), xlabel="accuracy so far")
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", color=FAINT, alpha=0.3, linewidth=0.6)
+    sns.despine(ax=ax, left=True)
+    return ax
+
+
+def _row(ax: Axes, place: int, estimate: Estimate | None, said: str) -> None:
+    ax.text(1.03, place, said, va="center", size="small", transform=ax.get_yaxis_transform())
+    if estimate is None:
+        return
+    ends = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
+    appearance = look(0) | {"linestyle": "none"}
+    ax.errorbar(estimate.value, place, xerr=ends, **appearance)
+
+
+def confusion(ax: Axes, shares: Sequence[Sequence[float]], classes: Sequence[str]) -> Axes:
+    """A heat map of shares of each class's images (rows) by the class they are taken for (columns).
+
+    Few classes have numbers, in per cent, and names; many have only colours, and names at every
+    so-manieth row. The colour of a share is that of its square root, so that small ones show.
+    """
+    values = np.array(shares, dtype=np.float64).reshape(len(classes), len(classes))
+    # not seaborn's mesh: 120 classes would be 14,400 paths
+    ax.imshow(np.sqrt(values), vmin=0, vmax=1, cmap="cividis", interpolation="none")
+    if len(classes) <= ANNOTATED:
+        for (row, column), value in np.ndenumerate(values):
+            _number(ax, column, row, float(value))
+    every = 1 if len(classes) <= NAMED else -(-len(classes) // NAMED)
+    names = shortened([printable(name) for name in classes], 14)
+    at = range(0, len(classes), every)
+    wide = max(map(len, names), default=0) * len(at) > ANNOTATED * 2
+    size = "x-small" if len(classes) > ANNOTATED else "small"
+    ax.set_xticks(at, [names[i] for i in at], rotation=90 if wide else 0, size=size)
+    ax.set_yticks(at, [names[i] for i in at], size=size)
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.tick_params(length=0)
+    ax.set(xlabel="class under attack", ylabel="label")
+    sns.despine(ax=ax, left=True, bottom=True)
+    return ax
+
+
+def _number(ax: Axes, x: int, y: int, value: float) -> None:
+    if value <= 0:
+        return
+    # cividis turns light halfway; white and this grey are no ink of the page, so they stay
+    color = "#ffffff" if value < 0.3 else "#101010"
+    text = "<1" if value < 0.005 else f"{100 * value:.0f}"
+    ax.text(x, y, text, ha="center", va="center", size="x-small", color=color)

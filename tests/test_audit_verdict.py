@@ -1,0 +1,568 @@
+"""Verdicts, claims, policies and the checklist: what an audit concludes from what it found."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from audits import HOSTILE, POLICY, broken, comparison, full, hostile, level, minimal
+from evaluations import evaluation
+from scipy.stats import binom
+
+from robustkit.audit.checklist import fill
+from robustkit.audit.outcome import Claim, Reading, Stage
+from robustkit.audit.policy import as_written, judge_policy, junit, lower_bound, parse, read
+from robustkit.audit.verdict import WIDEST, claim_from, judge, parse_claim
+from robustkit.audit.wording import at_most, points, shares
+from robustkit.errors import InputError
+from robustkit.record import Evaluation
+from robustkit.statistics import Estimate, proportion
+from robustkit.summary import failure, summarise
+
+LEFT = Estimate(0.45, 0.42, 0.48, 1000, "Wilson, 95%")
+PGD = Stage("pgd", "PGD", "white box", True, "complete")
+SQUARE = Stage("square", "Square", "black box", True, "complete")
+QUIET = Reading("zero-gradients", "Do gradients vanish?", "A", "quiet", 0.0, 0.1)
+OPEN = replace(QUIET, standing="unresolved", value=0.3)
+NOTED = replace(QUIET, standing="noted")
+UNSEEN = replace(QUIET, standing="not examined", value=None)
+FAILED = replace(SQUARE, status="failed", reason="the logits are not finite")
+SKIPPED = replace(SQUARE, status="skipped", reason="no time was left")
+GOOD = (PGD, SQUARE)
+
+
+def verdict(accuracy, survived=LEFT, stages=GOOD, indicators=(QUIET,), **more):
+    return judge(Claim("linf", "8/255", accuracy, "given"), survived, stages, indicators, **more)
+
+
+# ---- the verdict
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "word"),
+    [
+        (1.0, "overstated"),
+        (np.nextafter(0.48, 1), "overstated"),
+        (0.48, "believable"),
+        (0.45, "believable"),
+        (0.42, "believable"),
+        (np.nextafter(0.42, 0), "not established"),
+        (0.0, "not established"),
+    ],
+)
+def test_the_interval_decides_and_its_ends_belong_to_it(accuracy, word):
+    assert verdict(float(accuracy)).word == word
+
+
+@pytest.mark.parametrize(
+    ("stages", "indicators", "word", "reason"),
+    [
+        (
+            GOOD,
+            (QUIET, NOTED),
+            "believable",
+            "Every required attack completed (2): PGD and Square.",
+        ),
+        (GOOD, (QUIET, UNSEEN), "believable", "1 indicator not examined: Do gradients vanish?"),
+        (
+            (PGD, replace(FAILED, required=False)),
+            (QUIET,),
+            "believable",
+            "Square did not complete: the logits are not finite.",
+        ),
+        (
+            (PGD, FAILED),
+            (QUIET,),
+            "not established",
+            "Square did not complete: the logits are not finite.",
+        ),
+        ((PGD, SKIPPED), (QUIET,), "not established", "Square was skipped: no time was left."),
+        (
+            (replace(PGD, required=False),),
+            (QUIET,),
+            "not established",
+            "No attack that a verdict needs was run.",
+        ),
+        ((), (QUIET,), "not established", "No attack that a verdict needs was run."),
+        (
+            GOOD,
+            (QUIET, OPEN),
+            "not established",
+            "1 indicator stayed unresolved: Do gradients vanish? (0.3, threshold 0.1).",
+        ),
+        (GOOD, (OPEN, OPEN), "not established", "2 indicators stayed unresolved: "),
+        (GOOD, (), "not established", "No indicator of a failing attack was examined"),
+        (GOOD, (UNSEEN,), "not established", "No indicator of a failing attack was examined"),
+    ],
+)
+def test_a_claim_within_the_interval_needs_attacks_and_indicators(stages, indicators, word, reason):
+    found = verdict(0.45, stages=stages, indicators=indicators)
+    assert found.word == word
+    assert any(r.startswith(reason) for r in found.reasons), found.reasons
+    assert found.by is None
+
+
+@pytest.mark.parametrize("stages", [GOOD, (PGD, FAILED), ()])
+@pytest.mark.parametrize("indicators", [(QUIET,), (OPEN,), ()])
+def test_what_was_fooled_stays_fooled_whatever_did_not_complete(stages, indicators):
+    found = verdict(0.5, stages=stages, indicators=indicators)
+    assert found.word == "overstated"
+    assert found.by == pytest.approx(0.02)
+    assert "overstated by 2.0\u00a0points or more" in found.sentence
+    assert ("could only have lowered" in " ".join(found.reasons)) == (FAILED in stages)
+
+
+def test_a_claim_below_says_that_the_attacks_may_be_too_weak():
+    (reason,) = verdict(0.3).reasons
+    assert "lies below the interval, which begins at 42.0\u00a0%" in reason
+    assert "they may be too weak, or the claim is conservative" in reason
+    assert verdict(0.3).by is None
+
+
+def test_where_nothing_was_attacked_nothing_is_known():
+    found = verdict(0.45, survived=None, stages=())
+    assert found.word == "not established"
+    assert found.reasons[0] == "No attack completed at ε\u00a0=\u00a08/255 (linf)."
+
+
+@pytest.mark.parametrize(("n", "word"), [(10, "not established"), (1000, "believable")])
+def test_an_interval_that_admits_everything_establishes_nothing(n, word):
+    left = proportion(n // 2, n)
+    assert (left.high - left.low > WIDEST) == (n == 10)
+    found = verdict(0.5, survived=left)
+    assert found.word == word
+    assert ("audit more images" in " ".join(found.reasons)) == (n == 10)
+    assert verdict(0.5, survived=left, widest=1.0).word == "believable"
+
+
+def test_all_reasons_against_a_claim_are_told():
+    found = verdict(0.3, stages=(PGD, FAILED), indicators=(OPEN,))
+    assert len(found.reasons) == 3
+    assert "Square did not complete" in verdict(0.45, stages=(PGD, FAILED)).sentence
+
+
+def test_rounding_never_contradicts_a_sentence():
+    assert shares(0.4496, 0.45) == ["44.96\u00a0%", "45.00\u00a0%"]
+    assert shares(0.45, 0.45) == ["45.0\u00a0%", "45.0\u00a0%"]
+    assert points(0.0001) == "0.01\u00a0points"
+    assert points(-0.0) == "0.0\u00a0points"
+    just = verdict(0.48004)
+    assert "48.004\u00a0% lies above" in just.reasons[0]
+    assert "0.004\u00a0points" in just.sentence
+
+
+def test_lists_in_sentences():
+    assert at_most([]) == ""
+    assert at_most(["a"]) == "a"
+    assert at_most(["a", "b", "c"]) == "a, b and c"
+    assert at_most(list("abcdefg"), 3) == "a, b, c and 4 more"
+
+
+# ---- claims
+
+
+@pytest.mark.parametrize(
+    ("text", "claim"),
+    [
+        ("linf:8/255=0.45", ("linf", "8/255", 0.45)),
+        ("l2:0.5=45%", ("l2", "0.5", 0.45)),
+        (" l1 : 12 = 0 ", ("l1", "12", 0.0)),
+        ("linf:8/255=1", ("linf", "8/255", 1.0)),
+    ],
+)
+def test_a_claim_is_read(text, claim):
+    found = parse_claim(text)
+    assert (found.norm, found.epsilon, found.accuracy) == claim
+    assert found.source == "given"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "write NORM:EPSILON=ACCURACY"),
+        ("0.45", "write NORM:EPSILON=ACCURACY"),
+        ("8/255=0.45", "write NORM:EPSILON=ACCURACY"),
+        ("l3:8/255=0.45", "unknown norm 'l3'; known: linf, l2, l1"),
+        ("linf:8/0=0.45", "expected a number such as"),
+        ("linf:-1=0.45", "a budget must be above 0"),
+        ("linf:8/255=high", "'high' is no accuracy"),
+        ("linf:8/255=", "'' is no accuracy"),
+        ("linf:8/255=45", "between 0 and 1; did you mean 45%?"),
+        ("linf:8/255=nan", "between 0 and 1"),
+        ("linf:8/255=-0.1", "between 0 and 1"),
+    ],
+)
+def test_a_bad_claim_is_one_clear_line(text, message):
+    with pytest.raises(InputError) as error:
+        parse_claim(text)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_evaluation_makes_a_claim(tmp_path):
+    record = evaluation()
+    accuracy = record.robust()[1].accuracy.value
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([summarise(record)]))
+    for source in (record, path):
+        claim = claim_from(source, "2/10")
+        assert (claim.norm, claim.epsilon, claim.accuracy) == ("linf", "0.2", accuracy)
+    assert claim.source == str(path)
+    assert claim_from(evaluation(epsilons=["0.1"])).epsilon == "0.1"
+
+
+def test_what_makes_no_claim_is_one_clear_line(tmp_path):
+    record, path = evaluation(), tmp_path / "results.json"
+    aimed = json.loads(json.dumps(record.header))
+    aimed["protocol"]["resolved"]["target"] = "next"
+    for source, epsilon, message in (
+        (record, None, "name the budget of the claim; attacked at: 0.1, 0.2, 0.3"),
+        (record, "0.4", "not attacked at ε = 0.4; attacked at: 0.1, 0.2, 0.3"),
+        (Evaluation(aimed, record.run, record.table), "0.1", "a targeted evaluation"),
+        (tmp_path / "none.json", "0.1", "not readable as JSON"),
+        (tmp_path / "none.parquet", "0.1", "not a robustkit evaluation"),
+    ):
+        with pytest.raises(InputError, match=message):
+            claim_from(source, epsilon)
+    one = summarise(record)
+    for content, message in (
+        ([], "0 checkpoints"),
+        ([one, one], "2 checkpoints"),
+        ({"schema": "other"}, "not a summary of evaluations"),
+        ([failure("a.pt", "NaN logits")], "the evaluation failed"),
+        ([{key: one[key] for key in ("schema", "status")}], "not a whole summary"),
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=message):
+            claim_from(path, "0.1")
+
+
+# ---- policies
+
+
+def rules(*requirements, audit=None):
+    policy = parse({"title": "t", "require": list(requirements)}, "policy.toml")
+    return judge_policy(policy, audit or full())
+
+
+def rule(audit=None, **requirement):
+    return rules(requirement, audit=audit)[0]
+
+
+def test_every_rule_of_a_policy_is_judged_in_its_order():
+    found = full().policy
+    assert [r.passed for r in found] == [True, False, True, True, True, False, True, False]
+    for r, entry in zip(found, POLICY["require"], strict=True):
+        assert tomllib.loads(r.rule.replace(", ", "\n")).items() >= entry.items()
+        assert r.sentence.endswith(".")
+
+
+def test_a_policy_is_read_from_its_file(tmp_path):
+    path = tmp_path / "gate.toml"
+    path.write_text('title = "Gate"\n[[require]]\nrobust = "linf:8/255"\nat_least = 0.45\n')
+    policy = read(path)
+    assert policy.title == "Gate"
+    assert as_written(policy.require[0]) == (
+        'robust = "linf:8/255", at_least = 0.45, confidence = 0.95'
+    )
+    with pytest.raises(InputError, match="not readable as TOML"):
+        read(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({}, "the key 'title' is missing"),
+        ({"title": "t"}, "the key 'require' is missing"),
+        ({"title": "t", "require": []}, "at least one"),
+        ({"title": "t", "require": [1]}, "require 1: expected a table"),
+        ({"title": "t", "requires": []}, "did you mean 'require'"),
+        ({"title": "t", "require": [{}]}, "unknown requirement"),
+        ({"title": "t", "require": [{"robst": "linf:1"}]}, "did you mean 'robust'"),
+    ],
+)
+def test_a_bad_policy_is_one_clear_line(table, message):
+    with pytest.raises(InputError, match=message) as error:
+        parse(table, "policy.toml")
+    assert str(error.value).startswith("policy.toml: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"robust": "linf:8/255"}, "the key 'at_least' is missing"),
+        ({"robust": "linf:8/255", "atleast": 0.4}, "did you mean 'at_least'"),
+        ({"robust": "linf:8/255", "at_least": 45}, "a share from 0 to 1"),
+        ({"robust": "linf:8/255", "at_least": "0.4"}, "expected float"),
+        ({"robust": "8/255", "at_least": 0.4}, "write NORM:EPSILON"),
+        ({"robust": "linf:x", "at_least": 0.4}, "expected a number"),
+        ({"robust": "l9:1", "at_least": 0.4}, "unknown norm 'l9'"),
+        ({"robust": "linf:1", "at_least": 0.4, "confidence": 1}, "confidence: expected"),
+        ({"robust": "linf:1", "certified": "linf:1", "at_least": 0.4}, "one rule a table"),
+        ({"accuracy": "claen", "at_least": 0.4}, "did you mean 'clean'"),
+        ({"accuracy": "corruptions", "at_least": 0.4, "confidence": 0.9}, "no interval"),
+        ({"unresolved_indicators": -1}, "0 or more"),
+        ({"unresolved_indicators": True}, "expected int"),
+        ({"not_worse_than": "b.pt"}, "the key 'by_more_than' is missing"),
+        ({"verdict": "beleivable"}, "did you mean 'believable'"),
+    ],
+)
+def test_a_bad_rule_is_one_clear_line(entry, message):
+    with pytest.raises(InputError, match=message):
+        rules(entry)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (1, 10), (451, 1000), (10, 10)])
+def test_the_one_sided_bound_is_the_exact_one(count, n, confidence):
+    low = lower_bound(proportion(count, n), confidence)
+    if count:  # at the bound, as many successes are just as likely as the risk
+        assert binom.sf(count - 1, n, low) == pytest.approx(1 - confidence, rel=1e-6)
+    else:
+        assert low == 0
+
+
+def test_a_lower_bound_that_just_reaches_passes():
+    low = lower_bound(full().survived, 0.95)
+    assert rule(robust="linf:8/255", at_least=low).passed
+    failed = rule(robust="linf:8/255", at_least=float(np.nextafter(low, 1)))
+    assert not failed.passed
+    assert "is below" in failed.sentence
+    assert "45.1\u00a0% of 1,000 images are still right" in failed.sentence
+
+
+def test_a_budget_may_be_written_otherwise():
+    assert rule(robust="linf:16/510", at_least=0.3).passed
+
+
+@pytest.mark.parametrize(
+    ("requirement", "reason"),
+    [
+        ({"robust": "linf:1/255", "at_least": 0.0}, "no attack completed at"),
+        ({"robust": "l2:8/255", "at_least": 0.0}, "attacked in linf, so nothing is known in l2"),
+        ({"certified": "linf:8/255", "at_least": 0.0}, "Softmax has no bound"),
+        ({"certified": "l2:1", "at_least": 0.0}, "nothing is known in l2"),
+        ({"accuracy": "corruptions", "at_least": 0.0}, "smaller than 32"),
+        ({"not_worse_than": "other.pt", "by_more_than": 1.0}, "not compared with other.pt"),
+        ({"not_worse_than": "baseline.pt", "by_more_than": 1.0}, "its record has other images"),
+        ({"verdict": "believable"}, "the verdict is not established"),
+    ],
+)
+def test_a_rule_about_what_is_not_known_fails(requirement, reason):
+    found = rule(broken(), **requirement)
+    assert not found.passed
+    assert reason.lower() in found.sentence.lower()
+
+
+@pytest.mark.parametrize("requirement", POLICY["require"])
+def test_nothing_but_clean_accuracy_passes_where_nothing_else_is_known(requirement):
+    easy = {k: 0.0 if k == "at_least" else v for k, v in requirement.items()}
+    assert rule(minimal(), **easy).passed == (requirement.get("accuracy") == "clean")
+
+
+def test_robust_accuracy_without_all_required_attacks_is_no_finding():
+    found = rule(broken(), robust="linf:8/255", at_least=0.0)
+    assert not found.passed
+    assert "Square attack, 5,000 queries" in found.sentence
+
+
+def test_a_budget_that_only_some_required_attacks_tried_is_no_finding():
+    found = rule(robust="linf:4/255", at_least=0.0)
+    assert not found.passed
+    assert "(not: APGD on the logit ratio and Square attack, 5,000 queries)" in found.sentence
+    tried = tuple(
+        replace(s, robust=(*s.robust, level("4/255", 700))) if s.required else s
+        for s in full().stages
+    )
+    assert rule(replace(full(), stages=tried), robust="linf:4/255", at_least=0.0).passed
+
+
+@pytest.mark.parametrize(
+    ("unresolved", "unseen", "allowed", "passed"),
+    [
+        (0, 0, (0, 0), True),
+        (1, 0, (0, 0), False),
+        (1, 0, (1, 0), True),
+        (0, 1, (0, 0), False),
+        (0, 1, (0, 1), True),
+        (0, 1, (5, 0), False),
+        (2, 2, (2, 2), True),
+        (2, 2, (1, 2), False),
+    ],
+)
+def test_indicators_that_were_not_examined_count(unresolved, unseen, allowed, passed):
+    readings = (QUIET, *[OPEN] * unresolved, *[UNSEEN] * unseen)
+    found = rule(
+        replace(full(), indicators=readings),
+        unresolved_indicators=allowed[0],
+        unexamined_indicators=allowed[1],
+    )
+    assert found.passed == passed
+
+
+@pytest.mark.parametrize(("margin", "passed"), [(0.016, True), (0.0159, False), (0.0, False)])
+def test_not_worse_asks_for_the_whole_interval(margin, passed):
+    audit = replace(full(), comparisons=(comparison("a/b.pt"), comparison("c.pt", 0.2)))
+    assert rule(audit, not_worse_than="b.pt", by_more_than=margin).passed == passed
+
+
+def test_two_comparisons_with_files_of_one_name_need_the_path():
+    audit = replace(full(), comparisons=(comparison("a/b.pt"), comparison("c/b.pt", 0.2)))
+    assert not rule(audit, not_worse_than="b.pt", by_more_than=1.0).passed
+    assert rule(audit, not_worse_than="c/b.pt", by_more_than=0.0).passed
+
+
+def test_a_verdict_may_only_have_to_be_no_overstatement():
+    assert rule(broken(), verdict="not overstated").passed
+    assert not rule(full(), verdict="not overstated").passed
+
+
+# ---- JUnit
+
+
+@pytest.mark.parametrize("audit", [full(), broken(), hostile(), minimal()])
+def test_junit_has_a_case_a_rule_and_its_failures(audit):
+    text = junit(audit, audit.policy)
+    root = ElementTree.fromstring(text.encode())
+    (suite,) = root
+    cases = suite.findall("testcase")
+    failed = [r for r in audit.policy if not r.passed]
+    assert suite.get("tests") == str(len(audit.policy)) == str(len(cases))
+    assert suite.get("failures") == root.get("failures") == str(len(failed))
+    assert [c.find("failure").get("message") for c in cases if c.find("failure") is not None] == [
+        r.sentence for r in failed
+    ]
+    assert len({c.get("name") for c in cases}) == len(cases)
+    told = {p.get("name"): p.get("value") for p in suite.iter("property")}
+    assert told["verdict"] == audit.verdict.word
+
+
+def test_junit_holds_what_xml_cannot():
+    strange = f"{HOSTILE} \x00\x07\x1b[31m ]]> \ud800 \ufffe \U0001f600\n\t"
+    audit = replace(full(), checkpoint={"path": strange})
+    found = [replace(full().policy[1], rule=strange, sentence=strange)]
+    root = ElementTree.fromstring(junit(audit, found).encode())
+    message = root.find(".//failure").get("message")
+    assert message.startswith(HOSTILE)
+    assert message.endswith("\N{REPLACEMENT CHARACTER} \U0001f600\n\t")
+
+
+# ---- the checklist
+
+
+def answers(audit):
+    return {item.text: item for item in fill(audit)}
+
+
+def item(audit, start):
+    (found,) = [i for text, i in answers(audit).items() if text.startswith(start)]
+    return found
+
+
+def test_nothing_is_claimed_where_nothing_was_done():
+    done = [i.text for i in fill(minimal()) if i.answer == "done"]
+    assert done == ["Report accuracy without attack."]
+
+
+def test_every_item_says_how():
+    for audit in (full(), broken(), minimal(), hostile()):
+        assert all(found.how.strip() for found in fill(audit))
+
+
+def test_a_stage_that_failed_answers_nothing():
+    audit = full()
+    named = "Try a transfer attack"
+    assert item(audit, named).answer == "not done"
+    assert "no --surrogate was given" in item(audit, named).how
+    stages = [replace(s, status="complete") if s.family == "transfer" else s for s in audit.stages]
+    assert item(replace(audit, stages=tuple(stages)), named).answer == "done"
+
+
+def test_answers_follow_from_what_ran():
+    audit = full()
+    assert item(audit, "Sanity: iterative").how == (
+        "Iterative attacks left 48.0\u00a0%, single-step attacks 89.2\u00a0%."
+    )
+    assert item(audit, "Sanity: with a large").answer == "done"
+    assert item(audit, "Try random noise").how.startswith("100 draws an image")
+    many = audit.protocols | {"noise": audit.protocols["noise"].replace("100", "10000")}
+    assert item(replace(audit, protocols=many), "Try random noise").answer == "done"
+    hop = audit.protocols | {"square": '[[attack]]\nkind = "hopskipjump"\n'}
+    named = "Try at least one attack without gradients"
+    assert item(audit, named).answer == "not done"
+    assert item(replace(audit, protocols=hop), named).answer == "done"
+    assert item(audit, "Where bounds can be proved").answer == "done"
+    assert item(broken(), "Where bounds can be proved").how == "Softmax has no bound"
+    assert item(audit, "For randomised").answer == "not done"
+    assert item(audit, "For components").answer == "not applicable"
+
+
+def test_a_sanity_check_that_does_not_hold_says_so():
+    audit = full()
+    flat = (level("4/255", 451), level("8/255", 451))
+    assert item(replace(audit, robust=flat), "Sanity: a larger").how.startswith("It did not hold")
+    assert item(replace(audit, robust=flat), "Sanity: with a large").answer == "not done"
+    better = tuple(
+        replace(s, robust=(level("8/255", 100),)) if s.name == "fgsm" else s for s in audit.stages
+    )
+    assert item(replace(audit, stages=better), "Sanity: iterative").how.startswith(
+        "It did not hold"
+    )
+    assert item(audit, "Sanity: more iterations").how.startswith("It did not hold: ")
+
+
+def reading(name, standing, remedy=""):
+    return replace(QUIET, name=name, standing=standing, remedy=remedy)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("more-steps", "Sanity: more iterations"),
+        ("more-restarts", "Sanity: more random starts"),
+        ("single-beats-iterative", "Sanity: iterative"),
+        ("larger-epsilon", "Sanity: a larger"),
+        ("half", "Sanity: with a large"),
+        ("incomplete-optimisation", "Verify that the attacks converged"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("standing", "answer", "how"),
+    [
+        ("quiet", "done", "It held: "),
+        ("noted", "done", "It did not hold: "),
+        ("unresolved", "in part", "It did not hold: "),
+        ("not examined", "not done", ""),
+    ],
+)
+def test_an_indicator_answers_only_where_it_was_examined(name, start, standing, answer, how):
+    found = item(replace(minimal(), indicators=(reading(name, standing),)), start)
+    assert found.answer == answer
+    assert found.how.startswith(how)
+
+
+def test_randomness_and_targets_follow_from_what_ran():
+    audit = replace(full(), indicators=(reading("unstable-predictions", "noted"),))
+    assert item(audit, "For randomised").answer == "not done"
+    eot = audit.protocols | {"apgd": '[[attack]]\nkind = "apgd"\neot = 20\ntargets = 9\n'}
+    assert item(replace(audit, protocols=eot), "For randomised").answer == "done"
+    assert item(audit, "Try targeted").answer == "in part"
+    assert item(replace(audit, protocols=eot), "Try targeted").answer == "done"
+    steady = replace(audit, indicators=(reading("unstable-predictions", "quiet"),))
+    assert item(steady, "For randomised").answer == "not applicable"
+
+
+def test_a_protocol_that_cannot_be_read_claims_nothing():
+    audit = replace(full(), protocols=dict.fromkeys(full().protocols, "not = [TOML"))
+    assert item(audit, "Try random noise").answer == "not done"
+
+
+def test_no_torch_is_needed():
+    modules = "checklist, policy, stored, verdict"
+    code = f"import sys; from robustkit.audit import {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code]).returncode == 0

@@ -1,0 +1,551 @@
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linprog
+from scipy.stats import binomtest, norm
+from torch import nn
+
+from robustkit import protocol as protocols
+from robustkit.attack import Block, attack_block
+from robustkit.attack.draws import generator, in_ball
+from robustkit.attack.geometry import TOLERANCE, project
+from robustkit.certification import (
+    ABSTAIN,
+    Noise,
+    attack_smoothed,
+    certify,
+    certify_rising,
+    predict,
+    refine,
+    smooth,
+)
+from robustkit.certification.bounds import Roundoff, intervals, lowest, rounding
+from robustkit.certification.deterministic import BUDGET
+from robustkit.certification.network import written_down
+from robustkit.certification.refine import refined
+from robustkit.certification.region import Region, reach
+from robustkit.certification.smoothing import lower_bound
+from robustkit.checkpoint import wrap
+from robustkit.checkpoint.adapter import Classifier, freeze
+from robustkit.errors import DataError, InputError
+
+NORMS = ("linf", "l2", "l1")
+DUAL = {"linf": 1, "l2": 2, "l1": float("inf")}
+
+
+class Residual(nn.Module):
+    """Everything that has bounds, in a few lines: odd sizes, paddings, two paths."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding="same")
+        self.conv3 = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.pool = nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)
+        self.act = nn.LeakyReLU(0.1, inplace=True)
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(6, 3)
+        self.register_buffer("shift", torch.linspace(-0.1, 0.1, 6).view(6, 1, 1))
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(2 * x - 1)))
+        x = self.act(x + self.conv2(x))
+        x = self.pool(self.conv3(x)) - self.shift
+        x = nn.functional.adaptive_avg_pool2d(torch.relu(x), 1)
+        return self.fc(self.drop(x).view(x.size(0), -1))
+
+
+def plain():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 2),
+        nn.ReLU(),
+        nn.AvgPool2d(2, ceil_mode=True),
+        nn.Flatten(),
+        nn.Linear(6, 8),
+        nn.ReLU(),
+        nn.Linear(8, 3),
+    )
+
+
+def dense():
+    return nn.Sequential(nn.Flatten(), nn.Linear(49, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def linear():
+    return nn.Sequential(nn.Flatten(), nn.Linear(49, 3))
+
+
+KINDS = {"residual": Residual, "plain": plain, "dense": dense, "linear": linear}
+
+
+def made(kind, seed):
+    """A frozen network with random weights and batch norm, normalisation in front."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = KINDS[kind]()
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.running_mean.normal_(0, 0.2)
+                part.running_var.uniform_(0.5, 2)
+                nn.init.uniform_(part.weight, -1, 1)
+        return freeze(Classifier(module, [0.4], [0.5]))
+
+
+def pictures(seed, n=12, side=7):
+    return torch.rand(n, 1, side, side, generator=generator("pictures", seed))
+
+
+def sample(x, radius, norm_name, n, source):
+    """Points of the ball and the box: inside, and on the sphere where the box allows."""
+    draws = torch.stack([in_ball(norm_name, x.shape[1:], source) for _ in range(n * len(x))])
+    draws = draws.view(n, *x.shape)
+    draws[n // 2 :] *= 1 / torch.linalg.vector_norm(
+        draws[n // 2 :].flatten(2), float({"linf": "inf", "l2": 2, "l1": 1}[norm_name]), 2
+    ).view(-1, len(x), 1, 1, 1)
+    return (x + radius * draws).clamp(0, 1)
+
+
+def trained(kind="dense", seed=0):
+    """A small network that tells where the brighter third of an image is."""
+    model = made(kind, seed)
+    x = pictures(seed, 300)
+    y = x[:, 0, :6].reshape(-1, 3, 14).mean(2).argmax(1)
+    x[torch.arange(300)[:, None], 0, (2 * y)[:, None] + torch.arange(2)] += 0.6
+    x.clamp_(0, 1)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    optimiser = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(60):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimiser.step()
+    return freeze(model), x[:40], y[:40]
+
+
+# -- closed forms ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm_name", NORMS)
+def test_a_linear_model_gets_its_closed_form(norm_name):
+    model, x = made("linear", 1), pictures(1, 30) * 0.5 + 0.25  # the ball stays inside the box
+    labels, epsilon = model(x).argmax(1), 0.02
+    weight = model.network[1].weight.double() / 0.5
+    logits = model.double()(x.double())
+    model.float()
+    expected = torch.full((30,), torch.inf, dtype=torch.float64)
+    for other in range(3):
+        row = weight[labels] - weight[other]
+        length = torch.linalg.vector_norm(row, DUAL[norm_name], 1)
+        margin = logits.gather(1, labels[:, None])[:, 0] - logits[:, other]
+        margin -= reach(epsilon) * length
+        expected = torch.where(labels == other, expected, torch.minimum(expected, margin))
+    result = certify(model, x, labels, norm_name, epsilon, budget=0)
+    assert result.reason == ""
+    assert 0 < result.robust.sum() < 30 or norm_name != "linf"
+    # what is taken for rounding is a few float32 ulps of some tens of terms
+    assert bool((expected - result.margin >= 0).all())
+    torch.testing.assert_close(result.margin, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm_name", NORMS)
+def test_a_linear_function_is_least_where_an_optimiser_finds_it(norm_name):
+    x = pictures(2, 3, 4).double()
+    slopes = torch.randn(3, 2, 1, 4, 4, generator=generator("slopes", 2)).double()
+    region = Region(norm_name, x, {"linf": 0.3, "l2": 0.9, "l1": 1.5}[norm_name])
+    found = region.minimum(slopes)
+    point = x[:, None].expand_as(slopes).flatten(0, 1).clone()
+    budget = torch.full((6,), region.radius, dtype=torch.float64)
+    for size in np.geomspace(0.1, 1e-5, 1500):
+        flat = slopes.flatten(0, 1)
+        point = project(point - size * flat, x.repeat_interleave(2, 0), budget, norm_name)
+    best = (point * slopes.flatten(0, 1)).flatten(1).sum(1).view(3, 2)
+    assert bool((found <= best + 1e-9).all())  # never above what a point reaches
+    torch.testing.assert_close(found, best, rtol=0, atol={"linf": 1e-9}.get(norm_name, 0.02))
+
+
+# -- sound, whatever the network ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm_name", NORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_certified_is_at_most_attacked_at_most_clean(kind, norm_name):
+    model, x = made(kind, 3), pictures(3, 16)
+    labels = model(x).argmax(1)
+    labels[0] = (labels[0] + 1) % 3  # one that is wrong clean
+    levels = {"linf": "0.002 0.01 0.03 0.1", "l2": "0.01 0.05 0.2 0.5", "l1": "0.05 0.2 0.6 2"}
+    texts = levels[norm_name].split()
+    epsilons = [float(text) for text in texts]
+    results = certify_rising(model, x, labels, norm_name, epsilons)
+    assert {result.reason for result in results} == {""}
+    table = {"kind": "pgd", "steps": 20, "relative_step": "1/8", "loss": "margin"}
+    protocol = protocols.parse(
+        {"title": "", "norm": norm_name, "attack": [table], "epsilon": texts, "target": "none"},
+        "test",
+        "test",
+    )
+    ids = [f"image {i}" for i in range(16)]
+    outcomes = attack_block(model, Block(x, labels, ids, 0), protocol, 16)
+    before = model(x).argmax(1) == labels
+    assert not bool(before[0])
+    for result in results:
+        right = outcomes.distance > result.epsilon + TOLERANCE
+        assert bool((result.robust <= right).all())
+        assert bool((result.robust <= before).all())
+        assert bool((torch.isfinite(result.margin) <= before).all())
+        points = sample(x, result.epsilon, norm_name, 60, generator("points", kind))
+        says = model(points.flatten(0, 1)).argmax(1).view(60, 16) == labels
+        assert bool((result.robust <= says.all(0)).all())
+        before = result.robust  # and monotone in epsilon
+    assert bool(results[0].robust.any())
+
+
+@pytest.mark.parametrize("kind", ["residual", "plain"])
+@pytest.mark.parametrize("norm_name", NORMS)
+def test_no_sampled_value_leaves_its_interval_and_relaxations_only_tighten(kind, norm_name):
+    for seed in range(2):
+        model, x = made(kind, seed), pictures(seed, 3)
+        network = written_down(model, x[0])
+        for radius in (0.02, 0.3):
+            region = Region(norm_name, x.double(), radius)
+            wide = intervals(network, region)
+            tight, _ = refined(network, wide, region, BUDGET)
+            points = sample(x.double(), radius, norm_name, 40, generator("points", seed))
+            values = network.values(points.flatten(0, 1))
+            for value, (low, high), (below, above) in zip(values, wide, tight, strict=True):
+                value = value.view(40, 3, *value.shape[1:])
+                assert bool((value >= below - 1e-6).all() and (value <= above + 1e-6).all())
+                assert bool((below >= low - 1e-9).all() and (above <= high + 1e-9).all())
+            last = len(network.steps) - 1
+            slopes = torch.randn(3, 5, 3, generator=generator("s", seed)).double()
+            reached = torch.einsum("pnk,nsk->pns", values[last].view(40, 3, 3), slopes).amin(0)
+            for bounds in (wide, tight):
+                for relax in (False, True):
+                    found = lowest(network, bounds, region, last, slopes, relax=relax)
+                    assert bool((found <= reached + 1e-6).all())
+
+
+def test_the_better_of_both_methods_counts_and_says_which():
+    model, x, labels = trained("plain")
+    for epsilon in (0.005, 0.02, 0.05):
+        alone = certify(model, x, labels, "linf", epsilon, budget=0)
+        both = certify(model, x, labels, "linf", epsilon)
+        assert bool((both.margin >= alone.margin).all())
+        assert bool((both.robust >= alone.robust).all())
+        assert [method != "" for method in both.by] == both.robust.tolist()
+        assert "left out" in alone.method
+        assert "left out" not in both.method
+        assert set(alone.by) <= {"", "interval"}
+    assert both.robust.sum() >= alone.robust.sum()
+
+
+@pytest.mark.parametrize(("norm_name", "epsilon"), [("linf", 0.02), ("l2", 0.1), ("l1", 0.25)])
+def test_a_trained_network_is_mostly_certified(norm_name, epsilon):
+    model, x, labels = trained()
+    clean = (model(x).argmax(1) == labels).sum()
+    assert clean >= 36
+    assert certify(model, x, labels, norm_name, epsilon).robust.sum() >= 0.7 * clean
+
+
+def test_batches_change_nothing():
+    model, x, labels = trained("plain")
+    one, many = (certify(model, x, labels, "l2", 0.1, size) for size in (7, 40))
+    torch.testing.assert_close(one.margin, many.margin, rtol=0, atol=1e-9)
+    assert one.by == many.by
+
+
+def test_the_relaxation_is_at_most_the_linear_programme_at_most_what_points_reach():
+    model, x = made("dense", 5), pictures(5, 4)
+    network = written_down(model, x[0])
+    last = len(network.steps) - 1
+    weights = [layer.weight.double().numpy() for layer in (model.network[1], model.network[3])]
+    biases = [layer.bias.double().numpy() for layer in (model.network[1], model.network[3])]
+    shift, scale = -0.4 / 0.5, 1 / 0.5
+    region = Region("linf", x.double(), 0.15)
+    bounds = intervals(network, region)
+    slopes = torch.eye(3).double()[[0, 1, 2]][None].expand(4, -1, -1)
+    slopes = slopes - slopes.roll(1, 1)
+    found = lowest(network, bounds, region, last, slopes, relax=True)
+    merged = lowest(network, bounds, region, last, slopes, relax=False)
+    points = sample(x.double(), 0.15, "linf", 400, generator("points", 5))
+    reached = torch.einsum(
+        "pnk,nsk->pns", network.values(points.flatten(0, 1))[-1].view(400, 4, 3), slopes
+    ).amin(0)
+    low, high = (side.flatten(1).numpy() for side in region.interval())
+    gaps = []
+    for i in range(4):
+        for s in range(3):
+            value = _triangles(weights, biases, shift, scale, low[i], high[i], slopes[i, s].numpy())
+            assert float(found[i, s]) <= value + 1e-7
+            assert float(merged[i, s]) <= value + 1e-7
+            assert value <= float(reached[i, s]) + 1e-7
+            gaps.append((value - float(found[i, s])) / (float(reached[i, s]) - float(found[i, s])))
+    assert np.mean(gaps) < 0.8
+
+
+def _triangles(weights, biases, shift, scale, low, high, slope):
+    """The minimum over the triangle relaxation of one hidden layer of ReLUs; variables x, h."""
+    W, b = weights[0] * scale, biases[0] + shift * weights[0].sum(1)
+    middle, half = W @ (low + high) / 2 + b, np.abs(W) @ (high - low) / 2
+    lower, upper = middle - half, middle + half
+    rows, limits, sides = [], [], [*zip(low, high, strict=True)]
+    for k in range(len(b)):
+        unit = np.eye(len(b))[k]
+        if upper[k] <= 0:
+            sides.append((0, 0))
+            continue
+        sides.append((max(0.0, lower[k]), upper[k]))
+        rows.append([*W[k], *-unit])  # h >= Wx + b
+        limits.append(-b[k])
+        chord = 1.0 if lower[k] >= 0 else upper[k] / (upper[k] - lower[k])
+        offset = 0.0 if lower[k] >= 0 else -lower[k]
+        rows.append([*(-chord * W[k]), *unit])  # h <= chord (Wx + b - lower)
+        limits.append(chord * (b[k] + offset))
+    cost = [*np.zeros(len(low)), *(slope @ weights[1])]
+    answer = linprog(cost, A_ub=np.array(rows), b_ub=np.array(limits), bounds=sides)
+    assert answer.status == 0
+    return answer.fun + slope @ biases[1]
+
+
+@pytest.mark.parametrize(("norm_name", "radius"), [("linf", 0.1), ("l2", 0.5), ("l1", 1.0)])
+def test_a_neuron_bounded_through_its_crop_has_the_bound_of_the_whole(norm_name, radius):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.LeakyReLU(0.2),
+            nn.MaxPool2d(3, 2, padding=1, ceil_mode=True),
+            nn.BatchNorm2d(4),
+            nn.Conv2d(4, 5, 3, padding=1, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(80, 3),
+        )
+        for part in (network[1], network[4]):
+            nn.init.normal_(part.weight)
+            nn.init.normal_(part.bias)  # so that padding is not what batch norm makes of 0
+    x = pictures(0, 3, 14)
+    steps = written_down(wrap(network), x[0])
+    region = Region(norm_name, x.double(), radius)
+    bounds = intervals(steps, region)
+    (index,) = refine._targets(steps)
+    crops = refine._crops(steps, index)
+    assert crops.windows[0].size == 9
+    chosen = refine._widest(bounds[index], 10**9)
+    assert int(chosen.sum()) >= 10
+    whole = refine._whole(steps, bounds, region, index, chosen)
+    parts = refine._by_crops(crops, bounds, region, index, chosen)
+    for one, other, before in zip(whole, parts, bounds[index], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+        assert bool(((one != before) <= chosen).all())
+        assert bool((one != before).any())
+
+
+# -- rounding -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_stays_within_the_rounding_that_is_taken_off(kind):
+    model, x = made(kind, 7), pictures(7, 50)
+    network = written_down(model, x[0])
+    bounds = intervals(network, Region("linf", x.double(), 0.05))
+    allowed = rounding(network, bounds, Roundoff())[-1]
+    points = sample(x, 0.05, "linf", 20, generator("points", 7))
+    exact = network.values(points.flatten(0, 1).double())[-1]
+    off = (model(points.flatten(0, 1)).double() - exact).abs().view(20, 50, 3)
+    assert bool((off <= allowed).all())
+    assert float(allowed.max()) < 5e-3  # and it is small beside a logit
+
+
+def test_a_margin_that_float32_cannot_tell_from_none_is_not_certified():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        network[1].weight[:] = torch.tensor([[1000.0, 1000, -1000, -1000], [0, 0, 0, 0]])
+        network[1].bias[:] = torch.tensor([1e-4, 0])
+    model, x = wrap(network), torch.full((1, 1, 2, 2), 1 / 3)
+    labels = torch.zeros(1, dtype=torch.int64)
+    assert int(model(x).argmax(1)) == 0
+    tiny = certify(model, x, labels, "linf", 0.0)
+    assert not bool(tiny.robust)  # exactly, the margin at x is positive, 1e-4
+    with torch.no_grad():
+        network[1].bias[0] = 1.0
+    assert bool(certify(wrap(network), x, labels, "linf", 0.0).robust)
+
+
+def test_the_region_holds_all_that_an_attack_may_return():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+    with torch.no_grad():
+        network[1].weight[:] = torch.tensor([[1.0], [0]])
+        network[1].bias[:] = torch.tensor([-0.4, 0])
+    x, labels = torch.full((1, 1, 1, 1), 0.5), torch.zeros(1, dtype=torch.int64)
+    model = wrap(network)  # right down to 0.4, at a distance of 0.1
+    assert not bool(certify(model, x, labels, "linf", 0.1 - TOLERANCE / 2).robust)
+    assert bool(certify(model, x, labels, "linf", 0.1 - 3 * TOLERANCE).robust)
+
+
+# -- what is not supported ------------------------------------------------------------------------
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        y = x.flatten(1)[:, :3]
+        return y if y.sum() > 0 else -y
+
+
+class Mixing(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :3] - x.flatten(1)[:, :3].mean(0)
+
+
+class Product(nn.Module):
+    def forward(self, x):
+        y = x.flatten(1)
+        return y[:, :3] * y[:, 3:6]
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(49, 3), nn.Sigmoid()), "aten.sigmoid"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(49, 3), nn.GELU()), "in network.2 (GELU)"),
+        (nn.Sequential(nn.Flatten(), nn.LeakyReLU(-1.0), nn.Linear(49, 3)), "slope of -1"),
+        (Branching(), "cannot be traced"),
+        (Mixing(), "no bounds for|mixes images"),
+        (Product(), "no bounds for|both depend"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_has_no_bounds_says_why_in_one_line(network, words, capfd):
+    x = pictures(0, 4)
+    result = certify(wrap(network), x, torch.zeros(4, dtype=torch.int64), "linf", 0.01)
+    assert not result.robust.any()
+    assert any(word in result.reason for word in words.split("|")), result.reason
+    assert "\n" not in result.reason
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"norm": "l3"}, InputError),
+        ({"epsilon": -1.0}, InputError),
+        ({"images": torch.full((4, 1, 7, 7), 2.0)}, DataError),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, DataError),
+        ({"labels": torch.full((4,), 3)}, DataError),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(49, 3))}, InputError),
+    ],
+)
+def test_bad_input_is_one_line(change, error):
+    given = {"model": made("linear", 0), "images": pictures(0, 4), "norm": "linf", "epsilon": 0.1}
+    given["labels"] = torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(error, match=r"^[^\n]+$"):
+        certify(**(given | change))
+
+
+# -- randomised smoothing -------------------------------------------------------------------------
+
+
+class TwoClasses(nn.Module):
+    """Says 1 where w · x > 0.5 Σ w."""
+
+    def __init__(self, size=9):
+        super().__init__()
+        self.weight = torch.linspace(-1, 2, size)
+        self.batches = []
+
+    def forward(self, x):
+        self.batches.append(len(x))
+        score = (x.flatten(1) - 0.5) @ self.weight
+        return torch.stack([-score, score], 1)
+
+
+def test_the_radius_tends_to_the_distance_of_a_linear_boundary_and_is_seldom_above():
+    model, x = TwoClasses(), pictures(9, 30, 3)
+    score = ((x.flatten(1) - 0.5) @ model.weight).double()
+    distance = (score.abs() / model.weight.double().norm()).numpy()
+    ids = [str(i) for i in range(30)]
+    result = smooth(model, x, ids, Noise(0.25, alpha=0.05, n0=1000, n=20_000), 5000)
+    near = distance < 0.5  # beyond, no n can tell the probability from 1
+    assert near.sum() >= 20
+    np.testing.assert_allclose(result.radius[near], distance[near], atol=0.03)
+    above = []
+    for seed in range(20):
+        noise = Noise(0.25, alpha=0.05, n=400, seed=seed)
+        above.append(smooth(model, x, ids, noise, 400).radius > distance)
+    # 600 trials at 5 % at most: the 99.9 % quantile of a binomial is 47
+    assert np.sum(above) <= 47
+    assert np.sum(above) >= 5  # the bound is used up, not wasted
+    truth = (score > 0).numpy().astype(int)
+    clear = distance > 0.05  # a thousand draws choose the right class
+    assert (result.predicted[clear] == truth[clear]).all()
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (7, 10), (10, 10), (990, 1000)])
+def test_the_lower_bound_is_the_exact_binomial_one(successes, n):
+    interval = binomtest(successes, n, alternative="greater").proportion_ci(0.99, "exact")
+    assert lower_bound(successes, n, 0.01) == pytest.approx(interval.low)
+
+
+def test_draws_belong_to_images_not_to_batches():
+    model, x = TwoClasses(), pictures(11, 6, 3)
+    noise = Noise(0.5, n0=30, n=250, alpha=0.01)
+    ids = list("abcdef")
+    whole = smooth(model, x, ids, noise, 1000)
+    order = [3, 0, 5, 1, 4, 2]
+    other = smooth(model, x[order], [ids[i] for i in order], noise, 37)
+    assert (other.lower == whole.lower[order]).all()
+    assert (other.predicted == whole.predicted[order]).all()
+    assert max(model.batches) <= 250
+    again = smooth(model, x, ids, Noise(0.5, n0=30, n=250, alpha=0.01, seed=1), 1000)
+    assert (again.lower != whole.lower).any()
+    assert whole.predicted[whole.lower <= 0.5].tolist() == [ABSTAIN] * (whole.lower <= 0.5).sum()
+
+
+def test_predict_abstains_where_two_classes_are_alike():
+    model = TwoClasses()
+    x = torch.full((2, 1, 3, 3), 0.5)
+    x[1] += 0.3 * model.weight.view(1, 3, 3) / model.weight.norm()
+    assert predict(model, x, ["a", "b"], Noise(0.3, n=500)).tolist() == [ABSTAIN, 1]
+
+
+def test_the_smoothed_classifier_is_certified_at_most_attacked_at_most_clean():
+    model, x = TwoClasses(), pictures(13, 25, 3)
+    score = (x.flatten(1) - 0.5) @ model.weight
+    distance = (score.abs() / model.weight.norm()).double().numpy()
+    labels = (score > 0).long()
+    labels[0] = 1 - labels[0]
+    ids = [str(i) for i in range(25)]
+    smoothed = smooth(model, x, ids, Noise(0.25, n=2000), 2000)
+    result = attack_smoothed(model, x, labels, ids, 0.2, smoothed, 2000)
+    assert (result.certified <= result.attacked).all()
+    assert (result.attacked <= result.clean).all()
+    assert not result.clean[0]
+    assert not result.contradicted.any()
+    moved = (result.perturbed - x).flatten(1).norm(dim=1)
+    assert float(moved.max()) <= 0.2 + 1e-5
+    assert 0 < result.certified.sum() <= result.attacked.sum() < result.clean.sum()
+    # the box may forbid the way to the boundary; where the attack won, it was within reach
+    assert (distance[result.clean & ~result.attacked] < 0.2).all()
+
+
+def test_a_certificate_that_an_attack_breaks_is_told():
+    model, x = TwoClasses(), pictures(13, 8, 3)
+    labels = ((x.flatten(1) - 0.5) @ model.weight > 0).long()
+    ids = [str(i) for i in range(8)]
+    smoothed = smooth(model, x, ids, Noise(0.25, n=500), 500)
+    smoothed.radius[:] = 10.0  # as if every bound were the unlucky one
+    result = attack_smoothed(model, x, labels, ids, 1.5, smoothed, 500)
+    assert result.contradicted.any()
+    assert not (result.certified & result.contradicted).any()
+    assert (result.certified <= result.attacked).all()
+
+
+@pytest.mark.parametrize("change", [{"sigma": 0.0}, {"alpha": 1.0}, {"n": 0}])
+def test_noise_that_makes_no_sense_is_refused(change):
+    with pytest.raises(InputError):
+        Noise(**({"sigma": 0.25} | change))
+    assert norm.ppf(0.5) == 0
