@@ -15,6 +15,7 @@ from robustkit import evaluation
 from robustkit import protocol as protocols
 from robustkit.attack.draws import seed_of
 from robustkit.attack.library import seeded
+from robustkit.audit.case import first_line
 from robustkit.audit.outcome import Family, Level, Stage
 from robustkit.audit.plan import Plan, StageSpec
 from robustkit.data import Dataset
@@ -188,7 +189,7 @@ class _Work:
         name = spec.attack[norm]
         whole = protocols.load(name, spec.set)
         for one, word in zip(whole.attacks, labels_of(whole.attacks), strict=True):
-            own = word if len(whole.attacks) == 1 else f"{name}: {word}"
+            own = name if len(whole.attacks) == 1 else f"{name}: {word}"
             protocol = self._resolved(replace(whole, attacks=(one,)), spec)
             if name in PLAIN:
                 self.attacked.plain.append(own)
@@ -241,8 +242,7 @@ class _Work:
             reason = "the audit's minutes were up"
             attacked.stages.append(replace(stage, status="skipped", reason=reason))
         except (EvaluationFailed, ProtocolError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            attacked.stages.append(replace(stage, status="failed", reason=reason))
+            attacked.stages.append(replace(stage, status="failed", reason=first_line(error)))
         else:
             attacked.toml[name] = protocols.protocol_toml(found.header["protocol"])
             first, by = attacked.add(name, family, rows, found)

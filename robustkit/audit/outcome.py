@@ -41,7 +41,8 @@ class Stage:
     reason: str = ""
     """why it failed or was skipped"""
     robust: tuple[Level, ...] = ()
-    """by this stage alone, at the budgets that it attacked"""
+    """by this stage alone, at the budgets that it attacked; a stage that attacked only what had
+    survived is given the images fooled before it"""
     so_far: Estimate | None = None
     """at the judged budget: the worst case over this stage and all before it"""
     first: int = 0

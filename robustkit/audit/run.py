@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -25,7 +25,7 @@ from robustkit.audit.attacked import (
     Threat,
     attack,
 )
-from robustkit.audit.case import Case
+from robustkit.audit.case import Case, first_line
 from robustkit.audit.checklist import fill
 from robustkit.audit.examine import Examination, Finding, examine
 from robustkit.audit.indicators import INDICATORS, Indicator
@@ -95,17 +95,20 @@ def run(question: Question, bench: Bench) -> Audit:
 class _Run:
     question: Question
     bench: Bench
+    notes: list[str] = field(default_factory=list)
+    """what could not be done, and has no place of its own in the outcome"""
 
     def audit(self) -> Audit:
         """The parts in turn."""
         q = self.question
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        attacked = self._attack(q.subject, q.surrogate)
+        attacked = self._attack(q.subject)
+        # others meet the same stages, but no remedies: these were made for the audited network
+        comparisons = self._compare(attacked)
         readings = self._examine(attacked)
         certificate = self._certify(attacked)
         corruptions = self._corrupt()
         smoothed = self._smooth()
-        comparisons = self._compare(attacked)
         claim = q.claim or _plain_claim(attacked)
         robust = tuple(attacked.level(e) for e in q.threat.budgets if _tried(attacked, e.text))
         at = {level.epsilon: level.accuracy for level in robust}
@@ -132,7 +135,7 @@ class _Run:
             comparisons=comparisons,
             policy=(),
             checklist=(),
-            warnings=tuple(header["warnings"]),
+            warnings=(*header["warnings"], *self.notes),
             protocols=attacked.toml,
             provenance=self._provenance(header, started),
             command=q.command,
@@ -143,9 +146,9 @@ class _Run:
 
     # --- attacks --------------------------------------------------------------------------------
 
-    def _attack(self, subject: Subject, surrogate: Subject | None = None) -> Attacked:
+    def _attack(self, subject: Subject) -> Attacked:
         q = self.question
-        return attack(subject, q.data, q.threat, q.plan, self.bench, surrogate)
+        return attack(subject, q.data, q.threat, q.plan, self.bench, q.surrogate)
 
     def _compare(self, attacked: Attacked) -> tuple[Comparison, ...]:
         """Robust accuracy of the audited network less that of each other, image by image."""
@@ -274,7 +277,7 @@ class _Run:
                     self._model, self._images(part), labels, q.threat.norm, budgets
                 )
             except (RobustkitError, RuntimeError) as error:
-                return Certificate("", reason=str(error).splitlines()[0], n=n)
+                return Certificate("", reason=first_line(error), n=n)
             kept = {
                 "method": found[0].method,
                 "reason": found[0].reason,
@@ -322,7 +325,7 @@ class _Run:
             except OutOfTime:
                 return Corruptions(n=n, reason="the audit's minutes were up")
             except (RobustkitError, RuntimeError) as error:
-                return Corruptions(n=n, reason=str(error).splitlines()[0])
+                return Corruptions(n=n, reason=first_line(error))
             kept = {"right": right.sum(2).tolist()}
             self._keep("corruptions", part.digest, kept)
         counts = np.array(kept["right"])
@@ -342,7 +345,11 @@ class _Run:
         kept = self._kept("smoothed", part.digest, asdict(asked))
         if not kept:
             self.bench.begin("smoothed classifier", len(part))
-            kept = self._smoothed(part, asked)
+            try:
+                kept = self._smoothed(part, asked)
+            except (RobustkitError, RuntimeError) as error:
+                self.notes.append(f"no smoothed classifier: {first_line(error)}")
+                return None
             self._keep("smoothed", part.digest, kept, asdict(asked))
         n = len(part)
         levels = tuple(

@@ -1,0 +1,299 @@
+"""Audits from checkpoint to verdict: what ran, what was kept, and what a user is told."""
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from defences import Before, Detached
+
+from robustkit import checkpoint as checkpoints
+from robustkit import data as datasets
+from robustkit import evaluation
+from robustkit import protocol as protocols
+from robustkit.audit import plan as plans
+from robustkit.audit.attacked import Bench, Threat
+from robustkit.audit.policy import parse as parse_policy
+from robustkit.audit.run import Question, run
+from robustkit.audit.verdict import parse_claim
+from robustkit.errors import InputError, UnknownName
+from robustkit.protocol import epsilon
+from robustkit.report.audit import schema, write
+
+PLAN = """
+title      = "Tiny"
+images     = 24
+indicators = 8
+certified  = 4
+corrupted  = 4
+
+[[stage]]
+attack   = {linf = "fgsm", l2 = "fgsm-l2"}
+budgets  = "all"
+required = true
+
+[[stage]]
+attack   = {linf = "pgd", l2 = "pgd-l2"}
+budgets  = "all"
+required = true
+set      = ["steps=5", "restarts=1", "relative_step=1/2"]
+
+[[stage]]
+attack   = {linf = "square"}
+required = true
+set      = ["queries=60"]
+
+[[stage]]
+attack    = {linf = "hopskipjump-linf", l2 = "hopskipjump"}
+required  = false
+survivors = 1
+set       = ["steps=1"]
+
+[smoothing]
+images = 4
+sigma  = 0.25
+draws  = 50
+"""
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "tiny.toml"
+    path.write_text(PLAN)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images():
+    return datasets.load("mnist5k", limit=24)
+
+
+def question(plan, images, *, subject=None, judged="0.1", norm="linf", **changes):
+    budgets = tuple(epsilon(e) for e in ("0.02", judged))
+    asked = {
+        "claim": None,
+        "against": {},
+        "surrogate": None,
+        "policy": None,
+        "budget": "tiny",
+        "command": "robustkit audit",
+    }
+    return Question(
+        subject or evaluation.of_checkpoint(checkpoints.read("lenet5-mnist5k")),
+        images,
+        Threat(norm, budgets[-1], budgets, 0),
+        plans.load(str(plan)),
+        **{**asked, **changes},
+    )
+
+
+def bench(folder, parts=None, over=lambda: False):
+    def begin(part, count):
+        if parts is not None:
+            parts.append(part)
+        return lambda done: None
+
+    return Bench(folder, evaluation.Options(device="cpu"), begin, over)
+
+
+@pytest.fixture(scope="module")
+def audited(plan, images, tmp_path_factory):
+    folder, parts = tmp_path_factory.mktemp("audit"), []
+    policy = parse_policy(
+        {
+            "title": "gate",
+            "require": [
+                {"accuracy": "clean", "at_least": 0.5},
+                {"robust": "linf:0.1", "at_least": 0.999, "confidence": 0.95},
+            ],
+        },
+        "gate.toml",
+    )
+    other = evaluation.of_checkpoint(checkpoints.read("lenet5-mnist5k"))
+    asked = question(plan, images, policy=policy, against={"other": other})
+    return asked, folder, run(asked, bench(folder, parts)), parts
+
+
+def test_an_audit_holds_what_its_parts_found(audited, images):
+    _, _, audit, parts = audited
+    names = [s.name for s in audit.stages]
+    assert names[:5] == ["fgsm", "pgd: fgsm", "pgd: pgd", "square", "hopskipjump-linf"]
+    assert all(s.status == "complete" for s in audit.stages)
+    so_far = [s.so_far.value for s in audit.stages]
+    assert so_far == sorted(so_far, reverse=True)
+    assert so_far[-1] == audit.survived.value
+    assert sum(s.first for s in audit.stages) == round(
+        24 * (audit.clean.value - audit.survived.value)
+    )
+    assert [level.epsilon for level in audit.robust] == ["0.02", "0.1"]
+    assert np.array(audit.confusion).sum() == 24
+    for row in audit.classes:
+        assert row.robust.value <= row.clean.value
+    for bound in audit.certificate.levels:
+        attacked = next(lv for lv in audit.robust if lv.epsilon == bound.epsilon)
+        assert bound.certified.value * audit.certificate.n <= attacked.accuracy.value * 24 + 1e-9
+    assert len(audit.corruptions.rows) == 15
+    for level in audit.smoothed.levels:
+        assert level.certified.value <= level.attacked.value <= audit.smoothed.clean.value
+    assert len(audit.indicators) > 20
+    assert audit.claim.source.startswith("plain pgd")
+    assert audit.verdict.word in ("believable", "not established")
+    assert audit.comparisons[0].difference.value == 0
+    assert [rule.passed for rule in audit.policy] == [True, False]
+    assert "square" in parts
+
+
+def test_what_is_written_validates_and_says_the_verdict_first(audited, tmp_path):
+    _, _, audit, _ = audited
+    written = write(audit, tmp_path)
+    jsonschema.validate(json.loads(written.json.read_text()), schema())
+    page = written.page.read_text()
+    assert page.index(audit.verdict.word) < page.index("Attacks")
+    assert audit.verdict.word in written.card.read_text()
+
+
+def test_nothing_is_done_twice(audited, monkeypatch):
+    asked, folder, audit, _ = audited
+
+    def refuse(*_, **__):
+        raise AssertionError("done twice")
+
+    monkeypatch.setattr("robustkit.evaluation.attack_block", refuse)
+    monkeypatch.setattr("robustkit.audit.run.certify_rising", refuse)
+    monkeypatch.setattr("robustkit.audit.run.smooth", refuse)
+    monkeypatch.setattr("robustkit.corruption.measure", refuse)
+    parts = []
+    again = run(asked, bench(folder, parts))
+    assert not [p for p in parts if p.startswith("indicator")]
+    assert again.verdict == audit.verdict
+    assert again.robust == audit.robust
+    assert again.indicators == audit.indicators
+    assert again.confusion == audit.confusion
+
+
+def test_claims_are_judged_whatever_was_asked(plan, images, audited, tmp_path):
+    _, folder, audit, _ = audited
+    high = question(plan, images, claim=parse_claim("linf:0.1=0.999"))
+    found = run(high, bench(folder))
+    assert found.survived == audit.survived
+    assert found.verdict.word == "overstated"
+    assert found.verdict.by == pytest.approx(0.999 - audit.survived.high)
+
+
+def test_a_model_without_gradients_fails_the_attacks_and_not_the_audit(plan, images, tmp_path):
+    inner = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))
+    subject = evaluation._module(Before(Detached(), inner), "detached")
+    audit = run(question(plan, images, subject=subject), bench(tmp_path))
+    by_name = {s.name: s for s in audit.stages}
+    assert by_name["pgd: pgd"].status == "failed"
+    assert "no gradient" in by_name["pgd: pgd"].reason
+    assert by_name["square"].status == "complete"
+    assert audit.claim.accuracy == audit.clean.value  # what naive PGD would have said
+    assert audit.survived.value < audit.clean.value  # square or a remedy told better
+    assert audit.verdict.word != "believable"
+
+
+def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
+    calls = []
+
+    def over():
+        calls.append(0)
+        return len(calls) > 1
+
+    audit = run(question(plan, images), bench(tmp_path, over=over))
+    statuses = [s.status for s in audit.stages]
+    assert "skipped" in statuses
+    assert audit.verdict.word == "not established"
+    assert any("minutes" in r for r in audit.verdict.reasons)
+    write(audit, tmp_path / "report")
+
+
+def test_a_norm_that_a_stage_lacks_is_skipped_and_said(plan, images, tmp_path):
+    audit = run(question(plan, images, norm="l2", judged="1"), bench(tmp_path))
+    square = next(s for s in audit.stages if s.name == "square")
+    assert (square.status, square.reason) == ("skipped", "it has no l2 version")
+    assert audit.verdict.word == "not established"
+
+
+@pytest.mark.parametrize("name", plans.names())
+def test_every_shipped_plan_parses_and_names_protocols_that_exist(name):
+    plan = plans.load(name)
+    assert plan.stages
+    for spec in plan.stages:
+        for norm, attack in spec.attack.items():
+            assert protocols.load(attack, spec.set).norm == norm
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("images = -1", "images must not be negative"),
+        ("image = 3", "did you mean 'images'"),
+        ('[[stage]]\nattack = {l3 = "pgd"}\nrequired = true', "unknown norm"),
+        ('[[stage]]\nattack = {linf = "pgd"}\nrequired = true\nbudgets = "some"', "budgets"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_one_line(tmp_path, change, message):
+    head = 'title = "x"\nimages = 1\nindicators = 1\ncertified = 1\ncorrupted = 1\n'
+    if change.startswith("images"):
+        head = head.replace("images = 1", change)
+    elif not change.startswith("["):
+        head += change + "\n"
+    tail = (
+        change if change.startswith("[") else '[[stage]]\nattack = {linf = "pgd"}\nrequired = true'
+    )
+    path = tmp_path / "p.toml"
+    path.write_text(head + tail)
+    with pytest.raises(InputError, match=message) as caught:
+        plans.load(str(path))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UnknownName, match="standard"):
+        plans.load("standart")
+
+
+def command(*arguments):
+    line = [sys.executable, "-W", "ignore", "-m", "robustkit", "audit", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_the_gate_passes_and_fails_as_it_should(plan, tmp_path):
+    gate, xml = tmp_path / "gate.toml", tmp_path / "junit.xml"
+    common = ("lenet5-mnist5k", "--budget", plan, "--epsilon", "0.1", "--device", "cpu")
+    common = (*common, "--out", tmp_path / "a", "--policy", gate, "--junit", xml)
+    gate.write_text('title = "g"\n[[require]]\naccuracy = "clean"\nat_least = 0.5\n')
+    passed = command(*common)
+    assert passed.returncode == 0, passed.stderr
+    gate.write_text('title = "g"\n[[require]]\nrobust = "linf:0.1"\nat_least = 0.999\n')
+    failed = command(*common)
+    assert failed.returncode == 1
+    told = [line for line in failed.stderr.splitlines() if "policy" in line]
+    assert len(told) == 1
+    assert ElementTree.parse(xml).getroot().attrib["failures"] == "1"
+    overstated = command(*common[:7], "--out", tmp_path / "a", "--claim", "linf:0.1=0.999")
+    assert overstated.returncode == 0  # a verdict alone never fails the command
+    assert "overstated" in overstated.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--claim", "linf:0.1"), "claim 'linf:0.1'"),
+        (("--claim", "linf:0.1=2"), "between 0 and 1"),
+        (("--claim", "linf:0.1=.5", "--claim-from", "x.json"), "give one of them"),
+        (("--budget", "standart"), "did you mean 'standard'"),
+        (("--budget", "0"), "above 0"),
+        (("--junit", "x.xml"), "give --policy too"),
+        (("--policy", "nothing.toml"), "nothing.toml"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_loaded(arguments, message, tmp_path):
+    found = command("lenet5-mnist5k", *arguments, "--out", tmp_path / "a")
+    assert found.returncode == 2
+    assert message in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "a").exists()
