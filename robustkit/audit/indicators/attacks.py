@@ -266,6 +266,7 @@ OPTIMISED = (
         "I4 of Pintor et al. 2022, incomplete optimisation, as coded, on the images that survived",
         _incomplete,
         ("longer",),
+        doubts="white",
     ),
     Indicator(
         "larger-epsilon",
@@ -295,6 +296,7 @@ OPTIMISED = (
         "Carlini et al. 2019: double the iterations and see no change",
         _more_steps,
         ("longer",),
+        doubts="white",
     ),
     Indicator(
         "more-restarts",
@@ -302,5 +304,6 @@ OPTIMISED = (
         "Carlini et al. 2019: double the restarts and see no change",
         _more_restarts,
         ("longer",),
+        doubts="white",
     ),
 )
