@@ -319,20 +319,21 @@ class Dice(torch.nn.Module):
         return logits + 3 * torch.randn(logits.shape, generator=self.source).double()
 
 
-def test_lucky_passes_of_a_random_model_are_no_success():
+@pytest.mark.parametrize("eot", [1, 60])
+def test_lucky_passes_of_a_random_model_are_no_success(eot):
     x, inner = images(100), Linear()
     labels = inner(x).argmax(1)
-    # out of reach at this budget, and a shake turns the class of one pass but not of the mean
+    # out of reach at this budget; a shake turns the class of one pass, but not that of the mean
     sure = inner(x).diff(dim=1).abs()[:, 0] > 1.5
     own = block(x[sure], labels[sure])
     assert (inner.closest(x[sure], "linf") > 0.001).all()
-    once = {"kind": "apgd", "steps": 5, "restarts": 4}
-    few = make("linf", once, epsilon=["0.0001"])
-    many = make("linf", once | {"eot": 60}, epsilon=["0.0001"])
-    lucky, honest = (attack_block(Dice(), own, protocol, 64) for protocol in (few, many))
-    lucky, honest = (torch.isfinite(o.distance) & (o.distance > 0) for o in (lucky, honest))
-    assert lucky.sum() > 5
-    assert honest.sum() <= lucky.sum() / 5
+    model = Dice()
+    flips = torch.stack([model(own.images).argmax(1) != own.labels for _ in range(20)])
+    assert flips.any(0).double().mean() > 0.9
+    attack = {"kind": "apgd", "steps": 5, "restarts": 4, "eot": eot}
+    found = attack_block(Dice(), own, make("linf", attack, epsilon=["0.0001"]), 64)
+    lucky = torch.isfinite(found.distance)
+    assert lucky.double().mean() < 0.5
 
 
 def test_names_are_those_of_the_literature():

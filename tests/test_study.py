@@ -489,6 +489,7 @@ def rows(folder, name, right, **made):
         "fooled_at": [None if r else "0" for r in right],
         "distance": [None if r else 0.0 for r in right],
         "fooled_by": [None if r else "clean" for r in right],
+        "fooled_as": [None] * len(right),
     }
     blocks = record.Blocks(folder / f"{name}.parquet")
     blocks.finish(header, {}, record.table(columns))

@@ -29,6 +29,7 @@ def with_rows(
         "fooled_at": fooled_at,
         "distance": distance,
         "fooled_by": fooled_by,
+        "fooled_as": [None] * len(fooled_by),
     }
     model = evaluation(n=n)
     return Evaluation(model.header, model.run, table(columns))

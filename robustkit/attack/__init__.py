@@ -3,7 +3,14 @@
 The only package that imports foolbox.
 """
 
-from robustkit.attack.engine import REVISION, Block, Outcomes, Progress, attack_block
+from robustkit.attack.engine import (
+    REVISION,
+    Block,
+    Outcomes,
+    Progress,
+    attack_block,
+    draws_at_random,
+)
 from robustkit.attack.geometry import TOLERANCE, within
 from robustkit.attack.gradient import search
 
@@ -14,6 +21,7 @@ __all__ = [
     "Outcomes",
     "Progress",
     "attack_block",
+    "draws_at_random",
     "search",
     "within",
 ]

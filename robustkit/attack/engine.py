@@ -30,6 +30,12 @@ from robustkit.record import CLEAN
 REVISION = 1
 """Raised whenever a change here can change a row; part of every evaluation's digest."""
 
+VOTES = 20
+"""passes over which the logits of a model that draws at random are averaged for a verdict"""
+RANDOM = 1e-4
+"""logits of unit length that differ by more from pass to pass are a random model's (Croce and Hein
+2020, check_randomized)"""
+
 Progress = Callable[[float], None]
 """told the share of a block's work that is done, 0 to 1"""
 
@@ -91,6 +97,12 @@ class _Slots:
         )
 
 
+def draws_at_random(a: Tensor, b: Tensor) -> bool:
+    """Whether two passes over the same images, N × K each, differ beyond rounding."""
+    unit = (logits / (logits.norm(dim=1, keepdim=True) + 1e-10) for logits in (a, b))
+    return bool((next(unit) - next(unit)).norm(dim=1).max() > RANDOM)
+
+
 def attack_block(
     model: torch.nn.Module,
     block: Block,
@@ -124,6 +136,8 @@ class _Engine:
     outcomes: Outcomes = field(init=False)
     clean: Tensor = field(init=False)
     """logits of the clean images, by the network that takes the steps"""
+    votes: int = field(init=False, default=1)
+    """passes whose mean logits decide: more than one where the model draws at random"""
 
     def run(self) -> Outcomes:
         self._clean()
@@ -146,8 +160,11 @@ class _Engine:
     def _clean(self) -> None:
         images, labels = self.block.images, self.block.labels
         every = torch.arange(len(images))
+        first = next(self._batches(every))
+        passes_ = [self._logits(images[first], first, CLEAN) for _ in range(2)]
+        self.votes = VOTES if draws_at_random(*passes_) else 1
         logits = torch.cat(
-            [self._logits(images[rows], rows, CLEAN) for rows in self._batches(every)]
+            [self._decided(images[rows], rows, CLEAN) for rows in self._batches(every)]
         )
         if int(labels.max()) >= logits.shape[1]:
             raise DataError(
@@ -398,10 +415,11 @@ class _Engine:
     ) -> Tensor:
         """Recompute what is claimed of perturbed images, keep the nearer ones; which hold (CPU).
 
-        A model that draws at random must err by the mean of its logits over `eot` passes.
+        A model that draws at random must err by the mean of its logits over several passes, `eot`
+        at least: what one lucky pass gets wrong is no success.
         """
         there = rows.to(perturbed.device)
-        logits = torch.stack([self._logits(perturbed, rows, name) for _ in range(eot)]).mean(0)
+        logits = self._decided(perturbed, rows, name, eot)
         predicted = logits.argmax(1)
         reached = distance(self.block.images[there], perturbed, self.protocol.norm)
         in_box = ((perturbed >= 0) & (perturbed <= 1)).flatten(1).all(1)
@@ -431,6 +449,14 @@ class _Engine:
                 "the attack but a fault of the model"
             )
         return hit
+
+    def _decided(self, images: Tensor, rows: Tensor, name: str, least: int = 1) -> Tensor:
+        """Logits, of a model that draws at random their mean over `votes` passes."""
+        count = max(self.votes, least)
+        logits = self._logits(images, rows, name)
+        for _ in range(count - 1):
+            logits = logits + self._logits(images, rows, name)
+        return logits / count if count > 1 else logits
 
     def _logits(self, images: Tensor, rows: Tensor, name: str) -> Tensor:
         """Logits without gradients, checked to be finite; `rows` name the images in an error."""

@@ -13,6 +13,7 @@ import torch
 
 from robustkit import evaluation
 from robustkit import protocol as protocols
+from robustkit.attack import draws_at_random
 from robustkit.attack.draws import seed_of
 from robustkit.attack.library import seeded
 from robustkit.audit.case import first_line
@@ -151,8 +152,10 @@ def attack(
     """
     attacked = _clean(subject, data, threat, bench)
     work = _Work(subject, threat, bench, attacked)
+    random = any(spec.random for spec in plan.stages) and _is_random(subject, data, bench)
     for spec in plan.stages:
-        work.protocol(spec)
+        if random or not spec.random:
+            work.protocol(spec)
     if surrogate is not None:
         work.transfer(surrogate)
     return attacked
@@ -170,6 +173,14 @@ def _clean(subject: Subject, data: Dataset, threat: Threat, bench: Bench) -> Att
         ["" for _ in range(len(data))],
         found.table["predicted"].to_numpy().astype(np.int64),
     )
+
+
+@torch.no_grad()
+def _is_random(subject: Subject, data: Dataset, bench: Bench) -> bool:
+    device = find_device(bench.options.device)
+    model, few = subject.load(device), torch.from_numpy(data.images(0, min(32, len(data))))
+    with seeded(0, device):
+        return draws_at_random(model(few.to(device)), model(few.to(device)))
 
 
 @dataclass(slots=True)

@@ -25,6 +25,8 @@ class StageSpec:
     """changes to the protocol's attacks: "queries=1000" """
     survivors: int = 0
     """only the first so many images that survived so far; 0 for all"""
+    random: bool = False
+    """only for a model that draws at random"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class _Stage:
     budgets: Literal["all", "judged"] = "judged"
     set: tuple[str, ...] = ()
     survivors: int = 0
+    random: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,7 @@ def _stage(table: Mapping[str, Any], where: str) -> StageSpec:
         stage.required,
         stage.set,
         stage.survivors,
+        stage.random,
     )
 
 

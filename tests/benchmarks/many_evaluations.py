@@ -88,6 +88,7 @@ def make(runs: Path, evaluations: int, images: int) -> None:
                 "fooled_at": pa.array(texts.tolist()),
                 "distance": pa.array(np.where(fooled < 0, np.nan, fooled / 10), from_pandas=True),
                 "fooled_by": pa.array(np.where(wrong, "clean", "pgd").tolist()),
+                "fooled_as": pa.nulls(len(wrong), pa.int32()),
             }
         )
         header = {
