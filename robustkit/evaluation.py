@@ -270,6 +270,7 @@ def question(
             *([] if surrogate is None else [_transfer(surrogate)]),
             *_seen(subject, data),
             *protocol.weaknesses,
+            *protocols.adaptations(protocol.attacks, len(data.classes)),
         ],
     }
 

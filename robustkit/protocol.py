@@ -288,6 +288,23 @@ class Protocol:
         return [sentence for a in self.attacks if (sentence := _weakness(a))]
 
 
+def adaptations(attacks: Sequence[Attack], classes: int) -> list[str]:
+    """Sentences about attacks that few classes make other than they were published."""
+    told = []
+    for attack, name in zip(attacks, labels_of(attacks), strict=True):
+        targets, loss = getattr(attack, "targets", 0), getattr(attack, "loss", "")
+        if targets > classes - 1:
+            left = "1 target" if classes == 2 else f"{classes - 1} targets"
+            told.append(f"{name}: {classes} classes leave {left}, not {targets}")
+        if loss == "dlr" and classes == 2:
+            told.append(f"{name}: 2 classes have no DLR; the margin over the clean gap instead")
+        if loss == "dlr" and classes == 3 and targets:
+            told.append(
+                f"{name}: 3 classes have no targeted DLR; its scale is from the first to the third"
+            )
+    return told
+
+
 def travel(attack: Attack) -> Fraction | None:
     """How far an iterative attack can move, in units of ε: steps × relative step."""
     if isinstance(attack, Pgd | Mifgsm):

@@ -16,7 +16,7 @@ from robustkit.attack.library import foolbox, foolbox_model
 from robustkit.attack.objectives import objective, towards
 from robustkit.attack.projections import onto_hyperplane, onto_l1_ball
 from robustkit.errors import ProtocolError
-from robustkit.protocol import Apgd, Fab, Square, labels_of, load
+from robustkit.protocol import Apgd, Fab, Square, adaptations, labels_of, load
 
 NORMS = ["linf", "l2", "l1"]
 APGD = {"kind": "apgd", "steps": 60}
@@ -107,6 +107,18 @@ def test_targets_adapt_to_few_classes():
     names = [{"kind": "apgd", "loss": "dlr", "targets": 9, "steps": 20}, FAB, SQUARE]
     found = attack_block(model, right(model, x), make("linf", *names, epsilon=["3/10"]), 8)
     assert within(found.distance, 0.3).any()
+
+
+def test_what_few_classes_change_is_told():
+    attacks = load("autoattack").attacks
+    assert adaptations(attacks, 10) == []
+    assert adaptations(attacks, 8) == [
+        "apgd-t: 8 classes leave 7 targets, not 9",
+        "fab-t: 8 classes leave 7 targets, not 9",
+    ]
+    assert "3 classes have no targeted DLR" in " ".join(adaptations(attacks, 3))
+    assert "2 classes have no DLR" in " ".join(adaptations(attacks, 2))
+    assert "leave 1 target," in " ".join(adaptations(attacks, 2))
 
 
 def test_a_target_is_where_each_chain_goes_and_any_wrong_class_counts():

@@ -135,7 +135,7 @@ class _Run:
             comparisons=comparisons,
             policy=(),
             checklist=(),
-            warnings=(*header["warnings"], *self.notes),
+            warnings=(*header["warnings"], *self._adaptations(), *self.notes),
             protocols=attacked.toml,
             provenance=self._provenance(header, started),
             command=q.command,
@@ -371,6 +371,14 @@ class _Run:
             levels.append((radius, int(tried.certified.sum()), int(tried.attacked.sum())))
         abstained = int((found.predicted < 0).sum())
         return {"clean": int(right.sum()), "abstained": abstained, "levels": levels}
+
+    def _adaptations(self) -> list[str]:
+        """What few classes change of the attacks."""
+        q = self.question
+        named = (spec.attack.get(q.threat.norm) for spec in q.plan.stages)
+        attacks = [protocols.load(name).attacks for name in named if name]
+        told = [s for a in attacks for s in protocols.adaptations(a, len(q.data.classes))]
+        return list(dict.fromkeys(told))
 
     # --- what parts share -------------------------------------------------------------------------
 
