@@ -16,7 +16,7 @@ from robustkit import data as datasets
 from robustkit import evaluation
 from robustkit import protocol as protocols
 from robustkit.audit import plan as plans
-from robustkit.audit.attacked import Bench, Threat
+from robustkit.audit.attacked import Attacked, Bench, Threat
 from robustkit.audit.policy import parse as parse_policy
 from robustkit.audit.run import Question, run
 from robustkit.audit.verdict import parse_claim
@@ -145,6 +145,24 @@ def test_an_audit_holds_what_its_parts_found(audited, images):
     assert audit.comparisons[0].difference.value == 0
     assert [rule.passed for rule in audit.policy] == [True, False]
     assert "square" in parts
+
+
+def test_what_a_kind_of_attack_leaves_does_not_depend_on_who_came_first(images):
+    n = len(images)
+    everything = np.ones(n, bool)
+    attacked = Attacked(
+        images,
+        Threat("linf", epsilon("0.1"), (epsilon("0.1"),), 0),
+        everything.copy(),
+        {"0.1": ~everything},
+        ["noise", "noise", "pgd", "square"] + [""] * (n - 4),
+        np.zeros(n, np.int64),
+        families={"noise": "floor", "pgd": "white box", "square": "black box"},
+        alone={"pgd": np.array([False, True, False] + [True] * (n - 3))},
+    )
+    assert attacked.after("white box")[:4].tolist() == [False, True, False, True]
+    assert attacked.after("black box")[:4].tolist() == [True, True, True, False]
+    assert attacked.after("floor")[:4].tolist() == [False, False, True, True]
 
 
 def test_what_is_written_validates_and_says_the_verdict_first(audited, tmp_path):

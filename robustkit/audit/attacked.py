@@ -107,8 +107,12 @@ class Attacked:
 
     def after(self, *families: Family) -> Bools:
         """Still right at the judged budget if only these kinds of attack had run."""
-        by = [self.families.get(name) in families for name in self.by]
-        return np.logical_and(self.right, ~np.array(by, np.bool_))
+        own = [name for name, family in self.families.items() if family in families]
+        right = self.right & ~np.isin(self.by, own)
+        for name in own:
+            if name in self.alone:  # it met every image, also those that others had fooled first
+                right &= self.alone[name]
+        return right
 
     def add(
         self, name: str, family: Family, rows: Sequence[int], found: Evaluation

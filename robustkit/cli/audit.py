@@ -203,7 +203,8 @@ def _threat(
         raise InputError(f"--epsilon {epsilon}: the claim is about {claim.epsilon}")
     if claim is not None:
         judged = protocols.epsilon(claim.epsilon)
-    budgets = {e.value: e for e in [*usual, judged]}
+    # beyond the judged budget only the cheap attacks would run, and a curve there would mislead
+    budgets = {e.value: e for e in [*usual, judged] if e.value <= judged.value}
     return Threat(chosen, judged, tuple(budgets[value] for value in sorted(budgets)), seed)
 
 
