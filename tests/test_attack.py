@@ -237,8 +237,9 @@ def test_clean_mistakes_are_never_attacked_and_count_as_fooled_at_zero():
     assert (outcomes.distance[:10] == 0).all()
     assert outcomes.fooled_by[:10] == ["clean"] * 10
     assert torch.equal(outcomes.perturbed[:10], x[:10])
-    # thirty clean, then only the twenty that were right: one step and its outcome
-    assert model.rows == [30, 20, 20]
+    # thirty clean, twice, to see whether the model draws at random; then only the twenty that were
+    # right: one step and its outcome
+    assert model.rows == [30, 30, 20, 20]
 
 
 def test_an_image_leaves_at_its_first_success_and_restarts_are_for_survivors():

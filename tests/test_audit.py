@@ -20,6 +20,7 @@ from robustkit.audit.attacked import Attacked, Bench, Threat
 from robustkit.audit.policy import parse as parse_policy
 from robustkit.audit.run import Question, run
 from robustkit.audit.verdict import parse_claim
+from robustkit.cli import app
 from robustkit.errors import InputError, UnknownName
 from robustkit.protocol import epsilon
 from robustkit.report.audit import schema, write
@@ -310,8 +311,9 @@ def test_the_gate_passes_and_fails_as_it_should(plan, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_loaded(arguments, message, tmp_path):
-    found = command("lenet5-mnist5k", *arguments, "--out", tmp_path / "a")
-    assert found.returncode == 2
-    assert message in found.stderr
-    assert len(found.stderr.strip().splitlines()) == 1
+    line = ["audit", "no-such-checkpoint", *arguments, "--out", str(tmp_path / "a")]
+    with pytest.raises(InputError) as caught:
+        app(line, standalone_mode=False)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "a").exists()

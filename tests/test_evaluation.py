@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustkit import checkpoint, data, evaluation
+from robustkit import checkpoint, data, evaluation, protocol
 from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError
 from robustkit.evaluation import Options, block_size, evaluate, of_checkpoint, resolve, run
 
@@ -353,14 +353,12 @@ def test_every_protocol_on_the_shelf_runs_on_two_images(tmp_path):
     digits = data.load("mnist5k", limit=2)
     subject = of_checkpoint(checkpoint.read("lenet5-mnist5k"))
     for name in names("attacks"):
-        quick = {
-            "boundary": ["steps=3"],
-            "hopskipjump": ["steps=1"],
-            "cw": ["steps=5", "search_steps=2"],
-            "noise": ["draws=2"],
-            "noise-l2": ["draws=2"],
-        }.get(name, [])
-        asked = resolve(name, digits, settings=quick)
+        # nothing of a protocol but its efforts, so that each runs in a moment
+        attacks = protocol.load(name).attacks
+        small = {"steps": 2, "search_steps": 2, "draws": 2, "queries": 3, "restarts": 1, "eot": 2}
+        small |= {"steps": 10} if any(getattr(a, "larger_first", False) for a in attacks) else {}
+        quick = [f"{k}={v}" for k, v in small.items() if any(hasattr(a, k) for a in attacks)]
+        asked = resolve(name, digits, settings=quick, epsilons=["1/10"] * bool(attacks))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             found = run(subject, digits, asked, tmp_path, Options())

@@ -160,12 +160,11 @@ class _Engine:
     def _clean(self) -> None:
         images, labels = self.block.images, self.block.labels
         every = torch.arange(len(images))
-        first = next(self._batches(every))
-        passes_ = [self._logits(images[first], first, CLEAN) for _ in range(2)]
-        self.votes = VOTES if draws_at_random(*passes_) else 1
-        logits = torch.cat(
-            [self._decided(images[rows], rows, CLEAN) for rows in self._batches(every)]
-        )
+        first, *others = self._batches(every)
+        once, again = (self._logits(images[first], first, CLEAN) for _ in range(2))
+        if draws_at_random(once, again):
+            self.votes, once = VOTES, self._decided(images[first], first, CLEAN)
+        logits = torch.cat([once, *(self._decided(images[r], r, CLEAN) for r in others)])
         if int(labels.max()) >= logits.shape[1]:
             raise DataError(
                 f"label {int(labels.max())} of image {self.block.first + int(labels.argmax())} is "
