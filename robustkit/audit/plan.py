@@ -95,7 +95,7 @@ def load(name: str) -> Plan:
     """
     path = Path(name) if name.endswith(".toml") else shipped("reports") / "audit" / f"{name}.toml"
     if not name.endswith(".toml") and name not in names():
-        raise UnknownName("audit", name, names())
+        raise UnknownName("budget", name, names())
     where = str(path)
     file = build(_File, read_toml(path), where)
     for key in ("images", "indicators", "certified", "corrupted"):
