@@ -22,17 +22,16 @@ from robustkit.attack import Block, attack_block, within
 from robustkit.protocol import labels_of
 
 NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
-NAMES = {"apgd-ce": "apgd-ce", "apgd-t": "apgd-t", "fab-t": "fab-t", "square": "square"}
 
 
-def official(model, images, labels, norm, epsilon, seed, batch_size):
+def official(model, images, labels, epsilon, norm, seed, batch_size, only):
     """Robust accuracy after each attack, seconds of each."""
     from autoattack import AutoAttack
 
     whole = AutoAttack(
         model, norm=NORM[norm], eps=epsilon, seed=seed, verbose=False, device=str(images.device)
     )
-    names = list(whole.attacks_to_run)
+    names = [name for name in whole.attacks_to_run if name in (only or whole.attacks_to_run)]
     done, spent = {}, {}
     x, y, robust = images, labels, model(images).argmax(1) == labels
     for name in names:
@@ -48,7 +47,7 @@ def official(model, images, labels, norm, epsilon, seed, batch_size):
     return {"after": done, "seconds": spent}
 
 
-def ours(model, images, labels, ids, norm, epsilon, seed, batch_size):
+def ours(model, images, labels, ids, epsilon, norm, seed, batch_size, only):
     """The same of this project's protocol."""
     data = datasets.from_arrays(images.cpu().numpy(), labels.cpu().numpy(), name="arrays")
     name = "autoattack" if norm == "linf" else f"autoattack-{norm}"
@@ -58,6 +57,8 @@ def ours(model, images, labels, ids, norm, epsilon, seed, batch_size):
     for position, (attack, word) in enumerate(
         zip(whole.attacks, labels_of(whole.attacks), strict=True)
     ):
+        if only and word not in only:
+            continue
         one = replace(whole, attacks=(attack,), seed=1000 * seed + position)
         rows = robust.nonzero()[:, 0]
         started = time.monotonic()
@@ -80,6 +81,7 @@ def main():
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--norm", default="linf")
     parser.add_argument("--epsilon", required=True)
+    parser.add_argument("--attacks", nargs="+", help="of apgd-ce apgd-t fab-t square; else all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--batch-size", type=int, default=250)
     parser.add_argument("--device", default="cpu")
@@ -93,7 +95,6 @@ def main():
     images = torch.from_numpy(data.images(0, len(data))).to(device)
     labels = torch.from_numpy(data.labels).to(device)
     epsilon = float(evaluation.resolve("fgsm", data, [options.epsilon]).epsilons[0])
-    asked = (options.norm, epsilon)
     results = json.loads(options.out.read_text()) if options.out.exists() else []
     for seed in options.seeds:
         for who in ["ours", "official"] if options.official else ["ours"]:
@@ -104,22 +105,15 @@ def main():
                 "norm": options.norm,
                 "epsilon": options.epsilon,
                 "images": len(data),
+                "attacks": options.attacks,
             }
-            if any(all(r[k] == v for k, v in key.items()) for r in results):
+            if any(all(r.get(k) == v for k, v in key.items()) for r in results):
                 continue
+            asked = (options.norm, seed, options.batch_size, options.attacks)
             if who == "ours":
-                told = ours(
-                    model,
-                    images,
-                    labels,
-                    data.ids,
-                    options.norm,
-                    options.epsilon,
-                    seed,
-                    options.batch_size,
-                )
+                told = ours(model, images, labels, data.ids, options.epsilon, *asked)
             else:
-                told = official(model, images, labels, *asked, seed, options.batch_size)
+                told = official(model, images, labels, epsilon, *asked)
             results.append(key | told | {"device": str(device), "torch": torch.__version__})
             options.out.write_text(json.dumps(results, indent=1))
             print(json.dumps(results[-1]), flush=True)
