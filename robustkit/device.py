@@ -2,7 +2,7 @@
 
 import torch
 
-from robustkit.errors import InputError
+from robustkit.errors import InputError, first_line
 
 
 def device(name: str) -> torch.device:
@@ -17,5 +17,5 @@ def device(name: str) -> torch.device:
         found = torch.device(name)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"--device {name}: {first_line(error)}") from error
     return found

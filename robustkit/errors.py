@@ -64,3 +64,8 @@ class TrainingFailed(RobustkitError):
     """The training broke: its loss is no longer a number. The last good state is kept."""
 
     exit_status = 3
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -29,7 +29,7 @@ from robustkit.attack import REVISION, Block, Outcomes, attack_block, search, wi
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
-from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError
+from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError, first_line
 from robustkit.files import canonical, digest, shipped
 from robustkit.protocol import Epsilon, Protocol, Target, kind
 from robustkit.record import VERSION, Blocks, Evaluation, Example, Store, table
@@ -401,7 +401,7 @@ def _probe(model: torch.nn.Module, data: Dataset, device: torch.device) -> None:
     except RuntimeError as error:
         raise DataError(
             f"the model cannot take the {shape} images of {data.name}; see --resize, --crop and "
-            f"--channels ({str(error).splitlines()[0]})"
+            f"--channels ({first_line(error)})"
         ) from error
     if logits.ndim != 2 or not _classes_fit(logits.shape[1], data):
         raise DataError(

@@ -482,6 +482,16 @@ def test_no_feasible_step_gains_more_than_the_steepest(norm, seed):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_a_zero_gradient_moves_nothing_and_a_tiny_one_a_whole_step(norm):
+    x = torch.full((2, 1, 4, 4), 0.5)
+    gradient = torch.zeros(x.shape)
+    gradient[1, 0, 0, 0] = 1e-30
+    step = ascend(x, gradient, torch.tensor([40.0, 0.4]), norm) - x
+    assert step[0].abs().max() == 0
+    assert abs(float(distance(x, x + step, norm)[1]) - 0.4) < 1e-6
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_draws_fill_the_unit_ball_uniformly(norm):
     """The radius of a uniform point in n dimensions has the distribution function r^n."""
     order = {"linf": math.inf, "l2": 2.0, "l1": 1.0}[norm]

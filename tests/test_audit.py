@@ -9,7 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from defences import Before, Detached
+from defences import Before, Detached, Rounded
 
 from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets
@@ -229,6 +229,24 @@ def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
     assert audit.verdict.word == "not established"
     assert any("minutes" in r for r in audit.verdict.reasons)
     write(audit, tmp_path / "report")
+
+
+def test_what_remedies_fooled_counts_when_the_minutes_end_in_the_middle(images, tmp_path):
+    plan = tmp_path / "gradients.toml"
+    plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = {linf = "square"}')])
+    inner = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))
+    subject = evaluation._module(Before(Rounded(), inner), "rounded")
+    parts = []
+
+    def over():
+        return "indicator: zero-gradients" in parts
+
+    audit = run(question(plan, images, subject=subject), bench(tmp_path, parts, over))
+    assert any(r.standing == "not examined" and "minutes" in r.evidence for r in audit.indicators)
+    assert any(r.remedy and r.after < r.before for r in audit.indicators)
+    remedies = next(s for s in audit.stages if s.name == "remedies")
+    assert remedies.first > 0
+    assert audit.survived == remedies.so_far
 
 
 def test_a_norm_that_a_stage_lacks_is_skipped_and_said(plan, images, tmp_path):

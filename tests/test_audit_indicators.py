@@ -303,7 +303,7 @@ def test_recorded_accuracy_by_an_exact_test():
 
 
 def test_training_images_are_told_and_left_out():
-    case = bare(Answers([1.0, 0.0]), n=4, training_ids=frozenset({"2:7", "9:0"}))
+    case = bare(Answers([1.0, 0.0]), n=4, training_ids=lambda: frozenset({"2:7", "9:0"}))
     case = replace(case, plain=torch.tensor([False, False, True, False]))
     reading = only(case, "training-overlap")[0]["training-overlap"]
     assert reading.value == 0.25

@@ -10,6 +10,7 @@ from robustkit.attack.engine import (
     Progress,
     attack_block,
     draws_at_random,
+    normalised,
 )
 from robustkit.attack.geometry import TOLERANCE, within
 from robustkit.attack.gradient import search
@@ -22,6 +23,7 @@ __all__ = [
     "Progress",
     "attack_block",
     "draws_at_random",
+    "normalised",
     "search",
     "within",
 ]

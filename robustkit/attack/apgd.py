@@ -6,13 +6,12 @@ In L1 the sparse steps of Croce and Hein 2021 (Mind the box, algorithm 1).
 from collections.abc import Sequence
 from functools import cached_property
 from math import ceil
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from robustkit.attack.draws import in_ball, on_sphere
-from robustkit.attack.geometry import column, distance, project, within
+from robustkit.attack.geometry import ascend, column, distance, project, within
 from robustkit.attack.library import foolbox
 from robustkit.attack.objectives import objective, towards
 from robustkit.attack.projections import onto_l1_ball
@@ -57,15 +56,6 @@ class APGD(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[mis
         self.eot = eot
         self.rho = rho
         self.larger_first = larger_first
-
-    @property
-    def distance(self) -> Any:
-        """The norm, in foolbox's words."""
-        return getattr(foolbox.distances, self.norm)
-
-    def chains(self, classes: int) -> int:
-        """Restarts, for each target where there are any."""
-        return self.restarts * max(1, min(self.targets, classes - 1))
 
     # --- what the engine asks -----------------------------------------------------------------
 
@@ -232,8 +222,7 @@ class APGD(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[mis
         if self.norm == "l1":
             step = column(size, x) * self._sparse(gradient, state.memory["share"])
             return self._project(x + step, state, radius)
-        direction = gradient.sign() if self.norm == "linf" else _unit(gradient)
-        goal = self._project(x + column(size, x) * direction, state, radius)
+        goal = self._project(ascend(x, gradient, size, self.norm), state, radius)
         weight = column(torch.where(self._firsts(state.step), 1.0, MOMENTUM), x)
         inertia = (1 - weight) * (x - state.memory["previous"])
         return self._project(x + weight * (goal - x) + inertia, state, radius)
@@ -257,11 +246,3 @@ class APGD(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[mis
         least = slope.abs().sort(dim=1).values.gather(1, rank[:, None])
         sign = torch.where(slope.abs() >= least, slope.sign(), 0)
         return (sign / sign.abs().sum(1, keepdim=True).clamp(min=1)).view_as(gradient)
-
-
-def _unit(gradient: Tensor) -> Tensor:
-    """Directions of L2 length 1; a gradient too small for float32 squares is scaled first."""
-    largest = gradient.flatten(1).abs().amax(1).clamp(min=1e-38)
-    scaled = gradient / column(largest, gradient)
-    length = scaled.flatten(1).norm(dim=1)
-    return scaled / column(length.clamp(min=1e-12), scaled)

@@ -27,7 +27,7 @@ from robustkit.errors import DataError, EvaluationFailed
 from robustkit.protocol import Attack, Protocol, labels_of
 from robustkit.record import CLEAN
 
-REVISION = 2
+REVISION = 3
 """Raised whenever a change here can change a row; part of every evaluation's digest."""
 
 VOTES = 20
@@ -99,8 +99,13 @@ class _Slots:
 
 def draws_at_random(a: Tensor, b: Tensor) -> bool:
     """Whether two passes over the same images, N × K each, differ beyond rounding."""
-    unit = (logits / (logits.norm(dim=1, keepdim=True) + 1e-10) for logits in (a, b))
-    return bool((next(unit) - next(unit)).norm(dim=1).max() > RANDOM)
+    return bool((normalised(a) - normalised(b)).norm(dim=1).max() > RANDOM)
+
+
+def normalised(logits: Tensor) -> Tensor:
+    """Logits over their norm, N × K."""
+    result: Tensor = logits / (logits.norm(dim=1, keepdim=True) + 1e-10)
+    return result
 
 
 def attack_block(

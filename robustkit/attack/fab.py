@@ -5,7 +5,6 @@ attack".
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,15 +51,6 @@ class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc
         self.alpha_max = alpha_max
         self.eta = eta
         self.beta = beta
-
-    @property
-    def distance(self) -> Any:
-        """The norm, in foolbox's words."""
-        return getattr(foolbox.distances, self.norm)
-
-    def chains(self, classes: int) -> int:
-        """Restarts, for each target where there are any."""
-        return self.restarts * max(1, min(self.targets, classes - 1))
 
     def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
         """The images themselves, for a restart random points half a budget away."""

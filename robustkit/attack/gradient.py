@@ -4,7 +4,6 @@ foolbox's three gradient descent classes, with budgets, draws and projections of
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +24,6 @@ from robustkit.protocol import Square as SquareKind
 class _Ascent(Search):
     """Projected steepest ascent, mixed into foolbox's three gradient descent classes."""
 
-    norm: ClassVar[Norm]
     rel_stepsize: float
 
     def __init__(
@@ -44,10 +42,6 @@ class _Ascent(Search):
         self.loss = loss
         self.momentum = momentum
         self.distribution = distribution
-
-    def chains(self, classes: int) -> int:
-        """Restarts."""
-        return self.restarts
 
     def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
         """First iterates: the images, or draws from their balls, one generator an image."""

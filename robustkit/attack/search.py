@@ -10,12 +10,17 @@ from robustkit.attack.draws import generator, seed_of
 from robustkit.attack.library import eagerpy, foolbox
 from robustkit.attack.state import State
 from robustkit.errors import EvaluationFailed
+from robustkit.protocol import Norm
 
 
 class Search:
     """An attack that moves many images at once, each in its own state and at its own budget."""
 
+    norm: Norm
     steps: int
+    restarts = 1
+    targets = 0
+    """so many of the likeliest wrong classes have chains of their own; 0: no class is aimed at"""
     random_start = True
     """whether `start` draws from generators"""
     gradient = True
@@ -27,9 +32,14 @@ class Search:
     transfers = True
     """whether its last iterate means something on another network"""
 
+    @property
+    def distance(self) -> Any:
+        """The norm, in foolbox's words."""
+        return getattr(foolbox.distances, self.norm)
+
     def chains(self, classes: int) -> int:
         """How many independent searches of an image there are at a budget."""
-        raise NotImplementedError
+        return self.restarts * max(1, min(self.targets, classes - 1))
 
     def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
         """Set the first iterates and the memory; one generator a row where `random_start`."""

@@ -5,7 +5,6 @@ In L1 as in AutoAttack: the L2 moves with L1 sizes, projected onto ball and box.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,15 +41,6 @@ class Square(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[m
         self.steps = queries - 1  # the first query is the starting point
         self.restarts = restarts
         self.p_init = p_init
-
-    @property
-    def distance(self) -> Any:
-        """The norm, in foolbox's words."""
-        return getattr(foolbox.distances, self.norm)
-
-    def chains(self, classes: int) -> int:
-        """Restarts."""
-        return self.restarts
 
     def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
         """Linf: vertical stripes of ±ε. L2, L1: tiles of the shapes that later moves add."""

@@ -16,12 +16,11 @@ from robustkit import protocol as protocols
 from robustkit.attack import draws_at_random
 from robustkit.attack.draws import seed_of
 from robustkit.attack.library import seeded
-from robustkit.audit.case import first_line
 from robustkit.audit.outcome import Family, Level, Stage
 from robustkit.audit.plan import Plan, StageSpec
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
-from robustkit.errors import EvaluationFailed, ProtocolError
+from robustkit.errors import EvaluationFailed, ProtocolError, first_line
 from robustkit.evaluation import Options, Subject
 from robustkit.protocol import (
     Attack,
@@ -47,6 +46,9 @@ EXAMPLES = 12
 
 class OutOfTime(Exception):
     """The minutes of the audit are up; what is finished is kept."""
+
+
+TIME_UP = "the audit's minutes were up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +256,7 @@ class _Work:
         try:
             found = self._run(counted, rows, protocol, name, surrogate)
         except OutOfTime:
-            reason = "the audit's minutes were up"
-            attacked.stages.append(replace(stage, status="skipped", reason=reason))
+            attacked.stages.append(replace(stage, status="skipped", reason=TIME_UP))
         except (EvaluationFailed, ProtocolError, RuntimeError) as error:
             attacked.stages.append(replace(stage, status="failed", reason=first_line(error)))
         else:
@@ -303,8 +304,8 @@ class _Work:
                 raise OutOfTime
 
         options = replace(self.bench.options, progress=progress)
-        part = self.attacked.data if len(rows) == len(self.attacked.data) else None
-        data = part or self.attacked.data.take(rows)
+        whole = self.attacked.data
+        data = whole if len(rows) == len(whole) else whole.take(rows)
         device = find_device(options.device)
         # a model that draws at random draws alike when the audit is repeated
         with seeded(seed_of(self.threat.seed, "audit", name), device):

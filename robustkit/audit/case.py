@@ -9,17 +9,14 @@ import torch
 from torch import Tensor
 
 from robustkit import protocol as protocols
-from robustkit.attack import Block, attack_block, within
+from robustkit.attack import Block, attack_block, draws_at_random, within
 from robustkit.attack.draws import seed_of
 from robustkit.attack.geometry import distance
 from robustkit.attack.library import seeded
-from robustkit.errors import EvaluationFailed
+from robustkit.errors import EvaluationFailed, first_line
 from robustkit.protocol import Attack, Epsilon, Fgsm, Noise, Norm, Protocol
 
 T = TypeVar("T")
-RANDOM = 1e-4
-"""logits, divided by their norm, that differ by more from pass to pass: a random model (Croce and
-Hein 2020, check_randomized)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ class Case:
     """after attacks made on another network alone"""
     recorded_accuracy: float | None = None
     """clean accuracy that the checkpoint claims, as a fraction"""
-    training_ids: frozenset[str] | None = None
+    training_ids: Callable[[], frozenset[str] | None] = lambda: None
     """ids of the images that the network was trained on"""
     batch_size: int = 128
     effort: Effort = Effort()
@@ -186,8 +183,8 @@ class Case:
     def _passes_differ(self) -> bool:
         few = self.images[:32]
         with self.repeatable("passes"), torch.no_grad():
-            passes = [normalised(self.model(few)) for _ in range(3)]
-        return any(bool(((p - passes[0]).norm(dim=1) > RANDOM).any()) for p in passes)
+            first, *others = (self.model(few) for _ in range(3))
+        return any(draws_at_random(first, other) for other in others)
 
     # --- passes ---------------------------------------------------------------------------------
 
@@ -264,14 +261,3 @@ class Case:
         if len(found):
             fooled[found] = ~self.right_at(outcomes.perturbed[found.to(there.device)], rows[found])
         return fooled
-
-
-def normalised(logits: Tensor) -> Tensor:
-    """Logits over their norm, N × K (Croce and Hein 2020, check_randomized)."""
-    result: Tensor = logits / (logits.norm(dim=1, keepdim=True) + 1e-10)
-    return result
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

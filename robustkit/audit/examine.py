@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from robustkit.audit import remedies, thresholds
-from robustkit.audit.case import Case, first_line
+from robustkit.audit.case import Case
 from robustkit.audit.indicators import INDICATORS, Indicator, Symptom, Unexaminable
 from robustkit.audit.indicators.claims import overlapping
 from robustkit.audit.outcome import Reading, Standing
 from robustkit.audit.remedies import Remedy
-from robustkit.errors import EvaluationFailed, UnknownName
+from robustkit.errors import EvaluationFailed, UnknownName, first_line
 
 BROKE = (EvaluationFailed, RuntimeError, TypeError, ValueError, IndexError)
 """what an unusual model may raise; it costs one reading, not the audit"""

@@ -10,8 +10,6 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from scipy.special import betaincinv
-
 from robustkit.audit.outcome import Audit, Rule, Stage
 from robustkit.audit.verdict import norm_of
 from robustkit.audit.wording import at_most, budget, counted, points, sentence, share, shares
@@ -19,6 +17,7 @@ from robustkit.errors import InputError, ProtocolError, UnknownName
 from robustkit.files import build, read_toml
 from robustkit.protocol import epsilon
 from robustkit.statistics import Comparison, Estimate
+from robustkit.statistics.estimate import exact_lower
 
 # what XML 1.0 cannot hold, not even escaped
 _UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -270,7 +269,7 @@ def _same(one: str, other: str) -> bool:
 def lower_bound(estimate: Estimate, confidence: float) -> float:
     """One-sided lower bound of a share (Clopper and Pearson 1934): covers at least `confidence`."""
     count = round(estimate.value * estimate.n)
-    return float(betaincinv(count, estimate.n - count + 1, 1 - confidence)) if count else 0.0
+    return exact_lower(count, estimate.n, 2 * (1 - confidence))
 
 
 def _bound(estimate: Estimate, at_least: float, confidence: float, said: str) -> Judged:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from robustkit.attack.draws import ORDER
 from robustkit.attack.geometry import project
 from robustkit.audit.ascent import View, climb, path
 from robustkit.audit.case import Case
@@ -143,10 +144,9 @@ def too_near(case: Case) -> list[tuple[int, int]]:
 
 
 def _distances(case: Case, one: Tensor, other: Tensor) -> Tensor:
-    order = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}[case.norm]
     device = case.images.device
     a, b = (case.images[rows.to(device)].flatten(1).double() for rows in (one, other))
-    return torch.cdist(a, b, p=order, compute_mode="donot_use_mm_for_euclid_dist").cpu()
+    return torch.cdist(a, b, p=ORDER[case.norm], compute_mode="donot_use_mm_for_euclid_dist").cpu()
 
 
 def nearest_other(case: Case, limit: int = 2000) -> Tensor:

@@ -1,7 +1,8 @@
 """An audit from a question to its outcome, in rising order of cost; what is done is kept."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,6 +19,7 @@ from robustkit.attack import REVISION as ENGINE
 from robustkit.audit import thresholds
 from robustkit.audit.attacked import (
     PLAIN_BY_NORM,
+    TIME_UP,
     Attacked,
     Bench,
     Bools,
@@ -25,9 +27,9 @@ from robustkit.audit.attacked import (
     Threat,
     attack,
 )
-from robustkit.audit.case import Case, first_line
+from robustkit.audit.case import Case
 from robustkit.audit.checklist import fill
-from robustkit.audit.examine import Examination, Finding, examine
+from robustkit.audit.examine import Finding, examine
 from robustkit.audit.indicators import INDICATORS, Indicator
 from robustkit.audit.outcome import (
     Audit,
@@ -48,7 +50,7 @@ from robustkit.audit.verdict import judge
 from robustkit.certification import Noise, attack_smoothed, certify_rising, smooth
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
-from robustkit.errors import EvaluationFailed, RobustkitError
+from robustkit.errors import EvaluationFailed, RobustkitError, first_line
 from robustkit.evaluation import Subject
 from robustkit.files import canonical, digest, write_atomic
 from robustkit.statistics import Comparison, Member, compare_images, family, proportion
@@ -78,7 +80,8 @@ class Question:
     budget: str
     """as the audit shall name its effort"""
     command: str
-    training_ids: frozenset[str] | None = None
+    training_ids: Callable[[], frozenset[str] | None] = lambda: None
+    """ids of the images that the network was trained on; None where they are not to be had"""
 
 
 def run(question: Question, bench: Bench) -> Audit:
@@ -166,8 +169,8 @@ class _Run:
     def _examine(self, attacked: Attacked) -> tuple[Reading, ...]:
         """The indicators on the first images; what remedies fool counts."""
         plan = self.question.plan
-        n = min(plan.indicators or len(attacked.data), len(attacked.data))
-        part = attacked.data.take(range(n))
+        part = self._first(plan.indicators)
+        n = len(part)
         limits = thresholds.checked(plan.thresholds, f"{plan.name}: [thresholds]")
         known = self._kept("indicators", part.digest, limits, _masks(attacked, n))
         findings = {k: _finding(v) for k, v in known.get("findings", {}).items()}
@@ -182,54 +185,50 @@ class _Run:
                 raise OutOfTime
             self.bench.begin(f"indicator: {indicator.name}", n)
 
-        try:
-            found = examine(self._case(attacked, part), limits, done, findings, begin)
-        except OutOfTime:
-            unread = [_unread(i) for i in INDICATORS if i.name not in findings]
-            readings = [findings[i.name].reading for i in INDICATORS if i.name in findings]
-            return (*readings, *unread)
-        self._count_remedies(attacked, found)
-        return found.readings
+        with suppress(OutOfTime):  # what was read so far counts
+            examine(self._case(attacked, part), limits, done, findings, begin)
+        self._count_remedies(attacked, findings.values())
+        read = [findings[i.name].reading for i in INDICATORS if i.name in findings]
+        return (*read, *(_unread(i) for i in INDICATORS if i.name not in findings))
 
     def _case(self, attacked: Attacked, part: Dataset) -> Case:
         q, n = self.question, len(part)
 
-        def first(mask: Bools | None) -> torch.Tensor | None:
-            return None if mask is None else torch.from_numpy(mask[:n].copy())
+        def first(mask: Bools) -> torch.Tensor:
+            return torch.from_numpy(mask[:n].copy())
+
+        def known(mask: Bools | None) -> torch.Tensor | None:
+            return None if mask is None else first(mask)
 
         plain = protocols.load(PLAIN_BY_NORM[q.threat.norm])
         failed = [s for s in attacked.stages if s.name in attacked.plain and s.status != "complete"]
-        white = first(attacked.after("white box"))
-        right = first(attacked.right)
-        assert right is not None
-        survived = first(_alone(attacked, attacked.plain))
+        survived = _alone(attacked, attacked.plain)
         black = any(s.family == "black box" and s.status == "complete" for s in attacked.stages)
         recorded = q.subject.header["recorded_accuracy"]
         return Case(
             self._model,
-            self._images(part),
-            torch.from_numpy(part.labels.copy()).to(self._torch_device),
+            *self._tensors(part),
             part.ids,
             replace(plain, epsilons=(q.threat.judged,), seed=q.threat.seed),
-            right,
-            right if survived is None else survived,
-            white=white,
-            black=None if not black else first(attacked.after("black box")),
-            fgsm=first(_alone(attacked, [s for s in attacked.plain if s.endswith("fgsm")])),
-            random=first(_floor(attacked)),
-            transfer=first(attacked.alone.get("transfer")),
+            first(attacked.right),
+            first(attacked.right if survived is None else survived),
+            white=first(attacked.after("white box")),
+            black=first(attacked.after("black box")) if black else None,
+            fgsm=known(_alone(attacked, [s for s in attacked.plain if s.endswith("fgsm")])),
+            random=known(_floor(attacked)),
+            transfer=known(attacked.alone.get("transfer")),
             recorded_accuracy=None if recorded is None else float(recorded),
             training_ids=q.training_ids,
             batch_size=self._batch,
             failed=failed[0].reason if failed else "",
         )
 
-    def _count_remedies(self, attacked: Attacked, found: Examination) -> None:
+    def _count_remedies(self, attacked: Attacked, findings: Collection[Finding]) -> None:
         """What looking and remedies fooled is a stage like any other."""
         places = {name: row for row, name in enumerate(attacked.data.ids)}
-        fooled = {i: f.reading.name for f in found.findings for i in f.fooled}
+        fooled = {i: f.reading.name for f in findings for i in f.fooled}
         rows = sorted(places[i] for i in fooled)
-        if not any(f.reading.remedy for f in found.findings) and not rows:
+        if not any(f.reading.remedy for f in findings) and not rows:
             return
         new = [row for row in rows if attacked.survivors[row]]
         by: dict[str, int] = {}
@@ -262,20 +261,17 @@ class _Run:
     def _certify(self, attacked: Attacked) -> Certificate:
         """Which of the first images provably hold; none of them may have been fooled."""
         q = self.question
-        n = min(q.plan.certified or len(q.data), len(q.data))
-        part = q.data.take(range(n))
+        part = self._first(q.plan.certified)
+        n = len(part)
         asked = [str(e.value) for e in q.threat.budgets]
         kept = self._kept("certificate", part.digest, q.threat.norm, asked)
         if not kept:
             if self.bench.over():
-                return Certificate("", reason="the audit's minutes were up", n=n)
+                return Certificate("", reason=TIME_UP, n=n)
             self.bench.begin("certified bounds", n)
-            labels = torch.from_numpy(part.labels.copy()).to(self._torch_device)
             budgets = [float(e) for e in q.threat.budgets]
             try:
-                found = certify_rising(
-                    self._model, self._images(part), labels, q.threat.norm, budgets
-                )
+                found = certify_rising(self._model, *self._tensors(part), q.threat.norm, budgets)
             except (RobustkitError, RuntimeError) as error:
                 return Certificate("", reason=first_line(error), n=n)
             kept = {
@@ -295,15 +291,15 @@ class _Run:
 
     def _corrupt(self) -> Corruptions:
         q = self.question
-        n = min(q.plan.corrupted or len(q.data), len(q.data))
-        part, (channels, height, width) = q.data.take(range(n)), q.data.shape
+        part, (channels, height, width) = self._first(q.plan.corrupted), q.data.shape
+        n = len(part)
         if channels not in (1, 3) or min(height, width) < SMALLEST:
             reason = f"images of {channels} × {height} × {width} are none they are defined for"
             return Corruptions(n=n, reason=reason)
         kept = self._kept("corruptions", part.digest)
         if not kept:
             if self.bench.over():
-                return Corruptions(n=n, reason="the audit's minutes were up")
+                return Corruptions(n=n, reason=TIME_UP)
             watch = self.bench.begin("common corruptions", n)
 
             def progress(done: int, total: int) -> None:
@@ -323,7 +319,7 @@ class _Run:
                     progress=progress,
                 )
             except OutOfTime:
-                return Corruptions(n=n, reason="the audit's minutes were up")
+                return Corruptions(n=n, reason=TIME_UP)
             except (RobustkitError, RuntimeError) as error:
                 return Corruptions(n=n, reason=first_line(error))
             kept = {"right": right.sum(2).tolist()}
@@ -341,7 +337,7 @@ class _Run:
         asked = self.question.plan.smoothing
         if asked is None or self.bench.over():
             return None
-        part = self.question.data.take(range(min(asked.images or 10**9, len(self.question.data))))
+        part = self._first(asked.images)
         kept = self._kept("smoothed", part.digest, asdict(asked))
         if not kept:
             self.bench.begin("smoothed classifier", len(part))
@@ -361,8 +357,7 @@ class _Run:
 
     def _smoothed(self, part: Dataset, asked: Smoothing) -> dict[str, Any]:
         noise = Noise(asked.sigma, asked.alpha, n=asked.draws, seed=self.question.threat.seed)
-        images = self._images(part)
-        labels = torch.from_numpy(part.labels.copy()).to(images.device)
+        images, labels = self._tensors(part)
         found = smooth(self._model, images, part.ids, noise)
         right = torch.as_tensor(found.predicted).cpu() == labels.cpu()
         levels = []
@@ -399,8 +394,16 @@ class _Run:
         size = self.bench.options.batch_size
         return BATCH if size == "auto" else size
 
-    def _images(self, part: Dataset) -> torch.Tensor:
-        return torch.from_numpy(part.images(0, len(part))).to(self._torch_device)
+    def _first(self, limit: int) -> Dataset:
+        """The first images; all of them for 0."""
+        data = self.question.data
+        return data.take(range(min(limit or len(data), len(data))))
+
+    def _tensors(self, part: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels, on the device."""
+        images, labels = part.images(0, len(part)), part.labels.copy()
+        device = self._torch_device
+        return torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
 
     def _path(self, part: str, *asked: object) -> Path:
         names = {
@@ -437,7 +440,6 @@ class _Run:
                 "seed": self.question.threat.seed,
             },
             "Audit": {"name": plan.name, "title": plan.title, "digest": digest(plan.text)},
-            "Data source": dict(header["data"]["source"]),
         }
 
 
@@ -516,7 +518,7 @@ def _unread(indicator: Indicator) -> Reading:
         indicator.source,
         "not examined",
         fires=indicator.fires,
-        evidence="the audit's minutes were up",
+        evidence=TIME_UP,
     )
 
 

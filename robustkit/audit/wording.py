@@ -3,6 +3,21 @@
 from collections.abc import Sequence
 
 from robustkit.statistics import Estimate
+from robustkit.statistics.comparison import capital, listed
+from robustkit.statistics.estimate import counted
+
+__all__ = [
+    "at_most",
+    "budget",
+    "capital",
+    "counted",
+    "listed",
+    "points",
+    "sentence",
+    "share",
+    "shares",
+    "within",
+]
 
 MOST_DIGITS = 6
 
@@ -39,22 +54,6 @@ def within(estimate: Estimate) -> str:
 def budget(norm: str, epsilon: str) -> str:
     """A threat in words: "ε = 8/255 (linf)"."""
     return f"ε\u00a0=\u00a0{epsilon} ({norm})"
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and its noun: "1 image", "10,000 images"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in a row: "a", "a and b", "a, b and c"; nothing for none."""
-    *most, last = names or [""]
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-def capital(text: str) -> str:
-    """The text with its first letter large."""
-    return text[:1].upper() + text[1:]
 
 
 def sentence(*parts: str) -> str:

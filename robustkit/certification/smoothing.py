@@ -12,13 +12,14 @@ from math import isfinite
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import beta, binomtest, norm
+from scipy.stats import binomtest, norm
 from torch import Tensor, nn
 
 from robustkit.attack.draws import generator
 from robustkit.attack.geometry import column, project, within
 from robustkit.attack.geometry import distance as distance_of
 from robustkit.errors import DataError, EvaluationFailed, InputError
+from robustkit.statistics.estimate import exact_lower
 
 BLOCK = 100
 """draws made together: a draw depends on seed, image and its number, never on how many follow"""
@@ -116,7 +117,7 @@ def smooth(
 
 def lower_bound(successes: int, n: int, alpha: float) -> float:
     """Of a probability, one-sided at 1 − alpha (Clopper and Pearson 1934)."""
-    return float(beta.ppf(alpha, successes, n - successes + 1)) if successes else 0.0
+    return exact_lower(successes, n, 2 * alpha)
 
 
 def predict(

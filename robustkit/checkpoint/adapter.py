@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from robustkit.errors import CheckpointError, InputError
+from robustkit.errors import CheckpointError, InputError, first_line
 
 
 class Classifier(torch.nn.Module):
@@ -49,7 +49,7 @@ class Classifier(torch.nn.Module):
                 raise
             shape = "×".join(map(str, x.shape[1:]))
             raise InputError(
-                f"the model does not take images of shape {shape}: {_first_line(error)}"
+                f"the model does not take images of shape {shape}: {first_line(error)[:200]}"
             ) from error
         return self._checked(logits(output), len(x))
 
@@ -122,15 +122,11 @@ def replica(module: torch.nn.Module) -> torch.nn.Module:
         return copy.deepcopy(module, memo)
     except Exception as error:  # a user's module may refuse in any way
         raise InputError(
-            f"the model cannot be copied ({type(error).__name__}: {_first_line(error)}); pass one "
-            "that copy.deepcopy accepts"
+            f"the model cannot be copied ({type(error).__name__}: {first_line(error)[:200]}); "
+            "pass one that copy.deepcopy accepts"
         ) from error
 
 
 def _is_about_shapes(error: RuntimeError) -> bool:
     words = ("shape", "size", "channels", "dimension", "mat1", "stride")
     return any(word in str(error) for word in words)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:200]

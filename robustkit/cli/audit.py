@@ -4,11 +4,28 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustkit.cli.options import Mean, Model, NumClasses, Std, TrustProgram, numbers
+from robustkit.cli.options import (
+    BatchSize,
+    Channels,
+    Crop,
+    Data,
+    DataRoot,
+    Device,
+    Mean,
+    Model,
+    NumClasses,
+    Resize,
+    Seed,
+    Split,
+    Std,
+    TrustProgram,
+    images_a_pass,
+    numbers,
+)
 from robustkit.errors import InputError, RobustkitError
 
 if TYPE_CHECKING:
@@ -69,26 +86,23 @@ def audit(
         str | None, typer.Option(metavar="CKPT", help="Try transfer from this network too.")
     ] = None,
     model: Model = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="A name (`robustkit list data`) or a path; else the checkpoint's own."),
-    ] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where its files stand.")] = None,
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "test",
+    data: Data = None,
+    data_root: DataRoot = None,
+    split: Split = "test",
     limit: Annotated[
         int | None, typer.Option(min=1, help="The first N images; else as the budget says.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
-    batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Images a pass.")] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU.")] = "auto",
+    seed: Seed = 0,
+    batch_size: BatchSize = "auto",
+    device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the audit.")] = Path("audit"),
     num_classes: NumClasses = None,
     mean: Mean = None,
     std: Std = None,
     trust_program: TrustProgram = False,
-    resize: Annotated[int | None, typer.Option(min=1, help="Shorter side.")] = None,
-    crop: Annotated[int | None, typer.Option(min=1, help="Then a central square.")] = None,
-    channels: Annotated[int | None, typer.Option(min=1, help="1 or 3.")] = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    channels: Channels = None,
 ) -> int:
     """Attack harder, look for failed attacks, and say whether a robustness number can be believed.
 
@@ -101,7 +115,6 @@ def audit(
     from robustkit import evaluation
     from robustkit.audit.attacked import Bench, minutes
     from robustkit.audit.run import Question, run
-    from robustkit.cli.evaluate import _batch_size
     from robustkit.cli.terminal import AuditBar
 
     def read(path: str) -> "Checkpoint":
@@ -109,8 +122,8 @@ def audit(
             path,
             model=model,
             num_classes=num_classes,
-            mean=None if mean is None else tuple(numbers(mean, "--mean") or ()),
-            std=None if std is None else tuple(numbers(std, "--std") or ()),
+            mean=numbers(mean, "--mean"),
+            std=numbers(std, "--std"),
             trust_program=trust_program,
         )
 
@@ -127,7 +140,7 @@ def audit(
         channels=channels,
     )
     threat = _threat(images, asked.claim, norm, epsilon, seed)
-    others = {path: evaluation.of_checkpoint(_other(checkpoints, path)) for path in against or ()}
+    others = {path: evaluation.of_checkpoint(checkpoints.read(path)) for path in against or ()}
     question = Question(
         evaluation.of_checkpoint(audited),
         images,
@@ -135,13 +148,13 @@ def audit(
         asked.plan,
         asked.claim,
         others,
-        None if surrogate is None else evaluation.of_checkpoint(_other(checkpoints, surrogate)),
+        None if surrogate is None else evaluation.of_checkpoint(checkpoints.read(surrogate)),
         asked.policy,
         budget,
         shlex.join(["robustkit", *sys.argv[1:]]),
-        _training_ids(audited, data_root, images),
+        lambda: _training_ids(audited, data_root, images),
     )
-    options = evaluation.Options(_batch_size(batch_size), device)
+    options = evaluation.Options(images_a_pass(batch_size), device)
     with AuditBar() as bar:
         bench = Bench(out / "work", options, bar.begin, minutes(asked.minutes))
         found = run(question, bench)
@@ -167,9 +180,8 @@ def _asked(
         raise InputError("--junit tells of a policy's rules; give --policy too")
     if out.is_file():
         raise InputError(f"--out {out}: is a file; give the name of a folder")
-    for path in filter(None, [junit]):
-        if path.is_dir():
-            raise InputError(f"--junit {path}: is a folder; give the name of a file")
+    if junit is not None and junit.is_dir():
+        raise InputError(f"--junit {junit}: is a folder; give the name of a file")
     stated = None
     if claim is not None:
         stated = verdict.parse_claim(claim)
@@ -208,11 +220,6 @@ def _threat(
     return Threat(chosen, judged, tuple(budgets[value] for value in sorted(budgets)), seed)
 
 
-def _other(checkpoints: Any, path: str) -> "Checkpoint":
-    found: Checkpoint = checkpoints.read(path)
-    return found
-
-
 def _training_ids(
     checkpoint: "Checkpoint", root: Path | None, images: "Dataset"
 ) -> frozenset[str] | None:
@@ -244,6 +251,3 @@ def _told(found: "Audit", out: Path, junit: Path | None) -> int:
     for rule in failed:
         typer.echo(f"robustkit: policy: {rule.sentence}", err=True)
     return FAILED_POLICY if failed else 0
-
-
-__all__: list[str] = ["audit"]

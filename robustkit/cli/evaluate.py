@@ -10,7 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from robustkit.cli.options import Mean, Model, NumClasses, Std, TrustProgram, numbers
+from robustkit.cli.options import (
+    BatchSize,
+    Channels,
+    Crop,
+    Data,
+    DataRoot,
+    Device,
+    Mean,
+    Model,
+    NumClasses,
+    Resize,
+    Seed,
+    Split,
+    Std,
+    TrustProgram,
+    images_a_pass,
+    numbers,
+)
 from robustkit.errors import EvaluationFailed, InputError, RobustkitError
 from robustkit.files import write_atomic
 
@@ -56,12 +73,9 @@ def evaluate(
         str, typer.Option(help="A protocol: see `robustkit list attacks`, or FILE.toml.")
     ] = "pgd",
     model: Model = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="A name (`robustkit list data`) or a path; else the checkpoint's own."),
-    ] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where its files stand.")] = None,
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "test",
+    data: Data = None,
+    data_root: DataRoot = None,
+    split: Split = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="The first N images only.")] = None,
     epsilon: Annotated[
         list[str] | None, typer.Option(help="A budget, such as 8/255; repeatable.")
@@ -74,9 +88,9 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change the protocol: steps=100."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
-    batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Images a pass.")] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU.")] = "auto",
+    seed: Seed = 0,
+    batch_size: BatchSize = "auto",
+    device: Device = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Checkpoints at a time, on CPU.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask anew, even if on file.")] = False,
@@ -98,9 +112,9 @@ def evaluate(
     mean: Mean = None,
     std: Std = None,
     trust_program: TrustProgram = False,
-    resize: Annotated[int | None, typer.Option(min=1, help="Shorter side.")] = None,
-    crop: Annotated[int | None, typer.Option(min=1, help="Then a central square.")] = None,
-    channels: Annotated[int | None, typer.Option(min=1, help="1 or 3.")] = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    channels: Channels = None,
 ) -> int:
     """Attack trained checkpoints; keep one row per image; report accuracy with intervals."""
     request = Request(
@@ -111,8 +125,8 @@ def evaluate(
         seed,
         model,
         num_classes,
-        _tuple(numbers(mean, "--mean")),
-        _tuple(numbers(std, "--std")),
+        numbers(mean, "--mean"),
+        numbers(std, "--std"),
         trust_program,
         data,
         data_root,
@@ -121,7 +135,7 @@ def evaluate(
         resize,
         crop,
         channels,
-        _batch_size(batch_size),
+        images_a_pass(batch_size),
         device,
         out,
         fresh,
@@ -140,18 +154,6 @@ def evaluate(
     for path, error in failures.items():
         typer.echo(" ".join(f"robustkit: error: {_told(path, error)}".split()), err=True)
     return _status(checkpoints, failures)
-
-
-def _tuple(values: list[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(values)
-
-
-def _batch_size(text: str) -> int | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"--batch-size {text}: expected a number above 0, or auto")
-    return int(text)
 
 
 def _check(

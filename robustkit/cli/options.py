@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +14,18 @@ Model = Annotated[
 NumClasses = Annotated[int | None, typer.Option(min=1, help="Where the weights do not tell.")]
 Mean = Annotated[str | None, typer.Option(help="Per channel, of [0, 1] pixels: 0.485,0.456,0.406.")]
 Std = Annotated[str | None, typer.Option(help="Likewise.")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="A name (`robustkit list data`) or a path; else the checkpoint's own."),
+]
+DataRoot = Annotated[Path | None, typer.Option(help="Where its files stand.")]
+Split = Annotated[str, typer.Option(help="Which part of the data.")]
+Resize = Annotated[int | None, typer.Option(min=1, help="Shorter side.")]
+Crop = Annotated[int | None, typer.Option(min=1, help="Then a central square.")]
+Channels = Annotated[int | None, typer.Option(min=1, help="1 or 3.")]
+Seed = Annotated[int, typer.Option(help="Of every random draw.")]
+BatchSize = Annotated[str, typer.Option(metavar="N|auto", help="Images a pass.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU.")]
 TrustProgram = Annotated[
     bool,
     typer.Option(
@@ -22,7 +35,7 @@ TrustProgram = Annotated[
 ]
 
 
-def numbers(text: str | None, option: str) -> list[float] | None:
+def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     """Numbers from "0.1,0.2".
 
     Raises:
@@ -31,6 +44,19 @@ def numbers(text: str | None, option: str) -> list[float] | None:
     if text is None:
         return None
     try:
-        return [float(part) for part in text.split(",")]
+        return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"{option} {text}: expected numbers such as 0.485,0.456,0.406") from error
+
+
+def images_a_pass(text: str) -> int | Literal["auto"]:
+    """What --batch-size says.
+
+    Raises:
+        InputError: neither a number above 0 nor auto.
+    """
+    if text == "auto":
+        return "auto"
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"--batch-size {text}: expected a number above 0, or auto")
+    return int(text)

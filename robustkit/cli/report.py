@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from robustkit.cli.options import DataRoot, Device
 from robustkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def report(
         Path | None, typer.Option(help="A folder of evaluations, instead of networks.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="What networks are tested on.")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where its files stand.")] = None,
+    data_root: DataRoot = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first N images only.")] = None,
     model: Annotated[
         str | None, typer.Option(help="Architecture of networks made elsewhere.")
@@ -51,7 +52,7 @@ def report(
     baseline: Annotated[
         str | None, typer.Option(help="The method that the others are compared with.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU.")] = "auto",
+    device: Device = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Cells at a time; by default one a core, or one GPU.")
     ] = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from robustkit.cli.options import Channels, Crop, DataRoot, Device, Resize, Seed, Split
 from robustkit.errors import InputError
 from robustkit.files import fraction
 
@@ -29,8 +30,8 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change the loss: gamma=10; repeatable."),
     ] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where its files stand.")] = None,
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
+    data_root: DataRoot = None,
+    split: Split = "train",
     label_noise: Annotated[
         str | None, typer.Option(metavar="RATE", help="Share of labels made wrong: 0.4.")
     ] = None,
@@ -91,17 +92,17 @@ def train(
     no_memory: Annotated[
         bool, typer.Option("--no-memory", help="Compress without error feedback.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU.")] = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
     precision: Annotated[
         Literal["auto", "float32", "tf32", "bf16"], typer.Option(help="auto: tf32 on a GPU.")
     ] = "auto",
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Same bytes on a GPU too, at some cost.")
     ] = False,
-    resize: Annotated[int | None, typer.Option(min=1, help="Shorter side.")] = None,
-    crop: Annotated[int | None, typer.Option(min=1, help="Then a central square.")] = None,
-    channels: Annotated[int | None, typer.Option(min=1, help="1 or 3.")] = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    channels: Channels = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.safetensors", help="The checkpoint.")
     ] = None,

@@ -29,6 +29,7 @@ from robustkit.record import CLEAN, Evaluation, Example, Point
 from robustkit.report.html import render
 from robustkit.report.wording import attacks, count, interval, percent, readable
 from robustkit.statistics import Estimate, Method
+from robustkit.statistics.comparison import listed
 from robustkit.summary import (
     ClassAccuracy,
     attack_labels,
@@ -173,7 +174,7 @@ def _sentence(evaluation: Evaluation, clean: Estimate, at: Point) -> str:
             f"{percent(clean.value)} of {count(clean.n)} images are classified right "
             f"(95\u00a0% interval {interval(clean)}); nothing was attacked."
         )
-    by = f"worst case per image over {_and(labels)}" if len(labels) > 1 else f"under {labels[0]}"
+    by = f"worst case per image over {listed(labels)}" if len(labels) > 1 else f"under {labels[0]}"
     target = protocol["resolved"]["target"]
     verdict = "are still classified right"
     if target != "none":
@@ -183,10 +184,6 @@ def _sentence(evaluation: Evaluation, clean: Estimate, at: Point) -> str:
         f"{count(robust.n)} images {verdict} (95\u00a0% interval {interval(robust)}), "
         f"against {percent(clean.value)} without attack; {by}."
     )
-
-
-def _and(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _median(evaluation: Evaluation, right: int) -> str:

@@ -49,7 +49,7 @@ class Comparison:
         """
         said = " ".join(part for part in (self._said(measure), after) if part)
         # a sentence may begin with a method's name, which stays as it is
-        text = f"{_capital(where)}, {said}" if where else said.replace("the data", "The data", 1)
+        text = f"{capital(where)}, {said}" if where else said.replace("the data", "The data", 1)
         return " ".join([f"{text} ({self._evidence(measure)}).", *self._undecided()])
 
     def _said(self, measure: str) -> str:
@@ -104,7 +104,7 @@ class Comparison:
     def _undecided(self) -> list[str]:
         notes = dict.fromkeys(test.note for test in self.beside if test.note)
         return [
-            f"{_capital(_listed([test.test for test in self.beside if test.note == note]))} {note}."
+            f"{capital(listed([test.test for test in self.beside if test.note == note]))} {note}."
             for note in notes
         ]
 
@@ -115,7 +115,8 @@ def _same_side(value: float, mark: float, digits: int) -> bool:
     return (rounded > mark, rounded < mark) == (value > mark, value < mark)
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """The text with its first letter large."""
     return text[:1].upper() + text[1:]
 
 
@@ -131,5 +132,7 @@ def _number(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def listed(names: Sequence[str]) -> str:
+    """Names in a row: "a", "a and b", "a, b and c"; nothing for none."""
+    *most, last = names or [""]
+    return f"{', '.join(most)} and {last}" if most else last

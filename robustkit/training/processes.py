@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from robustkit.errors import InputError
+from robustkit.errors import InputError, first_line
 
 
 class Processes(NamedTuple):
@@ -67,7 +67,7 @@ def join(device: torch.device, alone: bool = False) -> Processes:
             distributed.init_process_group(backend)
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"WORLD_SIZE is {world}, but the processes cannot meet: {str(error).splitlines()[0]}; "
+            f"WORLD_SIZE is {world}, but the processes cannot meet: {first_line(error)}; "
             "start them with torchrun"
         ) from error
     return Processes(distributed.get_rank(), distributed.get_world_size())

@@ -23,9 +23,10 @@ def _recorded(case: Case, threshold: float) -> Symptom:
 
 def overlapping(case: Case) -> torch.Tensor:
     """Images that the network was trained on, Boolean N; ids are compared without occurrence."""
-    if case.training_ids is None:
+    known = case.once("training ids", case.training_ids)
+    if known is None:
         raise Unexaminable("which images the network was trained on is not known")
-    pixels = {i.partition(":")[0] for i in case.training_ids}
+    pixels = {i.partition(":")[0] for i in known}
     return torch.tensor([i.partition(":")[0] in pixels for i in case.ids], dtype=torch.bool)
 
 

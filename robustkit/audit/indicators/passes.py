@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from robustkit.audit.case import Case, normalised
+from robustkit.attack import normalised
+from robustkit.audit.case import Case
 from robustkit.audit.indicators.indicator import Indicator, Symptom, Unexaminable, counted
 
 
