@@ -547,13 +547,13 @@ def test_an_indicator_answers_only_where_it_was_examined(name, start, standing, 
 
 
 def test_randomness_and_targets_follow_from_what_ran():
-    audit = replace(full(), indicators=(reading("unstable-predictions", "noted"),))
+    audit = replace(full(), indicators=(reading("random-model", "noted"),))
     assert item(audit, "For randomised").answer == "not done"
     eot = audit.protocols | {"apgd": '[[attack]]\nkind = "apgd"\neot = 20\ntargets = 9\n'}
     assert item(replace(audit, protocols=eot), "For randomised").answer == "done"
     assert item(audit, "Try targeted").answer == "in part"
     assert item(replace(audit, protocols=eot), "Try targeted").answer == "done"
-    steady = replace(audit, indicators=(reading("unstable-predictions", "quiet"),))
+    steady = replace(audit, indicators=(reading("random-model", "quiet"),))
     assert item(steady, "For randomised").answer == "not applicable"
 
 

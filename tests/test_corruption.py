@@ -419,21 +419,25 @@ def test_lengths_are_scaled_and_said_to_be():
 
 
 def test_notes_tell_every_departure():
-    assert notes("contrast", 32, 32, 3) == ()
-    assert notes("motion-blur", 224, 224, 3) == ()
-    (only,) = notes("motion-blur", 28, 28, 1)
+    assert notes(["contrast"], 32, 32, 3) == ()
+    assert notes(["motion-blur"], 224, 224, 3) == ()
+    (only,) = notes(["motion-blur"], 28, 28, 1)
     assert only.startswith(
         "motion-blur: constants: CIFAR-10-C's for 32 pixels, used at 28 unscaled"
     )
-    (only,) = notes("motion-blur", 64, 64, 3)
+    (only,) = notes(["motion-blur"], 64, 64, 3)
     assert only == "motion-blur: constants: CIFAR-10-C's for 32 pixels, lengths scaled to 64"
-    assert "none is a length" in notes("contrast", 64, 64, 3)[0]
-    assert "photographs" in notes("frost", 224, 224, 3)[0]
-    assert any("grey JPEG" in note for note in notes("jpeg-compression", 32, 32, 1))
+    assert "none is a length" in notes(["contrast"], 64, 64, 3)[0]
+    assert "photographs" in notes(["frost"], 224, 224, 3)[0]
+    assert any("grey JPEG" in note for note in notes(["jpeg-compression"], 32, 32, 1))
     for name in NAMES:
         assert all(
-            note.startswith(f"{name}: ") and "\n" not in note for note in notes(name, 65, 48, 1)
+            note.startswith(f"{name}: ") and "\n" not in note for note in notes([name], 65, 48, 1)
         )
+    together = notes(NAMES, 28, 28, 1)
+    assert len(together) == len({note.partition(": ")[2] for note in together})
+    draw = "one draw for the grey value, where images turned to colour have three"
+    assert f"gaussian-noise, shot-noise and impulse-noise: {draw}" in together
 
 
 def test_mistakes_are_told_in_a_line():

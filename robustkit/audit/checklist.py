@@ -36,7 +36,7 @@ LARGER = ("larger-epsilon",)
 UNBOUNDED = ("half", "unbounded")
 LESS_KNOWING = ("noise-beats-gradient", "black-beats-white", "transfer-beats-direct")
 GRADIENTS = ("zero-gradients", "nan-gradients")
-RANDOMNESS = ("unstable-predictions",)
+RANDOMNESS = ("random-model",)
 
 
 class Answer(NamedTuple):

@@ -330,8 +330,8 @@ class _Run:
             Corrupted(name, groups[name], tuple(proportion(int(k), n) for k in row))
             for name, row in zip(corruption.NAMES, counts, strict=True)
         )
-        notes = [s for c in corruption.NAMES for s in corruption.notes(c, height, width, channels)]
-        return Corruptions(rows, float(counts.mean() / n), tuple(dict.fromkeys(notes)), n)
+        notes = corruption.notes(corruption.NAMES, height, width, channels)
+        return Corruptions(rows, float(counts.mean() / n), notes, n)
 
     def _smooth(self) -> Smoothed | None:
         asked = self.question.plan.smoothing

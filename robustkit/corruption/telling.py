@@ -1,6 +1,9 @@
 """What a reader of corrupted accuracies must know, in sentences."""
 
+from collections.abc import Iterable, Sequence
+
 from robustkit.corruption.tables import parameters
+from robustkit.statistics.comparison import listed
 
 _ALWAYS: dict[str, str] = {
     "frost": "the ice is made at random with the mean colours, contrasts and spectra of the five "
@@ -19,8 +22,8 @@ _GREY: dict[str, str] = {
 }
 
 
-def notes(name: str, height: int, width: int, channels: int) -> tuple[str, ...]:
-    """Every way in which a corruption departs from the published benchmark, a sentence each.
+def notes(names: Sequence[str], height: int, width: int, channels: int) -> tuple[str, ...]:
+    """Every way in which corruptions depart from the published benchmark, a sentence each.
 
     Empty where the size has a table of its own and nothing else is different.
 
@@ -28,11 +31,20 @@ def notes(name: str, height: int, width: int, channels: int) -> tuple[str, ...]:
         UnknownName: no such corruption.
         InputError: images that are too small.
     """
+    concerned: dict[str, list[str]] = {}
+    for name in names:
+        for sentence in _departures(name, height, width, channels):
+            concerned.setdefault(sentence, []).append(name)
+    return tuple(f"{listed(those)}: {sentence}" for sentence, those in concerned.items())
+
+
+def _departures(name: str, height: int, width: int, channels: int) -> Iterable[str]:
     used = parameters(name, height, width)
-    found = []
     if used.side != used.table:
-        found.append(f"constants: {used.source}")
-    found += [_ALWAYS[name]] if name in _ALWAYS else []
-    found += [_NOT_SQUARE[name]] if height != width and name in _NOT_SQUARE else []
-    found += [_GREY[name]] if channels == 1 and name in _GREY else []
-    return tuple(f"{name}: {sentence}" for sentence in found)
+        yield f"constants: {used.source}"
+    if name in _ALWAYS:
+        yield _ALWAYS[name]
+    if height != width and name in _NOT_SQUARE:
+        yield _NOT_SQUARE[name]
+    if channels == 1 and name in _GREY:
+        yield _GREY[name]

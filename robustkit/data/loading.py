@@ -20,7 +20,7 @@ def load(
     *,
     split: str = "test",
     limit: int | None = None,
-    root: Path | None = None,
+    root: Path | str | None = None,
     resize: int | None = None,
     crop: int | None = None,
     channels: int | None = None,
@@ -41,6 +41,7 @@ def load(
         UnknownName: no such name, and no such path.
         DataError: files missing or broken, no such split, images or labels out of range.
     """
+    root = None if root is None else Path(root)
     asked = Transform(resize, crop, channels)
     file = _shelf_file(name)
     known = spec(name) if file else Spec(title=name, source=name)

@@ -69,7 +69,7 @@ def _exploding(case: Case, threshold: float) -> Symptom:
     slopes = length / usual
     flagged = slopes > threshold
     largest = float(slopes.max())
-    nearest = f"{1 / largest:.1e}" if largest else "no finite distance"
+    nearest = f"{1 / largest:.2g}" if largest else "no finite distance"
     return Symptom(
         largest,
         f"at its steepest the margin would be crossed within an L2 distance of {nearest}",
