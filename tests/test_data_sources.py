@@ -296,7 +296,20 @@ def test_an_unreadable_image_is_named(tmp_path, content):
         load(str(tmp_path))
 
 
-def test_an_image_that_vanishes_after_loading_is_named(tmp_path):
+def test_few_images_are_decoded_once(tmp_path, monkeypatch):
+    images = some_images(5)
+    write_folder(tmp_path, images, ["a"] * 5)
+    monkeypatch.setattr("robustkit.data.source.Remembered.LARGEST", 3 * images[0].nbytes)
+    data = load(str(tmp_path))
+    whole = data.images(0, 5)
+    for number in range(3):
+        (tmp_path / "a" / f"{number:03}.png").unlink()
+    np.testing.assert_array_equal(data.images(0, 3), whole[:3])
+    np.testing.assert_array_equal(data.images(3, 5), whole[3:])  # beyond what is kept
+
+
+def test_an_image_that_vanishes_after_loading_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("robustkit.data.source.Remembered.LARGEST", 0)
     write_folder(tmp_path, some_images(2), ["a", "b"])
     data = load(str(tmp_path))
     (tmp_path / "b" / "001.png").unlink()

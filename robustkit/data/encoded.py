@@ -22,8 +22,9 @@ SUFFIXES = frozenset(
 GREY, SIXTEEN_BIT, REFUSED = ("1", "L", "LA", "La"), ("I;16", "I;16B", "I;16L"), ("I", "F")
 LARGEST = 10**8
 """pixels; above it a file is taken for an attempt to fill the memory"""
-AT_ONCE = 16
-"""pictures decoded ahead"""
+THREADS = 4
+AT_ONCE = 4
+"""pictures that a thread decodes in a row: small ones cost more to hand over than to decode"""
 
 
 class Picture(NamedTuple):
@@ -44,18 +45,24 @@ def decode(pictures: Iterable[Picture]) -> Iterator[Image]:
         DataError: unreadable, absurdly large, or 32 bits per channel.
     """
     rest = iter(pictures)
-    with ThreadPoolExecutor() as pool:
-        while chunk := list(itertools.islice(rest, AT_ONCE)):
+    with ThreadPoolExecutor(THREADS) as pool:
+        while chunks := [
+            chunk for _ in range(THREADS) if (chunk := list(itertools.islice(rest, AT_ONCE)))
+        ]:
             # not in the threads, whose filters are the process's; Pillow warns of odd metadata
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                images = list(pool.map(_decoded, chunk))
-            yield from images
+                images = list(pool.map(_all_decoded, chunks))
+            yield from itertools.chain.from_iterable(images)
 
 
 def is_jpeg(picture: bytes) -> bool:
     """Whether the first bytes are those of a JPEG file."""
     return picture.startswith(JPEG)
+
+
+def _all_decoded(pictures: Iterable[Picture]) -> list[Image]:
+    return [_decoded(picture) for picture in pictures]
 
 
 def _decoded(picture: Picture) -> Image:

@@ -8,7 +8,7 @@ import numpy as np
 
 from robustkit.data.encoded import SUFFIXES, Picture, decode
 from robustkit.data.pixels import Image, Labels
-from robustkit.data.source import WHOLE, Opened
+from robustkit.data.source import WHOLE, Opened, Remembered
 from robustkit.errors import DataError
 
 SPLIT_FOLDERS = frozenset({"train", "test", "val", "valid", "validation"})
@@ -67,7 +67,7 @@ def _opened(folder: Path, split: str, found: Sequence[str], names: tuple[str, ..
             f"{folder}: class folders are numbered in alphabetical order, as ImageFolder does: "
             f"label 2 is the folder {names[2]!r}",
         )
-    source = FileSource(paths, np.array(labels, np.int64))
+    source = Remembered(FileSource(paths, np.array(labels, np.int64)))
     return Opened(source, split, names, origin={"folder": str(folder)}, warnings=warnings)
 
 

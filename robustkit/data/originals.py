@@ -14,7 +14,7 @@ from robustkit.data.folder import FileSource, open_folder
 from robustkit.data.idx import find_idx, open_idx
 from robustkit.data.parquet import Part, find_parquet, open_parquet
 from robustkit.data.shelf import Spec
-from robustkit.data.source import ArraySource, Opened, checked_arrays, checked_labels
+from robustkit.data.source import ArraySource, Opened, Remembered, checked_arrays, checked_labels
 from robustkit.errors import DataError, UnknownName
 
 PREFIX = "torchvision:"
@@ -133,7 +133,7 @@ def _read(kind: str, split: str, root: Path, place: Path) -> Opened:
     origin = {"folder": str(place), "checked": "MD5, by torchvision"}
     if kind == "LFWPeople":
         labels = checked_labels(found.targets, str(place))
-        source = FileSource(tuple(map(Path, found.data)), labels)
+        source = Remembered(FileSource(tuple(map(Path, found.data)), labels))
         return Opened(source, split, tuple(found.class_to_idx), origin=origin)
     images = found.data if kind == "SVHN" else found.data.transpose(0, 3, 1, 2)
     labels = found.labels if kind == "SVHN" else found.targets

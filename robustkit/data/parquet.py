@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from robustkit.data.encoded import Picture, decode, is_jpeg
 from robustkit.data.pixels import Image, Labels
-from robustkit.data.source import WHOLE, Opened, checked_labels, diagnosis
+from robustkit.data.source import WHOLE, Opened, Remembered, checked_labels, diagnosis
 from robustkit.errors import DataError
 from robustkit.files import file_digest
 
@@ -75,7 +76,7 @@ class ParquetSource:
 
     def encoded(self, position: int) -> bytes:
         """One picture as it stands in the file."""
-        page = int(np.searchsorted(self._starts, position, side="right")) - 1
+        page = bisect_right(self._starts, position) - 1
         picture = self._read(page)[position - self._starts[page]]
         if picture is None:
             raise DataError(f"{self.where(position)}: no picture bytes in the row")
@@ -83,7 +84,7 @@ class ParquetSource:
 
     def where(self, position: int) -> str:
         """How a message names an image."""
-        page = self._pages[int(np.searchsorted(self._starts, position, side="right")) - 1]
+        page = self._pages[bisect_right(self._starts, position) - 1]
         return f"{page.path}: image {position}"
 
     def _read(self, page: int) -> list[bytes | None]:
@@ -220,7 +221,7 @@ def open_parquet(part: Part) -> Opened:
         "sha256": {path.name: file_digest(path) for path in files},
         "encoding": "jpeg" if is_jpeg(source.encoded(0)) else "lossless",
     }
-    return Opened(source, split, _Table(files[0]).classes(), origin=origin)
+    return Opened(Remembered(source), split, _Table(files[0]).classes(), origin=origin)
 
 
 def _column(names: Sequence[str], known: Sequence[str], path: Path) -> str:

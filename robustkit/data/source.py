@@ -62,6 +62,44 @@ class ArraySource:
         return f"{self.name}: image {position}"
 
 
+class Remembered:
+    """A source whose images stay in memory once they were decoded, as long as they are few.
+
+    Every data set is read at least twice: once for the ids of its images, then to be used.
+    """
+
+    LARGEST = 256 * 2**20
+    """bytes of pixels kept"""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._images: dict[int, Image] = {}
+        self._bytes = 0
+
+    @property
+    def labels(self) -> Labels:
+        """One per image, as stored."""
+        return self._source.labels
+
+    def read(self, positions: Sequence[int]) -> Iterator[Image]:
+        """The images at these positions, in this order."""
+        if all(position in self._images for position in positions):
+            return (self._images[position] for position in positions)
+        return self._decoded(positions)
+
+    def _decoded(self, positions: Sequence[int]) -> Iterator[Image]:
+        for position, image in zip(positions, self._source.read(positions), strict=True):
+            if position not in self._images and self._bytes + image.nbytes <= self.LARGEST:
+                # a view would keep the whole picture of which it is a part
+                self._images[position] = image if image.base is None else image.copy()
+                self._bytes += image.nbytes
+            yield image
+
+    def where(self, position: int) -> str:
+        """How a message names an image."""
+        return self._source.where(position)
+
+
 class Pair(NamedTuple):
     """Images and labels that go together."""
 
