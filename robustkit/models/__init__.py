@@ -73,6 +73,13 @@ MODELS: dict[str, Entry] = {
         (3, 32, 32),
         "conv3_4.weight",
     ),
+    "small-cnn-cifar": Entry(
+        "the small CIFAR network of Wong and Kolter 2018, for processors",
+        "small_cnn_cifar",
+        "small_cnn_cifar",
+        (3, 32, 32),
+        "fc2.bias",
+    ),
     "resnet18-cifar": Entry(
         "ResNet-18 for small images: 3×3 stem, no max pool",
         "resnet18_cifar",
