@@ -18,7 +18,7 @@ import torch
 from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets
 from robustkit import evaluation
-from robustkit.attack import Block, attack_block, within
+from robustkit.attack import Block, attack_block, square, within
 from robustkit.protocol import labels_of
 
 NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -82,6 +82,9 @@ def main():
     parser.add_argument("--norm", default="linf")
     parser.add_argument("--epsilon", required=True)
     parser.add_argument("--attacks", nargs="+", help="of apgd-ce apgd-t fab-t square; else all")
+    parser.add_argument(
+        "--inner", action="store_true", help="keep our squares off the last row and column too"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--batch-size", type=int, default=250)
     parser.add_argument("--device", default="cpu")
@@ -95,6 +98,8 @@ def main():
     images = torch.from_numpy(data.images(0, len(data))).to(device)
     labels = torch.from_numpy(data.labels).to(device)
     epsilon = float(evaluation.resolve("fgsm", data, [options.epsilon]).epsilons[0])
+    if options.inner:
+        square._corner = lambda draw, side, length: (draw * (length - side)).long()
     results = json.loads(options.out.read_text()) if options.out.exists() else []
     for seed in options.seeds:
         for who in ["ours", "official"] if options.official else ["ours"]:
@@ -106,6 +111,7 @@ def main():
                 "epsilon": options.epsilon,
                 "images": len(data),
                 "attacks": options.attacks,
+                "inner": options.inner or None,
             }
             if any(all(r.get(k) == v for k, v in key.items()) for r in results):
                 continue
