@@ -11,10 +11,10 @@ from torch import Tensor
 from robustkit import protocol as protocols
 from robustkit.attack import Block, Outcomes, attack_block, within
 from robustkit.attack.draws import generator, in_ball, on_sphere
-from robustkit.attack.geometry import ascend, distance, project
 from robustkit.attack.gradient import ASCENT
 from robustkit.attack.library import foolbox, foolbox_model, seeded
 from robustkit.errors import DataError, EvaluationFailed
+from robustkit.geometry import ascend, distance, project
 from robustkit.protocol import Protocol
 
 DUAL = {"linf": 1, "l2": 2, "l1": math.inf}

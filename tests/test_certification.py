@@ -8,7 +8,6 @@ from torch import nn
 from robustkit import protocol as protocols
 from robustkit.attack import Block, attack_block
 from robustkit.attack.draws import generator, in_ball
-from robustkit.attack.geometry import TOLERANCE, project
 from robustkit.certification import (
     ABSTAIN,
     Noise,
@@ -28,6 +27,7 @@ from robustkit.certification.smoothing import lower_bound
 from robustkit.checkpoint import wrap
 from robustkit.checkpoint.adapter import Classifier, freeze
 from robustkit.errors import DataError, InputError
+from robustkit.geometry import TOLERANCE, project
 
 NORMS = ("linf", "l2", "l1")
 DUAL = {"linf": 1, "l2": 2, "l1": float("inf")}

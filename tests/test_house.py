@@ -13,7 +13,7 @@ from robustkit.files import shipped
 PACKAGE = Path(robustkit.__file__).parent
 FLOORS = [
     {"errors", "files", "statistics"},
-    {"record", "protocol", "data", "models", "losses"},
+    {"record", "protocol", "geometry", "data", "models", "losses"},
     {"checkpoint", "attack", "certification", "compression", "corruption", "device"},
     {"evaluation", "training"},
     {"audit", "figures", "study", "summary"},

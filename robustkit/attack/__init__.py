@@ -12,8 +12,8 @@ from robustkit.attack.engine import (
     draws_at_random,
     normalised,
 )
-from robustkit.attack.geometry import TOLERANCE, within
 from robustkit.attack.gradient import search
+from robustkit.geometry import TOLERANCE, within
 
 __all__ = [
     "REVISION",

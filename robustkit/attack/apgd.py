@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from robustkit.attack.draws import in_ball, on_sphere
-from robustkit.attack.geometry import ascend, column, distance, project, within
 from robustkit.attack.library import foolbox
 from robustkit.attack.objectives import objective, towards
 from robustkit.attack.projections import onto_l1_ball
 from robustkit.attack.search import Search, likeliest
 from robustkit.attack.state import State
+from robustkit.geometry import ascend, column, distance, project, within
 from robustkit.protocol import Loss, Norm
 
 MOMENTUM = 0.75

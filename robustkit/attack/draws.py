@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustkit.files import digest
+from robustkit.geometry import ORDER
 from robustkit.protocol import Norm
 
 Distribution = Literal["uniform", "gaussian"]
@@ -47,10 +48,6 @@ def on_sphere(norm: Norm, shape: torch.Size, source: torch.Generator) -> Tensor:
     draw = torch.randn(shape, generator=source)
     size: Tensor = torch.linalg.vector_norm(draw, ord=ORDER[norm])
     return draw / size
-
-
-ORDER: dict[Norm, float] = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
-"""the p of each norm"""
 
 
 def stream(keys: Tensor, step: Tensor, count: int) -> Tensor:

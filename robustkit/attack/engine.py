@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from robustkit.attack.draws import generator, seed_of
-from robustkit.attack.geometry import distance, within
 from robustkit.attack.gradient import search
 from robustkit.attack.library import foolbox, foolbox_model, seeded
 from robustkit.attack.minimal import ONE_BY_ONE, minimal_norm
 from robustkit.attack.search import Search, passes
 from robustkit.attack.state import State
 from robustkit.errors import DataError, EvaluationFailed
+from robustkit.geometry import distance, within
 from robustkit.protocol import Attack, Protocol, labels_of
 from robustkit.record import CLEAN
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from robustkit.attack.draws import ORDER, in_ball, on_sphere
-from robustkit.attack.geometry import column, distance, within
+from robustkit.attack.draws import in_ball, on_sphere
 from robustkit.attack.library import foolbox
 from robustkit.attack.projections import onto_hyperplane
 from robustkit.attack.search import Search, likeliest
 from robustkit.attack.state import State
+from robustkit.geometry import ORDER, column, distance, within
 from robustkit.protocol import Norm
 
 DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}

@@ -11,12 +11,12 @@ from torch import Tensor
 from robustkit.attack.apgd import APGD
 from robustkit.attack.draws import Distribution, in_ball, on_sphere
 from robustkit.attack.fab import FAB
-from robustkit.attack.geometry import ascend, column, project
 from robustkit.attack.library import foolbox
 from robustkit.attack.objectives import objective
 from robustkit.attack.search import Search
 from robustkit.attack.square import Square
 from robustkit.attack.state import State
+from robustkit.geometry import ascend, column, project
 from robustkit.protocol import Apgd, Attack, Fab, Fgsm, Loss, Mifgsm, Noise, Norm, Pgd
 from robustkit.protocol import Square as SquareKind
 

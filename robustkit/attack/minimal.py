@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from robustkit.attack.draws import generator
-from robustkit.attack.geometry import column
 from robustkit.attack.library import eagerpy, foolbox
 from robustkit.errors import ProtocolError
+from robustkit.geometry import column
 from robustkit.protocol import (
     Attack,
     Boundary,

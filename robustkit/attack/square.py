@@ -9,13 +9,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from robustkit.attack.draws import ORDER, stream
-from robustkit.attack.geometry import column
+from robustkit.attack.draws import stream
 from robustkit.attack.library import foolbox
 from robustkit.attack.objectives import objective
 from robustkit.attack.projections import onto_l1_ball
 from robustkit.attack.search import Search
 from robustkit.attack.state import State
+from robustkit.geometry import ORDER, column
 from robustkit.protocol import Norm
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

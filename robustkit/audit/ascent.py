@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from robustkit.attack.draws import generator, in_ball
-from robustkit.attack.geometry import ascend, column, project
 from robustkit.attack.objectives import objective
 from robustkit.audit.case import Case
 from robustkit.audit.straight_through import blocked, straight_through
+from robustkit.geometry import ascend, column, project
 from robustkit.protocol import Apgd, Fgsm, Loss, Mifgsm, Pgd
 
 

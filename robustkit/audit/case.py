@@ -11,9 +11,9 @@ from torch import Tensor
 from robustkit import protocol as protocols
 from robustkit.attack import Block, attack_block, draws_at_random, within
 from robustkit.attack.draws import seed_of
-from robustkit.attack.geometry import distance
 from robustkit.attack.library import seeded
 from robustkit.errors import EvaluationFailed, first_line
+from robustkit.geometry import distance
 from robustkit.protocol import Attack, Epsilon, Fgsm, Noise, Norm, Protocol
 
 T = TypeVar("T")

@@ -12,10 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustkit.attack.draws import ORDER
-from robustkit.attack.geometry import project
 from robustkit.audit.ascent import View, climb, path
 from robustkit.audit.case import Case
+from robustkit.geometry import ORDER, project
 from robustkit.protocol import Apgd, Attack, Mifgsm, Pgd, Square
 
 Remedy = Literal[

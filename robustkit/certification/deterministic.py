@@ -12,7 +12,6 @@ from math import isfinite, prod
 import torch
 from torch import Tensor, nn
 
-from robustkit.attack.draws import ORDER
 from robustkit.certification.bounds import (
     Interval,
     Roundoff,
@@ -25,6 +24,7 @@ from robustkit.certification.network import Network, Unsupported, written_down
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region, reach
 from robustkit.errors import DataError, InputError
+from robustkit.geometry import ORDER
 from robustkit.protocol import Norm
 
 BUDGET = 2e9

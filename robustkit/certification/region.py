@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustkit.attack.draws import ORDER
-from robustkit.attack.geometry import TOLERANCE
+from robustkit.geometry import ORDER, TOLERANCE
 from robustkit.protocol import Norm
 
 HALVINGS = 20

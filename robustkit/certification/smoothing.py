@@ -16,9 +16,9 @@ from scipy.stats import binomtest, norm
 from torch import Tensor, nn
 
 from robustkit.attack.draws import generator
-from robustkit.attack.geometry import column, project, within
-from robustkit.attack.geometry import distance as distance_of
 from robustkit.errors import DataError, EvaluationFailed, InputError
+from robustkit.geometry import column, project, within
+from robustkit.geometry import distance as distance_of
 from robustkit.statistics.estimate import exact_lower
 
 BLOCK = 100

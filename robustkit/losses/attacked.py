@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from robustkit.geometry import ascend, column, project
 from robustkit.losses.loss import Loss, Step, expect, mode, precise, unwrapped
 
 
@@ -59,15 +60,16 @@ class Attacked(Loss):
         """
         inner, images = unwrapped(model), images.detach()
         grown = min(1.0, (step.number + 1) / self.warmup) if self.warmup else 1.0
-        epsilon = grown * float(self.epsilon)
-        size = grown * float(self.epsilon * self.relative_step)
-        x = (images + epsilon * in_unit_ball(images, self.norm, step.generator)).clamp(0, 1)
+        epsilon = images.new_full((len(images),), grown * float(self.epsilon))
+        noise = in_unit_ball(images, self.norm, step.generator)
+        x = (images + column(epsilon, images) * noise).clamp(0, 1)
         with torch.enable_grad(), mode(inner, self.attack_mode == "train"):
             for _ in range(self.steps):
                 x.requires_grad_()
                 (slope,) = torch.autograd.grad(objective(precise(inner(x))), x)
-                x = x.detach() + size * _steepest(slope, self.norm)
-                x = (images + _into_ball(x - images, epsilon, self.norm)).clamp(0, 1)
+                size = epsilon * float(self.relative_step)
+                x = ascend(x.detach(), slope, size, self.norm)
+                x = project(x, images, epsilon, self.norm)
         return x
 
 
@@ -78,24 +80,5 @@ def in_unit_ball(like: Tensor, norm: str, generator: torch.Generator) -> Tensor:
     direction = torch.empty_like(like).normal_(generator=generator)
     share = like.new_empty(len(like)).uniform_(0, 1, generator=generator)
     radius = share ** (1 / like[:1].numel())
-    return _steepest(direction, norm) * _column(radius, like)
-
-
-def _steepest(slope: Tensor, norm: str) -> Tensor:
-    """The step of length 1 that climbs most, N × …; a zero slope gives no step."""
-    if norm == "linf":
-        return slope.sign()
-    return slope / _column(slope.flatten(1).norm(dim=1).clamp(min=1e-30), slope)
-
-
-def _into_ball(change: Tensor, epsilon: float, norm: str) -> Tensor:
-    """The nearest changes, N × …, of norm at most ε."""
-    if norm == "linf":
-        return change.clamp(-epsilon, epsilon)
-    length = change.flatten(1).norm(dim=1).clamp(min=1e-30)
-    return change * _column((epsilon / length).clamp(max=1), change)
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """One number per image, shaped to broadcast."""
-    return values.view(-1, *[1] * (like.ndim - 1))
+    length = direction.flatten(1).norm(dim=1)
+    return direction * column(radius / length, like)

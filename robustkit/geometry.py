@@ -6,9 +6,10 @@ Images are N × C × H × W, budgets and step sizes N.
 import torch
 from torch import Tensor
 
-from robustkit.attack.draws import ORDER
 from robustkit.protocol import Norm
 
+ORDER: dict[Norm, float] = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
+"""the p of each norm"""
 TOLERANCE = 1e-6
 """A distance counts as within ε up to this much above it, relative to max(1, ε): float32 rounding
 of pixels in [0, 1] stays well below, and no attack gains anything by it."""
