@@ -4,7 +4,6 @@ The question's digest covers everything that can change a row; the answer is com
 blocks, each kept as soon as it is done, so that an interrupted run loses at most one block.
 """
 
-import os
 import platform
 import tempfile
 import time
@@ -24,6 +23,7 @@ import torch
 
 from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets
+from robustkit import machine
 from robustkit import protocol as protocols
 from robustkit.attack import REVISION, Block, Outcomes, attack_block, search, within
 from robustkit.checkpoint import Checkpoint
@@ -387,7 +387,7 @@ def _details(device: torch.device) -> dict[str, Any]:
         "device_name": name or platform.machine(),
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
+        "cores": machine.cores(),
     }
 
 

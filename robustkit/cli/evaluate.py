@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from robustkit import machine
 from robustkit.cli.options import (
     BatchSize,
     Channels,
@@ -193,14 +194,13 @@ def _evaluate_all(
 def _in_processes(
     paths: Sequence[str], request: Request, workers: int, failures: dict[str, RobustkitError]
 ) -> dict[str, "Evaluation"]:
-    import os
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import active_children, get_context
 
     if request.device not in ("cpu", "auto"):
         raise InputError("--workers is for CPUs; a GPU takes checkpoints in turn")
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = machine.threads(workers)
     records = {}
     # spawned, not forked: torch's threads do not survive a fork
     with ProcessPoolExecutor(workers, get_context("spawn"), _die_quietly) as pool:

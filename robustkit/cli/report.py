@@ -1,7 +1,6 @@
 """`robustkit report`: from a study's file to its report, by way of whatever is missing."""
 
 import math
-import os
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from robustkit import machine
 from robustkit.cli.options import DataRoot, Device
 from robustkit.errors import InputError
 
@@ -152,7 +152,7 @@ def _place(device: str, workers: int | None) -> tuple[str, int]:
     found = find(device)
     if found.type != "cpu":
         return str(found), workers or 1
-    return "cpu", workers or os.cpu_count() or 1
+    return "cpu", workers or machine.cores()
 
 
 def _demand(

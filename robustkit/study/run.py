@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from robustkit import data as datasets
+from robustkit import machine
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
 from robustkit.study.brought import Gatherer
@@ -166,7 +167,7 @@ class Run:
         known = self.store.cost(analysis.name)
         if known is not None and known["asked"] == asked:
             return
-        threads = os.cpu_count() or 1
+        threads = machine.threads()
         alone = Means(self.store.folder, self.options.data_root, self.options.device, threads)
         seconds = time_steps(cells, alone, ROUNDS, STEPS)
         self.store.keep(
@@ -283,7 +284,7 @@ class Processes:
 
 def means(run: Run) -> Means:
     """What a worker of this machine works with."""
-    threads = max(1, (os.cpu_count() or 1) // run.options.workers)
+    threads = machine.threads(run.options.workers)
     return Means(run.store.folder, run.options.data_root, run.options.device, threads)
 
 

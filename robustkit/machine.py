@@ -1,0 +1,20 @@
+"""What of the machine this process may use."""
+
+import os
+
+
+def cores() -> int:
+    """Cores that the process may run on: under taskset or in a container not all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads(workers: int = 1) -> int:
+    """Threads for each of so many workers, and no more than OMP_NUM_THREADS allows.
+
+    More threads than free cores make small tensors wait for each other many times over.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    share = max(1, cores() // workers)
+    return min(share, int(asked)) if asked.isdigit() and int(asked) else share

@@ -1,0 +1,30 @@
+"""Cores and threads that a process may use."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from robustkit import machine
+
+
+@pytest.mark.parametrize(
+    ("asked", "workers", "threads"),
+    [("", 1, 8), ("", 3, 2), ("", 20, 1), ("3", 1, 3), ("3", 4, 2), ("0", 1, 8), ("x", 2, 4)],
+)
+def test_threads_share_the_cores_and_obey_the_user(monkeypatch, asked, workers, threads):
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert machine.threads(workers) == threads
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinities here")
+def test_cores_are_those_that_the_process_may_run_on():
+    one = min(os.sched_getaffinity(0))
+    code = (
+        f"import os; os.sched_setaffinity(0, [{one}]); "
+        "from robustkit.machine import cores; print(cores())"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "1\n"
