@@ -433,6 +433,30 @@ def test_networks_made_elsewhere_become_a_report(file, nets, tmp_path):
         of_runs(run.study, tmp_path / "out" / "runs", "")
 
 
+def test_other_images_under_the_same_name_are_tested_anew(file, nets, tmp_path):
+    def write(seed):
+        source = np.random.default_rng(seed)
+        images = source.integers(0, 256, (50, 1, 28, 28), np.uint8)
+        np.savez(tmp_path / "own.npz", images=images, labels=np.arange(50) % 10)
+        work.loaded.cache_clear()
+
+    path = brought(file, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    path.write_text(path.read_text().replace('"mnist5k"', f'"{tmp_path / "own.npz"}"'))
+    write(0)
+    first = begin(path, tmp_path / "out")
+    first.finish(Here(tmp_path / "out"))
+    assert not first.missing(first.plan())
+    write(1)
+    again = begin(path, tmp_path / "out")
+    (job, *_) = again.missing(again.plan())
+    assert job.tests
+    write(2)  # and nowhere may other images than the planned ones be tested
+    work.carry_out(job, work.Means(tmp_path / "out"))
+    done = Store(tmp_path / "out").test(job.tests[0].key)
+    assert done["status"] == "failed"
+    assert "not those of the plan" in done["reason"]
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [

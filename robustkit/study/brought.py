@@ -1,7 +1,7 @@
 """Networks made elsewhere: found by a pattern, told apart by the fields in their names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from glob import iglob
 from pathlib import Path
@@ -31,9 +31,13 @@ class Gatherer:
 
     study: Study
     brought: Brought
+    tested: Callable[[int | None], str]
+    """digest of so many test images"""
     folder: Path = Path()
     """what a relative pattern begins at"""
     networks: list[Network] = field(init=False)
+    digests: dict[Path, str] = field(init=False, default_factory=dict)
+    """of the networks' files"""
 
     def __post_init__(self) -> None:
         self.networks = matches(self.brought.pattern, self.folder)
@@ -49,7 +53,7 @@ class Gatherer:
             taken: dict[tuple[str, str, int], Path] = {}
             for network in self._of(analysis):
                 cell = self._cell(network)
-                test = evaluation_of(self.study, analysis, cell.key)
+                test = evaluation_of(self.study, analysis, cell.key, self.tested)
                 level = "" if analysis.factor == "epsilon" else network.fields[analysis.factor]
                 place = (cell.method, str(fraction(level or "0", str(network.path))), cell.seed)
                 if place in taken:
@@ -96,9 +100,11 @@ class Gatherer:
         if not text.isdigit():
             raise InputError(f"{network.path}: seed {text!r} is no whole number")
         where = Context(*(fields.get(name, PLACES[name]) for name in TRAINED))
+        if network.path not in self.digests:
+            self.digests[network.path] = file_digest(network.path)
         asked = {
             "checkpoint": str(network.path),
-            "sha256": file_digest(network.path),
+            "sha256": self.digests[network.path],
             "model": self.brought.model,
             "fields": dict(fields),
         }

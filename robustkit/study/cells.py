@@ -5,7 +5,7 @@ torch: a plan can be made, shown and reported on without it.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -58,6 +58,8 @@ class Test:
     limit: int | None
     data: str
     split: str
+    digest: str
+    """of the images that are tested"""
     surrogate: str = ""
     """key of the network that the attack works on"""
 
@@ -112,8 +114,11 @@ def place(method: str, context: Context) -> str:
 class Planner:
     """Makes the plan of a study whose networks are trained here."""
 
-    def __init__(self, study: Study, trained: Trained, data: Dataset) -> None:
+    def __init__(
+        self, study: Study, trained: Trained, data: Dataset, tested: Callable[[int | None], str]
+    ) -> None:
         self.study, self.trained, self.data = study, trained, data
+        self.tested = tested  # digest of so many test images
         self.methods = {m.name: m for m in study.methods}
         self.cells: dict[str, Cell] = {}
         self.tests: dict[str, Test] = {}
@@ -138,7 +143,7 @@ class Planner:
                     continue
                 chosen[place(method, context)] = found
                 cell = self._add(self.cell(method, context, found, seed))
-                test = evaluation_of(self.study, analysis, cell.key, surrogate)
+                test = evaluation_of(self.study, analysis, cell.key, self.tested, surrogate)
                 self.tests.setdefault(test.key, test)
                 wanted.append(Wanted(analysis.name, method, level, seed, cell.key, test.key))
         counts = dict(Counter(method for method, _, _ in later))
@@ -219,17 +224,25 @@ class Planner:
         return self.cells.setdefault(cell.key, cell)
 
 
-def evaluation_of(study: Study, analysis: Analysis, cell: str, surrogate: str = "") -> Test:
+def evaluation_of(
+    study: Study,
+    analysis: Analysis,
+    cell: str,
+    digest_of: Callable[[int | None], str],
+    surrogate: str = "",
+) -> Test:
     """What an analysis asks of a cell: its own attack, or how the study tests every network."""
     tested = study.tested
+    limit = analysis.limit or tested.limit
     attacked = analysis.factor == "epsilon"
     return Test(
         cell,
         analysis.protocol if attacked else tested.protocol,
         analysis.levels if attacked else (),
-        analysis.limit or tested.limit,
+        limit,
         tested.data,
         tested.split,
+        digest_of(limit),
         surrogate,
     )
 

@@ -19,7 +19,7 @@ from robustkit.study.brought import Gatherer
 from robustkit.study.cells import Cell, Context, Plan, Planner, Test
 from robustkit.study.spec import Analysis, Study
 from robustkit.study.store import Store
-from robustkit.study.work import Job, Means, begin, carry_out, time_steps
+from robustkit.study.work import Job, Means, begin, carry_out, loaded, time_steps
 
 WARM, ROUNDS, STEPS = 10, 15, 10
 """of timing: updates before, rounds, updates a round"""
@@ -75,9 +75,14 @@ class Run:
         if self.study.trained is not None:
             name = self.study.trained.data
             data = datasets.load(name, split="train", root=self.options.data_root)
-            self.planner = Planner(self.study, self.study.trained, data)
+            self.planner = Planner(self.study, self.study.trained, data, self._tested)
         elif self.study.brought is not None:
-            self.planner = Gatherer(self.study, self.study.brought)
+            self.planner = Gatherer(self.study, self.study.brought, self._tested)
+
+    def _tested(self, limit: int | None) -> str:
+        """The digest of the first test images: under one name there may be other ones tomorrow."""
+        tested = self.study.tested
+        return loaded(tested.data, tested.split, limit, self.options.data_root).digest
 
     def register(self) -> None:
         """Write down what is asked before anything is trained.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from robustkit import compression
 from robustkit import data as datasets
 from robustkit.data import Dataset, noise
-from robustkit.errors import RobustkitError
+from robustkit.errors import DataError, RobustkitError
 from robustkit.files import build, write_atomic
 from robustkit.study.cells import Cell, Test
 from robustkit.study.store import Store
@@ -160,6 +160,8 @@ def _evaluate(test: Test, store: Store, means: Means) -> dict[str, Any]:
     from robustkit import checkpoint, evaluation
 
     data = loaded(test.data, test.split, test.limit, means.data_root)
+    if data.digest != test.digest:
+        raise DataError(f"{test.data}: its {test.split} images are not those of the plan")
     protocol = evaluation.resolve(test.protocol, data, test.epsilons)
 
     def subject(key: str) -> evaluation.Subject:
