@@ -529,7 +529,9 @@ def test_a_killed_training_resumes_to_the_same_bytes(tmp_path):
 
 
 def test_two_processes_train_one_network(tmp_path):
-    asked = [*TRAIN, "--epochs", "2", "--compress", "top-k:0.01", "--out", "a.safetensors"]
+    """Also where a loss passes through the network twice, and attacks it in between."""
+    trades = ["--loss", "trades", "--set", "steps=2"]
+    asked = [*TRAIN, *trades, "--epochs", "2", "--compress", "top-k:0.01", "--out", "a.safetensors"]
     started = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
