@@ -13,7 +13,9 @@ from torch.nn.utils import parametrizations
 
 from robustkit import losses, models
 from robustkit.errors import InputError
+from robustkit.losses import one_pass
 from robustkit.losses.loss import Step
+from robustkit.losses.trace import Use
 
 ORDER = {"linf": 1, "l2": 2, "l1": math.inf}
 NORMS = list(ORDER)
@@ -319,6 +321,21 @@ def test_one_pass_is_right_in_single_precision_on_the_papers_network(norm, layer
     loss.prepare(model, images)
     assert loss.ways(model) == "one pass"
     assert compare(loss, model, images, torch.arange(6)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [(5, 1, 2, 1), (3, 2, 0, 1), ((2, 3), (3, 1), (1, 2), (1, 2)), (1, 4, 0, 1), (2, 2, 1, 3)],
+)
+def test_what_a_convolution_sends_to_its_images(kernel, stride, padding, dilation):
+    """Also where the last pixels are not reached."""
+    layer = nn.Conv2d(2, 32, kernel, stride, padding, dilation).double()
+    x = torch.rand(3, 2, 11, 12, dtype=torch.float64, requires_grad=True)
+    output = layer(x)
+    signal = torch.randn(output.shape, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(output, x, signal)
+    found = one_pass.input_gradient(Use(layer, (x,), None, 0), signal)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_one_pass_is_right_in_mixed_precision_and_another_layout():

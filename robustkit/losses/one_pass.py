@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustkit.losses.trace import Trace, Use, gradients
@@ -109,11 +108,19 @@ def input_gradient(use: Use, signal: Tensor) -> Tensor:
     columns = layer.weight[0].numel()
     if signal.device.type != "cpu" or layer.groups > 1 or columns > layer.out_channels:
         return _convolution(layer, use.inputs[0], signal, (True, False, False))[0]
-    # oneDNN takes three times as long where there are few input channels
+    # oneDNN takes four times as long where there are few input channels
     products = _weight(layer, signal).flatten(1).T @ signal.flatten(2)
-    height, width = use.inputs[0].shape[2:]
-    kernel, stride, padding, dilation = _geometry(layer)
-    return functional.fold(products, (height, width), kernel, dilation, padding, stride)
+    (n, channels, height, width), places = use.inputs[0].shape, signal.shape[2:]
+    taps = products.view(n, channels, *layer.kernel_size, *places)
+    _, (down, across), (top, left), (low, far) = _geometry(layer)
+    found = products.new_zeros(n, channels, height + 2 * top, width + 2 * left)
+    # torch's fold does this too, in one and a half times as long
+    for y, row in enumerate(taps.unbind(2)):
+        for x, tap in enumerate(row.unbind(2)):
+            tall = slice(low * y, low * y + down * (places[0] - 1) + 1, down)
+            wide = slice(far * x, far * x + across * (places[1] - 1) + 1, across)
+            found[:, :, tall, wide] += tap
+    return found[:, :, top : top + height, left : left + width]
 
 
 def accumulate(
