@@ -153,7 +153,12 @@ def read(path: Path) -> Evaluation:
         rows = _completed(parquet.read().replace_schema_metadata(None)).cast(SCHEMA)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
-    return Evaluation(header, run, rows, _read_examples(_beside(path, "examples")), path)
+    return Evaluation(header, run, rows, examples(path), path)
+
+
+def examples(path: Path) -> list[Example]:
+    """The examples beside an evaluation's file; none where they are missing."""
+    return _read_examples(_beside(path, "examples"))
 
 
 def _completed(rows: pa.Table) -> pa.Table:

@@ -10,6 +10,7 @@ from robustkit.statistics import Beside, Comparison, Estimate
 from robustkit.study.outcome import (
     CellRow,
     Cost,
+    Gallery,
     History,
     Judgement,
     Line,
@@ -274,6 +275,15 @@ def outcome(count: int = 3) -> Outcome:
                 ),
             ),
         ),
+        galleries=(
+            Gallery(
+                "pgd",
+                "cross-entropy, seed 0, under pgd",
+                "linf",
+                tuple("0123456789"),
+                tuple(evaluation().examples[:6]),
+            ),
+        ),
         notes=("Verdicts hold for 4,000 steps, not for the paper's 200 epochs.",),
         protocols={"pgd": evaluation().header["protocol"]},
         provenance={
@@ -339,6 +349,10 @@ def hostile() -> Outcome:
         matrices=tuple(
             replace(m, title=HOSTILE, sources=(HOSTILE, "b"), targets=(HOSTILE, "b"))
             for m in small.matrices
+        ),
+        galleries=tuple(
+            replace(g, name=HOSTILE, title=HOSTILE, norm=HOSTILE, classes=(HOSTILE,) * 10)
+            for g in small.galleries
         ),
         notes=(HOSTILE,),
         protocols={HOSTILE: protocol},

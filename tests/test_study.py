@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from evaluations import evaluation
 
 from robustkit import record
 from robustkit.errors import InputError, RecordError
@@ -619,6 +620,32 @@ def test_a_folder_of_evaluations_becomes_a_report(tmp_path):
     rows(runs, "again", rng.random(500) < 0.5, loss="a", label_noise=0.25, seed=2)
     with pytest.raises(RecordError, match="keep one of them"):
         of_runs(study, runs, "command")
+
+
+def test_an_attack_shows_what_it_found_on_the_first_network_of_the_baseline(tmp_path):
+    numbers = []
+    for method, seed in (("a", 0), ("b", 2), ("b", 1)):
+        made = evaluation(seed=seed, epsilons=("0.1", "0.2"))
+        made = replace(made, header=made.header | {"data": made.header["data"] | {"digest": "d"}})
+        blocks = record.Blocks(tmp_path / f"{method}{seed}.parquet")
+        blocks.write(0, made.table, made.examples)
+        blocks.finish(made.header, made.run, made.table)
+        numbers.append(Number("attacked", method, "", seed, tmp_path / f"{method}{seed}.parquet"))
+    path = tmp_path / "claims.toml"
+    attacked = """
+        [[analysis]]
+        name = "attacked"
+        factor = "epsilon"
+        protocol = "pgd"
+        """
+    path.write_text(CLAIMS[: CLAIMS.index("[[analysis]]")] + attacked)
+    study = spec.load(str(path))
+    (gallery,) = outcome(study, Findings(numbers)).galleries
+    assert gallery.title.startswith("b, seed 1, under ")
+    expected = record.read(tmp_path / "b1.parquet").examples
+    assert [e.index for e in gallery.examples] == [e.index for e in expected[:6]]
+    (tmp_path / "b1.examples.npz").unlink()
+    assert outcome(study, Findings(numbers)).galleries == ()
 
 
 def test_different_images_are_not_compared(tmp_path):

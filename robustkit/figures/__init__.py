@@ -13,7 +13,7 @@ from robustkit.figures.differences import (
     forest,
     forest_rows,
 )
-from robustkit.figures.images import difference, example_grid, png_uri, visible
+from robustkit.figures.images import class_name, difference, example_grid, png_uri, visible
 from robustkit.figures.names import level_text, printable, shortened
 from robustkit.figures.output import Draw, render, save, svg
 from robustkit.figures.style import INK, PAGE, STYLES, Style, Venue, Width
@@ -33,6 +33,7 @@ __all__ = [
     "Width",
     "accuracy_curves",
     "bounds",
+    "class_name",
     "confusion",
     "cost_against_gain",
     "critical_difference",

@@ -9,10 +9,14 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from PIL import Image
 
+from robustkit.figures.names import shortened
 from robustkit.record import Example
 
 FACTORS = (0.5, *(m * 10**e for e in range(5) for m in (1, 2, 5)))
 """how much a difference image may be amplified"""
+
+WORD = 12
+"""letters of a class's name above an example"""
 
 
 def visible(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -43,12 +47,13 @@ def example_grid(ax: Axes, examples: Sequence[Example], classes: Sequence[str] =
     Images stand on a grid of unit squares, whatever their size; `classes` are the names of the
     labels, which are numbers where there are none.
     """
+    words = shortened(classes, WORD)
     for column, example in enumerate(examples):
         change, factor = difference(example)
         for row, image in enumerate((example.clean, example.perturbed, change)):
             _tile(ax, image, column, row)
-        names = [_class(number, classes) for number in (example.label, example.predicted)]
-        ax.text(column + 0.48, -0.05, " → ".join(names), ha="center", va="bottom", size="small")
+        pair = [class_name(number, words) for number in (example.label, example.predicted)]
+        ax.text(column + 0.48, -0.05, " → ".join(pair), ha="center", va="bottom", size="small")
         ax.text(column + 0.48, 3.0, f"× {factor:g}", ha="center", va="top", size="small")
     for row, name in enumerate(("clean", "perturbed", "difference")):
         ax.text(-0.06, row + 0.48, name, ha="right", va="center", rotation=90, size="small")
@@ -63,5 +68,6 @@ def _tile(ax: Axes, image: npt.NDArray[np.float32], column: int, row: int) -> No
     ax.imshow(pixels, extent=extent, interpolation="nearest", aspect="equal")
 
 
-def _class(number: int, classes: Sequence[str]) -> str:
+def class_name(number: int, classes: Sequence[str]) -> str:
+    """What a label is called; its number where it has no name."""
     return classes[number] if number < len(classes) else str(number)

@@ -9,7 +9,7 @@ from robustkit.figures import Draw, Quantity, Venue, Width, level_text
 from robustkit.report.names import Names
 from robustkit.report.wording import ends, interval, percent, points, signed
 from robustkit.statistics import Estimate
-from robustkit.study.outcome import Cost, History, Line, Matrix, Outcome, Panel
+from robustkit.study.outcome import Cost, Gallery, History, Line, Matrix, Outcome, Panel
 
 MANY = 5
 """columns of a matrix that do not fit into one column of a paper"""
@@ -55,11 +55,12 @@ class Illustrations:
     histories: tuple[Illustration, ...]
     costs: tuple[Illustration, ...]
     matrices: tuple[Illustration, ...]
+    galleries: tuple[Illustration, ...]
 
     def __iter__(self) -> Iterator[Illustration]:
         for panel in self.panels:
             yield from filter(None, (panel.curves, panel.differences))
-        yield from (*self.histories, *self.costs, *self.matrices)
+        yield from (*self.histories, *self.costs, *self.matrices, *self.galleries)
 
 
 def illustrations(outcome: Outcome) -> Illustrations:
@@ -71,6 +72,7 @@ def illustrations(outcome: Outcome) -> Illustrations:
         tuple(f for q in quantities for f in _histories(outcome.histories, q, names, order)),
         tuple(_costs(outcome.costs, names, order)),
         tuple(_matrix(matrix, names) for matrix in outcome.matrices),
+        tuple(_gallery(gallery, names) for gallery in outcome.galleries),
     )
 
 
@@ -143,6 +145,25 @@ def _matrix(matrix: Matrix, names: Names) -> Illustration:
     )
 
 
+def _gallery(gallery: Gallery, names: Names) -> Illustration:
+    classes, examples = gallery.classes, gallery.examples
+    told = ", ".join(
+        f"{figures.class_name(e.label, classes)} taken for "
+        f"{figures.class_name(e.predicted, classes)} at {e.distance:.3g}"
+        for e in examples
+    )
+    what = f"The smallest successful perturbations ({gallery.norm}) of {gallery.title}"
+    return Illustration(
+        names.new(f"examples-{gallery.name}"),
+        f"{what}: clean image, perturbed image, and their difference around mid grey, enlarged as "
+        "often as written below.",
+        f"{what}: {told}.",
+        partial(figures.example_grid, examples=examples, classes=classes),
+        partial(_grid_height, columns=len(examples)),
+        "double",
+    )
+
+
 def _curves(panel: Panel, name: str, order: Sequence[str]) -> Illustration:
     made = dict.fromkeys(v.estimate.method for line in panel.lines for v in line.values)
     told = " ".join(_told(line, panel) for line in panel.lines if line.values)
@@ -211,3 +232,8 @@ def _matrix_height(width: float, size: float, rows: int, columns: int) -> float:
     """Square cells, as large as the width allows and their text needs, and the names' places."""
     names = 11 * size / 72
     return rows * min(5 * size / 72, (width - names) / columns) + names
+
+
+def _grid_height(width: float, size: float, columns: int) -> float:
+    """Three rows of square pictures, and a line of text above and below."""
+    return 3 * width / max(columns, 1) + 4 * size / 72

@@ -169,6 +169,7 @@ def _page(outcome: Outcome, drawn: Illustrations) -> str:
         histories=[_shown(figure) for figure in drawn.histories],
         costs=[_shown(figure) for figure in drawn.costs],
         matrices=[_shown(figure) for figure in drawn.matrices],
+        galleries=[_shown(figure) for figure in drawn.galleries],
         failed=[cell for cell in cells if cell.status == "failed"][:FAILURES_SHOWN],
         cells=cells[:CELLS_SHOWN],
         states=Counter(cell.status for cell in cells),

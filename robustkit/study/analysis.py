@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from robustkit.errors import RecordError
 from robustkit.files import digest
+from robustkit.record import examples
 from robustkit.statistics import (
     Comparison,
     Contrast,
@@ -26,6 +27,7 @@ from robustkit.statistics import (
 from robustkit.study.outcome import (
     CellRow,
     Cost,
+    Gallery,
     History,
     Judged,
     Judgement,
@@ -41,6 +43,8 @@ from robustkit.study.spec import Analysis, Claim, Study
 WORDS = {"label_noise": "label noise", "data_fraction": "data fraction", "epsilon": "ε"}
 NO_ATTACK = "0"
 """the level of a robustness curve at which nothing is attacked"""
+SHOWN = 6
+"""examples of a gallery"""
 Right = npt.NDArray[np.bool_]
 
 
@@ -90,6 +94,7 @@ def outcome(study: Study, findings: Findings) -> Outcome:
         histories=findings.histories,
         costs=tuple(_costs(study, tables, findings)),
         matrices=tuple(_matrices(study, tables)),
+        galleries=tuple(g for t in tables.values() if (g := t.gallery()) is not None),
         notes=(*study.notes, *findings.notes),
         protocols={
             name: table.header["protocol"]
@@ -262,6 +267,23 @@ class _Table:
                     f"{levels[-1]}: {area.value:.1%} ({area.low:.1%} to {area.high:.1%}; "
                     f"{area.method})."
                 )
+
+    def gallery(self) -> Gallery | None:
+        """What an attack on the first network of the baseline found, if it found anything."""
+        own = [n for n in self.numbers if n.method == self.baseline and n.path]
+        if self.analysis.factor != "epsilon" or self.analysis.surrogate or not own:
+            return None
+        first = min(own, key=lambda n: n.seed)
+        found = examples(first.path)[:SHOWN] if first.path else ()
+        if not found or self.header is None:
+            return None
+        return Gallery(
+            self.analysis.name,
+            f"{first.method}, seed {first.seed}, under {self.header['protocol']['name']}",
+            self.header["protocol"]["norm"],
+            tuple(self.header["data"]["classes"]),
+            tuple(found),
+        )
 
     # --- what is compared -------------------------------------------------------------------------
 

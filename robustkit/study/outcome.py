@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from robustkit.record import Example
 from robustkit.statistics import Comparison, Estimate
 
 Judged = Literal["holds", "contradicted", "undecided", "not tested"]
@@ -139,6 +140,20 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
+class Gallery:
+    """Successful perturbations of one network, the smallest ones first."""
+
+    name: str
+    """of the analysis"""
+    title: str
+    norm: str
+    classes: tuple[str, ...]
+    """by label"""
+    examples: tuple[Example, ...] = field(compare=False)
+    """arrays, for looking at only"""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """A whole study."""
 
@@ -151,6 +166,7 @@ class Outcome:
     histories: tuple[History, ...] = ()
     costs: tuple[Cost, ...] = ()
     matrices: tuple[Matrix, ...] = ()
+    galleries: tuple[Gallery, ...] = ()
     notes: tuple[str, ...] = ()
     """what was left out, and for what the verdicts hold"""
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
