@@ -146,6 +146,8 @@ class Fab:
     """extrapolation past the linearised boundary"""
     beta: Fraction = Fraction(9, 10)
     """share of the perturbation that is kept after a success"""
+    patience: int = 20
+    """steps without a nearer point after which the search leaps to a far corner; 0: never"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,27 @@ def test_fab_finds_the_nearest_point_of_a_linear_boundary(norm, targets):
     assert (found.distance / truth).max() < (1.2 if norm == "l1" else 1.1)
 
 
+class Wavy(torch.nn.Module):
+    """A boundary at a grey of about 0.75, behind waves whose slopes lead nowhere."""
+
+    def forward(self, x):
+        grey = x.flatten(1).mean(1)
+        value = grey - 0.8 + 0.1 * torch.sin(60 * grey)
+        return torch.stack([torch.zeros_like(value), value], 1)
+
+
+def test_fab_leaps_where_gradients_lead_nowhere():
+    x = torch.linspace(0.1, 0.4, 8).view(8, 1, 1, 1).expand(8, 1, 4, 4).contiguous()
+    criterion = foolbox.criteria.Misclassification(torch.zeros(8).long())
+
+    def found(patience):
+        result = search(Fab(patience=patience), "l2").run(Wavy(), x, criterion)
+        return int(Wavy()(result).argmax(1).sum())
+
+    assert found(patience=0) < 6
+    assert found(patience=20) == 8
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_fab_stops_at_the_budget(norm):
     model, x = Linear(), images(60)

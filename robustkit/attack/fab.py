@@ -21,6 +21,8 @@ DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 """order of the dual norm"""
 USUAL: dict[Norm, float] = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
 """radius of random starts where no budget is given"""
+CLEARLY = 0.999
+"""a point counts as nearer where its distance is less than this share of the last one"""
 
 
 class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc]
@@ -28,6 +30,11 @@ class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc
 
     With `targets` each chain knows one boundary, that to one of the likeliest wrong classes: one
     gradient a step. Without, the nearest linearised boundary is taken: one gradient a class.
+
+    Where gradients near the image mislead, as in L2 and L1 around a network trained in Linf, that
+    search creeps about and finds nothing. So after `patience` steps that have found no nearer point
+    an iterate leaps to the corner of the box that its gradient points to, and comes back from
+    there. The paper has no such step; the authors' code makes one now and then in L2, by rounding.
     """
 
     peeks = True
@@ -43,6 +50,7 @@ class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc
         alpha_max: float = 0.1,
         eta: float = 1.05,
         beta: float = 0.9,
+        patience: int = 20,
     ) -> None:
         self.norm = norm
         self.steps = steps
@@ -51,6 +59,7 @@ class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc
         self.alpha_max = alpha_max
         self.eta = eta
         self.beta = beta
+        self.patience = patience
 
     def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
         """The images themselves, for a restart random points half a budget away."""
@@ -64,6 +73,8 @@ class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc
         state.memory = {
             "best": state.images.clone(),
             "best_distance": torch.full_like(state.epsilon, torch.inf, dtype=torch.float64),
+            "last_distance": torch.full_like(state.epsilon, torch.inf, dtype=torch.float64),
+            "idle": torch.zeros_like(state.step),  # steps since a point was clearly nearer
         }
         if self.targets:
             state.memory["rival"] = likeliest(state, state.chain // self.restarts)
@@ -90,7 +101,13 @@ class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc
         )
         bias = (near / (near + far)).clamp(max=self.alpha_max)[:, None]
         goal = (x + self.eta * from_x) * (1 - bias) + (images + self.eta * from_image) * bias
-        state.x = goal.clamp(0, 1).to(state.x.dtype).view_as(state.x)
+        goal = goal.clamp(0, 1)
+        if self.patience:
+            leaps = state.memory["idle"] >= self.patience
+            corner = torch.where(w == 0, x, (w > 0).double())
+            goal = torch.where(leaps[:, None], corner, goal)
+            state.memory["idle"] = state.memory["idle"].masked_fill(leaps, 0)
+        state.x = goal.to(state.x.dtype).view_as(state.x)
 
     def _boundary(self, state: State, value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Value and slope of the boundary that each row steps to, float64, N and N × D."""
@@ -107,6 +124,10 @@ class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc
     def settle(self, state: State, fooled: Tensor) -> None:
         """Keep the nearest points that fool, and go back towards the image from there."""
         self._remember(state, fooled)
+        m = state.memory
+        nearer = m["best_distance"] < CLEARLY * m["last_distance"]
+        m["last_distance"] = torch.where(nearer, m["best_distance"], m["last_distance"])
+        m["idle"] = torch.where(nearer, 0, m["idle"] + 1)
         back = state.images + self.beta * (state.x - state.images)
         state.x = torch.where(column(fooled, back), back, state.x)
 

@@ -139,15 +139,16 @@ def search(attack: Attack, norm: Norm) -> Search | None:
                 rho=float(attack.rho),
                 larger_first=attack.larger_first,
             )
-        case Fab(steps, restarts, targets, alpha_max, eta, beta):
+        case Fab():
             return FAB(
                 norm,
-                steps=steps,
-                restarts=restarts,
-                targets=targets,
-                alpha_max=float(alpha_max),
-                eta=float(eta),
-                beta=float(beta),
+                steps=attack.steps,
+                restarts=attack.restarts,
+                targets=attack.targets,
+                alpha_max=float(attack.alpha_max),
+                eta=float(attack.eta),
+                beta=float(attack.beta),
+                patience=attack.patience,
             )
         case SquareKind(queries, restarts, p_init):
             return Square(norm, queries=queries, restarts=restarts, p_init=float(p_init))
