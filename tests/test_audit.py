@@ -9,14 +9,14 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from defences import Before, Detached, Rounded
+from defences import Before, Detached, Noisy, Rounded
 
 from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets
 from robustkit import evaluation
 from robustkit import protocol as protocols
 from robustkit.audit import plan as plans
-from robustkit.audit.attacked import Attacked, Bench, Threat
+from robustkit.audit.attacked import Attacked, Bench, Threat, attack
 from robustkit.audit.policy import parse as parse_policy
 from robustkit.audit.run import Question, run
 from robustkit.audit.verdict import parse_claim
@@ -249,6 +249,20 @@ def test_what_remedies_fooled_counts_when_the_minutes_end_in_the_middle(images, 
     assert audit.survived == remedies.so_far
 
 
+def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path):
+    plan = tmp_path / "fgsm.toml"
+    plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = {linf = "pgd"')])
+    inner = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))
+    subject = evaluation._module(Before(Noisy(0.6), inner), "noisy")
+    found = []
+    for folder in ("one", "two"):
+        asked = question(plan, images, subject=subject)
+        found.append(attack(subject, images, asked.threat, asked.plan, bench(tmp_path / folder)))
+        torch.rand(1000)  # the user's own draws in between
+    assert found[0].right.tolist() == found[1].right.tolist()
+    assert found[0].survivors.tolist() == found[1].survivors.tolist()
+
+
 def test_a_norm_that_a_stage_lacks_is_skipped_and_said(plan, images, tmp_path):
     audit = run(question(plan, images, norm="l2", judged="1"), bench(tmp_path))
     square = next(s for s in audit.stages if s.name == "square")
@@ -261,8 +275,8 @@ def test_every_shipped_plan_parses_and_names_protocols_that_exist(name):
     plan = plans.load(name)
     assert plan.stages
     for spec in plan.stages:
-        for norm, attack in spec.attack.items():
-            assert protocols.load(attack, spec.set).norm == norm
+        for norm, name_there in spec.attack.items():
+            assert protocols.load(name_there, spec.set).norm == norm
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,9 @@ def attack(
 
 def _clean(subject: Subject, data: Dataset, threat: Threat, bench: Bench) -> Attacked:
     protocol = evaluation.resolve("clean", data, seed=threat.seed)
-    found = evaluation.run(subject, data, protocol, bench.out, bench.options)
+    # a model that draws at random draws alike when the audit is repeated
+    with seeded(seed_of(threat.seed, "audit", "clean"), find_device(bench.options.device)):
+        found = evaluation.run(subject, data, protocol, bench.out, bench.options)
     right = found.broken_at > 0
     return Attacked(
         data,
@@ -307,7 +309,6 @@ class _Work:
         whole = self.attacked.data
         data = whole if len(rows) == len(whole) else whole.take(rows)
         device = find_device(options.device)
-        # a model that draws at random draws alike when the audit is repeated
         with seeded(seed_of(self.threat.seed, "audit", name), device):
             return evaluation.run(
                 counted.subject, data, protocol, self.bench.out, options, surrogate
