@@ -48,7 +48,7 @@ def ascend(x: Tensor, gradient: Tensor, size: Tensor, norm: Norm) -> Tensor:
         if bool((length < 1e-12).any()):
             gradient = gradient / column(gradient.flatten(1).abs().amax(1).clamp(min=1e-38), x)
             length = gradient.flatten(1).norm(dim=1)
-        # scaled gradients are 1 or longer: only a zero one is below the clamp
+        # any other is longer by now, if need be by scaling: only a zero one is below the clamp
         return gradient.mul_(column(size / length.clamp(min=1e-12), x)).add_(x)
     return _steepest_l1(x, gradient, size).add_(x)
 

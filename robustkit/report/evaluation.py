@@ -17,6 +17,7 @@ from markupsafe import Markup
 from robustkit.errors import InputError
 from robustkit.figures import (
     Curve,
+    class_name,
     difference,
     png_uri,
     printable,
@@ -223,9 +224,7 @@ def gallery(examples: Sequence[Example], classes: Sequence[str], norm: str) -> l
 
 def _picture(example: Example, classes: Sequence[str], norm: str) -> Picture:
     change, factor = difference(example)
-    right, wrong = (
-        str(classes[n]) if n < len(classes) else str(n) for n in (example.label, example.predicted)
-    )
+    right, wrong = (class_name(n, classes) for n in (example.label, example.predicted))
     return Picture(
         title=f"{right} → {wrong}",
         caption=f"image {example.index}, {norm} distance {example.distance:.3g}",
