@@ -295,6 +295,22 @@ def test_claims_are_fixed_before_the_first_cell(finished, file, tmp_path):
     assert "changed after 13 cells were done" in notes
 
 
+def test_words_for_readers_may_change_and_a_rebuilt_report_has_the_new_ones(
+    finished, file, tmp_path
+):
+    _, _, folder = finished
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "study.json").write_bytes((folder / "study.json").read_bytes())
+    written = file.read_text().replace("question = ", 'notes = ["Read this."]\nquestion = ')
+    renamed = tmp_path / "another-name.toml"
+    renamed.write_text(written)
+    asked = begin(renamed, copy).store.asked()
+    assert asked["name"] == "another-name"
+    assert asked["file"] == written
+    assert asked["amendments"] == []
+
+
 def test_a_failed_cell_is_no_number(file, tmp_path):
     path = changed(file, tmp_path, "{ learning_rate = 0.1 }]", "{ learning_rate = 0.1 }]")
     run = begin(path, tmp_path / "out")

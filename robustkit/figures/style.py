@@ -15,7 +15,7 @@ FAINT = "#808080"
 """grids and zones: readable on white and on black"""
 # seaborn's "colorblind", the strongest contrasts first; its pale pink and yellow vanish on paper
 COLOURS = [sns.color_palette("colorblind")[i] for i in (0, 3, 2, 4, 7, 1, 5, 9)]
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*<>h"  # more than colours, so that a colour that comes again has another
 DASHES = ("-", "--", "-.", ":")
 
 

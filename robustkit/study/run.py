@@ -85,7 +85,7 @@ class Run:
         return loaded(tested.data, tested.split, limit, self.options.data_root).digest
 
     def register(self) -> None:
-        """Write down what is asked before anything is trained.
+        """Write down what is asked before anything is trained, and keep its words up to date.
 
         Raises:
             InputError: the folder holds a study that asked something else.
@@ -96,8 +96,10 @@ class Run:
         if known is None:
             self.store.keep_asked(now | {"name": self.study.name, "amendments": []})
             return
-        past = [known, *known["amendments"]]
-        if past[-1]["digest"] == now["digest"]:
+        last = [known, *known["amendments"]][-1]
+        if last["digest"] == now["digest"]:
+            last |= now  # only what is written for readers can differ
+            self.store.keep_asked(known | {"name": self.study.name})
             return
         if not self.options.amend:
             raise InputError(

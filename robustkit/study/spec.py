@@ -154,8 +154,11 @@ class Study:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over everything that decides: a changed claim or Δ makes another study."""
-        return digest(canonical(_deciding(asdict(replace(self, text="")))))
+        """SHA-256 over everything that decides: a changed claim or Δ makes another study.
+
+        What the file is called, and what it says to readers only, is no part of it.
+        """
+        return digest(canonical(_deciding(asdict(replace(self, name="", text="")))))
 
 
 def _deciding(value: Any) -> Any:
