@@ -1,5 +1,7 @@
 """Curves, ranks over data sets, and how many seeds a difference takes."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from scipy.stats import chi2, f, friedmanchisquare, studentized_range
@@ -138,8 +140,33 @@ def test_blocks_that_all_agree_or_all_tie():
     agreed = friedman(np.tile([3.0, 1.0, 2.0], (6, 1)))
     assert agreed.mean_ranks == (1, 3, 2)
     assert (agreed.f_statistic, agreed.f_p) == (np.inf, 0)
+    assert agreed.permutation_p == pytest.approx(6 / 6**6)
     tied = friedman(np.ones((6, 3)))
-    assert (tied.statistic, tied.p, tied.f_p) == (0, 1, 1)
+    assert (tied.statistic, tied.p, tied.f_p, tied.permutation_p) == (0, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "statistic", "p"),
+    [(3, 3, 6.0, 0.0278), (3, 4, 6.5, 0.0417), (3, 5, 6.4, 0.0394), (4, 2, 6.0, 0.0417)],
+)
+def test_the_permutation_p_is_that_of_the_tables_of_friedmans_test(k, n, statistic, p):
+    """Critical values at 5 %, as tabulated since Friedman (1937)."""
+    rows = np.array(list(permutations(range(k))))
+    for choice in np.ndindex(*(len(rows),) * (n - 1)):
+        found = friedman(np.stack([rows[0], *rows[list(choice)]]))
+        if found.statistic == pytest.approx(statistic):
+            assert found.permutation_p == pytest.approx(p, abs=5e-5)
+            return
+    pytest.fail("no such ranks")
+
+
+def test_the_permutation_p_of_many_blocks_is_drawn_and_close_to_the_approximations():
+    found = friedman(SCORES)
+    assert found.permutation_p == pytest.approx(found.f_p, rel=0.2, abs=1e-4)
+    assert friedman(SCORES[::-1]).permutation_p == found.permutation_p
+    noise = rng().normal(size=(30, 4))
+    noise_found = friedman(noise)
+    assert noise_found.permutation_p == pytest.approx(noise_found.f_p, abs=0.02)
 
 
 @pytest.mark.parametrize("scores", [[[1, 2, 3]], [[1, 2], [2, 1]], [[1, 2, np.nan], [1, 2, 3]]])

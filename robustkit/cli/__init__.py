@@ -17,6 +17,7 @@ from robustkit.cli.describe import describe
 from robustkit.cli.evaluate import evaluate
 from robustkit.cli.listing import list_names
 from robustkit.cli.power import power
+from robustkit.cli.rank import rank
 from robustkit.cli.report import report
 from robustkit.cli.train import train
 from robustkit.errors import RobustkitError
@@ -35,6 +36,7 @@ app.command("train")(train)
 app.command("report")(report)
 app.command("compare")(compare)
 app.command("power")(power)
+app.command("rank")(rank)
 app.command("describe")(describe)
 app.command("list")(list_names)
 

@@ -1,14 +1,19 @@
 """Several methods over independent data sets: Friedman's test and Nemenyi's critical difference."""
 
+from collections import Counter
 from dataclasses import dataclass
-from math import sqrt
+from itertools import permutations
+from math import factorial, sqrt
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtrc, fdtrc
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from robustkit.errors import InputError
+
+ENUMERATED = 50_000
+"""ways to rank that are gone through one by one; of more, so many and twice that are drawn"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,8 @@ class Ranks:
     f_statistic: float
     """Iman and Davenport's (1980), less conservative; infinite where all blocks agree"""
     f_p: float
+    permutation_p: float
+    """of rank sums that far apart where each block ranks at random, whatever its size"""
     critical_difference: float
     """Nemenyi's: mean ranks further apart than this differ, all pairs together"""
     blocks: int
@@ -57,13 +64,36 @@ def friedman(scores: ArrayLike, *, level: float = 0.95) -> Ranks:
         p=float(chdtrc(k - 1, statistic)),
         f_statistic=float(f),
         f_p=float(fdtrc(k - 1, (k - 1) * (n - 1), f)) if np.isfinite(f) else 0.0,
+        permutation_p=_permutation_p(ranks),
         critical_difference=quantile * sqrt(k * (k + 1) / (6 * n)),
         blocks=n,
         level=level,
     )
 
 
-def _friedman_statistic(x: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+def _friedman_statistic(x: NDArray[np.float64]) -> float:
     if (x == x[:, :1]).all():  # every block a tie: scipy divides 0 by 0
         return 0.0
     return float(friedmanchisquare(*x.T).statistic)
+
+
+def _permutation_p(ranks: NDArray[np.float64]) -> float:
+    """Share of the ways to permute ranks within blocks whose rank sums lie as far apart."""
+    n, k = ranks.shape
+    observed = np.square(ranks.sum(axis=0)).sum()  # exact: multiples of a quarter
+    if factorial(k) ** n <= ENUMERATED:
+        ways = Counter({(0.0,) * k: 1})
+        for row in ranks:
+            after: Counter[tuple[float, ...]] = Counter()
+            for sums, count in ways.items():
+                for order in permutations(row):
+                    after[tuple(a + b for a, b in zip(sums, order, strict=True))] += count
+            ways = after
+        extreme = sum(c for sums, c in ways.items() if sum(s * s for s in sums) >= observed)
+        return float(extreme / factorial(k) ** n)
+    rng = np.random.default_rng(0)
+    sums = np.zeros((2 * ENUMERATED, k))
+    for row in ranks[np.lexsort(ranks.T)]:  # blocks in any order give the same number
+        sums += rng.permuted(np.tile(row, (len(sums), 1)), axis=1)
+    as_extreme = np.count_nonzero(np.square(sums).sum(axis=1) >= observed)
+    return float((as_extreme + 1) / (len(sums) + 1))

@@ -176,17 +176,26 @@ class Finder:
         Raises:
             InputError: nothing of that name, not evaluated yet, one network twice, one seed twice.
         """
-        found = [(name, self._networks(name)) for name in names]
+        found = self.networks(names)
+        groups = [group for name, networks in found for group in split(name, networks)]
+        check_twice(groups)
+        return named(groups)
+
+    def networks(self, names: Sequence[str]) -> list[tuple[str, list[Network]]]:
+        """The networks that each name means.
+
+        Raises:
+            InputError: nothing of that name, or not evaluated yet.
+        """
+        found = [(name, self._meant(name)) for name in names]
         everyone = [network for _, networks in found for network in networks]
         for network in everyone:
             if not network.records:
                 like = next((n.records[0] for n in everyone if n.records), None)
                 raise InputError(self._not_evaluated(network.name, like))
-        groups = [group for name, networks in found for group in _split(name, networks)]
-        check_twice(groups)
-        return named(groups)
+        return found
 
-    def _networks(self, name: str) -> list[Network]:
+    def _meant(self, name: str) -> list[Network]:
         if Path(name).is_file() or not (FIELD.search(name) or set("*?") & set(name)):
             return [self._one(name)]
         found = matches(name)
@@ -300,7 +309,7 @@ def _by_network(records: Iterable[Record]) -> list[Network]:
     ]
 
 
-def _split(given: str, networks: Sequence[Network]) -> Iterable[Group]:
+def split(given: str, networks: Sequence[Network]) -> Iterable[Group]:
     """Networks of one name or pattern, by method."""
     if len(networks) == 1 and not networks[0].fields:
         (one,) = networks

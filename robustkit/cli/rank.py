@@ -1,0 +1,130 @@
+"""`robustkit rank`: several methods over independent data sets."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustkit.cli.compare import (
+    Attack,
+    Json,
+    Level,
+    Runs,
+    Surrogate,
+    asked,
+    check_json,
+    write_json,
+)
+from robustkit.errors import InputError
+from robustkit.files import write_atomic
+
+if TYPE_CHECKING:
+    from robustkit.study.rank import Ranking
+
+SCHEMA = "robustkit.ranking/1"
+KINDS = ("pdf", "svg", "png")
+
+
+def rank(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="A B...",
+            help="Evaluated networks, in quotes: 'nets/{loss}_{data}_seed{seed}.pt', or records: "
+            "'runs/*.parquet'.",
+        ),
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[DATA=]EPSILON|clean",
+            help="At this budget, or without attack, on all data sets or on one; repeatable.",
+        ),
+    ] = None,
+    level: Level = 0.95,
+    attack: Attack = None,
+    surrogate: Surrogate = None,
+    runs: Runs = Path("runs"),
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.pdf", help="Draw the critical difference: pdf, svg or png."),
+    ] = None,
+    json_: Json = None,
+) -> int:
+    """Rank three methods or more over independent data sets: Friedman, Nemenyi."""
+    from robustkit.study.evaluated import Finder
+    from robustkit.study.rank import rank as ranked
+
+    if not names:
+        raise InputError("name evaluated networks: 'nets/{loss}_{data}_seed{seed}.pt'")
+    check_json(json_)
+    if figure is not None and figure.suffix[1:] not in KINDS:
+        raise InputError(f"--figure {figure}: give a name that ends in .pdf, .svg or .png")
+    levels = _levels(at or ())
+    wanted = asked(tuple(levels.values()), attack, None, surrogate)
+    found = ranked(names, Finder(runs, wanted), at=levels, level=level)
+    if figure is not None:
+        write_atomic(figure, _drawn(found, figure))
+    if json_ is not None:
+        write_json(_as_json(found), json_)
+    if json_ != "-":
+        _show(found)
+    return 0
+
+
+def _levels(texts: Sequence[str]) -> dict[str, str]:
+    """Budget or "clean" by data set, "" for those not named."""
+    levels = {"": "clean"}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        levels[name] = value
+    return levels
+
+
+def _as_json(found: "Ranking") -> dict[str, Any]:
+    told = asdict(found)
+    if not isfinite(found.ranks.f_statistic):
+        told["ranks"]["f_statistic"] = None  # all data sets agree; JSON has no infinity
+    return {"schema": SCHEMA, **told, "sentences": found.sentences}
+
+
+def _drawn(found: "Ranking", file: Path) -> bytes:
+    from robustkit import figures
+
+    venue = figures.STYLES["neurips"]
+    return figures.render(
+        lambda ax: figures.critical_difference(ax, found.methods, found.ranks),
+        file.stem,
+        style="neurips",
+        height=0.7 + 0.12 * len(found.methods) * venue.size / 8,
+    )[file.suffix[1:]]
+
+
+def _show(found: "Ranking") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    table.add_column("method", overflow="fold")
+    table.add_column("mean rank", justify="right")
+    for name, where in zip(found.data, found.levels, strict=True):
+        table.add_column(f"{name}\n{_where(where)}", justify="right")
+    for place in sorted(range(len(found.methods)), key=lambda i: found.ranks.mean_ranks[i]):
+        shares = (accuracies[place] for accuracies in found.accuracies)
+        table.add_row(
+            found.methods[place],
+            f"{found.ranks.mean_ranks[place]:.2f}",
+            *(f"{share:.1%}" for share in shares),
+        )
+    console = Console()
+    console.print(table)
+    for text in found.sentences:
+        console.print(Text(text), soft_wrap=True)
+
+
+def _where(level: str) -> Any:
+    return level if level == "clean" else f"ε = {level}"

@@ -1,0 +1,168 @@
+"""Methods ranked over independent data sets by their evaluations; needs no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from robustkit.data import shelf
+from robustkit.errors import InputError, UnknownName
+from robustkit.statistics import Ranks, friedman
+from robustkit.statistics.comparison import listed
+from robustkit.study.evaluated import (
+    Finder,
+    Group,
+    Network,
+    Side,
+    Wanted,
+    check_twice,
+    named,
+    sides,
+    split,
+)
+
+DATA = "data"
+"""the field of a pattern that tells data sets apart"""
+MANY = 10
+"""data sets from which on Nemenyi's test is near enough, says Demšar (2006)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Several methods over several data sets."""
+
+    methods: tuple[str, ...]
+    data: tuple[str, ...]
+    levels: tuple[str, ...]
+    """at which each data set was attacked; "clean" for no attack"""
+    accuracies: tuple[tuple[float, ...], ...]
+    """data sets × methods, means over seeds and images"""
+    ranks: Ranks
+
+    @property
+    def apart(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of methods that differ, the better one first; none where Friedman finds nothing."""
+        if self.ranks.permutation_p > 1 - self.ranks.level:
+            return ()
+        placed = sorted(zip(self.ranks.mean_ranks, self.methods, strict=True))
+        least = self.ranks.critical_difference
+        return tuple((a, b) for x, a in placed for y, b in placed if y - x > least)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What was found, and what must be known of it."""
+        ranks, sets = self.ranks, len(self.data)
+        agree = "differ" if ranks.permutation_p <= 1 - ranks.level else "were not shown to differ"
+        found = [
+            f"Over {sets} data sets, the mean ranks of {len(self.methods)} methods {agree} "
+            f"(Friedman's chi-square {ranks.statistic:.3g}; p by permutation = "
+            f"{ranks.permutation_p:.2g})."
+        ]
+        if agree == "differ":
+            pairs = listed([f"{a} ranks above {b}" for a, b in self.apart]) or "no pair is"
+            found.append(
+                f"Further apart than Nemenyi's critical difference of "
+                f"{ranks.critical_difference:.2f} at {ranks.level:.3g}: {pairs}."
+            )
+        if sets < MANY:
+            found.append(
+                f"With fewer than {MANY} data sets the critical difference is approximate, and "
+                "little is decided."
+            )
+        return tuple(found)
+
+
+def rank(
+    names: Sequence[str],
+    finder: Finder,
+    *,
+    at: Mapping[str, str],
+    level: float = 0.95,
+) -> Ranking:
+    """Rank the methods that names mean within every data set they were evaluated on.
+
+    Args:
+        names: as for `compare`; a pattern's field {data} is not part of a method's name.
+        finder: where evaluations are looked up, and which are meant.
+        at: budget or "clean" by data set; "" is that of all others.
+        level: of confidence.
+
+    Raises:
+        InputError: fewer than three methods or two data sets, data sets that share images, or a
+            method that was not evaluated on one of them.
+    """
+    found = finder.networks(names)
+    everyone = [network for _, networks in found for network in networks]
+    data = sorted({r.header["data"]["name"] for n in everyone for r in n.records})
+    if unknown := sorted(set(at) - {"", *data}):
+        raise UnknownName("data set", unknown[0], data)
+    _check_independent(data)
+    levels = tuple(at.get(name, at[""]) for name in data)
+    tested = [
+        _on(name, found, replace(finder.wanted, at=(where,), data=name), finder)
+        for name, where in zip(data, levels, strict=True)
+    ]
+    methods = tuple(sorted({side.name for one in tested for side in one}))
+    _check_enough(methods, data)
+    by_name = [{side.name: side for side in one} for one in tested]
+    for name, known in zip(data, by_name, strict=True):
+        if missing := [method for method in methods if method not in known]:
+            raise InputError(
+                f"{missing[0]}: no evaluation on {name}; every method needs one on every data set "
+                f"(there: {', '.join(sorted(known))})"
+            )
+    accuracies = tuple(
+        tuple(float(known[method].right(where).mean()) for method in methods)
+        for known, where in zip(by_name, levels, strict=True)
+    )
+    return Ranking(methods, tuple(data), levels, accuracies, friedman(accuracies, level=level))
+
+
+def _on(
+    data: str, found: Sequence[tuple[str, Sequence[Network]]], wanted: Wanted, finder: Finder
+) -> tuple[Side, ...]:
+    """The methods that were evaluated on a data set."""
+    groups: list[Group] = []
+    for given, networks in found:
+        own = [_restricted(network, data) for network in networks]
+        if there := [network for network in own if network.records]:
+            groups += split(given, there)
+    check_twice(groups)
+    return sides(named(groups), wanted, finder.runs)
+
+
+def _restricted(network: Network, data: str) -> Network:
+    records = tuple(r for r in network.records if r.header["data"]["name"] == data)
+    fields = tuple((key, value) for key, value in network.fields if key != DATA)
+    return replace(network, records=records, fields=fields)
+
+
+def _check_enough(methods: Sequence[str], data: Sequence[str]) -> None:
+    if len(data) < 2:
+        raise InputError(
+            f"all evaluations are on {listed(data)}; ranks need two independent data sets or more, "
+            "and noise levels or budgets of one are not independent: use robustkit compare"
+        )
+    if len(methods) < 3:
+        raise InputError(
+            f"ranks need three methods or more, but there is {listed(methods)} only; two methods "
+            "are compared data set by data set: use robustkit compare"
+        )
+
+
+def _check_independent(data: Sequence[str]) -> None:
+    whole: dict[str, str] = {}
+    for name in data:
+        source = _source(name)
+        if source in whole:
+            raise InputError(
+                f"{whole[source]} and {name} share images, so they are not independent data sets; "
+                "name evaluations on one of them"
+            )
+        whole[source] = name
+
+
+def _source(name: str) -> str:
+    """The data set that a part was taken from."""
+    try:
+        return shelf.spec(name).all_training_images_of or name
+    except InputError:
+        return name  # the user's own

@@ -1,0 +1,152 @@
+"""`robustkit rank`: made-up records of several methods on several data sets."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from evaluations import evaluation
+from scipy.stats import friedmanchisquare, rankdata
+
+from robustkit.files import digest
+from robustkit.record import Store
+
+METHODS = {"cross-entropy": 0.1, "hinge": 0.16, "l2-margin": 0.3}
+DATA = ("cifar10", "mnist", "svhn", "mine")
+
+
+def made(method, data, seed=0, strength=None):
+    """A record in the folder, and what it says."""
+    number = sorted(METHODS).index(method) * 100 + len(data) * 10 + seed
+    found = evaluation(
+        f"nets/{method}_{data}_seed{seed}.pt",
+        n=300,
+        strength=strength or METHODS[method],
+        seed=number,
+        checkpoint={"loss": method, "seed": seed, "weights": digest(method, data, str(seed))},
+    )
+    facts = {**found.header["data"], "name": data, "digest": digest(data)}
+    header = {**found.header, "data": facts, "digest": digest(method, data, str(seed))}
+    found = replace(found, header=header)
+    store = Store(Path("runs"))
+    with store.claim(header["digest"], lambda: None) as blocks:
+        blocks.finish(found.header, found.run, found.table)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def records(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return {
+        (method, data, seed): made(method, data, seed)
+        for method in METHODS
+        for data in DATA
+        for seed in range(2)
+    }
+
+
+def ranked(robustkit, *arguments):
+    status, out, err = robustkit("rank", *arguments, "--json", "-")
+    assert (status, err) == (0, "")
+    return json.loads(out)
+
+
+def refused(robustkit, *arguments):
+    status, out, err = robustkit("rank", *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    return err
+
+
+def accuracies(records, epsilon):
+    """Means over seeds, data sets × methods, both by name."""
+    return [
+        [
+            sum((records[m, d, s].broken_at > epsilon).mean() for s in range(2)) / 2
+            for m in sorted(METHODS)
+        ]
+        for d in sorted(DATA)
+    ]
+
+
+def test_methods_are_ranked_within_each_data_set(robustkit, records):
+    found = ranked(robustkit, "runs/*.parquet", "--at", "0.2")
+    expected = accuracies(records, 0.2)
+    assert found["methods"] == sorted(METHODS)
+    assert found["data"] == sorted(DATA)
+    assert found["accuracies"] == [pytest.approx(row) for row in expected]
+    ranks = [rankdata([-x for x in row]) for row in expected]
+    assert found["ranks"]["mean_ranks"] == pytest.approx(
+        [sum(c) / 4 for c in zip(*ranks, strict=True)]
+    )
+    assert found["ranks"]["p"] == pytest.approx(
+        friedmanchisquare(*map(list, zip(*expected, strict=True))).pvalue
+    )
+    said = " ".join(found["sentences"])
+    assert "l2-margin ranks above cross-entropy" in said
+    assert "fewer than 10 data sets" in said
+
+
+def test_each_data_set_may_have_a_budget_of_its_own(robustkit, records):
+    found = ranked(robustkit, "runs/*.parquet", "--at", "0.1", "--at", "mine=0.3")
+    assert found["levels"] == ["0.1", "0.3", "0.1", "0.1"]
+    place = found["data"].index("mine")
+    assert found["accuracies"][place] == pytest.approx(accuracies(records, 0.3)[place])
+
+
+def test_a_patterns_data_field_is_no_part_of_a_methods_name(robustkit):
+    for method in METHODS:
+        for data in DATA:
+            for seed in range(2):
+                file = Path(f"nets/{method}_{data}_seed{seed}.pt")
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(b"")
+    runs = ranked(robustkit, "runs/*.parquet")
+    # the files' bytes are not those evaluated
+    assert "has changed since" in refused(robustkit, "nets/{loss}_{data}_seed{seed}.pt")
+    assert runs["levels"] == ["clean"] * 4
+
+
+def test_the_table_and_the_figure(robustkit, tmp_path):
+    status, out, _ = robustkit("rank", "runs/*.parquet", "--at", "0.2", "--figure", "ranks.pdf")
+    assert status == 0
+    lines = out.splitlines()
+    order = [next(i for i, line in enumerate(lines) if m in line) for m in ("l2-margin", "hinge")]
+    assert order == sorted(order)
+    assert (tmp_path / "ranks.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_methods_that_were_not_shown_to_differ_have_no_pairs(robustkit, records):
+    for (method, data, seed), _ in records.items():
+        if data in ("mine", "svhn"):
+            Path(f"runs/{digest(method, data, str(seed))[:32]}.parquet").unlink()
+    found = ranked(robustkit, "runs/*.parquet")
+    assert "were not shown to differ" in found["sentences"][0]
+    assert "ranks above" not in " ".join(found["sentences"])
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        (lambda m, d: d != "mnist", "all evaluations are on mnist"),
+        (lambda m, d: m == "hinge", "three methods or more"),
+        (lambda m, d: (m, d) == ("hinge", "svhn"), "hinge: no evaluation on svhn"),
+    ],
+)
+def test_what_cannot_be_ranked(robustkit, records, gone, message):
+    for method, data, seed in records:
+        if gone(method, data):
+            Path(f"runs/{digest(method, data, str(seed))[:32]}.parquet").unlink()
+    assert message in refused(robustkit, "runs/*.parquet")
+
+
+def test_data_sets_that_share_images_are_refused(robustkit):
+    for method in METHODS:
+        made(method, "mnist5k")
+    assert "mnist and mnist5k share images" in refused(robustkit, "runs/*.parquet")
+
+
+def test_names_and_numbers_that_make_no_sense(robustkit):
+    assert "unknown data set 'mnost'" in refused(robustkit, "runs/*.parquet", "--at", "mnost=0.1")
+    assert "0.15" in refused(robustkit, "runs/*.parquet", "--at", "0.15")
+    assert "ends in .pdf" in refused(robustkit, "runs/*.parquet", "--figure", "ranks.doc")
+    assert "name evaluated networks" in refused(robustkit)
