@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 from evaluations import evaluation
 
-from robustkit import record
+from robustkit import losses, record
 from robustkit.errors import InputError, RecordError
+from robustkit.files import names
+from robustkit.models import MODELS
+from robustkit.protocol import load
 from robustkit.study import spec, work
 from robustkit.study.analysis import Findings, Number, outcome
 from robustkit.study.brought import matches
+from robustkit.study.cells import Context, question
 from robustkit.study.findings import of_runs, of_store
 from robustkit.study.run import Options, Run
 from robustkit.study.store import Store
@@ -203,11 +207,22 @@ def test_a_plan_that_makes_no_sense_is_told_in_one_line(file, tmp_path, old, new
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["elsayed2018-mnist", "elsayed2018-mnist-small"])
-def test_shipped_studies_can_be_read(name):
+@pytest.mark.parametrize("name", names("reports"))
+def test_shipped_studies_ask_for_what_there_is(name):
     study = spec.load(name)
+    for protocol in {a.protocol for a in study.analyses} - {""}:
+        load(protocol)
+    if study.trained is None:
+        return
     assert study.claims
-    assert len({claim.delta for claim in study.claims}) > 1
+    assert study.trained.model in MODELS
+    assert study.trained.data in names("data")
+    assert study.tested.data == study.trained.data
+    images = work.loaded("mnist5k", "train", None, None)  # stands for any
+    for method in study.methods:
+        for number in range(len(method.choose)):
+            asked = question(method, number, study.trained, images, Context("0", "1"), 0)
+            losses.build(method.loss, asked["settings"])
 
 
 def test_a_study_is_another_where_a_claim_is_and_not_where_its_words_are(file, tmp_path):
