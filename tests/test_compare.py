@@ -121,6 +121,20 @@ def test_a_folder_of_seeds_is_paired_by_the_records_own_loss_and_seed(robustkit)
     assert out.count("cannot decide") == 1
 
 
+def test_the_share_of_seeds_won_stands_beside(robustkit):
+    records = folder_of_seeds()
+    paths = {key: str(write(found)) for key, found in records.items()}
+    (one,) = numbers(robustkit, "compare", "runs/*.parquet", "--at", "0.2")["comparisons"]
+    won = [
+        right(records[STRONG, seed], 0.2).mean() > right(records[WEAK, seed], 0.2).mean()
+        for seed in range(3)
+    ]
+    assert one["outperforms"]["value"] == np.mean(won)
+    assert one["outperforms"]["n"] == 3
+    alone = numbers(robustkit, "compare", paths[WEAK, 0], paths[STRONG, 0], "--at", "0.2")
+    assert alone["comparisons"][0]["outperforms"] is None
+
+
 def test_several_are_judged_as_one_family(robustkit):
     for found in folder_of_seeds(losses=(WEAK, STRONG, "hinge")).values():
         write(found)

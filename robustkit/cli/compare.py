@@ -255,6 +255,7 @@ def _comparison(compared: "Compared", one: "Comparison") -> dict[str, Any]:
     return {
         **{key: getattr(one, key) for key in plain},
         "difference": None if one.difference is None else _estimate(one.difference),
+        "outperforms": None if one.outperforms is None else _estimate(one.outperforms),
         **{key: getattr(one, key) for key in words},
         "beside": [
             {"test": b.test, "p": b.p, "smallest": b.smallest, "note": b.note} for b in one.beside

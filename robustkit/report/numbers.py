@@ -136,6 +136,9 @@ def _comparison(panel: str, comparison: Comparison) -> Iterator[Row]:
     for other in comparison.beside:
         row = Row("beside", panel, comparison.a, comparison.b, comparison.level)
         yield replace(row, quantity="p value", p=other.p, test=other.test, note=other.note)
+    if comparison.outperforms is not None:
+        row = Row("beside", panel, comparison.a, comparison.b, comparison.level)
+        yield _with(replace(row, quantity="probability to win"), comparison.outperforms)
 
 
 def _judgement(judgement: Judgement) -> Iterator[Row]:

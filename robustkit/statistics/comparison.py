@@ -36,6 +36,8 @@ class Comparison:
     beside: tuple[Beside, ...] = ()
     p_holm: float = 1.0
     """of "no difference" by Holm's correction; shown beside, see `family`"""
+    outperforms: Estimate | None = None
+    """probability that a run of a beats its paired run of b, on its own; None without such pairs"""
     confidence: float = 0.95
     """at which all intervals of the family hold together"""
     reason: str = ""

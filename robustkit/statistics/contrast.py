@@ -8,7 +8,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
 from robustkit.errors import InputError
-from robustkit.statistics.estimate import counted
+from robustkit.statistics.estimate import Estimate, counted, outperforming
 from robustkit.statistics.pivot import (
     Exact,
     Pivot,
@@ -49,6 +49,8 @@ class Contrast:
     pivot: Pivot
     beside: tuple[Beside, ...] = ()
     seeds: int = 1
+    outperforms: Estimate | None = None
+    """probability that a run of a beats its paired run of b; None where no seeds are paired"""
 
     def interval(self, alpha: float) -> tuple[float, float]:
         """The two-sided 1 − alpha interval, in [−1, 1]; it excludes 0 exactly when p < alpha."""
@@ -116,6 +118,7 @@ def compare_seeds(a: ArrayLike, b: ArrayLike, rng: Generator) -> Contrast:
         pivot=student(mean_squares(with_pseudo_images(d, -1, 1)[None])),
         beside=beside(each, rng),
         seeds=S,
+        outperforms=outperforming(each, np.zeros(S)),
     )
 
 

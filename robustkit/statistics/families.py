@@ -78,6 +78,7 @@ def _judged(
         unit=contrast.unit,
         verdict=_verdict(low, high, delta),
         beside=tuple(_noted(test, contrast.seeds, alpha) for test in contrast.beside),
+        outperforms=contrast.outperforms,
         confidence=1 - alpha,
     )
 
