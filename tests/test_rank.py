@@ -148,5 +148,6 @@ def test_data_sets_that_share_images_are_refused(robustkit):
 def test_names_and_numbers_that_make_no_sense(robustkit):
     assert "unknown data set 'mnost'" in refused(robustkit, "runs/*.parquet", "--at", "mnost=0.1")
     assert "0.15" in refused(robustkit, "runs/*.parquet", "--at", "0.15")
+    assert "level 1.5" in refused(robustkit, "runs/*.parquet", "--level", "1.5")
     assert "ends in .pdf" in refused(robustkit, "runs/*.parquet", "--figure", "ranks.doc")
     assert "name evaluated networks" in refused(robustkit)

@@ -11,7 +11,6 @@ import typer
 from robustkit.cli.compare import (
     Attack,
     Json,
-    Level,
     Runs,
     Surrogate,
     asked,
@@ -44,7 +43,7 @@ def rank(
             help="At this budget, or without attack, on all data sets or on one; repeatable.",
         ),
     ] = None,
-    level: Level = 0.95,
+    level: Annotated[float, typer.Option(help="Confidence of the tests.")] = 0.95,
     attack: Attack = None,
     surrogate: Surrogate = None,
     runs: Runs = Path("runs"),

@@ -44,8 +44,11 @@ def friedman(scores: ArrayLike, *, level: float = 0.95) -> Ranks:
     are the same, and the test would count them again and again.
 
     Raises:
-        InputError: fewer than two blocks or three methods, or a score that is no finite number.
+        InputError: fewer than two blocks or three methods, a score that is no finite number, or
+            level outside (0, 1).
     """
+    if not 0 < level < 1:
+        raise InputError(f"level {level}: expected between 0 and 1")
     x = np.asarray(scores, dtype=np.float64)
     if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 3 or not np.isfinite(x).all():
         raise InputError(
