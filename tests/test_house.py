@@ -12,7 +12,7 @@ from robustkit.files import shipped
 
 PACKAGE = Path(robustkit.__file__).parent
 FLOORS = [
-    {"errors", "files", "machine", "statistics"},
+    {"errors", "files", "inert", "machine", "statistics"},
     {"record", "protocol", "geometry", "data", "models", "losses"},
     {"checkpoint", "attack", "certification", "compression", "corruption", "device"},
     {"evaluation", "training"},
@@ -29,6 +29,7 @@ TORCH_FREE = [
     "training",
     "errors",
     "files",
+    "inert",
     "machine",
     "statistics",
     "record",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import struct
 from fractions import Fraction
 from hashlib import sha256
@@ -289,8 +290,14 @@ def stored_by_class(folder):
 
 def save_labels(path, clean, human):
     columns = {"clean_label": clean, "worse_label": human, "other": (human + 1) % 3}
-    if path.suffix == ".npy":
+    if path.name == "dictionary.npy":  # as CIFAR-10N's for TensorFlow
+        np.save(path, columns, allow_pickle=True)
+    elif path.suffix == ".npy":
         np.save(path, human.astype(np.uint8))
+    elif path.suffix == ".pt":  # as CIFAR-10N's
+        torch.save(columns, path, _use_new_zipfile_serialization=path.stem != "legacy")
+    elif path.suffix == ".pth":
+        torch.save({name: torch.from_numpy(column) for name, column in columns.items()}, path)
     elif path.suffix == ".npz":
         np.savez(path, **columns)
     elif path.suffix == ".json":
@@ -302,7 +309,17 @@ def save_labels(path, clean, human):
 
 
 @pytest.mark.parametrize(
-    "name", ["l.npy", "l.npz#worse_label", "l.csv#worse_label", "l.json#worse_label"]
+    "name",
+    [
+        "l.npy",
+        "l.npz#worse_label",
+        "l.csv#worse_label",
+        "l.json#worse_label",
+        "l.pt#worse_label",
+        "legacy.pt#worse_label",
+        "l.pth#worse_label",
+        "dictionary.npy#worse_label",
+    ],
 )
 @pytest.mark.parametrize("limit", [None, 50])
 def test_labels_of_a_file_find_their_images_in_a_shuffled_data_set(name, limit, tmp_path):
@@ -333,10 +350,16 @@ def bad_files(folder, clean, human):
     np.save(folder / "outside.npy", np.where(np.arange(120) == 7, 3, human))
     np.save(folder / "negative.npy", np.where(np.arange(120) == 7, -1, human))
     np.save(folder / "floats.npy", human.astype(float))
-    np.save(folder / "objects.npy", {"worse_label": human}, allow_pickle=True)
+    np.save(folder / "objects.npy", np.array([{}, human], object), allow_pickle=True)
+    np.save(folder / "nothing.npy", {"worse_label": print}, allow_pickle=True)
     np.savez(folder / "two.npz", a=human, b=human)
     np.savez(folder / "order.npz", clean_label=clean[::-1], a=human)
-    torch.save({"worse_label": human}, folder / "CIFAR-10_human.pt")
+    torch.save({"worse_label": human[:-1]}, folder / "short.pt")
+    torch.save({"worse_label": torch.eye(120)}, folder / "square.pt")
+    torch.save({"worse_label": print}, folder / "code.pt")
+    whole = (folder / "short.pt").read_bytes()
+    (folder / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    (folder / "human.pkl").write_bytes(b"")
     (folder / "words.csv").write_text("label\n" + "cat\n" * 120)
     (folder / "ragged.csv").write_text("a,b\n1,2\n1\n")
     (folder / "twice.csv").write_text("1,2\n1,2\n")
@@ -356,7 +379,12 @@ def bad_files(folder, clean, human):
         ("two.npz", "which labels are meant.*it has: a, b"),
         ("two.npz#c", "which labels are meant.*it has: a, b"),
         ("order.npz", "clean_label of image 0 is 2, the data set says 0"),
-        ("CIFAR-10_human.pt", r"not one of .npy, .npz, .csv, .json"),
+        ("nothing.npy", "expected one integer per image"),
+        ("short.pt", "119 labels; the whole split has 120 images"),
+        ("square.pt", "cannot be read"),
+        ("code.pt", "expected one integer per image"),
+        ("cut.pt", "cannot be read"),
+        ("human.pkl", r"not one of .npy, .npz, .csv, .json, .pt, .pth"),
         ("words.csv", "no whole number"),
         ("ragged.csv", "row 3 has 1 cells, expected 2"),
         ("twice.csv", "need a header"),
@@ -427,3 +455,28 @@ def test_flips_are_the_same_in_every_version():
     flips = {kind: noised(data, parse(kind, "0.2")) for kind in ("symmetric", "instance")}
     assert np.flatnonzero(flips["symmetric"].flipped).tolist() == WHICH
     assert {k: f.labels[f.flipped].tolist() for k, f in flips.items()} == LABELS
+
+
+class Hostile:
+    """Pickles as a call that leaves a trace."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("name", ["zip.pt", "legacy.pt", "array.npy"])
+def test_nothing_in_a_file_of_labels_is_run(name, tmp_path):
+    stored_by_class(tmp_path)
+    columns, trace = {"worse_label": Hostile(tmp_path / "trace")}, tmp_path / "trace"
+    if name == "array.npy":
+        np.save(tmp_path / name, columns, allow_pickle=True)
+    else:
+        zipped = name == "zip.pt"
+        torch.save(columns, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    data = load(str(tmp_path / "data.npz"), split="train")
+    with pytest.raises(InputError):
+        noised(data, parse(f"file:{tmp_path / name}"))
+    assert not trace.exists()

@@ -16,11 +16,11 @@ import torch
 from robustkit import models
 from robustkit.checkpoint import architecture, containers, program, safetensor, sidecar, torchfile
 from robustkit.checkpoint.adapter import Classifier, freeze, replica
-from robustkit.checkpoint.inert import printable
 from robustkit.checkpoint.parametrizations import State
 from robustkit.checkpoint.sidecar import Facts
 from robustkit.errors import CheckpointError, UnknownName
 from robustkit.files import canonical, digest, file_digest, shipped
+from robustkit.inert import printable
 
 ADAPTER = "robustkit.classifier/1"
 """changes when the layer around the network computes something else"""

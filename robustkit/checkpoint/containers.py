@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from robustkit.checkpoint.inert import Inert, Storage, Tensor, mapping, printable
-from robustkit.checkpoint.torchfile import array, count, numpy_value
+from robustkit.checkpoint.torchfile import array, count
 from robustkit.errors import CheckpointError
+from robustkit.inert import Inert, Storage, Tensor, mapping, numpy_value, printable
 
 CONTAINERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema",

@@ -21,11 +21,9 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from robustkit.checkpoint.inert import DAMAGE, Global, Inert, Reader, Storage, Tensor
 from robustkit.errors import CheckpointError
+from robustkit.inert import DAMAGE, MAGIC, Global, Inert, Reader, Storage, Tensor, numpy_value
 
-MAGIC = 0x1950A86A20F9469CFC6C
-"""first pickle of torch's legacy format"""
 DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -286,33 +284,3 @@ def _numbers(storage: Storage, dtype: str | None, where: str) -> torch.Tensor:
         return torch.empty(0, dtype=kind)
     # a copy: aligned, writable, and safe should the file change
     return torch.frombuffer(bytearray(data), dtype=kind, count=usable)
-
-
-def numpy_value(value: Inert) -> Any:
-    """A numpy array or scalar that a pickle describes, or None where it is another thing."""
-    module, _, name = value.name.rpartition(".")
-    if not re.fullmatch(r"numpy\.(_?core)\.(multiarray|numeric)", module):
-        return None
-    if name == "scalar" and len(value.arguments) == 2:
-        (kind, data), shape, fortran = value.arguments, (), False
-    elif name == "_reconstruct" and isinstance(value.state, tuple) and len(value.state) == 5:
-        _, shape, kind, fortran, data = value.state
-    else:
-        return None
-    dtype = _numpy_dtype(kind)
-    try:
-        flat = np.frombuffer(data, dtype)  # type: ignore[call-overload]
-        shaped = flat.reshape(shape, order="F" if fortran else "C")
-    except (TypeError, ValueError):
-        return None
-    return shaped.astype(dtype.newbyteorder("=")) if dtype is not None else None
-
-
-def _numpy_dtype(kind: object) -> "np.dtype[Any] | None":
-    if not isinstance(kind, Inert) or kind.name != "numpy.dtype" or not kind.arguments:
-        return None
-    code, state = str(kind.arguments[0]), kind.state
-    order = state[1] if isinstance(state, tuple) and len(state) > 1 else "|"
-    if not re.fullmatch(r"[biuf][1248]", code) or order not in ("<", ">", "|", "="):
-        return None
-    return np.dtype(f"{order}{code}")

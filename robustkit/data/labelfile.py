@@ -1,10 +1,12 @@
 """Files that say how labels are wrong: a label per image, or a matrix of class probabilities."""
 
 import csv
+import io
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,20 +14,27 @@ import numpy.typing as npt
 from robustkit.data.pixels import Labels
 from robustkit.data.source import checked_labels, diagnosis
 from robustkit.errors import DataError
+from robustkit.inert import MAGIC, Inert, Reader, mapping, numpy_value
 
-LABEL_FORMATS = (".npy", ".npz", ".csv", ".json")
+TORCH = (".pt", ".pth")
+LABEL_FORMATS = (".npy", ".npz", ".csv", ".json", *TORCH)
 MATRIX_FORMATS = (".csv", ".json", ".npy")
 CLEAN = "clean_label"
 """what CIFAR-10N calls the labels that it replaces"""
 UNIT = 10**9
 """entries of a matrix are read to so many parts"""
+INTEGERS = {"LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "ByteStorage": "u1"}
+"""how torch calls runs of whole numbers, and NumPy"""
+LARGEST = 2**30
+"""bytes up to which a pickle of labels is read"""
 
 
 def read_labels(path: Path, key: str, clean: Labels, classes: int) -> Labels:
     """A label per image of a whole split, in the order in which the split is stored, [N].
 
     Args:
-        path: `.npy`; or `.npz`, `.csv` with a header, or `.json` with several columns.
+        path: `.npy`; or `.npz`, `.csv` with a header, `.json`, or a `.pt` or `.npy` that holds a
+            dictionary as those of CIFAR-10N and CIFAR-100N do, with several columns.
         key: which column; may be empty where there is only one.
         clean: the split's own labels, [N]; a column `clean_label` must equal them.
         classes: how many there are.
@@ -110,14 +119,79 @@ def _loaded(path: Path, formats: Sequence[str]) -> Any:
         if path.suffix == ".csv":
             with path.open(encoding="utf-8-sig", newline="") as text:
                 return [row for row in csv.reader(text) if row]
+        if path.suffix in TORCH:
+            return _torch(path)
         # opened here, because NumPy leaves the file open when an archive is broken
         with path.open("rb") as file:
+            if (pickled := _pickle_in_npy(file)) is not None:
+                return _arrays(pickled)
             loaded = np.load(file, allow_pickle=False)
             return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
-    # zipfile, zlib and NumPy's header parser raise nearly anything on broken bytes
+    # zipfile, zlib, NumPy's header parser and pickles raise nearly anything on broken bytes
     except Exception as error:
         why = "it holds Python objects, which are never loaded" if "Object" in str(error) else ""
         raise DataError(f"{path}: cannot be read: {why or diagnosis(path)}") from error
+
+
+def _pickle_in_npy(file: IO[bytes]) -> object:
+    """The dictionary that `numpy.save` pickled as an array of nothing but it; None for others.
+
+    The file is left at its start.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(version)
+        shape, _, dtype = read(file) if read else (None, None, None)
+        if shape != () or dtype != np.dtype(object):
+            return None
+        found = Reader().load(io.BytesIO(file.read(LARGEST)))
+    except ValueError:
+        return None  # what is wrong with it is NumPy's to say
+    finally:
+        file.seek(0)
+    state = found.state if isinstance(found, Inert) else None
+    return state[4][0] if isinstance(state, tuple) else None
+
+
+def _torch(path: Path) -> Any:
+    """What `torch.save` or pickle wrote, of which nothing is run."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            root = Reader().load(file)
+            if root == MAGIC:  # the format's version and the system come before what was saved
+                root = [Reader().load(file) for _ in range(3)][-1]
+        return _arrays(root)
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if not names or any(entry.file_size > LARGEST for entry in archive.infolist()):
+            raise ValueError("no torch file of labels")
+        folder = names[0].removesuffix("data.pkl")
+
+        def numbers(pid: Any) -> object:
+            kind = INTEGERS[pid[1].name.rpartition(".")[2]]
+            return np.frombuffer(archive.read(f"{folder}data/{pid[2]}"), kind)
+
+        rules = {"torch._utils._rebuild_tensor_v2": _vector}
+        return _arrays(Reader(numbers, rules).load(io.BytesIO(archive.read(names[0]))))
+
+
+def _vector(numbers: Any, offset: int, shape: Any, stride: Any, *_: object) -> object:
+    """A tensor of one dimension, from its storage."""
+    if len(shape) != 1 or stride != (1,) or offset + shape[0] > len(numbers):
+        raise ValueError("no list of labels")
+    return numbers[offset : offset + shape[0]]
+
+
+def _arrays(root: object) -> Any:
+    """A pickle's arrays by name, or its only one."""
+    columns = mapping(root)
+    if columns is None:
+        return _array(root)
+    return {str(name): _array(value) for name, value in columns.items()}
+
+
+def _array(value: object) -> Any:
+    return numpy_value(value) if isinstance(value, Inert) else value
 
 
 def _columns(loaded: Any, path: Path) -> dict[str, Any]:

@@ -7,11 +7,16 @@ become `Tensor` descriptions whose bounds are checked before a byte is read.
 """
 
 import pickletools
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+import numpy as np
+
+MAGIC = 0x1950A86A20F9469CFC6C
+"""first pickle of torch's legacy format"""
 LITERALS = {
     "FLOAT", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "BINFLOAT", "STRING",
     "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
@@ -86,6 +91,36 @@ def mapping(value: object) -> dict[object, object] | None:
 def printable(text: str) -> str:
     """The text, with escapes for what would break a line or talk to the terminal."""
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+def numpy_value(value: Inert) -> Any:
+    """A numpy array or scalar that a pickle describes, or None where it is another thing."""
+    module, _, name = value.name.rpartition(".")
+    if not re.fullmatch(r"numpy\.(_?core)\.(multiarray|numeric)", module):
+        return None
+    if name == "scalar" and len(value.arguments) == 2:
+        (kind, data), shape, fortran = value.arguments, (), False
+    elif name == "_reconstruct" and isinstance(value.state, tuple) and len(value.state) == 5:
+        _, shape, kind, fortran, data = value.state
+    else:
+        return None
+    dtype = _numpy_dtype(kind)
+    try:
+        flat = np.frombuffer(data, dtype)  # type: ignore[call-overload]
+        shaped = flat.reshape(shape, order="F" if fortran else "C")
+    except (TypeError, ValueError):
+        return None
+    return shaped.astype(dtype.newbyteorder("=")) if dtype is not None else None
+
+
+def _numpy_dtype(kind: object) -> "np.dtype[Any] | None":
+    if not isinstance(kind, Inert) or kind.name != "numpy.dtype" or not kind.arguments:
+        return None
+    code, state = str(kind.arguments[0]), kind.state
+    order = state[1] if isinstance(state, tuple) and len(state) > 1 else "|"
+    if not re.fullmatch(r"[biuf][1248]", code) or order not in ("<", ">", "|", "="):
+        return None
+    return np.dtype(f"{order}{code}")
 
 
 class Reader:
