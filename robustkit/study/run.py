@@ -194,6 +194,8 @@ class _Clock:
     done: int = 0
     failed: int = 0
     total: int = 0
+    lanes: int = 1
+    """jobs that were ever done at a time: a stage ends with fewer"""
 
     def stage(self, plan: Plan, store: Store, jobs: int) -> None:
         known = [done for key in plan.cells if (done := store.cell(key)) is not None]
@@ -204,6 +206,7 @@ class _Clock:
 
     def began(self, job: Job) -> None:
         self.running[job.cell.key] = (in_words(job.cell), time.monotonic())
+        self.lanes = max(self.lanes, len(self.running))
         self._tell()
 
     def ended(self, job: Job, store: Store) -> None:
@@ -216,8 +219,7 @@ class _Clock:
 
     def _tell(self) -> None:
         mean = sum(self.took) / len(self.took) if self.took else None
-        lanes = max(1, len(self.running))
-        left = None if mean is None else mean * (self.total - self.done) / lanes
+        left = None if mean is None else mean * (self.total - self.done) / self.lanes
         words = tuple(name for name, _ in self.running.values())
         self.progress(Standing(self.done, self.failed, self.total, words, left))
 
