@@ -8,7 +8,7 @@ import pytest
 from evaluations import evaluation
 from scipy.stats import friedmanchisquare, rankdata
 
-from robustkit.files import digest
+from robustkit.files import digest, file_digest
 from robustkit.record import Store
 
 METHODS = {"cross-entropy": 0.1, "hinge": 0.16, "l2-margin": 0.3}
@@ -18,12 +18,20 @@ DATA = ("cifar10", "mnist", "svhn", "mine")
 def made(method, data, seed=0, strength=None):
     """A record in the folder, and what it says."""
     number = sorted(METHODS).index(method) * 100 + len(data) * 10 + seed
+    path = Path(f"nets/{method}_{data}_seed{seed}.pt")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(path.name)  # stands for the network
     found = evaluation(
-        f"nets/{method}_{data}_seed{seed}.pt",
+        str(path),
         n=300,
         strength=strength or METHODS[method],
         seed=number,
-        checkpoint={"loss": method, "seed": seed, "weights": digest(method, data, str(seed))},
+        checkpoint={
+            "loss": method,
+            "seed": seed,
+            "weights": digest(method, data, str(seed)),
+            "sha256": file_digest(path),
+        },
     )
     facts = {**found.header["data"], "name": data, "digest": digest(data)}
     header = {**found.header, "data": facts, "digest": digest(method, data, str(seed))}
@@ -94,16 +102,17 @@ def test_each_data_set_may_have_a_budget_of_its_own(robustkit, records):
 
 
 def test_a_patterns_data_field_is_no_part_of_a_methods_name(robustkit):
-    for method in METHODS:
-        for data in DATA:
-            for seed in range(2):
-                file = Path(f"nets/{method}_{data}_seed{seed}.pt")
-                file.parent.mkdir(exist_ok=True)
-                file.write_bytes(b"")
-    runs = ranked(robustkit, "runs/*.parquet")
-    # the files' bytes are not those evaluated
-    assert "has changed since" in refused(robustkit, "nets/{loss}_{data}_seed{seed}.pt")
-    assert runs["levels"] == ["clean"] * 4
+    found = ranked(robustkit, "nets/{loss}_{data}_seed{seed}.pt", "--at", "0.2")
+    assert found == ranked(robustkit, "runs/*.parquet", "--at", "0.2")
+
+
+@pytest.mark.parametrize("seed", ["0", "{seed}"])
+def test_a_pattern_may_be_a_method(robustkit, records, seed):
+    names = [f"nets/{method}_{{data}}_seed{seed}.pt" for method in METHODS]
+    found = ranked(robustkit, *names)
+    assert found["methods"] == sorted(names)
+    if seed != "0":
+        assert found["accuracies"] == [pytest.approx(row) for row in accuracies(records, 0)]
 
 
 def test_the_table_and_the_figure(robustkit, tmp_path):

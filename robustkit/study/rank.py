@@ -100,10 +100,9 @@ def rank(
         _on(name, found, replace(finder.wanted, at=(where,), data=name), finder)
         for name, where in zip(data, levels, strict=True)
     ]
-    methods = tuple(sorted({side.name for one in tested for side in one}))
+    methods = tuple(sorted({method for known in tested for method in known}))
     _check_enough(methods, data)
-    by_name = [{side.name: side for side in one} for one in tested]
-    for name, known in zip(data, by_name, strict=True):
+    for name, known in zip(data, tested, strict=True):
         if missing := [method for method in methods if method not in known]:
             raise InputError(
                 f"{missing[0]}: no evaluation on {name}; every method needs one on every data set "
@@ -111,22 +110,26 @@ def rank(
             )
     accuracies = tuple(
         tuple(float(known[method].right(where).mean()) for method in methods)
-        for known, where in zip(by_name, levels, strict=True)
+        for known, where in zip(tested, levels, strict=True)
     )
     return Ranking(methods, tuple(data), levels, accuracies, friedman(accuracies, level=level))
 
 
 def _on(
     data: str, found: Sequence[tuple[str, Sequence[Network]]], wanted: Wanted, finder: Finder
-) -> tuple[Side, ...]:
-    """The methods that were evaluated on a data set."""
+) -> dict[str, Side]:
+    """The methods that were evaluated on a data set, by name."""
     groups: list[Group] = []
     for given, networks in found:
         own = [_restricted(network, data) for network in networks]
         if there := [network for network in own if network.records]:
-            groups += split(given, there)
+            made = list(split(given, there))
+            if not there[0].fields and f"{{{DATA}}}" in given:
+                # a pattern of one method, which has no other name on all data sets
+                made = [replace(one, name=given) for one in made]
+            groups += made
     check_twice(groups)
-    return sides(named(groups), wanted, finder.runs)
+    return {side.name: side for side in sides(named(groups), wanted, finder.runs)}
 
 
 def _restricted(network: Network, data: str) -> Network:
