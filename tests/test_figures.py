@@ -62,7 +62,7 @@ def test_every_point_and_interval_lies_inside_the_axes():
         assert left < x.min() < x.max() < right
 
 
-@pytest.mark.parametrize("count", [1, 2, 8, 30])
+@pytest.mark.parametrize("count", [1, 2, 8, 44])
 def test_lines_stay_apart_without_colour(count):
     lines = [container[0] for container in drawn(curves(count)).containers]
     looks = {(line.get_marker(), line.get_linestyle()) for line in lines}

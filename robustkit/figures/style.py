@@ -15,7 +15,9 @@ FAINT = "#808080"
 """grids and zones: readable on white and on black"""
 # seaborn's "colorblind", the strongest contrasts first; its pale pink and yellow vanish on paper
 COLOURS = [sns.color_palette("colorblind")[i] for i in (0, 3, 2, 4, 7, 1, 5, 9)]
-MARKERS = "osD^vPX*<>h"  # more than colours, so that a colour that comes again has another
+# as many as share no factor with the dashes: 44 lines before a marker meets its dash again; and
+# more than colours, so that a colour that comes again has another marker
+MARKERS = "osD^vPX*<>h"
 DASHES = ("-", "--", "-.", ":")
 
 
@@ -32,8 +34,7 @@ def look(number: int) -> Look:
     return {
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],
-        # another dash in each round of colours, so that many lines still differ
-        "linestyle": DASHES[(number + number // len(COLOURS)) % len(DASHES)],
+        "linestyle": DASHES[number % len(DASHES)],
     }
 
 
