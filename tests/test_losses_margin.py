@@ -432,6 +432,21 @@ def test_two_passes_are_taken_where_one_would_be_wrong(reason):
     assert gap(found, [p.grad for p in model.parameters()]) < 1e-12
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("top_k", "weight"), [(1, 0.0), (1, 10.0), (3, 0.5)])
+def test_the_short_cut_at_the_images_gives_the_same_gradient(norm, top_k, weight):
+    """Also with batch norm in training mode and a cross-entropy term, where one pass will not."""
+    layers = [nn.Conv2d(2, 30, 3), nn.BatchNorm2d(30), nn.Tanh(), nn.Flatten(), nn.Linear(1470, 4)]
+    model = initialised(nn.Sequential(*layers)).double()
+    images, labels = draw(6, 2, 9, 9, seed=3), torch.arange(6) % 4
+    settings = {"layers": ["input", "0"], "gamma": 9.0, "cross_entropy_weight": weight}
+    loss = margin(norm=norm, top_k=top_k, **settings)
+    short, first = gradients(loss._short_cut, model, images, labels)
+    two, second = gradients(loss._two_passes, model, images, labels)
+    assert short.loss.item() == pytest.approx(two.loss.item(), rel=1e-12)
+    assert gap(first, second) < 1e-10
+
+
 def test_what_was_not_prepared_or_needs_more_signals_takes_two_passes():
     model = twisted()
     assert "not prepared" in margin().ways(model)

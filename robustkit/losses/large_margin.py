@@ -13,11 +13,13 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -37,11 +39,21 @@ from robustkit.losses.trace import Point, Trace, gradients, modules_of, names, p
 from robustkit.protocol import Norm
 
 TOLERANCE = 1e-6
-"""relative difference up to which float64 gradients of one pass and of two are the same"""
+"""relative difference up to which float64 gradients, found in two ways, are the same"""
 PROBED = 8
-"""images on which both are tried"""
-_VERDICTS: WeakKeyDictionary[nn.Module, dict["LargeMargin", str]] = WeakKeyDictionary()
-"""for each network and loss that was prepared, why one pass will not do; empty if it will"""
+"""images on which ways are tried"""
+_Method = Callable[["LargeMargin", nn.Module, Tensor, Tensor], Result]
+
+
+class _Verdict(NamedTuple):
+    """What stands against the faster ways to a network's gradient; empty if nothing does."""
+
+    one_pass: str
+    short_cut: str
+
+
+_VERDICTS: WeakKeyDictionary[nn.Module, dict["LargeMargin", _Verdict]] = WeakKeyDictionary()
+"""for each network and loss that was prepared"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,7 @@ class LargeMargin(Loss):
         expect(self.stabiliser >= 0, "large-margin: stabiliser must be at least 0", self.stabiliser)
 
     def prepare(self, model: nn.Module, images: Tensor) -> None:
-        """Check layers and classes, and whether one backward pass gives this network's gradient.
+        """Check layers and classes, and which of the faster ways give this network's gradient.
 
         Raises:
             InputError: a layer that is not there, not used once, or without influence on the
@@ -103,7 +115,10 @@ class LargeMargin(Loss):
         with probing(inner, images), torch.enable_grad():
             traced = trace(inner, images, modules_of(layers, inner))
             self._check(traced, layers, inner)
-        _VERDICTS.setdefault(inner, {})[self] = self._verdict(inner, images)
+        _VERDICTS.setdefault(inner, {})[self] = _Verdict(
+            one_pass.obstacle(inner) or self._tried(LargeMargin._one_pass, inner, images),
+            self._tried(LargeMargin._short_cut, inner, images),
+        )
 
     def _check(self, traced: Trace, layers: list[str], model: nn.Module) -> None:
         classes = checked_logits(traced.logits).shape[1]
@@ -124,7 +139,11 @@ class LargeMargin(Loss):
 
     def backward(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
         """Add the loss's gradient to that of the parameters, in one pass where that will do."""
-        way = self._two_passes if self._obstacle(model) else self._one_pass
+        if not self._obstacle(model):
+            return self._one_pass(model, images, labels)
+        verdict = self._verdict(unwrapped(model))
+        slow = self.differentiate or verdict is None or verdict.short_cut
+        way = self._two_passes if slow else self._short_cut
         return way(model, images, labels)
 
     def ways(self, model: nn.Module) -> str:
@@ -164,18 +183,24 @@ class LargeMargin(Loss):
         each = lack.amax(2) if self.aggregate == "max" else lack.sum(2)
         return each.sum(0).mean()
 
-    def _differentiable(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
+    def _differentiable(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, short_cut: bool = False
+    ) -> Result:
         """The loss as a graph: the gradient norms in a pass of their own, or within it."""
         layers = names(self.layers, model)
-        traced = trace(model, images, modules_of(layers, model))
+        takers = one_pass.known_layers(model) if short_cut else []
+        traced = trace(model, images, [*modules_of(layers, model), *takers])
         logits = precise(traced.logits)
         differences = self._differences(logits, labels)
         places = points(traced, layers, model)
-        edges = [place.edge for place in places]
-        found = [
-            gradients(column, edges, differentiable=self.differentiate)
-            for column in differences.unbind(1)
-        ]
+
+        def signals(column: Tensor) -> list[Tensor | None]:
+            if short_cut:
+                return one_pass.at_places(traced, column, _edges(layers, places))
+            edges = [place.edge for place in places]
+            return gradients(column, edges, differentiable=self.differentiate)
+
+        found = [signals(column) for column in differences.unbind(1)]
         loss = self._value(differences, self._norms(found, places))
         if self.cross_entropy_weight:
             loss = loss + self.cross_entropy_weight * functional.cross_entropy(logits, labels)
@@ -183,12 +208,12 @@ class LargeMargin(Loss):
 
     def _two_passes(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
         """As `backward`, by differentiating the loss."""
-        result = self._differentiable(model, images, labels)
-        # without a list of parameters the images' own gradient would be computed too
-        wrapped = isinstance(model, DistributedDataParallel)
-        wanted = None if wrapped else [p for p in model.parameters() if p.requires_grad]
-        result.loss.backward(inputs=wanted)  # type: ignore[no-untyped-call]
-        return Result(result.loss.detach(), result.logits)
+        return _differentiated(self._differentiable(model, images, labels), model)
+
+    def _short_cut(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
+        """As `_two_passes`, but for the first-order gradient at the images: see `one_pass`."""
+        result = self._differentiable(model, images, labels, short_cut=True)
+        return _differentiated(result, model)
 
     def _one_pass(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
         """As `backward`; see `robustkit.losses.one_pass`."""
@@ -198,10 +223,7 @@ class LargeMargin(Loss):
         logits = precise(traced.logits)
         differences = self._differences(logits, labels)
         places = points(traced, layers, model)
-        edges = [
-            None if layer == "input" else place.edge
-            for layer, place in zip(layers, places, strict=True)
-        ]
+        edges = _edges(layers, places)
         found = [one_pass.signals(traced, column, edges) for column in differences.unbind(1)]
         leaf = differences.detach().requires_grad_()
         loss = self._value(leaf, self._norms([signals.places for signals in found], places))
@@ -217,25 +239,42 @@ class LargeMargin(Loss):
             return "the cross-entropy term needs a signal of its own"
         if isinstance(model, DistributedDataParallel):
             return "the network is trained by several processes"
-        verdicts = _VERDICTS.get(model, {})
-        return one_pass.obstacle(model) or verdicts.get(self, "the network was not prepared")
+        verdict = self._verdict(model)
+        tried = "the network was not prepared" if verdict is None else verdict.one_pass
+        return one_pass.obstacle(model) or tried
 
-    def _verdict(self, model: nn.Module, images: Tensor) -> str:
-        """What stands against one pass on this network; both ways are tried on a copy of it."""
-        if reason := one_pass.obstacle(model):
-            return reason
+    def _verdict(self, model: nn.Module) -> _Verdict | None:
+        return _VERDICTS.get(model, {}).get(self)
+
+    def _tried(self, way: _Method, model: nn.Module, images: Tensor) -> str:
+        """What stands against a way on this network, where it and two passes are tried."""
         try:
             twin = copy.deepcopy(model).double()
             # every image counts, whatever its distance, so that every gradient is compared
             probe = replace(self, gamma=(1e9,), alpha=None)
             found = [
-                _gradients(way, twin, images[:PROBED].double())
-                for way in (probe._one_pass, probe._two_passes)
+                _gradients(partial(tried, probe), twin, images[:PROBED].double())
+                for tried in (way, LargeMargin._two_passes)
             ]
         except Exception as error:  # not every network can be copied, or runs in float64
             return f"one pass could not be tried: {(str(error).splitlines() or ['?'])[0]}"
         gap = _gap(*found)
         return "" if gap <= TOLERANCE else f"here one pass would be off by {gap:.1g}"
+
+
+def _differentiated(result: Result, model: nn.Module) -> Result:
+    """Add the gradient of a loss that is a graph to that of the parameters."""
+    # without a list of parameters the images' own gradient would be computed too
+    wrapped = isinstance(model, DistributedDataParallel)
+    wanted = None if wrapped else [p for p in model.parameters() if p.requires_grad]
+    result.loss.backward(inputs=wanted)  # type: ignore[no-untyped-call]
+    return Result(result.loss.detach(), result.logits)
+
+
+def _edges(layers: list[str], places: list[Point]) -> list[GradientEdge | None]:
+    """Where gradients are wanted, as `one_pass.signals` takes it."""
+    pairs = zip(layers, places, strict=True)
+    return [None if layer == "input" else place.edge for layer, place in pairs]
 
 
 def _gradients(

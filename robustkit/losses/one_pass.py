@@ -31,6 +31,11 @@ class Signals(NamedTuple):
     """at the output of every use of a watched layer"""
 
 
+def known_layers(model: nn.Module) -> list[nn.Module]:
+    """The modules whose way to send a signal back to their input is known here."""
+    return [module for module in model.modules() if type(module) in KINDS]
+
+
 def trainable_layers(model: nn.Module) -> list[nn.Module]:
     """The modules with parameters of their own that are trained."""
     return [module for module in model.modules() if _trained(module)]
@@ -84,6 +89,14 @@ def signals(traced: Trace, output: Tensor, places: Sequence[GradientEdge | None]
         [_at_images(traced, layers) if place is None and first else next(rest) for place in places],
         layers,
     )
+
+
+def at_places(
+    traced: Trace, output: Tensor, places: Sequence[GradientEdge | None]
+) -> list[Tensor | None]:
+    """As `signals`, but at places only: for another pass to find the gradients of the weights."""
+    takers = [use for use in traced.uses if None in places and _takes_images(use, traced)]
+    return signals(traced._replace(uses=takers), output, places).places
 
 
 def _at_images(traced: Trace, layers: Sequence[Tensor | None]) -> Tensor:

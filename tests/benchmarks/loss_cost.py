@@ -153,6 +153,8 @@ def main() -> None:
         model = network(row.network, device)
         loss.prepare(model, data[0][:8])
         ways = {"two passes": loss._two_passes}
+        if not loss.differentiate:
+            ways = {"two passes, short cut": loss._short_cut} | ways
         if loss.ways(model) == "one pass":
             ways = {"one pass": loss._one_pass} | ways
         for name, way in ways.items():
