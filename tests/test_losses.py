@@ -410,6 +410,8 @@ def test_settings_are_spelt_in_full_and_taken_back():
         spelt = json.loads(json.dumps(losses.spell(made)))
         assert losses.build(name, spelt) == made
     assert losses.build("large-margin", losses.spell(loss)) == loss
+    # a study's TOML has no null, and says none as the command line does
+    assert losses.build("large-margin", {"alpha": "none"}).alpha is None
     exact = losses.build("trades", losses.parse_settings(["epsilon=0.3"]))
     assert exact.epsilon == Fraction(3, 10)
     assert losses.spell(exact)["epsilon"] == "3/10"

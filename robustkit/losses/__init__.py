@@ -97,13 +97,16 @@ def build(name: str, settings: Mapping[str, Any] | None = None) -> "Loss":
 
 
 def _fitted(cls: type, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The settings as a TOML file would give them; those that are none are left out."""
+    """The settings as a TOML file would give them; those that are none are left out.
+
+    A TOML file, which has no word for it, says "none" as the command line does.
+    """
     hints = get_type_hints(cls)
     optional = {field.name for field in fields(cls) if field.default is None}
     return {
         key: _fit(hints.get(key), value, f"{where}: {key}")
         for key, value in settings.items()
-        if not (value is None and key in optional)
+        if not (key in optional and value in (None, "none"))
     }
 
 
