@@ -632,6 +632,68 @@ def test_one_seed_decides_no_claim_about_methods(tmp_path):
     assert "one seed" in judged.sentence
 
 
+def drawn(tmp_path, seeds, levels=("0", "0.4")):
+    """Numbers of methods a and b, each with some seeds at every level; a is a little better."""
+    rng = np.random.default_rng(1)
+    numbers = []
+    for level in levels:
+        for method, own in seeds.items():
+            for seed in own:
+                right = rng.random(2000) < (0.8 if method == "b" else 0.83)
+                name = f"{method}{level}{seed}".replace(".", "x")
+                path = rows(tmp_path, name, right, loss=method)
+                numbers.append(Number("label-noise", method, level, seed, path))
+    return numbers
+
+
+def test_a_comparison_has_one_interval_wherever_it_stands(tmp_path):
+    numbers = drawn(tmp_path, dict.fromkeys("ab", (0, 1, 2)), levels=("0", "0.2", "0.4"))
+    path = tmp_path / "claims.toml"
+    some = CLAIM.format(says="better").replace("delta", 'levels = ["0.40", "0"]\ndelta')
+    turned = CLAIM.format(says="equivalent").replace('a = "a"\nb = "b"', 'a = "b"\nb = "a"')
+    path.write_text(CLAIMS + some + turned)
+    times = {"cost": {"a": [1.5, 1.6], "b": [1.0, 1.0]}}
+    result = outcome(spec.load(str(path)), Findings(numbers, times))
+    shown = {c.level: c.difference for c in result.panels[0].comparisons}
+    better, equivalent = result.judgements
+    assert [c.level for c in better.comparisons] == ["0.4", "0"]
+    for one in better.comparisons:
+        assert one.correction == "Bonferroni over 3 levels"
+        assert one.difference == shown[one.level]
+    for one in equivalent.comparisons:
+        assert one.difference.low == pytest.approx(-shown[one.level].high)
+    (cost,) = result.costs
+    assert cost.gain == shown["0.4"]
+
+
+def test_a_claim_at_a_level_without_data_does_not_hold(tmp_path):
+    numbers = drawn(tmp_path, dict.fromkeys("ab", (0, 1, 2, 3, 4)), levels=("0.4",))
+    path = tmp_path / "claims.toml"
+    for levels, verdict in ('["0.4"]', "holds"), ('["0.4", "0.8"]', "undecided"):
+        claim = CLAIM.format(says="better").replace("delta", f"levels = {levels}\ndelta")
+        path.write_text(CLAIMS + claim)
+        (judged,) = outcome(spec.load(str(path)), Findings(numbers)).judgements
+        assert judged.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("seeds", "test", "unit", "note"),
+    [
+        ({"a": (1, 2), "b": (0, 1)}, "two-way Welch t", "2 and 2 unpaired seeds", "not matched"),
+        ({"a": (0, 1, 2), "b": (1, 2, 3)}, "two-way t", "2 paired seeds", "seeds 0."),
+        ({"a": (1,), "b": (0, 1)}, "McNemar", "1 pair of", "one network each"),
+    ],
+)
+def test_how_seeds_pair_networks_is_told(tmp_path, seeds, test, unit, note):
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS)
+    panel = outcome(spec.load(str(path)), Findings(drawn(tmp_path, seeds, levels=("0",)))).panels[0]
+    (one,) = panel.comparisons
+    assert test in one.test
+    assert unit in one.unit
+    assert any(note in text for text in panel.notes)
+
+
 def test_a_folder_of_evaluations_becomes_a_report(tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()

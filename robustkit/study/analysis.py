@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from robustkit.statistics import (
     over_seeds,
     ratio,
 )
+from robustkit.study.compare import matched, unmatched
 from robustkit.study.outcome import (
     CellRow,
     Cost,
@@ -128,6 +130,7 @@ class _Table:
         self.numbers = [n for n in findings.numbers if n.analysis == analysis.name]
         self.header: Mapping[str, Any] | None = None
         self.found: dict[tuple[str, str], _Found] = {}
+        self._contrasts: dict[tuple[str, str, str], tuple[Contrast | None, str]] = {}
         for method in self.methods:
             for level in dict.fromkeys(n.level for n in self.numbers if n.method == method):
                 self._collect(method, level)
@@ -205,9 +208,7 @@ class _Table:
             baseline=self.baseline or None,
             lines=tuple(line for line in lines if line.values),
             comparisons=tuple(
-                one
-                for method in others
-                for one in self.compare(method, self.baseline, self.levels, delta)
+                one for method in others for one in self.compare(method, self.baseline, delta)
             ),
             notes=tuple(self._notes()),
         )
@@ -244,6 +245,7 @@ class _Table:
                 f"The attack works on a network trained with {self.analysis.surrogate} and a seed "
                 "of its own."
             )
+        yield from dict.fromkeys(self._pairings())
         short = [n for n in self.numbers if n.path is None]
         for number in short[:5]:
             where = f" at {number.level}" if number.level else ""
@@ -252,6 +254,13 @@ class _Table:
             yield f"{len(short) - 5} more networks have no number; see the table of cells."
         if self.analysis.factor == "epsilon":
             yield from self._areas()
+
+    def _pairings(self) -> Iterable[str]:
+        """What networks of the baseline and of each other method had no partner, or only one."""
+        for method, level in product(self.methods, self.levels):
+            left, right = self.at(method, level), self.at(self.baseline, level)
+            if method != self.baseline and left is not None and right is not None:
+                yield from unmatched((method, left.seeds), (self.baseline, right.seeds))
 
     def _areas(self) -> Iterable[str]:
         """The area under each robustness curve."""
@@ -288,11 +297,19 @@ class _Table:
     # --- what is compared -------------------------------------------------------------------------
 
     def compare(
-        self, a: str, b: str, levels: Sequence[str], delta: float | None, seeds: int = 1
+        self, a: str, b: str, delta: float | None, *, at: Sequence[str] = (), seeds: int = 1
     ) -> tuple[Comparison, ...]:
-        """Two methods at some levels, judged together; with fewer seeds a level is not tested."""
-        members = [self._member(a, b, level, seeds) for level in levels]
-        return family(members, delta=delta or None, over="levels")
+        """Two methods at some levels, or all; with fewer seeds a level is not tested.
+
+        All levels are one family, whichever are asked for: the same comparison has the same
+        interval wherever it stands.
+        """
+        levels = {Fraction(level): level for level in (*at, *self.levels)}
+        members = [self._member(a, b, level, seeds) for level in levels.values()]
+        judged = family(members, delta=delta or None, over="levels")
+        asked = [Fraction(level) for level in at or self.levels]
+        found = dict(zip(levels, judged, strict=True))
+        return tuple(found[level] for level in asked)
 
     def _member(self, a: str, b: str, level: str, seeds: int) -> Member:
         contrast, reason = self._contrast(a, b, level)
@@ -302,11 +319,16 @@ class _Table:
         return Member(a, b, level, contrast, reason)
 
     def _contrast(self, a: str, b: str, level: str) -> tuple[Contrast | None, str]:
+        place = (a, b, _key(level))
+        if place not in self._contrasts:
+            self._contrasts[place] = self._contrasted(*place)
+        return self._contrasts[place]
+
+    def _contrasted(self, a: str, b: str, level: str) -> tuple[Contrast | None, str]:
         left, right = self.at(a, level), self.at(b, level)
         if left is None or right is None:
             return None, f"no network of {b if left else a} has a number there"
-        common = sorted(set(left.seeds) & set(right.seeds))
-        if common:
+        if common := matched(left.seeds, right.seeds):
             rng = self._rng(a, b, level)
             return compare_seeds(_of(left, common), _of(right, common), rng), ""
         if min(len(left.seeds), len(right.seeds)) < 2:
@@ -314,7 +336,7 @@ class _Table:
         return compare_unpaired(left.right, right.right), ""
 
     def _rng(self, *purpose: str) -> np.random.Generator:
-        seed = int(digest(self.study.name, self.analysis.name, *purpose)[:16], 16)
+        seed = int(digest(self.study.digest, self.analysis.name, *purpose)[:16], 16)
         return np.random.default_rng(seed)
 
     def where(self, level: str) -> str:
@@ -365,10 +387,9 @@ class _Judge:
         table = self.tables.get(claim.analysis)
         if table is None:
             return self._untested(claim, "this study has no such analysis")
-        levels = claim.levels or table.levels
         delta = claim.delta / 100
         # a claim is about methods, of which one network each says nothing
-        found = table.compare(claim.a, claim.b, levels, delta, seeds=2)
+        found = table.compare(claim.a, claim.b, delta, at=claim.levels, seeds=2)
         if all(one.verdict == "not tested" for one in found):
             return self._untested(claim, found[0].reason if found else "no levels")
         verdict = (_better if claim.says == "better" else _equivalent)(found, delta)
@@ -468,7 +489,7 @@ def _costs(study: Study, tables: Mapping[str, _Table], findings: Findings) -> It
         for method, seconds in times.items():
             if method == study.baseline or study.baseline not in times:
                 continue
-            (compared,) = table.compare(method, study.baseline, [level], None)
+            (compared,) = table.compare(method, study.baseline, None, at=[level])
             if compared.difference is not None:
                 price = ratio(seconds, times[study.baseline])
                 yield Cost(method, price, compared.difference, table.where(level))

@@ -133,16 +133,20 @@ def compare_sides(
 
 
 def pair(a: Side, b: Side) -> tuple[Side, Side] | None:
-    """Both with the seeds they share, in the same order; None where they do not match.
+    """Both with the seeds they share, in the same order; None where they do not match."""
+    if len(a.seeds) == len(b.seeds) == 1:
+        return a, b
+    common = matched(a.seeds, b.seeds)
+    return (a.of(common), b.of(common)) if common else None
+
+
+def matched(a: Sequence[int | None], b: Sequence[int | None]) -> list[int]:
+    """The seeds that pair networks of two methods; none where the seeds do not match.
 
     A single seed that is shared makes a pair only where there is no more to be had.
     """
-    if len(a.seeds) == len(b.seeds) == 1:
-        return a, b
-    common = sorted({seed for seed in a.seeds if seed is not None} & {*b.seeds})
-    if len(common) > 1 or (common and 1 in (len(a.seeds), len(b.seeds))):
-        return a.of(common), b.of(common)
-    return None
+    common = sorted({seed for seed in a if seed is not None} & {*b})
+    return common if len(common) > 1 or 1 in (len(a), len(b)) else []
 
 
 def _member(a: Side, b: Side, level: str) -> Member:
@@ -173,20 +177,35 @@ def _rng(sides: Iterable[Side], level: str) -> np.random.Generator:
 
 def _notes(a: Side, b: Side) -> Iterable[str]:
     paired = pair(a, b)
-    if paired is None:
+    if paired is not None and len(a.seeds) == len(b.seeds) == 1:
+        yield _single(a.name, b.name)  # whatever their seeds, which need not be known
+    else:
+        yield from unmatched((a.name, a.seeds), (b.name, b.seeds))
+
+
+def unmatched(
+    a: tuple[str, Sequence[int | None]], b: tuple[str, Sequence[int | None]]
+) -> Iterable[str]:
+    """What is to be said of how the seeds of two methods, by name, pair their networks."""
+    common = matched(a[1], b[1])
+    if not common:
         yield (
-            f"Seeds of {a.name} and {b.name} are not matched (or not recorded), so that networks "
+            f"Seeds of {a[0]} and {b[0]} are not matched (or not recorded), so that networks "
             "were paired by image alone; the same seeds on both sides would usually show more."
         )
         return
-    if len(paired[0].seeds) == 1:
-        yield (
-            f"{a.name} and {b.name}: one network each. What another training would change is in no "
-            "interval; a verdict holds for these networks, not for how they were made."
-        )
-    for whole, kept in zip((a, b), paired, strict=True):
-        if left := [seed for seed in whole.seeds if seed not in kept.seeds]:
-            yield f"{whole.name}: left out for want of a partner: seeds {_listed(left)}."
+    if len(common) == 1:
+        yield _single(a[0], b[0])
+    for name, seeds in (a, b):
+        if left := [seed for seed in seeds if seed not in common]:
+            yield f"{name}: left out for want of a partner: seeds {_listed(left)}."
+
+
+def _single(a: str, b: str) -> str:
+    return (
+        f"{a} and {b}: one network each. What another training would change is in no interval; a "
+        "verdict holds for these networks, not for how they were made."
+    )
 
 
 def _listed(seeds: Iterable[int | None]) -> str:
