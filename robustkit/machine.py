@@ -1,6 +1,13 @@
 """What of the machine this process may use."""
 
+import ctypes
 import os
+from contextlib import suppress
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""of glibc's mallopt"""
+KEPT = 2**31 - 1, 2**25
+"""bytes: the most that mallopt takes, and what older versions of glibc take"""
 
 
 def cores() -> int:
@@ -18,3 +25,16 @@ def threads(workers: int = 1) -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     share = max(1, cores() // workers)
     return min(share, int(asked)) if asked.isdigit() and int(asked) else share
+
+
+def keep_memory() -> None:
+    """Have freed memory kept for the next tensor, not handed back to the kernel.
+
+    For a process of our own: it is the whole process's setting. A training step frees and asks for
+    the same tens of megabytes over and over; glibc returns blocks of that size to the kernel, which
+    then clears every page anew. Elsewhere than on glibc this does nothing.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            any(mallopt(setting, size) for size in KEPT)

@@ -1,6 +1,7 @@
 """Cores and threads that a process may use."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -28,3 +29,30 @@ def test_cores_are_those_that_the_process_may_run_on():
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "1\n"
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from robustkit.machine import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def use():
+    blocks = [np.ones(5_000_000) for _ in range(3)]  # 40 MB each
+use()
+before = faults()
+for _ in range(5):
+    use()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's setting")
+def test_freed_memory_is_kept_and_not_asked_for_anew():
+    def faults(how):
+        command = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert faults("keep") < faults("leave") / 10

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import typer
 
+from robustkit import machine
 from robustkit.cli.audit import audit
 from robustkit.cli.compare import compare
 from robustkit.cli.describe import describe
@@ -70,6 +71,7 @@ def main() -> None:
     """Run a command. Exit status: 0 done, 2 bad input, 3 failed, 130 and 143 interrupted."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    machine.keep_memory()
     try:
         status = app(standalone_mode=False) or 0
     except RobustkitError as error:

@@ -234,6 +234,7 @@ def _work(path: str, request: Request, threads: int) -> "Evaluation":
 
     import torch
 
+    machine.keep_memory()
     torch.set_num_threads(threads)
     return answer(path, replace(request, device="cpu"), None)
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustkit import compression
+from robustkit import compression, machine
 from robustkit import data as datasets
 from robustkit.data import Dataset, noise
 from robustkit.errors import DataError, RobustkitError
@@ -50,6 +50,7 @@ def carry_out(job: Job, means: Means) -> str:
     """Do a job, and return the cell's key. A failure is a result, and kept with its reason."""
     import torch
 
+    machine.keep_memory()
     torch.set_num_threads(means.threads)
     store, key = Store(means.folder), job.cell.key
     done = store.cell(key)

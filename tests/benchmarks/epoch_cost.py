@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from robustkit import data, losses, models
+from robustkit import data, losses, machine, models
 from robustkit.data.subset import prepare
 from robustkit.device import device as find_device
 from robustkit.training.engine import Engine, Progress, Report
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--model", default="mnist-cnn")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
+    machine.keep_memory()  # as `robustkit train` does
 
     device = find_device(options.device)
     digits = data.load(options.data, split="train", root=options.data_root)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustkit import losses, models
+from robustkit import losses, machine, models
 from robustkit.losses.large_margin import LargeMargin
 from robustkit.losses.loss import Result, Step
 
@@ -26,6 +26,7 @@ LAYERS = {
     "input": ("input",),
     "input and convolutions": ("input", "conv1", "conv2"),
     "all": ("all",),
+    "output": ("output",),
 }
 VARIANTS: dict[str, dict[str, object]] = {
     "top-1": {},
@@ -33,6 +34,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "top-3, sum": {"top_k": 3, "aggregate": "sum"},
     "with cross-entropy": {"cross_entropy_weight": 1.0},
     "second order": {"differentiate": True},
+    "on probabilities": {"on": "probabilities"},
 }
 Batch = tuple[Tensor, Tensor]
 
@@ -59,9 +61,9 @@ def rows(quick: bool) -> Iterator[Row]:
     if quick:
         return
     yield Row("mnist-cnn", "l1", "input and convolutions", "top-1")
-    for norm in ("l2", "linf"):
-        yield Row("mnist-cnn", norm, "input", "top-1")
-        yield Row("mnist-cnn", norm, "all", "top-1")
+    for norm in ("l2", "linf", "l1"):
+        for layers in ("input", "all", "output"):
+            yield Row("mnist-cnn", norm, layers, "top-1")
     for variant in VARIANTS:
         if variant != "top-1":
             yield Row("mnist-cnn", "l2", "input and convolutions", variant)
@@ -136,6 +138,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="only the rows of the target")
     options = parser.parse_args()
+    machine.keep_memory()  # as `robustkit train` does
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     data = batch(options.batch, device)
