@@ -158,7 +158,7 @@ def read(path: Path) -> Evaluation:
 
 def examples(path: Path) -> list[Example]:
     """The examples beside an evaluation's file; none where they are missing."""
-    return _read_examples(_beside(path, "examples"))
+    return decode_examples(_beside(path, "examples"))
 
 
 def _completed(rows: pa.Table) -> pa.Table:
@@ -298,7 +298,7 @@ class Blocks:
 
     def write(self, block: int, rows: pa.Table, examples: Sequence[Example]) -> None:
         """Keep a finished block, and the examples found so far. The rows come last: they count."""
-        write_atomic(_beside(self._folder_file(), "examples"), _examples_bytes(examples))
+        write_atomic(_beside(self._folder_file(), "examples"), encode_examples(examples))
         write_atomic(self._path(block), _parquet_bytes(rows))
 
     def keep_images(self, block: int, images: npt.NDArray[np.float32]) -> None:
@@ -315,11 +315,11 @@ class Blocks:
 
     def examples(self) -> list[Example]:
         """The examples of the blocks so far."""
-        return _read_examples(_beside(self._folder_file(), "examples"))
+        return decode_examples(_beside(self._folder_file(), "examples"))
 
     def finish(self, header: Mapping[str, Any], run: Mapping[str, Any], rows: pa.Table) -> None:
         """Write the one final file, then drop the blocks."""
-        write_atomic(_beside(self.final, "examples"), _examples_bytes(self.examples()))
+        write_atomic(_beside(self.final, "examples"), encode_examples(self.examples()))
         metadata = {
             "robustkit.header": canonical(header),
             "robustkit.run": canonical({**run, "rows_digest": rows_digest(rows)}),
@@ -351,7 +351,8 @@ def _parquet_bytes(rows: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _examples_bytes(examples: Sequence[Example]) -> bytes:
+def encode_examples(examples: Sequence[Example]) -> bytes:
+    """Examples as the bytes of an .npz file."""
     buffer = BytesIO()
     arrays: dict[str, Any] = {
         field.name: np.array([getattr(e, field.name) for e in examples])
@@ -361,10 +362,10 @@ def _examples_bytes(examples: Sequence[Example]) -> bytes:
     return buffer.getvalue()
 
 
-def _read_examples(path: Path) -> list[Example]:
+def decode_examples(file: Path | BytesIO) -> list[Example]:
     """Examples from their file; none where it is missing, since they are for looking at only."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(file, allow_pickle=False) as arrays:
             columns = [arrays[field.name] for field in fields(Example)]
     except (OSError, ValueError, KeyError, EOFError):
         return []

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -795,3 +797,34 @@ def test_the_command_plans_works_and_writes(file, tmp_path, robustkit):
     unknown = robustkit("report", "elsayed2018-minst", "--plan")
     assert unknown[0] == 2
     assert "did you mean" in unknown[2]
+
+
+def contents(folder):
+    """Every file of a report, by its name."""
+    found = (p for p in folder.rglob("*") if p.is_file() and "work" not in p.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def test_a_report_is_rebuilt_from_its_evidence_alone(finished, tmp_path, robustkit):
+    pytest.importorskip("seaborn")
+    shutil.copytree(finished[2], tmp_path / "out" / "work")
+    (tmp_path / "out" / "evidence.parquet").write_text("whatever was there before")
+    assert robustkit("report", "tiny", "--only-report", "--out", "out")[0] == 0
+    built = contents(tmp_path / "out")
+    listed = json.loads(built["manifest.json"])["files"]
+    assert listed["evidence.parquet"] == sha256(built["evidence.parquet"]).hexdigest()
+    evidence = tmp_path / "published" / "evidence.parquet"
+    evidence.parent.mkdir()
+    evidence.write_bytes(built["evidence.parquet"])
+    status, out, _ = robustkit("report", "tiny", "--only-report", "--out", "published")
+    assert (status, out) == (0, "report: published/report.html\n")
+    assert contents(tmp_path / "published") == built
+    evidence.write_bytes(built["evidence.parquet"][:-100])
+    status, _, told = robustkit("report", "tiny", "--only-report", "--out", "published")
+    assert status == 2
+    assert "published/evidence.parquet: damaged" in told
+    assert len(told.splitlines()) == 1
+    (tmp_path / "empty").mkdir()
+    status, _, told = robustkit("report", "tiny", "--only-report", "--out", "empty")
+    assert status == 2
+    assert "holds neither work/ nor evidence.parquet" in told

@@ -15,6 +15,7 @@ from robustkit.errors import InputError
 
 if TYPE_CHECKING:
     from robustkit.study.cells import Plan
+    from robustkit.study.evidence import Evidence
     from robustkit.study.ray import Demand
     from robustkit.study.run import Crew, Run
     from robustkit.study.spec import Study
@@ -96,6 +97,8 @@ def report(
         raise InputError(f"--out {folder}: is a file; give the name of a folder")
     store = Store(folder / "work")
     changes = _changes(checkpoints, runs, data, limit, model, baseline)
+    if only_report and runs is None and store.asked() is None:
+        return _again(folder, style)
     study = _as_asked(store) if only_report and runs is None else spec.load(name, changes)
     if runs is not None or (study.brought is not None and study.brought.runs):
         return _of_runs(study, runs or Path(study.brought.runs), folder, style)  # type: ignore[union-attr]
@@ -139,8 +142,6 @@ def _as_asked(store: Any) -> "Study":
     from robustkit.study import spec
 
     asked = store.asked()
-    if asked is None:
-        raise InputError(f"{store.folder}: holds no study; run it without --only-report first")
     last = [asked, *asked["amendments"]][-1]
     return spec.of_text(last["file"], asked["name"], f"{store.folder}", last["changes"])
 
@@ -202,23 +203,41 @@ def _show_plan(run: "Run", plan: "Plan") -> None:
 
 
 def _of_runs(study: "Study", runs: Path, folder: Path, style: str) -> int:
-    from robustkit import report as reports
-    from robustkit.study.analysis import outcome
+    from robustkit.study.evidence import collect
     from robustkit.study.findings import of_runs
 
     command = f"robustkit report {study.name} --runs {runs}"
-    return _said(reports.write(outcome(study, of_runs(study, runs, command)), folder, style), 0)
+    return _report(collect(study, of_runs(study, runs, command)), folder, style)
 
 
 def _write(study: "Study", store: Any, folder: Path, style: str) -> int:
-    """Write the report; 3 where something in it has failed."""
-    from robustkit import report as reports
-    from robustkit.study.analysis import outcome
+    from robustkit.study.evidence import collect
     from robustkit.study.findings import of_store
 
     findings = of_store(study, store, f"robustkit report {study.name}")
-    failed = any(cell.status == "failed" for cell in findings.cells)
-    return _said(reports.write(outcome(study, findings), folder, style), 3 if failed else 0)
+    return _report(collect(study, findings), folder, style)
+
+
+def _again(folder: Path, style: str) -> int:
+    """The report of a folder that has its evidence only."""
+    from robustkit.study import evidence
+
+    if not (path := folder / evidence.NAME).is_file():
+        raise InputError(
+            f"{folder}: holds neither work/ nor {evidence.NAME} to make a report from; run it "
+            "without --only-report first"
+        )
+    return _report(evidence.read(path), folder, style)
+
+
+def _report(found: "Evidence", folder: Path, style: str) -> int:
+    """Write the report; 3 where something in it has failed."""
+    from robustkit import report as reports
+    from robustkit.study.analysis import outcome
+
+    failed = any(cell.status == "failed" for cell in found.findings.cells)
+    result = outcome(found.study, found.findings)
+    return _said(reports.write(result, folder, style, found.content), 3 if failed else 0)
 
 
 def _said(written: Any, status: int) -> int:

@@ -28,6 +28,7 @@ from robustkit.report.numbers import numbers_csv
 from robustkit.report.tables import tables
 from robustkit.report.wording import attacks
 from robustkit.statistics import Comparison
+from robustkit.study import evidence
 from robustkit.study.outcome import Outcome, Panel
 
 SCHEMA = "robustkit.report/1"
@@ -73,8 +74,12 @@ class Section:
     """the comparisons in words"""
 
 
-def write(outcome: Outcome, folder: Path, style: str = "neurips") -> Written:
+def write(
+    outcome: Outcome, folder: Path, style: str = "neurips", source: bytes | None = None
+) -> Written:
     """Write a study's report into `folder`, which may hold an earlier build of it.
+
+    `source` is the evidence that the outcome was drawn from, to be kept beside the page.
 
     Each file is written whole. Files that the earlier build wrote and this one does not are
     removed, unless they were changed since; nothing else is touched.
@@ -86,7 +91,7 @@ def write(outcome: Outcome, folder: Path, style: str = "neurips") -> Written:
     """
     known = _style(style)
     earlier = _earlier(folder)
-    files = _files(outcome, known)
+    files = _files(outcome, known) | ({} if source is None else {evidence.NAME: source})
     for name, content in files.items():
         write_atomic(folder / name, content)
     removed = tuple(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from robustkit.errors import RecordError
 from robustkit.files import digest
-from robustkit.record import examples
 from robustkit.statistics import (
     Comparison,
     Contrast,
@@ -39,7 +38,7 @@ from robustkit.study.outcome import (
     Panel,
     Value,
 )
-from robustkit.study.rows import Rows, read
+from robustkit.study.rows import Files, Records
 from robustkit.study.spec import Analysis, Claim, Study
 
 WORDS = {"label_noise": "label noise", "data_fraction": "data fraction", "epsilon": "ε"}
@@ -59,7 +58,7 @@ class Number(NamedTuple):
     """"" where the factor is epsilon: its rows have all levels"""
     seed: int
     path: Path | None
-    """of its rows; None where there are none"""
+    """of its rows, as `Findings.records` knows them; None where there are none"""
     reason: str = ""
     """why there are none"""
 
@@ -76,6 +75,9 @@ class Findings:
     provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     command: str = ""
+    asked: tuple[Mapping[str, Any], ...] = ()
+    """the study as it was first asked, and after every change: its digest, file and changes"""
+    records: Records = field(default_factory=Files)
 
 
 def outcome(study: Study, findings: Findings) -> Outcome:
@@ -109,9 +111,18 @@ def outcome(study: Study, findings: Findings) -> Outcome:
     )
 
 
-@lru_cache(maxsize=64)
-def _read(path: Path) -> Rows:
-    return read(path)
+def pictured(study: Study, analysis: Analysis, numbers: Iterable[Number]) -> Number | None:
+    """The network whose examples an analysis shows: the baseline's first, attacked itself."""
+    own = [n for n in numbers if n.analysis == analysis.name]
+    name = _baseline(study, own)
+    known = [n for n in own if n.method == name and n.path]
+    if analysis.factor != "epsilon" or analysis.surrogate:
+        return None
+    return min(known, key=lambda n: n.seed, default=None)
+
+
+def _baseline(study: Study, numbers: Iterable[Number]) -> str:
+    return study.baseline or min((n.method for n in numbers), default="")
 
 
 class _Found(NamedTuple):
@@ -126,7 +137,7 @@ class _Table:
     """One analysis: all of its rows, by method and level."""
 
     def __init__(self, study: Study, analysis: Analysis, findings: Findings) -> None:
-        self.study, self.analysis = study, analysis
+        self.study, self.analysis, self.records = study, analysis, findings.records
         self.numbers = [n for n in findings.numbers if n.analysis == analysis.name]
         self.header: Mapping[str, Any] | None = None
         self.found: dict[tuple[str, str], _Found] = {}
@@ -145,7 +156,7 @@ class _Table:
     @property
     def baseline(self) -> str:
         """What the others are compared with."""
-        return self.study.baseline or min((n.method for n in self.numbers), default="")
+        return _baseline(self.study, self.numbers)
 
     @cached_property
     def levels(self) -> tuple[str, ...]:
@@ -170,7 +181,7 @@ class _Table:
         )
         if not own:
             return
-        rows = [_read(n.path) for n in own if n.path]
+        rows = [self.records.rows(n.path) for n in own if n.path]
         self.header = self.header or rows[0].header
         for one in rows:
             if one.header["data"]["digest"] != self.header["data"]["digest"]:
@@ -279,11 +290,10 @@ class _Table:
 
     def gallery(self) -> Gallery | None:
         """What an attack on the first network of the baseline found, if it found anything."""
-        own = [n for n in self.numbers if n.method == self.baseline and n.path]
-        if self.analysis.factor != "epsilon" or self.analysis.surrogate or not own:
+        first = pictured(self.study, self.analysis, self.numbers)
+        if first is None or first.path is None:
             return None
-        first = min(own, key=lambda n: n.seed)
-        found = examples(first.path)[:SHOWN] if first.path else ()
+        found = self.records.examples(first.path)[:SHOWN]
         if not found or self.header is None:
             return None
         return Gallery(

@@ -41,11 +41,18 @@ def of_store(study: Study, store: Store, command: str) -> Findings:
         _provenance(study, asked, plan, done),
         tuple(_notes(study, asked, plan, done)),
         command,
+        _versions(asked),
     )
 
 
+def _versions(asked: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """What was asked at first, and after each amendment."""
+    first = {key: asked[key] for key in ("digest", "file", "changes")}
+    return first, *asked["amendments"]
+
+
 def _digests(asked: Mapping[str, Any]) -> list[str]:
-    return [asked["digest"], *(one["digest"] for one in asked["amendments"])]
+    return [one["digest"] for one in _versions(asked)]
 
 
 def _number(

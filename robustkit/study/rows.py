@@ -3,8 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robustkit.errors import RecordError
+from robustkit.record import Example, examples
 
 UNBROKEN = np.int8(127)
 
@@ -43,6 +45,34 @@ class Rows:
         return self.broken > self.epsilons.index(epsilon) + 1
 
 
+class Records(Protocol):
+    """Wherever the evaluations of a study are kept; `path` is how it knows one of them."""
+
+    def rows(self, path: Path) -> Rows:
+        """The rows of an evaluation."""
+
+    def examples(self, path: Path) -> Sequence[Example]:
+        """Its examples; none where they are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Evaluations in files of their own."""
+
+    def rows(self, path: Path) -> Rows:
+        """The rows of an evaluation's file; the last ones are kept."""
+        return _kept(path)
+
+    def examples(self, path: Path) -> Sequence[Example]:
+        """The examples beside it."""
+        return examples(path)
+
+
+@lru_cache(maxsize=64)
+def _kept(path: Path) -> Rows:
+    return read(path)
+
+
 def read(path: Path) -> Rows:
     """The rows of an evaluation's file; only what is needed is read.
 
@@ -55,8 +85,13 @@ def read(path: Path) -> Rows:
         column = file.read(columns=["fooled_at"])["fooled_at"].combine_chunks()
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
-    epsilons = tuple(entry["epsilon"] for entry in header["protocol"]["epsilons"])
+    epsilons = budgets(header)
     return Rows(header, _places(column, epsilons), epsilons)
+
+
+def budgets(header: Mapping[str, Any]) -> tuple[str, ...]:
+    """The budgets of an evaluation as written, rising."""
+    return tuple(entry["epsilon"] for entry in header["protocol"]["epsilons"])
 
 
 def _places(column: pa.Array, epsilons: Sequence[str]) -> npt.NDArray[np.int8]:

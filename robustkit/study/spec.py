@@ -151,6 +151,8 @@ class Study:
     notes: tuple[str, ...] = ()
     text: str = field(default="", compare=False)
     """the file's own"""
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
+    """to what the file says, see `load`"""
 
     @property
     def digest(self) -> str:
@@ -158,7 +160,9 @@ class Study:
 
         What the file is called, and what it says to readers only, is no part of it.
         """
-        return digest(canonical(_deciding(asdict(replace(self, name="", text="")))))
+        table = asdict(replace(self, name="", text="", changes={}))
+        del table["changes"]  # they are in the study already
+        return digest(canonical(_deciding(table)))
 
 
 def _deciding(value: Any) -> Any:
@@ -207,7 +211,7 @@ def of_text(text: str, name: str, where: str, changes: Mapping[str, Mapping[str,
     for section, values in changes.items():
         table[section] = {**table.get(section, {}), **values}
     top = table.pop("", {})
-    return replace(parse(table | top, name, where), text=text)
+    return replace(parse(table | top, name, where), text=text, changes=changes)
 
 
 def parse(table: Mapping[str, Any], name: str, where: str) -> Study:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from robustkit import protocol, record
-from robustkit.evaluation import _protocol_header
+from robustkit.evaluation import protocol_header
 from robustkit.files import canonical
 
 METHODS, LEVELS = 10, 10
@@ -68,7 +68,7 @@ def make(runs: Path, evaluations: int, images: int) -> None:
     rng = np.random.default_rng(0)
     budgets = [f"0.{i}" for i in (1, 2, 3)]
     attacked = protocol.with_epsilons(protocol.load("pgd"), [protocol.epsilon(b) for b in budgets])
-    asked = _protocol_header(attacked)
+    asked = protocol_header(attacked)
     samples = pa.array([f"{i:032x}:0" for i in range(images)])
     difficulty = rng.random(images)
     for number in range(evaluations):
