@@ -1,6 +1,14 @@
 """What of the machine this process may use."""
 
 import os
+import platform
+from contextlib import suppress
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+"""where Linux describes its processors"""
+NAMING = ("model name", "Model", "cpu model", "Hardware")
+"""keys there that name the model, by architecture"""
 
 
 def cores() -> int:
@@ -18,3 +26,13 @@ def threads(workers: int = 1) -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     share = max(1, cores() // workers)
     return min(share, int(asked)) if asked.isdigit() and int(asked) else share
+
+
+def processor() -> str:
+    """The model of the processor, "unknown" where it cannot be told."""
+    with suppress(OSError):
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        told = {key.strip(): text.strip() for key, _, text in (x.partition(":") for x in lines)}
+        if name := next((told[key] for key in NAMING if told.get(key)), ""):
+            return " ".join(name.split())
+    return platform.processor() or "unknown"

@@ -28,3 +28,25 @@ def test_cores_are_those_that_the_process_may_run_on():
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        (
+            "model\t\t: 85\nmodel name\t: Some  CPU @ 2.0GHz\n\nmodel name\t: Some  CPU @ 2.0GHz\n",
+            "Some CPU @ 2.0GHz",
+        ),
+        ("processor : 0\nModel : Some Board\n", "Some Board"),
+        ("processor : 0\n", "as the system says"),
+        (None, "as the system says"),
+    ],
+)
+def test_the_processor_is_named_by_its_model(tmp_path, monkeypatch, told, name):
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine.platform, "processor", lambda: "as the system says")
+    if told is not None:
+        (tmp_path / "cpuinfo").write_text(told)
+    assert machine.processor() == name
+    monkeypatch.setattr(machine.platform, "processor", lambda: "")
+    assert machine.processor() in (name, "unknown")
