@@ -28,12 +28,14 @@ class InputError(RobustkitError):
 class UnknownName(InputError):
     """A name that stands on no shelf and in no registry.
 
-    `what` is the kind of thing ("attack"), `known` the names that would have worked.
+    `what` is the kind of thing ("attack"), `known` the names that would have worked; `close` is the
+    one that may have been meant, None if none is like it.
     """
 
     def __init__(self, what: str, name: str, known: Iterable[str], advice: str = "") -> None:
         self.name = name
         close = get_close_matches(name, list(known := sorted(known)), n=1)
+        self.close = close[0] if close else None
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
         super().__init__(f"unknown {what} {name!r}; {hint}{'; ' + advice if advice else ''}")
 

@@ -2,12 +2,18 @@
 
 import ctypes
 import os
+import platform
 from contextlib import suppress
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """of glibc's mallopt"""
 KEPT = 2**31 - 1, 2**25
 """bytes: the most that mallopt takes, and what older versions of glibc take"""
+CPUINFO = Path("/proc/cpuinfo")
+"""where Linux describes its processors"""
+NAMING = ("model name", "Model", "cpu model", "Hardware")
+"""keys there that name the model, by architecture"""
 
 
 def cores() -> int:
@@ -38,3 +44,13 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             any(mallopt(setting, size) for size in KEPT)
+
+
+def processor() -> str:
+    """The model of the processor, "unknown" where it cannot be told."""
+    with suppress(OSError):
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        told = {key.strip(): text.strip() for key, _, text in (x.partition(":") for x in lines)}
+        if name := next((told[key] for key in NAMING if told.get(key)), ""):
+            return " ".join(name.split())
+    return platform.processor() or "unknown"

@@ -56,3 +56,25 @@ def test_freed_memory_is_kept_and_not_asked_for_anew():
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     assert faults("keep") < faults("leave") / 10
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        (
+            "model\t\t: 85\nmodel name\t: Some  CPU @ 2.0GHz\n\nmodel name\t: Some  CPU @ 2.0GHz\n",
+            "Some CPU @ 2.0GHz",
+        ),
+        ("processor : 0\nModel : Some Board\n", "Some Board"),
+        ("processor : 0\n", "as the system says"),
+        (None, "as the system says"),
+    ],
+)
+def test_the_processor_is_named_by_its_model(tmp_path, monkeypatch, told, name):
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine.platform, "processor", lambda: "as the system says")
+    if told is not None:
+        (tmp_path / "cpuinfo").write_text(told)
+    assert machine.processor() == name
+    monkeypatch.setattr(machine.platform, "processor", lambda: "")
+    assert machine.processor() in (name, "unknown")

@@ -150,7 +150,73 @@ def test_another_style_changes_the_figures_and_no_number(study, report, tmp_path
     assert other["tables/label-noise.tex"] == contents(report.folder)["tables/label-noise.tex"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("curves", {"label-noise"}),
+        ("differences", {"label-noise-differences"}),
+        ("memorisation", {"memorised-0.8"}),
+        ("held-out", {"held_out-0.8"}),
+        ("cost", {"cost-label-noise-80"}),
+        ("transfer", {"transfer-fgsm-at-0.2"}),
+        ("examples", {"examples-pgd"}),
+    ],
+)
+def test_only_the_figures_that_are_asked_for_are_drawn(study, report, tmp_path, kind, names):
+    written = write(replace(study, figures=(kind,)), tmp_path)
+    drawn = {name for name in written.files if name.startswith("figures/")}
+    assert {name for name in report.files if name in drawn} == drawn  # under the same names
+    assert {name.removeprefix("figures/").rpartition(".")[0] for name in drawn} == names
+    page = written.page.read_text(encoding="utf-8")
+    assert page.count('<figure class="curve">') == 1
+    assert "No number yet" not in page
+    assert set(written.files) - drawn == {n for n in report.files if not n.startswith("figures/")}
+
+
+def test_only_the_tables_that_are_asked_for_are_written(study, report, tmp_path):
+    bare = replace(study, figures=(), tables=())
+    written = write(bare, tmp_path)
+    assert not [name for name in written.files if name.startswith(("tables/", "figures/"))]
+    page = written.page.read_text(encoding="utf-8")
+    for caption in ("shares1", "differences1", "costtable"):
+        assert f'id="{caption}"' in report.page.read_text(encoding="utf-8")
+        assert f'id="{caption}"' not in page
+    assert rows(bare) == rows(study)
+    kinds = {
+        "claims": "claims",
+        "cost": "costs",
+        "accuracy": "label-noise",
+        "differences": "label-noise-differences",
+    }
+    for kind, name in kinds.items():
+        assert tables(replace(study, tables=(kind,))) == {
+            f"{name}.tex": tables(study)[f"{name}.tex"]
+        }
+
+
 # ---- the page
+
+
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        "changed later, see the notes",
+        "before the first evaluation here; the networks were made elsewhere",
+    ],
+)
+def test_nothing_is_said_to_be_fixed_beforehand_that_was_not(study, tmp_path, fixed):
+    told = study.provenance["study"] | {"claims fixed": fixed}
+    late = replace(study, provenance={"Study": told}, figures=())
+    text = Outline(write(late, tmp_path).page.read_text(encoding="utf-8")).text
+    assert "fixed beforehand" not in text
+    assert "Δ = ±0.5 points: half a point" in text
+
+
+def test_what_options_changed_stands_beside_the_studys_file(study, tmp_path):
+    changed = replace(study, changes={"test": {"limit": 200}, "": {"baseline": "a<b"}}, figures=())
+    page = write(changed, tmp_path).page.read_text(encoding="utf-8")
+    assert page.index("<h3>The study, ") < page.index("<code>[test] limit = 200</code>")
+    assert "<code>baseline = a&lt;b</code>" in page
 
 
 def test_the_parts_come_in_order(html):

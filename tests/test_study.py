@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -9,12 +11,13 @@ import sys
 import time
 from dataclasses import replace
 from hashlib import sha256
+from html import unescape
 
 import numpy as np
 import pytest
 from evaluations import evaluation
 
-from robustkit import losses, record
+from robustkit import losses, machine, record
 from robustkit.errors import InputError, RecordError
 from robustkit.files import names
 from robustkit.models import MODELS
@@ -183,6 +186,36 @@ def found(file, folder):
         ("bounds   = [0.9, 1.1]", "bounds = [0.9]", "lowest, highest"),
         ('[tuning]\nseed = 7\nat   = ["0.4"]', "", "trained with [tuning]'s seed"),
         ('at   = ["0.4"]', 'at = ["0.5"]', "unknown [tuning] at '0.5'"),
+        ("seeds      = [0, 1]", "seeds = [0, -1]", "[train] seeds: -1 must not be negative"),
+        ("seed = 7", "seed = -7", "[tuning] seed: -7 must not be negative"),
+        ("steps      = 4", "steps = 4000000000", "must be at most 100,000,000"),
+        ("limit = 60", "limit = 0", "[test] limit 0: must be above 0"),
+        ("limit     = 20", "limit = -1", "analysis 'transfer': limit -1: must be above 0"),
+        ('levels = ["0", "0.4"]', 'levels = ["0.4", "0.40"]', "0.4 and 0.40 are the same number"),
+        ('levels = ["0", "0.4"]', 'levels = ["0.4", "1"]', "level 1: label noise must be from 0"),
+        ('levels = ["0", "0.4"]', 'levels = ["-0.1", "0.4"]', "label noise must be from 0"),
+        ('"0.1"]\nlimit', '"0.1"]\ndata_fraction = "0"\nlimit', "must be above 0 and at most 1"),
+        ('"0.1"]\nlimit', '"0.1"]\ndata_fraction = "1.5"\nlimit', "must be above 0 and at most 1"),
+        ('levels    = ["0.05", "0.1"]', 'levels = ["0", "0.1"]', "a budget must be above 0"),
+        ('levels    = ["0.05", "0.1"]', 'levels = ["-0.1"]', "a budget must be above 0"),
+        ('reason   = "a test"', 'reason = "a"\nlevels = ["0.4", "2/5"]', "are the same number"),
+        ("delta  = 1.0", "delta = -1.0", "analysis 'label-noise': delta -1"),
+        ("delta  = 1.0", "delta = nan", "analysis 'label-noise': delta nan"),
+        ("delta    = 1.0", "delta = inf", "claim '1': delta inf"),
+        ("delta    = 1.0", "delta = nan", "claim '1': delta nan"),
+        ("delta    = 1.0", "delta = -1", "delta -1: must be a number of points from 0 on"),
+        ('says     = "better"', 'says = "ratio"\nbounds = [1.0, 2.0]', "has accuracies"),
+        ("bounds   = [0.9, 1.1]", "bounds = [1.1, 0.9]", "the lowest first"),
+        ("bounds   = [0.9, 1.1]", "bounds = [1.1, inf]", "must be above 0, finite"),
+        ("bounds   = [0.9, 1.1]", "bounds = [nan, 1.1]", "must be above 0, finite"),
+        ("bounds   = [0.9, 1.1]", "bounds = [0.0, 1.1]", "must be above 0, finite"),
+        ('b        = "cross-entropy"', 'b = "wide hinge"', "compares 'wide hinge' with itself"),
+        ('analysis = "label-noise"', 'analysis = "label-nosie"', "did you mean 'label-noise'"),
+        ('factor = "label_noise"\n', 'factor = "cost"\n', "has times"),
+        ('hold_out   = "100"', 'hold_out = "-1"', "must not be negative"),
+        ("question = ", 'figures = ["curve"]\nquestion = ', "did you mean 'curves'"),
+        ("question = ", 'tables = ["claim"]\nquestion = ', "did you mean 'claims'"),
+        ("question = ", 'tables = ["cost", "cost"]\nquestion = ', "cost stands there 2 times"),
     ],
 )
 def test_a_study_that_makes_no_sense_is_told_in_one_line(file, tmp_path, old, new, message):
@@ -199,14 +232,63 @@ def test_a_study_that_makes_no_sense_is_told_in_one_line(file, tmp_path, old, ne
         ("{ learning_rate = 0.01 }", "{ steps = 5 }", "is the same for all methods"),
         ("{ learning_rate = 0.01 }", "{ learning_rate = -1.0 }", "must be above 0"),
         ('hold_out   = "100"', 'hold_out = "many"', "expected a number"),
+        ('data       = "mnist5k"', 'data = "mnist5"', "[train] data: unknown data set 'mnist5'"),
         ('data       = "mnist5k"', 'data = "mnist5"', "did you mean 'mnist5k'"),
+        ('data  = "mnist5k"', 'data = "mnist5"', "[test] data: unknown data set 'mnist5'"),
+        ("limit = 60", 'limit = 60\nprotocol = "cleen"', "[test] protocol: unknown attack 'cleen'"),
+        ('"fgsm"', '"fgms"', "analysis 'transfer': unknown attack 'fgms'; did you mean 'fgsm'"),
+        ('"fgsm"', '"clean"', "analysis 'transfer': the protocol 'clean' attacks nothing"),
+        ('loss     = "hinge"', 'loss = "hing"', "method 'wide hinge': unknown loss 'hing'"),
+        ("margin = 2.0", "margin = -2.0", "method 'wide hinge': hinge"),
+        ("margin = 2.0", 'margin = "2"', "hinge: margin: expected float, got '2'"),
+        ("{ margin = 2.0 }", "3", "method 'wide hinge': settings: expected a table"),
+        ("steps      = 4", 'steps = 4\nnoise_kind = "pare"', "[train] noise_kind: unknown kind"),
+        ("steps      = 4", 'steps = 4\nnoise_kind = "matrix:no.csv"', "no.csv: no such file"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_told_in_one_line(file, tmp_path, old, new, message):
     with pytest.raises(InputError) as caught:
-        begin(changed(file, tmp_path, old, new), tmp_path / "out").plan()
+        begin(path := changed(file, tmp_path, old, new), tmp_path / "out").plan()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["lenet6", "torchvision:resnet17"])
+def test_a_model_that_there_is_not_is_told_before_anything_is_trained(file, tmp_path, name):
+    path = tmp_path / "other.toml"
+    path.write_text(STUDY.replace("NET", name))
+    with pytest.raises(InputError, match=r"other\.toml: \[train\] model: unknown .*did you mean"):
+        begin(path, tmp_path / "out")
+
+
+def test_a_claim_about_an_analysis_of_another_study_is_none_misspelt(file, tmp_path):
+    other = changed(file, tmp_path, 'analysis = "label-noise"', 'analysis = "cifar10-label-noise"')
+    assert spec.load(str(other)).claims[0].analysis == "cifar10-label-noise"
+
+
+def test_a_claims_level_is_a_number_however_it_is_written(file, tmp_path):
+    levels = 'reason = "a"\nlevels = ["0.40"]'
+    study = spec.load(str(changed(file, tmp_path, 'reason   = "a test"', levels)))
+    assert study.claims[0].levels == ("0.40",)
+
+
+def test_what_is_no_table_is_no_table_with_an_option_either(file, tmp_path):
+    path = changed(file, tmp_path, '[test]\ndata  = "mnist5k"\nlimit = 60', "")
+    path.write_text(f"test = 3\n{path.read_text()}")
+    with pytest.raises(InputError, match="test: expected dict, got 3"):
+        spec.load(str(path), {"test": {"limit": 5}})
+
+
+def test_label_noise_of_every_kind_has_a_level_without_any(file, tmp_path):
+    path = changed(file, tmp_path, "steps      = 4", 'steps = 4\nnoise_kind = "pair"')
+    run, crew = begin(path, tmp_path / "out"), Here(tmp_path / "out", 7)
+    with pytest.raises(KeyboardInterrupt):
+        run.finish(crew)
+    cells = [(job.cell.context.label_noise, run.store.cell(job.cell.key)) for job in crew.done]
+    assert {level for level, _ in cells} == {"0", "0.4"}
+    assert {cell["status"] for _, cell in cells} == {"done"}
 
 
 @pytest.mark.parametrize("name", names("reports"))
@@ -236,9 +318,17 @@ def test_a_study_is_another_where_a_claim_is_and_not_where_its_words_are(file, t
         ('says     = "better"', 'says = "equivalent"', False),
         ("steps      = 4", "steps = 5", False),
         ("limit     = 20", "limit = 21", False),
+        ("question = ", 'figures = ["curves"]\ntables = []\nquestion = ', True),
     ]:
         digest = spec.load(str(changed(file, tmp_path, old, new))).digest
         assert (digest == base) is same, new
+
+
+def test_a_shipped_studys_digest_stays_what_it_was_when_it_was_run():
+    study = spec.load("elsayed2018-mnist")
+    assert study.digest == "23bdc73676126ad3113e4de8033f6e4504200b2d6e6140d44f492f1826910db9"
+    assert spec.of_text(study.text, "other", "elsewhere.toml", {}).digest == study.digest
+    assert spec.load("elsayed2018-mnist", {"test": {"limit": 5}}).digest != study.digest
 
 
 # --- planning and working -------------------------------------------------------------------------
@@ -308,8 +398,108 @@ def test_claims_are_fixed_before_the_first_cell(finished, file, tmp_path):
     (copy / "study.json").write_bytes(asked)
     run = begin(other, copy, amend=True)
     run.store.keep_plan(run.plan())
-    notes = " ".join(of_store(run.study, run.store, "").notes)
+    findings = of_store(run.study, run.store, "")
+    notes = " ".join(findings.notes)
     assert "changed after 13 cells were done" in notes
+    assert "not fixed beforehand: claim '1', delta: 1.0 became 0.5." in notes
+    told = findings.provenance["Study"]
+    assert told["claims fixed"] == "changed later, see the notes"
+    assert told["digest"] == spec.load(str(other)).digest
+    assert told["digest as first asked"] == spec.load(str(file)).digest
+    assert told["digest of amendment 1"] == f"{told['digest']}, after 13 cells"
+
+
+def done(folder, tmp_path):
+    """A copy of a study's folder in which all its cells are done."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for kind in ("cells", "tests", "runs"):
+        (copy / kind).symlink_to(folder / kind)
+    for name in ("study.json", "plan.json"):
+        (copy / name).write_bytes((folder / name).read_bytes())
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            'text     = "The hinge is better."',
+            'text = "The hinge is no worse."',
+            """claim '1', text: "The hinge is better." became "The hinge is no worse.\"""",
+        ),
+        ('source   = "nobody"', 'source = "me"', """claim '1', source: "nobody" became "me\""""),
+        ('reason   = "a test"', 'reason = "it fits"', 'became "it fits"'),
+    ],
+)
+def test_the_words_of_a_claim_are_fixed_with_the_first_cell(
+    finished, file, tmp_path, old, new, told
+):
+    copy, other = done(finished[2], tmp_path), changed(file, tmp_path, old, new)
+    with pytest.raises(InputError) as caught:
+        begin(other, copy)
+    assert told in str(caught.value)
+    assert "--amend" in str(caught.value)
+    run = begin(other, copy, amend=True)
+    (note,) = [n for n in of_store(run.study, run.store, "").notes if "was changed after" in n]
+    assert told in note
+    begin(other, copy)  # what was amended stands
+    assert len(run.store.asked()["amendments"]) == 1
+    begin(other, tmp_path / "new")  # and before the first cell words are free
+    begin(file, tmp_path / "new")
+
+
+def test_an_amendment_is_told_by_what_it_added_removed_and_changed(finished, file, tmp_path):
+    copy = done(finished[2], tmp_path)
+    text = file.read_text()
+    claim = text[text.rindex("[[claim]]") :]
+    changes = [
+        (claim, claim.replace('"2"', '"3"')),
+        ("batch_size = 16\n", ""),
+        ("limit = 60", 'limit = 60\nprotocol = "clean"'),
+        ('levels    = ["0.05", "0.1"]', 'levels    = ["0.1"]'),
+    ]
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    other = tmp_path / file.name
+    other.write_text(text)
+    begin(other, copy, amend=True)
+    note = of_store(spec.load(str(other)), Store(copy), "").notes[0]
+    for told in (
+        "claim '2' was removed",
+        "claim '3' was added",
+        "[train] batch_size: 16 became nothing",
+        '[test] protocol: nothing became "clean"',
+        """analysis 'transfer', levels: ["0.05", "0.1"] became ["0.1"]""",
+    ):
+        assert told in note
+
+
+def test_results_say_on_which_data_and_machine_they_were_made(finished, monkeypatch):
+    run, _, _ = finished
+    told = of_store(run.study, run.store, "").provenance
+    train, test = (work.loaded("mnist5k", split, None, None) for split in ("train", "test"))
+    few = work.loaded("mnist5k", "test", 60, None)
+    assert len(test) > 60
+    assert told["Data"]["mnist5k, train"] == f"{len(train):,} images, digest {train.digest}"
+    assert f"60 images, digest {few.digest}" in told["Data"]["mnist5k, test"]
+    assert "20 images" in told["Data"]["mnist5k, test"]
+    assert told["Cells"]["threads"] == "1"
+    assert told["Cells"]["processors"] == machine.processor()
+
+    def older(kind):
+        return lambda store, key: {
+            k: v for k, v in original[kind](store, key).items() if k not in ("data", "processor")
+        }
+
+    original = {"cell": Store.cell, "test": Store.test}
+    for kind in original:
+        monkeypatch.setattr(Store, kind, older(kind))
+    old = of_store(run.study, run.store, "").provenance
+    assert old["Cells"]["processors"] == "unknown"
+    assert old["Data"]["mnist5k, train"] == f"digest {train.digest}"
+    assert old["Data"]["mnist5k, test"] == told["Data"]["mnist5k, test"]  # as the rows say
 
 
 def test_words_for_readers_may_change_and_a_rebuilt_report_has_the_new_ones(
@@ -462,9 +652,29 @@ def test_networks_made_elsewhere_become_a_report(file, nets, tmp_path):
     assert [line.method for line in panel.lines] == ["ce", "l2"]
     assert [v.level for v in panel.lines[0].values] == ["0", "0.40"]
     assert [c.unit for c in panel.comparisons] == ["2 paired seeds, 50 images"] * 2
+    assert result.provenance["Study"]["claims fixed"] == (
+        "before the first evaluation here; the networks were made elsewhere"
+    )
+    assert "50 images" in result.provenance["Data"]["mnist5k, test"]
     # the same from the records alone, by what the records say; these say nothing of the loss
     with pytest.raises(RecordError, match="no evaluation in it fits"):
         of_runs(run.study, tmp_path / "out" / "runs", "")
+
+
+def test_a_method_that_no_network_is_of_is_told(file, nets, tmp_path):
+    path = brought(file, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    claim = (
+        CLAIM.format(says="better").replace('a = "a"', 'a = "l1"').replace('b = "b"', 'b = "l2"')
+    )
+    path.write_text(path.read_text().replace('baseline = "ce"', 'baseline = "xent"') + claim)
+    run = begin(path, tmp_path / "out")
+    run.store.keep_plan(run.plan())
+    notes = of_store(run.study, run.store, "").notes
+    assert "No network of method xent, the baseline, was found; methods found: ce, l2." in notes
+    assert (
+        "No network of method l1 was found, of which claim better speaks; methods found: ce, l2."
+    ) in notes
+    assert not any("method l2 was" in note for note in notes)
 
 
 def test_other_images_under_the_same_name_are_tested_anew(file, nets, tmp_path):
@@ -712,6 +922,8 @@ def test_a_folder_of_evaluations_becomes_a_report(tmp_path):
     result = outcome(study, of_runs(study, runs, "command"))
     assert [v.level for v in result.panels[0].lines[0].values] == ["0", "0.25"]
     assert [c.verdict for c in result.panels[0].comparisons] == ["better", "better"]
+    assert result.provenance["Study"]["claims fixed"].startswith("not known")
+    assert result.provenance["Data"] == {"d, d": "500 images, digest d"}
     rows(runs, "again", rng.random(500) < 0.5, loss="a", label_noise=0.25, seed=2)
     with pytest.raises(RecordError, match="keep one of them"):
         of_runs(study, runs, "command")
@@ -828,3 +1040,40 @@ def test_a_report_is_rebuilt_from_its_evidence_alone(finished, tmp_path, robustk
     status, _, told = robustkit("report", "tiny", "--only-report", "--out", "empty")
     assert status == 2
     assert "holds neither work/ nor evidence.parquet" in told
+
+
+def test_the_command_on_the_page_asks_the_same_again(file, nets, tmp_path, robustkit):
+    pytest.importorskip("seaborn")
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    path = folder / "own.toml"
+    path.write_text(BROUGHT.replace("PATTERN", "none").replace("NET", f"{file.parent}/net.py:net"))
+    pattern = str(nets / "{loss}_noise{label_noise}_seed{seed}.pt")
+    out = ("--out", str(tmp_path / "out"))
+    options = ("--checkpoints", pattern, "--limit", "30", "--baseline", "l2")
+    asked = ("report", str(path), *options, *out, "--device", "cpu", "--workers", "1")
+    assert robustkit(*asked)[0] == 0
+    page = unescape((tmp_path / "out" / "report.html").read_text())
+    (command,) = re.findall(r"<code>(robustkit report .*)</code>", page)
+    again = robustkit(*shlex.split(command)[1:], *out, "--plan")
+    assert again[0] == 0
+    assert "8 cells known, 0 to work on" in again[1]
+    for change in ("[test] limit = 30", "baseline = l2", f"[checkpoints] pattern = {pattern}"):
+        assert f"<code>{change}</code>" in page
+    assert "before the first training" not in page
+    rebuilt = robustkit("report", str(path), *out, "--only-report")
+    assert rebuilt[0] == 0
+    assert command in unescape((tmp_path / "out" / "report.html").read_text())
+    assert "has changed" not in rebuilt[2]
+    path.write_text(path.read_text().replace('question = "?"', 'question = "!"'))
+    (line,) = robustkit("report", str(path), *out, "--only-report")[2].splitlines()
+    assert line == (f"{path}: has changed since; the report is of the study as it was asked")
+    assert "<p>?</p>" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_methods_that_are_missing_are_told_on_the_terminal(file, nets, tmp_path, robustkit):
+    path = brought(file, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    path.write_text(path.read_text().replace('baseline = "ce"', 'baseline = "xent"'))
+    told = robustkit("report", str(path), "--plan", "--out", str(tmp_path / "out"))
+    assert told[0] == 0
+    assert "No network of method xent, the baseline, was found" in told[2]

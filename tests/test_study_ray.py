@@ -233,7 +233,8 @@ def test_files_go_through_any_file_system():
 
 def test_a_failure_is_a_result_that_names_the_studys_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = study(tmp_path, model="nothing", seeds=[0])
+    (tmp_path / "net.py").write_text("def net():\n    raise ValueError('nothing')\n")
+    run = study(tmp_path, model="net.py:net", seeds=[0])
     job = run.missing(run.plan())[0]
     shared = Exchange(str(tmp_path / "elsewhere"))
     assert attend(job, site(run, shared.url)) == ""

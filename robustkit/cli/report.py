@@ -1,9 +1,11 @@
 """`robustkit report`: from a study's file to its report, by way of whatever is missing."""
 
 import math
+import shlex
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +14,7 @@ import typer
 from robustkit import machine
 from robustkit.cli.options import DataRoot, Device
 from robustkit.errors import InputError
+from robustkit.files import find
 
 if TYPE_CHECKING:
     from robustkit.study.cells import Plan
@@ -98,10 +101,11 @@ def report(
     store = Store(folder / "work")
     changes = _changes(checkpoints, runs, data, limit, model, baseline)
     if only_report and runs is None and store.asked() is None:
-        return _again(folder, style)
-    study = _as_asked(store) if only_report and runs is None else spec.load(name, changes)
+        return _again(name, folder, style)
+    study = _as_asked(store, name) if only_report and runs is None else spec.load(name, changes)
+    command = _command(name, study)
     if runs is not None or (study.brought is not None and study.brought.runs):
-        return _of_runs(study, runs or Path(study.brought.runs), folder, style)  # type: ignore[union-attr]
+        return _of_runs(study, runs or Path(study.brought.runs), folder, style, command)  # type: ignore[union-attr]
     if not only_report:
         from robustkit.study.run import Options, Run
 
@@ -113,7 +117,7 @@ def report(
             return 0
         run.register()
         _work(run, hours, demand)
-    return _write(study, store, folder, style)
+    return _write(study, store, folder, style, command)
 
 
 def _changes(
@@ -137,13 +141,42 @@ def _changes(
     return {section: keys for section, keys in kept.items() if keys}
 
 
-def _as_asked(store: Any) -> "Study":
-    """The study that a folder holds, whatever has become of its file."""
+def _command(name: str, study: "Study") -> str:
+    """The command that asks the same: the study's name or path as given, and the options."""
+    # a report may be written of a folder whose study bears another name
+    given = name if study.name in (name, Path(name).stem) else f"{study.name}.toml"
+    options = [
+        part
+        for keys in study.changes.values()
+        for key, value in keys.items()
+        for part in (f"--{'checkpoints' if key == 'pattern' else key}", str(value))
+    ]
+    return shlex.join(["robustkit", "report", given, *options])
+
+
+def _as_asked(store: Any, name: str) -> "Study":
+    """The study that a folder holds, whatever has become of its file; says so if it has changed."""
     from robustkit.study import spec
 
     asked = store.asked()
     last = [asked, *asked["amendments"]][-1]
+    _tell_if_changed(name, last["file"])
     return spec.of_text(last["file"], asked["name"], f"{store.folder}", last["changes"])
+
+
+def _tell_if_changed(name: str, text: str) -> None:
+    with suppress(InputError, OSError, ValueError):  # a file that is gone has not changed
+        path = find("reports", name)
+        if path.read_text(encoding="utf-8") != text:
+            said = "has changed since; the report is of the study as it was asked"
+            sys.stderr.write(f"{path}: {said}\n")
+
+
+def _tell_missing(study: "Study", methods: Collection[str]) -> None:
+    from robustkit.study.findings import not_found
+
+    for line in not_found(study, methods):
+        sys.stderr.write(f"{line}\n")
 
 
 def _place(device: str, workers: int | None) -> tuple[str, int]:
@@ -199,26 +232,25 @@ def _show_plan(run: "Run", plan: "Plan") -> None:
     from robustkit.cli.terminal import show_plan
     from robustkit.study.run import step_times
 
+    _tell_missing(run.study, {wanted.method for wanted in plan.wanted})
     show_plan(run, plan, step_times(run, plan))
 
 
-def _of_runs(study: "Study", runs: Path, folder: Path, style: str) -> int:
+def _of_runs(study: "Study", runs: Path, folder: Path, style: str, command: str) -> int:
     from robustkit.study.evidence import collect
     from robustkit.study.findings import of_runs
 
-    command = f"robustkit report {study.name} --runs {runs}"
     return _report(collect(study, of_runs(study, runs, command)), folder, style)
 
 
-def _write(study: "Study", store: Any, folder: Path, style: str) -> int:
+def _write(study: "Study", store: Any, folder: Path, style: str, command: str) -> int:
     from robustkit.study.evidence import collect
     from robustkit.study.findings import of_store
 
-    findings = of_store(study, store, f"robustkit report {study.name}")
-    return _report(collect(study, findings), folder, style)
+    return _report(collect(study, of_store(study, store, command)), folder, style)
 
 
-def _again(folder: Path, style: str) -> int:
+def _again(name: str, folder: Path, style: str) -> int:
     """The report of a folder that has its evidence only."""
     from robustkit.study import evidence
 
@@ -227,7 +259,9 @@ def _again(folder: Path, style: str) -> int:
             f"{folder}: holds neither work/ nor {evidence.NAME} to make a report from; run it "
             "without --only-report first"
         )
-    return _report(evidence.read(path), folder, style)
+    found = evidence.read(path)
+    _tell_if_changed(name, found.study.text)
+    return _report(found, folder, style)
 
 
 def _report(found: "Evidence", folder: Path, style: str) -> int:
@@ -235,6 +269,7 @@ def _report(found: "Evidence", folder: Path, style: str) -> int:
     from robustkit import report as reports
     from robustkit.study.analysis import outcome
 
+    _tell_missing(found.study, {number.method for number in found.findings.numbers})
     failed = any(cell.status == "failed" for cell in found.findings.cells)
     result = outcome(found.study, found.findings)
     return _said(reports.write(result, folder, style, found.content), 3 if failed else 0)

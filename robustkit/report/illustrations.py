@@ -1,6 +1,6 @@
 """Which figures an outcome has, how high they stand, and what they show in words."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +10,7 @@ from robustkit.report.names import Names
 from robustkit.report.wording import ends, interval, percent, points, signed
 from robustkit.statistics import Estimate
 from robustkit.study.outcome import Cost, Gallery, History, Line, Matrix, Outcome, Panel
+from robustkit.study.spec import Figure
 
 MANY = 5
 """columns of a matrix that do not fit into one column of a paper"""
@@ -17,6 +18,8 @@ _QUANTITIES: dict[Quantity, str] = {
     "memorised": "Share of the wrong labels that the network repeats",
     "held_out": "Accuracy on held-out images, by their clean labels",
 }
+_KINDS: dict[Quantity, Figure] = {"memorised": "memorisation", "held_out": "held-out"}
+"""what a study's file calls their figures"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +67,23 @@ class Illustrations:
 
 
 def illustrations(outcome: Outcome) -> Illustrations:
-    """Every figure that the outcome has numbers for, each under a name of its own."""
-    names, order = Names(), methods(outcome)
-    quantities: tuple[Quantity, ...] = ("memorised", "held_out")
+    """Every figure that the study asks for and has numbers for, each under a name of its own."""
+    names, order, asked = Names(), methods(outcome), outcome.figures
+    quantities = [quantity for quantity, kind in _KINDS.items() if kind in asked]
+    panels = tuple(_panel(panel, names, order) for panel in outcome.panels)
     return Illustrations(
-        tuple(_panel(panel, names, order) for panel in outcome.panels),
+        tuple(_asked(figures, asked) for figures in panels),
         tuple(f for q in quantities for f in _histories(outcome.histories, q, names, order)),
-        tuple(_costs(outcome.costs, names, order)),
-        tuple(_matrix(matrix, names) for matrix in outcome.matrices),
-        tuple(_gallery(gallery, names) for gallery in outcome.galleries),
+        tuple(_costs(outcome.costs, names, order)) if "cost" in asked else (),
+        tuple(_matrix(m, names) for m in outcome.matrices) if "transfer" in asked else (),
+        tuple(_gallery(g, names) for g in outcome.galleries) if "examples" in asked else (),
+    )
+
+
+def _asked(drawn: PanelFigures, asked: Collection[Figure]) -> PanelFigures:
+    return PanelFigures(
+        drawn.curves if "curves" in asked else None,
+        drawn.differences if "differences" in asked else None,
     )
 
 

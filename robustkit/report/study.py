@@ -29,6 +29,7 @@ from robustkit.report.tables import tables
 from robustkit.report.wording import attacks
 from robustkit.statistics import Comparison
 from robustkit.study import evidence
+from robustkit.study.findings import FIRST
 from robustkit.study.outcome import Outcome, Panel
 
 SCHEMA = "robustkit.report/1"
@@ -143,10 +144,22 @@ def _remove(folder: Path, earlier: Mapping[str, str], name: str) -> bool:
 
 def _digest(outcome: Outcome) -> str | None:
     """The study's digest, from the section of the provenance that tells it."""
-    for title, entries in outcome.provenance.items():
-        if title.lower() == "study":
-            return entries.get("digest")
-    return None
+    return _asked(outcome).get("digest")
+
+
+def _asked(outcome: Outcome) -> Mapping[str, str]:
+    """The section of the provenance that tells of the study itself."""
+    found = (e for title, e in outcome.provenance.items() if title.lower() == "study")
+    return next(found, {})
+
+
+def _changes(outcome: Outcome) -> list[str]:
+    """What options changed in the study's file, in words."""
+    return [
+        f"{f'[{section}] ' if section else ''}{key} = {value}"
+        for section, keys in outcome.changes.items()
+        for key, value in keys.items()
+    ]
 
 
 def _files(outcome: Outcome, style: Style) -> dict[str, bytes]:
@@ -177,6 +190,8 @@ def _page(outcome: Outcome, drawn: Illustrations) -> str:
         galleries=[_shown(figure) for figure in drawn.galleries],
         failed=[cell for cell in cells if cell.status == "failed"][:FAILURES_SHOWN],
         cells=cells[:CELLS_SHOWN],
+        fixed=_asked(outcome).get("claims fixed", FIRST) == FIRST,
+        changes=_changes(outcome),
         states=Counter(cell.status for cell in cells),
         attacks={name: attacks(protocol) for name, protocol in outcome.protocols.items()},
         script=code,

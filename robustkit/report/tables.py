@@ -1,12 +1,13 @@
 """LaTeX tables for a paper; they need the package booktabs and nothing else."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from robustkit.figures import level_text, printable
 from robustkit.report.names import Names
 from robustkit.report.wording import ends, p_value, points, signed, tenths, within
 from robustkit.statistics import Comparison, Estimate
 from robustkit.study.outcome import Cost, Judgement, Outcome, Panel
+from robustkit.study.spec import Table as Kind
 
 _ESCAPES = str.maketrans(
     {
@@ -47,18 +48,23 @@ def escaped(text: str) -> str:
 
 
 def tables(outcome: Outcome) -> dict[str, str]:
-    """Every table of an outcome, by its file's name."""
-    names, result = Names(), {}
+    """Every table that the study asks for and has numbers for, by its file's name."""
+    asked = outcome.tables
+    return {f"{name}.tex": table for kind, name, table in _tables(outcome) if kind in asked}
+
+
+def _tables(outcome: Outcome) -> Iterator[tuple[Kind, str, str]]:
+    """Kind, name and text of each table; a name is the same whichever are asked for."""
+    names = Names()
     if outcome.judgements:
-        result[names.new("claims")] = claim_table(outcome.judgements)
+        yield "claims", names.new("claims"), claim_table(outcome.judgements)
     if outcome.costs:
-        result[names.new("costs")] = cost_table(outcome.costs)
+        yield "cost", names.new("costs"), cost_table(outcome.costs)
     for panel in outcome.panels:
-        result[name := names.new(panel.name)] = accuracy_table(panel)
+        yield "accuracy", (name := names.new(panel.name)), accuracy_table(panel)
         if panel.comparisons:
             table = difference_table(panel.comparisons, panel.percent)
-            result[names.new(f"{name}-differences")] = table
-    return {f"{name}.tex": table for name, table in result.items()}
+            yield "differences", names.new(f"{name}-differences"), table
 
 
 def accuracy_table(panel: Panel) -> str:

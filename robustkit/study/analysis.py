@@ -108,6 +108,9 @@ def outcome(study: Study, findings: Findings) -> Outcome:
         provenance=findings.provenance,
         command=findings.command,
         file=study.text,
+        changes=study.changes,
+        figures=study.figures,
+        tables=study.tables,
     )
 
 

@@ -6,11 +6,12 @@ torch: a plan can be made, shown and reported on without it.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from robustkit import compression
-from robustkit.data import Dataset
+from robustkit import compression, losses, models, protocol
+from robustkit.data import Dataset, noise
 from robustkit.errors import InputError, UnknownName
 from robustkit.files import build, canonical, digest, fraction
 from robustkit.study.spec import TRAINED, Analysis, Method, Study, Trained, Tuning
@@ -266,22 +267,35 @@ def question(
     Raises:
         InputError: a configuration has a key that no recipe has, or a number that makes no sense.
     """
-    name = f"method {method.name!r}"
-    changes = {**method.recipe, **method.choose[configuration]}
-    settings = changes.pop("settings", {})
-    compressed = _compressed(changes, name)
-    recipe = recipe_of(method.loss, trained, changes, name)
-    return compressed | {
+    return _making(method, configuration, trained) | {
         "model": trained.model,
         "data": {"name": trained.data, "digest": data.digest},
-        "loss": method.loss,
-        "settings": default_settings(method.loss, trained.data) | method.settings | settings,
-        "recipe": spell(recipe),
         "noise": {"kind": trained.noise_kind, "rate": where.label_noise},
         "fraction": where.data_fraction,
         "seed": seed,
         "revision": REVISION,
     }
+
+
+def _making(method: Method, configuration: int, trained: Trained) -> dict[str, Any]:
+    """The part of a training that is its method's."""
+    name = f"method {method.name!r}"
+    changes = {**method.recipe, **method.choose[configuration]}
+    settings = changes.pop("settings", {})
+    if not isinstance(settings, dict):
+        raise InputError(f"{name}: settings: expected a table, got {settings!r}")
+    compressed = _compressed(changes, name)
+    recipe = recipe_of(method.loss, trained, changes, name)
+    return compressed | {
+        "loss": method.loss,
+        "settings": default_settings(method.loss, trained.data) | method.settings | settings,
+        "recipe": spell(recipe),
+    }
+
+
+def noise_of(kind: str, rate: str) -> noise.Noise:
+    """The label noise of a cell: at level 0 none, or, where a file gives it, as the file says."""
+    return noise.parse(kind, None if rate == "0" and ":" in kind else rate)
 
 
 def _compressed(changes: dict[str, Any], where: str) -> dict[str, Any]:
@@ -308,3 +322,68 @@ def recipe_of(loss: str, trained: Trained, changes: Mapping[str, Any], where: st
     if trained.hold_out:
         recipe = replace(recipe, hold_out=fraction(trained.hold_out, f"{where}: hold_out"))
     return checked(replace(recipe, steps=trained.steps, batch_size=trained.batch_size))
+
+
+# --- what can be told before the first cell -------------------------------------------------------
+
+
+def check(study: Study) -> None:
+    """See that there is what a study names, and that each method's loss takes its settings.
+
+    Builds the losses, for which it imports torch.
+
+    Raises:
+        InputError: something is not there, or not as it should be; the message names the file, and
+            the method, analysis or key.
+    """
+    with within(study.where):
+        if study.trained is not None:
+            _check_trained(study, study.trained)
+        if study.brought is not None and study.brought.model is not None:
+            _check_model(study.brought.model, "[checkpoints] model")
+        with within("[test] protocol"):
+            protocol.load(study.tested.protocol)
+        for analysis in study.analyses:
+            if analysis.factor == "epsilon":
+                _check_attack(analysis)
+
+
+@contextmanager
+def within(where: str) -> Iterator[None]:
+    """Whatever is refused inside begins with where that is."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(where) else f"{where}: {text}") from error
+
+
+def _check_trained(study: Study, trained: Trained) -> None:
+    _check_model(trained.model, "[train] model")
+    with within("[train] noise_kind"):
+        for analysis in study.analyses:
+            for level in analysis.levels if analysis.factor in TRAINED else ("",):
+                _check_noise(trained.noise_kind, context(analysis, level).label_noise)
+    for method in study.methods:
+        with within(f"method {method.name!r}"):
+            for number in range(len(method.choose)):
+                losses.build(method.loss, _making(method, number, trained)["settings"])
+
+
+def _check_model(name: str, where: str) -> None:
+    with within(where):
+        models.source(name)
+        if models.spec(name).kind in ("torchvision", "timm"):
+            models.build(name, seed=0)  # only the library knows its names
+
+
+def _check_noise(kind: str, rate: str) -> None:
+    path = noise_of(kind, rate).path
+    if path is not None and not path.is_file():
+        raise InputError(f"{path}: no such file")
+
+
+def _check_attack(analysis: Analysis) -> None:
+    with within(f"analysis {analysis.name!r}"):
+        if not protocol.load(analysis.protocol).attacks:
+            raise InputError(f"the protocol {analysis.protocol!r} attacks nothing")

@@ -2,8 +2,9 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robustkit.errors import RecordError
+from robustkit.study.amendments import differences
 from robustkit.study.analysis import Findings, Number
 from robustkit.study.outcome import CellRow, History
 from robustkit.study.spec import TRAINED, Analysis, Study
 from robustkit.study.store import Store
 
 MISSING = "not yet trained"
+FIRST = "before the first training"
+ELSEWHERE = "the networks were made elsewhere"
+TOLD = 20
+"""changes of one amendment that a note lists"""
 
 
 def of_store(study: Study, store: Store, command: str) -> Findings:
@@ -38,21 +44,21 @@ def of_store(study: Study, store: Store, command: str) -> Findings:
         {name: cost["seconds"] for name, cost in _costs(study, store)},
         tuple(_histories(study, plan, done)),
         tuple(_cell_rows(study, store, plan, done)),
-        _provenance(study, asked, plan, done),
+        _provenance(study, store, asked, plan, done),
         tuple(_notes(study, asked, plan, done)),
         command,
-        _versions(asked),
+        _askings(asked),
     )
 
 
-def _versions(asked: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+def _askings(asked: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     """What was asked at first, and after each amendment."""
     first = {key: asked[key] for key in ("digest", "file", "changes")}
     return first, *asked["amendments"]
 
 
 def _digests(asked: Mapping[str, Any]) -> list[str]:
-    return [one["digest"] for one in _versions(asked)]
+    return [one["digest"] for one in _askings(asked)]
 
 
 def _number(
@@ -160,30 +166,24 @@ def _settings(study: Study, cell: Mapping[str, Any]) -> str:
 
 def _provenance(
     study: Study,
+    store: Store,
     asked: Mapping[str, Any],
     plan: Mapping[str, Any],
     done: Mapping[str, dict[str, Any] | None],
 ) -> dict[str, dict[str, str]]:
     finished = [cell for cell in done.values() if cell and cell["status"] == "done"]
-    versions: dict[str, set[str]] = defaultdict(set)
-    for cell in finished:
-        for name, text in cell.get("versions", {}).items():
-            versions[name].add(text)
+    known = {key: test for key in plan["tests"] if (test := store.test(key)) is not None}
+    tested = {key: test for key, test in known.items() if test["status"] == "done"}
     sections = {
-        "Study": {
-            "name": study.name,
-            "digest": study.digest,
-            "claims fixed": "before the first training"
-            if len(_digests(asked)) == 1
-            else "changed later, see the notes",
-        },
+        "Study": {"name": study.name} | _asked(study, asked),
         "Cells": {
             "planned": str(len(plan["cells"])),
             "done": str(len(finished)),
             "failed": str(sum(1 for c in done.values() if c and c["status"] == "failed")),
-            "devices": ", ".join(sorted({cell.get("device", "") for cell in finished} - {""})),
-        },
-        "Versions": {name: ", ".join(sorted(texts)) for name, texts in sorted(versions.items())},
+        }
+        | _machines([*finished, *tested.values()]),
+        "Data": _data(store, plan, finished, tested),
+        "Versions": _versions(finished),
     }
     if plan["chosen"]:
         sections["Configurations chosen"] = {
@@ -192,17 +192,96 @@ def _provenance(
     return sections
 
 
+def _asked(study: Study, asked: Mapping[str, Any]) -> dict[str, str]:
+    """What was asked first, and what later."""
+    first, *later = _digests(asked)
+    fixed = FIRST if study.brought is None else f"before the first evaluation here; {ELSEWHERE}"
+    if not later:
+        return {"digest": study.digest, "claims fixed": fixed}
+    fixed = "changed later, see the notes"
+    return {
+        "digest": study.digest,
+        "claims fixed": fixed if study.brought is None else f"{fixed}; {ELSEWHERE}",
+        "digest as first asked": first,
+    } | {
+        f"digest of amendment {i}": f"{one['digest']}, after {one['cells_done']} cells"
+        for i, one in enumerate(asked["amendments"], 1)
+    }
+
+
+def _machines(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Devices, threads and processors of results; networks made elsewhere say nothing of theirs."""
+    known = [one for one in results if "device" in one]
+    said = {
+        "devices": {one["device"] for one in known},
+        "threads": {str(one.get("threads", "unknown")) for one in known},
+        "processors": {one.get("processor", "unknown") for one in known},
+    }
+    return {what: ", ".join(sorted(texts)) or "unknown" for what, texts in said.items()}
+
+
+def _versions(finished: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    versions: dict[str, set[str]] = defaultdict(set)
+    for cell in finished:
+        for name, text in cell.get("versions", {}).items():
+            versions[name].add(text)
+    return {name: ", ".join(sorted(texts)) for name, texts in sorted(versions.items())}
+
+
+def _data(
+    store: Store,
+    plan: Mapping[str, Any],
+    finished: Sequence[Mapping[str, Any]],
+    tested: Mapping[str, Mapping[str, Any]],
+) -> dict[str, str]:
+    """The data sets that networks were trained and tested on, by name and split."""
+    told: dict[str, dict[str, str]] = defaultdict(dict)  # text by digest, by name and split
+    for cell in plan["cells"].values():
+        if (data := cell["asked"].get("data")) is not None:
+            told[f"{data['name']}, train"][data["digest"]] = _digest_told(data["digest"])
+    for cell in finished:
+        for split, data in cell.get("data", {}).items():
+            told[f"{data['name']}, {split}"][data["digest"]] = _data_told(data)
+    for key, test in plan["tests"].items():
+        data = _tested_on(store, test["digest"], tested.get(key), told)
+        if data is not None:
+            told[f"{data['name']}, {test['split']}"][test["digest"]] = _data_told(data)
+        elif not any(test["digest"] in texts for texts in told.values()):
+            told[f"{test['data']}, {test['split']}"][test["digest"]] = _digest_told(test["digest"])
+    return {name: "; ".join(texts.values()) for name, texts in told.items()}
+
+
+def _tested_on(
+    store: Store,
+    digest: str,
+    test: Mapping[str, Any] | None,
+    told: Mapping[str, Mapping[str, str]],
+) -> Mapping[str, Any] | None:
+    """Images that were tested, by an evaluation of them; None: unknown, or told already."""
+    if test is None or any("images" in texts.get(digest, "") for texts in told.values()):
+        return None
+    if "data" in test:
+        return next(iter(test["data"].values()), None)
+    data = _header(store.runs / f"{test['evaluation'][:32]}.parquet")["data"]
+    return {"name": data["name"], "images": data["n"], "digest": data["digest"]}
+
+
+def _data_told(data: Mapping[str, Any]) -> str:
+    return f"{data['images']:,} images, {_digest_told(data['digest'])}"
+
+
+def _digest_told(digest: str) -> str:
+    return f"digest {digest}"
+
+
 def _notes(
     study: Study,
     asked: Mapping[str, Any],
     plan: Mapping[str, Any],
     done: Mapping[str, dict[str, Any] | None],
 ) -> Iterable[str]:
-    for change in asked["amendments"]:
-        yield (
-            f"The study's file was changed after {change['cells_done']} cells were done, so what "
-            "was changed in it was not fixed beforehand."
-        )
+    yield from _amended(asked)
+    yield from not_found(study, {entry["method"] for entry in plan["wanted"]})
     missing = sum(1 for cell in done.values() if cell is None)
     failed = sum(1 for cell in done.values() if cell and cell["status"] == "failed")
     if missing or plan["later"]:
@@ -217,6 +296,37 @@ def _notes(
             "one with the best held-out accuracy was taken; the held-out labels are as wrong as "
             "those trained on."
         )
+
+
+def _amended(asked: Mapping[str, Any]) -> Iterable[str]:
+    """What each amendment changed."""
+    for before, after in pairwise([asked, *asked["amendments"]]):
+        changed = differences(before, after)
+        listed = f": {'; '.join(changed[:TOLD])}" if changed else ""
+        more = f"; and {len(changed) - TOLD} more" if len(changed) > TOLD else ""
+        yield (
+            f"The study's file was changed after {after['cells_done']} cells were done, so what "
+            f"was changed in it was not fixed beforehand{listed}{more}."
+        )
+
+
+def not_found(study: Study, methods: Collection[str]) -> list[str]:
+    """Methods that a study of networks made elsewhere speaks of, and no network is of, in words."""
+    if study.brought is None:
+        return []
+    named = {study.baseline: "the baseline"} if study.baseline else {}
+    for claim in study.claims:
+        if any(analysis.name == claim.analysis for analysis in study.analyses):
+            for method in (claim.a, claim.b):
+                named.setdefault(method, f"claim {claim.name}")
+    found = f"methods found: {', '.join(sorted(methods)) or 'none'}"
+    return [
+        f"No network of method {method} was found, of which {where} speaks; {found}."
+        if where != "the baseline"
+        else f"No network of method {method}, the baseline, was found; {found}."
+        for method, where in named.items()
+        if method not in methods
+    ]
 
 
 # --- a folder of evaluations ----------------------------------------------------------------------
@@ -239,7 +349,26 @@ def of_runs(study: Study, folder: Path, command: str) -> Findings:
     ]
     if not numbers:
         raise RecordError(f"{folder}: no evaluation in it fits an analysis of {study.name}")
-    return Findings(numbers, provenance={"Study": {"digest": study.digest}}, command=command)
+    fixed = f"not known: the evaluations were there before; {ELSEWHERE}"
+    return Findings(
+        numbers,
+        provenance={
+            "Study": {"name": study.name, "digest": study.digest, "claims fixed": fixed},
+            "Data": _data_of(headers[number.path] for number in numbers if number.path),
+        },
+        notes=tuple(not_found(study, {number.method for number in numbers})),
+        command=command,
+    )
+
+
+def _data_of(headers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The data sets of evaluations, by name and split."""
+    told: dict[str, dict[str, None]] = defaultdict(dict)  # texts in order, each once
+    for header in headers:
+        data = header["data"]
+        text = _data_told({"images": data["n"], "digest": data["digest"]})
+        told[f"{data['name']}, {data['split']}"][text] = None
+    return {name: "; ".join(texts) for name, texts in told.items()}
 
 
 def _header(path: Path) -> dict[str, Any]:

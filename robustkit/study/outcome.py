@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from robustkit.record import Example
 from robustkit.statistics import Comparison, Estimate
+from robustkit.study.spec import FIGURES, TABLES, Figure, Table
 
 Judged = Literal["holds", "contradicted", "undecided", "not tested"]
 
@@ -177,3 +178,9 @@ class Outcome:
     """how to make it again"""
     file: str = ""
     """the study's TOML, as it was"""
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """what options changed in it, by table; "" is the top level"""
+    figures: tuple[Figure, ...] = FIGURES
+    """kinds that are drawn"""
+    tables: tuple[Table, ...] = TABLES
+    """kinds that are written"""

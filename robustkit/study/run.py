@@ -15,14 +15,17 @@ from robustkit import data as datasets
 from robustkit import machine
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
+from robustkit.study.amendments import differences, reworded
 from robustkit.study.brought import Gatherer
-from robustkit.study.cells import Cell, Context, Plan, Planner, Test
+from robustkit.study.cells import Cell, Context, Plan, Planner, Test, check, within
 from robustkit.study.spec import Analysis, Study
 from robustkit.study.store import Store
 from robustkit.study.work import Job, Means, begin, carry_out, loaded, time_steps
 
 WARM, ROUNDS, STEPS = 10, 15, 10
 """of timing: updates before, rounds, updates a round"""
+TOLD = 3
+"""changes of a study's file that a message names"""
 LOST = 3
 """times that a job is tried whose worker vanished"""
 
@@ -72,20 +75,26 @@ class Run:
     planner: Planner | Gatherer = field(init=False)
 
     def __post_init__(self) -> None:
+        check(self.study)
         if self.study.trained is not None:
             name = self.study.trained.data
-            data = datasets.load(name, split="train", root=self.options.data_root)
+            with within(f"{self.study.where}: [train] data"):
+                data = datasets.load(name, split="train", root=self.options.data_root)
             self.planner = Planner(self.study, self.study.trained, data, self._tested)
         elif self.study.brought is not None:
             self.planner = Gatherer(self.study, self.study.brought, self._tested)
+        self._tested(self.study.tested.limit)  # missing images are told before the first cell
 
     def _tested(self, limit: int | None) -> str:
         """The digest of the first test images: under one name there may be other ones tomorrow."""
         tested = self.study.tested
-        return loaded(tested.data, tested.split, limit, self.options.data_root).digest
+        with within(f"{self.study.where}: [test] data"):
+            return loaded(tested.data, tested.split, limit, self.options.data_root).digest
 
     def register(self) -> None:
         """Write down what is asked before anything is trained, and keep its words up to date.
+
+        When cells are done, the words of claims are as fixed as what they ask.
 
         Raises:
             InputError: the folder holds a study that asked something else.
@@ -97,16 +106,18 @@ class Run:
             self.store.keep_asked(now | {"name": self.study.name, "amendments": []})
             return
         last = [known, *known["amendments"]][-1]
-        if last["digest"] == now["digest"]:
+        done = sum(1 for _ in (self.store.folder / "cells").glob("*.json"))
+        said = differences(last, now) if last["digest"] != now["digest"] else reworded(last, now)
+        if last["digest"] == now["digest"] and not (done and said):
             last |= now  # only what is written for readers can differ
             self.store.keep_asked(known | {"name": self.study.name})
             return
         if not self.options.amend:
+            what = f" ({'; '.join(said[:TOLD])})" if said else ""
             raise InputError(
-                f"{self.store.folder}: holds a study with other claims, margins or cells; give "
-                "another --out, or --amend to go on, which the report will tell"
+                f"{self.store.folder}: holds a study with other claims, margins or cells{what}; "
+                "give another --out, or --amend to go on, which the report will tell"
             )
-        done = sum(1 for _ in (self.store.folder / "cells").glob("*.json"))
         known["amendments"].append(now | {"cells_done": done})
         self.store.keep_asked(known)
 

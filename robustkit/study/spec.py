@@ -3,21 +3,33 @@
 Needs no torch. Everything that is not text for reading goes into the study's digest.
 """
 
+import math
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from fractions import Fraction
+from typing import Any, Literal, TypeVar, get_args
 
 from robustkit.errors import InputError, UnknownName
 from robustkit.files import build, canonical, digest, find, fraction, read_toml
 
 T = TypeVar("T")
 Says = Literal["better", "equivalent", "ratio"]
+Figure = Literal[
+    "curves", "differences", "memorisation", "held-out", "cost", "transfer", "examples"
+]
+Table = Literal["claims", "accuracy", "differences", "cost"]
+FIGURES: tuple[Figure, ...] = get_args(Figure)
+TABLES: tuple[Table, ...] = get_args(Table)
 TRAINED = ("label_noise", "data_fraction")
 """factors that a training is asked for; `epsilon` is asked of an evaluation"""
 NAMED = ("title", "question", "notes", "text", "source", "reason")
 """keys that say something to a reader and decide nothing"""
+UNASKED = ("where", "changes", "figures", "tables")
+"""fields of a study that say where it came from and what is shown of it"""
+MOST_STEPS = 10**8
+"""of a training; more are a slip of the finger"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,20 +161,26 @@ class Study:
     tuning: Tuning | None = None
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = FIGURES
+    """kinds that are drawn"""
+    tables: tuple[Table, ...] = TABLES
+    """kinds that are written"""
     text: str = field(default="", compare=False)
     """the file's own"""
-    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
-    """to what the file says, see `load`"""
+    where: str = field(default="", compare=False)
+    """the file, to begin a message with"""
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False)
+    """to the file, by table, as `load` takes them"""
 
     @property
     def digest(self) -> str:
         """SHA-256 over everything that decides: a changed claim or Δ makes another study.
 
-        What the file is called, and what it says to readers only, is no part of it.
+        What the file is called, what it says to readers only, and what is drawn of the outcome, is
+        no part of it.
         """
-        table = asdict(replace(self, name="", text="", changes={}))
-        del table["changes"]  # they are in the study already
-        return digest(canonical(_deciding(table)))
+        table = asdict(replace(self, name=""))
+        return digest(canonical(_deciding({k: v for k, v in table.items() if k not in UNASKED})))
 
 
 def _deciding(value: Any) -> Any:
@@ -183,6 +201,8 @@ class _File:
     analysis: tuple[dict, ...]  # type: ignore[type-arg]
     baseline: str = ""
     notes: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = FIGURES
+    tables: tuple[Table, ...] = TABLES
     train: dict | None = None  # type: ignore[type-arg]
     checkpoints: dict | None = None  # type: ignore[type-arg]
     tuning: dict | None = None  # type: ignore[type-arg]
@@ -207,11 +227,20 @@ def load(name: str, changes: Mapping[str, Mapping[str, Any]] | None = None) -> S
 
 def of_text(text: str, name: str, where: str, changes: Mapping[str, Mapping[str, Any]]) -> Study:
     """A study from its file's text; see `load`."""
+    # in the order in which a study's folder keeps them
+    kept = {section: dict(sorted(values.items())) for section, values in sorted(changes.items())}
+    return replace(parse(merged(text, changes), name, where), text=text, changes=kept)
+
+
+def merged(text: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The table of a study's file, with changes; see `load`."""
     table = tomllib.loads(text)
     for section, values in changes.items():
-        table[section] = {**table.get(section, {}), **values}
-    top = table.pop("", {})
-    return replace(parse(table | top, name, where), text=text, changes=changes)
+        if not section:
+            table |= values
+        elif isinstance(old := table.get(section, {}), dict):  # what else it may be, is refused
+            table[section] = {**old, **values}
+    return table
 
 
 def parse(table: Mapping[str, Any], name: str, where: str) -> Study:
@@ -236,6 +265,9 @@ def parse(table: Mapping[str, Any], name: str, where: str) -> Study:
         None if file.tuning is None else build(Tuning, file.tuning, f"{where}: [tuning]"),
         _each(Claim, file.claim, f"{where}: [[claim]]"),
         file.notes,
+        file.figures,
+        file.tables,
+        where=where,
     )
     return _checked(study, where)
 
@@ -255,13 +287,22 @@ def _checked(study: Study, where: str) -> Study:
             f"{where}: give either [train], for networks to be trained, or [checkpoints], for "
             "networks made elsewhere"
         )
+    if study.brought is not None and not (study.brought.pattern or study.brought.runs):
+        raise InputError(f"{where}: [checkpoints] needs a pattern of files, or runs")
+    if not study.analyses:
+        raise InputError(f"{where}: needs at least one [[analysis]]")
     _distinct(where, "[[method]] name", [m.name for m in study.methods])
     _distinct(where, "[[analysis]] name", [a.name for a in study.analyses])
     _distinct(where, "[[claim]] name", [c.name for c in study.claims])
+    _distinct(where, "figures", study.figures)
+    _distinct(where, "tables", study.tables)
+    _check_limit(study.tested.limit, f"{where}: [test]")
     for analysis in study.analyses:
         _check_analysis(study, analysis, f"{where}: analysis {analysis.name!r}")
     for claim in study.claims:
         _check_claim(study, claim, f"{where}: claim {claim.name!r}")
+    if study.tuning is not None:
+        _check_seeds([study.tuning.seed], f"{where}: [tuning] seed")
     if study.trained is not None:
         _check_trained(study, study.trained, where)
     return study
@@ -272,8 +313,8 @@ def _check_trained(study: Study, trained: Trained, where: str) -> None:
         raise InputError(f"{where}: [train] needs seeds, and at least one [[method]]")
     _known(where, "baseline", study.baseline, [m.name for m in study.methods])
     _distinct(where, "[train] seeds", trained.seeds)
-    if trained.steps < 1 or trained.batch_size < 1:
-        raise InputError(f"{where}: [train] steps and batch_size must be above 0")
+    _check_seeds(trained.seeds, f"{where}: [train] seeds")
+    _check_amounts(trained, f"{where}: [train]")
     counts = {len(m.choose) for m in study.methods}
     if len(counts) > 1:
         said = ", ".join(f"{m.name} {len(m.choose)}" for m in study.methods)
@@ -281,18 +322,41 @@ def _check_trained(study: Study, trained: Trained, where: str) -> None:
             f"{where}: every method needs the same number of configurations to choose from, but "
             f"there are {said}"
         )
-    if counts == {1}:
-        return
+    if counts != {1}:
+        _check_tuning(study, trained, where)
+
+
+def _check_amounts(trained: Trained, where: str) -> None:
+    if trained.steps < 1 or trained.batch_size < 1:
+        raise InputError(f"{where} steps and batch_size must be above 0")
+    if trained.steps > MOST_STEPS:
+        raise InputError(f"{where} steps {trained.steps}: must be at most {MOST_STEPS:,}")
+    if trained.hold_out and fraction(trained.hold_out, f"{where} hold_out") < 0:
+        raise InputError(f"{where} hold_out {trained.hold_out}: must not be negative")
+
+
+def _check_tuning(study: Study, trained: Trained, where: str) -> None:
     if study.tuning is None:
         raise InputError(f"{where}: configurations to choose from need a [tuning] with its seed")
     if study.tuning.seed in trained.seeds:
         raise InputError(f"{where}: [tuning] seed {study.tuning.seed} is also one of the compared")
+    _distinct(where, "[tuning] at", study.tuning.at)
     for level in study.tuning.at:
         _known(where, "[tuning] at", level, study.analyses[0].levels)
 
 
+def _check_seeds(seeds: Sequence[int], where: str) -> None:
+    for seed in seeds:
+        if seed < 0:
+            raise InputError(f"{where}: {seed} must not be negative")
+
+
+def _check_limit(limit: int | None, where: str) -> None:
+    if limit is not None and limit < 1:
+        raise InputError(f"{where} limit {limit}: must be above 0")
+
+
 def _check_analysis(study: Study, analysis: Analysis, where: str) -> None:
-    _distinct(where, "levels", analysis.levels)
     names = [m.name for m in study.methods]
     for name in analysis.methods if names else ():
         _known(where, "methods", name, names)
@@ -305,28 +369,105 @@ def _check_analysis(study: Study, analysis: Analysis, where: str) -> None:
                 raise InputError(f"{where}: seed {seed} is not among those of [train]")
     if analysis.factor == "epsilon" and not analysis.protocol:
         raise InputError(f"{where}: the factor epsilon needs a protocol")
-    for level in (*analysis.levels, analysis.label_noise, analysis.data_fraction):
-        fraction(level, f"{where}: level")
+    _check_delta(analysis.delta or 0.0, where)
+    _check_limit(analysis.limit, f"{where}:")
+    _check_levels(analysis.factor, analysis.levels, where)
+    for factor in TRAINED:
+        _check_levels(factor, [getattr(analysis, factor)], where)
     if analysis.surrogate:
         _known(where, "surrogate", analysis.surrogate, names)
         if study.tuning is None:
             raise InputError(f"{where}: a surrogate is trained with [tuning]'s seed; give one")
 
 
+def _check_levels(factor: str, levels: Sequence[str], where: str) -> None:
+    """Each within the factor's range, and no number twice, however it is written."""
+    seen: dict[Fraction, str] = {}
+    for text in levels:
+        value = fraction(text, f"{where}: level")
+        if value in seen:
+            raise InputError(f"{where}: levels {seen[value]} and {text} are the same number")
+        seen[value] = text
+        if (wrong := _outside(factor, value)) is not None:
+            raise InputError(f"{where}: level {text}: {wrong}")
+
+
+def _outside(factor: str, value: Fraction) -> str | None:
+    """What is wrong with a level; None: nothing."""
+    match factor:
+        case "label_noise" if not 0 <= value < 1:
+            return "label noise must be from 0 to below 1"
+        case "data_fraction" if not 0 < value <= 1:
+            return "a data fraction must be above 0 and at most 1"
+        case "epsilon" if value <= 0:
+            return "a budget must be above 0"
+    return None
+
+
+def _check_delta(delta: float, where: str) -> None:
+    if not 0 <= delta < math.inf:
+        raise InputError(f"{where}: delta {delta:g}: must be a number of points from 0 on")
+
+
 def _check_claim(study: Study, claim: Claim, where: str) -> None:
-    analyses = {a.name: a for a in study.analyses}
-    # an analysis that the file does not have is a claim without data: it is "not tested"
-    if claim.analysis in analyses and study.methods:
-        for name in (claim.a, claim.b):
-            _known(where, "method", name, [m.name for m in study.methods])
-        for level in claim.levels:
-            _known(where, "level", level, analyses[claim.analysis].levels)
-    if claim.delta < 0 or (claim.says == "equivalent" and not claim.delta):
+    if claim.a == claim.b:
+        raise InputError(f"{where}: compares {claim.a!r} with itself; a and b must differ")
+    _check_delta(claim.delta, where)
+    if claim.says == "equivalent" and not claim.delta:
         raise InputError(f"{where}: delta must be above 0 points to claim equivalence")
-    if claim.says == "ratio" and len(claim.bounds) != 2:
-        raise InputError(f"{where}: a ratio needs bounds = [lowest, highest]")
+    if claim.says == "ratio":
+        _check_bounds(claim.bounds, where)
     if not claim.reason:
         raise InputError(f"{where}: give the reason for its delta or bounds")
+    analysis = next((a for a in study.analyses if a.name == claim.analysis), None)
+    _check_levels(analysis.factor if analysis else "", claim.levels, where)
+    if analysis is None:
+        _check_elsewhere(study, claim, where)
+    else:
+        _check_tested(study, claim, analysis, where)
+
+
+def _check_bounds(bounds: Sequence[float], where: str) -> None:
+    if len(bounds) != 2:
+        raise InputError(f"{where}: a ratio needs bounds = [lowest, highest]")
+    if not 0 < bounds[0] < bounds[1] < math.inf:
+        low, high = bounds
+        raise InputError(
+            f"{where}: bounds [{low:g}, {high:g}]: must be above 0, finite, and the lowest first"
+        )
+
+
+def _check_elsewhere(study: Study, claim: Claim, where: str) -> None:
+    """A claim about an analysis of another study is "not tested" here; one misspelt is refused."""
+    # a known name with words added, such as cifar10-label-noise, is meant as it stands
+    others = [a.name for a in study.analyses if f"-{a.name}-" not in f"-{claim.analysis}-"]
+    unknown = UnknownName(
+        "analysis",
+        claim.analysis,
+        others,
+        "a claim about an analysis of another study needs a name less like it",
+    )
+    if unknown.close is not None:
+        raise InputError(f"{where}: {unknown}")
+
+
+def _check_tested(study: Study, claim: Claim, analysis: Analysis, where: str) -> None:
+    """What a claim says can be read off its analysis."""
+    if (claim.says == "ratio") != (analysis.factor == "cost"):
+        measured = "times" if analysis.factor == "cost" else "accuracies"
+        fitting = '"ratio"' if analysis.factor == "cost" else '"better" or "equivalent"'
+        raise InputError(
+            f"{where}: says {claim.says!r}, but the analysis {analysis.name!r} has {measured}, of "
+            f"which a claim says {fitting}"
+        )
+    if not study.methods:
+        return
+    for name in (claim.a, claim.b):
+        _known(where, "method", name, analysis.methods or [m.name for m in study.methods])
+    values = [Fraction(level) for level in analysis.levels]
+    for level in claim.levels:
+        if Fraction(level) not in values:
+            _known(where, "level", level, analysis.levels)
 
 
 def _known(where: str, what: str, name: str, known: Sequence[str]) -> None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from robustkit import compression, machine
 from robustkit import data as datasets
-from robustkit.data import Dataset, noise
+from robustkit.data import Dataset
 from robustkit.errors import DataError, RobustkitError
 from robustkit.files import build, write_atomic
-from robustkit.study.cells import Cell, Test
+from robustkit.study.cells import Cell, Test, noise_of
 from robustkit.study.store import Store
 from robustkit.training.recipe import Recipe
 
@@ -95,14 +95,16 @@ def _train(cell: Cell, store: Store, means: Means) -> dict[str, Any]:
         "held_out": last.get("held_out"),
         "held_out_clean": last.get("held_out_clean"),
         "training": record["digest"],
+        "data": {
+            "train": described(loaded(cell.asked["data"]["name"], "train", None, means.data_root))
+        },
         "images": data["train"]["images"],
         "wrong_labels": data["train"]["noise"]["flipped"],
         "gradients": record["gradients"],
         "steps": last["step"],
         "seconds": None if resumed else round(time.monotonic() - began, 2),
         "versions": versions(),
-        "device": means.device,
-        "threads": means.threads,
+        **used(means),
     }
 
 
@@ -129,10 +131,7 @@ def asked_of(asked: dict[str, Any], means: Means) -> "training.Question":
         loss=asked["loss"],
         settings=dict(asked["settings"]),
         recipe=recipe(asked["recipe"]),
-        noise=noise.parse(
-            asked["noise"]["kind"],
-            None if asked["noise"]["rate"] == "0" else asked["noise"]["rate"],
-        ),
+        noise=noise_of(asked["noise"]["kind"], asked["noise"]["rate"]),
         fraction=Fraction(asked["fraction"]),
         seed=asked["seed"],
         compress=compression.parse(asked["compress"]) if "compress" in asked else None,
@@ -150,6 +149,20 @@ def recipe(spelled: dict[str, Any]) -> Recipe:
 def loaded(name: str, split: str, limit: int | None, root: Path | None) -> Dataset:
     """A data set, kept for the next cell."""
     return datasets.load(name, split=split, limit=limit, root=root)
+
+
+def described(data: Dataset) -> dict[str, Any]:
+    """A data set as a result names it."""
+    return {"name": data.name, "digest": data.digest, "images": len(data)}
+
+
+def used(means: Means) -> dict[str, Any]:
+    """What a result was worked out on."""
+    import torch
+
+    gpu = means.device.startswith("cuda")
+    processor = torch.cuda.get_device_name(means.device) if gpu else machine.processor()
+    return {"device": means.device, "threads": means.threads, "processor": processor}
 
 
 def versions() -> dict[str, str]:
@@ -183,7 +196,9 @@ def _evaluate(test: Test, store: Store, means: Means) -> dict[str, Any]:
     return {
         "evaluation": record.digest,
         "clean": record.clean().value,
+        "data": {test.split: described(data)},
         "seconds": record.run["seconds"],
+        **used(means),
     }
 
 

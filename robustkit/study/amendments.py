@@ -1,0 +1,87 @@
+"""What changed in a study's file between two times that it was asked, in words."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from robustkit.study.spec import merged
+
+PARTS = ("method", "analysis", "claim")
+"""arrays of tables whose entries have names"""
+WORDS = ("text", "source", "reason")
+"""of a claim: what it says and why, which no digest covers"""
+FREE = ("title", "question", "notes", "figures", "tables")
+"""keys that may change at any time"""
+LONGEST = 160
+"""letters of a value that is told"""
+Table = Mapping[str, Any]
+_ABSENT = object()
+
+
+def differences(before: Table, after: Table) -> list[str]:
+    """Every change from one entry of `study.json` to another, but for words that are free.
+
+    Both have the keys `file` and `changes`.
+    """
+    old, new = (merged(entry["file"], entry["changes"]) for entry in (before, after))
+    return list(_changes(old, new))
+
+
+def reworded(before: Table, after: Table) -> list[str]:
+    """The changes in the words of claims only."""
+    old, new = (_named(merged(e["file"], e["changes"]), "claim") for e in (before, after))
+    return [
+        line
+        for name in old
+        if name in new
+        for key in WORDS
+        for line in _value(f"claim {name!r}, {key}", old[name].get(key), new[name].get(key))
+    ]
+
+
+def _changes(old: Table, new: Table) -> Iterator[str]:
+    for key in dict.fromkeys([*old, *new]):
+        was, now = old.get(key, _ABSENT), new.get(key, _ABSENT)
+        if key in PARTS:
+            yield from _parts(_named(old, key), _named(new, key), key)
+        elif isinstance(was, dict) and isinstance(now, dict):
+            yield from _keys(was, now, f"[{key}] ")
+        elif isinstance(was, dict) or isinstance(now, dict):
+            yield f"[{key}] was {'removed' if now is _ABSENT else 'added'}"
+        elif key not in FREE:
+            yield from _value(key, was, now)
+
+
+def _named(table: Table, part: str) -> dict[str, Table]:
+    return {entry["name"]: entry for entry in table.get(part, ())}
+
+
+def _parts(old: Mapping[str, Table], new: Mapping[str, Table], part: str) -> Iterator[str]:
+    for name in dict.fromkeys([*old, *new]):
+        if name not in new:
+            yield f"{part} {name!r} was removed"
+        elif name not in old:
+            yield f"{part} {name!r} was added"
+        else:
+            yield from _keys(old[name], new[name], f"{part} {name!r}, ")
+    common = [name for name in old if name in new]
+    if common != [name for name in new if name in old]:
+        yield f"the order of [[{part}]] was changed"
+
+
+def _keys(old: Table, new: Table, where: str) -> Iterator[str]:
+    for key in dict.fromkeys([*old, *new]):
+        if key not in FREE:
+            yield from _value(f"{where}{key}", old.get(key, _ABSENT), new.get(key, _ABSENT))
+
+
+def _value(what: str, was: object, now: object) -> Iterator[str]:
+    if was != now:
+        yield f"{what}: {_told(was)} became {_told(now)}"
+
+
+def _told(value: object) -> str:
+    if value is _ABSENT or value is None:
+        return "nothing"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
