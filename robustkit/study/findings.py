@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from robustkit.errors import RecordError
 from robustkit.study.analysis import Findings, Number
+from robustkit.study.grid import gaps
 from robustkit.study.outcome import CellRow, History
 from robustkit.study.spec import TRAINED, Analysis, Study
 from robustkit.study.store import Store
@@ -39,7 +40,7 @@ def of_store(study: Study, store: Store, command: str) -> Findings:
         tuple(_histories(study, plan, done)),
         tuple(_cell_rows(study, store, plan, done)),
         _provenance(study, asked, plan, done),
-        tuple(_notes(study, asked, plan, done)),
+        (*_notes(study, asked, plan, done), *_unlike(study, plan, numbers)),
         command,
     )
 
@@ -212,6 +213,18 @@ def _notes(
         )
 
 
+def _unlike(study: Study, plan: Mapping[str, Any], numbers: Sequence[Number]) -> Iterable[str]:
+    """Which networks made elsewhere are left out, and which are missing."""
+    yield from plan.get("notes", ())
+    if study.brought is not None:
+        yield from _gaps(study, numbers)
+
+
+def _gaps(study: Study, numbers: Iterable[Number]) -> Iterable[str]:
+    levels = {a.name: a.levels for a in study.analyses if a.factor != "epsilon"}
+    return gaps(((n.analysis, (n.method, n.level, n.seed)) for n in numbers), levels)
+
+
 # --- a folder of evaluations ----------------------------------------------------------------------
 
 
@@ -232,7 +245,12 @@ def of_runs(study: Study, folder: Path, command: str) -> Findings:
     ]
     if not numbers:
         raise RecordError(f"{folder}: no evaluation in it fits an analysis of {study.name}")
-    return Findings(numbers, provenance={"Study": {"digest": study.digest}}, command=command)
+    return Findings(
+        numbers,
+        provenance={"Study": {"digest": study.digest}},
+        notes=tuple(_gaps(study, numbers)),
+        command=command,
+    )
 
 
 def _header(path: Path) -> dict[str, Any]:
