@@ -40,6 +40,11 @@ TORCH_FREE = [
     "summary",
     "report",
     "study",
+    "study.findings",
+    "study.run",
+    "checkpoint",
+    "checkpoint.header",
+    "checkpoint.sidecar",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -16,6 +16,7 @@ import torch
 from robustkit import models
 from robustkit.checkpoint import architecture, containers, program, safetensor, sidecar, torchfile
 from robustkit.checkpoint.adapter import Classifier, freeze, replica
+from robustkit.checkpoint.header import is_safetensors
 from robustkit.checkpoint.parametrizations import State
 from robustkit.checkpoint.sidecar import Facts
 from robustkit.errors import CheckpointError, UnknownName
@@ -182,8 +183,7 @@ def sniff(path: Path) -> str:
         raise CheckpointError(f"{path}: {reason}")
     if head[:4] == b"PK\x03\x04":
         return _sniff_zip(path)
-    length = int.from_bytes(head[:8], "little")
-    if path.suffix == ".safetensors" or (head[8:9] == b"{" and length <= path.stat().st_size):
+    if is_safetensors(path, head):
         return "safetensors"
     if head[:1] == b"\x80":
         return "pickle"

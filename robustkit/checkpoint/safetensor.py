@@ -9,11 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 
+from robustkit.checkpoint.header import KEY, own
 from robustkit.errors import CheckpointError
 from robustkit.files import canonical, write_atomic
-
-KEY = "robustkit."
-"""our keys in the header's metadata begin so; their values are JSON"""
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -28,11 +26,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: a damaged safetensors file: {error}") from error
-    own = {key.removeprefix(KEY): value for key, value in metadata.items() if key.startswith(KEY)}
-    try:
-        return state, {key: json.loads(value) for key, value in own.items()}
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its robustkit metadata is not JSON: {error}") from error
+    return state, own(metadata, str(path))
 
 
 def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:

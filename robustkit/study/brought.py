@@ -1,28 +1,66 @@
-"""Networks made elsewhere: found by a pattern, told apart by the fields in their names."""
+"""Networks made elsewhere: found by a pattern, told apart by their names and by what is on record.
+
+Needs no torch.
+"""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from glob import iglob
 from pathlib import Path
-from typing import Any
 
 from robustkit.errors import InputError
 from robustkit.files import file_digest, fraction
+from robustkit.statistics.comparison import listed
+from robustkit.statistics.estimate import counted
+from robustkit.study import recorded
 from robustkit.study.cells import Cell, Context, Plan, Test, Wanted, evaluation_of
+from robustkit.study.grid import Place
+from robustkit.study.recorded import Recorded, Said
 from robustkit.study.spec import TRAINED, Analysis, Brought, Study
 
 FIELD = re.compile(r"\{(\w+)\}")
+NUMBER = re.compile(r"[-+]?[\d./]+(e[-+]?\d{1,3})?", re.IGNORECASE)
+"""of an exponent that can be worked out"""
 PLACES = {"label_noise": "0", "data_fraction": "1"}
 """what a network was trained on where nothing says otherwise"""
+OTHER = {"label_noise": "other label noise", "data_fraction": "another data fraction"}
+ROUNDED = Fraction(1, 100)
+"""of a share: names are rounded, and few images have no share exactly"""
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A checkpoint and what its name says."""
+    """A checkpoint, what its name says, and what is on record of it."""
 
     path: Path
     fields: Mapping[str, str]
+    recorded: Recorded = field(default_factory=Recorded)
+
+    def of(self, name: str) -> str | None:
+        """A setting, by the name of the file before the record; None: unknown."""
+        said = self.recorded.said.get(name)
+        return self.fields.get(name) or (said.text if said else None)
+
+    def number(self, name: str) -> Fraction | None:
+        """A setting that has to be a number.
+
+        Raises:
+            InputError: it is none.
+        """
+        text = self.of(name)
+        if text is None or (found := number(text)) is not None:
+            return None if text is None else found
+        if name in self.fields:
+            raise InputError(
+                f"{self.path}: {name} in its name is {text!r}, no number; rename it, or leave "
+                f"{{{name}}} out of the pattern"
+            )
+        raise InputError(
+            f"{self.path}: {self.recorded.said[name].by} says {name} {text!r}, no number"
+        )
 
 
 @dataclass(slots=True)
@@ -40,79 +78,190 @@ class Gatherer:
     """of the networks' files"""
 
     def __post_init__(self) -> None:
-        self.networks = matches(self.brought.pattern, self.folder)
+        found = matches(self.brought.pattern, self.folder)
+        self.networks = [replace(one, recorded=recorded.read(one.path)) for one in found]
+        factors = [a.factor for a in self.study.analyses if a.factor != "epsilon"]
+        names = {"seed", *TRAINED, *factors} - {self.brought.method}
+        for one in self.networks:
+            check_name(one.path, one.fields, one.recorded.said, sorted(names))
 
     def plan(self, held_out: Mapping[str, float]) -> Plan:
         """The plan; nothing has to be chosen."""
         cells: dict[str, Cell] = {}
         tests: dict[str, Test] = {}
         wanted: list[Wanted] = []
-        for analysis in self.study.analyses:
-            if analysis.factor == "cost":
-                continue
-            taken: dict[tuple[str, str, int], Path] = {}
-            for network in self._of(analysis):
-                cell = self._cell(network)
+        for analysis in self._analyses():
+            for place, cell in self._places(analysis).items():
                 test = evaluation_of(self.study, analysis, cell.key, self.tested)
-                level = "" if analysis.factor == "epsilon" else network.fields[analysis.factor]
-                place = (cell.method, str(fraction(level or "0", str(network.path))), cell.seed)
-                if place in taken:
-                    raise InputError(
-                        f"{network.path} and {taken[place]} are both {cell.method}, "
-                        f"{analysis.factor} {level}, seed {cell.seed}; "
-                        "tell them apart by a field, such as {seed}"
-                    )
-                taken[place] = network.path
                 cells[cell.key], tests[test.key] = cell, test
-                wanted.append(
-                    Wanted(analysis.name, cell.method, level, cell.seed, cell.key, test.key)
+                wanted.append(Wanted(analysis.name, *place, cell.key, test.key))
+        notes = tuple(self._notes())
+        if notes and not wanted:
+            raise InputError(f"{self.brought.pattern}: nothing to compare: {notes[0]}")
+        return Plan(cells, tests, tuple(wanted), (), {}, {}, notes)
+
+    def _analyses(self) -> list[Analysis]:
+        return [one for one in self.study.analyses if one.factor != "cost"]
+
+    def _places(self, analysis: Analysis) -> dict[Place, Cell]:
+        """The networks of an analysis, by what they are in it.
+
+        Raises:
+            InputError: two are the same.
+        """
+        found: dict[Place, Cell] = {}
+        taken: dict[Place, Path] = {}
+        written: dict[Fraction, str] = {}
+        for network in self._of(analysis):
+            cell = self._cell(network)
+            level = network.of(analysis.factor) or "" if _has_level(analysis) else ""
+            if level and (value := network.number(analysis.factor)) is not None:
+                level = written.setdefault(value, level)
+            place = (cell.method, level, cell.seed)
+            if place in taken:
+                at = f"{analysis.factor} {level}, " if level else ""
+                raise InputError(
+                    f"{network.path} and {taken[place]} are both {cell.method}, {at}seed "
+                    f"{cell.seed}; tell them apart by a field, such as {{seed}}"
                 )
-        return Plan(cells, tests, tuple(wanted), (), {}, {})
+            found[place], taken[place] = cell, network.path
+        return found
 
     def _of(self, analysis: Analysis) -> list[Network]:
         """The networks that an analysis compares: alike in what is not its factor."""
-        if analysis.factor != "epsilon" and (
-            strange := [n for n in self.networks if analysis.factor not in n.fields]
-        ):
-            raise InputError(
-                f"{strange[0].path}: its name has no {analysis.factor}; give the pattern a field "
-                f"{{{analysis.factor}}}"
-            )
-        others = {name: getattr(analysis, name) for name in TRAINED if name != analysis.factor}
-        return [
-            network
-            for network in self.networks
-            if all(
-                _number(network, name) == fraction(asked, name)
-                for name, asked in others.items()
-                if name in network.fields
-            )
+        if _has_level(analysis):
+            for network in self.networks:
+                if network.of(analysis.factor) is None:
+                    raise InputError(_unknown(network, analysis.factor))
+        return [network for network in self.networks if not _differs(network, analysis)]
+
+    def _notes(self) -> Iterator[str]:
+        """Which networks are left out of analyses, and why."""
+        left_out: dict[str, list[str]] = {}
+        for analysis in self._analyses():
+            if reason := self._left_out(analysis):
+                left_out.setdefault(reason, []).append(analysis.name)
+        for reason, names in left_out.items():
+            which = "the analysis" if len(names) == 1 else "the analyses"
+            yield f"Not in {which} {listed(names)}: {reason}."
+
+    def _left_out(self, analysis: Analysis) -> str:
+        differing = [names for one in self.networks if (names := _differs(one, analysis))]
+        reasons = [
+            f"{OTHER[name]} than {getattr(analysis, name)}"
+            for name in TRAINED
+            if any(name in names for names in differing)
         ]
+        count = f"{len(differing)} of {counted(len(self.networks), 'network')}"
+        return f"{count}, trained with {' or '.join(reasons)}" if differing else ""
 
     def _cell(self, network: Network) -> Cell:
-        fields = network.fields
-        if self.brought.method not in fields:
-            raise InputError(
-                f"{self.brought.pattern}: has no field {{{self.brought.method}}}, by which methods "
-                "are told apart; name another with method in [checkpoints]"
-            )
-        text = fields.get("seed", "0")
-        if not text.isdigit():
-            raise InputError(f"{network.path}: seed {text!r} is no whole number")
-        where = Context(*(fields.get(name, PLACES[name]) for name in TRAINED))
-        if network.path not in self.digests:
-            self.digests[network.path] = file_digest(network.path)
+        where = Context(*(network.of(name) or PLACES[name] for name in TRAINED))
+        method, seed = self._method(network), network.of("seed") or "0"
+        if not seed.isdecimal():
+            raise InputError(f"{network.path}: seed {seed!r} is no whole number")
         asked = {
             "checkpoint": str(network.path),
-            "sha256": self.digests[network.path],
+            "sha256": self._digest(network.path),
             "model": self.brought.model,
-            "fields": dict(fields),
+            "fields": dict(network.fields),
         }
-        return Cell(fields[self.brought.method], where, 0, int(text), asked)
+        return Cell(method, where, 0, int(seed), asked)
+
+    def _method(self, network: Network) -> str:
+        name = self.brought.method
+        if (found := network.of(name)) is not None:
+            return found
+        raise InputError(
+            network.recorded.damage
+            or f"{self.brought.pattern}: has no field {{{name}}}, by which methods are told apart, "
+            f"and nothing on record of {network.path} says it; name another with method in "
+            "[checkpoints]"
+        )
+
+    def _digest(self, path: Path) -> str:
+        if path not in self.digests:
+            try:
+                self.digests[path] = file_digest(path)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        return self.digests[path]
 
 
-def _number(network: Network, name: str) -> Any:
-    return fraction(network.fields[name], f"{network.path}: {name}")
+def _has_level(analysis: Analysis) -> bool:
+    """Whether a network has one level; under attack, one evaluation has all of them."""
+    return analysis.factor != "epsilon"
+
+
+def _differs(network: Network, analysis: Analysis) -> list[str]:
+    """In what a network is not as an analysis has it."""
+    asked = {name: getattr(analysis, name) for name in TRAINED if name != analysis.factor}
+    return [
+        name
+        for name, text in asked.items()
+        if (own := network.number(name)) is not None and not _same(name, own, Fraction(text))
+    ]
+
+
+def _unknown(network: Network, name: str) -> str:
+    """That nothing says what a network is of a setting, and what to do."""
+    said = network.recorded.said
+    full = [key for part in recorded.PARTS if (key := f"{part}.{name}") in said]
+    if full:
+        return f"{network.path}: has {listed(full)} on record; name the one that is the factor"
+    if network.recorded.damage:
+        return network.recorded.damage
+    aside = f", or say it in {network.path.name}.toml" if name in TRAINED else ""
+    return (
+        f"{network.path}: its name has no {name}, and nothing on record says it; give the pattern "
+        f"a field {{{name}}}{aside}"
+    )
+
+
+# --- a name beside the record ---------------------------------------------------------------------
+
+
+def check_name(
+    path: Path, fields: Mapping[str, str], said: Mapping[str, Said], names: Iterable[str]
+) -> None:
+    """Nothing, if a file's name says no other numbers than what is on record.
+
+    Args:
+        path: of the file.
+        fields: what the pattern found in its name.
+        said: what is on record.
+        names: the fields that matter.
+
+    Raises:
+        InputError: it does.
+    """
+    for name in names:
+        if name in fields and name in said and not _agrees(name, fields[name], said[name]):
+            raise InputError(
+                f"{path}: its name says {name} {fields[name]}, but {said[name].by} says "
+                f"{said[name].text}; rename it, or leave {{{name}}} out of the pattern"
+            )
+
+
+def _agrees(name: str, text: str, said: Said) -> bool:
+    """Whether a name's number is one on record; what is no number is not compared."""
+    own = number(text)
+    known = [found for one in (said.text, said.also) if one and (found := number(one)) is not None]
+    return own is None or not known or any(_same(name, own, one) for one in known)
+
+
+def _same(name: str, a: Fraction, b: Fraction) -> bool:
+    return a == b or (name in TRAINED and abs(a - b) <= ROUNDED * max(abs(a), abs(b)))
+
+
+def number(text: str) -> Fraction | None:
+    """An exact number; None: it is none."""
+    with suppress(InputError):
+        return fraction(text, "") if NUMBER.fullmatch(text) else None
+    return None
+
+
+# --- names ----------------------------------------------------------------------------------------
 
 
 def matches(pattern: str, folder: Path = Path()) -> list[Network]:

@@ -105,6 +105,8 @@ class Plan:
     """configuration by `place(method, context)`"""
     later: dict[str, int]
     """by method: trainings that follow when configurations have been chosen"""
+    notes: tuple[str, ...] = ()
+    """what a reader must know of networks made elsewhere: which are left out"""
 
 
 def place(method: str, context: Context) -> str:

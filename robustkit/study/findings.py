@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from robustkit.errors import RecordError
 from robustkit.study.amendments import differences
 from robustkit.study.analysis import Findings, Number
+from robustkit.study.grid import gaps
 from robustkit.study.outcome import CellRow, History
 from robustkit.study.spec import TRAINED, Analysis, Study
 from robustkit.study.store import Store
@@ -45,7 +46,7 @@ def of_store(study: Study, store: Store, command: str) -> Findings:
         tuple(_histories(study, plan, done)),
         tuple(_cell_rows(study, store, plan, done)),
         _provenance(study, store, asked, plan, done),
-        tuple(_notes(study, asked, plan, done)),
+        (*_notes(study, asked, plan, done), *_unlike(study, plan, numbers)),
         command,
         _askings(asked),
     )
@@ -329,6 +330,18 @@ def not_found(study: Study, methods: Collection[str]) -> list[str]:
     ]
 
 
+def _unlike(study: Study, plan: Mapping[str, Any], numbers: Sequence[Number]) -> Iterable[str]:
+    """Which networks made elsewhere are left out, and which are missing."""
+    yield from plan.get("notes", ())
+    if study.brought is not None:
+        yield from _gaps(study, numbers)
+
+
+def _gaps(study: Study, numbers: Iterable[Number]) -> Iterable[str]:
+    levels = {a.name: a.levels for a in study.analyses if a.factor != "epsilon"}
+    return gaps(((n.analysis, (n.method, n.level, n.seed)) for n in numbers), levels)
+
+
 # --- a folder of evaluations ----------------------------------------------------------------------
 
 
@@ -356,7 +369,10 @@ def of_runs(study: Study, folder: Path, command: str) -> Findings:
             "Study": {"name": study.name, "digest": study.digest, "claims fixed": fixed},
             "Data": _data_of(headers[number.path] for number in numbers if number.path),
         },
-        notes=tuple(not_found(study, {number.method for number in numbers})),
+        notes=(
+            *not_found(study, {number.method for number in numbers}),
+            *_gaps(study, numbers),
+        ),
         command=command,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from fractions import Fraction
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -97,8 +98,10 @@ class Run:
         When cells are done, the words of claims are as fixed as what they ask.
 
         Raises:
-            InputError: the folder holds a study that asked something else.
+            InputError: the folder holds a study that asked something else, or nothing can be
+                planned: then nothing is written down.
         """
+        self.planner.plan({})
         changes = {section: dict(keys) for section, keys in self.changes.items()}
         now = {"digest": self.study.digest, "file": self.study.text, "changes": changes}
         known = self.store.asked()
@@ -240,9 +243,9 @@ def in_words(cell: Cell) -> str:
     noise, share = cell.context
     parts = [cell.method]
     if noise != "0":
-        parts.append(f"{float(noise):.0%} label noise")
+        parts.append(f"{float(Fraction(noise)):.0%} label noise")
     if share != "1":
-        parts.append(f"{float(share):.4g} of the data")
+        parts.append(f"{float(Fraction(share)):.4g} of the data")
     return ", ".join([*parts, f"configuration {cell.configuration + 1}", f"seed {cell.seed}"])
 
 

@@ -17,7 +17,10 @@ from robustkit import data as datasets
 from robustkit.data import Dataset
 from robustkit.errors import DataError, RobustkitError
 from robustkit.files import build, write_atomic
+from robustkit.study.brought import check_name
 from robustkit.study.cells import Cell, Test, noise_of
+from robustkit.study.recorded import ITSELF, Said
+from robustkit.study.spec import TRAINED
 from robustkit.study.store import Store
 from robustkit.training.recipe import Recipe
 
@@ -109,14 +112,23 @@ def _train(cell: Cell, store: Store, means: Means) -> dict[str, Any]:
 
 
 def _brought(asked: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint made elsewhere says of itself."""
+    """What a checkpoint made elsewhere says of itself.
+
+    Raises:
+        InputError: it says something else than its name.
+    """
     from robustkit import checkpoint
 
-    read = checkpoint.read(asked["checkpoint"], model=asked["model"])
+    path = Path(asked["checkpoint"])
+    read = checkpoint.read(path, model=asked["model"])
+    known = {name: getattr(read, name) for name in ("loss", "seed", *TRAINED)}
+    if read.format != "safetensors":  # whose record the plan was made by
+        said = {name: Said(str(value), ITSELF) for name, value in known.items()}
+        check_name(path, asked["fields"], said, ("seed", *TRAINED))
     return {
-        "checkpoint": str(Path(asked["checkpoint"]).resolve()),
+        "checkpoint": str(path.resolve()),
         "model": asked["model"],
-        "recorded": {"loss": read.loss, "seed": read.seed, "label_noise": read.label_noise},
+        "recorded": known,
         "versions": versions(),
     }
 

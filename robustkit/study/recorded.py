@@ -1,0 +1,104 @@
+"""What is on record of a network's making: in its sidecar, or in its own file. Needs no torch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from robustkit.checkpoint import header, sidecar
+from robustkit.errors import CheckpointError
+
+PARTS = ("loss", "recipe")
+"""of a training's record, whose settings can be named alone or in full: `recipe.steps`"""
+
+
+ITSELF, ASIDE = "the file itself", "its sidecar"
+
+
+class Said(NamedTuple):
+    """What is on record of one setting."""
+
+    text: str
+    """a number wherever it is one: "0.4" """
+    by: str
+    """where it stands, in words"""
+    also: str | None = None
+    """of label noise: the share that the labels really have, where another was asked for"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Everything on record of a network; of settings that are unknown, nothing."""
+
+    said: Mapping[str, Said] = field(default_factory=dict)
+    damage: str = ""
+    """why the file's own record cannot be read"""
+
+
+def read(path: Path) -> Recorded:
+    """What is on record of a checkpoint: its sidecar's word first, then the file's own.
+
+    Of files that are not safetensors the sidecar alone is read.
+
+    Raises:
+        CheckpointError: the sidecar cannot be read or says what makes no sense.
+    """
+    aside = sidecar.read(path).known()
+    try:
+        metadata = header.read(path)
+        extra = metadata.pop("extra", None)
+        own = sidecar.facts(metadata, f"{path}: robustkit metadata").known()
+    except CheckpointError as error:
+        return Recorded(_all(aside, None, ASIDE), str(error))
+    said = _all(own, extra, ITSELF) | _all(aside, None, ASIDE)
+    # a sidecar written from the file repeats the share that came of what was asked
+    if aside.get("label_noise") in (None, own.get("label_noise")):
+        said |= _asked_noise(said, extra)
+    return Recorded(said)
+
+
+def _asked_noise(said: Mapping[str, Said], extra: object) -> dict[str, Said]:
+    """Label noise as it was asked for, which is the same whatever share the draws came to."""
+    asked = _text(_within(extra, "training", "data", "train", "noise", "rate"))
+    known = said.get("label_noise")
+    return {"label_noise": Said(asked, known.by, known.text)} if known and asked else {}
+
+
+def _all(facts: Mapping[str, Any], extra: object, by: str) -> dict[str, Said]:
+    """Settings by name; one that stands in several parts of a record only by its full name."""
+    own = extra if isinstance(extra, dict) else {}
+    parts = {"": own} | {part: _settings(own, part) for part in PARTS}
+    found = {(part, name): text for part in parts for name, text in _texts(parts[part])}
+    often = [name for _, name in found]
+    plain = {name: text for (_, name), text in found.items() if often.count(name) == 1}
+    full = {f"{part}.{name}": text for (part, name), text in found.items() if part}
+    return {name: Said(text, by) for name, text in {**plain, **full, **dict(_texts(facts))}.items()}
+
+
+def _settings(extra: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    keys = ("training", "loss", "settings") if part == "loss" else ("training", part)
+    found = _within(extra, *keys)
+    return found if isinstance(found, dict) else {}
+
+
+def _within(table: object, *keys: str) -> object:
+    for key in keys:
+        table = table.get(key) if isinstance(table, dict) else None
+    return table
+
+
+def _texts(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    pairs = ((name, _text(value)) for name, value in table.items())
+    return ((name, text) for name, text in pairs if text is not None)
+
+
+def _text(value: object) -> str | None:
+    """A number or a word as text; of a list of one, its only item. None: anything else."""
+    if isinstance(value, list | tuple) and len(value) == 1:
+        return _text(value[0])
+    if isinstance(value, float):
+        return f"{value:.6g}" if isfinite(value) else None
+    if isinstance(value, str):
+        return value if value and value.isprintable() else None
+    return str(value) if type(value) is int else None
