@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -32,6 +34,19 @@ if TYPE_CHECKING:
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
+class _Count(ProgressColumn):
+    """'3 of 8 images'; nothing while it is not known of how many."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text()
+        return Text(f"{task.completed:.0f} of {task.total:.0f} {self.unit}")
+
+
 def _bar(unit: str) -> Progress:
     """A bar on stderr; none where that is no terminal."""
     console = Console(stderr=True)
@@ -39,7 +54,7 @@ def _bar(unit: str) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn(f"{{task.completed:.0f}} of {{task.total:.0f}} {unit}"),
+        _Count(unit),
         TimeRemainingColumn(),
         console=console,
         transient=True,
