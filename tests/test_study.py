@@ -13,6 +13,7 @@ import pytest
 from evaluations import evaluation
 
 from robustkit import losses, record
+from robustkit.cli.terminal import StudyTable
 from robustkit.errors import InputError, RecordError
 from robustkit.files import names
 from robustkit.models import MODELS
@@ -22,7 +23,7 @@ from robustkit.study.analysis import Findings, Number, outcome
 from robustkit.study.brought import matches
 from robustkit.study.cells import Context, question
 from robustkit.study.findings import of_runs, of_store
-from robustkit.study.run import Options, Run
+from robustkit.study.run import Options, Run, in_words
 from robustkit.study.store import Store
 
 STUDY = """
@@ -353,6 +354,56 @@ def test_a_failed_cell_is_no_number(file, tmp_path):
     begin(path, tmp_path / "out", retry=True).finish(retry)
     assert len(retry.done) == 2
     assert not any(c.status == "failed" for c in found(path, tmp_path / "out").cells)
+
+
+def test_whoever_watches_a_study_is_told_of_each_cell_once(file, tmp_path, monkeypatch, capsys):
+    run = begin(file, tmp_path / "out")
+    train, evaluate = work._train, work._evaluate
+
+    def breaks(cell, store, means):
+        if cell.method == "wide hinge" and cell.seed == 1:
+            raise ValueError("the loss is no longer a number")
+        return train(cell, store, means)
+
+    def refuses(test, store, means):
+        if store.cell(test.cell)["wrong_labels"] and test.protocol == "clean":
+            raise InputError("no such image")
+        return evaluate(test, store, means)
+
+    monkeypatch.setattr(work, "_train", breaks)
+    monkeypatch.setattr(work, "_evaluate", refuses)
+    crew, told = Here(tmp_path / "out"), []
+    screen = StudyTable("tiny")
+
+    def watch(standing):
+        told.append(standing)
+        screen.progress(standing)
+
+    plan = run.finish(crew, watch)
+    ended = [standing.ended for standing in told if standing.ended]
+    assert [one.cell for one in ended] == [in_words(job.cell) for job in crew.done]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(crew.done)
+    for line, one, job in zip(lines, ended, crew.done, strict=True):
+        assert one.cell in line
+        broken = (job.cell.method, job.cell.seed) == ("wide hinge", 1)
+        refused = job.cell.context.label_noise == "0.4" and job.cell.seed != 7 and not broken
+        assert ("no longer a number" in one.reason) == broken
+        assert ("evaluation by clean: no such image" in one.reason) == refused
+        assert bool(one.reason) == (broken or refused)
+        assert one.reason in line
+        assert ("failed: " in line) == (broken or refused)
+    # at every moment each cell is in one place, those included that follow a choice
+    assert {standing.total for standing in told} == {len(plan.cells)}
+    assert all(len(s.running) == sum(t.running for t in s.tallies) for s in told)
+    begun = [standing for standing in told if standing.running]
+    assert begun[0].running[0].cell == in_words(crew.done[0].cell)
+    last = {tally.method: tally for tally in told[-1].tallies}
+    assert last["cross-entropy"][1:] == (5, 0, 2, 0)
+    assert last["wide hinge"][1:] == (3, 0, 3, 0)
+    resumed = []
+    begin(file, tmp_path / "out").finish(Here(tmp_path / "out"), resumed.append)
+    assert resumed == []
 
 
 def test_the_outcome_is_the_arithmetic_of_its_rows(finished, file):

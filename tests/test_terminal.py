@@ -1,6 +1,7 @@
 """What is on the screen while something is at work, in a pseudo-terminal."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -18,9 +19,10 @@ baseline = "cross-entropy"
 [train]
 model      = "lenet5"
 data       = "mnist5k"
-seeds      = [0, 1]
+seeds      = [0]
 steps      = 3
 batch_size = 16
+hold_out   = "100"
 
 [test]
 data  = "mnist5k"
@@ -29,6 +31,11 @@ limit = 20
 [[method]]
 name = "cross-entropy"
 loss = "cross-entropy"
+
+[[method]]
+name   = "broken"
+loss   = "hinge"
+recipe = { learning_rate = 1e30 }
 
 [[analysis]]
 name   = "label-noise"
@@ -71,13 +78,18 @@ def test_a_training_shows_its_updates(terminal, tmp_path):
     assert (tmp_path / "a.safetensors").is_file()
 
 
-def test_a_study_shows_its_cells(terminal, tmp_path):
+def test_a_study_shows_where_each_method_stands_and_names_what_failed(terminal, tmp_path):
     pytest.importorskip("seaborn")
     (tmp_path / "tiny.toml").write_text(TINY)
     status, shown = terminal("report", "tiny.toml", "--device", "cpu", "--workers", 1)
     assert "Traceback" not in shown
-    assert status == 0
-    assert "2 of 2 cells" in shown
+    assert status == 3
+    assert re.search("method.*done.*running.*failed.*left", shown)
+    assert re.search(r"broken +│ +0 │ +1 │ +0 │ +0 │", shown)
+    assert re.search(r"broken +│ +0 │ +0 │ +1 │ +0 │", shown)
+    assert re.search(r"at work for \d+ s: cross-entropy, 40% label noise", shown)
+    (line,) = [line for line in shown.splitlines() if "failed: " in line]
+    assert re.search("broken, 40% label noise, .*, failed: .* no longer a number", line)
     assert (tmp_path / "tiny" / "report.html").is_file()
 
 

@@ -176,11 +176,11 @@ def _demand(
 
 
 def _work(run: "Run", hours: float | None, demand: "Demand | None") -> None:
-    from robustkit.cli.terminal import StudyBar
+    from robustkit.cli.terminal import StudyTable
 
     until = math.inf if hours is None else time.monotonic() + 3600 * hours
-    with _crew(run, until, demand) as crew, StudyBar(run.study.name) as bar:
-        run.finish(crew, bar.progress)
+    with _crew(run, until, demand) as crew, StudyTable(run.study.name) as table:
+        run.finish(crew, table.progress)
 
 
 def _crew(run: "Run", until: float, demand: "Demand | None") -> "AbstractContextManager[Crew]":

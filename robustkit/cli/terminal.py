@@ -1,12 +1,14 @@
 """What a terminal shows: progress on stderr, the table on stdout."""
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     Progress,
@@ -193,28 +195,75 @@ class TrainingBar(_Shown):
         self.console.print(Text(f"epoch {line['epoch']}: {_epoch_text(line)}"), soft_wrap=True)
 
 
-class StudyBar(_Shown):
-    """Progress of a study: cells, what is at work, the time to go."""
+class StudyTable:
+    """Where a study stands: a table while it runs; where stderr is no terminal, a line a cell."""
 
     def __init__(self, name: str) -> None:
-        super().__init__("cells")
-        self.task = self.bar.add_task(name, total=None)
         self.name = name
+        self.console = Console(stderr=True)
+        self.standing: Standing | None = None
+        self.live = Live(
+            get_renderable=self._drawn, console=self.console, refresh_per_second=2, transient=True
+        )
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.live.stop()
 
     def progress(self, standing: "Standing") -> None:
-        """Show how far the study has come; lines of text where stderr is no terminal."""
-        failed = f", {standing.failed} failed" if standing.failed else ""
-        left = "" if standing.seconds is None else f", about {_hours(standing.seconds)} to go"
-        if self.bar.disable:
-            text = f"{self.name}: {standing.done} of {standing.total} cells{failed}{left}"
-            self.console.print(Text(text), soft_wrap=True)
+        """Show how far the study has come; a cell that failed is named for good."""
+        self.standing, ended = standing, standing.ended
+        if self.console.is_terminal:
+            self.live.refresh()
+        if ended is None:
             return
-        text = f"{self.name}{failed}{left}" + "".join(f"\n  {name}" for name in standing.running)
-        self.bar.update(self.task, completed=standing.done, total=standing.total, description=text)
+        reason = " ".join(ended.reason.split())
+        if not self.console.is_terminal:
+            told = f"failed: {reason}" if reason else f"took {_span(ended.seconds)}"
+            self.console.print(
+                Text(f"{self._summary(standing)}; {ended.cell}, {told}"), soft_wrap=True
+            )
+        elif reason:
+            self.console.print(Text(f"{ended.cell}, failed: {reason}", "red"), soft_wrap=True)
+
+    def _summary(self, standing: "Standing") -> str:
+        """'tiny: 3 of 8 cells, 1 failed, about 12 min to go'."""
+        failed = f", {standing.failed} failed" if standing.failed else ""
+        left = f", about {_span(standing.seconds)} to go" if standing.seconds else ""
+        return f"{self.name}: {standing.done} of {standing.total} cells{failed}{left}"
+
+    def _drawn(self) -> RenderableType:
+        """By method what is done, and what is at work now: as much as there is room for."""
+        if (standing := self.standing) is None:
+            return Text(f"{self.name}: begins")
+        table = Table()
+        for column in ("method", "done", "running", "failed", "left"):
+            table.add_column(column, justify="left" if column == "method" else "right")
+        for method, *counts in standing.tallies:
+            table.add_row(Text(method), *map(str, counts))
+        room, now = max(1, self.console.height - len(standing.tallies) - 7), time.monotonic()
+        running = standing.running[:room]
+        lines = [f"at work for {_span(now - one.since)}: {one.cell}" for one in running]
+        if more := len(standing.running) - len(running):
+            lines.append(f"and {more} more")
+        text = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
+        return Group(table, *text, Text(self._summary(standing)))
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{max(1, round(seconds / 60))} min"
+def _span(seconds: float) -> str:
+    """'12 s', '3 min', '2.5 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{round(seconds / 60)} min"
 
 
 def show_plan(run: "Run", plan: "Plan", seconds: dict[str, float]) -> None:
