@@ -84,6 +84,8 @@ def test_a_study_shows_where_each_method_stands_and_names_what_failed(terminal, 
     status, shown = terminal("report", "tiny.toml", "--device", "cpu", "--workers", 1)
     assert "Traceback" not in shown
     assert status == 3
+    known = "tiny: 2 cells known, 2 to work on, 2 evaluations; about"
+    assert f"{known} " in shown
     assert re.search("method.*done.*running.*failed.*left", shown)
     assert re.search(r"broken +│ +0 │ +1 │ +0 │ +0 │", shown)
     assert re.search(r"broken +│ +0 │ +0 │ +1 │ +0 │", shown)

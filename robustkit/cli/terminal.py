@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from robustkit.record import Evaluation
     from robustkit.statistics import Estimate
     from robustkit.study.cells import Plan
+    from robustkit.study.forecast import Forecast
     from robustkit.study.run import Run, Standing
     from robustkit.training.engine import Progress as Watcher
     from robustkit.training.engine import Report
@@ -266,28 +267,49 @@ def _span(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{round(seconds / 60)} min"
 
 
-def show_plan(run: "Run", plan: "Plan", seconds: dict[str, float]) -> None:
-    """What a study still needs, by method, with the hours of training, on stdout."""
-    jobs = run.missing(plan)
-    steps = run.study.trained.steps if run.study.trained else 0
-    table = Table()
-    for column in ("method", "cells to train", "after a choice", "ms a step", "hours"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    total = 0.0
-    for method, step in seconds.items():
-        now, later = sum(job.cell.method == method for job in jobs), plan.later.get(method, 0)
-        hours = (now + later) * step * steps / 3600
-        total += hours
-        row = (method, str(now), str(later), f"{1000 * step:.1f}", f"{hours:.2f}")
-        table.add_row(*row)
+def show_plan(run: "Run", plan: "Plan", expected: "Forecast | None", workers: int | None) -> None:
+    """What a study still needs, by method, and how long that takes, on stdout."""
     console = Console()
-    if seconds:
+    if expected is not None:
+        table = Table()
+        for column in ("", "now", "after a choice", "ms a step", "time"):
+            table.add_column(column, justify="right" if column else "left")
+        for row in expected.rows:
+            step = "?" if row.step is None else f"{1000 * row.step:.1f}"
+            taken = "?" if row.seconds is None else _span(row.seconds)
+            table.add_row(Text(row.method), str(row.now), str(row.later), step, taken)
+        table.add_section()
+        counts = str(expected.evaluations), str(expected.pending)
+        table.add_row("evaluations", *counts, "", _span(expected.evaluating))
         console.print(table)
-    text = f"{len(plan.cells)} cells known, {len(jobs)} to work on, {len(plan.tests)} evaluations"
-    if seconds:
-        workers = run.options.workers
-        text += f"; about {total / workers:.2f} hours of training with {workers} at a time"
-    console.print(Text(text), soft_wrap=True)
+    console.print(Text(plan_text(run, plan, expected, workers)), soft_wrap=True)
+
+
+def announce(run: "Run", plan: "Plan", expected: "Forecast | None", workers: int | None) -> None:
+    """The same in a line, on stderr, before the work begins."""
+    text = f"{run.study.name}: {plan_text(run, plan, expected, workers)}"
+    Console(stderr=True).print(Text(text), soft_wrap=True)
+
+
+def plan_text(run: "Run", plan: "Plan", expected: "Forecast | None", workers: int | None) -> str:
+    """'9 cells known, 9 to work on, 45 after a choice, 63 evaluations; about 8 min …'.
+
+    Args:
+        run: the study.
+        plan: as far as it is known.
+        expected: how long it takes, if that can be told.
+        workers: cells at a time; None: as many as a cluster has room for.
+    """
+    later = sum(plan.later.values())
+    text = f"{len(plan.cells)} cells known, {len(run.missing(plan))} to work on"
+    text += f", {later} after a choice" if later else ""
+    if expected is None:
+        return f"{text}; how long that takes cannot be told" if run.missing(plan) else text
+    text += f", {expected.evaluations + expected.pending} evaluations; about "
+    text += _span(expected.seconds(workers or 1))
+    text += " for one worker like this machine" if workers is None else f" with {workers} at a time"
+    untimed = [row.method for row in expected.rows if row.seconds is None]
+    return text + (f", without {', '.join(untimed)}: cannot be timed" if untimed else "")
 
 
 def show_training(trained: "Trained") -> None:

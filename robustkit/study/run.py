@@ -121,11 +121,11 @@ class Run:
         if self.study.trained is not None:
             name = self.study.trained.data
             data = datasets.load(name, split="train", root=self.options.data_root)
-            self.planner = Planner(self.study, self.study.trained, data, self._tested)
+            self.planner = Planner(self.study, self.study.trained, data, self.tested)
         elif self.study.brought is not None:
-            self.planner = Gatherer(self.study, self.study.brought, self._tested)
+            self.planner = Gatherer(self.study, self.study.brought, self.tested)
 
-    def _tested(self, limit: int | None) -> str:
+    def tested(self, limit: int | None) -> str:
         """The digest of the first test images: under one name there may be other ones tomorrow."""
         tested = self.study.tested
         return loaded(tested.data, tested.split, limit, self.options.data_root).digest
@@ -384,11 +384,3 @@ def means(run: Run) -> Means:
     """What a worker of this machine works with."""
     threads = machine.threads(run.options.workers)
     return Means(run.store.folder, run.options.data_root, run.options.device, threads)
-
-
-def step_times(run: Run, plan: Plan) -> dict[str, float]:
-    """Seconds of a training step of each method that has cells to train, tried on this machine."""
-    jobs = [job for job in run.missing(plan) if "recipe" in job.cell.asked]
-    methods = {job.cell.method: job.cell for job in jobs}
-    seconds = time_steps(list(methods.values()), means(run), 1, 3) if methods else {}
-    return {method: values[0] for method, values in seconds.items()}
