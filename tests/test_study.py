@@ -10,27 +10,42 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from fractions import Fraction
 from hashlib import sha256
 from html import unescape
+from importlib import import_module
 from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from evaluations import evaluation
 
 from robustkit import checkpoint, losses, machine, record
-from robustkit.errors import InputError, RecordError
+from robustkit import data as datasets
+from robustkit.cli.terminal import StudyTable
+from robustkit.data.subset import prepare
+from robustkit.errors import EvaluationFailed, InputError, RecordError
 from robustkit.files import digest, names
 from robustkit.models import MODELS
-from robustkit.protocol import load
+from robustkit.protocol import KINDS, load
+from robustkit.protocol import kind as kind_of
 from robustkit.study import spec, work
 from robustkit.study.analysis import Findings, Number, outcome
 from robustkit.study.brought import matches
 from robustkit.study.cells import Cell, Context, question
+from robustkit.study.cells import Test as Asked
 from robustkit.study.findings import of_runs, of_store
+from robustkit.study.forecast import forecast, looks, passes
 from robustkit.study.grid import gaps
+from robustkit.study.pace import Pace, timed
 from robustkit.study.run import Options, Run, in_words
 from robustkit.study.store import Store
+from robustkit.training.engine import Engine, Progress
+from robustkit.training.examples import gather
+from robustkit.training.recipe import Recipe, spell
+
+command = import_module("robustkit.cli.report")  # robustkit.cli.report is the function
 
 STUDY = """
 title    = "Tiny"
@@ -395,8 +410,8 @@ def test_claims_are_fixed_before_the_first_cell(finished, file, tmp_path):
     asked = (folder / "study.json").read_bytes()
     copy = tmp_path / "copy"
     copy.mkdir()
-    for kind in ("cells", "tests"):
-        (copy / kind).symlink_to(folder / kind)
+    for shelf in ("cells", "tests"):
+        (copy / shelf).symlink_to(folder / shelf)
     (copy / "study.json").write_bytes(asked)
     run = begin(other, copy, amend=True)
     run.store.keep_plan(run.plan())
@@ -547,6 +562,56 @@ def test_a_failed_cell_is_no_number(file, tmp_path):
     begin(path, tmp_path / "out", retry=True).finish(retry)
     assert len(retry.done) == 2
     assert not any(c.status == "failed" for c in found(path, tmp_path / "out").cells)
+
+
+def test_whoever_watches_a_study_is_told_of_each_cell_once(file, tmp_path, monkeypatch, capsys):
+    run = begin(file, tmp_path / "out")
+    train, evaluate = work._train, work._evaluate
+
+    def breaks(cell, store, means):
+        if cell.method == "wide hinge" and cell.seed == 1:
+            raise ValueError("the loss is no longer a number")
+        return train(cell, store, means)
+
+    def refuses(test, store, means):
+        if store.cell(test.cell)["wrong_labels"] and test.protocol == "clean":
+            raise InputError("no such image")
+        return evaluate(test, store, means)
+
+    monkeypatch.setattr(work, "_train", breaks)
+    monkeypatch.setattr(work, "_evaluate", refuses)
+    crew, told = Here(tmp_path / "out"), []
+    screen = StudyTable("tiny")
+
+    def watch(standing):
+        told.append(standing)
+        screen.progress(standing)
+
+    plan = run.finish(crew, watch)
+    ended = [standing.ended for standing in told if standing.ended]
+    assert [one.cell for one in ended] == [in_words(job.cell) for job in crew.done]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(crew.done)
+    for line, one, job in zip(lines, ended, crew.done, strict=True):
+        assert one.cell in line
+        broken = (job.cell.method, job.cell.seed) == ("wide hinge", 1)
+        refused = job.cell.context.label_noise == "0.4" and job.cell.seed != 7 and not broken
+        assert ("no longer a number" in one.reason) == broken
+        assert ("evaluation by clean: no such image" in one.reason) == refused
+        assert bool(one.reason) == (broken or refused)
+        assert one.reason in line
+        assert ("failed: " in line) == (broken or refused)
+    # at every moment each cell is in one place, those included that follow a choice
+    assert {standing.total for standing in told} == {len(plan.cells)}
+    assert all(len(s.running) == sum(t.running for t in s.tallies) for s in told)
+    begun = [standing for standing in told if standing.running]
+    assert begun[0].running[0].cell == in_words(crew.done[0].cell)
+    last = {tally.method: tally for tally in told[-1].tallies}
+    assert last["cross-entropy"][1:] == (5, 0, 2, 0)
+    assert last["wide hinge"][1:] == (3, 0, 3, 0)
+    resumed = []
+    begin(file, tmp_path / "out").finish(Here(tmp_path / "out"), resumed.append)
+    assert resumed == []
 
 
 def test_the_outcome_is_the_arithmetic_of_its_rows(finished, file):
@@ -1299,6 +1364,110 @@ def test_different_images_are_not_compared(tmp_path):
         outcome(spec.load(str(path)), Findings(numbers))
 
 
+# --- how long it takes ----------------------------------------------------------------------------
+
+
+def test_what_is_to_come_is_counted_before_anything_is_chosen(finished, file, tmp_path):
+    last = finished[1]
+    first = begin(file, tmp_path / "out").plan()
+    assert not first.tests
+    assert len(first.cells) + sum(first.later.values()) == len(last.cells)
+    assert len(first.pending) == len(last.tests)
+    assert not last.later
+    assert not last.pending
+
+
+def test_a_forecast_is_what_is_missing_times_what_it_takes(file, tmp_path):
+    path = changed(file, tmp_path, "hold_out   = ", "noise_kind = 'symmetric-any'\nhold_out   = ")
+    run = begin(path, tmp_path / "out")
+    pace = Pace(1000.0, {"cross-entropy": 1.0, "wide hinge": 2.0}, 100.0, 10.0, 0.5, 0.25)
+    expected = forecast(run, run.plan(), pace)
+    # a training: 4 updates, and one look at 100 held-out images, beside the rest
+    each = {"cross-entropy": 100 + 4 * 1 + 100 * 0.5, "wide hinge": 100 + 4 * 2 + 100 * 0.5}
+    cells = {"cross-entropy": (2, 5), "wide hinge": (2, 4)}
+    for row in expected.rows:
+        assert (row.now, row.later) == cells[row.method]
+        assert row.seconds == pytest.approx(sum(cells[row.method]) * each[row.method])
+    # 60 images for each of 8 networks; 20 for 4, with a step at 2 budgets and a look at the end
+    clean, attacked = 10 + 60 * 0.5, 10 + 20 * (0.5 + 2 * (0.25 + 0.5))
+    assert (expected.evaluations, expected.pending) == (0, 8 + 4)
+    assert expected.evaluating == pytest.approx(8 * clean + 4 * attacked)
+    total = sum(row.seconds for row in expected.rows) + expected.evaluating
+    assert expected.seconds(2) == pytest.approx(3 * 1000 + total / 2)
+    assert expected.seconds(1000) == pytest.approx(3 * 1000 + total / 13)
+    slow = replace(pace, steps={"cross-entropy": 1.0, "wide hinge": None})
+    assert [row.seconds is None for row in forecast(run, run.plan(), slow).rows] == [False, True]
+
+
+def test_a_finished_study_needs_no_time(finished):
+    run, plan, _ = finished
+    pace = Pace(0, {}, 100.0, 10.0, 0.5, 0.25)
+    assert forecast(run, plan, pace).seconds(1) == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch", "share", "hold_out"),
+    [(4, 16, "1", "100"), (90, 16, "0.02", "1/10"), (7, 64, "0.02", "0"), (70, 50, "0.02", "0.5")],
+)
+def test_looks_at_held_out_images_are_foreseen(steps, batch, share, hold_out):
+    data = datasets.load("mnist5k", split="train")
+    asked = Recipe(steps=steps, batch_size=batch, hold_out=Fraction(hold_out))
+    training = prepare(data, hold_out=asked.hold_out, fraction=Fraction(share))
+    engine = Engine(
+        *(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)),) * 2,
+        losses.build("cross-entropy", {}),
+        asked,
+        gather(data, training.train, torch.device("cpu")),
+        None,
+        0,
+    )
+    engine.run(lambda: None, 1e9, Progress())
+    held = 0 if training.held_out is None else len(training.held_out.labels)
+    spelled = {"recipe": spell(asked), "fraction": share}
+    assert looks(spelled, len(data)) == (held, len(engine.history))
+
+
+def test_every_attack_has_its_passes():
+    every = {kind_of(a): a for name in names("attacks") for a in load(name).attacks}
+    assert set(every) == set(KINDS)
+    for attack in every.values():
+        gradients, forwards = passes(attack, 3, 10)
+        assert gradients + forwards > 0
+    pgd = load("pgd").attacks[-1]
+    assert passes(pgd, 3, 10) == (3 * pgd.restarts * pgd.steps, 3 * pgd.restarts)
+    assert passes(load("square").attacks[0], 2, 10) == (0, 2 * load("square").attacks[0].queries)
+
+
+def test_what_cannot_be_timed_is_told_apart(file, tmp_path):
+    broken = "recipe   = { learning_rate = 1e30, clip = 1e30 }"
+    path = changed(file, tmp_path, "recipe   = { learning_rate = 0.1 }", broken)
+    run = begin(path, tmp_path / "out")
+    cells = {cell.method: cell for cell in run.plan().cells.values()}
+    one = Asked("", "clean", (), 1, "mnist5k", "test", run.tested(1))
+    _, pace = timed([*cells.values()][::-1], one, work.Means(tmp_path / "out"))
+    assert pace.steps["cross-entropy"] > 0
+    assert pace.steps["wide hinge"] is None
+    assert min(pace.cell, pace.evaluation, pace.forward, pace.gradient) > 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["study.json"]
+
+
+def test_where_nothing_can_be_timed_the_work_goes_on(file, tmp_path, capsys, monkeypatch):
+    def fails(cells, test, means):
+        raise EvaluationFailed("cannot be timed")
+
+    monkeypatch.setattr("robustkit.study.forecast.measure", fails)
+    command._work(begin(file, tmp_path / "out"), 0, None)
+    err = capsys.readouterr().err
+    assert err.splitlines() == [
+        "tiny: 4 cells known, 4 to work on, 9 after a choice; how long that takes cannot be told"
+    ]
+
+
+def test_a_study_without_anything_missing_announces_nothing(finished, capsys):
+    command._work(finished[0], None, None)
+    assert capsys.readouterr().err == ""
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
@@ -1328,12 +1497,20 @@ def test_the_command_plans_works_and_writes(file, tmp_path, robustkit):
     pytest.importorskip("seaborn")
     planned = robustkit("report", str(file), "--plan", "--out", str(tmp_path / "a"))
     assert planned[0] == 0
-    assert "4 to work on" in planned[1]
+    assert "4 to work on, 9 after a choice, 12 evaluations; about" in planned[1]
+    for line in ("cross-entropy", "wide hinge"):
+        assert re.search(rf"{line} +│ +2 │ +[45] │ +[\d.]+ │ +\d+ (s|min) │", planned[1])
+    assert re.search(r"evaluations +│ +0 │ +12 │", planned[1])
     assert not (tmp_path / "a" / "report.html").exists()
     (tmp_path / "taken").write_text("")
     taken = robustkit("report", str(file), "--out", str(tmp_path / "taken"))
     assert taken[0] == 2
     assert "is a file; give the name of a folder" in taken[2]
+    for hours in ("-1", "nan", "inf"):
+        refused = robustkit("report", str(file), f"--hours={hours}", "--out", str(tmp_path / "b"))
+        assert refused[0] == 2
+        assert f"--hours {hours}: expected a number of hours" in refused[2]
+        assert len(refused[2].splitlines()) == 1
     unknown = robustkit("report", "elsayed2018-minst", "--plan")
     assert unknown[0] == 2
     assert "did you mean" in unknown[2]

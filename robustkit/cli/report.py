@@ -13,12 +13,13 @@ import typer
 
 from robustkit import machine
 from robustkit.cli.options import DataRoot, Device
-from robustkit.errors import InputError
+from robustkit.errors import EvaluationFailed, InputError
 from robustkit.files import find
 
 if TYPE_CHECKING:
     from robustkit.study.cells import Plan
     from robustkit.study.evidence import Evidence
+    from robustkit.study.forecast import Forecast
     from robustkit.study.ray import Demand
     from robustkit.study.run import Crew, Run
     from robustkit.study.spec import Study
@@ -95,6 +96,8 @@ def report(
     from robustkit.study import spec
     from robustkit.study.store import Store
 
+    if hours is not None and not 0 <= hours < math.inf:
+        raise InputError(f"--hours {hours:g}: expected a number of hours from 0 on")
     folder = out or Path(Path(name).stem)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: is a file; give the name of a folder")
@@ -113,7 +116,7 @@ def report(
         device, workers = _place(device, workers)
         run = Run(study, store, Options(data_root, device, workers, retry, amend), changes)
         if plan:
-            _show_plan(run, run.plan())
+            _show_plan(run, run.plan(), _lanes(run, demand))
             return 0
         run.register()
         _work(run, hours, demand)
@@ -210,11 +213,16 @@ def _demand(
 
 
 def _work(run: "Run", hours: float | None, demand: "Demand | None") -> None:
-    from robustkit.cli.terminal import StudyBar
+    from robustkit.cli.terminal import StudyTable, announce
 
     until = math.inf if hours is None else time.monotonic() + 3600 * hours
-    with _crew(run, until, demand) as crew, StudyBar(run.study.name) as bar:
-        run.finish(crew, bar.progress)
+    if run.options.retry:
+        run.retry(run.plan())
+    with _crew(run, until, demand) as crew:
+        if run.missing(plan := run.plan()):
+            announce(run, plan, _expected(run, plan), _lanes(run, demand))
+        with StudyTable(run.study.name) as table:
+            run.finish(crew, table.progress)
 
 
 def _crew(run: "Run", until: float, demand: "Demand | None") -> "AbstractContextManager[Crew]":
@@ -228,12 +236,26 @@ def _crew(run: "Run", until: float, demand: "Demand | None") -> "AbstractContext
     return cluster(means(run), demand, until)
 
 
-def _show_plan(run: "Run", plan: "Plan") -> None:
+def _lanes(run: "Run", demand: "Demand | None") -> int | None:
+    """Cells at a time; None: a cluster decides."""
+    return run.options.workers if demand is None else None
+
+
+def _show_plan(run: "Run", plan: "Plan", workers: int | None) -> None:
     from robustkit.cli.terminal import show_plan
-    from robustkit.study.run import step_times
 
     _tell_missing(run.study, {wanted.method for wanted in plan.wanted})
-    show_plan(run, plan, step_times(run, plan))
+    show_plan(run, plan, _expected(run, plan) if run.missing(plan) else None, workers)
+
+
+def _expected(run: "Run", plan: "Plan") -> "Forecast | None":
+    """How long the rest takes; None where that cannot be told, which stops nothing."""
+    from robustkit.study.forecast import forecast, measured
+
+    try:
+        return forecast(run, plan, measured(run, plan))
+    except EvaluationFailed:
+        return None
 
 
 def _of_runs(study: "Study", runs: Path, folder: Path, style: str, command: str) -> int:

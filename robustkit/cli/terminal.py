@@ -1,15 +1,19 @@
 """What a terminal shows: progress on stderr, the table on stdout."""
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -24,12 +28,26 @@ if TYPE_CHECKING:
     from robustkit.record import Evaluation
     from robustkit.statistics import Estimate
     from robustkit.study.cells import Plan
+    from robustkit.study.forecast import Forecast
     from robustkit.study.run import Run, Standing
     from robustkit.training.engine import Progress as Watcher
     from robustkit.training.engine import Report
     from robustkit.training.run import Trained
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+
+
+class _Count(ProgressColumn):
+    """'3 of 8 images'; nothing while it is not known of how many."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text()
+        return Text(f"{task.completed:.0f} of {task.total:.0f} {self.unit}")
 
 
 def _bar(unit: str) -> Progress:
@@ -39,7 +57,7 @@ def _bar(unit: str) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn(f"{{task.completed:.0f}} of {{task.total:.0f}} {unit}"),
+        _Count(unit),
         TimeRemainingColumn(),
         console=console,
         transient=True,
@@ -178,52 +196,120 @@ class TrainingBar(_Shown):
         self.console.print(Text(f"epoch {line['epoch']}: {_epoch_text(line)}"), soft_wrap=True)
 
 
-class StudyBar(_Shown):
-    """Progress of a study: cells, what is at work, the time to go."""
+class StudyTable:
+    """Where a study stands: a table while it runs; where stderr is no terminal, a line a cell."""
 
     def __init__(self, name: str) -> None:
-        super().__init__("cells")
-        self.task = self.bar.add_task(name, total=None)
         self.name = name
+        self.console = Console(stderr=True)
+        self.standing: Standing | None = None
+        self.live = Live(
+            get_renderable=self._drawn, console=self.console, refresh_per_second=2, transient=True
+        )
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.live.stop()
 
     def progress(self, standing: "Standing") -> None:
-        """Show how far the study has come; lines of text where stderr is no terminal."""
-        failed = f", {standing.failed} failed" if standing.failed else ""
-        left = "" if standing.seconds is None else f", about {_hours(standing.seconds)} to go"
-        if self.bar.disable:
-            text = f"{self.name}: {standing.done} of {standing.total} cells{failed}{left}"
-            self.console.print(Text(text), soft_wrap=True)
+        """Show how far the study has come; a cell that failed is named for good."""
+        self.standing, ended = standing, standing.ended
+        if self.console.is_terminal:
+            self.live.refresh()
+        if ended is None:
             return
-        text = f"{self.name}{failed}{left}" + "".join(f"\n  {name}" for name in standing.running)
-        self.bar.update(self.task, completed=standing.done, total=standing.total, description=text)
+        reason = " ".join(ended.reason.split())
+        if not self.console.is_terminal:
+            told = f"failed: {reason}" if reason else f"took {_span(ended.seconds)}"
+            self.console.print(
+                Text(f"{self._summary(standing)}; {ended.cell}, {told}"), soft_wrap=True
+            )
+        elif reason:
+            self.console.print(Text(f"{ended.cell}, failed: {reason}", "red"), soft_wrap=True)
+
+    def _summary(self, standing: "Standing") -> str:
+        """'tiny: 3 of 8 cells, 1 failed, about 12 min to go'."""
+        failed = f", {standing.failed} failed" if standing.failed else ""
+        left = f", about {_span(standing.seconds)} to go" if standing.seconds else ""
+        return f"{self.name}: {standing.done} of {standing.total} cells{failed}{left}"
+
+    def _drawn(self) -> RenderableType:
+        """By method what is done, and what is at work now: as much as there is room for."""
+        if (standing := self.standing) is None:
+            return Text(f"{self.name}: begins")
+        table = Table()
+        for column in ("method", "done", "running", "failed", "left"):
+            table.add_column(column, justify="left" if column == "method" else "right")
+        for method, *counts in standing.tallies:
+            table.add_row(Text(method), *map(str, counts))
+        room, now = max(1, self.console.height - len(standing.tallies) - 7), time.monotonic()
+        running = standing.running[:room]
+        lines = [f"at work for {_span(now - one.since)}: {one.cell}" for one in running]
+        if more := len(standing.running) - len(running):
+            lines.append(f"and {more} more")
+        text = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
+        return Group(table, *text, Text(self._summary(standing)))
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{max(1, round(seconds / 60))} min"
+def _span(seconds: float) -> str:
+    """'12 s', '3 min', '2.5 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{round(seconds / 60)} min"
 
 
-def show_plan(run: "Run", plan: "Plan", seconds: dict[str, float]) -> None:
-    """What a study still needs, by method, with the hours of training, on stdout."""
-    jobs = run.missing(plan)
-    steps = run.study.trained.steps if run.study.trained else 0
-    table = Table()
-    for column in ("method", "cells to train", "after a choice", "ms a step", "hours"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    total = 0.0
-    for method, step in seconds.items():
-        now, later = sum(job.cell.method == method for job in jobs), plan.later.get(method, 0)
-        hours = (now + later) * step * steps / 3600
-        total += hours
-        row = (method, str(now), str(later), f"{1000 * step:.1f}", f"{hours:.2f}")
-        table.add_row(*row)
+def show_plan(run: "Run", plan: "Plan", expected: "Forecast | None", workers: int | None) -> None:
+    """What a study still needs, by method, and how long that takes, on stdout."""
     console = Console()
-    if seconds:
+    if expected is not None:
+        table = Table()
+        for column in ("", "now", "after a choice", "ms a step", "time"):
+            table.add_column(column, justify="right" if column else "left")
+        for row in expected.rows:
+            step = "?" if row.step is None else f"{1000 * row.step:.1f}"
+            taken = "?" if row.seconds is None else _span(row.seconds)
+            table.add_row(Text(row.method), str(row.now), str(row.later), step, taken)
+        table.add_section()
+        counts = str(expected.evaluations), str(expected.pending)
+        table.add_row("evaluations", *counts, "", _span(expected.evaluating))
         console.print(table)
-    text = f"{len(plan.cells)} cells known, {len(jobs)} to work on, {len(plan.tests)} evaluations"
-    if seconds:
-        workers = run.options.workers
-        text += f"; about {total / workers:.2f} hours of training with {workers} at a time"
-    console.print(Text(text), soft_wrap=True)
+    console.print(Text(plan_text(run, plan, expected, workers)), soft_wrap=True)
+
+
+def announce(run: "Run", plan: "Plan", expected: "Forecast | None", workers: int | None) -> None:
+    """The same in a line, on stderr, before the work begins."""
+    text = f"{run.study.name}: {plan_text(run, plan, expected, workers)}"
+    Console(stderr=True).print(Text(text), soft_wrap=True)
+
+
+def plan_text(run: "Run", plan: "Plan", expected: "Forecast | None", workers: int | None) -> str:
+    """'9 cells known, 9 to work on, 45 after a choice, 63 evaluations; about 8 min …'.
+
+    Args:
+        run: the study.
+        plan: as far as it is known.
+        expected: how long it takes, if that can be told.
+        workers: cells at a time; None: as many as a cluster has room for.
+    """
+    later = sum(plan.later.values())
+    text = f"{len(plan.cells)} cells known, {len(run.missing(plan))} to work on"
+    text += f", {later} after a choice" if later else ""
+    if expected is None:
+        return f"{text}; how long that takes cannot be told" if run.missing(plan) else text
+    text += f", {expected.evaluations + expected.pending} evaluations; about "
+    text += _span(expected.seconds(workers or 1))
+    text += " for one worker like this machine" if workers is None else f" with {workers} at a time"
+    untimed = [row.method for row in expected.rows if row.seconds is None]
+    return text + (f", without {', '.join(untimed)}: cannot be timed" if untimed else "")
 
 
 def show_training(trained: "Trained") -> None:

@@ -98,7 +98,7 @@ class Gatherer:
         notes = tuple(self._notes())
         if notes and not wanted:
             raise InputError(f"{self.brought.pattern}: nothing to compare: {notes[0]}")
-        return Plan(cells, tests, tuple(wanted), (), {}, {}, notes)
+        return Plan(cells, tests, tuple(wanted), (), {}, {}, notes=notes)
 
     def _analyses(self) -> list[Analysis]:
         return [one for one in self.study.analyses if one.factor != "cost"]

@@ -105,6 +105,8 @@ class Plan:
     """configuration by `place(method, context)`"""
     later: dict[str, int]
     """by method: trainings that follow when configurations have been chosen"""
+    pending: tuple[Test, ...] = ()
+    """the evaluations of these, whose cells have no keys yet"""
     notes: tuple[str, ...] = ()
     """what a reader must know of networks made elsewhere: which are left out"""
 
@@ -137,12 +139,17 @@ class Planner:
         chosen: dict[str, int] = {}
         wanted: list[Wanted] = []
         later: set[tuple[str, Context, int]] = set()
+        pending: dict[tuple[str, Context, int, Test], Test] = {}
         for analysis in self.study.analyses:
             for method, level, seed, context in self.numbers(analysis):
                 found = self._choice(method, context, candidates, held_out)
                 surrogate = self._surrogate(analysis, context, candidates, held_out)
                 if found is None or surrogate is None:
                     later.add((method, context, seed))
+                    later |= self._attackers(analysis, context, candidates)
+                    by = surrogate or analysis.surrogate  # the method stands for its network
+                    test = evaluation_of(self.study, analysis, "", self.tested, by)
+                    pending[method, context, seed, test] = test
                     continue
                 chosen[place(method, context)] = found
                 cell = self._add(self.cell(method, context, found, seed))
@@ -150,7 +157,8 @@ class Planner:
                 self.tests.setdefault(test.key, test)
                 wanted.append(Wanted(analysis.name, method, level, seed, cell.key, test.key))
         counts = dict(Counter(method for method, _, _ in later))
-        return Plan(self.cells, self.tests, tuple(wanted), candidates, chosen, counts)
+        rest = tuple(pending.values())
+        return Plan(self.cells, self.tests, tuple(wanted), candidates, chosen, counts, rest)
 
     def numbers(self, analysis: Analysis) -> Iterator[tuple[str, str, int, Context]]:
         """Method, level, seed and context of every network that an analysis compares."""
@@ -217,6 +225,14 @@ class Planner:
         if found is None:
             return None
         return self._add(self.cell(analysis.surrogate, where, found, self.study.tuning.seed)).key
+
+    def _attackers(
+        self, analysis: Analysis, where: Context, candidates: Sequence[Candidate]
+    ) -> set[tuple[str, Context, int]]:
+        """The network that an attack will work on, where it is none of the candidates."""
+        name, tuning = analysis.surrogate, self.study.tuning
+        tried = any(c.method == name and c.context == where for c in candidates)
+        return set() if not name or tuning is None or tried else {(name, where, tuning.seed)}
 
     def cell(self, method: str, where: Context, configuration: int, seed: int) -> Cell:
         """The training of a method's configuration."""

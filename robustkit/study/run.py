@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -31,17 +32,62 @@ LOST = 3
 """times that a job is tried whose worker vanished"""
 
 
+class Tally(NamedTuple):
+    """How many cells of a method have come how far."""
+
+    method: str
+    done: int
+    running: int
+    failed: int
+    """those of which an evaluation has failed included"""
+    left: int
+    """as far as known: choices can only be made when their cells are done"""
+
+
+class AtWork(NamedTuple):
+    """A cell under way."""
+
+    cell: str
+    """in words"""
+    since: float
+    """by `time.monotonic`"""
+
+
+class Ended(NamedTuple):
+    """A cell that has just been worked off."""
+
+    cell: str
+    """in words"""
+    seconds: float
+    reason: str
+    """why it has failed; "" where it has not"""
+
+
 class Standing(NamedTuple):
     """How far a study has come, for whoever watches."""
 
-    done: int
-    failed: int
-    total: int
-    """as far as known: choices can only be made when their cells are done"""
-    running: tuple[str, ...]
-    """in words"""
+    tallies: tuple[Tally, ...]
+    running: tuple[AtWork, ...]
+    """the longest first"""
+    ended: Ended | None
+    """the news, if it is that"""
     seconds: float | None
     """still to go, as far as can be told"""
+
+    @property
+    def failed(self) -> int:
+        """Cells that came to nothing."""
+        return sum(tally.failed for tally in self.tallies)
+
+    @property
+    def done(self) -> int:
+        """Cells that are over, failed or not."""
+        return self.failed + sum(tally.done for tally in self.tallies)
+
+    @property
+    def total(self) -> int:
+        """Cells in all."""
+        return self.done + sum(tally.running + tally.left for tally in self.tallies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +127,12 @@ class Run:
             name = self.study.trained.data
             with within(f"{self.study.where}: [train] data"):
                 data = datasets.load(name, split="train", root=self.options.data_root)
-            self.planner = Planner(self.study, self.study.trained, data, self._tested)
+            self.planner = Planner(self.study, self.study.trained, data, self.tested)
         elif self.study.brought is not None:
-            self.planner = Gatherer(self.study, self.study.brought, self._tested)
-        self._tested(self.study.tested.limit)  # missing images are told before the first cell
+            self.planner = Gatherer(self.study, self.study.brought, self.tested)
+        self.tested(self.study.tested.limit)  # missing images are told before the first cell
 
-    def _tested(self, limit: int | None) -> str:
+    def tested(self, limit: int | None) -> str:
         """The digest of the first test images: under one name there may be other ones tomorrow."""
         tested = self.study.tested
         with within(f"{self.study.where}: [test] data"):
@@ -163,13 +209,13 @@ class Run:
         """Work until nothing is missing, or time is up; the plan as it ended."""
         if self.options.retry:
             self.retry(self.plan())
-        clock = _Clock(progress)
+        clock = _Clock(progress, self.store)
         while jobs := self.missing(plan := self.plan()):
             self.store.keep_plan(plan)
-            clock.stage(plan, self.store, len(jobs))
+            clock.stage(plan, jobs)
             done = 0
             for job in crew.work(jobs, clock.began):
-                clock.ended(job, self.store)
+                clock.ended(job)
                 done += 1
             if done < len(jobs):
                 break  # time is up
@@ -203,39 +249,82 @@ class _Clock:
     """Counts what is done, and tells when the rest will be."""
 
     progress: Callable[[Standing], None]
-    running: dict[str, tuple[str, float]] = field(default_factory=dict)
+    store: Store
+    cells: dict[str, Cell] = field(default_factory=dict)
+    later: dict[str, int] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)
+    """keys of what this stage has not finished, the running included"""
+    failed: set[str] = field(default_factory=set)
+    running: dict[str, AtWork] = field(default_factory=dict)
     took: list[float] = field(default_factory=list)
-    done: int = 0
-    failed: int = 0
-    total: int = 0
     lanes: int = 1
     """jobs that were ever done at a time: a stage ends with fewer"""
 
-    def stage(self, plan: Plan, store: Store, jobs: int) -> None:
-        known = [done for key in plan.cells if (done := store.cell(key)) is not None]
-        self.failed = sum(1 for done in known if done["status"] == "failed")
-        self.done = len(plan.cells) - jobs
-        self.total = len(plan.cells) + sum(plan.later.values())
+    def stage(self, plan: Plan, jobs: Sequence[Job]) -> None:
+        self.cells, self.later = plan.cells, plan.later
+        self.left = {job.cell.key for job in jobs}
+        tests: dict[str, list[Test]] = {key: [] for key in plan.cells}
+        for test in plan.tests.values():
+            tests[test.cell].append(test)
+        self.failed = {key for key in plan.cells if _why_failed(self.store, key, tests[key])}
         self._tell()
 
     def began(self, job: Job) -> None:
-        self.running[job.cell.key] = (in_words(job.cell), time.monotonic())
+        self.running[job.cell.key] = AtWork(in_words(job.cell), time.monotonic())
         self.lanes = max(self.lanes, len(self.running))
         self._tell()
 
-    def ended(self, job: Job, store: Store) -> None:
-        _, since = self.running.pop(job.cell.key, ("", time.monotonic()))
-        self.took.append(time.monotonic() - since)
-        self.done += 1
-        known = store.cell(job.cell.key)
-        self.failed += known is not None and known["status"] == "failed"
-        self._tell()
+    def ended(self, job: Job) -> None:
+        now, key = time.monotonic(), job.cell.key
+        words, since = self.running.pop(key, AtWork(in_words(job.cell), now))
+        self.took.append(now - since)
+        self.left.discard(key)
+        reason = _why_failed(self.store, key, job.tests)
+        if reason:
+            self.failed.add(key)
+        self._tell(Ended(words, now - since, reason))
 
-    def _tell(self) -> None:
-        mean = sum(self.took) / len(self.took) if self.took else None
-        left = None if mean is None else mean * (self.total - self.done) / self.lanes
-        words = tuple(name for name, _ in self.running.values())
-        self.progress(Standing(self.done, self.failed, self.total, words, left))
+    def _tell(self, ended: Ended | None = None) -> None:
+        running = sorted(self.running.values(), key=lambda one: one.since)
+        standing = Standing(self._tallies(), tuple(running), ended, None)
+        if self.took:
+            mean = sum(self.took) / len(self.took)
+            seconds = mean * (standing.total - standing.done) / self.lanes
+            standing = standing._replace(seconds=seconds)
+        self.progress(standing)
+
+    def _tallies(self) -> tuple[Tally, ...]:
+        counts = Counter((cell.method, self._state(key)) for key, cell in self.cells.items())
+        methods = dict.fromkeys([*(cell.method for cell in self.cells.values()), *self.later])
+        return tuple(
+            Tally(
+                method,
+                counts[method, "done"],
+                counts[method, "running"],
+                counts[method, "failed"],
+                counts[method, "left"] + self.later.get(method, 0),
+            )
+            for method in methods
+        )
+
+    def _state(self, key: str) -> str:
+        if key in self.running:
+            return "running"
+        if key in self.left:
+            return "left"
+        return "failed" if key in self.failed else "done"
+
+
+def _why_failed(store: Store, key: str, tests: Sequence[Test]) -> str:
+    """Why a cell, or the first of these evaluations that did, has failed; "" where none has."""
+    known = store.cell(key)
+    if known is None or known["status"] == "failed":
+        return "" if known is None else str(known["reason"])
+    for test in tests:
+        result = store.test(test.key)
+        if result is not None and result["status"] == "failed":
+            return f"evaluation by {test.protocol}: {result['reason']}"
+    return ""
 
 
 def in_words(cell: Cell) -> str:
@@ -309,11 +398,3 @@ def means(run: Run) -> Means:
     """What a worker of this machine works with."""
     threads = machine.threads(run.options.workers)
     return Means(run.store.folder, run.options.data_root, run.options.device, threads)
-
-
-def step_times(run: Run, plan: Plan) -> dict[str, float]:
-    """Seconds of a training step of each method that has cells to train, tried on this machine."""
-    jobs = [job for job in run.missing(plan) if "recipe" in job.cell.asked]
-    methods = {job.cell.method: job.cell for job in jobs}
-    seconds = time_steps(list(methods.values()), means(run), 1, 3) if methods else {}
-    return {method: values[0] for method, values in seconds.items()}

@@ -1,0 +1,188 @@
+"""How long a study will take: what its plan still needs, times what the parts take. No torch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from typing import Any, NamedTuple
+
+from robustkit import protocol as protocols
+from robustkit.data import Dataset
+from robustkit.protocol import (
+    Attack,
+    Boundary,
+    CarliniWagner,
+    Ddn,
+    DeepFool,
+    Fmn,
+    HopSkipJump,
+    Noise,
+    Square,
+)
+from robustkit.study.cells import Cell, Plan, Test
+from robustkit.study.pace import Pace, measure
+from robustkit.study.run import ROUNDS, STEPS, Run, means
+from robustkit.study.work import loaded
+
+LINES = 50
+"""looks at held-out images at most: those of `training.engine`, which needs torch"""
+
+
+class Row(NamedTuple):
+    """The trainings of a method."""
+
+    method: str
+    now: int
+    later: int
+    """that follow a choice"""
+    step: float | None
+    """seconds of an update"""
+    seconds: float | None
+    """in all; None: an update cannot be timed"""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What is still to be done, and how long that takes one worker."""
+
+    rows: tuple[Row, ...]
+    evaluations: int
+    """of cells that are known"""
+    pending: int
+    """of those that follow a choice"""
+    evaluating: float
+    """seconds of both"""
+    alone: float
+    """seconds in which nothing goes side by side: start-up, and the timing of steps"""
+
+    def seconds(self, workers: int) -> float:
+        """Time until all is done, by so many workers at a time; what cannot be timed left out."""
+        cells = sum(row.now + row.later for row in self.rows)
+        training = sum(row.seconds or 0.0 for row in self.rows)
+        return self.alone + (training + self.evaluating) / max(1, min(workers, cells))
+
+
+def to_evaluate(run: Run, plan: Plan) -> list[Test]:
+    """Evaluations of known cells that are missing, those that wait for a surrogate included."""
+    failed = {key for key in plan.cells if (run.store.cell(key) or {}).get("status") == "failed"}
+    return [
+        test
+        for key, test in plan.tests.items()
+        if test.cell not in failed and run.store.test(key) is None
+    ]
+
+
+def measured(run: Run, plan: Plan) -> Pace:
+    """This machine's pace at what a plan still needs.
+
+    Raises:
+        EvaluationFailed: nothing of it can be timed.
+    """
+    missing = [job.cell for job in run.missing(plan) if run.store.cell(job.cell.key) is None]
+    cells = {cell.method: cell for cell in missing or list(plan.cells.values())[:1]}
+    tested = run.study.tested
+    one = Test("", "clean", (), 1, tested.data, tested.split, run.tested(1))
+    return measure(list(cells.values()), one, means(run))
+
+
+def forecast(run: Run, plan: Plan, pace: Pace) -> Forecast:
+    """What a plan still needs and how long it takes, at a machine's pace.
+
+    Assumed is that every search for a perturbation goes to its last step at every budget: it is
+    the upper end, since one that succeeds ends there and an image has done with larger budgets.
+    """
+    tests = [*to_evaluate(run, plan), *plan.pending]
+    rows = tuple(_rows(run, plan, pace))
+    stages = 1 + bool(plan.later) + any(test.surrogate for test in tests)
+    return Forecast(
+        rows,
+        len(tests) - len(plan.pending),
+        len(plan.pending),
+        sum(_evaluating(run, test, pace) for test in tests),
+        stages * pace.start + _timing(run, pace),
+    )
+
+
+def _rows(run: Run, plan: Plan, pace: Pace) -> Iterable[Row]:
+    """Trainings by method; those that follow a choice take as long as those that are known."""
+    missing = [job.cell for job in run.missing(plan) if run.store.cell(job.cell.key) is None]
+    methods = dict.fromkeys([*(cell.method for cell in missing), *plan.later])
+    for method in methods:
+        now = [cell for cell in missing if cell.method == method]
+        later, step = plan.later.get(method, 0), pace.steps.get(method)
+        known = now or [cell for cell in plan.cells.values() if cell.method == method]
+        times = [_training(run, cell, pace) for cell in known]
+        each = sum(t for t in times if t is not None) / max(1, len(times))
+        seconds = None if None in times else each * (len(now) + later)
+        yield Row(method, len(now), later, step, seconds)
+
+
+def _training(run: Run, cell: Cell, pace: Pace) -> float | None:
+    if "recipe" not in cell.asked:
+        return pace.cell
+    step, recipe = pace.steps.get(cell.method), cell.asked["recipe"]
+    if step is None:
+        return None
+    held, times = looks(cell.asked, len(_train_data(run, cell)))
+    return float(pace.cell + recipe["steps"] * step + times * held * pace.forward)
+
+
+def _train_data(run: Run, cell: Cell) -> Dataset:
+    return loaded(cell.asked["data"]["name"], "train", None, run.options.data_root)
+
+
+def looks(asked: dict[str, Any], images: int) -> tuple[int, int]:
+    """How many images are held out, and how often a training looks at them."""
+    recipe, share = asked["recipe"], Fraction(asked["recipe"]["hold_out"])
+    held = int(share if share >= 1 else share * images)
+    trained = int((images - held) * Fraction(asked["fraction"]))
+    epoch = max(1, ceil(trained / recipe["batch_size"]))
+    return held, ceil(recipe["steps"] / (epoch * ceil(recipe["steps"] / (LINES * epoch))))
+
+
+def _evaluating(run: Run, test: Test, pace: Pace) -> float:
+    """Seconds of an evaluation: clean passes, and those of attacks."""
+    data = loaded(test.data, test.split, test.limit, run.options.data_root)
+    protocol = protocols.load(test.protocol)
+    known = test.epsilons or protocol.epsilons or data.budgets.get(protocol.norm, ())
+    gradients, forwards = 0.0, 1.0
+    for attack in protocol.attacks:
+        counts = passes(attack, len(known), len(data.classes))
+        gradients, forwards = gradients + counts[0], forwards + counts[1]
+    each = gradients * pace.gradient + forwards * pace.forward
+    return pace.evaluation + len(data) * each
+
+
+def passes(attack: Attack, budgets: int, classes: int) -> tuple[float, float]:
+    """Passes forth and back, and passes forth alone, that an attack takes of an image at most."""
+    searches = budgets * getattr(attack, "restarts", 1)
+    searches *= max(1, min(getattr(attack, "targets", 0), classes - 1))
+    match attack:
+        case Square():
+            return 0, searches * attack.queries
+        case Noise():
+            return 0, searches * attack.draws
+        case Boundary():
+            return 0, attack.steps
+        case HopSkipJump():
+            # 100 √i queries for the gradient of step i (Chen et al. 2020, section IV)
+            return 0, 200 / 3 * attack.steps**1.5
+        case DeepFool():
+            return attack.steps * attack.candidates, 0
+        case CarliniWagner():
+            return attack.steps * attack.search_steps, 0
+        case Ddn() | Fmn():
+            return attack.steps, 0
+    steps = getattr(attack, "steps", 1) * getattr(attack, "eot", 1)
+    return searches * steps, searches
+
+
+def _timing(run: Run, pace: Pace) -> float:
+    """Seconds in which the steps of methods are timed, for the analyses of their cost."""
+    names = [m.name for m in run.study.methods]
+    return sum(
+        (ROUNDS + 1) * STEPS * (pace.steps.get(name) or 0.0)
+        for analysis in run.study.analyses
+        if analysis.factor == "cost" and run.store.cost(analysis.name) is None
+        for name in analysis.methods or names
+    )

@@ -1,0 +1,175 @@
+"""How fast this machine is at the parts of a study: one short training, one short evaluation."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from robustkit.errors import EvaluationFailed
+from robustkit.study.cells import Cell, Test
+from robustkit.study.store import Store
+from robustkit.study.work import Job, Means, begin, carry_out, loaded, time_steps
+
+if TYPE_CHECKING:
+    import torch
+
+    from robustkit.data import Dataset
+
+HELD_OUT = 100
+"""images at most that the short training holds out"""
+STEPS = 3
+"""updates that are timed of each method, after as many to warm up"""
+PASSES = 3
+"""over a batch of test images, after one to warm up"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds that parts of a study take."""
+
+    start: float
+    """until a worker process is at work"""
+    steps: dict[str, float | None]
+    """of an update, by method; None: it cannot be timed"""
+    cell: float
+    """of a training but for its updates and its looks at held-out images"""
+    evaluation: float
+    """of an evaluation but for its passes"""
+    forward: float
+    """of a pass over one image, at the batch size of evaluations"""
+    gradient: float
+    """of a pass forth and back over one image"""
+
+
+def measure(cells: Sequence[Cell], test: Test, means: Means) -> Pace:
+    """Time the parts in a worker process that is gone afterwards, and its memory with it.
+
+    Args:
+        cells: one a method; the first that works stands for what they have in common.
+        test: how networks are tested.
+        means: as a worker has them.
+
+    Raises:
+        EvaluationFailed: something that is timed does not work.
+    """
+    began = time.monotonic()
+    context = get_context("spawn")  # as workers are
+    with ProcessPoolExecutor(1, context, begin, (os.getpid(),)) as pool:
+        try:
+            seconds, pace = pool.submit(timed, cells, test, means).result()
+        except Exception as error:
+            # a network without gradients, a process that died: the study itself will say so
+            raise EvaluationFailed(f"cannot be timed: {error}") from error
+        except BaseException:
+            # an interruption: leaving the pool would wait for its job
+            for process in active_children():
+                process.terminate()
+            raise
+    return replace(pace, start=time.monotonic() - began - seconds)
+
+
+def timed(cells: Sequence[Cell], test: Test, means: Means) -> tuple[float, Pace]:
+    """The parts, and the seconds it took to time them; what comes only once is not among these."""
+    import torch
+
+    torch.set_num_threads(means.threads)
+    with TemporaryDirectory(prefix="robustkit-") as folder:
+        first, scratch = (replace(means, folder=Path(folder) / name) for name in ("first", "again"))
+        cell = _short(_first_that_works(cells, test, first))
+        began = time.monotonic()
+        training = _seconds(lambda: carry_out(Job(cell, ()), scratch))
+        judged = replace(test, cell=cell.key)
+        evaluation = _seconds(lambda: carry_out(Job(cell, (judged,)), scratch))
+        forward, gradient = _passes(cell, judged, scratch)
+        steps = {one.method: _step(one, means) for one in cells if "recipe" in one.asked}
+        pace = Pace(0, steps, training, evaluation, forward, gradient)
+        return time.monotonic() - began, pace
+
+
+def _short(cell: Cell) -> Cell:
+    """The training of a single update, with few held-out images; one made elsewhere is itself."""
+    if "recipe" not in cell.asked:
+        return cell
+    asked = cell.asked["recipe"]
+    held = Fraction(asked["hold_out"])
+    fewer = min(held, Fraction(HELD_OUT)) if held >= 1 else held and Fraction(HELD_OUT)
+    recipe = asked | {"steps": 1, "hold_out": str(fewer)}
+    return replace(cell, asked=cell.asked | {"recipe": recipe})
+
+
+def _first_that_works(cells: Sequence[Cell], test: Test, means: Means) -> Cell:
+    """The first cell whose short training and evaluation succeed, whatever they import loaded.
+
+    Raises:
+        EvaluationFailed: none does.
+    """
+    store = Store(means.folder)
+    for cell in cells:
+        short = _short(cell)
+        judged = replace(test, cell=short.key)
+        carry_out(Job(short, (judged,)), means)
+        result = store.test(judged.key)
+        if result is not None and result["status"] == "done":
+            return cell
+    raise EvaluationFailed("no cell of the study can be timed")
+
+
+def _step(cell: Cell, means: Means) -> float | None:
+    try:
+        return time_steps([cell], means, 1, STEPS)[cell.method][0]
+    except Exception:
+        return None  # whatever it is, the study itself will say so
+
+
+def _passes(cell: Cell, test: Test, means: Means) -> tuple[float, float]:
+    """Seconds of a pass over an image: forth, and forth and back."""
+    import torch
+
+    from robustkit import checkpoint
+    from robustkit.device import device as find
+
+    device, store = find(means.device), Store(means.folder)
+    made = store.cell(cell.key) or {}
+    network = checkpoint.read(store.folder / made["checkpoint"], model=made["model"]).load(device)
+    images = _batch(loaded(test.data, test.split, None, means.data_root), device)
+
+    def forth() -> None:
+        with torch.no_grad():
+            network(images).sum().item()
+
+    def back() -> None:
+        x = images.clone().requires_grad_()
+        torch.autograd.grad(network(x).logsumexp(1).sum(), x)[0].sum().item()
+
+    forward, gradient = (_seconds(one, PASSES) / len(images) for one in (forth, back))
+    return forward, gradient
+
+
+def _batch(data: "Dataset", device: "torch.device") -> "torch.Tensor":
+    """As many images as an evaluation takes at a time."""
+    import torch
+
+    from robustkit.evaluation import block_size
+
+    pixels = 1
+    for side in data.shape:
+        pixels *= side
+    fitting = max(1, min(128, 2**22 // pixels))
+    count = fitting if device.type == "cpu" else block_size(data, device)
+    return torch.from_numpy(data.images(0, min(count, len(data)))).to(device)
+
+
+def _seconds(work: Callable[[], Any], times: int = 0) -> float:
+    """Of doing something once, or the mean of so many times after one to warm up."""
+    if times:
+        work()
+    began = time.perf_counter()
+    for _ in range(times or 1):
+        work()
+    return (time.perf_counter() - began) / (times or 1)

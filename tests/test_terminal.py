@@ -1,0 +1,120 @@
+"""What is on the screen while something is at work, in a pseudo-terminal."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from robustkit.cli.terminal import AuditBar
+
+pty = pytest.importorskip("pty")
+
+TINY = """
+title    = "Tiny"
+question = "What is on the screen?"
+baseline = "cross-entropy"
+
+[train]
+model      = "lenet5"
+data       = "mnist5k"
+seeds      = [0]
+steps      = 3
+batch_size = 16
+hold_out   = "100"
+
+[test]
+data  = "mnist5k"
+limit = 20
+
+[[method]]
+name = "cross-entropy"
+loss = "cross-entropy"
+
+[[method]]
+name   = "broken"
+loss   = "hinge"
+recipe = { learning_rate = 1e30 }
+
+[[analysis]]
+name   = "label-noise"
+factor = "label_noise"
+levels = ["0.4"]
+"""
+
+
+@pytest.fixture
+def terminal(tmp_path):
+    """Run a command on a terminal of its own, in an empty folder: status, all that it showed."""
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+
+    def run(*arguments):
+        ours, its = pty.openpty()
+        command = [sys.executable, "-m", "robustkit", *map(str, arguments)]
+        streams = {"stdin": its, "stdout": its, "stderr": its}
+        with subprocess.Popen(command, cwd=tmp_path, env=environment, **streams) as process:
+            os.close(its)
+            shown = b"".join(iter(lambda: _read(ours), b""))
+        os.close(ours)
+        return process.returncode, shown.decode()
+
+    return run
+
+
+def _read(terminal):
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # Linux says so where the other side is closed
+        return b""
+
+
+def test_a_training_shows_its_updates(terminal, tmp_path):
+    few = ("--steps", 3, "--batch-size", 16, "--device", "cpu", "--out", "a.safetensors")
+    status, shown = terminal("train", "--model", "lenet5", "--data", "mnist5k", *few)
+    assert "Traceback" not in shown
+    assert status == 0
+    assert "3 of 3 updates" in shown
+    assert (tmp_path / "a.safetensors").is_file()
+
+
+def test_a_study_shows_where_each_method_stands_and_names_what_failed(terminal, tmp_path):
+    pytest.importorskip("seaborn")
+    (tmp_path / "tiny.toml").write_text(TINY)
+    status, shown = terminal("report", "tiny.toml", "--device", "cpu", "--workers", 1)
+    assert "Traceback" not in shown
+    assert status == 3
+    known = "tiny: 2 cells known, 2 to work on, 2 evaluations; about"
+    assert f"{known} " in shown
+    assert re.search("method.*done.*running.*failed.*left", shown)
+    assert re.search(r"broken +│ +0 │ +1 │ +0 │ +0 │", shown)
+    assert re.search(r"broken +│ +0 │ +0 │ +1 │ +0 │", shown)
+    assert re.search(r"at work for \d+ s: cross-entropy, 40% label noise", shown)
+    (line,) = [line for line in shown.splitlines() if "failed: " in line]
+    assert re.search("broken, 40% label noise, .*, failed: .* no longer a number", line)
+    assert (tmp_path / "tiny" / "report.html").is_file()
+
+
+def test_an_evaluation_shows_its_images(terminal):
+    status, shown = terminal(
+        "evaluate", "lenet5-mnist5k", "--attack", "fgsm", "--limit", 20, "--device", "cpu"
+    )
+    assert "Traceback" not in shown
+    assert status == 0
+    assert "20 of 20 images" in shown
+
+
+def test_an_audit_shows_the_part_at_work(monkeypatch):
+    ours, its = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with open(its, "w") as stderr:  # noqa: PTH123 (a terminal has no path here)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with AuditBar() as bar:
+            bar.begin("clean", 8)(8)
+            bar.begin("pgd", 24)(6)
+        monkeypatch.undo()
+        shown = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert "6 of 24 images" in shown
+    assert "pgd" in shown
