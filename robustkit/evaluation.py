@@ -59,6 +59,8 @@ class Subject(NamedTuple):
     warnings: Sequence[str]
     load: Callable[[torch.device], torch.nn.Module]
     """a frozen module on pixels in [0, 1]"""
+    shape: tuple[int, int, int] | None = None
+    """C, H, W of the training images, where that is recorded"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,9 @@ def evaluate(
         EvaluationFailed: the evaluation broke; finished blocks are kept.
     """
     options = options or Options()
-    images = _dataset(data, limit)
+    if not isinstance(model, torch.nn.Module | Checkpoint):
+        model = checkpoints.read(model)
+    images = _dataset(data, limit, model)
     asked = resolve(protocol, images, epsilons, target=target, seed=seed, settings=settings)
     with ExitStack() as stack:
         if isinstance(model, torch.nn.Module):
@@ -119,13 +123,17 @@ def evaluate(
             if name is None:
                 out = stack.enter_context(tempfile.TemporaryDirectory(prefix="robustkit-"))
         else:
-            subject = of_checkpoint(
-                model if isinstance(model, Checkpoint) else checkpoints.read(model)
-            )
+            subject = of_checkpoint(model)
         return run(subject, images, asked, Path(out), options)
 
 
-def _dataset(data: Dataset | tuple[Any, Any] | str | Path, limit: int | None) -> Dataset:
+def _dataset(
+    data: Dataset | tuple[Any, Any] | str | Path,
+    limit: int | None,
+    model: torch.nn.Module | Checkpoint,
+) -> Dataset:
+    if isinstance(data, str | Path) and isinstance(model, Checkpoint):
+        return images_for(model, str(data), limit=limit)
     if isinstance(data, str | Path):
         return datasets.load(str(data), limit=limit)
     if isinstance(data, tuple):
@@ -134,6 +142,57 @@ def _dataset(data: Dataset | tuple[Any, Any] | str | Path, limit: int | None) ->
     if limit is not None and limit < len(data):
         raise InputError("limit goes with a data set's name or arrays; load the Dataset with it")
     return data
+
+
+def images_for(
+    checkpoint: Checkpoint,
+    name: str | None = None,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    root: Path | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    channels: int | None = None,
+) -> Dataset:
+    """The images to judge a checkpoint by, made as those of its training were.
+
+    Arguments are as `data.load` takes them. The data set, and how its images are made, are those
+    that the checkpoint records, where nothing else is asked for.
+
+    Raises:
+        InputError: no data set is named, or the images have another shape than those of the
+            training, and nothing says that they should.
+    """
+    if not (name := name or checkpoint.trained_on):
+        raise InputError(f"{checkpoint.path}: records no data set; name one with --data")
+    asked = {"resize": resize, "crop": crop, "channels": channels}
+    chosen = {
+        key: getattr(checkpoint, key) if value is None else value for key, value in asked.items()
+    }
+    data = datasets.load(name, split=split, limit=limit, root=root, **chosen)
+    if asked == dict.fromkeys(asked):
+        check_shape(checkpoint, data)
+    return data
+
+
+def check_shape(checkpoint: Checkpoint, data: Dataset) -> None:
+    """Nothing, if the images have the recorded shape of the training's, or none is recorded.
+
+    Raises:
+        DataError: they have another, and accuracy on them would say little.
+    """
+    if checkpoint.trained_shape not in (None, data.shape):
+        raise DataError(
+            f"{checkpoint.path}: {_unlike(checkpoint.trained_shape, data)}; make them so with "
+            "--resize, --crop or --channels, or in the data set's file "
+            f"(--channels {data.shape[0]} takes them as they are)"
+        )
+
+
+def _unlike(shape: tuple[int, int, int] | None, data: Dataset) -> str:
+    trained, found = ("×".join(map(str, some)) for some in (shape or (), data.shape))
+    return f"trained on images of {trained}, but those of {data.name} are {found}"
 
 
 def resolve(
@@ -174,7 +233,11 @@ def of_checkpoint(checkpoint: Checkpoint) -> Subject:
     if Path(checkpoint.path).parent == shipped("data"):
         header["path"] = Path(checkpoint.path).stem  # a shipped one goes by its name
     return Subject(
-        checkpoint.identity, header, checkpoint.warnings, lambda device: checkpoint.load(device)
+        checkpoint.identity,
+        header,
+        checkpoint.warnings,
+        lambda device: checkpoint.load(device),
+        checkpoint.trained_shape,
     )
 
 
@@ -269,6 +332,7 @@ def question(
             *data.warnings,
             *([] if surrogate is None else [_transfer(surrogate)]),
             *_seen(subject, data),
+            *([] if subject.shape in (None, data.shape) else [_unlike(subject.shape, data)]),
             *protocol.weaknesses,
             *protocols.adaptations(protocol.attacks, len(data.classes)),
         ],

@@ -48,6 +48,13 @@ class Checkpoint:
     num_classes: int | None = None
     input_shape: tuple[int, int, int] | None = None
     """C, H, W"""
+    trained_shape: tuple[int, int, int] | None = None
+    """likewise, of the training images, where the file itself records it"""
+    resize: int | None = None
+    """how the training images were made: shorter side"""
+    crop: int | None = None
+    """then a central square"""
+    channels: int | None = None
     loss: str | None = None
     label_noise: float | None = None
     data_fraction: float | None = None
@@ -425,7 +432,13 @@ def _merged(base: Checkpoint, given: Facts, aside: Facts, recorded: Facts) -> Ch
         preprocessing = "given"
     elif "mean" in table or normalised is False:
         preprocessing = "recorded"
-    return replace(base, **table, preprocessing=preprocessing, warnings=(*base.warnings, *warnings))
+    return replace(
+        base,
+        **table,
+        trained_shape=recorded.input_shape,  # type: ignore[arg-type]  # three, as `facts` checks
+        preprocessing=preprocessing,
+        warnings=(*base.warnings, *warnings),
+    )
 
 
 def _identified(known: Checkpoint, code: dict[str, str]) -> Checkpoint:
@@ -464,6 +477,7 @@ def describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         ("model", c.model or "unknown: name it with --model"),
         ("classes", c.num_classes),
         ("input shape", shape),
+        *((name, n) for name in ("resize", "crop", "channels") if (n := getattr(c, name))),
         ("preprocessing", c.preprocessing + normalisation),
         ("trained on", c.trained_on),
         ("loss", c.loss),
@@ -504,6 +518,9 @@ def write_sidecar(checkpoint: Checkpoint, path: str | Path | None = None) -> Pat
         model=c.model,
         num_classes=c.num_classes,
         input_shape=c.input_shape,
+        resize=c.resize,
+        crop=c.crop,
+        channels=c.channels,
         mean=None if inside else c.mean,
         std=None if inside else c.std,
         normalised=False if c.preprocessing == "recorded" and c.mean is None else None,

@@ -13,6 +13,9 @@ from typing import Any
 from robustkit.errors import CheckpointError, InputError
 from robustkit.files import build, read_toml, write_atomic
 
+LARGEST = 4096
+"""side of an image that a file may ask for"""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -22,6 +25,11 @@ class Facts:
     num_classes: int | None = None
     input_shape: tuple[int, ...] | None = None
     """C, H, W"""
+    resize: int | None = None
+    """of the training images, as the data's own: shorter side"""
+    crop: int | None = None
+    """then a central square"""
+    channels: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     normalised: bool | None = None
@@ -63,6 +71,10 @@ def facts(table: Mapping[str, Any], where: str) -> Facts:
         raise CheckpointError(f"{where}: input_shape: expected [C, H, W], got {list(shape)}")
     if made.num_classes is not None and made.num_classes < 2:
         raise CheckpointError(f"{where}: num_classes must be at least 2, got {made.num_classes}")
+    for name in ("resize", "crop", "channels"):
+        value = getattr(made, name)
+        if value is not None and not 1 <= value <= LARGEST:
+            raise CheckpointError(f"{where}: {name} must be from 1 to {LARGEST}, got {value}")
     check_normalisation(made.mean, made.std, where)
     return made
 

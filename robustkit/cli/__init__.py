@@ -6,6 +6,7 @@ Commands import what they need in their bodies, since torch takes seconds.
 import os
 import signal
 import sys
+from importlib import import_module
 from types import FrameType
 from typing import NoReturn
 
@@ -22,6 +23,8 @@ from robustkit.cli.rank import rank
 from robustkit.cli.report import report
 from robustkit.cli.train import train
 from robustkit.errors import RobustkitError
+
+PROCESSES = "robustkit.training.processes"
 
 app = typer.Typer(
     name="robustkit",
@@ -78,7 +81,7 @@ def main() -> None:
         status = _say(f"error: {error}", error.exit_status)
     except Stopped as stop:
         text = "interrupted; what is finished is kept, and the same command goes on from there"
-        status = _say(text, 128 + stop.args[0])
+        status = _say(text, 128 + stop.args[0], begun=PROCESSES in sys.modules)
     except BrokenPipeError:
         # the reader has gone; Python's own flush at exit must not complain about it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -86,11 +89,28 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "show"):
             raise
-        error.show()  # a usage error, in typer's own words
+        if _speaks():
+            error.show()  # a usage error, in typer's own words
         status = error.exit_code
     sys.exit(status)
 
 
-def _say(text: str, status: int) -> int:
-    typer.echo(" ".join(f"robustkit: {text}".split()), err=True)
+def _say(text: str, status: int, begun: bool = True) -> int:
+    if _speaks(begun):
+        typer.echo(" ".join(f"robustkit: {text}".split()), err=True)
     return status
+
+
+def _speaks(begun: bool = True) -> bool:
+    """Whether this process tells what went wrong: of several, the first that failed does.
+
+    Args:
+        begun: False where an interruption may have left torch half imported, so that the others
+            cannot be asked; nothing is lost then.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # from here on: `torchrun` ends all processes when one has failed, which is no news
+        signal.signal(number, signal.SIG_IGN)
+    return begun and import_module(PROCESSES).first_to_fail()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from robustkit.audit.policy import Policy
     from robustkit.checkpoint import Checkpoint
     from robustkit.data import Dataset
+    from robustkit.evaluation import Subject
 
 FAILED_POLICY = 1
 """exit status where a rule of the policy does not hold"""
@@ -111,7 +112,6 @@ def audit(
     """
     asked = _asked(claim, claim_from, policy, junit, budget, epsilon, out)
     from robustkit import checkpoint as checkpoints
-    from robustkit import data as datasets
     from robustkit import evaluation
     from robustkit.audit.attacked import Bench, minutes
     from robustkit.audit.run import Question, run
@@ -128,10 +128,9 @@ def audit(
         )
 
     audited = read(checkpoint)
-    if not (name := data or audited.trained_on):
-        raise InputError(f"{checkpoint}: records no data set; name one with --data")
-    images = datasets.load(
-        name,
+    images = evaluation.images_for(
+        audited,
+        data,
         split=split,
         limit=limit or asked.plan.images or None,
         root=data_root,
@@ -140,15 +139,21 @@ def audit(
         channels=channels,
     )
     threat = _threat(images, asked.claim, norm, epsilon, seed)
-    others = {path: evaluation.of_checkpoint(checkpoints.read(path)) for path in against or ()}
+
+    def other(path: str) -> "Subject":
+        found = checkpoints.read(path)
+        if (resize, crop, channels) == (None, None, None):
+            evaluation.check_shape(found, images)
+        return evaluation.of_checkpoint(found)
+
     question = Question(
         evaluation.of_checkpoint(audited),
         images,
         threat,
         asked.plan,
         asked.claim,
-        others,
-        None if surrogate is None else evaluation.of_checkpoint(checkpoints.read(surrogate)),
+        {path: other(path) for path in against or ()},
+        None if surrogate is None else other(surrogate),
         asked.policy,
         budget,
         shlex.join(["robustkit", *sys.argv[1:]]),

@@ -246,7 +246,6 @@ def answer(path: str, request: Request, bar: "Bar | None") -> "Evaluation":
         RobustkitError: bad input, or a failed evaluation.
     """
     from robustkit import checkpoint as checkpoints
-    from robustkit import data as datasets
     from robustkit import evaluation
 
     read = checkpoints.read(
@@ -257,10 +256,9 @@ def answer(path: str, request: Request, bar: "Bar | None") -> "Evaluation":
         std=request.std,
         trust_program=request.trust_program,
     )
-    if not (name := request.data or read.trained_on):
-        raise InputError(f"{path}: records no data set; name one with --data")
-    data = datasets.load(
-        name,
+    data = evaluation.images_for(
+        read,
+        request.data,
         split=request.split,
         limit=request.limit,
         root=request.data_root,
@@ -278,9 +276,10 @@ def answer(path: str, request: Request, bar: "Bar | None") -> "Evaluation":
     )
     surrogate = None
     if request.surrogate is not None:
-        surrogate = evaluation.of_checkpoint(
-            checkpoints.read(request.surrogate, trust_program=request.trust_program)
-        )
+        other = checkpoints.read(request.surrogate, trust_program=request.trust_program)
+        if (request.resize, request.crop, request.channels) == (None, None, None):
+            evaluation.check_shape(other, data)
+        surrogate = evaluation.of_checkpoint(other)
     options = evaluation.Options(
         request.batch_size, request.device, request.fresh, request.save_adversarial
     )

@@ -1,5 +1,7 @@
 """Options that several commands share."""
 
+from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,6 +49,17 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"{option} {text}: expected numbers such as 0.485,0.456,0.406") from error
+
+
+def share(text: str, option: str) -> Fraction:
+    """An exact number from "0.05", "1/20" or "5%".
+
+    Raises:
+        InputError: anything else.
+    """
+    with suppress(ValueError, ZeroDivisionError):
+        return Fraction(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    raise InputError(f"{option} {text}: expected a number such as 0.05, 1/20 or 5%")
 
 
 def images_a_pass(text: str) -> int | Literal["auto"]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from robustkit.cli.options import Channels, Crop, DataRoot, Device, Resize, Seed, Split
+from robustkit.cli.options import Channels, Crop, DataRoot, Device, Resize, Seed, Split, share
 from robustkit.errors import InputError
-from robustkit.files import fraction
 
 if TYPE_CHECKING:
+    from robustkit.data import Dataset
     from robustkit.data.noise import Noise
 
 
@@ -33,7 +33,7 @@ def train(
     data_root: DataRoot = None,
     split: Split = "train",
     label_noise: Annotated[
-        str | None, typer.Option(metavar="RATE", help="Share of labels made wrong: 0.4.")
+        str | None, typer.Option(metavar="RATE", help="Share of labels made wrong: 0.4, 40%.")
     ] = None,
     noise_kind: Annotated[
         str,
@@ -46,11 +46,11 @@ def train(
         bool, typer.Option("--noise-stratified", help="The rate holds in every class.")
     ] = False,
     data_fraction: Annotated[
-        str, typer.Option(metavar="SHARE", help="Of the images that are not held out: 0.05.")
+        str, typer.Option(metavar="SHARE", help="Of the images that are not held out: 0.05, 5%.")
     ] = "1",
     hold_out: Annotated[
         str | None,
-        typer.Option(metavar="N|SHARE", help="Images kept to watch the training by: 5000, 0.1."),
+        typer.Option(metavar="N|SHARE", help="Images kept to watch the training by: 5000, 10%."),
     ] = None,
     keep: Annotated[
         Literal["last", "best"],
@@ -98,7 +98,13 @@ def train(
         Literal["auto", "float32", "tf32", "bf16"], typer.Option(help="auto: tf32 on a GPU.")
     ] = "auto",
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Same bytes on a GPU too, at some cost.")
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Same bytes on a GPU too: torch and cuDNN use deterministic algorithms alone, "
+            "cuBLAS a fixed workspace (CUBLAS_WORKSPACE_CONFIG). Mostly slower; an operation that "
+            "has no such algorithm is refused.",
+        ),
     ] = False,
     resize: Resize = None,
     crop: Crop = None,
@@ -109,15 +115,24 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew, whatever is there.")] = False,
     log: Annotated[Path | None, typer.Option(help="A folder for TensorBoard.")] = None,
 ) -> int:
-    """Train a network and write a self-describing checkpoint; interrupted, it goes on later."""
+    """Train a network and write a self-describing checkpoint; interrupted, it goes on later.
+
+    Exit status: 0 done, 2 bad input, 3 the training failed, 130 and 143 interrupted.
+    """
     from robustkit import compression, losses
     from robustkit.data import noise as noises
     from robustkit.training import recipe as recipes
 
     if steps is not None and epochs is not None:
         raise InputError("--steps and --epochs both say how long to train; give one")
-    noise = noises.parse(noise_kind, label_noise, stratified=noise_stratified)
-    share = fraction(data_fraction, "--data-fraction")
+    if no_memory and compress is None:
+        raise InputError("--no-memory is about compressed gradients; give --compress too")
+    wrong = None if label_noise is None else str(share(label_noise, "--label-noise"))
+    noise = noises.parse(noise_kind, wrong, stratified=noise_stratified)
+    if noise_stratified and noise.kind == "file":
+        raise InputError("--noise-stratified: a file's labels are what they are; leave it out")
+    part = share(data_fraction, "--data-fraction")
+    held = None if hold_out is None else _held_out(hold_out)
     scheme = None if compress is None else compression.parse(compress)
     losses.source(loss)  # an unknown name is told before torch is imported
     given = losses.parse_settings(set_ or ())
@@ -136,26 +151,29 @@ def train(
         "schedule": schedule,
         "clip": clip,
         "augment": None if augment is None else tuple(kind for kind in augment if kind != "none"),
-        "hold_out": None if hold_out is None else fraction(hold_out, "--hold-out"),
+        "hold_out": held,
     }
     chosen = recipes.checked(
         replace(chosen, **{name: value for name, value in changes.items() if value is not None})
     )
     path = out or Path(  # in the working folder
-        _name(loss, given, model, data, noise, share, scheme, seed)
+        _name(loss, given, model, data, noise, part, scheme, seed)
     )
     from robustkit import training
     from robustkit.cli.terminal import TrainingBar, show_training
     from robustkit.data import load
 
+    images = load(data, split=split, root=data_root, resize=resize, crop=crop, channels=channels)
+    if held is not None:
+        _check_held_out(held, images)
     question = training.Question(
         model,
-        load(data, split=split, root=data_root, resize=resize, crop=crop, channels=channels),
+        images,
         loss,
         settings | given,
         chosen,
         noise,
-        share,
+        part,
         seed,
         keep,
         clean_selection,
@@ -171,6 +189,29 @@ def train(
     if trained.first:
         show_training(trained)
     return 0
+
+
+def _held_out(text: str) -> Fraction:
+    """What --hold-out says.
+
+    Raises:
+        InputError: not a number, or one that may be a share or a count.
+    """
+    value = share(text, "--hold-out")
+    if value == 1 and text != "1":
+        raise InputError(
+            f"--hold-out {text}: a share must be below 1; for a single image write --hold-out 1"
+        )
+    return value
+
+
+def _check_held_out(amount: Fraction, images: "Dataset") -> None:
+    """Raise InputError where a share above 0 comes to no image."""
+    if 0 < amount * len(images) < 1:
+        raise InputError(
+            f"--hold-out: {float(amount):g} of {len(images)} images is none; give at least "
+            f"1/{len(images)}, or 0 to hold out none"
+        )
 
 
 def _name(

@@ -193,7 +193,10 @@ def _evaluate(test: Test, store: Store, means: Means) -> dict[str, Any]:
     def subject(key: str) -> evaluation.Subject:
         made = store.cell(key) or {}
         path = store.folder / made["checkpoint"]  # an absolute one stays as it is
-        found = evaluation.of_checkpoint(checkpoint.read(path, model=made.get("model")))
+        read = checkpoint.read(path, model=made.get("model"))
+        if "recorded" in made:  # made elsewhere
+            evaluation.check_shape(read, data)
+        found = evaluation.of_checkpoint(read)
         # as the study knows it, wherever a worker has it
         return found._replace(header={**found.header, "path": made["checkpoint"]})
 

@@ -24,6 +24,8 @@ from robustkit.training.recipe import Recipe, rate
 
 LINES = 50
 """of history at most, where the number of updates is given"""
+TOGETHER = 25
+"""updates between two looks where several processes have to agree on what they see"""
 ADVICE = "try a smaller --learning-rate, or --clip 1"
 
 
@@ -106,7 +108,7 @@ class Engine:
         """Train to the end; `save` is called after every epoch and every so many seconds.
 
         Raises:
-            TrainingFailed: the loss is no longer a number.
+            TrainingFailed: the loss or a weight is no longer a number; that is never saved.
         """
         due = time.monotonic() + seconds
         while self.step < self.steps:
@@ -116,7 +118,8 @@ class Engine:
                 progress.epoch(self.history[-1])
                 save()
             elif time.monotonic() > due and self.processes.world == 1:
-                self._check()
+                self._check(self.step - 1)
+                self._check_weights()
                 save()
                 due = time.monotonic() + seconds
             if progress.step is not None and self.step % self._look == 0:
@@ -143,10 +146,14 @@ class Engine:
         generator = torch.Generator(self.device)
         generator.manual_seed(self._key("loss", self.processes.rank, self.step))
         with self._autocast():
-            result = self.loss.backward(self.model, images, batch.given, Step(self.step, generator))
+            # a copy: a loss that writes into its labels must not falsify what is counted
+            given, step = batch.given.clone(), Step(self.step, generator)
+            result = self.loss.backward(self.model, images, given, step)
         self._count(batch, result.loss, result.logits)
-        if self.step % self._look == 0:
-            self._check()
+        if self.step == 0:
+            self._check_start()
+        if self.step % (self._look if self.processes.world == 1 else TOGETHER) == 0:
+            self._check(self.step)
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         self.optimizer.step()
@@ -188,14 +195,38 @@ class Engine:
         self._sums[1:5] += counts
         self._sums[5] += n
 
-    def _check(self) -> None:
+    def _check(self, step: int) -> None:
         """Raise if the loss is no longer a number: nothing after that may be saved."""
-        if not torch.isfinite(self._sums[0]):
-            epoch, index = divmod(self.step, self.steps_per_epoch)
-            raise TrainingFailed(
-                f"the loss is no longer a number in epoch {epoch + 1}, by batch {index + 1} of "
-                f"{self.steps_per_epoch}; {ADVICE}"
-            )
+        if not self.processes.agree(torch.isfinite(self._sums[0])):
+            raise TrainingFailed(f"the loss is no longer a number {self._place(step)}; {ADVICE}")
+
+    def _check_weights(self) -> None:
+        """Raise if what is to be saved is no longer finite, though the loss before it was."""
+        tensors = [*self.network.state_dict().values(), *memories(self.optimizer)]
+        # one look at a GPU, however many tensors
+        finite = torch.stack([torch.isfinite(t).all().to(self.device) for t in tensors]).all()
+        if not self.processes.agree(finite):
+            place = self._place(self.step - 1)
+            raise TrainingFailed(f"the weights are no longer numbers {place}; {ADVICE}")
+
+    def _check_start(self) -> None:
+        """Raise if there was never a number: no smaller step would help.
+
+        Once in a run; later a broken gradient shows in the weights.
+        """
+        gradients = [w.grad for w in self.network.parameters() if w.grad is not None]
+        flags = [torch.isfinite(value).all() for value in (self._sums[0], *gradients)]
+        for what, finite in (("loss", flags[0]), ("gradient", torch.stack(flags).all())):
+            if not self.processes.agree(finite):
+                raise TrainingFailed(
+                    f"the {what} is not a finite number on the very first batch, before any "
+                    "update; look at the loss, its settings and the network"
+                )
+
+    def _place(self, step: int) -> str:
+        """Where an update stands, for a message."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return f"in epoch {epoch + 1}, by batch {index + 1} of {self.steps_per_epoch}"
 
     def _report(self) -> Report:
         seen = summarised(self._sums.tolist()) if self._sums[5] else self.history[-1]
@@ -208,6 +239,7 @@ class Engine:
         self._sums.zero_()
         if not torch.isfinite(sums[0]):
             raise TrainingFailed(f"the loss is no longer a number in epoch {self._epoch}; {ADVICE}")
+        self._check_weights()
         line: dict[str, Any] = {"epoch": self._epoch, "step": self.step} | summarised(sums.tolist())
         if self.held_out is not None:
             line |= accuracy(self.network, self.held_out)
@@ -323,6 +355,12 @@ def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
             return torch.optim.AdamW(
                 weights, eta, eps=recipe.stabiliser, weight_decay=decay, fused=True
             )
+
+
+def memories(made: torch.optim.Optimizer) -> list[Tensor]:
+    """Everything that an optimiser remembers of the gradients."""
+    kept = (value for state in made.state.values() for value in state.values())
+    return [value for value in kept if isinstance(value, Tensor)]
 
 
 def wrapped(network: nn.Module, processes: Processes, device: torch.device) -> nn.Module:

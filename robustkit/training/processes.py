@@ -1,12 +1,21 @@
 """Processes that train together, as `torchrun` starts them; alone there is one."""
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
 
-from robustkit.errors import InputError, first_line
+from robustkit.errors import InputError, TrainingFailed, first_line
+
+PATIENCE = timedelta(seconds=5)
+"""for the launcher's answer"""
+BROKEN = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
+"""of which one stands in the message of a collective that another process has left"""
 
 
 class Processes(NamedTuple):
@@ -29,6 +38,10 @@ class Processes(NamedTuple):
         if self.world > 1:
             distributed.all_reduce(value)
         return value
+
+    def agree(self, holds: Tensor) -> bool:
+        """Whether a condition holds in every process; all of them have to ask."""
+        return not self.total((~holds).to(torch.int32))
 
     def tell(self, value: Any) -> Any:
         """The first process's value, in all of them."""
@@ -74,9 +87,60 @@ def join(device: torch.device, alone: bool = False) -> Processes:
 
 
 def leave() -> None:
-    """Part from the others."""
+    """Part from the others.
+
+    Whoever has finished waits for the rest first, see `together`. A wrapped network holds on to
+    the group and stands in a cycle of references: it is cleared away now, not when the interpreter
+    ends and its threads with it.
+    """
     if distributed.is_available() and distributed.is_initialized():
+        gc.collect()
         distributed.destroy_process_group()
+
+
+@contextmanager
+def together(processes: Processes) -> Iterator[None]:
+    """Work of several processes that end together: with one error, or when all of them are done.
+
+    Raises:
+        TrainingFailed: another process has ended before its time.
+    """
+    try:
+        yield
+        if processes.world > 1:
+            distributed.barrier()
+    except BaseException as error:
+        first_to_fail()  # asked now, since the others hear of it as soon as this one leaves
+        if processes.world > 1 and _broken(error):
+            raise TrainingFailed(
+                f"one of the {processes.world} processes has ended before its time "
+                f"({first_line(error)}); the same command goes on from the last saved state"
+            ) from error
+        raise
+
+
+def _broken(error: BaseException) -> bool:
+    """Whether an error says that another process no longer answers."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(mark in text for mark in BROKEN)
+
+
+def first_to_fail() -> bool:
+    """Whether this process speaks for all: no other one that `torchrun` started failed before it.
+
+    Where none can be asked each speaks for itself.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return True
+    run = [os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RUN_ID", "RESTART_COUNT")]
+    own = os.environ.get("RANK", "0")
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = distributed.TCPStore(address, port, None, False, PATIENCE)  # type: ignore[attr-defined]
+        first: bytes = store.compare_set("/".join(["robustkit", *run]), "", own)
+    except (RuntimeError, ValueError, KeyError):
+        return True
+    return first.decode() == own
 
 
 def own_device(device: torch.device) -> torch.device:

@@ -23,12 +23,12 @@ from robustkit.data import Dataset
 from robustkit.data.noise import Noise
 from robustkit.data.subset import Training, prepare
 from robustkit.device import device as find_device
-from robustkit.errors import EvaluationFailed, InputError, RobustkitError, TrainingFailed
+from robustkit.errors import InputError, RobustkitError, TrainingFailed, first_line
 from robustkit.files import canonical, digest, write_atomic
 from robustkit.losses.loss import Loss, unwrapped
 from robustkit.training.engine import Engine, Progress, wrapped
 from robustkit.training.examples import Examples, gather
-from robustkit.training.processes import Processes, join, leave, own_device
+from robustkit.training.processes import Processes, join, leave, own_device, together
 from robustkit.training.recipe import Recipe, checked, spell
 
 REVISION = 1
@@ -99,14 +99,17 @@ def train(question: Question, out: str | Path, options: Options = Options()) -> 
 
     Raises:
         InputError: the question makes no sense, or `out` holds the answer to another one.
-        TrainingFailed: the loss is no longer a number; the last good state is kept.
+        TrainingFailed: the loss or a weight is no longer a number, or another process has ended;
+            the last good state is kept.
         EvaluationFailed: the disk is full or cannot be written.
     """
     checked(question.recipe)
+    if Path(out).is_dir():
+        raise InputError(f"--out {out}: is a folder; give the name of a file")
     device = own_device(find_device(options.device))
     processes = join(device, alone=question.compress is not None)
     try:
-        with _claimed(_partial(Path(out)), processes):
+        with together(processes), _claimed(_partial(Path(out)), processes):
             return _Run(question, Path(out), options, device, processes).answer()
     finally:
         leave()
@@ -123,17 +126,19 @@ def _claimed(folder: Path, processes: Processes) -> Iterator[None]:
     if not processes.first:
         yield
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EvaluationFailed(f"cannot write {folder}: {error.strerror or error}") from error
     lock = FileLock(folder / "lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(
             f"{folder}: another process trains into it; wait, or change --out"
         ) from None
+    except OSError as error:
+        raise InputError(
+            f"cannot write {folder}: {error.strerror or error}; give an --out in a folder that can "
+            "be written"
+        ) from error
     try:
         yield
     finally:
@@ -371,6 +376,7 @@ class _Run:
                 data_fraction=float(asked.fraction),
                 seed=asked.seed,
                 trained_on=asked.data.name,
+                **asked.data.transform,
                 recorded_accuracy=kept.get("held_out_clean"),
                 training=record,
             )
@@ -405,7 +411,11 @@ def ways(loss: Loss, model: nn.Module) -> str:
 
 @contextmanager
 def numerics(precision: str, deterministic: bool) -> Iterator[None]:
-    """Set how exactly, and how repeatably, a GPU multiplies; as it was afterwards."""
+    """Set how exactly, and how repeatably, a GPU multiplies; as it was afterwards.
+
+    Raises:
+        InputError: an operation knows no deterministic way, and one is asked for.
+    """
     before = (
         torch.get_float32_matmul_precision(),
         torch.backends.cudnn.allow_tf32,
@@ -419,6 +429,11 @@ def numerics(precision: str, deterministic: bool) -> Iterator[None]:
     torch.use_deterministic_algorithms(deterministic)
     try:
         yield
+    except RuntimeError as error:
+        if not deterministic or "deterministic implementation" not in str(error):
+            raise
+        reason = first_line(error).partition(",")[0]
+        raise InputError(f"--deterministic: {reason}; train without it, or change that") from error
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
@@ -430,7 +445,7 @@ def logged(folder: Path | None) -> Iterator[Any]:
     """A function that writes an epoch's numbers for TensorBoard; one that does nothing without.
 
     Raises:
-        InputError: TensorBoard is not installed.
+        InputError: TensorBoard is not installed, or the folder cannot be written.
     """
     if folder is None:
         yield lambda line: None
@@ -441,7 +456,13 @@ def logged(folder: Path | None) -> Iterator[Any]:
         raise InputError(
             "--log needs TensorBoard; install it with: pip install 'robustkit[tensorboard]'"
         ) from error
-    with SummaryWriter(folder) as writer:
+    try:
+        made = SummaryWriter(folder)
+    except OSError as error:
+        raise InputError(
+            f"--log {folder}: cannot be written: {error.strerror or error}; give another folder"
+        ) from error
+    with made as writer:
 
         def write(line: dict[str, Any]) -> None:
             for name, value in line.items():

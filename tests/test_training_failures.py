@@ -1,0 +1,280 @@
+"""What a training refuses, and when it fails: no checkpoint that cannot be believed is written."""
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robustkit import checkpoint, data
+from robustkit.errors import InputError, TrainingFailed
+from robustkit.training import Options, Question, Recipe, train
+from robustkit.training.run import numerics
+
+TRAIN = ["train", "--model", "lenet5", "--data", "mnist5k", "--data-fraction", "0.05"]
+NET = """
+from torch import nn
+def build():
+    return nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(49, 10))
+"""
+LOSSES = """
+import os
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+calls = []
+
+def broken(value):
+    "The value as it is, with a gradient that is none."
+    return value + (value * 0).sqrt()
+
+def finite_value(logits, labels, after=0):
+    calls.append(1)
+    value = cross_entropy(logits, labels)
+    return broken(value) if len(calls) > after else value
+
+def never(logits, labels):
+    return cross_entropy(logits, labels) * float("nan")
+
+def here_alone(logits, labels):
+    calls.append(1)
+    bad = os.environ["RANK"] == "1" and len(calls) > 2
+    return cross_entropy(logits, labels) * (float("nan") if bad else 1)
+
+def rewrites(logits, labels):
+    value = cross_entropy(logits, labels.clone())
+    labels.zero_()
+    return value
+"""
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """200 real digits, 20 a class, as a training split."""
+    whole = data.load("mnist5k", split="train")
+    keep = np.concatenate([np.flatnonzero(whole.labels == k)[:20] for k in range(10)])
+    images = np.concatenate([whole.images(i, i + 1) for i in keep])
+    return data.from_arrays(images, whole.labels[keep], name="digits")
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A user's file of losses; the name of one of them."""
+    (tmp_path / "mine.py").write_text(LOSSES)
+    return lambda name: f"{tmp_path}/mine.py:{name}"
+
+
+def asked(digits, loss="cross-entropy", **recipe):
+    return Question("lenet5", digits, loss, recipe=Recipe(hold_out=Fraction(0), **recipe))
+
+
+# --- how the images were made ---------------------------------------------------------------------
+
+
+def test_an_evaluation_makes_its_images_as_the_training_did(robustkit, tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    flags = ["--resize", "40", "--crop", "36"]
+    whole = ["--model", "net.py:build", "--steps", "1", "--out", "a.safetensors", *flags]
+    status, _, err = robustkit("train", "--data", "mnist5k", *whole)
+    assert (status, err) == (0, "")
+    found = checkpoint.read(tmp_path / "a.safetensors")
+    assert (found.resize, found.crop, found.channels) == (40, 36, None)
+    assert found.trained_shape == (1, 36, 36)
+    shared = ["a.safetensors", "--model", "net.py:build", "--limit", "20", "--attack", "fgsm"]
+    _, plain, _ = robustkit("evaluate", *shared)
+    _, spelled, _ = robustkit("evaluate", *shared, *flags)
+    _, other, err = robustkit("evaluate", *shared, "--crop", "28")
+    records = [text.rpartition("record: ")[2] for text in (plain, spelled, other)]
+    assert records[0] == records[1] != records[2]
+    assert "trained on images of 1×36×36, but those of mnist5k are 1×28×28" in " ".join(err.split())
+
+
+def test_images_of_another_shape_than_the_recorded_one_are_refused(robustkit, tmp_path, digits):
+    (tmp_path / "net.py").write_text(NET)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(49, 10))
+    path = tmp_path / "old.safetensors"
+    facts = {"num_classes": 10, "input_shape": (1, 36, 36), "trained_on": "mnist5k"}
+    checkpoint.save(path, network, model="net.py:build", **facts)
+    shared = [path, "--model", "net.py:build", "--limit", "20"]
+    for command in (["evaluate", *shared], ["audit", *shared, "--epsilon", "0.1"]):
+        status, _, err = robustkit(*command)
+        assert status == 2
+        assert "trained on images of 1×36×36, but those of mnist5k are 1×28×28" in err
+        assert err.count("\n") == 1
+    status, _, _ = robustkit("evaluate", *shared, "--attack", "fgsm", "--channels", "1")
+    assert status == 0
+
+
+def test_a_training_without_a_transform_records_none(digits, tmp_path):
+    train(asked(digits, steps=1), tmp_path / "a.safetensors")
+    head = (tmp_path / "a.safetensors").read_bytes()[:4000]
+    assert not any(name in head for name in (b'"resize"', b'"crop"', b'"channels"'))
+
+
+@pytest.mark.parametrize("size", [0, 10**6])
+def test_a_file_cannot_ask_for_images_of_any_size(tmp_path, size):
+    with pytest.raises(InputError, match=f"resize must be from 1 to 4096, got {size}"):
+        checkpoint.save(tmp_path / "a.safetensors", nn.Linear(2, 2), model="lenet5", resize=size)
+
+
+# --- numbers that are none ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, None])
+def test_weights_that_are_no_numbers_are_not_saved(digits, tmp_path, steps):
+    question = asked(digits, learning_rate=1e38, weight_decay=1e6, steps=steps, batch_size=200)
+    with pytest.raises(TrainingFailed, match=r"weights are no longer numbers in epoch 1, by batch"):
+        train(question, tmp_path / "a.safetensors", Options(seconds=0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_earlier_good_state_stays(digits, tmp_path, mine):
+    # the probe calls the loss once; so the third batch, the second epoch's first, breaks it
+    question = asked(digits, mine("finite_value"), batch_size=100, epochs=2)
+    question = replace(question, settings={"after": 4})
+    with pytest.raises(TrainingFailed, match=r"epoch 2, by batch 2 of 2; try a smaller") as told:
+        train(question, tmp_path / "a.safetensors", Options(seconds=math.inf))
+    kept = tmp_path / "a.safetensors.partial" / "state.pt"
+    assert f"the last good state is kept in {kept}" in str(told.value)
+    state = torch.load(kept, weights_only=True)["state"]
+    assert state["step"] == 2
+    assert all(bool(torch.isfinite(value).all()) for value in state["network"].values())
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+@pytest.mark.parametrize(("loss", "what"), [("never", "loss"), ("finite_value", "gradient")])
+def test_what_was_broken_from_the_start_is_told_so(digits, tmp_path, mine, loss, what):
+    with pytest.raises(
+        TrainingFailed, match=f"the {what} is not a finite number on the very first batch"
+    ) as told:
+        train(asked(digits, mine(loss), steps=1), tmp_path / "a.safetensors")
+    assert "--learning-rate" not in str(told.value)
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_loss_that_rewrites_its_labels_falsifies_no_history(digits, tmp_path, mine):
+    own = train(asked(digits, mine("rewrites"), epochs=2), tmp_path / "a.safetensors")
+    plain = train(asked(digits, epochs=2), tmp_path / "b.safetensors")
+    assert own.record["history"] == plain.record["history"]
+
+
+def test_an_operation_without_a_deterministic_way_is_one_line():
+    with (
+        pytest.raises(InputError, match="--deterministic: put_ does not have a deterministic") as e,
+        numerics("float32", True),
+    ):
+        torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
+    assert "\n" not in str(e.value)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_written_is_the_users_to_mend(digits, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*; give an --out in a folder that can be"):
+        train(asked(digits, steps=1), tmp_path / "file" / "a.safetensors")
+    with pytest.raises(InputError, match=r"--out .*: is a folder; give the name of a file"):
+        train(asked(digits, steps=1), tmp_path)
+    with pytest.raises(InputError, match=r"--log .*: cannot be written: .*; give another folder"):
+        train(asked(digits, steps=1), tmp_path / "a.safetensors", Options(log=tmp_path / "file"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hold-out", "0.0001"], "0.0001 of 4000 images is none; give at least 1/4000, or 0"),
+        (["--hold-out", "1.0"], "a share must be below 1; for a single image write --hold-out 1"),
+        (["--no-memory"], "give --compress too"),
+        (["--noise-kind", "file:x.npy", "--noise-stratified"], "a file's labels are what they are"),
+        (["--label-noise", "many"], "--label-noise many: expected a number such as 0.05, 1/20 or"),
+        (["--data-fraction", "8/0"], "--data-fraction 8/0: expected a number such as 0.05"),
+        (["--out", "."], "is a folder"),
+    ],
+)
+def test_what_would_be_ignored_or_misread_is_refused(robustkit, arguments, message):
+    status, _, err = robustkit("train", "--model", "lenet5", "--data", "mnist5k", *arguments)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_shares_may_be_written_in_percent(robustkit, tmp_path):
+    flags = ["--label-noise", "40%", "--hold-out", "10%", "--steps", "1", "--out", "a.safetensors"]
+    status, out, err = robustkit(*TRAIN[:-1], "5%", *flags)
+    assert (status, err) == (0, "")
+    assert "180 images of mnist5k, 72 labels wrong (40.00%)" in out
+    record = checkpoint.read(tmp_path / "a.safetensors").extra["training"]["data"]
+    assert (record["hold_out"], record["fraction"]) == ("0.1", "0.05")
+    assert record["train"]["noise"]["rate"] == "0.4"
+
+
+def test_the_help_tells_exit_statuses_and_what_deterministic_does(robustkit):
+    _, out, _ = robustkit("train", "--help")
+    text = " ".join(out.split())
+    assert "Exit status: 0 done, 2 bad input, 3 the training failed" in text
+    assert "CUBLAS_WORKSPACE_CONFIG" in text
+
+
+# --- TensorBoard ----------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_shows_the_history(digits, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    question = replace(asked(digits, epochs=3), recipe=Recipe(epochs=3, hold_out=Fraction(50)))
+    made = train(question, tmp_path / "a.safetensors", Options(log=tmp_path / "log"))
+    events = EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    names = set(events.Tags()["scalars"])
+    assert {"loss", "accuracy_given", "held_out"} <= names
+    for name in names:
+        shown = [(scalar.step, scalar.value) for scalar in events.Scalars(name)]
+        told = [(line["epoch"], line[name]) for line in made.record["history"]]
+        assert shown == [(epoch, pytest.approx(value, rel=1e-6)) for epoch, value in told]
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+
+def several(*arguments, cwd):
+    """Two processes that train together: status, and the lines that robustkit writes to stderr."""
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*launched, "--nproc-per-node", "2", "-m", "robustkit", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert "terminate called" not in done.stderr
+    assert "gloo" not in done.stderr
+    return done.returncode, [line for line in done.stderr.splitlines() if "robustkit: " in line]
+
+
+def test_a_loss_that_breaks_in_one_process_stops_all_with_one_line(tmp_path, mine):
+    status, lines = several(
+        *TRAIN, "--loss", mine("here_alone"), "--steps", "6", "--out", "a", cwd=tmp_path
+    )
+    assert status != 0
+    assert len(lines) == 1
+    assert lines[0].startswith("robustkit: error: a: the loss is no longer a number in epoch")
+    assert not list(tmp_path.glob("a*"))
+
+
+def test_bad_input_is_told_once(tmp_path):
+    status, lines = several(*TRAIN, "--steps", "0", cwd=tmp_path)
+    assert status != 0
+    assert lines == ["robustkit: error: --steps 0: must be above 0"]
