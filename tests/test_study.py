@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from robustkit.study import spec, work
 from robustkit.study.analysis import Findings, Number, outcome
 from robustkit.study.brought import matches
 from robustkit.study.cells import Context, question
-from robustkit.study.findings import of_runs, of_store
+from robustkit.study.findings import _histories, of_runs, of_store
 from robustkit.study.run import Options, Run
 from robustkit.study.store import Store
 
@@ -387,6 +388,28 @@ def test_the_outcome_is_the_arithmetic_of_its_rows(finished, file):
     assert all("seed of its own" in " ".join(p.notes) for p in [transfer])
 
 
+def test_a_line_has_a_band_an_area_and_under_attack_a_median(finished, file):
+    run, plan, folder = finished
+    noise, transfer = found(file, folder).panels[:2]
+    for line in (*noise.lines, *transfer.lines):
+        for value in line.values:
+            assert value.band.value == pytest.approx(value.estimate.value)
+            assert value.band.low <= value.estimate.low
+            assert value.estimate.high <= value.band.high
+            assert "simultaneous 95% band" in value.band.method
+        x, y = ([f(v) for v in line.values] for f in (lambda v: v.x, lambda v: v.estimate.value))
+        assert line.area.value == pytest.approx(np.trapezoid(y, x) / (x[-1] - x[0]))
+    assert all(line.median is None for line in noise.lines)
+    for line in transfer.lines:
+        own = sorted((w for w in plan.wanted if w.analysis == transfer.name), key=lambda w: w.seed)
+        tests = [run.store.test(w.test)["evaluation"] for w in own if w.method == line.method]
+        rows = [record.read(folder / "runs" / f"{t[:32]}.parquet").rows for t in tests]
+        far = np.concatenate([r.distance.fillna(np.inf) for r in rows])
+        assert line.median.value == np.median(far)
+        assert line.median.low <= line.median.value <= line.median.high
+    assert not any("Area" in note for note in transfer.notes)
+
+
 def test_only_what_is_asked_for_is_in_the_folder(finished, file):
     result = found(file, finished[2])
     assert result == found(file, finished[2])
@@ -733,3 +756,30 @@ def test_the_command_plans_works_and_writes(file, tmp_path, robustkit):
     unknown = robustkit("report", "elsayed2018-minst", "--plan")
     assert unknown[0] == 2
     assert "did you mean" in unknown[2]
+
+
+def test_the_width_of_all_figures_can_be_asked_for(finished, file, tmp_path, robustkit):
+    pytest.importorskip("seaborn")
+    shutil.copytree(finished[2], tmp_path / "out" / "work")
+    asked = ("report", str(file), "--only-report", "--out", str(tmp_path / "out"))
+    for width in ("single", "double"):
+        status, _, err = robustkit(*asked, "--style", "icml", "--width", width)
+        assert (status, err) == (0, "")
+        pictures = (tmp_path / "out" / "figures").glob("*.png")
+        inches = {int.from_bytes(p.read_bytes()[16:20]) / 300 for p in pictures}
+        assert inches == {{"single": 3.25, "double": 6.75}[width]}
+    assert robustkit(*asked, "--width", "wide")[0] == 2
+
+
+def test_a_course_is_that_of_the_networks_with_most_lines(finished, file):
+    _, plan, _ = finished
+    few, many = (
+        [{"step": step, "memorised": step / 8, "held_out_clean": 0.5} for step in steps]
+        for steps in ((8,), (4, 8))
+    )
+    cells = {w.cell: few if w.seed == 0 else many for w in plan.wanted}
+    done = {key: {"history": history} for key, history in cells.items()}
+    plan = {"wanted": [asdict(w) for w in plan.wanted]}
+    histories = list(_histories(spec.load(str(file)), plan, done))
+    assert histories
+    assert {(h.steps, h.memorised) for h in histories} == {((4, 8), (0.5, 1.0))}

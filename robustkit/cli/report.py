@@ -14,6 +14,7 @@ from robustkit.cli.options import DataRoot, Device
 from robustkit.errors import InputError
 
 if TYPE_CHECKING:
+    from robustkit.figures import Width
     from robustkit.study.cells import Plan
     from robustkit.study.ray import Demand
     from robustkit.study.run import Crew, Run
@@ -86,6 +87,10 @@ def report(
     style: Annotated[
         Literal["neurips", "icml", "ieee", "talk"], typer.Option(help="Of the figures.")
     ] = "neurips",
+    width: Annotated[
+        Literal["single", "double"] | None,
+        typer.Option(help="Of the figures, in columns; by default single, or what each needs."),
+    ] = None,
 ) -> int:
     """Train and evaluate what a study still needs, and write its report."""
     from robustkit.study import spec
@@ -98,7 +103,7 @@ def report(
     changes = _changes(checkpoints, runs, data, limit, model, baseline)
     study = _as_asked(store) if only_report and runs is None else spec.load(name, changes)
     if runs is not None or (study.brought is not None and study.brought.runs):
-        return _of_runs(study, runs or Path(study.brought.runs), folder, style)  # type: ignore[union-attr]
+        return _of_runs(study, runs or Path(study.brought.runs), folder, style, width)  # type: ignore[union-attr]
     if not only_report:
         from robustkit.study.run import Options, Run
 
@@ -110,7 +115,7 @@ def report(
             return 0
         run.register()
         _work(run, hours, demand)
-    return _write(study, store, folder, style)
+    return _write(study, store, folder, style, width)
 
 
 def _changes(
@@ -201,16 +206,17 @@ def _show_plan(run: "Run", plan: "Plan") -> None:
     show_plan(run, plan, step_times(run, plan))
 
 
-def _of_runs(study: "Study", runs: Path, folder: Path, style: str) -> int:
+def _of_runs(study: "Study", runs: Path, folder: Path, style: str, width: "Width | None") -> int:
     from robustkit import report as reports
     from robustkit.study.analysis import outcome
     from robustkit.study.findings import of_runs
 
     command = f"robustkit report {study.name} --runs {runs}"
-    return _said(reports.write(outcome(study, of_runs(study, runs, command)), folder, style), 0)
+    made = outcome(study, of_runs(study, runs, command))
+    return _said(reports.write(made, folder, style, width), 0)
 
 
-def _write(study: "Study", store: Any, folder: Path, style: str) -> int:
+def _write(study: "Study", store: Any, folder: Path, style: str, width: "Width | None") -> int:
     """Write the report; 3 where something in it has failed."""
     from robustkit import report as reports
     from robustkit.study.analysis import outcome
@@ -218,7 +224,8 @@ def _write(study: "Study", store: Any, folder: Path, style: str) -> int:
 
     findings = of_store(study, store, f"robustkit report {study.name}")
     failed = any(cell.status == "failed" for cell in findings.cells)
-    return _said(reports.write(outcome(study, findings), folder, style), 3 if failed else 0)
+    made = reports.write(outcome(study, findings), folder, style, width)
+    return _said(made, 3 if failed else 0)
 
 
 def _said(written: Any, status: int) -> int:

@@ -59,6 +59,22 @@ def read(path: Path) -> Rows:
     return Rows(header, _places(column, epsilons), epsilons)
 
 
+def distances(path: Path) -> npt.NDArray[np.float64]:
+    """The smallest perturbation that fools each image, [N].
+
+    0 for a clean mistake, infinite where nothing was found.
+
+    Raises:
+        RecordError: no such file, or not one of ours.
+    """
+    try:
+        column = pq.read_table(path, columns=["distance"])["distance"]
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
+    found: npt.NDArray[np.float64] = column.fill_null(np.inf).to_numpy()
+    return found
+
+
 def _places(column: pa.Array, epsilons: Sequence[str]) -> npt.NDArray[np.int8]:
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks else column.type.wrap_array([])
