@@ -182,7 +182,7 @@ class Drawn:
 
 
 def test_many_networks_take_little(study, findings):
-    numbers = [Number("attacked", "b", "", seed, Path(str(seed))) for seed in range(100)]
+    numbers = [Number("not attacked", "b", "0", seed, Path(str(seed))) for seed in range(100)]
     drawn = Drawn(read(findings.numbers[0].path).header)
     found = evidence.collect(study, Findings(numbers, records=drawn))
     entropy = -(0.03 * np.log2(0.03) + 0.97 * np.log2(0.97))

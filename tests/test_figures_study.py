@@ -177,6 +177,111 @@ def test_a_forest_shows_differences_in_points_and_words(ax):
     assert inside(ax, [*ax.texts, *ax.get_yticklabels(), ax.xaxis.label])
 
 
+TIGHT = [comparison("l2", "ce", v, d, 0.003) for v, d in (("0", 0.001), ("0.2", -0.002))]
+
+
+def test_a_huge_interval_does_not_stretch_the_axis_and_says_its_numbers_below_an_arrow(ax):
+    huge = comparison("l2", "ce", "0.8", 0.001, 0.4)
+    rows = [*TIGHT, huge]
+    figures.forest(ax, rows, percent=True, numbers=lambda c: f"numbers of {c.level}")
+    left, right = ax.get_xlim()
+    assert -0.7 < left < -0.5
+    assert 0.5 < right < 0.7
+    assert figures.beyond(rows) == [huge]
+    assert figures.forest_rows(rows) == 5
+    (told,) = [t for t in ax.texts if t.get_text().startswith("numbers")]
+    assert (told.get_text(), told.get_position()[1]) == ("numbers of 0.8", 4)
+    arrows = {line.get_marker(): line.get_ydata()[0] for line in ax.lines}
+    assert (arrows["<"], arrows[">"]) == (3, 3)
+    assert ax.get_xlabel().endswith("shaded: ±Δ; arrows: beyond the axis")
+    words = [t for t in ax.texts if t.get_text() in ("equivalent", "inconclusive")]
+    assert inside(ax, [*ax.texts, *ax.get_yticklabels(), ax.xaxis.label])
+    assert all(t.get_window_extent().x0 > ax.get_window_extent().x1 for t in words)
+
+
+@pytest.mark.parametrize(("value", "arrow"), [(-0.5, "<"), (0.5, ">")])
+def test_a_difference_beyond_the_axis_has_an_arrow_on_its_side_only(ax, value, arrow):
+    figures.forest(ax, [*TIGHT, comparison("l2", "ce", "0.8", value, 0.1)])
+    assert [m for line in ax.lines if (m := line.get_marker()) in ("<", ">")] == [arrow]
+
+
+def test_an_interval_without_an_end_leads_to_both_sides(ax):
+    endless = comparison("l2", "ce", "0.8", 0.0, float("inf"))
+    figures.forest(ax, [*TIGHT, endless])
+    assert {line.get_marker() for line in ax.lines} >= {"<", ">"}
+    assert np.isfinite(ax.get_xlim()).all()
+    alone = Figure().add_subplot()
+    figures.forest(alone, [endless])
+    assert np.isfinite(alone.get_xlim()).all()
+
+
+def test_rows_of_like_sizes_are_all_drawn_whole(ax):
+    rows = [comparison("l2", "ce", v, 0.001, 0.02 * 2**i) for i, v in enumerate("1234")]
+    figures.forest(ax, rows)
+    assert figures.beyond(rows) == []
+    assert ax.get_xlim()[0] < 100 * rows[-1].difference.low
+    assert "arrows" not in ax.get_xlabel()
+    assert figures.forest_rows(rows) == 5
+
+
+def with_bands(panel):
+    def value(v):
+        e = v.estimate
+        return replace(v, band=replace(e, low=e.low - 0.01, high=e.high + 0.01, method="band"))
+
+    return replace(
+        panel,
+        lines=tuple(replace(x, values=tuple(map(value, x.values))) for x in panel.lines),
+    )
+
+
+def test_the_shade_around_a_line_is_its_simultaneous_band(ax):
+    panel = with_bands(adversarial(3))
+    figures.robustness(ax, panel)
+    for shade, line in zip(ax.collections[1::2], panel.lines, strict=True):
+        corners = {(round(x, 9), round(y, 9)) for x, y in shade.get_paths()[0].vertices}
+        ends = {(v.x, round(e, 9)) for v in line.values for e in (v.band.low, v.band.high)}
+        assert ends <= corners
+    assert len(figures.banded(panel)) == 3 * len(EPSILONS)
+
+
+def test_many_lines_and_lines_without_a_band_are_not_shaded_with_one(ax):
+    many = with_bands(adversarial(5))
+    assert figures.banded(many) == []
+    figures.robustness(ax, many)
+    assert not [c for c in ax.collections if hasattr(c, "get_paths") and c.get_alpha() == 0.13]
+    one, two = with_bands(adversarial(2)), adversarial(2)
+    mixed = replace(one, lines=(one.lines[0], two.lines[1]))
+    other = Figure().add_subplot()
+    figures.robustness(other, mixed)
+    assert len([c for c in other.collections if c.get_alpha() == 0.13]) == 1
+
+
+def test_lines_that_share_a_dash_with_the_one_before_differ_by_marker_and_fill(ax):
+    figures.accuracy_curves(ax, label_noise(8))
+    drawn = lines(ax)
+    for a, b in zip(drawn[:4], drawn[4:], strict=True):
+        assert a.get_linestyle() == b.get_linestyle()
+        assert a.get_marker() != b.get_marker()
+        assert a.get_fillstyle() != b.get_fillstyle()
+
+
+def test_names_of_rows_wrap_instead_of_being_cut(ax):
+    matrix = Matrix("m", ("the network itself", "another of cross-entropy"), ("c",), ((1,), (0,)))
+    figures.transfer_matrix(ax, matrix)
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    assert names == ["the network\nitself", "another of\ncross-entropy"]
+
+
+def test_held_out_accuracy_leads_from_look_to_look(ax):
+    known = history("a", "0.8", 2.0)
+    seldom = replace(known, held_out=(None, *known.held_out[1:3], None, *known.held_out[4:]))
+    figures.memorisation(ax, [seldom], "held_out")
+    (line,) = ax.lines
+    assert len(line.get_xdata()) == len(known.steps) - 2
+    assert not np.isnan(line.get_ydata()).any()
+
+
 def test_the_zone_of_equivalence_reaches_from_minus_to_plus_delta(ax):
     figures.forest(ax, [comparison("a", "b", "", 0.0, 0.01, delta=0.005)])
     (zone,) = ax.patches

@@ -7,6 +7,7 @@ import json
 import re
 from base64 import b64encode
 from dataclasses import replace
+from io import BytesIO
 from itertools import pairwise
 
 import pytest
@@ -21,6 +22,7 @@ from outcomes import (
     not_tested,
     outcome,
 )
+from PIL import Image
 from test_report import Outline
 
 from robustkit.errors import InputError, UnknownName
@@ -417,6 +419,78 @@ def test_every_number_has_a_row(study):
     assert len(by_section["cost"]) == 2 * len(study.costs)
     assert len(by_section["transfer"]) == 4
     assert len(by_section["cell"]) == len(study.cells)
+
+
+def summed_up(infinite=False):
+    """A panel whose lines have bands, areas and medians."""
+    panel = adversarial(2)
+    high = float("inf") if infinite else 0.17
+    return replace(
+        panel,
+        lines=tuple(
+            replace(
+                line,
+                values=tuple(
+                    replace(v, band=replace(v.estimate, low=0.01, high=0.99, method="max-t"))
+                    for v in line.values
+                ),
+                area=Estimate(0.412, 0.396, 0.428, 1000, "two-way t"),
+                median=Estimate(0.1503, 0.1441, high, 1000, "at the median"),
+            )
+            for line in panel.lines
+        ),
+    )
+
+
+@pytest.mark.parametrize("infinite", [False, True])
+def test_bands_areas_and_medians_have_rows_and_a_table_on_the_page_and_in_latex(tmp_path, infinite):
+    study = replace(EMPTY, panels=(summed_up(infinite),))
+    found = rows(study)
+    bands = [r for r in found if r["section"] == "band"]
+    assert [(r["method"], r["level"]) for r in bands] == [
+        (r["method"], r["level"]) for r in found if r["section"] == "estimate"
+    ]
+    assert {(r["low"], r["high"], r["interval"]) for r in bands} == {("0.01", "0.99", "max-t")}
+    areas = [r for r in found if r["section"] == "area"]
+    assert [(r["method"], r["value"], r["low"]) for r in areas] == [
+        (method, "0.412", "0.396") for method in METHODS[:2]
+    ]
+    medians = [r for r in found if r["section"] == "median"]
+    assert {(r["value"], r["high"]) for r in medians} == {("0.1503", "" if infinite else "0.17")}
+    written = write(study, tmp_path)
+    text = Outline(written.page.read_text(encoding="utf-8")).text
+    end = "∞" if infinite else "0.17"
+    assert f"l2-margin 41.2 %39.6 to 42.8 0.150.144 to {end}" in text
+    assert "area: mean accuracy in % for ε (linf) from 0.05 to 0.3; median:" in text
+    assert "Shaded: what holds at all levels together (max-t)." in text
+    table = (tmp_path / "tables" / "fgsm-areas.tex").read_text(encoding="utf-8")
+    check_latex(table)
+    assert "l2-margin & 41.2 {\\scriptsize (39.6--42.8)} & 0.15 {\\scriptsize (0.144 to" in table
+
+
+def test_a_panel_without_areas_has_no_such_table(study):
+    assert not [name for name in tables(study) if "areas" in name]
+    assert not [r for r in rows(study) if r["section"] in ("band", "area", "median")]
+
+
+@pytest.mark.parametrize("width", ["single", "double"])
+def test_all_figures_are_as_wide_as_asked(tmp_path, width):
+    wide = outcome(2)
+    small = replace(wide, panels=wide.panels[:1], histories=(), costs=())
+    write(small, tmp_path, style="icml", width=width)
+    assert json.loads((tmp_path / "manifest.json").read_bytes())["width"] == width
+    files = (tmp_path / "figures").glob("*.png")
+    widths = {Image.open(BytesIO(path.read_bytes())).width for path in files}
+    assert widths == {{"single": 975, "double": 2025}[width]}
+
+
+def test_what_a_huge_interval_is_stands_in_the_figure_and_its_caption(tmp_path):
+    panel = label_noise(2)
+    huge = comparison(METHODS[1], METHODS[0], "0.8", 0.001, 0.4)
+    study = replace(EMPTY, panels=(replace(panel, comparisons=(*panel.comparisons[:4], huge)),))
+    html = write(study, tmp_path).page.read_text(encoding="utf-8")
+    assert "+0.1 (−39.9 to 40.1)" in re.search(r"<svg.*?</svg>.*?(<svg.*?</svg>)", html, re.S)[1]
+    assert "An arrow leads to an interval that is too long for the axis" in Outline(html).text
 
 
 def test_what_was_not_tested_has_no_number():

@@ -8,7 +8,9 @@ from robustkit.errors import InputError
 from robustkit.statistics import (
     mean_over_seeds,
     median_distance,
+    median_over_seeds,
     outperforming,
+    over_seeds,
     pairs_needed,
     proportion,
     ratio,
@@ -109,9 +111,42 @@ def test_a_median_may_lie_at_infinity():
     assert (few.value, few.low, few.high) == (3.0, 0.0, inf)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+@pytest.mark.parametrize("digits", [1, 9])
+def test_the_median_over_seeds_ends_where_the_next_distance_is_ruled_out(seeds, digits):
+    """An end may be the median by the accuracy's interval there; its neighbour outside may not."""
+    rng = np.random.default_rng(seeds)
+    far = rng.gamma(2, size=200) + 0.4 * rng.normal(size=(seeds, 200)) - 0.5
+    x = np.round(np.maximum(far + rng.normal(0, 0.1, (seeds, 1)), 0), digits)
+    x[:, :20] = np.inf
+    found, places = median_over_seeds(x), np.unique(x)
+    low, high = (int(np.flatnonzero(places == end)[0]) for end in (found.low, found.high))
+    assert over_seeds(x > places[low]).low <= 0.5 < over_seeds(x > places[low - 1]).low
+    assert over_seeds(x >= places[high]).high >= 0.5
+    assert high + 1 == len(places) or over_seeds(x >= places[high + 1]).high < 0.5
+    assert found.value == np.median(x)
+    assert found.low <= found.value <= found.high
+    assert found.n == 200
+
+
+def test_seeds_that_differ_make_the_median_less_certain_than_images_alone():
+    images = np.random.default_rng(0).gamma(2, size=500)
+    alike = median_over_seeds(np.stack([images, images, images]))
+    unlike = median_over_seeds(np.stack([images - 0.1, images, images + 0.1]).clip(0))
+    assert unlike.high - unlike.low > 1.2 * (alike.high - alike.low)
+    assert median_over_seeds(images) == median_distance(images)
+
+
+def test_a_median_over_seeds_may_lie_at_infinity():
+    x = np.full((3, 50), np.inf)
+    x[:, :10] = 0.1
+    assert median_over_seeds(x).value == median_over_seeds(x).high == np.inf
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: median_over_seeds([[0.1, -0.2], [0.1, 0.2]]), "at least 0"),
         (lambda: mean_over_seeds([0.5]), "at least 2 finite numbers"),
         (lambda: mean_over_seeds([0.5, float("nan")]), "at least 2 finite numbers"),
         (lambda: ratio([1.0, 2.0], [1.0, 0.0]), "positive"),

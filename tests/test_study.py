@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from hashlib import sha256
 from html import unescape
@@ -35,7 +35,7 @@ from robustkit.study.analysis import Findings, Number, outcome
 from robustkit.study.brought import matches
 from robustkit.study.cells import Cell, Context, question
 from robustkit.study.cells import Test as Asked
-from robustkit.study.findings import of_runs, of_store
+from robustkit.study.findings import _histories, of_runs, of_store
 from robustkit.study.forecast import forecast, looks, passes
 from robustkit.study.grid import gaps
 from robustkit.study.pace import Pace, timed
@@ -644,6 +644,28 @@ def test_the_outcome_is_the_arithmetic_of_its_rows(finished, file):
     transfer = result.panels[1]
     assert [v.level for v in transfer.lines[0].values] == ["0", "0.05", "0.1"]
     assert all("seed of its own" in " ".join(p.notes) for p in [transfer])
+
+
+def test_a_line_has_a_band_an_area_and_under_attack_a_median(finished, file):
+    run, plan, folder = finished
+    noise, transfer = found(file, folder).panels[:2]
+    for line in (*noise.lines, *transfer.lines):
+        for value in line.values:
+            assert value.band.value == pytest.approx(value.estimate.value)
+            assert value.band.low <= value.estimate.low
+            assert value.estimate.high <= value.band.high
+            assert "simultaneous 95% band" in value.band.method
+        x, y = ([f(v) for v in line.values] for f in (lambda v: v.x, lambda v: v.estimate.value))
+        assert line.area.value == pytest.approx(np.trapezoid(y, x) / (x[-1] - x[0]))
+    assert all(line.median is None for line in noise.lines)
+    for line in transfer.lines:
+        own = sorted((w for w in plan.wanted if w.analysis == transfer.name), key=lambda w: w.seed)
+        tests = [run.store.test(w.test)["evaluation"] for w in own if w.method == line.method]
+        rows = [record.read(folder / "runs" / f"{t[:32]}.parquet").rows for t in tests]
+        far = np.concatenate([r.distance.fillna(np.inf) for r in rows])
+        assert line.median.value == np.median(far)
+        assert line.median.low <= line.median.value <= line.median.high
+    assert not any("Area" in note for note in transfer.notes)
 
 
 def test_only_what_is_asked_for_is_in_the_folder(finished, file):
@@ -1582,3 +1604,30 @@ def test_methods_that_are_missing_are_told_on_the_terminal(file, nets, tmp_path,
     told = robustkit("report", str(path), "--plan", "--out", str(tmp_path / "out"))
     assert told[0] == 0
     assert "No network of method xent, the baseline, was found" in told[2]
+
+
+def test_the_width_of_all_figures_can_be_asked_for(finished, file, tmp_path, robustkit):
+    pytest.importorskip("seaborn")
+    shutil.copytree(finished[2], tmp_path / "out" / "work")
+    asked = ("report", str(file), "--only-report", "--out", str(tmp_path / "out"))
+    for width in ("single", "double"):
+        status, _, err = robustkit(*asked, "--style", "icml", "--width", width)
+        assert (status, err) == (0, "")
+        pictures = (tmp_path / "out" / "figures").glob("*.png")
+        inches = {int.from_bytes(p.read_bytes()[16:20]) / 300 for p in pictures}
+        assert inches == {{"single": 3.25, "double": 6.75}[width]}
+    assert robustkit(*asked, "--width", "wide")[0] == 2
+
+
+def test_a_course_is_that_of_the_networks_with_most_lines(finished, file):
+    _, plan, _ = finished
+    few, many = (
+        [{"step": step, "memorised": step / 8, "held_out_clean": 0.5} for step in steps]
+        for steps in ((8,), (4, 8))
+    )
+    cells = {w.cell: few if w.seed == 0 else many for w in plan.wanted}
+    done = {key: {"history": history} for key, history in cells.items()}
+    plan = {"wanted": [asdict(w) for w in plan.wanted]}
+    histories = list(_histories(spec.load(str(file)), plan, done))
+    assert histories
+    assert {(h.steps, h.memorised) for h in histories} == {((4, 8), (0.5, 1.0))}

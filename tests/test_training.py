@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from robustkit import checkpoint, compression, data
@@ -275,6 +276,77 @@ def test_a_number_of_updates_can_be_asked_for_instead_of_epochs(asked, tmp_path,
     assert [line["step"] for line in made.record["history"]] == lines
     assert made.record["epoch_kept"] == -(-steps // 4)
     assert checkpoint.read(made.path).recorded_accuracy is not None
+
+
+COURSE_NET = """
+from torch import nn
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.BatchNorm1d(32), nn.ReLU(),
+        nn.Dropout(), nn.Linear(32, 10))
+"""
+
+
+@pytest.fixture
+def within(digits, tmp_path):
+    """A question whose training ends within its first epoch of 37 updates."""
+    (tmp_path / "net.py").write_text(COURSE_NET)
+    recipe = Recipe(steps=35, batch_size=8, hold_out=Fraction(6))
+    noise = Noise(rate=Fraction(2, 5))
+    return Question(f"{tmp_path}/net.py:build", digits, recipe=recipe, noise=noise)
+
+
+def test_a_training_within_one_epoch_has_a_course(within, tmp_path):
+    told = []
+    progress = Progress(epoch=lambda line: told.append(line["epoch"]))
+    made = train(within, tmp_path / "a.safetensors", Options(progress=progress))
+    history = made.record["history"]
+    assert [line["step"] for line in history] == [10, 20, 30, 35]
+    assert [line["epoch"] for line in history] == [0, 0, 0, 1]
+    assert all(line["memorised"] is not None and "held_out" in line for line in history)
+    assert (made.record["epoch_kept"], told) == (1, [1])
+    assert checkpoint.read(made.path).recorded_accuracy == history[-1]["held_out_clean"]
+
+
+def test_a_look_at_many_held_out_images_waits_for_the_end(within, tmp_path):
+    """60 images cost what 20 of 8 do in training, of which 35 updates may spend one."""
+    asked = replace(within, recipe=replace(within.recipe, hold_out=Fraction(60), steps=29))
+    history = train(asked, tmp_path / "a.safetensors").record["history"]
+    assert ["held_out" in line for line in history] == [False, False, True]
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("steps", [35, 90])
+def test_lines_within_an_epoch_change_no_weight(within, tmp_path, monkeypatch, keep, steps):
+    asked = replace(within, keep=keep, recipe=replace(within.recipe, steps=steps))
+    fine = train(asked, tmp_path / "fine.safetensors")
+    monkeypatch.setattr(Engine, "_span", property(lambda engine: engine._period))
+    coarse = train(asked, tmp_path / "coarse.safetensors")
+    assert len(fine.record["history"]) > len(coarse.record["history"])
+    assert fine.record["epoch_kept"] == coarse.record["epoch_kept"]
+    weights = [load_file(made.path) for made in (fine, coarse)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    found = [checkpoint.read(made.path).recorded_accuracy for made in (fine, coarse)]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("after", [5, 10, 13, 37, 60])
+def test_a_training_cut_within_an_epoch_resumes_to_the_same_bytes(within, tmp_path, after):
+    asked = replace(within, keep="best", recipe=replace(within.recipe, steps=90))
+    whole = train(asked, tmp_path / "whole.safetensors")
+    interrupted(asked, tmp_path / "cut.safetensors", after)
+    cut = train(asked, tmp_path / "cut.safetensors")
+    assert whole.path.read_bytes() == cut.path.read_bytes()
+
+
+def test_the_course_of_long_epochs_is_even_and_each_line_is_of_its_own_updates(digits):
+    engine = start(digits, steps=120, batch_size=4)  # 60 updates an epoch
+    seen = []
+    engine.run(lambda: None, math.inf, Progress(lambda report: seen.append(report.seen["loss"])))
+    steps = [line["step"] for line in engine.history]
+    assert steps == list(range(10, 121, 10))
+    assert [line["epoch"] for line in engine.history] == [s // 60 for s in steps]
+    # what is reported at a line is that line: the sums begin anew there
+    assert [seen[step - 1] for step in steps] == [line["loss"] for line in engine.history]
 
 
 def test_short_epochs_do_not_make_a_long_history(digits, tmp_path):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -17,6 +17,7 @@ from robustkit.errors import EvaluationFailed, InputError
 from robustkit.files import find
 
 if TYPE_CHECKING:
+    from robustkit.figures import Width
     from robustkit.study.cells import Plan
     from robustkit.study.evidence import Evidence
     from robustkit.study.forecast import Forecast
@@ -91,6 +92,10 @@ def report(
     style: Annotated[
         Literal["neurips", "icml", "ieee", "talk"], typer.Option(help="Of the figures.")
     ] = "neurips",
+    width: Annotated[
+        Literal["single", "double"] | None,
+        typer.Option(help="Of the figures, in columns; by default single, or what each needs."),
+    ] = None,
 ) -> int:
     """Train and evaluate what a study still needs, and write its report."""
     from robustkit.study import spec
@@ -102,13 +107,15 @@ def report(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: is a file; give the name of a folder")
     store = Store(folder / "work")
+    look = _Look(folder, style, width)
     changes = _changes(checkpoints, runs, data, limit, model, baseline)
     if only_report and runs is None and store.asked() is None:
-        return _again(name, folder, style)
+        return _again(name, look)
     study = _as_asked(store, name) if only_report and runs is None else spec.load(name, changes)
     command = _command(name, study)
     if runs is not None or (study.brought is not None and study.brought.runs):
-        return _of_runs(study, runs or Path(study.brought.runs), folder, style, command)  # type: ignore[union-attr]
+        source = runs or Path(study.brought.runs)  # type: ignore[union-attr]
+        return _of_runs(study, source, command, look)
     if not only_report:
         from robustkit.study.run import Options, Run
 
@@ -120,7 +127,7 @@ def report(
             return 0
         run.register()
         _work(run, hours, demand)
-    return _write(study, store, folder, style, command)
+    return _write(study, store, command, look)
 
 
 def _changes(
@@ -258,35 +265,43 @@ def _expected(run: "Run", plan: "Plan") -> "Forecast | None":
         return None
 
 
-def _of_runs(study: "Study", runs: Path, folder: Path, style: str, command: str) -> int:
+class _Look(NamedTuple):
+    """Where a report is written, and how its figures look."""
+
+    folder: Path
+    style: str
+    width: "Width | None"
+
+
+def _of_runs(study: "Study", runs: Path, command: str, look: _Look) -> int:
     from robustkit.study.evidence import collect
     from robustkit.study.findings import of_runs
 
-    return _report(collect(study, of_runs(study, runs, command)), folder, style)
+    return _report(collect(study, of_runs(study, runs, command)), look)
 
 
-def _write(study: "Study", store: Any, folder: Path, style: str, command: str) -> int:
+def _write(study: "Study", store: Any, command: str, look: _Look) -> int:
     from robustkit.study.evidence import collect
     from robustkit.study.findings import of_store
 
-    return _report(collect(study, of_store(study, store, command)), folder, style)
+    return _report(collect(study, of_store(study, store, command)), look)
 
 
-def _again(name: str, folder: Path, style: str) -> int:
+def _again(name: str, look: _Look) -> int:
     """The report of a folder that has its evidence only."""
     from robustkit.study import evidence
 
-    if not (path := folder / evidence.NAME).is_file():
+    if not (path := look.folder / evidence.NAME).is_file():
         raise InputError(
-            f"{folder}: holds neither work/ nor {evidence.NAME} to make a report from; run it "
+            f"{look.folder}: holds neither work/ nor {evidence.NAME} to make a report from; run it "
             "without --only-report first"
         )
     found = evidence.read(path)
     _tell_if_changed(name, found.study.text)
-    return _report(found, folder, style)
+    return _report(found, look)
 
 
-def _report(found: "Evidence", folder: Path, style: str) -> int:
+def _report(found: "Evidence", look: _Look) -> int:
     """Write the report; 3 where something in it has failed."""
     from robustkit import report as reports
     from robustkit.study.analysis import outcome
@@ -294,7 +309,7 @@ def _report(found: "Evidence", folder: Path, style: str) -> int:
     _tell_missing(found.study, {number.method for number in found.findings.numbers})
     failed = any(cell.status == "failed" for cell in found.findings.cells)
     result = outcome(found.study, found.findings)
-    return _said(reports.write(result, folder, style, found.content), 3 if failed else 0)
+    return _said(reports.write(result, *look, found.content), 3 if failed else 0)
 
 
 def _said(written: Any, status: int) -> int:

@@ -6,8 +6,15 @@ pyplot's global state. Colours stay apart for the colour-blind, markers and dash
 """
 
 from robustkit.figures.audit import ANNOTATED, bounds, confusion, smoothed, stages
-from robustkit.figures.curves import Curve, accuracy_curves, robustness, robustness_curve
+from robustkit.figures.curves import (
+    Curve,
+    accuracy_curves,
+    banded,
+    robustness,
+    robustness_curve,
+)
 from robustkit.figures.differences import (
+    beyond,
     cost_against_gain,
     critical_difference,
     forest,
@@ -32,6 +39,8 @@ __all__ = [
     "Venue",
     "Width",
     "accuracy_curves",
+    "banded",
+    "beyond",
     "bounds",
     "class_name",
     "confusion",

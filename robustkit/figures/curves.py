@@ -16,10 +16,10 @@ from robustkit.figures.names import shortened
 from robustkit.figures.style import FAINT, look
 from robustkit.record import Point
 from robustkit.statistics import Estimate
-from robustkit.study.outcome import Panel
+from robustkit.study.outcome import Line, Panel
 
 BANDS = 4
-"""up to so many lines intervals are shaded as well; with more, shades would hide one another"""
+"""up to so many lines are shaded; with more, shades would hide one another"""
 
 
 class Curve(NamedTuple):
@@ -34,6 +34,8 @@ class _Line(NamedTuple):
     label: str
     x: Sequence[float]
     estimates: Sequence[Estimate]
+    band: Sequence[Estimate] = ()
+    """what is shaded, at each x"""
 
 
 def robustness_curve(ax: Axes, curves: Sequence[Curve], norm: str) -> Axes:
@@ -41,7 +43,7 @@ def robustness_curve(ax: Axes, curves: Sequence[Curve], norm: str) -> Axes:
 
     Lines stand side by side by a point or two, so that no interval hides another.
     """
-    _draw(ax, [_with_clean(curve) for curve in curves], range(len(curves)), bands=False)
+    _draw(ax, [_with_clean(curve) for curve in curves], range(len(curves)))
     places = {"0": 0.0} | {p.epsilon.text: float(p.epsilon) for p in curves[0].points}
     ticks(ax, places, log=False)
     ax.set(ylim=(-0.02, 1.02), xlabel=f"ε ({norm})", ylabel="accuracy")
@@ -63,16 +65,14 @@ def robustness(ax: Axes, panel: Panel, order: Sequence[str] = ()) -> Axes:
 def accuracy_curves(ax: Axes, panel: Panel, order: Sequence[str] = ()) -> Axes:
     """Each method's estimates and intervals against the panel's factor, a line a method.
 
+    The shade around a line is its simultaneous band, see `banded`; in a panel without any, it joins
+    the intervals. More than `BANDS` lines have no shades.
     `order` are all methods of a study: one that stands in several figures looks the same in all.
     Lines stand side by side by a point or two, so that no interval hides another.
     """
-    lines = [
-        _Line(line.method, [v.x for v in line.values], [v.estimate for v in line.values])
-        for line in panel.lines
-        if line.values
-    ]
+    lines = [_line(line, panel) for line in panel.lines if line.values]
     order = list(dict.fromkeys([*order, *(line.label for line in lines)]))
-    _draw(ax, lines, [order.index(line.label) for line in lines], bands=len(lines) <= BANDS)
+    _draw(ax, lines, [order.index(line.label) for line in lines])
     levels = {v.level: v.x for line in panel.lines for v in line.values}
     if panel.percent:
         levels = {f"{100 * x:g}": x for x in levels.values()}
@@ -84,13 +84,30 @@ def accuracy_curves(ax: Axes, panel: Panel, order: Sequence[str] = ()) -> Axes:
     return ax
 
 
-def _draw(ax: Axes, lines: Sequence[_Line], looks: Sequence[int], *, bands: bool) -> None:
+def banded(panel: Panel) -> list[Estimate]:
+    """The values of a panel's simultaneous bands, if these are drawn."""
+    return [v.band for line in panel.lines for v in line.values if v.band] if _few(panel) else []
+
+
+def _few(panel: Panel) -> bool:
+    return sum(1 for line in panel.lines if line.values) <= BANDS
+
+
+def _line(line: Line, panel: Panel) -> _Line:
+    """A method's line, and its shade where lines are few enough to have one."""
+    estimates = [v.estimate for v in line.values]
+    shade = [v.band for v in line.values if v.band] if banded(panel) else estimates
+    x = [v.x for v in line.values]
+    return _Line(line.method, x, estimates, shade if _few(panel) else ())
+
+
+def _draw(ax: Axes, lines: Sequence[_Line], looks: Sequence[int]) -> None:
     """The lines, their scale and their legend; `looks` says which look each one has."""
-    shift = min(2.5, 10 / max(len(lines), 1))  # in points
+    shift = min(2.5, 13 / max(len(lines), 1))  # in points
     for i, (line, number) in enumerate(zip(lines, looks, strict=True)):
         _errorbars(ax, line, number, shift * (i - (len(lines) - 1) / 2))
-        if bands:
-            low, high = ([getattr(e, end) for e in line.estimates] for end in ("low", "high"))
+        if len(line.band) == len(line.x):
+            low, high = ([getattr(e, end) for e in line.band] for end in ("low", "high"))
             ax.fill_between(line.x, low, high, color=look(number)["color"], alpha=0.13, lw=0)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)

@@ -1,9 +1,10 @@
 """Methods beside each other: differences with their verdicts, ranks, cost against gain."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MultipleLocator, NullLocator
@@ -21,26 +22,43 @@ _VERDICTS: Mapping[str, tuple[object, str]] = {
     "inconclusive": (FAINT, "o"),
 }
 """colour and marker; the word stands beside each row as well"""
+FAR = 12
+"""how many times farther than the middle row a row of a forest plot may reach"""
 _HEADING: Any = {"fontweight": "bold", "clip_on": False}
 
 
-def forest(ax: Axes, comparisons: Sequence[Comparison], *, percent: bool = False) -> Axes:
+def forest(
+    ax: Axes,
+    comparisons: Sequence[Comparison],
+    *,
+    percent: bool = False,
+    numbers: Callable[[Comparison], str] = lambda comparison: "",
+) -> Axes:
     """Each difference in points with its simultaneous interval, and its verdict as a word.
 
     Rows stand under the names of their methods. A zone shows ±Δ where there is one. A comparison
     without data has a row and no number. `percent`: levels are shares, shown in per cent.
+
+    The axis ends where the rows that are not `beyond` need it to. A row that goes on has an arrow
+    there, and below it what `numbers` says of it; no marker stands where the difference itself
+    lies beyond.
     """
-    rows = _rows(comparisons, percent)
+    rows, limits = _rows(comparisons, percent), _limits(comparisons)
+    ax.set_xlim(*limits)
     for place, row in enumerate(rows):
         if row.comparison is not None:
             _difference(ax, place, row.comparison)
             ax.vlines(0, place - 0.5, place + 0.5, color=INK, linewidth=0.8, zorder=1)
+        if row.goes_on is not None:
+            _arrows(ax, place - 1, row.goes_on, numbers(row.goes_on))
     _zones(ax, [row.comparison.delta if row.comparison else None for row in rows])
     _label(ax, rows)
     against = list(dict.fromkeys(c.b for c in comparisons))
     to = f" to {shortened(against, 24)[0]}" if len(against) == 1 else ""
-    zone = "\nshaded: ±Δ" if any(c.delta for c in comparisons) else ""
-    ax.set_xlabel(f"difference{to} (points){zone}")
+    zone = "shaded: ±Δ" if any(c.delta for c in comparisons) else ""
+    arrows = "arrows: beyond the axis" if beyond(comparisons) else ""
+    told = "; ".join(filter(None, (zone, arrows)))
+    ax.set_xlabel("\n".join(filter(None, (f"difference{to} (points)", told))))
     ax.grid(axis="x", color=FAINT, alpha=0.3, linewidth=0.6)
     sns.despine(ax=ax, left=True)
     return ax
@@ -51,10 +69,44 @@ def forest_rows(comparisons: Sequence[Comparison]) -> int:
     return len(_rows(comparisons, percent=False))
 
 
+def beyond(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons whose intervals are not to stretch the axis of a forest plot.
+
+    They reach, to either side of 0, more than `FAR` times as far as the middle one, or have no
+    end: drawn whole, they would make dots of the others.
+    """
+    known = [c for c in comparisons if c.difference is not None]
+    reaches = sorted(filter(isfinite, map(_reach, known)))
+    most = FAR * reaches[(len(reaches) - 1) // 2] if reaches else 0.0
+    return [c for c in known if not _reach(c) <= most]
+
+
+def _reach(comparison: Comparison) -> float:
+    """How far from 0 a comparison's interval and its Δ reach, in points."""
+    return max(map(abs, _ends(comparison)))
+
+
+def _ends(comparison: Comparison) -> tuple[float, ...]:
+    """What an axis must hold of a comparison: 0, ±Δ and its interval, in points."""
+    delta, difference = comparison.delta or 0.0, comparison.difference
+    ends = () if difference is None else (difference.low, difference.high)
+    return tuple(100 * end for end in (0.0, -delta, delta, *ends))
+
+
+def _limits(comparisons: Sequence[Comparison]) -> tuple[float, float]:
+    """The ends of the axis, with a margin."""
+    cut = beyond(comparisons)
+    ends = [end for c in comparisons if c not in cut for end in _ends(c)] or [-1.0, 1.0]
+    margin = 0.06 * ((max(ends) - min(ends)) or 1.0)
+    return min(ends) - margin, max(ends) + margin
+
+
 class _Row(NamedTuple):
     label: str
     comparison: Comparison | None
     """none in the row that names the method of those below it"""
+    goes_on: Comparison | None = None
+    """the comparison of the row above, where this one has its numbers"""
 
 
 def _rows(comparisons: Sequence[Comparison], percent: bool) -> list[_Row]:
@@ -62,26 +114,34 @@ def _rows(comparisons: Sequence[Comparison], percent: bool) -> list[_Row]:
     several = len({c.b for c in comparisons}) > 1
     pairs = list(dict.fromkeys((c.a, c.b) for c in comparisons))
     names = shortened([f"{a} − {b}" if several else a for a, b in pairs], 36)
-    rows = []
+    rows: list[_Row] = []
+    cut = beyond(comparisons)
     for name, pair in zip(names, pairs, strict=True):
         own = [c for c in comparisons if (c.a, c.b) == pair]
         if len(own) == 1:
             level = level_text(own[0].level, percent)
-            rows.append(_Row(", ".join(filter(None, (name, level))), own[0]))
+            rows += _with_numbers(", ".join(filter(None, (name, level))), own[0], cut)
         else:
             rows.append(_Row(name, None))
-            rows += [_Row(level_text(c.level, percent), c) for c in own]
+            for c in own:
+                rows += _with_numbers(level_text(c.level, percent), c, cut)
     return rows
+
+
+def _with_numbers(label: str, comparison: Comparison, cut: Sequence[Comparison]) -> list[_Row]:
+    """A comparison's row, and one for its numbers where it goes on beyond the axis."""
+    below = [_Row("", None, comparison)] if comparison in cut else []
+    return [_Row(label, comparison), *below]
 
 
 def _label(ax: Axes, rows: Sequence[_Row]) -> None:
     """The rows' labels, from the top downwards; headings begin at the axes' left edge."""
     ax.set_yticks(range(len(rows)), [row.label if row.comparison else "" for row in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=0.9 * mpl.rcParams["font.size"])  # room for arrows
     ax.yaxis.set_minor_locator(NullLocator())
     for place, row in enumerate(rows):
-        if row.comparison is None:
+        if row.comparison is None and row.goes_on is None:
             ax.text(
                 0, place, row.label, va="center", transform=ax.get_yaxis_transform(), **_HEADING
             )
@@ -101,12 +161,28 @@ def _zones(ax: Axes, deltas: Sequence[float | None]) -> None:
 
 def _difference(ax: Axes, place: int, comparison: Comparison) -> None:
     """One row: interval, marker, word."""
-    ax.text(1.02, place, comparison.verdict, va="center", transform=ax.get_yaxis_transform())
+    ax.text(1.05, place, comparison.verdict, va="center", transform=ax.get_yaxis_transform())
     if comparison.difference is None:
         return
     color, marker = _VERDICTS[comparison.verdict]
     x, ends = _points(comparison.difference)
-    ax.errorbar(x, place, xerr=ends, color=color, marker=marker, linestyle="none")
+    left, right = ax.get_xlim()
+    bar = ax.errorbar(x, place, xerr=ends, color=color, marker=marker, linestyle="none")
+    if ends is None:
+        ax.hlines(place, left, right, color=color, linewidth=bar[0].get_linewidth())
+
+
+def _arrows(ax: Axes, place: int, comparison: Comparison, numbers: str) -> None:
+    """Arrows at the ends of the axis beyond which a row goes on, and its numbers below it."""
+    (left, right), (*_, low, high) = ax.get_xlim(), _ends(comparison)
+    color, _ = _VERDICTS[comparison.verdict]
+    across = ax.get_yaxis_transform()
+    sides = [("<", "left", 0.0, low < left), (">", "right", 1.0, high > right)]
+    sides = [side for side in sides if side[-1]]
+    for marker, _, end, _ in sides:
+        ax.plot(end, place, marker, color=color, transform=across, clip_on=False)
+    side, at = sides[0][1:3] if len(sides) == 1 else ("center", 0.5)
+    ax.text(at, place + 1, numbers, ha=side, va="center", transform=across, fontsize="small")
 
 
 def _points(estimate: Estimate) -> tuple[float, list[list[float]] | None]:

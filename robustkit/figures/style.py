@@ -1,6 +1,6 @@
 """How figures look: colours, markers, dashes, fonts, and the widths of the places they go to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -17,16 +17,19 @@ FAINT = "#808080"
 COLOURS = [sns.color_palette("colorblind")[i] for i in (0, 3, 2, 4, 7, 1, 5, 9)]
 # as many as share no factor with the dashes: 44 lines before a marker meets its dash again; and
 # more than colours, so that a colour that comes again has another marker
-MARKERS = "osD^vPX*<>h"
+MARKERS = "osD^vh<>PX*"
 DASHES = ("-", "--", "-.", ":")
+# those that share a dash with the line before differ by this, too: in grey it is seen first
+FILLS: Sequence[Literal["full", "none"]] = ("full", "none")
 
 
 class Look(TypedDict):
-    """What tells one line from another; marker and dash do so without colour."""
+    """What tells one line from another; marker, fill and dash do so without colour."""
 
     color: tuple[float, float, float]
     marker: str
     linestyle: str
+    fillstyle: Literal["full", "none"]
 
 
 def look(number: int) -> Look:
@@ -35,6 +38,7 @@ def look(number: int) -> Look:
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],
         "linestyle": DASHES[number % len(DASHES)],
+        "fillstyle": FILLS[number // len(DASHES) % len(FILLS)],
     }
 
 

@@ -1,6 +1,7 @@
 """How trainings went."""
 
 from collections.abc import Sequence
+from math import isnan
 from typing import Literal
 
 import seaborn as sns
@@ -21,7 +22,9 @@ def memorisation(
     quantity: Quantity = "memorised",
     order: Sequence[str] = (),
 ) -> Axes:
-    """A quantity over the steps of training, a line a method; gaps where it is not known.
+    """A quantity over the steps of training, a line a method.
+
+    What was memorised has gaps where it is not known; held-out accuracy leads from look to look.
 
     `histories` are of one level. `order` are all methods of a study: one that stands in several
     figures looks the same in all.
@@ -30,8 +33,11 @@ def memorisation(
     for history in histories:
         number = order.index(history.method)
         shares = [float("nan") if v is None else v for v in getattr(history, quantity)]
-        every = max(1, len(shares) // 8)
-        ax.plot(history.steps, shares, **look(number), markevery=every, label=str(number))
+        points = list(zip(history.steps, shares, strict=True))
+        if quantity == "held_out":
+            points = [(step, share) for step, share in points if not isnan(share)]
+        every = max(1, len(points) // 8)
+        ax.plot(*zip(*points, strict=True), **look(number), markevery=every, label=str(number))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.set(xlabel="optimiser steps", ylabel=_LABELS[quantity])
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)

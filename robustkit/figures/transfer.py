@@ -1,11 +1,17 @@
 """Examples made on one network and shown to another."""
 
+from collections.abc import Sequence
+from textwrap import fill
+
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 
 from robustkit.figures.names import shortened
 from robustkit.study.outcome import Matrix
+
+LINE = 16
+"""characters of a name on a line"""
 
 
 def transfer_matrix(ax: Axes, matrix: Matrix) -> Axes:
@@ -26,11 +32,18 @@ def transfer_matrix(ax: Axes, matrix: Matrix) -> Axes:
         square=True,
         linewidths=0.5,
         xticklabels=shortened(matrix.targets, 20),
-        yticklabels=shortened(matrix.sources, 20),
+        yticklabels=_wrapped(matrix.sources),
     )
     ax.set(xlabel="shown to", ylabel="made on")
     ax.tick_params(axis="x", rotation=40, length=0)
     ax.tick_params(axis="y", rotation=0, length=0)
     for label in ax.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
+    for label in ax.get_yticklabels():
+        label.set(linespacing=0.9)
     return ax
+
+
+def _wrapped(names: Sequence[str]) -> list[str]:
+    """Names on lines of at most `LINE` characters."""
+    return [fill(name, LINE) for name in shortened(names, 3 * LINE)]

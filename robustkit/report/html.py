@@ -39,6 +39,8 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "percent": wording.percent,
+        "distance": wording.distance,
+        "distances": wording.distances,
         "interval": wording.interval,
         "signed": wording.signed,
         "points": wording.points,

@@ -35,11 +35,12 @@ class Illustration:
     height: Callable[[float, float], float]
     """in inches, from the figure's width in inches and the size of its text in points"""
     width: Width = "single"
+    """that it needs"""
 
-    def size(self, venue: Venue) -> tuple[float, float]:
-        """Width and height in inches, at a venue."""
-        width = venue.width(self.width)
-        return width, self.height(width, venue.size)
+    def size(self, venue: Venue, width: Width | None = None) -> tuple[float, float]:
+        """Width and height in inches, at a venue; as wide as it needs, where nothing is said."""
+        inches = venue.width(width or self.width)
+        return inches, self.height(inches, venue.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,8 @@ def _panel(panel: Panel, names: Names, order: Sequence[str]) -> PanelFigures:
 def _histories(
     histories: Sequence[History], quantity: Quantity, names: Names, order: Sequence[str]
 ) -> Iterator[Illustration]:
-    """A figure a level, of the methods for which the quantity is known."""
-    known = [h for h in histories if any(v is not None for v in getattr(h, quantity))]
+    """A figure a level, of the methods for which the quantity is known more than once."""
+    known = [h for h in histories if sum(v is not None for v in getattr(h, quantity)) > 1]
     for level in dict.fromkeys(h.level for h in known):
         own = [h for h in known if h.level == level]
         what = f"{_QUANTITIES[quantity]}, over the steps of training, at level {level}"
@@ -177,13 +178,16 @@ def _gallery(gallery: Gallery, names: Names) -> Illustration:
 
 def _curves(panel: Panel, name: str, order: Sequence[str]) -> Illustration:
     made = dict.fromkeys(v.estimate.method for line in panel.lines for v in line.values)
+    bands = dict.fromkeys(band.method for band in figures.banded(panel))
+    shaded = f" Shaded: what holds at all levels together ({'; '.join(bands)})." if bands else ""
     told = " ".join(_told(line, panel) for line in panel.lines if line.values)
     budget = "ε" in panel.factor or "epsilon" in panel.factor
     draw = figures.robustness if budget else figures.accuracy_curves
     return Illustration(
         name,
         f"{panel.title}: {panel.measure} against {panel.factor}, with intervals "
-        f"({'; '.join(made)}). Lines stand side by side so that no interval hides another.",
+        f"({'; '.join(made)}).{shaded} Lines stand side by side so that no interval hides "
+        "another.",
         f"{panel.measure} against {panel.factor}. {told}",
         partial(draw, panel=panel, order=order),
         _plot_height,
@@ -197,12 +201,20 @@ def _forest(panel: Panel, name: str) -> Illustration:
         for c in panel.comparisons
     ]
     made = dict.fromkeys(c.difference.method for c in panel.comparisons if c.difference)
+    arrows = (
+        " An arrow leads to an interval that is too long for the axis; its numbers stand below it."
+    )
     return Illustration(
         name,
         f"{panel.title}: differences in points with simultaneous intervals ({'; '.join(made)}) "
-        "and verdicts.",
+        f"and verdicts.{arrows if figures.beyond(panel.comparisons) else ''}",
         f"Differences. {' '.join(told)}",
-        partial(figures.forest, comparisons=panel.comparisons, percent=panel.percent),
+        partial(
+            figures.forest,
+            comparisons=panel.comparisons,
+            percent=panel.percent,
+            numbers=lambda c: f"{points(c)} ({ends(c)})",
+        ),
         partial(_rows_height, rows=figures.forest_rows(panel.comparisons) + 5),
     )
 

@@ -12,7 +12,18 @@ from robustkit.statistics import Comparison, Estimate
 from robustkit.study.outcome import CellRow, Cost, History, Judgement, Line, Matrix, Outcome, Panel
 
 Section = Literal[
-    "estimate", "seed", "comparison", "beside", "claim", "history", "cost", "transfer", "cell"
+    "estimate",
+    "band",
+    "seed",
+    "area",
+    "median",
+    "comparison",
+    "beside",
+    "claim",
+    "history",
+    "cost",
+    "transfer",
+    "cell",
 ]
 
 
@@ -21,7 +32,8 @@ class Row:
     """One number with all that is known of it; the fields are the columns of `numbers.csv`.
 
     Accuracies and differences are shares: 0.025 is 2.5 points. What does not apply is empty, and
-    so is a number that is not known.
+    so is a number that is not known, or infinite. A band's row repeats its estimate's value; its
+    interval holds together with those of the line's other levels.
     """
 
     section: Section
@@ -106,8 +118,16 @@ def _line(panel: Panel, line: Line) -> Iterator[Row]:
         row = Row("estimate", panel.name, line.method, level=value.level, x=value.x)
         row = replace(row, quantity=panel.measure)
         yield _with(row, value.estimate)
+        if value.band is not None:
+            yield _with(replace(row, section="band"), value.band)
         for seed, each in zip(value.seeds, value.each, strict=False):
             yield replace(row, section="seed", seed=seed, value=each)
+    if line.area is not None:
+        row = Row("area", panel.name, line.method, quantity="area under the curve")
+        yield _with(row, line.area)
+    if line.median is not None:
+        row = Row("median", panel.name, line.method, quantity="median smallest perturbation")
+        yield _with(row, line.median)
 
 
 def _comparison(panel: str, comparison: Comparison) -> Iterator[Row]:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from markupsafe import Markup
 
 from robustkit.errors import InputError, UnknownName
-from robustkit.figures import PAGE, STYLES, Style, level_text, render, svg
+from robustkit.figures import PAGE, STYLES, Style, Width, level_text, render, svg
 from robustkit.files import file_digest, write_atomic
 from robustkit.report import html
 from robustkit.report.illustrations import (
@@ -25,12 +25,12 @@ from robustkit.report.illustrations import (
     illustrations,
 )
 from robustkit.report.numbers import numbers_csv
-from robustkit.report.tables import tables
+from robustkit.report.tables import areas, summed_up, tables
 from robustkit.report.wording import attacks
 from robustkit.statistics import Comparison
 from robustkit.study import evidence
 from robustkit.study.findings import FIRST
-from robustkit.study.outcome import Outcome, Panel
+from robustkit.study.outcome import Line, Outcome, Panel
 
 SCHEMA = "robustkit.report/1"
 MANIFEST = "manifest.json"
@@ -73,14 +73,24 @@ class Section:
     differences: Shown | None
     sentences: Sequence[str]
     """the comparisons in words"""
+    summed_up: Sequence[Line]
+    """the lines with an area or a median"""
+    areas: str
+    """what these are"""
 
 
 def write(
-    outcome: Outcome, folder: Path, style: str = "neurips", source: bytes | None = None
+    outcome: Outcome,
+    folder: Path,
+    style: str = "neurips",
+    width: Width | None = None,
+    source: bytes | None = None,
 ) -> Written:
     """Write a study's report into `folder`, which may hold an earlier build of it.
 
-    `source` is the evidence that the outcome was drawn from, to be kept beside the page.
+    `width` is that of all figures' files, in columns of the style's venue; by default one, and two
+    for what needs them. The page's own figures do not depend on style and width. `source` is the
+    evidence that the outcome was drawn from, to be kept beside the page.
 
     Each file is written whole. Files that the earlier build wrote and this one does not are
     removed, unless they were changed since; nothing else is touched.
@@ -92,7 +102,9 @@ def write(
     """
     known = _style(style)
     earlier = _earlier(folder)
-    files = _files(outcome, known) | ({} if source is None else {evidence.NAME: source})
+    files = _files(outcome, known, width)
+    if source is not None:
+        files[evidence.NAME] = source
     for name, content in files.items():
         write_atomic(folder / name, content)
     removed = tuple(
@@ -100,6 +112,7 @@ def write(
     )
     digests = {name: sha256(content).hexdigest() for name, content in sorted(files.items())}
     manifest = {"schema": SCHEMA, "name": outcome.name, "study": _digest(outcome), "style": style}
+    manifest |= {"width": width} if width else {}
     text = json.dumps(manifest | {"files": digests}, indent=2, allow_nan=False) + "\n"
     write_atomic(folder / MANIFEST, text.encode())
     return Written(folder, folder / "report.html", folder / MANIFEST, digests, removed)
@@ -162,15 +175,16 @@ def _changes(outcome: Outcome) -> list[str]:
     ]
 
 
-def _files(outcome: Outcome, style: Style) -> dict[str, bytes]:
+def _files(outcome: Outcome, style: Style, width: Width | None) -> dict[str, bytes]:
     """Every file of the report by its path, but for the manifest."""
     drawn = illustrations(outcome)
     files = {"report.html": _page(outcome, drawn).encode(), "numbers.csv": numbers_csv(outcome)}
     for name, table in tables(outcome).items():
         files[f"tables/{name}"] = table.encode("utf-8", "replace")
     for figure in drawn:
-        _, height = figure.size(STYLES[style])
-        rendered = render(figure.draw, figure.name, style=style, width=figure.width, height=height)
+        wide = width or figure.width
+        _, height = figure.size(STYLES[style], wide)
+        rendered = render(figure.draw, figure.name, style=style, width=wide, height=height)
         for suffix, content in rendered.items():
             files[f"figures/{figure.name}.{suffix}"] = content
     return files
@@ -210,6 +224,8 @@ def _section(panel: Panel, drawn: PanelFigures) -> Section:
             comparison.sentence(where=_where(comparison, panel))
             for comparison in panel.comparisons[:SENTENCES_SHOWN]
         ],
+        summed_up=summed_up(panel),
+        areas=areas(panel) if summed_up(panel) else "",
     )
 
 

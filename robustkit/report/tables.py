@@ -4,9 +4,18 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from robustkit.figures import level_text, printable
 from robustkit.report.names import Names
-from robustkit.report.wording import ends, p_value, points, signed, tenths, within
+from robustkit.report.wording import (
+    distance,
+    distances,
+    ends,
+    p_value,
+    points,
+    signed,
+    tenths,
+    within,
+)
 from robustkit.statistics import Comparison, Estimate
-from robustkit.study.outcome import Cost, Judgement, Outcome, Panel
+from robustkit.study.outcome import Cost, Judgement, Line, Outcome, Panel
 from robustkit.study.spec import Table as Kind
 
 _ESCAPES = str.maketrans(
@@ -62,6 +71,8 @@ def _tables(outcome: Outcome) -> Iterator[tuple[Kind, str, str]]:
         yield "cost", names.new("costs"), cost_table(outcome.costs)
     for panel in outcome.panels:
         yield "accuracy", (name := names.new(panel.name)), accuracy_table(panel)
+        if summed_up(panel):
+            yield "areas", names.new(f"{name}-areas"), area_table(panel)
         if panel.comparisons:
             table = difference_table(panel.comparisons, panel.percent)
             yield "differences", names.new(f"{name}-differences"), table
@@ -87,6 +98,39 @@ def accuracy_table(panel: Panel) -> str:
     return _tabular(
         f"{panel.measure}, in %, with intervals{legend}", "l" + "r" * len(ordered), head, body
     )
+
+
+def summed_up(panel: Panel) -> list[Line]:
+    """The lines of which there is more than values: an area, or a median."""
+    return [line for line in panel.lines if line.values and (line.area or line.median)]
+
+
+def areas(panel: Panel) -> str:
+    """What a table of areas and medians holds, in words."""
+    places = {value.x: value.level for line in panel.lines for value in line.values}
+    log = ", on its logarithmic axis" if panel.log and min(places) > 0 else ""
+    first, last = (level_text(places[x], panel.percent) for x in (min(places), max(places)))
+    words = [
+        f"area: mean accuracy in % for {panel.factor} from {first} to {last}{log}",
+        "median: smallest perturbation that fools, of half the images; one that is wrong without "
+        "attack has 0",
+    ]
+    return "; ".join(words[: 1 + any(line.median for line in panel.lines)]) + "; with intervals"
+
+
+def area_table(panel: Panel) -> str:
+    """A row a method: area under its curve in per cent and median smallest perturbation."""
+    medians = any(line.median for line in panel.lines)
+    body = [
+        [
+            escaped(line.method),
+            _estimate(line.area, ""),
+            *([_distance(line.median)] if medians else []),
+        ]
+        for line in summed_up(panel)
+    ]
+    head = ["method", "area", *(["median"] if medians else [])]
+    return _tabular(areas(panel), "l" + "r" * (len(head) - 1), head, body)
 
 
 def difference_table(comparisons: Sequence[Comparison], percent: bool) -> str:
@@ -140,6 +184,13 @@ def _estimate(estimate: Estimate | None, verdict: str) -> str:
     interval = escaped(f"({tenths(estimate.low)}–{tenths(estimate.high)})")
     mark = _MARKS.get(verdict, "")
     return f"{escaped(tenths(estimate.value))}{mark} {{\\scriptsize {interval}}}"
+
+
+def _distance(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "--"
+    shown = escaped(distance(estimate.value)), escaped(f"({distances(estimate)})")
+    return f"{shown[0]} {{\\scriptsize {shown[1]}}}"
 
 
 def _tabular(comment: str, columns: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> str:

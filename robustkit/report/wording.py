@@ -1,7 +1,7 @@
 """Numbers and values as a reader meets them."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from robustkit.statistics import Comparison, Estimate
@@ -50,6 +50,16 @@ def ends(comparison: Comparison) -> str:
         return NOTHING
     low, high = comparison.difference.low, comparison.difference.high
     return " to ".join(tenths(end, _digits(comparison)) for end in (low, high))
+
+
+def distance(size: float) -> str:
+    """The size of a perturbation, to three digits."""
+    return "∞" if size == inf else f"{size:.3g}"
+
+
+def distances(estimate: Estimate) -> str:
+    """The ends of an interval of sizes."""
+    return f"{distance(estimate.low)} to {distance(estimate.high)}"
 
 
 def within(delta: float | None) -> str:

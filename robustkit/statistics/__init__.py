@@ -1,6 +1,6 @@
 """Arrays in, estimates and comparisons out. No files, no drawing, no torch."""
 
-from robustkit.statistics.accuracy import over_seeds
+from robustkit.statistics.accuracy import median_over_seeds, over_seeds
 from robustkit.statistics.comparison import Comparison, Verdict
 from robustkit.statistics.contrast import (
     Contrast,
@@ -46,6 +46,7 @@ __all__ = [
     "friedman",
     "mean_over_seeds",
     "median_distance",
+    "median_over_seeds",
     "outperforming",
     "over_seeds",
     "pairs_needed",

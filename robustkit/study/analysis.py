@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import product
+from math import log10
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +17,13 @@ from robustkit.files import digest
 from robustkit.statistics import (
     Comparison,
     Contrast,
+    Estimate,
     Member,
     compare_seeds,
     compare_unpaired,
     curve,
     family,
+    median_over_seeds,
     over_seeds,
     ratio,
 )
@@ -209,7 +212,7 @@ class _Table:
         levels = self.levels
         if self.analysis.factor == "epsilon":
             levels = (NO_ATTACK, *levels)
-        lines = tuple(Line(m, tuple(self._values(m, levels))) for m in self.methods)
+        lines = tuple(self._line(m, levels) for m in self.methods)
         others = [m for m in self.methods if m != self.baseline]
         delta = None if self.analysis.delta is None else self.analysis.delta / 100
         return Panel(
@@ -266,8 +269,6 @@ class _Table:
             yield f"{number.method}{where}, seed {number.seed}: {number.reason or 'missing'}."
         if len(short) > 5:
             yield f"{len(short) - 5} more networks have no number; see the table of cells."
-        if self.analysis.factor == "epsilon":
-            yield from self._areas()
 
     def _pairings(self) -> Iterable[str]:
         """What networks of the baseline and of each other method had no partner, or only one."""
@@ -276,20 +277,26 @@ class _Table:
             if method != self.baseline and left is not None and right is not None:
                 yield from unmatched((method, left.seeds), (self.baseline, right.seeds))
 
-    def _areas(self) -> Iterable[str]:
-        """The area under each robustness curve."""
-        levels = (NO_ATTACK, *self.levels)
-        x = [float(Fraction(level)) for level in levels]
-        for method in self.methods:
-            found = [self.at(method, level) for level in levels]
-            right = [f.right for f in found if f is not None]
-            if len(right) == len(levels) > 1:
-                area = curve(np.stack(right), x, self._rng(method, "area")).area
-                yield (
-                    f"Area under the curve of {method}, the mean accuracy for ε up to "
-                    f"{levels[-1]}: {area.value:.1%} ({area.low:.1%} to {area.high:.1%}; "
-                    f"{area.method})."
-                )
+    def _line(self, method: str, levels: Sequence[str]) -> Line:
+        """A method's values and, where it has the same seeds at all levels, what they make."""
+        values = tuple(self._values(method, levels))
+        seeds = {value.seeds for value in values}
+        if len(values) < max(2, len(levels)) or len(seeds) > 1:
+            return Line(method, values, median=self._median(method))
+        right = np.stack([f.right for level in levels if (f := self.at(method, level))])
+        log = self.analysis.log and min(value.x for value in values) > 0
+        x = [log10(value.x) if log else value.x for value in values]
+        made = curve(right, x, self._rng(method, "area"))
+        bands = dict(zip(made.x, made.points, strict=True))
+        banded = tuple(replace(v, band=bands[at]) for v, at in zip(values, x, strict=True))
+        return Line(method, banded, made.area, self._median(method))
+
+    def _median(self, method: str) -> Estimate | None:
+        """The median smallest perturbation, where there are perturbations."""
+        own = sorted((n.seed, n.path) for n in self.numbers if n.method == method and n.path)
+        if self.analysis.factor != "epsilon" or not own:
+            return None
+        return median_over_seeds(np.stack([self.records.distances(path) for _, path in own]))
 
     def gallery(self) -> Gallery | None:
         """What an attack on the first network of the baseline found, if it found anything."""

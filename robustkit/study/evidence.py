@@ -7,6 +7,8 @@ OUT/evidence.parquet has a row for every network of every analysis:
     header                          of its evaluation, as JSON: checkpoint, data, protocol, engine
     broken                          an int8 for every image: 0 for a clean mistake, i where the i-th
                                     budget is the smallest that fools it, 127 where none does
+    distance                        a float for every image of an attack: the smallest perturbation
+                                    that fools it, 0 for a clean mistake, infinite where none does
     examples                        an .npz file of the perturbations that are shown
 
 Its metadata `robustkit.evidence` is JSON: the study as it was asked and changed, every training,
@@ -21,6 +23,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -45,13 +49,23 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("header", pa.string()),
         ("broken", pa.list_(pa.int8())),
+        ("distance", pa.list_(pa.float64())),
         ("examples", pa.binary()),
     ]
 )
-REPEATED = ["analysis", "method", "level", "reason", "broken.list.element"]
+REPEATED = [
+    "analysis",
+    "method",
+    "level",
+    "reason",
+    "broken.list.element",
+    "distance.list.element",
+]
 """columns of few values, of which Parquet keeps small numbers"""
 SAID = ["analysis", "method", "level", "seed", "reason", "header"]
 """columns of few bytes"""
+HELD = ["broken", "distance", "examples"]
+"""columns of many bytes"""
 IMAGES = 2**20
 """about as many are held at a time while the file is written"""
 DAMAGED = (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, pa.ArrowException)
@@ -79,6 +93,11 @@ class _Kept:
         header = json.loads(self.table["header"][number].as_py())
         broken = self.table["broken"][number].values.to_numpy()
         return Rows(header, broken, budgets(header))
+
+    def distances(self, path: Path) -> npt.NDArray[np.float64]:
+        """The smallest perturbation that fools each image."""
+        found: npt.NDArray[np.float64] = self.table["distance"][int(path.name)].values.to_numpy()
+        return found
 
     def examples(self, path: Path) -> Sequence[Example]:
         """Its examples; none where they are not shown."""
@@ -110,7 +129,7 @@ def collect(study: Study, findings: Findings) -> Evidence:
         for group in _grouped(_rows(study, findings)):
             writer.write_table(pa.Table.from_pylist(group, SCHEMA))
             for row in group:
-                link = _linked(link, row, row["broken"], row["examples"])
+                link = _linked(link, row, *(row[name] for name in HELD))
         writer.add_key_value_metadata({"robustkit.evidence": text, "robustkit.digest": link})
     return _evidence(sink.getvalue(), NAME)
 
@@ -135,12 +154,15 @@ def _said(study: Study, findings: Findings) -> dict[str, Any]:
 
 
 def _rows(study: Study, findings: Findings) -> Iterator[dict[str, Any]]:
+    attacked = {a.name for a in study.analyses if a.factor == "epsilon"}
     shown = {pictured(study, analysis, findings.numbers) for analysis in study.analyses}
     for number in findings.numbers:
-        row: dict[str, Any] = {**number._asdict(), "header": None, "broken": None, "examples": None}
+        row: dict[str, Any] = dict.fromkeys(SCHEMA.names) | number._asdict()
         if (path := row.pop("path")) is not None:
             rows = findings.records.rows(path)
             row |= {"header": canonical(_published(rows.header)), "broken": rows.broken}
+            if number.analysis in attacked:
+                row["distance"] = findings.records.distances(path)
             if number in shown and (found := findings.records.examples(path)):
                 row["examples"] = encode_examples(found[:SHOWN])
         yield row
@@ -166,10 +188,13 @@ def _grouped(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield group
 
 
-def _linked(link: str, row: Mapping[str, Any], broken: Any, examples: bytes | None) -> str:
+def _linked(
+    link: str, row: Mapping[str, Any], broken: Any, distance: Any, examples: bytes | None
+) -> str:
     """The digest of everything up to a row."""
     said = canonical([row[name] for name in SAID])
-    return digest(link, said, b"" if broken is None else broken.tobytes(), examples or b"")
+    arrays = [b"" if array is None else array.tobytes() for array in (broken, distance)]
+    return digest(link, said, *arrays, examples or b"")
 
 
 # --- read -----------------------------------------------------------------------------------------
@@ -220,10 +245,10 @@ def _unpacked(content: bytes, where: str) -> tuple[dict[str, Any], pa.Table]:
 
 def _digest(text: str, table: pa.Table) -> str:
     link = digest(text)
-    columns = table["broken"], table["examples"]
-    for row, each, found in zip(table.select(SAID).to_pylist(), *columns, strict=True):
-        broken = each.values.to_numpy() if each.is_valid else None
-        link = _linked(link, row, broken, found.as_py())
+    columns = (table[name] for name in HELD)
+    for row, *arrays, found in zip(table.select(SAID).to_pylist(), *columns, strict=True):
+        broken, distance = (each.values.to_numpy() if each.is_valid else None for each in arrays)
+        link = _linked(link, row, broken, distance, found.as_py())
     return link
 
 

@@ -102,9 +102,10 @@ def _histories(
     for (method, level), histories in groups.items():
         if Fraction(level) == 0:
             continue
-        steps = tuple(line["step"] for line in histories[0])
+        # an earlier version wrote fewer lines
+        steps = max((tuple(line["step"] for line in h) for h in histories), key=len)
         if len(steps) < 2:
-            continue  # a run within one epoch has no course to be drawn
+            continue  # no course to be drawn
         alike = [h for h in histories if tuple(line["step"] for line in h) == steps]
         yield History(
             method, level, steps, _means(alike, "memorised"), _means(alike, "held_out_clean")

@@ -24,6 +24,9 @@ class Value:
     each: tuple[float, ...] = ()
     """the same quantity of each seed, in the order of the seeds"""
     seeds: tuple[int, ...] = ()
+    band: Estimate | None = None
+    """the same with an interval that holds at all levels of the line at once; None where a level
+    has no number"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,11 @@ class Line:
 
     method: str
     values: tuple[Value, ...]
+    area: Estimate | None = None
+    """under the line, over the span of its axis as it is drawn: the mean accuracy"""
+    median: Estimate | None = None
+    """median smallest perturbation that fools, where the factor is ε; 0 where an image is wrong
+    without attack"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """How a method's training went, at one level: the mean over seeds, per epoch."""
+    """How a method's training went, at one level: means over seeds, from point to point."""
 
     method: str
     level: str
@@ -91,7 +99,7 @@ class History:
     memorised: tuple[float | None, ...]
     """share of the wrong labels that the network repeats"""
     held_out: tuple[float | None, ...]
-    """accuracy on held-out images, by their clean labels"""
+    """accuracy on held-out images, by their clean labels; where it was looked at"""
 
 
 @dataclass(frozen=True, slots=True)

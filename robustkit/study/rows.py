@@ -51,6 +51,9 @@ class Records(Protocol):
     def rows(self, path: Path) -> Rows:
         """The rows of an evaluation."""
 
+    def distances(self, path: Path) -> npt.NDArray[np.float64]:
+        """The smallest perturbation that fools each image, [N]; see `distances`."""
+
     def examples(self, path: Path) -> Sequence[Example]:
         """Its examples; none where they are missing."""
 
@@ -62,6 +65,10 @@ class Files:
     def rows(self, path: Path) -> Rows:
         """The rows of an evaluation's file; the last ones are kept."""
         return _kept(path)
+
+    def distances(self, path: Path) -> npt.NDArray[np.float64]:
+        """The distances in the file."""
+        return distances(path)
 
     def examples(self, path: Path) -> Sequence[Example]:
         """The examples beside it."""
@@ -92,6 +99,22 @@ def read(path: Path) -> Rows:
 def budgets(header: Mapping[str, Any]) -> tuple[str, ...]:
     """The budgets of an evaluation as written, rising."""
     return tuple(entry["epsilon"] for entry in header["protocol"]["epsilons"])
+
+
+def distances(path: Path) -> npt.NDArray[np.float64]:
+    """The smallest perturbation that fools each image, [N].
+
+    0 for a clean mistake, infinite where nothing was found.
+
+    Raises:
+        RecordError: no such file, or not one of ours.
+    """
+    try:
+        column = pq.read_table(path, columns=["distance"])["distance"]
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
+    found: npt.NDArray[np.float64] = column.fill_null(np.inf).to_numpy()
+    return found
 
 
 def _places(column: pa.Array, epsilons: Sequence[str]) -> npt.NDArray[np.int8]:

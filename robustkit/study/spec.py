@@ -19,7 +19,7 @@ Says = Literal["better", "equivalent", "ratio"]
 Figure = Literal[
     "curves", "differences", "memorisation", "held-out", "cost", "transfer", "examples"
 ]
-Table = Literal["claims", "accuracy", "differences", "cost"]
+Table = Literal["claims", "accuracy", "areas", "differences", "cost"]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
 TABLES: tuple[Table, ...] = get_args(Table)
 TRAINED = ("label_noise", "data_fraction")

@@ -6,9 +6,10 @@ their first weights. A run is therefore resumed from its weights, the optimiser'
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,15 @@ from robustkit.training.processes import Processes
 from robustkit.training.recipe import Recipe, rate
 
 LINES = 50
-"""of history at most, where the number of updates is given"""
+"""epochs at most that end in a line of history, where the number of updates is given"""
+COURSE = 20
+"""lines of history where epochs are too long for so many"""
+SPAN = 10
+"""updates at least that such a line is of: fewer show how batches differ"""
+WATCHING = 0.03
+"""share of the training's time, at most, that looks at held-out images within an epoch add"""
+PASSES = 3
+"""times that an update passes its images through the network: once forward, twice's work back"""
 TOGETHER = 25
 """updates between two looks where several processes have to agree on what they see"""
 ADVICE = "try a smaller --learning-rate, or --clip 1"
@@ -38,7 +47,7 @@ class Report(NamedTuple):
     """the one at work, from 1 on"""
     epochs: int
     seen: dict[str, float]
-    """of this epoch so far: loss, and shares of correct answers"""
+    """since the last line of history: loss, and shares of correct answers"""
 
 
 class Progress(NamedTuple):
@@ -73,8 +82,8 @@ class Engine:
     optimizer: torch.optim.Optimizer = field(init=False)
     device: torch.device = field(init=False)
     _sums: Tensor = field(init=False)
-    """of this epoch: loss × images, answers right by the given and by the clean labels, wrong
-    labels that were learnt, wrong labels, images"""
+    """since the last line: loss × images, answers right by the given and by the clean labels,
+    wrong labels that were learnt, wrong labels, images"""
     _batches: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
@@ -94,10 +103,27 @@ class Engine:
 
     @property
     def _period(self) -> int:
-        """Updates between two lines of the history: an epoch, or several where they are short."""
+        """Updates to a saved state and a line that counts: an epoch's, or several short ones'."""
         if self.recipe.steps is None:
             return self.steps_per_epoch
         return self.steps_per_epoch * -(-self.steps // (LINES * self.steps_per_epoch))
+
+    @property
+    def _span(self) -> int:
+        """Updates between two lines of history: a period, or an even part of a long one."""
+        if self.recipe.steps is None:
+            return self._period
+        return _part(self._period, max(SPAN, self.steps // COURSE))
+
+    @property
+    def _apart(self) -> int:
+        """Updates between two looks at the held-out images within a period.
+
+        So many that looks cost at most `WATCHING`: each passes every image through the network.
+        """
+        worked = WATCHING * PASSES * self.recipe.batch_size / self.processes.world
+        held_out = 0 if self.held_out is None else len(self.held_out)
+        return self._span * max(1, ceil(held_out / (worked * self._span)))
 
     @property
     def _look(self) -> int:
@@ -107,14 +133,16 @@ class Engine:
     def run(self, save: Callable[[], None], seconds: float, progress: Progress) -> None:
         """Train to the end; `save` is called after every epoch and every so many seconds.
 
+        Where the number of updates is given, lines of history stand within long epochs, too.
+
         Raises:
             TrainingFailed: the loss or a weight is no longer a number; that is never saved.
         """
         due = time.monotonic() + seconds
         while self.step < self.steps:
             self.update()
-            if self.step % self._period == 0 or self.step == self.steps:
-                self._close_epoch()
+            self._write_line()
+            if self._closes(self.step):
                 progress.epoch(self.history[-1])
                 save()
             elif time.monotonic() > due and self.processes.world == 1:
@@ -233,23 +261,41 @@ class Engine:
         epoch = min(self._epoch + 1, self._epochs)
         return Report(self.step, self.steps, epoch, self._epochs, seen)
 
-    def _close_epoch(self) -> None:
-        """Write the epoch into the history, and its weights aside if they are the best."""
+    def _closes(self, step: int) -> bool:
+        """Whether a period, or the training, ends with this update."""
+        return step % self._period == 0 or step == self.steps
+
+    def _write_line(self) -> None:
+        """Write into the history where that is due, and the weights aside if they are the best."""
+        within, closes = self.step % self._period, self._closes(self.step)
+        if not closes and within % self._span:
+            return
+        line: dict[str, Any] = {"epoch": self._epoch, "step": self.step} | self._seen()
+        if closes:
+            self._check_weights()
+        if self.held_out is not None and (closes or within % self._apart == 0):
+            line |= accuracy(self.network, self.held_out)
+        if closes:
+            self._keep(line)
+        self.history.append(line)
+
+    def _seen(self) -> dict[str, Any]:
+        """What the updates since the last line have shown, in all processes."""
         sums = self.processes.total(self._sums.clone())
         self._sums.zero_()
         if not torch.isfinite(sums[0]):
-            raise TrainingFailed(f"the loss is no longer a number in epoch {self._epoch}; {ADVICE}")
-        self._check_weights()
-        line: dict[str, Any] = {"epoch": self._epoch, "step": self.step} | summarised(sums.tolist())
-        if self.held_out is not None:
-            line |= accuracy(self.network, self.held_out)
-        best = max((past.get("held_out", 0.0) for past in self.history), default=-1.0)
-        if self.keep_best and line["held_out"] > best:
+            epoch = (self.step - 1) // self.steps_per_epoch + 1
+            raise TrainingFailed(f"the loss is no longer a number in epoch {epoch}; {ADVICE}")
+        return summarised(sums.tolist())
+
+    def _keep(self, line: Mapping[str, Any]) -> None:
+        """Decide whether the weights at a period's end are the ones to keep."""
+        past = (p.get("held_out", 0.0) for p in self.history if self._closes(p["step"]))
+        if not self.keep_best:
+            self.epoch_kept = self._epoch
+        elif line["held_out"] > max(past, default=-1.0):
             self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
             self.epoch_kept = self._epoch
-        elif not self.keep_best:
-            self.epoch_kept = self._epoch
-        self.history.append(line)
 
     @property
     def _epoch(self) -> int:
@@ -291,8 +337,13 @@ class Engine:
             self.compressor.load_state_dict(state["compressors"][self.processes.rank])
 
 
+def _part(period: int, wanted: int) -> int:
+    """The length of even parts of a period, of at most `wanted` updates each."""
+    return ceil(period / ceil(period / wanted))
+
+
 def summarised(sums: list[float]) -> dict[str, Any]:
-    """An epoch's sums as means; `memorised` is of the wrong labels, None where there are none."""
+    """Sums as means; `memorised` is of the wrong labels, None where there are none."""
     loss, given, clean, learnt, wrong, images = sums
     return {
         "loss": loss / images,
