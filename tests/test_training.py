@@ -479,6 +479,32 @@ def test_a_users_own_loss(robustkit, tmp_path):
     assert "mine.py:focal" in out
 
 
+def test_the_labels_of_a_training_are_written_and_counted(robustkit, tmp_path):
+    noise = ["--label-noise", "0.4", "--noise-kind", "pair", "--epochs", "1", "--seed", "3"]
+    assert robustkit(*TRAIN, *noise, "--out", "a.safetensors")[0] == 0
+    status, out, err = robustkit("describe", "a.safetensors", "--labels", "labels.csv")
+    assert (status, err) == (0, "wrote labels.csv\n")
+    assert out.splitlines()[-1].split() == ["all", "360", "144", "400", "160"]
+    rows = np.genfromtxt(tmp_path / "labels.csv", delimiter=",", names=True, dtype=None)
+    whole = data.load("mnist5k", split="train")
+    training = prepare(
+        whole, hold_out="1/10", fraction="0.1", noise=Noise("pair", Fraction(2, 5)), seed=3
+    )
+    own = rows[~rows["held_out"]]
+    assert own["index"].tolist() == training.train.positions.tolist()
+    assert own["given"].tolist() == training.train.labels.tolist()
+    assert own["clean"].tolist() == whole.labels[own["index"]].tolist()
+    for arguments, message in [
+        (["a.safetensors", "--split", "test"], "mnist5k test: not the images and labels"),
+        (["lenet5-mnist5k"], "does not say what it was trained on"),
+    ]:
+        status, _, err = robustkit("describe", *arguments, "--labels", "b.csv")
+        assert status == 2
+        assert message in err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "b.csv").exists()
+
+
 def test_bad_options_get_one_line(robustkit):
     for arguments, message in [
         (["--label-noise", "1.5"], "the rate must be from 0 to below 1"),
