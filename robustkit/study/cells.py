@@ -271,11 +271,12 @@ def question(
     settings = changes.pop("settings", {})
     compressed = _compressed(changes, name)
     recipe = recipe_of(method.loss, trained, changes, name)
+    chosen = method.settings | settings
     return compressed | {
         "model": trained.model,
         "data": {"name": trained.data, "digest": data.digest},
         "loss": method.loss,
-        "settings": default_settings(method.loss, trained.data) | method.settings | settings,
+        "settings": default_settings(method.loss, trained.data, trained.steps, chosen) | chosen,
         "recipe": spell(recipe),
         "noise": {"kind": trained.noise_kind, "rate": where.label_noise},
         "fraction": where.data_fraction,
