@@ -15,7 +15,7 @@ from robustkit import losses, models
 from robustkit.errors import InputError
 from robustkit.losses import one_pass
 from robustkit.losses.loss import Step
-from robustkit.losses.trace import Use
+from robustkit.losses.trace import WORDS, Use
 
 ORDER = {"linf": 1, "l2": 2, "l1": math.inf}
 NORMS = list(ORDER)
@@ -518,6 +518,90 @@ def test_all_means_the_input_and_every_layer_but_the_logits():
     model = models.build("mnist-cnn")
     assert names(["all"], model) == ["input", "conv1", "conv2", "fc1"]
     assert names(["output", "hidden", "conv1"], model) == ["output", "conv1", "conv2", "fc1"]
+
+
+class Named(nn.Module):
+    """One network whatever its layers are called; torch refuses no name without a dot."""
+
+    def __init__(self, conv, act, fc, last="last"):
+        super().__init__()
+        self.order = (conv, act, fc, last)
+        layers = (nn.Conv2d(1, 3, 3), nn.Softplus(), nn.Linear(12, 6), nn.Linear(6, 4))
+        for name, layer in zip(self.order, layers, strict=True):
+            self.add_module(name, layer)
+
+    def forward(self, x):
+        conv, act, fc, last = (self.get_submodule(name) for name in self.order)
+        return last(act(fc(act(conv(x)).flatten(1))))
+
+
+@pytest.mark.parametrize(
+    "called",
+    [
+        ("input", "act", "hidden"),
+        ("output", "all", "input"),
+        ("hidden", "output", "all", "input"),
+        ("module:input", "word:all", "module:hidden"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("layers", "same"),
+    [
+        ("all", ["input", "conv", "fc"]),
+        ("hidden", ["conv", "fc"]),
+        (["word:output", "word:input", "{fc}"], ["output", "input", "fc"]),
+        (["{conv}", "word:hidden"], ["conv", "fc"]),
+        ("word:all", ["input", "conv", "fc"]),
+    ],
+)
+def test_a_layers_name_changes_nothing_even_if_it_is_also_a_word(called, layers, same):
+    plain, shadowed = Named("conv", "act", "fc"), Named(*called)
+    layers = [layers] if isinstance(layers, str) else layers
+    asked = [f"word:{layer}" if layer in {*called} & {*WORDS} else layer for layer in layers]
+    asked = [layer.format(conv=f"module:{called[0]}", fc=f"module:{called[2]}") for layer in asked]
+    images, labels = draw(5, 1, 4, 4).abs(), torch.arange(5) % 4
+    found = [grads_of(plain, same, images, labels), grads_of(shadowed, asked, images, labels)]
+    for (value, expected), (other, got) in zip(*found, strict=True):
+        assert value == other
+        assert value > 0.1
+        assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
+
+
+def grads_of(network, layers, images, labels):
+    """Loss and gradients in one pass, and in two, with and without the short cut."""
+    initialised(network.double())
+    found = []
+    for weight, plain in ((0.0, False), (0.0, True), (1.0, False)):
+        loss = margin(layers=layers, gamma=5.0, cross_entropy_weight=weight)
+        loss.prepare(network, images)
+        assert (loss.ways(network) == "one pass") == (weight == 0)
+        way = loss._two_passes if plain else lambda *a, loss=loss: loss.backward(*a, step())
+        result, grads = gradients(way, network, images, labels)
+        found.append((result.loss.item(), grads))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("hidden", "'hidden' may mean .* write module:hidden or word:hidden"),
+        (["act", "input"], "'input' may mean .* write module:input or word:input"),
+        ("module:act2", "unknown layer 'module:act2'"),
+        ("module:output", "unknown layer 'module:output'"),
+        ("word:act", "unknown layer 'word:act'"),
+    ],
+)
+def test_a_word_that_is_also_a_modules_name_is_refused_in_one_line(layers, message):
+    with pytest.raises(InputError, match=message) as caught:
+        margin(layers=layers).prepare(Named("input", "act", "hidden"), torch.rand(3, 1, 4, 4))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_without_hidden_layers_has_no_margin_there():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    with pytest.raises(InputError, match="no hidden layer; choose input or output"):
+        margin(layers="hidden").prepare(network, torch.rand(3, 1, 4, 4))
+    margin(layers="all").prepare(network, torch.rand(3, 1, 4, 4))
 
 
 def test_a_vanished_gradient_stays_finite():

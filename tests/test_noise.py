@@ -353,6 +353,7 @@ def bad_files(folder, clean, human):
     np.save(folder / "objects.npy", np.array([{}, human], object), allow_pickle=True)
     np.save(folder / "nothing.npy", {"worse_label": print}, allow_pickle=True)
     np.savez(folder / "two.npz", a=human, b=human)
+    np.savez(folder / "human.npz", clean_label=clean, worse_label=human)
     np.savez(folder / "order.npz", clean_label=clean[::-1], a=human)
     torch.save({"worse_label": human[:-1]}, folder / "short.pt")
     torch.save({"worse_label": torch.eye(120)}, folder / "square.pt")
@@ -377,7 +378,9 @@ def bad_files(folder, clean, human):
         ("floats.npy", "labels of type float64; expected integers"),
         ("objects.npy", "Python objects, which are never loaded"),
         ("two.npz", "which labels are meant.*it has: a, b"),
-        ("two.npz#c", "which labels are meant.*it has: a, b"),
+        ("two.npz#c", "unknown column 'c'; known: a, b"),
+        ("human.npz#worse_labe", "unknown column 'worse_labe'; did you mean 'worse_label'"),
+        ("short.npy#worse_label", "no columns with names; leave #worse_label out"),
         ("order.npz", "clean_label of image 0 is 2, the data set says 0"),
         ("nothing.npy", "expected one integer per image"),
         ("short.pt", "119 labels; the whole split has 120 images"),

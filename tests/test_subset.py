@@ -1,5 +1,7 @@
 """Hold-out, fractions and the order behind them: nested, in shares, whatever the order of the data."""
 
+import csv
+import io
 import json
 import math
 from fractions import Fraction
@@ -13,6 +15,7 @@ from scipy.stats import kstest
 from robustkit.data import from_arrays, load, prepare
 from robustkit.data.draws import interleave, numbers, shuffled, uniform
 from robustkit.data.noise import parse, written
+from robustkit.data.recovered import flips, recover, table
 from robustkit.data.subset import choose_fraction, choose_held_out
 from robustkit.errors import InputError
 
@@ -271,3 +274,90 @@ def test_what_makes_no_sense_gets_one_line(asked, says):
     with pytest.raises(InputError, match=says) as caught:
         prepare(of_sizes([5, 5]), **asked)
     assert "\n" not in str(caught.value)
+
+
+# --- the labels of a training, once more -------------------------------------------------------------
+
+
+def recorded(dataset, **asked):
+    """What a checkpoint keeps of a training, as JSON, and the training."""
+    training = prepare(dataset, **asked)
+    record = training.record() | {"name": dataset.name, "digest": dataset.digest}
+    return json.loads(json.dumps(record)), training
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "symmetric-any", "pair", "instance"])
+@pytest.mark.parametrize("selection", [False, True])
+def test_labels_are_recovered_from_the_record_of_a_training(kind, selection):
+    data = of_sizes([40, 30, 50])
+    record, training = recorded(
+        data,
+        hold_out="1/5",
+        fraction="2/3",
+        noise=parse(kind, "0.4", stratified=True),
+        seed=7,
+        clean_selection=selection,
+    )
+    again = recover(data, record)
+    for one, two in ((again.train, training.train), (again.held_out, training.held_out)):
+        assert one.positions.tolist() == two.positions.tolist()
+        assert one.labels.tolist() == two.labels.tolist()
+    written_rows = list(csv.DictReader(io.StringIO(table(data, again).decode())))
+    assert [int(row["index"]) for row in written_rows] == sorted(
+        [*training.train.positions, *training.held_out.positions]
+    )
+    assert sum(row["held_out"] == "true" for row in written_rows) == 24
+    for row in written_rows:
+        assert data.ids[int(row["index"])] == row["sample"]
+        assert data.labels[int(row["index"])] == int(row["clean"])
+    wrong = sum(row["clean"] != row["given"] and row["held_out"] == "false" for row in written_rows)
+    assert wrong == record["train"]["noise"]["flipped"] == sum(f.wrong for f in flips(data, again))
+    for name, row in zip(data.classes, flips(data, again), strict=True):
+        own = [r for r in written_rows if r["clean"] == name and r["held_out"] == "true"]
+        assert (row.held_out, row.held_out_wrong) == (
+            len(own),
+            sum(r["given"] != name for r in own),
+        )
+
+
+def test_labels_of_a_training_without_held_out_images_are_recovered():
+    data = of_sizes([10, 10])
+    record, training = recorded(data, noise=parse("pair", "0.5"))
+    assert recover(data, record).train.labels.tolist() == training.train.labels.tolist()
+    assert {row.held_out for row in flips(data, training)} == {0}
+
+
+def test_labels_from_a_file_are_recovered_with_that_file_alone(tmp_path):
+    data = of_sizes([12, 12, 12])
+    human = (data.labels + (np.arange(36) % 5 == 0)) % 3
+    np.savez(tmp_path / "human.npz", worse=human, better=data.labels)
+    noise = parse(f"file:{tmp_path / 'human.npz'}#worse")
+    record, training = recorded(data, hold_out=6, noise=noise)
+    with pytest.raises(InputError, match=r"by the file human\.npz; give it with --noise-kind file"):
+        recover(data, record)
+    moved = (tmp_path / "human.npz").rename(tmp_path / "moved.npz")
+    again = recover(data, record, f"file:{moved}#worse")
+    assert again.train.labels.tolist() == training.train.labels.tolist()
+    with pytest.raises(InputError, match="given labels of the part 'train'"):
+        recover(data, record, f"file:{moved}#better")
+    np.savez(moved, worse=human, other=human)
+    with pytest.raises(InputError, match="labels' file of the part 'train'"):
+        recover(data, record, f"file:{moved}#worse")
+
+
+def test_other_labels_than_those_of_the_training_are_told_in_one_line():
+    data = of_sizes([12, 12])
+    record, _ = recorded(data, hold_out=6, noise=parse("symmetric", "0.5"))
+    for wrong, says in [
+        ({"digest": "0"}, "not the images and labels of this training"),
+        ({"seed": 1}, "the images of the part 'train'"),
+        ({"held_out": None}, "the images of the part 'held_out'"),
+        ({"selection": "clean labels"}, "given labels of the part 'held_out'"),
+        ({"train": record["train"] | {"noise": None}}, "record of the training is incomplete"),
+        ({"hold_out": "many"}, "hold-out: expected a number"),
+    ]:
+        with pytest.raises(InputError, match=says) as caught:
+            recover(data, record | wrong)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="incomplete"):
+        recover(data, {"digest": data.digest})

@@ -14,11 +14,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from robustkit import checkpoint, compression, data
+from robustkit import checkpoint, compression, data, models
 from robustkit.data.noise import Noise
-from robustkit.data.subset import prepare
+from robustkit.data.subset import prepare, size
 from robustkit.errors import InputError, TrainingFailed
+from robustkit.files import build as from_table
+from robustkit.files import canonical, digest
 from robustkit.losses import LOSSES
+from robustkit.losses import build as build_loss
 from robustkit.losses.cross_entropy import CrossEntropy
 from robustkit.losses.loss import Result
 from robustkit.training import Options, Question, Recipe, train
@@ -26,7 +29,15 @@ from robustkit.training import run as training_run
 from robustkit.training.engine import Engine, Progress, accuracy, optimizer, summarised
 from robustkit.training.examples import augmented, gather, order
 from robustkit.training.processes import Processes
-from robustkit.training.recipe import checked, rate
+from robustkit.training.recipe import (
+    checked,
+    default_recipe,
+    default_settings,
+    published,
+    rate,
+    spell,
+    updates,
+)
 
 CPU = torch.device("cpu")
 
@@ -125,11 +136,149 @@ def test_schedules_by_hand():
         ({"clip": -1.0}, "--clip"),
         ({"weight_decay": -1.0}, "--weight-decay"),
         ({"augment": ("flop",)}, "did you mean 'flip'"),
+        ({"stabiliser": 0.0}, "--recipe-set stabiliser=0.0: must be above 0"),
+        ({"start": -1.0}, "--recipe-set start=-1.0: must not be negative"),
+        ({"schedule": "multistep"}, "multistep needs milestones"),
+        ({"milestones": (5,)}, "milestones=5: the schedule multistep .* alone takes any"),
+        ({"schedule": "multistep", "milestones": (5, 5)}, "milestones=5,5: must be above 0 and"),
+        ({"schedule": "multistep", "milestones": (0, 5)}, "milestones=0,5: must be above 0"),
+        ({"schedule": "multistep", "milestones": (5,), "drop": 0.0}, "--recipe-set drop=0.0"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(wrong, message):
     with pytest.raises(InputError, match=message):
         checked(Recipe(**wrong))
+
+
+def test_the_rate_of_multistep_drops_at_its_milestones_however_long_the_run_is():
+    asked = Recipe(learning_rate=0.2, schedule="multistep", milestones=(3, 5))
+    for steps in (6, 600):
+        found = [rate(asked, step, steps) for step in range(6)]
+        assert found == pytest.approx([0.2, 0.2, 0.2, 0.02, 0.02, 0.002])
+    assert rate(replace(asked, drop=0.5), 5, 6) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("loss", "data", "first"),
+    [
+        ("cross-entropy", "mnist5k", "eae2ac11589a6b792a84a9d5"),
+        ("large-margin", "mnist5k", "d2d427f1df745adc580845e9"),
+        ("cross-entropy", "mnist", "4a6b63cb594d2ef51bb5d960"),
+        ("cross-entropy", "cifar10", "fb939aca1ce306a88fe81150"),
+    ],
+)
+def test_default_recipes_are_spelled_as_in_every_checkpoint_so_far(loss, data, first):
+    assert digest(canonical(spell(default_recipe(loss, data)))).startswith(first)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        default_recipe("large-margin", "cifar10"),
+        published("large-margin-softmax", "cifar10", "lenet5").recipe,
+        Recipe(schedule="multistep", milestones=(7,), drop=0.5),
+    ],
+)
+def test_a_spelled_recipe_is_that_recipe_again(recipe):
+    table = json.loads(json.dumps(spell(recipe)))
+    known = {key: value for key, value in table.items() if value is not None}
+    assert from_table(Recipe, known, "recipe") == recipe
+
+
+@pytest.mark.parametrize(
+    ("hold_out", "fraction", "batch_size"), [("0", "1", 7), ("60", "1/3", 64), ("1/12", "0.5", 500)]
+)
+def test_the_length_of_a_training_is_known_beforehand(digits, hold_out, fraction, batch_size):
+    asked = Recipe(epochs=3, batch_size=batch_size, hold_out=Fraction(hold_out))
+    training = prepare(digits, hold_out=hold_out, fraction=fraction)
+    images = size(len(digits), asked.hold_out, Fraction(fraction))
+    assert images == len(training.train)
+    examples = gather(digits, training.train, CPU)
+    engine = Engine(nn.Linear(1, 1), nn.Linear(1, 1), CrossEntropy(), asked, examples, None, 0)
+    assert updates(asked, images) == engine.steps
+    assert updates(replace(asked, steps=5), images) == 5
+
+
+# --- what was published ---------------------------------------------------------------------------
+
+
+def test_the_published_recipe_of_the_large_margin_holds_out_what_the_paper_does():
+    found = published("large-margin", "mnist", "mnist-cnn")
+    assert size(60_000, found.recipe.hold_out, Fraction(1)) == 55_000
+    recipe = found.recipe
+    assert (recipe.optimizer, recipe.epochs, recipe.batch_size) == ("rmsprop", 200, 256)
+    assert found.settings["layers"] == ["input", "conv1", "conv2"]
+    for network in ("lenet5", "mnist-cnn", "mnist-cnn-bn"):
+        settings = published("large-margin", "mnist5k", network).settings
+        build_loss("large-margin", settings).prepare(
+            models.build(network), torch.rand(2, 1, 28, 28)
+        )
+
+
+def test_the_published_recipes_of_large_margin_softmax_are_the_released_ones():
+    """The numbers of the released solvers and networks, for both data sets."""
+    for data_set, m, milestones, gamma, power, augment in [
+        ("mnist", 4, (5000, 7500, 10_000, 30_000), 2.5e-5, 35, ()),
+        ("cifar10", 2, (5000, 7500, 30_000), 2e-5, 45, ("flip",)),
+    ]:
+        recipe, settings = published("large-margin-softmax", data_set, "any")
+        assert settings == {"m": m, "base": 1000, "gamma": gamma, "power": power}
+        assert (recipe.schedule, recipe.milestones, recipe.drop) == ("multistep", milestones, 0.1)
+        assert (recipe.optimizer, recipe.learning_rate, recipe.momentum) == ("sgd", 0.1, 0.9)
+        assert (recipe.weight_decay, recipe.batch_size, recipe.steps) == (5e-4, 128, 30_000)
+        assert (recipe.augment, recipe.nesterov, recipe.clip) == (augment, False, None)
+        assert checked(recipe) == recipe
+
+
+@pytest.mark.parametrize(
+    ("loss", "data_set", "model", "message"),
+    [
+        ("large-margin", "cifar10", "small-cnn-cifar", "for large-margin on cifar10 were not"),
+        ("cross-entropy", "mnist", "lenet5", "for cross-entropy on mnist were not found; known: l"),
+        ("large-margin-softmax", "mnist5k", "lenet5", "known: .*large-margin-softmax on mnist, "),
+        ("large-margin", "mnist", "lsoftmax-mnist", "name those of lsoftmax-mnist with --set lay"),
+    ],
+)
+def test_what_was_not_published_is_refused_in_one_line(loss, data_set, model, message):
+    with pytest.raises(InputError, match=message) as caught:
+        published(loss, data_set, model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_with_other_layers_takes_the_published_recipe_when_they_are_named():
+    found = published("large-margin", "mnist", "lsoftmax-mnist", {"layers": ["input", "pre_conv"]})
+    assert found.recipe.optimizer == "rmsprop"
+
+
+# --- annealing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [290, 4000, 30_000])
+def test_large_margin_softmax_is_annealed_within_a_run_of_any_length(length):
+    settings = default_settings("large-margin-softmax", "mnist5k", length)
+    loss = build_loss("large-margin-softmax", settings)
+    released = build_loss("large-margin-softmax", {})
+    for share in (0, 0.1, 1 / 3, 1):
+        expected = max(5.0, released.annealing(round(share * 30_000)))
+        assert loss.annealing(share * length) == pytest.approx(expected, rel=1e-6)
+    assert loss.annealing(0) == 1000
+    assert loss.annealing(length / 4) == 5
+    assert loss.remark(length) == ""
+
+
+@pytest.mark.parametrize("given", [{"base": 0.0}, {"gamma": 2.5e-5}, {"power": 3}])
+def test_an_annealing_that_is_chosen_means_what_it_says(given):
+    assert default_settings("large-margin-softmax", "mnist5k", 290, given) == {}
+
+
+def test_a_margin_that_hardly_counts_is_told():
+    told = build_loss("large-margin-softmax").remark(290)
+    assert "λ is still 777 at the last of 290 updates" in told
+    assert "0.13%" in told
+    for settings in ({"base": 0.0}, {"m": 1}):
+        assert build_loss("large-margin-softmax", settings).remark(290) == ""
+    assert build_loss("large-margin-softmax", {"lambda_min": 11.0}).remark(10**6) != ""
+    assert build_loss("cross-entropy").remark(290) == ""
 
 
 def test_rmsprop_begins_as_tensorflow_does_where_that_is_asked():
@@ -551,8 +700,80 @@ def test_a_users_own_loss(robustkit, tmp_path):
     assert "mine.py:focal" in out
 
 
+@pytest.mark.slow
+def test_large_margin_softmax_learns_under_label_noise_as_it_is_set_by_default(robustkit):
+    asked = ["--loss", "large-margin-softmax", "--label-noise", "0.4", "--epochs", "10"]
+    options = ["--model", "mnist-cnn", "--data", "mnist5k", "--out", "a.safetensors"]
+    assert robustkit("train", *options, *asked)[0] == 0
+    record = checkpoint.read("a.safetensors").extra["training"]
+    assert record["history"][-1]["held_out_clean"] > 0.7
+
+
+@pytest.mark.parametrize("further", [[], ["--set", "gamma=2.5e-5"]])
+def test_large_margin_softmax_is_trained_with_its_margin_or_says_so(robustkit, further):
+    asked = ["--loss", "large-margin-softmax", "--steps", "9", "--out", "a.safetensors"]
+    status, _, err = robustkit(*TRAIN, *asked, *further)
+    assert status == 0
+    record = checkpoint.read("a.safetensors").extra["training"]
+    if further:
+        assert err.startswith("warning: large-margin-softmax: λ is still 993 at the last of 9 up")
+    else:
+        assert err == ""
+        assert record["loss"]["settings"]["gamma"] == pytest.approx(2.5e-5 * 30_000 / 9)
+
+
+def test_the_rest_of_a_recipe_is_set_by_its_keys(robustkit):
+    further = ["nesterov=true", "milestones=2,4", "drop=0.5"]
+    options = [option for text in further for option in ("--recipe-set", text)]
+    asked = [*TRAIN, "--schedule", "multistep", "--steps", "5", "--out", "a.safetensors", *options]
+    assert robustkit(*asked)[0] == 0
+    recipe = checkpoint.read("a.safetensors").extra["training"]["recipe"]
+    assert (recipe["nesterov"], recipe["milestones"], recipe["drop"]) == (True, [2, 4], 0.5)
+
+
+def test_a_papers_recipe_takes_changes(robustkit):
+    asked = ["--recipe", "paper", "--loss", "large-margin", "--batch-size", "64", "--epochs", "1"]
+    assert robustkit(*TRAIN, *asked, "--out", "a.safetensors")[0] == 0
+    record = checkpoint.read("a.safetensors").extra["training"]
+    assert (record["recipe"]["optimizer"], record["recipe"]["start"]) == ("rmsprop", 1.0)
+    assert (len(record["history"]), record["history"][0]["step"]) == (1, 6)
+    assert record["loss"]["settings"]["layers"] == ["input", "conv1", "conv2"]
+
+
+def test_the_labels_of_a_training_are_written_and_counted(robustkit, tmp_path):
+    noise = ["--label-noise", "0.4", "--noise-kind", "pair", "--epochs", "1", "--seed", "3"]
+    assert robustkit(*TRAIN, *noise, "--out", "a.safetensors")[0] == 0
+    status, out, err = robustkit("describe", "a.safetensors", "--labels", "labels.csv")
+    assert (status, err) == (0, "wrote labels.csv\n")
+    assert out.splitlines()[-1].split() == ["all", "360", "144", "400", "160"]
+    rows = np.genfromtxt(tmp_path / "labels.csv", delimiter=",", names=True, dtype=None)
+    whole = data.load("mnist5k", split="train")
+    training = prepare(
+        whole, hold_out="1/10", fraction="0.1", noise=Noise("pair", Fraction(2, 5)), seed=3
+    )
+    own = rows[~rows["held_out"]]
+    assert own["index"].tolist() == training.train.positions.tolist()
+    assert own["given"].tolist() == training.train.labels.tolist()
+    assert own["clean"].tolist() == whole.labels[own["index"]].tolist()
+    for arguments, message in [
+        (["a.safetensors", "--split", "test"], "mnist5k test: not the images and labels"),
+        (["lenet5-mnist5k"], "does not say what it was trained on"),
+    ]:
+        status, _, err = robustkit("describe", *arguments, "--labels", "b.csv")
+        assert status == 2
+        assert message in err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "b.csv").exists()
+
+
 def test_bad_options_get_one_line(robustkit):
     for arguments, message in [
+        (["--recipe", "paper"], "the paper's settings for cross-entropy on mnist5k were not found"),
+        (["--schedule", "multistep"], "multistep needs milestones"),
+        (["--recipe-set", "milestone=5"], "did you mean 'milestones'"),
+        (["--recipe-set", "epochs=5"], "this has an option, --epochs"),
+        (["--recipe-set", "nesterov"], "--recipe-set nesterov: expected key=value"),
+        (["--recipe-set", "nesterov=1"], "--recipe-set: nesterov: expected bool, got 1"),
         (["--label-noise", "1.5"], "the rate must be from 0 to below 1"),
         (["--noise-kind", "symetric"], "did you mean 'symmetric'"),
         (["--compress", "topk:0.1"], "did you mean 'top-k'"),

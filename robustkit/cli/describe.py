@@ -1,10 +1,30 @@
 """`robustkit describe`: what a checkpoint holds, as far as it can be told without running it."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from robustkit.cli.options import Mean, Model, NumClasses, Std, TrustProgram, numbers
+from robustkit.cli.options import (
+    Channels,
+    Crop,
+    Data,
+    DataRoot,
+    Mean,
+    Model,
+    NumClasses,
+    Resize,
+    Std,
+    TrustProgram,
+    numbers,
+)
+from robustkit.errors import InputError
+from robustkit.files import write_atomic
+
+if TYPE_CHECKING:
+    from robustkit.checkpoint import Checkpoint
+    from robustkit.data.recovered import Flips
 
 
 def describe(
@@ -20,6 +40,20 @@ def describe(
     sidecar_path: Path | None = typer.Option(
         None, "--sidecar-path", help="Write it there instead."
     ),
+    labels: Path | None = typer.Option(
+        None,
+        metavar="FILE.csv",
+        help="Write the labels that were trained on, given and clean; checked by their digests.",
+    ),
+    data: Data = None,
+    data_root: DataRoot = None,
+    split: str = typer.Option("train", help="Which part of the data was trained on."),
+    noise_kind: str | None = typer.Option(
+        None, metavar="KIND", help="Where labels came from a file: file:FILE#COLUMN, matrix:FILE."
+    ),
+    resize: Resize = None,
+    crop: Crop = None,
+    channels: Channels = None,
 ) -> None:
     """Print what was recognised: container, prefix, architecture, classes, training conditions."""
     from robustkit import checkpoint as checkpoints
@@ -38,3 +72,42 @@ def describe(
         typer.echo(f"{label:<{width}}  {text}")
     if sidecar or sidecar_path:
         typer.echo(f"wrote {checkpoints.write_sidecar(found, sidecar_path)}", err=True)
+    if labels is not None:
+        where = {"root": data_root, "resize": resize, "crop": crop, "channels": channels}
+        _write_labels(found, labels, data, split, noise_kind, where)
+
+
+def _write_labels(
+    found: "Checkpoint",
+    path: Path,
+    data: str | None,
+    split: str,
+    noise_kind: str | None,
+    where: dict[str, Any],
+) -> None:
+    """The labels of a training as CSV, and how many of each class are wrong.
+
+    Raises:
+        InputError: the checkpoint says too little, or what is found has other digests.
+    """
+    from robustkit.data import load, recovered
+
+    record = found.extra.get("training")
+    told = record.get("data") if isinstance(record, dict) else None
+    if not isinstance(told, dict) or not (name := data or found.trained_on):
+        raise InputError(f"{found.path}: it does not say what it was trained on; no --labels")
+    dataset = load(name, split=split, **where)
+    training = recovered.recover(dataset, told, noise_kind)
+    write_atomic(path, recovered.table(dataset, training))
+    _show_flips(recovered.flips(dataset, training))
+    typer.echo(f"wrote {path}", err=True)
+
+
+def _show_flips(flips: "Sequence[Flips]") -> None:
+    """How many labels of each class are wrong, on stdout."""
+    total = [sum(column) for column in list(zip(*flips, strict=True))[1:]]
+    lines = [("class", "trained on", "wrong", "held out", "wrong"), *flips, ("all", *total)]
+    width = max(len(str(line[0])) for line in lines)
+    typer.echo()
+    for name, *counts in lines:
+        typer.echo(f"{name:<{width}}" + "".join(f"  {count:>10}" for count in counts))

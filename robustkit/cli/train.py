@@ -1,7 +1,7 @@
 """`robustkit train`: from a loss, a network and data to a checkpoint that needs no flags."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +11,7 @@ import typer
 
 from robustkit.cli.options import Channels, Crop, DataRoot, Device, Resize, Seed, Split, share
 from robustkit.errors import InputError
+from robustkit.files import build
 
 if TYPE_CHECKING:
     from robustkit.data import Dataset
@@ -69,7 +70,7 @@ def train(
     momentum: Annotated[float | None, typer.Option(help="Of SGD and RMSProp.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Times the weights.")] = None,
     schedule: Annotated[
-        Literal["constant", "cosine", "one-cycle", "staircase"] | None,
+        Literal["constant", "cosine", "one-cycle", "staircase", "multistep"] | None,
         typer.Option(help="Of the learning rate."),
     ] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
@@ -79,8 +80,15 @@ def train(
     ] = None,
     recipe: Annotated[
         Literal["default", "paper"],
-        typer.Option(help="Where the above are not given: ours, or the large-margin paper's code."),
+        typer.Option(help="Where the above are not given: ours, or that of the loss's own paper."),
     ] = "default",
+    recipe_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Change the rest of it: nesterov=true, milestones=5000,7500; repeatable.",
+        ),
+    ] = None,
     compress: Annotated[
         str | None,
         typer.Option(
@@ -136,10 +144,12 @@ def train(
     scheme = None if compress is None else compression.parse(compress)
     losses.source(loss)  # an unknown name is told before torch is imported
     given = losses.parse_settings(set_ or ())
-    chosen, settings = recipes.default_recipe(loss, data), recipes.default_settings(loss, data)
-    if recipe == "paper":
-        chosen = recipes.PAPER_MARGIN
-        settings = recipes.PAPER_SETTINGS if loss == "large-margin" else {}
+    paper = recipes.published(loss, data, model, given) if recipe == "paper" else None
+    chosen = paper.recipe if paper else recipes.default_recipe(loss, data)
+    if epochs is not None:
+        chosen = replace(chosen, steps=None)
+    if schedule is not None:
+        chosen = replace(chosen, milestones=())
     changes: dict[str, Any] = {
         "epochs": epochs,
         "steps": steps,
@@ -153,19 +163,21 @@ def train(
         "augment": None if augment is None else tuple(kind for kind in augment if kind != "none"),
         "hold_out": held,
     }
-    chosen = recipes.checked(
-        replace(chosen, **{name: value for name, value in changes.items() if value is not None})
-    )
+    changes = {name: value for name, value in changes.items() if value is not None}
+    chosen = recipes.checked(replace(chosen, **changes, **_rest(recipe_set or ())))
     path = out or Path(  # in the working folder
         _name(loss, given, model, data, noise, part, scheme, seed)
     )
     from robustkit import training
     from robustkit.cli.terminal import TrainingBar, show_training
     from robustkit.data import load
+    from robustkit.data.subset import size
 
     images = load(data, split=split, root=data_root, resize=resize, crop=crop, channels=channels)
     if held is not None:
         _check_held_out(held, images)
+    updates = recipes.updates(chosen, size(len(images), chosen.hold_out, part))
+    settings = paper.settings if paper else recipes.default_settings(loss, data, updates, given)
     question = training.Question(
         model,
         images,
@@ -188,6 +200,8 @@ def train(
         )
     if trained.first:
         show_training(trained)
+        if loss in losses.LOSSES and (told := losses.build(loss, settings | given).remark(updates)):
+            typer.echo(f"warning: {told}", err=True)
     return 0
 
 
@@ -212,6 +226,21 @@ def _check_held_out(amount: Fraction, images: "Dataset") -> None:
             f"--hold-out: {float(amount):g} of {len(images)} images is none; give at least "
             f"1/{len(images)}, or 0 to hold out none"
         )
+
+
+def _rest(texts: Iterable[str]) -> dict[str, Any]:
+    """What --recipe-set says of a recipe: fields that have no option of their own."""
+    from robustkit import losses
+    from robustkit.training import recipe as recipes
+
+    given = losses.parse_settings(texts, "--recipe-set")
+    for key in given:
+        if key in recipes.Recipe.__dataclass_fields__ and key not in recipes.FURTHER:
+            raise InputError(f"--recipe-set {key}: this has an option, --{key.replace('_', '-')}")
+    if type(given.get("milestones")) is int:
+        given["milestones"] = [given["milestones"]]
+    made = build(recipes.Recipe, given, "--recipe-set")
+    return {key: getattr(made, key) for key in given}
 
 
 def _name(

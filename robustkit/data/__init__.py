@@ -9,6 +9,7 @@
 - draws: random choices by id
 - noise: wrong labels; labelfile reads those, or the matrix, that a user brings
 - subset: what is trained on, what is held out
+- recovered: the same once more, from the record that a training leaves
 """
 
 from importlib import import_module

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from robustkit.data.pixels import Labels
 from robustkit.data.source import checked_labels, diagnosis
-from robustkit.errors import DataError
+from robustkit.errors import DataError, UnknownName
 from robustkit.inert import MAGIC, Inert, Reader, mapping, numpy_value
 
 TORCH = (".pt", ".pth")
@@ -44,14 +44,24 @@ def read_labels(path: Path, key: str, clean: Labels, classes: int) -> Labels:
     """
     columns = _columns(_loaded(path, LABEL_FORMATS), path)
     given = [name for name in columns if name != CLEAN]
-    name = key or (given[0] if len(given) == 1 else "")
-    if name not in columns:
-        known = ", ".join(columns) or "none"
-        raise DataError(f"{path}: which labels are meant? add #NAME to the path; it has: {known}")
-    labels = _checked(columns[name], path, len(clean), classes)
+    labels = _checked(columns[_named(key, given, columns, path)], path, len(clean), classes)
     if CLEAN in columns:
         _check_order(_checked(columns[CLEAN], path, len(clean), classes), clean, path)
     return labels
+
+
+def _named(key: str, given: Sequence[str], columns: Mapping[str, Any], path: Path) -> str:
+    """The column that is meant by a key, which may be empty where one is given."""
+    if key in columns:
+        return key
+    if key and "" in columns:
+        raise DataError(f"{path}: it has no columns with names; leave #{key} out")
+    if key:
+        raise DataError(f"{path}: {UnknownName('column', key, columns)}")
+    if len(given) == 1:
+        return given[0]
+    known = ", ".join(columns) or "none"
+    raise DataError(f"{path}: which labels are meant? add #NAME to the path; it has: {known}")
 
 
 def read_matrix(path: Path, classes: int) -> Labels:

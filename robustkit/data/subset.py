@@ -105,6 +105,15 @@ def prepare(
     )
 
 
+def size(total: int, hold_out: Fraction, fraction: Fraction) -> int:
+    """How many of so many images are trained on."""
+    return int(fraction * (total - _held_out(total, hold_out)))
+
+
+def _held_out(total: int, amount: Fraction) -> int:
+    return int(amount if amount >= 1 else amount * total)
+
+
 def exact(value: Exact, where: str) -> Fraction:
     """A number as it was meant; `where` begins the message.
 
@@ -132,7 +141,7 @@ def choose_held_out(dataset: Dataset, amount: Fraction, seed: int) -> Positions:
         raise InputError(
             f"hold-out: expected a whole number of images or a share below 1, got {amount}"
         )
-    count = int(amount if amount >= 1 else amount * len(dataset))
+    count = _held_out(len(dataset), amount)
     keys = numbers(HOLD_OUT, seed, dataset.ids)
     order = np.lexsort((keys, dataset.labels))
     last = np.append(np.diff(dataset.labels[order]) != 0, True)

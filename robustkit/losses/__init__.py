@@ -130,8 +130,8 @@ def spell(loss: "Loss") -> dict[str, Any]:
     return loss.spell()
 
 
-def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
-    """`key=value` from a command line as typed values.
+def parse_settings(texts: Iterable[str], option: str = "--set") -> dict[str, Any]:
+    """`key=value` from a command line as typed values; `option` begins messages.
 
     A value is a number, true, false, none, a list with commas, or text; text in double quotes is
     text whatever it looks like.
@@ -143,9 +143,9 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise InputError(f"--set {text}: expected key=value")
+            raise InputError(f"{option} {text}: expected key=value")
         if key.strip() in settings:
-            raise InputError(f"--set {text}: {key.strip()} is set twice; lists take commas")
+            raise InputError(f"{option} {text}: {key.strip()} is set twice; lists take commas")
         settings[key.strip()] = _value(value)
     return settings
 

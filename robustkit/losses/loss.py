@@ -68,6 +68,10 @@ class Loss(ABC):
         result.loss.backward()  # type: ignore[no-untyped-call]
         return Result(result.loss.detach(), result.logits)
 
+    def remark(self, updates: int) -> str:
+        """What is worth knowing of a training of so many updates; empty if nothing."""
+        return ""
+
     def spell(self) -> dict[str, Any]:
         """Every setting as plain JSON."""
         return {field.name: plain(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """A forward pass that notes what happens at chosen layers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,8 @@ from robustkit.losses.loss import unwrapped
 
 WORDS = ("all", "hidden", "input", "output")
 """layers that every network has"""
+WORD, MODULE = "word:", "module:"
+"""what a layer begins with where a word is also the name of a module"""
 
 
 class Use(NamedTuple):
@@ -49,25 +51,51 @@ def names(layers: Sequence[str], model: nn.Module) -> list[str]:
     """The layers that words such as "all" stand for; each once, in the order given.
 
     `hidden` is the output of every convolution and linear layer except a linear layer at the end,
-    whose output is the logits; `all` is the input and the hidden layers.
+    whose output is the logits; `all` is the input and the hidden layers. In what is returned,
+    "input" and "output" are the network's ends, and a module of such a name is `module:input`.
 
     Raises:
         UnknownName: neither a word nor in `model.named_modules()`.
+        InputError: a word that is also the name of a module, or that stands for no layer here.
     """
-    modules = dict(unwrapped(model).named_modules())
+    modules = {_spelled(name): m for name, m in unwrapped(model).named_modules() if name}
     hidden = [name for name, module in modules.items() if isinstance(module, nn.Linear | _ConvNd)]
     if hidden and isinstance(modules[hidden[-1]], nn.Linear):
         hidden.pop()
     words = {"all": ["input", *hidden], "hidden": hidden}
-    for layer in layers:
-        if layer not in WORDS and not (layer and layer in modules):
-            raise UnknownName("layer", layer, [*WORDS, *filter(None, modules)])
-    return list(dict.fromkeys(name for layer in layers for name in words.get(layer, [layer])))
+    meant = [_meant(layer, modules) for layer in layers]
+    if "hidden" in meant and not hidden:
+        raise InputError("large-margin: the network has no hidden layer; choose input or output")
+    return list(dict.fromkeys(name for layer in meant for name in words.get(layer, [layer])))
+
+
+def _meant(layer: str, modules: Mapping[str, nn.Module]) -> str:
+    """A layer as the user wrote it, as a word or a key of `modules`."""
+    if (word := layer.removeprefix(WORD)) in WORDS:
+        if word == layer and MODULE + layer in modules:
+            raise InputError(
+                f"large-margin: layer {layer!r} may mean the network's module of that name or "
+                f"what the word stands for; write {MODULE}{layer} or {WORD}{layer}"
+            )
+        return word
+    if (name := _spelled(layer.removeprefix(MODULE))) not in modules:
+        raise UnknownName("layer", layer, [*WORDS, *modules])
+    return name
+
+
+def _spelled(name: str) -> str:
+    """A module's name as no word is spelled."""
+    return MODULE + name if name in WORDS or name.startswith((WORD, MODULE)) else name
+
+
+def _module(layer: str, model: nn.Module) -> nn.Module:
+    """The module of a layer as `names` gives it."""
+    return unwrapped(model).get_submodule(layer.removeprefix(MODULE))
 
 
 def modules_of(layers: Iterable[str], model: nn.Module) -> list[nn.Module]:
     """The modules among layers as `names` gives them."""
-    return [unwrapped(model).get_submodule(layer) for layer in layers if layer not in WORDS]
+    return [_module(layer, model) for layer in layers if layer not in WORDS]
 
 
 def trace(model: nn.Module, images: Tensor, layers: Iterable[nn.Module]) -> Trace:
@@ -107,7 +135,7 @@ def points(traced: Trace, layers: Sequence[str], model: nn.Module) -> list[Point
     return [
         Point(get_gradient_edge(end), end[:1].numel())
         if (end := ends.get(layer)) is not None
-        else _point(traced, layer, unwrapped(model).get_submodule(layer))
+        else _point(traced, layer, _module(layer, model))
         for layer in layers
     ]
 

@@ -304,9 +304,10 @@ def _making(method: Method, configuration: int, trained: Trained) -> dict[str, A
         raise InputError(f"{name}: settings: expected a table, got {settings!r}")
     compressed = _compressed(changes, name)
     recipe = recipe_of(method.loss, trained, changes, name)
+    chosen = method.settings | settings
     return compressed | {
         "loss": method.loss,
-        "settings": default_settings(method.loss, trained.data) | method.settings | settings,
+        "settings": default_settings(method.loss, trained.data, trained.steps, chosen) | chosen,
         "recipe": spell(recipe),
     }
 

@@ -30,7 +30,11 @@ class Processes(NamedTuple):
         return self.rank == 0
 
     def share(self, rows: Tensor) -> Tensor:
-        """This process's part of a batch."""
+        """This process's part of a batch; parts differ by one image where they cannot be equal.
+
+        Gradients are averaged over processes, not images: an image of a smaller part then counts
+        for more, by one part in 42 where three processes share 128 images.
+        """
         return rows.tensor_split(self.world)[self.rank]
 
     def total(self, value: Tensor) -> Tensor:
