@@ -184,6 +184,12 @@ def test_what_cannot_be_written_is_the_users_to_mend(digits, tmp_path):
         train(asked(digits, steps=1), tmp_path / "file" / "a.safetensors")
     with pytest.raises(InputError, match=r"--out .*: is a folder; give the name of a file"):
         train(asked(digits, steps=1), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_logs_that_cannot_be_written_are_told_before_the_first_update(digits, tmp_path):
+    pytest.importorskip("tensorboard")
+    (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--log .*: cannot be written: .*; give another folder"):
         train(asked(digits, steps=1), tmp_path / "a.safetensors", Options(log=tmp_path / "file"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
