@@ -5,6 +5,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import signal
 import sys
+from itertools import product
 
 import pytest
 
@@ -27,3 +28,40 @@ def robustkit(monkeypatch, capsys, tmp_path):
     yield run
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The file of a study that trains in an instant."""
+    from studies import NET, STUDY
+
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "net.py").write_text(NET)
+    path = folder / "tiny.toml"
+    path.write_text(STUDY.replace("NET", f"{folder / 'net.py'}:net"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory):
+    """That study worked out: its run, its plan and its folder."""
+    from studies import Here, begin
+
+    folder = tmp_path_factory.mktemp("out")
+    run = begin(tiny, folder)
+    plan = run.finish(Here(folder))
+    return run, plan, folder
+
+
+@pytest.fixture(scope="session")
+def nets(tiny, tmp_path_factory):
+    """Checkpoints that say nothing of themselves but by their names."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("nets")
+    for i, (loss, noise, seed) in enumerate(product(("ce", "l2"), ("0", "0.40"), (0, 1))):
+        torch.manual_seed(i)
+        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+        torch.save(net.state_dict(), folder / f"{loss}_noise{noise}_seed{seed}.pt")
+    (folder / "readme.txt").write_text("not a network")
+    return folder

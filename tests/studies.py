@@ -1,0 +1,162 @@
+"""A study that is small enough to be worked out in a test, and networks made elsewhere."""
+
+from robustkit.study import spec, work
+from robustkit.study.analysis import outcome
+from robustkit.study.findings import of_store
+from robustkit.study.run import Options, Run
+from robustkit.study.store import Store
+
+STUDY = """
+title    = "Tiny"
+question = "Does it run?"
+baseline = "cross-entropy"
+
+[train]
+model      = "NET"
+data       = "mnist5k"
+seeds      = [0, 1]
+steps      = 4
+batch_size = 16
+hold_out   = "100"
+
+[test]
+data  = "mnist5k"
+limit = 60
+
+[tuning]
+seed = 7
+at   = ["0.4"]
+
+[[method]]
+name   = "cross-entropy"
+loss   = "cross-entropy"
+choose = [{ learning_rate = 0.01 }, { learning_rate = 0.1 }]
+
+[[method]]
+name     = "wide hinge"
+loss     = "hinge"
+recipe   = { learning_rate = 0.1 }
+choose   = [{ settings = { margin = 1.0 } }, { settings = { margin = 2.0 } }]
+
+[[analysis]]
+name   = "label-noise"
+factor = "label_noise"
+levels = ["0", "0.4"]
+delta  = 1.0
+
+[[analysis]]
+name      = "transfer"
+factor    = "epsilon"
+protocol  = "fgsm"
+levels    = ["0.05", "0.1"]
+limit     = 20
+surrogate = "cross-entropy"
+
+[[claim]]
+name     = "1"
+text     = "The hinge is better."
+source   = "nobody"
+analysis = "label-noise"
+says     = "better"
+a        = "wide hinge"
+b        = "cross-entropy"
+delta    = 1.0
+reason   = "a test"
+
+[[claim]]
+name     = "2"
+text     = "It is cheap on the moon."
+source   = "nobody"
+analysis = "moon"
+says     = "ratio"
+a        = "wide hinge"
+b        = "cross-entropy"
+bounds   = [0.9, 1.1]
+reason   = "a test"
+"""
+
+NET = """
+from torch import nn
+
+def net(num_classes=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes))
+"""
+
+
+class Here:
+    """A crew of one, in this process; it may be told to stop after some jobs."""
+
+    def __init__(self, folder, stop=10**6):
+        self.means, self.left = work.Means(folder), stop
+        self.done, self.trained = [], []
+
+    def work(self, jobs, began):
+        for job in jobs:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            began(job)
+            if Store(self.means.folder).cell(job.cell.key) is None:
+                self.trained.append(job.cell.key)
+            work.carry_out(job, self.means)
+            self.done.append(job)
+            yield job
+
+
+def begin(tiny, folder, **options):
+    run = Run(spec.load(str(tiny)), Store(folder), Options(**options))
+    run.register()
+    return run
+
+
+def changed(tiny, tmp_path, old, new):
+    path = tmp_path / tiny.name
+    text = tiny.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def found(tiny, folder):
+    study = spec.load(str(tiny))
+    return outcome(study, of_store(study, Store(folder), "robustkit report tiny"))
+
+
+BROUGHT = """
+title    = "Brought"
+question = "?"
+baseline = "ce"
+
+[checkpoints]
+pattern = "PATTERN"
+model   = "NET"
+
+[test]
+data  = "mnist5k"
+limit = 50
+
+[[analysis]]
+name   = "label-noise"
+factor = "label_noise"
+delta  = 1.0
+"""
+
+CLAIM = """
+[[claim]]
+name = "{says}"
+text = "a and b"
+source = "s"
+analysis = "label-noise"
+says = "{says}"
+a = "a"
+b = "b"
+delta = 2.0
+reason = "r"
+"""
+
+
+def brought(tiny, nets, tmp_path, pattern):
+    path = tmp_path / "brought.toml"
+    net = f"{tiny.parent / 'net.py'}:net"
+    path.write_text(BROUGHT.replace("PATTERN", str(nets / pattern)).replace("NET", net))
+    return path

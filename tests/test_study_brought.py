@@ -1,0 +1,108 @@
+"""Networks made elsewhere: found by their names, and compared."""
+
+import numpy as np
+import pytest
+from studies import CLAIM, Here, begin, brought, found
+
+from robustkit.errors import InputError, RecordError
+from robustkit.study import work
+from robustkit.study.brought import matches
+from robustkit.study.findings import of_runs, of_store
+from robustkit.study.store import Store
+
+
+def test_networks_are_found_by_a_pattern(nets):
+    found = matches(str(nets / "{loss}_noise{label_noise}_seed{seed}.pt"))
+    assert len(found) == 8
+    assert found[0].fields == {"loss": "ce", "label_noise": "0.40", "seed": "0"}
+    assert len(matches("{loss}_*_seed0.pt", nets)) == 4
+    with pytest.raises(InputError, match="no checkpoint matches"):
+        matches(str(nets / "{loss}.onnx"))
+    with pytest.raises(InputError, match="stands there twice"):
+        matches(str(nets / "{loss}_{loss}.pt"))
+
+
+def test_networks_made_elsewhere_become_a_report(tiny, nets, tmp_path):
+    path = brought(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    run = begin(path, tmp_path / "out")
+    run.finish(Here(tmp_path / "out"))
+    result = found(path, tmp_path / "out")
+    (panel,) = result.panels
+    assert [line.method for line in panel.lines] == ["ce", "l2"]
+    assert [v.level for v in panel.lines[0].values] == ["0", "0.40"]
+    assert [c.unit for c in panel.comparisons] == ["2 paired seeds, 50 images"] * 2
+    assert result.provenance["Study"]["claims fixed"] == (
+        "before the first evaluation here; the networks were made elsewhere"
+    )
+    assert "50 images" in result.provenance["Data"]["mnist5k, test"]
+    # the same from the records alone, by what the records say; these say nothing of the loss
+    with pytest.raises(RecordError, match="no evaluation in it fits"):
+        of_runs(run.study, tmp_path / "out" / "runs", "")
+
+
+def test_a_method_that_no_network_is_of_is_told(tiny, nets, tmp_path):
+    path = brought(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    claim = (
+        CLAIM.format(says="better").replace('a = "a"', 'a = "l1"').replace('b = "b"', 'b = "l2"')
+    )
+    path.write_text(path.read_text().replace('baseline = "ce"', 'baseline = "xent"') + claim)
+    run = begin(path, tmp_path / "out")
+    run.store.keep_plan(run.plan())
+    notes = of_store(run.study, run.store, "").notes
+    assert "No network of method xent, the baseline, was found; methods found: ce, l2." in notes
+    assert (
+        "No network of method l1 was found, of which claim better speaks; methods found: ce, l2."
+    ) in notes
+    assert not any("method l2 was" in note for note in notes)
+
+
+def test_other_images_under_the_same_name_are_tested_anew(tiny, nets, tmp_path):
+    def write(seed):
+        source = np.random.default_rng(seed)
+        images = source.integers(0, 256, (50, 1, 28, 28), np.uint8)
+        np.savez(tmp_path / "own.npz", images=images, labels=np.arange(50) % 10)
+        work.loaded.cache_clear()
+
+    path = brought(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    path.write_text(path.read_text().replace('"mnist5k"', f'"{tmp_path / "own.npz"}"'))
+    write(0)
+    first = begin(path, tmp_path / "out")
+    first.finish(Here(tmp_path / "out"))
+    assert not first.missing(first.plan())
+    write(1)
+    again = begin(path, tmp_path / "out")
+    (job, *_) = again.missing(again.plan())
+    assert job.tests
+    write(2)  # and nowhere may other images than the planned ones be tested
+    work.carry_out(job, work.Means(tmp_path / "out"))
+    done = Store(tmp_path / "out").test(job.tests[0].key)
+    assert done["status"] == "failed"
+    assert "not those of the plan" in done["reason"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{loss}_noise*_seed{seed}.pt", "has no label_noise"),
+        ("{loss}_noise{label_noise}_seed*.pt", "tell them apart by a field"),
+        ("{kind}_noise{label_noise}_seed{seed}.pt", "has no field {loss}"),
+        ("{loss}_noise{seed}_seed{label_noise}.pt", "is no whole number"),
+    ],
+)
+def test_a_pattern_that_does_not_tell_networks_apart(tiny, nets, tmp_path, pattern, message):
+    path = brought(tiny, nets, tmp_path, pattern)
+    with pytest.raises(InputError) as caught:
+        begin(path, tmp_path / "out").plan()
+    assert message in str(caught.value)
+
+
+def test_an_unreadable_network_is_a_failed_cell(tiny, nets, tmp_path):
+    for path in nets.glob("*.pt"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "l2_noise0_seed1.pt").write_bytes(b"<html>not found</html>")
+    path = brought(tiny, tmp_path, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    begin(path, tmp_path / "out").finish(Here(tmp_path / "out"))
+    result = found(path, tmp_path / "out")
+    failed = [cell for cell in result.cells if cell.status == "failed"]
+    assert [(c.method, c.seed) for c in failed] == [("l2", 1)]
+    assert result.panels[0].comparisons[0].unit.startswith("1 pair of checkpoints")

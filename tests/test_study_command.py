@@ -1,0 +1,161 @@
+"""The command `robustkit report`."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from hashlib import sha256
+from html import unescape
+
+import numpy as np
+import pytest
+from studies import BROUGHT, brought
+
+from robustkit.study import spec
+from robustkit.study.findings import _histories
+
+
+@pytest.mark.slow
+def test_a_study_killed_at_random_moments_ends_in_the_same_report(tiny, tmp_path):
+    asked = [sys.executable, "-m", "robustkit", "report", str(tiny), "--device", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*asked, "--out", "whole"], cwd=tmp_path, check=True, env=environment)
+    moments = np.random.default_rng(int(time.time())).uniform(1, 14, 10)
+    for moment in moments:
+        started = subprocess.Popen([*asked, "--out", "cut"], cwd=tmp_path, env=environment)
+        time.sleep(float(moment))
+        started.send_signal(signal.SIGKILL)
+        started.wait()
+    subprocess.run([*asked, "--out", "cut"], cwd=tmp_path, check=True, env=environment)
+    for name in ("numbers.csv", "figures/label-noise.svg", "figures/transfer.pdf"):
+        whole, cut = ((tmp_path / f / name).read_text(errors="replace") for f in ("whole", "cut"))
+        assert steady(whole) == steady(cut), name
+
+
+def steady(text):
+    """Without the seconds of trainings, which no two runs share."""
+    return [line for line in text.splitlines() if "seconds" not in line]
+
+
+def test_the_command_plans_works_and_writes(tiny, tmp_path, robustkit):
+    pytest.importorskip("seaborn")
+    planned = robustkit("report", str(tiny), "--plan", "--out", str(tmp_path / "a"))
+    assert planned[0] == 0
+    assert "4 to work on, 9 after a choice, 12 evaluations; about" in planned[1]
+    for line in ("cross-entropy", "wide hinge"):
+        assert re.search(rf"{line} +│ +2 │ +[45] │ +[\d.]+ │ +\d+ (s|min) │", planned[1])
+    assert re.search(r"evaluations +│ +0 │ +12 │", planned[1])
+    assert not (tmp_path / "a" / "report.html").exists()
+    (tmp_path / "taken").write_text("")
+    taken = robustkit("report", str(tiny), "--out", str(tmp_path / "taken"))
+    assert taken[0] == 2
+    assert "is a file; give the name of a folder" in taken[2]
+    for hours in ("-1", "nan", "inf"):
+        refused = robustkit("report", str(tiny), f"--hours={hours}", "--out", str(tmp_path / "b"))
+        assert refused[0] == 2
+        assert f"--hours {hours}: expected a number of hours" in refused[2]
+        assert len(refused[2].splitlines()) == 1
+    unknown = robustkit("report", "elsayed2018-minst", "--plan")
+    assert unknown[0] == 2
+    assert "did you mean" in unknown[2]
+
+
+def contents(folder):
+    """Every file of a report, by its name."""
+    found = (p for p in folder.rglob("*") if p.is_file() and "work" not in p.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def test_a_report_is_rebuilt_from_its_evidence_alone(finished, tmp_path, robustkit):
+    pytest.importorskip("seaborn")
+    shutil.copytree(finished[2], tmp_path / "out" / "work")
+    (tmp_path / "out" / "evidence.parquet").write_text("whatever was there before")
+    assert robustkit("report", "tiny", "--only-report", "--out", "out")[0] == 0
+    built = contents(tmp_path / "out")
+    listed = json.loads(built["manifest.json"])["files"]
+    assert listed["evidence.parquet"] == sha256(built["evidence.parquet"]).hexdigest()
+    evidence = tmp_path / "published" / "evidence.parquet"
+    evidence.parent.mkdir()
+    evidence.write_bytes(built["evidence.parquet"])
+    status, out, _ = robustkit("report", "tiny", "--only-report", "--out", "published")
+    assert (status, out) == (0, "report: published/report.html\n")
+    assert contents(tmp_path / "published") == built
+    evidence.write_bytes(built["evidence.parquet"][:-100])
+    status, _, told = robustkit("report", "tiny", "--only-report", "--out", "published")
+    assert status == 2
+    assert "published/evidence.parquet: damaged" in told
+    assert len(told.splitlines()) == 1
+    (tmp_path / "empty").mkdir()
+    status, _, told = robustkit("report", "tiny", "--only-report", "--out", "empty")
+    assert status == 2
+    assert "holds neither work/ nor evidence.parquet" in told
+
+
+def test_the_command_on_the_page_asks_the_same_again(tiny, nets, tmp_path, robustkit):
+    pytest.importorskip("seaborn")
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    path = folder / "own.toml"
+    path.write_text(BROUGHT.replace("PATTERN", "none").replace("NET", f"{tiny.parent}/net.py:net"))
+    pattern = str(nets / "{loss}_noise{label_noise}_seed{seed}.pt")
+    out = ("--out", str(tmp_path / "out"))
+    options = ("--checkpoints", pattern, "--limit", "30", "--baseline", "l2")
+    asked = ("report", str(path), *options, *out, "--device", "cpu", "--workers", "1")
+    assert robustkit(*asked)[0] == 0
+    page = unescape((tmp_path / "out" / "report.html").read_text())
+    (command,) = re.findall(r"<code>(robustkit report .*)</code>", page)
+    again = robustkit(*shlex.split(command)[1:], *out, "--plan")
+    assert again[0] == 0
+    assert "8 cells known, 0 to work on" in again[1]
+    for change in ("[test] limit = 30", "baseline = l2", f"[checkpoints] pattern = {pattern}"):
+        assert f"<code>{change}</code>" in page
+    assert "before the first training" not in page
+    rebuilt = robustkit("report", str(path), *out, "--only-report")
+    assert rebuilt[0] == 0
+    assert command in unescape((tmp_path / "out" / "report.html").read_text())
+    assert "has changed" not in rebuilt[2]
+    path.write_text(path.read_text().replace('question = "?"', 'question = "!"'))
+    (line,) = robustkit("report", str(path), *out, "--only-report")[2].splitlines()
+    assert line == (f"{path}: has changed since; the report is of the study as it was asked")
+    assert "<p>?</p>" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_methods_that_are_missing_are_told_on_the_terminal(tiny, nets, tmp_path, robustkit):
+    path = brought(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    path.write_text(path.read_text().replace('baseline = "ce"', 'baseline = "xent"'))
+    told = robustkit("report", str(path), "--plan", "--out", str(tmp_path / "out"))
+    assert told[0] == 0
+    assert "No network of method xent, the baseline, was found" in told[2]
+
+
+def test_the_width_of_all_figures_can_be_asked_for(finished, tiny, tmp_path, robustkit):
+    pytest.importorskip("seaborn")
+    shutil.copytree(finished[2], tmp_path / "out" / "work")
+    asked = ("report", str(tiny), "--only-report", "--out", str(tmp_path / "out"))
+    for width in ("single", "double"):
+        status, _, err = robustkit(*asked, "--style", "icml", "--width", width)
+        assert (status, err) == (0, "")
+        pictures = (tmp_path / "out" / "figures").glob("*.png")
+        inches = {int.from_bytes(p.read_bytes()[16:20]) / 300 for p in pictures}
+        assert inches == {{"single": 3.25, "double": 6.75}[width]}
+    assert robustkit(*asked, "--width", "wide")[0] == 2
+
+
+def test_a_course_is_that_of_the_networks_with_most_lines(finished, tiny):
+    _, plan, _ = finished
+    few, many = (
+        [{"step": step, "memorised": step / 8, "held_out_clean": 0.5} for step in steps]
+        for steps in ((8,), (4, 8))
+    )
+    cells = {w.cell: few if w.seed == 0 else many for w in plan.wanted}
+    done = {key: {"history": history} for key, history in cells.items()}
+    plan = {"wanted": [asdict(w) for w in plan.wanted]}
+    histories = list(_histories(spec.load(str(tiny)), plan, done))
+    assert histories
+    assert {(h.steps, h.memorised) for h in histories} == {((4, 8), (0.5, 1.0))}

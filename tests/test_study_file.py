@@ -1,0 +1,177 @@
+"""A study's file: what makes no sense is told before anything is trained."""
+
+import pytest
+from studies import STUDY, Here, begin, changed
+
+from robustkit import losses
+from robustkit.errors import InputError
+from robustkit.files import names
+from robustkit.models import MODELS
+from robustkit.protocol import load
+from robustkit.study import spec, work
+from robustkit.study.cells import Context, question
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('title    = "Tiny"', "", "the key 'title' is missing"),
+        ("[train]", "[trian]", "did you mean 'train'"),
+        ("seeds      = [0, 1]", "seeds = [0, 0]", "0 stands there 2 times"),
+        ("seeds      = [0, 1]", "seeds = [0, 7]", "seed 7 is also one of the compared"),
+        ("steps      = 4", "steps = 0", "must be above 0"),
+        ('baseline = "cross-entropy"', 'baseline = "cross"', "unknown baseline 'cross'"),
+        ('factor = "label_noise"', 'factor = "noise"', "unknown factor 'noise'"),
+        ('levels = ["0", "0.4"]', "levels = []", "levels are missing"),
+        ('levels = ["0", "0.4"]', 'levels = ["0", "40 %"]', "expected a number"),
+        ('protocol  = "fgsm"', "", "the factor epsilon needs a protocol"),
+        ('surrogate = "cross-entropy"', 'surrogate = "me"', "unknown surrogate"),
+        (", { learning_rate = 0.1 }]\n\n[[method]]", "]\n\n[[method]]", "same number of config"),
+        ('a        = "wide hinge"', 'a = "hinge"', "did you mean 'wide hinge'"),
+        ('reason   = "a test"', "", "give the reason"),
+        ("bounds   = [0.9, 1.1]", "bounds = [0.9]", "lowest, highest"),
+        ('[tuning]\nseed = 7\nat   = ["0.4"]', "", "trained with [tuning]'s seed"),
+        ('at   = ["0.4"]', 'at = ["0.5"]', "unknown [tuning] at '0.5'"),
+        ("seeds      = [0, 1]", "seeds = [0, -1]", "[train] seeds: -1 must not be negative"),
+        ("seed = 7", "seed = -7", "[tuning] seed: -7 must not be negative"),
+        ("steps      = 4", "steps = 4000000000", "must be at most 100,000,000"),
+        ("limit = 60", "limit = 0", "[test] limit 0: must be above 0"),
+        ("limit     = 20", "limit = -1", "analysis 'transfer': limit -1: must be above 0"),
+        ('levels = ["0", "0.4"]', 'levels = ["0.4", "0.40"]', "0.4 and 0.40 are the same number"),
+        ('levels = ["0", "0.4"]', 'levels = ["0.4", "1"]', "level 1: label noise must be from 0"),
+        ('levels = ["0", "0.4"]', 'levels = ["-0.1", "0.4"]', "label noise must be from 0"),
+        ('"0.1"]\nlimit', '"0.1"]\ndata_fraction = "0"\nlimit', "must be above 0 and at most 1"),
+        ('"0.1"]\nlimit', '"0.1"]\ndata_fraction = "1.5"\nlimit', "must be above 0 and at most 1"),
+        ('levels    = ["0.05", "0.1"]', 'levels = ["0", "0.1"]', "a budget must be above 0"),
+        ('levels    = ["0.05", "0.1"]', 'levels = ["-0.1"]', "a budget must be above 0"),
+        ('reason   = "a test"', 'reason = "a"\nlevels = ["0.4", "2/5"]', "are the same number"),
+        ("delta  = 1.0", "delta = -1.0", "analysis 'label-noise': delta -1"),
+        ("delta  = 1.0", "delta = nan", "analysis 'label-noise': delta nan"),
+        ("delta    = 1.0", "delta = inf", "claim '1': delta inf"),
+        ("delta    = 1.0", "delta = nan", "claim '1': delta nan"),
+        ("delta    = 1.0", "delta = -1", "delta -1: must be a number of points from 0 on"),
+        ('says     = "better"', 'says = "ratio"\nbounds = [1.0, 2.0]', "has accuracies"),
+        ("bounds   = [0.9, 1.1]", "bounds = [1.1, 0.9]", "the lowest first"),
+        ("bounds   = [0.9, 1.1]", "bounds = [1.1, inf]", "must be above 0, finite"),
+        ("bounds   = [0.9, 1.1]", "bounds = [nan, 1.1]", "must be above 0, finite"),
+        ("bounds   = [0.9, 1.1]", "bounds = [0.0, 1.1]", "must be above 0, finite"),
+        ('b        = "cross-entropy"', 'b = "wide hinge"', "compares 'wide hinge' with itself"),
+        ('analysis = "label-noise"', 'analysis = "label-nosie"', "did you mean 'label-noise'"),
+        ('factor = "label_noise"\n', 'factor = "cost"\n', "has times"),
+        ('hold_out   = "100"', 'hold_out = "-1"', "must not be negative"),
+        ("question = ", 'figures = ["curve"]\nquestion = ', "did you mean 'curves'"),
+        ("question = ", 'tables = ["claim"]\nquestion = ', "did you mean 'claims'"),
+        ("question = ", 'tables = ["cost", "cost"]\nquestion = ', "cost stands there 2 times"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_told_in_one_line(tiny, tmp_path, old, new, message):
+    with pytest.raises(InputError) as caught:
+        spec.load(str(changed(tiny, tmp_path, old, new)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{ learning_rate = 0.01 }", "{ learning_rat = 0.01 }", "did you mean 'learning_rate'"),
+        ("{ learning_rate = 0.01 }", "{ steps = 5 }", "is the same for all methods"),
+        ("{ learning_rate = 0.01 }", "{ learning_rate = -1.0 }", "must be above 0"),
+        ('hold_out   = "100"', 'hold_out = "many"', "expected a number"),
+        ('data       = "mnist5k"', 'data = "mnist5"', "[train] data: unknown data set 'mnist5'"),
+        ('data       = "mnist5k"', 'data = "mnist5"', "did you mean 'mnist5k'"),
+        ('data  = "mnist5k"', 'data = "mnist5"', "[test] data: unknown data set 'mnist5'"),
+        ("limit = 60", 'limit = 60\nprotocol = "cleen"', "[test] protocol: unknown attack 'cleen'"),
+        ('"fgsm"', '"fgms"', "analysis 'transfer': unknown attack 'fgms'; did you mean 'fgsm'"),
+        ('"fgsm"', '"clean"', "analysis 'transfer': the protocol 'clean' attacks nothing"),
+        ('loss     = "hinge"', 'loss = "hing"', "method 'wide hinge': unknown loss 'hing'"),
+        ("margin = 2.0", "margin = -2.0", "method 'wide hinge': hinge"),
+        ("margin = 2.0", 'margin = "2"', "hinge: margin: expected float, got '2'"),
+        ("{ margin = 2.0 }", "3", "method 'wide hinge': settings: expected a table"),
+        ("steps      = 4", 'steps = 4\nnoise_kind = "pare"', "[train] noise_kind: unknown kind"),
+        ("steps      = 4", 'steps = 4\nnoise_kind = "matrix:no.csv"', "no.csv: no such file"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_told_in_one_line(tiny, tmp_path, old, new, message):
+    with pytest.raises(InputError) as caught:
+        begin(path := changed(tiny, tmp_path, old, new), tmp_path / "out").plan()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["lenet6", "torchvision:resnet17"])
+def test_a_model_that_there_is_not_is_told_before_anything_is_trained(tiny, tmp_path, name):
+    path = tmp_path / "other.toml"
+    path.write_text(STUDY.replace("NET", name))
+    with pytest.raises(InputError, match=r"other\.toml: \[train\] model: unknown .*did you mean"):
+        begin(path, tmp_path / "out")
+
+
+def test_a_claim_about_an_analysis_of_another_study_is_none_misspelt(tiny, tmp_path):
+    other = changed(tiny, tmp_path, 'analysis = "label-noise"', 'analysis = "cifar10-label-noise"')
+    assert spec.load(str(other)).claims[0].analysis == "cifar10-label-noise"
+
+
+def test_a_claims_level_is_a_number_however_it_is_written(tiny, tmp_path):
+    levels = 'reason = "a"\nlevels = ["0.40"]'
+    study = spec.load(str(changed(tiny, tmp_path, 'reason   = "a test"', levels)))
+    assert study.claims[0].levels == ("0.40",)
+
+
+def test_what_is_no_table_is_no_table_with_an_option_either(tiny, tmp_path):
+    path = changed(tiny, tmp_path, '[test]\ndata  = "mnist5k"\nlimit = 60', "")
+    path.write_text(f"test = 3\n{path.read_text()}")
+    with pytest.raises(InputError, match="test: expected dict, got 3"):
+        spec.load(str(path), {"test": {"limit": 5}})
+
+
+def test_label_noise_of_every_kind_has_a_level_without_any(tiny, tmp_path):
+    path = changed(tiny, tmp_path, "steps      = 4", 'steps = 4\nnoise_kind = "pair"')
+    run, crew = begin(path, tmp_path / "out"), Here(tmp_path / "out", 7)
+    with pytest.raises(KeyboardInterrupt):
+        run.finish(crew)
+    cells = [(job.cell.context.label_noise, run.store.cell(job.cell.key)) for job in crew.done]
+    assert {level for level, _ in cells} == {"0", "0.4"}
+    assert {cell["status"] for _, cell in cells} == {"done"}
+
+
+@pytest.mark.parametrize("name", names("reports"))
+def test_shipped_studies_ask_for_what_there_is(name):
+    study = spec.load(name)
+    for protocol in {a.protocol for a in study.analyses} - {""}:
+        load(protocol)
+    if study.trained is None:
+        return
+    assert study.claims
+    assert study.trained.model in MODELS
+    assert study.trained.data in names("data")
+    assert study.tested.data == study.trained.data
+    images = work.loaded("mnist5k", "train", None, None)  # stands for any
+    for method in study.methods:
+        for number in range(len(method.choose)):
+            asked = question(method, number, study.trained, images, Context("0", "1"), 0)
+            losses.build(method.loss, asked["settings"])
+
+
+def test_a_study_is_another_where_a_claim_is_and_not_where_its_words_are(tiny, tmp_path):
+    base = spec.load(str(tiny)).digest
+    for old, new, same in [
+        ("Does it run?", "Does it?", True),
+        ("The hinge is better.", "Better it is.", True),
+        ("delta    = 1.0", "delta = 0.9", False),
+        ('says     = "better"', 'says = "equivalent"', False),
+        ("steps      = 4", "steps = 5", False),
+        ("limit     = 20", "limit = 21", False),
+        ("question = ", 'figures = ["curves"]\ntables = []\nquestion = ', True),
+    ]:
+        digest = spec.load(str(changed(tiny, tmp_path, old, new))).digest
+        assert (digest == base) is same, new
+
+
+def test_a_shipped_studys_digest_stays_what_it_was_when_it_was_run():
+    study = spec.load("elsayed2018-mnist")
+    assert study.digest == "23bdc73676126ad3113e4de8033f6e4504200b2d6e6140d44f492f1826910db9"
+    assert spec.of_text(study.text, "other", "elsewhere.toml", {}).digest == study.digest
+    assert spec.load("elsayed2018-mnist", {"test": {"limit": 5}}).digest != study.digest

@@ -1,0 +1,242 @@
+"""From rows to verdicts."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from evaluations import evaluation
+from studies import CLAIM
+
+from robustkit import record
+from robustkit.errors import RecordError
+from robustkit.study import spec
+from robustkit.study.analysis import Findings, Number, outcome
+from robustkit.study.findings import of_runs
+
+
+def rows(folder, name, right, **made):
+    """A record of made-up clean rows."""
+    from robustkit import evaluation, protocol
+
+    header = {
+        "schema": "robustkit.evaluation/1",
+        "digest": name.ljust(64, "0"),
+        "checkpoint": dict.fromkeys(evaluation.CHECKPOINT_KEYS) | {"path": name} | made,
+        "data": dict.fromkeys(evaluation.DATA_KEYS, "d") | {"n": len(right), "name": "d"},
+        "protocol": {
+            "name": "clean",
+            "norm": "linf",
+            "epsilons": [],
+            "resolved": protocol.load("clean").resolved(),
+        },
+        "warnings": [],
+    }
+    columns = {
+        "sample": [str(i) for i in range(len(right))],
+        "index": range(len(right)),
+        "label": [0] * len(right),
+        "predicted": [0 if r else 1 for r in right],
+        "fooled_at": [None if r else "0" for r in right],
+        "distance": [None if r else 0.0 for r in right],
+        "fooled_by": [None if r else "clean" for r in right],
+        "fooled_as": [None] * len(right),
+    }
+    blocks = record.Blocks(folder / f"{name}.parquet")
+    blocks.finish(header, {}, record.table(columns))
+    return folder / f"{name}.parquet"
+
+
+CLAIMS = """
+title = "t"
+question = "q"
+baseline = "b"
+
+[checkpoints]
+runs = "runs"
+
+[test]
+data = "d"
+
+[[analysis]]
+name = "label-noise"
+factor = "label_noise"
+"""
+
+
+@pytest.mark.parametrize(
+    ("share", "better", "equivalent"),
+    [
+        ((0.9, 0.9), "holds", "contradicted"),
+        ((0.5, 0.5), "contradicted", "holds"),
+        ((0.9, 0.5), "contradicted", "contradicted"),
+        ((0.2, 0.5), "contradicted", "contradicted"),
+        ((0.9, None), "undecided", "contradicted"),
+        ((None, None), "not tested", "not tested"),
+    ],
+)
+def test_a_claim_is_judged_at_all_of_its_levels(tmp_path, share, better, equivalent):
+    rng = np.random.default_rng(0)
+    numbers = []
+    for level, of_a in zip(("0", "0.4"), share, strict=True):
+        for seed in range(3):
+            common = rng.random(4000)
+            for method, chance in (("a", of_a), ("b", 0.5)):
+                name = f"{method}{level}{seed}"
+                path = None
+                if chance is not None:
+                    right = common < chance
+                    right[:3] = rng.random(3) < 0.5  # seeds differ a little
+                    path = rows(tmp_path, name.replace(".", "x"), right, loss=method)
+                numbers.append(Number("label-noise", method, level, seed, path, "lost"))
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS + "".join(CLAIM.format(says=s) for s in ("better", "equivalent")))
+    result = outcome(spec.load(str(path)), Findings(numbers))
+    judged = {j.name: j for j in result.judgements}
+    assert judged["better"].verdict == better
+    assert judged["equivalent"].verdict == equivalent
+    if None in share:
+        assert any("lost" in note for note in result.panels[0].notes)
+
+
+def test_one_seed_decides_no_claim_about_methods(tmp_path):
+    numbers = []
+    for method, count in (("a", 1900), ("b", 1000)):
+        right = np.arange(2000) < count
+        path = rows(tmp_path, method, right, loss=method)
+        numbers.append(Number("label-noise", method, "0", 0, path))
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS + CLAIM.format(says="better"))
+    result = outcome(spec.load(str(path)), Findings(numbers))
+    assert [c.verdict for c in result.panels[0].comparisons] == ["better"]
+    assert result.panels[0].comparisons[0].test == "McNemar"
+    (judged,) = result.judgements
+    assert judged.verdict == "not tested"
+    assert "one seed" in judged.sentence
+
+
+def drawn(tmp_path, seeds, levels=("0", "0.4")):
+    """Numbers of methods a and b, each with some seeds at every level; a is a little better."""
+    rng = np.random.default_rng(1)
+    numbers = []
+    for level in levels:
+        for method, own in seeds.items():
+            for seed in own:
+                right = rng.random(2000) < (0.8 if method == "b" else 0.83)
+                name = f"{method}{level}{seed}".replace(".", "x")
+                path = rows(tmp_path, name, right, loss=method)
+                numbers.append(Number("label-noise", method, level, seed, path))
+    return numbers
+
+
+def test_a_comparison_has_one_interval_wherever_it_stands(tmp_path):
+    numbers = drawn(tmp_path, dict.fromkeys("ab", (0, 1, 2)), levels=("0", "0.2", "0.4"))
+    path = tmp_path / "claims.toml"
+    some = CLAIM.format(says="better").replace("delta", 'levels = ["0.40", "0"]\ndelta')
+    turned = CLAIM.format(says="equivalent").replace('a = "a"\nb = "b"', 'a = "b"\nb = "a"')
+    path.write_text(CLAIMS + some + turned)
+    times = {"cost": {"a": [1.5, 1.6], "b": [1.0, 1.0]}}
+    result = outcome(spec.load(str(path)), Findings(numbers, times))
+    shown = {c.level: c.difference for c in result.panels[0].comparisons}
+    better, equivalent = result.judgements
+    assert [c.level for c in better.comparisons] == ["0.4", "0"]
+    for one in better.comparisons:
+        assert one.correction == "Bonferroni over 3 levels"
+        assert one.difference == shown[one.level]
+    for one in equivalent.comparisons:
+        assert one.difference.low == pytest.approx(-shown[one.level].high)
+    (cost,) = result.costs
+    assert cost.gain == shown["0.4"]
+
+
+def test_a_claim_at_a_level_without_data_does_not_hold(tmp_path):
+    numbers = drawn(tmp_path, dict.fromkeys("ab", (0, 1, 2, 3, 4)), levels=("0.4",))
+    path = tmp_path / "claims.toml"
+    for levels, verdict in ('["0.4"]', "holds"), ('["0.4", "0.8"]', "undecided"):
+        claim = CLAIM.format(says="better").replace("delta", f"levels = {levels}\ndelta")
+        path.write_text(CLAIMS + claim)
+        (judged,) = outcome(spec.load(str(path)), Findings(numbers)).judgements
+        assert judged.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("seeds", "test", "unit", "note"),
+    [
+        ({"a": (1, 2), "b": (0, 1)}, "two-way Welch t", "2 and 2 unpaired seeds", "not matched"),
+        ({"a": (0, 1, 2), "b": (1, 2, 3)}, "two-way t", "2 paired seeds", "seeds 0."),
+        ({"a": (1,), "b": (0, 1)}, "McNemar", "1 pair of", "one network each"),
+    ],
+)
+def test_how_seeds_pair_networks_is_told(tmp_path, seeds, test, unit, note):
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS)
+    panel = outcome(spec.load(str(path)), Findings(drawn(tmp_path, seeds, levels=("0",)))).panels[0]
+    (one,) = panel.comparisons
+    assert test in one.test
+    assert unit in one.unit
+    assert any(note in text for text in panel.notes)
+
+
+def test_a_folder_of_evaluations_becomes_a_report(tmp_path):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    rng = np.random.default_rng(1)
+    for method, chance in (("a", 0.9), ("b", 0.6)):
+        for level in (0.0, 0.25):
+            for seed in (0, 1, 2):
+                made = {"loss": method, "label_noise": level, "seed": seed, "data_fraction": 1.0}
+                name = f"{method}{int(100 * level)}s{seed}"
+                rows(runs, name, rng.random(500) < chance, **made)
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS)
+    study = spec.load(str(path))
+    result = outcome(study, of_runs(study, runs, "command"))
+    assert [v.level for v in result.panels[0].lines[0].values] == ["0", "0.25"]
+    assert [c.verdict for c in result.panels[0].comparisons] == ["better", "better"]
+    assert result.provenance["Study"]["claims fixed"].startswith("not known")
+    assert result.provenance["Data"] == {"d, d": "500 images, digest d"}
+    rows(runs, "again", rng.random(500) < 0.5, loss="a", label_noise=0.25, seed=2)
+    with pytest.raises(RecordError, match="keep one of them"):
+        of_runs(study, runs, "command")
+
+
+def test_an_attack_shows_what_it_found_on_the_first_network_of_the_baseline(tmp_path):
+    numbers = []
+    for method, seed in (("a", 0), ("b", 2), ("b", 1)):
+        made = evaluation(seed=seed, epsilons=("0.1", "0.2"))
+        made = replace(made, header=made.header | {"data": made.header["data"] | {"digest": "d"}})
+        blocks = record.Blocks(tmp_path / f"{method}{seed}.parquet")
+        blocks.write(0, made.table, made.examples)
+        blocks.finish(made.header, made.run, made.table)
+        numbers.append(Number("attacked", method, "", seed, tmp_path / f"{method}{seed}.parquet"))
+    path = tmp_path / "claims.toml"
+    attacked = """
+        [[analysis]]
+        name = "attacked"
+        factor = "epsilon"
+        protocol = "pgd"
+        """
+    path.write_text(CLAIMS[: CLAIMS.index("[[analysis]]")] + attacked)
+    study = spec.load(str(path))
+    (gallery,) = outcome(study, Findings(numbers)).galleries
+    assert gallery.title.startswith("b, seed 1, under ")
+    expected = record.read(tmp_path / "b1.parquet").examples
+    assert [e.index for e in gallery.examples] == [e.index for e in expected[:6]]
+    (tmp_path / "b1.examples.npz").unlink()
+    assert outcome(study, Findings(numbers)).galleries == ()
+
+
+def test_different_images_are_not_compared(tmp_path):
+    one = rows(tmp_path, "one", np.ones(50, bool), loss="a")
+    header = json.loads(json.dumps(dict(record.read(one).header)))
+    header["data"]["digest"] = "other"
+    header["digest"] = "two".ljust(64, "0")
+    record.Blocks(tmp_path / "two.parquet").finish(header, {}, record.read(one).table)
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS)
+    numbers = [
+        Number("label-noise", "a", "0", 0, one),
+        Number("label-noise", "b", "0", 0, tmp_path / "two.parquet"),
+    ]
+    with pytest.raises(RecordError, match="evaluated on other images"):
+        outcome(spec.load(str(path)), Findings(numbers))
