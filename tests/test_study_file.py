@@ -61,6 +61,10 @@ from robustkit.study.cells import Context, question
         ('hold_out   = "100"', 'hold_out = "-1"', "must not be negative"),
         ("question = ", 'figures = ["curve"]\nquestion = ', "did you mean 'curves'"),
         ("question = ", 'tables = ["claim"]\nquestion = ', "did you mean 'claims'"),
+        ("[tuning]", '[statistics]\nunit = "image"\n\n[tuning]', "unknown value 'image'"),
+        ("[tuning]", '[statistics]\nunit = "network"\n\n[tuning]', "takes one network"),
+        ("[tuning]", '[statistics]\ntests = ["wilcoxon"]\n\n[tuning]', "did you mean 'Wilcoxon'"),
+        ("[tuning]", '[statistics]\ntests = ["Wilcoxon", "Wilcoxon"]\n\n[tuning]', "2 times"),
         ("question = ", 'tables = ["cost", "cost"]\nquestion = ', "cost stands there 2 times"),
     ],
 )
@@ -165,6 +169,8 @@ def test_a_study_is_another_where_a_claim_is_and_not_where_its_words_are(tiny, t
         ("steps      = 4", "steps = 5", False),
         ("limit     = 20", "limit = 21", False),
         ("question = ", 'figures = ["curves"]\ntables = []\nquestion = ', True),
+        ("[tuning]", '[statistics]\nunit = "seed"\n\n[tuning]', True),
+        ("[tuning]", '[statistics]\ntests = ["Wilcoxon"]\n\n[tuning]', False),
     ]:
         digest = spec.load(str(changed(tiny, tmp_path, old, new))).digest
         assert (digest == base) is same, new

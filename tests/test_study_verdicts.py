@@ -115,6 +115,45 @@ def test_one_seed_decides_no_claim_about_methods(tmp_path):
     assert "one seed" in judged.sentence
 
 
+@pytest.mark.parametrize(
+    ("networks", "verdict", "said"),
+    [(1, "holds", "1 pair of checkpoints"), (2, "not tested", "2 networks a method")],
+)
+def test_a_claim_about_networks_takes_one_each(tmp_path, networks, verdict, said):
+    numbers = []
+    for method, count in (("a", 1900), ("b", 1000)):
+        for seed in range(networks):
+            path = rows(tmp_path, f"{method}{seed}", np.arange(2000) < count + seed, loss=method)
+            numbers.append(Number("label-noise", method, "0", seed, path))
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS + '[statistics]\nunit = "network"\n' + CLAIM.format(says="better"))
+    result = outcome(spec.load(str(path)), Findings(numbers))
+    (judged,) = result.judgements
+    assert judged.verdict == verdict
+    assert said in judged.sentence
+    assert any("these very networks" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ("", ["sign-flip permutation", "Wilcoxon"]),
+        ('tests = ["Wilcoxon"]', ["Wilcoxon"]),
+        ("tests = []", []),
+    ],
+)
+def test_only_the_tests_that_are_asked_for_stand_beside(tmp_path, asked, shown):
+    path = tmp_path / "claims.toml"
+    path.write_text(f"{CLAIMS}[statistics]\n{asked}\n{CLAIM.format(says='better')}")
+    numbers = drawn(tmp_path, dict.fromkeys("ab", (0, 1, 2)), levels=("0",))
+    result = outcome(spec.load(str(path)), Findings(numbers))
+    (one,) = result.panels[0].comparisons
+    assert [test.test for test in one.beside] == shown
+    said = result.judgements[0].sentence.lower()
+    assert all(name.lower() in said for name in shown)
+    assert ("cannot decide" in said) is bool(shown)
+
+
 def drawn(tmp_path, seeds, levels=("0", "0.4")):
     """Numbers of methods a and b, each with some seeds at every level; a is a little better."""
     rng = np.random.default_rng(1)

@@ -102,7 +102,7 @@ def outcome(study: Study, findings: Findings) -> Outcome:
         costs=tuple(_costs(study, tables, findings)),
         matrices=tuple(_matrices(study, tables)),
         galleries=tuple(g for t in tables.values() if (g := t.gallery()) is not None),
-        notes=(*study.notes, *findings.notes),
+        notes=(*study.notes, *_scope(study), *findings.notes),
         protocols={
             name: table.header["protocol"]
             for table in tables.values()
@@ -115,6 +115,15 @@ def outcome(study: Study, findings: Findings) -> Outcome:
         figures=study.figures,
         tables=study.tables,
     )
+
+
+def _scope(study: Study) -> Iterable[str]:
+    """What every verdict is about, where that is not the methods."""
+    if study.statistics.unit == "network":
+        yield (
+            "Every verdict is about these very networks: what training them again would give, is "
+            "not known."
+        )
 
 
 def pictured(study: Study, analysis: Analysis, numbers: Iterable[Number]) -> Number | None:
@@ -333,7 +342,11 @@ class _Table:
 
     def _member(self, a: str, b: str, level: str, seeds: int) -> Member:
         contrast, reason = self._contrast(a, b, level)
-        if contrast is not None and contrast.seeds < seeds:
+        networks = self.study.statistics.unit == "network"
+        if contrast is not None and networks and contrast.seeds > 1:
+            reason = f"{contrast.seeds} networks a method, where the study asks for one"
+            return Member(a, b, level, None, reason)
+        if contrast is not None and not networks and contrast.seeds < seeds:
             reason = "one seed a method: how much training varies is not known"
             return Member(a, b, level, None, reason)
         return Member(a, b, level, contrast, reason)
@@ -350,7 +363,9 @@ class _Table:
             return None, f"no network of {b if left else a} has a number there"
         if common := matched(left.seeds, right.seeds):
             rng = self._rng(a, b, level)
-            return compare_seeds(_of(left, common), _of(right, common), rng), ""
+            found = compare_seeds(_of(left, common), _of(right, common), rng)
+            tests = self.study.statistics.tests
+            return replace(found, beside=tuple(t for t in found.beside if t.test in tests)), ""
         if min(len(left.seeds), len(right.seeds)) < 2:
             return None, "no seed is common to both, and one has a single seed"
         return compare_unpaired(left.right, right.right), ""

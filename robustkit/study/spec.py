@@ -20,8 +20,11 @@ Figure = Literal[
     "curves", "differences", "memorisation", "held-out", "cost", "transfer", "examples"
 ]
 Table = Literal["claims", "accuracy", "areas", "differences", "cost"]
+Unit = Literal["seed", "network"]
+Test = Literal["sign-flip permutation", "Wilcoxon", "bootstrap over seeds"]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
 TABLES: tuple[Table, ...] = get_args(Table)
+TESTS: tuple[Test, ...] = get_args(Test)
 TRAINED = ("label_noise", "data_fraction")
 """factors that a training is asked for; `epsilon` is asked of an evaluation"""
 NAMED = ("title", "question", "notes", "text", "source", "reason")
@@ -80,6 +83,18 @@ class Tuning:
     """of trainings that are compared in nothing else"""
     at: tuple[str, ...] = ()
     """levels of the first analysis whose held-out accuracies are added up; none: at each level"""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What differences are judged by."""
+
+    unit: Unit = "seed"
+    """of replication: trainings, of which there are several a method, or one network each, and
+    then a verdict says nothing of what training again would give"""
+    tests: tuple[Test, ...] = TESTS
+    """shown beside the one that decides (two-way t over seeds, McNemar's for networks), where there
+    are seeds enough"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +174,7 @@ class Study:
     trained: Trained | None = None
     brought: Brought | None = None
     tuning: Tuning | None = None
+    statistics: Statistics = Statistics()
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = FIGURES
@@ -180,6 +196,8 @@ class Study:
         no part of it.
         """
         table = asdict(replace(self, name=""))
+        if self.statistics == Statistics():  # as it was before a file could say so
+            del table["statistics"]
         return digest(canonical(_deciding({k: v for k, v in table.items() if k not in UNASKED})))
 
 
@@ -206,6 +224,7 @@ class _File:
     train: dict | None = None  # type: ignore[type-arg]
     checkpoints: dict | None = None  # type: ignore[type-arg]
     tuning: dict | None = None  # type: ignore[type-arg]
+    statistics: dict | None = None  # type: ignore[type-arg]
     method: tuple[dict, ...] = ()  # type: ignore[type-arg]
     claim: tuple[dict, ...] = ()  # type: ignore[type-arg]
 
@@ -263,6 +282,7 @@ def parse(table: Mapping[str, Any], name: str, where: str) -> Study:
         if file.checkpoints is None
         else build(Brought, file.checkpoints, f"{where}: [checkpoints]"),
         None if file.tuning is None else build(Tuning, file.tuning, f"{where}: [tuning]"),
+        build(Statistics, file.statistics or {}, f"{where}: [statistics]"),
         _each(Claim, file.claim, f"{where}: [[claim]]"),
         file.notes,
         file.figures,
@@ -296,6 +316,7 @@ def _checked(study: Study, where: str) -> Study:
     _distinct(where, "[[claim]] name", [c.name for c in study.claims])
     _distinct(where, "figures", study.figures)
     _distinct(where, "tables", study.tables)
+    _distinct(where, "[statistics] tests", study.statistics.tests)
     _check_limit(study.tested.limit, f"{where}: [test]")
     for analysis in study.analyses:
         _check_analysis(study, analysis, f"{where}: analysis {analysis.name!r}")
@@ -314,6 +335,11 @@ def _check_trained(study: Study, trained: Trained, where: str) -> None:
     _known(where, "baseline", study.baseline, [m.name for m in study.methods])
     _distinct(where, "[train] seeds", trained.seeds)
     _check_seeds(trained.seeds, f"{where}: [train] seeds")
+    if study.statistics.unit == "network" and len(trained.seeds) > 1:
+        raise InputError(
+            f'{where}: [statistics] unit "network" takes one network of a method, but [train] has '
+            f"{len(trained.seeds)} seeds; leave one, or leave the unit out"
+        )
     _check_amounts(trained, f"{where}: [train]")
     counts = {len(m.choose) for m in study.methods}
     if len(counts) > 1:
