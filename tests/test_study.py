@@ -31,6 +31,23 @@ def test_every_method_chooses_among_as_many_by_corrupted_held_out_labels(finishe
     assert seeds == {7}
 
 
+@pytest.mark.parametrize(("at", "leads"), [('["0.4"]', ("5.00", "2.00")), ("[]", ("1.00", "1.00"))])
+def test_how_close_a_choice_was_is_told(tiny, tmp_path, at, leads):
+    path = changed(tiny, tmp_path, 'at   = ["0.4"]', f"at = {at}")
+    run = begin(path, tmp_path / "out")
+    plan = run.plan()
+    for one in plan.candidates:  # the first leads by 5 or 2 points, and without noise by 1
+        lead = 0.05 if one.method == "cross-entropy" else 0.02
+        best = 0.5 + (0.01 if one.context.label_noise == "0" else lead)
+        score = best if one.configuration == 0 else 0.5
+        run.store.keep("cell", one.cell, {"status": "done", "reason": "", "held_out": score})
+    run.store.keep_plan(run.plan())
+    notes = found(path, tmp_path / "out").notes
+    (note,) = (note for note in notes if "led the next" in note)
+    for method, lead in zip(("cross-entropy", "wide hinge"), leads, strict=True):
+        assert f"{method} {lead}" in note
+
+
 def test_a_cell_is_worked_on_once_whoever_needs_it(finished, tiny):
     run, plan, folder = finished
     # 4 tried; 2 methods × 2 levels × 2 seeds; the surrogate, at no noise and the tuning's seed
