@@ -54,7 +54,7 @@ def finished(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def nets(tiny, tmp_path_factory):
+def nets(tmp_path_factory):
     """Checkpoints that say nothing of themselves but by their names."""
     import torch
 

@@ -343,13 +343,13 @@ class _Table:
     def _member(self, a: str, b: str, level: str, seeds: int) -> Member:
         contrast, reason = self._contrast(a, b, level)
         networks = self.study.statistics.unit == "network"
-        if contrast is not None and networks and contrast.seeds > 1:
+        if contrast is None:
+            return Member(a, b, level, None, reason)
+        if networks and contrast.seeds > 1:
             reason = f"{contrast.seeds} networks a method, where the study asks for one"
-            return Member(a, b, level, None, reason)
-        if contrast is not None and not networks and contrast.seeds < seeds:
+        elif not networks and contrast.seeds < seeds:
             reason = "one seed a method: how much training varies is not known"
-            return Member(a, b, level, None, reason)
-        return Member(a, b, level, contrast, reason)
+        return Member(a, b, level, None if reason else contrast, reason)
 
     def _contrast(self, a: str, b: str, level: str) -> tuple[Contrast | None, str]:
         place = (a, b, _key(level))
