@@ -48,6 +48,93 @@ def test_how_close_a_choice_was_is_told(tiny, tmp_path, at, leads):
         assert f"{method} {lead}" in note
 
 
+EVERY = ('seed = 7\nat   = ["0.4"]', "seed = 7\nevery_seed = true")
+
+
+def held_out(cell):
+    """Made up: seed 0 prefers the first configuration, the others the second; noise turns it."""
+    first = (cell.seed == 0) != (cell.context.label_noise == "0.4")
+    return 0.75 if (cell.configuration == 0) == first else 0.5
+
+
+def test_every_seed_may_choose_for_itself(tiny, tmp_path):
+    path = changed(tiny, tmp_path, *EVERY)
+    run = begin(path, tmp_path / "out")
+    plan = run.plan()
+    tried = {(c.method, c.context.label_noise, c.seed) for c in plan.candidates}
+    compared = {
+        (m, n, s) for m in ("cross-entropy", "wide hinge") for n in ("0", "0.4") for s in (0, 1)
+    }
+    assert tried == {*compared, ("cross-entropy", "0", 7)}  # the surrogate chooses, too
+    assert plan.later == {}  # the configuration taken is trained already
+    for cell in plan.cells.values():
+        run.store.keep(
+            "cell", cell.key, {"status": "done", "reason": "", "held_out": held_out(cell)}
+        )
+    known = run.plan()
+    assert set(known.cells) == set(plan.cells)
+    for entry in known.wanted:
+        cell = known.cells[entry.cell]
+        assert cell.seed == entry.seed
+        assert held_out(cell) == 0.75
+    assert {
+        known.cells[test.surrogate].seed for test in known.tests.values() if test.surrogate
+    } == {7}
+    run.store.keep_plan(known)
+    notes = " ".join(found(path, tmp_path / "out").notes)
+    assert "2 configurations were tried by every compared seed for itself" in notes
+    assert "intervals over seeds carry it" in notes
+    assert "cross-entropy: learning_rate 0.01 (2), learning_rate 0.1 (2)" in notes
+    assert "led the next" not in notes
+
+
+def test_levels_at_which_a_seed_does_not_choose_follow_its_choice(tiny, tmp_path):
+    path = changed(tiny, tmp_path, 'at   = ["0.4"]', 'at = ["0.4"]\nevery_seed = true')
+    run = begin(path, tmp_path / "out")
+    plan = run.plan()
+    assert {(c.context.label_noise, c.seed) for c in plan.candidates} == {
+        ("0.4", 0),
+        ("0.4", 1),
+        ("0.4", 7),
+    }
+    assert plan.later == {"cross-entropy": 3, "wide hinge": 2}  # at no noise, one a surrogate
+    for cell in plan.cells.values():
+        run.store.keep(
+            "cell", cell.key, {"status": "done", "reason": "", "held_out": held_out(cell)}
+        )
+    at_none = [w for w in run.plan().wanted if w.level == "0"]
+    chosen = {(w.seed, run.plan().cells[w.cell].configuration) for w in at_none}
+    assert chosen == {(0, 1), (1, 0)}
+
+
+def test_a_surrogate_that_nobody_compares_is_chosen_by_trying(tiny, tmp_path):
+    path = changed(tiny, tmp_path, EVERY[0], "seed = 7")
+    other = changed(path, tmp_path, "epsilon", 'epsilon"\nlabel_noise = "0.2')
+    plan = begin(other, tmp_path / "out").plan()
+    noises = {c.context.label_noise for c in plan.candidates if c.method == "cross-entropy"}
+    assert noises == {"0", "0.2", "0.4"}
+
+
+def test_a_study_whose_seeds_choose_runs_and_goes_on(tiny, tmp_path):
+    path = changed(tiny, tmp_path, *EVERY)
+    first, rest = Here(tmp_path / "out", 9), Here(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        begin(path, tmp_path / "out").finish(first)
+    run = begin(path, tmp_path / "out")
+    plan = run.finish(rest)
+    assert len(plan.cells) == len(first.trained) + len(rest.trained) == 2 * 9
+    for entry in plan.wanted:
+        cell = plan.cells[entry.cell]
+        alike = [
+            run.store.cell(c.cell)["held_out"]
+            for c in plan.candidates
+            if (c.method, c.context, c.seed) == (cell.method, cell.context, cell.seed)
+        ]
+        assert run.store.cell(entry.cell)["held_out"] == max(alike)
+    (judged,) = (j for j in found(path, tmp_path / "out").judgements if j.name == "1")
+    assert judged.verdict != "not tested"
+
+
 def test_a_cell_is_worked_on_once_whoever_needs_it(finished, tiny):
     run, plan, folder = finished
     # 4 tried; 2 methods × 2 levels × 2 seeds; the surrogate, at no noise and the tuning's seed

@@ -12,6 +12,12 @@ from robustkit.study import spec, work
 from robustkit.study.cells import Context, question
 
 
+def test_a_choice_needs_a_seed_to_choose_by(tiny, tmp_path):
+    whole = changed(tiny, tmp_path, 'surrogate = "cross-entropy"', "")
+    with pytest.raises(InputError, match=r"a \[tuning\] with its seed, or with every_seed = true"):
+        spec.load(str(changed(whole, tmp_path, "seed = 7", "")))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -33,6 +39,7 @@ from robustkit.study.cells import Context, question
         ('[tuning]\nseed = 7\nat   = ["0.4"]', "", "trained with [tuning]'s seed"),
         ('at   = ["0.4"]', 'at = ["0.5"]', "unknown [tuning] at '0.5'"),
         ("seeds      = [0, 1]", "seeds = [0, -1]", "[train] seeds: -1 must not be negative"),
+        ("seed = 7", "every_seed = true", "trained with [tuning]'s seed"),
         ("seed = 7", "seed = -7", "[tuning] seed: -7 must not be negative"),
         ("steps      = 4", "steps = 4000000000", "must be at most 100,000,000"),
         ("limit = 60", "limit = 0", "[test] limit 0: must be above 0"),
@@ -170,6 +177,8 @@ def test_a_study_is_another_where_a_claim_is_and_not_where_its_words_are(tiny, t
         ("limit     = 20", "limit = 21", False),
         ("question = ", 'figures = ["curves"]\ntables = []\nquestion = ', True),
         ("[tuning]", '[statistics]\nunit = "seed"\n\n[tuning]', True),
+        ("seed = 7", "seed = 7\nevery_seed = false", True),
+        ("seed = 7", "seed = 7\nevery_seed = true", False),
         ("[tuning]", '[statistics]\ntests = ["Wilcoxon"]\n\n[tuning]', False),
     ]:
         digest = spec.load(str(changed(tiny, tmp_path, old, new))).digest

@@ -5,16 +5,16 @@ torch: a plan can be made, shown and reported on without it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from robustkit import compression, losses, models, protocol
 from robustkit.data import Dataset, noise
 from robustkit.errors import InputError, UnknownName
 from robustkit.files import build, canonical, digest, fraction
-from robustkit.study.spec import TRAINED, Analysis, Method, Study, Trained, Tuning
+from robustkit.study.spec import TRAINED, Analysis, Method, Study, Trained
 from robustkit.training.recipe import Recipe, checked, default_recipe, default_settings, spell
 
 REVISION = 1
@@ -91,6 +91,24 @@ class Candidate:
     context: Context
     configuration: int
     cell: str
+    seed: int
+
+
+class Chooser(NamedTuple):
+    """For whom one configuration is chosen."""
+
+    method: str
+    context: Context | None
+    """None: the levels at which configurations are tried, together"""
+    seed: int
+
+
+class Choice(NamedTuple):
+    """The configuration with the best held-out accuracy, the first of equals."""
+
+    configuration: int
+    lead: float
+    """of held-out accuracy, on the next"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +120,15 @@ class Plan:
     wanted: tuple[Wanted, ...]
     candidates: tuple[Candidate, ...]
     chosen: dict[str, int]
-    """configuration by `place(method, context)`"""
+    """configuration by `place(method, context)`, and by seed where every seed chooses"""
     later: dict[str, int]
     """by method: trainings that follow when configurations have been chosen"""
     pending: tuple[Test, ...] = ()
     """the evaluations of these, whose cells have no keys yet"""
     notes: tuple[str, ...] = ()
     """what a reader must know of networks made elsewhere: which are left out"""
+    leads: Mapping[str, float] = field(default_factory=dict)
+    """by method: held-out accuracy by which the configuration taken led the next, at least"""
 
 
 def place(method: str, context: Context) -> str:
@@ -136,29 +156,36 @@ class Planner:
         """
         self.cells, self.tests = {}, {}
         candidates = tuple(self._candidates())
+        choices = self._choices(candidates, held_out)
+        tried = {(one.method, one.context, one.seed) for one in candidates}
         chosen: dict[str, int] = {}
         wanted: list[Wanted] = []
         later: set[tuple[str, Context, int]] = set()
         pending: dict[tuple[str, Context, int, Test], Test] = {}
         for analysis in self.study.analyses:
             for method, level, seed, context in self.numbers(analysis):
-                found = self._choice(method, context, candidates, held_out)
-                surrogate = self._surrogate(analysis, context, candidates, held_out)
+                found = self._configuration(method, context, seed, choices)
+                surrogate = self._surrogate(analysis, context, choices)
                 if found is None or surrogate is None:
-                    later.add((method, context, seed))
-                    later |= self._attackers(analysis, context, candidates)
+                    later |= {(method, context, seed), *self._attacker(analysis, context)}
                     by = surrogate or analysis.surrogate  # the method stands for its network
                     test = evaluation_of(self.study, analysis, "", self.tested, by)
                     pending[method, context, seed, test] = test
                     continue
-                chosen[place(method, context)] = found
+                chosen[self._chosen_for(method, context, seed)] = found
                 cell = self._add(self.cell(method, context, found, seed))
                 test = evaluation_of(self.study, analysis, cell.key, self.tested, surrogate)
                 self.tests.setdefault(test.key, test)
                 wanted.append(Wanted(analysis.name, method, level, seed, cell.key, test.key))
-        counts = dict(Counter(method for method, _, _ in later))
+        counts = dict(Counter(method for method, _, _ in later - tried))
+        leads = {
+            name: min(choice.lead for who, choice in choices.items() if who.method == name)
+            for name in dict.fromkeys(who.method for who in choices)
+        }
         rest = tuple(pending.values())
-        return Plan(self.cells, self.tests, tuple(wanted), candidates, chosen, counts, rest)
+        return Plan(
+            self.cells, self.tests, tuple(wanted), candidates, chosen, counts, rest, leads=leads
+        )
 
     def numbers(self, analysis: Analysis) -> Iterator[tuple[str, str, int, Context]]:
         """Method, level, seed and context of every network that an analysis compares."""
@@ -172,67 +199,83 @@ class Planner:
                     yield method, level, seed, context(analysis, level)
 
     def _candidates(self) -> Iterator[Candidate]:
-        tuning = self.study.tuning
-        if tuning is None or len(self.study.methods[0].choose) == 1:
+        if len(self.study.methods[0].choose) == 1:
             return
-        for method, where in self._places(tuning):
+        for method, where, seed in self._tries():
             for number in range(len(self.methods[method].choose)):
-                cell = self._add(self.cell(method, where, number, tuning.seed))
-                yield Candidate(method, where, number, cell.key)
+                cell = self._add(self.cell(method, where, number, seed))
+                yield Candidate(method, where, number, cell.key, seed)
 
-    def _places(self, tuning: Tuning) -> list[tuple[str, Context]]:
-        """Where configurations are tried."""
-        if tuning.at:
-            contexts = [context(self.study.analyses[0], level) for level in tuning.at]
-            return [(method, c) for method in self.methods for c in contexts]
-        places = [
-            (method, where)
-            for analysis in self.study.analyses
-            for method, _, _, where in self.numbers(analysis)
-        ]
-        return list(dict.fromkeys(places))
+    def _tries(self) -> Iterable[tuple[str, Context, int]]:
+        """Methods, contexts and seeds with which configurations are tried."""
+        tuning = self.study.tuning
+        at = [context(self.study.analyses[0], level) for level in (tuning.at if tuning else ())]
+        found = []
+        for analysis in self.study.analyses:
+            for method, _, seed, where in self.numbers(analysis):
+                for name, own, by in [
+                    (method, where, self._by(seed)),
+                    *self._attacker(analysis, where),
+                ]:
+                    found += [(name, each, by) for each in at or [own]]
+        return dict.fromkeys(found)
 
-    def _choice(
-        self,
-        method: str,
-        where: Context,
-        candidates: Sequence[Candidate],
-        held_out: Mapping[str, float],
+    def _by(self, seed: int) -> int:
+        """The seed whose trainings choose for a compared one."""
+        tuning = self.study.tuning
+        return seed if tuning is None or tuning.every_seed or tuning.seed is None else tuning.seed
+
+    def _chooser(self, method: str, where: Context, seed: int) -> Chooser:
+        together = self.study.tuning is not None and self.study.tuning.at
+        return Chooser(method, None if together else where, seed)
+
+    def _choices(
+        self, candidates: Sequence[Candidate], held_out: Mapping[str, float]
+    ) -> dict[Chooser, Choice]:
+        """What is chosen, as far as all that was to be tried for it is done."""
+        tried: dict[Chooser, list[Candidate]] = {}
+        for one in candidates:
+            tried.setdefault(self._chooser(one.method, one.context, one.seed), []).append(one)
+        choices = {}
+        for who, ones in tried.items():
+            if any(one.cell not in held_out for one in ones):
+                continue
+            total = dict.fromkeys(range(len(self.methods[who.method].choose)), 0.0)
+            for one in ones:
+                total[one.configuration] += held_out[one.cell]
+            best, second = sorted(total, key=lambda number: -total[number])[:2]
+            levels = len(ones) // len(total)
+            choices[who] = Choice(best, (total[best] - total[second]) / levels)
+        return choices
+
+    def _configuration(
+        self, method: str, where: Context, seed: int, choices: Mapping[Chooser, Choice]
     ) -> int | None:
-        """The configuration with the best held-out accuracy, the first of equals; None: unknown."""
-        if not candidates:
+        """The configuration of a network; None: not yet known."""
+        if len(self.methods[method].choose) == 1:
             return 0
-        everywhere = bool(self.study.tuning and self.study.tuning.at)
-        tried = [c for c in candidates if c.method == method and (everywhere or c.context == where)]
-        if any(c.cell not in held_out for c in tried):
-            return None
-        total = dict.fromkeys(range(len(self.methods[method].choose)), 0.0)
-        for candidate in tried:
-            total[candidate.configuration] += held_out[candidate.cell]
-        return max(total, key=lambda number: total[number])
+        choice = choices.get(self._chooser(method, where, self._by(seed)))
+        return None if choice is None else choice.configuration
+
+    def _chosen_for(self, method: str, where: Context, seed: int) -> str:
+        every = self.study.tuning is not None and self.study.tuning.every_seed
+        return place(method, where) + (f" | seed {seed}" if every else "")
 
     def _surrogate(
-        self,
-        analysis: Analysis,
-        where: Context,
-        candidates: Sequence[Candidate],
-        held_out: Mapping[str, float],
+        self, analysis: Analysis, where: Context, choices: Mapping[Chooser, Choice]
     ) -> str | None:
         """The key of the network an attack works on; "" for the attacked itself, None: unknown."""
-        if not analysis.surrogate or self.study.tuning is None:
-            return ""
-        found = self._choice(analysis.surrogate, where, candidates, held_out)
-        if found is None:
-            return None
-        return self._add(self.cell(analysis.surrogate, where, found, self.study.tuning.seed)).key
+        for name, _, seed in self._attacker(analysis, where):
+            found = self._configuration(name, where, seed, choices)
+            return None if found is None else self._add(self.cell(name, where, found, seed)).key
+        return ""
 
-    def _attackers(
-        self, analysis: Analysis, where: Context, candidates: Sequence[Candidate]
-    ) -> set[tuple[str, Context, int]]:
-        """The network that an attack will work on, where it is none of the candidates."""
-        name, tuning = analysis.surrogate, self.study.tuning
-        tried = any(c.method == name and c.context == where for c in candidates)
-        return set() if not name or tuning is None or tried else {(name, where, tuning.seed)}
+    def _attacker(self, analysis: Analysis, where: Context) -> list[tuple[str, Context, int]]:
+        """The network that an attack works on, where it is not the attacked itself."""
+        seed = self.study.tuning.seed if self.study.tuning else None
+        return (
+            [(analysis.surrogate, where, seed)] if analysis.surrogate and seed is not None else []
+        )
 
     def cell(self, method: str, where: Context, configuration: int, seed: int) -> Cell:
         """The training of a method's configuration."""

@@ -1,7 +1,7 @@
 """What a study's folder, or a folder of evaluations, holds: numbers, failures, histories."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -161,8 +161,12 @@ def _settings(study: Study, cell: Mapping[str, Any]) -> str:
     method = next((m for m in study.methods if m.name == cell["method"]), None)
     if method is None:
         return ""
-    chosen = method.choose[cell["configuration"]]
-    flat = {k: v for k, v in chosen.items() if k != "settings"} | chosen.get("settings", {})
+    return _in_words(method.choose[cell["configuration"]])
+
+
+def _in_words(configuration: Mapping[str, Any]) -> str:
+    rest = configuration.get("settings", {})
+    flat = {k: v for k, v in configuration.items() if k != "settings"} | rest
     return ", ".join(f"{key} {value}" for key, value in flat.items())
 
 
@@ -291,39 +295,50 @@ def _notes(
         yield f"Unfinished: {missing} cells are missing, {later} more wait for a choice."
     if failed:
         yield f"{failed} cells failed; they count as no number."
-    if plan["candidates"]:
-        count = len(study.methods[0].choose)
+    yield from _chosen(study, plan)
+
+
+def _chosen(study: Study, plan: Mapping[str, Any]) -> Iterable[str]:
+    """How configurations were chosen, and what an interval carries of it."""
+    if not plan["candidates"]:
+        return
+    count = len(study.methods[0].choose)
+    every = study.tuning is not None and study.tuning.every_seed
+    yield (
+        f"For every method {count} configurations were tried "
+        f"{'by every compared seed for itself' if every else 'with a seed of their own'}, and the "
+        "one with the best held-out accuracy was taken; the held-out labels are as wrong as those "
+        "trained on."
+    )
+    if every and plan["wanted"]:
+        said = "; ".join(f"{name}: {', '.join(taken)}" for name, taken in _taken(study, plan))
         yield (
-            f"For every method {count} configurations were tried with a seed of their own, and the "
-            "one with the best held-out accuracy was taken; the held-out labels are as wrong as "
-            "those trained on."
+            "The choice is repeated with every seed, so intervals over seeds carry it. Compared "
+            f"networks of each configuration: {said}."
         )
-        if leads := _leads(study, plan, done):
-            said = ", ".join(f"{method} {100 * lead:.2f}" for method, lead in leads.items())
-            yield (
-                f"By how many points of held-out accuracy the one taken led the next, at least: "
-                f"{said}. Where that is little, another seed or machine may take another, and no "
-                "interval here carries what that would change."
-            )
+    leads = plan.get("leads", {})  # an earlier version kept none
+    if leads and not every:
+        told = ", ".join(f"{method} {100 * lead:.2f}" for method, lead in leads.items())
+        yield (
+            f"By how many points of held-out accuracy the one taken led the next, at least: {told}."
+            " Where that is little, another seed or machine may take another, and no interval here "
+            "carries what that would change."
+        )
 
 
-def _leads(
-    study: Study, plan: Mapping[str, Any], done: Mapping[str, dict[str, Any] | None]
-) -> dict[str, float]:
-    """By method, how far its best configuration was ahead of the next, where that was closest."""
-    together = study.tuning is not None and study.tuning.at  # the levels' accuracies add up
-    tried: dict[tuple[str, Any], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for one in plan["candidates"]:
-        cell = done[one["cell"]]
-        if cell is None:
-            return {}
-        where = None if together else tuple(one["context"])
-        tried[one["method"], where][one["configuration"]].append(cell.get("held_out") or 0.0)
-    least: dict[str, float] = {}
-    for (method, _), scores in tried.items():
-        second, best = sorted(sum(each) / len(each) for each in scores.values())[-2:]
-        least[method] = min(best - second, least.get(method, 1.0))
-    return least
+def _taken(study: Study, plan: Mapping[str, Any]) -> Iterable[tuple[str, list[str]]]:
+    """By method: its configurations in words, each with the number of its compared networks."""
+    compared = {entry["cell"] for entry in plan["wanted"]}
+    cells = [cell for key, cell in plan["cells"].items() if key in compared]
+    counts = Counter((cell["method"], cell["configuration"]) for cell in cells)
+    for method in study.methods:
+        yield (
+            method.name,
+            [
+                f"{_in_words(changes)} ({counts[method.name, number]})"
+                for number, changes in enumerate(method.choose)
+            ],
+        )
 
 
 def _amended(asked: Mapping[str, Any]) -> Iterable[str]:

@@ -79,10 +79,14 @@ class Tested:
 class Tuning:
     """How a configuration is chosen for every method: by held-out labels, corrupted alike."""
 
-    seed: int
-    """of trainings that are compared in nothing else"""
+    seed: int | None = None
+    """of trainings that are compared in nothing else, surrogates among them; where every seed
+    chooses, only of these"""
     at: tuple[str, ...] = ()
     """levels of the first analysis whose held-out accuracies are added up; none: at each level"""
+    every_seed: bool = False
+    """each compared seed chooses by its own trainings, so that intervals over seeds carry the
+    choice (Bouthillier et al. 2021); else one choice, by the seed above, holds for all of them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +202,8 @@ class Study:
         table = asdict(replace(self, name=""))
         if self.statistics == Statistics():  # as it was before a file could say so
             del table["statistics"]
+        if self.tuning is not None and not self.tuning.every_seed:
+            del table["tuning"]["every_seed"]
         return digest(canonical(_deciding({k: v for k, v in table.items() if k not in UNASKED})))
 
 
@@ -322,7 +328,7 @@ def _checked(study: Study, where: str) -> Study:
         _check_analysis(study, analysis, f"{where}: analysis {analysis.name!r}")
     for claim in study.claims:
         _check_claim(study, claim, f"{where}: claim {claim.name!r}")
-    if study.tuning is not None:
+    if study.tuning is not None and study.tuning.seed is not None:
         _check_seeds([study.tuning.seed], f"{where}: [tuning] seed")
     if study.trained is not None:
         _check_trained(study, study.trained, where)
@@ -362,8 +368,11 @@ def _check_amounts(trained: Trained, where: str) -> None:
 
 
 def _check_tuning(study: Study, trained: Trained, where: str) -> None:
-    if study.tuning is None:
-        raise InputError(f"{where}: configurations to choose from need a [tuning] with its seed")
+    if study.tuning is None or (study.tuning.seed is None and not study.tuning.every_seed):
+        raise InputError(
+            f"{where}: configurations to choose from need a [tuning] with its seed, or with "
+            "every_seed = true"
+        )
     if study.tuning.seed in trained.seeds:
         raise InputError(f"{where}: [tuning] seed {study.tuning.seed} is also one of the compared")
     _distinct(where, "[tuning] at", study.tuning.at)
@@ -402,7 +411,7 @@ def _check_analysis(study: Study, analysis: Analysis, where: str) -> None:
         _check_levels(factor, [getattr(analysis, factor)], where)
     if analysis.surrogate:
         _known(where, "surrogate", analysis.surrogate, names)
-        if study.tuning is None:
+        if study.tuning is None or study.tuning.seed is None:
             raise InputError(f"{where}: a surrogate is trained with [tuning]'s seed; give one")
 
 
