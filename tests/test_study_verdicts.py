@@ -239,6 +239,27 @@ def test_a_folder_of_evaluations_becomes_a_report(tmp_path):
         of_runs(study, runs, "command")
 
 
+def test_evaluations_that_no_analysis_takes_are_told(tmp_path):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    right = np.ones(20, dtype=bool)
+    for seed in (0, 1):
+        rows(runs, f"whole{seed}", right, loss="a", label_noise=0.0, seed=seed, data_fraction=1.0)
+    for seed in range(7):
+        rows(runs, f"part{seed}", right, loss="a", label_noise=0.0, seed=seed, data_fraction=0.1)
+    rows(runs, "unknown", right, loss="a", seed=0)
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS)
+    found = of_runs(spec.load(str(path)), runs, "command")
+    assert {number.path.name for number in found.numbers} == {"whole0.parquet", "whole1.parquet"}
+    told = [note for note in found.notes if note.startswith("Left out")]
+    assert told == [
+        "Left out, since label-noise takes data_fraction 1, not 0.1: part0.parquet, part1.parquet, "
+        "part2.parquet, part3.parquet, part4.parquet and 2 more.",
+        "Left out, since their label_noise is not on record: unknown.parquet.",
+    ]
+
+
 def test_an_attack_shows_what_it_found_on_the_first_network_of_the_baseline(tmp_path):
     numbers = []
     for method, seed in (("a", 0), ("b", 2), ("b", 1)):

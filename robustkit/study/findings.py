@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robustkit.errors import RecordError
+from robustkit.statistics.comparison import listed
 from robustkit.study.amendments import differences
 from robustkit.study.analysis import Findings, Number
-from robustkit.study.grid import gaps
+from robustkit.study.grid import LISTED, gaps
 from robustkit.study.outcome import CellRow, History
 from robustkit.study.spec import TRAINED, Analysis, Study
 from robustkit.study.store import Store
@@ -310,14 +311,15 @@ def _chosen(study: Study, plan: Mapping[str, Any]) -> Iterable[str]:
         "one with the best held-out accuracy was taken; the held-out labels are as wrong as those "
         "trained on."
     )
-    if every and plan["wanted"]:
+    carried = every and study.trained is not None and len(study.trained.seeds) > 1
+    if carried and plan["wanted"]:
         said = "; ".join(f"{name}: {', '.join(taken)}" for name, taken in _taken(study, plan))
         yield (
             "The choice is repeated with every seed, so intervals over seeds carry it. Compared "
             f"networks of each configuration: {said}."
         )
     leads = plan.get("leads", {})  # an earlier version kept none
-    if leads and not every:
+    if leads and not carried:
         told = ", ".join(f"{method} {100 * lead:.2f}" for method, lead in leads.items())
         yield (
             f"By how many points of held-out accuracy the one taken led the next, at least: {told}."
@@ -412,6 +414,7 @@ def of_runs(study: Study, folder: Path, command: str) -> Findings:
             "Data": _data_of(headers[number.path] for number in numbers if number.path),
         },
         notes=(
+            *_left_out(study, headers),
             *not_found(study, {number.method for number in numbers}),
             *_gaps(study, numbers),
         ),
@@ -437,22 +440,43 @@ def _header(path: Path) -> dict[str, Any]:
         raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
 
 
+def _left_out(study: Study, headers: Mapping[Path, dict[str, Any]]) -> Iterable[str]:
+    """The evaluations that no analysis takes, with what the first of them has against it."""
+    analyses = [analysis for analysis in study.analyses if analysis.factor != "cost"]
+    out: dict[str, list[str]] = defaultdict(list)  # files by reason
+    for path, header in headers.items():
+        reasons = [_unfit(analysis, header) for analysis in analyses]
+        if all(reasons):
+            out[reasons[0]].append(path.name)
+    for reason, names in out.items():
+        more = len(names) - LISTED
+        shown = [*names[:LISTED], *([f"{more} more"] if more > 0 else [])]
+        yield f"Left out, since {reason}: {listed(shown)}."
+
+
+def _unfit(analysis: Analysis, header: Mapping[str, Any]) -> str:
+    """Why an evaluation is none of an analysis's, in words; "" where it is one."""
+    made, name = header["checkpoint"], header["protocol"]["name"]
+    if analysis.factor == "epsilon":
+        if name != analysis.protocol:
+            return f"{analysis.name} takes the protocol {analysis.protocol}, not {name}"
+    elif made.get(analysis.factor) is None:
+        return f"their {analysis.factor} is not on record"
+    for factor in TRAINED:
+        if factor == analysis.factor or made.get(factor) is None:
+            continue
+        if Fraction(str(made[factor])) != Fraction(asked := getattr(analysis, factor)):
+            return f"{analysis.name} takes {factor} {asked}, not {made[factor]:.6g}"
+    return ""
+
+
 def _of_headers(analysis: Analysis, headers: Mapping[Path, dict[str, Any]]) -> Iterable[Number]:
     taken: dict[tuple[str, Fraction, int], Path] = {}
     for path, header in headers.items():
+        if _unfit(analysis, header):
+            continue
         made = header["checkpoint"]
-        attacked = analysis.factor == "epsilon"
-        if attacked and header["protocol"]["name"] != analysis.protocol:
-            continue
-        if not attacked and made.get(analysis.factor) is None:
-            continue
-        if any(
-            Fraction(str(made[name])) != Fraction(getattr(analysis, name))
-            for name in TRAINED
-            if name != analysis.factor and made.get(name) is not None
-        ):
-            continue
-        level = "" if attacked else f"{made[analysis.factor]:.6g}"
+        level = "" if analysis.factor == "epsilon" else f"{made[analysis.factor]:.6g}"
         method, seed = str(made["loss"] or made["model"] or "unknown"), int(made["seed"] or 0)
         where = (method, Fraction(level or 0), seed)
         if where in taken:
