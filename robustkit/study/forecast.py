@@ -23,9 +23,7 @@ from robustkit.study.cells import Cell, Plan, Test
 from robustkit.study.pace import Pace, measure
 from robustkit.study.run import ROUNDS, STEPS, Run, means
 from robustkit.study.work import loaded
-
-LINES = 50
-"""looks at held-out images at most: those of `training.engine`, which needs torch"""
+from robustkit.training.recipe import period
 
 
 class Row(NamedTuple):
@@ -137,7 +135,7 @@ def looks(asked: dict[str, Any], images: int) -> tuple[int, int]:
     held = int(share if share >= 1 else share * images)
     trained = int((images - held) * Fraction(asked["fraction"]))
     epoch = max(1, ceil(trained / recipe["batch_size"]))
-    return held, ceil(recipe["steps"] / (epoch * ceil(recipe["steps"] / (LINES * epoch))))
+    return held, ceil(recipe["steps"] / period(recipe["steps"], epoch))
 
 
 def _evaluating(run: Run, test: Test, pace: Pace) -> float:

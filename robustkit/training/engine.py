@@ -21,10 +21,8 @@ from robustkit.errors import TrainingFailed
 from robustkit.losses.loss import Loss, Step
 from robustkit.training.examples import Batch, Examples, augmented, order
 from robustkit.training.processes import Processes
-from robustkit.training.recipe import Recipe, rate
+from robustkit.training.recipe import Recipe, period, rate
 
-LINES = 50
-"""epochs at most that end in a line of history, where the number of updates is given"""
 COURSE = 20
 """lines of history where epochs are too long for so many"""
 SPAN = 10
@@ -106,7 +104,7 @@ class Engine:
         """Updates to a saved state and a line that counts: an epoch's, or several short ones'."""
         if self.recipe.steps is None:
             return self.steps_per_epoch
-        return self.steps_per_epoch * -(-self.steps // (LINES * self.steps_per_epoch))
+        return period(self.steps, self.steps_per_epoch)
 
     @property
     def _span(self) -> int:

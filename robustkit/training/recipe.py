@@ -51,6 +51,8 @@ class Recipe:
     """images kept for watching: how many, or below 1 what share of the training images"""
 
 
+LINES = 50
+"""epochs at most that end in a line of history, where the number of updates is given"""
 MULTISTEP = ("milestones", "drop")
 FURTHER = {"nesterov", "smoothing", "start", "stabiliser", "decay", "decay_steps", *MULTISTEP}
 """fields without an option of their own"""
@@ -156,6 +158,16 @@ def published(loss: str, data: str, model: str, given: Collection[str] = ()) -> 
         )
     held_out = default_recipe(loss, data).hold_out
     return found._replace(recipe=replace(found.recipe, hold_out=held_out))
+
+
+def period(steps: int, epoch: int) -> int:
+    """Updates to a line of history where so many are asked for: an epoch's, or several short ones'.
+
+    Args:
+        steps: updates in all.
+        epoch: updates in an epoch.
+    """
+    return epoch * -(-steps // (LINES * epoch))
 
 
 def updates(recipe: Recipe, images: int) -> int:
