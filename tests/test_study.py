@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from studies import Here, begin, changed, found
+from studies import Here, Hurried, begin, changed, found
 
 from robustkit import checkpoint, machine, record
 from robustkit.cli.terminal import StudyTable
@@ -82,10 +82,11 @@ def test_every_seed_may_choose_for_itself(tiny, tmp_path):
     } == {7}
     run.store.keep_plan(known)
     notes = " ".join(found(path, tmp_path / "out").notes)
-    assert "2 configurations were tried by every compared seed for itself" in notes
-    assert "intervals over seeds carry it" in notes
+    assert "2 configurations were tried by every seed for itself" in notes
+    assert "carry it, but for that of a surrogate" in notes
     assert "cross-entropy: learning_rate 0.01 (2), learning_rate 0.1 (2)" in notes
     assert "led the next" not in notes
+    assert known.chosen["cross-entropy | noise 0 | fraction 1 | seed 7"] in (0, 1)
 
 
 def test_levels_at_which_a_seed_does_not_choose_follow_its_choice(tiny, tmp_path):
@@ -113,6 +114,30 @@ def test_a_surrogate_that_nobody_compares_is_chosen_by_trying(tiny, tmp_path):
     plan = begin(other, tmp_path / "out").plan()
     noises = {c.context.label_noise for c in plan.candidates if c.method == "cross-entropy"}
     assert noises == {"0", "0.2", "0.4"}
+
+
+def test_whole_seeds_are_done_when_time_runs_out(tiny, tmp_path):
+    path = changed(tiny, tmp_path, *EVERY)
+    crew = Hurried(tmp_path / "out", 10 + 4)  # a seed's 8 and the surrogate's 2; what is chosen
+    run = begin(path, tmp_path / "out")
+    plan = run.finish(crew)
+    assert {plan.cells[key].seed for key in crew.trained} == {0, 7}
+    for entry in plan.wanted:
+        assert entry.seed == 0
+        assert run.store.test(entry.test)["status"] == "done"
+    assert {entry.analysis for entry in plan.wanted} == {"label-noise", "transfer"}
+    assert run.store.wanted() == list(plan.wanted)
+    begin(path, tmp_path / "out").finish(Here(tmp_path / "out"))
+    assert {w.seed for w in run.store.wanted()} == {0, 1}
+
+
+def test_what_waits_for_a_surrogate_is_not_counted_twice(tiny, tmp_path):
+    path = changed(tiny, tmp_path, 'at   = ["0.4"]', 'at = ["0.4"]\nevery_seed = true')
+    run = begin(path, tmp_path / "out")
+    for cell in run.plan().cells.values():
+        if cell.seed != 7:
+            run.store.keep("cell", cell.key, {"status": "done", "reason": "", "held_out": 0.5})
+    assert run.plan().later == {"cross-entropy": 1}
 
 
 def test_a_study_whose_seeds_choose_runs_and_goes_on(tiny, tmp_path):

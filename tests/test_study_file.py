@@ -14,8 +14,21 @@ from robustkit.study.cells import Context, question
 
 def test_a_choice_needs_a_seed_to_choose_by(tiny, tmp_path):
     whole = changed(tiny, tmp_path, 'surrogate = "cross-entropy"', "")
-    with pytest.raises(InputError, match=r"a \[tuning\] with its seed, or with every_seed = true"):
+    with pytest.raises(InputError, match=r"\[tuning\] needs a seed, or every_seed = true"):
         spec.load(str(changed(whole, tmp_path, "seed = 7", "")))
+
+
+def test_a_choice_needs_something_to_choose_from(tiny, tmp_path):
+    text = tiny.read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("choose")]
+    path = tmp_path / "none.toml"
+    path.write_text("\n".join(lines).replace("seed = 7", "seed = 7\nevery_seed = true"))
+    with pytest.raises(InputError, match="no method has configurations to choose from"):
+        spec.load(str(path))
+    empty = [line if not line.startswith("choose") else "choose = []" for line in text.splitlines()]
+    path.write_text("\n".join(empty))
+    with pytest.raises(InputError, match="leaves no configuration"):
+        spec.load(str(path))
 
 
 @pytest.mark.parametrize(
@@ -40,6 +53,7 @@ def test_a_choice_needs_a_seed_to_choose_by(tiny, tmp_path):
         ('at   = ["0.4"]', 'at = ["0.5"]', "unknown [tuning] at '0.5'"),
         ("seeds      = [0, 1]", "seeds = [0, -1]", "[train] seeds: -1 must not be negative"),
         ("seed = 7", "every_seed = true", "trained with [tuning]'s seed"),
+        ("seed = 7", "seed = 7\nevery_seed = 1", "every_seed"),
         ("seed = 7", "seed = -7", "[tuning] seed: -7 must not be negative"),
         ("steps      = 4", "steps = 4000000000", "must be at most 100,000,000"),
         ("limit = 60", "limit = 0", "[test] limit 0: must be above 0"),

@@ -258,6 +258,10 @@ def test_evaluations_that_no_analysis_takes_are_told(tmp_path):
         "part2.parquet, part3.parquet, part4.parquet and 2 more.",
         "Left out, since their label_noise is not on record: unknown.parquet.",
     ]
+    for path_ in runs.glob("whole*"):
+        path_.unlink()
+    with pytest.raises(RecordError, match=r"fits an analysis of claims: Left out, since .* 0\.1"):
+        of_runs(spec.load(str(path)), runs, "command")
 
 
 def test_an_attack_shows_what_it_found_on_the_first_network_of_the_baseline(tmp_path):

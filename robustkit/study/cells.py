@@ -7,14 +7,14 @@ torch: a plan can be made, shown and reported on without it.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from robustkit import compression, losses, models, protocol
 from robustkit.data import Dataset, noise
 from robustkit.errors import InputError, UnknownName
 from robustkit.files import build, canonical, digest, fraction
-from robustkit.study.spec import TRAINED, Analysis, Method, Study, Trained
+from robustkit.study.spec import TRAINED, Analysis, Method, Study, Trained, Tuning
 from robustkit.training.recipe import Recipe, checked, default_recipe, default_settings, spell
 
 REVISION = 1
@@ -91,7 +91,8 @@ class Candidate:
     context: Context
     configuration: int
     cell: str
-    seed: int
+    seed: int = 0
+    """an earlier version, in which all had the same, wrote none"""
 
 
 class Chooser(NamedTuple):
@@ -127,13 +128,38 @@ class Plan:
     """the evaluations of these, whose cells have no keys yet"""
     notes: tuple[str, ...] = ()
     """what a reader must know of networks made elsewhere: which are left out"""
-    leads: Mapping[str, float] = field(default_factory=dict)
-    """by method: held-out accuracy by which the configuration taken led the next, at least"""
 
 
 def place(method: str, context: Context) -> str:
     """A method at a context, as text."""
     return f"{method} | noise {context.label_noise} | fraction {context.data_fraction}"
+
+
+def choices(
+    candidates: Iterable[Candidate], together: bool, held_out: Mapping[str, float]
+) -> dict[Chooser, Choice | None]:
+    """What is chosen; None: not all that was to be tried for it is done.
+
+    Args:
+        candidates: what is tried.
+        together: the held-out accuracies at all contexts are added up.
+        held_out: by key of a cell.
+    """
+    tried: dict[Chooser, list[Candidate]] = {}
+    for one in candidates:
+        who = Chooser(one.method, None if together else one.context, one.seed)
+        tried.setdefault(who, []).append(one)
+    return {who: _choice(ones, held_out) for who, ones in tried.items()}
+
+
+def _choice(tried: Sequence[Candidate], held_out: Mapping[str, float]) -> Choice | None:
+    if any(one.cell not in held_out for one in tried):
+        return None
+    total: dict[int, float] = {}
+    for one in tried:
+        total[one.configuration] = total.get(one.configuration, 0.0) + held_out[one.cell]
+    best, second = sorted(total, key=lambda number: -total[number])[:2]
+    return Choice(best, (total[best] - total[second]) * len(total) / len(tried))
 
 
 class Planner:
@@ -145,6 +171,7 @@ class Planner:
         self.study, self.trained, self.data = study, trained, data
         self.tested = tested  # digest of so many test images
         self.methods = {m.name: m for m in study.methods}
+        self.tuning = study.tuning or Tuning()
         self.cells: dict[str, Cell] = {}
         self.tests: dict[str, Test] = {}
 
@@ -156,36 +183,31 @@ class Planner:
         """
         self.cells, self.tests = {}, {}
         candidates = tuple(self._candidates())
-        choices = self._choices(candidates, held_out)
-        tried = {(one.method, one.context, one.seed) for one in candidates}
+        known = choices(candidates, bool(self.tuning.at), held_out)
         chosen: dict[str, int] = {}
         wanted: list[Wanted] = []
         later: set[tuple[str, Context, int]] = set()
         pending: dict[tuple[str, Context, int, Test], Test] = {}
         for analysis in self.study.analyses:
             for method, level, seed, context in self.numbers(analysis):
-                found = self._configuration(method, context, seed, choices)
-                surrogate = self._surrogate(analysis, context, choices)
-                if found is None or surrogate is None:
-                    later |= {(method, context, seed), *self._attacker(analysis, context)}
-                    by = surrogate or analysis.surrogate  # the method stands for its network
+                cell = self._chosen(method, context, seed, known, chosen)
+                attackers = self._attacker(analysis, context)
+                cells = [self._chosen(*who, known, chosen) for who in attackers]
+                if cell is None or None in cells:
+                    later |= {(method, context, seed), *attackers}
+                    # a method stands for its network
+                    by = "".join(one.key if one else analysis.surrogate for one in cells)
                     test = evaluation_of(self.study, analysis, "", self.tested, by)
                     pending[method, context, seed, test] = test
                     continue
-                chosen[self._chosen_for(method, context, seed)] = found
-                cell = self._add(self.cell(method, context, found, seed))
+                surrogate = "".join(one.key for one in cells if one)
                 test = evaluation_of(self.study, analysis, cell.key, self.tested, surrogate)
                 self.tests.setdefault(test.key, test)
                 wanted.append(Wanted(analysis.name, method, level, seed, cell.key, test.key))
-        counts = dict(Counter(method for method, _, _ in later - tried))
-        leads = {
-            name: min(choice.lead for who, choice in choices.items() if who.method == name)
-            for name in dict.fromkeys(who.method for who in choices)
-        }
+        later -= {(cell.method, cell.context, cell.seed) for cell in self.cells.values()}
+        counts = dict(Counter(method for method, _, _ in later))
         rest = tuple(pending.values())
-        return Plan(
-            self.cells, self.tests, tuple(wanted), candidates, chosen, counts, rest, leads=leads
-        )
+        return Plan(self.cells, self.tests, tuple(wanted), candidates, chosen, counts, rest)
 
     def numbers(self, analysis: Analysis) -> Iterator[tuple[str, str, int, Context]]:
         """Method, level, seed and context of every network that an analysis compares."""
@@ -203,87 +225,55 @@ class Planner:
             return
         for method, where, seed in self._tries():
             for number in range(len(self.methods[method].choose)):
-                cell = self._add(self.cell(method, where, number, seed))
+                cell = self.cell(method, where, number, seed)
+                self.cells.setdefault(cell.key, cell)
                 yield Candidate(method, where, number, cell.key, seed)
 
     def _tries(self) -> Iterable[tuple[str, Context, int]]:
         """Methods, contexts and seeds with which configurations are tried."""
-        tuning = self.study.tuning
-        at = [context(self.study.analyses[0], level) for level in (tuning.at if tuning else ())]
+        at = [context(self.study.analyses[0], level) for level in self.tuning.at]
         found = []
         for analysis in self.study.analyses:
-            for method, _, seed, where in self.numbers(analysis):
-                for name, own, by in [
-                    (method, where, self._by(seed)),
-                    *self._attacker(analysis, where),
-                ]:
-                    found += [(name, each, by) for each in at or [own]]
+            for method, _, seed, own in self.numbers(analysis):
+                attackers = self._attacker(analysis, own)
+                for name, where, by in [(method, own, self._chooser(seed)), *attackers]:
+                    found += [(name, each, by) for each in at or [where]]
         return dict.fromkeys(found)
 
-    def _by(self, seed: int) -> int:
-        """The seed whose trainings choose for a compared one."""
-        tuning = self.study.tuning
-        return seed if tuning is None or tuning.every_seed or tuning.seed is None else tuning.seed
+    def _chooser(self, seed: int) -> int:
+        """The seed whose trainings choose for another."""
+        own = self.tuning.seed
+        return seed if own is None or self.tuning.every_seed else own
 
-    def _chooser(self, method: str, where: Context, seed: int) -> Chooser:
-        together = self.study.tuning is not None and self.study.tuning.at
-        return Chooser(method, None if together else where, seed)
-
-    def _choices(
-        self, candidates: Sequence[Candidate], held_out: Mapping[str, float]
-    ) -> dict[Chooser, Choice]:
-        """What is chosen, as far as all that was to be tried for it is done."""
-        tried: dict[Chooser, list[Candidate]] = {}
-        for one in candidates:
-            tried.setdefault(self._chooser(one.method, one.context, one.seed), []).append(one)
-        choices = {}
-        for who, ones in tried.items():
-            if any(one.cell not in held_out for one in ones):
-                continue
-            total = dict.fromkeys(range(len(self.methods[who.method].choose)), 0.0)
-            for one in ones:
-                total[one.configuration] += held_out[one.cell]
-            best, second = sorted(total, key=lambda number: -total[number])[:2]
-            levels = len(ones) // len(total)
-            choices[who] = Choice(best, (total[best] - total[second]) / levels)
-        return choices
-
-    def _configuration(
-        self, method: str, where: Context, seed: int, choices: Mapping[Chooser, Choice]
-    ) -> int | None:
-        """The configuration of a network; None: not yet known."""
-        if len(self.methods[method].choose) == 1:
-            return 0
-        choice = choices.get(self._chooser(method, where, self._by(seed)))
-        return None if choice is None else choice.configuration
-
-    def _chosen_for(self, method: str, where: Context, seed: int) -> str:
-        every = self.study.tuning is not None and self.study.tuning.every_seed
-        return place(method, where) + (f" | seed {seed}" if every else "")
-
-    def _surrogate(
-        self, analysis: Analysis, where: Context, choices: Mapping[Chooser, Choice]
-    ) -> str | None:
-        """The key of the network an attack works on; "" for the attacked itself, None: unknown."""
-        for name, _, seed in self._attacker(analysis, where):
-            found = self._configuration(name, where, seed, choices)
-            return None if found is None else self._add(self.cell(name, where, found, seed)).key
-        return ""
+    def _chosen(
+        self,
+        method: str,
+        where: Context,
+        seed: int,
+        known: Mapping[Chooser, Choice | None],
+        chosen: dict[str, int],
+    ) -> Cell | None:
+        """The training with the configuration that is chosen, noted; None: not yet known."""
+        number = 0
+        if known:
+            who = Chooser(method, None if self.tuning.at else where, self._chooser(seed))
+            if (choice := known[who]) is None:
+                return None
+            number = choice.configuration
+        by = f" | seed {seed}" if self.tuning.every_seed else ""
+        chosen[place(method, where) + by] = number
+        cell = self.cell(method, where, number, seed)
+        return self.cells.setdefault(cell.key, cell)
 
     def _attacker(self, analysis: Analysis, where: Context) -> list[tuple[str, Context, int]]:
         """The network that an attack works on, where it is not the attacked itself."""
-        seed = self.study.tuning.seed if self.study.tuning else None
-        return (
-            [(analysis.surrogate, where, seed)] if analysis.surrogate and seed is not None else []
-        )
+        seed = self.tuning.seed
+        return [] if not analysis.surrogate or seed is None else [(analysis.surrogate, where, seed)]
 
     def cell(self, method: str, where: Context, configuration: int, seed: int) -> Cell:
         """The training of a method's configuration."""
         asked = question(self.methods[method], configuration, self.trained, self.data, where, seed)
         return Cell(method, where, configuration, seed, asked)
-
-    def _add(self, cell: Cell) -> Cell:
-        return self.cells.setdefault(cell.key, cell)
 
 
 def evaluation_of(

@@ -15,6 +15,7 @@ from robustkit.errors import RecordError
 from robustkit.statistics.comparison import listed
 from robustkit.study.amendments import differences
 from robustkit.study.analysis import Findings, Number
+from robustkit.study.cells import Candidate, Context, choices
 from robustkit.study.grid import LISTED, gaps
 from robustkit.study.outcome import CellRow, History
 from robustkit.study.spec import TRAINED, Analysis, Study
@@ -168,7 +169,7 @@ def _settings(study: Study, cell: Mapping[str, Any]) -> str:
 def _in_words(configuration: Mapping[str, Any]) -> str:
     rest = configuration.get("settings", {})
     flat = {k: v for k, v in configuration.items() if k != "settings"} | rest
-    return ", ".join(f"{key} {value}" for key, value in flat.items())
+    return ", ".join(f"{key} {value}" for key, value in flat.items()) or "as given"
 
 
 def _provenance(
@@ -296,36 +297,53 @@ def _notes(
         yield f"Unfinished: {missing} cells are missing, {later} more wait for a choice."
     if failed:
         yield f"{failed} cells failed; they count as no number."
-    yield from _chosen(study, plan)
+    yield from _chosen(study, plan, done)
 
 
-def _chosen(study: Study, plan: Mapping[str, Any]) -> Iterable[str]:
+def _chosen(
+    study: Study, plan: Mapping[str, Any], done: Mapping[str, dict[str, Any] | None]
+) -> Iterable[str]:
     """How configurations were chosen, and what an interval carries of it."""
-    if not plan["candidates"]:
+    tuning = study.tuning
+    if not plan["candidates"] or tuning is None:
         return
-    count = len(study.methods[0].choose)
-    every = study.tuning is not None and study.tuning.every_seed
     yield (
-        f"For every method {count} configurations were tried "
-        f"{'by every compared seed for itself' if every else 'with a seed of their own'}, and the "
-        "one with the best held-out accuracy was taken; the held-out labels are as wrong as those "
-        "trained on."
+        f"For every method {len(study.methods[0].choose)} configurations were tried "
+        f"{'by every seed for itself' if tuning.every_seed else 'with a seed of their own'}, and "
+        "the one with the best held-out accuracy was taken; the held-out labels are as wrong as "
+        "those trained on."
     )
-    carried = every and study.trained is not None and len(study.trained.seeds) > 1
-    if carried and plan["wanted"]:
-        said = "; ".join(f"{name}: {', '.join(taken)}" for name, taken in _taken(study, plan))
+    if tuning.every_seed and study.trained is not None and len(study.trained.seeds) > 1:
+        if plan["wanted"]:
+            said = "; ".join(f"{name}: {', '.join(taken)}" for name, taken in _taken(study, plan))
+            but = "" if tuning.seed is None else ", but for that of a surrogate, which is made once"
+            yield (
+                f"The choice is repeated with every seed, so intervals over seeds carry it{but}. "
+                f"Compared networks of each configuration: {said}."
+            )
+    elif leads := _leads(plan, bool(tuning.at), done):
+        said = ", ".join(f"{method} {100 * lead:.2f}" for method, lead in leads.items())
         yield (
-            "The choice is repeated with every seed, so intervals over seeds carry it. Compared "
-            f"networks of each configuration: {said}."
-        )
-    leads = plan.get("leads", {})  # an earlier version kept none
-    if leads and not carried:
-        told = ", ".join(f"{method} {100 * lead:.2f}" for method, lead in leads.items())
-        yield (
-            f"By how many points of held-out accuracy the one taken led the next, at least: {told}."
+            f"By how many points of held-out accuracy the one taken led the next, at least: {said}."
             " Where that is little, another seed or machine may take another, and no interval here "
             "carries what that would change."
         )
+
+
+def _leads(
+    plan: Mapping[str, Any], together: bool, done: Mapping[str, dict[str, Any] | None]
+) -> dict[str, float]:
+    """By method, how far its best configuration was ahead of the next, where that was closest."""
+    held_out = {key: cell.get("held_out") or 0.0 for key, cell in done.items() if cell}
+    tried = [
+        Candidate(**{**one, "context": Context(*one["context"])}) for one in plan["candidates"]
+    ]
+    least: dict[str, float] = {}
+    for who, choice in choices(tried, together, held_out).items():
+        if choice is None:
+            return {}
+        least[who.method] = min(choice.lead, least.get(who.method, 1.0))
+    return least
 
 
 def _taken(study: Study, plan: Mapping[str, Any]) -> Iterable[tuple[str, list[str]]]:
@@ -347,11 +365,11 @@ def _amended(asked: Mapping[str, Any]) -> Iterable[str]:
     """What each amendment changed."""
     for before, after in pairwise([asked, *asked["amendments"]]):
         changed = differences(before, after)
-        listed = f": {'; '.join(changed[:TOLD])}" if changed else ""
+        told = f": {'; '.join(changed[:TOLD])}" if changed else ""
         more = f"; and {len(changed) - TOLD} more" if len(changed) > TOLD else ""
         yield (
             f"The study's file was changed after {after['cells_done']} cells were done, so what "
-            f"was changed in it was not fixed beforehand{listed}{more}."
+            f"was changed in it was not fixed beforehand{told}{more}."
         )
 
 
@@ -405,7 +423,8 @@ def of_runs(study: Study, folder: Path, command: str) -> Findings:
         for number in _of_headers(analysis, headers)
     ]
     if not numbers:
-        raise RecordError(f"{folder}: no evaluation in it fits an analysis of {study.name}")
+        why = "; ".join(_left_out(study, headers)) or "it is empty"
+        raise RecordError(f"{folder}: no evaluation in it fits an analysis of {study.name}: {why}")
     fixed = f"not known: the evaluations were there before; {ELSEWHERE}"
     return Findings(
         numbers,
@@ -441,13 +460,13 @@ def _header(path: Path) -> dict[str, Any]:
 
 
 def _left_out(study: Study, headers: Mapping[Path, dict[str, Any]]) -> Iterable[str]:
-    """The evaluations that no analysis takes, with what the first of them has against it."""
+    """The evaluations that no analysis takes, with what each has against it."""
     analyses = [analysis for analysis in study.analyses if analysis.factor != "cost"]
     out: dict[str, list[str]] = defaultdict(list)  # files by reason
     for path, header in headers.items():
         reasons = [_unfit(analysis, header) for analysis in analyses]
         if all(reasons):
-            out[reasons[0]].append(path.name)
+            out[listed(list(dict.fromkeys(reasons)))].append(path.name)
     for reason, names in out.items():
         more = len(names) - LISTED
         shown = [*names[:LISTED], *([f"{more} more"] if more > 0 else [])]

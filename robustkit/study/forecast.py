@@ -91,7 +91,7 @@ def forecast(run: Run, plan: Plan, pace: Pace) -> Forecast:
     """
     tests = [*to_evaluate(run, plan), *plan.pending]
     rows = tuple(_rows(run, plan, pace))
-    stages = 1 + bool(plan.later) + any(test.surrogate for test in tests)
+    stages = 1 + bool(plan.pending) + any(test.surrogate for test in tests)
     return Forecast(
         rows,
         len(tests) - len(plan.pending),

@@ -191,6 +191,19 @@ class Run:
             if self.store.cell(key) is None or (tests[key] and self._done(key))
         ]
 
+    def _stage(self, jobs: list[Job]) -> list[Job]:
+        """What is done before the plan is made anew.
+
+        Where every seed chooses, the trainings of one and what can be evaluated: when time runs
+        out, whole seeds can be compared, and not none.
+        """
+        tuning = self.study.tuning
+        if tuning is None or not tuning.every_seed:
+            return jobs
+        seeds = [job.cell.seed for job in jobs if self.store.cell(job.cell.key) is None]
+        now = {*seeds[:1], tuning.seed}  # surrogates soon: evaluations wait for them
+        return [job for job in jobs if job.cell.seed in now or self._done(job.cell.key)]
+
     def _done(self, key: str) -> bool:
         known = self.store.cell(key)
         return known is not None and known["status"] == "done"
@@ -210,14 +223,15 @@ class Run:
         if self.options.retry:
             self.retry(self.plan())
         clock = _Clock(progress, self.store)
-        while jobs := self.missing(plan := self.plan()):
+        while missing := self.missing(plan := self.plan()):
             self.store.keep_plan(plan)
-            clock.stage(plan, jobs)
-            done = 0
+            clock.stage(plan, missing)
+            jobs, done = self._stage(missing), 0
             for job in crew.work(jobs, clock.began):
                 clock.ended(job)
                 done += 1
             if done < len(jobs):
+                plan = self.plan()
                 break  # time is up
         self.store.keep_plan(plan)
         for analysis in self.study.analyses:

@@ -328,8 +328,8 @@ def _checked(study: Study, where: str) -> Study:
         _check_analysis(study, analysis, f"{where}: analysis {analysis.name!r}")
     for claim in study.claims:
         _check_claim(study, claim, f"{where}: claim {claim.name!r}")
-    if study.tuning is not None and study.tuning.seed is not None:
-        _check_seeds([study.tuning.seed], f"{where}: [tuning] seed")
+    if study.tuning is not None:
+        _check_tuning(study.tuning, study, where)
     if study.trained is not None:
         _check_trained(study, study.trained, where)
     return study
@@ -354,8 +354,10 @@ def _check_trained(study: Study, trained: Trained, where: str) -> None:
             f"{where}: every method needs the same number of configurations to choose from, but "
             f"there are {said}"
         )
-    if counts != {1}:
-        _check_tuning(study, trained, where)
+    if counts == {0}:
+        raise InputError(f"{where}: choose = [] leaves no configuration; leave it out")
+    if counts != {1} and study.tuning is None:
+        raise InputError(f"{where}: configurations to choose from need a [tuning]")
 
 
 def _check_amounts(trained: Trained, where: str) -> None:
@@ -367,16 +369,19 @@ def _check_amounts(trained: Trained, where: str) -> None:
         raise InputError(f"{where} hold_out {trained.hold_out}: must not be negative")
 
 
-def _check_tuning(study: Study, trained: Trained, where: str) -> None:
-    if study.tuning is None or (study.tuning.seed is None and not study.tuning.every_seed):
+def _check_tuning(tuning: Tuning, study: Study, where: str) -> None:
+    if tuning.seed is None and not tuning.every_seed:
+        raise InputError(f"{where}: [tuning] needs a seed, or every_seed = true")
+    if tuning.every_seed and all(len(m.choose) == 1 for m in study.methods):
         raise InputError(
-            f"{where}: configurations to choose from need a [tuning] with its seed, or with "
-            "every_seed = true"
+            f"{where}: [tuning] every_seed: no method has configurations to choose from"
         )
-    if study.tuning.seed in trained.seeds:
-        raise InputError(f"{where}: [tuning] seed {study.tuning.seed} is also one of the compared")
-    _distinct(where, "[tuning] at", study.tuning.at)
-    for level in study.tuning.at:
+    if tuning.seed is not None:
+        _check_seeds([tuning.seed], f"{where}: [tuning] seed")
+        if study.trained is not None and tuning.seed in study.trained.seeds:
+            raise InputError(f"{where}: [tuning] seed {tuning.seed} is also one of the compared")
+    _distinct(where, "[tuning] at", tuning.at)
+    for level in tuning.at:
         _known(where, "[tuning] at", level, study.analyses[0].levels)
 
 
