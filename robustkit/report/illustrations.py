@@ -14,6 +14,8 @@ from robustkit.study.spec import Figure
 
 MANY = 5
 """columns of a matrix that do not fit into one column of a paper"""
+COURSE = 3
+"""points at least that show a course"""
 _QUANTITIES: dict[Quantity, str] = {
     "memorised": "Share of the wrong labels that the network repeats",
     "held_out": "Accuracy on held-out images, by their clean labels",
@@ -108,8 +110,8 @@ def _panel(panel: Panel, names: Names, order: Sequence[str]) -> PanelFigures:
 def _histories(
     histories: Sequence[History], quantity: Quantity, names: Names, order: Sequence[str]
 ) -> Iterator[Illustration]:
-    """A figure a level, of the methods for which the quantity is known more than once."""
-    known = [h for h in histories if sum(v is not None for v in getattr(h, quantity)) > 1]
+    """A figure a level, of the methods for which the quantity is known often enough."""
+    known = [h for h in histories if sum(v is not None for v in getattr(h, quantity)) >= COURSE]
     for level in dict.fromkeys(h.level for h in known):
         own = [h for h in known if h.level == level]
         what = f"{_QUANTITIES[quantity]}, over the steps of training, at level {level}"

@@ -349,7 +349,9 @@ def in_words(cell: Cell) -> str:
         parts.append(f"{float(Fraction(noise)):.0%} label noise")
     if share != "1":
         parts.append(f"{float(Fraction(share)):.4g} of the data")
-    return ", ".join([*parts, f"configuration {cell.configuration + 1}", f"seed {cell.seed}"])
+    if "recipe" in cell.asked:  # made elsewhere, there was no choice
+        parts.append(f"configuration {cell.configuration + 1}")
+    return ", ".join([*parts, f"seed {cell.seed}"])
 
 
 @dataclass(frozen=True, slots=True)
