@@ -31,6 +31,11 @@ def test_every_method_chooses_among_as_many_by_corrupted_held_out_labels(finishe
     assert seeds == {7}
 
 
+def trained(run, key, held_out):
+    """As if a cell had been trained, to a held-out accuracy."""
+    run.store.keep("cell", key, {"status": "done", "reason": "", "held_out": held_out})
+
+
 @pytest.mark.parametrize(("at", "leads"), [('["0.4"]', ("5.00", "2.00")), ("[]", ("1.00", "1.00"))])
 def test_how_close_a_choice_was_is_told(tiny, tmp_path, at, leads):
     path = changed(tiny, tmp_path, 'at   = ["0.4"]', f"at = {at}")
@@ -40,7 +45,7 @@ def test_how_close_a_choice_was_is_told(tiny, tmp_path, at, leads):
         lead = 0.05 if one.method == "cross-entropy" else 0.02
         best = 0.5 + (0.01 if one.context.label_noise == "0" else lead)
         score = best if one.configuration == 0 else 0.5
-        run.store.keep("cell", one.cell, {"status": "done", "reason": "", "held_out": score})
+        trained(run, one.cell, score)
     run.store.keep_plan(run.plan())
     notes = found(path, tmp_path / "out").notes
     (note,) = (note for note in notes if "led the next" in note)
@@ -68,9 +73,7 @@ def test_every_seed_may_choose_for_itself(tiny, tmp_path):
     assert tried == {*compared, ("cross-entropy", "0", 7)}  # the surrogate chooses, too
     assert plan.later == {}  # the configuration taken is trained already
     for cell in plan.cells.values():
-        run.store.keep(
-            "cell", cell.key, {"status": "done", "reason": "", "held_out": held_out(cell)}
-        )
+        trained(run, cell.key, held_out(cell))
     known = run.plan()
     assert set(known.cells) == set(plan.cells)
     for entry in known.wanted:
@@ -100,9 +103,7 @@ def test_levels_at_which_a_seed_does_not_choose_follow_its_choice(tiny, tmp_path
     }
     assert plan.later == {"cross-entropy": 3, "wide hinge": 2}  # at no noise, one a surrogate
     for cell in plan.cells.values():
-        run.store.keep(
-            "cell", cell.key, {"status": "done", "reason": "", "held_out": held_out(cell)}
-        )
+        trained(run, cell.key, held_out(cell))
     at_none = [w for w in run.plan().wanted if w.level == "0"]
     chosen = {(w.seed, run.plan().cells[w.cell].configuration) for w in at_none}
     assert chosen == {(0, 1), (1, 0)}
@@ -136,7 +137,7 @@ def test_what_waits_for_a_surrogate_is_not_counted_twice(tiny, tmp_path):
     run = begin(path, tmp_path / "out")
     for cell in run.plan().cells.values():
         if cell.seed != 7:
-            run.store.keep("cell", cell.key, {"status": "done", "reason": "", "held_out": 0.5})
+            trained(run, cell.key, 0.5)
     assert run.plan().later == {"cross-entropy": 1}
 
 
