@@ -33,7 +33,7 @@ def robustkit(monkeypatch, capsys, tmp_path):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """The file of a study that trains in an instant."""
-    from studies import NET, STUDY
+    from helpers.studies import NET, STUDY
 
     folder = tmp_path_factory.mktemp("study")
     (folder / "net.py").write_text(NET)
@@ -45,7 +45,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="session")
 def finished(tiny, tmp_path_factory):
     """That study worked out: its run, its plan and its folder."""
-    from studies import Here, begin
+    from helpers.studies import Here, begin
 
     folder = tmp_path_factory.mktemp("out")
     run = begin(tiny, folder)

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.attacked import Linear, Small, block, images, make, right
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_attack import Linear, Small, block, images, make, right
 from torch import Tensor
 
 from robustkit.attack import attack_block, search, within

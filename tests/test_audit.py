@@ -9,7 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from defences import Before, Detached, Noisy, Rounded
+from helpers.defences import Before, Detached, Noisy, Rounded
 
 from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from defences import (
+from helpers.defences import (
     After,
     BatchNormalised,
     Before,

@@ -9,10 +9,10 @@ from typing import get_args, get_type_hints
 import jsonschema
 import numpy as np
 import pytest
-from audits import HOSTILE, broken, full, hostile, minimal
+from helpers.audits import HOSTILE, broken, full, hostile, minimal
+from helpers.pages import Outline
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from test_report import Outline
 
 from robustkit import figures
 from robustkit.audit.outcome import Audit, Smoothed

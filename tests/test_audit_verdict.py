@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from audits import HOSTILE, POLICY, broken, comparison, full, hostile, level, minimal
-from evaluations import evaluation
+from helpers.audits import HOSTILE, POLICY, broken, comparison, full, hostile, level, minimal
+from helpers.evaluations import evaluation
 from scipy.stats import binom
 
 from robustkit.audit.checklist import fill

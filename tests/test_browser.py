@@ -11,9 +11,9 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from audits import full
-from evaluations import evaluation
-from outcomes import outcome
+from helpers.audits import full
+from helpers.evaluations import evaluation
+from helpers.outcomes import outcome
 
 from robustkit.report import audit
 from robustkit.report import evaluation as evaluated

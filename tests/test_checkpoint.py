@@ -7,10 +7,10 @@ import pickle
 import textwrap
 import warnings
 
-import checkpoint_files as files
 import numpy as np
 import pytest
 import torch
+from helpers import checkpoint_files as files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn

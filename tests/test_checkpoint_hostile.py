@@ -2,9 +2,9 @@ import os
 import sys
 import time
 
-import checkpoint_files as files
 import pytest
 import torch
+from helpers import checkpoint_files as files
 
 from robustkit import checkpoint
 from robustkit.errors import CheckpointError, InputError

@@ -321,7 +321,7 @@ def test_readme_and_ci_name_the_same_commands():
 
 
 def test_the_table_shows_clean_and_each_budget(capsys):
-    from evaluations import evaluation
+    from helpers.evaluations import evaluation
 
     made = evaluation("a[bold]path.pt", epsilons=("8/255", "1/10"), warnings=["mind [red]this"])
     show(made, "exact")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluations import evaluation
+from helpers.evaluations import evaluation
 
 import robustkit as package
 from robustkit import checkpoint

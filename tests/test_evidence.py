@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from evaluations import evaluation
+from helpers.evaluations import evaluation
 
 from robustkit import record
 from robustkit.errors import RecordError

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from evaluations import evaluation
+from helpers.evaluations import evaluation
 from matplotlib.figure import Figure
 from PIL import Image
 

@@ -9,10 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from outcomes import (
+from helpers.outcomes import (
     EPSILONS,
     HOSTILE,
     METHODS,
@@ -24,6 +21,9 @@ from outcomes import (
     label_noise,
     not_tested,
 )
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from robustkit import figures

@@ -112,3 +112,11 @@ def test_the_public_names_are_those_that_are_told():
         assert getattr(robustkit, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = robustkit.nothing
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parent.glob("test_*.py")), ids=lambda p: p.name
+)
+def test_no_test_imports_from_another_test_module(path):
+    tops = {name.split(".")[0] for name in imported(path)}
+    assert not [top for top in tops if top.startswith("test_")], "what tests share is in helpers/"

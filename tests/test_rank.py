@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from evaluations import evaluation
+from helpers.evaluations import evaluation
 from scipy.stats import friedmanchisquare, rankdata
 
 from robustkit.files import digest, file_digest

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from evaluations import evaluation
+from helpers.evaluations import evaluation
 
 from robustkit import record
 from robustkit.errors import RecordError

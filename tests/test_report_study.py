@@ -11,7 +11,7 @@ from io import BytesIO
 from itertools import pairwise
 
 import pytest
-from outcomes import (
+from helpers.outcomes import (
     HOSTILE,
     METHODS,
     adversarial,
@@ -22,8 +22,8 @@ from outcomes import (
     not_tested,
     outcome,
 )
+from helpers.pages import Outline
 from PIL import Image
-from test_report import Outline
 
 from robustkit.errors import InputError, UnknownName
 from robustkit.report.numbers import COLUMNS, numbers_csv

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from studies import Here, Hurried, begin, changed, found
+from helpers.studies import Here, Hurried, begin, changed, found
 
 from robustkit import checkpoint, machine, record
 from robustkit.cli.terminal import StudyTable

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from studies import CLAIM, Here, begin, brought, found
+from helpers.studies import CLAIM, Here, begin, brought, found
 
 from robustkit.errors import InputError, RecordError
 from robustkit.study import work

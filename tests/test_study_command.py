@@ -15,7 +15,7 @@ from html import unescape
 
 import numpy as np
 import pytest
-from studies import BROUGHT, brought
+from helpers.studies import BROUGHT, brought
 
 from robustkit.study import spec
 from robustkit.study.findings import _histories

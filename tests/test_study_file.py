@@ -1,7 +1,7 @@
 """A study's file: what makes no sense is told before anything is trained."""
 
 import pytest
-from studies import STUDY, Here, begin, changed
+from helpers.studies import STUDY, Here, begin, changed
 
 from robustkit import losses
 from robustkit.errors import InputError

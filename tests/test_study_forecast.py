@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from studies import begin, changed
+from helpers.studies import begin, changed
 
 from robustkit import data as datasets
 from robustkit import losses

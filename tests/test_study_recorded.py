@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import torch
-from studies import Here, begin, brought, found
+from helpers.studies import Here, begin, brought, found
 
 from robustkit import checkpoint
 from robustkit.errors import InputError

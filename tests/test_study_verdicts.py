@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluations import evaluation
-from studies import CLAIM
+from helpers.evaluations import evaluation
+from helpers.studies import CLAIM
 
 from robustkit import record
 from robustkit.errors import RecordError

@@ -3,7 +3,7 @@ import json
 import jsonschema
 import numpy as np
 import pytest
-from evaluations import evaluation
+from helpers.evaluations import evaluation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

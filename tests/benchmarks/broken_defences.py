@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from defences import After, Before, Detached, Jpeg, Noisy, Rounded, Scaled, WinnersLeNet
+from helpers.defences import After, Before, Detached, Jpeg, Noisy, Rounded, Scaled, WinnersLeNet
 
 from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets

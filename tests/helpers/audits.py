@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any, Literal, get_origin, get_type_hints
 
 import numpy as np
-from evaluations import evaluation
 
+from helpers.evaluations import evaluation
 from robustkit.audit.checklist import fill
 from robustkit.audit.outcome import (
     Audit,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from evaluations import evaluation
 
+from helpers.evaluations import evaluation
 from robustkit.statistics import Beside, Comparison, Estimate
 from robustkit.study.outcome import (
     CellRow,
