@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from robustkit.checkpoint import read as read_checkpoint
     from robustkit.data import from_arrays
     from robustkit.data import load as load_data
-    from robustkit.evaluation import Options, evaluate
+    from robustkit.evaluation import RunOptions, evaluate
     from robustkit.record import Evaluation, frame
     from robustkit.record import read as read_record
     from robustkit.study.compare import compare
 
 __all__ = [
     "Evaluation",
-    "Options",
+    "RunOptions",
     "compare",
     "evaluate",
     "frame",
@@ -32,7 +32,7 @@ __all__ = [
 
 _HOMES = {
     "Evaluation": ("record", "Evaluation"),
-    "Options": ("evaluation", "Options"),
+    "RunOptions": ("evaluation", "RunOptions"),
     "compare": ("study.compare", "compare"),
     "evaluate": ("evaluation", "evaluate"),
     "frame": ("record", "frame"),

@@ -84,7 +84,7 @@ def question(plan, images, *, subject=None, judged="0.1", norm="linf", **changes
         "command": "robustkit audit",
     }
     return Question(
-        subject or evaluation.of_checkpoint(checkpoints.read("lenet5-mnist5k")),
+        subject or evaluation.from_checkpoint(checkpoints.read("lenet5-mnist5k")),
         images,
         Threat(norm, budgets[-1], budgets, 0),
         plans.load(str(plan)),
@@ -98,7 +98,7 @@ def bench(folder, parts=None, over=lambda: False):
             parts.append(part)
         return lambda done: None
 
-    return Bench(folder, evaluation.Options(device="cpu"), begin, over)
+    return Bench(folder, evaluation.RunOptions(device="cpu"), begin, over)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def audited(plan, images, tmp_path_factory):
         },
         "gate.toml",
     )
-    other = evaluation.of_checkpoint(checkpoints.read("lenet5-mnist5k"))
+    other = evaluation.from_checkpoint(checkpoints.read("lenet5-mnist5k"))
     asked = question(plan, images, policy=policy, against={"other": other})
     return asked, folder, run(asked, bench(folder, parts)), parts
 
@@ -181,7 +181,7 @@ def test_nothing_is_done_twice(audited, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("done twice")
 
-    monkeypatch.setattr("robustkit.evaluation.attack_block", refuse)
+    monkeypatch.setattr("robustkit.evaluation.blocks.attack_block", refuse)
     monkeypatch.setattr("robustkit.audit.run.certify_rising", refuse)
     monkeypatch.setattr("robustkit.audit.run.smooth", refuse)
     monkeypatch.setattr("robustkit.corruption.measure", refuse)
@@ -205,7 +205,7 @@ def test_claims_are_judged_whatever_was_asked(plan, images, audited, tmp_path):
 
 def test_a_model_without_gradients_fails_the_attacks_and_not_the_audit(plan, images, tmp_path):
     inner = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))
-    subject = evaluation._module(Before(Detached(), inner), "detached")
+    subject = evaluation.from_module(Before(Detached(), inner), "detached")
     audit = run(question(plan, images, subject=subject), bench(tmp_path))
     by_name = {s.name: s for s in audit.stages}
     assert by_name["pgd: pgd"].status == "failed"
@@ -235,7 +235,7 @@ def test_what_remedies_fooled_counts_when_the_minutes_end_in_the_middle(images, 
     plan = tmp_path / "gradients.toml"
     plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = {linf = "square"}')])
     inner = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))
-    subject = evaluation._module(Before(Rounded(), inner), "rounded")
+    subject = evaluation.from_module(Before(Rounded(), inner), "rounded")
     parts = []
 
     def over():
@@ -253,7 +253,7 @@ def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path)
     plan = tmp_path / "fgsm.toml"
     plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = {linf = "pgd"')])
     inner = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))
-    subject = evaluation._module(Before(Noisy(0.6), inner), "noisy")
+    subject = evaluation.from_module(Before(Noisy(0.6), inner), "noisy")
     found = []
     for folder in ("one", "two"):
         asked = question(plan, images, subject=subject)

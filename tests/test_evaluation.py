@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from robustkit import checkpoint, data, evaluation, protocol
+from robustkit import checkpoint, data, protocol
 from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError
-from robustkit.evaluation import Options, block_size, evaluate, of_checkpoint, resolve, run
+from robustkit.evaluation import (
+    RunOptions,
+    block_size,
+    blocks,
+    evaluate,
+    from_checkpoint,
+    from_module,
+    resolve_protocol,
+    run,
+)
 
 PGD = ["steps=6", "relative_step=1/2", "restarts=2"]
 
@@ -85,10 +94,10 @@ def test_without_attacks_there_is_a_clean_accuracy_and_no_robust_one(arrays):
 
 def test_a_surrogate_is_part_of_the_question(arrays, tmp_path):
     dataset = data.from_arrays(*arrays, name="arrays")
-    asked = resolve("pgd", dataset, ["1/20"], settings=PGD)
-    subject, other = (evaluation._module(Net(seed), f"net{seed}") for seed in (0, 1))
+    asked = resolve_protocol("pgd", dataset, ["1/20"], settings=PGD)
+    subject, other = (from_module(Net(seed), f"net{seed}") for seed in (0, 1))
     found = {
-        name: run(subject, dataset, asked, tmp_path, Options(), surrogate)
+        name: run(subject, dataset, asked, tmp_path, RunOptions(), surrogate)
         for name, surrogate in (("white box", None), ("itself", subject), ("other", other))
     }
     assert len({record.digest for record in found.values()}) == 3
@@ -97,7 +106,14 @@ def test_a_surrogate_is_part_of_the_question(arrays, tmp_path):
     assert found["other"].header["surrogate"]["path"] == "net1"
     assert any("transfer attack" in warning for warning in found["other"].header["warnings"])
     with pytest.raises(ProtocolError, match="deepfool: cannot use a surrogate"):
-        run(subject, dataset, resolve("deepfool", dataset, ["1/20"]), tmp_path, Options(), other)
+        run(
+            subject,
+            dataset,
+            resolve_protocol("deepfool", dataset, ["1/20"]),
+            tmp_path,
+            RunOptions(),
+            other,
+        )
 
 
 def test_an_interrupted_run_resumes_to_the_same_rows(arrays, tmp_path):
@@ -109,7 +125,7 @@ def test_an_interrupted_run_resumes_to_the_same_rows(arrays, tmp_path):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            ask(arrays, name="net", out=tmp_path / "b", options=Options(progress=progress))
+            ask(arrays, name="net", out=tmp_path / "b", options=RunOptions(progress=progress))
         assert not list((tmp_path / "b").glob("*.parquet"))
     kept = len(list((tmp_path / "b").glob("*.partial/block-*.parquet")))
     assert kept == 2
@@ -125,13 +141,13 @@ def test_a_resumed_run_keeps_the_batch_size_it_began_with(arrays, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ask(arrays, name="n", out=tmp_path, options=Options(batch_size=17, progress=stop))
+        ask(arrays, name="n", out=tmp_path, options=RunOptions(batch_size=17, progress=stop))
     assert ask(arrays, name="n", out=tmp_path).run["batch_size"] == 17
 
 
 def test_batch_sizes_agree(arrays, tmp_path):
-    one = ask(arrays, options=Options(batch_size=13)).rows
-    other = ask(arrays, options=Options(batch_size=700)).rows
+    one = ask(arrays, options=RunOptions(batch_size=13)).rows
+    other = ask(arrays, options=RunOptions(batch_size=700)).rows
     different = one.fooled_at.fillna("") != other.fooled_at.fillna("")
     assert different.mean() <= 0.001
     assert (one.distance - other.distance).abs()[~different].max() <= 1e-3
@@ -142,12 +158,12 @@ def test_the_same_question_is_answered_from_the_file_unless_asked_fresh(
 ):
     first = ask(arrays, name="n", out=tmp_path)
     calls = []
-    real = evaluation.attack_block
-    monkeypatch.setattr(evaluation, "attack_block", lambda *a: calls.append(1) or real(*a))
+    real = blocks.attack_block
+    monkeypatch.setattr(blocks, "attack_block", lambda *a: calls.append(1) or real(*a))
     assert ask(arrays, name="n", out=tmp_path).rows_digest == first.rows_digest
     assert not calls
     assert (
-        ask(arrays, name="n", out=tmp_path, options=Options(fresh=True)).rows_digest
+        ask(arrays, name="n", out=tmp_path, options=RunOptions(fresh=True)).rows_digest
         == first.rows_digest
     )
     assert calls
@@ -181,7 +197,7 @@ def test_a_second_asker_waits_for_the_first(arrays, tmp_path):
     first = threading.Thread(
         target=ask,
         args=(arrays,),
-        kwargs={"name": "n", "out": tmp_path, "limit": 20, "options": Options(progress=slow)},
+        kwargs={"name": "n", "out": tmp_path, "limit": 20, "options": RunOptions(progress=slow)},
     )
     first.start()
     assert started.wait(20)
@@ -191,7 +207,7 @@ def test_a_second_asker_waits_for_the_first(arrays, tmp_path):
         name="n",
         out=tmp_path,
         limit=20,
-        options=Options(waiting=waited.set, progress=lambda done, total: calls.append(done)),
+        options=RunOptions(waiting=waited.set, progress=lambda done, total: calls.append(done)),
     )
     first.join()
     assert len(answer.rows) == 20
@@ -199,7 +215,7 @@ def test_a_second_asker_waits_for_the_first(arrays, tmp_path):
 
 
 def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(arrays, monkeypatch):
-    real, sizes = evaluation.attack_block, []
+    real, sizes = blocks.attack_block, []
 
     def small_gpu(model, block, protocol, batch_size, progress, surrogate=None):
         sizes.append(batch_size)
@@ -207,24 +223,24 @@ def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(arrays, monkeypa
             raise torch.cuda.OutOfMemoryError("out of memory")
         return real(model, block, protocol, batch_size, progress)
 
-    monkeypatch.setattr(evaluation, "attack_block", small_gpu)
-    found = ask(arrays, limit=300, options=Options(batch_size=64))
+    monkeypatch.setattr(blocks, "attack_block", small_gpu)
+    found = ask(arrays, limit=300, options=RunOptions(batch_size=64))
     assert sizes == [64, 32, 16, 16]
     assert found.run["batch_size"] == 16
     assert len(found.run["events"]) == 2
     assert "batch size halved to 32" in found.run["events"][0]
     monkeypatch.setattr(
-        evaluation,
+        blocks,
         "attack_block",
         lambda *a: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("")),
     )
     with pytest.raises(EvaluationFailed, match="too little memory for one image"):
-        ask(arrays, limit=10, options=Options(batch_size=1))
+        ask(arrays, limit=10, options=RunOptions(batch_size=1))
 
 
 def test_perturbed_images_are_kept_without_loss(arrays, tmp_path):
     path = tmp_path / "images.npz"
-    found = ask(arrays, limit=600, options=Options(save_adversarial=path))
+    found = ask(arrays, limit=600, options=RunOptions(save_adversarial=path))
     saved = np.load(path, allow_pickle=False)
     assert saved["images"].dtype == np.float32
     assert saved["images"].shape == (600, 1, 8, 8)
@@ -242,7 +258,7 @@ def test_perturbed_images_are_kept_without_loss(arrays, tmp_path):
 
 def test_the_smallest_perturbations_are_kept_for_looking_at(arrays):
     found = ask(arrays)
-    assert len(found.examples) == evaluation.EXAMPLES
+    assert len(found.examples) == blocks.EXAMPLES
     distances = found.rows.set_index("index").distance
     assert [e.distance for e in found.examples] == distances[distances > 0].sort_values().head(
         8
@@ -266,7 +282,7 @@ def test_the_smallest_perturbations_are_kept_for_looking_at(arrays):
             ProtocolError,
             "no usual linf budgets are known for arrays; give --epsilon",
         ),
-        ({"options": Options(device="nonsense")}, InputError, "--device nonsense"),
+        ({"options": RunOptions(device="nonsense")}, InputError, "--device nonsense"),
         ({"data": (np.full((4, 1, 8, 8), 2, np.float32), np.zeros(4, int))}, DataError, "image"),
     ],
 )
@@ -301,20 +317,20 @@ def test_a_full_disk_fails_in_one_line(arrays, tmp_path, monkeypatch):
 
 def test_budgets_come_from_the_call_then_the_protocol_then_the_data():
     digits = data.load("mnist5k", limit=5)
-    usual = resolve("pgd", digits)
+    usual = resolve_protocol("pgd", digits)
     assert [e.text for e in usual.epsilons] == list(digits.budgets["linf"])
-    assert [e.text for e in resolve("pgd", digits, ["8/255"]).epsilons] == ["8/255"]
+    assert [e.text for e in resolve_protocol("pgd", digits, ["8/255"]).epsilons] == ["8/255"]
     own = replace(usual, epsilons=usual.epsilons[:1])
-    assert resolve(own, digits).epsilons == usual.epsilons[:1]
+    assert resolve_protocol(own, digits).epsilons == usual.epsilons[:1]
 
 
 def test_images_that_may_have_been_trained_on_are_warned_of(tmp_path):
     digits = data.load("mnist5k", limit=5)
-    shipped = of_checkpoint(checkpoint.read("lenet5-mnist5k"))
-    asked = resolve("fgsm", digits)
-    assert run(shipped, digits, asked, tmp_path, Options()).header["warnings"] == []
-    other = shipped._replace(header={**shipped.header, "trained_on": "mnist"})
-    found = run(other, digits, asked, tmp_path / "b", Options())
+    shipped = from_checkpoint(checkpoint.read("lenet5-mnist5k"))
+    asked = resolve_protocol("fgsm", digits)
+    assert run(shipped, digits, asked, tmp_path, RunOptions()).header["warnings"] == []
+    other = replace(shipped, header={**shipped.header, "trained_on": "mnist"})
+    found = run(other, digits, asked, tmp_path / "b", RunOptions())
     assert any("training images of mnist" in w for w in found.header["warnings"])
 
 
@@ -330,7 +346,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, monkeypatch):
 
     alive: list = []
     peak = 0
-    real = evaluation._block
+    real = blocks._block
 
     def watched(*arguments):
         nonlocal peak
@@ -340,7 +356,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, monkeypatch):
         peak = max(peak, sum(r() is not None for r in alive))
         return block
 
-    monkeypatch.setattr(evaluation, "_block", watched)
+    monkeypatch.setattr(blocks, "_block", watched)
     images = np.random.default_rng(0).random((2000, 1, 8, 8), dtype=np.float32)
     evaluate(Net(), (images, np.zeros(2000, int)), "fgsm", epsilons=["1/10"])
     assert len(alive) == 8
@@ -351,17 +367,17 @@ def test_every_protocol_on_the_shelf_runs_on_two_images(tmp_path):
     from robustkit.files import names
 
     digits = data.load("mnist5k", limit=2)
-    subject = of_checkpoint(checkpoint.read("lenet5-mnist5k"))
+    subject = from_checkpoint(checkpoint.read("lenet5-mnist5k"))
     for name in names("attacks"):
         # nothing of a protocol but its efforts, so that each runs in a moment
         attacks = protocol.load(name).attacks
         small = {"steps": 2, "search_steps": 2, "draws": 2, "queries": 3, "restarts": 1, "eot": 2}
         small |= {"steps": 10} if any(getattr(a, "larger_first", False) for a in attacks) else {}
         quick = [f"{k}={v}" for k, v in small.items() if any(hasattr(a, k) for a in attacks)]
-        asked = resolve(name, digits, settings=quick, epsilons=["1/10"] * bool(attacks))
+        asked = resolve_protocol(name, digits, settings=quick, epsilons=["1/10"] * bool(attacks))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            found = run(subject, digits, asked, tmp_path, Options())
+            found = run(subject, digits, asked, tmp_path, RunOptions())
         assert len(found.rows) == 2, name
 
 

@@ -17,13 +17,15 @@ from robustkit.study.findings import of_runs
 
 def rows(folder, name, right, **made):
     """A record of made-up clean rows."""
-    from robustkit import evaluation, protocol
+    from robustkit import protocol
+    from robustkit.evaluation.config import DATA_KEYS
+    from robustkit.evaluation.model import CHECKPOINT_KEYS
 
     header = {
         "schema": "robustkit.evaluation/1",
         "digest": name.ljust(64, "0"),
-        "checkpoint": dict.fromkeys(evaluation.CHECKPOINT_KEYS) | {"path": name} | made,
-        "data": dict.fromkeys(evaluation.DATA_KEYS, "d") | {"n": len(right), "name": "d"},
+        "checkpoint": dict.fromkeys(CHECKPOINT_KEYS) | {"path": name} | made,
+        "data": dict.fromkeys(DATA_KEYS, "d") | {"n": len(right), "name": "d"},
         "protocol": {
             "name": "clean",
             "norm": "linf",

@@ -21,7 +21,7 @@ from robustkit.audit.plan import Plan, StageSpec
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.errors import EvaluationFailed, ProtocolError, first_line
-from robustkit.evaluation import Options, Subject
+from robustkit.evaluation import EvaluatedModel, RunOptions
 from robustkit.protocol import (
     Attack,
     Boundary,
@@ -68,7 +68,7 @@ class Bench:
 
     out: Path
     """folder of the evaluations' records"""
-    options: Options
+    options: RunOptions
     begin: Begin
     over: Callable[[], bool] = lambda: False
     """whether the audit's minutes are up"""
@@ -143,12 +143,12 @@ class Attacked:
 
 
 def attack(
-    subject: Subject,
+    subject: EvaluatedModel,
     data: Dataset,
     threat: Threat,
     plan: Plan,
     bench: Bench,
-    surrogate: Subject | None = None,
+    surrogate: EvaluatedModel | None = None,
 ) -> Attacked:
     """Every stage of a plan in turn. What fails is a failed stage, never a robust image.
 
@@ -167,8 +167,8 @@ def attack(
     return attacked
 
 
-def _clean(subject: Subject, data: Dataset, threat: Threat, bench: Bench) -> Attacked:
-    protocol = evaluation.resolve("clean", data, seed=threat.seed)
+def _clean(subject: EvaluatedModel, data: Dataset, threat: Threat, bench: Bench) -> Attacked:
+    protocol = evaluation.resolve_protocol("clean", data, seed=threat.seed)
     # a model that draws at random draws alike when the audit is repeated
     with seeded(seed_of(threat.seed, "audit", "clean"), find_device(bench.options.device)):
         found = evaluation.run(subject, data, protocol, bench.out, bench.options)
@@ -184,7 +184,7 @@ def _clean(subject: Subject, data: Dataset, threat: Threat, bench: Bench) -> Att
 
 
 @torch.no_grad()
-def _is_random(subject: Subject, data: Dataset, bench: Bench) -> bool:
+def _is_random(subject: EvaluatedModel, data: Dataset, bench: Bench) -> bool:
     device = find_device(bench.options.device)
     model, few = subject.load(device), torch.from_numpy(data.images(0, min(32, len(data))))
     with seeded(0, device):
@@ -193,7 +193,7 @@ def _is_random(subject: Subject, data: Dataset, bench: Bench) -> bool:
 
 @dataclass(slots=True)
 class _Work:
-    subject: Subject
+    subject: EvaluatedModel
     threat: Threat
     bench: Bench
     attacked: Attacked
@@ -214,7 +214,7 @@ class _Work:
                 self.attacked.plain.append(own)
             self._stage(own, _title(whole, word, spec), protocol, spec, _family(one))
 
-    def transfer(self, surrogate: Subject) -> None:
+    def transfer(self, surrogate: EvaluatedModel) -> None:
         """The plain evaluation's protocol by another network's gradients."""
         spec = StageSpec(PLAIN_BY_NORM, "all", required=False)
         whole = protocols.load(PLAIN_BY_NORM[self.threat.norm])
@@ -243,7 +243,7 @@ class _Work:
         protocol: Protocol,
         spec: StageSpec,
         family: Family,
-        surrogate: Subject | None = None,
+        surrogate: EvaluatedModel | None = None,
     ) -> None:
         attacked = self.attacked
         everything = spec.budgets == "all"
@@ -294,7 +294,7 @@ class _Work:
         rows: Sequence[int],
         protocol: Protocol,
         name: str,
-        surrogate: Subject | None,
+        surrogate: EvaluatedModel | None,
     ) -> Evaluation:
         if self.bench.over():
             raise OutOfTime
@@ -318,9 +318,9 @@ class _Work:
 class _Counted:
     """A subject whose passes are counted, in images."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: EvaluatedModel) -> None:
         self.passes = 0
-        self.subject = subject._replace(load=lambda device: self._watched(subject.load(device)))
+        self.subject = replace(subject, load=lambda device: self._watched(subject.load(device)))
 
     def mean(self, images: int) -> float | None:
         """Passes an image; None where the answer was on file."""

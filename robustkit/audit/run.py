@@ -51,7 +51,7 @@ from robustkit.certification import Noise, attack_smoothed, certify_rising, smoo
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.errors import EvaluationFailed, RobustkitError, first_line
-from robustkit.evaluation import Subject
+from robustkit.evaluation import EvaluatedModel
 from robustkit.files import canonical, digest, write_atomic
 from robustkit.statistics import Comparison, Member, compare_images, family, proportion
 
@@ -67,15 +67,15 @@ SMALLEST = corruption.SMALLEST
 class Question:
     """What is audited, against what, and how hard."""
 
-    subject: Subject
+    subject: EvaluatedModel
     data: Dataset
     threat: Threat
     plan: Plan
     claim: Claim | None
     """None: the plain evaluation that the audit runs itself"""
-    against: Mapping[str, Subject]
+    against: Mapping[str, EvaluatedModel]
     """other networks on the same images, by name"""
-    surrogate: Subject | None
+    surrogate: EvaluatedModel | None
     policy: Policy | None
     budget: str
     """as the audit shall name its effort"""
@@ -115,8 +115,9 @@ class _Run:
         claim = q.claim or _plain_claim(attacked)
         robust = tuple(attacked.level(e) for e in q.threat.budgets if _tried(attacked, e.text))
         at = {level.epsilon: level.accuracy for level in robust}
-        header = evaluation.question(
-            q.subject, q.data, evaluation.resolve("clean", q.data), find_device(self._device)
+        clean = evaluation.resolve_protocol("clean", q.data)
+        header = evaluation.record_header(
+            evaluation.Config(q.subject, q.data, clean, self._torch_device)
         )
         audit = Audit(
             checkpoint=header["checkpoint"],
@@ -149,7 +150,7 @@ class _Run:
 
     # --- attacks --------------------------------------------------------------------------------
 
-    def _attack(self, subject: Subject) -> Attacked:
+    def _attack(self, subject: EvaluatedModel) -> Attacked:
         q = self.question
         return attack(subject, q.data, q.threat, q.plan, self.bench, q.surrogate)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from robustkit.audit.policy import Policy
     from robustkit.checkpoint import Checkpoint
     from robustkit.data import Dataset
-    from robustkit.evaluation import Subject
+    from robustkit.evaluation import EvaluatedModel
 
 FAILED_POLICY = 1
 """exit status where a rule of the policy does not hold"""
@@ -140,14 +140,14 @@ def audit(
     )
     threat = _threat(images, asked.claim, norm, epsilon, seed)
 
-    def other(path: str) -> "Subject":
+    def other(path: str) -> "EvaluatedModel":
         found = checkpoints.read(path)
         if (resize, crop, channels) == (None, None, None):
             evaluation.check_shape(found, images)
-        return evaluation.of_checkpoint(found)
+        return evaluation.from_checkpoint(found)
 
     question = Question(
-        evaluation.of_checkpoint(audited),
+        evaluation.from_checkpoint(audited),
         images,
         threat,
         asked.plan,
@@ -159,7 +159,7 @@ def audit(
         shlex.join(["robustkit", *sys.argv[1:]]),
         lambda: _training_ids(audited, data_root, images),
     )
-    options = evaluation.Options(images_a_pass(batch_size), device)
+    options = evaluation.RunOptions(images_a_pass(batch_size), device)
     with AuditBar() as bar:
         bench = Bench(out / "work", options, bar.begin, minutes(asked.minutes))
         found = run(question, bench)

@@ -266,7 +266,7 @@ def answer(path: str, request: Request, bar: "Bar | None") -> "Evaluation":
         crop=request.crop,
         channels=request.channels,
     )
-    asked = evaluation.resolve(
+    asked = evaluation.resolve_protocol(
         request.attack,
         data,
         request.epsilons,
@@ -279,14 +279,14 @@ def answer(path: str, request: Request, bar: "Bar | None") -> "Evaluation":
         other = checkpoints.read(request.surrogate, trust_program=request.trust_program)
         if (request.resize, request.crop, request.channels) == (None, None, None):
             evaluation.check_shape(other, data)
-        surrogate = evaluation.of_checkpoint(other)
-    options = evaluation.Options(
+        surrogate = evaluation.from_checkpoint(other)
+    options = evaluation.RunOptions(
         request.batch_size, request.device, request.fresh, request.save_adversarial
     )
     with bar or nullcontext():
         options = bar.attach(options) if bar else options
         return evaluation.run(
-            evaluation.of_checkpoint(read), data, asked, request.out, options, surrogate
+            evaluation.from_checkpoint(read), data, asked, request.out, options, surrogate
         )
 
 

@@ -24,7 +24,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from robustkit.audit.outcome import Audit
-    from robustkit.evaluation import Options
+    from robustkit.evaluation import RunOptions
     from robustkit.record import Evaluation
     from robustkit.statistics import Estimate
     from robustkit.study.cells import Plan
@@ -92,7 +92,7 @@ class Bar(_Shown):
         super().__init__("images")
         self.path = path
 
-    def attach(self, options: "Options") -> "Options":
+    def attach(self, options: "RunOptions") -> "RunOptions":
         """Options that report here."""
         task = self.bar.add_task(self.path, total=None, visible=False)
 

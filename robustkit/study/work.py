@@ -188,24 +188,24 @@ def _evaluate(test: Test, store: Store, means: Means) -> dict[str, Any]:
     data = loaded(test.data, test.split, test.limit, means.data_root)
     if data.digest != test.digest:
         raise DataError(f"{test.data}: its {test.split} images are not those of the plan")
-    protocol = evaluation.resolve(test.protocol, data, test.epsilons)
+    protocol = evaluation.resolve_protocol(test.protocol, data, test.epsilons)
 
-    def subject(key: str) -> evaluation.Subject:
+    def subject(key: str) -> evaluation.EvaluatedModel:
         made = store.cell(key) or {}
         path = store.folder / made["checkpoint"]  # an absolute one stays as it is
         read = checkpoint.read(path, model=made.get("model"))
         if "recorded" in made:  # made elsewhere
             evaluation.check_shape(read, data)
-        found = evaluation.of_checkpoint(read)
+        found = evaluation.from_checkpoint(read)
         # as the study knows it, wherever a worker has it
-        return found._replace(header={**found.header, "path": made["checkpoint"]})
+        return replace(found, header={**found.header, "path": made["checkpoint"]})
 
     record = evaluation.run(
         subject(test.cell),
         data,
         protocol,
         store.runs,
-        evaluation.Options(device=means.device),
+        evaluation.RunOptions(device=means.device),
         subject(test.surrogate) if test.surrogate else None,
     )
     return {

@@ -51,7 +51,7 @@ def ours(model, images, labels, ids, epsilon, norm, seed, batch_size, only):
     """The same of this project's protocol."""
     data = datasets.from_arrays(images.cpu().numpy(), labels.cpu().numpy(), name="arrays")
     name = "autoattack" if norm == "linf" else f"autoattack-{norm}"
-    whole = evaluation.resolve(name, data, [str(epsilon)], seed=seed)
+    whole = evaluation.resolve_protocol(name, data, [str(epsilon)], seed=seed)
     done, spent = {}, {}
     robust = model(images).argmax(1) == labels
     for position, (attack, word) in enumerate(
@@ -97,7 +97,7 @@ def main():
     model = checkpoints.read(options.checkpoint, model=options.model).load(device)
     images = torch.from_numpy(data.images(0, len(data))).to(device)
     labels = torch.from_numpy(data.labels).to(device)
-    epsilon = float(evaluation.resolve("fgsm", data, [options.epsilon]).epsilons[0])
+    epsilon = float(evaluation.resolve_protocol("fgsm", data, [options.epsilon]).epsilons[0])
     if options.inner:
         square._corner = lambda draw, side, length: (draw * (length - side)).long()
     results = json.loads(options.out.read_text()) if options.out.exists() else []

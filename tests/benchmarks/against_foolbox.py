@@ -169,9 +169,9 @@ def memory(options: argparse.Namespace) -> None:
     """Peak resident memory of a whole evaluation by FGSM, in MiB."""
     with tempfile.TemporaryDirectory() as out:
         subset = data.load(options.data, root=options.data_root, limit=options.images)
-        subject = evaluation.of_checkpoint(checkpoint.read(options.network))
-        asked = evaluation.resolve("fgsm", subset)
-        evaluation.run(subject, subset, asked, Path(out), evaluation.Options())
+        subject = evaluation.from_checkpoint(checkpoint.read(options.network))
+        asked = evaluation.resolve_protocol("fgsm", subset)
+        evaluation.run(subject, subset, asked, Path(out), evaluation.RunOptions())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"images": options.images, "peak_mib": round(peak)}))
 

@@ -53,7 +53,7 @@ def main():
         if name == "k-winners-take-all":
             # its ReLUs are replaced: the network inside, whose pixels need no normalisation
             net = next(m for m in net.modules() if type(m).__name__ == "LeNet5")
-        subject = evaluation._module(DEFENCES[name](net), name)
+        subject = evaluation.from_module(DEFENCES[name](net), name)
         question = Question(
             subject,
             data,
@@ -68,7 +68,7 @@ def main():
         )
         started = time.monotonic()
         bench = Bench(
-            options.out / "work", evaluation.Options(device="cpu"), lambda *_: lambda done: None
+            options.out / "work", evaluation.RunOptions(device="cpu"), lambda *_: lambda done: None
         )
         audit = run(question, bench)
         write(audit, options.out / name.replace(" ", "-"))

@@ -1,0 +1,34 @@
+"""Evaluate one model: from what is asked to a record of one row per image.
+
+- call: `evaluate`, the one call from Python
+- images: the images to evaluate a checkpoint on
+- model: what is evaluated, a checkpoint or a module in memory
+- config: everything that decides on the rows, and the record's header
+- run: the record, from its file or computed
+- blocks: the attack, block by block
+- probe: one image through the model before any work
+- adversarial: the perturbed images as a file
+"""
+
+from robustkit.evaluation.blocks import block_size
+from robustkit.evaluation.call import evaluate
+from robustkit.evaluation.config import Config, protocol_header, record_header, resolve_protocol
+from robustkit.evaluation.images import check_shape, images_for
+from robustkit.evaluation.model import EvaluatedModel, from_checkpoint, from_module
+from robustkit.evaluation.run import RunOptions, run
+
+__all__ = [
+    "Config",
+    "EvaluatedModel",
+    "RunOptions",
+    "block_size",
+    "check_shape",
+    "evaluate",
+    "from_checkpoint",
+    "from_module",
+    "images_for",
+    "protocol_header",
+    "record_header",
+    "resolve_protocol",
+    "run",
+]

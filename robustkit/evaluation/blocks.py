@@ -1,0 +1,163 @@
+"""The attack, block by block; each is kept as soon as it is done, so that little can be lost."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from robustkit.attack import Block, Outcomes, attack_block, within
+from robustkit.data import Dataset
+from robustkit.errors import EvaluationFailed
+from robustkit.evaluation.config import Config
+from robustkit.protocol import Epsilon, Protocol
+from robustkit.record import Blocks, Example, table
+
+EXAMPLES = 8
+"""how many of the smallest successful perturbations are kept for looking at"""
+
+
+class Networks(NamedTuple):
+    """Frozen modules on pixels in [0, 1], on the device."""
+
+    model: torch.nn.Module
+    surrogate: torch.nn.Module | None
+
+
+def block_size(data: Dataset, device: torch.device) -> int:
+    """Images a block: what an interruption may lose on a CPU, what fills a GPU."""
+    pixels = int(np.prod(data.shape))
+    return 256 if device.type == "cpu" else max(64, min(2048, 2**24 // pixels))
+
+
+def planned_sizes(
+    data: Dataset, device: torch.device, blocks: Blocks, batch_size: int | Literal["auto"]
+) -> dict[str, Any]:
+    """Sizes of blocks and batches: as an interrupted run had them, so that rows come out alike."""
+    size, pixels = block_size(data, device), int(np.prod(data.shape))
+    # a GPU starts from a whole block and halves it where its memory does not suffice
+    fitting = max(1, min(128, 2**22 // pixels)) if device.type == "cpu" else size
+    first = fitting if batch_size == "auto" else batch_size
+    plan = blocks.plan({"batch_size": first, "block_size": size, "events": []})
+    return plan if batch_size == "auto" else plan | {"batch_size": batch_size}
+
+
+def attack_rows(
+    config: Config,
+    networks: Networks,
+    plan: dict[str, Any],
+    blocks: Blocks,
+    keep_images: bool,
+    report: Callable[[float, int], None],
+) -> Iterator[pa.Table]:
+    """The rows of each block in turn: those on file, else attacked now and kept.
+
+    Args:
+        config: what is evaluated.
+        networks: likewise, on the device.
+        plan: sizes of blocks and batches; changed where the memory does not suffice.
+        blocks: where finished ones are kept.
+        keep_images: keep the perturbed images, too; a block without them is attacked again.
+        report: told how many images are done and how many there are.
+    """
+    data = config.data
+    for number, start in enumerate(range(0, len(data), plan["block_size"])):
+        stop = min(start + plan["block_size"], len(data))
+        rows = blocks.done(number)
+        if rows is None or (keep_images and blocks.images(number) is None):
+
+            def progress(share: float, start: int = start, stop: int = stop) -> None:
+                report(start + share * (stop - start), len(data))
+
+            block = _block(data, start, stop, config.device)
+            outcomes = _attack(networks, block, config.protocol, plan, blocks, progress)
+            rows = _rows(block, outcomes, config.protocol.epsilons)
+            # images before rows: a block counts as done by its rows
+            if keep_images:
+                blocks.keep_images(number, outcomes.perturbed.cpu().numpy())
+            blocks.write(number, rows, _examples(block, outcomes, blocks.examples()))
+        report(stop, len(data))
+        yield rows
+
+
+def _block(data: Dataset, start: int, stop: int, device: torch.device) -> Block:
+    return Block(
+        torch.from_numpy(data.images(start, stop)).to(device),
+        torch.from_numpy(data.labels[start:stop]).to(device),
+        data.ids[start:stop],
+        start,
+    )
+
+
+def _attack(
+    networks: Networks,
+    block: Block,
+    protocol: Protocol,
+    plan: dict[str, Any],
+    blocks: Blocks,
+    progress: Callable[[float], None],
+) -> Outcomes:
+    """Attack a block; when the GPU's memory does not suffice, with half the batch, and say so."""
+    model, surrogate = networks
+    while True:
+        try:
+            return attack_block(model, block, protocol, plan["batch_size"], progress, surrogate)
+        except torch.cuda.OutOfMemoryError as error:
+            if plan["batch_size"] == 1:
+                raise EvaluationFailed("the GPU has too little memory for one image") from error
+        # outside of the handler, whose traceback would hold on to the tensors of the failed pass
+        torch.cuda.empty_cache()
+        plan["batch_size"] //= 2
+        plan["events"].append(
+            f"out of GPU memory at image {block.first}: batch size halved to {plan['batch_size']}"
+        )
+        blocks.replan(plan)
+
+
+def _rows(block: Block, outcomes: Outcomes, epsilons: Sequence[Epsilon]) -> pa.Table:
+    distances = outcomes.distance.cpu()
+    fooled_at: list[str | None] = [None] * len(distances)
+    # from the largest budget down, so that the smallest one that succeeded is what stays
+    for e in reversed(epsilons):
+        for i in within(distances, float(e)).nonzero()[:, 0].tolist():
+            fooled_at[i] = e.text
+    for i in (distances == 0).nonzero()[:, 0].tolist():
+        fooled_at[i] = "0"
+    return table(
+        {
+            "sample": block.ids,
+            "index": range(block.first, block.first + len(distances)),
+            "label": block.labels.cpu().numpy(),
+            "predicted": outcomes.predicted.cpu().numpy(),
+            "fooled_at": fooled_at,
+            "distance": [None if d == float("inf") else d for d in distances.tolist()],
+            "fooled_by": outcomes.fooled_by,
+            "fooled_as": [
+                None if d == float("inf") else int(c)
+                for d, c in zip(distances.tolist(), outcomes.perturbed_class.tolist(), strict=True)
+            ],
+        }
+    )
+
+
+def _examples(block: Block, outcomes: Outcomes, earlier: Sequence[Example]) -> list[Example]:
+    """The smallest perturbations so far, each image once."""
+    distances = outcomes.distance.cpu()
+    order = distances.argsort(stable=True).tolist()
+    smallest = [i for i in order if 0 < distances[i] < float("inf")][:EXAMPLES]
+    new = [
+        Example(
+            block.first + i,
+            int(block.labels[i]),
+            int(outcomes.perturbed_class[i]),
+            float(distances[i]),
+            block.images[i].cpu().numpy(),
+            outcomes.perturbed[i].cpu().numpy(),
+        )
+        for i in smallest
+    ]
+    # a block that was cut after its examples were kept is attacked again: the new ones count
+    indices = {e.index for e in new}
+    every = [*new, *(e for e in earlier if e.index not in indices)]
+    return sorted(every, key=lambda e: (e.distance, e.index))[:EXAMPLES]

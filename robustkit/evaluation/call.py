@@ -1,0 +1,88 @@
+"""The call from Python: a model, data and a protocol to a record."""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustkit import checkpoint as checkpoints
+from robustkit import data as datasets
+from robustkit.checkpoint import Checkpoint
+from robustkit.data import Dataset
+from robustkit.errors import InputError
+from robustkit.evaluation.config import resolve_protocol
+from robustkit.evaluation.images import images_for
+from robustkit.evaluation.model import from_checkpoint, from_module
+from robustkit.evaluation.run import RunOptions, run
+from robustkit.protocol import Protocol, Target
+from robustkit.record import Evaluation
+
+
+def evaluate(
+    model: torch.nn.Module | Checkpoint | str | Path,
+    data: Dataset | tuple[Any, Any] | str | Path,
+    protocol: Protocol | str = "pgd",
+    *,
+    epsilons: Sequence[str | float] = (),
+    target: Target = "none",
+    seed: int = 0,
+    settings: Sequence[str] = (),
+    limit: int | None = None,
+    name: str | None = None,
+    out: Path | str = "runs",
+    options: RunOptions | None = None,
+) -> Evaluation:
+    """Attack a model and return one row per image.
+
+    Args:
+        model: a module taking float32 N × C × H × W in [0, 1] and returning logits N × K, or a
+            checkpoint, or the path of one. A module is copied, never moved or changed.
+        data: a data set, its name or path, or images N × C × H × W in [0, 1] with labels N.
+        protocol: a protocol, its name, or the path of its file.
+        epsilons: budgets ("8/255"); otherwise the protocol's own, otherwise the data set's usual.
+        target: attack towards the next, a random or the least likely class, not any wrong one.
+        seed: of every random draw.
+        settings: `key=value` changes to the protocol's attacks.
+        limit: only the first so many images.
+        name: caches the record of a module in memory under this name; without it nothing is kept.
+        out: folder of the records.
+        options: batch size, device and the like.
+
+    Raises:
+        InputError: something given is unusable; one line says what.
+        EvaluationFailed: the evaluation broke; finished blocks are kept.
+    """
+    if not isinstance(model, torch.nn.Module | Checkpoint):
+        model = checkpoints.read(model)
+    images = _dataset(data, limit, model)
+    resolved = resolve_protocol(
+        protocol, images, epsilons, target=target, seed=seed, settings=settings
+    )
+    with ExitStack() as stack:
+        if isinstance(model, Checkpoint):
+            evaluated = from_checkpoint(model)
+        else:
+            evaluated = from_module(model, name)
+            if name is None:
+                out = stack.enter_context(tempfile.TemporaryDirectory(prefix="robustkit-"))
+        return run(evaluated, images, resolved, Path(out), options or RunOptions())
+
+
+def _dataset(
+    data: Dataset | tuple[Any, Any] | str | Path,
+    limit: int | None,
+    model: torch.nn.Module | Checkpoint,
+) -> Dataset:
+    if isinstance(data, str | Path) and isinstance(model, Checkpoint):
+        return images_for(model, str(data), limit=limit)
+    if isinstance(data, str | Path):
+        return datasets.load(str(data), limit=limit)
+    if isinstance(data, tuple):
+        images, labels = data
+        return datasets.from_arrays(images[:limit], labels[:limit], name="arrays")
+    if limit is not None and limit < len(data):
+        raise InputError("limit goes with a data set's name or arrays; load the Dataset with it")
+    return data

@@ -1,0 +1,154 @@
+"""Everything that decides on the rows of a record, and the header that says it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from robustkit import protocol as protocols
+from robustkit.attack import REVISION, search
+from robustkit.data import Dataset
+from robustkit.errors import ProtocolError
+from robustkit.evaluation.images import shape_mismatch
+from robustkit.evaluation.model import EvaluatedModel
+from robustkit.files import canonical, digest
+from robustkit.protocol import Protocol, Target, kind
+from robustkit.record import VERSION
+
+DATA_KEYS = ("name", "title", "split", "digest", "order", "transform", "source", "classes", "shape")
+"""what a record's header says of the data, beside the number of images"""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Which model is attacked, on which images, how, and on what kind of device."""
+
+    model: EvaluatedModel
+    data: Dataset
+    protocol: Protocol
+    device: torch.device
+    surrogate: EvaluatedModel | None = None
+    """takes every step of the attack; the model only classifies the last"""
+
+    @property
+    def engine(self) -> dict[str, Any]:
+        """What the attack is computed by."""
+        return {
+            "revision": REVISION,
+            "robustkit": version("robustkit"),
+            "torch": torch.__version__,
+            "foolbox": version("foolbox"),
+            "device": self.device.type,
+        }
+
+
+def resolve_protocol(
+    protocol: Protocol | str,
+    data: Dataset,
+    epsilons: Sequence[str | float] = (),
+    *,
+    target: Target = "none",
+    seed: int = 0,
+    settings: Sequence[str] = (),
+) -> Protocol:
+    """A protocol with its budgets filled in: as given, else its own, else the data set's usual.
+
+    Raises:
+        ProtocolError: no budgets are known, or the protocol's parts don't go together.
+    """
+    if isinstance(protocol, str):
+        protocol = protocols.load(protocol, settings)
+    budgets = [protocols.epsilon(str(text)) for text in epsilons]
+    budgets = budgets or list(protocol.epsilons)
+    if budgets and not protocol.attacks:
+        raise ProtocolError(f"{protocol.name}: attacks nothing, so --epsilon means nothing")
+    if protocol.attacks and not budgets:
+        budgets = [protocols.epsilon(e) for e in data.budgets.get(protocol.norm, ())]
+    if protocol.attacks and not budgets:
+        raise ProtocolError(
+            f"no usual {protocol.norm} budgets are known for {data.name}; give --epsilon"
+        )
+    chosen = target if target != "none" else protocol.target
+    return protocols.checked(
+        replace(protocols.with_epsilons(protocol, budgets), target=chosen, seed=seed)
+    )
+
+
+def record_header(config: Config) -> dict[str, Any]:
+    """The header of a record; its `digest` covers everything in it that can change a row.
+
+    Raises:
+        ProtocolError: an attack cannot work through a surrogate.
+    """
+    surrogate, engine = config.surrogate, config.engine
+    if surrogate is not None and (unfit := _cannot_transfer(config.protocol)):
+        raise ProtocolError(f"{unfit}: cannot use a surrogate; pgd, fgsm and mifgsm can")
+    by = {} if surrogate is None else {"surrogate": surrogate.identity}
+    decisive = by | {
+        "checkpoint": config.model.identity,
+        "data": config.data.digest,
+        "protocol": config.protocol.resolved(),
+        "engine": {key: value for key, value in engine.items() if key != "robustkit"},
+    }
+    return {
+        "schema": f"robustkit.evaluation/{VERSION}",
+        "digest": digest(canonical(decisive)),
+        "checkpoint": dict(config.model.header),
+        **({} if surrogate is None else {"surrogate": dict(surrogate.header)}),
+        "data": {**{key: getattr(config.data, key) for key in DATA_KEYS}, "n": len(config.data)},
+        "protocol": protocol_header(config.protocol),
+        "engine": engine,
+        "warnings": _warnings(config),
+    }
+
+
+def protocol_header(protocol: Protocol) -> dict[str, Any]:
+    """What a record's header says of the protocol."""
+    return {
+        "name": protocol.name,
+        "title": protocol.title,
+        "norm": protocol.norm,
+        "digest": protocol.digest,
+        "file": protocol.text,
+        "resolved": protocol.resolved(),
+        "epsilons": [{"epsilon": e.text, "value": float(e)} for e in protocol.epsilons],
+    }
+
+
+def _warnings(config: Config) -> list[str]:
+    model, data, protocol = config.model, config.data, config.protocol
+    return [
+        *model.warnings,
+        *data.warnings,
+        *([] if config.surrogate is None else [_transfer(config.surrogate)]),
+        *_seen_in_training(model, data),
+        *([] if model.shape in (None, data.shape) else [shape_mismatch(model.shape, data)]),
+        *protocol.weaknesses,
+        *protocols.adaptations(protocol.attacks, len(data.classes)),
+    ]
+
+
+def _transfer(surrogate: EvaluatedModel) -> str:
+    return (
+        f"attacked through {surrogate.header['path']}: a transfer attack, which says nothing "
+        "of attackers who know the model"
+    )
+
+
+def _cannot_transfer(protocol: Protocol) -> str:
+    """The first attack that cannot work on another network than the one it is to fool."""
+    searches = [(kind(a), search(a, protocol.norm)) for a in protocol.attacks]
+    return next((word for word, own in searches if own is None or not own.transfers), "")
+
+
+def _seen_in_training(model: EvaluatedModel, data: Dataset) -> list[str]:
+    """A warning where a model may have been trained on the images it is evaluated on."""
+    whole = data.source.get("all_training_images_of")
+    if not whole or model.header["trained_on"] == data.name:
+        return []
+    return [
+        f"all images of {data.name} are training images of {whole}, and this model is not recorded "
+        f"as trained on {data.name}: it may have seen them, and its accuracy here may be too high"
+    ]

@@ -1,0 +1,60 @@
+"""The images to evaluate a checkpoint on, made as those of its training were."""
+
+from pathlib import Path
+
+from robustkit import data as datasets
+from robustkit.checkpoint import Checkpoint
+from robustkit.data import Dataset
+from robustkit.errors import DataError, InputError
+
+
+def images_for(
+    checkpoint: Checkpoint,
+    name: str | None = None,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    root: Path | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    channels: int | None = None,
+) -> Dataset:
+    """The images to evaluate a checkpoint on, made as those of its training were.
+
+    Arguments are as `data.load` takes them. The data set, and how its images are made, are those
+    that the checkpoint records, where nothing else is given.
+
+    Raises:
+        InputError: no data set is named, or the images have another shape than those of the
+            training, and nothing says that they should.
+    """
+    if not (name := name or checkpoint.trained_on):
+        raise InputError(f"{checkpoint.path}: records no data set; name one with --data")
+    given = {"resize": resize, "crop": crop, "channels": channels}
+    chosen = {
+        key: getattr(checkpoint, key) if value is None else value for key, value in given.items()
+    }
+    data = datasets.load(name, split=split, limit=limit, root=root, **chosen)
+    if given == dict.fromkeys(given):
+        check_shape(checkpoint, data)
+    return data
+
+
+def check_shape(checkpoint: Checkpoint, data: Dataset) -> None:
+    """Nothing, if the images have the recorded shape of the training's, or none is recorded.
+
+    Raises:
+        DataError: they have another, and accuracy on them would say little.
+    """
+    if checkpoint.trained_shape not in (None, data.shape):
+        raise DataError(
+            f"{checkpoint.path}: {shape_mismatch(checkpoint.trained_shape, data)}; make them so "
+            "with --resize, --crop or --channels, or in the data set's file "
+            f"(--channels {data.shape[0]} takes them as they are)"
+        )
+
+
+def shape_mismatch(trained: tuple[int, int, int] | None, data: Dataset) -> str:
+    """What is said where the training's images had another shape."""
+    expected, found = ("×".join(map(str, shape)) for shape in (trained or (), data.shape))
+    return f"trained on images of {expected}, but those of {data.name} are {found}"

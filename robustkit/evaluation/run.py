@@ -1,0 +1,108 @@
+"""The record of an evaluation: from its file, or computed now."""
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+
+from robustkit import machine
+from robustkit.data import Dataset
+from robustkit.device import device as find_device
+from robustkit.errors import EvaluationFailed
+from robustkit.evaluation.adversarial import save_adversarial
+from robustkit.evaluation.blocks import Networks, attack_rows, planned_sizes
+from robustkit.evaluation.config import Config, record_header
+from robustkit.evaluation.model import EvaluatedModel
+from robustkit.evaluation.probe import probe
+from robustkit.protocol import Protocol
+from robustkit.record import Blocks, Evaluation, Store
+
+Progress = Callable[[float, int], None]
+"""told how many images are done (in fractions) and how many there are"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How an evaluation is run; none of it changes a row beyond float32 rounding."""
+
+    batch_size: int | Literal["auto"] = "auto"
+    device: str = "auto"
+    fresh: bool = False
+    """re-run even where the record is on file"""
+    save_adversarial: Path | None = None
+    """where to keep the perturbed images, as .npz of float32"""
+    progress: Progress = lambda done, total: None
+    waiting: Callable[[], None] = lambda: None
+    """called when another process is at work on the same record"""
+
+
+def run(
+    model: EvaluatedModel,
+    data: Dataset,
+    protocol: Protocol,
+    out: Path,
+    options: RunOptions,
+    surrogate: EvaluatedModel | None = None,
+) -> Evaluation:
+    """The record of an evaluation: from its file, or computed now.
+
+    With a surrogate every step of the attack is taken by it, and the model only classifies the
+    last.
+
+    Raises:
+        InputError, EvaluationFailed: as `evaluate`.
+    """
+    config = Config(model, data, protocol, find_device(options.device), surrogate)
+    header = record_header(config)
+    store = Store(out)
+    with store.claim(header["digest"], options.waiting) as blocks:
+        cached = store.find(header["digest"])
+        if cached and not options.fresh and not options.save_adversarial:
+            return cached
+        if options.fresh:
+            blocks.drop()
+        _compute(config, header, blocks, options)
+        return store.find(header["digest"]) or _vanished(store.path(header["digest"]))
+
+
+def _vanished(path: Path) -> Evaluation:
+    raise EvaluationFailed(f"{path} vanished right after it was written")
+
+
+def _compute(
+    config: Config, header: Mapping[str, Any], blocks: Blocks, options: RunOptions
+) -> None:
+    """Compute what is missing, block by block, and write the final record."""
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    device, data, path = config.device, config.data, options.save_adversarial
+    networks = Networks(
+        config.model.load(device),
+        None if config.surrogate is None else config.surrogate.load(device),
+    )
+    for network in networks:
+        if network is not None:
+            probe(network, data, device)
+    plan = planned_sizes(data, device, blocks, options.batch_size)
+    tables = list(attack_rows(config, networks, plan, blocks, path is not None, options.progress))
+    rows = pa.concat_tables(tables)
+    if path is not None:
+        save_adversarial(path, blocks, rows, data.shape, len(tables))
+    details = _details(device) | {"started": started, "seconds": round(time.monotonic() - clock, 3)}
+    blocks.finish(header, details | plan, rows)
+
+
+def _details(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "machine": f"{platform.system()} {platform.machine()}",
+        "device_name": name or platform.machine(),
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "cores": machine.cores(),
+    }
