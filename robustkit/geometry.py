@@ -27,13 +27,13 @@ def distance(images: Tensor, perturbed: Tensor, norm: Norm) -> Tensor:
     return result
 
 
-def within(distances: Tensor, epsilon: Tensor | float) -> Tensor:
+def in_budget(distances: Tensor, epsilon: Tensor | float) -> Tensor:
     """Whether distances are within budgets, up to `TOLERANCE`."""
     budget = torch.as_tensor(epsilon, dtype=torch.float64, device=distances.device)
     return distances <= budget + TOLERANCE * budget.clamp(min=1)
 
 
-def ascend(x: Tensor, gradient: Tensor, size: Tensor, norm: Norm) -> Tensor:
+def steepest_step(x: Tensor, gradient: Tensor, size: Tensor, norm: Norm) -> Tensor:
     """Move each image by the steepest step of a given length in a norm. Overwrites `gradient`.
 
     Linf: the sign of the gradient. L2: the gradient's direction. L1: the pixels of the largest

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from robustkit import protocol as protocols
-from robustkit.attack import Block, Outcomes, attack_block, within
+from robustkit.attack import Block, Outcomes, attack_block, in_budget
 from robustkit.attack.draws import generator, in_ball, on_sphere
 from robustkit.attack.gradient import ASCENT
 from robustkit.attack.library import foolbox, foolbox_model, seeded
 from robustkit.errors import DataError, EvaluationFailed
-from robustkit.geometry import ascend, distance, project
+from robustkit.geometry import distance, project, steepest_step
 
 NORMS = list(DUAL)
 
@@ -38,7 +38,7 @@ def test_attacks_at_fixed_budgets_are_exact_on_linear_models(norm, attack, loss)
     )
     for level in map(float, levels):
         clear = (truth - level).abs() > 1e-5
-        assert torch.equal(within(outcomes.distance, level)[clear], (truth <= level)[clear])
+        assert torch.equal(in_budget(outcomes.distance, level)[clear], (truth <= level)[clear])
 
 
 def test_a_transfer_attack_moves_by_the_surrogate_and_is_judged_by_the_model():
@@ -62,9 +62,9 @@ def test_a_transfer_attack_moves_by_the_surrogate_and_is_judged_by_the_model():
             [sign * model.margin(x) < f * loss for f in map(float, levels) if f <= level]
         ).any(0)
         clear = left.abs() > 1e-4
-        assert torch.equal(within(outcomes.distance, level)[clear], broken[clear])
-    assert 0 < within(outcomes.distance, 0.04).sum() < 200
-    assert within(outcomes.distance, 0.04).sum() < (model.closest(x, "linf") <= 0.04).sum()
+        assert torch.equal(in_budget(outcomes.distance, level)[clear], broken[clear])
+    assert 0 < in_budget(outcomes.distance, 0.04).sum() < 200
+    assert in_budget(outcomes.distance, 0.04).sum() < (model.closest(x, "linf") <= 0.04).sum()
     # predicting, then one query a level and the check of what is claimed
     assert sum(model.rows) <= queries * (2 + len(levels)) + queries
 
@@ -126,7 +126,7 @@ def test_noise_stays_in_its_ball_and_finds_less_than_an_attack(norm):
     attack = attack_block(model, right(model, x), make(norm, FGSM, epsilon=[level]), 64)
     found = torch.isfinite(noise.distance)
     assert found.sum() < torch.isfinite(attack.distance).sum()
-    assert within(noise.distance[found], float(level)).all()
+    assert in_budget(noise.distance[found], float(level)).all()
 
 
 @given(st.data())
@@ -321,7 +321,7 @@ def test_every_claim_holds_when_recomputed():
         assert ((p >= 0) & (p <= 1)).all()
         assert (model(p).argmax(1) != own.labels[found]).all()
         assert torch.equal(distance(x[found], p, norm), outcomes.distance[found])
-        assert within(outcomes.distance[found], float(protocols.epsilon(level))).all()
+        assert in_budget(outcomes.distance[found], float(protocols.epsilon(level))).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -392,7 +392,7 @@ def test_projections_land_in_ball_and_box_and_are_idempotent(norm, seed, size):
     x = clean + torch.randn(clean.shape, generator=source)
     budget = torch.full((3,), size)
     once = project(x, clean, budget, norm)
-    assert within(distance(clean, once, norm), size).all()
+    assert in_budget(distance(clean, once, norm), size).all()
     assert ((once >= 0) & (once <= 1)).all()
     assert (project(once, clean, budget, norm) - once).abs().max() < 1e-6
 
@@ -407,8 +407,8 @@ def test_no_feasible_step_gains_more_than_the_steepest(norm, seed):
     if norm != "l1":
         x = x * 0.2 + 0.4
     gradient = torch.randn(x.shape, generator=source)
-    step = ascend(x, gradient.clone(), torch.tensor([0.3]), norm) - x
-    assert within(distance(x, x + step, norm), 0.3).all()
+    step = steepest_step(x, gradient.clone(), torch.tensor([0.3]), norm) - x
+    assert in_budget(distance(x, x + step, norm), 0.3).all()
     for _ in range(50):
         rival = (x + 0.3 * in_ball(norm, x.shape[1:], source)).clamp(0, 1) - x
         assert (gradient * rival).sum() <= (gradient * step).sum() + 1e-6
@@ -427,7 +427,7 @@ def test_a_zero_gradient_moves_nothing_and_a_tiny_one_a_whole_step(norm):
     x = torch.full((2, 1, 4, 4), 0.5)
     gradient = torch.zeros(x.shape)
     gradient[1, 0, 0, 0] = 1e-30
-    step = ascend(x, gradient, torch.tensor([40.0, 0.4]), norm) - x
+    step = steepest_step(x, gradient, torch.tensor([40.0, 0.4]), norm) - x
     assert step[0].abs().max() == 0
     assert abs(float(distance(x, x + step, norm)[1]) - 0.4) < 1e-6
 

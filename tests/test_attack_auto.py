@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustkit.attack import attack_block, search, within
+from robustkit.attack import attack_block, in_budget, search
 from robustkit.attack.draws import stream
 from robustkit.attack.library import foolbox, foolbox_model
 from robustkit.attack.objectives import objective, towards
@@ -40,7 +40,7 @@ def test_apgd_is_exact_on_linear_models(norm, loss):
     for level in map(float, budgets):
         # sparse steps in L1 leave a few just inside the ball, as those of its authors do
         clear = (truth / level - 1).abs() > (0.2 if norm == "l1" else 0.01)
-        assert torch.equal(within(found.distance, level)[clear], (truth <= level)[clear])
+        assert torch.equal(in_budget(found.distance, level)[clear], (truth <= level)[clear])
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -85,7 +85,7 @@ def test_fab_stops_at_the_budget(norm):
     found = attack_block(model, right(model, x), make(norm, FAB, epsilon=[budget]), 32)
     clear = (truth / float(budget) - 1).abs() > 0.02
     assert torch.equal(
-        within(found.distance, float(budget))[clear], (truth <= float(budget))[clear]
+        in_budget(found.distance, float(budget))[clear], (truth <= float(budget))[clear]
     )
 
 
@@ -95,7 +95,7 @@ def test_square_finds_what_lies_well_inside_the_ball_and_nothing_outside(norm):
     truth = model.closest(x, norm)
     (budget,) = levels(truth, 0.5)
     found = attack_block(model, right(model, x), make(norm, SQUARE, epsilon=[budget]), 32)
-    broken = within(found.distance, float(budget))
+    broken = in_budget(found.distance, float(budget))
     assert not (broken & (truth > float(budget) * (1 + 1e-5))).any()
     near = {"linf": 0.8, "l2": 0.4, "l1": 0.15}[norm]
     easy = truth < near * float(budget)
@@ -127,7 +127,7 @@ def test_targets_adapt_to_few_classes():
     assert search(Fab(restarts=2, targets=3), "linf").chains(10) == 6
     names = [{"kind": "apgd", "loss": "dlr", "targets": 9, "steps": 20}, FAB, SQUARE]
     found = attack_block(model, right(model, x), make("linf", *names, epsilon=["3/10"]), 8)
-    assert within(found.distance, 0.3).any()
+    assert in_budget(found.distance, 0.3).any()
 
 
 def test_what_few_classes_change_is_told():
@@ -161,7 +161,7 @@ def test_a_target_is_where_each_chain_goes_and_any_wrong_class_counts():
         ),
         8,
     )
-    assert within(t.distance, 0.2).sum() >= 0.9 * within(u.distance, 0.2).sum() > 0
+    assert in_budget(t.distance, 0.2).sum() >= 0.9 * in_budget(u.distance, 0.2).sum() > 0
 
 
 @pytest.mark.parametrize("loss", ["dlr", "margin", "rescaled-cross-entropy"])
@@ -174,8 +174,8 @@ def test_losses_that_do_not_saturate(loss):
     found = attack_block(
         model, right(model, x), make("linf", APGD | {"loss": loss}, epsilon=[budget]), 32
     )
-    assert within(blind.distance, float(budget)).sum() < 3
-    assert within(found.distance, float(budget)).sum() >= 34
+    assert in_budget(blind.distance, float(budget)).sum() < 3
+    assert in_budget(found.distance, float(budget)).sum() >= 34
 
 
 def _dlr(z: np.ndarray, y: int) -> float:

@@ -13,7 +13,7 @@ from robustkit.attack.engine import (
     normalised,
 )
 from robustkit.attack.gradient import search
-from robustkit.geometry import TOLERANCE, within
+from robustkit.geometry import TOLERANCE, in_budget
 
 __all__ = [
     "REVISION",
@@ -23,7 +23,7 @@ __all__ = [
     "Progress",
     "attack_block",
     "draws_at_random",
+    "in_budget",
     "normalised",
     "search",
-    "within",
 ]

@@ -16,7 +16,7 @@ from robustkit.attack.objectives import objective, towards
 from robustkit.attack.projections import onto_l1_ball
 from robustkit.attack.search import Search, likeliest
 from robustkit.attack.state import State
-from robustkit.geometry import ascend, column, distance, project, within
+from robustkit.geometry import column, distance, in_budget, project, steepest_step
 from robustkit.protocol import Loss, Norm
 
 MOMENTUM = 0.75
@@ -98,7 +98,9 @@ class APGD(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[mis
         """Iterates that fool, inside the ball: with `larger_first` the first ones lie outside."""
         if not self.larger_first:
             return fooled, state.x
-        return fooled & within(distance(state.images, state.x, self.norm), state.epsilon), state.x
+        return fooled & in_budget(
+            distance(state.images, state.x, self.norm), state.epsilon
+        ), state.x
 
     def advance(self, state: State, value: Tensor, gradient: Tensor) -> None:
         """One step; at a checkpoint the step size is reconsidered first."""
@@ -222,7 +224,7 @@ class APGD(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[mis
         if self.norm == "l1":
             step = column(size, x) * self._sparse(gradient, state.memory["share"])
             return self._project(x + step, state, radius)
-        goal = self._project(ascend(x, gradient, size, self.norm), state, radius)
+        goal = self._project(steepest_step(x, gradient, size, self.norm), state, radius)
         weight = column(torch.where(self._firsts(state.step), 1.0, MOMENTUM), x)
         inertia = (1 - weight) * (x - state.memory["previous"])
         return self._project(x + weight * (goal - x) + inertia, state, radius)

@@ -23,7 +23,7 @@ from robustkit.attack.minimal import ONE_BY_ONE, minimal_norm
 from robustkit.attack.search import Search, passes
 from robustkit.attack.state import State
 from robustkit.errors import DataError, EvaluationFailed
-from robustkit.geometry import distance, within
+from robustkit.geometry import distance, in_budget
 from robustkit.protocol import Attack, Protocol, labels_of
 from robustkit.record import CLEAN
 
@@ -224,7 +224,7 @@ class _Engine:
     def _at_budgets(self, attack: Search, name: str, position: int, share: Progress) -> None:
         """For each image budgets rising, at each the chains; the first success ends it."""
         epsilons = [float(e) for e in self.protocol.epsilons]
-        reached = torch.stack([within(self.outcomes.distance, e) for e in epsilons]).sum(0).cpu()
+        reached = torch.stack([in_budget(self.outcomes.distance, e) for e in epsilons]).sum(0).cpu()
         open_levels = (len(epsilons) - reached).tolist()
         chains = attack.chains(self.clean.shape[1])
         tasks = {
@@ -429,7 +429,7 @@ class _Engine:
         in_box = ((perturbed >= 0) & (perturbed <= 1)).flatten(1).all(1)
         good = self._fooled(predicted, self.outcomes.classes[there]) & in_box
         if budget is not None:
-            good &= within(reached, budget.to(reached.device))
+            good &= in_budget(reached, budget.to(reached.device))
         nearer = good & (reached < self.outcomes.distance[there])
         kept = there[nearer]
         self.outcomes.distance[kept] = reached[nearer]

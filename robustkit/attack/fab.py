@@ -14,7 +14,7 @@ from robustkit.attack.library import foolbox
 from robustkit.attack.projections import onto_hyperplane
 from robustkit.attack.search import Search, likeliest
 from robustkit.attack.state import State
-from robustkit.geometry import ORDER, column, distance, within
+from robustkit.geometry import ORDER, column, distance, in_budget
 from robustkit.protocol import Norm
 
 DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
@@ -141,7 +141,7 @@ class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc
     def claims(self, state: State, fooled: Tensor) -> tuple[Tensor, Tensor]:
         """Rows whose nearest point so far lies within the budget; without one, none early."""
         self._remember(state, fooled)
-        inside = within(state.memory["best_distance"], state.epsilon)
+        inside = in_budget(state.memory["best_distance"], state.epsilon)
         return inside & ~state.epsilon.isinf(), state.memory["best"]
 
     def leftovers(self, state: State) -> tuple[Tensor, Tensor]:

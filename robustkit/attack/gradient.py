@@ -16,7 +16,7 @@ from robustkit.attack.objectives import objective
 from robustkit.attack.search import Search
 from robustkit.attack.square import Square
 from robustkit.attack.state import State
-from robustkit.geometry import ascend, column, project
+from robustkit.geometry import column, project, steepest_step
 from robustkit.protocol import Apgd, Attack, Fab, Fgsm, Loss, Mifgsm, Noise, Norm, Pgd
 from robustkit.protocol import Square as SquareKind
 
@@ -68,7 +68,7 @@ class _Ascent(Search):
             size = gradient.flatten(1).abs().sum(1).clamp(min=1e-38)
             velocity = state.memory["velocity"].mul_(self.momentum)
             gradient = velocity.add_(gradient / column(size, gradient)).clone()
-        x = ascend(state.x, gradient, self.rel_stepsize * state.epsilon, self.norm)
+        x = steepest_step(state.x, gradient, self.rel_stepsize * state.epsilon, self.norm)
         state.x = project(x, state.images, state.epsilon, self.norm)
 
 

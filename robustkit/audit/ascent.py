@@ -15,7 +15,7 @@ from robustkit.attack.draws import generator, in_ball
 from robustkit.attack.objectives import objective
 from robustkit.audit.case import Case
 from robustkit.audit.straight_through import blocked, straight_through
-from robustkit.geometry import ascend, column, project
+from robustkit.geometry import column, project, steepest_step
 from robustkit.protocol import Apgd, Fgsm, Loss, Mifgsm, Pgd
 
 
@@ -163,7 +163,7 @@ def _climbed(case: Case, view: View, rows: Tensor, steps: int, restart: int, los
         if not len(going):
             break
         size = (0.25 * (1 - step / steps) + 0.01) * epsilon[going]
-        x = ascend(x, gradient, size, case.norm)
+        x = steepest_step(x, gradient, size, case.norm)
         x = project(x, images[going], epsilon[going], case.norm)
     return best
 
@@ -219,7 +219,7 @@ def _path(case: Case) -> Path:
                 values_at.append(values.double().cpu())
                 better = margins > largest
                 best[better], largest[better] = x[better], margins[better]
-                x = ascend(x, gradient, relative * epsilon, case.norm)
+                x = steepest_step(x, gradient, relative * epsilon, case.norm)
                 x = project(x, images, epsilon, case.norm)
         wrong.append(torch.stack(margins_at, 1) > 0)
         loss.append(torch.stack(values_at, 1))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustkit import protocol as protocols
-from robustkit.attack import Block, attack_block, draws_at_random, within
+from robustkit.attack import Block, attack_block, draws_at_random, in_budget
 from robustkit.attack.draws import seed_of
 from robustkit.attack.library import seeded
 from robustkit.errors import EvaluationFailed, first_line
@@ -228,7 +228,7 @@ class Case:
         """
         originals = self.images[rows.to(self.images.device)]
         pixels = perturbed.detach().to(torch.float32)
-        allowed = within(distance(originals, pixels, self.norm), float(self.epsilon))
+        allowed = in_budget(distance(originals, pixels, self.norm), float(self.epsilon))
         allowed &= ((pixels >= 0) & (pixels <= 1)).flatten(1).all(1)
         # one that is not allowed is judged as the clean image, so that every pass is of full size
         pixels = torch.where(allowed.view(-1, *[1] * (pixels.ndim - 1)), pixels, originals)
@@ -253,7 +253,7 @@ class Case:
             outcomes = attack_block(
                 self.model, block, protocol, self.batch_size, surrogate=surrogate
             )
-        claimed = within(outcomes.distance, float(protocol.epsilons[-1])).cpu()
+        claimed = in_budget(outcomes.distance, float(protocol.epsilons[-1])).cpu()
         if not self.is_random:
             return claimed
         # one lucky pass is no success: the perturbed images are judged by majority

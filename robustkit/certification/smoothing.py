@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from robustkit.attack.draws import generator
 from robustkit.errors import DataError, EvaluationFailed, InputError
-from robustkit.geometry import column, project, within
+from robustkit.geometry import column, in_budget, project
 from robustkit.geometry import distance as distance_of
 from robustkit.statistics.estimate import exact_lower
 
@@ -180,7 +180,7 @@ def attack_smoothed(
         x = _descend(
             model, images[i], int(truth[i]), names[0], epsilon, smoothed.noise, steps, draws
         )
-        if not bool(within(distance_of(images[i : i + 1], x, "l2"), epsilon).all()):
+        if not bool(in_budget(distance_of(images[i : i + 1], x, "l2"), epsilon).all()):
             raise EvaluationFailed("the attack on the smoothed classifier left its ball")
         perturbed[i] = x[0]
         verdict = predict(model, x, names, smoothed.noise, batch_size, "verdict")[0]

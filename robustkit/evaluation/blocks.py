@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from robustkit.attack import Block, Outcomes, attack_block, within
+from robustkit.attack import Block, Outcomes, attack_block, in_budget
 from robustkit.data import Dataset
 from robustkit.errors import EvaluationFailed
 from robustkit.evaluation.config import Config
@@ -120,7 +120,7 @@ def _rows(block: Block, outcomes: Outcomes, epsilons: Sequence[Epsilon]) -> pa.T
     fooled_at: list[str | None] = [None] * len(distances)
     # from the largest budget down, so that the smallest one that succeeded is what stays
     for e in reversed(epsilons):
-        for i in within(distances, float(e)).nonzero()[:, 0].tolist():
+        for i in in_budget(distances, float(e)).nonzero()[:, 0].tolist():
             fooled_at[i] = e.text
     for i in (distances == 0).nonzero()[:, 0].tolist():
         fooled_at[i] = "0"

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from robustkit.geometry import ascend, column, project
+from robustkit.geometry import column, project, steepest_step
 from robustkit.losses.loss import Loss, Step, expect, mode, precise, unwrapped
 
 
@@ -68,7 +68,7 @@ class Attacked(Loss):
                 x.requires_grad_()
                 (slope,) = torch.autograd.grad(objective(precise(inner(x))), x)
                 size = epsilon * float(self.relative_step)
-                x = ascend(x.detach(), slope, size, self.norm)
+                x = steepest_step(x.detach(), slope, size, self.norm)
                 x = project(x, images, epsilon, self.norm)
         return x
 

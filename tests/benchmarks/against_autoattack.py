@@ -18,7 +18,7 @@ import torch
 from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets
 from robustkit import evaluation
-from robustkit.attack import Block, attack_block, square, within
+from robustkit.attack import Block, attack_block, in_budget, square
 from robustkit.protocol import labels_of
 
 NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -65,7 +65,7 @@ def ours(model, images, labels, ids, epsilon, norm, seed, batch_size, only):
         if len(rows):
             block = Block(images[rows], labels[rows], [ids[i] for i in rows.tolist()], 0)
             outcomes = attack_block(model, block, one, batch_size)
-            robust[rows] = ~within(outcomes.distance, float(one.epsilons[0]))
+            robust[rows] = ~in_budget(outcomes.distance, float(one.epsilons[0]))
         spent[word] = time.monotonic() - started
         done[word] = float(robust.double().mean())
     return {"after": done, "seconds": spent}

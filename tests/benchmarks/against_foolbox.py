@@ -23,7 +23,7 @@ from typing import TypeVar
 import torch
 
 from robustkit import checkpoint, data, evaluation, protocol
-from robustkit.attack import Block, attack_block, within
+from robustkit.attack import Block, attack_block, in_budget
 
 T = TypeVar("T")
 BUDGETS = ("0.05", "0.1", "0.15", "0.2", "0.25", "0.3", "0.35", "0.4")
@@ -123,7 +123,7 @@ def compare(options: argparse.Namespace) -> None:
             counted.images, counted.replayed = 0, 0.0
             spent, outcomes = timed(attack_block, counted, block, asked, options.batch)
             seconds["engine"].append(spent - counted.replayed)
-            ours += torch.stack([(~within(outcomes.distance, float(b))).sum() for b in BUDGETS])
+            ours += torch.stack([(~in_budget(outcomes.distance, float(b))).sum() for b in BUDGETS])
             passes += counted.images
             if not options.verdicts:
                 full = [(options.batch, True)] * round(counted.images / options.batch)
