@@ -19,7 +19,7 @@ from torch.nn.utils import parametrizations, prune
 from robustkit import checkpoint, models
 from robustkit.checkpoint import torchfile
 from robustkit.errors import CheckpointError, InputError
-from robustkit.inert import mapping
+from robustkit.unpickling import mapping
 
 X = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -100,9 +100,9 @@ def test_every_tensor_is_what_torch_would_load(form, tmp_path):
     st.integers(0, 5),
 )  # fmt: skip
 def test_plain_data_comes_out_as_it_went_in(value, protocol):
-    from robustkit.inert import Reader
+    from robustkit.unpickling import Unpickler
 
-    assert Reader().load(io.BytesIO(pickle.dumps(value, protocol))) == value
+    assert Unpickler().load(io.BytesIO(pickle.dumps(value, protocol))) == value
 
 
 def test_a_file_saved_on_a_gpu_loads_without_one(tmp_path):

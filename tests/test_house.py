@@ -12,7 +12,7 @@ from robustkit.files import shipped
 
 PACKAGE = Path(robustkit.__file__).parent
 FLOORS = [
-    {"errors", "files", "inert", "machine", "statistics"},
+    {"errors", "files", "unpickling", "machine", "statistics"},
     {"record", "protocol", "geometry", "data", "models", "losses"},
     {"checkpoint", "attack", "certification", "compression", "corruption", "device"},
     {"evaluation", "training"},
@@ -29,7 +29,7 @@ TORCH_FREE = [
     "training",
     "errors",
     "files",
-    "inert",
+    "unpickling",
     "machine",
     "statistics",
     "record",

@@ -21,7 +21,7 @@ from robustkit.checkpoint.parametrizations import State
 from robustkit.checkpoint.sidecar import Facts
 from robustkit.errors import CheckpointError, UnknownName
 from robustkit.files import canonical, digest, file_digest, shipped
-from robustkit.inert import printable
+from robustkit.unpickling import printable
 
 ADAPTER = "robustkit.classifier/1"
 """changes when the layer around the network computes something else"""
@@ -316,7 +316,7 @@ def _opened(path: Path, kind: str) -> _Weights:
     found = containers.locate(contents.root, str(path))
     state, notes = containers.tensors(found, str(path), path.stat().st_size)
     extra = containers.surroundings(contents.root) if found.container else {}
-    inert = (f"ignored inert: {_listed(contents.asked)}",) if contents.asked else ()
+    inert = (f"ignored inert: {_listed(contents.uncalled)}",) if contents.uncalled else ()
     odd = [f"{key} ({what})" for key, what in found.others.items()]
     others = (f"ignored among the weights: {_listed(odd)}",) if odd else ()
     return _Weights(

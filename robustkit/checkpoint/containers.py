@@ -14,7 +14,7 @@ import torch
 
 from robustkit.checkpoint.torchfile import array, count
 from robustkit.errors import CheckpointError
-from robustkit.inert import Inert, Storage, Tensor, mapping, numpy_value, printable
+from robustkit.unpickling import Placeholder, Storage, StoredTensor, mapping, numpy_value, printable
 
 CONTAINERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema",
@@ -103,7 +103,7 @@ class _Search:
 
     def _holds_weights(self, value: object, depth: int) -> bool:
         """Whether a state dict, a pickled module, or a container of such is inside."""
-        if depth <= 0 or not isinstance(value, list | tuple | dict | Inert):
+        if depth <= 0 or not isinstance(value, list | tuple | dict | Placeholder):
             return False
         place = (id(value), depth)
         if place not in self._known:
@@ -137,21 +137,21 @@ def _as_weights(entries: Mapping[object, object], path: tuple[str, ...]) -> Foun
 
 
 def _is_tensor(value: object) -> bool:
-    if isinstance(value, Inert):
+    if isinstance(value, Placeholder):
         return value.name.endswith("._reconstruct") and numpy_value(value) is not None
-    return isinstance(value, Tensor | torch.Tensor)
+    return isinstance(value, StoredTensor | torch.Tensor)
 
 
 def _is_weight(value: object) -> bool:
     """A tensor, or what is left of one whose class is unknown; no single numbers in passing."""
-    if isinstance(value, Inert) and not _is_tensor(value):
+    if isinstance(value, Placeholder) and not _is_tensor(value):
         return _rebuilds_tensor(value)
     return _is_tensor(value)
 
 
-def _rebuilds_tensor(value: Inert) -> bool:
+def _rebuilds_tensor(value: Placeholder) -> bool:
     return value.name.startswith("torch._utils._rebuild_") or any(
-        isinstance(part, Tensor | Storage) for part in _nested(value.arguments, 3)
+        isinstance(part, StoredTensor | Storage) for part in _nested(value.arguments, 3)
     )
 
 
@@ -164,7 +164,7 @@ def _nested(values: tuple[object, ...], depth: int) -> Iterator[object]:
 
 def _module_leaves(node: object) -> dict[str, object] | None:
     """The parameters and buffers of a pickled torch.nn.Module, by their state dict names."""
-    if not isinstance(node, Inert) or not isinstance(node.state, dict):
+    if not isinstance(node, Placeholder) or not isinstance(node.state, dict):
         return None
     if not isinstance(node.state.get("_parameters"), dict) or "_modules" not in node.state:
         return None
@@ -178,7 +178,12 @@ def _collect(
 ) -> None:
     """Add a module's leaves; `left` bounds the visits, since a file may refer to itself."""
     left[0] -= 1
-    if not isinstance(node, Inert) or not isinstance(node.state, dict) or depth == 0 or left[0] < 0:
+    if (
+        not isinstance(node, Placeholder)
+        or not isinstance(node.state, dict)
+        or depth == 0
+        or left[0] < 0
+    ):
         return
     state = node.state
     hidden = state.get("_non_persistent_buffers_set") or ()
@@ -192,7 +197,7 @@ def _collect(
 
 def _described(value: object) -> str:
     """A value in two words."""
-    if isinstance(value, Inert):
+    if isinstance(value, Placeholder):
         return value.name[:80]
     if isinstance(value, dict):
         keys = ", ".join(printable(str(key)[:30]) for key in list(value)[:4])
@@ -275,10 +280,10 @@ def surroundings(root: object) -> dict[str, Any]:
 
 def plain(value: object) -> str | int | float | bool | None:
     """A number, truth value or short text out of the tree; None for everything else."""
-    if isinstance(value, Inert):
+    if isinstance(value, Placeholder):
         scalar = numpy_value(value)
         value = scalar.item() if scalar is not None and scalar.size == 1 else None
-    elif isinstance(value, Tensor) and value.shape == ():
+    elif isinstance(value, StoredTensor) and value.shape == ():
         try:
             tensor = array(value, "a scalar")
         except CheckpointError:

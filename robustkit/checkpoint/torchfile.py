@@ -1,6 +1,6 @@
 """torch's file formats, zip and legacy, and plain pickles of tensors, read without torch.load.
 
-What is found is a tree of plain data with `inert.Tensor` leaves; `array` turns a leaf into a
+What is found is a tree of plain data with `StoredTensor` leaves; `array` turns a leaf into a
 torch tensor after checking that the file really holds the numbers that it claims.
 
 Sources: torch/serialization.py (`_save`, `_legacy_save`) and caffe2/serialize for the zip layout.
@@ -22,7 +22,16 @@ import numpy as np
 import torch
 
 from robustkit.errors import CheckpointError
-from robustkit.inert import DAMAGE, MAGIC, Global, Inert, Reader, Storage, Tensor, numpy_value
+from robustkit.unpickling import (
+    DAMAGE,
+    MAGIC,
+    Global,
+    Placeholder,
+    Storage,
+    StoredTensor,
+    Unpickler,
+    numpy_value,
+)
 
 DTYPES = {
     "DoubleStorage": torch.float64,
@@ -54,7 +63,7 @@ class Contents:
 
     format: str
     root: object
-    asked: tuple[str, ...] = ()
+    uncalled: tuple[str, ...] = ()
     """what the file wanted called and was not, by name"""
     warnings: tuple[str, ...] = ()
 
@@ -99,11 +108,11 @@ def read_zip(path: Path, archive: zipfile.ZipFile) -> Contents:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     records = _Records(str(path), data, archive)
     storages = _Storages()
-    reader = Reader(storages.persistent)
-    root = _guarded(str(path), reader, io.BytesIO(records["data.pkl"]))
+    unpickler = Unpickler(storages.persistent)
+    root = _guarded(str(path), unpickler, io.BytesIO(records["data.pkl"]))
     for key, storage in storages.found.items():
         storage.data = records[f"data/{key}"]
-    return Contents("torch zip", root, tuple(reader.asked), _alarm(reader.asked))
+    return Contents("torch zip", root, tuple(unpickler.uncalled), _alarm(unpickler.uncalled))
 
 
 @dataclass
@@ -179,24 +188,24 @@ def _stream(where: str, stream: IO[bytes], *, nested: bool) -> Contents:
     # pickle.dump writes a storage as a legacy file of its own, as bytes inside the pickle
     rules = {"torch.storage._load_from_bytes": partial(_nested_storage, where)} if nested else {}
     storages = _Storages()
-    reader = Reader(storages.persistent, rules)
-    root = _guarded(where, reader, stream)
+    unpickler = Unpickler(storages.persistent, rules)
+    root = _guarded(where, unpickler, stream)
     if root != MAGIC:
-        return Contents("pickle", root, tuple(reader.asked), _alarm(reader.asked))
-    _guarded(where, Reader(), stream)  # the format's version
-    system = _guarded(where, Reader(), stream)
+        return Contents("pickle", root, tuple(unpickler.uncalled), _alarm(unpickler.uncalled))
+    _guarded(where, Unpickler(), stream)  # the format's version
+    system = _guarded(where, Unpickler(), stream)
     if isinstance(system, dict) and system.get("little_endian") is False:
         raise CheckpointError(
             f"{where}: saved on a big-endian machine; save it again on a little-endian one"
         )
-    reader = Reader(storages.persistent)
-    root = _guarded(where, reader, stream)
-    keys = _guarded(where, Reader(), stream)
+    unpickler = Unpickler(storages.persistent)
+    root = _guarded(where, unpickler, stream)
+    keys = _guarded(where, Unpickler(), stream)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise CheckpointError(f"{where}: damaged: the list of storages is not one")
     for key in keys:
         _read_storage(where, stream, key, storages)
-    return Contents("torch legacy", root, tuple(reader.asked), _alarm(reader.asked))
+    return Contents("torch legacy", root, tuple(unpickler.uncalled), _alarm(unpickler.uncalled))
 
 
 def _read_storage(where: str, stream: IO[bytes], key: str, storages: _Storages) -> None:
@@ -218,9 +227,9 @@ def _nested_storage(where: str, content: bytes) -> Storage:
     return found
 
 
-def _guarded(where: str, reader: Reader, stream: IO[bytes]) -> object:
+def _guarded(where: str, unpickler: Unpickler, stream: IO[bytes]) -> object:
     try:
-        return reader.load(stream)
+        return unpickler.load(stream)
     except DAMAGE as error:
         reason = (str(error).splitlines() or [""])[0][:120]
         raise CheckpointError(
@@ -228,8 +237,8 @@ def _guarded(where: str, reader: Reader, stream: IO[bytes]) -> object:
         ) from error
 
 
-def _alarm(asked: dict[str, None]) -> tuple[str, ...]:
-    bad = [name[:80] for name in asked if SUSPICIOUS.match(name)]
+def _alarm(uncalled: dict[str, None]) -> tuple[str, ...]:
+    bad = [name[:80] for name in uncalled if SUSPICIOUS.match(name)]
     if not bad:
         return ()
     return (
@@ -239,7 +248,7 @@ def _alarm(asked: dict[str, None]) -> tuple[str, ...]:
 
 def count(leaf: object) -> int:
     """How many numbers a leaf claims to hold; 0 where it is no tensor."""
-    return prod(leaf.shape) if isinstance(leaf, Tensor) else 0
+    return prod(leaf.shape) if isinstance(leaf, StoredTensor) else 0
 
 
 def array(leaf: object, where: str) -> torch.Tensor | None:
@@ -250,9 +259,9 @@ def array(leaf: object, where: str) -> torch.Tensor | None:
     """
     if isinstance(leaf, torch.Tensor):
         return leaf
-    if isinstance(leaf, Inert) and (values := numpy_value(leaf)) is not None:
+    if isinstance(leaf, Placeholder) and (values := numpy_value(leaf)) is not None:
         return torch.from_numpy(np.array(values))
-    if not isinstance(leaf, Tensor):
+    if not isinstance(leaf, StoredTensor):
         return None
     whole = _numbers(leaf.storage, leaf.dtype, where)
     last = leaf.offset + sum((n - 1) * s for n, s in zip(leaf.shape, leaf.stride, strict=True))

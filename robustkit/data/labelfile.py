@@ -14,7 +14,7 @@ import numpy.typing as npt
 from robustkit.data.pixels import Labels
 from robustkit.data.source import checked_labels, diagnosis
 from robustkit.errors import DataError, UnknownName
-from robustkit.inert import MAGIC, Inert, Reader, mapping, numpy_value
+from robustkit.unpickling import MAGIC, Placeholder, Unpickler, mapping, numpy_value
 
 TORCH = (".pt", ".pth")
 LABEL_FORMATS = (".npy", ".npz", ".csv", ".json", *TORCH)
@@ -154,12 +154,12 @@ def _pickle_in_npy(file: IO[bytes]) -> object:
         shape, _, dtype = read(file) if read else (None, None, None)
         if shape != () or dtype != np.dtype(object):
             return None
-        found = Reader().load(io.BytesIO(file.read(LARGEST)))
+        found = Unpickler().load(io.BytesIO(file.read(LARGEST)))
     except ValueError:
         return None  # what is wrong with it is NumPy's to say
     finally:
         file.seek(0)
-    state = found.state if isinstance(found, Inert) else None
+    state = found.state if isinstance(found, Placeholder) else None
     return state[4][0] if isinstance(state, tuple) else None
 
 
@@ -167,9 +167,9 @@ def _torch(path: Path) -> Any:
     """What `torch.save` or pickle wrote, of which nothing is run."""
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
-            root = Reader().load(file)
+            root = Unpickler().load(file)
             if root == MAGIC:  # the format's version and the system come before what was saved
-                root = [Reader().load(file) for _ in range(3)][-1]
+                root = [Unpickler().load(file) for _ in range(3)][-1]
         return _arrays(root)
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
@@ -182,7 +182,7 @@ def _torch(path: Path) -> Any:
             return np.frombuffer(archive.read(f"{folder}data/{pid[2]}"), kind)
 
         rules = {"torch._utils._rebuild_tensor_v2": _vector}
-        return _arrays(Reader(numbers, rules).load(io.BytesIO(archive.read(names[0]))))
+        return _arrays(Unpickler(numbers, rules).load(io.BytesIO(archive.read(names[0]))))
 
 
 def _vector(numbers: Any, offset: int, shape: Any, stride: Any, *_: object) -> object:
@@ -201,7 +201,7 @@ def _arrays(root: object) -> Any:
 
 
 def _array(value: object) -> Any:
-    return numpy_value(value) if isinstance(value, Inert) else value
+    return numpy_value(value) if isinstance(value, Placeholder) else value
 
 
 def _columns(loaded: Any, path: Path) -> dict[str, Any]:
