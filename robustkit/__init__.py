@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustkit.analysis.compare import compare
     from robustkit.checkpoint import read as read_checkpoint
     from robustkit.data import from_arrays
     from robustkit.data import load as load_data
     from robustkit.evaluation import RunOptions, evaluate
     from robustkit.record import Evaluation, frame
     from robustkit.record import read as read_record
-    from robustkit.study.compare import compare
 
 __all__ = [
     "Evaluation",
@@ -33,7 +33,7 @@ __all__ = [
 _HOMES = {
     "Evaluation": ("record", "Evaluation"),
     "RunOptions": ("evaluation", "RunOptions"),
-    "compare": ("study.compare", "compare"),
+    "compare": ("analysis.compare", "compare"),
     "evaluate": ("evaluation", "evaluate"),
     "frame": ("record", "frame"),
     "from_arrays": ("data", "from_arrays"),

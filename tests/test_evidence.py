@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.evaluations import evaluation
 
-from robustkit import record
+from robustkit import record, spec
+from robustkit.analysis import evidence
+from robustkit.analysis.findings import Findings, Number
+from robustkit.analysis.judge import outcome
+from robustkit.analysis.outcome import CellRow, History
 from robustkit.errors import RecordError
-from robustkit.study import evidence, spec
-from robustkit.study.analysis import Findings, Number, outcome
-from robustkit.study.outcome import CellRow, History
-from robustkit.study.rows import Rows, read
+from robustkit.results.rows import Rows, read
 
 STUDY = """
 title = "t"
@@ -236,5 +237,5 @@ def test_a_newer_format_is_told(study, findings, monkeypatch, tmp_path):
 
 
 def test_it_needs_no_torch():
-    code = "import sys, robustkit.study.evidence; sys.exit('torch' in sys.modules)"
+    code = "import sys, robustkit.analysis.evidence; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code]).returncode == 0

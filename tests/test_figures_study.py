@@ -27,9 +27,9 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from robustkit import figures
+from robustkit.analysis.outcome import Matrix
 from robustkit.record import Example
 from robustkit.statistics import friedman
-from robustkit.study.outcome import Matrix
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ from robustkit.files import shipped
 PACKAGE = Path(robustkit.__file__).parent
 FLOORS = [
     {"errors", "files", "unpickling", "machine", "statistics"},
-    {"record", "protocol", "geometry", "data", "models", "losses"},
+    {"record", "protocol", "geometry", "data", "models", "losses", "spec"},
     {"checkpoint", "attack", "certification", "compression", "corruption", "device"},
-    {"evaluation", "training"},
+    {"evaluation", "training", "results"},
+    {"analysis"},
     {"audit", "figures", "study", "summary"},
     {"report"},
     {"cli"},
@@ -39,6 +40,15 @@ TORCH_FREE = [
     "figures",
     "summary",
     "report",
+    "spec",
+    "results",
+    "results.sides",
+    "analysis",
+    "analysis.compare",
+    "analysis.evidence",
+    "analysis.judge",
+    "analysis.of_records",
+    "analysis.rank",
     "study",
     "study.findings",
     "study.run",
@@ -90,6 +100,37 @@ def test_there_are_no_import_cycles():
         free = {m for m in rest if edges[m] & set(edges) <= done}
         assert free, f"a cycle among {rest}"
         done |= free
+
+
+def reached(room: str) -> set[str]:
+    """The modules of robustkit that a package imports, directly or by way of others."""
+    files = {
+        ".".join(("robustkit", *path.relative_to(PACKAGE).with_suffix("").parts)): path
+        for path in FILES
+        if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")
+    }
+    found, left = set(), [name for name in files if name.split(".")[1] == room]
+    while left:
+        name = left.pop()
+        if name in found or name not in files:
+            continue
+        found.add(name)
+        # what an import names is a module, or stands in one, and brings its packages along
+        for other in imported(files[name]):
+            parts = other.split(".")
+            modules = [".".join(parts[:i]) for i in range(2, len(parts) + 1)]
+            left += [*modules, *(f"{module}.__init__" for module in modules)]
+    return found
+
+
+@pytest.mark.parametrize("room", ["spec", "results", "analysis"])
+def test_no_import_leads_from_judging_to_planning(room):
+    assert not [name for name in reached(room) if name.startswith("robustkit.study")]
+
+
+def test_what_a_room_reaches_is_found_through_others():
+    assert {"robustkit.spec.checks", "robustkit.results.rows"} <= reached("analysis")
+    assert "robustkit.training.engine" in reached("study")
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)

@@ -25,13 +25,13 @@ from helpers.outcomes import (
 from helpers.pages import Outline
 from PIL import Image
 
+from robustkit.analysis.outcome import Outcome
 from robustkit.errors import InputError, UnknownName
 from robustkit.report.numbers import COLUMNS, numbers_csv
 from robustkit.report.study import write
 from robustkit.report.tables import accuracy_table, difference_table, escaped, tables
 from robustkit.report.wording import ends, p_value, points
 from robustkit.statistics import Estimate
-from robustkit.study.outcome import Outcome
 
 EMPTY = Outcome("empty", "An empty study", "Is there anything?", (), (), ())
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from helpers.studies import Here, Hurried, begin, changed, found
 
-from robustkit import checkpoint, machine, record
+from robustkit import checkpoint, machine, record, spec
 from robustkit.cli.terminal import StudyTable
 from robustkit.errors import InputError, RecordError
-from robustkit.study import spec, work
+from robustkit.study import work
 from robustkit.study.findings import of_store
 from robustkit.study.run import in_words
 from robustkit.study.store import Store

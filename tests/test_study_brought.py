@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from helpers.studies import CLAIM, Here, begin, brought, found
 
+from robustkit.analysis.of_records import of_runs
 from robustkit.errors import InputError, RecordError
+from robustkit.results.pattern import matches
 from robustkit.study import work
-from robustkit.study.brought import matches
-from robustkit.study.findings import of_runs, of_store
+from robustkit.study.findings import of_store
 from robustkit.study.store import Store
 
 

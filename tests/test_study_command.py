@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from helpers.studies import BROUGHT, brought
 
-from robustkit.study import spec
+from robustkit import spec
 from robustkit.study.findings import _histories
 
 

@@ -3,12 +3,12 @@
 import pytest
 from helpers.studies import STUDY, Here, begin, changed
 
-from robustkit import losses
+from robustkit import losses, spec
 from robustkit.errors import InputError
 from robustkit.files import names
 from robustkit.models import MODELS
 from robustkit.protocol import load
-from robustkit.study import spec, work
+from robustkit.study import work
 from robustkit.study.cells import Context, question
 
 

@@ -18,7 +18,7 @@ from robustkit.protocol import kind as kind_of
 from robustkit.study import work
 from robustkit.study.cells import Test as Asked
 from robustkit.study.forecast import forecast, looks, passes
-from robustkit.study.pace import Pace, timed
+from robustkit.study.throughput import Pace, timed
 from robustkit.training.engine import Engine, Progress
 from robustkit.training.examples import gather
 from robustkit.training.recipe import Recipe, spell

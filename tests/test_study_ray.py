@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from robustkit import record
+from robustkit import record, spec
 from robustkit.errors import InputError
 from robustkit.study import ray as crews
-from robustkit.study import spec
 from robustkit.study.ray import Demand, Exchange, Site, attend
 from robustkit.study.run import LOST, Options, Run
 from robustkit.study.store import Store

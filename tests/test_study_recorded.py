@@ -11,8 +11,8 @@ from helpers.studies import Here, begin, brought, found
 from robustkit import checkpoint
 from robustkit.errors import InputError
 from robustkit.files import digest
+from robustkit.results.grid import gaps
 from robustkit.study.cells import Cell, Context
-from robustkit.study.grid import gaps
 from robustkit.study.run import in_words
 
 
@@ -314,7 +314,7 @@ def test_a_file_that_cannot_be_read_is_told(tiny, nets, tmp_path, monkeypatch):
     def fail(path):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("robustkit.study.brought.file_digest", fail)
+    monkeypatch.setattr("robustkit.study.external.file_digest", fail)
     said = refused(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     assert said.endswith(".pt: cannot be read: Input/output error")
 
@@ -323,8 +323,8 @@ def test_networks_are_planned_without_torch(tiny, silent, tmp_path):
     path = brought(tiny, silent, tmp_path, "*.safetensors")
     code = (
         "import sys\n"
-        "from robustkit.study import spec\n"
-        "from robustkit.study.brought import Gatherer\n"
+        "from robustkit import spec\n"
+        "from robustkit.study.external import Gatherer\n"
         f"study = spec.load({str(path)!r})\n"
         "plan = Gatherer(study, study.brought, lambda limit: '').plan({})\n"
         "sys.exit('torch' in sys.modules or len(plan.wanted) != 8)"

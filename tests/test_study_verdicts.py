@@ -8,11 +8,11 @@ import pytest
 from helpers.evaluations import evaluation
 from helpers.studies import CLAIM
 
-from robustkit import record
+from robustkit import record, spec
+from robustkit.analysis.findings import Findings, Number
+from robustkit.analysis.judge import outcome
+from robustkit.analysis.of_records import of_runs
 from robustkit.errors import RecordError
-from robustkit.study import spec
-from robustkit.study.analysis import Findings, Number, outcome
-from robustkit.study.findings import of_runs
 
 
 def rows(folder, name, right, **made):

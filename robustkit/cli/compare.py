@@ -13,9 +13,10 @@ from robustkit.errors import InputError, UnknownName
 from robustkit.files import write_atomic
 
 if TYPE_CHECKING:
+    from robustkit.analysis.compare import Compared
+    from robustkit.results.records import Wanted
+    from robustkit.results.sides import Side
     from robustkit.statistics import Comparison, Estimate
-    from robustkit.study.compare import Compared
-    from robustkit.study.evaluated import Side, Wanted
 
 SCHEMA = "robustkit.comparison/1"
 
@@ -62,7 +63,7 @@ def compare(
     json_: Json = None,
 ) -> int:
     """Compare evaluated networks with the first: differences, intervals, verdicts, sentences."""
-    from robustkit.study.compare import compare_sides
+    from robustkit.analysis.compare import compare_sides
 
     share = None if delta is None else points(delta, "--delta")
     check_json(json_)
@@ -84,7 +85,7 @@ def asked(
     Raises:
         InputError: --at is no number above 0.
     """
-    from robustkit.study.evaluated import Wanted
+    from robustkit.results.records import Wanted
 
     return Wanted(tuple(at or ()), attack, data, surrogate)
 
@@ -97,7 +98,8 @@ def evaluated(
     Raises:
         InputError: a name, an option, or evaluations that do not belong together.
     """
-    from robustkit.study.evaluated import Finder, sides
+    from robustkit.results.finder import Finder
+    from robustkit.results.sides import sides
 
     if not names:
         raise InputError("name two networks or more; the first is the baseline")
@@ -147,7 +149,7 @@ def _show(compared: "Compared") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from robustkit.study.evaluated import in_words
+    from robustkit.results.sides import in_words
 
     for warning in compared.warnings:
         Console(stderr=True).print(Text(f"warning: {warning}"), style="yellow", soft_wrap=True)
@@ -214,7 +216,7 @@ def _undecided(compared: "Compared") -> Iterable[str]:
 
 
 def _at(level: str) -> str:
-    from robustkit.study.evaluated import CLEAN
+    from robustkit.results.records import CLEAN
 
     return level if level == CLEAN else f"ε = {level}"
 

@@ -27,8 +27,8 @@ from robustkit.cli.compare import (
 from robustkit.errors import InputError
 
 if TYPE_CHECKING:
+    from robustkit.analysis.needs import Needs
     from robustkit.statistics import Power
-    from robustkit.study.compare import Needs
 
 SCHEMA = "robustkit.power/1"
 SHOWN = (3, 4, 5, 7, 10, 15, 20, 30, 50)
@@ -101,7 +101,7 @@ def power(
 
 
 def _planned(sides: Sequence[Any], **options: Any) -> tuple["Needs", ...]:
-    from robustkit.study.compare import needs
+    from robustkit.analysis.needs import needs
 
     return needs(sides, **options)
 
@@ -127,8 +127,8 @@ def _by_hand(
     family: int,
 ) -> tuple["Needs", ...]:
     """A plan from bounds that the user knows."""
+    from robustkit.analysis.needs import Needs
     from robustkit.statistics import Components, plan
-    from robustkit.study.compare import Needs
 
     # all of an image's variance is taken to be the same for every seed: no seeds take it away
     bounds = Components((seed_sd / 100) ** 2, discordant / 100, 0.0, 0, images)
@@ -140,7 +140,7 @@ def _show(planned: Sequence["Needs"]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from robustkit.study.compare import hardest
+    from robustkit.analysis.needs import hardest
 
     console = Console()
     most = hardest(planned)

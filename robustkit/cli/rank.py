@@ -21,7 +21,7 @@ from robustkit.errors import InputError
 from robustkit.files import write_atomic
 
 if TYPE_CHECKING:
-    from robustkit.study.rank import Ranking
+    from robustkit.analysis.rank import Ranking
 
 SCHEMA = "robustkit.ranking/1"
 KINDS = ("pdf", "svg", "png")
@@ -54,8 +54,8 @@ def rank(
     json_: Json = None,
 ) -> int:
     """Rank three methods or more over independent data sets: Friedman, Nemenyi."""
-    from robustkit.study.evaluated import Finder
-    from robustkit.study.rank import rank as ranked
+    from robustkit.analysis.rank import rank as ranked
+    from robustkit.results.finder import Finder
 
     if not names:
         raise InputError("name evaluated networks: 'nets/{loss}_{data}_seed{seed}.pt'")

@@ -17,13 +17,13 @@ from robustkit.errors import EvaluationFailed, InputError
 from robustkit.files import find
 
 if TYPE_CHECKING:
+    from robustkit.analysis.evidence import Evidence
     from robustkit.figures import Width
+    from robustkit.spec import Study
     from robustkit.study.cells import Plan
-    from robustkit.study.evidence import Evidence
     from robustkit.study.forecast import Forecast
     from robustkit.study.ray import Demand
     from robustkit.study.run import Crew, Run
-    from robustkit.study.spec import Study
 
 
 def report(
@@ -98,7 +98,7 @@ def report(
     ] = None,
 ) -> int:
     """Train and evaluate what a study still needs, and write its report."""
-    from robustkit.study import spec
+    from robustkit import spec
     from robustkit.study.store import Store
 
     if hours is not None and not 0 <= hours < math.inf:
@@ -166,7 +166,7 @@ def _command(name: str, study: "Study") -> str:
 
 def _as_asked(store: Any, name: str) -> "Study":
     """The study that a folder holds, whatever has become of its file; says so if it has changed."""
-    from robustkit.study import spec
+    from robustkit import spec
 
     asked = store.asked()
     last = [asked, *asked["amendments"]][-1]
@@ -183,7 +183,7 @@ def _tell_if_changed(name: str, text: str) -> None:
 
 
 def _tell_missing(study: "Study", methods: Collection[str]) -> None:
-    from robustkit.study.findings import not_found
+    from robustkit.analysis.findings import not_found
 
     for line in not_found(study, methods):
         sys.stderr.write(f"{line}\n")
@@ -274,14 +274,14 @@ class _Look(NamedTuple):
 
 
 def _of_runs(study: "Study", runs: Path, command: str, look: _Look) -> int:
-    from robustkit.study.evidence import collect
-    from robustkit.study.findings import of_runs
+    from robustkit.analysis.evidence import collect
+    from robustkit.analysis.of_records import of_runs
 
     return _report(collect(study, of_runs(study, runs, command)), look)
 
 
 def _write(study: "Study", store: Any, command: str, look: _Look) -> int:
-    from robustkit.study.evidence import collect
+    from robustkit.analysis.evidence import collect
     from robustkit.study.findings import of_store
 
     return _report(collect(study, of_store(study, store, command)), look)
@@ -289,7 +289,7 @@ def _write(study: "Study", store: Any, command: str, look: _Look) -> int:
 
 def _again(name: str, look: _Look) -> int:
     """The report of a folder that has its evidence only."""
-    from robustkit.study import evidence
+    from robustkit.analysis import evidence
 
     if not (path := look.folder / evidence.NAME).is_file():
         raise InputError(
@@ -304,7 +304,7 @@ def _again(name: str, look: _Look) -> int:
 def _report(found: "Evidence", look: _Look) -> int:
     """Write the report; 3 where something in it has failed."""
     from robustkit import report as reports
-    from robustkit.study.analysis import outcome
+    from robustkit.analysis.judge import outcome
 
     _tell_missing(found.study, {number.method for number in found.findings.numbers})
     failed = any(cell.status == "failed" for cell in found.findings.cells)

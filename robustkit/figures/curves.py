@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
+from robustkit.analysis.outcome import Line, Panel
 from robustkit.figures.legend import legend
 from robustkit.figures.names import shortened
 from robustkit.figures.style import FAINT, look
 from robustkit.record import Point
 from robustkit.statistics import Estimate
-from robustkit.study.outcome import Line, Panel
 
 BANDS = 4
 """up to so many lines are shaded; with more, shades would hide one another"""

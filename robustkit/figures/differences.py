@@ -9,11 +9,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MultipleLocator, NullLocator
 
+from robustkit.analysis.outcome import Cost
 from robustkit.figures.legend import legend
 from robustkit.figures.names import level_text, shortened
 from robustkit.figures.style import COLOURS, FAINT, INK, look
 from robustkit.statistics import Comparison, Estimate, Ranks
-from robustkit.study.outcome import Cost
 
 _VERDICTS: Mapping[str, tuple[object, str]] = {
     "better": (COLOURS[0], "^"),

@@ -8,9 +8,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from robustkit.analysis.outcome import History
 from robustkit.figures.legend import legend
 from robustkit.figures.style import FAINT, look
-from robustkit.study.outcome import History
 
 Quantity = Literal["memorised", "held_out"]
 _LABELS = {"memorised": "wrong labels repeated", "held_out": "accuracy on held-out images"}

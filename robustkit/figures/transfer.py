@@ -7,8 +7,8 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from robustkit.analysis.outcome import Matrix
 from robustkit.figures.names import shortened
-from robustkit.study.outcome import Matrix
 
 LINE = 16
 """characters of a name on a line"""

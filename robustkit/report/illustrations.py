@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from robustkit import figures
+from robustkit.analysis.outcome import Cost, Gallery, History, Line, Matrix, Outcome, Panel
 from robustkit.figures import Draw, Quantity, Venue, Width, level_text
 from robustkit.report.names import Names
 from robustkit.report.wording import ends, interval, percent, points, signed
+from robustkit.spec import Figure
 from robustkit.statistics import Estimate
-from robustkit.study.outcome import Cost, Gallery, History, Line, Matrix, Outcome, Panel
-from robustkit.study.spec import Figure
 
 MANY = 5
 """columns of a matrix that do not fit into one column of a paper"""

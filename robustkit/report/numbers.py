@@ -8,8 +8,17 @@ from itertools import chain
 from math import isfinite
 from typing import Literal
 
+from robustkit.analysis.outcome import (
+    CellRow,
+    Cost,
+    History,
+    Judgement,
+    Line,
+    Matrix,
+    Outcome,
+    Panel,
+)
 from robustkit.statistics import Comparison, Estimate
-from robustkit.study.outcome import CellRow, Cost, History, Judgement, Line, Matrix, Outcome, Panel
 
 Section = Literal[
     "estimate",

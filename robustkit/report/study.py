@@ -14,6 +14,9 @@ from pathlib import Path, PurePosixPath
 
 from markupsafe import Markup
 
+from robustkit.analysis import evidence
+from robustkit.analysis.findings import FIRST
+from robustkit.analysis.outcome import Line, Outcome, Panel
 from robustkit.errors import InputError, UnknownName
 from robustkit.figures import PAGE, STYLES, Style, Width, level_text, render, svg
 from robustkit.files import file_digest, write_atomic
@@ -28,9 +31,6 @@ from robustkit.report.numbers import numbers_csv
 from robustkit.report.tables import areas, summed_up, tables
 from robustkit.report.wording import attacks
 from robustkit.statistics import Comparison
-from robustkit.study import evidence
-from robustkit.study.findings import FIRST
-from robustkit.study.outcome import Line, Outcome, Panel
 
 SCHEMA = "robustkit.report/1"
 MANIFEST = "manifest.json"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from robustkit.analysis.outcome import Cost, Judgement, Line, Outcome, Panel
 from robustkit.figures import level_text, printable
 from robustkit.report.names import Names
 from robustkit.report.wording import (
@@ -14,9 +15,8 @@ from robustkit.report.wording import (
     tenths,
     within,
 )
+from robustkit.spec import Table as Kind
 from robustkit.statistics import Comparison, Estimate
-from robustkit.study.outcome import Cost, Judgement, Line, Outcome, Panel
-from robustkit.study.spec import Table as Kind
 
 _ESCAPES = str.maketrans(
     {

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from robustkit.study.spec import merged
+from robustkit.spec import merged
 
 PARTS = ("method", "analysis", "claim")
 """arrays of tables whose entries have names"""

@@ -14,7 +14,7 @@ from robustkit import compression, losses, models, protocol
 from robustkit.data import Dataset, noise
 from robustkit.errors import InputError, UnknownName
 from robustkit.files import build, canonical, digest, fraction
-from robustkit.study.spec import TRAINED, Analysis, Method, Study, Trained, Tuning
+from robustkit.spec import TRAINED, Analysis, Method, Study, Trained, Tuning
 from robustkit.training.recipe import Recipe, checked, default_recipe, default_settings, spell
 
 REVISION = 1

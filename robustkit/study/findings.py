@@ -1,29 +1,21 @@
-"""What a study's folder, or a folder of evaluations, holds: numbers, failures, histories."""
+"""What a study's folder holds: numbers, failures, histories."""
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from robustkit.analysis.findings import Findings, Number, gaps_of, not_found
+from robustkit.analysis.outcome import CellRow, History
 from robustkit.errors import RecordError
-from robustkit.statistics.comparison import listed
+from robustkit.spec import Study
 from robustkit.study.amendments import differences
-from robustkit.study.analysis import Findings, Number
 from robustkit.study.cells import Candidate, Context, choices
-from robustkit.study.grid import LISTED, gaps
-from robustkit.study.outcome import CellRow, History
-from robustkit.study.spec import TRAINED, Analysis, Study
+from robustkit.study.provenance import askings, digests, provenance
 from robustkit.study.store import Store
 
 MISSING = "not yet trained"
-FIRST = "before the first training"
-ELSEWHERE = "the networks were made elsewhere"
 TOLD = 20
 """changes of one amendment that a note lists"""
 
@@ -35,7 +27,7 @@ def of_store(study: Study, store: Store, command: str) -> Findings:
         RecordError: the folder holds no study, or another one.
     """
     asked, plan = store.asked(), store.plan()
-    if asked is None or study.digest not in _digests(asked):
+    if asked is None or study.digest not in digests(asked):
         raise RecordError(
             f"{store.folder}: holds another study than {study.name} as its file is now; give "
             "another --out"
@@ -47,21 +39,11 @@ def of_store(study: Study, store: Store, command: str) -> Findings:
         {name: cost["seconds"] for name, cost in _costs(study, store)},
         tuple(_histories(study, plan, done)),
         tuple(_cell_rows(study, store, plan, done)),
-        _provenance(study, store, asked, plan, done),
+        provenance(study, store, asked, plan, done),
         (*_notes(study, asked, plan, done), *_unlike(study, plan, numbers)),
         command,
-        _askings(asked),
+        askings(asked),
     )
-
-
-def _askings(asked: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """What was asked at first, and after each amendment."""
-    first = {key: asked[key] for key in ("digest", "file", "changes")}
-    return first, *asked["amendments"]
-
-
-def _digests(asked: Mapping[str, Any]) -> list[str]:
-    return [one["digest"] for one in _askings(asked)]
 
 
 def _number(
@@ -172,116 +154,6 @@ def _in_words(configuration: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in flat.items()) or "as given"
 
 
-def _provenance(
-    study: Study,
-    store: Store,
-    asked: Mapping[str, Any],
-    plan: Mapping[str, Any],
-    done: Mapping[str, dict[str, Any] | None],
-) -> dict[str, dict[str, str]]:
-    finished = [cell for cell in done.values() if cell and cell["status"] == "done"]
-    known = {key: test for key in plan["tests"] if (test := store.test(key)) is not None}
-    tested = {key: test for key, test in known.items() if test["status"] == "done"}
-    sections = {
-        "Study": {"name": study.name} | _asked(study, asked),
-        "Cells": {
-            "planned": str(len(plan["cells"])),
-            "done": str(len(finished)),
-            "failed": str(sum(1 for c in done.values() if c and c["status"] == "failed")),
-        }
-        | _machines([*finished, *tested.values()]),
-        "Data": _data(store, plan, finished, tested),
-        "Versions": _versions(finished),
-    }
-    if plan["chosen"]:
-        sections["Configurations chosen"] = {
-            where: str(number + 1) for where, number in plan["chosen"].items()
-        }
-    return sections
-
-
-def _asked(study: Study, asked: Mapping[str, Any]) -> dict[str, str]:
-    """What was asked first, and what later."""
-    first, *later = _digests(asked)
-    fixed = FIRST if study.brought is None else f"before the first evaluation here; {ELSEWHERE}"
-    if not later:
-        return {"digest": study.digest, "claims fixed": fixed}
-    fixed = "changed later, see the notes"
-    return {
-        "digest": study.digest,
-        "claims fixed": fixed if study.brought is None else f"{fixed}; {ELSEWHERE}",
-        "digest as first asked": first,
-    } | {
-        f"digest of amendment {i}": f"{one['digest']}, after {one['cells_done']} cells"
-        for i, one in enumerate(asked["amendments"], 1)
-    }
-
-
-def _machines(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Devices, threads and processors of results; networks made elsewhere say nothing of theirs."""
-    known = [one for one in results if "device" in one]
-    said = {
-        "devices": {one["device"] for one in known},
-        "threads": {str(one.get("threads", "unknown")) for one in known},
-        "processors": {one.get("processor", "unknown") for one in known},
-    }
-    return {what: ", ".join(sorted(texts)) or "unknown" for what, texts in said.items()}
-
-
-def _versions(finished: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    versions: dict[str, set[str]] = defaultdict(set)
-    for cell in finished:
-        for name, text in cell.get("versions", {}).items():
-            versions[name].add(text)
-    return {name: ", ".join(sorted(texts)) for name, texts in sorted(versions.items())}
-
-
-def _data(
-    store: Store,
-    plan: Mapping[str, Any],
-    finished: Sequence[Mapping[str, Any]],
-    tested: Mapping[str, Mapping[str, Any]],
-) -> dict[str, str]:
-    """The data sets that networks were trained and tested on, by name and split."""
-    told: dict[str, dict[str, str]] = defaultdict(dict)  # text by digest, by name and split
-    for cell in plan["cells"].values():
-        if (data := cell["asked"].get("data")) is not None:
-            told[f"{data['name']}, train"][data["digest"]] = _digest_told(data["digest"])
-    for cell in finished:
-        for split, data in cell.get("data", {}).items():
-            told[f"{data['name']}, {split}"][data["digest"]] = _data_told(data)
-    for key, test in plan["tests"].items():
-        data = _tested_on(store, test["digest"], tested.get(key), told)
-        if data is not None:
-            told[f"{data['name']}, {test['split']}"][test["digest"]] = _data_told(data)
-        elif not any(test["digest"] in texts for texts in told.values()):
-            told[f"{test['data']}, {test['split']}"][test["digest"]] = _digest_told(test["digest"])
-    return {name: "; ".join(texts.values()) for name, texts in told.items()}
-
-
-def _tested_on(
-    store: Store,
-    digest: str,
-    test: Mapping[str, Any] | None,
-    told: Mapping[str, Mapping[str, str]],
-) -> Mapping[str, Any] | None:
-    """Images that were tested, by an evaluation of them; None: unknown, or told already."""
-    if test is None or any("images" in texts.get(digest, "") for texts in told.values()):
-        return None
-    if "data" in test:
-        return next(iter(test["data"].values()), None)
-    data = _header(store.runs / f"{test['evaluation'][:32]}.parquet")["data"]
-    return {"name": data["name"], "images": data["n"], "digest": data["digest"]}
-
-
-def _data_told(data: Mapping[str, Any]) -> str:
-    return f"{data['images']:,} images, {_digest_told(data['digest'])}"
-
-
-def _digest_told(digest: str) -> str:
-    return f"digest {digest}"
-
-
 def _notes(
     study: Study,
     asked: Mapping[str, Any],
@@ -373,135 +245,8 @@ def _amended(asked: Mapping[str, Any]) -> Iterable[str]:
         )
 
 
-def not_found(study: Study, methods: Collection[str]) -> list[str]:
-    """Methods that a study of networks made elsewhere speaks of, and no network is of, in words."""
-    if study.brought is None:
-        return []
-    named = {study.baseline: "the baseline"} if study.baseline else {}
-    for claim in study.claims:
-        if any(analysis.name == claim.analysis for analysis in study.analyses):
-            for method in (claim.a, claim.b):
-                named.setdefault(method, f"claim {claim.name}")
-    found = f"methods found: {', '.join(sorted(methods)) or 'none'}"
-    return [
-        f"No network of method {method} was found, of which {where} speaks; {found}."
-        if where != "the baseline"
-        else f"No network of method {method}, the baseline, was found; {found}."
-        for method, where in named.items()
-        if method not in methods
-    ]
-
-
 def _unlike(study: Study, plan: Mapping[str, Any], numbers: Sequence[Number]) -> Iterable[str]:
     """Which networks made elsewhere are left out, and which are missing."""
     yield from plan.get("notes", ())
     if study.brought is not None:
-        yield from _gaps(study, numbers)
-
-
-def _gaps(study: Study, numbers: Iterable[Number]) -> Iterable[str]:
-    levels = {a.name: a.levels for a in study.analyses if a.factor != "epsilon"}
-    return gaps(((n.analysis, (n.method, n.level, n.seed)) for n in numbers), levels)
-
-
-# --- a folder of evaluations ----------------------------------------------------------------------
-
-
-def of_runs(study: Study, folder: Path, command: str) -> Findings:
-    """What a folder of evaluations has for each analysis, by what the records say of their making.
-
-    Raises:
-        RecordError: no such folder, a damaged file, or two records of the same network.
-    """
-    if not folder.is_dir():
-        raise RecordError(f"{folder}: no such folder of records")
-    headers = {path: _header(path) for path in sorted(folder.glob("*.parquet"))}
-    numbers = [
-        number
-        for analysis in study.analyses
-        if analysis.factor != "cost"
-        for number in _of_headers(analysis, headers)
-    ]
-    if not numbers:
-        why = "; ".join(_left_out(study, headers)) or "it is empty"
-        raise RecordError(f"{folder}: no evaluation in it fits an analysis of {study.name}: {why}")
-    fixed = f"not known: the evaluations were there before; {ELSEWHERE}"
-    return Findings(
-        numbers,
-        provenance={
-            "Study": {"name": study.name, "digest": study.digest, "claims fixed": fixed},
-            "Data": _data_of(headers[number.path] for number in numbers if number.path),
-        },
-        notes=(
-            *_left_out(study, headers),
-            *not_found(study, {number.method for number in numbers}),
-            *_gaps(study, numbers),
-        ),
-        command=command,
-    )
-
-
-def _data_of(headers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The data sets of evaluations, by name and split."""
-    told: dict[str, dict[str, None]] = defaultdict(dict)  # texts in order, each once
-    for header in headers:
-        data = header["data"]
-        text = _data_told({"images": data["n"], "digest": data["digest"]})
-        told[f"{data['name']}, {data['split']}"][text] = None
-    return {name: "; ".join(texts) for name, texts in told.items()}
-
-
-def _header(path: Path) -> dict[str, Any]:
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        return dict(json.loads(metadata[b"robustkit.header"]))
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
-
-
-def _left_out(study: Study, headers: Mapping[Path, dict[str, Any]]) -> Iterable[str]:
-    """The evaluations that no analysis takes, with what each has against it."""
-    analyses = [analysis for analysis in study.analyses if analysis.factor != "cost"]
-    out: dict[str, list[str]] = defaultdict(list)  # files by reason
-    for path, header in headers.items():
-        reasons = [_unfit(analysis, header) for analysis in analyses]
-        if all(reasons):
-            out[listed(list(dict.fromkeys(reasons)))].append(path.name)
-    for reason, names in out.items():
-        more = len(names) - LISTED
-        shown = [*names[:LISTED], *([f"{more} more"] if more > 0 else [])]
-        yield f"Left out, since {reason}: {listed(shown)}."
-
-
-def _unfit(analysis: Analysis, header: Mapping[str, Any]) -> str:
-    """Why an evaluation is none of an analysis's, in words; "" where it is one."""
-    made, name = header["checkpoint"], header["protocol"]["name"]
-    if analysis.factor == "epsilon":
-        if name != analysis.protocol:
-            return f"{analysis.name} takes the protocol {analysis.protocol}, not {name}"
-    elif made.get(analysis.factor) is None:
-        return f"their {analysis.factor} is not on record"
-    for factor in TRAINED:
-        if factor == analysis.factor or made.get(factor) is None:
-            continue
-        if Fraction(str(made[factor])) != Fraction(asked := getattr(analysis, factor)):
-            return f"{analysis.name} takes {factor} {asked}, not {made[factor]:.6g}"
-    return ""
-
-
-def _of_headers(analysis: Analysis, headers: Mapping[Path, dict[str, Any]]) -> Iterable[Number]:
-    taken: dict[tuple[str, Fraction, int], Path] = {}
-    for path, header in headers.items():
-        if _unfit(analysis, header):
-            continue
-        made = header["checkpoint"]
-        level = "" if analysis.factor == "epsilon" else f"{made[analysis.factor]:.6g}"
-        method, seed = str(made["loss"] or made["model"] or "unknown"), int(made["seed"] or 0)
-        where = (method, Fraction(level or 0), seed)
-        if where in taken:
-            raise RecordError(
-                f"{path} and {taken[where]}: both of {method}, {analysis.factor} {level}, seed "
-                f"{seed}; keep one of them in the folder"
-            )
-        taken[where] = path
-        yield Number(analysis.name, method, level, seed, path)
+        yield from gaps_of(study, numbers)

@@ -20,8 +20,8 @@ from robustkit.protocol import (
     Square,
 )
 from robustkit.study.cells import Cell, Plan, Test
-from robustkit.study.pace import Pace, measure
 from robustkit.study.run import ROUNDS, STEPS, Run, means
+from robustkit.study.throughput import Pace, measure
 from robustkit.study.work import loaded
 from robustkit.training.recipe import period
 

@@ -5,7 +5,6 @@ files with a URL that all reach. Either way a result is there whole or not at al
 speaks of; a job that is done twice, because its worker only seemed lost, comes to the same.
 """
 
-import json
 import logging
 import math
 import os
@@ -27,14 +26,12 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from robustkit.errors import InputError, RobustkitError
-from robustkit.files import write_atomic
+from robustkit.study.exchange import Exchange, files, json_of, network, results_of, surrogates
 from robustkit.study.run import LOST, in_words
 from robustkit.study.store import Store
 from robustkit.study.work import Job, Means, carry_out, loaded
 
 Result = Callable[[str, str], dict[str, Any] | None]
-"""what a "cell" or "test" of some key came to; None: not yet"""
-
 PATIENCE = 5.0
 """seconds between two looks at how large the cluster is"""
 SETTLING = 60.0
@@ -76,137 +73,6 @@ class Site:
     def exchange(self) -> "Exchange":
         """The place that all machines see."""
         return Exchange(self.shared or str(self.means.folder))
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """Files of a study at a URL, named as in its folder."""
-
-    url: str
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all.
-
-        Raises:
-            InputError: the URL cannot be written.
-        """
-        with self._told():
-            system, path = self._place(name)
-            partial = f"{path}.{uuid.uuid4().hex}.tmp"
-            system.makedirs(path.rpartition("/")[0], exist_ok=True)
-            system.pipe_file(partial, data)
-            system.mv(partial, path)
-
-    def get(self, name: str) -> bytes | None:
-        """A file's bytes; None where there is none.
-
-        Raises:
-            InputError: the URL cannot be read.
-        """
-        with self._told(), suppress(FileNotFoundError):
-            system, path = self._place(name)
-            return bytes(system.cat_file(path))
-        return None
-
-    def drop(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        with self._told(), suppress(FileNotFoundError):
-            system, path = self._place(name)
-            system.rm_file(path)
-
-    def result(self, kind: str, key: str) -> dict[str, Any] | None:
-        """What a cell or test came to; None: not yet.
-
-        Raises:
-            InputError: its file is damaged.
-        """
-        text = self.get(name := _json(kind, key))
-        try:
-            return None if text is None else dict(json.loads(text))
-        except ValueError as error:
-            raise InputError(f"{self.url}: {name} is damaged ({error}); remove it") from error
-
-    def done(self, kind: str, key: str) -> dict[str, Any] | None:
-        """The same, of those that have not failed."""
-        found = self.result(kind, key)
-        return found if found is not None and found["status"] == "done" else None
-
-    def bring(self, name: str, folder: Path) -> None:
-        """Copy a file into a study's folder.
-
-        Raises:
-            InputError: it is not there.
-        """
-        data = self.get(name)
-        if data is None:
-            raise InputError(f"{self.url}: {name} has vanished from it")
-        write_atomic(folder / name, data)
-
-    def _place(self, name: str) -> tuple[Any, str]:
-        from fsspec.core import url_to_fs
-
-        system, root = url_to_fs(self.url)
-        return system, f"{root.rstrip('/')}/{name}"
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Whatever goes wrong with a URL, in one line; each kind has errors of its own."""
-        try:
-            yield
-        except (RobustkitError, FileNotFoundError):
-            raise
-        except Exception as error:
-            said = (str(error).splitlines() or [""])[0]
-            raise InputError(f"{self.url}: {type(error).__name__}: {said}") from error
-
-
-# --- the files of a job ---------------------------------------------------------------------------
-
-
-def _json(kind: str, key: str) -> str:
-    return f"{kind}s/{key}.json"
-
-
-def network(cell: dict[str, Any]) -> list[str]:
-    """The checkpoint of a training's result, unless it was made elsewhere."""
-    path = cell.get("checkpoint")
-    return [] if path is None or Path(path).is_absolute() else [path]
-
-
-def rows(test: dict[str, Any]) -> list[str]:
-    """The record of an evaluation's result."""
-    if test["status"] != "done":
-        return []
-    name = f"runs/{test['evaluation'][:32]}"
-    return [f"{name}.examples.npz", f"{name}.parquet"]
-
-
-def mentioned(kind: str, key: str, result: dict[str, Any]) -> list[str]:
-    """The files that the reason of a failure speaks of."""
-    known = (f"{kind}s/{key}.log", f"checkpoints/{key}.safetensors.partial/state.pt")
-    return [name for name in known if name.rpartition("/")[2] in result["reason"]]
-
-
-def files(job: Job, result: Result) -> list[str]:
-    """Everything that a job came to; a file comes after those that it speaks of, the cell last."""
-    found = [("test", test.key) for test in job.tests] + [("cell", job.cell.key)]
-    carried, results = [], []
-    for kind, key in found:
-        if (known := result(kind, key)) is not None:
-            carried += rows(known) if kind == "test" else network(known)
-            carried += mentioned(kind, key, known)
-            results.append(_json(kind, key))
-    return carried + results
-
-
-def surrogates(job: Job) -> list[str]:
-    """Keys of the networks that attacks of the job work on."""
-    return sorted({test.surrogate for test in job.tests} - {""})
-
-
-def results_of(store: Store) -> Result:
-    """The results in a study's folder."""
-    return lambda kind, key: store.cell(key) if kind == "cell" else store.test(key)
 
 
 # --- a worker -------------------------------------------------------------------------------------
@@ -252,7 +118,7 @@ def _in_scratch(job: Job, site: Site) -> None:
         scratch = Path(name)
         fetched = _fetch(job, exchange, scratch)
         _do(job, replace(site.means, folder=scratch))
-        if _json("cell", key) in fetched or exchange.done("cell", key) is None:
+        if json_of("cell", key) in fetched or exchange.done("cell", key) is None:
             _speak_of(job, Store(scratch), site.means.folder)
             for made in files(job, results_of(Store(scratch))):
                 if made not in fetched and (scratch / made).exists():
@@ -269,10 +135,10 @@ def _fetch(job: Job, exchange: Exchange, folder: Path) -> set[str]:
         cell = exchange.done("cell", other)
         if cell is None:
             raise InputError(f"{exchange.url}: lacks the network {other}, by which to attack")
-        names += [*network(cell), _json("cell", other)]
+        names += [*network(cell), json_of("cell", other)]
     if (cell := exchange.done("cell", key)) is not None:
-        names += [*network(cell), _json("cell", key)]
-        names += [_json("test", t.key) for t in job.tests if exchange.done("test", t.key)]
+        names += [*network(cell), json_of("cell", key)]
+        names += [json_of("test", t.key) for t in job.tests if exchange.done("test", t.key)]
     for name in names:
         exchange.bring(name, folder)
     return set(names)
@@ -423,7 +289,7 @@ class Cluster:
             cell = store.cell(key)
             if cell is None or cell["status"] != "done" or self.site.exchange.done("cell", key):
                 continue
-            for name in (*network(cell), _json("cell", key)):
+            for name in (*network(cell), json_of("cell", key)):
                 self.site.exchange.put(name, (folder / name).read_bytes())
 
     def _bring(self, job: Job) -> None:

@@ -17,10 +17,10 @@ from robustkit import data as datasets
 from robustkit import machine
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
+from robustkit.spec import Analysis, Study
 from robustkit.study.amendments import differences, reworded
-from robustkit.study.brought import Gatherer
 from robustkit.study.cells import Cell, Context, Plan, Planner, Test, check, within
-from robustkit.study.spec import Analysis, Study
+from robustkit.study.external import Gatherer
 from robustkit.study.store import Store
 from robustkit.study.work import Job, Means, begin, carry_out, loaded, time_steps
 

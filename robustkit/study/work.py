@@ -17,10 +17,9 @@ from robustkit import data as datasets
 from robustkit.data import Dataset
 from robustkit.errors import DataError, RobustkitError
 from robustkit.files import build, write_atomic
-from robustkit.study.brought import check_name
+from robustkit.results.recorded import ITSELF, Said, check_name
+from robustkit.spec import TRAINED
 from robustkit.study.cells import Cell, Test, noise_of
-from robustkit.study.recorded import ITSELF, Said
-from robustkit.study.spec import TRAINED
 from robustkit.study.store import Store
 from robustkit.training.recipe import Recipe
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from helpers.evaluations import evaluation
-from robustkit.statistics import Beside, Comparison, Estimate
-from robustkit.study.outcome import (
+from robustkit.analysis.outcome import (
     CellRow,
     Cost,
     Gallery,
@@ -19,6 +18,7 @@ from robustkit.study.outcome import (
     Panel,
     Value,
 )
+from robustkit.statistics import Beside, Comparison, Estimate
 
 METHODS = (
     "cross-entropy",

@@ -1,7 +1,8 @@
 """A study that is small enough to be worked out in a test, and networks made elsewhere."""
 
-from robustkit.study import spec, work
-from robustkit.study.analysis import outcome
+from robustkit import spec
+from robustkit.analysis.judge import outcome
+from robustkit.study import work
 from robustkit.study.findings import of_store
 from robustkit.study.run import Options, Run
 from robustkit.study.store import Store

@@ -1,19 +1,27 @@
-"""From what the cells came to, to what the study found. Reads files; needs no torch."""
+"""One analysis of a study: its rows by method and level, what is drawn of them, and compared."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import product
 from math import log10
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from robustkit.analysis.compare import matched, unmatched
+from robustkit.analysis.findings import SHOWN, Findings, baseline_of, pictured
+from robustkit.analysis.outcome import (
+    Gallery,
+    Line,
+    Panel,
+    Value,
+)
 from robustkit.errors import RecordError
 from robustkit.files import digest
+from robustkit.spec import Analysis, Study
 from robustkit.statistics import (
     Comparison,
     Contrast,
@@ -25,122 +33,15 @@ from robustkit.statistics import (
     family,
     median_over_seeds,
     over_seeds,
-    ratio,
 )
-from robustkit.study.compare import matched, unmatched
-from robustkit.study.outcome import (
-    CellRow,
-    Cost,
-    Gallery,
-    History,
-    Judged,
-    Judgement,
-    Line,
-    Matrix,
-    Outcome,
-    Panel,
-    Value,
-)
-from robustkit.study.rows import Files, Records
-from robustkit.study.spec import Analysis, Claim, Study
 
 WORDS = {"label_noise": "label noise", "data_fraction": "data fraction", "epsilon": "ε"}
 NO_ATTACK = "0"
 """the level of a robustness curve at which nothing is attacked"""
-SHOWN = 6
-"""examples of a gallery"""
 Right = npt.NDArray[np.bool_]
 
 
-class Number(NamedTuple):
-    """One network in one analysis."""
-
-    analysis: str
-    method: str
-    level: str
-    """"" where the factor is epsilon: its rows have all levels"""
-    seed: int
-    path: Path | None
-    """of its rows, as `Findings.records` knows them; None where there are none"""
-    reason: str = ""
-    """why there are none"""
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What a study's folder holds, beside the rows."""
-
-    numbers: Sequence[Number]
-    times: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
-    """by analysis and method: seconds of a training step, by rounds in turn"""
-    histories: tuple[History, ...] = ()
-    cells: tuple[CellRow, ...] = ()
-    provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    command: str = ""
-    asked: tuple[Mapping[str, Any], ...] = ()
-    """the study as it was first asked, and after every change: its digest, file and changes"""
-    records: Records = field(default_factory=Files)
-
-
-def outcome(study: Study, findings: Findings) -> Outcome:
-    """Everything that the study's report says.
-
-    Raises:
-        RecordError: rows that are missing, damaged, or of different images.
-    """
-    tables = {a.name: _Table(study, a, findings) for a in study.analyses if a.factor != "cost"}
-    judged = tuple(_Judge(study, tables, findings).judge(claim) for claim in study.claims)
-    return Outcome(
-        name=study.name,
-        title=study.title,
-        question=study.question,
-        panels=tuple(table.panel() for table in tables.values()),
-        judgements=judged,
-        cells=findings.cells,
-        histories=findings.histories,
-        costs=tuple(_costs(study, tables, findings)),
-        matrices=tuple(_matrices(study, tables)),
-        galleries=tuple(g for t in tables.values() if (g := t.gallery()) is not None),
-        notes=(*study.notes, *_scope(study), *findings.notes),
-        protocols={
-            name: table.header["protocol"]
-            for table in tables.values()
-            if table.header and (name := table.header["protocol"]["name"])
-        },
-        provenance=findings.provenance,
-        command=findings.command,
-        file=study.text,
-        changes=study.changes,
-        figures=study.figures,
-        tables=study.tables,
-    )
-
-
-def _scope(study: Study) -> Iterable[str]:
-    """What every verdict is about, where that is not the methods."""
-    if study.statistics.unit == "network":
-        yield (
-            "Every verdict is about these very networks: what training them again would give, is "
-            "not known."
-        )
-
-
-def pictured(study: Study, analysis: Analysis, numbers: Iterable[Number]) -> Number | None:
-    """The network whose examples an analysis shows: the baseline's first, attacked itself."""
-    own = [n for n in numbers if n.analysis == analysis.name]
-    name = _baseline(study, own)
-    known = [n for n in own if n.method == name and n.path]
-    if analysis.factor != "epsilon" or analysis.surrogate:
-        return None
-    return min(known, key=lambda n: n.seed, default=None)
-
-
-def _baseline(study: Study, numbers: Iterable[Number]) -> str:
-    return study.baseline or min((n.method for n in numbers), default="")
-
-
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """A method at a level: which images each seed's network got right."""
 
     seeds: tuple[int, ...]
@@ -148,14 +49,14 @@ class _Found(NamedTuple):
     """[S, N]"""
 
 
-class _Table:
+class AnalysisTable:
     """One analysis: all of its rows, by method and level."""
 
     def __init__(self, study: Study, analysis: Analysis, findings: Findings) -> None:
         self.study, self.analysis, self.records = study, analysis, findings.records
         self.numbers = [n for n in findings.numbers if n.analysis == analysis.name]
         self.header: Mapping[str, Any] | None = None
-        self.found: dict[tuple[str, str], _Found] = {}
+        self.found: dict[tuple[str, str], Found] = {}
         self._contrasts: dict[tuple[str, str, str], tuple[Contrast | None, str]] = {}
         for method in self.methods:
             for level in dict.fromkeys(n.level for n in self.numbers if n.method == method):
@@ -171,7 +72,7 @@ class _Table:
     @property
     def baseline(self) -> str:
         """What the others are compared with."""
-        return _baseline(self.study, self.numbers)
+        return baseline_of(self.study, self.numbers)
 
     @cached_property
     def levels(self) -> tuple[str, ...]:
@@ -185,7 +86,7 @@ class _Table:
             unique.setdefault(Fraction(text), text)
         return tuple(unique[value] for value in sorted(unique))
 
-    def at(self, method: str, level: str) -> _Found | None:
+    def at(self, method: str, level: str) -> Found | None:
         """What is known of a method at a level; the level may be written in another way."""
         return self.found.get((method, _key(level)))
 
@@ -206,13 +107,13 @@ class _Table:
                 )
         seeds = tuple(n.seed for n in own)
         if self.analysis.factor != "epsilon":
-            self.found[method, _key(level)] = _Found(seeds, np.stack([r.right() for r in rows]))
+            self.found[method, _key(level)] = Found(seeds, np.stack([r.right() for r in rows]))
             return
         budgets = self.analysis.levels or rows[0].epsilons
-        self.found[method, NO_ATTACK] = _Found(seeds, np.stack([r.right() for r in rows]))
+        self.found[method, NO_ATTACK] = Found(seeds, np.stack([r.right() for r in rows]))
         for text in budgets:
             right = np.stack([r.right(text) for r in rows])
-            self.found[method, _key(text)] = _Found(seeds, right)
+            self.found[method, _key(text)] = Found(seeds, right)
 
     # --- what is drawn ----------------------------------------------------------------------------
 
@@ -400,161 +301,7 @@ def _key(level: str) -> str:
     return str(Fraction(level)) if level else NO_ATTACK
 
 
-def _of(found: _Found, seeds: Sequence[int]) -> Right:
+def _of(found: Found, seeds: Sequence[int]) -> Right:
     """The rows of some seeds, in their order, [S, N]."""
     chosen: Right = found.right[[found.seeds.index(seed) for seed in seeds]]
     return chosen
-
-
-# --- claims ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Judge:
-    study: Study
-    tables: Mapping[str, _Table]
-    findings: Findings
-
-    def judge(self, claim: Claim) -> Judgement:
-        """What the data say of a claim."""
-        if claim.says == "ratio":
-            return self._ratio(claim)
-        table = self.tables.get(claim.analysis)
-        if table is None:
-            return self._untested(claim, "this study has no such analysis")
-        delta = claim.delta / 100
-        # a claim is about methods, of which one network each says nothing
-        found = table.compare(claim.a, claim.b, delta, at=claim.levels, seeds=2)
-        if all(one.verdict == "not tested" for one in found):
-            return self._untested(claim, found[0].reason if found else "no levels")
-        verdict = (_better if claim.says == "better" else _equivalent)(found, delta)
-        return self._judgement(claim, verdict, _sentence(table, found), delta, found)
-
-    def _ratio(self, claim: Claim) -> Judgement:
-        times = self.findings.times.get(claim.analysis, {})
-        if claim.a not in times or claim.b not in times:
-            return self._untested(claim, "no times were measured")
-        found, (low, high) = ratio(times[claim.a], times[claim.b]), claim.bounds
-        inside = low <= found.low and found.high <= high
-        outside = found.high < low or high < found.low
-        verdict: Judged = "holds" if inside else "contradicted" if outside else "undecided"
-        text = (
-            f"A training step with {claim.a} takes {found.value:.2f} times one with {claim.b} "
-            f"(95 % interval {found.low:.2f} to {found.high:.2f}; {found.n} rounds in turn on one "
-            f"machine, t on logarithms); claimed are {low:g} to {high:g}."
-        )
-        judged = self._judgement(claim, verdict, text, None)
-        return replace(judged, ratio=found, bounds=(low, high))
-
-    def _untested(self, claim: Claim, reason: str) -> Judgement:
-        return self._judgement(claim, "not tested", f"Not tested: {reason}.", claim.delta / 100)
-
-    def _judgement(
-        self,
-        claim: Claim,
-        verdict: Judged,
-        sentence: str,
-        delta: float | None,
-        comparisons: tuple[Comparison, ...] = (),
-    ) -> Judgement:
-        return Judgement(
-            claim.name,
-            claim.text,
-            claim.source,
-            verdict,
-            sentence,
-            delta,
-            claim.reason,
-            comparisons,
-        )
-
-
-def _better(found: Sequence[Comparison], delta: float) -> Judged:
-    """Better everywhere; one level at which it is worse, or equivalent, contradicts that."""
-    words = {one.verdict for one in found}
-    if words == {"better"}:
-        return "holds"
-    return "contradicted" if words & {"worse", "equivalent"} else "undecided"
-
-
-def _equivalent(found: Sequence[Comparison], delta: float) -> Judged:
-    """Equivalent everywhere; one difference that is surely larger than Δ contradicts that."""
-    if all(one.verdict == "equivalent" for one in found):
-        return "holds"
-    known = [one.difference for one in found if one.difference is not None]
-    larger = any(d.low > delta or d.high < -delta for d in known)
-    return "contradicted" if larger else "undecided"
-
-
-def _sentence(table: _Table, found: Sequence[Comparison]) -> str:
-    """The comparisons in words: one in full, several by their verdicts and then each in full."""
-    said = [one.sentence(where=table.where(one.level), after=table.after) for one in found]
-    if len(said) == 1:
-        return said[0]
-    words: dict[str, list[str]] = {}
-    for one in found:
-        words.setdefault(one.verdict, []).append(table.where(one.level))
-    short = "; ".join(f"{word} {_listed(levels)}" for word, levels in words.items())
-    return f"{found[0].a} beside {found[0].b}: {short}."
-
-
-def _listed(words: Sequence[str]) -> str:
-    """Levels in words, what they begin with said once."""
-    first, *rest = words
-    start = first[: first.rfind(" ", 0, max(1, _digits(first))) + 1]
-    shorter = [word.removeprefix(start) for word in rest]
-    return ", ".join([first, *shorter])
-
-
-def _digits(text: str) -> int:
-    """Where the first digit stands."""
-    return next((i for i, letter in enumerate(text) if letter.isdigit()), 0)
-
-
-# --- costs and transfer ---------------------------------------------------------------------------
-
-
-def _costs(study: Study, tables: Mapping[str, _Table], findings: Findings) -> Iterable[Cost]:
-    """Each method's price beside its gain, at the last level of the first analysis."""
-    table = next(iter(tables.values()), None)
-    if table is None or not table.levels:
-        return
-    level = table.levels[-1]
-    for times in findings.times.values():
-        for method, seconds in times.items():
-            if method == study.baseline or study.baseline not in times:
-                continue
-            (compared,) = table.compare(method, study.baseline, None, at=[level])
-            if compared.difference is not None:
-                price = ratio(seconds, times[study.baseline])
-                yield Cost(method, price, compared.difference, table.where(level))
-
-
-def _matrices(study: Study, tables: Mapping[str, _Table]) -> Iterable[Matrix]:
-    """For each attack that was also made by transfer: both ways, at a middle budget."""
-    for name, table in tables.items():
-        analysis = table.analysis
-        own = next(
-            (
-                other
-                for other in tables.values()
-                if not other.analysis.surrogate
-                and other.analysis.factor == "epsilon"
-                and other.analysis.protocol == analysis.protocol
-                and other.analysis.label_noise == analysis.label_noise
-            ),
-            None,
-        )
-        if not analysis.surrogate or own is None or not (own.found and table.found):
-            continue
-        level = table.levels[(len(table.levels) - 1) // 2]
-        yield Matrix(
-            f"{name}: accuracy at ε = {level}",
-            ("the network itself", f"another of {analysis.surrogate}"),
-            table.methods,
-            tuple(tuple(_mean(t.at(m, level)) for m in table.methods) for t in (own, table)),
-        )
-
-
-def _mean(found: _Found | None) -> float | None:
-    return None if found is None else float(found.right.mean())

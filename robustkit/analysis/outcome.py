@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from robustkit.record import Example
+from robustkit.spec import FIGURES, TABLES, Figure, Table
 from robustkit.statistics import Comparison, Estimate
-from robustkit.study.spec import FIGURES, TABLES, Figure, Table
 
 Judged = Literal["holds", "contradicted", "undecided", "not tested"]
 

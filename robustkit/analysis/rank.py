@@ -5,19 +5,11 @@ from dataclasses import dataclass, replace
 
 from robustkit.data import shelf
 from robustkit.errors import InputError, UnknownName
+from robustkit.results.finder import Finder, Group, check_twice, named, split
+from robustkit.results.records import Network, Wanted
+from robustkit.results.sides import Side, sides
 from robustkit.statistics import Ranks, friedman
 from robustkit.statistics.comparison import listed
-from robustkit.study.evaluated import (
-    Finder,
-    Group,
-    Network,
-    Side,
-    Wanted,
-    check_twice,
-    named,
-    sides,
-    split,
-)
 
 DATA = "data"
 """the field of a pattern that tells data sets apart"""

@@ -3,32 +3,25 @@
 Needs no torch.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
-from glob import iglob
 from pathlib import Path
 
 from robustkit.errors import InputError
-from robustkit.files import file_digest, fraction
+from robustkit.files import file_digest
+from robustkit.results import recorded
+from robustkit.results.grid import Place
+from robustkit.results.pattern import matches
+from robustkit.results.recorded import Recorded, check_name, number, same
+from robustkit.spec import TRAINED, Analysis, Brought, Study
 from robustkit.statistics.comparison import listed
 from robustkit.statistics.estimate import counted
-from robustkit.study import recorded
 from robustkit.study.cells import Cell, Context, Plan, Test, Wanted, evaluation_of
-from robustkit.study.grid import Place
-from robustkit.study.recorded import Recorded, Said
-from robustkit.study.spec import TRAINED, Analysis, Brought, Study
 
-FIELD = re.compile(r"\{(\w+)\}")
-NUMBER = re.compile(r"[-+]?[\d./]+(e[-+]?\d{1,3})?", re.IGNORECASE)
-"""of an exponent that can be worked out"""
 PLACES = {"label_noise": "0", "data_fraction": "1"}
 """what a network was trained on where nothing says otherwise"""
 OTHER = {"label_noise": "other label noise", "data_fraction": "another data fraction"}
-ROUNDED = Fraction(1, 100)
-"""of a share: names are rounded, and few images have no share exactly"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +30,7 @@ class Network:
 
     path: Path
     fields: Mapping[str, str]
-    recorded: Recorded = field(default_factory=Recorded)
+    recorded: Recorded
 
     def of(self, name: str) -> str | None:
         """A setting, by the name of the file before the record; None: unknown."""
@@ -79,7 +72,7 @@ class Gatherer:
 
     def __post_init__(self) -> None:
         found = matches(self.brought.pattern, self.folder)
-        self.networks = [replace(one, recorded=recorded.read(one.path)) for one in found]
+        self.networks = [Network(*one, recorded.read(one.path)) for one in found]
         factors = [a.factor for a in self.study.analyses if a.factor != "epsilon"]
         names = {"seed", *TRAINED, *factors} - {self.brought.method}
         for one in self.networks:
@@ -199,7 +192,7 @@ def _differs(network: Network, analysis: Analysis) -> list[str]:
     return [
         name
         for name, text in asked.items()
-        if (own := network.number(name)) is not None and not _same(name, own, Fraction(text))
+        if (own := network.number(name)) is not None and not same(name, own, Fraction(text))
     ]
 
 
@@ -216,83 +209,3 @@ def _unknown(network: Network, name: str) -> str:
         f"{network.path}: its name has no {name}, and nothing on record says it; give the pattern "
         f"a field {{{name}}}{aside}"
     )
-
-
-# --- a name beside the record ---------------------------------------------------------------------
-
-
-def check_name(
-    path: Path, fields: Mapping[str, str], said: Mapping[str, Said], names: Iterable[str]
-) -> None:
-    """Nothing, if a file's name says no other numbers than what is on record.
-
-    Args:
-        path: of the file.
-        fields: what the pattern found in its name.
-        said: what is on record.
-        names: the fields that matter.
-
-    Raises:
-        InputError: it does.
-    """
-    for name in names:
-        if name in fields and name in said and not _agrees(name, fields[name], said[name]):
-            raise InputError(
-                f"{path}: its name says {name} {fields[name]}, but {said[name].by} says "
-                f"{said[name].text}; rename it, or leave {{{name}}} out of the pattern"
-            )
-
-
-def _agrees(name: str, text: str, said: Said) -> bool:
-    """Whether a name's number is one on record; what is no number is not compared."""
-    own = number(text)
-    known = [found for one in (said.text, said.also) if one and (found := number(one)) is not None]
-    return own is None or not known or any(_same(name, own, one) for one in known)
-
-
-def _same(name: str, a: Fraction, b: Fraction) -> bool:
-    return a == b or (name in TRAINED and abs(a - b) <= ROUNDED * max(abs(a), abs(b)))
-
-
-def number(text: str) -> Fraction | None:
-    """An exact number; None: it is none."""
-    with suppress(InputError):
-        return fraction(text, "") if NUMBER.fullmatch(text) else None
-    return None
-
-
-# --- names ----------------------------------------------------------------------------------------
-
-
-def matches(pattern: str, folder: Path = Path()) -> list[Network]:
-    """The files that a pattern finds, in the order of their names.
-
-    Args:
-        pattern: a path with fields in braces and wildcards: "nets/{loss}_seed{seed}.*".
-        folder: what a relative pattern begins at.
-
-    Raises:
-        InputError: no file, or a field that stands twice.
-    """
-    full = pattern if Path(pattern).is_absolute() else str(folder / pattern)
-    names = FIELD.findall(full)
-    if len(names) != len(set(names)):
-        raise InputError(f"{pattern}: a field stands there twice")
-    parts = FIELD.split(full)
-    glob_text = "".join("*" if i % 2 else part for i, part in enumerate(parts))
-    shape = "".join(
-        f"(?P<{part}>[^/]+?)" if i % 2 else _as_regex(part) for i, part in enumerate(parts)
-    )
-    found = []
-    for name in sorted(iglob(glob_text)):  # noqa: PTH207 (absolute patterns)
-        match = re.fullmatch(shape, name)
-        if match and Path(name).is_file() and not name.endswith(".toml"):
-            found.append(Network(Path(name), match.groupdict()))
-    if not found:
-        raise InputError(f"{full}: no checkpoint matches")
-    return found
-
-
-def _as_regex(part: str) -> str:
-    """The fixed part of a pattern, in which * and ? stand for any characters of a name."""
-    return re.escape(part).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")

@@ -28,14 +28,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robustkit import spec
+from robustkit.analysis.findings import SHOWN, Findings, Number, pictured
+from robustkit.analysis.outcome import CellRow, History
 from robustkit.errors import RecordError, first_line
 from robustkit.files import canonical, digest
 from robustkit.record import Example, decode_examples, encode_examples
-from robustkit.study import spec
-from robustkit.study.analysis import SHOWN, Findings, Number, pictured
-from robustkit.study.outcome import CellRow, History
-from robustkit.study.rows import Rows, budgets
-from robustkit.study.spec import Study
+from robustkit.results.rows import Rows, budgets
+from robustkit.spec import Study
 
 NAME = "evidence.parquet"
 VERSION = 1

@@ -1,18 +1,26 @@
 """What is on record of a network's making: in its sidecar, or in its own file. Needs no torch."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustkit.checkpoint import header, sidecar
-from robustkit.errors import CheckpointError
+from robustkit.errors import CheckpointError, InputError
+from robustkit.files import fraction
+from robustkit.spec import TRAINED
 
 PARTS = ("loss", "recipe")
 """of a training's record, whose settings can be named alone or in full: `recipe.steps`"""
 
-
+NUMBER = re.compile(r"[-+]?[\d./]+(e[-+]?\d{1,3})?", re.IGNORECASE)
+"""of an exponent that can be worked out"""
+ROUNDED = Fraction(1, 100)
+"""of a share: names are rounded, and few images have no share exactly"""
 ITSELF, ASIDE = "the file itself", "its sidecar"
 
 
@@ -102,3 +110,47 @@ def _text(value: object) -> str | None:
     if isinstance(value, str):
         return value if value and value.isprintable() else None
     return str(value) if type(value) is int else None
+
+
+# --- a name beside the record ---------------------------------------------------------------------
+
+
+def check_name(
+    path: Path, fields: Mapping[str, str], said: Mapping[str, Said], names: Iterable[str]
+) -> None:
+    """Nothing, if a file's name says no other numbers than what is on record.
+
+    Args:
+        path: of the file.
+        fields: what the pattern found in its name.
+        said: what is on record.
+        names: the fields that matter.
+
+    Raises:
+        InputError: it does.
+    """
+    for name in names:
+        if name in fields and name in said and not _agrees(name, fields[name], said[name]):
+            raise InputError(
+                f"{path}: its name says {name} {fields[name]}, but {said[name].by} says "
+                f"{said[name].text}; rename it, or leave {{{name}}} out of the pattern"
+            )
+
+
+def _agrees(name: str, text: str, said: Said) -> bool:
+    """Whether a name's number is one on record; what is no number is not compared."""
+    own = number(text)
+    known = [found for one in (said.text, said.also) if one and (found := number(one)) is not None]
+    return own is None or not known or any(same(name, own, one) for one in known)
+
+
+def same(name: str, a: Fraction, b: Fraction) -> bool:
+    """Whether two numbers are one setting; shares are rounded in names."""
+    return a == b or (name in TRAINED and abs(a - b) <= ROUNDED * max(abs(a), abs(b)))
+
+
+def number(text: str) -> Fraction | None:
+    """An exact number; None: it is none."""
+    with suppress(InputError):
+        return fraction(text, "") if NUMBER.fullmatch(text) else None
+    return None

@@ -1,0 +1,1 @@
+"""Judging results: comparisons, ranks, and what a study found. Needs no torch."""

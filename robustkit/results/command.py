@@ -1,0 +1,75 @@
+"""The command line that makes an evaluation which is missing."""
+
+import shlex
+import tomllib
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from robustkit.protocol import parse
+from robustkit.results.records import Wanted
+
+
+def evaluate_command(path: str, like: Mapping[str, Any] | None, runs: Path, wanted: Wanted) -> str:
+    """The command that evaluates a checkpoint as a record's header says, or as is wanted."""
+    words = ["robustkit", "evaluate", path]
+    words += [*_attack(like, wanted), *_data(like, wanted)]
+    if (by := wanted.surrogate or (like or {}).get("surrogate", {}).get("path")) is not None:
+        words += ["--surrogate", by]
+    if runs != Path("runs"):
+        words += ["--out", str(runs)]
+    return shlex.join(words)
+
+
+def _attack(like: Mapping[str, Any] | None, wanted: Wanted) -> Iterable[str]:
+    """The protocol of a header, unless another is wanted, with the budgets of both."""
+    same = like is not None and called(wanted.attack or like["protocol"]["name"], like["protocol"])
+    texts = list(wanted.budgets)
+    if like is None or not same:
+        yield from ("--attack", wanted.attack) if wanted.attack else ()
+    else:
+        protocol, asked = like["protocol"], like["protocol"]["resolved"]
+        yield from ("--attack", protocol["name"], *_settings(protocol))
+        yield from ("--targeted", asked["target"]) if asked["target"] != "none" else ()
+        yield from ("--seed", str(asked["seed"])) if asked["seed"] else ()
+        there = {Fraction(text) for text in asked["epsilons"]}
+        texts = [text for text in texts if Fraction(text) not in there]
+        texts = [*(entry["epsilon"] for entry in protocol["epsilons"]), *texts]
+    for text in texts:
+        yield from ("--epsilon", text)
+
+
+def _data(like: Mapping[str, Any] | None, wanted: Wanted) -> Iterable[str]:
+    """The images of a header, unless others are wanted."""
+    if like is None or not called(wanted.data or like["data"]["name"], like["data"]):
+        yield from ("--data", wanted.data) if wanted.data else ()
+        return
+    data = like["data"]
+    yield from ("--data", data["name"])
+    yield from ("--split", data["split"]) if data["split"] not in ("test", "all") else ()
+    for name, value in data["transform"].items():
+        yield from (f"--{name}", str(value))
+    yield from ("--limit", str(data["n"]))
+
+
+def _settings(protocol: Mapping[str, Any]) -> Iterable[str]:
+    """`--set` for every number that is not the one of the protocol's file."""
+    if not protocol["file"]:
+        return
+    name = protocol["name"]
+    usual = parse(tomllib.loads(protocol["file"]), name, name).resolved()["attacks"]
+    pairs = zip(usual, protocol["resolved"]["attacks"], strict=True)
+    changes = {
+        f"{now['kind']}.{key}={value}": None
+        for before, now in pairs
+        for key, value in now.items()
+        if before.get(key) != value
+    }
+    for change in changes:
+        yield from ("--set", change)
+
+
+def called(name: str, entry: Mapping[str, Any]) -> bool:
+    """Whether a protocol or data set is meant, by its name or the beginning of its digest."""
+    return name == entry["name"] or (len(name) >= 6 and str(entry["digest"]).startswith(name))

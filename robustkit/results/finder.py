@@ -1,0 +1,243 @@
+"""Evaluated networks found by name, and put together by method.
+
+    names --Finder--> networks --split--> groups
+
+A group is one network, or the networks of one method over seeds.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from robustkit.errors import InputError
+from robustkit.files import file_digest, shipped
+from robustkit.results.command import evaluate_command
+from robustkit.results.pattern import FIELD, matches
+from robustkit.results.records import Network, Record, Wanted, load
+
+FEATURES = ("loss", "model", "trained_on", "label_noise", "data_fraction")
+"""by what methods are told apart where only records say how networks were made"""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One network, or those of one method over seeds."""
+
+    name: str
+    networks: tuple[Network, ...]
+    given: str
+    """as the user wrote it"""
+
+
+@dataclass(frozen=True)
+class Finder:
+    """Finds what names mean, among files and in a folder of records."""
+
+    runs: Path
+    wanted: Wanted
+
+    @cached_property
+    def known(self) -> list[Record]:
+        """The records of the folder."""
+        return [load(path) for path in sorted(self.runs.glob("*.parquet"))]
+
+    def groups(self, names: Sequence[str]) -> tuple[Group, ...]:
+        """The groups that names mean, in their order.
+
+        Raises:
+            InputError: nothing of that name, not evaluated yet, one network twice, one seed twice.
+        """
+        found = self.networks(names)
+        groups = [group for name, networks in found for group in split(name, networks)]
+        check_twice(groups)
+        return named(groups)
+
+    def networks(self, names: Sequence[str]) -> list[tuple[str, list[Network]]]:
+        """The networks that each name means.
+
+        Raises:
+            InputError: nothing of that name, or not evaluated yet.
+        """
+        found = [(name, self._meant(name)) for name in names]
+        everyone = [network for _, networks in found for network in networks]
+        for network in everyone:
+            if not network.records:
+                like = next((n.records[0] for n in everyone if n.records), None)
+                raise InputError(self._not_evaluated(network.name, like))
+        return found
+
+    def _meant(self, name: str) -> list[Network]:
+        if Path(name).is_file() or not (FIELD.search(name) or set("*?") & set(name)):
+            return [self._one(name)]
+        found = matches(name)
+        if any(one.path.suffix != ".parquet" for one in found):
+            return [self._one(str(one.path), one.fields) for one in found]
+        records = self._chosen([load(one.path) for one in found])
+        if not records:
+            raise InputError(f"{name}: none of these records is of {self._attacker}")
+        return _by_network(records)
+
+    def _one(self, name: str, fields: Mapping[str, str] = MappingProxyType({})) -> Network:
+        if name.endswith(".parquet"):
+            records = [load(Path(name))]
+        else:
+            self._check(name)
+            known = _matcher(name)
+            records = self._chosen([r for r in self.known if known(r.checkpoint)])
+        if len({record.identity for record in records}) > 1:
+            raise InputError(
+                f"{name}: was evaluated with different architectures or preprocessing; name the "
+                f"record that is meant: {', '.join(str(record.source) for record in records)}"
+            )
+        seed = records[0].checkpoint["seed"] if records else None
+        if "seed" in fields:
+            seed = _seed(fields["seed"], name)
+        others = tuple((key, value) for key, value in fields.items() if key != "seed")
+        return Network(name, seed, tuple(records), others)
+
+    def _check(self, name: str) -> None:
+        """Nothing, if a checkpoint of that name is there, or a record of it."""
+        paths = {_plain(record.checkpoint["path"]) for record in self.known}
+        if Path(name).is_dir():
+            raise InputError(f"{name}: is a folder; name records or checkpoints in it: '{name}/*'")
+        if not _located(name).is_file() and _plain(name) not in paths:
+            close = get_close_matches(_plain(name), paths, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "; give the path of either"
+            raise InputError(f"{name}: no such file, and no record of it in {self.runs}{hint}")
+
+    def _chosen(self, records: Iterable[Record]) -> list[Record]:
+        """Those attacked by way of the surrogate that is meant, if any is."""
+        if self.wanted.surrogate is None:
+            return [record for record in records if "surrogate" not in record.header]
+        meant = _matcher(self.wanted.surrogate)
+        return [r for r in records if "surrogate" in r.header and meant(r.header["surrogate"])]
+
+    @property
+    def _attacker(self) -> str:
+        by = self.wanted.surrogate
+        return "an attack on the network itself" if by is None else f"a transfer from {by}"
+
+    def _not_evaluated(self, name: str, like: Record | None) -> str:
+        """What to do, with the very command."""
+        was = any(_plain(name) == _plain(r.checkpoint["path"]) for r in self.known)
+        changed = was and not any(map(_matcher(name), (r.checkpoint for r in self.known)))
+        state = "has changed since its evaluation" if changed else "has no such evaluation"
+        header = like.header if like else None
+        run = evaluate_command(name, header, self.runs, self.wanted)
+        return f"{name}: {state} in {self.runs} ({self._attacker}); run: {run}"
+
+
+def _located(name: str) -> Path:
+    """The file of a checkpoint that may be a shipped one."""
+    inside = shipped("data") / f"{name}.safetensors"
+    return inside if not Path(name).exists() and inside.is_file() else Path(name)
+
+
+def _matcher(name: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Tells whether a header speaks of a checkpoint: by its bytes, or by its path if it is gone."""
+    file = _located(name)
+    if file.is_file():
+        sha256 = file_digest(file)
+        return lambda checkpoint: bool(checkpoint["sha256"] == sha256)
+    return lambda checkpoint: _plain(checkpoint["path"]) == _plain(name)
+
+
+def _plain(path: object) -> str:
+    """One way to write a path."""
+    return str(Path(str(path)))
+
+
+def _seed(text: str, where: str) -> int:
+    if not text.isdigit():
+        raise InputError(f"{where}: seed {text!r} is no whole number")
+    return int(text)
+
+
+def _by_network(records: Iterable[Record]) -> list[Network]:
+    """Records, those of one network together."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.identity, []).append(record)
+    return [
+        Network(str(own[0].source), own[0].checkpoint["seed"], tuple(own)) for own in found.values()
+    ]
+
+
+def split(given: str, networks: Sequence[Network]) -> Iterable[Group]:
+    """Networks of one name or pattern, by method."""
+    if len(networks) == 1 and not networks[0].fields:
+        (one,) = networks
+        path = one.records[0].checkpoint["path"]
+        yield Group(str(path) if one.name.endswith(".parquet") else one.name, (one,), given)
+        return
+    methods: dict[str, list[Network]] = {}
+    for name, network in zip(_methods(networks), networks, strict=True):
+        methods.setdefault(name or given, []).append(network)
+    for name, own in sorted(methods.items()):
+        yield Group(name, in_order(own), given)
+
+
+def in_order(networks: Iterable[Network]) -> tuple[Network, ...]:
+    """Networks by their seeds, those without one last."""
+    return tuple(sorted(networks, key=lambda one: (one.seed is None, one.seed or 0)))
+
+
+def _methods(networks: Sequence[Network]) -> list[str]:
+    """What each network's method is called: by its loss, and by what differs among them."""
+    told: list[dict[str, Any]] = [
+        dict(one.fields) or {key: one.records[0].checkpoint[key] for key in FEATURES}
+        for one in networks
+    ]
+    varied = [key for key in told[0] if len({str(one[key]) for one in told}) > 1]
+    shown = [key for key in told[0] if key == "loss" or key in varied]
+    return [
+        ", ".join(_feature(key, one[key]) for key in shown if one[key] is not None) for one in told
+    ]
+
+
+def _feature(key: str, value: object) -> str:
+    """'l2-margin', 'label noise 0.2'."""
+    number = str(value).replace(".", "", 1).isdigit()
+    return f"{key.replace('_', ' ')} {value}" if number else str(value)
+
+
+def named(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Groups by names that tell them apart."""
+    often, parts = Counter(g.name for g in groups), Counter(g.given for g in groups)
+
+    def name(group: Group) -> str:
+        if often[group.name] == 1:
+            return group.name
+        return group.given if parts[group.given] == 1 else f"{group.name} ({group.given})"
+
+    return tuple(replace(group, name=name(group)) for group in groups)
+
+
+def check_twice(groups: Sequence[Group]) -> None:
+    """Nothing, if every network is there once, and every seed of a group.
+
+    Raises:
+        InputError: they are not.
+    """
+    seen: dict[str, str] = {}
+    for group in groups:
+        seeds: dict[int, str] = {}
+        for network in group.networks:
+            identity = network.records[0].identity
+            if identity in seen:
+                raise InputError(f"{network.name} and {seen[identity]} are the same network")
+            seen[identity] = network.name
+            if network.seed is None:
+                continue
+            if network.seed in seeds:
+                raise InputError(
+                    f"{network.name} and {seeds[network.seed]} are both {group.name}, seed "
+                    f"{network.seed}; tell them apart by a pattern with more fields, such as "
+                    "'nets/{loss}_seed{seed}.pt'"
+                )
+            seeds[network.seed] = network.name

@@ -1,0 +1,53 @@
+"""Files found by a pattern, whose fields in braces name what their names say."""
+
+import re
+from collections.abc import Mapping
+from glob import iglob
+from pathlib import Path
+from typing import NamedTuple
+
+from robustkit.errors import InputError
+
+FIELD = re.compile(r"\{(\w+)\}")
+
+
+class Match(NamedTuple):
+    """A file that a pattern found."""
+
+    path: Path
+    fields: Mapping[str, str]
+    """what its name says, by field"""
+
+
+def matches(pattern: str, folder: Path = Path()) -> list[Match]:
+    """The files that a pattern finds, in the order of their names.
+
+    Args:
+        pattern: a path with fields in braces and wildcards: "nets/{loss}_seed{seed}.*".
+        folder: what a relative pattern begins at.
+
+    Raises:
+        InputError: no file, or a field that stands twice.
+    """
+    full = pattern if Path(pattern).is_absolute() else str(folder / pattern)
+    names = FIELD.findall(full)
+    if len(names) != len(set(names)):
+        raise InputError(f"{pattern}: a field stands there twice")
+    parts = FIELD.split(full)
+    glob_text = "".join("*" if i % 2 else part for i, part in enumerate(parts))
+    shape = "".join(
+        f"(?P<{part}>[^/]+?)" if i % 2 else _as_regex(part) for i, part in enumerate(parts)
+    )
+    found = []
+    for name in sorted(iglob(glob_text)):  # noqa: PTH207 (absolute patterns)
+        match = re.fullmatch(shape, name)
+        if match and Path(name).is_file() and not name.endswith(".toml"):
+            found.append(Match(Path(name), match.groupdict()))
+    if not found:
+        raise InputError(f"{full}: no checkpoint matches")
+    return found
+
+
+def _as_regex(part: str) -> str:
+    """The fixed part of a pattern, in which * and ? stand for any characters of a name."""
+    return re.escape(part).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")

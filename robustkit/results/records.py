@@ -1,0 +1,147 @@
+"""Evaluations as they are on file, before anything is made of their rows. Needs no torch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from robustkit.errors import RecordError
+from robustkit.files import canonical, digest
+from robustkit.protocol import epsilon
+from robustkit.results.rows import UNBROKEN, Rows, read
+
+if TYPE_CHECKING:
+    from robustkit.record import Evaluation
+
+CLEAN = "clean"
+"""the level at which nothing is attacked"""
+NETWORK = ("weights", "model", "mean", "std")
+"""networks of two records are the same one where these are"""
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One evaluation, on file or in memory."""
+
+    header: Mapping[str, Any]
+    source: "Path | Evaluation"
+    started: str = ""
+    """when it was made, in UTC"""
+
+    @property
+    def checkpoint(self) -> Mapping[str, Any]:
+        """What is known of the network."""
+        made: Mapping[str, Any] = self.header["checkpoint"]
+        return made
+
+    @property
+    def identity(self) -> str:
+        """Equal for equal networks, wherever their files stand."""
+        return canonical([self.checkpoint[key] for key in NETWORK])
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Which budget broke each image."""
+        if isinstance(self.source, Path):
+            return read(self.source)
+        budgets = self.source.epsilons
+        broken_at = self.source.broken_at
+        places = np.searchsorted([0.0, *map(float, budgets)], broken_at)
+        broken = np.where(np.isinf(broken_at), UNBROKEN, places).astype(np.int8)
+        return Rows(self.header, broken, tuple(e.text for e in budgets))
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network and its evaluations."""
+
+    name: str
+    """what the user may call it: the path of a checkpoint or of a record"""
+    seed: int | None
+    records: tuple[Record, ...]
+    fields: tuple[tuple[str, str], ...] = ()
+    """what a pattern found in its name, but for the seed"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which evaluations are meant, where several are on file."""
+
+    at: tuple[str, ...] = ()
+    """budgets, and "clean" for no attack; everything that is on file where empty"""
+    attack: str | None = None
+    """name of the protocol, or the beginning of its digest"""
+    data: str | None = None
+    """name of the data set, or the beginning of its digest"""
+    surrogate: str | None = None
+    """path of the network whose attacks were transferred; None for attacks on the network itself"""
+
+    def __post_init__(self) -> None:
+        for text in self.budgets:
+            epsilon(text, "--at")
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """Those of `at`."""
+        return tuple(text for text in self.at if text != CLEAN)
+
+    @property
+    def largest(self) -> Fraction | float:
+        """Largest budget that plays a part; 0 where there is none."""
+        return max(map(Fraction, self.budgets), default=0) if self.at else inf
+
+
+class Condition(NamedTuple):
+    """How a network was tested; those that are compared are equal in all of it."""
+
+    data: str
+    """digest of images and labels"""
+    protocol: str
+    """digest of attacks, norm, target and seed"""
+    epsilons: tuple[Fraction, ...]
+    """Budgets that play a part: what a smaller one broke is broken at a larger one."""
+    surrogate: str
+    """digest of weights"""
+    revision: int
+    """of the attack engine"""
+
+
+def condition(header: Mapping[str, Any], largest: Fraction | float) -> Condition:
+    """The condition of a record, as far as it can change a row at budgets up to `largest`."""
+    data = header["data"]["digest"]
+    if not largest:
+        return Condition(data, "", (), "", 0)
+    asked = dict(header["protocol"]["resolved"])
+    budgets = tuple(Fraction(text) for text in asked.pop("epsilons"))
+    return Condition(
+        data,
+        digest(canonical(asked)),
+        tuple(value for value in budgets if value <= largest),
+        header.get("surrogate", {}).get("weights", ""),
+        header["engine"]["revision"],
+    )
+
+
+def load(path: Path) -> Record:
+    """A record without its rows.
+
+    Raises:
+        RecordError: no such file, an evaluation that has not finished, or not one of ours.
+    """
+    if path.with_suffix(".partial").is_dir() and not path.is_file():
+        raise RecordError(f"{path}: not finished; run its robustkit evaluate again, which goes on")
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        header = json.loads(metadata[b"robustkit.header"])
+        run = json.loads(metadata[b"robustkit.run"])
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
+    return Record(header, path, run.get("started", ""))

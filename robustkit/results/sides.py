@@ -1,0 +1,160 @@
+"""Evaluations that belong together: the rows of networks that were tested under one condition."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from robustkit.errors import InputError
+from robustkit.results.command import called, evaluate_command
+from robustkit.results.finder import Group
+from robustkit.results.records import CLEAN, Condition, Network, Record, Wanted, condition
+from robustkit.results.rows import Rows
+
+Right = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What is compared: which images each network of a method got right."""
+
+    name: str
+    seeds: tuple[int | None, ...]
+    rows: tuple[Rows, ...]
+
+    def right(self, level: str) -> Right:
+        """Right at a level, whichever way its number is written, [S, N]."""
+        return np.stack([rows.right(_text(rows, level)) for rows in self.rows])
+
+    def of(self, seeds: Sequence[int]) -> "Side":
+        """The networks of these seeds, in their order."""
+        places = [self.seeds.index(seed) for seed in seeds]
+        return replace(self, seeds=tuple(seeds), rows=tuple(self.rows[i] for i in places))
+
+
+def _text(rows: Rows, level: str) -> str:
+    """A level as a record writes it; "" without attack."""
+    if level == CLEAN:
+        return ""
+    return next((text for text in rows.epsilons if Fraction(text) == Fraction(level)), level)
+
+
+def sides(groups: Sequence[Group], wanted: Wanted, runs: Path = Path("runs")) -> tuple[Side, ...]:
+    """The rows of groups under the one condition under which all were evaluated.
+
+    Raises:
+        InputError: no such condition, or several; the message lists them, or has the command that
+            makes the evaluation that is missing.
+    """
+    networks = [network for group in groups for network in group.networks]
+    offered = [_offered(network, wanted, runs) for network in networks]
+    common = set(offered[0]).intersection(*offered)
+    newest = max((c.revision for c in common), default=0)
+    common = {c for c in common if c.revision == newest}
+    if not common:
+        raise InputError(_different(networks, offered, wanted, runs))
+    if len(common) > 1:
+        raise InputError(_ambiguous([offered[0][c] for c in common]))
+    (chosen,) = common
+    rows = iter([records[chosen].rows for records in offered])
+    return tuple(
+        Side(g.name, tuple(n.seed for n in g.networks), tuple(next(rows) for _ in g.networks))
+        for g in groups
+    )
+
+
+def _offered(network: Network, wanted: Wanted, runs: Path) -> dict[Condition, Record]:
+    """A network's records that fit what is wanted; of two by one condition the later."""
+    fitting = [record for record in network.records if not _misfit(record.header, wanted)]
+    if not fitting:
+        first = network.records[0].header
+        run = evaluate_command(_path(network), first, runs, wanted)
+        raise InputError(f"{network.name}: {_misfit(first, wanted)}; run: {run}")
+    fitting.sort(key=lambda record: record.started)
+    return {condition(record.header, wanted.largest): record for record in fitting}
+
+
+def _misfit(header: Mapping[str, Any], wanted: Wanted) -> str:
+    """Why a record is not what is wanted; "" if it is."""
+    data, protocol = header["data"], header["protocol"]
+    if wanted.data and not called(wanted.data, data):
+        return f"was evaluated on {data['name']}, not on {wanted.data}"
+    if wanted.attack and wanted.largest and not called(wanted.attack, protocol):
+        return f"was attacked by {protocol['name']}, not by {wanted.attack}"
+    there = {Fraction(text) for text in protocol["resolved"]["epsilons"]}
+    texts = [text for text in wanted.budgets if Fraction(text) not in there]
+    if texts:
+        return f"was not attacked at ε = {', '.join(texts)}, only at {_budgets(header)}"
+    return ""
+
+
+def _path(network: Network) -> str:
+    """The checkpoint's path."""
+    recorded = network.name.endswith(".parquet")
+    return str(network.records[0].checkpoint["path"]) if recorded else network.name
+
+
+def _budgets(header: Mapping[str, Any]) -> str:
+    return ", ".join(entry["epsilon"] for entry in header["protocol"]["epsilons"]) or "none"
+
+
+def in_words(header: Mapping[str, Any]) -> str:
+    """The condition of a record, for reading."""
+    data, protocol = header["data"], header["protocol"]
+    by = f" by transfer from {header['surrogate']['path']}" if "surrogate" in header else ""
+    target = protocol["resolved"]["target"]
+    towards = "" if target == "none" else f" towards {target}"
+    return (
+        f"{protocol['name']}{towards}{by} ({protocol['norm']}, ε = {_budgets(header)}) on "
+        f"{data['n']:,} {data['split']} images of {data['name']}"
+    )
+
+
+def _ambiguous(records: Sequence[Record]) -> str:
+    told = (
+        f"{in_words(record.header)} [attack {record.header['protocol']['digest'][:8]}, data "
+        f"{record.header['data']['digest'][:8]}]"
+        for record in records
+    )
+    return (
+        f"all were evaluated in {len(records)} ways; choose one with --attack, --data (by name or "
+        f"digest) and --at, or name records: {'; '.join(sorted(told))}"
+    )
+
+
+def _different(
+    networks: Sequence[Network],
+    offered: Sequence[Mapping[Condition, Record]],
+    wanted: Wanted,
+    runs: Path,
+) -> str:
+    """The first network that was not evaluated as most were, how it differs, and what to run."""
+    often = Counter(one for records in offered for one in records)
+    usual = max(often, key=often.__getitem__)
+    pairs = list(zip(networks, offered, strict=True))
+    model, like = next((n, r[usual]) for n, r in pairs if usual in r)
+    network, own = next((n, r) for n, r in pairs if usual not in r)
+    differs = {one: [x != y for x, y in zip(one, usual, strict=True)] for one in own}
+    nearest = min(own, key=lambda one: sum(differs[one]))
+    how = _DIFFERENCES[differs[nearest].index(True)]
+    run = evaluate_command(_path(network), like.header, runs, wanted)
+    clean = "compare --at clean, or " if nearest.data == usual.data else ""
+    return (
+        f"{network.name} was evaluated {how} than {model.name}: {in_words(own[nearest].header)}; "
+        f"{in_words(like.header)}; {clean}run: {run}"
+    )
+
+
+_DIFFERENCES = (
+    "on other images",
+    "with another attack",
+    "at other budgets",
+    "by way of another network",
+    "by another revision of the attacks",
+)
+"""how two conditions differ, by field"""

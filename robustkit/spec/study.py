@@ -1,0 +1,203 @@
+"""What a study asks: the nouns of its file. Everything that decides goes into its digest."""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from robustkit.files import canonical, digest
+
+Says = Literal["better", "equivalent", "ratio"]
+Figure = Literal[
+    "curves", "differences", "memorisation", "held-out", "cost", "transfer", "examples"
+]
+Table = Literal["claims", "accuracy", "areas", "differences", "cost"]
+Unit = Literal["seed", "network"]
+Test = Literal["sign-flip permutation", "Wilcoxon", "bootstrap over seeds"]
+FIGURES: tuple[Figure, ...] = get_args(Figure)
+TABLES: tuple[Table, ...] = get_args(Table)
+TESTS: tuple[Test, ...] = get_args(Test)
+TRAINED = ("label_noise", "data_fraction")
+"""factors that a training is asked for; `epsilon` is asked of an evaluation"""
+NAMED = ("title", "question", "notes", "text", "source", "reason")
+"""keys that say something to a reader and decide nothing"""
+UNASKED = ("where", "changes", "figures", "tables")
+"""fields of a study that say where it came from and what is shown of it"""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How the networks of a study are made, whatever the loss."""
+
+    model: str
+    data: str
+    seeds: tuple[int, ...]
+    steps: int
+    """optimiser steps of a training: the same for every method"""
+    batch_size: int = 128
+    hold_out: str = ""
+    """images that choices are made by; "" for the data set's usual"""
+    noise_kind: str = "symmetric"
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """Networks that were made elsewhere."""
+
+    pattern: str = ""
+    """files, with fields in braces: "nets/{loss}_noise{label_noise}_seed{seed}.pt" """
+    runs: str = ""
+    """instead: a folder of evaluations, which know how their checkpoints were made"""
+    method: str = "loss"
+    """the field that tells the methods apart"""
+    model: str | None = None
+    """architecture, where the files don't say"""
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """What every network is tested on."""
+
+    data: str
+    split: str = "test"
+    limit: int | None = None
+    """only the first so many images"""
+    protocol: str = "clean"
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How a configuration is chosen for every method: by held-out labels, corrupted alike."""
+
+    seed: int | None = None
+    """of trainings that are compared in nothing else, surrogates among them; where every seed
+    chooses, only of these"""
+    at: tuple[str, ...] = ()
+    """levels of the first analysis whose held-out accuracies are added up; none: at each level"""
+    every_seed: bool = False
+    """each compared seed chooses by its own trainings, so that intervals over seeds carry the
+    choice (Bouthillier et al. 2021); else one choice, by the seed above, holds for all of them"""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What differences are judged by."""
+
+    unit: Unit = "seed"
+    """of replication: trainings, of which there are several a method, or one network each, and
+    then a verdict says nothing of what training again would give"""
+    tests: tuple[Test, ...] = TESTS
+    """shown beside the one that decides (two-way t over seeds, McNemar's for networks), where there
+    are seeds enough"""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What is compared."""
+
+    name: str
+    loss: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    """of the loss"""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """where it is not the default of loss and data; also `compress`, and `memory` of it"""
+    choose: tuple[dict[str, Any], ...] = ({},)
+    """configurations to choose from: keys of the recipe, and `settings` of the loss"""
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Accuracy against one factor."""
+
+    name: str
+    factor: str
+    """label_noise, data_fraction, epsilon, or for networks made elsewhere any field"""
+    title: str = ""
+    levels: tuple[str, ...] = ()
+    """as text; none: whatever the networks made elsewhere have, or a data set's usual budgets"""
+    label_noise: str = "0"
+    """where it is not the factor"""
+    data_fraction: str = "1"
+    protocol: str = ""
+    """where the factor is epsilon"""
+    surrogate: str = ""
+    """method whose networks, of a seed of their own, the attack works on"""
+    methods: tuple[str, ...] = ()
+    """none: all"""
+    seeds: tuple[int, ...] = ()
+    """none: all"""
+    delta: float | None = None
+    """difference that counts as none, in points, where no claim says so"""
+    limit: int | None = None
+    """only the first so many test images"""
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What somebody says, and what would count for and against it."""
+
+    name: str
+    text: str
+    analysis: str
+    says: Says
+    a: str
+    b: str
+    source: str
+    delta: float = 0.0
+    """in points; of a ratio unused"""
+    reason: str = ""
+    """why this Δ, or these bounds"""
+    levels: tuple[str, ...] = ()
+    """none: all of the analysis"""
+    bounds: tuple[float, ...] = ()
+    """of a ratio: lowest and highest"""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A question about many networks; see `parse` for its file."""
+
+    name: str
+    title: str
+    question: str
+    baseline: str
+    tested: Tested
+    analyses: tuple[Analysis, ...]
+    methods: tuple[Method, ...] = ()
+    trained: Trained | None = None
+    brought: Brought | None = None
+    tuning: Tuning | None = None
+    statistics: Statistics = Statistics()
+    claims: tuple[Claim, ...] = ()
+    notes: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = FIGURES
+    """kinds that are drawn"""
+    tables: tuple[Table, ...] = TABLES
+    """kinds that are written"""
+    text: str = field(default="", compare=False)
+    """the file's own"""
+    where: str = field(default="", compare=False)
+    """the file, to begin a message with"""
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False)
+    """to the file, by table, as `load` takes them"""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything that decides: a changed claim or Δ makes another study.
+
+        What the file is called, what it says to readers only, and what is drawn of the outcome, is
+        no part of it.
+        """
+        table = asdict(replace(self, name=""))
+        if self.statistics == Statistics():  # as it was before a file could say so
+            del table["statistics"]
+        if self.tuning is not None and not self.tuning.every_seed:
+            del table["tuning"]["every_seed"]
+        return digest(canonical(_deciding({k: v for k, v in table.items() if k not in UNASKED})))
+
+
+def _deciding(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _deciding(v) for k, v in value.items() if k not in NAMED}
+    if isinstance(value, list | tuple):
+        return [_deciding(item) for item in value]
+    return value

@@ -1,0 +1,149 @@
+"""The files of a study's jobs at a URL that several machines reach."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustkit.errors import InputError, RobustkitError
+from robustkit.files import write_atomic
+from robustkit.study.store import Store
+from robustkit.study.work import Job
+
+Result = Callable[[str, str], dict[str, Any] | None]
+"""what a "cell" or "test" of some key came to; None: not yet"""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Files of a study at a URL, named as in its folder."""
+
+    url: str
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all.
+
+        Raises:
+            InputError: the URL cannot be written.
+        """
+        with self._told():
+            system, path = self._place(name)
+            partial = f"{path}.{uuid.uuid4().hex}.tmp"
+            system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            system.pipe_file(partial, data)
+            system.mv(partial, path)
+
+    def get(self, name: str) -> bytes | None:
+        """A file's bytes; None where there is none.
+
+        Raises:
+            InputError: the URL cannot be read.
+        """
+        with self._told(), suppress(FileNotFoundError):
+            system, path = self._place(name)
+            return bytes(system.cat_file(path))
+        return None
+
+    def drop(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with self._told(), suppress(FileNotFoundError):
+            system, path = self._place(name)
+            system.rm_file(path)
+
+    def result(self, kind: str, key: str) -> dict[str, Any] | None:
+        """What a cell or test came to; None: not yet.
+
+        Raises:
+            InputError: its file is damaged.
+        """
+        text = self.get(name := json_of(kind, key))
+        try:
+            return None if text is None else dict(json.loads(text))
+        except ValueError as error:
+            raise InputError(f"{self.url}: {name} is damaged ({error}); remove it") from error
+
+    def done(self, kind: str, key: str) -> dict[str, Any] | None:
+        """The same, of those that have not failed."""
+        found = self.result(kind, key)
+        return found if found is not None and found["status"] == "done" else None
+
+    def bring(self, name: str, folder: Path) -> None:
+        """Copy a file into a study's folder.
+
+        Raises:
+            InputError: it is not there.
+        """
+        data = self.get(name)
+        if data is None:
+            raise InputError(f"{self.url}: {name} has vanished from it")
+        write_atomic(folder / name, data)
+
+    def _place(self, name: str) -> tuple[Any, str]:
+        from fsspec.core import url_to_fs
+
+        system, root = url_to_fs(self.url)
+        return system, f"{root.rstrip('/')}/{name}"
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Whatever goes wrong with a URL, in one line; each kind has errors of its own."""
+        try:
+            yield
+        except (RobustkitError, FileNotFoundError):
+            raise
+        except Exception as error:
+            said = (str(error).splitlines() or [""])[0]
+            raise InputError(f"{self.url}: {type(error).__name__}: {said}") from error
+
+
+# --- the files of a job ---------------------------------------------------------------------------
+
+
+def json_of(kind: str, key: str) -> str:
+    """The file of a result."""
+    return f"{kind}s/{key}.json"
+
+
+def network(cell: dict[str, Any]) -> list[str]:
+    """The checkpoint of a training's result, unless it was made elsewhere."""
+    path = cell.get("checkpoint")
+    return [] if path is None or Path(path).is_absolute() else [path]
+
+
+def rows(test: dict[str, Any]) -> list[str]:
+    """The record of an evaluation's result."""
+    if test["status"] != "done":
+        return []
+    name = f"runs/{test['evaluation'][:32]}"
+    return [f"{name}.examples.npz", f"{name}.parquet"]
+
+
+def mentioned(kind: str, key: str, result: dict[str, Any]) -> list[str]:
+    """The files that the reason of a failure speaks of."""
+    known = (f"{kind}s/{key}.log", f"checkpoints/{key}.safetensors.partial/state.pt")
+    return [name for name in known if name.rpartition("/")[2] in result["reason"]]
+
+
+def files(job: Job, result: Result) -> list[str]:
+    """Everything that a job came to; a file comes after those that it speaks of, the cell last."""
+    found = [("test", test.key) for test in job.tests] + [("cell", job.cell.key)]
+    carried, results = [], []
+    for kind, key in found:
+        if (known := result(kind, key)) is not None:
+            carried += rows(known) if kind == "test" else network(known)
+            carried += mentioned(kind, key, known)
+            results.append(json_of(kind, key))
+    return carried + results
+
+
+def surrogates(job: Job) -> list[str]:
+    """Keys of the networks that attacks of the job work on."""
+    return sorted({test.surrogate for test in job.tests} - {""})
+
+
+def results_of(store: Store) -> Result:
+    """The results in a study's folder."""
+    return lambda kind, key: store.cell(key) if kind == "cell" else store.test(key)

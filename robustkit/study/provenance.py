@@ -1,0 +1,130 @@
+"""Where the numbers of a study come from: its digests, machines, data and versions."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from robustkit.analysis.findings import ELSEWHERE, FIRST, digest_in_words, images_in_words
+from robustkit.results.records import load
+from robustkit.spec import Study
+from robustkit.study.store import Store
+
+
+def provenance(
+    study: Study,
+    store: Store,
+    asked: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    done: Mapping[str, dict[str, Any] | None],
+) -> dict[str, dict[str, str]]:
+    """Sections of key and value, see `Outcome.provenance`."""
+    finished = [cell for cell in done.values() if cell and cell["status"] == "done"]
+    known = {key: test for key in plan["tests"] if (test := store.test(key)) is not None}
+    tested = {key: test for key, test in known.items() if test["status"] == "done"}
+    sections = {
+        "Study": {"name": study.name} | _asked(study, asked),
+        "Cells": {
+            "planned": str(len(plan["cells"])),
+            "done": str(len(finished)),
+            "failed": str(sum(1 for c in done.values() if c and c["status"] == "failed")),
+        }
+        | _machines([*finished, *tested.values()]),
+        "Data": _data(store, plan, finished, tested),
+        "Versions": _versions(finished),
+    }
+    if plan["chosen"]:
+        sections["Configurations chosen"] = {
+            where: str(number + 1) for where, number in plan["chosen"].items()
+        }
+    return sections
+
+
+def _asked(study: Study, asked: Mapping[str, Any]) -> dict[str, str]:
+    """What was asked first, and what later."""
+    first, *later = digests(asked)
+    fixed = FIRST if study.brought is None else f"before the first evaluation here; {ELSEWHERE}"
+    if not later:
+        return {"digest": study.digest, "claims fixed": fixed}
+    fixed = "changed later, see the notes"
+    return {
+        "digest": study.digest,
+        "claims fixed": fixed if study.brought is None else f"{fixed}; {ELSEWHERE}",
+        "digest as first asked": first,
+    } | {
+        f"digest of amendment {i}": f"{one['digest']}, after {one['cells_done']} cells"
+        for i, one in enumerate(asked["amendments"], 1)
+    }
+
+
+def _machines(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Devices, threads and processors of results; networks made elsewhere say nothing of theirs."""
+    known = [one for one in results if "device" in one]
+    said = {
+        "devices": {one["device"] for one in known},
+        "threads": {str(one.get("threads", "unknown")) for one in known},
+        "processors": {one.get("processor", "unknown") for one in known},
+    }
+    return {what: ", ".join(sorted(texts)) or "unknown" for what, texts in said.items()}
+
+
+def _versions(finished: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    versions: dict[str, set[str]] = defaultdict(set)
+    for cell in finished:
+        for name, text in cell.get("versions", {}).items():
+            versions[name].add(text)
+    return {name: ", ".join(sorted(texts)) for name, texts in sorted(versions.items())}
+
+
+def _data(
+    store: Store,
+    plan: Mapping[str, Any],
+    finished: Sequence[Mapping[str, Any]],
+    tested: Mapping[str, Mapping[str, Any]],
+) -> dict[str, str]:
+    """The data sets that networks were trained and tested on, by name and split."""
+    told: dict[str, dict[str, str]] = defaultdict(dict)  # text by digest, by name and split
+    for cell in plan["cells"].values():
+        if (data := cell["asked"].get("data")) is not None:
+            told[f"{data['name']}, train"][data["digest"]] = digest_in_words(data["digest"])
+    for cell in finished:
+        for split, data in cell.get("data", {}).items():
+            told[f"{data['name']}, {split}"][data["digest"]] = images_in_words(
+                data["images"], data["digest"]
+            )
+    for key, test in plan["tests"].items():
+        data = _tested_on(store, test["digest"], tested.get(key), told)
+        if data is not None:
+            told[f"{data['name']}, {test['split']}"][test["digest"]] = images_in_words(
+                data["images"], data["digest"]
+            )
+        elif not any(test["digest"] in texts for texts in told.values()):
+            told[f"{test['data']}, {test['split']}"][test["digest"]] = digest_in_words(
+                test["digest"]
+            )
+    return {name: "; ".join(texts.values()) for name, texts in told.items()}
+
+
+def _tested_on(
+    store: Store,
+    digest: str,
+    test: Mapping[str, Any] | None,
+    told: Mapping[str, Mapping[str, str]],
+) -> Mapping[str, Any] | None:
+    """Images that were tested, by an evaluation of them; None: unknown, or told already."""
+    if test is None or any("images" in texts.get(digest, "") for texts in told.values()):
+        return None
+    if "data" in test:
+        return next(iter(test["data"].values()), None)
+    data = load(store.runs / f"{test['evaluation'][:32]}.parquet").header["data"]
+    return {"name": data["name"], "images": data["n"], "digest": data["digest"]}
+
+
+def askings(asked: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """What was asked at first, and after each amendment."""
+    first = {key: asked[key] for key in ("digest", "file", "changes")}
+    return first, *asked["amendments"]
+
+
+def digests(asked: Mapping[str, Any]) -> list[str]:
+    """Of all that was asked."""
+    return [one["digest"] for one in askings(asked)]
