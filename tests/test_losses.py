@@ -117,8 +117,7 @@ def test_value_and_gradient_are_those_of_the_formula(name, settings, reference):
 def test_every_loss_trains_in_half_precision_arithmetic_and_on_extreme_logits(name):
     model = models.build("mnist-cnn", seed=0)
     images = draw(4, 1, 28, 28).sigmoid().float().to(memory_format=torch.channels_last)
-    loss = losses.build(name)
-    loss.prepare(model, images)
+    loss = losses.build(name).prepare(model, images)
     with torch.autocast("cpu", torch.bfloat16):
         result = loss.backward(model, images, torch.arange(4), step())
     assert result.loss.dtype == torch.float32
@@ -155,8 +154,7 @@ def test_large_margin_softmax_is_its_formula(m, number):
         parameter.data = draw(*parameter.shape, seed=i)
     images, labels = draw(8, 6, seed=7), torch.arange(8) % 3
     settings = {"m": m, "base": 3, "gamma": 1e-3, "power": 2, "lambda_min": 0.1}
-    loss = losses.build("large-margin-softmax", settings)
-    loss.prepare(network, images)
+    loss = losses.build("large-margin-softmax", settings).prepare(network, images)
     weights = [p for p in network.parameters() if p.requires_grad]
     assert network[3].bias.tolist() == [0, 0, 0]
     assert len(weights) == 3
@@ -499,14 +497,12 @@ def mine(tmp_path):
 def test_a_users_function_of_logits_or_of_the_model_is_a_loss(mine):
     model, images, labels = Two(), middle(), torch.arange(6) % 2
     plain = losses.build("cross-entropy")(model, images, labels, step())
-    own = losses.build(f"{mine}:on_logits", {"weight": 3})
-    own.prepare(model, images)
+    own = losses.build(f"{mine}:on_logits", {"weight": 3}).prepare(model, images)
     result = own(model, images, labels, step())
     assert result.loss.item() == pytest.approx(3 * plain.loss.item())
     assert torch.equal(result.logits, plain.logits)
     assert losses.spell(own) == {"weight": 3, "kinds": ["a", "b"]}
-    own = losses.build(f"{mine}:on_model")
-    own.prepare(model, images)
+    own = losses.build(f"{mine}:on_model").prepare(model, images)
     result = own.backward(model, images, labels, step())
     assert result.loss.item() == pytest.approx(plain.loss.item())
     assert torch.equal(result.logits, plain.logits)

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from robustkit import losses, models
 from robustkit.errors import InputError
-from robustkit.losses import one_pass
+from robustkit.losses import fused_backward
 from robustkit.losses.loss import Step
 from robustkit.losses.trace import WORDS, Use
 
@@ -286,8 +286,8 @@ def gap(one, two):
 
 
 def compare(loss, model, images, labels):
-    one, first = gradients(loss._one_pass, model, images, labels)
-    two, second = gradients(loss._two_passes, model, images, labels)
+    one, first = gradients(loss.fused, model, images, labels)
+    two, second = gradients(loss.two_passes, model, images, labels)
     assert float(one.loss) == pytest.approx(float(two.loss), rel=1e-5)
     assert torch.equal(one.logits, two.logits)
     return gap(first, second)
@@ -307,8 +307,8 @@ def test_one_pass_gives_the_gradient_of_two(norm, top_k, aggregate, on):
         aggregate=aggregate,
         on=on,
     )
-    loss.prepare(model, images)
-    assert loss.ways(model) == "one pass"
+    prepared = loss.prepare(model, images)
+    assert prepared.backward_mode(model) == "one pass"
     assert compare(loss, model, images, torch.arange(5) % 4) < 1e-10
 
 
@@ -318,8 +318,8 @@ def test_one_pass_is_right_in_single_precision_on_the_papers_network(norm, layer
     model = models.build("mnist-cnn", seed=0)
     images = draw(6, 1, 28, 28).float().to(memory_format=torch.channels_last)
     loss = margin(norm=norm, layers=layers, gamma=100.0)
-    loss.prepare(model, images)
-    assert loss.ways(model) == "one pass"
+    prepared = loss.prepare(model, images)
+    assert prepared.backward_mode(model) == "one pass"
     assert compare(loss, model, images, torch.arange(6)) < 1e-5
 
 
@@ -334,7 +334,7 @@ def test_what_a_convolution_sends_to_its_images(kernel, stride, padding, dilatio
     output = layer(x)
     signal = torch.randn(output.shape, dtype=torch.float64)
     (expected,) = torch.autograd.grad(output, x, signal)
-    found = one_pass.input_gradient(Use(layer, (x,), None, 0), signal)
+    found = fused_backward.input_gradient(Use(layer, (x,), None, 0), signal)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -342,19 +342,19 @@ def test_one_pass_is_right_in_mixed_precision_and_another_layout():
     model = models.build("mnist-cnn", seed=0).to(memory_format=torch.channels_last)
     images = draw(6, 1, 28, 28).float().to(memory_format=torch.channels_last)
     loss = margin(layers="all", gamma=100.0)
-    loss.prepare(model, images)
+    prepared = loss.prepare(model, images)
     with torch.autocast("cpu", torch.bfloat16):
-        assert loss.ways(model) == "one pass"
+        assert prepared.backward_mode(model) == "one pass"
         assert compare(loss, model, images, torch.arange(6)) < 0.02
 
 
 def test_gradients_are_added_to_those_that_are_there():
     model, images, labels = twisted().eval(), draw(5, 2, 9, 9), torch.arange(5) % 4
     loss = margin(gamma=3.0)
-    loss.prepare(model, images)
-    loss.backward(model, images, labels, step())
+    prepared = loss.prepare(model, images)
+    prepared.backward(model, images, labels, step())
     once = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-    result = loss.backward(model, images, labels, step())
+    result = prepared.backward(model, images, labels, step())
     assert not result.loss.requires_grad
     assert not images.requires_grad
     twice = [p.grad for p in model.parameters() if p.grad is not None]
@@ -423,10 +423,10 @@ def test_two_passes_are_taken_where_one_would_be_wrong(reason):
     model = initialised(SPOILED[reason]).double()
     images, labels = draw(6, 4, seed=2), torch.arange(6) % 3
     loss = margin(gamma=50.0, norm="linf")
-    loss.prepare(model, images)
-    assert loss.ways(model).startswith("two passes: ")
-    assert reason in loss.ways(model)
-    _, found = gradients(lambda *a: loss.backward(*a, step()), model, images, labels)
+    prepared = loss.prepare(model, images)
+    assert prepared.backward_mode(model).startswith("two passes: ")
+    assert reason in prepared.backward_mode(model)
+    _, found = gradients(lambda *a: prepared.backward(*a, step()), model, images, labels)
     model.zero_grad()
     loss(model, images, labels, step()).loss.backward()
     assert gap(found, [p.grad for p in model.parameters()]) < 1e-12
@@ -441,17 +441,33 @@ def test_the_short_cut_at_the_images_gives_the_same_gradient(norm, top_k, weight
     images, labels = draw(6, 2, 9, 9, seed=3), torch.arange(6) % 4
     settings = {"layers": ["input", "0"], "gamma": 9.0, "cross_entropy_weight": weight}
     loss = margin(norm=norm, top_k=top_k, **settings)
-    short, first = gradients(loss._short_cut, model, images, labels)
-    two, second = gradients(loss._two_passes, model, images, labels)
+    short, first = gradients(loss.shortcut, model, images, labels)
+    two, second = gradients(loss.two_passes, model, images, labels)
     assert short.loss.item() == pytest.approx(two.loss.item(), rel=1e-12)
     assert gap(first, second) < 1e-10
 
 
 def test_what_was_not_prepared_or_needs_more_signals_takes_two_passes():
     model = twisted()
-    assert "not prepared" in margin().ways(model)
-    assert "differentiated" in margin(differentiate=True).ways(model)
-    assert "cross-entropy" in margin(cross_entropy_weight=0.1).ways(model)
+    assert "not prepared" in margin().backward_mode(model)
+    assert "differentiated" in margin(differentiate=True).backward_mode(model)
+    assert "cross-entropy" in margin(cross_entropy_weight=0.1).backward_mode(model)
+
+
+def test_what_is_known_of_one_network_is_not_taken_for_another():
+    """Equal settings and equal classes: the one's single pass would be off by far for the other."""
+    plain, mixing = initialised(nn.Sequential(nn.Linear(4, 3))).double(), Mixing().double()
+    images, labels = draw(6, 4, seed=2), torch.arange(6) % 3
+    loss = margin(gamma=50.0, norm="linf")
+    prepared, other = loss.prepare(plain, images), loss.prepare(mixing, images)
+    assert prepared.backward_mode(plain) == "one pass"
+    assert "off by" in other.backward_mode(mixing)
+    assert "not prepared" in loss.backward_mode(plain)
+    assert "not prepared" in prepared.backward_mode(mixing)
+    assert losses.spell(prepared) == losses.spell(loss)
+    _, found = gradients(lambda *a: prepared.backward(*a, step()), mixing, images, labels)
+    _, expected = gradients(loss.two_passes, mixing, images, labels)
+    assert gap(found, expected) < 1e-12
 
 
 def test_frozen_batch_norm_couples_nothing():
@@ -460,11 +476,11 @@ def test_frozen_batch_norm_couples_nothing():
     model[1].requires_grad_(False).eval()
     images = draw(4, 2, 9, 9)
     loss = margin(layers=["input", "1"], gamma=9.0)
-    loss.prepare(model, images)
-    assert loss.ways(model) == "one pass"
+    prepared = loss.prepare(model, images)
+    assert prepared.backward_mode(model) == "one pass"
     assert compare(loss, model, images, torch.arange(4) % 3) < 1e-10
     model.train()
-    assert "batch norm '1'" in loss.ways(model)
+    assert "batch norm '1'" in prepared.backward_mode(model)
 
 
 def test_preparing_leaves_everything_as_it_was():
@@ -513,11 +529,11 @@ def test_settings_that_do_not_fit_the_network_are_told_in_one_line(settings, mes
 
 
 def test_all_means_the_input_and_every_layer_but_the_logits():
-    from robustkit.losses.trace import names
+    from robustkit.losses.trace import layer_names
 
     model = models.build("mnist-cnn")
-    assert names(["all"], model) == ["input", "conv1", "conv2", "fc1"]
-    assert names(["output", "hidden", "conv1"], model) == ["output", "conv1", "conv2", "fc1"]
+    assert layer_names(["all"], model) == ["input", "conv1", "conv2", "fc1"]
+    assert layer_names(["output", "hidden", "conv1"], model) == ["output", "conv1", "conv2", "fc1"]
 
 
 class Named(nn.Module):
@@ -573,9 +589,9 @@ def grads_of(network, layers, images, labels):
     found = []
     for weight, plain in ((0.0, False), (0.0, True), (1.0, False)):
         loss = margin(layers=layers, gamma=5.0, cross_entropy_weight=weight)
-        loss.prepare(network, images)
-        assert (loss.ways(network) == "one pass") == (weight == 0)
-        way = loss._two_passes if plain else lambda *a, loss=loss: loss.backward(*a, step())
+        prepared = loss.prepare(network, images)
+        assert (prepared.backward_mode(network) == "one pass") == (weight == 0)
+        way = loss.two_passes if plain else lambda *a, loss=prepared: loss.backward(*a, step())
         result, grads = gradients(way, network, images, labels)
         found.append((result.loss.item(), grads))
     return found
@@ -623,11 +639,11 @@ def test_a_network_trained_by_several_processes_gets_the_same_gradient(tmp_path)
         model = twisted(torch.float32)
         images, labels = draw(5, 2, 9, 9).float(), torch.arange(5) % 4
         loss = margin(layers=["input", "d"], gamma=5.0)
-        loss.prepare(model, images)
-        _, alone = gradients(loss._one_pass, model, images, labels)
+        prepared = loss.prepare(model, images)
+        _, alone = gradients(loss.fused, model, images, labels)
         wrapped = nn.parallel.DistributedDataParallel(model)
-        assert "several processes" in loss.ways(wrapped)
-        _, found = gradients(lambda *a: loss.backward(*a, step()), wrapped, images, labels)
+        assert "several processes" in prepared.backward_mode(wrapped)
+        _, found = gradients(lambda *a: prepared.backward(*a, step()), wrapped, images, labels)
     finally:
         torch.distributed.destroy_process_group()
     assert gap(found, alone) < 1e-5
@@ -638,8 +654,8 @@ def test_a_gradient_that_vanishes_but_for_rounding_is_no_reason_for_two_passes()
     layers = [nn.Conv2d(2, 4, 3), nn.InstanceNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(196, 3)]
     model, images = initialised(nn.Sequential(*layers)).double(), draw(4, 2, 9, 9)
     loss = margin(layers=["input", "0"], gamma=9.0)
-    loss.prepare(model, images)
-    assert loss.ways(model) == "one pass"
-    assert loss.backward(model, images, torch.arange(4) % 3, step()).loss.item() > 0
+    prepared = loss.prepare(model, images)
+    assert prepared.backward_mode(model) == "one pass"
+    assert prepared.backward(model, images, torch.arange(4) % 3, step()).loss.item() > 0
     bias = model[0].bias.grad.norm().item()
     assert bias < 1e-10 * model[0].weight.grad.norm().item()

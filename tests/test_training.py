@@ -263,7 +263,7 @@ def test_large_margin_softmax_is_annealed_within_a_run_of_any_length(length):
         assert loss.annealing(share * length) == pytest.approx(expected, rel=1e-6)
     assert loss.annealing(0) == 1000
     assert loss.annealing(length / 4) == 5
-    assert loss.remark(length) == ""
+    assert loss.warning(length) == ""
 
 
 @pytest.mark.parametrize("given", [{"base": 0.0}, {"gamma": 2.5e-5}, {"power": 3}])
@@ -272,13 +272,13 @@ def test_an_annealing_that_is_chosen_means_what_it_says(given):
 
 
 def test_a_margin_that_hardly_counts_is_told():
-    told = build_loss("large-margin-softmax").remark(290)
+    told = build_loss("large-margin-softmax").warning(290)
     assert "λ is still 777 at the last of 290 updates" in told
     assert "0.13%" in told
     for settings in ({"base": 0.0}, {"m": 1}):
-        assert build_loss("large-margin-softmax", settings).remark(290) == ""
-    assert build_loss("large-margin-softmax", {"lambda_min": 11.0}).remark(10**6) != ""
-    assert build_loss("cross-entropy").remark(290) == ""
+        assert build_loss("large-margin-softmax", settings).warning(290) == ""
+    assert build_loss("large-margin-softmax", {"lambda_min": 11.0}).warning(10**6) != ""
+    assert build_loss("cross-entropy").warning(290) == ""
 
 
 def test_rmsprop_begins_as_tensorflow_does_where_that_is_asked():

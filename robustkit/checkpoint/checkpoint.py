@@ -376,7 +376,7 @@ def _architecture(
 
 def _name(spec: str) -> str:
     """The architecture's name without the folder of a user's file."""
-    return models.spec(spec).name if models.names_code(spec) else spec
+    return models.parse_name(spec).name if models.names_code(spec) else spec
 
 
 def _read_as(

@@ -200,7 +200,9 @@ def train(
         )
     if trained.first:
         show_training(trained)
-        if loss in losses.LOSSES and (told := losses.build(loss, settings | given).remark(updates)):
+        if loss in losses.LOSSES and (
+            told := losses.build(loss, settings | given).warning(updates)
+        ):
             typer.echo(f"warning: {told}", err=True)
     return 0
 

@@ -21,11 +21,11 @@ from robustkit.models import names_code
 if TYPE_CHECKING:
     from robustkit.losses.loss import Loss
 
-__all__ = ["LOSSES", "Entry", "build", "parse_settings", "source", "spell"]
+__all__ = ["LOSSES", "LossEntry", "build", "parse_settings", "source", "spell"]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LossEntry:
     """One loss of the registry."""
 
     title: str
@@ -35,42 +35,42 @@ class Entry:
     """the frozen dataclass of its settings"""
 
 
-LOSSES: dict[str, Entry] = {
-    "cross-entropy": Entry(
+LOSSES: dict[str, LossEntry] = {
+    "cross-entropy": LossEntry(
         "cross-entropy, with label smoothing if wanted", "cross_entropy", "CrossEntropy"
     ),
-    "hinge": Entry("the SVM's hinge loss, Crammer–Singer or one-vs-rest", "hinge", "Hinge"),
-    "large-margin": Entry(
+    "hinge": LossEntry("the SVM's hinge loss, Crammer–Singer or one-vs-rest", "hinge", "Hinge"),
+    "large-margin": LossEntry(
         "distance to the boundary at any layers (Elsayed et al. 2018)",
         "large_margin",
         "LargeMargin",
     ),
-    "large-margin-softmax": Entry(
+    "large-margin-softmax": LossEntry(
         "angular margin at the last layer (Liu et al. 2016)",
         "large_margin_softmax",
         "LargeMarginSoftmax",
     ),
-    "generalised-cross-entropy": Entry(
+    "generalised-cross-entropy": LossEntry(
         "between cross-entropy and mean absolute error (Zhang and Sabuncu 2018)",
         "generalised_cross_entropy",
         "GeneralisedCrossEntropy",
     ),
-    "symmetric-cross-entropy": Entry(
+    "symmetric-cross-entropy": LossEntry(
         "cross-entropy and its reverse (Wang et al. 2019)",
         "symmetric_cross_entropy",
         "SymmetricCrossEntropy",
     ),
-    "soft-margin-softmax": Entry(
+    "soft-margin-softmax": LossEntry(
         "softmax with a margin taken off the target logit (Liang et al.)",
         "soft_margin_softmax",
         "SoftMarginSoftmax",
     ),
-    "adversarial": Entry(
+    "adversarial": LossEntry(
         "cross-entropy of images attacked by PGD (Madry et al. 2018)",
         "adversarial",
         "Adversarial",
     ),
-    "trades": Entry(
+    "trades": LossEntry(
         "cross-entropy and the divergence under attack (Zhang et al. 2019)", "trades", "Trades"
     ),
 }
@@ -86,8 +86,8 @@ def build(name: str, settings: Mapping[str, Any] | None = None) -> "Loss":
     """
     given = dict(settings or {})
     if names_code(name):
-        own = importlib.import_module("robustkit.losses.own")
-        made: Loss = own.load(name, given)
+        custom = importlib.import_module("robustkit.losses.custom")
+        made: Loss = custom.load_custom(name, given)
         return made
     if name not in LOSSES:
         raise UnknownName("loss", name, LOSSES, "or FILE.py:FUNCTION")

@@ -6,12 +6,12 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustkit.losses.attacked import Attacked
-from robustkit.losses.loss import Result, Step, precise
+from robustkit.losses.attacked import AttackedLoss
+from robustkit.losses.loss import Result, Step, as_float32
 
 
 @dataclass(frozen=True, slots=True)
-class Adversarial(Attacked):
+class Adversarial(AttackedLoss):
     """Cross-entropy of images attacked to raise it: the inner maximum of a saddle point problem.
 
     The logits in the result are those of the attacked images.
@@ -27,5 +27,5 @@ class Adversarial(Attacked):
             step,
             lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
         )
-        logits = precise(model(attacked))
+        logits = as_float32(model(attacked))
         return Result(functional.cross_entropy(logits, labels), logits.detach())

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from robustkit.geometry import column, project, steepest_step
-from robustkit.losses.loss import Loss, Step, expect, mode, precise, unwrapped
+from robustkit.losses.loss import Loss, Step, as_float32, expect, mode, unwrapped
 
 
 @dataclass(frozen=True, slots=True)
-class Attacked(Loss):
+class AttackedLoss(Loss):
     """Settings of an attack; images and ε are in pixel units of [0, 1].
 
     In eval mode batch norm uses its running statistics and dropout is off while the images are
@@ -66,7 +66,7 @@ class Attacked(Loss):
         with torch.enable_grad(), mode(inner, self.attack_mode == "train"):
             for _ in range(self.steps):
                 x.requires_grad_()
-                (slope,) = torch.autograd.grad(objective(precise(inner(x))), x)
+                (slope,) = torch.autograd.grad(objective(as_float32(inner(x))), x)
                 size = epsilon * float(self.relative_step)
                 x = steepest_step(x.detach(), slope, size, self.norm)
                 x = project(x, images, epsilon, self.norm)

@@ -14,8 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,36 +23,36 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from robustkit.errors import InputError
-from robustkit.losses import one_pass
+from robustkit.losses import fused_backward
 from robustkit.losses.loss import (
     Loss,
     Result,
     Step,
+    as_float32,
     checked_logits,
     expect,
-    precise,
     probing,
     unwrapped,
 )
-from robustkit.losses.trace import Point, Trace, gradients, modules_of, names, points, trace
+from robustkit.losses.trace import (
+    Representation,
+    Trace,
+    gradients,
+    layer_names,
+    modules_of,
+    representations,
+    trace,
+)
 from robustkit.protocol import Norm
 
 TOLERANCE = 1e-6
 """relative difference up to which float64 gradients, found in two ways, are the same"""
 PROBED = 8
-"""images on which ways are tried"""
-_Method = Callable[["LargeMargin", nn.Module, Tensor, Tensor], Result]
+"""images on which backward modes are compared"""
+UNPREPARED = "the network was not prepared"
 
-
-class _Verdict(NamedTuple):
-    """What stands against the faster ways to a network's gradient; empty if nothing does."""
-
-    one_pass: str
-    short_cut: str
-
-
-_VERDICTS: WeakKeyDictionary[nn.Module, dict["LargeMargin", _Verdict]] = WeakKeyDictionary()
-"""for each network and loss that was prepared"""
+Backward = Callable[["LargeMargin", nn.Module, Tensor, Tensor], Result]
+"""a backward mode: from settings, network, images and labels"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +97,15 @@ class LargeMargin(Loss):
         expect(weight >= 0, "large-margin: cross_entropy_weight must be at least 0", weight)
         expect(self.stabiliser >= 0, "large-margin: stabiliser must be at least 0", self.stabiliser)
 
-    def prepare(self, model: nn.Module, images: Tensor) -> None:
-        """Check layers and classes, and which of the faster ways give this network's gradient.
+    def prepare(self, model: nn.Module, images: Tensor) -> "PreparedLargeMargin":
+        """Check layers and classes, and which faster backward modes give this network's gradient.
 
         Raises:
             InputError: a layer that is not there, not used once, or without influence on the
                 logits; a wrong number of margins; fewer classes than `top_k` needs.
         """
         inner = unwrapped(model)
-        layers = names(self.layers, inner)
+        layers = layer_names(self.layers, inner)
         if len(self.gamma) not in (1, len(layers)):
             raise InputError(
                 f"large-margin: {len(self.gamma)} values of gamma for {len(layers)} layers "
@@ -115,9 +114,11 @@ class LargeMargin(Loss):
         with probing(inner, images), torch.enable_grad():
             traced = trace(inner, images, modules_of(layers, inner))
             self._check(traced, layers, inner)
-        _VERDICTS.setdefault(inner, {})[self] = _Verdict(
-            one_pass.obstacle(inner) or self._tried(LargeMargin._one_pass, inner, images),
-            self._tried(LargeMargin._short_cut, inner, images),
+        return PreparedLargeMargin(
+            self,
+            inner,
+            fused_backward.obstacle(inner) or self._compared(LargeMargin.fused, inner, images),
+            self._compared(LargeMargin.shortcut, inner, images),
         )
 
     def _check(self, traced: Trace, layers: list[str], model: nn.Module) -> None:
@@ -126,7 +127,7 @@ class LargeMargin(Loss):
             raise InputError(
                 f"large-margin: top_k is {self.top_k}, but there are {classes - 1} other classes"
             )
-        edges = [point.edge for point in points(traced, layers, model)]
+        edges = [point.edge for point in representations(traced, layers, model)]
         found = gradients(traced.logits, edges)
         if dead := [layer for layer, signal in zip(layers, found, strict=True) if signal is None]:
             raise InputError(
@@ -138,18 +139,22 @@ class LargeMargin(Loss):
         return self._differentiable(model, images, labels)
 
     def backward(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
-        """Add the loss's gradient to that of the parameters, in one pass where that will do."""
-        if not self._obstacle(model):
-            return self._one_pass(model, images, labels)
-        verdict = self._verdict(unwrapped(model))
-        slow = self.differentiate or verdict is None or verdict.short_cut
-        way = self._two_passes if slow else self._short_cut
-        return way(model, images, labels)
+        """Add the loss's gradient to that of the parameters, in two passes; see `prepare`."""
+        return self.two_passes(model, images, labels)
 
-    def ways(self, model: nn.Module) -> str:
-        """How `backward` will find the gradient: "one pass", or "two passes: " and why."""
-        reason = self._obstacle(model)
-        return f"two passes: {reason}" if reason else "one pass"
+    def backward_mode(self, model: nn.Module) -> str:
+        """Two passes, and why: see `Loss`."""
+        return f"two passes: {self.obstacle(model) or UNPREPARED}"
+
+    def obstacle(self, model: nn.Module) -> str:
+        """Why the fused backward will not do, as far as can be told without trying it."""
+        if self.differentiate:
+            return "the gradient's norm is differentiated"
+        if self.cross_entropy_weight:
+            return "the cross-entropy term needs a signal of its own"
+        if isinstance(model, DistributedDataParallel):
+            return "the network is trained by several processes"
+        return fused_backward.obstacle(model)
 
     def _differences(self, logits: Tensor, labels: Tensor) -> Tensor:
         """f_y − f_j for the top-k other classes j, N × k."""
@@ -158,7 +163,7 @@ class LargeMargin(Loss):
         scores = logits.softmax(1) if self.on == "probabilities" else logits
         return scores.gather(1, own) - scores.gather(1, others)
 
-    def _norms(self, found: list[list[Tensor | None]], places: list[Point]) -> Tensor:
+    def _norms(self, found: list[list[Tensor | None]], places: list[Representation]) -> Tensor:
         """Dual norms, layers × N × k, from the gradients at k × layers, each N × …."""
         columns = [
             torch.stack([self._norm(*pair) for pair in zip(signals, places, strict=True)])
@@ -166,11 +171,11 @@ class LargeMargin(Loss):
         ]
         return torch.stack(columns, dim=2) + self.stabiliser
 
-    def _norm(self, signal: Tensor | None, place: Point) -> Tensor:
+    def _norm(self, signal: Tensor | None, place: Representation) -> Tensor:
         """The dual norm of the gradient at one place, N × …, as N."""
         if signal is None:
             raise InputError("large-margin: the logits do not depend on a layer with a margin")
-        norm = _dual_norm(precise(signal), self.norm)
+        norm = _dual_norm(as_float32(signal), self.norm)
         power = {"linf": 1.0, "l2": 0.5, "l1": 0.0}[self.norm]
         return norm / place.units**power if self.normalise else norm
 
@@ -184,19 +189,19 @@ class LargeMargin(Loss):
         return each.sum(0).mean()
 
     def _differentiable(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, short_cut: bool = False
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, shortcut: bool = False
     ) -> Result:
         """The loss as a graph: the gradient norms in a pass of their own, or within it."""
-        layers = names(self.layers, model)
-        takers = one_pass.known_layers(model) if short_cut else []
+        layers = layer_names(self.layers, model)
+        takers = fused_backward.known_layers(model) if shortcut else []
         traced = trace(model, images, [*modules_of(layers, model), *takers])
-        logits = precise(traced.logits)
+        logits = as_float32(traced.logits)
         differences = self._differences(logits, labels)
-        places = points(traced, layers, model)
+        places = representations(traced, layers, model)
 
         def signals(column: Tensor) -> list[Tensor | None]:
-            if short_cut:
-                return one_pass.at_places(traced, column, _edges(layers, places))
+            if shortcut:
+                return fused_backward.at_places(traced, column, _edges(layers, places))
             edges = [place.edge for place in places]
             return gradients(column, edges, differentiable=self.differentiate)
 
@@ -206,60 +211,101 @@ class LargeMargin(Loss):
             loss = loss + self.cross_entropy_weight * functional.cross_entropy(logits, labels)
         return Result(loss, logits.detach())
 
-    def _two_passes(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
-        """As `backward`, by differentiating the loss."""
+    def two_passes(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
+        """Backward mode of last resort: the loss is built as a graph, and that differentiated."""
         return _differentiated(self._differentiable(model, images, labels), model)
 
-    def _short_cut(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
-        """As `_two_passes`, but for the first-order gradient at the images: see `one_pass`."""
-        result = self._differentiable(model, images, labels, short_cut=True)
+    def shortcut(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
+        """As `two_passes`, the first-order gradient at the images by `fused_backward`'s means."""
+        result = self._differentiable(model, images, labels, shortcut=True)
         return _differentiated(result, model)
 
-    def _one_pass(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
-        """As `backward`; see `robustkit.losses.one_pass`."""
-        layers = names(self.layers, model)
-        watched = [*modules_of(layers, model), *one_pass.trainable_layers(model)]
+    def fused(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
+        """One backward pass for gradient norms and weights; see `robustkit.losses.fused_backward`.
+
+        The norms are constants here, so that what each difference's signal must be multiplied by is
+        the slope of the loss in that difference: a function of N × k numbers, differentiated alone.
+        """
+        layers = layer_names(self.layers, model)
+        watched = [*modules_of(layers, model), *fused_backward.trainable_layers(model)]
         traced = trace(model, images, watched)
-        logits = precise(traced.logits)
+        logits = as_float32(traced.logits)
         differences = self._differences(logits, labels)
-        places = points(traced, layers, model)
+        places = representations(traced, layers, model)
         edges = _edges(layers, places)
-        found = [one_pass.signals(traced, column, edges) for column in differences.unbind(1)]
+        found = [fused_backward.signals(traced, column, edges) for column in differences.unbind(1)]
         leaf = differences.detach().requires_grad_()
         loss = self._value(leaf, self._norms([signals.places for signals in found], places))
         (scales,) = torch.autograd.grad(loss, leaf)
-        one_pass.accumulate(traced.uses, [signals.layers for signals in found], scales)
+        fused_backward.accumulate(traced.uses, [signals.layers for signals in found], scales)
         return Result(loss.detach(), logits.detach())
 
-    def _obstacle(self, model: nn.Module) -> str:
-        """Why one backward pass will not do; empty if it will."""
-        if self.differentiate:
-            return "the gradient's norm is differentiated"
-        if self.cross_entropy_weight:
-            return "the cross-entropy term needs a signal of its own"
-        if isinstance(model, DistributedDataParallel):
-            return "the network is trained by several processes"
-        verdict = self._verdict(model)
-        tried = "the network was not prepared" if verdict is None else verdict.one_pass
-        return one_pass.obstacle(model) or tried
+    def _compared(self, mode: Backward, model: nn.Module, images: Tensor) -> str:
+        """What stands against a backward mode on this network, where two passes are tried, too.
 
-    def _verdict(self, model: nn.Module) -> _Verdict | None:
-        return _VERDICTS.get(model, {}).get(self)
-
-    def _tried(self, way: _Method, model: nn.Module, images: Tensor) -> str:
-        """What stands against a way on this network, where it and two passes are tried."""
+        What couples images, or uses a weight past its layer, is not to be seen on the modules; on
+        a copy in float64 it shows.
+        """
         try:
             twin = copy.deepcopy(model).double()
             # every image counts, whatever its distance, so that every gradient is compared
             probe = replace(self, gamma=(1e9,), alpha=None)
             found = [
                 _gradients(partial(tried, probe), twin, images[:PROBED].double())
-                for tried in (way, LargeMargin._two_passes)
+                for tried in (mode, LargeMargin.two_passes)
             ]
         except Exception as error:  # not every network can be copied, or runs in float64
             return f"one pass could not be tried: {(str(error).splitlines() or ['?'])[0]}"
         gap = _gap(*found)
         return "" if gap <= TOLERANCE else f"here one pass would be off by {gap:.1g}"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedLargeMargin(Loss):
+    """The large-margin loss of a network on which the faster backward modes were tried."""
+
+    settings: LargeMargin
+    network: nn.Module
+    """out of its wrapper; for any other, this is the loss without preparation"""
+    fused_obstacle: str
+    """what stands against the fused backward there; empty if nothing does"""
+    shortcut_obstacle: str
+    """likewise against the input-gradient shortcut"""
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
+        """The loss of a batch; see `Loss`."""
+        return self.settings(model, images, labels, step)
+
+    def backward(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
+        """Add the loss's gradient to that of the parameters, in the fastest mode that is right."""
+        if not self._obstacle(model):
+            return self.settings.fused(model, images, labels)
+        known = unwrapped(model) is self.network and not self.shortcut_obstacle
+        # the shortcut's gradient at the images is a constant: no second order through it
+        if known and not self.settings.differentiate:
+            return self.settings.shortcut(model, images, labels)
+        return self.settings.two_passes(model, images, labels)
+
+    def backward_mode(self, model: nn.Module) -> str:
+        """One pass or two, and why two: see `Loss`."""
+        reason = self._obstacle(model)
+        return f"two passes: {reason}" if reason else "one pass"
+
+    def _obstacle(self, model: nn.Module) -> str:
+        """Why the fused backward will not do; empty if it will.
+
+        Asked anew at each step: batch norm may have been put into another mode, hooks added.
+        """
+        tried = self.fused_obstacle if model is self.network else UNPREPARED
+        return self.settings.obstacle(model) or tried
+
+    def warning(self, updates: int) -> str:
+        """As its settings'; see `Loss`."""
+        return self.settings.warning(updates)
+
+    def spell(self) -> dict[str, Any]:
+        """The settings as plain JSON."""
+        return self.settings.spell()
 
 
 def _differentiated(result: Result, model: nn.Module) -> Result:
@@ -271,16 +317,16 @@ def _differentiated(result: Result, model: nn.Module) -> Result:
     return Result(result.loss.detach(), result.logits)
 
 
-def _edges(layers: list[str], places: list[Point]) -> list[GradientEdge | None]:
-    """Where gradients are wanted, as `one_pass.signals` takes it."""
+def _edges(layers: list[str], places: list[Representation]) -> list[GradientEdge | None]:
+    """Where gradients are wanted, as `fused_backward.signals` takes it."""
     pairs = zip(layers, places, strict=True)
     return [None if layer == "input" else place.edge for layer, place in pairs]
 
 
 def _gradients(
-    way: Callable[[nn.Module, Tensor, Tensor], Result], model: nn.Module, images: Tensor
+    backward: Callable[[nn.Module, Tensor, Tensor], Result], model: nn.Module, images: Tensor
 ) -> list[Tensor | None]:
-    """The parameters' gradients, found in one way; labels are just numbered through."""
+    """The parameters' gradients in one backward mode; labels are just numbered through."""
     model.zero_grad()
     labels = torch.arange(len(images), device=images.device)
     with (
@@ -288,7 +334,7 @@ def _gradients(
         torch.enable_grad(),
         torch.autocast(images.device.type, enabled=False),
     ):
-        way(model, images, labels % 2)
+        backward(model, images, labels % 2)
     return [parameter.grad for parameter in model.parameters()]
 
 

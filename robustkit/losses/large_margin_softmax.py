@@ -13,9 +13,9 @@ from robustkit.losses.loss import (
     Loss,
     Result,
     Step,
+    as_float32,
     checked_logits,
     expect,
-    precise,
     probing,
     unwrapped,
 )
@@ -49,7 +49,7 @@ class LargeMarginSoftmax(Loss):
             value = getattr(self, name)
             expect(value >= 0, f"large-margin-softmax: {name} must be at least 0", value)
 
-    def prepare(self, model: nn.Module, images: Tensor) -> None:
+    def prepare(self, model: nn.Module, images: Tensor) -> "LargeMarginSoftmax":
         """Check that the logits come out of a linear layer, and take that layer's bias away.
 
         Under distributed training this must come before the network is wrapped.
@@ -76,13 +76,14 @@ class LargeMarginSoftmax(Loss):
             if layer.bias is not None:
                 layer.bias.zero_()
                 layer.bias.requires_grad_(False)
+        return self
 
     def annealing(self, number: int) -> float:
         """λ after a number of optimiser steps."""
         falling: float = self.base * (1 + self.gamma * number) ** -self.power
         return max(self.lambda_min, falling)
 
-    def remark(self, updates: int) -> str:
+    def warning(self, updates: int) -> str:
         """Whether the margin hardly counted to the end; see `Loss`."""
         weight = self.annealing(updates - 1)
         if self.m == 1 or weight <= WEAK:
@@ -99,9 +100,9 @@ class LargeMarginSoftmax(Loss):
         output, features = _features(model, layer, images)
         if features is None:
             raise InputError("large-margin-softmax: the network does not use its last linear layer")
-        logits, own = precise(output), labels[:, None]
+        logits, own = as_float32(output), labels[:, None]
         target = logits.gather(1, own)
-        lengths = precise(layer.weight).norm(dim=1)[labels] * precise(features).norm(dim=1)
+        lengths = as_float32(layer.weight).norm(dim=1)[labels] * as_float32(features).norm(dim=1)
         cosine = target / lengths[:, None].clamp(min=1e-12)
         weight = self.annealing(step.number)
         wanted = (weight * target + lengths[:, None] * psi(cosine, self.m)) / (1 + weight)

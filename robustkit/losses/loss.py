@@ -38,9 +38,10 @@ class Loss(ABC):
 
     __slots__ = ()
 
-    def prepare(self, model: nn.Module, images: Tensor) -> None:
-        """Check that the settings fit the network, on a few example images, N × C × H × W.
+    def prepare(self, model: nn.Module, images: Tensor) -> "Loss":
+        """The loss to train that network with, after a try on a few images, N × C × H × W.
 
+        It is the loss itself, or one that knows more of the network: go on with what is returned.
         A loss that needs the network changed changes it here. Training mode, buffers and random
         state are left as they were.
 
@@ -50,6 +51,7 @@ class Loss(ABC):
         inner = unwrapped(model)
         with probing(inner, images), torch.no_grad():
             checked_logits(inner(images))
+        return self
 
     @abstractmethod
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
@@ -68,8 +70,12 @@ class Loss(ABC):
         result.loss.backward()  # type: ignore[no-untyped-call]
         return Result(result.loss.detach(), result.logits)
 
-    def remark(self, updates: int) -> str:
-        """What is worth knowing of a training of so many updates; empty if nothing."""
+    def backward_mode(self, model: nn.Module) -> str:
+        """How `backward` finds the gradient: "one pass", or "two passes: " and why."""
+        return "one pass"
+
+    def warning(self, updates: int) -> str:
+        """What a user should know of a training of so many updates; empty if nothing."""
         return ""
 
     def spell(self) -> dict[str, Any]:
@@ -88,7 +94,7 @@ class LogitLoss(Loss):
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
         """The loss of a batch; see `Loss`."""
-        logits = precise(model(images))
+        logits = as_float32(model(images))
         return Result(self.value(logits, labels), logits.detach())
 
 
@@ -105,7 +111,7 @@ def expect(holds: bool, message: str, got: object) -> None:
         raise InputError(f"{message}, got {plain(got)}")
 
 
-def precise(values: Tensor) -> Tensor:
+def as_float32(values: Tensor) -> Tensor:
     """The values in float32, or in float64 if they are."""
     return values if values.dtype == torch.float64 else values.float()
 

@@ -39,7 +39,7 @@ class Trace(NamedTuple):
     uses: list[Use]
 
 
-class Point(NamedTuple):
+class Representation(NamedTuple):
     """Where a margin is imposed: a representation of the images inside the network."""
 
     edge: GradientEdge
@@ -47,7 +47,7 @@ class Point(NamedTuple):
     """numbers per image"""
 
 
-def names(layers: Sequence[str], model: nn.Module) -> list[str]:
+def layer_names(layers: Sequence[str], model: nn.Module) -> list[str]:
     """The layers that words such as "all" stand for; each once, in the order given.
 
     `hidden` is the output of every convolution and linear layer except a linear layer at the end,
@@ -89,12 +89,12 @@ def _spelled(name: str) -> str:
 
 
 def _module(layer: str, model: nn.Module) -> nn.Module:
-    """The module of a layer as `names` gives it."""
+    """The module of a layer as `layer_names` gives it."""
     return unwrapped(model).get_submodule(layer.removeprefix(MODULE))
 
 
 def modules_of(layers: Iterable[str], model: nn.Module) -> list[nn.Module]:
-    """The modules among layers as `names` gives them."""
+    """The modules among layers as `layer_names` gives them."""
     return [_module(layer, model) for layer in layers if layer not in WORDS]
 
 
@@ -125,29 +125,29 @@ def trace(model: nn.Module, images: Tensor, layers: Iterable[nn.Module]) -> Trac
     return Trace(images, logits, uses)
 
 
-def points(traced: Trace, layers: Sequence[str], model: nn.Module) -> list[Point]:
-    """Where the margins of layers, as `names` gives them, are imposed in a forward pass.
+def representations(traced: Trace, layers: Sequence[str], model: nn.Module) -> list[Representation]:
+    """Where the margins of layers, as `layer_names` gives them, are imposed in a forward pass.
 
     Raises:
         InputError: the forward pass uses a layer not exactly once.
     """
     ends = {"input": traced.images, "output": traced.logits}
     return [
-        Point(get_gradient_edge(end), end[:1].numel())
+        Representation(get_gradient_edge(end), end[:1].numel())
         if (end := ends.get(layer)) is not None
-        else _point(traced, layer, _module(layer, model))
+        else _representation(traced, layer, _module(layer, model))
         for layer in layers
     ]
 
 
-def _point(traced: Trace, name: str, layer: nn.Module) -> Point:
+def _representation(traced: Trace, name: str, layer: nn.Module) -> Representation:
     uses = [use for use in traced.uses if use.layer is layer]
     if len(uses) != 1:
         raise InputError(
             f"large-margin: the network uses layer {name!r} {len(uses)} times in a forward pass; "
             "a margin needs a layer that is used once"
         )
-    return Point(uses[0].edge, uses[0].units)
+    return Representation(uses[0].edge, uses[0].units)
 
 
 def gradients(

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustkit.losses.attacked import Attacked
-from robustkit.losses.loss import Result, Step, expect, mode, precise, unwrapped
+from robustkit.losses.attacked import AttackedLoss
+from robustkit.losses.loss import Result, Step, as_float32, expect, mode, unwrapped
 
 
 @dataclass(frozen=True, slots=True)
-class Trades(Attacked):
+class Trades(AttackedLoss):
     """Mean of −log p_y(x) + β KL(p(x) ‖ p(x′)) over the batch; x′ is attacked to raise the KL.
 
     The images and the attacked ones go through the network one after the other, so that batch norm
@@ -26,22 +26,22 @@ class Trades(Attacked):
 
     def __post_init__(self) -> None:
         # a slotted dataclass is made anew, which the short form of super does not survive
-        Attacked.__post_init__(self)
+        AttackedLoss.__post_init__(self)
         expect(self.beta >= 0, "trades: beta must be at least 0", self.beta)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
         """The loss of a batch; see `Loss`."""
         attacked = self._attacked(model, images, step)
-        logits = precise(model(images))
+        logits = as_float32(model(images))
         loss = functional.cross_entropy(logits, labels)
-        distance = divergence(logits, precise(model(attacked)))
+        distance = divergence(logits, as_float32(model(attacked)))
         return Result(loss + self.beta * distance / len(images), logits.detach())
 
     def _attacked(self, model: nn.Module, images: Tensor, step: Step) -> Tensor:
         """Images attacked to differ from what the network says of them in the attack's mode."""
         inner = unwrapped(model)
         with torch.no_grad(), mode(inner, self.attack_mode == "train"):
-            clean = precise(inner(images))
+            clean = as_float32(inner(images))
         return self.attack(model, images, step, lambda logits: divergence(clean, logits))
 
 

@@ -21,11 +21,20 @@ from robustkit.files import digest, file_digest
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MODELS", "Entry", "Spec", "build", "function", "names_code", "source", "spec"]
+__all__ = [
+    "MODELS",
+    "ModelEntry",
+    "ModelName",
+    "build",
+    "import_function",
+    "names_code",
+    "parse_name",
+    "source",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ModelEntry:
     """One architecture of the registry."""
 
     title: str
@@ -41,46 +50,46 @@ class Entry:
     """distributions whose own code is part of the architecture"""
 
 
-MODELS: dict[str, Entry] = {
-    "lenet5": Entry(
+MODELS: dict[str, ModelEntry] = {
+    "lenet5": ModelEntry(
         "LeNet-5 with ReLU and max pooling", "lenet5", "lenet5", (1, 28, 28), "fc3.bias"
     ),
-    "mnist-cnn": Entry(
+    "mnist-cnn": ModelEntry(
         "the MNIST network of Elsayed et al. 2018, without batch norm",
         "mnist_cnn",
         "mnist_cnn",
         (1, 28, 28),
         "fc2.bias",
     ),
-    "mnist-cnn-bn": Entry(
+    "mnist-cnn-bn": ModelEntry(
         "the MNIST network of Elsayed et al. 2018, batch norm after each pool",
         "mnist_cnn",
         "mnist_cnn_bn",
         (1, 28, 28),
         "bn2.bias",
     ),
-    "lsoftmax-mnist": Entry(
+    "lsoftmax-mnist": ModelEntry(
         "the MNIST network published with large-margin softmax, Liu et al. 2016",
         "lsoftmax",
         "lsoftmax_mnist",
         (1, 28, 28),
         "conv3_3.weight",
     ),
-    "lsoftmax-cifar": Entry(
+    "lsoftmax-cifar": ModelEntry(
         "the CIFAR network published with large-margin softmax, Liu et al. 2016",
         "lsoftmax",
         "lsoftmax_cifar",
         (3, 32, 32),
         "conv3_4.weight",
     ),
-    "small-cnn-cifar": Entry(
+    "small-cnn-cifar": ModelEntry(
         "the small CIFAR network of Wong and Kolter 2018, for processors",
         "small_cnn_cifar",
         "small_cnn_cifar",
         (3, 32, 32),
         "fc2.bias",
     ),
-    "resnet18-cifar": Entry(
+    "resnet18-cifar": ModelEntry(
         "ResNet-18 for small images: 3×3 stem, no max pool",
         "resnet18_cifar",
         "resnet18_cifar",
@@ -91,7 +100,7 @@ MODELS: dict[str, Entry] = {
 }
 
 
-class Spec(NamedTuple):
+class ModelName(NamedTuple):
     """A model's name taken apart."""
 
     kind: str
@@ -107,7 +116,7 @@ def names_code(name: str) -> bool:
     return name.rpartition(":")[0].endswith(".py")
 
 
-def spec(name: str) -> Spec:
+def parse_name(name: str) -> ModelName:
     """A model's name taken apart; imports nothing.
 
     Raises:
@@ -115,12 +124,12 @@ def spec(name: str) -> Spec:
     """
     if names_code(name):
         path, _, function = name.rpartition(":")
-        return Spec("file", function, Path(path))
+        return ModelName("file", function, Path(path))
     library, colon, rest = name.partition(":")
     if colon and library in ("torchvision", "timm"):
-        return Spec(library, rest)
+        return ModelName(library, rest)
     if name in MODELS:
-        return Spec("registry", name)
+        return ModelName("registry", name)
     advice = "or torchvision:NAME, timm:NAME, FILE.py:FUNCTION"
     raise UnknownName("model", name, MODELS, advice)
 
@@ -138,7 +147,7 @@ def build(name: str, *, num_classes: int = 10, seed: int | None = None) -> "torc
     """
     import torch  # this package answers `robustkit list models`, which must not wait for torch
 
-    chosen = spec(name)
+    chosen = parse_name(name)
     if seed is None:
         return _build(chosen, num_classes)
     with torch.random.fork_rng(devices=[]):
@@ -155,7 +164,7 @@ def source(name: str) -> str:
         UnknownName: no such architecture.
         InputError: the user's file cannot be read, or the library is not installed.
     """
-    chosen = spec(name)
+    chosen = parse_name(name)
     if chosen.path is not None:
         return f"{chosen.name} {file_digest(_existing(chosen.path))}"
     if chosen.kind in ("torchvision", "timm"):
@@ -175,7 +184,7 @@ def _version(package: str) -> str:
         ) from error
 
 
-def _build(chosen: Spec, num_classes: int) -> "torch.nn.Module":
+def _build(chosen: ModelName, num_classes: int) -> "torch.nn.Module":
     if chosen.path is not None:
         return _call(chosen.path, chosen.name)
     if chosen.kind == "torchvision":
@@ -221,7 +230,7 @@ def _call(path: Path, name: str) -> "torch.nn.Module":
     """What the function `name` in the user's file returns."""
     import torch
 
-    made_by = function(path, name)
+    made_by = import_function(path, name)
     try:
         made = made_by()
     except (Exception, SystemExit) as error:  # a user's code may raise anything: one line
@@ -233,7 +242,7 @@ def _call(path: Path, name: str) -> "torch.nn.Module":
     return made
 
 
-def function(path: Path, name: str, option: str = "--model") -> Callable[..., Any]:
+def import_function(path: Path, name: str, option: str = "--model") -> Callable[..., Any]:
     """The function of that name in the user's file, imported under a name of its own.
 
     `option` is what the user gave the file to, for messages.

@@ -425,7 +425,7 @@ def _check_trained(study: Study, trained: Trained) -> None:
 def _check_model(name: str, where: str) -> None:
     with within(where):
         models.source(name)
-        if models.spec(name).kind in ("torchvision", "timm"):
+        if models.parse_name(name).kind in ("torchvision", "timm"):
             models.build(name, seed=0)  # only the library knows its names
 
 

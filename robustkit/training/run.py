@@ -275,7 +275,7 @@ class _Run:
             )
         held = training.held_out
         network = self._network(examples)
-        loss.prepare(network, examples.take(torch.arange(min(PROBE, len(examples)))).images)
+        loss = loss.prepare(network, examples.take(torch.arange(min(PROBE, len(examples)))).images)
         model = wrapped(network, self.processes, self.device)
         compressor = None
         if asked.compress is not None and isinstance(model, DistributedDataParallel):
@@ -357,7 +357,7 @@ class _Run:
             "history": engine.history,
             "epoch_kept": engine.epoch_kept,
             "threads": torch.get_num_threads(),
-            "gradients": ways(engine.loss, engine.model),
+            "gradients": engine.loss.backward_mode(unwrapped(engine.model)),
         }
         if engine.compressor is not None:
             record["communication"] = engine.compressor.record()
@@ -401,12 +401,6 @@ def bench(question: Question, device: str = "auto") -> Callable[[int], None]:
                 torch.cuda.synchronize(run.device)
 
     return updates
-
-
-def ways(loss: Loss, model: nn.Module) -> str:
-    """How the loss takes its gradient: "one pass", or "two passes: because …"."""
-    told = getattr(loss, "ways", None)
-    return told(unwrapped(model)) if told else "one pass"
 
 
 @contextmanager

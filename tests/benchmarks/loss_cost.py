@@ -154,12 +154,12 @@ def main() -> None:
     for row in rows(options.quick):
         loss = row.loss()
         model = network(row.network, device)
-        loss.prepare(model, data[0][:8])
-        ways = {"two passes": loss._two_passes}
+        mode = loss.prepare(model, data[0][:8]).backward_mode(model)
+        ways = {"two passes": loss.two_passes}
         if not loss.differentiate:
-            ways = {"two passes, short cut": loss._short_cut} | ways
-        if loss.ways(model) == "one pass":
-            ways = {"one pass": loss._one_pass} | ways
+            ways = {"two passes, short cut": loss.shortcut} | ways
+        if mode == "one pass":
+            ways = {"one pass": loss.fused} | ways
         for name, way in ways.items():
             costs = [
                 ratio(
@@ -170,7 +170,7 @@ def main() -> None:
                 )
                 for optimiser in (False, True)
             ]
-            apart = difference(way, loss._two_passes, row.network, data)
+            apart = difference(way, loss.two_passes, row.network, data)
             cells = [*row, name, *(f"{cost:.2f}" for cost in costs), f"{apart:.0e}"]
             print("|", " | ".join(cells), "|", flush=True)
 

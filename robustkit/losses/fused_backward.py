@@ -49,7 +49,7 @@ def obstacle(model: nn.Module) -> str:
         if not _trained(module):
             continue
         if type(module) not in KINDS or isinstance(getattr(module, "padding", 0), str):
-            return f"the weights of {name!r}, a {type(module).__name__}, have no short cut"
+            return f"the weights of {name!r}, a {type(module).__name__}, have no fused gradient"
         if getattr(module, "padding_mode", "zeros") != "zeros":
             return f"layer {name!r} does not pad with zeros"
         if _hooked(module):

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from robustkit.errors import InputError, UnknownName
-from robustkit.losses.loss import Loss, Result, Step, checked_logits, precise, probing, unwrapped
-from robustkit.models import function
+from robustkit.losses.loss import Loss, Result, Step, as_float32, checked_logits, probing, unwrapped
+from robustkit.models import import_function
 
 POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True, slots=True)
-class Own(Loss):
+class CustomLoss(Loss):
     """A function `(model, images, labels) -> scalar` or `(logits, labels) -> scalar`."""
 
     name: str
@@ -29,7 +29,7 @@ class Own(Loss):
     settings: Mapping[str, Any]
     """every keyword argument, defaults included"""
 
-    def prepare(self, model: nn.Module, images: Tensor) -> None:
+    def prepare(self, model: nn.Module, images: Tensor) -> "CustomLoss":
         """Run the function once.
 
         Raises:
@@ -42,11 +42,12 @@ class Own(Loss):
             loss = self(inner, images, labels, Step(0, torch.Generator(images.device))).loss
         if not loss.requires_grad:
             raise InputError(f"{self.name} returned a number that does not depend on the network")
+        return self
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
         """The loss of a batch; see `Loss`."""
         if not self.takes_model:
-            logits = precise(model(images))
+            logits = as_float32(model(images))
             return Result(self._value(logits, labels), logits.detach())
         seen: list[Tensor] = []
         handle = model.register_forward_hook(lambda _, inputs, output: seen.append(output))
@@ -56,7 +57,7 @@ class Own(Loss):
             handle.remove()
         if not seen:
             raise InputError(f"{self.name} must call the model it is given, as model(images)")
-        return Result(loss, precise(seen[0].detach()))
+        return Result(loss, as_float32(seen[0].detach()))
 
     def _value(self, *arguments: object) -> Tensor:
         """What the function returns, if it is one number."""
@@ -82,14 +83,14 @@ def _json(value: object) -> Any:
         return repr(value)
 
 
-def load(name: str, settings: Mapping[str, Any]) -> Own:
+def load_custom(name: str, settings: Mapping[str, Any]) -> CustomLoss:
     """The loss FILE.py:FUNCTION with settings for its keyword arguments.
 
     Raises:
         InputError: the file or function is not there, or does not take these arguments.
     """
     path, _, called = name.rpartition(":")
-    chosen = function(Path(path), called, "--loss")
+    chosen = import_function(Path(path), called, "--loss")
     try:
         signature = inspect.signature(chosen)
     except (TypeError, ValueError) as error:
@@ -102,7 +103,7 @@ def load(name: str, settings: Mapping[str, Any]) -> Own:
             f"{name} takes {len(required)} arguments; a loss takes (logits, labels) or "
             "(model, images, labels), and settings as keyword arguments with defaults"
         )
-    return Own(name, chosen, len(required) == 3, _keywords(name, signature, settings))
+    return CustomLoss(name, chosen, len(required) == 3, _keywords(name, signature, settings))
 
 
 def _keywords(name: str, signature: Signature, settings: Mapping[str, Any]) -> dict[str, Any]:
