@@ -10,7 +10,7 @@ from robustkit.attack import Block, attack_block
 from robustkit.attack.draws import generator, in_ball
 from robustkit.certification import (
     ABSTAIN,
-    Noise,
+    SmoothingNoise,
     attack_smoothed,
     certify,
     certify_rising,
@@ -19,8 +19,8 @@ from robustkit.certification import (
     smooth,
 )
 from robustkit.certification.bounds import Roundoff, intervals, lowest, rounding
+from robustkit.certification.conversion import convert
 from robustkit.certification.deterministic import BUDGET
-from robustkit.certification.network import written_down
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region, reach
 from robustkit.certification.smoothing import lower_bound
@@ -208,23 +208,23 @@ def test_certified_is_at_most_attacked_at_most_clean(kind, norm_name):
 def test_no_sampled_value_leaves_its_interval_and_relaxations_only_tighten(kind, norm_name):
     for seed in range(2):
         model, x = made(kind, seed), pictures(seed, 3)
-        network = written_down(model, x[0])
+        graph = convert(model, x[0])
         for radius in (0.02, 0.3):
             region = Region(norm_name, x.double(), radius)
-            wide = intervals(network, region)
-            tight, _ = refined(network, wide, region, BUDGET)
+            wide = intervals(graph, region)
+            tight, _ = refined(graph, wide, region, BUDGET)
             points = sample(x.double(), radius, norm_name, 40, generator("points", seed))
-            values = network.values(points.flatten(0, 1))
+            values = graph.values(points.flatten(0, 1))
             for value, (low, high), (below, above) in zip(values, wide, tight, strict=True):
                 value = value.view(40, 3, *value.shape[1:])
                 assert bool((value >= below - 1e-6).all() and (value <= above + 1e-6).all())
                 assert bool((below >= low - 1e-9).all() and (above <= high + 1e-9).all())
-            last = len(network.steps) - 1
+            last = len(graph.steps) - 1
             slopes = torch.randn(3, 5, 3, generator=generator("s", seed)).double()
             reached = torch.einsum("pnk,nsk->pns", values[last].view(40, 3, 3), slopes).amin(0)
             for bounds in (wide, tight):
                 for relax in (False, True):
-                    found = lowest(network, bounds, region, last, slopes, relax=relax)
+                    found = lowest(graph, bounds, region, last, slopes, relax=relax)
                     assert bool((found <= reached + 1e-6).all())
 
 
@@ -259,20 +259,20 @@ def test_batches_change_nothing():
 
 def test_the_relaxation_is_at_most_the_linear_programme_at_most_what_points_reach():
     model, x = made("dense", 5), pictures(5, 4)
-    network = written_down(model, x[0])
-    last = len(network.steps) - 1
+    graph = convert(model, x[0])
+    last = len(graph.steps) - 1
     weights = [layer.weight.double().numpy() for layer in (model.network[1], model.network[3])]
     biases = [layer.bias.double().numpy() for layer in (model.network[1], model.network[3])]
     shift, scale = -0.4 / 0.5, 1 / 0.5
     region = Region("linf", x.double(), 0.15)
-    bounds = intervals(network, region)
+    bounds = intervals(graph, region)
     slopes = torch.eye(3).double()[[0, 1, 2]][None].expand(4, -1, -1)
     slopes = slopes - slopes.roll(1, 1)
-    found = lowest(network, bounds, region, last, slopes, relax=True)
-    merged = lowest(network, bounds, region, last, slopes, relax=False)
+    found = lowest(graph, bounds, region, last, slopes, relax=True)
+    merged = lowest(graph, bounds, region, last, slopes, relax=False)
     points = sample(x.double(), 0.15, "linf", 400, generator("points", 5))
     reached = torch.einsum(
-        "pnk,nsk->pns", network.values(points.flatten(0, 1))[-1].view(400, 4, 3), slopes
+        "pnk,nsk->pns", graph.values(points.flatten(0, 1))[-1].view(400, 4, 3), slopes
     ).amin(0)
     low, high = (side.flatten(1).numpy() for side in region.interval())
     gaps = []
@@ -329,7 +329,7 @@ def test_a_neuron_bounded_through_its_crop_has_the_bound_of_the_whole(norm_name,
             nn.init.normal_(part.weight)
             nn.init.normal_(part.bias)  # so that padding is not what batch norm makes of 0
     x = pictures(0, 3, 14)
-    steps = written_down(wrap(network), x[0])
+    steps = convert(wrap(network), x[0])
     region = Region(norm_name, x.double(), radius)
     bounds = intervals(steps, region)
     (index,) = refine._targets(steps)
@@ -351,11 +351,11 @@ def test_a_neuron_bounded_through_its_crop_has_the_bound_of_the_whole(norm_name,
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_stays_within_the_rounding_that_is_taken_off(kind):
     model, x = made(kind, 7), pictures(7, 50)
-    network = written_down(model, x[0])
-    bounds = intervals(network, Region("linf", x.double(), 0.05))
-    allowed = rounding(network, bounds, Roundoff())[-1]
+    graph = convert(model, x[0])
+    bounds = intervals(graph, Region("linf", x.double(), 0.05))
+    allowed = rounding(graph, bounds, Roundoff())[-1]
     points = sample(x, 0.05, "linf", 20, generator("points", 7))
-    exact = network.values(points.flatten(0, 1).double())[-1]
+    exact = graph.values(points.flatten(0, 1).double())[-1]
     off = (model(points.flatten(0, 1)).double() - exact).abs().view(20, 50, 3)
     assert bool((off <= allowed).all())
     assert float(allowed.max()) < 5e-3  # and it is small beside a logit
@@ -468,13 +468,13 @@ def test_the_radius_tends_to_the_distance_of_a_linear_boundary_and_is_seldom_abo
     score = ((x.flatten(1) - 0.5) @ model.weight).double()
     distance = (score.abs() / model.weight.double().norm()).numpy()
     ids = [str(i) for i in range(30)]
-    result = smooth(model, x, ids, Noise(0.25, alpha=0.05, n0=1000, n=20_000), 5000)
+    result = smooth(model, x, ids, SmoothingNoise(0.25, alpha=0.05, n0=1000, n=20_000), 5000)
     near = distance < 0.5  # beyond, no n can tell the probability from 1
     assert near.sum() >= 20
     np.testing.assert_allclose(result.radius[near], distance[near], atol=0.03)
     above = []
     for seed in range(20):
-        noise = Noise(0.25, alpha=0.05, n=400, seed=seed)
+        noise = SmoothingNoise(0.25, alpha=0.05, n=400, seed=seed)
         above.append(smooth(model, x, ids, noise, 400).radius > distance)
     # 600 trials at 5 % at most: the 99.9 % quantile of a binomial is 47
     assert np.sum(above) <= 47
@@ -492,7 +492,7 @@ def test_the_lower_bound_is_the_exact_binomial_one(successes, n):
 
 def test_draws_belong_to_images_not_to_batches():
     model, x = TwoClasses(), pictures(11, 6, 3)
-    noise = Noise(0.5, n0=30, n=250, alpha=0.01)
+    noise = SmoothingNoise(0.5, n0=30, n=250, alpha=0.01)
     ids = list("abcdef")
     whole = smooth(model, x, ids, noise, 1000)
     order = [3, 0, 5, 1, 4, 2]
@@ -500,7 +500,7 @@ def test_draws_belong_to_images_not_to_batches():
     assert (other.lower == whole.lower[order]).all()
     assert (other.predicted == whole.predicted[order]).all()
     assert max(model.batches) <= 250
-    again = smooth(model, x, ids, Noise(0.5, n0=30, n=250, alpha=0.01, seed=1), 1000)
+    again = smooth(model, x, ids, SmoothingNoise(0.5, n0=30, n=250, alpha=0.01, seed=1), 1000)
     assert (again.lower != whole.lower).any()
     assert whole.predicted[whole.lower <= 0.5].tolist() == [ABSTAIN] * (whole.lower <= 0.5).sum()
 
@@ -509,7 +509,7 @@ def test_predict_abstains_where_two_classes_are_alike():
     model = TwoClasses()
     x = torch.full((2, 1, 3, 3), 0.5)
     x[1] += 0.3 * model.weight.view(1, 3, 3) / model.weight.norm()
-    assert predict(model, x, ["a", "b"], Noise(0.3, n=500)).tolist() == [ABSTAIN, 1]
+    assert predict(model, x, ["a", "b"], SmoothingNoise(0.3, n=500)).tolist() == [ABSTAIN, 1]
 
 
 def test_the_smoothed_classifier_is_certified_at_most_attacked_at_most_clean():
@@ -519,7 +519,7 @@ def test_the_smoothed_classifier_is_certified_at_most_attacked_at_most_clean():
     labels = (score > 0).long()
     labels[0] = 1 - labels[0]
     ids = [str(i) for i in range(25)]
-    smoothed = smooth(model, x, ids, Noise(0.25, n=2000), 2000)
+    smoothed = smooth(model, x, ids, SmoothingNoise(0.25, n=2000), 2000)
     result = attack_smoothed(model, x, labels, ids, 0.2, smoothed, 2000)
     assert (result.certified <= result.attacked).all()
     assert (result.attacked <= result.clean).all()
@@ -536,7 +536,7 @@ def test_a_certificate_that_an_attack_breaks_is_told():
     model, x = TwoClasses(), pictures(13, 8, 3)
     labels = ((x.flatten(1) - 0.5) @ model.weight > 0).long()
     ids = [str(i) for i in range(8)]
-    smoothed = smooth(model, x, ids, Noise(0.25, n=500), 500)
+    smoothed = smooth(model, x, ids, SmoothingNoise(0.25, n=500), 500)
     smoothed.radius[:] = 10.0  # as if every bound were the unlucky one
     result = attack_smoothed(model, x, labels, ids, 1.5, smoothed, 500)
     assert result.contradicted.any()
@@ -547,5 +547,5 @@ def test_a_certificate_that_an_attack_breaks_is_told():
 @pytest.mark.parametrize("change", [{"sigma": 0.0}, {"alpha": 1.0}, {"n": 0}])
 def test_noise_that_makes_no_sense_is_refused(change):
     with pytest.raises(InputError):
-        Noise(**({"sigma": 0.25} | change))
+        SmoothingNoise(**({"sigma": 0.25} | change))
     assert norm.ppf(0.5) == 0

@@ -47,7 +47,7 @@ from robustkit.audit.outcome import (
 from robustkit.audit.plan import Plan, Smoothing
 from robustkit.audit.policy import Policy, judge_policy
 from robustkit.audit.verdict import judge
-from robustkit.certification import Noise, attack_smoothed, certify_rising, smooth
+from robustkit.certification import SmoothingNoise, attack_smoothed, certify_rising, smooth
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.errors import EvaluationFailed, RobustkitError, first_line
@@ -357,7 +357,9 @@ class _Run:
         return Smoothed(asked.sigma, asked.draws, asked.alpha, clean, kept["abstained"], levels)
 
     def _smoothed(self, part: Dataset, asked: Smoothing) -> dict[str, Any]:
-        noise = Noise(asked.sigma, asked.alpha, n=asked.draws, seed=self.question.threat.seed)
+        noise = SmoothingNoise(
+            asked.sigma, asked.alpha, n=asked.draws, seed=self.question.threat.seed
+        )
         images, labels = self._tensors(part)
         found = smooth(self._model, images, part.ids, noise)
         right = torch.as_tensor(found.predicted).cpu() == labels.cpu()

@@ -1,11 +1,11 @@
 """Lower bounds: images that provably no perturbation fools, and smoothed classifiers."""
 
-from robustkit.certification.deterministic import Certified, certify, certify_rising
+from robustkit.certification.deterministic import Certificates, certify, certify_rising
 from robustkit.certification.smoothing import (
     ABSTAIN,
     AttackedSmoothed,
-    Noise,
-    Smoothed,
+    SmoothedCertificates,
+    SmoothingNoise,
     attack_smoothed,
     predict,
     smooth,
@@ -14,9 +14,9 @@ from robustkit.certification.smoothing import (
 __all__ = [
     "ABSTAIN",
     "AttackedSmoothed",
-    "Certified",
-    "Noise",
-    "Smoothed",
+    "Certificates",
+    "SmoothedCertificates",
+    "SmoothingNoise",
     "attack_smoothed",
     "certify",
     "certify_rising",

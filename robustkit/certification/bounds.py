@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustkit.certification.network import Add, Affine, Input, MaxPool, Network, Relu, Step
+from robustkit.certification.graph import Add, Affine, BoundGraph, Input, MaxPool, Relu, Step
 from robustkit.certification.region import Region, power
 
 Interval = tuple[Tensor, Tensor]
@@ -36,12 +36,14 @@ class Roundoff:
         """Error of a sum of so many products, in any order, over the sum of their sizes."""
         if terms == 0:
             return 0.0
+        # in whatever order, a product passes through its own rounding, those of n − 1 sums at most
+        # and the bias's; one more is spare. Higham's γₙ = nu / (1 − nu) bounds what they come to
         roundings = (terms + 2) * self.unit
         return roundings / (1 - roundings) + 2.1 * self.inputs
 
 
 def intervals(
-    network: Network, region: Region, known: dict[int, Interval] | None = None
+    graph: BoundGraph, region: Region, known: dict[int, Interval] | None = None
 ) -> list[Interval]:
     """Every step's interval by interval arithmetic, cut by those already `known` by step.
 
@@ -52,14 +54,14 @@ def intervals(
     stretch: dict[int, Tensor] = {}
     if region.norm != "linf":
         stretch[0] = torch.ones_like(region.images[:1])
-    for index, step in enumerate(network.steps):
+    for index, step in enumerate(graph.steps):
         low, high = _interval(step, results, region)
         if isinstance(step, Affine) and step.source in stretch:
             stretched = _stretched(step, stretch[step.source], power(region.norm))
             if stretched is not None and step.diagonal:
                 stretch[index] = stretched
             elif stretched is not None:
-                ball = _around(network, region, index, stretched * region.radius)
+                ball = _around(graph, region, index, stretched * region.radius)
                 low, high = _cut((low, high), ball)
         if known and index in known:
             low, high = _cut((low, high), known[index])
@@ -72,13 +74,14 @@ def _interval(step: Step, before: Sequence[Interval], region: Region) -> Interva
         case Input():
             return region.interval()
         case Affine():
+            # middle and radius: two passes, where splitting weights by sign would take four
             low, high = before[step.source]
             middle = step.apply((low + high) / 2)
             half = step.absolute((high - low) / 2)
             return middle - half, middle + half
         case Add(sources=(one, other)):
             return before[one][0] + before[other][0], before[one][1] + before[other][1]
-        case _:  # they never fall
+        case _:  # ReLU and max pool never fall: the ends of the interval go to the ends
             low, high = before[step.source]
             return step.apply(low), step.apply(high)
 
@@ -106,20 +109,24 @@ def _stretched(step: Affine, factors: Tensor, q: int) -> Tensor | None:
     return rows
 
 
-def _around(network: Network, region: Region, index: int, half: Tensor) -> Interval:
+def _around(graph: BoundGraph, region: Region, index: int, half: Tensor) -> Interval:
     """An interval around a step's value on the images themselves."""
-    middle = Network(network.steps[: index + 1]).values(region.images)[-1]
+    middle = BoundGraph(graph.steps[: index + 1]).values(region.images)[-1]
     return middle - half, middle + half
 
 
-def rounding(network: Network, bounds: Sequence[Interval], roundoff: Roundoff) -> list[Tensor]:
+def rounding(graph: BoundGraph, bounds: Sequence[Interval], roundoff: Roundoff) -> list[Tensor]:
     """How far each step's result of a floating-point pass may be from the exact one, N × shape.
 
     A running error analysis over the whole interval: it holds for every image of the region and
     every order of summation, not for convolutions by Winograd's or Fourier transforms.
     """
+    # The bounds themselves are computed in float64 without directed rounding, which torch does not
+    # offer. They speak of the exact function; what is attacked is its float32 evaluation. The
+    # distance between the two is bounded here with float32's unit, 2²⁹ times float64's, and taken
+    # off every margin, which leaves room for the rounding of the bounds themselves.
     results: list[Tensor] = []
-    for step in network.steps:
+    for step in graph.steps:
         match step:
             case Input():
                 results.append(torch.zeros_like(bounds[0][0]))
@@ -148,7 +155,7 @@ def _size(interval: Interval) -> Tensor:
 
 
 def lowest(
-    network: Network,
+    graph: BoundGraph,
     bounds: Sequence[Interval],
     region: Region,
     index: int,
@@ -169,7 +176,7 @@ def lowest(
     for i in range(index, -1, -1):
         if i not in waiting:
             continue
-        a, step = waiting.pop(i), network.steps[i]
+        a, step = waiting.pop(i), graph.steps[i]
         if real and (there := real[i]) is not None:
             a = a * there[:, None]
         match step:
@@ -178,7 +185,7 @@ def lowest(
                 continue
             case Affine():
                 total += a.flatten(2) @ step.offset.expand(step.shape).flatten()
-                inner = network.steps[step.source].shape
+                inner = graph.steps[step.source].shape
                 pulled = step.pull(a.flatten(0, 1), inner).view(*a.shape[:2], *inner)
                 flows = [(step.source, pulled)]
             case Add(sources=(one, other)):
@@ -192,7 +199,7 @@ def lowest(
                 total += constant
                 flows = [(step.source, passed)]
             case MaxPool():
-                inner = network.steps[step.source].shape
+                inner = graph.steps[step.source].shape
                 passed, constant = _through_pool(step, a, bounds[step.source], inner)
                 total += constant
                 flows = [(step.source, passed)]
@@ -209,6 +216,9 @@ def _through_relu(step: Relu, a: Tensor, interval: Interval) -> tuple[Tensor, Te
     low, high = interval
     crossing = (low < 0) & (high > 0)
     sure = torch.where(low >= 0, 1.0, step.slope).to(low)
+    # convex: the chord is above it everywhere, and any line through 0 with a slope between the two
+    # pieces' is below. A positive weight needs the line below, a negative one the line above: only
+    # then is the sum a lower bound, whatever the signs of the slopes that come from further up
     chord = (high - step.slope * low) / (high - low).clamp(min=1e-300)
     above = torch.where(crossing, chord, sure)
     offset = torch.where(crossing, (1 - chord) * high, torch.zeros_like(high))
@@ -260,7 +270,7 @@ def _windowed(step: MaxPool, x: Tensor) -> Tensor:
     return padded[..., step.windows]
 
 
-def chunk(network: Network, images: int, each: int) -> int:
+def chunk(graph: BoundGraph, images: int, each: int) -> int:
     """How many linear functions an image may have at once, `each` slopes to one, for memory."""
-    widest = max(prod(step.shape) for step in network.steps)
+    widest = max(prod(step.shape) for step in graph.steps)
     return max(1, CELLS // (widest * images * each))

@@ -20,7 +20,8 @@ from robustkit.certification.bounds import (
     lowest,
     rounding,
 )
-from robustkit.certification.network import Network, Unsupported, written_down
+from robustkit.certification.conversion import convert
+from robustkit.certification.graph import BoundGraph, Unsupported
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region, reach
 from robustkit.errors import DataError, InputError
@@ -34,7 +35,7 @@ METHODS = ("interval", "linear", "linear throughout")
 
 
 @dataclass(frozen=True, slots=True)
-class Certified:
+class Certificates:
     """What is proved of each of N images at one ε."""
 
     epsilon: float
@@ -60,7 +61,7 @@ def certify(
     batch_size: int = 32,
     *,
     budget: float = BUDGET,
-) -> Certified:
+) -> Certificates:
     """Which images are provably right throughout ball(x, ε) ∩ [0, 1]^d.
 
     An image counts as robust only if the float32 network itself predicts its label and every margin
@@ -92,7 +93,7 @@ def certify_rising(
     batch_size: int = 32,
     *,
     budget: float = BUDGET,
-) -> list[Certified]:
+) -> list[Certificates]:
     """`certify` for rising ε; an image that fails at one is not tried again at a larger one.
 
     Raises:
@@ -101,13 +102,13 @@ def certify_rising(
     """
     _check(model, images, labels, norm, epsilons)
     try:
-        network = written_down(model, images[0])
-        right = _right(model, network, images, labels, batch_size)
+        graph = convert(model, images[0])
+        right = _right(model, graph, images, labels, batch_size)
     except Unsupported as error:
         return [_nothing(epsilon, len(images), str(error)) for epsilon in epsilons]
     results = []
     for epsilon in epsilons:
-        certifier = _Certifier(network, norm, reach(epsilon), budget, _roundoff(images.device))
+        certifier = _Certifier(graph, norm, reach(epsilon), budget, _roundoff(images.device))
         result = certifier.run(images, labels, right, epsilon, batch_size)
         results.append(result)
         right = result.robust
@@ -132,8 +133,8 @@ def _check(
         raise InputError("the model is in training mode; call eval() on it first")
 
 
-def _nothing(epsilon: float, n: int, reason: str) -> Certified:
-    return Certified(
+def _nothing(epsilon: float, n: int, reason: str) -> Certificates:
+    return Certificates(
         epsilon,
         torch.zeros(n, dtype=torch.bool),
         torch.full((n,), -torch.inf, dtype=torch.float64),
@@ -153,7 +154,7 @@ def _roundoff(device: torch.device) -> Roundoff:
 
 @torch.no_grad()
 def _right(
-    model: nn.Module, network: Network, images: Tensor, labels: Tensor, batch_size: int
+    model: nn.Module, graph: BoundGraph, images: Tensor, labels: Tensor, batch_size: int
 ) -> Tensor:
     """Whether the network itself is right on the clean images, bool N on the CPU.
 
@@ -168,8 +169,8 @@ def _right(
         if not 0 <= int(y.min()) <= int(y.max()) < classes:
             raise DataError(f"a label outside the model's {classes} classes")
         region = Region("linf", x.double(), 0.0)
-        bounds = intervals(network, region)
-        allowed = rounding(network, bounds, roundoff)[-1] + 1e-9
+        bounds = intervals(graph, region)
+        allowed = rounding(graph, bounds, roundoff)[-1] + 1e-9
         if not bool(((logits.double() - bounds[-1][0]).abs() <= 2 * allowed).all()):
             raise Unsupported("the steps that were traced give other logits than the model")
         found.append((logits.argmax(1) == y).cpu())
@@ -180,7 +181,7 @@ def _right(
 class _Certifier:
     """One ε; methods in turn, each for the images the one before could not prove."""
 
-    network: Network
+    graph: BoundGraph
     norm: Norm
     radius: float
     budget: float
@@ -189,7 +190,7 @@ class _Certifier:
     @torch.no_grad()
     def run(
         self, images: Tensor, labels: Tensor, tried: Tensor, epsilon: float, batch_size: int
-    ) -> Certified:
+    ) -> Certificates:
         margin = torch.full((len(images),), -torch.inf, dtype=torch.float64)
         by = [""] * len(images)
         for rows in torch.split(tried.nonzero()[:, 0], batch_size):
@@ -201,10 +202,10 @@ class _Certifier:
             margin[rows] = best.cpu()
             for row, method in zip(rows.tolist(), methods, strict=True):
                 by[row] = method
-        return Certified(epsilon, margin > 0, margin, tuple(by), self._words())
+        return Certificates(epsilon, margin > 0, margin, tuple(by), self._words())
 
     def _batch(self, region: Region, labels: Tensor) -> tuple[Tensor, list[str]]:
-        bounds = intervals(self.network, region)
+        bounds = intervals(self.graph, region)
         best = self._margins(region, labels, bounds, relax=False)
         methods = [METHODS[0] if value > 0 else "" for value in best.tolist()]
         for name in METHODS[1:]:
@@ -214,7 +215,7 @@ class _Certifier:
             part = region.take(rows)
             known = [(low[rows], high[rows]) for low, high in bounds]
             if name == METHODS[2]:
-                known, layers = refined(self.network, known, part, self.budget - self._cost())
+                known, layers = refined(self.graph, known, part, self.budget - self._cost())
                 if layers == 0:
                     break
             value = self._margins(part, labels[rows], known, relax=True)
@@ -228,22 +229,22 @@ class _Certifier:
     ) -> Tensor:
         """A lower bound of each image's smallest margin, less rounding, N."""
         slopes, others = _differences(labels, self._classes())
-        error = rounding(self.network, bounds, self.roundoff)[-1]
+        error = rounding(self.graph, bounds, self.roundoff)[-1]
         loss = error.gather(1, labels[:, None]) + error.gather(1, others)
-        last = len(self.network.steps) - 1
+        last = len(self.graph.steps) - 1
         parts = [
-            lowest(self.network, bounds, region, last, part, relax=relax)
-            for part in torch.split(slopes, chunk(self.network, len(slopes), 1), dim=1)
+            lowest(self.graph, bounds, region, last, part, relax=relax)
+            for part in torch.split(slopes, chunk(self.graph, len(slopes), 1), dim=1)
         ]
         return (torch.cat(parts, 1) - loss).amin(1)
 
     def _classes(self) -> int:
-        return prod(self.network.steps[-1].shape)
+        return prod(self.graph.steps[-1].shape)
 
     def _cost(self) -> float:
         """Multiplications of the linear relaxation for one image, without layers between."""
-        last = len(self.network.steps) - 1
-        return float((self._classes() - 1) * self.network.work_below(last))
+        last = len(self.graph.steps) - 1
+        return float((self._classes() - 1) * self.graph.work_below(last))
 
     def _affordable(self) -> bool:
         return self._cost() <= self.budget

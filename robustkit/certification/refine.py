@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from robustkit.certification.bounds import CELLS, Interval, chunk, intervals, lowest
-from robustkit.certification.network import (
+from robustkit.certification.graph import (
     Affine,
+    BoundGraph,
     Input,
     MaxPool,
-    Network,
     Relu,
     Step,
     Window,
@@ -29,12 +29,12 @@ from robustkit.certification.region import Region
 
 @dataclass(frozen=True, slots=True)
 class _Crops:
-    """What one place of a step's result depends on, as a network of its own."""
+    """What one place of a step's result depends on, as a graph of its own."""
 
-    network: Network
+    graph: BoundGraph
     """on crops; the last step's result has one place"""
     chain: tuple[int, ...]
-    """the steps of the whole network that its steps are crops of"""
+    """the steps of the whole graph that its steps are crops of"""
     windows: tuple[Window, ...]
     """for each of them: the crop that belongs to a place of the last one"""
     grid: tuple[int, int]
@@ -42,7 +42,7 @@ class _Crops:
 
 
 def refined(
-    network: Network, bounds: list[Interval], region: Region, budget: float
+    graph: BoundGraph, bounds: list[Interval], region: Region, budget: float
 ) -> tuple[list[Interval], int]:
     """Intervals by linear relaxation for neurons of open sign, and how many layers have some.
 
@@ -51,34 +51,37 @@ def refined(
     widest go first. What is done for an image depends on no other.
     """
     known: dict[int, Interval] = {}
-    targets = _targets(network)
+    # from the images on: a layer's tighter intervals are what the next one is relaxed with. The
+    # input of the first ReLU is left out: there intervals are already exact
+    targets = _targets(graph)
     for index in targets:
-        crops = _crops(network, index)
+        crops = _crops(graph, index)
         if crops is None:
-            work = network.work_below(index)
+            work = graph.work_below(index)
         else:
-            work = crops.network.work_below(len(crops.chain) - 1)
+            work = crops.graph.work_below(len(crops.chain) - 1)
+        # two linear functions a neuron: the number itself for its lowest, less it for its highest
         chosen = _widest(bounds[index], int(budget / len(targets) / (2 * work)))
         if not bool(chosen.any()):
             continue
         if crops is None:
-            known[index] = _whole(network, bounds, region, index, chosen)
+            known[index] = _whole(graph, bounds, region, index, chosen)
         else:
             known[index] = _by_crops(crops, bounds, region, index, chosen)
-        bounds = intervals(network, region, known)
+        bounds = intervals(graph, region, known)
     return bounds, len(known)
 
 
-def _targets(network: Network) -> list[int]:
+def _targets(graph: BoundGraph) -> list[int]:
     """Inputs of ReLUs behind another one, in order."""
-    found = {step.source for step in network.steps if isinstance(step, Relu)}
-    return sorted(index for index in found if not _exact(network, index))
+    found = {step.source for step in graph.steps if isinstance(step, Relu)}
+    return sorted(index for index in found if not _exact(graph, index))
 
 
-def _exact(network: Network, index: int) -> bool:
+def _exact(graph: BoundGraph, index: int) -> bool:
     """Whether a step follows the images by scaling, moving and one layer: intervals do as well."""
     mixing = 0
-    while isinstance(step := network.steps[index], Affine):
+    while isinstance(step := graph.steps[index], Affine):
         mixing += not step.diagonal
         index = step.source
     return isinstance(step, Input) and mixing <= 1
@@ -87,23 +90,27 @@ def _exact(network: Network, index: int) -> bool:
 def _widest(interval: Interval, most: int) -> Tensor:
     """The neurons of open sign of each image, `most` of them, by the height of their triangle."""
     low, high = (side.flatten(1) for side in interval)
+    # the relaxation is a triangle between ReLU and its chord; its height, at 0, is the most that is
+    # lost at this neuron. One of known sign loses nothing, and is never chosen
     height = torch.where((low < 0) & (high > 0), -low * high / (high - low).clamp(min=1e-300), 0.0)
     if most < height.shape[1]:
+        # strictly above the first that is left out: of equals none is taken, so that the choice
+        # depends on no order, and a budget is never exceeded
         least = height.sort(dim=1, descending=True).values[:, most : most + 1]
         height = torch.where(height > least, height, 0.0)
     return (height > 0).view_as(interval[0])
 
 
 def _whole(
-    network: Network, bounds: Sequence[Interval], region: Region, index: int, chosen: Tensor
+    graph: BoundGraph, bounds: Sequence[Interval], region: Region, index: int, chosen: Tensor
 ) -> Interval:
     """A step's interval, tighter where `chosen`, N × the step's shape."""
-    low, high = _tightened(network, bounds, region, index, chosen.flatten(1))
+    low, high = _tightened(graph, bounds, region, index, chosen.flatten(1))
     return low.view_as(chosen), high.view_as(chosen)
 
 
 def _tightened(
-    network: Network,
+    graph: BoundGraph,
     bounds: Sequence[Interval],
     region: Region,
     index: int,
@@ -111,17 +118,18 @@ def _tightened(
     real: Sequence[Tensor | None] = (),
 ) -> Interval:
     """A step's flattened interval, tighter where `chosen`, both N × numbers of the step."""
-    shape = network.steps[index].shape
+    shape = graph.steps[index].shape
     low, high = (side.flatten(1).clone() for side in bounds[index])
     most = int(chosen.sum(1).max())
     # the chosen neurons of each image first; the few too many are dropped again
     order = chosen.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
-    for columns in torch.split(order, chunk(network, len(chosen), 2), dim=1):
+    for columns in torch.split(order, chunk(graph, len(chosen), 2), dim=1):
         one = torch.zeros(*columns.shape, low.shape[1], dtype=low.dtype, device=low.device)
         one.scatter_(2, columns[..., None], 1.0)
         slopes = torch.cat([one, -one], 1).view(len(one), -1, *shape)
-        found = lowest(network, bounds, region, index, slopes, relax=True, real=real)
+        found = lowest(graph, bounds, region, index, slopes, relax=True, real=real)
         below, above = found.chunk(2, 1)
+        # the old bound stays where it is tighter: CROWN is not always better than intervals
         asked = chosen.gather(1, columns)
         before, after = low.gather(1, columns), high.gather(1, columns)
         low.scatter_(1, columns, torch.where(asked, torch.maximum(before, below), before))
@@ -132,15 +140,17 @@ def _tightened(
 # -- crops --------------------------------------------------------------------------------------
 
 
-def _crops(network: Network, index: int) -> _Crops | None:
+def _crops(graph: BoundGraph, index: int) -> _Crops | None:
     """The crops that a step depends on; None where they are no squares, or no smaller."""
-    if len(network.steps[index].shape) != 3:
+    if len(graph.steps[index].shape) != 3:
         return None
     chain, windows = [index], [Window(1, 1, 0)]
-    while not isinstance(step := network.steps[chain[-1]], Input):
+    while not isinstance(step := graph.steps[chain[-1]], Input):
         inner = _window(step)
         if inner is None or isinstance(step, Input):
             return None
+        # the receptive field, one step nearer to the images: strides multiply, and the padding of
+        # each step counts in pixels of the step before it
         w = windows[-1]
         size = (w.size - 1) * inner.stride + inner.size
         stride, padding = w.stride * inner.stride, w.padding * inner.stride + inner.padding
@@ -148,15 +158,16 @@ def _crops(network: Network, index: int) -> _Crops | None:
         chain.append(_source(step))
     chain.reverse()
     windows.reverse()
-    if windows[0].size >= max(network.steps[0].shape[1:]):
+    # a crop as large as the image saves nothing
+    if windows[0].size >= max(graph.steps[0].shape[1:]):
         return None
     steps: list[Step] = []
     for place, (i, w) in enumerate(zip(chain, windows, strict=True)):
-        shape = (network.steps[i].shape[0], w.size, w.size)
+        shape = (graph.steps[i].shape[0], w.size, w.size)
         inner_shape = steps[-1].shape if steps else shape
-        steps.append(_cropped(network.steps[i], place - 1, inner_shape, shape))
-    H, W = network.steps[index].shape[1:]
-    return _Crops(Network(tuple(steps)), tuple(chain), tuple(windows), (H, W))
+        steps.append(_cropped(graph.steps[i], place - 1, inner_shape, shape))
+    H, W = graph.steps[index].shape[1:]
+    return _Crops(BoundGraph(tuple(steps)), tuple(chain), tuple(windows), (H, W))
 
 
 def _window(step: Step) -> Window | None:
@@ -204,14 +215,14 @@ def _by_crops(
         if len(places) == 0:
             continue
         # as many places at once as leave room for a pair of slopes for each channel
-        widest = max(prod(step.shape) for step in crops.network.steps)
+        widest = max(prod(step.shape) for step in crops.graph.steps)
         size = max(1, CELLS // (widest * 2 * min(8, chosen.shape[1])))
         for some in torch.split(places, size):
             parts, real = _cut_out(crops, bounds, n, some)
             pixels = _tiles(region.images[n], crops.windows[0], crops.grid, some, 0.0)
             asked = chosen[n].flatten(1)[:, some].t()
             part = Region(region.norm, pixels, region.radius)
-            below, above = _tightened(crops.network, parts, part, last, asked, real)
+            below, above = _tightened(crops.graph, parts, part, last, asked, real)
             low[n].view(len(low[n]), -1)[:, some] = below.t()
             high[n].view(len(high[n]), -1)[:, some] = above.t()
     return low, high
@@ -223,8 +234,11 @@ def _cut_out(
     """The intervals of one image's crops at some places, and which of their numbers exist."""
     parts: list[Interval] = []
     real: list[Tensor | None] = []
-    steps = crops.network.steps
+    steps = crops.graph.steps
     for k, (i, window) in enumerate(zip(crops.chain, crops.windows, strict=True)):
+        # where a crop overhangs the image its numbers are the padding's: 0 for a convolution, whose
+        # slopes there are cut off by `real`, since a ReLU or a bias would make something of them;
+        # −∞ for a max pool, which no padding may win
         pooled = k + 1 < len(steps) and isinstance(steps[k + 1], MaxPool)
         fill = float("-inf") if pooled else 0.0
         low, high = (_tiles(side[n], window, crops.grid, places, fill) for side in bounds[i])

@@ -28,7 +28,7 @@ ABSTAIN = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Noise:
+class SmoothingNoise:
     """The noise of a smoothed classifier and how much of it is looked at."""
 
     sigma: float
@@ -51,13 +51,13 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
-class Smoothed:
+class SmoothedCertificates:
     """What is known of the smoothed classifier g at N images; not of the network inside it.
 
     An answer of an image is wrong with probability `noise.alpha` at most, each by itself.
     """
 
-    noise: Noise
+    noise: SmoothingNoise
     predicted: npt.NDArray[np.int64]
     """class of g, N; `ABSTAIN` where its probability is not surely above one half"""
     radius: npt.NDArray[np.float64]
@@ -92,8 +92,12 @@ class AttackedSmoothed:
 
 
 def smooth(
-    model: nn.Module, images: Tensor, ids: Sequence[str], noise: Noise, batch_size: int = 500
-) -> Smoothed:
+    model: nn.Module,
+    images: Tensor,
+    ids: Sequence[str],
+    noise: SmoothingNoise,
+    batch_size: int = 500,
+) -> SmoothedCertificates:
     """CERTIFY of the paper for each of N images in [0, 1], N × C × H × W.
 
     `n0` draws choose the class, `n` others bound its probability p from below (Clopper and Pearson
@@ -106,13 +110,17 @@ def smooth(
     _check(images, ids)
     chosen, lower = np.zeros(len(images), np.int64), np.zeros(len(images))
     for i, (image, name) in enumerate(zip(images, ids, strict=True)):
+        # draws that chose the class may not bound it as well: the largest of several counts is
+        # biased upwards, and the interval would not hold
         first = _counts(model, image, noise, noise.n0, ("choose", name), batch_size)
         chosen[i] = int(first.argmax())
         counts = _counts(model, image, noise, noise.n, ("estimate", name), batch_size)
         lower[i] = lower_bound(int(counts[chosen[i]]), noise.n, noise.alpha)
+    # p bounds the top class alone, and the runner-up by 1 − p, as in the paper: (Φ⁻¹(p) − Φ⁻¹(1 −
+    # p)) / 2 = Φ⁻¹(p). At p ≤ 1/2 another class may be as likely, so nothing may be said
     sure = lower > 0.5
     radius = np.where(sure, noise.sigma * norm.ppf(np.maximum(lower, 0.5)), 0.0)
-    return Smoothed(noise, np.where(sure, chosen, ABSTAIN), radius, lower)
+    return SmoothedCertificates(noise, np.where(sure, chosen, ABSTAIN), radius, lower)
 
 
 def lower_bound(successes: int, n: int, alpha: float) -> float:
@@ -124,7 +132,7 @@ def predict(
     model: nn.Module,
     images: Tensor,
     ids: Sequence[str],
-    noise: Noise,
+    noise: SmoothingNoise,
     batch_size: int = 500,
     purpose: str = "predict",
 ) -> npt.NDArray[np.int64]:
@@ -153,7 +161,7 @@ def attack_smoothed(
     labels: Tensor,
     ids: Sequence[str],
     epsilon: float,
-    smoothed: Smoothed,
+    smoothed: SmoothedCertificates,
     batch_size: int = 500,
     *,
     steps: int = 20,
@@ -183,6 +191,7 @@ def attack_smoothed(
         if not bool(in_budget(distance_of(images[i : i + 1], x, "l2"), epsilon).all()):
             raise EvaluationFailed("the attack on the smoothed classifier left its ball")
         perturbed[i] = x[0]
+        # draws of its own, for the same reason: the attack has seen the others
         verdict = predict(model, x, names, smoothed.noise, batch_size, "verdict")[0]
         broken[i] = verdict not in (ABSTAIN, truth[i])
     return AttackedSmoothed(
@@ -196,7 +205,7 @@ def _descend(
     label: int,
     name: str,
     epsilon: float,
-    noise: Noise,
+    noise: SmoothingNoise,
     steps: int,
     draws: int,
 ) -> Tensor:
@@ -209,6 +218,7 @@ def _descend(
         with torch.enable_grad():
             point = x.detach().requires_grad_()
             logits = model(point + noise.sigma * draw)
+            # the log of the mean softmax, which is the smoothed classifier's, not the mean of logs
             loss = logits.log_softmax(1)[:, label].logsumexp(0)
             (slope,) = torch.autograd.grad(loss, point)
         length = column(slope.flatten(1).norm(dim=1).clamp(min=1e-30), slope)
@@ -220,7 +230,7 @@ def _descend(
 def _counts(
     model: nn.Module,
     image: Tensor,
-    noise: Noise,
+    noise: SmoothingNoise,
     n: int,
     names: tuple[str, str],
     batch_size: int,
@@ -236,7 +246,7 @@ def _counts(
 
 
 def _batches(
-    image: Tensor, noise: Noise, n: int, names: tuple[str, str], batch_size: int
+    image: Tensor, noise: SmoothingNoise, n: int, names: tuple[str, str], batch_size: int
 ) -> Iterator[Tensor]:
     """The first n standard normal draws of an image and a purpose, a batch at a time."""
     blocks = max(1, batch_size // BLOCK)

@@ -1,0 +1,299 @@
+"""A network as a short list of steps that bounds can be carried through.
+
+There are four kinds of step behind the images, all in float64: affine maps, ReLUs, max pools and
+sums. The batch dimension stays first and no step mixes images.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional, grad
+
+Shape = tuple[int, ...]
+
+
+class Unsupported(Exception):
+    """No bounds for this network; `str(error)` is the reason in one line. `certify` catches it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """The images."""
+
+    shape: Shape
+    """C, H, W"""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The square of a step's input that one place of its result depends on."""
+
+    size: int
+    stride: int
+    padding: int
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """A linear map and an offset: convolution, batch norm in eval mode, mean pooling, moving."""
+
+    source: int
+    """the step whose result goes in"""
+    shape: Shape
+    """of one image's result"""
+    weight: Tensor | None
+    """None where no entry of the map is negative and none is a weight"""
+    linear: Callable[[Tensor, Tensor | None], Tensor]
+    """of a batch and a weight of the same shape as `weight`"""
+    offset: Tensor
+    """broadcasts over one image's result"""
+    constants: Tensor
+    """likewise: the sum of the sizes of the constants in the offset, for rounding"""
+    terms: int
+    """roundings on the way to one number; 0 where numbers are only moved"""
+    work: int
+    """multiplications per image"""
+    diagonal: bool = False
+    """no number of the result depends on more than one that goes in"""
+    transposed: Callable[[Tensor], Tensor] | None = None
+    """the linear map's transpose on a batch, where it is quicker than autograd"""
+    window: Window | None = None
+    """where a place of the result depends on a square, alike at all places"""
+    cropped: "Callable[[int, Shape, Shape], Affine] | None" = None
+    """of a source and the shapes of a crop before and behind: the same step without padding"""
+
+    def apply(self, x: Tensor) -> Tensor:
+        """N × the source's shape to N × shape."""
+        return self.linear(x, self.weight) + self.offset
+
+    def absolute(self, x: Tensor) -> Tensor:
+        """The map of absolute weights, without the offset."""
+        return self.linear(x, None if self.weight is None else self.weight.abs())
+
+    def pull(self, slopes: Tensor, shape: Shape) -> Tensor:
+        """The transpose of the linear map: slopes B × shape to B × the source's shape."""
+        if self.transposed is not None:
+            return self.transposed(slopes)
+        with torch.enable_grad():
+            x = slopes.new_zeros(len(slopes), *shape).requires_grad_()
+            (result,) = torch.autograd.grad(self.linear(x, self.weight), x, slopes)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Relu:
+    """max(x, slope · x)."""
+
+    source: int
+    shape: Shape
+    slope: float
+    """0 of ReLU, up to 1 of the leaky one"""
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Of a batch."""
+        return functional.leaky_relu(x, self.slope) if self.slope else x.clamp(min=0)
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool:
+    """The largest of each window."""
+
+    source: int
+    shape: Shape
+    arguments: tuple[Any, ...]
+    """of `functional.max_pool2d` after the images"""
+    windows: Tensor
+    """L × P: places in a flattened channel, H · W where a window overhangs"""
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Of a batch."""
+        result: Tensor = functional.max_pool2d(x, *self.arguments)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """The sum of two steps' results, as in a residual block."""
+
+    sources: tuple[int, int]
+    shape: Shape
+
+
+Step = Input | Affine | Relu | MaxPool | Add
+
+
+@dataclass(frozen=True, slots=True)
+class BoundGraph:
+    """Steps in order; the last one gives the logits."""
+
+    steps: tuple[Step, ...]
+
+    def values(self, x: Tensor) -> list[Tensor]:
+        """Every step's result for a float64 batch."""
+        results: list[Tensor] = []
+        for step in self.steps:
+            match step:
+                case Input():
+                    results.append(x)
+                case Add(sources=(one, other)):
+                    results.append(results[one] + results[other])
+                case _:
+                    results.append(step.apply(results[step.source]))
+        return results
+
+    def work_below(self, index: int) -> int:
+        """Multiplications to carry one slope from a step back to the images."""
+        needed, total = {index}, 0
+        for i in range(index, -1, -1):
+            if i in needed:
+                step = self.steps[i]
+                total += step.work if isinstance(step, Affine) else prod(step.shape)
+                needed.update(sources(step))
+        return total
+
+
+def sources(step: Step) -> tuple[int, ...]:
+    """The steps whose results go in."""
+    match step:
+        case Input():
+            return ()
+        case Add():
+            return step.sources
+        case _:
+            return (step.source,)
+
+
+def matrix(source: int, shape: Shape, w: Tensor, b: Tensor) -> Affine:
+    """A matrix, outputs × inputs, times the last dimension, and a bias."""
+    terms = w.shape[1]
+
+    def linear(v: Tensor, weight: Tensor | None) -> Tensor:
+        return functional.linear(v, weight)  # type: ignore[arg-type]
+
+    return Affine(
+        source,
+        shape,
+        weight=w,
+        linear=linear,
+        offset=b,
+        constants=b.abs(),
+        terms=terms,
+        work=terms * prod(shape),
+        transposed=lambda slopes: slopes @ w,
+    )
+
+
+def convolution(
+    source: int, inner: Shape, shape: Shape, w: Tensor, b: Tensor, options: Sequence[Any]
+) -> Affine:
+    """A convolution; `options` are stride, padding, dilation and groups as far as given."""
+    given = [*options, *[1, 0, 1, 1][len(options) :]]
+    stride, padding, dilation, groups = given
+
+    def linear(v: Tensor, weight: Tensor | None) -> Tensor:
+        assert weight is not None
+        return functional.conv2d(v, weight, None, stride, padding, dilation, groups)
+
+    def transposed(slopes: Tensor) -> Tensor:
+        size = (len(slopes), *inner)
+        result: Tensor = grad.conv2d_input(  # type: ignore[no-untyped-call]
+            size, w, slopes, stride, padding, dilation, groups
+        )
+        return result
+
+    def cropped(source: int, inner: Shape, shape: Shape) -> Affine:
+        return convolution(source, inner, shape, w, b, (stride, 0, 1, groups))
+
+    words = isinstance(padding, str)
+    window = None if words else _square(tuple(w.shape[2:]), stride, padding, dilation)
+    terms = w[0].numel()
+    return Affine(
+        source,
+        shape,
+        w,
+        linear,
+        b.view(-1, 1, 1),
+        b.abs().view(-1, 1, 1),
+        terms,
+        terms * prod(shape),
+        transposed=None if words else transposed,
+        window=window,
+        cropped=cropped if window else None,
+    )
+
+
+def scaling(
+    source: int, shape: Shape, w: Tensor, offset: Tensor, constants: Tensor, terms: int
+) -> Affine:
+    """A factor and an offset for each number."""
+
+    def scaled(v: Tensor, weight: Tensor | None) -> Tensor:
+        return v if weight is None else v * weight
+
+    def cropped(source: int, _inner: Shape, shape: Shape) -> Affine:
+        return scaling(source, shape, w, offset, constants, terms)
+
+    alike = all(c.numel() == 1 or c.shape[1:] == (1, 1) for c in (w, offset, constants))
+    return Affine(
+        source,
+        shape,
+        w,
+        scaled,
+        offset,
+        constants,
+        terms,
+        prod(shape),
+        diagonal=True,
+        transposed=lambda slopes: slopes * w,
+        window=Window(1, 1, 0) if alike else None,
+        cropped=cropped if alike else None,
+    )
+
+
+def pool_windows(H: int, W: int, arguments: Sequence[Any], device: torch.device) -> Tensor:
+    """Which places of a flattened H × W channel each window of a max pool covers, L × P."""
+    size, stride, padding, dilation, ceiling = (*arguments, *(None,) * 5)[:5]
+    kernel, step = _pair(size), _pair(stride or size)
+    edge, gap = _pair(padding or 0), _pair(dilation or 1)
+    across = [
+        _starts(length, k, s, p, d, bool(ceiling))
+        for length, k, s, p, d in zip((H, W), kernel, step, edge, gap, strict=True)
+    ]
+    rows, columns = (torch.tensor(a, device=device) for a in across)
+    outside = ((rows < 0) | (rows >= H))[:, None, :, None] | ((columns < 0) | (columns >= W))[
+        None, :, None, :
+    ]
+    places = rows[:, None, :, None] * W + columns[None, :, None, :]
+    return places.masked_fill(outside, H * W).reshape(len(rows) * len(columns), -1)
+
+
+def _starts(length: int, k: int, s: int, p: int, d: int, ceiling: bool) -> list[list[int]]:
+    """Along one side: the places each window covers, some of them outside."""
+    room = length + 2 * p - d * (k - 1) - 1
+    count = (ceil(room / s) if ceiling else room // s) + 1
+    if ceiling and (count - 1) * s >= length + p:  # no window starts in the padding behind
+        count -= 1
+    return [[start * s - p + d * i for i in range(k)] for start in range(count)]
+
+
+def pool_window(step: MaxPool) -> Window | None:
+    """The square of a max pool; None where it is none."""
+    size, stride, padding, dilation = (*step.arguments, *(None,) * 4)[:4]
+    return _square(size, stride or size, padding or 0, dilation or 1)
+
+
+def _square(size: Any, stride: Any, padding: Any, dilation: Any) -> Window | None:
+    sizes, strides, paddings = _pair(size), _pair(stride), _pair(padding)
+    if _pair(dilation) != (1, 1) or any(a != b for a, b in (sizes, strides, paddings)):
+        return None
+    return Window(sizes[0], strides[0], paddings[0])
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """One number or one in a list stands for both sides."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values[0], values[-1]

@@ -1,0 +1,51 @@
+"""A module's operations as torch.export writes them down, in float64."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+
+import torch
+from torch import Tensor, fx, nn
+
+from robustkit.certification.graph import Unsupported
+from robustkit.checkpoint.adapter import replica
+
+BATCH = 3
+"""images of the pass that is written down; not 1, which broadcasts"""
+
+
+def trace(model: nn.Module, image: Tensor) -> torch.export.ExportedProgram:
+    """The operations of a frozen module on a batch of `BATCH` images like one, C × H × W.
+
+    Raises:
+        Unsupported: a module that cannot be exported.
+    """
+    batch = torch.zeros(BATCH, *image.shape, dtype=torch.float64, device=image.device)
+    try:
+        with _quietly():
+            network = replica(model).to(image.device, torch.float64)
+            program = torch.export.export(network, (batch,), strict=False)
+            if any(_mutates(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})  # what is overwritten gets a new name
+    except Exception as error:  # a user's module may refuse in any way
+        line = (str(error).strip().splitlines() or ["no message"])[0][:150]
+        raise Unsupported(f"cannot be traced ({type(error).__name__}: {line})") from error
+    return program
+
+
+def _mutates(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the exporter's own account of what it cannot follow, which is told in one line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+            yield
+    finally:
+        logging.disable(before)
