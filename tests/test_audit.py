@@ -16,14 +16,14 @@ from robustkit import data as datasets
 from robustkit import evaluation
 from robustkit import protocol as protocols
 from robustkit.audit import plan as plans
-from robustkit.audit.attacked import Attacked, Bench, Threat, attack
-from robustkit.audit.policy import parse as parse_policy
-from robustkit.audit.run import Question, run
+from robustkit.audit.policy import parse_policy
+from robustkit.audit.run import AuditRequest, run_audit
+from robustkit.audit.stages import AttackedImages, StageSettings, ThreatModel, run_stages
 from robustkit.audit.verdict import parse_claim
 from robustkit.cli import app
 from robustkit.errors import InputError, UnknownName
 from robustkit.protocol import epsilon
-from robustkit.report.audit import schema, write
+from robustkit.report.audit import audit_schema, write
 
 PLAN = """
 title      = "Tiny"
@@ -83,11 +83,11 @@ def question(plan, images, *, subject=None, judged="0.1", norm="linf", **changes
         "budget": "tiny",
         "command": "robustkit audit",
     }
-    return Question(
+    return AuditRequest(
         subject or evaluation.from_checkpoint(checkpoints.read("lenet5-mnist5k")),
         images,
-        Threat(norm, budgets[-1], budgets, 0),
-        plans.load(str(plan)),
+        ThreatModel(norm, budgets[-1], budgets, 0),
+        plans.load_plan(str(plan)),
         **{**asked, **changes},
     )
 
@@ -98,7 +98,7 @@ def bench(folder, parts=None, over=lambda: False):
             parts.append(part)
         return lambda done: None
 
-    return Bench(folder, evaluation.RunOptions(device="cpu"), begin, over)
+    return StageSettings(folder, evaluation.RunOptions(device="cpu"), begin, over)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def audited(plan, images, tmp_path_factory):
     )
     other = evaluation.from_checkpoint(checkpoints.read("lenet5-mnist5k"))
     asked = question(plan, images, policy=policy, against={"other": other})
-    return asked, folder, run(asked, bench(folder, parts)), parts
+    return asked, folder, run_audit(asked, bench(folder, parts)), parts
 
 
 def test_an_audit_holds_what_its_parts_found(audited, images):
@@ -151,9 +151,9 @@ def test_an_audit_holds_what_its_parts_found(audited, images):
 def test_what_a_kind_of_attack_leaves_does_not_depend_on_who_came_first(images):
     n = len(images)
     everything = np.ones(n, bool)
-    attacked = Attacked(
+    attacked = AttackedImages(
         images,
-        Threat("linf", epsilon("0.1"), (epsilon("0.1"),), 0),
+        ThreatModel("linf", epsilon("0.1"), (epsilon("0.1"),), 0),
         everything.copy(),
         {"0.1": ~everything},
         ["noise", "noise", "pgd", "square"] + [""] * (n - 4),
@@ -169,7 +169,7 @@ def test_what_a_kind_of_attack_leaves_does_not_depend_on_who_came_first(images):
 def test_what_is_written_validates_and_says_the_verdict_first(audited, tmp_path):
     _, _, audit, _ = audited
     written = write(audit, tmp_path)
-    jsonschema.validate(json.loads(written.json.read_text()), schema())
+    jsonschema.validate(json.loads(written.json.read_text()), audit_schema())
     page = written.page.read_text()
     assert page.index(audit.verdict.word) < page.index("Attacks")
     assert audit.verdict.word in written.card.read_text()
@@ -186,7 +186,7 @@ def test_nothing_is_done_twice(audited, monkeypatch):
     monkeypatch.setattr("robustkit.audit.run.smooth", refuse)
     monkeypatch.setattr("robustkit.corruption.measure", refuse)
     parts = []
-    again = run(asked, bench(folder, parts))
+    again = run_audit(asked, bench(folder, parts))
     assert not [p for p in parts if p.startswith("indicator")]
     assert again.verdict == audit.verdict
     assert again.robust == audit.robust
@@ -197,7 +197,7 @@ def test_nothing_is_done_twice(audited, monkeypatch):
 def test_claims_are_judged_whatever_was_asked(plan, images, audited, tmp_path):
     _, folder, audit, _ = audited
     high = question(plan, images, claim=parse_claim("linf:0.1=0.999"))
-    found = run(high, bench(folder))
+    found = run_audit(high, bench(folder))
     assert found.survived == audit.survived
     assert found.verdict.word == "overstated"
     assert found.verdict.by == pytest.approx(0.999 - audit.survived.high)
@@ -206,13 +206,13 @@ def test_claims_are_judged_whatever_was_asked(plan, images, audited, tmp_path):
 def test_a_model_without_gradients_fails_the_attacks_and_not_the_audit(plan, images, tmp_path):
     inner = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))
     subject = evaluation.from_module(Before(Detached(), inner), "detached")
-    audit = run(question(plan, images, subject=subject), bench(tmp_path))
+    audit = run_audit(question(plan, images, subject=subject), bench(tmp_path))
     by_name = {s.name: s for s in audit.stages}
     assert by_name["pgd: pgd"].status == "failed"
     assert "no gradient" in by_name["pgd: pgd"].reason
     assert by_name["square"].status == "complete"
     assert audit.claim.accuracy == audit.clean.value  # what naive PGD would have said
-    assert audit.survived.value < audit.clean.value  # square or a remedy told better
+    assert audit.survived.value < audit.clean.value  # square or an adaptive attack told better
     assert audit.verdict.word != "believable"
 
 
@@ -223,7 +223,7 @@ def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
         calls.append(0)
         return len(calls) > 1
 
-    audit = run(question(plan, images), bench(tmp_path, over=over))
+    audit = run_audit(question(plan, images), bench(tmp_path, over=over))
     statuses = [s.status for s in audit.stages]
     assert "skipped" in statuses
     assert audit.verdict.word == "not established"
@@ -241,12 +241,12 @@ def test_what_remedies_fooled_counts_when_the_minutes_end_in_the_middle(images, 
     def over():
         return "indicator: zero-gradients" in parts
 
-    audit = run(question(plan, images, subject=subject), bench(tmp_path, parts, over))
-    assert any(r.standing == "not examined" and "minutes" in r.evidence for r in audit.indicators)
-    assert any(r.remedy and r.after < r.before for r in audit.indicators)
-    remedies = next(s for s in audit.stages if s.name == "remedies")
-    assert remedies.first > 0
-    assert audit.survived == remedies.so_far
+    audit = run_audit(question(plan, images, subject=subject), bench(tmp_path, parts, over))
+    assert any(r.status == "not examined" and "minutes" in r.evidence for r in audit.indicators)
+    assert any(r.adaptive_attack and r.after < r.before for r in audit.indicators)
+    adaptive = next(s for s in audit.stages if s.name == "adaptive")
+    assert adaptive.first > 0
+    assert audit.survived == adaptive.so_far
 
 
 def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path):
@@ -257,22 +257,24 @@ def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path)
     found = []
     for folder in ("one", "two"):
         asked = question(plan, images, subject=subject)
-        found.append(attack(subject, images, asked.threat, asked.plan, bench(tmp_path / folder)))
+        found.append(
+            run_stages(subject, images, asked.threat, asked.plan, bench(tmp_path / folder))
+        )
         torch.rand(1000)  # the user's own draws in between
     assert found[0].right.tolist() == found[1].right.tolist()
     assert found[0].survivors.tolist() == found[1].survivors.tolist()
 
 
 def test_a_norm_that_a_stage_lacks_is_skipped_and_said(plan, images, tmp_path):
-    audit = run(question(plan, images, norm="l2", judged="1"), bench(tmp_path))
+    audit = run_audit(question(plan, images, norm="l2", judged="1"), bench(tmp_path))
     square = next(s for s in audit.stages if s.name == "square")
     assert (square.status, square.reason) == ("skipped", "it has no l2 version")
     assert audit.verdict.word == "not established"
 
 
-@pytest.mark.parametrize("name", plans.names())
+@pytest.mark.parametrize("name", plans.plan_names())
 def test_every_shipped_plan_parses_and_names_protocols_that_exist(name):
-    plan = plans.load(name)
+    plan = plans.load_plan(name)
     assert plan.stages
     for spec in plan.stages:
         for norm, name_there in spec.attack.items():
@@ -300,10 +302,10 @@ def test_a_plan_that_makes_no_sense_is_one_line(tmp_path, change, message):
     path = tmp_path / "p.toml"
     path.write_text(head + tail)
     with pytest.raises(InputError, match=message) as caught:
-        plans.load(str(path))
+        plans.load_plan(str(path))
     assert "\n" not in str(caught.value)
     with pytest.raises(UnknownName, match="standard"):
-        plans.load("standart")
+        plans.load_plan("standart")
 
 
 def command(*arguments):

@@ -31,12 +31,12 @@ import robustkit
 from robustkit import checkpoint, data
 from robustkit import protocol as protocols
 from robustkit.attack.library import seeded
-from robustkit.audit import examine as examination
-from robustkit.audit import remedies, thresholds
-from robustkit.audit.ascent import View, climb, slope
-from robustkit.audit.case import Case, Effort
-from robustkit.audit.examine import examine
+from robustkit.audit import adaptive, thresholds
+from robustkit.audit.ascent import GradientView, averaged_gradient, run_ascent
+from robustkit.audit.context import AuditContext, Effort
 from robustkit.audit.indicators import INDICATORS, settled
+from robustkit.audit.indicators import run as indicators_run
+from robustkit.audit.indicators.run import run_indicators
 from robustkit.audit.straight_through import blocked, straight_through
 from robustkit.errors import InputError, UnknownName
 from robustkit.models.lenet5 import LeNet5
@@ -68,17 +68,17 @@ def digits():
 def make(digits):
     images, labels, ids = digits
 
-    def case(model, protocol=PLAIN, epsilon="", **known):
+    def context(model, protocol=PLAIN, epsilon="", **known):
         known = {"effort": QUICK, **known}
-        return Case.of(model, images, labels, ids, protocol, epsilon, **known)
+        return AuditContext.of(model, images, labels, ids, protocol, epsilon, **known)
 
-    return case
+    return context
 
 
-def only(case, *names, **options):
-    """Examine some indicators; the readings by name, and what is left."""
-    found = examine(case, {n: False for n in NAMES if n not in names}, **options)
-    return {r.name: r for r in found.readings if r.name in names}, found.remedied
+def only(context, *names, **options):
+    """Examine some indicators; the results by name, and what is left."""
+    found = run_indicators(context, {n: False for n in NAMES if n not in names}, **options)
+    return {r.name: r for r in found.results if r.name in names}, found.survived
 
 
 def lenet(network):
@@ -122,36 +122,36 @@ SLOW = ("climbing", "jpeg")  # three times the passes; told apart from "rounded"
 )
 def test_a_broken_defence_is_caught_and_undone(name, network, make):
     build, expected = DEFENCES[name]
-    case = make(build(network))
-    readings, left = only(case, *expected)
-    for reading in readings.values():
-        assert reading.standing == "unresolved", reading
-        assert reading.remedy
-        assert reading.before > reading.after
+    context = make(build(network))
+    results, left = only(context, *expected)
+    for result in results.values():
+        assert result.status == "unresolved", result
+        assert result.adaptive_attack
+        assert result.before > result.after
     # without the defence nothing survives at 0.2
     assert not make(network).plain.any()
-    gained = float(case.plain.double().mean() - left.double().mean())
-    assert gained >= 0.05, (gained, readings)
+    gained = float(context.plain.double().mean() - left.double().mean())
+    assert gained >= 0.05, (gained, results)
     # climbing takes back a quarter of the budget in truth
-    assert float(left.double().mean()) <= (0.35 if name == "climbing" else 0.25), readings
-    assert not (left & ~case.plain).any()
+    assert float(left.double().mean()) <= (0.35 if name == "climbing" else 0.25), results
+    assert not (left & ~context.plain).any()
 
 
 def test_a_sound_network_is_left_in_peace(network, make):
-    case = make(network, PLAIN, "0.05", recorded_accuracy=0.965)
-    assert case.plain.double().mean() >= 0.85
-    peaceful(case)
+    context = make(network, PLAIN, "0.05", recorded_accuracy=0.965)
+    assert context.plain.double().mean() >= 0.85
+    peaceful(context)
 
 
-def peaceful(case):
+def peaceful(context):
     """Nothing stays unresolved, and whatever can be looked at is."""
-    found = examine(case)
-    assert {r.standing for r in found.readings} <= {"quiet", "noted", "not examined"}, [
-        r for r in found.readings if r.standing == "unresolved"
+    found = run_indicators(context)
+    assert {r.status for r in found.results} <= {"passed", "resolved", "not examined"}, [
+        r for r in found.results if r.status == "unresolved"
     ]
-    assert not any("broke off" in r.evidence for r in found.readings)
-    assert [r.name for r in found.readings] == NAMES
-    unexamined = {r.name for r in found.readings if r.standing == "not examined"}
+    assert not any("broke off" in r.evidence for r in found.results)
+    assert [r.name for r in found.results] == NAMES
+    unexamined = {r.name for r in found.results if r.status == "not examined"}
     missing = {"training-overlap", "transfer-beats-direct", "black-beats-white"}
     assert unexamined - {"clean-accuracy"} == missing
 
@@ -161,7 +161,7 @@ def peaceful(case):
 def test_what_survives_the_shipped_protocol_is_left_in_peace(network, epsilon):
     found = data.load("mnist5k", limit=100)
     images, labels = torch.from_numpy(found.images(0, 100)), torch.from_numpy(found.labels[:100])
-    peaceful(Case.of(network, images, labels, found.ids, "pgd", epsilon))
+    peaceful(AuditContext.of(network, images, labels, found.ids, "pgd", epsilon))
 
 
 @pytest.mark.slow
@@ -187,9 +187,9 @@ def test_adversarial_training_is_left_in_peace():
             optimiser.step()
     model.requires_grad_(False).eval()
     images, labels = torch.from_numpy(test.images(0, 100)), torch.from_numpy(test.labels[:100])
-    case = Case.of(model, images, labels, test.ids, "pgd", "0.1")
-    assert case.plain.double().mean() > 0.75
-    peaceful(case)
+    context = AuditContext.of(model, images, labels, test.ids, "pgd", "0.1")
+    assert context.plain.double().mean() > 0.75
+    peaceful(context)
 
 
 # --- published definitions ----------------------------------------------------------------------
@@ -240,7 +240,7 @@ class Answers(nn.Module):
 
 
 def bare(model, n=4, norm="linf", epsilon="0.1", images=None, labels=None, **known):
-    """A case of which everything survived."""
+    """A context of which everything survived."""
     images = (
         torch.rand(n, 1, 4, 4, generator=torch.Generator().manual_seed(0))
         if images is None
@@ -250,15 +250,15 @@ def bare(model, n=4, norm="linf", epsilon="0.1", images=None, labels=None, **kno
     all_right = torch.ones(len(images), dtype=torch.bool)
     protocol = replace(PLAIN, norm=norm, epsilons=(protocols.epsilon(epsilon),))
     ids = tuple(f"{i}:0" for i in range(len(images)))
-    return Case(
+    return AuditContext(
         model, images, labels, ids, protocol, all_right, all_right, **{"effort": QUICK, **known}
     )
 
 
-def seen(case, name):
+def seen(context, name):
     indicator = next(i for i in INDICATORS if i.name == name)
-    symptom = indicator.look(case, thresholds.load()[name])
-    return symptom.value, indicator.fired(symptom.value, thresholds.load()[name])
+    evidence = indicator.look(context, thresholds.load_thresholds()[name])
+    return evidence.value, indicator.fired(evidence.value, thresholds.load_thresholds()[name])
 
 
 def test_random_models_by_autoattacks_measure():
@@ -295,21 +295,21 @@ def test_unstable_predictions_count_relative_changes():
 def test_recorded_accuracy_by_an_exact_test():
     from scipy.stats import binomtest
 
-    case = bare(Answers([1.0, 0.0]), n=20, recorded_accuracy=0.8)
-    value, fired = seen(case, "clean-accuracy")
+    context = bare(Answers([1.0, 0.0]), n=20, recorded_accuracy=0.8)
+    value, fired = seen(context, "clean-accuracy")
     assert value == pytest.approx(binomtest(20, 20, 0.8).pvalue)
     assert not fired
-    assert seen(replace(case, recorded_accuracy=0.6), "clean-accuracy")[1]
+    assert seen(replace(context, recorded_accuracy=0.6), "clean-accuracy")[1]
 
 
 def test_training_images_are_told_and_left_out():
-    case = bare(Answers([1.0, 0.0]), n=4, training_ids=lambda: frozenset({"2:7", "9:0"}))
-    case = replace(case, plain=torch.tensor([False, False, True, False]))
-    reading = only(case, "training-overlap")[0]["training-overlap"]
-    assert reading.value == 0.25
-    assert (reading.before, reading.after) == (0.25, 0)
+    context = bare(Answers([1.0, 0.0]), n=4, training_ids=lambda: frozenset({"2:7", "9:0"}))
+    context = replace(context, plain=torch.tensor([False, False, True, False]))
+    result = only(context, "training-overlap")[0]["training-overlap"]
+    assert result.value == 0.25
+    assert (result.before, result.after) == (0.25, 0)
     # one image of four is within the doubt that a single image is given
-    assert reading.standing == "noted"
+    assert result.status == "resolved"
 
 
 class Nearest(nn.Module):
@@ -327,18 +327,18 @@ class Nearest(nn.Module):
 def test_no_classifier_is_right_around_images_of_two_classes_that_are_near(norm):
     images = torch.stack([torch.full((1, 4, 4), 0.4), torch.full((1, 4, 4), 0.6)])
     apart = {"linf": 0.2, "l2": 0.8, "l1": 3.2}[norm]
-    case = bare(
+    context = bare(
         Nearest(images),
         norm=norm,
         epsilon=str(apart * 0.51),
         images=images,
         labels=torch.tensor([0, 1]),
     )
-    assert case.right_at(images, torch.arange(2)).all()
-    assert seen(case, "other-class") == (1, True)
-    assert remedies.run("midpoints", case, torch.arange(2)).sum() == 1
-    smaller = replace(case.protocol, epsilons=(protocols.epsilon(str(apart * 0.49)),))
-    assert seen(replace(case, protocol=smaller), "other-class") == (0, False)
+    assert context.right_at(images, torch.arange(2)).all()
+    assert seen(context, "other-class") == (1, True)
+    assert adaptive.run_adaptive_attack("midpoints", context, torch.arange(2)).sum() == 1
+    smaller = replace(context.protocol, epsilons=(protocols.epsilon(str(apart * 0.49)),))
+    assert seen(replace(context, protocol=smaller), "other-class") == (0, False)
 
 
 @pytest.mark.parametrize(
@@ -350,9 +350,9 @@ def test_no_classifier_is_right_around_images_of_two_classes_that_are_near(norm)
     ],
 )
 def test_travel(attacks, value):
-    case = bare(Answers([1.0, 0.0]))
-    case = replace(case, protocol=replace(case.protocol, attacks=attacks))
-    assert seen(case, "short-travel") == (value, value < 1)
+    context = bare(Answers([1.0, 0.0]))
+    context = replace(context, protocol=replace(context.protocol, attacks=attacks))
+    assert seen(context, "short-travel") == (value, value < 1)
 
 
 @pytest.mark.parametrize("kind", ["random", "black", "transfer"])
@@ -360,13 +360,13 @@ def test_other_attacks_that_find_more(kind):
     name = {"random": "noise-beats-gradient", "black": "black-beats-white"}.get(
         kind, "transfer-beats-direct"
     )
-    case = replace(
+    context = replace(
         bare(Answers([1.0, 0.0]), n=4), **{kind: torch.tensor([True, True, False, False])}
     )
-    readings, left = only(case, name)
-    assert readings[name].value == 0.5
-    assert readings[name].standing == "unresolved"
-    assert (readings[name].before, readings[name].after) == (1, 0.5)
+    results, left = only(context, name)
+    assert results[name].value == 0.5
+    assert results[name].status == "unresolved"
+    assert (results[name].before, results[name].after) == (1, 0.5)
     assert left.tolist() == [True, True, False, False]
 
 
@@ -423,12 +423,14 @@ INLINE = [
 def test_inline_operations_are_passed_straight_through(how, network, digits):
     images, labels, _ = digits
     model = Inline(network, how)
-    case = bare(model, images=images, labels=labels, epsilon="0.3" if how in INLINE[-2:] else "0.2")
+    context = bare(
+        model, images=images, labels=labels, epsilon="0.3" if how in INLINE[-2:] else "0.2"
+    )
     with straight_through(blocked(model, images[:8]), how in INLINE[-2:]):
         seen = model(images.clone().requires_grad_())
     assert seen.requires_grad
     assert torch.equal(seen.detach(), model(images))
-    fooled = climb(case, View(straight_through=True), torch.arange(N), 20, 1)
+    fooled = run_ascent(context, GradientView(straight_through=True), torch.arange(N), 20, 1)
     # black and white digits are hard to change by 0.3, whichever the gradient
     assert fooled.double().mean() >= (0.2 if how in INLINE[-2:] else 0.5)
 
@@ -448,10 +450,14 @@ def test_going_forward_nothing_changes_by_a_bit(name, network, digits):
 
 def test_rounding_has_the_gradient_of_the_network_behind_it(network, digits):
     images, labels, _ = digits
-    case = bare(Before(Rounded(), network), images=images, labels=labels)
+    context = bare(Before(Rounded(), network), images=images, labels=labels)
     behind = bare(network, images=(images * 8).round() / 8, labels=labels)
-    _, _, ours = slope(case, View(straight_through=True), case.images, torch.arange(N), "margin")
-    _, _, theirs = slope(behind, View(), behind.images, torch.arange(N), "margin")
+    _, _, ours = averaged_gradient(
+        context, GradientView(straight_through=True), context.images, torch.arange(N), "margin"
+    )
+    _, _, theirs = averaged_gradient(
+        behind, GradientView(), behind.images, torch.arange(N), "margin"
+    )
     assert torch.equal(ours, theirs)
     assert ours.any()
 
@@ -467,12 +473,12 @@ def test_only_what_lets_no_gradient_through_is_bypassed(network, digits):
 
 def test_a_success_outside_ball_or_box_is_none(network, digits):
     images, labels, _ = digits
-    case = bare(network, images=images, labels=labels, epsilon="0.1")
-    rows = torch.arange(len(images))[case.right_at(images, torch.arange(len(images)))]
+    context = bare(network, images=images, labels=labels, epsilon="0.1")
+    rows = torch.arange(len(images))[context.right_at(images, torch.arange(len(images)))]
     far = torch.zeros_like(images[rows])
-    assert not case.fooled_at(far, rows).any()
-    assert case.fooled_at(images[rows] - 0.1, rows).sum() == 0  # below 0
-    assert not case.right_at(far, rows).all()
+    assert not context.fooled_at(far, rows).any()
+    assert context.fooled_at(images[rows] - 0.1, rows).sum() == 0  # below 0
+    assert not context.right_at(far, rows).all()
 
 
 def test_random_models_are_judged_by_majority():
@@ -487,23 +493,23 @@ def test_random_models_are_judged_by_majority():
 
 
 def test_an_examination_is_repeatable_resumable_and_leaves_no_trace(network, make):
-    case = make(Before(Noisy(), network))
+    context = make(Before(Noisy(), network))
     torch.manual_seed(5)
     state, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()
     names = ("random-model", "zero-gradients", "silent-success", "unbounded")
     off = {n: False for n in NAMES if n not in names}
     kept = {}
-    first = examine(case, off, done=lambda f: kept.update({f.reading.name: f}))
+    first = run_indicators(context, off, done=lambda f: kept.update({f.result.name: f}))
     assert torch.equal(state, torch.get_rng_state())
     assert (legacy == np.random.get_state()[1]).all()
     half = {n: kept[n] for n in NAMES[:10]}
     told = []
-    again = examine(
-        make(Before(Noisy(), network)), off, known=half, done=lambda f: told.append(f.reading.name)
+    again = run_indicators(
+        make(Before(Noisy(), network)), off, known=half, done=lambda f: told.append(f.result.name)
     )
     assert told == NAMES[10:]
-    assert again.findings == first.findings
-    assert torch.equal(again.remedied, first.remedied)
+    assert again.runs == first.runs
+    assert torch.equal(again.survived, first.survived)
 
 
 def test_a_model_that_breaks_costs_one_reading():
@@ -513,33 +519,33 @@ def test_a_model_that_breaks_costs_one_reading():
                 raise RuntimeError("one image is too few\nat all")
             return super().forward(x)
 
-    reading = only(bare(OneSize([1.0, 0.0])), "batch-size")[0]["batch-size"]
-    assert reading.standing == "not examined"
-    assert reading.evidence == "the model broke off: one image is too few"
+    result = only(bare(OneSize([1.0, 0.0])), "batch-size")[0]["batch-size"]
+    assert result.status == "not examined"
+    assert result.evidence == "the model broke off: one image is too few"
 
 
 # --- thresholds --------------------------------------------------------------------------------
 
 
 def test_every_indicator_has_a_threshold_and_a_source():
-    assert [*NAMES, "settled"] == list(thresholds.load())
+    assert [*NAMES, "settled"] == list(thresholds.load_thresholds())
     assert all(i.source and i.title.endswith("?") for i in INDICATORS)
-    assert set(remedies.TITLES) >= {r for i in INDICATORS for r in i.remedies}
+    assert set(adaptive.TITLES) >= {r for i in INDICATORS for r in i.adaptive_attacks}
 
 
 def test_a_file_of_thresholds_is_read_strictly(tmp_path, make, network):
     file = tmp_path / "own.toml"
     file.write_text("half = 1.5\n")
-    assert thresholds.load(file) == {**thresholds.load(), "half": 1.5}
+    assert thresholds.load_thresholds(file) == {**thresholds.load_thresholds(), "half": 1.5}
     file.write_text("logit_scales = 3\n")
     with pytest.raises(InputError, match=r"own.toml: unknown key 'logit_scales'.*'logit_scale'"):
-        thresholds.load(file)
+        thresholds.load_thresholds(file)
     file.write_text("half = true\n")
     with pytest.raises(InputError, match=r"own.toml: half: expected float"):
-        thresholds.load(file)
+        thresholds.load_thresholds(file)
     with pytest.raises(UnknownName, match="did you mean 'zero-gradients'"):
-        examine(bare(Answers([1.0, 0.0])), {"zero-gradient": 1})
-    assert examination.thresholds is thresholds
+        run_indicators(bare(Answers([1.0, 0.0])), {"zero-gradient": 1})
+    assert indicators_run.thresholds is thresholds
 
 
 def test_published_outcomes_stay_out_of_the_wheel():

@@ -15,17 +15,17 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from robustkit import figures
-from robustkit.audit.outcome import Audit, Smoothed
-from robustkit.audit.stored import LEFT_OUT, decoded, encoded, schema
+from robustkit.audit.outcome import Audit, SmoothedAccuracy
+from robustkit.audit.stored import LEFT_OUT, audit_schema, decoded, encoded
 from robustkit.errors import EvaluationFailed, RecordError
 from robustkit.files import write_together
-from robustkit.report.audit import page, read, write
+from robustkit.report.audit import page, read_audit, write
 from robustkit.report.modelcard import escaped, fenced, model_card
 from robustkit.statistics import proportion
 
 MANY = tuple(f"class {i:03d}" for i in range(120))
 LONG = "a" * 200
-VALIDATOR = jsonschema.Draft202012Validator(schema())
+VALIDATOR = jsonschema.Draft202012Validator(audit_schema())
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_three_files_and_nothing_else(written):
 
 
 def test_rebuilt_from_the_json_the_report_has_the_same_bytes(written, tmp_path):
-    found = read(written.json)
+    found = read_audit(written.json)
     assert found == replace(full(), examples=())
     again = write(replace(found, examples=full().examples), tmp_path / "deep" / "folder")
     for one, other in zip(fields(written), fields(again), strict=True):
@@ -117,13 +117,13 @@ def test_what_is_not_finite_is_null_and_an_interval_without_an_end_stays_so():
 
 
 def test_the_schema_describes_every_key():
-    VALIDATOR.check_schema(schema())
-    defs = schema()["$defs"]
-    assert set(schema()["properties"]) == {"schema", "survived", *_names(Audit)}
+    VALIDATOR.check_schema(audit_schema())
+    defs = audit_schema()["$defs"]
+    assert set(audit_schema()["properties"]) == {"schema", "survived", *_names(Audit)}
     for cls, name in _dataclasses().items():
         for key in {"Estimate": ("share", "difference")}.get(name, (name,)):
             assert set(defs[key]["properties"]) == _names(cls), key
-    for part in (schema(), *defs.values()):
+    for part in (audit_schema(), *defs.values()):
         assert part["additionalProperties"] is False
         assert all(p["description"].endswith(".") for p in part["properties"].values())
 
@@ -181,7 +181,7 @@ def test_what_is_no_audit_is_one_clear_line(tmp_path, change, message):
     path = tmp_path / "audit.json"
     path.write_text(json.dumps({**encoded(minimal()), **change}))
     with pytest.raises(RecordError, match=message) as error:
-        read(path)
+        read_audit(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
 
@@ -190,7 +190,7 @@ def test_what_is_no_audit_is_one_clear_line(tmp_path, change, message):
 def test_what_is_no_json_is_one_clear_line(tmp_path, content):
     (tmp_path / "audit.json").write_bytes(content)
     with pytest.raises(RecordError, match=r"audit\.json"):
-        read(tmp_path / "audit.json")
+        read_audit(tmp_path / "audit.json")
 
 
 # ---- the page
@@ -239,7 +239,9 @@ def test_every_word_of_the_audit_is_there(text):
     audit = full()
     words = [*audit.verdict.reasons, *audit.warnings, *audit.corruptions.notes]
     words += [w for s in audit.stages for w in (s.title, s.family.replace("floor", ""), s.reason)]
-    words += [w for r in audit.indicators for w in (r.title, r.standing, r.evidence, r.remedy)]
+    words += [
+        w for r in audit.indicators for w in (r.title, r.status, r.evidence, r.adaptive_attack)
+    ]
     words += [w for r in audit.policy for w in (r.rule, r.sentence)]
     words += [w for i in audit.checklist for w in (i.part, i.text, i.answer, i.how)]
     words += [c.sentence() for c in audit.comparisons]
@@ -368,7 +370,7 @@ def test_the_smoothed_classifier_has_its_own_axes():
     ax = drawn(figures.smoothed, found)
     assert ax.get_xlabel() == "L2 radius"
     assert len(ax.containers) == 2
-    none = Smoothed(0.25, 10, 0.001, proportion(1, 2), 0, ())
+    none = SmoothedAccuracy(0.25, 10, 0.001, proportion(1, 2), 0, ())
     assert "smoothed classifier" in page(replace(minimal(), smoothed=none))
 
 

@@ -14,10 +14,17 @@ from helpers.evaluations import evaluation
 from scipy.stats import binom
 
 from robustkit.audit.checklist import fill
-from robustkit.audit.outcome import Claim, Reading, Stage
-from robustkit.audit.policy import as_written, judge_policy, junit, lower_bound, parse, read
+from robustkit.audit.outcome import IndicatorResult, RobustnessClaim, Stage
+from robustkit.audit.policy import (
+    as_written,
+    judge_policy,
+    junit,
+    lower_bound,
+    parse_policy,
+    read_policy,
+)
 from robustkit.audit.verdict import WIDEST, claim_from, judge, parse_claim
-from robustkit.audit.wording import at_most, points, shares
+from robustkit.audit.wording import at_most, in_points, shares
 from robustkit.errors import InputError
 from robustkit.record import Evaluation
 from robustkit.statistics import Estimate, proportion
@@ -26,17 +33,19 @@ from robustkit.summary import failure, summarise
 LEFT = Estimate(0.45, 0.42, 0.48, 1000, "Wilson, 95%")
 PGD = Stage("pgd", "PGD", "white box", True, "complete")
 SQUARE = Stage("square", "Square", "black box", True, "complete")
-QUIET = Reading("zero-gradients", "Do gradients vanish?", "A", "quiet", 0.0, 0.1)
-OPEN = replace(QUIET, standing="unresolved", value=0.3)
-NOTED = replace(QUIET, standing="noted")
-UNSEEN = replace(QUIET, standing="not examined", value=None)
+PASSED = IndicatorResult("zero-gradients", "Do gradients vanish?", "A", "passed", 0.0, 0.1)
+OPEN = replace(PASSED, status="unresolved", value=0.3)
+RESOLVED = replace(PASSED, status="resolved")
+UNSEEN = replace(PASSED, status="not examined", value=None)
 FAILED = replace(SQUARE, status="failed", reason="the logits are not finite")
 SKIPPED = replace(SQUARE, status="skipped", reason="no time was left")
 GOOD = (PGD, SQUARE)
 
 
-def verdict(accuracy, survived=LEFT, stages=GOOD, indicators=(QUIET,), **more):
-    return judge(Claim("linf", "8/255", accuracy, "given"), survived, stages, indicators, **more)
+def verdict(accuracy, survived=LEFT, stages=GOOD, indicators=(PASSED,), **more):
+    return judge(
+        RobustnessClaim("linf", "8/255", accuracy, "given"), survived, stages, indicators, **more
+    )
 
 
 # ---- the verdict
@@ -63,34 +72,34 @@ def test_the_interval_decides_and_its_ends_belong_to_it(accuracy, word):
     [
         (
             GOOD,
-            (QUIET, NOTED),
+            (PASSED, RESOLVED),
             "believable",
             "Every required attack completed (2): PGD and Square.",
         ),
-        (GOOD, (QUIET, UNSEEN), "believable", "1 indicator not examined: Do gradients vanish?"),
+        (GOOD, (PASSED, UNSEEN), "believable", "1 indicator not examined: Do gradients vanish?"),
         (
             (PGD, replace(FAILED, required=False)),
-            (QUIET,),
+            (PASSED,),
             "believable",
             "Square did not complete: the logits are not finite.",
         ),
         (
             (PGD, FAILED),
-            (QUIET,),
+            (PASSED,),
             "not established",
             "Square did not complete: the logits are not finite.",
         ),
-        ((PGD, SKIPPED), (QUIET,), "not established", "Square was skipped: no time was left."),
+        ((PGD, SKIPPED), (PASSED,), "not established", "Square was skipped: no time was left."),
         (
             (replace(PGD, required=False),),
-            (QUIET,),
+            (PASSED,),
             "not established",
             "No attack that a verdict needs was run.",
         ),
-        ((), (QUIET,), "not established", "No attack that a verdict needs was run."),
+        ((), (PASSED,), "not established", "No attack that a verdict needs was run."),
         (
             GOOD,
-            (QUIET, OPEN),
+            (PASSED, OPEN),
             "not established",
             "1 indicator stayed unresolved: Do gradients vanish? (0.3, threshold 0.1).",
         ),
@@ -107,7 +116,7 @@ def test_a_claim_within_the_interval_needs_attacks_and_indicators(stages, indica
 
 
 @pytest.mark.parametrize("stages", [GOOD, (PGD, FAILED), ()])
-@pytest.mark.parametrize("indicators", [(QUIET,), (OPEN,), ()])
+@pytest.mark.parametrize("indicators", [(PASSED,), (OPEN,), ()])
 def test_what_was_fooled_stays_fooled_whatever_did_not_complete(stages, indicators):
     found = verdict(0.5, stages=stages, indicators=indicators)
     assert found.word == "overstated"
@@ -148,8 +157,8 @@ def test_all_reasons_against_a_claim_are_told():
 def test_rounding_never_contradicts_a_sentence():
     assert shares(0.4496, 0.45) == ["44.96\u00a0%", "45.00\u00a0%"]
     assert shares(0.45, 0.45) == ["45.0\u00a0%", "45.0\u00a0%"]
-    assert points(0.0001) == "0.01\u00a0points"
-    assert points(-0.0) == "0.0\u00a0points"
+    assert in_points(0.0001) == "0.01\u00a0points"
+    assert in_points(-0.0) == "0.0\u00a0points"
     just = verdict(0.48004)
     assert "48.004\u00a0% lies above" in just.reasons[0]
     assert "0.004\u00a0points" in just.sentence
@@ -245,7 +254,7 @@ def test_what_makes_no_claim_is_one_clear_line(tmp_path):
 
 
 def rules(*requirements, audit=None):
-    policy = parse({"title": "t", "require": list(requirements)}, "policy.toml")
+    policy = parse_policy({"title": "t", "require": list(requirements)}, "policy.toml")
     return judge_policy(policy, audit or full())
 
 
@@ -264,13 +273,13 @@ def test_every_rule_of_a_policy_is_judged_in_its_order():
 def test_a_policy_is_read_from_its_file(tmp_path):
     path = tmp_path / "gate.toml"
     path.write_text('title = "Gate"\n[[require]]\nrobust = "linf:8/255"\nat_least = 0.45\n')
-    policy = read(path)
+    policy = read_policy(path)
     assert policy.title == "Gate"
     assert as_written(policy.require[0]) == (
         'robust = "linf:8/255", at_least = 0.45, confidence = 0.95'
     )
     with pytest.raises(InputError, match="not readable as TOML"):
-        read(tmp_path / "none.toml")
+        read_policy(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize(
@@ -287,7 +296,7 @@ def test_a_policy_is_read_from_its_file(tmp_path):
 )
 def test_a_bad_policy_is_one_clear_line(table, message):
     with pytest.raises(InputError, match=message) as error:
-        parse(table, "policy.toml")
+        parse_policy(table, "policy.toml")
     assert str(error.value).startswith("policy.toml: ")
     assert "\n" not in str(error.value)
 
@@ -396,9 +405,9 @@ def test_a_budget_that_only_some_required_attacks_tried_is_no_finding():
     ],
 )
 def test_indicators_that_were_not_examined_count(unresolved, unseen, allowed, passed):
-    readings = (QUIET, *[OPEN] * unresolved, *[UNSEEN] * unseen)
+    results = (PASSED, *[OPEN] * unresolved, *[UNSEEN] * unseen)
     found = rule(
-        replace(full(), indicators=readings),
+        replace(full(), indicators=results),
         unresolved_indicators=allowed[0],
         unexamined_indicators=allowed[1],
     )
@@ -516,8 +525,8 @@ def test_a_sanity_check_that_does_not_hold_says_so():
     assert item(audit, "Sanity: more iterations").how.startswith("It did not hold: ")
 
 
-def reading(name, standing, remedy=""):
-    return replace(QUIET, name=name, standing=standing, remedy=remedy)
+def result(name, status, adaptive_attack=""):
+    return replace(PASSED, name=name, status=status, adaptive_attack=adaptive_attack)
 
 
 @pytest.mark.parametrize(
@@ -532,28 +541,28 @@ def reading(name, standing, remedy=""):
     ],
 )
 @pytest.mark.parametrize(
-    ("standing", "answer", "how"),
+    ("status", "answer", "how"),
     [
-        ("quiet", "done", "It held: "),
-        ("noted", "done", "It did not hold: "),
+        ("passed", "done", "It held: "),
+        ("resolved", "done", "It did not hold: "),
         ("unresolved", "in part", "It did not hold: "),
         ("not examined", "not done", ""),
     ],
 )
-def test_an_indicator_answers_only_where_it_was_examined(name, start, standing, answer, how):
-    found = item(replace(minimal(), indicators=(reading(name, standing),)), start)
+def test_an_indicator_answers_only_where_it_was_examined(name, start, status, answer, how):
+    found = item(replace(minimal(), indicators=(result(name, status),)), start)
     assert found.answer == answer
     assert found.how.startswith(how)
 
 
 def test_randomness_and_targets_follow_from_what_ran():
-    audit = replace(full(), indicators=(reading("random-model", "noted"),))
+    audit = replace(full(), indicators=(result("random-model", "resolved"),))
     assert item(audit, "For randomised").answer == "not done"
     eot = audit.protocols | {"apgd": '[[attack]]\nkind = "apgd"\neot = 20\ntargets = 9\n'}
     assert item(replace(audit, protocols=eot), "For randomised").answer == "done"
     assert item(audit, "Try targeted").answer == "in part"
     assert item(replace(audit, protocols=eot), "Try targeted").answer == "done"
-    steady = replace(audit, indicators=(reading("random-model", "quiet"),))
+    steady = replace(audit, indicators=(result("random-model", "passed"),))
     assert item(steady, "For randomised").answer == "not applicable"
 
 

@@ -1,4 +1,4 @@
-"""The audit's own ascent: how a remedy sees the model, and how it climbs.
+"""The audit's own ascent: how an adaptive attack sees the model, and how it climbs.
 
 It differs from the engine's attacks on purpose. It never stops at a gradient that is NaN or absent,
 it averages where that is asked for, and it returns the best iterate.
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from robustkit.attack.draws import generator, in_ball
 from robustkit.attack.objectives import objective
-from robustkit.audit.case import Case
+from robustkit.audit.context import AuditContext
 from robustkit.audit.straight_through import blocked, straight_through
 from robustkit.geometry import column, project, steepest_step
 from robustkit.protocol import Apgd, Fgsm, Loss, Mifgsm, Pgd
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class GradientView:
     """How gradients are asked for."""
 
     draws: int = 1
@@ -39,22 +39,22 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return objective(logits, labels, logits, "margin")
 
 
-def slope(
-    case: Case, view: View, x: Tensor, rows: Tensor, loss: Loss
+def averaged_gradient(
+    context: AuditContext, view: GradientView, x: Tensor, rows: Tensor, loss: Loss
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Margins N, loss N and its gradient N × C × H × W at x; what is not finite counts as 0.
 
     x stands for the images of `rows`. Margins are means over the draws at x itself. Random draws
-    come from the global generators; call it under `case.repeatable`.
+    come from the global generators; call it under `context.repeatable`.
     """
     there = rows.to(x.device)
-    labels, clean = case.labels[there], clean_logits(case)[there]
+    labels, clean = context.labels[there], clean_logits(context)[there]
     margins, values = torch.zeros(len(x), device=x.device), torch.zeros(len(x), device=x.device)
     gradient, here = torch.zeros_like(x), 0
     for draw in range(view.draws):
         noisy = view.sigma > 0 and draw > 0
         at = x.detach() + view.sigma * torch.randn_like(x) if noisy else x.detach()
-        logits, value, g = _one(case, view, at, labels, clean, loss)
+        logits, value, g = _one(context, view, at, labels, clean, loss)
         gradient += torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0)
         if not noisy:
             here += 1
@@ -64,17 +64,17 @@ def slope(
 
 
 def _one(
-    case: Case, view: View, x: Tensor, labels: Tensor, clean: Tensor, loss: Loss
+    context: AuditContext, view: GradientView, x: Tensor, labels: Tensor, clean: Tensor, loss: Loss
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, loss and gradient of one pass; zeros where there is no gradient."""
     x = x.clone().requires_grad_()
     opened: AbstractContextManager[None] = nullcontext()
     if view.straight_through:
-        opened = straight_through(*_openings(case))
+        opened = straight_through(*_openings(context))
     with torch.enable_grad():
         with opened:
             # a copy: a model that writes to its input must not write to a leaf
-            logits = case.model(x.clone())
+            logits = context.model(x.clone())
         if view.logarithm:
             value = objective(_logarithm(logits), labels, _logarithm(clean), loss)
         else:
@@ -91,38 +91,38 @@ def _logarithm(probabilities: Tensor) -> Tensor:
     return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
 
 
-def clean_logits(case: Case) -> Tensor:
+def clean_logits(context: AuditContext) -> Tensor:
     """One pass over the clean images, N × K."""
 
     def compute() -> Tensor:
-        with case.repeatable("clean"):
-            return case.logits(case.images)
+        with context.repeatable("clean"):
+            return context.logits(context.images)
 
-    return case.once("clean", compute)
+    return context.once("clean", compute)
 
 
-def _openings(case: Case) -> tuple[list[torch.nn.Module], bool]:
+def _openings(context: AuditContext) -> tuple[list[torch.nn.Module], bool]:
     """Submodules to bypass going backward; and whether comparisons must be, to see any gradient."""
 
     def compute() -> tuple[list[torch.nn.Module], bool]:
-        few, labels = case.images[:8], case.labels[:8]
-        with case.repeatable("openings"):
-            modules = blocked(case.model, few)
+        few, labels = context.images[:8], context.labels[:8]
+        with context.repeatable("openings"):
+            modules = blocked(context.model, few)
             x = few.clone().requires_grad_()
             with torch.enable_grad(), straight_through(modules):
-                value = margin(case.model(x.clone()), labels).sum()
+                value = margin(context.model(x.clone()), labels).sum()
             if value.requires_grad:
                 (gradient,) = torch.autograd.grad(value, x, allow_unused=True)
                 if gradient is not None and bool((gradient.nan_to_num() != 0).any()):
                     return modules, False
         return modules, True
 
-    return case.once("openings", compute)
+    return context.once("openings", compute)
 
 
-def climb(
-    case: Case,
-    view: View,
+def run_ascent(
+    context: AuditContext,
+    view: GradientView,
     rows: Tensor,
     steps: int,
     restarts: int,
@@ -132,59 +132,65 @@ def climb(
     """Whether projected ascent at the judged budget fools the images of `rows`, N on the CPU.
 
     The first start is the image, the others are uniform in the ball; losses take turns. Steps
-    fall from ε/4 to ε/100. The best iterate of each start is judged by `case.fooled_at`.
+    fall from ε/4 to ε/100. The best iterate of each start is judged by `context.fooled_at`.
     """
     fooled = torch.zeros(len(rows), dtype=torch.bool)
     for restart in range(restarts):
-        for part in case.batches((~fooled).nonzero()[:, 0], size):
-            with case.repeatable("climb", restart):
-                best = _climbed(
-                    case, view, rows[part], steps, restart, losses[restart % len(losses)]
+        for part in context.batches((~fooled).nonzero()[:, 0], size):
+            with context.repeatable("climb", restart):
+                best = _best_iterates(
+                    context, view, rows[part], steps, restart, losses[restart % len(losses)]
                 )
-            fooled[part] = case.fooled_at(best, rows[part], size)
+            fooled[part] = context.fooled_at(best, rows[part], size)
     return fooled
 
 
-def _climbed(case: Case, view: View, rows: Tensor, steps: int, restart: int, loss: Loss) -> Tensor:
+def _best_iterates(
+    context: AuditContext, view: GradientView, rows: Tensor, steps: int, restart: int, loss: Loss
+) -> Tensor:
     """The iterates of the largest margin."""
-    there = rows.to(case.images.device)
-    images = case.images[there]
-    epsilon = torch.full((len(rows),), float(case.epsilon), device=images.device)
-    x = images.clone() if restart == 0 else started(case, rows, restart)
+    there = rows.to(context.images.device)
+    images = context.images[there]
+    epsilon = torch.full((len(rows),), float(context.epsilon), device=images.device)
+    x = images.clone() if restart == 0 else random_starts(context, rows, restart)
     best, largest = x.clone(), torch.full_like(epsilon, float("-inf"))
     going = torch.arange(len(rows), device=images.device)
     for step in range(steps + 1):
-        margins, _, gradient = slope(case, view, x, there[going], loss)
+        margins, _, gradient = averaged_gradient(context, view, x, there[going], loss)
         better = margins > largest[going]
         best[going[better]], largest[going[better]] = x[better], margins[better]
-        if not case.is_random:
+        if not context.is_random:
             rest = margins <= 0
             going, x, gradient = going[rest], x[rest], gradient[rest]
         if not len(going):
             break
         size = (0.25 * (1 - step / steps) + 0.01) * epsilon[going]
-        x = steepest_step(x, gradient, size, case.norm)
-        x = project(x, images[going], epsilon[going], case.norm)
+        x = steepest_step(x, gradient, size, context.norm)
+        x = project(x, images[going], epsilon[going], context.norm)
     return best
 
 
-def started(case: Case, rows: Tensor, restart: int) -> Tensor:
+def random_starts(context: AuditContext, rows: Tensor, restart: int) -> Tensor:
     """Uniform draws from the balls around the images of `rows`, keyed by image and restart."""
-    images = case.images[rows.to(case.images.device)]
-    epsilon = torch.full((len(rows),), float(case.epsilon), device=images.device)
+    images = context.images[rows.to(context.images.device)]
+    epsilon = torch.full((len(rows),), float(context.epsilon), device=images.device)
     noise = torch.stack(
         [
             in_ball(
-                case.norm, images.shape[1:], generator(case.seed, case.ids[i], "audit", restart)
+                context.norm,
+                images.shape[1:],
+                generator(context.seed, context.ids[i], "audit", restart),
             )
             for i in rows.tolist()
         ]
     )
-    return project(images + column(epsilon, images) * noise.to(images), images, epsilon, case.norm)
+    return project(
+        images + column(epsilon, images) * noise.to(images), images, epsilon, context.norm
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class LossTrajectory:
     """Every iterate's fate in one start of the plain attack, never stopped early."""
 
     rows: Tensor
@@ -197,35 +203,37 @@ class Path:
     """whether the best iterate, verified, is a success, N"""
 
 
-def path(case: Case) -> Path:
+def loss_trajectory(context: AuditContext) -> LossTrajectory:
     """The plain attack's own steps, from the image itself, with every iterate looked at."""
-    return case.once("path", lambda: _path(case))
+    return context.once("trajectory", lambda: _loss_trajectory(context))
 
 
-def _path(case: Case) -> Path:
-    steps, relative, ascended = _plain_steps(case)
-    rows = case.clean_right.nonzero()[:, 0]
+def _loss_trajectory(context: AuditContext) -> LossTrajectory:
+    steps, relative, ascended = _plain_steps(context)
+    rows = context.clean_right.nonzero()[:, 0]
     wrong, loss, fooled = [], [], []
-    for part in case.batches(rows):
-        images = case.images[part.to(case.images.device)]
-        epsilon = torch.full((len(part),), float(case.epsilon), device=images.device)
+    for part in context.batches(rows):
+        images = context.images[part.to(context.images.device)]
+        epsilon = torch.full((len(part),), float(context.epsilon), device=images.device)
         x, best = images.clone(), images.clone()
         largest = torch.full_like(epsilon, float("-inf"))
         margins_at, values_at = [], []
-        with case.repeatable("path"):
+        with context.repeatable("path"):
             for _ in range(steps + 1):
-                margins, values, gradient = slope(case, View(), x, part, ascended)
+                margins, values, gradient = averaged_gradient(
+                    context, GradientView(), x, part, ascended
+                )
                 margins_at.append(margins.cpu())
                 values_at.append(values.double().cpu())
                 better = margins > largest
                 best[better], largest[better] = x[better], margins[better]
-                x = steepest_step(x, gradient, relative * epsilon, case.norm)
-                x = project(x, images, epsilon, case.norm)
+                x = steepest_step(x, gradient, relative * epsilon, context.norm)
+                x = project(x, images, epsilon, context.norm)
         wrong.append(torch.stack(margins_at, 1) > 0)
         loss.append(torch.stack(values_at, 1))
-        fooled.append(case.fooled_at(best, part))
+        fooled.append(context.fooled_at(best, part))
     none = torch.zeros(0, steps + 1)
-    return Path(
+    return LossTrajectory(
         rows,
         torch.cat(wrong) if wrong else none.bool(),
         torch.cat(loss) if loss else none.double(),
@@ -233,16 +241,16 @@ def _path(case: Case) -> Path:
     )
 
 
-def _plain_steps(case: Case) -> tuple[int, float, Loss]:
+def _plain_steps(context: AuditContext) -> tuple[int, float, Loss]:
     """Steps, step size as a share of ε, and loss of the plain evaluation's longest ascent.
 
     APGD sets its own step size; an ascent of as many steps that crosses the ball stands for it.
     """
-    ascents = [a for a in case.protocol.attacks if isinstance(a, Pgd | Mifgsm | Apgd)]
+    ascents = [a for a in context.protocol.attacks if isinstance(a, Pgd | Mifgsm | Apgd)]
     if ascents:
         longest = max(ascents, key=lambda a: a.steps)
         relative = 2.5 / longest.steps if isinstance(longest, Apgd) else longest.relative_step
         return longest.steps, float(relative), longest.loss
-    if any(isinstance(a, Fgsm) for a in case.protocol.attacks):
+    if any(isinstance(a, Fgsm) for a in context.protocol.attacks):
         return 1, 1.0, "cross-entropy"
     return 40, 1 / 16, "cross-entropy"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from robustkit.audit.outcome import Audit, Family, Item, Level, Reading, Stage
+from robustkit.audit.outcome import Audit, Family, IndicatorResult, Item, Level, Stage
 from robustkit.audit.wording import at_most, budget, counted, share
 from robustkit.protocol import KINDS
 
@@ -65,10 +65,10 @@ class Ran:
         found = dict.fromkeys(str(a.get("kind")) for a in self.attacks)
         return [kind for kind in found if kind in kinds]
 
-    def indicators(self, names: Sequence[str]) -> list[Reading]:
+    def indicators(self, names: Sequence[str]) -> list[IndicatorResult]:
         """Those of these indicators that were examined."""
-        readings = (r for r in self.audit.indicators if r.name in names)
-        return [r for r in readings if r.standing != "not examined"]
+        results = (r for r in self.audit.indicators if r.name in names)
+        return [r for r in results if r.status != "not examined"]
 
     def largest(self, key: str) -> int:
         """The largest value of a whole number over all attacks: restarts, draws."""
@@ -112,10 +112,10 @@ def _threat_model(ran: Ran) -> Answer:
 
 
 def _adaptive(ran: Ran) -> Answer:
-    if remedies := ran.family("remedy"):
+    if tried := ran.family("adaptive"):
         return Answer(
             "in part",
-            f"Indicators that fired led to {_titles(remedies)}; no attack was written for this "
+            f"Indicators that fired led to {_titles(tried)}; no attack was written for this "
             "defence by hand.",
         )
     return Answer("not done", "The attacks are general; none was written for this defence.")
@@ -176,22 +176,22 @@ def _enough(names: Sequence[str], what: str) -> Callable[[Ran], Answer]:
     return answer
 
 
-def _examined(found: Sequence[Reading]) -> Answer | None:
+def _examined(found: Sequence[IndicatorResult]) -> Answer | None:
     """What indicators answer: they looked, and it held or not; None where none looked."""
     if not found:
         return None
-    if all(r.standing == "quiet" for r in found):
-        return Answer("done", f"It held: {_readings(found)}.")
-    remedies = _remedies(found) or "none"
-    settled = not any(r.standing == "unresolved" for r in found)
+    if all(r.status == "passed" for r in found):
+        return Answer("done", f"It held: {_results(found)}.")
+    tried = _adaptive_attacks(found) or "none"
+    settled = not any(r.status == "unresolved" for r in found)
     return Answer(
         "done" if settled else "in part",
-        f"It did not hold: {_readings(found)}. Remedy: {remedies}.",
+        f"It did not hold: {_results(found)}. Adaptive attack: {tried}.",
     )
 
 
-def _remedies(found: Sequence[Reading]) -> str:
-    return at_most([r.remedy.rstrip(".") for r in found if r.remedy])
+def _adaptive_attacks(found: Sequence[IndicatorResult]) -> str:
+    return at_most([r.adaptive_attack.rstrip(".") for r in found if r.adaptive_attack])
 
 
 def _strictly(ran: Ran) -> Answer:
@@ -259,8 +259,8 @@ def _strongest(ran: Ran) -> Answer:
         f"Image by image: {_titles(later)} fooled {counted(found, 'image')} that the attacks "
         "before had not"
     )
-    readings = ran.indicators(LESS_KNOWING)
-    return Answer("done", f"{told}; {_readings(readings)}." if readings else f"{told}.")
+    results = ran.indicators(LESS_KNOWING)
+    return Answer("done", f"{told}; {_results(results)}." if results else f"{told}.")
 
 
 def _described(ran: Ran) -> Answer:
@@ -307,24 +307,24 @@ def _randomised(ran: Ran) -> Answer:
     found = ran.indicators(RANDOMNESS)
     if not found:
         return Answer("not done", "Whether the network draws random numbers was not examined.")
-    if all(r.standing == "quiet" for r in found):
-        return Answer("not applicable", f"The network is not random: {_readings(found)}.")
+    if all(r.status == "passed" for r in found):
+        return Answer("not applicable", f"The network is not random: {_results(found)}.")
     if any(a.get("eot", 1) > 1 for a in ran.attacks if type(a.get("eot", 1)) is int):
-        return Answer("done", f"{_readings(found)}; gradients were averaged over several passes.")
-    if remedies := _remedies(found):
-        return Answer("in part", f"{remedies}.")
-    return Answer("not done", f"{_readings(found)}; no attack averaged over the randomness.")
+        return Answer("done", f"{_results(found)}; gradients were averaged over several passes.")
+    if tried := _adaptive_attacks(found):
+        return Answer("in part", f"{tried}.")
+    return Answer("not done", f"{_results(found)}; no attack averaged over the randomness.")
 
 
 def _differentiable(ran: Ran) -> Answer:
     found = ran.indicators(GRADIENTS)
     if not found:
         return Answer("not done", "Whether gradients vanish was not examined.")
-    if all(r.standing == "quiet" for r in found):
-        return Answer("not applicable", f"Gradients arrive: {_readings(found)}.")
-    if remedies := _remedies(found):
-        return Answer("in part", f"{remedies}.")
-    return Answer("not done", f"{_readings(found)}; no component was replaced.")
+    if all(r.status == "passed" for r in found):
+        return Answer("not applicable", f"Gradients arrive: {_results(found)}.")
+    if tried := _adaptive_attacks(found):
+        return Answer("in part", f"{tried}.")
+    return Answer("not done", f"{_results(found)}; no component was replaced.")
 
 
 def _hyperparameters(ran: Ran) -> Answer:
@@ -419,8 +419,8 @@ def _titles(stages: Sequence[Stage]) -> str:
     return at_most([stage.title for stage in stages])
 
 
-def _readings(readings: Sequence[Reading]) -> str:
-    return at_most([f"{r.title} ({r.standing})" for r in readings])
+def _results(results: Sequence[IndicatorResult]) -> str:
+    return at_most([f"{r.title} ({r.status})" for r in results])
 
 
 def _why_not(ran: Ran, family: Family) -> str:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 from robustkit.record import Example
 from robustkit.statistics import Comparison, Estimate
 
-Family = Literal["floor", "white box", "black box", "transfer", "remedy"]
+Family = Literal["floor", "white box", "black box", "transfer", "adaptive"]
 """what an attack knows: nothing but random draws, the gradients, outputs alone, another network;
 or whatever an indicator that fired made the audit try"""
 Done = Literal["complete", "failed", "skipped"]
-Standing = Literal["quiet", "noted", "unresolved", "not examined"]
+IndicatorStatus = Literal["passed", "resolved", "unresolved", "not examined"]
 Word = Literal["overstated", "believable", "not established"]
 
 
@@ -87,7 +87,7 @@ class SmoothedLevel:
 
 
 @dataclass(frozen=True, slots=True)
-class Smoothed:
+class SmoothedAccuracy:
     """Randomised smoothing (Cohen et al. 2019): another classifier than the audited one."""
 
     sigma: float
@@ -122,8 +122,8 @@ class Corruptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """One indicator: its number, its threshold, and what the remedy changed."""
+class IndicatorResult:
+    """One indicator: its number, its threshold, and what adaptive attacks changed."""
 
     name: str
     """"zero-gradients" """
@@ -131,25 +131,25 @@ class Reading:
     """what it asks, in words"""
     source: str
     """who defined it"""
-    standing: Standing
+    status: IndicatorStatus
     value: float | None = None
     threshold: float | None = None
     fires: Literal["above", "below"] = "above"
     """on which side of the threshold"""
     evidence: str = ""
     """one sentence; for "not examined", why not"""
-    remedy: str = ""
+    adaptive_attack: str = ""
     """what was done about it"""
     before: float | None = None
     """robust accuracy by the attacks that the indicator doubts"""
     after: float | None = None
-    """the same with the remedy added"""
+    """the same with the adaptive attacks added"""
     n: int = 0
     """images that it looked at"""
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class RobustnessClaim:
     """The number that is judged."""
 
     norm: str
@@ -160,7 +160,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ClaimVerdict:
     """Whether the claim can be believed, never without its reasons."""
 
     word: Word
@@ -171,7 +171,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RuleResult:
     """One rule of a policy."""
 
     rule: str
@@ -213,22 +213,22 @@ class Audit:
     """the judged budget"""
     budget: str
     """quick, standard, thorough, or minutes"""
-    claim: Claim
-    verdict: Verdict
+    claim: RobustnessClaim
+    verdict: ClaimVerdict
     clean: Estimate
     robust: tuple[Level, ...]
     """worst case over all stages, at every budget that was attacked"""
     stages: tuple[Stage, ...]
-    indicators: tuple[Reading, ...]
+    indicators: tuple[IndicatorResult, ...]
     certificate: Certificate
-    smoothed: Smoothed | None
+    smoothed: SmoothedAccuracy | None
     corruptions: Corruptions
     classes: tuple[ClassRow, ...]
     confusion: tuple[tuple[int, ...], ...]
     """images by label (row) and by class under attack at the judged budget (column)"""
     comparisons: tuple[Comparison, ...]
     """with `--against`: robust accuracy at the judged budget on the same images"""
-    policy: tuple[Rule, ...]
+    policy: tuple[RuleResult, ...]
     checklist: tuple[Item, ...]
     warnings: tuple[str, ...]
     protocols: Mapping[str, str]
@@ -258,6 +258,6 @@ class Audit:
         )
 
     @property
-    def unresolved(self) -> tuple[Reading, ...]:
-        """The indicators that fired and that no remedy settled."""
-        return tuple(r for r in self.indicators if r.standing == "unresolved")
+    def unresolved(self) -> tuple[IndicatorResult, ...]:
+        """The indicators that fired and that no adaptive attack resolved."""
+        return tuple(r for r in self.indicators if r.status == "unresolved")

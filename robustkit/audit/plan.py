@@ -41,7 +41,7 @@ class Smoothing:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AuditPlan:
     """What is run, in rising order of cost. Numbers of images are the first so many; 0 is all."""
 
     name: str
@@ -59,7 +59,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stage:
+class _StageTable:
     attack: dict[str, str]
     required: bool
     budgets: Literal["all", "judged"] = "judged"
@@ -69,7 +69,7 @@ class _Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _PlanFile:
     title: str
     images: int
     indicators: int
@@ -80,13 +80,13 @@ class _File:
     thresholds: dict | None = None  # type: ignore[type-arg]
 
 
-def names() -> list[str]:
+def plan_names() -> list[str]:
     """The shipped plans."""
     folder = shipped("reports") / "audit"
     return sorted(path.stem for path in folder.glob("*.toml") if path.stem != "thresholds")
 
 
-def load(name: str) -> Plan:
+def load_plan(name: str) -> AuditPlan:
     """A plan by name, or from a file.
 
     Raises:
@@ -94,10 +94,10 @@ def load(name: str) -> Plan:
         InputError: a key, type or number that makes no sense; the message names file and key.
     """
     path = Path(name) if name.endswith(".toml") else shipped("reports") / "audit" / f"{name}.toml"
-    if not name.endswith(".toml") and name not in names():
-        raise UnknownName("budget", name, names())
+    if not name.endswith(".toml") and name not in plan_names():
+        raise UnknownName("budget", name, plan_names())
     where = str(path)
-    file = build(_File, read_toml(path), where)
+    file = build(_PlanFile, read_toml(path), where)
     for key in ("images", "indicators", "certified", "corrupted"):
         if getattr(file, key) < 0:
             raise InputError(f"{where}: {key} must not be negative; 0 means all")
@@ -105,7 +105,7 @@ def load(name: str) -> Plan:
     smoothing = (
         build(Smoothing, file.smoothing, f"{where}: [smoothing]") if file.smoothing else None
     )
-    return Plan(
+    return AuditPlan(
         path.stem,
         file.title,
         file.images,
@@ -120,7 +120,7 @@ def load(name: str) -> Plan:
 
 
 def _stage(table: Mapping[str, Any], where: str) -> StageSpec:
-    stage = build(_Stage, table, where)
+    stage = build(_StageTable, table, where)
     for norm in stage.attack:
         if norm not in ("linf", "l2", "l1"):
             raise InputError(f"{where}: attack.{norm}: {UnknownName('norm', norm, NORMS)}")

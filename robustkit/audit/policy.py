@@ -10,9 +10,9 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from robustkit.audit.outcome import Audit, Rule, Stage
+from robustkit.audit.outcome import Audit, RuleResult, Stage
 from robustkit.audit.verdict import norm_of
-from robustkit.audit.wording import at_most, budget, counted, points, sentence, share, shares
+from robustkit.audit.wording import at_most, budget, counted, in_points, sentence, share, shares
 from robustkit.errors import InputError, ProtocolError, UnknownName
 from robustkit.files import build, read_toml
 from robustkit.protocol import epsilon
@@ -24,7 +24,7 @@ _UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Robust:
+class RobustRule:
     """Accuracy under attack at a budget."""
 
     robust: str
@@ -35,29 +35,29 @@ class Robust:
 
 
 @dataclass(frozen=True, slots=True)
-class Certified:
+class CertifiedRule:
     """Accuracy that a bound on the network proves at a budget."""
 
     certified: str
     """the threat, "linf:2/255" """
     at_least: float
     confidence: float = 0.95
-    """as in `Robust`"""
+    """as in `RobustRule`"""
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
+class AccuracyRule:
     """Accuracy without an adversary."""
 
     accuracy: Literal["clean", "corruptions"]
     """on the images as they are, or the mean over corruptions and severities"""
     at_least: float
     confidence: float | None = None
-    """as in `Robust`, 0.95 if not given; the mean over corruptions has no interval"""
+    """as in `RobustRule`, 0.95 if not given; the mean over corruptions has no interval"""
 
 
 @dataclass(frozen=True, slots=True)
-class Indicators:
+class IndicatorRule:
     """How many indicators of a failing attack may stay open."""
 
     unresolved_indicators: int
@@ -66,7 +66,7 @@ class Indicators:
 
 
 @dataclass(frozen=True, slots=True)
-class NotWorse:
+class NotWorseRule:
     """Robust accuracy beside that of another checkpoint on the same images."""
 
     not_worse_than: str
@@ -76,20 +76,20 @@ class NotWorse:
 
 
 @dataclass(frozen=True, slots=True)
-class Believed:
+class VerdictRule:
     """The verdict on the claim."""
 
     verdict: Literal["believable", "not overstated"]
 
 
-Requirement = Robust | Certified | Accuracy | Indicators | NotWorse | Believed
+Requirement = RobustRule | CertifiedRule | AccuracyRule | IndicatorRule | NotWorseRule | VerdictRule
 _KINDS: Mapping[str, type[Requirement]] = {
-    "robust": Robust,
-    "certified": Certified,
-    "accuracy": Accuracy,
-    "unresolved_indicators": Indicators,
-    "not_worse_than": NotWorse,
-    "verdict": Believed,
+    "robust": RobustRule,
+    "certified": CertifiedRule,
+    "accuracy": AccuracyRule,
+    "unresolved_indicators": IndicatorRule,
+    "not_worse_than": NotWorseRule,
+    "verdict": VerdictRule,
 }
 """by the key that says what is required"""
 
@@ -103,28 +103,28 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _PolicyFile:
     title: str
     require: Any
 
 
-def read(path: Path) -> Policy:
+def read_policy(path: Path) -> Policy:
     """A policy from its TOML file.
 
     Raises:
-        InputError: unreadable, or what `parse` raises.
+        InputError: unreadable, or what `parse_policy` raises.
     """
-    return parse(read_toml(path), str(path))
+    return parse_policy(read_toml(path), str(path))
 
 
-def parse(table: Mapping[str, Any], where: str) -> Policy:
+def parse_policy(table: Mapping[str, Any], where: str) -> Policy:
     """A policy from a TOML table; `where` begins every message.
 
     Raises:
         InputError: an unknown key or value (with a did-you-mean), a missing one, a number out of
             range, or no rule at all: an empty policy would let everything pass.
     """
-    file = build(_File, table, where)
+    file = build(_PolicyFile, table, where)
     entries = file.require
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{where}: a policy needs at least one [[require]]")
@@ -159,9 +159,9 @@ def _check(rule: Requirement, where: str) -> None:
         if getattr(rule, key, 0) < 0:
             raise InputError(f"{where}: {key}: expected 0 or more")
     match rule:
-        case Robust(threat) | Certified(threat):
+        case RobustRule(threat) | CertifiedRule(threat):
             _threat(threat, where)
-        case Accuracy("corruptions", _, confidence) if confidence is not None:
+        case AccuracyRule("corruptions", _, confidence) if confidence is not None:
             raise InputError(
                 f"{where}: the mean over corruptions has no interval; leave confidence out"
             )
@@ -178,7 +178,7 @@ def _threat(text: str, where: str) -> tuple[str, str]:
         raise InputError(str(error)) from error
 
 
-def judge_policy(policy: Policy, audit: Audit) -> tuple[Rule, ...]:
+def judge_policy(policy: Policy, audit: Audit) -> tuple[RuleResult, ...]:
     """Each rule with whether it holds and one sentence with the numbers.
 
     A rule about what the audit does not know fails.
@@ -186,25 +186,25 @@ def judge_policy(policy: Policy, audit: Audit) -> tuple[Rule, ...]:
     return tuple(_judged(requirement, audit) for requirement in policy.require)
 
 
-def _judged(requirement: Requirement, audit: Audit) -> Rule:
+def _judged(requirement: Requirement, audit: Audit) -> RuleResult:
     match requirement:
-        case Robust():
+        case RobustRule():
             passed, said = _robust(requirement, audit)
-        case Certified():
+        case CertifiedRule():
             passed, said = _certified(requirement, audit)
-        case Accuracy("clean"):
+        case AccuracyRule("clean"):
             level = requirement.confidence or 0.95
             said = "are right without attack"
             passed, said = _bound(audit.clean, requirement.at_least, level, said)
-        case Accuracy():
+        case AccuracyRule():
             passed, said = _corruptions(requirement, audit)
-        case Indicators():
+        case IndicatorRule():
             passed, said = _indicators(requirement, audit)
-        case NotWorse():
+        case NotWorseRule():
             passed, said = _not_worse(requirement, audit)
-        case Believed():
+        case VerdictRule():
             passed, said = _believed(requirement, audit)
-    return Rule(as_written(requirement), passed, sentence(said))
+    return RuleResult(as_written(requirement), passed, sentence(said))
 
 
 def as_written(requirement: Requirement) -> str:
@@ -220,7 +220,7 @@ def as_written(requirement: Requirement) -> str:
 Judged = tuple[bool, str]
 
 
-def _robust(rule: Robust, audit: Audit) -> Judged:
+def _robust(rule: RobustRule, audit: Audit) -> Judged:
     norm, size = _threat(rule.robust, "policy")
     if norm != audit.norm:
         return False, f"the audit attacked in {audit.norm}, so nothing is known in {norm}"
@@ -245,7 +245,7 @@ def _missing(audit: Audit, size: str) -> list[Stage]:
     return [s for s in audit.stages if s.required and (s.status != "complete" or s not in there)]
 
 
-def _certified(rule: Certified, audit: Audit) -> Judged:
+def _certified(rule: CertifiedRule, audit: Audit) -> Judged:
     norm, size = _threat(rule.certified, "policy")
     if norm != audit.norm:
         return False, f"the audit's bounds are in {audit.norm}, so nothing is known in {norm}"
@@ -283,7 +283,7 @@ def _bound(estimate: Estimate, at_least: float, confidence: float, said: str) ->
     )
 
 
-def _corruptions(rule: Accuracy, audit: Audit) -> Judged:
+def _corruptions(rule: AccuracyRule, audit: Audit) -> Judged:
     found = audit.corruptions
     if found.mean is None:
         why = found.reason or "they were not tried"
@@ -297,12 +297,12 @@ def _corruptions(rule: Accuracy, audit: Audit) -> Judged:
     )
 
 
-def _indicators(rule: Indicators, audit: Audit) -> Judged:
-    unknown = [r.title for r in audit.indicators if r.standing == "not examined"]
+def _indicators(rule: IndicatorRule, audit: Audit) -> Judged:
+    unknown = [r.title for r in audit.indicators if r.status == "not examined"]
     examined = len(audit.indicators) - len(unknown)
     if not examined:
         return False, "no indicator was examined, so nothing is known of them"
-    names = [reading.title for reading in audit.unresolved]
+    names = [result.title for result in audit.unresolved]
     few, seen = len(names) <= rule.unresolved_indicators, len(unknown) <= rule.unexamined_indicators
     said = (
         f"{len(names)} of {counted(examined, 'examined indicator')} stayed unresolved"
@@ -320,8 +320,8 @@ def _these(names: Sequence[str]) -> str:
     return f" ({at_most(names)})" if names else ""
 
 
-def _not_worse(rule: NotWorse, audit: Audit) -> Judged:
-    found = _beside(rule.not_worse_than, audit.comparisons)
+def _not_worse(rule: NotWorseRule, audit: Audit) -> Judged:
+    found = _comparison_with(rule.not_worse_than, audit.comparisons)
     if found is None:
         return False, f"the audit was not compared with {rule.not_worse_than}"
     if found.difference is None:
@@ -331,13 +331,13 @@ def _not_worse(rule: NotWorse, audit: Audit) -> Judged:
     passed = d.low >= -rule.by_more_than
     way = "stays at or above" if passed else "reaches below"
     return passed, (
-        f"robust accuracy less that of {rule.not_worse_than} is {points(d.value)} "
-        f"({100 * found.confidence:.6g}\u00a0% interval {points(d.low)} to {points(d.high)}, "
-        f"{found.unit}): the interval {way} {points(-rule.by_more_than)}"
+        f"robust accuracy less that of {rule.not_worse_than} is {in_points(d.value)} "
+        f"({100 * found.confidence:.6g}\u00a0% interval {in_points(d.low)} to {in_points(d.high)}, "
+        f"{found.unit}): the interval {way} {in_points(-rule.by_more_than)}"
     )
 
 
-def _beside(name: str, comparisons: Sequence[Comparison]) -> Comparison | None:
+def _comparison_with(name: str, comparisons: Sequence[Comparison]) -> Comparison | None:
     """The comparison with a checkpoint, by its path as given, else by its file's name."""
     exact = [c for c in comparisons if c.b == name]
     alike = [c for c in comparisons if PurePath(c.b).name == PurePath(name).name]
@@ -345,13 +345,13 @@ def _beside(name: str, comparisons: Sequence[Comparison]) -> Comparison | None:
     return found[0] if len(found) == 1 else None
 
 
-def _believed(rule: Believed, audit: Audit) -> Judged:
+def _believed(rule: VerdictRule, audit: Audit) -> Judged:
     word = audit.verdict.word
     wanted = ("believable",) if rule.verdict == "believable" else ("believable", "not established")
     return word in wanted, f"the verdict is {word}: {audit.verdict.sentence}"
 
 
-def junit(audit: Audit, rules: Sequence[Rule]) -> str:
+def junit(audit: Audit, rules: Sequence[RuleResult]) -> str:
     """JUnit XML, as build servers read it: a test case a rule, failures with their sentence.
 
     The rules are those that `judge_policy` gave; the same rules give the same text.
@@ -386,7 +386,7 @@ def _properties(audit: Audit) -> dict[str, str]:
     }
 
 
-def _outcome(case: ElementTree.Element, rule: Rule) -> None:
+def _outcome(case: ElementTree.Element, rule: RuleResult) -> None:
     if rule.passed:
         ElementTree.SubElement(case, "system-out").text = _whole(rule.sentence)
         return

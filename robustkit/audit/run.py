@@ -1,4 +1,4 @@
-"""An audit from a question to its outcome, in rising order of cost; what is done is kept."""
+"""An audit from its request to its outcome, in rising order of cost; what is done is kept."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,35 +17,35 @@ from robustkit import corruption, evaluation
 from robustkit import protocol as protocols
 from robustkit.attack import REVISION as ENGINE
 from robustkit.audit import thresholds
-from robustkit.audit.attacked import (
-    PLAIN_BY_NORM,
-    TIME_UP,
-    Attacked,
-    Bench,
-    Bools,
-    OutOfTime,
-    Threat,
-    attack,
-)
-from robustkit.audit.case import Case
 from robustkit.audit.checklist import fill
-from robustkit.audit.examine import Finding, examine
+from robustkit.audit.context import AuditContext
 from robustkit.audit.indicators import INDICATORS, Indicator
+from robustkit.audit.indicators.run import IndicatorRun, run_indicators
 from robustkit.audit.outcome import (
     Audit,
     Bound,
     Certificate,
-    Claim,
     ClassRow,
     Corrupted,
     Corruptions,
-    Reading,
-    Smoothed,
+    IndicatorResult,
+    RobustnessClaim,
+    SmoothedAccuracy,
     SmoothedLevel,
     Stage,
 )
-from robustkit.audit.plan import Plan, Smoothing
+from robustkit.audit.plan import AuditPlan, Smoothing
 from robustkit.audit.policy import Policy, judge_policy
+from robustkit.audit.stages import (
+    PLAIN_BY_NORM,
+    TIME_UP,
+    AttackedImages,
+    Bools,
+    OutOfTime,
+    StageSettings,
+    ThreatModel,
+    run_stages,
+)
 from robustkit.audit.verdict import judge
 from robustkit.certification import SmoothingNoise, attack_smoothed, certify_rising, smooth
 from robustkit.data import Dataset
@@ -55,7 +55,7 @@ from robustkit.evaluation import EvaluatedModel
 from robustkit.files import canonical, digest, write_atomic
 from robustkit.statistics import Comparison, Member, compare_images, family, proportion
 
-REVISION = 1
+REVISION = 2
 """raised whenever a change here can change what is kept of a part; part of its digest"""
 BATCH = 64
 """images a pass in indicators, corruptions and bounds, where the user names no other number"""
@@ -64,14 +64,14 @@ SMALLEST = corruption.SMALLEST
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class AuditRequest:
     """What is audited, against what, and how hard."""
 
     subject: EvaluatedModel
     data: Dataset
-    threat: Threat
-    plan: Plan
-    claim: Claim | None
+    threat: ThreatModel
+    plan: AuditPlan
+    claim: RobustnessClaim | None
     """None: the plain evaluation that the audit runs itself"""
     against: Mapping[str, EvaluatedModel]
     """other networks on the same images, by name"""
@@ -84,31 +84,31 @@ class Question:
     """ids of the images that the network was trained on; None where they are not to be had"""
 
 
-def run(question: Question, bench: Bench) -> Audit:
+def run_audit(request: AuditRequest, settings: StageSettings) -> Audit:
     """Everything that the plan says, then the verdict.
 
     Raises:
         InputError: checkpoint and data do not fit.
         EvaluationFailed: the model breaks without any attack, or a certified image was fooled.
     """
-    return _Run(question, bench).audit()
+    return _AuditRun(request, settings).audit()
 
 
 @dataclass
-class _Run:
-    question: Question
-    bench: Bench
+class _AuditRun:
+    request: AuditRequest
+    settings: StageSettings
     notes: list[str] = field(default_factory=list)
     """what could not be done, and has no place of its own in the outcome"""
 
     def audit(self) -> Audit:
         """The parts in turn."""
-        q = self.question
+        q = self.request
         started = datetime.now(UTC).isoformat(timespec="seconds")
         attacked = self._attack(q.subject)
-        # others meet the same stages, but no remedies: these were made for the audited network
+        # others meet the same stages, but no adaptive attacks: these are made for the audited one
         comparisons = self._compare(attacked)
-        readings = self._examine(attacked)
+        results = self._examine(attacked)
         certificate = self._certify(attacked)
         corruptions = self._corrupt()
         smoothed = self._smooth()
@@ -126,11 +126,11 @@ class _Run:
             epsilon=q.threat.judged.text,
             budget=q.budget,
             claim=claim,
-            verdict=judge(claim, at.get(q.threat.judged.text), attacked.stages, readings),
+            verdict=judge(claim, at.get(q.threat.judged.text), attacked.stages, results),
             clean=proportion(int(attacked.right.sum()), len(q.data)),
             robust=robust,
             stages=tuple(attacked.stages),
-            indicators=readings,
+            indicators=results,
             certificate=certificate,
             smoothed=smoothed,
             corruptions=corruptions,
@@ -150,13 +150,13 @@ class _Run:
 
     # --- attacks --------------------------------------------------------------------------------
 
-    def _attack(self, subject: EvaluatedModel) -> Attacked:
-        q = self.question
-        return attack(subject, q.data, q.threat, q.plan, self.bench, q.surrogate)
+    def _attack(self, subject: EvaluatedModel) -> AttackedImages:
+        q = self.request
+        return run_stages(subject, q.data, q.threat, q.plan, self.settings, q.surrogate)
 
-    def _compare(self, attacked: Attacked) -> tuple[Comparison, ...]:
+    def _compare(self, attacked: AttackedImages) -> tuple[Comparison, ...]:
         """Robust accuracy of the audited network less that of each other, image by image."""
-        q = self.question
+        q = self.request
         members = []
         for name, subject in q.against.items():
             other = self._attack(subject)
@@ -167,33 +167,33 @@ class _Run:
 
     # --- indicators -----------------------------------------------------------------------------
 
-    def _examine(self, attacked: Attacked) -> tuple[Reading, ...]:
-        """The indicators on the first images; what remedies fool counts."""
-        plan = self.question.plan
+    def _examine(self, attacked: AttackedImages) -> tuple[IndicatorResult, ...]:
+        """The indicators on the first images; what adaptive attacks fool counts."""
+        plan = self.request.plan
         part = self._first(plan.indicators)
         n = len(part)
         limits = thresholds.checked(plan.thresholds, f"{plan.name}: [thresholds]")
         known = self._kept("indicators", part.digest, limits, _masks(attacked, n))
-        findings = {k: _finding(v) for k, v in known.get("findings", {}).items()}
+        runs = {k: _run_from(v) for k, v in known.get("runs", {}).items()}
 
-        def done(finding: Finding) -> None:
-            findings[finding.reading.name] = finding
-            kept = {k: _plain_finding(v) for k, v in findings.items()}
-            self._keep("indicators", part.digest, {"findings": kept}, limits, _masks(attacked, n))
+        def done(run: IndicatorRun) -> None:
+            runs[run.result.name] = run
+            kept = {k: _run_as_dict(v) for k, v in runs.items()}
+            self._keep("indicators", part.digest, {"runs": kept}, limits, _masks(attacked, n))
 
         def begin(indicator: Indicator) -> None:
-            if self.bench.over():
+            if self.settings.over():
                 raise OutOfTime
-            self.bench.begin(f"indicator: {indicator.name}", n)
+            self.settings.begin(f"indicator: {indicator.name}", n)
 
         with suppress(OutOfTime):  # what was read so far counts
-            examine(self._case(attacked, part), limits, done, findings, begin)
-        self._count_remedies(attacked, findings.values())
-        read = [findings[i.name].reading for i in INDICATORS if i.name in findings]
-        return (*read, *(_unread(i) for i in INDICATORS if i.name not in findings))
+            run_indicators(self._context(attacked, part), limits, done, runs, begin)
+        self._count_adaptive(attacked, runs.values())
+        read = [runs[i.name].result for i in INDICATORS if i.name in runs]
+        return (*read, *(_not_examined(i) for i in INDICATORS if i.name not in runs))
 
-    def _case(self, attacked: Attacked, part: Dataset) -> Case:
-        q, n = self.question, len(part)
+    def _context(self, attacked: AttackedImages, part: Dataset) -> AuditContext:
+        q, n = self.request, len(part)
 
         def first(mask: Bools) -> torch.Tensor:
             return torch.from_numpy(mask[:n].copy())
@@ -206,7 +206,7 @@ class _Run:
         survived = _alone(attacked, attacked.plain)
         black = any(s.family == "black box" and s.status == "complete" for s in attacked.stages)
         recorded = q.subject.header["recorded_accuracy"]
-        return Case(
+        return AuditContext(
             self._model,
             *self._tensors(part),
             part.ids,
@@ -224,30 +224,30 @@ class _Run:
             failed=failed[0].reason if failed else "",
         )
 
-    def _count_remedies(self, attacked: Attacked, findings: Collection[Finding]) -> None:
-        """What looking and remedies fooled is a stage like any other."""
+    def _count_adaptive(self, attacked: AttackedImages, runs: Collection[IndicatorRun]) -> None:
+        """What looking and adaptive attacks fooled is a stage like any other."""
         places = {name: row for row, name in enumerate(attacked.data.ids)}
-        fooled = {i: f.reading.name for f in findings for i in f.fooled}
+        fooled = {i: f.result.name for f in runs for i in f.fooled}
         rows = sorted(places[i] for i in fooled)
-        if not any(f.reading.remedy for f in findings) and not rows:
+        if not any(f.result.adaptive_attack for f in runs) and not rows:
             return
         new = [row for row in rows if attacked.survivors[row]]
         by: dict[str, int] = {}
         for row in new:
             name = fooled[attacked.data.ids[row]]
             by[name] = by.get(name, 0) + 1
-            attacked.by[row] = "remedies"
+            attacked.by[row] = "adaptive"
         judged = float(attacked.threat.judged)
         for epsilon in attacked.threat.budgets:
             if float(epsilon) >= judged:
                 attacked.fooled[epsilon.text][rows] = True
-        attacked.families["remedies"] = "remedy"
+        attacked.families["adaptive"] = "adaptive"
         now = attacked.level(attacked.threat.judged)
         attacked.stages.append(
             Stage(
-                "remedies",
-                "Remedies, on the images that indicators doubted",
-                "remedy",
+                "adaptive",
+                "Adaptive attacks, on the images that indicators doubted",
+                "adaptive",
                 False,
                 "complete",
                 robust=(now,),
@@ -259,17 +259,17 @@ class _Run:
 
     # --- bounds, accidents, the smoothed classifier ----------------------------------------------
 
-    def _certify(self, attacked: Attacked) -> Certificate:
+    def _certify(self, attacked: AttackedImages) -> Certificate:
         """Which of the first images provably hold; none of them may have been fooled."""
-        q = self.question
+        q = self.request
         part = self._first(q.plan.certified)
         n = len(part)
         asked = [str(e.value) for e in q.threat.budgets]
         kept = self._kept("certificate", part.digest, q.threat.norm, asked)
         if not kept:
-            if self.bench.over():
+            if self.settings.over():
                 return Certificate("", reason=TIME_UP, n=n)
-            self.bench.begin("certified bounds", n)
+            self.settings.begin("certified bounds", n)
             budgets = [float(e) for e in q.threat.budgets]
             try:
                 found = certify_rising(self._model, *self._tensors(part), q.threat.norm, budgets)
@@ -291,7 +291,7 @@ class _Run:
         return Certificate(kept["method"], tuple(levels), n=n)
 
     def _corrupt(self) -> Corruptions:
-        q = self.question
+        q = self.request
         part, (channels, height, width) = self._first(q.plan.corrupted), q.data.shape
         n = len(part)
         if channels not in (1, 3) or min(height, width) < SMALLEST:
@@ -299,13 +299,13 @@ class _Run:
             return Corruptions(n=n, reason=reason)
         kept = self._kept("corruptions", part.digest)
         if not kept:
-            if self.bench.over():
+            if self.settings.over():
                 return Corruptions(n=n, reason=TIME_UP)
-            watch = self.bench.begin("common corruptions", n)
+            watch = self.settings.begin("common corruptions", n)
 
             def progress(done: int, total: int) -> None:
                 watch(n * done / total)
-                if self.bench.over():
+                if self.settings.over():
                     raise OutOfTime
 
             try:
@@ -334,14 +334,14 @@ class _Run:
         notes = corruption.notes(corruption.NAMES, height, width, channels)
         return Corruptions(rows, float(counts.mean() / n), notes, n)
 
-    def _smooth(self) -> Smoothed | None:
-        asked = self.question.plan.smoothing
-        if asked is None or self.bench.over():
+    def _smooth(self) -> SmoothedAccuracy | None:
+        asked = self.request.plan.smoothing
+        if asked is None or self.settings.over():
             return None
         part = self._first(asked.images)
         kept = self._kept("smoothed", part.digest, asdict(asked))
         if not kept:
-            self.bench.begin("smoothed classifier", len(part))
+            self.settings.begin("smoothed classifier", len(part))
             try:
                 kept = self._smoothed(part, asked)
             except (RobustkitError, RuntimeError) as error:
@@ -354,11 +354,13 @@ class _Run:
             for radius, certified, attacked in kept["levels"]
         )
         clean = proportion(kept["clean"], n)
-        return Smoothed(asked.sigma, asked.draws, asked.alpha, clean, kept["abstained"], levels)
+        return SmoothedAccuracy(
+            asked.sigma, asked.draws, asked.alpha, clean, kept["abstained"], levels
+        )
 
     def _smoothed(self, part: Dataset, asked: Smoothing) -> dict[str, Any]:
         noise = SmoothingNoise(
-            asked.sigma, asked.alpha, n=asked.draws, seed=self.question.threat.seed
+            asked.sigma, asked.alpha, n=asked.draws, seed=self.request.threat.seed
         )
         images, labels = self._tensors(part)
         found = smooth(self._model, images, part.ids, noise)
@@ -372,7 +374,7 @@ class _Run:
 
     def _adaptations(self) -> list[str]:
         """What few classes change of the attacks."""
-        q = self.question
+        q = self.request
         named = (spec.attack.get(q.threat.norm) for spec in q.plan.stages)
         attacks = [protocols.load(name).attacks for name in named if name]
         told = [s for a in attacks for s in protocols.adaptations(a, len(q.data.classes))]
@@ -382,7 +384,7 @@ class _Run:
 
     @property
     def _device(self) -> str:
-        return self.bench.options.device
+        return self.settings.options.device
 
     @cached_property
     def _torch_device(self) -> torch.device:
@@ -390,16 +392,16 @@ class _Run:
 
     @cached_property
     def _model(self) -> torch.nn.Module:
-        return self.question.subject.load(self._torch_device)
+        return self.request.subject.load(self._torch_device)
 
     @property
     def _batch(self) -> int:
-        size = self.bench.options.batch_size
+        size = self.settings.options.batch_size
         return BATCH if size == "auto" else size
 
     def _first(self, limit: int) -> Dataset:
         """The first images; all of them for 0."""
-        data = self.question.data
+        data = self.request.data
         return data.take(range(min(limit or len(data), len(data))))
 
     def _tensors(self, part: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
@@ -412,15 +414,15 @@ class _Run:
         names = {
             "revision": REVISION,
             "engine": ENGINE,
-            "checkpoint": self.question.subject.identity,
-            "seed": self.question.threat.seed,
-            "epsilon": str(self.question.threat.judged.value),
-            "norm": self.question.threat.norm,
+            "checkpoint": self.request.subject.identity,
+            "seed": self.request.threat.seed,
+            "epsilon": str(self.request.threat.judged.value),
+            "norm": self.request.threat.norm,
             "device": self._torch_device.type,
             "torch": torch.__version__,
             "asked": [str(a) if isinstance(a, str) else a for a in asked],
         }
-        return self.bench.out / f"{part}-{digest(canonical(names))[:32]}.json"
+        return self.settings.out / f"{part}-{digest(canonical(names))[:32]}.json"
 
     def _kept(self, part: str, *asked: object) -> dict[str, Any]:
         """What an earlier run found of the same part; empty where there is none."""
@@ -433,14 +435,14 @@ class _Run:
         write_atomic(self._path(part, data, *asked), json.dumps(found).encode())
 
     def _provenance(self, header: Mapping[str, Any], started: str) -> dict[str, dict[str, Any]]:
-        plan = self.question.plan
+        plan = self.request.plan
         return {
             "Engine": header["engine"],
             "Run": {
                 "robustkit": version("robustkit"),
                 "started": started,
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "seed": self.question.threat.seed,
+                "seed": self.request.threat.seed,
             },
             "Audit": {"name": plan.name, "title": plan.title, "digest": digest(plan.text)},
         }
@@ -449,34 +451,34 @@ class _Run:
 # --- arithmetic -----------------------------------------------------------------------------------
 
 
-def _plain_claim(attacked: Attacked) -> Claim:
+def _plain_claim(attacked: AttackedImages) -> RobustnessClaim:
     """What the plain evaluation says on the same images."""
     threat = attacked.threat
     left = _alone(attacked, attacked.plain)
     source = f"plain {PLAIN_BY_NORM[threat.norm]}, run by this audit"
     if left is None:
         left, source = attacked.right, f"{source}: it broke off and fooled nothing"
-    return Claim(threat.norm, threat.judged.text, float(left.mean()), source)
+    return RobustnessClaim(threat.norm, threat.judged.text, float(left.mean()), source)
 
 
-def _alone(attacked: Attacked, names: Sequence[str]) -> Bools | None:
+def _alone(attacked: AttackedImages, names: Sequence[str]) -> Bools | None:
     """Still right after these stages together; None where none of them completed."""
     masks = [attacked.alone[name] for name in names if name in attacked.alone]
     return np.logical_and.reduce(masks) if masks else None
 
 
-def _floor(attacked: Attacked) -> Bools | None:
+def _floor(attacked: AttackedImages) -> Bools | None:
     return _alone(attacked, [n for n, family in attacked.families.items() if family == "floor"])
 
 
-def _masks(attacked: Attacked, n: int) -> str:
+def _masks(attacked: AttackedImages, n: int) -> str:
     """A digest of all that the attacks said of the first n images."""
     parts = [attacked.right[:n].tobytes(), attacked.survivors[:n].tobytes()]
     parts += [name.encode() + mask[:n].tobytes() for name, mask in sorted(attacked.alone.items())]
     return digest(*parts, *attacked.by[:n])
 
 
-def _tried(attacked: Attacked, epsilon: str) -> bool:
+def _tried(attacked: AttackedImages, epsilon: str) -> bool:
     """Whether any attack completed at a budget."""
     return any(
         stage.status == "complete" and any(level.epsilon == epsilon for level in stage.robust)
@@ -484,7 +486,7 @@ def _tried(attacked: Attacked, epsilon: str) -> bool:
     )
 
 
-def _check_sandwich(attacked: Attacked, epsilon: str, robust: Bools) -> None:
+def _check_sandwich(attacked: AttackedImages, epsilon: str, robust: Bools) -> None:
     broken = attacked.fooled[epsilon][: len(robust)] & robust
     if broken.any():
         row = int(np.flatnonzero(broken)[0])
@@ -494,7 +496,7 @@ def _check_sandwich(attacked: Attacked, epsilon: str, robust: Bools) -> None:
         )
 
 
-def _classes(attacked: Attacked) -> tuple[ClassRow, ...]:
+def _classes(attacked: AttackedImages) -> tuple[ClassRow, ...]:
     labels, names = attacked.data.labels, attacked.data.classes
     rows = []
     for label in np.unique(labels):
@@ -507,15 +509,15 @@ def _classes(attacked: Attacked) -> tuple[ClassRow, ...]:
     return tuple(rows)
 
 
-def _confusion(attacked: Attacked) -> tuple[tuple[int, ...], ...]:
+def _confusion(attacked: AttackedImages) -> tuple[tuple[int, ...], ...]:
     k = max(len(attacked.data.classes), int(attacked.taken_for.max()) + 1)
     table = np.zeros((k, k), np.int64)
     np.add.at(table, (attacked.data.labels, attacked.taken_for), 1)
     return tuple(tuple(row) for row in table.tolist())
 
 
-def _unread(indicator: Indicator) -> Reading:
-    return Reading(
+def _not_examined(indicator: Indicator) -> IndicatorResult:
+    return IndicatorResult(
         indicator.name,
         indicator.title,
         indicator.source,
@@ -525,11 +527,11 @@ def _unread(indicator: Indicator) -> Reading:
     )
 
 
-def _plain_finding(finding: Finding) -> dict[str, Any]:
-    return {"reading": asdict(finding.reading), "fooled": list(finding.fooled)}
+def _run_as_dict(run: IndicatorRun) -> dict[str, Any]:
+    return {"result": asdict(run.result), "fooled": list(run.fooled)}
 
 
-def _finding(found: Mapping[str, Any]) -> Finding:
-    known = {f.name for f in fields(Reading)}
-    reading = Reading(**{k: v for k, v in found["reading"].items() if k in known})
-    return Finding(reading, tuple(found["fooled"]))
+def _run_from(found: Mapping[str, Any]) -> IndicatorRun:
+    known = {f.name for f in fields(IndicatorResult)}
+    result = IndicatorResult(**{k: v for k, v in found["result"].items() if k in known})
+    return IndicatorRun(result, tuple(found["fooled"]))

@@ -27,7 +27,7 @@ _MISSING_NUMBER = {"value": float("nan"), "low": float("-inf"), "high": float("i
 
 
 def encoded(audit: Audit) -> dict[str, Any]:
-    """The JSON object of an audit; see `schema` for what each key means."""
+    """The JSON object of an audit; see `audit_schema` for what each key means."""
     own = {key: value for key, value in _plain(audit).items() if key not in LEFT_OUT}
     return {"schema": SCHEMA_NAME, "survived": _plain(audit.survived), **own}
 
@@ -50,7 +50,7 @@ def decoded(found: object, where: str) -> Audit:
     return audit
 
 
-def read(path: Path) -> Audit:
+def read_audit(path: Path) -> Audit:
     """An audit from `audit.json`; its examples are not kept there.
 
     Raises:
@@ -63,7 +63,7 @@ def read(path: Path) -> Audit:
     return decoded(found, str(path))
 
 
-def schema() -> dict[str, Any]:
+def audit_schema() -> dict[str, Any]:
     """The shipped JSON Schema (draft 2020-12) of an audit."""
     path = shipped("reports") / "audit-1.schema.json"
     return dict(json.loads(path.read_text(encoding="utf-8")))

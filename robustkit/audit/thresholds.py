@@ -39,7 +39,7 @@ class Thresholds:
     more_steps: float
     more_restarts: float
     settled: float
-    """a remedy that lowers robust accuracy by less settles its indicator"""
+    """an adaptive attack that lowers robust accuracy by less resolves its indicator"""
 
 
 def shelf() -> Path:
@@ -47,7 +47,7 @@ def shelf() -> Path:
     return shipped("reports") / "audit" / "thresholds.toml"
 
 
-def load(path: Path | None = None) -> dict[str, float]:
+def load_thresholds(path: Path | None = None) -> dict[str, float]:
     """Thresholds by the indicators' names: the shipped ones, and above them those of a file.
 
     Raises:
@@ -57,7 +57,11 @@ def load(path: Path | None = None) -> dict[str, float]:
 
 
 def checked(own: Mapping[str, object], where: str) -> dict[str, float]:
-    """Thresholds by the indicators' names, with some keys of the file changed; errors as `load`."""
+    """Thresholds by the indicators' names, with some keys of the file changed.
+
+    Raises:
+        InputError: as `load_thresholds`.
+    """
     values = asdict(build(Thresholds, read_toml(shelf()) | dict(own), where))
     for key, value in values.items():
         if value != value:

@@ -11,8 +11,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
-from robustkit.audit.outcome import Claim, Reading, Stage, Verdict
-from robustkit.audit.wording import at_most, budget, counted, points, sentence, share, shares
+from robustkit.audit.outcome import ClaimVerdict, IndicatorResult, RobustnessClaim, Stage
+from robustkit.audit.wording import at_most, budget, counted, in_points, sentence, share, shares
 from robustkit.errors import InputError, ProtocolError
 from robustkit.protocol import Epsilon, Norm, epsilon
 from robustkit.record import Evaluation, read
@@ -25,13 +25,13 @@ _FORM = 'write NORM:EPSILON=ACCURACY, for example "linf:8/255=0.45"'
 
 
 def judge(
-    claim: Claim,
+    claim: RobustnessClaim,
     survived: Estimate | None,
     stages: Sequence[Stage],
-    indicators: Sequence[Reading],
+    indicators: Sequence[IndicatorResult],
     *,
     widest: float = WIDEST,
-) -> Verdict:
+) -> ClaimVerdict:
     """The verdict on a claim, with its reasons.
 
     *Overstated*: the claim lies above the interval of `survived`, the accuracy that all attacks
@@ -45,16 +45,18 @@ def judge(
     against = _against(claim, survived, stages, indicators, widest)
     if survived is None or against:
         text = sentence(_claimed(claim), "is not established:", _first_small(against[0]))
-        return Verdict("not established", text, tuple(against))
+        return ClaimVerdict("not established", text, tuple(against))
     return _believable(claim, survived, stages, indicators)
 
 
-def _overstated(claim: Claim, survived: Estimate, stages: Sequence[Stage]) -> Verdict:
+def _overstated(
+    claim: RobustnessClaim, survived: Estimate, stages: Sequence[Stage]
+) -> ClaimVerdict:
     by = claim.accuracy - survived.high
     claimed, high = shares(claim.accuracy, survived.high)
     reasons = [
         f"The claim of {claimed} lies above the interval: {_left(survived)}, so that the claim is "
-        f"{points(by)} above its upper end, {high}.",
+        f"{in_points(by)} above its upper end, {high}.",
         "Every image that counts as fooled was checked: the perturbed image lies within ε, and "
         "the model gives it a wrong class.",
         *_incomplete(stages),
@@ -62,17 +64,20 @@ def _overstated(claim: Claim, survived: Estimate, stages: Sequence[Stage]) -> Ve
     if len(reasons) > 2:
         reasons.append("What did not complete could only have lowered the accuracy further.")
     text = (
-        f"{_claimed(claim)} is overstated by {points(by)} or more: {_left(survived)}, under the "
+        f"{_claimed(claim)} is overstated by {in_points(by)} or more: {_left(survived)}, under the "
         "attacks of this audit."
     )
-    return Verdict("overstated", text, tuple(reasons), by)
+    return ClaimVerdict("overstated", text, tuple(reasons), by)
 
 
 def _believable(
-    claim: Claim, survived: Estimate, stages: Sequence[Stage], indicators: Sequence[Reading]
-) -> Verdict:
+    claim: RobustnessClaim,
+    survived: Estimate,
+    stages: Sequence[Stage],
+    indicators: Sequence[IndicatorResult],
+) -> ClaimVerdict:
     required = [stage.title for stage in stages if stage.required]
-    examined = [r for r in indicators if r.standing != "not examined"]
+    examined = [r for r in indicators if r.status != "not examined"]
     reasons = [
         f"The claim of {share(claim.accuracy)} lies within the interval: {_left(survived)}.",
         f"Every required attack completed ({len(required)}): {at_most(required, 12)}.",
@@ -85,14 +90,14 @@ def _believable(
         f"{_claimed(claim)} is believable: {_left(survived)}, every required attack completed, "
         "and no indicator of a failing attack stayed unresolved."
     )
-    return Verdict("believable", text, tuple(reasons))
+    return ClaimVerdict("believable", text, tuple(reasons))
 
 
 def _against(
-    claim: Claim,
+    claim: RobustnessClaim,
     survived: Estimate | None,
     stages: Sequence[Stage],
-    indicators: Sequence[Reading],
+    indicators: Sequence[IndicatorResult],
     widest: float,
 ) -> list[str]:
     """All that speaks against believing a claim that is not overstated."""
@@ -110,17 +115,17 @@ def _against(
         low, high = shares(survived.low, survived.high)
         reasons.append(
             f"With {counted(survived.n, 'image')} the interval reaches from {low} to {high}: any "
-            f"claim in it would fit as well. At most {points(widest)} from end to end are asked "
+            f"claim in it would fit as well. At most {in_points(widest)} from end to end are asked "
             "for; audit more images."
         )
     reasons += _incomplete(stages)
     if not any(stage.required for stage in stages):
         reasons.append("No attack that a verdict needs was run.")
-    if unresolved := [r for r in indicators if r.standing == "unresolved"]:
+    if unresolved := [r for r in indicators if r.status == "unresolved"]:
         stay = "indicator stayed" if len(unresolved) == 1 else "indicators stayed"
         names = at_most([_with_number(r) for r in unresolved])
         reasons.append(sentence(f"{len(unresolved)} {stay} unresolved: {names}"))
-    if all(r.standing == "not examined" for r in indicators):
+    if all(r.status == "not examined" for r in indicators):
         reasons.append(
             "No indicator of a failing attack was examined, so that an attack that failed would "
             "not have been noticed."
@@ -138,20 +143,20 @@ def _stopped(stage: Stage) -> str:
     return sentence(f"{stage.title} {what}: {stage.reason or 'no reason recorded'}")
 
 
-def _not_examined(indicators: Sequence[Reading]) -> list[str]:
-    titles = [r.title for r in indicators if r.standing == "not examined"]
+def _not_examined(indicators: Sequence[IndicatorResult]) -> list[str]:
+    titles = [r.title for r in indicators if r.status == "not examined"]
     if not titles:
         return []
     return [sentence(f"{counted(len(titles), 'indicator')} not examined: {at_most(titles)}")]
 
 
-def _with_number(reading: Reading) -> str:
-    if reading.value is None or reading.threshold is None or not isfinite(reading.value):
-        return reading.title
-    return f"{reading.title} ({reading.value:.3g}, threshold {reading.threshold:.3g})"
+def _with_number(result: IndicatorResult) -> str:
+    if result.value is None or result.threshold is None or not isfinite(result.value):
+        return result.title
+    return f"{result.title} ({result.value:.3g}, threshold {result.threshold:.3g})"
 
 
-def _claimed(claim: Claim) -> str:
+def _claimed(claim: RobustnessClaim) -> str:
     # the quantity is named once, then only its number
     return (
         f"The claim of {share(claim.accuracy)} robust accuracy at "
@@ -173,7 +178,7 @@ def _first_small(reason: str) -> str:
     return reason[:1].lower() + reason[1:] if first in ("The", "No", "With") else reason
 
 
-def parse_claim(text: str, source: str = "given") -> Claim:
+def parse_claim(text: str, source: str = "given") -> RobustnessClaim:
     """A claim from "linf:8/255=0.45" or "l2:0.5=45%".
 
     Raises:
@@ -184,7 +189,9 @@ def parse_claim(text: str, source: str = "given") -> Claim:
     if not equals or not colon:
         raise InputError(f"claim {text!r}: {_FORM}")
     chosen = norm_of(norm, f"claim {text!r}")
-    return Claim(chosen, _budget(size, text).text, _accuracy(accuracy.strip(), text), source)
+    return RobustnessClaim(
+        chosen, _budget(size, text).text, _accuracy(accuracy.strip(), text), source
+    )
 
 
 def norm_of(word: str, where: str) -> Norm:
@@ -217,7 +224,7 @@ def _accuracy(written: str, text: str) -> float:
     return value
 
 
-def claim_from(source: Evaluation | Path, size: str | None = None) -> Claim:
+def claim_from(source: Evaluation | Path, size: str | None = None) -> RobustnessClaim:
     """The claim that an evaluation makes: its robust accuracy at the budget `size`.
 
     `source` is an evaluation, the path of its record (`.parquet`), or the path of what `robustkit
@@ -247,7 +254,7 @@ def _one_summary(path: Path) -> Mapping[str, Any]:
     return dict(entries[0])
 
 
-def _claim_of(summary: Mapping[str, Any], size: str | None, where: str) -> Claim:
+def _claim_of(summary: Mapping[str, Any], size: str | None, where: str) -> RobustnessClaim:
     try:
         if summary["status"] != "complete":
             raise InputError(f"{where}: the evaluation failed, so it claims nothing")
@@ -256,7 +263,7 @@ def _claim_of(summary: Mapping[str, Any], size: str | None, where: str) -> Claim
             raise InputError(f"{where}: a targeted evaluation; a claim is of untargeted attacks")
         known = [(str(e["epsilon"]), float(e["accuracy"])) for e in summary["robust"]]
         text, accuracy = _at(known, size, where)
-        return Claim(norm_of(protocol["norm"], where), text, accuracy, where)
+        return RobustnessClaim(norm_of(protocol["norm"], where), text, accuracy, where)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: not a whole summary of an evaluation: {error!r}") from error
 

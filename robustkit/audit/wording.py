@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from robustkit.statistics import Estimate
 from robustkit.statistics.comparison import capital, listed
 from robustkit.statistics.estimate import counted
 
@@ -11,12 +10,11 @@ __all__ = [
     "budget",
     "capital",
     "counted",
+    "in_points",
     "listed",
-    "points",
     "sentence",
     "share",
     "shares",
-    "within",
 ]
 
 MOST_DIGITS = 6
@@ -39,16 +37,11 @@ def share(value: float) -> str:
     return _percent(value, 1)
 
 
-def points(difference: float, digits: int = 1) -> str:
+def in_points(difference: float, digits: int = 1) -> str:
     """A difference of shares in points; as many digits as show that it is not nothing."""
     while digits < MOST_DIGITS and difference and not round(100 * difference, digits):
         digits += 1
     return f"{100 * difference + 0.0:.{digits}f}\u00a0points".replace("-", "−")
-
-
-def within(estimate: Estimate) -> str:
-    """The interval in per cent: "44.1 % to 47.2 %"."""
-    return " to ".join(shares(estimate.low, estimate.high))
 
 
 def budget(norm: str, epsilon: str) -> str:

@@ -29,10 +29,10 @@ from robustkit.cli.options import (
 from robustkit.errors import InputError, RobustkitError
 
 if TYPE_CHECKING:
-    from robustkit.audit.attacked import Threat
-    from robustkit.audit.outcome import Audit, Claim
-    from robustkit.audit.plan import Plan
+    from robustkit.audit.outcome import Audit, RobustnessClaim
+    from robustkit.audit.plan import AuditPlan
     from robustkit.audit.policy import Policy
+    from robustkit.audit.stages import ThreatModel
     from robustkit.checkpoint import Checkpoint
     from robustkit.data import Dataset
     from robustkit.evaluation import EvaluatedModel
@@ -45,10 +45,10 @@ FAILED_POLICY = 1
 class _Asked:
     """What is told before torch is imported."""
 
-    plan: "Plan"
+    plan: "AuditPlan"
     minutes: float | None
     policy: "Policy | None"
-    claim: "Claim | None"
+    claim: "RobustnessClaim | None"
 
 
 def audit(
@@ -113,8 +113,8 @@ def audit(
     asked = _asked(claim, claim_from, policy, junit, budget, epsilon, out)
     from robustkit import checkpoint as checkpoints
     from robustkit import evaluation
-    from robustkit.audit.attacked import Bench, minutes
-    from robustkit.audit.run import Question, run
+    from robustkit.audit.run import AuditRequest, run_audit
+    from robustkit.audit.stages import StageSettings, minutes
     from robustkit.cli.terminal import AuditBar
 
     def read(path: str) -> "Checkpoint":
@@ -146,7 +146,7 @@ def audit(
             evaluation.check_shape(found, images)
         return evaluation.from_checkpoint(found)
 
-    question = Question(
+    request = AuditRequest(
         evaluation.from_checkpoint(audited),
         images,
         threat,
@@ -161,8 +161,8 @@ def audit(
     )
     options = evaluation.RunOptions(images_a_pass(batch_size), device)
     with AuditBar() as bar:
-        bench = Bench(out / "work", options, bar.begin, minutes(asked.minutes))
-        found = run(question, bench)
+        settings = StageSettings(out / "work", options, bar.begin, minutes(asked.minutes))
+        found = run_audit(request, settings)
     return _told(found, out, junit)
 
 
@@ -196,16 +196,20 @@ def _asked(
     limit = float(number) if number.replace(".", "", 1).isdigit() else None
     if limit is not None and limit <= 0:
         raise InputError(f"--budget {budget}: minutes must be above 0")
-    plan = plans.load(plans.DEFAULT if limit is not None else budget)
-    return _Asked(plan, limit, policies.read(policy) if policy else None, stated)
+    plan = plans.load_plan(plans.DEFAULT if limit is not None else budget)
+    return _Asked(plan, limit, policies.read_policy(policy) if policy else None, stated)
 
 
 def _threat(
-    data: "Dataset", claim: "Claim | None", norm: str | None, epsilon: str | None, seed: int
-) -> "Threat":
+    data: "Dataset",
+    claim: "RobustnessClaim | None",
+    norm: str | None,
+    epsilon: str | None,
+    seed: int,
+) -> "ThreatModel":
     """The judged budget and those around it: the data set's usual ones."""
     from robustkit import protocol as protocols
-    from robustkit.audit.attacked import Threat
+    from robustkit.audit.stages import ThreatModel
     from robustkit.audit.verdict import norm_of
 
     if claim is not None and norm not in (None, claim.norm):
@@ -222,7 +226,7 @@ def _threat(
         judged = protocols.epsilon(claim.epsilon)
     # beyond the judged budget only the cheap attacks would run, and a curve there would mislead
     budgets = {e.value: e for e in [*usual, judged] if e.value <= judged.value}
-    return Threat(chosen, judged, tuple(budgets[value] for value in sorted(budgets)), seed)
+    return ThreatModel(chosen, judged, tuple(budgets[value] for value in sorted(budgets)), seed)
 
 
 def _training_ids(

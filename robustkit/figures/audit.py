@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator, PercentFormatter
 
-from robustkit.audit.outcome import Bound, Claim, Level, Smoothed, Stage
+from robustkit.audit.outcome import Bound, Level, RobustnessClaim, SmoothedAccuracy, Stage
 from robustkit.figures.curves import ticks
 from robustkit.figures.legend import legend
 from robustkit.figures.names import printable, shortened
@@ -42,7 +42,7 @@ def bounds(
     return ax
 
 
-def smoothed(ax: Axes, found: Smoothed) -> Axes:
+def smoothed(ax: Axes, found: SmoothedAccuracy) -> Axes:
     """The smoothed classifier's certified and attacked accuracy against the L2 radius."""
     lower = [(0.0, found.clean), *((lv.radius, lv.certified) for lv in found.levels)]
     upper = [(0.0, found.clean), *((lv.radius, lv.attacked) for lv in found.levels)]
@@ -82,7 +82,9 @@ def _share_axis(ax: Axes, label: str) -> None:
     ax.set(ylim=(-0.02, 1.02), xlabel=label, ylabel="accuracy")
 
 
-def stages(ax: Axes, clean: Estimate, stages: Sequence[Stage], claim: Claim | None = None) -> Axes:
+def stages(
+    ax: Axes, clean: Estimate, stages: Sequence[Stage], claim: RobustnessClaim | None = None
+) -> Axes:
     """Accuracy so far after each stage, from the top down, with intervals; the claim as a line.
 
     At the right stands how many images the stage was the first to fool, or that it has no result.

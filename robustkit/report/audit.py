@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from robustkit import figures
 from robustkit.audit.outcome import Audit, ClassRow, Stage
-from robustkit.audit.stored import encoded, read, schema
+from robustkit.audit.stored import audit_schema, encoded, read_audit
 from robustkit.figures import Draw, printable, svg
 from robustkit.files import write_together
 from robustkit.report import html
@@ -24,7 +24,7 @@ from robustkit.report.modelcard import model_card
 from robustkit.report.wording import interval, percent, readable
 from robustkit.statistics import Estimate
 
-__all__ = ["Written", "page", "read", "schema", "write"]
+__all__ = ["Written", "audit_schema", "page", "read_audit", "write"]
 
 CONFUSIONS_SHOWN = 10
 WIDTH = 4.6
@@ -112,7 +112,7 @@ def page(audit: Audit) -> str:
         corruptions=_grouped(audit.corruptions.rows, lambda row: row.group),
         checklist=_grouped(audit.checklist, lambda item: item.part),
         answers=_counts([item.answer for item in audit.checklist]),
-        standings=_counts([reading.standing for reading in audit.indicators]),
+        statuses=_counts([result.status for result in audit.indicators]),
         facts=_facts(audit),
         provenance=_provenance(audit),
     )

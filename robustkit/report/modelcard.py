@@ -171,8 +171,16 @@ def _indicators(audit: Audit) -> str:
     rows = [
         (
             r.title,
-            r.standing,
-            " ".join(filter(None, (r.evidence, f"Remedy: {r.remedy}" if r.remedy else ""))),
+            r.status,
+            " ".join(
+                filter(
+                    None,
+                    (
+                        r.evidence,
+                        f"Adaptive attack: {r.adaptive_attack}" if r.adaptive_attack else "",
+                    ),
+                )
+            ),
             measured(r.value),
             NOTHING if r.threshold is None else f"{r.fires} {measured(r.threshold)}",
             percent(r.before),
@@ -180,7 +188,7 @@ def _indicators(audit: Audit) -> str:
         )
         for r in audit.indicators
     ]
-    head = ("indicator", "standing", "evidence", "number", "fires", "before", "after")
+    head = ("indicator", "status", "evidence", "number", "fires", "before", "after")
     none = "None was examined: an attack that failed would not have been noticed."
     return _section("Indicators of failing attacks", _table(head, rows, words=3) or none)
 

@@ -20,8 +20,8 @@ from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets
 from robustkit import evaluation
 from robustkit.audit import plan as plans
-from robustkit.audit.attacked import Bench, Threat
-from robustkit.audit.run import Question, run
+from robustkit.audit.run import AuditRequest, run
+from robustkit.audit.stages import StageSettings, ThreatModel
 from robustkit.protocol import epsilon
 from robustkit.report.audit import write
 
@@ -54,11 +54,11 @@ def main():
             # its ReLUs are replaced: the network inside, whose pixels need no normalisation
             net = next(m for m in net.modules() if type(m).__name__ == "LeNet5")
         subject = evaluation.from_module(DEFENCES[name](net), name)
-        question = Question(
+        question = AuditRequest(
             subject,
             data,
-            Threat("linf", judged, (judged,), 0),
-            plans.load(options.budget),
+            ThreatModel("linf", judged, (judged,), 0),
+            plans.load_plan(options.budget),
             None,
             {},
             None,
@@ -67,7 +67,7 @@ def main():
             "python tests/benchmarks/broken_defences.py",
         )
         started = time.monotonic()
-        bench = Bench(
+        bench = StageSettings(
             options.out / "work", evaluation.RunOptions(device="cpu"), lambda *_: lambda done: None
         )
         audit = run(question, bench)
@@ -82,11 +82,11 @@ def main():
             "verdict": audit.verdict.word,
             "stages": {s.name: s.so_far.value if s.so_far else s.status for s in audit.stages},
             "unresolved": [
-                [r.name, r.remedy, r.before, r.after]
+                [r.name, r.adaptive_attack, r.before, r.after]
                 for r in audit.indicators
-                if r.standing == "unresolved"
+                if r.status == "unresolved"
             ],
-            "noted": [r.name for r in audit.indicators if r.standing == "noted"],
+            "resolved": [r.name for r in audit.indicators if r.status == "resolved"],
             "seconds": round(time.monotonic() - started),
         }
         rows.append(row)

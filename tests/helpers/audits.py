@@ -13,17 +13,17 @@ from robustkit.audit.outcome import (
     Audit,
     Bound,
     Certificate,
-    Claim,
     ClassRow,
     Corrupted,
     Corruptions,
+    IndicatorResult,
     Level,
-    Reading,
-    Smoothed,
+    RobustnessClaim,
+    SmoothedAccuracy,
     SmoothedLevel,
     Stage,
 )
-from robustkit.audit.policy import judge_policy, parse
+from robustkit.audit.policy import judge_policy, parse_policy
 from robustkit.audit.verdict import judge
 from robustkit.statistics import Comparison, proportion
 
@@ -104,46 +104,46 @@ def stages() -> tuple[Stage, ...]:
             "skipped",
             reason="no --surrogate was given",
         ),
-        stage("remedy", "PGD through the smoothed loss", "remedy", 451, 6, required=False),
+        stage("adaptive", "PGD through the smoothed loss", "adaptive", 451, 6, required=False),
     )
 
 
-def readings() -> tuple[Reading, ...]:
+def results() -> tuple[IndicatorResult, ...]:
     return (
-        Reading(
+        IndicatorResult(
             "zero-gradients",
             "Do gradients vanish?",
             "Athalye et al. 2018",
-            "quiet",
+            "passed",
             value=0.003,
             threshold=0.05,
             evidence="0.3 % of images have an input gradient of exactly zero.",
             n=500,
         ),
-        Reading(
+        IndicatorResult(
             "more-steps",
             "Do twice as many iterations find more?",
             "Carlini et al. 2019",
-            "noted",
+            "resolved",
             value=0.021,
             threshold=0.01,
             evidence="80 instead of 40 steps fooled 2.1 % more of the images that were left.",
-            remedy="PGD through the smoothed loss was added.",
+            adaptive_attack="PGD through the smoothed loss was added.",
             before=0.457,
             after=0.451,
             n=500,
         ),
-        Reading(
+        IndicatorResult(
             "black-beats-white",
             "Do attacks without gradients find what gradients miss?",
             "Athalye et al. 2018",
-            "quiet",
+            "passed",
             value=0.005,
             threshold=0.02,
             evidence="Square fooled 5 images that no white-box attack had.",
             n=1000,
         ),
-        Reading(
+        IndicatorResult(
             "unstable-predictions",
             "Is the output random?",
             "Carlini et al. 2019",
@@ -189,12 +189,12 @@ def corruptions() -> Corruptions:
     return Corruptions(tuple(rows), mean, notes, N)
 
 
-def smoothed() -> Smoothed:
+def smoothed() -> SmoothedAccuracy:
     levels = [
         SmoothedLevel(r, proportion(c, 200), proportion(a, 200))
         for r, c, a in ((0.25, 120, 141), (0.5, 85, 122), (0.75, 44, 101), (1.0, 21, 88))
     ]
-    return Smoothed(0.25, 10_000, 0.001, proportion(160, 200), 7, tuple(levels))
+    return SmoothedAccuracy(0.25, 10_000, 0.001, proportion(160, 200), 7, tuple(levels))
 
 
 def classes(names: Sequence[str]) -> tuple[tuple[ClassRow, ...], tuple[tuple[int, ...], ...]]:
@@ -218,7 +218,7 @@ def full(names: Sequence[str] = tuple("0123456789")) -> Audit:
     """With everything there is, and rules that hold and rules that fail."""
     record = evaluation(classes=names, n=N)
     rows, matrix = classes(names)
-    claim = Claim("linf", "8/255", 0.532, "plain PGD, run by this audit")
+    claim = RobustnessClaim("linf", "8/255", 0.532, "plain PGD, run by this audit")
     audit = Audit(
         checkpoint=record.header["checkpoint"],
         data=record.header["data"],
@@ -226,11 +226,11 @@ def full(names: Sequence[str] = tuple("0123456789")) -> Audit:
         epsilon="8/255",
         budget="standard",
         claim=claim,
-        verdict=judge(claim, proportion(451, N), stages(), readings()),
+        verdict=judge(claim, proportion(451, N), stages(), results()),
         clean=proportion(905, N),
         robust=tuple(map(level, EPSILONS, (781, 676, 451, 31))),
         stages=stages(),
-        indicators=readings(),
+        indicators=results(),
         certificate=Certificate(
             "IBP and CROWN",
             tuple(
@@ -265,7 +265,7 @@ def full(names: Sequence[str] = tuple("0123456789")) -> Audit:
 def finished(audit: Audit) -> Audit:
     """With the rules and the checklist that its data call for."""
     judged = replace(audit, checklist=fill(audit))
-    return replace(judged, policy=judge_policy(parse(POLICY, "policy.toml"), judged))
+    return replace(judged, policy=judge_policy(parse_policy(POLICY, "policy.toml"), judged))
 
 
 @cache
@@ -283,11 +283,9 @@ def broken() -> Audit:
         seconds=None,
         digest="",
     )
-    unresolved = replace(
-        whole.indicators[0], standing="unresolved", value=float("nan"), before=0.457
-    )
+    unresolved = replace(whole.indicators[0], status="unresolved", value=float("nan"), before=0.457)
     tried = (*whole.stages[:4], square, whole.stages[5])
-    claim = Claim("linf", "8/255", 0.46, "given")
+    claim = RobustnessClaim("linf", "8/255", 0.46, "given")
     left = proportion(462, N)
     seen = (unresolved, *whole.indicators[1:])
     untested = replace(
@@ -316,7 +314,7 @@ def broken() -> Audit:
 def minimal() -> Audit:
     """Nothing but accuracy without attack."""
     record = evaluation()
-    claim = Claim("linf", "8/255", 0.5, "given")
+    claim = RobustnessClaim("linf", "8/255", 0.5, "given")
     return Audit(
         checkpoint=record.header["checkpoint"],
         data=record.header["data"],

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from robustkit import protocol as protocols
-from robustkit.audit.ascent import path
-from robustkit.audit.case import Case
-from robustkit.audit.indicators.indicator import Indicator, Symptom, Unexaminable, counted, share
-from robustkit.audit.remedies import Remedy
+from robustkit.audit.adaptive import AdaptiveAttack
+from robustkit.audit.ascent import loss_trajectory
+from robustkit.audit.context import AuditContext
+from robustkit.audit.indicators.indicator import Evidence, Indicator, Unexaminable, counted, share
 from robustkit.protocol import (
     Apgd,
     Attack,
@@ -24,7 +24,7 @@ from robustkit.protocol import (
     travel,
 )
 
-STRONGER: tuple[Remedy, ...] = ("margin", "straight-through", "smoothing", "black box")
+STRONGER: tuple[AdaptiveAttack, ...] = ("margin", "straight-through", "smoothing", "black box")
 LAST = 10
 """steps over which the loss must have settled (Pintor et al. 2022)"""
 
@@ -42,12 +42,14 @@ def settled(loss: Tensor) -> Tensor:
     return last.amax(1) - last.amin(1)
 
 
-def _travel(case: Case, threshold: float) -> Symptom:
-    reach = max((_reach(a) for a in case.protocol.attacks), default=Fraction(0))
-    said = case.protocol.weaknesses or [f"the longest ascent travels {float(reach):.3g} times that"]
+def _travel(context: AuditContext, threshold: float) -> Evidence:
+    reach = max((_reach(a) for a in context.protocol.attacks), default=Fraction(0))
+    said = context.protocol.weaknesses or [
+        f"the longest ascent travels {float(reach):.3g} times that"
+    ]
     if reach == 0:
         said = ["no attack of the evaluation takes more than one step"]
-    return Symptom(float(reach), f"what it takes to cross the ball: {said[0]}")
+    return Evidence(float(reach), f"what it takes to cross the ball: {said[0]}")
 
 
 def _reach(attack: Attack) -> Fraction:
@@ -58,26 +60,26 @@ def _reach(attack: Attack) -> Fraction:
     return Fraction(0) if isinstance(attack, Fgsm | Noise) else Fraction(1)
 
 
-def _silent(case: Case, threshold: float) -> Symptom:
-    trace = path(case)
-    silent = trace.wrong[:, :-1].any(1) & ~trace.wrong[:, -1]
-    flagged = _rows(case, trace.rows, silent)
-    return Symptom(
+def _silent(context: AuditContext, threshold: float) -> Evidence:
+    trajectory = loss_trajectory(context)
+    silent = trajectory.wrong[:, :-1].any(1) & ~trajectory.wrong[:, -1]
+    flagged = _rows(context, trajectory.rows, silent)
+    return Evidence(
         share(silent),
         f"{counted(silent)} were fooled on the way and right again at the last step",
         flagged,
-        flagged & _rows(case, trace.rows, trace.fooled),
+        flagged & _rows(context, trajectory.rows, trajectory.fooled),
         n=len(silent),
     )
 
 
-def _incomplete(case: Case, threshold: float) -> Symptom:
-    trace = path(case)
-    kept = case.plain[trace.rows]
-    moved = settled(-trace.loss[kept])
-    flagged = _rows(case, trace.rows[kept], moved > threshold)
+def _incomplete(context: AuditContext, threshold: float) -> Evidence:
+    trajectory = loss_trajectory(context)
+    kept = context.plain[trajectory.rows]
+    moved = settled(-trajectory.loss[kept])
+    flagged = _rows(context, trajectory.rows[kept], moved > threshold)
     worst = float(moved.max()) if len(moved) else 0.0
-    return Symptom(
+    return Evidence(
         worst,
         f"in {counted(moved > threshold, 'survivors')} the loss still moved by more than "
         f"{threshold:.0%} of its range over the last {LAST} steps",
@@ -86,120 +88,122 @@ def _incomplete(case: Case, threshold: float) -> Symptom:
     )
 
 
-def _single(case: Case, threshold: float) -> Symptom:
-    fgsm = _given(case.fgsm, "no attack took a single step alone")
-    trace = path(case)
-    iterated = case.clean_right & ~_rows(case, trace.rows, trace.fooled)
+def _single(context: AuditContext, threshold: float) -> Evidence:
+    fgsm = _given(context.fgsm, "no attack took a single step alone")
+    trajectory = loss_trajectory(context)
+    iterated = context.clean_right & ~_rows(context, trajectory.rows, trajectory.fooled)
     gain = float(iterated.double().mean() - fgsm.double().mean())
-    return Symptom(
+    return Evidence(
         gain,
         f"accuracy is {share(iterated):.1%} after all steps and {share(fgsm):.1%} after one",
     )
 
 
-def _beats(case: Case, other: Tensor | None, doubted: Tensor, why: str, what: str) -> Symptom:
+def _beats(
+    context: AuditContext, other: Tensor | None, doubted: Tensor, why: str, what: str
+) -> Evidence:
     """Images that only the other kind of attack fooled."""
     alone = doubted & ~_given(other, why)
-    return Symptom(
+    return Evidence(
         share(alone), f"{what} fooled {counted(alone)} that gradients had not", alone, alone
     )
 
 
-def _noise(case: Case, threshold: float) -> Symptom:
+def _noise(context: AuditContext, threshold: float) -> Evidence:
     why = "no stage drew random points"
-    return _beats(case, case.random, case.plain, why, "random points of the ball")
+    return _beats(context, context.random, context.plain, why, "random points of the ball")
 
 
-def _black(case: Case, threshold: float) -> Symptom:
-    doubted = case.plain if case.white is None else case.white
-    return _beats(case, case.black, doubted, "no black-box stage ran", "black-box attacks")
+def _black(context: AuditContext, threshold: float) -> Evidence:
+    doubted = context.plain if context.white is None else context.white
+    return _beats(context, context.black, doubted, "no black-box stage ran", "black-box attacks")
 
 
-def _transfer(case: Case, threshold: float) -> Symptom:
-    doubted = case.plain if case.white is None else case.white
+def _transfer(context: AuditContext, threshold: float) -> Evidence:
+    doubted = context.plain if context.white is None else context.white
     return _beats(
-        case, case.transfer, doubted, "no surrogate was given", "another network's images"
+        context, context.transfer, doubted, "no surrogate was given", "another network's images"
     )
 
 
-def _more_steps(case: Case, threshold: float) -> Symptom:
+def _more_steps(context: AuditContext, threshold: float) -> Evidence:
     longer = tuple(
         replace(a, steps=2 * a.steps)  # type: ignore[arg-type]
-        for a in case.protocol.attacks
+        for a in context.protocol.attacks
         if not isinstance(a, Fgsm | Noise) and hasattr(a, "steps")
     )
     if not longer:
         raise Unexaminable("no attack of the evaluation takes steps that could be doubled")
-    return _again(case, replace(case.protocol, attacks=longer), "twice the steps")
+    return _again(context, replace(context.protocol, attacks=longer), "twice the steps")
 
 
-def _more_restarts(case: Case, threshold: float) -> Symptom:
+def _more_restarts(context: AuditContext, threshold: float) -> Evidence:
     random = tuple(
         a
-        for a in case.protocol.attacks
+        for a in context.protocol.attacks
         if isinstance(a, Apgd | Fab | Square) or (isinstance(a, Pgd) and a.random_start)
     )
     if not random:
         raise Unexaminable("no attack of the evaluation starts at random")
     # the same number once more, from other draws, is twice the number
-    again = replace(case.protocol, attacks=random, seed=case.seed + 1)
-    return _again(case, again, "as many further restarts")
+    again = replace(context.protocol, attacks=random, seed=context.seed + 1)
+    return _again(context, again, "as many further restarts")
 
 
-def _again(case: Case, protocol: protocols.Protocol, what: str) -> Symptom:
-    rows = case.survivors
-    fooled = _rows(case, rows, case.attacked(protocol, rows))
-    return Symptom(share(fooled), f"{what} fooled {counted(fooled)} more", None, fooled)
+def _again(context: AuditContext, protocol: protocols.Protocol, what: str) -> Evidence:
+    rows = context.survivors
+    fooled = _rows(context, rows, context.attacked(protocol, rows))
+    return Evidence(share(fooled), f"{what} fooled {counted(fooled)} more", None, fooled)
 
 
-def _larger(case: Case, threshold: float) -> Symptom:
-    rows = case.survivors
-    double = Epsilon(2 * case.epsilon.value, f"2 × {case.epsilon.text}")
+def _larger(context: AuditContext, threshold: float) -> Evidence:
+    rows = context.survivors
+    double = Epsilon(2 * context.epsilon.value, f"2 × {context.epsilon.text}")
     if not len(rows):
-        return Symptom(1.0, "nothing survives at ε, and nothing at 2 ε")
-    fooled = case.attacked(replace(case.protocol, epsilons=(double,)), rows)
-    return Symptom(
+        return Evidence(1.0, "nothing survives at ε, and nothing at 2 ε")
+    fooled = context.attacked(replace(context.protocol, epsilons=(double,)), rows)
+    return Evidence(
         share(fooled), f"at 2 ε {counted(fooled, 'survivors')} more are fooled", n=len(rows)
     )
 
 
-def _unbounded(case: Case, threshold: float) -> Symptom:
-    pixels = case.images[0].numel()
-    whole = {"linf": Fraction(1), "l2": Fraction(pixels**0.5), "l1": Fraction(pixels)}[case.norm]
-    rows = case.survivors
+def _unbounded(context: AuditContext, threshold: float) -> Evidence:
+    pixels = context.images[0].numel()
+    whole = {"linf": Fraction(1), "l2": Fraction(pixels**0.5), "l1": Fraction(pixels)}[context.norm]
+    rows = context.survivors
     if not len(rows):
-        return Symptom(0.0, "nothing survives within ε already")
-    everything = replace(case.protocol, epsilons=(Epsilon(whole, "all"),))
-    left = ~case.attacked(everything, rows)
-    value = float(left.sum()) / len(case)
-    return Symptom(
+        return Evidence(0.0, "nothing survives within ε already")
+    everything = replace(context.protocol, epsilons=(Epsilon(whole, "all"),))
+    left = ~context.attacked(everything, rows)
+    value = float(left.sum()) / len(context)
+    return Evidence(
         value,
         f"with the whole box allowed {counted(left, 'survivors')} are still right",
         n=len(rows),
     )
 
 
-def _half(case: Case, threshold: float) -> Symptom:
+def _half(context: AuditContext, threshold: float) -> Evidence:
     budget = Epsilon(Fraction(1, 2), "0.5")
-    attacks = tuple(a for a in case.protocol.attacks if isinstance(a, Fgsm | Pgd | Mifgsm))
+    attacks = tuple(a for a in context.protocol.attacks if isinstance(a, Fgsm | Pgd | Mifgsm))
     attacks = attacks or (Pgd(40, Fraction(1, 16)),)
-    # in Linf whatever the case's norm: there a grey image is within reach of every other
-    grey = replace(case.protocol, norm="linf", attacks=attacks, epsilons=(budget,))
-    rows = case.clean_right.nonzero()[:, 0]
-    accuracy = float((~case.attacked(grey, rows)).sum()) / len(case)
-    classes = torch.bincount(case.labels.cpu())
-    with case.repeatable("grey"):
-        chance = 1 / case.logits(case.images[:1]).shape[1]
-    most = max(chance, float(classes.max()) / len(case))
-    return Symptom(
+    # in Linf whatever the context's norm: there a grey image is within reach of every other
+    grey = replace(context.protocol, norm="linf", attacks=attacks, epsilons=(budget,))
+    rows = context.clean_right.nonzero()[:, 0]
+    accuracy = float((~context.attacked(grey, rows)).sum()) / len(context)
+    classes = torch.bincount(context.labels.cpu())
+    with context.repeatable("grey"):
+        chance = 1 / context.logits(context.images[:1]).shape[1]
+    most = max(chance, float(classes.max()) / len(context))
+    return Evidence(
         accuracy / most,
         f"accuracy at Linf 0.5 is {accuracy:.1%}; around one grey image none exceeds {most:.1%}",
     )
 
 
-def _rows(case: Case, rows: Tensor, mask: Tensor) -> Tensor:
+def _rows(context: AuditContext, rows: Tensor, mask: Tensor) -> Tensor:
     """A mask over some rows as one over all images."""
-    full = torch.zeros(len(case), dtype=torch.bool)
+    full = torch.zeros(len(context), dtype=torch.bool)
     full[rows] = mask
     return full
 

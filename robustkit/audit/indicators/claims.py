@@ -2,49 +2,49 @@
 
 import torch
 
-from robustkit.audit.case import Case
-from robustkit.audit.indicators.indicator import Indicator, Symptom, Unexaminable, counted, share
-from robustkit.audit.remedies import nearest_other, too_near
+from robustkit.audit.adaptive import nearest_other, too_near
+from robustkit.audit.context import AuditContext
+from robustkit.audit.indicators.indicator import Evidence, Indicator, Unexaminable, counted, share
 
 
-def _recorded(case: Case, threshold: float) -> Symptom:
+def _recorded(context: AuditContext, threshold: float) -> Evidence:
     from scipy.stats import binomtest
 
-    if case.recorded_accuracy is None:
+    if context.recorded_accuracy is None:
         raise Unexaminable("the checkpoint records no clean accuracy")
-    right = int(case.clean_right.sum())
-    p = float(binomtest(right, len(case), min(1.0, max(0.0, case.recorded_accuracy))).pvalue)
-    return Symptom(
+    right = int(context.clean_right.sum())
+    p = float(binomtest(right, len(context), min(1.0, max(0.0, context.recorded_accuracy))).pvalue)
+    return Evidence(
         p,
-        f"{right / len(case):.1%} of {len(case)} images are right, {case.recorded_accuracy:.1%} is "
-        f"recorded: p = {p:.2g}, exact binomial test, two-sided",
+        f"{right / len(context):.1%} of {len(context)} images are right, "
+        f"{context.recorded_accuracy:.1%} is recorded: p = {p:.2g}, exact binomial test, two-sided",
     )
 
 
-def overlapping(case: Case) -> torch.Tensor:
+def overlapping(context: AuditContext) -> torch.Tensor:
     """Images that the network was trained on, Boolean N; ids are compared without occurrence."""
-    known = case.once("training ids", case.training_ids)
+    known = context.once("training ids", context.training_ids)
     if known is None:
         raise Unexaminable("which images the network was trained on is not known")
     pixels = {i.partition(":")[0] for i in known}
-    return torch.tensor([i.partition(":")[0] in pixels for i in case.ids], dtype=torch.bool)
+    return torch.tensor([i.partition(":")[0] in pixels for i in context.ids], dtype=torch.bool)
 
 
-def _overlap(case: Case, threshold: float) -> Symptom:
-    seen = overlapping(case)
-    return Symptom(share(seen), f"{counted(seen)} are training images", seen)
+def _overlap(context: AuditContext, threshold: float) -> Evidence:
+    seen = overlapping(context)
+    return Evidence(share(seen), f"{counted(seen)} are training images", seen)
 
 
-def _other_class(case: Case, threshold: float) -> Symptom:
-    pairs = too_near(case)
-    flagged = torch.zeros(len(case), dtype=torch.bool)
+def _other_class(context: AuditContext, threshold: float) -> Evidence:
+    pairs = too_near(context)
+    flagged = torch.zeros(len(context), dtype=torch.bool)
     flagged[[i for i, _ in pairs]] = True
-    distances = nearest_other(case)
+    distances = nearest_other(context)
     median = float(distances.median())
-    return Symptom(
+    return Evidence(
         share(flagged),
         f"{counted(flagged)} survive and lie within 2 ε of a survivor of another class; the median "
-        f"{case.norm} distance to the nearest image of another class is {median:.3g}",
+        f"{context.norm} distance to the nearest image of another class is {median:.3g}",
         flagged,
     )
 

@@ -4,35 +4,38 @@ import torch
 from torch import Tensor
 
 from robustkit.attack.objectives import objective
-from robustkit.audit.ascent import margin, started
-from robustkit.audit.case import Case
-from robustkit.audit.indicators.indicator import Indicator, Symptom, Unexaminable, counted, share
-from robustkit.audit.remedies import Remedy
+from robustkit.audit.adaptive import AdaptiveAttack
+from robustkit.audit.ascent import margin, random_starts
+from robustkit.audit.context import AuditContext
+from robustkit.audit.indicators.indicator import Evidence, Indicator, Unexaminable, counted, share
 from robustkit.protocol import Loss
 
-SMOOTH: tuple[Remedy, ...] = ("margin", "straight-through", "smoothing", "black box")
+SMOOTH: tuple[AdaptiveAttack, ...] = ("margin", "straight-through", "smoothing", "black box")
 LOOKED = 64
 """images on which the ball is sampled, a hundred times each"""
 
 
-def raw_gradients(case: Case, loss: Loss) -> dict[str, Tensor]:
+def raw_gradients(context: AuditContext, loss: Loss) -> dict[str, Tensor]:
     """Gradients of a loss at the clean images and at a random start, N × pixels on the CPU.
 
     None of the audit's mending: NaN stays NaN, and no graph gives zeros. `graph` is 0 where there
     was none; `margin` is that of the clean images.
     """
-    return case.once(f"gradients {loss}", lambda: _raw(case, loss))
+    return context.once(f"gradients {loss}", lambda: _raw(context, loss))
 
 
-def _raw(case: Case, loss: Loss) -> dict[str, Tensor]:
+def _raw(context: AuditContext, loss: Loss) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {"image": [], "start": [], "margin": [], "graph": []}
-    for rows in case.batches(torch.arange(len(case))):
-        there = rows.to(case.images.device)
-        labels = case.labels[there]
-        for where, pixels in (("image", case.images[there]), ("start", started(case, rows, 0))):
+    for rows in context.batches(torch.arange(len(context))):
+        there = rows.to(context.images.device)
+        labels = context.labels[there]
+        for where, pixels in (
+            ("image", context.images[there]),
+            ("start", random_starts(context, rows, 0)),
+        ):
             x = pixels.clone().requires_grad_()
-            with case.repeatable("gradients"), torch.enable_grad():
-                logits = case.model(x.clone())
+            with context.repeatable("gradients"), torch.enable_grad():
+                logits = context.model(x.clone())
                 value = objective(logits, labels, logits.detach(), loss)
                 gradient = torch.zeros_like(x)
                 if value.requires_grad:
@@ -45,24 +48,24 @@ def _raw(case: Case, loss: Loss) -> dict[str, Tensor]:
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def _zero(case: Case, threshold: float) -> Symptom:
-    found = raw_gradients(case, "cross-entropy")
-    zero = ((found["image"] == 0).all(1) | (found["start"] == 0).all(1)) & case.clean_right
-    seen = zero[case.clean_right]
+def _zero(context: AuditContext, threshold: float) -> Evidence:
+    found = raw_gradients(context, "cross-entropy")
+    zero = ((found["image"] == 0).all(1) | (found["start"] == 0).all(1)) & context.clean_right
+    seen = zero[context.clean_right]
     how = f"the cross-entropy's gradient is zero in {counted(seen)}, as they are or nearby"
     if not bool(found["graph"].all()):
         how = "no gradient reaches the pixels at all"
-    return Symptom(share(seen), how, zero, n=seen.numel())
+    return Evidence(share(seen), how, zero, n=seen.numel())
 
 
-def _nan(case: Case, threshold: float) -> Symptom:
-    found = raw_gradients(case, "cross-entropy")
+def _nan(context: AuditContext, threshold: float) -> Evidence:
+    found = raw_gradients(context, "cross-entropy")
     bad = ~torch.isfinite(found["image"]).all(1) | ~torch.isfinite(found["start"]).all(1)
-    return Symptom(share(bad), f"the gradient is NaN or infinite in {counted(bad)}", bad)
+    return Evidence(share(bad), f"the gradient is NaN or infinite in {counted(bad)}", bad)
 
 
-def _exploding(case: Case, threshold: float) -> Symptom:
-    found = raw_gradients(case, "margin")
+def _exploding(context: AuditContext, threshold: float) -> Evidence:
+    found = raw_gradients(context, "margin")
     length = found["image"].double().nan_to_num(posinf=1e38, neginf=-1e38).norm(dim=1)
     # against the usual margin, so that the scale of the logits does not matter
     usual = float(found["margin"].double().abs().median()) or 1.0
@@ -70,31 +73,33 @@ def _exploding(case: Case, threshold: float) -> Symptom:
     flagged = slopes > threshold
     largest = float(slopes.max())
     nearest = f"{1 / largest:.2g}" if largest else "no finite distance"
-    return Symptom(
+    return Evidence(
         largest,
         f"at its steepest the margin would be crossed within an L2 distance of {nearest}",
         flagged,
     )
 
 
-def _unstable(case: Case, threshold: float) -> Symptom:
-    rows = case.clean_right.nonzero()[:, 0][:LOOKED]
+def _unstable(context: AuditContext, threshold: float) -> Evidence:
+    rows = context.clean_right.nonzero()[:, 0][:LOOKED]
     if not len(rows):
         raise Unexaminable("no image is right without an attack")
-    images, labels = (t[rows.to(t.device)] for t in (case.images, case.labels))
+    images, labels = (t[rows.to(t.device)] for t in (context.images, context.labels))
 
     def loss(x: Tensor) -> Tensor:
-        return torch.nn.functional.cross_entropy(case.logits(x).double(), labels, reduction="none")
+        return torch.nn.functional.cross_entropy(
+            context.logits(x).double(), labels, reduction="none"
+        )
 
     radius, changes = 8 / 255, []
-    with case.repeatable("unstable"):
+    with context.repeatable("unstable"):
         reference = loss(images)
         size = torch.where(reference.abs() == 0, 1.0, reference.abs())
         for _ in range(100):
             x = images + (torch.rand_like(images) - 0.5) * radius
             changes.append((loss(x) - reference).abs() / size)
     value = min(1.0, float(torch.stack(changes).mean()))
-    return Symptom(
+    return Evidence(
         value,
         f"noise within ±4/255 changes the loss by {value:.0%} of itself on average",
         n=len(rows),

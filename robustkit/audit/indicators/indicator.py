@@ -1,4 +1,4 @@
-"""What an indicator is, and what it says of one case."""
+"""What an indicator is, and what it says of one context."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,21 +6,20 @@ from typing import Literal
 
 from torch import Tensor
 
-from robustkit.audit.case import Case
-from robustkit.audit.remedies import Remedy
+from robustkit.audit.adaptive import AdaptiveAttack
+from robustkit.audit.context import AuditContext
 
 
 class Unexaminable(Exception):
-    """The case lacks what an indicator needs; says what."""
+    """The context lacks what an indicator needs; says what."""
 
 
 @dataclass(frozen=True, slots=True)
-class Symptom:
+class Evidence:
     """What an indicator saw."""
 
     value: float
-    evidence: str
-    """one sentence"""
+    sentence: str
     flagged: Tensor | None = None
     """images that are suspect, Boolean N on the CPU; None for all"""
     fooled: Tensor | None = None
@@ -38,9 +37,9 @@ class Indicator:
     """what it asks, in words"""
     source: str
     """who defined it, and what was chosen here"""
-    look: Callable[[Case, float], Symptom]
-    """of a case and the threshold; raises Unexaminable"""
-    remedies: tuple[Remedy, ...] = ()
+    look: Callable[[AuditContext, float], Evidence]
+    """of a context and the threshold; raises Unexaminable"""
+    adaptive_attacks: tuple[AdaptiveAttack, ...] = ()
     """tried in turn when it fires; without any, what fired stays unresolved"""
     fires: Literal["above", "below"] = "above"
     doubts: Literal["plain", "white"] = "plain"

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from robustkit.attack import normalised
-from robustkit.audit.case import Case
-from robustkit.audit.indicators.indicator import Indicator, Symptom, Unexaminable, counted
+from robustkit.audit.context import AuditContext
+from robustkit.audit.indicators.indicator import Evidence, Indicator, Unexaminable, counted
 
 
 class _Watch(TorchFunctionMode):
@@ -29,20 +29,20 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _dynamic(case: Case, threshold: float) -> Symptom:
+def _dynamic(context: AuditContext, threshold: float) -> Evidence:
     watch = _Watch()
-    with case.repeatable("dynamic"), watch:
-        case.logits(case.images[:2])
+    with context.repeatable("dynamic"), watch:
+        context.logits(context.images[:2])
     said = f"{watch.calls} gradients are taken" if watch.calls else "no gradient is taken"
-    return Symptom(
-        float(watch.calls), f"{said} inside the model while it classifies", n=min(2, len(case))
+    return Evidence(
+        float(watch.calls), f"{said} inside the model while it classifies", n=min(2, len(context))
     )
 
 
-def _random(case: Case, threshold: float) -> Symptom:
-    few, labels = case.images[:250], case.labels[:250]
-    with case.repeatable("passes of the same images"):
-        passes = [case.logits(few) for _ in range(5)]
+def _random(context: AuditContext, threshold: float) -> Evidence:
+    few, labels = context.images[:250], context.labels[:250]
+    with context.repeatable("passes of the same images"):
+        passes = [context.logits(few) for _ in range(5)]
     right = [int((logits.argmax(1) == labels).sum()) for logits in passes]
     outputs = [normalised(logits) for logits in passes]
     apart = max(
@@ -53,36 +53,40 @@ def _random(case: Case, threshold: float) -> Symptom:
     counts = (
         f"{min(right)} to {max(right)} right" if min(right) < max(right) else "equally many right"
     )
-    return Symptom(
+    return Evidence(
         value, f"five passes over the same images: logits {apart:.2g} apart, {counts}", n=len(few)
     )
 
 
-def _batch_size(case: Case, threshold: float) -> Symptom:
-    few = case.images[:64]
-    return _beside(case, case.logits(few), case.logits(few, 1), "alone and in one batch", threshold)
+def _batch_size(context: AuditContext, threshold: float) -> Evidence:
+    few = context.images[:64]
+    return _beside(
+        context, context.logits(few), context.logits(few, 1), "alone and in one batch", threshold
+    )
 
 
-def _neighbours(case: Case, threshold: float) -> Symptom:
-    few = case.images[:64]
+def _neighbours(context: AuditContext, threshold: float) -> Evidence:
+    few = context.images[:64]
     with torch.no_grad():
-        usual = case.model(torch.cat([few, few]))[: len(few)]
-        strange = case.model(torch.cat([few, 1 - few]))[: len(few)]
-    return _beside(case, usual, strange, "beside their like and beside negatives", threshold)
+        usual = context.model(torch.cat([few, few]))[: len(few)]
+        strange = context.model(torch.cat([few, 1 - few]))[: len(few)]
+    return _beside(context, usual, strange, "beside their like and beside negatives", threshold)
 
 
-def _beside(case: Case, one: Tensor, other: Tensor, how: str, threshold: float) -> Symptom:
-    if case.is_random:
+def _beside(
+    context: AuditContext, one: Tensor, other: Tensor, how: str, threshold: float
+) -> Evidence:
+    if context.is_random:
         raise Unexaminable("passes differ by chance already, so that no other cause can be seen")
     apart = (normalised(one) - normalised(other)).norm(dim=1).cpu()
     changed = (one.argmax(1) != other.argmax(1)).cpu()
     # as an attacker chooses the neighbours too: wrong in one of the two is wrong
-    labels = case.labels[: len(one)]
+    labels = context.labels[: len(one)]
     wrong = ((one.argmax(1) != labels) | (other.argmax(1) != labels)).cpu()
-    fooled = torch.zeros(len(case), dtype=torch.bool)
+    fooled = torch.zeros(len(context), dtype=torch.bool)
     if bool((apart > threshold).any()):
         fooled[: len(one)] = wrong
-    return Symptom(
+    return Evidence(
         float(apart.max()),
         f"logits {how} lie {float(apart.max()):.2g} apart; {counted(changed)} change class",
         fooled=fooled,

@@ -17,7 +17,7 @@ from robustkit.attack import draws_at_random
 from robustkit.attack.draws import seed_of
 from robustkit.attack.library import seeded
 from robustkit.audit.outcome import Family, Level, Stage
-from robustkit.audit.plan import Plan, StageSpec
+from robustkit.audit.plan import AuditPlan, StageSpec
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.errors import EvaluationFailed, ProtocolError, first_line
@@ -52,7 +52,7 @@ TIME_UP = "the audit's minutes were up"
 
 
 @dataclass(frozen=True, slots=True)
-class Threat:
+class ThreatModel:
     """What the audit attacks within."""
 
     norm: Norm
@@ -63,7 +63,7 @@ class Threat:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class StageSettings:
     """Where and how stages run."""
 
     out: Path
@@ -75,11 +75,11 @@ class Bench:
 
 
 @dataclass(slots=True)
-class Attacked:
+class AttackedImages:
     """What is known of each image, N in all; stages can only add successes."""
 
     data: Dataset
-    threat: Threat
+    threat: ThreatModel
     right: Bools
     """without an attack"""
     fooled: dict[str, Bools]
@@ -142,38 +142,40 @@ class Attacked:
         return Level(epsilon.text, float(epsilon), proportion(left, len(self.data)))
 
 
-def attack(
+def run_stages(
     subject: EvaluatedModel,
     data: Dataset,
-    threat: Threat,
-    plan: Plan,
-    bench: Bench,
+    threat: ThreatModel,
+    plan: AuditPlan,
+    settings: StageSettings,
     surrogate: EvaluatedModel | None = None,
-) -> Attacked:
+) -> AttackedImages:
     """Every stage of a plan in turn. What fails is a failed stage, never a robust image.
 
     Raises:
         InputError: checkpoint and data do not fit.
         EvaluationFailed: the model breaks without any attack.
     """
-    attacked = _clean(subject, data, threat, bench)
-    work = _Work(subject, threat, bench, attacked)
-    random = any(spec.random for spec in plan.stages) and _is_random(subject, data, bench)
+    attacked = _clean(subject, data, threat, settings)
+    runner = _StageRunner(subject, threat, settings, attacked)
+    random = any(spec.random for spec in plan.stages) and _is_random(subject, data, settings)
     for spec in plan.stages:
         if random or not spec.random:
-            work.protocol(spec)
+            runner.protocol(spec)
     if surrogate is not None:
-        work.transfer(surrogate)
+        runner.transfer(surrogate)
     return attacked
 
 
-def _clean(subject: EvaluatedModel, data: Dataset, threat: Threat, bench: Bench) -> Attacked:
+def _clean(
+    subject: EvaluatedModel, data: Dataset, threat: ThreatModel, settings: StageSettings
+) -> AttackedImages:
     protocol = evaluation.resolve_protocol("clean", data, seed=threat.seed)
     # a model that draws at random draws alike when the audit is repeated
-    with seeded(seed_of(threat.seed, "audit", "clean"), find_device(bench.options.device)):
-        found = evaluation.run(subject, data, protocol, bench.out, bench.options)
+    with seeded(seed_of(threat.seed, "audit", "clean"), find_device(settings.options.device)):
+        found = evaluation.run(subject, data, protocol, settings.out, settings.options)
     right = found.broken_at > 0
-    return Attacked(
+    return AttackedImages(
         data,
         threat,
         right,
@@ -184,19 +186,19 @@ def _clean(subject: EvaluatedModel, data: Dataset, threat: Threat, bench: Bench)
 
 
 @torch.no_grad()
-def _is_random(subject: EvaluatedModel, data: Dataset, bench: Bench) -> bool:
-    device = find_device(bench.options.device)
+def _is_random(subject: EvaluatedModel, data: Dataset, settings: StageSettings) -> bool:
+    device = find_device(settings.options.device)
     model, few = subject.load(device), torch.from_numpy(data.images(0, min(32, len(data))))
     with seeded(0, device):
         return draws_at_random(model(few.to(device)), model(few.to(device)))
 
 
 @dataclass(slots=True)
-class _Work:
+class _StageRunner:
     subject: EvaluatedModel
-    threat: Threat
-    bench: Bench
-    attacked: Attacked
+    threat: ThreatModel
+    settings: StageSettings
+    attacked: AttackedImages
 
     def protocol(self, spec: StageSpec) -> None:
         """Each attack of a protocol as a stage of its own, so that each has its record."""
@@ -296,22 +298,22 @@ class _Work:
         name: str,
         surrogate: EvaluatedModel | None,
     ) -> Evaluation:
-        if self.bench.over():
+        if self.settings.over():
             raise OutOfTime
-        watch = self.bench.begin(name, len(rows))
+        watch = self.settings.begin(name, len(rows))
 
         def progress(done: float, total: int) -> None:
             watch(done)
-            if self.bench.over():
+            if self.settings.over():
                 raise OutOfTime
 
-        options = replace(self.bench.options, progress=progress)
+        options = replace(self.settings.options, progress=progress)
         whole = self.attacked.data
         data = whole if len(rows) == len(whole) else whole.take(rows)
         device = find_device(options.device)
         with seeded(seed_of(self.threat.seed, "audit", name), device):
             return evaluation.run(
-                counted.subject, data, protocol, self.bench.out, options, surrogate
+                counted.subject, data, protocol, self.settings.out, options, surrogate
             )
 
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How hard remedies try. Passes an image: about steps × restarts, × draws where averaged."""
+    """How hard adaptive attacks try: about steps × restarts passes an image, × averaged draws."""
 
     steps: int = 60
     restarts: int = 2
@@ -34,7 +34,7 @@ class Effort:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class AuditContext:
     """One network, its images, and which of them each kind of attack left right.
 
     Masks are boolean, N, on the CPU; True means classified right. A mask that is None was not
@@ -89,8 +89,8 @@ class Case:
         black: Protocol | None = None,
         surrogate: torch.nn.Module | None = None,
         **known: Any,
-    ) -> "Case":
-        """A case whose masks are worked out now: plain, single step, noise, and what is asked for.
+    ) -> "AuditContext":
+        """A context whose masks are worked out now: plain, one step, noise, and what is asked for.
 
         Args:
             model: as the field.
@@ -114,14 +114,14 @@ class Case:
         plain = replace(plain, epsilons=plain.epsilons[:1], seed=seed)
         nothing = torch.zeros(len(images), dtype=torch.bool)
         keys = tuple(ids or (f"image {i}" for i in range(len(images))))
-        case = cls(model, images, labels, keys, plain, nothing, nothing, **known)
+        context = cls(model, images, labels, keys, plain, nothing, nothing, **known)
         everything = torch.arange(len(images))
-        case = replace(case, clean_right=case.right_at(images, everything))
+        context = replace(context, clean_right=context.right_at(images, everything))
 
         def after(protocol: Protocol, other: torch.nn.Module | None = None) -> Tensor:
-            right = case.clean_right.clone()
+            right = context.clean_right.clone()
             rows = right.nonzero()[:, 0]
-            right[rows] = ~case.attacked(protocol, rows, other)
+            right[rows] = ~context.attacked(protocol, rows, other)
             return right
 
         def alone(*attacks: Attack) -> Tensor:
@@ -130,10 +130,10 @@ class Case:
         try:
             survived, failed = after(plain), ""
         except (EvaluationFailed, RuntimeError) as error:
-            survived, failed = case.clean_right, first_line(error)
+            survived, failed = context.clean_right, first_line(error)
         single = None if failed else alone(Fgsm())
         return replace(
-            case,
+            context,
             plain=survived,
             fgsm=single,
             random=alone(Noise(20), Noise(20, "gaussian")),
