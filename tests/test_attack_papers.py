@@ -1,0 +1,353 @@
+"""APGD, FAB and Square held beside their papers, step by step, in float64."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import papers
+
+from robustkit.attack.apgd import APGD
+from robustkit.attack.draws import generator, stream
+from robustkit.attack.fab import FAB
+from robustkit.attack.search import passes
+from robustkit.attack.square import Square
+from robustkit.attack.state import State
+
+EPSILONS = {"linf": (0.03, 0.1, 0.3), "l2": (0.3, 1.0, 3.0), "l1": (1.0, 4.0, 12.0)}
+
+
+class Bumpy(torch.nn.Module):
+    """A convolutional network in float64 whose losses rise, fall and stall; images one by one.
+
+    One by one, so that what an image comes to depends on no other's company, to the last bit.
+    """
+
+    def __init__(self, side, channels=1, classes=4, waves=1, seed=0):
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        normal = partial(torch.randn, generator=draw, dtype=torch.float64)
+        self.first = normal(6, channels, 3, 3) * waves
+        self.second = normal(4, 6, 3, 3) / 4
+        self.last = normal(classes, 4 * side * side) / side
+
+    def one(self, x):
+        conv = torch.nn.functional.conv2d
+        y = torch.sin(conv(x - 0.5, self.first, padding=1))
+        y = torch.tanh(conv(y, self.second, padding=1))
+        return y.flatten(1) @ self.last.T
+
+    def forward(self, x):
+        return torch.cat([self.one(row) for row in x.split(1)])
+
+
+def scenes(epsilons, side, channels=1, n=6, seed=0):
+    """Images at every budget in turn, some pixels of each at the end of the box."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, channels, side, side, generator=draw, dtype=torch.float64)
+    x = (1.2 * x - 0.1).clamp(0, 1).repeat(len(epsilons), 1, 1, 1)
+    return x, torch.tensor(epsilons, dtype=torch.float64).repeat_interleave(n)
+
+
+def state_of(model, images, epsilon, key=0):
+    """Rows as the engine makes them, each labelled with its image's class."""
+    n, clean = len(images), model(images)
+    zero = torch.zeros(n, dtype=torch.int64)
+    keys = key + torch.arange(n)
+    return State(images, images, clean.argmax(1), clean, epsilon, zero, keys, zero.clone())
+
+
+def kept(state):
+    """What a search remembers of the rows."""
+    return SimpleNamespace(**state.memory)
+
+
+def sources(n):
+    return [generator("papers", i) for i in range(n)]
+
+
+def steps_of(search, model, state):
+    """Drive a search as the engine does: what it knows when each step is done."""
+    for _ in range(search.steps):
+        logits, value, gradient = passes(model, state, search, False, True)
+        search.claims(state, logits.argmax(1) != state.classes)
+        search.advance(state, value, gradient)
+        state.step = state.step + 1
+        reached, fooled = state.x, None
+        if search.peeks:
+            fooled = model(state.x).argmax(1) != state.classes
+            search.settle(state, fooled)
+        yield reached, fooled, state
+
+
+def hold(ours, theirs, where):
+    """Equal but for rounding; theirs goes on from ours, so that rounding never adds up."""
+    assert np.abs(array(ours) - theirs).max() <= 1e-9, where
+    theirs[...] = array(ours)
+
+
+def array(t):
+    return t.detach().numpy().copy()
+
+
+# --- APGD -----------------------------------------------------------------------------------------
+
+
+def cross_entropy(model, label):
+    def loss(x):
+        x = torch.tensor(x)[None].requires_grad_()
+        value = torch.nn.functional.cross_entropy(model(x), label[None], reduction="sum")
+        return value.item(), array(torch.autograd.grad(value, x)[0][0])
+
+    return loss
+
+
+def scripted(values, gradients):
+    """A loss whose n-th iterate has the n-th value and gradient, whatever it is."""
+    found = iter(zip(values, gradients, strict=True))
+    return lambda x: next(found)
+
+
+def searched(norm, image, epsilon, steps, larger_first, at, rho=0.75):
+    """One of the papers' searches, as a function of loss and start."""
+
+    def one(loss, start, radius, steps, before):
+        if norm == "l1":
+            return papers.apgd_l1(loss, image, start, radius, steps, warm=before is not None)
+        return papers.apgd(
+            loss, image, start, radius, steps, norm, at=at(steps), rho=rho, before=before
+        )
+
+    def whole(loss, start):
+        if not larger_first:
+            return one(loss, start, epsilon, steps, None)
+        project = partial(papers.onto_ball_and_box, image=image, norm=norm)
+        if norm == "l1":
+            project = partial(papers.onto_l1_ball_and_box, image=image)
+        return papers.falling_radii(
+            partial(one, loss), lambda x, e: project(x, epsilon=e), start, epsilon, steps
+        )
+
+    return whole
+
+
+def hold_apgd(search, state, advances, theirs):
+    """Compare each step; returns how often each row's step size was halved, or set anew."""
+    back = torch.zeros(len(state), dtype=torch.int64)
+    for number, _ in enumerate(advances):
+        m = kept(state)
+        for i, one in enumerate(theirs):
+            due = next(one)
+            where = f"row {i}, step {number}"
+            hold(state.x[i], due.x, where)
+            assert np.array_equal(array(m.best[i]), due.best), where
+            assert m.best_value[i] == pytest.approx(due.best_value, abs=1e-9), where
+            if not np.isnan(due.size):
+                assert m.size[i] == pytest.approx(due.size, rel=1e-12), where
+            if not np.isnan(due.sparsity):
+                assert m.share[i] * due.x.size == pytest.approx(due.sparsity, rel=1e-12), where
+            back[i] += due.back
+    return back
+
+
+@pytest.mark.parametrize("larger_first", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_apgd_takes_the_papers_steps_on_a_network(norm, larger_first):
+    model = Bumpy(8, waves=2)
+    images, epsilon = scenes(EPSILONS[norm], 8, n=4)
+    search = APGD(norm, steps=100, larger_first=larger_first)
+    state = state_of(model, images, epsilon)
+    search.start(state, sources(len(state)))
+    at = papers.checkpoints_in_whole_steps if larger_first else papers.checkpoints
+    theirs = [
+        searched(norm, array(images[i]), float(epsilon[i]), 100, larger_first, at)(
+            cross_entropy(model, state.classes[i]), array(state.x[i])
+        )
+        for i in range(len(state))
+    ]
+    back = hold_apgd(search, state, steps_of(search, model, state), theirs)
+    # a test of schedules that all agree would see little
+    assert len(back.unique()) > 2
+
+
+@pytest.mark.parametrize(("steps", "rho"), [(12, 0.75), (100, 0.75), (100, 0.5), (137, 0.75)])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_apgd_takes_the_papers_decisions_whatever_the_losses_are(norm, steps, rho):
+    n, side = 24, 4
+    draw = torch.Generator().manual_seed(steps)
+    images, _ = scenes((1.0,), side, n=n)
+    epsilon = torch.rand(n, generator=draw, dtype=torch.float64) + 0.05
+    # losses that rise in a share of the steps of their own, so that every decision falls both ways
+    rises = torch.rand(steps + 1, n, generator=draw) < torch.linspace(0.3, 1, n)
+    size = torch.rand(steps + 1, n, generator=draw, dtype=torch.float64)
+    values = (size * torch.where(rises, 1, -3)).cumsum(0).round(decimals=1)
+    gradients = torch.randn(steps + 1, n, 1, side, side, generator=draw, dtype=torch.float64)
+    search = APGD(norm, steps=steps, rho=rho)
+    state = state_of(Bumpy(side), images, epsilon)
+    search.start(state, sources(n))
+    theirs = [
+        searched(
+            norm,
+            array(images[i]),
+            float(epsilon[i]),
+            steps,
+            False,
+            papers.checkpoints_in_whole_steps if steps % 100 else papers.checkpoints,
+            rho,
+        )(scripted(values[:, i].tolist(), array(gradients[:, i])), array(state.x[i]))
+        for i in range(n)
+    ]
+
+    def advances():
+        for step in range(steps):
+            search.advance(state, values[step], gradients[step].clone())
+            state.step = state.step + 1
+            yield
+
+    back = hold_apgd(search, state, advances(), theirs)
+    assert len(back.unique()) > (1 if steps < 30 else 2)
+
+
+def test_whole_windows_are_the_papers_where_its_shares_are_whole():
+    for steps in (100, 200, 1000):
+        assert papers.checkpoints_in_whole_steps(steps) == papers.checkpoints(steps)
+    assert papers.checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]  # its example
+
+
+# --- FAB ------------------------------------------------------------------------------------------
+
+
+def logits_and_gradients(model):
+    def network(x):
+        x = torch.tensor(x)[None].requires_grad_()
+        logits = model(x)[0]
+        rows = [torch.autograd.grad(v, x, retain_graph=True)[0][0] for v in logits]
+        return array(logits), [array(row) for row in rows]
+
+    return network
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"patience": 0}, {"patience": 4}, {"patience": 0, "alpha_max": 0.5, "eta": 0.98, "beta": 0.7}],
+    ids=["published", "patient", "short"],
+)
+@pytest.mark.parametrize("targets", [0, 3])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_fab_takes_the_papers_steps(norm, targets, settings):
+    model = Bumpy(6, waves=4)
+    images, _ = scenes((1.0,), 6, n=9)
+    epsilon = torch.full((9,), {"linf": 0.1, "l2": 0.6, "l1": 3.0}[norm], dtype=torch.float64)
+    search = FAB(norm, steps=30, restarts=2, targets=targets, **settings)
+    state = state_of(model, images, epsilon)
+    # first and second start, on the way to each of the targets
+    state.chain = torch.arange(9) % search.chains(4)
+    search.start(state, sources(9))
+    order = model(images).argsort(dim=1, descending=True)
+    assert torch.equal((state.x != images).flatten(1).any(1), state.chain % 2 == 1)
+    theirs = [
+        papers.fab(
+            logits_and_gradients(model),
+            array(images[i]),
+            int(state.classes[i]),
+            array(state.x[i]),
+            30,
+            norm,
+            target=int(order[i, 1 + int(state.chain[i]) // 2]) if targets else None,
+            every=True,
+            **settings,
+        )
+        for i in range(9)
+    ]
+    went = {True: 0, False: 0}
+    for number, (reached, fooled, _) in enumerate(steps_of(search, model, state)):
+        m = kept(state)
+        for i, one in enumerate(theirs):
+            due, where = next(one), f"row {i}, step {number}"
+            hold(reached[i], due.reached, where)
+            assert bool(fooled[i]) == due.fooled, where
+            hold(state.x[i], due.x, where)
+            assert float(m.best_distance[i]) == pytest.approx(due.distance, abs=1e-9), where
+            if due.best is not None:
+                assert np.array_equal(array(m.best[i]), due.best), where
+            went[due.fooled] += 1
+    if "eta" in settings:  # steps that fall short: some fool, some do not
+        assert min(went.values()) > 0
+
+
+# --- Square ---------------------------------------------------------------------------------------
+
+
+def margins(model, label):
+    def margin(x):
+        logits = model(torch.tensor(x)[None])[0]
+        others = torch.cat([logits[:label], logits[label + 1 :]])
+        return float(others.max() - logits[label])
+
+    return margin
+
+
+def drawn(state, step, channels, i):
+    """Row i's draws for the proposal after so many, in the order in which ours are taken."""
+    u = stream(state.key, torch.full_like(state.step, step + 1), 5 + channels)[i].tolist()
+    signs = np.array([-1.0 if v < 0.5 else 1.0 for v in u[4 : 4 + channels]])
+    return papers.Draws((u[0], u[1]), (u[2], u[3]), signs, u[4 + channels] < 0.5)
+
+
+def first_signs(state, shape, i):
+    count = int(np.prod(shape))
+    u = stream(state.key, torch.zeros_like(state.step), count)[i]
+    return np.where(u.numpy() < 0.5, -1.0, 1.0).reshape(shape)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_square_makes_the_papers_proposals(norm, channels):
+    side, steps = 15, 70
+    model = Bumpy(side, channels)
+    images, epsilon = scenes(EPSILONS[norm], side, channels, n=2)
+    search = Square(norm, queries=steps + 1)
+    state = state_of(model, images, epsilon, key=7)
+    search.start(state, [])
+    shape = (channels, side) if norm == "linf" else (channels, 5, 5)
+    theirs = []
+    for i in range(len(state)):
+        image, e = array(images[i]), float(epsilon[i])
+        start = papers.stripes_or_tiles(image, e, norm, first_signs(state, shape, i))
+        hold(state.x[i], start, f"row {i}")
+        draws = [drawn(state, step, channels, i) for step in range(steps)]
+        margin = margins(model, int(state.classes[i]))
+        theirs.append(papers.square(margin, image, start, e, steps, norm, draws))
+    taken = 0
+    before = [np.inf] * len(state)
+    for number, _ in enumerate(steps_of(search, model, state)):
+        m = kept(state)
+        for i, one in enumerate(theirs):
+            due, where = next(one), f"row {i}, step {number}"
+            hold(state.x[i], due.x, where)
+            assert np.array_equal(array(m.best[i]), due.best), where
+            assert m.best_value[i] == pytest.approx(due.best_value, abs=1e-9), where
+            taken += due.best_value > before[i]
+            before[i] = due.best_value
+    assert 0.02 < taken / (steps * len(state)) < 0.9
+
+
+@pytest.mark.parametrize("p_init", [0.8, 0.3])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_squares_shrink_as_the_paper_says(norm, p_init):
+    turns = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+    done = torch.tensor([0, *(t + k for t in turns for k in (0, 1)), 9999])
+    n = len(done)
+    model = Bumpy(40, classes=2)
+    images, epsilon = scenes((0.5,), 40, n=n)
+    search = Square(norm, queries=10_000, p_init=p_init)
+    state = state_of(model, images, epsilon, key=3)
+    search.start(state, [])
+    start = array(state.x)
+    state.step = done.clone()
+    search.advance(state, torch.zeros(n, dtype=torch.float64), state.x)
+    for i, k in enumerate(done.tolist()):
+        side = papers.side_of_square(k, 40, 40, norm, p_init)
+        due = papers.proposal(start[i], array(images[i]), 0.5, norm, side, drawn(state, k, 1, i))
+        hold(state.x[i], due, f"after {k}")
