@@ -19,8 +19,9 @@ from robustkit.study import work
 from robustkit.study.cells import Test as Asked
 from robustkit.study.forecast import forecast, looks, passes
 from robustkit.study.throughput import Pace, timed
-from robustkit.training.engine import Engine, Progress
+from robustkit.training.engine import Engine
 from robustkit.training.examples import gather
+from robustkit.training.progress import Callbacks
 from robustkit.training.recipe import Recipe, spell
 
 command = import_module("robustkit.cli.report")  # robustkit.cli.report is the function
@@ -72,15 +73,17 @@ def test_looks_at_held_out_images_are_foreseen(steps, batch, share, hold_out):
     data = datasets.load("mnist5k", split="train")
     asked = Recipe(steps=steps, batch_size=batch, hold_out=Fraction(hold_out))
     training = prepare(data, hold_out=asked.hold_out, fraction=Fraction(share))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
     engine = Engine(
-        *(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)),) * 2,
-        losses.build("cross-entropy", {}),
-        asked,
-        gather(data, training.train, torch.device("cpu")),
-        None,
-        0,
+        network=network,
+        model=network,
+        loss=losses.build("cross-entropy", {}),
+        recipe=asked,
+        examples=gather(data, training.train, torch.device("cpu")),
+        held_out=None,
+        seed=0,
     )
-    engine.run(lambda: None, 1e9, Progress())
+    engine.run(lambda: None, 1e9, Callbacks())
     held = 0 if training.held_out is None else len(training.held_out.labels)
     spelled = {"recipe": spell(asked), "fraction": share}
     assert looks(spelled, len(data)) == (held, len(engine.history))

@@ -24,20 +24,13 @@ from robustkit.losses import LOSSES
 from robustkit.losses import build as build_loss
 from robustkit.losses.cross_entropy import CrossEntropy
 from robustkit.losses.loss import Result
-from robustkit.training import Options, Question, Recipe, train
+from robustkit.training import Callbacks, Recipe, TrainingConfig, TrainingOptions, train
 from robustkit.training import run as training_run
-from robustkit.training.engine import Engine, Progress, accuracy, optimizer, summarised
+from robustkit.training.defaults import default_recipe, default_settings, published, resolve
+from robustkit.training.engine import Engine, accuracy, optimizer, summarised
 from robustkit.training.examples import augmented, gather, order
-from robustkit.training.processes import Processes
-from robustkit.training.recipe import (
-    checked,
-    default_recipe,
-    default_settings,
-    published,
-    rate,
-    spell,
-    updates,
-)
+from robustkit.training.processes import ProcessGroup
+from robustkit.training.recipe import checked, rate, spell, updates
 
 CPU = torch.device("cpu")
 
@@ -54,8 +47,11 @@ def digits():
 @pytest.fixture
 def asked(digits):
     """A question that is answered within a second."""
-    return Question(
-        "lenet5", digits, recipe=Recipe(epochs=3, batch_size=64), noise=Noise(rate=Fraction(2, 5))
+    return TrainingConfig(
+        model="lenet5",
+        data=digits,
+        recipe=Recipe(epochs=3, batch_size=64),
+        noise=Noise(rate=Fraction(2, 5)),
     )
 
 
@@ -64,14 +60,15 @@ def start(digits, loss=None, seed=0, noise="0.4", **recipe):
     from robustkit.models import build
 
     training = prepare(digits, hold_out=60, noise=Noise(rate=Fraction(noise)), seed=seed)
+    network = build("lenet5", seed=seed)
     return Engine(
-        (network := build("lenet5", seed=seed)),
-        network,
-        loss or CrossEntropy(),
-        Recipe(**recipe),
-        gather(digits, training.train, CPU),
-        gather(digits, training.held_out, CPU),
-        seed,
+        network=network,
+        model=network,
+        loss=loss or CrossEntropy(),
+        recipe=Recipe(**recipe),
+        examples=gather(digits, training.train, CPU),
+        held_out=gather(digits, training.held_out, CPU),
+        seed=seed,
     )
 
 
@@ -158,6 +155,48 @@ def test_the_rate_of_multistep_drops_at_its_milestones_however_long_the_run_is()
     assert rate(replace(asked, drop=0.5), 5, 6) == pytest.approx(0.05)
 
 
+def test_what_a_user_changes_takes_the_place_of_what_was_published():
+    found = resolve("large-margin-softmax", "mnist", "lenet5", paper=True)
+    assert (found.recipe.steps, found.settings()["m"]) == (30_000, 4)
+    longer = resolve("large-margin-softmax", "mnist", paper=True, changes={"epochs": 3}).recipe
+    assert (longer.steps, longer.epochs, longer.schedule) == (None, 3, "multistep")
+    smooth = {"schedule": "cosine", "learning_rate": 0.3}
+    chosen = resolve("large-margin-softmax", "mnist", paper=True, changes=smooth).recipe
+    assert (chosen.schedule, chosen.milestones, chosen.learning_rate) == ("cosine", (), 0.3)
+    given = resolve("large-margin-softmax", "mnist", paper=True, settings={"m": 2}).settings()
+    assert given == found.settings() | {"m": 2}
+
+
+def test_settings_that_depend_on_a_trainings_length_know_what_is_held_out():
+    found = resolve("large-margin-softmax", "mnist5k", changes={"epochs": 2, "batch_size": 50})
+    # a tenth of 4,000 images held out, half of the rest trained on: 36 updates, twice
+    assert found.settings(4000, Fraction(1, 2))["gamma"] == pytest.approx(2.5e-5 * 30_000 / 72)
+    own = resolve("large-margin", "mnist5k", settings={"alpha": 3.0}).settings(4000)
+    assert own == {"alpha": 3.0, "cross_entropy_weight": 10.0, "stabiliser": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 5, "epochs": 2}, "both say how long"),
+        ({"learning_rates": 0.1}, "unknown field of a recipe 'learning_rates'.*learning_rate"),
+        ({"momentum": 1.0}, "--momentum 1.0"),
+    ],
+)
+def test_changes_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        resolve("cross-entropy", "mnist5k", changes=changes)
+
+
+def test_a_training_says_what_its_loss_warns_of(digits, tmp_path):
+    recipe = Recipe(steps=3, batch_size=32)
+    asked = TrainingConfig(model="lenet5", data=digits, loss="large-margin-softmax", recipe=recipe)
+    first = train(asked, tmp_path / "a.safetensors")
+    assert "λ is still 998 at the last of 3 updates" in first.warning
+    again = train(asked, tmp_path / "a.safetensors")
+    assert again.warning == first.warning
+
+
 @pytest.mark.parametrize(
     ("loss", "data", "first"),
     [
@@ -194,7 +233,15 @@ def test_the_length_of_a_training_is_known_beforehand(digits, hold_out, fraction
     images = size(len(digits), asked.hold_out, Fraction(fraction))
     assert images == len(training.train)
     examples = gather(digits, training.train, CPU)
-    engine = Engine(nn.Linear(1, 1), nn.Linear(1, 1), CrossEntropy(), asked, examples, None, 0)
+    engine = Engine(
+        network=nn.Linear(1, 1),
+        model=nn.Linear(1, 1),
+        loss=CrossEntropy(),
+        recipe=asked,
+        examples=examples,
+        held_out=None,
+        seed=0,
+    )
     assert updates(asked, images) == engine.steps
     assert updates(replace(asked, steps=5), images) == 5
 
@@ -310,7 +357,7 @@ def test_the_first_update_is_stochastic_gradient_descent_by_hand(digits):
     examples = engine.examples
     logits = reference(examples.images.double() / 255)
     nn.functional.cross_entropy(logits, examples.given).backward()
-    engine.run(lambda: None, math.inf, Progress())
+    engine.run(lambda: None, math.inf, Callbacks())
     for (name, made), before in zip(
         engine.network.named_parameters(), reference.parameters(), strict=True
     ):
@@ -326,7 +373,7 @@ def test_the_history_says_what_the_network_said(digits):
     with torch.no_grad():
         logits = engine.network(examples.images / 255)
         watched = engine.network(held.images / 255).argmax(1)
-    engine.run(lambda: None, math.inf, Progress())
+    engine.run(lambda: None, math.inf, Callbacks())
     (line,) = engine.history
     said, wrong = logits.argmax(1), examples.given != examples.clean
     assert wrong.sum() == 96
@@ -374,7 +421,7 @@ def test_losses_to_be_compared_share_batches_flips_and_augmentation(digits):
     for loss in (Watching(), Other()):
         type(loss).seen.clear()
         start(digits, loss, epochs=2, augment=("flip", "crop")).run(
-            lambda: None, math.inf, Progress()
+            lambda: None, math.inf, Callbacks()
         )
     assert len(Watching.seen) == len(Other.seen) == 4
     for mine, theirs in zip(Watching.seen, Other.seen, strict=True):
@@ -393,7 +440,7 @@ def interrupted(question, out, after):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(question, out, Options(seconds=0, progress=Progress(stop)))
+        train(question, out, TrainingOptions(seconds=0, callbacks=Callbacks(stop)))
 
 
 @pytest.mark.parametrize("after", [1, 5, 9])
@@ -410,7 +457,7 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(asked, tmp_path, afte
     train(
         question,
         tmp_path / "cut.safetensors",
-        Options(progress=Progress(lambda report: steps.append(report.step))),
+        TrainingOptions(callbacks=Callbacks(lambda report: steps.append(report.step))),
     )
     assert steps[0] > 1 or after == 1
     whole, cut = ((tmp_path / f"{n}.safetensors").read_bytes() for n in ("whole", "cut"))
@@ -441,13 +488,13 @@ def within(digits, tmp_path):
     (tmp_path / "net.py").write_text(COURSE_NET)
     recipe = Recipe(steps=35, batch_size=8, hold_out=Fraction(6))
     noise = Noise(rate=Fraction(2, 5))
-    return Question(f"{tmp_path}/net.py:build", digits, recipe=recipe, noise=noise)
+    return TrainingConfig(model=f"{tmp_path}/net.py:build", data=digits, recipe=recipe, noise=noise)
 
 
 def test_a_training_within_one_epoch_has_a_course(within, tmp_path):
     told = []
-    progress = Progress(epoch=lambda line: told.append(line["epoch"]))
-    made = train(within, tmp_path / "a.safetensors", Options(progress=progress))
+    progress = Callbacks(epoch=lambda line: told.append(line["epoch"]))
+    made = train(within, tmp_path / "a.safetensors", TrainingOptions(callbacks=progress))
     history = made.record["history"]
     assert [line["step"] for line in history] == [10, 20, 30, 35]
     assert [line["epoch"] for line in history] == [0, 0, 0, 1]
@@ -490,7 +537,7 @@ def test_a_training_cut_within_an_epoch_resumes_to_the_same_bytes(within, tmp_pa
 def test_the_course_of_long_epochs_is_even_and_each_line_is_of_its_own_updates(digits):
     engine = start(digits, steps=120, batch_size=4)  # 60 updates an epoch
     seen = []
-    engine.run(lambda: None, math.inf, Progress(lambda report: seen.append(report.seen["loss"])))
+    engine.run(lambda: None, math.inf, Callbacks(lambda report: seen.append(report.seen["loss"])))
     steps = [line["step"] for line in engine.history]
     assert steps == list(range(10, 121, 10))
     assert [line["epoch"] for line in engine.history] == [s // 60 for s in steps]
@@ -500,7 +547,9 @@ def test_the_course_of_long_epochs_is_even_and_each_line_is_of_its_own_updates(d
 
 def test_short_epochs_do_not_make_a_long_history(digits, tmp_path):
     recipe = Recipe(steps=330, batch_size=8, hold_out=Fraction(290))  # ten images, 2 batches
-    made = train(Question("lenet5", digits, recipe=recipe), tmp_path / "a.safetensors")
+    made = train(
+        TrainingConfig(model="lenet5", data=digits, recipe=recipe), tmp_path / "a.safetensors"
+    )
     steps = [line["step"] for line in made.record["history"]]
     assert len(steps) <= 50
     assert steps[-1] == 330
@@ -508,8 +557,10 @@ def test_short_epochs_do_not_make_a_long_history(digits, tmp_path):
 
 
 def test_a_batch_too_small_to_share_is_refused(digits):
-    question = Question("lenet5", digits, recipe=Recipe(batch_size=50, hold_out=Fraction(49)))
-    run = training_run._Run(question, Path("a"), Options(), CPU, Processes(0, 2))
+    question = TrainingConfig(
+        model="lenet5", data=digits, recipe=Recipe(batch_size=50, hold_out=Fraction(49))
+    )
+    run = training_run._Training(question, Path("a"), TrainingOptions(), CPU, ProcessGroup(0, 2))
     with pytest.raises(InputError, match="smallest batch has 1 of 251 images for 2 processes"):
         run.engine(CrossEntropy(), run.prepared())
 
@@ -555,7 +606,8 @@ def test_the_best_epoch_is_kept_where_that_is_asked(digits, tmp_path):
         epochs=6, batch_size=32, schedule="staircase", learning_rate=0.02, decay=2.5, decay_steps=9
     )
     made = train(
-        Question("lenet5", digits, recipe=recipe, keep="best"), tmp_path / "best.safetensors"
+        TrainingConfig(model="lenet5", data=digits, recipe=recipe, keep="best"),
+        tmp_path / "best.safetensors",
     )
     held = [line["held_out"] for line in made.record["history"]]
     assert made.record["epoch_kept"] == 1 + held.index(max(held)) < 6
@@ -571,10 +623,10 @@ def test_the_same_question_is_answered_from_the_file(asked, tmp_path):
     def never(report):
         raise AssertionError("trained again")
 
-    again = train(asked, tmp_path / "a.safetensors", Options(progress=Progress(never)))
+    again = train(asked, tmp_path / "a.safetensors", TrainingOptions(callbacks=Callbacks(never)))
     assert again.record == first.record
     assert first.path.stat().st_mtime_ns == stamp
-    train(asked, tmp_path / "a.safetensors", Options(fresh=True))
+    train(asked, tmp_path / "a.safetensors", TrainingOptions(fresh=True))
     assert first.path.stat().st_mtime_ns != stamp
 
 
@@ -606,18 +658,18 @@ def test_an_unfinished_training_of_another_question_is_left_alone(asked, tmp_pat
     (tmp_path / "a.safetensors.partial" / "state.pt").write_bytes(b"cut short")
     with pytest.raises(InputError, match="damaged; --fresh starts anew"):
         train(asked, tmp_path / "a.safetensors")
-    train(asked, tmp_path / "a.safetensors", Options(fresh=True))
+    train(asked, tmp_path / "a.safetensors", TrainingOptions(fresh=True))
 
 
 def test_divergence_stops_with_the_epoch_and_keeps_the_last_good_state(digits, tmp_path):
     recipe = Recipe(
         epochs=4, batch_size=64, learning_rate=1e-3, schedule="staircase", decay=1e30, decay_steps=7
     )
-    asked = Question("lenet5", digits, recipe=recipe)
+    asked = TrainingConfig(model="lenet5", data=digits, recipe=recipe)
     with pytest.raises(
         TrainingFailed, match=r"no longer a number in epoch \d, by batch \d"
     ) as told:
-        train(asked, tmp_path / "a.safetensors", Options(seconds=0))
+        train(asked, tmp_path / "a.safetensors", TrainingOptions(seconds=0))
     assert "--learning-rate" in str(told.value)
     state = torch.load(tmp_path / "a.safetensors.partial" / "state.pt", weights_only=True)
     assert all(bool(torch.isfinite(v).all()) for v in state["state"]["network"].values())
@@ -649,7 +701,7 @@ def test_a_network_with_dropout_repeats_itself(digits, tmp_path):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Dropout(),"
         " nn.Linear(64, 10))\n"
     )
-    asked = Question(f"{tmp_path}/net.py:build", digits, recipe=Recipe(epochs=2))
+    asked = TrainingConfig(model=f"{tmp_path}/net.py:build", data=digits, recipe=Recipe(epochs=2))
     before = torch.get_rng_state()
     one, two = (train(asked, tmp_path / f"{n}.safetensors").path.read_bytes() for n in "ab")
     assert one == two

@@ -14,7 +14,7 @@ from torch import nn
 
 from robustkit import checkpoint, data
 from robustkit.errors import InputError, TrainingFailed
-from robustkit.training import Options, Question, Recipe, train
+from robustkit.training import Recipe, TrainingConfig, TrainingOptions, train
 from robustkit.training.run import numerics
 
 TRAIN = ["train", "--model", "lenet5", "--data", "mnist5k", "--data-fraction", "0.05"]
@@ -71,7 +71,9 @@ def mine(tmp_path):
 
 
 def asked(digits, loss="cross-entropy", **recipe):
-    return Question("lenet5", digits, loss, recipe=Recipe(hold_out=Fraction(0), **recipe))
+    return TrainingConfig(
+        model="lenet5", data=digits, loss=loss, recipe=Recipe(hold_out=Fraction(0), **recipe)
+    )
 
 
 # --- how the images were made ---------------------------------------------------------------------
@@ -131,7 +133,7 @@ def test_a_file_cannot_ask_for_images_of_any_size(tmp_path, size):
 def test_weights_that_are_no_numbers_are_not_saved(digits, tmp_path, steps):
     question = asked(digits, learning_rate=1e38, weight_decay=1e6, steps=steps, batch_size=200)
     with pytest.raises(TrainingFailed, match=r"weights are no longer numbers in epoch 1, by batch"):
-        train(question, tmp_path / "a.safetensors", Options(seconds=0))
+        train(question, tmp_path / "a.safetensors", TrainingOptions(seconds=0))
     assert not list(tmp_path.iterdir())
 
 
@@ -140,7 +142,7 @@ def test_an_earlier_good_state_stays(digits, tmp_path, mine):
     question = asked(digits, mine("finite_value"), batch_size=100, epochs=2)
     question = replace(question, settings={"after": 4})
     with pytest.raises(TrainingFailed, match=r"epoch 2, by batch 2 of 2; try a smaller") as told:
-        train(question, tmp_path / "a.safetensors", Options(seconds=math.inf))
+        train(question, tmp_path / "a.safetensors", TrainingOptions(seconds=math.inf))
     kept = tmp_path / "a.safetensors.partial" / "state.pt"
     assert f"the last good state is kept in {kept}" in str(told.value)
     state = torch.load(kept, weights_only=True)["state"]
@@ -191,7 +193,11 @@ def test_logs_that_cannot_be_written_are_told_before_the_first_update(digits, tm
     pytest.importorskip("tensorboard")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--log .*: cannot be written: .*; give another folder"):
-        train(asked(digits, steps=1), tmp_path / "a.safetensors", Options(log=tmp_path / "file"))
+        train(
+            asked(digits, steps=1),
+            tmp_path / "a.safetensors",
+            TrainingOptions(log=tmp_path / "file"),
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -240,7 +246,7 @@ def test_tensorboard_shows_the_history(digits, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     question = replace(asked(digits, epochs=3), recipe=Recipe(epochs=3, hold_out=Fraction(50)))
-    made = train(question, tmp_path / "a.safetensors", Options(log=tmp_path / "log"))
+    made = train(question, tmp_path / "a.safetensors", TrainingOptions(log=tmp_path / "log"))
     events = EventAccumulator(str(tmp_path / "log"))
     events.Reload()
     names = set(events.Tags()["scalars"])

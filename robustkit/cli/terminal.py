@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import (
@@ -23,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from robustkit import training
     from robustkit.audit.outcome import Audit
     from robustkit.evaluation import RunOptions
     from robustkit.record import Evaluation
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
     from robustkit.study.cells import Plan
     from robustkit.study.forecast import Forecast
     from robustkit.study.run import Run, Standing
-    from robustkit.training.engine import Progress as Watcher
-    from robustkit.training.engine import Report
-    from robustkit.training.run import Trained
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
@@ -178,19 +177,18 @@ class TrainingBar(_Shown):
         self.task = self.bar.add_task(name, total=None)
 
     @property
-    def progress(self) -> "Watcher":
-        """What the training tells; nothing where stderr is no terminal."""
-        from robustkit.training.engine import Progress
+    def callbacks(self) -> "training.Callbacks":
+        """What the training calls; nothing where stderr is no terminal."""
+        from robustkit.training import Callbacks
 
-        return Progress() if self.bar.disable else Progress(self._step, self._epoch)
+        return Callbacks() if self.bar.disable else Callbacks(self._step, self._epoch)
 
-    def _step(self, report: "Report") -> None:
-        seen = report.seen
+    def _step(self, at: "training.Progress") -> None:
         text = (
-            f"epoch {report.epoch}/{report.epochs}, loss {seen['loss']:.4g}, "
-            f"accuracy {seen['accuracy_given']:.1%}"
+            f"epoch {at.epoch}/{at.epochs}, loss {at.seen['loss']:.4g}, "
+            f"accuracy {at.seen['accuracy_given']:.1%}"
         )
-        self.bar.update(self.task, completed=report.step, total=report.steps, description=text)
+        self.bar.update(self.task, completed=at.step, total=at.steps, description=text)
 
     def _epoch(self, line: dict[str, Any]) -> None:
         self.console.print(Text(f"epoch {line['epoch']}: {_epoch_text(line)}"), soft_wrap=True)
@@ -312,23 +310,27 @@ def plan_text(run: "Run", plan: "Plan", expected: "Forecast | None", workers: in
     return text + (f", without {', '.join(untimed)}: cannot be timed" if untimed else "")
 
 
-def show_training(trained: "Trained") -> None:
-    """What was trained, on stdout."""
-    record, console = trained.record, Console()
+def show_training(trained: "training.TrainingResult") -> None:
+    """What was trained, on stdout; what a user should know of it, on stderr."""
+    record = trained.record
     train = record["data"]["train"]
     noise = train["noise"]
     kept = next(line for line in record["history"] if line["epoch"] == record["epoch_kept"])
-    text = f"{record['loss']['name']}, {record['model']['name']}: {train['images']:,} images of "
-    text += f"{record['data']['name']}, {noise['flipped']:,} labels wrong ({noise['realised']:.2%})"
-    console.print(Text(text), soft_wrap=True)
-    console.print(Text(f"epoch {kept['epoch']}: {_epoch_text(kept)}"), soft_wrap=True)
+    lines = [
+        f"{record['loss']['name']}, {record['model']['name']}: {train['images']:,} images of "
+        f"{record['data']['name']}, {noise['flipped']:,} labels wrong ({noise['realised']:.2%})",
+        f"epoch {kept['epoch']}: {_epoch_text(kept)}",
+    ]
     if sent := record.get("communication"):
         share = f"{sent['ratio']:.2%} of plain"
-        text = f"{sent['scheme']}: {sent['bytes_per_step']:,} bytes a step, {share}"
-        console.print(Text(text), soft_wrap=True)
+        lines.append(f"{sent['scheme']}: {sent['bytes_per_step']:,} bytes a step, {share}")
     if record["gradients"] != "one pass":
-        console.print(Text(f"gradients in {record['gradients']}"), soft_wrap=True)
-    console.print(Text(f"checkpoint: {trained.path}"), soft_wrap=True)
+        lines.append(f"gradients in {record['gradients']}")
+    console = Console()
+    for line in [*lines, f"checkpoint: {trained.path}"]:
+        console.print(Text(line), soft_wrap=True)
+    if trained.warning:
+        typer.echo(f"warning: {trained.warning}", err=True)
 
 
 def _epoch_text(line: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,9 +10,9 @@ import typer
 
 from robustkit.cli.options import Channels, Crop, DataRoot, Device, Resize, Seed, Split, share
 from robustkit.errors import InputError
-from robustkit.files import build
 
 if TYPE_CHECKING:
+    from robustkit.compression import Scheme
     from robustkit.data import Dataset
     from robustkit.data.noise import Noise
 
@@ -127,92 +126,81 @@ def train(
 
     Exit status: 0 done, 2 bad input, 3 the training failed, 130 and 143 interrupted.
     """
-    from robustkit import compression, losses
-    from robustkit.data import noise as noises
-    from robustkit.training import recipe as recipes
-
-    if steps is not None and epochs is not None:
-        raise InputError("--steps and --epochs both say how long to train; give one")
-    if no_memory and compress is None:
-        raise InputError("--no-memory is about compressed gradients; give --compress too")
-    wrong = None if label_noise is None else str(share(label_noise, "--label-noise"))
-    noise = noises.parse(noise_kind, wrong, stratified=noise_stratified)
-    if noise_stratified and noise.kind == "file":
-        raise InputError("--noise-stratified: a file's labels are what they are; leave it out")
-    part = share(data_fraction, "--data-fraction")
-    held = None if hold_out is None else _held_out(hold_out)
-    scheme = None if compress is None else compression.parse(compress)
-    losses.source(loss)  # an unknown name is told before torch is imported
-    given = losses.parse_settings(set_ or ())
-    paper = recipes.published(loss, data, model, given) if recipe == "paper" else None
-    chosen = paper.recipe if paper else recipes.default_recipe(loss, data)
-    if epochs is not None:
-        chosen = replace(chosen, steps=None)
-    if schedule is not None:
-        chosen = replace(chosen, milestones=())
-    changes: dict[str, Any] = {
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "optimizer": optimizer,
-        "learning_rate": learning_rate,
-        "momentum": momentum,
-        "weight_decay": weight_decay,
-        "schedule": schedule,
-        "clip": clip,
-        "augment": None if augment is None else tuple(kind for kind in augment if kind != "none"),
-        "hold_out": held,
-    }
-    changes = {name: value for name, value in changes.items() if value is not None}
-    chosen = recipes.checked(replace(chosen, **changes, **_rest(recipe_set or ())))
-    path = out or Path(  # in the working folder
-        _name(loss, given, model, data, noise, part, scheme, seed)
-    )
-    from robustkit import training
+    from robustkit import losses, training
     from robustkit.cli.terminal import TrainingBar, show_training
     from robustkit.data import load
-    from robustkit.data.subset import size
+    from robustkit.training import TrainingConfig, TrainingOptions, resolve
 
+    noise = _noise(noise_kind, label_noise, noise_stratified)
+    part = share(data_fraction, "--data-fraction")
+    scheme = _scheme(compress, no_memory)
+    losses.source(loss)  # an unknown name is told before torch is imported
+    given = losses.parse_settings(set_ or ())
+    changes = _further(recipe_set or ()) | _given(epochs=epochs, steps=steps, schedule=schedule)
+    changes |= _given(optimizer=optimizer, learning_rate=learning_rate, momentum=momentum)
+    changes |= _given(batch_size=batch_size, weight_decay=weight_decay, clip=clip)
+    changes |= _given(augment=_augment(augment), hold_out=_held_out(hold_out))
+    resolved = resolve(loss, data, model, settings=given, changes=changes, paper=recipe == "paper")
+    path = out or Path(_name(loss, given, model, data, noise, part, scheme, seed))
     images = load(data, split=split, root=data_root, resize=resize, crop=crop, channels=channels)
-    if held is not None:
-        _check_held_out(held, images)
-    updates = recipes.updates(chosen, size(len(images), chosen.hold_out, part))
-    settings = paper.settings if paper else recipes.default_settings(loss, data, updates, given)
-    question = training.Question(
-        model,
-        images,
-        loss,
-        settings | given,
-        chosen,
-        noise,
-        part,
-        seed,
-        keep,
-        clean_selection,
-        scheme,
-        not no_memory,
-        precision,
-        deterministic,
+    _check_held_out(changes.get("hold_out", 0), images)
+    config = TrainingConfig(
+        model=model,
+        data=images,
+        loss=loss,
+        settings=resolved.settings(len(images), part),
+        recipe=resolved.recipe,
+        noise=noise,
+        fraction=part,
+        seed=seed,
+        keep=keep,
+        clean_selection=clean_selection,
+        compress=scheme,
+        memory=not no_memory,
+        precision=precision,
+        deterministic=deterministic,
     )
     with TrainingBar(path.name) as bar:
-        trained = training.train(
-            question, path, training.Options(device, fresh, log=log, progress=bar.progress)
-        )
+        options = TrainingOptions(device=device, fresh=fresh, log=log, callbacks=bar.callbacks)
+        trained = training.train(config, path, options)
     if trained.first:
         show_training(trained)
-        if loss in losses.LOSSES and (
-            told := losses.build(loss, settings | given).warning(updates)
-        ):
-            typer.echo(f"warning: {told}", err=True)
     return 0
 
 
-def _held_out(text: str) -> Fraction:
+def _noise(kind: str, rate: str | None, stratified: bool) -> "Noise":
+    """What the options of label noise say."""
+    from robustkit.data import noise as noises
+
+    share_wrong = None if rate is None else str(share(rate, "--label-noise"))
+    noise = noises.parse(kind, share_wrong, stratified=stratified)
+    if stratified and noise.kind == "file":
+        raise InputError("--noise-stratified: a file's labels are what they are; leave it out")
+    return noise
+
+
+def _scheme(text: str | None, no_memory: bool) -> "Scheme | None":
+    """What the options of compressed gradients say."""
+    from robustkit import compression
+
+    if text is None and no_memory:
+        raise InputError("--no-memory is about compressed gradients; give --compress too")
+    return None if text is None else compression.parse(text)
+
+
+def _augment(kinds: list[str] | None) -> tuple[str, ...] | None:
+    """What --augment says; `none` takes away what the recipe has."""
+    return None if kinds is None else tuple(kind for kind in kinds if kind != "none")
+
+
+def _held_out(text: str | None) -> Fraction | None:
     """What --hold-out says.
 
     Raises:
         InputError: not a number, or one that may be a share or a count.
     """
+    if text is None:
+        return None
     value = share(text, "--hold-out")
     if value == 1 and text != "1":
         raise InputError(
@@ -221,7 +209,7 @@ def _held_out(text: str) -> Fraction:
     return value
 
 
-def _check_held_out(amount: Fraction, images: "Dataset") -> None:
+def _check_held_out(amount: Fraction | int, images: "Dataset") -> None:
     """Raise InputError where a share above 0 comes to no image."""
     if 0 < amount * len(images) < 1:
         raise InputError(
@@ -230,7 +218,12 @@ def _check_held_out(amount: Fraction, images: "Dataset") -> None:
         )
 
 
-def _rest(texts: Iterable[str]) -> dict[str, Any]:
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _further(texts: Iterable[str]) -> dict[str, Any]:
     """What --recipe-set says of a recipe: fields that have no option of their own."""
     from robustkit import losses
     from robustkit.training import recipe as recipes
@@ -241,8 +234,7 @@ def _rest(texts: Iterable[str]) -> dict[str, Any]:
             raise InputError(f"--recipe-set {key}: this has an option, --{key.replace('_', '-')}")
     if type(given.get("milestones")) is int:
         given["milestones"] = [given["milestones"]]
-    made = build(recipes.Recipe, given, "--recipe-set")
-    return {key: getattr(made, key) for key in given}
+    return recipes.parse_changes(given, "--recipe-set")
 
 
 def _name(

@@ -7,15 +7,16 @@ torch: a plan can be made, shown and reported on without it.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from robustkit import compression, losses, models, protocol
 from robustkit.data import Dataset, noise
-from robustkit.errors import InputError, UnknownName
-from robustkit.files import build, canonical, digest, fraction
+from robustkit.errors import InputError
+from robustkit.files import canonical, digest, fraction
 from robustkit.spec import TRAINED, Analysis, Method, Study, Trained, Tuning
-from robustkit.training.recipe import Recipe, checked, default_recipe, default_settings, spell
+from robustkit.training.defaults import resolve
+from robustkit.training.recipe import parse_changes, spell
 
 REVISION = 1
 """raised by whatever changes what the same cell comes to"""
@@ -336,12 +337,16 @@ def _making(method: Method, configuration: int, trained: Trained) -> dict[str, A
     if not isinstance(settings, dict):
         raise InputError(f"{name}: settings: expected a table, got {settings!r}")
     compressed = _compressed(changes, name)
-    recipe = recipe_of(method.loss, trained, changes, name)
-    chosen = method.settings | settings
+    resolved = resolve(
+        method.loss,
+        trained.data,
+        settings=method.settings | settings,
+        changes=_changes(trained, changes, name),
+    )
     return compressed | {
         "loss": method.loss,
-        "settings": default_settings(method.loss, trained.data, trained.steps, chosen) | chosen,
-        "recipe": spell(recipe),
+        "settings": resolved.settings(),
+        "recipe": spell(resolved.recipe),
     }
 
 
@@ -360,20 +365,15 @@ def _compressed(changes: dict[str, Any], where: str) -> dict[str, Any]:
     return {"compress": str(compression.parse(scheme)), "memory": memory}
 
 
-def recipe_of(loss: str, trained: Trained, changes: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe of a method: the default of its loss and data, with changes; steps are given."""
-    for key in changes:
+def _changes(trained: Trained, table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields of a recipe that a method changes, and those that are the same for all."""
+    for key in table:
         if key in FIXED:
             raise InputError(f"{where}: {key} is the same for all methods; it stands in [train]")
-        if key not in Recipe.__dataclass_fields__:
-            raise InputError(f"{where}: {UnknownName('key', key, Recipe.__dataclass_fields__)}")
-    given = build(Recipe, changes, where)
-    recipe = replace(
-        default_recipe(loss, trained.data), **{key: getattr(given, key) for key in changes}
-    )
+    shared: dict[str, Any] = {"steps": trained.steps, "batch_size": trained.batch_size}
     if trained.hold_out:
-        recipe = replace(recipe, hold_out=fraction(trained.hold_out, f"{where}: hold_out"))
-    return checked(replace(recipe, steps=trained.steps, batch_size=trained.batch_size))
+        shared["hold_out"] = fraction(trained.hold_out, f"{where}: hold_out")
+    return parse_changes(table, where) | shared
 
 
 # --- what can be told before the first cell -------------------------------------------------------

@@ -87,7 +87,9 @@ def _train(cell: Cell, store: Store, means: Means) -> dict[str, Any]:
     path = store.checkpoint(cell.key)
     resumed = path.exists() or path.with_name(f"{path.name}.partial").exists()
     began = time.monotonic()
-    made = training.train(asked_of(cell.asked, means), path, training.Options(device=means.device))
+    made = training.train(
+        asked_of(cell.asked, means), path, training.TrainingOptions(device=means.device)
+    )
     record: dict[str, Any] = made.record
     last, data = record["history"][-1], record["data"]
     return {
@@ -132,11 +134,11 @@ def _brought(asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def asked_of(asked: dict[str, Any], means: Means) -> "training.Question":
+def asked_of(asked: dict[str, Any], means: Means) -> "training.TrainingConfig":
     """The training that a cell spells out."""
     from robustkit import training
 
-    return training.Question(
+    return training.TrainingConfig(
         model=asked["model"],
         data=loaded(asked["data"]["name"], "train", None, means.data_root),
         loss=asked["loss"],
@@ -249,9 +251,9 @@ def time_steps(
     return seconds
 
 
-def _long(question: "training.Question") -> "training.Question":
+def _long(config: "training.TrainingConfig") -> "training.TrainingConfig":
     """The same training with no end in sight."""
-    return replace(question, recipe=replace(question.recipe, steps=10**6))
+    return replace(config, recipe=replace(config.recipe, steps=10**6))
 
 
 # --- a worker process -----------------------------------------------------------------------------

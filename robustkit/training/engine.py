@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -20,7 +20,8 @@ from robustkit.compression import Compressor
 from robustkit.errors import TrainingFailed
 from robustkit.losses.loss import Loss, Step
 from robustkit.training.examples import Batch, Examples, augmented, order
-from robustkit.training.processes import Processes
+from robustkit.training.processes import ProcessGroup
+from robustkit.training.progress import Callbacks, Progress
 from robustkit.training.recipe import Recipe, period, rate
 
 COURSE = 20
@@ -36,26 +37,7 @@ TOGETHER = 25
 ADVICE = "try a smaller --learning-rate, or --clip 1"
 
 
-class Report(NamedTuple):
-    """Where a run stands, for whoever watches."""
-
-    step: int
-    steps: int
-    epoch: int
-    """the one at work, from 1 on"""
-    epochs: int
-    seen: dict[str, float]
-    """since the last line of history: loss, and shares of correct answers"""
-
-
-class Progress(NamedTuple):
-    """What a watcher may ask to be told."""
-
-    step: Callable[[Report], None] | None = None
-    epoch: Callable[[dict[str, Any]], None] = lambda line: None
-
-
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Engine:
     """One training run."""
 
@@ -68,7 +50,7 @@ class Engine:
     examples: Examples
     held_out: Examples | None
     seed: int
-    processes: Processes = field(default_factory=Processes)
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
     compressor: Compressor | None = None
     precision: str = "float32"
     keep_best: bool = False
@@ -128,7 +110,7 @@ class Engine:
         """Updates between two looks at the numbers, each of which makes a GPU wait."""
         return 1 if self.device.type == "cpu" else 25
 
-    def run(self, save: Callable[[], None], seconds: float, progress: Progress) -> None:
+    def run(self, save: Callable[[], None], seconds: float, callbacks: Callbacks) -> None:
         """Train to the end; `save` is called after every epoch and every so many seconds.
 
         Where the number of updates is given, lines of history stand within long epochs, too.
@@ -141,15 +123,15 @@ class Engine:
             self.update()
             self._write_line()
             if self._closes(self.step):
-                progress.epoch(self.history[-1])
+                callbacks.epoch(self.history[-1])
                 save()
             elif time.monotonic() > due and self.processes.world == 1:
                 self._check(self.step - 1)
                 self._check_weights()
                 save()
                 due = time.monotonic() + seconds
-            if progress.step is not None and self.step % self._look == 0:
-                progress.step(self._report())
+            if callbacks.step is not None and self.step % self._look == 0:
+                callbacks.step(self._progress())
 
     def update(self) -> None:
         """One step of the optimiser."""
@@ -254,10 +236,10 @@ class Engine:
         epoch, index = divmod(step, self.steps_per_epoch)
         return f"in epoch {epoch + 1}, by batch {index + 1} of {self.steps_per_epoch}"
 
-    def _report(self) -> Report:
+    def _progress(self) -> Progress:
         seen = summarised(self._sums.tolist()) if self._sums[5] else self.history[-1]
         epoch = min(self._epoch + 1, self._epochs)
-        return Report(self.step, self.steps, epoch, self._epochs, seen)
+        return Progress(self.step, self.steps, epoch, self._epochs, seen)
 
     def _closes(self, step: int) -> bool:
         """Whether a period, or the training, ends with this update."""
@@ -412,7 +394,7 @@ def memories(made: torch.optim.Optimizer) -> list[Tensor]:
     return [value for value in kept if isinstance(value, Tensor)]
 
 
-def wrapped(network: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
+def wrapped(network: nn.Module, processes: ProcessGroup, device: torch.device) -> nn.Module:
     """The network as the loss sees it: itself, or shared between processes."""
     if processes.world == 1 and not distributed.is_initialized():
         return network

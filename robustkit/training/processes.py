@@ -18,7 +18,7 @@ BROKEN = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe"
 """of which one stands in the message of a collective that another process has left"""
 
 
-class Processes(NamedTuple):
+class ProcessGroup(NamedTuple):
     """Which one this is, and of how many."""
 
     rank: int = 0
@@ -64,7 +64,7 @@ class Processes(NamedTuple):
         return found
 
 
-def join(device: torch.device, alone: bool = False) -> Processes:
+def join(device: torch.device, alone: bool = False) -> ProcessGroup:
     """Meet the other processes where `torchrun` started several.
 
     With `alone` a single process forms a group of its own, as compressed gradients need one.
@@ -78,7 +78,7 @@ def join(device: torch.device, alone: bool = False) -> Processes:
         if alone and not distributed.is_initialized():
             store = distributed.HashStore()  # type: ignore[attr-defined]
             distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-        return Processes()
+        return ProcessGroup()
     try:
         if not distributed.is_initialized():
             distributed.init_process_group(backend)
@@ -87,7 +87,7 @@ def join(device: torch.device, alone: bool = False) -> Processes:
             f"WORLD_SIZE is {world}, but the processes cannot meet: {first_line(error)}; "
             "start them with torchrun"
         ) from error
-    return Processes(distributed.get_rank(), distributed.get_world_size())
+    return ProcessGroup(distributed.get_rank(), distributed.get_world_size())
 
 
 def leave() -> None:
@@ -103,7 +103,7 @@ def leave() -> None:
 
 
 @contextmanager
-def together(processes: Processes) -> Iterator[None]:
+def together(processes: ProcessGroup) -> Iterator[None]:
     """Work of several processes that end together: with one error, or when all of them are done.
 
     Raises:

@@ -2,15 +2,13 @@
 
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
@@ -18,70 +16,27 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from robustkit import checkpoint, compression, losses, models
-from robustkit.compression import Scheme
-from robustkit.data import Dataset
-from robustkit.data.noise import Noise
 from robustkit.data.subset import Training, prepare
 from robustkit.device import device as find_device
-from robustkit.errors import InputError, RobustkitError, TrainingFailed, first_line
+from robustkit.errors import InputError, RobustkitError, TrainingFailed
 from robustkit.files import canonical, digest, write_atomic
 from robustkit.losses.loss import Loss, unwrapped
-from robustkit.training.engine import Engine, Progress, wrapped
+from robustkit.training.config import TrainingConfig, TrainingOptions
+from robustkit.training.engine import Engine, wrapped
 from robustkit.training.examples import Examples, gather
-from robustkit.training.processes import Processes, join, leave, own_device, together
-from robustkit.training.recipe import Recipe, checked, spell
+from robustkit.training.numerics import numerics
+from robustkit.training.processes import ProcessGroup, join, leave, own_device, together
+from robustkit.training.progress import Callbacks
+from robustkit.training.recipe import checked, spell, updates
+from robustkit.training.tensorboard import logged
 
 REVISION = 1
 """raised by whatever changes what the same question comes to"""
 PROBE = 8
 """images on which loss and network are tried before the training starts"""
 
-Precision = Literal["auto", "float32", "tf32", "bf16"]
 
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Everything that decides on the weights that come out."""
-
-    model: str
-    """an architecture's name; FILE.py:FUNCTION is imported and called"""
-    data: Dataset
-    """the training split"""
-    loss: str = "cross-entropy"
-    """a loss's name; FILE.py:FUNCTION is imported"""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """of the loss"""
-    recipe: Recipe = field(default_factory=Recipe)
-    noise: Noise = field(default_factory=Noise)
-    fraction: Fraction = Fraction(1)
-    """of the images that are not held out"""
-    seed: int = 0
-    keep: Literal["last", "best"] = "last"
-    """best: the epoch with the highest held-out accuracy"""
-    clean_selection: bool = False
-    """held-out labels are clean, whatever the noise"""
-    compress: Scheme | None = None
-    memory: bool = True
-    """of the compressor: what was not sent is sent later"""
-    precision: Precision = "auto"
-    deterministic: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How the question is answered; nothing here changes the weights on a CPU."""
-
-    device: str = "auto"
-    fresh: bool = False
-    """start anew, whatever is on file"""
-    seconds: float = 30.0
-    """between two saved states"""
-    log: Path | None = None
-    """folder for TensorBoard"""
-    progress: Progress = field(default_factory=Progress)
-
-
-class Trained(NamedTuple):
+class TrainingResult(NamedTuple):
     """What a training leaves."""
 
     path: Path
@@ -89,9 +44,13 @@ class Trained(NamedTuple):
     """the checkpoint's own account: the question, realised counts, history per epoch"""
     first: bool = True
     """of several processes, whether this one wrote it and speaks for all"""
+    warning: str = ""
+    """what the loss says that a user should know of this training; empty if nothing"""
 
 
-def train(question: Question, out: str | Path, options: Options = Options()) -> Trained:
+def train(
+    config: TrainingConfig, out: str | Path, options: TrainingOptions | None = None
+) -> TrainingResult:
     """Train, write a self-describing checkpoint, and say what it holds.
 
     The same question with the same `out` is answered from the file; after an interruption the run
@@ -103,14 +62,15 @@ def train(question: Question, out: str | Path, options: Options = Options()) -> 
             the last good state is kept.
         EvaluationFailed: the disk is full or cannot be written.
     """
-    checked(question.recipe)
+    options = options or TrainingOptions()
+    checked(config.recipe)
     if Path(out).is_dir():
         raise InputError(f"--out {out}: is a folder; give the name of a file")
     device = own_device(find_device(options.device))
-    processes = join(device, alone=question.compress is not None)
+    processes = join(device, alone=config.compress is not None)
     try:
         with together(processes), _claimed(_partial(Path(out)), processes):
-            return _Run(question, Path(out), options, device, processes).answer()
+            return _Training(config, Path(out), options, device, processes).answer()
     finally:
         leave()
 
@@ -121,7 +81,7 @@ def _partial(out: Path) -> Path:
 
 
 @contextmanager
-def _claimed(folder: Path, processes: Processes) -> Iterator[None]:
+def _claimed(folder: Path, processes: ProcessGroup) -> Iterator[None]:
     """The right to work on an output; an empty folder is taken away afterwards."""
     if not processes.first:
         yield
@@ -148,33 +108,35 @@ def _claimed(folder: Path, processes: Processes) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    question: Question
+class _Training:
+    config: TrainingConfig
     out: Path
-    options: Options
+    options: TrainingOptions
     device: torch.device
-    processes: Processes
+    processes: ProcessGroup
 
-    def answer(self) -> Trained:
-        asked, loss = self.question, losses.build(self.question.loss, self.question.settings)
+    def answer(self) -> TrainingResult:
+        asked, loss = self.config, losses.build(self.config.loss, self.config.settings)
         training = self.prepared()
         if asked.keep == "best" and training.held_out is None:
             raise InputError("--keep best needs held-out images; give --hold-out")
         account = self._account(loss, training)
+        warning = loss.warning(updates(asked.recipe, len(training.train)))
         known = self.processes.tell(self._on_file(account) if self.processes.first else None)
         if known is not None:
-            return Trained(self.out, known, self.processes.first)
+            return TrainingResult(self.out, known, self.processes.first, warning)
         state = self.processes.tell(self._state(account) if self.processes.first else None)
         with numerics(self.precision, asked.deterministic):
             engine = self.engine(loss, training)
             if state is not None:
                 engine.resume(state)
             self._fit(engine, account)
-        return self._finish(engine, account)
+        record = self._finish(engine, account)
+        return TrainingResult(self.out, record, self.processes.first, warning)
 
     def prepared(self) -> Training:
         """Who is trained on, and who is held out."""
-        asked = self.question
+        asked = self.config
         return prepare(
             asked.data,
             hold_out=asked.recipe.hold_out,
@@ -188,13 +150,13 @@ class _Run:
 
     @property
     def precision(self) -> str:
-        if self.question.precision == "auto":
+        if self.config.precision == "auto":
             return "tf32" if self.device.type == "cuda" else "float32"
-        return self.question.precision
+        return self.config.precision
 
     def _account(self, loss: Loss, training: Training) -> dict[str, Any]:
         """The question in full, as JSON, with a digest of all that can change the weights."""
-        asked = self.question
+        asked = self.config
         decisive: dict[str, Any] = {
             "model": {"name": asked.model, "code": models.source(asked.model)},
             "loss": {
@@ -221,7 +183,7 @@ class _Run:
         }
 
     def _on_file(self, account: dict[str, Any]) -> dict[str, Any] | None:
-        """The record in `out`, if it answers this very question.
+        """The record in `out`, if it answers this very config.
 
         Raises:
             InputError: it holds something else.
@@ -265,7 +227,7 @@ class _Run:
 
     def engine(self, loss: Loss, training: Training) -> Engine:
         """The loop, before its first update."""
-        asked = self.question
+        asked = self.config
         examples = gather(asked.data, training.train, self.device)
         smallest = len(examples) % asked.recipe.batch_size or asked.recipe.batch_size
         if min(smallest, len(examples)) < self.processes.world:
@@ -283,17 +245,17 @@ class _Run:
                 model, asked.compress, seed=asked.seed, memory=asked.memory
             )
         return Engine(
-            network,
-            model,
-            loss,
-            asked.recipe,
-            examples,
-            None if held is None else gather(asked.data, held, self.device),
-            asked.seed,
-            self.processes,
-            compressor,
-            self.precision,
-            asked.keep == "best",
+            network=network,
+            model=model,
+            loss=loss,
+            recipe=asked.recipe,
+            examples=examples,
+            held_out=None if held is None else gather(asked.data, held, self.device),
+            seed=asked.seed,
+            processes=self.processes,
+            compressor=compressor,
+            precision=self.precision,
+            keep_best=asked.keep == "best",
         )
 
     def _network(self, examples: Examples) -> nn.Module:
@@ -302,7 +264,7 @@ class _Run:
         Raises:
             InputError: they don't.
         """
-        asked, classes = self.question, len(self.question.data.classes)
+        asked, classes = self.config, len(self.config.data.classes)
         seed = examples.key("weights", asked.seed)
         network = models.build(asked.model, num_classes=classes, seed=seed).to(self.device)
         if self.device.type == "cuda":
@@ -335,24 +297,24 @@ class _Run:
                 write_atomic(_partial(self.out) / "state.pt", buffer.getvalue())
 
         with logged(self.options.log if self.processes.first else None) as log:
-            progress = self.options.progress if self.processes.first else Progress()
+            callbacks = self.options.callbacks if self.processes.first else Callbacks()
 
             def epoch(line: dict[str, Any]) -> None:
-                progress.epoch(line)
+                callbacks.epoch(line)
                 log(line)
 
             devices = [self.device] if self.device.type == "cuda" else []
             try:
                 with torch.random.fork_rng(devices=devices):
-                    engine.run(save, self.options.seconds, Progress(progress.step, epoch))
+                    engine.run(save, self.options.seconds, Callbacks(callbacks.step, epoch))
             except TrainingFailed as error:
                 kept = _partial(self.out) / "state.pt"
                 text = f"; the last good state is kept in {kept}" if kept.exists() else ""
                 raise TrainingFailed(f"{self.out}: {error}{text}") from error
 
-    def _finish(self, engine: Engine, account: dict[str, Any]) -> Trained:
-        """Write the checkpoint and clear away the state."""
-        asked, data = self.question, account["data"]
+    def _finish(self, engine: Engine, account: dict[str, Any]) -> dict[str, Any]:
+        """Write the checkpoint, clear away the state, and return the record."""
+        asked, data = self.config, account["data"]
         record = account | {
             "history": engine.history,
             "epoch_kept": engine.epoch_kept,
@@ -381,86 +343,24 @@ class _Run:
                 training=record,
             )
             (_partial(self.out) / "state.pt").unlink(missing_ok=True)
-        return Trained(self.out, json.loads(canonical(record)), self.processes.first)
+        written: dict[str, Any] = json.loads(canonical(record))
+        return written
 
 
-def bench(question: Question, device: str = "auto") -> Callable[[int], None]:
+def bench(config: TrainingConfig, device: str = "auto") -> Callable[[int], None]:
     """A function that takes so many updates of a training, to be timed; nothing is written."""
     found = find_device(device)
-    processes = join(found, alone=question.compress is not None)
-    run = _Run(question, Path(), Options(), found, processes)
-    with numerics(run.precision, question.deterministic):
-        engine = run.engine(losses.build(question.loss, question.settings), run.prepared())
+    processes = join(found, alone=config.compress is not None)
+    run = _Training(config, Path(), TrainingOptions(), found, processes)
+    with numerics(run.precision, config.deterministic):
+        engine = run.engine(losses.build(config.loss, config.settings), run.prepared())
 
     def updates(count: int) -> None:
         devices = [run.device] if run.device.type == "cuda" else []
-        with numerics(run.precision, question.deterministic), torch.random.fork_rng(devices):
+        with numerics(run.precision, config.deterministic), torch.random.fork_rng(devices):
             for _ in range(count):
                 engine.update()
             if devices:
                 torch.cuda.synchronize(run.device)
 
     return updates
-
-
-@contextmanager
-def numerics(precision: str, deterministic: bool) -> Iterator[None]:
-    """Set how exactly, and how repeatably, a GPU multiplies; as it was afterwards.
-
-    Raises:
-        InputError: an operation knows no deterministic way, and one is asked for.
-    """
-    before = (
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
-        torch.are_deterministic_algorithms_enabled(),
-    )
-    loose = precision != "float32"
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_float32_matmul_precision("high" if loose else "highest")
-    torch.backends.cudnn.allow_tf32 = loose
-    torch.use_deterministic_algorithms(deterministic)
-    try:
-        yield
-    except RuntimeError as error:
-        if not deterministic or "deterministic implementation" not in str(error):
-            raise
-        reason = first_line(error).partition(",")[0]
-        raise InputError(f"--deterministic: {reason}; train without it, or change that") from error
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
-        torch.use_deterministic_algorithms(before[2])
-
-
-@contextmanager
-def logged(folder: Path | None) -> Iterator[Any]:
-    """A function that writes an epoch's numbers for TensorBoard; one that does nothing without.
-
-    Raises:
-        InputError: TensorBoard is not installed, or the folder cannot be written.
-    """
-    if folder is None:
-        yield lambda line: None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "--log needs TensorBoard; install it with: pip install 'robustkit[tensorboard]'"
-        ) from error
-    try:
-        made = SummaryWriter(folder)
-    except OSError as error:
-        raise InputError(
-            f"--log {folder}: cannot be written: {error.strerror or error}; give another folder"
-        ) from error
-    with made as writer:
-
-        def write(line: dict[str, Any]) -> None:
-            for name, value in line.items():
-                if value is not None and name != "epoch":
-                    writer.add_scalar(name, value, line["epoch"])
-
-        yield write

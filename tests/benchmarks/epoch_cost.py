@@ -22,9 +22,10 @@ from torch.nn.functional import cross_entropy
 from robustkit import data, losses, machine, models
 from robustkit.data.subset import prepare
 from robustkit.device import device as find_device
-from robustkit.training.engine import Engine, Progress, Report
+from robustkit.training.defaults import default_recipe
+from robustkit.training.engine import Engine
 from robustkit.training.examples import gather
-from robustkit.training.recipe import default_recipe
+from robustkit.training.progress import Callbacks, Progress
 
 
 def main() -> None:
@@ -44,7 +45,15 @@ def main() -> None:
     network = models.build(options.model, seed=0).to(device)
     twin = models.build(options.model, seed=0).to(device)
     loss = losses.build("cross-entropy")
-    engine = Engine(network, network, loss, recipe, examples, held_out, seed=0)
+    engine = Engine(
+        network=network,
+        model=network,
+        loss=loss,
+        recipe=recipe,
+        examples=examples,
+        held_out=held_out,
+        seed=0,
+    )
     ready = examples.take(torch.arange(recipe.batch_size))
     bare: list[float] = []
     whole: list[float] = []
@@ -54,7 +63,7 @@ def main() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    def step(report: Report) -> None:
+    def step(at: Progress) -> None:
         nonlocal clock
         pause()
         whole.append(time.perf_counter() - clock)
@@ -65,7 +74,7 @@ def main() -> None:
         bare.append(time.perf_counter() - clock)
         clock = time.perf_counter()
 
-    engine.run(lambda: torch.save(engine.state(), io.BytesIO()), 1e9, Progress(step))
+    engine.run(lambda: torch.save(engine.state(), io.BytesIO()), 1e9, Callbacks(step))
     print(
         json.dumps(
             {

@@ -1,0 +1,56 @@
+"""What is trained, and how the work is done. Needs no torch."""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from robustkit.compression import Scheme
+from robustkit.data import Dataset
+from robustkit.data.noise import Noise
+from robustkit.training.progress import Callbacks
+from robustkit.training.recipe import Recipe
+
+Precision = Literal["auto", "float32", "tf32", "bf16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """Everything that decides on the weights that come out."""
+
+    model: str
+    """an architecture's name; FILE.py:FUNCTION is imported and called"""
+    data: Dataset
+    """the training split"""
+    loss: str = "cross-entropy"
+    """a loss's name; FILE.py:FUNCTION is imported"""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """of the loss"""
+    recipe: Recipe = field(default_factory=Recipe)
+    noise: Noise = field(default_factory=Noise)
+    fraction: Fraction = Fraction(1)
+    """of the images that are not held out"""
+    seed: int = 0
+    keep: Literal["last", "best"] = "last"
+    """best: the epoch with the highest held-out accuracy"""
+    clean_selection: bool = False
+    """held-out labels are clean, whatever the noise"""
+    compress: Scheme | None = None
+    memory: bool = True
+    """of the compressor: what was not sent is sent later"""
+    precision: Precision = "auto"
+    deterministic: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """How it is carried out; nothing here changes the weights on a CPU."""
+
+    device: str = "auto"
+    fresh: bool = False
+    """start anew, whatever was trained before"""
+    seconds: float = 30.0
+    """between two saved states"""
+    log: Path | None = None
+    """folder for TensorBoard"""
+    callbacks: Callbacks = field(default_factory=Callbacks)

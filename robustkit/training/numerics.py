@@ -1,0 +1,40 @@
+"""How exactly, and how repeatably, a GPU calculates."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from robustkit.errors import InputError, first_line
+
+
+@contextmanager
+def numerics(precision: str, deterministic: bool) -> Iterator[None]:
+    """Set how exactly, and how repeatably, a GPU multiplies; as it was afterwards.
+
+    Raises:
+        InputError: an operation knows no deterministic way, and one is asked for.
+    """
+    before = (
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    loose = precision != "float32"
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_float32_matmul_precision("high" if loose else "highest")
+    torch.backends.cudnn.allow_tf32 = loose
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        yield
+    except RuntimeError as error:
+        if not deterministic or "deterministic implementation" not in str(error):
+            raise
+        reason = first_line(error).partition(",")[0]
+        raise InputError(f"--deterministic: {reason}; train without it, or change that") from error
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+        torch.use_deterministic_algorithms(before[2])
