@@ -55,7 +55,7 @@ def summarise(evaluation: Evaluation, method: Method = "wilson") -> dict[str, An
         "clean": _fractions(clean),
         "robust": [
             {"epsilon": p.epsilon.text, "epsilon_value": float(p.epsilon), **_fractions(p.accuracy)}
-            for p in points(evaluation, method)
+            for p in robust_points(evaluation, method)
         ],
         "fooled_by": found_by(evaluation),
         "median_distance": median_distance(evaluation),
@@ -88,7 +88,7 @@ def schema() -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def points(evaluation: Evaluation, method: Method = "wilson") -> tuple[Point, ...]:
+def robust_points(evaluation: Evaluation, method: Method = "wilson") -> tuple[Point, ...]:
     """Robust accuracy at each budget, by rising budget."""
     return tuple(sorted(evaluation.robust(method), key=lambda point: point.epsilon.value))
 

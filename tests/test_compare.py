@@ -199,7 +199,7 @@ def test_neither_names_nor_the_order_of_seeds_change_a_number():
     straight = package.compare(*records, at=["0.2"])
     turned = package.compare(records[0][::-1], records[1][3:] + records[1][:3], at=["0.2"])
     assert straight == turned
-    assert straight[0].beside[-1].test == "bootstrap over seeds"
+    assert straight[0].secondary[-1].test == "bootstrap over seeds"
 
 
 # --- what is looked up ----------------------------------------------------------------------------

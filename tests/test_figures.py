@@ -16,7 +16,7 @@ from robustkit.record import Example
 def curves(count=1, epsilons=("0.1", "0.2", "0.3"), label="model {}.pt"):
     records = [evaluation(seed=i, strength=0.05 * (i + 1), epsilons=epsilons) for i in range(count)]
     return [
-        figures.Curve(label.format(i), record.clean(), record.robust())
+        figures.CheckpointCurve(label.format(i), record.clean(), record.robust())
         for i, record in enumerate(records)
     ]
 

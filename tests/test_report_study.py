@@ -30,7 +30,7 @@ from robustkit.errors import InputError, UnknownName
 from robustkit.report.numbers import COLUMNS, numbers_csv
 from robustkit.report.study import write
 from robustkit.report.tables import accuracy_table, difference_table, escaped, tables
-from robustkit.report.wording import ends, p_value, points
+from robustkit.report.wording import ends, in_points, p_value
 from robustkit.statistics import Estimate
 
 EMPTY = Outcome("empty", "An empty study", "Is there anything?", (), (), ())
@@ -572,7 +572,7 @@ def test_no_character_is_a_command(character):
 
 def test_rounding_never_moves_an_interval_across_zero_or_delta():
     above = comparison("a", "b", "", 0.01004, 0.01)
-    assert (points(above), ends(above)) == ("+1.004", "0.004 to 2.004")
+    assert (in_points(above), ends(above)) == ("+1.004", "0.004 to 2.004")
     inside = comparison("a", "b", "", 0.0, 0.0049996)
     assert ends(inside) == "−0.49996 to 0.49996"
     assert ends(comparison("a", "b", "", 0.0, 0.02)) == "−2.0 to 2.0"

@@ -317,7 +317,7 @@ def test_smallest_p_values_are_reached_when_every_seed_agrees():
     for seeds, smallest in ((3, 0.25), (5, 0.0625), (12, 2.0**-11)):
         a = networks(seeds, 400, level=2.5, spread=0.0)
         b = networks(seeds, 400, level=0.5, spread=0.0, key=2)
-        tests = {test.test: test for test in compare_seeds(a, b, rng()).beside}
+        tests = {test.test: test for test in compare_seeds(a, b, rng()).secondary}
         assert tests["sign-flip permutation"].p == tests["sign-flip permutation"].smallest
         assert tests["Wilcoxon"].smallest == smallest
         assert ("bootstrap over seeds" in tests) == (seeds >= 10)
@@ -327,8 +327,8 @@ def test_the_bootstrap_is_near_the_t_test_for_many_seeds():
     a, b = networks(40, 500, level=1.5, spread=0.5), networks(40, 500, 1.52, 0.5, key=2)
     contrast = compare_seeds(a, b, rng())
     d = a.mean(axis=1) - b.mean(axis=1)
-    assert contrast.beside[-1].p == pytest.approx(ttest_1samp(d, 0).pvalue, abs=0.03)
-    assert contrast.beside == compare_seeds(a, b, rng()).beside
+    assert contrast.secondary[-1].p == pytest.approx(ttest_1samp(d, 0).pvalue, abs=0.03)
+    assert contrast.secondary == compare_seeds(a, b, rng()).secondary
 
 
 def test_one_pair_of_networks_is_compared_by_images():

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
 from robustkit.errors import InputError
-from robustkit.statistics import Beside, Comparison, Contrast, Estimate, Member, family
+from robustkit.statistics import Comparison, Contrast, Estimate, Member, SecondaryTest, family
 from robustkit.statistics.pivot import Student, Term
 
 
-def contrast(difference, error=0.002, seeds=5, beside=()):
+def contrast(difference, error=0.002, seeds=5, secondary=()):
     """A difference with its standard error, four degrees of freedom."""
     pivot = Student(difference, (Term(error**2, seeds - 1),))
     unit = f"{seeds} paired seeds, 10,000 images"
-    return Contrast(difference, 10_000, "two-way t", unit, pivot, beside, seeds)
+    return Contrast(difference, 10_000, "two-way t", unit, pivot, secondary, seeds)
 
 
 def judged(difference, error=0.002, delta=None, **more):
@@ -118,12 +118,12 @@ def test_an_empty_family_has_no_comparisons():
 
 def test_a_test_that_cannot_reach_the_level_says_so():
     tests = (
-        Beside("sign-flip permutation", 0.25, 0.25),
-        Beside("Wilcoxon", 0.25, 0.25),
-        Beside("another", 0.01, 0.001),
+        SecondaryTest("sign-flip permutation", 0.25, 0.25),
+        SecondaryTest("Wilcoxon", 0.25, 0.25),
+        SecondaryTest("another", 0.01, 0.001),
     )
-    found = judged(0.02, seeds=3, beside=tests)
-    assert [test.note for test in found.beside] == [*["cannot decide with 3 seeds"] * 2, ""]
+    found = judged(0.02, seeds=3, secondary=tests)
+    assert [test.note for test in found.secondary] == [*["cannot decide with 3 seeds"] * 2, ""]
     assert found.sentence().endswith(
         ". Sign-flip permutation and Wilcoxon cannot decide with 3 seeds."
     )

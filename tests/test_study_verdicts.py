@@ -150,7 +150,7 @@ def test_only_the_tests_that_are_asked_for_stand_beside(tmp_path, asked, shown):
     numbers = drawn(tmp_path, dict.fromkeys("ab", (0, 1, 2)), levels=("0",))
     result = outcome(spec.load(str(path)), Findings(numbers))
     (one,) = result.panels[0].comparisons
-    assert [test.test for test in one.beside] == shown
+    assert [test.test for test in one.secondary] == shown
     said = result.judgements[0].sentence.lower()
     assert all(name.lower() in said for name in shown)
     assert ("cannot decide" in said) is bool(shown)

@@ -175,7 +175,7 @@ def test_classes_without_images_or_names_do_no_harm():
 def test_the_reference_is_the_middle_budget():
     texts = ["0.1", "0.2", "0.3", "0.4"]
     for count, expected in [(1, "0.1"), (2, "0.2"), (3, "0.2"), (4, "0.3")]:
-        points = summary.points(evaluation(epsilons=texts[:count]))
+        points = summary.robust_points(evaluation(epsilons=texts[:count]))
         assert summary.reference(points).epsilon.text == expected
 
 

@@ -266,7 +266,8 @@ class AnalysisTable:
             rng = self._rng(a, b, level)
             found = compare_seeds(_of(left, common), _of(right, common), rng)
             tests = self.study.statistics.tests
-            return replace(found, beside=tuple(t for t in found.beside if t.test in tests)), ""
+            chosen = tuple(t for t in found.secondary if t.test in tests)
+            return replace(found, secondary=chosen), ""
         if min(len(left.seeds), len(right.seeds)) < 2:
             return None, "no seed is common to both, and one has a single seed"
         return compare_unpaired(left.right, right.right), ""

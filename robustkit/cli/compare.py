@@ -166,7 +166,7 @@ def _table(compared: "Compared", side: "Side") -> Any:
     from rich.table import Table
 
     from robustkit.report.wording import ends, p_value
-    from robustkit.report.wording import points as difference
+    from robustkit.report.wording import in_points as difference
 
     confidence = f"{100 * compared.comparisons[0].confidence:.6g} %"
     baseline = compared.sides[0]
@@ -194,9 +194,9 @@ def _cell(estimate: "Estimate") -> str:
 
 
 def _sentences(compared: "Compared") -> Iterable[str]:
-    """Each comparison in words; what the tests beside cannot decide is said once, later."""
+    """Each comparison in words; what secondary tests cannot decide is said once, later."""
     for one in compared.comparisons:
-        yield replace(one, beside=()).sentence(where=compared.where(one.level))
+        yield replace(one, secondary=()).sentence(where=compared.where(one.level))
 
 
 def _undecided(compared: "Compared") -> Iterable[str]:
@@ -205,9 +205,9 @@ def _undecided(compared: "Compared") -> Iterable[str]:
     if open_:
         told = ", ".join(f"{one.a} at {_at(one.level)}" for one in open_)
         yield f"Not decided: {told}; robustkit power tells how many seeds and images it takes."
-    beside = [test for one in compared.comparisons for test in one.beside if test.note]
-    for note, smallest in dict.fromkeys((test.note, test.smallest) for test in beside):
-        tests = " and ".join(dict.fromkeys(test.test for test in beside if test.note == note))
+    secondary = [test for one in compared.comparisons for test in one.secondary if test.note]
+    for note, smallest in dict.fromkeys((test.note, test.smallest) for test in secondary):
+        tests = " and ".join(dict.fromkeys(test.test for test in secondary if test.note == note))
         yield (
             f"{tests[:1].upper()}{tests[1:]} {note}: their smallest p is {smallest:.3g}. The "
             "verdicts rest on the two-way t alone."
@@ -259,8 +259,9 @@ def _comparison(compared: "Compared", one: "Comparison") -> dict[str, Any]:
         "difference": None if one.difference is None else _estimate(one.difference),
         "outperforms": None if one.outperforms is None else _estimate(one.outperforms),
         **{key: getattr(one, key) for key in words},
-        "beside": [
-            {"test": b.test, "p": b.p, "smallest": b.smallest, "note": b.note} for b in one.beside
+        "secondary": [
+            {"test": b.test, "p": b.p, "smallest": b.smallest, "note": b.note}
+            for b in one.secondary
         ],
         "sentence": one.sentence(where=compared.where(one.level)),
     }

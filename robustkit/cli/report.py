@@ -107,15 +107,15 @@ def report(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: is a file; give the name of a folder")
     store = Store(folder / "work")
-    look = _Look(folder, style, width)
+    report_style = _ReportStyle(folder, style, width)
     changes = _changes(checkpoints, runs, data, limit, model, baseline)
     if only_report and runs is None and store.asked() is None:
-        return _again(name, look)
+        return _again(name, report_style)
     study = _as_asked(store, name) if only_report and runs is None else spec.load(name, changes)
     command = _command(name, study)
     if runs is not None or (study.brought is not None and study.brought.runs):
         source = runs or Path(study.brought.runs)  # type: ignore[union-attr]
-        return _of_runs(study, source, command, look)
+        return _of_runs(study, source, command, report_style)
     if not only_report:
         from robustkit.study.run import Options, Run
 
@@ -127,7 +127,7 @@ def report(
             return 0
         run.register()
         _work(run, hours, demand)
-    return _write(study, store, command, look)
+    return _write(study, store, command, report_style)
 
 
 def _changes(
@@ -265,7 +265,7 @@ def _expected(run: "Run", plan: "Plan") -> "Forecast | None":
         return None
 
 
-class _Look(NamedTuple):
+class _ReportStyle(NamedTuple):
     """Where a report is written, and how its figures look."""
 
     folder: Path
@@ -273,35 +273,35 @@ class _Look(NamedTuple):
     width: "Width | None"
 
 
-def _of_runs(study: "Study", runs: Path, command: str, look: _Look) -> int:
+def _of_runs(study: "Study", runs: Path, command: str, report_style: _ReportStyle) -> int:
     from robustkit.analysis.evidence import collect
     from robustkit.analysis.of_records import of_runs
 
-    return _report(collect(study, of_runs(study, runs, command)), look)
+    return _report(collect(study, of_runs(study, runs, command)), report_style)
 
 
-def _write(study: "Study", store: Any, command: str, look: _Look) -> int:
+def _write(study: "Study", store: Any, command: str, report_style: _ReportStyle) -> int:
     from robustkit.analysis.evidence import collect
     from robustkit.study.findings import of_store
 
-    return _report(collect(study, of_store(study, store, command)), look)
+    return _report(collect(study, of_store(study, store, command)), report_style)
 
 
-def _again(name: str, look: _Look) -> int:
+def _again(name: str, report_style: _ReportStyle) -> int:
     """The report of a folder that has its evidence only."""
     from robustkit.analysis import evidence
 
-    if not (path := look.folder / evidence.NAME).is_file():
+    if not (path := report_style.folder / evidence.NAME).is_file():
         raise InputError(
-            f"{look.folder}: holds neither work/ nor {evidence.NAME} to make a report from; run it "
-            "without --only-report first"
+            f"{report_style.folder}: holds neither work/ nor {evidence.NAME} to make a report "
+            "from; run it without --only-report first"
         )
     found = evidence.read(path)
     _tell_if_changed(name, found.study.text)
-    return _report(found, look)
+    return _report(found, report_style)
 
 
-def _report(found: "Evidence", look: _Look) -> int:
+def _report(found: "Evidence", report_style: _ReportStyle) -> int:
     """Write the report; 3 where something in it has failed."""
     from robustkit import report as reports
     from robustkit.analysis.judge import outcome
@@ -309,7 +309,7 @@ def _report(found: "Evidence", look: _Look) -> int:
     _tell_missing(found.study, {number.method for number in found.findings.numbers})
     failed = any(cell.status == "failed" for cell in found.findings.cells)
     result = outcome(found.study, found.findings)
-    return _said(reports.write(result, *look, found.content), 3 if failed else 0)
+    return _said(reports.write(result, *report_style, found.content), 3 if failed else 0)
 
 
 def _said(written: Any, status: int) -> int:

@@ -7,7 +7,7 @@ pyplot's global state. Colours stay apart for the colour-blind, markers and dash
 
 from robustkit.figures.audit import ANNOTATED, bounds, confusion, smoothed, stages
 from robustkit.figures.curves import (
-    Curve,
+    CheckpointCurve,
     accuracy_curves,
     banded,
     robustness,
@@ -32,7 +32,7 @@ __all__ = [
     "INK",
     "PAGE",
     "STYLES",
-    "Curve",
+    "CheckpointCurve",
     "Draw",
     "Quantity",
     "Style",

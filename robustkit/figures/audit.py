@@ -11,7 +11,7 @@ from robustkit.audit.outcome import Bound, Level, RobustnessClaim, SmoothedAccur
 from robustkit.figures.curves import ticks
 from robustkit.figures.legend import legend
 from robustkit.figures.names import printable, shortened
-from robustkit.figures.style import FAINT, INK, look
+from robustkit.figures.style import FAINT, INK, line_style
 from robustkit.statistics import Estimate
 
 ANNOTATED = 12
@@ -59,7 +59,7 @@ def _line(ax: Axes, values: Sequence[tuple[float, Estimate]], number: int) -> No
     """Estimates with their intervals, joined."""
     ends = np.array([(e.value - e.low, e.high - e.value) for _, e in values]).T
     x = [place for place, _ in values]
-    ax.errorbar(x, [e.value for _, e in values], yerr=ends, **look(number), label=str(number))
+    ax.errorbar(x, [e.value for _, e in values], yerr=ends, **line_style(number), label=str(number))
 
 
 def _between(ax: Axes, upper: dict[float, Estimate], lower: dict[float, Estimate]) -> None:
@@ -115,7 +115,7 @@ def _row(ax: Axes, place: int, estimate: Estimate | None, said: str) -> None:
     if estimate is None:
         return
     ends = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
-    appearance = look(0) | {"linestyle": "none"}
+    appearance = line_style(0) | {"linestyle": "none"}
     ax.errorbar(estimate.value, place, xerr=ends, **appearance)
 
 

@@ -14,7 +14,7 @@ from matplotlib.transforms import ScaledTranslation
 from robustkit.analysis.outcome import Line, Panel
 from robustkit.figures.legend import legend
 from robustkit.figures.names import shortened
-from robustkit.figures.style import FAINT, look
+from robustkit.figures.style import FAINT, line_style
 from robustkit.record import Point
 from robustkit.statistics import Estimate
 
@@ -22,7 +22,7 @@ BANDS = 4
 """up to so many lines are shaded; with more, shades would hide one another"""
 
 
-class Curve(NamedTuple):
+class CheckpointCurve(NamedTuple):
     """One checkpoint's accuracy against the budget."""
 
     label: str
@@ -30,7 +30,7 @@ class Curve(NamedTuple):
     points: Sequence[Point]
 
 
-class _Line(NamedTuple):
+class _DrawnLine(NamedTuple):
     label: str
     x: Sequence[float]
     estimates: Sequence[Estimate]
@@ -38,7 +38,7 @@ class _Line(NamedTuple):
     """what is shaded, at each x"""
 
 
-def robustness_curve(ax: Axes, curves: Sequence[Curve], norm: str) -> Axes:
+def robustness_curve(ax: Axes, curves: Sequence[CheckpointCurve], norm: str) -> Axes:
     """Accuracy against ε with intervals, one line a checkpoint; ε = 0 is accuracy without attack.
 
     Lines stand side by side by a point or two, so that no interval hides another.
@@ -50,9 +50,9 @@ def robustness_curve(ax: Axes, curves: Sequence[Curve], norm: str) -> Axes:
     return ax
 
 
-def _with_clean(curve: Curve) -> _Line:
+def _with_clean(curve: CheckpointCurve) -> _DrawnLine:
     x = [0.0, *(float(point.epsilon) for point in curve.points)]
-    return _Line(curve.label, x, [curve.clean, *(point.accuracy for point in curve.points)])
+    return _DrawnLine(curve.label, x, [curve.clean, *(point.accuracy for point in curve.points)])
 
 
 def robustness(ax: Axes, panel: Panel, order: Sequence[str] = ()) -> Axes:
@@ -93,22 +93,22 @@ def _few(panel: Panel) -> bool:
     return sum(1 for line in panel.lines if line.values) <= BANDS
 
 
-def _line(line: Line, panel: Panel) -> _Line:
+def _line(line: Line, panel: Panel) -> _DrawnLine:
     """A method's line, and its shade where lines are few enough to have one."""
     estimates = [v.estimate for v in line.values]
     shade = [v.band for v in line.values if v.band] if banded(panel) else estimates
     x = [v.x for v in line.values]
-    return _Line(line.method, x, estimates, shade if _few(panel) else ())
+    return _DrawnLine(line.method, x, estimates, shade if _few(panel) else ())
 
 
-def _draw(ax: Axes, lines: Sequence[_Line], looks: Sequence[int]) -> None:
+def _draw(ax: Axes, lines: Sequence[_DrawnLine], looks: Sequence[int]) -> None:
     """The lines, their scale and their legend; `looks` says which look each one has."""
     shift = min(2.5, 13 / max(len(lines), 1))  # in points
     for i, (line, number) in enumerate(zip(lines, looks, strict=True)):
         _errorbars(ax, line, number, shift * (i - (len(lines) - 1) / 2))
         if len(line.band) == len(line.x):
             low, high = ([getattr(e, end) for e in line.band] for end in ("low", "high"))
-            ax.fill_between(line.x, low, high, color=look(number)["color"], alpha=0.13, lw=0)
+            ax.fill_between(line.x, low, high, color=line_style(number)["color"], alpha=0.13, lw=0)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
     sns.despine(ax=ax)
@@ -116,14 +116,14 @@ def _draw(ax: Axes, lines: Sequence[_Line], looks: Sequence[int]) -> None:
         legend(ax, [line.label for line in lines])
 
 
-def _errorbars(ax: Axes, line: _Line, number: int, shift: float) -> None:
+def _errorbars(ax: Axes, line: _DrawnLine, number: int, shift: float) -> None:
     """A line with its error bars, `shift` points to the right of its place."""
     ends = [(e.value - e.low, e.high - e.value) for e in line.estimates]
     ax.errorbar(
         line.x,
         [e.value for e in line.estimates],
         yerr=np.array(ends).T,
-        **look(number),
+        **line_style(number),
         label=str(number),
         transform=ax.transData + ScaledTranslation(shift / 72, 0, ax.figure.dpi_scale_trans),
     )

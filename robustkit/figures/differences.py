@@ -12,7 +12,7 @@ from matplotlib.ticker import MultipleLocator, NullLocator
 from robustkit.analysis.outcome import Cost
 from robustkit.figures.legend import legend
 from robustkit.figures.names import level_text, shortened
-from robustkit.figures.style import COLOURS, FAINT, INK, look
+from robustkit.figures.style import COLOURS, FAINT, INK, line_style
 from robustkit.statistics import Comparison, Estimate, Ranks
 
 _VERDICTS: Mapping[str, tuple[object, str]] = {
@@ -101,7 +101,7 @@ def _limits(comparisons: Sequence[Comparison]) -> tuple[float, float]:
     return min(ends) - margin, max(ends) + margin
 
 
-class _Row(NamedTuple):
+class _ForestRow(NamedTuple):
     label: str
     comparison: Comparison | None
     """none in the row that names the method of those below it"""
@@ -109,12 +109,12 @@ class _Row(NamedTuple):
     """the comparison of the row above, where this one has its numbers"""
 
 
-def _rows(comparisons: Sequence[Comparison], percent: bool) -> list[_Row]:
+def _rows(comparisons: Sequence[Comparison], percent: bool) -> list[_ForestRow]:
     """A row a comparison, under a heading where several are of the same two methods."""
     several = len({c.b for c in comparisons}) > 1
     pairs = list(dict.fromkeys((c.a, c.b) for c in comparisons))
     names = shortened([f"{a} − {b}" if several else a for a, b in pairs], 36)
-    rows: list[_Row] = []
+    rows: list[_ForestRow] = []
     cut = beyond(comparisons)
     for name, pair in zip(names, pairs, strict=True):
         own = [c for c in comparisons if (c.a, c.b) == pair]
@@ -122,19 +122,21 @@ def _rows(comparisons: Sequence[Comparison], percent: bool) -> list[_Row]:
             level = level_text(own[0].level, percent)
             rows += _with_numbers(", ".join(filter(None, (name, level))), own[0], cut)
         else:
-            rows.append(_Row(name, None))
+            rows.append(_ForestRow(name, None))
             for c in own:
                 rows += _with_numbers(level_text(c.level, percent), c, cut)
     return rows
 
 
-def _with_numbers(label: str, comparison: Comparison, cut: Sequence[Comparison]) -> list[_Row]:
+def _with_numbers(
+    label: str, comparison: Comparison, cut: Sequence[Comparison]
+) -> list[_ForestRow]:
     """A comparison's row, and one for its numbers where it goes on beyond the axis."""
-    below = [_Row("", None, comparison)] if comparison in cut else []
-    return [_Row(label, comparison), *below]
+    below = [_ForestRow("", None, comparison)] if comparison in cut else []
+    return [_ForestRow(label, comparison), *below]
 
 
-def _label(ax: Axes, rows: Sequence[_Row]) -> None:
+def _label(ax: Axes, rows: Sequence[_ForestRow]) -> None:
     """The rows' labels, from the top downwards; headings begin at the axes' left edge."""
     ax.set_yticks(range(len(rows)), [row.label if row.comparison else "" for row in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
@@ -165,7 +167,7 @@ def _difference(ax: Axes, place: int, comparison: Comparison) -> None:
     if comparison.difference is None:
         return
     color, marker = _VERDICTS[comparison.verdict]
-    x, ends = _points(comparison.difference)
+    x, ends = _value_and_ends(comparison.difference)
     left, right = ax.get_xlim()
     bar = ax.errorbar(x, place, xerr=ends, color=color, marker=marker, linestyle="none")
     if ends is None:
@@ -185,7 +187,7 @@ def _arrows(ax: Axes, place: int, comparison: Comparison, numbers: str) -> None:
     ax.text(at, place + 1, numbers, ha=side, va="center", transform=across, fontsize="small")
 
 
-def _points(estimate: Estimate) -> tuple[float, list[list[float]] | None]:
+def _value_and_ends(estimate: Estimate) -> tuple[float, list[list[float]] | None]:
     """A difference in points, and how far its interval reaches to either side, if it ends."""
     value, low, high = (100 * v for v in (estimate.value, estimate.low, estimate.high))
     ends = [[value - low], [high - value]]
@@ -257,9 +259,9 @@ def cost_against_gain(ax: Axes, costs: Sequence[Cost], order: Sequence[str] = ()
     order = list(dict.fromkeys([*order, *(cost.method for cost in costs)]))
     for cost in costs:
         number = order.index(cost.method)
-        ratio, (gain, ends) = cost.ratio, _points(cost.gain)
+        ratio, (gain, ends) = cost.ratio, _value_and_ends(cost.gain)
         across = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
-        appearance = look(number) | {"linestyle": "none"}
+        appearance = line_style(number) | {"linestyle": "none"}
         ax.errorbar(ratio.value, gain, ends, across, **appearance, label=str(number))
     ax.axhline(0, color=FAINT, linewidth=0.8)
     ax.axvline(1, color=FAINT, linewidth=0.8)

@@ -23,7 +23,7 @@ DASHES = ("-", "--", "-.", ":")
 FILLS: Sequence[Literal["full", "none"]] = ("full", "none")
 
 
-class Look(TypedDict):
+class LineStyle(TypedDict):
     """What tells one line from another; marker, fill and dash do so without colour."""
 
     color: tuple[float, float, float]
@@ -32,8 +32,8 @@ class Look(TypedDict):
     fillstyle: Literal["full", "none"]
 
 
-def look(number: int) -> Look:
-    """The look of the `number`-th line of a figure, counted from 0."""
+def line_style(number: int) -> LineStyle:
+    """The style of the `number`-th line of a figure, counted from 0."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],

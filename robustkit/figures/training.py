@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from robustkit.analysis.outcome import History
 from robustkit.figures.legend import legend
-from robustkit.figures.style import FAINT, look
+from robustkit.figures.style import FAINT, line_style
 
 Quantity = Literal["memorised", "held_out"]
 _LABELS = {"memorised": "wrong labels repeated", "held_out": "accuracy on held-out images"}
@@ -37,7 +37,9 @@ def memorisation(
         if quantity == "held_out":
             points = [(step, share) for step, share in points if not isnan(share)]
         every = max(1, len(points) // 8)
-        ax.plot(*zip(*points, strict=True), **look(number), markevery=every, label=str(number))
+        ax.plot(
+            *zip(*points, strict=True), **line_style(number), markevery=every, label=str(number)
+        )
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.set(xlabel="optimiser steps", ylabel=_LABELS[quantity])
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)

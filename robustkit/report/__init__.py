@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustkit.report.evaluation import page
-    from robustkit.report.study import Written, write
+    from robustkit.report.study import StudyFiles, write
 
-__all__ = ["Written", "page", "write"]
+__all__ = ["StudyFiles", "page", "write"]
 
-_HOMES = {"page": "evaluation", "Written": "study", "write": "study"}
+_HOMES = {"page": "evaluation", "StudyFiles": "study", "write": "study"}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,12 +19,13 @@ from robustkit.audit.stored import audit_schema, encoded, read_audit
 from robustkit.figures import Draw, printable, svg
 from robustkit.files import write_together
 from robustkit.report import html
-from robustkit.report.evaluation import CLASSES_SHOWN, Picture, gallery
+from robustkit.report.evaluation import CLASSES_SHOWN, GalleryImage, gallery
+from robustkit.report.html import PageFigure
 from robustkit.report.modelcard import model_card
 from robustkit.report.wording import interval, percent, readable
 from robustkit.statistics import Estimate
 
-__all__ = ["Written", "audit_schema", "page", "read_audit", "write"]
+__all__ = ["AuditFiles", "audit_schema", "page", "read_audit", "write"]
 
 CONFUSIONS_SHOWN = 10
 WIDTH = 4.6
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class AuditFiles:
     """A report that was written."""
 
     folder: Path
@@ -43,15 +44,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure as the page shows it."""
-
-    svg: Markup
-    caption: str
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
+class BudgetRow:
     """A row of the table of budgets: what is known at one ε."""
 
     epsilon: str
@@ -73,7 +66,7 @@ class Confused:
     """of all images of the label's class"""
 
 
-def write(audit: Audit, out: Path) -> Written:
+def write(audit: Audit, out: Path) -> AuditFiles:
     """Write `audit.html`, `audit.json` and `audit.md` to the folder `out`, all or none.
 
     Raises:
@@ -86,7 +79,7 @@ def write(audit: Audit, out: Path) -> Written:
         "audit.json": text.encode(),  # last: where it is new, the others are
     }
     write_together(out, files)
-    return Written(out, out / "audit.html", out / "audit.json", out / "audit.md")
+    return AuditFiles(out, out / "audit.html", out / "audit.json", out / "audit.md")
 
 
 def page(audit: Audit) -> str:
@@ -151,7 +144,7 @@ def _with_interval(estimate: Estimate) -> str:
     return f"{percent(estimate.value)} (95\u00a0% interval {interval(estimate)})"
 
 
-def _budgets(audit: Audit) -> list[Budget]:
+def _budgets(audit: Audit) -> list[BudgetRow]:
     """Every budget that was attacked or certified, rising."""
     robust = {level.value: level for level in audit.robust}
     certified = {bound.value: bound for bound in audit.certificate.levels}
@@ -160,7 +153,7 @@ def _budgets(audit: Audit) -> list[Budget]:
         level, bound = robust.get(value), certified.get(value)
         text = level.epsilon if level else bound.epsilon if bound else ""
         rows.append(
-            Budget(
+            BudgetRow(
                 text,
                 text == audit.epsilon,
                 level.accuracy if level else None,
@@ -176,11 +169,11 @@ def _alone(stage: Stage, epsilon: str) -> Estimate | None:
     return next((lv.accuracy for lv in stage.robust if lv.epsilon == epsilon), None)
 
 
-def _figure(draw: Draw, height: float, prefix: str, caption: str, told: str) -> Figure:
-    return Figure(Markup(svg(draw, (WIDTH, height), prefix, printable(told))), caption)
+def _figure(draw: Draw, height: float, prefix: str, caption: str, told: str) -> PageFigure:
+    return PageFigure(prefix, caption, Markup(svg(draw, (WIDTH, height), prefix, printable(told))))
 
 
-def _bounds(audit: Audit) -> Figure | None:
+def _bounds(audit: Audit) -> PageFigure | None:
     levels = audit.certificate.levels
     if not audit.robust and not levels:
         return None
@@ -208,7 +201,7 @@ def _plain(audit: Audit) -> str:
     return audit.certificate.method or "the bound"
 
 
-def _smoothed(audit: Audit) -> Figure | None:
+def _smoothed(audit: Audit) -> PageFigure | None:
     found = audit.smoothed
     if found is None or not found.levels:
         return None
@@ -224,7 +217,7 @@ def _smoothed(audit: Audit) -> Figure | None:
     return _figure(partial(figures.smoothed, found=found), 2.4, "smoothed", caption, " ".join(told))
 
 
-def _stages(audit: Audit) -> Figure | None:
+def _stages(audit: Audit) -> PageFigure | None:
     if not audit.stages:
         return None
     told = [
@@ -250,7 +243,7 @@ def _shares(audit: Audit) -> list[list[float]]:
 
 def _confusion(
     audit: Audit, shares: Sequence[Sequence[float]], classes: Sequence[str]
-) -> Figure | None:
+) -> PageFigure | None:
     if not audit.confusion:
         return None
     many = len(shares) > figures.ANNOTATED
@@ -282,7 +275,7 @@ def _confused(
     return sorted(pairs, key=lambda c: (-c.images, -c.share))[:CONFUSIONS_SHOWN]
 
 
-def _gallery(audit: Audit, classes: Sequence[str]) -> list[Picture]:
+def _gallery(audit: Audit, classes: Sequence[str]) -> list[GalleryImage]:
     return gallery(audit.examples, classes, audit.norm)
 
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from robustkit.errors import InputError
 from robustkit.figures import (
-    Curve,
+    CheckpointCurve,
     class_name,
     difference,
     png_uri,
@@ -37,8 +37,8 @@ from robustkit.summary import (
     class_accuracy,
     found_by,
     median_distance,
-    points,
     reference,
+    robust_points,
 )
 
 CLASSES_SHOWN = 20
@@ -49,7 +49,7 @@ PIXELS_SHOWN = 400_000
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class GalleryImage:
     """One entry of the gallery."""
 
     title: str
@@ -75,13 +75,13 @@ class Finding:
     median: str
     classes: Sequence[ClassAccuracy]
     class_count: int
-    gallery: Sequence[Picture]
+    gallery: Sequence[GalleryImage]
     provenance: Mapping[str, Mapping[str, str]]
     command: str
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class EvaluationGroup:
     """Evaluations that may be compared: the same images under the same protocol."""
 
     findings: Sequence[Finding]
@@ -139,7 +139,7 @@ def _warnings(findings: Sequence[Finding]) -> dict[str, list[str]]:
 
 
 def _finding(evaluation: Evaluation, label: str, method: Method) -> Finding:
-    curve = points(evaluation, method)
+    curve = robust_points(evaluation, method)
     clean, found = evaluation.clean(method), found_by(evaluation)
     # without attacks there is one point, at no budget at all
     at = reference(curve) if curve else Point(Epsilon(Fraction(0), "0"), clean)
@@ -209,7 +209,7 @@ def _lowest(classes: Sequence[ClassAccuracy]) -> Sequence[ClassAccuracy]:
     return sorted(classes, key=lambda c: (c.robust.value, c.clean.value))[:CLASSES_SHOWN]
 
 
-def gallery(examples: Sequence[Example], classes: Sequence[str], norm: str) -> list[Picture]:
+def gallery(examples: Sequence[Example], classes: Sequence[str], norm: str) -> list[GalleryImage]:
     """The smallest successful perturbations, as many as a page can hold.
 
     `classes` are the names of the labels; one without a name goes by its number.
@@ -222,10 +222,10 @@ def gallery(examples: Sequence[Example], classes: Sequence[str], norm: str) -> l
     return [_picture(e, classes, norm) for e in examples[: min(room, EXAMPLES_SHOWN)]]
 
 
-def _picture(example: Example, classes: Sequence[str], norm: str) -> Picture:
+def _picture(example: Example, classes: Sequence[str], norm: str) -> GalleryImage:
     change, factor = difference(example)
     right, wrong = (class_name(n, classes) for n in (example.label, example.predicted))
-    return Picture(
+    return GalleryImage(
         title=f"{right} → {wrong}",
         caption=f"image {example.index}, {norm} distance {example.distance:.3g}",
         panels={
@@ -236,7 +236,7 @@ def _picture(example: Example, classes: Sequence[str], norm: str) -> Picture:
     )
 
 
-def _groups(findings: Sequence[Finding]) -> list[Group]:
+def _groups(findings: Sequence[Finding]) -> list[EvaluationGroup]:
     """Findings by data and protocol, in the order of their first checkpoint."""
     keys = list(dict.fromkeys(map(_key, findings)))
     return [
@@ -250,10 +250,10 @@ def _key(finding: Finding) -> tuple[str, str]:
     return header["data"]["digest"], header["protocol"]["digest"]
 
 
-def _group(findings: Sequence[Finding], prefix: str) -> Group:
+def _group(findings: Sequence[Finding], prefix: str) -> EvaluationGroup:
     header = findings[0].evaluation.header
     protocol = header["protocol"]
-    return Group(
+    return EvaluationGroup(
         findings=findings,
         curve=_curve(findings, protocol["norm"], prefix),
         attacks=attacks(protocol),
@@ -265,7 +265,9 @@ def _group(findings: Sequence[Finding], prefix: str) -> Group:
 
 def _curve(findings: Sequence[Finding], norm: str, prefix: str) -> Markup:
     names = shortened([f.label for f in findings])
-    curves = [Curve(name, f.clean, f.points) for name, f in zip(names, findings, strict=True)]
+    curves = [
+        CheckpointCurve(name, f.clean, f.points) for name, f in zip(names, findings, strict=True)
+    ]
     height = 2.8 + (0.17 * len(curves) if len(curves) > 1 else 0)
     told = " ".join(f"{f.label}: {_told(f)}." for f in findings)
     return Markup(

@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64encode
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,6 +14,15 @@ from robustkit.report import wording
 
 PAGES = Path(__file__).parents[1] / "pages"
 _UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+@dataclass(frozen=True, slots=True)
+class PageFigure:
+    """A figure as a page shows it."""
+
+    name: str
+    caption: str
+    svg: Markup
 
 
 def render(template: str, **values: object) -> str:
@@ -43,9 +53,9 @@ def _environment() -> Environment:
         "distances": wording.distances,
         "interval": wording.interval,
         "signed": wording.signed,
-        "points": wording.points,
+        "in_points": wording.in_points,
         "ends": wording.ends,
-        "within": wording.within,
+        "delta_in_points": wording.delta_in_points,
         "p_value": wording.p_value,
         "count": wording.count,
         "measured": wording.measured,

@@ -8,7 +8,7 @@ from robustkit import figures
 from robustkit.analysis.outcome import Cost, Gallery, History, Line, Matrix, Outcome, Panel
 from robustkit.figures import Draw, Quantity, Venue, Width, level_text
 from robustkit.report.names import Names
-from robustkit.report.wording import ends, interval, percent, points, signed
+from robustkit.report.wording import ends, in_points, interval, percent, signed
 from robustkit.spec import Figure
 from robustkit.statistics import Estimate
 
@@ -198,7 +198,7 @@ def _curves(panel: Panel, name: str, order: Sequence[str]) -> Illustration:
 
 def _forest(panel: Panel, name: str) -> Illustration:
     told = [
-        f"{c.a} against {c.b}{_at(c.level, panel.percent)}: {points(c)} points ({ends(c)}), "
+        f"{c.a} against {c.b}{_at(c.level, panel.percent)}: {in_points(c)} points ({ends(c)}), "
         f"{c.verdict}."
         for c in panel.comparisons
     ]
@@ -215,7 +215,7 @@ def _forest(panel: Panel, name: str) -> Illustration:
             figures.forest,
             comparisons=panel.comparisons,
             percent=panel.percent,
-            numbers=lambda c: f"{points(c)} ({ends(c)})",
+            numbers=lambda c: f"{in_points(c)} ({ends(c)})",
         ),
         partial(_rows_height, rows=figures.forest_rows(panel.comparisons) + 5),
     )

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from robustkit.audit.outcome import Audit
 from robustkit.figures import printable
-from robustkit.report.wording import NOTHING, ends, interval, measured, percent, points
+from robustkit.report.wording import NOTHING, ends, in_points, interval, measured, percent
 from robustkit.statistics import Estimate
 
 CLASSES_SHOWN = 5
@@ -209,7 +209,7 @@ def _corruptions(audit: Audit) -> str:
 
 
 def _comparisons(audit: Audit) -> str:
-    rows = [(c.b, c.verdict, points(c), ends(c)) for c in audit.comparisons]
+    rows = [(c.b, c.verdict, in_points(c), ends(c)) for c in audit.comparisons]
     table = _table(("beside", "verdict", "points", "interval"), rows, words=2)
     told = (
         "Difference of robust accuracy on the same images, the audited checkpoint less the other."

@@ -27,7 +27,7 @@ Section = Literal[
     "area",
     "median",
     "comparison",
-    "beside",
+    "secondary",
     "claim",
     "history",
     "cost",
@@ -37,7 +37,7 @@ Section = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class NumberRow:
     """One number with all that is known of it; the fields are the columns of `numbers.csv`.
 
     Accuracies and differences are shares: 0.025 is 2.5 points. What does not apply is empty, and
@@ -75,7 +75,7 @@ class Row:
     note: str = ""
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = tuple(field.name for field in fields(NumberRow))
 
 
 def numbers_csv(outcome: Outcome) -> bytes:
@@ -88,7 +88,7 @@ def numbers_csv(outcome: Outcome) -> bytes:
     return buffer.getvalue().encode("utf-8", "replace")
 
 
-def rows(outcome: Outcome) -> Iterator[Row]:
+def rows(outcome: Outcome) -> Iterator[NumberRow]:
     """Every number of an outcome, in the order of the report."""
     yield from chain.from_iterable(map(_panel, outcome.panels))
     yield from chain.from_iterable(map(_judgement, outcome.judgements))
@@ -105,7 +105,7 @@ def _plain(value: object) -> object:
     return repr(float(value)) if isinstance(value, float) else value
 
 
-def _with(row: Row, estimate: Estimate) -> Row:
+def _with(row: NumberRow, estimate: Estimate) -> NumberRow:
     """The row with an estimate's numbers."""
     return replace(
         row,
@@ -117,14 +117,14 @@ def _with(row: Row, estimate: Estimate) -> Row:
     )
 
 
-def _panel(panel: Panel) -> Iterator[Row]:
+def _panel(panel: Panel) -> Iterator[NumberRow]:
     yield from chain.from_iterable(_line(panel, line) for line in panel.lines)
     yield from chain.from_iterable(_comparison(panel.name, c) for c in panel.comparisons)
 
 
-def _line(panel: Panel, line: Line) -> Iterator[Row]:
+def _line(panel: Panel, line: Line) -> Iterator[NumberRow]:
     for value in line.values:
-        row = Row("estimate", panel.name, line.method, level=value.level, x=value.x)
+        row = NumberRow("estimate", panel.name, line.method, level=value.level, x=value.x)
         row = replace(row, quantity=panel.measure)
         yield _with(row, value.estimate)
         if value.band is not None:
@@ -132,15 +132,15 @@ def _line(panel: Panel, line: Line) -> Iterator[Row]:
         for seed, each in zip(value.seeds, value.each, strict=False):
             yield replace(row, section="seed", seed=seed, value=each)
     if line.area is not None:
-        row = Row("area", panel.name, line.method, quantity="area under the curve")
+        row = NumberRow("area", panel.name, line.method, quantity="area under the curve")
         yield _with(row, line.area)
     if line.median is not None:
-        row = Row("median", panel.name, line.method, quantity="median smallest perturbation")
+        row = NumberRow("median", panel.name, line.method, quantity="median smallest perturbation")
         yield _with(row, line.median)
 
 
-def _comparison(panel: str, comparison: Comparison) -> Iterator[Row]:
-    row = Row(
+def _comparison(panel: str, comparison: Comparison) -> Iterator[NumberRow]:
+    row = NumberRow(
         "comparison",
         panel,
         comparison.a,
@@ -162,16 +162,16 @@ def _comparison(panel: str, comparison: Comparison) -> Iterator[Row]:
         correction=comparison.correction,
         unit=comparison.unit,
     )
-    for other in comparison.beside:
-        row = Row("beside", panel, comparison.a, comparison.b, comparison.level)
+    for other in comparison.secondary:
+        row = NumberRow("secondary", panel, comparison.a, comparison.b, comparison.level)
         yield replace(row, quantity="p value", p=other.p, test=other.test, note=other.note)
     if comparison.outperforms is not None:
-        row = Row("beside", panel, comparison.a, comparison.b, comparison.level)
+        row = NumberRow("secondary", panel, comparison.a, comparison.b, comparison.level)
         yield _with(replace(row, quantity="probability to win"), comparison.outperforms)
 
 
-def _judgement(judgement: Judgement) -> Iterator[Row]:
-    row = Row("claim", judgement.name, delta=judgement.delta, verdict=judgement.verdict)
+def _judgement(judgement: Judgement) -> Iterator[NumberRow]:
+    row = NumberRow("claim", judgement.name, delta=judgement.delta, verdict=judgement.verdict)
     row = replace(row, note=judgement.text)
     if judgement.ratio is not None:
         row = _with(replace(row, quantity="ratio"), judgement.ratio)
@@ -179,33 +179,33 @@ def _judgement(judgement: Judgement) -> Iterator[Row]:
     yield from chain.from_iterable(_comparison(judgement.name, c) for c in judgement.comparisons)
 
 
-def _history(history: History) -> Iterator[Row]:
+def _history(history: History) -> Iterator[NumberRow]:
     for quantity, values in (
         ("share of wrong labels repeated", history.memorised),
         ("accuracy on held-out images", history.held_out),
     ):
         for step, value in zip(history.steps, values, strict=True):
             if value is not None:
-                row = Row("history", "", history.method, level=history.level, x=step)
+                row = NumberRow("history", "", history.method, level=history.level, x=step)
                 yield replace(row, quantity=quantity, value=value)
 
 
-def _cost(cost: Cost) -> Iterator[Row]:
-    row = Row("cost", method=cost.method)
+def _cost(cost: Cost) -> Iterator[NumberRow]:
+    row = NumberRow("cost", method=cost.method)
     yield _with(replace(row, quantity="training time of a step, ratio"), cost.ratio)
     yield _with(replace(row, quantity="gain", note=cost.where), cost.gain)
 
 
-def _matrix(matrix: Matrix) -> Iterator[Row]:
+def _matrix(matrix: Matrix) -> Iterator[NumberRow]:
     for source, values in zip(matrix.sources, matrix.values, strict=True):
         for target, value in zip(matrix.targets, values, strict=True):
-            row = Row("transfer", matrix.title, target, source, quantity="accuracy")
+            row = NumberRow("transfer", matrix.title, target, source, quantity="accuracy")
             yield replace(row, value=value)
 
 
-def _cell(cell: CellRow) -> Row:
+def _cell(cell: CellRow) -> NumberRow:
     """A failed cell has its reason and no number."""
-    row = Row("cell", cell.factor, cell.method, level=cell.level, seed=cell.seed)
+    row = NumberRow("cell", cell.factor, cell.method, level=cell.level, seed=cell.seed)
     row = replace(row, status=cell.status, note=cell.reason or cell.settings)
     done = cell.clean if cell.status == "done" else None
     return replace(row, quantity=f"accuracy, {cell.purpose}", value=done, n=None)

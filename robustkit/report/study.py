@@ -21,6 +21,7 @@ from robustkit.errors import InputError, UnknownName
 from robustkit.figures import PAGE, STYLES, Style, Width, level_text, render, svg
 from robustkit.files import file_digest, write_atomic
 from robustkit.report import html
+from robustkit.report.html import PageFigure
 from robustkit.report.illustrations import (
     Illustration,
     Illustrations,
@@ -41,7 +42,7 @@ SENTENCES_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class StudyFiles:
     """A report that was written."""
 
     folder: Path
@@ -54,23 +55,14 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A figure as the page shows it."""
-
-    name: str
-    caption: str
-    svg: Markup
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
+class PanelSection:
     """A panel as the page shows it."""
 
     panel: Panel
     levels: Sequence[str]
     """by rising place on the axis"""
-    curves: Shown | None
-    differences: Shown | None
+    curves: PageFigure | None
+    differences: PageFigure | None
     sentences: Sequence[str]
     """the comparisons in words"""
     summed_up: Sequence[Line]
@@ -85,7 +77,7 @@ def write(
     style: str = "neurips",
     width: Width | None = None,
     source: bytes | None = None,
-) -> Written:
+) -> StudyFiles:
     """Write a study's report into `folder`, which may hold an earlier build of it.
 
     `width` is that of all figures' files, in columns of the style's venue; by default one, and two
@@ -115,7 +107,7 @@ def write(
     manifest |= {"width": width} if width else {}
     text = json.dumps(manifest | {"files": digests}, indent=2, allow_nan=False) + "\n"
     write_atomic(folder / MANIFEST, text.encode())
-    return Written(folder, folder / "report.html", folder / MANIFEST, digests, removed)
+    return StudyFiles(folder, folder / "report.html", folder / MANIFEST, digests, removed)
 
 
 def _style(name: str) -> Style:
@@ -198,10 +190,10 @@ def _page(outcome: Outcome, drawn: Illustrations) -> str:
         outcome=outcome,
         verdicts=Counter(j.verdict for j in outcome.judgements),
         sections=[_section(p, f) for p, f in zip(outcome.panels, drawn.panels, strict=True)],
-        histories=[_shown(figure) for figure in drawn.histories],
-        costs=[_shown(figure) for figure in drawn.costs],
-        matrices=[_shown(figure) for figure in drawn.matrices],
-        galleries=[_shown(figure) for figure in drawn.galleries],
+        histories=[_page_figure(figure) for figure in drawn.histories],
+        costs=[_page_figure(figure) for figure in drawn.costs],
+        matrices=[_page_figure(figure) for figure in drawn.matrices],
+        galleries=[_page_figure(figure) for figure in drawn.galleries],
         failed=[cell for cell in cells if cell.status == "failed"][:FAILURES_SHOWN],
         cells=cells[:CELLS_SHOWN],
         fixed=_asked(outcome).get("claims fixed", FIRST) == FIRST,
@@ -213,13 +205,13 @@ def _page(outcome: Outcome, drawn: Illustrations) -> str:
     )
 
 
-def _section(panel: Panel, drawn: PanelFigures) -> Section:
+def _section(panel: Panel, drawn: PanelFigures) -> PanelSection:
     places = {value.level: value.x for line in panel.lines for value in line.values}
-    return Section(
+    return PanelSection(
         panel=panel,
         levels=sorted(places, key=lambda level: places[level]),
-        curves=_shown(drawn.curves) if drawn.curves else None,
-        differences=_shown(drawn.differences) if drawn.differences else None,
+        curves=_page_figure(drawn.curves) if drawn.curves else None,
+        differences=_page_figure(drawn.differences) if drawn.differences else None,
         sentences=[
             comparison.sentence(where=_where(comparison, panel))
             for comparison in panel.comparisons[:SENTENCES_SHOWN]
@@ -237,6 +229,6 @@ def _where(comparison: Comparison, panel: Panel) -> str:
     return f"at {level} {panel.factor}" if panel.percent else f"at {panel.factor} = {level}"
 
 
-def _shown(figure: Illustration) -> Shown:
+def _page_figure(figure: Illustration) -> PageFigure:
     drawing = svg(figure.draw, figure.size(PAGE), figure.name, figure.alternative)
-    return Shown(figure.name, figure.caption, Markup(drawing))
+    return PageFigure(figure.name, figure.caption, Markup(drawing))

@@ -6,14 +6,14 @@ from robustkit.analysis.outcome import Cost, Judgement, Line, Outcome, Panel
 from robustkit.figures import level_text, printable
 from robustkit.report.names import Names
 from robustkit.report.wording import (
+    delta_in_points,
     distance,
     distances,
     ends,
+    in_points,
     p_value,
-    points,
     signed,
     tenths,
-    within,
 )
 from robustkit.spec import Table as Kind
 from robustkit.statistics import Comparison, Estimate
@@ -142,7 +142,7 @@ def difference_table(comparisons: Sequence[Comparison], percent: bool) -> str:
                 c.a,
                 c.b,
                 level_text(c.level, percent),
-                points(c),
+                in_points(c),
                 ends(c),
                 p_value(c.p, c),
                 c.verdict,
@@ -160,7 +160,8 @@ def difference_table(comparisons: Sequence[Comparison], percent: bool) -> str:
 def claim_table(judgements: Sequence[Judgement]) -> str:
     """A row a claim: its words, the difference that counts as none in points, the verdict."""
     body = [
-        [escaped(cell) for cell in (j.name, j.text, within(j.delta), j.verdict)] for j in judgements
+        [escaped(cell) for cell in (j.name, j.text, delta_in_points(j.delta), j.verdict)]
+        for j in judgements
     ]
     head = ["", "claim", r"$\Delta$", "verdict"]
     return _tabular(

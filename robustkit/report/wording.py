@@ -37,7 +37,7 @@ def signed(share: float, digits: int = 1) -> str:
     return f"+{text}" if share > 0 and text.strip("0.") else text
 
 
-def points(comparison: Comparison) -> str:
+def in_points(comparison: Comparison) -> str:
     """The difference of a comparison in points."""
     if comparison.difference is None:
         return NOTHING
@@ -62,7 +62,7 @@ def distances(estimate: Estimate) -> str:
     return f"{distance(estimate.low)} to {distance(estimate.high)}"
 
 
-def within(delta: float | None) -> str:
+def delta_in_points(delta: float | None) -> str:
     """A difference that counts as none, in points, every digit of it."""
     return NOTHING if delta is None else f"±{100 * delta:.10g}"
 

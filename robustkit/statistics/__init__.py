@@ -22,10 +22,9 @@ from robustkit.statistics.estimate import (
 from robustkit.statistics.families import Member, family
 from robustkit.statistics.power import Components, Power, PowerRow, components, plan
 from robustkit.statistics.ranks import Ranks, friedman
-from robustkit.statistics.resampling import Beside
+from robustkit.statistics.resampling import SecondaryTest
 
 __all__ = [
-    "Beside",
     "Comparison",
     "Components",
     "Contrast",
@@ -36,6 +35,7 @@ __all__ = [
     "Power",
     "PowerRow",
     "Ranks",
+    "SecondaryTest",
     "Verdict",
     "compare_images",
     "compare_seeds",

@@ -6,7 +6,7 @@ from math import floor, log10
 from typing import Literal
 
 from robustkit.statistics.estimate import Estimate
-from robustkit.statistics.resampling import Beside
+from robustkit.statistics.resampling import SecondaryTest
 
 _MOST_DIGITS = 9
 
@@ -33,7 +33,7 @@ class Comparison:
     """"Bonferroni over 5 levels"; "" for a family of one"""
     unit: str
     verdict: Verdict
-    beside: tuple[Beside, ...] = ()
+    secondary: tuple[SecondaryTest, ...] = ()
     p_holm: float = 1.0
     """of "no difference" by Holm's correction; shown beside, see `family`"""
     outperforms: Estimate | None = None
@@ -104,10 +104,10 @@ class Comparison:
         return next(faithful, _MOST_DIGITS)
 
     def _undecided(self) -> list[str]:
-        notes = dict.fromkeys(test.note for test in self.beside if test.note)
+        noted = [test for test in self.secondary if test.note]
         return [
-            f"{capital(listed([test.test for test in self.beside if test.note == note]))} {note}."
-            for note in notes
+            f"{capital(listed([test.test for test in noted if test.note == note]))} {note}."
+            for note in dict.fromkeys(test.note for test in noted)
         ]
 
 

@@ -20,7 +20,7 @@ from robustkit.statistics.pivot import (
     p_within,
     satterthwaite,
 )
-from robustkit.statistics.resampling import Beside, beside
+from robustkit.statistics.resampling import SecondaryTest, secondary_tests
 from robustkit.statistics.spread import (
     added,
     booleans,
@@ -47,7 +47,7 @@ class Contrast:
     unit: str
     """what was replicated: "5 paired seeds, 10,000 images" """
     pivot: Pivot
-    beside: tuple[Beside, ...] = ()
+    secondary: tuple[SecondaryTest, ...] = ()
     seeds: int = 1
     outperforms: Estimate | None = None
     """probability that a run of a beats its paired run of b; None where no seeds are paired"""
@@ -116,7 +116,7 @@ def compare_seeds(a: ArrayLike, b: ArrayLike, rng: Generator) -> Contrast:
         test="two-way t",
         unit=f"{S} paired seeds, {counted(N, 'image')}",
         pivot=student(mean_squares(with_pseudo_images(d, -1, 1)[None])),
-        beside=beside(each, rng),
+        secondary=secondary_tests(each, rng),
         seeds=S,
         outperforms=outperforming(each, np.zeros(S)),
     )

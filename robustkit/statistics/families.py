@@ -9,7 +9,7 @@ from robustkit.errors import InputError
 from robustkit.statistics.comparison import Comparison, Verdict
 from robustkit.statistics.contrast import Contrast
 from robustkit.statistics.estimate import Estimate, counted, percent
-from robustkit.statistics.resampling import Beside
+from robustkit.statistics.resampling import SecondaryTest
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def _judged(
         correction=correction,
         unit=contrast.unit,
         verdict=_verdict(low, high, delta),
-        beside=tuple(_noted(test, contrast.seeds, alpha) for test in contrast.beside),
+        secondary=tuple(_noted(test, contrast.seeds, alpha) for test in contrast.secondary),
         outperforms=contrast.outperforms,
         confidence=1 - alpha,
     )
@@ -118,7 +118,7 @@ def _holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def _noted(test: Beside, seeds: int, alpha: float) -> Beside:
+def _noted(test: SecondaryTest, seeds: int, alpha: float) -> SecondaryTest:
     if test.smallest < alpha:
         return test
     return replace(test, note=f"cannot decide with {counted(seeds, 'seed')}")

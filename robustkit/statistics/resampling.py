@@ -19,7 +19,7 @@ RESAMPLES = 9_999
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class SecondaryTest:
     """A test shown beside the primary one, never deciding. Neither p is adjusted for a family."""
 
     test: str
@@ -31,17 +31,17 @@ class Beside:
     """"cannot decide with 3 seeds", or nothing"""
 
 
-def beside(differences: NDArray[np.int64], rng: Generator) -> tuple[Beside, ...]:
+def secondary_tests(differences: NDArray[np.int64], rng: Generator) -> tuple[SecondaryTest, ...]:
     """What resampling says of paired differences [S], in whole images, one a seed."""
     S = len(differences)
     smallest = 2.0 ** (1 - S)
     tests = [
-        Beside("sign-flip permutation", sign_flip(differences), smallest),
-        Beside("Wilcoxon", wilcoxon(differences), smallest),
+        SecondaryTest("sign-flip permutation", sign_flip(differences), smallest),
+        SecondaryTest("Wilcoxon", wilcoxon(differences), smallest),
     ]
     if S >= BOOTSTRAP_FROM:
         p = bootstrap(differences, rng)
-        tests.append(Beside("bootstrap over seeds", p, 1 / (RESAMPLES + 1)))
+        tests.append(SecondaryTest("bootstrap over seeds", p, 1 / (RESAMPLES + 1)))
     return tuple(tests)
 
 

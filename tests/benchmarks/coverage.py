@@ -177,7 +177,7 @@ def sizes(studies: int, rng: Generator) -> None:
         found = []
         for _ in range(studies):
             (same,) = here._replace(seeds=2 * here.seeds).draw((0.9,), rng)
-            tests = compare_seeds(same[: here.seeds], same[here.seeds :], rng).beside
+            tests = compare_seeds(same[: here.seeds], same[here.seeds :], rng).secondary
             edge = compare_seeds(*_pair(here, (0.9, 0.9 + delta), rng), rng)
             null = compare_seeds(*_pair(here, (0.9, 0.9), rng), rng).p
             beside = [test.p for test in tests] + [1.0] * (3 - len(tests))

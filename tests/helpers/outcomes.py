@@ -18,7 +18,7 @@ from robustkit.analysis.outcome import (
     Panel,
     Value,
 )
-from robustkit.statistics import Beside, Comparison, Estimate
+from robustkit.statistics import Comparison, Estimate, SecondaryTest
 
 METHODS = (
     "cross-entropy",
@@ -69,7 +69,9 @@ def comparison(
         correction="Holm over 5 levels",
         unit="5 paired seeds, 10,000 images",
         verdict=word,
-        beside=(Beside("sign-flip permutation", 0.0625, 0.0625, "cannot decide with 5 seeds"),),
+        secondary=(
+            SecondaryTest("sign-flip permutation", 0.0625, 0.0625, "cannot decide with 5 seeds"),
+        ),
     )
 
 
@@ -302,8 +304,10 @@ def hostile() -> Outcome:
     names = {method: f"{HOSTILE} {i} 模型 \u202e\x07" for i, method in enumerate(METHODS)}
 
     def renamed(c: Comparison) -> Comparison:
-        beside = tuple(replace(b, test=HOSTILE, note=HOSTILE) for b in c.beside)
-        return replace(c, a=names[c.a], b=names[c.b], test=HOSTILE, unit=HOSTILE, beside=beside)
+        secondary = tuple(replace(b, test=HOSTILE, note=HOSTILE) for b in c.secondary)
+        return replace(
+            c, a=names[c.a], b=names[c.b], test=HOSTILE, unit=HOSTILE, secondary=secondary
+        )
 
     panels = tuple(
         replace(
