@@ -24,8 +24,7 @@ from filelock import FileLock, Timeout
 
 from robustkit.errors import RecordError
 from robustkit.files import canonical, digest, write_atomic
-from robustkit.protocol import Epsilon
-from robustkit.protocol import epsilon as parse_epsilon
+from robustkit.protocol import Epsilon, parse_epsilon
 from robustkit.statistics import Estimate, Method, proportion
 
 VERSION = 2

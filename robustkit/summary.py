@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from robustkit.files import shipped
-from robustkit.protocol import Epsilon, labels_of, parse
+from robustkit.protocol import Epsilon, labels_of, parse_protocol
 from robustkit.record import CLEAN, Evaluation, Point
 from robustkit.statistics import Estimate, Method, proportion
 
@@ -113,7 +113,7 @@ def attack_labels(protocol: Mapping[str, Any]) -> tuple[str, ...]:
     """The names by which the rows call the attacks of a header's protocol."""
     table = {"title": protocol["title"], "norm": protocol["norm"]}
     attacks = {"attack": protocol["resolved"]["attacks"]}
-    return labels_of(parse(table | attacks, protocol["name"], protocol["name"]).attacks)
+    return labels_of(parse_protocol(table | attacks, protocol["name"], protocol["name"]).attacks)
 
 
 def median_distance(evaluation: Evaluation) -> float | None:

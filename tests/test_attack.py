@@ -321,7 +321,7 @@ def test_every_claim_holds_when_recomputed():
         assert ((p >= 0) & (p <= 1)).all()
         assert (model(p).argmax(1) != own.labels[found]).all()
         assert torch.equal(distance(x[found], p, norm), outcomes.distance[found])
-        assert in_budget(outcomes.distance[found], float(protocols.epsilon(level))).all()
+        assert in_budget(outcomes.distance[found], float(protocols.parse_epsilon(level))).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)

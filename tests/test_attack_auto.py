@@ -16,7 +16,7 @@ from robustkit.attack.library import foolbox, foolbox_model
 from robustkit.attack.objectives import objective, towards
 from robustkit.attack.projections import onto_hyperplane, onto_l1_ball
 from robustkit.errors import ProtocolError
-from robustkit.protocol import Apgd, Fab, Square, adaptations, labels_of, load
+from robustkit.protocol import Apgd, Fab, SquareAttack, adaptations, labels_of, load_protocol
 
 NORMS = ["linf", "l2", "l1"]
 APGD = {"kind": "apgd", "steps": 60}
@@ -131,7 +131,7 @@ def test_targets_adapt_to_few_classes():
 
 
 def test_what_few_classes_change_is_told():
-    attacks = load("autoattack").attacks
+    attacks = load_protocol("autoattack").attacks
     assert adaptations(attacks, 10) == []
     assert adaptations(attacks, 8) == [
         "apgd-t: 8 classes leave 7 targets, not 9",
@@ -321,7 +321,7 @@ def test_the_stream_is_splitmix64():
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("attack", [Apgd(steps=30), Fab(steps=10), Square(queries=60)])
+@pytest.mark.parametrize("attack", [Apgd(steps=30), Fab(steps=10), SquareAttack(queries=60)])
 def test_each_is_a_foolbox_attack(norm, attack):
     model, x = Linear(), images(12)
     labels = model(x).argmax(1)
@@ -335,7 +335,7 @@ def test_each_is_a_foolbox_attack(norm, attack):
         reached = torch.linalg.vector_norm((result - x).flatten(1), ord=order, dim=1)
         assert (reached <= level + 1e-4).all()
         assert torch.equal(ok, model(result).argmax(1) != labels)
-    if not isinstance(attack, Square):
+    if not isinstance(attack, SquareAttack):
         assert success[1].all()
 
 
@@ -370,9 +370,14 @@ def test_lucky_passes_of_a_random_model_are_no_success(eot):
 
 
 def test_names_are_those_of_the_literature():
-    assert labels_of(load("autoattack").attacks) == ("apgd-ce", "apgd-t", "fab-t", "square")
-    assert labels_of(load("autoattack-rand").attacks) == ("apgd-ce", "apgd-dlr")
-    assert labels_of(load("autoattack-plus").attacks) == (
+    assert labels_of(load_protocol("autoattack").attacks) == (
+        "apgd-ce",
+        "apgd-t",
+        "fab-t",
+        "square",
+    )
+    assert labels_of(load_protocol("autoattack-rand").attacks) == ("apgd-ce", "apgd-dlr")
+    assert labels_of(load_protocol("autoattack-plus").attacks) == (
         *("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     )
     with pytest.raises(ProtocolError, match="heads for targets of its own"):

@@ -22,7 +22,7 @@ from robustkit.audit.stages import AttackedImages, StageSettings, ThreatModel, r
 from robustkit.audit.verdict import parse_claim
 from robustkit.cli import app
 from robustkit.errors import InputError, UnknownName
-from robustkit.protocol import epsilon
+from robustkit.protocol import parse_epsilon
 from robustkit.report.audit import audit_schema, write
 
 PLAN = """
@@ -33,23 +33,23 @@ certified  = 4
 corrupted  = 4
 
 [[stage]]
-attack   = {linf = "fgsm", l2 = "fgsm-l2"}
+attack   = "fgsm"
 budgets  = "all"
 required = true
 
 [[stage]]
-attack   = {linf = "pgd", l2 = "pgd-l2"}
+attack   = "pgd"
 budgets  = "all"
 required = true
 set      = ["steps=5", "restarts=1", "relative_step=1/2"]
 
 [[stage]]
-attack   = {linf = "square"}
+attack   = "square"
 required = true
 set      = ["queries=60"]
 
 [[stage]]
-attack    = {linf = "hopskipjump-linf", l2 = "hopskipjump"}
+attack    = "hopskipjump"
 required  = false
 survivors = 1
 set       = ["steps=1"]
@@ -74,7 +74,7 @@ def images():
 
 
 def question(plan, images, *, subject=None, judged="0.1", norm="linf", **changes):
-    budgets = tuple(epsilon(e) for e in ("0.02", judged))
+    budgets = tuple(parse_epsilon(e) for e in ("0.02", judged))
     asked = {
         "claim": None,
         "against": {},
@@ -122,7 +122,7 @@ def audited(plan, images, tmp_path_factory):
 def test_an_audit_holds_what_its_parts_found(audited, images):
     _, _, audit, parts = audited
     names = [s.name for s in audit.stages]
-    assert names[:5] == ["fgsm", "pgd: fgsm", "pgd: pgd", "square", "hopskipjump-linf"]
+    assert names[:5] == ["fgsm", "pgd: fgsm", "pgd: pgd", "square", "hopskipjump"]
     assert all(s.status == "complete" for s in audit.stages)
     so_far = [s.so_far.value for s in audit.stages]
     assert so_far == sorted(so_far, reverse=True)
@@ -153,7 +153,7 @@ def test_what_a_kind_of_attack_leaves_does_not_depend_on_who_came_first(images):
     everything = np.ones(n, bool)
     attacked = AttackedImages(
         images,
-        ThreatModel("linf", epsilon("0.1"), (epsilon("0.1"),), 0),
+        ThreatModel("linf", parse_epsilon("0.1"), (parse_epsilon("0.1"),), 0),
         everything.copy(),
         {"0.1": ~everything},
         ["noise", "noise", "pgd", "square"] + [""] * (n - 4),
@@ -233,7 +233,7 @@ def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
 
 def test_what_remedies_fooled_counts_when_the_minutes_end_in_the_middle(images, tmp_path):
     plan = tmp_path / "gradients.toml"
-    plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = {linf = "square"}')])
+    plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = "square"')])
     inner = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))
     subject = evaluation.from_module(Before(Rounded(), inner), "rounded")
     parts = []
@@ -251,7 +251,7 @@ def test_what_remedies_fooled_counts_when_the_minutes_end_in_the_middle(images, 
 
 def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path):
     plan = tmp_path / "fgsm.toml"
-    plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = {linf = "pgd"')])
+    plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = "pgd"')])
     inner = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))
     subject = evaluation.from_module(Before(Noisy(0.6), inner), "noisy")
     found = []
@@ -266,9 +266,13 @@ def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path)
 
 
 def test_a_norm_that_a_stage_lacks_is_skipped_and_said(plan, images, tmp_path):
-    audit = run_audit(question(plan, images, norm="l2", judged="1"), bench(tmp_path))
-    square = next(s for s in audit.stages if s.name == "square")
-    assert (square.status, square.reason) == ("skipped", "it has no l2 version")
+    without = tmp_path / "without.toml"
+    without.write_text(
+        plan.read_text().replace('"square"', '"mifgsm"').replace("queries=60", "steps=9")
+    )
+    audit = run_audit(question(without, images, norm="l2", judged="1"), bench(tmp_path))
+    stage = next(s for s in audit.stages if s.name == "mifgsm")
+    assert (stage.status, stage.reason) == ("skipped", "it has no l2 version")
     assert audit.verdict.word == "not established"
 
 
@@ -277,8 +281,8 @@ def test_every_shipped_plan_parses_and_names_protocols_that_exist(name):
     plan = plans.load_plan(name)
     assert plan.stages
     for spec in plan.stages:
-        for norm, name_there in spec.attack.items():
-            assert protocols.load(name_there, spec.set).norm == norm
+        for norm in protocols.norms_of(spec.attack):
+            assert protocols.load_protocol(spec.attack, spec.set, norm).norm == norm
 
 
 @pytest.mark.parametrize(
@@ -286,8 +290,8 @@ def test_every_shipped_plan_parses_and_names_protocols_that_exist(name):
     [
         ("images = -1", "images must not be negative"),
         ("image = 3", "did you mean 'images'"),
-        ('[[stage]]\nattack = {l3 = "pgd"}\nrequired = true', "unknown norm"),
-        ('[[stage]]\nattack = {linf = "pgd"}\nrequired = true\nbudgets = "some"', "budgets"),
+        ('[[stage]]\nattack = {linf = "pgd"}\nrequired = true', "expected str"),
+        ('[[stage]]\nattack = "pgd"\nrequired = true\nbudgets = "some"', "budgets"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_one_line(tmp_path, change, message):
@@ -296,9 +300,7 @@ def test_a_plan_that_makes_no_sense_is_one_line(tmp_path, change, message):
         head = head.replace("images = 1", change)
     elif not change.startswith("["):
         head += change + "\n"
-    tail = (
-        change if change.startswith("[") else '[[stage]]\nattack = {linf = "pgd"}\nrequired = true'
-    )
+    tail = change if change.startswith("[") else '[[stage]]\nattack = "pgd"\nrequired = true'
     path = tmp_path / "p.toml"
     path.write_text(head + tail)
     with pytest.raises(InputError, match=message) as caught:

@@ -46,9 +46,9 @@ N = 20
 NAMES = [indicator.name for indicator in INDICATORS]
 QUICK = Effort(steps=20, restarts=2, draws=6, queries=600, passes=5)
 PLAIN = replace(
-    protocols.load("pgd"),
+    protocols.load_protocol("pgd"),
     attacks=(Fgsm(), Pgd(20, Fraction(1, 8), 1)),
-    epsilons=(protocols.epsilon("0.2"),),
+    epsilons=(protocols.parse_epsilon("0.2"),),
 )
 
 
@@ -248,7 +248,7 @@ def bare(model, n=4, norm="linf", epsilon="0.1", images=None, labels=None, **kno
     )
     labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
     all_right = torch.ones(len(images), dtype=torch.bool)
-    protocol = replace(PLAIN, norm=norm, epsilons=(protocols.epsilon(epsilon),))
+    protocol = replace(PLAIN, norm=norm, epsilons=(protocols.parse_epsilon(epsilon),))
     ids = tuple(f"{i}:0" for i in range(len(images)))
     return AuditContext(
         model, images, labels, ids, protocol, all_right, all_right, **{"effort": QUICK, **known}
@@ -337,7 +337,7 @@ def test_no_classifier_is_right_around_images_of_two_classes_that_are_near(norm)
     assert context.right_at(images, torch.arange(2)).all()
     assert seen(context, "other-class") == (1, True)
     assert adaptive.run_adaptive_attack("midpoints", context, torch.arange(2)).sum() == 1
-    smaller = replace(context.protocol, epsilons=(protocols.epsilon(str(apart * 0.49)),))
+    smaller = replace(context.protocol, epsilons=(protocols.parse_epsilon(str(apart * 0.49)),))
     assert seen(replace(context, protocol=smaller), "other-class") == (0, False)
 
 

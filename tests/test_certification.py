@@ -182,7 +182,7 @@ def test_certified_is_at_most_attacked_at_most_clean(kind, norm_name):
     results = certify_rising(model, x, labels, norm_name, epsilons)
     assert {result.reason for result in results} == {""}
     table = {"kind": "pgd", "steps": 20, "relative_step": "1/8", "loss": "margin"}
-    protocol = protocols.parse(
+    protocol = protocols.parse_protocol(
         {"title": "", "norm": norm_name, "attack": [table], "epsilon": texts, "target": "none"},
         "test",
         "test",

@@ -238,7 +238,7 @@ def test_quick_answers_import_no_torch(arguments, tmp_path):
 
 
 def test_the_lists_hold_what_can_be_named(robustkit):
-    assert re.search(r"^pgd +FGSM, then PGD", robustkit("list", "attacks")[1], re.M)
+    assert re.search(r"^pgd +linf, l2, l1 +FGSM, then PGD", robustkit("list", "attacks")[1], re.M)
     assert re.search(r"^mnist5k ", robustkit("list", "data")[1], re.M)
     assert re.search(r"^lenet5 ", robustkit("list", "models")[1], re.M)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustkit import checkpoint, data, protocol
+from robustkit import checkpoint, data
 from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError
 from robustkit.evaluation import (
     RunOptions,
@@ -18,6 +18,8 @@ from robustkit.evaluation import (
     resolve_protocol,
     run,
 )
+from robustkit.files import names
+from robustkit.protocol import load_protocol, norms_of
 
 PGD = ["steps=6", "relative_step=1/2", "restarts=2"]
 
@@ -334,6 +336,17 @@ def test_images_that_may_have_been_trained_on_are_warned_of(tmp_path):
     assert any("training images of mnist" in w for w in found.header["warnings"])
 
 
+def test_a_norm_is_asked_for_by_name_and_a_protocol_at_hand_keeps_its_own(arrays):
+    two = {"limit": 2, "epsilons": ["1"]}
+    found = ask(arrays, norm="l2", **two)
+    assert found.header["protocol"]["norm"] == "l2"
+    ready = load_protocol("fgsm", norm="l1")
+    again = evaluate(Net(), arrays, ready, norm="l1", **two)
+    assert again.header["protocol"]["digest"] == replace(ready, epsilons=again.epsilons).digest
+    with pytest.raises(ProtocolError, match="fgsm: is a protocol in l1, not in l2"):
+        evaluate(Net(), arrays, ready, norm="l2", **two)
+
+
 def test_a_weak_protocol_is_warned_of(arrays):
     found = ask(arrays, limit=5, settings=["steps=3", "relative_step=1/10"])
     assert any("robust accuracy may be overstated" in w for w in found.header["warnings"])
@@ -363,22 +376,22 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, monkeypatch):
     assert peak <= 2
 
 
-def test_every_protocol_on_the_shelf_runs_on_two_images(tmp_path):
-    from robustkit.files import names
-
+def test_every_protocol_on_the_shelf_runs_in_each_of_its_norms_on_two_images(tmp_path):
     digits = data.load("mnist5k", limit=2)
     subject = from_checkpoint(checkpoint.read("lenet5-mnist5k"))
-    for name in names("attacks"):
+    for name, norm in [(a, n) for a in names("attacks") for n in norms_of(a)]:
         # nothing of a protocol but its efforts, so that each runs in a moment
-        attacks = protocol.load(name).attacks
+        attacks = load_protocol(name, norm=norm).attacks
         small = {"steps": 2, "search_steps": 2, "draws": 2, "queries": 3, "restarts": 1, "eot": 2}
         small |= {"steps": 10} if any(getattr(a, "larger_first", False) for a in attacks) else {}
         quick = [f"{k}={v}" for k, v in small.items() if any(hasattr(a, k) for a in attacks)]
-        asked = resolve_protocol(name, digits, settings=quick, epsilons=["1/10"] * bool(attacks))
+        budgets = ["1/10"] * bool(attacks)
+        asked = resolve_protocol(name, digits, settings=quick, norm=norm, epsilons=budgets)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             found = run(subject, digits, asked, tmp_path, RunOptions())
-        assert len(found.rows) == 2, name
+        assert len(found.rows) == 2, (name, norm)
+        assert found.header["protocol"]["norm"] == norm
 
 
 def test_blocks_are_small_on_a_cpu_and_bounded_on_a_gpu():

@@ -13,7 +13,7 @@ import torch
 from helpers.evaluations import PROTOCOL, evaluation
 from helpers.pages import Outline
 
-from robustkit.protocol import parse, protocol_toml
+from robustkit.protocol import parse_protocol, protocol_toml
 from robustkit.record import Evaluation
 from robustkit.report import page
 from robustkit.summary import failure
@@ -308,7 +308,7 @@ def test_a_module_in_memory_gets_no_command_line():
 
 def with_more_steps(record):
     """As if `--set steps=77` had changed the protocol, but not its file."""
-    attack = parse(tomllib.loads(PROTOCOL), "pgd", "pgd.toml", ["pgd.steps=77"])
+    attack = parse_protocol(tomllib.loads(PROTOCOL), "pgd", "pgd.toml", ["pgd.steps=77"])
     attack = replace(attack, epsilons=record.epsilons, seed=5)
     return changed(record, protocol={"resolved": attack.resolved(), "digest": attack.digest})
 
@@ -323,7 +323,7 @@ def test_a_protocol_that_its_file_does_not_tell_is_written_out():
 
 def test_a_protocol_written_out_is_the_one_that_was_run():
     protocol = with_more_steps(evaluation()).header["protocol"]
-    again = parse(tomllib.loads(protocol_toml(protocol)), "pgd", "pgd.toml")
+    again = parse_protocol(tomllib.loads(protocol_toml(protocol)), "pgd", "pgd.toml")
     assert replace(again, seed=5).digest == protocol["digest"]
 
 
@@ -348,6 +348,6 @@ def test_a_record_without_attacks_has_a_page():
     written = protocol_toml(record.header["protocol"])
     assert tomllib.loads(written)["attack"] == []
     assert (
-        parse(tomllib.loads(written), "clean", "clean").digest
+        parse_protocol(tomllib.loads(written), "clean", "clean").digest
         == record.header["protocol"]["digest"]
     )

@@ -7,7 +7,7 @@ from robustkit import losses, spec
 from robustkit.errors import InputError
 from robustkit.files import names
 from robustkit.models import MODELS
-from robustkit.protocol import load
+from robustkit.protocol import load_protocol
 from robustkit.study import work
 from robustkit.study.cells import Context, question
 
@@ -166,7 +166,7 @@ def test_label_noise_of_every_kind_has_a_level_without_any(tiny, tmp_path):
 def test_shipped_studies_ask_for_what_there_is(name):
     study = spec.load(name)
     for protocol in {a.protocol for a in study.analyses} - {""}:
-        load(protocol)
+        load_protocol(protocol)
     if study.trained is None:
         return
     assert study.claims

@@ -13,8 +13,7 @@ from robustkit import losses
 from robustkit.data.subset import prepare
 from robustkit.errors import EvaluationFailed
 from robustkit.files import names
-from robustkit.protocol import KINDS, load
-from robustkit.protocol import kind as kind_of
+from robustkit.protocol import KINDS, kind_of, load_protocol
 from robustkit.study import work
 from robustkit.study.cells import Test as Asked
 from robustkit.study.forecast import forecast, looks, passes
@@ -90,14 +89,17 @@ def test_looks_at_held_out_images_are_foreseen(steps, batch, share, hold_out):
 
 
 def test_every_attack_has_its_passes():
-    every = {kind_of(a): a for name in names("attacks") for a in load(name).attacks}
+    every = {kind_of(a): a for name in names("attacks") for a in load_protocol(name).attacks}
     assert set(every) == set(KINDS)
     for attack in every.values():
         gradients, forwards = passes(attack, 3, 10)
         assert gradients + forwards > 0
-    pgd = load("pgd").attacks[-1]
+    pgd = load_protocol("pgd").attacks[-1]
     assert passes(pgd, 3, 10) == (3 * pgd.restarts * pgd.steps, 3 * pgd.restarts)
-    assert passes(load("square").attacks[0], 2, 10) == (0, 2 * load("square").attacks[0].queries)
+    assert passes(load_protocol("square").attacks[0], 2, 10) == (
+        0,
+        2 * load_protocol("square").attacks[0].queries,
+    )
 
 
 def test_what_cannot_be_timed_is_told_apart(tiny, tmp_path):

@@ -30,7 +30,7 @@ def rows(folder, name, right, **made):
             "name": "clean",
             "norm": "linf",
             "epsilons": [],
-            "resolved": protocol.load("clean").resolved(),
+            "resolved": protocol.load_protocol("clean").resolved(),
         },
         "warnings": [],
     }

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustkit import summary
-from robustkit.protocol import epsilon
+from robustkit.protocol import parse_epsilon
 from robustkit.record import Evaluation, table
 from robustkit.statistics import proportion
 
@@ -162,14 +162,14 @@ def test_the_median_distance_is_unknown_where_every_image_is_a_clean_mistake():
 
 
 def test_accuracy_per_class_splits_the_images_by_label():
-    zero, one = summary.class_accuracy(ROWS, epsilon("0.1"))
+    zero, one = summary.class_accuracy(ROWS, parse_epsilon("0.1"))
     assert (zero.name, zero.clean.value, zero.robust.value) == ("0", 2 / 3, 1 / 3)
     assert (one.name, one.clean.value, one.robust.value) == ("1", 1.0, 1.0)
 
 
 def test_classes_without_images_or_names_do_no_harm():
     rows = with_rows(["0.1", None], [0.1, None], ["pgd", None], labels=[3, 12])
-    assert [c.name for c in summary.class_accuracy(rows, epsilon("0.1"))] == ["3", "12"]
+    assert [c.name for c in summary.class_accuracy(rows, parse_epsilon("0.1"))] == ["3", "12"]
 
 
 def test_the_reference_is_the_middle_budget():

@@ -17,8 +17,18 @@ from robustkit.attack.search import Search
 from robustkit.attack.square import Square
 from robustkit.attack.state import State
 from robustkit.geometry import column, project, steepest_step
-from robustkit.protocol import Apgd, Attack, Fab, Fgsm, Loss, Mifgsm, Noise, Norm, Pgd
-from robustkit.protocol import Square as SquareKind
+from robustkit.protocol import (
+    Apgd,
+    Attack,
+    Fab,
+    Fgsm,
+    Loss,
+    Mifgsm,
+    NoiseAttack,
+    Norm,
+    Pgd,
+    SquareAttack,
+)
 
 
 class _Ascent(Search):
@@ -120,7 +130,7 @@ def search(attack: Attack, norm: Norm) -> Search | None:
                 loss=loss,
                 momentum=float(momentum),
             )
-        case Noise(draws, distribution):
+        case NoiseAttack(draws, distribution):
             return ascent(
                 steps=0,
                 rel_stepsize=1.0,
@@ -150,7 +160,7 @@ def search(attack: Attack, norm: Norm) -> Search | None:
                 beta=float(attack.beta),
                 patience=attack.patience,
             )
-        case SquareKind(queries, restarts, p_init):
+        case SquareAttack(queries, restarts, p_init):
             return Square(norm, queries=queries, restarts=restarts, p_init=float(p_init))
         case _:
             return None

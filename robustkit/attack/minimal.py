@@ -25,7 +25,7 @@ from robustkit.protocol import (
     Fmn,
     HopSkipJump,
     Norm,
-    kind,
+    kind_of,
 )
 
 ONE_BY_ONE = (Boundary, HopSkipJump)
@@ -144,4 +144,4 @@ def minimal_norm(attack: Attack, norm: Norm) -> foolbox.attacks.base.Minimizatio
         case HopSkipJump(steps):
             return attacks.HopSkipJumpAttack(steps=steps, constraint=norm)
         case _:
-            raise ProtocolError(f"{kind(attack)}: no such minimal-norm attack")
+            raise ProtocolError(f"{kind_of(attack)}: no such minimal-norm attack")

@@ -15,7 +15,7 @@ from torch import Tensor
 from robustkit.audit.ascent import GradientView, loss_trajectory, run_ascent
 from robustkit.audit.context import AuditContext
 from robustkit.geometry import ORDER, project
-from robustkit.protocol import Apgd, Attack, Mifgsm, Pgd, Square
+from robustkit.protocol import Apgd, Attack, Mifgsm, Pgd, SquareAttack
 
 AdaptiveAttack = Literal[
     "margin",
@@ -186,7 +186,7 @@ def _midpoints(context: AuditContext, rows: Tensor) -> Tensor:
 
 
 def _black_box(context: AuditContext, rows: Tensor) -> Tensor:
-    square = Square(queries=context.effort.queries)
+    square = SquareAttack(queries=context.effort.queries)
     return context.attacked(replace(context.protocol, attacks=(square,)), rows)
 
 

@@ -14,7 +14,7 @@ from robustkit.attack.draws import seed_of
 from robustkit.attack.library import seeded
 from robustkit.errors import EvaluationFailed, first_line
 from robustkit.geometry import distance
-from robustkit.protocol import Attack, Epsilon, Fgsm, Noise, Norm, Protocol
+from robustkit.protocol import Attack, Epsilon, Fgsm, NoiseAttack, Norm, Protocol
 
 T = TypeVar("T")
 
@@ -107,9 +107,9 @@ class AuditContext:
         Raises:
             EvaluationFailed: logits of clean images that are NaN or infinite.
         """
-        plain = protocols.load(protocol) if isinstance(protocol, str) else protocol
+        plain = protocols.load_protocol(protocol) if isinstance(protocol, str) else protocol
         if epsilon:
-            budget = epsilon if isinstance(epsilon, Epsilon) else protocols.epsilon(epsilon)
+            budget = epsilon if isinstance(epsilon, Epsilon) else protocols.parse_epsilon(epsilon)
             plain = replace(plain, epsilons=(budget,))
         plain = replace(plain, epsilons=plain.epsilons[:1], seed=seed)
         nothing = torch.zeros(len(images), dtype=torch.bool)
@@ -136,7 +136,7 @@ class AuditContext:
             context,
             plain=survived,
             fgsm=single,
-            random=alone(Noise(20), Noise(20, "gaussian")),
+            random=alone(NoiseAttack(20), NoiseAttack(20, "gaussian")),
             black=None if black is None else after(replace(black, epsilons=plain.epsilons)),
             transfer=None if surrogate is None else after(plain, surrogate),
             failed=failed,

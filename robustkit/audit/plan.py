@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from robustkit.errors import InputError, UnknownName
 from robustkit.files import build, read_toml, shipped
-from robustkit.protocol import Norm
 
 DEFAULT = "standard"
 
@@ -16,8 +15,8 @@ DEFAULT = "standard"
 class StageSpec:
     """One protocol of the plan; each of its attacks becomes a stage."""
 
-    attack: Mapping[Norm, str]
-    """the protocol's name for each norm; a norm without one is skipped, and said"""
+    attack: str
+    """the protocol's name; where it lacks the audit's norm, the stage is skipped, and said"""
     budgets: Literal["all", "judged"]
     """all: every image at every budget; judged: at the judged budget, what survived so far"""
     required: bool
@@ -60,7 +59,7 @@ class AuditPlan:
 
 @dataclass(frozen=True, slots=True)
 class _StageTable:
-    attack: dict[str, str]
+    attack: str
     required: bool
     budgets: Literal["all", "judged"] = "judged"
     set: tuple[str, ...] = ()
@@ -121,21 +120,15 @@ def load_plan(name: str) -> AuditPlan:
 
 def _stage(table: Mapping[str, Any], where: str) -> StageSpec:
     stage = build(_StageTable, table, where)
-    for norm in stage.attack:
-        if norm not in ("linf", "l2", "l1"):
-            raise InputError(f"{where}: attack.{norm}: {UnknownName('norm', norm, NORMS)}")
     if stage.survivors < 0:
         raise InputError(f"{where}: survivors must not be negative; 0 means all")
     if stage.budgets == "all" and stage.survivors:
         raise InputError(f'{where}: survivors goes with budgets = "judged"')
     return StageSpec(
-        {norm: stage.attack[norm] for norm in NORMS if norm in stage.attack},
+        stage.attack,
         stage.budgets,
         stage.required,
         stage.set,
         stage.survivors,
         stage.random,
     )
-
-
-NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")

@@ -11,11 +11,10 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from robustkit.audit.outcome import Audit, RuleResult, Stage
-from robustkit.audit.verdict import norm_of
 from robustkit.audit.wording import at_most, budget, counted, in_points, sentence, share, shares
 from robustkit.errors import InputError, ProtocolError, UnknownName
 from robustkit.files import build, read_toml
-from robustkit.protocol import epsilon
+from robustkit.protocol import parse_epsilon, parse_norm
 from robustkit.statistics import Comparison, Estimate
 from robustkit.statistics.estimate import exact_lower
 
@@ -173,7 +172,7 @@ def _threat(text: str, where: str) -> tuple[str, str]:
     if not colon:
         raise InputError(f'{where}: {text!r}: write NORM:EPSILON, for example "linf:8/255"')
     try:
-        return norm_of(norm, where), epsilon(size, where).text
+        return parse_norm(norm, where), parse_epsilon(size, where).text
     except ProtocolError as error:
         raise InputError(str(error)) from error
 
@@ -263,7 +262,7 @@ def _at(size: str, known: Sequence[tuple[str, Estimate]]) -> Estimate | None:
 
 
 def _same(one: str, other: str) -> bool:
-    return epsilon(one).value == epsilon(other).value
+    return parse_epsilon(one).value == parse_epsilon(other).value
 
 
 def lower_bound(estimate: Estimate, confidence: float) -> float:

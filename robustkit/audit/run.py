@@ -37,7 +37,7 @@ from robustkit.audit.outcome import (
 from robustkit.audit.plan import AuditPlan, Smoothing
 from robustkit.audit.policy import Policy, judge_policy
 from robustkit.audit.stages import (
-    PLAIN_BY_NORM,
+    PLAIN,
     TIME_UP,
     AttackedImages,
     Bools,
@@ -201,7 +201,7 @@ class _AuditRun:
         def known(mask: Bools | None) -> torch.Tensor | None:
             return None if mask is None else first(mask)
 
-        plain = protocols.load(PLAIN_BY_NORM[q.threat.norm])
+        plain = protocols.load_protocol(PLAIN, norm=q.threat.norm)
         failed = [s for s in attacked.stages if s.name in attacked.plain and s.status != "complete"]
         survived = _alone(attacked, attacked.plain)
         black = any(s.family == "black box" and s.status == "complete" for s in attacked.stages)
@@ -375,8 +375,9 @@ class _AuditRun:
     def _adaptations(self) -> list[str]:
         """What few classes change of the attacks."""
         q = self.request
-        named = (spec.attack.get(q.threat.norm) for spec in q.plan.stages)
-        attacks = [protocols.load(name).attacks for name in named if name]
+        norm = q.threat.norm
+        named = [s.attack for s in q.plan.stages if norm in protocols.norms_of(s.attack)]
+        attacks = [protocols.load_protocol(name, norm=norm).attacks for name in named]
         told = [s for a in attacks for s in protocols.adaptations(a, len(q.data.classes))]
         return list(dict.fromkeys(told))
 
@@ -455,7 +456,7 @@ def _plain_claim(attacked: AttackedImages) -> RobustnessClaim:
     """What the plain evaluation says on the same images."""
     threat = attacked.threat
     left = _alone(attacked, attacked.plain)
-    source = f"plain {PLAIN_BY_NORM[threat.norm]}, run by this audit"
+    source = f"plain {PLAIN}, run by this audit"
     if left is None:
         left, source = attacked.right, f"{source}: it broke off and fooled nothing"
     return RobustnessClaim(threat.norm, threat.judged.text, float(left.mean()), source)

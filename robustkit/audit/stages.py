@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from robustkit.protocol import (
     Boundary,
     Epsilon,
     HopSkipJump,
-    Noise,
+    NoiseAttack,
     Norm,
     Protocol,
-    Square,
+    SquareAttack,
     labels_of,
 )
 from robustkit.record import Evaluation, Example
@@ -39,7 +39,7 @@ from robustkit.statistics import proportion
 Bools = npt.NDArray[np.bool_]
 Begin = Callable[[str, int], Callable[[float], None]]
 """told a part of the audit and how many images it has; returns what is told the images done"""
-BLACK_BOX = (Square, HopSkipJump, Boundary)
+BLACK_BOX = (SquareAttack, HopSkipJump, Boundary)
 EXAMPLES = 12
 """how many of the smallest successful perturbations are kept for looking at"""
 
@@ -202,24 +202,22 @@ class _StageRunner:
 
     def protocol(self, spec: StageSpec) -> None:
         """Each attack of a protocol as a stage of its own, so that each has its record."""
-        norm = self.threat.norm
-        if norm not in spec.attack:
-            name = next(iter(spec.attack.values()))
-            self._skip(name, protocols.load(name).title, spec, f"it has no {norm} version")
+        name, norm = spec.attack, self.threat.norm
+        if norm not in protocols.norms_of(name):
+            self._skip(name, protocols.load_protocol(name).title, spec, f"it has no {norm} version")
             return
-        name = spec.attack[norm]
-        whole = protocols.load(name, spec.set)
+        whole = protocols.load_protocol(name, spec.set, norm)
         for one, word in zip(whole.attacks, labels_of(whole.attacks), strict=True):
             own = name if len(whole.attacks) == 1 else f"{name}: {word}"
             protocol = self._resolved(replace(whole, attacks=(one,)), spec)
-            if name in PLAIN:
+            if name == PLAIN:
                 self.attacked.plain.append(own)
             self._stage(own, _title(whole, word, spec), protocol, spec, _family(one))
 
     def transfer(self, surrogate: EvaluatedModel) -> None:
         """The plain evaluation's protocol by another network's gradients."""
-        spec = StageSpec(PLAIN_BY_NORM, "all", required=False)
-        whole = protocols.load(PLAIN_BY_NORM[self.threat.norm])
+        spec = StageSpec(PLAIN, "all", required=False)
+        whole = protocols.load_protocol(PLAIN, norm=self.threat.norm)
         self._stage(
             "transfer",
             f"Transfer from {surrogate.header['path']}: {whole.title}",
@@ -336,13 +334,12 @@ class _Counted:
         return model
 
 
-PLAIN_BY_NORM: Mapping[Norm, str] = {"linf": "pgd", "l2": "pgd-l2", "l1": "pgd-l1"}
-PLAIN = frozenset(PLAIN_BY_NORM.values())
+PLAIN = "pgd"
 """the evaluation that is judged where no claim is given"""
 
 
 def _family(attack: Attack) -> Family:
-    if isinstance(attack, Noise):
+    if isinstance(attack, NoiseAttack):
         return "floor"
     return "black box" if isinstance(attack, BLACK_BOX) else "white box"
 

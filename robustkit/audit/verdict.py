@@ -9,12 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from robustkit.audit.outcome import ClaimVerdict, IndicatorResult, RobustnessClaim, Stage
 from robustkit.audit.wording import at_most, budget, counted, in_points, sentence, share, shares
 from robustkit.errors import InputError, ProtocolError
-from robustkit.protocol import Epsilon, Norm, epsilon
+from robustkit.protocol import Epsilon, parse_epsilon, parse_norm
 from robustkit.record import Evaluation, read
 from robustkit.statistics import Estimate
 from robustkit.summary import SCHEMA_NAME, summarise
@@ -188,27 +188,15 @@ def parse_claim(text: str, source: str = "given") -> RobustnessClaim:
     norm, colon, size = (part.strip() for part in threat.partition(":"))
     if not equals or not colon:
         raise InputError(f"claim {text!r}: {_FORM}")
-    chosen = norm_of(norm, f"claim {text!r}")
+    chosen = parse_norm(norm, f"claim {text!r}")
     return RobustnessClaim(
         chosen, _budget(size, text).text, _accuracy(accuracy.strip(), text), source
     )
 
 
-def norm_of(word: str, where: str) -> Norm:
-    """The norm of that name.
-
-    Raises:
-        InputError: there is none.
-    """
-    for norm in get_args(Norm):
-        if word == norm:
-            return norm  # type: ignore[no-any-return]
-    raise InputError(f"{where}: unknown norm {word!r}; known: {', '.join(get_args(Norm))}")
-
-
 def _budget(size: str, text: str) -> Epsilon:
     try:
-        return epsilon(size, f"claim {text!r}")
+        return parse_epsilon(size, f"claim {text!r}")
     except ProtocolError as error:
         raise InputError(str(error)) from error
 
@@ -263,7 +251,7 @@ def _claim_of(summary: Mapping[str, Any], size: str | None, where: str) -> Robus
             raise InputError(f"{where}: a targeted evaluation; a claim is of untargeted attacks")
         known = [(str(e["epsilon"]), float(e["accuracy"])) for e in summary["robust"]]
         text, accuracy = _at(known, size, where)
-        return RobustnessClaim(norm_of(protocol["norm"], where), text, accuracy, where)
+        return RobustnessClaim(parse_norm(protocol["norm"], where), text, accuracy, where)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: not a whole summary of an evaluation: {error!r}") from error
 
@@ -275,8 +263,8 @@ def _at(known: Sequence[tuple[str, float]], size: str | None, where: str) -> tup
         if len(known) != 1:
             raise InputError(f"{where}: name the budget of the claim; attacked at: {names}")
         return known[0]
-    wanted = epsilon(size, "the budget of the claim").value
+    wanted = parse_epsilon(size, "the budget of the claim").value
     for text, accuracy in known:
-        if epsilon(text, where).value == wanted:
+        if parse_epsilon(text, where).value == wanted:
             return text, accuracy
     raise InputError(f"{where}: not attacked at ε = {size}; attacked at: {names}")

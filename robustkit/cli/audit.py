@@ -27,6 +27,7 @@ from robustkit.cli.options import (
     numbers,
 )
 from robustkit.errors import InputError, RobustkitError
+from robustkit.protocol import NORMS, Norm
 
 if TYPE_CHECKING:
     from robustkit.audit.outcome import Audit, RobustnessClaim
@@ -78,7 +79,7 @@ def audit(
             help="How hard; minutes stop the standard audit where they are up.",
         ),
     ] = "standard",
-    norm: Annotated[str | None, typer.Option(help="linf, l2 or l1; else the claim's.")] = None,
+    norm: Annotated[Norm | None, typer.Option(help=f"Else the claim's, or {NORMS[0]}.")] = None,
     epsilon: Annotated[
         str | None,
         typer.Option(help="The judged budget; else the claim's or the largest usual."),
@@ -203,27 +204,26 @@ def _asked(
 def _threat(
     data: "Dataset",
     claim: "RobustnessClaim | None",
-    norm: str | None,
+    norm: Norm | None,
     epsilon: str | None,
     seed: int,
 ) -> "ThreatModel":
     """The judged budget and those around it: the data set's usual ones."""
     from robustkit import protocol as protocols
     from robustkit.audit.stages import ThreatModel
-    from robustkit.audit.verdict import norm_of
 
     if claim is not None and norm not in (None, claim.norm):
         raise InputError(f"--norm {norm}: the claim is about {claim.norm}")
-    chosen = norm_of(norm or (claim.norm if claim else "linf"), "--norm")
-    usual = [protocols.epsilon(e) for e in data.budgets.get(chosen, ())]
+    chosen = protocols.parse_norm(norm or (claim.norm if claim else NORMS[0]), "--norm")
+    usual = [protocols.parse_epsilon(e) for e in data.budgets.get(chosen, ())]
     text = epsilon or (claim.epsilon if claim else None)
     if text is None and not usual:
         raise InputError(f"no usual {chosen} budgets are known for {data.name}; give --epsilon")
-    judged = max(usual) if text is None else protocols.epsilon(text)
-    if claim is not None and judged.value != protocols.epsilon(claim.epsilon).value:
+    judged = max(usual) if text is None else protocols.parse_epsilon(text)
+    if claim is not None and judged.value != protocols.parse_epsilon(claim.epsilon).value:
         raise InputError(f"--epsilon {epsilon}: the claim is about {claim.epsilon}")
     if claim is not None:
-        judged = protocols.epsilon(claim.epsilon)
+        judged = protocols.parse_epsilon(claim.epsilon)
     # beyond the judged budget only the cheap attacks would run, and a curve there would mislead
     budgets = {e.value: e for e in [*usual, judged] if e.value <= judged.value}
     return ThreatModel(chosen, judged, tuple(budgets[value] for value in sorted(budgets)), seed)

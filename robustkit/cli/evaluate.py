@@ -31,6 +31,7 @@ from robustkit.cli.options import (
 )
 from robustkit.errors import EvaluationFailed, InputError, RobustkitError
 from robustkit.files import write_atomic
+from robustkit.protocol import Norm
 
 if TYPE_CHECKING:
     from robustkit.cli.terminal import Bar
@@ -42,6 +43,7 @@ class Request:
     """All that one evaluation needs, in a form that travels to a worker process."""
 
     attack: str
+    norm: Norm | None
     epsilons: tuple[str, ...]
     target: Literal["none", "next", "random", "least-likely"]
     settings: tuple[str, ...]
@@ -73,6 +75,9 @@ def evaluate(
     attack: Annotated[
         str, typer.Option(help="A protocol: see `robustkit list attacks`, or FILE.toml.")
     ] = "pgd",
+    norm: Annotated[
+        Norm | None, typer.Option(help="Of the attack's norms; else its default.")
+    ] = None,
     model: Model = None,
     data: Data = None,
     data_root: DataRoot = None,
@@ -120,6 +125,7 @@ def evaluate(
     """Attack trained checkpoints; keep one row per image; report accuracy with intervals."""
     request = Request(
         attack,
+        norm,
         tuple(epsilon or ()),
         targeted,
         tuple(set_ or ()),
@@ -163,9 +169,9 @@ def _check(
     """What can be told before torch is imported and hours are spent."""
     from robustkit import protocol
 
-    protocol.load(request.attack, request.settings)
+    protocol.load_protocol(request.attack, request.settings, request.norm)
     for text in request.epsilons:
-        protocol.epsilon(text)
+        protocol.parse_epsilon(text)
     if request.save_adversarial and len(checkpoints) > 1:
         raise InputError("--save-adversarial takes one checkpoint at a time")
     for option, path in (("--json", json_), ("--html", html)):
@@ -270,6 +276,7 @@ def answer(path: str, request: Request, bar: "Bar | None") -> "Evaluation":
         request.attack,
         data,
         request.epsilons,
+        norm=request.norm,
         target=request.target,
         seed=request.seed,
         settings=request.settings,

@@ -5,6 +5,7 @@ from typing import Literal
 import typer
 
 from robustkit.files import find, names, read_toml
+from robustkit.protocol import norms_of
 
 
 def list_names(
@@ -13,12 +14,28 @@ def list_names(
     ),
 ) -> None:
     """List the names that other commands take."""
-    titles = _models() if what == "models" else _losses() if what == "losses" else _shelf(what)
+    match what:
+        case "attacks":
+            titles = _attacks()
+        case "models":
+            titles = _models()
+        case "losses":
+            titles = _losses()
+        case _:
+            titles = _shelf(what)
     width = max(map(len, titles), default=0)
     for name, title in titles.items():
         typer.echo(f"{name:<{width}}  {title}")
     if not titles:
         typer.echo(f"no {what} yet", err=True)
+
+
+def _attacks() -> dict[str, str]:
+    """Norms, the default first, and title."""
+    titles = _shelf("attacks")
+    norms = {name: ", ".join(norms_of(name)) for name in titles}
+    width = max(map(len, norms.values()), default=0)
+    return {name: f"{norms[name]:<{width}}  {title}" for name, title in titles.items()}
 
 
 def _shelf(what: Literal["attacks", "data", "reports"]) -> dict[str, str]:

@@ -23,6 +23,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from robustkit.protocol import symbol
+
 if TYPE_CHECKING:
     from robustkit import training
     from robustkit.audit.outcome import Audit
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from robustkit.study.cells import Plan
     from robustkit.study.forecast import Forecast
     from robustkit.study.run import Run, Standing
-
-NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
 class _Count(ProgressColumn):
@@ -116,7 +116,7 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     title = (
         f"{header['checkpoint']['path']} on {data['name']} {data['split']} ({data['n']:,} images), "
         f"{protocol['name']}{'' if target == 'none' else f' towards {target}'}, "
-        f"{NORMS[protocol['norm']]}"
+        f"{symbol(protocol['norm'])}"
     )
     table = Table()
     table.add_column("ε", justify="right")
@@ -159,7 +159,7 @@ def show_audit(audit: "Audit") -> None:
         table.add_row(stage.name, f"{stage.first:,}" if stage.so_far else "", *cells)
     console = Console()
     where = f"{audit.data['name']} {audit.data['split']} ({audit.data['n']:,} images)"
-    title = f"{audit.checkpoint['path']} on {where}, {NORMS[audit.norm]} {audit.epsilon}"
+    title = f"{audit.checkpoint['path']} on {where}, {symbol(audit.norm)} {audit.epsilon}"
     console.print(Text(title), soft_wrap=True)
     console.print(table)
     for reading in audit.unresolved:

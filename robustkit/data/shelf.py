@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, get_args
+from typing import Any
 
 from robustkit.errors import DataError, InputError
 from robustkit.files import build, find, read_toml
-from robustkit.protocol import Norm, epsilon
+from robustkit.protocol import NORMS, Norm, parse_epsilon
 
 UNIT = (Fraction(0), Fraction(1))
 Budgets = dict[Norm, tuple[str, ...]]
@@ -67,15 +67,15 @@ def checked_budgets(budgets: Mapping[Any, Sequence[str]], where: str) -> Budgets
         DataError: an unknown norm, or a budget that is no such number.
     """
     checked: Budgets = {}
-    for norm in get_args(Norm):
+    for norm in NORMS:
         checked[norm] = tuple(budgets.get(norm, ()))
         for text in checked[norm]:
             try:
-                epsilon(text, f"{where}: budgets.{norm}")
+                parse_epsilon(text, f"{where}: budgets.{norm}")
             except InputError as error:
                 raise DataError(str(error)) from error
     if unknown := sorted(set(budgets) - set(checked)):
-        raise DataError(f"{where}: budgets: unknown norm {unknown[0]!r}; known: linf, l2, l1")
+        raise DataError(f"{where}: budgets: unknown norm {unknown[0]!r}; known: {', '.join(NORMS)}")
     return {norm: texts for norm, texts in checked.items() if texts}
 
 

@@ -17,7 +17,7 @@ from robustkit.evaluation.config import resolve_protocol
 from robustkit.evaluation.images import images_for
 from robustkit.evaluation.model import from_checkpoint, from_module
 from robustkit.evaluation.run import RunOptions, run
-from robustkit.protocol import Protocol, Target
+from robustkit.protocol import Norm, Protocol, Target
 from robustkit.record import Evaluation
 
 
@@ -26,6 +26,7 @@ def evaluate(
     data: Dataset | tuple[Any, Any] | str | Path,
     protocol: Protocol | str = "pgd",
     *,
+    norm: Norm | None = None,
     epsilons: Sequence[str | float] = (),
     target: Target = "none",
     seed: int = 0,
@@ -42,6 +43,7 @@ def evaluate(
             checkpoint, or the path of one. A module is copied, never moved or changed.
         data: a data set, its name or path, or images N × C × H × W in [0, 1] with labels N.
         protocol: a protocol, its name, or the path of its file.
+        norm: one of those of the protocol's file; otherwise its default.
         epsilons: budgets ("8/255"); otherwise the protocol's own, otherwise the data set's usual.
         target: attack towards the next, a random or the least likely class, not any wrong one.
         seed: of every random draw.
@@ -59,7 +61,7 @@ def evaluate(
         model = checkpoints.read(model)
     images = _dataset(data, limit, model)
     resolved = resolve_protocol(
-        protocol, images, epsilons, target=target, seed=seed, settings=settings
+        protocol, images, epsilons, norm=norm, target=target, seed=seed, settings=settings
     )
     with ExitStack() as stack:
         if isinstance(model, Checkpoint):

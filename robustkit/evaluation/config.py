@@ -14,7 +14,7 @@ from robustkit.errors import ProtocolError
 from robustkit.evaluation.images import shape_mismatch
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.files import canonical, digest
-from robustkit.protocol import Protocol, Target, kind
+from robustkit.protocol import Norm, Protocol, Target, kind_of
 from robustkit.record import VERSION
 
 DATA_KEYS = ("name", "title", "split", "digest", "order", "transform", "source", "classes", "shape")
@@ -49,6 +49,7 @@ def resolve_protocol(
     data: Dataset,
     epsilons: Sequence[str | float] = (),
     *,
+    norm: Norm | None = None,
     target: Target = "none",
     seed: int = 0,
     settings: Sequence[str] = (),
@@ -56,22 +57,25 @@ def resolve_protocol(
     """A protocol with its budgets filled in: as given, else its own, else the data set's usual.
 
     Raises:
-        ProtocolError: no budgets are known, or the protocol's parts don't go together.
+        ProtocolError: no budgets are known, the protocol is of another norm, or its parts don't go
+            together.
     """
     if isinstance(protocol, str):
-        protocol = protocols.load(protocol, settings)
-    budgets = [protocols.epsilon(str(text)) for text in epsilons]
+        protocol = protocols.load_protocol(protocol, settings, norm)
+    if norm not in (None, protocol.norm):
+        raise ProtocolError(f"{protocol.name}: is a protocol in {protocol.norm}, not in {norm}")
+    budgets = [protocols.parse_epsilon(str(text)) for text in epsilons]
     budgets = budgets or list(protocol.epsilons)
     if budgets and not protocol.attacks:
         raise ProtocolError(f"{protocol.name}: attacks nothing, so --epsilon means nothing")
     if protocol.attacks and not budgets:
-        budgets = [protocols.epsilon(e) for e in data.budgets.get(protocol.norm, ())]
+        budgets = [protocols.parse_epsilon(e) for e in data.budgets.get(protocol.norm, ())]
     if protocol.attacks and not budgets:
         raise ProtocolError(
             f"no usual {protocol.norm} budgets are known for {data.name}; give --epsilon"
         )
     chosen = target if target != "none" else protocol.target
-    return protocols.checked(
+    return protocols.checked_protocol(
         replace(protocols.with_epsilons(protocol, budgets), target=chosen, seed=seed)
     )
 
@@ -139,7 +143,7 @@ def _transfer(surrogate: EvaluatedModel) -> str:
 
 def _cannot_transfer(protocol: Protocol) -> str:
     """The first attack that cannot work on another network than the one it is to fool."""
-    searches = [(kind(a), search(a, protocol.norm)) for a in protocol.attacks]
+    searches = [(kind_of(a), search(a, protocol.norm)) for a in protocol.attacks]
     return next((word for word, own in searches if own is None or not own.transfers), "")
 
 

@@ -25,7 +25,7 @@ from robustkit.figures import (
     shortened,
     svg,
 )
-from robustkit.protocol import Epsilon, parse, protocol_toml
+from robustkit.protocol import Epsilon, parse_protocol, protocol_toml
 from robustkit.record import CLEAN, Evaluation, Example, Point
 from robustkit.report.html import render
 from robustkit.report.wording import attacks, count, interval, percent, readable
@@ -311,7 +311,8 @@ def _file_says_it_all(protocol: Mapping[str, Any]) -> bool:
     budgets = [entry["epsilon"] for entry in protocol["epsilons"]]
     try:
         table = tomllib.loads(protocol["file"]) | {"epsilon": budgets}
-        said = parse(table, protocol["name"], protocol["name"]).resolved()
+        name, norm = protocol["name"], protocol["norm"]
+        said = parse_protocol(table, name, name, norm=norm).resolved()
     except (InputError, tomllib.TOMLDecodeError):
         return False
     return bool(said | given == resolved)

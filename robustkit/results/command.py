@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from robustkit.protocol import parse
+from robustkit.protocol import parse_protocol
 from robustkit.results.records import Wanted
 
 
@@ -57,9 +57,9 @@ def _settings(protocol: Mapping[str, Any]) -> Iterable[str]:
     """`--set` for every number that is not the one of the protocol's file."""
     if not protocol["file"]:
         return
-    name = protocol["name"]
-    usual = parse(tomllib.loads(protocol["file"]), name, name).resolved()["attacks"]
-    pairs = zip(usual, protocol["resolved"]["attacks"], strict=True)
+    name, table = protocol["name"], tomllib.loads(protocol["file"])
+    usual = parse_protocol(table, name, name, norm=protocol["norm"]).resolved()
+    pairs = zip(usual["attacks"], protocol["resolved"]["attacks"], strict=True)
     changes = {
         f"{now['kind']}.{key}={value}": None
         for before, now in pairs

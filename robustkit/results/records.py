@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from robustkit.errors import RecordError
 from robustkit.files import canonical, digest
-from robustkit.protocol import epsilon
+from robustkit.protocol import parse_epsilon
 from robustkit.results.rows import UNBROKEN, Rows, read
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Wanted:
 
     def __post_init__(self) -> None:
         for text in self.budgets:
-            epsilon(text, "--at")
+            parse_epsilon(text, "--at")
 
     @property
     def budgets(self) -> tuple[str, ...]:

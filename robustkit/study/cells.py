@@ -394,7 +394,7 @@ def check(study: Study) -> None:
         if study.brought is not None and study.brought.model is not None:
             _check_model(study.brought.model, "[checkpoints] model")
         with within("[test] protocol"):
-            protocol.load(study.tested.protocol)
+            protocol.load_protocol(study.tested.protocol)
         for analysis in study.analyses:
             if analysis.factor == "epsilon":
                 _check_attack(analysis)
@@ -437,5 +437,5 @@ def _check_noise(kind: str, rate: str) -> None:
 
 def _check_attack(analysis: Analysis) -> None:
     with within(f"analysis {analysis.name!r}"):
-        if not protocol.load(analysis.protocol).attacks:
+        if not protocol.load_protocol(analysis.protocol).attacks:
             raise InputError(f"the protocol {analysis.protocol!r} attacks nothing")

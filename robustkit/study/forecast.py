@@ -16,8 +16,8 @@ from robustkit.protocol import (
     DeepFool,
     Fmn,
     HopSkipJump,
-    Noise,
-    Square,
+    NoiseAttack,
+    SquareAttack,
 )
 from robustkit.study.cells import Cell, Plan, Test
 from robustkit.study.run import ROUNDS, STEPS, Run, means
@@ -141,7 +141,7 @@ def looks(asked: dict[str, Any], images: int) -> tuple[int, int]:
 def _evaluating(run: Run, test: Test, pace: Pace) -> float:
     """Seconds of an evaluation: clean passes, and those of attacks."""
     data = loaded(test.data, test.split, test.limit, run.options.data_root)
-    protocol = protocols.load(test.protocol)
+    protocol = protocols.load_protocol(test.protocol)
     known = test.epsilons or protocol.epsilons or data.budgets.get(protocol.norm, ())
     gradients, forwards = 0.0, 1.0
     for attack in protocol.attacks:
@@ -156,9 +156,9 @@ def passes(attack: Attack, budgets: int, classes: int) -> tuple[float, float]:
     searches = budgets * getattr(attack, "restarts", 1)
     searches *= max(1, min(getattr(attack, "targets", 0), classes - 1))
     match attack:
-        case Square():
+        case SquareAttack():
             return 0, searches * attack.queries
-        case Noise():
+        case NoiseAttack():
             return 0, searches * attack.draws
         case Boundary():
             return 0, attack.steps

@@ -50,8 +50,7 @@ def official(model, images, labels, epsilon, norm, seed, batch_size, only):
 def ours(model, images, labels, ids, epsilon, norm, seed, batch_size, only):
     """The same of this project's protocol."""
     data = datasets.from_arrays(images.cpu().numpy(), labels.cpu().numpy(), name="arrays")
-    name = "autoattack" if norm == "linf" else f"autoattack-{norm}"
-    whole = evaluation.resolve_protocol(name, data, [str(epsilon)], seed=seed)
+    whole = evaluation.resolve_protocol("autoattack", data, [str(epsilon)], norm=norm, seed=seed)
     done, spent = {}, {}
     robust = model(images).argmax(1) == labels
     for position, (attack, word) in enumerate(

@@ -106,7 +106,7 @@ def compare(options: argparse.Namespace) -> None:
     trainable.requires_grad_(True)  # as a user's own model is, and as foolbox leaves it
     plain = Foolbox(trainable)
     for seed in range(options.seeds):
-        asked = replace(protocol.parse(PROTOCOL, "pgd", "benchmark"), seed=seed)
+        asked = replace(protocol.parse_protocol(PROTOCOL, "pgd", "benchmark"), seed=seed)
         torch.manual_seed(seed)
         seconds: dict[str, list[float]] = {
             "engine": [],

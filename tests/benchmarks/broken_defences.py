@@ -22,7 +22,7 @@ from robustkit import evaluation
 from robustkit.audit import plan as plans
 from robustkit.audit.run import AuditRequest, run
 from robustkit.audit.stages import StageSettings, ThreatModel
-from robustkit.protocol import epsilon
+from robustkit.protocol import parse_epsilon
 from robustkit.report.audit import write
 
 DEFENCES = {
@@ -46,7 +46,7 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = datasets.load("mnist5k", limit=options.limit)
-    judged = epsilon(options.epsilon)
+    judged = parse_epsilon(options.epsilon)
     rows = []
     for name in options.names or DEFENCES:
         net = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))

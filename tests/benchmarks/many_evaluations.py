@@ -67,7 +67,9 @@ def make(runs: Path, evaluations: int, images: int) -> None:
     """Write the store."""
     rng = np.random.default_rng(0)
     budgets = [f"0.{i}" for i in (1, 2, 3)]
-    attacked = protocol.with_epsilons(protocol.load("pgd"), [protocol.epsilon(b) for b in budgets])
+    attacked = protocol.with_epsilons(
+        protocol.load_protocol("pgd"), [protocol.parse_epsilon(b) for b in budgets]
+    )
     asked = protocol_header(attacked)
     samples = pa.array([f"{i:032x}:0" for i in range(images)])
     difficulty = rng.random(images)

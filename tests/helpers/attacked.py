@@ -67,4 +67,4 @@ def right(model: torch.nn.Module, x: Tensor) -> Block:
 
 def make(norm: str, *attacks: dict, epsilon=("1/10",), target="none") -> Protocol:
     table = {"title": "", "norm": norm, "attack": list(attacks), "epsilon": list(epsilon)}
-    return protocols.parse({**table, "target": target}, "test", "test")
+    return protocols.parse_protocol({**table, "target": target}, "test", "test")

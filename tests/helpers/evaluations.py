@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.files import digest
-from robustkit.protocol import Epsilon, epsilon, parse
+from robustkit.protocol import Epsilon, parse_epsilon, parse_protocol
 from robustkit.record import Evaluation, Example, rows_digest, table
 
 PROTOCOL = """\
@@ -41,7 +41,7 @@ def evaluation(
 ) -> Evaluation:
     """An evaluation of `n` images; `strength` is the median distance that fools the model."""
     draw = np.random.default_rng(seed)
-    budgets = tuple(epsilon(text) for text in epsilons)
+    budgets = tuple(parse_epsilon(text) for text in epsilons)
     labels = draw.integers(0, len(classes), n)
     distances = draw.lognormal(np.log(strength), 0.5, n)
     distances[draw.random(n) < 0.05] = 0.0
@@ -117,8 +117,8 @@ def _header(
     warnings: Sequence[str],
     checkpoint: dict[str, Any],
 ) -> dict[str, Any]:
-    budgets = sorted((epsilon(text) for text in epsilons), key=float)
-    attack = parse(
+    budgets = sorted((parse_epsilon(text) for text in epsilons), key=float)
+    attack = parse_protocol(
         tomllib.loads(PROTOCOL) | {"epsilon": [b.text for b in budgets]}, "pgd", "pgd.toml"
     )
     return {

@@ -18,9 +18,9 @@ from robustkit.protocol import (
     Fab,
     Fgsm,
     Mifgsm,
-    Noise,
+    NoiseAttack,
     Pgd,
-    Square,
+    SquareAttack,
     travel,
 )
 
@@ -57,7 +57,7 @@ def _reach(attack: Attack) -> Fraction:
     distance = travel(attack)
     if distance is not None:
         return distance / (2 if isinstance(attack, Pgd) and attack.random_start else 1)
-    return Fraction(0) if isinstance(attack, Fgsm | Noise) else Fraction(1)
+    return Fraction(0) if isinstance(attack, Fgsm | NoiseAttack) else Fraction(1)
 
 
 def _silent(context: AuditContext, threshold: float) -> Evidence:
@@ -130,7 +130,7 @@ def _more_steps(context: AuditContext, threshold: float) -> Evidence:
     longer = tuple(
         replace(a, steps=2 * a.steps)  # type: ignore[arg-type]
         for a in context.protocol.attacks
-        if not isinstance(a, Fgsm | Noise) and hasattr(a, "steps")
+        if not isinstance(a, Fgsm | NoiseAttack) and hasattr(a, "steps")
     )
     if not longer:
         raise Unexaminable("no attack of the evaluation takes steps that could be doubled")
@@ -141,7 +141,7 @@ def _more_restarts(context: AuditContext, threshold: float) -> Evidence:
     random = tuple(
         a
         for a in context.protocol.attacks
-        if isinstance(a, Apgd | Fab | Square) or (isinstance(a, Pgd) and a.random_start)
+        if isinstance(a, Apgd | Fab | SquareAttack) or (isinstance(a, Pgd) and a.random_start)
     )
     if not random:
         raise Unexaminable("no attack of the evaluation starts at random")

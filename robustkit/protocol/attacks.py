@@ -1,0 +1,259 @@
+"""Kinds of attack, every number spelled out: a frozen dataclass each.
+
+Each is run by one `match` arm in `robustkit.attack`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from robustkit.protocol.norms import Norm
+
+Loss = Literal["cross-entropy", "margin", "dlr", "rescaled-cross-entropy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fgsm:
+    """One step of size ε (Goodfellow et al. 2015); the fast gradient method in L2 and L1."""
+
+    loss: Loss = "cross-entropy"
+
+
+@dataclass(frozen=True, slots=True)
+class Pgd:
+    """Projected gradient ascent (Madry et al. 2018); without random start it is BIM, or IFGSM."""
+
+    steps: int
+    relative_step: Fraction
+    """step size as a share of ε"""
+    restarts: int = 1
+    random_start: bool = True
+    loss: Loss = "cross-entropy"
+
+
+@dataclass(frozen=True, slots=True)
+class Mifgsm:
+    """Momentum iterative FGSM (Dong et al. 2018, algorithm 1)."""
+
+    steps: int
+    relative_step: Fraction
+    """step size as a share of ε"""
+    momentum: Fraction = Fraction(1)
+    """decay factor μ of the accumulated gradient"""
+    loss: Loss = "cross-entropy"
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseAttack:
+    """Random points of the ball: the floor that every attack must beat."""
+
+    draws: int
+    distribution: Literal["uniform", "gaussian"] = "uniform"
+
+
+@dataclass(frozen=True, slots=True)
+class DeepFool:
+    """Steps to the nearest linearised boundary (Moosavi-Dezfooli et al. 2016). L2 and Linf."""
+
+    steps: int = 50
+    candidates: int = 10
+    """how many of the likeliest classes are considered"""
+    overshoot: Fraction = Fraction(1, 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Ddn:
+    """Decoupled direction and norm (Rony et al. 2019). L2."""
+
+    steps: int = 100
+    gamma: Fraction = Fraction(1, 20)
+    """relative change of the norm per step"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fmn:
+    """Fast minimum norm (Pintor et al. 2021)."""
+
+    steps: int = 100
+    max_step: Fraction = Fraction(1)
+    gamma: Fraction = Fraction(1, 20)
+    """initial relative change of the norm per step"""
+
+
+@dataclass(frozen=True, slots=True)
+class CarliniWagner:
+    """The L2 attack of Carlini and Wagner (2017), without the early abort that couples images."""
+
+    steps: int = 200
+    search_steps: int = 9
+    """binary search steps over the trade-off constant"""
+    step_size: Fraction = Fraction(1, 100)
+    confidence: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """The boundary attack on decisions alone (Brendel et al. 2018), image by image. L2."""
+
+    steps: int = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class HopSkipJump:
+    """Decision-based gradient estimation (Chen et al. 2020), image by image. L2 and Linf."""
+
+    steps: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Apgd:
+    """Gradient ascent that sets its own step size (Croce and Hein 2020; in L1 Croce and Hein 2021).
+
+    With targets it is APGD-T: so many of the likeliest wrong classes are headed for in turn, and
+    `dlr` is the targeted one.
+    """
+
+    steps: int = 100
+    restarts: int = 1
+    """for each target"""
+    loss: Loss = "cross-entropy"
+    targets: int = 0
+    eot: int = 1
+    """passes over which gradients and logits are averaged, for models that draw at random"""
+    rho: Fraction = Fraction(3, 4)
+    """share of a window's steps that must raise the loss for the step size to stay"""
+    larger_first: bool = False
+    """whether balls of 3 ε and 2 ε are searched before that of ε"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fab:
+    """Fast adaptive boundary attack (Croce and Hein 2020b), FAB-T where it has targets."""
+
+    steps: int = 100
+    restarts: int = 1
+    """for each target; the first starts from the image"""
+    targets: int = 9
+    alpha_max: Fraction = Fraction(1, 10)
+    """largest weight of the step from the image"""
+    eta: Fraction = Fraction(21, 20)
+    """extrapolation past the linearised boundary"""
+    beta: Fraction = Fraction(9, 10)
+    """share of the perturbation that is kept after a success"""
+    patience: int = 20
+    """steps without a nearer point after which the search leaps to a far corner; 0: never"""
+
+
+@dataclass(frozen=True, slots=True)
+class SquareAttack:
+    """Random search with squares, by the scores alone (Andriushchenko et al. 2020)."""
+
+    queries: int = 5000
+    restarts: int = 1
+    p_init: Fraction = Fraction(4, 5)
+    """share of the pixels in the first square"""
+
+
+Attack = (
+    Fgsm
+    | Pgd
+    | Mifgsm
+    | Apgd
+    | Fab
+    | SquareAttack
+    | NoiseAttack
+    | DeepFool
+    | Ddn
+    | Fmn
+    | CarliniWagner
+    | Boundary
+    | HopSkipJump
+)
+KINDS: dict[str, type[Attack]] = {
+    "fgsm": Fgsm,
+    "pgd": Pgd,
+    "mifgsm": Mifgsm,
+    "apgd": Apgd,
+    "fab": Fab,
+    "square": SquareAttack,
+    "noise": NoiseAttack,
+    "deepfool": DeepFool,
+    "ddn": Ddn,
+    "fmn": Fmn,
+    "cw": CarliniWagner,
+    "boundary": Boundary,
+    "hopskipjump": HopSkipJump,
+}
+OFFERED: dict[type[Attack], tuple[Norm, ...]] = {
+    DeepFool: ("linf", "l2"),
+    Ddn: ("l2",),
+    CarliniWagner: ("l2",),
+    Boundary: ("l2",),
+    HopSkipJump: ("linf", "l2"),
+}
+"""the norms of attacks that are not for all"""
+UNTARGETED: tuple[type[Attack], ...] = (DeepFool, Boundary, HopSkipJump, Fab)
+"""attacks that can only look for any wrong class"""
+
+
+def kind_of(attack: Attack) -> str:
+    """The word for an attack's class in a protocol's file."""
+    return next(word for word, cls in KINDS.items() if type(attack) is cls)
+
+
+def labels_of(attacks: Sequence[Attack]) -> tuple[str, ...]:
+    """A name for each attack: its kind, its loss if not the usual, numbered if twice."""
+    plain = [_word(a) for a in attacks]
+    return tuple(
+        f"{word} {plain[:i].count(word) + 1}" if plain.count(word) > 1 else word
+        for i, word in enumerate(plain)
+    )
+
+
+def _word(attack: Attack) -> str:
+    """What the literature calls it: apgd-ce, apgd-t, fab-t, pgd-margin."""
+    word, loss = kind_of(attack), getattr(attack, "loss", "cross-entropy")
+    if isinstance(attack, Apgd | Fab) and attack.targets:
+        return f"{word}-t" if loss in ("dlr", "cross-entropy") else f"{word}-t-{loss}"
+    if loss != "cross-entropy":
+        return f"{word}-{loss}"
+    return f"{word}-ce" if isinstance(attack, Apgd) else word
+
+
+def adaptations(attacks: Sequence[Attack], classes: int) -> list[str]:
+    """Sentences about attacks that few classes make other than they were published."""
+    told = []
+    for attack, name in zip(attacks, labels_of(attacks), strict=True):
+        targets, loss = getattr(attack, "targets", 0), getattr(attack, "loss", "")
+        if targets > classes - 1:
+            left = "1 target" if classes == 2 else f"{classes - 1} targets"
+            told.append(f"{name}: {classes} classes leave {left}, not {targets}")
+        if loss == "dlr" and classes == 2:
+            told.append(f"{name}: 2 classes have no DLR; the margin over the clean gap instead")
+        if loss == "dlr" and classes == 3 and targets:
+            told.append(
+                f"{name}: 3 classes have no targeted DLR; its scale is from the first to the third"
+            )
+    return told
+
+
+def travel(attack: Attack) -> Fraction | None:
+    """How far an iterative attack can move, in units of ε: steps × relative step."""
+    if isinstance(attack, Pgd | Mifgsm):
+        return attack.steps * attack.relative_step
+    return None
+
+
+def weakness(attack: Attack) -> str:
+    """What an attack cannot do of what its name promises, as a sentence; "" where it can."""
+    distance, random = travel(attack), isinstance(attack, Pgd) and attack.random_start
+    needed = 2 if random else 1
+    if distance is None or distance >= needed:
+        return ""
+    start = "a random start" if random else "the image"
+    return (
+        f"{kind_of(attack)}: {attack.steps} steps of {attack.relative_step} ε travel "  # type: ignore[union-attr]
+        f"{float(distance):.3g} ε, but crossing the ball from {start} takes {needed} ε: "
+        "robust accuracy may be overstated"
+    )

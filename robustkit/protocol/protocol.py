@@ -1,0 +1,132 @@
+"""A protocol: a threat model and the attacks that search it, ready to be hashed and run."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
+from typing import Any, Literal
+
+from robustkit.errors import InputError, ProtocolError
+from robustkit.files import canonical, digest, fraction
+from robustkit.protocol.attacks import (
+    OFFERED,
+    UNTARGETED,
+    Apgd,
+    Attack,
+    DeepFool,
+    SquareAttack,
+    kind_of,
+    weakness,
+)
+from robustkit.protocol.norms import NORMS, Norm
+
+Target = Literal["none", "next", "random", "least-likely"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Epsilon:
+    """A budget: the exact number, and the text it was written as."""
+
+    value: Fraction
+    text: str
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+
+def parse_epsilon(text: object, where: str = "--epsilon") -> Epsilon:
+    """A budget from "8/255" or "0.3".
+
+    Raises:
+        ProtocolError: not a number, or not above 0.
+    """
+    try:
+        value = fraction(text, where)
+    except InputError as error:
+        raise ProtocolError(str(error)) from error
+    if value <= 0:
+        raise ProtocolError(f"{where}: a budget must be above 0, got {text}")
+    return Epsilon(value, str(text).strip())
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """A threat model and an ordered tuple of attacks; the worst case over them is what counts.
+
+    Without attacks, said by `attack = []`, there are no budgets: only the clean accuracy counts.
+    """
+
+    name: str
+    title: str
+    norm: Norm
+    attacks: tuple[Attack, ...]
+    epsilons: tuple[Epsilon, ...] = ()
+    """budgets in rising order; in pixel units of [0, 1] images"""
+    target: Target = "none"
+    seed: int = 0
+    text: str = ""
+    """the file's own text, for the record"""
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything that can change an outcome, as plain JSON. The name is no part of it."""
+        return {
+            "norm": self.norm,
+            "target": self.target,
+            "seed": self.seed,
+            "epsilons": [str(e.value) for e in self.epsilons],
+            "attacks": [{"kind": kind_of(a), **_plain(a)} for a in self.attacks],
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `resolved()`."""
+        return digest(canonical(self.resolved()))
+
+    @property
+    def weaknesses(self) -> list[str]:
+        """Sentences about attacks that cannot do what their name promises."""
+        return [sentence for a in self.attacks if (sentence := weakness(a))]
+
+
+def _plain(attack: Attack) -> dict[str, Any]:
+    return {
+        key: str(value) if isinstance(value, Fraction) else value
+        for key, value in asdict(attack).items()
+    }
+
+
+def with_epsilons(protocol: Protocol, epsilons: Sequence[Epsilon]) -> Protocol:
+    """The protocol with these budgets, sorted, each value once."""
+    unique = {e.value: e for e in reversed(epsilons)}
+    return replace(protocol, epsilons=tuple(unique[value] for value in sorted(unique)))
+
+
+def checked_protocol(protocol: Protocol) -> Protocol:
+    """The protocol itself, if its attacks, norm, target and numbers go together.
+
+    Raises:
+        ProtocolError: they don't; the message says which.
+    """
+    for attack in protocol.attacks:
+        word = kind_of(attack)
+        if protocol.norm not in (offered := OFFERED.get(type(attack), NORMS)):
+            raise ProtocolError(
+                f"{word}: has no {protocol.norm} version, only {', '.join(offered)}"
+            )
+        if protocol.target != "none" and isinstance(attack, UNTARGETED):
+            raise ProtocolError(f"{word}: cannot be targeted; use pgd, mifgsm, ddn, fmn or cw")
+        if protocol.target != "none" and isinstance(attack, Apgd) and attack.targets:
+            raise ProtocolError(f"{word}: heads for targets of its own; set targets = 0")
+        for field in fields(attack):
+            value = getattr(attack, field.name)
+            least = 0 if field.name in ("confidence", "momentum", "targets") else None
+            if isinstance(value, bool | str):
+                continue
+            if value < 0 or (value == 0 and least is None):
+                raise ProtocolError(f"{word}: {field.name} must be above 0, got {value}")
+        if isinstance(attack, SquareAttack) and attack.queries < 2:
+            raise ProtocolError("square: queries must be at least 2")
+        if isinstance(attack, Apgd) and attack.larger_first and attack.steps < 10:
+            raise ProtocolError("apgd: larger_first needs at least 10 steps")
+        if isinstance(attack, DeepFool) and attack.candidates < 2:
+            raise ProtocolError("deepfool: candidates must be at least 2")
+    return protocol
