@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustkit.analysis.compare import compare
-    from robustkit.checkpoint import read as read_checkpoint
+    from robustkit.checkpoint import read_checkpoint
     from robustkit.data import from_arrays
     from robustkit.data import load as load_data
     from robustkit.evaluation import RunOptions, evaluate
@@ -38,7 +38,7 @@ _HOMES = {
     "frame": ("record", "frame"),
     "from_arrays": ("data", "from_arrays"),
     "load_data": ("data", "load"),
-    "read_checkpoint": ("checkpoint", "read"),
+    "read_checkpoint": ("checkpoint", "read_checkpoint"),
     "read_record": ("record", "read"),
 }
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from helpers.defences import Before, Detached, Noisy, Rounded
 
-from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets
 from robustkit import evaluation
 from robustkit import protocol as protocols
@@ -20,6 +19,7 @@ from robustkit.audit.policy import parse_policy
 from robustkit.audit.run import AuditRequest, run_audit
 from robustkit.audit.stages import AttackedImages, StageSettings, ThreatModel, run_stages
 from robustkit.audit.verdict import parse_claim
+from robustkit.checkpoint import read_checkpoint
 from robustkit.cli import app
 from robustkit.errors import InputError, UnknownName
 from robustkit.protocol import parse_epsilon
@@ -84,7 +84,7 @@ def question(plan, images, *, subject=None, judged="0.1", norm="linf", **changes
         "command": "robustkit audit",
     }
     return AuditRequest(
-        subject or evaluation.from_checkpoint(checkpoints.read("lenet5-mnist5k")),
+        subject or evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k")),
         images,
         ThreatModel(norm, budgets[-1], budgets, 0),
         plans.load_plan(str(plan)),
@@ -114,7 +114,7 @@ def audited(plan, images, tmp_path_factory):
         },
         "gate.toml",
     )
-    other = evaluation.from_checkpoint(checkpoints.read("lenet5-mnist5k"))
+    other = evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k"))
     asked = question(plan, images, policy=policy, against={"other": other})
     return asked, folder, run_audit(asked, bench(folder, parts)), parts
 
@@ -204,7 +204,7 @@ def test_claims_are_judged_whatever_was_asked(plan, images, audited, tmp_path):
 
 
 def test_a_model_without_gradients_fails_the_attacks_and_not_the_audit(plan, images, tmp_path):
-    inner = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))
+    inner = read_checkpoint("lenet5-mnist5k").load(torch.device("cpu"))
     subject = evaluation.from_module(Before(Detached(), inner), "detached")
     audit = run_audit(question(plan, images, subject=subject), bench(tmp_path))
     by_name = {s.name: s for s in audit.stages}
@@ -234,7 +234,7 @@ def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
 def test_what_remedies_fooled_counts_when_the_minutes_end_in_the_middle(images, tmp_path):
     plan = tmp_path / "gradients.toml"
     plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = "square"')])
-    inner = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))
+    inner = read_checkpoint("lenet5-mnist5k").load(torch.device("cpu"))
     subject = evaluation.from_module(Before(Rounded(), inner), "rounded")
     parts = []
 
@@ -252,7 +252,7 @@ def test_what_remedies_fooled_counts_when_the_minutes_end_in_the_middle(images, 
 def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path):
     plan = tmp_path / "fgsm.toml"
     plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = "pgd"')])
-    inner = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))
+    inner = read_checkpoint("lenet5-mnist5k").load(torch.device("cpu"))
     subject = evaluation.from_module(Before(Noisy(0.6), inner), "noisy")
     found = []
     for folder in ("one", "two"):

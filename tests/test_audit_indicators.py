@@ -28,7 +28,7 @@ from helpers.defences import (
 from torch import nn
 
 import robustkit
-from robustkit import checkpoint, data
+from robustkit import data
 from robustkit import protocol as protocols
 from robustkit.attack.library import seeded
 from robustkit.audit import adaptive, thresholds
@@ -38,6 +38,7 @@ from robustkit.audit.indicators import INDICATORS, settled
 from robustkit.audit.indicators import run as indicators_run
 from robustkit.audit.indicators.run import run_indicators
 from robustkit.audit.straight_through import blocked, straight_through
+from robustkit.checkpoint import read_checkpoint
 from robustkit.errors import InputError, UnknownName
 from robustkit.models.lenet5 import LeNet5
 from robustkit.protocol import Fgsm, Pgd
@@ -55,7 +56,7 @@ PLAIN = replace(
 @pytest.fixture(scope="module")
 def network():
     path = robustkit.files.shipped("data") / "lenet5-mnist5k.safetensors"
-    return checkpoint.read(path).load(torch.device("cpu"))
+    return read_checkpoint(path).load(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

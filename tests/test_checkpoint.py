@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from robustkit import checkpoint, models
-from robustkit.checkpoint import torchfile
+from robustkit.checkpoint import read_checkpoint, save_checkpoint, torchfile
 from robustkit.errors import CheckpointError, InputError
 from robustkit.unpickling import mapping
 
@@ -111,7 +111,7 @@ def test_a_file_saved_on_a_gpu_loads_without_one(tmp_path):
     # the device's name stands in the pickle with its length in front
     path.write_bytes(data.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"))
     assert b"cuda:0" in path.read_bytes()
-    assert same(checkpoint.read(path))
+    assert same(read_checkpoint(path))
 
 
 # -- containers and prefixes ----------------------------------------------------------------------
@@ -153,16 +153,16 @@ CONTAINERS = {
 def test_the_same_weights_come_out_of_every_container(name, form, tmp_path):
     value = CONTAINERS[name](dict(files.network().state_dict()))
     path = kept(tmp_path / "x.pt", value, _use_new_zipfile_serialization=form)
-    read = checkpoint.read(path)
-    checkpoint.save(tmp_path / "y.safetensors", files.network(), model="lenet5")
+    read = read_checkpoint(path)
+    save_checkpoint(tmp_path / "y.safetensors", files.network(), model="lenet5")
     assert read.model == "lenet5"
-    assert read.weights == checkpoint.read(tmp_path / "y.safetensors").weights
+    assert read.weights == read_checkpoint(tmp_path / "y.safetensors").weights
     assert same(read)
 
 
 def test_a_pickled_module_gives_its_weights_and_runs_no_code(tmp_path):
     module = nn.DataParallel(files.network("mnist-cnn-bn"))
-    read = checkpoint.read(kept(tmp_path / "x.pt", {"net": module, "epoch": 3}))
+    read = read_checkpoint(kept(tmp_path / "x.pt", {"net": module, "epoch": 3}))
     assert same(read, files.network("mnist-cnn-bn"))
     assert any("its code not run" in note for note in read.notes)
 
@@ -171,7 +171,7 @@ def test_weights_of_a_dill_file_load(tmp_path):
     dill = pytest.importorskip("dill")
     state = prefixed("module.model.") | prefixed("module.attacker.model.")
     value = {"model": state, "schedule": lambda epoch: 0.1 * epoch, "epoch": 5}
-    read = checkpoint.read(kept(tmp_path / "x.pt", value, pickle_module=dill))
+    read = read_checkpoint(kept(tmp_path / "x.pt", value, pickle_module=dill))
     assert same(read)
     assert read.extra["epoch"] == 5
 
@@ -184,7 +184,7 @@ def test_the_layout_of_madrylab_loads_with_its_normalisation(tmp_path):
         | {"module.normalizer.new_mean": mean, "module.normalizer.new_std": std}
         | {"module.attacker.normalize.new_mean": mean, "module.attacker.normalize.new_std": std}
     )
-    read = checkpoint.read(kept(tmp_path / "x.pt", {"model": state}))
+    read = read_checkpoint(kept(tmp_path / "x.pt", {"model": state}))
     assert (read.prefix, read.preprocessing) == ("module.model.", "in the checkpoint")
     assert torch.equal(read.load()(X), files.network()((X - mean) / std))
 
@@ -196,10 +196,10 @@ def test_normalisation_in_the_checkpoint_is_kept(names, tmp_path):
     mean, std = torch.full((1, 1, 1, 1), 0.2), torch.full((1, 1, 1, 1), 0.3)
     beside = dict(zip(names, (mean, std), strict=True))
     state = (prefixed("model.") if "." in names[0] else files.network().state_dict()) | beside
-    read = checkpoint.read(kept(tmp_path / "x.pt", state))
+    read = read_checkpoint(kept(tmp_path / "x.pt", state))
     assert read.preprocessing == "in the checkpoint"
     assert torch.equal(read.load()(X), files.network()((X - mean) / std))
-    replaced = checkpoint.read(tmp_path / "x.pt", mean=[0.5], std=[0.5])
+    replaced = read_checkpoint(tmp_path / "x.pt", mean=[0.5], std=[0.5])
     assert replaced.preprocessing == "given"
     assert any("replaced" in warning for warning in replaced.warnings)
     assert torch.equal(replaced.load()(X), files.network()((X - 0.5) / 0.5))
@@ -223,7 +223,7 @@ def test_a_model_that_normalises_itself_is_known_to_do_so(tmp_path):
         """)
     )
     network = models.build(f"{source}:build", seed=5)
-    read = checkpoint.read(kept(tmp_path / "x.pt", network.state_dict()), model=f"{source}:build")
+    read = read_checkpoint(kept(tmp_path / "x.pt", network.state_dict()), model=f"{source}:build")
     assert (read.preprocessing, read.mean, read.warnings) == ("in the checkpoint", None, ())
     assert same(read, network, IMAGES)
 
@@ -231,20 +231,20 @@ def test_a_model_that_normalises_itself_is_known_to_do_so(tmp_path):
 def test_of_several_sets_of_weights_the_documented_one_is_used(tmp_path):
     other = {key: value + 1 for key, value in files.network().state_dict().items()}
     value = {"state_dict": other, "state_dict_ema": files.network().state_dict()}
-    read = checkpoint.read(kept(tmp_path / "x.pt", value))
+    read = read_checkpoint(kept(tmp_path / "x.pt", value))
     assert read.container == "state_dict_ema"
     assert any("not state_dict" in note for note in read.notes)
     assert same(read)
     value = {"last": other, "best": files.network().state_dict()}
-    assert same(checkpoint.read(kept(tmp_path / "y.pt", value)))
+    assert same(read_checkpoint(kept(tmp_path / "y.pt", value)))
     value = {"state_dict": [files.network().state_dict(), other]}
-    assert any("first" in n for n in checkpoint.read(kept(tmp_path / "z.pt", value)).notes)
+    assert any("first" in n for n in read_checkpoint(kept(tmp_path / "z.pt", value)).notes)
 
 
 def test_sets_of_weights_whose_names_tell_nothing_are_refused(tmp_path):
     value = {"teacher": files.network().state_dict(), "student": files.network().state_dict()}
     with pytest.raises(CheckpointError, match="teacher, student"):
-        checkpoint.read(kept(tmp_path / "x.pt", value))
+        read_checkpoint(kept(tmp_path / "x.pt", value))
 
 
 def test_a_prefix_is_stripped_from_the_front_only(tmp_path):
@@ -264,7 +264,7 @@ def test_a_prefix_is_stripped_from_the_front_only(tmp_path):
     network = models.build(f"{path}:Net", seed=0)
     for number, prefix in enumerate(("", "module.", "model.module.")):
         file = kept(tmp_path / f"{number}.pt", prefixed(prefix, network.state_dict()))
-        read = checkpoint.read(file, model=f"{path}:Net")
+        read = read_checkpoint(file, model=f"{path}:Net")
         assert read.prefix == prefix
         assert same(read, network, IMAGES)
 
@@ -285,7 +285,7 @@ def test_what_research_code_saves_beside_the_weights_is_kept_or_ignored(tmp_path
         "rng": {1, 2, 3},
         "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
     }
-    read = checkpoint.read(kept(tmp_path / "x.pt", value))
+    read = read_checkpoint(kept(tmp_path / "x.pt", value))
     assert same(read)
     assert (read.seed, read.loss, read.label_noise, read.trained_on) == (7, "margin", 0.4, "MNIST")
     assert read.recorded_accuracy == pytest.approx(0.935)
@@ -299,7 +299,7 @@ def test_weights_kept_as_numpy_arrays_load(tmp_path):
     path = tmp_path / "x.pkl"
     for protocol in (2, 4):
         path.write_bytes(pickle.dumps({"model": state}, protocol=protocol))
-        assert same(checkpoint.read(path))
+        assert same(read_checkpoint(path))
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_weights_kept_as_numpy_arrays_load(tmp_path):
 )
 def test_other_precisions_are_loaded_as_float32_and_said_so(dtype, says, tolerance, tmp_path):
     state = {key: value.to(dtype) for key, value in files.network().state_dict().items()}
-    read = checkpoint.read(kept(tmp_path / "x.pt", state))
+    read = read_checkpoint(kept(tmp_path / "x.pt", state))
     assert any(says in note and "float32" in note for note in read.notes)
     logits = read.load()(X)
     assert logits.dtype == torch.float32
@@ -369,7 +369,7 @@ def test_parametrised_weights_fold_to_what_torch_computes(name, tmp_path):
     )
     network = parametrised(KINDS[name])
     path = kept(tmp_path / "x.pt", prefixed("module.", network.state_dict()))
-    read = checkpoint.read(path, model=f"{source}:plain")
+    read = read_checkpoint(path, model=f"{source}:plain")
     expected = [
         getattr(layer, n)
         for layer in (network[0], network[1], network[3])
@@ -394,7 +394,7 @@ def test_a_model_that_is_parametrised_itself_is_not_folded(tmp_path):
         """)
     )
     network = models.build(f"{source}:build", seed=5)
-    read = checkpoint.read(kept(tmp_path / "x.pt", network.state_dict()), model=f"{source}:build")
+    read = read_checkpoint(kept(tmp_path / "x.pt", network.state_dict()), model=f"{source}:build")
     assert same(read, network, IMAGES)
     assert not any("folded" in note for note in read.notes)
 
@@ -405,7 +405,7 @@ def test_a_model_that_is_parametrised_itself_is_not_folded(tmp_path):
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_registry_model_is_recognised_with_its_classes(name, tmp_path):
     network = files.network(name, num_classes=7)
-    read = checkpoint.read(kept(tmp_path / "x.pt", network.state_dict()))
+    read = read_checkpoint(kept(tmp_path / "x.pt", network.state_dict()))
     assert (read.model, read.num_classes) == (name, 7)
     assert read.input_shape == models.MODELS[name].shape
     assert any("recognised" in note for note in read.notes)
@@ -413,7 +413,7 @@ def test_every_registry_model_is_recognised_with_its_classes(name, tmp_path):
 
 
 def test_an_unknown_architecture_can_be_described_but_not_loaded(tmp_path):
-    read = checkpoint.read(kept(tmp_path / "x.pt", {"fc.weight": torch.rand(3, 4)}))
+    read = read_checkpoint(kept(tmp_path / "x.pt", {"fc.weight": torch.rand(3, 4)}))
     assert read.model is None
     assert checkpoint.describe(read)
     with pytest.raises(CheckpointError, match="--model"):
@@ -425,7 +425,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     state["fc9.weight"] = state.pop("fc3.weight")
     state["conv1.bias"] = torch.zeros(8)
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.read(kept(tmp_path / "x.pt", state), model="lenet5")
+        read_checkpoint(kept(tmp_path / "x.pt", state), model="lenet5")
     message = str(caught.value)
     assert "missing: fc3.weight" in message
     assert "left over: fc9.weight" in message
@@ -436,7 +436,7 @@ def test_what_does_not_fit_is_named(tmp_path):
 def test_a_wrong_model_is_told_which_one_fits(tmp_path):
     path = kept(tmp_path / "x.pt", files.network().state_dict())
     with pytest.raises(CheckpointError, match="it fits --model lenet5"):
-        checkpoint.read(path, model="mnist-cnn")
+        read_checkpoint(path, model="mnist-cnn")
 
 
 def test_a_wrong_number_of_classes_has_its_own_sentence(tmp_path):
@@ -445,17 +445,17 @@ def test_a_wrong_number_of_classes_has_its_own_sentence(tmp_path):
         with pytest.raises(
             CheckpointError, match="last layer has 7 classes, but 10 were asked for"
         ):
-            checkpoint.read(path, model=model, num_classes=10)
+            read_checkpoint(path, model=model, num_classes=10)
     source = tmp_path / "net.py"
     source.write_text("from robustkit.models.lenet5 import lenet5\n")
     with pytest.raises(CheckpointError, match=r"7 classes, but .*:lenet5 builds 10"):
-        checkpoint.read(path, model=f"{source}:lenet5")
+        read_checkpoint(path, model=f"{source}:lenet5")
 
 
 def test_torchvision_models_get_their_classes_from_the_file(tmp_path):
     network = models.build("torchvision:squeezenet1_1", num_classes=6, seed=0).eval()
     path = kept(tmp_path / "x.pt", {"state_dict": prefixed("module.", network.state_dict())})
-    read = checkpoint.read(path, model="torchvision:squeezenet1_1")
+    read = read_checkpoint(path, model="torchvision:squeezenet1_1")
     assert read.num_classes == 6
     assert same(read, network, torch.rand(1, 3, 64, 64))
 
@@ -463,8 +463,8 @@ def test_torchvision_models_get_their_classes_from_the_file(tmp_path):
 def test_missing_batch_counters_do_not_matter(tmp_path):
     network = files.network("mnist-cnn-bn")
     state = {k: v for k, v in network.state_dict().items() if "num_batches" not in k}
-    with_counters = checkpoint.read(kept(tmp_path / "x.pt", network.state_dict()))
-    without = checkpoint.read(kept(tmp_path / "y.pt", state))
+    with_counters = read_checkpoint(kept(tmp_path / "x.pt", network.state_dict()))
+    without = read_checkpoint(kept(tmp_path / "y.pt", state))
     assert same(without, network)
     assert with_counters.weights == without.weights
 
@@ -472,7 +472,7 @@ def test_missing_batch_counters_do_not_matter(tmp_path):
 def test_reading_leaves_torchs_generator_alone(tmp_path):
     path = kept(tmp_path / "x.pt", files.network().state_dict())
     before = torch.get_rng_state()
-    checkpoint.read(path).load()
+    read_checkpoint(path).load()
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -493,8 +493,8 @@ FACTS = {
 
 def test_a_saved_checkpoint_describes_itself(tmp_path):
     path = tmp_path / "x.safetensors"
-    checkpoint.save(path, files.network(), model="lenet5", epochs=20, **FACTS)
-    read = checkpoint.read(path)
+    save_checkpoint(path, files.network(), model="lenet5", epochs=20, **FACTS)
+    read = read_checkpoint(path)
     assert {name: getattr(read, name) for name in FACTS} == FACTS
     assert read.extra == {"epochs": 20}
     assert (read.model, read.preprocessing, read.warnings) == ("lenet5", "recorded", ())
@@ -502,41 +502,41 @@ def test_a_saved_checkpoint_describes_itself(tmp_path):
 
 
 def test_a_saved_checkpoint_without_normalisation_is_known_to_need_none(tmp_path):
-    checkpoint.save(tmp_path / "x.safetensors", files.network(), model="lenet5")
-    read = checkpoint.read(tmp_path / "x.safetensors")
+    save_checkpoint(tmp_path / "x.safetensors", files.network(), model="lenet5")
+    read = read_checkpoint(tmp_path / "x.safetensors")
     assert (read.preprocessing, read.mean, read.warnings) == ("recorded", None, ())
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path):
     paths = [tmp_path / f"{i}.safetensors" for i in range(8)]
     for path in paths:
-        checkpoint.save(path, files.network(), model="lenet5", epochs=20, **FACTS)
+        save_checkpoint(path, files.network(), model="lenet5", epochs=20, **FACTS)
     assert len({path.read_bytes() for path in paths}) == 1
 
 
 def test_a_sidecar_says_the_same_again(tmp_path):
     path = kept(tmp_path / "x.pt", files.network().state_dict())
-    first = checkpoint.read(path, mean=[0.25], std=[0.5])
+    first = read_checkpoint(path, mean=[0.25], std=[0.5])
     written = checkpoint.write_sidecar(first)
     assert written == tmp_path / "x.pt.toml"
-    second = checkpoint.read(path)
+    second = read_checkpoint(path)
     assert (second.mean, second.std, second.preprocessing) == ((0.25,), (0.5,), "recorded")
     assert second.identity == first.identity
     kept(path, files.network(seed=1).state_dict())
-    assert any("another version" in warning for warning in checkpoint.read(path).warnings)
+    assert any("another version" in warning for warning in read_checkpoint(path).warnings)
 
 
 def test_flags_go_before_the_sidecar_and_that_before_the_file(tmp_path):
     path = tmp_path / "x.safetensors"
-    checkpoint.save(path, files.network(), model="lenet5", seed=1, loss="a", mean=[0.1], std=[0.1])
+    save_checkpoint(path, files.network(), model="lenet5", seed=1, loss="a", mean=[0.1], std=[0.1])
     (tmp_path / "x.safetensors.toml").write_text("seed = 2\nmean = [0.2]\nstd = [0.2]\n")
-    read = checkpoint.read(path)
+    read = read_checkpoint(path)
     assert (read.seed, read.loss, read.mean) == (2, "a", (0.2,))
-    assert checkpoint.read(path, mean=[0.3], std=[0.3]).mean == (0.3,)
+    assert read_checkpoint(path, mean=[0.3], std=[0.3]).mean == (0.3,)
 
 
 def test_unknown_normalisation_is_said_to_be_assumed(tmp_path):
-    read = checkpoint.read(kept(tmp_path / "x.pt", files.network().state_dict()))
+    read = read_checkpoint(kept(tmp_path / "x.pt", files.network().state_dict()))
     assert read.preprocessing == "assumed none"
     assert any("--mean" in warning for warning in read.warnings)
 
@@ -547,20 +547,20 @@ def test_the_identity_changes_with_what_can_change_a_logit(tmp_path):
     source.write_text("from robustkit.models.lenet5 import lenet5\n")
     other = kept(tmp_path / "y.pt", files.network(seed=1).state_dict())
     own = f"{source}:lenet5"
-    kinds = [checkpoint.read(path), checkpoint.read(other), checkpoint.read(path, model=own)]
-    kinds.append(checkpoint.read(path, mean=[0.1], std=[1.0]))
+    kinds = [read_checkpoint(path), read_checkpoint(other), read_checkpoint(path, model=own)]
+    kinds.append(read_checkpoint(path, mean=[0.1], std=[1.0]))
     source.write_text("from robustkit.models.lenet5 import lenet5\n# changed\n")
-    kinds.append(checkpoint.read(path, model=own))
+    kinds.append(read_checkpoint(path, model=own))
     assert len({json.dumps(kind.identity, sort_keys=True) for kind in kinds}) == len(kinds)
     again = kept(
         tmp_path / "z.pt", {"net": prefixed("module.")}, _use_new_zipfile_serialization=False
     )
-    assert checkpoint.read(again).identity == checkpoint.read(path).identity
+    assert read_checkpoint(again).identity == read_checkpoint(path).identity
 
 
 def test_describing_says_what_was_recognised(tmp_path):
     path = kept(tmp_path / "x.pt", {"model": prefixed("module."), "args": {"seed": 4}})
-    rows = checkpoint.describe(checkpoint.read(path))
+    rows = checkpoint.describe(read_checkpoint(path))
     for row in [
         ("format", "torch zip"),
         ("container", "model"),
@@ -617,8 +617,8 @@ def test_programs_need_the_users_word_and_then_give_gradients(kind, tmp_path):
     else:
         scripted(path, network, X if kind == "trace" else None)
     with pytest.raises(CheckpointError, match=r"runs its code.*--trust-program"):
-        checkpoint.read(path)
-    read = checkpoint.read(path, trust_program=True, mean=[0.25], std=[0.5])
+        read_checkpoint(path)
+    read = read_checkpoint(path, trust_program=True, mean=[0.25], std=[0.5])
     loaded = read.load()
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
@@ -633,7 +633,7 @@ def test_programs_need_the_users_word_and_then_give_gradients(kind, tmp_path):
 
 
 def test_an_export_tells_its_classes_and_input(tmp_path):
-    read = checkpoint.read(files.exported(tmp_path / "x.pt2"), trust_program=True)
+    read = read_checkpoint(files.exported(tmp_path / "x.pt2"), trust_program=True)
     assert (read.num_classes, read.input_shape) == (10, (1, 28, 28))
     assert any("batch size 3" in note for note in read.notes)
 
@@ -641,14 +641,14 @@ def test_an_export_tells_its_classes_and_input(tmp_path):
 def test_an_export_in_training_mode_is_warned_of(tmp_path):
     network = files.network("mnist-cnn-bn").train()
     torch.export.save(torch.export.export(network, (torch.rand(3, 1, 28, 28),)), tmp_path / "x.pt2")
-    read = checkpoint.read(tmp_path / "x.pt2", trust_program=True)
+    read = read_checkpoint(tmp_path / "x.pt2", trust_program=True)
     assert any("training mode" in warning for warning in read.warnings)
 
 
 def test_a_damaged_program_gets_one_line(tmp_path):
     path = files.torch_zip(tmp_path / "x.pt", b"\x80\x02}.", **{"constants.pkl": b"x"})
     with pytest.raises(CheckpointError, match="does not load") as caught:
-        checkpoint.read(path, trust_program=True)
+        read_checkpoint(path, trust_program=True)
     assert "\n" not in str(caught.value)
 
 
@@ -721,7 +721,7 @@ def test_wrapping_copies_a_module_that_keeps_computed_weights():
 
 
 def test_loading_twice_gives_networks_of_their_own(tmp_path):
-    read = checkpoint.read(kept(tmp_path / "x.pt", files.network().state_dict()))
+    read = read_checkpoint(kept(tmp_path / "x.pt", files.network().state_dict()))
     first, second = read.load(), read.load()
     first.network.conv1.weight.zero_()
     assert torch.equal(second(X), files.network()(X))
@@ -732,8 +732,8 @@ def test_images_of_another_shape_get_one_line(tmp_path):
     path = kept(tmp_path / "x.pt", files.network().state_dict())
     for x in (torch.rand(2, 3, 28, 28), torch.rand(2, 1, 32, 32)):
         with pytest.raises(InputError, match="the model does not take images of shape"):
-            checkpoint.read(path).load()(x)
-    network = checkpoint.read(path, mean=[0.1, 0.2, 0.3], std=[1, 1, 1]).load()
+            read_checkpoint(path).load()(x)
+    network = read_checkpoint(path, mean=[0.1, 0.2, 0.3], std=[1, 1, 1]).load()
     with pytest.raises(InputError, match="1 channels, but the normalisation 3"):
         network(X)
 

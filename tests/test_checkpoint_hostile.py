@@ -7,6 +7,7 @@ import torch
 from helpers import checkpoint_files as files
 
 from robustkit import checkpoint
+from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.errors import CheckpointError, InputError
 from robustkit.files import file_digest
 
@@ -25,7 +26,7 @@ def peak_memory():
 def outcome(path, **options):
     """The loaded network, or the error's one line."""
     try:
-        return checkpoint.read(path, **options).load()
+        return read_checkpoint(path, **options).load()
     except InputError as error:
         line = str(error)
     assert "\n" not in line
@@ -60,14 +61,14 @@ def test_the_sentinel_would_appear_if_such_a_file_ran(tmp_path):
 
 def test_a_call_of_the_shell_is_named_in_a_warning(tmp_path):
     path = files.HOSTILE["in-metadata"](tmp_path / "x.pt", tmp_path / "ran")
-    warnings = checkpoint.read(path).warnings
+    warnings = read_checkpoint(path).warnings
     assert any(f"{os.system.__module__}.system" in warning for warning in warnings)
 
 
 def test_a_weight_that_needs_a_call_is_refused_by_name(tmp_path):
     path = files.HOSTILE["instead-of-a-weight"](tmp_path / "x.pt", tmp_path / "ran")
     with pytest.raises(CheckpointError, match=r"conv1\.weight.*system") as caught:
-        checkpoint.read(path, model="lenet5")
+        read_checkpoint(path, model="lenet5")
     assert "\n" not in str(caught.value)
 
 
@@ -81,7 +82,7 @@ def test_a_tensor_subclass_among_the_weights_is_refused_by_name(tmp_path):
     state["fc1.weight"] = state["fc1.weight"].as_subclass(Marked)
     torch.save(state, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"fc1\.weight.*Marked"):
-        checkpoint.read(tmp_path / "x.pt")
+        read_checkpoint(tmp_path / "x.pt")
 
 
 def test_a_hostile_sample_input_in_an_export_does_not_run_untrusted(tmp_path):
@@ -103,7 +104,7 @@ def test_a_sidecar_cannot_have_code_imported(tmp_path):
     spec = evil_file(tmp_path, sentinel)
     torch.save(files.network().state_dict(), path)
     (tmp_path / "x.pt.toml").write_text(f'model = "{spec}"\n')
-    read = checkpoint.read(path)
+    read = read_checkpoint(path)
     assert ("model", spec) in checkpoint.describe(read)
     with pytest.raises(CheckpointError, match="--model"):
         read.load()
@@ -113,8 +114,8 @@ def test_a_sidecar_cannot_have_code_imported(tmp_path):
 def test_metadata_cannot_have_code_imported(tmp_path):
     sentinel, path = tmp_path / "ran", tmp_path / "x.safetensors"
     spec = evil_file(tmp_path, sentinel)
-    checkpoint.save(path, files.network(), model=spec)
-    read = checkpoint.read(path)
+    save_checkpoint(path, files.network(), model=spec)
+    read = read_checkpoint(path)
     assert read.model == spec
     with pytest.raises(CheckpointError, match="--model"):
         read.load()
@@ -125,16 +126,16 @@ def test_names_in_a_file_cannot_break_lines_or_talk_to_the_terminal(tmp_path):
     path = tmp_path / "x.pt"
     odd = "a\n\x1b[31mb"
     torch.save({odd: {odd: torch.zeros(3)}, "args": {odd: 1}}, path)
-    read = checkpoint.read(path)
+    read = read_checkpoint(path)
     assert all(text.isprintable() for row in checkpoint.describe(read) for text in row)
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.read(path, model="lenet5")
+        read_checkpoint(path, model="lenet5")
     assert str(caught.value).isprintable()
-    checkpoint.save(tmp_path / "y.safetensors", files.network(), model="lenet5", extra_fact=odd)
+    save_checkpoint(tmp_path / "y.safetensors", files.network(), model="lenet5", extra_fact=odd)
     table = tmp_path / "y.safetensors.toml"
     table.write_text('loss = "a\\nb"')
     with pytest.raises(CheckpointError, match="control characters"):
-        checkpoint.read(tmp_path / "y.safetensors")
+        read_checkpoint(tmp_path / "y.safetensors")
 
 
 @pytest.mark.parametrize("form", [True, False], ids=["zip", "legacy"])
@@ -192,7 +193,7 @@ def test_missing_files_and_folders_get_their_line(tmp_path):
     assert "no such file" in outcome(tmp_path / "x.pt")
     assert "a folder" in outcome(tmp_path)
     with pytest.raises(CheckpointError, match="unknown checkpoint"):
-        checkpoint.read("no-such-shipped-checkpoint")
+        read_checkpoint("no-such-shipped-checkpoint")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -219,13 +220,13 @@ def test_a_sidecar_that_makes_no_sense_gets_its_line(text, tmp_path):
     torch.save(files.network().state_dict(), path)
     (tmp_path / "x.pt.toml").write_text(text)
     with pytest.raises(CheckpointError, match=r"x\.pt\.toml"):
-        checkpoint.read(path)
+        read_checkpoint(path)
 
 
 def test_reading_changes_nothing_on_disk(tmp_path):
     path = tmp_path / "x.pt"
     torch.save(files.network().state_dict(), path)
     before = file_digest(path)
-    checkpoint.read(path).load()
+    read_checkpoint(path).load()
     assert file_digest(path) == before
     assert list(tmp_path.iterdir()) == [path]

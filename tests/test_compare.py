@@ -13,7 +13,7 @@ import torch
 from helpers.evaluations import evaluation
 
 import robustkit as package
-from robustkit import checkpoint
+from robustkit.checkpoint import save_checkpoint
 from robustkit.models import build
 from robustkit.record import Store
 from robustkit.statistics import compare_images, compare_seeds, compare_unpaired, components, plan
@@ -456,7 +456,7 @@ def test_two_networks_from_weights_to_verdict(robustkit):
     for seed, name in enumerate("ab"):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            checkpoint.save(f"{name}.safetensors", build("lenet5"), model="lenet5", seed=0)
+            save_checkpoint(f"{name}.safetensors", build("lenet5"), model="lenet5", seed=0)
     names = ["a.safetensors", "b.safetensors"]
     asked = ["--attack", "pgd", "--set", "steps=2", "--set", "restarts=1", "--limit", "12"]
     asked += ["--data", "mnist5k", "--epsilon", "0.1", "--epsilon", "0.2"]

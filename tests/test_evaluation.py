@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from robustkit import checkpoint, data
+from robustkit import data
+from robustkit.checkpoint import read_checkpoint
 from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError
 from robustkit.evaluation import (
     RunOptions,
@@ -328,7 +329,7 @@ def test_budgets_come_from_the_call_then_the_protocol_then_the_data():
 
 def test_images_that_may_have_been_trained_on_are_warned_of(tmp_path):
     digits = data.load("mnist5k", limit=5)
-    shipped = from_checkpoint(checkpoint.read("lenet5-mnist5k"))
+    shipped = from_checkpoint(read_checkpoint("lenet5-mnist5k"))
     asked = resolve_protocol("fgsm", digits)
     assert run(shipped, digits, asked, tmp_path, RunOptions()).header["warnings"] == []
     other = replace(shipped, header={**shipped.header, "trained_on": "mnist"})
@@ -378,7 +379,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, monkeypatch):
 
 def test_every_protocol_on_the_shelf_runs_in_each_of_its_norms_on_two_images(tmp_path):
     digits = data.load("mnist5k", limit=2)
-    subject = from_checkpoint(checkpoint.read("lenet5-mnist5k"))
+    subject = from_checkpoint(read_checkpoint("lenet5-mnist5k"))
     for name, norm in [(a, n) for a in names("attacks") for n in norms_of(a)]:
         # nothing of a protocol but its efforts, so that each runs in a moment
         attacks = load_protocol(name, norm=norm).attacks

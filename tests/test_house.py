@@ -54,6 +54,7 @@ TORCH_FREE = [
     "study.run",
     "checkpoint",
     "checkpoint.header",
+    "checkpoint.metadata",
     "checkpoint.sidecar",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from helpers.studies import Here, Hurried, begin, changed, found
 
-from robustkit import checkpoint, machine, record, spec
+from robustkit import machine, record, spec
+from robustkit.checkpoint import read_checkpoint
 from robustkit.cli.terminal import StudyTable
 from robustkit.errors import InputError, RecordError
 from robustkit.study import work
@@ -177,7 +178,7 @@ def test_methods_to_be_compared_share_images_and_flips(finished):
     run, plan, _ = finished
 
     noisy = [c for c in plan.cells.values() if c.context.label_noise == "0.4" and c.seed == 0]
-    made = [checkpoint.read(run.store.checkpoint(c.key), model=c.asked["model"]) for c in noisy]
+    made = [read_checkpoint(run.store.checkpoint(c.key), model=c.asked["model"]) for c in noisy]
     data = [m.extra["training"]["data"] for m in made]
     assert len(data) == 2
     assert data[0] == data[1]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.studies import Here, begin, brought, found
 
-from robustkit import checkpoint
+from robustkit.checkpoint import save_checkpoint
 from robustkit.errors import InputError
 from robustkit.files import digest
 from robustkit.results.grid import gaps
@@ -30,7 +30,7 @@ def keep(path, seed=0, **metadata):
 
     torch.manual_seed(seed)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
-    checkpoint.save(path, net, model="net.py:net", seed=seed, **metadata)
+    save_checkpoint(path, net, model="net.py:net", seed=seed, **metadata)
     return path
 
 

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from robustkit import checkpoint, compression, data, models
+from robustkit import compression, data, models
+from robustkit.checkpoint import read_checkpoint
 from robustkit.data.noise import Noise
 from robustkit.data.subset import prepare, size
 from robustkit.errors import InputError, TrainingFailed
@@ -471,7 +472,7 @@ def test_a_number_of_updates_can_be_asked_for_instead_of_epochs(asked, tmp_path,
     made = train(replace(asked, recipe=recipe), tmp_path / "a.safetensors")
     assert [line["step"] for line in made.record["history"]] == lines
     assert made.record["epoch_kept"] == -(-steps // 4)
-    assert checkpoint.read(made.path).recorded_accuracy is not None
+    assert read_checkpoint(made.path).recorded_accuracy is not None
 
 
 COURSE_NET = """
@@ -500,7 +501,7 @@ def test_a_training_within_one_epoch_has_a_course(within, tmp_path):
     assert [line["epoch"] for line in history] == [0, 0, 0, 1]
     assert all(line["memorised"] is not None and "held_out" in line for line in history)
     assert (made.record["epoch_kept"], told) == (1, [1])
-    assert checkpoint.read(made.path).recorded_accuracy == history[-1]["held_out_clean"]
+    assert read_checkpoint(made.path).recorded_accuracy == history[-1]["held_out_clean"]
 
 
 def test_a_look_at_many_held_out_images_waits_for_the_end(within, tmp_path):
@@ -521,7 +522,7 @@ def test_lines_within_an_epoch_change_no_weight(within, tmp_path, monkeypatch, k
     assert fine.record["epoch_kept"] == coarse.record["epoch_kept"]
     weights = [load_file(made.path) for made in (fine, coarse)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    found = [checkpoint.read(made.path).recorded_accuracy for made in (fine, coarse)]
+    found = [read_checkpoint(made.path).recorded_accuracy for made in (fine, coarse)]
     assert found[0] == found[1]
 
 
@@ -567,7 +568,7 @@ def test_a_batch_too_small_to_share_is_refused(digits):
 
 def test_the_checkpoint_says_everything_of_its_making(asked, tmp_path):
     made = train(asked, tmp_path / "a.safetensors")
-    known = checkpoint.read(tmp_path / "a.safetensors")
+    known = read_checkpoint(tmp_path / "a.safetensors")
     assert known.model == "lenet5"
     assert known.loss == "cross-entropy"
     assert known.trained_on == "digits"
@@ -591,7 +592,7 @@ def test_one_process_compresses_as_several_do(asked, tmp_path):
         )
         for i, scheme in enumerate(["top-k:100%", "top-k:0.05"])
     }
-    states = [checkpoint.read(m.path).load().state_dict() for m in (plain, *made.values())]
+    states = [read_checkpoint(m.path).load().state_dict() for m in (plain, *made.values())]
     weights = [torch.cat([w.flatten() for w in state.values()]) for state in states]
     assert torch.equal(weights[0], weights[1])
     assert not torch.allclose(weights[0], weights[2])
@@ -612,7 +613,7 @@ def test_the_best_epoch_is_kept_where_that_is_asked(digits, tmp_path):
     held = [line["held_out"] for line in made.record["history"]]
     assert made.record["epoch_kept"] == 1 + held.index(max(held)) < 6
     training = prepare(digits, hold_out=Fraction(1, 10))
-    network = checkpoint.read(made.path).load()
+    network = read_checkpoint(made.path).load()
     assert accuracy(network, gather(digits, training.held_out, CPU))["held_out"] == max(held)
 
 
@@ -757,7 +758,7 @@ def test_large_margin_softmax_learns_under_label_noise_as_it_is_set_by_default(r
     asked = ["--loss", "large-margin-softmax", "--label-noise", "0.4", "--epochs", "10"]
     options = ["--model", "mnist-cnn", "--data", "mnist5k", "--out", "a.safetensors"]
     assert robustkit("train", *options, *asked)[0] == 0
-    record = checkpoint.read("a.safetensors").extra["training"]
+    record = read_checkpoint("a.safetensors").extra["training"]
     assert record["history"][-1]["held_out_clean"] > 0.7
 
 
@@ -766,7 +767,7 @@ def test_large_margin_softmax_is_trained_with_its_margin_or_says_so(robustkit, f
     asked = ["--loss", "large-margin-softmax", "--steps", "9", "--out", "a.safetensors"]
     status, _, err = robustkit(*TRAIN, *asked, *further)
     assert status == 0
-    record = checkpoint.read("a.safetensors").extra["training"]
+    record = read_checkpoint("a.safetensors").extra["training"]
     if further:
         assert err.startswith("warning: large-margin-softmax: λ is still 993 at the last of 9 up")
     else:
@@ -779,14 +780,14 @@ def test_the_rest_of_a_recipe_is_set_by_its_keys(robustkit):
     options = [option for text in further for option in ("--recipe-set", text)]
     asked = [*TRAIN, "--schedule", "multistep", "--steps", "5", "--out", "a.safetensors", *options]
     assert robustkit(*asked)[0] == 0
-    recipe = checkpoint.read("a.safetensors").extra["training"]["recipe"]
+    recipe = read_checkpoint("a.safetensors").extra["training"]["recipe"]
     assert (recipe["nesterov"], recipe["milestones"], recipe["drop"]) == (True, [2, 4], 0.5)
 
 
 def test_a_papers_recipe_takes_changes(robustkit):
     asked = ["--recipe", "paper", "--loss", "large-margin", "--batch-size", "64", "--epochs", "1"]
     assert robustkit(*TRAIN, *asked, "--out", "a.safetensors")[0] == 0
-    record = checkpoint.read("a.safetensors").extra["training"]
+    record = read_checkpoint("a.safetensors").extra["training"]
     assert (record["recipe"]["optimizer"], record["recipe"]["start"]) == ("rmsprop", 1.0)
     assert (len(record["history"]), record["history"][0]["step"]) == (1, 6)
     assert record["loss"]["settings"]["layers"] == ["input", "conv1", "conv2"]
@@ -890,7 +891,7 @@ def test_two_processes_train_one_network(tmp_path):
     )
     assert started.returncode == 0, started.stderr
     assert started.stdout.count("checkpoint:") == 1
-    record = checkpoint.read(tmp_path / "a.safetensors").extra["training"]
+    record = read_checkpoint(tmp_path / "a.safetensors").extra["training"]
     assert record["processes"] == 2
     assert (
         record["communication"]["bytes_per_step"]

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustkit import checkpoint, data
+from robustkit import data
+from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.errors import InputError, TrainingFailed
 from robustkit.training import Recipe, TrainingConfig, TrainingOptions, train
 from robustkit.training.run import numerics
@@ -85,7 +86,7 @@ def test_an_evaluation_makes_its_images_as_the_training_did(robustkit, tmp_path)
     whole = ["--model", "net.py:build", "--steps", "1", "--out", "a.safetensors", *flags]
     status, _, err = robustkit("train", "--data", "mnist5k", *whole)
     assert (status, err) == (0, "")
-    found = checkpoint.read(tmp_path / "a.safetensors")
+    found = read_checkpoint(tmp_path / "a.safetensors")
     assert (found.resize, found.crop, found.channels) == (40, 36, None)
     assert found.trained_shape == (1, 36, 36)
     shared = ["a.safetensors", "--model", "net.py:build", "--limit", "20", "--attack", "fgsm"]
@@ -103,7 +104,7 @@ def test_images_of_another_shape_than_the_recorded_one_are_refused(robustkit, tm
     network = nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(49, 10))
     path = tmp_path / "old.safetensors"
     facts = {"num_classes": 10, "input_shape": (1, 36, 36), "trained_on": "mnist5k"}
-    checkpoint.save(path, network, model="net.py:build", **facts)
+    save_checkpoint(path, network, model="net.py:build", **facts)
     shared = [path, "--model", "net.py:build", "--limit", "20"]
     for command in (["evaluate", *shared], ["audit", *shared, "--epsilon", "0.1"]):
         status, _, err = robustkit(*command)
@@ -123,7 +124,7 @@ def test_a_training_without_a_transform_records_none(digits, tmp_path):
 @pytest.mark.parametrize("size", [0, 10**6])
 def test_a_file_cannot_ask_for_images_of_any_size(tmp_path, size):
     with pytest.raises(InputError, match=f"resize must be from 1 to 4096, got {size}"):
-        checkpoint.save(tmp_path / "a.safetensors", nn.Linear(2, 2), model="lenet5", resize=size)
+        save_checkpoint(tmp_path / "a.safetensors", nn.Linear(2, 2), model="lenet5", resize=size)
 
 
 # --- numbers that are none ------------------------------------------------------------------------
@@ -225,7 +226,7 @@ def test_shares_may_be_written_in_percent(robustkit, tmp_path):
     status, out, err = robustkit(*TRAIN[:-1], "5%", *flags)
     assert (status, err) == (0, "")
     assert "180 images of mnist5k, 72 labels wrong (40.00%)" in out
-    record = checkpoint.read(tmp_path / "a.safetensors").extra["training"]["data"]
+    record = read_checkpoint(tmp_path / "a.safetensors").extra["training"]["data"]
     assert (record["hold_out"], record["fraction"]) == ("0.1", "0.05")
     assert record["train"]["noise"]["rate"] == "0.4"
 

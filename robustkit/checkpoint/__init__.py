@@ -1,6 +1,6 @@
 """Checkpoints: from any training code's file to a frozen network on [0, 1] pixels.
 
-`header` and `sidecar`, which say what is recorded of a network, need no torch.
+`metadata`, `header` and `sidecar`, which say what is recorded of a network, need no torch.
 """
 
 from importlib import import_module
@@ -8,14 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustkit.checkpoint.adapter import wrap
-    from robustkit.checkpoint.checkpoint import Checkpoint, describe, read, save, write_sidecar
+    from robustkit.checkpoint.checkpoint import Checkpoint
+    from robustkit.checkpoint.description import describe
+    from robustkit.checkpoint.reading import read_checkpoint
+    from robustkit.checkpoint.saving import save_checkpoint, write_sidecar
 
-__all__ = ["Checkpoint", "describe", "read", "save", "wrap", "write_sidecar"]
+__all__ = ["Checkpoint", "describe", "read_checkpoint", "save_checkpoint", "wrap", "write_sidecar"]
+
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "describe": "description",
+    "read_checkpoint": "reading",
+    "save_checkpoint": "saving",
+    "wrap": "adapter",
+    "write_sidecar": "saving",
+}
 
 
 def __getattr__(name: str) -> Any:
     """The names that need torch, when they are first asked for."""
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "adapter" if name == "wrap" else "checkpoint"
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

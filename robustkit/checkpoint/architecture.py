@@ -24,7 +24,7 @@ PAIRS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class StateReading:
     """One way to read a file's names."""
 
     state: State
@@ -52,11 +52,11 @@ class Fit(NamedTuple):
     """A network with a file's weights in it."""
 
     module: torch.nn.Module
-    reading: Reading
+    reading: StateReading
     num_classes: int | None
 
 
-def readings(state: State) -> list[Reading]:
+def readings(state: State) -> list[StateReading]:
     """The names as they are, then with one wrapper after another taken off, outermost first."""
     chain = [_without_bookkeeping(state)]
     while (further := _unwrapped(chain[-1])) is not None:
@@ -64,14 +64,14 @@ def readings(state: State) -> list[Reading]:
     return chain
 
 
-def _without_bookkeeping(state: State) -> Reading:
+def _without_bookkeeping(state: State) -> StateReading:
     gone = [k for k in state if k.rpartition(".")[2] in BOOKKEEPING or k.endswith("n_averaged")]
     kept = {key: value for key, value in state.items() if key not in gone}
     names = sorted({key.rpartition(".")[2] for key in gone})
-    return Reading(kept, notes=(f"ignored counters: {', '.join(names)}",) if gone else ())
+    return StateReading(kept, notes=(f"ignored counters: {', '.join(names)}",) if gone else ())
 
 
-def _unwrapped(reading: Reading) -> Reading | None:
+def _unwrapped(reading: StateReading) -> StateReading | None:
     """The next reading: without a common prefix, copies, normalisation, or usual wrappers."""
     state, prefix = reading.state, reading.prefix
     tops = {key.partition(".")[0] for key in state}
@@ -96,7 +96,7 @@ def _cut(state: State, front: str) -> State:
     return {key.removeprefix(front): value for key, value in state.items()}
 
 
-def _normalisation(reading: Reading) -> Reading | None:
+def _normalisation(reading: StateReading) -> StateReading | None:
     """The reading with its one normalisation layer taken out as mean and std."""
     found = [pair for key in reading.state if (pair := _pair(key, reading.state))]
     if len(found) != 1 or len(reading.state) == 2:
@@ -130,12 +130,12 @@ def carries_normalisation(state: State) -> bool:
     return any(_pair(key, state) and state[key].numel() <= 4 for key in state)
 
 
-def plainest(state: State) -> Reading:
+def plainest(state: State) -> StateReading:
     """The last reading, with parametrisations folded: what is known without an architecture."""
     return list(_variants(state))[-1]
 
 
-def _variants(state: State) -> Iterator[Reading]:
+def _variants(state: State) -> Iterator[StateReading]:
     """All readings, each as it is and, where that changes something, folded."""
     for reading in readings(state):
         yield reading
@@ -232,7 +232,7 @@ def _skeleton(spec: str, num_classes: int) -> Mapping[str, torch.Tensor]:
         return models.build(spec, num_classes=num_classes, seed=0).state_dict()
 
 
-def _closest(expected: Mapping[str, torch.Tensor], state: State) -> tuple[Reading, Difference]:
+def _closest(expected: Mapping[str, torch.Tensor], state: State) -> tuple[StateReading, Difference]:
     """The reading that fits, or else the one with the fewest wrong names; of equals the first."""
     both = [(reading, difference(expected, reading.state)) for reading in _variants(state)]
     return min(both, key=lambda pair: (len(pair[1].missing) + len(pair[1].surplus), pair[1].size))

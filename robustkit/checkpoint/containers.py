@@ -2,6 +2,11 @@
 
 Of several sets of weights in one file, the first in the order of `CONTAINERS` counts: averaged
 weights before the raw ones (as timm does), the best before the last, and of a list the first.
+
+Objects of unknown classes are placeholders here (`unpickling`). Beside the weights they do no harm
+and are named in a note; a pickled module is read off its placeholder's attributes; and a tensor of
+an unknown class among the weights stays in its place, so that the file is refused by that weight's
+name rather than loaded without it.
 """
 
 import math
@@ -59,6 +64,7 @@ class _Search:
 
     def __init__(self, where: str) -> None:
         self._where = where
+        # a pickle can refer to one part many times over, level by level: each is looked at once
         self._known: dict[tuple[int, int], bool] = {}
 
     def search(self, node: object, path: tuple[str, ...]) -> Found | None:
@@ -88,7 +94,7 @@ class _Search:
         }
         usual = [key for key in CONTAINERS if key in candidates]
         if not usual and any(map(_is_weight, entries.values())):
-            return None
+            return None  # a state dict itself, one of whose entries happens to hold more
         others = [key for key in candidates if not any(w in key.lower() for w in NOT_WEIGHTS)]
         if not usual and len(others) > 1:
             raise CheckpointError(
@@ -186,6 +192,7 @@ def _collect(
     ):
         return
     state = node.state
+    # as torch's own state_dict() has it: without what was registered with persistent=False
     hidden = state.get("_non_persistent_buffers_set") or ()
     for kind in ("_parameters", "_buffers"):
         for name, value in (mapping(state.get(kind)) or {}).items():
@@ -220,6 +227,8 @@ def tensors(found: Found, where: str, file_size: int) -> Tensors:
         CheckpointError: a weight that is damaged or cannot be rebuilt without running code, or a
             file whose tensors claim far more numbers than it holds.
     """
+    # expanded tensors of stride 0 claim any number of entries without a byte behind them, and would
+    # fill the memory as soon as they are copied
     claimed = sum(map(count, found.leaves.values()))
     if claimed > 16 * file_size + 2**24:
         raise CheckpointError(

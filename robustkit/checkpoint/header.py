@@ -22,7 +22,7 @@ def is_safetensors(path: Path, head: bytes) -> bool:
     return path.suffix == ".safetensors" or (head[8:9] == b"{" and length <= path.stat().st_size)
 
 
-def own(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
+def decode_metadata(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
     """Our part of a header's metadata, without its prefix.
 
     Raises:
@@ -35,7 +35,7 @@ def own(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
         raise CheckpointError(f"{where}: its robustkit metadata is not JSON: {error}") from error
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_header(path: Path) -> dict[str, Any]:
     """Our metadata in a file; nothing, where it is no safetensors file.
 
     Raises:
@@ -52,7 +52,7 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if not text or len(text) < length:
         raise CheckpointError(f"{path}: truncated or no safetensors file: its header is cut off")
-    return own(_metadata(text, path), str(path))
+    return decode_metadata(_metadata(text, path), str(path))
 
 
 def _metadata(text: bytes, path: Path) -> dict[str, str]:

@@ -14,6 +14,8 @@ State = dict[str, torch.Tensor]
 
 def folded(state: State) -> tuple[State, tuple[str, ...]]:
     """The state with its parametrised weights made plain, and the names of what was folded."""
+    # in this order: spectral norm's hook form and pruning share `_orig`, and its `_v` is weight
+    # norm's as well; a form is taken only where all its parts are there, and takes them away
     result, kinds = dict(state), dict[str, None]()
     for kind, suffixes, name, fold in _FORMS:
         for key in [key for key in result if key.endswith(suffixes[0])]:

@@ -9,12 +9,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 
-from robustkit.checkpoint.header import KEY, own
+from robustkit.checkpoint.header import KEY, decode_metadata
 from robustkit.errors import CheckpointError
 from robustkit.files import canonical, write_atomic
 
 
-def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors, and robustkit's metadata without its prefix.
 
     Raises:
@@ -26,10 +26,12 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: a damaged safetensors file: {error}") from error
-    return state, own(metadata, str(path))
+    return state, decode_metadata(metadata, str(path))
 
 
-def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+def write_safetensors(
+    path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
+) -> None:
     """Write tensors and metadata; the same content gives the same bytes.
 
     Raises:

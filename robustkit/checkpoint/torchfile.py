@@ -142,6 +142,7 @@ class _Records:
             )
 
     def _check(self, entries: list[zipfile.ZipInfo]) -> None:
+        # both would be a way to make a small file fill the memory
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise CheckpointError(
                 f"{self.where}: a compressed zip, which torch never writes; unpack it and name the "
@@ -158,6 +159,8 @@ class _Records:
     def __getitem__(self, name: str) -> memoryview:
         if (entry := self._entries.get(self._prefix + name)) is None:
             raise CheckpointError(f"{self.where}: damaged: the record {name!r} is missing")
+        # not archive.read(), which copies: the storages of a large network are views of the file.
+        # The local header's own lengths count, since torch pads it for alignment
         start = entry.header_offset
         local = bytes(self.data[start : start + 30])
         if len(local) < 30 or local[:4] != b"PK\x03\x04":
@@ -264,6 +267,7 @@ def array(leaf: object, where: str) -> torch.Tensor | None:
     if not isinstance(leaf, StoredTensor):
         return None
     whole = _numbers(leaf.storage, leaf.dtype, where)
+    # the file's word on offset, sizes and strides is checked before as_strided believes it
     last = leaf.offset + sum((n - 1) * s for n, s in zip(leaf.shape, leaf.stride, strict=True))
     if 0 in leaf.shape:
         return torch.empty(leaf.shape, dtype=whole.dtype)

@@ -112,14 +112,14 @@ def audit(
     where the last one stopped.
     """
     asked = _asked(claim, claim_from, policy, junit, budget, epsilon, out)
-    from robustkit import checkpoint as checkpoints
     from robustkit import evaluation
     from robustkit.audit.run import AuditRequest, run_audit
     from robustkit.audit.stages import StageSettings, minutes
+    from robustkit.checkpoint import read_checkpoint
     from robustkit.cli.terminal import AuditBar
 
     def read(path: str) -> "Checkpoint":
-        return checkpoints.read(
+        return read_checkpoint(
             path,
             model=model,
             num_classes=num_classes,
@@ -142,7 +142,7 @@ def audit(
     threat = _threat(images, asked.claim, norm, epsilon, seed)
 
     def other(path: str) -> "EvaluatedModel":
-        found = checkpoints.read(path)
+        found = read_checkpoint(path)
         if (resize, crop, channels) == (None, None, None):
             evaluation.check_shape(found, images)
         return evaluation.from_checkpoint(found)

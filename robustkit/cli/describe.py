@@ -57,8 +57,9 @@ def describe(
 ) -> None:
     """Print what was recognised: container, prefix, architecture, classes, training conditions."""
     from robustkit import checkpoint as checkpoints
+    from robustkit.checkpoint import read_checkpoint
 
-    found = checkpoints.read(
+    found = read_checkpoint(
         checkpoint,
         model=model,
         num_classes=num_classes,

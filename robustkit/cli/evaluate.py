@@ -251,10 +251,10 @@ def answer(path: str, request: Request, bar: "Bar | None") -> "Evaluation":
     Raises:
         RobustkitError: bad input, or a failed evaluation.
     """
-    from robustkit import checkpoint as checkpoints
     from robustkit import evaluation
+    from robustkit.checkpoint import read_checkpoint
 
-    read = checkpoints.read(
+    read = read_checkpoint(
         path,
         model=request.model,
         num_classes=request.num_classes,
@@ -283,7 +283,7 @@ def answer(path: str, request: Request, bar: "Bar | None") -> "Evaluation":
     )
     surrogate = None
     if request.surrogate is not None:
-        other = checkpoints.read(request.surrogate, trust_program=request.trust_program)
+        other = read_checkpoint(request.surrogate, trust_program=request.trust_program)
         if (request.resize, request.crop, request.channels) == (None, None, None):
             evaluation.check_shape(other, data)
         surrogate = evaluation.from_checkpoint(other)

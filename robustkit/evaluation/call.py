@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets
-from robustkit.checkpoint import Checkpoint
+from robustkit.checkpoint import Checkpoint, read_checkpoint
 from robustkit.data import Dataset
 from robustkit.errors import InputError
 from robustkit.evaluation.config import resolve_protocol
@@ -58,7 +57,7 @@ def evaluate(
         EvaluationFailed: the evaluation broke; finished blocks are kept.
     """
     if not isinstance(model, torch.nn.Module | Checkpoint):
-        model = checkpoints.read(model)
+        model = read_checkpoint(model)
     images = _dataset(data, limit, model)
     resolved = resolve_protocol(
         protocol, images, epsilons, norm=norm, target=target, seed=seed, settings=settings

@@ -9,7 +9,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustkit.checkpoint import header, sidecar
+from robustkit.checkpoint.header import read_header
+from robustkit.checkpoint.metadata import parse_metadata
+from robustkit.checkpoint.sidecar import read_sidecar
 from robustkit.errors import CheckpointError, InputError
 from robustkit.files import fraction
 from robustkit.spec import TRAINED
@@ -52,11 +54,11 @@ def read(path: Path) -> Recorded:
     Raises:
         CheckpointError: the sidecar cannot be read or says what makes no sense.
     """
-    aside = sidecar.read(path).known()
+    aside = read_sidecar(path).known()
     try:
-        metadata = header.read(path)
+        metadata = read_header(path)
         extra = metadata.pop("extra", None)
-        own = sidecar.facts(metadata, f"{path}: robustkit metadata").known()
+        own = parse_metadata(metadata, f"{path}: robustkit metadata").known()
     except CheckpointError as error:
         return Recorded(_all(aside, None, ASIDE), str(error))
     said = _all(own, extra, ITSELF) | _all(aside, None, ASIDE)

@@ -131,12 +131,12 @@ def _passes(cell: Cell, test: Test, means: Means) -> tuple[float, float]:
     """Seconds of a pass over an image: forth, and forth and back."""
     import torch
 
-    from robustkit import checkpoint
+    from robustkit.checkpoint import read_checkpoint
     from robustkit.device import device as find
 
     device, store = find(means.device), Store(means.folder)
     made = store.cell(cell.key) or {}
-    network = checkpoint.read(store.folder / made["checkpoint"], model=made["model"]).load(device)
+    network = read_checkpoint(store.folder / made["checkpoint"], model=made["model"]).load(device)
     images = _batch(loaded(test.data, test.split, None, means.data_root), device)
 
     def forth() -> None:

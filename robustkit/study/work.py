@@ -118,10 +118,10 @@ def _brought(asked: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: it says something else than its name.
     """
-    from robustkit import checkpoint
+    from robustkit.checkpoint import read_checkpoint
 
     path = Path(asked["checkpoint"])
-    read = checkpoint.read(path, model=asked["model"])
+    read = read_checkpoint(path, model=asked["model"])
     known = {name: getattr(read, name) for name in ("loss", "seed", *TRAINED)}
     if read.format != "safetensors":  # whose record the plan was made by
         said = {name: Said(str(value), ITSELF) for name, value in known.items()}
@@ -184,7 +184,8 @@ def versions() -> dict[str, str]:
 
 
 def _evaluate(test: Test, store: Store, means: Means) -> dict[str, Any]:
-    from robustkit import checkpoint, evaluation
+    from robustkit import evaluation
+    from robustkit.checkpoint import read_checkpoint
 
     data = loaded(test.data, test.split, test.limit, means.data_root)
     if data.digest != test.digest:
@@ -194,7 +195,7 @@ def _evaluate(test: Test, store: Store, means: Means) -> dict[str, Any]:
     def subject(key: str) -> evaluation.EvaluatedModel:
         made = store.cell(key) or {}
         path = store.folder / made["checkpoint"]  # an absolute one stays as it is
-        read = checkpoint.read(path, model=made.get("model"))
+        read = read_checkpoint(path, model=made.get("model"))
         if "recorded" in made:  # made elsewhere
             evaluation.check_shape(read, data)
         found = evaluation.from_checkpoint(read)

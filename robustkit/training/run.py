@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from robustkit import checkpoint, compression, losses, models
+from robustkit import compression, losses, models
+from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.data.subset import Training, prepare
 from robustkit.device import device as find_device
 from robustkit.errors import InputError, RobustkitError, TrainingFailed
@@ -192,7 +193,7 @@ class _Training:
             return None
         advice = "give another --out, or --fresh to replace it"
         try:
-            record = checkpoint.read(self.out).extra.get("training")
+            record = read_checkpoint(self.out).extra.get("training")
         except RobustkitError as error:
             raise InputError(
                 f"{self.out}: exists and is no checkpoint of ours; {advice}"
@@ -327,7 +328,7 @@ class _Training:
             if engine.best is not None:
                 engine.network.load_state_dict(engine.best)
             kept = next(line for line in engine.history if line["epoch"] == engine.epoch_kept)
-            checkpoint.save(
+            save_checkpoint(
                 self.out,
                 engine.network,
                 model=asked.model,

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets
 from robustkit import evaluation
 from robustkit.attack import Block, attack_block, in_budget, square
+from robustkit.checkpoint import read_checkpoint
 from robustkit.protocol import labels_of
 
 NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -93,7 +93,7 @@ def main():
         sys.path.insert(0, str(options.official))
     data = datasets.load(options.data, root=options.data_root, limit=options.limit)
     device = torch.device(options.device)
-    model = checkpoints.read(options.checkpoint, model=options.model).load(device)
+    model = read_checkpoint(options.checkpoint, model=options.model).load(device)
     images = torch.from_numpy(data.images(0, len(data))).to(device)
     labels = torch.from_numpy(data.labels).to(device)
     epsilon = float(evaluation.resolve_protocol("fgsm", data, [options.epsilon]).epsilons[0])

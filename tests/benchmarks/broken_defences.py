@@ -16,12 +16,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.defences import After, Before, Detached, Jpeg, Noisy, Rounded, Scaled, WinnersLeNet
 
-from robustkit import checkpoint as checkpoints
 from robustkit import data as datasets
 from robustkit import evaluation
 from robustkit.audit import plan as plans
 from robustkit.audit.run import AuditRequest, run
 from robustkit.audit.stages import StageSettings, ThreatModel
+from robustkit.checkpoint import read_checkpoint
 from robustkit.protocol import parse_epsilon
 from robustkit.report.audit import write
 
@@ -49,7 +49,7 @@ def main():
     judged = parse_epsilon(options.epsilon)
     rows = []
     for name in options.names or DEFENCES:
-        net = checkpoints.read("lenet5-mnist5k").load(torch.device("cpu"))
+        net = read_checkpoint("lenet5-mnist5k").load(torch.device("cpu"))
         if name == "k-winners-take-all":
             # its ReLUs are replaced: the network inside, whose pixels need no normalisation
             net = next(m for m in net.modules() if type(m).__name__ == "LeNet5")

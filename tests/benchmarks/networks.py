@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from robustkit import checkpoint, data, models
+from robustkit import data, models
+from robustkit.checkpoint import save_checkpoint
 
 
 def perturb(model: torch.nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
@@ -62,7 +63,7 @@ def main() -> None:
             schedule.step()
         accuracy = evaluate(model, test)
         print(f"epoch {epoch + 1}: test accuracy {accuracy:.4f}", flush=True)
-        checkpoint.save(
+        save_checkpoint(
             options.out,
             model,
             model=options.model,

@@ -1,0 +1,49 @@
+"""What was recognised of a checkpoint, in words."""
+
+from robustkit.checkpoint.checkpoint import Checkpoint
+
+
+def describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    """What was recognised, as rows of a label and a text, warnings last."""
+    c = checkpoint
+    rows: list[tuple[str, object]] = [
+        ("file", c.path),
+        ("sha256", c.sha256),
+        ("format", c.format),
+        ("container", c.container or "none"),
+        ("prefix", c.prefix or "none"),
+        ("weights", c.weights),
+        *((label, _text(c, name)) for name, label in c.shown().items()),
+        *(row for name, value in c.extra.items() for row in _rows(name, value)),
+        *(("note", note) for note in c.notes),
+        *(("warning", warning) for warning in c.warnings),
+    ]
+    return [(label, "unknown" if value is None else str(value)) for label, value in rows]
+
+
+def _text(c: Checkpoint, name: str) -> object:
+    """What is shown of a field of the metadata."""
+    match name:
+        case "model":
+            return c.model or "unknown: name it with --model"
+        case "input_shape":
+            return "×".join(map(str, c.input_shape)) if c.input_shape else None
+        case "mean" if c.mean and c.std:
+            return f"{c.preprocessing} (mean {_numbers(c.mean)}, std {_numbers(c.std)})"
+        case "mean":
+            return c.preprocessing
+        case _:
+            return getattr(c, name)
+
+
+def _rows(name: str, value: object) -> list[tuple[str, object]]:
+    """Nested tables as dotted names; of a list of tables, such as a history, the last."""
+    if isinstance(value, list) and value and isinstance(value[-1], dict):
+        name, value = f"{name}.{len(value)}", value[-1]
+    if isinstance(value, dict) and value:
+        return [row for key, item in value.items() for row in _rows(f"{name}.{key}", item)]
+    return [(name, "none" if value is None or value == [] else value)]
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)

@@ -1,0 +1,94 @@
+"""Which file is meant, and which format it has, by its first bytes."""
+
+import zipfile
+from pathlib import Path
+
+from robustkit.checkpoint.header import is_safetensors
+from robustkit.errors import CheckpointError, UnknownName
+from robustkit.files import shipped
+
+PROGRAMS = ("TorchScript", "torch.export")
+"""formats whose files run code of their own"""
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The file of a checkpoint: a path, or the name of a shipped one.
+
+    Raises:
+        CheckpointError: a folder, or no such file.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise CheckpointError(f"{path}: a folder; name the checkpoint file inside it")
+    if file.is_file():
+        return file
+    if file.name == str(path) and not file.suffix:
+        known = [item.stem for item in shipped("data").glob("*.safetensors")]
+        if file.name in known:
+            return shipped("data") / f"{file.name}.safetensors"
+        raise CheckpointError(
+            str(UnknownName("checkpoint", str(path), known, "or give a file's path"))
+        )
+    raise CheckpointError(f"{path}: no such file")
+
+
+def detect_format(path: Path) -> str:
+    """A file's format, by its first bytes and, of a zip, by its directory.
+
+    Raises:
+        CheckpointError: no checkpoint.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if reason := _no_checkpoint(head):
+        raise CheckpointError(f"{path}: {reason}")
+    if head[:4] == b"PK\x03\x04":
+        return _sniff_zip(path)
+    if is_safetensors(path, head):
+        return "safetensors"
+    if head[:1] == b"\x80":
+        return "pickle"
+    raise CheckpointError(
+        f"{path}: of no known format; known are torch's .pt and .pth, Lightning's .ckpt, "
+        "safetensors, TorchScript and .pt2"
+    )
+
+
+def _no_checkpoint(head: bytes) -> str:
+    """Why the first bytes cannot be a checkpoint's, or ""."""
+    text = head.lstrip().lower()
+    if not head:
+        return "the file is empty; download or save it again"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
+        return "this is a web page, not weights; download it again"
+    if text.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer, not the weights; fetch them with: git lfs pull"
+    if head[257:262] == b"ustar":
+        return "torch's tar format from before version 0.2; load and save it with an old torch"
+    if head[:2] == b"\x1f\x8b":
+        return "gzip-compressed; unpack it first"
+    if head[:4] == b"\x89HDF":
+        return "an HDF5 file, as Keras writes; robustkit evaluates torch networks"
+    if head[:4] == b"PK\x05\x06":
+        return "an empty zip archive"
+    return ""
+
+
+def _sniff_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"{path}: truncated or damaged: {error}; download it again"
+        ) from error
+    inner = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+        return "TorchScript"
+    exported = ("archive_format", "serialized_exported_program.json", "models/model.json")
+    if any(name in inner or name in names for name in exported):
+        return "torch.export"
+    return "torch zip"

@@ -1,0 +1,120 @@
+"""What can be known of a checkpoint's making, each item once.
+
+From the fields follow what a sidecar and a self-describing file may say, how flags, sidecar and
+file are merged, what `describe` shows and what a record keeps. Needs no torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+from robustkit.errors import CheckpointError, InputError
+from robustkit.files import build
+
+LARGEST = 4096
+"""side of an image that a file may ask for"""
+
+
+def _item(label: str = "", *, optional: bool = False) -> Any:
+    """A field that may be unknown; `describe` shows it under a label, if it has one.
+
+    An optional one is shown only where it is known.
+    """
+    return field(default=None, metadata={"label": label, "optional": optional})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointMetadata:
+    """What a file, its sidecar or a user says of a network. Unknown is None."""
+
+    model: str | None = _item("model")
+    """as given, recorded or recognised"""
+    num_classes: int | None = _item("classes")
+    input_shape: tuple[int, int, int] | None = _item("input shape")
+    """C, H, W"""
+    resize: int | None = _item("resize", optional=True)
+    """how the training images were made, as the data's own: shorter side"""
+    crop: int | None = _item("crop", optional=True)
+    """then a central square"""
+    channels: int | None = _item("channels", optional=True)
+    mean: tuple[float, ...] | None = _item("preprocessing")
+    std: tuple[float, ...] | None = _item()
+    normalised: bool | None = _item()
+    """False: known to take [0, 1] pixels as they are"""
+    loss: str | None = _item("loss")
+    label_noise: float | None = _item("label noise")
+    """share of training labels that were flipped"""
+    data_fraction: float | None = _item("data fraction")
+    """share of the training data that was used"""
+    seed: int | None = _item("seed")
+    trained_on: str | None = _item("trained on")
+    """name of the data set"""
+    recorded_accuracy: float | None = _item("recorded accuracy")
+    """as a fraction, on data of the trainer's choice"""
+    sha256: str | None = _item()
+    """of the file that this is said of"""
+
+    def known(self) -> dict[str, Any]:
+        """The fields that say something."""
+        pairs = ((name, getattr(self, name)) for name in NAMES)
+        return {name: value for name, value in pairs if value is not None}
+
+    def over(self, other: Self) -> Self:
+        """What this says and, where it says nothing, the other."""
+        return replace(other, **self.known())
+
+    def shown(self) -> dict[str, str]:
+        """Labels by name of the fields that are shown."""
+        return {
+            item.name: item.metadata["label"]
+            for item in fields(CheckpointMetadata)
+            if item.metadata["label"]
+            and not (item.metadata["optional"] and getattr(self, item.name) is None)
+        }
+
+
+NAMES = tuple(item.name for item in fields(CheckpointMetadata))
+
+
+def parse_metadata(table: Mapping[str, Any], where: str) -> CheckpointMetadata:
+    """Metadata from a TOML table or a header's metadata.
+
+    Raises:
+        CheckpointError: an unknown key, a wrong type, a number that makes no sense.
+    """
+    try:
+        made = build(CheckpointMetadata, {k: v for k, v in table.items() if v is not None}, where)
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
+    for name, value in made.known().items():
+        if isinstance(value, str) and not value.isprintable():
+            raise CheckpointError(f"{where}: {name}: has line breaks or control characters in it")
+    shape = made.input_shape
+    if shape is not None and (len(shape) != 3 or min(shape) < 1):
+        raise CheckpointError(f"{where}: input_shape: expected [C, H, W], got {list(shape)}")
+    if made.num_classes is not None and made.num_classes < 2:
+        raise CheckpointError(f"{where}: num_classes must be at least 2, got {made.num_classes}")
+    for name in ("resize", "crop", "channels"):
+        value = getattr(made, name)
+        if value is not None and not 1 <= value <= LARGEST:
+            raise CheckpointError(f"{where}: {name} must be from 1 to {LARGEST}, got {value}")
+    check_normalisation(made.mean, made.std, where)
+    return made
+
+
+def check_normalisation(
+    mean: tuple[float, ...] | None, std: tuple[float, ...] | None, where: str
+) -> None:
+    """Nothing, if the two go together.
+
+    Raises:
+        CheckpointError: one without the other, of different lengths, or a std that is not above 0.
+    """
+    if (mean is None) != (std is None):
+        raise CheckpointError(f"{where}: mean and std belong together; give both or neither")
+    if mean is None or std is None:
+        return
+    if len(mean) != len(std) or not mean:
+        raise CheckpointError(f"{where}: mean has {len(mean)} numbers and std {len(std)}")
+    if not all(0 < value < float("inf") for value in std) or not all(abs(m) < 1e9 for m in mean):
+        raise CheckpointError(f"{where}: std must be above 0, and both finite")

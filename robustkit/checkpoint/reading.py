@@ -1,0 +1,218 @@
+"""From a file to a `Checkpoint`: what it is, what is known of it, and a frozen network.
+
+What is known comes from the flags first, then the sidecar, then the file's own record, then
+recognition by keys and shapes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from robustkit import models
+from robustkit.checkpoint import architecture, program
+from robustkit.checkpoint.adapter import freeze, replica
+from robustkit.checkpoint.checkpoint import ADAPTER, Checkpoint
+from robustkit.checkpoint.formats import PROGRAMS, detect_format, find_checkpoint
+from robustkit.checkpoint.metadata import CheckpointMetadata, parse_metadata
+from robustkit.checkpoint.parametrizations import State
+from robustkit.checkpoint.sidecar import read_sidecar
+from robustkit.checkpoint.weights import open_weights, weights_digest
+from robustkit.errors import CheckpointError
+from robustkit.files import file_digest
+
+
+def read_checkpoint(
+    path: str | Path,
+    *,
+    model: str | None = None,
+    num_classes: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    trust_program: bool = False,
+) -> Checkpoint:
+    """A checkpoint from a file, or by the name of a shipped one. No code of the file runs.
+
+    A checkpoint whose architecture is neither given nor recognised can be described, not loaded.
+
+    Args:
+        path: the file, or a name on the shelf of data.
+        model: a registry name, torchvision:NAME, timm:NAME or FILE.py:FUNCTION; the last is
+            imported and called.
+        num_classes: where the weights do not tell, or to insist.
+        mean: per channel, of [0, 1] pixels.
+        std: likewise.
+        trust_program: load TorchScript and torch.export files, which run code of their own.
+
+    Raises:
+        CheckpointError: the file is no checkpoint, is damaged, does not fit, or may not be loaded.
+        InputError: the architecture cannot be built.
+    """
+    file = find_checkpoint(path)
+    given = parse_metadata(
+        {
+            "model": model,
+            "num_classes": num_classes,
+            "mean": None if mean is None else [float(value) for value in mean],
+            "std": None if std is None else [float(value) for value in std],
+        },
+        "--model, --num-classes, --mean, --std",
+    )
+    kind = detect_format(file)
+    if kind in PROGRAMS:
+        return _read_program(file, kind, given, trust_program)
+    return _read_weights(file, kind, given)
+
+
+def _read_program(path: Path, kind: str, given: CheckpointMetadata, trusted: bool) -> Checkpoint:
+    if not trusted:
+        raise CheckpointError(
+            f"{path}: a {kind} program, and loading a program runs its code; if you trust whoever "
+            "made it, pass --trust-program"
+        )
+    load = program.load_torchscript if kind == "TorchScript" else program.load_export
+    loaded, sha256 = load(path), file_digest(path)
+    base = Checkpoint(
+        path=str(path),
+        sha256=sha256,
+        format=kind,
+        container="",
+        prefix="",
+        weights=sha256,
+        input_shape=loaded.input_shape,
+        num_classes=loaded.num_classes,
+        notes=loaded.notes,
+        warnings=loaded.warnings,
+        _network=loaded.make,
+    )
+    known = _merged(base, given, read_sidecar(path), CheckpointMetadata())
+    if given.model is not None:
+        known = replace(known, notes=(*known.notes, "a program brings its architecture along"))
+    return _identified(known, {"program": sha256})
+
+
+def _read_weights(path: Path, kind: str, given: CheckpointMetadata) -> Checkpoint:
+    parts = open_weights(path, kind)
+    aside = read_sidecar(path)
+    base = Checkpoint(
+        path=str(path),
+        sha256=file_digest(path),
+        format=parts.format,
+        container=parts.container,
+        prefix="",
+        weights="",
+        extra=parts.extra,
+        notes=parts.notes,
+        warnings=parts.warnings,
+    )
+    known = _merged(base, given, aside, parts.recorded)
+    named, note = _architecture(known.model, given.model is not None, parts.state)
+    if named is None:
+        reading = architecture.plainest(parts.state)
+        return _identified(_read_as(known, reading, None), {})
+    classes = given.num_classes or aside.num_classes or parts.recorded.num_classes
+    try:
+        fit = architecture.fit(named, parts.state, classes, str(path))
+    except CheckpointError as error:
+        names = ", ".join(parts.placeholders)
+        reason = f"; not rebuilt, since that runs code: {names}" if names else ""
+        raise CheckpointError(f"{error}{reason}") from error
+    known = replace(known, model=named, num_classes=fit.num_classes, notes=(*known.notes, *note))
+    return _identified(
+        _read_as(known, fit.reading, fit.module),
+        {"model": _name(named), "code": models.source(named)},
+    )
+
+
+def _architecture(
+    known: str | None, given: bool, state: State
+) -> tuple[str | None, tuple[str, ...]]:
+    """The architecture to build, or None, and a note where it was recognised."""
+    if known is not None:
+        return (known if given or not models.names_code(known) else None), ()
+    matching = architecture.recognise(state)
+    if len(matching) != 1:
+        return None, ()
+    return matching[0], (f"recognised as {matching[0]} by its keys and shapes",)
+
+
+def _name(spec: str) -> str:
+    """The architecture's name without the folder of a user's file."""
+    return models.parse_name(spec).name if models.names_code(spec) else spec
+
+
+def _read_as(
+    known: Checkpoint, reading: architecture.StateReading, module: torch.nn.Module | None
+) -> Checkpoint:
+    """The checkpoint with its names read so, and the network that fits them."""
+    made = replace(
+        known,
+        prefix=reading.prefix,
+        weights=weights_digest(reading.state),
+        notes=(*reading.notes, *known.notes),
+        input_shape=known.input_shape or _input_shape(known.model),
+        _network=partial(_network_on, freeze(module)) if module is not None else None,
+    )
+    if reading.mean is None and not architecture.carries_normalisation(reading.state):
+        return made
+    if known.preprocessing in ("given", "recorded") and known.mean is not None:
+        warning = "the normalisation in the checkpoint is replaced by the one given"
+        return replace(made, warnings=(*made.warnings, warning)) if reading.mean else made
+    return replace(made, mean=reading.mean, std=reading.std, preprocessing="in the checkpoint")
+
+
+def _network_on(module: torch.nn.Module, device: str | torch.device) -> torch.nn.Module:
+    return replica(module).to(device)
+
+
+def _input_shape(model: str | None) -> tuple[int, int, int] | None:
+    return models.MODELS[model].shape if model in models.MODELS else None
+
+
+def _merged(
+    base: Checkpoint,
+    given: CheckpointMetadata,
+    aside: CheckpointMetadata,
+    recorded: CheckpointMetadata,
+) -> Checkpoint:
+    """The checkpoint with everything that is known of it: flags, then sidecar, then the file."""
+    said = given.over(aside).over(recorded)
+    warnings = base.warnings
+    if said.sha256 not in (None, base.sha256):
+        warnings += ("the sidecar was written for another version of this file",)
+    preprocessing = base.preprocessing
+    if given.mean is not None:
+        preprocessing = "given"
+    elif said.mean is not None or said.normalised is False:
+        preprocessing = "recorded"
+    # from here on `preprocessing` says what `normalised` did
+    known = replace(said, sha256=base.sha256, normalised=None).known()
+    return replace(
+        base,
+        **known,
+        trained_shape=recorded.input_shape,
+        preprocessing=preprocessing,
+        warnings=warnings,
+    )
+
+
+def _identified(known: Checkpoint, code: dict[str, str]) -> Checkpoint:
+    """The checkpoint with its identity, and a warning where the preprocessing is a guess."""
+    if known.preprocessing == "assumed none":
+        warning = (
+            "unknown preprocessing: the network is assumed to take [0, 1] pixels as they are; "
+            "if it was trained on normalised images, pass --mean and --std"
+        )
+        known = replace(known, warnings=(*known.warnings, warning))
+    # what a logit depends on, and nothing else: the same network in another container, under
+    # another name or with another label has the same identity, and its records are found again
+    identity = {
+        "weights": known.weights,
+        "mean": None if known.mean is None else list(known.mean),
+        "std": None if known.std is None else list(known.std),
+        "adapter": ADAPTER,
+        **code,
+    }
+    return replace(known, identity=identity)
