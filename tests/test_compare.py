@@ -135,13 +135,14 @@ def test_the_share_of_seeds_won_stands_beside(robustkit):
     assert alone["comparisons"][0]["outperforms"] is None
 
 
-def test_several_are_judged_as_one_family(robustkit):
+def test_each_of_several_is_a_family_with_the_baseline(robustkit):
     for found in folder_of_seeds(losses=(WEAK, STRONG, "hinge")).values():
         write(found)
     found = numbers(robustkit, "compare", "runs/*.parquet", "--baseline", "hinge")
     assert [side["name"] for side in found["sides"]] == ["hinge", WEAK, STRONG]
     assert len(found["comparisons"]) == 8
-    assert {one["correction"] for one in found["comparisons"]} == {"Bonferroni over 8 comparisons"}
+    assert {one["correction"] for one in found["comparisons"]} == {"Bonferroni over 4 levels"}
+    assert any("all 2 methods hold together with at least 90 %" in note for note in found["notes"])
     assert {one["b"] for one in found["comparisons"]} == {"hinge"}
     line = refused(robustkit, "compare", "runs/*.parquet", "--baseline", "hing")
     assert "did you mean 'hinge'?" in line

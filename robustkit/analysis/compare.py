@@ -9,10 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from robustkit.analysis.contrast import contrast, judge_levels, pairing_notes, several_note
 from robustkit.errors import InputError
-from robustkit.files import digest
 from robustkit.results.finder import Group, check_twice, in_order, named
 from robustkit.results.records import CLEAN, Network, Record, Wanted, load
 from robustkit.results.sides import Side, sides
@@ -20,11 +18,6 @@ from robustkit.statistics import (
     Comparison,
     Contrast,
     Estimate,
-    Member,
-    compare_images,
-    compare_seeds,
-    compare_unpaired,
-    family,
     over_seeds,
 )
 
@@ -42,7 +35,7 @@ class Compared:
     accuracies: Mapping[tuple[str, str], Estimate]
     """by side and level, each interval on its own"""
     comparisons: tuple[Comparison, ...]
-    """one family: of each other side all levels, in their order"""
+    """of each other side all levels, in their order, which are a family"""
     notes: tuple[str, ...]
     """for what the verdicts hold, and what was left out"""
 
@@ -86,15 +79,15 @@ def compare_sides(
     delta: float | None = None,
     level: float = 0.95,
 ) -> Compared:
-    """Compare every side with the first, at every level; all of it is one family.
+    """Compare every side with the first; each with it is a family over all levels.
 
-    Networks are paired by seed, else, where the seeds do not match, only by image.
+    Networks are paired as `contrast` says.
 
     Args:
         sides: rows of the same images under one protocol.
         at: budgets and "clean"; everything that is on file where empty.
         delta: the difference that counts as none, as a share.
-        level: of confidence, of the family and of each accuracy.
+        level: of confidence, of each family and of each accuracy.
 
     Raises:
         InputError: fewer than two sides, or one network beside several without its seed.
@@ -105,97 +98,35 @@ def compare_sides(
         )
     levels = levels_of(sides, at)
     baseline, *others = sides
-    members = [_member(other, baseline, where) for other in others for where in levels]
-    compared = family(
-        members, delta=delta, level=level, over="levels" if len(others) == 1 else "comparisons"
-    )
+    compared: list[Comparison] = []
+    for other in others:
+        found = {where: _contrast(other, baseline, where) for where in levels}
+        compared += judge_levels(other.name, baseline.name, found, delta=delta, level=level)
     accuracies = {
-        (side.name, where): over_seeds(side.right(where), level=level)
+        (side.name, where): over_seeds(side.at(where).right, level=level)
         for side in sides
         for where in levels
     }
-    notes = dict.fromkeys(note for other in others for note in _notes(other, baseline))
-    return Compared(tuple(sides), levels, accuracies, compared, tuple(notes))
+    notes = [
+        *several_note(len(others), baseline.name, level),
+        *(note for other in others for note in _pairing(other, baseline)),
+    ]
+    return Compared(tuple(sides), levels, accuracies, tuple(compared), tuple(dict.fromkeys(notes)))
 
 
-def pair(a: Side, b: Side) -> tuple[Side, Side] | None:
-    """Both with the seeds they share, in the same order; None where they do not match."""
-    if len(a.seeds) == len(b.seeds) == 1:
-        return a, b
-    common = matched(a.seeds, b.seeds)
-    return (a.of(common), b.of(common)) if common else None
-
-
-def matched(a: Sequence[int | None], b: Sequence[int | None]) -> list[int]:
-    """The seeds that pair networks of two methods; none where the seeds do not match.
-
-    A single seed that is shared makes a pair only where there is no more to be had.
-    """
-    common = sorted({seed for seed in a if seed is not None} & {*b})
-    return common if len(common) > 1 or 1 in (len(a), len(b)) else []
-
-
-def _member(a: Side, b: Side, level: str) -> Member:
-    return Member(a.name, b.name, level, _contrast(a, b, level))
+def _pairing(a: Side, b: Side) -> Iterable[str]:
+    return pairing_notes((a.name, a.seeds), (b.name, b.seeds))
 
 
 def _contrast(a: Side, b: Side, level: str) -> Contrast:
-    paired = pair(a, b)
-    if paired is None:
-        if 1 in (len(a.seeds), len(b.seeds)):
-            one, more = sorted((a, b), key=lambda side: len(side.seeds))
-            raise InputError(
-                f"{one.name} is one network and {more.name} several, none of its seed; compare it "
-                "with one of them, or give two seeds or more of both"
-            )
-        return compare_unpaired(a.right(level), b.right(level))
-    left, right = (side.right(level) for side in paired)
-    if len(left) == 1:
-        return compare_images(left[0], right[0])
-    return compare_seeds(left, right, _rng(paired, level))
-
-
-def _rng(sides: Iterable[Side], level: str) -> np.random.Generator:
-    """Seeded by the records, so that neither names nor order change a number."""
-    records = [rows.header["digest"] for side in sides for rows in side.rows]
-    return np.random.default_rng(int(digest("compare", level, *records)[:16], 16))
-
-
-def _notes(a: Side, b: Side) -> Iterable[str]:
-    paired = pair(a, b)
-    if paired is not None and len(a.seeds) == len(b.seeds) == 1:
-        yield _single(a.name, b.name)  # whatever their seeds, which need not be known
-    else:
-        yield from unmatched((a.name, a.seeds), (b.name, b.seeds))
-
-
-def unmatched(
-    a: tuple[str, Sequence[int | None]], b: tuple[str, Sequence[int | None]]
-) -> Iterable[str]:
-    """What is to be said of how the seeds of two methods, by name, pair their networks."""
-    common = matched(a[1], b[1])
-    if not common:
-        yield (
-            f"Seeds of {a[0]} and {b[0]} are not matched (or not recorded), so that networks "
-            "were paired by image alone; the same seeds on both sides would usually show more."
+    found = contrast(a.at(level), b.at(level))
+    if found is None:
+        one, more = sorted((a, b), key=lambda side: len(side.seeds))
+        raise InputError(
+            f"{one.name} is one network and {more.name} several, none of its seed; compare it "
+            "with one of them, or give two seeds or more of both"
         )
-        return
-    if len(common) == 1:
-        yield _single(a[0], b[0])
-    for name, seeds in (a, b):
-        if left := [seed for seed in seeds if seed not in common]:
-            yield f"{name}: left out for want of a partner: seeds {_listed(left)}."
-
-
-def _single(a: str, b: str) -> str:
-    return (
-        f"{a} and {b}: one network each. What another training would change is in no interval; a "
-        "verdict holds for these networks, not for how they were made."
-    )
-
-
-def _listed(seeds: Iterable[int | None]) -> str:
-    return ", ".join("unknown" if seed is None else str(seed) for seed in seeds)
+    return found
 
 
 # --- for Python -----------------------------------------------------------------------------------
@@ -215,7 +146,7 @@ def compare(
         others: likewise; each is compared with the baseline.
         at: budgets ("8/255") and "clean"; everything that was evaluated where empty.
         delta: the difference that counts as none, as a share: 0.005 is half a point.
-        level: of confidence, of all comparisons together.
+        level: of confidence, of all levels of one comparison together.
 
     Raises:
         InputError: other images or protocols, a network or a seed twice, budgets that are missing.

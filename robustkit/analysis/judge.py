@@ -11,7 +11,8 @@ from robustkit.analysis.outcome import (
     Matrix,
     Outcome,
 )
-from robustkit.analysis.table import AnalysisTable, Found
+from robustkit.analysis.table import AnalysisTable
+from robustkit.results.replicates import Replicates
 from robustkit.spec import Claim, Study
 from robustkit.statistics import (
     Comparison,
@@ -214,5 +215,5 @@ def _matrices(study: Study, tables: Mapping[str, AnalysisTable]) -> Iterable[Mat
         )
 
 
-def _mean(found: Found | None) -> float | None:
+def _mean(found: Replicates | None) -> float | None:
     return None if found is None else float(found.right.mean())

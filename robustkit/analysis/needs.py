@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from robustkit.analysis.compare import levels_of, pair
+from robustkit.analysis.compare import levels_of
+from robustkit.analysis.contrast import pair
 from robustkit.errors import InputError
 from robustkit.results.sides import Side
 from robustkit.statistics import Power, components, plan
@@ -38,7 +39,7 @@ def needs(
         at: budgets and "clean"; everything that is on file where empty.
         power: probability to show it.
         level: of confidence, of the family.
-        members: size of the family; by default the comparisons of these sides at these levels.
+        members: size of the family; by default the levels, as in a comparison.
         images: to plan on; by default as many as were evaluated.
 
     Raises:
@@ -48,20 +49,18 @@ def needs(
         raise InputError(f"{sides[0].name}: give at least two; the first is the baseline")
     levels = levels_of(sides, at)
     baseline, *others = sides
-    members = members or len(others) * len(levels)
     planned = []
     for other in others:
-        paired = pair(other, baseline)
-        if paired is None or len(paired[0].seeds) < 2:
-            raise InputError(
-                f"{other.name} and {baseline.name}: the spread over seeds takes at least two seeds "
-                "of both that match; without them, give --seed-sd and --discordant"
-            )
         for where in levels:
-            spread = components(*(side.right(where) for side in paired))
-            found = plan(
-                spread, delta=delta, power=power, level=level, family=members, images=images
-            )
+            paired = pair(other.at(where), baseline.at(where))
+            if paired is None or len(paired[0].seeds) < 2:
+                raise InputError(
+                    f"{other.name} and {baseline.name}: the spread over seeds takes at least two "
+                    "seeds of both that match; without them, give --seed-sd and --discordant"
+                )
+            spread = components(*(side.right for side in paired))
+            size = members or len(levels)
+            found = plan(spread, delta=delta, power=power, level=level, family=size, images=images)
             planned.append(Needs(other.name, baseline.name, where, found))
     return tuple(planned)
 

@@ -23,7 +23,7 @@ class Value:
     """a share in [0, 1] with its interval, or the factor's own unit where the panel says so"""
     each: tuple[float, ...] = ()
     """the same quantity of each seed, in the order of the seeds"""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int | None, ...] = ()
     band: Estimate | None = None
     """the same with an interval that holds at all levels of the line at once; None where a level
     has no number"""

@@ -101,7 +101,7 @@ def rank(
                 f"(there: {', '.join(sorted(known))})"
             )
     accuracies = tuple(
-        tuple(float(known[method].right(where).mean()) for method in methods)
+        tuple(float(known[method].at(where).right.mean()) for method in methods)
         for known, where in zip(tested, levels, strict=True)
     )
     return Ranking(methods, tuple(data), levels, accuracies, friedman(accuracies, level=level))

@@ -6,12 +6,12 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import product
 from math import log10
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from robustkit.analysis.compare import matched, unmatched
+from robustkit.analysis.contrast import contrast, judge_levels, pairing_notes, several_note
 from robustkit.analysis.findings import SHOWN, Findings, baseline_of, pictured
 from robustkit.analysis.outcome import (
     Gallery,
@@ -21,16 +21,13 @@ from robustkit.analysis.outcome import (
 )
 from robustkit.errors import RecordError
 from robustkit.files import digest
+from robustkit.results.replicates import Replicates
 from robustkit.spec import Analysis, Study
 from robustkit.statistics import (
     Comparison,
     Contrast,
     Estimate,
-    Member,
-    compare_seeds,
-    compare_unpaired,
     curve,
-    family,
     median_over_seeds,
     over_seeds,
 )
@@ -41,14 +38,6 @@ NO_ATTACK = "0"
 Right = npt.NDArray[np.bool_]
 
 
-class Found(NamedTuple):
-    """A method at a level: which images each seed's network got right."""
-
-    seeds: tuple[int, ...]
-    right: Right
-    """[S, N]"""
-
-
 class AnalysisTable:
     """One analysis: all of its rows, by method and level."""
 
@@ -56,8 +45,8 @@ class AnalysisTable:
         self.study, self.analysis, self.records = study, analysis, findings.records
         self.numbers = [n for n in findings.numbers if n.analysis == analysis.name]
         self.header: Mapping[str, Any] | None = None
-        self.found: dict[tuple[str, str], Found] = {}
-        self._contrasts: dict[tuple[str, str, str], tuple[Contrast | None, str]] = {}
+        self.found: dict[tuple[str, str], Replicates] = {}
+        self._contrasts: dict[tuple[str, str, str], Contrast | None] = {}
         for method in self.methods:
             for level in dict.fromkeys(n.level for n in self.numbers if n.method == method):
                 self._collect(method, level)
@@ -86,7 +75,13 @@ class AnalysisTable:
             unique.setdefault(Fraction(text), text)
         return tuple(unique[value] for value in sorted(unique))
 
-    def at(self, method: str, level: str) -> Found | None:
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """All levels that have accuracies: on a robustness curve also that without attack."""
+        beginning = (NO_ATTACK,) if self.analysis.factor == "epsilon" else ()
+        return (*beginning, *self.levels)
+
+    def at(self, method: str, level: str) -> Replicates | None:
         """What is known of a method at a level; the level may be written in another way."""
         return self.found.get((method, _key(level)))
 
@@ -107,21 +102,19 @@ class AnalysisTable:
                 )
         seeds = tuple(n.seed for n in own)
         if self.analysis.factor != "epsilon":
-            self.found[method, _key(level)] = Found(seeds, np.stack([r.right() for r in rows]))
+            self.found[method, _key(level)] = Replicates(seeds, np.stack([r.right() for r in rows]))
             return
         budgets = self.analysis.levels or rows[0].epsilons
-        self.found[method, NO_ATTACK] = Found(seeds, np.stack([r.right() for r in rows]))
+        self.found[method, NO_ATTACK] = Replicates(seeds, np.stack([r.right() for r in rows]))
         for text in budgets:
             right = np.stack([r.right(text) for r in rows])
-            self.found[method, _key(text)] = Found(seeds, right)
+            self.found[method, _key(text)] = Replicates(seeds, right)
 
     # --- what is drawn ----------------------------------------------------------------------------
 
     def panel(self) -> Panel:
         """The analysis as it is drawn and printed."""
-        levels = self.levels
-        if self.analysis.factor == "epsilon":
-            levels = (NO_ATTACK, *levels)
+        levels = self.drawn
         lines = tuple(self._line(m, levels) for m in self.methods)
         others = [m for m in self.methods if m != self.baseline]
         delta = None if self.analysis.delta is None else self.analysis.delta / 100
@@ -135,7 +128,9 @@ class AnalysisTable:
             baseline=self.baseline or None,
             lines=tuple(line for line in lines if line.values),
             comparisons=tuple(
-                one for method in others for one in self.compare(method, self.baseline, delta)
+                one
+                for method in others
+                for one in self.compare(method, self.baseline, delta, at=levels)
             ),
             notes=tuple(self._notes()),
         )
@@ -172,6 +167,7 @@ class AnalysisTable:
                 f"The attack works on a network trained with {self.analysis.surrogate} and a seed "
                 "of its own."
             )
+        yield from several_note(len(self.methods) - 1, self.baseline)
         yield from dict.fromkeys(self._pairings())
         short = [n for n in self.numbers if n.path is None]
         for number in short[:5]:
@@ -185,7 +181,7 @@ class AnalysisTable:
         for method, level in product(self.methods, self.levels):
             left, right = self.at(method, level), self.at(self.baseline, level)
             if method != self.baseline and left is not None and right is not None:
-                yield from unmatched((method, left.seeds), (self.baseline, right.seeds))
+                yield from pairing_notes((method, left.seeds), (self.baseline, right.seeds))
 
     def _line(self, method: str, levels: Sequence[str]) -> Line:
         """A method's values and, where it has the same seeds at all levels, what they make."""
@@ -196,7 +192,8 @@ class AnalysisTable:
         right = np.stack([f.right for level in levels if (f := self.at(method, level))])
         log = self.analysis.log and min(value.x for value in values) > 0
         x = [log10(value.x) if log else value.x for value in values]
-        made = curve(right, x, self._rng(method, "area"))
+        seed = digest(self.study.digest, self.analysis.name, method, "area")
+        made = curve(right, x, np.random.default_rng(int(seed[:16], 16)))
         bands = dict(zip(made.x, made.points, strict=True))
         banded = tuple(replace(v, band=bands[at]) for v, at in zip(values, x, strict=True))
         return Line(method, banded, made.area, self._median(method))
@@ -229,57 +226,41 @@ class AnalysisTable:
     def compare(
         self, a: str, b: str, delta: float | None, *, at: Sequence[str] = (), seeds: int = 1
     ) -> tuple[Comparison, ...]:
-        """Two methods at some levels, or all; with fewer seeds a level is not tested.
+        """Two methods at some levels, or all that the factor has; see `_contrast` for `seeds`.
 
-        All levels are one family, whichever are asked for: the same comparison has the same
-        interval wherever it stands.
+        All levels are one family, that without attack among them, whichever are asked for: the same
+        comparison has the same interval wherever it stands.
         """
-        levels = {Fraction(level): level for level in (*at, *self.levels)}
-        members = [self._member(a, b, level, seeds) for level in levels.values()]
-        judged = family(members, delta=delta or None, over="levels")
-        asked = [Fraction(level) for level in at or self.levels]
+        levels = {Fraction(level): level for level in (*at, *self.drawn)}
+        contrasts = {level: self._contrast(a, b, level, seeds) for level in levels.values()}
+        judged = judge_levels(a, b, contrasts, delta=delta or None)
         found = dict(zip(levels, judged, strict=True))
-        return tuple(found[level] for level in asked)
+        return tuple(found[Fraction(level)] for level in at or self.levels)
 
-    def _member(self, a: str, b: str, level: str, seeds: int) -> Member:
-        contrast, reason = self._contrast(a, b, level)
-        networks = self.study.statistics.unit == "network"
-        if contrast is None:
-            return Member(a, b, level, None, reason)
-        if networks and contrast.seeds > 1:
-            reason = f"{contrast.seeds} networks a method, where the study asks for one"
-        elif not networks and contrast.seeds < seeds:
-            reason = "one seed a method: how much training varies is not known"
-        return Member(a, b, level, None if reason else contrast, reason)
-
-    def _contrast(self, a: str, b: str, level: str) -> tuple[Contrast | None, str]:
-        place = (a, b, _key(level))
-        if place not in self._contrasts:
-            self._contrasts[place] = self._contrasted(*place)
-        return self._contrasts[place]
-
-    def _contrasted(self, a: str, b: str, level: str) -> tuple[Contrast | None, str]:
+    def _contrast(self, a: str, b: str, level: str, seeds: int) -> Contrast | str:
+        """Two methods at a level, or why that is not tested: with fewer seeds, for one."""
         left, right = self.at(a, level), self.at(b, level)
         if left is None or right is None:
-            return None, f"no network of {b if left else a} has a number there"
-        if common := matched(left.seeds, right.seeds):
-            rng = self._rng(a, b, level)
-            found = compare_seeds(_of(left, common), _of(right, common), rng)
-            tests = self.study.statistics.tests
-            chosen = tuple(t for t in found.secondary if t.test in tests)
-            return replace(found, secondary=chosen), ""
-        if min(len(left.seeds), len(right.seeds)) < 2:
-            return None, "no seed is common to both, and one has a single seed"
-        return compare_unpaired(left.right, right.right), ""
-
-    def _rng(self, *purpose: str) -> np.random.Generator:
-        seed = int(digest(self.study.digest, self.analysis.name, *purpose)[:16], 16)
-        return np.random.default_rng(seed)
+            return f"no network of {b if left else a} has a number there"
+        place = (a, b, _key(level))
+        if place not in self._contrasts:
+            self._contrasts[place] = contrast(left, right)
+        if (found := self._contrasts[place]) is None:
+            return "no seed is common to both, and one has a single seed"
+        networks = self.study.statistics.unit == "network"
+        if networks and found.seeds > 1:
+            return f"{found.seeds} networks a method, where the study asks for one"
+        if not networks and found.seeds < seeds:
+            return "one seed a method: how much training varies is not known"
+        tests = self.study.statistics.tests
+        return replace(found, secondary=tuple(t for t in found.secondary if t.test in tests))
 
     def where(self, level: str) -> str:
         """A level in words, to begin a sentence with."""
         value = float(Fraction(level))
         match self.analysis.factor:
+            case "epsilon" if not value:
+                return "without an attack"
             case "label_noise":
                 return f"at {100 * value:g} % label noise"
             case "data_fraction":
@@ -300,9 +281,3 @@ class AnalysisTable:
 
 def _key(level: str) -> str:
     return str(Fraction(level)) if level else NO_ATTACK
-
-
-def _of(found: Found, seeds: Sequence[int]) -> Right:
-    """The rows of some seeds, in their order, [S, N]."""
-    chosen: Right = found.right[[found.seeds.index(seed) for seed in seeds]]
-    return chosen

@@ -47,7 +47,9 @@ def power(
     level: Level = 0.95,
     family: Annotated[
         int | None,
-        typer.Option(min=1, help="Comparisons judged together; else those of `compare`."),
+        typer.Option(
+            min=1, help="Comparisons judged together; else all levels of a pair, as in `compare`."
+        ),
     ] = None,
     images: Annotated[
         int | None, typer.Option(min=2, help="Images to plan on; else as many as on file.")

@@ -2,21 +2,19 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from robustkit.errors import InputError
 from robustkit.results.command import called, evaluate_command
 from robustkit.results.finder import Group
 from robustkit.results.records import CLEAN, Condition, Network, Record, Wanted, condition
+from robustkit.results.replicates import Replicates
 from robustkit.results.rows import Rows
-
-Right = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +25,10 @@ class Side:
     seeds: tuple[int | None, ...]
     rows: tuple[Rows, ...]
 
-    def right(self, level: str) -> Right:
-        """Right at a level, whichever way its number is written, [S, N]."""
-        return np.stack([rows.right(_text(rows, level)) for rows in self.rows])
-
-    def of(self, seeds: Sequence[int]) -> "Side":
-        """The networks of these seeds, in their order."""
-        places = [self.seeds.index(seed) for seed in seeds]
-        return replace(self, seeds=tuple(seeds), rows=tuple(self.rows[i] for i in places))
+    def at(self, level: str) -> Replicates:
+        """The networks at a level, whichever way its number is written."""
+        right = np.stack([rows.right(_text(rows, level)) for rows in self.rows])
+        return Replicates(self.seeds, right)
 
 
 def _text(rows: Rows, level: str) -> str:

@@ -1,0 +1,135 @@
+"""Two methods at a level, and at all levels together: the one place where methods are contrasted.
+
+Whoever asks, for two methods, for several or for a study's report, the same rows give the same
+numbers: a family is one method against one other over all levels, and draws are seeded by the rows.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from robustkit.files import digest
+from robustkit.results.replicates import Replicates, Right
+from robustkit.statistics import (
+    Comparison,
+    Contrast,
+    Member,
+    compare_images,
+    compare_seeds,
+    compare_unpaired,
+    family,
+)
+
+
+def contrast(a: Replicates, b: Replicates) -> Contrast | None:
+    """A − b at one level; None: one is a single network, and the other several without its seed.
+
+    Networks are paired by seed, else, where the seeds do not match, only by image. One network each
+    is a pair, whatever their seeds.
+    """
+    paired = pair(a, b)
+    if paired is None:
+        single = 1 in (len(a.seeds), len(b.seeds))
+        return None if single else compare_unpaired(a.right, b.right)
+    left, right = (side.right for side in paired)
+    if len(left) == 1:
+        return compare_images(left[0], right[0])
+    return compare_seeds(left, right, _rng(left, right))
+
+
+def pair(a: Replicates, b: Replicates) -> tuple[Replicates, Replicates] | None:
+    """Both with the seeds they share, in the same order; None where they do not match."""
+    if len(a.seeds) == len(b.seeds) == 1:
+        return a, b
+    common = _matched(a.seeds, b.seeds)
+    return (a.of(common), b.of(common)) if common else None
+
+
+def _matched(a: Sequence[int | None], b: Sequence[int | None]) -> list[int]:
+    """The seeds that pair networks of two methods; none where the seeds do not match.
+
+    A single seed that is shared makes a pair only where there is no more to be had.
+    """
+    common = sorted({seed for seed in a if seed is not None} & {*b})
+    return common if len(common) > 1 or 1 in (len(a), len(b)) else []
+
+
+def _rng(a: Right, b: Right) -> np.random.Generator:
+    """Seeded by the rows: they are all that a record on file and a report's evidence both have.
+
+    Names, files and who asks would give one comparison several numbers.
+    """
+    rows = (np.packbits(side).tobytes() for side in (a, b))
+    return np.random.default_rng(int(digest(f"contrast {a.shape}", *rows)[:16], 16))
+
+
+def judge_levels(
+    a: str,
+    b: str,
+    contrasts: Mapping[str, Contrast | str],
+    *,
+    delta: float | None,
+    level: float = 0.95,
+) -> tuple[Comparison, ...]:
+    """One method against one other, all levels as one family.
+
+    Args:
+        a: name of the method.
+        b: name of the other.
+        contrasts: by level, or why there is none: it counts in the family all the same.
+        delta: the difference that counts as none, as a share.
+        level: of confidence, of all levels together.
+    """
+    members = [
+        Member(a, b, where, None, one) if isinstance(one, str) else Member(a, b, where, one)
+        for where, one in contrasts.items()
+    ]
+    return family(members, delta=delta, level=level)
+
+
+# --- what is to be said of it ---------------------------------------------------------------------
+
+
+def pairing_notes(
+    a: tuple[str, Sequence[int | None]], b: tuple[str, Sequence[int | None]]
+) -> Iterable[str]:
+    """What is to be said of how the seeds of two methods, by name, pair their networks."""
+    common = _matched(a[1], b[1])
+    if len(a[1]) == len(b[1]) == 1:
+        yield _single(a[0], b[0])  # whatever their seeds, which need not be known
+        return
+    if not common:
+        yield (
+            f"Seeds of {a[0]} and {b[0]} are not matched (or not recorded), so that networks "
+            "were paired by image alone; the same seeds on both sides would usually show more."
+        )
+        return
+    if len(common) == 1:
+        yield _single(a[0], b[0])
+    for name, seeds in (a, b):
+        if left := [seed for seed in seeds if seed not in common]:
+            yield f"{name}: left out for want of a partner: seeds {_listed(left)}."
+
+
+def _single(a: str, b: str) -> str:
+    return (
+        f"{a} and {b}: one network each. What another training would change is in no interval; a "
+        "verdict holds for these networks, not for how they were made."
+    )
+
+
+def _listed(seeds: Iterable[int | None]) -> str:
+    return ", ".join("unknown" if seed is None else str(seed) for seed in seeds)
+
+
+def several_note(others: int, baseline: str, level: float = 0.95) -> Iterable[str]:
+    """What it costs to look at several methods; nothing for one."""
+    if others < 2:
+        return
+    together = max(0.0, 1 - others * (1 - level))
+    yield (
+        f"Each method's comparison with {baseline} is a family of its own: its intervals hold "
+        f"together, over all its levels, with {100 * level:.6g} % confidence. Those of all "
+        f"{others} methods hold together with at least {100 * together:.6g} %; to find the best of "
+        "many methods, rank them over several data sets (robustkit rank)."
+    )
