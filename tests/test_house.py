@@ -12,7 +12,7 @@ from robustkit.files import shipped
 
 PACKAGE = Path(robustkit.__file__).parent
 FLOORS = [
-    {"errors", "files", "unpickling", "machine", "statistics"},
+    {"errors", "files", "keys", "machine", "statistics", "unpickling"},
     {"record", "protocol", "geometry", "data", "models", "losses", "spec"},
     {"checkpoint", "attack", "certification", "compression", "corruption", "device"},
     {"evaluation", "training", "results"},
@@ -30,6 +30,7 @@ TORCH_FREE = [
     "training",
     "errors",
     "files",
+    "keys",
     "unpickling",
     "machine",
     "statistics",

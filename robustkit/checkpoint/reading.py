@@ -22,6 +22,7 @@ from robustkit.checkpoint.sidecar import read_sidecar
 from robustkit.checkpoint.weights import open_weights, weights_digest
 from robustkit.errors import CheckpointError
 from robustkit.files import file_digest
+from robustkit.keys import CheckpointKey
 
 
 def read_checkpoint(
@@ -208,11 +209,11 @@ def _identified(known: Checkpoint, code: dict[str, str]) -> Checkpoint:
         known = replace(known, warnings=(*known.warnings, warning))
     # what a logit depends on, and nothing else: the same network in another container, under
     # another name or with another label has the same identity, and its records are found again
-    identity = {
-        "weights": known.weights,
-        "mean": None if known.mean is None else list(known.mean),
-        "std": None if known.std is None else list(known.std),
-        "adapter": ADAPTER,
+    key = CheckpointKey(
+        weights=known.weights,
+        mean=None if known.mean is None else list(known.mean),
+        std=None if known.std is None else list(known.std),
+        adapter=ADAPTER,
         **code,
-    }
-    return replace(known, identity=identity)
+    )
+    return replace(known, identity=key.plain())

@@ -1,7 +1,7 @@
 """Everything that decides on the rows of a record, and the header that says it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +13,7 @@ from robustkit.data import Dataset
 from robustkit.errors import ProtocolError
 from robustkit.evaluation.images import shape_mismatch
 from robustkit.evaluation.model import EvaluatedModel
-from robustkit.files import canonical, digest
+from robustkit.keys import EngineKey, EvaluationKey
 from robustkit.protocol import Norm, Protocol, Target, kind_of
 from robustkit.record import VERSION
 
@@ -33,15 +33,20 @@ class Config:
     """takes every step of the attack; the model only classifies the last"""
 
     @property
-    def engine(self) -> dict[str, Any]:
-        """What the attack is computed by."""
-        return {
-            "revision": REVISION,
-            "robustkit": version("robustkit"),
-            "torch": torch.__version__,
-            "foolbox": version("foolbox"),
-            "device": self.device.type,
-        }
+    def key(self) -> EvaluationKey:
+        """What the record's file is named by."""
+        return EvaluationKey(
+            checkpoint=self.model.identity,
+            data=self.data.digest,
+            protocol=self.protocol.resolved(),
+            engine=EngineKey(
+                revision=REVISION,
+                torch=torch.__version__,
+                foolbox=version("foolbox"),
+                device=self.device.type,
+            ),
+            surrogate=None if self.surrogate is None else self.surrogate.identity,
+        )
 
 
 def resolve_protocol(
@@ -86,24 +91,17 @@ def record_header(config: Config) -> dict[str, Any]:
     Raises:
         ProtocolError: an attack cannot work through a surrogate.
     """
-    surrogate, engine = config.surrogate, config.engine
+    surrogate, key = config.surrogate, config.key
     if surrogate is not None and (unfit := _cannot_transfer(config.protocol)):
         raise ProtocolError(f"{unfit}: cannot use a surrogate; pgd, fgsm and mifgsm can")
-    by = {} if surrogate is None else {"surrogate": surrogate.identity}
-    decisive = by | {
-        "checkpoint": config.model.identity,
-        "data": config.data.digest,
-        "protocol": config.protocol.resolved(),
-        "engine": {key: value for key, value in engine.items() if key != "robustkit"},
-    }
     return {
         "schema": f"robustkit.evaluation/{VERSION}",
-        "digest": digest(canonical(decisive)),
+        "digest": key.digest,
         "checkpoint": dict(config.model.header),
         **({} if surrogate is None else {"surrogate": dict(surrogate.header)}),
         "data": {**{key: getattr(config.data, key) for key in DATA_KEYS}, "n": len(config.data)},
         "protocol": protocol_header(config.protocol),
-        "engine": engine,
+        "engine": {**asdict(key.engine), "robustkit": version("robustkit")},
         "warnings": _warnings(config),
     }
 

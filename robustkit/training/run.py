@@ -20,7 +20,8 @@ from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.data.subset import Training, prepare
 from robustkit.device import device as find_device
 from robustkit.errors import InputError, RobustkitError, TrainingFailed
-from robustkit.files import canonical, digest, write_atomic
+from robustkit.files import canonical, write_atomic
+from robustkit.keys import TrainingKey
 from robustkit.losses.loss import Loss, unwrapped
 from robustkit.training.config import TrainingConfig, TrainingOptions
 from robustkit.training.engine import Engine, wrapped
@@ -158,30 +159,27 @@ class _Training:
     def _account(self, loss: Loss, training: Training) -> dict[str, Any]:
         """The question in full, as JSON, with a digest of all that can change the weights."""
         asked = self.config
-        decisive: dict[str, Any] = {
-            "model": {"name": asked.model, "code": models.source(asked.model)},
-            "loss": {
+        key = TrainingKey(
+            model={"name": asked.model, "code": models.source(asked.model)},
+            loss={
                 "name": asked.loss,
                 "settings": losses.spell(loss),
                 "code": losses.source(asked.loss),
             },
-            "data": training.record() | {"name": asked.data.name, "digest": asked.data.digest},
-            "recipe": spell(asked.recipe),
-            "seed": asked.seed,
-            "keep": asked.keep,
-            "compress": None if asked.compress is None else str(asked.compress),
-            "memory": asked.memory,
-            "precision": self.precision,
-            "deterministic": asked.deterministic,
-            "processes": self.processes.world,
-            "device": self.device.type,
-            "torch": torch.__version__,
-            "revision": REVISION,
-        }
-        return decisive | {
-            "digest": digest(canonical(decisive)),
-            "robustkit": version("robustkit"),
-        }
+            data=training.record() | {"name": asked.data.name, "digest": asked.data.digest},
+            recipe=spell(asked.recipe),
+            seed=asked.seed,
+            keep=asked.keep,
+            compress=None if asked.compress is None else str(asked.compress),
+            memory=asked.memory,
+            precision=self.precision,
+            deterministic=asked.deterministic,
+            processes=self.processes.world,
+            device=self.device.type,
+            torch=torch.__version__,
+            revision=REVISION,
+        )
+        return key.plain() | {"digest": key.digest, "robustkit": version("robustkit")}
 
     def _on_file(self, account: dict[str, Any]) -> dict[str, Any] | None:
         """The record in `out`, if it answers this very config.

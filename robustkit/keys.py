@@ -1,0 +1,283 @@
+"""What decides whether an answer is on file: one key for each kind of file that is kept.
+
+A key holds everything that can change the answer, and nothing else: with too little, an answer to
+another question is given out; with too much, nothing is ever found again. Files are named by its
+digest. What is left out of a key, and why, stands in `tests/test_keys.py`.
+
+A field that comes later has the default None, and is left out of the digest where it is None: so
+all answers to which it does not apply stay on file. Needs no torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from robustkit.files import canonical, digest
+
+SHORT = 24
+"""characters of a digest in a study's file names"""
+
+
+class Key:
+    """Digested as JSON; the fields that are not given are no part of it."""
+
+    __slots__ = ()
+
+    def plain(self) -> dict[str, Any]:
+        """The key as JSON, by field."""
+        return _plain(self)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all fields."""
+        return digest(canonical(self.plain()))
+
+    @property
+    def short(self) -> str:
+        """The beginning of the digest, as a study's files are named."""
+        return self.digest[:SHORT]
+
+
+def _plain(key: Any) -> dict[str, Any]:
+    table = {}
+    for field in fields(key):
+        value = getattr(key, field.name)
+        if value is not None or field.default is not None:
+            table[field.name] = _plain(value) if is_dataclass(value) else value
+    return table
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointKey(Key):
+    """Everything that can change a logit of a checkpoint."""
+
+    weights: str
+    """digest of names, types, shapes and numbers, so that a copy in another container is the same;
+    of a program its file, since its code stands in there"""
+    mean: Sequence[float] | None
+    """subtracted from the pixels; the same weights behind another normalisation are another
+    network"""
+    std: Sequence[float] | None
+    """likewise, divided by"""
+    adapter: str
+    """version of the layer around the network, which normalises pixels and takes logits out"""
+    model: str | None = None
+    """the architecture's name: the same weights fit several (another activation, say)"""
+    code: str | None = None
+    """digest of the architecture's source, or its library's version"""
+    program: str | None = None
+    """digest of a TorchScript or torch.export file, in place of model and code"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleKey(Key):
+    """Everything known that can change a logit of a module in memory."""
+
+    module: str
+    """its class"""
+    name: str | None
+    """under which its record is kept, and which the record says"""
+    weights: str
+    """digest of names, types, shapes and numbers of all parameters and all buffers, those that
+    no state dict has included"""
+    tree: str
+    """digest of the modules in it: classes, the source of what a forward pass calls, constants,
+    hooks, and their order"""
+
+
+# --- evaluations ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineKey:
+    """What the attack is computed by."""
+
+    revision: int
+    """of our attacks; raised by whatever can change a row"""
+    torch: str
+    """its kernels round differently from version to version"""
+    foolbox: str
+    """makes a part of the attacks"""
+    device: str
+    """kind of device: rounding differs, and near the decision boundary so do rows"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationKey(Key):
+    """The record of an evaluation, `RUNS/DIGEST.parquet`."""
+
+    checkpoint: Mapping[str, Any]
+    """a `CheckpointKey` or `ModuleKey`, as JSON"""
+    data: str
+    """digest of the images' ids, their order, labels, transform and number of classes"""
+    protocol: Mapping[str, Any]
+    """every number of the attacks, norm, budgets, target and seed, as JSON"""
+    engine: EngineKey
+    """what computes them"""
+    surrogate: Mapping[str, Any] | None = None
+    """the network that takes the steps of a transfer attack, like `checkpoint`"""
+
+
+# --- audits ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditPartKey(Key):
+    """A part of an audit beside its evaluations, `OUT/work/PART-DIGEST.json`."""
+
+    part: str
+    """indicators, certificate, corruptions or smoothed; begins the file's name"""
+    revision: int
+    """of what a part computes and how it is kept"""
+    engine: int
+    """revision of the attacks, with which remedies and the smoothed classifier are attacked"""
+    checkpoint: Mapping[str, Any]
+    """as in `EvaluationKey`"""
+    seed: int
+    """of every draw"""
+    epsilon: str
+    """the judged budget, exactly"""
+    norm: str
+    """of the threat model"""
+    device: str
+    """kind of device, as in `EngineKey`"""
+    torch: str
+    """likewise"""
+    data: str
+    """digest of the part's images, as in `EvaluationKey`"""
+    settings: Sequence[Any] = ()
+    """the part's own, as JSON: thresholds and what the attacks found (indicators), budgets
+    (certificate), the version of the corruptions, noise and radii (smoothed)"""
+    outputs: str | None = None
+    """digest of a module's logits on fixed noise: what the source does not show, they may"""
+
+    def plain(self) -> dict[str, Any]:
+        """The key as JSON; the part is in the file's name already."""
+        table = _plain(self)
+        del table["part"]
+        return table | {"asked": [table.pop("data"), *table.pop("settings")]}
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return f"{self.part}-{self.digest[:32]}.json"
+
+
+# --- trainings ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingKey(Key):
+    """A trained checkpoint: its digest stands in the file itself, and in an unfinished run's."""
+
+    model: Mapping[str, Any]
+    """name and source of the architecture"""
+    loss: Mapping[str, Any]
+    """name, settings and source of the loss"""
+    data: Mapping[str, Any]
+    """the data set's name and digest; which images are trained on and held out, and their labels"""
+    recipe: Mapping[str, Any]
+    """optimiser, schedule, length and augmentation"""
+    seed: int
+    """of the first weights and of every draw"""
+    keep: str
+    """the last epoch's weights, or the best's"""
+    compress: str | None
+    """the compression of gradients between processes"""
+    memory: bool
+    """whether compression carries over what it did not send"""
+    precision: str
+    """of multiplications, resolved: "auto" is another thing on another device"""
+    deterministic: bool
+    """whether the GPU's kernels repeat themselves"""
+    processes: int
+    """that share a batch: batch norm and compression see the shares"""
+    device: str
+    """kind of device: rounding differs, and training amplifies it"""
+    torch: str
+    """likewise"""
+    revision: int
+    """of the training loop"""
+
+
+# --- studies --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellKey(Key):
+    """A training of a study, `OUT/cells/KEY.json`."""
+
+    model: str
+    """the architecture"""
+    data: Mapping[str, Any]
+    """name and digest of the training images"""
+    loss: str
+    """its name"""
+    settings: Mapping[str, Any]
+    """of the loss, defaults included: a changed default is another training"""
+    recipe: Mapping[str, Any]
+    """likewise in full"""
+    noise: Mapping[str, Any]
+    """kind and rate of label noise"""
+    fraction: str
+    """of the training images"""
+    seed: int
+    """of every draw"""
+    revision: int
+    """of what the same cell comes to"""
+    compress: str | None = None
+    """the compression of gradients"""
+    memory: bool | None = None
+    """of the compression; None without one"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalCellKey(Key):
+    """A network of a study that was trained elsewhere, likewise `OUT/cells/KEY.json`."""
+
+    checkpoint: str
+    """the file's path, as the study's pattern found it"""
+    sha256: str
+    """of the file: another file of the same name is another network"""
+    model: str | None
+    """the architecture, where the study names one"""
+    fields: Mapping[str, str]
+    """what the path says of its training"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellTestKey(Key):
+    """An evaluation of a study's network, `OUT/tests/KEY.json`; it names the record."""
+
+    cell: str
+    """key of the network"""
+    protocol: str
+    """name of the attack"""
+    epsilons: Sequence[str]
+    """budgets; none for the protocol's own or the data set's usual"""
+    limit: int | None
+    """of the test images"""
+    data: str
+    """name of the test data"""
+    split: str
+    """of the test data"""
+    images: str
+    """digest of these images"""
+    surrogate: str
+    """key of the network that the attack works on; "" for the network itself"""
+
+    def plain(self) -> dict[str, Any]:
+        """The key as JSON."""
+        table = _plain(self)
+        return table | {"digest": table.pop("images")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTimesKey(Key):
+    """The times of training steps, `OUT/costs/ANALYSIS.json`; its digest stands in the file."""
+
+    cells: Sequence[Mapping[str, Any]]
+    """the trainings that are timed, each a `CellKey` as JSON"""
