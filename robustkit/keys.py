@@ -80,6 +80,8 @@ class ModuleKey(Key):
     """its class"""
     name: str | None
     """under which its record is kept, and which the record says"""
+    adapter: str
+    """as in `CheckpointKey`"""
     weights: str
     """digest of names, types, shapes and numbers of all parameters and all buffers, those that
     no state dict has included"""
@@ -148,17 +150,9 @@ class AuditPartKey(Key):
     """likewise"""
     data: str
     """digest of the part's images, as in `EvaluationKey`"""
-    settings: Sequence[Any] = ()
-    """the part's own, as JSON: thresholds and what the attacks found (indicators), budgets
-    (certificate), the version of the corruptions, noise and radii (smoothed)"""
-    outputs: str | None = None
-    """digest of a module's logits on fixed noise: what the source does not show, they may"""
-
-    def plain(self) -> dict[str, Any]:
-        """The key as JSON; the part is in the file's name already."""
-        table = _plain(self)
-        del table["part"]
-        return table | {"asked": [table.pop("data"), *table.pop("settings")]}
+    settings: Sequence[Any]
+    """the part's own, as JSON: thresholds, what the attacks found and the recorded accuracy
+    (indicators), budgets (certificate), version of the draws (corruptions), noise (smoothed)"""
 
     @property
     def file(self) -> str:

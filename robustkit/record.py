@@ -82,6 +82,8 @@ class Evaluation:
     """the smallest successful perturbations, by rising distance"""
     path: Path | None = None
     """the file it was read from"""
+    outputs: npt.NDArray[np.float64] | None = None
+    """logits of a module in memory on fixed noise, N × K, by which it is told from its likes"""
 
     @property
     def digest(self) -> str:
@@ -148,11 +150,12 @@ def read(path: Path) -> Evaluation:
         metadata = parquet.schema_arrow.metadata or {}
         header = json.loads(metadata[b"robustkit.header"])
         run = json.loads(metadata[b"robustkit.run"])
+        outputs = metadata.get(b"robustkit.outputs")
         _check_version(str(header["schema"]).removeprefix("robustkit.evaluation/"), path)
         rows = _completed(parquet.read().replace_schema_metadata(None)).cast(SCHEMA)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
-    return Evaluation(header, run, rows, examples(path), path)
+    return Evaluation(header, run, rows, examples(path), path, _decode_array(outputs))
 
 
 def examples(path: Path) -> list[Example]:
@@ -302,14 +305,22 @@ class Blocks:
 
     def keep_images(self, block: int, images: npt.NDArray[np.float32]) -> None:
         """Keep a block's perturbed images, N × C × H × W, before its rows."""
-        buffer = BytesIO()
-        np.save(buffer, images)
-        write_atomic(self._images(block), buffer.getvalue())
+        write_atomic(self._images(block), _encode_array(images))
 
     def images(self, block: int) -> npt.NDArray[np.float32] | None:
         """A block's perturbed images; None where they were not kept."""
         with suppress(OSError, ValueError):
             return np.asarray(np.load(self._images(block), allow_pickle=False))
+        return None
+
+    def keep_outputs(self, outputs: npt.NDArray[np.float64]) -> None:
+        """Keep a module's logits on fixed noise, N × K, before the first block."""
+        write_atomic(self.folder / "outputs.npy", _encode_array(outputs))
+
+    def outputs(self) -> npt.NDArray[np.float64] | None:
+        """The logits on fixed noise of the module whose blocks these are, where they were kept."""
+        with suppress(OSError):
+            return _decode_array((self.folder / "outputs.npy").read_bytes())
         return None
 
     def examples(self) -> list[Example]:
@@ -319,10 +330,12 @@ class Blocks:
     def finish(self, header: Mapping[str, Any], run: Mapping[str, Any], rows: pa.Table) -> None:
         """Write the one final file, then drop the blocks."""
         write_atomic(_beside(self.final, "examples"), encode_examples(self.examples()))
-        metadata = {
+        metadata: dict[str, str | bytes] = {
             "robustkit.header": canonical(header),
             "robustkit.run": canonical({**run, "rows_digest": rows_digest(rows)}),
         }
+        if (outputs := self.outputs()) is not None:
+            metadata["robustkit.outputs"] = _encode_array(outputs)
         write_atomic(self.final, _parquet_bytes(rows.replace_schema_metadata(metadata)))
         self.drop()
 
@@ -348,6 +361,20 @@ def _parquet_bytes(rows: pa.Table) -> bytes:
     sink = BytesIO()
     pq.write_table(rows, sink, compression="zstd")
     return sink.getvalue()
+
+
+def _encode_array(array: npt.NDArray[Any]) -> bytes:
+    buffer = BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def _decode_array(content: bytes | None) -> npt.NDArray[Any] | None:
+    """An array from its bytes; None where there are none, or damaged ones."""
+    if content is not None:
+        with suppress(ValueError, EOFError):
+            return np.asarray(np.load(BytesIO(content), allow_pickle=False))
+    return None
 
 
 def encode_examples(examples: Sequence[Example]) -> bytes:

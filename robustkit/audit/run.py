@@ -1,13 +1,11 @@
 """An audit from its request to its outcome, in rising order of cost; what is done is kept."""
 
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,8 @@ import torch
 
 from robustkit import corruption, evaluation
 from robustkit import protocol as protocols
-from robustkit.attack import REVISION as ENGINE
-from robustkit.audit import thresholds
+from robustkit.audit import counts, thresholds
+from robustkit.audit.cache import Parts, masks
 from robustkit.audit.checklist import fill
 from robustkit.audit.context import AuditContext
 from robustkit.audit.indicators import INDICATORS, Indicator
@@ -25,7 +23,6 @@ from robustkit.audit.outcome import (
     Audit,
     Bound,
     Certificate,
-    ClassRow,
     Corrupted,
     Corruptions,
     IndicatorResult,
@@ -48,17 +45,18 @@ from robustkit.audit.stages import (
 )
 from robustkit.audit.verdict import judge
 from robustkit.certification import SmoothingNoise, attack_smoothed, certify_rising, smooth
+from robustkit.corruption.draws import VERSION as DRAWS
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
-from robustkit.errors import EvaluationFailed, RobustkitError, first_line
+from robustkit.errors import RobustkitError, first_line
 from robustkit.evaluation import EvaluatedModel
-from robustkit.files import canonical, digest, write_atomic
+from robustkit.files import digest
 from robustkit.statistics import Comparison, Member, compare_images, family, proportion
 
-REVISION = 2
-"""raised whenever a change here can change what is kept of a part; part of its digest"""
 BATCH = 64
 """images a pass in indicators, corruptions and bounds, where the user names no other number"""
+BROKE = (OutOfTime, RobustkitError, RuntimeError)
+"""what ends a part of the audit, and not the audit"""
 SMALLEST = corruption.SMALLEST
 """edge in pixels below which corruptions mean nothing"""
 
@@ -112,8 +110,10 @@ class _AuditRun:
         certificate = self._certify(attacked)
         corruptions = self._corrupt()
         smoothed = self._smooth()
-        claim = q.claim or _plain_claim(attacked)
-        robust = tuple(attacked.level(e) for e in q.threat.budgets if _tried(attacked, e.text))
+        claim = q.claim or counts.plain_claim(attacked)
+        robust = tuple(
+            attacked.level(e) for e in q.threat.budgets if counts.tried(attacked, e.text)
+        )
         at = {level.epsilon: level.accuracy for level in robust}
         clean = evaluation.resolve_protocol("clean", q.data)
         header = evaluation.record_header(
@@ -134,8 +134,8 @@ class _AuditRun:
             certificate=certificate,
             smoothed=smoothed,
             corruptions=corruptions,
-            classes=_classes(attacked),
-            confusion=_confusion(attacked),
+            classes=counts.classes(attacked),
+            confusion=counts.confusion(attacked),
             comparisons=comparisons,
             policy=(),
             checklist=(),
@@ -173,18 +173,16 @@ class _AuditRun:
         part = self._first(plan.indicators)
         n = len(part)
         limits = thresholds.checked(plan.thresholds, f"{plan.name}: [thresholds]")
-        known = self._kept("indicators", part.digest, limits, _masks(attacked, n))
-        runs = {k: _run_from(v) for k, v in known.get("runs", {}).items()}
+        recorded = self.request.subject.header["recorded_accuracy"]
+        key = self._parts.key("indicators", part, limits, masks(attacked, n), recorded)
+        runs = self._parts.indicator_runs(key)
 
         def done(run: IndicatorRun) -> None:
             runs[run.result.name] = run
-            kept = {k: _run_as_dict(v) for k, v in runs.items()}
-            self._keep("indicators", part.digest, {"runs": kept}, limits, _masks(attacked, n))
+            self._parts.store_indicator_runs(key, runs)
 
         def begin(indicator: Indicator) -> None:
-            if self.settings.over():
-                raise OutOfTime
-            self.settings.begin(f"indicator: {indicator.name}", n)
+            self._begin(f"indicator: {indicator.name}", n)
 
         with suppress(OutOfTime):  # what was read so far counts
             run_indicators(self._context(attacked, part), limits, done, runs, begin)
@@ -203,7 +201,7 @@ class _AuditRun:
 
         plain = protocols.load_protocol(PLAIN, norm=q.threat.norm)
         failed = [s for s in attacked.stages if s.name in attacked.plain and s.status != "complete"]
-        survived = _alone(attacked, attacked.plain)
+        survived = counts.alone(attacked, attacked.plain)
         black = any(s.family == "black box" and s.status == "complete" for s in attacked.stages)
         recorded = q.subject.header["recorded_accuracy"]
         return AuditContext(
@@ -215,8 +213,8 @@ class _AuditRun:
             first(attacked.right if survived is None else survived),
             white=first(attacked.after("white box")),
             black=first(attacked.after("black box")) if black else None,
-            fgsm=known(_alone(attacked, [s for s in attacked.plain if s.endswith("fgsm")])),
-            random=known(_floor(attacked)),
+            fgsm=known(counts.alone(attacked, [s for s in attacked.plain if s.endswith("fgsm")])),
+            random=known(counts.floor(attacked)),
             transfer=known(attacked.alone.get("transfer")),
             recorded_accuracy=None if recorded is None else float(recorded),
             training_ids=q.training_ids,
@@ -261,104 +259,93 @@ class _AuditRun:
 
     def _certify(self, attacked: AttackedImages) -> Certificate:
         """Which of the first images provably hold; none of them may have been fooled."""
-        q = self.request
-        part = self._first(q.plan.certified)
-        n = len(part)
-        asked = [str(e.value) for e in q.threat.budgets]
-        kept = self._kept("certificate", part.digest, q.threat.norm, asked)
-        if not kept:
-            if self.settings.over():
-                return Certificate("", reason=TIME_UP, n=n)
-            self.settings.begin("certified bounds", n)
-            budgets = [float(e) for e in q.threat.budgets]
-            try:
-                found = certify_rising(self._model, *self._tensors(part), q.threat.norm, budgets)
-            except (RobustkitError, RuntimeError) as error:
-                return Certificate("", reason=first_line(error), n=n)
-            kept = {
-                "method": found[0].method,
-                "reason": found[0].reason,
-                "robust": [one.robust.tolist() for one in found],
-            }
-            self._keep("certificate", part.digest, kept, q.threat.norm, asked)
-        if kept["reason"]:
-            return Certificate(kept["method"], reason=kept["reason"], n=n)
+        threat, part = self.request.threat, self._first(self.request.plan.certified)
+        n, budgets = len(part), threat.budgets
+
+        def compute() -> dict[str, Any]:
+            self._begin("certified bounds", n)
+            found = certify_rising(
+                self._model, *self._tensors(part), threat.norm, [float(e) for e in budgets]
+            )
+            robust = [one.robust.tolist() for one in found]
+            return {"method": found[0].method, "reason": found[0].reason, "robust": robust}
+
+        key = self._parts.key("certificate", part, [str(e.value) for e in budgets])
+        try:
+            found = self._parts.part(key, compute)
+        except BROKE as error:
+            return Certificate("", reason=first_line(error), n=n)
+        if found["reason"]:
+            return Certificate(found["method"], reason=found["reason"], n=n)
         levels = []
-        for epsilon, robust in zip(q.threat.budgets, kept["robust"], strict=True):
-            _check_sandwich(attacked, epsilon.text, np.array(robust, bool))
-            share = proportion(sum(robust), n)
-            levels.append(Bound(epsilon.text, float(epsilon), share))
-        return Certificate(kept["method"], tuple(levels), n=n)
+        for epsilon, robust in zip(budgets, found["robust"], strict=True):
+            counts.check_sandwich(attacked, epsilon.text, np.array(robust, bool))
+            levels.append(Bound(epsilon.text, float(epsilon), proportion(sum(robust), n)))
+        return Certificate(found["method"], tuple(levels), n=n)
 
     def _corrupt(self) -> Corruptions:
-        q = self.request
-        part, (channels, height, width) = self._first(q.plan.corrupted), q.data.shape
-        n = len(part)
+        part = self._first(self.request.plan.corrupted)
+        n, (channels, height, width) = len(part), part.shape
         if channels not in (1, 3) or min(height, width) < SMALLEST:
             reason = f"images of {channels} × {height} × {width} are none they are defined for"
             return Corruptions(n=n, reason=reason)
-        kept = self._kept("corruptions", part.digest)
-        if not kept:
-            if self.settings.over():
-                return Corruptions(n=n, reason=TIME_UP)
-            watch = self.settings.begin("common corruptions", n)
-
-            def progress(done: int, total: int) -> None:
-                watch(n * done / total)
-                if self.settings.over():
-                    raise OutOfTime
-
-            try:
-                right = corruption.measure(
-                    self._model,
-                    part.images,
-                    part.labels,
-                    part.ids,
-                    self._batch,
-                    seed=q.threat.seed,
-                    device=self._torch_device,
-                    progress=progress,
-                )
-            except OutOfTime:
-                return Corruptions(n=n, reason=TIME_UP)
-            except (RobustkitError, RuntimeError) as error:
-                return Corruptions(n=n, reason=first_line(error))
-            kept = {"right": right.sum(2).tolist()}
-            self._keep("corruptions", part.digest, kept)
-        counts = np.array(kept["right"])
+        key = self._parts.key("corruptions", part, DRAWS)
+        try:
+            found = self._parts.part(key, lambda: self._corrupted(part))
+        except BROKE as error:
+            return Corruptions(n=n, reason=first_line(error))
+        right = np.array(found["right"])
         groups = {name: group for group, names in corruption.GROUPS.items() for name in names}
         rows = tuple(
             Corrupted(name, groups[name], tuple(proportion(int(k), n) for k in row))
-            for name, row in zip(corruption.NAMES, counts, strict=True)
+            for name, row in zip(corruption.NAMES, right, strict=True)
         )
         notes = corruption.notes(corruption.NAMES, height, width, channels)
-        return Corruptions(rows, float(counts.mean() / n), notes, n)
+        return Corruptions(rows, float(right.mean() / n), notes, n)
+
+    def _corrupted(self, part: Dataset) -> dict[str, Any]:
+        n = len(part)
+        watch = self._begin("common corruptions", n)
+
+        def progress(done: int, total: int) -> None:
+            watch(n * done / total)
+            if self.settings.over():
+                raise OutOfTime(TIME_UP)
+
+        right = corruption.measure(
+            self._model,
+            part.images,
+            part.labels,
+            part.ids,
+            self._batch,
+            seed=self.request.threat.seed,
+            device=self._torch_device,
+            progress=progress,
+        )
+        return {"right": right.sum(2).tolist()}
 
     def _smooth(self) -> SmoothedAccuracy | None:
         asked = self.request.plan.smoothing
         if asked is None or self.settings.over():
             return None
         part = self._first(asked.images)
-        kept = self._kept("smoothed", part.digest, asdict(asked))
-        if not kept:
-            self.settings.begin("smoothed classifier", len(part))
-            try:
-                kept = self._smoothed(part, asked)
-            except (RobustkitError, RuntimeError) as error:
-                self.notes.append(f"no smoothed classifier: {first_line(error)}")
-                return None
-            self._keep("smoothed", part.digest, kept, asdict(asked))
-        n = len(part)
+        n, key = len(part), self._parts.key("smoothed", part, asdict(asked))
+        try:
+            found = self._parts.part(key, lambda: self._smoothed(part, asked))
+        except BROKE as error:
+            self.notes.append(f"no smoothed classifier: {first_line(error)}")
+            return None
         levels = tuple(
             SmoothedLevel(radius, proportion(certified, n), proportion(attacked, n))
-            for radius, certified, attacked in kept["levels"]
+            for radius, certified, attacked in found["levels"]
         )
-        clean = proportion(kept["clean"], n)
+        clean = proportion(found["clean"], n)
         return SmoothedAccuracy(
-            asked.sigma, asked.draws, asked.alpha, clean, kept["abstained"], levels
+            asked.sigma, asked.draws, asked.alpha, clean, found["abstained"], levels
         )
 
     def _smoothed(self, part: Dataset, asked: Smoothing) -> dict[str, Any]:
+        self._begin("smoothed classifier", len(part))
         noise = SmoothingNoise(
             asked.sigma, asked.alpha, n=asked.draws, seed=self.request.threat.seed
         )
@@ -381,6 +368,16 @@ class _AuditRun:
         told = [s for a in attacks for s in protocols.adaptations(a, len(q.data.classes))]
         return list(dict.fromkeys(told))
 
+    def _begin(self, part: str, n: int) -> Callable[[float], None]:
+        """Say that a part of so many images begins; returns what is told the images done.
+
+        Raises:
+            OutOfTime: the audit's minutes are up.
+        """
+        if self.settings.over():
+            raise OutOfTime(TIME_UP)
+        return self.settings.begin(part, n)
+
     # --- what parts share -------------------------------------------------------------------------
 
     @property
@@ -394,6 +391,12 @@ class _AuditRun:
     @cached_property
     def _model(self) -> torch.nn.Module:
         return self.request.subject.load(self._torch_device)
+
+    @cached_property
+    def _parts(self) -> Parts:
+        q, device = self.request, self._torch_device
+        outputs = q.subject.outputs and q.subject.outputs(q.data.shape, device)
+        return Parts(self.settings.out, q.subject, q.threat, device, outputs)
 
     @property
     def _batch(self) -> int:
@@ -411,30 +414,6 @@ class _AuditRun:
         device = self._torch_device
         return torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
 
-    def _path(self, part: str, *asked: object) -> Path:
-        names = {
-            "revision": REVISION,
-            "engine": ENGINE,
-            "checkpoint": self.request.subject.identity,
-            "seed": self.request.threat.seed,
-            "epsilon": str(self.request.threat.judged.value),
-            "norm": self.request.threat.norm,
-            "device": self._torch_device.type,
-            "torch": torch.__version__,
-            "asked": [str(a) if isinstance(a, str) else a for a in asked],
-        }
-        return self.settings.out / f"{part}-{digest(canonical(names))[:32]}.json"
-
-    def _kept(self, part: str, *asked: object) -> dict[str, Any]:
-        """What an earlier run found of the same part; empty where there is none."""
-        try:
-            return dict(json.loads(self._path(part, *asked).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            return {}
-
-    def _keep(self, part: str, data: str, found: Mapping[str, Any], *asked: object) -> None:
-        write_atomic(self._path(part, data, *asked), json.dumps(found).encode())
-
     def _provenance(self, header: Mapping[str, Any], started: str) -> dict[str, dict[str, Any]]:
         plan = self.request.plan
         return {
@@ -449,74 +428,6 @@ class _AuditRun:
         }
 
 
-# --- arithmetic -----------------------------------------------------------------------------------
-
-
-def _plain_claim(attacked: AttackedImages) -> RobustnessClaim:
-    """What the plain evaluation says on the same images."""
-    threat = attacked.threat
-    left = _alone(attacked, attacked.plain)
-    source = f"plain {PLAIN}, run by this audit"
-    if left is None:
-        left, source = attacked.right, f"{source}: it broke off and fooled nothing"
-    return RobustnessClaim(threat.norm, threat.judged.text, float(left.mean()), source)
-
-
-def _alone(attacked: AttackedImages, names: Sequence[str]) -> Bools | None:
-    """Still right after these stages together; None where none of them completed."""
-    masks = [attacked.alone[name] for name in names if name in attacked.alone]
-    return np.logical_and.reduce(masks) if masks else None
-
-
-def _floor(attacked: AttackedImages) -> Bools | None:
-    return _alone(attacked, [n for n, family in attacked.families.items() if family == "floor"])
-
-
-def _masks(attacked: AttackedImages, n: int) -> str:
-    """A digest of all that the attacks said of the first n images."""
-    parts = [attacked.right[:n].tobytes(), attacked.survivors[:n].tobytes()]
-    parts += [name.encode() + mask[:n].tobytes() for name, mask in sorted(attacked.alone.items())]
-    return digest(*parts, *attacked.by[:n])
-
-
-def _tried(attacked: AttackedImages, epsilon: str) -> bool:
-    """Whether any attack completed at a budget."""
-    return any(
-        stage.status == "complete" and any(level.epsilon == epsilon for level in stage.robust)
-        for stage in attacked.stages
-    )
-
-
-def _check_sandwich(attacked: AttackedImages, epsilon: str, robust: Bools) -> None:
-    broken = attacked.fooled[epsilon][: len(robust)] & robust
-    if broken.any():
-        row = int(np.flatnonzero(broken)[0])
-        raise EvaluationFailed(
-            f"image {row} is certified at {attacked.threat.norm} {epsilon} and was fooled there by "
-            f"{attacked.by[row] or 'an attack'}: one of the two is wrong; please report it"
-        )
-
-
-def _classes(attacked: AttackedImages) -> tuple[ClassRow, ...]:
-    labels, names = attacked.data.labels, attacked.data.classes
-    rows = []
-    for label in np.unique(labels):
-        own = labels == label
-        n = int(own.sum())
-        clean, robust = (
-            proportion(int(mask[own].sum()), n) for mask in (attacked.right, attacked.survivors)
-        )
-        rows.append(ClassRow(names[int(label)], clean, robust))
-    return tuple(rows)
-
-
-def _confusion(attacked: AttackedImages) -> tuple[tuple[int, ...], ...]:
-    k = max(len(attacked.data.classes), int(attacked.taken_for.max()) + 1)
-    table = np.zeros((k, k), np.int64)
-    np.add.at(table, (attacked.data.labels, attacked.taken_for), 1)
-    return tuple(tuple(row) for row in table.tolist())
-
-
 def _not_examined(indicator: Indicator) -> IndicatorResult:
     return IndicatorResult(
         indicator.name,
@@ -526,13 +437,3 @@ def _not_examined(indicator: Indicator) -> IndicatorResult:
         fires=indicator.fires,
         evidence=TIME_UP,
     )
-
-
-def _run_as_dict(run: IndicatorRun) -> dict[str, Any]:
-    return {"result": asdict(run.result), "fooled": list(run.fooled)}
-
-
-def _run_from(found: Mapping[str, Any]) -> IndicatorRun:
-    known = {f.name for f in fields(IndicatorResult)}
-    result = IndicatorResult(**{k: v for k, v in found["result"].items() if k in known})
-    return IndicatorRun(result, tuple(found["fooled"]))

@@ -1,6 +1,7 @@
 """What is evaluated: a checkpoint, or a module in memory."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,12 @@ import torch
 
 from robustkit import checkpoint as checkpoints
 from robustkit.checkpoint import Checkpoint
-from robustkit.files import digest, shipped
+from robustkit.checkpoint.adapter import freeze, replica
+from robustkit.checkpoint.checkpoint import ADAPTER
+from robustkit.evaluation.outputs import Outputs, on_noise
+from robustkit.evaluation.tree import Unreadable, tree_of, weights_of
+from robustkit.files import shipped
+from robustkit.keys import ModuleKey
 
 CHECKPOINT_KEYS = (
     *("path", "sha256", "weights", "model", "loss", "label_noise", "data_fraction", "seed"),
@@ -31,6 +37,9 @@ class EvaluatedModel:
     """a frozen module on pixels in [0, 1]"""
     shape: tuple[int, int, int] | None = None
     """C, H, W of the training images, where that is recorded"""
+    outputs: Callable[[tuple[int, int, int], torch.device], Outputs | None] | None = None
+    """of a module in memory, logits on noise of C × H × W, with which those of a record on file
+    must agree; None of these: no record answers. Of a checkpoint its file says all."""
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> EvaluatedModel:
@@ -48,20 +57,47 @@ def from_checkpoint(checkpoint: Checkpoint) -> EvaluatedModel:
 
 
 def from_module(module: torch.nn.Module, name: str | None) -> EvaluatedModel:
-    """A module in memory as what is evaluated; what is known of it is its weights and its name."""
-    weights = digest(
-        *(
-            part
-            for key, t in module.state_dict().items()
-            for part in (key, t.cpu().contiguous().numpy().tobytes())
-        )
-    )
+    """A module in memory as what is evaluated, known by its tree, its weights and its outputs.
+
+    One of which something cannot be read is evaluated anew each time. The module is copied.
+
+    Args:
+        module: takes float32 N × C × H × W in [0, 1] and returns logits N × K.
+        name: under which its record is kept.
+
+    Raises:
+        InputError: the module cannot be copied.
+    """
+
+    def load(device: torch.device) -> torch.nn.Module:
+        return checkpoints.wrap(module).to(device)
+
+    # of the copy that is evaluated: in eval mode, whatever the module's own mode is
+    weights, tree = _read(freeze(replica(module)))
+    kind = type(module).__qualname__
+    key = ModuleKey(module=kind, name=name, adapter=ADAPTER, weights=weights, tree=tree)
     header: dict[str, Any] = {
         **dict.fromkeys(CHECKPOINT_KEYS),
-        "path": name or f"<{type(module).__qualname__}>",
+        "path": name or f"<{kind}>",
         "weights": weights,
         "preprocessing": "in the module",
         "notes": [],
     }
-    identity = {"module": type(module).__qualname__, "name": name, "weights": weights}
-    return EvaluatedModel(identity, header, (), lambda device: checkpoints.wrap(module).to(device))
+    readable = weights and tree
+    return EvaluatedModel(
+        key.plain(),
+        header,
+        (),
+        load,
+        outputs=lambda shape, device: on_noise(load, shape, device) if readable else None,
+    )
+
+
+def _read(module: torch.nn.Module) -> tuple[str, str]:
+    """Digests of weights and tree; "" for what cannot be read."""
+    weights = tree = ""
+    with suppress(Unreadable):
+        weights = weights_of(module)
+    with suppress(Unreadable, RecursionError):
+        tree = tree_of(module)
+    return weights, tree

@@ -19,6 +19,7 @@ from robustkit.evaluation.adversarial import save_adversarial
 from robustkit.evaluation.blocks import Networks, attack_rows, planned_sizes
 from robustkit.evaluation.config import Config, record_header
 from robustkit.evaluation.model import EvaluatedModel
+from robustkit.evaluation.outputs import Outputs, agree
 from robustkit.evaluation.probe import probe
 from robustkit.protocol import Protocol
 from robustkit.record import Blocks, Evaluation, Store
@@ -60,15 +61,23 @@ def run(
     """
     config = Config(model, data, protocol, find_device(options.device), surrogate)
     header = record_header(config)
-    store = Store(out)
-    with store.claim(header["digest"], options.waiting) as blocks:
-        cached = store.find(header["digest"])
-        if cached and not options.fresh and not options.save_adversarial:
-            return cached
-        if options.fresh:
+    name, store = header["digest"], Store(out)
+    with store.claim(name, options.waiting) as blocks:
+        outputs = None if model.outputs is None else model.outputs(data.shape, config.device)
+
+        def is_of_model(earlier: Outputs | None) -> bool:
+            return model.outputs is None or agree(outputs, earlier)
+
+        if not options.fresh and not options.save_adversarial:
+            cached = store.find(name)
+            if cached and is_of_model(cached.outputs):
+                return cached
+        if options.fresh or not is_of_model(blocks.outputs()):
             blocks.drop()
+        if outputs is not None:
+            blocks.keep_outputs(outputs)
         _compute(config, header, blocks, options)
-        return store.find(header["digest"]) or _vanished(store.path(header["digest"]))
+        return store.find(name) or _vanished(store.path(name))
 
 
 def _vanished(path: Path) -> Evaluation:
