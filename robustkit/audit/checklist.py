@@ -5,12 +5,11 @@ neither necessary nor sufficient. An answer is "done" only where a stage that co
 indicator that was examined, shows it; whatever the audit cannot know is at most "in part".
 """
 
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
-from robustkit.audit.outcome import Audit, Family, IndicatorResult, Item, Level, Stage
+from robustkit.audit.completed import CompletedAudit, completed, target_of
+from robustkit.audit.outcome import Audit, Family, IndicatorResult, Item, Stage
 from robustkit.audit.wording import at_most, budget, counted, share
 from robustkit.protocol import KINDS
 
@@ -46,72 +45,31 @@ class Answer(NamedTuple):
     how: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What an audit did, in the terms of the checklist."""
-
-    audit: Audit
-    stages: tuple[Stage, ...]
-    """those that completed"""
-    attacks: tuple[Mapping[str, Any], ...]
-    """every attack of their protocols, as its table"""
-
-    def family(self, *families: Family) -> list[Stage]:
-        """Completed stages of these families."""
-        return [stage for stage in self.stages if stage.family in families]
-
-    def kinds(self, kinds: Sequence[str]) -> list[str]:
-        """Which of these kinds of attack completed."""
-        found = dict.fromkeys(str(a.get("kind")) for a in self.attacks)
-        return [kind for kind in found if kind in kinds]
-
-    def indicators(self, names: Sequence[str]) -> list[IndicatorResult]:
-        """Those of these indicators that were examined."""
-        results = (r for r in self.audit.indicators if r.name in names)
-        return [r for r in results if r.status != "not examined"]
-
-    def largest(self, key: str) -> int:
-        """The largest value of a whole number over all attacks: restarts, draws."""
-        values = [a[key] for a in self.attacks if type(a.get(key)) is int]
-        return max(values, default=0)
-
-
 def fill(audit: Audit) -> tuple[Item, ...]:
     """Every item of the checklist with its answer; `audit.checklist` itself is not looked at."""
-    stages = tuple(s for s in audit.stages if s.status == "complete")
-    attacks = tuple(a for s in stages for a in _attacks(audit.protocols.get(s.name, "")))
-    ran = Ran(audit, stages, attacks)
+    ran = completed(audit)
     return tuple(Item(part, text, *answer(ran)) for part, text, answer in ITEMS)
-
-
-def _attacks(toml: str) -> list[Mapping[str, Any]]:
-    """The attacks of a protocol's file; none where it cannot be read."""
-    try:
-        found = tomllib.loads(toml).get("attack", [])
-    except tomllib.TOMLDecodeError:
-        return []
-    return [a for a in found if isinstance(a, dict)] if isinstance(found, list) else []
 
 
 # ---- severe flaws
 
 
-def _threat_model(ran: Ran) -> Answer:
+def _threat_model(ran: CompletedAudit) -> Answer:
     knows = [
         "the weights" * bool(ran.family("white box")),
         "outputs alone" * bool(ran.family("black box")),
         "a similar network" * bool(ran.family("transfer")),
     ]
-    told = at_most([k for k in knows if k]) if any(knows) else "nothing"
+    summary = at_most([k for k in knows if k]) if any(knows) else "nothing"
     return Answer(
         "in part",
         f"The goal is any wrong class, the capability {budget(ran.audit.norm, ran.audit.epsilon)} "
-        f"on pixels in [0, 1], the knowledge {told}. Whether this models a real adversary is not "
-        "for an audit to say.",
+        f"on pixels in [0, 1], the knowledge {summary}. Whether this models a real adversary is "
+        "not for an audit to say.",
     )
 
 
-def _adaptive(ran: Ran) -> Answer:
+def _adaptive(ran: CompletedAudit) -> Answer:
     if tried := ran.family("adaptive"):
         return Answer(
             "in part",
@@ -121,7 +79,7 @@ def _adaptive(ran: Ran) -> Answer:
     return Answer("not done", "The attacks are general; none was written for this defence.")
 
 
-def _release(ran: Ran) -> Answer:
+def _release(ran: CompletedAudit) -> Answer:
     if ran.audit.checkpoint.get("sha256") and ran.audit.command:
         return Answer(
             "in part",
@@ -131,14 +89,14 @@ def _release(ran: Ran) -> Answer:
     return Answer("not done", "The audit cannot be repeated from a file and a command.")
 
 
-def _clean(ran: Ran) -> Answer:
+def _clean(ran: CompletedAudit) -> Answer:
     clean = ran.audit.clean
     return Answer("done", f"{share(clean.value)} of {counted(clean.n, 'image')}.")
 
 
-def _iterative(ran: Ran) -> Answer:
-    single = _alone(ran, SINGLE_STEP)
-    iterative = _alone(ran, ITERATIVE)
+def _iterative(ran: CompletedAudit) -> Answer:
+    single = ran.lowest_by(SINGLE_STEP)
+    iterative = ran.lowest_by(ITERATIVE)
     if single is None or iterative is None:
         return _examined(ran.indicators(ITERATIONS)) or Answer(
             "not done", "No single-step and iterative attack ran as stages of their own."
@@ -152,23 +110,10 @@ def _iterative(ran: Ran) -> Answer:
     )
 
 
-def _alone(ran: Ran, kinds: Sequence[str]) -> float | None:
-    """Lowest accuracy at the judged budget by completed stages of nothing but these kinds."""
-    found = [
-        level.accuracy.value
-        for stage in ran.stages
-        if (own := _attacks(ran.audit.protocols.get(stage.name, "")))
-        and all(a.get("kind") in kinds for a in own)
-        for level in stage.robust
-        if level.epsilon == ran.audit.epsilon
-    ]
-    return min(found, default=None)
-
-
-def _enough(names: Sequence[str], what: str) -> Callable[[Ran], Answer]:
+def _enough(names: Sequence[str], what: str) -> Callable[[CompletedAudit], Answer]:
     """Whether more of something was tried: iterations, random starts."""
 
-    def answer(ran: Ran) -> Answer:
+    def answer(ran: CompletedAudit) -> Answer:
         return _examined(ran.indicators(names)) or Answer(
             "not done", f"No indicator examined whether more {what} find more."
         )
@@ -194,8 +139,8 @@ def _adaptive_attacks(found: Sequence[IndicatorResult]) -> str:
     return at_most([r.adaptive_attack.rstrip(".") for r in found if r.adaptive_attack])
 
 
-def _strictly(ran: Ran) -> Answer:
-    levels = _by_budget(ran)
+def _strictly(ran: CompletedAudit) -> Answer:
+    levels = ran.levels
     if len(levels) < 2:
         return _examined(ran.indicators(LARGER)) or Answer(
             "not done", f"{counted(len(levels), 'budget')} attacked; it takes two."
@@ -211,38 +156,36 @@ def _strictly(ran: Ran) -> Answer:
     return Answer("done", f"Accuracy falls at each of {counted(len(levels), 'budget')}.")
 
 
-def _chance(ran: Ran) -> Answer:
+def _chance(ran: CompletedAudit) -> Answer:
     if (examined := _examined(ran.indicators(UNBOUNDED))) is not None:
         return examined
-    levels, classes = _by_budget(ran), len(ran.audit.confusion) or len(ran.audit.classes)
+    levels, classes = ran.levels, len(ran.audit.confusion) or len(ran.audit.classes)
     if not levels or not classes:
         return Answer("not done", "No budget was attacked, or the classes are not known.")
     lowest = levels[-1]
-    told = f"{share(lowest.accuracy.value)} at ε = {lowest.epsilon}, chance is {share(1 / classes)}"
+    summary = (
+        f"{share(lowest.accuracy.value)} at ε = {lowest.epsilon}, chance is {share(1 / classes)}"
+    )
     if lowest.accuracy.value <= 1 / classes:
-        return Answer("done", f"{told}.")
-    return Answer("not done", f"{told}; no larger budget was attacked.")
+        return Answer("done", f"{summary}.")
+    return Answer("not done", f"{summary}; no larger budget was attacked.")
 
 
-def _curve(ran: Ran) -> Answer:
-    levels = _by_budget(ran)
+def _curve(ran: CompletedAudit) -> Answer:
+    levels = ran.levels
     if not levels:
         return Answer("not done", "No budget was attacked.")
     last = levels[-1]
-    told = (
+    summary = (
         f"{counted(len(levels), 'budget')}, down to {share(last.accuracy.value)} at ε = "
         f"{last.epsilon}"
     )
     if len(levels) > 2 and last.accuracy.value == 0:
-        return Answer("done", f"{told}.")
-    return Answer("in part", f"{told}; a whole curve has several budgets and ends at 0.")
+        return Answer("done", f"{summary}.")
+    return Answer("in part", f"{summary}; a whole curve has several budgets and ends at 0.")
 
 
-def _by_budget(ran: Ran) -> list[Level]:
-    return sorted(ran.audit.robust, key=lambda level: level.value)
-
-
-def _strongest(ran: Ran) -> Answer:
+def _strongest(ran: CompletedAudit) -> Answer:
     others = ran.family("floor", "black box", "transfer")
     if not ran.family("white box") or not others:
         return Answer("not done", "It takes a white-box attack and one that knows less.")
@@ -255,15 +198,15 @@ def _strongest(ran: Ran) -> Answer:
             "left.",
         )
     found = sum(s.first for s in later)
-    told = (
+    summary = (
         f"Image by image: {_titles(later)} fooled {counted(found, 'image')} that the attacks "
         "before had not"
     )
     results = ran.indicators(LESS_KNOWING)
-    return Answer("done", f"{told}; {_results(results)}." if results else f"{told}.")
+    return Answer("done", f"{summary}; {_results(results)}." if results else f"{summary}.")
 
 
-def _described(ran: Ran) -> Answer:
+def _described(ran: CompletedAudit) -> Answer:
     missing = [s.title for s in ran.stages if s.name not in ran.audit.protocols]
     if not ran.stages:
         return Answer("not done", "No attack completed.")
@@ -275,7 +218,7 @@ def _described(ran: Ran) -> Answer:
 # ---- pitfalls
 
 
-def _diverse(ran: Ran) -> Answer:
+def _diverse(ran: CompletedAudit) -> Answer:
     kinds = dict.fromkeys(s.family for s in ran.family("white box", "black box", "transfer"))
     if not kinds:
         return Answer("not done", "No attack beyond random draws completed.")
@@ -285,7 +228,7 @@ def _diverse(ran: Ran) -> Answer:
     )
 
 
-def _gradient_free(ran: Ran) -> Answer:
+def _gradient_free(ran: CompletedAudit) -> Answer:
     scores, decisions = ran.kinds(SCORES_ONLY), ran.kinds(DECISIONS_ONLY)
     if scores and decisions:
         return Answer("done", f"Scores only: {at_most(scores)}; labels only: {at_most(decisions)}.")
@@ -296,14 +239,14 @@ def _gradient_free(ran: Ran) -> Answer:
     return Answer("not done", "No attack without gradients completed.")
 
 
-def _transfer(ran: Ran) -> Answer:
+def _transfer(ran: CompletedAudit) -> Answer:
     stages = ran.family("transfer")
     if not stages:
         return Answer("not done", _why_not(ran, "transfer"))
     return Answer("done", f"{_titles(stages)}. How alike the other network is, is not known.")
 
 
-def _randomised(ran: Ran) -> Answer:
+def _randomised(ran: CompletedAudit) -> Answer:
     found = ran.indicators(RANDOMNESS)
     if not found:
         return Answer("not done", "Whether the network draws random numbers was not examined.")
@@ -316,7 +259,7 @@ def _randomised(ran: Ran) -> Answer:
     return Answer("not done", f"{_results(found)}; no attack averaged over the randomness.")
 
 
-def _differentiable(ran: Ran) -> Answer:
+def _differentiable(ran: CompletedAudit) -> Answer:
     found = ran.indicators(GRADIENTS)
     if not found:
         return Answer("not done", "Whether gradients vanish was not examined.")
@@ -327,24 +270,26 @@ def _differentiable(ran: Ran) -> Answer:
     return Answer("not done", f"{_results(found)}; no component was replaced.")
 
 
-def _hyperparameters(ran: Ran) -> Answer:
+def _hyperparameters(ran: CompletedAudit) -> Answer:
     restarts = ran.largest("restarts")
     if not restarts:
         return Answer("not done", "No attack with random starts completed.")
-    told = f"{counted(restarts, 'random start')} at most"
+    summary = f"{counted(restarts, 'random start')} at most"
     if ran.indicators(STARTS) and restarts >= RESTARTS:
-        return Answer("done", f"{told}; whether more find more was examined.")
-    return Answer("in part", f"{told}; the checklist asks for {RESTARTS}, and then for twice that.")
+        return Answer("done", f"{summary}; whether more find more was examined.")
+    return Answer(
+        "in part", f"{summary}; the checklist asks for {RESTARTS}, and then for twice that."
+    )
 
 
-def _prior_work(ran: Ran) -> Answer:
+def _prior_work(ran: CompletedAudit) -> Answer:
     tested = [c for c in ran.audit.comparisons if c.difference is not None]
     if not tested:
         return Answer("not done", "The network was compared with no other.")
     return Answer("in part", f"Compared on the same images with {at_most([c.b for c in tested])}.")
 
 
-def _broader(ran: Ran) -> Answer:
+def _broader(ran: CompletedAudit) -> Answer:
     corruptions = ran.audit.corruptions
     if not corruptions.rows:
         return Answer("not done", corruptions.reason or "Common corruptions were not tried.")
@@ -358,54 +303,47 @@ def _broader(ran: Ran) -> Answer:
 # ---- special cases
 
 
-def _provable(ran: Ran) -> Answer:
+def _provable(ran: CompletedAudit) -> Answer:
     if ran.audit.certificate.levels:
         size = counted(ran.audit.certificate.n, "image")
         return Answer("done", f"Lower bounds by {ran.audit.certificate.method}, {size}.")
     return Answer("not done", ran.audit.certificate.reason or "No bound was computed.")
 
 
-def _noise(ran: Ran) -> Answer:
+def _noise(ran: CompletedAudit) -> Answer:
     draws = sum(a["draws"] for a in ran.attacks if a.get("kind") == "noise" and "draws" in a)
     if not draws:
         return Answer("not done", "No random noise was tried.")
-    told = f"{draws:,} draws an image, in {ran.audit.norm}"
+    summary = f"{draws:,} draws an image, in {ran.audit.norm}"
     if draws >= NOISE_DRAWS:
-        return Answer("done", f"{told}.")
-    return Answer("in part", f"{told}; the checklist asks for {NOISE_DRAWS:,}.")
+        return Answer("done", f"{summary}.")
+    return Answer("in part", f"{summary}; the checklist asks for {NOISE_DRAWS:,}.")
 
 
-def _targeted(ran: Ran) -> Answer:
+def _targeted(ran: CompletedAudit) -> Answer:
     protocols = [ran.audit.protocols.get(s.name, "") for s in ran.stages]
-    if ran.largest("targets") or any(_target(toml) != "none" for toml in protocols):
+    if ran.largest("targets") or any(target_of(toml) != "none" for toml in protocols):
         return Answer("done", "Both targeted and untargeted attacks completed.")
     if not ran.stages:
         return Answer("not done", "No attack completed.")
     return Answer("in part", "Untargeted attacks only.")
 
 
-def _target(toml: str) -> str:
-    try:
-        return str(tomllib.loads(toml).get("target", "none"))
-    except tomllib.TOMLDecodeError:
-        return "none"
-
-
-def _ablation(ran: Ran) -> Answer:
+def _ablation(ran: CompletedAudit) -> Answer:
     return Answer("not done", "An audit sees the finished network, not its parts.")
 
 
-def _new_attacks(ran: Ran) -> Answer:
+def _new_attacks(ran: CompletedAudit) -> Answer:
     if ran.attacks and all(a.get("kind") in KINDS for a in ran.attacks):
         return Answer("not applicable", "Every attack that ran is a published one.")
     return Answer("not done", "Attacks that are not among the published ones were not validated.")
 
 
-def _domain(ran: Ran) -> Answer:
+def _domain(ran: CompletedAudit) -> Answer:
     return Answer("not applicable", "The network classifies images.")
 
 
-def _per_example(ran: Ran) -> Answer:
+def _per_example(ran: CompletedAudit) -> Answer:
     if not ran.stages:
         return Answer("not done", "No attack completed.")
     n = ran.audit.survived.n if ran.audit.survived else ran.audit.clean.n
@@ -423,7 +361,7 @@ def _results(results: Sequence[IndicatorResult]) -> str:
     return at_most([f"{r.title} ({r.status})" for r in results])
 
 
-def _why_not(ran: Ran, family: Family) -> str:
+def _why_not(ran: CompletedAudit, family: Family) -> str:
     """Why no stage of a family completed."""
     tried = [s for s in ran.audit.stages if s.family == family]
     if not tried:
@@ -431,7 +369,7 @@ def _why_not(ran: Ran, family: Family) -> str:
     return f"{tried[0].title}: {tried[0].reason or tried[0].status}."
 
 
-ITEMS: tuple[tuple[str, str, Callable[[Ran], Answer]], ...] = (
+ITEMS: tuple[tuple[str, str, Callable[[CompletedAudit], Answer]], ...] = (
     (SEVERE, "State a precise threat model: goals, knowledge, capabilities.", _threat_model),
     (SEVERE, "Attack adaptively: know the defence, and attack it end to end.", _adaptive),
     (SEVERE, "Release the model and the code, so that others can try.", _release),

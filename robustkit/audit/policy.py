@@ -188,22 +188,23 @@ def judge_policy(policy: Policy, audit: Audit) -> tuple[RuleResult, ...]:
 def _judged(requirement: Requirement, audit: Audit) -> RuleResult:
     match requirement:
         case RobustRule():
-            passed, said = _robust(requirement, audit)
+            passed, message = _robust(requirement, audit)
         case CertifiedRule():
-            passed, said = _certified(requirement, audit)
+            passed, message = _certified(requirement, audit)
         case AccuracyRule("clean"):
             level = requirement.confidence or 0.95
-            said = "are right without attack"
-            passed, said = _bound(audit.clean, requirement.at_least, level, said)
+            passed, message = _bound(
+                audit.clean, requirement.at_least, level, "are right without attack"
+            )
         case AccuracyRule():
-            passed, said = _corruptions(requirement, audit)
+            passed, message = _corruptions(requirement, audit)
         case IndicatorRule():
-            passed, said = _indicators(requirement, audit)
+            passed, message = _indicators(requirement, audit)
         case NotWorseRule():
-            passed, said = _not_worse(requirement, audit)
+            passed, message = _not_worse(requirement, audit)
         case VerdictRule():
-            passed, said = _believed(requirement, audit)
-    return RuleResult(as_written(requirement), passed, sentence(said))
+            passed, message = _believed(requirement, audit)
+    return RuleResult(as_written(requirement), passed, sentence(message))
 
 
 def as_written(requirement: Requirement) -> str:
@@ -234,8 +235,8 @@ def _robust(rule: RobustRule, audit: Audit) -> Judged:
             f"{at_most([stage.title for stage in missing])}), so that the {share(found.value)} of "
             f"{counted(found.n, 'image')} that are still right are no finding"
         )
-    said = f"are still right at {budget(norm, size)}"
-    return _bound(level.accuracy, rule.at_least, rule.confidence, said)
+    what = f"are still right at {budget(norm, size)}"
+    return _bound(level.accuracy, rule.at_least, rule.confidence, what)
 
 
 def _missing(audit: Audit, size: str) -> list[Stage]:
@@ -252,8 +253,8 @@ def _certified(rule: CertifiedRule, audit: Audit) -> Judged:
     if found is None:
         why = audit.certificate.reason or "the audit has no bound at this budget"
         return False, f"nothing is certified at {budget(norm, size)}: {why}"
-    said = f"are proved right at {budget(norm, size)}"
-    return _bound(found, rule.at_least, rule.confidence, said)
+    what = f"are proved right at {budget(norm, size)}"
+    return _bound(found, rule.at_least, rule.confidence, what)
 
 
 def _at(size: str, known: Sequence[tuple[str, Estimate]]) -> Estimate | None:
@@ -271,13 +272,13 @@ def lower_bound(estimate: Estimate, confidence: float) -> float:
     return exact_lower(count, estimate.n, 2 * (1 - confidence))
 
 
-def _bound(estimate: Estimate, at_least: float, confidence: float, said: str) -> Judged:
+def _bound(estimate: Estimate, at_least: float, confidence: float, what: str) -> Judged:
     low = lower_bound(estimate, confidence)
     passed = low >= at_least
     bound, required = shares(low, at_least)
     way = "reaches" if passed else "is below"
     return passed, (
-        f"{share(estimate.value)} of {counted(estimate.n, 'image')} {said}; the one-sided "
+        f"{share(estimate.value)} of {counted(estimate.n, 'image')} {what}; the one-sided "
         f"{100 * confidence:.6g}\u00a0% lower bound, {bound}, {way} the {required} required"
     )
 
@@ -303,16 +304,16 @@ def _indicators(rule: IndicatorRule, audit: Audit) -> Judged:
         return False, "no indicator was examined, so nothing is known of them"
     names = [result.title for result in audit.unresolved]
     few, seen = len(names) <= rule.unresolved_indicators, len(unknown) <= rule.unexamined_indicators
-    said = (
+    message = (
         f"{len(names)} of {counted(examined, 'examined indicator')} stayed unresolved"
         f"{_these(names)}; allowed: {rule.unresolved_indicators}"
     )
     if unknown:
-        said += (
+        message += (
             f"; {counted(len(unknown), 'indicator')} not examined{_these(unknown)}; allowed: "
             f"{rule.unexamined_indicators}"
         )
-    return few and seen, said
+    return few and seen, message
 
 
 def _these(names: Sequence[str]) -> str:
@@ -389,8 +390,8 @@ def _outcome(case: ElementTree.Element, rule: RuleResult) -> None:
     if rule.passed:
         ElementTree.SubElement(case, "system-out").text = _whole(rule.sentence)
         return
-    told = _fit({"message": rule.sentence, "type": "policy"})
-    ElementTree.SubElement(case, "failure", told).text = _whole(rule.sentence)
+    failure = _fit({"message": rule.sentence, "type": "policy"})
+    ElementTree.SubElement(case, "failure", failure).text = _whole(rule.sentence)
 
 
 def _fit(attributes: Mapping[str, str]) -> dict[str, str]:

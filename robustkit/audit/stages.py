@@ -251,7 +251,7 @@ class _StageRunner:
         rows = open_[: spec.survivors].tolist() if spec.survivors else open_.tolist()
         stage = Stage(name, title, family, spec.required, "complete")
         if not rows:
-            attacked.stages.append(self._told(replace(stage, seconds=0.0), protocol))
+            attacked.stages.append(self._completed(replace(stage, seconds=0.0), protocol))
             attacked.families[name] = family
             return
         counted = _Counted(self.subject)
@@ -277,9 +277,9 @@ class _StageRunner:
                 digest=found.digest,
             )
             levels = _levels(found, protocol) if everything else ()
-            attacked.stages.append(self._told(stage, protocol, levels))
+            attacked.stages.append(self._completed(stage, protocol, levels))
 
-    def _told(self, stage: Stage, protocol: Protocol, levels: tuple[Level, ...] = ()) -> Stage:
+    def _completed(self, stage: Stage, protocol: Protocol, levels: tuple[Level, ...] = ()) -> Stage:
         """A completed stage with the accuracy after it."""
         attacked = self.attacked
         now = attacked.level(self.threat.judged)

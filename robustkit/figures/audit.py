@@ -37,8 +37,8 @@ def bounds(
     ticks(ax, {"0": 0.0} | dict(sorted(places.items(), key=lambda p: p[1])), log=False)
     _share_axis(ax, f"ε ({norm})")
     if certified:
-        said = {"0": "right under every attack: an upper bound", "2": "proved: a lower bound"}
-        _legend(ax, said)
+        labels = {"0": "right under every attack: an upper bound", "2": "proved: a lower bound"}
+        _legend(ax, labels)
     return ax
 
 
@@ -71,8 +71,8 @@ def _between(ax: Axes, upper: dict[float, Estimate], lower: dict[float, Estimate
 
 def _legend(ax: Axes, lines: Mapping[str, str]) -> None:
     """What each line is, and the zone: by the artists' own labels, since matplotlib sorts them."""
-    said = {**lines, "zone": "between them: not known"}
-    legend(ax, [said[label] for label in ax.get_legend_handles_labels()[1]])
+    labels = {**lines, "zone": "between them: not known"}
+    legend(ax, [labels[label] for label in ax.get_legend_handles_labels()[1]])
 
 
 def _share_axis(ax: Axes, label: str) -> None:
@@ -93,8 +93,8 @@ def stages(
     _row(ax, 0, clean, "")
     for place, stage in enumerate(stages, 1):
         done = stage.status == "complete"
-        said = f"{stage.first:,} first" if done else stage.status
-        _row(ax, place, stage.so_far if done else None, said)
+        note = f"{stage.first:,} first" if done else stage.status
+        _row(ax, place, stage.so_far if done else None, note)
     if claim is not None:
         ax.axvline(claim.accuracy, color=INK, linewidth=0.9, linestyle="--")
         side = "left" if claim.accuracy < 0.5 else "right"
@@ -110,8 +110,8 @@ def stages(
     return ax
 
 
-def _row(ax: Axes, place: int, estimate: Estimate | None, said: str) -> None:
-    ax.text(1.03, place, said, va="center", size="small", transform=ax.get_yaxis_transform())
+def _row(ax: Axes, place: int, estimate: Estimate | None, note: str) -> None:
+    ax.text(1.03, place, note, va="center", size="small", transform=ax.get_yaxis_transform())
     if estimate is None:
         return
     ends = [[estimate.value - estimate.low], [estimate.high - estimate.value]]

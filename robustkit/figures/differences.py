@@ -57,8 +57,8 @@ def forest(
     to = f" to {shortened(against, 24)[0]}" if len(against) == 1 else ""
     zone = "shaded: ±Δ" if any(c.delta for c in comparisons) else ""
     arrows = "arrows: beyond the axis" if beyond(comparisons) else ""
-    told = "; ".join(filter(None, (zone, arrows)))
-    ax.set_xlabel("\n".join(filter(None, (f"difference{to} (points)", told))))
+    key = "; ".join(filter(None, (zone, arrows)))
+    ax.set_xlabel("\n".join(filter(None, (f"difference{to} (points)", key))))
     ax.grid(axis="x", color=FAINT, alpha=0.3, linewidth=0.6)
     sns.despine(ax=ax, left=True)
     return ax

@@ -169,8 +169,10 @@ def _alone(stage: Stage, epsilon: str) -> Estimate | None:
     return next((lv.accuracy for lv in stage.robust if lv.epsilon == epsilon), None)
 
 
-def _figure(draw: Draw, height: float, prefix: str, caption: str, told: str) -> PageFigure:
-    return PageFigure(prefix, caption, Markup(svg(draw, (WIDTH, height), prefix, printable(told))))
+def _figure(draw: Draw, height: float, prefix: str, caption: str, spoken: str) -> PageFigure:
+    return PageFigure(
+        prefix, caption, Markup(svg(draw, (WIDTH, height), prefix, printable(spoken)))
+    )
 
 
 def _bounds(audit: Audit) -> PageFigure | None:
@@ -184,9 +186,11 @@ def _bounds(audit: Audit) -> PageFigure | None:
             f" on {audit.certificate.n:,} images; for the same images, true robust accuracy lies "
             "between them."
         )
-    told = [f"{percent(audit.clean.value)} without attack."]
-    told += [f"At ε = {lv.epsilon}, {_with_interval(lv.accuracy)} attacked." for lv in audit.robust]
-    told += [f"At ε = {b.epsilon}, {_with_interval(b.certified)} certified." for b in levels]
+    spoken = [f"{percent(audit.clean.value)} without attack."]
+    spoken += [
+        f"At ε = {lv.epsilon}, {_with_interval(lv.accuracy)} attacked." for lv in audit.robust
+    ]
+    spoken += [f"At ε = {b.epsilon}, {_with_interval(b.certified)} certified." for b in levels]
     draw = partial(
         figures.bounds,
         clean=audit.clean,
@@ -194,7 +198,7 @@ def _bounds(audit: Audit) -> PageFigure | None:
         certified=levels,
         norm=audit.norm,
     )
-    return _figure(draw, 2.6, "bounds", caption, " ".join(told))
+    return _figure(draw, 2.6, "bounds", caption, " ".join(spoken))
 
 
 def _plain(audit: Audit) -> str:
@@ -205,7 +209,7 @@ def _smoothed(audit: Audit) -> PageFigure | None:
     found = audit.smoothed
     if found is None or not found.levels:
         return None
-    told = [
+    spoken = [
         f"At radius {lv.radius:g}, {_with_interval(lv.certified)} certified and "
         f"{_with_interval(lv.attacked)} right under attack."
         for lv in found.levels
@@ -214,13 +218,15 @@ def _smoothed(audit: Audit) -> PageFigure | None:
         f"The smoothed classifier (σ = {found.sigma:g}): certified and attacked accuracy against "
         "the L2 radius, with 95\u00a0% intervals."
     )
-    return _figure(partial(figures.smoothed, found=found), 2.4, "smoothed", caption, " ".join(told))
+    return _figure(
+        partial(figures.smoothed, found=found), 2.4, "smoothed", caption, " ".join(spoken)
+    )
 
 
 def _stages(audit: Audit) -> PageFigure | None:
     if not audit.stages:
         return None
-    told = [
+    spoken = [
         f"{s.title}: {_with_interval(s.so_far)} left, {s.first:,} images first."
         if s.status == "complete" and s.so_far
         else f"{s.title}: {s.status}."
@@ -233,7 +239,7 @@ def _stages(audit: Audit) -> PageFigure | None:
     )
     draw = partial(figures.stages, clean=audit.clean, stages=audit.stages, claim=audit.claim)
     height = 0.24 * (len(audit.stages) + 1) + 0.65
-    return _figure(draw, height, "stages", caption, " ".join(told))
+    return _figure(draw, height, "stages", caption, " ".join(spoken))
 
 
 def _shares(audit: Audit) -> list[list[float]]:
@@ -253,13 +259,13 @@ def _confusion(
         f"{'; colours by the root of the share, so that small ones show' if many else ', in %'}. "
         "The diagonal is what is still right."
     )
-    told = [
+    spoken = [
         f"{c.label} is taken for {c.taken_for} in {c.images:,} images."
         for c in _confused(audit, shares, classes)
     ]
     draw = partial(figures.confusion, shares=shares, classes=classes[: len(shares)])
     height = min(4.3, 1.3 + 0.3 * len(shares))
-    return _figure(draw, height, "confusion", caption, "Most frequent: " + " ".join(told))
+    return _figure(draw, height, "confusion", caption, "Most frequent: " + " ".join(spoken))
 
 
 def _confused(

@@ -269,18 +269,18 @@ def _curve(findings: Sequence[Finding], norm: str, prefix: str) -> Markup:
         CheckpointCurve(name, f.clean, f.points) for name, f in zip(names, findings, strict=True)
     ]
     height = 2.8 + (0.17 * len(curves) if len(curves) > 1 else 0)
-    told = " ".join(f"{f.label}: {_told(f)}." for f in findings)
+    alternative = " ".join(f"{f.label}: {_curve_in_words(f)}." for f in findings)
     return Markup(
         svg(
             lambda ax: robustness_curve(ax, curves, norm),
             (4.5, height),
             prefix,
-            f"Accuracy against ε ({norm}) with 95 % intervals. {told}",
+            f"Accuracy against ε ({norm}) with 95 % intervals. {alternative}",
         )
     )
 
 
-def _told(finding: Finding) -> str:
+def _curve_in_words(finding: Finding) -> str:
     """A curve for those who cannot see it."""
     values = [("0", finding.clean), *((p.epsilon.text, p.accuracy) for p in finding.points)]
     return ", ".join(f"{percent(e.value)} at ε = {text}" for text, e in values)
@@ -312,10 +312,10 @@ def _file_says_it_all(protocol: Mapping[str, Any]) -> bool:
     try:
         table = tomllib.loads(protocol["file"]) | {"epsilon": budgets}
         name, norm = protocol["name"], protocol["norm"]
-        said = parse_protocol(table, name, name, norm=norm).resolved()
+        written = parse_protocol(table, name, name, norm=norm).resolved()
     except (InputError, tomllib.TOMLDecodeError):
         return False
-    return bool(said | given == resolved)
+    return bool(written | given == resolved)
 
 
 def _command(evaluation: Evaluation) -> str:

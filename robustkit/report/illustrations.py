@@ -71,22 +71,22 @@ class Illustrations:
 
 def illustrations(outcome: Outcome) -> Illustrations:
     """Every figure that the study asks for and has numbers for, each under a name of its own."""
-    names, order, asked = Names(), methods(outcome), outcome.figures
-    quantities = [quantity for quantity, kind in _KINDS.items() if kind in asked]
+    names, order, wanted = Names(), methods(outcome), outcome.figures
+    quantities = [quantity for quantity, kind in _KINDS.items() if kind in wanted]
     panels = tuple(_panel(panel, names, order) for panel in outcome.panels)
     return Illustrations(
-        tuple(_asked(figures, asked) for figures in panels),
+        tuple(_wanted_figures(figures, wanted) for figures in panels),
         tuple(f for q in quantities for f in _histories(outcome.histories, q, names, order)),
-        tuple(_costs(outcome.costs, names, order)) if "cost" in asked else (),
-        tuple(_matrix(m, names) for m in outcome.matrices) if "transfer" in asked else (),
-        tuple(_gallery(g, names) for g in outcome.galleries) if "examples" in asked else (),
+        tuple(_costs(outcome.costs, names, order)) if "cost" in wanted else (),
+        tuple(_matrix(m, names) for m in outcome.matrices) if "transfer" in wanted else (),
+        tuple(_gallery(g, names) for g in outcome.galleries) if "examples" in wanted else (),
     )
 
 
-def _asked(drawn: PanelFigures, asked: Collection[Figure]) -> PanelFigures:
+def _wanted_figures(drawn: PanelFigures, wanted: Collection[Figure]) -> PanelFigures:
     return PanelFigures(
-        drawn.curves if "curves" in asked else None,
-        drawn.differences if "differences" in asked else None,
+        drawn.curves if "curves" in wanted else None,
+        drawn.differences if "differences" in wanted else None,
     )
 
 
@@ -118,7 +118,7 @@ def _histories(
         yield Illustration(
             names.new(f"{quantity}-{level}"),
             f"{what}; means over seeds.",
-            f"{what}. " + " ".join(_told_at_end(h, quantity) for h in own),
+            f"{what}. " + " ".join(_history_in_words(h, quantity) for h in own),
             partial(figures.memorisation, histories=own, quantity=quantity, order=order),
             _plot_height,
         )
@@ -128,21 +128,21 @@ def _costs(costs: Sequence[Cost], names: Names, order: Sequence[str]) -> Iterato
     """A figure for each place at which a gain was measured."""
     for place in dict.fromkeys(cost.where for cost in costs):
         own = [cost for cost in costs if cost.where == place]
-        told = " ".join(
+        alternative = " ".join(
             f"{c.method}: {c.ratio.value:.2f} times the time, {signed(c.gain.value)} points."
             for c in own
         )
         yield Illustration(
             names.new(f"cost-{place}"),
             f"Gain over the baseline ({place}) against a step's training time, with intervals.",
-            f"Gain ({place}) against cost. {told}",
+            f"Gain ({place}) against cost. {alternative}",
             partial(figures.cost_against_gain, costs=own, order=order),
             _plot_height,
         )
 
 
 def _matrix(matrix: Matrix, names: Names) -> Illustration:
-    told = " ".join(
+    alternative = " ".join(
         f"Made on {source}, shown to {target}: {percent(value)}."
         for source, values in zip(matrix.sources, matrix.values, strict=True)
         for target, value in zip(matrix.targets, values, strict=True)
@@ -152,7 +152,7 @@ def _matrix(matrix: Matrix, names: Names) -> Illustration:
         names.new(f"transfer-{matrix.title}"),
         f"{matrix.title}: accuracy in % of each network (columns) under examples made on "
         "another (rows).",
-        f"{matrix.title}. {told}",
+        f"{matrix.title}. {alternative}",
         partial(figures.transfer_matrix, matrix=matrix),
         partial(_matrix_height, rows=len(matrix.sources), columns=len(matrix.targets)),
         "double" if len(matrix.targets) > MANY else "single",
@@ -161,7 +161,7 @@ def _matrix(matrix: Matrix, names: Names) -> Illustration:
 
 def _gallery(gallery: Gallery, names: Names) -> Illustration:
     classes, examples = gallery.classes, gallery.examples
-    told = ", ".join(
+    alternative = ", ".join(
         f"{figures.class_name(e.label, classes)} taken for "
         f"{figures.class_name(e.predicted, classes)} at {e.distance:.3g}"
         for e in examples
@@ -171,7 +171,7 @@ def _gallery(gallery: Gallery, names: Names) -> Illustration:
         names.new(f"examples-{gallery.name}"),
         f"{what}: clean image, perturbed image, and their difference around mid grey, enlarged as "
         "often as written below.",
-        f"{what}: {told}.",
+        f"{what}: {alternative}.",
         partial(figures.example_grid, examples=examples, classes=classes),
         partial(_grid_height, columns=len(examples)),
         "double",
@@ -182,7 +182,7 @@ def _curves(panel: Panel, name: str, order: Sequence[str]) -> Illustration:
     made = dict.fromkeys(v.estimate.method for line in panel.lines for v in line.values)
     bands = dict.fromkeys(band.method for band in figures.banded(panel))
     shaded = f" Shaded: what holds at all levels together ({'; '.join(bands)})." if bands else ""
-    told = " ".join(_told(line, panel) for line in panel.lines if line.values)
+    alternative = " ".join(_curve_in_words(line, panel) for line in panel.lines if line.values)
     budget = "ε" in panel.factor or "epsilon" in panel.factor
     draw = figures.robustness if budget else figures.accuracy_curves
     return Illustration(
@@ -190,14 +190,14 @@ def _curves(panel: Panel, name: str, order: Sequence[str]) -> Illustration:
         f"{panel.title}: {panel.measure} against {panel.factor}, with intervals "
         f"({'; '.join(made)}).{shaded} Lines stand side by side so that no interval hides "
         "another.",
-        f"{panel.measure} against {panel.factor}. {told}",
+        f"{panel.measure} against {panel.factor}. {alternative}",
         partial(draw, panel=panel, order=order),
         _plot_height,
     )
 
 
 def _forest(panel: Panel, name: str) -> Illustration:
-    told = [
+    alternative = [
         f"{c.a} against {c.b}{_at(c.level, panel.percent)}: {in_points(c)} points ({ends(c)}), "
         f"{c.verdict}."
         for c in panel.comparisons
@@ -210,7 +210,7 @@ def _forest(panel: Panel, name: str) -> Illustration:
         name,
         f"{panel.title}: differences in points with simultaneous intervals ({'; '.join(made)}) "
         f"and verdicts.{arrows if figures.beyond(panel.comparisons) else ''}",
-        f"Differences. {' '.join(told)}",
+        f"Differences. {' '.join(alternative)}",
         partial(
             figures.forest,
             comparisons=panel.comparisons,
@@ -225,7 +225,7 @@ def _at(level: str, share: bool) -> str:
     return f" at {level_text(level, share)}" if level else ""
 
 
-def _told(line: Line, panel: Panel) -> str:
+def _curve_in_words(line: Line, panel: Panel) -> str:
     """A curve for those who cannot see it."""
     values = ", ".join(
         f"{_value(v.estimate)} at {level_text(v.level, panel.percent)}" for v in line.values
@@ -237,7 +237,7 @@ def _value(estimate: Estimate) -> str:
     return f"{percent(estimate.value)} ({interval(estimate)})"
 
 
-def _told_at_end(history: History, quantity: Quantity) -> str:
+def _history_in_words(history: History, quantity: Quantity) -> str:
     values = getattr(history, quantity)
     step, value = [(s, v) for s, v in zip(history.steps, values, strict=True) if v is not None][-1]
     return f"{history.method}: {percent(value)} after {step:,} steps."

@@ -130,13 +130,13 @@ def _smoothed(audit: Audit) -> str:
         return ""
     rows = [("no attack", _share(found.clean), NOTHING)]
     rows += [(f"{lv.radius:g}", _share(lv.attacked), _share(lv.certified)) for lv in found.levels]
-    told = (
+    introduction = (
         f"Another classifier than the audited one: its most frequent class under Gaussian noise "
         f"(σ = {found.sigma:g}, {found.draws:,} draws, α = {found.alpha:g}). It abstained on "
         f"{found.abstained:,} of {found.clean.n:,} images, which count as wrong."
     )
     table = _table(("L2 radius", "right under attack", "certified"), rows)
-    return _section("The smoothed classifier", escaped(told), table)
+    return _section("The smoothed classifier", escaped(introduction), table)
 
 
 def _stages(audit: Audit) -> str:
@@ -151,12 +151,12 @@ def _stages(audit: Audit) -> str:
         for s in audit.stages
     ]
     head = ("stage", "kind", "outcome", "accuracy so far", "first to fool")
-    told = (
+    introduction = (
         f"At ε = {audit.epsilon}, in the order in which they ran. The verdict needs those with *."
     )
     table = _table(head, rows, words=3)
     return _section(
-        "Attacks", escaped(told) if table else "", table or "None: nothing was attacked."
+        "Attacks", escaped(introduction) if table else "", table or "None: nothing was attacked."
     )
 
 
@@ -201,20 +201,20 @@ def _corruptions(audit: Audit) -> str:
     rows = [(r.name, r.group, *map(_share, r.severities)) for r in found.rows]
     widest = max(len(row) for row in rows)
     even = [(*row, *[NOTHING] * (widest - len(row))) for row in rows]
-    told = f"Accuracy on {found.n:,} images by severity; mean {percent(found.mean)}."
+    introduction = f"Accuracy on {found.n:,} images by severity; mean {percent(found.mean)}."
     head = ("corruption", "group", *map(str, range(1, widest - 1)))
     return _section(
-        "Common corruptions", escaped(told), _table(head, even, words=2), _list(found.notes)
+        "Common corruptions", escaped(introduction), _table(head, even, words=2), _list(found.notes)
     )
 
 
 def _comparisons(audit: Audit) -> str:
     rows = [(c.b, c.verdict, in_points(c), ends(c)) for c in audit.comparisons]
     table = _table(("beside", "verdict", "points", "interval"), rows, words=2)
-    told = (
+    introduction = (
         "Difference of robust accuracy on the same images, the audited checkpoint less the other."
     )
-    return _section("Beside other checkpoints", told if table else "", table)
+    return _section("Beside other checkpoints", introduction if table else "", table)
 
 
 def _policy(audit: Audit) -> str:

@@ -149,10 +149,10 @@ def _remove(folder: Path, earlier: Mapping[str, str], name: str) -> bool:
 
 def _digest(outcome: Outcome) -> str | None:
     """The study's digest, from the section of the provenance that tells it."""
-    return _asked(outcome).get("digest")
+    return _request(outcome).get("digest")
 
 
-def _asked(outcome: Outcome) -> Mapping[str, str]:
+def _request(outcome: Outcome) -> Mapping[str, str]:
     """The section of the provenance that tells of the study itself."""
     found = (e for title, e in outcome.provenance.items() if title.lower() == "study")
     return next(found, {})
@@ -196,7 +196,7 @@ def _page(outcome: Outcome, drawn: Illustrations) -> str:
         galleries=[_page_figure(figure) for figure in drawn.galleries],
         failed=[cell for cell in cells if cell.status == "failed"][:FAILURES_SHOWN],
         cells=cells[:CELLS_SHOWN],
-        fixed=_asked(outcome).get("claims fixed", FIRST) == FIRST,
+        fixed=_request(outcome).get("claims fixed", FIRST) == FIRST,
         changes=_changes(outcome),
         states=Counter(cell.status for cell in cells),
         attacks={name: attacks(protocol) for name, protocol in outcome.protocols.items()},

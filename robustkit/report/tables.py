@@ -58,8 +58,8 @@ def escaped(text: str) -> str:
 
 def tables(outcome: Outcome) -> dict[str, str]:
     """Every table that the study asks for and has numbers for, by its file's name."""
-    asked = outcome.tables
-    return {f"{name}.tex": table for kind, name, table in _tables(outcome) if kind in asked}
+    wanted = outcome.tables
+    return {f"{name}.tex": table for kind, name, table in _tables(outcome) if kind in wanted}
 
 
 def _tables(outcome: Outcome) -> Iterator[tuple[Kind, str, str]]:

@@ -49,12 +49,16 @@ class Comparison:
         `where` begins it ("at 80 % label noise"), `after` says for what it holds ("after 4,000
         steps"). Numbers are in hundredths where `measure` is "points", else as they are.
         """
-        said = " ".join(part for part in (self._said(measure), after) if part)
+        statement = " ".join(part for part in (self._statement(measure), after) if part)
         # a sentence may begin with a method's name, which stays as it is
-        text = f"{capital(where)}, {said}" if where else said.replace("the data", "The data", 1)
+        text = (
+            f"{capital(where)}, {statement}"
+            if where
+            else statement.replace("the data", "The data", 1)
+        )
         return " ".join([f"{text} ({self._evidence(measure)}).", *self._undecided()])
 
-    def _said(self, measure: str) -> str:
+    def _statement(self, measure: str) -> str:
         match self.verdict:
             case "better" | "worse":
                 return f"{self.a} is {self._size(measure)} than {self.b}"

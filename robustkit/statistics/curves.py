@@ -55,9 +55,9 @@ def curve(correct: ArrayLike, x: ArrayLike, rng: Generator, *, level: float = 0.
     alpha = pointwise_alpha(covariance(squares), 1 - level, rng)
     _, S, N = data.shape
     means = data.sum(axis=(1, 2), dtype=np.int64) / (S * N)
-    told = f"simultaneous {percent(level)} band"
+    interval = f"simultaneous {percent(level)} band"
     points = tuple(
-        _estimate(float(mean), _response(squares, row), alpha, told)
+        _estimate(float(mean), _response(squares, row), alpha, interval)
         for mean, row in zip(means, np.eye(len(at)), strict=True)
     )
     weights = _trapezoid(at)
@@ -110,9 +110,9 @@ def _response(squares: MeanSquares, weights: Floats) -> MeanSquares:
     )
 
 
-def _estimate(value: float, squares: MeanSquares, alpha: float, told: str) -> Estimate:
+def _estimate(value: float, squares: MeanSquares, alpha: float, interval: str) -> Estimate:
     S, N = squares.seeds, squares.images - len(SMOOTHING)
     low, high = wilson(value, student(squares), alpha)
     kind = "two-way t" if S > 1 else "t over images, without training variance"
     units = f"{counted(S, 'seed')}, {counted(N, 'image')}"
-    return Estimate(value, low, high, N, f"{kind}, {told}; {units}")
+    return Estimate(value, low, high, N, f"{kind}, {interval}; {units}")

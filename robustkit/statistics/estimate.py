@@ -106,9 +106,9 @@ def outperforming(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate:
     """
     left, right = paired(a, b, least=1)
     n, wins, ties = len(left), int((left > right).sum()), int((left == right).sum())
-    told = f", {ties} {'tie' if ties == 1 else 'ties'} counted half" if ties else ""
+    ties_note = f", {ties} {'tie' if ties == 1 else 'ties'} counted half" if ties else ""
     low, high = exact_lower(wins, n, 1 - level), exact_upper(wins + ties, n, 1 - level)
-    method = f"Clopper-Pearson over {n} pairs{told}, {percent(level)}"
+    method = f"Clopper-Pearson over {n} pairs{ties_note}, {percent(level)}"
     return Estimate((wins + ties / 2) / n, low, high, n, method)
 
 

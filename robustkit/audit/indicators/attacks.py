@@ -44,12 +44,12 @@ def settled(loss: Tensor) -> Tensor:
 
 def _travel(context: AuditContext, threshold: float) -> Evidence:
     reach = max((_reach(a) for a in context.protocol.attacks), default=Fraction(0))
-    said = context.protocol.weaknesses or [
+    how_far = context.protocol.weaknesses or [
         f"the longest ascent travels {float(reach):.3g} times that"
     ]
     if reach == 0:
-        said = ["no attack of the evaluation takes more than one step"]
-    return Evidence(float(reach), f"what it takes to cross the ball: {said[0]}")
+        how_far = ["no attack of the evaluation takes more than one step"]
+    return Evidence(float(reach), f"what it takes to cross the ball: {how_far[0]}")
 
 
 def _reach(attack: Attack) -> Fraction:

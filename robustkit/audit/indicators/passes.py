@@ -33,9 +33,11 @@ def _dynamic(context: AuditContext, threshold: float) -> Evidence:
     watch = _Watch()
     with context.repeatable("dynamic"), watch:
         context.logits(context.images[:2])
-    said = f"{watch.calls} gradients are taken" if watch.calls else "no gradient is taken"
+    how_many = f"{watch.calls} gradients are taken" if watch.calls else "no gradient is taken"
     return Evidence(
-        float(watch.calls), f"{said} inside the model while it classifies", n=min(2, len(context))
+        float(watch.calls),
+        f"{how_many} inside the model while it classifies",
+        n=min(2, len(context)),
     )
 
 
