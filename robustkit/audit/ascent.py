@@ -50,6 +50,7 @@ def averaged_gradient(
     there = rows.to(x.device)
     labels, clean = context.labels[there], clean_logits(context)[there]
     margins, values = torch.zeros(len(x), device=x.device), torch.zeros(len(x), device=x.device)
+    # not by the mean of the losses: one NaN among the draws would spoil all of them
     gradient, here = torch.zeros_like(x), 0
     for draw in range(view.draws):
         noisy = view.sigma > 0 and draw > 0
@@ -134,6 +135,8 @@ def run_ascent(
     The first start is the image, the others are uniform in the ball; losses take turns. Steps
     fall from ε/4 to ε/100. The best iterate of each start is judged by `context.fooled_at`.
     """
+    # the image itself first, where a sound gradient leads out; a plateau around it is left only by
+    # a random start
     fooled = torch.zeros(len(rows), dtype=torch.bool)
     for restart in range(restarts):
         for part in context.batches((~fooled).nonzero()[:, 0], size):
@@ -159,11 +162,13 @@ def _best_iterates(
         margins, _, gradient = averaged_gradient(context, view, x, there[going], loss)
         better = margins > largest[going]
         best[going[better]], largest[going[better]] = x[better], margins[better]
+        # a random model that is wrong once may be right in most passes: it goes on climbing
         if not context.is_random:
             rest = margins <= 0
             going, x, gradient = going[rest], x[rest], gradient[rest]
         if not len(going):
             break
+        # first large enough to cross the ball in some eight steps, then small enough to settle
         size = (0.25 * (1 - step / steps) + 0.01) * epsilon[going]
         x = steepest_step(x, gradient, size, context.norm)
         x = project(x, images[going], epsilon[going], context.norm)

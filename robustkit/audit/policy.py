@@ -268,6 +268,7 @@ def _same(one: str, other: str) -> bool:
 
 def lower_bound(estimate: Estimate, confidence: float) -> float:
     """One-sided lower bound of a share (Clopper and Pearson 1934): covers at least `confidence`."""
+    # by twice the risk, since `exact_lower` is one end of an interval with two
     count = round(estimate.value * estimate.n)
     return exact_lower(count, estimate.n, 2 * (1 - confidence))
 

@@ -65,9 +65,10 @@ class StraightThrough(TorchFunctionMode):
         options = dict(kwargs or {})
         name = getattr(func, "__name__", "")
         if name == "_set_grad_enabled":
-            return None  # a model's own no_grad
+            # a model's own no_grad, which defences use to hide from attacks
+            return None
         with torch.enable_grad():
-            if name in CUTTING or func == _DATA:
+            if name in CUTTING or func == _DATA:  # `x.data` is no function, but cuts as `detach`
                 return _kept(args[0])
             surrogate = self._surrogate(func, name, args, options)
             if surrogate is None:
@@ -182,6 +183,7 @@ def blocked(model: torch.nn.Module, images: Tensor) -> list[torch.nn.Module]:
     zero for every image, or NaN or infinite anywhere.
     """
     seen = _inputs(model, images)
+    # `modules` names outer ones first; what lies inside one that is bypassed no longer matters
     found: list[torch.nn.Module] = []
     inside: set[int] = set()
     for module in model.modules():
@@ -220,6 +222,8 @@ def _passes_gradient(module: torch.nn.Module, given: Tensor) -> bool:
             output = module(x.clone())
             if not output.requires_grad:
                 return False
+            # not the plain sum: that of softmax's outputs is constant, and its gradient 0 although
+            # softmax passes one
             direction = torch.linspace(0.5, 1.5, output.numel(), device=x.device)
             (gradient,) = torch.autograd.grad(
                 output, x, direction.view_as(output).to(output), allow_unused=True

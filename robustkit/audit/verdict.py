@@ -40,6 +40,8 @@ def judge(
     completed, and of the indicators at least one was examined and none stayed unresolved. *Not
     established*: everything else.
     """
+    # by the upper end, not by the number itself: that is a sample's, and lies below the truth half
+    # of the time, so that half of all true claims would be called overstated
     if survived is not None and claim.accuracy > survived.high:
         return _overstated(claim, survived, stages)
     against = _against(claim, survived, stages, indicators, widest)
@@ -101,6 +103,7 @@ def _against(
     widest: float,
 ) -> list[str]:
     """All that speaks against believing a claim that is not overstated."""
+    # one reason is enough, and all are said: each names what would have to be done
     reasons = []
     if survived is None:
         reasons.append(f"No attack completed at {budget(claim.norm, claim.epsilon)}.")

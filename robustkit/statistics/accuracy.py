@@ -93,6 +93,8 @@ def wilson(p: float, spread: Student, alpha: float) -> tuple[float, float]:
     samples (Kish 1965; for Wilson's interval Dean and Pagano 2015). Mean ± t covers too little
     near 0 and 1: with 5 seeds on 200 images 92 % at an accuracy of 98 %.
     """
+    # Wilson's algebra with n and z replaced: n such that p (1 − p) / n is the variance seen, with
+    # the smoothed mean on both sides, and z by the t of few seeds
     critical = spread.critical(alpha)
     effective = spread.centre * (1 - spread.centre) / spread.variance
     shrink = 1 / (1 + critical**2 / effective)

@@ -71,6 +71,8 @@ def covariance(squares: MeanSquares) -> Floats:
     S, N = squares.seeds, squares.images
     if S == 1:
         return squares.image / N
+    # a difference of two estimates: on a few images it can have negative variances, which would
+    # make the band too short; the nearest matrix without them has these eigenvalues at 0
     values, vectors = np.linalg.eigh(squares.image - squares.residual)
     added = (vectors * np.maximum(values, 0)) @ vectors.T
     return np.asarray((squares.seed + added) / (S * N))
@@ -78,6 +80,9 @@ def covariance(squares: MeanSquares) -> Floats:
 
 def pointwise_alpha(covariance: Floats, alpha: float, rng: Generator) -> float:
     """Level at which L Gaussian means with this covariance all stay inside with 1 − alpha."""
+    # neighbouring budgets share their images and move together, which Bonferroni would ignore: the
+    # largest of correlated Gaussians (Hothorn, Bretz and Westfall 2008). What comes out is a level,
+    # not a quantile, so that every point may take its own t with it
     spread = np.sqrt(np.diag(covariance))
     spread[spread == 0] = 1.0
     correlation = covariance / np.outer(spread, spread)
@@ -87,6 +92,7 @@ def pointwise_alpha(covariance: Floats, alpha: float, rng: Generator) -> float:
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     largest = np.abs(rng.standard_normal((DRAWS, len(root))) @ root).max(axis=1)
     found = 2 * float(ndtr(-np.quantile(largest, 1 - alpha)))
+    # between Bonferroni's level and the pointwise one, whatever the draws
     return min(max(found, alpha / len(root)), alpha)
 
 

@@ -61,6 +61,7 @@ def _judged(
     contrast = member.contrast
     if contrast is None:
         return _untested(member, delta, alpha, correction)
+    # the same k in all three: an interval at alpha / k excludes 0 exactly where k p < alpha
     low, high = contrast.interval(alpha / k)
     kind = "simultaneous " if correction else ""
     method = f"{contrast.test}, {kind}{percent(1 - alpha)} interval"
@@ -102,6 +103,7 @@ def _untested(member: Member, delta: float | None, alpha: float, correction: str
 
 
 def _verdict(low: float, high: float, delta: float | None) -> Verdict:
+    # first, since a difference may be real and too small to count: then both would hold
     if delta is not None and -delta < low and high < delta:
         return "equivalent"
     if low > 0:
@@ -112,6 +114,8 @@ def _verdict(low: float, high: float, delta: float | None) -> Verdict:
 def _holm(p: Sequence[float]) -> list[float]:
     # statsmodels does the same and collects garbage for 60 ms
     order = np.argsort(p)
+    # step down: the k-th smallest p is multiplied by the tests still open, and it stays as large
+    # as the one before it, since no test is rejected after one that was not (Holm 1979)
     steps = np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1))
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(steps, 1.0)

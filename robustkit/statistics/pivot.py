@@ -91,6 +91,7 @@ class Student:
             return 1.0
         if not self.variance:
             return 0.0
+        # a mean of t quantiles with different degrees of freedom has no inverse in closed form
         t = (self.centre - theta) / sqrt(self.variance)
         return smallest_alpha(lambda alpha: t - self.critical(alpha))
 
@@ -111,6 +112,9 @@ class Score:
 
     def z(self, theta: float) -> float:
         """Score statistic of "the difference is theta", positive where more was seen."""
+        # the variance is that under theta: it takes the share q of losses most likely there, the
+        # root of 2n q² + B q − losses θ (1 − θ) = 0, B being `linear` (Tango 1998). Wald's interval
+        # takes q as seen, and where no pair was lost its variance is too small
         wins, losses, n = self.wins, self.losses, self.n
         linear = (2 * n - wins + losses) * theta - wins - losses
         root = sqrt(max(linear**2 + 8 * n * losses * theta * (1 - theta), 0.0))
@@ -121,6 +125,7 @@ class Score:
 
     def lower(self, alpha: float) -> float:  # noqa: D102
         critical = float(-ndtri(alpha / 2))
+        # at −1 itself the variance is 0
         start, stop = -1 + 1e-12, (self.wins - self.losses) / self.n
         if critical <= 0:
             return stop
@@ -155,11 +160,13 @@ class Exact:
         lean = 2 * exact_lower(self.wins, differ, alpha) - 1
         if abs(lean) < 1e-12:  # rounding must not tell a sign that p does not
             return 0.0
+        # the smaller product: few pairs that differ where a leads, many where it trails
         end = exact_lower if lean > 0 else exact_upper
         return lean * end(differ, self.n, alpha)
 
     def p_above(self, theta: float) -> float:  # noqa: D102
         if theta == 0:
+            # given how many pairs differ, wins are fair coins: the exact test in closed form
             differ = self.wins + self.losses
             return min(1.0, 2 * float(bdtrc(self.wins - 1, differ, 0.5))) if self.wins else 1.0
         return smallest_alpha(lambda alpha: self.lower(alpha) - theta)
@@ -174,5 +181,6 @@ def smallest_alpha(excess: Callable[[float], float]) -> float:
         return 1.0
     if excess(exp(_LOG_SMALLEST_P)) > 0:
         return 0.0
+    # on the logarithm: p values span a hundred orders of magnitude, and all must be right
     root = brentq(lambda log: excess(exp(log)), _LOG_SMALLEST_P, 0.0, xtol=1e-14, rtol=1e-14)
     return exp(root)

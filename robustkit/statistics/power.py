@@ -143,6 +143,7 @@ def powers(
     By the noncentral t with Satterthwaite's degrees of freedom, beyond `Student.critical`; a
     difference shown with the wrong sign does not count.
     """
+    # the same two terms, and the same critical value, as the test that will be made
     over_seeds = components.seed / S + components.residual / (S * N)
     over_images = components.image / N
     variance = over_seeds + over_images
@@ -153,6 +154,8 @@ def powers(
     df = variance**2 / (over_seeds**2 / (S - 1) + over_images**2 / (N - 1))
     away = np.minimum(delta / np.sqrt(variance), 35.0)  # beyond, the power is 1
     missed = nctdtr(df, away, critical)
+    # equivalence at 0 is missed at +delta or at −delta, each as likely as a difference of delta
+    # is missed; where both could be at once the sum is too large and the power too small
     return 1 - missed, np.maximum(1 - 2 * missed, 0.0)
 
 
@@ -171,6 +174,8 @@ def _images(
 
 def _raise(df: int, confidence: float) -> float:
     """Upper one-sided bound of a variance over its estimate."""
+    # a pilot of few seeds more often shows too little spread than too much: about half of all
+    # plans on the estimate itself would fall short
     return df / float(chdtri(df, confidence))
 
 

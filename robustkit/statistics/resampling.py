@@ -34,6 +34,7 @@ class SecondaryTest:
 def secondary_tests(differences: NDArray[np.int64], rng: Generator) -> tuple[SecondaryTest, ...]:
     """What resampling says of paired differences [S], in whole images, one a seed."""
     S = len(differences)
+    # of 2^S signs two, all + and all −, are as extreme as can be
     smallest = 2.0 ** (1 - S)
     tests = [
         SecondaryTest("sign-flip permutation", sign_flip(differences), smallest),
@@ -48,7 +49,8 @@ def secondary_tests(differences: NDArray[np.int64], rng: Generator) -> tuple[Sec
 def sign_flip(differences: NDArray[np.int64]) -> float:
     """Exact two-sided p of the sum when every sign is as likely as its opposite.
 
-    All 2^S sums are counted, by adding one seed after the other to their distribution.
+    All 2^S sums are counted, by adding one seed after the other to their distribution (Pagano and
+    Tritchler 1983).
     """
     observed = abs(int(differences.sum()))
     sums = _distribution(np.abs(differences).tolist())
@@ -68,13 +70,16 @@ def wilcoxon(differences: NDArray[np.int64]) -> float:
 def bootstrap(differences: NDArray[np.int64], rng: Generator) -> float:
     """Two-sided p of the mean by the studentised bootstrap over seeds, images held fixed.
 
-    p counts the observed statistic among the resampled ones, so that it is never 0.
+    p counts the observed statistic among the resampled ones, so that it is never 0 (Davison and
+    Hinkley 1997, chapter 4).
     """
     # sorted, so that the order of the seeds changes nothing
     x = np.sort(differences).astype(np.float64)
     S = len(x)
     if not x.std():
         return 1.0 if not x.any() else 1 / (RESAMPLES + 1)
+    # each resample is divided by its own spread: with few seeds that varies as much as the mean,
+    # and a bootstrap of the mean alone rejects too often (Efron and Tibshirani 1993, section 12.5)
     drawn = x[rng.integers(S, size=(RESAMPLES, S))]
     spread = drawn.std(axis=1)
     shift = np.abs(drawn.mean(axis=1) - x.mean())

@@ -127,6 +127,7 @@ class _IndicatorRunner:
             if indicator.doubts == "white" and context.white is not None
             else context.plain
         )
+        # only what the doubted attacks left counts: the question is whether they missed something
         fooled = self._caught(evidence) & doubted
         suspects = doubted if evidence.flagged is None else doubted & evidence.flagged
         broke = []
@@ -139,6 +140,7 @@ class _IndicatorRunner:
                 broke.append(f"{adaptive.TITLES[kind]} broke off: {first_line(error)}")
         before = float(doubted.double().mean())
         after = float((doubted & ~fooled).double().mean())
+        # no attack at all: accuracy on the unseen images stands in for "after"
         if "unseen" in indicator.adaptive_attacks:
             unseen = ~overlapping(context)
             after = float(doubted[unseen].double().mean()) if unseen.any() else 0.0
