@@ -14,6 +14,7 @@ from robustkit.attack import Block, Outcomes, attack_block, in_budget
 from robustkit.attack.draws import generator, in_ball, on_sphere
 from robustkit.attack.gradient import ASCENT
 from robustkit.attack.library import foolbox, foolbox_model, seeded
+from robustkit.attack.search import Search
 from robustkit.errors import DataError, EvaluationFailed
 from robustkit.geometry import distance, project, steepest_step
 
@@ -274,6 +275,111 @@ def test_an_attack_that_lies_is_not_believed(monkeypatch):
     outcomes = attack_block(model, right(model, x), make("l2", {"kind": "ddn"}), 5)
     assert torch.isinf(outcomes.distance).all()
     assert torch.equal(outcomes.perturbed, x)
+
+
+def test_what_leaves_the_box_counts_where_the_box_ends(monkeypatch):
+    from robustkit.attack import engine
+
+    class Careless:
+        def run(self, model, x, criterion):
+            return x - 100
+
+    monkeypatch.setattr(engine, "minimal_norm", lambda attack, norm: Careless())
+    model = Linear()
+    model.w = torch.ones(100).double()
+    x = images(5) + 0.25
+    outcomes = attack_block(model, right(model, x), make("l2", {"kind": "ddn"}), 5)
+    assert torch.equal(outcomes.perturbed, torch.zeros_like(x))
+    assert torch.allclose(outcomes.distance, x.double().flatten(1).norm(dim=1))
+
+
+class Claimant(Search):
+    """Claims at once that a shift of every pixel succeeds: one shift for each restart."""
+
+    norm = "linf"
+    steps = 0
+    random_start = False
+
+    def __init__(self, *shifts: float) -> None:
+        self.shifts = torch.tensor(shifts)
+        self.restarts = len(shifts)
+
+    def start(self, state, sources):
+        state.x = state.images + self.shifts[state.chain].view(-1, 1, 1, 1)
+
+    def value(self, logits, state, targeted):
+        return logits[:, 0]
+
+    def claims(self, state, fooled):
+        return torch.ones_like(fooled), state.x
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "shifts", "found"),
+    [
+        ("1/10", (-0.08,), 0.08),
+        ("1/100", (-0.08,), math.inf),  # fools, but outside its ball
+        ("2", (-0.8,), math.inf),  # fools inside its ball, but outside the box
+        ("1/10", (-0.02,), math.inf),  # does not fool
+        ("1/10", (-0.2, -0.9, 0.02, -0.09), 0.09),  # three bad claims, then one that holds
+    ],
+)
+def test_a_search_that_lies_is_not_believed(monkeypatch, epsilon, shifts, found):
+    from robustkit.attack import engine
+
+    monkeypatch.setattr(engine, "search", lambda attack, norm: Claimant(*shifts))
+    model, x = Linear(), torch.full((3, 1, 10, 10), 0.55)
+    model.w = torch.ones(100).double()  # the boundary lies 0.05 below
+    outcomes = attack_block(model, right(model, x), make("linf", FGSM, epsilon=[epsilon]), 2)
+    assert outcomes.distance.tolist() == pytest.approx([found] * 3, abs=1e-7)
+    assert outcomes.fooled_by == [None if found == math.inf else "fgsm"] * 3
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        {"kind": "noise", "draws": 3},
+        {"kind": "noise", "draws": 3, "distribution": "gaussian"},
+        {"kind": "pgd", "steps": 2, "relative_step": "1/10", "restarts": 3},
+        {"kind": "apgd", "steps": 2, "restarts": 3},
+        {"kind": "fab", "steps": 2, "restarts": 3},
+        {"kind": "square", "queries": 2, "restarts": 3},
+    ],
+    ids=lambda a: "-".join(map(str, a.values())),
+)
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_restart_of_every_image_at_every_budget_starts_elsewhere(monkeypatch, attack, norm):
+    from robustkit.attack import engine
+
+    changes = {}
+
+    def observed(attack, norm, of=engine.search):
+        own = of(attack, norm)
+        begin = own.start
+
+        def start(state, sources):
+            begin(state, sources)
+            # in units of the budget, so that the same draw is the same at every budget
+            change = (state.x - state.images) / state.epsilon.view(-1, 1, 1, 1)
+            rows = zip(state.images[:, 0, 0, 0], state.epsilon, state.chain, change, strict=True)
+            changes.update({tuple(map(float, row[:3])): row[3] for row in rows})
+
+        own.start = start
+        return own
+
+    monkeypatch.setattr(engine, "search", observed)
+    # budgets out of reach, so that every restart is needed
+    model, x = Linear(), images(3)
+    x = x[model.closest(x, norm) > 1e-3]
+    levels = ["1/100000", "1/50000"]
+    attack_block(model, right(model, x), make(norm, attack, epsilon=levels), 4)
+    assert len(changes) == 2 * 3 * len(x)
+    first = attack["kind"] == "fab"  # whose first start is the image itself
+    moved = [change for (_, _, chain), change in changes.items() if chain or not first]
+    assert all(bool(change.abs().max() > 0) for change in moved)
+    # in L1 two may fall on the same pixel by chance
+    distinct = {tuple(change.flatten().mul(50).round().tolist()) for change in moved}
+    assert len(distinct) > (0.7 if norm == "l1" else 0.99) * len(moved)
 
 
 def test_an_attack_that_returns_nan_fails_loudly(monkeypatch):

@@ -56,6 +56,8 @@ NOT_BEHAVIOUR = {"test_house.py"}
 """tests of the text itself, which a mutant may fail for its looks"""
 PATIENCE, FACTOR, START = 10.0, 10.0, 180.0
 """seconds and multiple of its usual time that a test has; seconds until the first one begins"""
+IMPORT = "(import)"
+"""what a mutant died of that let no test begin"""
 CHECKOUT = Path(__file__).parents[2]
 EQUIVALENTS = Path(__file__).with_name("mutation-equivalents.toml")
 
@@ -313,15 +315,9 @@ class Slot:
 
     root: Path
 
-    def make(self):
-        names = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, check=True
-        ).stdout.decode()
-        for name in filter(None, names.split("\0")):
-            source, target = CHECKOUT / name, self.root / name
-            if source.is_file():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, target)
+    def make(self, original):
+        shutil.rmtree(self.root, ignore_errors=True)
+        shutil.copytree(original, self.root)
         # compiled once and not compared with its source; a mutant has none
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         compileall.compile_dir(self.root / "robustkit", quiet=2, invalidation_mode=mode)
@@ -350,7 +346,7 @@ class Trial:
         self.log = Path(f"{slot.root}.log")
         self.began = time.monotonic()
         self.deadline = self.began + START
-        self.test, self.unread = "(import)", b""
+        self.test, self.unread = IMPORT, b""
         self.child, self.pipe = fork(slot.root, self.log, self._work)
 
     def _work(self, pipe):
@@ -418,6 +414,20 @@ def _finish(watch, trial, free, tell, late):
 # --- the whole ------------------------------------------------------------------------------------
 
 
+def copy_checkout(to):
+    """The files that git knows, so that nothing hangs on what is edited while this runs."""
+    shutil.rmtree(to, ignore_errors=True)
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, check=True
+    ).stdout.decode()
+    for name in filter(None, names.split("\0")):
+        source, target = CHECKOUT / name, to / name
+        if source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+    return to
+
+
 def digest(root, *folders):
     whole = hashlib.sha256()
     for folder in folders:
@@ -432,7 +442,7 @@ def map_of(slots, out, tests, state):
     file = out / f"coverage-{state}.json"
     if not file.exists():
         print(f"running {len(tests)} test files under coverage", flush=True)
-        tests = sorted(tests, key=lambda t: -(CHECKOUT / t).stat().st_size)
+        tests = sorted(tests, key=lambda t: -(slots[0].root / t).stat().st_size)
         parts, children = [], []
         for i, slot in enumerate(slots):
             part = out / f"coverage-part-{i}.json"
@@ -456,10 +466,9 @@ def on_file(path, robustkit, tests):
     done = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         one = json.loads(line)
-        same = one["robustkit"] == robustkit and (
+        if one["robustkit"] == robustkit and (
             one["state"] == tests or one["verdict"] != "survived"
-        )
-        if same:
+        ):
             done[one["key"]] = one
     return done
 
@@ -469,15 +478,16 @@ def report(drawn, done, sizes):
     rows = tomllib.loads(EQUIVALENTS.read_text()).get("mutant", []) if EQUIVALENTS.exists() else []
     equal = {(r["file"], r["was"], r["now"]) for r in rows}
     rest = []
-    print(f"\n{'module':45} mutants  equivalent  killed  share  at least (95 %)")
+    print(f"\n{'module':45} mutants equivalent killed (on import)  share  at least (95 %)")
     for group, mutants in drawn.items():
         tried = [m for m in mutants if m.key in done]
         counts = defaultdict(Counter)
         for m in tried:
             dead = done[m.key]["verdict"] != "survived"
+            born = dead and done[m.key]["by"] == IMPORT
             argued = not dead and (m.file, m.was, m.now) in equal
             for name in (m.file, f"all of {group}, of {sizes[group]}"):
-                counts[name].update(n=1, killed=dead, equal=argued)
+                counts[name].update(n=1, killed=dead, equal=argued, born=born)
             if not dead and not argued:
                 rest.append(m)
         for name, c in sorted(counts.items()):
@@ -485,7 +495,8 @@ def report(drawn, done, sizes):
             low = proportion_confint(c["killed"], n, method="wilson")[0] if n else 0
             share = c["killed"] / n if n else 0
             print(
-                f"{name:45} {c['n']:7} {c['equal']:11} {c['killed']:7} {share:6.1%} {low:10.1%}",
+                f"{name:45} {c['n']:7} {c['equal']:10} {c['killed']:6} {c['born']:11} "
+                f"{share:6.1%} {low:10.1%}",
                 flush=True,
             )
         seconds = sum(done[m.key]["seconds"] for m in tried)
@@ -507,28 +518,28 @@ def main():
     options = parser.parse_args()
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
+    root = copy_checkout(out / "checkout")
     tests = options.tests or [
         f"tests/{f.name}"
-        for f in sorted((CHECKOUT / "tests").glob("test_*.py"))
+        for f in sorted((root / "tests").glob("test_*.py"))
         if f.name not in NOT_BEHAVIOUR
     ]
     drawn, sizes = {}, {}
     for group in options.groups:
-        drawn[group], sizes[group] = sample(group, CHECKOUT, options.count, options.seed)
-    code = digest(CHECKOUT, "robustkit")
-    state = hashlib.sha256(f"{code} {digest(CHECKOUT, 'tests')} {tests}".encode()).hexdigest()[:16]
+        drawn[group], sizes[group] = sample(group, root, options.count, options.seed)
+    code = digest(root, "robustkit")
+    state = hashlib.sha256(f"{code} {digest(root, 'tests')} {tests}".encode()).hexdigest()[:16]
     results = out / "results.jsonl"
     done = on_file(results, code, state)
     if not options.only_report:
-        run(options, out, drawn, done, results, tests, code, state)
+        run(options.jobs, root, out, drawn, done, results, tests, code, state)
     report(drawn, done, sizes)
 
 
-def run(options, out, drawn, done, results, tests, code, state):
-    slots = [Slot(out / f"copy-{i}") for i in range(options.jobs)]
+def run(jobs, root, out, drawn, done, results, tests, code, state):
+    slots = [Slot(out / f"copy-{i}") for i in range(jobs)]
     for slot in slots:
-        shutil.rmtree(slot.root, ignore_errors=True)
-        slot.make()
+        slot.make(root)
     os.environ["OMP_NUM_THREADS"] = "1"
     found = map_of(slots, out, tests, state)
     for name in found.modules:
@@ -558,7 +569,7 @@ def run(options, out, drawn, done, results, tests, code, state):
         )
 
     for mutant in left:
-        names = found.tests_for(mutant, (CHECKOUT / mutant.file).read_text())
+        names = found.tests_for(mutant, (root / mutant.file).read_text())
         if names:
             todo.append((mutant, names))
         else:
@@ -568,15 +579,20 @@ def run(options, out, drawn, done, results, tests, code, state):
 
 
 def control(todo, slots, seconds):
-    """The tests of some mutants without their mutation must pass, or no verdict means anything."""
-    every = sorted({name for _, names in todo[:: max(len(todo) // 10, 1)] for name in names})
+    """Without a mutation tests must pass, or no verdict means anything.
+
+    The fastest of each file and the 200 fastest of all, in every slot: so the tests are compiled
+    there, too.
+    """
+    every = sorted({name for _, names in todo for name in names}, key=lambda n: (seconds[n], n))
+    first = {name.split("::")[0]: name for name in reversed(every)}
+    every = sorted({*first.values(), *every[:200]}, key=lambda n: (seconds[n], n))
     whole = Mutant("", "", "", "", "", [])
 
     def tell(_, verdict):
         if verdict["verdict"] != "survived":
             sys.exit(f"without a mutant fails {verdict['by']}: {verdict['why']}")
 
-    # once in every slot, which also compiles the tests there
     if every:
         try_all([(whole, every)] * len(slots), slots, seconds, tell)
 
