@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from robustkit.analysis.compare import compare
     from robustkit.checkpoint import read_checkpoint
-    from robustkit.data import from_arrays
-    from robustkit.data import load as load_data
+    from robustkit.data import from_arrays, load_dataset
     from robustkit.evaluation import RunOptions, evaluate
     from robustkit.record import Evaluation, frame
     from robustkit.record import read as read_record
@@ -25,7 +24,7 @@ __all__ = [
     "evaluate",
     "frame",
     "from_arrays",
-    "load_data",
+    "load_dataset",
     "read_checkpoint",
     "read_record",
 ]
@@ -37,7 +36,7 @@ _HOMES = {
     "evaluate": ("evaluation", "evaluate"),
     "frame": ("record", "frame"),
     "from_arrays": ("data", "from_arrays"),
-    "load_data": ("data", "load"),
+    "load_dataset": ("data", "load_dataset"),
     "read_checkpoint": ("checkpoint", "read_checkpoint"),
     "read_record": ("record", "read"),
 }

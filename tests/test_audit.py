@@ -11,7 +11,6 @@ import pytest
 import torch
 from helpers.defences import Before, Detached, Noisy, Rounded
 
-from robustkit import data as datasets
 from robustkit import evaluation
 from robustkit import protocol as protocols
 from robustkit.audit import plan as plans
@@ -21,6 +20,7 @@ from robustkit.audit.stages import AttackedImages, StageSettings, ThreatModel, r
 from robustkit.audit.verdict import parse_claim
 from robustkit.checkpoint import read_checkpoint
 from robustkit.cli import app
+from robustkit.data import load_dataset
 from robustkit.errors import InputError, UnknownName
 from robustkit.protocol import parse_epsilon
 from robustkit.report.audit import audit_schema, write
@@ -70,7 +70,7 @@ def plan(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images():
-    return datasets.load("mnist5k", limit=24)
+    return load_dataset("mnist5k", limit=24)
 
 
 def question(plan, images, *, subject=None, judged="0.1", norm="linf", **changes):

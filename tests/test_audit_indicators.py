@@ -28,7 +28,6 @@ from helpers.defences import (
 from torch import nn
 
 import robustkit
-from robustkit import data
 from robustkit import protocol as protocols
 from robustkit.attack.library import seeded
 from robustkit.audit import adaptive, thresholds
@@ -39,6 +38,7 @@ from robustkit.audit.indicators import run as indicators_run
 from robustkit.audit.indicators.run import run_indicators
 from robustkit.audit.straight_through import blocked, straight_through
 from robustkit.checkpoint import read_checkpoint
+from robustkit.data import load_dataset
 from robustkit.errors import InputError, UnknownName
 from robustkit.models.lenet5 import LeNet5
 from robustkit.protocol import Fgsm, Pgd
@@ -61,7 +61,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def digits():
-    found = data.load("mnist5k", limit=N)
+    found = load_dataset("mnist5k", limit=N)
     return torch.from_numpy(found.images(0, N)), torch.from_numpy(found.labels[:N]), found.ids
 
 
@@ -160,7 +160,7 @@ def peaceful(context):
 @pytest.mark.slow
 @pytest.mark.parametrize("epsilon", ["0.05", "0.1"])
 def test_what_survives_the_shipped_protocol_is_left_in_peace(network, epsilon):
-    found = data.load("mnist5k", limit=100)
+    found = load_dataset("mnist5k", limit=100)
     images, labels = torch.from_numpy(found.images(0, 100)), torch.from_numpy(found.labels[:100])
     peaceful(AuditContext.of(network, images, labels, found.ids, "pgd", epsilon))
 
@@ -168,7 +168,7 @@ def test_what_survives_the_shipped_protocol_is_left_in_peace(network, epsilon):
 @pytest.mark.slow
 def test_adversarial_training_is_left_in_peace():
     """A network that is robust indeed, though trained for no more than some hundred updates."""
-    train, test = data.load("mnist5k", split="train"), data.load("mnist5k", limit=100)
+    train, test = load_dataset("mnist5k", split="train"), load_dataset("mnist5k", limit=100)
     images, labels = (torch.from_numpy(t) for t in (train.images(0, len(train)), train.labels))
     with seeded(0, torch.device("cpu")):
         model = LeNet5()

@@ -11,11 +11,19 @@ from PIL import Image
 from scipy import ndimage, stats
 from torch import Tensor
 
-from robustkit import data
-from robustkit.corruption import GROUPS, NAMES, SEVERITIES, corrupt, measure, notes, parameters
+from robustkit.corruption import (
+    GROUPS,
+    NAMES,
+    SEVERITIES,
+    corrupt,
+    departure_notes,
+    measure,
+    parameters,
+)
 from robustkit.corruption.draws import source
 from robustkit.corruption.kinds import KINDS
 from robustkit.corruption.weather import plasma
+from robustkit.data import load_dataset
 from robustkit.errors import DataError, EvaluationFailed, InputError, UnknownName
 
 EXACT = {"contrast", "brightness", "pixelate", "jpeg-compression", "zoom-blur", "defocus-blur"}
@@ -419,22 +427,23 @@ def test_lengths_are_scaled_and_said_to_be():
 
 
 def test_notes_tell_every_departure():
-    assert notes(["contrast"], 32, 32, 3) == ()
-    assert notes(["motion-blur"], 224, 224, 3) == ()
-    (only,) = notes(["motion-blur"], 28, 28, 1)
+    assert departure_notes(["contrast"], 32, 32, 3) == ()
+    assert departure_notes(["motion-blur"], 224, 224, 3) == ()
+    (only,) = departure_notes(["motion-blur"], 28, 28, 1)
     assert only.startswith(
         "motion-blur: constants: CIFAR-10-C's for 32 pixels, used at 28 unscaled"
     )
-    (only,) = notes(["motion-blur"], 64, 64, 3)
+    (only,) = departure_notes(["motion-blur"], 64, 64, 3)
     assert only == "motion-blur: constants: CIFAR-10-C's for 32 pixels, lengths scaled to 64"
-    assert "none is a length" in notes(["contrast"], 64, 64, 3)[0]
-    assert "photographs" in notes(["frost"], 224, 224, 3)[0]
-    assert any("grey JPEG" in note for note in notes(["jpeg-compression"], 32, 32, 1))
+    assert "none is a length" in departure_notes(["contrast"], 64, 64, 3)[0]
+    assert "photographs" in departure_notes(["frost"], 224, 224, 3)[0]
+    assert any("grey JPEG" in note for note in departure_notes(["jpeg-compression"], 32, 32, 1))
     for name in NAMES:
         assert all(
-            note.startswith(f"{name}: ") and "\n" not in note for note in notes([name], 65, 48, 1)
+            note.startswith(f"{name}: ") and "\n" not in note
+            for note in departure_notes([name], 65, 48, 1)
         )
-    together = notes(NAMES, 28, 28, 1)
+    together = departure_notes(NAMES, 28, 28, 1)
     assert len(together) == len({note.partition(": ")[2] for note in together})
     draw = "one draw for the grey value, where images turned to colour have three"
     assert f"gaussian-noise, shot-noise and impulse-noise: {draw}" in together
@@ -477,7 +486,7 @@ class Brightest(torch.nn.Module):
 
 
 def test_measure_says_which_images_stay_right():
-    digits = data.load("mnist5k", limit=30)
+    digits = load_dataset("mnist5k", limit=30)
     images = torch.from_numpy(digits.images(0, 30))
     model = Brightest()
     labels = model(images).argmax(1).numpy()

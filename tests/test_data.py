@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from torchvision.transforms import v2
 
-from robustkit.data import from_arrays, load, spec
+from robustkit.data import from_arrays, load_dataset, read_dataset_spec
 from robustkit.errors import DataError, InputError, UnknownName
 from robustkit.files import names, shipped
 
@@ -28,7 +28,7 @@ def some_images(n=6, channels=1, height=4, width=5, seed=0):
 
 def test_mnist5k_is_1000_test_and_4000_training_images_100_and_400_of_each_digit():
     for split, per_class in (("test", 100), ("train", 400)):
-        data = load("mnist5k", split=split)
+        data = load_dataset("mnist5k", split=split)
         assert len(data) == 10 * per_class
         assert np.bincount(data.labels).tolist() == [per_class] * 10
         assert (data.shape, data.split) == ((1, 28, 28), split)
@@ -37,7 +37,7 @@ def test_mnist5k_is_1000_test_and_4000_training_images_100_and_400_of_each_digit
 
 
 def test_no_picture_of_mnist5k_is_in_both_halves():
-    train, test = load("mnist5k", split="train"), load("mnist5k")
+    train, test = load_dataset("mnist5k", split="train"), load_dataset("mnist5k")
     assert len({*train.ids, *test.ids}) == 5000
 
 
@@ -46,19 +46,19 @@ def test_the_embedded_digits_take_at_most_a_megabyte():
 
 
 def test_a_class_sorted_source_is_shuffled_so_that_its_first_images_are_a_fair_sample():
-    data = load("mnist5k", limit=200)
+    data = load_dataset("mnist5k", limit=200)
     assert data.order == "digest-shuffled"
     assert len(data) == 200
     assert np.bincount(data.labels, minlength=10).min() >= 8
 
 
 def test_the_order_of_a_shuffled_source_is_the_same_in_every_version():
-    assert load("mnist5k").labels[:10].tolist() == [7, 3, 2, 6, 2, 1, 9, 5, 9, 1]
+    assert load_dataset("mnist5k").labels[:10].tolist() == [7, 3, 2, 6, 2, 1, 9, 5, 9, 1]
 
 
 @pytest.mark.parametrize("name", names("data"))
 def test_every_file_on_the_shelf_parses_and_names_licence_and_origin(name):
-    known = spec(name)
+    known = read_dataset_spec(name)
     assert known.title
     assert known.licence
     assert known.origin
@@ -66,14 +66,14 @@ def test_every_file_on_the_shelf_parses_and_names_licence_and_origin(name):
 
 
 def test_usual_budgets_are_exact_text_and_absent_where_unknown():
-    assert "8/255" in spec("cifar10").budgets["linf"]
-    assert load("mnist5k", limit=1).budgets["linf"][-1] == "0.3"
-    assert spec("lfw").budgets == {}
+    assert "8/255" in read_dataset_spec("cifar10").budgets["linf"]
+    assert load_dataset("mnist5k", limit=1).budgets["linf"][-1] == "0.3"
+    assert read_dataset_spec("lfw").budgets == {}
 
 
 def test_a_specification_is_read_without_torch_or_numpy():
     code = (
-        "import sys; from robustkit.data import spec; spec('mnist');"
+        "import sys; from robustkit.data import read_dataset_spec; read_dataset_spec('mnist');"
         "sys.exit(bool({'torch', 'numpy', 'pyarrow'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -81,12 +81,12 @@ def test_a_specification_is_read_without_torch_or_numpy():
 
 def test_unknown_names_splits_and_limits_are_one_line_with_advice():
     with pytest.raises(UnknownName, match="did you mean 'mnist'"):
-        load("mnst")
+        load_dataset("mnst")
     with pytest.raises(DataError, match="no split 'val'; it has: train, test"):
-        load("mnist5k", split="val")
+        load_dataset("mnist5k", split="val")
     with pytest.raises(DataError, match="--limit must be at least 1"):
-        load("mnist5k", limit=0)
-    assert len(load("mnist5k", limit=10_000)) == 1000
+        load_dataset("mnist5k", limit=0)
+    assert len(load_dataset("mnist5k", limit=10_000)) == 1000
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_data_sets_file_with_a_mistake_is_refused_by_its_key(tmp_path, line, m
     path = tmp_path / "own.toml"
     path.write_text(f'title = "own"\nsource = "own.npz"\n{line}\n')
     with pytest.raises(InputError, match=message):
-        spec(str(path))
+        read_dataset_spec(str(path))
 
 
 # arrays
@@ -210,9 +210,9 @@ def test_a_picture_has_one_id_whatever_it_is_stored_as(tmp_path_factory, images)
         Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(path)
         rows.append({"image": {"bytes": path.read_bytes(), "path": None}, "label": 0})
     pq.write_table(pa.Table.from_pylist(rows), place / "rows.parquet")
-    assert load(str(place / "stored.npz")).ids == ids
-    assert load(str(place / "pngs")).ids == ids
-    assert load(str(place / "rows.parquet")).ids == ids
+    assert load_dataset(str(place / "stored.npz")).ids == ids
+    assert load_dataset(str(place / "pngs")).ids == ids
+    assert load_dataset(str(place / "rows.parquet")).ids == ids
 
 
 @settings(max_examples=50, deadline=None)
@@ -222,7 +222,7 @@ def test_a_limit_takes_the_first_images_and_changes_no_id(tmp_path_factory, imag
     limit = data.draw(st.integers(1, len(images)))
     path = tmp_path_factory.mktemp("limit") / "own.npz"
     np.savez(path, images=images, labels=labels)
-    whole, part = load(str(path)), load(str(path), limit=limit)
+    whole, part = load_dataset(str(path)), load_dataset(str(path), limit=limit)
     assert part.ids == whole.ids[:limit]
     assert part.labels.tolist() == whole.labels[:limit].tolist()
     assert part.classes == whole.classes

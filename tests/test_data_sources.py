@@ -11,7 +11,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from robustkit.data import from_arrays, load
+from robustkit.data import from_arrays, load_dataset
 from robustkit.data.parquet import PAGE, ParquetSource
 from robustkit.errors import DataError
 
@@ -74,7 +74,7 @@ def write_idx(folder, images, labels, suffix="", prefix="t10k"):
 def test_idx_is_read_flat_or_in_torchvisions_layout_gzipped_or_not(tmp_path, digits, place, suffix):
     images, labels = some_images(), np.array([2, 0, 1, 0, 2, 1])
     write_idx(tmp_path / "root" / place, images, labels, suffix)
-    data = load(digits, root=tmp_path / "root")
+    data = load_dataset(digits, root=tmp_path / "root")
     assert data.ids == ids_of(images)
     assert data.labels.tolist() == labels.tolist()
     assert (data.order, data.split) == ("as stored", "test")
@@ -83,7 +83,7 @@ def test_idx_is_read_flat_or_in_torchvisions_layout_gzipped_or_not(tmp_path, dig
 def test_idx_of_another_data_set_under_the_same_file_names_is_refused(tmp_path):
     write_idx(tmp_path, some_images(), np.zeros(6))
     with one_line("not the original t10k-images-idx3-ubyte of this data set"):
-        load("mnist", root=tmp_path)
+        load_dataset("mnist", root=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -104,20 +104,20 @@ def test_a_broken_idx_file_is_one_line_that_names_it(tmp_path, digits, content, 
     write_idx(tmp_path, some_images(), np.arange(6) % 3)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(content)
     with one_line(message):
-        load(digits, root=tmp_path)
+        load_dataset(digits, root=tmp_path)
 
 
 def test_a_label_outside_the_classes_is_named(tmp_path, digits):
     write_idx(tmp_path, some_images(), np.array([0, 1, 2, 3, 0, 0]))
     with one_line("image 3 has label 3, but there are 3 classes"):
-        load(digits, root=tmp_path)
+        load_dataset(digits, root=tmp_path)
 
 
 def test_images_without_their_labels_are_not_passed_over(tmp_path, digits):
     write_idx(tmp_path, some_images(), np.zeros(6))
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with one_line("t10k-labels-idx1-ubyte.* is missing"):
-        load(digits, root=tmp_path)
+        load_dataset(digits, root=tmp_path)
 
 
 # npz
@@ -135,7 +135,7 @@ def test_images_without_their_labels_are_not_passed_over(tmp_path, digits):
 def test_the_layout_of_an_npz_is_recognised_and_recorded(tmp_path, layout, stored):
     path = tmp_path / "own.npz"
     np.savez_compressed(path, x=stored, y=np.array([[1], [0], [1], [0]], np.uint8))
-    data = load(str(path))
+    data = load_dataset(str(path))
     assert data.source["layout"] == layout
     expected = some_images(4, *data.shape)
     assert data.ids == ids_of(expected)
@@ -146,15 +146,15 @@ def test_the_splits_of_an_npz_are_told_apart(tmp_path):
     path = tmp_path / "own.npz"
     images = some_images(6)
     np.savez(path, x_train=images[:4], y_train=[1, 0, 1, 0], x_test=images[4:], y_test=[1, 0])
-    assert load(str(path)).ids == ids_of(images[4:])
-    assert load(str(path), split="train").ids == ids_of(images[:4])
+    assert load_dataset(str(path)).ids == ids_of(images[4:])
+    assert load_dataset(str(path), split="train").ids == ids_of(images[:4])
     with one_line("no split 'val'; it has: train, test"):
-        load(str(path), split="val")
+        load_dataset(str(path), split="val")
 
 
 def test_class_names_in_an_npz_are_used(tmp_path):
     np.savez(tmp_path / "a.npz", images=some_images(2), labels=[1, 0], classes=["cat", "dog"])
-    assert load(str(tmp_path / "a.npz")).classes == ("cat", "dog")
+    assert load_dataset(str(tmp_path / "a.npz")).classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_an_npz_that_makes_no_sense_is_one_line(tmp_path, given, message):
     path = tmp_path / "own.npz"
     np.savez(path, **given)
     with one_line(message):
-        load(str(path))
+        load_dataset(str(path))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_broken_npz_is_one_line_that_names_it(tmp_path, change, message):
     np.savez_compressed(path, images=some_images(20), labels=np.zeros(20, int))
     path.write_bytes(change(path.read_bytes()))
     with one_line(rf"own\.npz: .*{message}"):
-        load(str(path))
+        load_dataset(str(path))
 
 
 def test_a_named_npz_that_was_changed_is_refused(tmp_path):
@@ -199,17 +199,17 @@ def test_a_named_npz_that_was_changed_is_refused(tmp_path):
     file = tmp_path / "own.toml"
     file.write_text(f'title = "t"\nsource = "own.npz"\nsha256 = {{"own.npz" = "{"0" * 64}"}}\n')
     with one_line("its SHA-256 is not the one in"):
-        load(str(file))
+        load_dataset(str(file))
 
 
 def test_paths_that_lead_nowhere_or_to_unknown_formats_are_one_line(tmp_path):
     (tmp_path / "notes.txt").write_text("no data")
     with one_line("notes.txt: expected a folder, .npz or .parquet"):
-        load(str(tmp_path / "notes.txt"))
+        load_dataset(str(tmp_path / "notes.txt"))
     with one_line("gone.npz: no such file"):
-        load("gone.npz")
+        load_dataset("gone.npz")
     with one_line("no such file"):
-        load(str(tmp_path / "gone"))
+        load_dataset(str(tmp_path / "gone"))
 
 
 # folders
@@ -227,7 +227,7 @@ def test_class_folders_are_the_classes_and_other_files_are_passed_over(tmp_path)
     (tmp_path / "cat" / ".hidden.png").write_bytes(b"no picture")
     (tmp_path / "cat" / "notes.txt").write_text("no picture")
     (tmp_path / ".git").mkdir()
-    data = load(str(tmp_path))
+    data = load_dataset(str(tmp_path))
     assert data.classes == ("cat", "dog")
     assert data.order == "digest-shuffled"
     assert sorted(data.ids) == sorted(ids_of(images))
@@ -243,27 +243,27 @@ def test_class_folders_are_the_classes_and_other_files_are_passed_over(tmp_path)
 def test_a_folder_with_splits_keeps_the_numbers_of_classes_that_a_split_lacks(tmp_path):
     write_folder(tmp_path / "train", some_images(3), ["a", "b", "c"])
     write_folder(tmp_path / "test", some_images(2), ["b", "c"])
-    assert sorted(load(str(tmp_path)).labels) == [1, 2]
-    assert load(str(tmp_path), split="train").classes == ("a", "b", "c")
+    assert sorted(load_dataset(str(tmp_path)).labels) == [1, 2]
+    assert load_dataset(str(tmp_path), split="train").classes == ("a", "b", "c")
     with one_line("no split 'val'; it has: test, train"):
-        load(str(tmp_path), split="val")
+        load_dataset(str(tmp_path), split="val")
 
 
 def test_a_folder_without_splits_has_none(tmp_path):
     write_folder(tmp_path, some_images(2), ["a", "b"])
-    assert load(str(tmp_path)).split == "all"
+    assert load_dataset(str(tmp_path)).split == "all"
     with one_line("no split 'train'; the folder is one whole"):
-        load(str(tmp_path), split="train")
+        load_dataset(str(tmp_path), split="train")
 
 
 def test_a_class_may_be_called_train(tmp_path):
     write_folder(tmp_path, some_images(3), ["bus", "car", "train"])
-    assert load(str(tmp_path)).classes == ("bus", "car", "train")
+    assert load_dataset(str(tmp_path)).classes == ("bus", "car", "train")
 
 
 def test_numbered_folders_in_alphabetical_order_are_warned_of(tmp_path):
     write_folder(tmp_path, some_images(11), [str(n) for n in range(11)])
-    (warning,) = load(str(tmp_path)).warnings
+    (warning,) = load_dataset(str(tmp_path)).warnings
     assert "label 2 is the folder '10'" in warning
 
 
@@ -271,21 +271,21 @@ def test_images_of_two_sizes_need_resize_and_crop(tmp_path):
     write_folder(tmp_path, some_images(3, 3, 8, 8), ["a"] * 3)
     write_folder(tmp_path, some_images(1, 3, 10, 12), ["b"])
     with one_line("image of 3x10x12 where the first has 3x8x8; give --resize and --crop"):
-        load(str(tmp_path))
+        load_dataset(str(tmp_path))
     with one_line("--resize and --crop"):
-        load(str(tmp_path), resize=6)
-    data = load(str(tmp_path), resize=6, crop=5)
+        load_dataset(str(tmp_path), resize=6)
+    data = load_dataset(str(tmp_path), resize=6, crop=5)
     assert data.images(0, 4).shape == (4, 3, 5, 5)
     assert data.transform == {"resize": 6, "crop": 5}
-    assert load(str(tmp_path), crop=8).images(0, 4).shape == (4, 3, 8, 8)
+    assert load_dataset(str(tmp_path), crop=8).images(0, 4).shape == (4, 3, 8, 8)
 
 
 def test_grey_among_coloured_images_needs_channels(tmp_path):
     write_folder(tmp_path, some_images(2, 3), ["a", "b"])
     write_folder(tmp_path, some_images(3, 1, seed=1)[2:], ["c"])
     with one_line("give --channels 3"):
-        load(str(tmp_path))
-    assert load(str(tmp_path), channels=3).shape == (3, 4, 5)
+        load_dataset(str(tmp_path))
+    assert load_dataset(str(tmp_path), channels=3).shape == (3, 4, 5)
 
 
 @pytest.mark.parametrize("content", [b"", HTML, encoded(some_images(1, 3, 40, 40)[0])[:500]])
@@ -293,14 +293,14 @@ def test_an_unreadable_image_is_named(tmp_path, content):
     write_folder(tmp_path, some_images(2), ["a", "b"])
     (tmp_path / "b" / "broken.png").write_bytes(content)
     with one_line("broken.png: unreadable image"):
-        load(str(tmp_path))
+        load_dataset(str(tmp_path))
 
 
 def test_few_images_are_decoded_once(tmp_path, monkeypatch):
     images = some_images(5)
     write_folder(tmp_path, images, ["a"] * 5)
     monkeypatch.setattr("robustkit.data.source.Remembered.LARGEST", 3 * images[0].nbytes)
-    data = load(str(tmp_path))
+    data = load_dataset(str(tmp_path))
     whole = data.images(0, 5)
     for number in range(3):
         (tmp_path / "a" / f"{number:03}.png").unlink()
@@ -311,7 +311,7 @@ def test_few_images_are_decoded_once(tmp_path, monkeypatch):
 def test_an_image_that_vanishes_after_loading_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("robustkit.data.source.Remembered.LARGEST", 0)
     write_folder(tmp_path, some_images(2), ["a", "b"])
-    data = load(str(tmp_path))
+    data = load_dataset(str(tmp_path))
     (tmp_path / "b" / "001.png").unlink()
     with one_line("001.png: unreadable image"):
         data.images(0, 2)
@@ -319,7 +319,7 @@ def test_an_image_that_vanishes_after_loading_is_named(tmp_path, monkeypatch):
 
 def test_a_folder_without_pictures_is_one_line(tmp_path):
     with one_line("no pictures in class folders"):
-        load(str(tmp_path))
+        load_dataset(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_every_mode_becomes_grey_or_rgb(tmp_path, mode, channels):
     colour = Image.fromarray(some_images(1, 3)[0].transpose(1, 2, 0))
     picture = colour.convert("L").convert(mode) if channels == 1 else colour.convert(mode)
     picture.save(tmp_path / "only" / f"picture.{kind}")
-    data = load(str(tmp_path))
+    data = load_dataset(str(tmp_path))
     expected = np.atleast_3d(np.asarray(picture.convert("L" if channels == 1 else "RGB")))
     np.testing.assert_array_equal(np.rint(data.images(0, 1)[0] * 255), expected.transpose(2, 0, 1))
 
@@ -341,10 +341,12 @@ def test_sixteen_bits_are_kept_and_thirty_two_refused(tmp_path):
     (tmp_path / "only").mkdir()
     values = np.array([[0, 1, 1000], [40000, 65534, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "only" / "deep.png")
-    np.testing.assert_allclose(load(str(tmp_path)).images(0, 1)[0, 0], values / 65535, rtol=1e-6)
+    np.testing.assert_allclose(
+        load_dataset(str(tmp_path)).images(0, 1)[0, 0], values / 65535, rtol=1e-6
+    )
     Image.fromarray(values.astype(np.float32)).save(tmp_path / "only" / "float.tif")
     with one_line("float.tif: 32 bits per channel"):
-        load(str(tmp_path))
+        load_dataset(str(tmp_path))
 
 
 # Parquet
@@ -383,38 +385,38 @@ def test_parquet_splits_are_read_off_the_names(tmp_path):
     write_parquet(tmp_path / "data" / "test-00000-of-00002.parquet", images[:2], [0, 1])
     write_parquet(tmp_path / "data" / "test-00001-of-00002.parquet", images[2:4], [0, 1])
     write_parquet(tmp_path / "data" / "train-00000-of-00001.parquet", images[4:], [1, 0])
-    assert load(str(tmp_path)).ids == ids_of(images[:4])
-    assert load(str(tmp_path), split="train").ids == ids_of(images[4:])
+    assert load_dataset(str(tmp_path)).ids == ids_of(images[:4])
+    assert load_dataset(str(tmp_path), split="train").ids == ids_of(images[4:])
     with one_line("no split 'val'; it has: test, train"):
-        load(str(tmp_path), split="val")
+        load_dataset(str(tmp_path), split="val")
     with one_line("no split 'test'; it has: train"):
-        load(str(tmp_path / "data" / "train-00000-of-00001.parquet"))
+        load_dataset(str(tmp_path / "data" / "train-00000-of-00001.parquet"))
 
 
 def test_class_names_in_hugging_faces_metadata_are_used(tmp_path):
     features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     write_parquet(tmp_path / "a.parquet", some_images(2), [1, 0], metadata=metadata)
-    data = load(str(tmp_path / "a.parquet"))
+    data = load_dataset(str(tmp_path / "a.parquet"))
     assert (data.classes, data.split) == (("cat", "dog"), "all")
 
 
 def test_a_known_data_set_is_found_as_parquet_and_jpeg_copies_are_warned_of(tmp_path):
     images = some_images(3, 3, 32, 32)
     write_parquet(tmp_path / "cifar10-test.parquet", images, [9, 0, 3], column="img", kind="JPEG")
-    data = load("cifar10", root=tmp_path)
+    data = load_dataset("cifar10", root=tmp_path)
     assert (data.name, data.split, data.classes[9]) == ("cifar10", "test", "truck")
     assert data.warnings
     assert "JPEG copies" in data.warnings[0]
     assert "cifar10-test.parquet" in data.source["sha256"]
     write_parquet(tmp_path / "cifar10-test.parquet", images, [9, 0, 3])
-    assert load("cifar10", root=tmp_path).warnings == ()
+    assert load_dataset("cifar10", root=tmp_path).warnings == ()
 
 
 def test_parquet_of_another_data_set_is_not_taken_for_a_known_one(tmp_path):
     write_parquet(tmp_path / "data" / "test-0.parquet", some_images(2, 1, 28, 28), [0, 1])
     with one_line("images of 1x28x28, expected 3x32x32"):
-        load("cifar10", root=tmp_path)
+        load_dataset("cifar10", root=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -433,14 +435,14 @@ def test_parquet_of_another_data_set_is_not_taken_for_a_known_one(tmp_path):
 def test_parquet_that_makes_no_sense_is_one_line(tmp_path, table, message):
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     with one_line(message):
-        load(str(tmp_path / "a.parquet"))
+        load_dataset(str(tmp_path / "a.parquet"))
 
 
 @pytest.mark.parametrize("content", [b"", HTML, b"PAR1" + bytes(40)])
 def test_a_broken_parquet_file_is_named(tmp_path, content):
     (tmp_path / "a.parquet").write_bytes(content)
     with one_line("a.parquet: not readable as Parquet: (the file is|it is)"):
-        load(str(tmp_path / "a.parquet"))
+        load_dataset(str(tmp_path / "a.parquet"))
 
 
 # the originals
@@ -464,7 +466,7 @@ def test_without_files_and_network_one_line_says_where_it_looked_and_what_to_do(
     with one_line(
         f"{name}: not found in .*root or .*; the download failed: .*no network.*--data-root"
     ):
-        load(name, root=root)
+        load_dataset(name, root=root)
     assert list(root.iterdir()) == []
     assert capsys.readouterr().out == ""
 
@@ -472,14 +474,14 @@ def test_without_files_and_network_one_line_says_where_it_looked_and_what_to_do(
 @pytest.mark.parametrize(("name", "split"), [("lfw", "test"), ("imagenet", "val")])
 def test_what_cannot_be_downloaded_says_so(tmp_path, offline, name, split):
     with one_line(f"{name}: not found in .*--data-root"):
-        load(name, split=split, root=tmp_path)
+        load_dataset(name, split=split, root=tmp_path)
 
 
 def test_damaged_originals_are_refused_by_torchvisions_check(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     with one_line("cifar-10-batches-py: incomplete or damaged"):
-        load("cifar10", root=tmp_path)
+        load_dataset("cifar10", root=tmp_path)
 
 
 def test_cifar_and_svhn_arrive_channels_first(tmp_path, monkeypatch):
@@ -491,7 +493,7 @@ def test_cifar_and_svhn_arrive_channels_first(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", lambda root, train, download: cifar)
     monkeypatch.setattr(torchvision.datasets, "SVHN", lambda root, split, download: svhn)
     for name in ("cifar10", "svhn"):
-        data = load(name, root=tmp_path)
+        data = load_dataset(name, root=tmp_path)
         assert data.ids == ids_of(images)
         assert data.labels.tolist() == [1, 0, 9, 2]
 
@@ -505,24 +507,24 @@ def test_lfw_takes_its_names_and_files_from_torchvision_and_is_shuffled(tmp_path
         class_to_idx={"Ann": 0, "Bob": 1},
     )
     monkeypatch.setattr(torchvision.datasets, "LFWPeople", lambda root, split, download: found)
-    data = load("lfw", root=tmp_path)
+    data = load_dataset("lfw", root=tmp_path)
     assert (data.classes, data.order, data.budgets) == (("Ann", "Bob"), "digest-shuffled", {})
     assert sorted(data.ids) == sorted(ids_of(images))
 
 
 def test_a_root_that_does_not_exist_is_named_before_anything_is_downloaded(tmp_path, offline):
     with one_line("--data-root .*typo: no such folder"):
-        load("mnist", root=tmp_path / "typo")
+        load_dataset("mnist", root=tmp_path / "typo")
 
 
 def test_imagenet_folders_are_numbered_by_synset_and_prepared_as_usual(tmp_path):
     write_folder(tmp_path / "val", some_images(2, 3, 300, 260), ["n01443537", "n15075141"])
-    data = load("imagenet", split="val", root=tmp_path)
+    data = load_dataset("imagenet", split="val", root=tmp_path)
     assert sorted(data.labels) == [1, 999]
     assert data.classes[1] == "goldfish"
     assert data.shape == (3, 224, 224)
     assert data.transform == {"resize": 256, "crop": 224}
-    assert load("imagenet", split="val", root=tmp_path, crop=200).shape == (3, 200, 200)
+    assert load_dataset("imagenet", split="val", root=tmp_path, crop=200).shape == (3, 200, 200)
     (tmp_path / "val" / "n00000000").mkdir()
     with one_line("the class folder 'n00000000' is none of the known classes"):
-        load("imagenet", split="val", root=tmp_path)
+        load_dataset("imagenet", split="val", root=tmp_path)

@@ -8,6 +8,7 @@ import torch
 
 from robustkit import data
 from robustkit.checkpoint import read_checkpoint
+from robustkit.data import load_dataset
 from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError
 from robustkit.evaluation import (
     RunOptions,
@@ -319,7 +320,7 @@ def test_a_full_disk_fails_in_one_line(arrays, tmp_path, monkeypatch):
 
 
 def test_budgets_come_from_the_call_then_the_protocol_then_the_data():
-    digits = data.load("mnist5k", limit=5)
+    digits = load_dataset("mnist5k", limit=5)
     usual = resolve_protocol("pgd", digits)
     assert [e.text for e in usual.epsilons] == list(digits.budgets["linf"])
     assert [e.text for e in resolve_protocol("pgd", digits, ["8/255"]).epsilons] == ["8/255"]
@@ -328,7 +329,7 @@ def test_budgets_come_from_the_call_then_the_protocol_then_the_data():
 
 
 def test_images_that_may_have_been_trained_on_are_warned_of(tmp_path):
-    digits = data.load("mnist5k", limit=5)
+    digits = load_dataset("mnist5k", limit=5)
     shipped = from_checkpoint(read_checkpoint("lenet5-mnist5k"))
     asked = resolve_protocol("fgsm", digits)
     assert run(shipped, digits, asked, tmp_path, RunOptions()).header["warnings"] == []
@@ -378,7 +379,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, monkeypatch):
 
 
 def test_every_protocol_on_the_shelf_runs_in_each_of_its_norms_on_two_images(tmp_path):
-    digits = data.load("mnist5k", limit=2)
+    digits = load_dataset("mnist5k", limit=2)
     subject = from_checkpoint(read_checkpoint("lenet5-mnist5k"))
     for name, norm in [(a, n) for a in names("attacks") for n in norms_of(a)]:
         # nothing of a protocol but its efforts, so that each runs in a moment
@@ -396,7 +397,7 @@ def test_every_protocol_on_the_shelf_runs_in_each_of_its_norms_on_two_images(tmp
 
 
 def test_blocks_are_small_on_a_cpu_and_bounded_on_a_gpu():
-    digits = data.load("mnist5k", limit=2)
+    digits = load_dataset("mnist5k", limit=2)
     assert block_size(digits, torch.device("cpu")) == 256
     assert block_size(digits, torch.device("cuda")) * 28 * 28 * 4 <= 2**26
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from robustkit.data import from_arrays, load
+from robustkit.data import from_arrays, load_dataset
 from robustkit.data import noise as noises
 from robustkit.data.draws import generator
-from robustkit.data.noise import Noise, corrupt, parse
+from robustkit.data.noise import LabelNoise, apply_label_noise, parse_label_noise
 from robustkit.errors import InputError, UnknownName
 
 DRAWN = ["symmetric", "symmetric-any", "pair", "instance"]
@@ -40,7 +40,9 @@ def of_sizes(sizes, seed=0):
 
 
 def noised(data, noise, seed=0, positions=None):
-    return corrupt(data, np.arange(len(data)) if positions is None else positions, noise, seed)
+    return apply_label_noise(
+        data, np.arange(len(data)) if positions is None else positions, noise, seed
+    )
 
 
 def cells(corruption, classes):
@@ -61,7 +63,7 @@ def test_rates_are_exact_flips_nested_and_an_images_wrong_label_is_one(
     kind, sizes, one, other, stratified, seed
 ):
     data = of_sizes(sizes, seed)
-    less, more = (noised(data, Noise(kind, r, stratified), seed) for r in sorted((one, other)))
+    less, more = (noised(data, LabelNoise(kind, r, stratified), seed) for r in sorted((one, other)))
     for rate, got in zip(sorted((one, other)), (less, more), strict=True):
         flips, asked = got.flipped.sum(), rate * len(data)
         assert abs(flips - asked) <= Fraction(1, 2) or (kind == "symmetric-any" and flips <= asked)
@@ -81,7 +83,7 @@ def test_the_order_of_the_data_changes_nothing(kind, stratified):
     other = from_arrays(
         data.images(0, 900)[order], data.labels[order], name="made", classes=data.classes
     )
-    noise = Noise(kind, Fraction("0.37"), stratified)
+    noise = LabelNoise(kind, Fraction("0.37"), stratified)
     one, two = noised(data, noise, 4), noised(other, noise, 4)
     assert one.flipped.any()
     by_id = dict(zip(other.ids, two.labels, strict=True))
@@ -91,7 +93,7 @@ def test_the_order_of_the_data_changes_nothing(kind, stratified):
 def test_the_flips_of_a_part_are_exact_and_another_seed_makes_others():
     data = made(np.random.default_rng(1).integers(0, 5, 1000), 5)
     part = np.arange(0, 1000, 2)
-    one, two = (noised(data, parse("symmetric", "0.4"), seed, part) for seed in (0, 1))
+    one, two = (noised(data, parse_label_noise("symmetric", "0.4"), seed, part) for seed in (0, 1))
     assert one.flipped.sum() == two.flipped.sum() == 200
     assert 50 < (one.flipped & two.flipped).sum() < 110  # 80 expected
     assert one.clean.tolist() == data.labels[part].tolist()
@@ -99,7 +101,7 @@ def test_the_flips_of_a_part_are_exact_and_another_seed_makes_others():
 
 def test_symmetric_flips_are_spread_evenly_over_the_images_and_the_other_classes():
     labels = np.random.default_rng(3).permutation(np.repeat(np.arange(5), 2000))
-    got = noised(made(labels, 5, side=2), parse("symmetric", "0.4"))
+    got = noised(made(labels, 5, side=2), parse_label_noise("symmetric", "0.4"))
     counts = cells(got, 5)
     off = counts[~np.eye(5, dtype=bool)].reshape(5, 4)
     assert chisquare(off.ravel()).pvalue > 0.01
@@ -109,7 +111,9 @@ def test_symmetric_flips_are_spread_evenly_over_the_images_and_the_other_classes
 def test_symmetric_any_keeps_a_label_as_often_as_chance_does():
     labels = np.random.default_rng(3).permutation(np.repeat(np.arange(5), 2000))
     data = made(labels, 5, side=2)
-    got, proper = (noised(data, parse(kind, "0.5")) for kind in ("symmetric-any", "symmetric"))
+    got, proper = (
+        noised(data, parse_label_noise(kind, "0.5")) for kind in ("symmetric-any", "symmetric")
+    )
     kept = 5000 - got.flipped.sum()
     assert abs(kept - 1000) < 3 * math.sqrt(5000 * 0.2 * 0.8)
     assert (proper.flipped | ~got.flipped).all()  # the same images are chosen
@@ -119,7 +123,7 @@ def test_symmetric_any_keeps_a_label_as_often_as_chance_does():
 
 
 def test_a_pair_flip_gives_the_next_class():
-    got = noised(of_sizes([10, 20, 30]), parse("pair", "1/2"))
+    got = noised(of_sizes([10, 20, 30]), parse_label_noise("pair", "1/2"))
     wrong = {0: 1, 1: 2, 2: 0}
     assert all(
         wrong[c] == g for c, g in zip(got.clean[got.flipped], got.labels[got.flipped], strict=True)
@@ -133,7 +137,7 @@ def test_instance_noise_follows_the_softmax_of_the_projected_pixels():
     data = from_arrays(
         np.repeat(pictures, 3000, 0), np.full(6000, 1), name="two", classes=["a", "b", "c", "d"]
     )
-    got = noised(data, parse("instance", "0.5"), seed=7)
+    got = noised(data, parse_label_noise("instance", "0.5"), seed=7)
     weights = generator(noises.WEIGHTS, 7, 1).standard_normal((6, 4))
     shares = []
     for i, picture in enumerate(pictures):
@@ -151,7 +155,7 @@ def test_instance_noise_follows_the_softmax_of_the_projected_pixels():
 
 def test_instance_noise_flips_the_images_that_symmetric_noise_flips():
     data = of_sizes([40, 40, 40])
-    one, two = (noised(data, parse(kind, "0.25")) for kind in ("instance", "symmetric"))
+    one, two = (noised(data, parse_label_noise(kind, "0.25")) for kind in ("instance", "symmetric"))
     assert (one.flipped == two.flipped).all()
 
 
@@ -171,9 +175,9 @@ def test_instance_noise_of_a_part_reads_no_more_than_a_block_at_once():
 
     data = made(np.random.default_rng(1).integers(0, 3, 2000), 3)
     part = np.flatnonzero(np.arange(2000) % 7 == 0)
-    got = noised(Watched(data), parse("instance", "0.5"), positions=part)
+    got = noised(Watched(data), parse_label_noise("instance", "0.5"), positions=part)
     assert max(reads) <= noises.BLOCK < 2000
-    whole = noised(data, parse("instance", "0.9"))
+    whole = noised(data, parse_label_noise("instance", "0.9"))
     both = got.flipped & whole.flipped[part]
     assert both.sum() > 50
     assert (got.labels[both] == whole.labels[part][both]).all()
@@ -182,7 +186,7 @@ def test_instance_noise_of_a_part_reads_no_more_than_a_block_at_once():
 def test_instance_noise_with_too_many_weights_says_so(monkeypatch):
     monkeypatch.setattr(noises, "LARGEST", 3 * 9 * 3 * 8 - 1)
     with pytest.raises(InputError, match=r"GiB of weights for 3 classes of 9 values an image"):
-        noised(of_sizes([9, 9, 9]), parse("instance", "0.9"))
+        noised(of_sizes([9, 9, 9]), parse_label_noise("instance", "0.9"))
 
 
 MATRIX = [[0.7, 0.2, 0.1], [0, 1, 0], [0.25, 0.25, 0.5]]
@@ -190,9 +194,9 @@ MATRIX = [[0.7, 0.2, 0.1], [0, 1, 0], [0.25, 0.25, 0.5]]
 
 def test_a_matrix_gives_every_cell_its_exact_count_where_that_is_whole(tmp_path):
     path = matrix_file(tmp_path, MATRIX)
-    got = noised(of_sizes([100, 50, 40]), parse(f"matrix:{path}"))
+    got = noised(of_sizes([100, 50, 40]), parse_label_noise(f"matrix:{path}"))
     assert cells(got, 3).tolist() == [[70, 20, 10], [0, 50, 0], [10, 10, 20]]
-    half = noised(of_sizes([100, 50, 40]), parse(f"matrix:{path}", "25/190"))
+    half = noised(of_sizes([100, 50, 40]), parse_label_noise(f"matrix:{path}", "25/190"))
     assert cells(half, 3).tolist() == [[85, 10, 5], [0, 50, 0], [5, 5, 30]]
     assert (got.labels[half.flipped] == half.labels[half.flipped]).all()
 
@@ -212,8 +216,8 @@ def test_a_matrix_is_kept_to_the_rate_scaled_and_nested(
     data = of_sizes(sizes, seed)
     own = sum(n * (1 - exact[i][i]) for i, n in enumerate(sizes)) / len(data)
     rates = sorted((own * one, own * other))
-    got = [noised(data, Noise("matrix", r, path=path), seed) for r in rates]
-    got.append(noised(data, Noise("matrix", None, path=path), seed))
+    got = [noised(data, LabelNoise("matrix", r, path=path), seed) for r in rates]
+    got.append(noised(data, LabelNoise("matrix", None, path=path), seed))
     for rate, result in zip([*rates, own], got, strict=True):
         assert abs(result.flipped.sum() - rate * len(data)) <= 0.5 + 1e-6
         counts, scale = cells(result, k), float(rate / own) if own else 0.0
@@ -227,7 +231,7 @@ def test_a_matrix_is_kept_to_the_rate_scaled_and_nested(
 
 def test_a_class_without_images_does_not_limit_the_rate_of_a_matrix(tmp_path):
     path = matrix_file(tmp_path, [[0.9, 0.1, 0], [0.1, 0.9, 0], [1, 0, 0]])
-    got = noised(made([0, 1] * 10, 3), parse(f"matrix:{path}", "0.9"))
+    got = noised(made([0, 1] * 10, 3), parse_label_noise(f"matrix:{path}", "0.9"))
     assert cells(got, 3).tolist() == [[1, 9, 0], [9, 1, 0], [0, 0, 0]]
 
 
@@ -236,7 +240,7 @@ def test_ties_among_the_labels_of_a_matrix_do_not_favour_the_first_classes(tmp_p
     np.fill_diagonal(uniform, 0.5)
     path = tmp_path / "uniform.npy"
     np.save(path, uniform)
-    got = noised(of_sizes([20] * 40), parse(f"matrix:{path}"))
+    got = noised(of_sizes([20] * 40), parse_label_noise(f"matrix:{path}"))
     given_labels = np.bincount(got.labels[got.flipped], minlength=40)
     assert given_labels.sum() == 400
     assert given_labels[:20].sum() == pytest.approx(200, abs=40)
@@ -251,7 +255,7 @@ def test_a_matrix_is_the_same_in_every_format(name, tmp_path):
         path.write_text(json.dumps(MATRIX))
     else:
         np.save(path, np.array(MATRIX, np.float32 if name == "single.npy" else np.float64))
-    got = noised(of_sizes([100, 50, 40]), parse(f"matrix:{path}"))
+    got = noised(of_sizes([100, 50, 40]), parse_label_noise(f"matrix:{path}"))
     assert cells(got, 3).tolist() == [[70, 20, 10], [0, 50, 0], [10, 10, 20]]
     record = got.record()
     assert record["file"] == {"name": name, "sha256": sha256(path.read_bytes()).hexdigest()}
@@ -275,7 +279,7 @@ def test_a_matrix_is_the_same_in_every_format(name, tmp_path):
 def test_a_matrix_that_makes_no_sense_gets_one_line(rows, rate, says, tmp_path):
     path = matrix_file(tmp_path, rows)
     with pytest.raises(InputError, match=says) as caught:
-        noised(of_sizes([10, 10]), parse(f"matrix:{path}", rate))
+        noised(of_sizes([10, 10]), parse_label_noise(f"matrix:{path}", rate))
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
 
@@ -325,10 +329,10 @@ def save_labels(path, clean, human):
 def test_labels_of_a_file_find_their_images_in_a_shuffled_data_set(name, limit, tmp_path):
     clean, human = stored_by_class(tmp_path)
     save_labels(tmp_path / name.partition("#")[0], clean, human)
-    data = load(str(tmp_path / "data.npz"), split="train", limit=limit)
+    data = load_dataset(str(tmp_path / "data.npz"), split="train", limit=limit)
     assert data.order == "digest-shuffled"
     part = np.arange(1, len(data), 2)
-    got = noised(data, parse(f"file:{tmp_path / name}"), positions=part)
+    got = noised(data, parse_label_noise(f"file:{tmp_path / name}"), positions=part)
     places = np.rint(data.images(0, len(data))[part, 0, 0, 0] * 255).astype(int)
     assert got.labels.tolist() == human[places].tolist()
     assert got.record()["flipped"] == (human != clean)[places].sum()
@@ -336,11 +340,11 @@ def test_labels_of_a_file_find_their_images_in_a_shuffled_data_set(name, limit, 
 
 def test_a_file_with_one_column_needs_no_name_for_it(tmp_path):
     clean, human = stored_by_class(tmp_path)
-    data = load(str(tmp_path / "data.npz"), split="train")
+    data = load_dataset(str(tmp_path / "data.npz"), split="train")
     (tmp_path / "plain.csv").write_text("\n".join(map(str, human)))
     (tmp_path / "plain.json").write_text(json.dumps(human.tolist()))
     np.savez(tmp_path / "two.npz", clean_label=clean, noisy_label=human)
-    found = [noised(data, parse(f"file:{tmp_path / name}")).labels.tolist()
+    found = [noised(data, parse_label_noise(f"file:{tmp_path / name}")).labels.tolist()
              for name in ("plain.csv", "plain.json", "two.npz")]  # fmt: skip
     assert found[0] == found[1] == found[2] != data.labels.tolist()
 
@@ -399,9 +403,9 @@ def bad_files(folder, clean, human):
 )
 def test_a_file_of_labels_that_makes_no_sense_gets_one_line(name, says, tmp_path):
     bad_files(tmp_path, *stored_by_class(tmp_path))
-    data = load(str(tmp_path / "data.npz"), split="train")
+    data = load_dataset(str(tmp_path / "data.npz"), split="train")
     with pytest.raises(InputError, match=says) as caught:
-        noised(data, parse(f"file:{tmp_path / name}"))
+        noised(data, parse_label_noise(f"file:{tmp_path / name}"))
     assert "\n" not in str(caught.value)
     assert str(tmp_path / name.partition("#")[0]) in str(caught.value)
 
@@ -421,29 +425,29 @@ def test_a_file_of_labels_that_makes_no_sense_gets_one_line(name, says, tmp_path
 )
 def test_settings_that_make_no_sense_get_one_line(kind, rate, says):
     with pytest.raises(InputError, match=says) as caught:
-        parse(kind, rate)
+        parse_label_noise(kind, rate)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_kind_gets_a_suggestion():
     with pytest.raises(UnknownName, match="did you mean 'symmetric'"):
-        parse("symetric", "0.4")
+        parse_label_noise("symetric", "0.4")
 
 
 def test_a_rate_that_is_no_exact_number_is_refused():
     with pytest.raises(InputError, match=r"must be a Fraction, got 0\.4"):
-        Noise("symmetric", 0.4)
+        LabelNoise("symmetric", 0.4)
 
 
 def test_one_class_cannot_be_noisy_but_can_be_clean():
     data = made([0] * 5, 1)
-    assert noised(data, Noise()).labels.tolist() == [0] * 5
+    assert noised(data, LabelNoise()).labels.tolist() == [0] * 5
     with pytest.raises(InputError, match="at least two classes"):
-        noised(data, parse("symmetric", "0.4"))
+        noised(data, parse_label_noise("symmetric", "0.4"))
 
 
 def test_the_record_is_json_with_exact_counts_and_digests_of_the_labels():
-    got = noised(made([0, 1, 2, 1], 3), parse("pair", "0.5", stratified=True), seed=5)
+    got = noised(made([0, 1, 2, 1], 3), parse_label_noise("pair", "0.5", stratified=True), seed=5)
     record = got.record()
     assert json.loads(json.dumps(record)) == record
     assert [record[k] for k in ("kind", "rate", "stratified", "seed")] == ["pair", "0.5", True, 5]
@@ -454,8 +458,10 @@ def test_the_record_is_json_with_exact_counts_and_digests_of_the_labels():
 
 
 def test_flips_are_the_same_in_every_version():
-    data = load("mnist5k", split="train", limit=40)
-    flips = {kind: noised(data, parse(kind, "0.2")) for kind in ("symmetric", "instance")}
+    data = load_dataset("mnist5k", split="train", limit=40)
+    flips = {
+        kind: noised(data, parse_label_noise(kind, "0.2")) for kind in ("symmetric", "instance")
+    }
     assert np.flatnonzero(flips["symmetric"].flipped).tolist() == WHICH
     assert {k: f.labels[f.flipped].tolist() for k, f in flips.items()} == LABELS
 
@@ -479,7 +485,7 @@ def test_nothing_in_a_file_of_labels_is_run(name, tmp_path):
     else:
         zipped = name == "zip.pt"
         torch.save(columns, tmp_path / name, _use_new_zipfile_serialization=zipped)
-    data = load(str(tmp_path / "data.npz"), split="train")
+    data = load_dataset(str(tmp_path / "data.npz"), split="train")
     with pytest.raises(InputError):
-        noised(data, parse(f"file:{tmp_path / name}"))
+        noised(data, parse_label_noise(f"file:{tmp_path / name}"))
     assert not trace.exists()

@@ -8,9 +8,9 @@ import pytest
 import torch
 from helpers.studies import begin, changed
 
-from robustkit import data as datasets
 from robustkit import losses
-from robustkit.data.subset import prepare
+from robustkit.data import load_dataset
+from robustkit.data.subset import prepare_training_data
 from robustkit.errors import EvaluationFailed
 from robustkit.files import names
 from robustkit.protocol import KINDS, kind_of, load_protocol
@@ -69,9 +69,9 @@ def test_a_finished_study_needs_no_time(finished):
     [(4, 16, "1", "100"), (90, 16, "0.02", "1/10"), (7, 64, "0.02", "0"), (70, 50, "0.02", "0.5")],
 )
 def test_looks_at_held_out_images_are_foreseen(steps, batch, share, hold_out):
-    data = datasets.load("mnist5k", split="train")
+    data = load_dataset("mnist5k", split="train")
     asked = Recipe(steps=steps, batch_size=batch, hold_out=Fraction(hold_out))
-    training = prepare(data, hold_out=asked.hold_out, fraction=Fraction(share))
+    training = prepare_training_data(data, hold_out=asked.hold_out, fraction=Fraction(share))
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
     engine = Engine(
         network=network,

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from robustkit.data import from_arrays, load, prepare
+from robustkit.data import from_arrays, load_dataset, prepare_training_data
 from robustkit.data.draws import interleave, numbers, shuffled, uniform
-from robustkit.data.noise import parse, written
+from robustkit.data.noise import parse_label_noise, written
 from robustkit.data.recovered import flips, recover, table
 from robustkit.data.subset import choose_fraction, choose_held_out
 from robustkit.errors import InputError
@@ -160,21 +160,25 @@ def test_neither_choice_depends_on_the_order_of_the_data():
     order = np.random.default_rng(5).permutation(100)
     other = reordered(data, order)
     for seed in range(3):
-        one, two = (prepare(d, hold_out=20, fraction="0.3", seed=seed) for d in (data, other))
+        one, two = (
+            prepare_training_data(d, hold_out=20, fraction="0.3", seed=seed) for d in (data, other)
+        )
         assert ids(data, one.held_out.positions) == ids(other, two.held_out.positions)
         assert ids(data, one.train.positions) == ids(other, two.train.positions)
 
 
 def test_another_seed_chooses_others():
     data = of_sizes([200, 200])
-    one, two = (prepare(data, hold_out=100, fraction="1/2", seed=seed) for seed in (0, 1))
+    one, two = (
+        prepare_training_data(data, hold_out=100, fraction="1/2", seed=seed) for seed in (0, 1)
+    )
     assert 10 < len({*one.held_out.positions} & {*two.held_out.positions}) < 50  # 25 expected
     assert 50 < len({*one.train.positions} & {*two.train.positions}) < 90
 
 
 def test_hold_out_and_fraction_do_not_overlap_and_no_position_decides():
-    data = load("mnist5k", split="train")
-    made = prepare(data, hold_out=400, fraction="1/4")
+    data = load_dataset("mnist5k", split="train")
+    made = prepare_training_data(data, hold_out=400, fraction="1/4")
     held, train = made.held_out.positions, made.train.positions
     assert not {*held} & {*train}
     assert (len(held), len(train)) == (400, 900)
@@ -188,22 +192,24 @@ def test_hold_out_and_fraction_do_not_overlap_and_no_position_decides():
 
 def test_the_papers_smallest_mnist_set_has_68_images_of_all_classes():
     data = labelled(np.random.default_rng(0).integers(0, 10, 60_000))
-    whole, small = (prepare(data, hold_out=5000, fraction=f) for f in ("1", "0.00125"))
+    whole, small = (
+        prepare_training_data(data, hold_out=5000, fraction=f) for f in ("1", "0.00125")
+    )
     assert (len(whole.held_out), len(whole.train), len(small.train)) == (5000, 55_000, 68)
     assert np.bincount(small.train.labels).min() >= 6
-    assert len(prepare(data, hold_out="1/12").held_out) == 5000
+    assert len(prepare_training_data(data, hold_out="1/12").held_out) == 5000
 
 
 def test_the_choices_are_the_same_in_every_version():
-    data = load("mnist5k", split="train")
-    made = prepare(data, hold_out=100, fraction="0.01")
+    data = load_dataset("mnist5k", split="train")
+    made = prepare_training_data(data, hold_out=100, fraction="0.01")
     assert made.held_out.positions[:5].tolist() == HELD_OUT
     assert made.train.positions[:5].tolist() == TRAINED_ON
 
 
 def test_without_a_hold_out_there_is_none_and_the_whole_is_the_whole():
     data = of_sizes([5, 6])
-    made = prepare(data)
+    made = prepare_training_data(data)
     assert made.held_out is None
     assert made.train.positions.tolist() == list(range(11))
     assert made.train.labels.tolist() == data.labels.tolist()
@@ -212,25 +218,29 @@ def test_without_a_hold_out_there_is_none_and_the_whole_is_the_whole():
 
 def test_held_out_labels_are_as_wrong_as_those_of_the_training_unless_clean_ones_are_asked_for():
     data = of_sizes([300, 200, 100])
-    noise = parse("symmetric", "0.4")
-    same = prepare(data, hold_out=100, fraction="1/2", noise=noise)
-    clean = prepare(data, hold_out=100, fraction="1/2", noise=noise, clean_selection=True)
-    assert (same.train.corruption.flipped.sum(), len(same.train)) == (100, 250)
-    assert same.held_out.corruption.flipped.sum() == 40
-    assert not clean.held_out.corruption.flipped.any()
+    noise = parse_label_noise("symmetric", "0.4")
+    same = prepare_training_data(data, hold_out=100, fraction="1/2", noise=noise)
+    clean = prepare_training_data(
+        data, hold_out=100, fraction="1/2", noise=noise, clean_selection=True
+    )
+    assert (same.train.noisy_labels.flipped.sum(), len(same.train)) == (100, 250)
+    assert same.held_out.noisy_labels.flipped.sum() == 40
+    assert not clean.held_out.noisy_labels.flipped.any()
     assert clean.train.labels.tolist() == same.train.labels.tolist()
     assert clean.record()["selection"] != same.record()["selection"]
 
 
 def test_the_record_has_every_count_and_is_json():
     data = of_sizes([30, 30])
-    record = prepare(data, hold_out="1/10", fraction="0.5", noise=parse("pair", "1/3")).record()
+    record = prepare_training_data(
+        data, hold_out="1/10", fraction="0.5", noise=parse_label_noise("pair", "1/3")
+    ).record()
     assert json.loads(json.dumps(record)) == record
     assert (record["hold_out"], record["fraction"], record["seed"]) == ("0.1", "0.5", 0)
     assert (record["train"]["images"], record["held_out"]["images"]) == (27, 6)
     assert record["train"]["noise"]["flipped"] == 9
     assert record["held_out"]["noise"]["flipped"] == 2
-    other = prepare(data, hold_out="1/10", fraction="0.5", seed=1).record()
+    other = prepare_training_data(data, hold_out="1/10", fraction="0.5", seed=1).record()
     assert other["train"]["ids"] != record["train"]["ids"]
 
 
@@ -248,8 +258,8 @@ def test_exact_numbers_are_written_as_people_write_them(value, text):
 
 
 def test_what_is_prepared_cannot_be_changed_by_accident():
-    part = prepare(of_sizes([5, 5]), hold_out=2).train
-    for array in (part.positions, part.labels, part.corruption.clean):
+    part = prepare_training_data(of_sizes([5, 5]), hold_out=2).train
+    for array in (part.positions, part.labels, part.noisy_labels.clean):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
 
@@ -272,7 +282,7 @@ def test_what_is_prepared_cannot_be_changed_by_accident():
 )
 def test_what_makes_no_sense_gets_one_line(asked, says):
     with pytest.raises(InputError, match=says) as caught:
-        prepare(of_sizes([5, 5]), **asked)
+        prepare_training_data(of_sizes([5, 5]), **asked)
     assert "\n" not in str(caught.value)
 
 
@@ -281,7 +291,7 @@ def test_what_makes_no_sense_gets_one_line(asked, says):
 
 def recorded(dataset, **asked):
     """What a checkpoint keeps of a training, as JSON, and the training."""
-    training = prepare(dataset, **asked)
+    training = prepare_training_data(dataset, **asked)
     record = training.record() | {"name": dataset.name, "digest": dataset.digest}
     return json.loads(json.dumps(record)), training
 
@@ -294,7 +304,7 @@ def test_labels_are_recovered_from_the_record_of_a_training(kind, selection):
         data,
         hold_out="1/5",
         fraction="2/3",
-        noise=parse(kind, "0.4", stratified=True),
+        noise=parse_label_noise(kind, "0.4", stratified=True),
         seed=7,
         clean_selection=selection,
     )
@@ -322,7 +332,7 @@ def test_labels_are_recovered_from_the_record_of_a_training(kind, selection):
 
 def test_labels_of_a_training_without_held_out_images_are_recovered():
     data = of_sizes([10, 10])
-    record, training = recorded(data, noise=parse("pair", "0.5"))
+    record, training = recorded(data, noise=parse_label_noise("pair", "0.5"))
     assert recover(data, record).train.labels.tolist() == training.train.labels.tolist()
     assert {row.held_out for row in flips(data, training)} == {0}
 
@@ -331,7 +341,7 @@ def test_labels_from_a_file_are_recovered_with_that_file_alone(tmp_path):
     data = of_sizes([12, 12, 12])
     human = (data.labels + (np.arange(36) % 5 == 0)) % 3
     np.savez(tmp_path / "human.npz", worse=human, better=data.labels)
-    noise = parse(f"file:{tmp_path / 'human.npz'}#worse")
+    noise = parse_label_noise(f"file:{tmp_path / 'human.npz'}#worse")
     record, training = recorded(data, hold_out=6, noise=noise)
     with pytest.raises(InputError, match=r"by the file human\.npz; give it with --noise-kind file"):
         recover(data, record)
@@ -347,7 +357,7 @@ def test_labels_from_a_file_are_recovered_with_that_file_alone(tmp_path):
 
 def test_other_labels_than_those_of_the_training_are_told_in_one_line():
     data = of_sizes([12, 12])
-    record, _ = recorded(data, hold_out=6, noise=parse("symmetric", "0.5"))
+    record, _ = recorded(data, hold_out=6, noise=parse_label_noise("symmetric", "0.5"))
     for wrong, says in [
         ({"digest": "0"}, "not the images and labels of this training"),
         ({"seed": 1}, "the images of the part 'train'"),

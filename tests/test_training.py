@@ -16,8 +16,9 @@ from torch import nn
 
 from robustkit import compression, data, models
 from robustkit.checkpoint import read_checkpoint
-from robustkit.data.noise import Noise
-from robustkit.data.subset import prepare, size
+from robustkit.data import load_dataset
+from robustkit.data.noise import LabelNoise
+from robustkit.data.subset import prepare_training_data, size
 from robustkit.errors import InputError, TrainingFailed
 from robustkit.files import build as from_table
 from robustkit.files import canonical, digest
@@ -39,7 +40,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def digits():
     """300 real digits, 30 a class, as a training split."""
-    whole = data.load("mnist5k", split="train")
+    whole = load_dataset("mnist5k", split="train")
     keep = np.concatenate([np.flatnonzero(whole.labels == k)[:30] for k in range(10)])
     images = np.concatenate([whole.images(i, i + 1) for i in keep])
     return data.from_arrays(images, whole.labels[keep], name="digits")
@@ -52,7 +53,7 @@ def asked(digits):
         model="lenet5",
         data=digits,
         recipe=Recipe(epochs=3, batch_size=64),
-        noise=Noise(rate=Fraction(2, 5)),
+        noise=LabelNoise(rate=Fraction(2, 5)),
     )
 
 
@@ -60,7 +61,9 @@ def start(digits, loss=None, seed=0, noise="0.4", **recipe):
     """An engine that has not made a step."""
     from robustkit.models import build
 
-    training = prepare(digits, hold_out=60, noise=Noise(rate=Fraction(noise)), seed=seed)
+    training = prepare_training_data(
+        digits, hold_out=60, noise=LabelNoise(rate=Fraction(noise)), seed=seed
+    )
     network = build("lenet5", seed=seed)
     return Engine(
         network=network,
@@ -230,7 +233,7 @@ def test_a_spelled_recipe_is_that_recipe_again(recipe):
 )
 def test_the_length_of_a_training_is_known_beforehand(digits, hold_out, fraction, batch_size):
     asked = Recipe(epochs=3, batch_size=batch_size, hold_out=Fraction(hold_out))
-    training = prepare(digits, hold_out=hold_out, fraction=fraction)
+    training = prepare_training_data(digits, hold_out=hold_out, fraction=fraction)
     images = size(len(digits), asked.hold_out, Fraction(fraction))
     assert images == len(training.train)
     examples = gather(digits, training.train, CPU)
@@ -488,7 +491,7 @@ def within(digits, tmp_path):
     """A question whose training ends within its first epoch of 37 updates."""
     (tmp_path / "net.py").write_text(COURSE_NET)
     recipe = Recipe(steps=35, batch_size=8, hold_out=Fraction(6))
-    noise = Noise(rate=Fraction(2, 5))
+    noise = LabelNoise(rate=Fraction(2, 5))
     return TrainingConfig(model=f"{tmp_path}/net.py:build", data=digits, recipe=recipe, noise=noise)
 
 
@@ -612,7 +615,7 @@ def test_the_best_epoch_is_kept_where_that_is_asked(digits, tmp_path):
     )
     held = [line["held_out"] for line in made.record["history"]]
     assert made.record["epoch_kept"] == 1 + held.index(max(held)) < 6
-    training = prepare(digits, hold_out=Fraction(1, 10))
+    training = prepare_training_data(digits, hold_out=Fraction(1, 10))
     network = read_checkpoint(made.path).load()
     assert accuracy(network, gather(digits, training.held_out, CPU))["held_out"] == max(held)
 
@@ -638,7 +641,7 @@ def test_the_same_question_is_answered_from_the_file(asked, tmp_path):
         {"loss": "hinge"},
         {"settings": {"label_smoothing": 0.1}},
         {"fraction": Fraction(1, 2)},
-        {"noise": Noise()},
+        {"noise": LabelNoise()},
         {"recipe": Recipe(epochs=2)},
     ],
 )
@@ -800,9 +803,9 @@ def test_the_labels_of_a_training_are_written_and_counted(robustkit, tmp_path):
     assert (status, err) == (0, "wrote labels.csv\n")
     assert out.splitlines()[-1].split() == ["all", "360", "144", "400", "160"]
     rows = np.genfromtxt(tmp_path / "labels.csv", delimiter=",", names=True, dtype=None)
-    whole = data.load("mnist5k", split="train")
-    training = prepare(
-        whole, hold_out="1/10", fraction="0.1", noise=Noise("pair", Fraction(2, 5)), seed=3
+    whole = load_dataset("mnist5k", split="train")
+    training = prepare_training_data(
+        whole, hold_out="1/10", fraction="0.1", noise=LabelNoise("pair", Fraction(2, 5)), seed=3
     )
     own = rows[~rows["held_out"]]
     assert own["index"].tolist() == training.train.positions.tolist()

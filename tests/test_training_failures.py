@@ -14,6 +14,7 @@ from torch import nn
 
 from robustkit import data
 from robustkit.checkpoint import read_checkpoint, save_checkpoint
+from robustkit.data import load_dataset
 from robustkit.errors import InputError, TrainingFailed
 from robustkit.training import Recipe, TrainingConfig, TrainingOptions, train
 from robustkit.training.run import numerics
@@ -58,7 +59,7 @@ def rewrites(logits, labels):
 @pytest.fixture(scope="module")
 def digits():
     """200 real digits, 20 a class, as a training split."""
-    whole = data.load("mnist5k", split="train")
+    whole = load_dataset("mnist5k", split="train")
     keep = np.concatenate([np.flatnonzero(whole.labels == k)[:20] for k in range(10)])
     images = np.concatenate([whole.images(i, i + 1) for i in keep])
     return data.from_arrays(images, whole.labels[keep], name="digits")

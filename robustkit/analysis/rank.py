@@ -158,6 +158,6 @@ def _check_independent(data: Sequence[str]) -> None:
 def _source(name: str) -> str:
     """The data set that a part was taken from."""
     try:
-        return shelf.spec(name).all_training_images_of or name
+        return shelf.read_dataset_spec(name).all_training_images_of or name
     except InputError:
         return name  # the user's own

@@ -300,7 +300,7 @@ class _AuditRun:
             Corrupted(name, groups[name], tuple(proportion(int(k), n) for k in row))
             for name, row in zip(corruption.NAMES, right, strict=True)
         )
-        notes = corruption.notes(corruption.NAMES, height, width, channels)
+        notes = corruption.departure_notes(corruption.NAMES, height, width, channels)
         return Corruptions(rows, float(right.mean() / n), notes, n)
 
     def _corrupted(self, part: Dataset) -> dict[str, Any]:

@@ -233,12 +233,12 @@ def _training_ids(
     checkpoint: "Checkpoint", root: Path | None, images: "Dataset"
 ) -> frozenset[str] | None:
     """Ids of the images that the network was trained on; None where they are not to be had."""
-    from robustkit import data as datasets
+    from robustkit.data import load_dataset
 
     if checkpoint.trained_on is None or (root is None and checkpoint.trained_on != images.name):
         return None
     try:
-        training = datasets.load(checkpoint.trained_on, split="train", root=root)
+        training = load_dataset(checkpoint.trained_on, split="train", root=root)
     except RobustkitError:
         return None
     return frozenset(training.ids)

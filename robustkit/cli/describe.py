@@ -91,13 +91,13 @@ def _write_labels(
     Raises:
         InputError: the checkpoint says too little, or what is found has other digests.
     """
-    from robustkit.data import load, recovered
+    from robustkit.data import load_dataset, recovered
 
     record = found.extra.get("training")
     told = record.get("data") if isinstance(record, dict) else None
     if not isinstance(told, dict) or not (name := data or found.trained_on):
         raise InputError(f"{found.path}: it does not say what it was trained on; no --labels")
-    dataset = load(name, split=split, **where)
+    dataset = load_dataset(name, split=split, **where)
     training = recovered.recover(dataset, told, noise_kind)
     write_atomic(path, recovered.table(dataset, training))
     _show_flips(recovered.flips(dataset, training))

@@ -14,7 +14,7 @@ from robustkit.errors import InputError
 if TYPE_CHECKING:
     from robustkit.compression import Scheme
     from robustkit.data import Dataset
-    from robustkit.data.noise import Noise
+    from robustkit.data.noise import LabelNoise
 
 
 def train(
@@ -128,7 +128,7 @@ def train(
     """
     from robustkit import losses, training
     from robustkit.cli.terminal import TrainingBar, show_training
-    from robustkit.data import load
+    from robustkit.data import load_dataset
     from robustkit.training import TrainingConfig, TrainingOptions, resolve
 
     noise = _noise(noise_kind, label_noise, noise_stratified)
@@ -142,7 +142,9 @@ def train(
     changes |= _given(augment=_augment(augment), hold_out=_held_out(hold_out))
     resolved = resolve(loss, data, model, settings=given, changes=changes, paper=recipe == "paper")
     path = out or Path(_name(loss, given, model, data, noise, part, scheme, seed))
-    images = load(data, split=split, root=data_root, resize=resize, crop=crop, channels=channels)
+    images = load_dataset(
+        data, split=split, root=data_root, resize=resize, crop=crop, channels=channels
+    )
     _check_held_out(changes.get("hold_out", 0), images)
     config = TrainingConfig(
         model=model,
@@ -168,12 +170,12 @@ def train(
     return 0
 
 
-def _noise(kind: str, rate: str | None, stratified: bool) -> "Noise":
+def _noise(kind: str, rate: str | None, stratified: bool) -> "LabelNoise":
     """What the options of label noise say."""
-    from robustkit.data import noise as noises
+    from robustkit.data.noise import parse_label_noise
 
     share_wrong = None if rate is None else str(share(rate, "--label-noise"))
-    noise = noises.parse(kind, share_wrong, stratified=stratified)
+    noise = parse_label_noise(kind, share_wrong, stratified=stratified)
     if stratified and noise.kind == "file":
         raise InputError("--noise-stratified: a file's labels are what they are; leave it out")
     return noise
@@ -242,7 +244,7 @@ def _name(
     settings: Mapping[str, Any],
     model: str,
     data: str,
-    noise: "Noise",
+    noise: "LabelNoise",
     share: Fraction,
     scheme: object,
     seed: int,

@@ -8,13 +8,14 @@ come out as multiples of 1/255. Names, tables and notes need no torch.
 - kinds: the corruptions by name; noise, blur, weather and digital have them in the paper's groups
 - draws: chance, by image
 - filters, pixels: what they are made of
-- telling: every departure from the published benchmarks
+- notes: every departure from the published benchmarks
 - measuring: which images a model still gets right
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from robustkit.corruption.notes import departure_notes
 from robustkit.corruption.tables import (
     GROUPS,
     NAMES,
@@ -23,7 +24,6 @@ from robustkit.corruption.tables import (
     Parameters,
     parameters,
 )
-from robustkit.corruption.telling import notes
 
 if TYPE_CHECKING:
     from robustkit.corruption.kinds import corrupt
@@ -36,8 +36,8 @@ __all__ = [
     "SMALLEST",
     "Parameters",
     "corrupt",
+    "departure_notes",
     "measure",
-    "notes",
     "parameters",
 ]
 

@@ -15,23 +15,32 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from robustkit.data.shelf import Spec, spec
+from robustkit.data.shelf import DatasetSpec, read_dataset_spec
 
 if TYPE_CHECKING:
     from robustkit.data.dataset import Dataset, from_arrays
-    from robustkit.data.loading import load
-    from robustkit.data.noise import Noise
-    from robustkit.data.subset import Training, prepare
+    from robustkit.data.loading import load_dataset
+    from robustkit.data.noise import LabelNoise
+    from robustkit.data.subset import TrainingData, prepare_training_data
 
-__all__ = ["Dataset", "Noise", "Spec", "Training", "from_arrays", "load", "prepare", "spec"]
+__all__ = [
+    "Dataset",
+    "DatasetSpec",
+    "LabelNoise",
+    "TrainingData",
+    "from_arrays",
+    "load_dataset",
+    "prepare_training_data",
+    "read_dataset_spec",
+]
 
 _HOMES = {
     "Dataset": "dataset",
-    "Noise": "noise",
-    "Training": "subset",
+    "LabelNoise": "noise",
+    "TrainingData": "subset",
     "from_arrays": "dataset",
-    "load": "loading",
-    "prepare": "subset",
+    "load_dataset": "loading",
+    "prepare_training_data": "subset",
 }
 
 

@@ -27,7 +27,7 @@ AT_ONCE = 4
 """pictures that a thread decodes in a row: small ones cost more to hand over than to decode"""
 
 
-class Picture(NamedTuple):
+class EncodedImage(NamedTuple):
     """An encoded picture."""
 
     content: bytes | Path
@@ -35,7 +35,7 @@ class Picture(NamedTuple):
     """how a message names it"""
 
 
-def decode(pictures: Iterable[Picture]) -> Iterator[Image]:
+def decode(pictures: Iterable[EncodedImage]) -> Iterator[Image]:
     """Pictures as C x H x W: grey ones have one channel, all others become RGB.
 
     uint8; float32 where a picture has one channel of 16 bits. Transparency is dropped, EXIF
@@ -61,11 +61,11 @@ def is_jpeg(picture: bytes) -> bool:
     return picture.startswith(JPEG)
 
 
-def _all_decoded(pictures: Iterable[Picture]) -> list[Image]:
+def _all_decoded(pictures: Iterable[EncodedImage]) -> list[Image]:
     return [_decoded(picture) for picture in pictures]
 
 
-def _decoded(picture: Picture) -> Image:
+def _decoded(picture: EncodedImage) -> Image:
     content, where = picture
     try:
         with Pillow.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustkit.data.encoded import SUFFIXES, Picture, decode
+from robustkit.data.encoded import SUFFIXES, EncodedImage, decode
 from robustkit.data.pixels import Image, Labels
 from robustkit.data.source import WHOLE, Opened, Remembered
 from robustkit.errors import DataError
@@ -23,7 +23,7 @@ class FileSource:
 
     def read(self, positions: Sequence[int]) -> Iterator[Image]:
         """The images at these positions, in this order."""
-        return decode(Picture(self.paths[p], self.where(p)) for p in positions)
+        return decode(EncodedImage(self.paths[p], self.where(p)) for p in positions)
 
     def where(self, position: int) -> str:
         """How a message names an image."""

@@ -8,14 +8,14 @@ from robustkit.data.folder import open_folder
 from robustkit.data.npz import open_npz
 from robustkit.data.originals import PREFIX, open_original
 from robustkit.data.parquet import find_parquet, open_parquet
-from robustkit.data.shelf import Spec, checked_budgets, spec
+from robustkit.data.shelf import DatasetSpec, checked_budgets, read_dataset_spec
 from robustkit.data.source import Opened, diagnosis
 from robustkit.data.transform import Transform
 from robustkit.errors import DataError, UnknownName
 from robustkit.files import file_digest, find, names
 
 
-def load(
+def load_dataset(
     name: str,
     *,
     split: str = "test",
@@ -44,7 +44,7 @@ def load(
     root = None if root is None else Path(root)
     asked = Transform(resize, crop, channels)
     file = _shelf_file(name)
-    known = spec(name) if file else Spec(title=name, source=name)
+    known = read_dataset_spec(name) if file else DatasetSpec(title=name, source=name)
     try:
         opened = _described(known, file, split, root) if file else open_path(Path(name), split)
         return assemble(
@@ -89,7 +89,7 @@ def _shelf_file(name: str) -> Path | None:
         raise UnknownName("data set", name, names("data"), advice) from None
 
 
-def _described(known: Spec, file: Path, split: str, root: Path | None) -> Opened:
+def _described(known: DatasetSpec, file: Path, split: str, root: Path | None) -> Opened:
     """The source that a data set's file names, held against what the file says of it."""
     if known.splits and split not in known.splits:
         raise DataError(f"{file.stem}: no split {split!r}; it has: {', '.join(known.splits)}")
@@ -109,7 +109,7 @@ def _described(known: Spec, file: Path, split: str, root: Path | None) -> Opened
     return replace(opened, classes=classes, shape=known.shape, origin=origin)
 
 
-def _beside(known: Spec, file: Path, split: str) -> Opened:
+def _beside(known: DatasetSpec, file: Path, split: str) -> Opened:
     """A source given by its path, relative to the data set's file."""
     path = file.parent / known.source
     expected = known.sha256.get(path.name)

@@ -37,7 +37,7 @@ LARGEST = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Noise:
+class LabelNoise:
     """A kind of label noise.
 
     - symmetric: one of the other classes, each as likely as the next.
@@ -78,7 +78,9 @@ class Noise:
             raise InputError(f"label noise: the rate must be from 0 to below 1, got {self.rate}")
 
 
-def parse(kind: str = "symmetric", rate: str | None = None, *, stratified: bool = False) -> Noise:
+def parse_label_noise(
+    kind: str = "symmetric", rate: str | None = None, *, stratified: bool = False
+) -> LabelNoise:
     """Label noise from what a user wrote.
 
     Args:
@@ -94,14 +96,15 @@ def parse(kind: str = "symmetric", rate: str | None = None, *, stratified: bool 
     value = fraction(rate, "--label-noise") if rate is not None else None
     if value is None and kind == "symmetric":
         value = Fraction(0)
-    return Noise(word, value, stratified, Path(path) if path else None, column)  # type: ignore[arg-type]
+    file = Path(path) if path else None
+    return LabelNoise(word, value, stratified, file, column)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Corruption:
+class NoisyLabels:
     """Labels as they are given to the training, beside the clean ones."""
 
-    noise: Noise
+    noise: LabelNoise
     seed: int
     clean: Labels
     """[N], read-only"""
@@ -145,7 +148,9 @@ def label_digest(labels: Labels) -> str:
     return digest(labels.astype("<i8").tobytes())
 
 
-def corrupt(dataset: Dataset, positions: Positions, noise: Noise, seed: int) -> Corruption:
+def apply_label_noise(
+    dataset: Dataset, positions: Positions, noise: LabelNoise, seed: int
+) -> NoisyLabels:
     """The labels of a part of a data set, some of them made wrong.
 
     Exactly `round(rate * N)` labels are replaced (a half to the even number); all but those of
@@ -162,13 +167,13 @@ def corrupt(dataset: Dataset, positions: Positions, noise: Noise, seed: int) -> 
         DataError: the file cannot be read or does not fit the data set.
     """
     part = _Part(dataset, positions, seed)
-    if noise != Noise() and len(dataset.classes) < 2:
+    if noise != LabelNoise() and len(dataset.classes) < 2:
         raise InputError("label noise needs at least two classes, the data set has one")
     labels = _given(part, noise)
     for array in (clean := part.clean, labels):
         array.setflags(write=False)
     file = {"name": noise.path.name, "sha256": file_digest(noise.path)} if noise.path else {}
-    return Corruption(noise, seed, clean, labels, file)
+    return NoisyLabels(noise, seed, clean, labels, file)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,7 +206,7 @@ class _Part:
         return uniform(LABEL, self.seed, self.ids(rows))
 
 
-def _given(part: _Part, noise: Noise) -> Labels:
+def _given(part: _Part, noise: LabelNoise) -> Labels:
     """The labels after noise, [N]."""
     if noise.path is not None:
         read = _from_file if noise.kind == "file" else _by_matrix
@@ -291,13 +296,13 @@ NEW = {
 """new labels by kind, of the part's images in these rows"""
 
 
-def _from_file(part: _Part, noise: Noise, path: Path) -> Labels:
+def _from_file(part: _Part, noise: LabelNoise, path: Path) -> Labels:
     # a file has the order of the stored split, of which a data set may be a shuffled beginning
     stored, places = part.dataset._source.labels, part.dataset._positions
     return read_labels(path, noise.column, stored, part.classes)[places[part.positions]]
 
 
-def _by_matrix(part: _Part, noise: Noise, path: Path) -> Labels:
+def _by_matrix(part: _Part, noise: LabelNoise, path: Path) -> Labels:
     """Labels by a matrix: images lose theirs in their class's order, and the new ones take turns.
 
     So a cell of the matrix gets its share of the images up to rounding, and exactly where the

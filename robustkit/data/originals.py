@@ -12,8 +12,8 @@ from typing import Any
 
 from robustkit.data.folder import FileSource, open_folder
 from robustkit.data.idx import find_idx, open_idx
-from robustkit.data.parquet import Part, find_parquet, open_parquet
-from robustkit.data.shelf import Spec
+from robustkit.data.parquet import ParquetSplit, find_parquet, open_parquet
+from robustkit.data.shelf import DatasetSpec
 from robustkit.data.source import ArraySource, Opened, Remembered, checked_arrays, checked_labels
 from robustkit.errors import DataError, UnknownName
 
@@ -36,7 +36,7 @@ TIMEOUT = 30.0
 """seconds without an answer, after which a network counts as absent"""
 
 
-def open_original(name: str, spec: Spec, split: str, root: Path | None) -> Opened:
+def open_original(name: str, spec: DatasetSpec, split: str, root: Path | None) -> Opened:
     """A known data set: the original files under `root`, else Parquet there, else a download.
 
     Raises:
@@ -71,7 +71,7 @@ def downloads() -> Path:
     return Path(cache) / "robustkit" / "data"
 
 
-def _stored(kind: str, spec: Spec, split: str, root: Path) -> Opened | None:
+def _stored(kind: str, spec: DatasetSpec, split: str, root: Path) -> Opened | None:
     """The original files, if they are there."""
     places = [root / place.format(split=split) for place in PLACES[kind]]
     if kind in ("MNIST", "FashionMNIST"):
@@ -85,11 +85,11 @@ def _stored(kind: str, spec: Spec, split: str, root: Path) -> Opened | None:
     return _read(kind, split, root, place)
 
 
-def _as_parquet(name: str, spec: Spec, split: str, root: Path) -> Opened | None:
+def _as_parquet(name: str, spec: DatasetSpec, split: str, root: Path) -> Opened | None:
     """A copy in Parquet: `ROOT/NAME-SPLIT.parquet`, or `ROOT/NAME/` or `ROOT/data/` with splits."""
     part = None
     if files := sorted(root.glob(f"{name}-{split}*.parquet")):
-        part = Part(files, split)
+        part = ParquetSplit(files, split)
     for place in (root / name, root / "data"):
         if part is None and place.is_dir():
             part = find_parquet(place, split)

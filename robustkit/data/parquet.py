@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustkit.data.encoded import Picture, decode, is_jpeg
+from robustkit.data.encoded import EncodedImage, decode, is_jpeg
 from robustkit.data.pixels import Image, Labels
 from robustkit.data.source import WHOLE, Opened, Remembered, checked_labels, diagnosis
 from robustkit.errors import DataError
@@ -60,7 +60,7 @@ class ParquetSource:
         """the page at which `_rows` stands"""
         parts, count = [], 0
         for path in files:
-            table = _Table(path)
+            table = _ParquetTable(path)
             parts.append(table.labels())
             for group, rows in enumerate(table.groups):
                 for offset, start in enumerate(range(0, rows, PAGE)):
@@ -72,7 +72,7 @@ class ParquetSource:
 
     def read(self, positions: Sequence[int]) -> Iterator[Image]:
         """The images at these positions, in this order."""
-        return decode(Picture(self.encoded(p), self.where(p)) for p in positions)
+        return decode(EncodedImage(self.encoded(p), self.where(p)) for p in positions)
 
     def encoded(self, position: int) -> bytes:
         """One picture as it stands in the file."""
@@ -94,7 +94,7 @@ class ParquetSource:
             return self._cache[page]
         if page != self._next:
             path, group, offset = self._pages[page]
-            self._rows = itertools.islice(_Table(path).pictures(group), offset * PAGE, None)
+            self._rows = itertools.islice(_ParquetTable(path).pictures(group), offset * PAGE, None)
         rows = list(itertools.islice(self._rows, self._starts[page + 1] - self._starts[page]))
         follows = page + 1 < len(self._pages) and self._pages[page + 1].offset > 0
         self._next = page + 1 if follows else None
@@ -109,7 +109,7 @@ class ParquetSource:
             self._cached -= sum(map(len, filter(None, dropped)))
 
 
-class _Table:
+class _ParquetTable:
     """One file, with the columns that count."""
 
     def __init__(self, path: Path) -> None:
@@ -166,14 +166,14 @@ class _Table:
             raise DataError(f"{self.path}: not readable as Parquet: {why}") from error
 
 
-class Part(NamedTuple):
+class ParquetSplit(NamedTuple):
     """The files of one split, in order."""
 
     files: Sequence[Path]
     split: str
 
 
-def find_parquet(place: Path, split: str) -> Part | None:
+def find_parquet(place: Path, split: str) -> ParquetSplit | None:
     """The Parquet files of a split, in a folder or as the file itself; None if there are none.
 
     The split is read off the names (`data/test-00000-of-00001.parquet`, `cifar10-test.parquet`,
@@ -191,9 +191,9 @@ def find_parquet(place: Path, split: str) -> Part | None:
     if not by_split:
         return None
     if (wanted := SPLITS.get(split, split)) in by_split:
-        return Part(by_split[wanted], split)
+        return ParquetSplit(by_split[wanted], split)
     if set(by_split) == {WHOLE} and wanted == "test":
-        return Part(by_split[WHOLE], WHOLE)
+        return ParquetSplit(by_split[WHOLE], WHOLE)
     raise DataError(f"{place}: no split {split!r}; it has: {', '.join(sorted(by_split))}")
 
 
@@ -206,7 +206,7 @@ def split_of(path: Path) -> str:
     return WHOLE
 
 
-def open_parquet(part: Part) -> Opened:
+def open_parquet(part: ParquetSplit) -> Opened:
     """The files of a split, one after the other, as a source.
 
     Raises:
@@ -221,7 +221,7 @@ def open_parquet(part: Part) -> Opened:
         "sha256": {path.name: file_digest(path) for path in files},
         "encoding": "jpeg" if is_jpeg(source.encoded(0)) else "lossless",
     }
-    return Opened(Remembered(source), split, _Table(files[0]).classes(), origin=origin)
+    return Opened(Remembered(source), split, _ParquetTable(files[0]).classes(), origin=origin)
 
 
 def _column(names: Sequence[str], known: Sequence[str], path: Path) -> str:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustkit.data.dataset import Dataset
-from robustkit.data.noise import FROM_FILE, Noise, parse
-from robustkit.data.subset import Part, Training, prepare
+from robustkit.data.noise import FROM_FILE, LabelNoise, parse_label_noise
+from robustkit.data.subset import Part, TrainingData, prepare_training_data
 from robustkit.errors import DataError, InputError
 
 COLUMNS = ("sample", "index", "clean", "given", "held_out")
@@ -39,12 +39,12 @@ class Flips(NamedTuple):
     held_out_wrong: int
 
 
-def recover(dataset: Dataset, record: Mapping[str, Any], kind: str | None = None) -> Training:
+def recover(dataset: Dataset, record: Mapping[str, Any], kind: str | None = None) -> TrainingData:
     """The images and labels of a training, as its record's digests confirm.
 
     Args:
         dataset: the split that was trained on.
-        record: what the checkpoint says of the data, as `Training.record` has it and more.
+        record: what the checkpoint says of the data, as `TrainingData.record` has it and more.
         kind: of the noise, with its file, where it was read from one: "file:PATH#COLUMN".
 
     Raises:
@@ -57,7 +57,7 @@ def recover(dataset: Dataset, record: Mapping[str, Any], kind: str | None = None
             "digest is another; give the same --data, --split, --resize, --crop and --channels"
         )
     try:
-        training = prepare(
+        training = prepare_training_data(
             dataset,
             hold_out=record["hold_out"],
             fraction=record["fraction"],
@@ -71,20 +71,20 @@ def recover(dataset: Dataset, record: Mapping[str, Any], kind: str | None = None
     return training
 
 
-def _noise(recorded: Mapping[str, Any], kind: str | None) -> Noise:
+def _noise(recorded: Mapping[str, Any], kind: str | None) -> LabelNoise:
     """The noise that a record tells of."""
     rate, name = recorded["rate"], recorded["kind"]
     if name not in FROM_FILE:
-        return parse(name, rate, stratified=recorded["stratified"])
+        return parse_label_noise(name, rate, stratified=recorded["stratified"])
     if kind is None or kind.partition(":")[0] != name:
         raise InputError(
             f"the labels were made wrong by the file {recorded['file']['name']}; "
             f"give it with --noise-kind {name}:PATH"
         )
-    return parse(kind, rate, stratified=recorded["stratified"])
+    return parse_label_noise(kind, rate, stratified=recorded["stratified"])
 
 
-def _check(training: Training, record: Mapping[str, Any]) -> None:
+def _check(training: TrainingData, record: Mapping[str, Any]) -> None:
     """Raise DataError unless images and labels have the digests of the record."""
     found = training.record()
     for part in ("train", "held_out"):
@@ -103,7 +103,7 @@ def _at(table: Any, path: str) -> Any:
     return table
 
 
-def flips(dataset: Dataset, training: Training) -> list[Flips]:
+def flips(dataset: Dataset, training: TrainingData) -> list[Flips]:
     """How many labels of each class are wrong."""
     parts = (training.train, training.held_out)
     columns = (column for part in parts for column in _counts(part, len(dataset.classes)))
@@ -114,11 +114,11 @@ def _counts(part: Part | None, classes: int) -> list[list[int]]:
     """Images by clean label, and those of them with a wrong one, each [K]."""
     if part is None:
         return [[0] * classes] * 2
-    clean, wrong = part.corruption.clean, part.corruption.flipped
+    clean, wrong = part.noisy_labels.clean, part.noisy_labels.flipped
     return [np.bincount(found, minlength=classes).tolist() for found in (clean, clean[wrong])]
 
 
-def table(dataset: Dataset, training: Training) -> bytes:
+def table(dataset: Dataset, training: TrainingData) -> bytes:
     """CSV with `COLUMNS`, an image a row, in the order of the data set."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -131,6 +131,6 @@ def table(dataset: Dataset, training: Training) -> bytes:
 
 
 def _rows(dataset: Dataset, part: Part, held_out: str) -> list[tuple[str, int, int, int, str]]:
-    columns = (part.positions, part.corruption.clean, part.labels)
+    columns = (part.positions, part.noisy_labels.clean, part.labels)
     triples = zip(*(column.tolist() for column in columns), strict=True)
     return [(dataset.ids[index], index, clean, given, held_out) for index, clean, given in triples]

@@ -14,7 +14,7 @@ Budgets = dict[Norm, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class DatasetSpec:
     """The content of a data set's file."""
 
     title: str
@@ -43,7 +43,7 @@ class Spec:
     channels: int | None = None
 
 
-def spec(name: str) -> Spec:
+def read_dataset_spec(name: str) -> DatasetSpec:
     """What the file of a data set says; `name` stands on the shelf or ends in `.toml`.
 
     Raises:
@@ -52,7 +52,7 @@ def spec(name: str) -> Spec:
     """
     path = find("data", name)
     try:
-        found = build(Spec, read_toml(path), str(path))
+        found = build(DatasetSpec, read_toml(path), str(path))
     except InputError as error:
         raise DataError(str(error)) from error
     checked_budgets(found.budgets, str(path))
@@ -79,7 +79,7 @@ def checked_budgets(budgets: Mapping[Any, Sequence[str]], where: str) -> Budgets
     return {norm: texts for norm, texts in checked.items() if texts}
 
 
-def _check(found: Spec, where: str) -> None:
+def _check(found: DatasetSpec, where: str) -> None:
     if found.bounds != UNIT:
         raise DataError(f'{where}: bounds: images are evaluated on ["0", "1"] only; rescale them')
     if found.shape and (len(found.shape) != 3 or min(found.shape) < 1):

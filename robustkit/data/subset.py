@@ -13,7 +13,7 @@ import numpy as np
 
 from robustkit.data.dataset import Dataset
 from robustkit.data.draws import Positions, numbers, shuffled
-from robustkit.data.noise import Corruption, Noise, corrupt, written
+from robustkit.data.noise import LabelNoise, NoisyLabels, apply_label_noise, written
 from robustkit.data.pixels import Labels
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
@@ -31,7 +31,7 @@ class Part:
 
     positions: Positions
     """in the data set, rising, [N], read-only"""
-    corruption: Corruption
+    noisy_labels: NoisyLabels
     ids: str
     """a digest of the images' ids"""
 
@@ -41,15 +41,15 @@ class Part:
     @property
     def labels(self) -> Labels:
         """The given ones, [N], read-only."""
-        return self.corruption.labels
+        return self.noisy_labels.labels
 
     def record(self) -> dict[str, Any]:
         """Counts and digests, as JSON."""
-        return {"images": len(self), "ids": self.ids, "noise": self.corruption.record()}
+        return {"images": len(self), "ids": self.ids, "noise": self.noisy_labels.record()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Training:
+class TrainingData:
     """What is trained on, and what is held out for every choice that has to be made."""
 
     train: Part
@@ -63,15 +63,15 @@ class Training:
         return {**self.asked, "train": self.train.record(), "held_out": held_out}
 
 
-def prepare(
+def prepare_training_data(
     dataset: Dataset,
     *,
     hold_out: Exact = 0,
     fraction: Exact = 1,
-    noise: Noise | None = None,
+    noise: LabelNoise | None = None,
     seed: int = 0,
     clean_selection: bool = False,
-) -> Training:
+) -> TrainingData:
     """Hold out, take a fraction of the rest, and corrupt the labels of both.
 
     Args:
@@ -86,7 +86,7 @@ def prepare(
         InputError: numbers out of range, a fraction that leaves a class without an image, or
             noise that does not go with the data.
     """
-    noise = noise or Noise()
+    noise = noise or LabelNoise()
     hold_out, fraction = exact(hold_out, "hold-out"), exact(fraction, "data fraction")
     held = choose_held_out(dataset, hold_out, seed)
     rest = np.setdiff1d(np.arange(len(dataset)), held, assume_unique=True)
@@ -97,8 +97,8 @@ def prepare(
         "seed": seed,
         "selection": "clean labels" if clean_selection else "labels corrupted as in training",
     }
-    held_noise = Noise() if clean_selection else noise
-    return Training(
+    held_noise = LabelNoise() if clean_selection else noise
+    return TrainingData(
         _part(dataset, train, noise, seed),
         _part(dataset, held, held_noise, seed) if len(held) else None,
         asked,
@@ -190,7 +190,7 @@ def choose_fraction(
     return positions[np.sort(order[:count])]
 
 
-def _part(dataset: Dataset, positions: Positions, noise: Noise, seed: int) -> Part:
+def _part(dataset: Dataset, positions: Positions, noise: LabelNoise, seed: int) -> Part:
     positions.setflags(write=False)
     ids = digest(canonical([dataset.ids[position] for position in positions.tolist()]))
-    return Part(positions, corrupt(dataset, positions, noise, seed), ids)
+    return Part(positions, apply_label_noise(dataset, positions, noise, seed), ids)

@@ -10,7 +10,7 @@ import torch
 
 from robustkit import data as datasets
 from robustkit.checkpoint import Checkpoint, read_checkpoint
-from robustkit.data import Dataset
+from robustkit.data import Dataset, load_dataset
 from robustkit.errors import InputError
 from robustkit.evaluation.config import resolve_protocol
 from robustkit.evaluation.images import images_for
@@ -80,7 +80,7 @@ def _dataset(
     if isinstance(data, str | Path) and isinstance(model, Checkpoint):
         return images_for(model, str(data), limit=limit)
     if isinstance(data, str | Path):
-        return datasets.load(str(data), limit=limit)
+        return load_dataset(str(data), limit=limit)
     if isinstance(data, tuple):
         images, labels = data
         return datasets.from_arrays(images[:limit], labels[:limit], name="arrays")

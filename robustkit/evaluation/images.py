@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from robustkit import data as datasets
 from robustkit.checkpoint import Checkpoint
-from robustkit.data import Dataset
+from robustkit.data import Dataset, load_dataset
 from robustkit.errors import DataError, InputError
 
 
@@ -34,7 +33,7 @@ def images_for(
     chosen = {
         key: getattr(checkpoint, key) if value is None else value for key, value in given.items()
     }
-    data = datasets.load(name, split=split, limit=limit, root=root, **chosen)
+    data = load_dataset(name, split=split, limit=limit, root=root, **chosen)
     if given == dict.fromkeys(given):
         check_shape(checkpoint, data)
     return data

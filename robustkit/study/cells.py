@@ -350,9 +350,9 @@ def _making(method: Method, configuration: int, trained: Trained) -> dict[str, A
     }
 
 
-def noise_of(kind: str, rate: str) -> noise.Noise:
+def noise_of(kind: str, rate: str) -> noise.LabelNoise:
     """The label noise of a cell: at level 0 none, or, where a file gives it, as the file says."""
-    return noise.parse(kind, None if rate == "0" and ":" in kind else rate)
+    return noise.parse_label_noise(kind, None if rate == "0" and ":" in kind else rate)
 
 
 def _compressed(changes: dict[str, Any], where: str) -> dict[str, Any]:

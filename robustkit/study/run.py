@@ -13,8 +13,8 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from robustkit import data as datasets
 from robustkit import machine
+from robustkit.data import load_dataset
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
 from robustkit.spec import Analysis, Study
@@ -126,7 +126,7 @@ class Run:
         if self.study.trained is not None:
             name = self.study.trained.data
             with within(f"{self.study.where}: [train] data"):
-                data = datasets.load(name, split="train", root=self.options.data_root)
+                data = load_dataset(name, split="train", root=self.options.data_root)
             self.planner = Planner(self.study, self.study.trained, data, self.tested)
         elif self.study.brought is not None:
             self.planner = Gatherer(self.study, self.study.brought, self.tested)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustkit import compression, machine
-from robustkit import data as datasets
-from robustkit.data import Dataset
+from robustkit.data import Dataset, load_dataset
 from robustkit.errors import DataError, RobustkitError
 from robustkit.files import build, write_atomic
 from robustkit.results.recorded import ITSELF, Said, check_name
@@ -161,7 +160,7 @@ def recipe(spelled: dict[str, Any]) -> Recipe:
 @lru_cache(maxsize=4)
 def loaded(name: str, split: str, limit: int | None, root: Path | None) -> Dataset:
     """A data set, kept for the next cell."""
-    return datasets.load(name, split=split, limit=limit, root=root)
+    return load_dataset(name, split=split, limit=limit, root=root)
 
 
 def described(data: Dataset) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from robustkit.compression import Scheme
 from robustkit.data import Dataset
-from robustkit.data.noise import Noise
+from robustkit.data.noise import LabelNoise
 from robustkit.training.progress import Callbacks
 from robustkit.training.recipe import Recipe
 
@@ -27,7 +27,7 @@ class TrainingConfig:
     settings: dict[str, Any] = field(default_factory=dict)
     """of the loss"""
     recipe: Recipe = field(default_factory=Recipe)
-    noise: Noise = field(default_factory=Noise)
+    noise: LabelNoise = field(default_factory=LabelNoise)
     fraction: Fraction = Fraction(1)
     """of the images that are not held out"""
     seed: int = 0

@@ -74,8 +74,8 @@ def gather(data: Dataset, part: Part, device: torch.device) -> Examples:
         ) from error
     return Examples(
         images,
-        torch.tensor(part.corruption.labels, device=device),
-        torch.tensor(part.corruption.clean, device=device),
+        torch.tensor(part.noisy_labels.labels, device=device),
+        torch.tensor(part.noisy_labels.clean, device=device),
         part.ids,
     )
 

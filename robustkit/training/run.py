@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from robustkit import compression, losses, models
 from robustkit.checkpoint import read_checkpoint, save_checkpoint
-from robustkit.data.subset import Training, prepare
+from robustkit.data.subset import TrainingData, prepare_training_data
 from robustkit.device import device as find_device
 from robustkit.errors import InputError, RobustkitError, TrainingFailed
 from robustkit.files import canonical, write_atomic
@@ -136,10 +136,10 @@ class _Training:
         record = self._finish(engine, account)
         return TrainingResult(self.out, record, self.processes.first, warning)
 
-    def prepared(self) -> Training:
+    def prepared(self) -> TrainingData:
         """Who is trained on, and who is held out."""
         asked = self.config
-        return prepare(
+        return prepare_training_data(
             asked.data,
             hold_out=asked.recipe.hold_out,
             fraction=asked.fraction,
@@ -156,7 +156,7 @@ class _Training:
             return "tf32" if self.device.type == "cuda" else "float32"
         return self.config.precision
 
-    def _account(self, loss: Loss, training: Training) -> dict[str, Any]:
+    def _account(self, loss: Loss, training: TrainingData) -> dict[str, Any]:
         """The question in full, as JSON, with a digest of all that can change the weights."""
         asked = self.config
         key = TrainingKey(
@@ -224,7 +224,7 @@ class _Training:
         state: dict[str, Any] = saved["state"]
         return state
 
-    def engine(self, loss: Loss, training: Training) -> Engine:
+    def engine(self, loss: Loss, training: TrainingData) -> Engine:
         """The loop, before its first update."""
         asked = self.config
         examples = gather(asked.data, training.train, self.device)

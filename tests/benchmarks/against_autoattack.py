@@ -19,6 +19,7 @@ from robustkit import data as datasets
 from robustkit import evaluation
 from robustkit.attack import Block, attack_block, in_budget, square
 from robustkit.checkpoint import read_checkpoint
+from robustkit.data import load_dataset
 from robustkit.protocol import labels_of
 
 NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -91,7 +92,7 @@ def main():
     options = parser.parse_args()
     if options.official:
         sys.path.insert(0, str(options.official))
-    data = datasets.load(options.data, root=options.data_root, limit=options.limit)
+    data = load_dataset(options.data, root=options.data_root, limit=options.limit)
     device = torch.device(options.device)
     model = read_checkpoint(options.checkpoint, model=options.model).load(device)
     images = torch.from_numpy(data.images(0, len(data))).to(device)

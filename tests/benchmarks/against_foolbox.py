@@ -22,9 +22,10 @@ from typing import TypeVar
 
 import torch
 
-from robustkit import data, evaluation, protocol
+from robustkit import evaluation, protocol
 from robustkit.attack import Block, attack_block, in_budget
 from robustkit.checkpoint import read_checkpoint
+from robustkit.data import load_dataset
 
 T = TypeVar("T")
 BUDGETS = ("0.05", "0.1", "0.15", "0.2", "0.25", "0.3", "0.35", "0.4")
@@ -100,7 +101,7 @@ def timed(function: Callable[..., T], *arguments: object) -> tuple[float, T]:
 
 def compare(options: argparse.Namespace) -> None:
     """Block by block in turn, so that a machine whose speed drifts slows all of them alike."""
-    subset = data.load(options.data, root=options.data_root, limit=options.images)
+    subset = load_dataset(options.data, root=options.data_root, limit=options.images)
     record = read_checkpoint(options.network)
     counted, trainable = Counted(record.load()), record.load()
     counted.replays = not options.verdicts
@@ -169,7 +170,7 @@ def compare(options: argparse.Namespace) -> None:
 def memory(options: argparse.Namespace) -> None:
     """Peak resident memory of a whole evaluation by FGSM, in MiB."""
     with tempfile.TemporaryDirectory() as out:
-        subset = data.load(options.data, root=options.data_root, limit=options.images)
+        subset = load_dataset(options.data, root=options.data_root, limit=options.images)
         subject = evaluation.from_checkpoint(read_checkpoint(options.network))
         asked = evaluation.resolve_protocol("fgsm", subset)
         evaluation.run(subject, subset, asked, Path(out), evaluation.RunOptions())

@@ -16,12 +16,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.defences import After, Before, Detached, Jpeg, Noisy, Rounded, Scaled, WinnersLeNet
 
-from robustkit import data as datasets
 from robustkit import evaluation
 from robustkit.audit import plan as plans
 from robustkit.audit.run import AuditRequest, run
 from robustkit.audit.stages import StageSettings, ThreatModel
 from robustkit.checkpoint import read_checkpoint
+from robustkit.data import load_dataset
 from robustkit.protocol import parse_epsilon
 from robustkit.report.audit import write
 
@@ -45,7 +45,7 @@ def main():
     parser.add_argument("--budget", default="quick")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = datasets.load("mnist5k", limit=options.limit)
+    data = load_dataset("mnist5k", limit=options.limit)
     judged = parse_epsilon(options.epsilon)
     rows = []
     for name in options.names or DEFENCES:

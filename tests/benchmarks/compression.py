@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from robustkit import compression, data, models
+from robustkit import compression, models
+from robustkit.data import load_dataset
 
 SCHEMES = [
     ("plain", False),
@@ -114,7 +115,7 @@ def work(rank: int, runs: list[Run], out: Path, store: str) -> None:
 
 
 def tensors(split: str) -> tuple[Tensor, Tensor]:
-    dataset = data.load("mnist5k", split=split)
+    dataset = load_dataset("mnist5k", split=split)
     return torch.from_numpy(dataset.images(0, len(dataset))), torch.from_numpy(dataset.labels)
 
 

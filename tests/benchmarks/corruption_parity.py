@@ -29,9 +29,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robustkit import data
 from robustkit.corruption import NAMES, SEVERITIES, corrupt, parameters
 from robustkit.corruption.kinds import KINDS
+from robustkit.data import load_dataset
 
 warnings.simplefilter("ignore")
 Functions = dict[str, Any]
@@ -193,7 +193,7 @@ def compare(reference: Reference, name: str, images: np.ndarray, ids: list[str])
 
 def pictures(side: int, count: int, root: Path | None) -> tuple[np.ndarray, list[str]]:
     """CIFAR-10's first test images as uint8 N × side × side × 3, and their ids."""
-    found = data.load("cifar10", root=root, limit=count)
+    found = load_dataset("cifar10", root=root, limit=count)
     stored = (found.images(0, count) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
     resized = [
         np.asarray(Image.fromarray(x).resize((side, side), Image.Resampling.BICUBIC))

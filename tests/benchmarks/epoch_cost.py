@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from robustkit import data, losses, machine, models
-from robustkit.data.subset import prepare
+from robustkit import losses, machine, models
+from robustkit.data import load_dataset
+from robustkit.data.subset import prepare_training_data
 from robustkit.device import device as find_device
 from robustkit.training.defaults import default_recipe
 from robustkit.training.engine import Engine
@@ -38,9 +39,9 @@ def main() -> None:
     machine.keep_memory()  # as `robustkit train` does
 
     device = find_device(options.device)
-    digits = data.load(options.data, split="train", root=options.data_root)
+    digits = load_dataset(options.data, split="train", root=options.data_root)
     recipe = replace(default_recipe("cross-entropy", options.data), epochs=1)
-    parts = prepare(digits, hold_out=recipe.hold_out)
+    parts = prepare_training_data(digits, hold_out=recipe.hold_out)
     examples, held_out = (gather(digits, part, device) for part in (parts.train, parts.held_out))
     network = models.build(options.model, seed=0).to(device)
     twin = models.build(options.model, seed=0).to(device)

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from robustkit import data, models
 from robustkit.checkpoint import save_checkpoint
+from robustkit.data import load_dataset
 
 
 def perturb(model: torch.nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
@@ -42,8 +43,8 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
-    train = data.load(options.data, split="train", root=options.data_root)
-    test = data.load(options.data, split="test", root=options.data_root)
+    train = load_dataset(options.data, split="train", root=options.data_root)
+    test = load_dataset(options.data, split="test", root=options.data_root)
     images, labels = torch.from_numpy(train.images(0, len(train))), torch.from_numpy(train.labels)
     model = models.build(options.model)
     batches = len(images) // 128

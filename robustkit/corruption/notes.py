@@ -22,7 +22,9 @@ _GREY: dict[str, str] = {
 }
 
 
-def notes(names: Sequence[str], height: int, width: int, channels: int) -> tuple[str, ...]:
+def departure_notes(
+    names: Sequence[str], height: int, width: int, channels: int
+) -> tuple[str, ...]:
     """Every way in which corruptions depart from the published benchmark, a sentence each.
 
     Empty where the size has a table of its own and nothing else is different.
