@@ -75,19 +75,12 @@ def images():
 
 def question(plan, images, *, subject=None, judged="0.1", norm="linf", **changes):
     budgets = tuple(parse_epsilon(e) for e in ("0.02", judged))
-    asked = {
-        "claim": None,
-        "against": {},
-        "surrogate": None,
-        "policy": None,
-        "budget": "tiny",
-        "command": "robustkit audit",
-    }
+    asked = {"budget": "tiny", "command": "robustkit audit"}
     return AuditRequest(
-        subject or evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k")),
-        images,
-        ThreatModel(norm, budgets[-1], budgets, 0),
-        plans.load_plan(str(plan)),
+        subject=subject or evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k")),
+        data=images,
+        threat=ThreatModel(norm, budgets[-1], budgets, 0),
+        plan=plans.load_plan(str(plan)),
         **{**asked, **changes},
     )
 

@@ -209,7 +209,10 @@ def test_logs_that_cannot_be_written_are_told_before_the_first_update(digits, tm
         (["--hold-out", "0.0001"], "0.0001 of 4000 images is none; give at least 1/4000, or 0"),
         (["--hold-out", "1.0"], "a share must be below 1; for a single image write --hold-out 1"),
         (["--no-memory"], "give --compress too"),
-        (["--noise-kind", "file:x.npy", "--noise-stratified"], "a file's labels are what they are"),
+        (
+            ["--noise-kind", "file:x.npy", "--noise-stratified"],
+            "does not apply to labels from a file",
+        ),
         (["--label-noise", "many"], "--label-noise many: expected a number such as 0.05, 1/20 or"),
         (["--data-fraction", "8/0"], "--data-fraction 8/0: expected a number such as 0.05"),
         (["--out", "."], "is a folder"),

@@ -132,3 +132,16 @@ def _stage(table: Mapping[str, Any], where: str) -> StageSpec:
         stage.survivors,
         stage.random,
     )
+
+
+def parse_budget(text: str) -> tuple[AuditPlan, float | None]:
+    """The plan that `--budget` names, and its minutes, where it gives some: "20", "20min".
+
+    Raises:
+        InputError: minutes of 0, or a plan that cannot be read.
+    """
+    number = text.removesuffix("min").strip()
+    limit = float(number) if number.replace(".", "", 1).isdigit() else None
+    if limit is not None and limit <= 0:
+        raise InputError(f"--budget {text}: minutes must be above 0")
+    return load_plan(DEFAULT if limit is not None else text), limit

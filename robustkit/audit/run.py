@@ -61,7 +61,7 @@ SMALLEST = corruption.SMALLEST
 """edge in pixels below which corruptions mean nothing"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRequest:
     """What is audited, against what, and how hard."""
 
@@ -69,12 +69,12 @@ class AuditRequest:
     data: Dataset
     threat: ThreatModel
     plan: AuditPlan
-    claim: RobustnessClaim | None
+    claim: RobustnessClaim | None = None
     """None: the plain evaluation that the audit runs itself"""
-    against: Mapping[str, EvaluatedModel]
+    against: Mapping[str, EvaluatedModel] = field(default_factory=dict)
     """other networks on the same images, by name"""
-    surrogate: EvaluatedModel | None
-    policy: Policy | None
+    surrogate: EvaluatedModel | None = None
+    policy: Policy | None = None
     budget: str
     """as the audit shall name its effort"""
     command: str

@@ -11,10 +11,12 @@ import typer
 from robustkit.cli.options import (
     BatchSize,
     Channels,
+    CheckpointOptions,
     Crop,
     Data,
     DataRoot,
     Device,
+    ImageOptions,
     Mean,
     Model,
     NumClasses,
@@ -23,20 +25,15 @@ from robustkit.cli.options import (
     Split,
     Std,
     TrustProgram,
-    images_a_pass,
-    numbers,
+    images_per_batch,
 )
-from robustkit.errors import InputError, RobustkitError
+from robustkit.errors import InputError
 from robustkit.protocol import NORMS, Norm
 
 if TYPE_CHECKING:
     from robustkit.audit.outcome import Audit, RobustnessClaim
     from robustkit.audit.plan import AuditPlan
     from robustkit.audit.policy import Policy
-    from robustkit.audit.stages import ThreatModel
-    from robustkit.checkpoint import Checkpoint
-    from robustkit.data import Dataset
-    from robustkit.evaluation import EvaluatedModel
 
 FAILED_POLICY = 1
 """exit status where a rule of the policy does not hold"""
@@ -76,7 +73,7 @@ def audit(
         str,
         typer.Option(
             metavar="quick|standard|thorough|MINUTES|FILE.toml",
-            help="How hard; minutes stop the standard audit where they are up.",
+            help="Effort; the standard audit stops after so many minutes.",
         ),
     ] = "standard",
     norm: Annotated[Norm | None, typer.Option(help=f"Else the claim's, or {NORMS[0]}.")] = None,
@@ -85,7 +82,8 @@ def audit(
         typer.Option(help="The judged budget; else the claim's or the largest usual."),
     ] = None,
     surrogate: Annotated[
-        str | None, typer.Option(metavar="CKPT", help="Try transfer from this network too.")
+        str | None,
+        typer.Option(metavar="CKPT", help="Also try transfer attacks crafted on this network."),
     ] = None,
     model: Model = None,
     data: Data = None,
@@ -113,54 +111,39 @@ def audit(
     """
     asked = _asked(claim, claim_from, policy, junit, budget, epsilon, out)
     from robustkit import evaluation
+    from robustkit.audit.request import threat_model, training_ids
     from robustkit.audit.run import AuditRequest, run_audit
     from robustkit.audit.stages import StageSettings, minutes
-    from robustkit.checkpoint import read_checkpoint
     from robustkit.cli.terminal import AuditBar
 
-    def read(path: str) -> "Checkpoint":
-        return read_checkpoint(
-            path,
-            model=model,
-            num_classes=num_classes,
-            mean=numbers(mean, "--mean"),
-            std=numbers(std, "--std"),
-            trust_program=trust_program,
-        )
-
-    audited = read(checkpoint)
-    images = evaluation.images_for(
-        audited,
-        data,
+    reading = CheckpointOptions.parse(
+        model=model, num_classes=num_classes, mean=mean, std=std, trust_program=trust_program
+    )
+    images = ImageOptions(
+        data=data,
+        root=data_root,
         split=split,
         limit=limit or asked.plan.images or None,
-        root=data_root,
         resize=resize,
         crop=crop,
         channels=channels,
     )
-    threat = _threat(images, asked.claim, norm, epsilon, seed)
-
-    def other(path: str) -> "EvaluatedModel":
-        found = read_checkpoint(path)
-        if (resize, crop, channels) == (None, None, None):
-            evaluation.check_shape(found, images)
-        return evaluation.from_checkpoint(found)
-
+    audited = reading.read(checkpoint)
+    dataset = images.load(audited)
     request = AuditRequest(
-        evaluation.from_checkpoint(audited),
-        images,
-        threat,
-        asked.plan,
-        asked.claim,
-        {path: other(path) for path in against or ()},
-        None if surrogate is None else other(surrogate),
-        asked.policy,
-        budget,
-        shlex.join(["robustkit", *sys.argv[1:]]),
-        lambda: _training_ids(audited, data_root, images),
+        subject=evaluation.from_checkpoint(audited),
+        data=dataset,
+        threat=threat_model(dataset, asked.claim, norm=norm, epsilon=epsilon, seed=seed),
+        plan=asked.plan,
+        claim=asked.claim,
+        against={path: images.other_model(path, dataset) for path in against or ()},
+        surrogate=None if surrogate is None else images.other_model(surrogate, dataset),
+        policy=asked.policy,
+        budget=budget,
+        command=shlex.join(["robustkit", *sys.argv[1:]]),
+        training_ids=lambda: training_ids(audited, data_root, dataset),
     )
-    options = evaluation.RunOptions(images_a_pass(batch_size), device)
+    options = evaluation.RunOptions(batch_size=images_per_batch(batch_size), device=device)
     with AuditBar() as bar:
         settings = StageSettings(out / "work", options, bar.begin, minutes(asked.minutes))
         found = run_audit(request, settings)
@@ -181,9 +164,9 @@ def _asked(
     from robustkit.audit import verdict
 
     if claim is not None and claim_from is not None:
-        raise InputError("--claim and --claim-from: give one of them")
+        raise InputError("--claim and --claim-from exclude each other; give one of them")
     if junit is not None and policy is None:
-        raise InputError("--junit tells of a policy's rules; give --policy too")
+        raise InputError("--junit reports the rules of a policy; give --policy too")
     if out.is_file():
         raise InputError(f"--out {out}: is a file; give the name of a folder")
     if junit is not None and junit.is_dir():
@@ -193,55 +176,8 @@ def _asked(
         stated = verdict.parse_claim(claim)
     elif claim_from is not None:
         stated = verdict.claim_from(claim_from, epsilon)
-    number = budget.removesuffix("min").strip()
-    limit = float(number) if number.replace(".", "", 1).isdigit() else None
-    if limit is not None and limit <= 0:
-        raise InputError(f"--budget {budget}: minutes must be above 0")
-    plan = plans.load_plan(plans.DEFAULT if limit is not None else budget)
+    plan, limit = plans.parse_budget(budget)
     return _Asked(plan, limit, policies.read_policy(policy) if policy else None, stated)
-
-
-def _threat(
-    data: "Dataset",
-    claim: "RobustnessClaim | None",
-    norm: Norm | None,
-    epsilon: str | None,
-    seed: int,
-) -> "ThreatModel":
-    """The judged budget and those around it: the data set's usual ones."""
-    from robustkit import protocol as protocols
-    from robustkit.audit.stages import ThreatModel
-
-    if claim is not None and norm not in (None, claim.norm):
-        raise InputError(f"--norm {norm}: the claim is about {claim.norm}")
-    chosen = protocols.parse_norm(norm or (claim.norm if claim else NORMS[0]), "--norm")
-    usual = [protocols.parse_epsilon(e) for e in data.budgets.get(chosen, ())]
-    text = epsilon or (claim.epsilon if claim else None)
-    if text is None and not usual:
-        raise InputError(f"no usual {chosen} budgets are known for {data.name}; give --epsilon")
-    judged = max(usual) if text is None else protocols.parse_epsilon(text)
-    if claim is not None and judged.value != protocols.parse_epsilon(claim.epsilon).value:
-        raise InputError(f"--epsilon {epsilon}: the claim is about {claim.epsilon}")
-    if claim is not None:
-        judged = protocols.parse_epsilon(claim.epsilon)
-    # beyond the judged budget only the cheap attacks would run, and a curve there would mislead
-    budgets = {e.value: e for e in [*usual, judged] if e.value <= judged.value}
-    return ThreatModel(chosen, judged, tuple(budgets[value] for value in sorted(budgets)), seed)
-
-
-def _training_ids(
-    checkpoint: "Checkpoint", root: Path | None, images: "Dataset"
-) -> frozenset[str] | None:
-    """Ids of the images that the network was trained on; None where they are not to be had."""
-    from robustkit.data import load_dataset
-
-    if checkpoint.trained_on is None or (root is None and checkpoint.trained_on != images.name):
-        return None
-    try:
-        training = load_dataset(checkpoint.trained_on, split="train", root=root)
-    except RobustkitError:
-        return None
-    return frozenset(training.ids)
 
 
 def _told(found: "Audit", out: Path, junit: Path | None) -> int:

@@ -31,20 +31,20 @@ Names = Annotated[
 At = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="EPSILON|clean", help="At this budget, or without attack; repeatable; else at all."
+        metavar="EPSILON|clean", help="At this budget, or on clean images; repeatable; else all."
     ),
 ]
 Attack = Annotated[str | None, typer.Option(help="Evaluations by this protocol only.")]
 Data = Annotated[str | None, typer.Option(help="Evaluations on this data set only.")]
 Surrogate = Annotated[
-    str | None, typer.Option(metavar="CKPT", help="Transfer attacks by way of this network.")
+    str | None, typer.Option(metavar="CKPT", help="Transfer attacks crafted on this network.")
 ]
 Baseline = Annotated[
     str | None,
     typer.Option(help="What the others are compared with, where one name means several methods."),
 ]
-Runs = Annotated[Path, typer.Option(help="Folder in which evaluated checkpoints are looked up.")]
-Level = Annotated[float, typer.Option(help="Confidence in all intervals together.")]
+Runs = Annotated[Path, typer.Option(help="Folder with the records of evaluated checkpoints.")]
+Level = Annotated[float, typer.Option(help="Simultaneous confidence level.")]
 Json = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the numbers.")]
 
 
@@ -52,7 +52,7 @@ def compare(
     names: Names = None,
     at: At = None,
     delta: Annotated[
-        float | None, typer.Option(metavar="POINTS", help="The difference that counts as none.")
+        float | None, typer.Option(metavar="POINTS", help="Equivalence margin.")
     ] = None,
     level: Level = 0.95,
     attack: Attack = None,

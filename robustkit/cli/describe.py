@@ -8,6 +8,7 @@ import typer
 
 from robustkit.cli.options import (
     Channels,
+    CheckpointOptions,
     Crop,
     Data,
     DataRoot,
@@ -17,7 +18,6 @@ from robustkit.cli.options import (
     Resize,
     Std,
     TrustProgram,
-    numbers,
 )
 from robustkit.errors import InputError
 from robustkit.files import write_atomic
@@ -37,9 +37,7 @@ def describe(
     sidecar: bool = typer.Option(
         False, "--sidecar", help="Write what is known to a .toml beside the checkpoint."
     ),
-    sidecar_path: Path | None = typer.Option(
-        None, "--sidecar-path", help="Write it there instead."
-    ),
+    sidecar_path: Path | None = typer.Option(None, "--sidecar-path", help="Path of that file."),
     labels: Path | None = typer.Option(
         None,
         metavar="FILE.csv",
@@ -57,16 +55,10 @@ def describe(
 ) -> None:
     """Print what was recognised: container, prefix, architecture, classes, training conditions."""
     from robustkit import checkpoint as checkpoints
-    from robustkit.checkpoint import read_checkpoint
 
-    found = read_checkpoint(
-        checkpoint,
-        model=model,
-        num_classes=num_classes,
-        mean=numbers(mean, "--mean"),
-        std=numbers(std, "--std"),
-        trust_program=trust_program,
-    )
+    found = CheckpointOptions.parse(
+        model=model, num_classes=num_classes, mean=mean, std=std, trust_program=trust_program
+    ).read(checkpoint)
     rows = checkpoints.describe(found)
     width = max(len(label) for label, _ in rows)
     for label, text in rows:

@@ -14,10 +14,12 @@ from robustkit import machine
 from robustkit.cli.options import (
     BatchSize,
     Channels,
+    CheckpointOptions,
     Crop,
     Data,
     DataRoot,
     Device,
+    ImageOptions,
     Mean,
     Model,
     NumClasses,
@@ -26,8 +28,7 @@ from robustkit.cli.options import (
     Split,
     Std,
     TrustProgram,
-    images_a_pass,
-    numbers,
+    images_per_batch,
 )
 from robustkit.errors import EvaluationFailed, InputError, RobustkitError
 from robustkit.files import write_atomic
@@ -38,28 +39,18 @@ if TYPE_CHECKING:
     from robustkit.record import Evaluation
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRequest:
     """All that one evaluation needs, in a form that travels to a worker process."""
 
+    checkpoint: CheckpointOptions
+    images: ImageOptions
     attack: str
     norm: Norm | None
     epsilons: tuple[str, ...]
     target: Literal["none", "next", "random", "least-likely"]
     settings: tuple[str, ...]
     seed: int
-    model: str | None
-    num_classes: int | None
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    trust_program: bool
-    data: str | None
-    data_root: Path | None
-    split: str
-    limit: int | None
-    resize: int | None
-    crop: int | None
-    channels: int | None
     batch_size: int | Literal["auto"]
     device: str
     out: Path
@@ -76,7 +67,7 @@ def evaluate(
         str, typer.Option(help="A protocol: see `robustkit list attacks`, or FILE.toml.")
     ] = "pgd",
     norm: Annotated[
-        Norm | None, typer.Option(help="Of the attack's norms; else its default.")
+        Norm | None, typer.Option(help="Norm of the budget; else the attack's default.")
     ] = None,
     model: Model = None,
     data: Data = None,
@@ -97,19 +88,21 @@ def evaluate(
     seed: Seed = 0,
     batch_size: BatchSize = "auto",
     device: Device = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Checkpoints at a time, on CPU.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Checkpoints evaluated in parallel (CPU).")
+    ] = 1,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Ask anew, even if on file.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Re-run even if cached.")] = False,
     json_: Annotated[
-        str | None, typer.Option("--json", metavar="FILE|-", help="Write a summary.")
+        str | None, typer.Option("--json", metavar="FILE|-", help="Write a JSON summary.")
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page.")] = None,
     save_adversarial: Annotated[
-        Path | None, typer.Option(help="Keep the perturbed images, float32 .npz.")
+        Path | None, typer.Option(help="Save the adversarial images, float32 .npz.")
     ] = None,
     surrogate: Annotated[
         str | None,
-        typer.Option(metavar="CKPT", help="Attack this network, and try the result: transfer."),
+        typer.Option(metavar="CKPT", help="Transfer attack: crafted on this network."),
     ] = None,
     interval: Annotated[
         Literal["wilson", "exact"], typer.Option(help="Kind of 95 % interval.")
@@ -123,31 +116,33 @@ def evaluate(
     channels: Channels = None,
 ) -> int:
     """Attack trained checkpoints; keep one row per image; report accuracy with intervals."""
-    request = Request(
-        attack,
-        norm,
-        tuple(epsilon or ()),
-        targeted,
-        tuple(set_ or ()),
-        seed,
-        model,
-        num_classes,
-        numbers(mean, "--mean"),
-        numbers(std, "--std"),
-        trust_program,
-        data,
-        data_root,
-        split,
-        limit,
-        resize,
-        crop,
-        channels,
-        images_a_pass(batch_size),
-        device,
-        out,
-        fresh,
-        save_adversarial,
-        surrogate,
+    reading = CheckpointOptions.parse(
+        model=model, num_classes=num_classes, mean=mean, std=std, trust_program=trust_program
+    )
+    images = ImageOptions(
+        data=data,
+        root=data_root,
+        split=split,
+        limit=limit,
+        resize=resize,
+        crop=crop,
+        channels=channels,
+    )
+    request = EvaluationRequest(
+        checkpoint=reading,
+        images=images,
+        attack=attack,
+        norm=norm,
+        epsilons=tuple(epsilon or ()),
+        target=targeted,
+        settings=tuple(set_ or ()),
+        seed=seed,
+        batch_size=images_per_batch(batch_size),
+        device=device,
+        out=out,
+        fresh=fresh,
+        save_adversarial=save_adversarial,
+        surrogate=surrogate,
     )
     from robustkit.cli.terminal import show
 
@@ -164,7 +159,7 @@ def evaluate(
 
 
 def _check(
-    request: Request, checkpoints: Sequence[str], json_: str | None, html: Path | None
+    request: EvaluationRequest, checkpoints: Sequence[str], json_: str | None, html: Path | None
 ) -> None:
     """What can be told before torch is imported and hours are spent."""
     from robustkit import protocol
@@ -180,7 +175,10 @@ def _check(
 
 
 def _evaluate_all(
-    checkpoints: Sequence[str], request: Request, workers: int, failures: dict[str, RobustkitError]
+    checkpoints: Sequence[str],
+    request: EvaluationRequest,
+    workers: int,
+    failures: dict[str, RobustkitError],
 ) -> dict[str, "Evaluation"]:
     """The records by checkpoint, in order; what fails goes into `failures`, the rest goes on."""
     paths = list(dict.fromkeys(checkpoints))
@@ -198,7 +196,10 @@ def _evaluate_all(
 
 
 def _in_processes(
-    paths: Sequence[str], request: Request, workers: int, failures: dict[str, RobustkitError]
+    paths: Sequence[str],
+    request: EvaluationRequest,
+    workers: int,
+    failures: dict[str, RobustkitError],
 ) -> dict[str, "Evaluation"]:
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
@@ -235,7 +236,7 @@ def _die_quietly() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _work(path: str, request: Request, threads: int) -> "Evaluation":
+def _work(path: str, request: EvaluationRequest, threads: int) -> "Evaluation":
     from dataclasses import replace
 
     import torch
@@ -245,34 +246,17 @@ def _work(path: str, request: Request, threads: int) -> "Evaluation":
     return answer(path, replace(request, device="cpu"), None)
 
 
-def answer(path: str, request: Request, bar: "Bar | None") -> "Evaluation":
+def answer(path: str, request: EvaluationRequest, bar: "Bar | None") -> "Evaluation":
     """The record of one checkpoint.
 
     Raises:
         RobustkitError: bad input, or a failed evaluation.
     """
     from robustkit import evaluation
-    from robustkit.checkpoint import read_checkpoint
 
-    read = read_checkpoint(
-        path,
-        model=request.model,
-        num_classes=request.num_classes,
-        mean=request.mean,
-        std=request.std,
-        trust_program=request.trust_program,
-    )
-    data = evaluation.images_for(
-        read,
-        request.data,
-        split=request.split,
-        limit=request.limit,
-        root=request.data_root,
-        resize=request.resize,
-        crop=request.crop,
-        channels=request.channels,
-    )
-    asked = evaluation.resolve_protocol(
+    checkpoint = request.checkpoint.read(path)
+    data = request.images.load(checkpoint)
+    protocol = evaluation.resolve_protocol(
         request.attack,
         data,
         request.epsilons,
@@ -283,18 +267,18 @@ def answer(path: str, request: Request, bar: "Bar | None") -> "Evaluation":
     )
     surrogate = None
     if request.surrogate is not None:
-        other = read_checkpoint(request.surrogate, trust_program=request.trust_program)
-        if (request.resize, request.crop, request.channels) == (None, None, None):
-            evaluation.check_shape(other, data)
-        surrogate = evaluation.from_checkpoint(other)
+        trusted = request.checkpoint.trust_program
+        surrogate = request.images.other_model(request.surrogate, data, trusted)
     options = evaluation.RunOptions(
-        request.batch_size, request.device, request.fresh, request.save_adversarial
+        batch_size=request.batch_size,
+        device=request.device,
+        fresh=request.fresh,
+        save_adversarial=request.save_adversarial,
     )
     with bar or nullcontext():
         options = bar.attach(options) if bar else options
-        return evaluation.run(
-            evaluation.from_checkpoint(read), data, asked, request.out, options, surrogate
-        )
+        model = evaluation.from_checkpoint(checkpoint)
+        return evaluation.run(model, data, protocol, request.out, options, surrogate)
 
 
 def _write(

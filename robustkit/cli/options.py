@@ -1,32 +1,42 @@
 """Options that several commands share."""
 
 from contextlib import suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from robustkit.errors import InputError
 
+if TYPE_CHECKING:
+    from robustkit.checkpoint import Checkpoint
+    from robustkit.data import Dataset
+    from robustkit.evaluation import EvaluatedModel
+
 Model = Annotated[
     str | None,
     typer.Option(help="Architecture: a registry name, torchvision:NAME, timm:NAME, FILE.py:FUNC."),
 ]
-NumClasses = Annotated[int | None, typer.Option(min=1, help="Where the weights do not tell.")]
-Mean = Annotated[str | None, typer.Option(help="Per channel, of [0, 1] pixels: 0.485,0.456,0.406.")]
-Std = Annotated[str | None, typer.Option(help="Likewise.")]
+NumClasses = Annotated[
+    int | None, typer.Option(min=1, help="Number of classes, if the weights do not tell.")
+]
+Mean = Annotated[
+    str | None, typer.Option(help="Normalisation mean per channel: 0.485,0.456,0.406.")
+]
+Std = Annotated[str | None, typer.Option(help="Normalisation standard deviation.")]
 Data = Annotated[
     str | None,
     typer.Option(help="A name (`robustkit list data`) or a path; else the checkpoint's own."),
 ]
-DataRoot = Annotated[Path | None, typer.Option(help="Where its files stand.")]
-Split = Annotated[str, typer.Option(help="Which part of the data.")]
-Resize = Annotated[int | None, typer.Option(min=1, help="Shorter side.")]
-Crop = Annotated[int | None, typer.Option(min=1, help="Then a central square.")]
-Channels = Annotated[int | None, typer.Option(min=1, help="1 or 3.")]
-Seed = Annotated[int, typer.Option(help="Of every random draw.")]
-BatchSize = Annotated[str, typer.Option(metavar="N|auto", help="Images a pass.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Directory with the data files.")]
+Split = Annotated[str, typer.Option(help="Split of the data set.")]
+Resize = Annotated[int | None, typer.Option(min=1, help="Resize the shorter side.")]
+Crop = Annotated[int | None, typer.Option(min=1, help="Then crop a central square.")]
+Channels = Annotated[int | None, typer.Option(min=1, help="Convert to 1 or 3 channels.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+BatchSize = Annotated[str, typer.Option(metavar="N|auto", help="Images per batch.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU.")]
 TrustProgram = Annotated[
     bool,
@@ -35,6 +45,91 @@ TrustProgram = Annotated[
         help="Load TorchScript or .pt2: a program, whose loading can run any code.",
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointOptions:
+    """How a checkpoint is read, in a form that travels to a worker process."""
+
+    model: str | None
+    num_classes: int | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    trust_program: bool
+
+    @classmethod
+    def parse(cls, *, mean: str | None, std: str | None, **options: Any) -> "CheckpointOptions":
+        """The options with numbers for texts; the others as the fields.
+
+        Raises:
+            InputError: not numbers.
+        """
+        return cls(mean=numbers(mean, "--mean"), std=numbers(std, "--std"), **options)
+
+    def read(self, path: str) -> "Checkpoint":
+        """The checkpoint of that name or path.
+
+        Raises:
+            InputError: it cannot be read so.
+        """
+        from robustkit.checkpoint import read_checkpoint
+
+        return read_checkpoint(
+            path,
+            model=self.model,
+            num_classes=self.num_classes,
+            mean=self.mean,
+            std=self.std,
+            trust_program=self.trust_program,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOptions:
+    """Which images, and how they are made; None: as the checkpoint was trained."""
+
+    data: str | None
+    root: Path | None
+    split: str
+    limit: int | None
+    resize: int | None
+    crop: int | None
+    channels: int | None
+
+    def load(self, checkpoint: "Checkpoint") -> "Dataset":
+        """The images to try a checkpoint on.
+
+        Raises:
+            InputError: the checkpoint was trained on images of another shape, or none are named.
+        """
+        from robustkit import evaluation
+
+        return evaluation.images_for(
+            checkpoint,
+            self.data,
+            split=self.split,
+            limit=self.limit,
+            root=self.root,
+            resize=self.resize,
+            crop=self.crop,
+            channels=self.channels,
+        )
+
+    def other_model(
+        self, path: str, images: "Dataset", trust_program: bool = False
+    ) -> "EvaluatedModel":
+        """Another network, for images that were made for the first: a surrogate or a comparison.
+
+        Raises:
+            InputError: it was trained on images of another shape, and none was asked for.
+        """
+        from robustkit import evaluation
+        from robustkit.checkpoint import read_checkpoint
+
+        checkpoint = read_checkpoint(path, trust_program=trust_program)
+        if (self.resize, self.crop, self.channels) == (None, None, None):
+            evaluation.check_shape(checkpoint, images)
+        return evaluation.from_checkpoint(checkpoint)
 
 
 def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
@@ -62,7 +157,7 @@ def share(text: str, option: str) -> Fraction:
     raise InputError(f"{option} {text}: expected a number such as 0.05, 1/20 or 5%")
 
 
-def images_a_pass(text: str) -> int | Literal["auto"]:
+def images_per_batch(text: str) -> int | Literal["auto"]:
     """What --batch-size says.
 
     Raises:

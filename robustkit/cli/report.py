@@ -37,13 +37,13 @@ def report(
         bool, typer.Option("--plan", help="Show what is missing and how long it takes; stop there.")
     ] = False,
     only_report: Annotated[
-        bool, typer.Option("--only-report", help="Train nothing; write what is on file.")
+        bool, typer.Option("--only-report", help="Train nothing; report the cached results.")
     ] = False,
     checkpoints: Annotated[
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="Networks made elsewhere: 'nets/{loss}_noise{label_noise}_seed{seed}.pt'.",
+            help="External networks: 'nets/{loss}_noise{label_noise}_seed{seed}.pt'.",
         ),
     ] = None,
     runs: Annotated[
@@ -52,18 +52,18 @@ def report(
     data: Annotated[str | None, typer.Option(help="What networks are tested on.")] = None,
     data_root: DataRoot = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first N images only.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Architecture of networks made elsewhere.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Architecture of external networks.")] = None,
     baseline: Annotated[
         str | None, typer.Option(help="The method that the others are compared with.")
     ] = None,
     device: Device = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Cells at a time; by default one a core, or one GPU.")
+        int | None,
+        typer.Option(min=1, help="Cells run in parallel; by default one per core or GPU."),
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(help="Begin no further cell after so long; report what is.")
+        float | None,
+        typer.Option(help="Start no further cell after this time; report what is done."),
     ] = None,
     ray: Annotated[
         str | None,
@@ -85,9 +85,10 @@ def report(
             metavar="URL", help="What Ray's workers reach, if not --out: s3://bucket/study."
         ),
     ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Try failed cells again.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Retry failed cells.")] = False,
     amend: Annotated[
-        bool, typer.Option("--amend", help="Go on though the file has changed; the report says so.")
+        bool,
+        typer.Option("--amend", help="Go on although the file has changed; the report says so."),
     ] = False,
     style: Annotated[
         Literal["neurips", "icml", "ieee", "talk"], typer.Option(help="Of the figures.")

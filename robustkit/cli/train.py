@@ -33,7 +33,7 @@ def train(
     data_root: DataRoot = None,
     split: Split = "train",
     label_noise: Annotated[
-        str | None, typer.Option(metavar="RATE", help="Share of labels made wrong: 0.4, 40%.")
+        str | None, typer.Option(metavar="RATE", help="Fraction of labels to flip: 0.4, 40%.")
     ] = None,
     noise_kind: Annotated[
         str,
@@ -43,57 +43,59 @@ def train(
         ),
     ] = "symmetric",
     noise_stratified: Annotated[
-        bool, typer.Option("--noise-stratified", help="The rate holds in every class.")
+        bool, typer.Option("--noise-stratified", help="Apply the rate in every class.")
     ] = False,
     data_fraction: Annotated[
-        str, typer.Option(metavar="SHARE", help="Of the images that are not held out: 0.05, 5%.")
+        str, typer.Option(metavar="SHARE", help="Fraction of the images not held out: 0.05, 5%.")
     ] = "1",
     hold_out: Annotated[
         str | None,
-        typer.Option(metavar="N|SHARE", help="Images kept to watch the training by: 5000, 10%."),
+        typer.Option(metavar="N|SHARE", help="Held-out images, to monitor training: 5000, 10%."),
     ] = None,
     keep: Annotated[
         Literal["last", "best"],
         typer.Option(help="Weights of the last epoch, or of the best one by held-out accuracy."),
     ] = "last",
     clean_selection: Annotated[
-        bool, typer.Option("--clean-selection", help="No label noise in the held-out images.")
+        bool, typer.Option("--clean-selection", help="Keep held-out labels clean.")
     ] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates in all, instead of epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images an update.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates in total, instead of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per update.")] = None,
     optimizer: Annotated[
-        Literal["sgd", "rmsprop", "adam", "adamw"] | None, typer.Option(help="And its settings:")
+        Literal["sgd", "rmsprop", "adam", "adamw"] | None, typer.Option(help="Optimiser.")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="At its highest.")] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of SGD and RMSProp.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Times the weights.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Momentum of SGD and RMSProp.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
     schedule: Annotated[
         Literal["constant", "cosine", "one-cycle", "staircase", "multistep"] | None,
-        typer.Option(help="Of the learning rate."),
+        typer.Option(help="Learning-rate schedule."),
     ] = None,
-    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    clip: Annotated[float | None, typer.Option(help="Clip the gradient to this norm.")] = None,
     augment: Annotated[
         list[str] | None,
-        typer.Option(metavar="flip|crop|none", help="Images mirrored, shifted."),
+        typer.Option(metavar="flip|crop|none", help="Random mirroring, shifting."),
     ] = None,
     recipe: Annotated[
         Literal["default", "paper"],
-        typer.Option(help="Where the above are not given: ours, or that of the loss's own paper."),
+        typer.Option(
+            help="What is not given above: our defaults, or the settings of the loss's paper."
+        ),
     ] = "default",
     recipe_set: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="Change the rest of it: nesterov=true, milestones=5000,7500; repeatable.",
+            help="Other recipe settings: nesterov=true, milestones=5000,7500; repeatable.",
         ),
     ] = None,
     compress: Annotated[
         str | None,
         typer.Option(
             metavar="SCHEME",
-            help="Gradients between processes: top-k:0.01, random-k:0.01, one-bit, fp16, bf16, "
-            "powersgd:4.",
+            help="Compress gradients between processes: top-k:0.01, random-k:0.01, one-bit, fp16, "
+            "bf16, powersgd:4.",
         ),
     ] = None,
     no_memory: Annotated[
@@ -117,10 +119,12 @@ def train(
     crop: Crop = None,
     channels: Channels = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.safetensors", help="The checkpoint.")
+        Path | None, typer.Option(metavar="FILE.safetensors", help="Output checkpoint.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew, whatever is there.")] = False,
-    log: Annotated[Path | None, typer.Option(help="A folder for TensorBoard.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over, even if there is a result.")
+    ] = False,
+    log: Annotated[Path | None, typer.Option(help="Folder for TensorBoard logs.")] = None,
 ) -> int:
     """Train a network and write a self-describing checkpoint; interrupted, it goes on later.
 
@@ -177,7 +181,7 @@ def _noise(kind: str, rate: str | None, stratified: bool) -> "LabelNoise":
     share_wrong = None if rate is None else str(share(rate, "--label-noise"))
     noise = parse_label_noise(kind, share_wrong, stratified=stratified)
     if stratified and noise.kind == "file":
-        raise InputError("--noise-stratified: a file's labels are what they are; leave it out")
+        raise InputError("--noise-stratified does not apply to labels from a file; leave it out")
     return noise
 
 
@@ -186,7 +190,7 @@ def _scheme(text: str | None, no_memory: bool) -> "Scheme | None":
     from robustkit import compression
 
     if text is None and no_memory:
-        raise InputError("--no-memory is about compressed gradients; give --compress too")
+        raise InputError("--no-memory applies to compressed gradients only; give --compress too")
     return None if text is None else compression.parse(text)
 
 

@@ -18,7 +18,7 @@ from helpers.defences import After, Before, Detached, Jpeg, Noisy, Rounded, Scal
 
 from robustkit import evaluation
 from robustkit.audit import plan as plans
-from robustkit.audit.run import AuditRequest, run
+from robustkit.audit.run import AuditRequest, run_audit
 from robustkit.audit.stages import StageSettings, ThreatModel
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
@@ -54,23 +54,19 @@ def main():
             # its ReLUs are replaced: the network inside, whose pixels need no normalisation
             net = next(m for m in net.modules() if type(m).__name__ == "LeNet5")
         subject = evaluation.from_module(DEFENCES[name](net), name)
-        question = AuditRequest(
-            subject,
-            data,
-            ThreatModel("linf", judged, (judged,), 0),
-            plans.load_plan(options.budget),
-            None,
-            {},
-            None,
-            None,
-            options.budget,
-            "python tests/benchmarks/broken_defences.py",
+        request = AuditRequest(
+            subject=subject,
+            data=data,
+            threat=ThreatModel("linf", judged, (judged,), 0),
+            plan=plans.load_plan(options.budget),
+            budget=options.budget,
+            command="python tests/benchmarks/broken_defences.py",
         )
         started = time.monotonic()
         bench = StageSettings(
             options.out / "work", evaluation.RunOptions(device="cpu"), lambda *_: lambda done: None
         )
-        audit = run(question, bench)
+        audit = run_audit(request, bench)
         write(audit, options.out / name.replace(" ", "-"))
         row = {
             "defence": name,

@@ -1,0 +1,61 @@
+"""What an audit is asked for, from what its user says."""
+
+from pathlib import Path
+
+from robustkit import protocol as protocols
+from robustkit.audit.outcome import RobustnessClaim
+from robustkit.audit.stages import ThreatModel
+from robustkit.checkpoint import Checkpoint
+from robustkit.data import Dataset, load_dataset
+from robustkit.errors import InputError, RobustkitError
+from robustkit.protocol import Norm
+
+
+def threat_model(
+    data: Dataset,
+    claim: RobustnessClaim | None = None,
+    *,
+    norm: Norm | None = None,
+    epsilon: str | None = None,
+    seed: int = 0,
+) -> ThreatModel:
+    """The judged budget and those below it: the data set's usual ones.
+
+    Args:
+        data: the images.
+        claim: judged where there is one; then its norm and budget.
+        norm: else the claim's, or linf.
+        epsilon: the judged budget; else the claim's, or the largest usual one.
+        seed: of every random draw.
+
+    Raises:
+        InputError: norm or budget differ from the claim's, or no budget is known.
+    """
+    if claim is not None and norm not in (None, claim.norm):
+        raise InputError(f"--norm {norm}: the claim is about {claim.norm}")
+    chosen = protocols.parse_norm(norm or (claim.norm if claim else protocols.NORMS[0]), "--norm")
+    usual = [protocols.parse_epsilon(e) for e in data.budgets.get(chosen, ())]
+    text = epsilon or (claim.epsilon if claim else None)
+    if text is None and not usual:
+        raise InputError(f"no usual {chosen} budgets are known for {data.name}; give --epsilon")
+    judged = max(usual) if text is None else protocols.parse_epsilon(text)
+    if claim is not None and judged.value != protocols.parse_epsilon(claim.epsilon).value:
+        raise InputError(f"--epsilon {epsilon}: the claim is about {claim.epsilon}")
+    if claim is not None:
+        judged = protocols.parse_epsilon(claim.epsilon)
+    # beyond the judged budget only the cheap attacks would run, and a curve there would mislead
+    budgets = {e.value: e for e in [*usual, judged] if e.value <= judged.value}
+    return ThreatModel(chosen, judged, tuple(budgets[value] for value in sorted(budgets)), seed)
+
+
+def training_ids(
+    checkpoint: Checkpoint, root: Path | None, images: Dataset
+) -> frozenset[str] | None:
+    """Ids of the images that the network was trained on; None where they are not to be had."""
+    if checkpoint.trained_on is None or (root is None and checkpoint.trained_on != images.name):
+        return None
+    try:
+        training = load_dataset(checkpoint.trained_on, split="train", root=root)
+    except RobustkitError:
+        return None
+    return frozenset(training.ids)
