@@ -27,6 +27,10 @@ def step(number=0, seed=0):
     return Step(number, torch.Generator().manual_seed(seed))
 
 
+def test_every_public_name_exists():
+    assert all(hasattr(losses, name) for name in losses.__all__)
+
+
 def softmax(row):
     return np.exp(row) / np.exp(row).sum()
 
