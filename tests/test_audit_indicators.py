@@ -371,6 +371,48 @@ def test_other_attacks_that_find_more(kind):
     assert left.tolist() == [True, True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("images", "status"),
+    # 0.002 of 600 images are 1.2, and half a point of 600 images are 3
+    [(1, "passed"), (2, "resolved"), (3, "unresolved"), (10, "unresolved")],
+)
+def test_a_finding_of_half_a_point_is_not_resolved(images, status):
+    context = replace(bare(Answers([1.0, 0.0]), n=600), random=torch.arange(600) >= images)
+    results, left = only(context, "noise-beats-gradient")
+    assert results["noise-beats-gradient"].status == status
+    assert results["noise-beats-gradient"].value == images / 600
+    # what was fooled counts as fooled, whether or not the indicator fired
+    assert left.sum() == 600 - images
+
+
+class Sure(nn.Module):
+    """Right by a margin that no budget crosses; with gradients, unless they are refused."""
+
+    def __init__(self, gradients):
+        super().__init__()
+        self.gradients = gradients
+
+    def forward(self, x):
+        if torch.is_grad_enabled() and not self.gradients:
+            raise RuntimeError("no backward pass here")
+        brightness = x.flatten(1).mean(1)
+        return torch.stack([5 + brightness, -5 - brightness], 1)
+
+
+def test_an_adaptive_attack_that_broke_off_resolves_nothing():
+    def short_travel(model):
+        """The indicator doubts every image, and longer attacks answer it."""
+        short = (Pgd(10, Fraction(1, 40), random_start=False),)
+        context = bare(model)
+        context = replace(context, protocol=replace(context.protocol, attacks=short))
+        return only(context, "short-travel")[0]["short-travel"]
+
+    assert short_travel(Sure(gradients=True)).status == "resolved"
+    broken = short_travel(Sure(gradients=False))
+    assert broken.status == "unresolved"
+    assert "broke off: no backward pass here" in broken.evidence
+
+
 # --- gradients straight through -------------------------------------------------------------------
 
 
@@ -532,6 +574,40 @@ def test_every_indicator_has_a_threshold_and_a_source():
     assert [*NAMES, "settled"] == list(thresholds.load_thresholds())
     assert all(i.source and i.title.endswith("?") for i in INDICATORS)
     assert set(adaptive.TITLES) >= {r for i in INDICATORS for r in i.adaptive_attacks}
+
+
+PUBLISHED = {
+    # AutoAttack's checks (Croce and Hein 2020; autoattack/checks.py)
+    "random-model": 1e-4,
+    "dynamic-model": 0,
+    "probabilities": 1e-5,
+    "zero-gradients": 0,
+    "transfer-beats-direct": 0.002,
+    "noise-beats-gradient": 0.002,
+    "black-beats-white": 0.002,
+    # Pintor et al. 2022
+    "silent-success": 0,
+    "incomplete-optimisation": 0.05,
+    # Carlini et al. 2019: any, or none
+    "single-beats-iterative": 0,
+    "unbounded": 0,
+    "half": 1,
+    "more-steps": 0,
+    "more-restarts": 0,
+}
+
+
+def test_published_thresholds_are_as_published():
+    assert {n: thresholds.load_thresholds()[n] for n in PUBLISHED} == PUBLISHED
+
+
+@pytest.mark.parametrize("indicator", INDICATORS, ids=NAMES)
+def test_an_indicator_fires_beyond_its_threshold_and_not_at_it(indicator):
+    threshold = thresholds.load_thresholds()[indicator.name]
+    beyond = math.inf if indicator.fires == "above" else -math.inf
+    assert not indicator.fired(threshold, threshold)
+    assert indicator.fired(math.nextafter(threshold, beyond), threshold)
+    assert not indicator.fired(math.nextafter(threshold, -beyond), threshold)
 
 
 def test_a_file_of_thresholds_is_read_strictly(tmp_path, make, network):

@@ -148,6 +148,11 @@ def test_an_interval_that_admits_everything_establishes_nothing(n, word):
     assert verdict(0.5, survived=left, widest=1.0).word == "believable"
 
 
+@pytest.mark.parametrize(("half", "word"), [(0.099, "believable"), (0.101, "not established")])
+def test_an_interval_of_more_than_20_points_establishes_nothing(half, word):
+    assert verdict(0.5, survived=Estimate(0.5, 0.5 - half, 0.5 + half, 90, "")).word == word
+
+
 def test_all_reasons_against_a_claim_are_told():
     found = verdict(0.3, stages=(PGD, FAILED), indicators=(OPEN,))
     assert len(found.reasons) == 3

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import gammaincinv, ndtr
 from scipy.stats import binom, multinomial, norm, ttest_1samp, ttest_ind, ttest_rel, wilcoxon
+from scipy.stats import t as student_t
 from statsmodels.stats.contingency_tables import mcnemar
 
 from robustkit.errors import InputError
 from robustkit.statistics import compare_images, compare_seeds, compare_unpaired, over_seeds
 from robustkit.statistics import proportion as wilson
 from robustkit.statistics.pivot import Student, Term, interval
-from robustkit.statistics.resampling import sign_flip
+from robustkit.statistics.resampling import bootstrap, sign_flip
 from robustkit.statistics.resampling import wilcoxon as signed_ranks
 from robustkit.statistics.spread import mean_squares, student, terms
 
@@ -175,6 +176,28 @@ def test_unmatched_seeds_without_differences_between_images_are_welchs_test():
     assert pivot.terms[0].df == pytest.approx(expected.df)
 
 
+@pytest.mark.parametrize(("left", "right", "images"), [(4, 3, 300), (2, 6, 50), (5, 5, 1000)])
+def test_unmatched_seeds_are_those_of_a_plain_computation(left, right, images):
+    """Sums of squares in floats: seeds by Welch, images by the difference of an image's means."""
+    a, b = networks(left, images), networks(right, images, level=1.1, key=2)
+    sides = [
+        np.hstack([side, np.tile(extra, (len(side), 1))]).astype(float)
+        for side, extra in ((a, [1, 0]), (b, [0, 1]))  # one image that only a gets right, one b
+    ]
+    n = images + 2
+    of_seeds = [side.mean(1).var(ddof=1) / len(side) for side in sides]
+    rests = [side - side.mean(1, keepdims=True) - side.mean(0) + side.mean() for side in sides]
+    residual = sum((rest**2).sum() / ((len(rest) - 1) * (n - 1)) / len(rest) for rest in rests)
+    of_images = max((sides[0].mean(0) - sides[1].mean(0)).var(ddof=1) - residual, 0) / n
+    df = sum(of_seeds) ** 2 / sum(
+        v**2 / (len(side) - 1) for v, side in zip(of_seeds, sides, strict=True)
+    )
+    variance = sum(of_seeds) + of_images
+    quantile = sum(of_seeds) * student_t.ppf(0.975, df) + of_images * student_t.ppf(0.975, n - 1)
+    centre, half = sides[0].mean() - sides[1].mean(), quantile / np.sqrt(variance)
+    assert compare_unpaired(a, b).interval(0.05) == pytest.approx((centre - half, centre + half))
+
+
 def test_no_discordant_image_at_all_is_not_certainty():
     same = networks(3, 50)
     low, high = compare_seeds(same, same, rng()).interval(0.05)
@@ -308,9 +331,18 @@ def test_signed_ranks_are_scipys_exact_test_where_nothing_is_tied(seeds):
     assert signed_ranks(differences) == pytest.approx(wilcoxon(differences, method="exact").pvalue)
 
 
-def test_signed_ranks_with_ties_and_zeros_count_every_pattern():
-    """|d| = 2 2 5 without the zero has ranks 1.5 1.5 3."""
-    assert signed_ranks(np.array([2, -2, 5, 0])) == pytest.approx(share_of_flips([1.5, -1.5, 3]))
+@pytest.mark.parametrize(
+    ("differences", "ranks"),
+    [
+        ([2, -2, 5, 0], [1.5, -1.5, 3]),
+        # with ranks for the zeros these would be 0.75 each
+        ([4, -1, -2, 3, 0, 0, 0], [4, -1, -2, 3]),
+        ([2, 3, -1, -1, 0, 0], [3, 4, -1.5, -1.5]),
+    ],
+)
+def test_signed_ranks_with_ties_and_zeros_count_every_pattern(differences, ranks):
+    """Zeros have no rank, and ties share theirs."""
+    assert signed_ranks(np.array(differences)) == pytest.approx(share_of_flips(ranks))
 
 
 def test_smallest_p_values_are_reached_when_every_seed_agrees():
@@ -329,6 +361,20 @@ def test_the_bootstrap_is_near_the_t_test_for_many_seeds():
     d = a.mean(axis=1) - b.mean(axis=1)
     assert contrast.secondary[-1].p == pytest.approx(ttest_1samp(d, 0).pvalue, abs=0.03)
     assert contrast.secondary == compare_seeds(a, b, rng()).secondary
+
+
+@pytest.mark.parametrize(
+    "differences", [[1, 1, 1, 1, 2, 2, 2, 3, 3, 20], [-2, 1, 1, 3, 4, 4, 5, 6, 9, 40]]
+)
+def test_the_bootstrap_divides_each_resample_by_its_own_spread(differences):
+    """With one outlier the bootstrap of the mean alone says 0.05, the studentised one 0.35."""
+    x, draws = np.array(differences, dtype=float), np.random.default_rng(11)
+    drawn = draws.choice(x, (100_000, len(x)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = (drawn.mean(1) - x.mean()) / drawn.std(1, ddof=1)
+    # a resample without spread that misses the mean has an infinite t
+    p = np.mean(np.abs(t) >= abs(x.mean() / x.std(ddof=1)))
+    assert bootstrap(np.array(differences), rng()) == pytest.approx(p, abs=0.02)
 
 
 def test_one_pair_of_networks_is_compared_by_images():

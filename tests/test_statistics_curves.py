@@ -4,7 +4,14 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from scipy.stats import chi2, f, friedmanchisquare, studentized_range
+from scipy.stats import (
+    chi2,
+    f,
+    friedmanchisquare,
+    multivariate_normal,
+    norm,
+    studentized_range,
+)
 from statsmodels.stats.power import TTestPower
 
 from robustkit.errors import InputError
@@ -17,6 +24,7 @@ from robustkit.statistics import (
     over_seeds,
     plan,
 )
+from robustkit.statistics.curves import pointwise_alpha
 from robustkit.statistics.power import powers
 
 
@@ -62,6 +70,19 @@ def test_a_band_lies_between_the_pointwise_and_bonferronis():
         inner, outer = over_seeds(correct[i]), over_seeds(correct[i], level=1 - 0.05 / 4)
         assert outer.low <= point.low < inner.low
         assert inner.high < point.high <= outer.high
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_the_level_of_a_band_is_that_of_correlated_gaussians(correlation, alpha):
+    """The box within which all of them lie, by scipy's integral; scales do not matter."""
+    matrix = np.full((4, 4), correlation) + (1 - correlation) * np.eye(4)
+    scales = np.array([1.0, 0.1, 2.0, 0.5])
+    level = pointwise_alpha(matrix * np.outer(scales, scales), alpha, rng())
+    end = np.full(4, norm.isf(level / 2))
+    inside = multivariate_normal(cov=matrix, seed=1).cdf(end, lower_limit=-end)
+    # four standard errors of a share of 20,000 draws
+    assert inside == pytest.approx(1 - alpha, abs=4 * (alpha * (1 - alpha) / 20_000) ** 0.5)
 
 
 def test_a_band_covers_the_whole_curve():

@@ -115,10 +115,7 @@ class _AuditRun:
             attacked.level(e) for e in q.threat.budgets if counts.tried(attacked, e.text)
         )
         at = {level.epsilon: level.accuracy for level in robust}
-        clean = evaluation.resolve_protocol("clean", q.data)
-        header = evaluation.record_header(
-            evaluation.Config(q.subject, q.data, clean, self._torch_device)
-        )
+        header = self._header()
         audit = Audit(
             checkpoint=header["checkpoint"],
             data=header["data"],
@@ -147,6 +144,13 @@ class _AuditRun:
         )
         audit = replace(audit, checklist=fill(audit))
         return replace(audit, policy=judge_policy(q.policy, audit) if q.policy else ())
+
+    def _header(self) -> dict[str, Any]:
+        """What the record of an evaluation says of the network, the images and the engine."""
+        q = self.request
+        clean = evaluation.resolve_protocol("clean", q.data)
+        config = evaluation.Config(q.subject, q.data, clean, self._torch_device)
+        return evaluation.record_header(config)
 
     # --- attacks --------------------------------------------------------------------------------
 

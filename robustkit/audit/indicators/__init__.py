@@ -3,7 +3,7 @@
 from robustkit.audit.indicators.attacks import COMPARED, OPTIMISED, settled
 from robustkit.audit.indicators.claims import CLAIMED
 from robustkit.audit.indicators.gradients import GRADIENTS
-from robustkit.audit.indicators.indicator import Evidence, Indicator, Unexaminable
+from robustkit.audit.indicators.indicator import Indicator, IndicatorEvidence, Unexaminable
 from robustkit.audit.indicators.outputs import OUTPUTS
 from robustkit.audit.indicators.passes import PASSES
 
@@ -16,4 +16,4 @@ INDICATORS: tuple[Indicator, ...] = (
     *OPTIMISED,
 )
 
-__all__ = ["INDICATORS", "Evidence", "Indicator", "Unexaminable", "settled"]
+__all__ = ["INDICATORS", "Indicator", "IndicatorEvidence", "Unexaminable", "settled"]

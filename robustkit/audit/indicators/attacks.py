@@ -10,7 +10,13 @@ from robustkit import protocol as protocols
 from robustkit.audit.adaptive import AdaptiveAttack
 from robustkit.audit.ascent import loss_trajectory
 from robustkit.audit.context import AuditContext
-from robustkit.audit.indicators.indicator import Evidence, Indicator, Unexaminable, counted, share
+from robustkit.audit.indicators.indicator import (
+    Indicator,
+    IndicatorEvidence,
+    Unexaminable,
+    counted,
+    share,
+)
 from robustkit.protocol import (
     Apgd,
     Attack,
@@ -42,14 +48,14 @@ def settled(loss: Tensor) -> Tensor:
     return last.amax(1) - last.amin(1)
 
 
-def _travel(context: AuditContext, threshold: float) -> Evidence:
+def _travel(context: AuditContext, threshold: float) -> IndicatorEvidence:
     reach = max((_reach(a) for a in context.protocol.attacks), default=Fraction(0))
     how_far = context.protocol.weaknesses or [
         f"the longest ascent travels {float(reach):.3g} times that"
     ]
     if reach == 0:
         how_far = ["no attack of the evaluation takes more than one step"]
-    return Evidence(float(reach), f"what it takes to cross the ball: {how_far[0]}")
+    return IndicatorEvidence(float(reach), f"what it takes to cross the ball: {how_far[0]}")
 
 
 def _reach(attack: Attack) -> Fraction:
@@ -60,11 +66,11 @@ def _reach(attack: Attack) -> Fraction:
     return Fraction(0) if isinstance(attack, Fgsm | NoiseAttack) else Fraction(1)
 
 
-def _silent(context: AuditContext, threshold: float) -> Evidence:
+def _silent(context: AuditContext, threshold: float) -> IndicatorEvidence:
     trajectory = loss_trajectory(context)
     silent = trajectory.wrong[:, :-1].any(1) & ~trajectory.wrong[:, -1]
     flagged = _rows(context, trajectory.rows, silent)
-    return Evidence(
+    return IndicatorEvidence(
         share(silent),
         f"{counted(silent)} were fooled on the way and right again at the last step",
         flagged,
@@ -73,13 +79,13 @@ def _silent(context: AuditContext, threshold: float) -> Evidence:
     )
 
 
-def _incomplete(context: AuditContext, threshold: float) -> Evidence:
+def _incomplete(context: AuditContext, threshold: float) -> IndicatorEvidence:
     trajectory = loss_trajectory(context)
     kept = context.plain[trajectory.rows]
     moved = settled(-trajectory.loss[kept])
     flagged = _rows(context, trajectory.rows[kept], moved > threshold)
     worst = float(moved.max()) if len(moved) else 0.0
-    return Evidence(
+    return IndicatorEvidence(
         worst,
         f"in {counted(moved > threshold, 'survivors')} the loss still moved by more than "
         f"{threshold:.0%} of its range over the last {LAST} steps",
@@ -88,12 +94,12 @@ def _incomplete(context: AuditContext, threshold: float) -> Evidence:
     )
 
 
-def _single(context: AuditContext, threshold: float) -> Evidence:
+def _single(context: AuditContext, threshold: float) -> IndicatorEvidence:
     fgsm = _given(context.fgsm, "no attack took a single step alone")
     trajectory = loss_trajectory(context)
     iterated = context.clean_right & ~_rows(context, trajectory.rows, trajectory.fooled)
     gain = float(iterated.double().mean() - fgsm.double().mean())
-    return Evidence(
+    return IndicatorEvidence(
         gain,
         f"accuracy is {share(iterated):.1%} after all steps and {share(fgsm):.1%} after one",
     )
@@ -101,32 +107,32 @@ def _single(context: AuditContext, threshold: float) -> Evidence:
 
 def _beats(
     context: AuditContext, other: Tensor | None, doubted: Tensor, why: str, what: str
-) -> Evidence:
+) -> IndicatorEvidence:
     """Images that only the other kind of attack fooled."""
     alone = doubted & ~_given(other, why)
-    return Evidence(
+    return IndicatorEvidence(
         share(alone), f"{what} fooled {counted(alone)} that gradients had not", alone, alone
     )
 
 
-def _noise(context: AuditContext, threshold: float) -> Evidence:
+def _noise(context: AuditContext, threshold: float) -> IndicatorEvidence:
     why = "no stage drew random points"
     return _beats(context, context.random, context.plain, why, "random points of the ball")
 
 
-def _black(context: AuditContext, threshold: float) -> Evidence:
+def _black(context: AuditContext, threshold: float) -> IndicatorEvidence:
     doubted = context.plain if context.white is None else context.white
     return _beats(context, context.black, doubted, "no black-box stage ran", "black-box attacks")
 
 
-def _transfer(context: AuditContext, threshold: float) -> Evidence:
+def _transfer(context: AuditContext, threshold: float) -> IndicatorEvidence:
     doubted = context.plain if context.white is None else context.white
     return _beats(
         context, context.transfer, doubted, "no surrogate was given", "another network's images"
     )
 
 
-def _more_steps(context: AuditContext, threshold: float) -> Evidence:
+def _more_steps(context: AuditContext, threshold: float) -> IndicatorEvidence:
     longer = tuple(
         replace(a, steps=2 * a.steps)  # type: ignore[arg-type]
         for a in context.protocol.attacks
@@ -137,7 +143,7 @@ def _more_steps(context: AuditContext, threshold: float) -> Evidence:
     return _again(context, replace(context.protocol, attacks=longer), "twice the steps")
 
 
-def _more_restarts(context: AuditContext, threshold: float) -> Evidence:
+def _more_restarts(context: AuditContext, threshold: float) -> IndicatorEvidence:
     random = tuple(
         a
         for a in context.protocol.attacks
@@ -150,40 +156,40 @@ def _more_restarts(context: AuditContext, threshold: float) -> Evidence:
     return _again(context, again, "as many further restarts")
 
 
-def _again(context: AuditContext, protocol: protocols.Protocol, what: str) -> Evidence:
+def _again(context: AuditContext, protocol: protocols.Protocol, what: str) -> IndicatorEvidence:
     rows = context.survivors
     fooled = _rows(context, rows, context.attacked(protocol, rows))
-    return Evidence(share(fooled), f"{what} fooled {counted(fooled)} more", None, fooled)
+    return IndicatorEvidence(share(fooled), f"{what} fooled {counted(fooled)} more", None, fooled)
 
 
-def _larger(context: AuditContext, threshold: float) -> Evidence:
+def _larger(context: AuditContext, threshold: float) -> IndicatorEvidence:
     rows = context.survivors
     double = Epsilon(2 * context.epsilon.value, f"2 × {context.epsilon.text}")
     if not len(rows):
-        return Evidence(1.0, "nothing survives at ε, and nothing at 2 ε")
+        return IndicatorEvidence(1.0, "nothing survives at ε, and nothing at 2 ε")
     fooled = context.attacked(replace(context.protocol, epsilons=(double,)), rows)
-    return Evidence(
+    return IndicatorEvidence(
         share(fooled), f"at 2 ε {counted(fooled, 'survivors')} more are fooled", n=len(rows)
     )
 
 
-def _unbounded(context: AuditContext, threshold: float) -> Evidence:
+def _unbounded(context: AuditContext, threshold: float) -> IndicatorEvidence:
     pixels = context.images[0].numel()
     whole = {"linf": Fraction(1), "l2": Fraction(pixels**0.5), "l1": Fraction(pixels)}[context.norm]
     rows = context.survivors
     if not len(rows):
-        return Evidence(0.0, "nothing survives within ε already")
+        return IndicatorEvidence(0.0, "nothing survives within ε already")
     everything = replace(context.protocol, epsilons=(Epsilon(whole, "all"),))
     left = ~context.attacked(everything, rows)
     value = float(left.sum()) / len(context)
-    return Evidence(
+    return IndicatorEvidence(
         value,
         f"with the whole box allowed {counted(left, 'survivors')} are still right",
         n=len(rows),
     )
 
 
-def _half(context: AuditContext, threshold: float) -> Evidence:
+def _half(context: AuditContext, threshold: float) -> IndicatorEvidence:
     budget = Epsilon(Fraction(1, 2), "0.5")
     attacks = tuple(a for a in context.protocol.attacks if isinstance(a, Fgsm | Pgd | Mifgsm))
     attacks = attacks or (Pgd(40, Fraction(1, 16)),)
@@ -195,7 +201,7 @@ def _half(context: AuditContext, threshold: float) -> Evidence:
     with context.repeatable("grey"):
         chance = 1 / context.logits(context.images[:1]).shape[1]
     most = max(chance, float(classes.max()) / len(context))
-    return Evidence(
+    return IndicatorEvidence(
         accuracy / most,
         f"accuracy at Linf 0.5 is {accuracy:.1%}; around one grey image none exceeds {most:.1%}",
     )

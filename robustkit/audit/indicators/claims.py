@@ -4,17 +4,23 @@ import torch
 
 from robustkit.audit.adaptive import nearest_other, too_near
 from robustkit.audit.context import AuditContext
-from robustkit.audit.indicators.indicator import Evidence, Indicator, Unexaminable, counted, share
+from robustkit.audit.indicators.indicator import (
+    Indicator,
+    IndicatorEvidence,
+    Unexaminable,
+    counted,
+    share,
+)
 
 
-def _recorded(context: AuditContext, threshold: float) -> Evidence:
+def _recorded(context: AuditContext, threshold: float) -> IndicatorEvidence:
     from scipy.stats import binomtest
 
     if context.recorded_accuracy is None:
         raise Unexaminable("the checkpoint records no clean accuracy")
     right = int(context.clean_right.sum())
     p = float(binomtest(right, len(context), min(1.0, max(0.0, context.recorded_accuracy))).pvalue)
-    return Evidence(
+    return IndicatorEvidence(
         p,
         f"{right / len(context):.1%} of {len(context)} images are right, "
         f"{context.recorded_accuracy:.1%} is recorded: p = {p:.2g}, exact binomial test, two-sided",
@@ -30,18 +36,18 @@ def overlapping(context: AuditContext) -> torch.Tensor:
     return torch.tensor([i.partition(":")[0] in pixels for i in context.ids], dtype=torch.bool)
 
 
-def _overlap(context: AuditContext, threshold: float) -> Evidence:
+def _overlap(context: AuditContext, threshold: float) -> IndicatorEvidence:
     seen = overlapping(context)
-    return Evidence(share(seen), f"{counted(seen)} are training images", seen)
+    return IndicatorEvidence(share(seen), f"{counted(seen)} are training images", seen)
 
 
-def _other_class(context: AuditContext, threshold: float) -> Evidence:
+def _other_class(context: AuditContext, threshold: float) -> IndicatorEvidence:
     pairs = too_near(context)
     flagged = torch.zeros(len(context), dtype=torch.bool)
     flagged[[i for i, _ in pairs]] = True
     distances = nearest_other(context)
     median = float(distances.median())
-    return Evidence(
+    return IndicatorEvidence(
         share(flagged),
         f"{counted(flagged)} survive and lie within 2 ε of a survivor of another class; the median "
         f"{context.norm} distance to the nearest image of another class is {median:.3g}",

@@ -7,7 +7,13 @@ from robustkit.attack.objectives import objective
 from robustkit.audit.adaptive import AdaptiveAttack
 from robustkit.audit.ascent import margin, random_starts
 from robustkit.audit.context import AuditContext
-from robustkit.audit.indicators.indicator import Evidence, Indicator, Unexaminable, counted, share
+from robustkit.audit.indicators.indicator import (
+    Indicator,
+    IndicatorEvidence,
+    Unexaminable,
+    counted,
+    share,
+)
 from robustkit.protocol import Loss
 
 SMOOTH: tuple[AdaptiveAttack, ...] = ("margin", "straight-through", "smoothing", "black box")
@@ -48,23 +54,23 @@ def _raw(context: AuditContext, loss: Loss) -> dict[str, Tensor]:
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def _zero(context: AuditContext, threshold: float) -> Evidence:
+def _zero(context: AuditContext, threshold: float) -> IndicatorEvidence:
     found = raw_gradients(context, "cross-entropy")
     zero = ((found["image"] == 0).all(1) | (found["start"] == 0).all(1)) & context.clean_right
     seen = zero[context.clean_right]
     how = f"the cross-entropy's gradient is zero in {counted(seen)}, as they are or nearby"
     if not bool(found["graph"].all()):
         how = "no gradient reaches the pixels at all"
-    return Evidence(share(seen), how, zero, n=seen.numel())
+    return IndicatorEvidence(share(seen), how, zero, n=seen.numel())
 
 
-def _nan(context: AuditContext, threshold: float) -> Evidence:
+def _nan(context: AuditContext, threshold: float) -> IndicatorEvidence:
     found = raw_gradients(context, "cross-entropy")
     bad = ~torch.isfinite(found["image"]).all(1) | ~torch.isfinite(found["start"]).all(1)
-    return Evidence(share(bad), f"the gradient is NaN or infinite in {counted(bad)}", bad)
+    return IndicatorEvidence(share(bad), f"the gradient is NaN or infinite in {counted(bad)}", bad)
 
 
-def _exploding(context: AuditContext, threshold: float) -> Evidence:
+def _exploding(context: AuditContext, threshold: float) -> IndicatorEvidence:
     found = raw_gradients(context, "margin")
     length = found["image"].double().nan_to_num(posinf=1e38, neginf=-1e38).norm(dim=1)
     # against the usual margin, so that the scale of the logits does not matter
@@ -73,14 +79,14 @@ def _exploding(context: AuditContext, threshold: float) -> Evidence:
     flagged = slopes > threshold
     largest = float(slopes.max())
     nearest = f"{1 / largest:.2g}" if largest else "no finite distance"
-    return Evidence(
+    return IndicatorEvidence(
         largest,
         f"at its steepest the margin would be crossed within an L2 distance of {nearest}",
         flagged,
     )
 
 
-def _unstable(context: AuditContext, threshold: float) -> Evidence:
+def _unstable(context: AuditContext, threshold: float) -> IndicatorEvidence:
     rows = context.clean_right.nonzero()[:, 0][:LOOKED]
     if not len(rows):
         raise Unexaminable("no image is right without an attack")
@@ -99,7 +105,7 @@ def _unstable(context: AuditContext, threshold: float) -> Evidence:
             x = images + (torch.rand_like(images) - 0.5) * radius
             changes.append((loss(x) - reference).abs() / size)
     value = min(1.0, float(torch.stack(changes).mean()))
-    return Evidence(
+    return IndicatorEvidence(
         value,
         f"noise within ±4/255 changes the loss by {value:.0%} of itself on average",
         n=len(rows),

@@ -15,7 +15,7 @@ class Unexaminable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class IndicatorEvidence:
     """What an indicator saw."""
 
     value: float
@@ -37,7 +37,7 @@ class Indicator:
     """what it asks, in words"""
     source: str
     """who defined it, and what was chosen here"""
-    look: Callable[[AuditContext, float], Evidence]
+    look: Callable[[AuditContext, float], IndicatorEvidence]
     """of a context and the threshold; raises Unexaminable"""
     adaptive_attacks: tuple[AdaptiveAttack, ...] = ()
     """tried in turn when it fires; without any, what fired stays unresolved"""

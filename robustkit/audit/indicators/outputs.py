@@ -4,15 +4,15 @@ from torch.nn.functional import cross_entropy
 
 from robustkit.audit.ascent import clean_logits
 from robustkit.audit.context import AuditContext
-from robustkit.audit.indicators.indicator import Evidence, Indicator, counted, share
+from robustkit.audit.indicators.indicator import Indicator, IndicatorEvidence, counted, share
 
 
-def _saturated(context: AuditContext, threshold: float) -> Evidence:
+def _saturated(context: AuditContext, threshold: float) -> IndicatorEvidence:
     loss = cross_entropy(clean_logits(context).float(), context.labels, reduction="none")
     # p_y rounds to 1: of the gradient only what underflows last is left
     flat = (loss == 0).cpu() & context.clean_right
     seen = flat[context.clean_right]
-    return Evidence(
+    return IndicatorEvidence(
         share(seen),
         f"the cross-entropy of {counted(seen)} is 0 in float32: softmax is saturated",
         flat,
@@ -20,19 +20,19 @@ def _saturated(context: AuditContext, threshold: float) -> Evidence:
     )
 
 
-def _scale(context: AuditContext, threshold: float) -> Evidence:
+def _scale(context: AuditContext, threshold: float) -> IndicatorEvidence:
     top = clean_logits(context).topk(2, dim=1).values
     gap = float((top[:, 0] - top[:, 1]).median())
-    return Evidence(gap, f"the two largest logits lie {gap:.3g} apart in the median image")
+    return IndicatorEvidence(gap, f"the two largest logits lie {gap:.3g} apart in the median image")
 
 
-def _probabilities(context: AuditContext, threshold: float) -> Evidence:
+def _probabilities(context: AuditContext, threshold: float) -> IndicatorEvidence:
     outputs = clean_logits(context)[:250].double()
     off = max(
         float(outputs.max()) - 1, -float(outputs.min()), float((outputs.sum(1) - 1).abs().max()), 0
     )
     kind = "are" if off < threshold else "are not"
-    return Evidence(
+    return IndicatorEvidence(
         off,
         f"outputs {kind} probabilities: off by {off:.2g} from [0, 1] and a sum of 1",
         n=min(250, len(context)),

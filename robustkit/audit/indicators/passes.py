@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from robustkit.attack import normalised
 from robustkit.audit.context import AuditContext
-from robustkit.audit.indicators.indicator import Evidence, Indicator, Unexaminable, counted
+from robustkit.audit.indicators.indicator import Indicator, IndicatorEvidence, Unexaminable, counted
 
 
 class _Watch(TorchFunctionMode):
@@ -29,19 +29,19 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _dynamic(context: AuditContext, threshold: float) -> Evidence:
+def _dynamic(context: AuditContext, threshold: float) -> IndicatorEvidence:
     watch = _Watch()
     with context.repeatable("dynamic"), watch:
         context.logits(context.images[:2])
     how_many = f"{watch.calls} gradients are taken" if watch.calls else "no gradient is taken"
-    return Evidence(
+    return IndicatorEvidence(
         float(watch.calls),
         f"{how_many} inside the model while it classifies",
         n=min(2, len(context)),
     )
 
 
-def _random(context: AuditContext, threshold: float) -> Evidence:
+def _random(context: AuditContext, threshold: float) -> IndicatorEvidence:
     few, labels = context.images[:250], context.labels[:250]
     with context.repeatable("passes of the same images"):
         passes = [context.logits(few) for _ in range(5)]
@@ -55,19 +55,19 @@ def _random(context: AuditContext, threshold: float) -> Evidence:
     counts = (
         f"{min(right)} to {max(right)} right" if min(right) < max(right) else "equally many right"
     )
-    return Evidence(
+    return IndicatorEvidence(
         value, f"five passes over the same images: logits {apart:.2g} apart, {counts}", n=len(few)
     )
 
 
-def _batch_size(context: AuditContext, threshold: float) -> Evidence:
+def _batch_size(context: AuditContext, threshold: float) -> IndicatorEvidence:
     few = context.images[:64]
     return _beside(
         context, context.logits(few), context.logits(few, 1), "alone and in one batch", threshold
     )
 
 
-def _neighbours(context: AuditContext, threshold: float) -> Evidence:
+def _neighbours(context: AuditContext, threshold: float) -> IndicatorEvidence:
     few = context.images[:64]
     with torch.no_grad():
         usual = context.model(torch.cat([few, few]))[: len(few)]
@@ -77,7 +77,7 @@ def _neighbours(context: AuditContext, threshold: float) -> Evidence:
 
 def _beside(
     context: AuditContext, one: Tensor, other: Tensor, how: str, threshold: float
-) -> Evidence:
+) -> IndicatorEvidence:
     if context.is_random:
         raise Unexaminable("passes differ by chance already, so that no other cause can be seen")
     apart = (normalised(one) - normalised(other)).norm(dim=1).cpu()
@@ -88,7 +88,7 @@ def _beside(
     fooled = torch.zeros(len(context), dtype=torch.bool)
     if bool((apart > threshold).any()):
         fooled[: len(one)] = wrong
-    return Evidence(
+    return IndicatorEvidence(
         float(apart.max()),
         f"logits {how} lie {float(apart.max()):.2g} apart; {counted(changed)} change class",
         fooled=fooled,

@@ -9,7 +9,7 @@ from torch import Tensor
 from robustkit.audit import adaptive, thresholds
 from robustkit.audit.adaptive import AdaptiveAttack
 from robustkit.audit.context import AuditContext
-from robustkit.audit.indicators import INDICATORS, Evidence, Indicator, Unexaminable
+from robustkit.audit.indicators import INDICATORS, Indicator, IndicatorEvidence, Unexaminable
 from robustkit.audit.indicators.claims import overlapping
 from robustkit.audit.outcome import IndicatorResult, IndicatorStatus
 from robustkit.errors import EvaluationFailed, UnknownName, first_line
@@ -116,11 +116,13 @@ class _IndicatorRunner:
         )
         return IndicatorRun(result)
 
-    def _caught(self, evidence: Evidence) -> Tensor:
+    def _caught(self, evidence: IndicatorEvidence) -> Tensor:
         nothing = torch.zeros(len(self.context), dtype=torch.bool)
         return nothing if evidence.fooled is None else evidence.fooled
 
-    def _treated(self, indicator: Indicator, evidence: Evidence, limit: float) -> IndicatorRun:
+    def _treated(
+        self, indicator: Indicator, evidence: IndicatorEvidence, limit: float
+    ) -> IndicatorRun:
         context = self.context
         doubted = (
             context.white
@@ -168,7 +170,7 @@ class _IndicatorRunner:
     def _run(
         self,
         indicator: Indicator,
-        evidence: Evidence,
+        evidence: IndicatorEvidence,
         limit: float,
         status: IndicatorStatus,
         fooled: Tensor,
