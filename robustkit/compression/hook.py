@@ -261,6 +261,9 @@ class Compressor:
         flat, index = bucket.buffer(), bucket.index()
         if self._low_rank is not None:
             return self._factorise(self._low_rank, bucket)
+        # error feedback (Stich et al. 2018, algorithm 1): the memory is added before anything is
+        # left out, so that the sum of what was sent differs from that of the gradients by the last
+        # memory alone, however long the run
         if index in self._errors:
             flat.add_(self._errors[index])
         match self.scheme:
@@ -308,6 +311,7 @@ class Compressor:
         shapes = [self._parameters[name].shape for name in self._buckets[index]]
         matrices = [matrix(shape, scheme.column) for shape in shapes]
         bits, levels = quantise(flat, matrices)
+        # the memory is what this rank's own message lacks: no rank knows what others left out
         if self.memory:
             self._errors[index] = flat - reconstruct(bits, levels, matrices)
 

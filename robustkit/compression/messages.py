@@ -38,7 +38,7 @@ def drawn(numel: int, k: int, key: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.sort(indices))
 
 
-class Matrix(NamedTuple):
+class MatrixShape(NamedTuple):
     """How a parameter's stretch of a flat bucket is read for one-bit quantisation."""
 
     rows: int
@@ -56,14 +56,14 @@ class Matrix(NamedTuple):
         return flat.view(self.rows, self.columns)
 
 
-def matrix(shape: Sequence[int], column: Column) -> Matrix:
+def matrix(shape: Sequence[int], column: Column) -> MatrixShape:
     """A parameter's shape as a matrix whose groups are its columns in the sense of the paper."""
     if len(shape) < 2:
-        return Matrix(1, math.prod(shape), 1)
-    return Matrix(shape[0], math.prod(shape[1:]), 1 if column == "output" else 0)
+        return MatrixShape(1, math.prod(shape), 1)
+    return MatrixShape(shape[0], math.prod(shape[1:]), 1 if column == "output" else 0)
 
 
-def quantise(flat: Tensor, matrices: Sequence[Matrix]) -> tuple[Tensor, Tensor]:
+def quantise(flat: Tensor, matrices: Sequence[MatrixShape]) -> tuple[Tensor, Tensor]:
     """Bits, packed 8 to a byte, and levels of a bucket (Seide et al. 2014, threshold zero).
 
     The bit is [value >= 0]. A group's levels are the mean of its negative entries and that of its
@@ -78,7 +78,7 @@ def quantise(flat: Tensor, matrices: Sequence[Matrix]) -> tuple[Tensor, Tensor]:
     return pack(flat >= 0), torch.cat(levels)
 
 
-def reconstruct(bits: Tensor, levels: Tensor, matrices: Sequence[Matrix]) -> Tensor:
+def reconstruct(bits: Tensor, levels: Tensor, matrices: Sequence[MatrixShape]) -> Tensor:
     """The flat bucket that `quantise`'s message stands for."""
     total = sum(shape.rows * shape.columns for shape in matrices)
     parts = _split(unpack(bits, total), matrices)
@@ -112,7 +112,7 @@ def separate(message: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
     return [piece.clone().view(part.dtype) for piece, part in zip(pieces, parts, strict=True)]
 
 
-def _split(flat: Tensor, matrices: Sequence[Matrix]) -> Sequence[Tensor]:
+def _split(flat: Tensor, matrices: Sequence[MatrixShape]) -> Sequence[Tensor]:
     return torch.split(flat, [shape.rows * shape.columns for shape in matrices])
 
 

@@ -65,6 +65,8 @@ class AttackedLoss(Loss):
         x = (images + column(epsilon, images) * noise).clamp(0, 1)
         with torch.enable_grad(), mode(inner, self.attack_mode == "train"):
             for _ in range(self.steps):
+                # a new leaf each step, so that no graph runs through the steps before; only its own
+                # gradient is asked for, so that the attack adds none to the weights'
                 x.requires_grad_()
                 (slope,) = torch.autograd.grad(objective(as_float32(inner(x))), x)
                 size = epsilon * float(self.relative_step)
@@ -79,6 +81,7 @@ def in_unit_ball(like: Tensor, norm: str, generator: torch.Generator) -> Tensor:
         return torch.empty_like(like).uniform_(-1, 1, generator=generator)
     direction = torch.empty_like(like).normal_(generator=generator)
     share = like.new_empty(len(like)).uniform_(0, 1, generator=generator)
+    # a ball's volume grows as r^n: its n-th root makes the points uniform in volume
     radius = share ** (1 / like[:1].numel())
     length = direction.flatten(1).norm(dim=1)
     return direction * column(radius / length, like)

@@ -1,11 +1,18 @@
 """The large-margin gradient in one backward pass, where the gradient norms are held constant.
 
-The loss then depends on the parameters only through each image's logit differences, so that a
-layer's output receives Σ_j s_nj g_nj: g the signal that the differences alone send back, s numbers
-known once the norms of g are. One pass gives g at every layer, without the gradients of any
-weights; these follow from the scaled signal. So input and weight gradients are each computed once.
+Write d_nj = f_y − f_j for image n and other class j. With the norms of their gradients constant the
+loss L is a function of the numbers d_nj alone, and the chain rule reads
 
-That holds where images do not see each other, and where only layers known here are trained.
+    ∂L/∂w = Σ_n Σ_j s_nj ∂d_nj/∂w,    s_nj = ∂L/∂d_nj.
+
+At a layer's output z, the loss's signal is therefore Σ_j s_nj g_nj, with g_nj = ∂d_nj/∂z_n the
+signal that the differences alone send back. The norms need just these g, and s is known as soon as
+they are. So one pass per j gives g at every layer, without the gradient of any weight; the weights'
+own gradients follow from the scaled signals: for z = W x, ∂L/∂W = Σ_n (Σ_j s_nj g_nj) x_nᵀ. Input
+and weight gradients are each computed once; differentiating L would send a second signal back.
+
+That holds where images do not see each other, or s_nj would have to scale image n's share within
+every other's signal, and where only layers known here are trained.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,6 +51,7 @@ def trainable_layers(model: nn.Module) -> list[nn.Module]:
 def obstacle(model: nn.Module) -> str:
     """Why one backward pass cannot give this network's gradient; empty if nothing is known."""
     for name, module in model.named_modules():
+        # statistics of the batch make every image's logits depend on all images
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
             return f"batch norm {name!r} couples the images of a batch"
         if not _trained(module):
@@ -77,6 +85,7 @@ def signals(traced: Trace, output: Tensor, places: Sequence[GradientEdge | None]
     from theirs, faster than torch's own.
     """
     first = any(_takes_images(use, traced) for use in traced.uses)
+    # an edge's gradient is asked for, never a weight's: that is what spares the weights' pass
     edges = [use.edge for use in traced.uses]
     for place in places:
         if place is not None:
@@ -121,6 +130,7 @@ def input_gradient(use: Use, signal: Tensor) -> Tensor:
     columns = layer.weight[0].numel()
     if signal.device.type != "cpu" or layer.groups > 1 or columns > layer.out_channels:
         return _convolution(layer, use.inputs[0], signal, (True, False, False))[0]
+    # one matrix product, Wᵀ times the signal, and its products added up where their taps overlap:
     # oneDNN takes four times as long where there are few input channels
     products = _weight(layer, signal).flatten(1).T @ signal.flatten(2)
     (n, channels, height, width), places = use.inputs[0].shape, signal.shape[2:]

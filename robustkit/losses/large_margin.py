@@ -1,7 +1,8 @@
 """The large-margin loss of Elsayed et al. 2018: the distance to the decision boundary, anywhere.
 
-To first order, the distance of a representation h from where classes y and j tie is, in the norm
-p, d_j = (f_y − f_j) / ‖∇ₕ(f_y − f_j)‖_q with 1/p + 1/q = 1; negative on the wrong side. The loss is
+To first order (section 3 of the paper), the distance of a representation h from where classes y and
+j tie is, in the norm p, d_j = (f_y − f_j) / ‖∇ₕ(f_y − f_j)‖_q with 1/p + 1/q = 1; negative on the
+wrong side. The loss is
 
     mean over images of Σ over layers of A_j clip(γ − d_j, 0, αγ),
 
@@ -159,6 +160,8 @@ class LargeMargin(Loss):
     def _differences(self, logits: Tensor, labels: Tensor) -> Tensor:
         """f_y − f_j for the top-k other classes j, N × k."""
         own = labels[:, None]
+        # which classes are meant is a choice, no function to be differentiated; and by their logits
+        # even on probabilities, whose order is the same but for saturation
         others = logits.detach().scatter(1, own, -torch.inf).topk(self.top_k).indices
         scores = logits.softmax(1) if self.on == "probabilities" else logits
         return scores.gather(1, own) - scores.gather(1, others)
@@ -169,6 +172,7 @@ class LargeMargin(Loss):
             torch.stack([self._norm(*pair) for pair in zip(signals, places, strict=True)])
             for signals in found
         ]
+        # distances stay finite where a gradient vanishes
         return torch.stack(columns, dim=2) + self.stabiliser
 
     def _norm(self, signal: Tensor | None, place: Representation) -> Tensor:
@@ -176,15 +180,19 @@ class LargeMargin(Loss):
         if signal is None:
             raise InputError("large-margin: the logits do not depend on a layer with a margin")
         norm = _dual_norm(as_float32(signal), self.norm)
+        # ‖1‖_q of a layer with n units is n^(1/q): divided by it, layers of any size share one γ
         power = {"linf": 1.0, "l2": 0.5, "l1": 0.0}[self.norm]
         return norm / place.units**power if self.normalise else norm
 
     def _value(self, differences: Tensor, norms: Tensor) -> Tensor:
         """The margin's loss from differences, N × k, and norms, layers × N × k."""
+        # the quotient is d_j of this module's formula: f is linear in h to first order, so the step
+        # of norm p that closes the gap f_y − f_j has length gap / ‖∇(f_y − f_j)‖_q, by Hölder
         gamma = differences.new_tensor(self.gamma)[:, None, None]
         lack = (gamma - differences / norms).clamp(min=0)
         if self.alpha is not None:
             lack = torch.minimum(lack, self.alpha * gamma)
+        # A of the paper over classes j: the nearest boundary alone, or all k of them
         each = lack.amax(2) if self.aggregate == "max" else lack.sum(2)
         return each.sum(0).mean()
 
@@ -203,6 +211,8 @@ class LargeMargin(Loss):
             if shortcut:
                 return fused_backward.at_places(traced, column, _edges(layers, places))
             edges = [place.edge for place in places]
+            # a denominator held constant is the published code's stop_gradient: it needs no second
+            # derivatives, and the norms' own slope no longer works on the weights
             return gradients(column, edges, differentiable=self.differentiate)
 
         found = [signals(column) for column in differences.unbind(1)]
@@ -234,6 +244,7 @@ class LargeMargin(Loss):
         places = representations(traced, layers, model)
         edges = _edges(layers, places)
         found = [fused_backward.signals(traced, column, edges) for column in differences.unbind(1)]
+        # a leaf of its own cuts the graph at the differences: what is above it is N × k numbers
         leaf = differences.detach().requires_grad_()
         loss = self._value(leaf, self._norms([signals.places for signals in found], places))
         (scales,) = torch.autograd.grad(loss, leaf)
@@ -355,6 +366,7 @@ def _dual_norm(values: Tensor, norm: Norm) -> Tensor:
     if norm == "l2":
         euclidean: Tensor = torch.linalg.vector_norm(values, dim=dimensions)
         return euclidean
-    # written out: torch's own vector norms are many times slower on a CPU for these
+    # q = 1 for linf and ∞ for l1; written out, since torch's own vector norms are many times slower
+    # on a CPU for these
     size = values.abs()
     return size.sum(dimensions) if norm == "linf" else size.amax(dimensions)

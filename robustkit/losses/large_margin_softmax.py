@@ -80,6 +80,8 @@ class LargeMarginSoftmax(Loss):
 
     def annealing(self, number: int) -> float:
         """λ after a number of optimiser steps."""
+        # ψ alone may not converge from random weights: Liu et al. 2016 begin close to cross-entropy
+        # and let λ fall; the power law is that of their Caffe layer
         falling: float = self.base * (1 + self.gamma * number) ** -self.power
         return max(self.lambda_min, falling)
 
@@ -130,8 +132,10 @@ def psi(cosine: Tensor, m: int) -> Tensor:
 
     cos(mθ) is a polynomial in cos θ, so that the slope stays finite at θ = 0 and π.
     """
+    # k of equation 6: a step function of θ, whose slope is 0
     breaks = [math.cos(i * math.pi / m) for i in range(1, m)]
     k = sum((cosine.detach() < edge for edge in breaks), start=torch.zeros_like(cosine))
+    # Chebyshev's recurrence cos(m θ) = 2 cos θ cos((m − 1) θ) − cos((m − 2) θ)
     before, multiple = torch.ones_like(cosine), cosine
     for _ in range(m - 1):
         before, multiple = multiple, 2 * cosine * multiple - before

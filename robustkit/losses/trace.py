@@ -112,9 +112,12 @@ def trace(model: nn.Module, images: Tensor, layers: Iterable[nn.Module]) -> Trac
                 f"large-margin: a {type(layer).__name__} of the network returns "
                 "no tensor with a gradient; choose another layer"
             )
+        # the edge, not the tensor: an in-place ReLU behind the layer would give the tensor another
+        # place in the graph, and the margin would be taken behind the ReLU
         units = output.numel() // max(len(images), 1)
         uses.append(Use(layer, inputs, get_gradient_edge(output), units))
 
+    # a leaf of this call's own: the caller's images neither get a gradient nor lend a graph
     images = images.detach().requires_grad_()
     handles = [layer.register_forward_hook(note) for layer in dict.fromkeys(layers)]
     try:

@@ -136,6 +136,7 @@ class Engine:
     def update(self) -> None:
         """One step of the optimiser."""
         epoch, index = divmod(self.step, self.steps_per_epoch)
+        # the epoch's order is drawn anew after a resumption: nothing of it is part of the state
         if index == 0 or not self._batches:
             self._batches = order(
                 len(self.examples), self.recipe.batch_size, self._generator("order", epoch)
@@ -150,7 +151,9 @@ class Engine:
         if self.compressor is not None:
             self.compressor.learning_rate(eta)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.manual_seed(self._key("network", self.processes.rank, self.step))  # dropout's draws
+        # dropout draws from torch's global generator: seeded at every step, it depends neither on
+        # what drew before in this process nor on where the run was resumed
+        torch.manual_seed(self._key("network", self.processes.rank, self.step))
         generator = torch.Generator(self.device)
         generator.manual_seed(self._key("loss", self.processes.rank, self.step))
         with self._autocast():
@@ -195,6 +198,7 @@ class Engine:
     def _count(self, batch: Batch, loss: Tensor, logits: Tensor) -> None:
         predicted = logits.argmax(1)
         given, wrong = predicted == batch.given, batch.given != batch.clean
+        # added up on the device, looked at seldom: every look at a number makes a GPU wait
         n = len(batch.given)
         counts = torch.stack(
             [given.sum(), (predicted == batch.clean).sum(), (given & wrong).sum(), wrong.sum()]

@@ -93,6 +93,7 @@ def _pieces(data: Dataset, positions: Positions) -> list[Tensor]:
 
 def _compact(images: Tensor) -> Tensor:
     """As bytes, if the very same numbers come back."""
+    # a quarter of the memory; dividing gives the same float32, which is checked, not assumed
     rounded = images.mul(255).round_().to(torch.uint8)
     same = torch.equal(rounded.to(torch.float32).div_(255), images)
     return rounded if same else images
@@ -101,6 +102,7 @@ def _compact(images: Tensor) -> Tensor:
 def order(count: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Rows of an epoch's batches: each row once, in batches that differ in size by one at most."""
     batches = max(1, -(-count // batch_size))
+    # even batches: a last one of few images would weigh each of them many times as much
     return torch.randperm(count, generator=generator).tensor_split(batches)
 
 

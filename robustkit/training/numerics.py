@@ -22,6 +22,8 @@ def numerics(precision: str, deterministic: bool) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
     )
     loose = precision != "float32"
+    # cuBLAS reads this when its handle is made; without a fixed workspace its sums may be taken in
+    # another order from run to run
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_float32_matmul_precision("high" if loose else "highest")
