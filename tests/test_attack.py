@@ -262,13 +262,13 @@ def test_logits_that_are_not_finite_are_an_error_and_no_success(value, attack):
 
 
 def test_an_attack_that_lies_is_not_believed(monkeypatch):
-    from robustkit.attack import engine
+    from robustkit.attack import minimal_norm
 
     class Liar:
         def run(self, model, x, criterion):
             return x + 100  # out of the box, and clamped back it fools nobody
 
-    monkeypatch.setattr(engine, "minimal_norm", lambda attack, norm: Liar())
+    monkeypatch.setattr(minimal_norm, "build_minimal_norm", lambda attack, norm: Liar())
     model = Linear()
     model.w = torch.ones(100).double()
     x = images(5) + 0.25
@@ -278,13 +278,13 @@ def test_an_attack_that_lies_is_not_believed(monkeypatch):
 
 
 def test_what_leaves_the_box_counts_where_the_box_ends(monkeypatch):
-    from robustkit.attack import engine
+    from robustkit.attack import minimal_norm
 
     class Careless:
         def run(self, model, x, criterion):
             return x - 100
 
-    monkeypatch.setattr(engine, "minimal_norm", lambda attack, norm: Careless())
+    monkeypatch.setattr(minimal_norm, "build_minimal_norm", lambda attack, norm: Careless())
     model = Linear()
     model.w = torch.ones(100).double()
     x = images(5) + 0.25
@@ -305,7 +305,8 @@ class Claimant(Search):
         self.restarts = len(shifts)
 
     def start(self, state, sources):
-        state.x = state.images + self.shifts[state.chain].view(-1, 1, 1, 1)
+        shift = self.shifts[state.restart_index].view(-1, 1, 1, 1)
+        return state.started(state.images + shift, None)
 
     def value(self, logits, state, targeted):
         return logits[:, 0]
@@ -327,7 +328,7 @@ class Claimant(Search):
 def test_a_search_that_lies_is_not_believed(monkeypatch, epsilon, shifts, found):
     from robustkit.attack import engine
 
-    monkeypatch.setattr(engine, "search", lambda attack, norm: Claimant(*shifts))
+    monkeypatch.setattr(engine, "build_search", lambda attack, norm: Claimant(*shifts))
     model, x = Linear(), torch.full((3, 1, 10, 10), 0.55)
     model.w = torch.ones(100).double()  # the boundary lies 0.05 below
     outcomes = attack_block(model, right(model, x), make("linf", FGSM, epsilon=[epsilon]), 2)
@@ -353,21 +354,24 @@ def test_every_restart_of_every_image_at_every_budget_starts_elsewhere(monkeypat
 
     changes = {}
 
-    def observed(attack, norm, of=engine.search):
+    def observed(attack, norm, of=engine.build_search):
         own = of(attack, norm)
         begin = own.start
 
         def start(state, sources):
-            begin(state, sources)
+            state = begin(state, sources)
             # in units of the budget, so that the same draw is the same at every budget
             change = (state.x - state.images) / state.epsilon.view(-1, 1, 1, 1)
-            rows = zip(state.images[:, 0, 0, 0], state.epsilon, state.chain, change, strict=True)
+            rows = zip(
+                state.images[:, 0, 0, 0], state.epsilon, state.restart_index, change, strict=True
+            )
             changes.update({tuple(map(float, row[:3])): row[3] for row in rows})
+            return state
 
         own.start = start
         return own
 
-    monkeypatch.setattr(engine, "search", observed)
+    monkeypatch.setattr(engine, "build_search", observed)
     # budgets out of reach, so that every restart is needed
     model, x = Linear(), images(3)
     x = x[model.closest(x, norm) > 1e-3]
@@ -375,7 +379,7 @@ def test_every_restart_of_every_image_at_every_budget_starts_elsewhere(monkeypat
     attack_block(model, right(model, x), make(norm, attack, epsilon=levels), 4)
     assert len(changes) == 2 * 3 * len(x)
     first = attack["kind"] == "fab"  # whose first start is the image itself
-    moved = [change for (_, _, chain), change in changes.items() if chain or not first]
+    moved = [change for (_, _, restart), change in changes.items() if restart or not first]
     assert all(bool(change.abs().max() > 0) for change in moved)
     # in L1 two may fall on the same pixel by chance
     distinct = {tuple(change.flatten().mul(50).round().tolist()) for change in moved}
@@ -383,13 +387,13 @@ def test_every_restart_of_every_image_at_every_budget_starts_elsewhere(monkeypat
 
 
 def test_an_attack_that_returns_nan_fails_loudly(monkeypatch):
-    from robustkit.attack import engine
+    from robustkit.attack import minimal_norm
 
     class Broken:
         def run(self, model, x, criterion):
             return x * math.nan
 
-    monkeypatch.setattr(engine, "minimal_norm", lambda attack, norm: Broken())
+    monkeypatch.setattr(minimal_norm, "build_minimal_norm", lambda attack, norm: Broken())
     model = Linear()
     with pytest.raises(EvaluationFailed, match="not finite at image 0"):
         attack_block(model, right(model, images(5)), make("l2", {"kind": "ddn"}), 5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import robustkit.attack
-from robustkit.attack import attack_block, in_budget, search
+from robustkit.attack import attack_block, build_search, in_budget
 from robustkit.attack.draws import stream
 from robustkit.attack.library import foolbox, foolbox_model
 from robustkit.attack.objectives import objective, towards
@@ -75,7 +75,7 @@ def test_fab_leaps_where_gradients_lead_nowhere():
     criterion = foolbox.criteria.Misclassification(torch.zeros(8).long())
 
     def found(patience):
-        result = search(Fab(patience=patience), "l2").run(Wavy(), x, criterion)
+        result = build_search(Fab(patience=patience), "l2").run(Wavy(), x, criterion)
         return int(Wavy()(result).argmax(1).sum())
 
     assert found(patience=0) < 6
@@ -127,9 +127,9 @@ def test_company_in_the_batch_changes_nothing(attack, norm):
 
 def test_targets_adapt_to_few_classes():
     model, x = Small(), images(20, side=8)
-    assert search(Apgd(loss="dlr", targets=9), "linf").chains(3) == 2
-    assert search(Fab(), "linf").chains(2) == 1
-    assert search(Fab(restarts=2, targets=3), "linf").chains(10) == 6
+    assert len(build_search(Apgd(loss="dlr", targets=9), "linf").attempts(3)) == 2
+    assert len(build_search(Fab(), "linf").attempts(2)) == 1
+    assert len(build_search(Fab(restarts=2, targets=3), "linf").attempts(10)) == 6
     names = [{"kind": "apgd", "loss": "dlr", "targets": 9, "steps": 20}, FAB, SQUARE]
     found = attack_block(model, right(model, x), make("linf", *names, epsilon=["3/10"]), 8)
     assert in_budget(found.distance, 0.3).any()
@@ -147,7 +147,7 @@ def test_what_few_classes_change_is_told():
     assert "leave 1 target," in " ".join(adaptations(attacks, 2))
 
 
-def test_a_target_is_where_each_chain_goes_and_any_wrong_class_counts():
+def test_a_target_is_where_each_attempt_goes_and_any_wrong_class_counts():
     model, x = Small(), images(30, side=8)
     own = right(model, x)
     t = attack_block(
@@ -332,7 +332,7 @@ def test_each_is_a_foolbox_attack(norm, attack):
     labels = model(x).argmax(1)
     budget = float(model.closest(x, norm).max()) * 0.7
     wrapped = foolbox_model(model, torch.device("cpu"))
-    _, clipped, success = search(attack, norm)(
+    _, clipped, success = build_search(attack, norm)(
         wrapped, x, foolbox.Misclassification(labels), epsilons=[budget, 2 * budget]
     )
     for level, result, ok in zip((budget, 2 * budget), clipped, success, strict=True):

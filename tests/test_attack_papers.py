@@ -1,7 +1,6 @@
 """APGD, FAB and Square held beside their papers, step by step, in float64."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,17 +49,13 @@ def scenes(epsilons, side, channels=1, n=6, seed=0):
     return x, torch.tensor(epsilons, dtype=torch.float64).repeat_interleave(n)
 
 
-def state_of(model, images, epsilon, key=0):
-    """Rows as the engine makes them, each labelled with its image's class."""
+def unstarted(model, images, epsilon, key=0, target=None, restart=None):
+    """Rows as the engine hands them to a search, each labelled with its image's class."""
     n, clean = len(images), model(images)
     zero = torch.zeros(n, dtype=torch.int64)
-    keys = key + torch.arange(n)
-    return State(images, images, clean.argmax(1), clean, epsilon, zero, keys, zero.clone())
-
-
-def kept(state):
-    """What a search remembers of the rows."""
-    return SimpleNamespace(**state.memory)
+    target, restart = (zero if t is None else t for t in (target, restart))
+    keys, labels = key + torch.arange(n), clean.argmax(1)
+    return State(images, images, labels, clean, epsilon, target, restart, keys, zero.clone(), None)
 
 
 def sources(n):
@@ -75,9 +70,9 @@ def steps_of(search, model, state):
         search.advance(state, value, gradient)
         state.step = state.step + 1
         reached, fooled = state.x, None
-        if search.peeks:
+        if search.needs_outcome:
             fooled = model(state.x).argmax(1) != state.classes
-            search.settle(state, fooled)
+            search.observe(state, fooled)
         yield reached, fooled, state
 
 
@@ -109,7 +104,7 @@ def scripted(values, gradients):
     return lambda x: next(found)
 
 
-def searched(norm, image, epsilon, steps, larger_first, at, rho=0.75):
+def searched(norm, image, epsilon, steps, multi_radius, at, rho=0.75):
     """One of the papers' searches, as a function of loss and start."""
 
     def one(loss, start, radius, steps, before):
@@ -120,7 +115,7 @@ def searched(norm, image, epsilon, steps, larger_first, at, rho=0.75):
         )
 
     def whole(loss, start):
-        if not larger_first:
+        if not multi_radius:
             return one(loss, start, epsilon, steps, None)
         project = partial(papers.onto_ball_and_box, image=image, norm=norm)
         if norm == "l1":
@@ -136,7 +131,7 @@ def hold_apgd(search, state, advances, theirs):
     """Compare each step; returns how often each row's step size was halved, or set anew."""
     back = torch.zeros(len(state), dtype=torch.int64)
     for number, _ in enumerate(advances):
-        m = kept(state)
+        m = state.buffers
         for i, one in enumerate(theirs):
             due = next(one)
             where = f"row {i}, step {number}"
@@ -144,24 +139,24 @@ def hold_apgd(search, state, advances, theirs):
             assert np.array_equal(array(m.best[i]), due.best), where
             assert m.best_value[i] == pytest.approx(due.best_value, abs=1e-9), where
             if not np.isnan(due.size):
-                assert m.size[i] == pytest.approx(due.size, rel=1e-12), where
+                assert m.step_size[i] == pytest.approx(due.size, rel=1e-12), where
             if not np.isnan(due.sparsity):
-                assert m.share[i] * due.x.size == pytest.approx(due.sparsity, rel=1e-12), where
+                changed = m.sparsity.share[i] * due.x.size
+                assert changed == pytest.approx(due.sparsity, rel=1e-12), where
             back[i] += due.back
     return back
 
 
-@pytest.mark.parametrize("larger_first", [False, True])
+@pytest.mark.parametrize("multi_radius", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_apgd_takes_the_papers_steps_on_a_network(norm, larger_first):
+def test_apgd_takes_the_papers_steps_on_a_network(norm, multi_radius):
     model = Bumpy(8, waves=2)
     images, epsilon = scenes(EPSILONS[norm], 8, n=4)
-    search = APGD(norm, steps=100, larger_first=larger_first)
-    state = state_of(model, images, epsilon)
-    search.start(state, sources(len(state)))
-    at = papers.checkpoints_in_whole_steps if larger_first else papers.checkpoints
+    search = APGD(norm, steps=100, multi_radius=multi_radius)
+    state = search.start(unstarted(model, images, epsilon), sources(len(images)))
+    at = papers.checkpoints_in_whole_steps if multi_radius else papers.checkpoints
     theirs = [
-        searched(norm, array(images[i]), float(epsilon[i]), 100, larger_first, at)(
+        searched(norm, array(images[i]), float(epsilon[i]), 100, multi_radius, at)(
             cross_entropy(model, state.classes[i]), array(state.x[i])
         )
         for i in range(len(state))
@@ -184,8 +179,7 @@ def test_apgd_takes_the_papers_decisions_whatever_the_losses_are(norm, steps, rh
     values = (size * torch.where(rises, 1, -3)).cumsum(0).round(decimals=1)
     gradients = torch.randn(steps + 1, n, 1, side, side, generator=draw, dtype=torch.float64)
     search = APGD(norm, steps=steps, rho=rho)
-    state = state_of(Bumpy(side), images, epsilon)
-    search.start(state, sources(n))
+    state = search.start(unstarted(Bumpy(side), images, epsilon), sources(n))
     theirs = [
         searched(
             norm,
@@ -240,12 +234,15 @@ def test_fab_takes_the_papers_steps(norm, targets, settings):
     images, _ = scenes((1.0,), 6, n=9)
     epsilon = torch.full((9,), {"linf": 0.1, "l2": 0.6, "l1": 3.0}[norm], dtype=torch.float64)
     search = FAB(norm, steps=30, restarts=2, targets=targets, **settings)
-    state = state_of(model, images, epsilon)
     # first and second start, on the way to each of the targets
-    state.chain = torch.arange(9) % search.chains(4)
-    search.start(state, sources(9))
+    attempts = search.attempts(4)
+    attempts = [attempts[i % len(attempts)] for i in range(9)]
+    target = torch.tensor([a.target_index for a in attempts])
+    restart = torch.tensor([a.restart_index for a in attempts])
+    state = unstarted(model, images, epsilon, target=target, restart=restart)
+    state = search.start(state, sources(9))
     order = model(images).argsort(dim=1, descending=True)
-    assert torch.equal((state.x != images).flatten(1).any(1), state.chain % 2 == 1)
+    assert torch.equal((state.x != images).flatten(1).any(1), restart == 1)
     theirs = [
         papers.fab(
             logits_and_gradients(model),
@@ -254,7 +251,7 @@ def test_fab_takes_the_papers_steps(norm, targets, settings):
             array(state.x[i]),
             30,
             norm,
-            target=int(order[i, 1 + int(state.chain[i]) // 2]) if targets else None,
+            target=int(order[i, 1 + int(target[i])]) if targets else None,
             every=True,
             **settings,
         )
@@ -262,7 +259,7 @@ def test_fab_takes_the_papers_steps(norm, targets, settings):
     ]
     went = {True: 0, False: 0}
     for number, (reached, fooled, _) in enumerate(steps_of(search, model, state)):
-        m = kept(state)
+        m = state.buffers
         for i, one in enumerate(theirs):
             due, where = next(one), f"row {i}, step {number}"
             hold(reached[i], due.reached, where)
@@ -308,8 +305,7 @@ def test_square_makes_the_papers_proposals(norm, channels):
     model = Bumpy(side, channels)
     images, epsilon = scenes(EPSILONS[norm], side, channels, n=2)
     search = Square(norm, queries=steps + 1)
-    state = state_of(model, images, epsilon, key=7)
-    search.start(state, [])
+    state = search.start(unstarted(model, images, epsilon, key=7), [])
     shape = (channels, side) if norm == "linf" else (channels, 5, 5)
     theirs = []
     for i in range(len(state)):
@@ -322,7 +318,7 @@ def test_square_makes_the_papers_proposals(norm, channels):
     taken = 0
     before = [np.inf] * len(state)
     for number, _ in enumerate(steps_of(search, model, state)):
-        m = kept(state)
+        m = state.buffers
         for i, one in enumerate(theirs):
             due, where = next(one), f"row {i}, step {number}"
             hold(state.x[i], due.x, where)
@@ -342,8 +338,7 @@ def test_squares_shrink_as_the_paper_says(norm, p_init):
     model = Bumpy(40, classes=2)
     images, epsilon = scenes((0.5,), 40, n=n)
     search = Square(norm, queries=10_000, p_init=p_init)
-    state = state_of(model, images, epsilon, key=3)
-    search.start(state, [])
+    state = search.start(unstarted(model, images, epsilon, key=3), [])
     start = array(state.x)
     state.step = done.clone()
     search.advance(state, torch.zeros(n, dtype=torch.float64), state.x)

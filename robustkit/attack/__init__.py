@@ -3,16 +3,10 @@
 The only package that imports foolbox.
 """
 
-from robustkit.attack.engine import (
-    REVISION,
-    Block,
-    Outcomes,
-    Progress,
-    attack_block,
-    draws_at_random,
-    normalised,
-)
-from robustkit.attack.gradient import search
+from robustkit.attack.block import Block, Outcomes, Progress
+from robustkit.attack.build import build_search
+from robustkit.attack.engine import REVISION, attack_block
+from robustkit.attack.victim import draws_at_random, normalised
 from robustkit.geometry import TOLERANCE, in_budget
 
 __all__ = [
@@ -22,8 +16,8 @@ __all__ = [
     "Outcomes",
     "Progress",
     "attack_block",
+    "build_search",
     "draws_at_random",
     "in_budget",
     "normalised",
-    "search",
 ]

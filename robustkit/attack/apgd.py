@@ -4,6 +4,7 @@ In L1 the sparse steps of Croce and Hein 2021 (Mind the box, algorithm 1).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 
@@ -14,23 +15,58 @@ from robustkit.attack.draws import in_ball, on_sphere
 from robustkit.attack.library import foolbox
 from robustkit.attack.objectives import objective, towards
 from robustkit.attack.projections import onto_l1_ball
-from robustkit.attack.search import Search, likeliest
+from robustkit.attack.search import Search, top_wrong_class
 from robustkit.attack.state import State
 from robustkit.geometry import column, distance, in_budget, project, steepest_step
 from robustkit.protocol import Loss, Norm
 
 MOMENTUM = 0.75
-"""weight of the new step; the last movement has the rest"""
+"""weight of the new step, the paper's α; the last movement has the rest"""
 SPARSITY = 1.5
 """L1: a step changes this factor fewer pixels than the best point so far"""
 
 
-class APGD(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[misc]
+@dataclass(slots=True)
+class Sparsity:
+    """How many pixels a step in L1 changes."""
+
+    share: Tensor
+    """share of the pixels that the next steps change, N"""
+    support: Tensor
+    """number of pixels that the best point had changed at the last checkpoint, N"""
+
+
+@dataclass(slots=True)
+class ApgdBuffers:
+    """What APGD remembers; tensors are N unless said otherwise."""
+
+    previous: Tensor
+    """iterates before the present ones, N × C × H × W"""
+    best: Tensor
+    """iterates of the highest loss, N × C × H × W"""
+    best_gradient: Tensor
+    """gradients there, N × C × H × W"""
+    best_value: Tensor
+    last_value: Tensor
+    step_size: Tensor
+    rises: Tensor
+    """steps since the last checkpoint that raised the loss"""
+    checked_value: Tensor
+    """`best_value` at the last checkpoint"""
+    halved: Tensor
+    """whether the step size was set anew at the last checkpoint; at the first step, too"""
+    target: Tensor | None
+    """the class that is headed for"""
+    sparsity: Sparsity | None
+    """in L1 alone"""
+
+
+class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[misc]
     """Step size 2ε (L1: ε), halved where the loss stopped rising, then on from the best point.
 
-    With `targets` each chain heads for one of the likeliest wrong classes; any wrong class counts
+    With `targets` each attempt heads for one of the top wrong classes; any wrong class counts
     as success all the same. With `eot` above 1, gradients and logits are means over so many passes
-    of a model that draws at random (Athalye et al. 2018). With `larger_first` the first 30 % of the
+    of a model that draws at random (Athalye et al. 2018). With `multi_radius` the first 30 % of the
     steps search the ball of 3ε, the next 30 % that of 2ε (the L1 setting of AutoAttack).
     """
 
@@ -46,7 +82,7 @@ class APGD(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[mis
         targets: int = 0,
         eot: int = 1,
         rho: float = 0.75,
-        larger_first: bool = False,
+        multi_radius: bool = False,
     ) -> None:
         self.norm = norm
         self.steps = steps
@@ -55,86 +91,103 @@ class APGD(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[mis
         self.targets = targets
         self.eot = eot
         self.rho = rho
-        self.larger_first = larger_first
+        self.multi_radius = multi_radius
 
     # --- what the engine asks -----------------------------------------------------------------
 
-    def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
+    def start(self, state: State[None], sources: Sequence[torch.Generator]) -> State[ApgdBuffers]:
         """Random points: uniform in the cube, on the L2 sphere, Gaussian and projected in L1."""
         images, shape = state.images, state.images.shape[1:]
-        radius = state.epsilon * self._radius[0]
+        radius = state.epsilon * self._multiples[0]
         draw = in_ball if self.norm == "linf" else on_sphere
         noise = torch.stack([draw(self.norm, shape, source) for source in sources]).to(images)
         if self.norm == "l1":
             # a point on the L1 sphere would be all but the image: Gaussian noise, then projected
             noise = noise * (images[0].numel() / column(radius, images))
-        state.x = self._project(images + column(radius, images) * noise, state, radius)
+        x = self._project(images + column(radius, images) * noise, images, radius)
         nothing = torch.full_like(state.epsilon, -torch.inf)
-        state.memory = {
-            "previous": state.x.clone(),
-            "best": state.x.clone(),
-            "slope": torch.zeros_like(images),  # gradient at the best point
-            "best_value": nothing,
-            "last_value": nothing.clone(),
-            "size": self._first_size * radius,
-            "rises": torch.zeros_like(state.step),
-            "checked_value": nothing.clone(),
-            "reduced": torch.ones_like(state.step, dtype=torch.bool),
-        }
-        if self.targets:
-            state.memory["rival"] = likeliest(state, state.chain // self.restarts)
-        if self.norm == "l1":
-            state.memory["share"] = torch.full_like(state.epsilon, 0.2)
-            state.memory["support"] = torch.full_like(state.epsilon, images[0].numel())
+        buffers = ApgdBuffers(
+            previous=x.clone(),
+            best=x.clone(),
+            best_gradient=torch.zeros_like(images),
+            best_value=nothing,
+            last_value=nothing.clone(),
+            step_size=self._first_size * radius,
+            rises=torch.zeros_like(state.step),
+            checked_value=nothing.clone(),
+            # condition 2 asks what came of the last checkpoint: not at the first one
+            halved=torch.ones_like(state.step, dtype=torch.bool),
+            target=self._target(state),
+            sparsity=self._first_sparsity(state),
+        )
+        return state.started(x, buffers)
 
-    def value(self, logits: Tensor, state: State, targeted: bool) -> Tensor:
-        """The loss, N."""
+    def _target(self, state: State[None]) -> Tensor | None:
         if not self.targets:
+            return None
+        return top_wrong_class(state.clean, state.classes, state.target_index)
+
+    def _first_sparsity(self, state: State[None]) -> Sparsity | None:
+        if self.norm != "l1":
+            return None
+        pixels = torch.full_like(state.epsilon, state.images[0].numel())
+        return Sparsity(torch.full_like(state.epsilon, 0.2), pixels)
+
+    def value(self, logits: Tensor, state: State[ApgdBuffers], targeted: bool) -> Tensor:
+        """The loss, N."""
+        if (target := state.buffers.target) is None:
             return objective(logits, state.classes, state.clean, self.loss, targeted)
-        rival = state.memory["rival"]
-        return towards(logits, state.classes, rival, state.clean, self.loss)
+        return towards(logits, state.classes, target, state.clean, self.loss)
 
-    def claims(self, state: State, fooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Iterates that fool, inside the ball: with `larger_first` the first ones lie outside."""
-        if not self.larger_first:
+    def claims(self, state: State[ApgdBuffers], fooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Iterates that fool, inside the ball: with `multi_radius` the first ones lie outside."""
+        if not self.multi_radius:
             return fooled, state.x
-        return fooled & in_budget(
-            distance(state.images, state.x, self.norm), state.epsilon
-        ), state.x
+        reached = distance(state.images, state.x, self.norm)
+        return fooled & in_budget(reached, state.epsilon), state.x
 
-    def advance(self, state: State, value: Tensor, gradient: Tensor) -> None:
+    def advance(self, state: State[ApgdBuffers], value: Tensor, gradient: Tensor) -> None:
         """One step; at a checkpoint the step size is reconsidered first."""
-        m = state.memory
-        better = value > m["best_value"]
-        m["best_value"] = torch.where(better, value, m["best_value"])
+        b = state.buffers
+        better = value > b.best_value
+        b.best_value = torch.where(better, value, b.best_value)
         there = column(better, state.x)
-        m["best"] = torch.where(there, state.x, m["best"])
-        m["slope"] = torch.where(there, gradient, m["slope"])
-        m["rises"] += (value > m["last_value"]) & (state.step > 0)
-        m["last_value"] = value
+        b.best = torch.where(there, state.x, b.best)
+        b.best_gradient = torch.where(there, gradient, b.best_gradient)
+        # the start's loss is no rise: no step led there
+        b.rises = b.rises + ((value > b.last_value) & (state.step > 0))
+        b.last_value = value
+        # a smaller step from where a larger one went astray would stay astray: on from the best
+        # point, by the gradient found there, which saves a pass
         back = self._reconsider(state, self._windows.to(state.step.device)[state.step])
-        x = torch.where(column(back, state.x), m["best"], state.x)
-        gradient = torch.where(column(back, gradient), m["slope"], gradient)
+        x = torch.where(column(back, state.x), b.best, state.x)
+        gradient = torch.where(column(back, gradient), b.best_gradient, gradient)
         goal = self._moved(state, x, gradient)
-        shrinks = torch.isin(state.step, self._begins.to(state.step.device))
+        shrinks = torch.isin(state.step, self._shrinks_at.to(state.step.device))
         if bool(shrinks.any()):
-            inside = self._restart(state, shrinks)
+            inside = self._enter_smaller_ball(state, shrinks)
             x = torch.where(column(shrinks, x), inside, x)
             goal = torch.where(column(shrinks, x), inside, goal)
-        m["previous"], state.x = x, goal
+        b.previous, state.x = x, goal
 
     # --- the step size ------------------------------------------------------------------------
 
     @cached_property
     def _windows(self) -> Tensor:
-        """For each step the length of the window that ends at it; 0 where it is no checkpoint."""
+        """For each step the length of the window that ends at it; 0 where it is no checkpoint.
+
+        The paper's w_j = ⌈p_j · steps⌉ with p_1 = 0.22 and p_{j+1} = p_j + max(p_j − p_{j−1} −
+        0.03, 0.06): long windows while the step is large, to explore the ball, shorter and shorter
+        ones as it falls, to home in.
+        """
         windows = torch.zeros(self.steps + 1, dtype=torch.int64)
         for begin, length in self._phases:
+            # cut to whole steps, as the authors' code has it: the shares of 100 steps are whole
             window = max(int((0.04 if self.norm == "l1" else 0.22) * length), 1)
             at = begin + window
             while at < begin + length:
                 windows[at] = window
-                if self.norm != "l1":
+                if self.norm != "l1":  # in L1 all windows are as long
                     window = max(window - max(int(0.03 * length), 1), max(int(0.06 * length), 1))
                 at += window
         return windows
@@ -145,103 +198,145 @@ class APGD(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[mis
 
         A smaller ball is entered by projection, which takes the step before.
         """
-        if not self.larger_first:
+        if not self.multi_radius:
             return [(0, self.steps)]
         part = ceil(0.3 * self.steps)
         return [(0, part), (part + 1, part - 1), (2 * part + 1, self.steps - 2 * part - 1)]
 
     @cached_property
-    def _begins(self) -> Tensor:
+    def _shrinks_at(self) -> Tensor:
         """Steps at which a smaller ball is entered."""
         return torch.tensor([begin - 1 for begin, _ in self._phases[1:]])
 
     @property
-    def _radius(self) -> tuple[int, ...]:
-        return (3, 2, 1) if self.larger_first else (1,)
+    def _multiples(self) -> tuple[int, ...]:
+        """Radii of the balls that are searched in turn, in units of ε.
+
+        In L1 the ball within the box has few ways out of a poor start: a larger one is searched
+        first, and what it finds is projected (Croce and Hein 2021, multi-ε APGD).
+        """
+        return (3, 2, 1) if self.multi_radius else (1,)
 
     @property
     def _first_size(self) -> float:
+        # 2ε crosses the ball; in L1, where a step is sparse and fills the ball at once, ε
         return 1.0 if self.norm == "l1" else 2.0
 
-    def _grown(self, step: Tensor) -> Tensor:
-        """The radius that is searched at each step, in units of ε."""
-        return self._radii.to(step.device)[step]
+    def _radius(self, state: State[ApgdBuffers]) -> Tensor:
+        """The radius of the ball that each row searches at its step, N."""
+        return state.epsilon * self._multiple_at.to(state.step.device)[state.step]
 
     @cached_property
-    def _radii(self) -> Tensor:
-        radii = torch.ones(self.steps + 1)
-        for begin, radius in zip([0, *self._begins.tolist()], self._radius, strict=True):
-            radii[begin:] = radius
-        return radii
+    def _multiple_at(self) -> Tensor:
+        multiples = torch.ones(self.steps + 1)
+        for begin, multiple in zip([0, *self._shrinks_at.tolist()], self._multiples, strict=True):
+            multiples[begin:] = multiple
+        return multiples
 
-    def _reconsider(self, state: State, window: Tensor) -> Tensor:
-        """At checkpoints new step sizes; the rows that go back to their best point."""
-        m, due = state.memory, window > 0
-        if self.norm == "l1":
-            return self._reconsider_l1(state, due)
-        idle = ~m["reduced"] & (m["best_value"] <= m["checked_value"])
-        stuck = due & ((m["rises"] <= self.rho * window) | idle)
-        m["size"] = torch.where(stuck, m["size"] / 2, m["size"])
-        m["reduced"] = torch.where(due, stuck, m["reduced"])
-        m["checked_value"] = torch.where(due, m["best_value"], m["checked_value"])
-        m["rises"] = torch.where(due, 0, m["rises"])
-        return stuck
+    def _reconsider(self, state: State[ApgdBuffers], window: Tensor) -> Tensor:
+        """At checkpoints new step sizes; the rows that go back to their best point.
 
-    def _reconsider_l1(self, state: State, due: Tensor) -> Tensor:
-        m = state.memory
-        pixels = state.images[0].numel()
-        support = (m["best"] != state.images).flatten(1).sum(1).to(state.epsilon)
-        sparser = due & (support / m["support"] < 0.95)
-        radius = state.epsilon * self._grown(state.step)
-        shorter = torch.where(sparser, radius, m["size"] / SPARSITY)
+        The step size is halved where either of the paper's conditions holds:
+
+        1. Fewer than a share ρ of the window's steps raised the loss: the step is too long to
+           climb, and overshoots. Like the authors' code we count a tie as too few.
+        2. The last checkpoint kept the step size, and the best loss has not risen since: the
+           iterates go round in circles. Where it was halved just then, one more window shall show
+           what the new size is worth before it is halved again.
+        """
+        b, due = state.buffers, window > 0
+        if b.sparsity is not None:
+            return self._reconsider_sparsity(state, b.sparsity, due)
+        too_few = b.rises <= self.rho * window
+        circling = ~b.halved & (b.best_value <= b.checked_value)
+        halved = due & (too_few | circling)
+        b.step_size = torch.where(halved, b.step_size / 2, b.step_size)
+        b.halved = torch.where(due, halved, b.halved)
+        b.checked_value = torch.where(due, b.best_value, b.checked_value)
+        b.rises = torch.where(due, 0, b.rises)
+        return halved
+
+    def _reconsider_sparsity(
+        self, state: State[ApgdBuffers], sparsity: Sparsity, due: Tensor
+    ) -> Tensor:
+        """In L1 (Croce and Hein 2021, algorithm 1) the support of the best point decides.
+
+        As long as it shrinks, by 5 % at least, sparser steps are still to be found: the step size
+        is set back to the radius, and the search goes on from the best point. Once it is stable,
+        the steps get shorter, down to a tenth of the radius.
+        """
+        b = state.buffers
+        support = self._support(b.best, state.images)
+        sparser = due & (support / sparsity.support < 0.95)
+        radius = self._radius(state)
+        shorter = torch.where(sparser, radius, b.step_size / SPARSITY)
         shorter = torch.minimum(torch.maximum(shorter, radius / 10), radius)
-        m["size"] = torch.where(due, shorter, m["size"])
-        m["share"] = torch.where(due, support / pixels / SPARSITY, m["share"])
-        m["support"] = torch.where(due, support, m["support"])
+        b.step_size = torch.where(due, shorter, b.step_size)
+        self._set_sparsity(sparsity, support, due, state.images[0].numel())
         return sparser
 
-    def _restart(self, state: State, now: Tensor) -> Tensor:
+    @staticmethod
+    def _support(x: Tensor, images: Tensor) -> Tensor:
+        """In how many pixels each point differs from its image, N."""
+        return (x != images).flatten(1).sum(1).to(images)
+
+    @staticmethod
+    def _set_sparsity(sparsity: Sparsity, support: Tensor, rows: Tensor, pixels: int) -> None:
+        share = support / pixels / SPARSITY
+        sparsity.share = torch.where(rows, share, sparsity.share)
+        sparsity.support = torch.where(rows, support, sparsity.support)
+
+    def _enter_smaller_ball(self, state: State[ApgdBuffers], now: Tensor) -> Tensor:
         """Begin afresh, in rows whose ball shrinks, from the best point of the larger ball."""
-        m, radius = state.memory, state.epsilon * self._grown(state.step)
-        inside = self._project(m["best"], state, radius)
-        m["best"] = torch.where(column(now, inside), inside, m["best"])
-        for name, fresh in (("best_value", -torch.inf), ("checked_value", -torch.inf)):
-            m[name] = m[name].masked_fill(now, fresh)
-        m["rises"] = m["rises"].masked_fill(now, 0)
-        m["reduced"] = m["reduced"] | now
-        m["size"] = torch.where(now, self._first_size * radius, m["size"])
-        if self.norm == "l1":
-            support = (inside != state.images).flatten(1).sum(1).to(state.epsilon)
-            m["share"] = torch.where(now, support / state.images[0].numel() / SPARSITY, m["share"])
-            m["support"] = torch.where(now, support, m["support"])
+        b, radius = state.buffers, self._radius(state)
+        inside = self._project(b.best, state.images, radius)
+        b.best = torch.where(column(now, inside), inside, b.best)
+        # losses of the larger ball are out of reach now: none may stand as the best
+        b.best_value = b.best_value.masked_fill(now, -torch.inf)
+        b.checked_value = b.checked_value.masked_fill(now, -torch.inf)
+        b.rises = b.rises.masked_fill(now, 0)
+        b.halved = b.halved | now
+        b.step_size = torch.where(now, self._first_size * radius, b.step_size)
+        if b.sparsity is not None:
+            support = self._support(inside, state.images)
+            self._set_sparsity(b.sparsity, support, now, state.images[0].numel())
         return inside
 
     # --- the step -----------------------------------------------------------------------------
 
-    def _moved(self, state: State, x: Tensor, gradient: Tensor) -> Tensor:
-        """Where each row goes from x."""
-        size, radius = state.memory["size"], state.epsilon * self._grown(state.step)
-        if self.norm == "l1":
-            step = column(size, x) * self._sparse(gradient, state.memory["share"])
-            return self._project(x + step, state, radius)
-        goal = self._project(steepest_step(x, gradient, size, self.norm), state, radius)
+    def _moved(self, state: State[ApgdBuffers], x: Tensor, gradient: Tensor) -> Tensor:
+        """Where each row goes from x.
+
+        The step and its projection z, then x + α (z − x) + (1 − α) (x − previous), projected again.
+        A quarter of the last movement keeps the direction where the gradient's sign flips from
+        step to step across a ridge; in L1 the authors do without it.
+        """
+        b, radius = state.buffers, self._radius(state)
+        if b.sparsity is not None:
+            step = column(b.step_size, x) * self._sparse(gradient, b.sparsity.share)
+            return self._project(x + step, state.images, radius)
+        z = self._project(steepest_step(x, gradient, b.step_size, self.norm), state.images, radius)
         weight = column(torch.where(self._firsts(state.step), 1.0, MOMENTUM), x)
-        inertia = (1 - weight) * (x - state.memory["previous"])
-        return self._project(x + weight * (goal - x) + inertia, state, radius)
+        inertia = (1 - weight) * (x - b.previous)
+        return self._project(x + weight * (z - x) + inertia, state.images, radius)
 
     def _firsts(self, step: Tensor) -> Tensor:
         """Which rows take the first step in a ball, for which there is no last movement."""
         return torch.isin(step, torch.tensor([b for b, _ in self._phases]).to(step.device))
 
-    def _project(self, x: Tensor, state: State, radius: Tensor) -> Tensor:
+    def _project(self, x: Tensor, images: Tensor, radius: Tensor) -> Tensor:
         if self.norm == "l1":
-            flat = onto_l1_ball(x.flatten(1), state.images.flatten(1), radius)
-            return flat.view_as(x)
-        return project(x, state.images, radius, self.norm)
+            # ball and box at once: the box cuts off most of an L1 ball, and going back to one after
+            # the other would leave the iterate well inside it
+            return onto_l1_ball(x.flatten(1), images.flatten(1), radius).view_as(x)
+        return project(x, images, radius, self.norm)
 
     @staticmethod
     def _sparse(gradient: Tensor, share: Tensor) -> Tensor:
-        """Signs of the steepest share of the pixels, over their number."""
+        """Signs of the steepest share of the pixels, over their number: a step of L1 norm 1.
+
+        The steepest ascent in L1 moves a single pixel, which the box soon stops.
+        """
         slope = gradient.flatten(1)
         pixels = slope.shape[1]
         rank = ((1 - share) * pixels).clamp(0, pixels - 1).long()

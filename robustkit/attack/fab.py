@@ -5,6 +5,7 @@ attack".
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from robustkit.attack.draws import in_ball, on_sphere
 from robustkit.attack.library import foolbox
 from robustkit.attack.projections import onto_hyperplane
-from robustkit.attack.search import Search, likeliest
+from robustkit.attack.search import Search, top_wrong_class
 from robustkit.attack.state import State
 from robustkit.geometry import ORDER, column, distance, in_budget
 from robustkit.protocol import Norm
@@ -25,10 +26,26 @@ CLEARLY = 0.999
 """a point counts as nearer where its distance is less than this share of the last one"""
 
 
-class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc]
+@dataclass(slots=True)
+class FabBuffers:
+    """What FAB remembers; tensors are N unless said otherwise."""
+
+    best: Tensor
+    """the nearest points that fool, N × C × H × W; the images where there is none"""
+    best_distance: Tensor
+    """their distances, float64; inf where there is none"""
+    last_distance: Tensor
+    """`best_distance` when it was last clearly less than before, float64"""
+    idle: Tensor
+    """steps since then"""
+    target: Tensor | None
+    """the class whose boundary is sought"""
+
+
+class FAB(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc]
     """Steps onto the linearised boundary from the iterate and from the image, biased to the latter.
 
-    With `targets` each chain knows one boundary, that to one of the likeliest wrong classes: one
+    With `targets` each attempt knows one boundary, that to one of the top wrong classes: one
     gradient a step. Without, the nearest linearised boundary is taken: one gradient a class.
 
     Where gradients near the image mislead, as in L2 and L1 around a network trained in Linf, that
@@ -37,7 +54,7 @@ class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc
     there. The paper has no such step; the authors' code makes one now and then in L2, by rounding.
     """
 
-    peeks = True
+    needs_outcome = True
     transfers = False
 
     def __init__(
@@ -61,38 +78,44 @@ class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc
         self.beta = beta
         self.patience = patience
 
-    def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
+    def start(self, state: State[None], sources: Sequence[torch.Generator]) -> State[FabBuffers]:
         """The images themselves, for a restart random points half a budget away."""
         shape = state.images.shape[1:]
         draw = in_ball if self.norm == "linf" else on_sphere
         noise = torch.stack([draw(self.norm, shape, source) for source in sources])
         radius = torch.where(state.epsilon.isinf(), USUAL[self.norm], state.epsilon) / 2
-        radius = radius * (state.chain % self.restarts > 0)
-        there = state.images + column(radius, state.images) * noise.to(state.images)
-        state.x = there.clamp(0, 1)
-        state.memory = {
-            "best": state.images.clone(),
-            "best_distance": torch.full_like(state.epsilon, torch.inf, dtype=torch.float64),
-            "last_distance": torch.full_like(state.epsilon, torch.inf, dtype=torch.float64),
-            "idle": torch.zeros_like(state.step),  # steps since a point was clearly nearer
-        }
-        if self.targets:
-            state.memory["rival"] = likeliest(state, state.chain // self.restarts)
+        radius = radius * (state.restart_index > 0)
+        x = state.images + column(radius, state.images) * noise.to(state.images)
+        nowhere = torch.full_like(state.epsilon, torch.inf, dtype=torch.float64)
+        buffers = FabBuffers(
+            best=state.images.clone(),
+            best_distance=nowhere,
+            last_distance=nowhere.clone(),
+            idle=torch.zeros_like(state.step),
+            target=self._target(state),
+        )
+        return state.started(x.clamp(0, 1), buffers)
 
-    def value(self, logits: Tensor, state: State, targeted: bool) -> Tensor:
-        """How far another logit lies above the label's: the rival's, N, or each class's, N × K."""
-        own = logits.gather(1, state.classes[:, None])
+    def _target(self, state: State[None]) -> Tensor | None:
         if not self.targets:
-            return logits - own
-        return (logits.gather(1, state.memory["rival"][:, None]) - own)[:, 0]
+            return None
+        return top_wrong_class(state.clean, state.classes, state.target_index)
 
-    def advance(self, state: State, value: Tensor, gradient: Tensor) -> None:
+    def value(self, logits: Tensor, state: State[FabBuffers], targeted: bool) -> Tensor:
+        """How far another logit lies above the label's: the target's, N, or each class's, N × K."""
+        own = logits.gather(1, state.classes[:, None])
+        if (target := state.buffers.target) is None:
+            return logits - own
+        return (logits.gather(1, target[:, None]) - own)[:, 0]
+
+    def advance(self, state: State[FabBuffers], value: Tensor, gradient: Tensor) -> None:
         """One step: equations 6 to 8 of the paper."""
+        b = state.buffers
         value, w = self._boundary(state, value, gradient.flatten(2 if value.ndim == 2 else 1))
         x, images = state.x.flatten(1).double(), state.images.flatten(1).double()
-        b = (w * x).sum(1) - value
+        offset = (w * x).sum(1) - value
         both = onto_hyperplane(
-            torch.cat([x, images]), torch.cat([w, w]), torch.cat([b, b]), self.norm
+            torch.cat([x, images]), torch.cat([w, w]), torch.cat([offset, offset]), self.norm
         )
         from_x, from_image = both.chunk(2)
         near, far = (
@@ -103,13 +126,15 @@ class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc
         goal = (x + self.eta * from_x) * (1 - bias) + (images + self.eta * from_image) * bias
         goal = goal.clamp(0, 1)
         if self.patience:
-            leaps = state.memory["idle"] >= self.patience
+            leaps = b.idle >= self.patience
             corner = torch.where(w == 0, x, (w > 0).double())
             goal = torch.where(leaps[:, None], corner, goal)
-            state.memory["idle"] = state.memory["idle"].masked_fill(leaps, 0)
+            b.idle = b.idle.masked_fill(leaps, 0)
         state.x = goal.to(state.x.dtype).view_as(state.x)
 
-    def _boundary(self, state: State, value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def _boundary(
+        self, state: State[FabBuffers], value: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Value and slope of the boundary that each row steps to, float64, N and N × D."""
         value, gradient = value.double(), gradient.double()
         if value.ndim == 1:
@@ -121,29 +146,29 @@ class FAB(Search, foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc
         rows = torch.arange(len(value), device=value.device)
         return value[rows, nearest], gradient[rows, nearest]
 
-    def settle(self, state: State, fooled: Tensor) -> None:
+    def observe(self, state: State[FabBuffers], fooled: Tensor) -> None:
         """Keep the nearest points that fool, and go back towards the image from there."""
         self._remember(state, fooled)
-        m = state.memory
-        nearer = m["best_distance"] < CLEARLY * m["last_distance"]
-        m["last_distance"] = torch.where(nearer, m["best_distance"], m["last_distance"])
-        m["idle"] = torch.where(nearer, 0, m["idle"] + 1)
+        b = state.buffers
+        nearer = b.best_distance < CLEARLY * b.last_distance
+        b.last_distance = torch.where(nearer, b.best_distance, b.last_distance)
+        b.idle = torch.where(nearer, 0, b.idle + 1)
         back = state.images + self.beta * (state.x - state.images)
         state.x = torch.where(column(fooled, back), back, state.x)
 
-    def _remember(self, state: State, fooled: Tensor) -> None:
-        m = state.memory
+    def _remember(self, state: State[FabBuffers], fooled: Tensor) -> None:
+        b = state.buffers
         reached = distance(state.images, state.x, self.norm)
-        nearer = fooled & (reached < m["best_distance"])
-        m["best_distance"] = torch.where(nearer, reached, m["best_distance"])
-        m["best"] = torch.where(column(nearer, state.x), state.x, m["best"])
+        nearer = fooled & (reached < b.best_distance)
+        b.best_distance = torch.where(nearer, reached, b.best_distance)
+        b.best = torch.where(column(nearer, state.x), state.x, b.best)
 
-    def claims(self, state: State, fooled: Tensor) -> tuple[Tensor, Tensor]:
+    def claims(self, state: State[FabBuffers], fooled: Tensor) -> tuple[Tensor, Tensor]:
         """Rows whose nearest point so far lies within the budget; without one, none early."""
         self._remember(state, fooled)
-        inside = in_budget(state.memory["best_distance"], state.epsilon)
-        return inside & ~state.epsilon.isinf(), state.memory["best"]
+        b = state.buffers
+        return in_budget(b.best_distance, state.epsilon) & ~state.epsilon.isinf(), b.best
 
-    def leftovers(self, state: State) -> tuple[Tensor, Tensor]:
+    def out_of_budget_finds(self, state: State[FabBuffers]) -> tuple[Tensor, Tensor]:
         """The nearest point that was found, whatever its distance."""
-        return state.memory["best_distance"] < torch.inf, state.memory["best"]
+        return state.buffers.best_distance < torch.inf, state.buffers.best

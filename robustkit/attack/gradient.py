@@ -4,34 +4,29 @@ foolbox's three gradient descent classes, with budgets, draws and projections of
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from robustkit.attack.apgd import APGD
 from robustkit.attack.draws import Distribution, in_ball, on_sphere
-from robustkit.attack.fab import FAB
 from robustkit.attack.library import foolbox
 from robustkit.attack.objectives import objective
 from robustkit.attack.search import Search
-from robustkit.attack.square import Square
 from robustkit.attack.state import State
 from robustkit.geometry import column, project, steepest_step
-from robustkit.protocol import (
-    Apgd,
-    Attack,
-    Fab,
-    Fgsm,
-    Loss,
-    Mifgsm,
-    NoiseAttack,
-    Norm,
-    Pgd,
-    SquareAttack,
-)
+from robustkit.protocol import Loss, Norm
 
 
-class _Ascent(Search):
+@dataclass(slots=True)
+class Momentum:
+    """What MI-FGSM remembers."""
+
+    velocity: Tensor
+    """gradients over their L1 norms, accumulated, N × C × H × W"""
+
+
+class _Ascent(Search[Momentum | None]):
     """Projected steepest ascent, mixed into foolbox's three gradient descent classes."""
 
     rel_stepsize: float
@@ -53,30 +48,32 @@ class _Ascent(Search):
         self.momentum = momentum
         self.distribution = distribution
 
-    def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
+    def start(
+        self, state: State[None], sources: Sequence[torch.Generator]
+    ) -> State[Momentum | None]:
         """First iterates: the images, or draws from their balls, one generator an image."""
         images, epsilon = state.images, state.epsilon
-        state.x = images.clone()
+        x = images.clone()
         if self.random_start:
             draw = in_ball if self.distribution == "uniform" else on_sphere
             noise = torch.stack([draw(self.norm, images.shape[1:], source) for source in sources])
-            start = images + column(epsilon, images) * noise.to(images)
-            state.x = project(start, images, epsilon, self.norm)
-        if self.momentum is not None:
-            state.memory["velocity"] = torch.zeros_like(images)
+            x = images + column(epsilon, images) * noise.to(images)
+            x = project(x, images, epsilon, self.norm)
+        still = None if self.momentum is None else Momentum(torch.zeros_like(images))
+        return state.started(x, still)
 
-    def value(self, logits: Tensor, state: State, targeted: bool) -> Tensor:
+    def value(self, logits: Tensor, state: State[Momentum | None], targeted: bool) -> Tensor:
         """The loss, N."""
         return objective(logits, state.classes, state.clean, self.loss, targeted)
 
-    def advance(self, state: State, value: Tensor, gradient: Tensor) -> None:
+    def advance(self, state: State[Momentum | None], value: Tensor, gradient: Tensor) -> None:
         """One step of rel_stepsize · ε along the steepest direction, then back into ball and box.
 
         With momentum the direction is Dong et al.'s: gradients over their L1 norm, accumulated.
         """
-        if self.momentum is not None:
+        if self.momentum is not None and state.buffers is not None:
             size = gradient.flatten(1).abs().sum(1).clamp(min=1e-38)
-            velocity = state.memory["velocity"].mul_(self.momentum)
+            velocity = state.buffers.velocity.mul_(self.momentum)
             gradient = velocity.add_(gradient / column(size, gradient)).clone()
         x = steepest_step(state.x, gradient, self.rel_stepsize * state.epsilon, self.norm)
         state.x = project(x, state.images, state.epsilon, self.norm)
@@ -105,62 +102,3 @@ class L1Ascent(_Ascent, foolbox.attacks.gradient_descent_base.L1BaseGradientDesc
 
 
 ASCENT: dict[Norm, type[_Ascent]] = {"linf": LinfAscent, "l2": L2Ascent, "l1": L1Ascent}
-
-
-def search(attack: Attack, norm: Norm) -> Search | None:
-    """The class that the engine drives for a kind; None for kinds that foolbox drives itself."""
-    ascent = ASCENT[norm]
-    match attack:
-        case Fgsm(loss):
-            return ascent(steps=1, rel_stepsize=1.0, random_start=False, loss=loss)
-        case Pgd(steps, relative, restarts, random_start, loss):
-            return ascent(
-                steps=steps,
-                rel_stepsize=float(relative),
-                random_start=random_start,
-                # without a random start every restart would be the first one again
-                restarts=restarts if random_start else 1,
-                loss=loss,
-            )
-        case Mifgsm(steps, relative, momentum, loss):
-            return ascent(
-                steps=steps,
-                rel_stepsize=float(relative),
-                random_start=False,
-                loss=loss,
-                momentum=float(momentum),
-            )
-        case NoiseAttack(draws, distribution):
-            return ascent(
-                steps=0,
-                rel_stepsize=1.0,
-                random_start=True,
-                restarts=draws,
-                distribution=distribution,
-            )
-        case Apgd():
-            return APGD(
-                norm,
-                steps=attack.steps,
-                restarts=attack.restarts,
-                loss=attack.loss,
-                targets=attack.targets,
-                eot=attack.eot,
-                rho=float(attack.rho),
-                larger_first=attack.larger_first,
-            )
-        case Fab():
-            return FAB(
-                norm,
-                steps=attack.steps,
-                restarts=attack.restarts,
-                targets=attack.targets,
-                alpha_max=float(attack.alpha_max),
-                eta=float(attack.eta),
-                beta=float(attack.beta),
-                patience=attack.patience,
-            )
-        case SquareAttack(queries, restarts, p_init):
-            return Square(norm, queries=queries, restarts=restarts, p_init=float(p_init))
-        case _:
-            return None

@@ -1,34 +1,47 @@
 """What the engine asks of an attack, and how foolbox drives the same attack."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, NamedTuple
 
 import torch
 from torch import Tensor
 
 from robustkit.attack.draws import generator, seed_of
 from robustkit.attack.library import eagerpy, foolbox
-from robustkit.attack.state import State
+from robustkit.attack.state import B, State
 from robustkit.errors import EvaluationFailed
 from robustkit.protocol import Norm
 
 
-class Search:
-    """An attack that moves many images at once, each in its own state and at its own budget."""
+class Attempt(NamedTuple):
+    """One of an attack's independent searches of an image at a budget."""
+
+    number: int
+    """place among the attack's attempts; its random draws are keyed by it"""
+    target_index: int
+    """place of the class that is headed for among the top wrong classes"""
+    restart_index: int
+
+
+class Search(Generic[B]):
+    """An attack that moves many images at once, each in its own state and at its own budget.
+
+    B is what it remembers of the images: a dataclass of tensors with a row an image, or None.
+    """
 
     norm: Norm
     steps: int
     restarts = 1
     targets = 0
-    """so many of the likeliest wrong classes have chains of their own; 0: no class is aimed at"""
+    """how many of the top wrong classes are headed for in turn; 0: none in particular"""
     random_start = True
     """whether `start` draws from generators"""
     gradient = True
     """whether a step needs gradients, or the value alone"""
     eot = 1
     """passes whose logits and gradients are averaged, for models that draw at random"""
-    peeks = False
-    """whether `settle` is to be called with the outcome at each new iterate"""
+    needs_outcome = False
+    """whether `observe` is to be called with the outcome at each new iterate"""
     transfers = True
     """whether its last iterate means something on another network"""
 
@@ -37,30 +50,34 @@ class Search:
         """The norm, in foolbox's words."""
         return getattr(foolbox.distances, self.norm)
 
-    def chains(self, classes: int) -> int:
-        """How many independent searches of an image there are at a budget."""
-        return self.restarts * max(1, min(self.targets, classes - 1))
+    def attempts(self, classes: int) -> list[Attempt]:
+        """The independent searches of an image at a budget: every restart towards every target."""
+        targets = max(1, min(self.targets, classes - 1))
+        return [
+            Attempt(number, *divmod(number, self.restarts))
+            for number in range(targets * self.restarts)
+        ]
 
-    def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
-        """Set the first iterates and the memory; one generator a row where `random_start`."""
+    def start(self, state: State[None], sources: Sequence[torch.Generator]) -> State[B]:
+        """The rows at their first iterates; one generator a row where `random_start`."""
         raise NotImplementedError
 
-    def value(self, logits: Tensor, state: State, targeted: bool) -> Tensor:
+    def value(self, logits: Tensor, state: State[B], targeted: bool) -> Tensor:
         """What is raised, N; or N × M, whose M gradients are all wanted."""
         raise NotImplementedError
 
-    def advance(self, state: State, value: Tensor, gradient: Tensor) -> None:
+    def advance(self, state: State[B], value: Tensor, gradient: Tensor) -> None:
         """Set the next iterates; `gradient` N × C × H × W, or N × M × C × H × W, may be used up."""
         raise NotImplementedError
 
-    def claims(self, state: State, fooled: Tensor) -> tuple[Tensor, Tensor]:
+    def claims(self, state: State[B], fooled: Tensor) -> tuple[Tensor, Tensor]:
         """Which rows claim success, N, and with which images, given which iterates fool."""
         return fooled, state.x
 
-    def settle(self, state: State, fooled: Tensor) -> None:
-        """Told whether each new iterate fools, where `peeks`."""
+    def observe(self, state: State[B], fooled: Tensor) -> None:
+        """Told whether each new iterate fools, where `needs_outcome`."""
 
-    def leftovers(self, state: State) -> tuple[Tensor, Tensor]:
+    def out_of_budget_finds(self, state: State[B]) -> tuple[Tensor, Tensor]:
         """Rows whose search found something outside the budget, N, and what."""
         return torch.zeros_like(state.step, dtype=torch.bool), state.x
 
@@ -74,7 +91,7 @@ class Search:
         early_stop: float | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The entry that foolbox calls: a whole batch at one budget, each chain in turn.
+        """The entry that foolbox calls: a whole batch at one budget, each attempt in turn.
 
         The best that was found is returned, or the last iterate. Draws are keyed by place in the
         batch.
@@ -89,39 +106,43 @@ class Search:
             clean = model(images)
         done = (clean.argmax(1) == classes) == targeted
         result = images.clone()
-        for chain in range(self.chains(clean.shape[1])):
+        for attempt in self.attempts(clean.shape[1]):
             if bool(done.all()):
                 break
-            found, x = self._searched(model, images, classes, clean, epsilon, chain, done, targeted)
+            found, x = self._attempted(
+                model, images, classes, clean, epsilon, attempt, done, targeted
+            )
             result = torch.where(done.view(-1, *[1] * (images.ndim - 1)), result, x)
             done = done | found
         return restore(eagerpy.astensor(result))
 
-    def _searched(
+    def _attempted(
         self,
         model: Any,
         images: Tensor,
         classes: Tensor,
         clean: Tensor,
         epsilon: float,
-        chain: int,
+        attempt: Attempt,
         done: Tensor,
         targeted: bool,
     ) -> tuple[Tensor, Tensor]:
-        """One chain for every image: which were found, and the images."""
-        n, device = len(images), images.device
-        names = [("run", i, chain) for i in range(n)]
-        state = State(
+        """One attempt at every image: which were found, and the images."""
+        names = [("run", i, attempt.number) for i in range(len(images))]
+        every = torch.ones(len(images), dtype=torch.int64, device=images.device)
+        unstarted = State(
             images.clone(),
             images,
             classes,
             clean,
-            torch.full((n,), epsilon, device=device, dtype=images.dtype),
-            torch.full((n,), chain, device=device),
-            torch.tensor([seed_of(*name) for name in names], device=device),
-            torch.zeros(n, dtype=torch.int64, device=device),
+            epsilon * every.to(images),
+            attempt.target_index * every,
+            attempt.restart_index * every,
+            torch.tensor([seed_of(*name) for name in names]).to(every),
+            0 * every,
+            None,
         )
-        self.start(state, [generator(*name) for name in names])
+        state = self.start(unstarted, [generator(*name) for name in names])
         found, best = done.clone(), images.clone()
         for step in range(self.steps + 1):
             logits, value, gradient = passes(model, state, self, targeted, step < self.steps)
@@ -132,11 +153,11 @@ class Search:
                 break
             self.advance(state, value, gradient)
             state.step = state.step + 1
-            if self.peeks:
+            if self.needs_outcome:
                 with torch.no_grad():
                     logits = model(state.x)
-                self.settle(state, (logits.argmax(1) == classes) == targeted)
-        left, x = self.leftovers(state)
+                self.observe(state, (logits.argmax(1) == classes) == targeted)
+        left, x = self.out_of_budget_finds(state)
         best[~found & left] = x[~found & left]
         found_now = found & ~done
         best[~found & ~left] = state.x[~found & ~left]
@@ -144,7 +165,7 @@ class Search:
 
 
 def passes(
-    model: Any, state: State, attack: Search, targeted: bool, moving: bool
+    model: Any, state: State[B], attack: Search[B], targeted: bool, moving: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits N × K, values and gradients at the iterates, over the attack's number of passes."""
     wants = moving and attack.gradient
@@ -176,8 +197,11 @@ def _gradients(value: Tensor, x: Tensor) -> Tensor:
     )
 
 
-def likeliest(state: State, place: Tensor) -> Tensor:
-    """The class at a place (N, from 0) of each clean image's order of wrong classes, N."""
-    own = torch.zeros_like(state.clean).scatter(1, state.classes[:, None], float("-inf"))
-    order = (state.clean + own).argsort(dim=1, descending=True, stable=True)
+def top_wrong_class(clean: Tensor, classes: Tensor, place: Tensor) -> Tensor:
+    """The class at a place (N, from 0) of each image's order of wrong classes, N.
+
+    `clean` N × K are the logits of the clean images: the order stays as it is all along the search.
+    """
+    own = torch.zeros_like(clean).scatter(1, classes[:, None], float("-inf"))
+    order = (clean + own).argsort(dim=1, descending=True, stable=True)
     return order.gather(1, place[:, None])[:, 0]

@@ -4,6 +4,7 @@ In L1 as in AutoAttack: the L2 moves with L1 sizes, projected onto ball and box.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -14,7 +15,7 @@ from robustkit.attack.library import foolbox
 from robustkit.attack.objectives import objective
 from robustkit.attack.projections import onto_l1_ball
 from robustkit.attack.search import Search
-from robustkit.attack.state import State
+from robustkit.attack.state import State, take
 from robustkit.geometry import ORDER, column
 from robustkit.protocol import Norm
 
@@ -24,7 +25,17 @@ TILES = 5
 """L2 and L1 start from so many tiles along an edge"""
 
 
-class Square(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[misc]
+@dataclass(slots=True)
+class SquareBuffers:
+    """What Square remembers."""
+
+    best: Tensor
+    """proposals of the highest margin, N × C × H × W"""
+    best_value: Tensor
+    """their margins, N"""
+
+
+class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[misc]
     """Squares of one colour each, kept where the margin grows. No gradient is asked for.
 
     Positions are drawn for every image on its own, up to the image's edge.
@@ -42,40 +53,38 @@ class Square(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[m
         self.restarts = restarts
         self.p_init = p_init
 
-    def start(self, state: State, sources: Sequence[torch.Generator]) -> None:
+    def start(self, state: State[None], sources: Sequence[torch.Generator]) -> State[SquareBuffers]:
         """Linf: vertical stripes of ±ε. L2, L1: tiles of the shapes that later moves add."""
         n, c, _, w = state.images.shape
         if self.norm == "linf":
             sign = _signs(stream(state.key, state.step, c * w)).view(n, c, 1, w)
             change = column(state.epsilon, state.images) * sign.to(state.images)
-            state.x = (state.images + change).clamp(0, 1)
+            x = (state.images + change).clamp(0, 1)
         else:
-            state.x = self._placed(state, self._tiles(state))
-        state.memory = {
-            "best": state.x.clone(),
-            "best_value": torch.full_like(state.epsilon, -torch.inf),
-        }
+            x = self._placed(state.images, self._tiles(state), state.epsilon)
+        nothing = torch.full_like(state.epsilon, -torch.inf)
+        return state.started(x, SquareBuffers(best=x.clone(), best_value=nothing))
 
-    def value(self, logits: Tensor, state: State, targeted: bool) -> Tensor:
+    def value(self, logits: Tensor, state: State[SquareBuffers], targeted: bool) -> Tensor:
         """The margin, N."""
         return objective(logits, state.classes, state.clean, "margin", targeted)
 
-    def advance(self, state: State, value: Tensor, gradient: Tensor) -> None:
+    def advance(self, state: State[SquareBuffers], value: Tensor, gradient: Tensor) -> None:
         """Keep the last proposal where it is better; propose the next."""
-        m = state.memory
-        better = value > m["best_value"]
-        m["best_value"] = torch.where(better, value, m["best_value"])
-        m["best"] = torch.where(column(better, state.x), state.x, m["best"])
+        b = state.buffers
+        better = value > b.best_value
+        b.best_value = torch.where(better, value, b.best_value)
+        b.best = torch.where(column(better, state.x), state.x, b.best)
         side = self._side(state.step, state.images.shape)
         draws = stream(state.key, state.step + 1, 5 + state.images.shape[1])
         if self.norm == "linf":
             state.x = self._recoloured(state, side, draws)
             return
-        # windows of one size at a time
+        # their shape depends on their size: windows of one size at a time
         x = torch.empty_like(state.x)
         for s in sorted(set(side.tolist())):
             rows = (side == s).nonzero()[:, 0]
-            x[rows] = self._reshaped(state.take(rows), s, draws[rows])
+            x[rows] = self._reshaped(take(state, rows), s, draws[rows])
         state.x = x
 
     def _side(self, step: Tensor, shape: torch.Size) -> Tensor:
@@ -91,18 +100,18 @@ class Square(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[m
 
     # --- Linf ---------------------------------------------------------------------------------
 
-    def _recoloured(self, state: State, side: Tensor, draws: Tensor) -> Tensor:
+    def _recoloured(self, state: State[SquareBuffers], side: Tensor, draws: Tensor) -> Tensor:
         """A square whose every channel is at the upper or the lower end of the ball."""
         n, c, h, w = state.images.shape
         sign = _signs(draws[:, 4 : 4 + c]).view(n, c, 1, 1).to(state.images)
         top, left = _corner(draws[:, 0], side, h), _corner(draws[:, 1], side, w)
         mask = _window(top, left, side, h, w)
         colour = state.images + column(state.epsilon, state.images) * sign
-        return torch.where(mask, colour.clamp(0, 1), state.memory["best"])
+        return torch.where(mask, colour.clamp(0, 1), state.buffers.best)
 
     # --- L2 and L1 ----------------------------------------------------------------------------
 
-    def _reshaped(self, state: State, side: int, draws: Tensor) -> Tensor:
+    def _reshaped(self, state: State[SquareBuffers], side: int, draws: Tensor) -> Tensor:
         """Move the mass of a window to another one, in the shape of a peak and a trough."""
         n, c, h, w = state.images.shape
         sides = torch.full((n,), side, device=state.key.device)
@@ -111,7 +120,7 @@ class Square(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[m
         )
         first = _window(at_row, at_column, sides, h, w)
         second = _window(from_row, from_column, sides, h, w)
-        change = state.memory["best"] - state.images
+        change = state.buffers.best - state.images
         epsilon = state.epsilon.view(-1, 1, 1, 1)
         spare = self._spare(epsilon, self._size(change, (1, 2, 3)))
         held = self._size(change * (first | second), (2, 3))
@@ -125,7 +134,7 @@ class Square(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[m
         new = new / self._size(new, (2, 3)).clamp(min=1e-12)
         change = change.masked_fill(second.expand_as(change), 0)
         change[at] = new * self._mass(spare, held, c)
-        return self._placed(state, change)
+        return self._placed(state.images, change, state.epsilon)
 
     def _size(self, change: Tensor, dim: tuple[int, ...]) -> Tensor:
         result: Tensor = torch.linalg.vector_norm(
@@ -145,18 +154,16 @@ class Square(Search, foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[m
             return (spare / channels + held**2).sqrt()
         return (spare / channels + held) * channels
 
-    def _placed(self, state: State, change: Tensor) -> Tensor:
+    def _placed(self, images: Tensor, change: Tensor, epsilon: Tensor) -> Tensor:
         """Images with a change brought to the size of the budget, in the box."""
         if self.norm == "l2":
             size = self._size(change, (1, 2, 3)).clamp(min=1e-12)
-            scaled = change / size * column(state.epsilon, change)
-            return (state.images + scaled).clamp(0, 1)
-        flat = onto_l1_ball(
-            (state.images + change).flatten(1), state.images.flatten(1), state.epsilon
-        )
+            return (images + change / size * column(epsilon, change)).clamp(0, 1)
+        # scaled and clipped, an L1 change would lose most of its budget to the box
+        flat = onto_l1_ball((images + change).flatten(1), images.flatten(1), epsilon)
         return flat.view_as(change)
 
-    def _tiles(self, state: State) -> Tensor:
+    def _tiles(self, state: State[None]) -> Tensor:
         n, c, h, w = state.images.shape
         side = max(1, min(h, w) // TILES)
         down, across = h // side, w // side

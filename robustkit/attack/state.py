@@ -1,13 +1,20 @@
-"""The active set: what an attack knows of each image that it works on."""
+"""The active set: what a search knows of each image that it works on, row by row."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+B = TypeVar("B")
+C = TypeVar("C")
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
-class State:
+class State(Generic[B]):
     """Row i of every tensor belongs to one image at one budget, N rows in all."""
 
     x: Tensor
@@ -20,29 +27,56 @@ class State:
     """logits of the clean images, N × K"""
     epsilon: Tensor
     """budgets"""
-    chain: Tensor
-    """which of the attack's restarts and target classes, int64 N"""
+    target_index: Tensor
+    """place of the class that is headed for among the top wrong classes, int64 N"""
+    restart_index: Tensor
+    """which of the attack's restarts, int64 N"""
     key: Tensor
     """key of the row's own random stream, int64 N"""
     step: Tensor
     """steps taken, int64 N"""
-    memory: dict[str, Tensor] = field(default_factory=dict)
-    """whatever the attack remembers, N × …"""
+    buffers: B
+    """what the search remembers: a dataclass of its own, of tensors N × …; None before its start"""
 
     def __len__(self) -> int:
         return len(self.step)
 
-    def take(self, rows: Tensor) -> "State":
-        """These rows alone."""
-        there = rows.to(self.x.device)
-        fields = {n: getattr(self, n)[there] for n in _TENSORS}
-        return State(**fields, memory={n: t[there] for n, t in self.memory.items()})
+    def started(self, x: Tensor, buffers: C) -> "State[C]":
+        """The same rows with their first iterates and whatever the search remembers of them."""
+        return State(
+            x,
+            self.images,
+            self.classes,
+            self.clean,
+            self.epsilon,
+            self.target_index,
+            self.restart_index,
+            self.key,
+            self.step,
+            buffers,
+        )
 
-    def join(self, other: "State") -> "State":
-        """These rows, then those."""
-        fields = {n: torch.cat([getattr(self, n), getattr(other, n)]) for n in _TENSORS}
-        memory = {n: torch.cat([t, other.memory[n]]) for n, t in self.memory.items()}
-        return State(**fields, memory=memory)
+
+def take(rows_of: T, rows: Tensor) -> T:
+    """These rows alone, of a tensor, of None, or of a dataclass of such, however deep."""
+    # one transfer of the row numbers a device, however many tensors there are
+    at = cache(lambda device: rows.to(device))
+    taken: T = _each(lambda tensor: tensor[at(tensor.device)], rows_of)
+    return taken
 
 
-_TENSORS = ("x", "images", "classes", "clean", "epsilon", "chain", "key", "step")
+def join(first: T, second: T) -> T:
+    """These rows, then those; of what `take` takes."""
+    joined: T = _each(lambda a, b: torch.cat([a, b]), first, second)
+    return joined
+
+
+def _each(change: Callable[..., Tensor], first: Any, *others: Any) -> Any:
+    """The same dataclass with its tensors changed, each together with the others' same tensor."""
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return change(first, *others)
+    return type(first)(
+        *(_each(change, *(getattr(o, f.name) for o in (first, *others))) for f in fields(first))
+    )

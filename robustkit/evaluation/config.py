@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from robustkit import protocol as protocols
-from robustkit.attack import REVISION, search
+from robustkit.attack import REVISION, build_search
 from robustkit.data import Dataset
 from robustkit.errors import ProtocolError
 from robustkit.evaluation.images import shape_mismatch
@@ -141,7 +141,7 @@ def _transfer(surrogate: EvaluatedModel) -> str:
 
 def _cannot_transfer(protocol: Protocol) -> str:
     """The first attack that cannot work on another network than the one it is to fool."""
-    searches = [(kind_of(a), search(a, protocol.norm)) for a in protocol.attacks]
+    searches = [(kind_of(a), build_search(a, protocol.norm)) for a in protocol.attacks]
     return next((word for word, own in searches if own is None or not own.transfers), "")
 
 

@@ -1,9 +1,4 @@
-"""Attacks that look for the smallest perturbation: foolbox's own classes, mended where needed.
-
-Each image is attacked to the attack's end. C&W's early abort tests a loss summed over the batch, so
-it is off; HopSkipJump and the boundary attack share draws and norms over the batch, so they run
-image by image.
-"""
+"""foolbox's attacks that look for the smallest perturbation, mended where they need it."""
 
 import math
 from typing import Any
@@ -14,22 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from robustkit.attack.draws import generator
 from robustkit.attack.library import eagerpy, foolbox
-from robustkit.errors import ProtocolError
 from robustkit.geometry import column
-from robustkit.protocol import (
-    Attack,
-    Boundary,
-    CarliniWagner,
-    Ddn,
-    DeepFool,
-    Fmn,
-    HopSkipJump,
-    Norm,
-    kind_of,
-)
-
-ONE_BY_ONE = (Boundary, HopSkipJump)
-"""kinds whose foolbox code couples the images of a batch"""
+from robustkit.protocol import Norm
 
 
 class _OverTheBoundary:
@@ -65,6 +46,9 @@ class _TrueL2(foolbox.attacks.L2FMNAttack):  # type: ignore[misc]
 
 class L2FMN(_OverTheBoundary, _TrueL2):
     """FMN in L2."""
+
+
+FMN: dict[Norm, type[Any]] = {"linf": LinfFMN, "l2": L2FMN, "l1": L1FMN}
 
 
 class DDN(foolbox.attacks.DDNAttack):  # type: ignore[misc]
@@ -117,31 +101,3 @@ def _direction(gradient: Tensor, images: Tensor, step: int) -> Tensor:
         gradient[i] = torch.randn(gradient[i].shape, generator=source).to(gradient)
     length = gradient.flatten(1).norm(dim=1).clamp(min=1e-38)
     return gradient / column(length, gradient)
-
-
-def minimal_norm(attack: Attack, norm: Norm) -> foolbox.attacks.base.MinimizationAttack:
-    """The foolbox attack for a minimal-norm kind."""
-    attacks = foolbox.attacks
-    match attack:
-        case DeepFool(steps, candidates, overshoot):
-            cls = {"l2": attacks.L2DeepFoolAttack, "linf": attacks.LinfDeepFoolAttack}[norm]
-            return cls(steps=steps, candidates=candidates, overshoot=float(overshoot))
-        case Ddn(steps, gamma):
-            return DDN(steps=steps, gamma=float(gamma))
-        case Fmn(steps, max_step, gamma):
-            fmn = {"linf": LinfFMN, "l2": L2FMN, "l1": L1FMN}[norm]
-            return fmn(steps=steps, max_stepsize=float(max_step), gamma=float(gamma))
-        case CarliniWagner(steps, search_steps, step_size, confidence):
-            return attacks.L2CarliniWagnerAttack(
-                binary_search_steps=search_steps,
-                steps=steps,
-                stepsize=float(step_size),
-                confidence=float(confidence),
-                abort_early=False,
-            )
-        case Boundary(steps):
-            return attacks.BoundaryAttack(steps=steps)
-        case HopSkipJump(steps):
-            return attacks.HopSkipJumpAttack(steps=steps, constraint=norm)
-        case _:
-            raise ProtocolError(f"{kind_of(attack)}: no such minimal-norm attack")

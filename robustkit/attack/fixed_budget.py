@@ -1,0 +1,194 @@
+"""Attacks at fixed budgets, over an active set.
+
+Each slot of the batch holds one image at one budget; it is freed at the first success, or after the
+last step, and refilled from a queue, so that passes run at full batch size and no pass is spent on
+an image whose verdict is known.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+import torch
+from torch import Tensor
+
+from robustkit.attack.block import Progress, batches
+from robustkit.attack.draws import generator, seed_of
+from robustkit.attack.queue import Find, Queue, Task
+from robustkit.attack.search import Search, passes
+from robustkit.attack.state import B, State, join, take
+from robustkit.attack.verdicts import Verifier
+from robustkit.geometry import in_budget
+from robustkit.protocol import Protocol
+
+
+@dataclass(slots=True)
+class _Slots(Generic[B]):
+    """The active set: row i of the state belongs to image `owner[i]` of the block."""
+
+    owner: Tensor  # on the CPU
+    left: Tensor  # steps to go, on the CPU
+    state: State[B]
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What a pass over the slots said of each."""
+
+    hit: Tensor  # which claim success, on the CPU
+    images: Tensor  # and with which
+    value: Tensor
+    gradient: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StepModel:
+    """The network that an attack takes its steps by: the victim, or a surrogate."""
+
+    model: torch.nn.Module
+    clean: Tensor
+    """its logits of the block's clean images, N × K"""
+    surrogate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FixedBudgets(Generic[B]):
+    """One such attack on a block, at every budget of the protocol."""
+
+    verifier: Verifier
+    protocol: Protocol
+    search: Search[B]
+    name: str
+    position: int
+    """place of the attack in the protocol; its draws are keyed by it"""
+    step_model: StepModel
+    batch_size: int
+
+    def run(self, progress: Progress) -> None:
+        """Attack every image at the budgets below the smallest known to succeed."""
+        distances = self.verifier.outcomes.distance
+        epsilons = [float(e) for e in self.protocol.epsilons]
+        reached = torch.stack([in_budget(distances, e) for e in epsilons]).sum(0).cpu()
+        levels = (len(epsilons) - reached).tolist()
+        attempts = self.search.attempts(self.step_model.clean.shape[1])
+        queue, total = Queue(levels, attempts), sum(levels) * len(attempts) or 1
+        while len(queue):
+            self._drain(queue, lambda left: progress(1 - left / total))
+            # verified once the queue is empty, in full batches; a claim that does not hold up
+            # sends its image on to its next task
+            for image in self._refuted(queue.take_finds()):
+                queue.try_next(image)
+
+    def _drain(self, queue: Queue, remaining: Callable[[int], None]) -> None:
+        """Work the queue off; claimed successes are left in it."""
+        slots = self._enter(queue.take(self.batch_size))
+        while len(slots):
+            found = self._pass(slots)
+            done = found.hit | (slots.left == 0)
+            if done.any():
+                self._keep_out_of_budget_finds(slots, done & ~found.hit)
+                for row in done.nonzero()[:, 0].tolist():
+                    image = int(slots.owner[row])
+                    if found.hit[row]:
+                        queue.add_find(image, found.images[row].clone())
+                    else:
+                        queue.try_next(image)
+                keep = (~done).nonzero()[:, 0]
+                slots, found = take(slots, keep), take(found, keep)
+                remaining(len(queue) + len(slots))
+            if len(slots):
+                self._advance(slots, found)
+            # rows are at different steps of different searches, so a free slot need not wait for
+            # the others: a batch that shrank to its hardest images would waste most of each pass
+            if fresh := queue.take(self.batch_size - len(slots)):
+                entering = self._enter(fresh)
+                slots = join(slots, entering) if len(slots) else entering
+
+    def _enter(self, tasks: Sequence[Task]) -> _Slots[B]:
+        """First iterates for tasks that enter the active set."""
+        block, seed = self.verifier.block, self.protocol.seed
+        owner = torch.tensor([task.image for task in tasks])
+        there = owner.to(block.images.device)
+        images = block.images[there]
+        budgets = [self.protocol.epsilons[task.level] for task in tasks]
+        # draws are keyed by what a row is, not by where it stands: company changes nothing
+        names = [
+            (seed, block.ids[task.image], self.position, budget.value, task.attempt.number)
+            for task, budget in zip(tasks, budgets, strict=True)
+        ]
+        unstarted = State(
+            images,
+            images,
+            self.verifier.outcomes.classes[there],
+            self.step_model.clean[there],
+            torch.tensor([float(e) for e in budgets]).to(images),
+            torch.tensor([task.attempt.target_index for task in tasks]).to(there),
+            torch.tensor([task.attempt.restart_index for task in tasks]).to(there),
+            torch.tensor([seed_of(*name) for name in names]).to(there),
+            torch.zeros_like(there),
+            None,
+        )
+        sources = [generator(*name) for name in names] if self.search.random_start else []
+        state = self.search.start(unstarted, sources)
+        return _Slots(owner, torch.full_like(owner, self.search.steps), state)
+
+    def _pass(self, slots: _Slots[B]) -> _Pass:
+        state, moving = slots.state, bool((slots.left > 0).any())
+        targeted = self.verifier.victim.targeted
+        logits, value, gradient = passes(
+            self.step_model.model, state, self.search, targeted, moving
+        )
+        fooled = self._fooled(slots, logits).to(state.x.device)
+        hit, images = self.search.claims(state, fooled)
+        return _Pass(hit.cpu(), images, value, gradient)
+
+    def _fooled(self, slots: _Slots[B], logits: Tensor) -> Tensor:
+        """Which iterates succeed, on the CPU: all are tried on the model, a surrogate's last ones.
+
+        A transfer attack has one query an attempt: it may not stop at the first iterate that fools.
+        """
+        state, victim = slots.state, self.verifier.victim
+        hit = victim.checked_hits(logits, slots.owner, state.classes, self.name)
+        if not self.step_model.surrogate:
+            return hit
+        last = (slots.left == 0).nonzero()[:, 0]
+        hit = torch.zeros_like(hit)
+        if len(last):
+            there = last.to(state.x.device)
+            logits = victim.logits(state.x[there], slots.owner[last], self.name)
+            hit[last] = victim.fooled(logits.argmax(1), state.classes[there]).cpu()
+        return hit
+
+    def _advance(self, slots: _Slots[B], found: _Pass) -> None:
+        state, victim = slots.state, self.verifier.victim
+        self.search.advance(state, found.value, found.gradient)
+        state.step = state.step + 1
+        slots.left = slots.left - 1
+        if self.search.needs_outcome:
+            logits = victim.logits(state.x, slots.owner, self.name)
+            self.search.observe(state, victim.fooled(logits.argmax(1), state.classes))
+
+    def _keep_out_of_budget_finds(self, slots: _Slots[B], ended: Tensor) -> None:
+        """Searches that ended in vain may have met points outside the budget: they are bounds."""
+        some, images = self.search.out_of_budget_finds(slots.state)
+        rows = (ended & some.cpu()).nonzero()[:, 0]
+        if len(rows):
+            self.verifier.keep(slots.owner[rows], images[rows.to(images.device)], self.name)
+
+    def _refuted(self, finds: Sequence[Find]) -> list[int]:
+        """Recompute claimed successes; the images whose claim does not hold up."""
+        refuted: list[int] = []
+        for part in batches(torch.arange(len(finds)), self.batch_size):
+            some = [finds[k] for k in part.tolist()]
+            rows = torch.tensor([find.task.image for find in some])
+            budget = torch.tensor(
+                [float(self.protocol.epsilons[find.task.level]) for find in some],
+                dtype=torch.float64,
+            )
+            perturbed = torch.stack([find.perturbed for find in some])
+            held = self.verifier.keep(rows, perturbed, self.name, budget, self.search.eot)
+            refuted += rows[~held].tolist()
+        return refuted

@@ -1,0 +1,76 @@
+"""Attacks that look for the smallest perturbation, each image to the attack's end, by foolbox."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustkit.attack.block import Progress, batches
+from robustkit.attack.build import build_minimal_norm
+from robustkit.attack.draws import seed_of
+from robustkit.attack.library import foolbox, foolbox_model, seeded
+from robustkit.attack.verdicts import Verifier
+from robustkit.errors import EvaluationFailed
+from robustkit.protocol import Attack, Boundary, HopSkipJump, Protocol
+
+ONE_BY_ONE = (Boundary, HopSkipJump)
+"""kinds whose foolbox code shares draws and norms over the batch: image by image, so that a result
+depends on no other image"""
+
+
+@dataclass(frozen=True, slots=True)
+class MinimalNorm:
+    """One such attack on a block."""
+
+    verifier: Verifier
+    protocol: Protocol
+    attack: Attack
+    name: str
+    position: int
+    """place of the attack in the protocol; its draws are keyed by it"""
+    batch_size: int
+
+    def run(self, progress: Progress) -> None:
+        """Attack every image that is classified correctly."""
+        block, victim = self.verifier.block, self.verifier.victim
+        device = block.images.device
+        adversary = build_minimal_norm(self.attack, self.protocol.norm)
+        wrapped = foolbox_model(victim.model, device)
+        rows = (self.verifier.outcomes.distance > 0).nonzero()[:, 0].cpu()
+        size = 1 if isinstance(self.attack, ONE_BY_ONE) else self.batch_size
+        parts = list(batches(rows, size))
+        for n, batch in enumerate(parts, 1):
+            ids = (block.ids[i] for i in batch.tolist())
+            with seeded(seed_of(self.protocol.seed, self.position, *ids), device):
+                result = self._answer(adversary, wrapped, batch)
+            if result is not None:
+                self._keep(result, batch)
+            progress(n / len(parts))
+
+    def _keep(self, result: Tensor, batch: Tensor) -> None:
+        if not bool(torch.isfinite(result).all()):
+            where = self.verifier.victim.at(batch)
+            raise EvaluationFailed(f"{self.name} returned pixels that are not finite{where}")
+        pixels = result.detach().to(self.verifier.block.images.dtype).clamp(0, 1)
+        self.verifier.keep(batch, pixels, self.name)
+
+    def _answer(self, adversary: Any, wrapped: Any, batch: Tensor) -> Tensor | None:
+        """What the attack returns; None if it found no point to start from."""
+        images, classes = self.verifier.block.images, self.verifier.outcomes.classes
+        there = batch.to(images.device)
+        targeted = self.verifier.victim.targeted
+        criterion = foolbox.TargetedMisclassification if targeted else foolbox.Misclassification
+        try:
+            answer: Tensor = adversary.run(wrapped, images[there], criterion(classes[there]))
+        except EvaluationFailed as error:
+            where = self.verifier.victim.at(batch)
+            raise EvaluationFailed(
+                f"{error}, in the batch of {len(batch)} that begins{where}"
+            ) from error
+        except ValueError as error:
+            # HopSkipJump and Boundary: noise of every strength left the prediction alone
+            if "init_attack failed" in str(error):
+                return None
+            raise
+        return answer
