@@ -20,6 +20,7 @@ function is defined. A survivor that no test could kill is argued in `mutation-e
 import argparse
 import ast
 import compileall
+import contextlib
 import difflib
 import hashlib
 import importlib.util
@@ -58,6 +59,8 @@ PATIENCE, FACTOR, START = 10.0, 10.0, 180.0
 """seconds and multiple of its usual time that a test has; seconds until the first one begins"""
 IMPORT = "(import)"
 """what a mutant died of that let no test begin"""
+NO_TESTS, OWN_ERROR = 5, 99
+"""exit statuses: pytest's where it has nothing to run, and ours"""
 CHECKOUT = Path(__file__).parents[2]
 EQUIVALENTS = Path(__file__).with_name("mutation-equivalents.toml")
 
@@ -308,7 +311,7 @@ def fork(slot, log, work):
         code = work(write)
     except BaseException as problem:
         print(repr(problem), flush=True)
-        code = 99
+        code = OWN_ERROR
     sys.stdout.flush()
     os._exit(int(code))
 
@@ -372,13 +375,19 @@ class Trial:
 
     def end(self, late):
         """Its verdict, once the child is gone or out of time."""
-        if late:
+        # a process that it has left behind may hold the pipe open
+        gone, status = os.waitpid(self.child, os.WNOHANG if late else 0)
+        late = late and not gone
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.child, signal.SIGKILL)
+        if late:
+            _, status = os.waitpid(self.child, 0)
         os.close(self.pipe)
-        code = os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+        code = os.waitstatus_to_exitcode(status)
         self.restore()
-        # 0: all passed; 5: none left to run. An error on import or collection is a death, too
-        verdict = "timeout" if late else "survived" if code in (0, 5) else "killed"
+        # an error on import or collection is a death, too; one of this script's own is not
+        passed = code in (0, NO_TESTS, OWN_ERROR)
+        verdict = "timeout" if late else "survived" if passed else "killed"
         told = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         reason = next((line for line in told if "Error" in line or "FAILED" in line), "")
         return {
@@ -578,27 +587,29 @@ def run(jobs, root, out, drawn, done, results, tests, code, state):
             todo.append((mutant, names))
         else:
             tell(mutant, {"verdict": "survived", "by": "", "why": "", "seconds": 0, "tests": 0})
-    control(todo, slots, seconds)
+    control(some(todo, seconds), slots, seconds)  # which also compiles the tests there
     try_all(todo, slots, seconds, tell)
+    control({one["by"] for one in done.values()}, slots[:1], seconds)
 
 
-def control(todo, slots, seconds):
-    """Without a mutation tests must pass, or no verdict means anything.
-
-    The fastest of each file and the 200 fastest of all, in every slot: so the tests are compiled
-    there, too.
-    """
+def some(todo, seconds):
+    """The fastest test of each file and the 200 fastest of all."""
     every = sorted({name for _, names in todo for name in names}, key=lambda n: (seconds[n], n))
     first = {name.split("::")[0]: name for name in reversed(every)}
-    every = sorted({*first.values(), *every[:200]}, key=lambda n: (seconds[n], n))
-    whole = Mutant("", "", "", "", "", [])
+    return {*first.values(), *every[:200]}
+
+
+def control(names, slots, seconds):
+    """Without a mutation these tests must pass, in every slot, or no verdict means anything."""
 
     def tell(_, verdict):
         if verdict["verdict"] != "survived":
-            sys.exit(f"without a mutant fails {verdict['by']}: {verdict['why']}")
+            sys.exit(f"fails without a mutant, too: {verdict['by']}: {verdict['why']}")
 
-    if every:
-        try_all([(whole, every)] * len(slots), slots, seconds, tell)
+    whole = Mutant("", "", "", "", "", [])
+    names = sorted((n for n in names if n in seconds), key=lambda n: (seconds[n], n))
+    if names:
+        try_all([(whole, names)] * len(slots), slots, seconds, tell)
 
 
 if __name__ == "__main__":
