@@ -35,7 +35,12 @@ class Key:
     @property
     def short(self) -> str:
         """The beginning of the digest, as a study's files are named."""
-        return self.digest[:SHORT]
+        return short(self.plain())
+
+
+def short(plain: Mapping[str, Any]) -> str:
+    """The beginning of the digest of a key that is JSON already."""
+    return digest(canonical(plain))[:SHORT]
 
 
 def _plain(key: Any) -> dict[str, Any]:
@@ -262,6 +267,8 @@ class CellTestKey(Key):
     """digest of these images"""
     surrogate: str
     """key of the network that the attack works on; "" for the network itself"""
+    norm: str | None = None
+    """None: the attack's default"""
 
     def plain(self) -> dict[str, Any]:
         """The key as JSON."""
@@ -275,3 +282,8 @@ class StepTimesKey(Key):
 
     cells: Sequence[Mapping[str, Any]]
     """the trainings that are timed, each a `CellKey` as JSON"""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the trainings, in their order."""
+        return digest(canonical(list(self.cells)))

@@ -36,7 +36,8 @@ class Dataset:
     ids: tuple[str, ...]
     """per image, a hash of its pixels before any transform, and which occurrence of them it is"""
     digest: str
-    """over ids, labels and transform: what can change a result, whatever the file or the name"""
+    """over ids, labels, transform and how many classes there are, whatever the file or the name:
+    what can change a result"""
     budgets: Budgets
     """usual budgets per norm; empty where unknown"""
     order: Order
@@ -73,14 +74,25 @@ class Dataset:
             self,
             labels=labels,
             ids=ids,
-            digest=_digest(ids, labels, self.transform),
+            digest=_digest(ids, labels, self.transform, self.classes, self._source),
             _positions=self._positions[chosen],
         )
 
 
-def _digest(ids: Sequence[str], labels: Labels, transform: dict[str, int]) -> str:
+def _digest(
+    ids: Sequence[str],
+    labels: Labels,
+    transform: dict[str, int],
+    classes: Sequence[str],
+    source: Source,
+) -> str:
     parts = {"ids": list(ids), "labels": labels.tolist(), "transform": transform}
-    return digest(canonical_json(parts))
+    # An empty class changes what a network returns and what a targeted attack aims at. One before
+    # the last image's class shifts labels, and so shows; only those after it have to be counted.
+    # Their names do not matter: the same images in another format may have others.
+    last = int(source.labels.max())
+    counted = {"classes": len(classes)} if len(classes) > last + 1 else {}
+    return digest(canonical_json(parts | counted))
 
 
 def from_arrays(
@@ -162,7 +174,7 @@ def assemble(
         shape=scan.output,
         labels=labels,
         ids=ids,
-        digest=_digest(ids, labels, effective.plain()),
+        digest=_digest(ids, labels, effective.plain(), classes, source),
         budgets=budgets,
         order="digest-shuffled" if shuffle else "as stored",
         transform=effective.plain(),

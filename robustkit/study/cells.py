@@ -14,6 +14,7 @@ from robustkit import compression, losses, models, protocol
 from robustkit.data import Dataset, noise
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest, fraction
+from robustkit.keys import CellKey, short
 from robustkit.spec import TRAINED, Analysis, Method, Study, Trained, Tuning
 from robustkit.training.defaults import resolve
 from robustkit.training.recipe import parse_changes, spell
@@ -46,7 +47,7 @@ class Cell:
     @property
     def key(self) -> str:
         """The digest of what was asked, which names its files."""
-        return digest(canonical(self.asked))[:24]
+        return short(self.asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,14 +320,16 @@ def question(
     Raises:
         InputError: a configuration has a key that no recipe has, or a number that makes no sense.
     """
-    return _making(method, configuration, trained) | {
-        "model": trained.model,
-        "data": {"name": trained.data, "digest": data.digest},
-        "noise": {"kind": trained.noise_kind, "rate": where.label_noise},
-        "fraction": where.data_fraction,
-        "seed": seed,
-        "revision": REVISION,
-    }
+    key = CellKey(
+        **_making(method, configuration, trained),
+        model=trained.model,
+        data={"name": trained.data, "digest": data.digest},
+        noise={"kind": trained.noise_kind, "rate": where.label_noise},
+        fraction=where.data_fraction,
+        seed=seed,
+        revision=REVISION,
+    )
+    return key.plain()
 
 
 def _making(method: Method, configuration: int, trained: Trained) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from robustkit.errors import InputError
 from robustkit.files import file_digest
+from robustkit.keys import ExternalCellKey
 from robustkit.results import recorded
 from robustkit.results.grid import Place
 from robustkit.results.pattern import matches
@@ -153,13 +154,13 @@ class Gatherer:
         method, seed = self._method(network), network.of("seed") or "0"
         if not seed.isdecimal():
             raise InputError(f"{network.path}: seed {seed!r} is no whole number")
-        asked = {
-            "checkpoint": str(network.path),
-            "sha256": self._digest(network.path),
-            "model": self.brought.model,
-            "fields": dict(network.fields),
-        }
-        return Cell(method, where, 0, int(seed), asked)
+        key = ExternalCellKey(
+            checkpoint=str(network.path),
+            sha256=self._digest(network.path),
+            model=self.brought.model,
+            fields=dict(network.fields),
+        )
+        return Cell(method, where, 0, int(seed), key.plain())
 
     def _method(self, network: Network) -> str:
         name = self.brought.method

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from robustkit import machine
 from robustkit.data import load_dataset
 from robustkit.errors import InputError
-from robustkit.files import canonical, digest
+from robustkit.keys import StepTimesKey
 from robustkit.spec import Analysis, Study
 from robustkit.study.amendments import differences, reworded
 from robustkit.study.cells import Cell, Context, Plan, Planner, Test, check, within
@@ -244,7 +244,7 @@ class Run:
         where = Context(analysis.label_noise, analysis.data_fraction)
         names = analysis.methods or tuple(planner.methods)
         cells = [planner.cell(name, where, 0, planner.trained.seeds[0]) for name in names]
-        asked = digest(canonical([cell.asked for cell in cells]))
+        asked = StepTimesKey(cells=[cell.asked for cell in cells]).digest
         known = self.store.cost(analysis.name)
         if known is not None and known["asked"] == asked:
             return
