@@ -1,0 +1,617 @@
+"""Whether an answer is on file: every key in full, and what is left out of each with the reason."""
+
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+import torch
+
+from robustkit import data, evaluation, models
+from robustkit.attack import engine
+from robustkit.audit import plan as plans
+from robustkit.audit import run as audits
+from robustkit.audit.run import AuditRequest
+from robustkit.audit.stages import StageSettings, ThreatModel
+from robustkit.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from robustkit.checkpoint.checkpoint import ADAPTER
+from robustkit.checkpoint.weights import weights_digest
+from robustkit.data import Dataset
+from robustkit.evaluation import Config, RunOptions, from_checkpoint, resolve_protocol
+from robustkit.files import canonical, digest, shipped
+from robustkit.keys import (
+    AuditPartKey,
+    CellKey,
+    CellTestKey,
+    CheckpointKey,
+    EngineKey,
+    EvaluationKey,
+    ExternalCellKey,
+    Key,
+    ModuleKey,
+    StepTimesKey,
+    TrainingKey,
+)
+from robustkit.protocol import Protocol, parse_epsilon
+from robustkit.spec import Method, Trained
+from robustkit.study import cells
+from robustkit.training import TrainingConfig, TrainingOptions
+
+ENGINE = EngineKey(revision=3, torch="2.15.0", foolbox="3.3.4", device="cpu")
+CPU = torch.device("cpu")
+
+# of each key an example, and of each of its fields another value
+KEYS = [
+    (
+        CheckpointKey(weights="w", mean=[0.5], std=[0.25], adapter="a/1", model="m", code="c"),
+        {
+            "weights": "v",
+            "mean": None,
+            "std": [0.5],
+            "adapter": "a/2",
+            "model": "n",
+            "code": "d",
+            "program": "p",
+        },
+    ),
+    (
+        ModuleKey(module="Net", name="net", adapter="a/1", weights="w", tree="t"),
+        {"module": "Not", "name": None, "adapter": "a/2", "weights": "v", "tree": "u"},
+    ),
+    (
+        EvaluationKey(checkpoint={"weights": "w"}, data="d", protocol={"seed": 0}, engine=ENGINE),
+        {
+            "checkpoint": {"weights": "v"},
+            "data": "e",
+            "protocol": {"seed": 1},
+            "engine": replace(ENGINE, device="cuda"),
+            "surrogate": {"weights": "w"},
+        },
+    ),
+    (
+        AuditPartKey(
+            part="corruptions",
+            revision=1,
+            engine=3,
+            checkpoint={"weights": "w"},
+            seed=0,
+            epsilon="1/10",
+            norm="linf",
+            device="cpu",
+            torch="2.15.0",
+            data="d",
+            settings=("corruption/1",),
+        ),
+        {
+            "part": "smoothed",
+            "revision": 2,
+            "engine": 4,
+            "checkpoint": {"weights": "v"},
+            "seed": 1,
+            "epsilon": "1/5",
+            "norm": "l2",
+            "device": "cuda",
+            "torch": "2.16.0",
+            "data": "e",
+            "settings": ("corruption/2",),
+        },
+    ),
+    (
+        TrainingKey(
+            model={"name": "lenet5", "code": "c"},
+            loss={"name": "hinge", "settings": {}, "code": "c"},
+            data={"name": "d", "digest": "d"},
+            recipe={"steps": 10},
+            seed=0,
+            keep="last",
+            compress=None,
+            memory=True,
+            precision="float32",
+            deterministic=False,
+            processes=1,
+            device="cpu",
+            torch="2.15.0",
+            revision=1,
+        ),
+        {
+            "model": {"name": "lenet5", "code": "e"},
+            "loss": {"name": "hinge", "settings": {"margin": 2}, "code": "c"},
+            "data": {"name": "d", "digest": "e"},
+            "recipe": {"steps": 11},
+            "seed": 1,
+            "keep": "best",
+            "compress": "one-bit",
+            "memory": False,
+            "precision": "tf32",
+            "deterministic": True,
+            "processes": 2,
+            "device": "cuda",
+            "torch": "2.16.0",
+            "revision": 2,
+        },
+    ),
+    (
+        CellKey(
+            model="lenet5",
+            data={"name": "d", "digest": "d"},
+            loss="hinge",
+            settings={},
+            recipe={"steps": 10},
+            noise={"kind": "uniform", "rate": "0"},
+            fraction="1",
+            seed=0,
+            revision=1,
+        ),
+        {
+            "model": "mnist-cnn",
+            "data": {"name": "d", "digest": "e"},
+            "loss": "trades",
+            "settings": {"margin": 2},
+            "recipe": {"steps": 11},
+            "noise": {"kind": "uniform", "rate": "0.2"},
+            "fraction": "0.5",
+            "seed": 1,
+            "revision": 2,
+            "compress": "one-bit",
+            "memory": False,
+        },
+    ),
+    (
+        ExternalCellKey(checkpoint="a.pt", sha256="s", model=None, fields={"seed": "0"}),
+        {"checkpoint": "b.pt", "sha256": "t", "model": "lenet5", "fields": {"seed": "1"}},
+    ),
+    (
+        CellTestKey(
+            cell="c",
+            protocol="pgd",
+            epsilons=("0.1",),
+            limit=None,
+            data="mnist",
+            split="test",
+            images="d",
+            surrogate="",
+        ),
+        {
+            "cell": "d",
+            "protocol": "fgsm",
+            "epsilons": ("0.2",),
+            "limit": 100,
+            "data": "svhn",
+            "split": "train",
+            "images": "e",
+            "surrogate": "c",
+            "norm": "l2",
+        },
+    ),
+    (StepTimesKey(cells=[{"seed": 0}]), {"cells": [{"seed": 1}]}),
+]
+ENGINES = {"revision": 4, "torch": "2.16.0", "foolbox": "3.3.5", "device": "cuda"}
+
+
+@pytest.mark.parametrize(("key", "others"), KEYS, ids=lambda value: type(value).__name__)
+def test_another_value_of_any_field_is_another_digest(key, others):
+    assert set(others) == {field.name for field in fields(key)}, "a new field needs a row"
+    digests = {
+        key.digest,
+        *(replace(key, **{name: value}).digest for name, value in others.items()),
+    }
+    assert len(digests) == len(others) + 1
+    assert json.loads(canonical(key.plain()))
+
+
+def test_another_value_of_any_field_of_the_engine_is_another_digest():
+    assert set(ENGINES) == {field.name for field in fields(EngineKey)}
+    whole = next(key for key, _ in KEYS if isinstance(key, EvaluationKey))
+    engines = [ENGINE, *(replace(ENGINE, **{name: value}) for name, value in ENGINES.items())]
+    assert len({replace(whole, engine=one).digest for one in engines}) == len(engines)
+
+
+def test_every_key_is_in_the_table():
+    assert {type(key).__name__ for key, _ in KEYS} == {one.__name__ for one in Key.__subclasses__()}
+
+
+def test_published_records_are_found_by_the_keys_of_today():
+    """Whatever is added to a key must leave the digests of the evidence that is published."""
+    count = 0
+    for path in sorted(shipped("reports").glob("*/evidence.parquet")):
+        texts = parquet.read_table(path, columns=["header"])["header"].to_pylist()
+        for header in (json.loads(text) for text in texts if text):
+            engine = {field.name: header["engine"][field.name] for field in fields(EngineKey)}
+            key = EvaluationKey(
+                checkpoint=identity(header["checkpoint"]),
+                data=header["data"]["digest"],
+                protocol=header["protocol"]["resolved"],
+                engine=EngineKey(**engine),
+                surrogate=identity(header["surrogate"]) if "surrogate" in header else None,
+            )
+            assert key.digest == header["digest"], path
+            count += 1
+    assert count > 400
+
+
+def identity(told):
+    """The key of a checkpoint from what a header tells of it."""
+    known = {name: told[name] for name in ("weights", "mean", "std", "model")}
+    return CheckpointKey(**known, adapter=ADAPTER, code=models.source(told["model"])).plain()
+
+
+# --- what is left out -----------------------------------------------------------------------------
+
+SHOWN = "for people; the record has it in its header"
+EFFORT = "how fast, not what: rows agree up to float32 rounding whatever it is"
+PLACE = "where files stand"
+FOLLOWS = "follows from fields that are in the key"
+DATA = "what it makes of the images is in their ids, labels, order and transform"
+
+# of every input of a key, the field of the key that holds it, or why none does
+EVALUATION = {
+    Config: (
+        {
+            "model": "checkpoint",
+            "data": "data",
+            "protocol": "protocol",
+            "device": "engine",
+            "surrogate": "surrogate",
+        },
+        {},
+    ),
+    RunOptions: (
+        {"device": "engine"},
+        {
+            "batch_size": EFFORT,
+            "fresh": "asks for a second run of the same",
+            "save_adversarial": PLACE,
+            "progress": "is told how far it is",
+            "waiting": "is told that another process is at work",
+        },
+    ),
+    Dataset: (
+        {
+            "labels": "data",
+            "ids": "data",
+            "digest": "data",
+            "transform": "data",
+            "classes": "data",  # their number
+        },
+        {
+            "name": SHOWN,
+            "title": SHOWN,
+            "split": SHOWN,
+            "shape": FOLLOWS,
+            "budgets": "chosen ones stand in the protocol",
+            "order": "the ids stand in their order",
+            "source": SHOWN,
+            "warnings": SHOWN,
+            "_source": DATA,
+            "_positions": DATA,
+            "_transform": DATA,
+        },
+    ),
+    Protocol: (
+        {
+            "norm": "protocol",
+            "attacks": "protocol",
+            "epsilons": "protocol",
+            "target": "protocol",
+            "seed": "protocol",
+        },
+        {"name": SHOWN, "title": SHOWN, "text": SHOWN},
+    ),
+}
+CHECKPOINT = {
+    Checkpoint: (
+        {
+            "weights": "weights",
+            "mean": "mean",
+            "std": "std",
+            "model": "model",
+            "_network": "code",
+        },
+        {
+            "path": PLACE,
+            "sha256": "another container of the same weights is the same network",
+            "format": "likewise",
+            "container": "likewise",
+            "prefix": "likewise: names are digested without it",
+            "num_classes": "only checked against what the network returns",
+            "input_shape": SHOWN,
+            "trained_shape": SHOWN,
+            "resize": "the data set's transform, in its digest",
+            "crop": "likewise",
+            "channels": "likewise",
+            "normalised": "without a mean either way",
+            "loss": SHOWN,
+            "label_noise": SHOWN,
+            "data_fraction": SHOWN,
+            "seed": SHOWN,
+            "trained_on": SHOWN,
+            "recorded_accuracy": SHOWN,
+            "extra": SHOWN,
+            "preprocessing": SHOWN,
+            "notes": SHOWN,
+            "warnings": SHOWN,
+            "identity": "is the key",
+        },
+    ),
+}
+AUDIT = {
+    AuditRequest: (
+        {"subject": "checkpoint", "data": "data", "threat": "norm", "plan": "settings"},
+        {
+            "claim": "judged from the parts, which do not depend on it",
+            "against": "networks that have evaluations of their own",
+            "surrogate": "what its attack found is in the settings of the indicators",
+            "policy": "judged from the parts",
+            "budget": SHOWN,
+            "command": SHOWN,
+            "training_ids": "follow from the checkpoint's record; digesting them takes a pass over "
+            "all training images",
+        },
+    ),
+    ThreatModel: (
+        {"norm": "norm", "judged": "epsilon", "budgets": "settings", "seed": "seed"},
+        {},
+    ),
+    StageSettings: (
+        {},
+        {
+            "out": PLACE,
+            "options": EFFORT,
+            "begin": "is told what begins",
+            "over": "ends the audit; what is kept is whole",
+        },
+    ),
+    plans.AuditPlan: (
+        {
+            "indicators": "data",
+            "certified": "data",
+            "corrupted": "data",
+            "smoothing": "settings",
+            "thresholds": "settings",
+        },
+        {
+            "name": SHOWN,
+            "title": SHOWN,
+            "text": SHOWN,
+            "images": "the data are those images already",
+            "stages": "evaluations with keys of their own; indicators hold what these found",
+        },
+    ),
+}
+TRAINING = {
+    TrainingConfig: (
+        {
+            "model": "model",
+            "data": "data",
+            "loss": "loss",
+            "settings": "loss",
+            "recipe": "recipe",
+            "noise": "data",
+            "fraction": "data",
+            "seed": "seed",
+            "keep": "keep",
+            "clean_selection": "data",
+            "compress": "compress",
+            "memory": "memory",
+            "precision": "precision",
+            "deterministic": "deterministic",
+        },
+        {},
+    ),
+    TrainingOptions: (
+        {"device": "device"},
+        {
+            "fresh": "asks for a second run of the same",
+            "seconds": "between saved states, from which a run goes on to the same weights",
+            "log": PLACE,
+            "callbacks": "are told how far it is",
+        },
+    ),
+}
+CELL = {
+    cells.Cell: (
+        {"seed": "seed", "asked": "recipe"},
+        {
+            "method": "a name: methods that ask for the same training share it",
+            "context": "its noise and fraction are in what is asked",
+            "configuration": "a number: what it changes is in what is asked",
+        },
+    ),
+    Trained: (
+        {
+            "data": "data",
+            "model": "model",
+            "steps": "recipe",
+            "batch_size": "recipe",
+            "hold_out": "recipe",
+            "noise_kind": "noise",
+        },
+        {"seeds": "each cell has one of them"},
+    ),
+    Method: (
+        {"loss": "loss", "settings": "settings", "recipe": "recipe", "choose": "recipe"},
+        {"name": "methods that ask for the same training share it"},
+    ),
+}
+TEST = {
+    cells.Test: (
+        {
+            "cell": "cell",
+            "protocol": "protocol",
+            "epsilons": "epsilons",
+            "limit": "limit",
+            "data": "data",
+            "split": "split",
+            "digest": "images",
+            "surrogate": "surrogate",
+        },
+        {},
+    )
+}
+INPUTS = [
+    (key, one, *held)
+    for key, inputs in (
+        (EvaluationKey, EVALUATION),
+        (CheckpointKey, CHECKPOINT),
+        (AuditPartKey, AUDIT),
+        (TrainingKey, TRAINING),
+        (CellKey, CELL),
+        (CellTestKey, TEST),
+    )
+    for one, held in inputs.items()
+]
+
+
+@pytest.mark.parametrize(("key", "source", "held", "left_out"), INPUTS)
+def test_every_input_is_in_the_key_or_left_out_for_a_reason(key, source, held, left_out):
+    assert set(held) | set(left_out) == {field.name for field in fields(source)}
+    assert not set(held) & set(left_out)
+    assert set(held.values()) <= {field.name for field in fields(key)}
+    assert all(left_out.values())
+
+
+# --- what fills the keys --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load_dataset("mnist5k", limit=20)
+
+
+@pytest.fixture
+def config(digits):
+    model = from_checkpoint(read_checkpoint("lenet5-mnist5k"))
+    return Config(model, digits, resolve_protocol("pgd", digits), CPU)
+
+
+def test_a_record_is_another_on_another_device_or_with_other_versions(config, monkeypatch):
+    found = {config.key.digest, replace(config, device=torch.device("cuda")).key.digest}
+    for target, value in (
+        ("robustkit.evaluation.config.REVISION", engine.REVISION + 1),
+        ("robustkit.evaluation.config.version", lambda name: "another"),
+        ("torch.__version__", "another"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, value)
+            found.add(config.key.digest)
+    assert len(found) == 5
+    assert evaluation.record_header(config)["digest"] == config.key.digest
+
+
+def test_a_record_is_another_with_a_surrogate_or_other_data(config, digits):
+    others = [
+        replace(config, surrogate=config.model),
+        replace(config, data=digits.take(range(19))),
+        replace(config, protocol=resolve_protocol("fgsm", digits)),
+        replace(config, model=replace(config.model, identity={"weights": "others"})),
+    ]
+    assert len({config.key.digest, *(one.key.digest for one in others)}) == 5
+
+
+def test_a_checkpoint_is_another_behind_another_normalisation(tmp_path):
+    known = {
+        name: read_checkpoint("lenet5-mnist5k", mean=mean, std=std).identity
+        for name, mean, std in (
+            ("none", None, None),
+            ("one", [0.5], [0.5]),
+            ("std", [0.5], [0.25]),
+            ("mean", [0.25], [0.5]),
+        )
+    }
+    assert len({canonical(one) for one in known.values()}) == 4
+    assert known["std"]["mean"] == known["one"]["mean"]
+
+
+def test_a_checkpoint_is_another_with_other_code(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    save_checkpoint(tmp_path / "net.safetensors", network, model="net.py:build")
+    found = []
+    for activation in ("", ", torch.nn.Tanh()"):
+        code = tmp_path / "net.py"
+        code.write_text(
+            "import torch\n\n\ndef build():\n    return torch.nn.Sequential("
+            f"torch.nn.Flatten(), torch.nn.Linear(4, 2){activation})\n"
+        )
+        found.append(read_checkpoint(tmp_path / "net.safetensors", model=f"{code}:build").identity)
+    assert found[0]["weights"] == found[1]["weights"]
+    assert found[0]["code"] != found[1]["code"]
+
+
+def test_weights_are_others_with_another_name_type_or_shape():
+    ones = torch.ones(6)
+    states = [
+        {"a": ones},
+        {"b": ones},
+        {"a": ones.view(2, 3)},
+        {"a": ones.view(3, 2)},
+        {"a": ones.view(torch.int32)},
+        {"a": ones, "b": ones},
+        {"a": -ones},
+    ]
+    assert len({weights_digest(state) for state in states}) == len(states)
+
+
+def test_a_part_of_an_audit_is_done_again_with_other_draws(digits, tmp_path, monkeypatch):
+    budget, measured = parse_epsilon("0.1"), []
+
+    def measure(model, images, labels, *_, **__):
+        measured.append(len(labels))
+        return np.ones((15, 5, len(labels)), bool)
+
+    monkeypatch.setattr("robustkit.corruption.measure", measure)
+    request = AuditRequest(
+        subject=from_checkpoint(read_checkpoint("lenet5-mnist5k")),
+        data=digits,
+        threat=ThreatModel("linf", budget, (budget,), 0),
+        plan=replace(plans.load_plan("quick"), corrupted=20),
+        claim=None,
+        against={},
+        surrogate=None,
+        policy=None,
+        budget="quick",
+        command="",
+    )
+    settings = StageSettings(tmp_path, RunOptions(device="cpu"), lambda *_: lambda done: None)
+    for version, times in (("corruption/1", 1), ("corruption/1", 1), ("corruption/2", 2)):
+        monkeypatch.setattr(audits, "DRAWS", version)
+        assert audits._AuditRun(request, settings)._corrupt().mean == 1
+        assert measured == [20] * times
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+def arrays(classes):
+    images = torch.arange(4 * 9).view(4, 1, 3, 3) / 36
+    return data.from_arrays(images, [0, 1, 2, 0], name="arrays", classes=classes)
+
+
+def test_an_empty_class_makes_another_data_set():
+    three, four, five = (arrays([str(i) for i in range(n)]) for n in (3, 4, 5))
+    assert len({one.digest for one in (three, four, five)}) == 3
+    assert len({one.take([0, 1]).digest for one in (three, four, five)}) == 3
+    assert four.take(range(4)).digest == four.digest
+
+
+def test_an_empty_folder_makes_another_data_set(tmp_path):
+    from PIL import Image
+
+    for number, name in enumerate("bd"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("L", (4, 4), 50 * number).save(tmp_path / "set" / name / "0.png")
+    found = [data.load_dataset(str(tmp_path / "set")).digest]
+    for name in "eca":  # after, between, before
+        (tmp_path / "set" / name).mkdir()
+        found.append(data.load_dataset(str(tmp_path / "set")).digest)
+    assert len(set(found)) == 4
+
+
+def test_data_sets_without_empty_classes_keep_the_digests_of_published_records():
+    plain = arrays(("a", "b", "c"))
+    parts = {"ids": list(plain.ids), "labels": [0, 1, 2, 0], "transform": {}}
+    assert plain.digest == digest(canonical(parts))
+    assert plain.digest == arrays(("x", "y", "z")).digest, "another format may name them otherwise"
+    assert data.load_dataset("mnist5k").digest == (
+        "f9c52aaf956d8b6c488040dd4fbf8363df17121d05b9ad0ef401706e34148dec"
+    )
