@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.defences import Before, Detached, Noisy, Rounded
+from helpers.evaluations import evaluation as rows_of
 
 from robustkit import evaluation
 from robustkit import protocol as protocols
@@ -73,7 +74,7 @@ def images():
     return load_dataset("mnist5k", limit=24)
 
 
-def question(plan, images, *, subject=None, judged="0.1", norm="linf", **changes):
+def request_for(plan, images, *, subject=None, judged="0.1", norm="linf", **changes):
     budgets = tuple(parse_epsilon(e) for e in ("0.02", judged))
     asked = {"budget": "tiny", "command": "robustkit audit"}
     return AuditRequest(
@@ -85,7 +86,7 @@ def question(plan, images, *, subject=None, judged="0.1", norm="linf", **changes
     )
 
 
-def bench(folder, parts=None, over=lambda: False):
+def settings_in(folder, parts=None, over=lambda: False):
     def begin(part, count):
         if parts is not None:
             parts.append(part)
@@ -108,8 +109,8 @@ def audited(plan, images, tmp_path_factory):
         "gate.toml",
     )
     other = evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k"))
-    asked = question(plan, images, policy=policy, against={"other": other})
-    return asked, folder, run_audit(asked, bench(folder, parts)), parts
+    asked = request_for(plan, images, policy=policy, against={"other": other})
+    return asked, folder, run_audit(asked, settings_in(folder, parts)), parts
 
 
 def test_an_audit_holds_what_its_parts_found(audited, images):
@@ -159,6 +160,36 @@ def test_what_a_kind_of_attack_leaves_does_not_depend_on_who_came_first(images):
     assert attacked.after("floor")[:4].tolist() == [False, False, True, True]
 
 
+def test_stages_only_add_successes_and_the_first_to_fool_an_image_has_it(images):
+    n, budgets = len(images), tuple(parse_epsilon(e) for e in ("0.1", "0.2"))
+    nothing = np.zeros(n, bool)
+    attacked = AttackedImages(
+        images,
+        ThreatModel("linf", budgets[1], budgets, 0),
+        ~nothing,
+        {e.text: nothing.copy() for e in budgets},
+        [""] * n,
+        np.zeros(n, np.int64),
+    )
+    rows = {"strong": range(n), "weak": range(n), "on some": range(5, 15)}
+    strengths = {"strong": 0.15, "weak": 0.3, "on some": 0.1}
+    broken, new = np.full((3, n), np.inf), {}
+    for stage, (name, own) in enumerate(rows.items()):
+        found = rows_of(n=len(own), seed=stage, strength=strengths[name], examples=())
+        broken[stage, own] = found.broken_at
+        new[name], _ = attacked.add(name, "white box", list(own), found)
+    for epsilon in budgets:
+        fooled = (broken <= float(epsilon)).any(axis=0)
+        assert attacked.fooled[epsilon.text].tolist() == fooled.tolist()
+        assert attacked.level(epsilon).accuracy.value == pytest.approx(1 - fooled.mean())
+    names = np.array([*rows, ""])
+    hits = np.vstack([broken <= 0.2, ~nothing])  # whoever is not fooled is nobody's
+    first = names[hits.argmax(axis=0)].tolist()
+    assert attacked.by == first
+    assert new == {name: first.count(name) for name in rows}
+    assert min(new.values()) > 0
+
+
 def test_what_is_written_validates_and_says_the_verdict_first(audited, tmp_path):
     _, _, audit, _ = audited
     written = write(audit, tmp_path)
@@ -179,7 +210,7 @@ def test_nothing_is_done_twice(audited, monkeypatch):
     monkeypatch.setattr("robustkit.audit.run.smooth", refuse)
     monkeypatch.setattr("robustkit.corruption.measure", refuse)
     parts = []
-    again = run_audit(asked, bench(folder, parts))
+    again = run_audit(asked, settings_in(folder, parts))
     assert not [p for p in parts if p.startswith("indicator")]
     assert again.verdict == audit.verdict
     assert again.robust == audit.robust
@@ -189,8 +220,8 @@ def test_nothing_is_done_twice(audited, monkeypatch):
 
 def test_claims_are_judged_whatever_was_asked(plan, images, audited, tmp_path):
     _, folder, audit, _ = audited
-    high = question(plan, images, claim=parse_claim("linf:0.1=0.999"))
-    found = run_audit(high, bench(folder))
+    high = request_for(plan, images, claim=parse_claim("linf:0.1=0.999"))
+    found = run_audit(high, settings_in(folder))
     assert found.survived == audit.survived
     assert found.verdict.word == "overstated"
     assert found.verdict.by == pytest.approx(0.999 - audit.survived.high)
@@ -199,7 +230,7 @@ def test_claims_are_judged_whatever_was_asked(plan, images, audited, tmp_path):
 def test_a_model_without_gradients_fails_the_attacks_and_not_the_audit(plan, images, tmp_path):
     inner = read_checkpoint("lenet5-mnist5k").load(torch.device("cpu"))
     subject = evaluation.from_module(Before(Detached(), inner), "detached")
-    audit = run_audit(question(plan, images, subject=subject), bench(tmp_path))
+    audit = run_audit(request_for(plan, images, subject=subject), settings_in(tmp_path))
     by_name = {s.name: s for s in audit.stages}
     assert by_name["pgd: pgd"].status == "failed"
     assert "no gradient" in by_name["pgd: pgd"].reason
@@ -216,7 +247,7 @@ def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
         calls.append(0)
         return len(calls) > 1
 
-    audit = run_audit(question(plan, images), bench(tmp_path, over=over))
+    audit = run_audit(request_for(plan, images), settings_in(tmp_path, over=over))
     statuses = [s.status for s in audit.stages]
     assert "skipped" in statuses
     assert audit.verdict.word == "not established"
@@ -224,7 +255,7 @@ def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
     write(audit, tmp_path / "report")
 
 
-def test_what_remedies_fooled_counts_when_the_minutes_end_in_the_middle(images, tmp_path):
+def test_what_adaptive_attacks_fooled_counts_when_the_minutes_end_in_the_middle(images, tmp_path):
     plan = tmp_path / "gradients.toml"
     plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = "square"')])
     inner = read_checkpoint("lenet5-mnist5k").load(torch.device("cpu"))
@@ -234,7 +265,9 @@ def test_what_remedies_fooled_counts_when_the_minutes_end_in_the_middle(images, 
     def over():
         return "indicator: zero-gradients" in parts
 
-    audit = run_audit(question(plan, images, subject=subject), bench(tmp_path, parts, over))
+    audit = run_audit(
+        request_for(plan, images, subject=subject), settings_in(tmp_path, parts, over)
+    )
     assert any(r.status == "not examined" and "minutes" in r.evidence for r in audit.indicators)
     assert any(r.adaptive_attack and r.after < r.before for r in audit.indicators)
     adaptive = next(s for s in audit.stages if s.name == "adaptive")
@@ -249,9 +282,9 @@ def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path)
     subject = evaluation.from_module(Before(Noisy(0.6), inner), "noisy")
     found = []
     for folder in ("one", "two"):
-        asked = question(plan, images, subject=subject)
+        asked = request_for(plan, images, subject=subject)
         found.append(
-            run_stages(subject, images, asked.threat, asked.plan, bench(tmp_path / folder))
+            run_stages(subject, images, asked.threat, asked.plan, settings_in(tmp_path / folder))
         )
         torch.rand(1000)  # the user's own draws in between
     assert found[0].right.tolist() == found[1].right.tolist()
@@ -263,7 +296,7 @@ def test_a_norm_that_a_stage_lacks_is_skipped_and_said(plan, images, tmp_path):
     without.write_text(
         plan.read_text().replace('"square"', '"mifgsm"').replace("queries=60", "steps=9")
     )
-    audit = run_audit(question(without, images, norm="l2", judged="1"), bench(tmp_path))
+    audit = run_audit(request_for(without, images, norm="l2", judged="1"), settings_in(tmp_path))
     stage = next(s for s in audit.stages if s.name == "mifgsm")
     assert (stage.status, stage.reason) == ("skipped", "it has no l2 version")
     assert audit.verdict.word == "not established"

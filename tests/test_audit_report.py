@@ -350,6 +350,31 @@ def test_the_legend_says_which_line_is_which():
     assert list(lower.lines[0].get_ydata()) == [0.905, 0.58, 0.32, 0.05, 0.0]
 
 
+def ends(container, axis):
+    """Where the error bars of a drawn line end, along an axis."""
+    return [bar[:, axis].tolist() for bar in container[2][0].get_segments()]
+
+
+def test_every_interval_ends_where_its_estimate_says():
+    audit = full()
+    levels, found = audit.certificate.levels, audit.smoothed
+    upper, lower = drawn(figures.bounds, audit.clean, audit.robust, levels, audit.norm).containers
+    known = [audit.clean, *(level.accuracy for level in audit.robust)]
+    assert ends(upper, 1) == [pytest.approx([e.low, e.high]) for e in known]
+    known = [audit.clean, *(bound.certified for bound in levels)]
+    assert ends(lower, 1) == [pytest.approx([e.low, e.high]) for e in known]
+    attacked, certified = drawn(figures.smoothed, found).containers
+    known = [found.clean, *(level.attacked for level in found.levels)]
+    assert ends(attacked, 1) == [pytest.approx([e.low, e.high]) for e in known]
+    known = [found.clean, *(level.certified for level in found.levels)]
+    assert ends(certified, 1) == [pytest.approx([e.low, e.high]) for e in known]
+    rows = drawn(figures.stages, audit.clean, audit.stages).containers
+    known = [audit.clean, *(stage.so_far for stage in audit.stages if stage.so_far)]
+    assert [ends(row, 0) for row in rows] == [[pytest.approx([e.low, e.high])] for e in known]
+    # none of this would show a mirrored interval if intervals were symmetric
+    assert all(abs(e.low + e.high - 2 * e.value) > 1e-4 for e in known)
+
+
 def test_without_a_bound_there_is_one_curve():
     audit = full()
     ax = drawn(figures.bounds, audit.clean, audit.robust, (), audit.norm)
@@ -381,6 +406,17 @@ def test_a_confusion_matrix_has_numbers_where_there_is_room(count, numbers):
     assert bool(ax.texts) == numbers
     assert len(ax.get_xticks()) <= 30
     assert ax.images[0].get_array().shape == (count, count)
+
+
+def test_a_confusion_matrix_has_labels_down_and_classes_under_attack_across():
+    ax = drawn(figures.confusion, [[1.0, 0.0], [0.25, 0.75]], ["cat", "dog"])
+    assert ax.images[0].get_array().tolist() == [[1.0, 0.0], [0.5, 0.75**0.5]]
+    # "25" stands in the column of what dogs are taken for
+    assert {t.get_text(): t.get_position() for t in ax.texts} == {
+        "100": (0, 0),
+        "25": (0, 1),
+        "75": (1, 1),
+    }
 
 
 # ---- the model card

@@ -29,7 +29,7 @@ from PIL import Image
 from robustkit import figures
 from robustkit.analysis.outcome import Matrix
 from robustkit.record import Example
-from robustkit.statistics import friedman
+from robustkit.statistics import Estimate, friedman
 
 
 @pytest.fixture
@@ -175,6 +175,21 @@ def test_a_forest_shows_differences_in_points_and_words(ax):
     assert ax.get_xlabel() == "difference to ce (points)\nshaded: ±Δ"
     assert figures.forest_rows(rows) == 6
     assert inside(ax, [*ax.texts, *ax.get_yticklabels(), ax.xaxis.label])
+
+
+def test_intervals_longer_to_one_side_are_drawn_so(ax):
+    one = comparison("l2", "ce", "0.8", 0.025, 0.014)
+    one = replace(one, difference=replace(one.difference, low=0.02, high=0.05))
+    figures.forest(ax, [one])
+    np.testing.assert_allclose(ax.containers[0][2][0].get_segments()[0][:, 0], [2, 5])
+
+
+def test_costs_and_gains_have_their_own_intervals(ax):
+    gain = Estimate(0.02, 0.015, 0.04, 5, "t")
+    figures.cost_against_gain(ax, [replace(cost("a", 1.5, 0.02), gain=gain)])
+    across, upwards = (bars.get_segments()[0] for bars in ax.containers[0][2])
+    np.testing.assert_allclose(across[:, 0], [0.95 * 1.5, 1.06 * 1.5])
+    np.testing.assert_allclose(upwards[:, 1], [1.5, 4])
 
 
 TIGHT = [comparison("l2", "ce", v, d, 0.003) for v, d in (("0", 0.001), ("0.2", -0.002))]

@@ -116,6 +116,13 @@ def test_an_empty_family_has_no_comparisons():
     assert family([], delta=0.01) == ()
 
 
+@pytest.mark.parametrize(("seeds", "note"), [(5, "cannot decide with 5 seeds"), (6, "")])
+def test_six_seeds_are_the_fewest_with_which_signs_decide(seeds, note):
+    """Of 2^S patterns two are as extreme as can be: 1/16 with five seeds, 1/32 with six."""
+    signs = SecondaryTest("sign-flip permutation", 0.5, 2 / 2**seeds)
+    assert judged(0.02, seeds=seeds, secondary=(signs,)).secondary[0].note == note
+
+
 def test_a_test_that_cannot_reach_the_level_says_so():
     tests = (
         SecondaryTest("sign-flip permutation", 0.25, 0.25),
