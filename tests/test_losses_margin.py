@@ -470,6 +470,31 @@ def test_what_is_known_of_one_network_is_not_taken_for_another():
     assert gap(found, expected) < 1e-12
 
 
+def test_the_shortcut_of_one_network_is_not_taken_for_another():
+    """With cross-entropy there is no fused backward, but a shortcut; past the layer it is wrong."""
+    plain, skipping = initialised(nn.Sequential(nn.Linear(4, 4))).double(), Skipping().double()
+    images, labels = draw(6, 4, seed=2), torch.arange(6) % 4
+    loss = margin(gamma=50.0, cross_entropy_weight=0.1)
+    prepared = loss.prepare(plain, images)
+    _, found = gradients(lambda *a: prepared.backward(*a, step()), skipping, images, labels)
+    _, expected = gradients(loss.two_passes, skipping, images, labels)
+    assert gap(found, expected) < 1e-12
+    _, wrong = gradients(loss.shortcut, skipping, images, labels)
+    assert gap(wrong, expected) > 1e-3
+
+
+def test_a_norm_that_is_differentiated_is_so_after_preparing():
+    model, images, labels = smooth(), draw(4, 1, 4, 4), torch.arange(4) % 5
+    loss = margin(differentiate=True, gamma=9.0)
+    prepared = loss.prepare(model, images)
+    _, found = gradients(lambda *a: prepared.backward(*a, step()), model, images, labels)
+    model.zero_grad()
+    loss(model, images, labels, step()).loss.backward()
+    assert gap(found, [p.grad for p in model.parameters()]) < 1e-12
+    _, constant = gradients(loss.shortcut, model, images, labels)
+    assert gap(found, constant) > 1e-3
+
+
 def test_frozen_batch_norm_couples_nothing():
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(196, 3))
     initialised(model).double()

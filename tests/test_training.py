@@ -657,7 +657,7 @@ def test_another_question_does_not_overwrite_an_answer(asked, tmp_path, change):
 
 def test_an_unfinished_training_of_another_question_is_left_alone(asked, tmp_path):
     interrupted(asked, tmp_path / "a.safetensors", 5)
-    with pytest.raises(InputError, match="unfinished training, asked differently"):
+    with pytest.raises(InputError, match="unfinished training, configured differently"):
         train(replace(asked, seed=1), tmp_path / "a.safetensors")
     (tmp_path / "a.safetensors.partial" / "state.pt").write_bytes(b"cut short")
     with pytest.raises(InputError, match="damaged; --fresh starts anew"):

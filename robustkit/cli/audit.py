@@ -40,7 +40,7 @@ FAILED_POLICY = 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _ParsedOptions:
     """What is told before torch is imported."""
 
     plan: "AuditPlan"
@@ -109,7 +109,7 @@ def audit(
     Writes audit.html, audit.json and audit.md to the folder of --out; a repeated command goes on
     where the last one stopped.
     """
-    asked = _asked(claim, claim_from, policy, junit, budget, epsilon, out)
+    parsed = _parse_options(claim, claim_from, policy, junit, budget, epsilon, out)
     from robustkit import evaluation
     from robustkit.audit.request import threat_model, training_ids
     from robustkit.audit.run import AuditRequest, run_audit
@@ -123,7 +123,7 @@ def audit(
         data=data,
         root=data_root,
         split=split,
-        limit=limit or asked.plan.images or None,
+        limit=limit or parsed.plan.images or None,
         resize=resize,
         crop=crop,
         channels=channels,
@@ -133,24 +133,24 @@ def audit(
     request = AuditRequest(
         subject=evaluation.from_checkpoint(audited),
         data=dataset,
-        threat=threat_model(dataset, asked.claim, norm=norm, epsilon=epsilon, seed=seed),
-        plan=asked.plan,
-        claim=asked.claim,
+        threat=threat_model(dataset, parsed.claim, norm=norm, epsilon=epsilon, seed=seed),
+        plan=parsed.plan,
+        claim=parsed.claim,
         against={path: images.other_model(path, dataset) for path in against or ()},
         surrogate=None if surrogate is None else images.other_model(surrogate, dataset),
-        policy=asked.policy,
+        policy=parsed.policy,
         budget=budget,
         command=shlex.join(["robustkit", *sys.argv[1:]]),
         training_ids=lambda: training_ids(audited, data_root, dataset),
     )
     options = evaluation.RunOptions(batch_size=images_per_batch(batch_size), device=device)
     with AuditBar() as bar:
-        settings = StageSettings(out / "work", options, bar.begin, minutes(asked.minutes))
+        settings = StageSettings(out / "work", options, bar.begin, minutes(parsed.minutes))
         found = run_audit(request, settings)
-    return _told(found, out, junit)
+    return _write_and_show(found, out, junit)
 
 
-def _asked(
+def _parse_options(
     claim: str | None,
     claim_from: Path | None,
     policy: Path | None,
@@ -158,7 +158,7 @@ def _asked(
     budget: str,
     epsilon: str | None,
     out: Path,
-) -> _Asked:
+) -> _ParsedOptions:
     from robustkit.audit import plan as plans
     from robustkit.audit import policy as policies
     from robustkit.audit import verdict
@@ -177,10 +177,10 @@ def _asked(
     elif claim_from is not None:
         stated = verdict.claim_from(claim_from, epsilon)
     plan, limit = plans.parse_budget(budget)
-    return _Asked(plan, limit, policies.read_policy(policy) if policy else None, stated)
+    return _ParsedOptions(plan, limit, policies.read_policy(policy) if policy else None, stated)
 
 
-def _told(found: "Audit", out: Path, junit: Path | None) -> int:
+def _write_and_show(found: "Audit", out: Path, junit: Path | None) -> int:
     """Write the report, say what was found; 1 where a rule fails."""
     from robustkit.audit.policy import junit as as_junit
     from robustkit.cli.terminal import show_audit

@@ -154,7 +154,7 @@ def evaluate(
         for record in records.values():
             show(record, interval)
     for path, error in failures.items():
-        typer.echo(" ".join(f"robustkit: error: {_told(path, error)}".split()), err=True)
+        typer.echo(" ".join(f"robustkit: error: {_error_text(path, error)}".split()), err=True)
     return _status(checkpoints, failures)
 
 
@@ -189,7 +189,7 @@ def _evaluate_all(
     records = {}
     for path in paths:
         try:
-            records[path] = answer(path, request, Bar(path))
+            records[path] = evaluate_checkpoint(path, request, Bar(path))
         except RobustkitError as error:
             failures[path] = error
     return records
@@ -243,10 +243,10 @@ def _work(path: str, request: EvaluationRequest, threads: int) -> "Evaluation":
 
     machine.keep_memory()
     torch.set_num_threads(threads)
-    return answer(path, replace(request, device="cpu"), None)
+    return evaluate_checkpoint(path, replace(request, device="cpu"), None)
 
 
-def answer(path: str, request: EvaluationRequest, bar: "Bar | None") -> "Evaluation":
+def evaluate_checkpoint(path: str, request: EvaluationRequest, bar: "Bar | None") -> "Evaluation":
     """The record of one checkpoint.
 
     Raises:
@@ -294,7 +294,7 @@ def _write(
         return
     from robustkit import summary
 
-    failed = {path: summary.failure(path, _told(path, e)) for path, e in failures.items()}
+    failed = {path: summary.failure(path, _error_text(path, e)) for path, e in failures.items()}
     if json_ is not None:
         objects: list[dict[str, Any]] = [
             failed[path] if path in failed else summary.summarise(records[path], interval)
@@ -312,7 +312,7 @@ def _write(
         write_atomic(html, page.encode())
 
 
-def _told(path: str, error: RobustkitError) -> str:
+def _error_text(path: str, error: RobustkitError) -> str:
     """An error that names its checkpoint."""
     text = str(error)
     return text if text.startswith(path) else f"{path}: {text}"

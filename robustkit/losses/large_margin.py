@@ -291,9 +291,7 @@ class PreparedLargeMargin(Loss):
         """Add the loss's gradient to that of the parameters, in the fastest mode that is right."""
         if not self._obstacle(model):
             return self.settings.fused(model, images, labels)
-        known = unwrapped(model) is self.network and not self.shortcut_obstacle
-        # the shortcut's gradient at the images is a constant: no second order through it
-        if known and not self.settings.differentiate:
+        if unwrapped(model) is self.network and not self.shortcut_obstacle:
             return self.settings.shortcut(model, images, labels)
         return self.settings.two_passes(model, images, labels)
 

@@ -93,34 +93,34 @@ def checked(recipe: Recipe) -> Recipe:
     above = ("epochs", "batch_size", "learning_rate", "stabiliser", "decay", "decay_steps", "drop")
     for name in above:
         if not 0 < getattr(recipe, name) < math.inf:
-            raise InputError(f"{_told(recipe, name)}: must be above 0")
+            raise InputError(f"{_option_text(recipe, name)}: must be above 0")
     if recipe.steps is not None and recipe.steps < 1:
         raise InputError(f"--steps {recipe.steps}: must be above 0")
     if recipe.clip is not None and not 0 < recipe.clip < math.inf:
         raise InputError(f"--clip {recipe.clip}: must be above 0")
     for name in ("momentum", "smoothing"):
         if not 0 <= getattr(recipe, name) < 1:
-            raise InputError(f"{_told(recipe, name)}: must be in [0, 1)")
+            raise InputError(f"{_option_text(recipe, name)}: must be in [0, 1)")
     for kind in recipe.augment:
         if kind not in get_args(Augment):
             raise UnknownName("augmentation", kind, get_args(Augment))
     for name in ("weight_decay", "start"):
         if not 0 <= getattr(recipe, name) < math.inf:
-            raise InputError(f"{_told(recipe, name)}: must not be negative")
+            raise InputError(f"{_option_text(recipe, name)}: must not be negative")
     _check_milestones(recipe)
     return recipe
 
 
 def _check_milestones(recipe: Recipe) -> None:
     """Raise InputError unless there are rising milestones where, and only where, they are used."""
-    told, found = _told(recipe, "milestones"), recipe.milestones
+    told, found = _option_text(recipe, "milestones"), recipe.milestones
     if bool(found) != (recipe.schedule == "multistep"):
         raise InputError(f"{told}: the schedule multistep needs milestones, and it alone takes any")
     if any(later <= earlier for earlier, later in pairwise((0, *found))):
         raise InputError(f"{told}: must be above 0 and rise")
 
 
-def _told(recipe: Recipe, name: str) -> str:
+def _option_text(recipe: Recipe, name: str) -> str:
     """A field as a command line says it."""
     value = getattr(recipe, name)
     if name not in FURTHER:

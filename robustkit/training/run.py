@@ -1,4 +1,4 @@
-"""From a question to a trained checkpoint: resumed where it was cut, answered if on file."""
+"""From a configuration to a trained checkpoint: resumed where it was cut, read if it is done."""
 
 import io
 import json
@@ -33,7 +33,7 @@ from robustkit.training.recipe import checked, spell, updates
 from robustkit.training.tensorboard import logged
 
 REVISION = 1
-"""raised by whatever changes what the same question comes to"""
+"""raised by whatever changes what the same configuration comes to"""
 PROBE = 8
 """images on which loss and network are tried before the training starts"""
 
@@ -43,7 +43,7 @@ class TrainingResult(NamedTuple):
 
     path: Path
     record: dict[str, Any]
-    """the checkpoint's own account: the question, realised counts, history per epoch"""
+    """the checkpoint's own account: the configuration, realised counts, history per epoch"""
     first: bool = True
     """of several processes, whether this one wrote it and speaks for all"""
     warning: str = ""
@@ -55,11 +55,11 @@ def train(
 ) -> TrainingResult:
     """Train, write a self-describing checkpoint, and say what it holds.
 
-    The same question with the same `out` is answered from the file; after an interruption the run
+    With the same configuration and `out` the file is the answer; after an interruption the run
     goes on from its last saved state, to the same weights.
 
     Raises:
-        InputError: the question makes no sense, or `out` holds the answer to another one.
+        InputError: the configuration makes no sense, or `out` holds another training.
         TrainingFailed: the loss or a weight is no longer a number, or another process has ended;
             the last good state is kept.
         EvaluationFailed: the disk is full or cannot be written.
@@ -72,7 +72,7 @@ def train(
     processes = join(device, alone=config.compress is not None)
     try:
         with together(processes), _claimed(_partial(Path(out)), processes):
-            return _Training(config, Path(out), options, device, processes).answer()
+            return _Training(config, Path(out), options, device, processes).result()
     finally:
         leave()
 
@@ -117,18 +117,19 @@ class _Training:
     device: torch.device
     processes: ProcessGroup
 
-    def answer(self) -> TrainingResult:
-        asked, loss = self.config, losses.build(self.config.loss, self.config.settings)
+    def result(self) -> TrainingResult:
+        config = self.config
+        loss = losses.build(config.loss, config.settings)
         training = self.prepared()
-        if asked.keep == "best" and training.held_out is None:
+        if config.keep == "best" and training.held_out is None:
             raise InputError("--keep best needs held-out images; give --hold-out")
         account = self._account(loss, training)
-        warning = loss.warning(updates(asked.recipe, len(training.train)))
+        warning = loss.warning(updates(config.recipe, len(training.train)))
         known = self.processes.tell(self._on_file(account) if self.processes.first else None)
         if known is not None:
             return TrainingResult(self.out, known, self.processes.first, warning)
         state = self.processes.tell(self._state(account) if self.processes.first else None)
-        with numerics(self.precision, asked.deterministic):
+        with numerics(self.precision, config.deterministic):
             engine = self.engine(loss, training)
             if state is not None:
                 engine.resume(state)
@@ -138,14 +139,14 @@ class _Training:
 
     def prepared(self) -> TrainingData:
         """Who is trained on, and who is held out."""
-        asked = self.config
+        config = self.config
         return prepare_training_data(
-            asked.data,
-            hold_out=asked.recipe.hold_out,
-            fraction=asked.fraction,
-            noise=asked.noise,
-            seed=asked.seed,
-            clean_selection=asked.clean_selection,
+            config.data,
+            hold_out=config.recipe.hold_out,
+            fraction=config.fraction,
+            noise=config.noise,
+            seed=config.seed,
+            clean_selection=config.clean_selection,
         )
 
     # --- what is known beforehand -----------------------------------------------------------------
@@ -157,23 +158,23 @@ class _Training:
         return self.config.precision
 
     def _account(self, loss: Loss, training: TrainingData) -> dict[str, Any]:
-        """The question in full, as JSON, with a digest of all that can change the weights."""
-        asked = self.config
+        """The configuration in full, as JSON, with a digest of all that can change the weights."""
+        config = self.config
         key = TrainingKey(
-            model={"name": asked.model, "code": models.source(asked.model)},
+            model={"name": config.model, "code": models.source(config.model)},
             loss={
-                "name": asked.loss,
+                "name": config.loss,
                 "settings": losses.spell(loss),
-                "code": losses.source(asked.loss),
+                "code": losses.source(config.loss),
             },
-            data=training.record() | {"name": asked.data.name, "digest": asked.data.digest},
-            recipe=spell(asked.recipe),
-            seed=asked.seed,
-            keep=asked.keep,
-            compress=None if asked.compress is None else str(asked.compress),
-            memory=asked.memory,
+            data=training.record() | {"name": config.data.name, "digest": config.data.digest},
+            recipe=spell(config.recipe),
+            seed=config.seed,
+            keep=config.keep,
+            compress=None if config.compress is None else str(config.compress),
+            memory=config.memory,
             precision=self.precision,
-            deterministic=asked.deterministic,
+            deterministic=config.deterministic,
             processes=self.processes.world,
             device=self.device.type,
             torch=torch.__version__,
@@ -182,7 +183,7 @@ class _Training:
         return key.plain() | {"digest": key.digest, "robustkit": version("robustkit")}
 
     def _on_file(self, account: dict[str, Any]) -> dict[str, Any] | None:
-        """The record in `out`, if it answers this very config.
+        """The record in `out`, if it is of this very training.
 
         Raises:
             InputError: it holds something else.
@@ -218,7 +219,7 @@ class _Training:
             raise InputError(f"{path}: damaged; --fresh starts anew") from error
         if not same:
             raise InputError(
-                f"{path}: an unfinished training, asked differently or with other versions; "
+                f"{path}: an unfinished training, configured differently or with other versions; "
                 "give another --out, or --fresh to start anew"
             )
         state: dict[str, Any] = saved["state"]
@@ -226,9 +227,9 @@ class _Training:
 
     def engine(self, loss: Loss, training: TrainingData) -> Engine:
         """The loop, before its first update."""
-        asked = self.config
-        examples = gather(asked.data, training.train, self.device)
-        smallest = len(examples) % asked.recipe.batch_size or asked.recipe.batch_size
+        config = self.config
+        examples = gather(config.data, training.train, self.device)
+        smallest = len(examples) % config.recipe.batch_size or config.recipe.batch_size
         if min(smallest, len(examples)) < self.processes.world:
             raise InputError(
                 f"the smallest batch has {min(smallest, len(examples))} of {len(examples)} images "
@@ -239,22 +240,22 @@ class _Training:
         loss = loss.prepare(network, examples.take(torch.arange(min(PROBE, len(examples)))).images)
         model = wrapped(network, self.processes, self.device)
         compressor = None
-        if asked.compress is not None and isinstance(model, DistributedDataParallel):
+        if config.compress is not None and isinstance(model, DistributedDataParallel):
             compressor = compression.attach(
-                model, asked.compress, seed=asked.seed, memory=asked.memory
+                model, config.compress, seed=config.seed, memory=config.memory
             )
         return Engine(
             network=network,
             model=model,
             loss=loss,
-            recipe=asked.recipe,
+            recipe=config.recipe,
             examples=examples,
-            held_out=None if held is None else gather(asked.data, held, self.device),
-            seed=asked.seed,
+            held_out=None if held is None else gather(config.data, held, self.device),
+            seed=config.seed,
             processes=self.processes,
             compressor=compressor,
             precision=self.precision,
-            keep_best=asked.keep == "best",
+            keep_best=config.keep == "best",
         )
 
     def _network(self, examples: Examples) -> nn.Module:
@@ -263,25 +264,26 @@ class _Training:
         Raises:
             InputError: they don't.
         """
-        asked, classes = self.config, len(self.config.data.classes)
-        seed = examples.key("weights", asked.seed)
-        network = models.build(asked.model, num_classes=classes, seed=seed).to(self.device)
+        config = self.config
+        classes = len(config.data.classes)
+        seed = examples.key("weights", config.seed)
+        network = models.build(config.model, num_classes=classes, seed=seed).to(self.device)
         if self.device.type == "cuda":
             network = network.to(memory_format=torch.channels_last)
-        shape = "×".join(map(str, asked.data.shape))
+        shape = "×".join(map(str, config.data.shape))
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 logits = network.eval()(examples.take(torch.arange(1)).images)
         except (RuntimeError, ValueError, IndexError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"{asked.model} does not take images of {shape}: {reason}; "
+                f"{config.model} does not take images of {shape}: {reason}; "
                 "choose another --model, or --resize, --crop or --channels"
             ) from error
         if logits.shape != (1, classes):
             raise InputError(
-                f"{asked.model} gives {'×'.join(map(str, logits.shape))} for one image; "
-                f"{asked.data.name} has {classes} classes, so 1×{classes} is needed"
+                f"{config.model} gives {'×'.join(map(str, logits.shape))} for one image; "
+                f"{config.data.name} has {classes} classes, so 1×{classes} is needed"
             )
         return network
 
@@ -313,7 +315,7 @@ class _Training:
 
     def _finish(self, engine: Engine, account: dict[str, Any]) -> dict[str, Any]:
         """Write the checkpoint, clear away the state, and return the record."""
-        asked, data = self.config, account["data"]
+        config, data = self.config, account["data"]
         record = account | {
             "history": engine.history,
             "epoch_kept": engine.epoch_kept,
@@ -329,15 +331,15 @@ class _Training:
             save_checkpoint(
                 self.out,
                 engine.network,
-                model=asked.model,
-                num_classes=len(asked.data.classes),
-                input_shape=asked.data.shape,
-                loss=asked.loss,
+                model=config.model,
+                num_classes=len(config.data.classes),
+                input_shape=config.data.shape,
+                loss=config.loss,
                 label_noise=data["train"]["noise"]["realised"],
-                data_fraction=float(asked.fraction),
-                seed=asked.seed,
-                trained_on=asked.data.name,
-                **asked.data.transform,
+                data_fraction=float(config.fraction),
+                seed=config.seed,
+                trained_on=config.data.name,
+                **config.data.transform,
                 recorded_accuracy=kept.get("held_out_clean"),
                 training=record,
             )
