@@ -355,10 +355,18 @@ def test_random_starts_are_uniform_in_the_ball():
     assert points.abs().mean().item() == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize(("mode", "forwards"), [("eval", 1), ("train", 4)])
-def test_the_attack_moves_batch_statistics_only_in_train_mode(mode, forwards):
+@pytest.mark.parametrize(
+    ("name", "mode", "forwards"),
+    [
+        ("adversarial", "eval", 1),
+        ("adversarial", "train", 3 + 1),
+        ("trades", "eval", 2),  # the images, the attacked ones
+        ("trades", "train", 1 + 3 + 2),  # and before them what the attack departs from
+    ],
+)
+def test_the_attack_moves_batch_statistics_only_in_train_mode(name, mode, forwards):
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 2))
-    loss = losses.build("adversarial", {"steps": 3, "attack_mode": mode})
+    loss = losses.build(name, {"steps": 3, "attack_mode": mode})
     loss(model, middle().float(), torch.arange(6) % 2, step())
     assert model.training
     assert model[1].training
