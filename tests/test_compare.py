@@ -49,6 +49,15 @@ def fgsm(found):
     return with_header(found, "protocol", name="fgsm", digest="f" * 64, resolved=resolved, file="")
 
 
+def in_l2(found):
+    """The evaluation as if made in the other norm of its protocol's file."""
+    protocol = found.header["protocol"]
+    file = protocol["file"].replace('norm = "linf"', 'norm = ["linf", "l2"]')
+    assert file != protocol["file"]
+    resolved = {**protocol["resolved"], "norm": "l2"}
+    return with_header(found, "protocol", norm="l2", digest="2" * 64, resolved=resolved, file=file)
+
+
 def folder_of_seeds(seeds=range(3), losses=(WEAK, STRONG)):
     return {(loss, seed): made(loss, seed) for loss in losses for seed in seeds}
 
@@ -289,6 +298,32 @@ def test_several_ways_of_evaluation_must_be_chosen_from(robustkit):
     assert "--attack cw --data mnist5k --limit 300" in line
     line = refused(robustkit, "compare", *names, "--data", "mnist")
     assert "was evaluated on mnist5k, not on mnist" in line
+
+
+def test_of_one_attack_in_two_norms_one_must_be_chosen(robustkit):
+    weak, strong = made(WEAK, 0), made(STRONG, 1)
+    for found in (weak, strong, in_l2(weak), in_l2(strong)):
+        write(found)
+    names = [found.header["checkpoint"]["path"] for found in (weak, strong)]
+    line = refused(robustkit, "compare", *names, "--attack", "pgd")
+    assert "2 ways; choose one with --attack, --data (by name or digest), --norm and --at" in line
+    for norm, told in (("linf", "Under pgd at"), ("l2", "Under pgd (ℓ₂) at")):
+        found = numbers(robustkit, "compare", *names, "--norm", norm)
+        assert found["protocol"]["norm"] == norm
+        assert found["comparisons"][1]["sentence"].startswith(told)
+    for command in (["compare"], ["power", "--delta", "1"], ["rank", "--at", "0.1"]):
+        line = refused(robustkit, *command, *names, "--norm", "l1")
+        assert "was attacked in linf, not in l1" in line
+        assert "--attack pgd --norm l1 " in line
+
+
+def test_the_command_for_a_missing_evaluation_names_a_norm_that_is_no_default(robustkit):
+    write(in_l2(made(WEAK, 0)))
+    Path("nets").mkdir()
+    Path("nets/new.pt").write_text("new")
+    line = refused(robustkit, "compare", "nets/cross-entropy_seed0.pt", "nets/new.pt")
+    assert "run: robustkit evaluate nets/new.pt --attack pgd --norm l2 --epsilon 0.1" in line
+    assert "--set" not in line
 
 
 def test_of_two_records_by_one_condition_the_later_counts(robustkit):

@@ -445,6 +445,7 @@ TEST = {
             "split": "split",
             "digest": "images",
             "surrogate": "surrogate",
+            "norm": "norm",
         },
         {},
     )

@@ -298,6 +298,18 @@ def test_the_command_gives_back_what_the_user_gave():
     assert given["--attack"] == ["pgd"]
 
 
+@pytest.mark.parametrize(("norm", "option"), [("linf", None), ("l2", ["l2"])])
+def test_the_command_names_a_norm_that_is_not_its_files_default(norm, option):
+    file = PROTOCOL.replace('norm = "linf"', 'norm = ["linf", "l2"]')
+    attack = parse_protocol(tomllib.loads(file), "pgd", "pgd.toml", norm=norm)
+    record = evaluation()
+    resolved = replace(attack, epsilons=record.epsilons).resolved()
+    entries = {"file": file, "norm": norm, "resolved": resolved}
+    (words,) = commands(page([changed(record, protocol=entries)]))
+    assert options(words)["--attack"] == ["pgd"]
+    assert options(words).get("--norm") == option
+
+
 def test_a_module_in_memory_gets_no_command_line():
     record = evaluation("<Net>", checkpoint={"sha256": None, "model": None})
     record = changed(record, protocol={"file": ""})

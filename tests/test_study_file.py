@@ -1,15 +1,18 @@
 """A study's file: what makes no sense is told before anything is trained."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 from helpers.studies import STUDY, Here, begin, changed
 
 from robustkit import losses, spec
 from robustkit.errors import InputError
-from robustkit.files import names
+from robustkit.files import canonical, digest, names, shipped
 from robustkit.models import MODELS
 from robustkit.protocol import load_protocol
 from robustkit.study import work
-from robustkit.study.cells import Context, question
+from robustkit.study.cells import Context, evaluation_of, question
 
 
 def test_a_choice_needs_a_seed_to_choose_by(tiny, tmp_path):
@@ -44,6 +47,8 @@ def test_a_choice_needs_something_to_choose_from(tiny, tmp_path):
         ('levels = ["0", "0.4"]', "levels = []", "levels are missing"),
         ('levels = ["0", "0.4"]', 'levels = ["0", "40 %"]', "expected a number"),
         ('protocol  = "fgsm"', "", "the factor epsilon needs a protocol"),
+        ('protocol  = "fgsm"', 'protocol = "fgsm"\nnorm = "l3"', "norm: unknown value 'l3'"),
+        ("delta  = 1.0", 'norm = "l2"', "analysis 'label-noise': a norm needs a protocol"),
         ('surrogate = "cross-entropy"', 'surrogate = "me"', "unknown surrogate"),
         (", { learning_rate = 0.1 }]\n\n[[method]]", "]\n\n[[method]]", "same number of config"),
         ('a        = "wide hinge"', 'a = "hinge"', "did you mean 'wide hinge'"),
@@ -109,6 +114,9 @@ def test_a_study_that_makes_no_sense_is_told_in_one_line(tiny, tmp_path, old, ne
         ("limit = 60", 'limit = 60\nprotocol = "cleen"', "[test] protocol: unknown attack 'cleen'"),
         ('"fgsm"', '"fgms"', "analysis 'transfer': unknown attack 'fgms'; did you mean 'fgsm'"),
         ('"fgsm"', '"clean"', "analysis 'transfer': the protocol 'clean' attacks nothing"),
+        ('"fgsm"', '"fgsm-l2"', "'transfer': unknown attack 'fgsm-l2'; did you mean --attack fgsm"),
+        ('"fgsm"', '"mifgsm"\nnorm = "l2"', "'transfer': mifgsm: has no l2 version, only linf"),
+        ("limit = 60", 'limit = 60\nnorm = "l1"', "[test] protocol: clean: has no l1 version"),
         ('loss     = "hinge"', 'loss = "hing"', "method 'wide hinge': unknown loss 'hing'"),
         ("margin = 2.0", "margin = -2.0", "method 'wide hinge': hinge"),
         ("margin = 2.0", 'margin = "2"', "hinge: margin: expected float, got '2'"),
@@ -190,13 +198,39 @@ def test_a_study_is_another_where_a_claim_is_and_not_where_its_words_are(tiny, t
         ("steps      = 4", "steps = 5", False),
         ("limit     = 20", "limit = 21", False),
         ("question = ", 'figures = ["curves"]\ntables = []\nquestion = ', True),
+        ("limit     = 20", 'limit = 20\nnorm = "l2"', False),
+        ("limit = 60", 'limit = 60\nprotocol = "fgsm"\nnorm = "l2"', False),
         ("[tuning]", '[statistics]\nunit = "seed"\n\n[tuning]', True),
         ("seed = 7", "seed = 7\nevery_seed = false", True),
         ("seed = 7", "seed = 7\nevery_seed = true", False),
         ("[tuning]", '[statistics]\ntests = ["Wilcoxon"]\n\n[tuning]', False),
     ]:
-        digest = spec.load(str(changed(tiny, tmp_path, old, new))).digest
-        assert (digest == base) is same, new
+        now = spec.load(str(changed(tiny, tmp_path, old, new))).digest
+        assert (now == base) is same, new
+
+
+@pytest.mark.parametrize(
+    "published", sorted(shipped("reports").glob("*/manifest.json")), ids=lambda p: p.parent.name
+)
+def test_a_published_studys_file_has_the_digest_under_which_it_was_published(published):
+    study = spec.load(published.parent.name)
+    assert study.digest == json.loads(published.read_text())["study"]
+
+
+def test_a_study_attacks_in_the_norm_that_it_names(tiny, tmp_path):
+    plain = spec.load(str(tiny))
+    named = spec.load(str(changed(tiny, tmp_path, "limit     = 20", 'limit = 20\nnorm = "l2"')))
+    before, after = (
+        [evaluation_of(s, a, "cell", lambda limit: "images") for a in s.analyses]
+        for s in (plain, named)
+    )
+    assert [test.norm for test in after] == [None, "l2"]
+    assert before[0].key == after[0].key
+    assert before[1].key != after[1].key
+    # as evaluations were named before a study could name a norm
+    asked = asdict(before[1])
+    del asked["norm"]
+    assert before[1].key == digest(canonical(asked))[:24]
 
 
 def test_a_shipped_studys_digest_stays_what_it_was_when_it_was_run():

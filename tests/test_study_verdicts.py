@@ -15,8 +15,8 @@ from robustkit.analysis.of_records import of_runs
 from robustkit.errors import RecordError
 
 
-def rows(folder, name, right, **made):
-    """A record of made-up clean rows."""
+def rows(folder, name, right, attacked=None, **made):
+    """A record of made-up clean rows, under a protocol that says so or another."""
     from robustkit import protocol
     from robustkit.evaluation.config import DATA_KEYS
     from robustkit.evaluation.model import CHECKPOINT_KEYS
@@ -28,9 +28,11 @@ def rows(folder, name, right, **made):
         "data": dict.fromkeys(DATA_KEYS, "d") | {"n": len(right), "name": "d"},
         "protocol": {
             "name": "clean",
+            "file": "",
             "norm": "linf",
             "epsilons": [],
             "resolved": protocol.load_protocol("clean").resolved(),
+            **(attacked or {}),
         },
         "warnings": [],
     }
@@ -239,6 +241,25 @@ def test_a_folder_of_evaluations_becomes_a_report(tmp_path):
     rows(runs, "again", rng.random(500) < 0.5, loss="a", label_noise=0.25, seed=2)
     with pytest.raises(RecordError, match="keep one of them"):
         of_runs(study, runs, "command")
+
+
+@pytest.mark.parametrize(
+    ("norm", "taken", "told"),
+    [
+        ("", "linf", "pgd takes the protocol pgd, not pgd (ℓ₂): l2.parquet."),
+        ('norm = "l2"\n', "l2", "pgd takes the protocol pgd in l2, not pgd: linf.parquet."),
+    ],
+)
+def test_an_analysis_takes_the_evaluations_in_its_norm(tmp_path, norm, taken, told):
+    for name in ("linf", "l2"):
+        attacked = {"name": "pgd", "norm": name, "file": 'norm = ["linf", "l2"]'}
+        rows(tmp_path, name, np.ones(20, dtype=bool), attacked, loss="a", seed=0)
+    path = tmp_path / "claims.toml"
+    analysis = f'name = "pgd"\nfactor = "epsilon"\nprotocol = "pgd"\n{norm}'
+    path.write_text(CLAIMS.replace('name = "label-noise"\nfactor = "label_noise"\n', analysis))
+    found = of_runs(spec.load(str(path)), tmp_path, "command")
+    assert [number.path.stem for number in found.numbers] == [taken]
+    assert f"Left out, since {told}" in found.notes
 
 
 def test_evaluations_that_no_analysis_takes_are_told(tmp_path):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkit.analysis.contrast import contrast, judge_levels, pairing_notes, several_note
 from robustkit.errors import InputError
+from robustkit.protocol import protocol_in_words
 from robustkit.results.finder import Group, check_twice, in_order, named
 from robustkit.results.records import CLEAN, Network, Record, Wanted, load
 from robustkit.results.sides import Side, sides
@@ -59,7 +60,7 @@ class Compared:
         if level == CLEAN:
             return "without an attack"
         by = " by transfer" if "surrogate" in self.header else ""
-        return f"under {self.header['protocol']['name']}{by} at ε = {level}"
+        return f"under {protocol_in_words(self.header['protocol'])}{by} at ε = {level}"
 
 
 def levels_of(sides: Sequence[Side], at: Sequence[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from robustkit.analysis.outcome import (
     Outcome,
 )
 from robustkit.analysis.table import AnalysisTable
+from robustkit.protocol import protocol_in_words
 from robustkit.results.replicates import Replicates
 from robustkit.spec import Claim, Study
 from robustkit.statistics import (
@@ -43,9 +44,9 @@ def outcome(study: Study, findings: Findings) -> Outcome:
         galleries=tuple(g for t in tables.values() if (g := t.gallery()) is not None),
         notes=(*study.notes, *_scope(study), *findings.notes),
         protocols={
-            name: table.header["protocol"]
+            protocol_in_words(table.header["protocol"]): table.header["protocol"]
             for table in tables.values()
-            if table.header and (name := table.header["protocol"]["name"])
+            if table.header and table.header["protocol"]["name"]
         },
         provenance=findings.provenance,
         command=findings.command,
@@ -200,6 +201,7 @@ def _matrices(study: Study, tables: Mapping[str, AnalysisTable]) -> Iterable[Mat
                 if not other.analysis.surrogate
                 and other.analysis.factor == "epsilon"
                 and other.analysis.protocol == analysis.protocol
+                and other.analysis.norm == analysis.norm
                 and other.analysis.label_noise == analysis.label_noise
             ),
             None,

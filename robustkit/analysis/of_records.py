@@ -15,6 +15,7 @@ from robustkit.analysis.findings import (
     not_found,
 )
 from robustkit.errors import RecordError
+from robustkit.protocol import default_norm, protocol_in_words
 from robustkit.results.grid import LISTED
 from robustkit.results.records import load
 from robustkit.spec import TRAINED, Analysis, Study
@@ -81,10 +82,12 @@ def _left_out(study: Study, headers: Mapping[Path, Mapping[str, Any]]) -> Iterab
 
 def _unfit(analysis: Analysis, header: Mapping[str, Any]) -> str:
     """Why an evaluation is none of an analysis's, in words; "" where it is one."""
-    made, name = header["checkpoint"], header["protocol"]["name"]
+    made, protocol = header["checkpoint"], header["protocol"]
     if analysis.factor == "epsilon":
-        if name != analysis.protocol:
-            return f"{analysis.name} takes the protocol {analysis.protocol}, not {name}"
+        norm = analysis.norm or default_norm(protocol)
+        if (protocol["name"], protocol["norm"]) != (analysis.protocol, norm):
+            asked = analysis.protocol + (f" in {norm}" if analysis.norm else "")
+            return f"{analysis.name} takes the protocol {asked}, not {protocol_in_words(protocol)}"
     elif made.get(analysis.factor) is None:
         return f"their {analysis.factor} is not on record"
     for factor in TRAINED:

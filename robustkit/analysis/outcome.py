@@ -179,7 +179,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     """what was left out, and for what the verdicts hold"""
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """by name: the header's `protocol` entry of each that was used"""
+    """as `protocol_in_words` calls it: the header's `protocol` entry of each that was used"""
     provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """sections of key and value: study digest, data, versions, devices, machine"""
     command: str = ""

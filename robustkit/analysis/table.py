@@ -21,6 +21,7 @@ from robustkit.analysis.outcome import (
 )
 from robustkit.errors import RecordError
 from robustkit.files import digest
+from robustkit.protocol import protocol_in_words
 from robustkit.results.replicates import Replicates
 from robustkit.spec import Analysis, Study
 from robustkit.statistics import (
@@ -142,12 +143,17 @@ class AnalysisTable:
         norm = self.header["protocol"]["norm"] if self.header else ""
         return f"{word} ({norm})" if self.analysis.factor == "epsilon" and norm else word
 
+    @property
+    def attack(self) -> str:
+        """The protocol in words; "" where there is no record."""
+        return protocol_in_words(self.header["protocol"]) if self.header else ""
+
     def _measure(self) -> str:
         if self.header is None:
             return "accuracy"
-        data, protocol = self.header["data"], self.header["protocol"]
+        data = self.header["data"]
         images = f"{data['n']:,} {data['split']} images of {data['name']}"
-        attacked = f" under {protocol['name']}" if self.analysis.factor == "epsilon" else ""
+        attacked = f" under {self.attack}" if self.analysis.factor == "epsilon" else ""
         by = " by transfer" if self.analysis.surrogate else ""
         return f"accuracy on {images}{attacked}{by}"
 
@@ -215,7 +221,7 @@ class AnalysisTable:
             return None
         return Gallery(
             self.analysis.name,
-            f"{first.method}, seed {first.seed}, under {self.header['protocol']['name']}",
+            f"{first.method}, seed {first.seed}, under {self.attack}",
             self.header["protocol"]["norm"],
             tuple(self.header["data"]["classes"]),
             tuple(found),
@@ -266,9 +272,8 @@ class AnalysisTable:
             case "data_fraction":
                 return f"with {100 * value:g} % of the training images"
             case "epsilon":
-                protocol = self.header["protocol"]["name"] if self.header else ""
                 by = " by transfer" if self.analysis.surrogate else ""
-                return f"under {protocol}{by} at ε = {level}"
+                return f"under {self.attack}{by} at ε = {level}"
             case other:
                 return f"at {other.replace('_', ' ')} {level}"
 

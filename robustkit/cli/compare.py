@@ -11,6 +11,7 @@ import typer
 
 from robustkit.errors import InputError, UnknownName
 from robustkit.files import write_atomic
+from robustkit.protocol import Norm
 
 if TYPE_CHECKING:
     from robustkit.analysis.compare import Compared
@@ -35,6 +36,7 @@ At = Annotated[
     ),
 ]
 Attack = Annotated[str | None, typer.Option(help="Evaluations by this protocol only.")]
+InNorm = Annotated[Norm | None, typer.Option("--norm", help="Evaluations in this norm only.")]
 Data = Annotated[str | None, typer.Option(help="Evaluations on this data set only.")]
 Surrogate = Annotated[
     str | None, typer.Option(metavar="CKPT", help="Transfer attacks crafted on this network.")
@@ -56,6 +58,7 @@ def compare(
     ] = None,
     level: Level = 0.95,
     attack: Attack = None,
+    norm: InNorm = None,
     data: Data = None,
     surrogate: Surrogate = None,
     baseline: Baseline = None,
@@ -67,7 +70,7 @@ def compare(
 
     share = None if delta is None else points(delta, "--delta")
     check_json(json_)
-    wanted = asked(at, attack, data, surrogate)
+    wanted = asked(at, attack, norm, data, surrogate)
     found = evaluated(names, wanted, baseline, runs)
     compared = compare_sides(found, at=at or (), delta=share, level=level)
     if json_ is not None:
@@ -78,7 +81,11 @@ def compare(
 
 
 def asked(
-    at: Sequence[str] | None, attack: str | None, data: str | None, surrogate: str | None
+    at: Sequence[str] | None,
+    attack: str | None,
+    norm: Norm | None,
+    data: str | None,
+    surrogate: str | None,
 ) -> "Wanted":
     """Options as the evaluations that are meant.
 
@@ -87,7 +94,7 @@ def asked(
     """
     from robustkit.results.records import Wanted
 
-    return Wanted(tuple(at or ()), attack, data, surrogate)
+    return Wanted(tuple(at or ()), attack, data, surrogate, norm)
 
 
 def evaluated(

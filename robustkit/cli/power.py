@@ -13,6 +13,7 @@ from robustkit.cli.compare import (
     Attack,
     Baseline,
     Data,
+    InNorm,
     Json,
     Level,
     Names,
@@ -55,6 +56,7 @@ def power(
         int | None, typer.Option(min=2, help="Images to plan on; else as many as on file.")
     ] = None,
     attack: Attack = None,
+    norm: InNorm = None,
     data: Data = None,
     surrogate: Surrogate = None,
     baseline: Baseline = None,
@@ -82,7 +84,7 @@ def power(
     check_json(json_)
     if seed_sd is None and discordant is None:
         planned = _planned(
-            evaluated(names, asked(at, attack, data, surrogate), baseline, runs),
+            evaluated(names, asked(at, attack, norm, data, surrogate), baseline, runs),
             delta=share,
             at=at or (),
             power=power_,

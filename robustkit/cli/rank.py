@@ -10,6 +10,7 @@ import typer
 
 from robustkit.cli.compare import (
     Attack,
+    InNorm,
     Json,
     Runs,
     Surrogate,
@@ -45,6 +46,7 @@ def rank(
     ] = None,
     level: Annotated[float, typer.Option(help="Confidence of the tests.")] = 0.95,
     attack: Attack = None,
+    norm: InNorm = None,
     surrogate: Surrogate = None,
     runs: Runs = Path("runs"),
     figure: Annotated[
@@ -63,7 +65,7 @@ def rank(
     if figure is not None and figure.suffix[1:] not in KINDS:
         raise InputError(f"--figure {figure}: give a name that ends in .pdf, .svg or .png")
     levels = _levels(at or ())
-    wanted = asked(tuple(levels.values()), attack, None, surrogate)
+    wanted = asked(tuple(levels.values()), attack, norm, None, surrogate)
     found = ranked(names, Finder(runs, wanted), at=levels, level=level)
     if figure is not None:
         write_atomic(figure, _drawn(found, figure))

@@ -27,10 +27,12 @@ from robustkit.protocol.attacks import (
     travel,
 )
 from robustkit.protocol.file import (
+    default_norm,
     load_protocol,
     norms_of,
     parse_protocol,
     protocol_in_words,
+    protocol_options,
     protocol_toml,
 )
 from robustkit.protocol.norms import NORMS, Norm, parse_norm, symbol
@@ -67,6 +69,7 @@ __all__ = [
     "Target",
     "adaptations",
     "checked_protocol",
+    "default_norm",
     "kind_of",
     "labels_of",
     "load_protocol",
@@ -75,6 +78,7 @@ __all__ = [
     "parse_norm",
     "parse_protocol",
     "protocol_in_words",
+    "protocol_options",
     "protocol_toml",
     "symbol",
     "travel",

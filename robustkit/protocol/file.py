@@ -100,13 +100,27 @@ def norms_of(name: str) -> tuple[str, ...]:
     return _norms(read_toml(_file(name)))
 
 
+def default_norm(protocol: Table) -> str:
+    """The norm that the file of a header's protocol names first; without a file its own."""
+    with suppress(tomllib.TOMLDecodeError):
+        for norm in _norms(tomllib.loads(protocol["file"])):
+            return norm
+    return str(protocol["norm"])
+
+
 def protocol_in_words(protocol: Table) -> str:
     """A header's protocol by its name, with its norm where that is not its file's default."""
-    with suppress(tomllib.TOMLDecodeError):
-        default = _norms(tomllib.loads(protocol["file"]))[:1]
-        if default and default != (protocol["norm"],):
-            return f"{protocol['name']} ({symbol(protocol['norm'])})"
-    return str(protocol["name"])
+    own = protocol["norm"]
+    return str(protocol["name"]) + ("" if own == default_norm(protocol) else f" ({symbol(own)})")
+
+
+def protocol_options(protocol: Table) -> tuple[str, ...]:
+    """A header's protocol as `robustkit evaluate` takes it: --attack pgd --norm l2."""
+    own = protocol["norm"]
+    return (
+        *("--attack", str(protocol["name"])),
+        *(() if own == default_norm(protocol) else ("--norm", str(own))),
+    )
 
 
 def protocol_toml(protocol: Table) -> str:

@@ -25,7 +25,7 @@ from robustkit.figures import (
     shortened,
     svg,
 )
-from robustkit.protocol import Epsilon, parse_protocol, protocol_toml
+from robustkit.protocol import Epsilon, parse_protocol, protocol_options, protocol_toml
 from robustkit.record import CLEAN, Evaluation, Example, Point
 from robustkit.report.html import render
 from robustkit.report.wording import attacks, count, interval, percent, readable
@@ -305,14 +305,12 @@ def _provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
 
 
 def _file_says_it_all(protocol: Mapping[str, Any]) -> bool:
-    """Whether the recorded file, with budgets, target and seed, is what was run."""
-    resolved = protocol["resolved"]
-    given = {key: resolved[key] for key in ("target", "seed")}
-    budgets = [entry["epsilon"] for entry in protocol["epsilons"]]
+    """Whether the recorded file, with norm, budgets, target and seed, is what was run."""
+    resolved, name = protocol["resolved"], protocol["name"]
+    given = {key: resolved[key] for key in ("epsilons", "target", "seed")}
     try:
-        table = tomllib.loads(protocol["file"]) | {"epsilon": budgets}
-        name, norm = protocol["name"], protocol["norm"]
-        written = parse_protocol(table, name, name, norm=norm).resolved()
+        table = tomllib.loads(protocol["file"])
+        written = parse_protocol(table, name, name, norm=protocol["norm"]).resolved()
     except (InputError, tomllib.TOMLDecodeError):
         return False
     return bool(written | given == resolved)
@@ -328,6 +326,7 @@ def _command(evaluation: Evaluation) -> str:
     named = _file_says_it_all(protocol)
     options: dict[str, Iterable[object]] = {
         "--attack": [protocol["name"] if named else f"{protocol['name']}.toml"],
+        "--norm": protocol_options(protocol)[3:] if named else [],
         "--model": [checkpoint["model"]] if checkpoint["model"] else [],
         **_preprocessing(checkpoint),
         "--data": [_place(data)],

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from robustkit.protocol import parse_protocol
+from robustkit.protocol import parse_protocol, protocol_options
 from robustkit.results.records import Wanted
 
 
@@ -24,13 +24,14 @@ def evaluate_command(path: str, like: Mapping[str, Any] | None, runs: Path, want
 
 def _attack(like: Mapping[str, Any] | None, wanted: Wanted) -> Iterable[str]:
     """The protocol of a header, unless another is wanted, with the budgets of both."""
-    same = like is not None and called(wanted.attack or like["protocol"]["name"], like["protocol"])
     texts = list(wanted.budgets)
-    if like is None or not same:
-        yield from ("--attack", wanted.attack) if wanted.attack else ()
+    if like is None or not _same(like["protocol"], wanted):
+        name = wanted.attack or (like["protocol"]["name"] if like else None)
+        yield from ("--attack", name) if name else ()
+        yield from ("--norm", wanted.norm) if wanted.norm else ()
     else:
         protocol, asked = like["protocol"], like["protocol"]["resolved"]
-        yield from ("--attack", protocol["name"], *_settings(protocol))
+        yield from (*protocol_options(protocol), *_settings(protocol))
         yield from ("--targeted", asked["target"]) if asked["target"] != "none" else ()
         yield from ("--seed", str(asked["seed"])) if asked["seed"] else ()
         there = {Fraction(text) for text in asked["epsilons"]}
@@ -38,6 +39,12 @@ def _attack(like: Mapping[str, Any] | None, wanted: Wanted) -> Iterable[str]:
         texts = [*(entry["epsilon"] for entry in protocol["epsilons"]), *texts]
     for text in texts:
         yield from ("--epsilon", text)
+
+
+def _same(protocol: Mapping[str, Any], wanted: Wanted) -> bool:
+    """Whether a header's protocol is what is wanted, as far as anything is."""
+    known = called(wanted.attack or protocol["name"], protocol)
+    return known and wanted.norm in (None, protocol["norm"])
 
 
 def _data(like: Mapping[str, Any] | None, wanted: Wanted) -> Iterable[str]:

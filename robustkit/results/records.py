@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from robustkit.errors import RecordError
 from robustkit.files import canonical, digest
-from robustkit.protocol import parse_epsilon
+from robustkit.protocol import Norm, parse_epsilon
 from robustkit.results.rows import UNBROKEN, Rows, read
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class Wanted:
     """name of the data set, or the beginning of its digest"""
     surrogate: str | None = None
     """path of the network whose attacks were transferred; None for attacks on the network itself"""
+    norm: Norm | None = None
+    """of the attack; any where None"""
 
     def __post_init__(self) -> None:
         for text in self.budgets:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.errors import InputError
+from robustkit.protocol import protocol_in_words
 from robustkit.results.command import called, evaluate_command
 from robustkit.results.finder import Group
 from robustkit.results.records import CLEAN, Condition, Network, Record, Wanted, condition
@@ -79,7 +80,9 @@ def _misfit(header: Mapping[str, Any], wanted: Wanted) -> str:
     if wanted.data and not called(wanted.data, data):
         return f"was evaluated on {data['name']}, not on {wanted.data}"
     if wanted.attack and wanted.largest and not called(wanted.attack, protocol):
-        return f"was attacked by {protocol['name']}, not by {wanted.attack}"
+        return f"was attacked by {protocol_in_words(protocol)}, not by {wanted.attack}"
+    if wanted.norm and wanted.largest and wanted.norm != protocol["norm"]:
+        return f"was attacked in {protocol['norm']}, not in {wanted.norm}"
     there = {Fraction(text) for text in protocol["resolved"]["epsilons"]}
     texts = [text for text in wanted.budgets if Fraction(text) not in there]
     if texts:
@@ -117,7 +120,7 @@ def _ambiguous(records: Sequence[Record]) -> str:
     )
     return (
         f"all were evaluated in {len(records)} ways; choose one with --attack, --data (by name or "
-        f"digest) and --at, or name records: {'; '.join(sorted(told))}"
+        f"digest), --norm and --at, or name records: {'; '.join(sorted(told))}"
     )
 
 

@@ -120,6 +120,8 @@ def _check_analysis(study: Study, analysis: Analysis, where: str) -> None:
                 raise InputError(f"{where}: seed {seed} is not among those of [train]")
     if analysis.factor == "epsilon" and not analysis.protocol:
         raise InputError(f"{where}: the factor epsilon needs a protocol")
+    if analysis.norm and not analysis.protocol:
+        raise InputError(f"{where}: a norm needs a protocol that is attacked in it")
     _check_delta(analysis.delta or 0.0, where)
     _check_limit(analysis.limit, f"{where}:")
     _check_levels(analysis.factor, analysis.levels, where)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from robustkit.files import canonical, digest
+from robustkit.protocol import Norm
 
 Says = Literal["better", "equivalent", "ratio"]
 Figure = Literal[
@@ -61,6 +62,8 @@ class Tested:
     limit: int | None = None
     """only the first so many images"""
     protocol: str = "clean"
+    norm: Norm | None = None
+    """none: the protocol's default"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,8 @@ class Analysis:
     data_fraction: str = "1"
     protocol: str = ""
     """where the factor is epsilon"""
+    norm: Norm | None = None
+    """none: the protocol's default"""
     surrogate: str = ""
     """method whose networks, of a seed of their own, the attack works on"""
     methods: tuple[str, ...] = ()
@@ -188,7 +193,11 @@ class Study:
         no part of it.
         """
         table = asdict(replace(self, name=""))
-        if self.statistics == Statistics():  # as it was before a file could say so
+        # what a file leaves out is left out, as it was before a file could say so
+        for entry in (table["tested"], *table["analyses"]):
+            if entry["norm"] is None:
+                del entry["norm"]
+        if self.statistics == Statistics():
             del table["statistics"]
         if self.tuning is not None and not self.tuning.every_seed:
             del table["tuning"]["every_seed"]

@@ -7,14 +7,15 @@ torch: a plan can be made, shown and reported on without it.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from robustkit import compression, losses, models, protocol
+from robustkit import compression, losses, models
 from robustkit.data import Dataset, noise
 from robustkit.errors import InputError
-from robustkit.files import canonical, digest, fraction
-from robustkit.keys import CellKey, short
+from robustkit.files import fraction
+from robustkit.keys import CellKey, CellTestKey, short
+from robustkit.protocol import Norm, load_protocol
 from robustkit.spec import TRAINED, Analysis, Method, Study, Trained, Tuning
 from robustkit.training.defaults import resolve
 from robustkit.training.recipe import parse_changes, spell
@@ -65,11 +66,23 @@ class Test:
     """of the images that are tested"""
     surrogate: str = ""
     """key of the network that the attack works on"""
+    norm: Norm | None = None
+    """none: the protocol's default"""
 
     @property
     def key(self) -> str:
         """The digest of what was asked, which names its file."""
-        return digest(canonical(asdict(self)))[:24]
+        return CellTestKey(
+            cell=self.cell,
+            protocol=self.protocol,
+            epsilons=self.epsilons,
+            limit=self.limit,
+            data=self.data,
+            split=self.split,
+            images=self.digest,
+            surrogate=self.surrogate,
+            norm=self.norm,
+        ).short
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +311,7 @@ def evaluation_of(
         tested.split,
         digest_of(limit),
         surrogate,
+        analysis.norm if attacked else tested.norm,
     )
 
 
@@ -397,7 +411,7 @@ def check(study: Study) -> None:
         if study.brought is not None and study.brought.model is not None:
             _check_model(study.brought.model, "[checkpoints] model")
         with within("[test] protocol"):
-            protocol.load_protocol(study.tested.protocol)
+            load_protocol(study.tested.protocol, norm=study.tested.norm)
         for analysis in study.analyses:
             if analysis.factor == "epsilon":
                 _check_attack(analysis)
@@ -440,5 +454,5 @@ def _check_noise(kind: str, rate: str) -> None:
 
 def _check_attack(analysis: Analysis) -> None:
     with within(f"analysis {analysis.name!r}"):
-        if not protocol.load_protocol(analysis.protocol).attacks:
+        if not load_protocol(analysis.protocol, norm=analysis.norm).attacks:
             raise InputError(f"the protocol {analysis.protocol!r} attacks nothing")

@@ -141,7 +141,7 @@ def looks(asked: dict[str, Any], images: int) -> tuple[int, int]:
 def _evaluating(run: Run, test: Test, pace: Pace) -> float:
     """Seconds of an evaluation: clean passes, and those of attacks."""
     data = loaded(test.data, test.split, test.limit, run.options.data_root)
-    protocol = protocols.load_protocol(test.protocol)
+    protocol = protocols.load_protocol(test.protocol, norm=test.norm)
     known = test.epsilons or protocol.epsilons or data.budgets.get(protocol.norm, ())
     gradients, forwards = 0.0, 1.0
     for attack in protocol.attacks:

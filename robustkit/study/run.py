@@ -337,7 +337,8 @@ def _why_failed(store: Store, key: str, tests: Sequence[Test]) -> str:
     for test in tests:
         result = store.test(test.key)
         if result is not None and result["status"] == "failed":
-            return f"evaluation by {test.protocol}: {result['reason']}"
+            by = f" in {test.norm}" if test.norm else ""
+            return f"evaluation by {test.protocol}{by}: {result['reason']}"
     return ""
 
 

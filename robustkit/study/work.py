@@ -189,7 +189,7 @@ def _evaluate(test: Test, store: Store, means: Means) -> dict[str, Any]:
     data = loaded(test.data, test.split, test.limit, means.data_root)
     if data.digest != test.digest:
         raise DataError(f"{test.data}: its {test.split} images are not those of the plan")
-    protocol = evaluation.resolve_protocol(test.protocol, data, test.epsilons)
+    protocol = evaluation.resolve_protocol(test.protocol, data, test.epsilons, norm=test.norm)
 
     def subject(key: str) -> evaluation.EvaluatedModel:
         made = store.cell(key) or {}
