@@ -336,6 +336,21 @@ def test_a_search_that_lies_is_not_believed(monkeypatch, epsilon, shifts, found)
     assert outcomes.fooled_by == [None if found == math.inf else "fgsm"] * 3
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_search_that_leaves_its_ball_by_a_hair_is_not_believed(monkeypatch, norm):
+    from robustkit.attack import engine
+
+    monkeypatch.setattr(engine, "build_search", lambda attack, norm: Claimant(-0.08))
+    model, x = Linear(), torch.full((3, 1, 10, 10), 0.55)
+    model.w = torch.ones(100).double()
+    length = {"linf": 0.08, "l2": 0.8, "l1": 8.0}[norm]
+    for budget, holds in ((length * 0.9999, False), (length * 1.0001, True)):
+        protocol = make(norm, FGSM, epsilon=[f"{budget:.6f}"])
+        outcomes = attack_block(model, right(model, x), protocol, 2)
+        assert torch.isfinite(outcomes.distance).tolist() == [holds] * 3
+        assert outcomes.fooled_by == ["fgsm" if holds else None] * 3
+
+
 @pytest.mark.parametrize(
     "attack",
     [

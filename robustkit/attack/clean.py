@@ -24,6 +24,7 @@ def clean_pass(
     """
     images, labels = block.images, block.labels
     first, *others = batches(torch.arange(len(images)), batch_size)
+    # the same images twice: all that a verdict is worth depends on whether a pass can be repeated
     once, again = (victim.logits(images[first], first, CLEAN) for _ in range(2))
     if draws_at_random(once, again):
         victim = replace(victim, votes=VOTES)

@@ -57,11 +57,13 @@ def stream(keys: Tensor, step: Tensor, count: int) -> Tensor:
     a draw depends on nothing but key, step and place.
     """
     place = torch.arange(count, device=keys.device)
+    # SplitMix64's state after n draws is seed + n γ: any draw is reached without those before it
     counter = step[:, None] * count + place + 1
     z = keys[:, None] + counter * _GOLDEN
     z = (z ^ _shifted(z, 30)) * _MIX_1
     z = (z ^ _shifted(z, 27)) * _MIX_2
     z = z ^ _shifted(z, 31)
+    # the upper 53 bits, as many as a float64 holds
     return _shifted(z, 11).double() / 2**53
 
 

@@ -114,6 +114,7 @@ class FAB(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  # type:
         value, w = self._boundary(state, value, gradient.flatten(2 if value.ndim == 2 else 1))
         x, images = state.x.flatten(1).double(), state.images.flatten(1).double()
         offset = (w * x).sum(1) - value
+        # one sort for both projections, of the iterate and of the image
         both = onto_hyperplane(
             torch.cat([x, images]), torch.cat([w, w]), torch.cat([offset, offset]), self.norm
         )
@@ -122,11 +123,15 @@ class FAB(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  # type:
             torch.linalg.vector_norm(step, ord=ORDER[self.norm], dim=1).clamp(min=1e-8)
             for step in (from_x, from_image)
         )
+        # α of the paper: the nearer the iterate is to the boundary, as against the image, the less
+        # it is drawn to the point nearest to the image, so that it settles on the boundary
         bias = (near / (near + far)).clamp(max=self.alpha_max)[:, None]
+        # η a little above 1 goes past the linearised boundary, since the true one curves
         goal = (x + self.eta * from_x) * (1 - bias) + (images + self.eta * from_image) * bias
         goal = goal.clamp(0, 1)
         if self.patience:
             leaps = b.idle >= self.patience
+            # a pixel without slope stays: moving it would add distance and nothing else
             corner = torch.where(w == 0, x, (w > 0).double())
             goal = torch.where(leaps[:, None], corner, goal)
             b.idle = b.idle.masked_fill(leaps, 0)
@@ -140,6 +145,7 @@ class FAB(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  # type:
         if value.ndim == 1:
             return value, gradient
         steepness = torch.linalg.vector_norm(gradient, ord=DUAL[self.norm], dim=2)
+        # distance to each class's linearised boundary, in the norm, by the dual norm of its slope
         gap = value.abs() / (steepness + 1e-12)
         gap = gap.scatter(1, state.classes[:, None], torch.inf)
         nearest = gap.argmin(1)
@@ -153,11 +159,14 @@ class FAB(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  # type:
         nearer = b.best_distance < CLEARLY * b.last_distance
         b.last_distance = torch.where(nearer, b.best_distance, b.last_distance)
         b.idle = torch.where(nearer, 0, b.idle + 1)
+        # beyond the boundary there are nearer points of it yet: back by a share of the way (the
+        # paper's β), to meet it again from inside, where the linearisation leads across
         back = state.images + self.beta * (state.x - state.images)
         state.x = torch.where(column(fooled, back), back, state.x)
 
     def _remember(self, state: State[FabBuffers], fooled: Tensor) -> None:
         b = state.buffers
+        # float64, as the verdict has it: what counts as nearer here must be so there
         reached = distance(state.images, state.x, self.norm)
         nearer = fooled & (reached < b.best_distance)
         b.best_distance = torch.where(nearer, reached, b.best_distance)

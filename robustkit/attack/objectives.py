@@ -36,17 +36,17 @@ def objective(
     return -value if targeted else value
 
 
-def towards(logits: Tensor, classes: Tensor, rivals: Tensor, clean: Tensor, loss: Loss) -> Tensor:
-    """A loss to be raised on the way from the labels N to one rival class an image, N.
+def towards(logits: Tensor, classes: Tensor, targets: Tensor, clean: Tensor, loss: Loss) -> Tensor:
+    """A loss to be raised on the way from the labels N to one target class an image, N.
 
     `dlr` is the targeted one (Croce and Hein 2020, equation 7), which needs four classes: with
     three the last of its scale's two classes is left out, with two the scale is the clean gap.
-    Both cross-entropies lower the rival's own.
+    Both cross-entropies lower the target's own.
     """
     if loss in ("cross-entropy", "rescaled-cross-entropy"):
-        return objective(logits, rivals, clean, loss, targeted=True)
+        return objective(logits, targets, clean, loss, targeted=True)
     rows = torch.arange(len(logits), device=logits.device)
-    difference = logits[rows, rivals] - logits[rows, classes]
+    difference = logits[rows, targets] - logits[rows, classes]
     if loss == "margin":
         return difference
     if logits.shape[1] < 4:

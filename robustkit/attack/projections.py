@@ -18,6 +18,7 @@ def onto_hyperplane(x: Tensor, w: Tensor, b: Tensor, norm: Norm) -> Tensor:
     """
     x, w = x.double(), w.double()
     gap = (w * x).sum(1) - b.double()
+    # every coordinate that moves closes the gap: which way depends on the side that x is on
     towards = -w.sign() * gap.sign()[:, None]
     room = torch.where(towards > 0, 1 - x, x) * (w != 0)
     slope, gap = w.abs(), gap.abs()
@@ -31,6 +32,7 @@ def onto_hyperplane(x: Tensor, w: Tensor, b: Tensor, norm: Norm) -> Tensor:
 
 def _multiplier(slope: Tensor, speed: Tensor, room: Tensor, gap: Tensor) -> Tensor:
     """λ N with Σ slope · min(λ · speed, room) = gap, or the largest that still changes the sum."""
+    # the λ at which each coordinate meets the wall: between two of them the sum is linear
     full = torch.where(speed > 0, room / speed.clamp(min=1e-300), 0.0)
     full, order = full.sort(dim=1)
     rate, gain = (slope * speed).gather(1, order), (slope * room).gather(1, order)
@@ -46,6 +48,8 @@ def _multiplier(slope: Tensor, speed: Tensor, room: Tensor, gap: Tensor) -> Tens
 
 def _steepest_first(slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
     """Steps N × D that close the gap with the least L1 norm: the largest slopes first."""
+    # a unit of L1 norm closes |w| of the gap, whichever pixel has it: the largest first, each to
+    # its wall, as in a fractional knapsack
     falling, order = slope.sort(dim=1, descending=True, stable=True)
     room = room.gather(1, order)
     gain = falling * room
@@ -64,15 +68,18 @@ def onto_l1_ball(points: Tensor, images: Tensor, epsilon: Tensor) -> Tensor:
     room = torch.where(change > 0, 1 - images.double(), images.double()).clamp(min=0)
     size = change.abs()
     # a coordinate is min(size − λ, room), not below 0: the sum falls from λ = 0 on
+    # it turns twice: below size − room it is held by the wall, above size it is gone
     ends = torch.cat([size, size - room], 1)
     turns = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1)
     ends, order = ends.sort(dim=1, descending=True)
     count = turns.gather(1, order).cumsum(1)
     drop = (ends[:, :-1] - ends[:, 1:]) * count[:, :-1]
     total = torch.cat([torch.zeros_like(ends[:, :1]), drop.cumsum(1)], 1)
+    # the first piece, from large λ down, on which the sum reaches ε; λ by its slope
     k = ((total < epsilon.double()[:, None]).sum(1, keepdim=True) - 1).clamp(min=0)
     missing = epsilon.double()[:, None] - total.gather(1, k)
     threshold = ends.gather(1, k) - missing / count.gather(1, k).clamp(min=1)
+    # inside the ball already, but for the box: λ = 0
     fits = torch.minimum(size, room).sum(1, keepdim=True) <= epsilon.double()[:, None]
     threshold = torch.where(fits, 0.0, threshold.clamp(min=0))
     kept = torch.minimum((size - threshold).clamp(min=0), room) * change.sign()

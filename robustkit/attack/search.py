@@ -168,6 +168,7 @@ def passes(
     model: Any, state: State[B], attack: Search[B], targeted: bool, moving: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits N × K, values and gradients at the iterates, over the attack's number of passes."""
+    # the last pass only tells whether the iterates fool: it needs neither loss nor gradient
     wants = moving and attack.gradient
     x = state.x.detach().requires_grad_(wants)
     total: list[Tensor] = []
@@ -189,6 +190,7 @@ def _gradients(value: Tensor, x: Tensor) -> Tensor:
             "the model's output has no gradient in its pixels (detached, rounded or computed "
             "elsewhere), so no gradient attack can run; square needs none"
         )
+    # the sum's gradient is each image's own: no image's value depends on another's pixels
     if value.ndim == 1:
         return torch.autograd.grad(value.sum(), x)[0]
     columns = value.unbind(1)

@@ -57,6 +57,7 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
         """Linf: vertical stripes of ±ε. L2, L1: tiles of the shapes that later moves add."""
         n, c, _, w = state.images.shape
         if self.norm == "linf":
+            # convolutions react to high frequencies: stripes fool more often than a plain start
             sign = _signs(stream(state.key, state.step, c * w)).view(n, c, 1, w)
             change = column(state.epsilon, state.images) * sign.to(state.images)
             x = (state.images + change).clamp(0, 1)
@@ -92,9 +93,12 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
         h, w = shape[-2:]
         limits = torch.tensor(HALVINGS, device=step.device)
         p = self.p_init / 2.0 ** torch.bucketize(step, limits)
+        # the share p of the pixels is halved at fixed steps: large squares find the rough shape of
+        # a perturbation, small ones refine it once large ones are hardly ever accepted any more
         side = (p * h * w).sqrt().round().long()
         if self.norm == "linf":
             return side.clamp(1, min(h, w))
+        # a peak and a trough need three pixels, and an odd edge has a centre
         side = side.clamp(min=3)
         return (side + 1 - side % 2).clamp(max=min(h, w))
 
@@ -106,6 +110,8 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
         sign = _signs(draws[:, 4 : 4 + c]).view(n, c, 1, 1).to(state.images)
         top, left = _corner(draws[:, 0], side, h), _corner(draws[:, 1], side, w)
         mask = _window(top, left, side, h, w)
+        # always at an end of the ball (algorithm 2): perturbations that succeed are mostly found at
+        # its corners, where a search of all its points would take far longer to arrive
         colour = state.images + column(state.epsilon, state.images) * sign
         return torch.where(mask, colour.clamp(0, 1), state.buffers.best)
 
@@ -121,6 +127,8 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
         first = _window(at_row, at_column, sides, h, w)
         second = _window(from_row, from_column, sides, h, w)
         change = state.buffers.best - state.images
+        # the budget is spent from the start, so a window grows only by what another one gives up
+        # (algorithm 3), and by what the box took from the rest
         epsilon = state.epsilon.view(-1, 1, 1, 1)
         spare = self._spare(epsilon, self._size(change, (1, 2, 3)))
         held = self._size(change * (first | second), (2, 3))
@@ -130,6 +138,7 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
         turned = draws[:, 4 + c].view(n, 1, 1, 1) < 0.5
         shape = _peaks(side, ORDER[self.norm]).to(change)
         new = torch.where(turned, shape.T, shape) * sign.to(change)
+        # what the window holds already is kept in part, by its shape
         new = new + old / self._size(old, (2, 3)).clamp(min=1e-12)
         new = new / self._size(new, (2, 3)).clamp(min=1e-12)
         change = change.masked_fill(second.expand_as(change), 0)

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 ROUNDING = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn"}
 DIVISION = {"floor_divide", "__floordiv__", "div", "divide", "true_divide"}
-WITHIN = {"remainder", "fmod", "frac", "__mod__"}
+REMAINDERS = {"remainder", "fmod", "frac", "__mod__"}
 """x − x mod s rounds: the remainder's own derivative, 1, would cancel the identity"""
 CUTTING = {"detach", "detach_"}
 SQUASHING = {"softmax", "sigmoid"}
@@ -93,7 +93,7 @@ class StraightThrough(TorchFunctionMode):
             return None
         if base in ROUNDING:
             return x
-        if base in WITHIN:
+        if base in REMAINDERS:
             return torch.mul(x, 0)
         if base in DIVISION and (options.get("rounding_mode") or "floor" in base):
             return torch.div(x, args[1])
