@@ -14,6 +14,7 @@ from helpers.evaluations import evaluation as rows_of
 
 from robustkit import evaluation
 from robustkit import protocol as protocols
+from robustkit.audit import counts
 from robustkit.audit import plan as plans
 from robustkit.audit.policy import parse_policy
 from robustkit.audit.run import AuditRequest, run_audit
@@ -22,7 +23,7 @@ from robustkit.audit.verdict import parse_claim
 from robustkit.checkpoint import read_checkpoint
 from robustkit.cli import app
 from robustkit.data import load_dataset
-from robustkit.errors import InputError, UnknownName
+from robustkit.errors import EvaluationFailed, InputError, UnknownName
 from robustkit.protocol import parse_epsilon
 from robustkit.report.audit import audit_schema, write
 
@@ -160,17 +161,23 @@ def test_what_a_kind_of_attack_leaves_does_not_depend_on_who_came_first(images):
     assert attacked.after("floor")[:4].tolist() == [False, False, True, True]
 
 
-def test_stages_only_add_successes_and_the_first_to_fool_an_image_has_it(images):
-    n, budgets = len(images), tuple(parse_epsilon(e) for e in ("0.1", "0.2"))
-    nothing = np.zeros(n, bool)
-    attacked = AttackedImages(
+def nothing_fooled(images):
+    """Images of which all are right before any attack at 0.1 and 0.2."""
+    budgets = tuple(parse_epsilon(e) for e in ("0.1", "0.2"))
+    nothing = np.zeros(len(images), bool)
+    return AttackedImages(
         images,
         ThreatModel("linf", budgets[1], budgets, 0),
         ~nothing,
         {e.text: nothing.copy() for e in budgets},
-        [""] * n,
-        np.zeros(n, np.int64),
+        [""] * len(images),
+        images.labels.copy(),
     )
+
+
+def test_stages_only_add_successes_and_the_first_to_fool_an_image_has_it(images):
+    attacked = nothing_fooled(images)
+    n, budgets = len(images), attacked.threat.budgets
     rows = {"strong": range(n), "weak": range(n), "on some": range(5, 15)}
     strengths = {"strong": 0.15, "weak": 0.3, "on some": 0.1}
     broken, new = np.full((3, n), np.inf), {}
@@ -183,11 +190,42 @@ def test_stages_only_add_successes_and_the_first_to_fool_an_image_has_it(images)
         assert attacked.fooled[epsilon.text].tolist() == fooled.tolist()
         assert attacked.level(epsilon).accuracy.value == pytest.approx(1 - fooled.mean())
     names = np.array([*rows, ""])
-    hits = np.vstack([broken <= 0.2, ~nothing])  # whoever is not fooled is nobody's
+    hits = np.vstack([broken <= 0.2, np.ones((1, n), bool)])  # whoever is not fooled is nobody's
     first = names[hits.argmax(axis=0)].tolist()
     assert attacked.by == first
     assert new == {name: first.count(name) for name in rows}
     assert min(new.values()) > 0
+
+
+def test_an_image_certified_where_it_was_fooled_ends_the_audit(images):
+    attacked = nothing_fooled(images)
+    attacked.fooled["0.2"][3], attacked.by[3] = True, "pgd"
+    counts.check_sandwich(attacked, "0.1", np.ones(8, bool))
+    counts.check_sandwich(attacked, "0.2", np.arange(8) != 3)
+    with pytest.raises(EvaluationFailed, match=r"image 3 is certified at linf 0\.2 .* by pgd"):
+        counts.check_sandwich(attacked, "0.2", np.arange(8) == 3)
+
+
+def test_shares_of_a_class_are_of_all_its_images(images):
+    attacked = nothing_fooled(images)
+    own = np.flatnonzero(images.labels == images.labels[0])
+    attacked.right[own[0]] = False
+    attacked.fooled["0.2"][own[:2]] = True
+    row = next(r for r in counts.classes(attacked) if r.name == images.classes[images.labels[0]])
+    assert len(own) > 2
+    assert (row.clean.value, row.clean.n) == (1 - 1 / len(own), len(own))
+    assert (row.robust.value, row.robust.n) == (1 - 2 / len(own), len(own))
+
+
+def test_the_plain_claim_is_what_all_plain_stages_left_together(images):
+    attacked = nothing_fooled(images)
+    n = len(images)
+    assert counts.plain_claim(attacked).accuracy == 1  # nothing completed
+    attacked.plain += ["pgd: fgsm", "pgd: pgd"]
+    attacked.alone |= {"pgd: fgsm": np.arange(n) >= 2, "pgd: pgd": np.arange(n) < n - 3}
+    claim = counts.plain_claim(attacked)
+    assert (claim.norm, claim.epsilon) == ("linf", "0.2")
+    assert claim.accuracy == pytest.approx((n - 5) / n)
 
 
 def test_what_is_written_validates_and_says_the_verdict_first(audited, tmp_path):

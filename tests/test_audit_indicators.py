@@ -567,6 +567,39 @@ def test_a_model_that_breaks_costs_one_reading():
     assert result.evidence == "the model broke off: one image is too few"
 
 
+class Brighter(nn.Module):
+    """Class 1 where the mean pixel is above a limit."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x):
+        excess = x.flatten(1).mean(1) - self.limit
+        return torch.stack([-excess, excess], 1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_only_what_lies_within_ball_and_box_fools(norm):
+    """An image of 4 pixels at 0.9 that is class 0 up to a mean of 0.95."""
+    whole = {"linf": 1, "l2": 2, "l1": 4}[norm]  # the length of a step of 1 in every pixel
+    images = torch.full((1, 1, 2, 2), 0.9)
+    context = bare(Brighter(0.95), norm=norm, epsilon=str(0.08 * whole), images=images)
+    rows = torch.arange(1)
+    for step, fooled in ((0.04, False), (0.06, True), (0.085, False)):
+        assert context.fooled_at(images + step, rows).tolist() == [fooled], step
+    beyond = torch.full((1, 1, 2, 2), 0.98)
+    context = bare(Brighter(0.99), norm=norm, epsilon=str(0.08 * whole), images=beyond)
+    assert context.fooled_at(beyond + 0.015, rows).tolist() == [True]
+    assert context.fooled_at(beyond + 0.03, rows).tolist() == [False]  # white is 1
+
+
+def test_a_random_model_that_is_right_in_half_of_its_passes_is_right():
+    context = bare(Answers([1.0, 0.0], [0.0, 1.0]), effort=replace(QUICK, passes=10))
+    assert context.is_random
+    assert context.right_at(context.images, torch.arange(4)).all()
+
+
 # --- thresholds --------------------------------------------------------------------------------
 
 

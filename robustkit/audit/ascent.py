@@ -214,6 +214,7 @@ def loss_trajectory(context: AuditContext) -> LossTrajectory:
 
 
 def _loss_trajectory(context: AuditContext) -> LossTrajectory:
+    # the evaluation stops an image at its first success, and cannot show one that is lost again
     steps, relative, ascended = _plain_steps(context)
     rows = context.clean_right.nonzero()[:, 0]
     wrong, loss, fooled = [], [], []

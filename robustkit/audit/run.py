@@ -106,7 +106,7 @@ class _AuditRun:
         attacked = self._attack(q.subject)
         # others meet the same stages, but no adaptive attacks: these are made for the audited one
         comparisons = self._compare(attacked)
-        results = self._examine(attacked)
+        results = self._run_indicators(attacked)
         certificate = self._certify(attacked)
         corruptions = self._corrupt()
         smoothed = self._smooth()
@@ -171,7 +171,7 @@ class _AuditRun:
 
     # --- indicators -----------------------------------------------------------------------------
 
-    def _examine(self, attacked: AttackedImages) -> tuple[IndicatorResult, ...]:
+    def _run_indicators(self, attacked: AttackedImages) -> tuple[IndicatorResult, ...]:
         """The indicators on the first images; what adaptive attacks fool counts."""
         plan = self.request.plan
         part = self._first(plan.indicators)

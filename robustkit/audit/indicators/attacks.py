@@ -97,6 +97,7 @@ def _incomplete(context: AuditContext, threshold: float) -> IndicatorEvidence:
 def _single(context: AuditContext, threshold: float) -> IndicatorEvidence:
     fgsm = _given(context.fgsm, "no attack took a single step alone")
     trajectory = loss_trajectory(context)
+    # many steps by the best iterate of one start: FGSM's, too, is a single point, without restarts
     iterated = context.clean_right & ~_rows(context, trajectory.rows, trajectory.fooled)
     gain = float(iterated.double().mean() - fgsm.double().mean())
     return IndicatorEvidence(
@@ -174,6 +175,8 @@ def _larger(context: AuditContext, threshold: float) -> IndicatorEvidence:
 
 
 def _unbounded(context: AuditContext, threshold: float) -> IndicatorEvidence:
+    # within the whole box lie images of every class, so no classifier is right throughout: whatever
+    # survives here survived a failing attack (Athalye et al. 2018, section 3.1)
     pixels = context.images[0].numel()
     whole = {"linf": Fraction(1), "l2": Fraction(pixels**0.5), "l1": Fraction(pixels)}[context.norm]
     rows = context.survivors
