@@ -311,6 +311,8 @@ def test_what_adaptive_attacks_fooled_counts_when_the_minutes_end_in_the_middle(
     adaptive = next(s for s in audit.stages if s.name == "adaptive")
     assert adaptive.first > 0
     assert audit.survived == adaptive.so_far
+    fooled = sum(stage.first for stage in audit.stages)
+    assert fooled == round(24 * (audit.clean.value - audit.survived.value))
 
 
 def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path):
