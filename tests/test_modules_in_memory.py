@@ -9,9 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from robustkit import data
+from robustkit.audit.cache import Parts
+from robustkit.audit.stages import ThreatModel
 from robustkit.evaluation import RunOptions, evaluate, from_module
 from robustkit.evaluation.outputs import agree
 from robustkit.evaluation.tree import Unreadable, tree_of, weights_of
+from robustkit.protocol import parse_epsilon
 
 SCALE = 2.0
 
@@ -336,3 +340,18 @@ def test_blocks_of_another_module_are_not_taken_up(arrays, tmp_path):
     assert list(tmp_path.glob("*.partial/block-*.parquet"))
     hide(1)
     assert ask().clean().value == 1
+
+
+def test_a_part_of_an_audit_is_not_taken_for_another_module(arrays, tmp_path):
+    budget, cpu = parse_epsilon("0.1"), torch.device("cpu")
+    images = data.from_arrays(*arrays, name="arrays")
+
+    def part(value):
+        hide(value)
+        model = from_module(Hides(), "net")
+        outputs = model.outputs(images.shape, cpu)
+        threat = ThreatModel("linf", budget, (budget,), 0)
+        parts = Parts(tmp_path, model, threat, cpu, outputs)
+        return parts.part(parts.key("corruptions", images), lambda: {"right": value})["right"]
+
+    assert [part(value) for value in (1, 1.00001, 2, 2)] == [1, 1, 2, 2]
