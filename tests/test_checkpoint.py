@@ -18,6 +18,8 @@ from torch.nn.utils import parametrizations, prune
 
 from robustkit import checkpoint, models
 from robustkit.checkpoint import read_checkpoint, save_checkpoint, torchfile
+from robustkit.checkpoint.parametrizations import folded
+from robustkit.checkpoint.weights import weights_digest
 from robustkit.errors import CheckpointError, InputError
 from robustkit.unpickling import mapping
 
@@ -383,6 +385,20 @@ def test_parametrised_weights_fold_to_what_torch_computes(name, tmp_path):
     assert any("folded" in note for note in read.notes)
 
 
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("sizes", [(1, 3), (3, 1), (1, 1)])
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, parametrizations.weight_norm])
+def test_weight_norm_of_a_single_channel_folds_along_its_dimension(norm, sizes, dim):
+    layer = nn.ConvTranspose2d(*sizes, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # as above
+        norm(layer, dim=dim)
+    plain, kinds = folded(layer.state_dict())
+    layer(torch.ones(1, sizes[0], 3, 3))
+    assert kinds == ("weight norm",)
+    torch.testing.assert_close(plain["weight"], layer.weight, rtol=0, atol=0)
+
+
 def test_a_model_that_is_parametrised_itself_is_not_folded(tmp_path):
     source = tmp_path / "net.py"
     source.write_text(
@@ -541,7 +557,7 @@ def test_unknown_normalisation_is_said_to_be_assumed(tmp_path):
     assert any("--mean" in warning for warning in read.warnings)
 
 
-def test_the_identity_changes_with_what_can_change_a_logit(tmp_path):
+def test_the_identity_changes_with_what_can_change_a_logit(tmp_path, monkeypatch):
     path = kept(tmp_path / "x.pt", files.network().state_dict())
     source = tmp_path / "net.py"
     source.write_text("from robustkit.models.lenet5 import lenet5\n")
@@ -549,6 +565,8 @@ def test_the_identity_changes_with_what_can_change_a_logit(tmp_path):
     own = f"{source}:lenet5"
     kinds = [read_checkpoint(path), read_checkpoint(other), read_checkpoint(path, model=own)]
     kinds.append(read_checkpoint(path, mean=[0.1], std=[1.0]))
+    kinds.append(read_checkpoint(path, mean=[0.1], std=[0.5]))
+    kinds.append(read_checkpoint(path, mean=[0.2], std=[0.5]))
     source.write_text("from robustkit.models.lenet5 import lenet5\n# changed\n")
     kinds.append(read_checkpoint(path, model=own))
     assert len({json.dumps(kind.identity, sort_keys=True) for kind in kinds}) == len(kinds)
@@ -556,6 +574,25 @@ def test_the_identity_changes_with_what_can_change_a_logit(tmp_path):
         tmp_path / "z.pt", {"net": prefixed("module.")}, _use_new_zipfile_serialization=False
     )
     assert read_checkpoint(again).identity == read_checkpoint(path).identity
+    monkeypatch.setattr("robustkit.checkpoint.reading.ADAPTER", "another classifier")
+    assert read_checkpoint(path).identity != kinds[0].identity
+
+
+def test_the_weights_digest_changes_with_names_types_shapes_and_numbers():
+    plain = torch.arange(6, dtype=torch.int32).reshape(2, 3)
+    states = [
+        {"a": plain},
+        {"b": plain},  # the same bytes, all of them
+        {"a": plain.view(torch.float32)},
+        {"a": plain.reshape(3, 2)},
+        {"a": plain.reshape(6)},
+        {"a": plain[:1], "b": plain[1:]},
+        {"a": plain + 1},
+    ]
+    assert len({weights_digest(state) for state in states}) == len(states)
+    assert weights_digest({"a": plain.t().contiguous().t()}) == weights_digest({"a": plain})
+    both = {"a": plain, "b": plain + 1}
+    assert weights_digest(dict(reversed(both.items()))) == weights_digest(both)
 
 
 def test_describing_says_what_was_recognised(tmp_path):

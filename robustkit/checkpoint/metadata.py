@@ -15,12 +15,15 @@ LARGEST = 4096
 """side of an image that a file may ask for"""
 
 
-def _item(label: str = "", *, optional: bool = False) -> Any:
+def _item(label: str = "", *, optional: bool = False, recorded: bool = True) -> Any:
     """A field that may be unknown; `describe` shows it under a label, if it has one.
 
-    An optional one is shown only where it is known.
+    An optional one is shown only where it is known; a recorded one stands in the header of every
+    record of an evaluation.
     """
-    return field(default=None, metadata={"label": label, "optional": optional})
+    return field(
+        default=None, metadata={"label": label, "optional": optional, "recorded": recorded}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +32,17 @@ class CheckpointMetadata:
 
     model: str | None = _item("model")
     """as given, recorded or recognised"""
-    num_classes: int | None = _item("classes")
-    input_shape: tuple[int, int, int] | None = _item("input shape")
+    num_classes: int | None = _item("classes", recorded=False)
+    input_shape: tuple[int, int, int] | None = _item("input shape", recorded=False)
     """C, H, W"""
-    resize: int | None = _item("resize", optional=True)
+    resize: int | None = _item("resize", optional=True, recorded=False)
     """how the training images were made, as the data's own: shorter side"""
-    crop: int | None = _item("crop", optional=True)
+    crop: int | None = _item("crop", optional=True, recorded=False)
     """then a central square"""
-    channels: int | None = _item("channels", optional=True)
+    channels: int | None = _item("channels", optional=True, recorded=False)
     mean: tuple[float, ...] | None = _item("preprocessing")
     std: tuple[float, ...] | None = _item()
-    normalised: bool | None = _item()
+    normalised: bool | None = _item(recorded=False)
     """False: known to take [0, 1] pixels as they are"""
     loss: str | None = _item("loss")
     label_noise: float | None = _item("label noise")
@@ -74,6 +77,8 @@ class CheckpointMetadata:
 
 
 NAMES = tuple(item.name for item in fields(CheckpointMetadata))
+RECORDED = tuple(item.name for item in fields(CheckpointMetadata) if item.metadata["recorded"])
+"""what the header of an evaluation's record says"""
 
 
 def parse_metadata(table: Mapping[str, Any], where: str) -> CheckpointMetadata:

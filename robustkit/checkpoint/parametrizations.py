@@ -47,6 +47,9 @@ def _weight_norm(magnitude: torch.Tensor, direction: torch.Tensor) -> torch.Tens
     if magnitude.dim() == 0:
         return torch._weight_norm(direction, magnitude, -1)
     along = [d for d, size in enumerate(magnitude.shape) if size != 1]
+    # a single g belongs to a dimension of size 1, not to the first: a transposed convolution to one
+    # channel has it along its second
+    along = along or [d for d, size in enumerate(direction.shape) if size == 1]
     return torch._weight_norm(direction, magnitude, along[0] if along else 0)
 
 

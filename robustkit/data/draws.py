@@ -20,6 +20,8 @@ Positions = npt.NDArray[np.int64]
 
 def numbers(purpose: str, seed: int, ids: Iterable[str]) -> Numbers:
     """64 random bits per id, [N]; the same for an id whatever stands around it."""
+    # a digest for each image, and no stream of random numbers: what an image draws cannot depend on
+    # how many come before it, nor the beginning of an order on how much of it is taken
     start = digest(purpose, str(seed))
     return np.frombuffer(
         b"".join(sha256(f"{start}{name}".encode()).digest()[:8] for name in ids), "<u8"
@@ -28,6 +30,7 @@ def numbers(purpose: str, seed: int, ids: Iterable[str]) -> Numbers:
 
 def uniform(purpose: str, seed: int, ids: Iterable[str]) -> npt.NDArray[np.float64]:
     """A number in [0, 1) per id, [N], a multiple of 2**-53."""
+    # 53 bits are what a float64 holds exactly; of 64, some would round up to 1
     return (numbers(purpose, seed, ids) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -49,6 +52,8 @@ def shuffled(keys: Numbers, labels: Labels, *, stratified: bool) -> Positions:
     # classes stand in the order of their lowest keys, so that a tie between them falls at random
     grouped = np.lexsort((keys, lowest[inverse]))
     sizes = np.unique(lowest[inverse], return_counts=True)[1]
+    # classes take turns, each in proportion to its size; whose turn it is, and which of its images,
+    # are settled for the whole order, so that every beginning of it lies inside every longer one
     turns = interleave(sizes.tolist(), len(labels))
     order = np.empty(len(labels), np.int64)
     order[np.argsort(turns, kind="stable")] = grouped
@@ -68,6 +73,7 @@ def interleave(weights: Sequence[int], length: int) -> Positions:
     ready: list[tuple[int, int, int]] = []
     turns = np.empty(length, np.int64)
     for place in range(length):
+        # a turn is due no sooner than the share has begun, and no later than it is complete
         while waiting and waiting[0][0] <= place:
             _, party, turn = heapq.heappop(waiting)
             heapq.heappush(ready, (-(-turn * total // weights[party]), party, turn))

@@ -212,6 +212,8 @@ def _given(part: _Part, noise: LabelNoise) -> Labels:
         read = _from_file if noise.kind == "file" else _by_matrix
         return read(part, noise, noise.path)
     labels = part.clean
+    # a beginning of one order for all rates, and each image's draw its own: so flips are nested,
+    # and an image that is mislabelled at two rates has the same wrong label at both
     rows = part.order(stratified=noise.stratified)[: round((noise.rate or 0) * len(labels))]
     labels[rows] = NEW[noise.kind](part, rows)
     return labels
@@ -219,6 +221,7 @@ def _given(part: _Part, noise: LabelNoise) -> Labels:
 
 def _symmetric(part: _Part, rows: Positions) -> Labels:
     old = part.clean[rows]
+    # one of K − 1 numbers, of which those from the old class on move up by one: never the old class
     new = (part.draw(rows) * (part.classes - 1)).astype(np.int64)
     return new + (new >= old)
 
@@ -232,13 +235,15 @@ def _pair(part: _Part, rows: Positions) -> Labels:
 
 
 def _instance(part: _Part, rows: Positions) -> Labels:
-    """Xia et al. 2020, algorithm 2, given how many labels change.
+    """Xia et al. 2020 (Part-dependent label noise), algorithm 2, given how many labels change.
 
-    An image x of class y gets class j ≠ y with a probability in proportion to exp(x · w_yj), where
-    w_yj is standard normal. There an image's label changes with a rate of its own, drawn from a
-    normal around the asked one, cut to [0, 1], whatever the pixels are. So given the number of
-    changes, each choice of that many images is as likely as the next, which is how they are chosen
-    here too; and the spread of the normal has no influence.
+    An image x of class y gets class j with probability p_j = q · softmax_{j ≠ y}(x · w_yj), and
+    keeps y with 1 − q. The w_yj are standard normal, one vector of pixels for each pair of classes.
+
+    In the paper q is drawn for each image from a normal of standard deviation 0.1 around the asked
+    rate, cut to [0, 1], whatever the pixels are. So given the number of changes, each choice of
+    that many images is as likely as the next, which is how they are chosen here too; and the spread
+    of the normal has no influence.
     """
     weights = _weights(part, np.unique(part.clean[rows]))
     new = part.clean[rows]
@@ -282,6 +287,8 @@ def _pick(
 ) -> npt.NDArray[np.int64]:
     """Per row of N x K the class that a number in [0, 1) picks from the softmax without `label`."""
     scores[:, label] = -np.inf
+    # the inverse of the distribution function, unnormalised; less the largest, so that exp stays
+    # finite; `<=`, so that the class of probability 0 is passed over even by a draw of 0
     total = np.exp(scores - scores.max(1, keepdims=True)).cumsum(1)
     picked: npt.NDArray[np.int64] = (total <= draws[:, np.newaxis] * total[:, -1:]).sum(1)
     return picked
@@ -327,6 +334,8 @@ def _changes(matrix: Labels, clean: Labels, rate: Fraction | None, path: Path) -
     own = Fraction(sum(weights), UNIT * len(clean))
     occurring = [share for size, share in zip(sizes, changed, strict=True) if size]
     most = own * UNIT / max(occurring) if own else Fraction(0)
+    # scaled to another rate, each class changes in proportion; the one that changes most must not
+    # run out of images
     rate = own if rate is None else rate
     if rate > most:
         raise InputError(

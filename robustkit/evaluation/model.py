@@ -12,15 +12,13 @@ from robustkit import checkpoint as checkpoints
 from robustkit.checkpoint import Checkpoint
 from robustkit.checkpoint.adapter import freeze, replica
 from robustkit.checkpoint.checkpoint import ADAPTER
+from robustkit.checkpoint.metadata import RECORDED
 from robustkit.evaluation.outputs import Outputs, on_noise
 from robustkit.evaluation.tree import Unreadable, tree_of, weights_of
 from robustkit.files import shipped
 from robustkit.keys import ModuleKey
 
-CHECKPOINT_KEYS = (
-    *("path", "sha256", "weights", "model", "loss", "label_noise", "data_fraction", "seed"),
-    *("trained_on", "recorded_accuracy", "preprocessing", "notes", "mean", "std"),
-)
+CHECKPOINT_KEYS = ("path", *RECORDED, "weights", "preprocessing", "notes")
 """what a record's header says of the checkpoint"""
 
 
