@@ -21,6 +21,7 @@ from robustkit.certification import (
 from robustkit.certification.bounds import Roundoff, intervals, lowest, rounding
 from robustkit.certification.conversion import convert
 from robustkit.certification.deterministic import BUDGET
+from robustkit.certification.graph import Add, BoundGraph, Input, MaxPool, Relu, scaling
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region, reach
 from robustkit.certification.smoothing import lower_bound
@@ -361,18 +362,66 @@ def test_float32_stays_within_the_rounding_that_is_taken_off(kind):
     assert float(allowed.max()) < 5e-3  # and it is small beside a logit
 
 
-def test_a_margin_that_float32_cannot_tell_from_none_is_not_certified():
-    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+def test_errors_grow_from_step_to_step_as_the_analysis_says():
+    one = torch.ones(1, dtype=torch.float64)
+    steps = (
+        Input((1, 1, 2)),
+        scaling(0, (1, 1, 2), 3 * one, -2 * one, 2 * one, 2),
+        Relu(1, (1, 1, 2), 0.5),
+        Add((1, 2), (1, 1, 2)),
+        MaxPool(3, (1, 1, 1), ((1, 2),), torch.tensor([[0, 1]])),
+        scaling(4, (1, 1, 1), -4 * one, 0 * one, 0 * one, 2),
+    )
+    x = torch.tensor([[[[0.25, 0.75]]]], dtype=torch.float64)
+    graph, roundoff = BoundGraph(steps), Roundoff()
+    bounds = intervals(graph, Region("linf", x, 0.0))
+    fresh, two = roundoff.relative(2), roundoff.relative(1)
+    pixels = np.array([0.25, 0.75])
+    first = fresh * (3 * pixels + 2)  # the constant counts by its size, although it is subtracted
+    scaled = np.abs(3 * pixels - 2)
+    second = first + two * 0.5 * (scaled + first)
+    halved = scaled * np.array([0.5, 1])  # -1.25 is halved, 0.25 is kept
+    third = first + second + two * (scaled + halved + first + second)
+    fourth = third.max()
+    most = np.max((3 * pixels - 2) * np.array([1.5, 2]))
+    last = 4 * fourth + fresh * 4 * (abs(most) + fourth)
+    found = [error.flatten().numpy() for error in rounding(graph, bounds, roundoff)]
+    for error, expected in zip(found, (0 * first, first, second, third, fourth, last), strict=True):
+        np.testing.assert_allclose(error, expected, rtol=1e-12)
+
+
+def test_factors_that_are_cut_to_tf32_stay_within_the_rounding_of_tf32():
+    source = generator("tf32", 0)
+    a, b = (torch.rand(1000, 16, generator=source).float() + 0.5 for _ in range(2))
+    short = [_tf32(factor).double() for factor in (a, b)]
+    exact = (a.double() * b.double()).sum(1)
+    off = ((short[0] * short[1]).sum(1) - exact).abs()
+    assert bool((off <= Roundoff(inputs=2.0**-11).relative(16) * exact).all())
+    assert bool((off > Roundoff().relative(16) * exact).any())  # float32's alone is too little
+
+
+def _tf32(x):
+    """Float32 numbers rounded to TF32's ten bits behind the point."""
+    bits = x.view(torch.int32)
+    return ((bits + 0x0FFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_a_margin_that_float32_cannot_tell_from_none_is_not_certified(row):
+    # whether the label's logit is the uncertain one, or the other
+    network = nn.Sequential(nn.Flatten(), nn.Linear(1024, 2))
     with torch.no_grad():
-        network[1].weight[:] = torch.tensor([[1000.0, 1000, -1000, -1000], [0, 0, 0, 0]])
-        network[1].bias[:] = torch.tensor([1e-4, 0])
-    model, x = wrap(network), torch.full((1, 1, 2, 2), 1 / 3)
+        network[1].weight[:] = 0
+        network[1].weight[row] = torch.tensor([1.0, -1.0]).repeat(512)
+        network[1].bias[:] = torch.tensor([5e-3, 0])
+    model, x = wrap(network), torch.full((1, 1, 32, 32), 1 / 3)
     labels = torch.zeros(1, dtype=torch.int64)
     assert int(model(x).argmax(1)) == 0
     tiny = certify(model, x, labels, "linf", 0.0)
-    assert not bool(tiny.robust)  # exactly, the margin at x is positive, 1e-4
+    # exactly the margin is 5e-3, and 4e-3 within the tolerance; 1,024 roundings may take 2e-2
+    assert not bool(tiny.robust)
     with torch.no_grad():
-        network[1].bias[0] = 1.0
+        network[1].bias[0] = 0.05
     assert bool(certify(wrap(network), x, labels, "linf", 0.0).robust)
 
 
