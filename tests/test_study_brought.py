@@ -41,6 +41,31 @@ def test_networks_made_elsewhere_become_a_report(tiny, nets, tmp_path):
         of_runs(run.study, tmp_path / "out" / "runs", "")
 
 
+def test_one_attack_in_two_norms_is_two_evaluations_and_told_apart(tiny, nets, tmp_path):
+    path = brought(tiny, nets, tmp_path, "{loss}_noise0_seed{seed}.pt")
+    analyses = """
+name     = "small"
+factor   = "epsilon"
+protocol = "fgsm"
+levels   = ["0.1"]
+
+[[analysis]]
+name     = "far"
+factor   = "epsilon"
+protocol = "fgsm"
+norm     = "l2"
+levels   = ["1"]
+"""
+    head, _ = path.read_text().split('name   = "label-noise"')
+    path.write_text(head + analyses)
+    run = begin(path, tmp_path / "out")
+    run.finish(Here(tmp_path / "out"))
+    result = found(path, tmp_path / "out")
+    assert [panel.factor for panel in result.panels] == ["ε (linf)", "ε (l2)"]
+    norms = {name: protocol["norm"] for name, protocol in result.protocols.items()}
+    assert norms == {"fgsm": "linf", "fgsm (ℓ₂)": "l2"}
+
+
 def test_a_method_that_no_network_is_of_is_told(tiny, nets, tmp_path):
     path = brought(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     claim = (
