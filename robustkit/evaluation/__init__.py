@@ -1,8 +1,9 @@
-"""Evaluate one model: from what is asked to a record of one row per image.
+"""Evaluate one model: from its configuration to a record of one row per image.
 
 - call: `evaluate`, the one call from Python
 - images: the images to evaluate a checkpoint on
 - model: what is evaluated, a checkpoint or a module in memory
+- tree, outputs: what a module in memory computes, by its source and on noise
 - config: everything that decides on the rows, and the record's header
 - run: the record, from its file or computed
 - blocks: the attack, block by block

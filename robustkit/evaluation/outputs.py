@@ -1,4 +1,4 @@
-"""Logits on fixed noise: whether a record on file is that of the very module that is asked about.
+"""Logits on fixed noise: whether a record on file is that of this very module.
 
 Source does not show everything (a name put together at run time, a file changed after its import).
 What it does not show, outputs mostly do.

@@ -49,6 +49,10 @@ BOOKKEEPING = frozenset(
     }
 )
 """attributes of every module that change no logit, or are described by themselves"""
+GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
+"""instructions that read a global"""
+STATE = ("__reduce__", "__reduce_ex__", "__getstate__")
+"""methods by which a class says what its state is, where attributes are not all of it"""
 PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), range, slice)
 COMPILED = (
     *(BuiltinFunctionType, MethodDescriptorType, MethodWrapperType, WrapperDescriptorType),
@@ -264,7 +268,7 @@ class _Reader:
     def _object(self, value: Any) -> Any:
         """An object whose attributes are all its state; of a compiled class, nobody knows."""
         kind = type(value)
-        own = [getattr(kind, name) is getattr(object, name) for name in ("__reduce__", *STATE)]
+        own = [getattr(kind, name) is getattr(object, name) for name in STATE]
         if not all(own):
             raise Unreadable(f"{kind.__qualname__}, which keeps its state to itself")
         try:
@@ -273,10 +277,6 @@ class _Reader:
         except (TypeError, AttributeError) as error:
             raise Unreadable(f"{kind.__qualname__}, which keeps its state to itself") from error
         return ["object", self.value(kind), self.value(content), self.value(state)]
-
-
-GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
-STATE = ("__reduce_ex__", "__getstate__")
 
 
 def _is_library(value: Any) -> bool:
