@@ -320,7 +320,7 @@ class Claimant(Search):
     [
         ("1/10", (-0.08,), 0.08),
         ("1/100", (-0.08,), math.inf),  # fools, but outside its ball
-        ("2", (-0.8,), math.inf),  # fools inside its ball, but outside the box
+        ("2", (-0.8,), math.inf),  # fools inside its ball, but below the box
         ("1/10", (-0.02,), math.inf),  # does not fool
         ("1/10", (-0.2, -0.9, 0.02, -0.09), 0.09),  # three bad claims, then one that holds
     ],
@@ -349,6 +349,30 @@ def test_a_search_that_leaves_its_ball_by_a_hair_is_not_believed(monkeypatch, no
         outcomes = attack_block(model, right(model, x), protocol, 2)
         assert torch.isfinite(outcomes.distance).tolist() == [holds] * 3
         assert outcomes.fooled_by == ["fgsm" if holds else None] * 3
+
+
+def test_a_search_that_leaves_the_box_above_is_not_believed(monkeypatch):
+    from robustkit.attack import engine
+
+    monkeypatch.setattr(engine, "build_search", lambda attack, norm: Claimant(0.6))
+    model, x = Linear(), torch.full((3, 1, 10, 10), 0.45)
+    model.w = torch.ones(100).double()
+    assert (model(x + 0.6).argmax(1) != model(x).argmax(1)).all()
+    outcomes = attack_block(model, right(model, x), make("linf", FGSM, epsilon=["2"]), 2)
+    assert torch.isinf(outcomes.distance).all()
+
+
+def test_progress_rises_to_the_whole():
+    shares = []
+    model, x = Linear(), images(20)
+    ddn = {"kind": "ddn", "steps": 5}
+    attacks = make("l2", PGD | {"steps": 5, "restarts": 2}, ddn, epsilon=["1/100", "1/50"])
+    attack_block(model, right(model, x), attacks, 3, progress=shares.append)
+    assert shares == sorted(shares)
+    assert len(set(shares)) > 10
+    assert 0 < shares[0] < 0.5
+    assert shares[-1] == 1
+    assert any(0.5 < s < 1 for s in shares)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from helpers import papers
 from robustkit.attack.apgd import APGD
 from robustkit.attack.draws import generator, stream
 from robustkit.attack.fab import FAB
+from robustkit.attack.gradient import ASCENT
 from robustkit.attack.search import passes
 from robustkit.attack.square import Square
 from robustkit.attack.state import State
@@ -265,6 +266,52 @@ def test_apgd_starts_at_random_points_of_the_first_ball(norm, multi_radius):
         assert 0.4 < (change.abs() < 0.5).double().mean() < 0.6
     if norm == "l1":  # a projected Gaussian draw: few pixels carry it
         assert (change.abs().amax(1) > 10 / 64).all()
+
+
+# --- PGD and MI-FGSM ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("momentum", [None, 0.7])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_steepest_ascent_takes_the_papers_steps(norm, momentum):
+    model = Bumpy(8, waves=2)
+    images, epsilon = scenes(EPSILONS[norm], 8, n=2)
+    search = ASCENT[norm](steps=30, rel_stepsize=0.15, random_start=True, momentum=momentum)
+    state = attempted(search, model, images, epsilon)
+    theirs = [
+        papers.ascent(
+            cross_entropy(model, state.classes[i]),
+            array(images[i]),
+            array(state.x[i]),
+            float(epsilon[i]),
+            30,
+            0.15 * float(epsilon[i]),
+            norm,
+            decay=momentum,
+        )
+        for i in range(len(state))
+    ]
+    for number, _ in enumerate(steps_of(search, model, state)):
+        for i, one in enumerate(theirs):
+            hold(state.x[i], next(one), f"row {i}, step {number}")
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "gaussian"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_steepest_ascent_starts_in_the_ball_or_on_its_sphere(norm, distribution):
+    images = torch.full((400, 1, 2, 2), 0.5, dtype=torch.float64)
+    epsilon = torch.linspace(0.02, 0.3, 400, dtype=torch.float64)
+    search = ASCENT[norm](steps=1, rel_stepsize=1.0, random_start=True, distribution=distribution)
+    state = attempted(search, Bumpy(2), images, epsilon)
+    change = (state.x - images).flatten(1) / epsilon[:, None]
+    size = torch.linalg.vector_norm(change, ord=papers.ORDER[norm], dim=1)
+    if distribution == "gaussian":
+        assert torch.allclose(size, torch.ones_like(size), atol=1e-6)
+    else:  # of volume r⁴ in four dimensions
+        assert 0.4 < (size**4 < 0.5).double().mean() < 0.6
+        assert size.max() <= 1 + 1e-6
+    assert (change.mean(0).abs() < 0.1).all()
+    assert (change.abs() > 0.01).double().mean() > 0.9
 
 
 # --- FAB ------------------------------------------------------------------------------------------

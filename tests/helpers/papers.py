@@ -144,6 +144,18 @@ def apgd(
     return x if value > best_value else best, value
 
 
+def ascent(loss, image, start, epsilon, steps, size, norm, *, decay=None):
+    """PGD (Madry et al. 2018); with a decay MI-FGSM (Dong et al. 2018, algorithm 1)."""
+    x, velocity = start, np.zeros_like(image)
+    for _ in range(steps):
+        _, direction = loss(x)
+        if decay is not None:
+            velocity = decay * velocity + direction / np.abs(direction).sum()
+            direction = velocity
+        x = onto_ball_and_box(x + size * steepest(direction, norm), image, epsilon, norm)
+        yield x
+
+
 # --- APGD in L1 (Croce and Hein 2021, arXiv 2103.01208) -------------------------------------------
 
 
