@@ -412,6 +412,12 @@ SPOILED = {
         nn.Flatten(),
         nn.Linear(8, 3),
     ),
+    "the weights of '1', a Conv2d": nn.Sequential(
+        nn.Unflatten(1, (1, 2, 2)),
+        nn.Conv2d(1, 2, 3, padding="same"),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    ),
     "off by": Mixing(),
     "be off": Borrowing(),
     "would be off": Skipping(),

@@ -192,6 +192,16 @@ def test_changes_that_make_no_sense_are_refused(changes, message):
         resolve("cross-entropy", "mnist5k", changes=changes)
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_held_out_labels_are_clean_where_that_is_asked(asked, tmp_path, clean):
+    config = replace(asked, clean_selection=clean, recipe=Recipe(epochs=1, hold_out=Fraction(60)))
+    made = train(config, tmp_path / "a.safetensors")
+    (line,) = made.record["history"]
+    assert (line["held_out"] == line["held_out_clean"]) == clean
+    assert made.record["data"]["held_out"]["noise"]["flipped"] == (0 if clean else 24)
+    assert made.record["data"]["train"]["noise"]["flipped"] == 96
+
+
 def test_a_training_says_what_its_loss_warns_of(digits, tmp_path):
     recipe = Recipe(steps=3, batch_size=32)
     asked = TrainingConfig(model="lenet5", data=digits, loss="large-margin-softmax", recipe=recipe)
