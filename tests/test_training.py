@@ -365,6 +365,28 @@ def test_rmsprop_begins_as_tensorflow_does_where_that_is_asked():
 # --- the loop -------------------------------------------------------------------------------------
 
 
+def test_dropout_draws_anew_at_every_step_whatever_was_drawn_before(digits):
+    def masks(steps, state=None):
+        engine, seen = start(digits, steps=4, batch_size=48), []
+        dropout = nn.Dropout(0.5)
+        dropout.register_forward_hook(lambda _, inputs, output: seen.append(output == 0))
+        layers = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), dropout)
+        engine.network = engine.model = layers
+        engine.optimizer = optimizer(engine.recipe, layers)
+        engine.step = state or 0
+        with torch.random.fork_rng():
+            for _ in range(steps):
+                torch.rand(7)  # another draw of this process
+                engine.update()
+        return seen
+
+    first = masks(3)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[1], first[2])
+    torch.rand(3)
+    assert torch.equal(masks(1, state=2)[0], first[2])
+
+
 def test_the_first_update_is_stochastic_gradient_descent_by_hand(digits):
     engine = start(digits, epochs=1, batch_size=240, schedule="constant", learning_rate=0.1)
     reference = start(digits).network.double()
