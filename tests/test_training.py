@@ -362,7 +362,70 @@ def test_rmsprop_begins_as_tensorflow_does_where_that_is_asked():
     assert network.weight.item() == pytest.approx(weight, rel=1e-8)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_by_hand(nesterov):
+    recipe = Recipe(learning_rate=0.1, momentum=0.8, nesterov=nesterov, weight_decay=0.3)
+    network = nn.Linear(1, 1, bias=False).double()
+    weight, velocity = network.weight.item(), 0.0
+    made = optimizer(recipe, network)
+    for gradient in (0.5, -0.2, 3.0):
+        network.weight.grad = torch.tensor([[gradient]], dtype=torch.float64)
+        made.step()
+        slope = gradient + 0.3 * weight
+        velocity = 0.8 * velocity + slope
+        weight -= 0.1 * (slope + 0.8 * velocity if nesterov else velocity)
+    assert network.weight.item() == pytest.approx(weight, rel=1e-12)
+
+
+def test_rmsprop_adds_weight_decay_to_the_gradient():
+    recipe = Recipe(
+        optimizer="rmsprop", learning_rate=0.1, momentum=0.0, stabiliser=0.1, weight_decay=0.3
+    )
+    network = nn.Linear(1, 1, bias=False).double()
+    weight = network.weight.item()
+    made = optimizer(recipe, network)
+    network.weight.grad = torch.tensor([[0.5]]).double()
+    made.step()
+    slope = 0.5 + 0.3 * weight
+    expected = weight - 0.1 * slope / (math.sqrt(0.1 * slope**2) + 0.1)
+    assert network.weight.item() == pytest.approx(expected, rel=1e-12)
+
+
 # --- the loop -------------------------------------------------------------------------------------
+
+
+def test_every_epoch_has_an_order_of_its_own_and_each_image_once(digits):
+    engine, seen = start(digits, epochs=2, batch_size=80), []
+    take = type(engine.examples).take
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(inner, name)
+
+        def __len__(self):
+            return len(inner)
+
+        def take(self, rows):
+            seen.append(rows)
+            return take(inner, rows)
+
+    inner, engine.examples = engine.examples, Watched()
+    for _ in range(6):
+        engine.update()
+    one, two = torch.cat(seen[:3]), torch.cat(seen[3:])
+    assert not torch.equal(one, two)
+    assert torch.equal(one.sort().values, torch.arange(240))
+    assert torch.equal(two.sort().values, torch.arange(240))
+
+
+def test_of_epochs_that_are_equally_good_the_first_is_kept(digits):
+    engine = start(digits, epochs=4, batch_size=240)
+    engine.keep_best = True
+    for epoch, held_out in enumerate((0.5, 0.7, 0.7, 0.6), start=1):
+        engine.step = epoch * engine.steps_per_epoch
+        engine._keep(line := {"epoch": epoch, "step": engine.step, "held_out": held_out})
+        engine.history.append(line)
+    assert engine.epoch_kept == 2
 
 
 def test_dropout_draws_anew_at_every_step_whatever_was_drawn_before(digits):
