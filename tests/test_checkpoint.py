@@ -107,6 +107,28 @@ def test_plain_data_comes_out_as_it_went_in(value, protocol):
     assert Unpickler().load(io.BytesIO(pickle.dumps(value, protocol))) == value
 
 
+KEYS = {"a": 1, b"a": 2, 0: 3, True: 4, 0.5: 5, None: 6, ("a", 1, None): 7, (): 8}
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "value",
+    [
+        KEYS,
+        collections.OrderedDict(KEYS),
+        files.Calls(collections.OrderedDict, list(KEYS.items())),
+        files.Calls(dict, tuple(KEYS.items())),
+        files.Calls(collections.defaultdict, int, KEYS),
+    ],
+    ids=["dict", "OrderedDict", "OrderedDict of pairs", "dict of pairs", "defaultdict"],
+)
+def test_no_key_of_a_dictionary_is_lost(value, protocol):
+    from robustkit.unpickling import Unpickler
+
+    found = Unpickler().load(io.BytesIO(pickle.dumps(value, protocol)))
+    assert list(found.items()) == list(KEYS.items())
+
+
 def test_a_file_saved_on_a_gpu_loads_without_one(tmp_path):
     data = files.saved(files.network().state_dict(), _use_new_zipfile_serialization=False)
     path = tmp_path / "x.pt"
