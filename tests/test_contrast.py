@@ -11,11 +11,11 @@ from robustkit import record, spec
 from robustkit.analysis import evidence
 from robustkit.analysis.compare import compare_sides
 from robustkit.analysis.contrast import contrast, several_note
-from robustkit.analysis.judge import outcome
+from robustkit.analysis.judge import judge_study
 from robustkit.analysis.needs import needs
-from robustkit.analysis.of_records import of_runs
+from robustkit.analysis.record_folder import findings_of_records
 from robustkit.results.finder import Finder
-from robustkit.results.records import Wanted
+from robustkit.results.records import RecordQuery
 from robustkit.results.replicates import Replicates
 from robustkit.results.sides import sides
 
@@ -88,11 +88,11 @@ def runs(found, tmp_path):
 def report(tmp_path, runs):
     """The outcome of the study, drawn from its evidence as a published report is."""
     (tmp_path / "made.toml").write_text(STUDY)
-    study = spec.load(str(tmp_path / "made.toml"))
+    study = spec.load_study(str(tmp_path / "made.toml"))
     kept = tmp_path / "evidence.parquet"
-    kept.write_bytes(evidence.collect(study, of_runs(study, runs, "command")).content)
-    read = evidence.read(kept)
-    return outcome(read.study, read.findings)
+    kept.write_bytes(evidence.collect(study, findings_of_records(study, runs, "command")).content)
+    read = evidence.read_evidence(kept)
+    return judge_study(read.study, read.findings)
 
 
 def plain(comparison):
@@ -119,19 +119,19 @@ def test_two_methods_have_one_interval_through_every_door(found, runs, tmp_path)
 
 
 def test_a_third_method_is_a_family_of_its_own_and_that_is_told(found, runs, tmp_path):
-    groups = Finder(runs, Wanted()).groups([str(runs / "*.parquet")])
-    compared = compare_sides(sides(groups, Wanted(), runs))
+    groups = Finder(runs, RecordQuery()).groups([str(runs / "*.parquet")])
+    compared = compare_sides(sides(groups, RecordQuery(), runs))
     said = "Those of all 2 methods hold together with at least 90 %"
     assert any(said in note for note in compared.notes)
     assert any(said in note for note in report(tmp_path, runs).panels[0].notes)
-    alone = compare_sides(sides(groups[:2], Wanted(), runs))
+    alone = compare_sides(sides(groups[:2], RecordQuery(), runs))
     assert not any("hold together" in note for note in alone.notes)
     assert next(iter(several_note(30, "b"))).count("at least 0 %") == 1
 
 
 def test_a_plan_is_for_the_family_of_a_comparison(runs):
-    groups = Finder(runs, Wanted()).groups([str(runs / "*.parquet")])
-    found = sides(groups, Wanted(), runs)
+    groups = Finder(runs, RecordQuery()).groups([str(runs / "*.parquet")])
+    found = sides(groups, RecordQuery(), runs)
     for planned in (needs(found, delta=0.03), needs(found[:2], delta=0.03)):
         assert {one.power.family for one in planned} == {3}
 

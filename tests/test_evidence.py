@@ -13,10 +13,10 @@ from helpers.evaluations import evaluation
 from robustkit import record, spec
 from robustkit.analysis import evidence
 from robustkit.analysis.findings import Findings, Number
-from robustkit.analysis.judge import outcome
+from robustkit.analysis.judge import judge_study
 from robustkit.analysis.outcome import CellRow, History
 from robustkit.errors import RecordError
-from robustkit.results.rows import Rows, read
+from robustkit.results.rows import Rows, read_rows
 
 STUDY = """
 title = "t"
@@ -75,7 +75,7 @@ def keep(folder, name, **made):
 @pytest.fixture
 def study(tmp_path):
     (tmp_path / "made.toml").write_text(STUDY)
-    return spec.load(str(tmp_path / "made.toml"))
+    return spec.load_study(str(tmp_path / "made.toml"))
 
 
 @pytest.fixture
@@ -101,15 +101,15 @@ def findings(tmp_path):
 
 
 def test_the_file_says_all_that_the_report_says(study, findings, tmp_path):
-    expected = outcome(study, findings)
+    expected = judge_study(study, findings)
     path = tmp_path / "published" / evidence.NAME
     path.parent.mkdir()
     path.write_bytes(evidence.collect(study, findings).content)
     for number in findings.numbers[:-1]:
         number.path.unlink()
         number.path.with_suffix(".examples.npz").unlink()
-    found = evidence.read(path)
-    result = outcome(found.study, found.findings)
+    found = evidence.read_evidence(path)
+    result = judge_study(found.study, found.findings)
     assert result == expected
     assert [j.verdict for j in result.judgements] == [j.verdict for j in expected.judgements]
     assert list(result.provenance) == ["Study", "Cells"]
@@ -122,7 +122,7 @@ def test_the_file_says_all_that_the_report_says(study, findings, tmp_path):
 
 
 def test_the_study_stands_there_with_every_change(study, findings, tmp_path):
-    changed = spec.load(str(tmp_path / "made.toml"), {"": {"baseline": "a"}})
+    changed = spec.load_study(str(tmp_path / "made.toml"), {"": {"baseline": "a"}})
     found = evidence.collect(changed, findings)
     assert found.study == changed
     assert found.study.digest == changed.digest != study.digest
@@ -138,7 +138,7 @@ def test_the_rows_are_those_of_the_records(study, findings):
         if before.path is None:
             assert number.path is None
             continue
-        expected, rows = read(before.path), found.findings.records.rows(number.path)
+        expected, rows = read_rows(before.path), found.findings.records.rows(number.path)
         assert np.array_equal(rows.broken, expected.broken)
         assert rows.epsilons == expected.epsilons
         assert rows.header["protocol"] == expected.header["protocol"]
@@ -165,7 +165,7 @@ def test_any_reader_of_parquet_reads_it(study, findings, tmp_path):
 
 def test_nothing_found_is_evidence_too(study):
     found = evidence.collect(study, Findings([]))
-    assert outcome(found.study, found.findings) == outcome(study, Findings([]))
+    assert judge_study(found.study, found.findings) == judge_study(study, Findings([]))
 
 
 class Drawn:
@@ -184,7 +184,7 @@ class Drawn:
 
 def test_many_networks_take_little(study, findings):
     numbers = [Number("not attacked", "b", "0", seed, Path(str(seed))) for seed in range(100)]
-    drawn = Drawn(read(findings.numbers[0].path).header)
+    drawn = Drawn(read_rows(findings.numbers[0].path).header)
     found = evidence.collect(study, Findings(numbers, records=drawn))
     entropy = -(0.03 * np.log2(0.03) + 0.97 * np.log2(0.97))
     assert 8 * len(found.content) < 2.5 * entropy * 100 * 10_000
@@ -194,7 +194,7 @@ def refusal(path, content):
     """What is told of a file of that content; None where it is read."""
     path.write_bytes(content)
     try:
-        evidence.read(path)
+        evidence.read_evidence(path)
     except RecordError as error:
         return str(error)
     return None
@@ -218,14 +218,14 @@ def test_no_flipped_bit_changes_what_is_read(study, findings, tmp_path):
             assert "\n" not in told
             refused += 1
         else:  # some bytes, such as the name of the program that wrote it, say nothing
-            found = evidence.read(path)
+            found = evidence.read_evidence(path)
             assert evidence.collect(found.study, found.findings).content == content
     assert refused > 0.9 * len(content) / 97
 
 
 def test_what_is_missing_is_told(tmp_path):
     with pytest.raises(RecordError, match="not readable: No such file"):
-        evidence.read(tmp_path / "nowhere.parquet")
+        evidence.read_evidence(tmp_path / "nowhere.parquet")
 
 
 def test_a_newer_format_is_told(study, findings, monkeypatch, tmp_path):
@@ -233,7 +233,7 @@ def test_a_newer_format_is_told(study, findings, monkeypatch, tmp_path):
     (tmp_path / "new").write_bytes(evidence.collect(study, findings).content)
     monkeypatch.setattr(evidence, "VERSION", 1)
     with pytest.raises(RecordError, match="written by a newer robustkit; upgrade"):
-        evidence.read(tmp_path / "new")
+        evidence.read_evidence(tmp_path / "new")
 
 
 def test_it_needs_no_torch():

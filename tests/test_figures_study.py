@@ -27,7 +27,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from robustkit import figures
-from robustkit.analysis.outcome import Matrix
+from robustkit.analysis.outcome import TransferMatrix
 from robustkit.record import Example
 from robustkit.statistics import Estimate, friedman
 
@@ -282,7 +282,9 @@ def test_lines_that_share_a_dash_with_the_one_before_differ_by_marker_and_fill(a
 
 
 def test_names_of_rows_wrap_instead_of_being_cut(ax):
-    matrix = Matrix("m", ("the network itself", "another of cross-entropy"), ("c",), ((1,), (0,)))
+    matrix = TransferMatrix(
+        "m", ("the network itself", "another of cross-entropy"), ("c",), ((1,), (0,))
+    )
     figures.transfer_matrix(ax, matrix)
     names = [t.get_text() for t in ax.get_yticklabels()]
     assert names == ["the network\nitself", "another of\ncross-entropy"]
@@ -333,7 +335,7 @@ def test_ranks_stand_at_their_means_and_bars_join_those_within_the_critical_diff
 
 
 def test_a_transfer_matrix_shows_per_cent_and_leaves_unknown_cells_blank(ax):
-    matrix = Matrix("m", ("a", "b"), ("c", "d"), ((0.125, None), (0.5, 1.0)))
+    matrix = TransferMatrix("m", ("a", "b"), ("c", "d"), ((0.125, None), (0.5, 1.0)))
     assert figures.transfer_matrix(ax, matrix) is ax
     assert texts(ax) == ["12.5", "50.0", "100.0"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["c", "d"]

@@ -48,7 +48,7 @@ TORCH_FREE = [
     "analysis.compare",
     "analysis.evidence",
     "analysis.judge",
-    "analysis.of_records",
+    "analysis.record_folder",
     "analysis.rank",
     "study",
     "study.findings",

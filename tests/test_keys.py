@@ -34,7 +34,7 @@ from robustkit.keys import (
     TrainingKey,
 )
 from robustkit.protocol import Protocol, parse_epsilon
-from robustkit.spec import Method, Trained
+from robustkit.spec import Method, TrainingSpec
 from robustkit.study import cells
 from robustkit.training import TrainingConfig, TrainingOptions
 
@@ -418,7 +418,7 @@ CELL = {
             "configuration": "a number: what it changes is in what is asked",
         },
     ),
-    Trained: (
+    TrainingSpec: (
         {
             "data": "data",
             "model": "model",

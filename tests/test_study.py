@@ -12,9 +12,9 @@ from robustkit.checkpoint import read_checkpoint
 from robustkit.cli.terminal import StudyTable
 from robustkit.errors import InputError, RecordError
 from robustkit.study import work
-from robustkit.study.findings import of_store
+from robustkit.study.findings import findings_of_store
 from robustkit.study.run import in_words
-from robustkit.study.store import Store
+from robustkit.study.store import StudyStore
 
 
 def test_every_method_chooses_among_as_many_by_corrupted_held_out_labels(finished):
@@ -120,10 +120,10 @@ def test_a_surrogate_that_nobody_compares_is_chosen_by_trying(tiny, tmp_path):
 
 def test_whole_seeds_are_done_when_time_runs_out(tiny, tmp_path):
     path = changed(tiny, tmp_path, *EVERY)
-    crew = Hurried(tmp_path / "out", 10 + 4)  # a seed's 8 and the surrogate's 2; what is chosen
+    executor = Hurried(tmp_path / "out", 10 + 4)  # a seed's 8 and the surrogate's 2; what is chosen
     run = begin(path, tmp_path / "out")
-    plan = run.finish(crew)
-    assert {plan.cells[key].seed for key in crew.trained} == {0, 7}
+    plan = run.finish(executor)
+    assert {plan.cells[key].seed for key in executor.trained} == {0, 7}
     for entry in plan.wanted:
         assert entry.seed == 0
         assert run.store.test(entry.test)["status"] == "done"
@@ -210,14 +210,14 @@ def test_claims_are_fixed_before_the_first_cell(finished, tiny, tmp_path):
     (copy / "study.json").write_bytes(asked)
     run = begin(other, copy, amend=True)
     run.store.keep_plan(run.plan())
-    findings = of_store(run.study, run.store, "")
+    findings = findings_of_store(run.study, run.store, "")
     notes = " ".join(findings.notes)
     assert "changed after 13 cells were done" in notes
     assert "not fixed beforehand: claim '1', delta: 1.0 became 0.5." in notes
     told = findings.provenance["Study"]
     assert told["claims fixed"] == "changed later, see the notes"
-    assert told["digest"] == spec.load(str(other)).digest
-    assert told["digest as first asked"] == spec.load(str(tiny)).digest
+    assert told["digest"] == spec.load_study(str(other)).digest
+    assert told["digest as first asked"] == spec.load_study(str(tiny)).digest
     assert told["digest of amendment 1"] == f"{told['digest']}, after 13 cells"
 
 
@@ -253,7 +253,9 @@ def test_the_words_of_a_claim_are_fixed_with_the_first_cell(
     assert told in str(caught.value)
     assert "--amend" in str(caught.value)
     run = begin(other, copy, amend=True)
-    (note,) = [n for n in of_store(run.study, run.store, "").notes if "was changed after" in n]
+    (note,) = [
+        n for n in findings_of_store(run.study, run.store, "").notes if "was changed after" in n
+    ]
     assert told in note
     begin(other, copy)  # what was amended stands
     assert len(run.store.asked()["amendments"]) == 1
@@ -277,7 +279,7 @@ def test_an_amendment_is_told_by_what_it_added_removed_and_changed(finished, tin
     other = tmp_path / tiny.name
     other.write_text(text)
     begin(other, copy, amend=True)
-    note = of_store(spec.load(str(other)), Store(copy), "").notes[0]
+    note = findings_of_store(spec.load_study(str(other)), StudyStore(copy), "").notes[0]
     for told in (
         "claim '2' was removed",
         "claim '3' was added",
@@ -290,9 +292,9 @@ def test_an_amendment_is_told_by_what_it_added_removed_and_changed(finished, tin
 
 def test_results_say_on_which_data_and_machine_they_were_made(finished, monkeypatch):
     run, _, _ = finished
-    told = of_store(run.study, run.store, "").provenance
-    train, test = (work.loaded("mnist5k", split, None, None) for split in ("train", "test"))
-    few = work.loaded("mnist5k", "test", 60, None)
+    told = findings_of_store(run.study, run.store, "").provenance
+    train, test = (work.load_cached("mnist5k", split, None, None) for split in ("train", "test"))
+    few = work.load_cached("mnist5k", "test", 60, None)
     assert len(test) > 60
     assert told["Data"]["mnist5k, train"] == f"{len(train):,} images, digest {train.digest}"
     assert f"60 images, digest {few.digest}" in told["Data"]["mnist5k, test"]
@@ -305,10 +307,10 @@ def test_results_say_on_which_data_and_machine_they_were_made(finished, monkeypa
             k: v for k, v in original[kind](store, key).items() if k not in ("data", "processor")
         }
 
-    original = {"cell": Store.cell, "test": Store.test}
+    original = {"cell": StudyStore.cell, "test": StudyStore.test}
     for kind in original:
-        monkeypatch.setattr(Store, kind, older(kind))
-    old = of_store(run.study, run.store, "").provenance
+        monkeypatch.setattr(StudyStore, kind, older(kind))
+    old = findings_of_store(run.study, run.store, "").provenance
     assert old["Cells"]["processors"] == "unknown"
     assert old["Data"]["mnist5k, train"] == f"digest {train.digest}"
     assert old["Data"]["mnist5k, test"] == told["Data"]["mnist5k, test"]  # as the rows say
@@ -333,7 +335,7 @@ def test_words_for_readers_may_change_and_a_rebuilt_report_has_the_new_ones(
 def test_a_failed_cell_is_no_number(tiny, tmp_path):
     path = changed(tiny, tmp_path, "{ learning_rate = 0.1 }]", "{ learning_rate = 0.1 }]")
     run = begin(path, tmp_path / "out")
-    crew = Here(tmp_path / "out")
+    executor = Here(tmp_path / "out")
     original = work._train
 
     def breaks(cell, store, means):
@@ -343,7 +345,7 @@ def test_a_failed_cell_is_no_number(tiny, tmp_path):
 
     work._train = breaks
     try:
-        run.finish(crew)
+        run.finish(executor)
     finally:
         work._train = original
     result = found(path, tmp_path / "out")
@@ -375,19 +377,19 @@ def test_whoever_watches_a_study_is_told_of_each_cell_once(tiny, tmp_path, monke
 
     monkeypatch.setattr(work, "_train", breaks)
     monkeypatch.setattr(work, "_evaluate", refuses)
-    crew, told = Here(tmp_path / "out"), []
+    executor, told = Here(tmp_path / "out"), []
     screen = StudyTable("tiny")
 
-    def watch(standing):
-        told.append(standing)
-        screen.progress(standing)
+    def watch(state):
+        told.append(state)
+        screen.progress(state)
 
-    plan = run.finish(crew, watch)
-    ended = [standing.ended for standing in told if standing.ended]
-    assert [one.cell for one in ended] == [in_words(job.cell) for job in crew.done]
+    plan = run.finish(executor, watch)
+    ended = [state.ended for state in told if state.ended]
+    assert [one.cell for one in ended] == [in_words(job.cell) for job in executor.done]
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == len(crew.done)
-    for line, one, job in zip(lines, ended, crew.done, strict=True):
+    assert len(lines) == len(executor.done)
+    for line, one, job in zip(lines, ended, executor.done, strict=True):
         assert one.cell in line
         broken = (job.cell.method, job.cell.seed) == ("wide hinge", 1)
         refused = job.cell.context.label_noise == "0.4" and job.cell.seed != 7 and not broken
@@ -397,11 +399,11 @@ def test_whoever_watches_a_study_is_told_of_each_cell_once(tiny, tmp_path, monke
         assert one.reason in line
         assert ("failed: " in line) == (broken or refused)
     # at every moment each cell is in one place, those included that follow a choice
-    assert {standing.total for standing in told} == {len(plan.cells)}
-    assert all(len(s.running) == sum(t.running for t in s.tallies) for s in told)
-    begun = [standing for standing in told if standing.running]
-    assert begun[0].running[0].cell == in_words(crew.done[0].cell)
-    last = {tally.method: tally for tally in told[-1].tallies}
+    assert {state.total for state in told} == {len(plan.cells)}
+    assert all(len(s.running) == sum(t.running for t in s.counts) for s in told)
+    begun = [state for state in told if state.running]
+    assert begun[0].running[0].cell == in_words(executor.done[0].cell)
+    last = {count.method: count for count in told[-1].counts}
     assert last["cross-entropy"][1:] == (5, 0, 2, 0)
     assert last["wide hinge"][1:] == (3, 0, 3, 0)
     resumed = []
@@ -466,6 +468,6 @@ def test_a_line_has_a_band_an_area_and_under_attack_a_median(finished, tiny):
 def test_only_what_is_asked_for_is_in_the_folder(finished, tiny):
     result = found(tiny, finished[2])
     assert result == found(tiny, finished[2])
-    other = replace(spec.load(str(tiny)), baseline="wide hinge")
+    other = replace(spec.load_study(str(tiny)), baseline="wide hinge")
     with pytest.raises(RecordError, match="holds another study"):
-        of_store(other, Store(finished[2]), "")
+        findings_of_store(other, StudyStore(finished[2]), "")

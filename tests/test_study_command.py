@@ -15,7 +15,7 @@ from html import unescape
 
 import numpy as np
 import pytest
-from helpers.studies import BROUGHT, brought
+from helpers.studies import EXTERNAL, external_study
 
 from robustkit import spec
 from robustkit.study.findings import _histories
@@ -102,7 +102,7 @@ def test_the_command_on_the_page_asks_the_same_again(tiny, nets, tmp_path, robus
     folder = tmp_path / "a folder"
     folder.mkdir()
     path = folder / "own.toml"
-    path.write_text(BROUGHT.replace("PATTERN", "none").replace("NET", f"{tiny.parent}/net.py:net"))
+    path.write_text(EXTERNAL.replace("PATTERN", "none").replace("NET", f"{tiny.parent}/net.py:net"))
     pattern = str(nets / "{loss}_noise{label_noise}_seed{seed}.pt")
     out = ("--out", str(tmp_path / "out"))
     options = ("--checkpoints", pattern, "--limit", "30", "--baseline", "l2")
@@ -127,7 +127,7 @@ def test_the_command_on_the_page_asks_the_same_again(tiny, nets, tmp_path, robus
 
 
 def test_methods_that_are_missing_are_told_on_the_terminal(tiny, nets, tmp_path, robustkit):
-    path = brought(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    path = external_study(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     path.write_text(path.read_text().replace('baseline = "ce"', 'baseline = "xent"'))
     told = robustkit("report", str(path), "--plan", "--out", str(tmp_path / "out"))
     assert told[0] == 0
@@ -156,6 +156,6 @@ def test_a_course_is_that_of_the_networks_with_most_lines(finished, tiny):
     cells = {w.cell: few if w.seed == 0 else many for w in plan.wanted}
     done = {key: {"history": history} for key, history in cells.items()}
     plan = {"wanted": [asdict(w) for w in plan.wanted]}
-    histories = list(_histories(spec.load(str(tiny)), plan, done))
+    histories = list(_histories(spec.load_study(str(tiny)), plan, done))
     assert histories
     assert {(h.steps, h.memorised) for h in histories} == {((4, 8), (0.5, 1.0))}

@@ -12,13 +12,13 @@ from robustkit.files import canonical, digest, names, shipped
 from robustkit.models import MODELS
 from robustkit.protocol import load_protocol
 from robustkit.study import work
-from robustkit.study.cells import Context, evaluation_of, question
+from robustkit.study.cells import Context, cell_config, evaluation_of
 
 
 def test_a_choice_needs_a_seed_to_choose_by(tiny, tmp_path):
     whole = changed(tiny, tmp_path, 'surrogate = "cross-entropy"', "")
     with pytest.raises(InputError, match=r"\[tuning\] needs a seed, or every_seed = true"):
-        spec.load(str(changed(whole, tmp_path, "seed = 7", "")))
+        spec.load_study(str(changed(whole, tmp_path, "seed = 7", "")))
 
 
 def test_a_choice_needs_something_to_choose_from(tiny, tmp_path):
@@ -27,11 +27,11 @@ def test_a_choice_needs_something_to_choose_from(tiny, tmp_path):
     path = tmp_path / "none.toml"
     path.write_text("\n".join(lines).replace("seed = 7", "seed = 7\nevery_seed = true"))
     with pytest.raises(InputError, match="no method has configurations to choose from"):
-        spec.load(str(path))
+        spec.load_study(str(path))
     empty = [line if not line.startswith("choose") else "choose = []" for line in text.splitlines()]
     path.write_text("\n".join(empty))
     with pytest.raises(InputError, match="leaves no configuration"):
-        spec.load(str(path))
+        spec.load_study(str(path))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_choice_needs_something_to_choose_from(tiny, tmp_path):
 )
 def test_a_study_that_makes_no_sense_is_told_in_one_line(tiny, tmp_path, old, new, message):
     with pytest.raises(InputError) as caught:
-        spec.load(str(changed(tiny, tmp_path, old, new)))
+        spec.load_study(str(changed(tiny, tmp_path, old, new)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -144,12 +144,12 @@ def test_a_model_that_there_is_not_is_told_before_anything_is_trained(tiny, tmp_
 
 def test_a_claim_about_an_analysis_of_another_study_is_none_misspelt(tiny, tmp_path):
     other = changed(tiny, tmp_path, 'analysis = "label-noise"', 'analysis = "cifar10-label-noise"')
-    assert spec.load(str(other)).claims[0].analysis == "cifar10-label-noise"
+    assert spec.load_study(str(other)).claims[0].analysis == "cifar10-label-noise"
 
 
 def test_a_claims_level_is_a_number_however_it_is_written(tiny, tmp_path):
     levels = 'reason = "a"\nlevels = ["0.40"]'
-    study = spec.load(str(changed(tiny, tmp_path, 'reason   = "a test"', levels)))
+    study = spec.load_study(str(changed(tiny, tmp_path, 'reason   = "a test"', levels)))
     assert study.claims[0].levels == ("0.40",)
 
 
@@ -157,22 +157,22 @@ def test_what_is_no_table_is_no_table_with_an_option_either(tiny, tmp_path):
     path = changed(tiny, tmp_path, '[test]\ndata  = "mnist5k"\nlimit = 60', "")
     path.write_text(f"test = 3\n{path.read_text()}")
     with pytest.raises(InputError, match="test: expected dict, got 3"):
-        spec.load(str(path), {"test": {"limit": 5}})
+        spec.load_study(str(path), {"test": {"limit": 5}})
 
 
 def test_label_noise_of_every_kind_has_a_level_without_any(tiny, tmp_path):
     path = changed(tiny, tmp_path, "steps      = 4", 'steps = 4\nnoise_kind = "pair"')
-    run, crew = begin(path, tmp_path / "out"), Here(tmp_path / "out", 7)
+    run, executor = begin(path, tmp_path / "out"), Here(tmp_path / "out", 7)
     with pytest.raises(KeyboardInterrupt):
-        run.finish(crew)
-    cells = [(job.cell.context.label_noise, run.store.cell(job.cell.key)) for job in crew.done]
+        run.finish(executor)
+    cells = [(job.cell.context.label_noise, run.store.cell(job.cell.key)) for job in executor.done]
     assert {level for level, _ in cells} == {"0", "0.4"}
     assert {cell["status"] for _, cell in cells} == {"done"}
 
 
 @pytest.mark.parametrize("name", names("reports"))
 def test_shipped_studies_ask_for_what_there_is(name):
-    study = spec.load(name)
+    study = spec.load_study(name)
     for protocol in {a.protocol for a in study.analyses} - {""}:
         load_protocol(protocol)
     if study.trained is None:
@@ -181,15 +181,15 @@ def test_shipped_studies_ask_for_what_there_is(name):
     assert study.trained.model in MODELS
     assert study.trained.data in names("data")
     assert study.tested.data == study.trained.data
-    images = work.loaded("mnist5k", "train", None, None)  # stands for any
+    images = work.load_cached("mnist5k", "train", None, None)  # stands for any
     for method in study.methods:
         for number in range(len(method.choose)):
-            asked = question(method, number, study.trained, images, Context("0", "1"), 0)
+            asked = cell_config(method, number, study.trained, images, Context("0", "1"), 0)
             losses.build(method.loss, asked["settings"])
 
 
 def test_a_study_is_another_where_a_claim_is_and_not_where_its_words_are(tiny, tmp_path):
-    base = spec.load(str(tiny)).digest
+    base = spec.load_study(str(tiny)).digest
     for old, new, same in [
         ("Does it run?", "Does it?", True),
         ("The hinge is better.", "Better it is.", True),
@@ -205,7 +205,7 @@ def test_a_study_is_another_where_a_claim_is_and_not_where_its_words_are(tiny, t
         ("seed = 7", "seed = 7\nevery_seed = true", False),
         ("[tuning]", '[statistics]\ntests = ["Wilcoxon"]\n\n[tuning]', False),
     ]:
-        now = spec.load(str(changed(tiny, tmp_path, old, new))).digest
+        now = spec.load_study(str(changed(tiny, tmp_path, old, new))).digest
         assert (now == base) is same, new
 
 
@@ -213,13 +213,15 @@ def test_a_study_is_another_where_a_claim_is_and_not_where_its_words_are(tiny, t
     "published", sorted(shipped("reports").glob("*/manifest.json")), ids=lambda p: p.parent.name
 )
 def test_a_published_studys_file_has_the_digest_under_which_it_was_published(published):
-    study = spec.load(published.parent.name)
+    study = spec.load_study(published.parent.name)
     assert study.digest == json.loads(published.read_text())["study"]
 
 
 def test_a_study_attacks_in_the_norm_that_it_names(tiny, tmp_path):
-    plain = spec.load(str(tiny))
-    named = spec.load(str(changed(tiny, tmp_path, "limit     = 20", 'limit = 20\nnorm = "l2"')))
+    plain = spec.load_study(str(tiny))
+    named = spec.load_study(
+        str(changed(tiny, tmp_path, "limit     = 20", 'limit = 20\nnorm = "l2"'))
+    )
     before, after = (
         [evaluation_of(s, a, "cell", lambda limit: "images") for a in s.analyses]
         for s in (plain, named)
@@ -234,7 +236,7 @@ def test_a_study_attacks_in_the_norm_that_it_names(tiny, tmp_path):
 
 
 def test_a_shipped_studys_digest_stays_what_it_was_when_it_was_run():
-    study = spec.load("elsayed2018-mnist")
+    study = spec.load_study("elsayed2018-mnist")
     assert study.digest == "23bdc73676126ad3113e4de8033f6e4504200b2d6e6140d44f492f1826910db9"
-    assert spec.of_text(study.text, "other", "elsewhere.toml", {}).digest == study.digest
-    assert spec.load("elsayed2018-mnist", {"test": {"limit": 5}}).digest != study.digest
+    assert spec.study_of_text(study.text, "other", "elsewhere.toml", {}).digest == study.digest
+    assert spec.load_study("elsayed2018-mnist", {"test": {"limit": 5}}).digest != study.digest

@@ -17,7 +17,7 @@ from robustkit.protocol import KINDS, kind_of, load_protocol
 from robustkit.study import work
 from robustkit.study.cells import Test as Asked
 from robustkit.study.forecast import forecast, looks, passes
-from robustkit.study.throughput import Pace, timed
+from robustkit.study.throughput import Throughput, timed
 from robustkit.training.engine import Engine
 from robustkit.training.examples import gather
 from robustkit.training.progress import Callbacks
@@ -39,8 +39,10 @@ def test_what_is_to_come_is_counted_before_anything_is_chosen(finished, tiny, tm
 def test_a_forecast_is_what_is_missing_times_what_it_takes(tiny, tmp_path):
     path = changed(tiny, tmp_path, "hold_out   = ", "noise_kind = 'symmetric-any'\nhold_out   = ")
     run = begin(path, tmp_path / "out")
-    pace = Pace(1000.0, {"cross-entropy": 1.0, "wide hinge": 2.0}, 100.0, 10.0, 0.5, 0.25)
-    expected = forecast(run, run.plan(), pace)
+    throughput = Throughput(
+        1000.0, {"cross-entropy": 1.0, "wide hinge": 2.0}, 100.0, 10.0, 0.5, 0.25
+    )
+    expected = forecast(run, run.plan(), throughput)
     # a training: 4 updates, and one look at 100 held-out images, beside the rest
     each = {"cross-entropy": 100 + 4 * 1 + 100 * 0.5, "wide hinge": 100 + 4 * 2 + 100 * 0.5}
     cells = {"cross-entropy": (2, 5), "wide hinge": (2, 4)}
@@ -54,14 +56,14 @@ def test_a_forecast_is_what_is_missing_times_what_it_takes(tiny, tmp_path):
     total = sum(row.seconds for row in expected.rows) + expected.evaluating
     assert expected.seconds(2) == pytest.approx(3 * 1000 + total / 2)
     assert expected.seconds(1000) == pytest.approx(3 * 1000 + total / 13)
-    slow = replace(pace, steps={"cross-entropy": 1.0, "wide hinge": None})
+    slow = replace(throughput, steps={"cross-entropy": 1.0, "wide hinge": None})
     assert [row.seconds is None for row in forecast(run, run.plan(), slow).rows] == [False, True]
 
 
 def test_a_finished_study_needs_no_time(finished):
     run, plan, _ = finished
-    pace = Pace(0, {}, 100.0, 10.0, 0.5, 0.25)
-    assert forecast(run, plan, pace).seconds(1) == 0
+    throughput = Throughput(0, {}, 100.0, 10.0, 0.5, 0.25)
+    assert forecast(run, plan, throughput).seconds(1) == 0
 
 
 @pytest.mark.parametrize(
@@ -108,10 +110,10 @@ def test_what_cannot_be_timed_is_told_apart(tiny, tmp_path):
     run = begin(path, tmp_path / "out")
     cells = {cell.method: cell for cell in run.plan().cells.values()}
     one = Asked("", "clean", (), 1, "mnist5k", "test", run.tested(1))
-    _, pace = timed([*cells.values()][::-1], one, work.Means(tmp_path / "out"))
-    assert pace.steps["cross-entropy"] > 0
-    assert pace.steps["wide hinge"] is None
-    assert min(pace.cell, pace.evaluation, pace.forward, pace.gradient) > 0
+    _, throughput = timed([*cells.values()][::-1], one, work.WorkerConfig(tmp_path / "out"))
+    assert throughput.steps["cross-entropy"] > 0
+    assert throughput.steps["wide hinge"] is None
+    assert min(throughput.cell, throughput.evaluation, throughput.forward, throughput.gradient) > 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["study.json"]
 
 
@@ -119,7 +121,7 @@ def test_where_nothing_can_be_timed_the_work_goes_on(tiny, tmp_path, capsys, mon
     def fails(cells, test, means):
         raise EvaluationFailed("cannot be timed")
 
-    monkeypatch.setattr("robustkit.study.forecast.measure", fails)
+    monkeypatch.setattr("robustkit.study.forecast.measure_throughput", fails)
     command._work(begin(tiny, tmp_path / "out"), 0, None)
     err = capsys.readouterr().err
     assert err.splitlines() == [

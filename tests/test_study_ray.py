@@ -15,9 +15,9 @@ from robustkit import record, spec
 from robustkit.errors import InputError
 from robustkit.study import ray as crews
 from robustkit.study.ray import Demand, Exchange, Site, attend
-from robustkit.study.run import LOST, Options, Run
-from robustkit.study.store import Store
-from robustkit.study.work import Job, Means, carry_out
+from robustkit.study.run import LOST, Run, StudyOptions
+from robustkit.study.store import StudyStore
+from robustkit.study.work import Job, WorkerConfig, carry_out
 
 STUDY = """
 title    = "Two losses on a few digits"
@@ -64,15 +64,15 @@ seeds     = [0]
 
 
 class Here:
-    """The crew that all others are held against: this process, one job after the other."""
+    """The executor that all others are held against: this process, one job after the other."""
 
     def __init__(self, folder):
-        self.means = Means(folder)
+        self.config = WorkerConfig(folder)
 
-    def work(self, jobs, began):
+    def execute(self, jobs, began):
         for job in jobs:
             began(job)
-            carry_out(job, self.means)
+            carry_out(job, self.config)
             yield job
 
 
@@ -80,7 +80,7 @@ def study(folder, *, model="lenet5", seeds=(0, 1), steps=3, more=""):
     path = folder / "little.toml"
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(STUDY.format(model=model, seeds=list(seeds), steps=steps) + more)
-    return Run(spec.load(str(path)), Store(folder / "work"), Options())
+    return Run(spec.load_study(str(path)), StudyStore(folder / "work"), StudyOptions())
 
 
 def found(run):
@@ -115,19 +115,19 @@ class Apart:
     """Workers that share nothing with the study's folder but a URL, without a cluster."""
 
     def __init__(self, run, url):
-        self.crew = crews.Cluster(None, site(run, url), 1, 0)
+        self.executor = crews.RayExecutor(None, site(run, url), 1, 0)
 
-    def work(self, jobs, began):
+    def execute(self, jobs, began):
         for job in jobs:
             began(job)
-            self.crew._offer(job)
-            assert attend(job, self.crew.site) == ""
-            self.crew._bring(job)
+            self.executor._offer(job)
+            assert attend(job, self.executor.site) == ""
+            self.executor._bring(job)
             yield job
 
 
-def site(run, url="", **means):
-    made = Site(Means(run.store.folder, **means), Path.cwd(), "mark", str(url))
+def site(run, url="", **config):
+    made = Site(WorkerConfig(run.store.folder, **config), Path.cwd(), "mark", str(url))
     made.exchange.put("mark", b"here")
     return made
 
@@ -159,10 +159,10 @@ def test_what_stands_at_the_url_is_not_worked_out_again(little, tmp_path, refere
 def test_what_is_done_here_is_offered_to_those_who_build_on_it(little, tmp_path, reference):
     first = little.missing(little.plan())
     for job in first:
-        carry_out(replace(job, tests=()), Means(little.store.folder))
-    crew = Apart(little, (tmp_path / "elsewhere").as_uri())
+        carry_out(replace(job, tests=()), WorkerConfig(little.store.folder))
+    executor = Apart(little, (tmp_path / "elsewhere").as_uri())
     before = {p: p.read_bytes() for p in little.store.folder.glob("cells/*.json")}
-    little.finish(crew)
+    little.finish(executor)
     assert found(little) == reference
     assert {p: p.read_bytes() for p in before} == before  # trained once
 
@@ -185,11 +185,11 @@ def test_a_second_one_that_was_slower_changes_nothing(little, tmp_path, monkeypa
     job, place = little.missing(little.plan())[0], site(little, tmp_path / "elsewhere")
     work = crews.carry_out
 
-    def overtaken(job, means):
+    def overtaken(job, config):
         monkeypatch.setattr(crews, "carry_out", work)
         assert attend(job, place) == ""
         stands.update({p: p.read_bytes() for p in (tmp_path / "elsewhere").rglob("*.*")})
-        work(job, means)
+        work(job, config)
 
     stands: dict[Path, bytes] = {}
     monkeypatch.setattr(crews, "carry_out", overtaken)
@@ -202,11 +202,11 @@ def test_rows_belong_to_the_network_that_was_there_first(little, tmp_path, monke
     job, place = little.missing(little.plan())[0], site(little, tmp_path / "elsewhere")
     work = crews.carry_out
 
-    def overtaken(asked, means):
+    def overtaken(asked, config):
         monkeypatch.setattr(crews, "carry_out", work)
         assert attend(replace(job, tests=()), place) == ""
         stands.append(place.exchange.result("cell", job.cell.key))
-        work(asked, means)
+        work(asked, config)
 
     stands: list[object] = []
     monkeypatch.setattr(crews, "carry_out", overtaken)
@@ -251,7 +251,7 @@ def test_a_diverged_training_is_told_of_the_studys_own_folder(tmp_path, monkeypa
     )
     run = study(tmp_path, seeds=[0], steps=30, more=method)
     job = next(job for job in run.missing(run.plan()) if job.cell.method == "wild")
-    list(Apart(run, tmp_path / "elsewhere").work([job], lambda job: None))
+    list(Apart(run, tmp_path / "elsewhere").execute([job], lambda job: None))
     failed = run.store.cell(job.cell.key)
     assert failed["status"] == "failed"
     assert failed["reason"].startswith(f"{run.store.checkpoint(job.cell.key)}: the loss is no")
@@ -276,7 +276,7 @@ def test_a_crash_brings_its_traceback(tmp_path, monkeypatch):
     )
     run = study(tmp_path, model="broken.py:build", seeds=[0])
     job = run.missing(run.plan())[0]
-    list(Apart(run, tmp_path / "elsewhere").work([job], lambda job: None))
+    list(Apart(run, tmp_path / "elsewhere").execute([job], lambda job: None))
     failed = run.store.cell(job.cell.key)
     assert "ArithmeticError" in failed["reason"]
     log = run.store.folder / "cells" / f"{job.cell.key}.log"
@@ -288,12 +288,12 @@ def test_one_that_is_still_at_work_is_waited_for(little, monkeypatch):
     work, inside, go_on = crews.carry_out, threading.Event(), threading.Event()
     at_once = []
 
-    def slow(job, means):
+    def slow(job, config):
         at_once.append(1)
         inside.set()
         assert go_on.wait(60)
         assert len(at_once) == 1
-        work(job, means)
+        work(job, config)
         at_once.pop()
 
     monkeypatch.setattr(crews, "carry_out", slow)
@@ -367,7 +367,7 @@ def test_a_url_of_an_unknown_kind_is_one_line(little):
 
 
 def open_cluster(run, **demand):
-    return crews.cluster(Means(run.store.folder), Demand(**demand))
+    return crews.cluster(WorkerConfig(run.store.folder), Demand(**demand))
 
 
 def test_without_ray_the_extra_is_named(little, monkeypatch):
@@ -408,13 +408,15 @@ def at_work(node):
 
 
 class Counted:
-    """A crew that counts how often a job has begun."""
+    """An executor that counts how often a job has begun."""
 
-    def __init__(self, crew):
-        self.crew, self.begun = crew, []
+    def __init__(self, executor):
+        self.executor, self.begun = executor, []
 
-    def work(self, jobs, began):
-        return self.crew.work(jobs, lambda job: (self.begun.append(job.cell.key), began(job)))
+    def execute(self, jobs, began):
+        return self.executor.execute(
+            jobs, lambda job: (self.begun.append(job.cell.key), began(job))
+        )
 
     def repeated(self):
         return len(self.begun) - len(set(self.begun))
@@ -448,12 +450,12 @@ def long_reference(tmp_path_factory):
 @pytest.mark.slow
 def test_a_killed_worker_costs_no_row(tmp_path, long_reference):
     run = study(tmp_path, steps=60)
-    with nodes(1) as (made, (node,)), open_cluster(run, address=made.address) as crew:
+    with nodes(1) as (made, (node,)), open_cluster(run, address=made.address) as executor:
         mishap = Mishap(
             node, lambda pid: os.kill(pid, signal.SIGKILL), run.store.folder / "checkpoints"
         )
         mishap.thread.start()
-        run.finish(counted := Counted(crew))
+        run.finish(counted := Counted(executor))
     assert mishap.happened
     assert counted.repeated() == 1
     assert found(run) == long_reference
@@ -462,20 +464,20 @@ def test_a_killed_worker_costs_no_row(tmp_path, long_reference):
 @pytest.mark.slow
 def test_a_removed_node_costs_no_row(tmp_path, long_reference):
     run = study(tmp_path, steps=60)
-    with nodes(2) as (made, (node, _)), open_cluster(run, address=made.address) as crew:
+    with nodes(2) as (made, (node, _)), open_cluster(run, address=made.address) as executor:
         mishap = Mishap(
             node,
             lambda pid: made.remove_node(node, allow_graceful=False),
             run.store.folder / "checkpoints",
         )
         mishap.thread.start()
-        assert crew.lanes() == 3
-        run.finish(counted := Counted(crew))
+        assert executor.lanes() == 3
+        run.finish(counted := Counted(executor))
         mishap.thread.join(60)
         until = time.monotonic() + 60  # Ray sees only at its next checks that a node is gone
-        while crew.lanes() == 3 and time.monotonic() < until:
+        while executor.lanes() == 3 and time.monotonic() < until:
             time.sleep(0.2)
-        assert crew.lanes() == 2
+        assert executor.lanes() == 2
     assert mishap.happened
     assert counted.repeated() >= 1
     assert found(run) == long_reference
@@ -487,9 +489,9 @@ def test_workers_with_nothing_in_common_but_a_url(tmp_path, reference):
     shared = (tmp_path / "elsewhere").as_uri()
     with (
         nodes(1) as (made, _),
-        open_cluster(run, address=made.address, shared=shared, most=2) as crew,
+        open_cluster(run, address=made.address, shared=shared, most=2) as executor,
     ):
-        run.finish(crew)
+        run.finish(executor)
     assert found(run) == reference
     assert not list((tmp_path / "elsewhere").glob(".seen-*"))
 
@@ -508,9 +510,9 @@ def test_a_cell_that_ends_every_worker_is_given_up_and_the_others_are_done(tmp_p
     deadly = bad.missing(bad.plan())[0]
     fine = good.missing(good.plan())
     done = []
-    with nodes(1) as (made, _), open_cluster(good, address=made.address) as crew:
+    with nodes(1) as (made, _), open_cluster(good, address=made.address) as executor:
         with pytest.raises(InputError, match=f"lost {LOST} workers each.*WorkerCrashedError"):
-            done.extend(crew.work([deadly, *fine], lambda job: None))
+            done.extend(executor.execute([deadly, *fine], lambda job: None))
         assert {job.cell.key for job in done} == {job.cell.key for job in fine}
     assert len(list(tmp_path.glob("tried-*"))) == LOST
 
@@ -531,17 +533,17 @@ def test_fractions_of_gpus_are_lanes(little):
     node = {"num_cpus": 8, "num_gpus": 2, "object_store_memory": 80 * 2**20}
     made = cluster_utils.Cluster(initialize_head=True, head_node_args=node)
     try:
-        with open_cluster(little, address=made.address, gpus=0.25) as crew:
-            assert crew.lanes() == 8
-            assert crew.site.means.device == "cuda"
-        with open_cluster(little, address=made.address, gpus=0.25, cpus=2) as crew:
-            assert crew.lanes() == 4
-            assert crew.site.means.threads == 2
-        with open_cluster(little, address=made.address) as crew:
-            assert crew.lanes() == 2
-        with open_cluster(little, address=made.address, gpus=0) as crew:
-            assert crew.lanes() == 8
-            assert crew.site.means.device == "cpu"
+        with open_cluster(little, address=made.address, gpus=0.25) as executor:
+            assert executor.lanes() == 8
+            assert executor.site.config.device == "cuda"
+        with open_cluster(little, address=made.address, gpus=0.25, cpus=2) as executor:
+            assert executor.lanes() == 4
+            assert executor.site.config.threads == 2
+        with open_cluster(little, address=made.address) as executor:
+            assert executor.lanes() == 2
+        with open_cluster(little, address=made.address, gpus=0) as executor:
+            assert executor.lanes() == 8
+            assert executor.site.config.device == "cpu"
     finally:
         made.shutdown()
 

@@ -10,8 +10,8 @@ from helpers.studies import CLAIM
 
 from robustkit import record, spec
 from robustkit.analysis.findings import Findings, Number
-from robustkit.analysis.judge import outcome
-from robustkit.analysis.of_records import of_runs
+from robustkit.analysis.judge import judge_study
+from robustkit.analysis.record_folder import findings_of_records
 from robustkit.errors import RecordError
 
 
@@ -95,7 +95,7 @@ def test_a_claim_is_judged_at_all_of_its_levels(tmp_path, share, better, equival
                 numbers.append(Number("label-noise", method, level, seed, path, "lost"))
     path = tmp_path / "claims.toml"
     path.write_text(CLAIMS + "".join(CLAIM.format(says=s) for s in ("better", "equivalent")))
-    result = outcome(spec.load(str(path)), Findings(numbers))
+    result = judge_study(spec.load_study(str(path)), Findings(numbers))
     judged = {j.name: j for j in result.judgements}
     assert judged["better"].verdict == better
     assert judged["equivalent"].verdict == equivalent
@@ -111,7 +111,7 @@ def test_one_seed_decides_no_claim_about_methods(tmp_path):
         numbers.append(Number("label-noise", method, "0", 0, path))
     path = tmp_path / "claims.toml"
     path.write_text(CLAIMS + CLAIM.format(says="better"))
-    result = outcome(spec.load(str(path)), Findings(numbers))
+    result = judge_study(spec.load_study(str(path)), Findings(numbers))
     assert [c.verdict for c in result.panels[0].comparisons] == ["better"]
     assert result.panels[0].comparisons[0].test == "McNemar"
     (judged,) = result.judgements
@@ -131,7 +131,7 @@ def test_a_claim_about_networks_takes_one_each(tmp_path, networks, verdict, said
             numbers.append(Number("label-noise", method, "0", seed, path))
     path = tmp_path / "claims.toml"
     path.write_text(CLAIMS + '[statistics]\nunit = "network"\n' + CLAIM.format(says="better"))
-    result = outcome(spec.load(str(path)), Findings(numbers))
+    result = judge_study(spec.load_study(str(path)), Findings(numbers))
     (judged,) = result.judgements
     assert judged.verdict == verdict
     assert said in judged.sentence
@@ -150,7 +150,7 @@ def test_only_the_tests_that_are_asked_for_stand_beside(tmp_path, asked, shown):
     path = tmp_path / "claims.toml"
     path.write_text(f"{CLAIMS}[statistics]\n{asked}\n{CLAIM.format(says='better')}")
     numbers = drawn(tmp_path, dict.fromkeys("ab", (0, 1, 2)), levels=("0",))
-    result = outcome(spec.load(str(path)), Findings(numbers))
+    result = judge_study(spec.load_study(str(path)), Findings(numbers))
     (one,) = result.panels[0].comparisons
     assert [test.test for test in one.secondary] == shown
     said = result.judgements[0].sentence.lower()
@@ -179,7 +179,7 @@ def test_a_comparison_has_one_interval_wherever_it_stands(tmp_path):
     turned = CLAIM.format(says="equivalent").replace('a = "a"\nb = "b"', 'a = "b"\nb = "a"')
     path.write_text(CLAIMS + some + turned)
     times = {"cost": {"a": [1.5, 1.6], "b": [1.0, 1.0]}}
-    result = outcome(spec.load(str(path)), Findings(numbers, times))
+    result = judge_study(spec.load_study(str(path)), Findings(numbers, times))
     shown = {c.level: c.difference for c in result.panels[0].comparisons}
     better, equivalent = result.judgements
     assert [c.level for c in better.comparisons] == ["0.4", "0"]
@@ -198,7 +198,7 @@ def test_a_claim_at_a_level_without_data_does_not_hold(tmp_path):
     for levels, verdict in ('["0.4"]', "holds"), ('["0.4", "0.8"]', "undecided"):
         claim = CLAIM.format(says="better").replace("delta", f"levels = {levels}\ndelta")
         path.write_text(CLAIMS + claim)
-        (judged,) = outcome(spec.load(str(path)), Findings(numbers)).judgements
+        (judged,) = judge_study(spec.load_study(str(path)), Findings(numbers)).judgements
         assert judged.verdict == verdict
 
 
@@ -213,7 +213,9 @@ def test_a_claim_at_a_level_without_data_does_not_hold(tmp_path):
 def test_how_seeds_pair_networks_is_told(tmp_path, seeds, test, unit, note):
     path = tmp_path / "claims.toml"
     path.write_text(CLAIMS)
-    panel = outcome(spec.load(str(path)), Findings(drawn(tmp_path, seeds, levels=("0",)))).panels[0]
+    panel = judge_study(
+        spec.load_study(str(path)), Findings(drawn(tmp_path, seeds, levels=("0",)))
+    ).panels[0]
     (one,) = panel.comparisons
     assert test in one.test
     assert unit in one.unit
@@ -232,15 +234,15 @@ def test_a_folder_of_evaluations_becomes_a_report(tmp_path):
                 rows(runs, name, rng.random(500) < chance, **made)
     path = tmp_path / "claims.toml"
     path.write_text(CLAIMS)
-    study = spec.load(str(path))
-    result = outcome(study, of_runs(study, runs, "command"))
+    study = spec.load_study(str(path))
+    result = judge_study(study, findings_of_records(study, runs, "command"))
     assert [v.level for v in result.panels[0].lines[0].values] == ["0", "0.25"]
     assert [c.verdict for c in result.panels[0].comparisons] == ["better", "better"]
     assert result.provenance["Study"]["claims fixed"].startswith("not known")
     assert result.provenance["Data"] == {"d, d": "500 images, digest d"}
     rows(runs, "again", rng.random(500) < 0.5, loss="a", label_noise=0.25, seed=2)
     with pytest.raises(RecordError, match="keep one of them"):
-        of_runs(study, runs, "command")
+        findings_of_records(study, runs, "command")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +259,7 @@ def test_an_analysis_takes_the_evaluations_in_its_norm(tmp_path, norm, taken, to
     path = tmp_path / "claims.toml"
     analysis = f'name = "pgd"\nfactor = "epsilon"\nprotocol = "pgd"\n{norm}'
     path.write_text(CLAIMS.replace('name = "label-noise"\nfactor = "label_noise"\n', analysis))
-    found = of_runs(spec.load(str(path)), tmp_path, "command")
+    found = findings_of_records(spec.load_study(str(path)), tmp_path, "command")
     assert [number.path.stem for number in found.numbers] == [taken]
     assert f"Left out, since {told}" in found.notes
 
@@ -273,7 +275,7 @@ def test_evaluations_that_no_analysis_takes_are_told(tmp_path):
     rows(runs, "unknown", right, loss="a", seed=0)
     path = tmp_path / "claims.toml"
     path.write_text(CLAIMS)
-    found = of_runs(spec.load(str(path)), runs, "command")
+    found = findings_of_records(spec.load_study(str(path)), runs, "command")
     assert {number.path.name for number in found.numbers} == {"whole0.parquet", "whole1.parquet"}
     told = [note for note in found.notes if note.startswith("Left out")]
     assert told == [
@@ -284,7 +286,7 @@ def test_evaluations_that_no_analysis_takes_are_told(tmp_path):
     for path_ in runs.glob("whole*"):
         path_.unlink()
     with pytest.raises(RecordError, match=r"fits an analysis of claims: Left out, since .* 0\.1"):
-        of_runs(spec.load(str(path)), runs, "command")
+        findings_of_records(spec.load_study(str(path)), runs, "command")
 
 
 def test_an_attack_shows_what_it_found_on_the_first_network_of_the_baseline(tmp_path):
@@ -304,13 +306,13 @@ def test_an_attack_shows_what_it_found_on_the_first_network_of_the_baseline(tmp_
         protocol = "pgd"
         """
     path.write_text(CLAIMS[: CLAIMS.index("[[analysis]]")] + attacked)
-    study = spec.load(str(path))
-    (gallery,) = outcome(study, Findings(numbers)).galleries
+    study = spec.load_study(str(path))
+    (gallery,) = judge_study(study, Findings(numbers)).galleries
     assert gallery.title.startswith("b, seed 1, under ")
     expected = record.read(tmp_path / "b1.parquet").examples
     assert [e.index for e in gallery.examples] == [e.index for e in expected[:6]]
     (tmp_path / "b1.examples.npz").unlink()
-    assert outcome(study, Findings(numbers)).galleries == ()
+    assert judge_study(study, Findings(numbers)).galleries == ()
 
 
 def test_different_images_are_not_compared(tmp_path):
@@ -326,4 +328,4 @@ def test_different_images_are_not_compared(tmp_path):
         Number("label-noise", "b", "0", 0, tmp_path / "two.parquet"),
     ]
     with pytest.raises(RecordError, match="evaluated on other images"):
-        outcome(spec.load(str(path)), Findings(numbers))
+        judge_study(spec.load_study(str(path)), Findings(numbers))

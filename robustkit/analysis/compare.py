@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from robustkit.analysis.contrast import contrast, judge_levels, pairing_notes, several_note
 from robustkit.errors import InputError
 from robustkit.protocol import protocol_in_words
-from robustkit.results.finder import Group, check_twice, in_order, named
-from robustkit.results.records import CLEAN, Network, Record, Wanted, load
+from robustkit.results.finder import NetworkGroup, check_twice, in_order, named
+from robustkit.results.records import CLEAN, NetworkRecords, Record, RecordQuery, open_record
 from robustkit.results.sides import Side, sides
 from robustkit.statistics import (
     Comparison,
@@ -154,24 +154,26 @@ def compare(
     """
     groups = [_group(given) for given in (baseline, *others)]
     check_twice(groups)
-    found = sides(named(groups), Wanted(at=tuple(at)))
+    found = sides(named(groups), RecordQuery(at=tuple(at)))
     return compare_sides(found, at=at, delta=delta, level=level).comparisons
 
 
-def _group(given: "Evaluation | Path | str | Sequence[Evaluation | Path | str]") -> Group:
+def _group(given: "Evaluation | Path | str | Sequence[Evaluation | Path | str]") -> NetworkGroup:
     if isinstance(given, str) or not isinstance(given, Sequence):
         given = [given]
     records = [_record(one) for one in given]
     if not records:
         raise InputError("an empty list of evaluations; give at least one")
-    networks = [Network(str(r.checkpoint["path"]), r.checkpoint["seed"], (r,)) for r in records]
+    networks = [
+        NetworkRecords(str(r.checkpoint["path"]), r.checkpoint["seed"], (r,)) for r in records
+    ]
     names = " + ".join(network.name for network in networks)
     losses = {record.checkpoint["loss"] for record in records} - {None}
     name = losses.pop() if len(losses) == 1 and len(records) > 1 else names
-    return Group(str(name), in_order(networks), names)
+    return NetworkGroup(str(name), in_order(networks), names)
 
 
 def _record(given: "Evaluation | Path | str") -> Record:
     if isinstance(given, str | Path):
-        return load(Path(given))
+        return open_record(Path(given))
     return Record(given.header, given)

@@ -72,7 +72,7 @@ DAMAGED = (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError,
 """what reading a damaged file may raise"""
 
 
-class Evidence(NamedTuple):
+class StudyEvidence(NamedTuple):
     """What a report is made of."""
 
     study: Study
@@ -108,7 +108,7 @@ class _Kept:
 # --- written --------------------------------------------------------------------------------------
 
 
-def collect(study: Study, findings: Findings) -> Evidence:
+def collect(study: Study, findings: Findings) -> StudyEvidence:
     """The evidence of what was found. Each record is read once, and few are held at a time.
 
     Raises:
@@ -200,7 +200,7 @@ def _linked(
 # --- read -----------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> Evidence:
+def read_evidence(path: Path) -> StudyEvidence:
     """The evidence in a file.
 
     Raises:
@@ -214,12 +214,12 @@ def read(path: Path) -> Evidence:
     return _evidence(content, str(path))
 
 
-def _evidence(content: bytes, where: str) -> Evidence:
+def _evidence(content: bytes, where: str) -> StudyEvidence:
     try:
         said, table = _unpacked(content, where)
         asked = said["asked"][-1]
-        study = spec.of_text(asked["file"], said["name"], where, asked["changes"])
-        return Evidence(study, _findings(said, table), content)
+        study = spec.study_of_text(asked["file"], said["name"], where, asked["changes"])
+        return StudyEvidence(study, _findings(said, table), content)
     except DAMAGED as error:
         raise RecordError(
             f"{where}: damaged, or not the evidence of a report ({first_line(error)}); take it "

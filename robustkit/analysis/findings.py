@@ -64,7 +64,7 @@ def baseline_of(study: Study, numbers: Iterable[Number]) -> str:
 
 def not_found(study: Study, methods: Collection[str]) -> list[str]:
     """Methods that a study of networks made elsewhere speaks of, and no network is of, in words."""
-    if study.brought is None:
+    if study.external is None:
         return []
     named = {study.baseline: "the baseline"} if study.baseline else {}
     for claim in study.claims:

@@ -8,8 +8,8 @@ from robustkit.analysis.outcome import (
     Cost,
     Judged,
     Judgement,
-    Matrix,
     Outcome,
+    TransferMatrix,
 )
 from robustkit.analysis.table import AnalysisTable
 from robustkit.protocol import protocol_in_words
@@ -21,7 +21,7 @@ from robustkit.statistics import (
 )
 
 
-def outcome(study: Study, findings: Findings) -> Outcome:
+def judge_study(study: Study, findings: Findings) -> Outcome:
     """Everything that the study's report says.
 
     Raises:
@@ -190,7 +190,7 @@ def _costs(study: Study, tables: Mapping[str, AnalysisTable], findings: Findings
                 yield Cost(method, price, compared.difference, table.where(level))
 
 
-def _matrices(study: Study, tables: Mapping[str, AnalysisTable]) -> Iterable[Matrix]:
+def _matrices(study: Study, tables: Mapping[str, AnalysisTable]) -> Iterable[TransferMatrix]:
     """For each attack that was also made by transfer: both ways, at a middle budget."""
     for name, table in tables.items():
         analysis = table.analysis
@@ -209,7 +209,7 @@ def _matrices(study: Study, tables: Mapping[str, AnalysisTable]) -> Iterable[Mat
         if not analysis.surrogate or own is None or not (own.found and table.found):
             continue
         level = table.levels[(len(table.levels) - 1) // 2]
-        yield Matrix(
+        yield TransferMatrix(
             f"{name}: accuracy at ε = {level}",
             ("the network itself", f"another of {analysis.surrogate}"),
             table.methods,

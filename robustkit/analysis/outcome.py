@@ -138,7 +138,7 @@ class CellRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Matrix:
+class TransferMatrix:
     """Accuracy of each target under examples made on each source, at one budget."""
 
     title: str
@@ -174,7 +174,7 @@ class Outcome:
     cells: tuple[CellRow, ...]
     histories: tuple[History, ...] = ()
     costs: tuple[Cost, ...] = ()
-    matrices: tuple[Matrix, ...] = ()
+    matrices: tuple[TransferMatrix, ...] = ()
     galleries: tuple[Gallery, ...] = ()
     notes: tuple[str, ...] = ()
     """what was left out, and for what the verdicts hold"""

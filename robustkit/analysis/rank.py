@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from robustkit.data import shelf
 from robustkit.errors import InputError, UnknownName
-from robustkit.results.finder import Finder, Group, check_twice, named, split
-from robustkit.results.records import Network, Wanted
+from robustkit.results.finder import Finder, NetworkGroup, check_twice, named, split
+from robustkit.results.records import NetworkRecords, RecordQuery
 from robustkit.results.sides import Side, sides
 from robustkit.statistics import Ranks, friedman
 from robustkit.statistics.comparison import listed
@@ -89,7 +89,7 @@ def rank(
     _check_independent(data)
     levels = tuple(at.get(name, at[""]) for name in data)
     tested = [
-        _on(name, found, replace(finder.wanted, at=(where,), data=name), finder)
+        _on(name, found, replace(finder.query, at=(where,), data=name), finder)
         for name, where in zip(data, levels, strict=True)
     ]
     methods = tuple(sorted({method for known in tested for method in known}))
@@ -108,10 +108,13 @@ def rank(
 
 
 def _on(
-    data: str, found: Sequence[tuple[str, Sequence[Network]]], wanted: Wanted, finder: Finder
+    data: str,
+    found: Sequence[tuple[str, Sequence[NetworkRecords]]],
+    query: RecordQuery,
+    finder: Finder,
 ) -> dict[str, Side]:
     """The methods that were evaluated on a data set, by name."""
-    groups: list[Group] = []
+    groups: list[NetworkGroup] = []
     for given, networks in found:
         own = [_restricted(network, data) for network in networks]
         if there := [network for network in own if network.records]:
@@ -121,10 +124,10 @@ def _on(
                 made = [replace(one, name=given) for one in made]
             groups += made
     check_twice(groups)
-    return {side.name: side for side in sides(named(groups), wanted, finder.runs)}
+    return {side.name: side for side in sides(named(groups), query, finder.runs)}
 
 
-def _restricted(network: Network, data: str) -> Network:
+def _restricted(network: NetworkRecords, data: str) -> NetworkRecords:
     records = tuple(r for r in network.records if r.header["data"]["name"] == data)
     fields = tuple((key, value) for key, value in network.fields if key != DATA)
     return replace(network, records=records, fields=fields)

@@ -15,7 +15,7 @@ from robustkit.protocol import Norm
 
 if TYPE_CHECKING:
     from robustkit.analysis.compare import Compared
-    from robustkit.results.records import Wanted
+    from robustkit.results.records import RecordQuery
     from robustkit.results.sides import Side
     from robustkit.statistics import Comparison, Estimate
 
@@ -68,10 +68,10 @@ def compare(
     """Compare evaluated networks with the first: differences, intervals, verdicts, sentences."""
     from robustkit.analysis.compare import compare_sides
 
-    share = None if delta is None else points(delta, "--delta")
+    share = None if delta is None else as_share(delta, "--delta")
     check_json(json_)
-    wanted = asked(at, attack, norm, data, surrogate)
-    found = evaluated(names, wanted, baseline, runs)
+    query = asked(at, attack, norm, data, surrogate)
+    found = evaluated(names, query, baseline, runs)
     compared = compare_sides(found, at=at or (), delta=share, level=level)
     if json_ is not None:
         write_json(as_json(compared), json_)
@@ -86,19 +86,19 @@ def asked(
     norm: Norm | None,
     data: str | None,
     surrogate: str | None,
-) -> "Wanted":
+) -> "RecordQuery":
     """Options as the evaluations that are meant.
 
     Raises:
         InputError: --at is no number above 0.
     """
-    from robustkit.results.records import Wanted
+    from robustkit.results.records import RecordQuery
 
-    return Wanted(tuple(at or ()), attack, data, surrogate, norm)
+    return RecordQuery(tuple(at or ()), attack, data, surrogate, norm)
 
 
 def evaluated(
-    names: Sequence[str] | None, wanted: "Wanted", baseline: str | None, runs: Path
+    names: Sequence[str] | None, query: "RecordQuery", baseline: str | None, runs: Path
 ) -> tuple["Side", ...]:
     """What was found of the networks that names mean, the baseline first.
 
@@ -110,7 +110,7 @@ def evaluated(
 
     if not names:
         raise InputError("name two networks or more; the first is the baseline")
-    found = sides(Finder(runs, wanted).groups(names), wanted, runs)
+    found = sides(Finder(runs, query).groups(names), query, runs)
     if baseline is None:
         return found
     known = [side.name for side in found]
@@ -119,7 +119,7 @@ def evaluated(
     return tuple(sorted(found, key=lambda side: side.name != baseline))
 
 
-def points(value: float, option: str) -> float:
+def as_share(value: float, option: str) -> float:
     """Points as a share.
 
     Raises:

@@ -19,10 +19,10 @@ from robustkit.cli.compare import (
     Names,
     Runs,
     Surrogate,
+    as_share,
     asked,
     check_json,
     evaluated,
-    points,
     write_json,
 )
 from robustkit.errors import InputError
@@ -80,7 +80,7 @@ def power(
     json_: Json = None,
 ) -> int:
     """Plan seeds and images from the spread on file; the observed difference plays no part."""
-    share = points(delta, "--delta")
+    share = as_share(delta, "--delta")
     check_json(json_)
     if seed_sd is None and discordant is None:
         planned = _planned(
@@ -117,8 +117,8 @@ def _check_by_hand(
         raise InputError("give networks, or --seed-sd, --discordant and --images, not both")
     if seed_sd is None or discordant is None or images is None:
         raise InputError("--seed-sd, --discordant and --images go together; give all three")
-    points(seed_sd, "--seed-sd")
-    points(discordant, "--discordant")
+    as_share(seed_sd, "--seed-sd")
+    as_share(discordant, "--discordant")
 
 
 def _by_hand(

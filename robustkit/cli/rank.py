@@ -65,8 +65,8 @@ def rank(
     if figure is not None and figure.suffix[1:] not in KINDS:
         raise InputError(f"--figure {figure}: give a name that ends in .pdf, .svg or .png")
     levels = _levels(at or ())
-    wanted = asked(tuple(levels.values()), attack, norm, None, surrogate)
-    found = ranked(names, Finder(runs, wanted), at=levels, level=level)
+    query = asked(tuple(levels.values()), attack, norm, None, surrogate)
+    found = ranked(names, Finder(runs, query), at=levels, level=level)
     if figure is not None:
         write_atomic(figure, _drawn(found, figure))
     if json_ is not None:

@@ -17,13 +17,13 @@ from robustkit.errors import EvaluationFailed, InputError
 from robustkit.files import find
 
 if TYPE_CHECKING:
-    from robustkit.analysis.evidence import Evidence
+    from robustkit.analysis.evidence import StudyEvidence
     from robustkit.figures import Width
     from robustkit.spec import Study
     from robustkit.study.cells import Plan
     from robustkit.study.forecast import Forecast
     from robustkit.study.ray import Demand
-    from robustkit.study.run import Crew, Run
+    from robustkit.study.run import Executor, Run
 
 
 def report(
@@ -100,29 +100,31 @@ def report(
 ) -> int:
     """Train and evaluate what a study still needs, and write its report."""
     from robustkit import spec
-    from robustkit.study.store import Store
+    from robustkit.study.store import StudyStore
 
     if hours is not None and not 0 <= hours < math.inf:
         raise InputError(f"--hours {hours:g}: expected a number of hours from 0 on")
     folder = out or Path(Path(name).stem)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: is a file; give the name of a folder")
-    store = Store(folder / "work")
+    store = StudyStore(folder / "work")
     report_style = _ReportStyle(folder, style, width)
     changes = _changes(checkpoints, runs, data, limit, model, baseline)
     if only_report and runs is None and store.asked() is None:
         return _again(name, report_style)
-    study = _as_asked(store, name) if only_report and runs is None else spec.load(name, changes)
+    study = (
+        _as_asked(store, name) if only_report and runs is None else spec.load_study(name, changes)
+    )
     command = _command(name, study)
-    if runs is not None or (study.brought is not None and study.brought.runs):
-        source = runs or Path(study.brought.runs)  # type: ignore[union-attr]
+    if runs is not None or (study.external is not None and study.external.runs):
+        source = runs or Path(study.external.runs)  # type: ignore[union-attr]
         return _of_runs(study, source, command, report_style)
     if not only_report:
-        from robustkit.study.run import Options, Run
+        from robustkit.study.run import Run, StudyOptions
 
         demand = _demand(ray, cpus_per_cell, gpus_per_cell, shared, workers, device)
         device, workers = _place(device, workers)
-        run = Run(study, store, Options(data_root, device, workers, retry, amend), changes)
+        run = Run(study, store, StudyOptions(data_root, device, workers, retry, amend), changes)
         if plan:
             _show_plan(run, run.plan(), _lanes(run, demand))
             return 0
@@ -172,7 +174,7 @@ def _as_asked(store: Any, name: str) -> "Study":
     asked = store.asked()
     last = [asked, *asked["amendments"]][-1]
     _tell_if_changed(name, last["file"])
-    return spec.of_text(last["file"], asked["name"], f"{store.folder}", last["changes"])
+    return spec.study_of_text(last["file"], asked["name"], f"{store.folder}", last["changes"])
 
 
 def _tell_if_changed(name: str, text: str) -> None:
@@ -226,22 +228,24 @@ def _work(run: "Run", hours: float | None, demand: "Demand | None") -> None:
     until = math.inf if hours is None else time.monotonic() + 3600 * hours
     if run.options.retry:
         run.retry(run.plan())
-    with _crew(run, until, demand) as crew:
+    with _executor(run, until, demand) as executor:
         if run.missing(plan := run.plan()):
             announce(run, plan, _expected(run, plan), _lanes(run, demand))
         with StudyTable(run.study.name) as table:
-            run.finish(crew, table.progress)
+            run.finish(executor, table.progress)
 
 
-def _crew(run: "Run", until: float, demand: "Demand | None") -> "AbstractContextManager[Crew]":
+def _executor(
+    run: "Run", until: float, demand: "Demand | None"
+) -> "AbstractContextManager[Executor]":
     """Whoever carries out the jobs."""
-    from robustkit.study.run import Processes, means
+    from robustkit.study.run import ProcessExecutor, worker_config
 
     if demand is None:
-        return nullcontext(Processes(means(run), run.options.workers, until))
+        return nullcontext(ProcessExecutor(worker_config(run), run.options.workers, until))
     from robustkit.study.ray import cluster
 
-    return cluster(means(run), demand, until)
+    return cluster(worker_config(run), demand, until)
 
 
 def _lanes(run: "Run", demand: "Demand | None") -> int | None:
@@ -276,16 +280,16 @@ class _ReportStyle(NamedTuple):
 
 def _of_runs(study: "Study", runs: Path, command: str, report_style: _ReportStyle) -> int:
     from robustkit.analysis.evidence import collect
-    from robustkit.analysis.of_records import of_runs
+    from robustkit.analysis.record_folder import findings_of_records
 
-    return _report(collect(study, of_runs(study, runs, command)), report_style)
+    return _report(collect(study, findings_of_records(study, runs, command)), report_style)
 
 
 def _write(study: "Study", store: Any, command: str, report_style: _ReportStyle) -> int:
     from robustkit.analysis.evidence import collect
-    from robustkit.study.findings import of_store
+    from robustkit.study.findings import findings_of_store
 
-    return _report(collect(study, of_store(study, store, command)), report_style)
+    return _report(collect(study, findings_of_store(study, store, command)), report_style)
 
 
 def _again(name: str, report_style: _ReportStyle) -> int:
@@ -297,19 +301,19 @@ def _again(name: str, report_style: _ReportStyle) -> int:
             f"{report_style.folder}: holds neither work/ nor {evidence.NAME} to make a report "
             "from; run it without --only-report first"
         )
-    found = evidence.read(path)
+    found = evidence.read_evidence(path)
     _tell_if_changed(name, found.study.text)
     return _report(found, report_style)
 
 
-def _report(found: "Evidence", report_style: _ReportStyle) -> int:
+def _report(found: "StudyEvidence", report_style: _ReportStyle) -> int:
     """Write the report; 3 where something in it has failed."""
     from robustkit import report as reports
-    from robustkit.analysis.judge import outcome
+    from robustkit.analysis.judge import judge_study
 
     _tell_missing(found.study, {number.method for number in found.findings.numbers})
     failed = any(cell.status == "failed" for cell in found.findings.cells)
-    result = outcome(found.study, found.findings)
+    result = judge_study(found.study, found.findings)
     return _said(reports.write(result, *report_style, found.content), 3 if failed else 0)
 
 

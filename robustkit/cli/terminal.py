@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from robustkit.statistics import Estimate
     from robustkit.study.cells import Plan
     from robustkit.study.forecast import Forecast
-    from robustkit.study.run import Run, Standing
+    from robustkit.study.run import Run, StudyProgress
 
 
 class _Count(ProgressColumn):
@@ -200,7 +200,7 @@ class StudyTable:
     def __init__(self, name: str) -> None:
         self.name = name
         self.console = Console(stderr=True)
-        self.standing: Standing | None = None
+        self.state: StudyProgress | None = None
         self.live = Live(
             get_renderable=self._drawn, console=self.console, refresh_per_second=2, transient=True
         )
@@ -218,9 +218,9 @@ class StudyTable:
     ) -> None:
         self.live.stop()
 
-    def progress(self, standing: "Standing") -> None:
+    def progress(self, state: "StudyProgress") -> None:
         """Show how far the study has come; a cell that failed is named for good."""
-        self.standing, ended = standing, standing.ended
+        self.state, ended = state, state.ended
         if self.console.is_terminal:
             self.live.refresh()
         if ended is None:
@@ -229,33 +229,33 @@ class StudyTable:
         if not self.console.is_terminal:
             told = f"failed: {reason}" if reason else f"took {_span(ended.seconds)}"
             self.console.print(
-                Text(f"{self._summary(standing)}; {ended.cell}, {told}"), soft_wrap=True
+                Text(f"{self._summary(state)}; {ended.cell}, {told}"), soft_wrap=True
             )
         elif reason:
             self.console.print(Text(f"{ended.cell}, failed: {reason}", "red"), soft_wrap=True)
 
-    def _summary(self, standing: "Standing") -> str:
+    def _summary(self, state: "StudyProgress") -> str:
         """'tiny: 3 of 8 cells, 1 failed, about 12 min to go'."""
-        failed = f", {standing.failed} failed" if standing.failed else ""
-        left = f", about {_span(standing.seconds)} to go" if standing.seconds else ""
-        return f"{self.name}: {standing.done} of {standing.total} cells{failed}{left}"
+        failed = f", {state.failed} failed" if state.failed else ""
+        left = f", about {_span(state.seconds)} to go" if state.seconds else ""
+        return f"{self.name}: {state.done} of {state.total} cells{failed}{left}"
 
     def _drawn(self) -> RenderableType:
         """By method what is done, and what is at work now: as much as there is room for."""
-        if (standing := self.standing) is None:
+        if (state := self.state) is None:
             return Text(f"{self.name}: begins")
         table = Table()
         for column in ("method", "done", "running", "failed", "left"):
             table.add_column(column, justify="left" if column == "method" else "right")
-        for method, *counts in standing.tallies:
+        for method, *counts in state.counts:
             table.add_row(Text(method), *map(str, counts))
-        room, now = max(1, self.console.height - len(standing.tallies) - 7), time.monotonic()
-        running = standing.running[:room]
+        room, now = max(1, self.console.height - len(state.counts) - 7), time.monotonic()
+        running = state.running[:room]
         lines = [f"at work for {_span(now - one.since)}: {one.cell}" for one in running]
-        if more := len(standing.running) - len(running):
+        if more := len(state.running) - len(running):
             lines.append(f"and {more} more")
         text = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
-        return Group(table, *text, Text(self._summary(standing)))
+        return Group(table, *text, Text(self._summary(state)))
 
 
 def _span(seconds: float) -> str:

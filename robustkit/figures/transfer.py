@@ -7,14 +7,14 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from robustkit.analysis.outcome import Matrix
+from robustkit.analysis.outcome import TransferMatrix
 from robustkit.figures.names import shortened
 
 LINE = 16
 """characters of a name on a line"""
 
 
-def transfer_matrix(ax: Axes, matrix: Matrix) -> Axes:
+def transfer_matrix(ax: Axes, matrix: TransferMatrix) -> Axes:
     """Accuracy in per cent of each target (column) under examples made on each source (row).
 
     A cell without a number is left blank.

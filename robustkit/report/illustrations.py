@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from robustkit import figures
-from robustkit.analysis.outcome import Cost, Gallery, History, Line, Matrix, Outcome, Panel
+from robustkit.analysis.outcome import Cost, Gallery, History, Line, Outcome, Panel, TransferMatrix
 from robustkit.figures import Draw, Quantity, Venue, Width, level_text
 from robustkit.report.names import Names
 from robustkit.report.wording import ends, in_points, interval, percent, signed
@@ -141,7 +141,7 @@ def _costs(costs: Sequence[Cost], names: Names, order: Sequence[str]) -> Iterato
         )
 
 
-def _matrix(matrix: Matrix, names: Names) -> Illustration:
+def _matrix(matrix: TransferMatrix, names: Names) -> Illustration:
     alternative = " ".join(
         f"Made on {source}, shown to {target}: {percent(value)}."
         for source, values in zip(matrix.sources, matrix.values, strict=True)

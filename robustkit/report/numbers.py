@@ -14,9 +14,9 @@ from robustkit.analysis.outcome import (
     History,
     Judgement,
     Line,
-    Matrix,
     Outcome,
     Panel,
+    TransferMatrix,
 )
 from robustkit.statistics import Comparison, Estimate
 
@@ -196,7 +196,7 @@ def _cost(cost: Cost) -> Iterator[NumberRow]:
     yield _with(replace(row, quantity="gain", note=cost.where), cost.gain)
 
 
-def _matrix(matrix: Matrix) -> Iterator[NumberRow]:
+def _matrix(matrix: TransferMatrix) -> Iterator[NumberRow]:
     for source, values in zip(matrix.sources, matrix.values, strict=True):
         for target, value in zip(matrix.targets, values, strict=True):
             row = NumberRow("transfer", matrix.title, target, source, quantity="accuracy")

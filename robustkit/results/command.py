@@ -8,27 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from robustkit.protocol import parse_protocol, protocol_options
-from robustkit.results.records import Wanted
+from robustkit.results.records import RecordQuery
 
 
-def evaluate_command(path: str, like: Mapping[str, Any] | None, runs: Path, wanted: Wanted) -> str:
-    """The command that evaluates a checkpoint as a record's header says, or as is wanted."""
+def evaluate_command(
+    path: str, like: Mapping[str, Any] | None, runs: Path, query: RecordQuery
+) -> str:
+    """The command that evaluates a checkpoint as a record's header says, or as is asked."""
     words = ["robustkit", "evaluate", path]
-    words += [*_attack(like, wanted), *_data(like, wanted)]
-    if (by := wanted.surrogate or (like or {}).get("surrogate", {}).get("path")) is not None:
+    words += [*_attack(like, query), *_data(like, query)]
+    if (by := query.surrogate or (like or {}).get("surrogate", {}).get("path")) is not None:
         words += ["--surrogate", by]
     if runs != Path("runs"):
         words += ["--out", str(runs)]
     return shlex.join(words)
 
 
-def _attack(like: Mapping[str, Any] | None, wanted: Wanted) -> Iterable[str]:
-    """The protocol of a header, unless another is wanted, with the budgets of both."""
-    texts = list(wanted.budgets)
-    if like is None or not _same(like["protocol"], wanted):
-        name = wanted.attack or (like["protocol"]["name"] if like else None)
+def _attack(like: Mapping[str, Any] | None, query: RecordQuery) -> Iterable[str]:
+    """The protocol of a header, unless another is asked, with the budgets of both."""
+    texts = list(query.budgets)
+    if like is None or not _same(like["protocol"], query):
+        name = query.attack or (like["protocol"]["name"] if like else None)
         yield from ("--attack", name) if name else ()
-        yield from ("--norm", wanted.norm) if wanted.norm else ()
+        yield from ("--norm", query.norm) if query.norm else ()
     else:
         protocol, asked = like["protocol"], like["protocol"]["resolved"]
         yield from (*protocol_options(protocol), *_settings(protocol))
@@ -41,16 +43,16 @@ def _attack(like: Mapping[str, Any] | None, wanted: Wanted) -> Iterable[str]:
         yield from ("--epsilon", text)
 
 
-def _same(protocol: Mapping[str, Any], wanted: Wanted) -> bool:
-    """Whether a header's protocol is what is wanted, as far as anything is."""
-    known = called(wanted.attack or protocol["name"], protocol)
-    return known and wanted.norm in (None, protocol["norm"])
+def _same(protocol: Mapping[str, Any], query: RecordQuery) -> bool:
+    """Whether a header's protocol is what is asked, as far as anything is."""
+    known = called(query.attack or protocol["name"], protocol)
+    return known and query.norm in (None, protocol["norm"])
 
 
-def _data(like: Mapping[str, Any] | None, wanted: Wanted) -> Iterable[str]:
-    """The images of a header, unless others are wanted."""
-    if like is None or not called(wanted.data or like["data"]["name"], like["data"]):
-        yield from ("--data", wanted.data) if wanted.data else ()
+def _data(like: Mapping[str, Any] | None, query: RecordQuery) -> Iterable[str]:
+    """The images of a header, unless others are asked."""
+    if like is None or not called(query.data or like["data"]["name"], like["data"]):
+        yield from ("--data", query.data) if query.data else ()
         return
     data = like["data"]
     yield from ("--data", data["name"])

@@ -17,19 +17,19 @@ from typing import Any
 from robustkit.errors import InputError
 from robustkit.files import file_digest, shipped
 from robustkit.results.command import evaluate_command
-from robustkit.results.pattern import FIELD, matches
-from robustkit.results.records import Network, Record, Wanted, load
+from robustkit.results.pattern import FIELD, match_files
+from robustkit.results.records import NetworkRecords, Record, RecordQuery, open_record
 
 FEATURES = ("loss", "model", "trained_on", "label_noise", "data_fraction")
 """by what methods are told apart where only records say how networks were made"""
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class NetworkGroup:
     """One network, or those of one method over seeds."""
 
     name: str
-    networks: tuple[Network, ...]
+    networks: tuple[NetworkRecords, ...]
     given: str
     """as the user wrote it"""
 
@@ -39,14 +39,14 @@ class Finder:
     """Finds what names mean, among files and in a folder of records."""
 
     runs: Path
-    wanted: Wanted
+    query: RecordQuery
 
     @cached_property
     def known(self) -> list[Record]:
         """The records of the folder."""
-        return [load(path) for path in sorted(self.runs.glob("*.parquet"))]
+        return [open_record(path) for path in sorted(self.runs.glob("*.parquet"))]
 
-    def groups(self, names: Sequence[str]) -> tuple[Group, ...]:
+    def groups(self, names: Sequence[str]) -> tuple[NetworkGroup, ...]:
         """The groups that names mean, in their order.
 
         Raises:
@@ -57,7 +57,7 @@ class Finder:
         check_twice(groups)
         return named(groups)
 
-    def networks(self, names: Sequence[str]) -> list[tuple[str, list[Network]]]:
+    def networks(self, names: Sequence[str]) -> list[tuple[str, list[NetworkRecords]]]:
         """The networks that each name means.
 
         Raises:
@@ -71,20 +71,20 @@ class Finder:
                 raise InputError(self._not_evaluated(network.name, like))
         return found
 
-    def _meant(self, name: str) -> list[Network]:
+    def _meant(self, name: str) -> list[NetworkRecords]:
         if Path(name).is_file() or not (FIELD.search(name) or set("*?") & set(name)):
             return [self._one(name)]
-        found = matches(name)
+        found = match_files(name)
         if any(one.path.suffix != ".parquet" for one in found):
             return [self._one(str(one.path), one.fields) for one in found]
-        records = self._chosen([load(one.path) for one in found])
+        records = self._chosen([open_record(one.path) for one in found])
         if not records:
             raise InputError(f"{name}: none of these records is of {self._attacker}")
         return _by_network(records)
 
-    def _one(self, name: str, fields: Mapping[str, str] = MappingProxyType({})) -> Network:
+    def _one(self, name: str, fields: Mapping[str, str] = MappingProxyType({})) -> NetworkRecords:
         if name.endswith(".parquet"):
-            records = [load(Path(name))]
+            records = [open_record(Path(name))]
         else:
             self._check(name)
             known = _matcher(name)
@@ -98,7 +98,7 @@ class Finder:
         if "seed" in fields:
             seed = _seed(fields["seed"], name)
         others = tuple((key, value) for key, value in fields.items() if key != "seed")
-        return Network(name, seed, tuple(records), others)
+        return NetworkRecords(name, seed, tuple(records), others)
 
     def _check(self, name: str) -> None:
         """Nothing, if a checkpoint of that name is there, or a record of it."""
@@ -112,14 +112,14 @@ class Finder:
 
     def _chosen(self, records: Iterable[Record]) -> list[Record]:
         """Those attacked by way of the surrogate that is meant, if any is."""
-        if self.wanted.surrogate is None:
+        if self.query.surrogate is None:
             return [record for record in records if "surrogate" not in record.header]
-        meant = _matcher(self.wanted.surrogate)
+        meant = _matcher(self.query.surrogate)
         return [r for r in records if "surrogate" in r.header and meant(r.header["surrogate"])]
 
     @property
     def _attacker(self) -> str:
-        by = self.wanted.surrogate
+        by = self.query.surrogate
         return "an attack on the network itself" if by is None else f"a transfer from {by}"
 
     def _not_evaluated(self, name: str, like: Record | None) -> str:
@@ -128,7 +128,7 @@ class Finder:
         changed = was and not any(map(_matcher(name), (r.checkpoint for r in self.known)))
         state = "has changed since its evaluation" if changed else "has no such evaluation"
         header = like.header if like else None
-        run = evaluate_command(name, header, self.runs, self.wanted)
+        run = evaluate_command(name, header, self.runs, self.query)
         return f"{name}: {state} in {self.runs} ({self._attacker}); run: {run}"
 
 
@@ -158,36 +158,37 @@ def _seed(text: str, where: str) -> int:
     return int(text)
 
 
-def _by_network(records: Iterable[Record]) -> list[Network]:
+def _by_network(records: Iterable[Record]) -> list[NetworkRecords]:
     """Records, those of one network together."""
     found: dict[str, list[Record]] = {}
     for record in records:
         found.setdefault(record.identity, []).append(record)
     return [
-        Network(str(own[0].source), own[0].checkpoint["seed"], tuple(own)) for own in found.values()
+        NetworkRecords(str(own[0].source), own[0].checkpoint["seed"], tuple(own))
+        for own in found.values()
     ]
 
 
-def split(given: str, networks: Sequence[Network]) -> Iterable[Group]:
+def split(given: str, networks: Sequence[NetworkRecords]) -> Iterable[NetworkGroup]:
     """Networks of one name or pattern, by method."""
     if len(networks) == 1 and not networks[0].fields:
         (one,) = networks
         path = one.records[0].checkpoint["path"]
-        yield Group(str(path) if one.name.endswith(".parquet") else one.name, (one,), given)
+        yield NetworkGroup(str(path) if one.name.endswith(".parquet") else one.name, (one,), given)
         return
-    methods: dict[str, list[Network]] = {}
+    methods: dict[str, list[NetworkRecords]] = {}
     for name, network in zip(_methods(networks), networks, strict=True):
         methods.setdefault(name or given, []).append(network)
     for name, own in sorted(methods.items()):
-        yield Group(name, in_order(own), given)
+        yield NetworkGroup(name, in_order(own), given)
 
 
-def in_order(networks: Iterable[Network]) -> tuple[Network, ...]:
+def in_order(networks: Iterable[NetworkRecords]) -> tuple[NetworkRecords, ...]:
     """Networks by their seeds, those without one last."""
     return tuple(sorted(networks, key=lambda one: (one.seed is None, one.seed or 0)))
 
 
-def _methods(networks: Sequence[Network]) -> list[str]:
+def _methods(networks: Sequence[NetworkRecords]) -> list[str]:
     """What each network's method is called: by its loss, and by what differs among them."""
     told: list[dict[str, Any]] = [
         dict(one.fields) or {key: one.records[0].checkpoint[key] for key in FEATURES}
@@ -206,11 +207,11 @@ def _feature(key: str, value: object) -> str:
     return f"{key.replace('_', ' ')} {value}" if number else str(value)
 
 
-def named(groups: Sequence[Group]) -> tuple[Group, ...]:
+def named(groups: Sequence[NetworkGroup]) -> tuple[NetworkGroup, ...]:
     """Groups by names that tell them apart."""
     often, parts = Counter(g.name for g in groups), Counter(g.given for g in groups)
 
-    def name(group: Group) -> str:
+    def name(group: NetworkGroup) -> str:
         if often[group.name] == 1:
             return group.name
         return group.given if parts[group.given] == 1 else f"{group.name} ({group.given})"
@@ -218,7 +219,7 @@ def named(groups: Sequence[Group]) -> tuple[Group, ...]:
     return tuple(replace(group, name=name(group)) for group in groups)
 
 
-def check_twice(groups: Sequence[Group]) -> None:
+def check_twice(groups: Sequence[NetworkGroup]) -> None:
     """Nothing, if every network is there once, and every seed of a group.
 
     Raises:

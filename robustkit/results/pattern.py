@@ -19,7 +19,7 @@ class Match(NamedTuple):
     """what its name says, by field"""
 
 
-def matches(pattern: str, folder: Path = Path()) -> list[Match]:
+def match_files(pattern: str, folder: Path = Path()) -> list[Match]:
     """The files that a pattern finds, in the order of their names.
 
     Args:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from robustkit.errors import RecordError
 from robustkit.files import canonical, digest
 from robustkit.protocol import Norm, parse_epsilon
-from robustkit.results.rows import UNBROKEN, Rows, read
+from robustkit.results.rows import UNBROKEN, Rows, read_rows
 
 if TYPE_CHECKING:
     from robustkit.record import Evaluation
@@ -51,7 +51,7 @@ class Record:
     def rows(self) -> Rows:
         """Which budget broke each image."""
         if isinstance(self.source, Path):
-            return read(self.source)
+            return read_rows(self.source)
         budgets = self.source.epsilons
         broken_at = self.source.broken_at
         places = np.searchsorted([0.0, *map(float, budgets)], broken_at)
@@ -60,7 +60,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class NetworkRecords:
     """A network and its evaluations."""
 
     name: str
@@ -72,7 +72,7 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RecordQuery:
     """Which evaluations are meant, where several are on file."""
 
     at: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ def condition(header: Mapping[str, Any], largest: Fraction | float) -> Condition
     )
 
 
-def load(path: Path) -> Record:
+def open_record(path: Path) -> Record:
     """A record without its rows.
 
     Raises:

@@ -77,10 +77,10 @@ class Files:
 
 @lru_cache(maxsize=64)
 def _kept(path: Path) -> Rows:
-    return read(path)
+    return read_rows(path)
 
 
-def read(path: Path) -> Rows:
+def read_rows(path: Path) -> Rows:
     """The rows of an evaluation's file; only what is needed is read.
 
     Raises:

@@ -12,8 +12,15 @@ import numpy as np
 from robustkit.errors import InputError
 from robustkit.protocol import protocol_in_words
 from robustkit.results.command import called, evaluate_command
-from robustkit.results.finder import Group
-from robustkit.results.records import CLEAN, Condition, Network, Record, Wanted, condition
+from robustkit.results.finder import NetworkGroup
+from robustkit.results.records import (
+    CLEAN,
+    Condition,
+    NetworkRecords,
+    Record,
+    RecordQuery,
+    condition,
+)
 from robustkit.results.replicates import Replicates
 from robustkit.results.rows import Rows
 
@@ -39,7 +46,9 @@ def _text(rows: Rows, level: str) -> str:
     return next((text for text in rows.epsilons if Fraction(text) == Fraction(level)), level)
 
 
-def sides(groups: Sequence[Group], wanted: Wanted, runs: Path = Path("runs")) -> tuple[Side, ...]:
+def sides(
+    groups: Sequence[NetworkGroup], query: RecordQuery, runs: Path = Path("runs")
+) -> tuple[Side, ...]:
     """The rows of groups under the one condition under which all were evaluated.
 
     Raises:
@@ -47,12 +56,12 @@ def sides(groups: Sequence[Group], wanted: Wanted, runs: Path = Path("runs")) ->
             makes the evaluation that is missing.
     """
     networks = [network for group in groups for network in group.networks]
-    offered = [_offered(network, wanted, runs) for network in networks]
+    offered = [_offered(network, query, runs) for network in networks]
     common = set(offered[0]).intersection(*offered)
     newest = max((c.revision for c in common), default=0)
     common = {c for c in common if c.revision == newest}
     if not common:
-        raise InputError(_different(networks, offered, wanted, runs))
+        raise InputError(_different(networks, offered, query, runs))
     if len(common) > 1:
         raise InputError(_ambiguous([offered[0][c] for c in common]))
     (chosen,) = common
@@ -63,34 +72,34 @@ def sides(groups: Sequence[Group], wanted: Wanted, runs: Path = Path("runs")) ->
     )
 
 
-def _offered(network: Network, wanted: Wanted, runs: Path) -> dict[Condition, Record]:
-    """A network's records that fit what is wanted; of two by one condition the later."""
-    fitting = [record for record in network.records if not _misfit(record.header, wanted)]
+def _offered(network: NetworkRecords, query: RecordQuery, runs: Path) -> dict[Condition, Record]:
+    """A network's records that fit what is asked; of two by one condition the later."""
+    fitting = [record for record in network.records if not _misfit(record.header, query)]
     if not fitting:
         first = network.records[0].header
-        run = evaluate_command(_path(network), first, runs, wanted)
-        raise InputError(f"{network.name}: {_misfit(first, wanted)}; run: {run}")
+        run = evaluate_command(_path(network), first, runs, query)
+        raise InputError(f"{network.name}: {_misfit(first, query)}; run: {run}")
     fitting.sort(key=lambda record: record.started)
-    return {condition(record.header, wanted.largest): record for record in fitting}
+    return {condition(record.header, query.largest): record for record in fitting}
 
 
-def _misfit(header: Mapping[str, Any], wanted: Wanted) -> str:
-    """Why a record is not what is wanted; "" if it is."""
+def _misfit(header: Mapping[str, Any], query: RecordQuery) -> str:
+    """Why a record is not what is asked; "" if it is."""
     data, protocol = header["data"], header["protocol"]
-    if wanted.data and not called(wanted.data, data):
-        return f"was evaluated on {data['name']}, not on {wanted.data}"
-    if wanted.attack and wanted.largest and not called(wanted.attack, protocol):
-        return f"was attacked by {protocol_in_words(protocol)}, not by {wanted.attack}"
-    if wanted.norm and wanted.largest and wanted.norm != protocol["norm"]:
-        return f"was attacked in {protocol['norm']}, not in {wanted.norm}"
+    if query.data and not called(query.data, data):
+        return f"was evaluated on {data['name']}, not on {query.data}"
+    if query.attack and query.largest and not called(query.attack, protocol):
+        return f"was attacked by {protocol_in_words(protocol)}, not by {query.attack}"
+    if query.norm and query.largest and query.norm != protocol["norm"]:
+        return f"was attacked in {protocol['norm']}, not in {query.norm}"
     there = {Fraction(text) for text in protocol["resolved"]["epsilons"]}
-    texts = [text for text in wanted.budgets if Fraction(text) not in there]
+    texts = [text for text in query.budgets if Fraction(text) not in there]
     if texts:
         return f"was not attacked at ε = {', '.join(texts)}, only at {_budgets(header)}"
     return ""
 
 
-def _path(network: Network) -> str:
+def _path(network: NetworkRecords) -> str:
     """The checkpoint's path."""
     recorded = network.name.endswith(".parquet")
     return str(network.records[0].checkpoint["path"]) if recorded else network.name
@@ -125,9 +134,9 @@ def _ambiguous(records: Sequence[Record]) -> str:
 
 
 def _different(
-    networks: Sequence[Network],
+    networks: Sequence[NetworkRecords],
     offered: Sequence[Mapping[Condition, Record]],
-    wanted: Wanted,
+    query: RecordQuery,
     runs: Path,
 ) -> str:
     """The first network that was not evaluated as most were, how it differs, and what to run."""
@@ -139,7 +148,7 @@ def _different(
     differs = {one: [x != y for x, y in zip(one, usual, strict=True)] for one in own}
     nearest = min(own, key=lambda one: sum(differs[one]))
     how = _DIFFERENCES[differs[nearest].index(True)]
-    run = evaluate_command(_path(network), like.header, runs, wanted)
+    run = evaluate_command(_path(network), like.header, runs, query)
     clean = "compare --at clean, or " if nearest.data == usual.data else ""
     return (
         f"{network.name} was evaluated {how} than {model.name}: {in_words(own[nearest].header)}; "

@@ -1,21 +1,21 @@
 """Studies as their files ask them; below whatever runs, finds or judges. Needs no torch."""
 
-from robustkit.spec.reading import load, merged, of_text, parse
+from robustkit.spec.reading import load_study, merged_table, parse_study, study_of_text
 from robustkit.spec.study import (
     FIGURES,
     TABLES,
     TESTS,
     TRAINED,
     Analysis,
-    Brought,
     Claim,
+    ExternalSpec,
     Figure,
     Method,
     Statistics,
     Study,
     Table,
-    Tested,
-    Trained,
+    TestSpec,
+    TrainingSpec,
     Tuning,
 )
 
@@ -25,18 +25,18 @@ __all__ = [
     "TESTS",
     "TRAINED",
     "Analysis",
-    "Brought",
     "Claim",
+    "ExternalSpec",
     "Figure",
     "Method",
     "Statistics",
     "Study",
     "Table",
-    "Tested",
-    "Trained",
+    "TestSpec",
+    "TrainingSpec",
     "Tuning",
-    "load",
-    "merged",
-    "of_text",
-    "parse",
+    "load_study",
+    "merged_table",
+    "parse_study",
+    "study_of_text",
 ]

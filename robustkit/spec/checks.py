@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from robustkit.errors import InputError, UnknownName
 from robustkit.files import fraction
-from robustkit.spec.study import TRAINED, Analysis, Claim, Study, Trained, Tuning
+from robustkit.spec.study import TRAINED, Analysis, Claim, Study, TrainingSpec, Tuning
 
 MOST_STEPS = 10**8
 """of a training; more are a slip of the finger"""
@@ -19,12 +19,12 @@ def checked(study: Study, where: str) -> Study:
     Raises:
         InputError: they don't; the message says which.
     """
-    if (study.trained is None) == (study.brought is None):
+    if (study.trained is None) == (study.external is None):
         raise InputError(
             f"{where}: give either [train], for networks to be trained, or [checkpoints], for "
             "networks made elsewhere"
         )
-    if study.brought is not None and not (study.brought.pattern or study.brought.runs):
+    if study.external is not None and not (study.external.pattern or study.external.runs):
         raise InputError(f"{where}: [checkpoints] needs a pattern of files, or runs")
     if not study.analyses:
         raise InputError(f"{where}: needs at least one [[analysis]]")
@@ -46,7 +46,7 @@ def checked(study: Study, where: str) -> Study:
     return study
 
 
-def _check_trained(study: Study, trained: Trained, where: str) -> None:
+def _check_trained(study: Study, trained: TrainingSpec, where: str) -> None:
     if not study.methods or not trained.seeds:
         raise InputError(f"{where}: [train] needs seeds, and at least one [[method]]")
     _known(where, "baseline", study.baseline, [m.name for m in study.methods])
@@ -71,7 +71,7 @@ def _check_trained(study: Study, trained: Trained, where: str) -> None:
         raise InputError(f"{where}: configurations to choose from need a [tuning]")
 
 
-def _check_amounts(trained: Trained, where: str) -> None:
+def _check_amounts(trained: TrainingSpec, where: str) -> None:
     if trained.steps < 1 or trained.batch_size < 1:
         raise InputError(f"{where} steps and batch_size must be above 0")
     if trained.steps > MOST_STEPS:

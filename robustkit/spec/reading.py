@@ -11,15 +11,15 @@ from robustkit.spec.study import (
     FIGURES,
     TABLES,
     Analysis,
-    Brought,
     Claim,
+    ExternalSpec,
     Figure,
     Method,
     Statistics,
     Study,
     Table,
-    Tested,
-    Trained,
+    TestSpec,
+    TrainingSpec,
     Tuning,
 )
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _StudyFile:
     """The top level of a study's TOML."""
 
     title: str
@@ -46,7 +46,7 @@ class _File:
     claim: tuple[dict, ...] = ()  # type: ignore[type-arg]
 
 
-def load(name: str, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Study:
+def load_study(name: str, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Study:
     """A study by name or path.
 
     Args:
@@ -58,18 +58,20 @@ def load(name: str, changes: Mapping[str, Mapping[str, Any]] | None = None) -> S
     """
     path = find("reports", name)
     read_toml(path)  # for its message, which has line and column
-    return of_text(path.read_text(encoding="utf-8"), path.stem, str(path), changes or {})
+    return study_of_text(path.read_text(encoding="utf-8"), path.stem, str(path), changes or {})
 
 
-def of_text(text: str, name: str, where: str, changes: Mapping[str, Mapping[str, Any]]) -> Study:
-    """A study from its file's text; see `load`."""
+def study_of_text(
+    text: str, name: str, where: str, changes: Mapping[str, Mapping[str, Any]]
+) -> Study:
+    """A study from its file's text; see `load_study`."""
     # in the order in which a study's folder keeps them
     kept = {section: dict(sorted(values.items())) for section, values in sorted(changes.items())}
-    return replace(parse(merged(text, changes), name, where), text=text, changes=kept)
+    return replace(parse_study(merged_table(text, changes), name, where), text=text, changes=kept)
 
 
-def merged(text: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The table of a study's file, with changes; see `load`."""
+def merged_table(text: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The table of a study's file, with changes; see `load_study`."""
     table = tomllib.loads(text)
     for section, values in changes.items():
         if not section:
@@ -79,25 +81,25 @@ def merged(text: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     return table
 
 
-def parse(table: Mapping[str, Any], name: str, where: str) -> Study:
+def parse_study(table: Mapping[str, Any], name: str, where: str) -> Study:
     """A study from the table of its file.
 
     Raises:
         InputError: a key, type or number makes no sense; the message names file and key.
     """
-    file = build(_File, table, where)
+    file = build(_StudyFile, table, where)
     study = Study(
         name,
         file.title,
         file.question,
         file.baseline,
-        build(Tested, file.test, f"{where}: [test]"),
+        build(TestSpec, file.test, f"{where}: [test]"),
         _each(Analysis, file.analysis, f"{where}: [[analysis]]"),
         _each(Method, file.method, f"{where}: [[method]]"),
-        None if file.train is None else build(Trained, file.train, f"{where}: [train]"),
+        None if file.train is None else build(TrainingSpec, file.train, f"{where}: [train]"),
         None
         if file.checkpoints is None
-        else build(Brought, file.checkpoints, f"{where}: [checkpoints]"),
+        else build(ExternalSpec, file.checkpoints, f"{where}: [checkpoints]"),
         None if file.tuning is None else build(Tuning, file.tuning, f"{where}: [tuning]"),
         build(Statistics, file.statistics or {}, f"{where}: [statistics]"),
         _each(Claim, file.claim, f"{where}: [[claim]]"),

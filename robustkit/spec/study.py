@@ -25,7 +25,7 @@ UNASKED = ("where", "changes", "figures", "tables")
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingSpec:
     """How the networks of a study are made, whatever the loss."""
 
     model: str
@@ -40,7 +40,7 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class ExternalSpec:
     """Networks that were made elsewhere."""
 
     pattern: str = ""
@@ -54,7 +54,7 @@ class Brought:
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class TestSpec:
     """What every network is tested on."""
 
     data: str
@@ -159,17 +159,17 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A question about many networks; see `parse` for its file."""
+    """A question about many networks; see `parse_study` for its file."""
 
     name: str
     title: str
     question: str
     baseline: str
-    tested: Tested
+    tested: TestSpec
     analyses: tuple[Analysis, ...]
     methods: tuple[Method, ...] = ()
-    trained: Trained | None = None
-    brought: Brought | None = None
+    trained: TrainingSpec | None = None
+    external: ExternalSpec | None = None
     tuning: Tuning | None = None
     statistics: Statistics = Statistics()
     claims: tuple[Claim, ...] = ()
@@ -183,7 +183,7 @@ class Study:
     where: str = field(default="", compare=False)
     """the file, to begin a message with"""
     changes: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False)
-    """to the file, by table, as `load` takes them"""
+    """to the file, by table, as `load_study` takes them"""
 
     @property
     def digest(self) -> str:
@@ -193,6 +193,7 @@ class Study:
         no part of it.
         """
         table = asdict(replace(self, name=""))
+        table["brought"] = table.pop("external")  # as digests on file know it
         # what a file leaves out is left out, as it was before a file could say so
         for entry in (table["tested"], *table["analyses"]):
             if entry["norm"] is None:

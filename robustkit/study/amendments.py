@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from robustkit.spec import merged
+from robustkit.spec import merged_table
 
 PARTS = ("method", "analysis", "claim")
 """arrays of tables whose entries have names"""
@@ -23,13 +23,13 @@ def differences(before: Table, after: Table) -> list[str]:
 
     Both have the keys `file` and `changes`.
     """
-    old, new = (merged(entry["file"], entry["changes"]) for entry in (before, after))
+    old, new = (merged_table(entry["file"], entry["changes"]) for entry in (before, after))
     return list(_changes(old, new))
 
 
 def reworded(before: Table, after: Table) -> list[str]:
     """The changes in the words of claims only."""
-    old, new = (_named(merged(e["file"], e["changes"]), "claim") for e in (before, after))
+    old, new = (_named(merged_table(e["file"], e["changes"]), "claim") for e in (before, after))
     return [
         line
         for name in old

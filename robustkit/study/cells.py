@@ -16,7 +16,7 @@ from robustkit.errors import InputError
 from robustkit.files import fraction
 from robustkit.keys import CellKey, CellTestKey, short
 from robustkit.protocol import Norm, load_protocol
-from robustkit.spec import TRAINED, Analysis, Method, Study, Trained, Tuning
+from robustkit.spec import TRAINED, Analysis, Method, Study, TrainingSpec, Tuning
 from robustkit.training.defaults import resolve
 from robustkit.training.recipe import parse_changes, spell
 
@@ -86,7 +86,7 @@ class Test:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class CellRequirement:
     """What one number of an analysis needs."""
 
     analysis: str
@@ -133,7 +133,7 @@ class Plan:
 
     cells: dict[str, Cell]
     tests: dict[str, Test]
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[CellRequirement, ...]
     candidates: tuple[Candidate, ...]
     chosen: dict[str, int]
     """configuration by `place(method, context)`, and by seed where every seed chooses"""
@@ -181,7 +181,11 @@ class Planner:
     """Makes the plan of a study whose networks are trained here."""
 
     def __init__(
-        self, study: Study, trained: Trained, data: Dataset, tested: Callable[[int | None], str]
+        self,
+        study: Study,
+        trained: TrainingSpec,
+        data: Dataset,
+        tested: Callable[[int | None], str],
     ) -> None:
         self.study, self.trained, self.data = study, trained, data
         self.tested = tested  # digest of so many test images
@@ -200,7 +204,7 @@ class Planner:
         candidates = tuple(self._candidates())
         known = choices(candidates, bool(self.tuning.at), held_out)
         chosen: dict[str, int] = {}
-        wanted: list[Wanted] = []
+        wanted: list[CellRequirement] = []
         later: set[tuple[str, Context, int]] = set()
         pending: dict[tuple[str, Context, int, Test], Test] = {}
         for analysis in self.study.analyses:
@@ -218,7 +222,9 @@ class Planner:
                 surrogate = "".join(one.key for one in cells if one)
                 test = evaluation_of(self.study, analysis, cell.key, self.tested, surrogate)
                 self.tests.setdefault(test.key, test)
-                wanted.append(Wanted(analysis.name, method, level, seed, cell.key, test.key))
+                wanted.append(
+                    CellRequirement(analysis.name, method, level, seed, cell.key, test.key)
+                )
         later -= {(cell.method, cell.context, cell.seed) for cell in self.cells.values()}
         counts = dict(Counter(method for method, _, _ in later))
         rest = tuple(pending.values())
@@ -287,7 +293,9 @@ class Planner:
 
     def cell(self, method: str, where: Context, configuration: int, seed: int) -> Cell:
         """The training of a method's configuration."""
-        asked = question(self.methods[method], configuration, self.trained, self.data, where, seed)
+        asked = cell_config(
+            self.methods[method], configuration, self.trained, self.data, where, seed
+        )
         return Cell(method, where, configuration, seed, asked)
 
 
@@ -321,10 +329,10 @@ def context(analysis: Analysis, level: str) -> Context:
     return where._replace(**{analysis.factor: level}) if analysis.factor in TRAINED else where
 
 
-def question(
+def cell_config(
     method: Method,
     configuration: int,
-    trained: Trained,
+    trained: TrainingSpec,
     data: Dataset,
     where: Context,
     seed: int,
@@ -346,7 +354,7 @@ def question(
     return key.plain()
 
 
-def _making(method: Method, configuration: int, trained: Trained) -> dict[str, Any]:
+def _making(method: Method, configuration: int, trained: TrainingSpec) -> dict[str, Any]:
     """The part of a training that is its method's."""
     name = f"method {method.name!r}"
     changes = {**method.recipe, **method.choose[configuration]}
@@ -382,7 +390,7 @@ def _compressed(changes: dict[str, Any], where: str) -> dict[str, Any]:
     return {"compress": str(compression.parse(scheme)), "memory": memory}
 
 
-def _changes(trained: Trained, table: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _changes(trained: TrainingSpec, table: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The fields of a recipe that a method changes, and those that are the same for all."""
     for key in table:
         if key in FIXED:
@@ -405,12 +413,12 @@ def check(study: Study) -> None:
         InputError: something is not there, or not as it should be; the message names the file, and
             the method, analysis or key.
     """
-    with within(study.where):
+    with locate_errors(study.where):
         if study.trained is not None:
             _check_trained(study, study.trained)
-        if study.brought is not None and study.brought.model is not None:
-            _check_model(study.brought.model, "[checkpoints] model")
-        with within("[test] protocol"):
+        if study.external is not None and study.external.model is not None:
+            _check_model(study.external.model, "[checkpoints] model")
+        with locate_errors("[test] protocol"):
             load_protocol(study.tested.protocol, norm=study.tested.norm)
         for analysis in study.analyses:
             if analysis.factor == "epsilon":
@@ -418,7 +426,7 @@ def check(study: Study) -> None:
 
 
 @contextmanager
-def within(where: str) -> Iterator[None]:
+def locate_errors(where: str) -> Iterator[None]:
     """Whatever is refused inside begins with where that is."""
     try:
         yield
@@ -427,20 +435,20 @@ def within(where: str) -> Iterator[None]:
         raise InputError(text if text.startswith(where) else f"{where}: {text}") from error
 
 
-def _check_trained(study: Study, trained: Trained) -> None:
+def _check_trained(study: Study, trained: TrainingSpec) -> None:
     _check_model(trained.model, "[train] model")
-    with within("[train] noise_kind"):
+    with locate_errors("[train] noise_kind"):
         for analysis in study.analyses:
             for level in analysis.levels if analysis.factor in TRAINED else ("",):
                 _check_noise(trained.noise_kind, context(analysis, level).label_noise)
     for method in study.methods:
-        with within(f"method {method.name!r}"):
+        with locate_errors(f"method {method.name!r}"):
             for number in range(len(method.choose)):
                 losses.build(method.loss, _making(method, number, trained)["settings"])
 
 
 def _check_model(name: str, where: str) -> None:
-    with within(where):
+    with locate_errors(where):
         models.source(name)
         if models.parse_name(name).kind in ("torchvision", "timm"):
             models.build(name, seed=0)  # only the library knows its names
@@ -453,6 +461,6 @@ def _check_noise(kind: str, rate: str) -> None:
 
 
 def _check_attack(analysis: Analysis) -> None:
-    with within(f"analysis {analysis.name!r}"):
+    with locate_errors(f"analysis {analysis.name!r}"):
         if not load_protocol(analysis.protocol, norm=analysis.norm).attacks:
             raise InputError(f"the protocol {analysis.protocol!r} attacks nothing")

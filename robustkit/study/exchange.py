@@ -10,7 +10,7 @@ from typing import Any
 
 from robustkit.errors import InputError, RobustkitError
 from robustkit.files import write_atomic
-from robustkit.study.store import Store
+from robustkit.study.store import StudyStore
 from robustkit.study.work import Job
 
 Result = Callable[[str, str], dict[str, Any] | None]
@@ -144,6 +144,6 @@ def surrogates(job: Job) -> list[str]:
     return sorted({test.surrogate for test in job.tests} - {""})
 
 
-def results_of(store: Store) -> Result:
+def results_of(store: StudyStore) -> Result:
     """The results in a study's folder."""
     return lambda kind, key: store.cell(key) if kind == "cell" else store.test(key)

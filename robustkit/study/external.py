@@ -11,14 +11,20 @@ from pathlib import Path
 from robustkit.errors import InputError
 from robustkit.files import file_digest
 from robustkit.keys import ExternalCellKey
-from robustkit.results import recorded
 from robustkit.results.grid import Place
-from robustkit.results.pattern import matches
-from robustkit.results.recorded import Recorded, check_name, number, same
-from robustkit.spec import TRAINED, Analysis, Brought, Study
+from robustkit.results.metadata import (
+    PARTS,
+    NetworkMetadata,
+    check_name,
+    number,
+    read_metadata,
+    same,
+)
+from robustkit.results.pattern import match_files
+from robustkit.spec import TRAINED, Analysis, ExternalSpec, Study
 from robustkit.statistics.comparison import listed
 from robustkit.statistics.estimate import counted
-from robustkit.study.cells import Cell, Context, Plan, Test, Wanted, evaluation_of
+from robustkit.study.cells import Cell, CellRequirement, Context, Plan, Test, evaluation_of
 
 PLACES = {"label_noise": "0", "data_fraction": "1"}
 """what a network was trained on where nothing says otherwise"""
@@ -26,16 +32,16 @@ OTHER = {"label_noise": "other label noise", "data_fraction": "another data frac
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class ExternalNetwork:
     """A checkpoint, what its name says, and what is on record of it."""
 
     path: Path
     fields: Mapping[str, str]
-    recorded: Recorded
+    metadata: NetworkMetadata
 
     def of(self, name: str) -> str | None:
         """A setting, by the name of the file before the record; None: unknown."""
-        said = self.recorded.said.get(name)
+        said = self.metadata.values.get(name)
         return self.fields.get(name) or (said.text if said else None)
 
     def number(self, name: str) -> Fraction | None:
@@ -53,45 +59,45 @@ class Network:
                 f"{{{name}}} out of the pattern"
             )
         raise InputError(
-            f"{self.path}: {self.recorded.said[name].by} says {name} {text!r}, no number"
+            f"{self.path}: {self.metadata.values[name].source} says {name} {text!r}, no number"
         )
 
 
 @dataclass(slots=True)
-class Gatherer:
+class ExternalPlanner:
     """Makes the plan of a study whose networks were made elsewhere."""
 
     study: Study
-    brought: Brought
+    spec: ExternalSpec
     tested: Callable[[int | None], str]
     """digest of so many test images"""
     folder: Path = Path()
     """what a relative pattern begins at"""
-    networks: list[Network] = field(init=False)
+    networks: list[ExternalNetwork] = field(init=False)
     digests: dict[Path, str] = field(init=False, default_factory=dict)
     """of the networks' files"""
 
     def __post_init__(self) -> None:
-        found = matches(self.brought.pattern, self.folder)
-        self.networks = [Network(*one, recorded.read(one.path)) for one in found]
+        found = match_files(self.spec.pattern, self.folder)
+        self.networks = [ExternalNetwork(*one, read_metadata(one.path)) for one in found]
         factors = [a.factor for a in self.study.analyses if a.factor != "epsilon"]
-        names = {"seed", *TRAINED, *factors} - {self.brought.method}
+        names = {"seed", *TRAINED, *factors} - {self.spec.method}
         for one in self.networks:
-            check_name(one.path, one.fields, one.recorded.said, sorted(names))
+            check_name(one.path, one.fields, one.metadata.values, sorted(names))
 
     def plan(self, held_out: Mapping[str, float]) -> Plan:
         """The plan; nothing has to be chosen."""
         cells: dict[str, Cell] = {}
         tests: dict[str, Test] = {}
-        wanted: list[Wanted] = []
+        wanted: list[CellRequirement] = []
         for analysis in self._analyses():
             for place, cell in self._places(analysis).items():
                 test = evaluation_of(self.study, analysis, cell.key, self.tested)
                 cells[cell.key], tests[test.key] = cell, test
-                wanted.append(Wanted(analysis.name, *place, cell.key, test.key))
+                wanted.append(CellRequirement(analysis.name, *place, cell.key, test.key))
         notes = tuple(self._notes())
         if notes and not wanted:
-            raise InputError(f"{self.brought.pattern}: nothing to compare: {notes[0]}")
+            raise InputError(f"{self.spec.pattern}: nothing to compare: {notes[0]}")
         return Plan(cells, tests, tuple(wanted), (), {}, {}, notes=notes)
 
     def _analyses(self) -> list[Analysis]:
@@ -121,7 +127,7 @@ class Gatherer:
             found[place], taken[place] = cell, network.path
         return found
 
-    def _of(self, analysis: Analysis) -> list[Network]:
+    def _of(self, analysis: Analysis) -> list[ExternalNetwork]:
         """The networks that an analysis compares: alike in what is not its factor."""
         if _has_level(analysis):
             for network in self.networks:
@@ -149,7 +155,7 @@ class Gatherer:
         count = f"{len(differing)} of {counted(len(self.networks), 'network')}"
         return f"{count}, trained with {' or '.join(reasons)}" if differing else ""
 
-    def _cell(self, network: Network) -> Cell:
+    def _cell(self, network: ExternalNetwork) -> Cell:
         where = Context(*(network.of(name) or PLACES[name] for name in TRAINED))
         method, seed = self._method(network), network.of("seed") or "0"
         if not seed.isdecimal():
@@ -157,18 +163,18 @@ class Gatherer:
         key = ExternalCellKey(
             checkpoint=str(network.path),
             sha256=self._digest(network.path),
-            model=self.brought.model,
+            model=self.spec.model,
             fields=dict(network.fields),
         )
         return Cell(method, where, 0, int(seed), key.plain())
 
-    def _method(self, network: Network) -> str:
-        name = self.brought.method
+    def _method(self, network: ExternalNetwork) -> str:
+        name = self.spec.method
         if (found := network.of(name)) is not None:
             return found
         raise InputError(
-            network.recorded.damage
-            or f"{self.brought.pattern}: has no field {{{name}}}, by which methods are told apart, "
+            network.metadata.error
+            or f"{self.spec.pattern}: has no field {{{name}}}, by which methods are told apart, "
             f"and nothing on record of {network.path} says it; name another with method in "
             "[checkpoints]"
         )
@@ -187,7 +193,7 @@ def _has_level(analysis: Analysis) -> bool:
     return analysis.factor != "epsilon"
 
 
-def _differs(network: Network, analysis: Analysis) -> list[str]:
+def _differs(network: ExternalNetwork, analysis: Analysis) -> list[str]:
     """In what a network is not as an analysis has it."""
     asked = {name: getattr(analysis, name) for name in TRAINED if name != analysis.factor}
     return [
@@ -197,14 +203,14 @@ def _differs(network: Network, analysis: Analysis) -> list[str]:
     ]
 
 
-def _unknown(network: Network, name: str) -> str:
+def _unknown(network: ExternalNetwork, name: str) -> str:
     """That nothing says what a network is of a setting, and what to do."""
-    said = network.recorded.said
-    full = [key for part in recorded.PARTS if (key := f"{part}.{name}") in said]
+    said = network.metadata.values
+    full = [key for part in PARTS if (key := f"{part}.{name}") in said]
     if full:
         return f"{network.path}: has {listed(full)} on record; name the one that is the factor"
-    if network.recorded.damage:
-        return network.recorded.damage
+    if network.metadata.error:
+        return network.metadata.error
     aside = f", or say it in {network.path.name}.toml" if name in TRAINED else ""
     return (
         f"{network.path}: its name has no {name}, and nothing on record says it; give the pattern "

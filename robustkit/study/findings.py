@@ -13,14 +13,14 @@ from robustkit.spec import Study
 from robustkit.study.amendments import differences
 from robustkit.study.cells import Candidate, Context, choices
 from robustkit.study.provenance import askings, digests, provenance
-from robustkit.study.store import Store
+from robustkit.study.store import StudyStore
 
 MISSING = "not yet trained"
 TOLD = 20
 """changes of one amendment that a note lists"""
 
 
-def of_store(study: Study, store: Store, command: str) -> Findings:
+def findings_of_store(study: Study, store: StudyStore, command: str) -> Findings:
     """What the cells of a study came to.
 
     Raises:
@@ -47,7 +47,7 @@ def of_store(study: Study, store: Store, command: str) -> Findings:
 
 
 def _number(
-    store: Store, entry: Mapping[str, Any], done: Mapping[str, dict[str, Any] | None]
+    store: StudyStore, entry: Mapping[str, Any], done: Mapping[str, dict[str, Any] | None]
 ) -> Number:
     cell, test = done.get(entry["cell"]), store.test(entry["test"])
     path, reason = None, ""
@@ -65,7 +65,7 @@ def _number(
     return Number(*where, path, reason)
 
 
-def _costs(study: Study, store: Store) -> Iterable[tuple[str, dict[str, Any]]]:
+def _costs(study: Study, store: StudyStore) -> Iterable[tuple[str, dict[str, Any]]]:
     for analysis in study.analyses:
         if analysis.factor == "cost" and (cost := store.cost(analysis.name)) is not None:
             yield analysis.name, cost
@@ -103,7 +103,7 @@ def _means(histories: Sequence[Sequence[Mapping[str, Any]]], key: str) -> tuple[
 
 def _cell_rows(
     study: Study,
-    store: Store,
+    store: StudyStore,
     plan: Mapping[str, Any],
     done: Mapping[str, dict[str, Any] | None],
 ) -> Iterable[CellRow]:
@@ -128,7 +128,7 @@ def _cell_rows(
         )
 
 
-def _clean(store: Store, plan: Mapping[str, Any]) -> dict[str, float]:
+def _clean(store: StudyStore, plan: Mapping[str, Any]) -> dict[str, float]:
     """Accuracy of each cell that has an evaluation on file."""
     found: dict[str, float] = {}
     for entry in plan["wanted"]:
@@ -248,5 +248,5 @@ def _amended(asked: Mapping[str, Any]) -> Iterable[str]:
 def _unlike(study: Study, plan: Mapping[str, Any], numbers: Sequence[Number]) -> Iterable[str]:
     """Which networks made elsewhere are left out, and which are missing."""
     yield from plan.get("notes", ())
-    if study.brought is not None:
+    if study.external is not None:
         yield from gaps_of(study, numbers)

@@ -20,13 +20,13 @@ from robustkit.protocol import (
     SquareAttack,
 )
 from robustkit.study.cells import Cell, Plan, Test
-from robustkit.study.run import ROUNDS, STEPS, Run, means
-from robustkit.study.throughput import Pace, measure
-from robustkit.study.work import loaded
+from robustkit.study.run import ROUNDS, STEPS, Run, worker_config
+from robustkit.study.throughput import Throughput, measure_throughput
+from robustkit.study.work import load_cached
 from robustkit.training.recipe import period
 
 
-class Row(NamedTuple):
+class MethodForecast(NamedTuple):
     """The trainings of a method."""
 
     method: str
@@ -43,7 +43,7 @@ class Row(NamedTuple):
 class Forecast:
     """What is still to be done, and how long that takes one worker."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[MethodForecast, ...]
     evaluations: int
     """of cells that are known"""
     pending: int
@@ -70,8 +70,8 @@ def to_evaluate(run: Run, plan: Plan) -> list[Test]:
     ]
 
 
-def measured(run: Run, plan: Plan) -> Pace:
-    """This machine's pace at what a plan still needs.
+def measured(run: Run, plan: Plan) -> Throughput:
+    """This machine's throughput at what a plan still needs.
 
     Raises:
         EvaluationFailed: nothing of it can be timed.
@@ -80,53 +80,53 @@ def measured(run: Run, plan: Plan) -> Pace:
     cells = {cell.method: cell for cell in missing or list(plan.cells.values())[:1]}
     tested = run.study.tested
     one = Test("", "clean", (), 1, tested.data, tested.split, run.tested(1))
-    return measure(list(cells.values()), one, means(run))
+    return measure_throughput(list(cells.values()), one, worker_config(run))
 
 
-def forecast(run: Run, plan: Plan, pace: Pace) -> Forecast:
-    """What a plan still needs and how long it takes, at a machine's pace.
+def forecast(run: Run, plan: Plan, throughput: Throughput) -> Forecast:
+    """What a plan still needs and how long it takes, at a machine's throughput.
 
     Assumed is that every search for a perturbation goes to its last step at every budget: it is
     the upper end, since one that succeeds ends there and an image has done with larger budgets.
     """
     tests = [*to_evaluate(run, plan), *plan.pending]
-    rows = tuple(_rows(run, plan, pace))
+    rows = tuple(_rows(run, plan, throughput))
     stages = 1 + bool(plan.pending) + any(test.surrogate for test in tests)
     return Forecast(
         rows,
         len(tests) - len(plan.pending),
         len(plan.pending),
-        sum(_evaluating(run, test, pace) for test in tests),
-        stages * pace.start + _timing(run, pace),
+        sum(_evaluating(run, test, throughput) for test in tests),
+        stages * throughput.start + _timing(run, throughput),
     )
 
 
-def _rows(run: Run, plan: Plan, pace: Pace) -> Iterable[Row]:
+def _rows(run: Run, plan: Plan, throughput: Throughput) -> Iterable[MethodForecast]:
     """Trainings by method; those that follow a choice take as long as those that are known."""
     missing = [job.cell for job in run.missing(plan) if run.store.cell(job.cell.key) is None]
     methods = dict.fromkeys([*(cell.method for cell in missing), *plan.later])
     for method in methods:
         now = [cell for cell in missing if cell.method == method]
-        later, step = plan.later.get(method, 0), pace.steps.get(method)
+        later, step = plan.later.get(method, 0), throughput.steps.get(method)
         known = now or [cell for cell in plan.cells.values() if cell.method == method]
-        times = [_training(run, cell, pace) for cell in known]
+        times = [_training(run, cell, throughput) for cell in known]
         each = sum(t for t in times if t is not None) / max(1, len(times))
         seconds = None if None in times else each * (len(now) + later)
-        yield Row(method, len(now), later, step, seconds)
+        yield MethodForecast(method, len(now), later, step, seconds)
 
 
-def _training(run: Run, cell: Cell, pace: Pace) -> float | None:
+def _training(run: Run, cell: Cell, throughput: Throughput) -> float | None:
     if "recipe" not in cell.asked:
-        return pace.cell
-    step, recipe = pace.steps.get(cell.method), cell.asked["recipe"]
+        return throughput.cell
+    step, recipe = throughput.steps.get(cell.method), cell.asked["recipe"]
     if step is None:
         return None
     held, times = looks(cell.asked, len(_train_data(run, cell)))
-    return float(pace.cell + recipe["steps"] * step + times * held * pace.forward)
+    return float(throughput.cell + recipe["steps"] * step + times * held * throughput.forward)
 
 
 def _train_data(run: Run, cell: Cell) -> Dataset:
-    return loaded(cell.asked["data"]["name"], "train", None, run.options.data_root)
+    return load_cached(cell.asked["data"]["name"], "train", None, run.options.data_root)
 
 
 def looks(asked: dict[str, Any], images: int) -> tuple[int, int]:
@@ -138,17 +138,17 @@ def looks(asked: dict[str, Any], images: int) -> tuple[int, int]:
     return held, ceil(recipe["steps"] / period(recipe["steps"], epoch))
 
 
-def _evaluating(run: Run, test: Test, pace: Pace) -> float:
+def _evaluating(run: Run, test: Test, throughput: Throughput) -> float:
     """Seconds of an evaluation: clean passes, and those of attacks."""
-    data = loaded(test.data, test.split, test.limit, run.options.data_root)
+    data = load_cached(test.data, test.split, test.limit, run.options.data_root)
     protocol = protocols.load_protocol(test.protocol, norm=test.norm)
     known = test.epsilons or protocol.epsilons or data.budgets.get(protocol.norm, ())
     gradients, forwards = 0.0, 1.0
     for attack in protocol.attacks:
         counts = passes(attack, len(known), len(data.classes))
         gradients, forwards = gradients + counts[0], forwards + counts[1]
-    each = gradients * pace.gradient + forwards * pace.forward
-    return pace.evaluation + len(data) * each
+    each = gradients * throughput.gradient + forwards * throughput.forward
+    return throughput.evaluation + len(data) * each
 
 
 def passes(attack: Attack, budgets: int, classes: int) -> tuple[float, float]:
@@ -175,11 +175,11 @@ def passes(attack: Attack, budgets: int, classes: int) -> tuple[float, float]:
     return searches * steps, searches
 
 
-def _timing(run: Run, pace: Pace) -> float:
+def _timing(run: Run, throughput: Throughput) -> float:
     """Seconds in which the steps of methods are timed, for the analyses of their cost."""
     names = [m.name for m in run.study.methods]
     return sum(
-        (ROUNDS + 1) * STEPS * (pace.steps.get(name) or 0.0)
+        (ROUNDS + 1) * STEPS * (throughput.steps.get(name) or 0.0)
         for analysis in run.study.analyses
         if analysis.factor == "cost" and run.store.cost(analysis.name) is None
         for name in analysis.methods or names

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustkit.analysis.findings import ELSEWHERE, FIRST, digest_in_words, images_in_words
-from robustkit.results.records import load
+from robustkit.results.records import open_record
 from robustkit.spec import Study
-from robustkit.study.store import Store
+from robustkit.study.store import StudyStore
 
 
 def provenance(
     study: Study,
-    store: Store,
+    store: StudyStore,
     asked: Mapping[str, Any],
     plan: Mapping[str, Any],
     done: Mapping[str, dict[str, Any] | None],
@@ -42,13 +42,13 @@ def provenance(
 def _asked(study: Study, asked: Mapping[str, Any]) -> dict[str, str]:
     """What was asked first, and what later."""
     first, *later = digests(asked)
-    fixed = FIRST if study.brought is None else f"before the first evaluation here; {ELSEWHERE}"
+    fixed = FIRST if study.external is None else f"before the first evaluation here; {ELSEWHERE}"
     if not later:
         return {"digest": study.digest, "claims fixed": fixed}
     fixed = "changed later, see the notes"
     return {
         "digest": study.digest,
-        "claims fixed": fixed if study.brought is None else f"{fixed}; {ELSEWHERE}",
+        "claims fixed": fixed if study.external is None else f"{fixed}; {ELSEWHERE}",
         "digest as first asked": first,
     } | {
         f"digest of amendment {i}": f"{one['digest']}, after {one['cells_done']} cells"
@@ -76,7 +76,7 @@ def _versions(finished: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _data(
-    store: Store,
+    store: StudyStore,
     plan: Mapping[str, Any],
     finished: Sequence[Mapping[str, Any]],
     tested: Mapping[str, Mapping[str, Any]],
@@ -105,7 +105,7 @@ def _data(
 
 
 def _tested_on(
-    store: Store,
+    store: StudyStore,
     digest: str,
     test: Mapping[str, Any] | None,
     told: Mapping[str, Mapping[str, str]],
@@ -115,7 +115,7 @@ def _tested_on(
         return None
     if "data" in test:
         return next(iter(test["data"].values()), None)
-    data = load(store.runs / f"{test['evaluation'][:32]}.parquet").header["data"]
+    data = open_record(store.runs / f"{test['evaluation'][:32]}.parquet").header["data"]
     return {"name": data["name"], "images": data["n"], "digest": data["digest"]}
 
 

@@ -28,8 +28,8 @@ from filelock import FileLock
 from robustkit.errors import InputError, RobustkitError
 from robustkit.study.exchange import Exchange, files, json_of, network, results_of, surrogates
 from robustkit.study.run import LOST, in_words
-from robustkit.study.store import Store
-from robustkit.study.work import Job, Means, carry_out, loaded
+from robustkit.study.store import StudyStore
+from robustkit.study.work import Job, WorkerConfig, carry_out, load_cached
 
 Result = Callable[[str, str], dict[str, Any] | None]
 PATIENCE = 5.0
@@ -62,7 +62,7 @@ class Demand:
 class Site:
     """What a worker has to know of where it works."""
 
-    means: Means
+    config: WorkerConfig
     start: Path
     """what relative names begin at"""
     mark: str
@@ -72,7 +72,7 @@ class Site:
     @property
     def exchange(self) -> "Exchange":
         """The place that all machines see."""
-        return Exchange(self.shared or str(self.means.folder))
+        return Exchange(self.shared or str(self.config.folder))
 
 
 # --- a worker -------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def attend(job: Job, site: Site) -> str:
         if site.shared:
             _in_scratch(job, site)
         else:
-            _in_folder(job, site.means)
+            _in_folder(job, site.config)
     except RobustkitError as error:
         return f"{platform.node()}: {error}"
     return ""
@@ -98,17 +98,17 @@ def _unseen(site: Site) -> str:
     if site.shared:
         return f"does not see what others write to {site.shared}; give a --shared that all reach"
     return (
-        f"does not see the study's folder {site.means.folder}; put --out on a file system that all "
-        "machines share, or give --shared URL"
+        f"does not see the study's folder {site.config.folder}; put --out on a file system that "
+        "all machines share, or give --shared URL"
     )
 
 
-def _in_folder(job: Job, means: Means) -> None:
+def _in_folder(job: Job, config: WorkerConfig) -> None:
     # one that is given up for lost may still be at work, and would be in the way of this one
-    claim = means.folder / "cells" / f"{job.cell.key}.lock"
+    claim = config.folder / "cells" / f"{job.cell.key}.lock"
     claim.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(claim):
-        _do(job, means)
+        _do(job, config)
 
 
 def _in_scratch(job: Job, site: Site) -> None:
@@ -117,10 +117,10 @@ def _in_scratch(job: Job, site: Site) -> None:
     with TemporaryDirectory(prefix="robustkit-", ignore_cleanup_errors=True) as name:
         scratch = Path(name)
         fetched = _fetch(job, exchange, scratch)
-        _do(job, replace(site.means, folder=scratch))
+        _do(job, replace(site.config, folder=scratch))
         if json_of("cell", key) in fetched or exchange.done("cell", key) is None:
-            _speak_of(job, Store(scratch), site.means.folder)
-            for made in files(job, results_of(Store(scratch))):
+            _speak_of(job, StudyStore(scratch), site.config.folder)
+            for made in files(job, results_of(StudyStore(scratch))):
                 if made not in fetched and (scratch / made).exists():
                     exchange.put(made, (scratch / made).read_bytes())
             return
@@ -144,7 +144,7 @@ def _fetch(job: Job, exchange: Exchange, folder: Path) -> set[str]:
     return set(names)
 
 
-def _speak_of(job: Job, store: Store, folder: Path) -> None:
+def _speak_of(job: Job, store: StudyStore, folder: Path) -> None:
     """Let reasons of failures name the study's folder, not one that is gone in a moment."""
     for kind, key in [("cell", job.cell.key), *(("test", t.key) for t in job.tests)]:
         result = results_of(store)(kind, key)
@@ -153,15 +153,15 @@ def _speak_of(job: Job, store: Store, folder: Path) -> None:
             store.keep(kind, key, result | {"reason": reason})
 
 
-def _do(job: Job, means: Means) -> None:
-    if Store(means.folder).cell(job.cell.key) is None:
-        _check_training(job.cell.asked, means)
+def _do(job: Job, config: WorkerConfig) -> None:
+    if StudyStore(config.folder).cell(job.cell.key) is None:
+        _check_training(job.cell.asked, config)
     for test in job.tests:
-        _data(test.data, test.split, test.limit, means.data_root)
-    carry_out(job, means)
+        _data(test.data, test.split, test.limit, config.data_root)
+    carry_out(job, config)
 
 
-def _check_training(asked: dict[str, Any], means: Means) -> None:
+def _check_training(asked: dict[str, Any], config: WorkerConfig) -> None:
     """See that this machine has what a cell is made of; a lack is no result of the study.
 
     Raises:
@@ -172,13 +172,13 @@ def _check_training(asked: dict[str, Any], means: Means) -> None:
             raise InputError(f"{asked['checkpoint']}: not on this machine; put it where all see it")
         return
     name = asked["data"]["name"]
-    if _data(name, "train", None, means.data_root).digest != asked["data"]["digest"]:
+    if _data(name, "train", None, config.data_root).digest != asked["data"]["digest"]:
         raise InputError(f"{name}: other images here than where the study began; copy them again")
 
 
 def _data(name: str, split: str, limit: int | None, root: Path | None) -> Any:
     try:
-        return loaded(name, split, limit, root)
+        return load_cached(name, split, limit, root)
     except RobustkitError as error:
         raise InputError(
             f"{error}; every machine reads data from where it stands on that machine itself, so "
@@ -189,7 +189,7 @@ def _data(name: str, split: str, limit: int | None, root: Path | None) -> Any:
 # --- the cluster ----------------------------------------------------------------------------------
 
 
-class _Task(NamedTuple):
+class _RemoteTask(NamedTuple):
     """A job under way."""
 
     job: Job
@@ -198,7 +198,7 @@ class _Task(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class RayExecutor:
     """Ray workers, on as many machines as there are; a job whose worker is lost is tried again."""
 
     ray: Any
@@ -210,14 +210,14 @@ class Cluster:
     until: float = math.inf
     """time by `time.monotonic` after which no further job begins"""
 
-    def work(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:
+    def execute(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:
         """Carry out jobs; each is yielded when its results are in the study's folder.
 
         Raises:
             InputError: a machine lacks something, or, when all else is done, some job's workers
                 have been lost too often.
         """
-        left, running = _Left(list(reversed(jobs))), dict[Future[str], _Task]()
+        left, running = _Left(list(reversed(jobs))), dict[Future[str], _RemoteTask]()
         try:
             while left.waiting or running:
                 if time.monotonic() > self.until:
@@ -256,11 +256,11 @@ class Cluster:
         lanes = self.lanes() + 1
         return lanes if self.most is None else min(lanes, self.most)
 
-    def _submit(self, job: Job) -> _Task:
+    def _submit(self, job: Job) -> _RemoteTask:
         self._offer(job)
         # Ray would try again by itself, but without end where a worker is killed for its memory
         task = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(attend)
-        return _Task(job, task.remote(job, self.site))
+        return _RemoteTask(job, task.remote(job, self.site))
 
     def _lost(self, done: Future[str]) -> str:
         """How a task's worker was lost; "" where it was not.
@@ -284,7 +284,7 @@ class Cluster:
 
     def _offer(self, job: Job) -> None:
         """Put at the URL what a job builds on, where it is only in the study's folder."""
-        folder, store = self.site.means.folder, Store(self.site.means.folder)
+        folder, store = self.site.config.folder, StudyStore(self.site.config.folder)
         for key in (job.cell.key, *surrogates(job)) if self.site.shared else ():
             cell = store.cell(key)
             if cell is None or cell["status"] != "done" or self.site.exchange.done("cell", key):
@@ -298,7 +298,7 @@ class Cluster:
         Raises:
             InputError: they don't come.
         """
-        folder, store = self.site.means.folder, Store(self.site.means.folder)
+        folder, store = self.site.config.folder, StudyStore(self.site.config.folder)
         if self.site.shared:
             for name in files(job, self.site.exchange.result):
                 self.site.exchange.bring(name, folder)
@@ -311,7 +311,7 @@ class Cluster:
                 list((folder / kind).glob("*"))  # makes NFS look again
 
 
-def _complete(job: Job, store: Store) -> bool:
+def _complete(job: Job, store: StudyStore) -> bool:
     cell = store.cell(job.cell.key)
     if cell is None or cell["status"] != "done":
         return cell is not None
@@ -353,11 +353,11 @@ class _Left:
 
 
 @contextmanager
-def cluster(means: Means, demand: Demand, until: float = math.inf) -> Iterator[Cluster]:
-    """A crew of Ray workers, for as long as the context lasts.
+def cluster(config: WorkerConfig, demand: Demand, until: float = math.inf) -> Iterator[RayExecutor]:
+    """An executor of Ray workers, for as long as the context lasts.
 
     Args:
-        means: folder and data; device and threads follow from the demand.
+        config: folder and data; device and threads follow from the demand.
         demand: what is asked of the cluster.
         until: time by `time.monotonic` after which no further job begins.
 
@@ -369,19 +369,19 @@ def cluster(means: Means, demand: Demand, until: float = math.inf) -> Iterator[C
         gpus = float(has) if demand.gpus is None else demand.gpus
         if gpus > 1 and gpus % 1:
             raise InputError(f"--gpus-per-cell {gpus:g}: give a fraction of one, or whole ones")
-        means = replace(means, device="cuda" if gpus else "cpu", threads=demand.cpus)
-        if means.data_root is not None:
-            means = replace(means, data_root=means.data_root.absolute())
-        site = Site(means, Path.cwd(), f".seen-{uuid.uuid4().hex}", demand.shared)
-        crew = Cluster(ray, site, demand.cpus, gpus, demand.most, until)
-        if not crew.lanes():
+        config = replace(config, device="cuda" if gpus else "cpu", threads=demand.cpus)
+        if config.data_root is not None:
+            config = replace(config, data_root=config.data_root.absolute())
+        site = Site(config, Path.cwd(), f".seen-{uuid.uuid4().hex}", demand.shared)
+        executor = RayExecutor(ray, site, demand.cpus, gpus, demand.most, until)
+        if not executor.lanes():
             raise InputError(
                 f"--ray {demand.address}: no machine there has {demand.cpus} CPUs and {gpus:g} "
                 "GPUs for a cell; see --cpus-per-cell and --gpus-per-cell"
             )
         site.exchange.put(site.mark, b"robustkit\n")
         try:
-            yield crew
+            yield executor
         finally:
             site.exchange.drop(site.mark)
 

@@ -19,10 +19,17 @@ from robustkit.errors import InputError
 from robustkit.keys import StepTimesKey
 from robustkit.spec import Analysis, Study
 from robustkit.study.amendments import differences, reworded
-from robustkit.study.cells import Cell, Context, Plan, Planner, Test, check, within
-from robustkit.study.external import Gatherer
-from robustkit.study.store import Store
-from robustkit.study.work import Job, Means, begin, carry_out, loaded, time_steps
+from robustkit.study.cells import Cell, Context, Plan, Planner, Test, check, locate_errors
+from robustkit.study.external import ExternalPlanner
+from robustkit.study.store import StudyStore
+from robustkit.study.work import (
+    Job,
+    WorkerConfig,
+    carry_out,
+    initialise_worker,
+    load_cached,
+    time_steps,
+)
 
 WARM, ROUNDS, STEPS = 10, 15, 10
 """of timing: updates before, rounds, updates a round"""
@@ -32,7 +39,7 @@ LOST = 3
 """times that a job is tried whose worker vanished"""
 
 
-class Tally(NamedTuple):
+class MethodCounts(NamedTuple):
     """How many cells of a method have come how far."""
 
     method: str
@@ -44,7 +51,7 @@ class Tally(NamedTuple):
     """as far as known: choices can only be made when their cells are done"""
 
 
-class AtWork(NamedTuple):
+class RunningCell(NamedTuple):
     """A cell under way."""
 
     cell: str
@@ -53,7 +60,7 @@ class AtWork(NamedTuple):
     """by `time.monotonic`"""
 
 
-class Ended(NamedTuple):
+class FinishedCell(NamedTuple):
     """A cell that has just been worked off."""
 
     cell: str
@@ -63,13 +70,13 @@ class Ended(NamedTuple):
     """why it has failed; "" where it has not"""
 
 
-class Standing(NamedTuple):
+class StudyProgress(NamedTuple):
     """How far a study has come, for whoever watches."""
 
-    tallies: tuple[Tally, ...]
-    running: tuple[AtWork, ...]
+    counts: tuple[MethodCounts, ...]
+    running: tuple[RunningCell, ...]
     """the longest first"""
-    ended: Ended | None
+    ended: FinishedCell | None
     """the news, if it is that"""
     seconds: float | None
     """still to go, as far as can be told"""
@@ -77,21 +84,21 @@ class Standing(NamedTuple):
     @property
     def failed(self) -> int:
         """Cells that came to nothing."""
-        return sum(tally.failed for tally in self.tallies)
+        return sum(count.failed for count in self.counts)
 
     @property
     def done(self) -> int:
         """Cells that are over, failed or not."""
-        return self.failed + sum(tally.done for tally in self.tallies)
+        return self.failed + sum(count.done for count in self.counts)
 
     @property
     def total(self) -> int:
         """Cells in all."""
-        return self.done + sum(tally.running + tally.left for tally in self.tallies)
+        return self.done + sum(count.running + count.left for count in self.counts)
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class StudyOptions:
     """How a study is run; none of it is part of what is asked."""
 
     data_root: Path | None = None
@@ -103,10 +110,10 @@ class Options:
     """go on although the file asks something else than it did at first"""
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Whoever carries out jobs."""
 
-    def work(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:
+    def execute(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:
         """Carry out jobs; each is yielded when it is done."""
 
 
@@ -115,28 +122,28 @@ class Run:
     """A study at work."""
 
     study: Study
-    store: Store
-    options: Options
+    store: StudyStore
+    options: StudyOptions
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """to the study's file, see `spec.load`"""
-    planner: Planner | Gatherer = field(init=False)
+    """to the study's file, see `spec.load_study`"""
+    planner: Planner | ExternalPlanner = field(init=False)
 
     def __post_init__(self) -> None:
         check(self.study)
         if self.study.trained is not None:
             name = self.study.trained.data
-            with within(f"{self.study.where}: [train] data"):
+            with locate_errors(f"{self.study.where}: [train] data"):
                 data = load_dataset(name, split="train", root=self.options.data_root)
             self.planner = Planner(self.study, self.study.trained, data, self.tested)
-        elif self.study.brought is not None:
-            self.planner = Gatherer(self.study, self.study.brought, self.tested)
+        elif self.study.external is not None:
+            self.planner = ExternalPlanner(self.study, self.study.external, self.tested)
         self.tested(self.study.tested.limit)  # missing images are told before the first cell
 
     def tested(self, limit: int | None) -> str:
         """The digest of the first test images: under one name there may be other ones tomorrow."""
         tested = self.study.tested
-        with within(f"{self.study.where}: [test] data"):
-            return loaded(tested.data, tested.split, limit, self.options.data_root).digest
+        with locate_errors(f"{self.study.where}: [test] data"):
+            return load_cached(tested.data, tested.split, limit, self.options.data_root).digest
 
     def register(self) -> None:
         """Write down what is asked before anything is trained, and keep its words up to date.
@@ -217,7 +224,7 @@ class Run:
                     self.store.forget(kind, key)
 
     def finish(
-        self, crew: Crew, progress: Callable[[Standing], None] = lambda standing: None
+        self, executor: Executor, progress: Callable[[StudyProgress], None] = lambda state: None
     ) -> Plan:
         """Work until nothing is missing, or time is up; the plan as it ended."""
         if self.options.retry:
@@ -227,7 +234,7 @@ class Run:
             self.store.keep_plan(plan)
             clock.stage(plan, missing)
             jobs, done = self._stage(missing), 0
-            for job in crew.work(jobs, clock.began):
+            for job in executor.execute(jobs, clock.began):
                 clock.ended(job)
                 done += 1
             if done < len(jobs):
@@ -249,7 +256,9 @@ class Run:
         if known is not None and known["asked"] == asked:
             return
         threads = machine.threads()
-        alone = Means(self.store.folder, self.options.data_root, self.options.device, threads)
+        alone = WorkerConfig(
+            self.store.folder, self.options.data_root, self.options.device, threads
+        )
         seconds = time_steps(cells, alone, ROUNDS, STEPS)
         self.store.keep(
             "cost",
@@ -262,14 +271,14 @@ class Run:
 class _Clock:
     """Counts what is done, and tells when the rest will be."""
 
-    progress: Callable[[Standing], None]
-    store: Store
+    progress: Callable[[StudyProgress], None]
+    store: StudyStore
     cells: dict[str, Cell] = field(default_factory=dict)
     later: dict[str, int] = field(default_factory=dict)
     left: set[str] = field(default_factory=set)
     """keys of what this stage has not finished, the running included"""
     failed: set[str] = field(default_factory=set)
-    running: dict[str, AtWork] = field(default_factory=dict)
+    running: dict[str, RunningCell] = field(default_factory=dict)
     took: list[float] = field(default_factory=list)
     lanes: int = 1
     """jobs that were ever done at a time: a stage ends with fewer"""
@@ -284,34 +293,34 @@ class _Clock:
         self._tell()
 
     def began(self, job: Job) -> None:
-        self.running[job.cell.key] = AtWork(in_words(job.cell), time.monotonic())
+        self.running[job.cell.key] = RunningCell(in_words(job.cell), time.monotonic())
         self.lanes = max(self.lanes, len(self.running))
         self._tell()
 
     def ended(self, job: Job) -> None:
         now, key = time.monotonic(), job.cell.key
-        words, since = self.running.pop(key, AtWork(in_words(job.cell), now))
+        words, since = self.running.pop(key, RunningCell(in_words(job.cell), now))
         self.took.append(now - since)
         self.left.discard(key)
         reason = _why_failed(self.store, key, job.tests)
         if reason:
             self.failed.add(key)
-        self._tell(Ended(words, now - since, reason))
+        self._tell(FinishedCell(words, now - since, reason))
 
-    def _tell(self, ended: Ended | None = None) -> None:
+    def _tell(self, ended: FinishedCell | None = None) -> None:
         running = sorted(self.running.values(), key=lambda one: one.since)
-        standing = Standing(self._tallies(), tuple(running), ended, None)
+        state = StudyProgress(self._counts(), tuple(running), ended, None)
         if self.took:
             mean = sum(self.took) / len(self.took)
-            seconds = mean * (standing.total - standing.done) / self.lanes
-            standing = standing._replace(seconds=seconds)
-        self.progress(standing)
+            seconds = mean * (state.total - state.done) / self.lanes
+            state = state._replace(seconds=seconds)
+        self.progress(state)
 
-    def _tallies(self) -> tuple[Tally, ...]:
+    def _counts(self) -> tuple[MethodCounts, ...]:
         counts = Counter((cell.method, self._state(key)) for key, cell in self.cells.items())
         methods = dict.fromkeys([*(cell.method for cell in self.cells.values()), *self.later])
         return tuple(
-            Tally(
+            MethodCounts(
                 method,
                 counts[method, "done"],
                 counts[method, "running"],
@@ -329,7 +338,7 @@ class _Clock:
         return "failed" if key in self.failed else "done"
 
 
-def _why_failed(store: Store, key: str, tests: Sequence[Test]) -> str:
+def _why_failed(store: StudyStore, key: str, tests: Sequence[Test]) -> str:
     """Why a cell, or the first of these evaluations that did, has failed; "" where none has."""
     known = store.cell(key)
     if known is None or known["status"] == "failed":
@@ -356,15 +365,15 @@ def in_words(cell: Cell) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Processes:
+class ProcessExecutor:
     """Worker processes on this machine; a job whose worker dies is tried again."""
 
-    means: Means
+    config: WorkerConfig
     workers: int
     until: float = math.inf
     """time by `time.monotonic` after which no further job begins"""
 
-    def work(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:
+    def execute(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:
         """Carry out jobs; each is yielded when it is done.
 
         Raises:
@@ -390,7 +399,7 @@ class Processes:
         # spawned, not forked: torch's threads do not survive a fork
         context = get_context("spawn")
         waiting = list(reversed(jobs))
-        with ProcessPoolExecutor(self.workers, context, begin, (os.getpid(),)) as pool:
+        with ProcessPoolExecutor(self.workers, context, initialise_worker, (os.getpid(),)) as pool:
             running: dict[Future[str], Job] = {}
             try:
                 while waiting or running:
@@ -398,7 +407,7 @@ class Processes:
                         waiting.clear()
                     while waiting and len(running) < self.workers:
                         job = waiting.pop()
-                        running[pool.submit(carry_out, job, self.means)] = job
+                        running[pool.submit(carry_out, job, self.config)] = job
                         began(job)
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         job = running.pop(future)
@@ -411,7 +420,7 @@ class Processes:
                 raise
 
 
-def means(run: Run) -> Means:
+def worker_config(run: Run) -> WorkerConfig:
     """What a worker of this machine works with."""
     threads = machine.threads(run.options.workers)
-    return Means(run.store.folder, run.options.data_root, run.options.device, threads)
+    return WorkerConfig(run.store.folder, run.options.data_root, run.options.device, threads)

@@ -15,13 +15,13 @@ from typing import Any
 
 from robustkit.errors import RecordError
 from robustkit.files import canonical, write_atomic
-from robustkit.study.cells import Plan, Wanted
+from robustkit.study.cells import CellRequirement, Plan
 
 VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class StudyStore:
     """A study's folder."""
 
     folder: Path
@@ -74,9 +74,9 @@ class Store:
             raise RecordError(f"{self.folder}: written by a newer robustkit; upgrade")
         return found
 
-    def wanted(self) -> list[Wanted]:
+    def wanted(self) -> list[CellRequirement]:
         """The numbers that the analyses need."""
-        return [Wanted(**entry) for entry in self.plan()["wanted"]]
+        return [CellRequirement(**entry) for entry in self.plan()["wanted"]]
 
     def asked(self) -> dict[str, Any] | None:
         """The study as it was first asked; None: not yet."""

@@ -13,8 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from robustkit.errors import EvaluationFailed
 from robustkit.study.cells import Cell, Test
-from robustkit.study.store import Store
-from robustkit.study.work import Job, Means, begin, carry_out, loaded, time_steps
+from robustkit.study.store import StudyStore
+from robustkit.study.work import (
+    Job,
+    WorkerConfig,
+    carry_out,
+    initialise_worker,
+    load_cached,
+    time_steps,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +37,7 @@ PASSES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Throughput:
     """Seconds that parts of a study take."""
 
     start: float
@@ -47,22 +54,22 @@ class Pace:
     """of a pass forth and back over one image"""
 
 
-def measure(cells: Sequence[Cell], test: Test, means: Means) -> Pace:
+def measure_throughput(cells: Sequence[Cell], test: Test, config: WorkerConfig) -> Throughput:
     """Time the parts in a worker process that is gone afterwards, and its memory with it.
 
     Args:
         cells: one a method; the first that works stands for what they have in common.
         test: how networks are tested.
-        means: as a worker has them.
+        config: as a worker has them.
 
     Raises:
         EvaluationFailed: something that is timed does not work.
     """
     began = time.monotonic()
     context = get_context("spawn")  # as workers are
-    with ProcessPoolExecutor(1, context, begin, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(1, context, initialise_worker, (os.getpid(),)) as pool:
         try:
-            seconds, pace = pool.submit(timed, cells, test, means).result()
+            seconds, throughput = pool.submit(timed, cells, test, config).result()
         except Exception as error:
             # a network without gradients, a process that died: the study itself will say so
             raise EvaluationFailed(f"cannot be timed: {error}") from error
@@ -71,25 +78,27 @@ def measure(cells: Sequence[Cell], test: Test, means: Means) -> Pace:
             for process in active_children():
                 process.terminate()
             raise
-    return replace(pace, start=time.monotonic() - began - seconds)
+    return replace(throughput, start=time.monotonic() - began - seconds)
 
 
-def timed(cells: Sequence[Cell], test: Test, means: Means) -> tuple[float, Pace]:
+def timed(cells: Sequence[Cell], test: Test, config: WorkerConfig) -> tuple[float, Throughput]:
     """The parts, and the seconds it took to time them; what comes only once is not among these."""
     import torch
 
-    torch.set_num_threads(means.threads)
+    torch.set_num_threads(config.threads)
     with TemporaryDirectory(prefix="robustkit-") as folder:
-        first, scratch = (replace(means, folder=Path(folder) / name) for name in ("first", "again"))
+        first, scratch = (
+            replace(config, folder=Path(folder) / name) for name in ("first", "again")
+        )
         cell = _short(_first_that_works(cells, test, first))
         began = time.monotonic()
         training = _seconds(lambda: carry_out(Job(cell, ()), scratch))
         judged = replace(test, cell=cell.key)
         evaluation = _seconds(lambda: carry_out(Job(cell, (judged,)), scratch))
         forward, gradient = _passes(cell, judged, scratch)
-        steps = {one.method: _step(one, means) for one in cells if "recipe" in one.asked}
-        pace = Pace(0, steps, training, evaluation, forward, gradient)
-        return time.monotonic() - began, pace
+        steps = {one.method: _step(one, config) for one in cells if "recipe" in one.asked}
+        throughput = Throughput(0, steps, training, evaluation, forward, gradient)
+        return time.monotonic() - began, throughput
 
 
 def _short(cell: Cell) -> Cell:
@@ -103,41 +112,41 @@ def _short(cell: Cell) -> Cell:
     return replace(cell, asked=cell.asked | {"recipe": recipe})
 
 
-def _first_that_works(cells: Sequence[Cell], test: Test, means: Means) -> Cell:
+def _first_that_works(cells: Sequence[Cell], test: Test, config: WorkerConfig) -> Cell:
     """The first cell whose short training and evaluation succeed, whatever they import loaded.
 
     Raises:
         EvaluationFailed: none does.
     """
-    store = Store(means.folder)
+    store = StudyStore(config.folder)
     for cell in cells:
         short = _short(cell)
         judged = replace(test, cell=short.key)
-        carry_out(Job(short, (judged,)), means)
+        carry_out(Job(short, (judged,)), config)
         result = store.test(judged.key)
         if result is not None and result["status"] == "done":
             return cell
     raise EvaluationFailed("no cell of the study can be timed")
 
 
-def _step(cell: Cell, means: Means) -> float | None:
+def _step(cell: Cell, config: WorkerConfig) -> float | None:
     try:
-        return time_steps([cell], means, 1, STEPS)[cell.method][0]
+        return time_steps([cell], config, 1, STEPS)[cell.method][0]
     except Exception:
         return None  # whatever it is, the study itself will say so
 
 
-def _passes(cell: Cell, test: Test, means: Means) -> tuple[float, float]:
+def _passes(cell: Cell, test: Test, config: WorkerConfig) -> tuple[float, float]:
     """Seconds of a pass over an image: forth, and forth and back."""
     import torch
 
     from robustkit.checkpoint import read_checkpoint
     from robustkit.device import device as find
 
-    device, store = find(means.device), Store(means.folder)
+    device, store = find(config.device), StudyStore(config.folder)
     made = store.cell(cell.key) or {}
     network = read_checkpoint(store.folder / made["checkpoint"], model=made["model"]).load(device)
-    images = _batch(loaded(test.data, test.split, None, means.data_root), device)
+    images = _batch(load_cached(test.data, test.split, None, config.data_root), device)
 
     def forth() -> None:
         with torch.no_grad():

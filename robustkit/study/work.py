@@ -16,10 +16,10 @@ from robustkit import compression, machine
 from robustkit.data import Dataset, load_dataset
 from robustkit.errors import DataError, RobustkitError
 from robustkit.files import build, write_atomic
-from robustkit.results.recorded import ITSELF, Said, check_name
+from robustkit.results.metadata import ITSELF, RecordedValue, check_name
 from robustkit.spec import TRAINED
 from robustkit.study.cells import Cell, Test, noise_of
-from robustkit.study.store import Store
+from robustkit.study.store import StudyStore
 from robustkit.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ PATIENCE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class WorkerConfig:
     """What the work is done with; nothing here is part of what is asked."""
 
     folder: Path
@@ -47,23 +47,23 @@ class Job:
     tests: tuple[Test, ...]
 
 
-def carry_out(job: Job, means: Means) -> str:
+def carry_out(job: Job, config: WorkerConfig) -> str:
     """Do a job, and return the cell's key. A failure is a result, and kept with its reason."""
     import torch
 
     machine.keep_memory()
-    torch.set_num_threads(means.threads)
-    store, key = Store(means.folder), job.cell.key
+    torch.set_num_threads(config.threads)
+    store, key = StudyStore(config.folder), job.cell.key
     done = store.cell(key)
     if done is None:
-        done = _guarded(store, "cell", key, lambda: _train(job.cell, store, means))
+        done = _guarded(store, "cell", key, lambda: _train(job.cell, store, config))
     for test in job.tests:
         if store.test(test.key) is None and done["status"] == "done":
-            _guarded(store, "test", test.key, lambda test=test: _evaluate(test, store, means))
+            _guarded(store, "test", test.key, lambda test=test: _evaluate(test, store, config))
     return key
 
 
-def _guarded(store: Store, kind: str, key: str, work: Any) -> dict[str, Any]:
+def _guarded(store: StudyStore, kind: str, key: str, work: Any) -> dict[str, Any]:
     """The result of some work, kept; that of failing, where it fails."""
     try:
         result: dict[str, Any] = {"status": "done", "reason": ""} | work()
@@ -78,16 +78,16 @@ def _guarded(store: Store, kind: str, key: str, work: Any) -> dict[str, Any]:
     return result
 
 
-def _train(cell: Cell, store: Store, means: Means) -> dict[str, Any]:
+def _train(cell: Cell, store: StudyStore, config: WorkerConfig) -> dict[str, Any]:
     from robustkit import training
 
     if "checkpoint" in cell.asked:
-        return _brought(cell.asked)
+        return _external(cell.asked)
     path = store.checkpoint(cell.key)
     resumed = path.exists() or path.with_name(f"{path.name}.partial").exists()
     began = time.monotonic()
     made = training.train(
-        asked_of(cell.asked, means), path, training.TrainingOptions(device=means.device)
+        training_config(cell.asked, config), path, training.TrainingOptions(device=config.device)
     )
     record: dict[str, Any] = made.record
     last, data = record["history"][-1], record["data"]
@@ -99,7 +99,9 @@ def _train(cell: Cell, store: Store, means: Means) -> dict[str, Any]:
         "held_out_clean": last.get("held_out_clean"),
         "training": record["digest"],
         "data": {
-            "train": described(loaded(cell.asked["data"]["name"], "train", None, means.data_root))
+            "train": described(
+                load_cached(cell.asked["data"]["name"], "train", None, config.data_root)
+            )
         },
         "images": data["train"]["images"],
         "wrong_labels": data["train"]["noise"]["flipped"],
@@ -107,11 +109,11 @@ def _train(cell: Cell, store: Store, means: Means) -> dict[str, Any]:
         "steps": last["step"],
         "seconds": None if resumed else round(time.monotonic() - began, 2),
         "versions": versions(),
-        **used(means),
+        **used(config),
     }
 
 
-def _brought(asked: dict[str, Any]) -> dict[str, Any]:
+def _external(asked: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint made elsewhere says of itself.
 
     Raises:
@@ -123,7 +125,7 @@ def _brought(asked: dict[str, Any]) -> dict[str, Any]:
     read = read_checkpoint(path, model=asked["model"])
     known = {name: getattr(read, name) for name in ("loss", "seed", *TRAINED)}
     if read.format != "safetensors":  # whose record the plan was made by
-        said = {name: Said(str(value), ITSELF) for name, value in known.items()}
+        said = {name: RecordedValue(str(value), ITSELF) for name, value in known.items()}
         check_name(path, asked["fields"], said, ("seed", *TRAINED))
     return {
         "checkpoint": str(path.resolve()),
@@ -133,13 +135,13 @@ def _brought(asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def asked_of(asked: dict[str, Any], means: Means) -> "training.TrainingConfig":
+def training_config(asked: dict[str, Any], config: WorkerConfig) -> "training.TrainingConfig":
     """The training that a cell spells out."""
     from robustkit import training
 
     return training.TrainingConfig(
         model=asked["model"],
-        data=loaded(asked["data"]["name"], "train", None, means.data_root),
+        data=load_cached(asked["data"]["name"], "train", None, config.data_root),
         loss=asked["loss"],
         settings=dict(asked["settings"]),
         recipe=recipe(asked["recipe"]),
@@ -158,7 +160,7 @@ def recipe(spelled: dict[str, Any]) -> Recipe:
 
 
 @lru_cache(maxsize=4)
-def loaded(name: str, split: str, limit: int | None, root: Path | None) -> Dataset:
+def load_cached(name: str, split: str, limit: int | None, root: Path | None) -> Dataset:
     """A data set, kept for the next cell."""
     return load_dataset(name, split=split, limit=limit, root=root)
 
@@ -168,13 +170,13 @@ def described(data: Dataset) -> dict[str, Any]:
     return {"name": data.name, "digest": data.digest, "images": len(data)}
 
 
-def used(means: Means) -> dict[str, Any]:
+def used(config: WorkerConfig) -> dict[str, Any]:
     """What a result was worked out on."""
     import torch
 
-    gpu = means.device.startswith("cuda")
-    processor = torch.cuda.get_device_name(means.device) if gpu else machine.processor()
-    return {"device": means.device, "threads": means.threads, "processor": processor}
+    gpu = config.device.startswith("cuda")
+    processor = torch.cuda.get_device_name(config.device) if gpu else machine.processor()
+    return {"device": config.device, "threads": config.threads, "processor": processor}
 
 
 def versions() -> dict[str, str]:
@@ -182,11 +184,11 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("robustkit", "torch", "torchvision", "foolbox")}
 
 
-def _evaluate(test: Test, store: Store, means: Means) -> dict[str, Any]:
+def _evaluate(test: Test, store: StudyStore, config: WorkerConfig) -> dict[str, Any]:
     from robustkit import evaluation
     from robustkit.checkpoint import read_checkpoint
 
-    data = loaded(test.data, test.split, test.limit, means.data_root)
+    data = load_cached(test.data, test.split, test.limit, config.data_root)
     if data.digest != test.digest:
         raise DataError(f"{test.data}: its {test.split} images are not those of the plan")
     protocol = evaluation.resolve_protocol(test.protocol, data, test.epsilons, norm=test.norm)
@@ -206,7 +208,7 @@ def _evaluate(test: Test, store: Store, means: Means) -> dict[str, Any]:
         data,
         protocol,
         store.runs,
-        evaluation.RunOptions(device=means.device),
+        evaluation.RunOptions(device=config.device),
         subject(test.surrogate) if test.surrogate else None,
     )
     return {
@@ -214,7 +216,7 @@ def _evaluate(test: Test, store: Store, means: Means) -> dict[str, Any]:
         "clean": record.clean().value,
         "data": {test.split: described(data)},
         "seconds": record.run["seconds"],
-        **used(means),
+        **used(config),
     }
 
 
@@ -222,13 +224,13 @@ def _evaluate(test: Test, store: Store, means: Means) -> dict[str, Any]:
 
 
 def time_steps(
-    cells: Sequence[Cell], means: Means, rounds: int, steps: int
+    cells: Sequence[Cell], config: WorkerConfig, rounds: int, steps: int
 ) -> dict[str, list[float]]:
     """Seconds of a training step of each method, by rounds in turn, alone on the machine.
 
     Args:
         cells: one a method.
-        means: device and threads.
+        config: device and threads.
         rounds: in each, every method takes its steps once.
         steps: taken in a round, after as many to warm up before the first.
     """
@@ -236,9 +238,10 @@ def time_steps(
 
     from robustkit.training.run import bench
 
-    torch.set_num_threads(means.threads)
+    torch.set_num_threads(config.threads)
     benches = {
-        cell.method: bench(_long(asked_of(cell.asked, means)), means.device) for cell in cells
+        cell.method: bench(_long(training_config(cell.asked, config)), config.device)
+        for cell in cells
     }
     for run in benches.values():
         run(steps)
@@ -259,7 +262,7 @@ def _long(config: "training.TrainingConfig") -> "training.TrainingConfig":
 # --- a worker process -----------------------------------------------------------------------------
 
 
-def begin(parent: int) -> None:
+def initialise_worker(parent: int) -> None:
     """Set up a worker: signals end it at once, and so does the end of its parent."""
     import signal
 

@@ -13,9 +13,9 @@ from robustkit.analysis.outcome import (
     History,
     Judgement,
     Line,
-    Matrix,
     Outcome,
     Panel,
+    TransferMatrix,
     Value,
 )
 from robustkit.statistics import Comparison, Estimate, SecondaryTest
@@ -264,7 +264,7 @@ def outcome(count: int = 3) -> Outcome:
         histories=tuple(history(m, "0.8", 2.5 / (i + 1)) for i, m in enumerate(names)),
         costs=tuple(cost(m, 1.4 + 0.2 * i, 0.025 - 0.006 * i) for i, m in enumerate(names[1:])),
         matrices=(
-            Matrix(
+            TransferMatrix(
                 "FGSM at ε = 0.2",
                 names,
                 names,

@@ -1,11 +1,11 @@
 """A study that is small enough to be worked out in a test, and networks made elsewhere."""
 
 from robustkit import spec
-from robustkit.analysis.judge import outcome
+from robustkit.analysis.judge import judge_study
 from robustkit.study import work
-from robustkit.study.findings import of_store
-from robustkit.study.run import Options, Run
-from robustkit.study.store import Store
+from robustkit.study.findings import findings_of_store
+from robustkit.study.run import Run, StudyOptions
+from robustkit.study.store import StudyStore
 
 STUDY = """
 title    = "Tiny"
@@ -85,34 +85,34 @@ def net(num_classes=10):
 
 
 class Here:
-    """A crew of one, in this process; it may be told to stop after some jobs."""
+    """An executor of one, in this process; it may be told to stop after some jobs."""
 
     def __init__(self, folder, stop=10**6):
-        self.means, self.left = work.Means(folder), stop
+        self.config, self.left = work.WorkerConfig(folder), stop
         self.done, self.trained = [], []
 
-    def work(self, jobs, began):
+    def execute(self, jobs, began):
         for job in jobs:
             if self.left == 0:
                 raise KeyboardInterrupt
             self.left -= 1
             began(job)
-            if Store(self.means.folder).cell(job.cell.key) is None:
+            if StudyStore(self.config.folder).cell(job.cell.key) is None:
                 self.trained.append(job.cell.key)
-            work.carry_out(job, self.means)
+            work.carry_out(job, self.config)
             self.done.append(job)
             yield job
 
 
 class Hurried(Here):
-    """A crew whose time is up after some jobs."""
+    """An executor whose time is up after some jobs."""
 
-    def work(self, jobs, began):
-        return super().work(jobs[: self.left], began)
+    def execute(self, jobs, began):
+        return super().execute(jobs[: self.left], began)
 
 
 def begin(tiny, folder, **options):
-    run = Run(spec.load(str(tiny)), Store(folder), Options(**options))
+    run = Run(spec.load_study(str(tiny)), StudyStore(folder), StudyOptions(**options))
     run.register()
     return run
 
@@ -126,12 +126,12 @@ def changed(tiny, tmp_path, old, new):
 
 
 def found(tiny, folder):
-    study = spec.load(str(tiny))
-    return outcome(study, of_store(study, Store(folder), "robustkit report tiny"))
+    study = spec.load_study(str(tiny))
+    return judge_study(study, findings_of_store(study, StudyStore(folder), "robustkit report tiny"))
 
 
-BROUGHT = """
-title    = "Brought"
+EXTERNAL = """
+title    = "External"
 question = "?"
 baseline = "ce"
 
@@ -163,8 +163,8 @@ reason = "r"
 """
 
 
-def brought(tiny, nets, tmp_path, pattern):
+def external_study(tiny, nets, tmp_path, pattern):
     path = tmp_path / "brought.toml"
     net = f"{tiny.parent / 'net.py'}:net"
-    path.write_text(BROUGHT.replace("PATTERN", str(nets / pattern)).replace("NET", net))
+    path.write_text(EXTERNAL.replace("PATTERN", str(nets / pattern)).replace("NET", net))
     return path

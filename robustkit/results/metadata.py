@@ -26,27 +26,27 @@ ROUNDED = Fraction(1, 100)
 ITSELF, ASIDE = "the file itself", "its sidecar"
 
 
-class Said(NamedTuple):
+class RecordedValue(NamedTuple):
     """What is on record of one setting."""
 
     text: str
     """a number wherever it is one: "0.4" """
-    by: str
+    source: str
     """where it stands, in words"""
-    also: str | None = None
+    actual: str | None = None
     """of label noise: the share that the labels really have, where another was asked for"""
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class NetworkMetadata:
     """Everything on record of a network; of settings that are unknown, nothing."""
 
-    said: Mapping[str, Said] = field(default_factory=dict)
-    damage: str = ""
+    values: Mapping[str, RecordedValue] = field(default_factory=dict)
+    error: str = ""
     """why the file's own record cannot be read"""
 
 
-def read(path: Path) -> Recorded:
+def read_metadata(path: Path) -> NetworkMetadata:
     """What is on record of a checkpoint: its sidecar's word first, then the file's own.
 
     Of files that are not safetensors the sidecar alone is read.
@@ -60,22 +60,24 @@ def read(path: Path) -> Recorded:
         extra = metadata.pop("extra", None)
         own = parse_metadata(metadata, f"{path}: robustkit metadata").known()
     except CheckpointError as error:
-        return Recorded(_all(aside, None, ASIDE), str(error))
+        return NetworkMetadata(_all(aside, None, ASIDE), str(error))
     said = _all(own, extra, ITSELF) | _all(aside, None, ASIDE)
     # a sidecar written from the file repeats the share that came of what was asked
     if aside.get("label_noise") in (None, own.get("label_noise")):
         said |= _asked_noise(said, extra)
-    return Recorded(said)
+    return NetworkMetadata(said)
 
 
-def _asked_noise(said: Mapping[str, Said], extra: object) -> dict[str, Said]:
+def _asked_noise(said: Mapping[str, RecordedValue], extra: object) -> dict[str, RecordedValue]:
     """Label noise as it was asked for, which is the same whatever share the draws came to."""
     asked = _text(_within(extra, "training", "data", "train", "noise", "rate"))
     known = said.get("label_noise")
-    return {"label_noise": Said(asked, known.by, known.text)} if known and asked else {}
+    return (
+        {"label_noise": RecordedValue(asked, known.source, known.text)} if known and asked else {}
+    )
 
 
-def _all(facts: Mapping[str, Any], extra: object, by: str) -> dict[str, Said]:
+def _all(facts: Mapping[str, Any], extra: object, source: str) -> dict[str, RecordedValue]:
     """Settings by name; one that stands in several parts of a record only by its full name."""
     own = extra if isinstance(extra, dict) else {}
     parts = {"": own} | {part: _settings(own, part) for part in PARTS}
@@ -83,7 +85,10 @@ def _all(facts: Mapping[str, Any], extra: object, by: str) -> dict[str, Said]:
     often = [name for _, name in found]
     plain = {name: text for (_, name), text in found.items() if often.count(name) == 1}
     full = {f"{part}.{name}": text for (part, name), text in found.items() if part}
-    return {name: Said(text, by) for name, text in {**plain, **full, **dict(_texts(facts))}.items()}
+    return {
+        name: RecordedValue(text, source)
+        for name, text in {**plain, **full, **dict(_texts(facts))}.items()
+    }
 
 
 def _settings(extra: Mapping[str, Any], part: str) -> Mapping[str, Any]:
@@ -118,7 +123,7 @@ def _text(value: object) -> str | None:
 
 
 def check_name(
-    path: Path, fields: Mapping[str, str], said: Mapping[str, Said], names: Iterable[str]
+    path: Path, fields: Mapping[str, str], said: Mapping[str, RecordedValue], names: Iterable[str]
 ) -> None:
     """Nothing, if a file's name says no other numbers than what is on record.
 
@@ -134,15 +139,17 @@ def check_name(
     for name in names:
         if name in fields and name in said and not _agrees(name, fields[name], said[name]):
             raise InputError(
-                f"{path}: its name says {name} {fields[name]}, but {said[name].by} says "
+                f"{path}: its name says {name} {fields[name]}, but {said[name].source} says "
                 f"{said[name].text}; rename it, or leave {{{name}}} out of the pattern"
             )
 
 
-def _agrees(name: str, text: str, said: Said) -> bool:
+def _agrees(name: str, text: str, said: RecordedValue) -> bool:
     """Whether a name's number is one on record; what is no number is not compared."""
     own = number(text)
-    known = [found for one in (said.text, said.also) if one and (found := number(one)) is not None]
+    known = [
+        found for one in (said.text, said.actual) if one and (found := number(one)) is not None
+    ]
     return own is None or not known or any(same(name, own, one) for one in known)
 
 

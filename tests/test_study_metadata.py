@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import torch
-from helpers.studies import Here, begin, brought, found
+from helpers.studies import Here, begin, external_study, found
 
 from robustkit.checkpoint import save_checkpoint
 from robustkit.errors import InputError
@@ -52,7 +52,7 @@ def silent(tmp_path):
 def planned(tiny, nets, tmp_path, pattern, change=("", "")):
     """The numbers that are wanted, each with its file."""
     tmp_path.mkdir(exist_ok=True)
-    path = brought(tiny, nets, tmp_path, pattern)
+    path = external_study(tiny, nets, tmp_path, pattern)
     path.write_text(path.read_text().replace(*change))
     plan = begin(path, tmp_path / "out").plan()
     files = {key: cell.asked["checkpoint"] for key, cell in plan.cells.items()}
@@ -185,7 +185,7 @@ def test_a_name_is_not_believed_over_what_a_pt_file_says_inside(tiny, nets, tmp_
     state = torch.load(tmp_path / "l2_noise0_seed1.pt")
     settings = {"seed": 1, "label_noise": 0.2}
     torch.save({"state_dict": state, "args": settings}, tmp_path / "l2_noise0_seed1.pt")
-    path = brought(tiny, tmp_path, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    path = external_study(tiny, tmp_path, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     begin(path, tmp_path / "out").finish(Here(tmp_path / "out"))
     failed = [c for c in found(path, tmp_path / "out").cells if c.status == "failed"]
     assert [(c.method, c.seed) for c in failed] == [("l2", 1)]
@@ -239,7 +239,7 @@ def test_networks_that_the_full_grid_lacks_are_told(tiny, nets, tmp_path):
     for path in nets.glob("*.pt"):
         if path.name not in ("l2_noise0.40_seed1.pt", "ce_noise0_seed0.pt"):
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    path = brought(tiny, tmp_path, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    path = external_study(tiny, tmp_path, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     run = begin(path, tmp_path / "out")
     run.store.keep_plan(run.plan())
     assert reported(tmp_path).notes[-1] == (
@@ -292,7 +292,7 @@ def spoilt(path, text):
 )
 def test_a_bad_file_is_told_in_one_line(robustkit, tiny, tmp_path, spoil, message):
     spoil(keep(tmp_path / "one.safetensors", label_noise=0.4))
-    path = brought(tiny, tmp_path, tmp_path, "*.safetensors")
+    path = external_study(tiny, tmp_path, tmp_path, "*.safetensors")
     status, out, err = robustkit("report", str(path), "--out", str(tmp_path / "out"))
     assert (status, out) == (2, "")
     assert message in err
@@ -304,7 +304,9 @@ def test_a_damaged_file_whose_name_says_enough_is_a_failed_cell(tiny, silent, tm
     for seed in (0, 1):
         keep(tmp_path / f"ce_noise0_seed{seed}.st.safetensors", seed, label_noise=0.0)
     cut(tmp_path / "ce_noise0_seed1.st.safetensors", 50)
-    path = brought(tiny, tmp_path, tmp_path, "{loss}_noise{label_noise}_seed{seed}.st.safetensors")
+    path = external_study(
+        tiny, tmp_path, tmp_path, "{loss}_noise{label_noise}_seed{seed}.st.safetensors"
+    )
     begin(path, tmp_path / "out").finish(Here(tmp_path / "out"))
     cells = found(path, tmp_path / "out").cells
     assert sorted((c.seed, c.status) for c in cells) == [(0, "done"), (1, "failed")]
@@ -320,13 +322,13 @@ def test_a_file_that_cannot_be_read_is_told(tiny, nets, tmp_path, monkeypatch):
 
 
 def test_networks_are_planned_without_torch(tiny, silent, tmp_path):
-    path = brought(tiny, silent, tmp_path, "*.safetensors")
+    path = external_study(tiny, silent, tmp_path, "*.safetensors")
     code = (
         "import sys\n"
         "from robustkit import spec\n"
-        "from robustkit.study.external import Gatherer\n"
-        f"study = spec.load({str(path)!r})\n"
-        "plan = Gatherer(study, study.brought, lambda limit: '').plan({})\n"
+        "from robustkit.study.external import ExternalPlanner\n"
+        f"study = spec.load_study({str(path)!r})\n"
+        "plan = ExternalPlanner(study, study.external, lambda limit: '').plan({})\n"
         "sys.exit('torch' in sys.modules or len(plan.wanted) != 8)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

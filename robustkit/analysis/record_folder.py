@@ -17,12 +17,12 @@ from robustkit.analysis.findings import (
 from robustkit.errors import RecordError
 from robustkit.protocol import default_norm, protocol_in_words
 from robustkit.results.grid import LISTED
-from robustkit.results.records import load
+from robustkit.results.records import open_record
 from robustkit.spec import TRAINED, Analysis, Study
 from robustkit.statistics.comparison import listed
 
 
-def of_runs(study: Study, folder: Path, command: str) -> Findings:
+def findings_of_records(study: Study, folder: Path, command: str) -> Findings:
     """What a folder of evaluations has for each analysis, by what the records say of their making.
 
     Raises:
@@ -30,7 +30,7 @@ def of_runs(study: Study, folder: Path, command: str) -> Findings:
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: no such folder of records")
-    headers = {path: load(path).header for path in sorted(folder.glob("*.parquet"))}
+    headers = {path: open_record(path).header for path in sorted(folder.glob("*.parquet"))}
     numbers = [
         number
         for analysis in study.analyses

@@ -2,29 +2,29 @@
 
 import numpy as np
 import pytest
-from helpers.studies import CLAIM, Here, begin, brought, found
+from helpers.studies import CLAIM, Here, begin, external_study, found
 
-from robustkit.analysis.of_records import of_runs
+from robustkit.analysis.record_folder import findings_of_records
 from robustkit.errors import InputError, RecordError
-from robustkit.results.pattern import matches
+from robustkit.results.pattern import match_files
 from robustkit.study import work
-from robustkit.study.findings import of_store
-from robustkit.study.store import Store
+from robustkit.study.findings import findings_of_store
+from robustkit.study.store import StudyStore
 
 
 def test_networks_are_found_by_a_pattern(nets):
-    found = matches(str(nets / "{loss}_noise{label_noise}_seed{seed}.pt"))
+    found = match_files(str(nets / "{loss}_noise{label_noise}_seed{seed}.pt"))
     assert len(found) == 8
     assert found[0].fields == {"loss": "ce", "label_noise": "0.40", "seed": "0"}
-    assert len(matches("{loss}_*_seed0.pt", nets)) == 4
+    assert len(match_files("{loss}_*_seed0.pt", nets)) == 4
     with pytest.raises(InputError, match="no checkpoint matches"):
-        matches(str(nets / "{loss}.onnx"))
+        match_files(str(nets / "{loss}.onnx"))
     with pytest.raises(InputError, match="stands there twice"):
-        matches(str(nets / "{loss}_{loss}.pt"))
+        match_files(str(nets / "{loss}_{loss}.pt"))
 
 
 def test_networks_made_elsewhere_become_a_report(tiny, nets, tmp_path):
-    path = brought(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    path = external_study(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     run = begin(path, tmp_path / "out")
     run.finish(Here(tmp_path / "out"))
     result = found(path, tmp_path / "out")
@@ -38,11 +38,11 @@ def test_networks_made_elsewhere_become_a_report(tiny, nets, tmp_path):
     assert "50 images" in result.provenance["Data"]["mnist5k, test"]
     # the same from the records alone, by what the records say; these say nothing of the loss
     with pytest.raises(RecordError, match="no evaluation in it fits"):
-        of_runs(run.study, tmp_path / "out" / "runs", "")
+        findings_of_records(run.study, tmp_path / "out" / "runs", "")
 
 
 def test_one_attack_in_two_norms_is_two_evaluations_and_told_apart(tiny, nets, tmp_path):
-    path = brought(tiny, nets, tmp_path, "{loss}_noise0_seed{seed}.pt")
+    path = external_study(tiny, nets, tmp_path, "{loss}_noise0_seed{seed}.pt")
     analyses = """
 name     = "small"
 factor   = "epsilon"
@@ -67,14 +67,14 @@ levels   = ["1"]
 
 
 def test_a_method_that_no_network_is_of_is_told(tiny, nets, tmp_path):
-    path = brought(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    path = external_study(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     claim = (
         CLAIM.format(says="better").replace('a = "a"', 'a = "l1"').replace('b = "b"', 'b = "l2"')
     )
     path.write_text(path.read_text().replace('baseline = "ce"', 'baseline = "xent"') + claim)
     run = begin(path, tmp_path / "out")
     run.store.keep_plan(run.plan())
-    notes = of_store(run.study, run.store, "").notes
+    notes = findings_of_store(run.study, run.store, "").notes
     assert "No network of method xent, the baseline, was found; methods found: ce, l2." in notes
     assert (
         "No network of method l1 was found, of which claim better speaks; methods found: ce, l2."
@@ -87,9 +87,9 @@ def test_other_images_under_the_same_name_are_tested_anew(tiny, nets, tmp_path):
         source = np.random.default_rng(seed)
         images = source.integers(0, 256, (50, 1, 28, 28), np.uint8)
         np.savez(tmp_path / "own.npz", images=images, labels=np.arange(50) % 10)
-        work.loaded.cache_clear()
+        work.load_cached.cache_clear()
 
-    path = brought(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    path = external_study(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     path.write_text(path.read_text().replace('"mnist5k"', f'"{tmp_path / "own.npz"}"'))
     write(0)
     first = begin(path, tmp_path / "out")
@@ -100,8 +100,8 @@ def test_other_images_under_the_same_name_are_tested_anew(tiny, nets, tmp_path):
     (job, *_) = again.missing(again.plan())
     assert job.tests
     write(2)  # and nowhere may other images than the planned ones be tested
-    work.carry_out(job, work.Means(tmp_path / "out"))
-    done = Store(tmp_path / "out").test(job.tests[0].key)
+    work.carry_out(job, work.WorkerConfig(tmp_path / "out"))
+    done = StudyStore(tmp_path / "out").test(job.tests[0].key)
     assert done["status"] == "failed"
     assert "not those of the plan" in done["reason"]
 
@@ -116,7 +116,7 @@ def test_other_images_under_the_same_name_are_tested_anew(tiny, nets, tmp_path):
     ],
 )
 def test_a_pattern_that_does_not_tell_networks_apart(tiny, nets, tmp_path, pattern, message):
-    path = brought(tiny, nets, tmp_path, pattern)
+    path = external_study(tiny, nets, tmp_path, pattern)
     with pytest.raises(InputError) as caught:
         begin(path, tmp_path / "out").plan()
     assert message in str(caught.value)
@@ -126,7 +126,7 @@ def test_an_unreadable_network_is_a_failed_cell(tiny, nets, tmp_path):
     for path in nets.glob("*.pt"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "l2_noise0_seed1.pt").write_bytes(b"<html>not found</html>")
-    path = brought(tiny, tmp_path, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    path = external_study(tiny, tmp_path, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     begin(path, tmp_path / "out").finish(Here(tmp_path / "out"))
     result = found(path, tmp_path / "out")
     failed = [cell for cell in result.cells if cell.status == "failed"]
