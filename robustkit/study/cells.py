@@ -6,16 +6,15 @@ torch: a plan can be made, shown and reported on without it.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from robustkit import compression, losses, models
+from robustkit import compression
 from robustkit.data import Dataset, noise
 from robustkit.errors import InputError
 from robustkit.files import fraction
 from robustkit.keys import CellKey, CellTestKey, short
-from robustkit.protocol import Norm, load_protocol
+from robustkit.protocol import Norm
 from robustkit.spec import TRAINED, Analysis, Method, Study, TrainingSpec, Tuning
 from robustkit.training.defaults import resolve
 from robustkit.training.recipe import parse_changes, spell
@@ -343,7 +342,7 @@ def cell_config(
         InputError: a configuration has a key that no recipe has, or a number that makes no sense.
     """
     key = CellKey(
-        **_making(method, configuration, trained),
+        **method_config(method, configuration, trained),
         model=trained.model,
         data={"name": trained.data, "digest": data.digest},
         noise={"kind": trained.noise_kind, "rate": where.label_noise},
@@ -354,7 +353,7 @@ def cell_config(
     return key.plain()
 
 
-def _making(method: Method, configuration: int, trained: TrainingSpec) -> dict[str, Any]:
+def method_config(method: Method, configuration: int, trained: TrainingSpec) -> dict[str, Any]:
     """The part of a training that is its method's."""
     name = f"method {method.name!r}"
     changes = {**method.recipe, **method.choose[configuration]}
@@ -399,68 +398,3 @@ def _changes(trained: TrainingSpec, table: Mapping[str, Any], where: str) -> dic
     if trained.hold_out:
         shared["hold_out"] = fraction(trained.hold_out, f"{where}: hold_out")
     return parse_changes(table, where) | shared
-
-
-# --- what can be told before the first cell -------------------------------------------------------
-
-
-def check(study: Study) -> None:
-    """See that there is what a study names, and that each method's loss takes its settings.
-
-    Builds the losses, for which it imports torch.
-
-    Raises:
-        InputError: something is not there, or not as it should be; the message names the file, and
-            the method, analysis or key.
-    """
-    with locate_errors(study.where):
-        if study.trained is not None:
-            _check_trained(study, study.trained)
-        if study.external is not None and study.external.model is not None:
-            _check_model(study.external.model, "[checkpoints] model")
-        with locate_errors("[test] protocol"):
-            load_protocol(study.tested.protocol, norm=study.tested.norm)
-        for analysis in study.analyses:
-            if analysis.factor == "epsilon":
-                _check_attack(analysis)
-
-
-@contextmanager
-def locate_errors(where: str) -> Iterator[None]:
-    """Whatever is refused inside begins with where that is."""
-    try:
-        yield
-    except InputError as error:
-        text = str(error)
-        raise InputError(text if text.startswith(where) else f"{where}: {text}") from error
-
-
-def _check_trained(study: Study, trained: TrainingSpec) -> None:
-    _check_model(trained.model, "[train] model")
-    with locate_errors("[train] noise_kind"):
-        for analysis in study.analyses:
-            for level in analysis.levels if analysis.factor in TRAINED else ("",):
-                _check_noise(trained.noise_kind, context(analysis, level).label_noise)
-    for method in study.methods:
-        with locate_errors(f"method {method.name!r}"):
-            for number in range(len(method.choose)):
-                losses.build(method.loss, _making(method, number, trained)["settings"])
-
-
-def _check_model(name: str, where: str) -> None:
-    with locate_errors(where):
-        models.source(name)
-        if models.parse_name(name).kind in ("torchvision", "timm"):
-            models.build(name, seed=0)  # only the library knows its names
-
-
-def _check_noise(kind: str, rate: str) -> None:
-    path = noise_of(kind, rate).path
-    if path is not None and not path.is_file():
-        raise InputError(f"{path}: no such file")
-
-
-def _check_attack(analysis: Analysis) -> None:
-    with locate_errors(f"analysis {analysis.name!r}"):
-        if not load_protocol(analysis.protocol, norm=analysis.norm).attacks:
-            raise InputError(f"the protocol {analysis.protocol!r} attacks nothing")

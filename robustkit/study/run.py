@@ -19,7 +19,8 @@ from robustkit.errors import InputError
 from robustkit.keys import StepTimesKey
 from robustkit.spec import Analysis, Study
 from robustkit.study.amendments import differences, reworded
-from robustkit.study.cells import Cell, Context, Plan, Planner, Test, check, locate_errors
+from robustkit.study.cells import Cell, Context, Plan, Planner, Test
+from robustkit.study.checks import check, locate_errors
 from robustkit.study.external import ExternalPlanner
 from robustkit.study.store import StudyStore
 from robustkit.study.work import (
