@@ -1,6 +1,8 @@
 """The rules of the house: floors, shelves, start-up."""
 
 import ast
+import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -163,3 +165,68 @@ def test_the_public_names_are_those_that_are_told():
 def test_no_test_imports_from_another_test_module(path):
     tops = {name.split(".")[0] for name in imported(path)}
     assert not [top for top in tops if top.startswith("test_")], "what tests share is in helpers/"
+
+
+# --- sizes and names ------------------------------------------------------------------------------
+
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+FUNCTIONS = [
+    (path, node)
+    for path, tree in TREES.items()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+]
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without signature and docstring."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return 0 if not body else int(body[-1].end_lineno or 0) - body[0].lineno + 1
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_is_too_long(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+
+
+def test_functions_are_short():
+    long = [f"{path.relative_to(PACKAGE)}:{f.name}" for path, f in FUNCTIONS if body_lines(f) > 45]
+    assert long == []
+    assert statistics.median(body_lines(f) for _, f in FUNCTIONS) <= 7
+
+
+def test_no_class_name_stands_for_two_things():
+    homes: dict[str, set[Path]] = {}
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, set()).add(path)
+    twice = {name: sorted(map(str, paths)) for name, paths in homes.items() if len(paths) > 1}
+    assert twice == {}
+
+
+# --- what CONTRIBUTING tells of the house ---------------------------------------------------------
+
+ROOT = PACKAGE.parent
+TOLD = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PROSE = re.sub(r"```.*?```|^    .*?$|^ *\|.*?$", "", TOLD, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_what_contributing_points_at_exists():
+    files = {p.name for folder in (PACKAGE, ROOT / "tests") for p in folder.rglob("*.py")}
+    for path in re.findall(r"`([\w./-]+\.py)`", PROSE):
+        whole = any((folder / path).exists() for folder in (ROOT, PACKAGE))
+        assert whole or path in files, path
+
+
+def test_the_walk_enters_each_file_once():
+    walk = PROSE.split("## A walk")[1].split("\n## ")[0]
+    steps = re.findall(r"`([\w/]+\.py)`", walk)
+    assert len(steps) > 15
+    assert len(steps) == len(set(steps))
+
+
+def test_sentences_of_contributing_are_short():
+    for block in re.split(r"\n\s*\n|\n- |\n\d+\. ", PROSE):
+        for sentence in re.split(r"(?<=[.!?:]) (?=[A-Z`*])", " ".join(block.split())):
+            assert len(sentence.split()) < 40, sentence

@@ -87,8 +87,8 @@ def test_a_protocol_has_the_digest_under_which_it_was_published(old, name, norm,
         assert protocols.load_protocol(name).digest == digest
 
 
-def test_nothing_on_the_shelf_is_missing_from_the_published():
-    assert {(name, norm) for _, name, norm, _ in ROWS} == set(SHELF)
+def test_nothing_published_is_missing_from_the_shelf():
+    assert {(name, norm) for _, name, norm, _ in ROWS} <= set(SHELF)
 
 
 def test_the_default_norm_is_the_one_that_a_file_names_first():
