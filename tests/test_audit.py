@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -110,7 +111,7 @@ def audited(plan, images, tmp_path_factory):
         "gate.toml",
     )
     other = evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k"))
-    asked = request_for(plan, images, policy=policy, against={"other": other})
+    asked = request_for(plan, images, policy=policy, against={"other": other, "again": other})
     return asked, folder, run_audit(asked, settings_in(folder, parts)), parts
 
 
@@ -139,6 +140,10 @@ def test_an_audit_holds_what_its_parts_found(audited, images):
     assert audit.claim.source.startswith("plain pgd")
     assert audit.verdict.word in ("believable", "not established")
     assert audit.comparisons[0].difference.value == 0
+    # a further network widens no interval
+    first, second = (replace(one, b="") for one in audit.comparisons)
+    assert first == second
+    assert first.correction == ""
     assert [rule.passed for rule in audit.policy] == [True, False]
     assert "square" in parts
 

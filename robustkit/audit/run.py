@@ -13,6 +13,7 @@ import torch
 
 from robustkit import corruption, evaluation
 from robustkit import protocol as protocols
+from robustkit.analysis.contrast import judge_levels
 from robustkit.audit import counts, thresholds
 from robustkit.audit.cache import Parts, masks
 from robustkit.audit.checklist import fill
@@ -51,7 +52,7 @@ from robustkit.device import device as find_device
 from robustkit.errors import RobustkitError, first_line
 from robustkit.evaluation import EvaluatedModel
 from robustkit.files import digest
-from robustkit.statistics import Comparison, Member, compare_images, family, proportion
+from robustkit.statistics import Comparison, compare_images, proportion
 
 BATCH = 64
 """images a pass in indicators, corruptions and bounds, where the user names no other number"""
@@ -159,15 +160,19 @@ class _AuditRun:
         return run_stages(subject, q.data, q.threat, q.plan, self.settings, q.surrogate)
 
     def _compare(self, attacked: AttackedImages) -> tuple[Comparison, ...]:
-        """Robust accuracy of the audited network less that of each other, image by image."""
+        """Robust accuracy of the audited network less that of each other, image by image.
+
+        Each is a family of its own, as wherever methods are compared: a further network widens no
+        interval.
+        """
         q = self.request
-        members = []
+        compared: list[Comparison] = []
         for name, subject in q.against.items():
             other = self._attack(subject)
             level = f"{q.threat.norm} {q.threat.judged.text}"
-            contrast = compare_images(attacked.survivors, other.survivors)
-            members.append(Member(str(q.subject.header["path"]), name, level, contrast))
-        return family(members, delta=None, over="networks") if members else ()
+            contrasts = {level: compare_images(attacked.survivors, other.survivors)}
+            compared += judge_levels(str(q.subject.header["path"]), name, contrasts, delta=None)
+        return tuple(compared)
 
     # --- indicators -----------------------------------------------------------------------------
 

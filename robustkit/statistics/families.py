@@ -27,7 +27,7 @@ class Member:
 
 
 def family(
-    members: Sequence[Member], *, delta: float | None, level: float = 0.95, over: str = "levels"
+    members: Sequence[Member], *, delta: float | None, level: float = 0.95
 ) -> tuple[Comparison, ...]:
     """Judge comparisons together: all intervals hold at once with probability `level`.
 
@@ -48,7 +48,7 @@ def family(
         raise InputError(f"delta {delta}: expected a share between 0 and 1, 0.005 for half a point")
     if not 0 < level < 1:
         raise InputError(f"level {level}: expected between 0 and 1")
-    correction = f"Bonferroni over {len(members):,} {over}" if len(members) > 1 else ""
+    correction = f"Bonferroni over {len(members):,} levels" if len(members) > 1 else ""
     alpha = 1 - level
     judged = [_judged(m, len(members), delta, alpha, correction) for m in members]
     raw = [m.contrast.p if m.contrast else 1.0 for m in members]
