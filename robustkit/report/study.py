@@ -8,9 +8,10 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar, cast
 
 from markupsafe import Markup
 
@@ -32,6 +33,8 @@ from robustkit.report.numbers import numbers_csv
 from robustkit.report.tables import areas, summed_up, tables
 from robustkit.report.wording import attacks
 from robustkit.statistics import Comparison
+
+T = TypeVar("T")
 
 SCHEMA = "robustkit.report/1"
 MANIFEST = "manifest.json"
@@ -94,7 +97,7 @@ def write(
     """
     known = _style(style)
     earlier = _earlier(folder)
-    files = _files(outcome, known, width)
+    files = _files(stable(outcome), known, width)
     if source is not None:
         files[evidence.NAME] = source
     for name, content in files.items():
@@ -165,6 +168,22 @@ def _changes(outcome: Outcome) -> list[str]:
         for section, keys in outcome.changes.items()
         for key, value in keys.items()
     ]
+
+
+def stable(value: T) -> T:
+    """An outcome, or a part of one, with every float rounded to twelve digits.
+
+    The digits behind differ between processors, which add up in another order; on all of them the
+    same evidence must make the same bytes.
+    """
+    given: Any = value
+    if isinstance(value, float):
+        given = float(f"{value:.12g}")
+    elif type(value) is tuple:
+        given = tuple(stable(one) for one in given)
+    elif is_dataclass(value) and not isinstance(value, type):
+        given = replace(value, **{f.name: stable(getattr(value, f.name)) for f in fields(value)})
+    return cast(T, given)
 
 
 def _files(outcome: Outcome, style: Style, width: Width | None) -> dict[str, bytes]:
