@@ -49,6 +49,15 @@ def find(shelf: Shelf, name: str) -> Path:
     raise UnknownName(what, name, names(shelf), "or give a path to a .toml file")
 
 
+def is_own(shelf: Shelf, name: str) -> bool:
+    """Whether `name` means a file of the user's, and not one that ships with robustkit.
+
+    Raises:
+        UnknownName: nothing of that name.
+    """
+    return find(shelf, name).resolve().parent != shipped(shelf).resolve()
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dictionary.
 

@@ -210,17 +210,17 @@ class CellKey(Key):
     """A training of a study, `OUT/cells/KEY.json`."""
 
     model: str
-    """the architecture"""
+    """the architecture's name; changes of those that ship with robustkit raise `revision`"""
     data: Mapping[str, Any]
     """name and digest of the training images"""
     loss: str
-    """its name"""
+    """its name, as with the model"""
     settings: Mapping[str, Any]
     """of the loss, defaults included: a changed default is another training"""
     recipe: Mapping[str, Any]
     """likewise in full"""
     noise: Mapping[str, Any]
-    """kind and rate of label noise"""
+    """kind and rate of label noise; the SHA-256 of the file that says which labels are wrong"""
     fraction: str
     """of the training images"""
     seed: int
@@ -231,6 +231,10 @@ class CellKey(Key):
     """the compression of gradients"""
     memory: bool | None = None
     """of the compression; None without one"""
+    model_code: str | None = None
+    """digest of the user's own file that the architecture stands in; None: it is robustkit's"""
+    loss_code: str | None = None
+    """likewise of the loss"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +249,12 @@ class ExternalCellKey(Key):
     """the architecture, where the study names one"""
     fields: Mapping[str, str]
     """what the path says of its training"""
+    model_code: str | None = None
+    """as in `CellKey`"""
+    sidecar: str | None = None
+    """SHA-256 of the sidecar, which says how pixels are normalised; None: there is none"""
+    revision: int | None = None
+    """as in `CellKey`; None: the first"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +279,9 @@ class CellTestKey(Key):
     """key of the network that the attack works on; "" for the network itself"""
     norm: str | None = None
     """None: the attack's default"""
+    resolved: str | None = None
+    """digest of the protocol with its budgets, where attack or data set are described by a file of
+    the user's own; None: both ship with robustkit, and their changes raise the cell's revision"""
 
     def plain(self) -> dict[str, Any]:
         """The key as JSON."""
@@ -281,9 +294,6 @@ class StepTimesKey(Key):
     """The times of training steps, `OUT/costs/ANALYSIS.json`; its digest stands in the file."""
 
     cells: Sequence[Mapping[str, Any]]
-    """the trainings that are timed, each a `CellKey` as JSON"""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the trainings, in their order."""
-        return digest(canonical(list(self.cells)))
+    """the trainings that are timed, in their order, each a `CellKey` as JSON"""
+    device: str
+    """kind of device: what is slow on one may be fast on another"""

@@ -1,6 +1,7 @@
 """Audits from checkpoint to verdict: what ran, what was kept, and what a user is told."""
 
 import json
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -242,7 +243,7 @@ def test_what_is_written_validates_and_says_the_verdict_first(audited, tmp_path)
     assert audit.verdict.word in written.card.read_text()
 
 
-def test_nothing_is_done_twice(audited, monkeypatch):
+def test_nothing_is_done_twice_but_what_could_not_be_examined_is_tried_again(audited, monkeypatch):
     asked, folder, audit, _ = audited
 
     def refuse(*_, **__):
@@ -254,11 +255,26 @@ def test_nothing_is_done_twice(audited, monkeypatch):
     monkeypatch.setattr("robustkit.corruption.measure", refuse)
     parts = []
     again = run_audit(asked, settings_in(folder, parts))
-    assert not [p for p in parts if p.startswith("indicator")]
+    tried = [p.removeprefix("indicator: ") for p in parts if p.startswith("indicator: ")]
+    assert tried == [i.name for i in audit.indicators if i.status == "not examined"]
     assert again.verdict == audit.verdict
     assert again.robust == audit.robust
     assert again.indicators == audit.indicators
     assert again.confusion == audit.confusion
+
+
+def test_training_images_are_looked_for_again_until_they_are_there(audited, images, tmp_path):
+    asked, folder, _, _ = audited
+    shutil.copytree(folder, tmp_path / "out")
+
+    def overlap(training_ids):
+        request = replace(asked, training_ids=training_ids)
+        audit = run_audit(request, settings_in(tmp_path / "out"))
+        return next(i for i in audit.indicators if i.name == "training-overlap")
+
+    assert overlap(lambda: None).status == "not examined"
+    assert overlap(lambda: frozenset(images.ids[:6])).value == 6 / 24
+    assert overlap(lambda: None).value == 6 / 24, "what was found out stays so"
 
 
 def test_claims_are_judged_whatever_was_asked(plan, images, audited, tmp_path):

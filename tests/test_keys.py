@@ -35,7 +35,7 @@ from robustkit.keys import (
 )
 from robustkit.protocol import Protocol, parse_epsilon
 from robustkit.spec import Method, TrainingSpec
-from robustkit.study import cells
+from robustkit.study import cells, work
 from robustkit.training import TrainingConfig, TrainingOptions
 
 ENGINE = EngineKey(revision=3, torch="2.15.0", foolbox="3.3.4", device="cpu")
@@ -155,11 +155,21 @@ KEYS = [
             "revision": 2,
             "compress": "one-bit",
             "memory": False,
+            "model_code": "c",
+            "loss_code": "c",
         },
     ),
     (
         ExternalCellKey(checkpoint="a.pt", sha256="s", model=None, fields={"seed": "0"}),
-        {"checkpoint": "b.pt", "sha256": "t", "model": "lenet5", "fields": {"seed": "1"}},
+        {
+            "checkpoint": "b.pt",
+            "sha256": "t",
+            "model": "lenet5",
+            "fields": {"seed": "1"},
+            "model_code": "c",
+            "sidecar": "s",
+            "revision": 2,
+        },
     ),
     (
         CellTestKey(
@@ -182,9 +192,13 @@ KEYS = [
             "images": "e",
             "surrogate": "c",
             "norm": "l2",
+            "resolved": "r",
         },
     ),
-    (StepTimesKey(cells=[{"seed": 0}]), {"cells": [{"seed": 1}]}),
+    (
+        StepTimesKey(cells=[{"seed": 0}, {"seed": 1}], device="cpu"),
+        {"cells": [{"seed": 1}, {"seed": 0}], "device": "cuda"},
+    ),
 ]
 ENGINES = {"revision": 4, "torch": "2.16.0", "foolbox": "3.3.5", "device": "cuda"}
 
@@ -345,8 +359,8 @@ AUDIT = {
             "policy": "judged from the parts",
             "budget": SHOWN,
             "command": SHOWN,
-            "training_ids": "follow from the checkpoint's record; digesting them takes a pass over "
-            "all training images",
+            "training_ids": "follow from the checkpoint's record; where they are not to be had, "
+            "what could not be examined is no answer",
         },
     ),
     ThreatModel: (
@@ -446,8 +460,19 @@ TEST = {
             "digest": "images",
             "surrogate": "surrogate",
             "norm": "norm",
+            "resolved": "resolved",
         },
         {},
+    )
+}
+STEP_TIMES = {
+    work.WorkerConfig: (
+        {"device": "device"},
+        {
+            "folder": PLACE,
+            "data_root": PLACE,
+            "threads": "methods are compared with each other, timed with the same",
+        },
     )
 }
 INPUTS = [
@@ -459,6 +484,7 @@ INPUTS = [
         (TrainingKey, TRAINING),
         (CellKey, CELL),
         (CellTestKey, TEST),
+        (StepTimesKey, STEP_TIMES),
     )
     for one, held in inputs.items()
 ]

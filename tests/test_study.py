@@ -370,10 +370,10 @@ def test_whoever_watches_a_study_is_told_of_each_cell_once(tiny, tmp_path, monke
             raise ValueError("the loss is no longer a number")
         return train(cell, store, means)
 
-    def refuses(test, store, means):
+    def refuses(test, cell, store, config):
         if store.cell(test.cell)["wrong_labels"] and test.protocol == "clean":
             raise InputError("no such image")
-        return evaluate(test, store, means)
+        return evaluate(test, cell, store, config)
 
     monkeypatch.setattr(work, "_train", breaks)
     monkeypatch.setattr(work, "_evaluate", refuses)

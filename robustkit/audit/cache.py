@@ -82,9 +82,13 @@ class Parts:
         write_atomic(self.folder / key.file, json.dumps({**found, **outputs}).encode())
 
     def indicator_runs(self, key: AuditPartKey) -> dict[str, IndicatorRun]:
-        """The indicators' runs on file, by indicator."""
+        """The indicators' runs on file, by indicator, of those that could be examined.
+
+        What could not may be examined now: training images may have come, or memory.
+        """
         found = self.stored(key).get("runs", {})
-        return {name: _run_from(plain) for name, plain in found.items()}
+        runs = {name: _run_from(plain) for name, plain in found.items()}
+        return {name: run for name, run in runs.items() if run.result.status != "not examined"}
 
     def store_indicator_runs(self, key: AuditPartKey, runs: Mapping[str, IndicatorRun]) -> None:
         """Keep the runs so far: an interrupted audit goes on with the next indicator."""

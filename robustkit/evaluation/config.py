@@ -69,20 +69,15 @@ def resolve_protocol(
         protocol = protocols.load_protocol(protocol, settings, norm)
     if norm not in (None, protocol.norm):
         raise ProtocolError(f"{protocol.name}: is a protocol in {protocol.norm}, not in {norm}")
-    budgets = [protocols.parse_epsilon(str(text)) for text in epsilons]
-    budgets = budgets or list(protocol.epsilons)
-    if budgets and not protocol.attacks:
-        raise ProtocolError(f"{protocol.name}: attacks nothing, so --epsilon means nothing")
-    if protocol.attacks and not budgets:
-        budgets = [protocols.parse_epsilon(e) for e in data.budgets.get(protocol.norm, ())]
-    if protocol.attacks and not budgets:
+    found = protocols.resolve_budgets(protocol, list(map(str, epsilons)), data.budgets)
+    if found.epsilons and not found.attacks:
+        raise ProtocolError(f"{found.name}: attacks nothing, so --epsilon means nothing")
+    if found.attacks and not found.epsilons:
         raise ProtocolError(
-            f"no usual {protocol.norm} budgets are known for {data.name}; give --epsilon"
+            f"no usual {found.norm} budgets are known for {data.name}; give --epsilon"
         )
-    chosen = target if target != "none" else protocol.target
-    return protocols.checked_protocol(
-        replace(protocols.with_epsilons(protocol, budgets), target=chosen, seed=seed)
-    )
+    chosen = target if target != "none" else found.target
+    return protocols.checked_protocol(replace(found, target=chosen, seed=seed))
 
 
 def record_header(config: Config) -> dict[str, Any]:

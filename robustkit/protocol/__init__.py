@@ -42,6 +42,7 @@ from robustkit.protocol.protocol import (
     Target,
     checked_protocol,
     parse_epsilon,
+    resolve_budgets,
     with_epsilons,
 )
 
@@ -80,6 +81,7 @@ __all__ = [
     "protocol_in_words",
     "protocol_options",
     "protocol_toml",
+    "resolve_budgets",
     "symbol",
     "travel",
     "with_epsilons",

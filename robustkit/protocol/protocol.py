@@ -1,6 +1,6 @@
 """A protocol: a threat model and the attacks that search it, ready to be hashed and run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from typing import Any, Literal
@@ -98,6 +98,20 @@ def with_epsilons(protocol: Protocol, epsilons: Sequence[Epsilon]) -> Protocol:
     """The protocol with these budgets, sorted, each value once."""
     unique = {e.value: e for e in reversed(epsilons)}
     return replace(protocol, epsilons=tuple(unique[value] for value in sorted(unique)))
+
+
+def resolve_budgets(
+    protocol: Protocol, chosen: Sequence[str], usual: Mapping[Norm, Sequence[str]]
+) -> Protocol:
+    """The protocol with budgets as chosen, else its own, else a data set's usual ones, if any.
+
+    Raises:
+        ProtocolError: a budget is not a number above 0.
+    """
+    budgets = [parse_epsilon(text) for text in chosen] or list(protocol.epsilons)
+    if protocol.attacks and not budgets:
+        budgets = [parse_epsilon(text) for text in usual.get(protocol.norm, ())]
+    return with_epsilons(protocol, budgets)
 
 
 def checked_protocol(protocol: Protocol) -> Protocol:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from robustkit import compression
-from robustkit.data import Dataset, noise
+from robustkit.data import Dataset
 from robustkit.errors import InputError
 from robustkit.files import fraction
 from robustkit.keys import CellKey, CellTestKey, short
 from robustkit.protocol import Norm
 from robustkit.spec import TRAINED, Analysis, Method, Study, TrainingSpec, Tuning
+from robustkit.study.contents import Contents, noise_of, protocol_digest, read_contents
 from robustkit.training.defaults import resolve
 from robustkit.training.recipe import parse_changes, spell
 
@@ -67,6 +68,8 @@ class Test:
     """key of the network that the attack works on"""
     norm: Norm | None = None
     """none: the protocol's default"""
+    resolved: str | None = None
+    """digest of the protocol with its budgets; None: as it ships with robustkit"""
 
     @property
     def key(self) -> str:
@@ -81,6 +84,7 @@ class Test:
             images=self.digest,
             surrogate=self.surrogate,
             norm=self.norm,
+            resolved=self.resolved,
         ).short
 
 
@@ -190,6 +194,8 @@ class Planner:
         self.tested = tested  # digest of so many test images
         self.methods = {m.name: m for m in study.methods}
         self.tuning = study.tuning or Tuning()
+        noise = noise_of(trained.noise_kind, "0").path
+        self.contents = read_contents(trained.model, {m.loss for m in study.methods}, noise)
         self.cells: dict[str, Cell] = {}
         self.tests: dict[str, Test] = {}
 
@@ -293,7 +299,13 @@ class Planner:
     def cell(self, method: str, where: Context, configuration: int, seed: int) -> Cell:
         """The training of a method's configuration."""
         asked = cell_config(
-            self.methods[method], configuration, self.trained, self.data, where, seed
+            self.methods[method],
+            configuration,
+            self.trained,
+            self.data,
+            self.contents,
+            where,
+            seed,
         )
         return Cell(method, where, configuration, seed, asked)
 
@@ -309,16 +321,20 @@ def evaluation_of(
     tested = study.tested
     limit = analysis.limit or tested.limit
     attacked = analysis.factor == "epsilon"
+    protocol = analysis.protocol if attacked else tested.protocol
+    epsilons = analysis.levels if attacked else ()
+    norm = analysis.norm if attacked else tested.norm
     return Test(
         cell,
-        analysis.protocol if attacked else tested.protocol,
-        analysis.levels if attacked else (),
+        protocol,
+        epsilons,
         limit,
         tested.data,
         tested.split,
         digest_of(limit),
         surrogate,
-        analysis.norm if attacked else tested.norm,
+        norm,
+        protocol_digest(protocol, norm, epsilons, tested.data),
     )
 
 
@@ -333,6 +349,7 @@ def cell_config(
     configuration: int,
     trained: TrainingSpec,
     data: Dataset,
+    contents: Contents,
     where: Context,
     seed: int,
 ) -> dict[str, Any]:
@@ -341,14 +358,17 @@ def cell_config(
     Raises:
         InputError: a configuration has a key that no recipe has, or a number that makes no sense.
     """
+    noise = {"kind": trained.noise_kind, "rate": where.label_noise}
     key = CellKey(
         **method_config(method, configuration, trained),
         model=trained.model,
         data={"name": trained.data, "digest": data.digest},
-        noise={"kind": trained.noise_kind, "rate": where.label_noise},
+        noise=noise if contents.noise is None else noise | {"sha256": contents.noise},
         fraction=where.data_fraction,
         seed=seed,
         revision=REVISION,
+        model_code=contents.model,
+        loss_code=contents.losses[method.loss],
     )
     return key.plain()
 
@@ -372,11 +392,6 @@ def method_config(method: Method, configuration: int, trained: TrainingSpec) -> 
         "settings": resolved.settings(),
         "recipe": spell(resolved.recipe),
     }
-
-
-def noise_of(kind: str, rate: str) -> noise.LabelNoise:
-    """The label noise of a cell: at level 0 none, or, where a file gives it, as the file says."""
-    return noise.parse_label_noise(kind, None if rate == "0" and ":" in kind else rate)
 
 
 def _compressed(changes: dict[str, Any], where: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+from robustkit.checkpoint.sidecar import sidecar_path
 from robustkit.errors import InputError
 from robustkit.files import file_digest
 from robustkit.keys import ExternalCellKey
@@ -24,7 +25,16 @@ from robustkit.results.pattern import match_files
 from robustkit.spec import TRAINED, Analysis, ExternalSpec, Study
 from robustkit.statistics.comparison import listed
 from robustkit.statistics.estimate import counted
-from robustkit.study.cells import Cell, CellRequirement, Context, Plan, Test, evaluation_of
+from robustkit.study.cells import (
+    REVISION,
+    Cell,
+    CellRequirement,
+    Context,
+    Plan,
+    Test,
+    evaluation_of,
+)
+from robustkit.study.contents import read_contents
 
 PLACES = {"label_noise": "0", "data_fraction": "1"}
 """what a network was trained on where nothing says otherwise"""
@@ -75,7 +85,7 @@ class ExternalPlanner:
     """what a relative pattern begins at"""
     networks: list[ExternalNetwork] = field(init=False)
     digests: dict[Path, str] = field(init=False, default_factory=dict)
-    """of the networks' files"""
+    """of the networks' files and their sidecars"""
 
     def __post_init__(self) -> None:
         found = match_files(self.spec.pattern, self.folder)
@@ -160,11 +170,15 @@ class ExternalPlanner:
         method, seed = self._method(network), network.of("seed") or "0"
         if not seed.isdecimal():
             raise InputError(f"{network.path}: seed {seed!r} is no whole number")
+        aside = sidecar_path(network.path)
         key = ExternalCellKey(
             checkpoint=str(network.path),
             sha256=self._digest(network.path),
             model=self.spec.model,
             fields=dict(network.fields),
+            model_code=read_contents(self.spec.model).model,
+            sidecar=self._digest(aside) if aside.is_file() else None,
+            revision=None if REVISION == 1 else REVISION,
         )
         return Cell(method, where, 0, int(seed), key.plain())
 

@@ -252,7 +252,8 @@ class Run:
         where = Context(analysis.label_noise, analysis.data_fraction)
         names = analysis.methods or tuple(planner.methods)
         cells = [planner.cell(name, where, 0, planner.trained.seeds[0]) for name in names]
-        asked = StepTimesKey(cells=[cell.asked for cell in cells]).digest
+        device = self.options.device.partition(":")[0]
+        asked = StepTimesKey(cells=[cell.asked for cell in cells], device=device).digest
         known = self.store.cost(analysis.name)
         if known is not None and known["asked"] == asked:
             return

@@ -7,18 +7,19 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustkit import compression, machine
 from robustkit.data import Dataset, load_dataset
-from robustkit.errors import DataError, RobustkitError
+from robustkit.errors import DataError, InputError, RobustkitError
 from robustkit.files import build, write_atomic
 from robustkit.results.metadata import ITSELF, RecordedValue, check_name
 from robustkit.spec import TRAINED
-from robustkit.study.cells import Cell, Test, noise_of
+from robustkit.study.cells import Cell, Test
+from robustkit.study.contents import CHANGED, check_contents, noise_of
 from robustkit.study.store import StudyStore
 from robustkit.training.recipe import Recipe
 
@@ -59,7 +60,8 @@ def carry_out(job: Job, config: WorkerConfig) -> str:
         done = _guarded(store, "cell", key, lambda: _train(job.cell, store, config))
     for test in job.tests:
         if store.test(test.key) is None and done["status"] == "done":
-            _guarded(store, "test", test.key, lambda test=test: _evaluate(test, store, config))
+            evaluate = partial(_evaluate, test, job.cell, store, config)
+            _guarded(store, "test", test.key, evaluate)
     return key
 
 
@@ -81,6 +83,7 @@ def _guarded(store: StudyStore, kind: str, key: str, work: Any) -> dict[str, Any
 def _train(cell: Cell, store: StudyStore, config: WorkerConfig) -> dict[str, Any]:
     from robustkit import training
 
+    check_contents(cell.asked)
     if "checkpoint" in cell.asked:
         return _external(cell.asked)
     path = store.checkpoint(cell.key)
@@ -184,14 +187,18 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("robustkit", "torch", "torchvision", "foolbox")}
 
 
-def _evaluate(test: Test, store: StudyStore, config: WorkerConfig) -> dict[str, Any]:
+def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -> dict[str, Any]:
     from robustkit import evaluation
     from robustkit.checkpoint import read_checkpoint
+
+    check_contents(cell.asked)
 
     data = load_cached(test.data, test.split, test.limit, config.data_root)
     if data.digest != test.digest:
         raise DataError(f"{test.data}: its {test.split} images are not those of the plan")
     protocol = evaluation.resolve_protocol(test.protocol, data, test.epsilons, norm=test.norm)
+    if test.resolved not in (None, protocol.digest):
+        raise InputError(f"{test.protocol}: {CHANGED}")
 
     def subject(key: str) -> evaluation.EvaluatedModel:
         made = store.cell(key) or {}

@@ -1,0 +1,91 @@
+"""The content of the user's own files among what a study names: edited, they are others.
+
+What ships with robustkit is known by its name, and a change of it raises `REVISION`. Files which
+a user's file imports itself are not covered. Needs no torch.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustkit import losses, models
+from robustkit.data.noise import LabelNoise, parse_label_noise
+from robustkit.data.shelf import Budgets, checked_budgets, read_dataset_spec
+from robustkit.errors import InputError, UnknownName
+from robustkit.files import file_digest, is_own
+from robustkit.protocol import Norm, load_protocol, resolve_budgets
+
+CHANGED = "another file than when the study was planned; run the study again"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Of what the trainings of a study name; None: not the user's own."""
+
+    model: str | None
+    losses: Mapping[str, str | None]
+    noise: str | None
+    """of the file that says which labels are wrong"""
+
+
+def read_contents(
+    model: str | None, names: Iterable[str] = (), noise: Path | None = None
+) -> Contents:
+    """The contents of an architecture, losses and a file of label noise.
+
+    Raises:
+        InputError: one of the files is not there, or cannot be read.
+    """
+    return Contents(
+        models.source(model) if model and models.names_code(model) else None,
+        {name: losses.source(name) if models.names_code(name) else None for name in names},
+        None if noise is None else _digest(noise),
+    )
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def protocol_digest(name: str, norm: Norm | None, epsilons: Sequence[str], data: str) -> str | None:
+    """The digest of a protocol with its budgets on a data set; None: both ship with robustkit.
+
+    Raises:
+        InputError: no such protocol, or it or the data set's file makes no sense.
+    """
+    own = is_own("attacks", name)
+    usual: Budgets = {}
+    with suppress(UnknownName):  # a folder, or a file of images, which knows no budgets
+        own = is_own("data", data) or own
+        usual = checked_budgets(read_dataset_spec(data).budgets, data) if own else {}
+    if not own:
+        return None
+    return resolve_budgets(load_protocol(name, norm=norm), epsilons, usual).digest
+
+
+def noise_of(kind: str, rate: str) -> LabelNoise:
+    """The label noise of a cell: at level 0 none, or, where a file gives it, as the file says."""
+    return parse_label_noise(kind, None if rate == "0" and ":" in kind else rate)
+
+
+def check_contents(cell: Mapping[str, Any]) -> None:
+    """See that the user's own files are still what a cell's key says.
+
+    Raises:
+        InputError: one has changed since the plan was made, or is gone.
+    """
+    model, loss, noise = cell["model"], cell.get("loss", ""), cell.get("noise", {})
+    path = noise_of(noise["kind"], noise["rate"]).path if noise else None
+    now = read_contents(model, (loss,), path)
+    for name, planned, found in (
+        (model, cell.get("model_code"), now.model),
+        (loss, cell.get("loss_code"), now.losses[loss]),
+        (path, noise.get("sha256"), now.noise),
+    ):
+        if planned != found:
+            raise InputError(f"{name}: {CHANGED}")

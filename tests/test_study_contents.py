@@ -1,0 +1,224 @@
+"""A user's own files in a study: what is edited is worked out anew, and nothing else."""
+
+import shutil
+
+import numpy as np
+import pytest
+from helpers.studies import EXTERNAL, NET, Here, begin
+
+from robustkit import files
+from robustkit.checkpoint.sidecar import sidecar_path
+from robustkit.study import work
+from robustkit.study.store import StudyStore
+
+STUDY = """
+title    = "Own files"
+question = "Are they read again?"
+baseline = "own"
+
+[train]
+model      = "net.py:net"
+data       = "mnist5k"
+seeds      = [0, 1]
+steps      = 2
+batch_size = 16
+hold_out   = "100"
+noise_kind = "matrix:matrix.csv"
+
+[test]
+data  = "own"
+limit = 20
+
+[[method]]
+name = "own"
+loss = "loss.py:loss"
+
+[[method]]
+name = "hinge"
+loss = "hinge"
+
+[[analysis]]
+name     = "own attack"
+factor   = "epsilon"
+protocol = "own"
+delta    = 1.0
+
+[[analysis]]
+name     = "shipped attack"
+factor   = "epsilon"
+protocol = "fgsm"
+levels   = ["0.1"]
+delta    = 1.0
+
+[[analysis]]
+name   = "cost"
+factor = "cost"
+"""
+LOSS = """
+from torch.nn.functional import cross_entropy
+
+def loss(logits, labels):
+    return 1.0 * cross_entropy(logits, labels)
+"""
+ATTACK = """
+title = "Own"
+norm  = "linf"
+
+[[attack]]
+kind          = "pgd"
+steps         = 2
+relative_step = "1/2"
+"""
+DATA = """
+title   = "Own"
+source  = "SOURCE"
+splits  = ["train", "test"]
+
+[budgets]
+linf = ["0.1"]
+"""
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory):
+    """A folder with a study, all that it names, and what it came to."""
+    folder = tmp_path_factory.mktemp("own")
+    matrix = np.full((10, 10), 0.01) + 0.9 * np.eye(10)
+    np.savetxt(folder / "matrix.csv", matrix, delimiter=",")
+    for name, text in {
+        "study.toml": STUDY,
+        "net.py": NET,
+        "loss.py": LOSS,
+        "attacks/own.toml": ATTACK,
+        "data/own.toml": DATA.replace("SOURCE", str(files.shipped("data") / "mnist5k.npz")),
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("robustkit.study.run.ROUNDS", 1)
+        begin("study.toml", folder / "out").finish(Here(folder / "out"))
+    return folder
+
+
+@pytest.fixture
+def own(worked, tmp_path, monkeypatch):
+    """A copy of that folder, in which the study is run again."""
+    shutil.copytree(worked, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setattr("robustkit.study.run.ROUNDS", 1)
+    return tmp_path / "copy"
+
+
+def run_again(own):
+    """How many networks are trained and how many evaluations made, with none that fails."""
+    work.load_cached.cache_clear()  # as another process
+    executor = Here(own / "out")
+    plan = begin("study.toml", own / "out").finish(executor)
+    assert statuses(own / "out", plan.tests) == {"done"}
+    return len(executor.trained), sum(len(job.tests) for job in executor.done)
+
+
+def statuses(folder, tests):
+    return {(StudyStore(folder).test(key) or {"status": "missing"})["status"] for key in tests}
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_a_study_whose_files_stay_is_not_run_again(own):
+    assert run_again(own) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "trained", "evaluated"),
+    [
+        ("attacks/own.toml", "= 2", "= 3", 0, 4),
+        ("attacks/own.toml", '"Own"', '"Ours"', 0, 0),
+        ("data/own.toml", '["0.1"]', '["0.2"]', 0, 4),
+        ("data/own.toml", '"Own"', '"Ours"', 0, 0),
+        ("loss.py", "1.0 *", "2.0 *", 2, 4),
+        ("net.py", "nn.Flatten()", "nn.Flatten(), nn.Identity()", 4, 8),
+        ("matrix.csv", "9.1", "9.10000000001", 4, 8),
+    ],
+)
+def test_what_an_edited_file_decides_is_worked_out_anew(own, file, old, new, trained, evaluated):
+    edit(own / file, old, new)
+    assert run_again(own) == (trained, evaluated)
+    assert run_again(own) == (0, 0)
+
+
+@pytest.mark.parametrize("file", ["attacks/own.toml", "loss.py", "net.py", "matrix.csv"])
+def test_a_file_edited_while_a_study_runs_gives_no_answer_to_what_was_planned(own, file):
+    for path in (own / "out").glob("*s/*.json"):
+        path.unlink()
+    shutil.rmtree(own / "out" / "checkpoints")
+    run = begin("study.toml", own / "out")
+    plan = run.plan()
+    text = (own / file).read_text()
+    (own / file).write_text(text.replace("steps         = 2", "steps = 3") + "\n")
+    list(Here(own / "out").execute(run.missing(plan), lambda job: None))
+    results = [run.store.test(key) or {} for key in plan.tests]
+    results += [run.store.cell(key) for key in plan.cells]
+    failed = [one for one in results if one.get("status") == "failed"]
+    assert failed
+    for one in failed:
+        assert one["reason"].endswith(
+            "another file than when the study was planned; run the study again"
+        )
+    assert run_again(own)[1]
+
+
+def test_steps_are_timed_anew_on_another_device_or_of_another_network(own, monkeypatch):
+    timed = []
+
+    def time_steps(cells, config, rounds, steps):
+        timed.append(config.device)
+        return {cell.method: [1.0] for cell in cells}
+
+    monkeypatch.setattr("robustkit.study.run.time_steps", time_steps)
+    for device in ("cpu", "cuda:0", "cuda:1", "cpu"):
+        begin("study.toml", own / "out", device=device).finish(Here(own / "out"))
+    assert timed == ["cuda:0", "cpu"]
+    edit(own / "net.py", "nn.Flatten()", "nn.Flatten(), nn.Identity()")
+    assert run_again(own) == (4, 8)
+    assert timed == ["cuda:0", "cpu", "cpu"]
+
+
+# --- networks made elsewhere ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(nets, tmp_path, monkeypatch):
+    """A study of copies of two methods' networks, worked out."""
+    shutil.copytree(nets, tmp_path / "nets")
+    (tmp_path / "net.py").write_text(NET)
+    text = EXTERNAL.replace("PATTERN", "nets/{loss}_noise{label_noise}_seed{seed}.pt")
+    (tmp_path / "study.toml").write_text(text.replace("NET", "net.py:net"))
+    monkeypatch.chdir(tmp_path)
+    assert run_again(tmp_path) == (8, 8)
+    assert run_again(tmp_path) == (0, 0)
+    return tmp_path
+
+
+def test_a_network_made_elsewhere_is_evaluated_anew_with_another_sidecar(elsewhere):
+    sidecar = sidecar_path(elsewhere / "nets" / "ce_noise0_seed0.pt")
+    sidecar.write_text("mean = [0.5]\nstd = [0.5]\n")
+    assert run_again(elsewhere) == (1, 1)
+    edit(sidecar, "mean = [0.5]", "mean = [0.25]")
+    assert run_again(elsewhere) == (1, 1)
+    sidecar.unlink()
+    assert run_again(elsewhere) == (0, 0)
+
+
+def test_networks_made_elsewhere_are_evaluated_anew_with_another_architecture(elsewhere):
+    edit(elsewhere / "net.py", "nn.Flatten()", "nn.Flatten(1)")
+    assert run_again(elsewhere) == (8, 8)
+
+
+def test_networks_made_elsewhere_are_evaluated_anew_with_another_revision(elsewhere, monkeypatch):
+    monkeypatch.setattr("robustkit.study.external.REVISION", 2)
+    assert run_again(elsewhere) == (8, 8)
