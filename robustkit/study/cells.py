@@ -16,7 +16,7 @@ from robustkit.files import fraction
 from robustkit.keys import CellKey, CellTestKey, short
 from robustkit.protocol import Norm
 from robustkit.spec import TRAINED, Analysis, Method, Study, TrainingSpec, Tuning
-from robustkit.study.contents import Contents, noise_of, protocol_digest, read_contents
+from robustkit.study.user_files import UserFiles, noise_of, protocol_digest, read_user_files
 from robustkit.training.defaults import resolve
 from robustkit.training.recipe import parse_changes, spell
 
@@ -195,7 +195,7 @@ class Planner:
         self.methods = {m.name: m for m in study.methods}
         self.tuning = study.tuning or Tuning()
         noise = noise_of(trained.noise_kind, "0").path
-        self.contents = read_contents(trained.model, {m.loss for m in study.methods}, noise)
+        self.user_files = read_user_files(trained.model, {m.loss for m in study.methods}, noise)
         self.cells: dict[str, Cell] = {}
         self.tests: dict[str, Test] = {}
 
@@ -303,7 +303,7 @@ class Planner:
             configuration,
             self.trained,
             self.data,
-            self.contents,
+            self.user_files,
             where,
             seed,
         )
@@ -349,7 +349,7 @@ def cell_config(
     configuration: int,
     trained: TrainingSpec,
     data: Dataset,
-    contents: Contents,
+    files: UserFiles,
     where: Context,
     seed: int,
 ) -> dict[str, Any]:
@@ -363,12 +363,12 @@ def cell_config(
         **method_config(method, configuration, trained),
         model=trained.model,
         data={"name": trained.data, "digest": data.digest},
-        noise=noise if contents.noise is None else noise | {"sha256": contents.noise},
+        noise=noise if files.noise is None else noise | {"sha256": files.noise},
         fraction=where.data_fraction,
         seed=seed,
         revision=REVISION,
-        model_code=contents.model,
-        loss_code=contents.losses[method.loss],
+        model_code=files.model,
+        loss_code=files.losses[method.loss],
     )
     return key.plain()
 

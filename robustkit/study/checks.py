@@ -8,7 +8,7 @@ from robustkit.errors import InputError
 from robustkit.protocol import load_protocol
 from robustkit.spec import TRAINED, Analysis, Study, TrainingSpec
 from robustkit.study.cells import context, method_config
-from robustkit.study.contents import noise_of
+from robustkit.study.user_files import noise_of
 
 
 def check(study: Study) -> None:

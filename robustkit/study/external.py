@@ -34,7 +34,7 @@ from robustkit.study.cells import (
     Test,
     evaluation_of,
 )
-from robustkit.study.contents import read_contents
+from robustkit.study.user_files import read_user_files
 
 PLACES = {"label_noise": "0", "data_fraction": "1"}
 """what a network was trained on where nothing says otherwise"""
@@ -176,7 +176,7 @@ class ExternalPlanner:
             sha256=self._digest(network.path),
             model=self.spec.model,
             fields=dict(network.fields),
-            model_code=read_contents(self.spec.model).model,
+            model_code=read_user_files(self.spec.model).model,
             sidecar=self._digest(aside) if aside.is_file() else None,
             revision=None if REVISION == 1 else REVISION,
         )

@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from robustkit.errors import InputError, RobustkitError
-from robustkit.study.contents import check_contents
 from robustkit.study.exchange import Exchange, files, json_of, network, results_of, surrogates
 from robustkit.study.run import LOST, in_words
 from robustkit.study.store import StudyStore
+from robustkit.study.user_files import check_user_files
 from robustkit.study.work import Job, WorkerConfig, carry_out, load_cached
 
 Result = Callable[[str, str], dict[str, Any] | None]
@@ -157,7 +157,7 @@ def _speak_of(job: Job, store: StudyStore, folder: Path) -> None:
 def _do(job: Job, config: WorkerConfig) -> None:
     if StudyStore(config.folder).cell(job.cell.key) is None:
         _check_training(job.cell.asked, config)
-    check_contents(job.cell.asked)
+    check_user_files(job.cell.asked)
     for test in job.tests:
         _data(test.data, test.split, test.limit, config.data_root)
     carry_out(job, config)

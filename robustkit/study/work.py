@@ -19,8 +19,8 @@ from robustkit.files import build, write_atomic
 from robustkit.results.metadata import ITSELF, RecordedValue, check_name
 from robustkit.spec import TRAINED
 from robustkit.study.cells import Cell, Test
-from robustkit.study.contents import CHANGED, check_contents, noise_of
 from robustkit.study.store import StudyStore
+from robustkit.study.user_files import CHANGED, check_user_files, noise_of
 from robustkit.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _guarded(store: StudyStore, kind: str, key: str, work: Any) -> dict[str, Any
 def _train(cell: Cell, store: StudyStore, config: WorkerConfig) -> dict[str, Any]:
     from robustkit import training
 
-    check_contents(cell.asked)
+    check_user_files(cell.asked)
     if "checkpoint" in cell.asked:
         return _external(cell.asked)
     path = store.checkpoint(cell.key)
@@ -191,7 +191,7 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
     from robustkit import evaluation
     from robustkit.checkpoint import read_checkpoint
 
-    check_contents(cell.asked)
+    check_user_files(cell.asked)
 
     data = load_cached(test.data, test.split, test.limit, config.data_root)
     if data.digest != test.digest:

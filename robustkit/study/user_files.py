@@ -1,4 +1,4 @@
-"""The content of the user's own files among what a study names: edited, they are others.
+"""The user's own files among what a study names: an edited one is another.
 
 What ships with robustkit is known by its name, and a change of it raises `REVISION`. Files which
 a user's file imports itself are not covered. Needs no torch.
@@ -21,8 +21,8 @@ CHANGED = "another file than when the study was planned; run the study again"
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
-    """Of what the trainings of a study name; None: not the user's own."""
+class UserFiles:
+    """Digests of what the trainings of a study name; None: it is robustkit's, or not named."""
 
     model: str | None
     losses: Mapping[str, str | None]
@@ -30,15 +30,15 @@ class Contents:
     """of the file that says which labels are wrong"""
 
 
-def read_contents(
+def read_user_files(
     model: str | None, names: Iterable[str] = (), noise: Path | None = None
-) -> Contents:
-    """The contents of an architecture, losses and a file of label noise.
+) -> UserFiles:
+    """The digests of an architecture's file, losses' files and a file of label noise.
 
     Raises:
         InputError: one of the files is not there, or cannot be read.
     """
-    return Contents(
+    return UserFiles(
         models.source(model) if model and models.names_code(model) else None,
         {name: losses.source(name) if models.names_code(name) else None for name in names},
         None if noise is None else _digest(noise),
@@ -73,7 +73,7 @@ def noise_of(kind: str, rate: str) -> LabelNoise:
     return parse_label_noise(kind, None if rate == "0" and ":" in kind else rate)
 
 
-def check_contents(cell: Mapping[str, Any]) -> None:
+def check_user_files(cell: Mapping[str, Any]) -> None:
     """See that the user's own files are still what a cell's key says.
 
     Raises:
@@ -81,7 +81,7 @@ def check_contents(cell: Mapping[str, Any]) -> None:
     """
     model, loss, noise = cell["model"], cell.get("loss", ""), cell.get("noise", {})
     path = noise_of(noise["kind"], noise["rate"]).path if noise else None
-    now = read_contents(model, (loss,), path)
+    now = read_user_files(model, (loss,), path)
     for name, planned, found in (
         (model, cell.get("model_code"), now.model),
         (loss, cell.get("loss_code"), now.losses[loss]),
