@@ -77,11 +77,11 @@ def images():
     return load_dataset("mnist5k", limit=24)
 
 
-def request_for(plan, images, *, subject=None, judged="0.1", norm="linf", **changes):
+def request_for(plan, images, *, model=None, judged="0.1", norm="linf", **changes):
     budgets = tuple(parse_epsilon(e) for e in ("0.02", judged))
     asked = {"budget": "tiny", "command": "robustkit audit"}
     return AuditRequest(
-        subject=subject or evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k")),
+        model=model or evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k")),
         data=images,
         threat=ThreatModel(norm, budgets[-1], budgets, 0),
         plan=plans.load_plan(str(plan)),
@@ -288,8 +288,8 @@ def test_claims_are_judged_whatever_was_asked(plan, images, audited, tmp_path):
 
 def test_a_model_without_gradients_fails_the_attacks_and_not_the_audit(plan, images, tmp_path):
     inner = read_checkpoint("lenet5-mnist5k").load(torch.device("cpu"))
-    subject = evaluation.from_module(Before(Detached(), inner), "detached")
-    audit = run_audit(request_for(plan, images, subject=subject), settings_in(tmp_path))
+    defended = evaluation.from_module(Before(Detached(), inner), "detached")
+    audit = run_audit(request_for(plan, images, model=defended), settings_in(tmp_path))
     by_name = {s.name: s for s in audit.stages}
     assert by_name["pgd: pgd"].status == "failed"
     assert "no gradient" in by_name["pgd: pgd"].reason
@@ -318,15 +318,13 @@ def test_what_adaptive_attacks_fooled_counts_when_the_minutes_end_in_the_middle(
     plan = tmp_path / "gradients.toml"
     plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = "square"')])
     inner = read_checkpoint("lenet5-mnist5k").load(torch.device("cpu"))
-    subject = evaluation.from_module(Before(Rounded(), inner), "rounded")
+    defended = evaluation.from_module(Before(Rounded(), inner), "rounded")
     parts = []
 
     def over():
         return "indicator: zero-gradients" in parts
 
-    audit = run_audit(
-        request_for(plan, images, subject=subject), settings_in(tmp_path, parts, over)
-    )
+    audit = run_audit(request_for(plan, images, model=defended), settings_in(tmp_path, parts, over))
     assert any(r.status == "not examined" and "minutes" in r.evidence for r in audit.indicators)
     assert any(r.adaptive_attack and r.after < r.before for r in audit.indicators)
     adaptive = next(s for s in audit.stages if s.name == "adaptive")
@@ -340,12 +338,12 @@ def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path)
     plan = tmp_path / "fgsm.toml"
     plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = "pgd"')])
     inner = read_checkpoint("lenet5-mnist5k").load(torch.device("cpu"))
-    subject = evaluation.from_module(Before(Noisy(0.6), inner), "noisy")
+    defended = evaluation.from_module(Before(Noisy(0.6), inner), "noisy")
     found = []
     for folder in ("one", "two"):
-        asked = request_for(plan, images, subject=subject)
+        asked = request_for(plan, images, model=defended)
         found.append(
-            run_stages(subject, images, asked.threat, asked.plan, settings_in(tmp_path / folder))
+            run_stages(defended, images, asked.threat, asked.plan, settings_in(tmp_path / folder))
         )
         torch.rand(1000)  # the user's own draws in between
     assert found[0].right.tolist() == found[1].right.tolist()

@@ -351,7 +351,7 @@ CHECKPOINT = {
 }
 AUDIT = {
     AuditRequest: (
-        {"subject": "checkpoint", "data": "data", "threat": "norm", "plan": "settings"},
+        {"model": "checkpoint", "data": "data", "threat": "norm", "plan": "settings"},
         {
             "claim": "judged from the parts, which do not depend on it",
             "against": "networks that have evaluations of their own",
@@ -588,7 +588,7 @@ def test_a_part_of_an_audit_is_done_again_with_other_draws(digits, tmp_path, mon
 
     monkeypatch.setattr("robustkit.corruption.measure", measure)
     request = AuditRequest(
-        subject=from_checkpoint(read_checkpoint("lenet5-mnist5k")),
+        model=from_checkpoint(read_checkpoint("lenet5-mnist5k")),
         data=digits,
         threat=ThreatModel("linf", budget, (budget,), 0),
         plan=replace(plans.load_plan("quick"), corrupted=20),

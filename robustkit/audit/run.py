@@ -66,7 +66,7 @@ SMALLEST = corruption.SMALLEST
 class AuditRequest:
     """What is audited, against what, and how hard."""
 
-    subject: EvaluatedModel
+    model: EvaluatedModel
     data: Dataset
     threat: ThreatModel
     plan: AuditPlan
@@ -104,7 +104,7 @@ class _AuditRun:
         """The parts in turn."""
         q = self.request
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        attacked = self._attack(q.subject)
+        attacked = self._attack(q.model)
         # others meet the same stages, but no adaptive attacks: these are made for the audited one
         comparisons = self._compare(attacked)
         results = self._run_indicators(attacked)
@@ -150,14 +150,14 @@ class _AuditRun:
         """What the record of an evaluation says of the network, the images and the engine."""
         q = self.request
         clean = evaluation.resolve_protocol("clean", q.data)
-        config = evaluation.Config(q.subject, q.data, clean, self._torch_device)
+        config = evaluation.Config(q.model, q.data, clean, self._torch_device)
         return evaluation.record_header(config)
 
     # --- attacks --------------------------------------------------------------------------------
 
-    def _attack(self, subject: EvaluatedModel) -> AttackedImages:
+    def _attack(self, model: EvaluatedModel) -> AttackedImages:
         q = self.request
-        return run_stages(subject, q.data, q.threat, q.plan, self.settings, q.surrogate)
+        return run_stages(model, q.data, q.threat, q.plan, self.settings, q.surrogate)
 
     def _compare(self, attacked: AttackedImages) -> tuple[Comparison, ...]:
         """Robust accuracy of the audited network less that of each other, image by image.
@@ -167,11 +167,11 @@ class _AuditRun:
         """
         q = self.request
         compared: list[Comparison] = []
-        for name, subject in q.against.items():
-            other = self._attack(subject)
+        for name, model in q.against.items():
+            other = self._attack(model)
             level = f"{q.threat.norm} {q.threat.judged.text}"
             contrasts = {level: compare_images(attacked.survivors, other.survivors)}
-            compared += judge_levels(str(q.subject.header["path"]), name, contrasts, delta=None)
+            compared += judge_levels(str(q.model.header["path"]), name, contrasts, delta=None)
         return tuple(compared)
 
     # --- indicators -----------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class _AuditRun:
         part = self._first(plan.indicators)
         n = len(part)
         limits = thresholds.checked(plan.thresholds, f"{plan.name}: [thresholds]")
-        recorded = self.request.subject.header["recorded_accuracy"]
+        recorded = self.request.model.header["recorded_accuracy"]
         key = self._parts.key("indicators", part, limits, masks(attacked, n), recorded)
         runs = self._parts.indicator_runs(key)
 
@@ -205,14 +205,14 @@ class _AuditRun:
         def first(mask: Bools) -> torch.Tensor:
             return torch.from_numpy(mask[:n].copy())
 
-        def known(mask: Bools | None) -> torch.Tensor | None:
+        def if_any(mask: Bools | None) -> torch.Tensor | None:
             return None if mask is None else first(mask)
 
         plain = protocols.load_protocol(PLAIN, norm=q.threat.norm)
         failed = [s for s in attacked.stages if s.name in attacked.plain and s.status != "complete"]
         survived = counts.alone(attacked, attacked.plain)
         black = any(s.family == "black box" and s.status == "complete" for s in attacked.stages)
-        recorded = q.subject.header["recorded_accuracy"]
+        recorded = q.model.header["recorded_accuracy"]
         return AuditContext(
             self._model,
             *self._tensors(part),
@@ -222,9 +222,9 @@ class _AuditRun:
             first(attacked.right if survived is None else survived),
             white=first(attacked.after("white box")),
             black=first(attacked.after("black box")) if black else None,
-            fgsm=known(counts.alone(attacked, [s for s in attacked.plain if s.endswith("fgsm")])),
-            random=known(counts.floor(attacked)),
-            transfer=known(attacked.alone.get("transfer")),
+            fgsm=if_any(counts.alone(attacked, [s for s in attacked.plain if s.endswith("fgsm")])),
+            random=if_any(counts.floor(attacked)),
+            transfer=if_any(attacked.alone.get("transfer")),
             recorded_accuracy=None if recorded is None else float(recorded),
             training_ids=q.training_ids,
             batch_size=self._batch,
@@ -273,24 +273,24 @@ class _AuditRun:
 
         def compute() -> dict[str, Any]:
             self._begin("certified bounds", n)
-            found = certify_rising(
+            bounds = certify_rising(
                 self._model, *self._tensors(part), threat.norm, [float(e) for e in budgets]
             )
-            robust = [one.robust.tolist() for one in found]
-            return {"method": found[0].method, "reason": found[0].reason, "robust": robust}
+            robust = [one.robust.tolist() for one in bounds]
+            return {"method": bounds[0].method, "reason": bounds[0].reason, "robust": robust}
 
         key = self._parts.key("certificate", part, [str(e.value) for e in budgets])
         try:
-            found = self._parts.part(key, compute)
+            result = self._parts.part(key, compute)
         except BROKE as error:
             return Certificate("", reason=first_line(error), n=n)
-        if found["reason"]:
-            return Certificate(found["method"], reason=found["reason"], n=n)
+        if result["reason"]:
+            return Certificate(result["method"], reason=result["reason"], n=n)
         levels = []
-        for epsilon, robust in zip(budgets, found["robust"], strict=True):
+        for epsilon, robust in zip(budgets, result["robust"], strict=True):
             counts.check_sandwich(attacked, epsilon.text, np.array(robust, bool))
             levels.append(Bound(epsilon.text, float(epsilon), proportion(sum(robust), n)))
-        return Certificate(found["method"], tuple(levels), n=n)
+        return Certificate(result["method"], tuple(levels), n=n)
 
     def _corrupt(self) -> Corruptions:
         part = self._first(self.request.plan.corrupted)
@@ -300,10 +300,10 @@ class _AuditRun:
             return Corruptions(n=n, reason=reason)
         key = self._parts.key("corruptions", part, DRAWS)
         try:
-            found = self._parts.part(key, lambda: self._corrupted(part))
+            result = self._parts.part(key, lambda: self._corrupted(part))
         except BROKE as error:
             return Corruptions(n=n, reason=first_line(error))
-        right = np.array(found["right"])
+        right = np.array(result["right"])
         groups = {name: group for group, names in corruption.GROUPS.items() for name in names}
         rows = tuple(
             Corrupted(name, groups[name], tuple(proportion(int(k), n) for k in row))
@@ -334,38 +334,38 @@ class _AuditRun:
         return {"right": right.sum(2).tolist()}
 
     def _smooth(self) -> SmoothedAccuracy | None:
-        asked = self.request.plan.smoothing
-        if asked is None or self.settings.over():
+        smoothing = self.request.plan.smoothing
+        if smoothing is None or self.settings.over():
             return None
-        part = self._first(asked.images)
-        n, key = len(part), self._parts.key("smoothed", part, asdict(asked))
+        part = self._first(smoothing.images)
+        n, key = len(part), self._parts.key("smoothed", part, asdict(smoothing))
         try:
-            found = self._parts.part(key, lambda: self._smoothed(part, asked))
+            result = self._parts.part(key, lambda: self._smoothed(part, smoothing))
         except BROKE as error:
             self.notes.append(f"no smoothed classifier: {first_line(error)}")
             return None
         levels = tuple(
             SmoothedLevel(radius, proportion(certified, n), proportion(attacked, n))
-            for radius, certified, attacked in found["levels"]
+            for radius, certified, attacked in result["levels"]
         )
-        clean = proportion(found["clean"], n)
+        clean = proportion(result["clean"], n)
         return SmoothedAccuracy(
-            asked.sigma, asked.draws, asked.alpha, clean, found["abstained"], levels
+            smoothing.sigma, smoothing.draws, smoothing.alpha, clean, result["abstained"], levels
         )
 
-    def _smoothed(self, part: Dataset, asked: Smoothing) -> dict[str, Any]:
+    def _smoothed(self, part: Dataset, smoothing: Smoothing) -> dict[str, Any]:
         self._begin("smoothed classifier", len(part))
         noise = SmoothingNoise(
-            asked.sigma, asked.alpha, n=asked.draws, seed=self.request.threat.seed
+            smoothing.sigma, smoothing.alpha, n=smoothing.draws, seed=self.request.threat.seed
         )
         images, labels = self._tensors(part)
-        found = smooth(self._model, images, part.ids, noise)
-        right = torch.as_tensor(found.predicted).cpu() == labels.cpu()
+        smoothed = smooth(self._model, images, part.ids, noise)
+        right = torch.as_tensor(smoothed.predicted).cpu() == labels.cpu()
         levels = []
-        for radius in asked.radii:
-            tried = attack_smoothed(self._model, images, labels, part.ids, radius, found)
+        for radius in smoothing.radii:
+            tried = attack_smoothed(self._model, images, labels, part.ids, radius, smoothed)
             levels.append((radius, int(tried.certified.sum()), int(tried.attacked.sum())))
-        abstained = int((found.predicted < 0).sum())
+        abstained = int((smoothed.predicted < 0).sum())
         return {"clean": int(right.sum()), "abstained": abstained, "levels": levels}
 
     def _adaptations(self) -> list[str]:
@@ -374,8 +374,8 @@ class _AuditRun:
         norm = q.threat.norm
         named = [s.attack for s in q.plan.stages if norm in protocols.norms_of(s.attack)]
         attacks = [protocols.load_protocol(name, norm=norm).attacks for name in named]
-        told = [s for a in attacks for s in protocols.adaptations(a, len(q.data.classes))]
-        return list(dict.fromkeys(told))
+        messages = [s for a in attacks for s in protocols.adaptations(a, len(q.data.classes))]
+        return list(dict.fromkeys(messages))
 
     def _begin(self, part: str, n: int) -> Callable[[float], None]:
         """Say that a part of so many images begins; returns what is told the images done.
@@ -399,13 +399,13 @@ class _AuditRun:
 
     @cached_property
     def _model(self) -> torch.nn.Module:
-        return self.request.subject.load(self._torch_device)
+        return self.request.model.load(self._torch_device)
 
     @cached_property
     def _parts(self) -> Parts:
         q, device = self.request, self._torch_device
-        outputs = q.subject.outputs and q.subject.outputs(q.data.shape, device)
-        return Parts(self.settings.out, q.subject, q.threat, device, outputs)
+        outputs = q.model.outputs and q.model.outputs(q.data.shape, device)
+        return Parts(self.settings.out, q.model, q.threat, device, outputs)
 
     @property
     def _batch(self) -> int:

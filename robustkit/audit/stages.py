@@ -143,7 +143,7 @@ class AttackedImages:
 
 
 def run_stages(
-    subject: EvaluatedModel,
+    model: EvaluatedModel,
     data: Dataset,
     threat: ThreatModel,
     plan: AuditPlan,
@@ -156,9 +156,9 @@ def run_stages(
         InputError: checkpoint and data do not fit.
         EvaluationFailed: the model breaks without any attack.
     """
-    attacked = _clean(subject, data, threat, settings)
-    runner = _StageRunner(subject, threat, settings, attacked)
-    random = any(spec.random for spec in plan.stages) and _is_random(subject, data, settings)
+    attacked = _clean(model, data, threat, settings)
+    runner = _StageRunner(model, threat, settings, attacked)
+    random = any(spec.random for spec in plan.stages) and _is_random(model, data, settings)
     for spec in plan.stages:
         if random or not spec.random:
             runner.protocol(spec)
@@ -168,12 +168,12 @@ def run_stages(
 
 
 def _clean(
-    subject: EvaluatedModel, data: Dataset, threat: ThreatModel, settings: StageSettings
+    model: EvaluatedModel, data: Dataset, threat: ThreatModel, settings: StageSettings
 ) -> AttackedImages:
     protocol = evaluation.resolve_protocol("clean", data, seed=threat.seed)
     # a model that draws at random draws alike when the audit is repeated
     with seeded(seed_of(threat.seed, "audit", "clean"), find_device(settings.options.device)):
-        found = evaluation.run(subject, data, protocol, settings.out, settings.options)
+        found = evaluation.run(model, data, protocol, settings.out, settings.options)
     right = found.broken_at > 0
     return AttackedImages(
         data,
@@ -186,16 +186,16 @@ def _clean(
 
 
 @torch.no_grad()
-def _is_random(subject: EvaluatedModel, data: Dataset, settings: StageSettings) -> bool:
+def _is_random(model: EvaluatedModel, data: Dataset, settings: StageSettings) -> bool:
     device = find_device(settings.options.device)
-    model, few = subject.load(device), torch.from_numpy(data.images(0, min(32, len(data))))
+    network, few = model.load(device), torch.from_numpy(data.images(0, min(32, len(data))))
     with seeded(0, device):
-        return draws_at_random(model(few.to(device)), model(few.to(device)))
+        return draws_at_random(network(few.to(device)), network(few.to(device)))
 
 
 @dataclass(slots=True)
 class _StageRunner:
-    subject: EvaluatedModel
+    model: EvaluatedModel
     threat: ThreatModel
     settings: StageSettings
     attacked: AttackedImages
@@ -254,7 +254,7 @@ class _StageRunner:
             attacked.stages.append(self._completed(replace(stage, seconds=0.0), protocol))
             attacked.families[name] = family
             return
-        counted = _Counted(self.subject)
+        counted = _Counted(self.model)
         try:
             found = self._run(counted, rows, protocol, name, surrogate)
         except OutOfTime:
@@ -311,16 +311,16 @@ class _StageRunner:
         device = find_device(options.device)
         with seeded(seed_of(self.threat.seed, "audit", name), device):
             return evaluation.run(
-                counted.subject, data, protocol, self.settings.out, options, surrogate
+                counted.model, data, protocol, self.settings.out, options, surrogate
             )
 
 
 class _Counted:
-    """A subject whose passes are counted, in images."""
+    """A model whose passes are counted, in images."""
 
-    def __init__(self, subject: EvaluatedModel) -> None:
+    def __init__(self, model: EvaluatedModel) -> None:
         self.passes = 0
-        self.subject = replace(subject, load=lambda device: self._watched(subject.load(device)))
+        self.model = replace(model, load=lambda device: self._watched(model.load(device)))
 
     def mean(self, images: int) -> float | None:
         """Passes an image; None where the answer was on file."""

@@ -207,16 +207,16 @@ class Planner:
         """
         self.cells, self.tests = {}, {}
         candidates = tuple(self._candidates())
-        known = choices(candidates, bool(self.tuning.at), held_out)
+        by_chooser = choices(candidates, bool(self.tuning.at), held_out)
         chosen: dict[str, int] = {}
         wanted: list[CellRequirement] = []
         later: set[tuple[str, Context, int]] = set()
         pending: dict[tuple[str, Context, int, Test], Test] = {}
         for analysis in self.study.analyses:
             for method, level, seed, context in self.numbers(analysis):
-                cell = self._chosen(method, context, seed, known, chosen)
+                cell = self._chosen(method, context, seed, by_chooser, chosen)
                 attackers = self._attacker(analysis, context)
-                cells = [self._chosen(*who, known, chosen) for who in attackers]
+                cells = [self._chosen(*who, by_chooser, chosen) for who in attackers]
                 if cell is None or None in cells:
                     later |= {(method, context, seed), *attackers}
                     # a method stands for its network
@@ -258,13 +258,13 @@ class Planner:
     def _tries(self) -> Iterable[tuple[str, Context, int]]:
         """Methods, contexts and seeds with which configurations are tried."""
         at = [context(self.study.analyses[0], level) for level in self.tuning.at]
-        found = []
+        tries = []
         for analysis in self.study.analyses:
             for method, _, seed, own in self.numbers(analysis):
                 attackers = self._attacker(analysis, own)
                 for name, where, by in [(method, own, self._chooser(seed)), *attackers]:
-                    found += [(name, each, by) for each in at or [where]]
-        return dict.fromkeys(found)
+                    tries += [(name, each, by) for each in at or [where]]
+        return dict.fromkeys(tries)
 
     def _chooser(self, seed: int) -> int:
         """The seed whose trainings choose for another."""
@@ -276,14 +276,14 @@ class Planner:
         method: str,
         where: Context,
         seed: int,
-        known: Mapping[Chooser, Choice | None],
+        by_chooser: Mapping[Chooser, Choice | None],
         chosen: dict[str, int],
     ) -> Cell | None:
         """The training with the configuration that is chosen, noted; None: not yet known."""
         number = 0
-        if known:
+        if by_chooser:
             who = Chooser(method, None if self.tuning.at else where, self._chooser(seed))
-            if (choice := known[who]) is None:
+            if (choice := by_chooser[who]) is None:
                 return None
             number = choice.configuration
         by = f" | seed {seed}" if self.tuning.every_seed else ""
@@ -298,7 +298,7 @@ class Planner:
 
     def cell(self, method: str, where: Context, configuration: int, seed: int) -> Cell:
         """The training of a method's configuration."""
-        asked = cell_config(
+        config = cell_config(
             self.methods[method],
             configuration,
             self.trained,
@@ -307,7 +307,7 @@ class Planner:
             where,
             seed,
         )
-        return Cell(method, where, configuration, seed, asked)
+        return Cell(method, where, configuration, seed, config)
 
 
 def evaluation_of(

@@ -67,8 +67,8 @@ class Exchange:
 
     def done(self, kind: str, key: str) -> dict[str, Any] | None:
         """The same, of those that have not failed."""
-        found = self.result(kind, key)
-        return found if found is not None and found["status"] == "done" else None
+        result = self.result(kind, key)
+        return result if result is not None and result["status"] == "done" else None
 
     def bring(self, name: str, folder: Path) -> None:
         """Copy a file into a study's folder.
@@ -123,18 +123,18 @@ def rows(test: dict[str, Any]) -> list[str]:
 
 def mentioned(kind: str, key: str, result: dict[str, Any]) -> list[str]:
     """The files that the reason of a failure speaks of."""
-    known = (f"{kind}s/{key}.log", f"checkpoints/{key}.safetensors.partial/state.pt")
-    return [name for name in known if name.rpartition("/")[2] in result["reason"]]
+    candidates = (f"{kind}s/{key}.log", f"checkpoints/{key}.safetensors.partial/state.pt")
+    return [name for name in candidates if name.rpartition("/")[2] in result["reason"]]
 
 
 def files(job: Job, result: Result) -> list[str]:
     """Everything that a job came to; a file comes after those that it speaks of, the cell last."""
-    found = [("test", test.key) for test in job.tests] + [("cell", job.cell.key)]
+    keys = [("test", test.key) for test in job.tests] + [("cell", job.cell.key)]
     carried, results = [], []
-    for kind, key in found:
-        if (known := result(kind, key)) is not None:
-            carried += rows(known) if kind == "test" else network(known)
-            carried += mentioned(kind, key, known)
+    for kind, key in keys:
+        if (cached := result(kind, key)) is not None:
+            carried += rows(cached) if kind == "test" else network(cached)
+            carried += mentioned(kind, key, cached)
             results.append(json_of(kind, key))
     return carried + results
 

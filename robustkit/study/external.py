@@ -61,8 +61,8 @@ class ExternalNetwork:
             InputError: it is none.
         """
         text = self.of(name)
-        if text is None or (found := number(text)) is not None:
-            return None if text is None else found
+        if text is None or (value := number(text)) is not None:
+            return None if text is None else value
         if name in self.fields:
             raise InputError(
                 f"{self.path}: {name} in its name is {text!r}, no number; rename it, or leave "
@@ -88,8 +88,8 @@ class ExternalPlanner:
     """of the networks' files and their sidecars"""
 
     def __post_init__(self) -> None:
-        found = match_files(self.spec.pattern, self.folder)
-        self.networks = [ExternalNetwork(*one, read_metadata(one.path)) for one in found]
+        matches = match_files(self.spec.pattern, self.folder)
+        self.networks = [ExternalNetwork(*one, read_metadata(one.path)) for one in matches]
         factors = [a.factor for a in self.study.analyses if a.factor != "epsilon"]
         names = {"seed", *TRAINED, *factors} - {self.spec.method}
         for one in self.networks:
@@ -119,7 +119,7 @@ class ExternalPlanner:
         Raises:
             InputError: two are the same.
         """
-        found: dict[Place, Cell] = {}
+        places: dict[Place, Cell] = {}
         taken: dict[Place, Path] = {}
         written: dict[Fraction, str] = {}
         for network in self._of(analysis):
@@ -134,8 +134,8 @@ class ExternalPlanner:
                     f"{network.path} and {taken[place]} are both {cell.method}, {at}seed "
                     f"{cell.seed}; tell them apart by a field, such as {{seed}}"
                 )
-            found[place], taken[place] = cell, network.path
-        return found
+            places[place], taken[place] = cell, network.path
+        return places
 
     def _of(self, analysis: Analysis) -> list[ExternalNetwork]:
         """The networks that an analysis compares: alike in what is not its factor."""
@@ -184,8 +184,8 @@ class ExternalPlanner:
 
     def _method(self, network: ExternalNetwork) -> str:
         name = self.spec.method
-        if (found := network.of(name)) is not None:
-            return found
+        if (method := network.of(name)) is not None:
+            return method
         raise InputError(
             network.metadata.error
             or f"{self.spec.pattern}: has no field {{{name}}}, by which methods are told apart, "
@@ -209,10 +209,10 @@ def _has_level(analysis: Analysis) -> bool:
 
 def _differs(network: ExternalNetwork, analysis: Analysis) -> list[str]:
     """In what a network is not as an analysis has it."""
-    asked = {name: getattr(analysis, name) for name in TRAINED if name != analysis.factor}
+    settings = {name: getattr(analysis, name) for name in TRAINED if name != analysis.factor}
     return [
         name
-        for name, text in asked.items()
+        for name, text in settings.items()
         if (own := network.number(name)) is not None and not same(name, own, Fraction(text))
     ]
 

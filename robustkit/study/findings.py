@@ -26,8 +26,8 @@ def findings_of_store(study: Study, store: StudyStore, command: str) -> Findings
     Raises:
         RecordError: the folder holds no study, or another one.
     """
-    asked, plan = store.asked(), store.plan()
-    if asked is None or study.digest not in digests(asked):
+    request, plan = store.asked(), store.plan()
+    if request is None or study.digest not in digests(request):
         raise RecordError(
             f"{store.folder}: holds another study than {study.name} as its file is now; give "
             "another --out"
@@ -39,10 +39,10 @@ def findings_of_store(study: Study, store: StudyStore, command: str) -> Findings
         {name: cost["seconds"] for name, cost in _costs(study, store)},
         tuple(_histories(study, plan, done)),
         tuple(_cell_rows(study, store, plan, done)),
-        provenance(study, store, asked, plan, done),
-        (*_notes(study, asked, plan, done), *_unlike(study, plan, numbers)),
+        provenance(study, store, request, plan, done),
+        (*_notes(study, request, plan, done), *_unlike(study, plan, numbers)),
         command,
-        askings(asked),
+        askings(request),
     )
 
 
@@ -111,18 +111,18 @@ def _cell_rows(
     compared = {entry["cell"] for entry in plan["wanted"]}
     clean = _clean(store, plan)
     for key, cell in plan["cells"].items():
-        known = done[key] or {"status": "missing", "reason": MISSING}
+        result = done[key] or {"status": "missing", "reason": MISSING}
         yield CellRow(
             key=key,
             method=cell["method"],
             factor="label noise, data fraction",
             level=", ".join(cell["context"]),
             seed=cell["seed"],
-            status=known["status"],
-            reason=known["reason"],
+            status=result["status"],
+            reason=result["reason"],
             clean=clean.get(key),
-            steps=known.get("steps"),
-            seconds=known.get("seconds"),
+            steps=result.get("steps"),
+            seconds=result.get("seconds"),
             settings=_settings(study, cell),
             purpose="compared" if key in compared else "tuning",
         )
@@ -130,14 +130,14 @@ def _cell_rows(
 
 def _clean(store: StudyStore, plan: Mapping[str, Any]) -> dict[str, float]:
     """Accuracy of each cell that has an evaluation on file."""
-    found: dict[str, float] = {}
+    accuracies: dict[str, float] = {}
     for entry in plan["wanted"]:
-        if entry["cell"] in found:
+        if entry["cell"] in accuracies:
             continue
         test = store.test(entry["test"])
         if test is not None and test["status"] == "done":
-            found[entry["cell"]] = test["clean"]
-    return found
+            accuracies[entry["cell"]] = test["clean"]
+    return accuracies
 
 
 def _settings(study: Study, cell: Mapping[str, Any]) -> str:
@@ -156,11 +156,11 @@ def _in_words(configuration: Mapping[str, Any]) -> str:
 
 def _notes(
     study: Study,
-    asked: Mapping[str, Any],
+    request: Mapping[str, Any],
     plan: Mapping[str, Any],
     done: Mapping[str, dict[str, Any] | None],
 ) -> Iterable[str]:
-    yield from _amended(asked)
+    yield from _amended(request)
     yield from not_found(study, {entry["method"] for entry in plan["wanted"]})
     missing = sum(1 for cell in done.values() if cell is None)
     failed = sum(1 for cell in done.values() if cell and cell["status"] == "failed")
@@ -233,15 +233,15 @@ def _taken(study: Study, plan: Mapping[str, Any]) -> Iterable[tuple[str, list[st
         )
 
 
-def _amended(asked: Mapping[str, Any]) -> Iterable[str]:
+def _amended(request: Mapping[str, Any]) -> Iterable[str]:
     """What each amendment changed."""
-    for before, after in pairwise([asked, *asked["amendments"]]):
+    for before, after in pairwise([request, *request["amendments"]]):
         changed = differences(before, after)
-        told = f": {'; '.join(changed[:TOLD])}" if changed else ""
+        message = f": {'; '.join(changed[:TOLD])}" if changed else ""
         more = f"; and {len(changed) - TOLD} more" if len(changed) > TOLD else ""
         yield (
             f"The study's file was changed after {after['cells_done']} cells were done, so what "
-            f"was changed in it was not fixed beforehand{told}{more}."
+            f"was changed in it was not fixed beforehand{message}{more}."
         )
 
 

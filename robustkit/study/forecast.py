@@ -129,11 +129,11 @@ def _train_data(run: Run, cell: Cell) -> Dataset:
     return load_cached(cell.asked["data"]["name"], "train", None, run.options.data_root)
 
 
-def looks(asked: dict[str, Any], images: int) -> tuple[int, int]:
+def looks(config: dict[str, Any], images: int) -> tuple[int, int]:
     """How many images are held out, and how often a training looks at them."""
-    recipe, share = asked["recipe"], Fraction(asked["recipe"]["hold_out"])
+    recipe, share = config["recipe"], Fraction(config["recipe"]["hold_out"])
     held = int(share if share >= 1 else share * images)
-    trained = int((images - held) * Fraction(asked["fraction"]))
+    trained = int((images - held) * Fraction(config["fraction"]))
     epoch = max(1, ceil(trained / recipe["batch_size"]))
     return held, ceil(recipe["steps"] / period(recipe["steps"], epoch))
 

@@ -13,16 +13,16 @@ from robustkit.study.store import StudyStore
 def provenance(
     study: Study,
     store: StudyStore,
-    asked: Mapping[str, Any],
+    request: Mapping[str, Any],
     plan: Mapping[str, Any],
     done: Mapping[str, dict[str, Any] | None],
 ) -> dict[str, dict[str, str]]:
     """Sections of key and value, see `Outcome.provenance`."""
     finished = [cell for cell in done.values() if cell and cell["status"] == "done"]
-    known = {key: test for key in plan["tests"] if (test := store.test(key)) is not None}
-    tested = {key: test for key, test in known.items() if test["status"] == "done"}
+    cached = {key: test for key in plan["tests"] if (test := store.test(key)) is not None}
+    tested = {key: test for key, test in cached.items() if test["status"] == "done"}
     sections = {
-        "Study": {"name": study.name} | _asked(study, asked),
+        "Study": {"name": study.name} | _asked(study, request),
         "Cells": {
             "planned": str(len(plan["cells"])),
             "done": str(len(finished)),
@@ -39,9 +39,9 @@ def provenance(
     return sections
 
 
-def _asked(study: Study, asked: Mapping[str, Any]) -> dict[str, str]:
+def _asked(study: Study, request: Mapping[str, Any]) -> dict[str, str]:
     """What was asked first, and what later."""
-    first, *later = digests(asked)
+    first, *later = digests(request)
     fixed = FIRST if study.external is None else f"before the first evaluation here; {ELSEWHERE}"
     if not later:
         return {"digest": study.digest, "claims fixed": fixed}
@@ -52,7 +52,7 @@ def _asked(study: Study, asked: Mapping[str, Any]) -> dict[str, str]:
         "digest as first asked": first,
     } | {
         f"digest of amendment {i}": f"{one['digest']}, after {one['cells_done']} cells"
-        for i, one in enumerate(asked["amendments"], 1)
+        for i, one in enumerate(request["amendments"], 1)
     }
 
 
@@ -119,12 +119,12 @@ def _tested_on(
     return {"name": data["name"], "images": data["n"], "digest": data["digest"]}
 
 
-def askings(asked: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+def askings(request: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     """What was asked at first, and after each amendment."""
-    first = {key: asked[key] for key in ("digest", "file", "changes")}
-    return first, *asked["amendments"]
+    first = {key: request[key] for key in ("digest", "file", "changes")}
+    return first, *request["amendments"]
 
 
-def digests(asked: Mapping[str, Any]) -> list[str]:
+def digests(request: Mapping[str, Any]) -> list[str]:
     """Of all that was asked."""
-    return [one["digest"] for one in askings(asked)]
+    return [one["digest"] for one in askings(request)]

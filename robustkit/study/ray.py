@@ -163,18 +163,18 @@ def _do(job: Job, config: WorkerConfig) -> None:
     carry_out(job, config)
 
 
-def _check_training(asked: dict[str, Any], config: WorkerConfig) -> None:
+def _check_training(cell_config: dict[str, Any], config: WorkerConfig) -> None:
     """See that this machine has what a cell is made of; a lack is no result of the study.
 
     Raises:
         InputError: it hasn't.
     """
-    if "checkpoint" in asked:
-        if not Path(asked["checkpoint"]).is_file():
-            raise InputError(f"{asked['checkpoint']}: not on this machine; put it where all see it")
+    if (path := cell_config.get("checkpoint")) is not None:
+        if not Path(path).is_file():
+            raise InputError(f"{path}: not on this machine; put it where all see it")
         return
-    name = asked["data"]["name"]
-    if _data(name, "train", None, config.data_root).digest != asked["data"]["digest"]:
+    name = cell_config["data"]["name"]
+    if _data(name, "train", None, config.data_root).digest != cell_config["data"]["digest"]:
         raise InputError(f"{name}: other images here than where the study began; copy them again")
 
 

@@ -158,16 +158,16 @@ class Run:
         self.planner.plan({})
         changes = {section: dict(keys) for section, keys in self.changes.items()}
         now = {"digest": self.study.digest, "file": self.study.text, "changes": changes}
-        known = self.store.asked()
-        if known is None:
+        request = self.store.asked()
+        if request is None:
             self.store.keep_asked(now | {"name": self.study.name, "amendments": []})
             return
-        last = [known, *known["amendments"]][-1]
+        last = [request, *request["amendments"]][-1]
         done = sum(1 for _ in (self.store.folder / "cells").glob("*.json"))
         said = differences(last, now) if last["digest"] != now["digest"] else reworded(last, now)
         if last["digest"] == now["digest"] and not (done and said):
             last |= now  # only what is written for readers can differ
-            self.store.keep_asked(known | {"name": self.study.name})
+            self.store.keep_asked(request | {"name": self.study.name})
             return
         if not self.options.amend:
             what = f" ({'; '.join(said[:TOLD])})" if said else ""
@@ -175,8 +175,8 @@ class Run:
                 f"{self.store.folder}: holds a study with other claims, margins or cells{what}; "
                 "give another --out, or --amend to go on, which the report will tell"
             )
-        known["amendments"].append(now | {"cells_done": done})
-        self.store.keep_asked(known)
+        request["amendments"].append(now | {"cells_done": done})
+        self.store.keep_asked(request)
 
     def plan(self) -> Plan:
         """The plan by what is done so far."""
@@ -213,15 +213,15 @@ class Run:
         return [job for job in jobs if job.cell.seed in now or self._done(job.cell.key)]
 
     def _done(self, key: str) -> bool:
-        known = self.store.cell(key)
-        return known is not None and known["status"] == "done"
+        cached = self.store.cell(key)
+        return cached is not None and cached["status"] == "done"
 
     def retry(self, plan: Plan) -> None:
         """Forget what has failed."""
         for kind, keys in (("cell", plan.cells), ("test", plan.tests)):
             for key in keys:
-                known = self.store.cell(key) if kind == "cell" else self.store.test(key)
-                if known is not None and known["status"] == "failed":
+                cached = self.store.cell(key) if kind == "cell" else self.store.test(key)
+                if cached is not None and cached["status"] == "failed":
                     self.store.forget(kind, key)
 
     def finish(
@@ -253,9 +253,9 @@ class Run:
         names = analysis.methods or tuple(planner.methods)
         cells = [planner.cell(name, where, 0, planner.trained.seeds[0]) for name in names]
         device = self.options.device.partition(":")[0]
-        asked = StepTimesKey(cells=[cell.asked for cell in cells], device=device).digest
-        known = self.store.cost(analysis.name)
-        if known is not None and known["asked"] == asked:
+        key = StepTimesKey(cells=[cell.asked for cell in cells], device=device).digest
+        cached = self.store.cost(analysis.name)
+        if cached is not None and cached["asked"] == key:
             return
         threads = machine.threads()
         alone = WorkerConfig(
@@ -265,7 +265,7 @@ class Run:
         self.store.keep(
             "cost",
             analysis.name,
-            {"asked": asked, "seconds": seconds, "threads": threads, "steps": STEPS},
+            {"asked": key, "seconds": seconds, "threads": threads, "steps": STEPS},
         )
 
 
@@ -342,9 +342,9 @@ class _Clock:
 
 def _why_failed(store: StudyStore, key: str, tests: Sequence[Test]) -> str:
     """Why a cell, or the first of these evaluations that did, has failed; "" where none has."""
-    known = store.cell(key)
-    if known is None or known["status"] == "failed":
-        return "" if known is None else str(known["reason"])
+    cached = store.cell(key)
+    if cached is None or cached["status"] == "failed":
+        return "" if cached is None else str(cached["reason"])
     for test in tests:
         result = store.test(test.key)
         if result is not None and result["status"] == "failed":

@@ -67,12 +67,12 @@ class StudyStore:
         Raises:
             RecordError: there is none.
         """
-        found = _read(self.folder / "plan.json")
-        if found is None:
+        plan = _read(self.folder / "plan.json")
+        if plan is None:
             raise RecordError(f"{self.folder}: holds no study; run it without --only-report first")
-        if found["version"] > VERSION:
+        if plan["version"] > VERSION:
             raise RecordError(f"{self.folder}: written by a newer robustkit; upgrade")
-        return found
+        return plan
 
     def wanted(self) -> list[CellRequirement]:
         """The numbers that the analyses need."""
@@ -82,9 +82,9 @@ class StudyStore:
         """The study as it was first asked; None: not yet."""
         return _read(self.folder / "study.json")
 
-    def keep_asked(self, asked: dict[str, Any]) -> None:
+    def keep_asked(self, request: dict[str, Any]) -> None:
         """Write what was asked."""
-        write_atomic(self.folder / "study.json", _pretty(asked))
+        write_atomic(self.folder / "study.json", _pretty(request))
 
 
 def _pretty(value: dict[str, Any]) -> bytes:

@@ -116,7 +116,7 @@ def _train(cell: Cell, store: StudyStore, config: WorkerConfig) -> dict[str, Any
     }
 
 
-def _external(asked: dict[str, Any]) -> dict[str, Any]:
+def _external(cell_config: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint made elsewhere says of itself.
 
     Raises:
@@ -124,42 +124,42 @@ def _external(asked: dict[str, Any]) -> dict[str, Any]:
     """
     from robustkit.checkpoint import read_checkpoint
 
-    path = Path(asked["checkpoint"])
-    read = read_checkpoint(path, model=asked["model"])
-    known = {name: getattr(read, name) for name in ("loss", "seed", *TRAINED)}
+    path = Path(cell_config["checkpoint"])
+    read = read_checkpoint(path, model=cell_config["model"])
+    recorded = {name: getattr(read, name) for name in ("loss", "seed", *TRAINED)}
     if read.format != "safetensors":  # whose record the plan was made by
-        said = {name: RecordedValue(str(value), ITSELF) for name, value in known.items()}
-        check_name(path, asked["fields"], said, ("seed", *TRAINED))
+        said = {name: RecordedValue(str(value), ITSELF) for name, value in recorded.items()}
+        check_name(path, cell_config["fields"], said, ("seed", *TRAINED))
     return {
         "checkpoint": str(path.resolve()),
-        "model": asked["model"],
-        "recorded": known,
+        "model": cell_config["model"],
+        "recorded": recorded,
         "versions": versions(),
     }
 
 
-def training_config(asked: dict[str, Any], config: WorkerConfig) -> "training.TrainingConfig":
+def training_config(cell_config: dict[str, Any], config: WorkerConfig) -> "training.TrainingConfig":
     """The training that a cell spells out."""
     from robustkit import training
 
     return training.TrainingConfig(
-        model=asked["model"],
-        data=load_cached(asked["data"]["name"], "train", None, config.data_root),
-        loss=asked["loss"],
-        settings=dict(asked["settings"]),
-        recipe=recipe(asked["recipe"]),
-        noise=noise_of(asked["noise"]["kind"], asked["noise"]["rate"]),
-        fraction=Fraction(asked["fraction"]),
-        seed=asked["seed"],
-        compress=compression.parse(asked["compress"]) if "compress" in asked else None,
-        memory=asked.get("memory", True),
+        model=cell_config["model"],
+        data=load_cached(cell_config["data"]["name"], "train", None, config.data_root),
+        loss=cell_config["loss"],
+        settings=dict(cell_config["settings"]),
+        recipe=recipe(cell_config["recipe"]),
+        noise=noise_of(cell_config["noise"]["kind"], cell_config["noise"]["rate"]),
+        fraction=Fraction(cell_config["fraction"]),
+        seed=cell_config["seed"],
+        compress=compression.parse(cell_config["compress"]) if "compress" in cell_config else None,
+        memory=cell_config.get("memory", True),
     )
 
 
 def recipe(spelled: dict[str, Any]) -> Recipe:
     """A recipe from its JSON."""
-    known = {key: value for key, value in spelled.items() if value is not None}
-    return build(Recipe, known, "recipe")
+    given = {key: value for key, value in spelled.items() if value is not None}
+    return build(Recipe, given, "recipe")
 
 
 @lru_cache(maxsize=4)
@@ -200,23 +200,23 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
     if test.resolved not in (None, protocol.digest):
         raise InputError(f"{test.protocol}: {CHANGED}")
 
-    def subject(key: str) -> evaluation.EvaluatedModel:
+    def evaluated_model(key: str) -> evaluation.EvaluatedModel:
         made = store.cell(key) or {}
         path = store.folder / made["checkpoint"]  # an absolute one stays as it is
         read = read_checkpoint(path, model=made.get("model"))
         if "recorded" in made:  # made elsewhere
             evaluation.check_shape(read, data)
-        found = evaluation.from_checkpoint(read)
+        model = evaluation.from_checkpoint(read)
         # as the study knows it, wherever a worker has it
-        return replace(found, header={**found.header, "path": made["checkpoint"]})
+        return replace(model, header={**model.header, "path": made["checkpoint"]})
 
     record = evaluation.run(
-        subject(test.cell),
+        evaluated_model(test.cell),
         data,
         protocol,
         store.runs,
         evaluation.RunOptions(device=config.device),
-        subject(test.surrogate) if test.surrogate else None,
+        evaluated_model(test.surrogate) if test.surrogate else None,
     )
     return {
         "evaluation": record.digest,

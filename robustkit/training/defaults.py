@@ -63,15 +63,15 @@ def resolve(
             raise UnknownName("field of a recipe", key, Recipe.__dataclass_fields__)
     if {"steps", "epochs"} <= changed.keys():
         raise InputError("--steps and --epochs both say how long to train; give one")
-    found = published(loss, data, model, given) if paper else None
-    base = found.recipe if found else default_recipe(loss, data)
+    from_paper = published(loss, data, model, given) if paper else None
+    base = from_paper.recipe if from_paper else default_recipe(loss, data)
     # a change takes with it what only makes sense beside the value it replaces
     if "epochs" in changed:
         base = replace(base, steps=None)
     if "schedule" in changed:
         base = replace(base, milestones=())
     recipe = checked(replace(base, **changed))
-    return Resolved(loss, data, recipe, given, found.settings if found else None)
+    return Resolved(loss, data, recipe, given, from_paper.settings if from_paper else None)
 
 
 class Published(NamedTuple):
@@ -141,15 +141,15 @@ COLOUR = ("cifar10", "cifar100", "svhn")
 
 def default_recipe(loss: str, data: str) -> Recipe:
     """The default for a loss on a data set; a start for whatever is not known."""
-    found = Recipe()
+    recipe = Recipe()
     if data in ("mnist", "fashion-mnist"):
-        found = replace(found, hold_out=Fraction(1, 12))  # 5,000, as the fractions' papers do
+        recipe = replace(recipe, hold_out=Fraction(1, 12))  # 5,000, as the fractions' papers do
     if data in COLOUR:
         flips: tuple[Augment, ...] = ("crop",) if data == "svhn" else ("flip", "crop")
-        found = replace(found, epochs=30, learning_rate=0.1, nesterov=True, augment=flips)
+        recipe = replace(recipe, epochs=30, learning_rate=0.1, nesterov=True, augment=flips)
     if loss == "large-margin":
-        found = replace(found, learning_rate=0.01, clip=5.0)
-    return found
+        recipe = replace(recipe, learning_rate=0.01, clip=5.0)
+    return recipe
 
 
 def published(loss: str, data: str, model: str, given: Collection[str] = ()) -> Published:
@@ -159,21 +159,21 @@ def published(loss: str, data: str, model: str, given: Collection[str] = ()) -> 
         InputError: none are known, or they name layers that the model may not have and that are
             not among the settings given.
     """
-    found = PUBLISHED.get((loss, data))
-    if found is None:
+    match = PUBLISHED.get((loss, data))
+    if match is None:
         known = ", ".join(f"{loss} on {data}" for loss, data in PUBLISHED)
         raise InputError(
             f"--recipe paper: the paper's settings for {loss} on {data} were not found; "
             f"known: {known}"
         )
-    if "layers" in found.settings.keys() - given and model not in WITH_CONV2:
+    if "layers" in match.settings.keys() - given and model not in WITH_CONV2:
         raise InputError(
             "--recipe paper puts margins at the input and after each convolution, there conv1 and "
             f"conv2; name those of {model} with --set layers=input,..., or take a model that has "
             f"these: {', '.join(WITH_CONV2)}"
         )
     held_out = default_recipe(loss, data).hold_out
-    return found._replace(recipe=replace(found.recipe, hold_out=held_out))
+    return match._replace(recipe=replace(match.recipe, hold_out=held_out))
 
 
 def default_settings(

@@ -125,9 +125,9 @@ class _Training:
             raise InputError("--keep best needs held-out images; give --hold-out")
         account = self._account(loss, training)
         warning = loss.warning(updates(config.recipe, len(training.train)))
-        known = self.processes.tell(self._on_file(account) if self.processes.first else None)
-        if known is not None:
-            return TrainingResult(self.out, known, self.processes.first, warning)
+        cached = self.processes.tell(self._on_file(account) if self.processes.first else None)
+        if cached is not None:
+            return TrainingResult(self.out, cached, self.processes.first, warning)
         state = self.processes.tell(self._state(account) if self.processes.first else None)
         with numerics(self.precision, config.deterministic):
             engine = self.engine(loss, training)
@@ -350,9 +350,9 @@ class _Training:
 
 def bench(config: TrainingConfig, device: str = "auto") -> Callable[[int], None]:
     """A function that takes so many updates of a training, to be timed; nothing is written."""
-    found = find_device(device)
-    processes = join(found, alone=config.compress is not None)
-    run = _Training(config, Path(), TrainingOptions(), found, processes)
+    torch_device = find_device(device)
+    processes = join(torch_device, alone=config.compress is not None)
+    run = _Training(config, Path(), TrainingOptions(), torch_device, processes)
     with numerics(run.precision, config.deterministic):
         engine = run.engine(losses.build(config.loss, config.settings), run.prepared())
 

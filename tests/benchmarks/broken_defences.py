@@ -53,9 +53,9 @@ def main():
         if name == "k-winners-take-all":
             # its ReLUs are replaced: the network inside, whose pixels need no normalisation
             net = next(m for m in net.modules() if type(m).__name__ == "LeNet5")
-        subject = evaluation.from_module(DEFENCES[name](net), name)
+        defended = evaluation.from_module(DEFENCES[name](net), name)
         request = AuditRequest(
-            subject=subject,
+            model=defended,
             data=data,
             threat=ThreatModel("linf", judged, (judged,), 0),
             plan=plans.load_plan(options.budget),
