@@ -10,6 +10,7 @@ from robustkit import files
 from robustkit.checkpoint.sidecar import sidecar_path
 from robustkit.study import work
 from robustkit.study.store import StudyStore
+from robustkit.study.user_files import protocol_digest
 
 STUDY = """
 title    = "Own files"
@@ -129,6 +130,16 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new))
 
 
+@pytest.mark.parametrize(
+    ("attack", "data", "counts"),
+    [("fgsm", "mnist5k", False), ("own", "mnist5k", True), ("fgsm", "own", True)],
+)
+def test_a_protocol_counts_by_content_where_it_or_its_usual_budgets_are_the_users(
+    own, attack, data, counts
+):
+    assert (protocol_digest(attack, None, (), data) is not None) is counts
+
+
 def test_a_study_whose_files_stay_is_not_run_again(own):
     assert run_again(own) == (0, 0)
 
@@ -161,9 +172,9 @@ def test_a_file_edited_while_a_study_runs_gives_no_answer_to_what_was_planned(ow
     text = (own / file).read_text()
     (own / file).write_text(text.replace("steps         = 2", "steps = 3") + "\n")
     list(Here(own / "out").execute(run.missing(plan), lambda job: None))
-    results = [run.store.test(key) or {} for key in plan.tests]
-    results += [run.store.cell(key) for key in plan.cells]
-    failed = [one for one in results if one.get("status") == "failed"]
+    kind = run.store.test if file == "attacks/own.toml" else run.store.cell
+    keys = plan.tests if file == "attacks/own.toml" else plan.cells
+    failed = [one for key in keys if (one := kind(key)) and one["status"] == "failed"]
     assert failed
     for one in failed:
         assert one["reason"].endswith(
