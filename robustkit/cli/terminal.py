@@ -311,7 +311,12 @@ def plan_text(run: "Run", plan: "Plan", expected: "Forecast | None", workers: in
 
 
 def show_training(trained: "training.TrainingResult") -> None:
-    """What was trained, on stdout; what a user should know of it, on stderr."""
+    """What was trained, on stdout; what a user should know of it, on stderr.
+
+    Of several processes that train together only the first speaks.
+    """
+    if not trained.first:
+        return
     record = trained.record
     train = record["data"]["train"]
     noise = train["noise"]

@@ -146,9 +146,8 @@ def train(
     changes |= _given(augment=_augment(augment), hold_out=_held_out(hold_out))
     resolved = resolve(loss, data, model, settings=given, changes=changes, paper=recipe == "paper")
     path = out or Path(_name(loss, given, model, data, noise, part, scheme, seed))
-    images = load_dataset(
-        data, split=split, root=data_root, resize=resize, crop=crop, channels=channels
-    )
+    shape = {"resize": resize, "crop": crop, "channels": channels}
+    images = load_dataset(data, split=split, root=data_root, **shape)
     _check_held_out(changes.get("hold_out", 0), images)
     config = TrainingConfig(
         model=model,
@@ -169,8 +168,7 @@ def train(
     with TrainingBar(path.name) as bar:
         options = TrainingOptions(device=device, fresh=fresh, log=log, callbacks=bar.callbacks)
         trained = training.train(config, path, options)
-    if trained.first:
-        show_training(trained)
+    show_training(trained)
     return 0
 
 
