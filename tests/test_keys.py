@@ -1,5 +1,6 @@
 """Whether an answer is on file: every key in full, and what is left out of each with the reason."""
 
+import hashlib
 import json
 from dataclasses import fields, replace
 
@@ -32,6 +33,7 @@ from robustkit.keys import (
     ModuleKey,
     StepTimesKey,
     TrainingKey,
+    short,
 )
 from robustkit.protocol import Protocol, parse_epsilon
 from robustkit.spec import Method, TrainingSpec
@@ -223,6 +225,54 @@ def test_another_value_of_any_field_of_the_engine_is_another_digest():
 
 def test_every_key_is_in_the_table():
     assert {type(key).__name__ for key, _ in KEYS} == {one.__name__ for one in Key.__subclasses__()}
+
+
+# fields that came after keys of the kind were on file
+LATER = {
+    CheckpointKey: {"model", "code", "program"},
+    EvaluationKey: {"surrogate"},
+    CellKey: {"compress", "memory", "model_code", "loss_code"},
+    ExternalCellKey: {"model_code", "sidecar", "revision"},
+    CellTestKey: {"norm", "resolved"},
+}
+RENAMED = {"images": "digest"}
+"""in the JSON of a study's tests on file"""
+
+
+@pytest.mark.parametrize(("key", "others"), KEYS, ids=lambda value: type(value).__name__)
+def test_the_json_of_a_key_is_its_fields_without_the_later_ones_that_do_not_apply(key, others):
+    later = LATER.get(type(key), set())
+    first = {one.name: getattr(key, one.name) for one in fields(key) if one.name not in later}
+    bare = type(key)(**first)
+    expected = {RENAMED.get(name, name): value for name, value in first.items()}
+    if "engine" in expected and expected["engine"] is ENGINE:
+        expected["engine"] = {
+            "revision": 3,
+            "torch": "2.15.0",
+            "foolbox": "3.3.4",
+            "device": "cpu",
+        }
+    assert bare.plain() == expected
+    for name in later:
+        assert replace(bare, **{name: others[name]}).plain() == expected | {name: others[name]}
+    for name in first:
+        # what was unknown from the first on is written down as that
+        told = RENAMED.get(name, name)
+        assert replace(bare, **{name: None}).plain() == expected | {told: None}
+
+
+@pytest.mark.parametrize("key", [key for key, _ in KEYS], ids=lambda key: type(key).__name__)
+def test_a_digest_is_the_sha256_of_the_json_behind_its_length(key):
+    text = json.dumps(key.plain(), sort_keys=True, separators=(",", ":")).encode()
+    expected = hashlib.sha256(len(text).to_bytes(8, "little") + text).hexdigest()
+    assert key.digest == expected
+    assert key.short == short(key.plain()) == expected[:24]
+
+
+def test_a_part_of_an_audit_is_named_by_what_it_is_and_its_digest():
+    key = next(key for key, _ in KEYS if isinstance(key, AuditPartKey))
+    assert key.file == f"corruptions-{key.digest[:32]}.json"
+    assert len(key.file) == len("corruptions-.json") + 32
 
 
 def test_published_records_are_found_by_the_keys_of_today():

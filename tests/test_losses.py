@@ -1,5 +1,6 @@
 """Losses by name, and each against an independent float64 reference."""
 
+import hashlib
 import json
 import math
 import subprocess
@@ -211,14 +212,67 @@ def test_annealing_follows_the_released_configuration():
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nn.Sequential(nn.Flatten(1), nn.Conv1d(1, 1, 1)), "no linear layer"),
-        (nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), "changes what its last linear layer"),
-        (nn.Sequential(nn.Linear(4, 3), nn.Unflatten(1, (3, 1)), nn.AvgPool1d(1)), "N × K"),
+        (
+            nn.Sequential(nn.Flatten(1), nn.Conv1d(1, 1, 1)),
+            "the network has no linear layer to take angles at; choose another network",
+        ),
+        (
+            nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)),
+            "the network changes what its last linear layer gives; the logits must be that "
+            "layer's output",
+        ),
+        (
+            nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (3, 2)), nn.AvgPool1d(2), nn.Flatten()),
+            "the network's last linear layer does not give its logits",
+        ),
+        (
+            nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Linear(2, 3), nn.Flatten()),
+            "the network's last linear layer does not give its logits",
+        ),
     ],
 )
 def test_large_margin_softmax_refuses_networks_without_a_last_inner_product(network, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError) as caught:
         losses.build("large-margin-softmax").prepare(network, torch.rand(2, 4))
+    assert str(caught.value) == f"large-margin-softmax: {message}"
+
+
+class Unused(nn.Module):
+    """Its last linear layer takes no part."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.first(x)
+
+
+def test_large_margin_softmax_refuses_a_last_layer_that_is_not_used():
+    loss, images = losses.build("large-margin-softmax"), torch.rand(2, 4)
+    for ask, told in (
+        (lambda: loss.prepare(Unused(), images), "the network's last linear layer does not give"),
+        (
+            lambda: loss(Unused(), images, torch.arange(2), step()),
+            "the network does not use its last linear layer",
+        ),
+    ):
+        with pytest.raises(InputError) as caught:
+            ask()
+        assert str(caught.value).startswith(f"large-margin-softmax: {told}")
+    assert str(caught.value) == f"large-margin-softmax: {told}"
+
+
+def test_a_margin_that_hardly_counts_to_the_end_is_told():
+    """λ after n steps is 100 / (1 + n) here: 10 at the tenth, which is the most that goes."""
+    loss = losses.build("large-margin-softmax", {"base": 100, "gamma": 1, "power": 1})
+    assert loss.warning(10) == ""
+    assert loss.warning(9) == (
+        "large-margin-softmax: λ is still 11.1 at the last of 9 updates, where the margin has a "
+        "share of 8.26%; raise gamma or power, or train for longer"
+    )
+    plain = losses.build("large-margin-softmax", {"base": 100, "gamma": 1, "power": 1, "m": 1})
+    assert plain.warning(1) == ""
 
 
 # attacked images
@@ -405,9 +459,33 @@ def test_settings_from_a_command_line_are_typed():
         "g": "0.10",
         "h": 0.001,
     }
-    for bad in (["a"], ["=1"], ["a=1", "a=2"]):
-        with pytest.raises(InputError, match="--set"):
-            losses.parse_settings(bad)
+    for text, value in (
+        ("x=", ""),
+        ("x=a=b", "a=b"),
+        ("x=,", []),
+        ("x=1,", [1]),
+        ("x= TRUE ", True),
+        ("x=False", False),
+        ('x="', '"'),
+        ('x=""', ""),
+        ('x="1', '"1'),
+        ('x="true","1"', ["true", "1"]),
+        (" x =1", 1),
+        ("x=1_0", 10),
+        ("x=0x1", "0x1"),
+    ):
+        found = losses.parse_settings([text])
+        assert repr(found) == repr({"x": value}), text
+    for bad, message in (
+        (["a"], "a: expected key=value"),
+        (["=1"], "=1: expected key=value"),
+        ([" =1"], " =1: expected key=value"),
+        (["a=1", " a =2"], " a =2: a is set twice; lists take commas"),
+    ):
+        for option in ("--set", "--loss-set"):
+            with pytest.raises(InputError) as caught:
+                losses.parse_settings(bad, *([] if option == "--set" else [option]))
+            assert str(caught.value) == f"{option} {message}"
 
 
 def test_settings_are_spelt_in_full_and_taken_back():
@@ -427,41 +505,141 @@ def test_settings_are_spelt_in_full_and_taken_back():
     assert losses.spell(exact)["epsilon"] == "3/10"
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("hinges", {}, "unknown loss 'hinges'; did you mean 'hinge'"),
-        ("hinge", {"margn": 1}, "did you mean 'margin'"),
-        ("hinge", {"margin": "wide"}, "expected float"),
-        ("hinge", {"margin": math.nan}, "margin must be above 0, got nan"),
-        ("hinge", {"kind": "one-vs-all"}, "did you mean 'one-vs-rest'"),
-        ("cross-entropy", {"label_smoothing": 1}, "below 1"),
-        ("generalised-cross-entropy", {"q": 0}, "q must be above 0"),
-        ("symmetric-cross-entropy", {"log_zero": 0}, "log_zero must be below 0"),
-        ("symmetric-cross-entropy", {"beta": -1}, "beta must be"),
-        ("soft-margin-softmax", {"margin": -1}, "margin must be at least 0"),
-        ("large-margin-softmax", {"m": 5}, "m: unknown value '5'"),
-        ("large-margin-softmax", {"power": -1}, "power must be at least 0"),
-        ("large-margin", {"norm": "l3"}, "unknown value 'l3'"),
-        ("large-margin", {"gamma": [1, 0]}, "gamma must be above 0"),
-        ("large-margin", {"gamma": []}, "gamma must be"),
-        ("large-margin", {"layers": []}, "layers must name at least one"),
-        ("large-margin", {"layers": 0.1}, "put the name in quotes"),
-        ("large-margin", {"alpha": 0}, "alpha must be above 0"),
-        ("large-margin", {"top_k": 0}, "top_k must be at least 1"),
-        ("large-margin", {"cross_entropy_weight": -1}, "cross_entropy_weight"),
-        ("adversarial", {"epsilon": "0"}, "adversarial: epsilon must be above 0"),
-        ("adversarial", {"steps": 0}, "steps must be at least 1"),
-        ("adversarial", {"warmup": -1}, "warmup must not be negative"),
-        ("trades", {"beta": -1}, "trades: beta must be at least 0"),
-        ("trades", {"relative_step": "-1/4"}, "trades: relative_step must be above 0"),
-    ],
-)
+# "{name}: " and this
+SENSELESS = [
+    ("hinge", {"margn": 1}, "unknown key 'margn'; did you mean 'margin'?"),
+    ("hinge", {"margin": "wide"}, "margin: expected float, got 'wide'"),
+    ("hinge", {"margin": math.nan}, "margin must be above 0, got nan"),
+    ("hinge", {"margin": math.inf}, "margin must be above 0, got inf"),
+    ("hinge", {"margin": 0}, "margin must be above 0, got 0.0"),
+    (
+        "hinge",
+        {"kind": "1-vs-rest"},
+        "kind: unknown value '1-vs-rest'; did you mean 'one-vs-rest'?",
+    ),
+    (
+        "cross-entropy",
+        {"label_smoothing": 1},
+        "label_smoothing must be at least 0 and below 1, got 1.0",
+    ),
+    (
+        "cross-entropy",
+        {"label_smoothing": -0.01},
+        "label_smoothing must be at least 0 and below 1, got -0.01",
+    ),
+    *(
+        (
+            "generalised-cross-entropy",
+            {"q": q},
+            f"q must be above 0 and at most 1 (towards 0 it becomes cross-entropy), got {q}",
+        )
+        for q in (0.0, 1.01)
+    ),
+    ("symmetric-cross-entropy", {"log_zero": 0}, "log_zero must be below 0, got 0.0"),
+    ("symmetric-cross-entropy", {"alpha": -0.1}, "alpha must be at least 0, got -0.1"),
+    ("symmetric-cross-entropy", {"beta": -0.1}, "beta must be at least 0, got -0.1"),
+    ("soft-margin-softmax", {"margin": -0.1}, "margin must be at least 0, got -0.1"),
+    ("large-margin-softmax", {"m": 5}, "m: unknown value '5'; known: 1, 2, 3, 4"),
+    *(
+        ("large-margin-softmax", {key: -1e-9}, f"{key} must be at least 0, got -1e-09")
+        for key in ("base", "gamma", "power", "lambda_min")
+    ),
+    ("large-margin", {"norm": "l3"}, "norm: unknown value 'l3'; known: l1, l2, linf"),
+    ("large-margin", {"gamma": [1, 0]}, "gamma must be above 0, got 0.0"),
+    ("large-margin", {"gamma": []}, "gamma must be above 0, got 0.0"),
+    ("large-margin", {"gamma": math.inf}, "gamma must be above 0, got inf"),
+    ("large-margin", {"layers": []}, "layers must name at least one, got []"),
+    (
+        "large-margin",
+        {"layers": 0.1},
+        'layers: 0.1 reads as a number; put the name in quotes: "0.10"',
+    ),
+    ("large-margin", {"alpha": 0}, "alpha must be above 0 or none, got 0.0"),
+    ("large-margin", {"top_k": 0}, "top_k must be at least 1, got 0"),
+    (
+        "large-margin",
+        {"cross_entropy_weight": -0.1},
+        "cross_entropy_weight must be at least 0, got -0.1",
+    ),
+    ("large-margin", {"stabiliser": -0.1}, "stabiliser must be at least 0, got -0.1"),
+    ("adversarial", {"epsilon": "0"}, "epsilon must be above 0, got 0"),
+    ("adversarial", {"steps": 0}, "steps must be at least 1, got 0"),
+    ("adversarial", {"relative_step": "0"}, "relative_step must be above 0, got 0"),
+    ("adversarial", {"warmup": -1}, "warmup must not be negative, got -1"),
+    ("trades", {"beta": -0.1}, "beta must be at least 0, got -0.1"),
+    ("trades", {"relative_step": "-1/4"}, "relative_step must be above 0, got -1/4"),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "message"), SENSELESS)
 def test_what_makes_no_sense_is_told_in_one_line(name, settings, message):
     with pytest.raises(InputError) as caught:
         losses.build(name, settings)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == f"{name}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("hinge", {"margin": 1e-9}),
+        ("cross-entropy", {"label_smoothing": 0.999}),
+        ("generalised-cross-entropy", {"q": 1e-9}),
+        ("symmetric-cross-entropy", {"alpha": 0, "beta": 0, "log_zero": -1e-9}),
+        ("soft-margin-softmax", {"margin": 0}),
+        ("large-margin-softmax", {"m": 1, "base": 0, "gamma": 0, "power": 0, "lambda_min": 0}),
+        ("large-margin", {"gamma": [1e-9], "alpha": 1e-9, "stabiliser": 0}),
+        ("adversarial", {"epsilon": "1/1000", "steps": 1, "relative_step": "1/1000"}),
+        ("trades", {"beta": 0, "warmup": 1}),
+    ],
+)
+def test_the_least_that_makes_sense_is_taken(name, settings):
+    spelt = losses.spell(losses.build(name, settings))
+    assert spelt == spelt | settings
+
+
+DEFAULTS = {
+    "cross-entropy": {"label_smoothing": 0.0},
+    "hinge": {"kind": "crammer-singer", "margin": 1.0, "squared": False},
+    "large-margin": {
+        "norm": "l2",
+        "layers": ["input"],
+        "gamma": [1.0],
+        "alpha": None,
+        "top_k": 1,
+        "aggregate": "max",
+        "on": "logits",
+        "differentiate": False,
+        "normalise": False,
+        "cross_entropy_weight": 0.0,
+        "stabiliser": 1e-6,
+    },
+    "large-margin-softmax": {
+        "m": 4,
+        "base": 1000.0,
+        "gamma": 2.5e-5,
+        "power": 35.0,
+        "lambda_min": 0.0,
+    },
+    "generalised-cross-entropy": {"q": 0.7},
+    "symmetric-cross-entropy": {"alpha": 0.1, "beta": 1.0, "log_zero": -4.0},
+    "soft-margin-softmax": {"margin": 1.0},
+    "adversarial": (
+        attacked := {
+            "epsilon": "8/255",
+            "norm": "linf",
+            "steps": 10,
+            "relative_step": "1/4",
+            "attack_mode": "eval",
+            "warmup": 0,
+        }
+    ),
+    "trades": attacked | {"beta": 6.0},
+}
+
+
+def test_the_defaults_are_those_of_trainings_on_file():
+    """They stand in full in every digest: another default is another training."""
+    assert {name: losses.spell(losses.build(name)) for name in losses.LOSSES} == DEFAULTS
 
 
 def test_the_source_of_a_loss_changes_with_its_code(tmp_path):
@@ -471,9 +649,17 @@ def test_the_source_of_a_loss_changes_with_its_code(tmp_path):
     before = losses.source(f"{path}:f")
     path.write_text("def f(logits, labels): return 1")
     assert before != losses.source(f"{path}:f")
-    for name in ("nothing", f"{tmp_path}/none.py:f"):
-        with pytest.raises(InputError):
-            losses.source(name)
+    assert losses.source(f"{path}:f") == f"f {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    missing = f"{tmp_path}/none.py"
+    with pytest.raises(InputError) as caught:
+        losses.source(f"{missing}:f")
+    assert str(caught.value) == f"{missing}: no such file; --loss takes FILE.py:FUNCTION"
+    for ask in (losses.source, losses.build):
+        with pytest.raises(
+            UnknownName, match=r"unknown loss 'hinges'; did you mean 'hinge'\?"
+        ) as told:
+            ask("hinges")
+        assert str(told.value).endswith("; or FILE.py:FUNCTION")
 
 
 # a user's own
@@ -492,6 +678,8 @@ MINE = """
     def free(logits, labels): return labels.double().mean()
     def needy(logits, labels, *, q): return q * logits.mean()
     def breaks(logits, labels): raise ValueError("first line\\nsecond")
+    def silent(logits, labels): raise ValueError()
+    unreadable = dict
     def vector(logits, labels): return logits.sum(1)
     def number(logits, labels): return 3.0
     def lonely(logits): return logits.mean()
@@ -527,22 +715,29 @@ def test_a_users_function_of_logits_or_of_the_model_is_a_loss(mine):
 @pytest.mark.parametrize(
     ("function", "settings", "message"),
     [
-        ("on_logit", {}, "did you mean 'on_logits'"),
-        ("on_logits", {"wieght": 1}, "did you mean 'weight'"),
-        ("needy", {}, "the key 'q' is missing"),
-        ("lonely", {}, "takes 1 arguments"),
-        ("idle", {}, "must call the model"),
-        ("free", {}, "does not depend on the network"),
-        ("breaks", {}, "failed: ValueError: first line"),
-        ("vector", {}, "must return a scalar tensor"),
-        ("number", {}, "returned 3.0"),
+        ("on_logit", {}, "unknown function in {file}: 'on_logit'; did you mean 'on_logits'?"),
+        ("on_logits", {"wieght": 1}, "{loss}: unknown key 'wieght'; did you mean 'weight'?"),
+        ("needy", {}, "{loss}: the key 'q' is missing; give it with --set q=…"),
+        (
+            "lonely",
+            {},
+            "{loss} takes 1 arguments; a loss takes (logits, labels) or (model, images, labels), "
+            "and settings as keyword arguments with defaults",
+        ),
+        ("idle", {}, "{loss} must call the model it is given, as model(images)"),
+        ("free", {}, "{loss} returned a number that does not depend on the network"),
+        ("breaks", {}, "{loss} failed: ValueError: first line"),
+        ("silent", {}, "{loss} failed: ValueError: no message"),
+        ("vector", {}, "{loss} returned a tensor (6,); it must return a scalar tensor"),
+        ("number", {}, "{loss} returned 3.0; it must return a scalar tensor"),
+        ("unreadable", {}, "{loss}: its arguments cannot be read; wrap it in a def"),
     ],
 )
 def test_a_users_mistakes_are_told_in_one_line(mine, function, settings, message):
+    loss = f"{mine}:{function}"
     with pytest.raises(InputError) as caught:
-        losses.build(f"{mine}:{function}", settings).prepare(Two(), middle())
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+        losses.build(loss, settings).prepare(Two(), middle())
+    assert str(caught.value) == message.format(file=mine, loss=loss)
 
 
 def test_a_users_missing_file_is_told_with_the_option(tmp_path):
@@ -552,11 +747,21 @@ def test_a_users_missing_file_is_told_with_the_option(tmp_path):
         losses.build("mine")
 
 
-@pytest.mark.parametrize("output", [{"logits": 1}, torch.zeros(2), torch.zeros(2, 1)])
-def test_a_network_without_logits_is_refused(output):
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ({"logits": 1}, "dict; a loss needs its logits, N × K"),
+        (torch.tensor(0.0), "a scalar; a loss needs logits N × K, K at least 2"),
+        (torch.zeros(2), "2; a loss needs logits N × K, K at least 2"),
+        (torch.zeros(2, 1), "2 × 1; a loss needs logits N × K, K at least 2"),
+        (torch.zeros(2, 3, 1), "2 × 3 × 1; a loss needs logits N × K, K at least 2"),
+    ],
+)
+def test_a_network_without_logits_is_refused(output, message):
     class Odd(nn.Module):
         def forward(self, x):
             return output
 
-    with pytest.raises(InputError, match="logits"):
+    with pytest.raises(InputError) as caught:
         losses.build("cross-entropy").prepare(Odd(), torch.rand(2, 3))
+    assert str(caught.value) == f"the network returned {message}"

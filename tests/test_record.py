@@ -1,9 +1,11 @@
 import json
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 from helpers.evaluations import evaluation
 
 from robustkit import record
@@ -26,10 +28,12 @@ def test_a_record_reads_back_as_it_was_written(tmp_path):
     assert found.table.equals(made.table)
     assert found.rows_digest == made.rows_digest == found.run["rows_digest"]
     assert found.path == tmp_path / f"{'a' * 32}.parquet"
+    assert found.run == {**made.run, "rows_digest": made.rows_digest}
+    assert found.outputs is None
     assert len(found.examples) == len(made.examples)
     for ours, theirs in zip(found.examples, made.examples, strict=True):
-        assert ours.index == theirs.index
-        np.testing.assert_array_equal(ours.perturbed, theirs.perturbed)
+        for field in fields(ours):
+            np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name))
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -93,6 +97,43 @@ def test_all_records_of_a_folder_make_one_tidy_frame(tmp_path):
     assert isinstance(narrow["sample"].dtype, pd.CategoricalDtype)
 
 
+def test_every_image_of_the_frame_is_told_where_it_comes_from(tmp_path):
+    """In the order of the columns; the values are those of the header, each of another kind."""
+    known = {
+        "path": "net.pt",
+        "model": "lenet5",
+        "loss": "hinge",
+        "label_noise": 0.4,
+        "data_fraction": 0.5,
+        "seed": 7,
+    }
+    found = stored(tmp_path, "a" * 64, n=3, checkpoint=known)
+    stored(tmp_path, "b" * 64, n=2, checkpoint=dict.fromkeys(known))
+    frame = record.frame(tmp_path, columns=["index"])
+    constant = {
+        "evaluation": "a" * 64,
+        "checkpoint": "net.pt",
+        "model": "lenet5",
+        "loss": "hinge",
+        "label_noise": 0.4,
+        "data_fraction": 0.5,
+        "seed": 7,
+        "data": "mnist5k",
+        "split": "test",
+        "protocol": "pgd",
+        "norm": "linf",
+        "targeted": found.header["protocol"]["resolved"]["target"],
+    }
+    assert list(frame.columns) == ["index", *constant]
+    first = frame[frame.evaluation == "a" * 64]
+    assert first.drop(columns="index").to_dict("records") == [constant] * 3
+    assert first["index"].tolist() == [0, 1, 2]
+    second = frame[frame.evaluation == "b" * 64]
+    unknown = ["checkpoint", "model", "loss", "label_noise", "data_fraction", "seed"]
+    assert second[unknown].isna().all(axis=None)
+    assert second.drop(columns=unknown).notna().all(axis=None)
+
+
 def test_an_empty_folder_is_an_empty_frame_and_none_is_an_error(tmp_path):
     assert record.frame(tmp_path).empty
     with pytest.raises(RecordError, match="no such folder"):
@@ -102,16 +143,40 @@ def test_an_empty_folder_is_an_empty_frame_and_none_is_an_error(tmp_path):
 def test_what_a_newer_version_wrote_is_refused(tmp_path):
     found = stored(tmp_path)
     (tmp_path / "robustkit.json").write_text(json.dumps({"format": 3}))
+    told = (
+        "written by a newer robustkit (format 3, this one reads 2); "
+        "upgrade, or choose another --out"
+    )
     for attempt in (lambda: record.Store(tmp_path), lambda: record.frame(tmp_path)):
-        with pytest.raises(RecordError, match="written by a newer robustkit"):
+        with pytest.raises(RecordError) as caught:
             attempt()
+        assert str(caught.value) == f"{tmp_path}: {told}"
     header = json.dumps({**found.header, "schema": "robustkit.evaluation/3"})
     pq.write_table(
         found.table.replace_schema_metadata({"robustkit.header": header, "robustkit.run": "{}"}),
         found.path,
     )
-    with pytest.raises(RecordError, match="written by a newer robustkit"):
+    with pytest.raises(RecordError) as caught:
         record.read(found.path)
+    assert str(caught.value) == f"{found.path}: {told}"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"formats": 2}'])
+def test_a_folders_marker_that_says_nothing_is_named(tmp_path, content):
+    marker = tmp_path / "robustkit.json"
+    marker.write_text(content)
+    with pytest.raises(RecordError) as caught:
+        record.Store(tmp_path)
+    assert str(caught.value).startswith(f"{marker}: not readable: ")
+
+
+def test_a_folder_keeps_the_marker_of_an_older_version_and_a_new_one_gets_one(tmp_path):
+    marker = tmp_path / "runs" / "robustkit.json"
+    record.Store(tmp_path / "runs")
+    assert json.loads(marker.read_text()) == {"format": record.VERSION}
+    marker.write_text('{"format": 1}')
+    record.Store(tmp_path / "runs")
+    assert marker.read_text() == '{"format": 1}'
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 nothing PAR1", b"<html>"])
@@ -134,12 +199,80 @@ def test_a_damaged_block_counts_as_missing(tmp_path):
     assert blocks.done(1) is None
 
 
+def test_a_block_of_another_schema_counts_as_missing(tmp_path):
+    blocks = record.Blocks(tmp_path / "x.parquet")
+    made = evaluation("net.pt", n=10)
+    blocks.write(0, made.table.drop_columns(["fooled_as"]), [])
+    assert blocks.done(0) is None
+
+
+def test_images_and_outputs_that_are_missing_or_damaged_are_none(tmp_path):
+    blocks = record.Blocks(tmp_path / "x.parquet")
+    images, outputs = np.ones((2, 1, 3, 3), np.float32), np.ones((2, 4)) / 3
+    assert blocks.images(0) is None
+    assert blocks.outputs() is None
+    blocks.keep_images(0, images)
+    blocks.keep_outputs(outputs)
+    np.testing.assert_array_equal(blocks.images(0), images)
+    np.testing.assert_array_equal(blocks.outputs(), outputs)
+    assert blocks.images(0).dtype == np.float32
+    assert blocks.images(1) is None
+    pickled = tmp_path / "pickled.npy"
+    np.save(pickled, np.array([{}]), allow_pickle=True)
+    files = [path for path in blocks.folder.iterdir() if path.suffix == ".npy"]
+    assert len(files) == 2
+    for content in (b"no array", pickled.read_bytes(), b"\x93NUMPY"):
+        for path in files:
+            path.write_bytes(content)
+        assert blocks.outputs() is None
+        assert blocks.images(0) is None
+    (blocks.folder / "outputs.npy").write_bytes(b"")
+    assert blocks.outputs() is None
+
+
+def test_the_outputs_of_a_module_stand_in_its_record(tmp_path):
+    made, outputs = evaluation("net.pt", n=10), np.arange(6.0).reshape(2, 3) / 7
+    store = record.Store(tmp_path)
+    with store.claim("a" * 64, lambda: None) as blocks:
+        blocks.keep_outputs(outputs)
+        blocks.write(0, made.table, [])
+        blocks.finish({**made.header, "digest": "a" * 64}, made.run, made.table)
+    np.testing.assert_array_equal(store.find("a" * 64).outputs, outputs)
+
+
+def test_rows_are_kept_compressed(tmp_path):
+    """A million rows of digests and budgets are to stay small."""
+    group = pq.ParquetFile(stored(tmp_path).path).metadata.row_group(0)
+    assert {group.column(i).compression for i in range(group.num_columns)} == {"ZSTD"}
+
+
+def test_who_finds_a_record_claimed_says_so_and_waits(tmp_path):
+    store, waited = record.Store(tmp_path), []
+    other = FileLock(tmp_path / f"{'a' * 32}.lock")
+    other.acquire()
+
+    def waiting():
+        waited.append(True)
+        other.release()
+
+    with store.claim("b" * 64, waiting):
+        assert not waited, "another record is another claim"
+    with store.claim("a" * 64, waiting) as blocks:
+        assert waited == [True]
+        assert blocks.folder == tmp_path / f"{'a' * 32}.partial"
+    with store.claim("a" * 64, waiting):
+        assert waited == [True], "a claim ends with its work"
+
+
 def test_the_first_plan_stays_until_it_has_to_change(tmp_path):
     blocks = record.Blocks(tmp_path / "x.parquet")
     assert blocks.plan({"batch_size": 8}) == {"batch_size": 8}
     assert blocks.plan({"batch_size": 99}) == {"batch_size": 8}
     blocks.replan({"batch_size": 4})
     assert blocks.plan({"batch_size": 99}) == {"batch_size": 4}
+    (blocks.folder / "plan.json").write_text('{"batch_')
+    assert blocks.plan({"batch_size": 16}) == {"batch_size": 16}
+    assert blocks.plan({"batch_size": 99}) == {"batch_size": 16}
 
 
 def test_missing_examples_do_not_matter(tmp_path):
