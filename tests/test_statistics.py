@@ -1,3 +1,5 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from scipy.stats import binom, binomtest, norm, ttest_1samp
 from robustkit import statistics
 from robustkit.errors import InputError
 from robustkit.statistics import (
+    Method,
     mean_over_seeds,
     median_distance,
     median_over_seeds,
@@ -44,6 +47,12 @@ def test_the_exact_interval_inverts_the_binomial_tails(count, n):
         assert binom.cdf(count, n, found.high) == pytest.approx(0.025)
     assert (found.low == 0) == (count == 0)
     assert (found.high == 1) == (count == n)
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_method_that_the_type_names_has_an_interval(method):
+    found = proportion(30, 100, method)
+    assert 0.2 < found.low < 0.3 < found.high < 0.41
 
 
 @pytest.mark.parametrize(("count", "n"), [(0, 0), (-1, 5), (6, 5)])
@@ -139,7 +148,27 @@ def test_seeds_that_differ_make_the_median_less_certain_than_images_alone():
     alike = median_over_seeds(np.stack([images, images, images]))
     unlike = median_over_seeds(np.stack([images - 0.1, images, images + 0.1]).clip(0))
     assert unlike.high - unlike.low > 1.2 * (alike.high - alike.low)
-    assert median_over_seeds(images) == median_distance(images)
+    for level in (0.8, 0.95):
+        assert median_over_seeds(images, level=level) == median_distance(images, level)
+
+
+def test_an_estimate_says_how_many_it_rests_on_and_how_it_was_made():
+    x = np.random.default_rng(0).gamma(2, size=(3, 1200))
+    for found, n, method in (
+        (over_seeds(x > 1), 1200, "two-way t over 3 seeds and 1,200 images, 95%"),
+        (
+            over_seeds(x[0] > 1, level=0.9),
+            1200,
+            "Wilson over images, 90%; one seed: training variance is not in it",
+        ),
+        (
+            median_over_seeds(x, level=0.9),
+            1200,
+            "two-way t at the median over 3 seeds and 1,200 images, 90%",
+        ),
+        (median_distance(x[0], 0.975), 1200, "order statistics, 97.5%"),
+    ):
+        assert (found.n, found.method) == (n, method)
 
 
 def test_a_median_over_seeds_may_lie_at_infinity():
@@ -158,7 +187,7 @@ def test_a_median_over_seeds_may_lie_at_infinity():
         (lambda: ratio([1.0, 2.0], [1.0, 2.0, 3.0]), "2 values beside 3"),
         (lambda: outperforming([], []), "at least 1 finite"),
         (lambda: pairs_needed(0.5), "above 0.5"),
-        (lambda: median_distance([]), "expected a list of numbers"),
+        (lambda: median_distance([]), "^distances: expected a list of numbers, at least 0 or inf"),
         (lambda: median_distance([1.0, -1.0]), "at least 0"),
     ],
 )

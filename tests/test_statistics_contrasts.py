@@ -15,7 +15,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from robustkit.errors import InputError
 from robustkit.statistics import compare_images, compare_seeds, compare_unpaired, over_seeds
 from robustkit.statistics import proportion as wilson
-from robustkit.statistics.pivot import Student, Term, interval
+from robustkit.statistics.pivot import Score, Student, Term, interval
 from robustkit.statistics.resampling import bootstrap, sign_flip
 from robustkit.statistics.resampling import wilcoxon as signed_ranks
 from robustkit.statistics.spread import mean_squares, student, terms
@@ -57,6 +57,15 @@ def test_mean_squares_are_those_of_the_two_way_analysis_of_variance():
     assert sum(t.variance for t in terms(found)) == pytest.approx(
         (between_rows + max(between_columns - rest / 18, 0)) / 28
     )
+
+
+def test_mean_squares_of_whole_numbers_have_the_square_of_their_unit():
+    """In units so small that their squares overflow 64-bit integers; a power of 2 rounds nothing."""
+    x = rng().integers(-1, 2, size=(2, 4, 7))
+    found, small = mean_squares(x), mean_squares(x * 2**40)
+    for large, one in zip(small[1:4], found[1:4], strict=True):
+        assert (large == 2.0**80 * one).all()
+    assert (small.mean == 2.0**40 * found.mean).all()
 
 
 def test_without_differences_between_images_it_is_the_paired_t_test_over_seeds():
@@ -200,9 +209,22 @@ def test_unmatched_seeds_are_those_of_a_plain_computation(left, right, images):
 
 def test_no_discordant_image_at_all_is_not_certainty():
     same = networks(3, 50)
-    low, high = compare_seeds(same, same, rng()).interval(0.05)
+    found = compare_seeds(same, same, rng())
+    low, high = found.interval(0.05)
     assert low < -0.02
     assert high > 0.02
+    assert found.p == 1
+
+
+def test_a_contrast_says_what_was_replicated():
+    a, b = networks(6, 1200), networks(6, 1200, key=2)
+    for found, seeds, unit in (
+        (compare_images(a[0], b[0]), 1, "1 pair of checkpoints, 1,200 images"),
+        (compare_seeds(a, b, rng()), 6, "6 paired seeds, 1,200 images"),
+        (compare_unpaired(a, b[:4]), 4, "6 and 4 unpaired seeds, 1,200 images"),
+        (compare_unpaired(a[:3], b), 3, "3 and 6 unpaired seeds, 1,200 images"),
+    ):
+        assert (found.n, found.seeds, found.unit) == (1200, seeds, unit)
 
 
 def test_seeds_that_happen_to_tie_are_not_certainty():
@@ -250,6 +272,12 @@ def test_the_ends_solve_the_score_equation(wins, losses):
         ).x
         z = (wins - losses - n * theta) / np.sqrt(n * (2 * q + theta - theta**2))
         assert z == pytest.approx(sign * norm.ppf(0.975), abs=1e-3)
+
+
+def test_the_score_test_is_sound_at_minus_one_however_many_images():
+    """With a hundred million images the variance at −1 is rounding dust instead of 0."""
+    assert Score(0, 99_999_998, 100_000_000).p_above(-1.0) == 0
+    assert Score(0, 999_999_999, 1_000_000_000).lower(0.05) == -1
 
 
 @pytest.mark.parametrize("n", [8, 15])
@@ -353,6 +381,9 @@ def test_smallest_p_values_are_reached_when_every_seed_agrees():
         assert tests["sign-flip permutation"].p == tests["sign-flip permutation"].smallest
         assert tests["Wilcoxon"].smallest == smallest
         assert ("bootstrap over seeds" in tests) == (seeds >= 10)
+        if seeds >= 10:
+            found = tests["bootstrap over seeds"]
+            assert found.p == found.smallest == 1 / 10_000
 
 
 def test_the_bootstrap_is_near_the_t_test_for_many_seeds():
@@ -390,7 +421,9 @@ def test_a_binomial_tail_reaches_the_contrast():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: over_seeds(np.ones((3, 4))), "expected booleans"),
+        (lambda: over_seeds(np.ones((3, 4))), "^correct: expected booleans, seeds × images, none"),
+        (lambda: compare_images(networks(2), networks(2)), "^a: expected booleans, images, none"),
+        (lambda: compare_seeds(networks(2), np.ones(3), rng()), "^b: expected booleans, seeds × i"),
         (lambda: over_seeds(np.ones((0, 4), bool)), "none of them 0"),
         (lambda: over_seeds(np.ones((3, 1), bool)), "at least two"),
         (lambda: compare_images(networks(1)[0], networks(1, 20)[0]), "the same seeds and images"),

@@ -85,6 +85,28 @@ def test_the_level_of_a_band_is_that_of_correlated_gaussians(correlation, alpha)
     assert inside == pytest.approx(1 - alpha, abs=4 * (alpha * (1 - alpha) / 20_000) ** 0.5)
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_the_level_of_a_band_rests_on_twenty_thousand_draws(alpha):
+    """A published band keeps its digits: the root of [[1, ρ], [ρ, 1]] is known in closed form."""
+    up, down = np.sqrt(1.6) / 2, np.sqrt(0.4) / 2
+    root = np.array([[up + down, up - down], [up - down, up + down]])
+    largest = np.abs(rng().standard_normal((20_000, 2)) @ root).max(axis=1)
+    expected = 2 * norm.sf(np.quantile(largest, 1 - alpha))
+    found = pointwise_alpha(np.array([[1.0, 0.6], [0.6, 1.0]]), alpha, rng())
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_curve_says_how_its_intervals_were_made():
+    several, one = curve(budgets(), X, rng()), curve(budgets()[:, 0], X, rng(), level=0.9)
+    alone = "t over images, without training variance"
+    assert {p.method for p in several.points} == {
+        "two-way t, simultaneous 95% band; 4 seeds, 200 images"
+    }
+    assert several.area.method == "two-way t, 95%; 4 seeds, 200 images"
+    assert {p.method for p in one.points} == {f"{alone}, simultaneous 90% band; 1 seed, 200 images"}
+    assert one.area.method == f"{alone}, 90%; 1 seed, 200 images"
+
+
 def test_a_band_covers_the_whole_curve():
     """200 curves of one network, whose images alone vary, with their truth in closed form."""
     generator, levels = rng(), np.array([1.5, 0.5, 0.0, -1.0])
@@ -124,6 +146,11 @@ def test_places_that_do_not_fit_are_refused(x):
         curve(budgets(), x, rng())
 
 
+def test_outcomes_that_are_no_booleans_are_refused():
+    with pytest.raises(InputError, match=r"^correct: expected booleans, levels × seeds × images,"):
+        curve(np.ones((4, 3, 20)), X, rng())
+
+
 SCORES = np.random.default_rng(3).normal(size=(14, 4)) + np.array([0.0, 0.5, 0.1, 0.6])
 
 
@@ -155,6 +182,14 @@ def test_ties_share_their_rank():
     found = friedman(scores)
     assert found.statistic == pytest.approx(friedmanchisquare(*scores.T).statistic)
     assert sum(found.mean_ranks) == pytest.approx(10)
+
+
+def test_agreement_is_seen_however_the_statistic_is_rounded(monkeypatch):
+    """With some hundreds of blocks n (k − 1) − statistic is rounding dust instead of 0."""
+    monkeypatch.setattr("robustkit.statistics.ranks.ENUMERATED", 5)
+    for blocks in range(800, 900):
+        found = friedman(np.tile([0.0, 1.0, 2.0], (blocks, 1)))
+        assert (found.f_statistic, found.f_p) == (np.inf, 0)
 
 
 def test_blocks_that_all_agree_or_all_tie():
@@ -205,6 +240,14 @@ def test_power_over_seeds_alone_is_that_of_the_t_test():
     assert found == pytest.approx(np.array(expected), abs=2e-3)
 
 
+def test_power_over_images_alone_is_that_of_the_t_test():
+    images = np.array([10.0, 20.0, 50.0])
+    spread = Components(seed=0.0, image=0.01, residual=0.0, seeds=5, images=10_000)
+    found, _ = powers(spread, np.full(3, 5.0), images, 0.1, 0.05)
+    expected = [TTestPower().power(1.0, n, 0.05, alternative="two-sided") for n in images]
+    assert found == pytest.approx(np.array(expected), abs=2e-3)
+
+
 def test_power_of_equivalence_is_what_simulated_studies_reach():
     generator, seeds, delta = rng(), 12, 0.02
     spread = Components(seed=4e-4, image=0.0, residual=0.0, seeds=5, images=10_000)
@@ -214,6 +257,24 @@ def test_power_of_equivalence_is_what_simulated_studies_reach():
         reached += -delta < found.low and found.high < delta
     _, planned = powers(spread, np.array([12.0]), np.array([1e4]), delta, 0.05)
     assert reached / 2000 == pytest.approx(planned[0], abs=0.03)
+
+
+def test_components_are_mean_squares_at_their_upper_bounds_less_the_residual():
+    """By the expected mean squares of the two-way model: residual + S image, residual + N seed."""
+    seed, image = rng().normal(size=(2, 4, 1)), rng().normal(size=(2, 1, 200))
+    a, b = seed + image + np.random.default_rng(1).normal(size=(2, 4, 200)) > 0
+    d = np.hstack([a.astype(float) - b, np.tile([-1.0, 1.0], (4, 1))])  # two images are added
+    S, N = 4, 200
+    rows, columns = d.mean(axis=1, keepdims=True), d.mean(axis=0)
+    rest = ((d - rows - columns + d.mean()) ** 2).sum() / ((S - 1) * (N + 1))
+    of_seeds, of_images = (N + 2) * rows.var(ddof=1), S * columns.var(ddof=1)
+    raised = [df / chi2.ppf(0.1, df) for df in (S - 1, N - 1, (S - 1) * (N - 1))]
+    found = components(a, b, confidence=0.9)
+    assert found.seed == pytest.approx((raised[0] * of_seeds - rest) / N)
+    assert found.image == pytest.approx((raised[1] * of_images - rest) / S)
+    assert found.residual == pytest.approx(raised[2] * rest)
+    assert min(found.seed, found.image) > 0
+    assert (found.seeds, found.images) == (S, N)
 
 
 def test_components_are_above_the_truth_as_often_as_they_promise():

@@ -48,7 +48,15 @@ def test_a_family_of_one_is_the_contrast_itself():
     assert (found.p, found.p_holm) == pytest.approx((alone.p, alone.p))
     assert found.p_equivalence == pytest.approx(alone.p_equivalence(0.02))
     assert found.correction == ""
-    assert "simultaneous" not in found.difference.method
+    assert found.difference.method == "two-way t, 95% interval"
+
+
+def test_a_family_says_at_which_level_its_intervals_hold():
+    members = [Member("a", "b", "0.2", contrast(0.02)), Member("a", "b", "0.4", None, "no data")]
+    tested, untested = family(members, delta=None, level=0.9)
+    assert tested.difference.method == "two-way t, simultaneous 90% interval"
+    assert "(simultaneous 90 % interval " in tested.sentence()
+    assert (tested.confidence, untested.confidence) == (pytest.approx(0.9), pytest.approx(0.9))
 
 
 differences = st.lists(st.floats(-0.03, 0.03), min_size=1, max_size=7)
@@ -197,6 +205,14 @@ def test_no_decision_in_a_sentence():
         "The data do not decide between l2-margin and cross-entropy (0.1 points worse; "
     )
     assert found.sentence(**WHERE).startswith("At 80 % label noise, the data do not decide")
+
+
+def test_no_difference_at_all_has_no_direction():
+    found = result(-0.018, 0.0, 0.018, verdict="inconclusive", correction="")
+    assert found.sentence() == (
+        "The data do not decide between l2-margin and cross-entropy (no difference seen; "
+        "95 % interval −1.8 to 1.8; 5 paired seeds, 10,000 images, two-way t)."
+    )
 
 
 def test_rounding_never_hides_what_decided():
