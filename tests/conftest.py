@@ -8,8 +8,13 @@ import sys
 from itertools import product
 
 import pytest
+from hypothesis import settings
 
 from robustkit import cli
+
+# no test is timed: on a loaded machine an example may take any time
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture

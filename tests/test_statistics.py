@@ -194,3 +194,11 @@ def test_a_median_over_seeds_may_lie_at_infinity():
 def test_input_that_has_no_answer_is_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_the_interval_of_a_median_is_no_wider_than_its_level_asks_where_that_is_met_exactly():
+    # between the first and the last of six lie 1 - 2 / 64 of all medians
+    found = median_distance(np.arange(1.0, 7.0), level=1 - 2 / 64)
+    assert (found.low, found.high) == (1.0, 6.0)
+    wider = median_distance(np.arange(1.0, 7.0), level=1 - 1.99 / 64)
+    assert (wider.low, wider.high) == (0.0, np.inf)

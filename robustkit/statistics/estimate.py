@@ -184,4 +184,6 @@ def _order(n: int, alpha: float) -> int:
     from scipy.stats import binom
 
     k = int(binom.ppf(alpha / 2, n, 0.5))
-    return k if binom.cdf(k - 1, n, 0.5) <= alpha / 2 else k - 1
+    # ppf is the smallest k whose distribution function reaches alpha / 2; met exactly, the next
+    # order statistic will do as well
+    return k + 1 if binom.cdf(k, n, 0.5) <= alpha / 2 else k

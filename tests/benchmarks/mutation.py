@@ -6,7 +6,7 @@
 Works on copies of the checkout's files inside DIR, never on the checkout. First all tests run once
 under coverage.py, each with a context of its own; then each mutant runs those tests alone that
 touch its statement, fastest first, until one fails. A test that takes ten times as long as before,
-and ten seconds more, counts as failing. Mutants are tried in forked children of a process that has
+and a minute more, counts as failing. Mutants are tried in forked children of a process that has
 imported everything but robustkit, so that a child sees its mutant wherever that is imported, in
 processes that a test starts, too, and torch's import is paid once.
 
@@ -55,7 +55,7 @@ from statsmodels.stats.proportion import proportion_confint
 GROUPS = ("attack", "statistics", "record", "keys", "losses")
 NOT_BEHAVIOUR = {"test_house.py"}
 """tests of the text itself, which a mutant may fail for its looks"""
-PATIENCE, FACTOR, START = 10.0, 10.0, 180.0
+PATIENCE, FACTOR, START = 60.0, 10.0, 180.0
 """seconds and multiple of its usual time that a test has; seconds until the first one begins"""
 IMPORT = "(import)"
 """what a mutant died of that let no test begin"""
