@@ -32,6 +32,21 @@ def test_every_public_name_exists():
     assert all(hasattr(losses, name) for name in losses.__all__)
 
 
+def test_the_list_says_what_each_loss_is_and_whose():
+    assert {name: entry.title for name, entry in losses.LOSSES.items()} == {
+        "cross-entropy": "cross-entropy, with label smoothing if wanted",
+        "hinge": "the SVM's hinge loss, Crammer–Singer or one-vs-rest",
+        "large-margin": "distance to the boundary at any layers (Elsayed et al. 2018)",
+        "large-margin-softmax": "angular margin at the last layer (Liu et al. 2016)",
+        "generalised-cross-entropy": "between cross-entropy and mean absolute error "
+        "(Zhang and Sabuncu 2018)",
+        "symmetric-cross-entropy": "cross-entropy and its reverse (Wang et al. 2019)",
+        "soft-margin-softmax": "softmax with a margin taken off the target logit (Liang et al.)",
+        "adversarial": "cross-entropy of images attacked by PGD (Madry et al. 2018)",
+        "trades": "cross-entropy and the divergence under attack (Zhang et al. 2019)",
+    }
+
+
 def softmax(row):
     return np.exp(row) / np.exp(row).sum()
 

@@ -338,6 +338,91 @@ def test_what_a_convolution_sends_to_its_images(kernel, stride, padding, dilatio
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("groups", [2, 4])
+def test_what_a_convolution_in_groups_sends_to_its_images(groups):
+    layer = nn.Conv2d(4, 32, 3, padding=1, groups=groups).double()
+    x = torch.rand(3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    output = layer(x)
+    signal = draw(*output.shape)
+    (expected,) = torch.autograd.grad(output, x, signal)
+    found = fused_backward.input_gradient(Use(layer, (x,), None, 0), signal)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+class Entrances(nn.Module):
+    """Images enter by some layers, in parallel, or by none."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.enter = nn.ModuleList(nn.Conv2d(2, 3, 3) for _ in range(count))
+        self.last = nn.Linear(3 * 49 if count else 162, 4)
+
+    def forward(self, x):
+        h = sum((layer(x).tanh() for layer in self.enter), start=torch.zeros(()))
+        return self.last((h if self.enter else x.square()).flatten(1))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+@pytest.mark.parametrize("norm", NORMS)
+def test_one_pass_is_right_wherever_images_enter(count, norm):
+    model = initialised(Entrances(count)).double()
+    images, labels = draw(5, 2, 9, 9, seed=1), torch.arange(5) % 4
+    loss = margin(norm=norm, gamma=9.0)
+    prepared = loss.prepare(model, images)
+    assert prepared.backward_mode(model) == "one pass"
+    assert prepared.shortcut_obstacle == ""
+    assert compare(loss, model, images, labels) < 1e-10
+    _, short = gradients(loss.shortcut, model, images, labels)
+    _, expected = gradients(loss.two_passes, model, images, labels)
+    assert gap(short, expected) < 1e-10
+
+
+class Gated(nn.Module):
+    """A layer works without a gradient, where no margin is imposed."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.fc = nn.Linear(4, 1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            gate = self.gate(x).sigmoid()
+        return self.fc(x) * gate
+
+
+def test_a_layer_without_a_gradient_is_no_obstacle_to_two_passes():
+    model, images = initialised(Gated()).double(), draw(5, 4, seed=2)
+    labels = torch.arange(5) % 3
+    prepared = margin(gamma=9.0).prepare(model, images)
+    assert prepared.backward_mode(model) == (
+        "two passes: one pass could not be tried: large-margin: a Linear of the network returns "
+        "no tensor with a gradient; choose another layer"
+    )
+    result, found = gradients(lambda *a: prepared.backward(*a, step()), model, images, labels)
+    # for a network that is linear but for a constant factor, by hand
+    x, gate = images.numpy(), torch.sigmoid(model.gate(images)).detach().numpy()[:, 0]
+    weight, bias = model.fc.weight.detach().numpy(), model.fc.bias.detach().numpy()
+    total = 0.0
+    for n, y in enumerate(labels.tolist()):
+        logits = (weight @ x[n] + bias) * gate[n]
+        j = max(set(range(3)) - {y}, key=lambda c, logits=logits: logits[c])
+        norm = gate[n] * np.linalg.norm(weight[y] - weight[j]) + 1e-6
+        total += max(0.0, 9 - (logits[y] - logits[j]) / norm)
+    assert result.loss.item() == pytest.approx(total / 5, rel=1e-10)
+    assert found[0] is None
+    assert float(found[2].norm()) > 0
+
+
+def test_a_network_none_of_whose_trained_weights_count_is_prepared():
+    model = nn.Sequential(nn.Linear(4, 3)).requires_grad_(False)
+    model[0].idle = nn.Linear(1, 1)
+    images, labels = torch.rand(5, 4), torch.arange(5) % 3
+    prepared = margin(gamma=9.0).prepare(model, images)
+    assert prepared.backward_mode(model) == "one pass"
+    assert prepared.backward(model, images, labels, step()).loss.item() > 0
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_one_pass_is_right_in_mixed_precision_and_another_layout():
     model = models.build("mnist-cnn", seed=0).to(memory_format=torch.channels_last)
     images = draw(6, 1, 28, 28).float().to(memory_format=torch.channels_last)
@@ -538,6 +623,9 @@ def test_the_shortcut_of_one_network_is_not_taken_for_another():
     assert gap(found, expected) < 1e-12
     _, wrong = gradients(loss.shortcut, skipping, images, labels)
     assert gap(wrong, expected) > 1e-3
+    assert prepared.shortcut_obstacle == ""
+    told = loss.prepare(skipping, images).shortcut_obstacle
+    assert told.startswith("here one pass would be off by ")
 
 
 def test_a_norm_that_is_differentiated_is_so_after_preparing():

@@ -3,13 +3,15 @@ from dataclasses import fields
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 from helpers.evaluations import evaluation
 
 from robustkit import record
-from robustkit.errors import RecordError
+from robustkit.errors import EvaluationFailed, RecordError
+from robustkit.statistics import proportion
 
 
 def stored(folder, name="a" * 64, **options):
@@ -37,6 +39,23 @@ def test_a_record_reads_back_as_it_was_written(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_an_evaluation_that_was_never_on_file_has_no_path_no_outputs_and_no_examples():
+    made = evaluation("net.pt", n=3)
+    bare = record.Evaluation(made.header, made.run, made.table)
+    assert bare.path is None
+    assert bare.outputs is None
+    assert list(bare.examples) == []
+
+
+@pytest.mark.parametrize("method", ["wilson", "exact"])
+def test_intervals_are_of_the_method_that_is_asked_for(method):
+    made = evaluation("net.pt", n=50)
+    right = [int((made.broken_at > e).sum()) for e in (0, 0.1, 0.2, 0.3)]
+    expected = [proportion(k, 50, method) for k in right]
+    assert [made.clean(method), *(p.accuracy for p in made.robust(method))] == expected
+    assert (made.clean() == expected[0]) == (method == "wilson")
+
+
 def test_curves_fall_and_count_every_image(tmp_path):
     made = evaluation("net.pt", n=200, epsilons=("1/20", "1/10", "1/5"))
     rows = made.rows
@@ -44,6 +63,7 @@ def test_curves_fall_and_count_every_image(tmp_path):
     assert values == sorted(values, reverse=True)
     assert values[0] <= made.clean().value
     assert made.clean().value == (rows.label == rows.predicted).mean()
+    assert set(rows.fooled_by[rows.label != rows.predicted]) == {record.CLEAN}
     for point in made.robust():
         robust = (rows.fooled_at != "0") & (
             rows.distance.isna() | (rows.distance > float(point.epsilon))
@@ -132,12 +152,36 @@ def test_every_image_of_the_frame_is_told_where_it_comes_from(tmp_path):
     unknown = ["checkpoint", "model", "loss", "label_noise", "data_fraction", "seed"]
     assert second[unknown].isna().all(axis=None)
     assert second.drop(columns=unknown).notna().all(axis=None)
+    # what is unknown of every network has the type that it would have, too
+    (tmp_path / f"{'a' * 32}.parquet").unlink()
+    kinds = record.frame(tmp_path, columns=["index"])[unknown].dtypes
+    numbers = {"label_noise", "data_fraction", "seed"}
+    for name in unknown:
+        assert (kinds[name] == np.float64) == (name in numbers)
+        assert isinstance(kinds[name], pd.CategoricalDtype) == (name not in numbers)
 
 
 def test_an_empty_folder_is_an_empty_frame_and_none_is_an_error(tmp_path):
-    assert record.frame(tmp_path).empty
+    frame = record.frame(tmp_path)
+    assert frame.empty
+    assert list(frame.columns) == record.SCHEMA.names
+    assert isinstance(frame.dtypes["sample"], pd.CategoricalDtype)
+    assert frame.dtypes["distance"] == np.float64
+    assert frame.dtypes["label"] == np.int32
     with pytest.raises(RecordError, match="no such folder"):
         record.frame(tmp_path / "nothing")
+
+
+def test_the_folder_that_is_read_unless_another_is_named_is_runs(tmp_path, monkeypatch):
+    stored(tmp_path / "runs", n=3)
+    monkeypatch.chdir(tmp_path)
+    assert len(record.frame()) == 3
+
+
+def test_a_file_in_place_of_a_folder_is_one_line(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(EvaluationFailed, match=r"cannot write .*runs"):
+        record.Store(tmp_path / "runs")
 
 
 def test_what_a_newer_version_wrote_is_refused(tmp_path):
@@ -202,8 +246,35 @@ def test_a_damaged_block_counts_as_missing(tmp_path):
 def test_a_block_of_another_schema_counts_as_missing(tmp_path):
     blocks = record.Blocks(tmp_path / "x.parquet")
     made = evaluation("net.pt", n=10)
-    blocks.write(0, made.table.drop_columns(["fooled_as"]), [])
-    assert blocks.done(0) is None
+    lists = pa.array([[0.5]] * 10)
+    place = made.table.schema.names.index("distance")
+    for rows in (
+        made.table.drop_columns(["fooled_as"]),
+        made.table.set_column(place, "distance", lists),
+    ):
+        blocks.write(0, rows, [])
+        assert blocks.done(0) is None
+
+
+def test_an_unfinished_run_has_the_files_that_earlier_versions_go_on_from(tmp_path):
+    made = evaluation("net.pt", n=10)
+    store = record.Store(tmp_path)
+    with store.claim("a" * 64, lambda: None) as blocks:
+        blocks.plan({})
+        blocks.keep_outputs(np.zeros((1, 2)))
+        blocks.keep_images(12, np.zeros((1, 1, 2, 2), np.float32))
+        blocks.write(12, made.table, made.examples)
+        assert {path.name for path in (tmp_path / f"{'a' * 32}.partial").iterdir()} == {
+            "plan.json",
+            "outputs.npy",
+            "block-000012.npy",
+            "block-000012.parquet",
+            "best.examples.npz",
+        }
+        assert store.find("a" * 64) is None
+        blocks.finish({**made.header, "digest": "a" * 64}, made.run, made.table)
+        blocks.drop()  # there is nothing left to drop
+    assert store.find("a" * 64).table.equals(made.table)
 
 
 def test_images_and_outputs_that_are_missing_or_damaged_are_none(tmp_path):
@@ -217,11 +288,9 @@ def test_images_and_outputs_that_are_missing_or_damaged_are_none(tmp_path):
     np.testing.assert_array_equal(blocks.outputs(), outputs)
     assert blocks.images(0).dtype == np.float32
     assert blocks.images(1) is None
-    pickled = tmp_path / "pickled.npy"
-    np.save(pickled, np.array([{}]), allow_pickle=True)
     files = [path for path in blocks.folder.iterdir() if path.suffix == ".npy"]
     assert len(files) == 2
-    for content in (b"no array", pickled.read_bytes(), b"\x93NUMPY"):
+    for content in (b"no array", b"\x93NUMPY"):
         for path in files:
             path.write_bytes(content)
         assert blocks.outputs() is None
@@ -246,7 +315,8 @@ def test_rows_are_kept_compressed(tmp_path):
     assert {group.column(i).compression for i in range(group.num_columns)} == {"ZSTD"}
 
 
-def test_who_finds_a_record_claimed_says_so_and_waits(tmp_path):
+def test_who_finds_a_record_claimed_says_so_and_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waits before it says so"))
     store, waited = record.Store(tmp_path), []
     other = FileLock(tmp_path / f"{'a' * 32}.lock")
     other.acquire()
@@ -273,6 +343,33 @@ def test_the_first_plan_stays_until_it_has_to_change(tmp_path):
     (blocks.folder / "plan.json").write_text('{"batch_')
     assert blocks.plan({"batch_size": 16}) == {"batch_size": 16}
     assert blocks.plan({"batch_size": 99}) == {"batch_size": 16}
+
+
+class Trap:
+    """Pickled, it is a call of a program."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_examples_and_arrays_are_never_unpickled(tmp_path):
+    found, opened = stored(tmp_path), tmp_path / "opened"
+    trap = np.array([Trap(opened)], dtype=object)
+    np.savez(
+        tmp_path / f"{'a' * 32}.examples.npz",
+        **{field.name: trap for field in fields(record.Example)},
+    )
+    assert record.read(found.path).examples == []
+    blocks = record.Blocks(tmp_path / "x.parquet")
+    blocks.folder.mkdir()
+    for name in ("outputs.npy", "block-000000.npy"):
+        np.save(blocks.folder / name, trap, allow_pickle=True)
+    assert blocks.outputs() is None
+    assert blocks.images(0) is None
+    assert not opened.exists()
 
 
 def test_missing_examples_do_not_matter(tmp_path):
