@@ -194,7 +194,7 @@ def frame(folder: Path | str = "runs", columns: Sequence[str] = SCHEMA.names) ->
     check_folder(Path(folder))
     tables = [_tidy(read(path), columns) for path in sorted(Path(folder).glob("*.parquet"))]
     empty = pa.table({name: pa.array([], SCHEMA.field(name).type) for name in columns})
-    result = pa.concat_tables(tables, promote_options="permissive") if tables else empty
+    result = pa.concat_tables(tables) if tables else empty
     tidy: pd.DataFrame = result.to_pandas(strings_to_categorical=True)
     return tidy
 
@@ -309,7 +309,7 @@ class Blocks:
 
     def images(self, block: int) -> npt.NDArray[np.float32] | None:
         """A block's perturbed images; None where they were not kept."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, EOFError):
             return np.asarray(np.load(self._images(block), allow_pickle=False))
         return None
 
@@ -389,13 +389,13 @@ def encode_examples(examples: Sequence[Example]) -> bytes:
 
 
 def decode_examples(file: Path | BytesIO) -> list[Example]:
-    """Examples from their file; none where it is missing, since they are for looking at only."""
+    """Examples from their file; none where it is missing or damaged: they are only looked at."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             columns = [arrays[field.name] for field in fields(Example)]
-    except (OSError, ValueError, KeyError, EOFError):
+        return [
+            Example(int(i), int(label), int(predicted), float(distance), clean, perturbed)
+            for i, label, predicted, distance, clean, perturbed in zip(*columns, strict=True)
+        ]
+    except (OSError, ValueError, TypeError, KeyError, EOFError):
         return []
-    return [
-        Example(int(i), int(label), int(predicted), float(distance), clean, perturbed)
-        for i, label, predicted, distance, clean, perturbed in zip(*columns, strict=True)
-    ]

@@ -290,13 +290,11 @@ def test_images_and_outputs_that_are_missing_or_damaged_are_none(tmp_path):
     assert blocks.images(1) is None
     files = [path for path in blocks.folder.iterdir() if path.suffix == ".npy"]
     assert len(files) == 2
-    for content in (b"no array", b"\x93NUMPY"):
+    for content in (b"", b"no array", b"\x93NUMPY"):
         for path in files:
             path.write_bytes(content)
         assert blocks.outputs() is None
         assert blocks.images(0) is None
-    (blocks.folder / "outputs.npy").write_bytes(b"")
-    assert blocks.outputs() is None
 
 
 def test_the_outputs_of_a_module_stand_in_its_record(tmp_path):
@@ -376,4 +374,20 @@ def test_missing_examples_do_not_matter(tmp_path):
     found = stored(tmp_path)
     for path in tmp_path.glob("*.examples.npz"):
         path.unlink()
+    assert record.read(found.path).examples == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda name, array: array[1:] if name == "label" else array, id="a row short"),
+        pytest.param(lambda name, array: array[0] if name == "label" else array, id="no list"),
+    ],
+)
+def test_examples_whose_columns_do_not_fit_together_do_not_matter(tmp_path, damage):
+    found = stored(tmp_path)
+    (path,) = tmp_path.glob("*.examples.npz")
+    with np.load(path) as arrays:
+        columns = {name: damage(name, arrays[name]) for name in arrays.files}
+    np.savez(path, **columns)
     assert record.read(found.path).examples == []
