@@ -140,7 +140,7 @@ class AuditPartKey(Key):
     revision: int
     """of what a part computes and how it is kept"""
     engine: int
-    """revision of the attacks, with which remedies and the smoothed classifier are attacked"""
+    """revision of the attacks, which adaptive attacks and the smoothed classifier use, too"""
     checkpoint: Mapping[str, Any]
     """as in `EvaluationKey`"""
     seed: int
