@@ -13,6 +13,7 @@ import torch
 from helpers import checkpoint_files as files
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -341,6 +342,86 @@ def test_other_precisions_are_loaded_as_float32_and_said_so(dtype, says, toleran
     logits = read.load()(X)
     assert logits.dtype == torch.float32
     assert (logits - files.network()(X)).abs().max() <= tolerance
+
+
+INTEGERS = ["int8", "uint8", "int16", "int32", "int64", "bool"]
+
+
+@pytest.mark.parametrize("form", ["zip", "safetensors", "numpy"])
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_integers_in_the_place_of_weights_are_refused(dtype, form, tmp_path):
+    path = tmp_path / ("x.safetensors" if form == "safetensors" else "x.pt")
+    state = {
+        k: (v * 100).to(getattr(torch, dtype)) for k, v in files.network().state_dict().items()
+    }
+    if form == "safetensors":
+        save_file(state, path)
+    elif form == "numpy":
+        path.write_bytes(pickle.dumps({key: value.numpy() for key, value in state.items()}))
+    else:
+        kept(path, state)
+    with pytest.raises(CheckpointError, match=f"holds {dtype} where the network has float32"):
+        read_checkpoint(path, model="lenet5")
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("key", ["bn1.running_mean", "bn2.bias", "conv1.weight"])
+def test_a_single_integer_tensor_among_the_weights_is_refused(key, dtype, tmp_path):
+    state = files.network("mnist-cnn-bn").state_dict()
+    state[key] = (state[key] * 100).to(getattr(torch, dtype))
+    with pytest.raises(CheckpointError, match=f"'{key}' holds {dtype}"):
+        read_checkpoint(kept(tmp_path / "x.pt", state))
+
+
+@pytest.mark.parametrize("name", ["weight norm", "spectral norm", "pruning"])
+def test_parametrised_weights_of_integers_are_refused_in_one_line(name, tmp_path):
+    parts = {
+        "weight norm": ("_g", "_v"),
+        "spectral norm": ("_orig", "_u", "_v"),
+        "pruning": ("_orig", "_mask"),
+    }[name]
+    state = files.network().state_dict()
+    weight = state.pop("fc3.weight")
+    for part in parts:
+        state[f"fc3.weight{part}"] = (weight * 100).to(torch.int8)
+    with pytest.raises(CheckpointError, match=r"fc3\.weight"):
+        read_checkpoint(kept(tmp_path / "x.pt", state), model="lenet5")
+
+
+def test_indices_that_were_saved_as_other_numbers_load_where_they_are_the_same(tmp_path):
+    source = tmp_path / "net.py"
+    source.write_text(
+        textwrap.dedent("""
+        import torch
+        from torch import nn
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.head = nn.Linear(192, 3)
+                self.register_buffer("order", torch.arange(192).flip(0))
+                self.register_buffer("seen", torch.arange(192) % 2 == 0)
+            def forward(self, x):
+                return self.head((x.flatten(1) * self.seen)[:, self.order])
+        """)
+    )
+    network = models.build(f"{source}:Net", seed=0)
+    state = network.state_dict()
+    state["order"], state["seen"] = state["order"].float(), state["seen"].to(torch.uint8)
+    read = read_checkpoint(kept(tmp_path / "x.pt", state), model=f"{source}:Net")
+    assert same(read, network, IMAGES)
+    for key, wrong in (("order", state["order"] + 0.5), ("seen", state["seen"] * 2)):
+        file = kept(tmp_path / "y.pt", state | {key: wrong})
+        with pytest.raises(CheckpointError, match=f"'{key}' holds"):
+            read_checkpoint(file, model=f"{source}:Net")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_a_batch_counter_may_have_any_type(dtype, tmp_path):
+    state = files.network("mnist-cnn-bn").state_dict()
+    for key in state:
+        if key.endswith("num_batches_tracked"):
+            state[key] = state[key].to(getattr(torch, dtype)) + 3
+    assert same(read_checkpoint(kept(tmp_path / "x.pt", state)), files.network("mnist-cnn-bn"))
 
 
 # -- parametrisations -----------------------------------------------------------------------------

@@ -200,7 +200,7 @@ def fit(spec: str, state: State, num_classes: int | None, where: str) -> Fit:
     module = models.build(spec, num_classes=classes, seed=0)
     if (left := difference(module.state_dict(), reading.state)).size:
         raise CheckpointError(_misfit(spec, module.state_dict(), reading.state, left, where))
-    return Fit(_filled(module, reading.state), reading, classes)
+    return Fit(_filled(module, reading.state, where), reading, classes)
 
 
 def _fit_own(spec: str, state: State, num_classes: int | None, where: str) -> Fit:
@@ -218,7 +218,7 @@ def _fit_own(spec: str, state: State, num_classes: int | None, where: str) -> Fi
                     f"{where}: its last layer has {in_file} classes, but {spec} builds {built}"
                 )
         raise CheckpointError(message)
-    return Fit(_filled(module, reading.state), reading, num_classes)
+    return Fit(_filled(module, reading.state, where), reading, num_classes)
 
 
 def _skeleton(spec: str, num_classes: int) -> Mapping[str, torch.Tensor]:
@@ -251,10 +251,33 @@ def _classes(
     return counts.pop() if len(counts) == 1 and 0 not in counts else None
 
 
-def _filled(module: torch.nn.Module, state: State) -> torch.nn.Module:
-    counters = {k: v for k, v in module.state_dict().items() if k.endswith(COUNTER)}
+def _filled(module: torch.nn.Module, state: State, where: str) -> torch.nn.Module:
+    expected = module.state_dict()
+    counters = {k: v for k, v in expected.items() if k.endswith(COUNTER)}
+    for key in state.keys() - counters.keys():
+        if not _same_numbers(state[key], expected[key].dtype):
+            raise CheckpointError(
+                f"{where}: the weight {key!r} holds {_kind(state[key])} where the network has "
+                f"{_kind(expected[key])}: quantised or scaled, and nothing in the file says by how "
+                "much; save the weights as the network had them"
+            )
     module.load_state_dict({**counters, **state}, strict=True)
     return module
+
+
+def _same_numbers(tensor: torch.Tensor, wanted: torch.dtype) -> bool:
+    """Whether a tensor can be loaded as another type and mean the same.
+
+    torch copies whatever it is given. An integer is never a weight, but that weight times a scale
+    that is not known; an index may have been averaged, or saved, as a floating-point number.
+    """
+    if wanted.is_floating_point:
+        return tensor.is_floating_point()
+    return tensor.dtype == wanted or torch.equal(tensor.to(wanted).to(tensor.dtype), tensor)
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _misfit(

@@ -4,7 +4,7 @@ Weight normalisation (Salimans and Kingma 2016), spectral normalisation (Miyato 
 pruning, each in torch's hook form (torch.nn.utils) and as torch.nn.utils.parametrizations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
@@ -21,11 +21,16 @@ def folded(state: State) -> tuple[State, tuple[str, ...]]:
         for key in [key for key in result if key.endswith(suffixes[0])]:
             stem = key[: -len(suffixes[0])]
             parts = [stem + suffix for suffix in suffixes]
-            if all(part in result for part in parts):
+            if all(part in result for part in parts) and _computable(kind, result, parts):
                 weight = fold(*(result.pop(part) for part in parts))
                 result[name(stem)] = weight
                 kinds[kind] = None
     return result, tuple(kinds)
+
+
+def _computable(kind: str, state: State, parts: Sequence[str]) -> bool:
+    """Whether the parts are numbers to compute with; integers are left for the refusal."""
+    return kind == "pruning" or all(state[part].is_floating_point() for part in parts)
 
 
 def _hooked(stem: str) -> str:
