@@ -6,8 +6,8 @@ each max pool replaced by the linear function below or above it that its interva
 Everything is float64; N images, S linear functions ("slopes") for each.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -154,6 +154,24 @@ def _size(interval: Interval) -> Tensor:
 # -- lower bounds carried back ------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Multipliers:
+    """What a relaxation may choose, by ReLU step: whatever is chosen, the bound holds.
+
+    The notation is that of Wang et al. 2021 (β-CROWN, equation 8). Both may need gradients.
+    """
+
+    alpha: Mapping[int, Tensor] = field(default_factory=dict)
+    """slope of the line below a ReLU whose interval crosses 0, from the ReLU's own slope to 1,
+    N × S × shape or N × 1 × shape"""
+    beta: Mapping[int, Tensor] = field(default_factory=dict)
+    """added to the slopes before the ReLU, likewise: at most 0 where x ≥ 0 is presumed, at least 0
+    where x ≤ 0 is, and 0 elsewhere. Σ β x ≤ 0 there, so that adding it only lowers a minimum"""
+
+
+NONE = Multipliers()
+
+
 def lowest(
     graph: BoundGraph,
     bounds: Sequence[Interval],
@@ -163,15 +181,38 @@ def lowest(
     *,
     relax: bool,
     real: Sequence[Tensor | None] = (),
+    multipliers: Multipliers = NONE,
 ) -> Tensor:
     """A lower bound of Σ slopes · (the result of a step) over each region; N × S × shape to N × S.
 
+    `carried`, then the minimum over the region.
+    """
+    arriving, total = carried(
+        graph, bounds, index, slopes, relax=relax, real=real, multipliers=multipliers
+    )
+    return total + region.minimum(arriving[0]) if 0 in arriving else total
+
+
+def carried(
+    graph: BoundGraph,
+    bounds: Sequence[Interval],
+    index: int,
+    slopes: Tensor,
+    *,
+    relax: bool,
+    real: Sequence[Tensor | None] = (),
+    multipliers: Multipliers = NONE,
+) -> tuple[dict[int, Tensor], Tensor]:
+    """A linear function of the images below Σ slopes · (the result of a step): slopes, constant.
+
+    The slopes that arrive at the images stand at 0, those at each ReLU beside them, N × S × shape.
     Carried back through affine steps exactly. Without `relax` it stops at the first other step and
     takes its interval there: interval bounds with the last layers merged into the linear function.
     Where `real` has a tensor for a step, 1 where a number exists and 0 where padding stands for it,
     N × 1 × H × W, padding counts as 0.
     """
     waiting = {index: slopes}
+    arriving: dict[int, Tensor] = {}
     total = slopes.new_zeros(slopes.shape[:2])
     for i in range(index, -1, -1):
         if i not in waiting:
@@ -181,10 +222,10 @@ def lowest(
             a = a * there[:, None]
         match step:
             case Input():
-                total += region.minimum(a)
+                arriving[i] = a
                 continue
             case Affine():
-                total += a.flatten(2) @ step.offset.expand(step.shape).flatten()
+                total = total + a.flatten(2) @ step.offset.expand(step.shape).flatten()
                 inner = graph.steps[step.source].shape
                 pulled = step.pull(a.flatten(0, 1), inner).view(*a.shape[:2], *inner)
                 flows = [(step.source, pulled)]
@@ -192,26 +233,33 @@ def lowest(
                 flows = [(one, a), (other, a)]
             case _ if not relax:
                 low, high = bounds[i]
-                total += _weighed(a.clamp(min=0), low) + _weighed(a.clamp(max=0), high)
+                total = total + _weighed(a.clamp(min=0), low) + _weighed(a.clamp(max=0), high)
                 continue
             case Relu():
-                passed, constant = _through_relu(step, a, bounds[step.source])
-                total += constant
+                arriving[i] = a
+                alpha, beta = multipliers.alpha.get(i), multipliers.beta.get(i)
+                passed, constant = _through_relu(step, a, bounds[step.source], alpha)
+                if beta is not None:
+                    passed = passed + beta
+                total = total + constant
                 flows = [(step.source, passed)]
             case MaxPool():
                 inner = graph.steps[step.source].shape
                 passed, constant = _through_pool(step, a, bounds[step.source], inner)
-                total += constant
+                total = total + constant
                 flows = [(step.source, passed)]
         for source, flow in flows:
             waiting[source] = waiting[source] + flow if source in waiting else flow
-    return total
+    return arriving, total
 
 
-def _through_relu(step: Relu, a: Tensor, interval: Interval) -> tuple[Tensor, Tensor]:
+def _through_relu(
+    step: Relu, a: Tensor, interval: Interval, alpha: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Slopes before a ReLU, and what is added; where x crosses 0 it lies under its chord.
 
-    Below lies the steeper side where the interval has more of it (Zhang et al. 2018, adaptive).
+    Below lies the line of slope `alpha`, else the steeper side where the interval has more of it
+    (Zhang et al. 2018, adaptive).
     """
     low, high = interval
     crossing = (low < 0) & (high > 0)
@@ -222,9 +270,11 @@ def _through_relu(step: Relu, a: Tensor, interval: Interval) -> tuple[Tensor, Te
     chord = (high - step.slope * low) / (high - low).clamp(min=1e-300)
     above = torch.where(crossing, chord, sure)
     offset = torch.where(crossing, (1 - chord) * high, torch.zeros_like(high))
-    below = torch.where(crossing, torch.where(high > -low, 1.0, step.slope).to(low), sure)
+    if alpha is None:
+        alpha = torch.where(high > -low, 1.0, step.slope).to(low)[:, None]
+    below = torch.where(crossing[:, None], alpha, sure[:, None])
     falling = a.clamp(max=0)
-    passed = (a * below[:, None]).addcmul_(falling, (above - below)[:, None])
+    passed = (a * below).addcmul_(falling, above[:, None] - below)
     return passed, _weighed(falling, offset)
 
 

@@ -80,7 +80,10 @@ class Affine:
             return self.transposed(slopes)
         with torch.enable_grad():
             x = slopes.new_zeros(len(slopes), *shape).requires_grad_()
-            (result,) = torch.autograd.grad(self.linear(x, self.weight), x, slopes)
+            # differentiable in its turn, for what ascends a bound
+            (result,) = torch.autograd.grad(
+                self.linear(x, self.weight), x, slopes, create_graph=slopes.requires_grad
+            )
         return result
 
 
