@@ -18,6 +18,7 @@ from robustkit import evaluation
 from robustkit import protocol as protocols
 from robustkit.audit import counts
 from robustkit.audit import plan as plans
+from robustkit.audit.outcome import Stage
 from robustkit.audit.policy import parse_policy
 from robustkit.audit.run import AuditRequest, run_audit
 from robustkit.audit.stages import AttackedImages, StageSettings, ThreatModel, run_stages
@@ -32,6 +33,7 @@ from robustkit.report.audit import audit_schema, write
 PLAN = """
 title      = "Tiny"
 images     = 24
+delta      = 0.2
 indicators = 8
 certified  = 4
 corrupted  = 4
@@ -167,6 +169,22 @@ def test_what_a_kind_of_attack_leaves_does_not_depend_on_who_came_first(images):
     assert attacked.after("floor")[:4].tolist() == [False, False, True, True]
 
 
+def test_what_was_asked_for_and_broke_off_is_not_said_to_be_missing(images):
+    attacked = nothing_fooled(images)
+    assert counts.missing(attacked) == {}
+    attacked.stages += [
+        Stage("square", "Square", "black box", True, "skipped", "no time was left"),
+        Stage("transfer", "Transfer from b.pt", "transfer", False, "failed", "NaN logits"),
+        Stage("noise", "Noise", "floor", False, "complete"),
+    ]
+    assert counts.missing(attacked) == {
+        "black": "Square has no result: no time was left",
+        "transfer": "Transfer from b.pt has no result: NaN logits",
+    }
+    attacked.stages.append(Stage("decisions", "HopSkipJump", "black box", False, "complete"))
+    assert "black" not in counts.missing(attacked)
+
+
 def nothing_fooled(images):
     """Images of which all are right before any attack at 0.1 and 0.2."""
     budgets = tuple(parse_epsilon(e) for e in ("0.1", "0.2"))
@@ -256,7 +274,10 @@ def test_nothing_is_done_twice_but_what_could_not_be_examined_is_tried_again(aud
     parts = []
     again = run_audit(asked, settings_in(folder, parts))
     tried = [p.removeprefix("indicator: ") for p in parts if p.startswith("indicator: ")]
-    assert tried == [i.name for i in audit.indicators if i.status == "not examined"]
+    assert tried == [i.name for i in audit.indicators if not i.examined]
+    nobody_gave = {"training-overlap", "transfer-beats-direct", "noise-beats-gradient"}
+    assert {i.name for i in audit.indicators if i.status == "not applicable"} == nobody_gave
+    assert set(tried) == nobody_gave
     assert again.verdict == audit.verdict
     assert again.robust == audit.robust
     assert again.indicators == audit.indicators
@@ -272,7 +293,7 @@ def test_training_images_are_looked_for_again_until_they_are_there(audited, imag
         audit = run_audit(request, settings_in(tmp_path / "out"))
         return next(i for i in audit.indicators if i.name == "training-overlap")
 
-    assert overlap(lambda: None).status == "not examined"
+    assert overlap(lambda: None).status == "not applicable"
     assert overlap(lambda: frozenset(images.ids[:6])).value == 6 / 8
     assert overlap(lambda: None).value == 6 / 8, "what was found out stays so"
 
@@ -375,14 +396,16 @@ def test_every_shipped_plan_parses_and_names_protocols_that_exist(name):
     [
         ("images = -1", "images must not be negative"),
         ("image = 3", "did you mean 'images'"),
+        ("delta = 0.0", "delta must lie between 0 and 1, 0.05 for 5 points, got 0"),
+        ("delta = 5.0", "delta must lie between 0 and 1, 0.05 for 5 points, got 5"),
         ('[[stage]]\nattack = {linf = "pgd"}\nrequired = true', "expected str"),
         ('[[stage]]\nattack = "pgd"\nrequired = true\nbudgets = "some"', "budgets"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_one_line(tmp_path, change, message):
-    head = 'title = "x"\nimages = 1\nindicators = 1\ncertified = 1\ncorrupted = 1\n'
-    if change.startswith("images"):
-        head = head.replace("images = 1", change)
+    head = 'title = "x"\nimages = 1\ndelta = 0.05\nindicators = 1\ncertified = 1\ncorrupted = 1\n'
+    if change.startswith(("images", "delta")):
+        head = head.replace("images = 1" if change.startswith("images") else "delta = 0.05", change)
     elif not change.startswith("["):
         head += change + "\n"
     tail = change if change.startswith("[") else '[[stage]]\nattack = "pgd"\nrequired = true'

@@ -147,14 +147,17 @@ def test_a_sound_network_is_left_in_peace(network, make):
 def peaceful(context):
     """Nothing stays unresolved, and whatever can be looked at is."""
     found = run_indicators(context)
-    assert {r.status for r in found.results} <= {"passed", "resolved", "not examined"}, [
+    assert {r.status for r in found.results} <= {"passed", "resolved", "not applicable"}, [
         r for r in found.results if r.status == "unresolved"
     ]
     assert not any("broke off" in r.evidence for r in found.results)
     assert [r.name for r in found.results] == NAMES
-    unexamined = {r.name for r in found.results if r.status == "not examined"}
-    missing = {"training-overlap", "transfer-beats-direct", "black-beats-white"}
-    assert unexamined - {"clean-accuracy"} == missing
+    apart = {r.name for r in found.results if r.status == "not applicable"}
+    assert apart - {"clean-accuracy"} == {
+        "training-overlap",
+        "transfer-beats-direct",
+        "black-beats-white",
+    }
 
 
 @pytest.mark.slow
@@ -565,6 +568,27 @@ def test_a_model_that_breaks_costs_one_reading():
     result = only(bare(OneSize([1.0, 0.0])), "batch-size")[0]["batch-size"]
     assert result.status == "not examined"
     assert result.evidence == "the model broke off: one image is too few"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("transfer-beats-direct", "transfer"),
+        ("black-beats-white", "black"),
+        ("noise-beats-gradient", "random"),
+        ("single-beats-iterative", "fgsm"),
+    ],
+)
+def test_what_nobody_gave_does_not_apply_and_what_broke_off_was_not_examined(name, kind):
+    model = Answers([1.0, 0.0])
+    assert only(bare(model), name)[0][name].status == "not applicable"
+    broken = only(bare(model, missing={kind: "it broke off"}), name)[0][name]
+    assert (broken.status, broken.evidence) == ("not examined", "it broke off")
+
+
+def test_where_passes_differ_by_chance_batches_cannot_be_asked_about(network, make):
+    found = only(make(Before(Noisy(), network)), "batch-size")[0]["batch-size"]
+    assert found.status == "not applicable"
 
 
 class Brighter(nn.Module):

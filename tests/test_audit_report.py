@@ -174,7 +174,10 @@ def test_the_schema_refuses_what_contradicts_itself(change):
         ({"norm": 3}, "norm: expected another type than 3"),
         ({"stages": {}}, "stages: expected another type"),
         ({"stages": [3]}, r"stages\[0\]: expected an object"),
-        ({"verdict": {"word": "good", "sentence": "", "reasons": []}}, "verdict: word: unknown"),
+        (
+            {"verdict": {"word": "good", "sentence": "", "reasons": [], "delta": 0.1}},
+            "verdict: word: unknown",
+        ),
     ],
 )
 def test_what_is_no_audit_is_one_clear_line(tmp_path, change, message):

@@ -11,60 +11,233 @@ import numpy as np
 import pytest
 from helpers.audits import HOSTILE, POLICY, broken, comparison, full, hostile, level, minimal
 from helpers.evaluations import evaluation
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from robustkit.audit.checklist import fill
-from robustkit.audit.outcome import IndicatorResult, RobustnessClaim, Stage
+from robustkit.audit.junit import junit
+from robustkit.audit.outcome import PLAIN_CLAIM, IndicatorResult, RobustnessClaim, Stage
+from robustkit.audit.plan import load_plan
 from robustkit.audit.policy import (
     as_written,
     judge_policy,
-    junit,
     lower_bound,
     parse_policy,
     read_policy,
 )
-from robustkit.audit.verdict import WIDEST, claim_from, judge, parse_claim
+from robustkit.audit.verdict import claim_from, judge, parse_claim
 from robustkit.audit.wording import at_most, in_points, shares
 from robustkit.errors import InputError
 from robustkit.record import Evaluation
 from robustkit.statistics import Estimate, proportion
+from robustkit.statistics.estimate import MOST_IMAGES, images_to_settle
 from robustkit.summary import failure, summarise
 
-LEFT = Estimate(0.45, 0.42, 0.48, 1000, "Wilson, 95%")
+LEFT = Estimate(0.45, 0.42, 0.48, 1000, "Clopper-Pearson, 95%")
 PGD = Stage("pgd", "PGD", "white box", True, "complete")
 SQUARE = Stage("square", "Square", "black box", True, "complete")
 PASSED = IndicatorResult("zero-gradients", "Do gradients vanish?", "A", "passed", 0.0, 0.1)
 OPEN = replace(PASSED, status="unresolved", value=0.3)
 RESOLVED = replace(PASSED, status="resolved")
-UNSEEN = replace(PASSED, status="not examined", value=None)
+UNSEEN = replace(PASSED, status="not examined", value=None, evidence="memory ran out")
+APART = replace(PASSED, status="not applicable", value=None, evidence="no surrogate was given")
 FAILED = replace(SQUARE, status="failed", reason="the logits are not finite")
 SKIPPED = replace(SQUARE, status="skipped", reason="no time was left")
 GOOD = (PGD, SQUARE)
 
 
 def verdict(accuracy, survived=LEFT, stages=GOOD, indicators=(PASSED,), **more):
-    return judge(
-        RobustnessClaim("linf", "8/255", accuracy, "given"), survived, stages, indicators, **more
-    )
+    claim = RobustnessClaim("linf", "8/255", accuracy, "given")
+    own = {"delta": 0.05, "images": 1000, "available": 10_000, **more}
+    return judge(claim, survived, stages, indicators, **own)
 
 
 # ---- the verdict
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "word"),
+    ("accuracy", "delta", "word"),
     [
-        (1.0, "overstated"),
-        (np.nextafter(0.48, 1), "overstated"),
-        (0.48, "believable"),
-        (0.45, "believable"),
-        (0.42, "believable"),
-        (np.nextafter(0.42, 0), "not established"),
-        (0.0, "not established"),
+        (1.0, 0.05, "overstated"),
+        (np.nextafter(0.48, 1), 0.05, "overstated"),
+        (0.48, 0.05, "not established"),  # it may be true, and it may be 6 points too high
+        (0.4701, 0.05, "not established"),
+        (0.4699, 0.05, "believable"),
+        (0.45, 0.05, "believable"),
+        (0.42, 0.05, "believable"),
+        (0.3701, 0.05, "believable"),
+        (0.3699, 0.05, "not established"),  # the attacks left far more than was claimed
+        (0.0, 0.05, "not established"),
+        (0.45, 0.03, "not established"),
+        (0.45, 0.0301, "believable"),
+        (0.42, 0.001, "believable"),
+        # both: proved to be too high, and by less than Δ
+        (0.49, 0.08, "overstated"),
+        (0.48, 0.08, "believable"),
     ],
 )
-def test_the_interval_decides_and_its_ends_belong_to_it(accuracy, word):
-    assert verdict(float(accuracy)).word == word
+def test_the_interval_decides_between_the_claim_and_the_claim_less_delta(accuracy, delta, word):
+    found = verdict(float(accuracy), delta=delta)
+    assert (found.word, found.delta) == (word, delta)
+
+
+def test_the_claim_that_two_hundred_images_could_buy():
+    """93.2 % of an adversarially trained network: 200 images do not tell, 2,000 refute it."""
+    few = verdict(0.932, proportion(181, 200, "exact"), images=200)
+    assert few.word == "not established"
+    assert "of 200 images 90.5\u00a0% are still classified right" in few.sentence
+    assert f"{few.needed:,} images would, if the same share survives" in few.sentence
+    assert verdict(0.932, proportion(1786, 2000, "exact"), images=2000).word == "overstated"
+    bought = proportion(round(0.905 * few.needed), few.needed, "exact")
+    assert bought.high < 0.932 or bought.low > 0.882
+
+
+@pytest.mark.parametrize("word", ["overstated", "believable", "not established"])
+def test_the_first_line_says_how_many_images_there_were(word):
+    accuracy = {"overstated": 0.9, "believable": 0.45, "not established": 0.475}[word]
+    found = verdict(accuracy)
+    assert found.word == word
+    assert "of 1,000 images 45.0\u00a0% are still classified right" in found.sentence
+    assert "on the 17 images" in verdict(0.5, survived=None, images=17).sentence
+    assert "of 1,000 images" in verdict(0.45, indicators=(OPEN,)).sentence
+
+
+def test_a_claim_that_is_too_high_by_less_than_delta_is_overstated_and_told_so():
+    close = verdict(0.49, delta=0.08)
+    assert close.word == "overstated"
+    assert "overstated by less than Δ\u00a0=\u00a08\u00a0points" in " ".join(close.reasons)
+    assert "less than Δ" not in " ".join(verdict(0.49).reasons)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "side"),
+    [
+        (0.45, "it would be believable"),
+        (0.47, "45.0\u00a0% lies in the indifference zone from 44.0\u00a0% to 47.0\u00a0%"),
+        (0.48, "it would be overstated"),
+    ],
+)
+def test_what_more_images_would_come_to_is_told(accuracy, side):
+    found = verdict(accuracy, delta=0.03)
+    assert found.word == "not established"
+    assert side in found.reasons[1]
+
+
+def test_more_images_than_the_data_set_has_are_told():
+    found = verdict(0.475, available=1000)
+    assert f"{found.needed:,} images, more than the 1,000 of the data set," in found.sentence
+    assert "of the data set" not in verdict(0.475, available=found.needed).sentence
+    assert "of the data set" not in verdict(0.475, available=None).sentence
+    close = verdict(0.45, delta=1e-6)
+    assert close.needed is None
+    assert "more than 10,000,000 images, more than the 10,000 of the data set," in close.sentence
+
+
+def test_images_are_asked_for_only_where_they_would_help():
+    assert verdict(0.475, stages=(PGD, FAILED)).needed
+    for found in (
+        verdict(0.45),
+        verdict(0.45, stages=(PGD, FAILED)),
+        verdict(0.45, indicators=(OPEN,)),
+        verdict(0.3),
+        verdict(0.9),
+        verdict(0.45, survived=None),
+    ):
+        assert found.needed is None
+
+
+def test_where_no_claim_was_made_the_sentence_says_whose_number_it_is():
+    claim = RobustnessClaim("linf", "8/255", 0.45, PLAIN_CLAIM)
+    found = judge(claim, LEFT, GOOD, (PASSED,), delta=0.05, images=1000)
+    assert found.sentence.startswith("The 45.0\u00a0% robust accuracy that plain PGD finds at ")
+    assert verdict(0.45).sentence.startswith("The claim of 45.0\u00a0% robust accuracy at ")
+
+
+def test_a_claim_below_delta_is_said_to_say_little():
+    nothing = proportion(0, 1000, "exact")
+    assert "it says little" in " ".join(verdict(0.0, nothing).reasons)
+    assert "it says little" not in " ".join(verdict(0.45).reasons)
+
+
+# ---- how often a verdict is wrong, by summing the binomial and not by drawing
+
+
+def words_by_count(claim, n, delta):
+    """The word for each count of survivors."""
+    kept = [verdict(claim, proportion(k, n, "exact"), delta=delta).word for k in range(n + 1)]
+    return np.array(kept)
+
+
+def chance(words, word, truth):
+    n = len(words) - 1
+    return float(binom.pmf(np.arange(n + 1), n, truth)[words == word].sum())
+
+
+@pytest.mark.parametrize(("n", "delta"), [(40, 0.05), (200, 0.05), (200, 0.02), (900, 0.05)])
+@pytest.mark.parametrize("claim", [0.2, 0.5, 0.9, 0.932, 0.97, 0.99, 1.0])
+def test_a_verdict_is_wrong_in_one_of_forty_audits_at_most(n, delta, claim):
+    words = words_by_count(claim, n, delta)
+    # the worst false claim is too high by just Δ, the worst true one is the truth itself
+    assert chance(words, "believable", claim - delta) <= 0.025
+    assert chance(words, "overstated", claim) <= 0.025
+
+
+@pytest.mark.parametrize("name", ["quick", "standard"])
+@pytest.mark.parametrize("claim", [0.45, 0.5, 0.7, 0.9, 0.98])
+def test_a_shipped_plan_has_the_images_to_believe_a_true_claim(name, claim):
+    plan = load_plan(name)
+    few, many = (
+        words_by_count(claim, 200, plan.delta),
+        words_by_count(claim, plan.images, plan.delta),
+    )
+    assert chance(many, "believable", claim) >= 0.84
+    assert chance(few, "believable", claim) < chance(many, "believable", claim)
+
+
+def test_the_shipped_plans_ask_for_more_the_harder_they_try():
+    assert [load_plan(name).delta for name in ("quick", "standard", "thorough")] == [
+        0.05,
+        0.03,
+        0.02,
+    ]
+    assert load_plan("thorough").images == 0
+    # with ten thousand, every claim is either believable or overstated
+    for seen in np.linspace(0.01, 0.99, 99):
+        assert all(
+            images_to_settle(seen, above=claim - 0.02, below=claim) <= 10_000
+            for claim in np.clip([seen - 0.01, seen, seen + 0.01, seen + 0.02], 0.02, 1)
+        )
+
+
+@pytest.mark.parametrize(
+    ("share", "above", "below"),
+    [
+        (0.905, 0.882, 0.932),
+        (0.905, 0.9, 0.95),
+        (0.5, 0.45, 0.5),
+        (1.0, 0.95, 1.0),
+        (0.3, 0.4, 0.5),
+    ],
+)
+def test_the_images_that_settle_a_claim_are_the_fewest(share, above, below):
+    found = images_to_settle(share, above=above, below=below)
+
+    def ends(n):
+        # Clopper and Pearson's by the quantiles of the beta distribution, counts not whole
+        k = share * n
+        low = beta.ppf(0.025, k, n - k + 1) if k else 0.0
+        return low, beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
+
+    for n in range(1, found):
+        low, high = ends(n)
+        assert low <= above
+        assert high >= below
+    low, high = ends(found)
+    assert low > above or high < below
+
+
+def test_no_number_of_images_is_named_beyond_reason():
+    assert images_to_settle(0.5, above=0.5, below=0.5 + 1e-7) is None
+    assert images_to_settle(0.5, above=0.4999, below=0.51) < MOST_IMAGES
 
 
 @pytest.mark.parametrize(
@@ -76,7 +249,19 @@ def test_the_interval_decides_and_its_ends_belong_to_it(accuracy, word):
             "believable",
             "Every required attack completed (2): PGD and Square.",
         ),
-        (GOOD, (PASSED, UNSEEN), "believable", "1 indicator not examined: Do gradients vanish?"),
+        (
+            GOOD,
+            (PASSED, APART),
+            "believable",
+            "1 indicator does not apply: Do gradients vanish? (no surrogate was given).",
+        ),
+        (
+            GOOD,
+            (PASSED, UNSEEN, APART),
+            "not established",
+            "1 indicator could not be examined: Do gradients vanish? (memory ran out).",
+        ),
+        (GOOD, (APART,), "not established", "No indicator of a failing attack was examined"),
         (
             (PGD, replace(FAILED, required=False)),
             (PASSED,),
@@ -127,7 +312,7 @@ def test_what_was_fooled_stays_fooled_whatever_did_not_complete(stages, indicato
 
 def test_a_claim_below_says_that_the_attacks_may_be_too_weak():
     (reason,) = verdict(0.3).reasons
-    assert "lies below the interval, which begins at 42.0\u00a0%" in reason
+    assert "5\u00a0points below the interval, which begins at 42.0\u00a0%" in reason
     assert "they may be too weak, or the claim is conservative" in reason
     assert verdict(0.3).by is None
 
@@ -135,22 +320,7 @@ def test_a_claim_below_says_that_the_attacks_may_be_too_weak():
 def test_where_nothing_was_attacked_nothing_is_known():
     found = verdict(0.45, survived=None, stages=())
     assert found.word == "not established"
-    assert found.reasons[0] == "No attack completed at ε\u00a0=\u00a08/255 (linf)."
-
-
-@pytest.mark.parametrize(("n", "word"), [(10, "not established"), (1000, "believable")])
-def test_an_interval_that_admits_everything_establishes_nothing(n, word):
-    left = proportion(n // 2, n)
-    assert (left.high - left.low > WIDEST) == (n == 10)
-    found = verdict(0.5, survived=left)
-    assert found.word == word
-    assert ("audit more images" in " ".join(found.reasons)) == (n == 10)
-    assert verdict(0.5, survived=left, widest=1.0).word == "believable"
-
-
-@pytest.mark.parametrize(("half", "word"), [(0.099, "believable"), (0.101, "not established")])
-def test_an_interval_of_more_than_20_points_establishes_nothing(half, word):
-    assert verdict(0.5, survived=Estimate(0.5, 0.5 - half, 0.5 + half, 90, "")).word == word
+    assert found.reasons[0] == "No attack completed on the 1,000 images."
 
 
 def test_all_reasons_against_a_claim_are_told():
@@ -324,6 +494,8 @@ def test_a_bad_policy_is_one_clear_line(table, message):
         ({"unresolved_indicators": True}, "expected int"),
         ({"not_worse_than": "b.pt"}, "the key 'by_more_than' is missing"),
         ({"verdict": "beleivable"}, "did you mean 'believable'"),
+        ({"verdict": "believable", "delta": 5.0}, "expected 0.05 for 5 points, got 5.0"),
+        ({"verdict": "not overstated", "delta": 0.05}, 'delta goes with verdict = "believable"'),
     ],
 )
 def test_a_bad_rule_is_one_clear_line(entry, message):
@@ -397,26 +569,40 @@ def test_a_budget_that_only_some_required_attacks_tried_is_no_finding():
 
 
 @pytest.mark.parametrize(
-    ("unresolved", "unseen", "allowed", "passed"),
+    ("unresolved", "unseen", "apart", "allowed", "passed"),
     [
-        (0, 0, (0, 0), True),
-        (1, 0, (0, 0), False),
-        (1, 0, (1, 0), True),
-        (0, 1, (0, 0), False),
-        (0, 1, (0, 1), True),
-        (0, 1, (5, 0), False),
-        (2, 2, (2, 2), True),
-        (2, 2, (1, 2), False),
+        (0, 0, 0, 0, True),
+        (1, 0, 0, 0, False),
+        (1, 0, 0, 1, True),
+        (0, 0, 3, 0, True),  # what nobody gave is no fault of the network's
+        (0, 1, 0, 0, False),  # what broke off may have been one
+        (0, 1, 0, 1, True),
+        (1, 1, 0, 1, False),
+        (2, 2, 9, 4, True),
     ],
 )
-def test_indicators_that_were_not_examined_count(unresolved, unseen, allowed, passed):
-    results = (PASSED, *[OPEN] * unresolved, *[UNSEEN] * unseen)
-    found = rule(
-        replace(full(), indicators=results),
-        unresolved_indicators=allowed[0],
-        unexamined_indicators=allowed[1],
-    )
+def test_what_does_not_apply_fails_no_rule_and_what_is_not_known_does(
+    unresolved, unseen, apart, allowed, passed
+):
+    results = (PASSED, *[OPEN] * unresolved, *[UNSEEN] * unseen, *[APART] * apart)
+    found = rule(replace(full(), indicators=results), unresolved_indicators=allowed)
     assert found.passed == passed
+    assert found.rule == f"unresolved_indicators = {allowed}"
+    assert ("could not be examined" in found.sentence) == (unseen > 0)
+
+
+def test_no_rule_of_a_policy_fails_what_its_file_does_not_name():
+    """Every key of a rule that has a default is either of no effect, or written out."""
+    with pytest.raises(InputError, match="unknown key 'unexamined_indicators'"):
+        rules({"unresolved_indicators": 0, "unexamined_indicators": 3})
+    believed = replace(
+        full(),
+        indicators=(PASSED, APART),
+        verdict=verdict(0.45, indicators=(PASSED, APART)),
+        claim=RobustnessClaim("linf", "8/255", 0.45, "given"),
+    )
+    assert rule(believed, unresolved_indicators=0).passed
+    assert rule(believed, verdict="believable").passed
 
 
 @pytest.mark.parametrize(("margin", "passed"), [(0.016, True), (0.0159, False), (0.0, False)])
@@ -434,6 +620,23 @@ def test_two_comparisons_with_files_of_one_name_need_the_path():
 def test_a_verdict_may_only_have_to_be_no_overstatement():
     assert rule(broken(), verdict="not overstated").passed
     assert not rule(full(), verdict="not overstated").passed
+    assert not rule(minimal(), verdict="not overstated").passed  # where nothing was attacked
+
+
+@pytest.mark.parametrize(("delta", "passed"), [(None, True), (0.0301, True), (0.03, False)])
+def test_a_rule_may_ask_for_a_smaller_delta_than_the_plan(delta, passed):
+    audit = replace(
+        full(),
+        robust=tuple(replace(lv, accuracy=LEFT) for lv in full().robust),
+        claim=RobustnessClaim("linf", "8/255", 0.45, "given"),
+        verdict=verdict(0.45),
+    )
+    asked = {} if delta is None else {"delta": delta}
+    found = rule(audit, verdict="believable", **asked)
+    assert found.passed == passed
+    if delta:
+        assert f"{100 * delta:.6g}\u00a0points" in found.sentence
+        assert not rule(full(), verdict="believable", **asked).passed  # it is overstated
 
 
 # ---- JUnit

@@ -84,11 +84,11 @@ class Parts:
     def indicator_runs(self, key: AuditPartKey) -> dict[str, IndicatorRun]:
         """The indicators' runs on file, by indicator, of those that could be examined.
 
-        What could not may be examined now: training images may have come, or memory.
+        The others may be now: training images may have come, or memory.
         """
         found = self.stored(key).get("runs", {})
         runs = {name: _run_from(plain) for name, plain in found.items()}
-        return {name: run for name, run in runs.items() if run.result.status != "not examined"}
+        return {name: run for name, run in runs.items() if run.result.examined}
 
     def store_indicator_runs(self, key: AuditPartKey, runs: Mapping[str, IndicatorRun]) -> None:
         """Keep the runs so far: an interrupted audit goes on with the next indicator."""

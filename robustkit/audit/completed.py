@@ -31,7 +31,7 @@ class CompletedAudit:
     def indicators(self, names: Sequence[str]) -> list[IndicatorResult]:
         """Those of these indicators that were examined."""
         results = (r for r in self.audit.indicators if r.name in names)
-        return [r for r in results if r.status != "not examined"]
+        return [r for r in results if r.examined]
 
     def largest(self, key: str) -> int:
         """The largest value of a whole number over all attacks: restarts, draws."""

@@ -1,9 +1,9 @@
 """What an audit knows of a network under attack, and the passes that its indicators share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from robustkit.geometry import distance
 from robustkit.protocol import Attack, Epsilon, Fgsm, NoiseAttack, Norm, Protocol
 
 T = TypeVar("T")
+OtherAttack = Literal["fgsm", "random", "black", "transfer"]
+"""what the plain evaluation is held against, by the mask of what it left"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class AuditContext:
     """One network, its images, and which of them each kind of attack left right.
 
     Masks are boolean, N, on the CPU; True means classified right. A mask that is None was not
-    worked out, and the indicators that need it say so.
+    worked out, and the indicators that need it say so: `missing` tells why it is not there.
     """
 
     model: torch.nn.Module
@@ -73,6 +75,8 @@ class AuditContext:
     effort: Effort = Effort()
     failed: str = ""
     """why the plain attack broke off, so that `plain` is no more than `clean_right`"""
+    missing: Mapping[OtherAttack, str] = field(default_factory=dict)
+    """why a mask is None although its attack was asked for"""
     _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -140,6 +144,7 @@ class AuditContext:
             black=None if black is None else after(replace(black, epsilons=plain.epsilons)),
             transfer=None if surrogate is None else after(plain, surrogate),
             failed=failed,
+            missing={"fgsm": failed} if failed else {},
         )
 
     # --- what is asked ------------------------------------------------------------------------

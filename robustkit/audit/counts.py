@@ -1,11 +1,13 @@
 """What the attacks say, counted: together, by class, and by what an image is taken for."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from robustkit.audit.outcome import ClassRow, RobustnessClaim
-from robustkit.audit.stages import PLAIN, AttackedImages, Bools
+from robustkit.audit.context import OtherAttack
+from robustkit.audit.indicators.run import IndicatorRun
+from robustkit.audit.outcome import PLAIN_CLAIM, ClassRow, RobustnessClaim, Stage
+from robustkit.audit.stages import AttackedImages, Bools
 from robustkit.errors import EvaluationFailed
 from robustkit.statistics import proportion
 
@@ -13,8 +15,7 @@ from robustkit.statistics import proportion
 def plain_claim(attacked: AttackedImages) -> RobustnessClaim:
     """What the plain evaluation says on the same images."""
     threat = attacked.threat
-    left = alone(attacked, attacked.plain)
-    source = f"plain {PLAIN}, run by this audit"
+    left, source = alone(attacked, attacked.plain), PLAIN_CLAIM
     if left is None:
         left, source = attacked.right, f"{source}: it broke off and fooled nothing"
     return RobustnessClaim(threat.norm, threat.judged.text, float(left.mean()), source)
@@ -29,6 +30,57 @@ def alone(attacked: AttackedImages, names: Sequence[str]) -> Bools | None:
 def floor(attacked: AttackedImages) -> Bools | None:
     """Still right after random noise; None where that did not complete."""
     return alone(attacked, [n for n, family in attacked.families.items() if family == "floor"])
+
+
+def missing(attacked: AttackedImages) -> dict[OtherAttack, str]:
+    """Why attacks that the plan asked for, and that indicators look at, have left no mask."""
+    own: dict[OtherAttack, list[Stage]] = {
+        "fgsm": [
+            s for s in attacked.stages if s.name in attacked.plain and s.name.endswith("fgsm")
+        ],
+        "random": [s for s in attacked.stages if s.family == "floor"],
+        "black": [s for s in attacked.stages if s.family == "black box"],
+        "transfer": [s for s in attacked.stages if s.family == "transfer"],
+    }
+    return {
+        kind: f"{stages[0].title} has no result: {stages[0].reason}"
+        for kind, stages in own.items()
+        if stages and all(stage.status != "complete" for stage in stages)
+    }
+
+
+def add_adaptive(attacked: AttackedImages, runs: Collection[IndicatorRun]) -> None:
+    """What looking and adaptive attacks fooled is a stage like any other."""
+    places = {name: row for row, name in enumerate(attacked.data.ids)}
+    fooled = {i: f.result.name for f in runs for i in f.fooled}
+    rows = sorted(places[i] for i in fooled)
+    if not any(f.result.adaptive_attack for f in runs) and not rows:
+        return
+    new = [row for row in rows if attacked.survivors[row]]
+    by: dict[str, int] = {}
+    for row in new:
+        name = fooled[attacked.data.ids[row]]
+        by[name] = by.get(name, 0) + 1
+        attacked.by[row] = "adaptive"
+    judged = float(attacked.threat.judged)
+    for epsilon in attacked.threat.budgets:
+        if float(epsilon) >= judged:
+            attacked.fooled[epsilon.text][rows] = True
+    attacked.families["adaptive"] = "adaptive"
+    now = attacked.level(attacked.threat.judged)
+    attacked.stages.append(
+        Stage(
+            "adaptive",
+            "Adaptive attacks, on the images that indicators doubted",
+            "adaptive",
+            False,
+            "complete",
+            robust=(now,),
+            so_far=now.accuracy,
+            first=len(new),
+            found_by=by,
+        )
+    )
 
 
 def tried(attacked: AttackedImages, epsilon: str) -> bool:
@@ -62,7 +114,8 @@ def classes(attacked: AttackedImages) -> tuple[ClassRow, ...]:
         own = labels == label
         n = int(own.sum())
         clean, robust = (
-            proportion(int(mask[own].sum()), n) for mask in (attacked.right, attacked.survivors)
+            proportion(int(mask[own].sum()), n, "exact")
+            for mask in (attacked.right, attacked.survivors)
         )
         rows.append(ClassRow(names[int(label)], clean, robust))
     return tuple(rows)

@@ -14,7 +14,11 @@ Family = Literal["floor", "white box", "black box", "transfer", "adaptive"]
 """what an attack knows: nothing but random draws, the gradients, outputs alone, another network;
 or whatever an indicator that fired made the audit try"""
 Done = Literal["complete", "failed", "skipped"]
-IndicatorStatus = Literal["passed", "resolved", "unresolved", "not examined"]
+IndicatorStatus = Literal["passed", "resolved", "unresolved", "not examined", "not applicable"]
+"""not applicable: it needs an input that nobody gave, or asks what the network cannot be asked;
+not examined: it applies, and could not be worked out"""
+PLAIN_CLAIM = "plain pgd, run by this audit"
+"""who makes the claim where the user makes none"""
 Word = Literal["overstated", "believable", "not established"]
 
 
@@ -137,7 +141,7 @@ class IndicatorResult:
     fires: Literal["above", "below"] = "above"
     """on which side of the threshold"""
     evidence: str = ""
-    """one sentence; for "not examined", why not"""
+    """one sentence; for "not examined" and "not applicable", why"""
     adaptive_attack: str = ""
     """what was done about it"""
     before: float | None = None
@@ -146,6 +150,11 @@ class IndicatorResult:
     """the same with the adaptive attacks added"""
     n: int = 0
     """images that it looked at"""
+
+    @property
+    def examined(self) -> bool:
+        """Whether it was worked out."""
+        return self.status not in ("not examined", "not applicable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +165,7 @@ class RobustnessClaim:
     epsilon: str
     accuracy: float
     source: str
-    """who says so: "given", a file, or "plain PGD, run by this audit" """
+    """who says so: "given", a file, or what begins with `PLAIN_CLAIM`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +175,12 @@ class ClaimVerdict:
     word: Word
     sentence: str
     reasons: tuple[str, ...]
+    delta: float
+    """of the plan: a claim above the truth by less, a share, may be believed"""
     by: float | None = None
     """how far the claim lies above the upper bound of what survived; only where overstated"""
+    needed: int | None = None
+    """images that would settle the claim if the same share survives; None where more do not help"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class AuditPlan:
     name: str
     title: str
     images: int
+    delta: float
+    """a claim above the truth by less, a share, may be believed"""
     stages: tuple[StageSpec, ...]
     indicators: int
     certified: int
@@ -71,6 +73,7 @@ class _StageTable:
 class _PlanFile:
     title: str
     images: int
+    delta: float
     indicators: int
     certified: int
     corrupted: int
@@ -100,6 +103,10 @@ def load_plan(name: str) -> AuditPlan:
     for key in ("images", "indicators", "certified", "corrupted"):
         if getattr(file, key) < 0:
             raise InputError(f"{where}: {key} must not be negative; 0 means all")
+    if not 0 < file.delta < 1:
+        raise InputError(
+            f"{where}: delta must lie between 0 and 1, 0.05 for 5 points, got {file.delta:.6g}"
+        )
     stages = tuple(_stage(t, f"{where}: [[stage]] {i}") for i, t in enumerate(file.stage, 1))
     smoothing = (
         build(Smoothing, file.smoothing, f"{where}: [smoothing]") if file.smoothing else None
@@ -108,6 +115,7 @@ def load_plan(name: str) -> AuditPlan:
         path.stem,
         file.title,
         file.images,
+        file.delta,
         stages,
         file.indicators,
         file.certified,

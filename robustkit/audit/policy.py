@@ -3,23 +3,28 @@
 A rule about something that the audit does not know fails, and says so: nothing passes unseen.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
-from xml.etree import ElementTree
 
 from robustkit.audit.outcome import Audit, RuleResult, Stage
-from robustkit.audit.wording import at_most, budget, counted, in_points, sentence, share, shares
+from robustkit.audit.verdict import believed_above
+from robustkit.audit.wording import (
+    at_most,
+    budget,
+    counted,
+    in_points,
+    sentence,
+    share,
+    shares,
+    tolerance,
+)
 from robustkit.errors import InputError, ProtocolError, UnknownName
 from robustkit.files import build, read_toml
 from robustkit.protocol import parse_epsilon, parse_norm
 from robustkit.statistics import Comparison, Estimate
 from robustkit.statistics.estimate import exact_lower
-
-# what XML 1.0 cannot hold, not even escaped
-_UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +62,12 @@ class AccuracyRule:
 
 @dataclass(frozen=True, slots=True)
 class IndicatorRule:
-    """How many indicators of a failing attack may stay open."""
+    """How many indicators of a failing attack may stay unresolved.
+
+    One that applies and could not be examined counts, too: it may be one of them.
+    """
 
     unresolved_indicators: int
-    unexamined_indicators: int = 0
-    """how many may not have been examined at all"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,8 @@ class VerdictRule:
     """The verdict on the claim."""
 
     verdict: Literal["believable", "not overstated"]
+    delta: float | None = None
+    """goes with "believable": within which the claim must be believable; else the plan's"""
 
 
 Requirement = RobustRule | CertifiedRule | AccuracyRule | IndicatorRule | NotWorseRule | VerdictRule
@@ -154,10 +162,13 @@ def _check(rule: Requirement, where: str) -> None:
     level = getattr(rule, "confidence", None)
     if level is not None and not 0.5 <= level < 1:
         raise InputError(f"{where}: confidence: expected from 0.5 to below 1, got {level!r}")
-    for key in ("unresolved_indicators", "unexamined_indicators"):
-        if getattr(rule, key, 0) < 0:
-            raise InputError(f"{where}: {key}: expected 0 or more")
     match rule:
+        case IndicatorRule(allowed) if allowed < 0:
+            raise InputError(f"{where}: unresolved_indicators: expected 0 or more")
+        case VerdictRule("not overstated", delta) if delta is not None:
+            raise InputError(f'{where}: delta goes with verdict = "believable"')
+        case VerdictRule(_, delta) if delta is not None and not 0 < delta < 1:
+            raise InputError(f"{where}: delta: expected 0.05 for 5 points, got {delta!r}")
         case RobustRule(threat) | CertifiedRule(threat):
             _threat(threat, where)
         case AccuracyRule("corruptions", _, confidence) if confidence is not None:
@@ -299,22 +310,22 @@ def _corruptions(rule: AccuracyRule, audit: Audit) -> Judged:
 
 
 def _indicators(rule: IndicatorRule, audit: Audit) -> Judged:
-    unknown = [r.title for r in audit.indicators if r.status == "not examined"]
-    examined = len(audit.indicators) - len(unknown)
+    examined = [r for r in audit.indicators if r.examined]
     if not examined:
         return False, "no indicator was examined, so nothing is known of them"
     names = [result.title for result in audit.unresolved]
-    few, seen = len(names) <= rule.unresolved_indicators, len(unknown) <= rule.unexamined_indicators
+    unknown = [r.title for r in audit.indicators if r.status == "not examined"]
     message = (
-        f"{len(names)} of {counted(examined, 'examined indicator')} stayed unresolved"
-        f"{_these(names)}; allowed: {rule.unresolved_indicators}"
+        f"{len(names)} of {counted(len(examined), 'examined indicator')} stayed unresolved"
+        f"{_these(names)}"
     )
     if unknown:
         message += (
-            f"; {counted(len(unknown), 'indicator')} not examined{_these(unknown)}; allowed: "
-            f"{rule.unexamined_indicators}"
+            f", and {counted(len(unknown), 'indicator')} that could not be examined"
+            f"{_these(unknown)} may be, too"
         )
-    return few and seen, message
+    passed = len(names) + len(unknown) <= rule.unresolved_indicators
+    return passed, f"{message}; allowed: {rule.unresolved_indicators}"
 
 
 def _these(names: Sequence[str]) -> str:
@@ -347,58 +358,19 @@ def _comparison_with(name: str, comparisons: Sequence[Comparison]) -> Comparison
 
 
 def _believed(rule: VerdictRule, audit: Audit) -> Judged:
-    word = audit.verdict.word
-    wanted = ("believable",) if rule.verdict == "believable" else ("believable", "not established")
-    return word in wanted, f"the verdict is {word}: {audit.verdict.sentence}"
-
-
-def junit(audit: Audit, rules: Sequence[RuleResult]) -> str:
-    """JUnit XML, as build servers read it: a test case a rule, failures with their sentence.
-
-    The rules are those that `judge_policy` gave; the same rules give the same text.
-    """
-    name = f"policy for {audit.checkpoint.get('path')}"
-    counts = {
-        "name": name,
-        "tests": str(len(rules)),
-        "failures": str(sum(not rule.passed for rule in rules)),
-        "errors": "0",
-    }
-    root = ElementTree.Element("testsuites", _fit(counts))
-    suite = ElementTree.SubElement(root, "testsuite", _fit(counts | {"skipped": "0"}))
-    properties = ElementTree.SubElement(suite, "properties")
-    for key, value in _properties(audit).items():
-        ElementTree.SubElement(properties, "property", _fit({"name": key, "value": value}))
-    for number, rule in enumerate(rules, 1):
-        # numbered, since servers take two cases of one name for one
-        case = {"classname": "robustkit.policy", "name": f"{number}. {rule.rule}"}
-        _outcome(ElementTree.SubElement(suite, "testcase", _fit(case)), rule)
-    ElementTree.indent(root)
-    text = ElementTree.tostring(root, encoding="unicode")
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
-
-
-def _properties(audit: Audit) -> dict[str, str]:
-    return {
-        "checkpoint": str(audit.checkpoint.get("path")),
-        "sha256": str(audit.checkpoint.get("sha256") or "not recorded"),
-        "threat": f"{audit.norm}:{audit.epsilon}",
-        "verdict": audit.verdict.word,
-    }
-
-
-def _outcome(case: ElementTree.Element, rule: RuleResult) -> None:
-    if rule.passed:
-        ElementTree.SubElement(case, "system-out").text = _whole(rule.sentence)
-        return
-    failure = _fit({"message": rule.sentence, "type": "policy"})
-    ElementTree.SubElement(case, "failure", failure).text = _whole(rule.sentence)
-
-
-def _fit(attributes: Mapping[str, str]) -> dict[str, str]:
-    return {key: _whole(value) for key, value in attributes.items()}
-
-
-def _whole(text: str) -> str:
-    """Without what XML 1.0 cannot hold."""
-    return _UNFIT.sub("\N{REPLACEMENT CHARACTER}", text)
+    verdict, survived = audit.verdict, audit.survived
+    found = f"the verdict is {verdict.word}: {verdict.sentence}"
+    if survived is None:
+        return False, found
+    if rule.verdict == "not overstated":
+        return verdict.word != "overstated", found
+    if verdict.word != "believable" or rule.delta is None:
+        return verdict.word == "believable", found
+    bound = believed_above(audit.claim, rule.delta)
+    low, least = shares(survived.low, bound)
+    passed = survived.low > bound
+    way = "above" if passed else "not above"
+    return passed, (
+        f"{found.rstrip('.')}; its interval begins at {low}, {way} the claim less "
+        f"{tolerance(rule.delta)}, {least}"
+    )

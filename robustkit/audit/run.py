@@ -1,6 +1,6 @@
 """An audit from its request to its outcome, in rising order of cost; what is done is kept."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -24,13 +24,13 @@ from robustkit.audit.outcome import (
     Audit,
     Bound,
     Certificate,
+    ClaimVerdict,
     Corrupted,
     Corruptions,
     IndicatorResult,
     RobustnessClaim,
     SmoothedAccuracy,
     SmoothedLevel,
-    Stage,
 )
 from robustkit.audit.plan import AuditPlan, Smoothing
 from robustkit.audit.policy import Policy, judge_policy
@@ -52,7 +52,7 @@ from robustkit.device import device as find_device
 from robustkit.errors import RobustkitError, first_line
 from robustkit.evaluation import EvaluatedModel
 from robustkit.files import digest
-from robustkit.statistics import Comparison, compare_images, proportion
+from robustkit.statistics import Comparison, Estimate, compare_images, proportion
 
 BATCH = 64
 """images a pass in indicators, corruptions and bounds, where the user names no other number"""
@@ -124,8 +124,8 @@ class _AuditRun:
             epsilon=q.threat.judged.text,
             budget=q.budget,
             claim=claim,
-            verdict=judge(claim, at.get(q.threat.judged.text), attacked.stages, results),
-            clean=proportion(int(attacked.right.sum()), len(q.data)),
+            verdict=self._verdict(claim, at.get(q.threat.judged.text), attacked, results),
+            clean=proportion(int(attacked.right.sum()), len(q.data), "exact"),
             robust=robust,
             stages=tuple(attacked.stages),
             indicators=results,
@@ -145,6 +145,24 @@ class _AuditRun:
         )
         audit = replace(audit, checklist=fill(audit))
         return replace(audit, policy=judge_policy(q.policy, audit) if q.policy else ())
+
+    def _verdict(
+        self,
+        claim: RobustnessClaim,
+        survived: Estimate | None,
+        attacked: AttackedImages,
+        results: tuple[IndicatorResult, ...],
+    ) -> ClaimVerdict:
+        q = self.request
+        return judge(
+            claim,
+            survived,
+            attacked.stages,
+            results,
+            delta=q.plan.delta,
+            images=len(q.data),
+            available=q.data.available,
+        )
 
     def _header(self) -> dict[str, Any]:
         """What the record of an evaluation says of the network, the images and the engine."""
@@ -195,9 +213,9 @@ class _AuditRun:
 
         with suppress(OutOfTime):  # what was read so far counts
             run_indicators(self._context(attacked, part), limits, done, runs, begin)
-        self._count_adaptive(attacked, runs.values())
+        counts.add_adaptive(attacked, runs.values())
         read = [runs[i.name].result for i in INDICATORS if i.name in runs]
-        return (*read, *(_not_examined(i) for i in INDICATORS if i.name not in runs))
+        return (*read, *(i.without_result(TIME_UP) for i in INDICATORS if i.name not in runs))
 
     def _context(self, attacked: AttackedImages, part: Dataset) -> AuditContext:
         q, n = self.request, len(part)
@@ -229,39 +247,7 @@ class _AuditRun:
             training_ids=q.training_ids,
             batch_size=self._batch,
             failed=failed[0].reason if failed else "",
-        )
-
-    def _count_adaptive(self, attacked: AttackedImages, runs: Collection[IndicatorRun]) -> None:
-        """What looking and adaptive attacks fooled is a stage like any other."""
-        places = {name: row for row, name in enumerate(attacked.data.ids)}
-        fooled = {i: f.result.name for f in runs for i in f.fooled}
-        rows = sorted(places[i] for i in fooled)
-        if not any(f.result.adaptive_attack for f in runs) and not rows:
-            return
-        new = [row for row in rows if attacked.survivors[row]]
-        by: dict[str, int] = {}
-        for row in new:
-            name = fooled[attacked.data.ids[row]]
-            by[name] = by.get(name, 0) + 1
-            attacked.by[row] = "adaptive"
-        judged = float(attacked.threat.judged)
-        for epsilon in attacked.threat.budgets:
-            if float(epsilon) >= judged:
-                attacked.fooled[epsilon.text][rows] = True
-        attacked.families["adaptive"] = "adaptive"
-        now = attacked.level(attacked.threat.judged)
-        attacked.stages.append(
-            Stage(
-                "adaptive",
-                "Adaptive attacks, on the images that indicators doubted",
-                "adaptive",
-                False,
-                "complete",
-                robust=(now,),
-                so_far=now.accuracy,
-                first=len(new),
-                found_by=by,
-            )
+            missing=counts.missing(attacked),
         )
 
     # --- bounds, accidents, the smoothed classifier ----------------------------------------------
@@ -289,7 +275,7 @@ class _AuditRun:
         levels = []
         for epsilon, robust in zip(budgets, result["robust"], strict=True):
             counts.check_sandwich(attacked, epsilon.text, np.array(robust, bool))
-            levels.append(Bound(epsilon.text, float(epsilon), proportion(sum(robust), n)))
+            levels.append(Bound(epsilon.text, float(epsilon), proportion(sum(robust), n, "exact")))
         return Certificate(result["method"], tuple(levels), n=n)
 
     def _corrupt(self) -> Corruptions:
@@ -306,7 +292,7 @@ class _AuditRun:
         right = np.array(result["right"])
         groups = {name: group for group, names in corruption.GROUPS.items() for name in names}
         rows = tuple(
-            Corrupted(name, groups[name], tuple(proportion(int(k), n) for k in row))
+            Corrupted(name, groups[name], tuple(proportion(int(k), n, "exact") for k in row))
             for name, row in zip(corruption.NAMES, right, strict=True)
         )
         notes = corruption.departure_notes(corruption.NAMES, height, width, channels)
@@ -345,10 +331,10 @@ class _AuditRun:
             self.notes.append(f"no smoothed classifier: {first_line(error)}")
             return None
         levels = tuple(
-            SmoothedLevel(radius, proportion(certified, n), proportion(attacked, n))
-            for radius, certified, attacked in result["levels"]
+            SmoothedLevel(radius, *(proportion(right, n, "exact") for right in both))
+            for radius, *both in result["levels"]
         )
-        clean = proportion(result["clean"], n)
+        clean = proportion(result["clean"], n, "exact")
         return SmoothedAccuracy(
             smoothing.sigma, smoothing.draws, smoothing.alpha, clean, result["abstained"], levels
         )
@@ -435,14 +421,3 @@ class _AuditRun:
             },
             "Audit": {"name": plan.name, "title": plan.title, "digest": digest(plan.text)},
         }
-
-
-def _not_examined(indicator: Indicator) -> IndicatorResult:
-    return IndicatorResult(
-        indicator.name,
-        indicator.title,
-        indicator.source,
-        "not examined",
-        fires=indicator.fires,
-        evidence=TIME_UP,
-    )

@@ -139,7 +139,7 @@ class AttackedImages:
     def level(self, epsilon: Epsilon) -> Level:
         """Worst case over all stages so far, at a budget."""
         left = int((~self.fooled[epsilon.text]).sum())
-        return Level(epsilon.text, float(epsilon), proportion(left, len(self.data)))
+        return Level(epsilon.text, float(epsilon), proportion(left, len(self.data), "exact"))
 
 
 def run_stages(
@@ -354,7 +354,8 @@ def _title(whole: Protocol, word: str, spec: StageSpec) -> str:
 
 
 def _levels(found: Evaluation, protocol: Protocol) -> tuple[Level, ...]:
-    return tuple(Level(p.epsilon.text, float(p.epsilon), p.accuracy) for p in found.robust())
+    points = found.robust("exact")
+    return tuple(Level(p.epsilon.text, float(p.epsilon), p.accuracy) for p in points)
 
 
 def minutes(limit: float | None) -> Callable[[], bool]:

@@ -15,6 +15,7 @@ __all__ = [
     "sentence",
     "share",
     "shares",
+    "tolerance",
 ]
 
 MOST_DIGITS = 6
@@ -42,6 +43,11 @@ def in_points(difference: float, digits: int = 1) -> str:
     while digits < MOST_DIGITS and difference and not round(100 * difference, digits):
         digits += 1
     return f"{100 * difference + 0.0:.{digits}f}\u00a0points".replace("-", "−")
+
+
+def tolerance(delta: float) -> str:
+    """A Δ in points, as it was written: "5 points", "0.5 points"."""
+    return f"{100 * delta:.6g}\u00a0{'point' if delta == 0.01 else 'points'}"
 
 
 def budget(norm: str, epsilon: str) -> str:

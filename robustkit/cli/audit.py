@@ -182,7 +182,7 @@ def _parse_options(
 
 def _write_and_show(found: "Audit", out: Path, junit: Path | None) -> int:
     """Write the report, say what was found; 1 where a rule fails."""
-    from robustkit.audit.policy import junit as as_junit
+    from robustkit.audit.junit import junit as as_junit
     from robustkit.cli.terminal import show_audit
     from robustkit.files import write_atomic
     from robustkit.report.audit import write

@@ -53,6 +53,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def available(self) -> int:
+        """How many images the source has, of which these are some."""
+        return len(self._source.labels)
+
     def images(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """A block, N x C x H x W in [0, 1], read and decoded now.
 

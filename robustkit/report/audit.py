@@ -16,6 +16,7 @@ from markupsafe import Markup
 from robustkit import figures
 from robustkit.audit.outcome import Audit, ClassRow, Stage
 from robustkit.audit.stored import audit_schema, encoded, read_audit
+from robustkit.audit.wording import tolerance
 from robustkit.figures import Draw, printable, svg
 from robustkit.files import write_together
 from robustkit.report import html
@@ -131,6 +132,7 @@ def _facts(audit: Audit) -> dict[str, str]:
     survived, claim = audit.survived, audit.claim
     return {
         "claim": f"{percent(claim.accuracy)} at {claim.epsilon} ({claim.norm}); {claim.source}",
+        "Δ": f"{tolerance(audit.verdict.delta)}: a claim may lie less than this above the truth",
         "robust accuracy found": "unknown" if survived is None else _with_interval(survived),
         "accuracy without attack": _with_interval(audit.clean),
         "images": f"{audit.clean.n:,} of {data.get('title') or data.get('name')}, "

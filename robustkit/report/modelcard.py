@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from robustkit.audit.outcome import Audit
+from robustkit.audit.wording import tolerance
 from robustkit.figures import printable
 from robustkit.report.wording import NOTHING, ends, in_points, interval, measured, percent
 from robustkit.statistics import Estimate
@@ -95,6 +96,7 @@ def _what(audit: Audit) -> str:
     rows = [
         ("claim", f"{percent(claim.accuracy)} at ε = {claim.epsilon} ({claim.norm})"),
         ("who says so", claim.source),
+        ("Δ", f"{tolerance(audit.verdict.delta)}: how far above the truth it may lie"),
         ("checkpoint", str(checkpoint.get("path"))),
         ("SHA-256", str(checkpoint.get("sha256") or "not recorded")),
         ("images", f"{audit.clean.n:,} of {data.get('name')}, {data.get('split')}"),

@@ -1,5 +1,6 @@
 """One number with its interval: shares, means over seeds, ratios, medians."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, exp, sqrt
@@ -13,6 +14,8 @@ from robustkit.errors import InputError
 
 Method = Literal["wilson", "exact"]
 Floats = NDArray[np.float64]
+MOST_IMAGES = 10_000_000
+"""beyond which no number of images is named"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +55,33 @@ def proportion(count: int, n: int, method: Method = "wilson", level: float = 0.9
     return Estimate(count / n, low, high, n, f"{label}, {percent(level)}")
 
 
-def exact_lower(count: int, n: int, alpha: float) -> float:
+def exact_lower(count: float, n: int, alpha: float) -> float:
     """Lower end of Clopper and Pearson's two-sided 1 − alpha interval for count of n."""
     return float(betaincinv(count, n - count + 1, alpha / 2)) if count else 0.0
 
 
-def exact_upper(count: int, n: int, alpha: float) -> float:
+def exact_upper(count: float, n: int, alpha: float) -> float:
     """Upper end of the same interval."""
     return 1.0 - exact_lower(n - count, n, alpha)
+
+
+def images_to_settle(
+    share: float, *, above: float, below: float, level: float = 0.95
+) -> int | None:
+    """Fewest images whose exact interval lies above `above`, or below `below`, at this share.
+
+    The interval is that of `share` · n of n images, Clopper and Pearson's, continued to counts that
+    are not whole. Of `above` < `below` one is always met in the end; None where it takes more than
+    `MOST_IMAGES`.
+    """
+
+    def settles(n: int) -> bool:
+        count, alpha = share * n, 1 - level
+        return exact_lower(count, n, alpha) > above or exact_upper(count, n, alpha) < below
+
+    # either end only comes nearer as images are added, so that what settles goes on doing so
+    found = bisect_left(range(1, MOST_IMAGES + 1), True, key=settles) + 1
+    return found if found <= MOST_IMAGES else None
 
 
 def mean_over_seeds(values: ArrayLike, level: float = 0.95) -> Estimate:

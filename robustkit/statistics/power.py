@@ -8,9 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtri, nctdtr, stdtrit
 
 from robustkit.errors import InputError
+from robustkit.statistics.estimate import MOST_IMAGES
 from robustkit.statistics.spread import mean_squares, same_images, with_pseudo_images
 
-MOST_IMAGES = 10_000_000
 SEEDS = range(3, 51)
 
 Floats = NDArray[np.float64]

@@ -29,6 +29,7 @@ from robustkit.statistics import Comparison, proportion
 
 EPSILONS = ("2/255", "4/255", "8/255", "16/255")
 N = 1000
+JUDGED: dict[str, Any] = {"delta": 0.03, "images": N, "available": 10_000}
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&{{7*7}}|**b**`c`[l](http://e.vil) @all $x$"
 PGD = """title = "PGD"
 norm = "linf"
@@ -60,7 +61,7 @@ def value(epsilon: str) -> float:
 
 
 def level(epsilon: str, right: int, n: int = N) -> Level:
-    return Level(epsilon, value(epsilon), proportion(right, n))
+    return Level(epsilon, value(epsilon), proportion(right, n, "exact"))
 
 
 def stage(
@@ -226,7 +227,7 @@ def full(names: Sequence[str] = tuple("0123456789")) -> Audit:
         epsilon="8/255",
         budget="standard",
         claim=claim,
-        verdict=judge(claim, proportion(451, N), stages(), results()),
+        verdict=judge(claim, proportion(451, N, "exact"), stages(), results(), **JUDGED),
         clean=proportion(905, N),
         robust=tuple(map(level, EPSILONS, (781, 676, 451, 31))),
         stages=stages(),
@@ -286,7 +287,7 @@ def broken() -> Audit:
     unresolved = replace(whole.indicators[0], status="unresolved", value=float("nan"), before=0.457)
     tried = (*whole.stages[:4], square, whole.stages[5])
     claim = RobustnessClaim("linf", "8/255", 0.46, "given")
-    left = proportion(462, N)
+    left = proportion(462, N, "exact")
     seen = (unresolved, *whole.indicators[1:])
     untested = replace(
         comparison(), difference=None, verdict="not tested", reason="its record has other images"
@@ -296,7 +297,7 @@ def broken() -> Audit:
             whole,
             checkpoint=dict.fromkeys(whole.checkpoint) | {"path": "model in memory", "notes": []},
             claim=claim,
-            verdict=judge(claim, left, tried, seen),
+            verdict=judge(claim, left, tried, seen, **JUDGED),
             stages=tried,
             robust=(level("8/255", 462),),
             indicators=seen,
@@ -322,7 +323,7 @@ def minimal() -> Audit:
         epsilon="8/255",
         budget="quick",
         claim=claim,
-        verdict=judge(claim, None, (), ()),
+        verdict=judge(claim, None, (), (), delta=0.05, images=200),
         clean=proportion(190, 200),
         robust=(),
         stages=(),

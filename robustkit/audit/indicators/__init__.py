@@ -3,7 +3,12 @@
 from robustkit.audit.indicators.attacks import COMPARED, OPTIMISED, settled
 from robustkit.audit.indicators.claims import CLAIMED
 from robustkit.audit.indicators.gradients import GRADIENTS
-from robustkit.audit.indicators.indicator import Indicator, IndicatorEvidence, Unexaminable
+from robustkit.audit.indicators.indicator import (
+    Indicator,
+    IndicatorEvidence,
+    NotApplicable,
+    Unexaminable,
+)
 from robustkit.audit.indicators.outputs import OUTPUTS
 from robustkit.audit.indicators.passes import PASSES
 
@@ -16,4 +21,11 @@ INDICATORS: tuple[Indicator, ...] = (
     *OPTIMISED,
 )
 
-__all__ = ["INDICATORS", "Indicator", "IndicatorEvidence", "Unexaminable", "settled"]
+__all__ = [
+    "INDICATORS",
+    "Indicator",
+    "IndicatorEvidence",
+    "NotApplicable",
+    "Unexaminable",
+    "settled",
+]

@@ -9,10 +9,11 @@ from torch import Tensor
 from robustkit import protocol as protocols
 from robustkit.audit.adaptive import AdaptiveAttack
 from robustkit.audit.ascent import loss_trajectory
-from robustkit.audit.context import AuditContext
+from robustkit.audit.context import AuditContext, OtherAttack
 from robustkit.audit.indicators.indicator import (
     Indicator,
     IndicatorEvidence,
+    NotApplicable,
     Unexaminable,
     counted,
     share,
@@ -95,7 +96,7 @@ def _incomplete(context: AuditContext, threshold: float) -> IndicatorEvidence:
 
 
 def _single(context: AuditContext, threshold: float) -> IndicatorEvidence:
-    fgsm = _given(context.fgsm, "no attack took a single step alone")
+    fgsm = _given(context, "fgsm", context.fgsm, "no attack took a single step alone")
     trajectory = loss_trajectory(context)
     # many steps by the best iterate of one start: FGSM's, too, is a single point, without restarts
     iterated = context.clean_right & ~_rows(context, trajectory.rows, trajectory.fooled)
@@ -106,31 +107,29 @@ def _single(context: AuditContext, threshold: float) -> IndicatorEvidence:
     )
 
 
-def _beats(
-    context: AuditContext, other: Tensor | None, doubted: Tensor, why: str, what: str
-) -> IndicatorEvidence:
+def _beats(context: AuditContext, other: Tensor, doubted: Tensor, what: str) -> IndicatorEvidence:
     """Images that only the other kind of attack fooled."""
-    alone = doubted & ~_given(other, why)
+    alone = doubted & ~other
     return IndicatorEvidence(
         share(alone), f"{what} fooled {counted(alone)} that gradients had not", alone, alone
     )
 
 
 def _noise(context: AuditContext, threshold: float) -> IndicatorEvidence:
-    why = "no stage drew random points"
-    return _beats(context, context.random, context.plain, why, "random points of the ball")
+    random = _given(context, "random", context.random, "no stage draws random points")
+    return _beats(context, random, context.plain, "random points of the ball")
 
 
 def _black(context: AuditContext, threshold: float) -> IndicatorEvidence:
     doubted = context.plain if context.white is None else context.white
-    return _beats(context, context.black, doubted, "no black-box stage ran", "black-box attacks")
+    black = _given(context, "black", context.black, "the plan has no black-box stage")
+    return _beats(context, black, doubted, "black-box attacks")
 
 
 def _transfer(context: AuditContext, threshold: float) -> IndicatorEvidence:
     doubted = context.plain if context.white is None else context.white
-    return _beats(
-        context, context.transfer, doubted, "no surrogate was given", "another network's images"
-    )
+    transfer = _given(context, "transfer", context.transfer, "no surrogate was given")
+    return _beats(context, transfer, doubted, "another network's images")
 
 
 def _more_steps(context: AuditContext, threshold: float) -> IndicatorEvidence:
@@ -140,7 +139,7 @@ def _more_steps(context: AuditContext, threshold: float) -> IndicatorEvidence:
         if not isinstance(a, Fgsm | NoiseAttack) and hasattr(a, "steps")
     )
     if not longer:
-        raise Unexaminable("no attack of the evaluation takes steps that could be doubled")
+        raise NotApplicable("no attack of the evaluation takes steps that could be doubled")
     return _again(context, replace(context.protocol, attacks=longer), "twice the steps")
 
 
@@ -151,7 +150,7 @@ def _more_restarts(context: AuditContext, threshold: float) -> IndicatorEvidence
         if isinstance(a, Apgd | Fab | SquareAttack) or (isinstance(a, Pgd) and a.random_start)
     )
     if not random:
-        raise Unexaminable("no attack of the evaluation starts at random")
+        raise NotApplicable("no attack of the evaluation starts at random")
     # the same number once more, from other draws, is twice the number
     again = replace(context.protocol, attacks=random, seed=context.seed + 1)
     return _again(context, again, "as many further restarts")
@@ -217,10 +216,13 @@ def _rows(context: AuditContext, rows: Tensor, mask: Tensor) -> Tensor:
     return full
 
 
-def _given(mask: Tensor | None, why: str) -> Tensor:
-    if mask is None:
-        raise Unexaminable(why)
-    return mask
+def _given(context: AuditContext, kind: OtherAttack, mask: Tensor | None, why: str) -> Tensor:
+    """What another kind of attack left; where there is none, because it broke off, or never was."""
+    if mask is not None:
+        return mask
+    if kind in context.missing:
+        raise Unexaminable(context.missing[kind])
+    raise NotApplicable(why)
 
 
 COMPARED = (

@@ -7,7 +7,7 @@ from robustkit.audit.context import AuditContext
 from robustkit.audit.indicators.indicator import (
     Indicator,
     IndicatorEvidence,
-    Unexaminable,
+    NotApplicable,
     counted,
     share,
 )
@@ -17,7 +17,7 @@ def _recorded(context: AuditContext, threshold: float) -> IndicatorEvidence:
     from scipy.stats import binomtest
 
     if context.recorded_accuracy is None:
-        raise Unexaminable("the checkpoint records no clean accuracy")
+        raise NotApplicable("the checkpoint records no clean accuracy")
     right = int(context.clean_right.sum())
     p = float(binomtest(right, len(context), min(1.0, max(0.0, context.recorded_accuracy))).pvalue)
     return IndicatorEvidence(
@@ -31,7 +31,7 @@ def overlapping(context: AuditContext) -> torch.Tensor:
     """Images that the network was trained on, Boolean N; ids are compared without occurrence."""
     known = context.once("training ids", context.training_ids)
     if known is None:
-        raise Unexaminable("which images the network was trained on is not known")
+        raise NotApplicable("which images the network was trained on is not known")
     pixels = {i.partition(":")[0] for i in known}
     return torch.tensor([i.partition(":")[0] in pixels for i in context.ids], dtype=torch.bool)
 

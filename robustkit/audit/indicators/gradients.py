@@ -10,7 +10,7 @@ from robustkit.audit.context import AuditContext
 from robustkit.audit.indicators.indicator import (
     Indicator,
     IndicatorEvidence,
-    Unexaminable,
+    NotApplicable,
     counted,
     share,
 )
@@ -89,7 +89,7 @@ def _exploding(context: AuditContext, threshold: float) -> IndicatorEvidence:
 def _unstable(context: AuditContext, threshold: float) -> IndicatorEvidence:
     rows = context.clean_right.nonzero()[:, 0][:LOOKED]
     if not len(rows):
-        raise Unexaminable("no image is right without an attack")
+        raise NotApplicable("no image is right without an attack")
     images, labels = (t[rows.to(t.device)] for t in (context.images, context.labels))
 
     def loss(x: Tensor) -> Tensor:

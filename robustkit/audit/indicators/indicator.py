@@ -8,10 +8,15 @@ from torch import Tensor
 
 from robustkit.audit.adaptive import AdaptiveAttack
 from robustkit.audit.context import AuditContext
+from robustkit.audit.outcome import IndicatorResult, IndicatorStatus
 
 
 class Unexaminable(Exception):
-    """The context lacks what an indicator needs; says what."""
+    """What an indicator needs was asked for and did not come; says why."""
+
+
+class NotApplicable(Exception):
+    """Nobody gave what an indicator needs, or the network cannot be asked; says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Indicator:
     source: str
     """who defined it, and what was chosen here"""
     look: Callable[[AuditContext, float], IndicatorEvidence]
-    """of a context and the threshold; raises Unexaminable"""
+    """of a context and the threshold; raises Unexaminable or NotApplicable"""
     adaptive_attacks: tuple[AdaptiveAttack, ...] = ()
     """tried in turn when it fires; without any, what fired stays unresolved"""
     fires: Literal["above", "below"] = "above"
@@ -48,6 +53,14 @@ class Indicator:
     def fired(self, value: float, threshold: float) -> bool:
         """Whether a value lies beyond the threshold; not where it equals it."""
         return value > threshold if self.fires == "above" else value < threshold
+
+    def without_result(
+        self, reason: str, status: IndicatorStatus = "not examined"
+    ) -> IndicatorResult:
+        """What is said of it where it was not examined, or does not apply."""
+        return IndicatorResult(
+            self.name, self.title, self.source, status, fires=self.fires, evidence=reason
+        )
 
 
 def share(mask: Tensor) -> float:

@@ -9,7 +9,12 @@ from torch.overrides import TorchFunctionMode
 
 from robustkit.attack import normalised
 from robustkit.audit.context import AuditContext
-from robustkit.audit.indicators.indicator import Indicator, IndicatorEvidence, Unexaminable, counted
+from robustkit.audit.indicators.indicator import (
+    Indicator,
+    IndicatorEvidence,
+    NotApplicable,
+    counted,
+)
 
 
 class _Watch(TorchFunctionMode):
@@ -79,7 +84,7 @@ def _beside(
     context: AuditContext, one: Tensor, other: Tensor, how: str, threshold: float
 ) -> IndicatorEvidence:
     if context.is_random:
-        raise Unexaminable("passes differ by chance already, so that no other cause can be seen")
+        raise NotApplicable("passes differ by chance already, so that no other cause can be seen")
     apart = (normalised(one) - normalised(other)).norm(dim=1).cpu()
     changed = (one.argmax(1) != other.argmax(1)).cpu()
     # as an attacker chooses the neighbours too: wrong in one of the two is wrong

@@ -9,7 +9,13 @@ from torch import Tensor
 from robustkit.audit import adaptive, thresholds
 from robustkit.audit.adaptive import AdaptiveAttack
 from robustkit.audit.context import AuditContext
-from robustkit.audit.indicators import INDICATORS, Indicator, IndicatorEvidence, Unexaminable
+from robustkit.audit.indicators import (
+    INDICATORS,
+    Indicator,
+    IndicatorEvidence,
+    NotApplicable,
+    Unexaminable,
+)
 from robustkit.audit.indicators.claims import overlapping
 from robustkit.audit.outcome import IndicatorResult, IndicatorStatus
 from robustkit.errors import EvaluationFailed, UnknownName, first_line
@@ -91,30 +97,22 @@ class _IndicatorRunner:
     def run(self, indicator: Indicator) -> IndicatorRun:
         threshold = self.limits[indicator.name]
         if threshold is False:
-            return self._not_examined(indicator, "switched off by a threshold of false")
+            return IndicatorRun(indicator.without_result("switched off by a threshold of false"))
         limit = float(threshold)
         try:
             evidence = indicator.look(self.context, limit)
+        except NotApplicable as error:
+            return IndicatorRun(indicator.without_result(str(error), "not applicable"))
         except Unexaminable as error:
-            return self._not_examined(indicator, str(error))
+            return IndicatorRun(indicator.without_result(str(error)))
         except BROKE as error:
             what = "plain attack" if self.context.failed else "model"
-            return self._not_examined(indicator, f"the {what} broke off: {first_line(error)}")
+            reason = f"the {what} broke off: {first_line(error)}"
+            return IndicatorRun(indicator.without_result(reason))
         if not indicator.fired(evidence.value, limit):
             # what looking has fooled counts, whether or not it is enough to fire
             return self._run(indicator, evidence, limit, "passed", self._caught(evidence))
         return self._treated(indicator, evidence, limit)
-
-    def _not_examined(self, indicator: Indicator, reason: str) -> IndicatorRun:
-        result = IndicatorResult(
-            indicator.name,
-            indicator.title,
-            indicator.source,
-            "not examined",
-            fires=indicator.fires,
-            evidence=reason,
-        )
-        return IndicatorRun(result)
 
     def _caught(self, evidence: IndicatorEvidence) -> Tensor:
         nothing = torch.zeros(len(self.context), dtype=torch.bool)
