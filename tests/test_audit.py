@@ -261,6 +261,15 @@ def test_what_is_written_validates_and_says_the_verdict_first(audited, tmp_path)
     assert audit.verdict.word in written.card.read_text()
 
 
+def test_an_audit_from_its_files_says_how_often_each_stage_asked_the_network(audited):
+    asked, folder, audit, _ = audited
+    again = run_audit(asked, settings_in(folder))
+    first = {stage.name: stage.queries for stage in audit.stages}
+    assert {stage.name: stage.queries for stage in again.stages} == first
+    assert first["square"] > 1
+    assert first["fgsm"] is None
+
+
 def test_nothing_is_done_twice_but_what_could_not_be_examined_is_tried_again(audited, monkeypatch):
     asked, folder, audit, _ = audited
 

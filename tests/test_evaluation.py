@@ -3,13 +3,15 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from robustkit import data
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
-from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError
+from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError, RecordError
 from robustkit.evaluation import (
     RunOptions,
     block_size,
@@ -135,6 +137,8 @@ def test_an_interrupted_run_resumes_to_the_same_rows(arrays, tmp_path):
     assert kept == 2
     resumed = ask(arrays, name="net", out=tmp_path / "b")
     assert resumed.rows_digest == undisturbed.rows_digest
+    # passes of blocks that an earlier process attacked count, those of a block that was cut do not
+    assert resumed.run["queries"] == undisturbed.run["queries"] > len(arrays[0])
     assert [e.index for e in resumed.examples] == [e.index for e in undisturbed.examples]
     assert [e.distance for e in resumed.examples] == sorted(e.distance for e in resumed.examples)
 
@@ -307,14 +311,15 @@ def test_nan_logits_fail_and_leave_no_record(arrays, tmp_path):
 
 
 def test_a_full_disk_fails_in_one_line(arrays, tmp_path, monkeypatch):
-    from robustkit import record
+    from robustkit.record import folder
 
     def full(path, pieces):
         raise EvaluationFailed(f"cannot write {path}: No space left on device")
 
     store = tmp_path / "runs"
     ask(arrays, name="other", out=store, limit=5)
-    monkeypatch.setattr(record, "write_atomic", full)
+    monkeypatch.setattr(folder, "write_atomic", full)
+    (store / folder.MARKER).unlink()
     with pytest.raises(EvaluationFailed, match="No space left"):
         ask(arrays, name="n", out=store)
 
@@ -406,3 +411,32 @@ def test_labels_that_lack_the_last_class_fit_a_model_that_has_it(arrays):
     images, labels = arrays
     few = labels < 2
     assert len(ask((images[few], labels[few]), limit=20).rows) == 20
+
+
+def test_a_finished_record_is_read_where_nothing_can_be_locked_or_written(
+    arrays, tmp_path, monkeypatch
+):
+    made = ask(arrays, name="n", out=tmp_path, limit=5)
+
+    def refuse(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("robustkit.record.folder.FileLock.acquire", refuse)
+    monkeypatch.setattr("robustkit.record.folder.write_atomic", refuse)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert ask(arrays, name="n", out=tmp_path, limit=5).rows_digest == made.rows_digest
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    with pytest.raises(EvaluationFailed, match=r"cannot lock .*: Permission denied; give an --out"):
+        ask(arrays, name="n", out=tmp_path, limit=6)
+
+
+def test_a_changed_record_is_no_answer_until_it_is_made_anew(arrays, tmp_path):
+    made = ask(arrays, name="n", out=tmp_path, limit=5)
+    rows = pq.read_table(made.path)
+    place = rows.schema.names.index("fooled_at")
+    nothing = pa.array([None] * len(rows), pa.string())
+    pq.write_table(rows.set_column(place, "fooled_at", nothing), made.path)
+    with pytest.raises(RecordError, match="changed or damaged since it was written"):
+        ask(arrays, name="n", out=tmp_path, limit=5)
+    again = ask(arrays, name="n", out=tmp_path, limit=5, options=RunOptions(fresh=True))
+    assert again.rows_digest == made.rows_digest

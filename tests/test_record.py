@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import fields
 
 import numpy as np
@@ -11,6 +12,8 @@ from helpers.evaluations import evaluation
 
 from robustkit import record
 from robustkit.errors import EvaluationFailed, RecordError
+from robustkit.results.records import open_record
+from robustkit.results.rows import Files, distances, read_rows
 from robustkit.statistics import proportion
 
 
@@ -92,11 +95,13 @@ def test_the_rows_digest_sees_every_value():
 def test_a_record_of_the_first_format_is_read_without_what_it_did_not_keep(tmp_path):
     path = stored(tmp_path, "a" * 64, n=30).path
     old = pq.read_table(path)
-    header = json.loads(old.schema.metadata[b"robustkit.header"])
-    metadata = old.schema.metadata | {
-        b"robustkit.header": json.dumps({**header, "schema": "robustkit.evaluation/1"}).encode()
+    header, run = (json.loads(old.schema.metadata[b"robustkit." + k]) for k in (b"header", b"run"))
+    rows = old.drop_columns(["fooled_as"]).replace_schema_metadata(None)
+    metadata = {
+        "robustkit.header": json.dumps({**header, "schema": "robustkit.evaluation/1"}),
+        "robustkit.run": json.dumps({**run, "rows_digest": record.rows_digest(rows)}),
     }
-    pq.write_table(old.drop_columns(["fooled_as"]).replace_schema_metadata(metadata), path)
+    pq.write_table(rows.replace_schema_metadata(metadata), path)
     found = record.read(path)
     assert found.rows.fooled_as.isna().all()
     assert found.table.schema.names == record.SCHEMA.names
@@ -164,7 +169,8 @@ def test_every_image_of_the_frame_is_told_where_it_comes_from(tmp_path):
 def test_an_empty_folder_is_an_empty_frame_and_none_is_an_error(tmp_path):
     frame = record.frame(tmp_path)
     assert frame.empty
-    assert list(frame.columns) == record.SCHEMA.names
+    full = record.frame(stored(tmp_path / "full").path.parent)
+    assert frame.dtypes.index.equals(full.dtypes.index)
     assert isinstance(frame.dtypes["sample"], pd.CategoricalDtype)
     assert frame.dtypes["distance"] == np.float64
     assert frame.dtypes["label"] == np.int32
@@ -180,22 +186,24 @@ def test_the_folder_that_is_read_unless_another_is_named_is_runs(tmp_path, monke
 
 def test_a_file_in_place_of_a_folder_is_one_line(tmp_path):
     (tmp_path / "runs").write_text("")
-    with pytest.raises(EvaluationFailed, match=r"cannot write .*runs"):
-        record.Store(tmp_path / "runs")
+    store = record.Store(tmp_path / "runs")
+    assert store.find("a" * 64) is None
+    with pytest.raises(EvaluationFailed, match=r"cannot write .*runs"), store.claim("a" * 64, str):
+        pass
 
 
 def test_what_a_newer_version_wrote_is_refused(tmp_path):
     found = stored(tmp_path)
-    (tmp_path / "robustkit.json").write_text(json.dumps({"format": 3}))
+    (tmp_path / "robustkit.json").write_text(json.dumps({"format": 4}))
     told = (
-        "written by a newer robustkit (format 3, this one reads 2); "
+        "written by a newer robustkit (format 4, this one reads 3); "
         "upgrade, or choose another --out"
     )
     for attempt in (lambda: record.Store(tmp_path), lambda: record.frame(tmp_path)):
         with pytest.raises(RecordError) as caught:
             attempt()
         assert str(caught.value) == f"{tmp_path}: {told}"
-    header = json.dumps({**found.header, "schema": "robustkit.evaluation/3"})
+    header = json.dumps({**found.header, "schema": "robustkit.evaluation/4"})
     pq.write_table(
         found.table.replace_schema_metadata({"robustkit.header": header, "robustkit.run": "{}"}),
         found.path,
@@ -216,11 +224,13 @@ def test_a_folders_marker_that_says_nothing_is_named(tmp_path, content):
 
 def test_a_folder_keeps_the_marker_of_an_older_version_and_a_new_one_gets_one(tmp_path):
     marker = tmp_path / "runs" / "robustkit.json"
-    record.Store(tmp_path / "runs")
-    assert json.loads(marker.read_text()) == {"format": record.VERSION}
+    store = record.Store(tmp_path / "runs")
+    assert not marker.parent.exists(), "who only looks leaves nothing behind"
+    with store.claim("a" * 64, str):
+        assert json.loads(marker.read_text()) == {"format": record.VERSION}
     marker.write_text('{"format": 1}')
-    record.Store(tmp_path / "runs")
-    assert marker.read_text() == '{"format": 1}'
+    with store.claim("a" * 64, str):
+        assert marker.read_text() == '{"format": 1}'
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 nothing PAR1", b"<html>"])
@@ -236,11 +246,13 @@ def test_a_damaged_block_counts_as_missing(tmp_path):
     blocks = record.Blocks(tmp_path / "x.parquet")
     made = evaluation("net.pt", n=10)
     blocks.write(0, made.table, [])
-    assert blocks.done(0).equals(made.table)
+    assert blocks.done(0, 0, 10).rows.equals(made.table)
+    assert blocks.done(0, 1, 10) is None, "other images"
+    assert blocks.done(0, 0, 11) is None, "not all images"
     path = next(blocks.folder.glob("block-*.parquet"))
     path.write_bytes(path.read_bytes()[:-20])
-    assert blocks.done(0) is None
-    assert blocks.done(1) is None
+    assert blocks.done(0, 0, 10) is None
+    assert blocks.done(1, 0, 10) is None
 
 
 def test_a_block_of_another_schema_counts_as_missing(tmp_path):
@@ -252,8 +264,10 @@ def test_a_block_of_another_schema_counts_as_missing(tmp_path):
         made.table.drop_columns(["fooled_as"]),
         made.table.set_column(place, "distance", lists),
     ):
-        blocks.write(0, rows, [])
-        assert blocks.done(0) is None
+        blocks.write(0, made.table, [])
+        path = next(blocks.folder.glob("block-*.parquet"))
+        pq.write_table(rows.replace_schema_metadata(pq.read_schema(path).metadata), path)
+        assert blocks.done(0, 0, 10) is None
 
 
 def test_an_unfinished_run_has_the_files_that_earlier_versions_go_on_from(tmp_path):
@@ -262,8 +276,8 @@ def test_an_unfinished_run_has_the_files_that_earlier_versions_go_on_from(tmp_pa
     with store.claim("a" * 64, lambda: None) as blocks:
         blocks.plan({})
         blocks.keep_outputs(np.zeros((1, 2)))
-        blocks.keep_images(12, np.zeros((1, 1, 2, 2), np.float32))
-        blocks.write(12, made.table, made.examples)
+        images = np.zeros((10, 1, 2, 2), np.float32)
+        blocks.write(12, made.table, made.examples, images=images)
         assert {path.name for path in (tmp_path / f"{'a' * 32}.partial").iterdir()} == {
             "plan.json",
             "outputs.npy",
@@ -282,7 +296,7 @@ def test_images_and_outputs_that_are_missing_or_damaged_are_none(tmp_path):
     images, outputs = np.ones((2, 1, 3, 3), np.float32), np.ones((2, 4)) / 3
     assert blocks.images(0) is None
     assert blocks.outputs() is None
-    blocks.keep_images(0, images)
+    blocks.write(0, evaluation("net.pt", n=2).table, [], images=images)
     blocks.keep_outputs(outputs)
     np.testing.assert_array_equal(blocks.images(0), images)
     np.testing.assert_array_equal(blocks.outputs(), outputs)
@@ -391,3 +405,195 @@ def test_examples_whose_columns_do_not_fit_together_do_not_matter(tmp_path, dama
         columns = {name: damage(name, arrays[name]) for name in arrays.files}
     np.savez(path, **columns)
     assert record.read(found.path).examples == []
+
+
+# --- records that are not what was written ------------------------------------------------------
+
+
+def tampered(path, rows=lambda table: table, header=None, drop=()):
+    """A record's file written again with other rows or another header, and the same digests."""
+    old = pq.read_table(path)
+    metadata = {k: v for k, v in old.schema.metadata.items() if k.decode() not in drop}
+    if header is not None:
+        told = json.loads(metadata[b"robustkit.header"])
+        header(told)
+        metadata[b"robustkit.header"] = json.dumps(told).encode()
+    new = rows(old.replace_schema_metadata(None))
+    pq.write_table(new.replace_schema_metadata(metadata), path)
+    return path
+
+
+def column(name, values):
+    """Puts values into a column, keeping its type."""
+
+    def put(rows):
+        place = rows.schema.names.index(name)
+        whole = values if isinstance(values, list) else [values] * len(rows)
+        return rows.set_column(place, name, pa.array(whole, record.SCHEMA.field(name).type))
+
+    return put
+
+
+CHANGES = {
+    "nothing was fooled": (column("fooled_at", None), "rows are not those"),
+    "three of the rows": (lambda rows: rows.slice(0, 3), "3 rows, and its header says 20"),
+    "a row more": (lambda rows: pa.concat_tables([rows, rows.slice(0, 1)]), "21 rows"),
+    "another order": (lambda rows: rows.take(list(range(19, -1, -1))), "rows are not those"),
+    "another distance": (column("distance", 0.25), "rows are not those"),
+    "another class": (column("fooled_as", 3), "rows are not those"),
+    "other images": (column("sample", "x"), "rows are not those"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_record_whose_rows_were_changed_is_refused_in_one_line(tmp_path, change):
+    rows, told = CHANGES[change]
+    path = tampered(stored(tmp_path, n=20).path, rows)
+    with pytest.raises(RecordError, match=told) as caught:
+        record.read(path)
+    assert str(caught.value).startswith(f"{path}: changed or damaged since it was written: ")
+    assert str(caught.value).endswith("remove it and evaluate again")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RecordError, match=told):
+        record.Store(tmp_path).find("a" * 64)
+    with pytest.raises(RecordError, match=told):
+        read_rows(path)
+    with pytest.raises(RecordError, match=told):
+        distances(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        lambda h: h["checkpoint"].update(label_noise=0.9),
+        lambda h: h["data"].update(name="cifar10"),
+        lambda h: h["protocol"]["epsilons"].pop(),
+        lambda h: h["engine"].update(revision=99),
+        lambda h: h.update(warnings=["none of ours"]),
+    ],
+)
+def test_a_record_whose_header_was_changed_is_refused_before_its_rows_are_read(tmp_path, header):
+    path = tampered(stored(tmp_path, n=20).path, header=header)
+    for attempt in (record.read, record.read_header, open_record, read_rows):
+        with pytest.raises(RecordError, match="its header is not what its digest was taken of"):
+            attempt(path)
+
+
+def test_a_record_of_this_format_without_its_digest_is_refused(tmp_path):
+    made = stored(tmp_path, n=20)
+
+    def newest(header):
+        header["schema"] = f"robustkit.evaluation/{record.VERSION}"
+
+    path = tampered(made.path, header=newest, drop=["robustkit.digest"])
+    with pytest.raises(RecordError, match="its digest is gone"):
+        record.read(path)
+
+
+def without_digests(path, rows):
+    """A record as it would have been written before there were digests, with other rows."""
+    run = json.loads(pq.read_schema(path).metadata[b"robustkit.run"])
+    del run["rows_digest"]
+    path = tampered(path, rows, drop=["robustkit.digest"])
+    old = pq.read_table(path)
+    metadata = old.schema.metadata | {b"robustkit.run": json.dumps(run).encode()}
+    pq.write_table(old.replace_schema_metadata(metadata), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (column("fooled_at", None), "contradicts itself"),
+        (column("fooled_at", "0.7"), "contradicts itself"),
+        (column("distance", 0.0), "contradicts itself"),
+        (column("distance", float("nan")), "contradicts itself"),
+        (column("predicted", 11), "contradicts itself"),
+        (column("fooled_by", "clean"), "contradicts itself"),
+        (column("label", None), "its column label has gaps"),
+        (column("index", list(range(1, 21))), "not in the order of the images"),
+        (lambda rows: rows.slice(0, 3), "3 rows, and its header says 20"),
+        (lambda rows: rows.drop_columns(["predicted"]), "not a robustkit evaluation"),
+        (lambda rows: rows.drop_columns(["fooled_at"]), "not a robustkit evaluation"),
+    ],
+)
+def test_a_record_without_digests_is_read_but_must_be_consistent(tmp_path, rows, told):
+    made = stored(tmp_path, n=20)
+    path = without_digests(made.path, lambda rows: rows)
+    assert record.read(path).table.equals(made.table)
+    with pytest.raises(RecordError, match=told):
+        record.read(without_digests(stored(tmp_path / "again", n=20).path, rows))
+
+
+def test_a_record_under_the_name_of_another_is_refused(tmp_path):
+    stored(tmp_path, "a" * 64, n=20)
+    stored(tmp_path, "b" * 64, n=20, seed=1).path.replace(tmp_path / f"{'a' * 32}.parquet")
+    with pytest.raises(RecordError, match=f"holds another evaluation \\({'b' * 32}\\)"):
+        record.Store(tmp_path).find("a" * 64)
+    elsewhere = tmp_path / "mine.parquet"
+    (tmp_path / f"{'a' * 32}.parquet").rename(elsewhere)
+    assert record.read(elsewhere).digest == "b" * 64, "a copy under a name of one's own is fine"
+
+
+@pytest.mark.parametrize("change", ["rows", "digest", "block", "evaluation"])
+def test_a_block_that_is_not_what_this_run_wrote_is_attacked_again(tmp_path, change):
+    blocks, made = record.Blocks(tmp_path / "x.parquet"), evaluation("net.pt", n=10)
+    blocks.write(0, made.table, [], 70)
+    path = next(blocks.folder.glob("block-*.parquet"))
+    assert blocks.done(0, 0, 10).queries == 70
+    if change == "rows":
+        tampered(path, column("fooled_at", None))
+    elif change == "digest":
+        tampered(path, drop=["robustkit.digest"])
+    elif change == "block":
+        path = path.rename(blocks.folder / "block-000001.parquet")
+        assert blocks.done(1, 0, 10) is None
+    else:
+        other = record.Blocks(tmp_path / "y.parquet")
+        other.folder.mkdir()
+        path.rename(other.folder / path.name)
+        assert other.done(0, 0, 10) is None
+    assert blocks.done(0, 0, 10) is None
+
+
+def test_changed_perturbed_images_of_a_block_are_none(tmp_path):
+    blocks, made = record.Blocks(tmp_path / "x.parquet"), evaluation("net.pt", n=2)
+    images = np.ones((2, 1, 3, 3), np.float32)
+    blocks.write(0, made.table, [], images=images)
+    np.testing.assert_array_equal(blocks.images(0), images)
+    np.save(next(blocks.folder.glob("*.npy")), images * 2)
+    assert blocks.images(0) is None
+
+
+def test_changed_examples_are_not_shown(tmp_path):
+    found = stored(tmp_path, n=30)
+    path = tmp_path / f"{'a' * 32}.examples.npz"
+    with np.load(path) as arrays:
+        columns = {name: arrays[name] for name in arrays}
+    columns["perturbed"] = columns["perturbed"] / 2
+    np.savez(path, **columns)
+    assert found.examples
+    assert record.read(found.path).examples == []
+
+
+@pytest.mark.parametrize("plan", ['{"batch_size": 0, "block_size": 3, "events": []}', "7", "[]"])
+def test_a_changed_plan_is_made_anew(tmp_path, plan):
+    blocks = record.Blocks(tmp_path / "x.parquet")
+    blocks.plan({"batch_size": 8})
+    (blocks.folder / "plan.json").write_text(plan)
+    assert blocks.plan({"batch_size": 16}) == {"batch_size": 16}
+
+
+def test_rows_are_read_anew_where_the_file_was_written_anew(tmp_path):
+    made = stored(tmp_path, n=20)
+    before = Files().rows(made.path)
+    assert Files().rows(made.path) is before
+    stored(tmp_path, n=20, strength=3.0)
+    assert (Files().rows(made.path).broken != before.broken).any()
+
+
+def test_a_pipe_of_a_records_name_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.parquet")
+    for attempt in (record.read, record.read_header):
+        with pytest.raises(RecordError, match="not a regular file"):
+            attempt(tmp_path / "x.parquet")

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -254,9 +253,8 @@ class _StageRunner:
             attacked.stages.append(self._completed(replace(stage, seconds=0.0), protocol))
             attacked.families[name] = family
             return
-        counted = _Counted(self.model)
         try:
-            found = self._run(counted, rows, protocol, name, surrogate)
+            found = self._run(rows, protocol, name, surrogate)
         except OutOfTime:
             attacked.stages.append(replace(stage, status="skipped", reason=TIME_UP))
         except (EvaluationFailed, ProtocolError, RuntimeError) as error:
@@ -270,9 +268,7 @@ class _StageRunner:
                 stage,
                 first=first,
                 found_by=by,
-                queries=counted.passes / len(rows)
-                if counted.passes and family != "white box"
-                else None,
+                queries=_queries(found, family),
                 seconds=float(found.run["seconds"]),
                 digest=found.digest,
             )
@@ -290,7 +286,6 @@ class _StageRunner:
 
     def _run(
         self,
-        counted: "_Counted",
         rows: Sequence[int],
         protocol: Protocol,
         name: str,
@@ -310,28 +305,7 @@ class _StageRunner:
         data = whole if len(rows) == len(whole) else whole.take(rows)
         device = find_device(options.device)
         with seeded(seed_of(self.threat.seed, "audit", name), device):
-            return evaluation.run(
-                counted.model, data, protocol, self.settings.out, options, surrogate
-            )
-
-
-class _Counted:
-    """A model whose passes are counted, in images."""
-
-    def __init__(self, model: EvaluatedModel) -> None:
-        self.passes = 0
-        self.model = replace(model, load=lambda device: self._watched(model.load(device)))
-
-    def mean(self, images: int) -> float | None:
-        """Passes an image; None where the answer was on file."""
-        return self.passes / images if self.passes else None
-
-    def _watched(self, model: torch.nn.Module) -> torch.nn.Module:
-        def count(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-            self.passes += len(inputs[0])
-
-        model.register_forward_pre_hook(count)
-        return model
+            return evaluation.run(self.model, data, protocol, self.settings.out, options, surrogate)
 
 
 PLAIN = "pgd"
@@ -342,6 +316,12 @@ def _family(attack: Attack) -> Family:
     if isinstance(attack, NoiseAttack):
         return "floor"
     return "black box" if isinstance(attack, BLACK_BOX) else "white box"
+
+
+def _queries(found: Evaluation, family: Family) -> float | None:
+    """Forward passes an image of an attack that sees no gradients; None where not on record."""
+    total = found.run.get("queries")
+    return None if family == "white box" or not total else total / len(found.table)
 
 
 def _title(whole: Protocol, word: str, spec: StageSpec) -> str:

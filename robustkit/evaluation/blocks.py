@@ -1,6 +1,7 @@
 """The attack, block by block; each is kept as soon as it is done, so that little can be lost."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from robustkit.data import Dataset
 from robustkit.errors import EvaluationFailed
 from robustkit.evaluation.config import Config
 from robustkit.protocol import Epsilon, Protocol
-from robustkit.record import Blocks, Example, table
+from robustkit.record import Blocks, Example, FinishedBlock, table
 
 EXAMPLES = 8
 """how many of the smallest successful perturbations are kept for looking at"""
@@ -50,8 +51,8 @@ def attack_rows(
     blocks: Blocks,
     keep_images: bool,
     report: Callable[[float, int], None],
-) -> Iterator[pa.Table]:
-    """The rows of each block in turn: those on file, else attacked now and kept.
+) -> Iterator[FinishedBlock]:
+    """Each block in turn: those on file, else attacked now and kept.
 
     Args:
         config: what is evaluated.
@@ -64,21 +65,21 @@ def attack_rows(
     data = config.data
     for number, start in enumerate(range(0, len(data), plan["block_size"])):
         stop = min(start + plan["block_size"], len(data))
-        rows = blocks.done(number)
-        if rows is None or (keep_images and blocks.images(number) is None):
+        done = blocks.done(number, start, stop - start)
+        if done is None or (keep_images and blocks.images(number) is None):
 
             def progress(share: float, start: int = start, stop: int = stop) -> None:
                 report(start + share * (stop - start), len(data))
 
             block = _block(data, start, stop, config.device)
-            outcomes = _attack(networks, block, config.protocol, plan, blocks, progress)
+            outcomes, queries = _attack(networks, block, config.protocol, plan, blocks, progress)
             rows = _rows(block, outcomes, config.protocol.epsilons)
-            # images before rows: a block counts as done by its rows
-            if keep_images:
-                blocks.keep_images(number, outcomes.perturbed.cpu().numpy())
-            blocks.write(number, rows, _examples(block, outcomes, blocks.examples()))
+            images = outcomes.perturbed.cpu().numpy() if keep_images else None
+            examples = _examples(block, outcomes, blocks.examples())
+            blocks.write(number, rows, examples, queries, images)
+            done = FinishedBlock(rows, queries, None)
         report(stop, len(data))
-        yield rows
+        yield done
 
 
 def _block(data: Dataset, start: int, stop: int, device: torch.device) -> Block:
@@ -97,12 +98,18 @@ def _attack(
     plan: dict[str, Any],
     blocks: Blocks,
     progress: Callable[[float], None],
-) -> Outcomes:
-    """Attack a block; when the GPU's memory does not suffice, with half the batch, and say so."""
+) -> tuple[Outcomes, int]:
+    """Attack a block; when the GPU's memory does not suffice, with half the batch, and say so.
+
+    Returns:
+        what came of it, and the images that the attacked model was asked for.
+    """
     model, surrogate = networks
     while True:
         try:
-            return attack_block(model, block, protocol, plan["batch_size"], progress, surrogate)
+            with _counted(model) as asked:
+                size = plan["batch_size"]
+                return attack_block(model, block, protocol, size, progress, surrogate), sum(asked)
         except torch.cuda.OutOfMemoryError as error:
             if plan["batch_size"] == 1:
                 raise EvaluationFailed("the GPU has too little memory for one image") from error
@@ -113,6 +120,21 @@ def _attack(
             f"out of GPU memory at image {block.first}: batch size halved to {plan['batch_size']}"
         )
         blocks.replan(plan)
+
+
+@contextmanager
+def _counted(model: torch.nn.Module) -> Iterator[list[int]]:
+    """The images of every forward pass of a module meanwhile."""
+    asked: list[int] = []
+
+    def count(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        asked.append(len(inputs[0]))
+
+    hook = model.register_forward_pre_hook(count)
+    try:
+        yield asked
+    finally:
+        hook.remove()
 
 
 def _rows(block: Block, outcomes: Outcomes, epsilons: Sequence[Epsilon]) -> pa.Table:

@@ -62,16 +62,23 @@ def run(
     config = Config(model, data, protocol, find_device(options.device), surrogate)
     header = record_header(config)
     name, store = header["digest"], Store(out)
+    outputs = None if model.outputs is None else model.outputs(data.shape, config.device)
+
+    def is_of_model(earlier: Outputs | None) -> bool:
+        return model.outputs is None or agree(outputs, earlier)
+
+    def on_file() -> Evaluation | None:
+        if options.fresh or options.save_adversarial:
+            return None
+        cached = store.find(name)
+        return cached if cached and is_of_model(cached.outputs) else None
+
+    # before any lock: a finished record may stand where nothing can be written
+    if (cached := on_file()) is not None:
+        return cached
     with store.claim(name, options.waiting) as blocks:
-        outputs = None if model.outputs is None else model.outputs(data.shape, config.device)
-
-        def is_of_model(earlier: Outputs | None) -> bool:
-            return model.outputs is None or agree(outputs, earlier)
-
-        if not options.fresh and not options.save_adversarial:
-            cached = store.find(name)
-            if cached and is_of_model(cached.outputs):
-                return cached
+        if (cached := on_file()) is not None:  # another process may have finished it meanwhile
+            return cached
         if options.fresh or not is_of_model(blocks.outputs()):
             blocks.drop()
         if outputs is not None:
@@ -98,12 +105,13 @@ def _compute(
         if network is not None:
             probe(network, data, device)
     plan = planned_sizes(data, device, blocks, options.batch_size)
-    tables = list(attack_rows(config, networks, plan, blocks, path is not None, options.progress))
-    rows = pa.concat_tables(tables)
+    done = list(attack_rows(config, networks, plan, blocks, path is not None, options.progress))
+    rows = pa.concat_tables([block.rows for block in done])
     if path is not None:
-        save_adversarial(path, blocks, rows, data.shape, len(tables))
+        save_adversarial(path, blocks, rows, data.shape, len(done))
     details = _details(device) | {"started": started, "seconds": round(time.monotonic() - clock, 3)}
-    blocks.finish(header, details | plan, rows)
+    queries = [block.queries for block in done if block.queries is not None]
+    blocks.finish(header, details | plan | {"queries": sum(queries)}, rows)
 
 
 def _details(device: torch.device) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Evaluations as they are on file, before anything is made of their rows. Needs no torch."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from robustkit.errors import RecordError
 from robustkit.files import canonical, digest
 from robustkit.protocol import Norm, parse_epsilon
+from robustkit.record import read_header
 from robustkit.results.rows import UNBROKEN, Rows, read_rows
 
 if TYPE_CHECKING:
@@ -136,14 +133,7 @@ def open_record(path: Path) -> Record:
     """A record without its rows.
 
     Raises:
-        RecordError: no such file, an evaluation that has not finished, or not one of ours.
+        RecordError: no such file, an evaluation that has not finished, not one of ours, or changed.
     """
-    if path.with_suffix(".partial").is_dir() and not path.is_file():
-        raise RecordError(f"{path}: not finished; run its robustkit evaluate again, which goes on")
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        header = json.loads(metadata[b"robustkit.header"])
-        run = json.loads(metadata[b"robustkit.run"])
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
-    return Record(header, path, run.get("started", ""))
+    found = read_header(path)
+    return Record(found.header, path, found.run.get("started", ""))

@@ -1,6 +1,5 @@
 """Rows of many evaluations, as small arrays: which budget, if any, broke each image."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,10 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from robustkit.errors import RecordError
-from robustkit.record import Example, examples
+from robustkit.record import Example, examples, read_table
 
 UNBROKEN = np.int8(127)
 
@@ -64,7 +62,7 @@ class Files:
 
     def rows(self, path: Path) -> Rows:
         """The rows of an evaluation's file; the last ones are kept."""
-        return _kept(path)
+        return _kept(path, _stamp(path))
 
     def distances(self, path: Path) -> npt.NDArray[np.float64]:
         """The distances in the file."""
@@ -75,25 +73,30 @@ class Files:
         return examples(path)
 
 
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What is another for a file that was written anew; 0 where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @lru_cache(maxsize=64)
-def _kept(path: Path) -> Rows:
+def _kept(path: Path, stamp: tuple[int, int, int]) -> Rows:
     return read_rows(path)
 
 
 def read_rows(path: Path) -> Rows:
-    """The rows of an evaluation's file; only what is needed is read.
+    """The rows of an evaluation's file, as small as they can be.
 
     Raises:
-        RecordError: no such file, or not one of ours.
+        RecordError: no such file, not one of ours, or changed since it was written.
     """
-    try:
-        file = pq.ParquetFile(path, read_dictionary=["fooled_at"])
-        header = json.loads((file.schema_arrow.metadata or {})[b"robustkit.header"])
-        column = file.read(columns=["fooled_at"])["fooled_at"].combine_chunks()
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
-    epsilons = budgets(header)
-    return Rows(header, _places(column, epsilons), epsilons)
+    found, table = read_table(path)
+    epsilons = budgets(found.header)
+    column = table["fooled_at"].combine_chunks().dictionary_encode()
+    return Rows(found.header, _places(column, epsilons), epsilons)
 
 
 def budgets(header: Mapping[str, Any]) -> tuple[str, ...]:
@@ -107,12 +110,9 @@ def distances(path: Path) -> npt.NDArray[np.float64]:
     0 for a clean mistake, infinite where nothing was found.
 
     Raises:
-        RecordError: no such file, or not one of ours.
+        RecordError: no such file, not one of ours, or changed since it was written.
     """
-    try:
-        column = pq.read_table(path, columns=["distance"])["distance"]
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise RecordError(f"{path}: not a robustkit evaluation: {error}") from error
+    column = read_table(path)[1]["distance"]
     found: npt.NDArray[np.float64] = column.fill_null(np.inf).to_numpy()
     return found
 

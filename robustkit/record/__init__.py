@@ -1,0 +1,39 @@
+"""The record of an evaluation: one row per test image, in one Parquet file. Needs no torch."""
+
+from robustkit.record.blocks import Blocks, FinishedBlock
+from robustkit.record.evaluation import (
+    CLEAN,
+    SCHEMA,
+    VERSION,
+    Evaluation,
+    Example,
+    Point,
+    rows_digest,
+    table,
+)
+from robustkit.record.examples import decode_examples, encode_examples
+from robustkit.record.file import encode, examples, read, read_header, read_table
+from robustkit.record.folder import Store, check_folder, frame
+
+__all__ = [
+    "CLEAN",
+    "SCHEMA",
+    "VERSION",
+    "Blocks",
+    "Evaluation",
+    "Example",
+    "FinishedBlock",
+    "Point",
+    "Store",
+    "check_folder",
+    "decode_examples",
+    "encode",
+    "encode_examples",
+    "examples",
+    "frame",
+    "read",
+    "read_header",
+    "read_table",
+    "rows_digest",
+    "table",
+]

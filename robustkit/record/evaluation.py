@@ -1,0 +1,128 @@
+"""An evaluation in memory: a header, one row per test image, and how the run went."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from robustkit.files import canonical, digest
+from robustkit.protocol import Epsilon, parse_epsilon
+from robustkit.statistics import Estimate, Method, proportion
+
+VERSION = 3
+"""2 added `fooled_as`, 3 a digest over all that a file says beside its rows"""
+SCHEMA = pa.schema(
+    [
+        ("sample", pa.string()),  # id of the image, from its pixels
+        ("index", pa.int64()),  # place in the data set's order
+        ("label", pa.int32()),
+        ("predicted", pa.int32()),  # class of the clean image
+        ("fooled_at", pa.string()),  # smallest budget that succeeded; "0" for a clean mistake
+        ("distance", pa.float64()),  # smallest verified distance, an upper bound; 0 likewise
+        ("fooled_by", pa.string()),  # the attack that found it; "clean" likewise
+        ("fooled_as", pa.int32()),  # class that the model gives the image at that distance
+    ]
+)
+CLEAN = "clean"
+"""`fooled_by` of an image that is misclassified without any attack"""
+
+
+class Point(NamedTuple):
+    """Robust accuracy at one budget."""
+
+    epsilon: Epsilon
+    accuracy: Estimate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """One successful perturbation, for looking at."""
+
+    index: int
+    """place in the data set's order"""
+    label: int
+    predicted: int
+    """class of the perturbed image"""
+    distance: float
+    clean: npt.NDArray[np.float32]
+    """C × H × W in [0, 1]"""
+    perturbed: npt.NDArray[np.float32]
+    """C × H × W in [0, 1]"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found: a header, one row per image, and how the run went."""
+
+    header: Mapping[str, Any]
+    """what was asked: checkpoint, data, protocol, engine; all JSON"""
+    run: Mapping[str, Any]
+    """what may differ between two runs of the same question: times, batch size, threads"""
+    table: pa.Table
+    """rows of `SCHEMA`, in the data set's order"""
+    examples: Sequence[Example] = ()
+    """the smallest successful perturbations, by rising distance"""
+    path: Path | None = None
+    """the file it was read from"""
+    outputs: npt.NDArray[np.float64] | None = None
+    """logits of a module in memory on fixed noise, N × K, by which it is told from its likes"""
+
+    @property
+    def digest(self) -> str:
+        """The digest of the question, which names the file."""
+        return str(self.header["digest"])
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The rows as a frame; missing is null."""
+        frame: pd.DataFrame = self.table.to_pandas()
+        return frame
+
+    @cached_property
+    def rows_digest(self) -> str:
+        """SHA-256 of the rows: equal exactly where every value of every row is equal."""
+        return rows_digest(self.table)
+
+    @cached_property
+    def epsilons(self) -> tuple[Epsilon, ...]:
+        """The budgets, rising."""
+        return tuple(parse_epsilon(e["epsilon"]) for e in self.header["protocol"]["epsilons"])
+
+    @cached_property
+    def broken_at(self) -> npt.NDArray[np.float64]:
+        """For each image the smallest budget that fools it: 0 for a clean mistake, inf if none."""
+        value = {e.text: float(e) for e in self.epsilons} | {"0": 0.0}
+        column = self.table["fooled_at"].to_pylist()
+        return np.array([np.inf if text is None else value[text] for text in column])
+
+    def clean(self, method: Method = "wilson") -> Estimate:
+        """Accuracy on the images as they are."""
+        return proportion(int((self.broken_at > 0).sum()), len(self.table), method)
+
+    def robust(self, method: Method = "wilson") -> tuple[Point, ...]:
+        """Accuracy at each budget: the share of *all* images still right, clean mistakes counted.
+
+        It falls monotonically, and is the per-image worst case over attacks and restarts.
+        """
+        n = len(self.table)
+        return tuple(
+            Point(e, proportion(int((self.broken_at > float(e)).sum()), n, method))
+            for e in self.epsilons
+        )
+
+
+def rows_digest(table: pa.Table) -> str:
+    """SHA-256 over the values of all rows; file layout and compression play no part."""
+    own = [name for name in SCHEMA.names if name in table.column_names]  # older formats have fewer
+    return digest(canonical(table.select(own).to_pydict()))
+
+
+def table(columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> pa.Table:
+    """Rows from columns, in the fixed schema."""
+    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)

@@ -1,0 +1,157 @@
+"""A folder of records, content-addressed.
+
+A file's name is the digest of everything that can change a row. While an evaluation runs, its
+finished blocks stand in `DIGEST.partial/`, each written whole; the last block done, one file
+replaces them.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from robustkit.errors import EvaluationFailed, RecordError
+from robustkit.files import canonical, write_atomic
+from robustkit.record.blocks import Blocks
+from robustkit.record.checks import NAME, changed, check_version
+from robustkit.record.evaluation import SCHEMA, VERSION, Evaluation
+from robustkit.record.file import read
+
+MARKER = "robustkit.json"
+"""the file that says which format a folder's records are in"""
+
+
+class Store:
+    """A folder of records."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        check_folder(folder)
+
+    def find(self, name: str) -> Evaluation | None:
+        """The finished evaluation of that digest, if there is one. Needs no right to write.
+
+        Raises:
+            RecordError: it was changed since it was written, or cannot be read.
+        """
+        path = self.path(name)
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise RecordError(f"{path}: cannot be read: {error.strerror}") from error
+        found = read(path)
+        if found.digest != name:
+            raise changed(path, "it holds another evaluation than its name says")
+        return found
+
+    def path(self, name: str) -> Path:
+        """Where the evaluation of that digest stands or will stand."""
+        return self.folder / f"{name[:NAME]}.parquet"
+
+    @contextmanager
+    def claim(self, name: str, waiting: Callable[[], None]) -> Iterator[Blocks]:
+        """Hold the right to work on a digest; `waiting` is called if another process has it.
+
+        The operating system frees the claim of a process that dies, so the next one takes over.
+
+        Raises:
+            EvaluationFailed: the folder cannot be written, or its file system knows no locks.
+        """
+        if not (self.folder / MARKER).exists():
+            write_atomic(self.folder / MARKER, canonical({"format": VERSION}).encode())
+        lock = FileLock(self.folder / f"{name[:NAME]}.lock")
+        try:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                waiting()
+                lock.acquire()
+        except (OSError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise EvaluationFailed(
+                f"cannot lock {lock.lock_file}: {reason}; give an --out in a folder that can be "
+                "written"
+            ) from error
+        try:
+            yield Blocks(self.path(name))
+        finally:
+            lock.release()
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that a newer version has written to.
+
+    Raises:
+        RecordError: its marker names a newer format, or cannot be read.
+    """
+    marker = folder / MARKER
+    with suppress(FileNotFoundError, NotADirectoryError):
+        try:
+            version = json.loads(marker.read_text(encoding="utf-8"))["format"]
+            check_version(str(version), folder)
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            raise RecordError(f"{marker}: cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RecordError(f"{marker}: not readable: {error}") from error
+
+
+def frame(folder: Path | str = "runs", columns: Sequence[str] = SCHEMA.names) -> pd.DataFrame:
+    """All records of a folder as one tidy frame: a row per evaluation and image.
+
+    Beside the rows' own columns (choose with `columns`) stand `evaluation`, `checkpoint`, `model`,
+    `loss`, `label_noise`, `data_fraction`, `seed`, `data`, `split`, `protocol`, `norm` and
+    `targeted`; unknown is null. Text columns are categorical, so that many records fit in memory.
+
+    Raises:
+        RecordError: no such folder, or a file in it that cannot be read.
+    """
+    if not Path(folder).is_dir():
+        raise RecordError(f"{folder}: no such folder of records")
+    check_folder(Path(folder))
+    tables = [_tidy(read(path), columns) for path in sorted(Path(folder).glob("*.parquet"))]
+    tidy: pd.DataFrame = pa.concat_tables([_nothing(columns), *tables]).to_pandas(
+        strings_to_categorical=True
+    )
+    return tidy
+
+
+TOLD: dict[str, tuple[tuple[str, ...], pa.DataType]] = {
+    "evaluation": (("digest",), pa.string()),
+    "checkpoint": (("checkpoint", "path"), pa.string()),
+    "model": (("checkpoint", "model"), pa.string()),
+    "loss": (("checkpoint", "loss"), pa.string()),
+    "label_noise": (("checkpoint", "label_noise"), pa.float64()),
+    "data_fraction": (("checkpoint", "data_fraction"), pa.float64()),
+    "seed": (("checkpoint", "seed"), pa.int64()),
+    "data": (("data", "name"), pa.string()),
+    "split": (("data", "split"), pa.string()),
+    "protocol": (("protocol", "name"), pa.string()),
+    "norm": (("protocol", "norm"), pa.string()),
+    "targeted": (("protocol", "resolved", "target"), pa.string()),
+}
+"""columns that say which evaluation a row is of: where the header has them, and of which type"""
+
+
+def _nothing(columns: Sequence[str]) -> pa.Table:
+    """No rows, with every column that a frame has."""
+    kinds = {name: SCHEMA.field(name).type for name in columns}
+    kinds |= {name: kind for name, (_, kind) in TOLD.items()}
+    return pa.table({name: pa.array([], kind) for name, kind in kinds.items()})
+
+
+def _tidy(evaluation: Evaluation, columns: Sequence[str]) -> pa.Table:
+    result, n = evaluation.table.select(list(columns)), len(evaluation.table)
+    for name, (place, kind) in TOLD.items():
+        value = evaluation.header
+        for key in place:
+            value = value[key]
+        result = result.append_column(name, pa.repeat(pa.scalar(value, kind), n))
+    return result
