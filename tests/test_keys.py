@@ -377,6 +377,7 @@ CHECKPOINT = {
             "sha256": "another container of the same weights is the same network",
             "format": "likewise",
             "container": "likewise",
+            "weights_key": "the weights that it chose are digested",
             "prefix": "likewise: names are digested without it",
             "num_classes": "only checked against what the network returns",
             "input_shape": SHOWN,

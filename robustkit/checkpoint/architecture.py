@@ -185,7 +185,7 @@ def fit(spec: str, state: State, num_classes: int | None, where: str) -> Fit:
         return _fit_own(spec, state, num_classes, where)
     asked = num_classes or 10
     expected = _skeleton(spec, asked)
-    reading, wrong = _closest(expected, state)
+    reading, wrong = closest(expected, state)
     classes = asked
     if wrong.shapes and not wrong.missing and not wrong.surplus:
         in_file = _classes(expected, reading.state, wrong, asked)
@@ -200,14 +200,14 @@ def fit(spec: str, state: State, num_classes: int | None, where: str) -> Fit:
     module = models.build(spec, num_classes=classes, seed=0)
     if (left := difference(module.state_dict(), reading.state)).size:
         raise CheckpointError(_misfit(spec, module.state_dict(), reading.state, left, where))
-    return Fit(_filled(module, reading.state, where), reading, classes)
+    return Fit(filled(module, reading.state, where), reading, classes)
 
 
 def _fit_own(spec: str, state: State, num_classes: int | None, where: str) -> Fit:
     """As `fit`, for a user's function, which decides on the number of classes itself."""
     module = models.build(spec, seed=0).float()
     expected = module.state_dict()
-    reading, wrong = _closest(expected, state)
+    reading, wrong = closest(expected, state)
     if wrong.size:
         message = _misfit(spec, expected, reading.state, wrong, where)
         rows = {expected[key].shape[:1] for key in wrong.shapes}
@@ -218,7 +218,7 @@ def _fit_own(spec: str, state: State, num_classes: int | None, where: str) -> Fi
                     f"{where}: its last layer has {in_file} classes, but {spec} builds {built}"
                 )
         raise CheckpointError(message)
-    return Fit(_filled(module, reading.state, where), reading, num_classes)
+    return Fit(filled(module, reading.state, where), reading, num_classes)
 
 
 def _skeleton(spec: str, num_classes: int) -> Mapping[str, torch.Tensor]:
@@ -232,7 +232,7 @@ def _skeleton(spec: str, num_classes: int) -> Mapping[str, torch.Tensor]:
         return models.build(spec, num_classes=num_classes, seed=0).state_dict()
 
 
-def _closest(expected: Mapping[str, torch.Tensor], state: State) -> tuple[StateReading, Difference]:
+def closest(expected: Mapping[str, torch.Tensor], state: State) -> tuple[StateReading, Difference]:
     """The reading that fits, or else the one with the fewest wrong names; of equals the first."""
     both = [(reading, difference(expected, reading.state)) for reading in _variants(state)]
     return min(both, key=lambda pair: (len(pair[1].missing) + len(pair[1].surplus), pair[1].size))
@@ -251,11 +251,16 @@ def _classes(
     return counts.pop() if len(counts) == 1 and 0 not in counts else None
 
 
-def _filled(module: torch.nn.Module, state: State, where: str) -> torch.nn.Module:
+def filled(module: torch.nn.Module, state: State, where: str) -> torch.nn.Module:
+    """The module with the weights in it, which must be of its own kinds of numbers.
+
+    Raises:
+        CheckpointError: integers in the place of weights.
+    """
     expected = module.state_dict()
     counters = {k: v for k, v in expected.items() if k.endswith(COUNTER)}
     for key in state.keys() - counters.keys():
-        if not _same_numbers(state[key], expected[key].dtype):
+        if not same_numbers(state[key], expected[key].dtype):
             raise CheckpointError(
                 f"{where}: the weight {key!r} holds {_kind(state[key])} where the network has "
                 f"{_kind(expected[key])}: quantised or scaled, and nothing in the file says by how "
@@ -265,7 +270,7 @@ def _filled(module: torch.nn.Module, state: State, where: str) -> torch.nn.Modul
     return module
 
 
-def _same_numbers(tensor: torch.Tensor, wanted: torch.dtype) -> bool:
+def same_numbers(tensor: torch.Tensor, wanted: torch.dtype) -> bool:
     """Whether a tensor can be loaded as another type and mean the same.
 
     torch copies whatever it is given. An integer is never a weight, but that weight times a scale

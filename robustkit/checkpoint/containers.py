@@ -1,7 +1,8 @@
 """Where in a file's tree the weights are, and what stands next to them.
 
-Of several sets of weights in one file, the first in the order of `CONTAINERS` counts: averaged
-weights before the raw ones (as timm does), the best before the last, and of a list the first.
+Of several sets of weights in one file, averaged ones count before the raw ones (as timm does), then
+the first in the order of `CONTAINERS`: the best before the last, and of a list the first.
+`weight_sets` knows the others.
 
 Objects of unknown classes are placeholders here (`unpickling`). Beside the weights they do no harm
 and are named in a note; a pickled module is read off its placeholder's attributes; and a tensor of
@@ -10,6 +11,7 @@ name rather than loaded without it.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -27,6 +29,8 @@ CONTAINERS = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "net_state_dict",
     "weights", "params", "module", "classifier", "last", "last_state_dict",
 )  # fmt: skip
+AVERAGED = frozenset(["ema", "swa", "avg", "average", "averaged", "polyak", "shadow"])
+"""words in the key of weights that are averages over a training"""
 NOT_WEIGHTS = ("optim", "schedul", "scaler", "amp", "criterion", "loss", "metric", "callbacks")
 """keys with one of these in them hold tensors, but no network"""
 DEPTH = 4
@@ -45,6 +49,8 @@ class Found:
     others: dict[str, str]
     """what stands among the weights and is no tensor: key to what it is"""
     notes: tuple[str, ...]
+    named: bool = True
+    """False: a list, whose leaves are named by their places"""
 
 
 def locate(root: object, where: str) -> Found:
@@ -76,12 +82,12 @@ class _Search:
             if found is None or len(node) == 1:
                 return found
             return _noting(found, f"a list of {len(node)} sets of weights: the first is used")
-        if (pickled := _module_leaves(node)) is not None:
+        if (pickled := module_leaves(node)) is not None:
             note = f"a pickled module ({_described(node)}): weights taken, its code not run"
             return Found(printable(".".join(path)), pickled, {}, (note,))
         if (entries := mapping(node)) is None:
             return None
-        return self._in_container(entries, path) or _as_weights(entries, path)
+        return self._in_container(entries, path) or as_weights(entries, path)
 
     def _in_container(
         self, entries: Mapping[object, object], path: tuple[str, ...]
@@ -92,14 +98,16 @@ class _Search:
             for key, value in entries.items()
             if isinstance(key, str) and self._holds_weights(value, DEPTH - len(path))
         }
-        usual = [key for key in CONTAINERS if key in candidates]
-        if not usual and any(map(_is_weight, entries.values())):
+        averaged = [key for key in candidates if is_averaged(key) and _was_averaged(entries[key])]
+        usual = [key for key in CONTAINERS if key in candidates and key not in averaged]
+        usual = [*averaged, *usual]
+        if not usual and any(map(is_weight, entries.values())):
             return None  # a state dict itself, one of whose entries happens to hold more
         others = [key for key in candidates if not any(w in key.lower() for w in NOT_WEIGHTS)]
         if not usual and len(others) > 1:
             raise CheckpointError(
                 f"{self._where}: several sets of weights ({', '.join(map(printable, others[:6]))}) "
-                "and no usual name among them; save the one to evaluate in a file of its own"
+                "and no usual name among them; choose one with --weights"
             )
         key = (usual or others or [""])[0]
         found = self.search(candidates[key], (*path, key)) if key else None
@@ -119,25 +127,37 @@ class _Search:
     def _look(self, value: object, depth: int) -> bool:
         if isinstance(value, list | tuple):
             return bool(value) and self._holds_weights(value[0], depth - 1)
-        if _module_leaves(value) is not None:
+        if module_leaves(value) is not None:
             return True
         entries = mapping(value) or {}
-        return any(map(_is_weight, entries.values())) or any(
+        return any(map(is_weight, entries.values())) or any(
             self._holds_weights(entries[key], depth - 1) for key in CONTAINERS if key in entries
         )
+
+
+def is_averaged(key: str) -> bool:
+    """Whether a key speaks of averaged weights, and of no optimiser's."""
+    words = re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", key).lower())
+    others = (*NOT_WEIGHTS, "exp_avg")  # Adam's moments
+    return not AVERAGED.isdisjoint(words) and not any(word in key.lower() for word in others)
+
+
+def _was_averaged(value: object) -> bool:
+    """False for torch's AveragedModel before its first update: weights from before the training."""
+    return plain((mapping(value) or {}).get("n_averaged")) != 0
 
 
 def _noting(found: Found, note: str) -> Found:
     return replace(found, notes=(note, *found.notes))
 
 
-def _as_weights(entries: Mapping[object, object], path: tuple[str, ...]) -> Found | None:
+def as_weights(entries: Mapping[object, object], path: tuple[str, ...]) -> Found | None:
     """The entries as a state dict, if there is a tensor among them."""
-    leaves = {printable(str(key)): value for key, value in entries.items() if _is_weight(value)}
+    leaves = {printable(str(key)): value for key, value in entries.items() if is_weight(value)}
     others = {
         printable(str(key)): _described(value)
         for key, value in entries.items()
-        if not _is_weight(value) and value is not None
+        if not is_weight(value) and value is not None
     }
     return Found(printable(".".join(path)), leaves, others, ()) if leaves else None
 
@@ -148,7 +168,7 @@ def _is_tensor(value: object) -> bool:
     return isinstance(value, StoredTensor | torch.Tensor)
 
 
-def _is_weight(value: object) -> bool:
+def is_weight(value: object) -> bool:
     """A tensor, or what is left of one whose class is unknown; no single numbers in passing."""
     if isinstance(value, Placeholder) and not _is_tensor(value):
         return _rebuilds_tensor(value)
@@ -168,7 +188,7 @@ def _nested(values: tuple[object, ...], depth: int) -> Iterator[object]:
             yield from _nested(value, depth - 1)
 
 
-def _module_leaves(node: object) -> dict[str, object] | None:
+def module_leaves(node: object) -> dict[str, object] | None:
     """The parameters and buffers of a pickled torch.nn.Module, by their state dict names."""
     if not isinstance(node, Placeholder) or not isinstance(node.state, dict):
         return None

@@ -54,6 +54,8 @@ class CheckpointMetadata:
     """name of the data set"""
     recorded_accuracy: float | None = _item("recorded accuracy")
     """as a fraction, on data of the trainer's choice"""
+    weights_key: str | None = _item(recorded=False)
+    """which set of weights was asked for, in a file with several"""
     sha256: str | None = _item()
     """of the file that this is said of"""
 

@@ -17,9 +17,9 @@ from robustkit.checkpoint.adapter import freeze, replica
 from robustkit.checkpoint.checkpoint import ADAPTER, Checkpoint
 from robustkit.checkpoint.formats import PROGRAMS, detect_format, find_checkpoint
 from robustkit.checkpoint.metadata import CheckpointMetadata, parse_metadata
-from robustkit.checkpoint.parametrizations import State
 from robustkit.checkpoint.sidecar import read_sidecar
-from robustkit.checkpoint.weights import open_weights, weights_digest
+from robustkit.checkpoint.weight_sets import fit_weights, recognise_weights
+from robustkit.checkpoint.weights import Weights, listed, open_weights, weights_digest
 from robustkit.errors import CheckpointError
 from robustkit.files import file_digest
 from robustkit.keys import CheckpointKey
@@ -33,6 +33,7 @@ def read_checkpoint(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     trust_program: bool = False,
+    weights: str | None = None,
 ) -> Checkpoint:
     """A checkpoint from a file, or by the name of a shipped one. No code of the file runs.
 
@@ -46,6 +47,7 @@ def read_checkpoint(
         mean: per channel, of [0, 1] pixels.
         std: likewise.
         trust_program: load TorchScript and torch.export files, which run code of their own.
+        weights: key of the set of weights to take, in a file with several; the end of it will do.
 
     Raises:
         CheckpointError: the file is no checkpoint, is damaged, does not fit, or may not be loaded.
@@ -58,8 +60,9 @@ def read_checkpoint(
             "num_classes": num_classes,
             "mean": None if mean is None else [float(value) for value in mean],
             "std": None if std is None else [float(value) for value in std],
+            "weights_key": weights,
         },
-        "--model, --num-classes, --mean, --std",
+        "--model, --num-classes, --mean, --std, --weights",
     )
     kind = detect_format(file)
     if kind in PROGRAMS:
@@ -89,14 +92,17 @@ def _read_program(path: Path, kind: str, given: CheckpointMetadata, trusted: boo
         _network=loaded.make,
     )
     known = _merged(base, given, read_sidecar(path), CheckpointMetadata())
+    if given.weights_key is not None:
+        raise CheckpointError(f"{path}: a program holds one network; --weights is for state dicts")
     if given.model is not None:
         known = replace(known, notes=(*known.notes, "a program brings its architecture along"))
     return _identified(known, {"program": sha256})
 
 
 def _read_weights(path: Path, kind: str, given: CheckpointMetadata) -> Checkpoint:
-    parts = open_weights(path, kind)
     aside = read_sidecar(path)
+    key = aside.weights_key if given.weights_key is None else given.weights_key
+    parts = open_weights(path, kind, key)
     base = Checkpoint(
         path=str(path),
         sha256=file_digest(path),
@@ -108,32 +114,50 @@ def _read_weights(path: Path, kind: str, given: CheckpointMetadata) -> Checkpoin
         notes=parts.notes,
         warnings=parts.warnings,
     )
-    known = _merged(base, given, aside, parts.recorded)
-    named, note = _architecture(known.model, given.model is not None, parts.state)
+    known = _merged(base, given, aside, replace(parts.recorded, weights_key=None))
+    named, note = _architecture(known.model, given.model is not None, parts)
     if named is None:
         reading = architecture.plainest(parts.state)
         return _identified(_read_as(known, reading, None), {})
     classes = given.num_classes or aside.num_classes or parts.recorded.num_classes
-    try:
-        fit = architecture.fit(named, parts.state, classes, str(path))
-    except CheckpointError as error:
-        names = ", ".join(parts.placeholders)
-        reason = f"; not rebuilt, since that runs code: {names}" if names else ""
-        raise CheckpointError(f"{error}{reason}") from error
+    fit = _fit(named, parts, classes, str(path))
     known = replace(known, model=named, num_classes=fit.num_classes, notes=(*known.notes, *note))
     return _identified(
-        _read_as(known, fit.reading, fit.module),
+        _telling(_read_as(known, fit.reading, fit.module), parts, fit),
         {"model": _name(named), "code": models.source(named)},
     )
 
 
+def _fit(spec: str, parts: Weights, classes: int | None, where: str) -> architecture.Fit:
+    try:
+        return fit_weights(spec, parts.sets, parts.key, parts.state, classes, where)
+    except CheckpointError as error:
+        names = ", ".join(parts.placeholders)
+        reason = f"; not rebuilt, since that runs code: {names}" if names else ""
+        raise CheckpointError(f"{error}{reason}") from error
+
+
+def _telling(known: Checkpoint, parts: Weights, fit: architecture.Fit) -> Checkpoint:
+    """The checkpoint, with a word on what else in the file would fit the network."""
+    if not (others := parts.sets.others(fit.module, fit.reading.state)):
+        return known
+    said = (
+        f"{parts.key or 'the weights at the top'} taken, but {listed(others)} in the file "
+        f"{'fits' if len(others) == 1 else 'fit'} {known.model}, too"
+    )
+    if known.weights_key is not None:
+        return replace(known, notes=(*known.notes, said))
+    said += ", with other numbers; --weights chooses"
+    return replace(known, warnings=(*known.warnings, said))
+
+
 def _architecture(
-    known: str | None, given: bool, state: State
+    known: str | None, given: bool, parts: Weights
 ) -> tuple[str | None, tuple[str, ...]]:
     """The architecture to build, or None, and a note where it was recognised."""
     if known is not None:
         return (known if given or not models.names_code(known) else None), ()
-    matching = architecture.recognise(state)
+    matching = recognise_weights(parts.sets, parts.key, parts.state)
     if len(matching) != 1:
         return None, ()
     return matching[0], (f"recognised as {matching[0]} by its keys and shapes",)

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from robustkit.checkpoint import containers, safetensor, torchfile
 from robustkit.checkpoint.architecture import COUNTER
 from robustkit.checkpoint.metadata import CheckpointMetadata, parse_metadata
 from robustkit.checkpoint.parametrizations import State
+from robustkit.checkpoint.weight_sets import WeightSets, find_weight_sets
 from robustkit.errors import CheckpointError
 from robustkit.files import canonical, digest
 from robustkit.unpickling import printable
@@ -30,31 +32,45 @@ class Weights:
     warnings: tuple[str, ...] = ()
     placeholders: tuple[str, ...] = ()
     """what stands among the weights and could not be rebuilt"""
+    sets: WeightSets = field(default_factory=WeightSets)
+    """all sets of weights in the file"""
+    key: str = ""
+    """of the set that was taken"""
 
 
-def open_weights(path: Path, kind: str) -> Weights:
+def open_weights(path: Path, kind: str, key: str | None = None) -> Weights:
     """The weights in a file of a format that is no program's, all of them finite numbers.
+
+    Args:
+        path: the file.
+        kind: its format.
+        key: which set of weights, of several; None: as `containers` has it.
 
     Raises:
         CheckpointError: the file is damaged, has no weights, or some that are NaN or infinite.
     """
-    weights = _opened_safetensors(path) if kind == "safetensors" else _opened_torch(path, kind)
+    opened = _opened_safetensors if kind == "safetensors" else partial(_opened_torch, kind)
+    weights = opened(path, key)
     _check_finite(weights.state, str(path))
     return weights
 
 
-def _opened_torch(path: Path, kind: str) -> Weights:
+def _opened_torch(kind: str, path: Path, key: str | None) -> Weights:
     if kind == "torch zip":
         with zipfile.ZipFile(path) as archive:
             contents = torchfile.read_zip(path, archive)
     else:
         contents = torchfile.read_pickle(path)
-    found = containers.locate(contents.root, str(path))
+    sets = find_weight_sets(contents.root, str(path), path.stat().st_size)
+    if key is None:
+        found = containers.locate(contents.root, str(path))
+    else:
+        found = sets.found[sets.choose(key)]
     state, notes = containers.tensors(found, str(path), path.stat().st_size)
     extra = containers.surroundings(contents.root) if found.container else {}
-    inert = (f"ignored inert: {_listed(contents.uncalled)}",) if contents.uncalled else ()
+    inert = (f"ignored inert: {listed(contents.uncalled)}",) if contents.uncalled else ()
     odd = [f"{key} ({what})" for key, what in found.others.items()]
-    others = (f"ignored among the weights: {_listed(odd)}",) if odd else ()
+    others = (f"ignored among the weights: {listed(odd)}",) if odd else ()
     return Weights(
         contents.format,
         _container(contents.root, found.container),
@@ -64,6 +80,8 @@ def _opened_torch(path: Path, kind: str) -> Weights:
         (*found.notes, *notes, *others, *inert),
         contents.warnings,
         tuple(found.others.values())[:3],
+        sets,
+        found.container,
     )
 
 
@@ -72,20 +90,33 @@ def _container(root: object, keys: str) -> str:
     return f"{keys} (Lightning)" if lightning else keys
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many there are in all."""
     shown = [name[:80] for name in names[:5]]
     return ", ".join(shown) + (f" … ({len(names)} in all)" if len(names) > 5 else "")
 
 
-def _opened_safetensors(path: Path) -> Weights:
+def _opened_safetensors(path: Path, key: str | None) -> Weights:
     leaves, metadata = safetensor.read_safetensors(path)
+    sets = find_weight_sets(leaves, str(path), path.stat().st_size)
     found = containers.Found("", {printable(key): leaf for key, leaf in leaves.items()}, {}, ())
+    if key is not None:
+        found = sets.found[sets.choose(key)]
     state, notes = containers.tensors(found, str(path), path.stat().st_size)
     if not state:
         raise CheckpointError(f"{path}: no weights in it")
     extra = metadata.pop("extra", None) or {}
     recorded = parse_metadata(metadata, f"{path}: robustkit metadata")
-    return Weights("safetensors", "", state, recorded, dict(extra), notes)
+    return Weights(
+        "safetensors",
+        found.container,
+        state,
+        recorded,
+        dict(extra),
+        notes,
+        sets=sets,
+        key=found.container,
+    )
 
 
 def _check_finite(state: State, where: str) -> None:

@@ -25,6 +25,7 @@ from robustkit.cli.options import (
     Split,
     Std,
     TrustProgram,
+    Weights,
     images_per_batch,
 )
 from robustkit.errors import InputError
@@ -100,6 +101,7 @@ def audit(
     mean: Mean = None,
     std: Std = None,
     trust_program: TrustProgram = False,
+    weights: Weights = None,
     resize: Resize = None,
     crop: Crop = None,
     channels: Channels = None,
@@ -117,7 +119,12 @@ def audit(
     from robustkit.cli.terminal import AuditBar
 
     reading = CheckpointOptions.parse(
-        model=model, num_classes=num_classes, mean=mean, std=std, trust_program=trust_program
+        model=model,
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+        trust_program=trust_program,
+        weights=weights,
     )
     images = ImageOptions(
         data=data,

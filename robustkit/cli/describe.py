@@ -18,6 +18,7 @@ from robustkit.cli.options import (
     Resize,
     Std,
     TrustProgram,
+    Weights,
 )
 from robustkit.errors import InputError
 from robustkit.files import write_atomic
@@ -34,6 +35,7 @@ def describe(
     mean: Mean = None,
     std: Std = None,
     trust_program: TrustProgram = False,
+    weights: Weights = None,
     sidecar: bool = typer.Option(
         False, "--sidecar", help="Write what is known to a .toml beside the checkpoint."
     ),
@@ -57,7 +59,12 @@ def describe(
     from robustkit import checkpoint as checkpoints
 
     found = CheckpointOptions.parse(
-        model=model, num_classes=num_classes, mean=mean, std=std, trust_program=trust_program
+        model=model,
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+        trust_program=trust_program,
+        weights=weights,
     ).read(checkpoint)
     rows = checkpoints.describe(found)
     width = max(len(label) for label, _ in rows)

@@ -28,6 +28,7 @@ from robustkit.cli.options import (
     Split,
     Std,
     TrustProgram,
+    Weights,
     images_per_batch,
 )
 from robustkit.errors import EvaluationFailed, InputError, RobustkitError
@@ -111,13 +112,19 @@ def evaluate(
     mean: Mean = None,
     std: Std = None,
     trust_program: TrustProgram = False,
+    weights: Weights = None,
     resize: Resize = None,
     crop: Crop = None,
     channels: Channels = None,
 ) -> int:
     """Attack trained checkpoints; keep one row per image; report accuracy with intervals."""
     reading = CheckpointOptions.parse(
-        model=model, num_classes=num_classes, mean=mean, std=std, trust_program=trust_program
+        model=model,
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+        trust_program=trust_program,
+        weights=weights,
     )
     images = ImageOptions(
         data=data,

@@ -38,6 +38,10 @@ Channels = Annotated[int | None, typer.Option(min=1, help="Convert to 1 or 3 cha
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 BatchSize = Annotated[str, typer.Option(metavar="N|auto", help="Images per batch.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="Which weights, in a file with several sets: ema_model."),
+]
 TrustProgram = Annotated[
     bool,
     typer.Option(
@@ -56,6 +60,7 @@ class CheckpointOptions:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     trust_program: bool
+    weights: str | None = None
 
     @classmethod
     def parse(cls, *, mean: str | None, std: str | None, **options: Any) -> "CheckpointOptions":
@@ -81,6 +86,7 @@ class CheckpointOptions:
             mean=self.mean,
             std=self.std,
             trust_program=self.trust_program,
+            weights=self.weights,
         )
 
 
