@@ -8,17 +8,60 @@ RobustkitError            exit status 2
 │   ├── ProtocolError     an attack's file or its settings
 │   └── RecordError       a stored evaluation cannot be read
 ├── EvaluationFailed      exit status 3: the evaluation itself broke (NaN logits, a full disk)
+│   └── NetworkFailed     the network raised something, told in its own words
 └── TrainingFailed        exit status 3: the training broke (the loss is no longer a number)
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from unicodedata import category
+
+LINE = 80
+"""width of a line, to which a refused value is cut"""
+LONGEST = 1000
+"""of a message, whatever it quotes"""
+_ENDLESS = re.compile(r"\S{300,}")
+
+
+def shown(text: str) -> str:
+    """Text as a terminal, a page or a table may show it: on one line, and all of it visible.
+
+    What is not printable is written as Python's `repr` writes it: line breaks, the escapes that
+    steer a terminal, marks that turn the direction of writing, bytes that are no UTF-8. Names come
+    from files and folders of others, and must not speak for the program that shows them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or category(c) == "Zs" else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def cut(text: str, width: int = LINE) -> str:
+    """Text without its middle, where it is longer than a line."""
+    if len(text) <= width:
+        return text
+    return f"{text[: width // 2]}…{text[-(width // 2 - 1) :]}"
+
+
+def quoted(value: object) -> str:
+    """A refused value in a message: as Python writes it, cut to a line."""
+    try:
+        return cut(shown(repr(value)))
+    except Exception:  # an integer of too many digits, an object of another's
+        return f"a value of type {type(value).__name__}"
 
 
 class RobustkitError(Exception):
     """Root of the tree. `str(error)` is one line, fit for a terminal."""
 
     exit_status = 2
+
+    def __str__(self) -> str:
+        text = _ENDLESS.sub(lambda found: cut(found[0]), shown(super().__str__()))
+        return cut(text, LONGEST)
 
 
 class InputError(RobustkitError):
@@ -36,8 +79,25 @@ class UnknownName(InputError):
         self.name = name
         close = get_close_matches(name, list(known := sorted(known)), n=1)
         self.close = close[0] if close else None
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
-        super().__init__(f"unknown {what} {name!r}; {hint}{'; ' + advice if advice else ''}")
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {_some(known)}"
+        advised = f" ({advice})" if advice else ""
+        super().__init__(f"unknown {what} {quoted(name)}; {hint}{advised}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # as a message that is there already: an error travels from worker processes
+        return _remade, (self.args[0], self.name, self.close)
+
+
+def _some(names: list[str], most: int = 40) -> str:
+    """Names in a row, as many as can be read."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
+
+
+def _remade(text: str, name: str, close: str | None) -> UnknownName:
+    error = UnknownName.__new__(UnknownName, text)
+    error.name, error.close = name, close
+    return error
 
 
 class CheckpointError(InputError):
@@ -62,6 +122,10 @@ class EvaluationFailed(RobustkitError):
     exit_status = 3
 
 
+class NetworkFailed(EvaluationFailed):
+    """The network raised something of its own, which is the cause."""
+
+
 class TrainingFailed(RobustkitError):
     """The training broke: its loss is no longer a number. The last good state is kept."""
 
@@ -70,4 +134,19 @@ class TrainingFailed(RobustkitError):
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return _said(error) or type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """The kind of an error and what it says, in one line: "ValueError: no such mode"."""
+    said = _said(error)
+    return type(error).__name__ + (f": {said}" if said else "")
+
+
+def _said(error: BaseException) -> str:
+    """The first line of an error's words, of a length that a message can hold; "" if none."""
+    try:
+        text = str(error).strip()
+    except Exception:  # an error of others may fail to speak
+        text = ""
+    return cut(shown(text.splitlines()[0].strip()), 4 * LINE) if text else ""

@@ -24,7 +24,7 @@ from robustkit.audit.run import AuditRequest, run_audit
 from robustkit.audit.stages import AttackedImages, StageSettings, ThreatModel, run_stages
 from robustkit.audit.verdict import parse_claim
 from robustkit.checkpoint import read_checkpoint
-from robustkit.cli import app
+from robustkit.cli.commands import app
 from robustkit.data import load_dataset
 from robustkit.errors import EvaluationFailed, InputError, UnknownName
 from robustkit.protocol import parse_epsilon

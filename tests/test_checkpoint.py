@@ -21,7 +21,7 @@ from robustkit import checkpoint, models
 from robustkit.checkpoint import read_checkpoint, save_checkpoint, torchfile
 from robustkit.checkpoint.parametrizations import folded
 from robustkit.checkpoint.weights import weights_digest
-from robustkit.errors import CheckpointError, InputError
+from robustkit.errors import CheckpointError, EvaluationFailed, InputError, NetworkFailed
 from robustkit.unpickling import mapping
 
 X = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -871,16 +871,63 @@ def test_loading_twice_gives_networks_of_their_own(tmp_path):
 def test_images_of_another_shape_get_one_line(tmp_path):
     path = kept(tmp_path / "x.pt", files.network().state_dict())
     for x in (torch.rand(2, 3, 28, 28), torch.rand(2, 1, 32, 32)):
-        with pytest.raises(InputError, match="the model does not take images of shape"):
+        with pytest.raises(NetworkFailed, match=r"the network failed on images of shape \d×"):
             read_checkpoint(path).load()(x)
     network = read_checkpoint(path, mean=[0.1, 0.2, 0.3], std=[1, 1, 1]).load()
     with pytest.raises(InputError, match="1 channels, but the normalisation 3"):
         network(X)
 
 
-def test_an_error_of_the_network_itself_is_not_hidden():
-    def broken(y):
-        raise RuntimeError("the lamp is out")
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError("nothing to say")
 
-    with pytest.raises(RuntimeError, match="the lamp is out"):
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("the lamp is out"), "RuntimeError: the lamp is out"),
+        (AssertionError("Wrong image height!"), "AssertionError: Wrong image height!"),
+        (AssertionError(), "AssertionError"),
+        (ValueError("  \nof several\nlines"), "ValueError: of several"),
+        (KeyError("missing"), "KeyError: 'missing'"),
+        (NotImplementedError("no such path"), "NotImplementedError: no such path"),
+        (IndexError("\x1b[2J\x9b gone"), r"IndexError: \x1b[2J\x9b gone"),
+        (SystemExit(0), "SystemExit: 0"),
+        (StopIteration(), "StopIteration"),
+        (Mute(), "Mute"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else type(value).__name__,
+)
+def test_an_error_of_the_network_is_told_in_its_own_words(error, words):
+    def broken(y):
+        raise error
+
+    with pytest.raises(NetworkFailed) as caught:
+        checkpoint.wrap(Returns(broken))(X)
+    shape = "×".join(map(str, X.shape[1:]))
+    assert str(caught.value) == f"the network failed on images of shape {shape}: {words}"
+    assert caught.value.__cause__ is error
+    assert isinstance(caught.value, EvaluationFailed)
+
+
+def test_a_network_without_end_or_with_another_signature_is_told_in_its_own_words():
+    class Endless(torch.nn.Module):
+        def forward(self, x):
+            return self.forward(x)
+
+    class Two(torch.nn.Module):
+        def forward(self, x, y):
+            return x + y
+
+    for module, words in ((Endless(), "RecursionError: "), (Two(), "argument: 'y'")):
+        with pytest.raises(NetworkFailed, match=words):
+            checkpoint.wrap(module)(X)
+
+
+def test_a_lack_of_memory_is_left_to_whoever_can_ask_for_less():
+    def broken(y):
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError):
         checkpoint.wrap(Returns(broken))(X)

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from robustkit.errors import CheckpointError, InputError, first_line
+from robustkit.errors import CheckpointError, InputError, one_line
+from robustkit.network import asked
 
 
 class Classifier(torch.nn.Module):
@@ -36,21 +37,13 @@ class Classifier(torch.nn.Module):
         """N×C×H×W in [0, 1] to N×K logits.
 
         Raises:
-            InputError: the network does not take images of this shape.
+            NetworkFailed: the network raised something, as one does that takes other shapes.
+            InputError: the normalisation is for another number of channels.
             CheckpointError: what it returns is not N×K numbers.
         """
         x = self._normalised(x)
-        try:
+        with asked(f"on images of shape {'×'.join(map(str, x.shape[1:]))}"):
             output = self.network(x)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            if not _is_about_shapes(error):
-                raise
-            shape = "×".join(map(str, x.shape[1:]))
-            raise InputError(
-                f"the model does not take images of shape {shape}: {first_line(error)[:200]}"
-            ) from error
         return self._checked(logits(output), len(x))
 
     def _normalised(self, x: torch.Tensor) -> torch.Tensor:
@@ -122,11 +115,5 @@ def replica(module: torch.nn.Module) -> torch.nn.Module:
         return copy.deepcopy(module, memo)
     except Exception as error:  # a user's module may refuse in any way
         raise InputError(
-            f"the model cannot be copied ({type(error).__name__}: {first_line(error)[:200]}); "
-            "pass one that copy.deepcopy accepts"
+            f"the model cannot be copied ({one_line(error)}); pass one that copy.deepcopy accepts"
         ) from error
-
-
-def _is_about_shapes(error: RuntimeError) -> bool:
-    words = ("shape", "size", "channels", "dimension", "mat1", "stride")
-    return any(word in str(error) for word in words)

@@ -7,97 +7,105 @@ import os
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import typer
-
-from robustkit import machine
-from robustkit.cli.audit import audit
-from robustkit.cli.compare import compare
-from robustkit.cli.describe import describe
-from robustkit.cli.evaluate import evaluate
-from robustkit.cli.listing import list_names
-from robustkit.cli.power import power
-from robustkit.cli.rank import rank
-from robustkit.cli.report import report
-from robustkit.cli.train import train
-from robustkit.errors import RobustkitError
+from robustkit.errors import RobustkitError, one_line
 
 PROCESSES = "robustkit.training.processes"
-
-app = typer.Typer(
-    name="robustkit",
-    help="Robustness numbers that can be believed.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich's help, with its Markdown, takes as long to import as all else
-)
-app.command("evaluate")(evaluate)
-app.command("audit")(audit)
-app.command("train")(train)
-app.command("report")(report)
-app.command("compare")(compare)
-app.command("power")(power)
-app.command("rank")(rank)
-app.command("describe")(describe)
-app.command("list")(list_names)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"robustkit {version('robustkit')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    show_version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
-    ),
-) -> None:
-    pass
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FAULT = 3
+"""exit status of what nobody foresaw, as of an evaluation that failed"""
 
 
 class Stopped(BaseException):
     """A signal, raised so that files are closed and claims released."""
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped(number)
+def main() -> NoReturn:
+    """Run a command and exit.
 
+    Status 0: done; 1: a rule of the policy does not hold; 2: bad input; 3: failed; 130 and 143:
+    interrupted. stdout and stderr can be closed, full or unable to show a letter, and no status
+    depends on it but a 0 whose output could not be written.
+    """
+    signals: list[int] = []
 
-def main() -> None:
-    """Run a command. Exit status: 0 done, 2 bad input, 3 failed, 130 and 143 interrupted."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
-    machine.keep_memory()
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        _listen(signal.SIG_DFL)
+        signals.append(number)
+        raise Stopped(number)
+
     try:
-        status = app(standalone_mode=False) or 0
-    except RobustkitError as error:
-        status = _say(f"error: {error}", error.exit_status)
-    except Stopped as stop:
-        text = "interrupted; what is finished is kept, and the same command goes on from there"
-        status = _say(text, 128 + stop.args[0], begun=PROCESSES in sys.modules)
-    except BrokenPipeError:
-        # the reader has gone; Python's own flush at exit must not complain about it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
-    except Exception as error:
-        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
-            raise
-        if _speaks():
-            error.show()  # a usage error, in typer's own words
-        status = error.exit_code
+        _listen(stop)
+        status = _finished(_command())
+    except BaseException as error:
+        _listen(signal.SIG_DFL)
+        status = _finished(_told(error, signals))
     sys.exit(status)
 
 
+def _listen(handler: Any) -> None:
+    for number in SIGNALS:
+        signal.signal(number, handler)
+
+
+def _command() -> int:
+    # here, since an interruption may come while they are imported
+    from robustkit import machine
+    from robustkit.cli import output
+    from robustkit.cli.commands import run
+
+    output.guard()
+    machine.keep_memory()
+    return run(sys.argv[1:])
+
+
+def _told(error: BaseException, signals: list[int]) -> int:
+    """Say in one line what ended a command; its exit status."""
+    if os.environ.get("ROBUSTKIT_DEBUG", "0") not in ("", "0") or "--debug" in sys.argv[1:]:
+        import traceback
+
+        traceback.print_exception(error)
+    if signals or isinstance(error, KeyboardInterrupt):
+        # whatever else it is, a library that was interrupted has made it of that
+        text = "interrupted; what is finished is kept, and the same command goes on from there"
+        number = signals[0] if signals else signal.SIGINT
+        return _say(text, 128 + number, begun=PROCESSES in sys.modules)
+    if isinstance(error, RobustkitError):
+        return _say(f"error: {error}", error.exit_status)
+    return _say(f"error: {_unforeseen(error)}", FAULT)
+
+
+def _unforeseen(error: BaseException) -> str:
+    """What is said of an error that is none of ours: its words, and where it was raised."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    own, place, trace = str(Path(__file__).parents[1]), "", error.__traceback__
+    while trace is not None:
+        if (name := trace.tb_frame.f_code.co_filename).startswith(own):
+            place = f" ({Path(name).relative_to(Path(own).parent)}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"unforeseen {one_line(error)}{place}; --debug shows more"
+
+
+def _finished(status: int) -> int:
+    """The status after all is written; a signal that comes later ends the process at once."""
+    from robustkit.cli.output import fault
+
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        _listen(signal.SIG_DFL)
+    if reason := fault():
+        return _say(f"error: cannot write to stdout: {reason}", status or FAULT)
+    return status
+
+
 def _say(text: str, status: int, begun: bool = True) -> int:
+    from robustkit.cli.output import tell
+
     if _speaks(begun):
-        typer.echo(" ".join(f"robustkit: {text}".split()), err=True)
+        tell(f"robustkit: {text}")
     return status
 
 
@@ -110,7 +118,6 @@ def _speaks(begun: bool = True) -> bool:
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return True
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # from here on: `torchrun` ends all processes when one has failed, which is no news
-        signal.signal(number, signal.SIG_IGN)
+    # from here on: `torchrun` ends all processes when one has failed, which is no news
+    _listen(signal.SIG_IGN)
     return begun and import_module(PROCESSES).first_to_fail()

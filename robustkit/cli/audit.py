@@ -28,6 +28,7 @@ from robustkit.cli.options import (
     Weights,
     images_per_batch,
 )
+from robustkit.cli.output import check_file, check_folder, say, tell
 from robustkit.errors import InputError
 from robustkit.protocol import NORMS, Norm
 
@@ -174,10 +175,8 @@ def _parse_options(
         raise InputError("--claim and --claim-from exclude each other; give one of them")
     if junit is not None and policy is None:
         raise InputError("--junit reports the rules of a policy; give --policy too")
-    if out.is_file():
-        raise InputError(f"--out {out}: is a file; give the name of a folder")
-    if junit is not None and junit.is_dir():
-        raise InputError(f"--junit {junit}: is a folder; give the name of a file")
+    check_folder("--out", out)
+    check_file("--junit", junit)
     stated = None
     if claim is not None:
         stated = verdict.parse_claim(claim)
@@ -198,8 +197,8 @@ def _write_and_show(found: "Audit", out: Path, junit: Path | None) -> int:
     if junit is not None:
         write_atomic(junit, as_junit(found, found.policy).encode())
     show_audit(found)
-    typer.echo(f"report: {written.page}")
+    say(f"report: {written.page}")
     failed = [rule for rule in found.policy if not rule.passed]
     for rule in failed:
-        typer.echo(f"robustkit: policy: {rule.sentence}", err=True)
+        tell(f"robustkit: policy: {rule.sentence}")
     return FAILED_POLICY if failed else 0

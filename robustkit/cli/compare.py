@@ -1,7 +1,5 @@
 """`robustkit compare`: which of several evaluated networks is more accurate, as far as is known."""
 
-import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustkit.errors import InputError, UnknownName
-from robustkit.files import write_atomic
+from robustkit.cli.output import check_file, console, say, tell_warnings, write_json
+from robustkit.errors import InputError, UnknownName, shown
 from robustkit.protocol import Norm
 
 if TYPE_CHECKING:
@@ -69,7 +67,7 @@ def compare(
     from robustkit.analysis.compare import compare_sides
 
     share = None if delta is None else as_share(delta, "--delta")
-    check_json(json_)
+    check_file("--json", json_)
     query = asked(at, attack, norm, data, surrogate)
     found = evaluated(names, query, baseline, runs)
     compared = compare_sides(found, at=at or (), delta=share, level=level)
@@ -130,42 +128,18 @@ def as_share(value: float, option: str) -> float:
     return value / 100
 
 
-def check_json(target: str | None) -> None:
-    """Nothing, if a summary can be written there.
-
-    Raises:
-        InputError: it is a folder.
-    """
-    if target is not None and target != "-" and Path(target).is_dir():
-        raise InputError(f"--json {target}: is a folder; give the name of a file")
-
-
-def write_json(value: object, target: str) -> None:
-    """Write a summary to a file, or to stdout for "-"."""
-    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-    else:
-        write_atomic(Path(target), text.encode())
-
-
 # --- on the terminal ------------------------------------------------------------------------------
 
 
 def _show(compared: "Compared") -> None:
-    from rich.console import Console
-    from rich.text import Text
-
     from robustkit.results.sides import in_words
 
-    for warning in compared.warnings:
-        Console(stderr=True).print(Text(f"warning: {warning}"), style="yellow", soft_wrap=True)
-    console = Console()
-    console.print(Text(in_words(compared.header)), soft_wrap=True)
+    tell_warnings(compared.warnings)
+    say(in_words(compared.header))
     for side in compared.sides[1:]:
-        console.print(_table(compared, side))
+        console().print(_table(compared, side))
     for text in (*_sentences(compared), *_undecided(compared)):
-        console.print(Text(text), soft_wrap=True)
+        say(text)
 
 
 def _table(compared: "Compared", side: "Side") -> Any:
@@ -180,14 +154,14 @@ def _table(compared: "Compared", side: "Side") -> Any:
     table = Table(show_lines=True)
     table.add_column("ε", justify="right")
     for name in (baseline.name, side.name):
-        table.add_column(f"{name}\n{confidence} interval", justify="right", overflow="fold")
+        table.add_column(f"{shown(name)}\n{confidence} interval", justify="right", overflow="fold")
     together = "simultaneous " if len(compared.comparisons) > 1 else ""
     table.add_column(f"difference, points\n{together}interval", justify="right")
     table.add_column("p", justify="right")
     table.add_column("verdict")
     for one in compared.of(side):
         table.add_row(
-            one.level,
+            shown(one.level),
             *(_cell(compared.accuracies[s.name, one.level]) for s in (baseline, side)),
             f"{difference(one)}\n{ends(one)}",
             p_value(one.p, one),

@@ -20,7 +20,8 @@ from robustkit.cli.options import (
     TrustProgram,
     Weights,
 )
-from robustkit.errors import InputError
+from robustkit.cli.output import check_file, say, tell
+from robustkit.errors import InputError, shown
 from robustkit.files import write_atomic
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def describe(
     """Print what was recognised: container, prefix, architecture, classes, training conditions."""
     from robustkit import checkpoint as checkpoints
 
+    check_file("--sidecar-path", sidecar_path)
+    check_file("--labels", labels)
     found = CheckpointOptions.parse(
         model=model,
         num_classes=num_classes,
@@ -67,11 +70,11 @@ def describe(
         weights=weights,
     ).read(checkpoint)
     rows = checkpoints.describe(found)
-    width = max(len(label) for label, _ in rows)
+    width = max(len(shown(label)) for label, _ in rows)
     for label, text in rows:
-        typer.echo(f"{label:<{width}}  {text}")
+        say(f"{shown(label):<{width}}  {text}")
     if sidecar or sidecar_path:
-        typer.echo(f"wrote {checkpoints.write_sidecar(found, sidecar_path)}", err=True)
+        tell(f"wrote {checkpoints.write_sidecar(found, sidecar_path)}")
     if labels is not None:
         where = {"root": data_root, "resize": resize, "crop": crop, "channels": channels}
         _write_labels(found, labels, data, split, noise_kind, where)
@@ -100,14 +103,15 @@ def _write_labels(
     training = recovered.recover(dataset, told, noise_kind)
     write_atomic(path, recovered.table(dataset, training))
     _show_flips(recovered.flips(dataset, training))
-    typer.echo(f"wrote {path}", err=True)
+    tell(f"wrote {path}")
 
 
 def _show_flips(flips: "Sequence[Flips]") -> None:
     """How many labels of each class are wrong, on stdout."""
     total = [sum(column) for column in list(zip(*flips, strict=True))[1:]]
-    lines = [("class", "trained on", "wrong", "held out", "wrong"), *flips, ("all", *total)]
+    counted = [(shown(str(name)), *counts) for name, *counts in flips]
+    lines = [("class", "trained on", "wrong", "held out", "wrong"), *counted, ("all", *total)]
     width = max(len(str(line[0])) for line in lines)
-    typer.echo()
+    say()
     for name, *counts in lines:
-        typer.echo(f"{name:<{width}}" + "".join(f"  {count:>10}" for count in counts))
+        say(f"{name:<{width}}" + "".join(f"  {count:>10}" for count in counts))

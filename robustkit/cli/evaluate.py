@@ -1,7 +1,5 @@
 """`robustkit evaluate`: the front door."""
 
-import json
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -31,7 +29,8 @@ from robustkit.cli.options import (
     Weights,
     images_per_batch,
 )
-from robustkit.errors import EvaluationFailed, InputError, RobustkitError
+from robustkit.cli.output import check_file, check_folder, tell, write_json
+from robustkit.errors import EvaluationFailed, InputError, RobustkitError, shown
 from robustkit.files import write_atomic
 from robustkit.protocol import Norm
 
@@ -161,7 +160,7 @@ def evaluate(
         for record in records.values():
             show(record, interval)
     for path, error in failures.items():
-        typer.echo(" ".join(f"robustkit: error: {_error_text(path, error)}".split()), err=True)
+        tell(f"robustkit: error: {_error_text(path, error)}")
     return _status(checkpoints, failures)
 
 
@@ -176,9 +175,10 @@ def _check(
         protocol.parse_epsilon(text)
     if request.save_adversarial and len(checkpoints) > 1:
         raise InputError("--save-adversarial takes one checkpoint at a time")
-    for option, path in (("--json", json_), ("--html", html)):
-        if path is not None and str(path) != "-" and Path(path).is_dir():
-            raise InputError(f"{option} {path}: is a folder; give the name of a file")
+    written = {"--json": json_, "--html": html, "--save-adversarial": request.save_adversarial}
+    for option, path in written.items():
+        check_file(option, path)
+    check_folder("--out", request.out)
 
 
 def _evaluate_all(
@@ -307,11 +307,7 @@ def _write(
             failed[path] if path in failed else summary.summarise(records[path], interval)
             for path in dict.fromkeys(checkpoints)
         ]
-        text = json.dumps(objects, indent=2, allow_nan=False) + "\n"
-        if json_ == "-":
-            sys.stdout.write(text)
-        else:
-            write_atomic(Path(json_), text.encode())
+        write_json(objects, json_)
     if html is not None:
         from robustkit import report
 
@@ -322,7 +318,7 @@ def _write(
 def _error_text(path: str, error: RobustkitError) -> str:
     """An error that names its checkpoint."""
     text = str(error)
-    return text if text.startswith(path) else f"{path}: {text}"
+    return text if text.startswith(shown(path)) else f"{shown(path)}: {text}"
 
 
 def _status(checkpoints: Sequence[str], failures: dict[str, RobustkitError]) -> int:

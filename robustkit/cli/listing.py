@@ -4,6 +4,8 @@ from typing import Literal
 
 import typer
 
+from robustkit.cli.output import say, tell
+from robustkit.errors import shown
 from robustkit.files import find, names, read_toml
 from robustkit.protocol import norms_of
 
@@ -23,11 +25,11 @@ def list_names(
             titles = _losses()
         case _:
             titles = _shelf(what)
-    width = max(map(len, titles), default=0)
+    width = max((len(shown(name)) for name in titles), default=0)
     for name, title in titles.items():
-        typer.echo(f"{name:<{width}}  {title}")
+        say(f"{shown(name):<{width}}  {title}")
     if not titles:
-        typer.echo(f"no {what} yet", err=True)
+        tell(f"no {what} yet")
 
 
 def _attacks() -> dict[str, str]:

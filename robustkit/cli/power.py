@@ -21,11 +21,10 @@ from robustkit.cli.compare import (
     Surrogate,
     as_share,
     asked,
-    check_json,
     evaluated,
-    write_json,
 )
-from robustkit.errors import InputError
+from robustkit.cli.output import check_file, console, say, write_json
+from robustkit.errors import InputError, shown
 
 if TYPE_CHECKING:
     from robustkit.analysis.needs import Needs
@@ -81,7 +80,7 @@ def power(
 ) -> int:
     """Plan seeds and images from the spread on file; the observed difference plays no part."""
     share = as_share(delta, "--delta")
-    check_json(json_)
+    check_file("--json", json_)
     if seed_sd is None and discordant is None:
         planned = _planned(
             evaluated(names, asked(at, attack, norm, data, surrogate), baseline, runs),
@@ -141,20 +140,16 @@ def _by_hand(
 
 
 def _show(planned: Sequence["Needs"]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
     from robustkit.analysis.needs import hardest
 
-    console = Console()
     most = hardest(planned)
-    console.print(Text(_basis(most.power)), soft_wrap=True)
+    say(_basis(most.power))
     if len(planned) > 1:
-        console.print(_levels(planned))
+        console().print(_levels(planned))
         where = "clean" if most.level == "clean" else f"ε = {most.level}"
-        console.print(Text(f"What takes most: {most.a} and {most.b}, {where}."), soft_wrap=True)
-    console.print(_seeds(most.power))
-    console.print(Text(most.power.sentence()), soft_wrap=True)
+        say(f"What takes most: {most.a} and {most.b}, {where}.")
+    console().print(_seeds(most.power))
+    say(most.power.sentence())
 
 
 def _basis(power: "Power") -> str:
@@ -183,8 +178,12 @@ def _levels(planned: Sequence["Needs"]) -> Any:
     if several:
         table.add_column("of")
     for one in planned:
-        row = [one.level, f"{100 * _seed_sd(one.power):.2f}", *map(_many, _fewest(one.power))]
-        table.add_row(*row, *([one.a] if several else []))
+        row = [
+            shown(one.level),
+            f"{100 * _seed_sd(one.power):.2f}",
+            *map(_many, _fewest(one.power)),
+        ]
+        table.add_row(*row, *([shown(one.a)] if several else []))
     return table
 
 

@@ -15,10 +15,9 @@ from robustkit.cli.compare import (
     Runs,
     Surrogate,
     asked,
-    check_json,
-    write_json,
 )
-from robustkit.errors import InputError
+from robustkit.cli.output import check_file, console, say, write_json
+from robustkit.errors import InputError, shown
 from robustkit.files import write_atomic
 
 if TYPE_CHECKING:
@@ -61,7 +60,8 @@ def rank(
 
     if not names:
         raise InputError("name evaluated networks: 'nets/{loss}_{data}_seed{seed}.pt'")
-    check_json(json_)
+    check_file("--json", json_)
+    check_file("--figure", figure)
     if figure is not None and figure.suffix[1:] not in KINDS:
         raise InputError(f"--figure {figure}: give a name that ends in .pdf, .svg or .png")
     levels = _levels(at or ())
@@ -105,26 +105,23 @@ def _drawn(found: "Ranking", file: Path) -> bytes:
 
 
 def _show(found: "Ranking") -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     table = Table()
     table.add_column("method", overflow="fold")
     table.add_column("mean rank", justify="right")
     for name, where in zip(found.data, found.levels, strict=True):
-        table.add_column(f"{name}\n{_where(where)}", justify="right")
+        table.add_column(f"{shown(name)}\n{shown(_where(where))}", justify="right")
     for place in sorted(range(len(found.methods)), key=lambda i: found.ranks.mean_ranks[i]):
         shares = (accuracies[place] for accuracies in found.accuracies)
         table.add_row(
-            found.methods[place],
+            shown(found.methods[place]),
             f"{found.ranks.mean_ranks[place]:.2f}",
             *(f"{share:.1%}" for share in shares),
         )
-    console = Console()
-    console.print(table)
+    console().print(table)
     for text in found.sentences:
-        console.print(Text(text), soft_wrap=True)
+        say(text)
 
 
 def _where(level: str) -> Any:

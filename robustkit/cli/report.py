@@ -2,7 +2,6 @@
 
 import math
 import shlex
-import sys
 import time
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -13,6 +12,7 @@ import typer
 
 from robustkit import machine
 from robustkit.cli.options import DataRoot, Device
+from robustkit.cli.output import check_folder, say, tell
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.files import find
 
@@ -105,8 +105,7 @@ def report(
     if hours is not None and not 0 <= hours < math.inf:
         raise InputError(f"--hours {hours:g}: expected a number of hours from 0 on")
     folder = out or Path(Path(name).stem)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder}: is a file; give the name of a folder")
+    check_folder("--out", folder)
     store = StudyStore(folder / "work")
     report_style = _ReportStyle(folder, style, width)
     changes = _changes(checkpoints, runs, data, limit, model, baseline)
@@ -182,14 +181,14 @@ def _tell_if_changed(name: str, text: str) -> None:
         path = find("reports", name)
         if path.read_text(encoding="utf-8") != text:
             said = "has changed since; the report is of the study as it was asked"
-            sys.stderr.write(f"{path}: {said}\n")
+            tell(f"{path}: {said}")
 
 
 def _tell_missing(study: "Study", methods: Collection[str]) -> None:
     from robustkit.analysis.findings import not_found
 
     for line in not_found(study, methods):
-        sys.stderr.write(f"{line}\n")
+        tell(line)
 
 
 def _place(device: str, workers: int | None) -> tuple[str, int]:
@@ -318,5 +317,5 @@ def _report(found: "StudyEvidence", report_style: _ReportStyle) -> int:
 
 
 def _said(written: Any, status: int) -> int:
-    sys.stdout.write(f"report: {written.page}\n")
+    say(f"report: {written.page}")
     return status

@@ -7,8 +7,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -23,6 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from robustkit.cli.output import console, say, say_styled, styled, tell, tell_warnings
+from robustkit.errors import shown
 from robustkit.protocol import symbol
 
 if TYPE_CHECKING:
@@ -51,16 +52,16 @@ class _Count(ProgressColumn):
 
 def _bar(unit: str) -> Progress:
     """A bar on stderr; none where that is no terminal."""
-    console = Console(stderr=True)
+    stderr = console(err=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         _Count(unit),
         TimeRemainingColumn(),
-        console=console,
+        console=stderr,
         transient=True,
-        disable=not console.is_terminal or os.environ.get("RANK", "0") != "0",
+        disable=not stderr.is_terminal or os.environ.get("RANK", "0") != "0",
     )
 
 
@@ -93,24 +94,24 @@ class Bar(_Shown):
 
     def attach(self, options: "RunOptions") -> "RunOptions":
         """Options that report here."""
-        task = self.bar.add_task(self.path, total=None, visible=False)
+        task = self.bar.add_task(shown(self.path), total=None, visible=False)
 
         def progress(done: float, total: int) -> None:
             self.bar.update(task, completed=done, total=total, visible=True)
 
         def waiting() -> None:
-            self.console.print(f"robustkit: another process is at work on {self.path}; waiting")
+            text = f"robustkit: another process is at work on {self.path}; waiting"
+            self.console.print(styled(text), soft_wrap=True)
 
         return replace(options, progress=progress, waiting=waiting)
 
 
 def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None:
     """The table of one evaluation on stdout; what was assumed, and its warnings, on stderr."""
-    header, stderr = evaluation.header, Console(stderr=True)
+    header = evaluation.header
     for note in header["checkpoint"]["notes"]:
-        stderr.print(Text(f"note: {note}"), style="dim", soft_wrap=True)
-    for warning in header["warnings"]:
-        stderr.print(Text(f"warning: {warning}"), style="yellow", soft_wrap=True)
+        say_styled(f"note: {note}", "dim", err=True)
+    tell_warnings(header["warnings"])
     data, protocol = header["data"], header["protocol"]
     target = protocol["resolved"]["target"]
     title = (
@@ -124,11 +125,10 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     table.add_column("95 % interval", justify="right")
     table.add_row("clean", *_cells(evaluation.clean(interval)))
     for point in evaluation.robust(interval):
-        table.add_row(point.epsilon.text, *_cells(point.accuracy))
-    console = Console()
-    console.print(Text(title), soft_wrap=True)
-    console.print(table)
-    console.print(Text(f"record: {evaluation.path}"), soft_wrap=True)
+        table.add_row(shown(point.epsilon.text), *_cells(point.accuracy))
+    say(title)
+    console().print(table)
+    say(f"record: {evaluation.path}")
 
 
 class AuditBar(_Shown):
@@ -142,9 +142,9 @@ class AuditBar(_Shown):
         """A new part; what is returned is told the images done."""
         if self.task is not None:
             self.bar.remove_task(self.task)
-        self.task = task = self.bar.add_task(part, total=images)
+        self.task = task = self.bar.add_task(shown(part), total=images)
         if not self.console.is_terminal:
-            self.console.print(Text(f"{part}: {images:,} images"), style="dim")
+            self.console.print(styled(f"{part}: {images:,} images", "dim"))
         return lambda done: self.bar.update(task, completed=done)
 
 
@@ -156,17 +156,16 @@ def show_audit(audit: "Audit") -> None:
     table.add_row("clean", "", *_cells(audit.clean))
     for stage in audit.stages:
         cells = _cells(stage.so_far) if stage.so_far else (stage.status, "")
-        table.add_row(stage.name, f"{stage.first:,}" if stage.so_far else "", *cells)
-    console = Console()
+        table.add_row(shown(stage.name), f"{stage.first:,}" if stage.so_far else "", *cells)
     where = f"{audit.data['name']} {audit.data['split']} ({audit.data['n']:,} images)"
     title = f"{audit.checkpoint['path']} on {where}, {symbol(audit.norm)} {audit.epsilon}"
-    console.print(Text(title), soft_wrap=True)
-    console.print(table)
+    say(title)
+    console().print(table)
     for reading in audit.unresolved:
-        console.print(Text(f"unresolved: {reading.title} {reading.evidence}"), soft_wrap=True)
-    console.print(Text(audit.verdict.sentence), style="bold", soft_wrap=True)
+        say(f"unresolved: {reading.title} {reading.evidence}")
+    say_styled(audit.verdict.sentence, "bold")
     for reason in audit.verdict.reasons:
-        console.print(Text(f"- {reason}"), soft_wrap=True)
+        say(f"- {reason}")
 
 
 class TrainingBar(_Shown):
@@ -174,7 +173,7 @@ class TrainingBar(_Shown):
 
     def __init__(self, name: str) -> None:
         super().__init__("updates")
-        self.task = self.bar.add_task(name, total=None)
+        self.task = self.bar.add_task(shown(name), total=None)
 
     @property
     def callbacks(self) -> "training.Callbacks":
@@ -191,7 +190,7 @@ class TrainingBar(_Shown):
         self.bar.update(self.task, completed=at.step, total=at.steps, description=text)
 
     def _epoch(self, line: dict[str, Any]) -> None:
-        self.console.print(Text(f"epoch {line['epoch']}: {_epoch_text(line)}"), soft_wrap=True)
+        self.console.print(styled(f"epoch {line['epoch']}: {_epoch_text(line)}"), soft_wrap=True)
 
 
 class StudyTable:
@@ -199,7 +198,7 @@ class StudyTable:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.console = Console(stderr=True)
+        self.console = console(err=True)
         self.state: StudyProgress | None = None
         self.live = Live(
             get_renderable=self._drawn, console=self.console, refresh_per_second=2, transient=True
@@ -225,14 +224,14 @@ class StudyTable:
             self.live.refresh()
         if ended is None:
             return
-        reason = " ".join(ended.reason.split())
+        reason = ended.reason
         if not self.console.is_terminal:
             told = f"failed: {reason}" if reason else f"took {_span(ended.seconds)}"
             self.console.print(
-                Text(f"{self._summary(state)}; {ended.cell}, {told}"), soft_wrap=True
+                styled(f"{self._summary(state)}; {ended.cell}, {told}"), soft_wrap=True
             )
         elif reason:
-            self.console.print(Text(f"{ended.cell}, failed: {reason}", "red"), soft_wrap=True)
+            self.console.print(styled(f"{ended.cell}, failed: {reason}", "red"), soft_wrap=True)
 
     def _summary(self, state: "StudyProgress") -> str:
         """'tiny: 3 of 8 cells, 1 failed, about 12 min to go'."""
@@ -243,19 +242,19 @@ class StudyTable:
     def _drawn(self) -> RenderableType:
         """By method what is done, and what is at work now: as much as there is room for."""
         if (state := self.state) is None:
-            return Text(f"{self.name}: begins")
+            return styled(f"{self.name}: begins")
         table = Table()
         for column in ("method", "done", "running", "failed", "left"):
             table.add_column(column, justify="left" if column == "method" else "right")
         for method, *counts in state.counts:
-            table.add_row(Text(method), *map(str, counts))
+            table.add_row(styled(method), *map(str, counts))
         room, now = max(1, self.console.height - len(state.counts) - 7), time.monotonic()
         running = state.running[:room]
         lines = [f"at work for {_span(now - one.since)}: {one.cell}" for one in running]
         if more := len(state.running) - len(running):
             lines.append(f"and {more} more")
-        text = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
-        return Group(table, *text, Text(self._summary(state)))
+        text = [Text(shown(line), no_wrap=True, overflow="ellipsis") for line in lines]
+        return Group(table, *text, styled(self._summary(state)))
 
 
 def _span(seconds: float) -> str:
@@ -267,7 +266,6 @@ def _span(seconds: float) -> str:
 
 def show_plan(run: "Run", plan: "Plan", expected: "Forecast | None", workers: int | None) -> None:
     """What a study still needs, by method, and how long that takes, on stdout."""
-    console = Console()
     if expected is not None:
         table = Table()
         for column in ("", "now", "after a choice", "ms a step", "time"):
@@ -275,18 +273,18 @@ def show_plan(run: "Run", plan: "Plan", expected: "Forecast | None", workers: in
         for row in expected.rows:
             step = "?" if row.step is None else f"{1000 * row.step:.1f}"
             taken = "?" if row.seconds is None else _span(row.seconds)
-            table.add_row(Text(row.method), str(row.now), str(row.later), step, taken)
+            table.add_row(styled(row.method), str(row.now), str(row.later), step, taken)
         table.add_section()
         counts = str(expected.evaluations), str(expected.pending)
         table.add_row("evaluations", *counts, "", _span(expected.evaluating))
-        console.print(table)
-    console.print(Text(plan_text(run, plan, expected, workers)), soft_wrap=True)
+        console().print(table)
+    say(plan_text(run, plan, expected, workers))
 
 
 def announce(run: "Run", plan: "Plan", expected: "Forecast | None", workers: int | None) -> None:
     """The same in a line, on stderr, before the work begins."""
     text = f"{run.study.name}: {plan_text(run, plan, expected, workers)}"
-    Console(stderr=True).print(Text(text), soft_wrap=True)
+    tell(text)
 
 
 def plan_text(run: "Run", plan: "Plan", expected: "Forecast | None", workers: int | None) -> str:
@@ -331,11 +329,10 @@ def show_training(trained: "training.TrainingResult") -> None:
         lines.append(f"{sent['scheme']}: {sent['bytes_per_step']:,} bytes a step, {share}")
     if record["gradients"] != "one pass":
         lines.append(f"gradients in {record['gradients']}")
-    console = Console()
     for line in [*lines, f"checkpoint: {trained.path}"]:
-        console.print(Text(line), soft_wrap=True)
+        say(line)
     if trained.warning:
-        typer.echo(f"warning: {trained.warning}", err=True)
+        tell_warnings([trained.warning])
 
 
 def _epoch_text(line: dict[str, Any]) -> str:

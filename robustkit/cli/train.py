@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from robustkit.cli.options import Channels, Crop, DataRoot, Device, Resize, Seed, Split, share
+from robustkit.cli.output import check_file
 from robustkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def train(
     changes |= _given(batch_size=batch_size, weight_decay=weight_decay, clip=clip)
     changes |= _given(augment=_augment(augment), hold_out=_held_out(hold_out))
     resolved = resolve(loss, data, model, settings=given, changes=changes, paper=recipe == "paper")
+    check_file("--out", out)
     path = out or Path(_name(loss, given, model, data, noise, part, scheme, seed))
     shape = {"resize": resize, "crop": crop, "channels": channels}
     images = load_dataset(data, split=split, root=data_root, **shape)

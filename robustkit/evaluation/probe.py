@@ -3,7 +3,7 @@
 import torch
 
 from robustkit.data import Dataset
-from robustkit.errors import DataError, first_line
+from robustkit.errors import DataError, EvaluationFailed, NetworkFailed, one_line
 
 
 def probe(model: torch.nn.Module, data: Dataset, device: torch.device) -> None:
@@ -17,11 +17,13 @@ def probe(model: torch.nn.Module, data: Dataset, device: torch.device) -> None:
     try:
         with torch.no_grad():
             logits = model(image)
-    except RuntimeError as error:
+    except NetworkFailed as error:
         raise DataError(
             f"the model cannot take the {shape} images of {data.name}; see --resize, --crop and "
-            f"--channels ({first_line(error)})"
+            f"--channels ({one_line(error.__cause__ or error)})"
         ) from error
+    except torch.OutOfMemoryError as error:
+        raise EvaluationFailed(f"too little memory for one image of {data.name}") from error
     if logits.ndim != 2 or not _classes_fit(logits.shape[1], data):
         raise DataError(
             f"the model's output for one image of {data.name} has shape {tuple(logits.shape)}, but "

@@ -1,0 +1,92 @@
+"""The commands, and how their arguments are read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperOption
+from typer.main import get_command
+
+from robustkit.cli.audit import audit
+from robustkit.cli.compare import compare
+from robustkit.cli.describe import describe
+from robustkit.cli.evaluate import evaluate
+from robustkit.cli.listing import list_names
+from robustkit.cli.output import say
+from robustkit.cli.power import power
+from robustkit.cli.rank import rank
+from robustkit.cli.report import report
+from robustkit.cli.train import train
+from robustkit.errors import InputError
+
+app = typer.Typer(
+    name="robustkit",
+    help="Robustness numbers that can be believed.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's help, with its Markdown, takes as long to import as all else
+)
+app.command("evaluate")(evaluate)
+app.command("audit")(audit)
+app.command("train")(train)
+app.command("report")(report)
+app.command("compare")(compare)
+app.command("power")(power)
+app.command("rank")(rank)
+app.command("describe")(describe)
+app.command("list")(list_names)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        say(f"robustkit {version('robustkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    pass
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out a command; the status to exit with, where it raises nothing.
+
+    Raises:
+        InputError: an option or an argument that no command takes.
+        RobustkitError: as the command.
+    """
+    command = get_command(app)
+    commands: dict[str, Any] = getattr(command, "commands", {})
+    if not arguments:
+        raise InputError(f"name a command: {', '.join(commands)}; see robustkit --help")
+    for one in (command, *commands.values()):
+        one.params.append(_debug())
+    try:
+        with command.make_context("robustkit", list(arguments)) as context:
+            return command.invoke(context) or 0
+    except typer.Exit as done:
+        return done.exit_code
+    except Exception as error:
+        # typer has had usage errors of its own and click's, and neither as a public name
+        if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
+            raise
+        raise _refused(error) from error
+
+
+def _debug() -> TyperOption:
+    """An option of every command, which `main` looks for by itself."""
+    text = "Show where an error was raised, as ROBUSTKIT_DEBUG=1 does."
+    return TyperOption(param_decls=["--debug"], is_flag=True, expose_value=False, help=text)
+
+
+def _refused(error: Any) -> InputError:
+    """A usage error in one line, with where to look."""
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context else "robustkit"
+    return InputError(f"{error.format_message().rstrip('.')}; see {where} --help")
