@@ -68,7 +68,7 @@ def test_whatever_the_multipliers_no_point_of_the_presumed_signs_lies_below_the_
                 )
         found = lowest(
             graph, bounds, region, last, slopes, relax=True, multipliers=Multipliers(alpha, beta)
-        )
+        ).values
         below = found[None] <= reached + 1e-9
         assert bool((below | ~inside[:, :, None]).all())
         checked += int(inside.sum())

@@ -3,12 +3,15 @@
 Intervals are those of Gowal et al. 2018, the linear relaxation is CROWN (Zhang et al. 2018): a
 lower bound of a linear function of a step's result is carried back to the images, each ReLU and
 each max pool replaced by the linear function below or above it that its interval allows.
-Everything is float64; N images, S linear functions ("slopes") for each.
+Everything is float64; N images, S linear functions ("slopes") for each. The numbers bounded are
+those of the network as it is run, rounding included, and the bounds hold in spite of their own: see
+`roundoff.py`, which derives the error of each step.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +19,7 @@ from torch.nn import functional
 
 from robustkit.certification.graph import Add, Affine, BoundGraph, Input, MaxPool, Relu, Step
 from robustkit.certification.region import Region, power
+from robustkit.certification.roundoff import OVERFLOW, UNDERFLOW, own_arithmetic
 
 Interval = tuple[Tensor, Tensor]
 """lowest and highest, both N × a step's shape"""
@@ -23,46 +27,35 @@ CELLS = 2**20
 """numbers in the largest tensor of a pass: 8 MiB in float64; larger ones only miss the cache"""
 
 
-@dataclass(frozen=True, slots=True)
-class Roundoff:
-    """How a floating-point network departs from the exact one (Higham 2002, chapter 3)."""
-
-    unit: float = 2.0**-24
-    """relative error of one operation: float32's"""
-    inputs: float = 0.0
-    """relative error of each factor before it is multiplied: TF32's 2⁻¹¹, otherwise 0"""
-
-    def relative(self, terms: int) -> float:
-        """Error of a sum of so many products, in any order, over the sum of their sizes."""
-        if terms == 0:
-            return 0.0
-        # in whatever order, a product passes through its own rounding, those of n − 1 sums at most
-        # and the bias's; one more is spare. Higham's γₙ = nu / (1 − nu) bounds what they come to
-        roundings = (terms + 2) * self.unit
-        return roundings / (1 - roundings) + 2.1 * self.inputs
-
-
 def intervals(
     graph: BoundGraph, region: Region, known: dict[int, Interval] | None = None
 ) -> list[Interval]:
     """Every step's interval by interval arithmetic, cut by those already `known` by step.
 
-    In L2 and L1 the first layer that mixes pixels is also measured against the ball itself, by the
-    dual norm of its rows: the interval of pixels is as wide as in Linf.
+    Each holds what the network computes at the step, float32's rounding included. In L2 and L1 the
+    first layer that mixes pixels is also measured against the ball itself, by the dual norm of its
+    rows: the interval of pixels is as wide as in Linf.
     """
     results: list[Interval] = []
     stretch: dict[int, Tensor] = {}
+    carried = {0: torch.zeros_like(region.images[:1])}
     if region.norm != "linf":
         stretch[0] = torch.ones_like(region.images[:1])
     for index, step in enumerate(graph.steps):
         low, high = _interval(step, results, region)
+        error = local_error(graph, index, [*results, (low, high)])
+        if error is not None:
+            low, high = low - error, high + error
         if isinstance(step, Affine) and step.source in stretch:
+            # rows are measured around the exact value: what was lost on the way is added up
+            before = step.absolute(carried[step.source])
+            carried[index] = before if error is None else before + error
             stretched = _stretched(step, stretch[step.source], power(region.norm))
             if stretched is not None and step.diagonal:
                 stretch[index] = stretched
             elif stretched is not None:
-                ball = _around(graph, region, index, stretched * region.radius)
-                low, high = _cut((low, high), ball)
+                half = stretched * region.radius * (1 + 1e-9) + carried[index]
+                low, high = _cut((low, high), _around(graph, region, index, half))
         if known and index in known:
             low, high = _cut((low, high), known[index])
         results.append((low, high))
@@ -115,36 +108,42 @@ def _around(graph: BoundGraph, region: Region, index: int, half: Tensor) -> Inte
     return middle - half, middle + half
 
 
-def rounding(graph: BoundGraph, bounds: Sequence[Interval], roundoff: Roundoff) -> list[Tensor]:
-    """How far each step's result of a floating-point pass may be from the exact one, N × shape.
+def local_error(graph: BoundGraph, index: int, bounds: Sequence[Interval]) -> Tensor | None:
+    """How far a step's float32 result may be from the exact step of what went in: δ, N × shape.
 
-    A running error analysis over the whole interval: it holds for every image of the region and
-    every order of summation, not for convolutions by Winograd's or Fourier transforms.
+    None where nothing is lost. `bounds` of the steps up to this one suffice; see `roundoff.py`.
     """
-    # The bounds themselves are computed in float64 without directed rounding, which torch does not
-    # offer. They speak of the exact function; what is attacked is its float32 evaluation. The
-    # distance between the two is bounded here with float32's unit, 2²⁹ times float64's, and taken
-    # off every margin, which leaves room for the rounding of the bounds themselves.
-    results: list[Tensor] = []
-    for step in graph.steps:
-        match step:
-            case Input():
-                results.append(torch.zeros_like(bounds[0][0]))
-            case Affine():
-                error, size = results[step.source], _size(bounds[step.source])
-                fresh = step.absolute(size + error) + step.constants
-                results.append(step.absolute(error) + roundoff.relative(step.terms) * fresh)
-            case Add(sources=(one, other)):
-                error = results[one] + results[other]
-                size = _size(bounds[one]) + _size(bounds[other])
-                results.append(error + roundoff.relative(1) * (size + error))
-            case Relu():
-                error, size = results[step.source], _size(bounds[step.source])
-                fresh = roundoff.relative(1) * step.slope * (size + error)
-                results.append(error + fresh)
-            case MaxPool():
-                results.append(step.apply(results[step.source]))
-    return results
+    step, roundoff = graph.steps[index], graph.roundoff
+    own = own_arithmetic(_terms(step), prod(step.shape), len(graph.steps))
+    match step:
+        case Input():
+            return None  # float32 numbers; the region takes care of its own arithmetic
+        case Affine(terms=0):
+            return None
+        case Affine():
+            sizes = step.absolute(_size(bounds[step.source]) + UNDERFLOW, UNDERFLOW)
+            sizes = sizes + step.constants + 2 * step.terms * UNDERFLOW
+            lost = sizes * roundoff.relative(step.terms)
+            if step.weight is not None and not step.diagonal:
+                lost = roundoff.of_sum(step.terms, sizes, _size(bounds[index]))
+        case Add(sources=(one, other)):
+            sizes = _size(bounds[one]) + _size(bounds[other]) + UNDERFLOW
+            lost = sizes * roundoff.relative(1)
+        case Relu():
+            sizes = _size(bounds[step.source]) + UNDERFLOW
+            return sizes * (roundoff.relative(1) * step.slope + own) + UNDERFLOW
+        case MaxPool():
+            return step.apply(_size(bounds[step.source])) * own + UNDERFLOW
+    return torch.where(sizes < OVERFLOW, lost + sizes * own, torch.inf)
+
+
+def _terms(step: Step) -> int:
+    return step.terms if isinstance(step, Affine) else 1
+
+
+def local_errors(graph: BoundGraph, bounds: Sequence[Interval]) -> list[Tensor | None]:
+    """`local_error` of every step."""
+    return [local_error(graph, index, bounds) for index in range(len(graph.steps))]
 
 
 def _size(interval: Interval) -> Tensor:
@@ -172,6 +171,27 @@ class Multipliers:
 NONE = Multipliers()
 
 
+class Carried(NamedTuple):
+    """A linear function of the images, below one of a step's result."""
+
+    arriving: dict[int, Tensor]
+    """its slopes at 0, and those that came to each ReLU beside them, N × S × shape"""
+    constant: Tensor
+    """N × S, less `rounding`"""
+    rounding: Tensor
+    """N × S: what was taken off for it on the way"""
+
+
+@dataclass(frozen=True, slots=True)
+class LowerBounds:
+    """Lower bounds of S linear functions of a step's result over each of N regions."""
+
+    values: Tensor
+    """N × S"""
+    rounding: Tensor
+    """N × S: what was taken off for it on the way"""
+
+
 def lowest(
     graph: BoundGraph,
     bounds: Sequence[Interval],
@@ -180,17 +200,27 @@ def lowest(
     slopes: Tensor,
     *,
     relax: bool,
+    errors: Sequence[Tensor | None] | None = None,
     real: Sequence[Tensor | None] = (),
     multipliers: Multipliers = NONE,
-) -> Tensor:
-    """A lower bound of Σ slopes · (the result of a step) over each region; N × S × shape to N × S.
+) -> LowerBounds:
+    """A lower bound of Σ slopes · (the result of a step) over each region; slopes N × S × shape.
 
     `carried`, then the minimum over the region.
     """
-    arriving, total = carried(
-        graph, bounds, index, slopes, relax=relax, real=real, multipliers=multipliers
+    arriving, total, rounding = carried(
+        graph,
+        bounds,
+        index,
+        slopes,
+        relax=relax,
+        errors=errors,
+        real=real,
+        multipliers=multipliers,
     )
-    return total + region.minimum(arriving[0]) if 0 in arriving else total
+    if 0 in arriving:
+        total = total + region.minimum(arriving[0])
+    return LowerBounds(total, rounding)
 
 
 def carried(
@@ -200,26 +230,29 @@ def carried(
     slopes: Tensor,
     *,
     relax: bool,
+    errors: Sequence[Tensor | None] | None = None,
     real: Sequence[Tensor | None] = (),
     multipliers: Multipliers = NONE,
-) -> tuple[dict[int, Tensor], Tensor]:
-    """A linear function of the images below Σ slopes · (the result of a step): slopes, constant.
+) -> Carried:
+    """A linear function of the images below Σ slopes · (the result of a step).
 
-    The slopes that arrive at the images stand at 0, those at each ReLU beside them, N × S × shape.
     Carried back through affine steps exactly. Without `relax` it stops at the first other step and
     takes its interval there: interval bounds with the last layers merged into the linear function.
-    Where `real` has a tensor for a step, 1 where a number exists and 0 where padding stands for it,
-    N × 1 × H × W, padding counts as 0.
+    `errors` are `local_errors`, where they are at hand. Where `real` has a tensor for a step, 1
+    where a number exists and 0 where padding stands for it, N × 1 × H × W, padding counts as 0.
     """
+    errors = local_errors(graph, bounds) if errors is None else errors
     waiting = {index: slopes}
     arriving: dict[int, Tensor] = {}
-    total = slopes.new_zeros(slopes.shape[:2])
+    total, rounding = (slopes.new_zeros(slopes.shape[:2]) for _ in range(2))
     for i in range(index, -1, -1):
         if i not in waiting:
             continue
         a, step = waiting.pop(i), graph.steps[i]
         if real and (there := real[i]) is not None:
             a = a * there[:, None]
+        if (error := errors[i]) is not None:
+            rounding = rounding + _weighed(a.abs(), error)
         match step:
             case Input():
                 arriving[i] = a
@@ -250,7 +283,7 @@ def carried(
                 flows = [(step.source, passed)]
         for source, flow in flows:
             waiting[source] = waiting[source] + flow if source in waiting else flow
-    return arriving, total
+    return Carried(arriving, total - rounding, rounding)
 
 
 def _through_relu(

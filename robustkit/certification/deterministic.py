@@ -6,22 +6,16 @@ gives an upper bound of robust accuracy, `certify` a lower bound; the truth lies
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, prod
 
 import torch
 from torch import Tensor, nn
 
-from robustkit.certification.bounds import (
-    Interval,
-    Roundoff,
-    chunk,
-    intervals,
-    lowest,
-    rounding,
-)
+from robustkit.certification.bounds import Interval, chunk, intervals, local_errors, lowest
 from robustkit.certification.conversion import convert
 from robustkit.certification.graph import BoundGraph, Unsupported
+from robustkit.certification.precision import roundoff_of
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region, reach
 from robustkit.errors import DataError, InputError
@@ -42,8 +36,11 @@ class Certificates:
     robust: Tensor
     """bool N: right, and right for every x of the ball and the box"""
     margin: Tensor
-    """float64 N: a lower bound over the region of the smallest logit_label − logit_other, less what
-    float32 rounding can take; −inf where nothing is known, as for a clean mistake"""
+    """float64 N: a lower bound over the region of the smallest logit_label − logit_other that
+    float32 computes; −inf where nothing is known, as for a clean mistake"""
+    rounding: Tensor
+    """float64 N: what `margin` lost to float32's rounding, step by step, on the way back; NaN where
+    nothing is known"""
     by: tuple[str, ...]
     """the first of `METHODS` that proved it, N; "" where none did"""
     method: str
@@ -65,8 +62,8 @@ def certify(
     """Which images are provably right throughout ball(x, ε) ∩ [0, 1]^d.
 
     An image counts as robust only if the float32 network itself predicts its label and every margin
-    is above what rounding can take; see `bounds.rounding`. Convolutions by Winograd's or Fourier
-    transforms, which lose more, are not covered.
+    that it can compute in the region, rounding included, is above 0. `roundoff.py` derives that
+    and says what is assumed: that no convolution is done by Winograd's or Fourier transforms.
 
     Args:
         model: frozen, in eval mode, pixels in [0, 1] to N × K logits.
@@ -102,13 +99,13 @@ def certify_rising(
     """
     _check(model, images, labels, norm, epsilons)
     try:
-        graph = convert(model, images[0])
+        graph = replace(convert(model, images[0]), roundoff=roundoff_of(model, images.device))
         right = _right(model, graph, images, labels, batch_size)
     except Unsupported as error:
         return [_nothing(epsilon, len(images), str(error)) for epsilon in epsilons]
     results = []
     for epsilon in epsilons:
-        certifier = _Certifier(graph, norm, reach(epsilon), budget, _roundoff(images.device))
+        certifier = _Certifier(graph, norm, reach(epsilon), budget)
         result = certifier.run(images, labels, right, epsilon, batch_size)
         results.append(result)
         right = result.robust
@@ -138,18 +135,11 @@ def _nothing(epsilon: float, n: int, reason: str) -> Certificates:
         epsilon,
         torch.zeros(n, dtype=torch.bool),
         torch.full((n,), -torch.inf, dtype=torch.float64),
+        torch.full((n,), torch.nan, dtype=torch.float64),
         ("",) * n,
         "none",
         reason,
     )
-
-
-def _roundoff(device: torch.device) -> Roundoff:
-    """What the float32 network loses where it runs; on a GPU convolutions may be in TF32."""
-    loose = device.type == "cuda" and (
-        torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    )
-    return Roundoff(inputs=2.0**-11 if loose else 0.0)
 
 
 @torch.no_grad()
@@ -162,16 +152,13 @@ def _right(
     same function and nothing may be said.
     """
     found = []
-    roundoff = _roundoff(images.device)
     for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
         logits = model(x)
         classes = logits.shape[1]
         if not 0 <= int(y.min()) <= int(y.max()) < classes:
             raise DataError(f"a label outside the model's {classes} classes")
-        region = Region("linf", x.double(), 0.0)
-        bounds = intervals(graph, region)
-        allowed = rounding(graph, bounds, roundoff)[-1] + 1e-9
-        if not bool(((logits.double() - bounds[-1][0]).abs() <= 2 * allowed).all()):
+        low, high = intervals(graph, Region("linf", x.double(), 0.0))[-1]
+        if not bool(((low <= logits) & (logits <= high)).all()):
             raise Unsupported("the steps that were traced give other logits than the model")
         found.append((logits.argmax(1) == y).cpu())
     return torch.cat(found)
@@ -185,28 +172,28 @@ class _Certifier:
     norm: Norm
     radius: float
     budget: float
-    roundoff: Roundoff
 
     @torch.no_grad()
     def run(
         self, images: Tensor, labels: Tensor, tried: Tensor, epsilon: float, batch_size: int
     ) -> Certificates:
         margin = torch.full((len(images),), -torch.inf, dtype=torch.float64)
+        rounding = torch.full_like(margin, torch.nan)
         by = [""] * len(images)
         for rows in torch.split(tried.nonzero()[:, 0], batch_size):
             if len(rows) == 0:
                 continue
             there = rows.to(images.device)
             region = Region(self.norm, images[there].double(), self.radius)
-            best, methods = self._batch(region, labels[there])
-            margin[rows] = best.cpu()
+            best, lost, methods = self._batch(region, labels[there])
+            margin[rows], rounding[rows] = best.cpu(), lost.cpu()
             for row, method in zip(rows.tolist(), methods, strict=True):
                 by[row] = method
-        return Certificates(epsilon, margin > 0, margin, tuple(by), self._words())
+        return Certificates(epsilon, margin > 0, margin, rounding, tuple(by), self._words())
 
-    def _batch(self, region: Region, labels: Tensor) -> tuple[Tensor, list[str]]:
+    def _batch(self, region: Region, labels: Tensor) -> tuple[Tensor, Tensor, list[str]]:
         bounds = intervals(self.graph, region)
-        best = self._margins(region, labels, bounds, relax=False)
+        best, lost = self._margins(region, labels, bounds, relax=False)
         methods = [METHODS[0] if value > 0 else "" for value in best.tolist()]
         for name in METHODS[1:]:
             rows = (best <= 0).nonzero()[:, 0]
@@ -218,25 +205,29 @@ class _Certifier:
                 known, layers = refined(self.graph, known, part, self.budget - self._cost())
                 if layers == 0:
                     break
-            value = self._margins(part, labels[rows], known, relax=True)
+            value, cost = self._margins(part, labels[rows], known, relax=True)
+            lost[rows] = torch.where(value > best[rows], cost, lost[rows])
             best[rows] = torch.maximum(best[rows], value)
             for row, proved in zip(rows.tolist(), (value > 0).tolist(), strict=True):
                 methods[row] = name if proved else ""
-        return best, methods
+        return best, lost, methods
 
     def _margins(
         self, region: Region, labels: Tensor, bounds: list[Interval], *, relax: bool
-    ) -> Tensor:
-        """A lower bound of each image's smallest margin, less rounding, N."""
-        slopes, others = _differences(labels, self._classes())
-        error = rounding(self.graph, bounds, self.roundoff)[-1]
-        loss = error.gather(1, labels[:, None]) + error.gather(1, others)
+    ) -> tuple[Tensor, Tensor]:
+        """A lower bound of each image's smallest margin, N, and what rounding took of it."""
+        slopes = _differences(labels, self._classes())
+        errors = local_errors(self.graph, bounds)
         last = len(self.graph.steps) - 1
         parts = [
-            lowest(self.graph, bounds, region, last, part, relax=relax)
+            lowest(self.graph, bounds, region, last, part, relax=relax, errors=errors)
             for part in torch.split(slopes, chunk(self.graph, len(slopes), 1), dim=1)
         ]
-        return (torch.cat(parts, 1) - loss).amin(1)
+        # a network whose numbers may overflow has bounds that are none
+        values = torch.cat([part.values for part in parts], 1).nan_to_num(nan=-torch.inf)
+        least = values.min(1)
+        rounding = torch.cat([part.rounding for part in parts], 1)
+        return least.values, rounding.gather(1, least.indices[:, None])[:, 0]
 
     def _classes(self) -> int:
         return prod(self.graph.steps[-1].shape)
@@ -258,9 +249,9 @@ class _Certifier:
         )
 
 
-def _differences(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Slopes of logit_label − logit_other, N × (K − 1) × K, and the others, N × (K − 1)."""
+def _differences(labels: Tensor, classes: int) -> Tensor:
+    """Slopes of logit_label − logit_other for each other class, N × (K − 1) × K."""
     every = torch.arange(classes, device=labels.device).expand(len(labels), -1)
     others = every[every != labels[:, None]].view(len(labels), classes - 1)
     identity = torch.eye(classes, dtype=torch.float64, device=labels.device)
-    return identity[labels][:, None] - identity[others], others
+    return identity[labels][:, None] - identity[others]

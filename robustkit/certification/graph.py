@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional, grad
 
+from robustkit.certification.roundoff import IEEE, Roundoff
+
 Shape = tuple[int, ...]
 
 
@@ -70,9 +72,9 @@ class Affine:
         """N × the source's shape to N × shape."""
         return self.linear(x, self.weight) + self.offset
 
-    def absolute(self, x: Tensor) -> Tensor:
-        """The map of absolute weights, without the offset."""
-        return self.linear(x, None if self.weight is None else self.weight.abs())
+    def absolute(self, x: Tensor, more: float = 0.0) -> Tensor:
+        """The map of absolute weights, `more` added to each, without the offset."""
+        return self.linear(x, None if self.weight is None else self.weight.abs() + more)
 
     def pull(self, slopes: Tensor, shape: Shape) -> Tensor:
         """The transpose of the linear map: slopes B × shape to B × the source's shape."""
@@ -134,6 +136,8 @@ class BoundGraph:
     """Steps in order; the last one gives the logits."""
 
     steps: tuple[Step, ...]
+    roundoff: Roundoff = IEEE
+    """of the network as it is run, which the bounds hold for"""
 
     def values(self, x: Tensor) -> list[Tensor]:
         """Every step's result for a float64 batch."""

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustkit.certification.bounds import CELLS, Interval, chunk, intervals, lowest
+from robustkit.certification.bounds import (
+    CELLS,
+    Interval,
+    chunk,
+    intervals,
+    local_errors,
+    lowest,
+)
 from robustkit.certification.graph import (
     Affine,
     BoundGraph,
@@ -67,7 +74,7 @@ def refined(
         if crops is None:
             known[index] = _whole(graph, bounds, region, index, chosen)
         else:
-            known[index] = _by_crops(crops, bounds, region, index, chosen)
+            known[index] = _by_crops(graph, crops, bounds, region, index, chosen)
         bounds = intervals(graph, region, known)
     return bounds, len(known)
 
@@ -105,13 +112,15 @@ def _whole(
     graph: BoundGraph, bounds: Sequence[Interval], region: Region, index: int, chosen: Tensor
 ) -> Interval:
     """A step's interval, tighter where `chosen`, N × the step's shape."""
-    low, high = _tightened(graph, bounds, region, index, chosen.flatten(1))
+    errors = local_errors(graph, bounds)
+    low, high = _tightened(graph, bounds, errors, region, index, chosen.flatten(1))
     return low.view_as(chosen), high.view_as(chosen)
 
 
 def _tightened(
     graph: BoundGraph,
     bounds: Sequence[Interval],
+    errors: Sequence[Tensor | None],
     region: Region,
     index: int,
     chosen: Tensor,
@@ -127,8 +136,8 @@ def _tightened(
         one = torch.zeros(*columns.shape, low.shape[1], dtype=low.dtype, device=low.device)
         one.scatter_(2, columns[..., None], 1.0)
         slopes = torch.cat([one, -one], 1).view(len(one), -1, *shape)
-        found = lowest(graph, bounds, region, index, slopes, relax=True, real=real)
-        below, above = found.chunk(2, 1)
+        found = lowest(graph, bounds, region, index, slopes, relax=True, errors=errors, real=real)
+        below, above = found.values.chunk(2, 1)
         # the old bound stays where it is tighter: CROWN is not always better than intervals
         asked = chosen.gather(1, columns)
         before, after = low.gather(1, columns), high.gather(1, columns)
@@ -205,11 +214,17 @@ def _cropped(step: Step, source: int, inner: tuple[int, ...], shape: tuple[int, 
 
 
 def _by_crops(
-    crops: _Crops, bounds: Sequence[Interval], region: Region, index: int, chosen: Tensor
+    graph: BoundGraph,
+    crops: _Crops,
+    bounds: Sequence[Interval],
+    region: Region,
+    index: int,
+    chosen: Tensor,
 ) -> Interval:
     """A step's interval, tighter where `chosen`, N × C × H × W."""
     low, high = (side.clone() for side in bounds[index])
     last = len(crops.chain) - 1
+    errors = local_errors(graph, bounds)
     for n in range(len(chosen)):
         places = chosen[n].flatten(1).any(0).nonzero()[:, 0]
         if len(places) == 0:
@@ -218,21 +233,26 @@ def _by_crops(
         widest = max(prod(step.shape) for step in crops.graph.steps)
         size = max(1, CELLS // (widest * 2 * min(8, chosen.shape[1])))
         for some in torch.split(places, size):
-            parts, real = _cut_out(crops, bounds, n, some)
+            parts, lost, real = _cut_out(crops, bounds, errors, n, some)
             pixels = _tiles(region.images[n], crops.windows[0], crops.grid, some, 0.0)
             asked = chosen[n].flatten(1)[:, some].t()
             part = Region(region.norm, pixels, region.radius)
-            below, above = _tightened(crops.graph, parts, part, last, asked, real)
+            below, above = _tightened(crops.graph, parts, lost, part, last, asked, real)
             low[n].view(len(low[n]), -1)[:, some] = below.t()
             high[n].view(len(high[n]), -1)[:, some] = above.t()
     return low, high
 
 
 def _cut_out(
-    crops: _Crops, bounds: Sequence[Interval], n: int, places: Tensor
-) -> tuple[list[Interval], list[Tensor | None]]:
-    """The intervals of one image's crops at some places, and which of their numbers exist."""
+    crops: _Crops,
+    bounds: Sequence[Interval],
+    errors: Sequence[Tensor | None],
+    n: int,
+    places: Tensor,
+) -> tuple[list[Interval], list[Tensor | None], list[Tensor | None]]:
+    """Intervals and local errors of one image's crops at some places, and which numbers exist."""
     parts: list[Interval] = []
+    lost: list[Tensor | None] = []
     real: list[Tensor | None] = []
     steps = crops.graph.steps
     for k, (i, window) in enumerate(zip(crops.chain, crops.windows, strict=True)):
@@ -243,9 +263,13 @@ def _cut_out(
         fill = float("-inf") if pooled else 0.0
         low, high = (_tiles(side[n], window, crops.grid, places, fill) for side in bounds[i])
         parts.append((low, high))
+        error = errors[i]
+        if error is not None:
+            error = _tiles(error[n], window, crops.grid, places, 0.0)
+        lost.append(error)
         there = _tiles(torch.ones_like(bounds[i][0][0, :1]), window, crops.grid, places, 0.0)
         real.append(None if bool(there.all()) else there)
-    return parts, real
+    return parts, lost, real
 
 
 def _tiles(x: Tensor, window: Window, grid: tuple[int, int], places: Tensor, fill: float) -> Tensor:

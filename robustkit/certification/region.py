@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustkit.certification.roundoff import DOUBLE
 from robustkit.geometry import ORDER, TOLERANCE
 from robustkit.protocol import Norm
 
@@ -29,8 +30,8 @@ class Region:
 
     def interval(self) -> tuple[Tensor, Tensor]:
         """Lowest and highest value of each pixel, both N × C × H × W; no norm has wider ones."""
-        x = self.images
-        return (x - self.radius).clamp_(min=0), (x + self.radius).clamp_(max=1)
+        x, radius = self.images, self.radius + 4 * DOUBLE * (1 + self.radius)
+        return (x - radius).clamp_(min=0), (x + radius).clamp_(max=1)
 
     def minimum(self, slopes: Tensor) -> Tensor:
         """A lower bound of Σ slopes · x over each region; N × S × C × H × W to N × S.
@@ -40,7 +41,11 @@ class Region:
         """
         a, x = slopes.flatten(2), self.images.flatten(1)[:, None]
         low, high = (side.flatten(1)[:, None] - x for side in self.interval())
+        # every term here is at most |a| (1 + radius), and none passes through more than a few
+        # roundings beside those of the sums; the multiplier of L2 is at most |a| / radius
+        roundings = 16 * (a.shape[2] + 64) * DOUBLE
         here = (a @ x.transpose(1, 2))[..., 0]
+        here -= roundings * (1 + self.radius) * a.abs().sum(2)
         if self.norm == "linf":
             return here + _boxed(a, low, high)
         if self.norm == "l1":
