@@ -6,7 +6,8 @@ RobustkitError            exit status 2
 │   ├── CheckpointError   the weights cannot be loaded, or may not be
 │   ├── DataError         images or labels are missing or out of range
 │   ├── ProtocolError     an attack's file or its settings
-│   └── RecordError       a stored evaluation cannot be read
+│   ├── RecordError       a stored evaluation cannot be read
+│   └── BadFile           a file's bytes are damaged, or ask for more work than any honest file does
 ├── EvaluationFailed      exit status 3: the evaluation itself broke (NaN logits, a full disk)
 │   └── NetworkFailed     the network raised something, told in its own words
 └── TrainingFailed        exit status 3: the training broke (the loss is no longer a number)
@@ -114,6 +115,13 @@ class ProtocolError(InputError):
 
 class RecordError(InputError):
     """A stored evaluation cannot be read."""
+
+
+class BadFile(InputError):
+    """A file's bytes are damaged, or ask for more work than any honest file does.
+
+    Raised where the file's name is not known; who knows it raises an error of its own from this.
+    """
 
 
 class EvaluationFailed(RobustkitError):

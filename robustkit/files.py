@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields
 from fractions import Fraction
+from io import BufferedReader
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -150,7 +151,13 @@ def digest(*parts: bytes | str) -> str:
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, read in pieces."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return open_digest(file)
+
+
+def open_digest(file: BufferedReader) -> str:
+    """SHA-256 of an open file's bytes, from its start."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomic(path: Path, pieces: bytes | Iterable[bytes]) -> None:

@@ -18,11 +18,12 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from robustkit import checkpoint, models
-from robustkit.checkpoint import read_checkpoint, save_checkpoint, torchfile
+from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.checkpoint.parametrizations import folded
+from robustkit.checkpoint.tensors import DTYPES, TensorReader
 from robustkit.checkpoint.weights import weights_digest
 from robustkit.errors import CheckpointError, EvaluationFailed, InputError, NetworkFailed
-from robustkit.unpickling import mapping
+from robustkit.unpickling import Budget, Unpickler, mapping, read_torch
 
 X = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -58,17 +59,18 @@ def tangled():
         "expanded": torch.tensor([1.0, 2.0]).expand(3, 2),
         "channels last": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
         "parameter": nn.Parameter(torch.rand(3)),
-        **{str(dtype): torch.arange(7).to(dtype) for dtype in torchfile.DTYPES.values()},
+        **{str(dtype): torch.arange(7).to(dtype) for dtype in DTYPES.values()},
         "float8": torch.tensor([1.0, 2.0]).to(torch.float8_e4m3fn),
         "uint16": torch.tensor([1, 2], dtype=torch.uint16),
     }
 
 
-def read_tree(path):
-    if path.read_bytes()[:2] == b"PK":
-        with torchfile.zipfile.ZipFile(path) as archive:
-            return mapping(torchfile.read_zip(path, archive).root)
-    return mapping(torchfile.read_pickle(path).root)
+def read_tensors(path):
+    """Every tensor of a file, with its own type."""
+    with path.open("rb") as file:
+        budget = Budget.of(file.seek(0, 2))
+        tree, reader = mapping(read_torch(file, budget).root), TensorReader(str(path), budget)
+        return {key: reader.read(leaf, key) for key, leaf in tree.items()}
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "protocol 1", "protocol 5"])
@@ -81,10 +83,10 @@ def test_every_tensor_is_what_torch_would_load(form, tmp_path):
         if form.startswith("protocol"):
             options["pickle_protocol"] = int(form[-1])
         kept(path, value, **options)
-    tree = read_tree(path)
-    assert tree.keys() == value.keys()
+    tensors = read_tensors(path)
+    assert tensors.keys() == value.keys()
     for key, expected in value.items():
-        found = torchfile.array(tree[key], key)
+        found = tensors[key]
         assert found.dtype == expected.dtype
         assert found.shape == expected.shape
         raw = [t.detach().contiguous().flatten().view(torch.uint8) for t in (found, expected)]
@@ -103,9 +105,7 @@ def test_every_tensor_is_what_torch_would_load(form, tmp_path):
     st.integers(0, 5),
 )  # fmt: skip
 def test_plain_data_comes_out_as_it_went_in(value, protocol):
-    from robustkit.unpickling import Unpickler
-
-    assert Unpickler().load(io.BytesIO(pickle.dumps(value, protocol))) == value
+    assert Unpickler(Budget()).load(io.BytesIO(pickle.dumps(value, protocol))) == value
 
 
 KEYS = {"a": 1, b"a": 2, 0: 3, True: 4, 0.5: 5, None: 6, ("a", 1, None): 7, (): 8}
@@ -124,9 +124,7 @@ KEYS = {"a": 1, b"a": 2, 0: 3, True: 4, 0.5: 5, None: 6, ("a", 1, None): 7, (): 
     ids=["dict", "OrderedDict", "OrderedDict of pairs", "dict of pairs", "defaultdict"],
 )
 def test_no_key_of_a_dictionary_is_lost(value, protocol):
-    from robustkit.unpickling import Unpickler
-
-    found = Unpickler().load(io.BytesIO(pickle.dumps(value, protocol)))
+    found = Unpickler(Budget()).load(io.BytesIO(pickle.dumps(value, protocol)))
     assert list(found.items()) == list(KEYS.items())
 
 
@@ -496,7 +494,7 @@ def test_weight_norm_of_a_single_channel_folds_along_its_dimension(norm, sizes, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # as above
         norm(layer, dim=dim)
-    plain, kinds = folded(layer.state_dict())
+    plain, kinds = folded(layer.state_dict(), {})
     layer(torch.ones(1, sizes[0], 3, 3))
     assert kinds == ("weight norm",)
     torch.testing.assert_close(plain["weight"], layer.weight, rtol=0, atol=0)

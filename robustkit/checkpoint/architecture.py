@@ -1,20 +1,25 @@
 """From named tensors to a network: prefixes, normalisation layers, strict fit, recognition."""
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 
 from robustkit import models
-from robustkit.checkpoint.parametrizations import State, folded
+from robustkit.checkpoint.parametrizations import Folds, State, folded
 from robustkit.errors import CheckpointError, InputError
+from robustkit.unpickling import Budget
 
 WRAPPERS = (
     "module.", "_orig_mod.", "model.", "net.", "network.", "_module.", "backbone.", "ema.",
     "ema_model.", "state_dict.",
 )  # fmt: skip
 """prefixes that training code puts in front of a network's own names"""
+MOST_WRAPPERS = 20
+"""that are taken off, one after another"""
 BOOKKEEPING = ("total_ops", "total_params")
 """counters that thop leaves in every layer"""
 COUNTER = "num_batches_tracked"
@@ -56,12 +61,29 @@ class Fit(NamedTuple):
     num_classes: int | None
 
 
-def readings(state: State) -> list[StateReading]:
-    """The names as they are, then with one wrapper after another taken off, outermost first."""
-    chain = [_without_bookkeeping(state)]
-    while (further := _unwrapped(chain[-1])) is not None:
-        chain.append(further)
-    return chain
+def readings(state: State, budget: Budget) -> list[StateReading]:
+    """The names as they are, then with one wrapper after another taken off, outermost first.
+
+    Each reading is followed by one with its parametrisations folded, where that changes something.
+
+    Raises:
+        BadFile: names nest without end.
+    """
+    found: list[StateReading] = []
+    folds: Folds = {}
+    reading: StateReading | None = _without_bookkeeping(state)
+    for _ in range(MOST_WRAPPERS):
+        if reading is None:
+            break
+        budget.visit(len(reading.state))
+        budget.copy(sum(map(len, reading.state)))
+        found.append(reading)
+        plain, kinds = folded(reading.state, folds)
+        if kinds:
+            note = f"folded into plain weights: {', '.join(kinds)}"
+            found.append(replace(reading, state=plain, notes=(*reading.notes, note)))
+        reading = _unwrapped(reading)
+    return found
 
 
 def _without_bookkeeping(state: State) -> StateReading:
@@ -98,7 +120,7 @@ def _cut(state: State, front: str) -> State:
 
 def _normalisation(reading: StateReading) -> StateReading | None:
     """The reading with its one normalisation layer taken out as mean and std."""
-    found = [pair for key in reading.state if (pair := _pair(key, reading.state))]
+    found = list(islice(_pairs(reading.state), 2))
     if len(found) != 1 or len(reading.state) == 2:
         return None
     mean, std = (reading.state[key] for key in found[0])
@@ -115,34 +137,26 @@ def _normalisation(reading: StateReading) -> StateReading | None:
     )
 
 
-def _pair(key: str, state: State) -> tuple[str, str] | None:
-    """The names of a mean and its std, if they stand alone in their layer, or at the top."""
-    parent, dot, name = key.rpartition(".")
-    for mean, std in PAIRS:
-        if name == mean and (other := parent + dot + std) in state:
-            layer = [k for k in state if k.startswith(parent + dot)]
-            return (key, other) if not parent or len(layer) == 2 else None
-    return None
+def _pairs(state: State) -> Iterator[tuple[str, str]]:
+    """The names of means and their stds that stand alone in their layers, or at the top."""
+    ordered = sorted(state)
+    for key in state:
+        parent, dot, name = key.rpartition(".")
+        for mean, std in PAIRS:
+            other = parent + dot + std
+            if name == mean and other in state and _stand_alone(parent + dot, ordered):
+                yield key, other
+
+
+def _stand_alone(layer: str, ordered: list[str]) -> bool:
+    """Whether a layer has two names only, or is none."""
+    third = bisect_left(ordered, layer) + 2
+    return not layer or third >= len(ordered) or not ordered[third].startswith(layer)
 
 
 def carries_normalisation(state: State) -> bool:
     """Whether a mean and std of at most four channels are among a network's own weights."""
-    return any(_pair(key, state) and state[key].numel() <= 4 for key in state)
-
-
-def plainest(state: State) -> StateReading:
-    """The last reading, with parametrisations folded: what is known without an architecture."""
-    return list(_variants(state))[-1]
-
-
-def _variants(state: State) -> Iterator[StateReading]:
-    """All readings, each as it is and, where that changes something, folded."""
-    for reading in readings(state):
-        yield reading
-        plain, kinds = folded(reading.state)
-        if kinds:
-            note = f"folded into plain weights: {', '.join(kinds)}"
-            yield replace(reading, state=plain, notes=(*reading.notes, note))
+    return any(state[mean].numel() <= 4 for mean, _ in _pairs(state))
 
 
 def difference(expected: Mapping[str, torch.Tensor], state: State) -> Difference:
@@ -154,9 +168,9 @@ def difference(expected: Mapping[str, torch.Tensor], state: State) -> Difference
     )
 
 
-def recognise(state: State) -> list[str]:
+def recognise(variants: Sequence[StateReading]) -> list[str]:
     """The registry's names whose keys and shapes all match, for any number of classes."""
-    variants, matching = list(_variants(state)), []
+    matching = []
     for name, entry in models.MODELS.items():
         # building an architecture may import a library, which takes seconds
         candidates = [reading.state for reading in variants if entry.key in reading.state]
@@ -174,18 +188,20 @@ def _matches(expected: Mapping[str, torch.Tensor], state: State) -> bool:
     return not wrong.shapes or _classes(expected, state, wrong, 10) is not None
 
 
-def fit(spec: str, state: State, num_classes: int | None, where: str) -> Fit:
+def fit(spec: str, variants: Sequence[StateReading], num_classes: int | None, where: str) -> Fit:
     """The architecture named `spec` with the weights in it, all of them and no others.
+
+    `variants` are the readings of the file.
 
     Raises:
         CheckpointError: it does not fit; the message names what differs.
         InputError: the architecture cannot be built.
     """
     if models.names_code(spec):
-        return _fit_own(spec, state, num_classes, where)
+        return _fit_own(spec, variants, num_classes, where)
     asked = num_classes or 10
     expected = _skeleton(spec, asked)
-    reading, wrong = closest(expected, state)
+    reading, wrong = closest(expected, variants)
     classes = asked
     if wrong.shapes and not wrong.missing and not wrong.surplus:
         in_file = _classes(expected, reading.state, wrong, asked)
@@ -196,20 +212,23 @@ def fit(spec: str, state: State, num_classes: int | None, where: str) -> Fit:
         classes = in_file or asked
         wrong = wrong if in_file is None else Difference([], [], [])
     if wrong.size:
-        raise CheckpointError(_misfit(spec, expected, reading.state, wrong, where))
+        raise CheckpointError(f"{where}: {_misfit(spec, expected, reading.state, wrong, variants)}")
     module = models.build(spec, num_classes=classes, seed=0)
     if (left := difference(module.state_dict(), reading.state)).size:
-        raise CheckpointError(_misfit(spec, module.state_dict(), reading.state, left, where))
+        misfit = _misfit(spec, module.state_dict(), reading.state, left, variants)
+        raise CheckpointError(f"{where}: {misfit}")
     return Fit(filled(module, reading.state, where), reading, classes)
 
 
-def _fit_own(spec: str, state: State, num_classes: int | None, where: str) -> Fit:
+def _fit_own(
+    spec: str, variants: Sequence[StateReading], num_classes: int | None, where: str
+) -> Fit:
     """As `fit`, for a user's function, which decides on the number of classes itself."""
     module = models.build(spec, seed=0).float()
     expected = module.state_dict()
-    reading, wrong = closest(expected, state)
+    reading, wrong = closest(expected, variants)
     if wrong.size:
-        message = _misfit(spec, expected, reading.state, wrong, where)
+        message = f"{where}: {_misfit(spec, expected, reading.state, wrong, variants)}"
         rows = {expected[key].shape[:1] for key in wrong.shapes}
         if wrong.size == len(wrong.shapes) and len(rows) == 1:
             (built,) = next(iter(rows)) or (0,)
@@ -232,9 +251,11 @@ def _skeleton(spec: str, num_classes: int) -> Mapping[str, torch.Tensor]:
         return models.build(spec, num_classes=num_classes, seed=0).state_dict()
 
 
-def closest(expected: Mapping[str, torch.Tensor], state: State) -> tuple[StateReading, Difference]:
+def closest(
+    expected: Mapping[str, torch.Tensor], variants: Sequence[StateReading]
+) -> tuple[StateReading, Difference]:
     """The reading that fits, or else the one with the fewest wrong names; of equals the first."""
-    both = [(reading, difference(expected, reading.state)) for reading in _variants(state)]
+    both = [(reading, difference(expected, reading.state)) for reading in variants]
     return min(both, key=lambda pair: (len(pair[1].missing) + len(pair[1].surplus), pair[1].size))
 
 
@@ -286,15 +307,21 @@ def _kind(tensor: torch.Tensor) -> str:
 
 
 def _misfit(
-    spec: str, expected: Mapping[str, torch.Tensor], state: State, wrong: Difference, where: str
+    spec: str,
+    expected: Mapping[str, torch.Tensor],
+    state: State,
+    wrong: Difference,
+    variants: Sequence[StateReading],
 ) -> str:
-    """One line on what differs."""
+    """What differs, and what would fit."""
     sizes = [
-        f"{key} ({_shape(state[key])} in the file, {_shape(expected[key])} in the model)"
-        for key in wrong.shapes
+        f"{key[:80]} ({_shape(state[key])} in the file, {_shape(expected[key])} in the model)"
+        for key in wrong.shapes[:3]
     ]
+    sizes += wrong.shapes[3:]
     parts = [
-        f"{word}: {', '.join(names[:3])}{f' … ({len(names)} in all)' if len(names) > 3 else ''}"
+        f"{word}: {', '.join(n[:160] for n in names[:3])}"
+        f"{f' … ({len(names)} in all)' if len(names) > 3 else ''}"
         for word, names in (
             ("missing", wrong.missing),
             ("left over", wrong.surplus),
@@ -302,9 +329,9 @@ def _misfit(
         )
         if names
     ]
-    known = [name for name in recognise(state) if name != spec]
+    known = [name for name in recognise(variants) if name != spec]
     advice = f"it fits --model {known[0]}" if known else "give the architecture it was trained with"
-    return f"{where}: does not fit {spec}: {'; '.join(parts)}; {advice}"
+    return f"does not fit {spec}: {'; '.join(parts)}; {advice}"
 
 
 def _shape(tensor: torch.Tensor) -> str:

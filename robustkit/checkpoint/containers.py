@@ -14,14 +14,22 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import torch
 
-from robustkit.checkpoint.torchfile import array, count
-from robustkit.errors import CheckpointError
-from robustkit.unpickling import Placeholder, Storage, StoredTensor, mapping, numpy_value, printable
+from robustkit.checkpoint.tensors import TensorReader
+from robustkit.errors import BadFile, CheckpointError
+from robustkit.unpickling import (
+    LONGEST_NAME,
+    Budget,
+    Placeholder,
+    StoredTensor,
+    mapping,
+    printable,
+)
 
 CONTAINERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema",
@@ -37,6 +45,8 @@ DEPTH = 4
 """containers within containers"""
 MODULE_DEPTH = 100
 """modules within modules of a pickled network"""
+MOST_LEAVES = 50_000
+"""tensors in a set of weights"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +63,25 @@ class Found:
     """False: a list, whose leaves are named by their places"""
 
 
-def locate(root: object, where: str) -> Found:
+def locate(root: object, reader: TensorReader) -> Found:
     """The weights in a file's tree.
 
     Raises:
         CheckpointError: none, or several under names that tell nothing.
+        BadFile: the tree shares or nests its parts without end; so do the others.
     """
-    found = _Search(where).search(root, ())
+    found = _Search(reader).search(root, ())
     if found is None:
-        raise CheckpointError(f"{where}: no weights in it ({_described(root)})")
+        raise CheckpointError(f"{reader.where}: no weights in it ({_described(root)})")
     return found
 
 
 class _Search:
     """The way down a file's tree, which may share or nest its parts without end."""
 
-    def __init__(self, where: str) -> None:
-        self._where = where
+    def __init__(self, reader: TensorReader) -> None:
+        self._reader = reader
+        self._budget = reader.budget
         # a pickle can refer to one part many times over, level by level: each is looked at once
         self._known: dict[tuple[int, int], bool] = {}
 
@@ -82,35 +94,39 @@ class _Search:
             if found is None or len(node) == 1:
                 return found
             return _noting(found, f"a list of {len(node)} sets of weights: the first is used")
-        if (pickled := module_leaves(node)) is not None:
+        if is_module(node):
             note = f"a pickled module ({_described(node)}): weights taken, its code not run"
-            return Found(printable(".".join(path)), pickled, {}, (note,))
+            return Found(".".join(path), module_leaves(node, self._budget), {}, (note,))
         if (entries := mapping(node)) is None:
             return None
-        return self._in_container(entries, path) or as_weights(entries, path)
+        return self._in_container(entries, path) or as_weights(entries, path, self._reader)
 
     def _in_container(
         self, entries: Mapping[object, object], path: tuple[str, ...]
     ) -> Found | None:
         """The weights under one of the keys."""
+        self._budget.visit(len(entries))
         candidates = {
             key: value
             for key, value in entries.items()
             if isinstance(key, str) and self._holds_weights(value, DEPTH - len(path))
         }
-        averaged = [key for key in candidates if is_averaged(key) and _was_averaged(entries[key])]
+        averaged = [
+            key for key in candidates if is_averaged(key) and self._was_averaged(entries[key])
+        ]
         usual = [key for key in CONTAINERS if key in candidates and key not in averaged]
         usual = [*averaged, *usual]
-        if not usual and any(map(is_weight, entries.values())):
+        if not usual and any(map(self._reader.is_weight, entries.values())):
             return None  # a state dict itself, one of whose entries happens to hold more
         others = [key for key in candidates if not any(w in key.lower() for w in NOT_WEIGHTS)]
         if not usual and len(others) > 1:
+            names = ", ".join(map(_short, others[:6]))
             raise CheckpointError(
-                f"{self._where}: several sets of weights ({', '.join(map(printable, others[:6]))}) "
+                f"{self._reader.where}: several sets of weights ({names}) "
                 "and no usual name among them; choose one with --weights"
             )
         key = (usual or others or [""])[0]
-        found = self.search(candidates[key], (*path, key)) if key else None
+        found = self.search(candidates[key], (*path, self._budget.name(key))) if key else None
         if found is None or len(usual) < 2:
             return found
         return _noting(found, f"several sets of weights: {key} is used, not {', '.join(usual[1:])}")
@@ -127,99 +143,107 @@ class _Search:
     def _look(self, value: object, depth: int) -> bool:
         if isinstance(value, list | tuple):
             return bool(value) and self._holds_weights(value[0], depth - 1)
-        if module_leaves(value) is not None:
+        if is_module(value):
             return True
         entries = mapping(value) or {}
-        return any(map(is_weight, entries.values())) or any(
+        self._budget.visit(len(entries))
+        return any(map(self._reader.is_weight, entries.values())) or any(
             self._holds_weights(entries[key], depth - 1) for key in CONTAINERS if key in entries
         )
+
+    def _was_averaged(self, value: object) -> bool:
+        """False for torch's AveragedModel before its first update: weights from the start."""
+        return plain((mapping(value) or {}).get("n_averaged"), self._reader) != 0
 
 
 def is_averaged(key: str) -> bool:
     """Whether a key speaks of averaged weights, and of no optimiser's."""
+    if len(key) > LONGEST_NAME:
+        return False
     words = re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", key).lower())
     others = (*NOT_WEIGHTS, "exp_avg")  # Adam's moments
     return not AVERAGED.isdisjoint(words) and not any(word in key.lower() for word in others)
-
-
-def _was_averaged(value: object) -> bool:
-    """False for torch's AveragedModel before its first update: weights from before the training."""
-    return plain((mapping(value) or {}).get("n_averaged")) != 0
 
 
 def _noting(found: Found, note: str) -> Found:
     return replace(found, notes=(note, *found.notes))
 
 
-def as_weights(entries: Mapping[object, object], path: tuple[str, ...]) -> Found | None:
+def as_weights(
+    entries: Mapping[object, object], path: tuple[str, ...], reader: TensorReader
+) -> Found | None:
     """The entries as a state dict, if there is a tensor among them."""
-    leaves = {printable(str(key)): value for key, value in entries.items() if is_weight(value)}
-    others = {
-        printable(str(key)): _described(value)
-        for key, value in entries.items()
-        if not is_weight(value) and value is not None
-    }
-    return Found(printable(".".join(path)), leaves, others, ()) if leaves else None
+    leaves: dict[str, object] = {}
+    others: dict[str, str] = {}
+    reader.budget.visit(len(entries))
+    for key, value in entries.items():
+        if reader.is_weight(value):
+            _put(leaves, reader.budget.name(key), value)
+        elif value is not None:
+            others[_short(key)] = _described(value)
+    return Found(".".join(path), leaves, others, ()) if leaves else None
 
 
-def _is_tensor(value: object) -> bool:
-    if isinstance(value, Placeholder):
-        return value.name.endswith("._reconstruct") and numpy_value(value) is not None
-    return isinstance(value, StoredTensor | torch.Tensor)
+def _put(leaves: dict[str, object], name: str, leaf: object) -> None:
+    if len(leaves) >= MOST_LEAVES:
+        raise BadFile(f"more than {MOST_LEAVES} tensors in a set of weights; refused as damaged")
+    if name in leaves:
+        raise BadFile(f"two weights have the name {name[:80]!r}; refused as damaged")
+    leaves[name] = leaf
 
 
-def is_weight(value: object) -> bool:
-    """A tensor, or what is left of one whose class is unknown; no single numbers in passing."""
-    if isinstance(value, Placeholder) and not _is_tensor(value):
-        return _rebuilds_tensor(value)
-    return _is_tensor(value)
-
-
-def _rebuilds_tensor(value: Placeholder) -> bool:
-    return value.name.startswith("torch._utils._rebuild_") or any(
-        isinstance(part, StoredTensor | Storage) for part in _nested(value.arguments, 3)
+def is_module(node: object) -> bool:
+    """Whether a node is a pickled torch.nn.Module."""
+    return (
+        isinstance(node, Placeholder)
+        and isinstance(node.state, dict)
+        and isinstance(node.state.get("_parameters"), dict)
+        and "_modules" in node.state
     )
 
 
-def _nested(values: tuple[object, ...], depth: int) -> Iterator[object]:
-    for value in values:
-        yield value
-        if isinstance(value, tuple) and depth:
-            yield from _nested(value, depth - 1)
-
-
-def module_leaves(node: object) -> dict[str, object] | None:
+def module_leaves(node: object, budget: Budget) -> dict[str, object]:
     """The parameters and buffers of a pickled torch.nn.Module, by their state dict names."""
-    if not isinstance(node, Placeholder) or not isinstance(node.state, dict):
-        return None
-    if not isinstance(node.state.get("_parameters"), dict) or "_modules" not in node.state:
-        return None
     leaves: dict[str, object] = {}
-    _collect(node, "", leaves, MODULE_DEPTH, [100_000])
+    _collect(node, "", leaves, 0, budget)
     return leaves
 
 
 def _collect(
-    node: object, prefix: str, leaves: dict[str, object], depth: int, left: list[int]
+    node: object, prefix: str, leaves: dict[str, object], depth: int, budget: Budget
 ) -> None:
-    """Add a module's leaves; `left` bounds the visits, since a file may refer to itself."""
-    left[0] -= 1
-    if (
-        not isinstance(node, Placeholder)
-        or not isinstance(node.state, dict)
-        or depth == 0
-        or left[0] < 0
-    ):
+    budget.visit()
+    if not isinstance(node, Placeholder) or not isinstance(node.state, dict):
         return
+    if depth > MODULE_DEPTH:
+        raise BadFile(f"modules nested more than {MODULE_DEPTH} deep; refused as damaged")
     state = node.state
     # as torch's own state_dict() has it: without what was registered with persistent=False
-    hidden = state.get("_non_persistent_buffers_set") or ()
+    hidden = _texts(state.get("_non_persistent_buffers_set"), budget)
     for kind in ("_parameters", "_buffers"):
         for name, value in (mapping(state.get(kind)) or {}).items():
+            budget.visit()
             if value is not None and name not in hidden:
-                leaves[printable(f"{prefix}{name}")] = value
+                _put(leaves, budget.name(name, prefix), value)
     for name, child in (mapping(state.get("_modules")) or {}).items():
-        _collect(child, f"{prefix}{name}.", leaves, depth - 1, left)
+        _collect(child, f"{budget.name(name, prefix)}.", leaves, depth + 1, budget)
+
+
+def _texts(values: object, budget: Budget) -> frozenset[object]:
+    """The texts in a set, which is a list here."""
+    if not isinstance(values, list | tuple) or not values:
+        return frozenset()
+    budget.visit(len(values))
+    return frozenset(value for value in values if isinstance(value, str))
+
+
+def _short(key: object) -> str:
+    """A key, cut to a length that fits a line, whatever it is."""
+    if isinstance(key, tuple):
+        return f"({', '.join(map(_short, key[:3]))}{', …' if len(key) > 3 else ''})"
+    if isinstance(key, int) and key.bit_length() > 64:
+        return f"a number of {key.bit_length()} bits"
+    return printable(str(key[:80] if isinstance(key, str | bytes) else key))
 
 
 def _described(value: object) -> str:
@@ -227,7 +251,7 @@ def _described(value: object) -> str:
     if isinstance(value, Placeholder):
         return value.name[:80]
     if isinstance(value, dict):
-        keys = ", ".join(printable(str(key)[:30]) for key in list(value)[:4])
+        keys = ", ".join(_short(key)[:30] for key in islice(value, 4))
         return f"a dictionary with {keys or 'nothing'}"
     return f"a {type(value).__name__}"
 
@@ -240,34 +264,30 @@ class Tensors(NamedTuple):
     notes: tuple[str, ...]
 
 
-def tensors(found: Found, where: str, file_size: int) -> Tensors:
+def tensors(found: Found, reader: TensorReader) -> Tensors:
     """The weights of `found`, floating-point ones as float32.
 
     Raises:
-        CheckpointError: a weight that is damaged or cannot be rebuilt without running code, or a
-            file whose tensors claim far more numbers than it holds.
+        CheckpointError: a weight that is damaged or cannot be rebuilt without running code.
     """
-    # expanded tensors of stride 0 claim any number of entries without a byte behind them, and would
-    # fill the memory as soon as they are copied
-    claimed = sum(map(count, found.leaves.values()))
-    if claimed > 16 * file_size + 2**24:
-        raise CheckpointError(
-            f"{where}: its tensors claim {claimed:.1e} numbers, far more than the file holds"
-        )
-    state, dtypes = {}, dict[str, None]()
+    for leaf in found.leaves.values():
+        reader.budget.leaf(reader.count(leaf))
+    state: dict[str, torch.Tensor] = {}
+    dtypes: dict[str, None] = {}
     for key, leaf in found.leaves.items():
-        tensor = array(leaf, f"{where}: {key!r}")
-        if tensor is None:
+        tensor, converted = reader.read(leaf, key), reader.read(leaf, key, as_float32=True)
+        if tensor is None or converted is None:
             raise CheckpointError(
-                f"{where}: the weight {key!r} is a {_described(leaf)}, which cannot be "
+                f"{reader.where}: the weight {key[:80]!r} is a {_described(leaf)}, which cannot be "
                 "rebuilt without running its code; save it as a plain tensor"
             )
         if tensor.is_complex():
-            raise CheckpointError(f"{where}: the weight {key!r} is complex, which is not supported")
+            raise CheckpointError(
+                f"{reader.where}: the weight {key[:80]!r} is complex, which is not supported"
+            )
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             dtypes[str(tensor.dtype).removeprefix("torch.")] = None
-            tensor = tensor.float()
-        state[key] = tensor
+        state[key] = converted
     words = {"float16": "half precision", "float64": "double precision"}
     return Tensors(state, tuple(f"{words.get(d, d)} loaded as float32" for d in dtypes))
 
@@ -294,30 +314,33 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def surroundings(root: object) -> dict[str, Any]:
+def surroundings(root: object, reader: TensorReader) -> dict[str, Any]:
     """The plain numbers and texts next to the weights and in the training script's settings."""
-    entries = mapping(root) or {}
-    found: dict[str, Any] = {}
-    for key, value in entries.items():
+    return dict(islice(_surroundings(root, reader), 100))
+
+
+def _surroundings(root: object, reader: TensorReader) -> Iterator[tuple[str, Any]]:
+    for key, value in (mapping(root) or {}).items():
+        reader.budget.visit()
         if key in NAMESPACES:
-            inner = mapping(value) or {}
-            found |= {f"{key}.{k}": p for k, v in inner.items() if (p := plain(v)) is not None}
-        elif isinstance(key, str) and (p := plain(value)) is not None:
-            found[key] = p
-    return {printable(key)[:80]: value for key, value in list(found.items())[:100]}
+            for inner, setting in (mapping(value) or {}).items():
+                reader.budget.visit()
+                if (said := plain(setting, reader)) is not None:
+                    yield f"{key}.{_short(inner)}"[:80], said
+        elif isinstance(key, str) and (said := plain(value, reader)) is not None:
+            yield _short(key), said
 
 
-def plain(value: object) -> str | int | float | bool | None:
+def plain(value: object, reader: TensorReader) -> str | int | float | bool | None:
     """A number, truth value or short text out of the tree; None for everything else."""
-    if isinstance(value, Placeholder):
-        scalar = numpy_value(value)
-        value = scalar.item() if scalar is not None and scalar.size == 1 else None
-    elif isinstance(value, StoredTensor) and value.shape == ():
+    if isinstance(value, Placeholder | StoredTensor):
+        if reader.count(value) != 1 or (isinstance(value, StoredTensor) and value.shape):
+            return None
         try:
-            tensor = array(value, "a scalar")
+            tensor = reader.read(value, "a scalar")
         except CheckpointError:
             return None
-        value = tensor.item() if tensor is not None else None
+        value = None if tensor is None else tensor.item()
     if isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**53):
         return value
     if isinstance(value, float) and math.isfinite(value):

@@ -1,11 +1,12 @@
 """Which file is meant, and which format it has, by its first bytes."""
 
-import zipfile
+from io import BufferedReader
 from pathlib import Path
 
 from robustkit.checkpoint.header import is_safetensors
 from robustkit.errors import CheckpointError, UnknownName
 from robustkit.files import shipped
+from robustkit.unpickling import read_directory
 
 PROGRAMS = ("TorchScript", "torch.export")
 """formats whose files run code of their own"""
@@ -32,22 +33,20 @@ def find_checkpoint(path: str | Path) -> Path:
     raise CheckpointError(f"{path}: no such file")
 
 
-def detect_format(path: Path) -> str:
+def detect_format(path: Path, file: BufferedReader) -> str:
     """A file's format, by its first bytes and, of a zip, by its directory.
 
     Raises:
         CheckpointError: no checkpoint.
+        BadFile: a damaged zip.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    file.seek(0)
+    head = file.read(512)
     if reason := _no_checkpoint(head):
         raise CheckpointError(f"{path}: {reason}")
     if head[:4] == b"PK\x03\x04":
-        return _sniff_zip(path)
-    if is_safetensors(path, head):
+        return _sniff_zip(file)
+    if is_safetensors(path, head, file.seek(0, 2)):
         return "safetensors"
     if head[:1] == b"\x80":
         return "pickle"
@@ -77,14 +76,8 @@ def _no_checkpoint(head: bytes) -> str:
     return ""
 
 
-def _sniff_zip(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise CheckpointError(
-            f"{path}: truncated or damaged: {error}; download it again"
-        ) from error
+def _sniff_zip(file: BufferedReader) -> str:
+    names = [entry.filename for entry in read_directory(file)]
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         return "TorchScript"

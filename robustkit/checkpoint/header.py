@@ -5,21 +5,61 @@ Source: the format's description, huggingface/safetensors, README: eight bytes o
 
 import json
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from robustkit.errors import CheckpointError
+from robustkit.checkpoint.boundary import boundary
+from robustkit.errors import BadFile, CheckpointError
 
 KEY = "robustkit."
 """our keys in the header's metadata begin so; their values are JSON"""
-LONGEST = 100_000_000
-"""bytes of a header, as the library allows"""
+LONGEST = 2**23
+"""bytes of a header; that of 50,000 tensors has fewer"""
 
 
-def is_safetensors(path: Path, head: bytes) -> bool:
+class SafetensorsHeader(NamedTuple):
+    """What stands before the tensors."""
+
+    entries: dict[str, Any]
+    """by the names of tensors, as JSON has them"""
+    metadata: dict[str, str]
+    start: int
+    """where in the file the tensors' bytes begin"""
+
+
+def is_safetensors(path: Path, head: bytes, size: int) -> bool:
     """Whether a file is one by its name or, saved under another, by its first nine bytes."""
     length = int.from_bytes(head[:8], "little")
-    return path.suffix == ".safetensors" or (head[8:9] == b"{" and length <= path.stat().st_size)
+    return path.suffix == ".safetensors" or (head[8:9] == b"{" and length <= size)
+
+
+def open_header(file: BufferedReader) -> SafetensorsHeader:
+    """The header of an open safetensors file.
+
+    Raises:
+        BadFile: it is cut off, of absurd length, or not what it should be.
+    """
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    text = file.read(length) if length <= LONGEST else b""
+    if not text or len(text) < length:
+        raise BadFile("truncated or no safetensors file: its header is cut off")
+    try:
+        table = json.loads(text.decode(), object_pairs_hook=_named_once)
+    except (ValueError, RecursionError) as error:
+        raise BadFile("a damaged safetensors file: its header is not what it should be") from error
+    metadata = table.pop("__metadata__", None) or {} if isinstance(table, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise BadFile("a damaged safetensors file: its header is not what it should be")
+    return SafetensorsHeader(table, metadata, 8 + length)
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a name twice")
+    return made
 
 
 def decode_metadata(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
@@ -41,25 +81,7 @@ def read_header(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read, is damaged, or has metadata that is no JSON.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-            if not is_safetensors(path, head):
-                return {}
-            length = int.from_bytes(head[:8], "little")
-            text = head[8:] + file.read(length - 1) if 0 < length <= LONGEST else b""
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    if not text or len(text) < length:
-        raise CheckpointError(f"{path}: truncated or no safetensors file: its header is cut off")
-    return decode_metadata(_metadata(text, path), str(path))
-
-
-def _metadata(text: bytes, path: Path) -> dict[str, str]:
-    try:
-        found = json.loads(text).get("__metadata__") or {}
-        return {str(key): str(value) for key, value in found.items()}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: a damaged safetensors file: its header is not what it should be"
-        ) from error
+    with boundary(path), path.open("rb") as file:
+        if not is_safetensors(path, file.read(9), file.seek(0, 2)):
+            return {}
+        return decode_metadata(open_header(file).metadata, str(path))

@@ -13,6 +13,10 @@ from robustkit.files import build
 
 LARGEST = 4096
 """side of an image that a file may ask for"""
+MOST_CLASSES = 10_000_000
+"""rows of a last layer that is built on a file's word"""
+DEEPEST = 30
+"""levels of tables in what a file says of its making"""
 
 
 def _item(label: str = "", *, optional: bool = False, recorded: bool = True) -> Any:
@@ -97,16 +101,42 @@ def parse_metadata(table: Mapping[str, Any], where: str) -> CheckpointMetadata:
         if isinstance(value, str) and not value.isprintable():
             raise CheckpointError(f"{where}: {name}: has line breaks or control characters in it")
     shape = made.input_shape
-    if shape is not None and (len(shape) != 3 or min(shape) < 1):
-        raise CheckpointError(f"{where}: input_shape: expected [C, H, W], got {list(shape)}")
-    if made.num_classes is not None and made.num_classes < 2:
-        raise CheckpointError(f"{where}: num_classes must be at least 2, got {made.num_classes}")
+    if shape is not None and (len(shape) != 3 or min(shape) < 1 or max(shape) > LARGEST):
+        raise CheckpointError(
+            f"{where}: input_shape: expected [C, H, W], each up to {LARGEST}, "
+            f"got {str(list(shape))[:60]}"
+        )
+    if made.num_classes is not None and not 2 <= made.num_classes <= MOST_CLASSES:
+        raise CheckpointError(
+            f"{where}: num_classes must be from 2 to {MOST_CLASSES}, got "
+            f"{str(made.num_classes)[:40]}"
+        )
     for name in ("resize", "crop", "channels"):
         value = getattr(made, name)
         if value is not None and not 1 <= value <= LARGEST:
             raise CheckpointError(f"{where}: {name} must be from 1 to {LARGEST}, got {value}")
     check_normalisation(made.mean, made.std, where)
     return made
+
+
+def checked_extra(extra: object, where: str) -> dict[str, Any]:
+    """What a self-describing file says besides, by name; None counts as nothing.
+
+    Raises:
+        CheckpointError: no table, or nested too deeply.
+    """
+    if extra is None:
+        return {}
+    if not isinstance(extra, dict) or _is_deep(extra, DEEPEST):
+        raise CheckpointError(f"{where}: robustkit metadata: extra: no table, or one too deep")
+    return extra
+
+
+def _is_deep(value: object, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(
+        _is_deep(item, levels - 1) for item in inner if isinstance(item, dict | list)
+    )
 
 
 def check_normalisation(

@@ -4,7 +4,7 @@ Weight normalisation (Salimans and Kingma 2016), spectral normalisation (Miyato 
 pruning, each in torch's hook form (torch.nn.utils) and as torch.nn.utils.parametrizations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -12,25 +12,34 @@ import torch
 State = dict[str, torch.Tensor]
 
 
-def folded(state: State) -> tuple[State, tuple[str, ...]]:
-    """The state with its parametrised weights made plain, and the names of what was folded."""
+Folds = dict[tuple[str, tuple[int, ...]], torch.Tensor]
+"""weights that were made plain, by their kind and the ids of their parts"""
+
+
+def folded(state: State, done: Folds) -> tuple[State, tuple[str, ...]]:
+    """The state with its parametrised weights made plain, and the names of what was folded.
+
+    Parts whose types and shapes no parametrisation gives stay as they are. `done` holds what was
+    folded before: the same tensors under other names are not folded anew.
+    """
     # in this order: spectral norm's hook form and pruning share `_orig`, and its `_v` is weight
     # norm's as well; a form is taken only where all its parts are there, and takes them away
     result, kinds = dict(state), dict[str, None]()
-    for kind, suffixes, name, fold in _FORMS:
+    for kind, suffixes, name, fits, fold in _FORMS:
         for key in [key for key in result if key.endswith(suffixes[0])]:
             stem = key[: -len(suffixes[0])]
-            parts = [stem + suffix for suffix in suffixes]
-            if all(part in result for part in parts) and _computable(kind, result, parts):
-                weight = fold(*(result.pop(part) for part in parts))
-                result[name(stem)] = weight
-                kinds[kind] = None
+            names = [stem + suffix for suffix in suffixes]
+            parts = [result[part] for part in names if part in result]
+            if len(parts) < len(names) or name(stem) in result or not fits(*parts):
+                continue
+            for part in names:
+                del result[part]
+            place = (kind, tuple(map(id, parts)))
+            if place not in done:
+                done[place] = fold(*parts)
+            result[name(stem)] = done[place]
+            kinds[kind] = None
     return result, tuple(kinds)
-
-
-def _computable(kind: str, state: State, parts: Sequence[str]) -> bool:
-    """Whether the parts are numbers to compute with; integers are left for the refusal."""
-    return kind == "pruning" or all(state[part].is_floating_point() for part in parts)
 
 
 def _hooked(stem: str) -> str:
@@ -43,8 +52,26 @@ def _parametrized(stem: str) -> str:
     return before + name
 
 
+def _fits_mask(weight: torch.Tensor, mask: torch.Tensor) -> bool:
+    # n×1 against 1×n would be multiplied, too, to n×n numbers
+    return weight.shape == mask.shape
+
+
 def _masked(weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return mask.to(weight.dtype) * weight
+
+
+def _fits_weight_norm(magnitude: torch.Tensor, direction: torch.Tensor) -> bool:
+    if not _are_real(magnitude, direction) or not direction.dim():
+        return False
+    pairs = zip(magnitude.shape, direction.shape, strict=False)
+    along = [size for size, whole in pairs if size == whole and size != 1]
+    return magnitude.dim() in (0, direction.dim()) and magnitude.numel() == prod(along[:1])
+
+
+def _are_real(*tensors: torch.Tensor) -> bool:
+    """Whether they hold numbers to compute with; integers are left for the refusal."""
+    return all(tensor.is_floating_point() and tensor.numel() for tensor in tensors)
 
 
 def _weight_norm(magnitude: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
@@ -58,28 +85,42 @@ def _weight_norm(magnitude: torch.Tensor, direction: torch.Tensor) -> torch.Tens
     return torch._weight_norm(direction, magnitude, along[0] if along else 0)
 
 
+def _fits_spectral_norm(weight: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> bool:
+    return _are_real(weight, u, v) and bool(_laid_out(weight, u, v))
+
+
+def _laid_out(weight: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> list[int]:
+    """The dimensions along which the weight is a matrix that u and v fit."""
+    sides = (*u.shape, *v.shape)
+    return [d for d, n in enumerate(weight.shape) if (n, weight.numel() // n) == sides]
+
+
 def _spectral_norm(weight: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """W / σ with σ = uᵀ W v, W laid out as a matrix along the dimension that u fits.
 
     Transposed convolutions use dimension 1. Where both fit, the right one has the larger σ, since u
     and v approach its singular vectors.
     """
-    dims = [
-        d
-        for d, n in enumerate(weight.shape)
-        if (n, prod(weight.shape) // n) == (*u.shape, *v.shape)
+    sigmas = [
+        torch.vdot(u, torch.mv(weight.movedim(d, 0).flatten(1), v)) for d in _laid_out(weight, u, v)
     ]
-    if not dims:
-        raise ValueError("u and v of a spectral norm do not fit the weight")
-    sigmas = [torch.vdot(u, torch.mv(weight.movedim(d, 0).flatten(1), v)) for d in dims]
     return weight / max(sigmas, key=lambda sigma: sigma.abs().item())
 
 
-_Form = tuple[str, tuple[str, ...], Callable[[str], str], Callable[..., torch.Tensor]]
+_Form = tuple[
+    str,
+    tuple[str, ...],
+    Callable[[str], str],
+    Callable[..., bool],
+    Callable[..., torch.Tensor],
+]
+_PRUNING = (_fits_mask, _masked)
+_WEIGHT_NORM = (_fits_weight_norm, _weight_norm)
+_SPECTRAL_NORM = (_fits_spectral_norm, _spectral_norm)
 _FORMS: tuple[_Form, ...] = (
-    ("pruning", ("_orig", "_mask"), _hooked, _masked),
-    ("spectral norm", ("_orig", "_u", "_v"), _hooked, _spectral_norm),
-    ("weight norm", ("_g", "_v"), _hooked, _weight_norm),
-    ("spectral norm", (".original", ".0._u", ".0._v"), _parametrized, _spectral_norm),
-    ("weight norm", (".original0", ".original1"), _parametrized, _weight_norm),
+    ("pruning", ("_orig", "_mask"), _hooked, *_PRUNING),
+    ("spectral norm", ("_orig", "_u", "_v"), _hooked, *_SPECTRAL_NORM),
+    ("weight norm", ("_g", "_v"), _hooked, *_WEIGHT_NORM),
+    ("spectral norm", (".original", ".0._u", ".0._v"), _parametrized, *_SPECTRAL_NORM),
+    ("weight norm", (".original0", ".original1"), _parametrized, *_WEIGHT_NORM),
 )

@@ -7,6 +7,7 @@ recognition by keys and shapes.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 
 import torch
@@ -14,14 +15,16 @@ import torch
 from robustkit import models
 from robustkit.checkpoint import architecture, program
 from robustkit.checkpoint.adapter import freeze, replica
+from robustkit.checkpoint.boundary import boundary
 from robustkit.checkpoint.checkpoint import ADAPTER, Checkpoint
 from robustkit.checkpoint.formats import PROGRAMS, detect_format, find_checkpoint
 from robustkit.checkpoint.metadata import CheckpointMetadata, parse_metadata
 from robustkit.checkpoint.sidecar import read_sidecar
+from robustkit.checkpoint.tensors import TensorReader
 from robustkit.checkpoint.weight_sets import fit_weights, recognise_weights
 from robustkit.checkpoint.weights import Weights, listed, open_weights, weights_digest
 from robustkit.errors import CheckpointError
-from robustkit.files import file_digest
+from robustkit.files import open_digest
 from robustkit.keys import CheckpointKey
 
 
@@ -64,20 +67,24 @@ def read_checkpoint(
         },
         "--model, --num-classes, --mean, --std, --weights",
     )
-    kind = detect_format(file)
-    if kind in PROGRAMS:
-        return _read_program(file, kind, given, trust_program)
-    return _read_weights(file, kind, given)
+    # opened once: what is judged, read and digested is one file, whatever takes its name meanwhile
+    with boundary(file), file.open("rb") as opened:
+        kind = detect_format(file, opened)
+        if kind in PROGRAMS:
+            return _read_program(file, opened, kind, given, trust_program)
+        return _read_weights(file, opened, kind, given)
 
 
-def _read_program(path: Path, kind: str, given: CheckpointMetadata, trusted: bool) -> Checkpoint:
+def _read_program(
+    path: Path, file: BufferedReader, kind: str, given: CheckpointMetadata, trusted: bool
+) -> Checkpoint:
     if not trusted:
         raise CheckpointError(
             f"{path}: a {kind} program, and loading a program runs its code; if you trust whoever "
             "made it, pass --trust-program"
         )
     load = program.load_torchscript if kind == "TorchScript" else program.load_export
-    loaded, sha256 = load(path), file_digest(path)
+    loaded, sha256 = load(path), open_digest(file)
     base = Checkpoint(
         path=str(path),
         sha256=sha256,
@@ -99,13 +106,15 @@ def _read_program(path: Path, kind: str, given: CheckpointMetadata, trusted: boo
     return _identified(known, {"program": sha256})
 
 
-def _read_weights(path: Path, kind: str, given: CheckpointMetadata) -> Checkpoint:
+def _read_weights(
+    path: Path, file: BufferedReader, kind: str, given: CheckpointMetadata
+) -> Checkpoint:
     aside = read_sidecar(path)
     key = aside.weights_key if given.weights_key is None else given.weights_key
-    parts = open_weights(path, kind, key)
+    parts = open_weights(file, TensorReader.of(file, str(path)), kind, key)
     base = Checkpoint(
         path=str(path),
-        sha256=file_digest(path),
+        sha256=open_digest(file),
         format=parts.format,
         container=parts.container,
         prefix="",
@@ -117,8 +126,7 @@ def _read_weights(path: Path, kind: str, given: CheckpointMetadata) -> Checkpoin
     known = _merged(base, given, aside, replace(parts.recorded, weights_key=None))
     named, note = _architecture(known.model, given.model is not None, parts)
     if named is None:
-        reading = architecture.plainest(parts.state)
-        return _identified(_read_as(known, reading, None), {})
+        return _identified(_read_as(known, parts.variants[-1], None), {})
     classes = given.num_classes or aside.num_classes or parts.recorded.num_classes
     fit = _fit(named, parts, classes, str(path))
     known = replace(known, model=named, num_classes=fit.num_classes, notes=(*known.notes, *note))
@@ -130,7 +138,7 @@ def _read_weights(path: Path, kind: str, given: CheckpointMetadata) -> Checkpoin
 
 def _fit(spec: str, parts: Weights, classes: int | None, where: str) -> architecture.Fit:
     try:
-        return fit_weights(spec, parts.sets, parts.key, parts.state, classes, where)
+        return fit_weights(spec, parts.sets, parts.key, parts.variants, classes, where)
     except CheckpointError as error:
         names = ", ".join(parts.placeholders)
         reason = f"; not rebuilt, since that runs code: {names}" if names else ""
@@ -157,7 +165,7 @@ def _architecture(
     """The architecture to build, or None, and a note where it was recognised."""
     if known is not None:
         return (known if given or not models.names_code(known) else None), ()
-    matching = recognise_weights(parts.sets, parts.key, parts.state)
+    matching = recognise_weights(parts.sets, parts.key, parts.variants)
     if len(matching) != 1:
         return None, ()
     return matching[0], (f"recognised as {matching[0]} by its keys and shapes",)

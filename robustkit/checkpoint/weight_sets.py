@@ -5,30 +5,31 @@ own, in the state of a callback, or as a bare list in the order of the network's
 passed over in silence.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from os.path import commonprefix
 
 import torch
 
 from robustkit.checkpoint import architecture
+from robustkit.checkpoint.architecture import StateReading
 from robustkit.checkpoint.containers import (
     Found,
     as_weights,
     is_averaged,
-    is_weight,
+    is_module,
     module_leaves,
     tensors,
 )
 from robustkit.checkpoint.parametrizations import State
+from robustkit.checkpoint.tensors import TensorReader
 from robustkit.errors import CheckpointError
-from robustkit.unpickling import mapping, printable
+from robustkit.unpickling import Budget, Placeholder, mapping, printable
 
 DEEPEST = 6
 """keys on the way to a set of weights"""
-VISITS = 20_000
-"""nodes of a file's tree that are looked at"""
 READ = 16
 """sets that are tried on a network"""
 DONORS = 4
@@ -41,9 +42,8 @@ SHOWN = 6
 class WeightSets:
     """The sets of weights in a file by their dotted keys, not yet turned into tensors."""
 
-    found: Mapping[str, Found] = field(default_factory=dict)
-    where: str = ""
-    file_size: int = 0
+    found: Mapping[str, Found]
+    reader: TensorReader
 
     def choose(self, key: str) -> str:
         """The full key of the set that a user names, by all of its key or the end of it.
@@ -57,10 +57,11 @@ class WeightSets:
         if len(ends) == 1:
             return ends[0]
         known = ends or sorted(self.found, key=lambda k: -len(self.found[k].leaves))
-        listed = ", ".join([k or "(the file itself)" for k in known[:SHOWN]])
+        listed = ", ".join([k[:80] or "(the file itself)" for k in known[:SHOWN]])
+        asked = printable(key)[:80]
         problem = "several sets of weights" if ends else "no set of weights"
         raise CheckpointError(
-            f"{self.where}: --weights {printable(key)[:80]}: {problem} of that name; it has: "
+            f"{self.reader.where}: --weights {asked}: {problem} of that name; it has: "
             f"{listed}{' …' if len(known) > SHOWN else ''}"
         )
 
@@ -70,7 +71,11 @@ class WeightSets:
         Raises:
             CheckpointError: as `tensors`.
         """
-        return tensors(self.found[key], self.where, self.file_size).state
+        return tensors(self.found[key], self.reader).state
+
+    def readings(self, state: State) -> list[StateReading]:
+        """A set's names, read in every way."""
+        return architecture.readings(state, self.reader.budget)
 
     def largest(self, least: int, count: int) -> Iterator[tuple[str, State]]:
         """The largest sets that can be read, of at least so many tensors; no more than `count`."""
@@ -84,7 +89,8 @@ class WeightSets:
         told: list[State] = [taken]
         keys = []
         for key, state in self.largest(len(list(module.parameters())), READ):
-            fitted = fitted_state(module, state, taken, named=self.found[key].named)
+            variants = self.readings(state) if self.found[key].named else None
+            fitted = fitted_state(module, state, taken, variants)
             if fitted is not None and not any(_equal(fitted, known) for known in told):
                 told.append(fitted)
                 keys.append(key)
@@ -92,7 +98,12 @@ class WeightSets:
 
 
 def fit_weights(
-    spec: str, sets: WeightSets, key: str, state: State, num_classes: int | None, where: str
+    spec: str,
+    sets: WeightSets,
+    key: str,
+    variants: Sequence[StateReading],
+    num_classes: int | None,
+    where: str,
 ) -> architecture.Fit:
     """The architecture with one of the file's sets of weights in it, as `architecture.fit`.
 
@@ -103,18 +114,19 @@ def fit_weights(
         InputError: the architecture cannot be built.
     """
     named = key not in sets.found or sets.found[key].named
+    state = variants[0].state
     misfit = CheckpointError(f"{where}: {key}, a list of {len(state)} tensors, does not fit {spec}")
     if named:
         try:
-            return architecture.fit(spec, state, num_classes, where)
+            return architecture.fit(spec, variants, num_classes, where)
         except CheckpointError as error:
             misfit = error
     for other, raw in _donors(sets, key):
         try:
-            fit = architecture.fit(spec, raw, num_classes, where)
+            fit = architecture.fit(spec, sets.readings(raw), num_classes, where)
         except CheckpointError:
             continue
-        whole = fitted_state(fit.module, state, fit.reading.state, named=named)
+        whole = fitted_state(fit.module, state, fit.reading.state, variants if named else None)
         if whole is None:
             raise CheckpointError(f"{misfit}; in the file --weights {other} fits") from misfit
         how = f"{key}: its names" if named else f"{key}: a list, matched by order and shape"
@@ -128,57 +140,71 @@ def _donors(sets: WeightSets, key: str) -> Iterator[tuple[str, State]]:
     return ((other, raw) for other, raw in sets.largest(1, DONORS + 1) if other != key)
 
 
-def recognise_weights(sets: WeightSets, key: str, state: State) -> list[str]:
+def recognise_weights(sets: WeightSets, key: str, variants: Sequence[StateReading]) -> list[str]:
     """The registry's names that a set of weights fits, if need be completed by another set."""
-    if matching := architecture.recognise(state):
+    if matching := architecture.recognise(variants):
         return matching
     for _, raw in _donors(sets, key):
-        for name in architecture.recognise(raw):
+        for name in architecture.recognise(sets.readings(raw)):
             with suppress(CheckpointError):
-                fit_weights(name, sets, key, state, None, sets.where)
+                fit_weights(name, sets, key, variants, None, sets.reader.where)
                 matching.append(name)
     return list(dict.fromkeys(matching))
 
 
-def find_weight_sets(root: object, where: str, file_size: int) -> WeightSets:
-    """Every dictionary, list and pickled module of tensors in a file's tree, with its key."""
+def find_weight_sets(root: object, reader: TensorReader) -> WeightSets:
+    """Every dictionary, list and pickled module of tensors in a file's tree, with its key.
+
+    Raises:
+        BadFile: there are more of them, or of what is shared among them, than training code writes.
+    """
     sets: dict[str, Found] = {}
     # a pickle can refer to one part many times over: each is looked at once
     seen: set[int] = set()
-    queue: list[tuple[object, tuple[str, ...]]] = [(root, ())]
-    while queue and len(seen) < VISITS:
-        node, path = queue.pop(0)
-        if id(node) in seen or len(path) > DEEPEST:
+    queue: deque[tuple[object, tuple[str, ...]]] = deque([(root, ())])
+    while queue:
+        node, path = queue.popleft()
+        if id(node) in seen:
             continue
         seen.add(id(node))
-        for found in _at(node, path):
+        for found in _at(node, path, reader):
             sets.setdefault(found.container, found)
-        if module_leaves(node) is None:
-            queue += [(v, (*path, str(k))) for k, v in _children(node) if not is_weight(v)]
-    return WeightSets(sets, where, file_size)
+        if not is_module(node) and len(path) < DEEPEST:
+            queue += _further(node, path, reader)
+    return WeightSets(sets, reader)
 
 
-def _children(node: object) -> Sequence[tuple[object, object]]:
+def _further(
+    node: object, path: tuple[str, ...], reader: TensorReader
+) -> Iterator[tuple[object, tuple[str, ...]]]:
+    """What may hold a set, in a node, with the keys that lead there."""
+    inner: Iterable[tuple[object, object]] = ()
     if isinstance(node, list | tuple):
-        return list(enumerate(node))
-    return list((mapping(node) or {}).items())
+        reader.budget.visit(len(node) // 8)  # of plain numbers there may be millions
+        inner = enumerate(node)
+    elif entries := mapping(node):
+        reader.budget.visit(len(entries))
+        inner = entries.items()
+    for key, value in inner:
+        if isinstance(value, list | tuple | dict | Placeholder) and not reader.is_weight(value):
+            yield value, (*path, reader.budget.name(key))
 
 
-def _at(node: object, path: tuple[str, ...]) -> Iterator[Found]:
+def _at(node: object, path: tuple[str, ...], reader: TensorReader) -> Iterator[Found]:
     """The sets that a node itself is."""
-    container = printable(".".join(path))
-    if (leaves := module_leaves(node)) is not None:
-        found: Found | None = Found(container, leaves, {}, ())
+    container = ".".join(path)
+    if is_module(node):
+        found: Found | None = Found(container, module_leaves(node, reader.budget), {}, ())
     elif _is_of_optimiser(path):
         found = None
     elif isinstance(node, list | tuple):
-        found = _as_list(node, container)
+        found = _as_list(node, container, reader)
     else:
         entries = mapping(node)
-        found = as_weights(entries, path) if entries is not None else None
+        found = as_weights(entries, path, reader) if entries is not None else None
     if found is not None:
         yield found
-        yield from _groups(found, 3) if found.named else ()
+        yield from _groups(found, 3, reader.budget) if found.named else ()
 
 
 def _is_of_optimiser(path: tuple[str, ...]) -> bool:
@@ -186,33 +212,38 @@ def _is_of_optimiser(path: tuple[str, ...]) -> bool:
     return any("optim" in key.lower() for key in path) and not is_averaged(path[-1])
 
 
-def _as_list(node: Sequence[object], container: str) -> Found | None:
+def _as_list(node: Sequence[object], container: str, reader: TensorReader) -> Found | None:
     """A list of tensors, named by their places."""
-    if not node or not all(map(is_weight, node)):
+    if not node or not reader.is_weight(node[0]):
+        return None
+    reader.budget.visit(len(node))
+    if not all(map(reader.is_weight, node)):
         return None
     return Found(container, {str(i): v for i, v in enumerate(node)}, {}, (), named=False)
 
 
-def _groups(found: Found, depth: int) -> Iterator[Found]:
+def _groups(found: Found, depth: int, budget: Budget) -> Iterator[Found]:
     """Networks that share a dictionary, told apart where their names first differ."""
-    parents = [key.split(".")[:-1] for key in found.leaves]
-    front = ".".join(commonprefix(parents))  # noqa: RUF071  no paths
+    if not depth or len(found.leaves) < 2:
+        return
+    budget.visit(len(found.leaves))
+    front = commonprefix(list(found.leaves)).rpartition(".")[0]  # noqa: RUF071  no paths
     start = len(front) + 1 if front else 0
-    tops = dict.fromkeys(
-        key[start:].partition(".")[0] for key in found.leaves if "." in key[start:]
-    )
-    for top in tops if depth and len(found.leaves) > 1 else ():
-        whole = f"{front}.{top}." if front else f"{top}."
-        leaves = {k[len(whole) :]: v for k, v in found.leaves.items() if k.startswith(whole)}
+    tops: dict[str, dict[str, object]] = {}
+    for key, leaf in found.leaves.items():
+        top, dot, rest = key[start:].partition(".")
+        if dot:
+            tops.setdefault(top, {})[rest] = leaf
+    for top, leaves in tops.items():
         if len(leaves) < len(found.leaves):
             container = ".".join(part for part in (found.container, front, top) if part)
             group = Found(container, leaves, {}, ())
             yield group
-            yield from _groups(group, depth - 1)
+            yield from _groups(group, depth - 1, budget)
 
 
 def fitted_state(
-    module: torch.nn.Module, state: State, raw: State, *, named: bool = True
+    module: torch.nn.Module, state: State, raw: State, variants: Sequence[StateReading] | None
 ) -> State | None:
     """A set of weights under a network's own names; None where it does not fit.
 
@@ -221,18 +252,18 @@ def fitted_state(
 
     Args:
         module: the network.
-        state: the set, by name; by place where it is not `named`.
+        state: the set, by name or by place.
         raw: a state dict that fits the network.
-        named: whether its names are those of the network, with or without their dots.
+        variants: the set's names, read in every way; None where they are places.
     """
     expected = module.state_dict()
     parameters = dict(module.named_parameters())
-    if not named:
+    if variants is None:
         return _by_place(expected, list(parameters), list(state.values()), raw)
     dotless = {key.replace(".", ""): key for key in parameters}
     if dotless.keys() <= state.keys() and len(state) <= len(dotless) + 2:  # decay, num_updates
         return _completed(expected, {key: state[name] for name, key in dotless.items()}, raw)
-    reading, wrong = architecture.closest(expected, state)
+    reading, wrong = architecture.closest(expected, variants)
     if wrong.surplus or set(wrong.missing) & parameters.keys():
         return None
     return _completed(expected, reading.state, raw)

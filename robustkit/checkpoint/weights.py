@@ -1,87 +1,91 @@
 """A file of weights taken apart: named tensors, what is recorded beside them, and their digest."""
 
-import zipfile
+import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
+from io import BufferedReader
 from typing import Any
 
 import torch
 
-from robustkit.checkpoint import containers, safetensor, torchfile
-from robustkit.checkpoint.architecture import COUNTER
-from robustkit.checkpoint.metadata import CheckpointMetadata, parse_metadata
+from robustkit.checkpoint import containers, safetensor
+from robustkit.checkpoint.architecture import COUNTER, StateReading, readings
+from robustkit.checkpoint.metadata import CheckpointMetadata, checked_extra, parse_metadata
 from robustkit.checkpoint.parametrizations import State
+from robustkit.checkpoint.tensors import TensorReader, distinct, plain_bytes
 from robustkit.checkpoint.weight_sets import WeightSets, find_weight_sets
 from robustkit.errors import CheckpointError
-from robustkit.files import canonical, digest
-from robustkit.unpickling import printable
+from robustkit.files import canonical
+from robustkit.unpickling import read_torch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """A file taken apart."""
 
     format: str
     container: str = ""
-    state: State = field(default_factory=dict)
-    recorded: CheckpointMetadata = field(default_factory=CheckpointMetadata)
-    extra: dict[str, Any] = field(default_factory=dict)
+    state: State
+    variants: Sequence[StateReading]
+    """its names, read in every way"""
+    sets: WeightSets
+    """all sets of weights in the file"""
+    key: str
+    """of the set that was taken"""
+    recorded: CheckpointMetadata
+    extra: dict[str, Any]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     placeholders: tuple[str, ...] = ()
     """what stands among the weights and could not be rebuilt"""
-    sets: WeightSets = field(default_factory=WeightSets)
-    """all sets of weights in the file"""
-    key: str = ""
-    """of the set that was taken"""
 
 
-def open_weights(path: Path, kind: str, key: str | None = None) -> Weights:
-    """The weights in a file of a format that is no program's, all of them finite numbers.
+def open_weights(
+    file: BufferedReader, reader: TensorReader, kind: str, key: str | None = None
+) -> Weights:
+    """The weights in an open file of a format that is no program's, all of them finite numbers.
 
     Args:
-        path: the file.
+        file: the file, which must stay open as long as further sets of weights are read.
+        reader: of its tensors.
         kind: its format.
         key: which set of weights, of several; None: as `containers` has it.
 
     Raises:
         CheckpointError: the file is damaged, has no weights, or some that are NaN or infinite.
+        BadFile: it is damaged, or over its budget.
     """
-    opened = _opened_safetensors if kind == "safetensors" else partial(_opened_torch, kind)
-    weights = opened(path, key)
-    _check_finite(weights.state, str(path))
+    opened = _opened_safetensors if kind == "safetensors" else _opened_torch
+    weights = opened(file, reader, key)
+    _check_finite(weights.state, reader.where)
     return weights
 
 
-def _opened_torch(kind: str, path: Path, key: str | None) -> Weights:
-    if kind == "torch zip":
-        with zipfile.ZipFile(path) as archive:
-            contents = torchfile.read_zip(path, archive)
-    else:
-        contents = torchfile.read_pickle(path)
-    sets = find_weight_sets(contents.root, str(path), path.stat().st_size)
+def _opened_torch(file: BufferedReader, reader: TensorReader, key: str | None) -> Weights:
+    contents = read_torch(file, reader.budget)
+    sets = find_weight_sets(contents.root, reader)
     if key is None:
-        found = containers.locate(contents.root, str(path))
+        found = containers.locate(contents.root, reader)
     else:
         found = sets.found[sets.choose(key)]
-    state, notes = containers.tensors(found, str(path), path.stat().st_size)
-    extra = containers.surroundings(contents.root) if found.container else {}
+    state, notes = containers.tensors(found, reader)
+    extra = containers.surroundings(contents.root, reader) if found.container else {}
     inert = (f"ignored inert: {listed(contents.uncalled)}",) if contents.uncalled else ()
     odd = [f"{key} ({what})" for key, what in found.others.items()]
     others = (f"ignored among the weights: {listed(odd)}",) if odd else ()
     return Weights(
-        contents.format,
-        _container(contents.root, found.container),
-        state,
-        CheckpointMetadata(**containers.training(extra)),
-        extra,
-        (*found.notes, *notes, *others, *inert),
-        contents.warnings,
-        tuple(found.others.values())[:3],
-        sets,
-        found.container,
+        format=contents.format,
+        container=_container(contents.root, found.container),
+        state=state,
+        variants=readings(state, reader.budget),
+        sets=sets,
+        key=found.container,
+        recorded=CheckpointMetadata(**containers.training(extra)),
+        extra=extra,
+        notes=(*found.notes, *notes, *others, *inert),
+        warnings=contents.warnings,
+        placeholders=tuple(found.others.values())[:3],
     )
 
 
@@ -96,31 +100,31 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" … ({len(names)} in all)" if len(names) > 5 else "")
 
 
-def _opened_safetensors(path: Path, key: str | None) -> Weights:
-    leaves, metadata = safetensor.read_safetensors(path)
-    sets = find_weight_sets(leaves, str(path), path.stat().st_size)
-    found = containers.Found("", {printable(key): leaf for key, leaf in leaves.items()}, {}, ())
+def _opened_safetensors(file: BufferedReader, reader: TensorReader, key: str | None) -> Weights:
+    leaves, metadata = safetensor.read_safetensors(file, reader.where, reader.budget)
+    sets = find_weight_sets(leaves, reader)
+    found = containers.Found("", leaves, {}, ())
     if key is not None:
         found = sets.found[sets.choose(key)]
-    state, notes = containers.tensors(found, str(path), path.stat().st_size)
+    state, notes = containers.tensors(found, reader)
     if not state:
-        raise CheckpointError(f"{path}: no weights in it")
-    extra = metadata.pop("extra", None) or {}
-    recorded = parse_metadata(metadata, f"{path}: robustkit metadata")
+        raise CheckpointError(f"{reader.where}: no weights in it")
+    extra = checked_extra(metadata.pop("extra", None), reader.where)
     return Weights(
-        "safetensors",
-        found.container,
-        state,
-        recorded,
-        dict(extra),
-        notes,
+        format="safetensors",
+        container=found.container,
+        state=state,
+        variants=readings(state, reader.budget),
         sets=sets,
         key=found.container,
+        recorded=parse_metadata(metadata, f"{reader.where}: robustkit metadata"),
+        extra=extra,
+        notes=notes,
     )
 
 
 def _check_finite(state: State, where: str) -> None:
-    bad = [key for key, value in state.items() if not torch.isfinite(value).all()]
+    bad = [key for key, value in state.items() if not _is_finite(value)]
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise CheckpointError(
@@ -129,14 +133,24 @@ def _check_finite(state: State, where: str) -> None:
         )
 
 
+def _is_finite(value: torch.Tensor) -> bool:
+    if not value.is_floating_point() or not value.numel():
+        return True
+    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(distinct(value)))
+
+
 def weights_digest(state: State) -> str:
     """SHA-256 over sorted names, types, shapes and numbers; batch norm's counters don't count."""
     # the same bytes are another network under other names, as another type (a float32 0 and an
     # int32 0 have the same bytes) or in another shape (10 × 2 and 2 × 10)
-    parts: list[bytes | str] = []
+    total = hashlib.sha256()
     for key in sorted(state):
         if not key.endswith(COUNTER):
-            value = state[key].contiguous()
-            header = canonical([key, str(value.dtype), list(value.shape)])
-            parts += [header, value.flatten().view(torch.uint8).numpy().tobytes()]
-    return digest(*parts)
+            value = state[key]
+            header = canonical([key, str(value.dtype), list(value.shape)]).encode()
+            # as files.digest has it: each part behind its length
+            total.update(len(header).to_bytes(8, "little") + header)
+            total.update((value.numel() * value.element_size()).to_bytes(8, "little"))
+            for piece in plain_bytes(value):
+                total.update(piece)
+    return total.hexdigest()

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -13,8 +12,16 @@ import numpy.typing as npt
 
 from robustkit.data.pixels import Labels
 from robustkit.data.source import checked_labels, diagnosis
-from robustkit.errors import DataError, UnknownName
-from robustkit.unpickling import MAGIC, Placeholder, Unpickler, mapping, numpy_value
+from robustkit.errors import BadFile, DataError, UnknownName
+from robustkit.unpickling import (
+    Budget,
+    Placeholder,
+    StoredTensor,
+    Unpickler,
+    mapping,
+    numpy_value,
+    read_torch,
+)
 
 TORCH = (".pt", ".pth")
 LABEL_FORMATS = (".npy", ".npz", ".csv", ".json", *TORCH)
@@ -154,7 +161,8 @@ def _pickle_in_npy(file: IO[bytes]) -> object:
         shape, _, dtype = read(file) if read else (None, None, None)
         if shape != () or dtype != np.dtype(object):
             return None
-        found = Unpickler().load(io.BytesIO(file.read(LARGEST)))
+        content = file.read(LARGEST)
+        found = Unpickler(Budget.of(len(content))).load(io.BytesIO(content))
     except ValueError:
         return None  # what is wrong with it is NumPy's to say
     finally:
@@ -165,31 +173,22 @@ def _pickle_in_npy(file: IO[bytes]) -> object:
 
 def _torch(path: Path) -> Any:
     """What `torch.save` or pickle wrote, of which nothing is run."""
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            root = Unpickler().load(file)
-            if root == MAGIC:  # the format's version and the system come before what was saved
-                root = [Unpickler().load(file) for _ in range(3)][-1]
-        return _arrays(root)
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        if not names or any(entry.file_size > LARGEST for entry in archive.infolist()):
-            raise ValueError("no torch file of labels")
-        folder = names[0].removesuffix("data.pkl")
-
-        def numbers(pid: Any) -> object:
-            kind = INTEGERS[pid[1].name.rpartition(".")[2]]
-            return np.frombuffer(archive.read(f"{folder}data/{pid[2]}"), kind)
-
-        rules = {"torch._utils._rebuild_tensor_v2": _vector}
-        return _arrays(Unpickler(numbers, rules).load(io.BytesIO(archive.read(names[0]))))
+    with path.open("rb") as file:
+        if (size := file.seek(0, 2)) > LARGEST:
+            raise BadFile(f"{size} bytes, more than labels take")
+        return _arrays(read_torch(file, Budget.of(size)).root)
 
 
-def _vector(numbers: Any, offset: int, shape: Any, stride: Any, *_: object) -> object:
+def _vector(tensor: StoredTensor) -> object:
     """A tensor of one dimension, from its storage."""
-    if len(shape) != 1 or stride != (1,) or offset + shape[0] > len(numbers):
-        raise ValueError("no list of labels")
-    return numbers[offset : offset + shape[0]]
+    kind = INTEGERS.get(tensor.storage.kind)
+    if kind is None or tensor.dtype or tensor.storage.parent or tensor.storage.read is None:
+        raise BadFile(f"labels of the type {tensor.storage.kind[:40]}; save them as integers")
+    numbers = np.frombuffer(tensor.storage.read(), kind)
+    stop = tensor.offset + tensor.shape[0] if len(tensor.shape) == 1 else 0
+    if tensor.stride not in ((1,), (0,)) or not tensor.offset <= stop <= len(numbers):
+        raise BadFile("no list of labels")
+    return numbers[tensor.offset : stop]
 
 
 def _arrays(root: object) -> Any:
@@ -197,11 +196,18 @@ def _arrays(root: object) -> Any:
     columns = mapping(root)
     if columns is None:
         return _array(root)
-    return {str(name): _array(value) for name, value in columns.items()}
+    budget = Budget()
+    return {budget.name(name): _array(value) for name, value in columns.items()}
 
 
 def _array(value: object) -> Any:
-    return numpy_value(value) if isinstance(value, Placeholder) else value
+    """What can be labels; anything else is None, since a pickle may nest lists without end."""
+    if isinstance(value, StoredTensor):
+        return _vector(value)
+    if isinstance(value, Placeholder):
+        return numpy_value(value)
+    flat = isinstance(value, list | tuple) and all(isinstance(item, int) for item in value)
+    return value if flat else None
 
 
 def _columns(loaded: Any, path: Path) -> dict[str, Any]:

@@ -1,25 +1,38 @@
 """Safe unpickling: a pickle as plain data and placeholders, whatever it asks to be run."""
 
+from robustkit.unpickling.archive import read_directory
+from robustkit.unpickling.budget import LONGEST_NAME, Budget
 from robustkit.unpickling.objects import (
     Global,
+    NumpyArray,
     Placeholder,
     Storage,
     StoredTensor,
+    checked_shape,
     mapping,
+    numpy_array,
     numpy_value,
     printable,
 )
-from robustkit.unpickling.unpickler import DAMAGE, MAGIC, Unpickler
+from robustkit.unpickling.torchfile import ITEM_SIZES, Contents, read_torch
+from robustkit.unpickling.unpickler import Unpickler
 
 __all__ = [
-    "DAMAGE",
-    "MAGIC",
+    "ITEM_SIZES",
+    "LONGEST_NAME",
+    "Budget",
+    "Contents",
     "Global",
+    "NumpyArray",
     "Placeholder",
     "Storage",
     "StoredTensor",
     "Unpickler",
+    "checked_shape",
     "mapping",
+    "numpy_array",
     "numpy_value",
     "printable",
+    "read_directory",
+    "read_torch",
 ]

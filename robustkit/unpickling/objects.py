@@ -1,10 +1,14 @@
 """What a pickle becomes without anything being imported or called: names, placeholders, tensors."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
+
+from robustkit.errors import BadFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,8 @@ class Storage:
     """name of torch's storage class, such as FloatStorage"""
     size: int
     """number of elements"""
-    data: memoryview | bytes | None = None
-    """the bytes, once their place in the file is known"""
+    read: Callable[[], bytearray] | None = None
+    """gives the bytes, each time anew, once their place is known and as long as the file is open"""
     parent: "Storage | None" = None
     """in the oldest files a storage can be a piece of another"""
     offset: int = 0
@@ -75,34 +79,123 @@ def printable(text: str) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
-def numpy_value(value: Placeholder) -> Any:
-    """A numpy array or scalar that a pickle describes, or None where it is another thing."""
-    module, _, name = value.name.rpartition(".")
-    if not re.fullmatch(r"numpy\.(_?core)\.(multiarray|numeric)", module):
+@dataclass(frozen=True, slots=True)
+class NumpyArray:
+    """A numpy array or scalar as a pickle describes it; its bytes are looked at when it is made."""
+
+    dtype: "np.dtype[Any]"
+    shape: tuple[int, ...]
+    data: bytes | bytearray
+    fortran: bool = False
+
+    def make(self) -> Any:
+        """The array, in this machine's byte order and writable."""
+        kind = np.dtype("u1") if self.dtype.kind == "b" else self.dtype
+        found: Any = np.ndarray(self.shape, kind, self.data, order="F" if self.fortran else "C")
+        # a byte of 2 is no truth value
+        made = found != 0 if self.dtype.kind == "b" else found
+        return np.asarray(made).astype(self.dtype.newbyteorder("="))
+
+
+def numpy_array(value: object) -> NumpyArray | None:
+    """The numpy array or scalar that a placeholder describes; None where it is another thing.
+
+    Raises:
+        BadFile: its shape makes no sense.
+    """
+    if not isinstance(value, Placeholder) or not _FROM_NUMPY.fullmatch(value.name):
         return None
-    if name == "scalar" and len(value.arguments) == 2:
-        (kind, data), shape, fortran = value.arguments, (), False
-    elif name == "_reconstruct" and isinstance(value.state, tuple) and len(value.state) == 5:
-        _, shape, kind, fortran, data = value.state
-    else:
+    parts = _described(value)
+    if parts is None:
         return None
+    kind, shape, data, fortran = parts
     dtype = _numpy_dtype(kind)
-    try:
-        flat = np.frombuffer(data, dtype)  # type: ignore[call-overload]
-        shaped = flat.reshape(shape, order="F" if fortran else "C")
-    except (TypeError, ValueError):
+    if dtype is None or not isinstance(data, bytes | bytearray):
         return None
-    return shaped.astype(dtype.newbyteorder("=")) if dtype is not None else None
+    try:
+        sizes = checked_shape(shape)
+    except ValueError:
+        return None
+    if prod(sizes) * dtype.itemsize != len(data):
+        return None
+    return NumpyArray(dtype, sizes, data, fortran in (True, "F"))
+
+
+def _described(value: Placeholder) -> tuple[object, object, object, object] | None:
+    """Type, shape, bytes and order, wherever a call has them."""
+    name, arguments, state = value.name.rpartition(".")[2], value.arguments, value.state
+    if name == "scalar" and len(arguments) == 2:
+        return arguments[0], (), arguments[1], False
+    if name == "_frombuffer" and len(arguments) == 4:  # as protocol 5 has it
+        return arguments[1], arguments[2], arguments[0], arguments[3]
+    if name == "_reconstruct" and isinstance(state, tuple) and len(state) == 5:
+        return state[2], state[1], state[4], state[3]
+    return None
+
+
+def numpy_value(value: object) -> Any:
+    """That array itself, or None."""
+    described = numpy_array(value)
+    return None if described is None else described.make()
+
+
+_FROM_NUMPY = re.compile(r"numpy\._?core\.(multiarray|numeric)\.(scalar|_reconstruct|_frombuffer)")
+_NUMPY_CODE = re.compile(r"b1|[iu][1248]|f[248]")
 
 
 def _numpy_dtype(kind: object) -> "np.dtype[Any] | None":
     if not isinstance(kind, Placeholder) or kind.name != "numpy.dtype" or not kind.arguments:
         return None
-    code, state = str(kind.arguments[0]), kind.state
+    code, state = kind.arguments[0], kind.state
     order = state[1] if isinstance(state, tuple) and len(state) > 1 else "|"
-    if not re.fullmatch(r"[biuf][1248]", code) or order not in ("<", ">", "|", "="):
+    if not isinstance(code, str) or not isinstance(order, str) or order not in "<>|=":
         return None
-    return np.dtype(f"{order}{code}")
+    return np.dtype(f"{order}{code}") if order and _NUMPY_CODE.fullmatch(code) else None
+
+
+# -- what a file's numbers may be -----------------------------------------------------------------
+
+DIMENSIONS = 32
+"""of a tensor"""
+NUMBERS = 2**48
+"""in a tensor, leaving out dimensions of no size"""
+
+
+def checked_integer(value: object) -> int:
+    """An offset, size or stride.
+
+    Raises:
+        ValueError: it makes no sense.
+    """
+    if type(value) is not int or not 0 <= value < 2**62:
+        raise ValueError("an offset, size or stride that makes no sense")
+    return value
+
+
+def checked_sizes(values: object) -> tuple[int, ...]:
+    """A shape or strides.
+
+    Raises:
+        ValueError: no tuple of numbers from 0 on.
+        BadFile: more dimensions than any tensor has.
+    """
+    sizes: tuple[object, ...] = expected(tuple, values)
+    if len(sizes) > DIMENSIONS:
+        raise BadFile(f"damaged: a tensor of {len(sizes)} dimensions")
+    return tuple(map(checked_integer, sizes))
+
+
+def checked_shape(values: object) -> tuple[int, ...]:
+    """A shape of which torch and NumPy can make a tensor, were there memory for it.
+
+    Raises:
+        ValueError: no tuple of numbers from 0 on.
+        BadFile: more dimensions or numbers than any tensor has.
+    """
+    shape = checked_sizes(values)
+    if prod(size for size in shape if size) >= NUMBERS:
+        raise BadFile("damaged: a tensor of more numbers than any machine holds")
+    return shape
 
 
 def expected(kind: type, value: Any) -> Any:
@@ -117,13 +210,15 @@ def expected(kind: type, value: Any) -> Any:
 
 
 def global_named(module: str, name: str) -> Global:
-    """A name that a pickle wants imported, under its name in Python 3."""
+    """A name that a pickle wants imported, under its name in Python 3.
+
+    Raises:
+        BadFile: no class or function has a name of that length.
+    """
+    if len(module) + len(name) > LONGEST_GLOBAL:
+        raise BadFile("damaged: a name to import of more than a thousand characters")
     return Global(printable(f"{module}.{name}".replace("__builtin__.", "builtins.")))
 
 
-def is_plain_key(key: object) -> bool:
-    """Whether a key can be hashed in a bounded time; the entries of other keys are dropped."""
-    # a tuple's hash is not cached: nested ones that share their parts take exponential time
-    if isinstance(key, tuple):
-        return all(isinstance(k, str | int | float | bytes | None) for k in key)
-    return isinstance(key, str | int | float | bytes | None)
+LONGEST_GLOBAL = 1000
+"""characters"""

@@ -1,28 +1,27 @@
 """The calls that are carried out: each only moves plain data about."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 from robustkit.unpickling.objects import (
     Global,
     Placeholder,
     Storage,
     StoredTensor,
+    checked_integer,
+    checked_shape,
+    checked_sizes,
     expected,
-    is_plain_key,
 )
 
 Rule = Callable[..., object]
+"""takes no longer than its arguments are long"""
 
 
-def _integer(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 2**62:
-        raise ValueError("an offset, size or stride that makes no sense")
-    return value
+class Entries(NamedTuple):
+    """What a dictionary is to be made of; which keys it may have is not a rule's to say."""
 
-
-def _integers(values: object) -> tuple[int, ...]:
-    return tuple(map(_integer, expected(tuple, values)))
+    pairs: list[tuple[object, object]]
 
 
 def _tensor(
@@ -31,10 +30,10 @@ def _tensor(
     """torch._utils._rebuild_tensor and _v2; a conjugate or negative view is left to the refusal."""
     if len(rest) > 2 and rest[2]:
         raise ValueError("a lazily negated or conjugated view")
-    shape, stride = _integers(shape), _integers(stride)
+    shape, stride = checked_shape(shape), checked_sizes(stride)
     if len(shape) != len(stride):
         raise ValueError("as many strides as sizes are due")
-    return StoredTensor(expected(Storage, storage), _integer(offset), shape, stride)
+    return StoredTensor(expected(Storage, storage), checked_integer(offset), shape, stride)
 
 
 def _tensor_v3(
@@ -57,14 +56,16 @@ def _parameter(data: object, *_: object) -> StoredTensor:
     return tensor
 
 
-def _dictionary(pairs: Any = ()) -> dict[object, object]:
+def _pairs(pairs: object = ()) -> Entries:
+    """The entries of a dictionary, or of a list of pairs."""
     if isinstance(pairs, dict):
-        return dict(pairs)
-    return {key: value for key, value in pairs if is_plain_key(key)}
+        return Entries(list(pairs.items()))
+    found = [(key, value) for key, value in _sequence(pairs)]  # type: ignore[misc, has-type]
+    return Entries(found)
 
 
-def _defaultdict(factory: object = None, pairs: Any = ()) -> dict[object, object]:
-    return _dictionary(pairs)
+def _defaultdict(factory: object = None, pairs: object = ()) -> Entries:
+    return _pairs(pairs)
 
 
 def _sequence(values: object = ()) -> list[object]:
@@ -94,7 +95,9 @@ def _reconstructed(kind: Global, base: object, state: object) -> object:
 
 
 def _device(name: str, *index: int) -> str:
-    return ":".join(map(str, (expected(str, name), *map(_integer, index))))
+    if len(index) > 1 or len(expected(str, name)) > 20:
+        raise ValueError("a device that torch does not write")
+    return ":".join([name, *map(str, map(checked_integer, index))])
 
 
 PLAIN_TENSORS = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
@@ -107,9 +110,9 @@ RULES: dict[str, Rule] = {
     "torch.nn.parameter.Parameter": _parameter,
     "torch.Size": _size,
     "torch.device": _device,
-    "collections.OrderedDict": _dictionary,
+    "collections.OrderedDict": _pairs,
     "collections.defaultdict": _defaultdict,
-    "builtins.dict": _dictionary,
+    "builtins.dict": _pairs,
     "builtins.list": _sequence,
     "builtins.set": _sequence,
     "builtins.frozenset": _size,

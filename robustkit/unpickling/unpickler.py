@@ -12,12 +12,13 @@ and what is unknown is kept and shown instead of refused, so that the weights be
 """
 
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import IO, Any
 
-from robustkit.unpickling.objects import Global, Placeholder, expected, global_named, is_plain_key
-from robustkit.unpickling.rules import PLAIN_TENSORS, RULES, Rule
+from robustkit.unpickling.budget import Budget
+from robustkit.unpickling.objects import Global, Placeholder, expected, global_named
+from robustkit.unpickling.rules import PLAIN_TENSORS, RULES, Entries, Rule
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """first pickle of torch's legacy format"""
@@ -27,7 +28,7 @@ LITERALS = {
     "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
 }  # fmt: skip
 CONSTANTS: dict[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError)
+DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
 """what a malformed stream makes `load` raise"""
 
 
@@ -36,6 +37,7 @@ class Unpickler:
 
     def __init__(
         self,
+        budget: Budget,
         persistent: Callable[[object], object] | None = None,
         rules: Mapping[str, Rule] | None = None,
     ) -> None:
@@ -44,6 +46,7 @@ class Unpickler:
         self.memo: dict[int, Any] = {}
         self.uncalled: dict[str, None] = {}
         """names of what was not called, in order"""
+        self._budget = budget
         self._persistent = persistent
         self._rules = {**RULES, **(rules or {})}
 
@@ -52,8 +55,10 @@ class Unpickler:
 
         Raises:
             DAMAGE: one of those, where the stream is malformed.
+            BadFile: it asks for more than its budget.
         """
         for opcode, argument, _ in pickletools.genops(stream):
+            self._budget.visit()
             if opcode.name in LITERALS:
                 self.stack.append(argument)
             elif opcode.name in CONSTANTS:
@@ -90,7 +95,8 @@ class Unpickler:
         self.stack.append(self.stack[-1])
 
     def _put(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
+        if self._budget.admits(index, self.memo):
+            self.memo[index] = self.stack[-1]
 
     _binput = _long_binput = _put
 
@@ -164,8 +170,15 @@ class Unpickler:
     def _fill(self, items: list[Any]) -> None:
         target = self.stack[-1]
         entries = target.entries if isinstance(target, Placeholder) else expected(dict, target)
-        pairs = zip(items[::2], items[1::2], strict=True)
-        entries.update((key, value) for key, value in pairs if is_plain_key(key))
+        self._enter(zip(items[::2], items[1::2], strict=True), entries)
+
+    def _enter(
+        self, pairs: Iterable[tuple[object, object]], entries: dict[object, object]
+    ) -> dict[object, object]:
+        for key, value in pairs:
+            if self._budget.admits(key, entries):
+                entries[key] = value
+        return entries
 
     # -- what would import, call and build --------------------------------------------------------
 
@@ -221,6 +234,7 @@ class Unpickler:
 
     def _call(self, function: object, arguments: tuple[Any, ...]) -> object:
         """What calling gives, by a rule; else a note of the call."""
+        self._budget.visit()
         if isinstance(function, Placeholder):
             return Placeholder(function.name, arguments)
         name = expected(Global, function).name
@@ -231,9 +245,12 @@ class Unpickler:
             name = kind.name if isinstance(kind, Global) else name
         made: object = Placeholder(name, arguments)
         if rule := self._rules.get(name):
+            self._budget.pay(arguments)
             # with arguments that torch would not write the call stays a placeholder
             with suppress(TypeError, ValueError):
                 made = rule(*arguments)
+            if isinstance(made, Entries):
+                made = self._enter(made.pairs, {})
         if isinstance(made, Placeholder):
             self.uncalled[made.name] = None
         return made
