@@ -136,7 +136,7 @@ class AuditPartKey(Key):
     """A part of an audit beside its evaluations, `OUT/work/PART-DIGEST.json`."""
 
     part: str
-    """indicators, certificate, corruptions or smoothed; begins the file's name"""
+    """indicators, adaptive, certificate, corruptions or smoothed; begins the file's name"""
     revision: int
     """of what a part computes and how it is kept"""
     engine: int
@@ -157,7 +157,8 @@ class AuditPartKey(Key):
     """digest of the part's images, as in `EvaluationKey`"""
     settings: Sequence[Any]
     """the part's own, as JSON: thresholds, what the attacks found and the recorded accuracy
-    (indicators), budgets (certificate), version of the draws (corruptions), noise (smoothed)"""
+    (indicators), which attack (adaptive), budgets (certificate), version of the draws
+    (corruptions), noise (smoothed)"""
 
     @property
     def file(self) -> str:

@@ -18,6 +18,9 @@ from robustkit import evaluation
 from robustkit import protocol as protocols
 from robustkit.audit import counts
 from robustkit.audit import plan as plans
+from robustkit.audit.adaptive import TITLES
+from robustkit.audit.adaptive_stage import attack_rest
+from robustkit.audit.cache import Parts
 from robustkit.audit.outcome import Stage
 from robustkit.audit.policy import parse_policy
 from robustkit.audit.run import AuditRequest, run_audit
@@ -362,6 +365,73 @@ def test_what_adaptive_attacks_fooled_counts_when_the_minutes_end_in_the_middle(
     assert audit.survived == adaptive.so_far
     fooled = sum(stage.first for stage in audit.stages)
     assert fooled == round(24 * (audit.clean.value - audit.survived.value))
+
+
+def test_what_worked_on_the_first_images_meets_all_others(images, tmp_path):
+    """Of many images the first few would hardly show what an adaptive attack does to all."""
+    plan = tmp_path / "gradients.toml"
+    stages = PLAN[: PLAN.index('[[stage]]\nattack   = "square"')]
+    few = stages.replace("indicators = 8", "indicators = 4").replace(
+        "corrupted  = 4", "corrupted  = 1"
+    )
+    plan.write_text(few)
+    inner = read_checkpoint("lenet5-mnist5k").load(torch.device("cpu"))
+    defended = evaluation.from_module(Before(Rounded(), inner), "rounded")
+    asked = request_for(plan, images, model=defended, judged="0.15")
+    audit = run_audit(asked, settings_in(tmp_path / "out"))
+    adaptive = next(s for s in audit.stages if s.name == "adaptive")
+    beyond = {name: n for name, n in adaptive.found_by.items() if name in TITLES}
+    assert sum(beyond.values()) > 4
+    assert audit.survived.value < 0.5 < audit.claim.accuracy
+    # again, it is only read
+    parts = []
+    again = run_audit(asked, settings_in(tmp_path / "out", parts))
+    assert again.verdict == audit.verdict
+    assert not [part for part in parts if part.startswith("adaptive")]
+    # cut short, it is said
+    for kept in (tmp_path / "out").glob("adaptive-*.json"):
+        kept.unlink()
+    parts = []
+
+    def over():
+        return any(part.startswith("adaptive") for part in parts)
+
+    cut = run_audit(asked, settings_in(tmp_path / "out", parts, over))
+    assert any(
+        "not every adaptive attack met the images after the first 4" in w for w in cut.warnings
+    )
+    assert cut.survived.value > audit.survived.value
+
+
+def test_an_adaptive_attack_that_breaks_off_costs_no_other(images, tmp_path, monkeypatch):
+    def break_off(kind, context, rows):
+        if kind == "margin":
+            raise EvaluationFailed("logits are NaN or infinite")
+        return torch.arange(len(rows)) % 2 == 0
+
+    monkeypatch.setattr("robustkit.audit.adaptive_stage.run_adaptive_attack", break_off)
+    attacked, notes = nothing_fooled(images), []
+    parts = Parts(
+        tmp_path,
+        evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k")),
+        attacked.threat,
+        torch.device("cpu"),
+        None,
+    )
+    found = list(
+        attack_rest(
+            attacked,
+            10,
+            ["margin", "smoothing"],
+            parts,
+            lambda rows: None,
+            lambda *_: None,
+            notes.append,
+        )
+    )
+    assert found == [(images.ids[row], "smoothing") for row in range(10, 24, 2)]
+    (note,) = notes
+    assert note.endswith("beyond the first 10 images: logits are NaN or infinite")
 
 
 def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path):

@@ -38,7 +38,7 @@ class Parts:
         """What a part's file is named by.
 
         Args:
-            part: indicators, certificate, corruptions or smoothed.
+            part: indicators, adaptive, certificate, corruptions or smoothed.
             data: its images.
             settings: all else that decides on this part alone, as JSON.
         """

@@ -1,11 +1,10 @@
 """What the attacks say, counted: together, by class, and by what an image is taken for."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from robustkit.audit.context import OtherAttack
-from robustkit.audit.indicators.run import IndicatorRun
 from robustkit.audit.outcome import PLAIN_CLAIM, ClassRow, RobustnessClaim, Stage
 from robustkit.audit.stages import AttackedImages, Bools
 from robustkit.errors import EvaluationFailed
@@ -47,40 +46,6 @@ def missing(attacked: AttackedImages) -> dict[OtherAttack, str]:
         for kind, stages in own.items()
         if stages and all(stage.status != "complete" for stage in stages)
     }
-
-
-def add_adaptive(attacked: AttackedImages, runs: Collection[IndicatorRun]) -> None:
-    """What looking and adaptive attacks fooled is a stage like any other."""
-    places = {name: row for row, name in enumerate(attacked.data.ids)}
-    fooled = {i: f.result.name for f in runs for i in f.fooled}
-    rows = sorted(places[i] for i in fooled)
-    if not any(f.result.adaptive_attack for f in runs) and not rows:
-        return
-    new = [row for row in rows if attacked.survivors[row]]
-    by: dict[str, int] = {}
-    for row in new:
-        name = fooled[attacked.data.ids[row]]
-        by[name] = by.get(name, 0) + 1
-        attacked.by[row] = "adaptive"
-    judged = float(attacked.threat.judged)
-    for epsilon in attacked.threat.budgets:
-        if float(epsilon) >= judged:
-            attacked.fooled[epsilon.text][rows] = True
-    attacked.families["adaptive"] = "adaptive"
-    now = attacked.level(attacked.threat.judged)
-    attacked.stages.append(
-        Stage(
-            "adaptive",
-            "Adaptive attacks, on the images that indicators doubted",
-            "adaptive",
-            False,
-            "complete",
-            robust=(now,),
-            so_far=now.accuracy,
-            first=len(new),
-            found_by=by,
-        )
-    )
 
 
 def tried(attacked: AttackedImages, epsilon: str) -> bool:

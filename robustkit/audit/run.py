@@ -1,10 +1,10 @@
 """An audit from its request to its outcome, in rising order of cost; what is done is kept."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +15,7 @@ from robustkit import corruption, evaluation
 from robustkit import protocol as protocols
 from robustkit.analysis.contrast import judge_levels
 from robustkit.audit import counts, thresholds
+from robustkit.audit.adaptive_stage import add_adaptive, attack_rest, doubted_attacks
 from robustkit.audit.cache import Parts, masks
 from robustkit.audit.checklist import fill
 from robustkit.audit.context import AuditContext
@@ -212,16 +213,32 @@ class _AuditRun:
             self._begin(f"indicator: {indicator.name}", n)
 
         with suppress(OutOfTime):  # what was read so far counts
-            run_indicators(self._context(attacked, part), limits, done, runs, begin)
-        counts.add_adaptive(attacked, runs.values())
+            run_indicators(self._context(attacked, range(n)), limits, done, runs, begin)
+        self._count_adaptive(attacked, runs.values(), n)
         read = [runs[i.name].result for i in INDICATORS if i.name in runs]
         return (*read, *(i.without_result(TIME_UP) for i in INDICATORS if i.name not in runs))
 
-    def _context(self, attacked: AttackedImages, part: Dataset) -> AuditContext:
-        q, n = self.request, len(part)
+    def _count_adaptive(
+        self, attacked: AttackedImages, runs: Collection[IndicatorRun], first: int
+    ) -> None:
+        """What adaptive attacks fooled counts; where an indicator is unresolved, they go on."""
+        fooled: dict[str, str] = {i: run.result.name for run in runs for i in run.fooled}
+        kinds, context_of = doubted_attacks(runs), partial(self._context, attacked)
+        begin, note = self._begin, self.notes.append
+        try:
+            rest = attack_rest(attacked, first, kinds, self._parts, context_of, begin, note)
+            for image, kind in rest:
+                fooled[image] = kind
+        except OutOfTime:
+            note(f"not every adaptive attack met the images after the first {first:,}: {TIME_UP}")
+        add_adaptive(attacked, fooled, tried=any(run.result.adaptive_attack for run in runs))
+
+    def _context(self, attacked: AttackedImages, rows: Sequence[int]) -> AuditContext:
+        """What indicators and adaptive attacks know of the images at these rows."""
+        q, part, chosen = self.request, self.request.data.take(rows), np.asarray(rows)
 
         def first(mask: Bools) -> torch.Tensor:
-            return torch.from_numpy(mask[:n].copy())
+            return torch.from_numpy(mask[chosen])
 
         def if_any(mask: Bools | None) -> torch.Tensor | None:
             return None if mask is None else first(mask)
