@@ -605,15 +605,46 @@ def test_no_rule_of_a_policy_fails_what_its_file_does_not_name():
     assert rule(believed, verdict="believable").passed
 
 
+WITHOUT_ADAPTIVE = tuple(s for s in full().stages if s.family != "adaptive")
+
+
+def compared(*comparisons):
+    return replace(full(), comparisons=comparisons, stages=WITHOUT_ADAPTIVE)
+
+
 @pytest.mark.parametrize(("margin", "passed"), [(0.016, True), (0.0159, False), (0.0, False)])
 def test_not_worse_asks_for_the_whole_interval(margin, passed):
-    audit = replace(full(), comparisons=(comparison("a/b.pt"), comparison("c.pt", 0.2)))
+    audit = compared(comparison("a/b.pt"), comparison("c.pt", 0.2))
     assert rule(audit, not_worse_than="b.pt", by_more_than=margin).passed == passed
 
 
+def test_what_adaptive_attacks_took_from_the_audited_network_alone_counts_against_it():
+    """6 of 1,000 images; without them the interval begins at −1.6 points."""
+    found = rule(full(), not_worse_than="baseline.pt", by_more_than=0.0219)
+    assert not found.passed
+    assert "less the 0.6\u00a0points that adaptive attacks took from it alone" in found.sentence
+    assert rule(full(), not_worse_than="baseline.pt", by_more_than=0.0221).passed
+
+
+def test_a_network_that_some_required_attacks_never_met_is_not_said_to_be_as_good():
+    stages = (*WITHOUT_ADAPTIVE, replace(WITHOUT_ADAPTIVE[4], status="skipped"))
+    found = rule(replace(full(), stages=stages), not_worse_than="baseline.pt", by_more_than=1.0)
+    assert not found.passed
+    assert "ot all required attacks completed (not: Square attack" in found.sentence
+
+
+def test_a_plan_that_requires_no_attack_finds_no_robust_accuracy():
+    stages = tuple(replace(stage, required=False) for stage in full().stages)
+    found = rule(replace(full(), stages=stages), robust="linf:8/255", at_least=0.0)
+    assert not found.passed
+    assert "o attack that a finding at" in found.sentence
+
+
 def test_two_comparisons_with_files_of_one_name_need_the_path():
-    audit = replace(full(), comparisons=(comparison("a/b.pt"), comparison("c/b.pt", 0.2)))
-    assert not rule(audit, not_worse_than="b.pt", by_more_than=1.0).passed
+    audit = compared(comparison("a/b.pt"), comparison("c/b.pt", 0.2))
+    found = rule(audit, not_worse_than="b.pt", by_more_than=1.0)
+    assert not found.passed
+    assert "he name b.pt may mean a/b.pt or c/b.pt; give its path" in found.sentence
     assert rule(audit, not_worse_than="c/b.pt", by_more_than=0.0).passed
 
 

@@ -440,6 +440,7 @@ AUDIT = {
             "title": SHOWN,
             "text": SHOWN,
             "images": "the data are those images already",
+            "delta": "the verdict, which is judged anew each time",
             "stages": "evaluations with keys of their own; indicators hold what these found",
         },
     ),

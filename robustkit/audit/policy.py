@@ -238,6 +238,8 @@ def _robust(rule: RobustRule, audit: Audit) -> Judged:
     level = next((lv for lv in audit.robust if _same(lv.epsilon, size)), None)
     if level is None:
         return False, f"no attack completed at {budget(norm, size)}, so nothing is known there"
+    if not any(stage.required for stage in audit.stages):
+        return False, f"no attack that a finding at {budget(norm, size)} needs was run"
     if missing := _missing(audit, level.epsilon):
         # what survived is an upper bound; without the required attacks it bounds next to nothing
         found = level.accuracy
@@ -334,27 +336,49 @@ def _these(names: Sequence[str]) -> str:
 
 def _not_worse(rule: NotWorseRule, audit: Audit) -> Judged:
     found = _comparison_with(rule.not_worse_than, audit.comparisons)
-    if found is None:
-        return False, f"the audit was not compared with {rule.not_worse_than}"
+    if isinstance(found, str):
+        return False, found
     if found.difference is None:
         why = found.reason or "no data"
         return False, f"the comparison with {rule.not_worse_than} has no result: {why}"
-    d = found.difference
-    passed = d.low >= -rule.by_more_than
+    if missing := [s.title for s in audit.stages if s.required and s.status != "complete"]:
+        # what did not attack the audited network makes it look better than the other
+        return False, (
+            f"not all required attacks completed (not: {at_most(missing)}), so that the comparison "
+            f"with {rule.not_worse_than} is no finding"
+        )
+    d, more = found.difference, _fooled_since(audit)
+    low = d.low - more
+    passed = low >= -rule.by_more_than
     way = "stays at or above" if passed else "reaches below"
+    extra = (
+        f", less the {in_points(more)} that adaptive attacks took from it alone," if more else ""
+    )
     return passed, (
         f"robust accuracy less that of {rule.not_worse_than} is {in_points(d.value)} "
         f"({100 * found.confidence:.6g}\u00a0% interval {in_points(d.low)} to {in_points(d.high)}, "
-        f"{found.unit}): the interval {way} {in_points(-rule.by_more_than)}"
+        f"{found.unit}): the interval{extra} {way} {in_points(-rule.by_more_than)}"
     )
 
 
-def _comparison_with(name: str, comparisons: Sequence[Comparison]) -> Comparison | None:
-    """The comparison with a checkpoint, by its path as given, else by its file's name."""
+def _fooled_since(audit: Audit) -> float:
+    """The share of images that adaptive attacks fooled, which no other network met."""
+    return sum(s.first for s in audit.stages if s.family == "adaptive") / audit.clean.n
+
+
+def _comparison_with(name: str, comparisons: Sequence[Comparison]) -> Comparison | str:
+    """The comparison with a checkpoint, by its path as given, else by its file's name.
+
+    A sentence where there is none, or more than one.
+    """
     exact = [c for c in comparisons if c.b == name]
     alike = [c for c in comparisons if PurePath(c.b).name == PurePath(name).name]
     found = exact or alike
-    return found[0] if len(found) == 1 else None
+    if not found:
+        return f"the audit was not compared with {name}"
+    if len(found) > 1:
+        return f"the name {name} may mean {' or '.join(c.b for c in found)}; give its path"
+    return found[0]
 
 
 def _believed(rule: VerdictRule, audit: Audit) -> Judged:

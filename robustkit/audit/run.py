@@ -46,6 +46,7 @@ from robustkit.audit.stages import (
     run_stages,
 )
 from robustkit.audit.verdict import judge
+from robustkit.audit.wording import listed
 from robustkit.certification import SmoothingNoise, attack_smoothed, certify_rising, smooth
 from robustkit.corruption.draws import VERSION as DRAWS
 from robustkit.data import Dataset
@@ -191,6 +192,8 @@ class _AuditRun:
             level = f"{q.threat.norm} {q.threat.judged.text}"
             contrasts = {level: compare_images(attacked.survivors, other.survivors)}
             compared += judge_levels(str(q.model.header["path"]), name, contrasts, delta=None)
+            if stopped := [s.title for s in other.stages if s.required and s.status != "complete"]:
+                self.notes.append(f"{name} was not attacked by all it should: {listed(stopped)}")
         return tuple(compared)
 
     # --- indicators -----------------------------------------------------------------------------

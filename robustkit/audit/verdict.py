@@ -60,8 +60,8 @@ def judge(
 
     `survived` is None where no attack completed. Its interval should be exact (Clopper and Pearson
     1934) with 2.5 % on either side: then of claims that lie `delta` or more above the truth at most
-    2.5 % are called believable, of true ones at most 2.5 % overstated. Wilson's errs in up to 10 %
-    of claims near 100 %, which `tests/benchmarks/verdicts.py` shows.
+    2.5 % are called believable, and of true ones at most 2.5 % overstated. With Wilson's interval
+    it would be 5 % of true claims near 100 % (`tests/benchmarks/verdicts.py`).
 
     Args:
         claim: what is judged.

@@ -214,7 +214,8 @@ def _comparisons(audit: Audit) -> str:
     rows = [(c.b, c.verdict, in_points(c), ends(c)) for c in audit.comparisons]
     table = _table(("beside", "verdict", "points", "interval"), rows, words=2)
     introduction = (
-        "Difference of robust accuracy on the same images, the audited checkpoint less the other."
+        "Difference of robust accuracy on the same images, the audited checkpoint less the other, "
+        "without adaptive attacks, which only the audited one met."
     )
     return _section("Beside other checkpoints", introduction if table else "", table)
 

@@ -49,7 +49,7 @@ POLICY = {
         {"accuracy": "clean", "at_least": 0.8},
         {"accuracy": "corruptions", "at_least": 0.7},
         {"unresolved_indicators": 0},
-        {"not_worse_than": "baseline.pt", "by_more_than": 0.02},
+        {"not_worse_than": "baseline.pt", "by_more_than": 0.03},
         {"verdict": "believable"},
     ],
 }
