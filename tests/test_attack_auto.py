@@ -347,14 +347,15 @@ def test_each_is_a_foolbox_attack(norm, attack):
 class Dice(torch.nn.Module):
     """A linear model whose logits are shaken at every pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, noise: float = 3) -> None:
         super().__init__()
+        self.noise = noise
         self.inner = Linear()
         self.source = torch.Generator().manual_seed(0)
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.inner(x)
-        return logits + 3 * torch.randn(logits.shape, generator=self.source).double()
+        return logits + self.noise * torch.randn(logits.shape, generator=self.source).double()
 
 
 @pytest.mark.parametrize("eot", [1, 60])
@@ -372,6 +373,22 @@ def test_lucky_passes_of_a_random_model_are_no_success(eot):
     found = attack_block(Dice(), own, make("linf", attack, epsilon=["0.0001"]), 64)
     lucky = torch.isfinite(found.distance)
     assert lucky.double().mean() < 0.5
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_a_random_models_clean_verdicts_are_those_of_mean_logits_whatever_the_batch(batch_size):
+    x, inner = images(300), Linear()
+    labels = inner(x).argmax(1)
+    # the gap's standard deviation is 1.27 in a pass, and 0.28 in a mean over 20
+    gap = inner(x).diff(dim=1).abs()[:, 0]
+    sure = (gap > 1) & (gap < 1.4)
+    own, model = block(x[sure], labels[sure]), Dice(0.9)
+    single = torch.stack([model(own.images).argmax(1) != own.labels for _ in range(20)])
+    assert len(own.labels) > 10
+    assert 0.1 < single.double().mean() < 0.3
+    attack = {"kind": "noise", "draws": 1}
+    found = attack_block(Dice(0.9), own, make("linf", attack, epsilon=["0.0001"]), batch_size)
+    assert torch.equal(found.predicted, own.labels)
 
 
 def test_names_are_those_of_the_literature():

@@ -131,16 +131,14 @@ def scripted(values, gradients):
 def searched(norm, image, epsilon, steps, multi_radius, at, rho=0.75):
     """One of the papers' searches, as a function of loss and start."""
 
-    def one(loss, start, radius, steps, before):
+    def one(loss, start, radius, steps, warm):
         if norm == "l1":
-            return papers.apgd_l1(loss, image, start, radius, steps, warm=before is not None)
-        return papers.apgd(
-            loss, image, start, radius, steps, norm, at=at(steps), rho=rho, before=before
-        )
+            return papers.apgd_l1(loss, image, start, radius, steps, warm=warm)
+        return papers.apgd(loss, image, start, radius, steps, norm, at=at(steps), rho=rho)
 
     def whole(loss, start):
         if not multi_radius:
-            return one(loss, start, epsilon, steps, None)
+            return one(loss, start, epsilon, steps, False)
         project = partial(papers.onto_ball_and_box, image=image, norm=norm)
         if norm == "l1":
             project = partial(papers.onto_l1_ball_and_box, image=image)

@@ -48,6 +48,7 @@ class ApgdBuffers:
     """gradients there, N × C × H × W"""
     best_value: Tensor
     last_value: Tensor
+    """+inf at a start, of the search or in a smaller ball"""
     step_size: Tensor
     rises: Tensor
     """steps since the last checkpoint that raised the loss"""
@@ -106,12 +107,14 @@ class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # typ
             noise = noise * (images[0].numel() / column(radius, images))
         x = self._project(images + column(radius, images) * noise, images, radius)
         nothing = torch.full_like(state.epsilon, -torch.inf)
+        # a start's loss is no rise: no step led there
+        unbeaten = torch.full_like(state.epsilon, torch.inf)
         buffers = ApgdBuffers(
             previous=x.clone(),
             best=x.clone(),
             best_gradient=torch.zeros_like(images),
             best_value=nothing,
-            last_value=nothing.clone(),
+            last_value=unbeaten,
             step_size=self._first_size * radius,
             rises=torch.zeros_like(state.step),
             checked_value=nothing.clone(),
@@ -154,8 +157,7 @@ class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # typ
         there = column(better, state.x)
         b.best = torch.where(there, state.x, b.best)
         b.best_gradient = torch.where(there, gradient, b.best_gradient)
-        # the start's loss is no rise: no step led there
-        b.rises = b.rises + ((value > b.last_value) & (state.step > 0))
+        b.rises = b.rises + (value > b.last_value)
         b.last_value = value
         # a smaller step from where a larger one went astray would stay astray: on from the best
         # point, by the gradient found there, which saves a pass
@@ -295,6 +297,7 @@ class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # typ
         b.best_value = b.best_value.masked_fill(now, -torch.inf)
         b.checked_value = b.checked_value.masked_fill(now, -torch.inf)
         b.rises = b.rises.masked_fill(now, 0)
+        b.last_value = b.last_value.masked_fill(now, torch.inf)  # a start, as the first one
         b.halved = b.halved | now
         b.step_size = torch.where(now, self._first_size * radius, b.step_size)
         if b.sparsity is not None:

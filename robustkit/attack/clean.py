@@ -27,9 +27,9 @@ def clean_pass(
     # the same images twice: all that a verdict is worth depends on whether a pass can be repeated
     once, again = (victim.logits(images[first], first, CLEAN) for _ in range(2))
     if draws_at_random(once, again):
-        # one more pass alone decides on the first batch: to average it, too, would change rows
-        once = victim.logits(images[first], first, CLEAN)
         victim = replace(victim, votes=VOTES)
+        # every batch by as many passes: an image's verdict must not hang on where it stands
+        once = victim.mean_logits(images[first], first, CLEAN)
     logits = torch.cat([once, *(victim.mean_logits(images[r], r, CLEAN) for r in others)])
     if int(labels.max()) >= logits.shape[1]:
         raise DataError(

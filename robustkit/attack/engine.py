@@ -15,7 +15,7 @@ from robustkit.attack.verdicts import Verifier
 from robustkit.attack.victim import Victim
 from robustkit.protocol import Protocol, labels_of
 
-REVISION = 3
+REVISION = 4
 """Raised whenever a change here can change a row; part of every evaluation's digest."""
 
 

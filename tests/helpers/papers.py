@@ -102,21 +102,19 @@ def apgd(
     rho=0.75,
     alpha=0.75,
     ties=True,
-    before=None,
 ):
     """Algorithm 1 in Linf and L2; `at` are the checkpoints, the paper's if not given.
 
     A checkpoint w is met when w steps have been made. Condition 1 counts the steps since the last
     one that raised the loss; the paper asks for fewer than a share rho of them, the authors' code
     (`ties`) for no more. Condition 2 asks whether the last checkpoint left the step size as it was
-    and the best loss is still that of then; it is not asked at the first checkpoint. A loss
-    `before` the start is that of another search, whose way here counts as a step.
+    and the best loss is still that of then; it is not asked at the first checkpoint.
     """
     at = checkpoints(steps) if at is None else at
     x, previous, size = start, start, 2 * epsilon
     best, best_value, best_gradient = None, -np.inf, None
     rises, last_checkpoint, value_then, halved_then = 0, 0, None, True
-    last_value = before
+    last_value = None
     for k in range(steps):
         value, gradient = loss(x)
         if value > best_value:
@@ -219,15 +217,15 @@ def falling_radii(search, project, start, epsilon, steps):
 
     Each begins at the best iterate of the one before, projected onto its own ball. That projection
     counts as a step here, so that as many iterates are evaluated as the steps say; the authors'
-    code evaluates it beside them. `search(start, epsilon, steps, before)` is one of those above,
+    code evaluates it beside them. `search(start, epsilon, steps, warm)` is one of those above,
     `project(x, epsilon)` leads into its ball.
     """
     part = ceil(Fraction("0.3") * steps)
-    best, value = yield from search(start, 3 * epsilon, part, None)
+    best, value = yield from search(start, 3 * epsilon, part, False)
     for factor, count in (2, part - 1), (1, steps - 2 * part - 1):
         x = project(best, factor * epsilon)
         yield Ascended(x, np.nan, x, -np.inf, False, False, np.nan)
-        best, value = yield from search(x, factor * epsilon, count, value)
+        best, value = yield from search(x, factor * epsilon, count, True)
     return best, value
 
 
