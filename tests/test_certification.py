@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -335,7 +337,7 @@ def test_a_neuron_bounded_through_its_crop_has_the_bound_of_the_whole(norm_name,
     (index,) = refine._targets(steps)
     crops = refine._crops(steps, index)
     assert crops.windows[0].size == 9
-    chosen = refine._widest(bounds[index], 10**9)
+    chosen = refine._widest(bounds[index], torch.full((3,), 10**9))
     assert int(chosen.sum()) >= 10
     whole = refine._whole(steps, bounds, region, index, chosen)
     parts = refine._by_crops(steps, crops, bounds, region, index, chosen)
@@ -343,6 +345,45 @@ def test_a_neuron_bounded_through_its_crop_has_the_bound_of_the_whole(norm_name,
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
         assert bool(((one != before) <= chosen).all())
         assert bool((one != before).any())
+
+
+def _funnel():
+    """Layers of very different cost: the first of them is wide and cheap, the next dear."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        sizes = (49, 8, 60, 6, 30, 3)
+        parts = [nn.Flatten()]
+        for before, after in pairwise(sizes):
+            parts += [nn.Linear(before, after), nn.ReLU()]
+        return wrap(nn.Sequential(*parts[:-1]))
+
+
+def test_what_one_layer_leaves_of_the_budget_goes_to_the_others(monkeypatch):
+    x = pictures(4, 6)
+    graph, region = convert(_funnel(), x[0]), Region("linf", x.double(), 0.1)
+    wide = intervals(graph, region)
+    prices = {index: 2.0 * graph.work_below(index) for index in refine._targets(graph)}
+    needs = torch.stack(
+        [refine._open(wide[index]).sum(1) * price for index, price in prices.items()]
+    )
+    whole = float(needs.sum(0).max())
+    assert float(needs.max()) > 1.5 * whole / len(prices)  # an equal share would not do
+    most, enough = (refined(graph, wide, region, budget)[0] for budget in (1e12, whole))
+    for one, other in zip(most, enough, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    widest, spent = refine._widest, torch.zeros(6, dtype=torch.float64)
+
+    def counted(interval, most):
+        chosen = widest(interval, most)
+        (index,) = (i for i in prices if graph.steps[i].shape == interval[0].shape[1:])
+        spent.add_(chosen.flatten(1).sum(1) * prices[index])
+        return chosen
+
+    monkeypatch.setattr(refine, "_widest", counted)
+    for budget in (whole / 7, whole / 3, whole / 1.5):
+        spent.zero_()
+        refined(graph, wide, region, budget)
+        assert 0.6 * budget < float(spent.max()) <= budget
 
 
 # -- rounding -------------------------------------------------------------------------------------

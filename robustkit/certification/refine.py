@@ -53,30 +53,64 @@ def refined(
 ) -> tuple[list[Interval], int]:
     """Intervals by linear relaxation for neurons of open sign, and how many layers have some.
 
-    Goes through the inputs of every ReLU behind another one. Each layer has an equal share of an
-    image's `budget` of multiplications; where it does not last, the neurons whose relaxation is
-    widest go first. What is done for an image depends on no other.
+    Goes through the inputs of every ReLU behind another one, as far as an image's `budget` of
+    multiplications lasts; where it does not, the neurons whose relaxation is widest go first. What
+    is done for an image depends on no other.
     """
     known: dict[int, Interval] = {}
     # from the images on: a layer's tighter intervals are what the next one is relaxed with. The
     # input of the first ReLU is left out: there intervals are already exact
-    targets = _targets(graph)
-    for index in targets:
-        crops = _crops(graph, index)
-        if crops is None:
-            work = graph.work_below(index)
-        else:
-            work = crops.graph.work_below(len(crops.chain) - 1)
-        # two linear functions a neuron: the number itself for its lowest, less it for its highest
-        chosen = _widest(bounds[index], int(budget / len(targets) / (2 * work)))
+    layers = [_layer(graph, index) for index in _targets(graph)]
+    left = torch.full(
+        (len(region.images),), budget, dtype=torch.float64, device=region.images.device
+    )
+    for number, layer in enumerate(layers):
+        index, crops = layer.index, layer.crops
+        most = (_granted(bounds, layers[number:], left) / layer.price).long()
+        chosen = _widest(bounds[index], most)
         if not bool(chosen.any()):
             continue
+        left = left - chosen.flatten(1).sum(1) * layer.price
         if crops is None:
             known[index] = _whole(graph, bounds, region, index, chosen)
         else:
             known[index] = _by_crops(graph, crops, bounds, region, index, chosen)
         bounds = intervals(graph, region, known)
     return bounds, len(known)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Neurons that may be bounded again, and what one of them costs."""
+
+    index: int
+    """the step that gives their values"""
+    crops: _Crops | None
+    price: float
+    """multiplications"""
+
+
+def _layer(graph: BoundGraph, index: int) -> _Layer:
+    crops = _crops(graph, index)
+    if crops is None:
+        work = graph.work_below(index)
+    else:
+        work = crops.graph.work_below(len(crops.chain) - 1)
+    # two linear functions a neuron: the number itself for its lowest, less it for its highest
+    return _Layer(index, crops, 2.0 * work)
+
+
+def _granted(bounds: Sequence[Interval], layers: Sequence[_Layer], left: Tensor) -> Tensor:
+    """What the first of some layers may cost, N, of what is `left` to each image.
+
+    From the last layer backwards, each is given what it needs, up to an equal share of what is
+    then left: the last weigh most on the logits, and what a cheap one leaves goes to the others.
+    """
+    for others in range(len(layers), 1, -1):
+        layer = layers[others - 1]
+        need = _open(bounds[layer.index]).sum(1) * layer.price
+        left = left - torch.minimum(need, left / others)
+    return left
 
 
 def _targets(graph: BoundGraph) -> list[int]:
@@ -94,18 +128,23 @@ def _exact(graph: BoundGraph, index: int) -> bool:
     return isinstance(step, Input) and mixing <= 1
 
 
-def _widest(interval: Interval, most: int) -> Tensor:
-    """The neurons of open sign of each image, `most` of them, by the height of their triangle."""
+def _open(interval: Interval) -> Tensor:
+    """Whether a neuron's sign is open, N × neurons."""
+    low, high = (side.flatten(1) for side in interval)
+    return (low < 0) & (high > 0)
+
+
+def _widest(interval: Interval, most: Tensor) -> Tensor:
+    """The neurons of open sign of each image, `most` (N) of them, of the highest triangles."""
     low, high = (side.flatten(1) for side in interval)
     # the relaxation is a triangle between ReLU and its chord; its height, at 0, is the most that is
     # lost at this neuron. One of known sign loses nothing, and is never chosen
-    height = torch.where((low < 0) & (high > 0), -low * high / (high - low).clamp(min=1e-300), 0.0)
-    if most < height.shape[1]:
-        # strictly above the first that is left out: of equals none is taken, so that the choice
-        # depends on no order, and a budget is never exceeded
-        least = height.sort(dim=1, descending=True).values[:, most : most + 1]
-        height = torch.where(height > least, height, 0.0)
-    return (height > 0).view_as(interval[0])
+    height = torch.where(_open(interval), -low * high / (high - low).clamp(min=1e-300), 0.0)
+    # strictly above the first that is left out: of equals none is taken, so that the choice depends
+    # on no order, and a budget is never exceeded
+    ranked = functional.pad(height.sort(dim=1, descending=True).values, (0, 1))
+    least = ranked.gather(1, most.clamp(0, height.shape[1])[:, None])
+    return (height > least).view_as(interval[0])
 
 
 def _whole(
