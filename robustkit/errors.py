@@ -16,6 +16,7 @@ RobustkitError            exit status 2
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from unicodedata import category
 
 LINE = 80
@@ -158,3 +159,15 @@ def _said(error: BaseException) -> str:
     except Exception:  # an error of others may fail to speak
         text = ""
     return cut(shown(text.splitlines()[0].strip()), 4 * LINE) if text else ""
+
+
+def unforeseen(error: BaseException) -> str:
+    """What is said of an error that is none of ours: its words, and where it was raised."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory; try a smaller --batch-size"
+    package, place, trace = Path(__file__).parent, "", error.__traceback__
+    while trace is not None:
+        if (file := Path(trace.tb_frame.f_code.co_filename)).is_relative_to(package):
+            place = f" ({file.relative_to(package.parent)}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"unforeseen {one_line(error)}{place}; --debug shows more"

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from robustkit.errors import NetworkFailed, RobustkitError, one_line
 
@@ -23,3 +25,15 @@ def asked(doing: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise NetworkFailed(f"the network failed {doing}: {one_line(error)}") from error
+
+
+def gradient(value: Tensor, x: Tensor, **options: Any) -> Any:
+    """The gradient of what a network answered in its pixels; options are `torch.autograd.grad`'s.
+
+    None where `allow_unused` is set and `x` plays no part.
+
+    Raises:
+        NetworkFailed: an operation of the network's own broke on the way back.
+    """
+    with asked("on the way back to its pixels"):
+        return torch.autograd.grad(value, x, **options)[0]

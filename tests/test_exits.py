@@ -1,12 +1,17 @@
 """Every exit means what the README says: statuses, one line on stderr, whatever the streams."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
+
+from robustkit.data import load_dataset
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors and signals of POSIX")
 
@@ -152,3 +157,122 @@ def test_a_keyboard_interrupt_that_is_raised_is_an_interruption(robustkit, monke
     status, _, err = robustkit("list", "attacks")
     assert status == 130
     assert "interrupted" in err
+
+
+# --- networks that raise --------------------------------------------------------------------------
+
+NETWORK = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(784, 10)
+
+    def forward(self, x):
+        FORWARD
+        return self.fc(x.flatten(1))
+
+def build():
+    return Net()
+"""
+BEFORE = {
+    "assertion": ("raise AssertionError('Wrong image height!')", "AssertionError: Wrong image"),
+    "silent": ("assert x.shape[2] == 224", "AssertionError)"),
+    "key": ("{}['mask']", "KeyError: 'mask'"),
+    "type": ("x.fit(1, 2)", "AttributeError: 'Tensor' object has no attribute 'fit'"),
+    "exit": ("raise SystemExit(0)", "SystemExit: 0"),
+    "lines": ("raise ValueError('one\\n\\x1b[31mtwo')", "ValueError: one)"),
+}
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """A checkpoint whose network does something before it answers."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def make(forward):
+        (tmp_path / "net.py").write_text(NETWORK.replace("FORWARD", forward))
+        label = load_dataset("mnist5k", limit=1).labels[0]  # so that one image is attacked
+        bias = torch.eye(10)[int(label)]
+        state = {"fc.weight": torch.full((10, 784), 1e-6), "fc.bias": bias}
+        torch.save(state, tmp_path / "net.pt")
+        return ["net.pt", "--model", "net.py:build", "--data", "mnist5k", "--limit", "12"]
+
+    return make
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_a_network_that_takes_no_image_is_bad_input_in_its_own_words(robustkit, broken, name):
+    forward, words = BEFORE[name]
+    for command in (["evaluate", "--attack", "fgsm"], ["audit", "--budget", "quick"]):
+        status, out, err = robustkit(*command, *broken(forward))
+        assert (status, out) == (2, "")
+        assert words in err
+        assert err.startswith("robustkit: error: ")
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_a_network_that_fails_at_work_is_status_3_in_its_own_words(robustkit, broken, name):
+    forward, words = BEFORE[name]
+    at_work = f"if x.requires_grad: {forward}"
+    status, out, err = robustkit("evaluate", "--attack", "fgsm", *broken(at_work))
+    assert (status, out) == (3, "")
+    assert words.rstrip(")") in err
+    assert err.count("\n") == 1
+    assert not list(Path("runs").glob("*.parquet"))
+
+
+BACKWARD = """
+        class Broken(torch.autograd.Function):
+            @staticmethod
+            def forward(context, x):
+                return x.clone()
+
+            @staticmethod
+            def backward(context, gradient):
+                raise KeyError('no way back')
+
+        x = Broken.apply(x)
+"""
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "cw", "ddn", "deepfool"])
+def test_a_network_that_fails_on_the_way_back_is_status_3(robustkit, broken, attack):
+    status, out, err = robustkit("evaluate", *broken(BACKWARD.strip()), "--attack", attack)
+    assert (status, out) == (3, "")
+    assert "KeyError: 'no way back'" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_of_several_checkpoints_the_others_are_done(robustkit, broken, tmp_path, workers):
+    arguments = broken("if self.fc.bias[0] == 2: raise SystemExit(0)")
+    shutil.copy(tmp_path / "net.pt", tmp_path / "good.pt")
+    bad = {"fc.weight": torch.randn(10, 784), "fc.bias": torch.full((10,), 2.0)}
+    torch.save(bad, tmp_path / "net.pt")
+    options = [*arguments, "--attack", "fgsm", "--workers", workers]
+    status, out, err = robustkit("evaluate", *options, "good.pt")
+    assert status == 3
+    assert "SystemExit: 0" in err
+    assert err.count("robustkit: error: ") == 1
+    assert "good.pt on mnist5k" in out
+
+
+def test_what_nobody_foresaw_of_one_checkpoint_leaves_the_others(robustkit, broken, monkeypatch):
+    module = sys.modules["robustkit.cli.evaluate"]
+    real = module.evaluate_checkpoint
+
+    def fails(path, *rest):
+        if path == "net.pt":
+            raise LookupError("two\nlines")
+        return real(path, *rest)
+
+    monkeypatch.setattr(module, "evaluate_checkpoint", fails)
+    status, out, err = robustkit(
+        "evaluate", *broken("pass"), "lenet5-mnist5k", "--model", "lenet5", "--attack", "fgsm"
+    )
+    assert status == 3
+    assert "unforeseen LookupError: two (robustkit/cli/evaluate.py, line" in err
+    assert "lenet5-mnist5k on mnist5k" in out

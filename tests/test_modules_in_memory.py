@@ -355,3 +355,68 @@ def test_a_part_of_an_audit_is_not_taken_for_another_module(arrays, tmp_path):
         return parts.part(parts.key("corruptions", images), lambda: {"right": value})["right"]
 
     assert [part(value) for value in (1, 1.00001, 2, 2)] == [1, 1, 2, 2]
+
+
+# --- weights of other types, states of their own --------------------------------------------------
+
+
+class Kept(nn.Module):
+    """Keeps a state that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(9, 3)
+        self.state = {"calls": ["none"], "scale": 2.0}
+
+    def forward(self, x):
+        return self.fc(x.flatten(1)) * self.state["scale"]
+
+    def get_extra_state(self):
+        return self.state
+
+    def set_extra_state(self, state):
+        self.state = state
+
+
+def convolutional():
+    layers = (
+        nn.Conv2d(1, 2, 2),
+        nn.BatchNorm2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8, 3, bias=False),
+    )
+    return nn.Sequential(*layers)
+
+
+OTHERS = {
+    "bfloat16": lambda: convolutional().bfloat16(),
+    "float16": lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).half(),
+    "float64": lambda: convolutional().double(),
+    "extra state": Kept,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_modules_of_other_types_and_with_states_of_their_own_are_evaluated_and_found(
+    name, tmp_path
+):
+    torch.manual_seed(5)
+    module = OTHERS[name]()
+    images = np.random.default_rng(0).random((20, 1, 3, 3), dtype=np.float32)
+    kind = next(module.parameters()).dtype
+    with torch.no_grad():
+        labels = module.eval()(torch.from_numpy(images).to(kind)).argmax(1).numpy()
+
+    def record():
+        given = {"epsilons": ["0.05", "0.5"], "out": tmp_path, "name": "net"}
+        return evaluate(module, (images, labels), "fgsm", **given)
+
+    first = record()
+    assert first.clean().value == 1
+    assert first.robust()[-1].accuracy.value < 1
+    assert record().run == first.run  # from its file
+    assert next(module.parameters()).dtype == kind
+    with torch.no_grad():
+        next(module.parameters()).mul_(-3)
+    assert record().digest != first.digest

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from robustkit.attack.draws import generator
 from robustkit.attack.library import eagerpy, foolbox
 from robustkit.geometry import column
+from robustkit.network import gradient as gradient_of
 from robustkit.protocol import Norm
 
 
@@ -77,9 +78,7 @@ class DDN(foolbox.attacks.DDNAttack):  # type: ignore[misc]
             rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2
             x = (images + delta).requires_grad_()
             logits = model(x)
-            (gradient,) = torch.autograd.grad(
-                sign * cross_entropy(logits, classes, reduction="sum"), x
-            )
+            gradient = gradient_of(sign * cross_entropy(logits, classes, reduction="sum"), x)
             hit = (logits.argmax(1) == classes) == targeted
             length = delta.flatten(1).norm(dim=1)
             better = hit & (length < smallest)

@@ -12,6 +12,7 @@ from robustkit.attack.draws import seed_of
 from robustkit.attack.library import foolbox, foolbox_model, seeded
 from robustkit.attack.verdicts import Verifier
 from robustkit.errors import EvaluationFailed
+from robustkit.network import asked
 from robustkit.protocol import Attack, Boundary, HopSkipJump, Protocol
 
 ONE_BY_ONE = (Boundary, HopSkipJump)
@@ -62,15 +63,14 @@ class MinimalNorm:
         targeted = self.verifier.victim.targeted
         criterion = foolbox.TargetedMisclassification if targeted else foolbox.Misclassification
         try:
-            answer: Tensor = adversary.run(wrapped, images[there], criterion(classes[there]))
+            with asked(f"in {self.name}"):  # foolbox goes back through the network by itself
+                answer: Tensor = adversary.run(wrapped, images[there], criterion(classes[there]))
         except EvaluationFailed as error:
+            # HopSkipJump and Boundary: noise of every strength left the prediction alone
+            if "init_attack failed" in str(error):
+                return None
             where = self.verifier.victim.at(batch)
             raise EvaluationFailed(
                 f"{error}, in the batch of {len(batch)} that begins{where}"
             ) from error
-        except ValueError as error:
-            # HopSkipJump and Boundary: noise of every strength left the prediction alone
-            if "init_attack failed" in str(error):
-                return None
-            raise
         return answer

@@ -10,6 +10,7 @@ from robustkit.attack.draws import generator, seed_of
 from robustkit.attack.library import eagerpy, foolbox
 from robustkit.attack.state import B, State
 from robustkit.errors import EvaluationFailed
+from robustkit.network import gradient
 from robustkit.protocol import Norm
 
 
@@ -192,10 +193,11 @@ def _gradients(value: Tensor, x: Tensor) -> Tensor:
         )
     # the sum's gradient is each image's own: no image's value depends on another's pixels
     if value.ndim == 1:
-        return torch.autograd.grad(value.sum(), x)[0]
+        slope: Tensor = gradient(value.sum(), x)
+        return slope
     columns = value.unbind(1)
     return torch.stack(
-        [torch.autograd.grad(c.sum(), x, retain_graph=c is not columns[-1])[0] for c in columns], 1
+        [gradient(c.sum(), x, retain_graph=c is not columns[-1]) for c in columns], 1
     )
 
 

@@ -16,6 +16,7 @@ from robustkit.attack.objectives import objective
 from robustkit.audit.context import AuditContext
 from robustkit.audit.straight_through import blocked, straight_through
 from robustkit.geometry import column, project, steepest_step
+from robustkit.network import gradient as gradient_of
 from robustkit.protocol import Apgd, Fgsm, Loss, Mifgsm, Pgd
 
 
@@ -82,7 +83,7 @@ def _one(
             value = objective(logits, labels, clean, loss)
         gradient = None
         if value.requires_grad:
-            (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+            gradient = gradient_of(value.sum(), x, allow_unused=True)
     if gradient is None:
         gradient = torch.zeros_like(x)
     return logits.detach(), value.detach(), gradient
@@ -113,7 +114,7 @@ def _openings(context: AuditContext) -> tuple[list[torch.nn.Module], bool]:
             with torch.enable_grad(), straight_through(modules):
                 value = margin(context.model(x.clone()), labels).sum()
             if value.requires_grad:
-                (gradient,) = torch.autograd.grad(value, x, allow_unused=True)
+                gradient = gradient_of(value, x, allow_unused=True)
                 if gradient is not None and bool((gradient.nan_to_num() != 0).any()):
                     return modules, False
         return modules, True

@@ -228,7 +228,7 @@ def _passes_gradient(module: torch.nn.Module, given: Tensor) -> bool:
             (gradient,) = torch.autograd.grad(
                 output, x, direction.view_as(output).to(output), allow_unused=True
             )
-        except RuntimeError:  # no graph, or one that cannot be walked
+        except Exception:  # no graph, or one that cannot be walked
             return False
     if gradient is None:
         return False

@@ -19,6 +19,7 @@ from robustkit.attack.draws import generator
 from robustkit.errors import DataError, EvaluationFailed, InputError
 from robustkit.geometry import column, in_budget, project
 from robustkit.geometry import distance as distance_of
+from robustkit.network import gradient as gradient_of
 from robustkit.statistics.estimate import exact_lower
 
 BLOCK = 100
@@ -220,7 +221,7 @@ def _descend(
             logits = model(point + noise.sigma * draw)
             # the log of the mean softmax, which is the smoothed classifier's, not the mean of logs
             loss = logits.log_softmax(1)[:, label].logsumexp(0)
-            (slope,) = torch.autograd.grad(loss, point)
+            slope = gradient_of(loss, point)
         length = column(slope.flatten(1).norm(dim=1).clamp(min=1e-30), slope)
         x = project(x - 2.5 * epsilon / steps * slope / length, start, budget, "l2")
     return x

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from robustkit.certification.graph import Unsupported
 from robustkit.checkpoint.adapter import replica
+from robustkit.errors import one_line
 
 BATCH = 3
 """images of the pass that is written down; not 1, which broadcasts"""
@@ -21,6 +22,9 @@ def trace(model: nn.Module, image: Tensor) -> torch.export.ExportedProgram:
     Raises:
         Unsupported: a module that cannot be exported.
     """
+    kinds = {str(w.dtype) for w in model.parameters() if w.dtype in (torch.float16, torch.bfloat16)}
+    if kinds:
+        raise Unsupported(f"computes in {', '.join(kinds)}, whose rounding no bound here covers")
     batch = torch.zeros(BATCH, *image.shape, dtype=torch.float64, device=image.device)
     try:
         with _quietly():
@@ -29,8 +33,7 @@ def trace(model: nn.Module, image: Tensor) -> torch.export.ExportedProgram:
             if any(_mutates(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})  # what is overwritten gets a new name
     except Exception as error:  # a user's module may refuse in any way
-        line = (str(error).strip().splitlines() or ["no message"])[0][:150]
-        raise Unsupported(f"cannot be traced ({type(error).__name__}: {line})") from error
+        raise Unsupported(f"cannot be traced ({one_line(error)})") from error
     return program
 
 

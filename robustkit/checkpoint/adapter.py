@@ -29,6 +29,8 @@ class Classifier(torch.nn.Module):
         super().__init__()
         self.network = network
         self.classes = classes
+        kinds = {w.dtype for w in network.parameters() if w.is_floating_point()}
+        self.in_weights_type = len(kinds) == 1 and kinds != {torch.float32}
         for name, values in (("mean", mean), ("std", std)):
             tensor = None if values is None else torch.tensor(values).view(1, -1, 1, 1)
             self.register_buffer(name, tensor)
@@ -41,7 +43,7 @@ class Classifier(torch.nn.Module):
             InputError: the normalisation is for another number of channels.
             CheckpointError: what it returns is not N×K numbers.
         """
-        x = self._normalised(x)
+        x = self._typed(self._normalised(x))
         with asked(f"on images of shape {'×'.join(map(str, x.shape[1:]))}"):
             output = self.network(x)
         return self._checked(logits(output), len(x))
@@ -55,6 +57,12 @@ class Classifier(torch.nn.Module):
                 "use --channels, or another --mean and --std"
             )
         return (x - self.mean) / self.std
+
+    def _typed(self, x: torch.Tensor) -> torch.Tensor:
+        """Pixels in the type of the weights, where that is one and not float32."""
+        if not self.in_weights_type:
+            return x
+        return x.to(next(w.dtype for w in self.network.parameters() if w.is_floating_point()))
 
     def _checked(self, output: object, n: int) -> torch.Tensor:
         if not isinstance(output, torch.Tensor):
@@ -86,10 +94,17 @@ def logits(output: Any) -> Any:
 
 
 def freeze(module: torch.nn.Module) -> torch.nn.Module:
-    """The module itself, in eval mode and with weights that need no gradient."""
-    for parameter in module.parameters():  # TorchScript has no requires_grad_ of its own
-        parameter.requires_grad_(False)
-    return module.eval()
+    """The module itself, in eval mode and with weights that need no gradient.
+
+    Raises:
+        InputError: it refuses.
+    """
+    try:
+        for parameter in module.parameters():  # TorchScript has no requires_grad_ of its own
+            parameter.requires_grad_(False)
+        return module.eval()
+    except (Exception, SystemExit) as error:  # a user's module may refuse in any way
+        raise InputError(f"the model cannot be put into eval mode ({one_line(error)})") from error
 
 
 def wrap(module: torch.nn.Module) -> torch.nn.Module:

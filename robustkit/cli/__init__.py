@@ -7,11 +7,10 @@ import os
 import signal
 import sys
 from importlib import import_module
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from robustkit.errors import RobustkitError, one_line
+from robustkit.errors import RobustkitError, unforeseen
 
 PROCESSES = "robustkit.training.processes"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -64,10 +63,9 @@ def _command() -> int:
 
 def _told(error: BaseException, signals: list[int]) -> int:
     """Say in one line what ended a command; its exit status."""
-    if os.environ.get("ROBUSTKIT_DEBUG", "0") not in ("", "0") or "--debug" in sys.argv[1:]:
-        import traceback
+    from robustkit.cli.output import trace
 
-        traceback.print_exception(error)
+    trace(error)
     if signals or isinstance(error, KeyboardInterrupt):
         # whatever else it is, a library that was interrupted has made it of that
         text = "interrupted; what is finished is kept, and the same command goes on from there"
@@ -75,19 +73,7 @@ def _told(error: BaseException, signals: list[int]) -> int:
         return _say(text, 128 + number, begun=PROCESSES in sys.modules)
     if isinstance(error, RobustkitError):
         return _say(f"error: {error}", error.exit_status)
-    return _say(f"error: {_unforeseen(error)}", FAULT)
-
-
-def _unforeseen(error: BaseException) -> str:
-    """What is said of an error that is none of ours: its words, and where it was raised."""
-    if isinstance(error, MemoryError):
-        return "out of memory"
-    own, place, trace = str(Path(__file__).parents[1]), "", error.__traceback__
-    while trace is not None:
-        if (name := trace.tb_frame.f_code.co_filename).startswith(own):
-            place = f" ({Path(name).relative_to(Path(own).parent)}, line {trace.tb_lineno})"
-        trace = trace.tb_next
-    return f"unforeseen {one_line(error)}{place}; --debug shows more"
+    return _say(f"error: {unforeseen(error)}", FAULT)
 
 
 def _finished(status: int) -> int:

@@ -29,8 +29,8 @@ from robustkit.cli.options import (
     Weights,
     images_per_batch,
 )
-from robustkit.cli.output import check_file, check_folder, tell, write_json
-from robustkit.errors import EvaluationFailed, InputError, RobustkitError, shown
+from robustkit.cli.output import check_file, check_folder, tell, trace, write_json
+from robustkit.errors import EvaluationFailed, InputError, RobustkitError, shown, unforeseen
 from robustkit.files import write_atomic
 from robustkit.protocol import Norm
 
@@ -196,8 +196,9 @@ def _evaluate_all(
     records = {}
     for path in paths:
         try:
-            records[path] = evaluate_checkpoint(path, request, Bar(path))
+            records[path] = _attempted(path, request, Bar(path))
         except RobustkitError as error:
+            trace(error)
             failures[path] = error
     return records
 
@@ -224,6 +225,7 @@ def _in_processes(
                 try:
                     records[path] = job.result()
                 except RobustkitError as error:
+                    trace(error)
                     failures[path] = error
                 except BrokenProcessPool:
                     failures[path] = EvaluationFailed(f"{path}: its worker process died")
@@ -250,7 +252,21 @@ def _work(path: str, request: EvaluationRequest, threads: int) -> "Evaluation":
 
     machine.keep_memory()
     torch.set_num_threads(threads)
-    return evaluate_checkpoint(path, replace(request, device="cpu"), None)
+    return _attempted(path, replace(request, device="cpu"), None)
+
+
+def _attempted(path: str, request: EvaluationRequest, bar: "Bar | None") -> "Evaluation":
+    """The record of one of several checkpoints, of which the others must not miss theirs.
+
+    Raises:
+        RobustkitError: for whatever reason there is none.
+    """
+    try:
+        return evaluate_checkpoint(path, request, bar)
+    except RobustkitError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise EvaluationFailed(unforeseen(error)) from error
 
 
 def evaluate_checkpoint(path: str, request: EvaluationRequest, bar: "Bar | None") -> "Evaluation":

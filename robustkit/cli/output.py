@@ -101,6 +101,14 @@ def styled(text: str, style: str = "") -> "Text":
     return Text(shown(text), style)
 
 
+def trace(error: BaseException) -> None:
+    """The traceback on stderr, where the user wants to see it."""
+    if os.environ.get("ROBUSTKIT_DEBUG", "0") not in ("", "0") or "--debug" in sys.argv[1:]:
+        import traceback
+
+        traceback.print_exception(error)
+
+
 def say_styled(text: str, style: str, *, err: bool = False) -> None:
     """A line in a style."""
     console(err=err).print(styled(text, style), soft_wrap=True)

@@ -14,6 +14,7 @@ from robustkit.audit.indicators.indicator import (
     counted,
     share,
 )
+from robustkit.network import gradient as gradient_of
 from robustkit.protocol import Loss
 
 SMOOTH: tuple[AdaptiveAttack, ...] = ("margin", "straight-through", "smoothing", "black box")
@@ -45,7 +46,7 @@ def _raw(context: AuditContext, loss: Loss) -> dict[str, Tensor]:
                 value = objective(logits, labels, logits.detach(), loss)
                 gradient = torch.zeros_like(x)
                 if value.requires_grad:
-                    (g,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+                    g = gradient_of(value.sum(), x, allow_unused=True)
                     gradient = gradient if g is None else g
             found[where].append(gradient.flatten(1).detach().cpu())
             if where == "image":
