@@ -174,9 +174,9 @@ class FAB(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  # type:
 
     def claims(self, state: State[FabBuffers], fooled: Tensor) -> tuple[Tensor, Tensor]:
         """Rows whose nearest point so far lies within the budget; without one, none early."""
-        # the paper counts only where a step led (`observe`). Starts and points drawn back towards the
-        # image pass through the network here anyway, and where one fools, it is a find like any
-        # other: of two points along the way back, the nearer one
+        # the paper counts only where a step led (`observe`). Starts and points drawn back towards
+        # the image pass through the network here anyway, and one that fools is a find, and nearer
+        # than where the step led
         self._remember(state, fooled)
         b = state.buffers
         return in_budget(b.best_distance, state.epsilon) & ~state.epsilon.isinf(), b.best
