@@ -1,6 +1,7 @@
 """Audits from checkpoint to verdict: what ran, what was kept, and what a user is told."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from robustkit.checkpoint import read_checkpoint
 from robustkit.cli.commands import app
 from robustkit.data import load_dataset
 from robustkit.errors import EvaluationFailed, InputError, UnknownName
+from robustkit.files import shipped
 from robustkit.protocol import parse_epsilon
 from robustkit.report.audit import audit_schema, write
 
@@ -519,6 +521,23 @@ def test_the_gate_passes_and_fails_as_it_should(plan, tmp_path):
     overstated = command(*common[:7], "--out", tmp_path / "a", "--claim", "linf:0.1=0.999")
     assert overstated.returncode == 0  # a verdict alone never fails the command
     assert "overstated" in overstated.stdout
+
+
+@pytest.mark.slow
+def test_the_gate_of_the_readme_is_green_on_its_network(tmp_path):
+    text = (shipped("reports").parent / "README.md").read_text()
+    (gate,) = re.findall(r"<!-- gate -->\n```toml\n(.*?)```", text, re.S)
+    (line,) = re.findall(r"^robustkit audit (lenet5-mnist5k .*)$", text, re.M)
+    (tmp_path / "gate.toml").write_text(gate)
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "robustkit", "audit", *line.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "is believable within 5 points: of 900 images" in found.stdout.replace("\u00a0", " ")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Verdicts, claims, policies and the checklist: what an audit concludes from what it found."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,7 @@ from scipy.stats import beta, binom
 
 from robustkit.audit.checklist import fill
 from robustkit.audit.junit import junit
-from robustkit.audit.outcome import PLAIN_CLAIM, IndicatorResult, RobustnessClaim, Stage
+from robustkit.audit.outcome import PLAIN_CLAIM, IndicatorResult, Level, RobustnessClaim, Stage
 from robustkit.audit.plan import load_plan
 from robustkit.audit.policy import (
     as_written,
@@ -27,6 +28,7 @@ from robustkit.audit.policy import (
 from robustkit.audit.verdict import claim_from, judge, parse_claim
 from robustkit.audit.wording import at_most, in_points, shares
 from robustkit.errors import InputError
+from robustkit.files import shipped
 from robustkit.record import Evaluation
 from robustkit.statistics import Estimate, proportion
 from robustkit.statistics.estimate import MOST_IMAGES, images_to_settle
@@ -668,6 +670,31 @@ def test_a_rule_may_ask_for_a_smaller_delta_than_the_plan(delta, passed):
     if delta:
         assert f"{100 * delta:.6g}\u00a0points" in found.sentence
         assert not rule(full(), verdict="believable", **asked).passed  # it is overstated
+
+
+def readme_gate():
+    text = (shipped("reports").parent / "README.md").read_text()
+    (gate,) = re.findall(r"<!-- gate -->\n```toml\n(.*?)```", text, re.S)
+    return tomllib.loads(gate)
+
+
+def test_the_gate_of_the_readme_passes_a_believable_network():
+    """The shipped LeNet-5 at 0.1: 527 of 900 images, no surrogate given."""
+    left, claim = proportion(527, 900, "exact"), RobustnessClaim("linf", "0.1", 0.55, "given")
+    stages = tuple(replace(s, robust=(Level("0.1", 0.1, left),)) for s in GOOD)
+    audit = replace(
+        full(),
+        epsilon="0.1",
+        robust=(Level("0.1", 0.1, left),),
+        stages=stages,
+        indicators=(PASSED, APART),
+        claim=claim,
+        verdict=judge(claim, left, stages, (PASSED, APART), delta=0.05, images=900),
+    )
+    policy = parse_policy(readme_gate(), "README.md")
+    assert [r.passed for r in judge_policy(policy, audit)] == [True, True, True]
+    weak = replace(audit, robust=(Level("0.1", 0.1, proportion(400, 900, "exact")),))
+    assert [r.passed for r in judge_policy(policy, weak)] == [False, True, False]
 
 
 # ---- JUnit

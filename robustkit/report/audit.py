@@ -132,7 +132,7 @@ def _facts(audit: Audit) -> dict[str, str]:
     survived, claim = audit.survived, audit.claim
     return {
         "claim": f"{percent(claim.accuracy)} at {claim.epsilon} ({claim.norm}); {claim.source}",
-        "Δ": f"{tolerance(audit.verdict.delta)}: a claim may lie less than this above the truth",
+        "Δ": f"{tolerance(audit.verdict.delta)}: a claim too high by less may be believed",
         "robust accuracy found": "unknown" if survived is None else _with_interval(survived),
         "accuracy without attack": _with_interval(audit.clean),
         "images": f"{audit.clean.n:,} of {data.get('title') or data.get('name')}, "

@@ -96,7 +96,7 @@ def _what(audit: Audit) -> str:
     rows = [
         ("claim", f"{percent(claim.accuracy)} at ε = {claim.epsilon} ({claim.norm})"),
         ("who says so", claim.source),
-        ("Δ", f"{tolerance(audit.verdict.delta)}: how far above the truth it may lie"),
+        ("Δ", f"{tolerance(audit.verdict.delta)}: a claim too high by less may be believed"),
         ("checkpoint", str(checkpoint.get("path"))),
         ("SHA-256", str(checkpoint.get("sha256") or "not recorded")),
         ("images", f"{audit.clean.n:,} of {data.get('name')}, {data.get('split')}"),
