@@ -30,10 +30,12 @@ def asked(doing: str) -> Iterator[None]:
 def gradient(value: Tensor, x: Tensor, **options: Any) -> Any:
     """The gradient of what a network answered in its pixels; options are `torch.autograd.grad`'s.
 
-    None where `allow_unused` is set and `x` plays no part.
+    It may be written to. None where `allow_unused` is set and `x` plays no part.
 
     Raises:
         NetworkFailed: an operation of the network's own broke on the way back.
     """
     with asked("on the way back to its pixels"):
-        return torch.autograd.grad(value, x, **options)[0]
+        found = torch.autograd.grad(value, x, **options)[0]
+    # autograd may hand out one number for all pixels
+    return found if found is None else found.contiguous()
