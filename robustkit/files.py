@@ -9,9 +9,10 @@ from contextlib import suppress
 from dataclasses import MISSING, fields
 from fractions import Fraction
 from io import BufferedReader
+from operator import index
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from robustkit.errors import EvaluationFailed, InputError, UnknownName
 
@@ -131,6 +132,25 @@ def fraction(value: object, where: str) -> Fraction:
     raise InputError(
         f'{where}: expected a number such as "8/255" or "0.3" in quotes, got {value!r}'
     )
+
+
+def whole_number(
+    value: object, where: str, least: int | None = None, error: type[InputError] = InputError
+) -> int:
+    """An integer, of Python's or numpy's own kind; a truth value is none.
+
+    Raises:
+        InputError: anything else, or one that is too small; of the kind `error`.
+    """
+    number = None
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        with suppress(TypeError):  # numpy's truth values, say
+            number = index(value)
+    if number is None:
+        raise error(f"{where} must be a whole number, got {str(value)[:40]}")
+    if least is not None and number < least:
+        raise error(f"{where} must be at least {least}, got {str(number)[:40]}")
+    return number
 
 
 def canonical(value: object) -> str:

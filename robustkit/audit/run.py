@@ -139,7 +139,7 @@ class _AuditRun:
             comparisons=comparisons,
             policy=(),
             checklist=(),
-            warnings=(*header["warnings"], *self._adaptations(), *self.notes),
+            warnings=(*attacked.warnings, *self._adaptations(), *self.notes),
             protocols=attacked.toml,
             provenance=self._provenance(header, started),
             command=q.command,
@@ -375,13 +375,14 @@ class _AuditRun:
         return {"clean": int(right.sum()), "abstained": abstained, "levels": levels}
 
     def _adaptations(self) -> list[str]:
-        """What few classes change of the attacks."""
+        """What few classes change of the attacks, and what large budgets mean."""
         q = self.request
         norm = q.threat.norm
         named = [s.attack for s in q.plan.stages if norm in protocols.norms_of(s.attack)]
         attacks = [protocols.load_protocol(name, norm=norm).attacks for name in named]
         messages = [s for a in attacks for s in protocols.adaptations(a, len(q.data.classes))]
-        return list(dict.fromkeys(messages))
+        large = protocols.excessive_budgets(norm, q.threat.budgets, q.data.shape)
+        return list(dict.fromkeys([*large, *messages]))
 
     def _begin(self, part: str, n: int) -> Callable[[float], None]:
         """Say that a part of so many images begins; returns what is told the images done.

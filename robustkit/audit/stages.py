@@ -93,6 +93,8 @@ class AttackedImages:
     families: dict[str, Family] = field(default_factory=dict)
     examples: list[Example] = field(default_factory=list)
     toml: dict[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    """of the record of the clean images"""
     plain: list[str] = field(default_factory=list)
     """the stages that make the plain evaluation"""
 
@@ -181,6 +183,7 @@ def _clean(
         {e.text: ~right for e in threat.budgets},
         ["" for _ in range(len(data))],
         found.table["predicted"].to_numpy().astype(np.int64),
+        warnings=found.header["warnings"],
     )
 
 

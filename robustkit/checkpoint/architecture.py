@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from robustkit import models
+from robustkit.checkpoint.metadata import rescaled
 from robustkit.checkpoint.parametrizations import Folds, State, folded
 from robustkit.errors import CheckpointError, InputError
 from robustkit.unpickling import Budget
@@ -157,6 +158,16 @@ def _stand_alone(layer: str, ordered: list[str]) -> bool:
 def carries_normalisation(state: State) -> bool:
     """Whether a mean and std of at most four channels are among a network's own weights."""
     return any(state[mean].numel() <= 4 for mean, _ in _pairs(state))
+
+
+def unscaled_normalisation(state: State) -> str:
+    """The name of a mean among a network's own weights that is of pixels of 0 to 255, or ""."""
+    for pair in _pairs(state):
+        if state[pair[0]].numel() <= 4:
+            mean, std = (tuple(state[name].double().flatten().tolist()) for name in pair)
+            if mean and std and rescaled(mean, std):
+                return pair[0]
+    return ""
 
 
 def difference(expected: Mapping[str, torch.Tensor], state: State) -> Difference:

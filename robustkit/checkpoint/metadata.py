@@ -155,3 +155,32 @@ def check_normalisation(
         raise CheckpointError(f"{where}: mean has {len(mean)} numbers and std {len(std)}")
     if not all(0 < value < float("inf") for value in std) or not all(abs(m) < 1e9 for m in mean):
         raise CheckpointError(f"{where}: std must be above 0, and both finite")
+    if right := rescaled(mean, std):
+        raise CheckpointError(
+            f"{where}: mean {_listed(mean)}, std {_listed(std)}: on a scale of 0 to 255, but "
+            f"pixels here are in [0, 1]; divided by 255 they are mean {_listed(right[0])}, std "
+            f"{_listed(right[1])}"
+        )
+
+
+def rescaled(
+    mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std for pixels in [0, 1] where they, or one of them, are of 0 to 255; else None.
+
+    No pixel's mean lies outside of [0, 1], nor its deviation above 1/2; -1 to 1 and up to 2 are let
+    pass, since a network may scale its input so. A std from 1 on beside a mean of 0 to 255 is of
+    that scale, too: it is how such pixels are centred and no more.
+    """
+    large_mean = max(map(abs, mean)) > 1
+    large_std = max(std) > 2 or (large_mean and max(std) >= 1)
+    if not large_mean and not large_std:
+        return None
+    return (
+        tuple(value / 255 for value in mean) if large_mean else mean,
+        tuple(value / 255 for value in std) if large_std else std,
+    )
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:.6g}" for value in values)

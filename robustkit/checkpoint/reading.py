@@ -18,7 +18,11 @@ from robustkit.checkpoint.adapter import freeze, replica
 from robustkit.checkpoint.boundary import boundary
 from robustkit.checkpoint.checkpoint import ADAPTER, Checkpoint
 from robustkit.checkpoint.formats import PROGRAMS, detect_format, find_checkpoint
-from robustkit.checkpoint.metadata import CheckpointMetadata, parse_metadata
+from robustkit.checkpoint.metadata import (
+    CheckpointMetadata,
+    check_normalisation,
+    parse_metadata,
+)
 from robustkit.checkpoint.sidecar import read_sidecar
 from robustkit.checkpoint.tensors import TensorReader
 from robustkit.checkpoint.weight_sets import fit_weights, recognise_weights
@@ -190,10 +194,23 @@ def _read_as(
     )
     if reading.mean is None and not architecture.carries_normalisation(reading.state):
         return made
+    if unscaled := architecture.unscaled_normalisation(reading.state):
+        warning = own_normalisation(unscaled)
+        made = replace(made, warnings=(*made.warnings, warning))
     if known.preprocessing in ("given", "recorded") and known.mean is not None:
         warning = "the normalisation in the checkpoint is replaced by the one given"
         return replace(made, warnings=(*made.warnings, warning)) if reading.mean else made
+    where = f"{known.path}: the normalisation in the checkpoint (--mean and --std replace it)"
+    check_normalisation(reading.mean, reading.std, where)
     return replace(made, mean=reading.mean, std=reading.std, preprocessing="in the checkpoint")
+
+
+def own_normalisation(name: str) -> str:
+    """What is said of a network whose own normalisation is of pixels of 0 to 255."""
+    return (
+        f"the network's own {name} is of pixels of 0 to 255, but it is given pixels in [0, 1]: "
+        "unless it multiplies them by 255 itself, divide its mean and std by 255"
+    )
 
 
 def _network_on(module: torch.nn.Module, device: str | torch.device) -> torch.nn.Module:

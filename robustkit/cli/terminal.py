@@ -161,6 +161,7 @@ def show_audit(audit: "Audit") -> None:
     title = f"{audit.checkpoint['path']} on {where}, {symbol(audit.norm)} {audit.epsilon}"
     say(title)
     console().print(table)
+    tell_warnings(audit.warnings)
     for reading in audit.unresolved:
         say(f"unresolved: {reading.title} {reading.evidence}")
     say_styled(audit.verdict.sentence, "bold")

@@ -14,10 +14,12 @@ from robustkit.data.source import WHOLE, ArraySource, Opened, Source, checked_ar
 from robustkit.data.transform import Shape, Transform
 from robustkit.errors import DataError
 from robustkit.files import canonical as canonical_json
-from robustkit.files import digest
+from robustkit.files import digest, whole_number
 
 Order = Literal["as stored", "digest-shuffled"]
 SALT = "order/1"
+BLACK, DARK = 1.5 / 255, 1 / 4
+"""brightest pixel, in [0, 1], up to which a whole data set is refused, and warned of"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,8 +160,8 @@ def assemble(
     Raises:
         DataError: a label outside the classes, images of several sizes, an unreadable image.
     """
-    if limit is not None and limit < 1:
-        raise DataError(f"--limit must be at least 1, got {limit}")
+    if limit is not None:
+        whole_number(limit, "--limit", least=1, error=DataError)
     source = opened.source
     classes = opened.classes or tuple(map(str, range(int(source.labels.max()) + 1)))
     _check_classes(source, classes)
@@ -184,7 +186,7 @@ def assemble(
         order="digest-shuffled" if shuffle else "as stored",
         transform=effective.plain(),
         source=opened.origin,
-        warnings=opened.warnings,
+        warnings=opened.warnings + _darkness(scan.brightest, name),
         _source=source,
         _positions=positions,
         _transform=effective,
@@ -221,14 +223,18 @@ class _Scan(NamedTuple):
     """all that occur, as stored"""
     output: Shape
     """of every image, transformed"""
+    brightest: float
+    """pixel of all images, in [0, 1]"""
 
 
 def _scan(source: Source, transform: Transform, count: int) -> _Scan:
     """Read the first `count` images once, one at a time."""
     hashes: list[str] = []
     shapes: dict[Shape, int] = {}
+    brightest = 0.0
     for position, image in enumerate(source.read(range(count))):
-        hashes.append(fingerprint(canonical(image)))
+        hashes.append(fingerprint(pixels := canonical(image)))
+        brightest = max(brightest, float(unit(pixels.max())))
         shapes.setdefault(Shape(*image.shape), position)
     outputs: dict[Shape, int] = {}
     for shape, position in shapes.items():
@@ -241,7 +247,28 @@ def _scan(source: Source, transform: Transform, count: int) -> _Scan:
             f"{source.where(position)}: an image of {other} where the first has {first}; "
             f"give {advice} to make them alike"
         )
-    return _Scan(hashes, set(shapes), first)
+    return _Scan(hashes, set(shapes), first, brightest)
+
+
+def _darkness(brightest: float, name: str) -> tuple[str, ...]:
+    """A warning where all images are so dark that their pixels may be of another scale.
+
+    Raises:
+        DataError: they are all but black: 0 and 1 among bytes, bytes among 16 bits, or divided by
+            255 twice.
+    """
+    if not 0 < brightest <= DARK:
+        return ()
+    if brightest <= BLACK:
+        raise DataError(
+            f"{name}: the brightest pixel of all images is {brightest * 255:.3g} of 255, so that "
+            "they are all but black: uint8 goes from 0 to 255, 16 bits to 65,535, floats to 1; "
+            "store binary images with 0 and 255, and divide by 255 once, not twice"
+        )
+    return (
+        f"the brightest pixel of all images of {name} is {brightest * 255:.3g} of 255: if their "
+        "scale ends there, they are too dark for the network; store them with their white as 255",
+    )
 
 
 def _check_shapes(shapes: set[Shape], expected: tuple[int, ...], name: str) -> None:

@@ -161,9 +161,21 @@ def _checked_pixels(images: Image, where: str) -> Image:
             value = high if np.isnan(high) or high > top else low
             raise DataError(
                 f"{where}: image {index} has the value {value:.6g}, outside 0 to {top}; "
-                "store uint8 in 0 to 255, or floats in [0, 1]"
+                f"store uint8 in 0 to 255, or floats in [0, 1]{_scale(images)}"
             )
     return images.astype(np.uint8 if top == 255 else np.float32, copy=False)
+
+
+def _scale(images: Image) -> str:
+    """What would bring the pixels of a known scale to [0, 1], for a message."""
+    low, high = images.min(), images.max()
+    if low >= 0 and 1 < high <= 255 and images.dtype.kind == "f":
+        return ": these look like 0 to 255, to be divided by 255"
+    if low >= 0 and 255 < high <= 65535:
+        return ": these look like 16 bits, to be divided by 65535"
+    if -1 <= low < 0 and high <= 1:
+        return ": these look like -1 to 1, to be made (x + 1) / 2"
+    return ": take the pixels as they are before any normalisation" if low < 0 else ""
 
 
 def diagnosis(path: Path) -> str:

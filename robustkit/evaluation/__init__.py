@@ -8,6 +8,7 @@
 - run: the record, from its file or computed
 - blocks: the attack, block by block
 - probe: one image through the model before any work
+- chance: whether the clean accuracy can be told from guessing
 - adversarial: the perturbed images as a file
 """
 

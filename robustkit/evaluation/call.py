@@ -16,6 +16,7 @@ from robustkit.evaluation.config import resolve_protocol
 from robustkit.evaluation.images import images_for
 from robustkit.evaluation.model import from_checkpoint, from_module
 from robustkit.evaluation.run import RunOptions, run
+from robustkit.files import whole_number
 from robustkit.protocol import Norm, Protocol, Target
 from robustkit.record import Evaluation
 
@@ -83,7 +84,9 @@ def _dataset(
         return load_dataset(str(data), limit=limit)
     if isinstance(data, tuple):
         images, labels = data
-        return datasets.from_arrays(images[:limit], labels[:limit], name="arrays")
-    if limit is not None and limit < len(data):
+        # cut here: a large array is checked in full otherwise
+        count = None if limit is None else whole_number(limit, "--limit", least=1)
+        return datasets.from_arrays(images[:count], labels[:count], name="arrays")
+    if limit is not None and whole_number(limit, "--limit", least=1) < len(data):
         raise InputError("limit goes with a data set's name or arrays; load the Dataset with it")
     return data

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -13,6 +14,7 @@ from robustkit.data import Dataset
 from robustkit.errors import ProtocolError
 from robustkit.evaluation.images import shape_mismatch
 from robustkit.evaluation.model import EvaluatedModel
+from robustkit.files import whole_number
 from robustkit.keys import EngineKey, EvaluationKey
 from robustkit.protocol import Norm, Protocol, Target, kind_of
 from robustkit.record import VERSION
@@ -52,7 +54,7 @@ class Config:
 def resolve_protocol(
     protocol: Protocol | str,
     data: Dataset,
-    epsilons: Sequence[str | float] = (),
+    epsilons: Sequence[str | float] | str | float = (),
     *,
     norm: Norm | None = None,
     target: Target = "none",
@@ -69,7 +71,9 @@ def resolve_protocol(
         protocol = protocols.load_protocol(protocol, settings, norm)
     if norm not in (None, protocol.norm):
         raise ProtocolError(f"{protocol.name}: is a protocol in {protocol.norm}, not in {norm}")
-    found = protocols.resolve_budgets(protocol, list(map(str, epsilons)), data.budgets)
+    several = (epsilons,) if isinstance(epsilons, str | int | float | Fraction) else epsilons
+    budgets = [str(epsilon) for epsilon in several]
+    found = protocols.resolve_budgets(protocol, budgets, data.budgets)
     if found.epsilons and not found.attacks:
         raise ProtocolError(f"{found.name}: attacks nothing, so --epsilon means nothing")
     if found.attacks and not found.epsilons:
@@ -77,6 +81,9 @@ def resolve_protocol(
             f"no usual {found.norm} budgets are known for {data.name}; give --epsilon"
         )
     chosen = target if target != "none" else found.target
+    if chosen not in get_args(Target):
+        raise ProtocolError(f"target {chosen!r}: known are {', '.join(get_args(Target))}")
+    seed = whole_number(seed, "--seed")
     return protocols.checked_protocol(replace(found, target=chosen, seed=seed))
 
 
@@ -123,6 +130,7 @@ def _warnings(config: Config) -> list[str]:
         *_seen_in_training(model, data),
         *([] if model.shape in (None, data.shape) else [shape_mismatch(model.shape, data)]),
         *protocol.weaknesses,
+        *protocols.excessive_budgets(protocol.norm, protocol.epsilons, data.shape),
         *protocols.adaptations(protocol.attacks, len(data.classes)),
     ]
 

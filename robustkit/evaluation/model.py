@@ -11,8 +11,10 @@ import torch
 from robustkit import checkpoint as checkpoints
 from robustkit.checkpoint import Checkpoint
 from robustkit.checkpoint.adapter import freeze, replica
+from robustkit.checkpoint.architecture import unscaled_normalisation
 from robustkit.checkpoint.checkpoint import ADAPTER
 from robustkit.checkpoint.metadata import RECORDED
+from robustkit.checkpoint.reading import own_normalisation
 from robustkit.evaluation.outputs import Outputs, on_noise
 from robustkit.evaluation.tree import Unreadable, tree_of, weights_of
 from robustkit.files import shipped
@@ -71,7 +73,9 @@ def from_module(module: torch.nn.Module, name: str | None) -> EvaluatedModel:
         return checkpoints.wrap(module).to(device)
 
     # of the copy that is evaluated: in eval mode, whatever the module's own mode is
-    weights, tree = _read(freeze(replica(module)))
+    copied = freeze(replica(module))
+    weights, tree = _read(copied)
+    unscaled = unscaled_normalisation(dict(copied.named_buffers()))
     kind = type(module).__qualname__
     key = ModuleKey(module=kind, name=name, adapter=ADAPTER, weights=weights, tree=tree)
     header: dict[str, Any] = {
@@ -85,7 +89,7 @@ def from_module(module: torch.nn.Module, name: str | None) -> EvaluatedModel:
     return EvaluatedModel(
         key.plain(),
         header,
-        (),
+        (own_normalisation(unscaled),) if unscaled else (),
         load,
         outputs=lambda shape, device: on_noise(load, shape, device) if readable else None,
     )

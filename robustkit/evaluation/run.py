@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -17,10 +18,12 @@ from robustkit.device import device as find_device
 from robustkit.errors import EvaluationFailed
 from robustkit.evaluation.adversarial import save_adversarial
 from robustkit.evaluation.blocks import Networks, attack_rows, planned_sizes
+from robustkit.evaluation.chance import chance_warnings
 from robustkit.evaluation.config import Config, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.outputs import Outputs, agree
 from robustkit.evaluation.probe import probe
+from robustkit.files import whole_number
 from robustkit.protocol import Protocol
 from robustkit.record import Blocks, Evaluation, Store
 
@@ -59,6 +62,8 @@ def run(
     Raises:
         InputError, EvaluationFailed: as `evaluate`.
     """
+    if options.batch_size != "auto":
+        whole_number(options.batch_size, "--batch-size", least=1)
     config = Config(model, data, protocol, find_device(options.device), surrogate)
     header = record_header(config)
     name, store = header["digest"], Store(out)
@@ -111,7 +116,10 @@ def _compute(
         save_adversarial(path, blocks, rows, data.shape, len(done))
     details = _details(device) | {"started": started, "seconds": round(time.monotonic() - clock, 3)}
     queries = [block.queries for block in done if block.queries is not None]
-    blocks.finish(header, details | plan | {"queries": sum(queries)}, rows)
+    predicted = rows["predicted"].to_numpy().astype(np.int64)
+    warnings = chance_warnings(data.labels, predicted, len(data.classes))
+    whole = {**header, "warnings": [*header["warnings"], *warnings]}
+    blocks.finish(whole, details | plan | {"queries": sum(queries)}, rows)
 
 
 def _details(device: torch.device) -> dict[str, Any]:

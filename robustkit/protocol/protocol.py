@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
+from math import prod
 from typing import Any, Literal
 
 from robustkit.errors import InputError, ProtocolError
@@ -112,6 +113,35 @@ def resolve_budgets(
     if protocol.attacks and not budgets:
         budgets = [parse_epsilon(text) for text in usual.get(protocol.norm, ())]
     return with_epsilons(protocol, budgets)
+
+
+def excessive_budgets(norm: Norm, epsilons: Sequence[Epsilon], shape: Sequence[int]) -> list[str]:
+    """Warnings of budgets within which any image can become any other, or all the same grey one.
+
+    Args:
+        norm: of the budgets.
+        epsilons: the budgets, of pixels in [0, 1].
+        shape: of an image.
+    """
+    order = {"linf": 0.0, "l2": 0.5, "l1": 1.0}[norm]
+    across = prod(shape) ** order  # from one corner of the box to the opposite one
+    whole = [e for e in epsilons if float(e) >= across]
+    half = [e for e in epsilons if across / 2 <= float(e) < across]
+    told = []
+    if whole:
+        meant = f"; is {whole[0].text}/255 meant?" if 1 <= whole[0].value <= 255 else ""
+        told.append(
+            f"{norm} budget{'s' * (len(whole) > 1)} {', '.join(e.text for e in whole)}: covers the "
+            f"whole box, from one end of which to the other it is {across:.4g}: any image can "
+            f"become any other, and no network is robust{meant}"
+        )
+    if half:
+        told.append(
+            f"{norm} budget{'s' * (len(half) > 1)} {', '.join(e.text for e in half)}: at "
+            f"{across / 2:.4g} and above all images can become the same grey one, and no network "
+            "is right on more than one class"
+        )
+    return told
 
 
 def checked_protocol(protocol: Protocol) -> Protocol:

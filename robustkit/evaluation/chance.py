@@ -1,0 +1,121 @@
+"""Whether a clean accuracy can be told from guessing, and what else may have gone wrong.
+
+Wrong class order, wrong preprocessing, pixels of another scale and outputs that are no logits of
+these classes have one thing in common: on clean images the network is no better than chance.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from robustkit.data.pixels import Labels
+from robustkit.statistics import Estimate, proportion
+
+LARGEST = 5000
+"""classes: the time of the assignment grows with their cube"""
+SHOWN = 12
+"""classes of a mapping that are shown"""
+
+
+class Mapping(NamedTuple):
+    """Which class each output stands for, found on one half of the images, tried on the other."""
+
+    classes: Labels
+    """by output, K; its own where no image tells"""
+    held_out: Estimate
+    """accuracy under it on the other half"""
+
+
+def chance_warnings(labels: Labels, predicted: Labels, classes: int) -> list[str]:
+    """A warning where the 95 % interval of the clean accuracy reaches chance, with likely causes.
+
+    Chance is what guessing one class comes to: the largest class's share, or 1/K. One, too, where
+    another order of the classes explains the predictions, at chance or above.
+
+    Args:
+        labels: N.
+        predicted: classes of the clean images, N.
+        classes: K.
+    """
+    counts = np.bincount(labels)
+    if counts.max() == len(labels):
+        return [
+            f"all {len(labels)} images are of class {labels[0]}: a network that always gives this "
+            "answer would be right on all of them, whatever the attack"
+        ]
+    clean, chance = _accuracy(labels, predicted), _chance(labels, classes)
+    said = f"clean accuracy is {_percent(clean)} on {clean.n} images, "
+    if (found := find_mapping(labels, predicted, classes)) is not None:
+        return [
+            f"{said}but the classes seem to be in another order: with {_arrows(found.classes)} it "
+            f"is {_percent(found.held_out)} on the half of the images that this order was not "
+            "found on; reorder the labels, or the outputs"
+        ]
+    if clean.low > chance:
+        return []
+    said += f"{'below' if clean.high < chance else 'no different from'} chance ({chance:.1%}): "
+    said += "more images may tell; if not, " if clean.value > chance else ""
+    return [
+        f"{said}likely causes are another order of the classes, preprocessing (--mean, --std) or "
+        "pixel scale than in the training, outputs that are not the logits of these classes, or "
+        "weights that are not trained; robust accuracy means nothing until this is settled"
+    ]
+
+
+def find_mapping(labels: Labels, predicted: Labels, classes: int) -> Mapping | None:
+    """The one-to-one mapping of outputs to classes that explains the predictions; None without one.
+
+    Of K! mappings some one fits any few images: found on every other image (by linear assignment on
+    the confusion matrix), it must be better than chance, and than the predictions as they are, on
+    those between.
+    """
+    size = max(classes, int(labels.max()) + 1, int(predicted.max()) + 1)
+    if size > LARGEST:
+        return None
+    confusion = np.zeros((size, size), np.int64)
+    np.add.at(confusion, (predicted[::2], labels[::2]), 1)
+    # what no image tells stays as it is
+    weights = confusion.astype(np.float64) + 1e-6 * np.eye(size)
+    mapping: Labels = linear_sum_assignment(weights, maximize=True)[1].astype(np.int64)
+    labels, predicted = labels[1::2], predicted[1::2]
+    if not len(labels) or np.array_equal(mapping, np.arange(size)):
+        return None
+    held_out, before = _accuracy(labels, mapping[predicted]), _accuracy(labels, predicted)
+    better = held_out.low > max(_chance(labels, classes), before.high)
+    return Mapping(mapping, held_out) if better else None
+
+
+def _percent(accuracy: Estimate) -> str:
+    return f"{accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})"
+
+
+def _accuracy(labels: Labels, predicted: Labels) -> Estimate:
+    return proportion(int((labels == predicted).sum()), len(labels))
+
+
+def _chance(labels: Labels, classes: int) -> float:
+    return max(1 / max(classes, 1), float(np.bincount(labels).max()) / len(labels))
+
+
+def _arrows(mapping: npt.NDArray[np.int64]) -> str:
+    """'output 1 as class 10, 2 as class 2', as far as they differ from what they are taken for."""
+    if name := _pattern(mapping):
+        return name
+    moved = np.flatnonzero(mapping != np.arange(len(mapping))).tolist()
+    pairs = ", ".join(f"{i} as class {mapping[i]}" for i in moved[:SHOWN])
+    more = f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
+    return f"output {pairs}{more}"
+
+
+def _pattern(mapping: Sequence[int] | npt.NDArray[np.int64]) -> str:
+    """Orders that training code often has, in words; "" for others."""
+    size, order = len(mapping), np.asarray(mapping)
+    if np.array_equal(order, sorted(range(size), key=str)):
+        return "outputs in the order of class numbers as text (0, 1, 10, 11, …)"
+    for shift in (1, -1):
+        if np.array_equal(order, (np.arange(size) + shift) % size):
+            return f"output i as class i {'+' if shift > 0 else '-'} 1"
+    return ""
