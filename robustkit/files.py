@@ -1,23 +1,40 @@
 """Files: the three shelves, strict TOML, digests, and writes that happen whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
-import tomllib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import re
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields
 from fractions import Fraction
 from io import BufferedReader
+from math import isfinite
 from operator import index
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    BinaryIO,
+    Literal,
+    SupportsIndex,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from robustkit.errors import EvaluationFailed, InputError, UnknownName
+from robustkit.errors import EvaluationFailed, InputError, UnknownName, first_line, quoted
+from robustkit.parsing import checked_integer, fraction, parse_toml
 
 Shelf = Literal["attacks", "data", "reports"]
 T = TypeVar("T")
+LINKS = 40
+"""that are followed one after the other, as by Linux"""
 
 
 def shipped(shelf: Shelf) -> Path:
@@ -60,6 +77,18 @@ def is_own(shelf: Shelf, name: str) -> bool:
     return find(shelf, name).resolve().parent != shipped(shelf).resolve()
 
 
+def read_text(path: Path) -> str:
+    """A file of text, in UTF-8.
+
+    Raises:
+        InputError: unreadable, or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as text: {first_line(error)}") from error
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dictionary.
 
@@ -67,9 +96,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: unreadable, not UTF-8, or not TOML; the message has line and column.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: not readable as TOML: {error}") from error
+        return parse_toml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as TOML: {first_line(error)}") from error
 
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
@@ -105,33 +134,21 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         return value
     if origin is tuple:
         if not isinstance(value, list):
-            raise InputError(f"{where}: expected a list, got {value!r}")
+            raise InputError(f"{where}: expected a list, got {quoted(value)}")
         return tuple(_typed(arguments[0], item, where) for item in value)
     if origin is dict:
         if not isinstance(value, dict):
-            raise InputError(f"{where}: expected a table, got {value!r}")
+            raise InputError(f"{where}: expected a table, got {quoted(value)}")
         return {key: _typed(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is Fraction:
         return fraction(value, where)
     if kind is float and type(value) is int:
-        return float(value)
+        value = float(checked_integer(value, where))
     if type(value) is not kind:
-        raise InputError(f"{where}: expected {kind.__name__}, got {value!r}")
-    return value
-
-
-def fraction(value: object, where: str) -> Fraction:
-    """An exact number from "8/255", "0.3" or an integer; a float has already lost the exactness.
-
-    Raises:
-        InputError: anything else.
-    """
-    if isinstance(value, str) or type(value) is int:
-        with suppress(ValueError, ZeroDivisionError):
-            return Fraction(value)
-    raise InputError(
-        f'{where}: expected a number such as "8/255" or "0.3" in quotes, got {value!r}'
-    )
+        raise InputError(f"{where}: expected {kind.__name__}, got {quoted(value)}")
+    if kind is float and not isfinite(value):
+        raise InputError(f"{where}: expected a finite number, got {value}")
+    return checked_integer(value, where) if kind is int else value
 
 
 def whole_number(
@@ -180,27 +197,91 @@ def open_digest(file: BufferedReader) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into: renamed into place when all is written and synced, else left alone.
+
+    Links are followed. What is there and no regular file cannot be replaced and is written through:
+    a device, a named pipe, a descriptor of this process such as /dev/stdout.
+
+    Raises:
+        EvaluationFailed: the disk is full, or the folder or the name cannot be written.
+        BrokenPipeError: nobody reads the pipe that it is written through.
+    """
+    try:
+        if (through := _opened_through(path)) is not None:
+            with through:
+                yield through
+            return
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(target) as file:
+            yield file
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise EvaluationFailed(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of another once it is complete."""
+    partial = _aside(target, "tmp")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+        sync_folder(target.parent)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _aside(path: Path, kind: str) -> Path:
+    """A name beside a file's that fits wherever the file's own does."""
+    return path.with_name(f".{path.name[:100]}.{digest(path.name)[:8]}.{os.getpid()}.{kind}")
+
+
+def _opened_through(path: Path) -> BinaryIO | None:
+    """What a path leads to, opened, where it cannot be replaced; None where it can."""
+    descriptor = _own_descriptor(path)
+    if descriptor is not None:
+        # a copy, not opened anew: a file behind it would be cut, and what stands in it lost
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return os.fdopen(os.dup(descriptor), "wb")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "is a folder; give the name of a file")
+    return None if stat.S_ISREG(mode) else path.open("wb")
+
+
+def _own_descriptor(path: Path) -> int | None:
+    """The number of a descriptor of this process, where a path leads to one: /dev/fd/63, say."""
+    folder = re.compile(rf"/proc/{os.getpid()}(/task/\d+)?/fd")
+    for _ in range(LINKS):
+        if path.name.isdecimal() and folder.fullmatch(os.path.realpath(path.parent)):
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None
+
+
 def write_atomic(path: Path, pieces: bytes | Iterable[bytes]) -> None:
     """Write, sync and rename into place: after a crash the old file stands, or the new one.
 
     Raises:
-        EvaluationFailed: the disk is full or the folder cannot be written.
+        EvaluationFailed, BrokenPipeError: as `writing`.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            for piece in [pieces] if isinstance(pieces, bytes) else pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise EvaluationFailed(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    with writing(path) as file:
+        for piece in [pieces] if isinstance(pieces, bytes) else pieces:
+            file.write(piece)
 
 
 def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -208,21 +289,26 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
 
     Everything is written and synced under other names first, then renamed; where a rename fails,
     those before it are taken back. Only a crash between two renames can leave some old, some new.
+    What cannot be replaced is written through, after all others.
 
     Raises:
         EvaluationFailed: the disk is full, or the folder or one of the names cannot be written.
     """
-    staged = {name: folder / f".{name}.{os.getpid()}.new" for name in files}
+    replaced = {name: Path(os.path.realpath(folder / name)) for name in files}
+    through = {name for name, path in replaced.items() if _is_special(path)}
+    staged = {name: _aside(replaced[name], "new") for name in files if name not in through}
     before: dict[Path, bytes | None] = {}
     try:
-        for name, content in files.items():
-            write_atomic(staged[name], content)
         for name, path in staged.items():
-            final = folder / name
+            write_atomic(path, files[name])
+        for name, path in staged.items():
+            final = replaced[name]
             old = final.read_bytes() if final.exists() else None
             path.replace(final)
             before[final] = old
         sync_folder(folder)
+        for name in through:
+            write_atomic(folder / name, files[name])
     except OSError as error:
         for final, old in before.items():
             _restore(final, old)
@@ -231,6 +317,14 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
         for path in staged.values():
             with suppress(OSError):
                 path.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether there is something that is neither a file nor a folder."""
+    with suppress(OSError):
+        mode = path.stat().st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False
 
 
 def _restore(path: Path, content: bytes | None) -> None:

@@ -6,6 +6,8 @@ import platform
 from contextlib import suppress
 from pathlib import Path
 
+from robustkit.parsing import whole
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """of glibc's mallopt"""
 KEPT = 2**31 - 1, 2**25
@@ -30,7 +32,7 @@ def threads(workers: int = 1) -> int:
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     share = max(1, cores() // workers)
-    return min(share, int(asked)) if asked.isdigit() and int(asked) else share
+    return min(share, whole(asked) or share)
 
 
 def keep_memory() -> None:

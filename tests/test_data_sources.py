@@ -1,6 +1,10 @@
 import gzip
 import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
 
@@ -528,3 +532,118 @@ def test_imagenet_folders_are_numbered_by_synset_and_prepared_as_usual(tmp_path)
     (tmp_path / "val" / "n00000000").mkdir()
     with one_line("the class folder 'n00000000' is none of the known classes"):
         load_dataset("imagenet", split="val", root=tmp_path)
+
+
+# --- files that would fill the memory, or leave images out without a word ---------------------------
+
+
+def test_few_bytes_that_unpack_to_many_are_not_unpacked(tmp_path, digits, monkeypatch):
+    monkeypatch.setattr("robustkit.data.packed.LARGE", 2**20)
+    monkeypatch.setattr(gzip.GzipFile, "read", read_at_most(gzip.GzipFile.read, 2**20))
+    blank = np.zeros((6, 1, 1000, 1000), np.uint8)
+    write_idx(tmp_path, blank, np.arange(6) % 3, ".gz")
+    with one_line("attempt to fill the memory"):
+        load_dataset(digits, root=tmp_path)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(5 * 2**20)))
+    with one_line("not an IDX file of bytes"):
+        load_dataset(digits, root=tmp_path)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(
+        gzip.compress(idx(some_images()[:, 0]) + bytes(5 * 2**20))
+    )
+    with one_line("more than 120 bytes after the header, expected 120"):
+        load_dataset(digits, root=tmp_path)
+    np.savez_compressed(tmp_path / "x.npz", images=blank, labels=np.arange(6) % 3)
+    with one_line(r"x\.npz: .* bytes that unpack to 6,000,128: taken for an attempt"):
+        load_dataset(str(tmp_path / "x.npz"))
+
+
+def read_at_most(read, most):
+    def wrapped(self, size=-1):
+        assert 0 <= size <= most, "unpacks all that there is"
+        return read(self, size)
+
+    return wrapped
+
+
+def test_images_that_are_large_and_real_are_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("robustkit.data.packed.LARGE", 1000)
+    images = some_images(60)
+    np.savez_compressed(tmp_path / "x.npz", images=images, labels=np.arange(60) % 3)
+    assert len(load_dataset(str(tmp_path / "x.npz"))) == 60
+
+
+@pytest.mark.parametrize("label", [2**40, 2**62, 100_000])
+def test_a_label_beyond_all_classes_is_named_and_no_names_are_made_for_it(tmp_path, label):
+    images, labels = some_images(), np.array([0, 1, 2, label, 0, 1])
+    told = f"image 3 has label {label}; more than 100,000 classes are taken for a mistake"
+    with one_line(told):
+        from_arrays(images, labels, name="own")
+    np.savez(tmp_path / "x.npz", images=images, labels=labels)
+    with one_line(told):
+        load_dataset(str(tmp_path / "x.npz"))
+    write_parquet(tmp_path / "x.parquet", images, labels)
+    with one_line(told):
+        load_dataset(str(tmp_path / "x.parquet"))
+
+
+@pytest.mark.parametrize(
+    "classes", [np.array("abc"), np.array([["a", "b"]]), np.array([0.5, 1.5]), np.array(7)]
+)
+def test_class_names_that_are_no_list_are_refused(tmp_path, classes):
+    np.savez(tmp_path / "x.npz", images=some_images(), labels=np.arange(6) % 3, classes=classes)
+    with one_line("expected a list of names"):
+        load_dataset(str(tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize("name", ["image", "label"])
+def test_two_columns_of_one_name_are_refused(tmp_path, name):
+    write_parquet(tmp_path / "x.parquet", some_images(), np.arange(6) % 3)
+    table = pq.read_table(tmp_path / "x.parquet")
+    twice = pa.Table.from_arrays([*table.columns, table[name]], names=[*table.column_names, name])
+    pq.write_table(twice, tmp_path / "x.parquet")
+    with one_line(f"several columns are called '{name}'; keep one of them"):
+        load_dataset(str(tmp_path / "x.parquet"))
+
+
+@pytest.mark.parametrize("closed", ["1", "1/deep", "1/deep/er"])
+def test_a_class_folder_that_cannot_be_read_is_named(tmp_path, closed, monkeypatch):
+    images = some_images(9)
+    write_folder(tmp_path, images[:6], ["0", "1", "2"] * 2)
+    (tmp_path / "1" / "deep" / "er").mkdir(parents=True)
+    for row in (6, 7):
+        (tmp_path / "1" / "deep" / "er" / f"{row}.png").write_bytes(encoded(images[row]))
+    assert len(load_dataset(str(tmp_path))) == 8
+    scan = os.scandir
+
+    def refuse(path="."):
+        if Path(path) == tmp_path / closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    # also for root, who may read everything
+    monkeypatch.setattr(os, "scandir", refuse)
+    with one_line(rf"{closed}: cannot be read: Permission denied"):
+        load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["²", "٣"])
+def test_a_folder_of_another_scripts_digit_is_a_class_like_any_other(tmp_path, name):
+    write_folder(tmp_path, some_images(), ["1", name] * 3)
+    assert load_dataset(str(tmp_path)).classes == ("1", name)
+
+
+def test_a_parquet_file_that_is_overwritten_while_it_is_read_does_not_end_the_process(tmp_path):
+    """A memory map would: the system kills who reads beyond the file's new end."""
+    images = some_images(3 * PAGE, height=32, width=32)
+    write_parquet(tmp_path / "x.parquet", images, np.zeros(len(images), int))
+    code = (
+        "import os, sys\nfrom robustkit.data.parquet import ParquetSource\nfrom pathlib import Path\n"
+        "path = Path(sys.argv[1]); source = ParquetSource([path]); source.encoded(0)\n"
+        "os.truncate(path, 100)\n"
+        "try:\n    source.encoded(len(source.labels) - 1)\n"
+        "except Exception as error: print(type(error).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "x.parquet"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "DataError")

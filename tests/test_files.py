@@ -1,5 +1,11 @@
+import os
+import stat
+import subprocess
+import sys
+import threading
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -93,3 +99,110 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
         files.write_atomic(target, pieces())
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+# --- what is written to and cannot be replaced ----------------------------------------------------
+
+
+def test_a_link_is_followed_and_stays(tmp_path):
+    (tmp_path / "far").mkdir()
+    for name, target in (("old", tmp_path / "far" / "a"), ("new", tmp_path / "far" / "b")):
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "far" / "a").write_text("before")
+    (tmp_path / "twice").symlink_to(tmp_path / "old")
+    for name in ("old", "new", "twice"):
+        files.write_atomic(tmp_path / name, name.encode())
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / name).read_text() == name
+    files.write_together(tmp_path, {"old": b"1", "new": b"2", "plain": b"3"})
+    assert (tmp_path / "far" / "a").read_text() == "1"
+    assert (tmp_path / "old").is_symlink()
+    assert {p.name for p in tmp_path.rglob("*")} == {
+        "far",
+        "a",
+        "b",
+        "old",
+        "new",
+        "twice",
+        "plain",
+    }
+
+
+def test_a_loop_of_links_is_one_line(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(EvaluationFailed, match="symbolic links"):
+        files.write_atomic(tmp_path / "a", b"x")
+
+
+@pytest.mark.parametrize("write", ["alone", "together", "streamed"])
+def test_a_named_pipe_is_written_through_and_stays(tmp_path, write):
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    if write == "alone":
+        files.write_atomic(pipe, b"content")
+    elif write == "together":
+        files.write_together(tmp_path, {"pipe": b"content", "other": b""})
+    else:
+        with files.writing(pipe) as file:
+            file.write(b"con")
+            file.write(b"tent")
+    reader.join(10)
+    assert got == [b"content"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_device_is_written_through_and_stays(tmp_path):
+    link = tmp_path / "nothing"
+    link.symlink_to("/dev/null")
+    for path in (link, Path("/dev/null")):
+        files.write_atomic(path, b"x")
+        assert stat.S_ISCHR(path.stat().st_mode)
+    with pytest.raises(EvaluationFailed, match="cannot write /dev/full: No space left"):
+        files.write_atomic(Path("/dev/full"), b"x")
+    files.write_together(Path("/dev"), {"null": b"x"})
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_descriptor_is_written_to_where_it_stands(tmp_path):
+    with (tmp_path / "out").open("w+b") as out:
+        out.write(b"before ")
+        out.flush()
+        files.write_atomic(Path(f"/dev/fd/{out.fileno()}"), b"content ")
+        (tmp_path / "link").symlink_to(f"/proc/self/fd/{out.fileno()}")
+        files.write_atomic(tmp_path / "link", b"again")
+        out.seek(0)
+        assert out.read() == b"before content again"
+    with pytest.raises(EvaluationFailed, match="Bad file descriptor"):
+        files.write_atomic(Path("/dev/fd/987"), b"x")
+
+
+def test_stdout_takes_what_is_written_in_order(tmp_path):
+    code = (
+        "from pathlib import Path\nfrom robustkit.files import write_atomic\n"
+        "print('first'); write_atomic(Path('/dev/stdout'), b'second\\n'); print('third')"
+    )
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_text().split() == ["first", "second", "third"]
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert piped.stdout.split() == [b"first", b"second", b"third"]
+
+
+def test_a_pipe_that_nobody_reads_is_told_apart(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    with pytest.raises(BrokenPipeError):
+        files.write_atomic(Path(f"/dev/fd/{write}"), b"x" * 10**6)
+    os.close(write)
+
+
+def test_names_are_as_long_as_the_system_takes(tmp_path):
+    files.write_atomic(tmp_path / ("a" * 255), b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ["a" * 255]
+    with pytest.raises(EvaluationFailed, match="File name too long"):
+        files.write_atomic(tmp_path / ("a" * 256), b"x")
+    with pytest.raises(EvaluationFailed, match="is a folder"):
+        files.write_atomic(tmp_path, b"x")

@@ -28,7 +28,7 @@ from PIL import Image
 
 from robustkit.analysis.outcome import Outcome
 from robustkit.errors import InputError, UnknownName
-from robustkit.report.numbers import COLUMNS, numbers_csv
+from robustkit.report.numbers import COLUMNS, _plain, numbers_csv
 from robustkit.report.study import stable, write
 from robustkit.report.tables import accuracy_table, difference_table, escaped, tables
 from robustkit.report.wording import ends, in_points, p_value
@@ -609,3 +609,21 @@ def test_last_digits_that_differ_between_processors_change_no_byte(study, report
     other = replace(study, panels=nudged(study.panels), judgements=nudged(study.judgements))
     assert other != study
     assert contents(write(other, tmp_path).page.parent) == contents(report.page.parent)
+
+
+@pytest.mark.parametrize(
+    "name", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "a\n=1"]
+)
+def test_a_spreadsheet_takes_no_name_for_a_formula(name):
+    whole = outcome(2)
+    cells_of = tuple(replace(cell, method=name) for cell in whole.cells)
+    text = numbers_csv(replace(whole, cells=cells_of)).decode()
+    cells = [cell for row in csv.reader(io.StringIO(text, newline="")) for cell in row]
+    assert {"cell", f"'{name}" if name[0] in "=+-@" else repr(name)[1:-1]} <= set(cells)
+    assert not [c for c in cells if c.startswith(("=", "+", "@", "\t", "\r"))]
+    assert len(text.splitlines()) == len(numbers_csv(whole).decode().splitlines())
+
+
+@pytest.mark.parametrize("text", ["-0.5", "+1", "8/255", "-1e-3", "plain", "a=b", ""])
+def test_numbers_and_names_stay_as_they_are(text):
+    assert _plain(text) == text

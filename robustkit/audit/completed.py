@@ -1,11 +1,11 @@
 """What completed of an audit: its stages, their attacks, its indicators. No torch."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from robustkit.audit.outcome import Audit, Family, IndicatorResult, Level, Stage
+from robustkit.parsing import parse_toml
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ def completed(audit: Audit) -> CompletedAudit:
 def attacks_of(toml: str) -> list[Mapping[str, Any]]:
     """The attacks of a protocol's file; none where it cannot be read."""
     try:
-        found = tomllib.loads(toml).get("attack", [])
-    except tomllib.TOMLDecodeError:
+        found = parse_toml(toml).get("attack", [])
+    except ValueError:
         return []
     return [a for a in found if isinstance(a, dict)] if isinstance(found, list) else []
 
@@ -75,6 +75,6 @@ def attacks_of(toml: str) -> list[Mapping[str, Any]]:
 def target_of(toml: str) -> str:
     """The target of a protocol's file; "none" where attacks are untargeted or it cannot be read."""
     try:
-        return str(tomllib.loads(toml).get("target", "none"))
-    except tomllib.TOMLDecodeError:
+        return str(parse_toml(toml).get("target", "none"))
+    except ValueError:
         return "none"

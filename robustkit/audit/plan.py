@@ -1,12 +1,14 @@
 """What an audit runs: its file, by name or path. No torch."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from robustkit.errors import InputError, UnknownName
-from robustkit.files import build, read_toml, shipped
+from robustkit.files import build, read_text, read_toml, shipped
+from robustkit.parsing import parse_fraction
 
 DEFAULT = "standard"
 
@@ -122,7 +124,7 @@ def load_plan(name: str) -> AuditPlan:
         file.corrupted,
         smoothing,
         file.thresholds or {},
-        path.read_text(encoding="utf-8"),
+        read_text(path),
     )
 
 
@@ -149,7 +151,9 @@ def parse_budget(text: str) -> tuple[AuditPlan, float | None]:
         InputError: minutes of 0, or a plan that cannot be read.
     """
     number = text.removesuffix("min").strip()
-    limit = float(number) if number.replace(".", "", 1).isdigit() else None
+    limit = None
+    with suppress(ValueError):
+        limit = float(parse_fraction(number))
     if limit is not None and limit <= 0:
         raise InputError(f"--budget {text}: minutes must be above 0")
     return load_plan(DEFAULT if limit is not None else text), limit

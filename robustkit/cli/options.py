@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from robustkit.errors import InputError
+from robustkit.parsing import parse_fraction, parse_integer
 
 if TYPE_CHECKING:
     from robustkit.checkpoint import Checkpoint
@@ -147,7 +148,7 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(float(parse_fraction(part)) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"{option} {text}: expected numbers such as 0.485,0.456,0.406") from error
 
@@ -158,8 +159,8 @@ def share(text: str, option: str) -> Fraction:
     Raises:
         InputError: anything else.
     """
-    with suppress(ValueError, ZeroDivisionError):
-        return Fraction(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    with suppress(ValueError):
+        return parse_fraction(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     raise InputError(f"{option} {text}: expected a number such as 0.05, 1/20 or 5%")
 
 
@@ -171,6 +172,7 @@ def images_per_batch(text: str) -> int | Literal["auto"]:
     """
     if text == "auto":
         return "auto"
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"--batch-size {text}: expected a number above 0, or auto")
-    return int(text)
+    with suppress(ValueError):
+        if (number := parse_integer(text)) > 0:
+            return number
+    raise InputError(f"--batch-size {text}: expected a number above 0, or auto")

@@ -122,8 +122,8 @@ def tell_warnings(warnings: Iterable[str]) -> None:
 
 # --- files ----------------------------------------------------------------------------------------
 
-NAME = 230
-"""bytes of a file's name: what systems hold, less what a file is called while it is written"""
+NAME = 255
+"""bytes of a file's name that systems hold"""
 
 
 def check_file(option: str, target: str | Path | None) -> None:

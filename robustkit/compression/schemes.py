@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Literal
 
 from robustkit.errors import InputError, UnknownName
-from robustkit.files import fraction
+from robustkit.parsing import fraction, whole
 
 Amount = Fraction | int
 """a share of a bucket's elements, or a count of them"""
@@ -103,8 +103,8 @@ def parse(text: str) -> Scheme:
             return OneBit(column)
         case ("fp16" | "bf16") as kind, "":
             return Half(kind)
-        case "powersgd", _ if rest.isdecimal() and int(rest) > 0:
-            return PowerSGD(int(rest))
+        case "powersgd", _ if rank := whole(rest):
+            return PowerSGD(rank)
     if name in FORMS:
         raise _malformed(text, name)
     raise UnknownName("compression", name, FORMS)
@@ -116,14 +116,14 @@ def count(k: Amount, numel: int) -> int:
 
 
 def _amount(rest: str, text: str, name: str) -> Amount:
-    if rest.isdecimal() and int(rest) > 0:
-        return int(rest)
+    if number := whole(rest):
+        return number
     try:
         percent = rest.endswith("%")
         share = fraction(rest.removesuffix("%"), text) / (100 if percent else 1)
     except InputError:
         raise _malformed(text, name) from None
-    if rest.isdecimal() or not 0 < share <= 1:
+    if whole(rest) is not None or not 0 < share <= 1:
         raise InputError(
             f"compression {text!r}: expected a share above 0 and at most 1, or a count from 1 up, "
             f"such as {FORMS[name]}"

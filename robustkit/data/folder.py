@@ -1,8 +1,10 @@
 """Folders of class folders, as torchvision's ImageFolder reads them: one picture a file."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from robustkit.data.encoded import SUFFIXES, EncodedImage, decode
 from robustkit.data.pixels import Image, Labels
 from robustkit.data.source import WHOLE, Opened, Remembered
 from robustkit.errors import DataError
+from robustkit.parsing import whole
 
 SPLIT_FOLDERS = frozenset({"train", "test", "val", "valid", "validation"})
 
@@ -62,7 +65,8 @@ def _opened(folder: Path, split: str, found: Sequence[str], names: tuple[str, ..
         raise DataError(f"{folder}: no pictures in class folders (folder/CLASS/picture.png)")
     paths, labels = zip(*files, strict=True)
     warnings: tuple[str, ...] = ()
-    if all(name.isdigit() for name in names) and sorted(names, key=int) != list(names):
+    numbers = [number for name in names if (number := whole(name)) is not None]
+    if len(numbers) == len(names) and sorted(numbers) != numbers:
         warnings = (
             f"{folder}: class folders are numbered in alphabetical order, as ImageFolder does: "
             f"label 2 is the folder {names[2]!r}",
@@ -72,13 +76,24 @@ def _opened(folder: Path, split: str, found: Sequence[str], names: tuple[str, ..
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())
 
 
 def _pictures(folder: Path) -> list[Path]:
-    """The pictures at any depth under a class folder, in alphabetical order."""
+    """The pictures at any depth under a class folder, in alphabetical order.
+
+    Raises:
+        DataError: a folder that cannot be read: its pictures must not vanish without a word.
+    """
+    # Path.rglob passes over what it may not read
+    inside = os.walk(folder, onerror=_unreadable) if folder.is_dir() else ()
+    found = (Path(parent, name) for parent, _, names in inside for name in names)
     return sorted(
         path
-        for path in folder.rglob("*")
+        for path in found
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error

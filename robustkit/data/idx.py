@@ -5,19 +5,22 @@ Source: http://yann.lecun.com/exdb/mnist/ (at the end of the page).
 
 import gzip
 import hashlib
+import io
 import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from robustkit.data.packed import check_size
 from robustkit.data.source import CUT_SHORT, ArraySource, Opened, checked_arrays, diagnosis
 from robustkit.errors import DataError
 
 MAGIC_OF_BYTES = b"\0\0\x08"
+MOST_DIMENSIONS = 8
 GZIP = b"\x1f\x8b"
 PREFIXES = {"train": "train", "test": "t10k"}
 
@@ -38,18 +41,35 @@ def read_idx(path: Path) -> Idx:
     """
     try:
         packed = path.read_bytes()
-        content = gzip.decompress(packed) if packed.startswith(GZIP) else packed
-    except (OSError, EOFError, zlib.error) as error:
+        stream: IO[bytes] | gzip.GzipFile = io.BytesIO(packed)
+        if zipped := packed.startswith(GZIP):
+            stream = gzip.GzipFile(fileobj=stream)
+        shape, content = _header(stream, path)
+        expected, start = math.prod(shape), len(content)
+        if zipped:
+            check_size(expected, len(packed), path)
+        # one byte more than there should be, so that what is too long shows
+        content += stream.read(expected + 1 if zipped else -1)
+    except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:
         raise DataError(f"{path}: {diagnosis(path)}") from error
-    dimensions = content[3] if len(content) > 3 else 0
-    start = 4 + 4 * dimensions
-    if not content.startswith(MAGIC_OF_BYTES) or not dimensions or len(content) < start:
-        raise DataError(f"{path}: not an IDX file of bytes; {diagnosis(path)}")
-    shape = np.frombuffer(content, ">u4", dimensions, 4).tolist()
-    if (found := len(content) - start) != (expected := math.prod(shape)):
-        raise DataError(f"{path}: {found} bytes after the header, expected {expected}; {CUT_SHORT}")
+    if (found := len(content) - start) != expected:
+        counted = f"more than {expected}" if zipped and found > expected else found
+        raise DataError(
+            f"{path}: {counted} bytes after the header, expected {expected}; {CUT_SHORT}"
+        )
     values = np.frombuffer(content, np.uint8, offset=start).reshape(shape)
     return Idx(values, hashlib.sha256(content).hexdigest())
+
+
+def _header(stream: IO[bytes] | gzip.GzipFile, path: Path) -> tuple[list[int], bytes]:
+    """The sizes of an IDX file, and the bytes that say so."""
+    head = stream.read(4)
+    dimensions = head[3] if len(head) > 3 else 0
+    sizes = stream.read(4 * dimensions)
+    known = head.startswith(MAGIC_OF_BYTES) and 0 < dimensions <= MOST_DIMENSIONS
+    if not known or len(sizes) < 4 * dimensions:
+        raise DataError(f"{path}: not an IDX file of bytes; {diagnosis(path)}")
+    return np.frombuffer(sizes, ">u4").tolist(), head + sizes
 
 
 def find_idx(folders: Sequence[Path], split: str) -> tuple[Path, Path] | None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from robustkit.data.pixels import Labels
 from robustkit.data.source import checked_labels, diagnosis
 from robustkit.errors import BadFile, DataError, UnknownName
+from robustkit.parsing import whole
 from robustkit.unpickling import (
     Budget,
     Placeholder,
@@ -221,7 +222,7 @@ def _csv_columns(rows: list[list[str]], path: Path) -> dict[str, Any]:
     """The columns of a CSV file; its first row is a header unless it is all whole numbers."""
     if not rows:
         raise DataError(f"{path}: the file is empty")
-    plain = all(cell.strip().isdigit() for cell in rows[0])
+    plain = all(whole(cell.strip()) is not None for cell in rows[0])
     header = [""] * len(rows[0]) if plain else [cell.strip() for cell in rows.pop(0)]
     if len(set(header)) != len(header):
         raise DataError(f"{path}: several columns need a header that names each")

@@ -22,7 +22,8 @@ from robustkit.data.draws import Positions, generator, interleave, numbers, shuf
 from robustkit.data.labelfile import UNIT, read_labels, read_matrix
 from robustkit.data.pixels import Labels
 from robustkit.errors import InputError, UnknownName
-from robustkit.files import digest, file_digest, fraction
+from robustkit.files import digest, file_digest
+from robustkit.parsing import fraction
 
 Kind = Literal["symmetric", "symmetric-any", "pair", "instance", "matrix", "file"]
 FROM_FILE = ("matrix", "file")

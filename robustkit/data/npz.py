@@ -1,11 +1,14 @@
 """NumPy archives (`.npz`) with images and labels."""
 
-from collections.abc import Collection
+import zipfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from robustkit.data.packed import check_unpacked
 from robustkit.data.pixels import Image
 from robustkit.data.source import WHOLE, ArraySource, Opened, checked_arrays, diagnosis
 from robustkit.errors import DataError
@@ -37,8 +40,10 @@ def open_npz(path: Path, split: str) -> Opened:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: a single array; expected an .npz with images and labels")
             keys = _keys(archive.files, split, path)
-            images, labels = archive[keys.images], archive[keys.labels]
-            classes = archive["classes"].tolist() if "classes" in archive.files else []
+            names = [*keys[:2], *(["classes"] if "classes" in archive.files else [])]
+            with zipfile.ZipFile(file) as members:
+                check_unpacked(members, [f"{name}.npy" for name in names], path)
+            images, labels, *others = (archive[name] for name in names)
     except DataError:
         raise
     # zipfile, zlib and NumPy's header parser raise nearly anything on broken bytes
@@ -49,7 +54,19 @@ def open_npz(path: Path, split: str) -> Opened:
     pair = checked_arrays(laid_out, labels, str(path))
     source = ArraySource(pair.images, pair.labels, str(path))
     origin = {"file": str(path), "sha256": file_digest(path), **keys._asdict(), "layout": layout}
-    return Opened(source, keys.split, tuple(map(str, classes)), origin=origin)
+    return Opened(source, keys.split, _classes(others, path), origin=origin)
+
+
+def _classes(found: Sequence[npt.NDArray[Any]], path: Path) -> tuple[str, ...]:
+    """The names of the classes, where the archive has any."""
+    for names in found:
+        if names.ndim != 1 or names.dtype.kind not in "USiu":
+            shape = "x".join(map(str, names.shape)) or "none"
+            raise DataError(
+                f"{path}: classes of shape {shape} and type {names.dtype}; expected a list of names"
+            )
+        return tuple(map(str, names.tolist()))
+    return ()
 
 
 def _keys(found: Collection[str], split: str, path: Path) -> Keys:

@@ -120,7 +120,7 @@ class _ParquetTable:
         self.path = path
         self._broken = (arrow.ArrowException, OSError, ValueError)
         try:
-            self._file = parquet.ParquetFile(path, memory_map=True)
+            self._file = parquet.ParquetFile(path)
         except self._broken as error:
             raise DataError(f"{path}: not readable as Parquet: {diagnosis(path)}") from error
         names = self._file.schema_arrow.names
@@ -230,4 +230,6 @@ def _column(names: Sequence[str], known: Sequence[str], path: Path) -> str:
         raise DataError(
             f"{path}: no column {' or '.join(map(repr, known[:2]))}; it has: {', '.join(names)}"
         )
+    if names.count(found) > 1:
+        raise DataError(f"{path}: several columns are called {found!r}; keep one of them")
     return found

@@ -16,6 +16,10 @@ WHOLE = "all"
 CUT_SHORT = "it is damaged or cut short; fetch it again"
 
 
+MOST_CLASSES = 100_000
+"""of a data set: each has a name, and none that is in use has a third as many"""
+
+
 class Source(Protocol):
     """Images that can be read one after the other without holding them all."""
 
@@ -145,6 +149,11 @@ def checked_labels(labels: Any, where: str) -> Labels:
     whole: Labels = labels.astype(np.int64)
     if (bad := np.flatnonzero(whole < 0)).size:
         raise DataError(f"{where}: image {bad[0]} has label {whole[bad[0]]}; labels start at 0")
+    if (bad := np.flatnonzero(whole >= MOST_CLASSES)).size:
+        raise DataError(
+            f"{where}: image {bad[0]} has label {whole[bad[0]]}; more than {MOST_CLASSES:,} "
+            "classes are taken for a mistake"
+        )
     return whole
 
 

@@ -17,7 +17,7 @@ from robustkit.data.noise import LabelNoise, NoisyLabels, apply_label_noise, wri
 from robustkit.data.pixels import Labels
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
-from robustkit.files import fraction as fraction_of_text
+from robustkit.parsing import fraction as fraction_of_text
 
 HOLD_OUT, FRACTION = "hold-out/1", "data fraction/1"
 """purposes of draws"""

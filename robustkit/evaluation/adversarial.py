@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from robustkit.errors import EvaluationFailed
+from robustkit.files import writing
 from robustkit.record import Blocks
 
 
@@ -29,24 +30,16 @@ def save_adversarial(
     Raises:
         EvaluationFailed: the file cannot be written, or a block's images are gone.
     """
-    partial = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(partial, "w") as archive:
-            # one row after the other: numpy.savez would need all images in memory at once
-            with archive.open("images.npy", "w", force_zip64=True) as file:
-                description = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), *shape)}
-                np.lib.format.write_array_header_2_0(file, description)
-                for images in _pieces(path, blocks, count):
-                    file.write(np.ascontiguousarray(images, dtype="<f4").tobytes())
-            for name, column in _columns(rows).items():
-                with archive.open(f"{name}.npy", "w") as file:
-                    np.lib.format.write_array(file, column, allow_pickle=False)
-        partial.replace(path)
-    except OSError as error:
-        raise EvaluationFailed(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path) as target, zipfile.ZipFile(target, "w") as archive:
+        # one row after the other: numpy.savez would need all images in memory at once
+        with archive.open("images.npy", "w", force_zip64=True) as file:
+            description = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), *shape)}
+            np.lib.format.write_array_header_2_0(file, description)
+            for images in _pieces(path, blocks, count):
+                file.write(np.ascontiguousarray(images, dtype="<f4").tobytes())
+        for name, column in _columns(rows).items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, column, allow_pickle=False)
 
 
 def _pieces(path: Path, blocks: Blocks, count: int) -> Iterator[npt.NDArray[np.float32]]:

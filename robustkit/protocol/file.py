@@ -1,7 +1,6 @@
 """A protocol's file: read strictly for one norm, written with every number spelled out."""
 
 import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from robustkit.errors import InputError, ProtocolError, UnknownName
-from robustkit.files import build, find, names, read_toml
+from robustkit.files import build, find, names, read_text, read_toml
+from robustkit.parsing import parse_integer, parse_toml
 from robustkit.protocol.attacks import KINDS, Attack, kind_of
 from robustkit.protocol.norms import NORMS, Norm, symbol
 from robustkit.protocol.protocol import (
@@ -63,7 +63,7 @@ def load_protocol(name: str, settings: Sequence[str] = (), norm: Norm | None = N
     table = read_toml(path)
     if norm not in (None, *_norms(table)):
         raise ProtocolError(_lacking(path.stem, table, norm))
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     return replace(parse_protocol(table, path.stem, str(path), settings, norm), text=text)
 
 
@@ -102,8 +102,8 @@ def norms_of(name: str) -> tuple[str, ...]:
 
 def default_norm(protocol: Table) -> str:
     """The norm that the file of a header's protocol names first; without a file its own."""
-    with suppress(tomllib.TOMLDecodeError):
-        for norm in _norms(tomllib.loads(protocol["file"])):
+    with suppress(ValueError):
+        for norm in _norms(parse_toml(protocol["file"])):
             return norm
     return str(protocol["norm"])
 
@@ -267,7 +267,8 @@ def _changed(attack: Attack, name: str, text: str, setting: str) -> Attack:
     if isinstance(current, bool):
         value = {"true": True, "false": False}.get(text.lower(), text)
     elif isinstance(current, int):
-        value = int(text) if text.lstrip("+-").isdigit() else text
+        with suppress(ValueError):
+            value = parse_integer(text)
     given = {
         f.name: v for f in fields(attack) if not isinstance(v := getattr(attack, f.name), Fraction)
     }

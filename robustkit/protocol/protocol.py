@@ -7,7 +7,8 @@ from math import prod
 from typing import Any, Literal
 
 from robustkit.errors import InputError, ProtocolError
-from robustkit.files import canonical, digest, fraction
+from robustkit.files import canonical, digest
+from robustkit.parsing import fraction
 from robustkit.protocol.attacks import (
     OFFERED,
     UNTARGETED,

@@ -5,7 +5,6 @@ that comes from a record is escaped.
 """
 
 import shlex
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +24,7 @@ from robustkit.figures import (
     shortened,
     svg,
 )
+from robustkit.parsing import parse_toml
 from robustkit.protocol import Epsilon, parse_protocol, protocol_options, protocol_toml
 from robustkit.record import CLEAN, Evaluation, Example, Point
 from robustkit.report.html import render
@@ -309,9 +309,9 @@ def _file_says_it_all(protocol: Mapping[str, Any]) -> bool:
     resolved, name = protocol["resolved"], protocol["name"]
     given = {key: resolved[key] for key in ("epsilons", "target", "seed")}
     try:
-        table = tomllib.loads(protocol["file"])
+        table = parse_toml(protocol["file"])
         written = parse_protocol(table, name, name, norm=protocol["norm"]).resolved()
-    except (InputError, tomllib.TOMLDecodeError):
+    except (InputError, ValueError):
         return False
     return bool(written | given == resolved)
 

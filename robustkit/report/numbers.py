@@ -1,6 +1,7 @@
 """Every number of a report, one row each."""
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields, replace
 from io import StringIO
@@ -18,6 +19,7 @@ from robustkit.analysis.outcome import (
     Panel,
     TransferMatrix,
 )
+from robustkit.errors import shown
 from robustkit.statistics import Comparison, Estimate
 
 Section = Literal[
@@ -75,6 +77,12 @@ class NumberRow:
     note: str = ""
 
 
+FORMULA = ("=", "+", "-", "@")
+"""what a spreadsheet takes a cell for that begins so; the apostrophe before it says that it is text
+
+Source: OWASP, CSV Injection.
+"""
+NUMBER = re.compile(r"[+-]?[\d./]+(e[+-]?\d+)?")
 COLUMNS = tuple(field.name for field in fields(NumberRow))
 
 
@@ -101,6 +109,10 @@ def rows(outcome: Outcome) -> Iterator[NumberRow]:
 def _plain(value: object) -> object:
     if value is None or (isinstance(value, float) and not isfinite(value)):
         return ""
+    if isinstance(value, str):
+        # a name from a file is text, whatever a spreadsheet would make of it
+        formula = value.startswith(FORMULA) and not NUMBER.fullmatch(value)
+        return f"'{shown(value)}" if formula else shown(value)
     # by way of float, since numpy's own numbers name their type
     return repr(float(value)) if isinstance(value, float) else value
 

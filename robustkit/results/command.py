@@ -1,12 +1,12 @@
 """The command line that makes an evaluation which is missing."""
 
 import shlex
-import tomllib
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from robustkit.parsing import parse_toml
 from robustkit.protocol import parse_protocol, protocol_options
 from robustkit.results.records import RecordQuery
 
@@ -66,7 +66,7 @@ def _settings(protocol: Mapping[str, Any]) -> Iterable[str]:
     """`--set` for every number that is not the one of the protocol's file."""
     if not protocol["file"]:
         return
-    name, table = protocol["name"], tomllib.loads(protocol["file"])
+    name, table = protocol["name"], parse_toml(protocol["file"])
     usual = parse_protocol(table, name, name, norm=protocol["norm"]).resolved()
     pairs = zip(usual["attacks"], protocol["resolved"]["attacks"], strict=True)
     changes = {

@@ -16,6 +16,7 @@ from typing import Any
 
 from robustkit.errors import InputError
 from robustkit.files import file_digest, shipped
+from robustkit.parsing import parse_integer
 from robustkit.results.command import evaluate_command
 from robustkit.results.pattern import FIELD, match_files
 from robustkit.results.records import NetworkRecords, Record, RecordQuery, open_record
@@ -153,9 +154,10 @@ def _plain(path: object) -> str:
 
 
 def _seed(text: str, where: str) -> int:
-    if not text.isdigit():
-        raise InputError(f"{where}: seed {text!r} is no whole number")
-    return int(text)
+    try:
+        return parse_integer(text)
+    except ValueError as error:
+        raise InputError(f"{where}: seed {text!r} is no whole number") from error
 
 
 def _by_network(records: Iterable[Record]) -> list[NetworkRecords]:

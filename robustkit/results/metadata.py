@@ -13,7 +13,7 @@ from robustkit.checkpoint.header import read_header
 from robustkit.checkpoint.metadata import parse_metadata
 from robustkit.checkpoint.sidecar import read_sidecar
 from robustkit.errors import CheckpointError, InputError
-from robustkit.files import fraction
+from robustkit.parsing import fraction
 from robustkit.spec import TRAINED
 
 PARTS = ("loss", "recipe")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from robustkit.errors import InputError, UnknownName
-from robustkit.files import fraction
+from robustkit.parsing import fraction
 from robustkit.spec.study import TRAINED, Analysis, Claim, Study, TrainingSpec, Tuning
 
 MOST_STEPS = 10**8

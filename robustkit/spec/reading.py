@@ -1,11 +1,11 @@
 """A study's file: the question, the claims and every choice, fixed before anything is trained."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from robustkit.files import build, find, read_toml
+from robustkit.files import build, find, read_text, read_toml
+from robustkit.parsing import parse_toml
 from robustkit.spec.checks import checked
 from robustkit.spec.study import (
     FIGURES,
@@ -58,7 +58,7 @@ def load_study(name: str, changes: Mapping[str, Mapping[str, Any]] | None = None
     """
     path = find("reports", name)
     read_toml(path)  # for its message, which has line and column
-    return study_of_text(path.read_text(encoding="utf-8"), path.stem, str(path), changes or {})
+    return study_of_text(read_text(path), path.stem, str(path), changes or {})
 
 
 def study_of_text(
@@ -72,7 +72,7 @@ def study_of_text(
 
 def merged_table(text: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The table of a study's file, with changes; see `load_study`."""
-    table = tomllib.loads(text)
+    table = parse_toml(text)
     for section, values in changes.items():
         if not section:
             table |= values

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from robustkit import compression
 from robustkit.data import Dataset
 from robustkit.errors import InputError
-from robustkit.files import fraction
 from robustkit.keys import CellKey, CellTestKey, short
+from robustkit.parsing import fraction
 from robustkit.protocol import Norm
 from robustkit.spec import TRAINED, Analysis, Method, Study, TrainingSpec, Tuning
 from robustkit.study.user_files import UserFiles, noise_of, protocol_digest, read_user_files

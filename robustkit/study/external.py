@@ -12,6 +12,7 @@ from robustkit.checkpoint.sidecar import sidecar_path
 from robustkit.errors import InputError
 from robustkit.files import file_digest
 from robustkit.keys import ExternalCellKey
+from robustkit.parsing import parse_integer
 from robustkit.results.grid import Place
 from robustkit.results.metadata import (
     PARTS,
@@ -168,8 +169,10 @@ class ExternalPlanner:
     def _cell(self, network: ExternalNetwork) -> Cell:
         where = Context(*(network.of(name) or PLACES[name] for name in TRAINED))
         method, seed = self._method(network), network.of("seed") or "0"
-        if not seed.isdecimal():
-            raise InputError(f"{network.path}: seed {seed!r} is no whole number")
+        try:
+            number = parse_integer(seed)
+        except ValueError as error:
+            raise InputError(f"{network.path}: seed {seed!r} is no whole number") from error
         aside = sidecar_path(network.path)
         key = ExternalCellKey(
             checkpoint=str(network.path),
@@ -180,7 +183,7 @@ class ExternalPlanner:
             sidecar=self._digest(aside) if aside.is_file() else None,
             revision=None if REVISION == 1 else REVISION,
         )
-        return Cell(method, where, 0, int(seed), key.plain())
+        return Cell(method, where, 0, number, key.plain())
 
     def _method(self, network: ExternalNetwork) -> str:
         name = self.spec.method

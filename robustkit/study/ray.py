@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from robustkit.errors import InputError, RobustkitError
+from robustkit.parsing import whole
 from robustkit.study.exchange import Exchange, files, json_of, network, results_of, surrogates
 from robustkit.study.run import LOST, in_words
 from robustkit.study.store import StudyStore
@@ -421,10 +422,10 @@ def _knock(address: str) -> None:
         InputError: nothing does.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
+    if not host or (number := whole(port)) is None:
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK).close()
+        socket.create_connection((host.strip("[]"), number), KNOCK).close()
     except (OSError, OverflowError) as error:
         raise InputError(f"--ray {address}: nothing answers there ({error})") from error
 

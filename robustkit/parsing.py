@@ -1,0 +1,114 @@
+"""Numbers and tables as users and files write them, within bounds.
+
+Python's own parsers have none: `Fraction("1e999999999")` works for hours, an integer of 400 digits
+is no float, `"²".isdigit()` holds and `int("²")` fails, and nested brackets end in a
+`RecursionError`.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from robustkit.errors import InputError, quoted
+
+LONGEST = 100
+"""characters of a number"""
+LARGEST = 10**18
+"""integer that is read: what fits into 64 bits"""
+MAGNITUDE = Fraction(10**100)
+"""largest number that is read, and the inverse of the smallest above 0: far within a float's"""
+DEEPEST = 50
+"""tables and lists inside one another"""
+_NUMBER = re.compile(r"[+-]?(\d+/\d+|(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?)", re.ASCII | re.IGNORECASE)
+_WHOLE = re.compile(r"\d{1,18}", re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d{1,19}", re.ASCII)
+
+
+def parse_fraction(text: str) -> Fraction:
+    """An exact number from "8/255", "0.3" or "3e-2".
+
+    Raises:
+        ValueError: it is none, divides by zero, or is too long, too large or too small.
+    """
+    plain = text.strip()
+    if len(plain) > LONGEST or not _NUMBER.fullmatch(plain):
+        raise ValueError("no number")
+    if "/" in plain and not int(plain.partition("/")[2]):
+        raise ValueError("divides by zero")
+    value = Fraction(plain)
+    if value and not 1 / MAGNITUDE <= abs(value) <= MAGNITUDE:
+        raise ValueError("out of range")
+    return value
+
+
+def fraction(value: object, where: str) -> Fraction:
+    """An exact number from "8/255", "0.3" or an integer; a float has already lost the exactness.
+
+    Raises:
+        InputError: anything else.
+    """
+    try:
+        if isinstance(value, str):
+            return parse_fraction(value)
+        if type(value) is int:
+            return Fraction(checked_integer(value, where))
+    except ValueError:
+        pass
+    raise InputError(
+        f'{where}: expected a number such as "8/255" or "0.3" in quotes, got {quoted(value)}'
+    )
+
+
+def parse_integer(text: str) -> int:
+    """An integer in ASCII digits.
+
+    Raises:
+        ValueError: it is none, or does not fit into 64 bits.
+    """
+    plain = text.strip()
+    if not _INTEGER.fullmatch(plain) or abs(value := int(plain)) > LARGEST:
+        raise ValueError("no integer of 64 bits")
+    return value
+
+
+def whole(text: str) -> int | None:
+    """A number from 0 on in ASCII digits alone; None: it is none."""
+    return int(text) if _WHOLE.fullmatch(text) else None
+
+
+def checked_integer(value: int, where: str) -> int:
+    """The integer itself, if it fits into 64 bits.
+
+    Raises:
+        InputError: it does not.
+    """
+    if abs(value) > LARGEST:
+        raise InputError(f"{where}: expected an integer of 64 bits, got {quoted(value)}")
+    return value
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """A TOML document as a dictionary.
+
+    Raises:
+        ValueError: it is none, or goes deeper than any that is meant.
+    """
+    try:
+        table = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    level: list[Any] = [table]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return table
+    raise ValueError("nested too deeply")
+
+
+def _inside(value: Any) -> list[Any]:
+    """What stands in a table or a list."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return value if isinstance(value, list) else []
