@@ -41,6 +41,7 @@ images     = 24
 delta      = 0.2
 indicators = 8
 certified  = 4
+multiplications = 2e9
 corrupted  = 4
 
 [[stage]]
@@ -141,6 +142,10 @@ def test_an_audit_holds_what_its_parts_found(audited, images):
     for bound in audit.certificate.levels:
         attacked = next(lv for lv in audit.robust if lv.epsilon == bound.epsilon)
         assert bound.certified.value * audit.certificate.n <= attacked.accuracy.value * 24 + 1e-9
+        assert sum(bound.methods.values()) == round(bound.certified.value * audit.certificate.n)
+        assert 0 < bound.rounding < 0.1
+        assert bound.lost == 0
+    assert audit.certificate.levels[0].methods
     assert len(audit.corruptions.rows) == 15
     for level in audit.smoothed.levels:
         assert level.certified.value <= level.attacked.value <= audit.smoothed.clean.value
@@ -478,15 +483,19 @@ def test_every_shipped_plan_parses_and_names_protocols_that_exist(name):
         ("images = -1", "images must not be negative"),
         ("image = 3", "did you mean 'images'"),
         ("delta = 0.0", "delta must lie between 0 and 1, 0.05 for 5 points, got 0"),
+        ("multiplications = -1", "multiplications must be a number from 0, 2e9 for example"),
+        ("multiplications = inf", "multiplications must be a number from 0, 2e9 for example"),
         ("delta = 5.0", "delta must lie between 0 and 1, 0.05 for 5 points, got 5"),
         ('[[stage]]\nattack = {linf = "pgd"}\nrequired = true', "expected str"),
         ('[[stage]]\nattack = "pgd"\nrequired = true\nbudgets = "some"', "budgets"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_one_line(tmp_path, change, message):
-    head = 'title = "x"\nimages = 1\ndelta = 0.05\nindicators = 1\ncertified = 1\ncorrupted = 1\n'
-    if change.startswith(("images", "delta")):
-        head = head.replace("images = 1" if change.startswith("images") else "delta = 0.05", change)
+    head = 'title = "x"\nimages = 1\ndelta = 0.05\nindicators = 1\ncertified = 1\n'
+    head += "multiplications = 0\ncorrupted = 1\n"
+    key = change.partition(" ")[0]
+    if f"{key} = " in head:
+        head = re.sub(f"^{key} = .*$", change, head, flags=re.MULTILINE)
     elif not change.startswith("["):
         head += change + "\n"
     tail = change if change.startswith("[") else '[[stage]]\nattack = "pgd"\nrequired = true'

@@ -431,6 +431,7 @@ AUDIT = {
         {
             "indicators": "data",
             "certified": "data",
+            "multiplications": "settings",
             "corrupted": "data",
             "smoothing": "settings",
             "thresholds": "settings",

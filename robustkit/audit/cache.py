@@ -19,7 +19,7 @@ from robustkit.evaluation.outputs import Outputs, agree
 from robustkit.files import digest, write_atomic
 from robustkit.keys import AuditPartKey
 
-REVISION = 2
+REVISION = 3
 """raised whenever a change can change what is kept of a part"""
 
 

@@ -67,6 +67,12 @@ class Bound:
     epsilon: str
     value: float
     certified: Estimate
+    methods: Mapping[str, int] | None = None
+    """images that each method proved and the ones before it did not"""
+    rounding: float | None = None
+    """median of what float32's rounding took off an image's margin, in logits"""
+    lost: int | None = None
+    """images that are not certified for rounding alone"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +54,8 @@ class AuditPlan:
     stages: tuple[StageSpec, ...]
     indicators: int
     certified: int
+    multiplications: float
+    """that linear relaxation may take for a certified image"""
     corrupted: int
     smoothing: Smoothing | None
     thresholds: Mapping[str, Any]
@@ -78,6 +81,7 @@ class _PlanFile:
     delta: float
     indicators: int
     certified: int
+    multiplications: float
     corrupted: int
     stage: tuple[dict, ...]  # type: ignore[type-arg]
     smoothing: dict | None = None  # type: ignore[type-arg]
@@ -109,6 +113,8 @@ def load_plan(name: str) -> AuditPlan:
         raise InputError(
             f"{where}: delta must lie between 0 and 1, 0.05 for 5 points, got {file.delta:.6g}"
         )
+    if not 0 <= file.multiplications < inf:
+        raise InputError(f"{where}: multiplications must be a number from 0, 2e9 for example")
     stages = tuple(_stage(t, f"{where}: [[stage]] {i}") for i, t in enumerate(file.stage, 1))
     smoothing = (
         build(Smoothing, file.smoothing, f"{where}: [smoothing]") if file.smoothing else None
@@ -121,6 +127,7 @@ def load_plan(name: str) -> AuditPlan:
         stages,
         file.indicators,
         file.certified,
+        file.multiplications,
         file.corrupted,
         smoothing,
         file.thresholds or {},

@@ -17,13 +17,13 @@ from robustkit.analysis.contrast import judge_levels
 from robustkit.audit import counts, thresholds
 from robustkit.audit.adaptive_stage import add_adaptive, attack_rest, doubted_attacks
 from robustkit.audit.cache import Parts, masks
+from robustkit.audit.certified import certificate, kept
 from robustkit.audit.checklist import fill
 from robustkit.audit.context import AuditContext
 from robustkit.audit.indicators import INDICATORS, Indicator
 from robustkit.audit.indicators.run import IndicatorRun, run_indicators
 from robustkit.audit.outcome import (
     Audit,
-    Bound,
     Certificate,
     ClaimVerdict,
     Corrupted,
@@ -110,7 +110,7 @@ class _AuditRun:
         # others meet the same stages, but no adaptive attacks: these are made for the audited one
         comparisons = self._compare(attacked)
         results = self._run_indicators(attacked)
-        certificate = self._certify(attacked)
+        bounds = self._certify(attacked)
         corruptions = self._corrupt()
         smoothed = self._smooth()
         claim = q.claim or counts.plain_claim(attacked)
@@ -131,7 +131,7 @@ class _AuditRun:
             robust=robust,
             stages=tuple(attacked.stages),
             indicators=results,
-            certificate=certificate,
+            certificate=bounds,
             smoothed=smoothed,
             corruptions=corruptions,
             classes=counts.classes(attacked),
@@ -275,28 +275,25 @@ class _AuditRun:
     def _certify(self, attacked: AttackedImages) -> Certificate:
         """Which of the first images provably hold; none of them may have been fooled."""
         threat, part = self.request.threat, self._first(self.request.plan.certified)
-        n, budgets = len(part), threat.budgets
+        n, budgets, work = len(part), threat.budgets, self.request.plan.multiplications
 
         def compute() -> dict[str, Any]:
             self._begin("certified bounds", n)
             bounds = certify_rising(
-                self._model, *self._tensors(part), threat.norm, [float(e) for e in budgets]
+                self._model,
+                *self._tensors(part),
+                threat.norm,
+                [float(e) for e in budgets],
+                budget=work,
             )
-            robust = [one.robust.tolist() for one in bounds]
-            return {"method": bounds[0].method, "reason": bounds[0].reason, "robust": robust}
+            return kept(bounds)
 
-        key = self._parts.key("certificate", part, [str(e.value) for e in budgets])
+        key = self._parts.key("certificate", part, [str(e.value) for e in budgets], work)
         try:
             result = self._parts.part(key, compute)
         except BROKE as error:
             return Certificate("", reason=first_line(error), n=n)
-        if result["reason"]:
-            return Certificate(result["method"], reason=result["reason"], n=n)
-        levels = []
-        for epsilon, robust in zip(budgets, result["robust"], strict=True):
-            counts.check_sandwich(attacked, epsilon.text, np.array(robust, bool))
-            levels.append(Bound(epsilon.text, float(epsilon), proportion(sum(robust), n, "exact")))
-        return Certificate(result["method"], tuple(levels), n=n)
+        return certificate(result, attacked)
 
     def _corrupt(self) -> Corruptions:
         part = self._first(self.request.plan.corrupted)

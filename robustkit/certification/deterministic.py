@@ -48,6 +48,17 @@ class Certificates:
     reason: str = ""
     """why the network is unsupported, in one line; "" where it is not"""
 
+    @property
+    def lost_to_rounding(self) -> Tensor:
+        """Bool N: not certified, but for what was taken off for rounding."""
+        return ~self.robust & (self.margin + self.rounding > 0)
+
+    @property
+    def median_rounding(self) -> float | None:
+        """What rounding took off a margin in the middle; None where nothing is known."""
+        known = self.rounding[self.rounding.isfinite()]
+        return float(known.median()) if len(known) else None
+
 
 def certify(
     model: nn.Module,

@@ -94,6 +94,7 @@ def page(audit: Audit) -> str:
         survived=audit.survived,
         rules_failed=[rule for rule in audit.policy if not rule.passed],
         budgets=_budgets(audit),
+        certified_by=_certified_by(audit),
         bounds=_bounds(audit),
         smoothed=_smoothed(audit),
         stages=_stages(audit),
@@ -201,6 +202,29 @@ def _bounds(audit: Audit) -> PageFigure | None:
         norm=audit.norm,
     )
     return _figure(draw, 2.6, "bounds", caption, " ".join(spoken))
+
+
+METHODS = {
+    "interval": "interval bounds",
+    "linear": "linear relaxation",
+    "linear throughout": "linear relaxation with the layers between bounded likewise",
+}
+"""what a page calls the methods of a certificate; another goes by its name"""
+
+
+def _certified_by(audit: Audit) -> list[str]:
+    """Which method certified how many, and what rounding cost, at each budget: a sentence each."""
+    sentences = []
+    for bound in audit.certificate.levels:
+        if bound.methods is None:
+            continue
+        parts = [f"{n:,} by {METHODS.get(name, name)}" for name, n in bound.methods.items() if n]
+        text = f"At ε = {bound.epsilon}: {', '.join(parts) or 'none'}"
+        if bound.rounding is not None:
+            text += f"; float32 rounding took {bound.rounding:.2g} off the median margin"
+            text += f" and left {bound.lost:,} open" if bound.lost else ""
+        sentences.append(f"{text}.")
+    return sentences
 
 
 def _plain(audit: Audit) -> str:

@@ -235,7 +235,14 @@ def full(names: Sequence[str] = tuple("0123456789")) -> Audit:
         certificate=Certificate(
             "IBP and CROWN",
             tuple(
-                Bound(e, value(e), proportion(c, 500))
+                Bound(
+                    e,
+                    value(e),
+                    proportion(c, 500),
+                    {"interval": c // 2, "linear": c - c // 2},
+                    1e-4,
+                    3,
+                )
                 for e, c in zip(EPSILONS, (290, 160, 25, 0), strict=True)
             ),
             n=500,
