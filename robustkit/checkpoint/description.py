@@ -1,6 +1,7 @@
 """What was recognised of a checkpoint, in words."""
 
 from robustkit.checkpoint.checkpoint import Checkpoint
+from robustkit.errors import shown
 
 
 def describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
@@ -18,7 +19,9 @@ def describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         *(("note", note) for note in c.notes),
         *(("warning", warning) for warning in c.warnings),
     ]
-    return [(label, "unknown" if value is None else str(value)) for label, value in rows]
+    return [
+        (shown(label), "unknown" if value is None else shown(str(value))) for label, value in rows
+    ]
 
 
 def _text(c: Checkpoint, name: str) -> object:

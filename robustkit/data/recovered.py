@@ -65,7 +65,7 @@ def recover(dataset: Dataset, record: Mapping[str, Any], kind: str | None = None
             seed=record["seed"],
             clean_selection=record["selection"] == "clean labels",
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise InputError(f"the record of the training is incomplete: {error}") from error
     _check(training, record)
     return training

@@ -30,7 +30,7 @@ class Budget:
     """tensors under a name"""
     numbers: int = 2**24
     """in all tensors together, which may share what they hold or repeat it without a byte"""
-    sparse_keys: int = 20_000
+    sparse_keys: int = 40_000
     """entries under keys that a file could choose to collide in a hash table"""
 
     @classmethod
@@ -91,7 +91,7 @@ class Budget:
             return False
         if sum(map(_length, parts)) > LONGEST_NAME:
             _refuse(f"a name of more than {LONGEST_NAME} characters")
-        self.sparse_keys -= 1
+        self.sparse_keys -= len(parts) + 1
         if self.sparse_keys < 0:
             _refuse("dictionaries with too many numbers as keys")
         return True
