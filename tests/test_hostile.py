@@ -101,8 +101,7 @@ def honest_files(tmp_path_factory):
 def test_honest_files_are_read(honest_files, read):
     for name, file in honest_files.items():
         said = read(file)
-        # the integers of label files are no matrix
-        assert not said.startswith("refused") or "matrix" in said or "numbers" in said, name
+        assert not said.startswith("refused"), name
 
 
 @pytest.mark.parametrize("start", [0, 20, 40, pytest.param(1000, marks=pytest.mark.slow)])

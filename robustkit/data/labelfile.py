@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,7 +79,7 @@ def read_matrix(path: Path, classes: int) -> Labels:
     Raises:
         DataError: unreadable, of another size, not numbers in [0, 1], or a row whose sum is not 1.
     """
-    rows = _floats(_loaded(path, MATRIX_FORMATS), path)
+    rows = _floats(_loaded(path, MATRIX_FORMATS), path, classes)
     if rows.shape != (classes, classes):
         raise DataError(
             f"{path}: a matrix of {'x'.join(map(str, rows.shape)) or 'nothing'}; "
@@ -102,9 +103,10 @@ def read_matrix(path: Path, classes: int) -> Labels:
 def _checked(values: Any, path: Path, count: int, classes: int) -> Labels:
     """Labels of a column, which CSV has as text."""
     try:
-        labels = checked_labels(
-            [int(v) for v in values] if path.suffix == ".csv" else values, str(path)
-        )
+        whole = [int(v) for v in values] if path.suffix == ".csv" else values
+        if not _are_numbers(whole, 2):
+            raise DataError(f"{path}: no list of numbers; expected one integer per image, from 0 on")
+        labels = checked_labels(whole, str(path))
     except ValueError as error:
         raise DataError(f"{path}: a label is no whole number from 0 on: {error}") from error
     if len(labels) != count:
@@ -117,6 +119,14 @@ def _checked(values: Any, path: Path, count: int, classes: int) -> Labels:
             f"but there are {classes} classes, numbered from 0"
         )
     return labels
+
+
+def _are_numbers(values: Any, levels: int) -> bool:
+    """Whether a value is an array, or lists of numbers alone, so many levels deep."""
+    # among numbers NumPy gives each the length of the longest text
+    if isinstance(values, list | tuple):
+        return levels > 0 and all(_are_numbers(value, levels - 1) for value in values)
+    return isinstance(values, np.ndarray | int | float)
 
 
 def _check_order(own: Labels, clean: Labels, path: Path) -> None:
@@ -142,17 +152,19 @@ def _loaded(path: Path, formats: Sequence[str]) -> Any:
         # opened here, because NumPy leaves the file open when an archive is broken
         with path.open("rb") as file:
             if (pickled := _pickle_in_npy(file)) is not None:
-                return _arrays(pickled)
+                return pickled
             loaded = np.load(file, allow_pickle=False)
             return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+    except BadFile as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
     # zipfile, zlib, NumPy's header parser and pickles raise nearly anything on broken bytes
     except Exception as error:
         why = "it holds Python objects, which are never loaded" if "Object" in str(error) else ""
         raise DataError(f"{path}: cannot be read: {why or diagnosis(path)}") from error
 
 
-def _pickle_in_npy(file: IO[bytes]) -> object:
-    """The dictionary that `numpy.save` pickled as an array of nothing but it; None for others.
+def _pickle_in_npy(file: IO[bytes]) -> Any:
+    """The arrays of a dictionary that `numpy.save` pickled as an array of it; None for others.
 
     The file is left at its start.
     """
@@ -163,13 +175,14 @@ def _pickle_in_npy(file: IO[bytes]) -> object:
         if shape != () or dtype != np.dtype(object):
             return None
         content = file.read(LARGEST)
-        found = Unpickler(Budget.of(len(content))).load(io.BytesIO(content))
+        budget = Budget.of(len(content))
+        found = Unpickler(budget).load(io.BytesIO(content))
     except ValueError:
         return None  # what is wrong with it is NumPy's to say
     finally:
         file.seek(0)
     state = found.state if isinstance(found, Placeholder) else None
-    return state[4][0] if isinstance(state, tuple) else None
+    return _arrays(state[4][0], budget) if isinstance(state, tuple) else None
 
 
 def _torch(path: Path) -> Any:
@@ -177,38 +190,54 @@ def _torch(path: Path) -> Any:
     with path.open("rb") as file:
         if (size := file.seek(0, 2)) > LARGEST:
             raise BadFile(f"{size} bytes, more than labels take")
-        return _arrays(read_torch(file, Budget.of(size)).root)
+        budget = Budget.of(size)
+        return _arrays(read_torch(file, budget).root, budget)
 
 
-def _vector(tensor: StoredTensor) -> object:
-    """A tensor of one dimension, from its storage."""
-    kind = INTEGERS.get(tensor.storage.kind)
-    if kind is None or tensor.dtype or tensor.storage.parent or tensor.storage.read is None:
-        raise BadFile(f"labels of the type {tensor.storage.kind[:40]}; save them as integers")
-    numbers = np.frombuffer(tensor.storage.read(), kind)
-    stop = tensor.offset + tensor.shape[0] if len(tensor.shape) == 1 else 0
-    if tensor.stride not in ((1,), (0,)) or not tensor.offset <= stop <= len(numbers):
-        raise BadFile("no list of labels")
-    return numbers[tensor.offset : stop]
-
-
-def _arrays(root: object) -> Any:
+def _arrays(root: object, budget: Budget) -> Any:
     """A pickle's arrays by name, or its only one."""
-    columns = mapping(root)
+    columns, made = mapping(root), _Arrays(budget)
     if columns is None:
-        return _array(root)
-    budget = Budget()
-    return {budget.name(name): _array(value) for name, value in columns.items()}
+        return made.array(root)
+    return {budget.name(name): made.array(value) for name, value in columns.items()}
 
 
-def _array(value: object) -> Any:
-    """What can be labels; anything else is None, since a pickle may nest lists without end."""
-    if isinstance(value, StoredTensor):
-        return _vector(value)
-    if isinstance(value, Placeholder):
-        return numpy_value(value)
-    flat = isinstance(value, list | tuple) and all(isinstance(item, int) for item in value)
-    return value if flat else None
+@dataclass(slots=True)
+class _Arrays:
+    """Arrays from a pickle's tree, each made once, however many names it has."""
+
+    budget: Budget
+    _made: dict[int, Any] = field(default_factory=dict)
+
+    def array(self, value: object) -> Any:
+        """What can be labels; None is anything else, such as lists that nest without end."""
+        self.budget.visit()
+        if id(value) not in self._made:
+            self._made[id(value)] = self._read(value)
+        return self._made[id(value)]
+
+    def _read(self, value: object) -> Any:
+        if isinstance(value, StoredTensor):
+            return self._vector(value)
+        if isinstance(value, Placeholder):
+            return numpy_value(value)
+        if not isinstance(value, list | tuple):
+            return None
+        self.budget.visit(len(value))
+        return value if all(isinstance(item, int) for item in value) else None
+
+    def _vector(self, tensor: StoredTensor) -> object:
+        """A tensor of one dimension, from its storage."""
+        storage, kind = tensor.storage, INTEGERS.get(tensor.storage.kind)
+        if kind is None or tensor.dtype or storage.parent or storage.read is None:
+            raise BadFile(f"labels of the type {storage.kind[:40]}; save them as integers")
+        if id(storage) not in self._made:
+            self._made[id(storage)] = np.frombuffer(storage.read(), kind)
+        numbers = self._made[id(storage)]
+        stop = tensor.offset + tensor.shape[0] if len(tensor.shape) == 1 else 0
+        if tensor.stride not in ((1,), (0,)) or not tensor.offset <= stop <= len(numbers):
+            raise BadFile("no list of labels")
+        return numbers[tensor.offset : stop]
 
 
 def _columns(loaded: Any, path: Path) -> dict[str, Any]:
@@ -232,9 +261,14 @@ def _csv_columns(rows: list[list[str]], path: Path) -> dict[str, Any]:
     return {name: [row[i] for row in rows] for i, name in enumerate(header)}
 
 
-def _floats(loaded: Any, path: Path) -> npt.NDArray[np.float64]:
+def _floats(loaded: Any, path: Path, classes: int) -> npt.NDArray[np.float64]:
+    """Rows of numbers; an array of another size as it is, since texts take a lot of memory."""
     try:
+        if not isinstance(loaded, np.ndarray):
+            return np.array([[float(cell) for cell in row] for row in loaded])
+        if loaded.size != classes**2:
+            return loaded
         # by way of text, so that a float32 0.1 becomes the number that was meant
-        return np.asarray(loaded).astype(str).astype(np.float64)
-    except ValueError as error:
+        return loaded.astype(str).astype(np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: expected rows of numbers, as many as classes") from error

@@ -73,7 +73,17 @@ def _read(path):
 
 def _read_labels(path):
     """The labels in a file, and the matrix, if there can be one."""
-    read_labels(path, "worse_label", np.array(LABELS), 10)
-    if path.suffix in (".csv", ".json", ".npy"):
-        read_matrix(path, 10)
-    return "read"
+    said = []
+    for look in (
+        lambda: read_labels(path, "worse_label", np.array(LABELS), 10),
+        lambda: read_labels(path, "", np.array(LABELS), 10),
+        lambda: read_matrix(path, 10),
+    ):
+        try:
+            look()
+            said.append("read")
+        except RobustkitError as error:
+            said.append(f"refused: {error}")
+    if odd := [line for line in said if not line.isprintable() or len(line) > 1100]:
+        return f"!no printable line: {odd[0][:300]!r}"
+    return min(said)
