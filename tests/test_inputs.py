@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from collections import OrderedDict
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -276,6 +279,77 @@ def test_floats_of_another_scale_are_refused_with_a_way_back(low, high, advice):
     images = np.linspace(low, high, 50, dtype=np.float32).reshape(2, 1, 5, 5)
     with pytest.raises(DataError, match=advice):
         from_arrays(images, [0, 1], name="x")
+
+
+# -- logits among several outputs ------------------------------------------------------------------
+
+
+@dataclass
+class Answer:
+    hidden: torch.Tensor
+    scores: torch.Tensor
+
+
+class Wordy(OrderedDict):
+    """Like a transformer's output: a dictionary whose keys are attributes."""
+
+    __getattr__ = OrderedDict.get
+
+
+FORMS = {
+    "logits first": lambda y, f: (y, f),
+    "features first": lambda y, f: (f, y),
+    "list": lambda y, f: [f, y],
+    "three": lambda y, f: (f, y, f.mean()),
+    "nested": lambda y, f: (f, (f, [y])),
+    "dictionary": lambda y, f: {"features": f, "out": y},
+    "dataclass": lambda y, f: Answer(f, y),
+    "named": lambda y, f: {"features": f[:, :3], "logits": y},
+    "attribute": lambda y, f: SimpleNamespace(hidden=f, logits=y),
+    "output": lambda y, f: Wordy(loss=f.sum(), hidden=f, logits=y),
+    "named of the same shape": lambda y, f: {"aux": y * 0, "logits": y},
+    "with nothing": lambda y, f: (None, y),
+    "alone": lambda y, f: (y,),
+}
+
+
+class Returning(FirstPixels):
+    def __init__(self, form, width=16):
+        super().__init__()
+        self.form, self.width = form, width
+
+    def forward(self, x):
+        return FORMS[self.form](super().forward(x), x.flatten(1)[:, : self.width])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_logits_are_found_among_other_outputs(form):
+    assert warnings_of(Returning(form)) == []
+
+
+@pytest.mark.parametrize("form", ["logits first", "features first", "dataclass", "dictionary"])
+@pytest.mark.parametrize("width", [3])
+def test_outputs_of_which_several_may_be_the_logits_are_refused(form, width):
+    with pytest.raises(CheckpointError, match="not told which are the logits"):
+        warnings_of(Returning(form, width))
+
+
+def test_outputs_of_which_none_can_be_the_logits_are_refused():
+    with pytest.raises(CheckpointError, match="none is"):
+        warnings_of(Returning("features first"), (arrays()[0], np.arange(60) % 5))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_program_of_several_outputs_is_searched_likewise(frozen, tmp_path):
+    batch = torch.export.Dim("batch") if not frozen else None
+    shapes = {"x": {0: batch}} if batch else None
+    program = torch.export.export(
+        Returning("features first"), (torch.rand(4, 1, 4, 4),), dynamic_shapes=shapes
+    )
+    torch.export.save(program, tmp_path / "x.pt2")
+    read = read_checkpoint(tmp_path / "x.pt2", trust_program=True)
+    assert read.num_classes is None
+    assert warnings_of(read) == list(read.warnings)
 
 
 # -- budgets and outputs ---------------------------------------------------------------------------

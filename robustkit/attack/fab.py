@@ -55,6 +55,7 @@ class FAB(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  # type:
     """
 
     needs_outcome = True
+    can_be_targeted = False
     transfers = False
 
     def __init__(

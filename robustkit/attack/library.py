@@ -2,13 +2,14 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from robustkit.errors import EvaluationFailed
+from robustkit.errors import EvaluationFailed, InputError
 
 # foolbox imports GitPython, whose import fails where there is no git executable
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -18,7 +19,7 @@ with warnings.catch_warnings():
     import eagerpy
     import foolbox
 
-__all__ = ["eagerpy", "foolbox", "foolbox_model", "seeded"]
+__all__ = ["Goal", "UnitBox", "eagerpy", "foolbox", "foolbox_model", "goal", "seeded", "unit_box"]
 
 
 class _Checked(torch.nn.Module):
@@ -42,6 +43,59 @@ class _Checked(torch.nn.Module):
 def foolbox_model(model: torch.nn.Module, device: torch.device) -> foolbox.PyTorchModel:
     """The model as foolbox wants it; it must be on `device` and in eval mode already."""
     return foolbox.PyTorchModel(_Checked(model).eval(), bounds=(0, 1), device=device)
+
+
+class UnitBox(NamedTuple):
+    """What foolbox hands over, moved to pixels in [0, 1], where our attacks work."""
+
+    model: Any
+    """takes pixels in [0, 1]"""
+    images: torch.Tensor
+    width: float
+    """of the model's own box: budgets and distances there are as many times larger"""
+    back: Callable[[torch.Tensor], Any]
+    """from pixels in [0, 1] to the model's, in the type that the inputs had"""
+
+
+def unit_box(model: Any, inputs: Any) -> UnitBox:
+    """A foolbox model and its inputs on [0, 1], whatever the model's bounds."""
+    wrapped, restore = eagerpy.astensor_(inputs)
+    low, high = model.bounds
+    width = high - low
+    if (low, high) == (0, 1):
+        return UnitBox(model, wrapped.raw, 1.0, lambda x: restore(eagerpy.astensor(x)))
+
+    def back(x: torch.Tensor) -> Any:
+        # rounding may lead a hair outside, where foolbox's own checks fail
+        return restore(eagerpy.astensor((x * width + low).clamp(low, high)))
+
+    images = ((wrapped.raw - low) / width).clamp(0, 1)
+    return UnitBox(model.transform_bounds((0, 1)), images, width, back)
+
+
+class Goal(NamedTuple):
+    """What a foolbox criterion asks for."""
+
+    classes: torch.Tensor
+    """labels, or the targets to reach, N"""
+    targeted: bool
+
+
+def goal(criterion: Any) -> Goal:
+    """What a criterion, or labels in its place, ask for.
+
+    Raises:
+        InputError: a criterion that is neither misclassification nor towards given classes.
+    """
+    criterion = foolbox.attacks.base.get_criterion(criterion)
+    if isinstance(criterion, foolbox.criteria.TargetedMisclassification):
+        return Goal(criterion.target_classes.raw, True)
+    if isinstance(criterion, foolbox.criteria.Misclassification):
+        return Goal(criterion.labels.raw, False)
+    raise InputError(
+        f"the criterion {type(criterion).__name__} is not known here; take Misclassification or "
+        "TargetedMisclassification"
+    )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from robustkit.attack.draws import generator
-from robustkit.attack.library import eagerpy, foolbox
+from robustkit.attack.library import eagerpy, foolbox, goal, unit_box
 from robustkit.geometry import column
 from robustkit.network import gradient as gradient_of
 from robustkit.protocol import Norm
@@ -20,6 +20,29 @@ class _OverTheBoundary:
     FMN projects onto the distance at which the linearised boundary lies. Where the boundary really
     is linear, foolbox's iterate then sits on it and rounding decides whether it ever crosses.
     """
+
+    def run(
+        self,
+        model: Any,
+        inputs: Any,
+        criterion: Any,
+        *,
+        starting_points: Any = None,
+        early_stop: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The smallest perturbation; step sizes are meant for [0, 1], whatever the bounds."""
+        box = unit_box(model, inputs)
+        starts = None if starting_points is None else unit_box(model, starting_points).images
+        found = super().run(  # type: ignore[misc]
+            box.model,
+            box.images,
+            criterion,
+            starting_points=starts,
+            early_stop=None if early_stop is None else early_stop / box.width,
+            **kwargs,
+        )
+        return box.back(found)
 
     def project(self, x: Any, x0: Any, epsilon: Any) -> Any:
         """Onto the balls of radius epsilon, N, around x0, and a 100,000th further."""
@@ -63,11 +86,8 @@ class DDN(foolbox.attacks.DDNAttack):  # type: ignore[misc]
         """The smallest adversarial iterate of each image; the image itself where there is none."""
         kwargs.pop("early_stop", None)
         foolbox.attacks.base.raise_if_kwargs(kwargs)
-        wrapped, restore = eagerpy.astensor_(inputs)
-        images = wrapped.raw
-        criterion = foolbox.attacks.base.get_criterion(criterion)
-        targeted = hasattr(criterion, "target_classes")
-        classes = (criterion.target_classes if targeted else criterion.labels).raw
+        classes, targeted = goal(criterion)
+        model, images, _, back = unit_box(model, inputs)
         sign = -1.0 if targeted else 1.0
 
         delta = torch.zeros_like(images)
@@ -89,7 +109,7 @@ class DDN(foolbox.attacks.DDNAttack):  # type: ignore[misc]
             epsilon = torch.minimum(epsilon, worst)
             length = delta.flatten(1).norm(dim=1).clamp(min=1e-12)
             delta = (images + delta * column(epsilon / length, delta)).clamp(0, 1) - images
-        return restore(eagerpy.astensor((images + best).clamp(0, 1)))
+        return back((images + best).clamp(0, 1))
 
 
 def _direction(gradient: Tensor, images: Tensor, step: int) -> Tensor:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from robustkit.attack.draws import generator, seed_of
-from robustkit.attack.library import eagerpy, foolbox
+from robustkit.attack.library import foolbox, goal, unit_box
 from robustkit.attack.state import B, State
-from robustkit.errors import EvaluationFailed
+from robustkit.errors import EvaluationFailed, InputError
 from robustkit.network import gradient
 from robustkit.protocol import Norm
 
@@ -43,6 +43,8 @@ class Search(Generic[B]):
     """passes whose logits and gradients are averaged, for models that draw at random"""
     needs_outcome = False
     """whether `observe` is to be called with the outcome at each new iterate"""
+    can_be_targeted = True
+    """whether it can head for given classes"""
     transfers = True
     """whether its last iterate means something on another network"""
 
@@ -95,14 +97,21 @@ class Search(Generic[B]):
         """The entry that foolbox calls: a whole batch at one budget, each attempt in turn.
 
         The best that was found is returned, or the last iterate. Draws are keyed by place in the
-        batch.
+        batch. Budgets are in the units of the model's bounds.
+
+        Raises:
+            InputError: a criterion that the attack cannot head for.
         """
         foolbox.attacks.base.raise_if_kwargs(kwargs)
-        wrapped, restore = eagerpy.astensor_(inputs)
-        images = wrapped.raw
-        criterion = foolbox.attacks.base.get_criterion(criterion)
-        targeted = hasattr(criterion, "target_classes")
-        classes = (criterion.target_classes if targeted else criterion.labels).raw
+        classes, targeted = goal(criterion)
+        if targeted and (self.targets or not self.can_be_targeted):
+            advice = "targets=0" if self.can_be_targeted else "another attack"
+            raise InputError(
+                f"{type(self).__name__} heads for classes of its own, not for those of a targeted "
+                f"criterion; take {advice}"
+            )
+        model, images, width, back = unit_box(model, inputs)
+        epsilon = epsilon / width
         with torch.no_grad():
             clean = model(images)
         done = (clean.argmax(1) == classes) == targeted
@@ -115,7 +124,7 @@ class Search(Generic[B]):
             )
             result = torch.where(done.view(-1, *[1] * (images.ndim - 1)), result, x)
             done = done | found
-        return restore(eagerpy.astensor(result))
+        return back(result)
 
     def _attempted(
         self,

@@ -4,11 +4,13 @@ In L1 as in AutoAttack: the L2 moves with L1 sizes, projected onto ball and box.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import ceil, sqrt
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from robustkit.attack.draws import stream
 from robustkit.attack.library import foolbox
@@ -38,7 +40,8 @@ class SquareBuffers:
 class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[misc]
     """Squares of one colour each, kept where the margin grows. No gradient is asked for.
 
-    Positions are drawn for every image on its own, up to the image's edge.
+    Positions are drawn for every image on its own, up to the image's edge. Inputs that are no
+    images (N × D, sequences, volumes) are laid out as squares.
     """
 
     gradient = False
@@ -55,16 +58,18 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
 
     def start(self, state: State[None], sources: Sequence[torch.Generator]) -> State[SquareBuffers]:
         """Linf: vertical stripes of ±ε. L2, L1: tiles of the shapes that later moves add."""
+        x = _back(self._first(replace(state, images=_grid(state.images))), state.images)
+        nothing = torch.full_like(state.epsilon, -torch.inf)
+        return state.started(x, SquareBuffers(best=x.clone(), best_value=nothing))
+
+    def _first(self, state: State[None]) -> Tensor:
         n, c, _, w = state.images.shape
         if self.norm == "linf":
             # convolutions react to high frequencies: stripes fool more often than a plain start
             sign = _signs(stream(state.key, state.step, c * w)).view(n, c, 1, w)
             change = column(state.epsilon, state.images) * sign.to(state.images)
-            x = (state.images + change).clamp(0, 1)
-        else:
-            x = self._placed(state.images, self._tiles(state), state.epsilon)
-        nothing = torch.full_like(state.epsilon, -torch.inf)
-        return state.started(x, SquareBuffers(best=x.clone(), best_value=nothing))
+            return (state.images + change).clamp(0, 1)
+        return self._placed(state.images, self._tiles(state), state.epsilon)
 
     def value(self, logits: Tensor, state: State[SquareBuffers], targeted: bool) -> Tensor:
         """The margin, N."""
@@ -76,17 +81,21 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
         better = value > b.best_value
         b.best_value = torch.where(better, value, b.best_value)
         b.best = torch.where(column(better, state.x), state.x, b.best)
+        on_grid = replace(b, best=_grid(b.best))
+        grid = replace(state, images=_grid(state.images), x=_grid(state.x), buffers=on_grid)
+        state.x = _back(self._proposal(grid), state.images)
+
+    def _proposal(self, state: State[SquareBuffers]) -> Tensor:
         side = self._side(state.step, state.images.shape)
         draws = stream(state.key, state.step + 1, 5 + state.images.shape[1])
         if self.norm == "linf":
-            state.x = self._recoloured(state, side, draws)
-            return
+            return self._recoloured(state, side, draws)
         # their shape depends on their size: windows of one size at a time
         x = torch.empty_like(state.x)
         for s in sorted(set(side.tolist())):
             rows = (side == s).nonzero()[:, 0]
             x[rows] = self._reshaped(take(state, rows), s, draws[rows])
-        state.x = x
+        return x
 
     def _side(self, step: Tensor, shape: torch.Size) -> Tensor:
         """Edge of each row's square, in pixels."""
@@ -185,6 +194,26 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
         top, left = (h - down * side) // 2, (w - across * side) // 2
         change[:, :, top : top + down * side, left : left + across * side] = tiles
         return change
+
+
+def _grid(values: Tensor) -> Tensor:
+    """Images as they are; what is no image, such as N × D, as squares of one channel.
+
+    Those are filled up with entries that no model sees: what a move spends on them is lost, and
+    spent again by a later one.
+    """
+    if values.ndim == 4:
+        return values
+    flat = values.flatten(1)
+    side = ceil(sqrt(flat.shape[1]))
+    return pad(flat, (0, side**2 - flat.shape[1])).view(-1, 1, side, side)
+
+
+def _back(grid: Tensor, like: Tensor) -> Tensor:
+    """From a grid to the shape of the values that it was made from."""
+    if like.ndim == 4:
+        return grid
+    return grid.flatten(1)[:, : like[0].numel()].reshape(like.shape)
 
 
 def _signs(draws: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """From any network to a frozen one on [0, 1] pixels that returns N×K logits."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from robustkit.checkpoint.logits import find_logits
 from robustkit.errors import CheckpointError, InputError, one_line
 from robustkit.network import asked
 
@@ -14,6 +15,7 @@ class Classifier(torch.nn.Module):
     """A network with its normalisation in front and its output unwrapped and checked.
 
     `mean` and `std` are per channel, or one number for all; `classes` is checked when known.
+    `expected` classes, those of the data, tell the logits among several tensors.
     """
 
     mean: torch.Tensor | None
@@ -25,10 +27,12 @@ class Classifier(torch.nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         classes: int | None = None,
+        expected: int | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.classes = classes
+        self.expected = expected
         kinds = {w.dtype for w in network.parameters() if w.is_floating_point()}
         self.in_weights_type = len(kinds) == 1 and kinds != {torch.float32}
         for name, values in (("mean", mean), ("std", std)):
@@ -46,7 +50,8 @@ class Classifier(torch.nn.Module):
         x = self._typed(self._normalised(x))
         with asked(f"on images of shape {'×'.join(map(str, x.shape[1:]))}"):
             output = self.network(x)
-        return self._checked(logits(output), len(x))
+        found = find_logits(output, len(x), self.classes or self.expected)
+        return self._checked(found, len(x))
 
     def _normalised(self, x: torch.Tensor) -> torch.Tensor:
         if self.mean is None or self.std is None:
@@ -82,17 +87,6 @@ class Classifier(torch.nn.Module):
         return output.float() if output.dtype.itemsize < 4 else output
 
 
-def logits(output: Any) -> Any:
-    """The logits inside what a network returns: an object's, a dictionary's, a tuple's first."""
-    if isinstance(output, torch.Tensor):
-        return output
-    if (inner := getattr(output, "logits", None)) is not None:
-        return inner
-    if isinstance(output, Mapping) and "logits" in output:
-        return output["logits"]
-    return logits(output[0]) if isinstance(output, tuple | list) and output else output
-
-
 def freeze(module: torch.nn.Module) -> torch.nn.Module:
     """The module itself, in eval mode and with weights that need no gradient.
 
@@ -107,15 +101,16 @@ def freeze(module: torch.nn.Module) -> torch.nn.Module:
         raise InputError(f"the model cannot be put into eval mode ({one_line(error)})") from error
 
 
-def wrap(module: torch.nn.Module) -> torch.nn.Module:
+def wrap(module: torch.nn.Module, expected: int | None = None) -> torch.nn.Module:
     """A frozen classifier from a user's own module, which is left exactly as it was.
 
-    It is a copy, on the same device. Its input is taken as [0, 1] pixels.
+    It is a copy, on the same device. Its input is taken as [0, 1] pixels. Where it returns several
+    tensors, those of the `expected` number of classes are the logits.
 
     Raises:
         InputError: the module cannot be copied.
     """
-    return freeze(Classifier(replica(module)))
+    return freeze(Classifier(replica(module), expected=expected))
 
 
 def replica(module: torch.nn.Module) -> torch.nn.Module:

@@ -44,17 +44,23 @@ class Checkpoint(CheckpointMetadata):
     """plain JSON: everything that can change a logit"""
     _network: NetworkFactory | None = field(default=None, repr=False, compare=False)
 
-    def load(self, device: str | torch.device = "cpu") -> torch.nn.Module:
+    def load(
+        self, device: str | torch.device = "cpu", expected: int | None = None
+    ) -> torch.nn.Module:
         """The network, in eval mode, weights without gradient: N×C×H×W in [0, 1] to N×K logits.
+
+        Args:
+            device: where it is put.
+            expected: K, to tell the logits among several tensors where the file does not say.
 
         Raises:
             CheckpointError: the architecture is unknown, or named only by the file itself.
         """
         if self._network is None:
             _no_architecture(self)
-        return freeze(Classifier(self._network(device), self.mean, self.std, self.num_classes)).to(
-            device
-        )
+        network = self._network(device)
+        classifier = Classifier(network, self.mean, self.std, self.num_classes, expected)
+        return freeze(classifier).to(device)
 
 
 def _no_architecture(checkpoint: Checkpoint) -> NoReturn:

@@ -67,16 +67,25 @@ class FixedBatch(torch.nn.Module):
                 f"an unusual batch size: {str(error).strip().splitlines()[-1][:200]}"
             ) from error
 
-    def _in_pieces(self, x: torch.Tensor, size: int) -> torch.Tensor:
+    def _in_pieces(self, x: torch.Tensor, size: int) -> torch.Tensor | tuple[torch.Tensor, ...]:
         outputs = []
         for piece in torch.split(x, size):
             padding = piece[-1:].detach().expand(size - len(piece), *piece.shape[1:])
             output = self.program(torch.cat([piece, padding]))
-            output = output[0] if isinstance(output, tuple | list) else output
-            if not isinstance(output, torch.Tensor) or len(output) != size:
+            parts = _parts(output)
+            if not parts or any(part.ndim == 0 or len(part) != size for part in parts):
                 raise ValueError("not one row per image")
-            outputs.append(output[: len(piece)])
-        return torch.cat(outputs)
+            outputs.append([part[: len(piece)] for part in parts])
+        whole = tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+        return whole[0] if len(whole) == 1 else whole
+
+
+def _parts(output: Any) -> list[torch.Tensor]:
+    """The tensors that a program returns, the one called logits alone."""
+    if isinstance(output, dict):
+        output = output.get("logits", list(output.values()))
+    parts = list(output) if isinstance(output, tuple | list) else [output]
+    return parts if all(isinstance(part, torch.Tensor) for part in parts) else []
 
 
 def load_torchscript(path: Path) -> Program:
@@ -152,6 +161,8 @@ def _export_on(
 def _classes(program: torch.export.ExportedProgram) -> int | None:
     output: Any = next(node for node in program.graph.nodes if node.op == "output")
     first: Any = output.args[0]
+    if len(first) != 1:  # of several outputs it is not told which are the logits
+        return None
     shape: Any = getattr(getattr(first[0], "meta", {}).get("val"), "shape", ())
     return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
 

@@ -139,7 +139,7 @@ def audit(
     audited = reading.read(checkpoint)
     dataset = images.load(audited)
     request = AuditRequest(
-        model=evaluation.from_checkpoint(audited),
+        model=evaluation.from_checkpoint(audited, len(dataset.classes)),
         data=dataset,
         threat=threat_model(dataset, parsed.claim, norm=norm, epsilon=epsilon, seed=seed),
         plan=parsed.plan,

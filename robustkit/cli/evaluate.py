@@ -300,7 +300,7 @@ def evaluate_checkpoint(path: str, request: EvaluationRequest, bar: "Bar | None"
     )
     with bar or nullcontext():
         options = bar.attach(options) if bar else options
-        model = evaluation.from_checkpoint(checkpoint)
+        model = evaluation.from_checkpoint(checkpoint, len(data.classes))
         return evaluation.run(model, data, protocol, request.out, options, surrogate)
 
 

@@ -136,7 +136,7 @@ class ImageOptions:
         checkpoint = read_checkpoint(path, trust_program=trust_program)
         if (self.resize, self.crop, self.channels) == (None, None, None):
             evaluation.check_shape(checkpoint, images)
-        return evaluation.from_checkpoint(checkpoint)
+        return evaluation.from_checkpoint(checkpoint, len(images.classes))
 
 
 def numbers(text: str | None, option: str) -> tuple[float, ...] | None:

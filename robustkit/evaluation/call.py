@@ -65,9 +65,9 @@ def evaluate(
     )
     with ExitStack() as stack:
         if isinstance(model, Checkpoint):
-            evaluated = from_checkpoint(model)
+            evaluated = from_checkpoint(model, len(images.classes))
         else:
-            evaluated = from_module(model, name)
+            evaluated = from_module(model, name, len(images.classes))
             if name is None:
                 out = stack.enter_context(tempfile.TemporaryDirectory(prefix="robustkit-"))
         return run(evaluated, images, resolved, Path(out), options or RunOptions())

@@ -42,8 +42,8 @@ class EvaluatedModel:
     must agree; None of these: no record answers. Of a checkpoint its file says all."""
 
 
-def from_checkpoint(checkpoint: Checkpoint) -> EvaluatedModel:
-    """A checkpoint as what is evaluated."""
+def from_checkpoint(checkpoint: Checkpoint, classes: int | None = None) -> EvaluatedModel:
+    """A checkpoint as what is evaluated; `classes` of the data as with `from_module`."""
     header = {key: getattr(checkpoint, key) for key in CHECKPOINT_KEYS}
     if Path(checkpoint.path).parent == shipped("data"):
         header["path"] = Path(checkpoint.path).stem  # a shipped one goes by its name
@@ -51,12 +51,14 @@ def from_checkpoint(checkpoint: Checkpoint) -> EvaluatedModel:
         checkpoint.identity,
         header,
         checkpoint.warnings,
-        lambda device: checkpoint.load(device),
+        lambda device: checkpoint.load(device, classes),
         checkpoint.trained_shape,
     )
 
 
-def from_module(module: torch.nn.Module, name: str | None) -> EvaluatedModel:
+def from_module(
+    module: torch.nn.Module, name: str | None, classes: int | None = None
+) -> EvaluatedModel:
     """A module in memory as what is evaluated, known by its tree, its weights and its outputs.
 
     One of which something cannot be read is evaluated anew each time. The module is copied.
@@ -64,13 +66,14 @@ def from_module(module: torch.nn.Module, name: str | None) -> EvaluatedModel:
     Args:
         module: takes float32 N × C × H × W in [0, 1] and returns logits N × K.
         name: under which its record is kept.
+        classes: of the data, by which the logits are told where it returns several tensors.
 
     Raises:
         InputError: the module cannot be copied.
     """
 
     def load(device: torch.device) -> torch.nn.Module:
-        return checkpoints.wrap(module).to(device)
+        return checkpoints.wrap(module, classes).to(device)
 
     # of the copy that is evaluated: in eval mode, whatever the module's own mode is
     copied = freeze(replica(module))

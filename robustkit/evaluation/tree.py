@@ -240,7 +240,9 @@ class _Reader:
         home = getattr(function, "__objclass__", owner)
         if not (_is_library(function) or (home is not None and _is_library(home))):
             raise Unreadable(f"{name}, which is compiled")
-        return ["compiled", getattr(home, "__name__", function.__module__), name]
+        # a method of a built-in type has a home and no module
+        module = getattr(home, "__name__", None) or function.__module__
+        return ["compiled", module, name]
 
     # --- data -------------------------------------------------------------------------------------
 

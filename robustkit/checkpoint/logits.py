@@ -1,0 +1,76 @@
+"""The logits inside what a network returns, told by their name or by the number of classes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+
+from robustkit.errors import CheckpointError
+
+DEEPEST = 4
+"""containers within containers"""
+SHOWN = 6
+"""tensors that a message lists"""
+
+
+def find_logits(output: Any, n: int, classes: int | None) -> Any:
+    """The logits among what a network returns: a tensor, an object's or a dictionary's `logits`.
+
+    Of several tensors without that name, such as (features, logits), those N × `classes`.
+
+    Args:
+        output: what the network returns for N images.
+        n: N.
+        classes: how many there are; None where that is not known.
+
+    Raises:
+        CheckpointError: it cannot be told which are the logits.
+    """
+    if isinstance(output, torch.Tensor) or output is None:
+        return output
+    if (named := _named(output)) is not None:
+        return find_logits(named, n, classes)
+    tensors = list(_tensors(output, DEEPEST))
+    if len(tensors) < 2:
+        return tensors[0] if tensors and not isinstance(output, Mapping) else output
+    fitting = [t for t in tensors if t.ndim == 2 and len(t) == n and t.is_floating_point()]
+    if classes is not None:
+        fitting = [t for t in fitting if t.shape[1] == classes]
+    if len(fitting) == 1:
+        return fitting[0]
+    shapes = ", ".join("×".join(map(str, t.shape)) or "a number" for t in tensors[:SHOWN])
+    wanted = f"{n}×{classes}" if classes is not None else f"{n}×classes"
+    raise CheckpointError(
+        f"the model returns {len(tensors)} tensors ({shapes}), of which "
+        f"{'none is' if not fitting else f'{len(fitting)} are'} {wanted}: it is not told which are "
+        "the logits; return them alone, or under the name logits"
+    )
+
+
+def _named(output: Any) -> Any:
+    inner = getattr(output, "logits", None)
+    if inner is None and isinstance(output, Mapping):
+        inner = output.get("logits")
+    return inner
+
+
+def _tensors(output: Any, depth: int) -> Iterator[torch.Tensor]:
+    """Every tensor in tuples, lists, dictionaries and dataclasses; a named one alone."""
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif depth and (named := _named(output)) is not None:
+        yield from _tensors(named, depth - 1)
+    elif depth:
+        for part in _parts(output):
+            yield from _tensors(part, depth - 1)
+
+
+def _parts(output: Any) -> list[Any]:
+    if isinstance(output, Mapping):
+        return list(output.values())
+    if isinstance(output, tuple | list):
+        return list(output)
+    if is_dataclass(output):
+        return [getattr(output, field.name) for field in fields(output)]
+    return []

@@ -1,0 +1,154 @@
+"""foolbox's drive of our attacks: whatever the model's bounds, the criterion and the shape."""
+
+import pytest
+import torch
+from torch import nn
+
+from robustkit.attack.apgd import APGD
+from robustkit.attack.fab import FAB
+from robustkit.attack.gradient import ASCENT
+from robustkit.attack.library import eagerpy, foolbox
+from robustkit.attack.mended import DDN, FMN
+from robustkit.attack.square import Square
+from robustkit.errors import InputError
+from robustkit.geometry import ORDER
+from robustkit.protocol import NORMS
+
+SIZE = {"linf": 0.12, "l2": 0.4, "l1": 1.2}
+"""budgets on pixels in [0, 1] at which a good attack finds most, and none is sure"""
+BOUNDS = [(0, 1), (0, 255), (-1, 1), (0, 0.5), (-3, 7)]
+SHAPES = [(1, 4, 4), (16,), (13,), (4, 4), (8, 2), (2, 2, 2, 2), (1, 1, 16)]
+
+
+def ascent(norm):
+    return ASCENT[norm](steps=20, rel_stepsize=0.1, random_start=True)
+
+
+FIXED = {
+    **{f"ascent {n}": lambda n=n: ascent(n) for n in NORMS},
+    **{f"apgd {n}": lambda n=n: APGD(n, steps=20) for n in NORMS},
+    **{f"square {n}": lambda n=n: Square(n, queries=200) for n in NORMS},
+}
+MINIMAL = {
+    **{f"fab {n}": lambda n=n: FAB(n, steps=20, targets=2) for n in NORMS},
+    **{f"fmn {n}": lambda n=n: FMN[n](steps=40) for n in NORMS},
+    "ddn l2": lambda: DDN(steps=40),
+}
+ATTACKS = FIXED | MINIMAL
+THEIRS = {
+    "ascent linf": lambda: foolbox.attacks.LinfPGD(steps=20, rel_stepsize=0.1),
+    "ascent l2": lambda: foolbox.attacks.L2PGD(steps=20, rel_stepsize=0.1),
+    "ascent l1": lambda: foolbox.attacks.L1PGD(steps=20, rel_stepsize=0.1),
+    "fmn linf": lambda: foolbox.attacks.LInfFMNAttack(steps=40),
+    "fmn l1": lambda: foolbox.attacks.L1FMNAttack(steps=40),
+    "ddn l2": lambda: foolbox.attacks.DDNAttack(steps=40),
+}
+
+
+def problem(shape=(1, 4, 4), n=12):
+    """A linear model on pixels in [0, 1], images and the classes that it gives them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        images = torch.rand(n, *shape)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 4)).eval()
+    model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
+    return model, images, network(images).argmax(1)
+
+
+def run(attack, model, images, criterion, epsilon):
+    _, clipped, success = attack(
+        model, eagerpy.astensor(images), criterion, epsilons=float(epsilon)
+    )
+    return clipped.raw, success.raw
+
+
+@pytest.mark.parametrize("bounds", BOUNDS[1:], ids=str)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_bounds_change_nothing_but_the_units(name, bounds):
+    model, images, labels = problem()
+    norm, (low, high) = name.split()[1], bounds
+    criterion = foolbox.Misclassification(eagerpy.astensor(labels))
+    _, here = run(ATTACKS[name](), model, images, criterion, SIZE[norm])
+    moved = model.transform_bounds(bounds)
+    there, success = run(
+        ATTACKS[name](), moved, images * (high - low) + low, criterion, SIZE[norm] * (high - low)
+    )
+    assert int(here.sum()) >= 3
+    assert abs(int(here.sum()) - int(success.sum())) <= 1  # rounding
+    assert bool(((there >= low) & (there <= high)).all())
+
+
+@pytest.mark.parametrize("bounds", BOUNDS[:2], ids=str)
+@pytest.mark.parametrize("name", THEIRS)
+def test_ours_finds_no_less_than_foolboxs_own(name, bounds):
+    model, images, labels = problem()
+    norm, (low, high) = name.split()[1], bounds
+    model, images = model.transform_bounds(bounds), images * (high - low) + low
+    criterion = foolbox.Misclassification(eagerpy.astensor(labels))
+    epsilon = SIZE[norm] * (high - low)
+    torch.manual_seed(0)
+    _, theirs = run(THEIRS[name](), model, images, criterion, epsilon)
+    _, ours = run(ATTACKS[name](), model, images, criterion, epsilon)
+    assert int(ours.sum()) >= int(theirs.sum()) - 1
+
+
+@pytest.mark.parametrize("name", [n for n in ATTACKS if not n.startswith("fab")])
+def test_a_targeted_criterion_is_headed_for(name):
+    model, images, labels = problem()
+    targets = (labels + 1) % 4
+    criterion = foolbox.TargetedMisclassification(eagerpy.astensor(targets))
+    norm = name.split()[1]
+    epsilon = 6 * SIZE[norm]
+    clipped, success = run(ATTACKS[name](), model, images, criterion, epsilon)
+    assert int(success.sum()) >= (1 if name == "fmn l1" else 3)  # foolbox's own finds no more
+    assert torch.equal(model(clipped).argmax(1) == targets, success)
+    reached = torch.linalg.vector_norm((clipped - images).flatten(1), ord=ORDER[norm], dim=1)
+    assert float(reached.max()) <= epsilon * 1.0001
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda n=n: APGD(n, steps=5, targets=3) for n in NORMS),
+        *(lambda n=n, t=t: FAB(n, steps=5, targets=t) for n in NORMS for t in (0, 3)),
+    ],
+)
+def test_attacks_with_targets_of_their_own_refuse_others(make):
+    model, images, labels = problem()
+    criterion = foolbox.TargetedMisclassification(eagerpy.astensor((labels + 1) % 4))
+    with pytest.raises(InputError, match="classes of its own"):
+        make().run(model, images, criterion, epsilon=0.1)
+
+
+def test_another_criterion_is_refused_in_one_line():
+    class Odd(foolbox.criteria.Criterion):
+        def __repr__(self):
+            return "odd"
+
+        def __call__(self, perturbed, outputs):
+            return outputs.argmax(-1) == 0
+
+    model, images, _ = problem()
+    for attack in (Square("linf", queries=5), DDN(steps=3), ascent("l2")):
+        with pytest.raises(InputError, match="criterion Odd is not known"):
+            attack.run(model, images, Odd())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_works_on_inputs_of_any_shape(name, shape):
+    model, images, labels = problem(shape)
+    norm = name.split()[1]
+    criterion = foolbox.Misclassification(eagerpy.astensor(labels))
+    clipped, success = run(ATTACKS[name](), model, images, criterion, 1.5 * SIZE[norm])
+    assert clipped.shape == images.shape
+    assert int(success.sum()) >= 3
+    assert bool(((clipped >= 0) & (clipped <= 1)).all())
+
+
+def test_square_on_vectors_stays_within_its_budget():
+    model, images, labels = problem((13,))
+    for norm in NORMS:
+        x = Square(norm, queries=300).run(model, images, labels, epsilon=SIZE[norm])
+        reached = torch.linalg.vector_norm(x - images, ord=ORDER[norm], dim=1)
+        assert float(reached.max()) <= SIZE[norm] * 1.0001
