@@ -60,7 +60,7 @@ class UnitBox(NamedTuple):
 def unit_box(model: Any, inputs: Any) -> UnitBox:
     """A foolbox model and its inputs on [0, 1], whatever the model's bounds."""
     wrapped, restore = eagerpy.astensor_(inputs)
-    low, high = model.bounds
+    low, high = getattr(model, "bounds", (0, 1))  # a plain network takes [0, 1]
     width = high - low
     if (low, high) == (0, 1):
         return UnitBox(model, wrapped.raw, 1.0, lambda x: restore(eagerpy.astensor(x)))
