@@ -157,8 +157,8 @@ class AuditPartKey(Key):
     """digest of the part's images, as in `EvaluationKey`"""
     settings: Sequence[Any]
     """the part's own, as JSON: thresholds, what the attacks found and the recorded accuracy
-    (indicators), which attack (adaptive), budgets and multiplications (certificate), version of the draws
-    (corruptions), noise (smoothed)"""
+    (indicators), which attack (adaptive), budgets and multiplications (certificate), version of
+    the draws (corruptions), noise (smoothed)"""
 
     @property
     def file(self) -> str:

@@ -11,12 +11,12 @@ from helpers.audits import full
 
 from robustkit.audit.policy import judge_policy
 from robustkit.errors import EvaluationFailed, InputError
+from robustkit.files import shipped
 
 HOLDS = '[[require]]\naccuracy = "clean"\nat_least = 0.5\n'
 FAILS = '[[require]]\nunresolved_indicators = 0\n\n[[require]]\nverdict = "believable"\n'
 AUDIT = ("audit", "lenet5-mnist5k", "--limit", "5", "--device", "cpu", "--out", "a")
-PLAN = 'title = "p"\nimages = 5\nindicators = 1\ncertified = 1\ncorrupted = 1\n'
-STAGE = '[[stage]]\nattack = "fgsm"\nrequired = true\n'
+PLAN = (shipped("reports") / "audit" / "quick.toml").read_text()
 
 
 def audited(request, settings):
@@ -140,11 +140,13 @@ def test_a_policy_that_makes_no_sense_is_status_2_before_any_work(audit, gate, m
 
 @pytest.mark.parametrize(
     ("delta", "message"),
-    [("", "the key 'delta' is missing"), ("delta = 5.0\n", "0.05 for 5 points, got 5")],
+    [("", "the key 'delta' is missing"), ("delta      = 5.0\n", "0.05 for 5 points, got 5")],
 )
 def test_a_plan_without_a_delta_is_status_2(audit, delta, message):
-    status, _, err = audit(plan=PLAN + delta + STAGE, ends=AssertionError("begun"))
+    assert "delta      = 0.05\n" in PLAN
+    plan = PLAN.replace("delta      = 0.05\n", delta)
+    status, _, err = audit(plan=plan, ends=AssertionError("begun"))
     assert status == 2
     assert message in err
     assert err.count("\n") == 1
-    assert audit(plan=PLAN + "delta = 0.05\n" + STAGE)[0] == 0
+    assert audit(plan=PLAN)[0] == 0

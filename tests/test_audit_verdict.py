@@ -25,7 +25,7 @@ from robustkit.audit.policy import (
     parse_policy,
     read_policy,
 )
-from robustkit.audit.verdict import claim_from, judge, parse_claim
+from robustkit.audit.verdict import claim_from, judge, least_looks, parse_claim
 from robustkit.audit.wording import at_most, in_points, shares
 from robustkit.errors import InputError
 from robustkit.files import shipped
@@ -49,7 +49,7 @@ GOOD = (PGD, SQUARE)
 
 def verdict(accuracy, survived=LEFT, stages=GOOD, indicators=(PASSED,), **more):
     claim = RobustnessClaim("linf", "8/255", accuracy, "given")
-    own = {"delta": 0.05, "images": 1000, "available": 10_000, **more}
+    own = {"delta": 0.05, "images": 1000, "looked": 10_000, "available": 10_000, **more}
     return judge(claim, survived, stages, indicators, **own)
 
 
@@ -149,7 +149,7 @@ def test_images_are_asked_for_only_where_they_would_help():
 
 def test_where_no_claim_was_made_the_sentence_says_whose_number_it_is():
     claim = RobustnessClaim("linf", "8/255", 0.45, PLAIN_CLAIM)
-    found = judge(claim, LEFT, GOOD, (PASSED,), delta=0.05, images=1000)
+    found = judge(claim, LEFT, GOOD, (PASSED,), delta=0.05, images=1000, looked=100)
     assert found.sentence.startswith("The 45.0\u00a0% robust accuracy that plain PGD finds at ")
     assert verdict(0.45).sentence.startswith("The claim of 45.0\u00a0% robust accuracy at ")
 
@@ -158,6 +158,27 @@ def test_a_claim_below_delta_is_said_to_say_little():
     nothing = proportion(0, 1000, "exact")
     assert "it says little" in " ".join(verdict(0.0, nothing).reasons)
     assert "it says little" not in " ".join(verdict(0.45).reasons)
+
+
+@pytest.mark.parametrize(("delta", "least"), [(0.05, 93), (0.03, 157), (0.02, 236), (0.2, 22)])
+def test_indicators_that_looked_at_too_few_images_establish_nothing(delta, least):
+    """So few that, at 95 %, no more than one of them need show what takes Δ of all."""
+    assert binom.cdf(1, least, delta) <= 0.05 < binom.cdf(1, least - 1, delta)
+    good, few = (verdict(0.45, delta=max(delta, 0.0301), looked=n) for n in (10_000, 1))
+    assert (good.word, few.word) == ("believable", "not established")
+    assert least_looks(delta) == least
+    if delta > 0.03:
+        assert verdict(0.45, delta=delta, looked=least).word == "believable"
+        found = verdict(0.45, delta=delta, looked=least - 1)
+        assert found.word == "not established"
+        assert f"it takes {least} to notice" in found.sentence
+    assert verdict(0.9, delta=delta, looked=1).word == "overstated"
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "thorough"])
+def test_a_shipped_plan_looks_at_enough_images(name):
+    plan = load_plan(name)
+    assert plan.indicators >= least_looks(plan.delta)
 
 
 # ---- how often a verdict is wrong, by summing the binomial and not by drawing
@@ -689,7 +710,7 @@ def test_the_gate_of_the_readme_passes_a_believable_network():
         stages=stages,
         indicators=(PASSED, APART),
         claim=claim,
-        verdict=judge(claim, left, stages, (PASSED, APART), delta=0.05, images=900),
+        verdict=judge(claim, left, stages, (PASSED, APART), delta=0.05, images=900, looked=100),
     )
     policy = parse_policy(readme_gate(), "README.md")
     assert [r.passed for r in judge_policy(policy, audit)] == [True, True, True]

@@ -163,6 +163,7 @@ class _AuditRun:
             results,
             delta=q.plan.delta,
             images=len(q.data),
+            looked=len(self._first(q.plan.indicators)),
             available=q.data.available,
         )
 

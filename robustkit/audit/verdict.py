@@ -6,6 +6,7 @@ indicator, and so many images that a claim too high by Δ would have been notice
 """
 
 import json
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
@@ -35,6 +36,8 @@ from robustkit.statistics import Estimate
 from robustkit.statistics.estimate import MOST_IMAGES, images_to_settle
 from robustkit.summary import SCHEMA_NAME, summarise
 
+MISSED = 0.05
+"""how often the first images may fail to show what an adaptive attack does to all"""
 _FORM = 'write NORM:EPSILON=ACCURACY, for example "linf:8/255=0.45"'
 
 
@@ -46,6 +49,7 @@ def judge(
     *,
     delta: float,
     images: int,
+    looked: int,
     available: int | None = None,
 ) -> ClaimVerdict:
     """The verdict on a claim, with its reasons.
@@ -53,7 +57,7 @@ def judge(
     *Overstated*: the interval of `survived`, the accuracy that all attacks together left at the
     claim's budget, ends below the claim. *Believable*: it begins above the claim less `delta`, and
     not above the claim plus `delta`; every required attack completed; every indicator that applies
-    was examined, and none stayed unresolved. *Not established*: everything else.
+    was examined, on enough images, and none stayed unresolved. *Not established*: everything else.
 
     Both may hold of many images: a claim that is proved to be too high, and by less than `delta`.
     It is overstated, since that is proved, and the reasons say by how little.
@@ -70,6 +74,7 @@ def judge(
         indicators: what was looked for.
         delta: by how much less a claim may lie above the truth and still be believed, a share.
         images: how many were audited.
+        looked: on how many of them indicators were examined.
         available: how many the data set has; None if unknown.
     """
     # by the upper end, not by the number itself: that is a sample's, and lies below the truth half
@@ -78,13 +83,16 @@ def judge(
         return _overstated(claim, survived, stages, delta)
     if survived is None:
         none = f"no attack completed on the {counted(images, 'image')}"
-        reasons = [sentence(none), *_against(stages, indicators)]
+        reasons = [sentence(none), *_against(stages, indicators, delta, looked)]
         text = sentence(_claimed(claim), "is not established:", none)
         return ClaimVerdict("not established", text, tuple(reasons), delta)
     undecided = _undecided(claim, survived, delta, available)
-    against = [*_conservative(claim, survived, delta), *_against(stages, indicators)]
+    against = [
+        *_conservative(claim, survived, delta),
+        *_against(stages, indicators, delta, looked),
+    ]
     if undecided is None and not against:
-        return _believable(claim, survived, stages, indicators, delta)
+        return _believable(claim, survived, stages, indicators, delta, looked)
     short = undecided.short if undecided else f"but {_first_small(against[0])}"
     return ClaimVerdict(
         "not established",
@@ -132,6 +140,7 @@ def _believable(
     stages: Sequence[Stage],
     indicators: Sequence[IndicatorResult],
     delta: float,
+    looked: int,
 ) -> ClaimVerdict:
     required = [stage.title for stage in stages if stage.required]
     examined = [r for r in indicators if r.examined]
@@ -140,7 +149,8 @@ def _believable(
         f"The interval begins at {low}, above the claim less Δ, {least}: if the claim is too high, "
         f"then by less than Δ\u00a0=\u00a0{tolerance(delta)}.",
         f"Every required attack completed ({len(required)}): {at_most(required, 12)}.",
-        f"{counted(len(examined), 'indicator')} of a failing attack examined, none unresolved.",
+        f"{counted(len(examined), 'indicator')} of a failing attack examined on "
+        f"{counted(looked, 'image')}, none unresolved.",
         *_not_applicable(indicators),
         *[_stopped(s) for s in stages if not s.required and s.status != "complete"],
         "What survived is an upper bound: no audit rules out an attack that finds more.",
@@ -217,7 +227,9 @@ def _conservative(claim: RobustnessClaim, survived: Estimate, delta: float) -> l
     ]
 
 
-def _against(stages: Sequence[Stage], indicators: Sequence[IndicatorResult]) -> list[str]:
+def _against(
+    stages: Sequence[Stage], indicators: Sequence[IndicatorResult], delta: float, looked: int
+) -> list[str]:
     """What speaks against believing any claim, however many images there are."""
     # one reason is enough, and all are said: each names what would have to be done
     reasons = _incomplete(stages)
@@ -233,12 +245,30 @@ def _against(stages: Sequence[Stage], indicators: Sequence[IndicatorResult]) -> 
             "No indicator of a failing attack was examined, so that an attack that failed would "
             "not have been noticed."
         )
-    elif unseen:
+    elif looked < (least := least_looks(delta)):
+        reasons.append(
+            f"The indicators were examined on {counted(looked, 'image')}: it takes {least:,} to "
+            f"notice that an attack which they would have called for takes {tolerance(delta)}."
+        )
+    if unseen and len(unseen) < len(indicators):
         why = at_most([f"{r.title} ({r.evidence})" if r.evidence else r.title for r in unseen], 3)
         reasons.append(
             sentence(f"{counted(len(unseen), 'indicator')} could not be examined: {why}")
         )
     return reasons
+
+
+def least_looks(delta: float) -> int:
+    """Images of which an attack that takes `delta` of all fools more than one, at 95 %.
+
+    One image does not keep an indicator unresolved (`audit/indicators/run.py`), since it may be
+    rounding's doing.
+    """
+
+    def notices(n: int) -> bool:
+        return (1 - delta) ** n + n * delta * (1 - delta) ** (n - 1) <= MISSED
+
+    return bisect_left(range(1, MOST_IMAGES), True, key=notices) + 1
 
 
 def _incomplete(stages: Sequence[Stage]) -> list[str]:

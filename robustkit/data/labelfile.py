@@ -105,7 +105,9 @@ def _checked(values: Any, path: Path, count: int, classes: int) -> Labels:
     try:
         whole = [int(v) for v in values] if path.suffix == ".csv" else values
         if not _are_numbers(whole, 2):
-            raise DataError(f"{path}: no list of numbers; expected one integer per image, from 0 on")
+            raise DataError(
+                f"{path}: no list of numbers; expected one integer per image, from 0 on"
+            )
         labels = checked_labels(whole, str(path))
     except ValueError as error:
         raise DataError(f"{path}: a label is no whole number from 0 on: {error}") from error

@@ -57,7 +57,7 @@ def word(claim: float, count: int, n: int, delta: float, method: str = "exact") 
     """The verdict on a claim of which `count` of n images survived sound attacks."""
     stated = RobustnessClaim("linf", "8/255", claim, "given")
     left = estimate(count, n, method)
-    return judge(stated, left, STAGES, INDICATORS, delta=delta, images=n).word
+    return judge(stated, left, STAGES, INDICATORS, delta=delta, images=n, looked=n).word
 
 
 def simulated(row: Row, n: int, delta: float, claims: int, rng: Generator) -> dict[str, float]:

@@ -29,7 +29,7 @@ from robustkit.statistics import Comparison, proportion
 
 EPSILONS = ("2/255", "4/255", "8/255", "16/255")
 N = 1000
-JUDGED: dict[str, Any] = {"delta": 0.03, "images": N, "available": 10_000}
+JUDGED: dict[str, Any] = {"delta": 0.03, "images": N, "looked": 500, "available": 10_000}
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&{{7*7}}|**b**`c`[l](http://e.vil) @all $x$"
 PGD = """title = "PGD"
 norm = "linf"
@@ -330,7 +330,7 @@ def minimal() -> Audit:
         epsilon="8/255",
         budget="quick",
         claim=claim,
-        verdict=judge(claim, None, (), (), delta=0.05, images=200),
+        verdict=judge(claim, None, (), (), delta=0.05, images=200, looked=100),
         clean=proportion(190, 200),
         robust=(),
         stages=(),
