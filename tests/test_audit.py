@@ -30,10 +30,11 @@ from robustkit.audit.verdict import parse_claim
 from robustkit.checkpoint import read_checkpoint
 from robustkit.cli.commands import app
 from robustkit.data import load_dataset
-from robustkit.errors import EvaluationFailed, InputError, UnknownName
+from robustkit.errors import EvaluationFailed, InputError, RecordError, UnknownName
 from robustkit.files import shipped
 from robustkit.protocol import parse_epsilon
-from robustkit.report.audit import audit_schema, write
+from robustkit.report.audit import audit_schema, read_audit, write
+from robustkit.seals import sealed
 
 PLAN = """
 title      = "Tiny"
@@ -484,7 +485,7 @@ def test_every_shipped_plan_parses_and_names_protocols_that_exist(name):
         ("image = 3", "did you mean 'images'"),
         ("delta = 0.0", "delta must lie between 0 and 1, 0.05 for 5 points, got 0"),
         ("multiplications = -1", "multiplications must be a number from 0, 2e9 for example"),
-        ("multiplications = inf", "multiplications must be a number from 0, 2e9 for example"),
+        ("multiplications = inf", "multiplications: expected a finite number, got inf"),
         ("delta = 5.0", "delta must lie between 0 and 1, 0.05 for 5 points, got 5"),
         ('[[stage]]\nattack = {linf = "pgd"}\nrequired = true', "expected str"),
         ('[[stage]]\nattack = "pgd"\nrequired = true\nbudgets = "some"', "budgets"),
@@ -568,3 +569,38 @@ def test_bad_input_is_one_line_before_anything_is_loaded(arguments, message, tmp
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("change", ["edited", "renamed", "unsealed", "cut"])
+def test_a_part_on_file_that_is_not_what_was_written_is_worked_out_again(
+    plan, images, tmp_path, change
+):
+    asked = request_for(plan, images.take(range(4)))
+    first = run_audit(asked, settings_in(tmp_path))
+    (path,) = tmp_path.glob("corruptions-*.json")
+    found = json.loads(path.read_text())
+    found["right"] = [[4] * len(row) for row in found["right"]]
+    if change == "unsealed":
+        del found["content_digest"]
+    elif change == "renamed":
+        found = sealed({k: v for k, v in found.items() if k != "content_digest"} | {"file": "x"})
+    path.write_text(json.dumps(found)[: -9 if change == "cut" else None])
+    again = run_audit(asked, settings_in(tmp_path))
+    assert again.corruptions == first.corruptions
+    assert [note for note in again.warnings if path.name in note and "worked out again" in note]
+    assert not [
+        note for note in run_audit(asked, settings_in(tmp_path)).warnings if path.name in note
+    ]
+
+
+def test_an_edited_audit_is_refused_and_one_of_an_earlier_version_is_read(audited, tmp_path):
+    _, _, audit, _ = audited
+    path = write(audit, tmp_path).json
+    text = path.read_text()
+    path.write_text(text.replace('"budget": "tiny"', '"budget": "thorough"'))
+    with pytest.raises(RecordError, match="changed since it was written, by its own digest"):
+        read_audit(path)
+    table = json.loads(text)
+    del table["content_digest"]
+    path.write_text(json.dumps(table))
+    assert read_audit(path).budget == "tiny"

@@ -14,7 +14,7 @@ from robustkit.files import shipped
 
 PACKAGE = Path(robustkit.__file__).parent
 FLOORS = [
-    {"errors", "files", "keys", "machine", "parsing", "statistics", "unpickling"},
+    {"errors", "files", "keys", "machine", "parsing", "seals", "statistics", "unpickling"},
     {"record", "protocol", "geometry", "network", "data", "models", "losses", "spec"},
     {"checkpoint", "attack", "certification", "compression", "corruption", "device"},
     {"evaluation", "training", "results"},

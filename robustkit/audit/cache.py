@@ -14,10 +14,12 @@ from robustkit.audit.indicators.run import IndicatorRun
 from robustkit.audit.outcome import IndicatorResult
 from robustkit.audit.stages import AttackedImages, ThreatModel
 from robustkit.data import Dataset
+from robustkit.errors import RecordError
 from robustkit.evaluation import EvaluatedModel
 from robustkit.evaluation.outputs import Outputs, agree
 from robustkit.files import digest, write_atomic
 from robustkit.keys import AuditPartKey
+from robustkit.seals import read_sealed, sealed
 
 REVISION = 3
 """raised whenever a change can change what is kept of a part"""
@@ -33,6 +35,8 @@ class Parts:
     device: torch.device
     outputs: Outputs | None
     """of a module in memory, logits on fixed noise: kept with each part, and compared again"""
+    told: Callable[[str], None] = lambda text: None
+    """told what on file is not believed"""
 
     def key(self, part: str, data: Dataset, *settings: Any) -> AuditPartKey:
         """What a part's file is named by.
@@ -67,10 +71,19 @@ class Parts:
         return found
 
     def stored(self, key: AuditPartKey) -> dict[str, Any]:
-        """What is on file; empty where there is nothing, or it is damaged or another module's."""
+        """What is on file; empty where there is nothing, or it is another module's.
+
+        What is not as it was written is worked out again, and told.
+        """
+        path = self.folder / key.file
         try:
-            found = dict(json.loads((self.folder / key.file).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
+            found, state = read_sealed(path, "it is worked out again")
+            if state != "sound" or found.pop("file", None) != path.name:
+                raise RecordError(f"{path}: not what was written here; it is worked out again")
+        except FileNotFoundError:
+            return {}
+        except RecordError as error:
+            self.told(str(error))
             return {}
         earlier = np.array(found.pop("outputs", ()), np.float64)
         same = self.model.outputs is None or agree(self.outputs, earlier)
@@ -79,7 +92,8 @@ class Parts:
     def store(self, key: AuditPartKey, found: Mapping[str, Any]) -> None:
         """Keep what was found."""
         outputs = {} if self.outputs is None else {"outputs": self.outputs.tolist()}
-        write_atomic(self.folder / key.file, json.dumps({**found, **outputs}).encode())
+        content = sealed({**found, **outputs, "file": key.file})
+        write_atomic(self.folder / key.file, json.dumps(content).encode())
 
     def indicator_runs(self, key: AuditPartKey) -> dict[str, IndicatorRun]:
         """The indicators' runs on file, by indicator, of those that could be examined.

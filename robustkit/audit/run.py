@@ -410,12 +410,16 @@ class _AuditRun:
     def _parts(self) -> Parts:
         q, device = self.request, self._torch_device
         outputs = q.model.outputs and q.model.outputs(q.data.shape, device)
-        return Parts(self.settings.out, q.model, q.threat, device, outputs)
+        return Parts(self.settings.out, q.model, q.threat, device, outputs, self._tell)
 
     @property
     def _batch(self) -> int:
         size = self.settings.options.batch_size
         return BATCH if size == "auto" else size
+
+    def _tell(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _first(self, limit: int) -> Dataset:
         """The first images; all of them for 0."""

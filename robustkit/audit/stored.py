@@ -16,11 +16,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from robustkit.audit.outcome import Audit
 from robustkit.errors import RecordError, UnknownName
 from robustkit.files import shipped
+from robustkit.seals import KEY, sealed, unsealed
 
 SCHEMA_NAME = "robustkit.audit/1"
 LEFT_OUT = ("examples",)
 """fields that are not in the JSON: images, which the evaluations' records hold"""
-DERIVED = ("schema", "survived")
+DERIVED = ("schema", "survived", KEY)
 """keys that are no fields: read again, they would say nothing new"""
 _MISSING_NUMBER = {"value": float("nan"), "low": float("-inf"), "high": float("inf")}
 """what null stands for in an estimate"""
@@ -29,7 +30,7 @@ _MISSING_NUMBER = {"value": float("nan"), "low": float("-inf"), "high": float("i
 def encoded(audit: Audit) -> dict[str, Any]:
     """The JSON object of an audit; see `audit_schema` for what each key means."""
     own = {key: value for key, value in _plain(audit).items() if key not in LEFT_OUT}
-    return {"schema": SCHEMA_NAME, "survived": _plain(audit.survived), **own}
+    return sealed({"schema": SCHEMA_NAME, "survived": _plain(audit.survived), **own})
 
 
 def decoded(found: object, where: str) -> Audit:
@@ -44,6 +45,11 @@ def decoded(found: object, where: str) -> Audit:
         raise RecordError(
             f"{where}: written by another version ({found['schema']}, this one reads "
             f"{SCHEMA_NAME}); upgrade robustkit"
+        )
+    if unsealed(found).state == "changed":
+        raise RecordError(
+            f"{where}: changed since it was written, by its own digest; restore the file, or run "
+            "its robustkit audit again"
         )
     own = {key: value for key, value in found.items() if key not in DERIVED}
     audit: Audit = _built(Audit, own, where)

@@ -4,18 +4,27 @@ Source: the format's description, huggingface/safetensors, README: eight bytes o
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustkit.checkpoint.boundary import boundary
 from robustkit.errors import BadFile, CheckpointError
+from robustkit.files import canonical
+from robustkit.seals import SealState
 
 KEY = "robustkit."
 """our keys in the header's metadata begin so; their values are JSON"""
 LONGEST = 2**23
 """bytes of a header; that of 50,000 tensors has fewer"""
+
+
+SEAL = "robustkit-digest"
+"""key of the header's metadata that holds a digest over all else in the file"""
+PIECE = 2**22
+"""bytes that are digested at a time"""
 
 
 class SafetensorsHeader(NamedTuple):
@@ -60,6 +69,31 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         raise ValueError("a name twice")
     return made
+
+
+def seal_of(
+    entries: Mapping[str, Any], metadata: Mapping[str, str], tensors: Iterable[bytes]
+) -> str:
+    """SHA-256 over a header, but for the seal in it, and the tensors' bytes in pieces."""
+    others = {key: text for key, text in metadata.items() if key != SEAL}
+    total = sha256(canonical([dict(entries), others]).encode())
+    for piece in tensors:
+        total.update(piece)
+    return total.hexdigest()
+
+
+def seal_state(file: BufferedReader) -> SealState:
+    """Whether an open safetensors file is as robustkit wrote it; the file is left anywhere.
+
+    Raises:
+        BadFile: as `open_header`.
+    """
+    header = open_header(file)
+    if (seal := header.metadata.get(SEAL)) is None:
+        return "no digest"
+    file.seek(header.start)
+    pieces = iter(lambda: file.read(PIECE), b"")
+    return "sound" if seal_of(header.entries, header.metadata, pieces) == seal else "changed"
 
 
 def decode_metadata(metadata: Mapping[str, str], where: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save as serialised
 
-from robustkit.checkpoint.header import KEY, decode_metadata, open_header
+from robustkit.checkpoint.header import KEY, SEAL, decode_metadata, open_header, seal_of, seal_state
 from robustkit.errors import BadFile
 from robustkit.files import canonical, write_atomic
 from robustkit.unpickling import Budget, checked_shape
@@ -46,6 +46,11 @@ def read_safetensors(
         CheckpointError: metadata that is no JSON.
         BadFile: damaged, or over its budget.
     """
+    if seal_state(file) == "changed":
+        raise BadFile(
+            "changed since robustkit wrote it, by its own digest: what it says of its training is "
+            "not of these weights; restore it, or save it without robustkit's metadata"
+        )
     header = open_header(file)
     budget.visit(len(header.entries))
     entries = {name: _entry(name, entry) for name, entry in header.entries.items()}
@@ -109,6 +114,9 @@ def write_safetensors(
     data = serialised(plain, texts)
     # the library writes its metadata in the order of a hash map: order the header ourselves
     size = 8 + int.from_bytes(data[:8], "little")
-    header = canonical(json.loads(data[8:size])).encode()
+    entries = json.loads(data[8:size])
+    said = entries.pop("__metadata__", {})
+    said[SEAL] = seal_of(entries, said, [data[size:]])
+    header = canonical({**entries, "__metadata__": said}).encode()
     header += b" " * (-len(header) % 8)
     write_atomic(path, [len(header).to_bytes(8, "little"), header, data[size:]])

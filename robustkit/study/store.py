@@ -15,6 +15,7 @@ from typing import Any
 
 from robustkit.errors import RecordError
 from robustkit.files import canonical, write_atomic
+from robustkit.seals import read_sealed, sealed
 from robustkit.study.cells import CellRequirement, Plan
 
 VERSION = 1
@@ -59,7 +60,7 @@ class StudyStore:
         """Write the plan, so that a report can be made from files alone."""
         table = asdict(plan)
         table["version"] = VERSION
-        write_atomic(self.folder / "plan.json", canonical(table).encode())
+        write_atomic(self.folder / "plan.json", canonical(sealed(table)).encode())
 
     def plan(self) -> dict[str, Any]:
         """The plan that was written.
@@ -88,18 +89,16 @@ class StudyStore:
 
 
 def _pretty(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    return (json.dumps(sealed(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     """A JSON file; None where there is none.
 
     Raises:
-        RecordError: it is damaged.
+        RecordError: it is damaged, or was changed since it was written.
     """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return read_sealed(path, "restore it, or remove it, and it is made anew").contents
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path}: damaged ({error}); remove it, and it is made anew") from error

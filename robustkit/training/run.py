@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ from robustkit.training.tensorboard import logged
 
 REVISION = 1
 """raised by whatever changes what the same configuration comes to"""
+STATE = b"robustkit.state/1 "
+"""comes after what torch saved of an unfinished run, and before a digest of that"""
 PROBE = 8
 """images on which loss and network are tried before the training starts"""
 
@@ -71,10 +74,24 @@ def train(
     device = own_device(find_device(options.device))
     processes = join(device, alone=config.compress is not None)
     try:
-        with together(processes), _claimed(_partial(Path(out)), processes):
+        with together(processes), _claimed(Path(out), options.fresh, processes):
             return _Training(config, Path(out), options, device, processes).result()
     finally:
         leave()
+
+
+def unsealed_state(content: bytes) -> bytes:
+    """What torch saved of an unfinished run; one of an earlier version has no digest after it.
+
+    Raises:
+        ValueError: it is not what was written.
+    """
+    saved, mark, seal = content.rpartition(STATE)
+    if not mark:
+        return content
+    if sha256(saved).hexdigest().encode() != seal:
+        raise ValueError("its digest does not fit")
+    return saved
 
 
 def _partial(out: Path) -> Path:
@@ -83,11 +100,15 @@ def _partial(out: Path) -> Path:
 
 
 @contextmanager
-def _claimed(folder: Path, processes: ProcessGroup) -> Iterator[None]:
-    """The right to work on an output; an empty folder is taken away afterwards."""
+def _claimed(out: Path, fresh: bool, processes: ProcessGroup) -> Iterator[None]:
+    """The right to work on an output; an empty folder is taken away afterwards.
+
+    What is there already needs none: it may stand where nothing can be written.
+    """
     if not processes.first:
         yield
         return
+    folder = _partial(out)
     lock = FileLock(folder / "lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,10 +117,13 @@ def _claimed(folder: Path, processes: ProcessGroup) -> Iterator[None]:
         raise InputError(
             f"{folder}: another process trains into it; wait, or change --out"
         ) from None
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:
+        if out.is_file() and not fresh:
+            yield
+            return
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"cannot write {folder}: {error.strerror or error}; give an --out in a folder that can "
-            "be written"
+            f"cannot write {folder}: {reason}; give an --out in a folder that can be written"
         ) from error
     try:
         yield
@@ -213,7 +237,8 @@ class _Training:
         if not path.exists():
             return None
         try:
-            saved = torch.load(path, map_location=self.device, weights_only=True)
+            content = io.BytesIO(unsealed_state(path.read_bytes()))
+            saved = torch.load(content, map_location=self.device, weights_only=True)
             same = saved["digest"] == account["digest"]
         except Exception as error:  # a damaged file may raise anything
             raise InputError(f"{path}: damaged; --fresh starts anew") from error
@@ -295,7 +320,9 @@ class _Training:
             if state is not None:
                 buffer = io.BytesIO()
                 torch.save({"digest": account["digest"], "state": state}, buffer)
-                write_atomic(_partial(self.out) / "state.pt", buffer.getvalue())
+                content = buffer.getvalue()
+                seal = STATE + sha256(content).hexdigest().encode()
+                write_atomic(_partial(self.out) / "state.pt", [content, seal])
 
         with logged(self.options.log if self.processes.first else None) as log:
             callbacks = self.options.callbacks if self.processes.first else Callbacks()
