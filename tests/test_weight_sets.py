@@ -97,6 +97,20 @@ PARTIAL = {
     "pickled.shadow_params": lambda r, a: {"model": r, "pickled": Shadow(a)},
     "lit": lambda r, a: {"model": r, "lit": dotless(a) | {"decay": torch.tensor(0.99), "num_updates": torch.tensor(3)}},
 }  # fmt: skip
+PARTIAL |= {
+    "optimizer.state.ax": lambda r, a: {
+        "model": r,
+        "optimizer": {"state": {i: {"step": 3, "ax": p} for i, p in enumerate(parameters(a).values())}},
+    },
+    "optimizer.swa_state.swa_buffer": lambda r, a: {
+        "model": r,
+        "optimizer": {"swa_state": {i: {"swa_buffer": p} for i, p in enumerate(parameters(a).values())}},
+    },
+    "optimizer.state.ema": lambda r, a: {
+        "model": r,
+        "optimizer": {"state": {n: {"exp_avg": p * 0, "ema": p} for n, p in parameters(a).items()}},
+    },
+}  # fmt: skip
 """files with averaged parameters alone, by their key"""
 
 

@@ -129,8 +129,8 @@ def fit_weights(
         whole = fitted_state(fit.module, state, fit.reading.state, variants if named else None)
         if whole is None:
             raise CheckpointError(f"{misfit}; in the file --weights {other} fits") from misfit
-        how = f"{key}: its names" if named else f"{key}: a list, matched by order and shape"
-        note = f"{how}; what it lacks, such as running statistics, is from {other}"
+        how = "holds parameters alone" if named else "is a list, matched by order and shape"
+        note = f"{key} {how}; what else there is, such as running statistics, is from {other}"
         reading = replace(fit.reading, state=whole, notes=(*fit.reading.notes, note))
         return fit._replace(module=architecture.filled(fit.module, whole, where), reading=reading)
     raise misfit
@@ -205,6 +205,26 @@ def _at(node: object, path: tuple[str, ...], reader: TensorReader) -> Iterator[F
     if found is not None:
         yield found
         yield from _groups(found, 3, reader.budget) if found.named else ()
+    if isinstance(node, dict):
+        yield from _columns(node, path, reader)
+
+
+def _columns(
+    entries: Mapping[object, object], path: tuple[str, ...], reader: TensorReader
+) -> Iterator[Found]:
+    """Averages that an optimiser keeps with each parameter, by its name or in their order."""
+    first = mapping(next(iter(entries.values()), None)) or {}
+    for key in [k for k, value in first.items() if reader.is_weight(value) and _is_mean(k)]:
+        reader.budget.visit(len(entries))
+        inner = [(name, mapping(value) or {}) for name, value in entries.items()]
+        leaves = {reader.budget.name(name): found[key] for name, found in inner if key in found}
+        if len(leaves) == len(entries):
+            named = all(isinstance(name, str) for name in entries)
+            yield Found(".".join((*path, str(key))), leaves, {}, (), named=named)
+
+
+def _is_mean(key: object) -> bool:
+    return isinstance(key, str) and (is_averaged(key) or key == "ax")  # torch.optim.ASGD's
 
 
 def _is_of_optimiser(path: tuple[str, ...]) -> bool:
