@@ -204,9 +204,10 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     Links are followed. What is there and no regular file cannot be replaced and is written through:
     a device, a named pipe, a descriptor of this process such as /dev/stdout.
 
+    A reader of a pipe who has gone wants no more, and that is no error.
+
     Raises:
         EvaluationFailed: the disk is full, or the folder or the name cannot be written.
-        BrokenPipeError: nobody reads the pipe that it is written through.
     """
     try:
         if (through := _opened_through(path)) is not None:
@@ -218,7 +219,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         with _replacing(target) as file:
             yield file
     except BrokenPipeError:
-        raise
+        return
     except OSError as error:
         raise EvaluationFailed(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -277,7 +278,7 @@ def write_atomic(path: Path, pieces: bytes | Iterable[bytes]) -> None:
     """Write, sync and rename into place: after a crash the old file stands, or the new one.
 
     Raises:
-        EvaluationFailed, BrokenPipeError: as `writing`.
+        EvaluationFailed: as `writing`.
     """
     with writing(path) as file:
         for piece in [pieces] if isinstance(pieces, bytes) else pieces:

@@ -1,10 +1,11 @@
-"""JSON files that carry a digest of their own contents: an edited or damaged one is told apart.
+"""Files that carry a digest of their own contents: an edited or damaged one is told apart.
 
 A seal is no signature: it shows accidents and edits by hand, not an edit that renews it.
 """
 
 import json
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,8 @@ from robustkit.files import canonical, digest
 
 KEY = "content_digest"
 """under which the seal stands among the contents"""
+MARK = b"robustkit.state/1 "
+"""comes after sealed bytes, and before their digest"""
 SealState = Literal["sound", "no digest", "changed"]
 
 
@@ -59,3 +62,22 @@ def read_sealed(path: Path, advice: str) -> Sealed:
     if found.state == "changed":
         raise RecordError(f"{path}: changed since it was written, by its own digest; {advice}")
     return found
+
+
+def seal_of_bytes(content: bytes) -> bytes:
+    """What is written after bytes that are no JSON, so that a change of them shows."""
+    return MARK + sha256(content).hexdigest().encode()
+
+
+def unsealed_bytes(content: bytes) -> bytes:
+    """Bytes without the seal after them; those of an earlier version have none.
+
+    Raises:
+        ValueError: they are not what was written.
+    """
+    saved, mark, seal = content.rpartition(MARK)
+    if not mark:
+        return content
+    if seal_of_bytes(saved) != mark + seal:
+        raise ValueError("its digest does not fit")
+    return saved

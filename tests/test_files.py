@@ -191,11 +191,10 @@ def test_stdout_takes_what_is_written_in_order(tmp_path):
     assert piped.stdout.split() == [b"first", b"second", b"third"]
 
 
-def test_a_pipe_that_nobody_reads_is_told_apart(tmp_path):
+def test_a_pipe_that_nobody_reads_any_more_is_no_error(tmp_path):
     read, write = os.pipe()
     os.close(read)
-    with pytest.raises(BrokenPipeError):
-        files.write_atomic(Path(f"/dev/fd/{write}"), b"x" * 10**6)
+    files.write_atomic(Path(f"/dev/fd/{write}"), b"x" * 10**6)
     os.close(write)
 
 

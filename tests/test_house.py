@@ -20,7 +20,7 @@ FLOORS = [
     {"evaluation", "training", "results"},
     {"analysis"},
     {"audit", "figures", "study", "summary"},
-    {"report"},
+    {"report", "integrity"},
     {"cli"},
 ]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}

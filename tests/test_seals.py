@@ -8,9 +8,8 @@ from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.checkpoint.header import SEAL
 from robustkit.errors import CheckpointError, RecordError
 from robustkit.models import build
-from robustkit.seals import KEY, read_sealed, sealed, unsealed
+from robustkit.seals import KEY, read_sealed, sealed, unsealed, unsealed_bytes
 from robustkit.study.store import StudyStore
-from robustkit.training.run import unsealed_state
 
 
 def test_a_seal_sees_every_value_and_no_layout(tmp_path):
@@ -81,8 +80,8 @@ def test_the_state_of_an_unfinished_training_is_read_as_it_was_written():
     from hashlib import sha256
 
     seal = b"robustkit.state/1 " + sha256(b"torch's").hexdigest().encode()
-    assert unsealed_state(b"torch's" + seal) == b"torch's"
-    assert unsealed_state(b"PK of earlier versions") == b"PK of earlier versions"
+    assert unsealed_bytes(b"torch's" + seal) == b"torch's"
+    assert unsealed_bytes(b"PK of earlier versions") == b"PK of earlier versions"
     for changed in (b"torch't" + seal, b"torch" + seal, seal, b"torch's" + seal[:-3]):
         with pytest.raises(ValueError, match="does not fit"):
-            unsealed_state(changed)
+            unsealed_bytes(changed)

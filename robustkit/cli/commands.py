@@ -17,6 +17,7 @@ from robustkit.cli.power import power
 from robustkit.cli.rank import rank
 from robustkit.cli.report import report
 from robustkit.cli.train import train
+from robustkit.cli.verify import verify
 from robustkit.errors import InputError
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app.command("power")(power)
 app.command("rank")(rank)
 app.command("describe")(describe)
 app.command("list")(list_names)
+app.command("verify")(verify)
 
 
 def _version(wanted: bool) -> None:

@@ -12,8 +12,11 @@ import numpy as np
 
 from robustkit.files import digest
 from robustkit.record.evaluation import Example
+from robustkit.seals import SealState
 
 NAMES = tuple(field.name for field in fields(Example))
+BROKEN = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""what reading a damaged file may raise"""
 SEAL = "digest"
 """name of the array that holds the digest of the others"""
 
@@ -36,7 +39,9 @@ def decode_examples(file: Path | BytesIO) -> list[Example]:
     None where it is missing, damaged or changed: they are only looked at.
     """
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        # as bytes: NumPy leaves a file open when the archive is broken
+        content = BytesIO(file.read_bytes()) if isinstance(file, Path) else file
+        with np.load(content, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in NAMES}
             seal = str(arrays[SEAL]) if SEAL in arrays else None
         if seal not in (None, _digest(found)):
@@ -46,8 +51,19 @@ def decode_examples(file: Path | BytesIO) -> list[Example]:
             Example(int(i), int(label), int(predicted), float(distance), clean, perturbed)
             for i, label, predicted, distance, clean, perturbed in zip(*columns, strict=True)
         ]
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except BROKEN:
         return []
+
+
+def examples_state(file: Path) -> SealState:
+    """Whether a file of examples is as it was written."""
+    try:
+        with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
+            if SEAL not in arrays:
+                return "no digest"
+            return "sound" if str(arrays[SEAL]) == _digest(arrays) else "changed"
+    except BROKEN:
+        return "changed"
 
 
 def _digest(arrays: Mapping[str, Any]) -> str:

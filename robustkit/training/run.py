@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from robustkit.errors import InputError, RobustkitError, TrainingFailed
 from robustkit.files import canonical, write_atomic
 from robustkit.keys import TrainingKey
 from robustkit.losses.loss import Loss, unwrapped
+from robustkit.seals import seal_of_bytes, unsealed_bytes
 from robustkit.training.config import TrainingConfig, TrainingOptions
 from robustkit.training.engine import Engine, wrapped
 from robustkit.training.examples import Examples, gather
@@ -35,8 +35,6 @@ from robustkit.training.tensorboard import logged
 
 REVISION = 1
 """raised by whatever changes what the same configuration comes to"""
-STATE = b"robustkit.state/1 "
-"""comes after what torch saved of an unfinished run, and before a digest of that"""
 PROBE = 8
 """images on which loss and network are tried before the training starts"""
 
@@ -78,20 +76,6 @@ def train(
             return _Training(config, Path(out), options, device, processes).result()
     finally:
         leave()
-
-
-def unsealed_state(content: bytes) -> bytes:
-    """What torch saved of an unfinished run; one of an earlier version has no digest after it.
-
-    Raises:
-        ValueError: it is not what was written.
-    """
-    saved, mark, seal = content.rpartition(STATE)
-    if not mark:
-        return content
-    if sha256(saved).hexdigest().encode() != seal:
-        raise ValueError("its digest does not fit")
-    return saved
 
 
 def _partial(out: Path) -> Path:
@@ -237,7 +221,7 @@ class _Training:
         if not path.exists():
             return None
         try:
-            content = io.BytesIO(unsealed_state(path.read_bytes()))
+            content = io.BytesIO(unsealed_bytes(path.read_bytes()))
             saved = torch.load(content, map_location=self.device, weights_only=True)
             same = saved["digest"] == account["digest"]
         except Exception as error:  # a damaged file may raise anything
@@ -321,8 +305,7 @@ class _Training:
                 buffer = io.BytesIO()
                 torch.save({"digest": account["digest"], "state": state}, buffer)
                 content = buffer.getvalue()
-                seal = STATE + sha256(content).hexdigest().encode()
-                write_atomic(_partial(self.out) / "state.pt", [content, seal])
+                write_atomic(_partial(self.out) / "state.pt", [content, seal_of_bytes(content)])
 
         with logged(self.options.log if self.processes.first else None) as log:
             callbacks = self.options.callbacks if self.processes.first else Callbacks()

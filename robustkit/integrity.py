@@ -1,0 +1,241 @@
+"""Whether the files that robustkit has left in a folder are what it wrote. Needs no torch.
+
+Records and blocks of unfinished ones, examples, audits and their parts, studies, checkpoints and
+states of unfinished trainings, published reports. Files of others are passed over.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import pyarrow.parquet as pq
+
+from robustkit.analysis import evidence
+from robustkit.audit.stored import read_audit
+from robustkit.checkpoint.header import is_safetensors, read_header, seal_state
+from robustkit.errors import RecordError, RobustkitError, first_line
+from robustkit.files import file_digest
+from robustkit.record import Blocks, check_folder, read
+from robustkit.record import read_header as record_header
+from robustkit.record.examples import examples_state
+from robustkit.record.file import UNREADABLE
+from robustkit.seals import SealState, read_sealed, unsealed_bytes
+
+State = Literal["sound", "no digest", "unsound", "left over"]
+SEALED_FOLDERS = ("cells", "tests", "costs")
+"""of a study, with sealed JSON files"""
+AGAIN = "restore it, or remove it, and it is made anew"
+PARTS = ("indicators", "certificate", "corruptions", "smoothed", "adaptive")
+"""of an audit; their files' names begin so"""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """What was found of a file."""
+
+    path: Path
+    kind: str
+    """in words: record, block, checkpoint, …"""
+    state: State
+    """"no digest": of an earlier version, and readable; "left over": of an interrupted write"""
+    reason: str = ""
+    """what is wrong, and what to do"""
+
+
+def check_files(folder: Path) -> Iterator[CheckedFile]:
+    """Every file of robustkit's in a folder and those inside it, in the order of their paths.
+
+    Links to folders are not followed.
+
+    Raises:
+        RecordError: the folder, or one inside it, cannot be read.
+    """
+    if not folder.is_dir():
+        raise RecordError(f"{folder}: no such folder")
+    for parent, folders, names in os.walk(folder, onerror=_unreadable):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(parent) / name
+            if path.exists() and not path.is_file():
+                continue  # a pipe would be waited for
+            if (found := _kind(path)) is not None:
+                yield _checked(path, *found)
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise RecordError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
+def _checked(path: Path, kind: str, check: Callable[[Path], State]) -> CheckedFile:
+    try:
+        return CheckedFile(path, kind, check(path))
+    except RobustkitError as error:
+        return CheckedFile(path, kind, "unsound", str(error))
+    except UNREADABLE as error:
+        return CheckedFile(path, kind, "unsound", f"{path}: damaged ({first_line(error)})")
+
+
+def _kind(path: Path) -> tuple[str, Callable[[Path], State]] | None:
+    """What a file is, and how it is checked; None: not one of ours."""
+    name, parent = path.name, path.parent
+    if name.startswith(".") and name.endswith((".tmp", ".new")):
+        return "temporary file", lambda _: "left over"
+    if parent.suffix == ".partial":
+        return _kind_in_partial(path)
+    if name.endswith(".examples.npz"):
+        return "examples", _examples
+    if path.suffix == ".parquet":
+        return _kind_of_parquet(path)
+    if name == "robustkit.json":
+        return "marker", _marker
+    if name == "audit.json":
+        return "audit", _audit
+    if name == "manifest.json":
+        return "published report", _manifest
+    in_study = parent.name in SEALED_FOLDERS and (parent.parent / "study.json").is_file()
+    of_study = name in ("study.json", "plan.json") and (parent / "study.json").is_file()
+    part = path.suffix == ".json" and name.startswith(tuple(f"{one}-" for one in PARTS))
+    if path.suffix == ".json" and (in_study or of_study or part):
+        check = _part if part else _result if parent.name == "tests" else _sealed
+        return "part of an audit" if part else "study", check
+    if path.suffix == ".safetensors":
+        return "checkpoint", _checkpoint
+    return None
+
+
+def _kind_in_partial(path: Path) -> tuple[str, Callable[[Path], State]] | None:
+    if path.name == "state.pt":
+        return "state of a training", _state
+    if path.name.startswith("block-"):
+        return "block", _block if path.suffix == ".parquet" else _images
+    if path.name == "plan.json":
+        return "plan of an evaluation", _plan
+    return ("examples", _examples) if path.name.endswith(".examples.npz") else None
+
+
+def _kind_of_parquet(path: Path) -> tuple[str, Callable[[Path], State]] | None:
+    """A record, a report's evidence, or a data set of somebody's."""
+    if path.name == evidence.NAME:
+        return "evidence", _evidence
+    try:
+        ours = b"robustkit.header" in (pq.read_schema(path).metadata or {})
+    except UNREADABLE:
+        # by their names, records cannot be anything else; others may be damaged data sets
+        ours = len(path.stem) == 32 and not set(path.stem) - set("0123456789abcdef")
+    return ("record", _record) if ours else None
+
+
+def _record(path: Path) -> State:
+    found = read(path)
+    return "sound" if record_header(path).sealed and "rows_digest" in found.run else "no digest"
+
+
+def _block(path: Path) -> State:
+    if _blocks(path).find(_number(path)) is None:
+        raise RecordError(f"{path}: not as it was written; the evaluation will attack it again")
+    return "sound"
+
+
+def _images(path: Path) -> State:
+    blocks = _blocks(path)
+    if blocks.find(_number(path)) is None:
+        return "left over"  # images come before their rows
+    if blocks.images(_number(path)) is None:
+        raise RecordError(f"{path}: not as it was written; the evaluation will attack it again")
+    return "sound"
+
+
+def _blocks(path: Path) -> Blocks:
+    return Blocks(path.parent.with_suffix(".parquet"))
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.removeprefix("block-"))
+
+
+def _plan(path: Path) -> State:
+    if _blocks(path).kept_plan() is None:
+        raise RecordError(f"{path}: not as it was written; it is made anew")
+    return "sound"
+
+
+def _examples(path: Path) -> State:
+    if (state := examples_state(path)) == "changed":
+        raise RecordError(f"{path}: not as it was written; restore it, or evaluate with --fresh")
+    return _told(state)
+
+
+def _marker(path: Path) -> State:
+    check_folder(path.parent)
+    return "sound"
+
+
+def _audit(path: Path) -> State:
+    read_audit(path)
+    return _sealed(path)
+
+
+def _sealed(path: Path) -> State:
+    return _told(read_sealed(path, AGAIN).state)
+
+
+def _part(path: Path) -> State:
+    found = read_sealed(path, "it is worked out again")
+    if found.contents.get("file", path.name) != path.name:
+        raise RecordError(f"{path}: holds another part than its name says; it is worked out again")
+    return _told(found.state)
+
+
+def _result(path: Path) -> State:
+    """Of an evaluation of a study, with the record that it names."""
+    found = read_sealed(path, AGAIN)
+    if found.contents.get("status") == "done":
+        record = path.parents[1] / "runs" / f"{found.contents['evaluation'][:32]}.parquet"
+        if not record.is_file():
+            raise RecordError(f"{path}: its record {record} is gone; {AGAIN}")
+    return _told(found.state)
+
+
+def _told(state: SealState) -> State:
+    return "no digest" if state == "no digest" else "sound"
+
+
+def _state(path: Path) -> State:
+    content = path.read_bytes()
+    try:
+        return "no digest" if unsealed_bytes(content) == content else "sound"
+    except ValueError as error:
+        raise RecordError(f"{path}: {error}; remove it, and the training starts anew") from error
+
+
+def _checkpoint(path: Path) -> State:
+    read_header(path)
+    with path.open("rb") as file:
+        if not is_safetensors(path, file.read(9), file.seek(0, 2)):
+            raise RecordError(f"{path}: no safetensors file; restore it")
+        state = seal_state(file)
+    if state == "changed":
+        raise RecordError(f"{path}: changed since robustkit wrote it; restore it, or train it anew")
+    return _told(state)
+
+
+def _evidence(path: Path) -> State:
+    evidence.read_evidence(path)
+    return "sound"
+
+
+def _manifest(path: Path) -> State:
+    """A report, with every file that its manifest names."""
+    found = json.loads(path.read_bytes())
+    if not str(found.get("schema")).startswith("robustkit.report/"):
+        return "no digest"
+    for name, digest in found["files"].items():
+        file = path.parent / name
+        if not file.is_file():
+            raise RecordError(f"{file}: is gone; build the report again")
+        if file_digest(file) != digest:
+            raise RecordError(f"{file}: changed since it was written; build the report again")
+    return "sound"

@@ -1,0 +1,177 @@
+"""`robustkit verify`: every kind of file that is kept, as written, changed and gone."""
+
+import json
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from helpers.audits import full
+from helpers.evaluations import evaluation
+
+from robustkit import record
+from robustkit.checkpoint import save_checkpoint
+from robustkit.cli import main
+from robustkit.errors import RecordError
+from robustkit.files import shipped
+from robustkit.integrity import check_files
+from robustkit.models import build
+from robustkit.report.audit import write
+from robustkit.seals import seal_of_bytes, sealed
+from robustkit.study.store import StudyStore
+
+NAME, UNFINISHED = "a" * 64, "b" * 64
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder with a file of every kind."""
+    folder = tmp_path_factory.mktemp("whole")
+    made = evaluation("net.pt", n=20)
+    store = record.Store(folder / "study" / "runs")
+    with store.claim(NAME, str) as blocks:
+        blocks.write(0, made.table, made.examples, 60)
+        blocks.finish({**made.header, "digest": NAME}, made.run, made.table)
+    with store.claim(UNFINISHED, str) as blocks:
+        blocks.plan({"batch_size": 8, "block_size": 20})
+        blocks.write(0, made.table, made.examples, 60, np.zeros((20, 1, 2, 2), np.float32))
+    study = StudyStore(folder / "study")
+    study.keep_asked({"digest": "d", "amendments": []})
+    study.keep("cell", "k", {"status": "done"})
+    study.keep("test", "k", {"status": "done", "evaluation": NAME})
+    study.keep("cost", "c", {"seconds": {}})
+    net = folder / "study" / "checkpoints" / "net.safetensors"
+    net.parent.mkdir()
+    save_checkpoint(net, build("lenet5", num_classes=10, seed=0), model="lenet5")
+    state = net.with_name("other.safetensors.partial") / "state.pt"
+    state.parent.mkdir()
+    state.write_bytes(b"torch's" + seal_of_bytes(b"torch's"))
+    write(full(), folder / "audit")
+    part = folder / "audit" / "work" / "certificate-0.json"
+    part.parent.mkdir()
+    part.write_text(json.dumps(sealed({"robust": [[True]], "file": part.name})))
+    report = shipped("reports") / "liu2016-mnist"
+    shutil.copytree(report, folder / "report")
+    return folder
+
+
+def kinds(folder):
+    return {(str(f.path.relative_to(folder)), f.state) for f in check_files(folder)}
+
+
+PARTIAL = f"study/runs/{'b' * 32}.partial"
+FILES = [
+    f"study/runs/{'a' * 32}.parquet",
+    f"study/runs/{'a' * 32}.examples.npz",
+    "study/runs/robustkit.json",
+    f"{PARTIAL}/block-000000.parquet",
+    f"{PARTIAL}/block-000000.npy",
+    f"{PARTIAL}/best.examples.npz",
+    f"{PARTIAL}/plan.json",
+    "study/study.json",
+    "study/cells/k.json",
+    "study/tests/k.json",
+    "study/costs/c.json",
+    "study/checkpoints/net.safetensors",
+    "study/checkpoints/other.safetensors.partial/state.pt",
+    "audit/audit.json",
+    "audit/work/certificate-0.json",
+    "report/manifest.json",
+    "report/evidence.parquet",
+]
+
+
+def test_every_file_of_a_folder_is_looked_at_and_sound(whole):
+    assert kinds(whole) == {(name, "sound") for name in FILES}
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["robustkit", "verify", *map(str, arguments)])
+    with pytest.raises(SystemExit) as done:
+        main()
+    return done.value.code
+
+
+def test_the_command_says_what_is_sound_and_ends_with_0(whole, monkeypatch, capsys):
+    assert run(monkeypatch, whole) == 0
+    assert f"{whole}: {len(FILES)} sound" in capsys.readouterr().out
+    assert run(monkeypatch, "--verbose", whole) == 0
+    assert sum(line.startswith("sound: ") for line in capsys.readouterr().out.splitlines()) == 17
+
+
+def flipped(content):
+    """A byte of the contents is another one."""
+    # of a record the header stands twice, and nobody reads the second one
+    middle = 100 if content.startswith(b"PAR1") else len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("change", ["flipped", "cut"])
+@pytest.mark.parametrize("name", [name for name in FILES if "manifest" not in name])
+def test_a_changed_file_is_named_in_one_line_and_ends_with_2(
+    whole, tmp_path, monkeypatch, capsys, name, change
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    path = folder / name
+    content = path.read_bytes()
+    path.write_bytes(flipped(content) if change == "flipped" else content[: len(content) // 2])
+    assert run(monkeypatch, folder) == 2
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unsound: ")]
+    # a report names its own files, too
+    where = (str(path), str(path.parent))
+    assert told
+    assert all(any(place in line for place in where) for line in told)
+
+
+def test_a_file_of_a_report_or_a_record_that_is_gone_is_named(whole, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    (folder / "report" / "numbers.csv").unlink()
+    (folder / "study" / "runs" / f"{'a' * 32}.parquet").unlink()
+    reasons = {f.path.name: f.reason for f in check_files(folder) if f.state == "unsound"}
+    assert set(reasons) == {"manifest.json", "k.json"}
+    assert "numbers.csv: is gone" in reasons["manifest.json"]
+    assert f"its record {folder}" in reasons["k.json"]
+
+
+def test_a_file_without_a_digest_is_sound_as_far_as_can_be_told(whole, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(whole / "audit", folder)
+    path = folder / "audit.json"
+    table = json.loads(path.read_text())
+    del table["content_digest"]
+    path.write_text(json.dumps(table))
+    assert ("audit.json", "no digest") in kinds(folder)
+    assert run(monkeypatch, folder) == 0
+
+
+def test_what_an_interrupted_write_left_is_no_fault(whole, tmp_path, monkeypatch, capsys):
+    shutil.copytree(whole / "audit", tmp_path / "copy")
+    (tmp_path / "copy" / ".audit.json.12.tmp").write_bytes(b"x")
+    assert run(monkeypatch, tmp_path / "copy") == 0
+    assert "left over: temporary file" in capsys.readouterr().out
+
+
+def test_files_of_others_are_passed_over_and_a_folder_of_none_ends_with_2(tmp_path, monkeypatch):
+    (tmp_path / "data.json").write_text("{")
+    (tmp_path / "data.parquet").write_bytes(b"PAR1")
+    os.mkfifo(tmp_path / "x.safetensors")
+    assert list(check_files(tmp_path)) == []
+    assert run(monkeypatch, tmp_path) == 2
+    with pytest.raises(RecordError, match="no such folder"):
+        list(check_files(tmp_path / "nothing"))
+
+
+def test_a_folder_that_cannot_be_read_is_named(whole, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path="."):
+        if str(path).endswith("cells"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(RecordError, match="cells: cannot be read: Permission denied"):
+        list(check_files(whole))
