@@ -334,12 +334,12 @@ def test_a_neuron_bounded_through_its_crop_has_the_bound_of_the_whole(norm_name,
     steps = convert(wrap(network), x[0])
     region = Region(norm_name, x.double(), radius)
     bounds = intervals(steps, region)
-    (index,) = refine._targets(steps)
+    (index,) = refine.relu_inputs(steps)
     crops = refine._crops(steps, index)
     assert crops.windows[0].size == 9
     chosen = refine._widest(bounds[index], torch.full((3,), 10**9))
     assert int(chosen.sum()) >= 10
-    whole = refine._whole(steps, bounds, region, index, chosen)
+    whole = refine.rebounded(steps, bounds, region, index, chosen)
     parts = refine._by_crops(steps, crops, bounds, region, index, chosen)
     for one, other, before in zip(whole, parts, bounds[index], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
@@ -362,7 +362,7 @@ def test_what_one_layer_leaves_of_the_budget_goes_to_the_others(monkeypatch):
     x = pictures(4, 6)
     graph, region = convert(_funnel(), x[0]), Region("linf", x.double(), 0.1)
     wide = intervals(graph, region)
-    prices = {index: 2.0 * graph.work_below(index) for index in refine._targets(graph)}
+    prices = {index: 2.0 * graph.work_below(index) for index in refine.relu_inputs(graph)}
     needs = torch.stack(
         [refine._open(wide[index]).sum(1) * price for index, price in prices.items()]
     )

@@ -1,5 +1,13 @@
 """Lower bounds: images that provably no perturbation fools, and smoothed classifiers."""
 
+from robustkit.certification.complete import (
+    OUTCOMES,
+    REVISION,
+    TIME_LIMIT,
+    Decision,
+    Outcome,
+    decide,
+)
 from robustkit.certification.deterministic import Certificates, certify, certify_rising
 from robustkit.certification.smoothing import (
     ABSTAIN,
@@ -13,13 +21,19 @@ from robustkit.certification.smoothing import (
 
 __all__ = [
     "ABSTAIN",
+    "OUTCOMES",
+    "REVISION",
+    "TIME_LIMIT",
     "AttackedSmoothed",
     "Certificates",
+    "Decision",
+    "Outcome",
     "SmoothedCertificates",
     "SmoothingNoise",
     "attack_smoothed",
     "certify",
     "certify_rising",
+    "decide",
     "predict",
     "smooth",
 ]

@@ -110,7 +110,7 @@ def certify_rising(
     """
     _check(model, images, labels, norm, epsilons)
     try:
-        graph = replace(convert(model, images[0]), roundoff=roundoff_of(model, images.device))
+        graph = graph_of(model, images[0])
         right = _right(model, graph, images, labels, batch_size)
     except Unsupported as error:
         return [_nothing(epsilon, len(images), str(error)) for epsilon in epsilons]
@@ -121,6 +121,15 @@ def certify_rising(
         results.append(result)
         right = result.robust
     return results
+
+
+def graph_of(model: nn.Module, image: Tensor) -> BoundGraph:
+    """The steps of a frozen module, C × H × W to logits, and how it rounds them where it runs.
+
+    Raises:
+        Unsupported: an operation without bounds, or kernels whose error nothing bounds.
+    """
+    return replace(convert(model, image), roundoff=roundoff_of(model, image.device))
 
 
 def _check(
@@ -227,7 +236,7 @@ class _Certifier:
         self, region: Region, labels: Tensor, bounds: list[Interval], *, relax: bool
     ) -> tuple[Tensor, Tensor]:
         """A lower bound of each image's smallest margin, N, and what rounding took of it."""
-        slopes = _differences(labels, self._classes())
+        slopes = differences(labels, self._classes())
         errors = local_errors(self.graph, bounds)
         last = len(self.graph.steps) - 1
         parts = [
@@ -260,7 +269,7 @@ class _Certifier:
         )
 
 
-def _differences(labels: Tensor, classes: int) -> Tensor:
+def differences(labels: Tensor, classes: int) -> Tensor:
     """Slopes of logit_label − logit_other for each other class, N × (K − 1) × K."""
     every = torch.arange(classes, device=labels.device).expand(len(labels), -1)
     others = every[every != labels[:, None]].view(len(labels), classes - 1)

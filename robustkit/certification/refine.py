@@ -60,7 +60,7 @@ def refined(
     known: dict[int, Interval] = {}
     # from the images on: a layer's tighter intervals are what the next one is relaxed with. The
     # input of the first ReLU is left out: there intervals are already exact
-    layers = [_layer(graph, index) for index in _targets(graph)]
+    layers = [_layer(graph, index) for index in relu_inputs(graph)]
     left = torch.full(
         (len(region.images),), budget, dtype=torch.float64, device=region.images.device
     )
@@ -72,7 +72,7 @@ def refined(
             continue
         left = left - chosen.flatten(1).sum(1) * layer.price
         if crops is None:
-            known[index] = _whole(graph, bounds, region, index, chosen)
+            known[index] = rebounded(graph, bounds, region, index, chosen)
         else:
             known[index] = _by_crops(graph, crops, bounds, region, index, chosen)
         bounds = intervals(graph, region, known)
@@ -113,7 +113,7 @@ def _granted(bounds: Sequence[Interval], layers: Sequence[_Layer], left: Tensor)
     return left
 
 
-def _targets(graph: BoundGraph) -> list[int]:
+def relu_inputs(graph: BoundGraph) -> list[int]:
     """Inputs of ReLUs behind another one, in order."""
     found = {step.source for step in graph.steps if isinstance(step, Relu)}
     return sorted(index for index in found if not _exact(graph, index))
@@ -147,7 +147,7 @@ def _widest(interval: Interval, most: Tensor) -> Tensor:
     return (height > least).view_as(interval[0])
 
 
-def _whole(
+def rebounded(
     graph: BoundGraph, bounds: Sequence[Interval], region: Region, index: int, chosen: Tensor
 ) -> Interval:
     """A step's interval, tighter where `chosen`, N × the step's shape."""
@@ -182,7 +182,7 @@ def _tightened(
         before, after = low.gather(1, columns), high.gather(1, columns)
         low.scatter_(1, columns, torch.where(asked, torch.maximum(before, below), before))
         high.scatter_(1, columns, torch.where(asked, torch.minimum(after, -above), after))
-    return low, torch.maximum(low, high)
+    return low, high
 
 
 # -- crops --------------------------------------------------------------------------------------

@@ -52,6 +52,18 @@ class Region:
             return here - _greedy(a, low, high, self.radius)
         return here + torch.maximum(_dual(a, low, high, self.radius), _boxed(a, low, high))
 
+    def corner(self, slopes: Tensor) -> Tensor:
+        """Where Σ slopes · x is least, or nearly: B × C × H × W for the region of one image.
+
+        The minimum's gradient by the slopes is where it is attained (Danskin's theorem).
+        """
+        with torch.enable_grad():
+            a = slopes.detach().requires_grad_()
+            least = Region(self.norm, self.images, self.radius).minimum(a[None]).sum()
+            (point,) = torch.autograd.grad(least, a)
+        low, high = self.interval()
+        return torch.maximum(torch.minimum(point, high), low)
+
 
 def _boxed(a: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The minimum of Σ a · d over low ≤ d ≤ high, N × S."""
@@ -77,7 +89,7 @@ def _dual(a: Tensor, low: Tensor, high: Tensor, radius: float) -> Tensor:
     """
     if radius == 0:
         return torch.zeros_like(a[..., 0])
-    above = a.norm(dim=2, keepdim=True).clamp_(min=1e-300) / radius
+    above = a.norm(dim=2, keepdim=True).clamp(min=1e-300) / radius
     below = torch.zeros_like(above)
     for _ in range(HALVINGS):
         middle = (above + below) / 2

@@ -1,0 +1,180 @@
+"""The sandwich closed: each image certified, fooled, or open where the time did not suffice.
+
+What is cheap comes first: `certify`, then an attack, for all images at once; branch and bound takes
+what is left one by one. Certified means proved, as of `deterministic.py`; fooled means a perturbed
+image that the engine has verified in float32.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustkit.attack import Block, Outcomes, attack_block
+from robustkit.attack.clean import clean_pass
+from robustkit.attack.verdicts import Verifier
+from robustkit.attack.victim import Victim
+from robustkit.certification.bounds import intervals
+from robustkit.certification.counterexample import Trial
+from robustkit.certification.deterministic import BUDGET, certify, differences, graph_of
+from robustkit.certification.domains import Problem
+from robustkit.certification.graph import BoundGraph
+from robustkit.certification.refine import refined
+from robustkit.certification.region import Region, reach
+from robustkit.certification.search import BranchAndBound, until
+from robustkit.errors import InputError
+from robustkit.protocol import Protocol
+
+Outcome = Literal["certified", "fooled", "open"]
+OUTCOMES: tuple[Outcome, ...] = ("certified", "fooled", "open")
+BRANCHED = "branch and bound"
+TIME_LIMIT = 30.0
+"""seconds that branch and bound may take for an image, where the user names no other number"""
+REVISION = 1
+"""raised whenever a change can change what is proved or found of an image"""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is known of one image at one ε."""
+
+    outcome: Outcome
+    by: str
+    """the method that proved it, or the attack that fooled it; "" where it is open"""
+    predicted: int
+    """class of the clean image"""
+    margin: float
+    """a lower bound of the smallest logit_label − logit_other over the region; −inf where nothing
+    is known, as for a fooled image"""
+    distance: float | None = None
+    """of the counterexample; 0 for a clean mistake"""
+    fooled_as: int | None = None
+    """its class"""
+    perturbed: Tensor | None = None
+    """float32 C × H × W: the counterexample"""
+    domains: int = 0
+    """how many branch and bound has bounded"""
+    seconds: float = 0.0
+    """that branch and bound took"""
+
+
+def decide(
+    model: nn.Module,
+    block: Block,
+    protocol: Protocol,
+    *,
+    time_limit: float = TIME_LIMIT,
+    batch_size: int = 32,
+    budget: float = BUDGET,
+) -> Iterator[tuple[int, Decision]]:
+    """Rows of a block and what became of them, as soon as each is decided.
+
+    Args:
+        model: frozen, in eval mode, pixels in [0, 1] to N × K logits.
+        block: the images.
+        protocol: norm, one ε, and the attack that is tried before branch and bound.
+        time_limit: seconds that branch and bound may take for an image; 0 leaves it out.
+        batch_size: images at once, of bounds and of the attack.
+        budget: multiplications that the linear relaxation may take for an image.
+
+    Raises:
+        DataError: images or labels of another kind or shape.
+        InputError: not one ε without a target, a model in training mode, or one without bounds.
+        EvaluationFailed: logits that are NaN or infinite.
+    """
+    if len(protocol.epsilons) != 1 or protocol.target != "none":
+        raise InputError("one ε without a target class is needed")
+    epsilon = float(protocol.epsilons[0])
+    proved = certify(
+        model, block.images, block.labels, protocol.norm, epsilon, batch_size, budget=budget
+    )
+    if proved.reason:
+        raise InputError(f"nothing can be certified: {proved.reason}")
+    predicted = _clean(model, block, protocol, batch_size).predicted.tolist()
+    for row in proved.robust.nonzero()[:, 0].tolist():
+        margin = float(proved.margin[row])
+        yield row, Decision("certified", proved.by[row], predicted[row], margin)
+    left = (~proved.robust).nonzero()[:, 0]
+    if len(left) == 0:
+        return
+    part = _taken(block, left)
+    outcomes = attack_block(model, part, protocol, batch_size)
+    open_ = []
+    for k, row in enumerate(left.tolist()):
+        if outcomes.distance[k] < torch.inf:
+            yield row, _fooled(outcomes, k)
+        else:
+            open_.append(row)
+    if open_:
+        brancher = _Brancher(model, graph_of(model, block.images[0]), protocol, budget, time_limit)
+        for row in open_:
+            before = float(proved.margin[row])
+            yield row, brancher.decide(_taken(block, torch.tensor([row])), before)
+
+
+def _taken(block: Block, rows: Tensor) -> Block:
+    there = rows.to(block.images.device)
+    first = block.first + (int(rows[0]) if len(rows) == 1 else 0)
+    return Block(
+        block.images[there], block.labels[there], [block.ids[i] for i in rows.tolist()], first
+    )
+
+
+def _clean(model: nn.Module, block: Block, protocol: Protocol, batch_size: int) -> Outcomes:
+    return clean_pass(Victim(model, block.first, False), block, protocol, batch_size)[2]
+
+
+def _fooled(outcomes: Outcomes, row: int) -> Decision:
+    return Decision(
+        "fooled",
+        str(outcomes.fooled_by[row]),
+        int(outcomes.predicted[row]),
+        -torch.inf,
+        float(outcomes.distance[row]),
+        int(outcomes.perturbed_class[row]),
+        outcomes.perturbed[row].cpu(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Brancher:
+    """Branch and bound for one image after the other."""
+
+    model: nn.Module
+    graph: BoundGraph
+    protocol: Protocol
+    budget: float
+    time_limit: float
+
+    @torch.no_grad()
+    def decide(self, block: Block, margin: float) -> Decision:
+        """One image that is right, and that neither bounds nor the attack decided."""
+        began, over = time.monotonic(), until(self.time_limit)
+        victim, _, outcomes = clean_pass(
+            Victim(self.model, block.first, False), block, self.protocol, 1
+        )
+        verifier = Verifier(victim, block, self.protocol.norm, outcomes)
+        epsilon = float(self.protocol.epsilons[0])
+        if over():
+            return Decision("open", "", int(outcomes.predicted), margin)
+        search = BranchAndBound(self._problem(block), Trial(self.model, verifier, epsilon), over)
+        found = search.run()
+        seconds = time.monotonic() - began
+        if found.fooled:
+            decision = _fooled(outcomes, 0)
+        elif found.certified:
+            decision = Decision("certified", BRANCHED, int(outcomes.predicted), found.lower)
+        else:
+            decision = Decision("open", "", int(outcomes.predicted), max(margin, found.lower))
+        return replace(decision, domains=found.domains, seconds=seconds)
+
+    def _problem(self, block: Block) -> Problem:
+        radius = reach(float(self.protocol.epsilons[0]))
+        region = Region(self.protocol.norm, block.images.double(), radius)
+        bounds = intervals(self.graph, region)
+        bounds, _ = refined(self.graph, bounds, region, self.budget)
+        classes = self.graph.steps[-1].shape[0]
+        return Problem.of(self.graph, region, bounds, differences(block.labels, classes)[0])
