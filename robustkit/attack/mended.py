@@ -1,6 +1,8 @@
 """foolbox's attacks that look for the smallest perturbation, mended where they need it."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,17 +11,23 @@ from torch.nn.functional import cross_entropy
 
 from robustkit.attack.draws import generator
 from robustkit.attack.library import eagerpy, foolbox, goal, unit_box
-from robustkit.geometry import column
+from robustkit.attack.projections import onto_l1_ball, onto_l2_ball
+from robustkit.geometry import column, project
 from robustkit.network import gradient as gradient_of
 from robustkit.protocol import Norm
 
 
 class _OverTheBoundary:
-    """Widens FMN's projection by a hair.
+    """Onto ball and box at once, and a hair further.
 
-    FMN projects onto the distance at which the linearised boundary lies. Where the boundary really
-    is linear, foolbox's iterate then sits on it and rounding decides whether it ever crosses.
+    FMN projects onto the distance at which the linearised boundary lies, then onto the box, which
+    takes away what it went beyond: an iterate with pixels at the wall then stands still short of
+    the boundary, for good. And where the boundary really is linear, foolbox's iterate sits on it
+    and rounding decides whether it ever crosses.
     """
+
+    nearest: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """projection of points N × D onto the ball of a radius N around images, within the box"""
 
     def run(
         self,
@@ -46,30 +54,27 @@ class _OverTheBoundary:
 
     def project(self, x: Any, x0: Any, epsilon: Any) -> Any:
         """Onto the balls of radius epsilon, N, around x0, and a 100,000th further."""
-        return super().project(x, x0, epsilon * (1 + 1e-5) + 1e-7)  # type: ignore[misc]
+        points, images = x.raw.flatten(1), x0.raw.flatten(1)
+        nearest = type(self).nearest(points, images, epsilon.raw * (1 + 1e-5) + 1e-7)
+        return eagerpy.astensor(nearest.view(x0.shape))
 
 
 class LinfFMN(_OverTheBoundary, foolbox.attacks.LInfFMNAttack):  # type: ignore[misc]
     """FMN in Linf."""
 
+    nearest = staticmethod(partial(project, norm="linf"))
+
+
+class L2FMN(_OverTheBoundary, foolbox.attacks.L2FMNAttack):  # type: ignore[misc]
+    """FMN in L2; foolbox 3.3.4 leaves the projection out: it divides norms by norms."""
+
+    nearest = staticmethod(onto_l2_ball)
+
 
 class L1FMN(_OverTheBoundary, foolbox.attacks.L1FMNAttack):  # type: ignore[misc]
     """FMN in L1."""
 
-
-class _TrueL2(foolbox.attacks.L2FMNAttack):  # type: ignore[misc]
-    """FMN with the projection that foolbox 3.3.4 leaves out: it divides norms by norms."""
-
-    def project(self, x: Any, x0: Any, epsilon: Any) -> Any:
-        """Onto the L2 ball of radius epsilon, N, around x0."""
-        change = (x - x0).raw
-        length = change.flatten(1).norm(dim=1).clamp(min=1e-12)
-        factor = (epsilon.raw / length).clamp(max=1)
-        return x0 + eagerpy.astensor(change * column(factor, change))
-
-
-class L2FMN(_OverTheBoundary, _TrueL2):
-    """FMN in L2."""
+    nearest = staticmethod(onto_l1_ball)
 
 
 FMN: dict[Norm, type[Any]] = {"linf": LinfFMN, "l2": L2FMN, "l1": L1FMN}

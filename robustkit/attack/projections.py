@@ -84,3 +84,28 @@ def onto_l1_ball(points: Tensor, images: Tensor, epsilon: Tensor) -> Tensor:
     threshold = torch.where(fits, 0.0, threshold.clamp(min=0))
     kept = torch.minimum((size - threshold).clamp(min=0), room) * change.sign()
     return (images.double() + kept).to(points.dtype)
+
+
+def onto_l2_ball(points: Tensor, images: Tensor, epsilon: Tensor) -> Tensor:
+    """The Euclidean projection onto the box within the L2 ball around each image, N × D.
+
+    Ball and box at once, since one after the other falls short of the ball: the change shrinks by
+    one factor c, and each coordinate stops at its wall, so that Σ min(c · size, room)² = ε².
+    """
+    change = points.double() - images.double()
+    room = torch.where(change > 0, 1 - images.double(), images.double()).clamp(min=0)
+    size = change.abs()
+    # the c at which each coordinate meets its wall: those of small c stand there, others are free
+    wall = torch.where(size > 0, room / size.clamp(min=1e-300), torch.inf)
+    wall, order = wall.sort(dim=1)
+    size, stop = size.gather(1, order), room.gather(1, order)
+    free = (size**2).flip(1).cumsum(1).flip(1)
+    held = (stop**2).cumsum(1) - stop**2
+    budget = epsilon.double()[:, None] ** 2
+    # with the first k coordinates at the wall; at the true k, c lies between two of them
+    c = ((budget - held).clamp(min=0) / free.clamp(min=1e-300)).sqrt()
+    k = (c >= wall).sum(1, keepdim=True).clamp(max=c.shape[1] - 1)
+    # none is free below ε: the whole of the change fits
+    factor = torch.where((c >= wall).all(1, keepdim=True), 1.0, c.gather(1, k).clamp(max=1))
+    kept = torch.minimum(change.abs() * factor, room) * change.sign()
+    return (images.double() + kept).to(points.dtype)
