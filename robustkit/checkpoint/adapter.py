@@ -79,6 +79,11 @@ class Classifier(torch.nn.Module):
                 f"the model returns {output.dtype} of shape {tuple(output.shape)} for {n} images; "
                 "N×classes floating-point logits are needed"
             )
+        if output.shape[1] == 1:
+            raise CheckpointError(
+                "the model has one output, so that class 0 is always its answer and nothing fools "
+                "it; return two logits, such as torch.cat([-z, z], 1) of what a sigmoid takes"
+            )
         if self.classes is not None and output.shape[1] != self.classes:
             raise CheckpointError(
                 f"the model returns {output.shape[1]} logits per image, but {self.classes} classes "

@@ -24,11 +24,6 @@ def probe(model: torch.nn.Module, data: Dataset, device: torch.device) -> None:
         ) from error
     except torch.OutOfMemoryError as error:
         raise EvaluationFailed(f"too little memory for one image of {data.name}") from error
-    if logits.ndim == 2 and logits.shape[1] == 1:
-        raise DataError(
-            "the model has one output, whose largest is always class 0, so that nothing fools it; "
-            "give two logits, such as torch.cat([-z, z], 1) of the one that a sigmoid takes"
-        )
     if logits.ndim != 2 or not _classes_fit(logits.shape[1], data):
         raise DataError(
             f"the model's output for one image of {data.name} has shape {tuple(logits.shape)}, but "
