@@ -100,6 +100,12 @@ def test_a_mapping_needs_images_that_it_was_not_found_on():
         assert find_mapping(labels, predicted, classes) is None
 
 
+@pytest.mark.parametrize("classes", [2, 10])
+def test_a_mapping_is_found_where_classes_alternate(classes):
+    labels = np.arange(20 * classes) % classes
+    assert "another order" in chance_warnings(labels, (labels + 1) % classes, classes)[0]
+
+
 def test_noise_on_a_permuted_network_does_not_hide_the_mapping():
     labels = GENERATOR.integers(0, 10, 400)
     order = GENERATOR.permutation(10)

@@ -68,19 +68,21 @@ def chance_warnings(labels: Labels, predicted: Labels, classes: int) -> list[str
 def find_mapping(labels: Labels, predicted: Labels, classes: int) -> Mapping | None:
     """The one-to-one mapping of outputs to classes that explains the predictions; None without one.
 
-    Of K! mappings some one fits any few images: found on every other image (by linear assignment on
+    Of K! mappings some one fits any few images: found on one half of them (by linear assignment on
     the confusion matrix), it must be better than chance, and than the predictions as they are, on
-    those between.
+    the other.
     """
     size = max(classes, int(labels.max()) + 1, int(predicted.max()) + 1)
     if size > LARGEST:
         return None
+    # every other image of each class, since the order of the images may alternate between them
+    order = np.argsort(labels, kind="stable")
     confusion = np.zeros((size, size), np.int64)
-    np.add.at(confusion, (predicted[::2], labels[::2]), 1)
+    np.add.at(confusion, (predicted[order[::2]], labels[order[::2]]), 1)
     # what no image tells stays as it is
     weights = confusion.astype(np.float64) + 1e-6 * np.eye(size)
     mapping: Labels = linear_sum_assignment(weights, maximize=True)[1].astype(np.int64)
-    labels, predicted = labels[1::2], predicted[1::2]
+    labels, predicted = labels[order[1::2]], predicted[order[1::2]]
     if not len(labels) or np.array_equal(mapping, np.arange(size)):
         return None
     held_out, before = _accuracy(labels, mapping[predicted]), _accuracy(labels, predicted)
