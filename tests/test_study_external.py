@@ -87,7 +87,6 @@ def test_other_images_under_the_same_name_are_tested_anew(tiny, nets, tmp_path):
         source = np.random.default_rng(seed)
         images = source.integers(0, 256, (50, 1, 28, 28), np.uint8)
         np.savez(tmp_path / "own.npz", images=images, labels=np.arange(50) % 10)
-        work.load_cached.cache_clear()
 
     path = external_study(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     path.write_text(path.read_text().replace('"mnist5k"', f'"{tmp_path / "own.npz"}"'))

@@ -8,7 +8,6 @@ from helpers.studies import EXTERNAL, NET, Here, begin
 
 from robustkit import files
 from robustkit.checkpoint.sidecar import sidecar_path
-from robustkit.study import work
 from robustkit.study.store import StudyStore
 from robustkit.study.user_files import protocol_digest
 
@@ -113,7 +112,6 @@ def own(worked, tmp_path, monkeypatch):
 
 def run_again(own):
     """How many networks are trained and how many evaluations made, with none that fails."""
-    work.load_cached.cache_clear()  # as another process
     executor = Here(own / "out")
     plan = begin("study.toml", own / "out").finish(executor)
     assert statuses(own / "out", plan.tests) == {"done"}
@@ -233,3 +231,21 @@ def test_networks_made_elsewhere_are_evaluated_anew_with_another_architecture(el
 def test_networks_made_elsewhere_are_evaluated_anew_with_another_revision(elsewhere, monkeypatch):
     monkeypatch.setattr("robustkit.study.external.REVISION", 2)
     assert run_again(elsewhere) == (8, 8)
+
+
+def test_images_that_were_written_anew_are_read_anew(tmp_path):
+    from robustkit.study.work import load_cached
+
+    path = tmp_path / "own.npz"
+    images = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8), np.uint8)
+    np.savez(path, images=images, labels=np.arange(6) % 3)
+    spec = tmp_path / "own.toml"
+    spec.write_text('title = "t"\nsource = "own.npz"\n')
+    for name in (str(path), str(spec)):
+        before = load_cached(name, "test", None, None)
+        assert load_cached(name, "test", None, None) is before
+        np.savez(path, images=images // 2, labels=np.arange(6) % 3)
+        after = load_cached(name, "test", None, None)
+        assert after.digest != before.digest
+        np.savez(path, images=images, labels=np.arange(6) % 3)
+        assert load_cached(name, "test", None, None).digest == before.digest

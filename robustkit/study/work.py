@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkit import compression, machine
 from robustkit.data import Dataset, load_dataset
+from robustkit.data.loading import FileStamp, file_stamps
 from robustkit.errors import DataError, InputError, RobustkitError
 from robustkit.files import build, write_atomic
 from robustkit.results.metadata import ITSELF, RecordedValue, check_name
@@ -162,9 +163,15 @@ def recipe(spelled: dict[str, Any]) -> Recipe:
     return build(Recipe, given, "recipe")
 
 
-@lru_cache(maxsize=4)
 def load_cached(name: str, split: str, limit: int | None, root: Path | None) -> Dataset:
-    """A data set, kept for the next cell."""
+    """A data set, kept for the next cell as long as its files stay as they are."""
+    return _loaded(name, split, limit, root, file_stamps(name))
+
+
+@lru_cache(maxsize=4)
+def _loaded(
+    name: str, split: str, limit: int | None, root: Path | None, stamps: tuple[FileStamp, ...]
+) -> Dataset:
     return load_dataset(name, split=split, limit=limit, root=root)
 
 
