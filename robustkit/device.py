@@ -15,7 +15,7 @@ def device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(name)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=found).item()  # the device "meta" has shapes and no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"--device {name}: {first_line(error)}") from error
     return found

@@ -58,14 +58,22 @@ def find(shelf: Shelf, name: str) -> Path:
         InputError: `name` is a path and there is no such file.
     """
     if name.endswith(".toml"):
-        if not Path(name).is_file():
+        if not is_file(Path(name)):
             raise InputError(f"{name}: no such file")
         return Path(name)
     for folder in (Path(shelf), shipped(shelf)):
-        if (path := folder / f"{name}.toml").is_file():
+        if is_file(path := folder / f"{name}.toml"):
             return path
     what = {"attacks": "attack", "data": "data set", "reports": "report"}[shelf]
     raise UnknownName(what, name, names(shelf), "or give a path to a .toml file")
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a name that no system takes is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def is_own(shelf: Shelf, name: str) -> bool:

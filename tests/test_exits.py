@@ -276,3 +276,38 @@ def test_what_nobody_foresaw_of_one_checkpoint_leaves_the_others(robustkit, brok
     assert status == 3
     assert "unforeseen LookupError: two (robustkit/cli/evaluate.py, line" in err
     assert "lenet5-mnist5k on mnist5k" in out
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "lenet5-mnist5k", "--attack", LONG),
+        ("evaluate", "lenet5-mnist5k", "--attack", f"{LONG}.toml"),
+        ("evaluate", "lenet5-mnist5k", "--data", LONG),
+        ("evaluate", "lenet5-mnist5k", "--data", f"{LONG}.npz"),
+        ("evaluate", LONG),
+        ("describe", LONG),
+        ("verify", LONG),
+        ("compare", LONG, "b"),
+        ("report", f"{LONG}.toml"),
+        ("audit", "lenet5-mnist5k", "--budget", LONG),
+        ("evaluate", "lenet5-mnist5k", "--device", "meta"),
+        ("evaluate", "lenet5-mnist5k", "--batch-size", "²"),
+        ("evaluate", "lenet5-mnist5k", "--num-classes", "1" * 25),
+        ("evaluate", "lenet5-mnist5k", "--attack", "square", "--set", f"queries={10**20}"),
+        ("evaluate", "lenet5-mnist5k", "--epsilon", "1e999999999"),
+        ("evaluate", "lenet5-mnist5k", "--epsilon", "1e400"),
+        ("evaluate", "lenet5-mnist5k", "--epsilon", "1" * 400),
+        ("evaluate", "lenet5-mnist5k", "--save-adversarial", "."),
+    ],
+    ids=lambda command: " ".join(word[:12] for word in command),
+)
+def test_absurd_names_and_numbers_are_one_line_and_2(robustkit, command):
+    status, _, err = robustkit(*command)
+    assert status == 2
+    assert "unforeseen" not in err
+    assert err.count("robustkit: error: ") == 1
+    assert err.count("\n") == 1

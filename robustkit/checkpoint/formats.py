@@ -1,11 +1,12 @@
 """Which file is meant, and which format it has, by its first bytes."""
 
+import os
 from io import BufferedReader
 from pathlib import Path
 
 from robustkit.checkpoint.header import is_safetensors
 from robustkit.errors import CheckpointError, UnknownName
-from robustkit.files import shipped
+from robustkit.files import is_file, shipped
 from robustkit.unpickling import read_directory
 
 PROGRAMS = ("TorchScript", "torch.export")
@@ -19,10 +20,10 @@ def find_checkpoint(path: str | Path) -> Path:
         CheckpointError: a folder, or no such file.
     """
     file = Path(path)
-    if file.is_dir():
-        raise CheckpointError(f"{path}: a folder; name the checkpoint file inside it")
-    if file.is_file():
+    if is_file(file):
         return file
+    if os.path.isdir(file):
+        raise CheckpointError(f"{path}: a folder; name the checkpoint file inside it")
     if file.name == str(path) and not file.suffix:
         known = [item.stem for item in shipped("data").glob("*.safetensors")]
         if file.name in known:

@@ -117,10 +117,14 @@ def _shelf_file(name: str) -> Path | None:
         return find("data", name)
     except UnknownName:
         meant = "/" in name or "\\" in name or Path(name).suffix in (".npz", ".parquet")
-        if meant or Path(name).exists():
+        if meant or _exists(Path(name)):
             return None
         advice = "or give the path of a folder, .npz, .parquet or .toml"
         raise UnknownName("data set", name, names("data"), advice) from None
+
+
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - of a name too long, too
 
 
 def _described(known: DatasetSpec, file: Path, split: str, root: Path | None) -> Opened:

@@ -5,6 +5,7 @@
 A group is one network, or the networks of one method over seeds.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from robustkit.errors import InputError
-from robustkit.files import file_digest, shipped
+from robustkit.files import file_digest, is_file, shipped
 from robustkit.parsing import parse_integer
 from robustkit.results.command import evaluate_command
 from robustkit.results.pattern import FIELD, match_files
@@ -73,7 +74,7 @@ class Finder:
         return found
 
     def _meant(self, name: str) -> list[NetworkRecords]:
-        if Path(name).is_file() or not (FIELD.search(name) or set("*?") & set(name)):
+        if is_file(Path(name)) or not (FIELD.search(name) or set("*?") & set(name)):
             return [self._one(name)]
         found = match_files(name)
         if any(one.path.suffix != ".parquet" for one in found):
@@ -104,9 +105,9 @@ class Finder:
     def _check(self, name: str) -> None:
         """Nothing, if a checkpoint of that name is there, or a record of it."""
         paths = {_plain(record.checkpoint["path"]) for record in self.known}
-        if Path(name).is_dir():
+        if os.path.isdir(name):  # noqa: PTH112 - a name too long is none
             raise InputError(f"{name}: is a folder; name records or checkpoints in it: '{name}/*'")
-        if not _located(name).is_file() and _plain(name) not in paths:
+        if not is_file(_located(name)) and _plain(name) not in paths:
             close = get_close_matches(_plain(name), paths, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else "; give the path of either"
             raise InputError(f"{name}: no such file, and no record of it in {self.runs}{hint}")
@@ -136,13 +137,13 @@ class Finder:
 def _located(name: str) -> Path:
     """The file of a checkpoint that may be a shipped one."""
     inside = shipped("data") / f"{name}.safetensors"
-    return inside if not Path(name).exists() and inside.is_file() else Path(name)
+    return inside if not os.path.exists(name) and is_file(inside) else Path(name)  # noqa: PTH110
 
 
 def _matcher(name: str) -> Callable[[Mapping[str, Any]], bool]:
     """Tells whether a header speaks of a checkpoint: by its bytes, or by its path if it is gone."""
     file = _located(name)
-    if file.is_file():
+    if is_file(file):
         sha256 = file_digest(file)
         return lambda checkpoint: bool(checkpoint["sha256"] == sha256)
     return lambda checkpoint: _plain(checkpoint["path"]) == _plain(name)
