@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from robustkit.analysis.compare import compare
     from robustkit.checkpoint import read_checkpoint
     from robustkit.data import from_arrays, load_dataset
-    from robustkit.evaluation import RunOptions, evaluate
+    from robustkit.evaluation import RunOptions, certify, evaluate
     from robustkit.record import Evaluation, frame
     from robustkit.record import read as read_record
 
 __all__ = [
     "Evaluation",
     "RunOptions",
+    "certify",
     "compare",
     "evaluate",
     "frame",
@@ -32,6 +33,7 @@ __all__ = [
 _HOMES = {
     "Evaluation": ("record", "Evaluation"),
     "RunOptions": ("evaluation", "RunOptions"),
+    "certify": ("evaluation", "certify"),
     "compare": ("analysis.compare", "compare"),
     "evaluate": ("evaluation", "evaluate"),
     "frame": ("record", "frame"),

@@ -128,6 +128,26 @@ class EvaluationKey(Key):
     """the network that takes the steps of a transfer attack, like `checkpoint`"""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificationKey(Key):
+    """The record of a certification, `RUNS/certification-DIGEST.npz`.
+
+    The time limit is no part of it: what is decided is so with any, and what is open is tried
+    again where there is more.
+    """
+
+    revision: int
+    """of bounds and of branch and bound"""
+    checkpoint: Mapping[str, Any]
+    """as in `EvaluationKey`"""
+    data: str
+    """likewise"""
+    protocol: Mapping[str, Any]
+    """norm, the budget, and the attack that comes before branch and bound, as JSON"""
+    engine: EngineKey
+    """what the attack is computed by, and on which kind of device the network is proved"""
+
+
 # --- audits ---------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ from robustkit.keys import (
     AuditPartKey,
     CellKey,
     CellTestKey,
+    CertificationKey,
     CheckpointKey,
     EngineKey,
     EvaluationKey,
@@ -69,6 +70,18 @@ KEYS = [
             "protocol": {"seed": 1},
             "engine": replace(ENGINE, device="cuda"),
             "surrogate": {"weights": "w"},
+        },
+    ),
+    (
+        CertificationKey(
+            revision=1, checkpoint={"weights": "w"}, data="d", protocol={"seed": 0}, engine=ENGINE
+        ),
+        {
+            "revision": 2,
+            "checkpoint": {"weights": "v"},
+            "data": "e",
+            "protocol": {"seed": 1},
+            "engine": replace(ENGINE, device="cuda"),
         },
     ),
     (

@@ -8,6 +8,7 @@ from typer.core import TyperOption
 from typer.main import get_command
 
 from robustkit.cli.audit import audit
+from robustkit.cli.certify import certify
 from robustkit.cli.compare import compare
 from robustkit.cli.describe import describe
 from robustkit.cli.evaluate import evaluate
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command("evaluate")(evaluate)
 app.command("audit")(audit)
+app.command("certify")(certify)
 app.command("train")(train)
 app.command("report")(report)
 app.command("compare")(compare)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from robustkit import training
     from robustkit.audit.outcome import Audit
     from robustkit.evaluation import RunOptions
+    from robustkit.evaluation.certifying import Certification
     from robustkit.record import Evaluation
     from robustkit.statistics import Estimate
     from robustkit.study.cells import Plan
@@ -129,6 +130,26 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     say(title)
     console().print(table)
     say(f"record: {evaluation.path}")
+
+
+def show_certification(found: "Certification", interval: Literal["wilson", "exact"]) -> None:
+    """How the images ended, and what that says of robust accuracy, on stdout."""
+    header = found.header
+    tell_warnings(header["warnings"])
+    data, protocol = header["data"], header["protocol"]
+    table = Table()
+    for name in ("outcome", "images", "share", "95 % interval"):
+        table.add_column(name, justify="left" if name == "outcome" else "right")
+    for outcome in ("certified", "fooled", "open"):
+        share = found.share(outcome, interval)
+        table.add_row(outcome, f"{found.count(outcome):,}", *_cells(share))
+    where = f"{data['name']} {data['split']} ({data['n']:,} images)"
+    epsilon = protocol["epsilons"][0]["epsilon"]
+    say(f"{header['checkpoint']['path']} on {where}, {symbol(protocol['norm'])} {epsilon}")
+    console().print(table)
+    lower, upper = found.share("certified", interval), found.upper(interval)
+    say(f"certified accuracy is {lower.value:.1%}, robust accuracy at most {upper.value:.1%}")
+    say(f"record: {found.path}")
 
 
 class AuditBar(_Shown):

@@ -1,11 +1,12 @@
 """Evaluate one model: from its configuration to a record of one row per image.
 
-- call: `evaluate`, the one call from Python
+- call: `evaluate` and `certify`, the calls from Python
 - images: the images to evaluate a checkpoint on
 - model: what is evaluated, a checkpoint or a module in memory
 - tree, outputs: what a module in memory computes, by its source and on noise
 - config: everything that decides on the rows, and the record's header
 - run: the record, from its file or computed
+- certifying: each image certified, fooled or open, and the file that keeps it
 - blocks: the attack, block by block
 - probe: one image through the model before any work
 - chance: whether the clean accuracy can be told from guessing
@@ -13,7 +14,7 @@
 """
 
 from robustkit.evaluation.blocks import block_size
-from robustkit.evaluation.call import evaluate
+from robustkit.evaluation.call import certify, evaluate
 from robustkit.evaluation.config import Config, protocol_header, record_header, resolve_protocol
 from robustkit.evaluation.images import check_shape, images_for
 from robustkit.evaluation.model import EvaluatedModel, from_checkpoint, from_module
@@ -24,6 +25,7 @@ __all__ = [
     "EvaluatedModel",
     "RunOptions",
     "block_size",
+    "certify",
     "check_shape",
     "evaluate",
     "from_checkpoint",

@@ -1,4 +1,4 @@
-"""The call from Python: a model, data and a protocol to a record."""
+"""The calls from Python: a model, data and a protocol to a record."""
 
 import tempfile
 from collections.abc import Sequence
@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from robustkit import data as datasets
+from robustkit.certification import TIME_LIMIT
 from robustkit.checkpoint import Checkpoint, read_checkpoint
 from robustkit.data import Dataset, load_dataset
 from robustkit.errors import InputError
+from robustkit.evaluation.certifying import Certification, certify_images
 from robustkit.evaluation.config import resolve_protocol
 from robustkit.evaluation.images import images_for
 from robustkit.evaluation.model import from_checkpoint, from_module
@@ -71,6 +73,51 @@ def evaluate(
             if name is None:
                 out = stack.enter_context(tempfile.TemporaryDirectory(prefix="robustkit-"))
         return run(evaluated, images, resolved, Path(out), options or RunOptions())
+
+
+def certify(
+    model: torch.nn.Module | Checkpoint | str | Path,
+    data: Dataset | tuple[Any, Any] | str | Path,
+    epsilon: str | float,
+    *,
+    norm: Norm | None = None,
+    attack: Protocol | str = "pgd",
+    time_limit: float = TIME_LIMIT,
+    seed: int = 0,
+    limit: int | None = None,
+    out: Path | str = "runs",
+    options: RunOptions | None = None,
+) -> Certification:
+    """Prove images robust within ε, or fool them: bounds, an attack, then branch and bound.
+
+    Args:
+        model: as for `evaluate`; of a module in memory nothing is kept.
+        data: likewise.
+        epsilon: the budget ("8/255").
+        norm: one of those of the attack's file; otherwise its default.
+        attack: a protocol, its name, or the path of its file.
+        time_limit: seconds that branch and bound may take for an image; 0 leaves it out.
+        seed: of the attack's draws.
+        limit: only the first so many images.
+        out: folder of the records.
+        options: batch size, device and the like.
+
+    Raises:
+        InputError: something given is unusable, or the network has no bounds; one line says what.
+        EvaluationFailed: the network broke; what is decided is kept.
+    """
+    if not isinstance(model, torch.nn.Module | Checkpoint):
+        model = read_checkpoint(model)
+    images = _dataset(data, limit, model)
+    protocol = resolve_protocol(attack, images, (epsilon,), norm=norm, seed=seed)
+    with ExitStack() as stack:
+        if isinstance(model, Checkpoint):
+            evaluated = from_checkpoint(model)
+        else:
+            evaluated = from_module(model, None)
+            out = stack.enter_context(tempfile.TemporaryDirectory(prefix="robustkit-"))
+        given = options or RunOptions()
+        return certify_images(evaluated, images, protocol, Path(out), time_limit, given)
 
 
 def _dataset(

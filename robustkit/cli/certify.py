@@ -1,0 +1,155 @@
+"""`robustkit certify`: each image certified, fooled, or open."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from robustkit.cli.options import (
+    BatchSize,
+    Channels,
+    CheckpointOptions,
+    Crop,
+    Data,
+    DataRoot,
+    Device,
+    ImageOptions,
+    Mean,
+    Model,
+    NumClasses,
+    Resize,
+    Seed,
+    Split,
+    Std,
+    TrustProgram,
+    Weights,
+    images_per_batch,
+)
+from robustkit.cli.output import check_file, check_folder, write_json
+from robustkit.errors import InputError
+from robustkit.protocol import Norm
+
+if TYPE_CHECKING:
+    from robustkit.evaluation.certifying import Certification
+
+
+def certify(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A file, or a shipped name.")],
+    epsilon: Annotated[str, typer.Option(help="The budget, such as 8/255.")],
+    norm: Annotated[
+        Norm | None, typer.Option(help="Norm of the budget; else the attack's default.")
+    ] = None,
+    time_limit: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="For branch and bound, an image; 0 leaves it out."),
+    ] = 30.0,
+    attack: Annotated[
+        str, typer.Option(help="Tried before branch and bound: see `robustkit list attacks`.")
+    ] = "pgd",
+    model: Model = None,
+    data: Data = None,
+    data_root: DataRoot = None,
+    split: Split = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="The first N images only.")] = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = "auto",
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Re-run even if cached.")] = False,
+    json_: Annotated[
+        str | None, typer.Option("--json", metavar="FILE|-", help="Write a JSON summary.")
+    ] = None,
+    save_adversarial: Annotated[
+        Path | None, typer.Option(help="Save the counterexamples, float32 .npz.")
+    ] = None,
+    interval: Annotated[
+        Literal["wilson", "exact"], typer.Option(help="Kind of 95 % interval.")
+    ] = "wilson",
+    num_classes: NumClasses = None,
+    mean: Mean = None,
+    std: Std = None,
+    trust_program: TrustProgram = False,
+    weights: Weights = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    channels: Channels = None,
+) -> int:
+    """Prove images robust, or fool them: bounds, an attack, then branch and bound within a time.
+
+    Certified images stay right under every perturbation; a fooled one has a counterexample,
+    verified in float32; the rest is open. A repeated command goes on where the last one stopped,
+    and tries open images again where they are given more time.
+    """
+    _check(attack, norm, epsilon, time_limit)
+    size = images_per_batch(batch_size)
+    check_folder("--out", out)
+    check_file("--json", json_)
+    check_file("--save-adversarial", save_adversarial)
+    reading = CheckpointOptions.parse(
+        model=model,
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+        trust_program=trust_program,
+        weights=weights,
+    )
+    images = ImageOptions(
+        data=data,
+        root=data_root,
+        split=split,
+        limit=limit,
+        resize=resize,
+        crop=crop,
+        channels=channels,
+    )
+    asked = {"norm": norm, "attack": attack, "time_limit": time_limit, "seed": seed, "out": out}
+    running = {"batch_size": size, "device": device, "fresh": fresh}
+    found = _certified(checkpoint, reading, images, epsilon, asked, running)
+    _write(found, interval, json_, save_adversarial)
+    return 0
+
+
+def _certified(
+    checkpoint: str,
+    reading: CheckpointOptions,
+    images: ImageOptions,
+    epsilon: str,
+    asked: dict[str, Any],
+    running: dict[str, Any],
+) -> "Certification":
+    from robustkit import evaluation
+    from robustkit.cli.terminal import Bar
+
+    with Bar(checkpoint) as bar:
+        options = bar.attach(evaluation.RunOptions(**running))
+        read = reading.read(checkpoint)
+        return evaluation.certify(read, images.load(read), epsilon, options=options, **asked)
+
+
+def _write(
+    found: "Certification",
+    interval: Literal["wilson", "exact"],
+    json_: str | None,
+    save_adversarial: Path | None,
+) -> None:
+    from robustkit.cli.terminal import show_certification
+    from robustkit.evaluation import certifying
+
+    if save_adversarial is not None:
+        certifying.save_counterexamples(save_adversarial, found)
+    if json_ is not None:
+        write_json(certifying.summarise_certification(found, interval), json_)
+    if json_ != "-":
+        show_certification(found, interval)
+
+
+def _check(attack: str, norm: Norm | None, epsilon: str, time_limit: float) -> None:
+    """What can be told before torch is imported."""
+    from math import isfinite
+
+    from robustkit import protocol
+
+    protocol.load_protocol(attack, (), norm)
+    protocol.parse_epsilon(epsilon)
+    if not (isfinite(time_limit) and time_limit >= 0):
+        raise InputError(f"--time-limit {time_limit}: a number of seconds from 0 is needed")

@@ -1,0 +1,198 @@
+"""`robustkit certify`: what it says of each image, keeps, resumes and refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import robustkit as front
+from robustkit.certification import complete
+from robustkit.checkpoint import read_checkpoint
+from robustkit.data import load_dataset
+from robustkit.errors import RecordError
+from robustkit.evaluation import certifying
+from robustkit.evaluation.certifying import read_certification
+
+NET = """
+from torch import nn
+
+def net(num_classes=10):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(),
+        nn.Linear(20, num_classes))
+
+def soft(num_classes=10):
+    return nn.Sequential(*net(num_classes), nn.Softmax(1))
+"""
+N, EPSILON = 24, "0.06"
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """A small dense network trained for a second, as a file, and the file of its architecture."""
+    folder = tmp_path_factory.mktemp("dense")
+    (folder / "net.py").write_text(NET)
+    space = {}
+    exec(NET, space)
+    data = load_dataset("mnist5k", split="train", limit=1500)
+    x, y = torch.from_numpy(data.images(0, 1500)), torch.from_numpy(data.labels.copy())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = space["net"]()
+        optimiser = torch.optim.Adam(network.parameters(), 0.01)
+        for step in range(80):
+            rows = torch.arange(step * 100, step * 100 + 100) % 1500
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(network(x[rows]), y[rows]).backward()
+            optimiser.step()
+    torch.save(network.state_dict(), folder / "dense.pt")
+    return folder
+
+
+def options(digits, *more):
+    return (
+        digits / "dense.pt",
+        "--model",
+        f"{digits / 'net.py'}:net",
+        *("--data", "mnist5k", "--limit", N, "--epsilon", EPSILON, "--device", "cpu"),
+        *more,
+    )
+
+
+def test_every_image_ends_and_every_counterexample_fools(robustkit, digits, tmp_path):
+    saved, summary = tmp_path / "found.npz", tmp_path / "certified.json"
+    status, out, _ = robustkit(
+        "certify", *options(digits, "--json", summary, "--save-adversarial", saved)
+    )
+    assert status == 0
+    said = json.loads(summary.read_text())
+    assert len(said["rows"]) == said["n"] == N
+    counts = {}
+    for row in said["rows"]:
+        counts[row["outcome"]] = counts.get(row["outcome"], 0) + 1
+    for outcome, count in counts.items():
+        share = said[outcome]
+        assert share["value"] == count / N
+        assert share["low"] < share["value"] < share["high"]
+    assert counts["certified"] > 3
+    assert counts["fooled"] > 3
+    assert said["robust_accuracy"]["at_least"] == said["certified"]
+    assert said["robust_accuracy"]["at_most"]["value"] == 1 - counts["fooled"] / N
+    assert "branch and bound" in {row["by"] for row in said["rows"]}
+
+    network = read_checkpoint(digits / "dense.pt", model=f"{digits / 'net.py'}:net").load()
+    data = load_dataset("mnist5k", limit=N)
+    with np.load(saved) as found:
+        images, index = torch.from_numpy(found["images"]), found["index"]
+        assert [row["index"] for row in said["rows"] if row["outcome"] == "fooled"] == list(index)
+        assert network(images).argmax(1).tolist() == found["fooled_as"].tolist()
+        assert bool((found["fooled_as"] != data.labels[index]).all())
+        distances = np.abs(found["images"].astype(float) - data.images(0, N)[index])
+        assert np.allclose(distances.max((1, 2, 3)), found["distance"], atol=1e-9)
+        assert found["distance"].max() <= 0.06 + 1e-6
+    assert f"certified accuracy is {counts['certified'] / N:.1%}" in out
+    assert f"robust accuracy at most {1 - counts['fooled'] / N:.1%}" in out
+
+
+def decided_rows(monkeypatch):
+    """How many images `decide` is asked for, call by call."""
+    asked, real = [], complete.decide
+
+    def watched(model, block, *arguments, **named):
+        asked.append(len(block.images))
+        return real(model, block, *arguments, **named)
+
+    monkeypatch.setattr(certifying, "decide", watched)
+    return asked
+
+
+def test_only_open_images_are_tried_again_and_only_with_more_time(robustkit, digits, monkeypatch):
+    asked = decided_rows(monkeypatch)
+    for limit in (0, 0, 60, 20):
+        assert robustkit("certify", *options(digits, "--time-limit", limit))[0] == 0
+    (path,) = (p for p in __import__("pathlib").Path("runs").glob("certification-*.npz"))
+    rows = read_certification(path).rows
+    again = [row for row in rows if row.time_limit == 60]
+    assert asked == [N, len(again)]
+    assert 0 < len(again) < N
+    assert {row.outcome for row in again} <= {"certified", "fooled", "open"}
+    assert any(row.outcome != "open" for row in again)
+
+
+def test_an_interrupted_certification_goes_on_where_it_stopped(digits, tmp_path, monkeypatch):
+    real = complete.decide
+
+    class Stop(BaseException):
+        pass
+
+    def breaks(*arguments, **named):
+        for k, one in enumerate(real(*arguments, **named)):
+            if k == 10:
+                raise Stop
+            yield one
+
+    arguments = (front.read_checkpoint(digits / "dense.pt", model=f"{digits / 'net.py'}:net"),)
+    named = {"data": "mnist5k", "epsilon": EPSILON, "limit": N, "time_limit": 0.0, "out": tmp_path}
+    monkeypatch.setattr(certifying, "decide", breaks)
+    with pytest.raises(Stop):
+        front.certify(*arguments, **named)
+    monkeypatch.undo()
+    (path,) = tmp_path.glob("certification-*.npz")
+    before = read_certification(path)
+    assert len(before.rows) == 10
+    asked = decided_rows(monkeypatch)
+    after = front.certify(*arguments, **named)
+    assert asked == [N - 10]
+    assert [row.index for row in after.rows] == list(range(N))
+    whole = front.certify(*arguments, **named | {"out": tmp_path / "new"})
+    keys = ("index", "outcome", "by", "margin", "fooled_as")
+    same = [[getattr(row, key) for key in keys] for row in whole.rows]
+    assert [[getattr(row, key) for key in keys] for row in after.rows] == same
+
+
+def test_a_record_that_was_changed_is_refused(digits, tmp_path):
+    checkpoint = front.read_checkpoint(digits / "dense.pt", model=f"{digits / 'net.py'}:net")
+    named = {"data": "mnist5k", "epsilon": EPSILON, "limit": 6, "time_limit": 0.0, "out": tmp_path}
+    found = front.certify(checkpoint, **named)
+    with np.load(found.path) as arrays:
+        content = dict(arrays)
+    content["record"] = np.array(str(content["record"]).replace('"fooled"', '"certified"'))
+    np.savez(found.path, **content)
+    with pytest.raises(RecordError, match="was changed since it was written"):
+        front.certify(checkpoint, **named)
+    found.path.write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(RecordError, match="not a robustkit certification"):
+        front.certify(checkpoint, **named)
+
+
+def test_what_cannot_be_certified_is_one_line(robustkit, digits):
+    cases = [
+        (
+            (*options(digits)[:2], f"{digits / 'net.py'}:soft", *options(digits)[3:]),
+            "no bounds for",
+        ),
+        (options(digits, "--time-limit", "-1"), "--time-limit"),
+        (options(digits, "--time-limit", "nan"), "--time-limit"),
+        (options(digits, "--attack", "none-such"), "none-such"),
+        (options(digits, "--epsilon", "0"), "above 0"),
+        (options(digits)[:3], "--epsilon"),
+    ]
+    for arguments, words in cases:
+        status, out, err = robustkit("certify", *arguments)
+        assert (status, out) == (2, "")
+        assert words in err
+        assert err.count("\n") == 1
+
+
+def test_a_module_in_memory_is_certified_and_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+        x = torch.rand(5, 1, 4, 4)
+    found = front.certify(module, (x.numpy(), module(x).argmax(1).numpy()), epsilon=0.001)
+    assert found.count("certified") == 5
+    assert found.share("certified").value == found.upper().value == 1.0
+    assert list(tmp_path.iterdir()) == []
