@@ -22,7 +22,7 @@ def find_checkpoint(path: str | Path) -> Path:
     file = Path(path)
     if is_file(file):
         return file
-    if os.path.isdir(file):
+    if os.path.isdir(file):  # noqa: PTH112 - a name too long is none
         raise CheckpointError(f"{path}: a folder; name the checkpoint file inside it")
     if file.name == str(path) and not file.suffix:
         known = [item.stem for item in shipped("data").glob("*.safetensors")]
