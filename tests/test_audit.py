@@ -29,7 +29,7 @@ from robustkit.audit.stages import AttackedImages, StageSettings, ThreatModel, r
 from robustkit.audit.verdict import parse_claim
 from robustkit.checkpoint import read_checkpoint
 from robustkit.cli.commands import app
-from robustkit.data import load_dataset
+from robustkit.data import from_arrays, load_dataset
 from robustkit.errors import EvaluationFailed, InputError, RecordError, UnknownName
 from robustkit.files import shipped
 from robustkit.protocol import parse_epsilon
@@ -194,6 +194,19 @@ def test_what_was_asked_for_and_broke_off_is_not_said_to_be_missing(images):
     }
     attacked.stages.append(Stage("decisions", "HopSkipJump", "black box", False, "complete"))
     assert "black" not in counts.missing(attacked)
+
+
+def test_copies_of_an_image_are_one_image(plan, images, tmp_path):
+    """Nine hundred copies of ten images would buy any verdict."""
+    pixels = images.images(0, 4)
+    copies = from_arrays(
+        np.tile(pixels, (40, 1, 1, 1)), np.tile(images.labels[:4], 40), name="copies"
+    )
+    audit = run_audit(request_for(plan, copies), settings_in(tmp_path))
+    assert (audit.data["n"], audit.clean.n, audit.survived.n) == (4, 4, 4)
+    assert "156 of the images are copies of others, and are left out" in audit.warnings
+    assert audit.verdict.word != "believable"
+    assert images.distinct() is images
 
 
 def nothing_fooled(images):

@@ -94,7 +94,7 @@ def add_adaptive(attacked: AttackedImages, fooled: Mapping[str, str], *, tried: 
     attacked.stages.append(
         Stage(
             "adaptive",
-            "Adaptive attacks, on the images that indicators doubted",
+            "Adaptive attacks, for indicators that fired",
             "adaptive",
             False,
             "complete",

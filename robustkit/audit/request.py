@@ -4,6 +4,7 @@ from pathlib import Path
 
 from robustkit import protocol as protocols
 from robustkit.audit.outcome import RobustnessClaim
+from robustkit.audit.plan import AuditPlan
 from robustkit.audit.stages import ThreatModel
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset, load_dataset
@@ -46,6 +47,16 @@ def threat_model(
     # beyond the judged budget only the cheap attacks would run, and a curve there would mislead
     budgets = {e.value: e for e in [*usual, judged] if e.value <= judged.value}
     return ThreatModel(chosen, judged, tuple(budgets[value] for value in sorted(budgets)), seed)
+
+
+def notes_on(plan: AuditPlan, threat: ThreatModel, data: Dataset) -> list[str]:
+    """What few classes change of a plan's attacks, and what large budgets mean."""
+    norm = threat.norm
+    named = [s.attack for s in plan.stages if norm in protocols.norms_of(s.attack)]
+    attacks = [protocols.load_protocol(name, norm=norm).attacks for name in named]
+    messages = [s for a in attacks for s in protocols.adaptations(a, len(data.classes))]
+    large = protocols.excessive_budgets(norm, threat.budgets, data.shape)
+    return list(dict.fromkeys([*large, *messages]))
 
 
 def training_ids(

@@ -35,6 +35,7 @@ from robustkit.audit.outcome import (
 )
 from robustkit.audit.plan import AuditPlan, Smoothing
 from robustkit.audit.policy import Policy, judge_policy
+from robustkit.audit.request import notes_on
 from robustkit.audit.stages import (
     PLAIN,
     TIME_UP,
@@ -86,13 +87,18 @@ class AuditRequest:
 
 
 def run_audit(request: AuditRequest, settings: StageSettings) -> Audit:
-    """Everything that the plan says, then the verdict.
+    """Everything that the plan says, then the verdict; of images that are alike, the first.
 
     Raises:
         InputError: checkpoint and data do not fit.
         EvaluationFailed: the model breaks without any attack, or a certified image was fooled.
     """
-    return _AuditRun(request, settings).audit()
+    distinct = request.data.distinct()
+    run = _AuditRun(replace(request, data=distinct), settings)
+    if copies := len(request.data) - len(distinct):
+        # n copies of an image are one image, however narrow they would make an interval
+        run.notes.append(f"{copies:,} of the images are copies of others, and are left out")
+    return run.audit()
 
 
 @dataclass
@@ -139,7 +145,7 @@ class _AuditRun:
             comparisons=comparisons,
             policy=(),
             checklist=(),
-            warnings=(*attacked.warnings, *self._adaptations(), *self.notes),
+            warnings=(*attacked.warnings, *notes_on(q.plan, q.threat, q.data), *self.notes),
             protocols=attacked.toml,
             provenance=self._provenance(header, started),
             command=q.command,
@@ -371,16 +377,6 @@ class _AuditRun:
             levels.append((radius, int(tried.certified.sum()), int(tried.attacked.sum())))
         abstained = int((smoothed.predicted < 0).sum())
         return {"clean": int(right.sum()), "abstained": abstained, "levels": levels}
-
-    def _adaptations(self) -> list[str]:
-        """What few classes change of the attacks, and what large budgets mean."""
-        q = self.request
-        norm = q.threat.norm
-        named = [s.attack for s in q.plan.stages if norm in protocols.norms_of(s.attack)]
-        attacks = [protocols.load_protocol(name, norm=norm).attacks for name in named]
-        messages = [s for a in attacks for s in protocols.adaptations(a, len(q.data.classes))]
-        large = protocols.excessive_budgets(norm, q.threat.budgets, q.data.shape)
-        return list(dict.fromkeys([*large, *messages]))
 
     def _begin(self, part: str, n: int) -> Callable[[float], None]:
         """Say that a part of so many images begins; returns what is told the images done.

@@ -72,6 +72,12 @@ class Dataset:
             block[row] = unit(self._transform(canonical(image)))
         return block
 
+    def distinct(self) -> "Dataset":
+        """Without images whose pixels have come before; this very data set where there are none."""
+        pixels = [name.rpartition(":")[0] for name in self.ids]
+        first = {name: row for row, name in reversed(list(enumerate(pixels)))}
+        return self if len(first) == len(self) else self.take(sorted(first.values()))
+
     def take(self, rows: Sequence[int]) -> "Dataset":
         """These images alone, in this order, under the ids that they have here."""
         chosen = np.asarray(rows, np.int64)
