@@ -78,7 +78,7 @@ def test_a_hostile_file_is_a_line_in_little_time(name, read):
 
 
 TIMELESS = (
-    "sharing: arguments 100", "sharing: modules 300 2", "sharing: module in itself",
+    "sharing: arguments 100", "sharing: modules 300 2", "sharing: module in itself", "sharing: one dictionary first in many",
     "sharing: modules under roots 10 3", "names: dots of a weight", "names: large number of a weight",
     "work: dict again", "work: array under many names", "numbers: expanded weight",
     "numbers: array of 'b4'", "numbers: none of too many weight", "parts: mask across",

@@ -214,13 +214,14 @@ def _columns(
 ) -> Iterator[Found]:
     """Averages that an optimiser keeps with each parameter, by its name or in their order."""
     first = mapping(next(iter(entries.values()), None)) or {}
+    reader.budget.visit(len(first))
     for key in [k for k, value in first.items() if reader.is_weight(value) and _is_mean(k)]:
         reader.budget.visit(len(entries))
         inner = [(name, mapping(value) or {}) for name, value in entries.items()]
         leaves = {reader.budget.name(name): found[key] for name, found in inner if key in found}
         if len(leaves) == len(entries):
             named = all(isinstance(name, str) for name in entries)
-            yield Found(".".join((*path, str(key))), leaves, {}, (), named=named)
+            yield Found(".".join((*path, reader.budget.name(key))), leaves, {}, (), named=named)
 
 
 def _is_mean(key: object) -> bool:

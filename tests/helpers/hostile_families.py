@@ -180,6 +180,11 @@ def _sharing():
             zipped({f"net{i}": {"w": tensor()} for i in range(5000)} | {"model": {"w": tensor()}})
         ),
     )
+    large = _numbered([1] * 20_000)
+    yield (
+        "one dictionary first in many",
+        lambda: _pt(zipped([{"a": large} for _ in range(20_000)])),
+    )
     yield (
         "many groups",
         lambda: _pt(
