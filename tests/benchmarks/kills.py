@@ -37,6 +37,7 @@ delta = 0.2
 indicators = 8
 certified = 4
 corrupted = 4
+multiplications = 1e8
 
 [[stage]]
 attack = "fgsm"
