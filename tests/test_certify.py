@@ -196,3 +196,43 @@ def test_a_module_in_memory_is_certified_and_nothing_is_kept(tmp_path, monkeypat
     assert found.count("certified") == 5
     assert found.share("certified").value == found.upper().value == 1.0
     assert list(tmp_path.iterdir()) == []
+
+
+PLAN = """
+title      = "Bounds, one weak attack, branch and bound"
+images     = 24
+delta      = 0.2
+indicators = 1
+certified  = 24
+multiplications = 0.0
+branching  = 60
+corrupted  = 1
+
+[[stage]]
+attack   = "fgsm"
+budgets  = "judged"
+required = true
+"""
+
+
+def test_an_audit_lets_branch_and_bound_decide_what_is_open(robustkit, digits, tmp_path):
+    (tmp_path / "plan.toml").write_text(PLAN)
+    arguments = (*options(digits), "--budget", tmp_path / "plan.toml", "--out", tmp_path / "audit")
+    (tmp_path / "without.toml").write_text(PLAN.replace("branching  = 60", "branching  = 0"))
+    assert robustkit("audit", *arguments[:-4], "--budget", tmp_path / "without.toml")[0] == 0
+    alone = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    for _ in range(2):  # the second time from file
+        assert robustkit("audit", *arguments)[0] == 0
+        audit = json.loads((tmp_path / "audit" / "audit.json").read_text())
+        stage = audit["stages"][-1]
+        assert (stage["name"], stage["status"]) == ("branch and bound", "complete")
+        certified = audit["certificate"]["levels"][-1]
+        proved = certified["methods"]["branch and bound"]
+        assert proved > 0
+        before = alone["certificate"]["levels"][-1]["certified"]["value"]
+        assert round(N * certified["certified"]["value"]) == round(N * before) + proved
+        left = round(N * audit["robust"][-1]["accuracy"]["value"])
+        assert left == round(N * alone["robust"][-1]["accuracy"]["value"]) - stage["first"]
+        assert left >= round(N * certified["certified"]["value"])
+        assert f": {proved} certified, {stage['first']} fooled, " in stage["title"]
+    assert "branch and bound" in (tmp_path / "audit" / "audit.html").read_text()

@@ -56,6 +56,8 @@ class AuditPlan:
     certified: int
     multiplications: float
     """that linear relaxation may take for a certified image"""
+    branching: float
+    """seconds that branch and bound may take for an image that is open; 0 leaves it out"""
     corrupted: int
     smoothing: Smoothing | None
     thresholds: Mapping[str, Any]
@@ -84,6 +86,7 @@ class _PlanFile:
     multiplications: float
     corrupted: int
     stage: tuple[dict, ...]  # type: ignore[type-arg]
+    branching: float = 0.0
     smoothing: dict | None = None  # type: ignore[type-arg]
     thresholds: dict | None = None  # type: ignore[type-arg]
 
@@ -115,6 +118,8 @@ def load_plan(name: str) -> AuditPlan:
         )
     if not 0 <= file.multiplications < inf:
         raise InputError(f"{where}: multiplications must be a number from 0, 2e9 for example")
+    if not 0 <= file.branching < inf:
+        raise InputError(f"{where}: branching must be a number of seconds from 0")
     stages = tuple(_stage(t, f"{where}: [[stage]] {i}") for i, t in enumerate(file.stage, 1))
     smoothing = (
         build(Smoothing, file.smoothing, f"{where}: [smoothing]") if file.smoothing else None
@@ -128,6 +133,7 @@ def load_plan(name: str) -> AuditPlan:
         file.indicators,
         file.certified,
         file.multiplications,
+        file.branching,
         file.corrupted,
         smoothing,
         file.thresholds or {},

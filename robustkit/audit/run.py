@@ -16,6 +16,7 @@ from robustkit import protocol as protocols
 from robustkit.analysis.contrast import judge_levels
 from robustkit.audit import counts, thresholds
 from robustkit.audit.adaptive_stage import add_adaptive, attack_rest, doubted_attacks
+from robustkit.audit.branching import branch
 from robustkit.audit.cache import Parts, masks
 from robustkit.audit.certified import certificate, kept
 from robustkit.audit.checklist import fill
@@ -286,20 +287,16 @@ class _AuditRun:
 
         def compute() -> dict[str, Any]:
             self._begin("certified bounds", n)
-            bounds = certify_rising(
-                self._model,
-                *self._tensors(part),
-                threat.norm,
-                [float(e) for e in budgets],
-                budget=work,
-            )
-            return kept(bounds)
+            images, values = self._tensors(part), [float(e) for e in budgets]
+            return kept(certify_rising(self._model, *images, threat.norm, values, budget=work))
 
         key = self._parts.key("certificate", part, [str(e.value) for e in budgets], work)
         try:
             result = self._parts.part(key, compute)
         except BROKE as error:
             return Certificate("", reason=first_line(error), n=n)
+        limit = self.request.plan.branching
+        result = branch(self.request.model, attacked, result, limit, self.settings)
         return certificate(result, attacked)
 
     def _corrupt(self) -> Corruptions:
