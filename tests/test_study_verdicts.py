@@ -30,10 +30,12 @@ def rows(folder, name, right, attacked=None, **made):
             "name": "clean",
             "file": "",
             "norm": "linf",
+            "digest": "d",
             "epsilons": [],
             "resolved": protocol.load_protocol("clean").resolved(),
             **(attacked or {}),
         },
+        "engine": {"revision": 1},
         "warnings": [],
     }
     columns = {
