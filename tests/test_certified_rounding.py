@@ -170,6 +170,25 @@ def test_the_numbers_between_lie_inside_too():
             assert bool((values >= low).all() and (values <= high).all()), parts[stop - 1]
 
 
+class Mean(nn.Module):
+    def __init__(self, dims):
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x):
+        return x.mean(self.dims).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("dims", "count"), [((1,), 48), ((2, 3), 4), ((-3, -1), 96), ((3,), 2), ((2,), 2)]
+)
+def test_a_mean_has_the_roundings_of_all_that_it_adds_up(dims, count):
+    x = torch.rand(48, 2, 2, generator=generator("mean", 0))
+    graph = convert(wrap(Mean(dims)), x)
+    (terms,) = (step.terms for step in graph.steps if isinstance(step, Affine) and step.terms)
+    assert terms == count + 2
+
+
 ORDERS = {
     "as they come": lambda terms: _one_by_one(terms),
     "backwards": lambda terms: _one_by_one(terms[:, ::-1]),

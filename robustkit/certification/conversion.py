@@ -243,28 +243,31 @@ class _Converter:
     def mean(
         self, node: fx.Node, x: fx.Node, dims: Sequence[int] | None, keep: bool = False
     ) -> None:
-        rank = len(self._source(node, x).shape) + 1
+        inner = self._source(node, x).shape
+        rank = len(inner) + 1
         if not dims or any(d % rank == 0 for d in dims):
             raise Unsupported(f"mixes images: {_named(node)}")
         kept = tuple(dims)
-        self._averaged(node, x, lambda v: v.mean(kept, keep))
+        count = prod(inner[d % rank - 1] for d in kept)
+        self._averaged(node, x, lambda v: v.mean(kept, keep), count)
 
     def average(self, node: fx.Node, x: fx.Node, *arguments: Any) -> None:
-        self._plane(node, x)
+        count = prod(self._plane(node, x)[1:])  # no window holds more
         if len(arguments) > 5 and arguments[5] is not None:  # a divisor of one's own
             raise Unsupported(_named(node))
-        self._averaged(node, x, lambda v: functional.avg_pool2d(v, *arguments))
+        self._averaged(node, x, lambda v: functional.avg_pool2d(v, *arguments), count)
 
     def adaptive(self, node: fx.Node, x: fx.Node, size: Any) -> None:
-        self._plane(node, x)
-        self._averaged(node, x, lambda v: functional.adaptive_avg_pool2d(v, size))
+        count = prod(self._plane(node, x)[1:])
+        self._averaged(node, x, lambda v: functional.adaptive_avg_pool2d(v, size), count)
 
     # -- shared --
 
-    def _averaged(self, node: fx.Node, x: fx.Node, mapped: Callable[[Tensor], Tensor]) -> None:
-        inner = self._source(node, x).shape
-        # no window holds more numbers than the image or, with padding, leaves out any
-        self._mapped(node, x, mapped, prod(inner[-2:]) + 2, diagonal=False)
+    def _averaged(
+        self, node: fx.Node, x: fx.Node, mapped: Callable[[Tensor], Tensor], count: int
+    ) -> None:
+        """Means of so many numbers at most; two more roundings are the division's."""
+        self._mapped(node, x, mapped, count + 2, diagonal=False)
 
     def _moved(self, node: fx.Node, x: fx.Node, mapped: Callable[[Tensor], Tensor]) -> None:
         self._mapped(node, x, mapped, 0, diagonal=True)
