@@ -403,7 +403,7 @@ def _transforms(monkeypatch, model):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(_half, "not float32"), (_fast_math, "FPMATH_MODE"), (_transforms, "NNPACK")],
+    [(_half, "float16"), (_fast_math, "FPMATH_MODE"), (_transforms, "NNPACK")],
 )
 def test_numbers_whose_rounding_nothing_bounds_are_refused(change, words, monkeypatch):
     model, x = random_weights(convolutional(), 0), pictures(0, 2)
