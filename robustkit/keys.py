@@ -75,6 +75,8 @@ class CheckpointKey(Key):
     """digest of the architecture's source, or its library's version"""
     program: str | None = None
     """digest of a TorchScript or torch.export file, in place of model and code"""
+    image_by_image: bool | None = None
+    """whether its images never share a batch, which changes what a network that mixes them says"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,8 @@ class ModuleKey(Key):
     tree: str
     """digest of the modules in it: classes, the source of what a forward pass calls, constants,
     hooks, and their order"""
+    image_by_image: bool | None = None
+    """as in `CheckpointKey`"""
 
 
 # --- evaluations ----------------------------------------------------------------------------------

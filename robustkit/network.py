@@ -1,6 +1,6 @@
 """Asking a network: whatever it raises is told in its own words, as one error of ours."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,33 @@ def asked(doing: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise NetworkFailed(f"the network failed {doing}: {one_line(error)}") from error
+
+
+def answer(network: Callable[[Tensor], Any], x: Tensor) -> Any:
+    """What a network of others returns for images, N × C × H × W, and nothing else that it does.
+
+    It is given a copy of the images, which it may overwrite; a tensor that it returns is copied,
+    since it may be a buffer that each pass fills anew. Grad mode, default type and eval mode are
+    set back.
+    """
+    grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    module = network if isinstance(network, torch.nn.Module) and not network.training else None
+    try:
+        output = network(x.clone())
+    finally:
+        # asked first: torch.export would write down what is set, though it changes nothing
+        if torch.is_grad_enabled() != grad:
+            torch.set_grad_enabled(grad)
+        if torch.get_default_dtype() != dtype:
+            torch.set_default_dtype(dtype)
+        if module is not None and any(part.training for part in module.modules()):
+            module.eval()
+    return kept(output) if isinstance(output, Tensor) else output
+
+
+def kept(output: Tensor) -> Tensor:
+    """A copy, which a later pass leaves alone; without a graph where no gradient is wanted."""
+    return output.clone() if torch.is_grad_enabled() else output.detach().clone()
 
 
 def gradient(value: Tensor, x: Tensor, **options: Any) -> Any:

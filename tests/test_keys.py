@@ -56,11 +56,19 @@ KEYS = [
             "model": "n",
             "code": "d",
             "program": "p",
+            "image_by_image": True,
         },
     ),
     (
         ModuleKey(module="Net", name="net", adapter="a/1", weights="w", tree="t"),
-        {"module": "Not", "name": None, "adapter": "a/2", "weights": "v", "tree": "u"},
+        {
+            "module": "Not",
+            "name": None,
+            "adapter": "a/2",
+            "weights": "v",
+            "tree": "u",
+            "image_by_image": True,
+        },
     ),
     (
         EvaluationKey(checkpoint={"weights": "w"}, data="d", protocol={"seed": 0}, engine=ENGINE),
@@ -242,7 +250,8 @@ def test_every_key_is_in_the_table():
 
 # fields that came after keys of the kind were on file
 LATER = {
-    CheckpointKey: {"model", "code", "program"},
+    CheckpointKey: {"model", "code", "program", "image_by_image"},
+    ModuleKey: {"image_by_image"},
     EvaluationKey: {"surrogate"},
     CellKey: {"compress", "memory", "model_code", "loss_code"},
     ExternalCellKey: {"model_code", "sidecar", "revision"},

@@ -13,6 +13,7 @@ from robustkit.attack.fixed_budget import FixedBudgets, StepModel
 from robustkit.attack.minimal_norm import MinimalNorm
 from robustkit.attack.verdicts import Verifier
 from robustkit.attack.victim import Victim
+from robustkit.network import answer
 from robustkit.protocol import Protocol, labels_of
 
 REVISION = 4
@@ -64,5 +65,7 @@ def attack_block(
 def _surrogate(surrogate: torch.nn.Module, block: Block, batch_size: int) -> StepModel:
     images = block.images
     with torch.no_grad():
-        parts = [surrogate(images[r]) for r in batches(torch.arange(len(images)), batch_size)]
+        parts = [
+            answer(surrogate, images[r]) for r in batches(torch.arange(len(images)), batch_size)
+        ]
     return StepModel(surrogate, torch.cat(parts), surrogate=True)

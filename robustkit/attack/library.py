@@ -4,12 +4,13 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from robustkit.errors import EvaluationFailed, InputError
+from robustkit.network import answer
 
 # foolbox imports GitPython, whose import fails where there is no git executable
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -19,7 +20,19 @@ with warnings.catch_warnings():
     import eagerpy
     import foolbox
 
-__all__ = ["Goal", "UnitBox", "eagerpy", "foolbox", "foolbox_model", "goal", "seeded", "unit_box"]
+__all__ = [
+    "Goal",
+    "UnitBox",
+    "drawn",
+    "eagerpy",
+    "foolbox",
+    "foolbox_model",
+    "goal",
+    "seeded",
+    "unit_box",
+]
+
+T = TypeVar("T")
 
 
 class _Checked(torch.nn.Module):
@@ -34,7 +47,7 @@ class _Checked(torch.nn.Module):
         self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(x)
+        logits: torch.Tensor = answer(self.model, x)
         if not bool(torch.isfinite(logits).all()):
             raise EvaluationFailed("logits turned NaN or infinite during the attack")
         return logits.to(x.dtype)
@@ -110,3 +123,14 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             yield
     finally:
         np.random.set_state(state)  # noqa: NPY002
+
+
+def drawn(work: Callable[[], T], seed: int, device: torch.device) -> tuple[T, list[bytes]]:
+    """What comes of some work from a seed, and the states in which it leaves the generators."""
+    with seeded(seed, device):
+        result = work()
+        states = [torch.get_rng_state().numpy().tobytes()]
+        if device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(device).numpy().tobytes())
+        _, key, place, *_ = np.random.get_state(legacy=True)  # noqa: NPY002
+        return result, [*states, np.asarray(key).tobytes() + str(place).encode()]

@@ -13,6 +13,7 @@ from robustkit.attack.draws import generator
 from robustkit.attack.library import eagerpy, foolbox, goal, unit_box
 from robustkit.attack.projections import onto_l1_ball, onto_l2_ball
 from robustkit.geometry import column, project
+from robustkit.network import answer
 from robustkit.network import gradient as gradient_of
 from robustkit.protocol import Norm
 
@@ -102,7 +103,7 @@ class DDN(foolbox.attacks.DDNAttack):  # type: ignore[misc]
         for step in range(self.steps):
             rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2
             x = (images + delta).requires_grad_()
-            logits = model(x)
+            logits = answer(model, x)
             gradient = gradient_of(sign * cross_entropy(logits, classes, reduction="sum"), x)
             hit = (logits.argmax(1) == classes) == targeted
             length = delta.flatten(1).norm(dim=1)

@@ -10,7 +10,7 @@ from robustkit.attack.draws import generator, seed_of
 from robustkit.attack.library import foolbox, goal, unit_box
 from robustkit.attack.state import B, State
 from robustkit.errors import EvaluationFailed, InputError
-from robustkit.network import gradient
+from robustkit.network import answer, gradient
 from robustkit.protocol import Norm
 
 
@@ -113,7 +113,7 @@ class Search(Generic[B]):
         model, images, width, back = unit_box(model, inputs)
         epsilon = epsilon / width
         with torch.no_grad():
-            clean = model(images)
+            clean = answer(model, images)
         done = (clean.argmax(1) == classes) == targeted
         result = images.clone()
         for attempt in self.attempts(clean.shape[1]):
@@ -165,7 +165,7 @@ class Search(Generic[B]):
             state.step = state.step + 1
             if self.needs_outcome:
                 with torch.no_grad():
-                    logits = model(state.x)
+                    logits = answer(model, state.x)
                 self.observe(state, (logits.argmax(1) == classes) == targeted)
         left, x = self.out_of_budget_finds(state)
         best[~found & left] = x[~found & left]
@@ -184,7 +184,7 @@ def passes(
     total: list[Tensor] = []
     with torch.set_grad_enabled(wants):
         for _ in range(attack.eot):
-            logits = model(x)
+            logits = answer(model, x)
             value = attack.value(logits, state, targeted) if moving else logits[:, 0]
             gradient = _gradients(value, x) if wants else x
             part = (logits.detach(), value.detach(), gradient.detach())

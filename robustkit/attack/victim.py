@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from robustkit.errors import EvaluationFailed
+from robustkit.network import answer
 
 VOTES = 20
 """passes over which the logits of a model that draws at random are averaged for a verdict"""
@@ -48,7 +49,7 @@ class Victim:
             EvaluationFailed: one is NaN or infinite.
         """
         with torch.no_grad():
-            logits: Tensor = self.model(images)
+            logits: Tensor = answer(self.model, images)
         self.checked_hits(logits, rows, torch.zeros(len(rows), device=logits.device), name)
         return logits
 

@@ -20,6 +20,7 @@ from robustkit.certification.refine import refined
 from robustkit.certification.region import Region, reach
 from robustkit.errors import DataError, InputError
 from robustkit.geometry import ORDER
+from robustkit.network import answer
 from robustkit.protocol import Norm
 
 BUDGET = 2e9
@@ -173,7 +174,7 @@ def _right(
     """
     found = []
     for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-        logits = model(x)
+        logits = answer(model, x)
         classes = logits.shape[1]
         if not 0 <= int(y.min()) <= int(y.max()) < classes:
             raise DataError(f"a label outside the model's {classes} classes")

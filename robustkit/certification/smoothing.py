@@ -19,6 +19,7 @@ from robustkit.attack.draws import generator
 from robustkit.errors import DataError, EvaluationFailed, InputError
 from robustkit.geometry import column, in_budget, project
 from robustkit.geometry import distance as distance_of
+from robustkit.network import answer
 from robustkit.network import gradient as gradient_of
 from robustkit.statistics.estimate import exact_lower
 
@@ -218,7 +219,7 @@ def _descend(
         draw = torch.randn(draws, *image.shape, generator=source).to(image.device)
         with torch.enable_grad():
             point = x.detach().requires_grad_()
-            logits = model(point + noise.sigma * draw)
+            logits = answer(model, point + noise.sigma * draw)
             # the log of the mean softmax, which is the smoothed classifier's, not the mean of logs
             loss = logits.log_softmax(1)[:, label].logsumexp(0)
             slope = gradient_of(loss, point)
@@ -239,7 +240,7 @@ def _counts(
     """How often f says each class of one image, C × H × W, among n draws, K."""
     total: Tensor | int = 0
     for draws in _batches(image, noise, n, names, batch_size):
-        logits = model(image + noise.sigma * draws.to(image.device))
+        logits = answer(model, image + noise.sigma * draws.to(image.device))
         if bool(logits.isnan().any()):
             raise EvaluationFailed("the model returned NaN logits for an image with noise")
         total = total + torch.bincount(logits.argmax(1), minlength=logits.shape[1]).cpu()

@@ -8,7 +8,7 @@ import torch
 
 from robustkit.checkpoint.logits import find_logits
 from robustkit.errors import CheckpointError, InputError, one_line
-from robustkit.network import asked
+from robustkit.network import answer, asked, kept
 
 
 class Classifier(torch.nn.Module):
@@ -49,9 +49,9 @@ class Classifier(torch.nn.Module):
         """
         x = self._typed(self._normalised(x))
         with asked(f"on images of shape {'×'.join(map(str, x.shape[1:]))}"):
-            output = self.network(x)
+            output = answer(self.network, x)
         found = find_logits(output, len(x), self.classes or self.expected)
-        return self._checked(found, len(x))
+        return kept(self._checked(found, len(x)))
 
     def _normalised(self, x: torch.Tensor) -> torch.Tensor:
         if self.mean is None or self.std is None:
@@ -90,6 +90,18 @@ class Classifier(torch.nn.Module):
                 "were given or recorded"
             )
         return output.float() if output.dtype.itemsize < 4 else output
+
+
+class OneByOne(torch.nn.Module):
+    """A network that is given its images one at a time, whatever the batch."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As the network: N×C×H×W to N×K."""
+        return torch.cat([self.network(one) for one in x.chunk(len(x))])
 
 
 def freeze(module: torch.nn.Module) -> torch.nn.Module:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -248,7 +249,7 @@ def _merged(
     )
 
 
-def _identified(known: Checkpoint, code: dict[str, str]) -> Checkpoint:
+def _identified(known: Checkpoint, code: dict[str, Any]) -> Checkpoint:
     """The checkpoint with its identity, and a warning where the preprocessing is a guess."""
     if known.preprocessing == "assumed none":
         warning = (

@@ -16,6 +16,7 @@ from robustkit.cli.options import (
     Data,
     DataRoot,
     Device,
+    ImageByImage,
     ImageOptions,
     Mean,
     Model,
@@ -103,6 +104,7 @@ def audit(
     std: Std = None,
     trust_program: TrustProgram = False,
     weights: Weights = None,
+    image_by_image: ImageByImage = False,
     resize: Resize = None,
     crop: Crop = None,
     channels: Channels = None,
@@ -138,8 +140,9 @@ def audit(
     )
     audited = reading.read(checkpoint)
     dataset = images.load(audited)
+    classes = len(dataset.classes)
     request = AuditRequest(
-        model=evaluation.from_checkpoint(audited, len(dataset.classes)),
+        model=evaluation.from_checkpoint(audited, classes, image_by_image=image_by_image),
         data=dataset,
         threat=threat_model(dataset, parsed.claim, norm=norm, epsilon=epsilon, seed=seed),
         plan=parsed.plan,

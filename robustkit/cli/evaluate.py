@@ -17,6 +17,7 @@ from robustkit.cli.options import (
     Data,
     DataRoot,
     Device,
+    ImageByImage,
     ImageOptions,
     Mean,
     Model,
@@ -57,6 +58,7 @@ class EvaluationRequest:
     fresh: bool
     save_adversarial: Path | None
     surrogate: str | None
+    image_by_image: bool
 
 
 def evaluate(
@@ -112,6 +114,7 @@ def evaluate(
     std: Std = None,
     trust_program: TrustProgram = False,
     weights: Weights = None,
+    image_by_image: ImageByImage = False,
     resize: Resize = None,
     crop: Crop = None,
     channels: Channels = None,
@@ -149,6 +152,7 @@ def evaluate(
         fresh=fresh,
         save_adversarial=save_adversarial,
         surrogate=surrogate,
+        image_by_image=image_by_image,
     )
     from robustkit.cli.terminal import show
 
@@ -156,9 +160,8 @@ def evaluate(
     failures: dict[str, RobustkitError] = {}
     records = _evaluate_all(checkpoints, request, workers, failures)
     _write(checkpoints, records, failures, json_, html, interval)
-    if json_ != "-":
-        for record in records.values():
-            show(record, interval)
+    for record in records.values() if json_ != "-" else ():
+        show(record, interval)
     for path, error in failures.items():
         tell(f"robustkit: error: {_error_text(path, error)}")
     return _status(checkpoints, failures)
@@ -300,7 +303,9 @@ def evaluate_checkpoint(path: str, request: EvaluationRequest, bar: "Bar | None"
     )
     with bar or nullcontext():
         options = bar.attach(options) if bar else options
-        model = evaluation.from_checkpoint(checkpoint, len(data.classes))
+        model = evaluation.from_checkpoint(
+            checkpoint, len(data.classes), image_by_image=request.image_by_image
+        )
         return evaluation.run(model, data, protocol, request.out, options, surrogate)
 
 

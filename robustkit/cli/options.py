@@ -43,6 +43,13 @@ Weights = Annotated[
     str | None,
     typer.Option(metavar="KEY", help="Which weights, in a file with several sets: ema_model."),
 ]
+ImageByImage = Annotated[
+    bool,
+    typer.Option(
+        "--image-by-image",
+        help="Pass images one at a time: for networks whose outputs depend on the batch.",
+    ),
+]
 TrustProgram = Annotated[
     bool,
     typer.Option(

@@ -11,6 +11,7 @@ from torch import Tensor
 from robustkit.corruption.kinds import check, corrupt
 from robustkit.corruption.tables import NAMES, SEVERITIES
 from robustkit.errors import DataError, EvaluationFailed, InputError
+from robustkit.network import answer
 
 Images = Callable[[int, int], Any]
 """images start … stop − 1 as float32 N × C × H × W in [0, 1], an array or a tensor"""
@@ -74,7 +75,7 @@ def measure(
 @torch.no_grad()
 def _predicted(model: torch.nn.Module, images: Tensor, where: str, start: int) -> Any:
     """Classes, N, on the CPU; `where` and `start` name the images in an error."""
-    logits: Tensor = model(images)
+    logits: Tensor = answer(model, images)
     finite = torch.isfinite(logits).all(1)
     if not bool(finite.all()):
         bad = start + int((~finite).nonzero()[0])

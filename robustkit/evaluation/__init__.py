@@ -8,7 +8,7 @@
 - run: the record, from its file or computed
 - certifying: each image certified, fooled or open, and the file that keeps it
 - blocks: the attack, block by block
-- probe: one image through the model before any work
+- probe: a few images through the model before any work, alone and in company
 - chance: whether the clean accuracy can be told from guessing
 - adversarial: the perturbed images as a file
 """

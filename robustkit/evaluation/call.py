@@ -35,6 +35,7 @@ def evaluate(
     settings: Sequence[str] = (),
     limit: int | None = None,
     name: str | None = None,
+    image_by_image: bool = False,
     out: Path | str = "runs",
     options: RunOptions | None = None,
 ) -> Evaluation:
@@ -52,6 +53,8 @@ def evaluate(
         settings: `key=value` changes to the protocol's attacks.
         limit: only the first so many images.
         name: caches the record of a module in memory under this name; without it nothing is kept.
+        image_by_image: pass images one at a time, for a network whose outputs depend on the batch,
+            which is refused without.
         out: folder of the records.
         options: batch size, device and the like.
 
@@ -67,9 +70,9 @@ def evaluate(
     )
     with ExitStack() as stack:
         if isinstance(model, Checkpoint):
-            evaluated = from_checkpoint(model, len(images.classes))
+            evaluated = from_checkpoint(model, len(images.classes), image_by_image=image_by_image)
         else:
-            evaluated = from_module(model, name, len(images.classes))
+            evaluated = from_module(model, name, len(images.classes), image_by_image=image_by_image)
             if name is None:
                 out = stack.enter_context(tempfile.TemporaryDirectory(prefix="robustkit-"))
         return run(evaluated, images, resolved, Path(out), options or RunOptions())

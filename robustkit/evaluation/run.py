@@ -15,7 +15,7 @@ import torch
 from robustkit import machine
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
-from robustkit.errors import EvaluationFailed
+from robustkit.errors import EvaluationFailed, InputError
 from robustkit.evaluation.adversarial import save_adversarial
 from robustkit.evaluation.blocks import Networks, attack_rows, planned_sizes
 from robustkit.evaluation.chance import chance_warnings
@@ -106,9 +106,7 @@ def _compute(
         config.model.load(device),
         None if config.surrogate is None else config.surrogate.load(device),
     )
-    for network in networks:
-        if network is not None:
-            probe(network, data, device)
+    found = _probed(config, networks)
     plan = planned_sizes(data, device, blocks, options.batch_size)
     done = list(attack_rows(config, networks, plan, blocks, path is not None, options.progress))
     rows = pa.concat_tables([block.rows for block in done])
@@ -117,9 +115,27 @@ def _compute(
     details = _details(device) | {"started": started, "seconds": round(time.monotonic() - clock, 3)}
     queries = [block.queries for block in done if block.queries is not None]
     predicted = rows["predicted"].to_numpy().astype(np.int64)
-    warnings = chance_warnings(data.labels, predicted, len(data.classes))
+    warnings = [*found, *chance_warnings(data.labels, predicted, len(data.classes))]
     whole = {**header, "warnings": [*header["warnings"], *warnings]}
     blocks.finish(whole, details | plan | {"queries": sum(queries)}, rows)
+
+
+def _probed(config: Config, networks: Networks) -> list[str]:
+    """What the probe warns of in both networks.
+
+    Raises:
+        InputError: one of them cannot be evaluated.
+    """
+    model, surrogate = networks
+    steps = bool(config.protocol.attacks)
+    own = probe(model, config.data, config.device, gradients=steps and surrogate is None)
+    if surrogate is None:
+        return own.warnings
+    try:
+        other = probe(surrogate, config.data, config.device, gradients=steps)
+    except InputError as error:
+        raise InputError(f"the surrogate: {error}") from error
+    return [*own.warnings, *(f"the surrogate: {text}" for text in other.warnings)]
 
 
 def _details(device: torch.device) -> dict[str, Any]:

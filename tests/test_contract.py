@@ -1,0 +1,346 @@
+"""What a network may not do to the evaluation: write into it, remember it, or mix its images."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustkit import protocol
+from robustkit.attack import Block, attack_block
+from robustkit.data import from_arrays
+from robustkit.errors import InputError
+from robustkit.evaluation import RunOptions, evaluate
+from robustkit.evaluation.probe import probe
+
+EPSILONS = {"pgd": "0.05", "square": "0.05", "fmn": "0.4", "boundary": "0.4"}
+SETTINGS = {
+    "pgd": ["steps=5"],
+    "square": ["queries=30"],
+    "fmn": ["steps=10"],
+    "boundary": ["steps=10"],
+}
+
+
+class Net(nn.Module):
+    """A small network of fixed weights; subclasses misbehave around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        source = torch.Generator().manual_seed(0)
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        for weight in self.net.parameters():
+            weight.data = torch.randn(weight.shape, generator=source) / 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class Normalises(Net):
+    def forward(self, x):
+        return self.net(x.sub(0.5).div(0.5))
+
+
+class NormalisesInPlace(Net):
+    def forward(self, x):
+        return self.net(x.sub_(0.5).div_(0.5))
+
+
+class NormalisesInAView(Net):
+    def forward(self, x):
+        x.view(len(x), -1).sub_(0.5).div_(0.5)
+        return self.net(x)
+
+
+class Shifts(Net):
+    def forward(self, x):
+        return self.net(x - 0.5)
+
+
+class ShiftsItsData(Net):
+    def forward(self, x):
+        x.data.sub_(0.5)
+        return self.net(x)
+
+
+class AsksForGradients(Net):
+    def forward(self, x):
+        x.requires_grad_()
+        return self.net(x)
+
+
+class OneBuffer(Net):
+    """The same tensor comes out of every pass over so many images."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = {}
+
+    def forward(self, x):
+        logits = self.net(x)
+        out = self.out.setdefault(len(x), torch.empty(len(x), 3))
+        return out.detach_().copy_(logits)
+
+
+class TurnsOnTraining(Net):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout()
+
+    def forward(self, x):
+        logits = self.net(self.drop(x))
+        self.train()
+        return logits
+
+
+class TurnsOffGradients(Net):
+    def forward(self, x):
+        logits = self.net(x)
+        torch.set_grad_enabled(False)
+        return logits
+
+
+class TurnsToDouble(Net):
+    def forward(self, x):
+        logits = self.net(x)
+        torch.set_default_dtype(torch.float64)
+        return logits
+
+
+HARMLESS = [
+    *((bad, Normalises) for bad in (NormalisesInPlace, NormalisesInAView)),
+    (ShiftsItsData, Shifts),
+    *((bad, Net) for bad in (AsksForGradients, OneBuffer, TurnsOnTraining)),
+    *((bad, Net) for bad in (TurnsOffGradients, TurnsToDouble)),
+]
+
+
+class Batch(Net):
+    """BatchNorm on the batch's own statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1, track_running_stats=False)
+
+    def forward(self, x):
+        return self.net(self.norm(x))
+
+
+class NoisyBatch(Batch):
+    def forward(self, x):
+        return super().forward(x + 0.05 * torch.randn_like(x))
+
+
+class SoftmaxOverTheBatch(Net):
+    def forward(self, x):
+        return self.net(x).softmax(0)
+
+
+class Attends(Net):
+    def forward(self, x):
+        flat = x.flatten(1)
+        return self.net(((flat @ flat.T).softmax(1) @ flat).view_as(x))
+
+
+class Sorts(Net):
+    def forward(self, x):
+        return self.net(x[x.flatten(1).sum(1).argsort()])
+
+
+class TakesAHundredthOfTheMean(Net):
+    def forward(self, x):
+        return self.net(x + 0.01 * x.mean(0))
+
+
+class Counts(Net):
+    """Its logits depend on the size of the batch alone."""
+
+    def forward(self, x):
+        return self.net(x) + torch.tensor([0.2 * len(x), 0, 0])
+
+
+class OneAtATime(Net):
+    def forward(self, x):
+        assert len(x) == 1, "one image at a time"
+        return self.net(x)
+
+
+MIXED = [
+    *(Batch, NoisyBatch, SoftmaxOverTheBatch, Attends, Sorts),
+    *(TakesAHundredthOfTheMean, Counts, OneAtATime),
+]
+
+
+class Remembers(Net):
+    """Answers the first batch of a shape for ever."""
+
+    def __init__(self):
+        super().__init__()
+        self.cache = {}
+
+    def forward(self, x):
+        if x.shape not in self.cache:
+            self.cache[x.shape] = self.net(x)
+        return self.cache[x.shape]
+
+
+class Flattened(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(64, track_running_stats=False)
+
+    def forward(self, x):
+        return self.net(self.norm(x.flatten(1)).view_as(x))
+
+
+class Seeds(Net):
+    def forward(self, x):
+        torch.manual_seed(0)
+        return self.net(x) + torch.randn(1)
+
+
+class Noisy(Net):
+    def forward(self, x):
+        return self.net(x + 0.05 * torch.randn_like(x))
+
+
+class OwnNoise(Net):
+    def __init__(self):
+        super().__init__()
+        self.source = torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        return self.net(x + 0.05 * torch.randn(x.shape, generator=self.source))
+
+
+class Alternates(Net):
+    passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        return self.net(x) * (1 + self.passes % 2)
+
+
+class Detached(Net):
+    def forward(self, x):
+        return self.net(x).detach()
+
+
+class Rounded(Net):
+    def forward(self, x):
+        return self.net((8 * x).round() / 8)
+
+
+def images(n=24):
+    return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def evaluated(network, attack="pgd", truth=None, **options):
+    x = images()
+    with torch.no_grad():
+        labels = (truth or network)(x.clone()).argmax(1)
+    norm = "linf" if attack in ("pgd", "square") else "l2"
+    return evaluate(
+        network.eval(),
+        (x.numpy(), labels.numpy()),
+        attack,
+        norm=norm,
+        epsilons=[EPSILONS[attack]],
+        settings=SETTINGS[attack],
+        **options,
+    )
+
+
+@pytest.mark.parametrize("attack", EPSILONS)
+@pytest.mark.parametrize(("bad", "good"), HARMLESS, ids=lambda net: net.__name__)
+def test_what_a_network_does_beside_answering_changes_no_row(bad, good, attack):
+    expected = evaluated(good(), attack)
+    found = evaluated(bad(), attack, truth=good().eval())
+    assert found.table.equals(expected.table)
+    assert found.clean().value == 1
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("bad", [NormalisesInPlace, OneBuffer])
+def test_surrogates_are_asked_with_the_same_care(bad):
+    good = Normalises() if bad is NormalisesInPlace else Net()
+    x, model = images(), Net().eval()
+    with torch.no_grad():
+        block = Block(x, model(x).argmax(1), [str(i) for i in range(len(x))], 0)
+    table = {"title": "", "norm": "linf", "attack": [{"kind": "fgsm"}], "epsilon": ["0.1"]}
+    made = protocol.parse_protocol(table, "test", "test")
+    expected, found = (
+        attack_block(model, block, made, 8, surrogate=net.eval().requires_grad_(False))
+        for net in (good, bad())
+    )
+    assert torch.equal(found.perturbed, expected.perturbed)
+    assert torch.isfinite(found.distance).any()
+
+
+@pytest.mark.parametrize("network", MIXED)
+def test_a_network_that_mixes_its_batch_is_refused_or_evaluated_image_by_image(network):
+    with pytest.raises(InputError, match="--image-by-image") as refused:
+        evaluated(network(), truth=Net())
+    assert "\n" not in str(refused.value)
+    rows = [
+        evaluated(network(), truth=Net(), image_by_image=True, options=RunOptions(batch_size=size))
+        for size in (1, 24)
+    ]
+    for one in rows:
+        assert one.header["checkpoint"]["image_by_image"] is True
+        assert any("image by image" in text for text in one.header["warnings"])
+    if network is not NoisyBatch:  # whose draws are others
+        assert rows[0].table.equals(rows[1].table)
+        with torch.no_grad():
+            alone = torch.cat([network().eval()(one) for one in images().split(1)]).argmax(1)
+        assert rows[0].table["predicted"].to_pylist() == alone.tolist()
+    assert rows[0].digest != evaluated(Net(), truth=Net()).digest
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (Flattened, "not one alone"),
+        (Remembers, "keeps something from pass to pass"),
+        (Seeds, "seeds the global random generator"),
+    ],
+)
+@pytest.mark.parametrize("image_by_image", [False, True])
+def test_no_option_helps_a_network_that_no_image_can_be_asked_of(network, words, image_by_image):
+    with pytest.raises(InputError) as refused:
+        evaluated(network(), truth=Net(), image_by_image=image_by_image)
+    assert "\n" not in str(refused.value)
+    if not image_by_image:
+        assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("network", [Noisy, OwnNoise, Alternates])
+def test_networks_that_draw_at_random_are_no_breach_but_a_warning(network):
+    found = evaluated(network(), truth=Net())
+    assert any("draws at random" in text for text in found.header["warnings"])
+
+
+@pytest.mark.parametrize("network", [Detached, Rounded])
+def test_missing_gradients_are_no_breach_but_a_warning(network):
+    found = evaluated(network(), "square", truth=Net())
+    assert any("no gradient arrives" in text for text in found.header["warnings"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_rounding_is_no_dependence_on_the_batch(dtype):
+    class Cast(Net):
+        def forward(self, x):
+            return self.net(x.to(dtype)).float()
+
+    warnings = evaluated(Cast().to(dtype), truth=Net()).header["warnings"]
+    assert not any("draws at random" in text or "gradient" in text for text in warnings)
+
+
+def test_a_probe_leaves_global_generators_as_they_were():
+    data = from_arrays(images().numpy(), np.arange(24) % 3, name="arrays")
+    network = Noisy().eval()
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    assert probe(network, data, torch.device("cpu")).random
+    assert torch.equal(torch.rand(3), expected)
