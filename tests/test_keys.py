@@ -464,6 +464,7 @@ AUDIT = {
             "text": SHOWN,
             "images": "the data are those images already",
             "delta": "the verdict, which is judged anew each time",
+            "branching": "its outcomes are records of their own, taken up where more time is given",
             "stages": "evaluations with keys of their own; indicators hold what these found",
         },
     ),

@@ -524,8 +524,8 @@ def test_settings_are_spelt_in_full_and_taken_back():
 SENSELESS = [
     ("hinge", {"margn": 1}, "unknown key 'margn'; did you mean 'margin'?"),
     ("hinge", {"margin": "wide"}, "margin: expected float, got 'wide'"),
-    ("hinge", {"margin": math.nan}, "margin must be above 0, got nan"),
-    ("hinge", {"margin": math.inf}, "margin must be above 0, got inf"),
+    ("hinge", {"margin": math.nan}, "margin: expected a finite number, got nan"),
+    ("hinge", {"margin": math.inf}, "margin: expected a finite number, got inf"),
     ("hinge", {"margin": 0}, "margin must be above 0, got 0.0"),
     (
         "hinge",
@@ -562,7 +562,7 @@ SENSELESS = [
     ("large-margin", {"norm": "l3"}, "norm: unknown value 'l3'; known: l1, l2, linf"),
     ("large-margin", {"gamma": [1, 0]}, "gamma must be above 0, got 0.0"),
     ("large-margin", {"gamma": []}, "gamma must be above 0, got 0.0"),
-    ("large-margin", {"gamma": math.inf}, "gamma must be above 0, got inf"),
+    ("large-margin", {"gamma": math.inf}, "gamma: expected a finite number, got inf"),
     ("large-margin", {"layers": []}, "layers must name at least one, got []"),
     (
         "large-margin",
@@ -674,7 +674,7 @@ def test_the_source_of_a_loss_changes_with_its_code(tmp_path):
             UnknownName, match=r"unknown loss 'hinges'; did you mean 'hinge'\?"
         ) as told:
             ask("hinges")
-        assert str(told.value).endswith("; or FILE.py:FUNCTION")
+        assert str(told.value).endswith(" (or FILE.py:FUNCTION)")
 
 
 # a user's own
