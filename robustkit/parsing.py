@@ -23,6 +23,9 @@ DEEPEST = 50
 """tables and lists inside one another"""
 _NUMBER = re.compile(r"[+-]?(\d+/\d+|(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?)", re.ASCII | re.IGNORECASE)
 _WHOLE = re.compile(r"\d{1,18}", re.ASCII)
+_DEEP_KEY = re.compile(
+    rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST},}}"""
+)
 _INTEGER = re.compile(r"[+-]?\d{1,19}", re.ASCII)
 
 
@@ -95,6 +98,9 @@ def parse_toml(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is none, or goes deeper than any that is meant.
     """
+    # tomllib's time grows with the square of a dotted key's parts
+    if _DEEP_KEY.search(text):
+        raise ValueError("nested too deeply")
     try:
         table = tomllib.loads(text)
     except RecursionError as error:

@@ -109,8 +109,10 @@ def test_a_batch_size_is_a_number_or_auto(text):
     assert images_per_batch("128") == 128
 
 
+QUOTED = '"b c"'
 DEEP = [f"a = {'[' * n}{']' * n}" for n in (60, 900, 100_000)]
 DEEP += [f"{'.'.join('a' * 60)} = 1", f"{'.'.join('a' * 50_000)} = 1"]
+DEEP += [f"[{' . '.join(['a', QUOTED] * 20_000)}]", f"{'.'.join([QUOTED] * 50_000)} = 1"]
 DEEP += [f"a = {'{a = ' * n}1{'}' * n}" for n in (60, 50_000)]
 
 

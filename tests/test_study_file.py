@@ -77,8 +77,16 @@ def test_a_choice_needs_something_to_choose_from(tiny, tmp_path):
         ("delta    = 1.0", "delta = -1", "delta -1: must be a number of points from 0 on"),
         ('says     = "better"', 'says = "ratio"\nbounds = [1.0, 2.0]', "has accuracies"),
         ("bounds   = [0.9, 1.1]", "bounds = [1.1, 0.9]", "the lowest first"),
-        ("bounds   = [0.9, 1.1]", "bounds = [1.1, inf]", "bounds: expected a finite number, got inf"),
-        ("bounds   = [0.9, 1.1]", "bounds = [nan, 1.1]", "bounds: expected a finite number, got nan"),
+        (
+            "bounds   = [0.9, 1.1]",
+            "bounds = [1.1, inf]",
+            "bounds: expected a finite number, got inf",
+        ),
+        (
+            "bounds   = [0.9, 1.1]",
+            "bounds = [nan, 1.1]",
+            "bounds: expected a finite number, got nan",
+        ),
         ("bounds   = [0.9, 1.1]", "bounds = [0.0, 1.1]", "must be above 0, finite"),
         ('b        = "cross-entropy"', 'b = "wide hinge"', "compares 'wide hinge' with itself"),
         ('analysis = "label-noise"', 'analysis = "label-nosie"', "did you mean 'label-noise'"),
