@@ -2,7 +2,7 @@
 
 import torch
 
-from robustkit.errors import InputError, first_line
+from robustkit.errors import InputError, cut, first_line
 
 
 def device(name: str) -> torch.device:
@@ -15,7 +15,8 @@ def device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(name)
-        torch.ones(1, device=found).item()  # the device "meta" has shapes and no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device {name}: {first_line(error)}") from error
+        # a number that comes back: "meta" holds shapes alone
+        torch.ones(1, device=found).item()
+    except Exception as error:  # each kind of device refuses in its own way
+        raise InputError(f"--device {cut(name)}: {first_line(error)}") from error
     return found

@@ -23,6 +23,7 @@ LINE = 80
 """width of a line, to which a refused value is cut"""
 LONGEST = 1000
 """of a message, whatever it quotes"""
+_LINES = re.compile(r"[^\n\t]+")
 _ENDLESS = re.compile(r"\S{300,}")
 
 
@@ -39,6 +40,11 @@ def shown(text: str) -> str:
         c if c.isprintable() or category(c) == "Zs" else c.encode("unicode_escape").decode()
         for c in text
     )
+
+
+def shown_lines(text: str) -> str:
+    """A text of several lines, each as it may be shown; tabs stay."""
+    return _LINES.sub(lambda found: shown(found[0]), text)
 
 
 def cut(text: str, width: int = LINE) -> str:

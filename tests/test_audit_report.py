@@ -472,7 +472,7 @@ def test_hostile_words_are_no_markup():
 
 
 def test_escapes():
-    assert escaped("a\nb\x07 | c") == "a b\ufffd \\| c"
+    assert escaped("a\nb\x07 | c") == "a b\\\\x07 \\| c"
     assert escaped("# head") == "\\# head"
     assert escaped("- item") == "\\- item"
     assert escaped("+ item") == "\\+ item"

@@ -745,7 +745,7 @@ def test_junit_holds_what_xml_cannot():
     root = ElementTree.fromstring(junit(audit, found).encode())
     message = root.find(".//failure").get("message")
     assert message.startswith(HOSTILE)
-    assert message.endswith("\N{REPLACEMENT CHARACTER} \U0001f600\n\t")
+    assert message.endswith(" \\x00\\x07\\x1b[31m ]]> \\ud800 \\ufffe \U0001f600\n\t")
 
 
 # ---- the checklist

@@ -311,3 +311,70 @@ def test_absurd_names_and_numbers_are_one_line_and_2(robustkit, command):
     assert "unforeseen" not in err
     assert err.count("robustkit: error: ") == 1
     assert err.count("\n") == 1
+
+
+# --- trainings ------------------------------------------------------------------------------------
+
+TRAINING = ["train", "--model", "net.py:build", "--data", "mnist5k", "--steps", "4"]
+TRAINING += ["--batch-size", "8", "--hold-out", "8", "--out", "a.safetensors"]
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_a_network_that_cannot_be_trained_is_bad_input(robustkit, broken, name):
+    forward, words = BEFORE[name]
+    for where, expected in ((forward, 2), (f"if self.training: {forward}", 3)):
+        broken(where)
+        status, out, err = robustkit(*TRAINING)
+        assert (status, out) == (expected, "")
+        assert words.rstrip(")") in err
+        assert err.count("\n") == 1
+        assert not Path("a.safetensors.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        "if getattr(self, 'trained', False) and not self.training: raise KeyError('held out')\n"
+        "        self.trained = len(x) == 8 and self.training",
+        "self.passes = getattr(self, 'passes', 0) + self.training\n"
+        "        if self.passes > 2: raise KeyError('held out')",
+        "x = x + 0 * self.fc.bias.sum()\n" + BACKWARD.replace("no way back", "held out"),
+    ],
+    ids=["held-out images", "third batch", "backward"],
+)
+def test_a_network_that_breaks_in_training_is_status_3(robustkit, broken, forward):
+    broken(forward)
+    status, out, err = robustkit(*TRAINING)
+    assert (status, out) == (3, "")
+    assert "KeyError: 'held out', in epoch 1, by batch" in err.replace(
+        "held out' in", "held out', in"
+    )
+    assert err.count("\n") == 1
+
+
+def test_a_loss_that_breaks_in_training_is_status_3(robustkit, broken, tmp_path):
+    broken("pass")
+    (tmp_path / "loss.py").write_text(
+        "calls = []\n"
+        "def late(logits, labels):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) > 2:\n"
+        "        raise SystemExit('enough')\n"
+        "    return logits.square().mean()\n"
+    )
+    status, out, err = robustkit(*TRAINING, "--loss", "loss.py:late")
+    assert (status, out) == (3, "")
+    assert "loss.py:late failed: SystemExit: enough, in epoch 1, by batch 2" in err
+
+
+def test_a_state_that_is_no_tensor_is_told_before_the_training(robustkit, broken):
+    extra = "pass\n\n    def get_extra_state(self):\n        return {'a': 1}\n\n"
+    extra += "    def set_extra_state(self, state):\n        pass\n\n    def rest(self, x):\n        pass"
+    broken(extra)
+    text = Path("net.py").read_text()
+    moved = text.replace("        return self.fc(x.flatten(1))\n", "")
+    moved = moved.replace("        pass\n", "        return self.fc(x.flatten(1))\n", 1)
+    Path("net.py").write_text(moved)
+    status, _, err = robustkit(*TRAINING)
+    assert status == 2
+    assert "keeps a state that is no tensor (_extra_state)" in err

@@ -674,7 +674,7 @@ def test_the_source_of_a_loss_changes_with_its_code(tmp_path):
             UnknownName, match=r"unknown loss 'hinges'; did you mean 'hinge'\?"
         ) as told:
             ask("hinges")
-        assert str(told.value).endswith(" (or FILE.py:FUNCTION)")
+        assert str(told.value).endswith("? (or FILE.py:FUNCTION)")
 
 
 # a user's own
@@ -742,7 +742,7 @@ def test_a_users_function_of_logits_or_of_the_model_is_a_loss(mine):
         ("idle", {}, "{loss} must call the model it is given, as model(images)"),
         ("free", {}, "{loss} returned a number that does not depend on the network"),
         ("breaks", {}, "{loss} failed: ValueError: first line"),
-        ("silent", {}, "{loss} failed: ValueError: no message"),
+        ("silent", {}, "{loss} failed: ValueError"),
         ("vector", {}, "{loss} returned a tensor (6,); it must return a scalar tensor"),
         ("number", {}, "{loss} returned 3.0; it must return a scalar tensor"),
         ("unreadable", {}, "{loss}: its arguments cannot be read; wrap it in a def"),

@@ -316,3 +316,10 @@ def test_a_senseless_setting_is_an_error(setting, message):
 def test_attacks_have_names_that_tell_them_apart():
     attacks = make(PGD, PGD | {"loss": "margin"}, PGD | {"steps": 9}, {"kind": "fgsm"}).attacks
     assert protocols.labels_of(attacks) == ("pgd 1", "pgd-margin", "pgd 2", "fgsm")
+
+
+def test_fab_may_never_leap():
+    fab = protocols.load_protocol("autoattack", ["fab.patience=0"]).attacks
+    assert [a.patience for a in fab if isinstance(a, protocols.Fab)] == [0]
+    with pytest.raises(ProtocolError, match="patience"):
+        protocols.load_protocol("autoattack", ["fab.patience=-1"])

@@ -1,13 +1,12 @@
 """The rules of a policy as JUnit XML, which build servers show. No torch."""
 
-import re
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
 from robustkit.audit.outcome import Audit, RuleResult
+from robustkit.errors import shown_lines
 
 # what XML 1.0 cannot hold, not even escaped
-_UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(audit: Audit, rules: Sequence[RuleResult]) -> str:
@@ -58,5 +57,5 @@ def _fit(attributes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _whole(text: str) -> str:
-    """Without what XML 1.0 cannot hold."""
-    return _UNFIT.sub("\N{REPLACEMENT CHARACTER}", text)
+    """With escapes for what XML 1.0 cannot hold, and whatever else is not printable."""
+    return shown_lines(text)

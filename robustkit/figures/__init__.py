@@ -21,7 +21,7 @@ from robustkit.figures.differences import (
     forest_rows,
 )
 from robustkit.figures.images import class_name, difference, example_grid, png_uri, visible
-from robustkit.figures.names import level_text, printable, shortened
+from robustkit.figures.names import level_text, shortened
 from robustkit.figures.output import Draw, render, save, svg
 from robustkit.figures.style import INK, PAGE, STYLES, Style, Venue, Width
 from robustkit.figures.training import Quantity, memorisation
@@ -53,7 +53,6 @@ __all__ = [
     "level_text",
     "memorisation",
     "png_uri",
-    "printable",
     "render",
     "robustness",
     "robustness_curve",

@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from robustkit.audit.outcome import Bound, Level, RobustnessClaim, SmoothedAccuracy, Stage
+from robustkit.errors import shown
 from robustkit.figures.curves import ticks
 from robustkit.figures.legend import legend
-from robustkit.figures.names import printable, shortened
+from robustkit.figures.names import shortened
 from robustkit.figures.style import FAINT, INK, line_style
 from robustkit.statistics import Estimate
 
@@ -132,7 +133,7 @@ def confusion(ax: Axes, shares: Sequence[Sequence[float]], classes: Sequence[str
         for (row, column), value in np.ndenumerate(values):
             _number(ax, column, row, float(value))
     every = 1 if len(classes) <= NAMED else -(-len(classes) // NAMED)
-    names = shortened([printable(name) for name in classes], 14)
+    names = shortened([shown(name) for name in classes], 14)
     at = range(0, len(classes), every)
     wide = max(map(len, names), default=0) * len(at) > ANNOTATED * 2
     size = "x-small" if len(classes) > ANNOTATED else "small"

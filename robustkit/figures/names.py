@@ -1,17 +1,11 @@
-"""Names that fit into a figure: printable, short, and still different from one another."""
+"""Names that fit into a figure: visible, short, and still different from one another."""
 
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import takewhile
 
-
-def printable(text: str) -> str:
-    """On one line, and without what SVG cannot hold: control characters and broken UTF-8."""
-    fit = (c.isprintable() or c == "\N{NO-BREAK SPACE}" for c in text)
-    return "".join(
-        c if ok else "\N{REPLACEMENT CHARACTER}" for c, ok in zip(text, fit, strict=True)
-    )
+from robustkit.errors import shown
 
 
 def shortened(labels: Sequence[str], width: int = 48) -> list[str]:
@@ -20,7 +14,7 @@ def shortened(labels: Sequence[str], width: int = 48) -> list[str]:
     Where one is longer, they lose what all share, then their middle. Labels that were different
     stay so: those that would now be the same are numbered.
     """
-    labels = [printable(label) for label in labels]
+    labels = [shown(label) for label in labels]
     if max(map(len, labels), default=0) > width and len(set(labels)) > 1:
         start = _common(labels)
         end = _common([label[start:][::-1] for label in labels])
@@ -52,6 +46,6 @@ def _common(texts: Sequence[str]) -> int:
 def level_text(level: str, percent: bool) -> str:
     """A level as it was written, or, where it is a share, in per cent."""
     try:
-        return f"{100 * float(Fraction(level)):g}\u00a0%" if percent else printable(level)
+        return f"{100 * float(Fraction(level)):g}\u00a0%" if percent else shown(level)
     except (ValueError, ZeroDivisionError, OverflowError):
-        return printable(level)
+        return shown(level)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustkit.errors import InputError, UnknownName
+from robustkit.errors import InputError, RobustkitError, UnknownName, one_line, quoted
 from robustkit.losses.loss import Loss, Result, Step, as_float32, checked_logits, probing, unwrapped
 from robustkit.models import import_function
 
@@ -63,11 +63,12 @@ class CustomLoss(Loss):
         """What the function returns, if it is one number."""
         try:
             value = self.function(*arguments, **self.settings)
-        except Exception as error:  # a user's code may raise anything: one line
-            first = (str(error).strip().splitlines() or ["no message"])[0]
-            raise InputError(f"{self.name} failed: {type(error).__name__}: {first}") from error
+        except RobustkitError:
+            raise
+        except (Exception, SystemExit) as error:  # a user's code may raise anything: one line
+            raise InputError(f"{self.name} failed: {one_line(error)}") from error
         if not isinstance(value, Tensor) or value.ndim:
-            got = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            got = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else quoted(value)
             raise InputError(f"{self.name} returned {got}; it must return a scalar tensor")
         return value
 

@@ -23,7 +23,7 @@ from torch.autograd.graph import GradientEdge
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from robustkit.errors import InputError
+from robustkit.errors import InputError, first_line
 from robustkit.losses import fused_backward
 from robustkit.losses.loss import (
     Loss,
@@ -266,7 +266,7 @@ class LargeMargin(Loss):
                 for tried in (mode, LargeMargin.two_passes)
             ]
         except Exception as error:  # not every network can be copied, or runs in float64
-            return f"one pass could not be tried: {(str(error).splitlines() or ['?'])[0]}"
+            return f"one pass could not be tried: {first_line(error)}"
         gap = _gap(*found)
         return "" if gap <= TOLERANCE else f"here one pass would be off by {gap:.1g}"
 

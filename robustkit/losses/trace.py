@@ -109,8 +109,8 @@ def trace(model: nn.Module, images: Tensor, layers: Iterable[nn.Module]) -> Trac
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
         if not isinstance(output, Tensor) or not output.requires_grad:
             raise InputError(
-                f"large-margin: a {type(layer).__name__} of the network returns "
-                "no tensor with a gradient; choose another layer"
+                f"large-margin: a layer of type {type(layer).__name__} returns no tensor with a "
+                "gradient; choose another layer"
             )
         # the edge, not the tensor: an in-place ReLU behind the layer would give the tensor another
         # place in the graph, and the margin would be taken behind the ReLU

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from robustkit.errors import InputError, UnknownName
+from robustkit.errors import InputError, UnknownName, one_line
 from robustkit.files import digest, file_digest
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _call(path: Path, name: str) -> "torch.nn.Module":
     try:
         made = made_by()
     except (Exception, SystemExit) as error:  # a user's code may raise anything: one line
-        raise InputError(f"{path}:{name} failed: {_line(error)}") from error
+        raise InputError(f"{path}:{name} failed: {one_line(error)}") from error
     if not isinstance(made, torch.nn.Module):
         raise InputError(
             f"{path}:{name} returned {type(made).__name__}; it must return a torch.nn.Module"
@@ -263,7 +263,7 @@ def import_function(path: Path, name: str, option: str = "--model") -> Callable[
     try:
         found.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # as in _call
-        raise InputError(f"{path}: importing it failed: {_line(error)}") from error
+        raise InputError(f"{path}: importing it failed: {one_line(error)}") from error
     finally:
         sys.path.remove(folder)
     if not callable(found_function := getattr(module, name, None)):
@@ -271,8 +271,3 @@ def import_function(path: Path, name: str, option: str = "--model") -> Callable[
         raise UnknownName(f"function in {path}:", name, own)
     chosen: Callable[..., Any] = found_function
     return chosen
-
-
-def _line(error: BaseException) -> str:
-    """An exception as one line: its class and the first line of its message."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

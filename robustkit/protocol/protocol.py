@@ -163,7 +163,7 @@ def checked_protocol(protocol: Protocol) -> Protocol:
             raise ProtocolError(f"{word}: heads for targets of its own; set targets = 0")
         for field in fields(attack):
             value = getattr(attack, field.name)
-            least = 0 if field.name in ("confidence", "momentum", "targets") else None
+            least = 0 if field.name in ("confidence", "momentum", "patience", "targets") else None
             if isinstance(value, bool | str):
                 continue
             if value < 0 or (value == 0 and least is None):

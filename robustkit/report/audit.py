@@ -17,7 +17,8 @@ from robustkit import figures
 from robustkit.audit.outcome import Audit, ClassRow, Stage
 from robustkit.audit.stored import audit_schema, encoded, read_audit
 from robustkit.audit.wording import tolerance
-from robustkit.figures import Draw, printable, svg
+from robustkit.errors import shown
+from robustkit.figures import Draw, svg
 from robustkit.files import write_together
 from robustkit.report import html
 from robustkit.report.evaluation import CLASSES_SHOWN, GalleryImage, gallery
@@ -173,9 +174,7 @@ def _alone(stage: Stage, epsilon: str) -> Estimate | None:
 
 
 def _figure(draw: Draw, height: float, prefix: str, caption: str, spoken: str) -> PageFigure:
-    return PageFigure(
-        prefix, caption, Markup(svg(draw, (WIDTH, height), prefix, printable(spoken)))
-    )
+    return PageFigure(prefix, caption, Markup(svg(draw, (WIDTH, height), prefix, shown(spoken))))
 
 
 def _bounds(audit: Audit) -> PageFigure | None:

@@ -13,13 +13,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from robustkit.errors import InputError
+from robustkit.errors import InputError, shown
 from robustkit.figures import (
     CheckpointCurve,
     class_name,
     difference,
     png_uri,
-    printable,
     robustness_curve,
     shortened,
     svg,
@@ -125,8 +124,8 @@ def _labels(paths: Sequence[str]) -> list[str]:
     for depth in range(1, max(map(len, parts), default=1) + 1):
         labels = ["/".join(p[-depth:]) for p in parts]
         if len(set(labels)) == len(labels):
-            return [printable(label) for label in labels]
-    return [f"{printable(label)} ({i})" for i, label in enumerate(labels, 1)]
+            return [shown(label) for label in labels]
+    return [f"{shown(label)} ({i})" for i, label in enumerate(labels, 1)]
 
 
 def _warnings(findings: Sequence[Finding]) -> dict[str, list[str]]:

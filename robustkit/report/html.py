@@ -1,6 +1,5 @@
 """Pages from templates: self-contained, every string escaped."""
 
-import re
 from base64 import b64encode
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,11 +8,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from robustkit.errors import shown_lines
 from robustkit.figures import level_text
 from robustkit.report import wording
 
 PAGES = Path(__file__).parents[1] / "pages"
-_UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ def render(template: str, **values: object) -> str:
     html = _environment().get_template(template).render(values)
     # what HTML or UTF-8 cannot hold, from a path say, must not keep the page from being written,
     # and what turns the direction of writing must not turn the page's own words
-    return _UNFIT.sub("\N{REPLACEMENT CHARACTER}", html)
+    return shown_lines(html)
 
 
 def script(name: str) -> tuple[Markup, str]:

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from robustkit.audit.outcome import Audit
 from robustkit.audit.wording import tolerance
-from robustkit.figures import printable
+from robustkit.errors import shown
 from robustkit.report.wording import NOTHING, ends, in_points, interval, measured, percent
 from robustkit.statistics import Estimate
 
@@ -31,7 +31,7 @@ _MARKER = re.compile(r"^(\s*\d*)([-+=]|(?<=\d)[.)](?=\s|$))")
 def escaped(text: str) -> str:
     """Text as Markdown shows it: on one line, nothing in it is markup, a link or a mention."""
     # a space that holds a number and its unit together stays
-    plain = printable(re.sub(r"[ \t-\r]+", " ", text).strip()).translate(_ESCAPES)
+    plain = shown(re.sub(r"[ \t-\r]+", " ", text).strip()).translate(_ESCAPES)
     plain = _LINK.sub(lambda m: "&#58;//" if m[0] == "://" else "&#46;", plain)
     return _MARKER.sub(r"\1\\\2", plain)
 
@@ -40,7 +40,7 @@ def fenced(text: str, language: str = "") -> str:
     """Text as a block of code, whose fence is longer than any in it."""
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    body = "\n".join(printable(line) for line in text.splitlines())
+    body = "\n".join(shown(line) for line in text.splitlines())
     return f"{fence}{language}\n{body}\n{fence}"
 
 

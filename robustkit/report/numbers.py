@@ -114,7 +114,9 @@ def _plain(value: object) -> object:
         formula = value.startswith(FORMULA) and not NUMBER.fullmatch(value)
         return f"'{shown(value)}" if formula else shown(value)
     # by way of float, since numpy's own numbers name their type
-    return repr(float(value)) if isinstance(value, float) else value
+    if isinstance(value, float):
+        return repr(float(value))
+    return shown(value) if isinstance(value, str) else value
 
 
 def _with(row: NumberRow, estimate: Estimate) -> NumberRow:

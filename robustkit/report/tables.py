@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from robustkit.analysis.outcome import Cost, Judgement, Line, Outcome, Panel
-from robustkit.figures import level_text, printable
+from robustkit.errors import shown
+from robustkit.figures import level_text
 from robustkit.report.names import Names
 from robustkit.report.wording import (
     delta_in_points,
@@ -53,7 +54,7 @@ def escaped(text: str) -> str:
     Letters that LaTeX's fonts lack need an engine and a font that have them.
     """
     # a bracket after the end of a line would be taken for that line's option
-    return printable(text).translate(_ESCAPES).replace("[", "{[}")
+    return shown(text).translate(_ESCAPES).replace("[", "{[}")
 
 
 def tables(outcome: Outcome) -> dict[str, str]:
@@ -197,7 +198,7 @@ def _distance(estimate: Estimate | None) -> str:
 def _tabular(comment: str, columns: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     r"""A table to be \input; cells are LaTeX already."""
     lines = [
-        f"% {printable(comment)}",
+        f"% {shown(comment)}",
         f"\\begin{{tabular}}{{{columns}}}",
         "\\toprule",
         " & ".join(head) + " \\\\",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustkit.errors import InputError, RobustkitError
+from robustkit.errors import InputError, RobustkitError, one_line
 from robustkit.files import write_atomic
 from robustkit.study.store import StudyStore
 from robustkit.study.work import Job
@@ -95,8 +95,7 @@ class Exchange:
         except (RobustkitError, FileNotFoundError):
             raise
         except Exception as error:
-            said = (str(error).splitlines() or [""])[0]
-            raise InputError(f"{self.url}: {type(error).__name__}: {said}") from error
+            raise InputError(f"{self.url}: {one_line(error)}") from error
 
 
 # --- the files of a job ---------------------------------------------------------------------------

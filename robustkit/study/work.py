@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from robustkit import compression, machine
 from robustkit.data import Dataset, load_dataset
 from robustkit.data.loading import FileStamp, file_stamps
-from robustkit.errors import DataError, InputError, RobustkitError
+from robustkit.errors import DataError, InputError, RobustkitError, one_line
 from robustkit.files import build, write_atomic
 from robustkit.results.metadata import ITSELF, RecordedValue, check_name
 from robustkit.spec import TRAINED
@@ -71,12 +71,11 @@ def _guarded(store: StudyStore, kind: str, key: str, work: Any) -> dict[str, Any
     try:
         result: dict[str, Any] = {"status": "done", "reason": ""} | work()
     except RobustkitError as error:
-        result = {"status": "failed", "reason": " ".join(str(error).split())}
-    except Exception as error:  # whatever it is, it must not become a number
+        result = {"status": "failed", "reason": str(error)}
+    except (Exception, SystemExit) as error:  # whatever it is, it must not become a number
         log = store.folder / f"{kind}s" / f"{key}.log"
         write_atomic(log, traceback.format_exc().encode())
-        text = (str(error).splitlines() or [""])[0]
-        result = {"status": "failed", "reason": f"{type(error).__name__}: {text} (see {log.name})"}
+        result = {"status": "failed", "reason": f"{one_line(error)} (see {log.name})"}
     store.keep(kind, key, result)
     return result
 

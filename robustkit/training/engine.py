@@ -6,8 +6,8 @@ their first weights. A run is therefore resumed from its weights, the optimiser'
 """
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -17,8 +17,9 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from robustkit.compression import Compressor
-from robustkit.errors import TrainingFailed
+from robustkit.errors import InputError, NetworkFailed, TrainingFailed
 from robustkit.losses.loss import Loss, Step
+from robustkit.network import asked
 from robustkit.training.examples import Batch, Examples, augmented, order
 from robustkit.training.processes import ProcessGroup
 from robustkit.training.progress import Callbacks, Progress
@@ -156,7 +157,7 @@ class Engine:
         torch.manual_seed(self._key("network", self.processes.rank, self.step))
         generator = torch.Generator(self.device)
         generator.manual_seed(self._key("loss", self.processes.rank, self.step))
-        with self._autocast():
+        with self._told(), self._autocast():
             # a copy: a loss that writes into its labels must not falsify what is counted
             given, step = batch.given.clone(), Step(self.step, generator)
             result = self.loss.backward(self.model, images, given, step)
@@ -169,6 +170,18 @@ class Engine:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.step += 1
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Whatever network and loss raise, as a training that failed; memory may be the batch's."""
+        try:
+            with asked("in training"):
+                yield
+        except (InputError, NetworkFailed) as error:
+            raise TrainingFailed(f"{error}, {self._place(self.step)}") from error
+        except torch.OutOfMemoryError as error:
+            place = self._place(self.step)
+            raise TrainingFailed(f"out of memory {place}; try a smaller --batch-size") from error
 
     def _augmented(self, images: Tensor) -> Tensor:
         if not self.recipe.augment:
@@ -258,7 +271,8 @@ class Engine:
         if closes:
             self._check_weights()
         if self.held_out is not None and (closes or within % self._apart == 0):
-            line |= accuracy(self.network, self.held_out)
+            with self._told():
+                line |= accuracy(self.network, self.held_out)
         if closes:
             self._keep(line)
         self.history.append(line)

@@ -125,8 +125,10 @@ def together(processes: ProcessGroup) -> Iterator[None]:
 
 def _broken(error: BaseException) -> bool:
     """Whether an error says that another process no longer answers."""
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(mark in text for mark in BROKEN)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, RuntimeError):
+        cause = cause.__cause__  # a gradient that could not be shared is told as a failed training
+    return cause is not None and any(mark in str(cause).lower() for mark in BROKEN)
 
 
 def first_to_fail() -> bool:

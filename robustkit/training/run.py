@@ -19,10 +19,11 @@ from robustkit import compression, losses, models
 from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.data.subset import TrainingData, prepare_training_data
 from robustkit.device import device as find_device
-from robustkit.errors import InputError, RobustkitError, TrainingFailed
+from robustkit.errors import InputError, NetworkFailed, RobustkitError, TrainingFailed, one_line
 from robustkit.files import canonical, write_atomic
 from robustkit.keys import TrainingKey
 from robustkit.losses.loss import Loss, unwrapped
+from robustkit.network import asked
 from robustkit.seals import seal_of_bytes, unsealed_bytes
 from robustkit.training.config import TrainingConfig, TrainingOptions
 from robustkit.training.engine import Engine, wrapped
@@ -246,7 +247,12 @@ class _Training:
             )
         held = training.held_out
         network = self._network(examples)
-        loss = loss.prepare(network, examples.take(torch.arange(min(PROBE, len(examples)))).images)
+        few = examples.take(torch.arange(min(PROBE, len(examples)))).images
+        try:
+            with asked("in training mode"):
+                loss = loss.prepare(network, few)
+        except NetworkFailed as error:
+            raise InputError(f"{config.model} with the loss {config.loss}: {error}") from error
         model = wrapped(network, self.processes, self.device)
         compressor = None
         if config.compress is not None and isinstance(model, DistributedDataParallel):
@@ -280,15 +286,24 @@ class _Training:
         if self.device.type == "cuda":
             network = network.to(memory_format=torch.channels_last)
         shape = "×".join(map(str, config.data.shape))
+        few = examples.take(torch.arange(1)).images
         try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
-                logits = network.eval()(examples.take(torch.arange(1)).images)
-        except (RuntimeError, ValueError, IndexError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            with asked("on an image"), torch.random.fork_rng(devices=[]), torch.no_grad():
+                logits = network.eval()(few)
+        except NetworkFailed as error:
             raise InputError(
-                f"{config.model} does not take images of {shape}: {reason}; "
+                f"{config.model} does not take images of {shape}: "
+                f"{one_line(error.__cause__ or error)}; "
                 "choose another --model, or --resize, --crop or --channels"
             ) from error
+        if not isinstance(logits, torch.Tensor):
+            raise InputError(f"{config.model} returns {type(logits).__name__}, not a tensor")
+        for name, kept in network.state_dict().items():
+            if not isinstance(kept, torch.Tensor):
+                raise InputError(
+                    f"{config.model} keeps a state that is no tensor ({name}); a checkpoint holds "
+                    "tensors alone"
+                )
         if logits.shape != (1, classes):
             raise InputError(
                 f"{config.model} gives {'×'.join(map(str, logits.shape))} for one image; "

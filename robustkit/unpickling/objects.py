@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from robustkit.errors import BadFile
+from robustkit.errors import BadFile, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def mapping(value: object) -> dict[object, object] | None:
 
 def printable(text: str) -> str:
     """The text, with escapes for what would break a line or talk to the terminal."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+    return shown(text)
 
 
 @dataclass(frozen=True, slots=True)
