@@ -304,8 +304,9 @@ def test_floats_are_resized_without_rounding_to_8_bits_and_stay_in_bounds():
     ("options", "message"),
     [
         ({"crop": 9}, "--crop 9 is larger than the image of 4x5"),
-        ({"crop": 0}, "--crop must be at least 1"),
-        ({"resize": -1}, "--resize must be at least 1"),
+        ({"crop": 0}, "--crop must be from 1 to 16384 pixels, got 0"),
+        ({"resize": -1}, "--resize must be from 1 to 16384 pixels, got -1"),
+        ({"resize": 10**24}, "--resize must be from 1 to 16384 pixels, got 1000"),
         ({"channels": 2}, "--channels must be 1 or 3"),
         ({"limit": 0}, "--limit must be at least 1"),
     ],

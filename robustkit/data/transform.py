@@ -8,7 +8,10 @@ import numpy as np
 from PIL import Image as Pillow
 
 from robustkit.data.pixels import Image
-from robustkit.errors import DataError
+from robustkit.errors import DataError, quoted
+
+LONGEST_SIDE = 2**14
+"""pixels; three channels of such a square are 3 GiB"""
 
 
 class Shape(NamedTuple):
@@ -35,8 +38,10 @@ class Transform:
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise DataError(f"--{name} must be at least 1, got {value}")
+            if value is not None and not 1 <= value <= LONGEST_SIDE:
+                raise DataError(
+                    f"--{name} must be from 1 to {LONGEST_SIDE} pixels, got {quoted(value)}"
+                )
         if self.channels not in (None, 1, 3):
             raise DataError(f"--channels must be 1 or 3, got {self.channels}")
 
