@@ -66,6 +66,9 @@ def _interval(step: Step, before: Sequence[Interval], region: Region) -> Interva
     match step:
         case Input():
             return region.interval()
+        case Affine(terms=0):  # moved, each number as it is
+            low, high = before[step.source]
+            return step.apply(low), step.apply(high)
         case Affine():
             # middle and radius: two passes, where splitting weights by sign would take four
             low, high = before[step.source]

@@ -5,7 +5,7 @@ sums. The batch dimension stays first and no step mixes images.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
 
@@ -216,7 +216,7 @@ def convolution(
         return convolution(source, inner, shape, w, b, (stride, 0, 1, groups))
 
     words = isinstance(padding, str)
-    window = None if words else _square(tuple(w.shape[2:]), stride, padding, dilation)
+    window = None if words else square(tuple(w.shape[2:]), stride, padding, dilation)
     terms = w[0].numel()
     return Affine(
         source,
@@ -261,11 +261,77 @@ def scaling(
     )
 
 
+def moving(
+    source: int,
+    shape: Shape,
+    moved: Callable[[Tensor], Tensor],
+    zero: Tensor,
+    transposed: Callable[[Tensor], Tensor] | None = None,
+) -> Affine:
+    """Each number of the result is one that goes in, or 0; `zero` is a float64 one."""
+    return Affine(
+        source,
+        shape,
+        weight=None,
+        linear=lambda v, _: moved(v),
+        offset=zero,
+        constants=zero,
+        terms=0,
+        work=prod(shape),
+        diagonal=True,
+        transposed=transposed,
+    )
+
+
+def zero_padding(source: int, shape: Shape, edges: Sequence[int], zero: Tensor) -> Affine:
+    """Zeros around the last dimensions, as `functional.pad` counts `edges`; below 0 they crop."""
+
+    def cropped(source: int, _inner: Shape, shape: Shape) -> Affine:
+        return zero_padding(source, shape, (0, 0, 0, 0), zero)
+
+    step = moving(
+        source,
+        shape,
+        lambda v: functional.pad(v, list(edges)),
+        zero,
+        lambda slopes: functional.pad(slopes, [-edge for edge in edges]),
+    )
+    alike = len(edges) == 4 and len(set(edges)) == 1 and edges[0] >= 0
+    return replace(step, window=Window(1, 1, edges[0]), cropped=cropped) if alike else step
+
+
+def averaging(
+    source: int,
+    shape: Shape,
+    mapped: Callable[[Tensor], Tensor],
+    zero: Tensor,
+    count: int,
+    window: Window | None = None,
+) -> Affine:
+    """Means of so many numbers at most; `window` is a square that all of them have, unpadded."""
+
+    def cropped(source: int, _inner: Shape, shape: Shape) -> Affine:
+        return averaging(source, shape, mapped, zero, count, window)
+
+    return Affine(
+        source,
+        shape,
+        weight=None,
+        linear=lambda v, _: mapped(v),
+        offset=zero,
+        constants=zero,
+        terms=count + 2,  # two more roundings are the division's
+        work=count * prod(shape),
+        window=window,
+        cropped=cropped if window else None,
+    )
+
+
 def pool_windows(H: int, W: int, arguments: Sequence[Any], device: torch.device) -> Tensor:
     """Which places of a flattened H × W channel each window of a max pool covers, L × P."""
     size, stride, padding, dilation, ceiling = (*arguments, *(None,) * 5)[:5]
-    kernel, step = _pair(size), _pair(stride or size)
-    edge, gap = _pair(padding or 0), _pair(dilation or 1)
+    kernel, step = pair(size), pair(stride or size)
+    edge, gap = pair(padding or 0), pair(dilation or 1)
     across = [
         _starts(length, k, s, p, d, bool(ceiling))
         for length, k, s, p, d in zip((H, W), kernel, step, edge, gap, strict=True)
@@ -290,17 +356,18 @@ def _starts(length: int, k: int, s: int, p: int, d: int, ceiling: bool) -> list[
 def pool_window(step: MaxPool) -> Window | None:
     """The square of a max pool; None where it is none."""
     size, stride, padding, dilation = (*step.arguments, *(None,) * 4)[:4]
-    return _square(size, stride or size, padding or 0, dilation or 1)
+    return square(size, stride or size, padding or 0, dilation or 1)
 
 
-def _square(size: Any, stride: Any, padding: Any, dilation: Any) -> Window | None:
-    sizes, strides, paddings = _pair(size), _pair(stride), _pair(padding)
-    if _pair(dilation) != (1, 1) or any(a != b for a, b in (sizes, strides, paddings)):
+def square(size: Any, stride: Any, padding: Any, dilation: Any) -> Window | None:
+    """The window of these arguments of torch; None where it is no square."""
+    sizes, strides, paddings = pair(size), pair(stride), pair(padding)
+    if pair(dilation) != (1, 1) or any(a != b for a, b in (sizes, strides, paddings)):
         return None
     return Window(sizes[0], strides[0], paddings[0])
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
     """One number or one in a list stands for both sides."""
     values = [value] if isinstance(value, int) else list(value)
     return values[0], values[-1]

@@ -1,0 +1,318 @@
+"""What each operation of an exported program becomes: steps, or a refusal that names it."""
+
+import operator
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional
+
+from robustkit.certification.builder import Builder, named, shape_of
+from robustkit.certification.graph import (
+    Add,
+    MaxPool,
+    Relu,
+    Unsupported,
+    averaging,
+    convolution,
+    matrix,
+    pair,
+    pool_windows,
+    square,
+    zero_padding,
+)
+
+aten = torch.ops.aten
+
+
+def _same(build: Builder, node: fx.Node, x: fx.Node, *_: object, **__: object) -> None:
+    build.place[node] = build.place[x]
+
+
+def _dropout(build: Builder, node: fx.Node, x: fx.Node, _p: float, train: bool) -> None:
+    if train:
+        raise Unsupported(f"in training mode: {named(node)}")
+    build.place[node] = build.place[x]
+
+
+def _first(build: Builder, node: fx.Node, x: fx.Node, index: int) -> None:
+    if index != 0:
+        raise Unsupported(named(node))
+    build.place[node] = build.place[x]
+
+
+def _convolution(
+    build: Builder, node: fx.Node, x: fx.Node, weight: fx.Node, bias: Any = None, *rest: Any
+) -> None:
+    w, b = build.fixed(node, weight), build.bias(node, bias)
+    inner, shape = build.plane(node, x), shape_of(node)
+    build.add(node, convolution(build.place[x], inner, shape, w, b, rest))
+
+
+def _linear(build: Builder, node: fx.Node, x: fx.Node, weight: fx.Node, bias: Any = None) -> None:
+    _matrix(build, node, x, build.fixed(node, weight), build.bias(node, bias))
+
+
+def _times(build: Builder, node: fx.Node, x: fx.Node, weight: fx.Node) -> None:
+    w = build.fixed(node, weight)
+    if w.dim() != 2:
+        raise Unsupported(named(node))
+    _matrix(build, node, x, w.t(), w.new_zeros(1))
+
+
+def _plus_times(build: Builder, node: fx.Node, bias: fx.Node, x: fx.Node, weight: fx.Node) -> None:
+    _matrix(build, node, x, build.fixed(node, weight).t(), build.fixed(node, bias))
+
+
+def _matrix(build: Builder, node: fx.Node, x: fx.Node, w: Tensor, b: Tensor) -> None:
+    if len(build.source(node, x).shape) < 1:
+        raise Unsupported(named(node))
+    build.add(node, matrix(build.place[x], shape_of(node), w, b))
+
+
+def _batch_norm(
+    build: Builder,
+    node: fx.Node,
+    x: fx.Node,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    variance: Any,
+    _momentum: float,
+    epsilon: float,
+) -> None:
+    centre, var = build.fixed(node, mean), build.fixed(node, variance)
+    gain = torch.ones_like(var) if weight is None else build.fixed(node, weight)
+    shift = torch.zeros_like(var) if bias is None else build.fixed(node, bias)
+    scale = gain / (var + epsilon).sqrt()
+    view = (-1, *[1] * (len(build.source(node, x).shape) - 1))
+    # ten roundings: root, quotient, two products and two sums, in whichever order
+    build.diagonal(
+        node,
+        x,
+        scale.view(view),
+        (shift - centre * scale).view(view),
+        (shift.abs() + (centre * scale).abs()).view(view),
+        10,
+    )
+
+
+def _any_batch_norm(build: Builder, node: fx.Node, x: fx.Node, *arguments: Any) -> None:
+    weight, bias, mean, variance, training, momentum, epsilon, *_ = arguments
+    if training:
+        raise Unsupported(f"in training mode: {named(node)}")
+    _batch_norm(build, node, x, weight, bias, mean, variance, momentum, epsilon)
+
+
+def _multiply(build: Builder, node: fx.Node, one: Any, other: Any) -> None:
+    x, factor = (one, other) if one in build.place else (other, one)
+    w = build.broadcast(node, x, factor)
+    build.diagonal(node, x, w, w.new_zeros(1), w.new_zeros(1), 2)
+
+
+def _divide(build: Builder, node: fx.Node, x: Any, divisor: Any) -> None:
+    w = 1 / build.broadcast(node, x, divisor)
+    build.diagonal(node, x, w, w.new_zeros(1), w.new_zeros(1), 2)
+
+
+def _negate(build: Builder, node: fx.Node, x: fx.Node) -> None:
+    _multiply(build, node, x, -1.0)
+
+
+def _add(build: Builder, node: fx.Node, one: Any, other: Any, alpha: float = 1) -> None:
+    if alpha != 1:
+        raise Unsupported(named(node))
+    if one in build.place and other in build.place:
+        _sum(build, node, build.index(node, one), build.index(node, other))
+        return
+    x, constant = (one, other) if one in build.place else (other, one)
+    c = build.broadcast(node, x, constant)
+    build.diagonal(node, x, c.new_ones(1), c, c.abs(), 2)
+
+
+def _subtract(build: Builder, node: fx.Node, one: Any, other: Any, alpha: float = 1) -> None:
+    if alpha != 1:
+        raise Unsupported(named(node))
+    if other not in build.place:
+        c = build.broadcast(node, one, other)
+        build.diagonal(node, one, c.new_ones(1), -c, c.abs(), 2)
+        return
+    if one not in build.place:
+        c = build.broadcast(node, other, one)
+        build.diagonal(node, other, -c.new_ones(1), c, c.abs(), 2)
+        return
+    minuend = build.index(node, one)
+    _negate(build, node, other)
+    _sum(build, node, minuend, build.place[node])
+
+
+def _sum(build: Builder, node: fx.Node, one: int, other: int) -> None:
+    if build.steps[one].shape != build.steps[other].shape:
+        raise Unsupported(f"adds results of different shapes: {named(node)}")
+    build.add(node, Add((one, other), build.steps[one].shape))
+
+
+def _relu(build: Builder, node: fx.Node, x: fx.Node, slope: float = 0.0) -> None:
+    build.add(node, Relu(build.place[x], shape_of(node), slope))
+
+
+def _leaky(build: Builder, node: fx.Node, x: fx.Node, slope: float = 0.01) -> None:
+    if not 0 <= slope <= 1:
+        raise Unsupported(f"a slope of {slope:g} below zero: {named(node)}")
+    _relu(build, node, x, slope)
+
+
+def _max_pool(build: Builder, node: fx.Node, x: fx.Node, *arguments: Any) -> None:
+    H, W = build.plane(node, x)[-2:]
+    windows = pool_windows(H, W, arguments, build.device(x))
+    build.add(node, MaxPool(build.place[x], shape_of(node), arguments, windows))
+
+
+def _reshape(build: Builder, node: fx.Node, x: fx.Node, *_: object, **__: object) -> None:
+    shape = shape_of(node)
+    if prod(shape) != prod(build.source(node, x).shape):
+        raise Unsupported(f"mixes images: {named(node)}")
+    build.moved(node, x, lambda v: v.reshape(len(v), *shape))
+
+
+def _permute(build: Builder, node: fx.Node, x: fx.Node, order: Sequence[int]) -> None:
+    if order[0] != 0:
+        raise Unsupported(f"mixes images: {named(node)}")
+    build.moved(node, x, lambda v: v.permute(*order))
+
+
+def _mean(
+    build: Builder, node: fx.Node, x: fx.Node, dims: Sequence[int] | None, keep: bool = False
+) -> None:
+    inner = build.source(node, x).shape
+    rank = len(inner) + 1
+    if not dims or any(d % rank == 0 for d in dims):
+        raise Unsupported(f"mixes images: {named(node)}")
+    kept = tuple(dims)
+    count = prod(inner[d % rank - 1] for d in kept)
+    build.averaged(node, x, lambda v: v.mean(kept, keep), count)
+
+
+def _pad(
+    build: Builder,
+    node: fx.Node,
+    x: fx.Node,
+    edges: Sequence[int],
+    mode: str = "constant",
+    value: float | None = None,
+) -> None:
+    if len(edges) > 2 * len(build.source(node, x).shape):
+        raise Unsupported(f"mixes images: {named(node)}")
+    if mode != "constant":  # what stands at the edges again, or from the other side
+        build.moved(node, x, lambda v: functional.pad(v, list(edges), mode))
+    elif value:
+        raise Unsupported(f"pads with {value:g}, not with 0: {named(node)}")
+    else:
+        step = zero_padding(build.place[x], shape_of(node), edges, build.zero(x))
+        build.add(node, step)
+
+
+def _constant_pad(
+    build: Builder, node: fx.Node, x: fx.Node, edges: Sequence[int], value: float = 0.0
+) -> None:
+    _pad(build, node, x, edges, "constant", value)
+
+
+def _average(
+    build: Builder,
+    node: fx.Node,
+    x: fx.Node,
+    size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceiling: bool = False,
+    counted: bool = True,
+    divisor: int | None = None,
+) -> None:
+    if divisor is not None:
+        raise Unsupported(named(node))
+    C, H, W = build.plane(node, x)
+    (down, right), zero = pair(padding), build.zero(x)
+    place, mapped = build.place[x], _averages(size, stride, padding, ceiling, counted)
+    window = None
+    if not ceiling and (counted or not (down or right)):
+        # zeros of their own, then windows that are all alike
+        if down or right:
+            shape = (C, H + 2 * down, W + 2 * right)
+            build.add(node, zero_padding(place, shape, (right, right, down, down), zero))
+            place = build.place[node]
+        mapped, window = _averages(size, stride, 0, False, True), square(size, stride or size, 0, 1)
+    build.add(node, averaging(place, shape_of(node), mapped, zero, prod(pair(size)), window))
+
+
+def _averages(*arguments: Any) -> Callable[[Tensor], Tensor]:
+    return lambda v: functional.avg_pool2d(v, *arguments)
+
+
+def _adaptive(build: Builder, node: fx.Node, x: fx.Node, size: Any) -> None:
+    count = prod(build.plane(node, x)[1:])
+    build.averaged(node, x, lambda v: functional.adaptive_avg_pool2d(v, size), count)
+
+
+MOVES = {
+    aten.t.default,
+    aten.transpose.int,
+    aten.permute.default,
+    aten.view.default,
+    aten.reshape.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dims,
+    aten.clone.default,
+    aten.alias.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.expand.default,
+}
+"""what may be done to weights"""
+
+HANDLERS: dict[Any, Callable[..., None]] = {
+    aten.conv2d.default: _convolution,
+    aten.conv2d.padding: _convolution,
+    aten.linear.default: _linear,
+    aten.mm.default: _times,
+    aten.matmul.default: _times,
+    aten.addmm.default: _plus_times,
+    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten.batch_norm.default: _any_batch_norm,
+    operator.getitem: _first,
+    aten.mul.Tensor: _multiply,
+    aten.mul.Scalar: _multiply,
+    aten.div.Tensor: _divide,
+    aten.div.Scalar: _divide,
+    aten.neg.default: _negate,
+    aten.add.Tensor: _add,
+    aten.add.Scalar: _add,
+    aten.sub.Tensor: _subtract,
+    aten.sub.Scalar: _subtract,
+    aten.relu.default: _relu,
+    aten.leaky_relu.default: _leaky,
+    aten.max_pool2d.default: _max_pool,
+    aten.avg_pool2d.default: _average,
+    aten.pad.default: _pad,
+    aten.constant_pad_nd.default: _constant_pad,
+    aten.adaptive_avg_pool2d.default: _adaptive,
+    aten.mean.dim: _mean,
+    aten.view.default: _reshape,
+    aten.reshape.default: _reshape,
+    aten._unsafe_view.default: _reshape,
+    aten.flatten.using_ints: _reshape,
+    aten.squeeze.dim: _reshape,
+    aten.squeeze.dims: _reshape,
+    aten.squeeze.default: _reshape,
+    aten.unsqueeze.default: _reshape,
+    aten.permute.default: _permute,
+    aten.dropout.default: _dropout,
+    aten.clone.default: _same,
+    aten.alias.default: _same,
+    aten.detach.default: _same,
+    aten.contiguous.default: _same,
+}
