@@ -1,17 +1,26 @@
 """Operations that have bounds: what float32 computes lies inside, what is fooled is not certified."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from robustkit.attack import Block
 from robustkit.attack.draws import generator
 from robustkit.certification import certify
 from robustkit.certification.bounds import intervals, lowest
+from robustkit.certification.complete import decide
 from robustkit.certification.conversion import convert
+from robustkit.certification.domains import Neurons
+from robustkit.certification.graph import Sigmoidal
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region
+from robustkit.certification.roundoff import LIBRARY, UNDERFLOW
+from robustkit.certification.sigmoidal import lines
 from robustkit.checkpoint import wrap
+from robustkit.protocol import Pgd, Protocol, parse_epsilon
 
 RADIUS = 0.02
 
@@ -137,3 +146,174 @@ def test_padded_crops_have_the_bounds_of_the_whole(middle, monkeypatch):
     for one, other in zip(crops, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-7)
     assert float((bounds[-1][1] - crops[-1][1]).max()) > 1e-3  # and there was something to gain
+
+
+# -- sigmoid and tanh -----------------------------------------------------------------------------
+
+CURVES = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_library_is_off_by_far_less_than_is_assumed(name):
+    curve = getattr(torch, name)
+    # float32 numbers of every size, by their bits
+    x = torch.arange(0, 0x43000000, 1009, dtype=torch.int32).view(torch.float32)
+    for numbers in (x, -x, torch.stack([x, x], 1)[:, 0]):
+        exact = curve(numbers.double())
+        off = (curve(numbers).double() - exact).abs()
+        assert bool((off <= exact.abs() * LIBRARY / 4 + UNDERFLOW).all())
+    assert LIBRARY < 1e-6
+
+
+def _curve(name):
+    model = nn.Sequential(CURVES[name](), nn.Flatten())
+    return convert(wrap(model), torch.zeros(1, 1, 2)).steps[1]
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_lines_lie_on_both_sides_of_a_curve(name):
+    step, source = _curve(name), generator("lines", 0)
+    ends = torch.randn(2, 4000, generator=source).double() * 10.0 ** (
+        torch.rand(4000, generator=source) * 6 - 4
+    )
+    ends = torch.cat([ends, ends + torch.tensor([[0.0], [1e-8]]), ends[:1].expand(2, -1)], 1)
+    ends = torch.cat([ends, -ends, torch.tensor([[0.0, -2, 0], [0.0, 0, 2]]).double()], 1)
+    low, high = ends.amin(0), ends.amax(0)
+    below, under, above, over = lines(step, low, high)
+    share = torch.linspace(0, 1, 301).double()[:, None]
+    x = low + (high - low) * share
+    exact = step.apply(x)
+    assert bool((exact >= below * x + under - 1e-13 * (1 + x.abs())).all())
+    assert bool((exact <= above * x + over + 1e-13 * (1 + x.abs())).all())
+    # of any slope none is much closer at the middle, where the curve is convex, concave or both
+    for k in range(0, len(low), 97):
+        if 1e-3 < float(high[k] - low[k]) < 4:
+            slopes = torch.linspace(0, 1, 400).double() * step.size * step.rate
+            offsets = (exact[:, k, None] - slopes * x[:, k, None]).amax(0)
+            least = (slopes * (low[k] + high[k]) / 2 + offsets).min()
+            rise = step.apply(high[k]) - step.apply(low[k])
+            reached = above[k] * (low[k] + high[k]) / 2 + over[k]
+            assert float(reached - least) <= 0.3 * float(rise) + 1e-9
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_networks_of_curves_are_certified_inside_their_bounds(name):
+    for seed in range(3):
+        made = CURVES[name]
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = nn.Sequential(
+                nn.Conv2d(2, 4, 3, padding=1),
+                made(),
+                nn.AvgPool2d(3, 2, 1),
+                nn.Conv2d(4, 4, 2),
+                nn.BatchNorm2d(4),
+                made(),
+                nn.MaxPool2d(2),
+                nn.Flatten(),
+                nn.Linear(16, 12),
+                nn.ReLU() if seed else made(),
+                nn.Linear(12, 4),
+            ).eval()
+            with torch.no_grad():
+                for part in network:
+                    if hasattr(part, "weight"):
+                        part.weight *= 3
+        near = holds(network, seed, 0.003)
+        assert int(near.robust.sum()) >= 4
+        holds(network, seed, 0.1)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_relaxation_of_curves_is_tighter_than_intervals(name):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(162, 30), CURVES[name](), nn.Linear(30, 3))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for part in (network[1], network[3]):
+            part.reset_parameters()
+    model, x = wrap(network), pictures(0)
+    graph, region = convert(model, x[0]), Region("linf", x.double(), 0.05)
+    bounds, one = intervals(graph, region), torch.eye(3).double().expand(5, -1, -1)
+    merged, relaxed = (
+        lowest(graph, bounds, region, len(graph.steps) - 1, one, relax=relax).values
+        for relax in (False, True)
+    )
+    for row in range(5):
+        for output in range(3):
+            at = x[[row]].clone().requires_grad_()
+            (slope,) = torch.autograd.grad(model(at)[0, output], at)
+            reached = model((at - 0.05 * slope.sign()).clamp(0, 1))[0, output].detach()
+            # curves are nearly lines here: one step of gradient descent comes close
+            assert merged[row, output] + 0.1 < relaxed[row, output] <= reached
+            assert float(reached - relaxed[row, output]) < 0.06
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("norm_name", ["linf", "l2", "l1"])
+def test_no_counterexample_planted_behind_a_curve_is_certified(name, norm_name):
+    epsilon = {"linf": 0.1, "l2": 0.4, "l1": 0.2}[norm_name]
+    for seed in range(10):
+        x = torch.rand(1, 1, 4, 4, generator=generator("pictures", seed)) * 0.1 + 0.45
+        step = torch.randn(1, 1, 4, 4, generator=generator("step", seed))
+        if norm_name == "l1":
+            step = torch.eye(16)[seed].view(1, 1, 4, 4)
+        step = step.sign() if norm_name == "linf" else step / step.norm()
+        corner = x + epsilon * step
+        network = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), CURVES[name](), nn.Linear(1, 2))
+        with torch.no_grad():
+            network[1].weight[:] = step.flatten()
+            network[1].bias[:] = 0.3 * seed - 1.5 - step.flatten() @ x.flatten()
+            last = network[:3](corner)
+            network[3].weight[:] = torch.tensor([[0.0], [100.0]])
+            network[3].bias[:] = torch.tensor([0.0, float(-100 * last) + 1e-3])
+        model, zero = wrap(network), torch.zeros(1, dtype=torch.int64)
+        assert int(model(x).argmax(1)) == 0
+        assert int(model(corner).argmax(1)) == 1
+        assert not bool(certify(model, x, zero, norm_name, epsilon).robust)
+        assert bool(certify(model, x, zero, norm_name, epsilon * 0.98).robust)
+
+
+def test_what_overflows_before_a_curve_is_not_certified():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Sigmoid(), nn.Linear(2, 2))
+    with torch.no_grad():
+        network[1].weight[:] = 3e38
+        network[1].weight[:, 1] = -3e38
+        network[3].weight[:] = 1e-3
+        network[3].bias[:] = torch.tensor([1.0, 0.0])
+    x = torch.zeros(1, 1, 2, 2)
+    result = certify(wrap(network), x, torch.zeros(1, dtype=torch.int64), "linf", 1.0)
+    assert not result.robust.any()
+    assert not bool(result.margin.isnan().any())
+
+
+@pytest.mark.parametrize("middle", [["tanh", "sigmoid"], ["tanh", None]])
+def test_branch_and_bound_halves_no_curve(middle):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = [nn.Flatten()]
+        for size, name in zip((162, 12), middle, strict=True):
+            parts += [nn.Linear(size, 12), CURVES[name]() if name else nn.ReLU()]
+        network = nn.Sequential(*parts, nn.Linear(12, 3))
+        with torch.no_grad():
+            network[1].weight *= 4
+            network[3].weight *= 4
+    model, x = wrap(network), pictures(0, 4)
+    labels = model(x).argmax(1)
+    graph = convert(model, x[0])
+    bounds = intervals(graph, Region("linf", x[:1].double(), 0.05))
+    curves = [k for k, step in enumerate(graph.steps) if isinstance(step, Sigmoidal)]
+    assert not set(Neurons.of(graph, bounds).shapes) & set(curves)
+    block = Block(x, labels, [str(i) for i in range(4)], 0)
+    seen = set()
+    for epsilon in ("0.005", "0.02", "0.05"):
+        nothing = Pgd(1, Fraction(1, 10**6), random_start=False)
+        protocol = Protocol("weak", "", "linf", (nothing,), (parse_epsilon(epsilon),))
+        for row, decision in decide(model, block, protocol, time_limit=2.0, batch_size=4):
+            seen.add(decision.outcome)
+            if decision.outcome == "fooled":
+                point = decision.perturbed[None]
+                assert int(model(point).argmax(1)) != int(labels[row])
+                assert not bool(
+                    certify(model, x[[row]], labels[[row]], "linf", float(epsilon)).robust
+                )
+    assert {"certified", "fooled"} <= seen

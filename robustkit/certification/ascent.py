@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustkit.certification.domains import Domains, Problem
-from robustkit.certification.refine import rebounded, relu_inputs
+from robustkit.certification.refine import nonlinear_inputs, rebounded, relaxed
 
 ALPHA_STEP = 0.1
 """largest first step of a slope, which lies between 0 and 1"""
@@ -76,11 +76,9 @@ def tighten(problem: Problem, domains: Domains) -> Domains:
     """Domains with the intervals behind presumed signs bounded again; an empty one is done with."""
     cut, region = problem.intervals(domains), problem.rows(domains)
     empty = torch.zeros_like(domains.lower, dtype=torch.bool)
-    for index in relu_inputs(problem.graph):
-        low, high = cut[index]
-        cut[index] = low, high = rebounded(
-            problem.graph, cut, region, index, (low < 0) & (high > 0)
-        )
+    for index in nonlinear_inputs(problem.graph):
+        open_ = relaxed(problem.graph, cut, index) > 0
+        cut[index] = low, high = rebounded(problem.graph, cut, region, index, open_)
         empty |= (low > high).flatten(1).any(1)
     sides = [{i: cut[s][k][:, None] for i, s in problem.neurons.sources.items()} for k in (0, 1)]
     low, high = (problem.neurons.gathered(side) for side in sides)

@@ -1,8 +1,8 @@
 """What a network's numbers can be over a region: intervals, linear relaxations, rounding.
 
 Intervals are those of Gowal et al. 2018, the linear relaxation is CROWN (Zhang et al. 2018): a
-lower bound of a linear function of a step's result is carried back to the images, each ReLU and
-each max pool replaced by the linear function below or above it that its interval allows.
+lower bound of a linear function of a step's result is carried back to the images, each ReLU,
+sigmoid and max pool replaced by the linear function below or above it that its interval allows.
 Everything is float64; N images, S linear functions ("slopes") for each. The numbers bounded are
 those of the network as it is run, rounding included, and the bounds hold in spite of their own: see
 `roundoff.py`, which derives the error of each step.
@@ -17,9 +17,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustkit.certification.graph import Add, Affine, BoundGraph, Input, MaxPool, Relu, Step
+from robustkit.certification.graph import (
+    Add,
+    Affine,
+    BoundGraph,
+    Input,
+    MaxPool,
+    Relu,
+    Sigmoidal,
+    Step,
+)
 from robustkit.certification.region import Region, power
-from robustkit.certification.roundoff import OVERFLOW, UNDERFLOW, own_arithmetic
+from robustkit.certification.roundoff import LIBRARY, OVERFLOW, UNDERFLOW, own_arithmetic
+from robustkit.certification.sigmoidal import lines
 
 Interval = tuple[Tensor, Tensor]
 """lowest and highest, both N × a step's shape"""
@@ -77,7 +87,7 @@ def _interval(step: Step, before: Sequence[Interval], region: Region) -> Interva
             return middle - half, middle + half
         case Add(sources=(one, other)):
             return before[one][0] + before[other][0], before[one][1] + before[other][1]
-        case _:  # ReLU and max pool never fall: the ends of the interval go to the ends
+        case _:  # ReLU, sigmoid and max pool never fall: the ends of the interval go to the ends
             low, high = before[step.source]
             return step.apply(low), step.apply(high)
 
@@ -135,6 +145,11 @@ def local_error(graph: BoundGraph, index: int, bounds: Sequence[Interval]) -> Te
         case Relu():
             sizes = _size(bounds[step.source]) + UNDERFLOW
             return sizes * (roundoff.relative(1) * step.slope + own) + UNDERFLOW
+        case Sigmoidal():
+            low, high = bounds[step.source]
+            # slope · x and offset of the relaxation's lines, together
+            sizes = 2 * (step.size * step.rate * _size((low, high)) + 1)
+            lost = _size((step.apply(low), step.apply(high))) * LIBRARY + UNDERFLOW
         case MaxPool():
             return step.apply(_size(bounds[step.source])) * own + UNDERFLOW
     return torch.where(sizes < OVERFLOW, lost + sizes * own, torch.inf)
@@ -279,9 +294,9 @@ def carried(
                     passed = passed + beta
                 total = total + constant
                 flows = [(step.source, passed)]
-            case MaxPool():
+            case Sigmoidal() | MaxPool():
                 inner = graph.steps[step.source].shape
-                passed, constant = _through_pool(step, a, bounds[step.source], inner)
+                passed, constant = _through_other(step, a, bounds[step.source], inner)
                 total = total + constant
                 flows = [(step.source, passed)]
         for source, flow in flows:
@@ -312,6 +327,23 @@ def _through_relu(
     falling = a.clamp(max=0)
     passed = (a * below).addcmul_(falling, above[:, None] - below)
     return passed, _weighed(falling, offset)
+
+
+def _through_other(
+    step: Sigmoidal | MaxPool, a: Tensor, interval: Interval, inner: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Slopes before a step that nothing may be chosen of, and what is added."""
+    if isinstance(step, MaxPool):
+        return _through_pool(step, a, interval, inner)
+    return _through_sigmoid(step, a, interval)
+
+
+def _through_sigmoid(step: Sigmoidal, a: Tensor, interval: Interval) -> tuple[Tensor, Tensor]:
+    """Slopes before a sigmoid or tanh, and what is added."""
+    below, under, above, over = lines(step, *interval)
+    rising, falling = a.clamp(min=0), a.clamp(max=0)
+    passed = rising * below[:, None] + falling * above[:, None]
+    return passed, _weighed(rising, under) + _weighed(falling, over)
 
 
 def _through_pool(

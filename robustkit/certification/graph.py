@@ -1,7 +1,7 @@
 """A network as a short list of steps that bounds can be carried through.
 
-There are four kinds of step behind the images, all in float64: affine maps, ReLUs, max pools and
-sums. The batch dimension stays first and no step mixes images.
+There are five kinds of step behind the images, all in float64: affine maps, ReLUs, sigmoids (tanh
+is one), max pools and sums. The batch dimension stays first and no step mixes images.
 """
 
 from collections.abc import Callable, Sequence
@@ -104,6 +104,30 @@ class Relu:
 
 
 @dataclass(frozen=True, slots=True)
+class Sigmoidal:
+    """size · tanh(rate · x) + centre: tanh, and sigmoid, which is (1 + tanh(x / 2)) / 2."""
+
+    source: int
+    shape: Shape
+    size: float
+    rate: float
+    centre: float
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Of a batch."""
+        # sigmoid of its own keeps its relative precision where it is near 0
+        return x.sigmoid() if self.centre else x.tanh()
+
+    def odd(self, x: Tensor) -> Tensor:
+        """Less the centre."""
+        return self.size * (self.rate * x).tanh()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """At x, at most size · rate."""
+        return self.size * self.rate / (self.rate * x).clamp(-300, 300).cosh().square()
+
+
+@dataclass(frozen=True, slots=True)
 class MaxPool:
     """The largest of each window."""
 
@@ -128,7 +152,7 @@ class Add:
     shape: Shape
 
 
-Step = Input | Affine | Relu | MaxPool | Add
+Step = Input | Affine | Relu | Sigmoidal | MaxPool | Add
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
-"""A domain in which every sign is presumed: the network is linear there, and a programme decides.
+"""A domain in which every sign is presumed: a linear programme decides.
+
+ReLUs are linear there; what else is not, sigmoids and max pools, keeps its relaxation.
 
 The programme's answer is only a guide, for its tolerances are no proof: its dual values are
 multipliers of the presumed signs, and what they give is a bound like any other. Its point is one
@@ -21,10 +23,10 @@ gets a bound as far above 0 as this times what it misses"""
 def solve(problem: Problem, domain: Domains) -> tuple[float, Tensor | None]:
     """A lower bound of one domain's function, and a point where it may be attained.
 
-    None where the norm's ball is no polytope or the programme has no answer.
+    None where the norm's ball is no polytope, no sign is presumed or the programme has no answer.
     """
     before = float(domain.lower)
-    if problem.region.norm != "linf":
+    if problem.region.norm != "linf" or len(problem.neurons) == 0:
         return before, None
     cut = problem.intervals(domain)
     zero = torch.zeros_like(domain.alpha)

@@ -14,6 +14,7 @@ from robustkit.certification.graph import (
     Add,
     MaxPool,
     Relu,
+    Sigmoidal,
     Unsupported,
     averaging,
     convolution,
@@ -164,6 +165,14 @@ def _leaky(build: Builder, node: fx.Node, x: fx.Node, slope: float = 0.01) -> No
     _relu(build, node, x, slope)
 
 
+def _sigmoid(build: Builder, node: fx.Node, x: fx.Node) -> None:
+    build.add(node, Sigmoidal(build.index(node, x), shape_of(node), 0.5, 0.5, 0.5))
+
+
+def _tanh(build: Builder, node: fx.Node, x: fx.Node) -> None:
+    build.add(node, Sigmoidal(build.index(node, x), shape_of(node), 1.0, 1.0, 0.0))
+
+
 def _max_pool(build: Builder, node: fx.Node, x: fx.Node, *arguments: Any) -> None:
     H, W = build.plane(node, x)[-2:]
     windows = pool_windows(H, W, arguments, build.device(x))
@@ -295,6 +304,8 @@ HANDLERS: dict[Any, Callable[..., None]] = {
     aten.sub.Scalar: _subtract,
     aten.relu.default: _relu,
     aten.leaky_relu.default: _leaky,
+    aten.sigmoid.default: _sigmoid,
+    aten.tanh.default: _tanh,
     aten.max_pool2d.default: _max_pool,
     aten.avg_pool2d.default: _average,
     aten.pad.default: _pad,

@@ -1,11 +1,13 @@
-"""Tighter intervals inside a network: linear relaxation where the sign of a neuron is open.
+"""Tighter intervals inside a network, by linear relaxation, where a nonlinear step needs them.
+
+A ReLU needs them where a neuron's sign is open, a sigmoid wherever its curve is no line.
 
 A neuron behind convolutions sees a small square of the image only. Its bound is carried back
 through crops of the steps as large as what it sees, many places of many images side by side.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -26,12 +28,17 @@ from robustkit.certification.graph import (
     Input,
     MaxPool,
     Relu,
+    Sigmoidal,
     Step,
     Window,
     pool_window,
     pool_windows,
 )
 from robustkit.certification.region import Region
+from robustkit.certification.sigmoidal import lines
+
+STRAIGHT = 1e-9
+"""a gap between a sigmoid's lines that no bound would gain from"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +58,23 @@ class _Crops:
 def refined(
     graph: BoundGraph, bounds: list[Interval], region: Region, budget: float
 ) -> tuple[list[Interval], int]:
-    """Intervals by linear relaxation for neurons of open sign, and how many layers have some.
+    """Intervals by linear relaxation for open neurons (`relaxed`), and how many layers have some.
 
-    Goes through the inputs of every ReLU behind another one, as far as an image's `budget` of
-    multiplications lasts; where it does not, the neurons whose relaxation is widest go first. What
-    is done for an image depends on no other.
+    Goes through the inputs of every ReLU or sigmoid behind another one, as far as an image's
+    `budget` of multiplications lasts; where it does not, the neurons whose relaxation is widest go
+    first. What is done for an image depends on no other.
     """
     known: dict[int, Interval] = {}
     # from the images on: a layer's tighter intervals are what the next one is relaxed with. The
-    # input of the first ReLU is left out: there intervals are already exact
-    layers = [_layer(graph, index) for index in relu_inputs(graph)]
+    # first input is left out: there intervals are already exact
+    layers = [_layer(graph, index) for index in nonlinear_inputs(graph)]
     left = torch.full(
         (len(region.images),), budget, dtype=torch.float64, device=region.images.device
     )
     for number, layer in enumerate(layers):
         index, crops = layer.index, layer.crops
-        most = (_granted(bounds, layers[number:], left) / layer.price).long()
-        chosen = _widest(bounds[index], most)
+        most = (_granted(graph, bounds, layers[number:], left) / layer.price).long()
+        chosen = _widest(relaxed(graph, bounds, index), most)
         if not bool(chosen.any()):
             continue
         left = left - chosen.flatten(1).sum(1) * layer.price
@@ -100,7 +107,9 @@ def _layer(graph: BoundGraph, index: int) -> _Layer:
     return _Layer(index, crops, 2.0 * work)
 
 
-def _granted(bounds: Sequence[Interval], layers: Sequence[_Layer], left: Tensor) -> Tensor:
+def _granted(
+    graph: BoundGraph, bounds: Sequence[Interval], layers: Sequence[_Layer], left: Tensor
+) -> Tensor:
     """What the first of some layers may cost, N, of what is `left` to each image.
 
     From the last layer backwards, each is given what it needs, up to an equal share of what is
@@ -108,14 +117,14 @@ def _granted(bounds: Sequence[Interval], layers: Sequence[_Layer], left: Tensor)
     """
     for others in range(len(layers), 1, -1):
         layer = layers[others - 1]
-        need = _open(bounds[layer.index]).sum(1) * layer.price
+        need = (relaxed(graph, bounds, layer.index) > 0).flatten(1).sum(1) * layer.price
         left = left - torch.minimum(need, left / others)
     return left
 
 
-def relu_inputs(graph: BoundGraph) -> list[int]:
-    """Inputs of ReLUs behind another one, in order."""
-    found = {step.source for step in graph.steps if isinstance(step, Relu)}
+def nonlinear_inputs(graph: BoundGraph) -> list[int]:
+    """Inputs of ReLUs and sigmoids behind another one, in order."""
+    found = {step.source for step in graph.steps if isinstance(step, Relu | Sigmoidal)}
     return sorted(index for index in found if not _exact(graph, index))
 
 
@@ -128,23 +137,31 @@ def _exact(graph: BoundGraph, index: int) -> bool:
     return isinstance(step, Input) and mixing <= 1
 
 
-def _open(interval: Interval) -> Tensor:
-    """Whether a neuron's sign is open, N × neurons."""
-    low, high = (side.flatten(1) for side in interval)
-    return (low < 0) & (high > 0)
+def relaxed(graph: BoundGraph, bounds: Sequence[Interval], index: int) -> Tensor:
+    """What relaxation may lose at each number of a step, N × shape; 0 where it is not open."""
+    low, high = bounds[index]
+    lost = torch.zeros_like(low)
+    for step in graph.steps:
+        if isinstance(step, Relu) and step.source == index:
+            # the relaxation is a triangle between ReLU and its chord; its height, at 0, is the most
+            # that is lost at this neuron. One of known sign loses nothing
+            height = -low * high / (high - low).clamp(min=1e-300)
+            lost = torch.maximum(lost, torch.where((low < 0) & (high > 0), height, 0.0))
+        elif isinstance(step, Sigmoidal) and step.source == index:
+            below, under, above, over = lines(step, low, high)
+            gap = (above - below) * (low + high) / 2 + over - under
+            lost = torch.maximum(lost, torch.where(gap > STRAIGHT, gap, 0.0))
+    return lost
 
 
-def _widest(interval: Interval, most: Tensor) -> Tensor:
-    """The neurons of open sign of each image, `most` (N) of them, of the highest triangles."""
-    low, high = (side.flatten(1) for side in interval)
-    # the relaxation is a triangle between ReLU and its chord; its height, at 0, is the most that is
-    # lost at this neuron. One of known sign loses nothing, and is never chosen
-    height = torch.where(_open(interval), -low * high / (high - low).clamp(min=1e-300), 0.0)
+def _widest(lost: Tensor, most: Tensor) -> Tensor:
+    """The numbers of each image, `most` (N) of them, where most is `lost`; never where nothing."""
+    height = lost.flatten(1)
     # strictly above the first that is left out: of equals none is taken, so that the choice depends
     # on no order, and a budget is never exceeded
     ranked = functional.pad(height.sort(dim=1, descending=True).values, (0, 1))
     least = ranked.gather(1, most.clamp(0, height.shape[1])[:, None])
-    return (height > least).view_as(interval[0])
+    return (height > least).view_as(lost)
 
 
 def rebounded(
@@ -224,14 +241,14 @@ def _window(step: Step) -> Window | None:
             return step.window
         case MaxPool():
             return pool_window(step)
-        case Relu():
+        case Relu() | Sigmoidal():
             return Window(1, 1, 0)
         case _:
             return None
 
 
 def _source(step: Step) -> int:
-    assert isinstance(step, Affine | Relu | MaxPool)
+    assert isinstance(step, Affine | Relu | Sigmoidal | MaxPool)
     return step.source
 
 
@@ -248,6 +265,8 @@ def _cropped(step: Step, source: int, inner: tuple[int, ...], shape: tuple[int, 
             return MaxPool(source, shape, arguments, places)
         case Relu():
             return Relu(source, shape, step.slope)
+        case Sigmoidal():
+            return replace(step, source=source, shape=shape)
         case _:
             return Input(shape)
 
