@@ -1,5 +1,7 @@
 """What a network may not do to the evaluation: write into it, remember it, or mix its images."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,13 @@ from robustkit.errors import InputError
 from robustkit.evaluation import RunOptions, evaluate
 from robustkit.evaluation.probe import probe
 
-EPSILONS = {"pgd": "0.05", "square": "0.05", "fmn": "0.4", "boundary": "0.4"}
+EPSILONS = {"pgd": "0.05", "square": "0.05", "fmn": "0.4", "boundary": "0.4", "hopskipjump": "0.4"}
 SETTINGS = {
     "pgd": ["steps=5"],
     "square": ["queries=30"],
     "fmn": ["steps=10"],
-    "boundary": ["steps=10"],
+    "boundary": ["steps=50"],
+    "hopskipjump": ["steps=2"],
 }
 
 
@@ -96,6 +99,13 @@ class TurnsOffGradients(Net):
     def forward(self, x):
         logits = self.net(x)
         torch.set_grad_enabled(False)
+        return logits
+
+
+class TurnsOnGradients(Net):
+    def forward(self, x):
+        logits = self.net(x)
+        torch.set_grad_enabled(True)
         return logits
 
 
@@ -203,6 +213,11 @@ class Noisy(Net):
         return self.net(x + 0.05 * torch.randn_like(x))
 
 
+class VeryNoisy(Net):
+    def forward(self, x):
+        return self.net(x + 0.3 * torch.randn_like(x))
+
+
 class OwnNoise(Net):
     def __init__(self):
         super().__init__()
@@ -259,6 +274,48 @@ def test_what_a_network_does_beside_answering_changes_no_row(bad, good, attack):
     assert found.clean().value == 1
     assert torch.is_grad_enabled()
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("image_by_image", [False, True])
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (NormalisesInPlace, "writes into its input"),
+        (NormalisesInAView, "writes into its input"),
+        (ShiftsItsData, "writes into its input"),
+        (TurnsOnTraining, "puts itself into training mode"),
+        (TurnsOffGradients, "switches gradients on or off"),
+        (TurnsOnGradients, "switches gradients on or off"),
+        (TurnsToDouble, "sets the default data type"),
+        (Net, None),
+        (Noisy, None),
+    ],
+)
+def test_what_a_network_does_beside_answering_is_told(network, words, image_by_image):
+    found = evaluated(network(), truth=Net(), image_by_image=image_by_image)
+    told = [text for text in found.header["warnings"] if "at a pass" in text]
+    assert len(told) == (words is not None)
+    if words:
+        assert f"the network {words} at a pass" in told[0]
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_torchscript_network_is_asked_what_it_does_beside_answering():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but files of it are about
+        network = torch.jit.trace(NormalisesInPlace().eval().requires_grad_(False), images(2))
+    found = evaluated(network, truth=Normalises())
+    assert any("writes into its input" in text for text in found.header["warnings"])
+
+
+@pytest.mark.parametrize("attack", ["boundary", "hopskipjump"])
+@pytest.mark.parametrize("network", [Noisy, VeryNoisy])
+def test_attacks_by_decisions_end_on_a_network_that_draws_at_random(attack, network):
+    # among the images are some that a single pass gets wrong, and where the noise begins
+    found = evaluated(network(), attack, truth=Net())
+    assert len(found.table) == 24
+    assert found.clean().value > 0.5
 
 
 @pytest.mark.parametrize("bad", [NormalisesInPlace, OneBuffer])

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,6 +22,8 @@ with warnings.catch_warnings():
     import foolbox
 
 __all__ = [
+    "DecidedOnce",
+    "Elsewhere",
     "Goal",
     "UnitBox",
     "drawn",
@@ -51,6 +54,46 @@ class _Checked(torch.nn.Module):
         if not bool(torch.isfinite(logits).all()):
             raise EvaluationFailed("logits turned NaN or infinite during the attack")
         return logits.to(x.dtype)
+
+
+class DecidedOnce(torch.nn.Module):
+    """A model that draws at random, asked once at each point; a batch is one point to it.
+
+    foolbox's attacks by decisions ask again at a point that was adversarial, and assert that it
+    still is.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.known: dict[bytes, torch.Tensor] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As the model, N × K."""
+        key = blake2b(x.detach().cpu().numpy().tobytes(), digest_size=16).digest()
+        if key not in self.known:
+            self.known[key] = answer(self.model, x)
+        return self.known[key]
+
+
+class Elsewhere(foolbox.criteria.Criterion):  # type: ignore[misc]
+    """Points other than the images, N × C × H × W.
+
+    Blended noise begins with none of it, where a model that draws at random may err: an attack
+    that starts at the image itself divides by its distance, 0.
+    """
+
+    def __init__(self, images: torch.Tensor) -> None:
+        super().__init__()
+        self.images = images
+
+    def __repr__(self) -> str:
+        return "Elsewhere()"
+
+    def __call__(self, perturbed: Any, outputs: Any) -> Any:
+        """Which they are, N."""
+        points, restore = eagerpy.astensor_(perturbed)
+        return restore(eagerpy.astensor((points.raw != self.images).flatten(1).any(1)))
 
 
 def foolbox_model(model: torch.nn.Module, device: torch.device) -> foolbox.PyTorchModel:

@@ -9,7 +9,7 @@ from torch import Tensor
 from robustkit.attack.block import Progress, batches
 from robustkit.attack.build import build_minimal_norm
 from robustkit.attack.draws import seed_of
-from robustkit.attack.library import foolbox, foolbox_model, seeded
+from robustkit.attack.library import DecidedOnce, Elsewhere, foolbox, foolbox_model, seeded
 from robustkit.attack.verdicts import Verifier
 from robustkit.errors import EvaluationFailed
 from robustkit.network import asked
@@ -34,17 +34,16 @@ class MinimalNorm:
 
     def run(self, progress: Progress) -> None:
         """Attack every image that is classified correctly."""
-        block, victim = self.verifier.block, self.verifier.victim
+        block = self.verifier.block
         device = block.images.device
         adversary = build_minimal_norm(self.attack, self.protocol.norm)
-        wrapped = foolbox_model(victim.model, device)
         rows = (self.verifier.outcomes.distance > 0).nonzero()[:, 0].cpu()
         size = 1 if isinstance(self.attack, ONE_BY_ONE) else self.batch_size
         parts = list(batches(rows, size))
         for n, batch in enumerate(parts, 1):
             ids = (block.ids[i] for i in batch.tolist())
             with seeded(seed_of(self.protocol.seed, self.position, *ids), device):
-                result = self._answer(adversary, wrapped, batch)
+                result = self._answer(adversary, batch)
             if result is not None:
                 self._keep(result, batch)
             progress(n / len(parts))
@@ -56,20 +55,24 @@ class MinimalNorm:
         pixels = result.detach().to(self.verifier.block.images.dtype).clamp(0, 1)
         self.verifier.keep(batch, pixels, self.name)
 
-    def _answer(self, adversary: Any, wrapped: Any, batch: Tensor) -> Tensor | None:
+    def _answer(self, adversary: Any, batch: Tensor) -> Tensor | None:
         """What the attack returns; None if it found no point to start from."""
-        images, classes = self.verifier.block.images, self.verifier.outcomes.classes
+        victim, images = self.verifier.victim, self.verifier.block.images
         there = batch.to(images.device)
-        targeted = self.verifier.victim.targeted
-        criterion = foolbox.TargetedMisclassification if targeted else foolbox.Misclassification
+        classes = self.verifier.outcomes.classes[there]
+        kind = foolbox.TargetedMisclassification if victim.targeted else foolbox.Misclassification
+        model, criterion = victim.model, kind(classes)
+        if victim.votes > 1 and isinstance(self.attack, ONE_BY_ONE):
+            model, criterion = DecidedOnce(model), criterion & Elsewhere(images[there])
+        wrapped = foolbox_model(model, images.device)
         try:
             with asked(f"in {self.name}"):  # foolbox goes back through the network by itself
-                answer: Tensor = adversary.run(wrapped, images[there], criterion(classes[there]))
+                answer: Tensor = adversary.run(wrapped, images[there], criterion)
         except EvaluationFailed as error:
             # HopSkipJump and Boundary: noise of every strength left the prediction alone
             if "init_attack failed" in str(error):
                 return None
-            where = self.verifier.victim.at(batch)
+            where = victim.at(batch)
             raise EvaluationFailed(
                 f"{error}, in the batch of {len(batch)} that begins{where}"
             ) from error

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from robustkit.attack.library import drawn, seeded
 from robustkit.attack.victim import VOTES
-from robustkit.checkpoint.adapter import replica
+from robustkit.checkpoint.adapter import Classifier, OneByOne, replica
 from robustkit.data import Dataset
 from robustkit.errors import DataError, EvaluationFailed, InputError, NetworkFailed, one_line
 from robustkit.network import gradient
@@ -46,6 +47,8 @@ class NetworkTraits:
     """whether passes over the same image differ"""
     gradient: bool | None
     """whether a gradient arrives at the pixels; None: not asked"""
+    beside: tuple[str, ...] = ()
+    """what it does at a pass beside answering, in words"""
 
     @property
     def warnings(self) -> list[str]:
@@ -60,6 +63,11 @@ class NetworkTraits:
             found.append(
                 "no gradient arrives at the pixels: attacks by gradients fail or find nothing, "
                 "which is no robustness; square and hopskipjump need none"
+            )
+        if self.beside:
+            found.append(
+                f"the network {' and '.join(self.beside)} at a pass: undone here each time, so "
+                "that no number changes, but other programs may be misled"
             )
         return found
 
@@ -84,7 +92,8 @@ def probe(
     asked = _Asked(model, data)
     with seeded(0, device):  # and global generators are left as they were
         random = _contract(asked, images)
-        return NetworkTraits(random, asked.has_gradient(images) if gradients else None)
+        gradient = asked.has_gradient(images) if gradients else None
+        return NetworkTraits(random, gradient, asked.beside(images[:1]))
 
 
 def _contract(asked: "_Asked", images: Tensor) -> bool:
@@ -266,6 +275,24 @@ class _Asked:
         if repeatable and (apart := _apart(among, beside)) > COMPANY:
             _refuse(f"from one seed they lie {apart:.2g} of the largest logit apart")
 
+    def beside(self, image: Tensor) -> tuple[str, ...]:
+        """What the network itself does beside answering, with gradients and without."""
+        holder = self.model
+        while isinstance(holder, OneByOne):
+            holder = holder.network
+        if not isinstance(holder, Classifier):
+            return ()
+        network = holder.network
+        # not by hooks, which TorchScript has none of
+        holder.network = watched = _Watched(network)
+        try:
+            for grad in (False, True):
+                with torch.set_grad_enabled(grad), suppress(NetworkFailed, torch.OutOfMemoryError):
+                    self.model(image)
+        finally:
+            holder.network = network
+        return tuple(watched.seen)
+
     def has_gradient(self, images: Tensor) -> bool:
         """Whether a gradient that is not zero everywhere arrives at the pixels."""
         x = images.clone().requires_grad_()
@@ -280,6 +307,29 @@ class _Asked:
         except (NetworkFailed, torch.OutOfMemoryError):
             return False
         return found is not None and bool((found != 0).any())
+
+
+class _Watched(torch.nn.Module):
+    """A network, and what it leaves behind at a pass."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.seen: dict[str, None] = {}
+        self.training = False  # and the network as it is
+
+    def forward(self, x: Tensor) -> Any:
+        """As the network."""
+        given, grad, dtype = x.detach().clone(), torch.is_grad_enabled(), torch.get_default_dtype()
+        output = self.network(x)
+        found = {
+            "writes into its input": not torch.equal(x.detach(), given),
+            "puts itself into training mode": any(part.training for part in self.modules()),
+            "switches gradients on or off": torch.is_grad_enabled() != grad,
+            "sets the default data type": torch.get_default_dtype() != dtype,
+        }
+        self.seen |= dict.fromkeys(words for words, happened in found.items() if happened)
+        return output
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
