@@ -194,9 +194,16 @@ def digest(*parts: bytes | str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        return open_digest(file)
+    """SHA-256 of a file's bytes, read in pieces.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return open_digest(file)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def open_digest(file: BufferedReader) -> str:
@@ -250,7 +257,9 @@ def _replacing(target: Path) -> Iterator[BinaryIO]:
 
 def _aside(path: Path, kind: str) -> Path:
     """A name beside a file's that fits wherever the file's own does."""
-    return path.with_name(f".{path.name[:100]}.{digest(path.name)[:8]}.{os.getpid()}.{kind}")
+    return path.with_name(
+        f".{path.name[:100]}.{digest(os.fsencode(path.name))[:8]}.{os.getpid()}.{kind}"
+    )
 
 
 def _opened_through(path: Path) -> BinaryIO | None:

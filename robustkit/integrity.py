@@ -17,7 +17,7 @@ from robustkit.analysis import evidence
 from robustkit.audit.stored import read_audit
 from robustkit.checkpoint.header import is_safetensors, read_header, seal_state
 from robustkit.errors import RecordError, RobustkitError, first_line
-from robustkit.files import file_digest
+from robustkit.files import file_digest, is_file
 from robustkit.record import Blocks, check_folder, read
 from robustkit.record import read_header as record_header
 from robustkit.record.examples import examples_state
@@ -59,7 +59,7 @@ def check_files(folder: Path) -> Iterator[CheckedFile]:
         folders.sort()
         for name in sorted(names):
             path = Path(parent) / name
-            if path.exists() and not path.is_file():
+            if os.path.exists(path) and not is_file(path):  # noqa: PTH110 - of a forbidden one, too
                 continue  # a pipe would be waited for
             if (found := _kind(path)) is not None:
                 yield _checked(path, *found)
@@ -95,8 +95,8 @@ def _kind(path: Path) -> tuple[str, Callable[[Path], State]] | None:
         return "audit", _audit
     if name == "manifest.json":
         return "published report", _manifest
-    in_study = parent.name in SEALED_FOLDERS and (parent.parent / "study.json").is_file()
-    of_study = name in ("study.json", "plan.json") and (parent / "study.json").is_file()
+    in_study = parent.name in SEALED_FOLDERS and is_file(parent.parent / "study.json")
+    of_study = name in ("study.json", "plan.json") and is_file(parent / "study.json")
     part = path.suffix == ".json" and name.startswith(tuple(f"{one}-" for one in PARTS))
     if path.suffix == ".json" and (in_study or of_study or part):
         check = _part if part else _result if parent.name == "tests" else _sealed

@@ -339,7 +339,7 @@ def _write(
 def _error_text(path: str, error: RobustkitError) -> str:
     """An error that names its checkpoint."""
     text = str(error)
-    return text if text.startswith(shown(path)) else f"{shown(path)}: {text}"
+    return text if text.startswith(shown(path)) else str(RobustkitError(f"{path}: {text}"))
 
 
 def _status(checkpoints: Sequence[str], failures: dict[str, RobustkitError]) -> int:

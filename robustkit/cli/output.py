@@ -46,19 +46,18 @@ def guard() -> None:
     Streams that somebody has put in their place, such as a test, stay as they are.
     """
     if sys.stdout is sys.__stdout__:
-        sys.stdout = _guarded(1, sys.stdout, "replace")
+        sys.stdout = _guarded(sys.stdout, "replace")
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _guarded(2, sys.stderr, "backslashreplace")
+        sys.stderr = _guarded(sys.stderr, "backslashreplace", lines=True)
 
 
-def _guarded(descriptor: int, before: TextIO | None, errors: str) -> TextIO:
+def _guarded(before: TextIO | None, errors: str, lines: bool = False) -> TextIO:
     if before is None:  # closed from the start
         return io.TextIOWrapper(io.BufferedWriter(_Kept(os.devnull, "wb")), "utf-8", errors)
     before.flush()
-    kept = _Kept(descriptor, "wb", closefd=False)
-    buffer = io.BufferedWriter(kept)
-    lines = descriptor == 2 or kept.isatty()
-    return io.TextIOWrapper(buffer, before.encoding, errors, line_buffering=lines)
+    kept = _Kept(before.fileno(), "wb", closefd=False)
+    lines = lines or kept.isatty()
+    return io.TextIOWrapper(io.BufferedWriter(kept), before.encoding, errors, line_buffering=lines)
 
 
 def fault() -> str:

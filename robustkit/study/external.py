@@ -198,10 +198,7 @@ class ExternalPlanner:
 
     def _digest(self, path: Path) -> str:
         if path not in self.digests:
-            try:
-                self.digests[path] = file_digest(path)
-            except OSError as error:
-                raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+            self.digests[path] = file_digest(path)
         return self.digests[path]
 
 

@@ -41,15 +41,8 @@ def read_user_files(
     return UserFiles(
         models.source(model) if model and models.names_code(model) else None,
         {name: losses.source(name) if models.names_code(name) else None for name in names},
-        None if noise is None else _digest(noise),
+        None if noise is None else file_digest(noise),
     )
-
-
-def _digest(path: Path) -> str:
-    try:
-        return file_digest(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def protocol_digest(name: str, norm: Norm | None, epsilons: Sequence[str], data: str) -> str | None:

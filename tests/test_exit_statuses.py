@@ -1,0 +1,206 @@
+"""A table of situations and statuses, for every command: what the README lists, and nothing else."""
+
+import errno
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustkit.cli.commands import app
+from robustkit.errors import EvaluationFailed, InputError
+from robustkit.models import build
+
+README = Path(__file__).parent.parent / "README.md"
+FAST = ("--attack", "fgsm", "--limit", "4", "--device", "cpu")
+STEPS = ("--steps", "1", "--batch-size", "8", "--device", "cpu", "--out", "a.safetensors")
+HAND = ("--delta", "1", "--seed-sd", "1", "--discordant", "3", "--images", "100")
+RANKED = ("--at", "0.3", "--attack", "fgsm")
+
+COMMANDS = {
+    "evaluate": ("lenet5-mnist5k", *FAST),
+    "audit": ("lenet5-mnist5k", "--budget", "0.0001", "--limit", "3", "--device", "cpu"),
+    "certify": ("lenet5-mnist5k", "--epsilon", "0.001", "--limit", "2", "--time-limit", "0"),
+    "train": ("--model", "lenet5", "--data", "mnist5k", *STEPS),
+    "report": ("STUDY", "--out", "FOLDER", "--only-report"),
+    "compare": ("a.pt", "b.pt", *RANKED),
+    "power": HAND,
+    "rank": ("'{loss}_{data}.pt'",),
+    "describe": ("lenet5-mnist5k",),
+    "verify": ("FOLDER",),
+    "list": ("attacks",),
+}
+"""one that succeeds of each command, but for `rank`, whose records take too long to make"""
+MISTAKES = {
+    "evaluate": ("lenet5-mnist5k", "--attack", "pdg"),
+    "audit": ("lenet5-mnist5k", "--budget", "quik"),
+    "certify": ("lenet5-mnist5k", "--epsilon", "0"),
+    "train": ("--model", "lenet", "--data", "mnist5k"),
+    "report": ("none.toml",),
+    "compare": ("a.pt", "none.pt"),
+    "power": ("--delta", "0"),
+    "rank": ("none.pt",),
+    "describe": ("none.pt",),
+    "verify": ("none",),
+    "list": ("nothing",),
+}
+WORK = {
+    "evaluate": "robustkit.evaluation.run",
+    "audit": "robustkit.audit.run.run_audit",
+    "certify": "robustkit.evaluation.certify",
+    "train": "robustkit.training.train",
+    "report": "robustkit.analysis.judge.judge_study",
+    "compare": "robustkit.analysis.compare.compare_sides",
+    "power": "robustkit.statistics.plan",
+    "rank": "robustkit.analysis.rank.rank",
+    "describe": "robustkit.checkpoint.describe",
+    "verify": "robustkit.integrity.check_files",
+    "list": "robustkit.cli.listing.names",
+}
+"""where the work of a command is done, to let it fail there"""
+
+
+def _signal(number):
+    os.kill(os.getpid(), number)
+
+
+def _raise(error):
+    raise error
+
+
+FAULTS = {
+    "bad input at work": (lambda: _raise(InputError("it\nis \x1b[31mbad")), 2),
+    "a failure at work": (lambda: _raise(EvaluationFailed("no\nsuch luck")), 3),
+    "what nobody foresaw": (lambda: _raise(KeyError("x")), 3),
+    "the end of the process": (lambda: _raise(SystemExit(0)), 3),
+    "a full disk": (lambda: _raise(OSError(errno.ENOSPC, "No space left on device", "f")), 3),
+    "no memory": (lambda: _raise(MemoryError()), 3),
+    "Ctrl-C": (lambda: _signal(signal.SIGINT), 130),
+    "termination": (lambda: _signal(signal.SIGTERM), 143),
+}
+
+
+@pytest.fixture
+def command(robustkit, request, tmp_path):
+    """Run a command as a table above has it: status, stdout, stderr."""
+
+    def run(name, table):
+        arguments = list(table[name])
+        if "FOLDER" in arguments:
+            store, out = request.getfixturevalue("finished")[2], tmp_path / "out"
+            shutil.copytree(store, out / "work", dirs_exist_ok=True)
+            known = {"STUDY": request.getfixturevalue("tiny"), "FOLDER": out}
+            arguments = [known.get(one, one) for one in arguments]
+        if "a.pt" in arguments and table is COMMANDS:
+            for seed, path in enumerate(("a.pt", "b.pt")):
+                torch.manual_seed(seed)
+                torch.save(build("lenet5").state_dict(), tmp_path / path)
+            made = robustkit("evaluate", "a.pt", "b.pt", "--data", "mnist5k", *FAST)
+            assert made[0] == 0
+        return robustkit(name, *arguments)
+
+    return run
+
+
+def told(err):
+    """The lines in which a command says why it ended."""
+    return [line for line in err.splitlines() if line.startswith("robustkit: ")]
+
+
+def test_every_command_stands_in_the_table():
+    names = {one.name for one in app.registered_commands}
+    assert names == set(COMMANDS) == set(MISTAKES) == set(WORK)
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"rank"}))
+def test_what_succeeds_is_status_0(command, name):
+    status, out, err = command(name, COMMANDS)
+    assert status == 0, err
+    assert out
+    assert told(err) == []
+
+
+@pytest.mark.parametrize("name", sorted(MISTAKES))
+def test_a_mistake_is_status_2_in_one_line(command, name):
+    status, out, err = command(name, MISTAKES)
+    assert (status, out) == (2, "")
+    assert len(told(err)) == len(err.splitlines()) == 1
+    assert err.startswith("robustkit: error: ")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", sorted(WORK))
+def test_a_fault_at_work_is_one_line_and_its_status(command, monkeypatch, name, fault):
+    happens, expected = FAULTS[fault]
+    module, _, function = WORK[name].rpartition(".")
+    arrived = []
+
+    def broken(*arguments, **options):
+        arrived.append(1)
+        happens()
+
+    table = COMMANDS if name not in ("compare", "rank") else {name: ("a", "b")}
+    if name in ("compare", "rank"):
+        monkeypatch.setattr("robustkit.results.finder.Finder.groups", lambda self, names: [])
+        monkeypatch.setattr("robustkit.results.sides.sides", lambda *rest: ())
+    monkeypatch.setattr(import_module(module), function, broken)
+    status, out, err = command(name, table)
+    assert arrived
+    assert (status, out) == (expected, "")
+    assert len(told(err)) == 1
+    assert "Traceback" not in err
+    assert "\x1b" not in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")  # noqa: PTH110
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"rank", "compare"}))
+def test_a_stdout_that_is_full_turns_0_into_3_and_one_that_is_closed_nothing(
+    command, monkeypatch, name
+):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        for stream in ("stdout", "__stdout__"):
+            monkeypatch.setattr(sys, stream, full)
+        status, _, err = command(name, COMMANDS)
+    assert status == 3, err
+    assert told(err) == ["robustkit: error: cannot write to stdout: No space left on device"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        for stream in ("stdout", "__stdout__"):
+            monkeypatch.setattr(sys, stream, closed)
+        status, _, err = command(name, COMMANDS)
+    assert (status, told(err)) == (0, [])
+
+
+@pytest.mark.parametrize("name", ["evaluate", "train"])
+def test_a_disk_that_fills_up_is_status_3_in_one_line(tmp_path, name):
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "robustkit", name, *COMMANDS[name]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=full,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 3
+    assert len(told(done.stderr)) == len(done.stderr.splitlines()) == 1
+    assert "cannot write" in done.stderr
+    assert "File too large" in done.stderr
+
+
+def test_the_readme_lists_the_statuses_that_there_are():
+    readme = README.read_text(encoding="utf-8")
+    (table,) = re.findall(r"\| exit status \|.*?\n\n", readme, re.DOTALL)
+    listed = {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+    assert listed == {0, 1, 2, *(status for _, status in FAULTS.values())}
