@@ -1,6 +1,7 @@
 """Every exit means what the README says: statuses, one line on stderr, whatever the streams."""
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from robustkit.data import load_dataset
+from robustkit.errors import UnknownName
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors and signals of POSIX")
 
@@ -378,3 +380,75 @@ def test_a_state_that_is_no_tensor_is_told_before_the_training(robustkit, broken
     status, _, err = robustkit(*TRAINING)
     assert status == 2
     assert "keeps a state that is no tensor (_extra_state)" in err
+
+
+# --- names that come from files -------------------------------------------------------------------
+
+HOSTILE = "a\x1b[31m\x9b[red]\n\u202e\udcff"
+VISIBLE = r"a\x1b[31m\x9b[red]\n\u202e\udcff"
+
+
+def test_a_name_is_shown_and_not_obeyed(robustkit, tmp_path):
+    from robustkit.models import build
+
+    torch.manual_seed(0)
+    torch.save({"net": build("lenet5").state_dict(), HOSTILE[:-1]: 1}, tmp_path / "net.pt")
+    (tmp_path / "net.pt").rename(tmp_path / f"{HOSTILE}.pt")
+    text = 'title = "ti\\u001b[31mtle"\nnorm = ["linf"]\n[[attack]]\nkind = "fgsm"\n'
+    (tmp_path / "attacks").mkdir()
+    (tmp_path / "attacks" / f"{HOSTILE}.toml").write_text(text)
+    (tmp_path / "bad.toml").write_text(text + '"k\\u001b[31m\\n" = 1\n')
+    options = ["--data", "mnist5k", "--limit", "4", "--html", "a.html"]
+    for arguments, expected in (
+        (["evaluate", f"{HOSTILE}.pt", "--attack", HOSTILE, *options], 0),
+        (["describe", f"{HOSTILE}.pt"], 0),
+        (["list", "attacks"], 0),
+        (["evaluate", f"{HOSTILE}.none"], 2),
+        (["evaluate", f"{HOSTILE}.pt", "--model", HOSTILE, *options], 2),
+        (["evaluate", f"{HOSTILE}.pt", "--attack", "fgsm", "--set", HOSTILE], 2),
+        (["evaluate", f"{HOSTILE}.pt", "--data", HOSTILE], 2),
+        ([HOSTILE], 2),
+        (["list", f"--{HOSTILE}"], 2),
+        (["evaluate", f"{HOSTILE}.pt", "--limit", HOSTILE], 2),
+    ):
+        status, out, err = robustkit(*arguments)
+        assert status == expected, err
+        assert not set("\x1b\x9b\u202e\udcff") & set(out + err), arguments
+        assert r"\x1b[31m" in out + err
+        if expected:
+            assert err.count("\n") == 1
+    status, _, err = robustkit("evaluate", f"{HOSTILE}.pt", "--attack", "bad.toml", *options)
+    assert (status, err.count("\n")) == (2, 1)
+    assert r"k\x1b[31m\n" in err
+    page = Path("a.html").read_text(encoding="utf-8")
+    assert VISIBLE in page
+    assert not set("\x1b\x9b\u202e") & set(page)
+
+
+@pytest.mark.parametrize("length", [300, 10_000, 1_000_000])
+def test_a_refused_value_is_cut_to_a_line(robustkit, length):
+    long = "x" * length
+    for arguments in (
+        ["evaluate", long],
+        ["evaluate", "lenet5-mnist5k", "--attack", long],
+        ["evaluate", "lenet5-mnist5k", "--data", long],
+        ["evaluate", "lenet5-mnist5k", "--model", long],
+        ["evaluate", "lenet5-mnist5k", "--epsilon", long],
+        ["evaluate", "lenet5-mnist5k", "--limit", long],
+        ["evaluate", "lenet5-mnist5k", "--set", long],
+        ["evaluate", "lenet5-mnist5k", "--json", long],
+        ["list", long],
+        [long],
+    ):
+        status, _, err = robustkit(*arguments)
+        assert status == 2
+        assert err.count("\n") == 1
+        assert len(err) < 700, arguments[:4]
+
+
+def test_an_unknown_name_travels_from_a_worker():
+    error = UnknownName("loss", "hing\x1b", ["hinge"], "or FILE.py:FUNCTION")
+    again = pickle.loads(pickle.dumps(error))
+    text = r"unknown loss 'hing\x1b'; did you mean 'hinge'? (or FILE.py:FUNCTION)"
+    assert str(again) == str(error) == text
+    assert (again.name, again.close) == (error.name, error.close)

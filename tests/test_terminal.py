@@ -118,3 +118,18 @@ def test_an_audit_shows_the_part_at_work(monkeypatch):
     os.close(ours)
     assert "6 of 24 images" in shown
     assert "pgd" in shown
+
+
+def test_names_on_a_bar_are_shown_and_not_obeyed(monkeypatch):
+    ours, its = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with open(its, "w") as stderr:  # noqa: PTH123 (a terminal has no path here)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with AuditBar() as bar:
+            bar.begin("a[/red]\x1b[7m\nb", 8)(6)
+        monkeypatch.undo()
+    shown = b"".join(iter(lambda: _read(ours), b"")).decode()
+    os.close(ours)
+    assert r"a[/red]\x1b[7m\nb" in shown
+    assert "\x1b[7m" not in shown

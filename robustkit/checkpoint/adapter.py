@@ -140,7 +140,7 @@ def replica(module: torch.nn.Module) -> torch.nn.Module:
     }
     try:
         return copy.deepcopy(module, memo)
-    except Exception as error:  # a user's module may refuse in any way
+    except (Exception, SystemExit) as error:  # a user's module may refuse in any way
         raise InputError(
             f"the model cannot be copied ({one_line(error)}); pass one that copy.deepcopy accepts"
         ) from error

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from robustkit.data.pixels import Labels
 from robustkit.data.source import checked_labels, diagnosis
-from robustkit.errors import BadFile, DataError, UnknownName
+from robustkit.errors import BadFile, DataError, UnknownName, first_line
 from robustkit.parsing import whole
 from robustkit.unpickling import (
     Budget,
@@ -158,7 +158,7 @@ def _loaded(path: Path, formats: Sequence[str]) -> Any:
             loaded = np.load(file, allow_pickle=False)
             return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
     except BadFile as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+        raise DataError(f"{path}: cannot be read: {first_line(error)}") from error
     # zipfile, zlib, NumPy's header parser and pickles raise nearly anything on broken bytes
     except Exception as error:
         why = "it holds Python objects, which are never loaded" if "Object" in str(error) else ""

@@ -14,7 +14,7 @@ import numpy as np
 from robustkit.data.dataset import Dataset
 from robustkit.data.noise import FROM_FILE, LabelNoise, parse_label_noise
 from robustkit.data.subset import Part, TrainingData, prepare_training_data
-from robustkit.errors import DataError, InputError
+from robustkit.errors import DataError, InputError, one_line
 
 COLUMNS = ("sample", "index", "clean", "given", "held_out")
 """of the file: id of the image, its place in the split, labels, and whether it is held out"""
@@ -66,7 +66,7 @@ def recover(dataset: Dataset, record: Mapping[str, Any], kind: str | None = None
             clean_selection=record["selection"] == "clean labels",
         )
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        raise InputError(f"the record of the training is incomplete: {error}") from error
+        raise InputError(f"the record of the training is incomplete: {one_line(error)}") from error
     _check(training, record)
     return training
 

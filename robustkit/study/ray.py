@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from robustkit.errors import InputError, RobustkitError
+from robustkit.errors import InputError, RobustkitError, first_line
 from robustkit.parsing import whole
 from robustkit.study.exchange import Exchange, files, json_of, network, results_of, surrogates
 from robustkit.study.run import LOST, in_words
@@ -407,7 +407,7 @@ def _connected(address: str) -> Iterator[Any]:
         with _own_signals():
             ray.init(place, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, OSError, RuntimeError, ValueError, ImportError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
+        said = first_line(error)
         raise InputError(f"--ray {address}: {said}") from error
     try:
         yield ray
@@ -427,7 +427,7 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), number), KNOCK).close()
     except (OSError, OverflowError) as error:
-        raise InputError(f"--ray {address}: nothing answers there ({error})") from error
+        raise InputError(f"--ray {address}: nothing answers there ({first_line(error)})") from error
 
 
 @contextmanager

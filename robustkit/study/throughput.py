@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from robustkit.errors import EvaluationFailed
+from robustkit.errors import EvaluationFailed, one_line
 from robustkit.study.cells import Cell, Test
 from robustkit.study.store import StudyStore
 from robustkit.study.work import (
@@ -72,7 +72,7 @@ def measure_throughput(cells: Sequence[Cell], test: Test, config: WorkerConfig) 
             seconds, throughput = pool.submit(timed, cells, test, config).result()
         except Exception as error:
             # a network without gradients, a process that died: the study itself will say so
-            raise EvaluationFailed(f"cannot be timed: {error}") from error
+            raise EvaluationFailed(f"cannot be timed: {one_line(error)}") from error
         except BaseException:
             # an interruption: leaving the pool would wait for its job
             for process in active_children():
