@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.main import get_command
 
 from robustkit.cli.commands import app
 from robustkit.errors import EvaluationFailed, InputError
@@ -204,3 +205,31 @@ def test_the_readme_lists_the_statuses_that_there_are():
     (table,) = re.findall(r"\| exit status \|.*?\n\n", readme, re.DOTALL)
     listed = {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
     assert listed == {0, 1, 2, *(status for _, status in FAULTS.values())}
+
+
+HOSTILE_VALUES = ("", "²", "9" * 25, "1e999", "nan", "-1", "a\x1b[31m\n", "x" * 10_000, "folder")
+
+
+@pytest.mark.parametrize("name", sorted(WORK))
+def test_no_value_of_an_option_ends_in_what_nobody_foresaw(command, monkeypatch, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    module, _, function = WORK[name].rpartition(".")
+    # values that are taken end here: the work itself is other tests'
+    monkeypatch.setattr(
+        import_module(module), function, lambda *rest, **more: _raise(EvaluationFailed("no work"))
+    )
+    parameters = get_command(app).commands[name].params
+    base = [] if name in ("report", "compare", "rank", "verify") else list(COMMANDS[name])
+    for parameter in parameters:
+        option = next((text for text in parameter.opts if text.startswith("--")), "")
+        if parameter.is_flag if option else False:
+            continue
+        for value in HOSTILE_VALUES:
+            given = [*base, option, value] if option else [value, *base[1:]]
+            status, out, err = command(name, {name: given})
+            assert status in (0, 2, 3), given
+            assert "unforeseen" not in err, given
+            assert "Traceback" not in err, given
+            assert "\x1b" not in out + err, given
+            assert len(told(err)) == (status > 0), given
+            assert max(map(len, err.splitlines()), default=0) < 1100, given

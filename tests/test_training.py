@@ -137,6 +137,8 @@ def test_schedules_by_hand():
         ({"clip": -1.0}, "--clip"),
         ({"weight_decay": -1.0}, "--weight-decay"),
         ({"augment": ("flop",)}, "did you mean 'flip'"),
+        ({"epochs": 10**25}, "--epochs 10000000000000000000000000: must be at most 1,000,000,000"),
+        ({"steps": 10**10}, "--steps 10000000000: must be at most 1,000,000,000"),
         ({"stabiliser": 0.0}, "--recipe-set stabiliser=0.0: must be above 0"),
         ({"start": -1.0}, "--recipe-set start=-1.0: must not be negative"),
         ({"schedule": "multistep"}, "multistep needs milestones"),

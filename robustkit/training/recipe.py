@@ -59,6 +59,10 @@ FURTHER = {"nesterov", "smoothing", "start", "stabiliser", "decay", "decay_steps
 """fields without an option of their own"""
 
 
+MOST = 10**9
+"""updates, passes or images a batch at most: years on any machine"""
+
+
 def period(steps: int, epoch: int) -> int:
     """Updates to a line of history where so many are asked for: an epoch's, or several short ones'.
 
@@ -96,6 +100,9 @@ def checked(recipe: Recipe) -> Recipe:
             raise InputError(f"{_option_text(recipe, name)}: must be above 0")
     if recipe.steps is not None and recipe.steps < 1:
         raise InputError(f"--steps {recipe.steps}: must be above 0")
+    for name in ("steps", "epochs", "batch_size"):
+        if (getattr(recipe, name) or 0) > MOST:
+            raise InputError(f"{_option_text(recipe, name)}: must be at most {MOST:,}")
     if recipe.clip is not None and not 0 < recipe.clip < math.inf:
         raise InputError(f"--clip {recipe.clip}: must be above 0")
     for name in ("momentum", "smoothing"):
