@@ -33,6 +33,8 @@ from robustkit.parsing import checked_integer, fraction, parse_toml
 
 Shelf = Literal["attacks", "data", "reports"]
 T = TypeVar("T")
+LONGEST_TEXT = 2**26
+"""characters at most of a file that is read as text"""
 LINKS = 40
 """that are followed one after the other, as by Linux"""
 
@@ -92,9 +94,30 @@ def read_text(path: Path) -> str:
         InputError: unreadable, or not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return _bounded(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as text: {first_line(error)}") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a file of JSON holds.
+
+    Raises:
+        InputError: unreadable, not UTF-8, or not JSON.
+    """
+    try:
+        return json.loads(_bounded(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON: {first_line(error)}") from error
+
+
+def _bounded(path: Path) -> str:
+    """A file's text; ValueError where there is no end to it, as in a device."""
+    with path.open(encoding="utf-8") as file:
+        text = file.read(LONGEST_TEXT + 1)
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"longer than {LONGEST_TEXT:,} characters")
+    return text
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -104,7 +127,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: unreadable, not UTF-8, or not TOML; the message has line and column.
     """
     try:
-        return parse_toml(path.read_text(encoding="utf-8"))
+        return parse_toml(_bounded(path))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as TOML: {first_line(error)}") from error
 

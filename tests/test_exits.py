@@ -452,3 +452,20 @@ def test_an_unknown_name_travels_from_a_worker():
     text = r"unknown loss 'hing\x1b'; did you mean 'hinge'? (or FILE.py:FUNCTION)"
     assert str(again) == str(error) == text
     assert (again.name, again.close) == (error.name, error.close)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no /dev/zero")  # noqa: PTH110
+@pytest.mark.parametrize("option", ["--policy", "--claim-from"])
+def test_a_device_without_end_is_refused(robustkit, monkeypatch, option):
+    monkeypatch.setattr("robustkit.files.LONGEST_TEXT", 2**16)
+    status, _, err = robustkit("audit", "lenet5-mnist5k", option, "/dev/zero")
+    assert status == 2
+    assert "/dev/zero: not readable as" in err
+    assert "longer than 65,536 characters" in err
+
+
+def test_json_without_end_of_brackets_is_refused(robustkit, tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    status, _, err = robustkit("audit", "lenet5-mnist5k", "--claim-from", "deep.json")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "deep.json: not readable as JSON: " in err

@@ -14,8 +14,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from robustkit.audit.outcome import Audit
-from robustkit.errors import RecordError, UnknownName
-from robustkit.files import shipped
+from robustkit.errors import InputError, RecordError, UnknownName
+from robustkit.files import read_json, shipped
 from robustkit.seals import KEY, sealed, unsealed
 
 SCHEMA_NAME = "robustkit.audit/1"
@@ -63,9 +63,9 @@ def read_audit(path: Path) -> Audit:
         RecordError: unreadable, or what `decoded` raises.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: not readable as JSON: {error}") from error
+        found = read_json(path)
+    except InputError as error:
+        raise RecordError(str(error)) from error
     return decoded(found, str(path))
 
 

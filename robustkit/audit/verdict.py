@@ -5,7 +5,6 @@ nothing but perturbations that were verified, while "believable" needs every req
 indicator, and so many images that a claim too high by Δ would have been noticed.
 """
 
-import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -30,6 +29,7 @@ from robustkit.audit.wording import (
     tolerance,
 )
 from robustkit.errors import InputError, ProtocolError
+from robustkit.files import read_json
 from robustkit.protocol import Epsilon, parse_epsilon, parse_norm
 from robustkit.record import Evaluation, read
 from robustkit.statistics import Estimate
@@ -371,10 +371,7 @@ def claim_from(source: Evaluation | Path, size: str | None = None) -> Robustness
 
 
 def _one_summary(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}") from error
+    found = read_json(path)
     entries = found if isinstance(found, list) else [found]
     if not all(isinstance(e, dict) and e.get("schema") == SCHEMA_NAME for e in entries):
         raise InputError(f"{path}: not a summary of evaluations ({SCHEMA_NAME})")
