@@ -28,7 +28,7 @@ from robustkit.certification.region import Region, reach
 from robustkit.certification.smoothing import lower_bound
 from robustkit.checkpoint import wrap
 from robustkit.checkpoint.adapter import Classifier, freeze
-from robustkit.errors import DataError, InputError
+from robustkit.errors import DataError, InputError, NetworkFailed
 from robustkit.geometry import TOLERANCE, project
 
 NORMS = ("linf", "l2", "l1")
@@ -584,3 +584,22 @@ def test_noise_that_makes_no_sense_is_refused(change):
     with pytest.raises(InputError):
         SmoothingNoise(**({"sigma": 0.25} | change))
     assert norm.ppf(0.5) == 0
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision_are_not_certified(kind):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).to(kind)
+    images, labels = torch.rand(4, 1, 3, 3), torch.zeros(4, dtype=torch.int64)
+    found = certify(wrap(module), images, labels, "linf", 0.0)
+    assert not found.robust.any()
+    assert f"computes in {kind}" in found.reason
+
+
+def test_a_network_that_raises_under_noise_is_told_in_its_own_words():
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise KeyError("mask")
+
+    noise = SmoothingNoise(sigma=0.25, n0=2, n=4)
+    with pytest.raises(NetworkFailed, match="KeyError: 'mask'"):
+        smooth(wrap(Broken()), torch.rand(1, 1, 3, 3), ["a"], noise)

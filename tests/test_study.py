@@ -10,7 +10,7 @@ from helpers.studies import Here, Hurried, begin, changed, found
 from robustkit import machine, record, spec
 from robustkit.checkpoint import read_checkpoint
 from robustkit.cli.terminal import StudyTable
-from robustkit.errors import InputError, RecordError
+from robustkit.errors import InputError, NetworkFailed, RecordError
 from robustkit.study import work
 from robustkit.study.findings import findings_of_store
 from robustkit.study.run import in_words
@@ -471,3 +471,18 @@ def test_only_what_is_asked_for_is_in_the_folder(finished, tiny):
     other = replace(spec.load_study(str(tiny)), baseline="wide hinge")
     with pytest.raises(RecordError, match="holds another study"):
         findings_of_store(other, StudyStore(finished[2]), "")
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), KeyError("x\ny"), NetworkFailed("it\nbroke")])
+def test_whatever_ends_a_job_of_a_worker_is_kept_in_one_line(tmp_path, error):
+    def broken():
+        raise error
+
+    store = StudyStore(tmp_path)
+    result = work._guarded(store, "cell", "k", broken)
+    assert result["status"] == "failed"
+    assert "\n" not in result["reason"]
+    assert store.cell("k")["reason"] == result["reason"]
+    if not isinstance(error, NetworkFailed):
+        assert result["reason"].startswith(type(error).__name__)
+        assert "Traceback" in (tmp_path / "cells" / "k.log").read_text()
