@@ -321,10 +321,13 @@ class _Watched(torch.nn.Module):
     def forward(self, x: Tensor) -> Any:
         """As the network."""
         given, grad, dtype = x.detach().clone(), torch.is_grad_enabled(), torch.get_default_dtype()
+        # an exported program's parts may say so from the start, and nothing changes it
+        before = any(part.training for part in self.modules())
         output = self.network(x)
         found = {
             "writes into its input": not torch.equal(x.detach(), given),
-            "puts itself into training mode": any(part.training for part in self.modules()),
+            "puts itself into training mode": not before
+            and any(part.training for part in self.modules()),
             "switches gradients on or off": torch.is_grad_enabled() != grad,
             "sets the default data type": torch.get_default_dtype() != dtype,
         }
