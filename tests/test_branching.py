@@ -289,8 +289,10 @@ def test_the_time_limit_holds_and_what_is_known_by_then_is_kept():
         found = decided(model, x, labels, weak("0.05"), limit)
         # a pass that has begun is not cut off: a second each, however busy the machine
         assert time.monotonic() - began < 3 * limit + 15
-        assert {one.outcome for one in found} == {"open"}
-        assert all(one.margin < 0 and one.perturbed is None for one in found)
+        # a second is enough for some images on a fast machine
+        assert {one.outcome for one in found} <= {"open", "certified" if limit else "open"}
+        assert all((one.margin < 0) == (one.outcome == "open") for one in found)
+        assert all(one.perturbed is None for one in found)
         assert all((one.domains > 0) == (limit > 0) for one in found)
     plain = certify(model, x, labels, "linf", 0.05, budget=0)
     assert all(one.margin > float(m) for one, m in zip(found, plain.margin, strict=True))

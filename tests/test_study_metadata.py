@@ -10,7 +10,7 @@ from helpers.studies import Here, begin, external_study, found
 
 from robustkit.checkpoint import save_checkpoint
 from robustkit.errors import InputError
-from robustkit.files import digest
+from robustkit.files import digest, file_digest
 from robustkit.results.grid import gaps
 from robustkit.study.cells import Cell, Context
 from robustkit.study.run import in_words
@@ -313,10 +313,13 @@ def test_a_damaged_file_whose_name_says_enough_is_a_failed_cell(tiny, silent, tm
 
 
 def test_a_file_that_cannot_be_read_is_told(tiny, nets, tmp_path, monkeypatch):
-    def fail(path):
-        raise OSError(5, "Input/output error")
+    class Failing(type(nets)):
+        def open(self, *arguments):
+            raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("robustkit.study.external.file_digest", fail)
+    monkeypatch.setattr(
+        "robustkit.study.external.file_digest", lambda path: file_digest(Failing(path))
+    )
     said = refused(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     assert said.endswith(".pt: cannot be read: Input/output error")
 

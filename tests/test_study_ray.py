@@ -266,20 +266,16 @@ def test_a_state_that_a_reason_speaks_of_goes_with_it(little):
     assert names == [state, f"cells/{job.cell.key}.json"]
 
 
-def test_a_crash_brings_its_traceback(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.py").write_text(
-        "from torch import nn\n"
-        "class Network(nn.Module):\n"
-        "    def forward(self, x): raise ArithmeticError('no')\n"
-        "def build(): return Network()\n"
-    )
-    run = study(tmp_path, model="broken.py:build", seeds=[0])
-    job = run.missing(run.plan())[0]
-    list(Apart(run, tmp_path / "elsewhere").execute([job], lambda job: None))
-    failed = run.store.cell(job.cell.key)
+def test_a_crash_brings_its_traceback(little, tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise ArithmeticError("no")
+
+    monkeypatch.setattr("robustkit.study.work._train", broken)
+    job = little.missing(little.plan())[0]
+    list(Apart(little, tmp_path / "elsewhere").execute([job], lambda job: None))
+    failed = little.store.cell(job.cell.key)
     assert "ArithmeticError" in failed["reason"]
-    log = run.store.folder / "cells" / f"{job.cell.key}.log"
+    log = little.store.folder / "cells" / f"{job.cell.key}.log"
     assert "Traceback" in log.read_text()
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from robustkit import compression, machine
 from robustkit.data import Dataset, load_dataset
 from robustkit.data.loading import FileStamp, file_stamps
-from robustkit.errors import DataError, InputError, NetworkFailed, RobustkitError, one_line
+from robustkit.errors import DataError, InputError, RobustkitError, one_line
 from robustkit.files import build, write_atomic
 from robustkit.results.metadata import ITSELF, RecordedValue, check_name
 from robustkit.spec import TRAINED
@@ -71,10 +71,6 @@ def _guarded(store: StudyStore, kind: str, key: str, work: Any) -> dict[str, Any
     try:
         result: dict[str, Any] = {"status": "done", "reason": ""} | work()
     except RobustkitError as error:
-        # where the user's own code broke has to be found
-        if isinstance(error, NetworkFailed) or isinstance(error.__cause__, NetworkFailed):
-            log = store.folder / f"{kind}s" / f"{key}.log"
-            write_atomic(log, traceback.format_exc().encode())
         result = {"status": "failed", "reason": str(error)}
     except (Exception, SystemExit) as error:  # whatever it is, it must not become a number
         log = store.folder / f"{kind}s" / f"{key}.log"
