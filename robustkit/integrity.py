@@ -1,7 +1,7 @@
 """Whether the files that robustkit has left in a folder are what it wrote. Needs no torch.
 
-Records and blocks of unfinished ones, examples, audits and their parts, studies, checkpoints and
-states of unfinished trainings, published reports. Files of others are passed over.
+Records and blocks of unfinished ones, examples, certifications, audits and their parts, studies,
+checkpoints and states of unfinished trainings, published reports. Files of others are passed over.
 """
 
 import json
@@ -20,6 +20,7 @@ from robustkit.errors import RecordError, RobustkitError, first_line
 from robustkit.files import file_digest, is_file
 from robustkit.record import Blocks, check_folder, read
 from robustkit.record import read_header as record_header
+from robustkit.record.certification import read_certification
 from robustkit.record.examples import examples_state
 from robustkit.record.file import UNREADABLE
 from robustkit.seals import SealState, read_sealed, unsealed_bytes
@@ -45,17 +46,21 @@ class CheckedFile:
     """what is wrong, and what to do"""
 
 
-def check_files(folder: Path) -> Iterator[CheckedFile]:
-    """Every file of robustkit's in a folder and those inside it, in the order of their paths.
+def check_files(place: Path) -> Iterator[CheckedFile]:
+    """A file of robustkit's, or all in a folder and those inside it, in the order of their paths.
 
     Links to folders are not followed.
 
     Raises:
         RecordError: the folder, or one inside it, cannot be read.
     """
-    if not os.path.isdir(folder):  # noqa: PTH112 - a name too long is none
-        raise RecordError(f"{folder}: no such folder")
-    for parent, folders, names in os.walk(folder, onerror=_unreadable):
+    if is_file(place):
+        if (kind := _kind(place)) is not None:
+            yield _checked(place, *kind)
+        return
+    if not os.path.isdir(place):  # noqa: PTH112 - a name too long is none
+        raise RecordError(f"{place}: no such file or folder")
+    for parent, folders, names in os.walk(place, onerror=_unreadable):
         folders.sort()
         for name in sorted(names):
             path = Path(parent) / name
@@ -87,6 +92,8 @@ def _kind(path: Path) -> tuple[str, Callable[[Path], State]] | None:
         return _kind_in_partial(path)
     if name.endswith(".examples.npz"):
         return "examples", _examples
+    if name.startswith("certification-") and path.suffix == ".npz":
+        return "certification", _certification
     if path.suffix == ".parquet":
         return _kind_of_parquet(path)
     if name == "robustkit.json":
@@ -166,6 +173,11 @@ def _examples(path: Path) -> State:
     if (state := examples_state(path)) == "changed":
         raise RecordError(f"{path}: not as it was written; restore it, or evaluate with --fresh")
     return _told(state)
+
+
+def _certification(path: Path) -> State:
+    read_certification(path)
+    return "sound"
 
 
 def _marker(path: Path) -> State:

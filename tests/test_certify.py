@@ -13,7 +13,7 @@ from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 from robustkit.errors import RecordError
 from robustkit.evaluation import certifying
-from robustkit.evaluation.certifying import read_certification
+from robustkit.record.certification import read_certification
 
 NET = """
 from torch import nn

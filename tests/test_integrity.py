@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -17,6 +18,12 @@ from robustkit.errors import RecordError
 from robustkit.files import shipped
 from robustkit.integrity import check_files
 from robustkit.models import build
+from robustkit.record.certification import (
+    SCHEMA,
+    CertifiedImage,
+    certification_name,
+    encode_certification,
+)
 from robustkit.report.audit import write
 from robustkit.seals import seal_of_bytes, sealed
 from robustkit.study.store import StudyStore
@@ -36,6 +43,12 @@ def whole(tmp_path_factory):
     with store.claim(UNFINISHED, str) as blocks:
         blocks.plan({"batch_size": 8, "block_size": 20})
         blocks.write(0, made.table, made.examples, 60, np.zeros((20, 1, 2, 2), np.float32))
+    certified = {"schema": SCHEMA, "digest": NAME}
+    row = dict.fromkeys(f.name for f in fields(CertifiedImage)) | {"outcome": "fooled"}
+    picture = np.zeros((1, 1, 2, 2), np.float32)
+    (folder / "study" / "runs" / certification_name(NAME)).write_bytes(
+        encode_certification(certified, {}, [row | {"perturbed": 0}], picture)
+    )
     study = StudyStore(folder / "study")
     study.keep_asked({"digest": "d", "amendments": []})
     study.keep("cell", "k", {"status": "done"})
@@ -65,6 +78,7 @@ FILES = [
     f"study/runs/{'a' * 32}.parquet",
     f"study/runs/{'a' * 32}.examples.npz",
     "study/runs/robustkit.json",
+    f"study/runs/certification-{'a' * 32}.npz",
     f"{PARTIAL}/block-000000.parquet",
     f"{PARTIAL}/block-000000.npy",
     f"{PARTIAL}/best.examples.npz",
@@ -97,7 +111,31 @@ def test_the_command_says_what_is_sound_and_ends_with_0(whole, monkeypatch, caps
     assert run(monkeypatch, whole) == 0
     assert f"{whole}: {len(FILES)} sound" in capsys.readouterr().out
     assert run(monkeypatch, "--verbose", whole) == 0
-    assert sum(line.startswith("sound: ") for line in capsys.readouterr().out.splitlines()) == 17
+    assert sum(line.startswith("sound: ") for line in capsys.readouterr().out.splitlines()) == len(
+        FILES
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_file_may_be_named(whole, tmp_path, monkeypatch, capsys, name):
+    assert run(monkeypatch, whole / name) == 0
+    assert f"{whole / name}: 1 sound" in capsys.readouterr().out
+
+
+def test_what_is_no_file_of_ours_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "x.txt").write_text("x")
+    for name, said in (("x.txt", "no file of robustkit's"), ("y", "no such file or folder")):
+        assert run(monkeypatch, tmp_path / name) == 2
+        assert capsys.readouterr().err == f"robustkit: error: {tmp_path / name}: {said}\n"
+
+
+def test_a_certification_under_another_name_is_told(whole, tmp_path):
+    content = (whole / f"study/runs/certification-{'a' * 32}.npz").read_bytes()
+    path = tmp_path / f"certification-{'c' * 32}.npz"
+    path.write_bytes(content)
+    (found,) = check_files(path)
+    assert found.state == "unsound"
+    assert "is of another certification than its name says" in found.reason
 
 
 def flipped(content):
@@ -160,7 +198,7 @@ def test_files_of_others_are_passed_over_and_a_folder_of_none_ends_with_2(tmp_pa
     os.mkfifo(tmp_path / "x.safetensors")
     assert list(check_files(tmp_path)) == []
     assert run(monkeypatch, tmp_path) == 2
-    with pytest.raises(RecordError, match="no such folder"):
+    with pytest.raises(RecordError, match="no such file or folder"):
         list(check_files(tmp_path / "nothing"))
 
 

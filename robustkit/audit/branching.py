@@ -9,8 +9,9 @@ from robustkit.audit.outcome import Stage
 from robustkit.audit.stages import TIME_UP, AttackedImages, OutOfTime, StageSettings
 from robustkit.errors import RobustkitError, first_line
 from robustkit.evaluation import EvaluatedModel
-from robustkit.evaluation.certifying import Certification, certify_images
+from robustkit.evaluation.certifying import certify_images
 from robustkit.protocol import Protocol
+from robustkit.record.certification import Certification
 
 NAME = "branch and bound"
 

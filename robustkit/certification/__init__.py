@@ -1,11 +1,9 @@
 """Lower bounds: images that provably no perturbation fools, and smoothed classifiers."""
 
 from robustkit.certification.complete import (
-    OUTCOMES,
     REVISION,
     TIME_LIMIT,
     Decision,
-    Outcome,
     decide,
 )
 from robustkit.certification.deterministic import Certificates, certify, certify_rising
@@ -21,13 +19,11 @@ from robustkit.certification.smoothing import (
 
 __all__ = [
     "ABSTAIN",
-    "OUTCOMES",
     "REVISION",
     "TIME_LIMIT",
     "AttackedSmoothed",
     "Certificates",
     "Decision",
-    "Outcome",
     "SmoothedCertificates",
     "SmoothingNoise",
     "attack_smoothed",

@@ -8,7 +8,6 @@ image that the engine has verified in float32.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +26,8 @@ from robustkit.certification.region import Region, reach
 from robustkit.certification.search import BranchAndBound, until
 from robustkit.errors import InputError
 from robustkit.protocol import Protocol
+from robustkit.record.certification import Outcome
 
-Outcome = Literal["certified", "fooled", "open"]
-OUTCOMES: tuple[Outcome, ...] = ("certified", "fooled", "open")
 BRANCHED = "branch and bound"
 TIME_LIMIT = 30.0
 """seconds that branch and bound may take for an image, where the user names no other number"""

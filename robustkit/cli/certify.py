@@ -30,7 +30,7 @@ from robustkit.errors import InputError
 from robustkit.protocol import Norm
 
 if TYPE_CHECKING:
-    from robustkit.evaluation.certifying import Certification
+    from robustkit.record.certification import Certification
 
 
 def certify(

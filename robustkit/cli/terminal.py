@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from robustkit import training
     from robustkit.audit.outcome import Audit
     from robustkit.evaluation import RunOptions
-    from robustkit.evaluation.certifying import Certification
     from robustkit.record import Evaluation
+    from robustkit.record.certification import Certification
     from robustkit.statistics import Estimate
     from robustkit.study.cells import Plan
     from robustkit.study.forecast import Forecast

@@ -13,9 +13,11 @@ FIRST = ("sound", "no digest", "left over", "unsound")
 
 
 def verify(
-    folders: Annotated[
+    places: Annotated[
         list[Path],
-        typer.Argument(metavar="FOLDER...", help="Records, audits, studies, checkpoints, reports."),
+        typer.Argument(
+            metavar="FOLDER|FILE...", help="Records, audits, studies, checkpoints, reports."
+        ),
     ],
     verbose: Annotated[
         bool, typer.Option("--verbose", help="List the files that are sound, too.")
@@ -23,25 +25,25 @@ def verify(
 ) -> int:
     """Check that records, audits, studies, checkpoints and reports are as they were written.
 
-    Exit status 2 where a file is not, or where a folder holds none.
+    Exit status 2 where a file is not, or where there is none.
     """
     from robustkit.integrity import check_files
 
     unsound = 0
-    for folder in folders:
+    for place in places:
         counts: Counter[tuple[str, str]] = Counter()
-        for found in check_files(folder):
+        for found in check_files(place):
             counts[found.state, found.kind] += 1
             if found.state == "unsound":
                 say(f"unsound: {found.kind}: {found.reason}")
             elif verbose or found.state == "left over":
                 say(f"{found.state}: {found.kind}: {found.path}")
         if not counts:
-            raise RecordError(f"{folder}: holds no file of robustkit's")
+            raise RecordError(f"{place}: no file of robustkit's")
         for state in FIRST:
             kinds = {kind: n for (own, kind), n in sorted(counts.items()) if own == state}
             if kinds:
                 listed = ", ".join(f"{kind} {n}" for kind, n in kinds.items())
-                say(f"{folder}: {sum(kinds.values())} {state} ({listed})")
+                say(f"{place}: {sum(kinds.values())} {state} ({listed})")
         unsound += sum(n for (state, _), n in counts.items() if state == "unsound")
     return RecordError.exit_status if unsound else 0

@@ -13,7 +13,7 @@ from robustkit.certification import TIME_LIMIT
 from robustkit.checkpoint import Checkpoint, read_checkpoint
 from robustkit.data import Dataset, load_dataset
 from robustkit.errors import InputError
-from robustkit.evaluation.certifying import Certification, certify_images
+from robustkit.evaluation.certifying import certify_images
 from robustkit.evaluation.config import resolve_protocol
 from robustkit.evaluation.images import images_for
 from robustkit.evaluation.model import from_checkpoint, from_module
@@ -21,6 +21,7 @@ from robustkit.evaluation.run import RunOptions, run
 from robustkit.files import whole_number
 from robustkit.protocol import Norm, Protocol, Target
 from robustkit.record import Evaluation
+from robustkit.record.certification import Certification
 
 
 def evaluate(

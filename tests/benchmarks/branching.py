@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import robustkit
-from robustkit.certification import OUTCOMES
 from robustkit.checkpoint import Checkpoint
+from robustkit.record.certification import OUTCOMES
 
 NET = """
 from torch import nn

@@ -1,0 +1,132 @@
+"""The record of a certification: each image certified, fooled or open at one ε. Needs no torch.
+
+`OUT/certification-DIGEST.npz` holds two arrays: `record`, a JSON text with header and rows, and
+`perturbed`, the verified counterexamples, float32 F × C × H × W, to which rows refer by number.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from robustkit.errors import RecordError, first_line
+from robustkit.files import canonical, digest
+from robustkit.statistics import Estimate, Method, proportion
+
+SCHEMA = "robustkit.certification/1"
+Outcome = Literal["certified", "fooled", "open"]
+OUTCOMES: tuple[Outcome, ...] = ("certified", "fooled", "open")
+UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, RecursionError, BadZipFile)
+Images = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedImage:
+    """One row: an image and what became of it."""
+
+    sample: str
+    """id of the image, from its pixels"""
+    index: int
+    """place in the data set's order"""
+    label: int
+    predicted: int
+    """class of the clean image"""
+    outcome: Outcome
+    by: str
+    """the method that proved it, or the attack that fooled it; "" where it is open"""
+    margin: float | None
+    """a lower bound of the smallest logit_label − logit_other within ε; None where none is known"""
+    distance: float | None
+    """of the counterexample; 0 for a clean mistake"""
+    fooled_as: int | None
+    """its class"""
+    domains: int
+    """how many branch and bound has bounded"""
+    seconds: float
+    """that branch and bound took"""
+    time_limit: float
+    """that it was given"""
+    perturbed: int | None = None
+    """place of the counterexample among those of the record"""
+
+
+@dataclass(frozen=True, slots=True)
+class Certification:
+    """What is proved, what is refuted and what is not known of each image at one ε."""
+
+    header: Mapping[str, Any]
+    """checkpoint, data, protocol and engine, as of an evaluation's record"""
+    rows: Sequence[CertifiedImage]
+    perturbed: Images
+    """counterexamples, F × C × H × W"""
+    path: Path
+
+    def count(self, outcome: Outcome) -> int:
+        """Images that ended so."""
+        return sum(row.outcome == outcome for row in self.rows)
+
+    def share(self, outcome: Outcome, method: Method = "wilson") -> Estimate:
+        """Their share of all images, with its interval."""
+        return proportion(self.count(outcome), len(self.rows), method)
+
+    def upper(self, method: Method = "wilson") -> Estimate:
+        """The share of images that nothing has fooled: robust accuracy is at most that."""
+        return proportion(len(self.rows) - self.count("fooled"), len(self.rows), method)
+
+
+def certification_name(digest: str) -> str:
+    """The file name of the certification of that digest."""
+    return f"certification-{digest[:32]}.npz"
+
+
+def encode_certification(
+    header: Mapping[str, Any],
+    run: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    perturbed: Images,
+) -> bytes:
+    """The bytes of a certification's file."""
+    text = canonical({"header": header, "run": run, "rows": rows})
+    buffer = BytesIO()
+    np.savez(
+        buffer,
+        record=np.array(text),
+        perturbed=perturbed.astype("<f4"),
+        seal=np.array(_seal(text, perturbed)),
+    )
+    return buffer.getvalue()
+
+
+def _seal(text: str, perturbed: Images) -> str:
+    return digest(text.encode(), np.ascontiguousarray(perturbed, "<f4").tobytes())
+
+
+def read_certification(path: Path | str) -> Certification:
+    """A certification from its file.
+
+    Raises:
+        RecordError: no such file, not one of ours, or changed since it was written.
+    """
+    path = Path(path)
+    try:
+        # numpy leaves a file open that it cannot read
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            text, perturbed = str(arrays["record"]), np.asarray(arrays["perturbed"])
+            seal = str(arrays["seal"])
+        said = json.loads(text)
+        header, names = said["header"], {f.name for f in fields(CertifiedImage)}
+        rows = [CertifiedImage(**{k: row[k] for k in names}) for row in said["rows"]]
+        known = header["schema"] == SCHEMA and all(row.outcome in OUTCOMES for row in rows)
+    except UNREADABLE as error:
+        raise RecordError(f"{path}: not a robustkit certification: {first_line(error)}") from error
+    if not known or seal != _seal(text, perturbed):
+        raise RecordError(f"{path}: was changed since it was written; delete it and run again")
+    if path.name != certification_name(str(header["digest"])):
+        raise RecordError(f"{path}: is of another certification than its name says; delete it")
+    return Certification(header, rows, perturbed, path)
