@@ -95,7 +95,7 @@ def test_other_images_under_the_same_name_are_tested_anew(tiny, nets, tmp_path):
     first.finish(Here(tmp_path / "out"))
     assert not first.missing(first.plan())
     write(1)
-    again = begin(path, tmp_path / "out")
+    again = begin(path, tmp_path / "out", amend=True)
     (job, *_) = again.missing(again.plan())
     assert job.tests
     write(2)  # and nowhere may other images than the planned ones be tested

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from helpers.studies import EXTERNAL, NET, Here, begin
 
-from robustkit import files
+from robustkit import files, spec
 from robustkit.checkpoint.sidecar import sidecar_path
+from robustkit.errors import InputError
+from robustkit.study.findings import findings_of_store
 from robustkit.study.store import StudyStore
 from robustkit.study.user_files import protocol_digest
 
@@ -113,7 +115,7 @@ def own(worked, tmp_path, monkeypatch):
 def run_again(own):
     """How many networks are trained and how many evaluations made, with none that fails."""
     executor = Here(own / "out")
-    plan = begin("study.toml", own / "out").finish(executor)
+    plan = begin("study.toml", own / "out", amend=True).finish(executor)
     assert statuses(own / "out", plan.tests) == {"done"}
     return len(executor.trained), sum(len(job.tests) for job in executor.done)
 
@@ -158,6 +160,78 @@ def test_what_an_edited_file_decides_is_worked_out_anew(own, file, old, new, tra
     edit(own / file, old, new)
     assert run_again(own) == (trained, evaluated)
     assert run_again(own) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("loss.py", "1.0 *", "2.0 *", "loss.py:loss: other contents"),
+        ("net.py", "nn.Flatten()", "nn.Flatten(1)", "net.py:net: other contents"),
+        ("matrix.csv", "9.1", "9.10000000001", "matrix.csv: other contents"),
+        ("attacks/own.toml", "= 2", "= 3", "attack 'own': other contents"),
+        ("data/own.toml", '["0.1"]', '["0.2"]', "data set 'own': other contents"),
+    ],
+)
+def test_an_edit_of_what_a_study_names_amends_it(own, file, old, new, told):
+    edit(own / file, old, new)
+    with pytest.raises(InputError, match="--amend") as caught:
+        begin("study.toml", own / "out")
+    assert f"({told})" in str(caught.value)
+    assert run_again(own)[1]
+    assert note_of(own) == (
+        "The study, or a file that it names, was changed after 4 cells were done, so what was "
+        f"changed was not fixed beforehand: {told}."
+    )
+    begin("study.toml", own / "out")  # what was amended stands
+
+
+def note_of(own, name="study.toml"):
+    """What a study's report says of amendments."""
+    study = spec.load_study(name)
+    notes = findings_of_store(study, StudyStore(own / "out"), "").notes
+    return next((note for note in notes if "beforehand" in note), "")
+
+
+def test_an_attack_or_images_that_take_anothers_name_amend_a_study(own, monkeypatch):
+    (own / "attacks" / "fgsm.toml").write_text(ATTACK)
+    text = (own / "data" / "own.toml").read_text()
+    with np.load(files.shipped("data") / "mnist5k.npz") as archive:
+        np.savez(own / "own.npz", **{key: archive[key][::-1] for key in archive.files})
+    (own / "data" / "own.toml").write_text(
+        text.replace(str(files.shipped("data") / "mnist5k.npz"), str(own / "own.npz"))
+    )
+    run_again(own)
+    told = note_of(own)
+    for name in ("attack 'fgsm'", "data set 'own'", "images of 'own', test, first 20"):
+        assert f"{name}: other contents" in told
+    assert "mnist5k" not in told
+
+
+def test_words_in_the_files_that_a_study_names_are_free(own):
+    edit(own / "attacks/own.toml", '"Own"', '"Ours"')
+    edit(own / "data/own.toml", '"Own"', '"Ours"')
+    begin("study.toml", own / "out")
+    assert note_of(own) == ""
+
+
+def test_before_the_first_cell_a_file_may_be_edited(own):
+    shutil.rmtree(own / "out" / "cells")
+    edit(own / "loss.py", "1.0 *", "2.0 *")
+    begin("study.toml", own / "out")
+    assert note_of(own) == ""
+
+
+def test_a_study_of_an_earlier_version_has_no_digests_of_files_and_is_read(own):
+    store = StudyStore(own / "out")
+    asked = store.asked()
+    del asked["user_files"]
+    store.keep_asked(asked)
+    edit(own / "loss.py", "1.0 *", "2.0 *")
+    begin("study.toml", own / "out")
+    assert note_of(own) == ""
+    edit(own / "loss.py", "2.0 *", "3.0 *")
+    with pytest.raises(InputError, match=r"loss\.py:loss: other contents"):
+        begin("study.toml", own / "out")
 
 
 @pytest.mark.parametrize("file", ["attacks/own.toml", "loss.py", "net.py", "matrix.csv"])
@@ -216,7 +290,10 @@ def elsewhere(nets, tmp_path, monkeypatch):
 def test_a_network_made_elsewhere_is_evaluated_anew_with_another_sidecar(elsewhere):
     sidecar = sidecar_path(elsewhere / "nets" / "ce_noise0_seed0.pt")
     sidecar.write_text("mean = [0.5]\nstd = [0.5]\n")
+    with pytest.raises(InputError, match=r"ce_noise0_seed0\.pt\.toml: other contents.*--amend"):
+        begin("study.toml", elsewhere / "out")
     assert run_again(elsewhere) == (1, 1)
+    assert "after 8 cells" in note_of(elsewhere)
     edit(sidecar, "mean = [0.5]", "mean = [0.25]")
     assert run_again(elsewhere) == (1, 1)
     sidecar.unlink()

@@ -21,10 +21,10 @@ _ABSENT = object()
 def differences(before: Table, after: Table) -> list[str]:
     """Every change from one entry of `study.json` to another, but for words that are free.
 
-    Both have the keys `file` and `changes`.
+    Both have the keys `file` and `changes`, and but for those of earlier versions `user_files`.
     """
     old, new = (merged_table(entry["file"], entry["changes"]) for entry in (before, after))
-    return list(_changes(old, new))
+    return [*_changes(old, new), *edited(before, after)]
 
 
 def reworded(before: Table, after: Table) -> list[str]:
@@ -37,6 +37,15 @@ def reworded(before: Table, after: Table) -> list[str]:
         for key in WORDS
         for line in _value(f"claim {name!r}, {key}", old[name].get(key), new[name].get(key))
     ]
+
+
+def edited(before: Table, after: Table) -> list[str]:
+    """The changes in what a study names: code, attacks, images, networks made elsewhere.
+
+    What is named anew, or no longer, is a change of the file.
+    """
+    old, new = (entry.get("user_files", {}) for entry in (before, after))
+    return [f"{name}: other contents" for name in old if name in new and old[name] != new[name]]
 
 
 def _changes(old: Table, new: Table) -> Iterator[str]:

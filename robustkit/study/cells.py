@@ -194,8 +194,9 @@ class Planner:
         self.tested = tested  # digest of so many test images
         self.methods = {m.name: m for m in study.methods}
         self.tuning = study.tuning or Tuning()
-        noise = noise_of(trained.noise_kind, "0").path
-        self.user_files = read_user_files(trained.model, {m.loss for m in study.methods}, noise)
+        self.noise = noise_of(trained.noise_kind, "0").path
+        names = dict.fromkeys(m.loss for m in study.methods)
+        self.user_files = read_user_files(trained.model, names, self.noise)
         self.cells: dict[str, Cell] = {}
         self.tests: dict[str, Test] = {}
 
@@ -234,6 +235,11 @@ class Planner:
         counts = dict(Counter(method for method, _, _ in later))
         rest = tuple(pending.values())
         return Plan(self.cells, self.tests, tuple(wanted), candidates, chosen, counts, rest)
+
+    def named(self) -> dict[str, str | None]:
+        """Digests of what the study's file names for its trainings."""
+        images = {f"images of {self.trained.data!r}, train": self.data.digest}
+        return self.user_files.named(self.trained.model, self.noise) | images
 
     def numbers(self, analysis: Analysis) -> Iterator[tuple[str, str, int, Context]]:
         """Method, level, seed and context of every network that an analysis compares."""

@@ -111,6 +111,13 @@ class ExternalPlanner:
             raise InputError(f"{self.spec.pattern}: nothing to compare: {notes[0]}")
         return Plan(cells, tests, tuple(wanted), (), {}, {}, notes=notes)
 
+    def named(self) -> dict[str, str | None]:
+        """Digests of the networks that are planned, of their sidecars and architecture."""
+        planned = [one.path for one in self.networks if one.path in self.digests]
+        files = [file for path in planned for file in (path, sidecar_path(path))]
+        code = read_user_files(self.spec.model).named(self.spec.model, None)
+        return code | {str(path): self.digests.get(path) for path in files}
+
     def _analyses(self) -> list[Analysis]:
         return [one for one in self.study.analyses if one.factor != "cost"]
 

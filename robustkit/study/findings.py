@@ -240,8 +240,8 @@ def _amended(request: Mapping[str, Any]) -> Iterable[str]:
         message = f": {'; '.join(changed[:TOLD])}" if changed else ""
         more = f"; and {len(changed) - TOLD} more" if len(changed) > TOLD else ""
         yield (
-            f"The study's file was changed after {after['cells_done']} cells were done, so what "
-            f"was changed in it was not fixed beforehand{message}{more}."
+            f"The study, or a file that it names, was changed after {after['cells_done']} cells "
+            f"were done, so what was changed was not fixed beforehand{message}{more}."
         )
 
 

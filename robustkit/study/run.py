@@ -18,11 +18,12 @@ from robustkit.data import load_dataset
 from robustkit.errors import InputError
 from robustkit.keys import StepTimesKey
 from robustkit.spec import Analysis, Study
-from robustkit.study.amendments import differences, reworded
+from robustkit.study.amendments import differences, edited, reworded
 from robustkit.study.cells import Cell, Context, Plan, Planner, Test
 from robustkit.study.checks import check, locate_errors
 from robustkit.study.external import ExternalPlanner
 from robustkit.study.store import StudyStore
+from robustkit.study.user_files import described_files
 from robustkit.study.work import (
     Job,
     WorkerConfig,
@@ -146,10 +147,19 @@ class Run:
         with locate_errors(f"{self.study.where}: [test] data"):
             return load_cached(tested.data, tested.split, limit, self.options.data_root).digest
 
+    def named(self) -> dict[str, str | None]:
+        """Digests of what the study's file names; None: it is not there, or robustkit's own."""
+        tested, images = self.study.tested, {}
+        for limit in sorted({one.limit or tested.limit or 0 for one in self.study.analyses}):
+            which = f"{tested.split}, first {limit}" if limit else tested.split
+            images[f"images of {tested.data!r}, {which}"] = self.tested(limit or None)
+        return self.planner.named() | described_files(self.study) | images
+
     def register(self) -> None:
         """Write down what is asked before anything is trained, and keep its words up to date.
 
-        When cells are done, the words of claims are as fixed as what they ask.
+        When cells are done, the words of claims, and the contents of the files that the study
+        names, are as fixed as what they ask.
 
         Raises:
             InputError: the folder holds a study that asked something else, or nothing can be
@@ -158,14 +168,16 @@ class Run:
         self.planner.plan({})
         changes = {section: dict(keys) for section, keys in self.changes.items()}
         now = {"digest": self.study.digest, "file": self.study.text, "changes": changes}
+        now["user_files"] = self.named()
         request = self.store.asked()
         if request is None:
             self.store.keep_asked(now | {"name": self.study.name, "amendments": []})
             return
         last = [request, *request["amendments"]][-1]
         done = sum(1 for _ in (self.store.folder / "cells").glob("*.json"))
-        said = differences(last, now) if last["digest"] != now["digest"] else reworded(last, now)
-        if last["digest"] == now["digest"] and not (done and said):
+        same = last["digest"] == now["digest"]
+        said = [*reworded(last, now), *edited(last, now)] if same else differences(last, now)
+        if same and not (done and said):
             last |= now  # only what is written for readers can differ
             self.store.keep_asked(request | {"name": self.study.name})
             return

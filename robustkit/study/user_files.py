@@ -1,4 +1,4 @@
-"""The user's own files among what a study names: an edited one is another.
+"""The user's own files among what a study names: an edited one is another, and amends the study.
 
 What ships with robustkit is known by its name, and a change of it raises `REVISION`. Files which
 a user's file imports itself are not covered. Needs no torch.
@@ -14,9 +14,12 @@ from robustkit import losses, models
 from robustkit.data.noise import LabelNoise, parse_label_noise
 from robustkit.data.shelf import Budgets, checked_budgets, read_dataset_spec
 from robustkit.errors import InputError, UnknownName
-from robustkit.files import file_digest, is_own
+from robustkit.files import Shelf, canonical, digest, file_digest, find, is_own, read_toml
 from robustkit.protocol import Norm, load_protocol, resolve_budgets
+from robustkit.spec import Study
 
+UNREAD = ("title", "licence", "origin")
+"""keys of an attack's or a data set's file that say something to a reader and decide nothing"""
 CHANGED = "another file than when the study was planned; run the study again"
 
 
@@ -28,6 +31,11 @@ class UserFiles:
     losses: Mapping[str, str | None]
     noise: str | None
     """of the file that says which labels are wrong"""
+
+    def named(self, model: str | None, noise: Path | None) -> dict[str, str | None]:
+        """The digests by what the study's file says of the user's files."""
+        every = {str(model): self.model, **self.losses, str(noise): self.noise}
+        return {name: found for name, found in every.items() if found is not None}
 
 
 def read_user_files(
@@ -59,6 +67,26 @@ def protocol_digest(name: str, norm: Norm | None, epsilons: Sequence[str], data:
     if not own:
         return None
     return resolve_budgets(load_protocol(name, norm=norm), epsilons, usual).digest
+
+
+def described_files(study: Study) -> dict[str, str | None]:
+    """The digests of the files that describe a study's attacks and data sets.
+
+    None: it ships with robustkit, or the data set has no such file.
+    """
+    attacks = {study.tested.protocol, *(one.protocol for one in study.analyses if one.protocol)}
+    data = {study.tested.data, *([study.trained.data] if study.trained else [])}
+    return {f"attack {name!r}": _described("attacks", name) for name in sorted(attacks)} | {
+        f"data set {name!r}": _described("data", name) for name in sorted(data)
+    }
+
+
+def _described(shelf: Shelf, name: str) -> str | None:
+    with suppress(UnknownName):  # a folder, or a file of images
+        if is_own(shelf, name):
+            table = read_toml(find(shelf, name))
+            return digest(canonical({k: v for k, v in table.items() if k not in UNREAD}))
+    return None
 
 
 def noise_of(kind: str, rate: str) -> LabelNoise:
