@@ -33,11 +33,15 @@ def answer(network: Callable[[Tensor], Any], x: Tensor) -> Any:
     It is given a copy of the images, which it may overwrite; a tensor that it returns is copied,
     since it may be a buffer that each pass fills anew. Grad mode, default type and eval mode are
     set back.
+
+    Raises:
+        NetworkFailed: it raised something, as one does that takes other shapes.
     """
     grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
     module = network if isinstance(network, torch.nn.Module) and not network.training else None
     try:
-        output = network(x.clone())
+        with asked(f"on images of shape {'×'.join(map(str, x.shape[1:]))}"):
+            output = network(x.clone())
     finally:
         # asked first: torch.export would write down what is set, though it changes nothing
         if torch.is_grad_enabled() != grad:

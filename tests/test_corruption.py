@@ -515,14 +515,14 @@ def test_measure_stops_at_logits_that_are_no_numbers():
     class Broken(Brightest):
         def forward(self, x: Tensor) -> Tensor:
             logits = super().forward(x)
-            logits[2:] *= math.nan
+            logits[x.mean((1, 2, 3)) > 0.6] = math.nan
             return logits
 
-    images = natural(6, 3, 16, 16)
-    with pytest.raises(EvaluationFailed, match=r"image 2 under fog at severity 3$"):
-        measure(
-            Broken(), lambda a, b: images[a:b], [0] * 6, named(6), 4, names=["fog"], severities=[3]
-        )
+    images = natural(6, 3, 16, 16) / 2
+    images[2:] += 0.5
+    settings = {"names": ["brightness"], "severities": [3]}
+    with pytest.raises(EvaluationFailed, match=r"image 2 under brightness at severity 3$"):
+        measure(Broken(), lambda a, b: images[a:b], [0] * 6, named(6), 4, **settings)
 
 
 def test_measure_checks_before_any_work():

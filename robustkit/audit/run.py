@@ -45,6 +45,7 @@ from robustkit.audit.stages import (
     OutOfTime,
     StageSettings,
     ThreatModel,
+    look_at_others,
     run_stages,
 )
 from robustkit.audit.verdict import judge
@@ -62,6 +63,7 @@ BATCH = 64
 """images a pass in indicators, corruptions and bounds, where the user names no other number"""
 BROKE = (OutOfTime, RobustkitError, RuntimeError)
 """what ends a part of the audit, and not the audit"""
+SURROGATE = "the surrogate"
 SMALLEST = corruption.SMALLEST
 """edge in pixels below which corruptions mean nothing"""
 
@@ -113,6 +115,8 @@ class _AuditRun:
         """The parts in turn."""
         q = self.request
         started = datetime.now(UTC).isoformat(timespec="seconds")
+        others = dict(q.against) if q.surrogate is None else {**q.against, SURROGATE: q.surrogate}
+        self.notes += look_at_others(others, q.model, q.data, q.threat, self.settings)
         attacked = self._attack(q.model)
         # others meet the same stages, but no adaptive attacks: these are made for the audited one
         comparisons = self._compare(attacked)

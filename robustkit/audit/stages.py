@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from robustkit.audit.outcome import Family, Level, Stage
 from robustkit.audit.plan import AuditPlan, StageSpec
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
-from robustkit.errors import EvaluationFailed, ProtocolError, first_line
+from robustkit.errors import EvaluationFailed, InputError, ProtocolError, first_line
 from robustkit.evaluation import EvaluatedModel, RunOptions
 from robustkit.protocol import (
     Attack,
@@ -157,7 +157,7 @@ def run_stages(
         InputError: checkpoint and data do not fit.
         EvaluationFailed: the model breaks without any attack.
     """
-    attacked = _clean(model, data, threat, settings)
+    attacked = without_attack(model, data, threat, settings)
     runner = _StageRunner(model, threat, settings, attacked)
     random = any(spec.random for spec in plan.stages) and _is_random(model, data, settings)
     for spec in plan.stages:
@@ -168,9 +168,15 @@ def run_stages(
     return attacked
 
 
-def _clean(
+def without_attack(
     model: EvaluatedModel, data: Dataset, threat: ThreatModel, settings: StageSettings
 ) -> AttackedImages:
+    """What is known of each image before any stage.
+
+    Raises:
+        InputError: checkpoint and data do not fit, or the network cannot be evaluated.
+        EvaluationFailed: the model breaks.
+    """
     protocol = evaluation.resolve_protocol("clean", data, seed=threat.seed)
     # a model that draws at random draws alike when the audit is repeated
     with seeded(seed_of(threat.seed, "audit", "clean"), find_device(settings.options.device)):
@@ -185,6 +191,30 @@ def _clean(
         found.table["predicted"].to_numpy().astype(np.int64),
         warnings=found.header["warnings"],
     )
+
+
+def look_at_others(
+    others: Mapping[str, EvaluatedModel],
+    model: EvaluatedModel,
+    data: Dataset,
+    threat: ThreatModel,
+    settings: StageSettings,
+) -> list[str]:
+    """What is warned of other networks than the audited one, before hours are spent on it.
+
+    Raises:
+        InputError, EvaluationFailed: one of them, or the audited one, cannot be evaluated.
+    """
+    if others:  # what is wrong with the audited one is said first
+        without_attack(model, data, threat, settings)
+    told = []
+    for name, other in others.items():
+        try:
+            found = without_attack(other, data, threat, settings)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        told += [f"{name}: {text}" for text in found.warnings if text not in data.warnings]
+    return told
 
 
 @torch.no_grad()

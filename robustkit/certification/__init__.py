@@ -6,7 +6,7 @@ from robustkit.certification.complete import (
     Decision,
     decide,
 )
-from robustkit.certification.deterministic import Certificates, certify, certify_rising
+from robustkit.certification.deterministic import MENDED_ONLY, Certificates, certify, certify_rising
 from robustkit.certification.smoothing import (
     ABSTAIN,
     AttackedSmoothed,
@@ -19,6 +19,7 @@ from robustkit.certification.smoothing import (
 
 __all__ = [
     "ABSTAIN",
+    "MENDED_ONLY",
     "REVISION",
     "TIME_LIMIT",
     "AttackedSmoothed",

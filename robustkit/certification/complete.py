@@ -24,6 +24,7 @@ from robustkit.certification.graph import BoundGraph
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region, reach
 from robustkit.certification.search import BranchAndBound, until
+from robustkit.checkpoint.adapter import classifier
 from robustkit.errors import InputError
 from robustkit.protocol import Protocol
 from robustkit.record.certification import Outcome
@@ -80,7 +81,8 @@ def decide(
 
     Raises:
         DataError: images or labels of another kind or shape.
-        InputError: not one ε without a target, a model in training mode, or one without bounds.
+        InputError: not one ε without a target, or a model in training mode, without bounds or
+            whose logits depend on the batch.
         EvaluationFailed: logits that are NaN or infinite.
     """
     if len(protocol.epsilons) != 1 or protocol.target != "none":
@@ -89,6 +91,7 @@ def decide(
     proved = certify(
         model, block.images, block.labels, protocol.norm, epsilon, batch_size, budget=budget
     )
+    model = classifier(model)
     if proved.reason:
         raise InputError(f"nothing can be certified: {proved.reason}")
     predicted = _clean(model, block, protocol, batch_size).predicted.tolist()

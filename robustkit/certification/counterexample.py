@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from robustkit.attack.verdicts import Verifier
 from robustkit.geometry import project, steepest_step
+from robustkit.network import gradient
 
 STARTS = 4
 """points that PGD starts from: those of the smallest margin"""
@@ -61,9 +62,9 @@ class Trial:
         for step in range(STEPS):
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(-_margin(self.model(leaf), label).sum(), leaf)
+                slope = gradient(-_margin(self.model(leaf), label).sum(), leaf)
             size = budget[: len(x)] * (RELATIVE_STEP * (1 - step / STEPS))
-            x = project(steepest_step(x, gradient, size, norm), image, budget[: len(x)], norm)
+            x = project(steepest_step(x, slope, size, norm), image, budget[: len(x)], norm)
         return x
 
 

@@ -12,6 +12,7 @@ from math import isfinite, prod
 import torch
 from torch import Tensor, nn
 
+from robustkit.attack.contract import held
 from robustkit.certification.bounds import Interval, chunk, intervals, local_errors, lowest
 from robustkit.certification.conversion import convert
 from robustkit.certification.graph import BoundGraph, Unsupported
@@ -25,6 +26,11 @@ from robustkit.protocol import Norm
 
 BUDGET = 2e9
 """multiplications that the linear relaxation may take for an image: up to a second on one core"""
+MENDED_ONLY = (
+    "; nothing can be proved of it as it stands, but it can be attacked image by image (robustkit "
+    "evaluate --image-by-image; image_by_image=True in Python)"
+)
+"""what is said of a network whose logits depend on the batch, besides how to mend it"""
 METHODS = ("interval", "linear", "linear throughout")
 """interval bounds; linear relaxation over them; and with the layers between bounded likewise"""
 
@@ -88,7 +94,9 @@ def certify(
 
     Raises:
         DataError: images or labels of another kind or shape.
-        InputError: an unknown norm, a negative ε, or a model in training mode.
+        InputError: an unknown norm, a negative ε, or a model in training mode or whose logits
+            depend on the batch.
+        EvaluationFailed: the model broke.
     """
     return certify_rising(model, images, labels, norm, [epsilon], batch_size, budget=budget)[0]
 
@@ -107,9 +115,12 @@ def certify_rising(
 
     Raises:
         DataError: images or labels of another kind or shape.
-        InputError: an unknown norm, ε that are negative or do not rise, or a model in training.
+        InputError: an unknown norm, ε that are negative or do not rise, or a model in training or
+            whose logits depend on the batch.
+        EvaluationFailed: the model broke.
     """
     _check(model, images, labels, norm, epsilons)
+    model = held(model, images, MENDED_ONLY)
     try:
         graph = graph_of(model, images[0])
         right = _right(model, graph, images, labels, batch_size)

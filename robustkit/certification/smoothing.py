@@ -15,6 +15,7 @@ import torch
 from scipy.stats import binomtest, norm
 from torch import Tensor, nn
 
+from robustkit.attack.contract import held
 from robustkit.attack.draws import generator
 from robustkit.errors import DataError, EvaluationFailed, InputError
 from robustkit.geometry import column, in_budget, project
@@ -107,9 +108,11 @@ def smooth(
 
     Raises:
         DataError: not one id per image.
-        EvaluationFailed: logits that are NaN.
+        InputError: a model whose logits depend on the batch.
+        EvaluationFailed: the model broke, or its logits are NaN.
     """
     _check(images, ids)
+    model = held(model, images)
     chosen, lower = np.zeros(len(images), np.int64), np.zeros(len(images))
     for i, (image, name) in enumerate(zip(images, ids, strict=True)):
         # draws that chose the class may not bound it as well: the largest of several counts is
@@ -145,9 +148,21 @@ def predict(
 
     Raises:
         DataError: not one id per image.
-        EvaluationFailed: logits that are NaN.
+        InputError: a model whose logits depend on the batch.
+        EvaluationFailed: the model broke, or its logits are NaN.
     """
     _check(images, ids)
+    return _predicted(held(model, images), images, ids, noise, batch_size, purpose)
+
+
+def _predicted(
+    model: nn.Module,
+    images: Tensor,
+    ids: Sequence[str],
+    noise: SmoothingNoise,
+    batch_size: int,
+    purpose: str,
+) -> npt.NDArray[np.int64]:
     found = np.full(len(images), ABSTAIN, np.int64)
     for i, (image, name) in enumerate(zip(images, ids, strict=True)):
         counts = _counts(model, image, noise, noise.n, (purpose, name), batch_size)
@@ -177,12 +192,13 @@ def attack_smoothed(
 
     Raises:
         DataError: not one id and one label per image.
-        EvaluationFailed: logits that are NaN.
+        InputError: a model whose logits depend on the batch.
+        EvaluationFailed: the model broke, or its logits are NaN.
     """
     _check(images, ids)
     if len(labels) != len(images) or len(smoothed.predicted) != len(images):
         raise DataError(f"{len(images)} images need as many labels and smoothed predictions")
-    truth = labels.cpu().numpy()
+    model, truth = held(model, images), labels.cpu().numpy()
     clean, sealed = smoothed.predicted == truth, smoothed.certified(truth, epsilon)
     perturbed, broken = images.clone(), np.zeros(len(images), np.bool_)
     for i in np.flatnonzero(clean).tolist():
@@ -194,7 +210,7 @@ def attack_smoothed(
             raise EvaluationFailed("the attack on the smoothed classifier left its ball")
         perturbed[i] = x[0]
         # draws of its own, for the same reason: the attack has seen the others
-        verdict = predict(model, x, names, smoothed.noise, batch_size, "verdict")[0]
+        verdict = _predicted(model, x, names, smoothed.noise, batch_size, "verdict")[0]
         broken[i] = verdict not in (ABSTAIN, truth[i])
     return AttackedSmoothed(
         epsilon, clean, clean & ~broken, sealed & ~broken, sealed & broken, perturbed

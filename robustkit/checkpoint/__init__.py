@@ -7,16 +7,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustkit.checkpoint.adapter import wrap
+    from robustkit.checkpoint.adapter import OneByOne, wrap
     from robustkit.checkpoint.checkpoint import Checkpoint
     from robustkit.checkpoint.description import describe
     from robustkit.checkpoint.reading import read_checkpoint
     from robustkit.checkpoint.saving import save_checkpoint, write_sidecar
 
-__all__ = ["Checkpoint", "describe", "read_checkpoint", "save_checkpoint", "wrap", "write_sidecar"]
+__all__ = [
+    "Checkpoint",
+    "OneByOne",
+    "describe",
+    "read_checkpoint",
+    "save_checkpoint",
+    "wrap",
+    "write_sidecar",
+]
 
 _HOMES = {
     "Checkpoint": "checkpoint",
+    "OneByOne": "adapter",
     "describe": "description",
     "read_checkpoint": "reading",
     "save_checkpoint": "saving",

@@ -8,7 +8,7 @@ import torch
 
 from robustkit.checkpoint.logits import find_logits
 from robustkit.errors import CheckpointError, InputError, one_line
-from robustkit.network import answer, asked, kept
+from robustkit.network import answer, kept
 
 
 class Classifier(torch.nn.Module):
@@ -43,13 +43,11 @@ class Classifier(torch.nn.Module):
         """N×C×H×W in [0, 1] to N×K logits.
 
         Raises:
-            NetworkFailed: the network raised something, as one does that takes other shapes.
+            NetworkFailed: the network raised something.
             InputError: the normalisation is for another number of channels.
             CheckpointError: what it returns is not N×K numbers.
         """
-        x = self._typed(self._normalised(x))
-        with asked(f"on images of shape {'×'.join(map(str, x.shape[1:]))}"):
-            output = answer(self.network, x)
+        output = answer(self.network, self._typed(self._normalised(x)))
         found = find_logits(output, len(x), self.classes or self.expected)
         return kept(self._checked(found, len(x)))
 
@@ -90,6 +88,15 @@ class Classifier(torch.nn.Module):
                 "were given or recorded"
             )
         return output.float() if output.dtype.itemsize < 4 else output
+
+
+def classifier(network: torch.nn.Module) -> torch.nn.Module:
+    """A network of others, asked with care and its output checked; neither copied nor changed."""
+    if isinstance(network, Classifier):
+        return network
+    made = Classifier(network)
+    made.training = False  # the network's own mode stays as it is
+    return made
 
 
 class OneByOne(torch.nn.Module):

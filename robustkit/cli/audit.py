@@ -3,6 +3,7 @@
 import shlex
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from robustkit.audit.outcome import Audit, RobustnessClaim
     from robustkit.audit.plan import AuditPlan
     from robustkit.audit.policy import Policy
+    from robustkit.audit.run import AuditRequest
+    from robustkit.evaluation import RunOptions
 
 FAILED_POLICY = 1
 """exit status where a rule of the policy does not hold"""
@@ -117,9 +120,7 @@ def audit(
     parsed = _parse_options(claim, claim_from, policy, junit, budget, epsilon, out)
     from robustkit import evaluation
     from robustkit.audit.request import threat_model, training_ids
-    from robustkit.audit.run import AuditRequest, run_audit
-    from robustkit.audit.stages import StageSettings, minutes
-    from robustkit.cli.terminal import AuditBar
+    from robustkit.audit.run import AuditRequest
 
     reading = CheckpointOptions.parse(
         model=model,
@@ -141,24 +142,24 @@ def audit(
     audited = reading.read(checkpoint)
     dataset = images.load(audited)
     classes = len(dataset.classes)
+    other = partial(
+        images.other_model, dataset, trust_program=trust_program, image_by_image=image_by_image
+    )
     request = AuditRequest(
         model=evaluation.from_checkpoint(audited, classes, image_by_image=image_by_image),
         data=dataset,
         threat=threat_model(dataset, parsed.claim, norm=norm, epsilon=epsilon, seed=seed),
         plan=parsed.plan,
         claim=parsed.claim,
-        against={path: images.other_model(path, dataset) for path in against or ()},
-        surrogate=None if surrogate is None else images.other_model(surrogate, dataset),
+        against={path: other(path) for path in against or ()},
+        surrogate=None if surrogate is None else other(surrogate),
         policy=parsed.policy,
         budget=budget,
         command=shlex.join(["robustkit", *sys.argv[1:]]),
         training_ids=lambda: training_ids(audited, data_root, dataset),
     )
     options = evaluation.RunOptions(batch_size=images_per_batch(batch_size), device=device)
-    with AuditBar() as bar:
-        settings = StageSettings(out / "work", options, bar.begin, minutes(parsed.minutes))
-        found = run_audit(request, settings)
-    return _write_and_show(found, out, junit)
+    return _write_and_show(_run(request, options, out, parsed.minutes), out, junit)
 
 
 def _parse_options(
@@ -187,6 +188,15 @@ def _parse_options(
         stated = verdict.claim_from(claim_from, epsilon)
     plan, limit = plans.parse_budget(budget)
     return _ParsedOptions(plan, limit, policies.read_policy(policy) if policy else None, stated)
+
+
+def _run(request: "AuditRequest", options: "RunOptions", out: Path, limit: float | None) -> "Audit":
+    from robustkit.audit.run import run_audit
+    from robustkit.audit.stages import StageSettings, minutes
+    from robustkit.cli.terminal import AuditBar
+
+    with AuditBar() as bar:
+        return run_audit(request, StageSettings(out / "work", options, bar.begin, minutes(limit)))
 
 
 def _write_and_show(found: "Audit", out: Path, junit: Path | None) -> int:

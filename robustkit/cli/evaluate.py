@@ -293,8 +293,12 @@ def evaluate_checkpoint(path: str, request: EvaluationRequest, bar: "Bar | None"
     )
     surrogate = None
     if request.surrogate is not None:
-        trusted = request.checkpoint.trust_program
-        surrogate = request.images.other_model(request.surrogate, data, trusted)
+        surrogate = request.images.other_model(
+            data,
+            request.surrogate,
+            trust_program=request.checkpoint.trust_program,
+            image_by_image=request.image_by_image,
+        )
     options = evaluation.RunOptions(
         batch_size=request.batch_size,
         device=request.device,

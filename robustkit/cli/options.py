@@ -130,7 +130,12 @@ class ImageOptions:
         )
 
     def other_model(
-        self, path: str, images: "Dataset", trust_program: bool = False
+        self,
+        images: "Dataset",
+        path: str,
+        *,
+        trust_program: bool = False,
+        image_by_image: bool = False,
     ) -> "EvaluatedModel":
         """Another network, for images that were made for the first: a surrogate or a comparison.
 
@@ -143,7 +148,8 @@ class ImageOptions:
         checkpoint = read_checkpoint(path, trust_program=trust_program)
         if (self.resize, self.crop, self.channels) == (None, None, None):
             evaluation.check_shape(checkpoint, images)
-        return evaluation.from_checkpoint(checkpoint, len(images.classes))
+        classes = len(images.classes)
+        return evaluation.from_checkpoint(checkpoint, classes, image_by_image=image_by_image)
 
 
 def numbers(text: str | None, option: str) -> tuple[float, ...] | None:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from robustkit.attack.contract import held
 from robustkit.corruption.kinds import check, corrupt
 from robustkit.corruption.tables import NAMES, SEVERITIES
 from robustkit.errors import DataError, EvaluationFailed, InputError
@@ -46,9 +47,10 @@ def measure(
 
     Raises:
         UnknownName: no such corruption.
-        InputError: no such severity or batch size, or images that are too small.
+        InputError: no such severity or batch size, images that are too small, or a model whose
+            logits depend on the batch.
         DataError: labels and ids do not go together.
-        EvaluationFailed: logits are NaN or infinite.
+        EvaluationFailed: the model broke, or its logits are NaN or infinite.
     """
     truth = np.asarray(labels)
     if len(truth) != len(ids):
@@ -63,6 +65,8 @@ def measure(
     for start in range(0, len(truth), batch_size):
         part = slice(start, min(start + batch_size, len(truth)))
         clean = torch.as_tensor(images_of(part.start, part.stop)).to(device)
+        if start == 0:
+            model = held(model, clean)
         for i, j in cells:
             images = corrupt(clean, names[i], severities[j], ids[part], seed)
             predicted = _predicted(model, images, f"{names[i]} at severity {severities[j]}", start)

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from robustkit.attack import Block
-from robustkit.certification import REVISION, Decision, decide
+from robustkit.certification import MENDED_ONLY, REVISION, Decision, decide
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.errors import InputError
+from robustkit.evaluation.chance import chance_warnings
 from robustkit.evaluation.config import Config, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.probe import probe
@@ -90,6 +91,8 @@ class _Run:
     path: Path
     time_limit: float
     options: RunOptions
+    found: Sequence[str] = ()
+    """what the probe warns of"""
 
     def complete(self, known: "dict[int, tuple[CertifiedImage, Images | None]]") -> None:
         """Decide what is not, and write as it goes; what is interrupted keeps what it has."""
@@ -98,7 +101,9 @@ class _Run:
             return
         device = self.config.device
         network = self.config.model.load(device)
-        probe(network, self.config.data, device)
+        steps = bool(self.config.protocol.attacks)
+        traits = probe(network, self.config.data, device, MENDED_ONLY, gradients=steps)
+        self.found = traits.warnings
         batch = self.options.batch_size
         decisions = decide(
             network,
@@ -157,7 +162,16 @@ class _Run:
             images += [] if image is None else [image]
         perturbed = np.stack(images) if images else np.zeros((0, *self.config.data.shape), "<f4")
         run = {"robustkit": version("robustkit"), "torch": torch.__version__}
-        write_atomic(self.path, encode_certification(self.header, run, rows, perturbed))
+        header = {**self.header, "warnings": [*self.header["warnings"], *self._warnings(rows)]}
+        write_atomic(self.path, encode_certification(header, run, rows, perturbed))
+
+    def _warnings(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What was found of the network: by the probe and, once all images are there, by them."""
+        data = self.config.data
+        if len(rows) < len(data):
+            return [*self.found]
+        predicted = np.array([row["predicted"] for row in rows], np.int64)
+        return [*self.found, *chance_warnings(data.labels, predicted, len(data.classes))]
 
 
 def _known(path: Path) -> "dict[int, tuple[CertifiedImage, Images | None]]":

@@ -126,7 +126,7 @@ def _warnings(config: Config) -> list[str]:
     return [
         *model.warnings,
         *data.warnings,
-        *([] if config.surrogate is None else [_transfer(config.surrogate)]),
+        *([] if config.surrogate is None else _transfer(config.surrogate)),
         *_seen_in_training(model, data),
         *([] if model.shape in (None, data.shape) else [shape_mismatch(model.shape, data)]),
         *protocol.weaknesses,
@@ -135,11 +135,12 @@ def _warnings(config: Config) -> list[str]:
     ]
 
 
-def _transfer(surrogate: EvaluatedModel) -> str:
-    return (
+def _transfer(surrogate: EvaluatedModel) -> list[str]:
+    return [
         f"attacked through {surrogate.header['path']}: a transfer attack, which says nothing "
-        "of attackers who know the model"
-    )
+        "of attackers who know the model",
+        *(f"the surrogate: {text}" for text in surrogate.warnings),
+    ]
 
 
 def _cannot_transfer(protocol: Protocol) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from robustkit import checkpoint as checkpoints
+from robustkit.attack.contract import EVALUATED
 from robustkit.checkpoint import Checkpoint
 from robustkit.checkpoint.adapter import OneByOne, freeze, replica
 from robustkit.checkpoint.architecture import unscaled_normalisation
@@ -43,6 +44,8 @@ class EvaluatedModel:
     outputs: Callable[[tuple[int, int, int], torch.device], Outputs | None] | None = None
     """of a module in memory, logits on noise of C × H × W, with which those of a record on file
     must agree; None of these: no record answers. Of a checkpoint its file says all."""
+    instead: str = EVALUATED
+    """where its logits depend on the batch, what can be done about it but to mend it"""
 
 
 ONE_BY_ONE = (

@@ -128,11 +128,12 @@ def _probed(config: Config, networks: Networks) -> list[str]:
     """
     model, surrogate = networks
     steps = bool(config.protocol.attacks)
-    own = probe(model, config.data, config.device, gradients=steps and surrogate is None)
-    if surrogate is None:
+    given, instead = (config.data, config.device), config.model.instead
+    own = probe(model, *given, instead, gradients=steps and surrogate is None)
+    if surrogate is None or config.surrogate is None:
         return own.warnings
     try:
-        other = probe(surrogate, config.data, config.device, gradients=steps)
+        other = probe(surrogate, *given, config.surrogate.instead, gradients=steps)
     except InputError as error:
         raise InputError(f"the surrogate: {error}") from error
     return [*own.warnings, *(f"the surrogate: {text}" for text in other.warnings)]

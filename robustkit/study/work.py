@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 PATIENCE = 0.5
 """seconds between two looks at whether the parent process is still there"""
+LEFT_OUT = (
+    ", or leave it out of the study and evaluate it by itself (robustkit evaluate --image-by-image)"
+)
+"""what can be done about a network whose logits depend on the batch, but to mend it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +218,8 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
             evaluation.check_shape(read, data)
         model = evaluation.from_checkpoint(read, len(data.classes))
         # as the study knows it, wherever a worker has it
-        return replace(model, header={**model.header, "path": made["checkpoint"]})
+        header = {**model.header, "path": made["checkpoint"]}
+        return replace(model, header=header, instead=LEFT_OUT)
 
     record = evaluation.run(
         evaluated_model(test.cell),
