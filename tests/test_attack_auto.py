@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import robustkit.attack
 from robustkit.attack import attack_block, build_search, in_budget
 from robustkit.attack.draws import stream
 from robustkit.attack.library import foolbox, foolbox_model
@@ -27,10 +26,6 @@ SQUARE = {"kind": "square", "queries": 600}
 
 def levels(truth: Tensor, *shares: float) -> list[str]:
     return [f"{float(q):.6f}" for q in truth.quantile(torch.tensor(shares).double())]
-
-
-def test_every_public_name_exists():
-    assert all(hasattr(robustkit.attack, name) for name in robustkit.attack.__all__)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -158,6 +158,7 @@ def test_a_record_that_was_changed_is_refused(digits, tmp_path):
     found = front.certify(checkpoint, **named)
     with np.load(found.path) as arrays:
         content = dict(arrays)
+    assert found.header["schema"] == "robustkit.certification/1"
     content["record"] = np.array(str(content["record"]).replace('"fooled"', '"certified"'))
     np.savez(found.path, **content)
     with pytest.raises(RecordError, match="was changed since it was written"):

@@ -28,10 +28,6 @@ def step(number=0, seed=0):
     return Step(number, torch.Generator().manual_seed(seed))
 
 
-def test_every_public_name_exists():
-    assert all(hasattr(losses, name) for name in losses.__all__)
-
-
 def test_the_list_says_what_each_loss_is_and_whose():
     assert {name: entry.title for name, entry in losses.LOSSES.items()} == {
         "cross-entropy": "cross-entropy, with label smoothing if wanted",

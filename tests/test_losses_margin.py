@@ -413,6 +413,13 @@ def test_a_layer_without_a_gradient_is_no_obstacle_to_two_passes():
     assert float(found[2].norm()) > 0
 
 
+def test_called_it_is_the_loss_without_preparation():
+    model, images, labels = initialised(Smooth()).double(), draw(5, 1, 4, 4), torch.arange(5)
+    loss = margin(gamma=9.0)
+    value = loss.prepare(model, images)(model, images, labels, step()).loss
+    assert value.item() == loss(model, images, labels, step()).loss.item() > 0
+
+
 def test_a_network_none_of_whose_trained_weights_count_is_prepared():
     model = nn.Sequential(nn.Linear(4, 3)).requires_grad_(False)
     model[0].idle = nn.Linear(1, 1)
@@ -712,6 +719,14 @@ def test_settings_that_do_not_fit_the_network_are_told_in_one_line(settings, mes
     with pytest.raises(InputError) as caught:
         margin(**settings).prepare(Branches(), torch.rand(3, 4))
     assert str(caught.value) == message
+
+
+def test_a_layer_without_influence_is_told_without_preparation_too():
+    loss = losses.build("large-margin", {"layers": "idle"})
+    with pytest.raises(InputError) as caught:
+        loss(Branches(), draw(2, 4).float(), torch.tensor([0, 1]), step())
+    told = "large-margin: the logits do not depend on a layer with a margin"
+    assert str(caught.value) == told
 
 
 def test_all_other_classes_may_be_kept_away():

@@ -1,6 +1,7 @@
 import json
 import os
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,9 @@ from helpers.evaluations import evaluation
 
 from robustkit import record
 from robustkit.errors import EvaluationFailed, RecordError
+from robustkit.record.certification import read_certification
+from robustkit.record.checks import check_rows
+from robustkit.record.examples import SEAL, examples_state
 from robustkit.results.records import open_record
 from robustkit.results.rows import Files, distances, read_rows
 from robustkit.statistics import proportion
@@ -222,6 +226,14 @@ def test_a_folders_marker_that_says_nothing_is_named(tmp_path, content):
     assert str(caught.value).startswith(f"{marker}: not readable: ")
 
 
+def test_a_folders_marker_that_cannot_be_read_is_named(tmp_path):
+    marker = tmp_path / "robustkit.json"
+    marker.mkdir()
+    with pytest.raises(RecordError) as caught:
+        record.Store(tmp_path)
+    assert str(caught.value) == f"{marker}: cannot be read: Is a directory"
+
+
 def test_a_folder_keeps_the_marker_of_an_older_version_and_a_new_one_gets_one(tmp_path):
     marker = tmp_path / "runs" / "robustkit.json"
     store = record.Store(tmp_path / "runs")
@@ -381,7 +393,17 @@ def test_examples_and_arrays_are_never_unpickled(tmp_path):
         np.save(blocks.folder / name, trap, allow_pickle=True)
     assert blocks.outputs() is None
     assert blocks.images(0) is None
+    np.savez(tmp_path / "sealed.npz", **{SEAL: trap})
+    assert examples_state(tmp_path / "sealed.npz") == "changed"
+    np.savez(tmp_path / "certification.npz", record=trap, perturbed=trap, seal=trap)
+    with pytest.raises(RecordError, match="not a robustkit certification"):
+        read_certification(tmp_path / "certification.npz")
     assert not opened.exists()
+
+
+def test_examples_without_a_digest_are_told(tmp_path):
+    np.savez(tmp_path / "old.npz", label=np.zeros(1))
+    assert examples_state(tmp_path / "old.npz") == "no digest"
 
 
 def test_missing_examples_do_not_matter(tmp_path):
@@ -405,6 +427,40 @@ def test_examples_whose_columns_do_not_fit_together_do_not_matter(tmp_path, dama
         columns = {name: damage(name, arrays[name]) for name in arrays.files}
     np.savez(path, **columns)
     assert record.read(found.path).examples == []
+
+
+# --- headers and rows that no run can have written ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda h: h["data"].update(n="20"), "its header has data.n = '20'"),
+        (lambda h: h["protocol"]["epsilons"][0].update(epsilon="?"), "{path}: budget: "),
+    ],
+)
+def test_a_header_without_sense_is_named(tmp_path, change, told):
+    path = tampered(stored(tmp_path).path, header=change, drop=("robustkit.digest",))
+    with pytest.raises(RecordError) as caught:
+        record.read(path)
+    assert told.format(path=path) in str(caught.value)
+
+
+@pytest.mark.parametrize("budget", [0.3, 8.0])
+@pytest.mark.parametrize(("excess", "holds"), [(0.9, True), (1.1, False)])
+def test_a_distance_may_exceed_its_budget_by_rounding_alone(budget, excess, holds):
+    """By 1e-4, of the budget where that is above 1."""
+    text = str(budget)
+    header = {"data": {"n": 1}, "protocol": {"epsilons": [{"epsilon": text}]}}
+    distance = budget + excess * 1e-4 * max(budget, 1)
+    row = {"sample": "a", "index": 0, "label": 1, "predicted": 1, "fooled_by": "pgd"}
+    row |= {"fooled_at": text, "distance": distance, "fooled_as": 2}
+    rows = pa.Table.from_pylist([row])
+    if holds:
+        check_rows(header, {}, rows, Path("x"))
+    else:
+        with pytest.raises(RecordError, match="row 0 contradicts itself"):
+            check_rows(header, {}, rows, Path("x"))
 
 
 # --- records that are not what was written ------------------------------------------------------

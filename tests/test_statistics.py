@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, norm, ttest_1samp
 
-from robustkit import statistics
 from robustkit.errors import InputError
 from robustkit.statistics import (
     Method,
@@ -19,10 +18,6 @@ from robustkit.statistics import (
     proportion,
     ratio,
 )
-
-
-def test_every_public_name_exists():
-    assert all(hasattr(statistics, name) for name in statistics.__all__)
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

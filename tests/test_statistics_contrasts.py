@@ -15,7 +15,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from robustkit.errors import InputError
 from robustkit.statistics import compare_images, compare_seeds, compare_unpaired, over_seeds
 from robustkit.statistics import proportion as wilson
-from robustkit.statistics.pivot import Score, Student, Term, interval
+from robustkit.statistics.pivot import Exact, Score, Student, Term, interval
 from robustkit.statistics.resampling import bootstrap, sign_flip
 from robustkit.statistics.resampling import wilcoxon as signed_ranks
 from robustkit.statistics.spread import mean_squares, student, terms
@@ -278,6 +278,10 @@ def test_the_score_test_is_sound_at_minus_one_however_many_images():
     """With a hundred million images the variance at −1 is rounding dust instead of 0."""
     assert Score(0, 99_999_998, 100_000_000).p_above(-1.0) == 0
     assert Score(0, 999_999_999, 1_000_000_000).lower(0.05) == -1
+
+
+def test_a_p_value_too_small_for_a_number_is_zero():
+    assert Exact(100_000, 0, 100_000).p_above(0.5) == 0
 
 
 @pytest.mark.parametrize("n", [8, 15])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from robustkit.errors import RecordError
+from robustkit.errors import ProtocolError, RecordError
 from robustkit.files import digest
 from robustkit.protocol import parse_epsilon
 from robustkit.record.evaluation import CLEAN, SCHEMA, VERSION, rows_digest
@@ -68,7 +68,10 @@ def check_header(header: Any, path: Path) -> None:
             if not isinstance(header[part][key], kind):
                 raise ValueError(f"its header has {part}.{key} = {header[part][key]!r:.40}")
     for entry in header["protocol"]["epsilons"]:
-        parse_epsilon(entry["epsilon"], f"{path}: budget")
+        try:
+            parse_epsilon(entry["epsilon"], f"{path}: budget")
+        except ProtocolError as error:
+            raise RecordError(str(error)) from error
     stem = path.stem
     if len(stem) == NAME and not set(stem) - set("0123456789abcdef") and not name.startswith(stem):
         raise RecordError(
