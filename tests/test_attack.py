@@ -351,6 +351,28 @@ def test_a_search_that_leaves_its_ball_by_a_hair_is_not_believed(monkeypatch, no
         assert outcomes.fooled_by == ["fgsm" if holds else None] * 3
 
 
+def test_a_search_that_leaves_its_ball_by_a_hair_goes_on_until_it_is_inside(monkeypatch):
+    from robustkit.attack import engine
+
+    class Drifting(Search):
+        norm, steps, random_start = "linf", 3, False
+
+        def start(self, state, sources):
+            return state.started(state.images - 1.0001 * state.epsilon.view(-1, 1, 1, 1), None)
+
+        def value(self, logits, state, targeted):
+            return logits[:, 0]
+
+        def advance(self, state, value, gradient):
+            state.x = state.x + 0.00006 * state.epsilon.view(-1, 1, 1, 1)
+
+    monkeypatch.setattr(engine, "build_search", lambda attack, norm: Drifting())
+    model, x = Linear(), torch.full((3, 1, 10, 10), 0.55)
+    model.w = torch.ones(100).double()
+    outcomes = attack_block(model, right(model, x), make("linf", FGSM, epsilon=["0.1"]), 2)
+    assert outcomes.distance.tolist() == pytest.approx([0.099998] * 3, abs=1e-6)
+
+
 def test_a_search_that_leaves_the_box_above_is_not_believed(monkeypatch):
     from robustkit.attack import engine
 
@@ -415,7 +437,7 @@ def test_every_restart_of_every_image_at_every_budget_starts_elsewhere(monkeypat
     model, x = Linear(), images(3)
     x = x[model.closest(x, norm) > 1e-3]
     levels = ["1/100000", "1/50000"]
-    attack_block(model, right(model, x), make(norm, attack, epsilon=levels), 4)
+    attack_block(model, right(model, x), make(norm, attack, epsilon=levels, search="scan"), 4)
     assert len(changes) == 2 * 3 * len(x)
     first = attack["kind"] == "fab"  # whose first start is the image itself
     moved = [change for (_, _, restart), change in changes.items() if restart or not first]

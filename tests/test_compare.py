@@ -326,6 +326,26 @@ def test_the_command_for_a_missing_evaluation_names_a_norm_that_is_no_default(ro
     assert "--set" not in line
 
 
+def scanned(found):
+    """The evaluation as if its budgets had been scanned from the smallest up."""
+    protocol = found.header["protocol"]
+    resolved = {k: v for k, v in protocol["resolved"].items() if k != "search"}
+    assert resolved != protocol["resolved"]
+    return with_header(found, "protocol", digest="5" * 64, resolved=resolved)
+
+
+def test_a_larger_budget_plays_no_part_where_budgets_were_scanned_and_one_where_bisected(robustkit):
+    few, many = made(STRONG, 3, epsilons=("0.1", "0.2")), made(WEAK, 0)
+    at = ("--at", "1/10", "--at", "0.2")
+    found = numbers(robustkit, "compare", write(scanned(many)), write(scanned(few)), *at)
+    assert [one["level"] for one in found["comparisons"]] == ["1/10", "0.2"]
+    line = refused(robustkit, "compare", write(many), write(few), *at)
+    assert "at other budgets" in line
+    line = refused(robustkit, "compare", write(many), write(scanned(few)), *at)
+    assert "with another attack" in line
+    assert "--set search=scan" in refused(robustkit, "compare", write(scanned(many)), write(few))
+
+
 def test_of_two_records_by_one_condition_the_later_counts(robustkit):
     weak, strong = made(WEAK, 0), made(STRONG, 1)
     later = with_header(made(WEAK, 9), "checkpoint", "9" * 64, **weak.header["checkpoint"])
@@ -370,8 +390,6 @@ def test_evaluations_that_do_not_belong_together(robustkit):
     other = made(STRONG, 3, epsilons=("0.1", "0.2"))
     line = refused(robustkit, "compare", weak, write(other))
     assert "at other budgets" in line
-    found = numbers(robustkit, "compare", weak, write(other), "--at", "1/10", "--at", "0.2")
-    assert [one["level"] for one in found["comparisons"]] == ["1/10", "0.2"]
     line = refused(robustkit, "compare", weak, write(other), "--at", "0.3")
     assert "was not attacked at ε = 0.3, only at 0.1, 0.2; run: robustkit evaluate nets/" in line
     assert "--epsilon 0.3" in line

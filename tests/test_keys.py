@@ -380,6 +380,7 @@ EVALUATION = {
             "attacks": "protocol",
             "epsilons": "protocol",
             "target": "protocol",
+            "search": "protocol",
             "seed": "protocol",
         },
         {"name": SHOWN, "title": SHOWN, "text": SHOWN},

@@ -223,6 +223,47 @@ def test_the_digest_follows_every_number_but_not_the_name():
     assert len({p.digest for p in [base, *others]}) == 8
 
 
+@pytest.mark.parametrize(("name", "norm"), [(name, norm) for _, name, norm, _ in ROWS])
+def test_scanned_budgets_have_the_digest_under_which_they_were_published(name, norm):
+    one, several = (
+        [protocols.parse_epsilon(text) for text in texts] for texts in (["1/10"], ["1/10", "1/5"])
+    )
+    bisected = protocols.load_protocol(name, norm=norm)
+    scanned = protocols.load_protocol(name, ["search=scan"], norm)
+    for budgets in ([], one):  # nothing to search
+        with_search, without = (
+            protocols.with_epsilons(p, budgets).resolved() for p in (bisected, scanned)
+        )
+        assert with_search == without
+        assert "search" not in without
+    with_search, without = (
+        protocols.with_epsilons(p, several).resolved() for p in (bisected, scanned)
+    )
+    assert without == {k: v for k, v in with_search.items() if k != "search"}
+    assert with_search["search"] == "bisect"
+    assert [protocols.search_of(p) for p in (with_search, without)] == ["bisect", "scan"]
+
+
+def test_how_budgets_are_searched_stands_in_a_file_or_a_setting():
+    assert make(PGD).search == "bisect"
+    assert make(PGD, search="scan").search == "scan"
+    table = tomllib.loads(MIXED.replace('target  = "next"', 'search = "scan"'))
+    found = {n: protocols.parse_protocol(table, "p", "p.toml", norm=n) for n in table["norm"]}
+    assert {n: p.search for n, p in found.items()} == {
+        "linf": "bisect",
+        "l2": "bisect",
+        "l1": "scan",
+    }
+    assert protocols.load_protocol("pgd", ["search=scan"]).search == "scan"
+    assert protocols.load_protocol("pgd", ["search = scan", "search=bisect"]).search == "bisect"
+    for setting in ("search=middle", "search=", "pgd.search=scan", "search"):
+        with pytest.raises(ProtocolError, match=setting) as caught:
+            protocols.load_protocol("pgd", [setting])
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ProtocolError, match="search: unknown value 'biscet'; did you mean 'bisect"):
+        make(PGD, search="biscet")
+
+
 def test_equal_numbers_written_differently_are_the_same_question():
     assert make(PGD, epsilon=["1/10"]).digest == make(PGD, epsilon=["0.1"]).digest
 

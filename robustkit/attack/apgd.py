@@ -17,7 +17,7 @@ from robustkit.attack.objectives import objective, towards
 from robustkit.attack.projections import onto_l1_ball
 from robustkit.attack.search import Search, top_wrong_class
 from robustkit.attack.state import State
-from robustkit.geometry import column, distance, in_budget, project, steepest_step
+from robustkit.geometry import column, project, steepest_step
 from robustkit.protocol import Loss, Norm
 
 MOMENTUM = 0.75
@@ -141,13 +141,6 @@ class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # typ
         if (target := state.buffers.target) is None:
             return objective(logits, state.classes, state.clean, self.loss, targeted)
         return towards(logits, state.classes, target, state.clean, self.loss)
-
-    def claims(self, state: State[ApgdBuffers], fooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Iterates that fool, inside the ball: with `multi_radius` the first ones lie outside."""
-        if not self.multi_radius:
-            return fooled, state.x
-        reached = distance(state.images, state.x, self.norm)
-        return fooled & in_budget(reached, state.epsilon), state.x
 
     def advance(self, state: State[ApgdBuffers], value: Tensor, gradient: Tensor) -> None:
         """One step; at a checkpoint the step size is reconsidered first."""

@@ -16,7 +16,7 @@ from robustkit.attack.victim import Victim
 from robustkit.network import answer
 from robustkit.protocol import Protocol, labels_of
 
-REVISION = 4
+REVISION = 5
 """Raised whenever a change here can change a row; part of every evaluation's digest."""
 
 

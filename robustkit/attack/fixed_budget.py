@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustkit.attack.block import Progress, batches
 from robustkit.attack.draws import generator, seed_of
-from robustkit.attack.queue import Find, Queue, Task
+from robustkit.attack.queue import Queue, Task
 from robustkit.attack.search import Search, passes
 from robustkit.attack.state import B, State, join, take
 from robustkit.attack.verdicts import Verifier
@@ -68,42 +68,49 @@ class FixedBudgets(Generic[B]):
     batch_size: int
 
     def run(self, progress: Progress) -> None:
-        """Attack every image at the budgets below the smallest known to succeed."""
-        distances = self.verifier.outcomes.distance
-        epsilons = [float(e) for e in self.protocol.epsilons]
-        reached = torch.stack([in_budget(distances, e) for e in epsilons]).sum(0).cpu()
-        levels = (len(epsilons) - reached).tolist()
+        """Attack every image at its open budgets: those below the smallest known to succeed."""
+        images = torch.arange(len(self.verifier.outcomes.distance))
+        open_levels = [range(level) for level in self._succeeded_from(images)]
         attempts = self.search.attempts(self.step_model.clean.shape[1])
-        queue, total = Queue(levels, attempts), sum(levels) * len(attempts) or 1
+        queue = Queue(open_levels, attempts, self.protocol.search)
+        total = queue.left or 1
         while len(queue):
-            self._drain(queue, lambda left: progress(1 - left / total))
-            # verified once the queue is empty, in full batches; a claim that does not hold up
-            # sends its image on to its next task
-            for image in self._refuted(queue.take_finds()):
-                queue.try_next(image)
+            self._drain(queue, lambda: progress(1 - queue.left / total))
+            self._verify(queue)
 
-    def _drain(self, queue: Queue, remaining: Callable[[int], None]) -> None:
-        """Work the queue off; claimed successes are left in it."""
+    def _succeeded_from(self, rows: Tensor) -> list[int]:
+        """The smallest level at which a success is known of each image, by its distance."""
+        distances = self.verifier.outcomes.distance
+        distances = distances[rows.to(distances.device)]
+        beyond = [~in_budget(distances, float(e)) for e in self.protocol.epsilons]
+        levels: list[int] = torch.stack(beyond).sum(0).tolist()
+        return levels
+
+    def _drain(self, queue: Queue, report: Callable[[], None]) -> None:
+        """Work the queue off; the last claimed successes are left in it."""
         slots = self._enter(queue.take(self.batch_size))
         while len(slots):
             found = self._pass(slots)
             done = found.hit | (slots.left == 0)
             if done.any():
-                self._keep_out_of_budget_finds(slots, done & ~found.hit)
+                self._keep_out_of_budget_finds(queue, slots, done & ~found.hit)
                 for row in done.nonzero()[:, 0].tolist():
                     image = int(slots.owner[row])
                     if found.hit[row]:
-                        queue.add_find(image, found.images[row].clone())
+                        queue.claim(image, found.images[row].clone())
                     else:
-                        queue.try_next(image)
+                        queue.fail(image)
                 keep = (~done).nonzero()[:, 0]
                 slots, found = take(slots, keep), take(found, keep)
-                remaining(len(queue) + len(slots))
+                report()
             if len(slots):
                 self._advance(slots, found)
             # rows are at different steps of different searches, so a free slot need not wait for
             # the others: a batch that shrank to its hardest images would waste most of each pass
-            if fresh := queue.take(self.batch_size - len(slots)):
+            free = self.batch_size - len(slots)
+            if len(queue) < free and queue.withheld:
+                self._verify(queue)
+            if fresh := queue.take(free):
                 entering = self._enter(fresh)
                 slots = join(slots, entering) if len(slots) else entering
 
@@ -171,16 +178,23 @@ class FixedBudgets(Generic[B]):
             logits = victim.logits(state.x, slots.owner, self.name)
             self.search.observe(state, victim.fooled(logits.argmax(1), state.classes))
 
-    def _keep_out_of_budget_finds(self, slots: _Slots[B], ended: Tensor) -> None:
+    def _keep_out_of_budget_finds(self, queue: Queue, slots: _Slots[B], ended: Tensor) -> None:
         """Searches that ended in vain may have met points outside the budget: they are bounds."""
         some, images = self.search.out_of_budget_finds(slots.state)
         rows = (ended & some.cpu()).nonzero()[:, 0]
         if len(rows):
-            self.verifier.keep(slots.owner[rows], images[rows.to(images.device)], self.name)
+            owners = slots.owner[rows]
+            self.verifier.keep(owners, images[rows.to(images.device)], self.name)
+            for image, level in zip(owners.tolist(), self._succeeded_from(owners), strict=True):
+                queue.close_from(image, level)
 
-    def _refuted(self, finds: Sequence[Find]) -> list[int]:
-        """Recompute claimed successes; the images whose claim does not hold up."""
-        refuted: list[int] = []
+    def _verify(self, queue: Queue) -> None:
+        """Recompute what is claimed, in full batches where nothing waits for it.
+
+        An image whose claim holds goes on below what was found; one whose claim does not hold up,
+        with its next attempt.
+        """
+        finds = queue.take_finds()
         for part in batches(torch.arange(len(finds)), self.batch_size):
             some = [finds[k] for k in part.tolist()]
             rows = torch.tensor([find.task.image for find in some])
@@ -190,5 +204,9 @@ class FixedBudgets(Generic[B]):
             )
             perturbed = torch.stack([find.perturbed for find in some])
             held = self.verifier.keep(rows, perturbed, self.name, budget, self.search.eot)
-            refuted += rows[~held].tolist()
-        return refuted
+            levels = self._succeeded_from(rows)
+            for image, holds, level in zip(rows.tolist(), held.tolist(), levels, strict=True):
+                if holds:
+                    queue.succeed(image, level)
+                else:
+                    queue.fail(image)

@@ -1,13 +1,16 @@
 """The queue: which image is attacked next, at which budget, in which attempt; what was found."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from robustkit.attack.search import Attempt
+from robustkit.protocol import BudgetOrder
+
+Choice = Callable[[range], int]
+"""which of an image's open levels is tried next"""
 
 
 class Task(NamedTuple):
@@ -29,26 +32,42 @@ class Find(NamedTuple):
 
 
 class Queue:
-    """Every image has tasks of its own, of which one waits or is worked on at a time.
+    """Every image has one task at a time, which waits or is worked on, as long as a level is open.
 
-    Budgets rise, and at each come all attempts: what counts is the smallest budget that succeeds,
-    so that no larger one need be tried after a success, and each one before it was tried in full.
+    Levels are the protocol's budgets, smallest first, and an image's open ones a range: a success
+    closes its level and all above, a level at which every attempt failed itself and all below. What
+    counts is the smallest budget that succeeds, and where one fails smaller ones hardly succeed.
     """
 
-    def __init__(self, levels: Sequence[int], attempts: Sequence[Attempt]) -> None:
-        """`levels` are how many budgets are open for each image of the block, smallest first."""
-        self._later: dict[int, Iterator[Task]] = {
-            image: _tasks(image, count, attempts) for image, count in enumerate(levels)
-        }
+    def __init__(
+        self, open_levels: Sequence[range], attempts: Sequence[Attempt], order: BudgetOrder
+    ) -> None:
+        """`open_levels` are those of each image of the block that are still in question."""
+        self._open = list(open_levels)
+        self._attempts = attempts
+        self._choose = ORDERS[order]
         self._waiting: deque[Task] = deque()
         self._current: dict[int, Task] = {}
         self._finds: list[Find] = []
-        for image in self._later:
-            self.try_next(image)
+        for image in range(len(self._open)):
+            self._go_on(image)
 
     def __len__(self) -> int:
         """How many images wait."""
         return len(self._waiting)
+
+    @property
+    def left(self) -> int:
+        """How many attempts are left at most: if each fails and closes no level but its own."""
+        under_way = (*self._waiting, *self._current.values())
+        return sum(map(len, self._open)) * len(self._attempts) - sum(
+            task.attempt.number for task in under_way
+        )
+
+    @property
+    def withheld(self) -> int:
+        """How many images wait for a verdict on their claims to go on at smaller budgets."""
+        return sum(find.task.level > self._open[find.task.image].start for find in self._finds)
 
     def take(self, most: int) -> list[Task]:
         """Tasks to be worked on now, no more than so many."""
@@ -56,13 +75,22 @@ class Queue:
         self._current.update((task.image, task) for task in tasks)
         return tasks
 
-    def try_next(self, image: int) -> None:
-        """The image's last task came to nothing: its next one waits, if there is one."""
-        if (task := next(self._later[image], None)) is not None:
-            self._waiting.append(task)
+    def fail(self, image: int) -> None:
+        """The image's task came to nothing: on to the next attempt, from the last to a level."""
+        task = self._current.pop(image)
+        if (
+            task.level not in self._open[image]
+        ):  # closed meanwhile, by what the search met elsewhere
+            self._go_on(image)
+        elif task.attempt.number + 1 < len(self._attempts):
+            following = self._attempts[task.attempt.number + 1]
+            self._waiting.append(task._replace(attempt=following))
+        else:
+            self._open[image] = range(task.level + 1, self._open[image].stop)
+            self._go_on(image)
 
-    def add_find(self, image: int, perturbed: Tensor) -> None:
-        """The task that the image is at claims success: it rests until that is verified."""
+    def claim(self, image: int, perturbed: Tensor) -> None:
+        """The image's task claims success: it rests until that is verified."""
         self._finds.append(Find(self._current[image], perturbed))
 
     def take_finds(self) -> list[Find]:
@@ -70,6 +98,22 @@ class Queue:
         finds, self._finds = self._finds, []
         return finds
 
+    def succeed(self, image: int, level: int) -> None:
+        """The claim of the image's task holds, at its level or even a smaller one."""
+        self.close_from(image, min(level, self._current.pop(image).level))
+        self._go_on(image)
 
-def _tasks(image: int, levels: int, attempts: Sequence[Attempt]) -> Iterator[Task]:
-    return (Task(image, *rest) for rest in product(range(levels), attempts))
+    def close_from(self, image: int, level: int) -> None:
+        """A success is known at this level, whatever found it."""
+        open_levels = self._open[image]
+        self._open[image] = range(open_levels.start, min(open_levels.stop, level))
+
+    def _go_on(self, image: int) -> None:
+        if open_levels := self._open[image]:
+            self._waiting.append(Task(image, self._choose(open_levels), self._attempts[0]))
+
+
+ORDERS: dict[BudgetOrder, Choice] = {
+    "bisect": lambda open_levels: open_levels[len(open_levels) // 2],
+    "scan": lambda open_levels: open_levels[0],
+}

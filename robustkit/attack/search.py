@@ -10,6 +10,7 @@ from robustkit.attack.draws import generator, seed_of
 from robustkit.attack.library import foolbox, goal, unit_box
 from robustkit.attack.state import B, State
 from robustkit.errors import EvaluationFailed, InputError
+from robustkit.geometry import distance, in_budget
 from robustkit.network import answer, gradient
 from robustkit.protocol import Norm
 
@@ -74,8 +75,15 @@ class Search(Generic[B]):
         raise NotImplementedError
 
     def claims(self, state: State[B], fooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Which rows claim success, N, and with which images, given which iterates fool."""
-        return fooled, state.x
+        """Which rows claim success, N, and with which images, given which iterates fool.
+
+        One that fools outside of its ball, be it by rounding, would be refuted: its search goes on.
+        """
+        rows = fooled.nonzero()[:, 0]
+        reached = distance(state.images[rows], state.x[rows], self.norm)
+        inside = torch.zeros_like(fooled)
+        inside[rows] = in_budget(reached, state.epsilon[rows])
+        return inside, state.x
 
     def observe(self, state: State[B], fooled: Tensor) -> None:
         """Told whether each new iterate fools, where `needs_outcome`."""

@@ -37,6 +37,7 @@ from robustkit.protocol.file import (
 )
 from robustkit.protocol.norms import NORMS, Norm, parse_norm, symbol
 from robustkit.protocol.protocol import (
+    BudgetOrder,
     Epsilon,
     Protocol,
     Target,
@@ -44,6 +45,7 @@ from robustkit.protocol.protocol import (
     excessive_budgets,
     parse_epsilon,
     resolve_budgets,
+    search_of,
     with_epsilons,
 )
 
@@ -53,6 +55,7 @@ __all__ = [
     "Apgd",
     "Attack",
     "Boundary",
+    "BudgetOrder",
     "CarliniWagner",
     "Ddn",
     "DeepFool",
@@ -84,6 +87,7 @@ __all__ = [
     "protocol_options",
     "protocol_toml",
     "resolve_budgets",
+    "search_of",
     "symbol",
     "travel",
     "with_epsilons",

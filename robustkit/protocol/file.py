@@ -14,10 +14,12 @@ from robustkit.parsing import parse_integer, parse_toml
 from robustkit.protocol.attacks import KINDS, Attack, kind_of
 from robustkit.protocol.norms import NORMS, Norm, symbol
 from robustkit.protocol.protocol import (
+    BudgetOrder,
     Protocol,
     Target,
     checked_protocol,
     parse_epsilon,
+    search_of,
     with_epsilons,
 )
 
@@ -34,6 +36,7 @@ class _ProtocolFile:
     attack: tuple[dict, ...] | None = None  # type: ignore[type-arg]
     epsilon: tuple[str, ...] = ()
     target: Target = "none"
+    search: BudgetOrder = "bisect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,14 @@ class _NormSection:
     attack: tuple[dict, ...] | None = None  # type: ignore[type-arg]
     epsilon: tuple[str, ...] | None = None
     target: Target | None = None
+    search: BudgetOrder | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The setting of a protocol that belongs to none of its attacks."""
+
+    search: BudgetOrder
 
 
 def load_protocol(name: str, settings: Sequence[str] = (), norm: Norm | None = None) -> Protocol:
@@ -51,7 +62,7 @@ def load_protocol(name: str, settings: Sequence[str] = (), norm: Norm | None = N
 
     Args:
         name: on the shelf `attacks/`, or a path.
-        settings: changes to its attacks: "steps=100", "pgd.steps=100".
+        settings: changes to its attacks, "steps=100", "pgd.steps=100", or "search=scan".
         norm: one that the file has; otherwise its default.
 
     Raises:
@@ -85,10 +96,9 @@ def parse_protocol(
         if norm not in (None, *found):
             raise ProtocolError(f"{where}: has no {norm} version, only {', '.join(found)}")
         protocol = found[norm or file.norm[0]]
-    attacks = list(protocol.attacks)
     for setting in settings:
-        attacks = _set(attacks, setting)
-    return checked_protocol(replace(protocol, attacks=tuple(attacks)))
+        protocol = _set(protocol, setting)
+    return checked_protocol(protocol)
 
 
 def norms_of(name: str) -> tuple[str, ...]:
@@ -129,8 +139,10 @@ def protocol_toml(protocol: Table) -> str:
     Together with its seed it has the digest of the one that was run.
     """
     resolved = protocol["resolved"]
+    search = search_of(resolved)
     head = {key: protocol[key] for key in ("title", "norm")} | {
         "target": resolved["target"],
+        **({"search": search} if search else {}),
         "epsilon": [entry["epsilon"] for entry in protocol["epsilons"]],
     }
     if not resolved["attacks"]:
@@ -198,9 +210,10 @@ def _in_norm(
     texts = file.epsilon if own.epsilon is None else own.epsilon
     if texts and not attacks:
         raise ProtocolError(f"{inside}: attacks nothing, so it cannot have budgets")
-    protocol = Protocol(
-        name, own.title or file.title, norm, attacks, target=own.target or file.target
+    title, target, search = (
+        getattr(own, key) or getattr(file, key) for key in ("title", "target", "search")
     )
+    protocol = Protocol(name, title, norm, attacks, target=target, search=search)
     budgets = [parse_epsilon(text, f"{inside}: epsilon") for text in texts]
     return checked_protocol(with_epsilons(protocol, budgets))
 
@@ -248,16 +261,22 @@ def _attack(entry: Mapping[str, Any], where: str) -> Attack:
     return build(KINDS[entry["kind"]], {k: v for k, v in entry.items() if k != "kind"}, where)
 
 
-def _set(attacks: list[Attack], setting: str) -> list[Attack]:
-    """Apply `key=value` or `kind.key=value` to every attack that has the key."""
+def _set(protocol: Protocol, setting: str) -> Protocol:
+    """Apply `search=value`, or `key=value` or `kind.key=value` to every attack that has the key."""
     key, equals, text = setting.partition("=")
     word, dot, name = key.strip().rpartition(".")
-    chosen = [a for a in attacks if (not dot or kind_of(a) == word) and hasattr(a, name)]
-    if not equals or not chosen:
-        known = sorted({f.name for a in attacks for f in fields(a)})
+    if equals and key.strip() == "search":
+        with _as_protocol_error():
+            chosen = build(_Search, {name: text.strip()}, f"--set {setting}")
+            return replace(protocol, search=chosen.search)
+    attacks = protocol.attacks
+    have = [a for a in attacks if (not dot or kind_of(a) == word) and hasattr(a, name)]
+    if not equals or not have:
+        known = sorted({f.name for a in attacks for f in fields(a)} | {"search"})
         problem = UnknownName("setting", name, known) if equals else "expected key=value"
         raise ProtocolError(f"--set {setting}: {problem}")
-    return [_changed(a, name, text.strip(), setting) if a in chosen else a for a in attacks]
+    changed = (_changed(a, name, text.strip(), setting) if a in have else a for a in attacks)
+    return replace(protocol, attacks=tuple(changed))
 
 
 def _changed(attack: Attack, name: str, text: str, setting: str) -> Attack:

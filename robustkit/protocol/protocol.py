@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from robustkit.errors import InputError, ProtocolError
+from robustkit.errors import InputError, ProtocolError, UnknownName
 from robustkit.files import canonical, digest
 from robustkit.parsing import fraction
 from robustkit.protocol.attacks import (
@@ -22,6 +22,7 @@ from robustkit.protocol.attacks import (
 from robustkit.protocol.norms import NORMS, Norm
 
 Target = Literal["none", "next", "random", "least-likely"]
+BudgetOrder = Literal["bisect", "scan"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -64,13 +65,22 @@ class Protocol:
     epsilons: tuple[Epsilon, ...] = ()
     """budgets in rising order; in pixel units of [0, 1] images"""
     target: Target = "none"
+    search: BudgetOrder = "bisect"
+    """how an image's smallest budget that succeeds is found: a budget that fails closes all smaller
+    ones, or every budget is tried, from the smallest up"""
     seed: int = 0
     text: str = ""
     """the file's own text, for the record"""
 
     def resolved(self) -> dict[str, Any]:
-        """Everything that can change an outcome, as plain JSON. The name is no part of it."""
+        """Everything that can change an outcome, as plain JSON. The name is no part of it.
+
+        Without the key `search` budgets are scanned, as they all were before they were searched;
+        with one budget there is nothing to search.
+        """
+        bisected = self.search == "bisect" and len(self.epsilons) > 1
         return {
+            **({"search": self.search} if bisected else {}),
             "norm": self.norm,
             "target": self.target,
             "seed": self.seed,
@@ -94,6 +104,13 @@ def _plain(attack: Attack) -> dict[str, Any]:
         key: str(value) if isinstance(value, Fraction) else value
         for key, value in asdict(attack).items()
     }
+
+
+def search_of(resolved: Mapping[str, Any]) -> BudgetOrder | None:
+    """How a resolved protocol's budgets were searched; None where there were not several."""
+    if len(resolved["epsilons"]) < 2:
+        return None
+    return "bisect" if "search" in resolved else "scan"
 
 
 def with_epsilons(protocol: Protocol, epsilons: Sequence[Epsilon]) -> Protocol:
@@ -151,6 +168,8 @@ def checked_protocol(protocol: Protocol) -> Protocol:
     Raises:
         ProtocolError: they don't; the message says which.
     """
+    if protocol.search not in (orders := get_args(BudgetOrder)):
+        raise ProtocolError(f"search: {UnknownName('value', protocol.search, orders)}")
     for attack in protocol.attacks:
         word = kind_of(attack)
         if protocol.norm not in (offered := OFFERED.get(type(attack), NORMS)):

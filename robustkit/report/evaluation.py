@@ -24,7 +24,14 @@ from robustkit.figures import (
     svg,
 )
 from robustkit.parsing import parse_toml
-from robustkit.protocol import Epsilon, parse_protocol, protocol_options, protocol_toml
+from robustkit.protocol import (
+    Epsilon,
+    parse_epsilon,
+    parse_protocol,
+    protocol_options,
+    protocol_toml,
+    with_epsilons,
+)
 from robustkit.record import CLEAN, Evaluation, Example, Point
 from robustkit.report.html import render
 from robustkit.report.wording import attacks, count, interval, percent, readable
@@ -306,13 +313,14 @@ def _provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
 def _file_says_it_all(protocol: Mapping[str, Any]) -> bool:
     """Whether the recorded file, with norm, budgets, target and seed, is what was run."""
     resolved, name = protocol["resolved"], protocol["name"]
-    given = {key: resolved[key] for key in ("epsilons", "target", "seed")}
     try:
         table = parse_toml(protocol["file"])
-        written = parse_protocol(table, name, name, norm=protocol["norm"]).resolved()
+        written = parse_protocol(table, name, name, norm=protocol["norm"])
+        budgets = [parse_epsilon(text) for text in resolved["epsilons"]]
     except (InputError, ValueError):
         return False
-    return bool(written | given == resolved)
+    given = {key: resolved[key] for key in ("target", "seed")}
+    return bool(with_epsilons(written, budgets).resolved() | given == resolved)
 
 
 def _command(evaluation: Evaluation) -> str:

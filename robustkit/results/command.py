@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustkit.parsing import parse_toml
-from robustkit.protocol import parse_protocol, protocol_options
+from robustkit.protocol import parse_protocol, protocol_options, search_of
 from robustkit.results.records import RecordQuery
 
 
@@ -63,12 +63,14 @@ def _data(like: Mapping[str, Any] | None, query: RecordQuery) -> Iterable[str]:
 
 
 def _settings(protocol: Mapping[str, Any]) -> Iterable[str]:
-    """`--set` for every number that is not the one of the protocol's file."""
+    """`--set` for whatever is not as the protocol's file has it."""
     if not protocol["file"]:
         return
     name, table = protocol["name"], parse_toml(protocol["file"])
-    usual = parse_protocol(table, name, name, norm=protocol["norm"]).resolved()
-    pairs = zip(usual["attacks"], protocol["resolved"]["attacks"], strict=True)
+    usual = parse_protocol(table, name, name, norm=protocol["norm"])
+    if search_of(protocol["resolved"]) not in (None, usual.search):
+        yield from ("--set", f"search={search_of(protocol['resolved'])}")
+    pairs = zip(usual.resolved()["attacks"], protocol["resolved"]["attacks"], strict=True)
     changes = {
         f"{now['kind']}.{key}={value}": None
         for before, now in pairs

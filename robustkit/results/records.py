@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from robustkit.files import canonical, digest
-from robustkit.protocol import Norm, parse_epsilon
+from robustkit.protocol import Norm, parse_epsilon, search_of
 from robustkit.record import read_header
 from robustkit.results.rows import UNBROKEN, Rows, read_rows
 
@@ -106,7 +106,8 @@ class Condition(NamedTuple):
     protocol: str
     """digest of attacks, norm, target and seed"""
     epsilons: tuple[Fraction, ...]
-    """Budgets that play a part: what a smaller one broke is broken at a larger one."""
+    """budgets that play a part: what a smaller one broke is broken at a larger one, and where they
+    are not scanned a larger one that failed speaks for the smaller"""
     surrogate: str
     """digest of weights"""
     revision: int
@@ -119,11 +120,12 @@ def condition(header: Mapping[str, Any], largest: Fraction | float) -> Condition
     if not largest:
         return Condition(data, "", (), "", 0)
     asked = dict(header["protocol"]["resolved"])
+    search = search_of(asked)
     budgets = tuple(Fraction(text) for text in asked.pop("epsilons"))
     return Condition(
         data,
         digest(canonical(asked)),
-        tuple(value for value in budgets if value <= largest),
+        tuple(value for value in budgets if value <= largest or search == "bisect"),
         header.get("surrogate", {}).get("weights", ""),
         header["engine"]["revision"],
     )

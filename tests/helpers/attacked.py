@@ -65,6 +65,7 @@ def right(model: torch.nn.Module, x: Tensor) -> Block:
     return block(x, model(x).argmax(1))
 
 
-def make(norm: str, *attacks: dict, epsilon=("1/10",), target="none") -> Protocol:
+def make(norm: str, *attacks: dict, epsilon=("1/10",), **more: str) -> Protocol:
+    """A protocol; `more` are further keys of its file, such as target and search."""
     table = {"title": "", "norm": norm, "attack": list(attacks), "epsilon": list(epsilon)}
-    return protocols.parse_protocol({**table, "target": target}, "test", "test")
+    return protocols.parse_protocol({**table, **more}, "test", "test")
