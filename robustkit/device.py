@@ -1,5 +1,8 @@
 """Where the numbers are worked out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from robustkit.errors import InputError, cut, first_line
@@ -20,3 +23,19 @@ def device(name: str) -> torch.device:
     except Exception as error:  # each kind of device refuses in its own way
         raise InputError(f"--device {cut(name)}: {first_line(error)}") from error
     return found
+
+
+@contextmanager
+def tf32(*, allowed: bool) -> Iterator[None]:
+    """With a GPU's products and convolutions of float32 cut to TF32, or not; as it was afterwards.
+
+    torch allows convolutions by default.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

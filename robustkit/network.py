@@ -27,6 +27,13 @@ def asked(doing: str) -> Iterator[None]:
         raise NetworkFailed(f"the network failed {doing}: {one_line(error)}") from error
 
 
+class PlainNetwork(torch.nn.Module):
+    """A network of known operations alone: a pass answers and does nothing else.
+
+    It writes neither into its input nor into what it returned before, sets nothing, keeps nothing.
+    """
+
+
 def answer(network: Callable[[Tensor], Any], x: Tensor) -> Any:
     """What a network of others returns for images, N × C × H × W, and nothing else that it does.
 
@@ -37,6 +44,8 @@ def answer(network: Callable[[Tensor], Any], x: Tensor) -> Any:
     Raises:
         NetworkFailed: it raised something, as one does that takes other shapes.
     """
+    if isinstance(network, PlainNetwork):
+        return _asked_plainly(network, x)
     grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
     module = network if isinstance(network, torch.nn.Module) and not network.training else None
     try:
@@ -51,6 +60,15 @@ def answer(network: Callable[[Tensor], Any], x: Tensor) -> Any:
         if module is not None and any(part.training for part in module.modules()):
             module.eval()
     return kept(output) if isinstance(output, Tensor) else output
+
+
+def _asked_plainly(network: PlainNetwork, x: Tensor) -> Tensor:
+    if torch.is_grad_enabled():
+        logits: Tensor = network(x)
+        return logits
+    with torch.inference_mode():
+        logits = network(x)
+    return logits.clone()  # no tensor of inference mode, which later steps could not change
 
 
 def kept(output: Tensor) -> Tensor:

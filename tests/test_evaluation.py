@@ -225,11 +225,11 @@ def test_a_second_asker_waits_for_the_first(arrays, tmp_path):
 def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(arrays, monkeypatch):
     real, sizes = blocks.attack_block, []
 
-    def small_gpu(model, block, protocol, batch_size, progress, surrogate=None):
+    def small_gpu(model, block, protocol, batch_size, progress, *networks):
         sizes.append(batch_size)
         if batch_size > 16:
             raise torch.cuda.OutOfMemoryError("out of memory")
-        return real(model, block, protocol, batch_size, progress)
+        return real(model, block, protocol, batch_size, progress, *networks)
 
     monkeypatch.setattr(blocks, "attack_block", small_gpu)
     found = ask(arrays, limit=300, options=RunOptions(batch_size=64))

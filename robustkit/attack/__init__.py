@@ -6,6 +6,7 @@ The only package that imports foolbox.
 from robustkit.attack.block import Block, Outcomes, Progress
 from robustkit.attack.build import build_search
 from robustkit.attack.engine import REVISION, attack_block
+from robustkit.attack.step_model import SearchNetwork, search_network
 from robustkit.attack.victim import draws_at_random, normalised
 from robustkit.geometry import TOLERANCE, in_budget
 
@@ -15,9 +16,11 @@ __all__ = [
     "Block",
     "Outcomes",
     "Progress",
+    "SearchNetwork",
     "attack_block",
     "build_search",
     "draws_at_random",
     "in_budget",
     "normalised",
+    "search_network",
 ]

@@ -5,12 +5,14 @@ came back: finite logits, pixels in [0, 1], distance within the budget, predicti
 """
 
 import torch
+from torch import Tensor
 
 from robustkit.attack.block import Block, Outcomes, Progress, batches
 from robustkit.attack.build import build_search
 from robustkit.attack.clean import clean_pass
-from robustkit.attack.fixed_budget import FixedBudgets, StepModel
+from robustkit.attack.fixed_budget import FixedBudgets
 from robustkit.attack.minimal_norm import MinimalNorm
+from robustkit.attack.step_model import SearchNetwork, StepModel
 from robustkit.attack.verdicts import Verifier
 from robustkit.attack.victim import Victim
 from robustkit.network import answer
@@ -27,13 +29,15 @@ def attack_block(
     batch_size: int,
     progress: Progress = lambda share: None,
     surrogate: torch.nn.Module | None = None,
+    search_by: SearchNetwork | None = None,
 ) -> Outcomes:
     """Run every attack of a protocol on a block of images.
 
     `model` is frozen, in eval mode and on the block's device. Images that are misclassified clean
     are never attacked. The same draws are made whatever the batch size. With a surrogate the attack
     takes every step by it, and the model is asked once, after the last: a transfer attack
-    (Papernot et al. 2017) with one query a budget and restart.
+    (Papernot et al. 2017) with one query a budget and restart. `search_by` is the model, or the
+    surrogate, made cheaper to search by (`search_network`).
 
     Raises:
         DataError: the model has fewer classes than the labels.
@@ -41,9 +45,11 @@ def attack_block(
     """
     victim = Victim(model, block.first, protocol.target != "none")
     victim, clean, outcomes = clean_pass(victim, block, protocol, batch_size)
-    step_model = StepModel(model, clean, surrogate=False)
+    if victim.votes > 1 or search_by is None:
+        search_by = SearchNetwork(model if surrogate is None else surrogate)
     if surrogate is not None:
-        step_model = _surrogate(surrogate, block, batch_size)
+        clean = _clean_logits(surrogate, block, batch_size)
+    step_model = StepModel(search_by, clean, surrogate is not None)
     verifier = Verifier(victim, block, protocol.norm, outcomes)
     attacks = protocol.attacks
     for position, (attack, name) in enumerate(zip(attacks, labels_of(attacks), strict=True)):
@@ -62,10 +68,7 @@ def attack_block(
     return outcomes
 
 
-def _surrogate(surrogate: torch.nn.Module, block: Block, batch_size: int) -> StepModel:
-    images = block.images
+def _clean_logits(surrogate: torch.nn.Module, block: Block, batch_size: int) -> Tensor:
+    rows = batches(torch.arange(len(block.images)), batch_size)
     with torch.no_grad():
-        parts = [
-            answer(surrogate, images[r]) for r in batches(torch.arange(len(images)), batch_size)
-        ]
-    return StepModel(surrogate, torch.cat(parts), surrogate=True)
+        return torch.cat([answer(surrogate, block.images[r]) for r in rows])

@@ -6,7 +6,7 @@ an image whose verdict is known.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 from robustkit.attack.block import Progress, batches
 from robustkit.attack.draws import generator, seed_of
 from robustkit.attack.queue import Queue, Task
-from robustkit.attack.search import Search, passes
+from robustkit.attack.search import Search
 from robustkit.attack.state import B, State, join, take
+from robustkit.attack.step_model import StepModel
 from robustkit.attack.verdicts import Verifier
 from robustkit.geometry import in_budget
 from robustkit.protocol import Protocol
@@ -28,6 +29,7 @@ class _Slots(Generic[B]):
 
     owner: Tensor  # on the CPU
     left: Tensor  # steps to go, on the CPU
+    exact: Tensor  # whether it is searched in float32 alone
     state: State[B]
 
     def __len__(self) -> int:
@@ -42,16 +44,6 @@ class _Pass:
     images: Tensor  # and with which
     value: Tensor
     gradient: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class StepModel:
-    """The network that an attack takes its steps by: the victim, or a surrogate."""
-
-    model: torch.nn.Module
-    clean: Tensor
-    """its logits of the block's clean images, N × K"""
-    surrogate: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +132,17 @@ class FixedBudgets(Generic[B]):
         )
         sources = [generator(*name) for name in names] if self.search.random_start else []
         state = self.search.start(unstarted, sources)
-        return _Slots(owner, torch.full_like(owner, self.search.steps), state)
+        left, exact = torch.full_like(owner, self.search.steps), torch.zeros_like(there).bool()
+        return _Slots(owner, left, exact, state)
 
     def _pass(self, slots: _Slots[B]) -> _Pass:
         state, moving = slots.state, bool((slots.left > 0).any())
         targeted = self.verifier.victim.targeted
-        logits, value, gradient = passes(
-            self.step_model.model, state, self.search, targeted, moving
-        )
-        fooled = self._fooled(slots, logits).to(state.x.device)
+        found = self.step_model.passes(state, slots.exact, self.search, targeted, moving)
+        slots.exact = found.exact
+        fooled = self._fooled(slots, found.logits).to(state.x.device)
         hit, images = self.search.claims(state, fooled)
-        return _Pass(hit.cpu(), images, value, gradient)
+        return _Pass(hit.cpu(), images, found.value, found.gradient)
 
     def _fooled(self, slots: _Slots[B], logits: Tensor) -> Tensor:
         """Which iterates succeed, on the CPU: all are tried on the model, a surrogate's last ones.
@@ -175,7 +167,8 @@ class FixedBudgets(Generic[B]):
         state.step = state.step + 1
         slots.left = slots.left - 1
         if self.search.needs_outcome:
-            logits = victim.logits(state.x, slots.owner, self.name)
+            asked = replace(victim, model=self.step_model.network.exact)
+            logits = asked.logits(state.x, slots.owner, self.name)
             self.search.observe(state, victim.fooled(logits.argmax(1), state.classes))
 
     def _keep_out_of_budget_finds(self, queue: Queue, slots: _Slots[B], ended: Tensor) -> None:

@@ -1,6 +1,6 @@
 """The attack, block by block; each is kept as soon as it is done, so that little can be lost."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from robustkit.attack import Block, Outcomes, attack_block, in_budget
+from robustkit.attack import Block, Outcomes, SearchNetwork, attack_block, in_budget
 from robustkit.data import Dataset
 from robustkit.errors import EvaluationFailed
 from robustkit.evaluation.config import Config
@@ -24,6 +24,16 @@ class Networks(NamedTuple):
 
     model: torch.nn.Module
     surrogate: torch.nn.Module | None
+    search_by: SearchNetwork | None = None
+    """the model, or the surrogate, made cheaper to search by"""
+
+    @property
+    def asked(self) -> set[torch.nn.Module]:
+        """The modules that are the attacked model."""
+        if self.search_by is None or self.surrogate is not None:
+            return {self.model}
+        low = self.search_by.low
+        return {self.model, self.search_by.exact, *(() if low is None else (low.network,))}
 
 
 def block_size(data: Dataset, device: torch.device) -> int:
@@ -104,12 +114,14 @@ def _attack(
     Returns:
         what came of it, and the images that the attacked model was asked for.
     """
-    model, surrogate = networks
+    model, surrogate, search_by = networks
     while True:
         try:
-            with _counted(model) as asked:
-                size = plan["batch_size"]
-                return attack_block(model, block, protocol, size, progress, surrogate), sum(asked)
+            with _counted(networks.asked) as asked:
+                outcomes = attack_block(
+                    model, block, protocol, plan["batch_size"], progress, surrogate, search_by
+                )
+            return outcomes, sum(asked)
         except torch.cuda.OutOfMemoryError as error:
             if plan["batch_size"] == 1:
                 raise EvaluationFailed("the GPU has too little memory for one image") from error
@@ -123,18 +135,19 @@ def _attack(
 
 
 @contextmanager
-def _counted(model: torch.nn.Module) -> Iterator[list[int]]:
-    """The images of every forward pass of a module meanwhile."""
+def _counted(models: Iterable[torch.nn.Module]) -> Iterator[list[int]]:
+    """The images of every forward pass of modules meanwhile."""
     asked: list[int] = []
 
     def count(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
         asked.append(len(inputs[0]))
 
-    hook = model.register_forward_pre_hook(count)
+    hooks = [model.register_forward_pre_hook(count) for model in models]
     try:
         yield asked
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def _rows(block: Block, outcomes: Outcomes, epsilons: Sequence[Epsilon]) -> pa.Table:

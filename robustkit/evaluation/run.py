@@ -13,6 +13,8 @@ import pyarrow as pa
 import torch
 
 from robustkit import machine
+from robustkit.attack import SearchNetwork, search_network
+from robustkit.attack.contract import FEW
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.errors import EvaluationFailed, InputError
@@ -106,7 +108,9 @@ def _compute(
         config.model.load(device),
         None if config.surrogate is None else config.surrogate.load(device),
     )
-    found = _probed(config, networks)
+    found, random = _probed(config, networks)
+    if config.protocol.attacks and not random:
+        networks = networks._replace(search_by=_search_network(config, networks))
     plan = planned_sizes(data, device, blocks, options.batch_size)
     done = list(attack_rows(config, networks, plan, blocks, path is not None, options.progress))
     rows = pa.concat_tables([block.rows for block in done])
@@ -120,23 +124,29 @@ def _compute(
     blocks.finish(whole, details | plan | {"queries": sum(queries)}, rows)
 
 
-def _probed(config: Config, networks: Networks) -> list[str]:
-    """What the probe warns of in both networks.
+def _search_network(config: Config, networks: Networks) -> SearchNetwork:
+    images = torch.from_numpy(config.data.images(0, min(FEW, len(config.data))))
+    return search_network(networks.surrogate or networks.model, images.to(config.device))
+
+
+def _probed(config: Config, networks: Networks) -> tuple[list[str], bool]:
+    """What the probe warns of in both networks; whether one of them draws at random.
 
     Raises:
         InputError: one of them cannot be evaluated.
     """
-    model, surrogate = networks
+    model, surrogate = networks.model, networks.surrogate
     steps = bool(config.protocol.attacks)
     given, instead = (config.data, config.device), config.model.instead
     own = probe(model, *given, instead, gradients=steps and surrogate is None)
     if surrogate is None or config.surrogate is None:
-        return own.warnings
+        return own.warnings, own.random
     try:
         other = probe(surrogate, *given, config.surrogate.instead, gradients=steps)
     except InputError as error:
         raise InputError(f"the surrogate: {error}") from error
-    return [*own.warnings, *(f"the surrogate: {text}" for text in other.warnings)]
+    warnings = [*own.warnings, *(f"the surrogate: {text}" for text in other.warnings)]
+    return warnings, own.random or other.random
 
 
 def _details(device: torch.device) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
+from robustkit.device import tf32
 from robustkit.errors import InputError, first_line
 
 
@@ -16,27 +17,19 @@ def numerics(precision: str, deterministic: bool) -> Iterator[None]:
     Raises:
         InputError: an operation knows no deterministic way, and one is asked for.
     """
-    before = (
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
-        torch.are_deterministic_algorithms_enabled(),
-    )
-    loose = precision != "float32"
+    before = torch.are_deterministic_algorithms_enabled()
     # cuBLAS reads this when its handle is made; without a fixed workspace its sums may be taken in
     # another order from run to run
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_float32_matmul_precision("high" if loose else "highest")
-    torch.backends.cudnn.allow_tf32 = loose
     torch.use_deterministic_algorithms(deterministic)
     try:
-        yield
+        with tf32(allowed=precision != "float32"):
+            yield
     except RuntimeError as error:
         if not deterministic or "deterministic implementation" not in str(error):
             raise
         reason = first_line(error).partition(",")[0]
         raise InputError(f"--deterministic: {reason}; train without it, or change that") from error
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
-        torch.use_deterministic_algorithms(before[2])
+        torch.use_deterministic_algorithms(before)
