@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from robustkit.checkpoint import read_checkpoint, reading
 from robustkit.checkpoint.boundary import boundary
-from robustkit.checkpoint.tensors import PIECE, TensorReader, plain_bytes
+from robustkit.checkpoint.tensors import PIECE, TensorReader
 from robustkit.checkpoint.weights import weights_digest
 from robustkit.errors import BadFile, CheckpointError, DataError, InputError
 from robustkit.files import canonical, digest
@@ -164,8 +164,9 @@ def test_views_of_one_storage_share_one_tensor(dtype, tmp_path):
         reader = TensorReader.of(file, "x.pt")
         tree = read_torch(file, reader.budget).root
         found = [reader.read(leaf, str(key), as_float32=True) for key, leaf in tree.items()]
-    assert len({tensor.untyped_storage().data_ptr() for tensor in found}) == 1
-    assert torch.equal(torch.stack(found), whole.float())
+    places = [array.__array_interface__["data"][0] for array in found]
+    assert set(np.diff(places)) == {found[0].nbytes}
+    assert np.array_equal(np.stack(found), whole.float())
 
 
 def test_numbers_that_no_weight_uses_do_not_matter(tmp_path):
@@ -326,8 +327,7 @@ STRIDED = {
     "empty": torch.empty(0, 3),
     "empty of an array": torch.from_numpy(np.empty((0, 4), np.float32)),
     "empty with strides": torch.empty(3, 0).T,
-    "bfloat16": torch.rand(4, 6).bfloat16()[:, ::3],
-    "float8": torch.rand(4, 6).to(torch.float8_e4m3fn)[:, 1],
+    "float16": torch.rand(4, 6).half()[:, ::3],
     "complex": torch.rand(4, 6, dtype=torch.complex64)[:, 1],
     "bool": torch.tensor([True, False, True, False])[::2],
     "large": torch.arange(2.0 * PIECE + 6).view(2, -1).T,
@@ -337,18 +337,8 @@ STRIDED = {
 @pytest.mark.parametrize("name", STRIDED)
 def test_a_digest_is_of_numbers_not_of_strides(name):
     tensor = STRIDED[name]
-    assert weights_digest({"w": tensor}) == by_parts({"w": _whole(tensor)})
-    assert weights_digest({"w": tensor}) != weights_digest({"v": tensor})
-
-
-def test_the_bytes_of_lazy_and_quantised_tensors():
-    conjugate = torch.tensor([1 + 2j, 3 - 1j]).conj()
-    assert b"".join(plain_bytes(conjugate)) == conjugate.resolve_conj().numpy().tobytes()
-    negated = torch.tensor([1 + 2j]).conj().imag
-    assert negated.is_neg()
-    assert b"".join(plain_bytes(negated)) == np.float32(-2).tobytes()
-    parameter = torch.nn.Parameter(torch.ones(2))
-    assert b"".join(plain_bytes(parameter)) == np.ones(2, np.float32).tobytes()
+    assert weights_digest({"w": tensor.numpy()}) == by_parts({"w": _whole(tensor)})
+    assert weights_digest({"w": tensor.numpy()}) != weights_digest({"v": tensor.numpy()})
 
 
 def test_arrays_of_a_pickle_are_digested(tmp_path):

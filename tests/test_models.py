@@ -30,6 +30,8 @@ def test_every_registry_model_maps_its_images_to_any_number_of_classes(name):
     network = models.build(name, num_classes=7).eval()
     assert network(torch.rand(2, *entry.shape)).shape == (2, 7)
     assert entry.key in network.state_dict()
+    # layouts.json, by which files are recognised without torch
+    assert list(models.layout(name, 7).items()) == list(models.layout_of(network).items())
 
 
 def test_the_papers_network_has_its_sizes():

@@ -1,6 +1,7 @@
 """Checkpoints: from any training code's file to a frozen network on [0, 1] pixels.
 
-`metadata`, `header` and `sidecar`, which say what is recorded of a network, need no torch.
+Reading, describing and naming one needs no torch, as long as its architecture is one of the
+registry's; making a network of it does (`adapter`, `program`, `saving`).
 """
 
 from importlib import import_module
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
     from robustkit.checkpoint.checkpoint import Checkpoint
     from robustkit.checkpoint.description import describe
     from robustkit.checkpoint.reading import read_checkpoint
-    from robustkit.checkpoint.saving import save_checkpoint, write_sidecar
+    from robustkit.checkpoint.saving import save_checkpoint
+    from robustkit.checkpoint.sidecar import write_sidecar
 
 __all__ = [
     "Checkpoint",
@@ -30,7 +32,7 @@ _HOMES = {
     "read_checkpoint": "reading",
     "save_checkpoint": "saving",
     "wrap": "adapter",
-    "write_sidecar": "saving",
+    "write_sidecar": "sidecar",
 }
 
 

@@ -1,12 +1,13 @@
 """From any network to a frozen one on [0, 1] pixels that returns N×K logits."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from robustkit.checkpoint.logits import find_logits
+from robustkit.checkpoint.tensors import COUNTER, Array
 from robustkit.errors import CheckpointError, InputError, one_line
 from robustkit.network import answer, kept
 
@@ -123,6 +124,14 @@ def freeze(module: torch.nn.Module) -> torch.nn.Module:
         return module.eval()
     except (Exception, SystemExit) as error:  # a user's module may refuse in any way
         raise InputError(f"the model cannot be put into eval mode ({one_line(error)})") from error
+
+
+def filled(module: torch.nn.Module, state: Mapping[str, Array]) -> torch.nn.Module:
+    """The module itself, frozen, with weights that fit; batch norm's counters may be missing."""
+    counters = {k: v for k, v in module.state_dict().items() if k.endswith(COUNTER)}
+    weights = {name: torch.from_numpy(numbers) for name, numbers in state.items()}
+    module.load_state_dict({**counters, **weights}, strict=True)
+    return freeze(module)
 
 
 def wrap(module: torch.nn.Module, expected: int | None = None) -> torch.nn.Module:

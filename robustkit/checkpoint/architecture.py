@@ -1,18 +1,27 @@
-"""From named tensors to a network: prefixes, normalisation layers, strict fit, recognition."""
+"""From named weights to a network: prefixes, normalisation layers, strict fit, recognition.
+
+The networks of the registry are fitted by their layouts, without torch; others are built.
+"""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+import numpy as np
 
 from robustkit import models
 from robustkit.checkpoint.metadata import rescaled
-from robustkit.checkpoint.parametrizations import Folds, State, folded
+from robustkit.checkpoint.parametrizations import Folds, folded
+from robustkit.checkpoint.tensors import COUNTER, Array, State, is_real
 from robustkit.errors import CheckpointError, InputError
+from robustkit.models import Layout
 from robustkit.unpickling import Budget
+
+if TYPE_CHECKING:
+    import torch
 
 WRAPPERS = (
     "module.", "_orig_mod.", "model.", "net.", "network.", "_module.", "backbone.", "ema.",
@@ -23,8 +32,6 @@ MOST_WRAPPERS = 20
 """that are taken off, one after another"""
 BOOKKEEPING = ("total_ops", "total_params")
 """counters that thop leaves in every layer"""
-COUNTER = "num_batches_tracked"
-"""batch norm's counter, which eval mode never reads"""
 PAIRS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
 """names of a normalisation layer's two buffers"""
 
@@ -55,9 +62,11 @@ class Difference(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A network with a file's weights in it."""
+    """A network that a file's weights fit."""
 
-    module: torch.nn.Module
+    layout: Layout
+    build: Callable[[], "torch.nn.Module"]
+    """gives the network, with whatever weights"""
     reading: StateReading
     num_classes: int | None
 
@@ -125,7 +134,7 @@ def _normalisation(reading: StateReading) -> StateReading | None:
     if len(found) != 1 or len(reading.state) == 2:
         return None
     mean, std = (reading.state[key] for key in found[0])
-    if mean.numel() != std.numel() or mean.numel() > 4 or not (std > 0).all():
+    if mean.size != std.size or mean.size > 4 or not (std > 0).all():
         return None
     kept = {key: value for key, value in reading.state.items() if key not in found[0]}
     note = f"normalisation taken from {found[0][0]} and {found[0][1]}"
@@ -157,20 +166,20 @@ def _stand_alone(layer: str, ordered: list[str]) -> bool:
 
 def carries_normalisation(state: State) -> bool:
     """Whether a mean and std of at most four channels are among a network's own weights."""
-    return any(state[mean].numel() <= 4 for mean, _ in _pairs(state))
+    return any(state[mean].size <= 4 for mean, _ in _pairs(state))
 
 
 def unscaled_normalisation(state: State) -> str:
     """The name of a mean among a network's own weights that is of pixels of 0 to 255, or ""."""
     for pair in _pairs(state):
-        if state[pair[0]].numel() <= 4:
-            mean, std = (tuple(state[name].double().flatten().tolist()) for name in pair)
+        if state[pair[0]].size <= 4:
+            mean, std = (tuple(map(float, state[name].flatten().tolist())) for name in pair)
             if mean and std and rescaled(mean, std):
                 return pair[0]
     return ""
 
 
-def difference(expected: Mapping[str, torch.Tensor], state: State) -> Difference:
+def difference(expected: Layout, state: State) -> Difference:
     """Names missing, left over, and of another shape. Batch norm's counters may be missing."""
     return Difference(
         [k for k in expected if k not in state and not k.endswith(COUNTER)],
@@ -185,13 +194,13 @@ def recognise(variants: Sequence[StateReading]) -> list[str]:
     for name, entry in models.MODELS.items():
         # building an architecture may import a library, which takes seconds
         candidates = [reading.state for reading in variants if entry.key in reading.state]
-        expected = _skeleton(name, 10) if candidates else {}
+        expected: Layout = _layout(name, 10) if candidates else {}
         if any(_matches(expected, candidate) for candidate in candidates):
             matching.append(name)
     return matching
 
 
-def _matches(expected: Mapping[str, torch.Tensor], state: State) -> bool:
+def _matches(expected: Layout, state: State) -> bool:
     """Whether all names and shapes agree, for any number of classes; built for 10."""
     wrong = difference(expected, state)
     if wrong.missing or wrong.surplus:
@@ -211,7 +220,7 @@ def fit(spec: str, variants: Sequence[StateReading], num_classes: int | None, wh
     if models.names_code(spec):
         return _fit_own(spec, variants, num_classes, where)
     asked = num_classes or 10
-    expected = _skeleton(spec, asked)
+    expected = _layout(spec, asked)
     reading, wrong = closest(expected, variants)
     classes = asked
     if wrong.shapes and not wrong.missing and not wrong.surplus:
@@ -224,11 +233,14 @@ def fit(spec: str, variants: Sequence[StateReading], num_classes: int | None, wh
         wrong = wrong if in_file is None else Difference([], [], [])
     if wrong.size:
         raise CheckpointError(f"{where}: {_misfit(spec, expected, reading.state, wrong, variants)}")
-    module = models.build(spec, num_classes=classes, seed=0)
-    if (left := difference(module.state_dict(), reading.state)).size:
-        misfit = _misfit(spec, module.state_dict(), reading.state, left, variants)
-        raise CheckpointError(f"{where}: {misfit}")
-    return Fit(filled(module, reading.state, where), reading, classes)
+    build = partial(models.build, spec, num_classes=classes, seed=0)
+    module = None if spec in models.MODELS else build()
+    layout = _layout(spec, classes) if module is None else models.layout_of(module)
+    if (left := difference(layout, reading.state)).size:
+        raise CheckpointError(f"{where}: {_misfit(spec, layout, reading.state, left, variants)}")
+    check_numbers(layout, reading.state, where)
+    made = build if module is None else _copies(module, reading.state)
+    return Fit(layout, made, reading, classes)
 
 
 def _fit_own(
@@ -236,7 +248,7 @@ def _fit_own(
 ) -> Fit:
     """As `fit`, for a user's function, which decides on the number of classes itself."""
     module = models.build(spec, seed=0).float()
-    expected = module.state_dict()
+    expected = models.layout_of(module)
     reading, wrong = closest(expected, variants)
     if wrong.size:
         message = f"{where}: {_misfit(spec, expected, reading.state, wrong, variants)}"
@@ -248,31 +260,39 @@ def _fit_own(
                     f"{where}: its last layer has {in_file} classes, but {spec} builds {built}"
                 )
         raise CheckpointError(message)
-    return Fit(filled(module, reading.state, where), reading, num_classes)
+    check_numbers(expected, reading.state, where)
+    return Fit(expected, _copies(module, reading.state), reading, num_classes)
 
 
-def _skeleton(spec: str, num_classes: int) -> Mapping[str, torch.Tensor]:
+def _copies(module: "torch.nn.Module", state: State) -> Callable[[], "torch.nn.Module"]:
+    """What gives copies of a module that was built, and takes the weights."""
+    from robustkit.checkpoint.adapter import filled, replica  # torch
+
+    return partial(replica, filled(module, state))
+
+
+def _layout(spec: str, num_classes: int) -> Layout:
     """An architecture's names and shapes, without memory for its weights where possible."""
+    if (known := models.layout(spec, num_classes)) is not None:
+        return known
+    import torch
+
     try:
         with torch.device("meta"):
-            return models.build(spec, num_classes=num_classes, seed=0).state_dict()
+            return models.layout_of(models.build(spec, num_classes=num_classes, seed=0))
     except InputError:
         raise
     except Exception:  # some constructors compute with their weights, which meta tensors refuse
-        return models.build(spec, num_classes=num_classes, seed=0).state_dict()
+        return models.layout_of(models.build(spec, num_classes=num_classes, seed=0))
 
 
-def closest(
-    expected: Mapping[str, torch.Tensor], variants: Sequence[StateReading]
-) -> tuple[StateReading, Difference]:
+def closest(expected: Layout, variants: Sequence[StateReading]) -> tuple[StateReading, Difference]:
     """The reading that fits, or else the one with the fewest wrong names; of equals the first."""
     both = [(reading, difference(expected, reading.state)) for reading in variants]
     return min(both, key=lambda pair: (len(pair[1].missing) + len(pair[1].surplus), pair[1].size))
 
 
-def _classes(
-    expected: Mapping[str, torch.Tensor], state: State, wrong: Difference, built: int
-) -> int | None:
+def _classes(expected: Layout, state: State, wrong: Difference, built: int) -> int | None:
     """The file's number of classes, if the wrong shapes differ in nothing else."""
     counts = set()
     for key in wrong.shapes:
@@ -283,43 +303,38 @@ def _classes(
     return counts.pop() if len(counts) == 1 and 0 not in counts else None
 
 
-def filled(module: torch.nn.Module, state: State, where: str) -> torch.nn.Module:
-    """The module with the weights in it, which must be of its own kinds of numbers.
+def check_numbers(expected: Layout, state: State, where: str) -> None:
+    """Nothing, if weights that fit are of the network's own kinds of numbers.
 
     Raises:
         CheckpointError: integers in the place of weights.
     """
-    expected = module.state_dict()
-    counters = {k: v for k, v in expected.items() if k.endswith(COUNTER)}
-    for key in state.keys() - counters.keys():
-        if not same_numbers(state[key], expected[key].dtype):
+    for key, numbers in state.items():
+        if not key.endswith(COUNTER) and not same_numbers(numbers, expected[key].kind):
             raise CheckpointError(
-                f"{where}: the weight {key!r} holds {_kind(state[key])} where the network has "
-                f"{_kind(expected[key])}: quantised or scaled, and nothing in the file says by how "
+                f"{where}: the weight {key!r} holds {numbers.dtype} where the network has "
+                f"{expected[key].kind}: quantised or scaled, and nothing in the file says by how "
                 "much; save the weights as the network had them"
             )
-    module.load_state_dict({**counters, **state}, strict=True)
-    return module
 
 
-def same_numbers(tensor: torch.Tensor, wanted: torch.dtype) -> bool:
-    """Whether a tensor can be loaded as another type and mean the same.
+def same_numbers(numbers: Array, wanted: str) -> bool:
+    """Whether numbers can be loaded as another type and mean the same.
 
     torch copies whatever it is given. An integer is never a weight, but that weight times a scale
     that is not known; an index may have been averaged, or saved, as a floating-point number.
     """
-    if wanted.is_floating_point:
-        return tensor.is_floating_point()
-    return tensor.dtype == wanted or torch.equal(tensor.to(wanted).to(tensor.dtype), tensor)
-
-
-def _kind(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    if is_real(wanted):
+        return numbers.dtype.kind == "f"
+    if numbers.dtype == wanted:
+        return True
+    with np.errstate(invalid="ignore"):
+        return np.array_equal(numbers.astype(wanted).astype(numbers.dtype), numbers)
 
 
 def _misfit(
     spec: str,
-    expected: Mapping[str, torch.Tensor],
+    expected: Layout,
     state: State,
     wrong: Difference,
     variants: Sequence[StateReading],
@@ -345,5 +360,5 @@ def _misfit(
     return f"does not fit {spec}: {'; '.join(parts)}; {advice}"
 
 
-def _shape(tensor: torch.Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "a single number"
+def _shape(slot: Array | models.Slot) -> str:
+    return "×".join(map(str, slot.shape)) or "a single number"

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
-
-import torch
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from robustkit import models
-from robustkit.checkpoint.adapter import Classifier, freeze
 from robustkit.checkpoint.metadata import CheckpointMetadata
 from robustkit.errors import CheckpointError
 
+if TYPE_CHECKING:
+    import torch
+
 ADAPTER = "robustkit.classifier/1"
 """changes when the layer around the network computes something else"""
-NetworkFactory = Callable[[str | torch.device], torch.nn.Module]
+NetworkFactory = Callable[["str | torch.device"], "torch.nn.Module"]
 """from a device to a network of its own on it"""
 
 
@@ -45,8 +45,8 @@ class Checkpoint(CheckpointMetadata):
     _network: NetworkFactory | None = field(default=None, repr=False, compare=False)
 
     def load(
-        self, device: str | torch.device = "cpu", expected: int | None = None
-    ) -> torch.nn.Module:
+        self, device: "str | torch.device" = "cpu", expected: int | None = None
+    ) -> "torch.nn.Module":
         """The network, in eval mode, weights without gradient: N×C×H×W in [0, 1] to N×K logits.
 
         Args:
@@ -56,6 +56,8 @@ class Checkpoint(CheckpointMetadata):
         Raises:
             CheckpointError: the architecture is unknown, or named only by the file itself.
         """
+        from robustkit.checkpoint.adapter import Classifier, freeze  # torch
+
         if self._network is None:
             _no_architecture(self)
         network = self._network(device)

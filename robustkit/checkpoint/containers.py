@@ -18,9 +18,7 @@ from itertools import islice
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-import torch
-
-from robustkit.checkpoint.tensors import TensorReader
+from robustkit.checkpoint.tensors import State, TensorReader, is_real
 from robustkit.errors import BadFile, CheckpointError
 from robustkit.unpickling import (
     LONGEST_NAME,
@@ -257,39 +255,38 @@ def _described(value: object) -> str:
 
 
 class Tensors(NamedTuple):
-    """The weights as tensors."""
+    """The weights as arrays."""
 
-    state: dict[str, torch.Tensor]
-    """floating-point ones as float32, contiguous or not"""
+    state: State
+    """real ones as float32, contiguous or not"""
     notes: tuple[str, ...]
 
 
 def tensors(found: Found, reader: TensorReader) -> Tensors:
-    """The weights of `found`, floating-point ones as float32.
+    """The weights of `found`, real ones as float32.
 
     Raises:
         CheckpointError: a weight that is damaged or cannot be rebuilt without running code.
     """
     for leaf in found.leaves.values():
         reader.budget.leaf(reader.count(leaf))
-    state: dict[str, torch.Tensor] = {}
-    dtypes: dict[str, None] = {}
+    state: State = {}
+    widths: dict[str, None] = {}
     for key, leaf in found.leaves.items():
-        tensor, converted = reader.read(leaf, key), reader.read(leaf, key, as_float32=True)
-        if tensor is None or converted is None:
+        if (numbers := reader.read(leaf, key, as_float32=True)) is None:
             raise CheckpointError(
                 f"{reader.where}: the weight {key[:80]!r} is a {_described(leaf)}, which cannot be "
                 "rebuilt without running its code; save it as a plain tensor"
             )
-        if tensor.is_complex():
+        if (kind := reader.kind(leaf)).startswith("complex"):
             raise CheckpointError(
                 f"{reader.where}: the weight {key[:80]!r} is complex, which is not supported"
             )
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            dtypes[str(tensor.dtype).removeprefix("torch.")] = None
-        state[key] = converted
+        if is_real(kind) and kind != "float32":
+            widths[kind] = None
+        state[key] = numbers
     words = {"float16": "half precision", "float64": "double precision"}
-    return Tensors(state, tuple(f"{words.get(d, d)} loaded as float32" for d in dtypes))
+    return Tensors(state, tuple(f"{words.get(w, w)} loaded as float32" for w in widths))
 
 
 # -- what stands next to the weights --------------------------------------------------------------
@@ -337,10 +334,10 @@ def plain(value: object, reader: TensorReader) -> str | int | float | bool | Non
         if reader.count(value) != 1 or (isinstance(value, StoredTensor) and value.shape):
             return None
         try:
-            tensor = reader.read(value, "a scalar")
+            number = reader.read(value, "a scalar")
         except CheckpointError:
             return None
-        value = None if tensor is None else tensor.item()
+        value = None if number is None else number.item()
     if isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**53):
         return value
     if isinstance(value, float) and math.isfinite(value):

@@ -1,18 +1,20 @@
 """Weights that a file keeps in parts, folded into plain ones as torch computes them in eval mode.
 
 Weight normalisation (Salimans and Kingma 2016), spectral normalisation (Miyato et al. 2018) and
-pruning, each in torch's hook form (torch.nn.utils) and as torch.nn.utils.parametrizations.
+pruning, each in torch's hook form (torch.nn.utils) and as torch.nn.utils.parametrizations. torch is
+imported where there is something to fold, and not before.
 """
 
 from collections.abc import Callable
 from math import prod
+from typing import TYPE_CHECKING
 
-import torch
+from robustkit.checkpoint.tensors import Array, State
 
-State = dict[str, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
 
-
-Folds = dict[tuple[str, tuple[int, ...]], torch.Tensor]
+Folds = dict[tuple[str, tuple[int, ...]], Array]
 """weights that were made plain, by their kind and the ids of their parts"""
 
 
@@ -36,10 +38,17 @@ def folded(state: State, done: Folds) -> tuple[State, tuple[str, ...]]:
                 del result[part]
             place = (kind, tuple(map(id, parts)))
             if place not in done:
-                done[place] = fold(*parts)
+                done[place] = _by_torch(fold, parts)
             result[name(stem)] = done[place]
             kinds[kind] = None
     return result, tuple(kinds)
+
+
+def _by_torch(fold: Callable[..., "torch.Tensor"], parts: list[Array]) -> Array:
+    import torch
+
+    folded: Array = fold(*map(torch.from_numpy, parts)).numpy()
+    return folded
 
 
 def _hooked(stem: str) -> str:
@@ -52,30 +61,32 @@ def _parametrized(stem: str) -> str:
     return before + name
 
 
-def _fits_mask(weight: torch.Tensor, mask: torch.Tensor) -> bool:
+def _fits_mask(weight: Array, mask: Array) -> bool:
     # n×1 against 1×n would be multiplied, too, to n×n numbers
     return weight.shape == mask.shape
 
 
-def _masked(weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _masked(weight: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
     return mask.to(weight.dtype) * weight
 
 
-def _fits_weight_norm(magnitude: torch.Tensor, direction: torch.Tensor) -> bool:
-    if not _are_real(magnitude, direction) or not direction.dim():
+def _fits_weight_norm(magnitude: Array, direction: Array) -> bool:
+    if not _are_real(magnitude, direction) or not direction.ndim:
         return False
     pairs = zip(magnitude.shape, direction.shape, strict=False)
     along = [size for size, whole in pairs if size == whole and size != 1]
-    return magnitude.dim() in (0, direction.dim()) and magnitude.numel() == prod(along[:1])
+    return magnitude.ndim in (0, direction.ndim) and magnitude.size == prod(along[:1])
 
 
-def _are_real(*tensors: torch.Tensor) -> bool:
+def _are_real(*parts: Array) -> bool:
     """Whether they hold numbers to compute with; integers are left for the refusal."""
-    return all(tensor.is_floating_point() and tensor.numel() for tensor in tensors)
+    return all(part.dtype.kind == "f" and part.size for part in parts)
 
 
-def _weight_norm(magnitude: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+def _weight_norm(magnitude: "torch.Tensor", direction: "torch.Tensor") -> "torch.Tensor":
     """Magnitude g times v / ‖v‖, the norm over all dimensions but the one along which g runs."""
+    import torch
+
     if magnitude.dim() == 0:
         return torch._weight_norm(direction, magnitude, -1)
     along = [d for d, size in enumerate(magnitude.shape) if size != 1]
@@ -85,24 +96,26 @@ def _weight_norm(magnitude: torch.Tensor, direction: torch.Tensor) -> torch.Tens
     return torch._weight_norm(direction, magnitude, along[0] if along else 0)
 
 
-def _fits_spectral_norm(weight: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> bool:
-    return _are_real(weight, u, v) and bool(_laid_out(weight, u, v))
+def _fits_spectral_norm(weight: Array, u: Array, v: Array) -> bool:
+    return _are_real(weight, u, v) and bool(_laid_out(weight.shape, (*u.shape, *v.shape)))
 
 
-def _laid_out(weight: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> list[int]:
-    """The dimensions along which the weight is a matrix that u and v fit."""
-    sides = (*u.shape, *v.shape)
-    return [d for d, n in enumerate(weight.shape) if (n, weight.numel() // n) == sides]
+def _laid_out(weight: tuple[int, ...], sides: tuple[int, ...]) -> list[int]:
+    """The dimensions along which a weight of that shape is a matrix of these sides."""
+    return [d for d, n in enumerate(weight) if (n, prod(weight) // n) == sides]
 
 
-def _spectral_norm(weight: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def _spectral_norm(weight: "torch.Tensor", u: "torch.Tensor", v: "torch.Tensor") -> "torch.Tensor":
     """W / σ with σ = uᵀ W v, W laid out as a matrix along the dimension that u fits.
 
     Transposed convolutions use dimension 1. Where both fit, the right one has the larger σ, since u
     and v approach its singular vectors.
     """
+    import torch
+
     sigmas = [
-        torch.vdot(u, torch.mv(weight.movedim(d, 0).flatten(1), v)) for d in _laid_out(weight, u, v)
+        torch.vdot(u, torch.mv(weight.movedim(d, 0).flatten(1), v))
+        for d in _laid_out(weight.shape, (*u.shape, *v.shape))
     ]
     return weight / max(sigmas, key=lambda sigma: sigma.abs().item())
 
@@ -112,7 +125,7 @@ _Form = tuple[
     tuple[str, ...],
     Callable[[str], str],
     Callable[..., bool],
-    Callable[..., torch.Tensor],
+    Callable[..., "torch.Tensor"],
 ]
 _PRUNING = (_fits_mask, _masked)
 _WEIGHT_NORM = (_fits_weight_norm, _weight_norm)

@@ -1,21 +1,19 @@
 """From a file to a `Checkpoint`: what it is, what is known of it, and a frozen network.
 
 What is known comes from the flags first, then the sidecar, then the file's own record, then
-recognition by keys and shapes.
+recognition by keys and shapes. torch is imported when a network is made, and not before, unless the
+architecture is none of the registry's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from robustkit import models
-from robustkit.checkpoint import architecture, program
-from robustkit.checkpoint.adapter import freeze, replica
+from robustkit.checkpoint import architecture
 from robustkit.checkpoint.boundary import boundary
 from robustkit.checkpoint.checkpoint import ADAPTER, Checkpoint
 from robustkit.checkpoint.formats import PROGRAMS, detect_format, find_checkpoint
@@ -25,12 +23,15 @@ from robustkit.checkpoint.metadata import (
     parse_metadata,
 )
 from robustkit.checkpoint.sidecar import read_sidecar
-from robustkit.checkpoint.tensors import TensorReader
+from robustkit.checkpoint.tensors import State, TensorReader
 from robustkit.checkpoint.weight_sets import fit_weights, recognise_weights
 from robustkit.checkpoint.weights import Weights, listed, open_weights, weights_digest
 from robustkit.errors import CheckpointError
 from robustkit.files import open_digest
 from robustkit.keys import CheckpointKey
+
+if TYPE_CHECKING:
+    import torch
 
 
 def read_checkpoint(
@@ -88,6 +89,8 @@ def _read_program(
             f"{path}: a {kind} program, and loading a program runs its code; if you trust whoever "
             "made it, pass --trust-program"
         )
+    from robustkit.checkpoint import program  # torch
+
     load = program.load_torchscript if kind == "TorchScript" else program.load_export
     loaded, sha256 = load(path), open_digest(file)
     base = Checkpoint(
@@ -136,7 +139,7 @@ def _read_weights(
     fit = _fit(named, parts, classes, str(path))
     known = replace(known, model=named, num_classes=fit.num_classes, notes=(*known.notes, *note))
     return _identified(
-        _telling(_read_as(known, fit.reading, fit.module), parts, fit),
+        _telling(_read_as(known, fit.reading, fit), parts, fit),
         {"model": _name(named), "code": models.source(named)},
     )
 
@@ -152,7 +155,7 @@ def _fit(spec: str, parts: Weights, classes: int | None, where: str) -> architec
 
 def _telling(known: Checkpoint, parts: Weights, fit: architecture.Fit) -> Checkpoint:
     """The checkpoint, with a word on what else in the file would fit the network."""
-    if not (others := parts.sets.others(fit.module, fit.reading.state)):
+    if not (others := parts.sets.others(fit.layout, fit.reading.state)):
         return known
     said = (
         f"{parts.key or 'the weights at the top'} taken, but {listed(others)} in the file "
@@ -182,7 +185,7 @@ def _name(spec: str) -> str:
 
 
 def _read_as(
-    known: Checkpoint, reading: architecture.StateReading, module: torch.nn.Module | None
+    known: Checkpoint, reading: architecture.StateReading, fit: architecture.Fit | None
 ) -> Checkpoint:
     """The checkpoint with its names read so, and the network that fits them."""
     made = replace(
@@ -191,7 +194,7 @@ def _read_as(
         weights=weights_digest(reading.state),
         notes=(*reading.notes, *known.notes),
         input_shape=known.input_shape or _input_shape(known.model),
-        _network=partial(_network_on, freeze(module)) if module is not None else None,
+        _network=partial(_network_on, fit.build, reading.state) if fit is not None else None,
     )
     if reading.mean is None and not architecture.carries_normalisation(reading.state):
         return made
@@ -214,8 +217,12 @@ def own_normalisation(name: str) -> str:
     )
 
 
-def _network_on(module: torch.nn.Module, device: str | torch.device) -> torch.nn.Module:
-    return replica(module).to(device)
+def _network_on(
+    build: Callable[[], "torch.nn.Module"], state: State, device: "str | torch.device"
+) -> "torch.nn.Module":
+    from robustkit.checkpoint.adapter import filled  # torch
+
+    return filled(build(), state).to(device)
 
 
 def _input_shape(model: str | None) -> tuple[int, int, int] | None:

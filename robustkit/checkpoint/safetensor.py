@@ -4,28 +4,25 @@ Read from the open file, not through the library, which maps it into memory: wha
 meanwhile would end the process, and its header would cost whatever it asks for.
 """
 
-import json
-from collections.abc import Mapping
 from io import BufferedReader
+from itertools import accumulate
 from math import prod
-from pathlib import Path
+from operator import mul
 from typing import Any, NamedTuple
 
-import torch
-from safetensors.torch import save as serialised
-
-from robustkit.checkpoint.header import KEY, SEAL, decode_metadata, open_header, seal_of, seal_state
+from robustkit.checkpoint.header import decode_metadata, open_header, seal_state
+from robustkit.checkpoint.tensors import EXTRA_TYPES, TYPES, item_size
 from robustkit.errors import BadFile
-from robustkit.files import canonical, write_atomic
-from robustkit.unpickling import Budget, checked_shape
+from robustkit.unpickling import Budget, Storage, StoredTensor, checked_shape
 
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
-    "BOOL": torch.bool,
+KINDS = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
+"""torch's names of the format's types"""
+STORAGES = {kind: storage for storage, kind in reversed(TYPES.items())}
 
 
 class _Entry(NamedTuple):
@@ -33,7 +30,7 @@ class _Entry(NamedTuple):
 
     start: int
     stop: int
-    dtype: torch.dtype
+    kind: str
     shape: tuple[int, ...]
 
 
@@ -81,42 +78,20 @@ def _entry(name: str, entry: Any) -> _Entry:
         sizes = checked_shape(tuple(shape) if isinstance(shape, list) else shape)
     except (TypeError, ValueError, KeyError) as error:
         raise BadFile(f"a damaged safetensors file: no sense in the entry {shown}") from error
-    if not isinstance(kind, str) or kind not in DTYPES:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise BadFile(
             f"{shown} has the type {str(kind)[:20]!r}, which is not supported; save it as float32"
         )
-    dtype = DTYPES[kind]
     if type(start) is not int or type(stop) is not int or start < 0:
         raise BadFile(f"a damaged safetensors file: no sense in the entry {shown}")
-    if stop - start != prod(sizes) * dtype.itemsize:
+    if stop - start != prod(sizes) * item_size(KINDS[kind]):
         raise BadFile(f"a damaged safetensors file: {shown} has too few bytes or too many")
-    return _Entry(start, stop, dtype, sizes)
+    return _Entry(start, stop, KINDS[kind], sizes)
 
 
-def _tensor(content: bytearray, entry: _Entry) -> torch.Tensor:
-    if not content:
-        return torch.empty(entry.shape, dtype=entry.dtype)
-    if entry.dtype == torch.bool:  # a byte of 2 is no truth value
-        return (torch.frombuffer(content, dtype=torch.uint8) != 0).view(entry.shape)
-    return torch.frombuffer(content, dtype=entry.dtype).view(entry.shape)
-
-
-def write_safetensors(
-    path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
-) -> None:
-    """Write tensors and metadata; the same content gives the same bytes.
-
-    Raises:
-        EvaluationFailed: the file cannot be written.
-    """
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    texts = {f"{KEY}{name}": canonical(value) for name, value in metadata.items()}
-    data = serialised(plain, texts)
-    # the library writes its metadata in the order of a hash map: order the header ourselves
-    size = 8 + int.from_bytes(data[:8], "little")
-    entries = json.loads(data[8:size])
-    said = entries.pop("__metadata__", {})
-    said[SEAL] = seal_of(entries, said, [data[size:]])
-    header = canonical({**entries, "__metadata__": said}).encode()
-    header += b" " * (-len(header) % 8)
-    write_atomic(path, [len(header).to_bytes(8, "little"), header, data[size:]])
+def _tensor(content: bytearray, entry: _Entry) -> StoredTensor:
+    storage = Storage(STORAGES.get(entry.kind, "UntypedStorage"), 0, lambda: content)
+    steps = tuple(accumulate((size or 1 for size in entry.shape[:0:-1]), mul, initial=1))[::-1]
+    stride = steps if entry.shape else ()
+    extra = entry.kind if entry.kind in EXTRA_TYPES else None
+    return StoredTensor(storage, 0, entry.shape, stride, extra)

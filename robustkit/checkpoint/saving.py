@@ -1,31 +1,16 @@
-"""Writing: sidecars of checkpoints, and robustkit's own self-describing files."""
+"""Writing robustkit's own self-describing files."""
 
-from dataclasses import replace
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save as serialised
 
-from robustkit.checkpoint.checkpoint import Checkpoint
-from robustkit.checkpoint.metadata import NAMES, CheckpointMetadata, parse_metadata
-from robustkit.checkpoint.safetensor import write_safetensors
-from robustkit.checkpoint.sidecar import sidecar_path, write_metadata
-
-
-def write_sidecar(checkpoint: Checkpoint, path: str | Path | None = None) -> Path:
-    """Write what is known of a checkpoint to a sidecar, by default next to it; returns its path.
-
-    Raises:
-        EvaluationFailed: it cannot be written.
-    """
-    target = Path(path) if path is not None else sidecar_path(Path(checkpoint.path))
-    metadata = CheckpointMetadata(**checkpoint.known())
-    if checkpoint.preprocessing == "in the checkpoint":
-        metadata = replace(metadata, mean=None, std=None)  # it will be found there again
-    elif checkpoint.preprocessing == "recorded" and checkpoint.mean is None:
-        metadata = replace(metadata, normalised=False)
-    write_metadata(target, metadata)
-    return target
+from robustkit.checkpoint.header import KEY, SEAL, seal_of
+from robustkit.checkpoint.metadata import NAMES, parse_metadata
+from robustkit.files import canonical, write_atomic
 
 
 def save_checkpoint(
@@ -51,3 +36,24 @@ def save_checkpoint(
     known = parse_metadata(table, str(path)).known()
     extra = {key: value for key, value in metadata.items() if key not in NAMES}
     write_safetensors(Path(path), module.state_dict(), known | ({"extra": extra} if extra else {}))
+
+
+def write_safetensors(
+    path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write tensors and metadata; the same content gives the same bytes.
+
+    Raises:
+        EvaluationFailed: the file cannot be written.
+    """
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    texts = {f"{KEY}{name}": canonical(value) for name, value in metadata.items()}
+    data = serialised(plain, texts)
+    # the library writes its metadata in the order of a hash map: order the header ourselves
+    size = 8 + int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8:size])
+    said = entries.pop("__metadata__", {})
+    said[SEAL] = seal_of(entries, said, [data[size:]])
+    header = canonical({**entries, "__metadata__": said}).encode()
+    header += b" " * (-len(header) % 8)
+    write_atomic(path, [len(header).to_bytes(8, "little"), header, data[size:]])

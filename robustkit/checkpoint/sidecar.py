@@ -5,8 +5,10 @@ shown to the user, never imported.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from robustkit.checkpoint.checkpoint import Checkpoint
 from robustkit.checkpoint.metadata import CheckpointMetadata, parse_metadata
 from robustkit.errors import CheckpointError, InputError
 from robustkit.files import read_toml, write_atomic
@@ -32,6 +34,22 @@ def read_sidecar(checkpoint: Path) -> CheckpointMetadata:
         raise
     except InputError as error:
         raise CheckpointError(str(error)) from error
+
+
+def write_sidecar(checkpoint: Checkpoint, path: str | Path | None = None) -> Path:
+    """Write what is known of a checkpoint to a sidecar, by default next to it; returns its path.
+
+    Raises:
+        EvaluationFailed: it cannot be written.
+    """
+    target = Path(path) if path is not None else sidecar_path(Path(checkpoint.path))
+    metadata = CheckpointMetadata(**checkpoint.known())
+    if checkpoint.preprocessing == "in the checkpoint":
+        metadata = replace(metadata, mean=None, std=None)  # it will be found there again
+    elif checkpoint.preprocessing == "recorded" and checkpoint.mean is None:
+        metadata = replace(metadata, normalised=False)
+    write_metadata(target, metadata)
+    return target
 
 
 def write_metadata(path: Path, metadata: CheckpointMetadata) -> None:

@@ -1,11 +1,17 @@
-"""From the leaves of a file's tree to torch tensors: one a storage, however many its views."""
+"""From the leaves of a file's tree to NumPy arrays: one a storage, however many its views.
+
+Types go by torch's names. NumPy has no bfloat16 and no float8: numbers of those are float32 here,
+which holds every one of them. Needs no torch.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader
 from math import prod
+from typing import Any
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from robustkit.errors import CheckpointError
 from robustkit.unpickling import (
@@ -18,38 +24,81 @@ from robustkit.unpickling import (
     numpy_array,
 )
 
-DTYPES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "UntypedStorage": torch.uint8,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
+Array = npt.NDArray[Any]
+State = dict[str, Array]
+"""weights by name"""
+COUNTER = "num_batches_tracked"
+"""ends the names of batch norm's counters, which eval mode never reads"""
+TYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "UntypedStorage": "uint8",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
 }
-EXTRA_DTYPES = {
-    name: getattr(torch, name)
-    for name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
-}
-"""dtypes that torch writes as untyped storage and a name"""
+"""of the numbers in each of torch's classes of storages"""
+EXTRA_TYPES = ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
+"""that torch writes as untyped storage and a name"""
+WIDTHS = {"bool": 1, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
+"""bytes of a number of types that NumPy lacks, or may not take at their word"""
+
+
+def is_real(kind: str) -> bool:
+    """Whether a type is one of real numbers, whatever its width."""
+    return kind.startswith(("float", "bfloat"))
+
+
+def item_size(kind: str) -> int:
+    """Bytes of a number of that type."""
+    return WIDTHS.get(kind) or np.dtype(kind).itemsize
+
+
+def decoded(data: bytes | bytearray, kind: str) -> Array:
+    """The numbers in some bytes, as many as are whole."""
+    usable = len(data) // item_size(kind)
+    if not usable:
+        return np.empty(0, np.float32 if is_real(kind) and kind in WIDTHS else kind)
+    match kind:
+        case "bool":  # a byte of 2 is no truth value
+            return np.asarray(np.frombuffer(data, np.uint8, usable) != 0)
+        case "bfloat16":  # the upper half of a float32
+            return (np.frombuffer(data, np.uint16, usable).astype(np.uint32) << 16).view(np.float32)
+        case "float8_e5m2":  # the upper half of a float16
+            upper = np.frombuffer(data, np.uint8, usable).astype(np.uint16) << 8
+            return upper.view(np.float16).astype(np.float32)
+        case "float8_e4m3fn":
+            return _e4m3fn()[np.frombuffer(data, np.uint8, usable)]
+        case _:
+            return np.frombuffer(data, kind, usable)
+
+
+def _e4m3fn() -> Array:
+    """All 256: 4 bits of exponent, 3 of mantissa, no infinity (Micikevicius et al. 2022)."""
+    codes = np.arange(256)
+    exponent, mantissa = codes >> 3 & 15, codes & 7
+    scaled = np.where(exponent == 0, mantissa, 8 + mantissa) * 2.0 ** (np.maximum(exponent, 1) - 10)
+    signed = np.where(codes < 128, scaled, -scaled)
+    return np.where(codes & 127 == 127, np.nan, signed).astype(np.float32)
 
 
 @dataclass(slots=True)
 class TensorReader:
-    """Turns leaves into tensors. Each storage is read, and changed to float32, once."""
+    """Turns leaves into arrays. Each storage is read, and changed to float32, once."""
 
     where: str
     """how messages name the file"""
     budget: Budget
     _inside: dict[tuple[int, int], bool] = field(default_factory=dict)
     _arrays: dict[int, NumpyArray | None] = field(default_factory=dict)
-    _numbers: dict[tuple[int, torch.dtype, bool], torch.Tensor] = field(default_factory=dict)
+    _numbers: dict[tuple[int, str, bool], Array] = field(default_factory=dict)
 
     @classmethod
     def of(cls, file: BufferedReader, where: str) -> "TensorReader":
@@ -60,8 +109,6 @@ class TensorReader:
         """How many numbers a leaf claims to hold; 0 where it is no tensor."""
         if isinstance(leaf, StoredTensor):
             return prod(leaf.shape)
-        if isinstance(leaf, torch.Tensor):
-            return leaf.numel()
         array = self._array(leaf)
         return 0 if array is None else prod(array.shape)
 
@@ -69,7 +116,7 @@ class TensorReader:
         """Whether a leaf is a tensor or an array; no single numbers in passing."""
         if isinstance(leaf, Placeholder):
             return not leaf.name.endswith("scalar") and self._array(leaf) is not None
-        return isinstance(leaf, StoredTensor | torch.Tensor)
+        return isinstance(leaf, StoredTensor)
 
     def is_weight(self, leaf: object) -> bool:
         """Whether a leaf is a tensor, or what is left of one whose class is unknown."""
@@ -91,25 +138,29 @@ class TensorReader:
             )
         return self._inside[place]
 
-    def read(self, leaf: object, name: str, *, as_float32: bool = False) -> torch.Tensor | None:
-        """The tensor that a leaf describes; None where it is none.
+    def kind(self, leaf: object) -> str:
+        """The type of the numbers that a leaf describes; "" where it describes none."""
+        if isinstance(leaf, StoredTensor):
+            return leaf.dtype or TYPES.get(leaf.storage.kind, leaf.storage.kind)
+        array = self._array(leaf)
+        return "" if array is None else array.dtype.name
+
+    def read(self, leaf: object, name: str, *, as_float32: bool = False) -> Array | None:
+        """The numbers that a leaf describes; None where it describes none.
 
         Views of one storage share it. With `as_float32` real numbers of other widths become those.
 
         Raises:
-            CheckpointError: it reaches outside its storage, or has a dtype that cannot be read.
+            CheckpointError: it reaches outside its storage, or has a type that cannot be read.
         """
-        if isinstance(leaf, torch.Tensor):
-            return leaf.float() if as_float32 and leaf.is_floating_point() else leaf
         if isinstance(leaf, StoredTensor):
             return self._view(leaf, f"{self.where}: {name!r}", as_float32)
         if (array := self._array(leaf)) is None:
             return None
-        key = (id(leaf), torch.float32, as_float32)
+        key = (id(leaf), "float32", as_float32)
         if key not in self._numbers:
-            tensor = torch.from_numpy(array.make())
-            real = as_float32 and tensor.is_floating_point()
-            self._numbers[key] = tensor.float() if real else tensor
+            found: Array = np.asarray(array.make())
+            self._numbers[key] = _float32(found) if as_float32 else found
         return self._numbers[key]
 
     def _array(self, leaf: object) -> NumpyArray | None:
@@ -120,27 +171,25 @@ class TensorReader:
             self._arrays[id(leaf)] = numpy_array(leaf)
         return self._arrays[id(leaf)]
 
-    def _view(self, leaf: StoredTensor, where: str, as_float32: bool) -> torch.Tensor:
-        kind = (EXTRA_DTYPES if leaf.dtype else DTYPES).get(leaf.dtype or leaf.storage.kind)
-        if kind is None:
+    def _view(self, leaf: StoredTensor, where: str, as_float32: bool) -> Array:
+        kind = self.kind(leaf)
+        if kind not in (EXTRA_TYPES if leaf.dtype else TYPES.values()):
             raise CheckpointError(
-                f"{where} has the type {(leaf.dtype or leaf.storage.kind)[:80]}, which is not "
-                "supported; save it as float32"
+                f"{where} has the type {kind[:80]}, which is not supported; save it as float32"
             )
         whole = self._storage(leaf.storage, kind, where, as_float32)
         if 0 in leaf.shape:
-            return torch.empty(leaf.shape, dtype=whole.dtype)
+            return np.empty(leaf.shape, whole.dtype)
         # the file's word on offset, sizes and strides is checked before as_strided believes it
         steps = [s if n > 1 else 1 for n, s in zip(leaf.shape, leaf.stride, strict=True)]
         last = leaf.offset + sum((n - 1) * s for n, s in zip(leaf.shape, steps, strict=True))
         if last >= len(whole):
             raise CheckpointError(f"{where} reaches outside its storage: the file is damaged")
-        return whole.as_strided(leaf.shape, steps, leaf.offset)
+        strides = [step * whole.itemsize for step in steps]
+        return np.lib.stride_tricks.as_strided(whole[leaf.offset :], leaf.shape, strides)
 
-    def _storage(
-        self, storage: Storage, kind: torch.dtype, where: str, as_float32: bool
-    ) -> torch.Tensor:
-        """A storage's numbers as a flat tensor."""
+    def _storage(self, storage: Storage, kind: str, where: str, as_float32: bool) -> Array:
+        """A storage's numbers, one after another."""
         if storage.parent is not None:
             whole = self._storage(storage.parent, kind, where, as_float32)
             return whole[storage.offset :][: storage.size]
@@ -149,60 +198,49 @@ class TensorReader:
             self._numbers[key] = self._converted(storage, kind, where, as_float32)
         return self._numbers[key]
 
-    def _converted(
-        self, storage: Storage, kind: torch.dtype, where: str, as_float32: bool
-    ) -> torch.Tensor:
-        if as_float32 and kind.is_floating_point and kind != torch.float32:
-            return self._storage(storage, kind, where, False).float()
+    def _converted(self, storage: Storage, kind: str, where: str, as_float32: bool) -> Array:
+        if as_float32 and is_real(kind):
+            return _float32(self._storage(storage, kind, where, False))
         data = bytearray() if storage.read is None else storage.read()
         self.budget.copy(len(data))
         if len(data) < storage.size * ITEM_SIZES.get(storage.kind, 1):
             raise CheckpointError(
                 f"{where}: its storage is shorter than it claims: the file is damaged"
             )
-        usable = len(data) // kind.itemsize
-        if not usable:
-            return torch.empty(0, dtype=kind)
-        if kind == torch.bool:  # a byte of 2 is no truth value
-            return torch.frombuffer(data, dtype=torch.uint8, count=usable) != 0
-        return torch.frombuffer(data, dtype=kind, count=usable)
+        return decoded(data, kind)
 
 
-def distinct(tensor: torch.Tensor) -> torch.Tensor:
-    """A view with every number of an expanded tensor once."""
-    for dim, step in enumerate(tensor.stride()):
-        if step == 0 and tensor.shape[dim] > 1:
-            tensor = tensor.narrow(dim, 0, 1)
-    return tensor
+def _float32(numbers: Array) -> Array:
+    """Real numbers as float32, too large ones as infinity; others as they are."""
+    if numbers.dtype.kind != "f":
+        return numbers
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32, copy=False)
 
 
-def plain_bytes(tensor: torch.Tensor) -> Iterator[memoryview]:
-    """A tensor's bytes in the order of its indices, in pieces, whatever its strides and type.
+def distinct(numbers: Array) -> Array:
+    """A view with every number of an expanded array once."""
+    pairs = zip(numbers.shape, numbers.strides, strict=True)
+    return numbers[tuple(slice(1 if step == 0 and size > 1 else None) for size, step in pairs)]
 
-    Of a quantised tensor those of its integers.
-    """
-    tensor = tensor.detach().cpu()
-    if tensor.is_quantized:
-        tensor = tensor.int_repr()
-    for piece in _pieces(tensor.resolve_conj().resolve_neg()):
-        if not piece.numel():
-            continue
-        # contiguous() leaves the strides of dimensions of one element as they are
-        flat = piece.reshape(-1)
-        flat = flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)
-        yield flat.view(torch.uint8).numpy().data
+
+def plain_bytes(numbers: Array) -> Iterator[memoryview]:
+    """The bytes of an array in the order of its indices, in pieces, whatever its strides."""
+    for piece in _pieces(numbers):
+        if piece.size:
+            yield np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
 
 
 PIECE = 2**22
-"""numbers of a tensor that is not contiguous that are copied at once"""
+"""numbers of an array that is not contiguous that are copied at once"""
 
 
-def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    if tensor.is_contiguous() or tensor.numel() <= PIECE:
-        yield tensor
-    elif len(tensor) == 1:
-        yield from _pieces(tensor[0])
+def _pieces(numbers: Array) -> Iterator[Array]:
+    if numbers.flags.c_contiguous or numbers.size <= PIECE:
+        yield numbers
+    elif len(numbers) == 1:
+        yield from _pieces(numbers[0])
     else:
-        middle = len(tensor) // 2
-        yield from _pieces(tensor[:middle])
-        yield from _pieces(tensor[middle:])
+        middle = len(numbers) // 2
+        yield from _pieces(numbers[:middle])
+        yield from _pieces(numbers[middle:])

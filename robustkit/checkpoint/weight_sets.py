@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from os.path import commonprefix
 
-import torch
+import numpy as np
 
 from robustkit.checkpoint import architecture
 from robustkit.checkpoint.architecture import StateReading
@@ -23,9 +23,9 @@ from robustkit.checkpoint.containers import (
     module_leaves,
     tensors,
 )
-from robustkit.checkpoint.parametrizations import State
-from robustkit.checkpoint.tensors import TensorReader
+from robustkit.checkpoint.tensors import COUNTER, Array, State, TensorReader
 from robustkit.errors import CheckpointError
+from robustkit.models import Layout
 from robustkit.unpickling import Budget, Placeholder, mapping, printable
 
 DEEPEST = 6
@@ -84,13 +84,13 @@ class WeightSets:
             with suppress(CheckpointError):
                 yield key, self.state(key)
 
-    def others(self, module: torch.nn.Module, taken: State) -> list[str]:
+    def others(self, layout: Layout, taken: State) -> list[str]:
         """Keys of the sets that fit a network, too, and have other numbers than those taken."""
         told: list[State] = [taken]
         keys = []
-        for key, state in self.largest(len(list(module.parameters())), READ):
+        for key, state in self.largest(len(_parameters(layout)), READ):
             variants = self.readings(state) if self.found[key].named else None
-            fitted = fitted_state(module, state, taken, variants)
+            fitted = fitted_state(layout, state, taken, variants)
             if fitted is not None and not any(_equal(fitted, known) for known in told):
                 told.append(fitted)
                 keys.append(key)
@@ -126,13 +126,14 @@ def fit_weights(
             fit = architecture.fit(spec, sets.readings(raw), num_classes, where)
         except CheckpointError:
             continue
-        whole = fitted_state(fit.module, state, fit.reading.state, variants if named else None)
+        whole = fitted_state(fit.layout, state, fit.reading.state, variants if named else None)
         if whole is None:
             raise CheckpointError(f"{misfit}; in the file --weights {other} fits") from misfit
         how = "holds parameters alone" if named else "is a list, matched by order and shape"
         note = f"{key} {how}; what else there is, such as running statistics, is from {other}"
         reading = replace(fit.reading, state=whole, notes=(*fit.reading.notes, note))
-        return fit._replace(module=architecture.filled(fit.module, whole, where), reading=reading)
+        architecture.check_numbers(fit.layout, whole, where)
+        return fit._replace(reading=reading)
     raise misfit
 
 
@@ -264,7 +265,7 @@ def _groups(found: Found, depth: int, budget: Budget) -> Iterator[Found]:
 
 
 def fitted_state(
-    module: torch.nn.Module, state: State, raw: State, variants: Sequence[StateReading] | None
+    layout: Layout, state: State, raw: State, variants: Sequence[StateReading] | None
 ) -> State | None:
     """A set of weights under a network's own names; None where it does not fit.
 
@@ -272,48 +273,48 @@ def fitted_state(
     norm's statistics, is then that of the raw weights.
 
     Args:
-        module: the network.
+        layout: of the network.
         state: the set, by name or by place.
         raw: a state dict that fits the network.
         variants: the set's names, read in every way; None where they are places.
     """
-    expected = module.state_dict()
-    parameters = dict(module.named_parameters())
+    parameters = _parameters(layout)
     if variants is None:
-        return _by_place(expected, list(parameters), list(state.values()), raw)
+        return _by_place(layout, parameters, list(state.values()), raw)
     dotless = {key.replace(".", ""): key for key in parameters}
     if dotless.keys() <= state.keys() and len(state) <= len(dotless) + 2:  # decay, num_updates
-        return _completed(expected, {key: state[name] for name, key in dotless.items()}, raw)
-    reading, wrong = architecture.closest(expected, variants)
-    if wrong.surplus or set(wrong.missing) & parameters.keys():
+        return _completed(layout, {key: state[name] for name, key in dotless.items()}, raw)
+    reading, wrong = architecture.closest(layout, variants)
+    if wrong.surplus or set(wrong.missing) & set(parameters):
         return None
-    return _completed(expected, reading.state, raw)
+    return _completed(layout, reading.state, raw)
+
+
+def _parameters(layout: Layout) -> list[str]:
+    return [name for name, slot in layout.items() if slot.parameter]
 
 
 def _by_place(
-    expected: Mapping[str, torch.Tensor],
-    parameters: Sequence[str],
-    values: Sequence[torch.Tensor],
-    raw: State,
+    layout: Layout, parameters: Sequence[str], values: Sequence[Array], raw: State
 ) -> State | None:
     """A list of the parameters, or of everything in the state dict, in the network's order."""
-    for names in (parameters, list(expected)):
+    for names in (parameters, list(layout)):
         if len(names) == len(values):
-            return _completed(expected, dict(zip(names, values, strict=True)), raw)
+            return _completed(layout, dict(zip(names, values, strict=True)), raw)
     return None
 
 
-def _completed(expected: Mapping[str, torch.Tensor], state: State, raw: State) -> State | None:
+def _completed(layout: Layout, state: State, raw: State) -> State | None:
     """The state with what it lacks from the raw weights; None where a shape or type differs."""
-    whole = {key: state.get(key, raw.get(key)) for key in expected}
+    whole = {key: state.get(key, raw.get(key)) for key in layout}
     fits = all(
-        value is None or (value.shape == expected[key].shape
-                          and architecture.same_numbers(value, expected[key].dtype))
+        value is None or (value.shape == layout[key].shape
+                          and architecture.same_numbers(value, layout[key].kind))
         for key, value in whole.items()
     )  # fmt: skip
     return {k: v for k, v in whole.items() if v is not None} if fits else None
 
 
 def _equal(a: State, b: State) -> bool:
-    keys = [key for key in a if not key.endswith(architecture.COUNTER)]
-    return all(key in b and torch.equal(a[key], b[key]) for key in keys)
+    keys = [key for key in a if not key.endswith(COUNTER)]
+    return all(key in b and np.array_equal(a[key], b[key]) for key in keys)

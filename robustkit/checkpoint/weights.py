@@ -1,19 +1,24 @@
-"""A file of weights taken apart: named tensors, what is recorded beside them, and their digest."""
+"""A file of weights taken apart: named arrays, what is recorded beside them, and their digest."""
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from typing import Any
 
-import torch
+import numpy as np
 
 from robustkit.checkpoint import containers, safetensor
-from robustkit.checkpoint.architecture import COUNTER, StateReading, readings
+from robustkit.checkpoint.architecture import StateReading, readings
 from robustkit.checkpoint.metadata import CheckpointMetadata, checked_extra, parse_metadata
-from robustkit.checkpoint.parametrizations import State
-from robustkit.checkpoint.tensors import TensorReader, distinct, plain_bytes
+from robustkit.checkpoint.tensors import (
+    COUNTER,
+    Array,
+    State,
+    TensorReader,
+    distinct,
+    plain_bytes,
+)
 from robustkit.checkpoint.weight_sets import WeightSets, find_weight_sets
 from robustkit.errors import CheckpointError
 from robustkit.files import canonical
@@ -133,10 +138,11 @@ def _check_finite(state: State, where: str) -> None:
         )
 
 
-def _is_finite(value: torch.Tensor) -> bool:
-    if not value.is_floating_point() or not value.numel():
+def _is_finite(numbers: Array) -> bool:
+    if numbers.dtype.kind != "f" or not numbers.size:
         return True
-    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(distinct(value)))
+    every = distinct(numbers)
+    return bool(np.isfinite(every.min()) and np.isfinite(every.max()))
 
 
 def weights_digest(state: State) -> str:
@@ -147,10 +153,10 @@ def weights_digest(state: State) -> str:
     for key in sorted(state):
         if not key.endswith(COUNTER):
             value = state[key]
-            header = canonical([key, str(value.dtype), list(value.shape)]).encode()
+            header = canonical([key, f"torch.{value.dtype}", list(value.shape)]).encode()
             # as files.digest has it: each part behind its length
             total.update(len(header).to_bytes(8, "little") + header)
-            total.update((value.numel() * value.element_size()).to_bytes(8, "little"))
+            total.update(value.nbytes.to_bytes(8, "little"))
             for piece in plain_bytes(value):
                 total.update(piece)
     return total.hexdigest()

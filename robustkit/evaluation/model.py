@@ -109,7 +109,8 @@ def from_module(
     # of the copy that is evaluated: in eval mode, whatever the module's own mode is
     copied = freeze(replica(module))
     weights, tree = _read(copied)
-    unscaled = unscaled_normalisation(dict(copied.named_buffers()))
+    buffers = {name: value.float().cpu().numpy() for name, value in copied.named_buffers()}
+    unscaled = unscaled_normalisation(buffers)
     kind = type(module).__qualname__
     key = ModuleKey(
         module=kind,

@@ -1,5 +1,8 @@
 """Architectures by name. Importing this package imports no torch; `build` does.
 
+What the weights of the registry's are called, and which shapes they have, stands in `layouts.json`,
+so that a file is recognised without torch.
+
 Four ways to name one: a name of the registry below, `torchvision:NAME`, `timm:NAME`, or the user's
 own `FILE.py:FUNCTION`, which is imported and called, so a caller must never pass what a file said.
 """
@@ -7,9 +10,11 @@ own `FILE.py:FUNCTION`, which is imported and called, so a caller must never pas
 import importlib
 import importlib.util
 import inspect
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,10 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODELS",
+    "Layout",
     "ModelEntry",
     "ModelName",
+    "Slot",
     "build",
     "import_function",
+    "layout",
+    "layout_of",
     "names_code",
     "parse_name",
     "source",
@@ -100,6 +109,20 @@ MODELS: dict[str, ModelEntry] = {
 }
 
 
+class Slot(NamedTuple):
+    """What an architecture has under one of its names."""
+
+    shape: tuple[int, ...]
+    kind: str
+    """torch's name of the type: float32"""
+    parameter: bool
+    """False: a buffer"""
+
+
+Layout = Mapping[str, Slot]
+"""the names of a network's state dict, in its order"""
+
+
 class ModelName(NamedTuple):
     """A model's name taken apart."""
 
@@ -153,6 +176,32 @@ def build(name: str, *, num_classes: int = 10, seed: int | None = None) -> "torc
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _build(chosen, num_classes)
+
+
+def layout_of(module: "torch.nn.Module") -> Layout:
+    """The layout of a network."""
+    parameters = dict(module.named_parameters())
+    return {
+        name: Slot(tuple(value.shape), str(value.dtype).removeprefix("torch."), name in parameters)
+        for name, value in module.state_dict().items()
+    }
+
+
+def layout(name: str, num_classes: int) -> Layout | None:
+    """The layout of an architecture of the registry; None of another, which must be built."""
+    if (slots := _layouts().get(name)) is None:
+        return None
+    return {
+        key: Slot(tuple(num_classes if size == "classes" else size for size in shape), *rest)
+        for key, (shape, *rest) in slots.items()
+    }
+
+
+@cache
+def _layouts() -> dict[str, dict[str, Any]]:
+    text = Path(__file__).with_name("layouts.json").read_text(encoding="utf-8")
+    table: dict[str, dict[str, Any]] = json.loads(text)
+    return table
 
 
 def source(name: str) -> str:
