@@ -1,9 +1,12 @@
-"""What of the machine this process may use."""
+"""What of the machine this process may use, and which torch is there. Needs no torch."""
 
+import ast
 import ctypes
 import os
 import platform
+import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from robustkit.parsing import whole
@@ -56,3 +59,46 @@ def processor() -> str:
         if name := next((told[key] for key in NAMING if told.get(key)), ""):
             return " ".join(name.split())
     return platform.processor() or "unknown"
+
+
+def kind_of_device(name: str) -> str | None:
+    """The kind of the device of that name; None where only torch can tell."""
+    if name == "cpu" or (name == "auto" and not _may_have_gpu()):
+        return "cpu"
+    return None
+
+
+def _may_have_gpu() -> bool:
+    """False where torch is built for processors alone, or its GPUs have no driver here."""
+    built = _built()
+    if built.get("hip") or built.get("xpu") or "cuda" not in built:
+        return True
+    if built["cuda"] is None:
+        return False
+    with suppress(OSError):
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        return True
+    return False
+
+
+def torch_version() -> str:
+    """torch.__version__, with its build's suffix, which the package's metadata may lack."""
+    if isinstance(known := _built().get("__version__"), str):
+        return known
+    import torch
+
+    return str(torch.__version__)
+
+
+def _built() -> dict[str, object]:
+    """What torch/version.py says of its build, read and not run; nothing where it says nothing."""
+    found: dict[str, object] = {}
+    with suppress(ImportError, OSError, ValueError, SyntaxError):
+        origin = getattr(find_spec("torch"), "origin", None) or ""
+        tree = ast.parse(Path(origin).with_name("version.py").read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                value = ast.literal_eval(node.value)
+                found |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+    return found

@@ -282,7 +282,7 @@ def test_the_smallest_perturbations_are_kept_for_looking_at(arrays):
     ("change", "error", "message"),
     [
         ({"data": (np.zeros((4, 3, 8, 8), np.float32), np.zeros(4, int))}, InputError, "3|192"),
-        ({"model": Net(classes=2)}, DataError, "3 classes"),
+        ({"model": Net(classes=2)}, DataError, "2 classes, but"),
         ({"epsilons": ["0"]}, ProtocolError, "above 0"),
         ({"epsilons": ["x"]}, ProtocolError, "expected a number"),
         (

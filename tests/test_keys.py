@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robustkit import data, evaluation, models
-from robustkit.attack import engine
+from robustkit.attack import REVISION
 from robustkit.audit import plan as plans
 from robustkit.audit import run as audits
 from robustkit.audit.run import AuditRequest
@@ -592,9 +592,9 @@ def config(digits):
 def test_a_record_is_another_on_another_device_or_with_other_versions(config, monkeypatch):
     found = {config.key.digest, replace(config, device=torch.device("cuda")).key.digest}
     for target, value in (
-        ("robustkit.evaluation.config.REVISION", engine.REVISION + 1),
+        ("robustkit.evaluation.config.REVISION", REVISION + 1),
         ("robustkit.evaluation.config.version", lambda name: "another"),
-        ("torch.__version__", "another"),
+        ("robustkit.evaluation.config.torch_version", lambda: "another"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, value)

@@ -36,9 +36,8 @@ REMEMBERS = (
     "the network's logits of an image change once others have passed: it keeps something from pass "
     "to pass (a cache, running statistics); call model.eval(), or take out what it keeps"
 )
-EVALUATED = ", or evaluate it image by image (--image-by-image; image_by_image=True in Python)"
-"""what can be done where the network stays as it is"""
 WRAPPED = ", or hand over robustkit.checkpoint.OneByOne(model), which is asked image by image"
+"""what can be done where the network stays as it is"""
 
 
 class Contract(NamedTuple):

@@ -18,9 +18,6 @@ from robustkit.attack.victim import Victim
 from robustkit.network import answer
 from robustkit.protocol import Protocol, labels_of
 
-REVISION = 5
-"""Raised whenever a change here can change a row; part of every evaluation's digest."""
-
 
 def attack_block(
     model: torch.nn.Module,

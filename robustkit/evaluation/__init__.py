@@ -2,23 +2,33 @@
 
 - call: `evaluate` and `certify`, the calls from Python
 - images: the images to evaluate a checkpoint on
-- model: what is evaluated, a checkpoint or a module in memory
+- model, module: what is evaluated, a checkpoint or a module in memory
 - tree, outputs: what a module in memory computes, by its source and on noise
 - config: everything that decides on the rows, and the record's header
 - run: the record, from its file or computed
+- computing: it is computed, under a lock
 - certifying: each image certified, fooled or open, and the file that keeps it
 - blocks: the attack, block by block
 - probe: a few images through the model before any work, alone and in company
 - chance: whether the clean accuracy can be told from guessing
 - adversarial: the perturbed images as a file
+
+What leads to a record on file needs no torch.
 """
 
-from robustkit.evaluation.blocks import block_size
-from robustkit.evaluation.call import certify, evaluate
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from robustkit.evaluation.config import Config, protocol_header, record_header, resolve_protocol
 from robustkit.evaluation.images import check_shape, images_for
-from robustkit.evaluation.model import EvaluatedModel, from_checkpoint, from_module
-from robustkit.evaluation.run import RunOptions, run
+from robustkit.evaluation.model import EvaluatedModel, from_checkpoint
+from robustkit.evaluation.options import RunOptions
+from robustkit.evaluation.run import run
+
+if TYPE_CHECKING:
+    from robustkit.evaluation.blocks import block_size
+    from robustkit.evaluation.call import certify, evaluate
+    from robustkit.evaluation.module import from_module
 
 __all__ = [
     "Config",
@@ -36,3 +46,17 @@ __all__ = [
     "resolve_protocol",
     "run",
 ]
+
+_HOMES = {
+    "block_size": "blocks",
+    "certify": "call",
+    "evaluate": "call",
+    "from_module": "module",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The names that need torch, when they are first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

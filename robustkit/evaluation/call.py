@@ -16,8 +16,10 @@ from robustkit.errors import InputError
 from robustkit.evaluation.certifying import certify_images
 from robustkit.evaluation.config import resolve_protocol
 from robustkit.evaluation.images import images_for
-from robustkit.evaluation.model import from_checkpoint, from_module
-from robustkit.evaluation.run import RunOptions, run
+from robustkit.evaluation.model import from_checkpoint
+from robustkit.evaluation.module import from_module
+from robustkit.evaluation.options import RunOptions
+from robustkit.evaluation.run import run
 from robustkit.files import whole_number
 from robustkit.protocol import Norm, Protocol, Target
 from robustkit.record import Evaluation

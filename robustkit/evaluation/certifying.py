@@ -19,8 +19,8 @@ from robustkit.errors import InputError
 from robustkit.evaluation.chance import chance_warnings
 from robustkit.evaluation.config import Config, record_header
 from robustkit.evaluation.model import EvaluatedModel
+from robustkit.evaluation.options import RunOptions
 from robustkit.evaluation.probe import probe
-from robustkit.evaluation.run import RunOptions
 from robustkit.files import write_atomic
 from robustkit.keys import CertificationKey
 from robustkit.protocol import Protocol

@@ -4,20 +4,22 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from importlib.metadata import version
-from typing import Any, get_args
-
-import torch
+from typing import TYPE_CHECKING, Any, get_args
 
 from robustkit import protocol as protocols
-from robustkit.attack import REVISION, build_search
+from robustkit.attack import REVISION
 from robustkit.data import Dataset
 from robustkit.errors import ProtocolError
 from robustkit.evaluation.images import shape_mismatch
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.files import whole_number
 from robustkit.keys import EngineKey, EvaluationKey
+from robustkit.machine import torch_version
 from robustkit.protocol import Norm, Protocol, Target, kind_of
 from robustkit.record import VERSION
+
+if TYPE_CHECKING:
+    import torch
 
 DATA_KEYS = ("name", "title", "split", "digest", "order", "transform", "source", "classes", "shape")
 """what a record's header says of the data, beside the number of images"""
@@ -30,25 +32,34 @@ class Config:
     model: EvaluatedModel
     data: Dataset
     protocol: Protocol
-    device: torch.device
+    device: "torch.device"
     surrogate: EvaluatedModel | None = None
     """takes every step of the attack; the model only classifies the last"""
 
     @property
     def key(self) -> EvaluationKey:
         """What the record's file is named by."""
-        return EvaluationKey(
-            checkpoint=self.model.identity,
-            data=self.data.digest,
-            protocol=self.protocol.resolved(),
-            engine=EngineKey(
-                revision=REVISION,
-                torch=torch.__version__,
-                foolbox=version("foolbox"),
-                device=self.device.type,
-            ),
-            surrogate=None if self.surrogate is None else self.surrogate.identity,
-        )
+        kind = self.device.type
+        return evaluation_key(self.model, self.data, self.protocol, kind, self.surrogate)
+
+
+def evaluation_key(
+    model: EvaluatedModel,
+    data: Dataset,
+    protocol: Protocol,
+    device: str,
+    surrogate: EvaluatedModel | None,
+) -> EvaluationKey:
+    """What a record's file is named by, where the attack runs on that kind of device."""
+    return EvaluationKey(
+        checkpoint=model.identity,
+        data=data.digest,
+        protocol=protocol.resolved(),
+        engine=EngineKey(
+            revision=REVISION, torch=torch_version(), foolbox=version("foolbox"), device=device
+        ),
+        surrogate=None if surrogate is None else surrogate.identity,
+    )
 
 
 def resolve_protocol(
@@ -145,6 +156,8 @@ def _transfer(surrogate: EvaluatedModel) -> list[str]:
 
 def _cannot_transfer(protocol: Protocol) -> str:
     """The first attack that cannot work on another network than the one it is to fool."""
+    from robustkit.attack import build_search  # torch
+
     searches = [(kind_of(a), build_search(a, protocol.norm)) for a in protocol.attacks]
     return next((word for word, own in searches if own is None or not own.transfers), "")
 

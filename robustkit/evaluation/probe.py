@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustkit.attack.contract import EVALUATED, FEW, check_contract
+from robustkit.attack.contract import FEW, check_contract
 from robustkit.attack.library import seeded
 from robustkit.attack.victim import VOTES
 from robustkit.checkpoint.adapter import Classifier, OneByOne
 from robustkit.data import Dataset
 from robustkit.errors import DataError, NetworkFailed
+from robustkit.evaluation.model import EVALUATED
 from robustkit.network import gradient
 
 

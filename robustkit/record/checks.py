@@ -93,7 +93,7 @@ def check_rows(header: Mapping[str, Any], run: Mapping[str, Any], rows: pa.Table
     names = [name for name in NEVER_NULL if rows[name].null_count]
     if names:
         raise changed(at, f"its column {names[0]} has gaps")
-    if not np.array_equal(rows["index"].to_numpy(), np.arange(n)):
+    if rows["index"].to_pylist() != list(range(n)):
         raise changed(at, "its rows are not in the order of the images")
     if (row := _contradiction(header, rows)) is not None:
         said = rows.slice(row, 1).to_pylist()[0]
@@ -110,8 +110,10 @@ def _contradiction(header: Mapping[str, Any], rows: pa.Table) -> int | None:
     budgets = [0.0, *(float(parse_epsilon(text)) for text in texts), np.inf]
     place = {"0": 0} | {text: i for i, text in enumerate(texts, 1)} | {None: len(budgets) - 1}
     places = np.array([place.get(text, -1) for text in rows["fooled_at"].to_pylist()], int)
-    distance = rows["distance"].fill_null(np.inf).to_numpy()
-    label, predicted = (rows[name].to_numpy() for name in ("label", "predicted"))
+    # by lists: to_numpy() and fill_null() import pandas, which takes longer than all the rest
+    known = [np.inf if d is None else d for d in rows["distance"].to_pylist()]
+    distance = np.array(known, float)
+    label, predicted = (np.array(rows[name].to_pylist()) for name in ("label", "predicted"))
     by = rows["fooled_by"]
     clean = np.array([name == CLEAN for name in by.to_pylist()], bool)
     at, below = np.array(budgets)[places], np.array([-1.0, *budgets[:-1]])[places]
@@ -119,7 +121,7 @@ def _contradiction(header: Mapping[str, Any], rows: pa.Table) -> int | None:
     wrong |= ~((distance <= at + SLACK * np.maximum(at, 1)) & (distance > below))
     wrong |= (label != predicted) != clean
     wrong |= clean & (places != 0)
-    wrong |= by.is_null().to_numpy() != rows["distance"].is_null().to_numpy()
+    wrong |= np.array(by.is_null().to_pylist()) != np.array(rows["distance"].is_null().to_pylist())
     found = np.flatnonzero(wrong)
     return int(found[0]) if len(found) else None
 

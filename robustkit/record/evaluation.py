@@ -4,16 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 
 from robustkit.files import canonical, digest
 from robustkit.protocol import Epsilon, parse_epsilon
 from robustkit.statistics import Estimate, Method, proportion
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VERSION = 3
 """2 added `fooled_as`, 3 a digest over all that a file says beside its rows"""
@@ -79,7 +81,7 @@ class Evaluation:
         return str(self.header["digest"])
 
     @cached_property
-    def rows(self) -> pd.DataFrame:
+    def rows(self) -> "pd.DataFrame":
         """The rows as a frame; missing is null."""
         frame: pd.DataFrame = self.table.to_pandas()
         return frame

@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
@@ -20,6 +20,9 @@ from robustkit.record.blocks import Blocks
 from robustkit.record.checks import NAME, changed, check_version
 from robustkit.record.evaluation import SCHEMA, VERSION, Evaluation
 from robustkit.record.file import read
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MARKER = "robustkit.json"
 """the file that says which format a folder's records are in"""
@@ -103,7 +106,7 @@ def check_folder(folder: Path) -> None:
             raise RecordError(f"{marker}: not readable: {error}") from error
 
 
-def frame(folder: Path | str = "runs", columns: Sequence[str] = SCHEMA.names) -> pd.DataFrame:
+def frame(folder: Path | str = "runs", columns: Sequence[str] = SCHEMA.names) -> "pd.DataFrame":
     """All records of a folder as one tidy frame: a row per evaluation and image.
 
     Beside the rows' own columns (choose with `columns`) stand `evaluation`, `checkpoint`, `model`,

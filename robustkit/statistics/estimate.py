@@ -42,17 +42,29 @@ def proportion(count: int, n: int, method: Method = "wilson", level: float = 0.9
     Raises:
         ValueError: n < 1, or count outside 0..n.
     """
-    # statsmodels takes seconds to import, and most that import this module need only Estimate
-    from statsmodels.stats.proportion import proportion_confint
-
     if n < 1 or not 0 <= count <= n:
         raise ValueError(f"count {count} of n {n}: expected 0 <= count <= n and n >= 1")
-    name = {"wilson": "wilson", "exact": "beta"}[method]
-    low, high = proportion_confint(count, n, alpha=1 - level, method=name)
+    low, high = {"wilson": _wilson, "exact": _clopper_pearson}[method](count, n, 1 - level)
     label = {"wilson": "Wilson", "exact": "Clopper-Pearson"}[method]
     # scipy leaves rounding dust of 1e-17 at the ends
-    low, high = max(0.0, min(float(low), count / n)), min(1.0, max(float(high), count / n))
+    low, high = max(0.0, min(low, count / n)), min(1.0, max(high, count / n))
     return Estimate(count / n, low, high, n, f"{label}, {percent(level)}")
+
+
+def _wilson(count: int, n: int, alpha: float) -> tuple[float, float]:
+    """Wilson's score interval (1927), as statsmodels has it, which takes a second to import."""
+    share, z = count / n, -float(ndtri(alpha / 2))
+    scale = 1 + z**2 / n
+    middle = (share + z**2 / (2 * n)) / scale
+    half = z * sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / scale
+    return middle - half, middle + half
+
+
+def _clopper_pearson(count: int, n: int, alpha: float) -> tuple[float, float]:
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(count, n, alpha=alpha, method="beta")
+    return float(low), float(high)
 
 
 def exact_lower(count: float, n: int, alpha: float) -> float:

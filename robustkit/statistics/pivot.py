@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from math import exp, inf, sqrt
 from typing import NamedTuple, Protocol, Self
 
-from scipy.optimize import brentq
 from scipy.special import bdtrc, ndtr, ndtri, stdtrit
 
 from robustkit.statistics.estimate import exact_lower, exact_upper
@@ -131,6 +130,8 @@ class Score:
             return stop
         if stop <= start or self.z(start) <= critical:
             return -1.0
+        from scipy.optimize import brentq  # takes a third of a second to import
+
         return float(brentq(lambda theta: self.z(theta) - critical, start, stop, xtol=1e-15))
 
     def p_above(self, theta: float) -> float:  # noqa: D102
@@ -182,5 +183,7 @@ def smallest_alpha(excess: Callable[[float], float]) -> float:
     if excess(exp(_LOG_SMALLEST_P)) > 0:
         return 0.0
     # on the logarithm: p values span a hundred orders of magnitude, and all must be right
+    from scipy.optimize import brentq  # as above
+
     root = brentq(lambda log: excess(exp(log)), _LOG_SMALLEST_P, 0.0, xtol=1e-14, rtol=1e-14)
     return exp(root)

@@ -8,7 +8,6 @@ from math import factorial, sqrt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtrc, fdtrc
-from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from robustkit.errors import InputError
 
@@ -55,6 +54,8 @@ def friedman(scores: ArrayLike, *, level: float = 0.95) -> Ranks:
             "scores: expected finite numbers, data sets × methods, at least 2 × 3 "
             "(two methods are compared pair by pair)"
         )
+    from scipy.stats import rankdata, studentized_range  # takes a second to import
+
     n, k = x.shape
     ranks = rankdata(-x, axis=1)
     statistic = _friedman_statistic(x)
@@ -77,6 +78,8 @@ def friedman(scores: ArrayLike, *, level: float = 0.95) -> Ranks:
 def _friedman_statistic(x: NDArray[np.float64]) -> float:
     if (x == x[:, :1]).all():  # every block a tie: scipy divides 0 by 0
         return 0.0
+    from scipy.stats import friedmanchisquare  # takes a second to import
+
     return float(friedmanchisquare(*x.T).statistic)
 
 

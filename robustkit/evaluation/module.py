@@ -1,0 +1,92 @@
+"""A module in memory as what is evaluated."""
+
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from robustkit import checkpoint as checkpoints
+from robustkit.checkpoint.adapter import freeze, replica
+from robustkit.checkpoint.architecture import unscaled_normalisation
+from robustkit.checkpoint.checkpoint import ADAPTER
+from robustkit.checkpoint.reading import own_normalisation
+from robustkit.evaluation.model import (
+    ALONE,
+    CHECKPOINT_KEYS,
+    ONE_BY_ONE,
+    EvaluatedModel,
+    one_by_one,
+)
+from robustkit.evaluation.outputs import on_noise
+from robustkit.evaluation.tree import Unreadable, tree_of, weights_of
+from robustkit.keys import ModuleKey
+
+
+def from_module(
+    module: torch.nn.Module,
+    name: str | None,
+    classes: int | None = None,
+    *,
+    image_by_image: bool = False,
+) -> EvaluatedModel:
+    """A module in memory as what is evaluated, known by its tree, its weights and its outputs.
+
+    One of which something cannot be read is evaluated anew each time. The module is copied.
+
+    Args:
+        module: takes float32 N × C × H × W in [0, 1] and returns logits N × K.
+        name: under which its record is kept.
+        classes: of the data, by which the logits are told where it returns several tensors.
+        image_by_image: its images never share a batch.
+
+    Raises:
+        InputError: the module cannot be copied.
+    """
+
+    def load(device: torch.device) -> torch.nn.Module:
+        return checkpoints.wrap(module, classes).to(device)
+
+    # of the copy that is evaluated: in eval mode, whatever the module's own mode is
+    copied = freeze(replica(module))
+    weights, tree = _read(copied)
+    buffers = {name: value.float().cpu().numpy() for name, value in copied.named_buffers()}
+    unscaled = unscaled_normalisation(buffers)
+    kind = type(module).__qualname__
+    key = ModuleKey(
+        module=kind,
+        name=name,
+        adapter=ADAPTER,
+        weights=weights,
+        tree=tree,
+        image_by_image=image_by_image or None,
+    )
+    header: dict[str, Any] = {
+        **dict.fromkeys(CHECKPOINT_KEYS),
+        "path": name or f"<{kind}>",
+        "weights": weights,
+        "preprocessing": "in the module",
+        "notes": [],
+        **(ALONE if image_by_image else {}),
+    }
+    loaded = one_by_one(load) if image_by_image else load
+    readable = weights and tree
+    return EvaluatedModel(
+        key.plain(),
+        header,
+        (
+            *((own_normalisation(unscaled),) if unscaled else ()),
+            *((ONE_BY_ONE,) if image_by_image else ()),
+        ),
+        loaded,
+        outputs=lambda shape, device: on_noise(loaded, shape, device) if readable else None,
+    )
+
+
+def _read(module: torch.nn.Module) -> tuple[str, str]:
+    """Digests of weights and tree; "" for what cannot be read."""
+    weights = tree = ""
+    with suppress(Unreadable):
+        weights = weights_of(module)
+    with suppress(Unreadable, RecursionError):
+        tree = tree_of(module)
+    return weights, tree
