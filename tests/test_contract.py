@@ -324,7 +324,10 @@ def test_surrogates_are_asked_with_the_same_care(bad):
     x, model = images(), Net().eval()
     with torch.no_grad():
         block = Block(x, model(x).argmax(1), [str(i) for i in range(len(x))], 0)
-    table = {"title": "", "norm": "linf", "attack": [{"kind": "fgsm"}], "epsilon": ["0.1"]}
+    # its steps depend on the clean logits, too
+    attack = {"kind": "mifgsm", "steps": 3, "relative_step": "1/2"}
+    attack["loss"] = "rescaled-cross-entropy"
+    table = {"title": "", "norm": "linf", "attack": [attack], "epsilon": ["0.1"]}
     made = protocol.parse_protocol(table, "test", "test")
     expected, found = (
         attack_block(model, block, made, 8, surrogate=net.eval().requires_grad_(False))
@@ -352,6 +355,38 @@ def test_a_network_that_mixes_its_batch_is_refused_or_evaluated_image_by_image(n
             alone = torch.cat([network().eval()(one) for one in images().split(1)]).argmax(1)
         assert rows[0].table["predicted"].to_pylist() == alone.tolist()
     assert rows[0].digest != evaluated(Net(), truth=Net()).digest
+
+
+@pytest.mark.skipif(
+    torch.backends.quantized.engine == "none", reason="torch was built without int8 kernels"
+)
+def test_ranges_of_int8_are_taken_over_the_batch_or_image_by_image():
+    class Dense(Net):
+        def __init__(self):
+            super().__init__()
+            source = torch.Generator().manual_seed(0)
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 3))
+            for weight in self.net.parameters():
+                weight.data = torch.randn(weight.shape, generator=source) / 4
+
+    exact = Dense().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, but networks made so are about
+        network = torch.ao.quantization.quantize_dynamic(exact, {nn.Linear}, torch.qint8)
+    with pytest.raises(InputError, match="depend on who shares its batch"):
+        evaluated(network, "square", truth=exact)
+    one, many = (
+        evaluated(
+            *(network, "square"),
+            truth=exact,
+            image_by_image=True,
+            options=RunOptions(batch_size=size),
+        )
+        for size in (1, 24)
+    )
+    assert one.table.equals(many.table)
+    assert one.clean().value > 0.9
+    assert any("image by image" in text for text in one.header["warnings"])
 
 
 @pytest.mark.parametrize(

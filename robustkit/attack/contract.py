@@ -254,8 +254,8 @@ class _Asked:
         raise InputError(
             f"the network's logits of an image depend on who shares its batch ({how}), so that its "
             "verdicts would change with the batch size; call model.eval(), give BatchNorm running "
-            "statistics (track_running_stats), take no mean, softmax or sort over the batch"
-            f"{self.instead}"
+            "statistics (track_running_stats), take no mean, softmax, sort or range of "
+            f"quantisation over the batch{self.instead}"
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from robustkit.certification.graph import Unsupported
-from robustkit.checkpoint.adapter import replica
+from robustkit.checkpoint.adapter import OneByOne, replica
 from robustkit.errors import one_line
 
 BATCH = 3
@@ -25,6 +25,8 @@ def trace(model: nn.Module, image: Tensor) -> torch.export.ExportedProgram:
     kinds = {str(w.dtype) for w in model.parameters() if w.dtype in (torch.float16, torch.bfloat16)}
     if kinds:
         raise Unsupported(f"computes in {', '.join(kinds)}, whose rounding no bound here covers")
+    if any(isinstance(part, OneByOne) for part in model.modules()):
+        raise Unsupported("the network is asked image by image, of which there are no bounds")
     batch = torch.zeros(BATCH, *image.shape, dtype=torch.float64, device=image.device)
     try:
         with _quietly():
