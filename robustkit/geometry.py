@@ -10,6 +10,8 @@ from robustkit.protocol import Norm
 
 ORDER: dict[Norm, float] = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 """the p of each norm"""
+DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
+"""the p of each norm's dual"""
 TOLERANCE = 1e-6
 """A distance counts as within ε up to this much above it, relative to max(1, ε): float32 rounding
 of pixels in [0, 1] stays well below, and no attack gains anything by it."""

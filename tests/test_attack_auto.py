@@ -1,6 +1,7 @@
 """APGD, FAB and Square against closed forms, projections against independent solutions."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from robustkit.attack.library import foolbox, foolbox_model
 from robustkit.attack.objectives import objective, towards
 from robustkit.attack.projections import onto_hyperplane, onto_l1_ball
 from robustkit.errors import ProtocolError
-from robustkit.protocol import Apgd, Fab, SquareAttack, adaptations, labels_of, load_protocol
+from robustkit.protocol import Apgd, Fab, Loss, SquareAttack, adaptations, labels_of, load_protocol
 
 NORMS = ["linf", "l2", "l1"]
 APGD = {"kind": "apgd", "steps": 60}
@@ -29,7 +30,7 @@ def levels(truth: Tensor, *shares: float) -> list[str]:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("loss", ["cross-entropy", "margin", "dlr", "rescaled-cross-entropy"])
+@pytest.mark.parametrize("loss", get_args(Loss))
 def test_apgd_is_exact_on_linear_models(norm, loss):
     model, x = Linear(), images(60)
     truth = model.closest(x, norm)
@@ -164,7 +165,7 @@ def test_a_target_is_where_each_attempt_goes_and_any_wrong_class_counts():
     assert in_budget(t.distance, 0.2).sum() >= 0.9 * in_budget(u.distance, 0.2).sum() > 0
 
 
-@pytest.mark.parametrize("loss", ["dlr", "margin", "rescaled-cross-entropy"])
+@pytest.mark.parametrize("loss", ["dlr", "margin", "rescaled-cross-entropy", "probability-margin"])
 def test_losses_that_do_not_saturate(loss):
     x = images(60)
     model = Linear(scale=1e6)
@@ -202,7 +203,7 @@ def test_the_difference_of_logits_ratio_is_that_of_the_paper():
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
-@pytest.mark.parametrize("loss", ["dlr", "rescaled-cross-entropy"])
+@pytest.mark.parametrize("loss", ["dlr", "rescaled-cross-entropy", "probability-margin"])
 def test_scale_and_shift_of_the_logits_do_not_matter(classes, loss):
     draw = torch.Generator().manual_seed(1)
     logits, clean = torch.randn(2, 30, classes, generator=draw).double()

@@ -56,14 +56,19 @@ def unstarted(model, images, epsilon, key=0, target=None, restart=None):
     zero = torch.zeros(n, dtype=torch.int64)
     target, restart = (zero if t is None else t for t in (target, restart))
     keys, labels = key + torch.arange(n), clean.argmax(1)
-    return State(images, images, labels, clean, epsilon, target, restart, keys, zero.clone(), None)
+    nowhere = torch.full_like(epsilon, -torch.inf)
+    return State(
+        images, images, labels, clean, epsilon, target, restart, keys, zero.clone(), nowhere, None
+    )
 
 
 def attempted(search, model, images, epsilon):
     """Rows that are at the search's attempts in turn, started."""
-    attempts = search.attempts(model(images[:1]).shape[1])
+    clean = model(images)
+    attempts = search.attempts(clean.shape[1])
     attempts = [attempts[i % len(attempts)] for i in range(len(images))]
-    target = torch.tensor([a.target_index for a in attempts])
+    wrong = search.wrong_classes(model, images, clean.argmax(1), clean)
+    target = wrong[torch.arange(len(images)), [a.target_index for a in attempts]]
     restart = torch.tensor([a.restart_index for a in attempts])
     state = unstarted(model, images, epsilon, target=target, restart=restart)
     return search.start(state, sources(len(images)))
@@ -194,12 +199,12 @@ def test_apgd_heads_for_the_likeliest_wrong_classes(restarts):
     images, epsilon = scenes((0.1,), 8, n=8)
     search = APGD("linf", steps=40, loss="dlr", targets=3, restarts=restarts)
     state = attempted(search, model, images, epsilon)
-    assert torch.equal(state.target_index, torch.arange(8) // restarts % 3)
     order = model(images).argsort(dim=1, descending=True)
+    assert torch.equal(state.target, order[torch.arange(8), 1 + torch.arange(8) // restarts % 3])
     at = papers.checkpoints_in_whole_steps
     theirs = []
-    for i, place in enumerate(state.target_index.tolist()):
-        loss = targeted_dlr(model, int(order[i, 0]), int(order[i, 1 + place]))
+    for i, target in enumerate(state.target.tolist()):
+        loss = targeted_dlr(model, int(order[i, 0]), target)
         whole = searched("linf", array(images[i]), 0.1, 40, False, at)
         theirs.append(whole(loss, array(state.x[i])))
     hold_apgd(search, state, steps_of(search, model, state), theirs)
@@ -339,7 +344,6 @@ def test_fab_takes_the_papers_steps(norm, targets, settings):
     search = FAB(norm, steps=30, restarts=2, targets=targets, **settings)
     # first and second start, on the way to each of the targets
     state = attempted(search, model, images, epsilon)
-    order = model(images).argsort(dim=1, descending=True)
     assert torch.equal((state.x != images).flatten(1).any(1), torch.arange(9) % 2 == 1)
     theirs = [
         papers.fab(
@@ -349,7 +353,7 @@ def test_fab_takes_the_papers_steps(norm, targets, settings):
             array(state.x[i]),
             30,
             norm,
-            target=int(order[i, 1 + int(state.target_index[i])]) if targets else None,
+            target=int(state.target[i]) if targets else None,
             every=True,
             **settings,
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +16,11 @@ from robustkit.attack.draws import in_ball, on_sphere
 from robustkit.attack.library import foolbox
 from robustkit.attack.objectives import objective, towards
 from robustkit.attack.projections import onto_l1_ball
-from robustkit.attack.search import Search, top_wrong_class
+from robustkit.attack.search import Search
 from robustkit.attack.state import State
+from robustkit.attack.targets import nearest
 from robustkit.geometry import column, project, steepest_step
-from robustkit.protocol import Loss, Norm
+from robustkit.protocol import Loss, Norm, TargetOrder
 
 MOMENTUM = 0.75
 """weight of the new step, the paper's α; the last movement has the rest"""
@@ -65,10 +67,10 @@ class ApgdBuffers:
 class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[misc]
     """Step size 2ε (L1: ε), halved where the loss stopped rising, then on from the best point.
 
-    With `targets` each attempt heads for one of the top wrong classes; any wrong class counts
-    as success all the same. With `eot` above 1, gradients and logits are means over so many passes
-    of a model that draws at random (Athalye et al. 2018). With `multi_radius` the first 30 % of the
-    steps search the ball of 3ε, the next 30 % that of 2ε (the L1 setting of AutoAttack).
+    With `targets` each attempt heads for one of the top wrong classes, by `target_order`; any wrong
+    class counts as success all the same. With `eot` above 1, gradients and logits are means over so
+    many passes of a model that draws at random (Athalye et al. 2018). With `multi_radius` the first
+    30 % of the steps search the ball of 3ε, the next 30 % that of 2ε (as in AutoAttack's L1).
     """
 
     transfers = False
@@ -84,6 +86,7 @@ class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # typ
         eot: int = 1,
         rho: float = 0.75,
         multi_radius: bool = False,
+        target_order: TargetOrder = "confidence",
     ) -> None:
         self.norm = norm
         self.steps = steps
@@ -93,8 +96,16 @@ class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # typ
         self.eot = eot
         self.rho = rho
         self.multi_radius = multi_radius
+        self.target_order = target_order
+        self.stays_inside = not multi_radius
 
     # --- what the engine asks -----------------------------------------------------------------
+
+    def wrong_classes(self, model: Any, images: Tensor, classes: Tensor, clean: Tensor) -> Tensor:
+        """By confidence, or by the distance of their boundaries."""
+        if self.target_order == "distance":
+            return nearest(model, images, classes, clean, self.norm)
+        return super().wrong_classes(model, images, classes, clean)
 
     def start(self, state: State[None], sources: Sequence[torch.Generator]) -> State[ApgdBuffers]:
         """Random points: uniform in the cube, on the L2 sphere, Gaussian and projected in L1."""
@@ -120,15 +131,10 @@ class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # typ
             checked_value=nothing.clone(),
             # condition 2 asks what came of the last checkpoint: not at the first one
             halved=torch.ones_like(state.step, dtype=torch.bool),
-            target=self._target(state),
+            target=state.target.clone() if self.targets else None,
             sparsity=self._first_sparsity(state),
         )
         return state.started(x, buffers)
-
-    def _target(self, state: State[None]) -> Tensor | None:
-        if not self.targets:
-            return None
-        return top_wrong_class(state.clean, state.classes, state.target_index)
 
     def _first_sparsity(self, state: State[None]) -> Sparsity | None:
         if self.norm != "l1":

@@ -38,6 +38,9 @@ class Outcomes:
     """the image at that distance; the clean image where there is none"""
     perturbed_class: Tensor
     """its predicted class, N"""
+    closest: Tensor
+    """the highest margin that gradient attacks reached at each budget, N × budgets; -inf where none
+    has tried, or no attack asks for it"""
 
 
 def batches(rows: Tensor, size: int) -> Iterator[Tensor]:

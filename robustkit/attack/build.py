@@ -39,8 +39,8 @@ def build_search(attack: Attack, norm: Norm) -> Search[Any] | None:
             return _apgd(attack, norm)
         case Fab():
             return _fab(attack, norm)
-        case SquareAttack(queries, restarts, p_init):
-            return Square(norm, queries=queries, restarts=restarts, p_init=float(p_init))
+        case SquareAttack():
+            return _square(attack, norm)
         case _:
             return None
 
@@ -87,6 +87,17 @@ def _apgd(attack: Apgd, norm: Norm) -> APGD:
         eot=attack.eot,
         rho=float(attack.rho),
         multi_radius=attack.larger_first,
+        target_order=attack.target_order,
+    )
+
+
+def _square(attack: SquareAttack, norm: Norm) -> Square:
+    return Square(
+        norm,
+        queries=attack.queries,
+        restarts=attack.restarts,
+        p_init=float(attack.p_init),
+        patience=attack.patience,
     )
 
 

@@ -47,6 +47,7 @@ def clean_pass(
         [None if ok else CLEAN for ok in right.tolist()],
         images.clone(),
         predicted.clone(),
+        torch.full((len(images), len(protocol.epsilons)), -torch.inf, device=logits.device),
     )
     return victim, logits, outcomes
 

@@ -4,6 +4,8 @@ Whatever an attack claims is recomputed, in a forward pass of its own, on the fl
 came back: finite logits, pixels in [0, 1], distance within the budget, prediction.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,9 @@ from robustkit.attack.build import build_search
 from robustkit.attack.clean import clean_pass
 from robustkit.attack.fixed_budget import FixedBudgets
 from robustkit.attack.minimal_norm import MinimalNorm
+from robustkit.attack.search import Search
 from robustkit.attack.step_model import SearchNetwork, StepModel
+from robustkit.attack.targets import likeliest
 from robustkit.attack.verdicts import Verifier
 from robustkit.attack.victim import Victim
 from robustkit.network import answer
@@ -49,20 +53,44 @@ def attack_block(
     step_model = StepModel(search_by, clean, surrogate is not None)
     verifier = Verifier(victim, block, protocol.norm, outcomes)
     attacks = protocol.attacks
+    searches = [build_search(attack, protocol.norm) for attack in attacks]
     for position, (attack, name) in enumerate(zip(attacks, labels_of(attacks), strict=True)):
 
         def share(part: float, done: int = position) -> None:
             progress((done + part) / len(attacks))
 
-        search = build_search(attack, protocol.norm)
+        search = searches[position]
         if search is not None:
-            FixedBudgets(verifier, protocol, search, name, position, step_model, batch_size).run(
-                share
-            )
+            FixedBudgets(
+                verifier,
+                protocol,
+                search,
+                name,
+                position,
+                step_model,
+                batch_size,
+                _wrong_classes(search, step_model, verifier, batch_size),
+                any(other is not None and other.compares for other in searches[position + 1 :]),
+            ).run(share)
         else:
             MinimalNorm(verifier, protocol, attack, name, position, batch_size).run(share)
         share(1.0)
     return outcomes
+
+
+def _wrong_classes(
+    search: Search[Any], step_model: StepModel, verifier: Verifier, batch_size: int
+) -> Tensor:
+    """Which the search heads for, of the images that may be attacked; of the others anything."""
+    block, classes = verifier.block, verifier.outcomes.classes
+    wrong = likeliest(step_model.clean, classes)
+    rows = (verifier.outcomes.distance > 0).nonzero()[:, 0]
+    if search.targets:
+        for some in batches(rows, batch_size):
+            given = (block.images[some], classes[some], step_model.clean[some])
+            found = search.wrong_classes(step_model.network.exact, *given)
+            wrong[some, : found.shape[1]] = found
+    return wrong
 
 
 def _clean_logits(surrogate: torch.nn.Module, block: Block, batch_size: int) -> Tensor:

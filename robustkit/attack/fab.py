@@ -13,13 +13,11 @@ from torch import Tensor
 from robustkit.attack.draws import in_ball, on_sphere
 from robustkit.attack.library import foolbox
 from robustkit.attack.projections import onto_hyperplane
-from robustkit.attack.search import Search, top_wrong_class
+from robustkit.attack.search import Search
 from robustkit.attack.state import State
-from robustkit.geometry import ORDER, column, distance, in_budget
+from robustkit.geometry import DUAL, ORDER, column, distance, in_budget
 from robustkit.protocol import Norm
 
-DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
-"""order of the dual norm"""
 USUAL: dict[Norm, float] = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
 """radius of random starts where no budget is given"""
 CLEARLY = 0.999
@@ -56,6 +54,7 @@ class FAB(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  # type:
 
     needs_outcome = True
     can_be_targeted = False
+    stays_inside = False
     transfers = False
 
     def __init__(
@@ -93,14 +92,9 @@ class FAB(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  # type:
             best_distance=nowhere,
             last_distance=nowhere.clone(),
             idle=torch.zeros_like(state.step),
-            target=self._target(state),
+            target=state.target.clone() if self.targets else None,
         )
         return state.started(x.clamp(0, 1), buffers)
-
-    def _target(self, state: State[None]) -> Tensor | None:
-        if not self.targets:
-            return None
-        return top_wrong_class(state.clean, state.classes, state.target_index)
 
     def value(self, logits: Tensor, state: State[FabBuffers], targeted: bool) -> Tensor:
         """How far another logit lies above the label's: the target's, N, or each class's, N × K."""

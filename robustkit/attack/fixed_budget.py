@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustkit.attack.block import Progress, batches
 from robustkit.attack.draws import generator, seed_of
+from robustkit.attack.objectives import objective
 from robustkit.attack.queue import Queue, Task
 from robustkit.attack.search import Search
 from robustkit.attack.state import B, State, join, take
@@ -28,6 +29,7 @@ class _Slots(Generic[B]):
     """The active set: row i of the state belongs to image `owner[i]` of the block."""
 
     owner: Tensor  # on the CPU
+    level: Tensor  # of its budget, on the CPU
     left: Tensor  # steps to go, on the CPU
     exact: Tensor  # whether it is searched in float32 alone
     state: State[B]
@@ -58,6 +60,10 @@ class FixedBudgets(Generic[B]):
     """place of the attack in the protocol; its draws are keyed by it"""
     step_model: StepModel
     batch_size: int
+    wrong: Tensor
+    """wrong classes in the order in which they are headed for, N × C, where the search does so"""
+    keeps_margins: bool
+    """whether a later attack asks how close this one came"""
 
     def run(self, progress: Progress) -> None:
         """Attack every image at its open budgets: those below the smallest known to succeed."""
@@ -83,7 +89,7 @@ class FixedBudgets(Generic[B]):
         slots = self._enter(queue.take(self.batch_size))
         while len(slots):
             found = self._pass(slots)
-            done = found.hit | (slots.left == 0)
+            done = found.hit | (slots.left == 0) | self._given_up(slots, found)
             if done.any():
                 self._keep_out_of_budget_finds(queue, slots, done & ~found.hit)
                 for row in done.nonzero()[:, 0].tolist():
@@ -110,6 +116,7 @@ class FixedBudgets(Generic[B]):
         """First iterates for tasks that enter the active set."""
         block, seed = self.verifier.block, self.protocol.seed
         owner = torch.tensor([task.image for task in tasks])
+        level = torch.tensor([task.level for task in tasks])
         there = owner.to(block.images.device)
         images = block.images[there]
         budgets = [self.protocol.epsilons[task.level] for task in tasks]
@@ -124,22 +131,30 @@ class FixedBudgets(Generic[B]):
             self.verifier.outcomes.classes[there],
             self.step_model.clean[there],
             torch.tensor([float(e) for e in budgets]).to(images),
-            torch.tensor([task.attempt.target_index for task in tasks]).to(there),
+            self._targets(tasks, there),
             torch.tensor([task.attempt.restart_index for task in tasks]).to(there),
             torch.tensor([seed_of(*name) for name in names]).to(there),
             torch.zeros_like(there),
+            self.verifier.outcomes.closest[there, level.to(there)],
             None,
         )
         sources = [generator(*name) for name in names] if self.search.random_start else []
         state = self.search.start(unstarted, sources)
         left, exact = torch.full_like(owner, self.search.steps), torch.zeros_like(there).bool()
-        return _Slots(owner, left, exact, state)
+        return _Slots(owner, level, left, exact, state)
+
+    def _targets(self, tasks: Sequence[Task], there: Tensor) -> Tensor:
+        if not self.search.targets:
+            return torch.zeros_like(there)
+        places = torch.tensor([task.attempt.target_index for task in tasks])
+        return self.wrong[there, places.to(there)]
 
     def _pass(self, slots: _Slots[B]) -> _Pass:
         state, moving = slots.state, bool((slots.left > 0).any())
         targeted = self.verifier.victim.targeted
         found = self.step_model.passes(state, slots.exact, self.search, targeted, moving)
         slots.exact = found.exact
+        self._keep_closest(slots, found.logits)
         fooled = self._fooled(slots, found.logits).to(state.x.device)
         hit, images = self.search.claims(state, fooled)
         return _Pass(hit.cpu(), images, found.value, found.gradient)
@@ -160,6 +175,21 @@ class FixedBudgets(Generic[B]):
             logits = victim.logits(state.x[there], slots.owner[last], self.name)
             hit[last] = victim.fooled(logits.argmax(1), state.classes[there]).cpu()
         return hit
+
+    def _keep_closest(self, slots: _Slots[B], logits: Tensor) -> None:
+        """How close gradients bring each image at its budget, where a later attack asks for it."""
+        inside = self.search.gradient and self.search.stays_inside
+        if not (self.keeps_margins and inside) or self.step_model.surrogate:
+            return
+        state, closest = slots.state, self.verifier.outcomes.closest
+        targeted = self.verifier.victim.targeted
+        reached = objective(logits, state.classes, state.clean, "margin", targeted)
+        at = slots.owner.to(closest.device), slots.level.to(closest.device)
+        closest[at] = torch.maximum(closest[at], reached.to(closest))
+
+    def _given_up(self, slots: _Slots[B], found: _Pass) -> Tensor:
+        rows = self.search.gives_up(slots.state, found.value, self.verifier.victim.targeted)
+        return torch.zeros_like(found.hit) if rows is None else rows.cpu()
 
     def _advance(self, slots: _Slots[B], found: _Pass) -> None:
         state, victim = slots.state, self.verifier.victim

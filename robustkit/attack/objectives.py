@@ -7,6 +7,9 @@ from torch.nn.functional import cross_entropy
 from robustkit.protocol import Loss
 
 _TINY = 1e-12
+CLEAN_GAP = 4.0
+"""between the two largest logits of a clean image, where probabilities are taken of logits: such as
+a trained network has whose probabilities still move; 2, 4 and 8 do about as well"""
 
 
 def objective(
@@ -21,7 +24,9 @@ def objective(
     - `dlr`: the difference of logits ratio (Croce and Hein 2020, equation 6), blind to the logits'
       shift and scale; with two classes, where it is not defined, the margin over the clean gap;
     - `rescaled-cross-entropy`: cross-entropy of logits over the clean image's gap between the two
-      largest, so that no scale saturates it (after Yu and Xu 2023, who rescale at every step).
+      largest, so that no scale saturates it (after Yu and Xu 2023, who rescale at every step);
+    - `probability-margin`: the largest other probability minus the class's own (PMA, Xie et al.
+      2024), of logits brought to a clean gap of 4, so that no scale saturates them.
     """
     match loss:
         case "cross-entropy":
@@ -31,6 +36,8 @@ def objective(
             value = cross_entropy(scaled, classes, reduction="none")
         case "margin":
             value = _margin(logits, classes)
+        case "probability-margin":
+            value = _margin(_probabilities(logits, clean), classes)
         case "dlr":
             value = _margin(logits, classes) / _spread(logits, clean)
     return -value if targeted else value
@@ -46,6 +53,9 @@ def towards(logits: Tensor, classes: Tensor, targets: Tensor, clean: Tensor, los
     if loss in ("cross-entropy", "rescaled-cross-entropy"):
         return objective(logits, targets, clean, loss, targeted=True)
     rows = torch.arange(len(logits), device=logits.device)
+    if loss == "probability-margin":
+        probabilities = _probabilities(logits, clean)
+        return probabilities[rows, targets] - probabilities[rows, classes]
     difference = logits[rows, targets] - logits[rows, classes]
     if loss == "margin":
         return difference
@@ -59,6 +69,12 @@ def _margin(logits: Tensor, classes: Tensor) -> Tensor:
     own = logits.gather(1, classes[:, None])[:, 0]
     others = logits.scatter(1, classes[:, None], float("-inf"))
     return others.amax(1) - own
+
+
+def _probabilities(logits: Tensor, clean: Tensor) -> Tensor:
+    shifted = logits - logits.detach().amax(1, keepdim=True)
+    probabilities: Tensor = (shifted * (CLEAN_GAP / _gap(clean))[:, None]).softmax(1)
+    return probabilities
 
 
 def _spread(logits: Tensor, clean: Tensor) -> Tensor:

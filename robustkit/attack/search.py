@@ -9,6 +9,7 @@ from torch import Tensor
 from robustkit.attack.draws import generator, seed_of
 from robustkit.attack.library import foolbox, goal, unit_box
 from robustkit.attack.state import B, State
+from robustkit.attack.targets import likeliest
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.geometry import distance, in_budget
 from robustkit.network import answer, gradient
@@ -46,6 +47,10 @@ class Search(Generic[B]):
     """whether `observe` is to be called with the outcome at each new iterate"""
     can_be_targeted = True
     """whether it can head for given classes"""
+    stays_inside = True
+    """whether every iterate lies within the budget"""
+    compares = False
+    """whether it asks how close gradient attacks came before"""
     transfers = True
     """whether its last iterate means something on another network"""
 
@@ -61,6 +66,10 @@ class Search(Generic[B]):
             Attempt(number, *divmod(number, self.restarts))
             for number in range(targets * self.restarts)
         ]
+
+    def wrong_classes(self, model: Any, images: Tensor, classes: Tensor, clean: Tensor) -> Tensor:
+        """Those that are headed for with `targets`, first ones first, N × C."""
+        return likeliest(clean, classes)
 
     def start(self, state: State[None], sources: Sequence[torch.Generator]) -> State[B]:
         """The rows at their first iterates; one generator a row where `random_start`."""
@@ -84,6 +93,10 @@ class Search(Generic[B]):
         inside = torch.zeros_like(fooled)
         inside[rows] = in_budget(reached, state.epsilon[rows])
         return inside, state.x
+
+    def gives_up(self, state: State[B], value: Tensor, targeted: bool) -> Tensor | None:
+        """Rows that stop before the last step, N, given the values at their iterates."""
+        return None
 
     def observe(self, state: State[B], fooled: Tensor) -> None:
         """Told whether each new iterate fools, where `needs_outcome`."""
@@ -122,13 +135,14 @@ class Search(Generic[B]):
         epsilon = epsilon / width
         with torch.no_grad():
             clean = answer(model, images)
+        wrong = self.wrong_classes(model, images, classes, clean) if self.targets else clean
         done = (clean.argmax(1) == classes) == targeted
         result = images.clone()
         for attempt in self.attempts(clean.shape[1]):
             if bool(done.all()):
                 break
             found, x = self._attempted(
-                model, images, classes, clean, epsilon, attempt, done, targeted
+                model, images, classes, clean, wrong, epsilon, attempt, done, targeted
             )
             result = torch.where(done.view(-1, *[1] * (images.ndim - 1)), result, x)
             done = done | found
@@ -140,6 +154,7 @@ class Search(Generic[B]):
         images: Tensor,
         classes: Tensor,
         clean: Tensor,
+        wrong: Tensor,
         epsilon: float,
         attempt: Attempt,
         done: Tensor,
@@ -154,10 +169,11 @@ class Search(Generic[B]):
             classes,
             clean,
             epsilon * every.to(images),
-            attempt.target_index * every,
+            wrong[:, attempt.target_index] if self.targets else 0 * every,
             attempt.restart_index * every,
             torch.tensor([seed_of(*name) for name in names]).to(every),
             0 * every,
+            torch.full_like(every, -torch.inf, dtype=images.dtype),
             None,
         )
         state = self.start(unstarted, [generator(*name) for name in names])
@@ -216,13 +232,3 @@ def _gradients(value: Tensor, x: Tensor) -> Tensor:
     return torch.stack(
         [gradient(c.sum(), x, retain_graph=c is not columns[-1]) for c in columns], 1
     )
-
-
-def top_wrong_class(clean: Tensor, classes: Tensor, place: Tensor) -> Tensor:
-    """The class at a place (N, from 0) of each image's order of wrong classes, N.
-
-    `clean` N × K are the logits of the clean images: the order stays as it is all along the search.
-    """
-    own = torch.zeros_like(clean).scatter(1, classes[:, None], float("-inf"))
-    order = (clean + own).argsort(dim=1, descending=True, stable=True)
-    return order.gather(1, place[:, None])[:, 0]

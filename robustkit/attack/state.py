@@ -27,14 +27,16 @@ class State(Generic[B]):
     """logits of the clean images, N × K"""
     epsilon: Tensor
     """budgets"""
-    target_index: Tensor
-    """place of the class that is headed for among the top wrong classes, int64 N"""
+    target: Tensor
+    """the wrong class that is headed for, if any is, int64 N"""
     restart_index: Tensor
     """which of the attack's restarts, int64 N"""
     key: Tensor
     """key of the row's own random stream, int64 N"""
     step: Tensor
     """steps taken, int64 N"""
+    closest: Tensor
+    """the highest margin that gradient attacks reached at the budget before, N; -inf: none did"""
     buffers: B
     """what the search remembers: a dataclass of its own, of tensors N × …; None before its start"""
 
@@ -49,10 +51,11 @@ class State(Generic[B]):
             self.classes,
             self.clean,
             self.epsilon,
-            self.target_index,
+            self.target,
             self.restart_index,
             self.key,
             self.step,
+            self.closest,
             buffers,
         )
 

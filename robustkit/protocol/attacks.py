@@ -4,13 +4,19 @@ Each is run by one `match` arm in `robustkit.attack`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
 from robustkit.protocol.norms import Norm
 
-Loss = Literal["cross-entropy", "margin", "dlr", "rescaled-cross-entropy"]
+Loss = Literal["cross-entropy", "margin", "dlr", "rescaled-cross-entropy", "probability-margin"]
+TargetOrder = Literal["confidence", "distance"]
+
+
+LATER = {"later": True}
+"""metadata of a field that came later: no part of a resolved protocol where it has its default, so
+that the records of before are found"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,9 @@ class Apgd:
     """share of a window's steps that must raise the loss for the step size to stay"""
     larger_first: bool = False
     """whether balls of 3 ε and 2 ε are searched before that of ε"""
+    target_order: TargetOrder = field(default="confidence", metadata=LATER)
+    """which wrong classes come first: the likeliest, or those whose linearised boundary is nearest
+    (MALT, Melamed et al. 2024)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +162,9 @@ class SquareAttack:
     restarts: int = 1
     p_init: Fraction = Fraction(4, 5)
     """share of the pixels in the first square"""
+    patience: int = field(default=0, metadata=LATER)
+    """queries after which a search stops that has come less close to success than the gradient
+    attacks before it did; 0: none stops"""
 
 
 Attack = (

@@ -1,7 +1,7 @@
 """A protocol: a threat model and the attacks that search it, ready to be hashed and run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from math import prod
 from typing import Any, Literal, get_args
@@ -10,6 +10,7 @@ from robustkit.errors import InputError, ProtocolError, UnknownName
 from robustkit.files import canonical, digest
 from robustkit.parsing import fraction
 from robustkit.protocol.attacks import (
+    LATER,
     OFFERED,
     UNTARGETED,
     Apgd,
@@ -100,10 +101,12 @@ class Protocol:
 
 
 def _plain(attack: Attack) -> dict[str, Any]:
-    return {
-        key: str(value) if isinstance(value, Fraction) else value
-        for key, value in asdict(attack).items()
-    }
+    table = {}
+    for field in fields(attack):
+        value = getattr(attack, field.name)
+        if field.metadata != LATER or value != field.default:
+            table[field.name] = str(value) if isinstance(value, Fraction) else value
+    return table
 
 
 def search_of(resolved: Mapping[str, Any]) -> BudgetOrder | None:
