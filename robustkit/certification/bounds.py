@@ -138,13 +138,16 @@ def local_error(graph: BoundGraph, index: int, bounds: Sequence[Interval]) -> Te
             sizes = sizes + step.constants + 2 * step.terms * UNDERFLOW
             lost = sizes * roundoff.relative(step.terms)
             if step.weight is not None and not step.diagonal:
-                lost = roundoff.of_sum(step.terms, sizes, _size(bounds[index]))
+                terms = _products(step, bounds[step.source])
+                lost = roundoff.of_sum(terms, sizes, _size(bounds[index]))
         case Add(sources=(one, other)):
             sizes = _size(bounds[one]) + _size(bounds[other]) + UNDERFLOW
             lost = sizes * roundoff.relative(1)
         case Relu():
             sizes = _size(bounds[step.source]) + UNDERFLOW
-            return sizes * (roundoff.relative(1) * step.slope + own) + UNDERFLOW
+            lost = sizes * (roundoff.relative(1) * step.slope + own) + UNDERFLOW
+            off = (bounds[step.source][1] <= 0) & (step.slope == 0)
+            return lost.masked_fill(off, 0.0)  # 0, and nothing is carried back
         case Sigmoidal():
             low, high = bounds[step.source]
             # slope · x and offset of the relaxation's lines, together
@@ -153,6 +156,15 @@ def local_error(graph: BoundGraph, index: int, bounds: Sequence[Interval]) -> Te
         case MaxPool():
             return step.apply(_size(bounds[step.source])) * own + UNDERFLOW
     return torch.where(sizes < OVERFLOW, lost + sizes * own, torch.inf)
+
+
+def _products(step: Affine, interval: Interval) -> Tensor | int:
+    """How many products each sum has that may not be 0: only these are rounded."""
+    low, high = interval
+    there = (low != 0) | (high != 0)
+    if step.weight is None or (bool(there.all()) and bool(step.weight.all())):
+        return step.terms
+    return step.linear(there.to(low), (step.weight != 0).to(low)).round()
 
 
 def _terms(step: Step) -> int:

@@ -32,7 +32,7 @@ from robustkit.record.certification import Outcome
 BRANCHED = "branch and bound"
 TIME_LIMIT = 30.0
 """seconds that branch and bound may take for an image, where the user names no other number"""
-REVISION = 1
+REVISION = 2
 """raised whenever a change can change what is proved or found of an image"""
 
 

@@ -31,6 +31,8 @@ class Region:
     def interval(self) -> tuple[Tensor, Tensor]:
         """Lowest and highest value of each pixel, both N × C × H × W; no norm has wider ones."""
         x, radius = self.images, self.radius + 4 * DOUBLE * (1 + self.radius)
+        if self.radius == 0:
+            return x, x
         return (x - radius).clamp_(min=0), (x + radius).clamp_(max=1)
 
     def minimum(self, slopes: Tensor) -> Tensor:
@@ -107,8 +109,11 @@ def _clipped(a: Tensor, low: Tensor, high: Tensor, multiplier: Tensor) -> Tensor
 
 
 def reach(epsilon: float) -> float:
-    """The radius within which an attack's result counts as within ε; see `geometry.TOLERANCE`."""
-    return epsilon + TOLERANCE * max(1.0, epsilon)
+    """The radius within which an attack's result counts as within ε; see `geometry.TOLERANCE`.
+
+    0 of 0, which is no attack's budget: the image itself.
+    """
+    return epsilon + TOLERANCE * max(1.0, epsilon) if epsilon else 0.0
 
 
 def power(norm: Norm) -> int:

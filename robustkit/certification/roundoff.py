@@ -20,7 +20,8 @@ later layers, as in a running error analysis of the distance to the exact networ
   section 4.2): the sum of some of the terms, in error by at most γ_m T. Sums of some terms lie
   between those of all the negative and of all the positive ones, −P and Q; since P + Q = T and
   Q − P = y, none is larger than (T + |y|) / 2. With n additions and a product's own rounding,
-  |ŷ − y| ≤ n u ((T + |y|) / 2 + γ_m T) + u T: half as much where the terms cancel.
+  |ŷ − y| ≤ n u ((T + |y|) / 2 + γ_m T) + u T: half as much where the terms cancel. Here n counts
+  the products that may differ from 0, for adding 0 is exact: a ReLU that is surely off costs none.
 - *A factor and an offset for each number*, as normalisation, constants and batch norm have them.
   The factor of the step is exact, the network's own may be rounded first: a Python number to
   float32, a divisor to its reciprocal. Batch norm is folded here in float64, there computed from
@@ -75,17 +76,18 @@ class Roundoff:
     inputs: float = 0.0
     """relative error of each factor of a matrix product or convolution before it is multiplied"""
 
-    def relative(self, terms: int) -> float:
+    def relative(self, terms: float) -> float:
         """Error of a number that passes through so many roundings and two, over its size."""
         return _gamma(terms + 2, self.unit)
 
-    def of_sum(self, terms: int, sizes: Tensor, results: Tensor) -> Tensor:
-        """Error of a sum of so many products, in any order.
+    def of_sum(self, terms: Tensor | int, sizes: Tensor, results: Tensor) -> Tensor:
+        """Error of a sum of so many products that are not 0, in any order.
 
         `sizes` is the sum of their sizes, `results` that of the rounded sum, of one shape.
         """
         cut = 2.1 * self.inputs  # of two factors
-        partial = self.relative(terms) + cut
+        most = float(terms.max()) if isinstance(terms, Tensor) else terms
+        partial = self.relative(most) + cut
         # the exact sum is off the rounded one by that much at most
         largest = (sizes + results + partial * sizes) / 2 + partial * sizes
         return terms * self.unit * largest + (2 * self.unit + cut) * sizes
@@ -99,6 +101,6 @@ def own_arithmetic(terms: int, outputs: int, steps: int) -> float:
     return _gamma(16 * (terms + outputs + steps + 64), DOUBLE)
 
 
-def _gamma(roundings: int, unit: float) -> float:
+def _gamma(roundings: float, unit: float) -> float:
     product = roundings * unit
     return product / (1 - product) if product < 0.5 else float("inf")
