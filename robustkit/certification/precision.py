@@ -23,7 +23,7 @@ def roundoff_of(model: nn.Module, device: torch.device) -> Roundoff:
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            raise Unsupported(f"{name} is {str(tensor.dtype).removeprefix('torch.')}, not float32")
+            raise Unsupported(f"computes in {tensor.dtype}, whose rounding no bound covers: {name}")
     if torch.is_autocast_enabled(device.type):
         raise Unsupported("autocast is on, and nothing bounds what it rounds")
     backends = torch.backends

@@ -22,9 +22,6 @@ def trace(model: nn.Module, image: Tensor) -> torch.export.ExportedProgram:
     Raises:
         Unsupported: a module that cannot be exported.
     """
-    kinds = {str(w.dtype) for w in model.parameters() if w.dtype in (torch.float16, torch.bfloat16)}
-    if kinds:
-        raise Unsupported(f"computes in {', '.join(kinds)}, whose rounding no bound here covers")
     if any(isinstance(part, OneByOne) for part in model.modules()):
         raise Unsupported("the network is asked image by image, of which there are no bounds")
     batch = torch.zeros(BATCH, *image.shape, dtype=torch.float64, device=image.device)
