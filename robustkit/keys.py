@@ -183,6 +183,9 @@ class AuditPartKey(Key):
     """the part's own, as JSON: thresholds, what the attacks found and the recorded accuracy
     (indicators), which attack (adaptive), budgets and multiplications (certificate), version of
     the draws (corruptions), noise (smoothed)"""
+    training: str | None = None
+    """digest of the stamps of the training images' files, of the indicator that looks for images
+    of the audit among them: they may be others under one name; None: they are not to be had"""
 
     @property
     def file(self) -> str:

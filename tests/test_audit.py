@@ -24,6 +24,7 @@ from robustkit.audit.adaptive_stage import attack_rest
 from robustkit.audit.cache import Parts
 from robustkit.audit.outcome import Stage
 from robustkit.audit.policy import parse_policy
+from robustkit.audit.request import TrainingImages
 from robustkit.audit.run import AuditRequest, run_audit
 from robustkit.audit.stages import AttackedImages, StageSettings, ThreatModel, run_stages
 from robustkit.audit.verdict import parse_claim
@@ -317,18 +318,36 @@ def test_nothing_is_done_twice_but_what_could_not_be_examined_is_tried_again(aud
     assert again.confusion == audit.confusion
 
 
-def test_training_images_are_looked_for_again_until_they_are_there(audited, images, tmp_path):
+def test_training_images_are_looked_for_again_until_they_are_there_and_when_they_change(
+    audited, images, tmp_path
+):
     asked, folder, _, _ = audited
     shutil.copytree(folder, tmp_path / "out")
+    path, parts = tmp_path / "training.npz", []
 
-    def overlap(training_ids):
-        request = replace(asked, training_ids=training_ids)
-        audit = run_audit(request, settings_in(tmp_path / "out"))
+    def write(count):
+        np.savez(path, x_train=images.images(0, count), y_train=images.labels[:count])
+
+    def overlap():
+        parts.clear()
+        request = replace(asked, training=TrainingImages(str(path)))
+        audit = run_audit(request, settings_in(tmp_path / "out", parts))
         return next(i for i in audit.indicators if i.name == "training-overlap")
 
-    assert overlap(lambda: None).status == "not applicable"
-    assert overlap(lambda: frozenset(images.ids[:6])).value == 6 / 8
-    assert overlap(lambda: None).value == 6 / 8, "what was found out stays so"
+    assert overlap().status == "not applicable"
+    write(6)
+    assert overlap().value == 6 / 8
+    assert overlap().value == 6 / 8
+    assert "indicator: training-overlap" not in parts
+    write(3)
+    assert overlap().value == 3 / 8
+    assert [p for p in parts if p.startswith("indicator: ")] == [
+        "indicator: training-overlap",
+        "indicator: transfer-beats-direct",
+        "indicator: noise-beats-gradient",
+    ], "no other indicator asks for training images"
+    path.unlink()
+    assert overlap().status == "not applicable"
 
 
 def test_claims_are_judged_whatever_was_asked(plan, images, audited, tmp_path):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from robustkit.data import from_arrays, load_dataset
 from robustkit.data.parquet import PAGE, ParquetSource
-from robustkit.errors import DataError
+from robustkit.errors import DataError, EvaluationFailed
 
 HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>"
 
@@ -317,7 +317,7 @@ def test_an_image_that_vanishes_after_loading_is_named(tmp_path, monkeypatch):
     write_folder(tmp_path, some_images(2), ["a", "b"])
     data = load_dataset(str(tmp_path))
     (tmp_path / "b" / "001.png").unlink()
-    with one_line("001.png: unreadable image"):
+    with pytest.raises(EvaluationFailed, match=r"\A[^\n]*001\.png: unreadable image[^\n]*\Z"):
         data.images(0, 2)
 
 

@@ -118,6 +118,7 @@ KEYS = [
             "torch": "2.16.0",
             "data": "e",
             "settings": ("corruption/2",),
+            "training": "t",
         },
     ),
     (
@@ -250,6 +251,7 @@ def test_every_key_is_in_the_table():
 
 # fields that came after keys of the kind were on file
 LATER = {
+    AuditPartKey: {"training"},
     CheckpointKey: {"model", "code", "program", "image_by_image"},
     ModuleKey: {"image_by_image"},
     EvaluationKey: {"surrogate"},
@@ -372,6 +374,7 @@ EVALUATION = {
             "_source": DATA,
             "_positions": DATA,
             "_transform": DATA,
+            "_files": "whose images count, and are held against their ids",
         },
     ),
     Protocol: (
@@ -425,7 +428,13 @@ CHECKPOINT = {
 }
 AUDIT = {
     AuditRequest: (
-        {"model": "checkpoint", "data": "data", "threat": "norm", "plan": "settings"},
+        {
+            "model": "checkpoint",
+            "data": "data",
+            "threat": "norm",
+            "plan": "settings",
+            "training": "training",
+        },
         {
             "claim": "judged from the parts, which do not depend on it",
             "against": "networks that have evaluations of their own",
@@ -433,8 +442,6 @@ AUDIT = {
             "policy": "judged from the parts",
             "budget": SHOWN,
             "command": SHOWN,
-            "training_ids": "follow from the checkpoint's record; where they are not to be had, "
-            "what could not be examined is no answer",
         },
     ),
     ThreatModel: (

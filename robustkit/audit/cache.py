@@ -95,20 +95,25 @@ class Parts:
         content = sealed({**found, **outputs, "file": key.file})
         write_atomic(self.folder / key.file, json.dumps(content).encode())
 
-    def indicator_runs(self, key: AuditPartKey) -> dict[str, IndicatorRun]:
+    def indicator_runs(self, keys: Mapping[str, AuditPartKey]) -> dict[str, IndicatorRun]:
         """The indicators' runs on file, by indicator, of those that could be examined.
 
         The others may be now: training images may have come, or memory.
         """
-        found = self.stored(key).get("runs", {})
-        runs = {name: _run_from(plain) for name, plain in found.items()}
+        files = {key.file: key for key in keys.values()}
+        found = {file: self.stored(key).get("runs", {}) for file, key in files.items()}
+        runs = {n: _run_from(found[key.file][n]) for n, key in keys.items() if n in found[key.file]}
         return {name: run for name, run in runs.items() if run.result.examined}
 
-    def store_indicator_runs(self, key: AuditPartKey, runs: Mapping[str, IndicatorRun]) -> None:
-        """Keep the runs so far: an interrupted audit goes on with the next indicator."""
+    def store_indicator_run(
+        self, run: IndicatorRun, keys: Mapping[str, AuditPartKey], runs: Mapping[str, IndicatorRun]
+    ) -> None:
+        """Keep a run with those so far: an interrupted audit goes on with the next indicator."""
+        key = keys[run.result.name]
         plain = {
-            name: {"result": asdict(run.result), "fooled": list(run.fooled)}
-            for name, run in runs.items()
+            name: {"result": asdict(one.result), "fooled": list(one.fooled)}
+            for name, one in runs.items()
+            if keys[name] == key
         }
         self.store(key, {"runs": plain})
 

@@ -1,5 +1,6 @@
 """What an audit is asked for, from what its user says."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from robustkit import protocol as protocols
@@ -8,7 +9,9 @@ from robustkit.audit.plan import AuditPlan
 from robustkit.audit.stages import ThreatModel
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset, load_dataset
+from robustkit.data.loading import file_stamps
 from robustkit.errors import InputError, RobustkitError
+from robustkit.files import canonical, digest
 from robustkit.protocol import Norm
 
 
@@ -59,14 +62,36 @@ def notes_on(plan: AuditPlan, threat: ThreatModel, data: Dataset) -> list[str]:
     return list(dict.fromkeys([*large, *messages]))
 
 
-def training_ids(
-    checkpoint: Checkpoint, root: Path | None, images: Dataset
-) -> frozenset[str] | None:
-    """Ids of the images that the network was trained on; None where they are not to be had."""
-    if checkpoint.trained_on is None or (root is None and checkpoint.trained_on != images.name):
-        return None
-    try:
-        training = load_dataset(checkpoint.trained_on, split="train", root=root)
-    except RobustkitError:
-        return None
-    return frozenset(training.ids)
+@dataclass(frozen=True, slots=True)
+class TrainingImages:
+    """The images that a network was trained on, by the name that its checkpoint records."""
+
+    name: str | None = None
+    """None: it records none, or they are not to be looked for"""
+    root: Path | None = None
+    """as `load_dataset` takes it"""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, root: Path | None, images: Dataset) -> "TrainingImages":
+        """Those of a checkpoint, where a root or the judged images' name says where they are."""
+        known = root is not None or checkpoint.trained_on == images.name
+        return cls(checkpoint.trained_on if known else None, root)
+
+    def ids(self) -> frozenset[str] | None:
+        """Their ids; None where they are not to be had."""
+        if self.name is None:
+            return None
+        try:
+            return frozenset(load_dataset(self.name, split="train", root=self.root).ids)
+        except RobustkitError:
+            return None
+
+    def stamp(self) -> str | None:
+        """A digest that is another where their files were written anew; reads no image."""
+        if self.name is None:
+            return None
+        try:
+            found = file_stamps(self.name, "train", self.root)
+        except RobustkitError:
+            return None
+        return digest(canonical(found)) if found else None

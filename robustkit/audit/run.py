@@ -36,7 +36,7 @@ from robustkit.audit.outcome import (
 )
 from robustkit.audit.plan import AuditPlan, Smoothing
 from robustkit.audit.policy import Policy, judge_policy
-from robustkit.audit.request import notes_on
+from robustkit.audit.request import TrainingImages, notes_on
 from robustkit.audit.stages import (
     PLAIN,
     TIME_UP,
@@ -85,8 +85,8 @@ class AuditRequest:
     budget: str
     """as the audit shall name its effort"""
     command: str
-    training_ids: Callable[[], frozenset[str] | None] = lambda: None
-    """ids of the images that the network was trained on; None where they are not to be had"""
+    training: TrainingImages = field(default_factory=TrainingImages)
+    """what the network was trained on"""
 
 
 def run_audit(request: AuditRequest, settings: StageSettings) -> Audit:
@@ -150,7 +150,7 @@ class _AuditRun:
             comparisons=comparisons,
             policy=(),
             checklist=(),
-            warnings=(*attacked.warnings, *notes_on(q.plan, q.threat, q.data), *self.notes),
+            warnings=self._warnings(attacked),
             protocols=attacked.toml,
             provenance=self._provenance(header, started),
             command=q.command,
@@ -158,6 +158,11 @@ class _AuditRun:
         )
         audit = replace(audit, checklist=fill(audit))
         return replace(audit, policy=judge_policy(q.policy, audit) if q.policy else ())
+
+    def _warnings(self, attacked: AttackedImages) -> tuple[str, ...]:
+        q = self.request
+        said = [*attacked.warnings, *notes_on(q.plan, q.threat, q.data), *q.data.changed()]
+        return tuple(dict.fromkeys([*said, *self.notes]))
 
     def _verdict(
         self,
@@ -218,11 +223,13 @@ class _AuditRun:
         limits = thresholds.checked(plan.thresholds, f"{plan.name}: [thresholds]")
         recorded = self.request.model.header["recorded_accuracy"]
         key = self._parts.key("indicators", part, limits, masks(attacked, n), recorded)
-        runs = self._parts.indicator_runs(key)
+        of_training = replace(key, training=self.request.training.stamp())
+        keys = {i.name: of_training if i.asks_training else key for i in INDICATORS}
+        runs = self._parts.indicator_runs(keys)
 
         def done(run: IndicatorRun) -> None:
             runs[run.result.name] = run
-            self._parts.store_indicator_runs(key, runs)
+            self._parts.store_indicator_run(run, keys, runs)
 
         def begin(indicator: Indicator) -> None:
             self._begin(f"indicator: {indicator.name}", n)
@@ -276,7 +283,7 @@ class _AuditRun:
             random=if_any(counts.floor(attacked)),
             transfer=if_any(attacked.alone.get("transfer")),
             recorded_accuracy=None if recorded is None else float(recorded),
-            training_ids=q.training_ids,
+            training_ids=q.training.ids,
             batch_size=self._batch,
             failed=failed[0].reason if failed else "",
             missing=counts.missing(attacked),

@@ -119,7 +119,7 @@ def audit(
     """
     parsed = _parse_options(claim, claim_from, policy, junit, budget, epsilon, out)
     from robustkit import evaluation
-    from robustkit.audit.request import threat_model, training_ids
+    from robustkit.audit.request import TrainingImages, threat_model
     from robustkit.audit.run import AuditRequest
 
     reading = CheckpointOptions.parse(
@@ -156,7 +156,7 @@ def audit(
         policy=parsed.policy,
         budget=budget,
         command=shlex.join(["robustkit", *sys.argv[1:]]),
-        training_ids=lambda: training_ids(audited, data_root, dataset),
+        training=TrainingImages.of(audited, data_root, dataset),
     )
     options = evaluation.RunOptions(batch_size=images_per_batch(batch_size), device=device)
     return _write_and_show(_run(request, options, out, parsed.minutes), out, junit)

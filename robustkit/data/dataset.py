@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,9 +11,17 @@ import numpy.typing as npt
 
 from robustkit.data.pixels import Labels, canonical, fingerprint, unit
 from robustkit.data.shelf import Budgets, checked_budgets
-from robustkit.data.source import WHOLE, ArraySource, Opened, Source, checked_arrays
+from robustkit.data.source import (
+    WHOLE,
+    ArraySource,
+    FileStamp,
+    Opened,
+    Source,
+    checked_arrays,
+    stamps,
+)
 from robustkit.data.transform import Shape, Transform
-from robustkit.errors import DataError
+from robustkit.errors import DataError, EvaluationFailed
 from robustkit.files import canonical as canonical_json
 from robustkit.files import digest, whole_number
 
@@ -51,6 +60,8 @@ class Dataset:
     _source: Source
     _positions: npt.NDArray[np.int64]
     _transform: Transform
+    _files: tuple[FileStamp, ...]
+    """as they were before any image was read"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,20 +72,41 @@ class Dataset:
         return len(self._source.labels)
 
     def images(self, start: int, stop: int) -> npt.NDArray[np.float32]:
-        """A block, N x C x H x W in [0, 1], read and decoded now.
+        """A block, N x C x H x W in [0, 1], read and decoded now, with the pixels that its ids say.
+
+        So whatever was made of blocks before is of the images that were listed, and stays.
 
         Raises:
-            DataError: a file has become unreadable.
+            EvaluationFailed: a file has changed or become unreadable since the images were listed.
         """
         positions = self._positions[start:stop].tolist()
         block = np.empty((len(positions), *self.shape), np.float32)
-        for row, image in enumerate(self._source.read(positions)):
-            block[row] = unit(self._transform(canonical(image)))
+        try:
+            for row, image in enumerate(self._source.read(positions)):
+                pixels = canonical(image)
+                if fingerprint(pixels) != _pixels_of(self.ids[start + row]):
+                    where = self._source.where(positions[row])
+                    raise EvaluationFailed(
+                        f"{where}: changed since the images were listed; what is finished is "
+                        "kept; run again when nothing writes to them"
+                    )
+                block[row] = unit(self._transform(pixels))
+        except DataError as error:
+            raise EvaluationFailed(str(error)) from error
         return block
+
+    def changed(self) -> tuple[str, ...]:
+        """A warning where a file was written anew since its images were listed.
+
+        Those that were read are as listed nonetheless, see `images`.
+        """
+        path = _changed(self._files)
+        said = "was written to during the run, whose images are as they were before it"
+        return (f"{path} {said}",) if path else ()
 
     def distinct(self) -> "Dataset":
         """Without images whose pixels have come before; this very data set where there are none."""
-        pixels = [name.rpartition(":")[0] for name in self.ids]
+        pixels = list(map(_pixels_of, self.ids))
         first = {name: row for row, name in reversed(list(enumerate(pixels)))}
         return self if len(first) == len(self) else self.take(sorted(first.values()))
 
@@ -174,6 +206,8 @@ def assemble(
     shuffle = shuffle and is_class_sorted(source.labels)
     count = len(source.labels)
     scan = _scan(source, transform, count if shuffle or limit is None else min(limit, count))
+    if path := _changed(opened.files):
+        raise DataError(f"{path}: changed while it was read; run again when nothing writes to it")
     _check_shapes(scan.shapes, opened.shape, name)
     positions = _positions(scan.hashes, shuffle)[:limit]
     ids = with_occurrence([scan.hashes[position] for position in positions])
@@ -196,6 +230,7 @@ def assemble(
         _source=source,
         _positions=positions,
         _transform=effective,
+        _files=opened.files,
     )
 
 
@@ -219,6 +254,17 @@ def with_occurrence(hashes: Sequence[str]) -> tuple[str, ...]:
         seen[value] += 1
         ids.append(f"{value}:{seen[value]}")
     return tuple(ids)
+
+
+def _pixels_of(name: str) -> str:
+    """The fingerprint in an image's id."""
+    return name.rpartition(":")[0]
+
+
+def _changed(files: tuple[FileStamp, ...]) -> str | None:
+    """A file that is another than it was, or gone."""
+    now = {one.path: one for one in stamps(Path(one.path) for one in files)}
+    return next((one.path for one in files if now.get(one.path) != one), None)
 
 
 class _Scan(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 
 from robustkit.data.encoded import SUFFIXES, EncodedImage, decode
 from robustkit.data.pixels import Image, Labels
-from robustkit.data.source import WHOLE, Opened, Remembered
+from robustkit.data.source import WHOLE, Opened, Remembered, stamps
 from robustkit.errors import DataError
 from robustkit.parsing import whole
 
@@ -72,7 +72,8 @@ def _opened(folder: Path, split: str, found: Sequence[str], names: tuple[str, ..
             f"label 2 is the folder {names[2]!r}",
         )
     source = Remembered(FileSource(paths, np.array(labels, np.int64)))
-    return Opened(source, split, names, origin={"folder": str(folder)}, warnings=warnings)
+    origin = {"folder": str(folder)}
+    return Opened(source, split, names, origin=origin, warnings=warnings, files=stamps(paths))
 
 
 def _folders(folder: Path) -> list[Path]:

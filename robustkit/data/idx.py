@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustkit.data.packed import check_size
-from robustkit.data.source import CUT_SHORT, ArraySource, Opened, checked_arrays, diagnosis
+from robustkit.data.source import CUT_SHORT, ArraySource, Opened, checked_arrays, diagnosis, stamps
 from robustkit.errors import DataError
 
 MAGIC_OF_BYTES = b"\0\0\x08"
@@ -92,6 +92,7 @@ def open_idx(images: Path, labels: Path, split: str, sha256: Mapping[str, str]) 
     Raises:
         DataError: unreadable, not matching, or not the files whose `sha256` is known.
     """
+    before = stamps([images, labels])
     pictures, marks = read_idx(images), read_idx(labels)
     files = {}
     for path, content in ((images, pictures), (labels, marks)):
@@ -104,7 +105,8 @@ def open_idx(images: Path, labels: Path, split: str, sha256: Mapping[str, str]) 
             )
     pair = checked_arrays(pictures.values, marks.values, str(images))
     source = ArraySource(pair.images, pair.labels, str(images))
-    return Opened(source, split, origin={"folder": str(images.parent), "sha256": files})
+    origin = {"folder": str(images.parent), "sha256": files}
+    return Opened(source, split, origin=origin, files=before)
 
 
 def _either(path: Path) -> Path | None:

@@ -1,19 +1,16 @@
 """From the name or path of a data set to a `Dataset`."""
 
 import os
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from robustkit.data.dataset import Dataset, assemble
 from robustkit.data.folder import open_folder
 from robustkit.data.npz import open_npz
-from robustkit.data.originals import PREFIX, open_original
+from robustkit.data.originals import PREFIX, open_original, original_files
 from robustkit.data.parquet import find_parquet, open_parquet
 from robustkit.data.shelf import DatasetSpec, checked_budgets, read_dataset_spec
-from robustkit.data.source import Opened, diagnosis
+from robustkit.data.source import FileStamp, Opened, diagnosis, files_in, stamps
 from robustkit.data.transform import Transform
 from robustkit.errors import DataError, UnknownName
 from robustkit.files import file_digest, find, names
@@ -63,34 +60,17 @@ def load_dataset(
         raise DataError(f"{error.filename or name}: cannot be read: {error.strerror}") from error
 
 
-class FileStamp(NamedTuple):
-    """What is another where a file was written anew."""
-
-    path: str
-    size: int
-    changed: int
-    """nanoseconds"""
-    inode: int
-
-
-def file_stamps(name: str) -> tuple[FileStamp, ...]:
-    """Stamps of the files behind a data set of the user's own, by its name or path.
-
-    An original that torchvision knows has none: it is held against its digests when it is read.
-    """
+def file_stamps(name: str, split: str, root: Path | None) -> tuple[FileStamp, ...]:
+    """Stamps of the files behind a data set, which `load_dataset` reads with these arguments."""
     file = _shelf_file(name)
     paths = [Path(name)] if file is None else [file]
-    if file is not None and not (source := read_dataset_spec(name).source).startswith(PREFIX):
-        paths.append(file.parent / source)
-    return tuple(stamp for path in paths for stamp in _stamps(path))
-
-
-def _stamps(path: Path) -> Iterator[FileStamp]:
-    inside = [Path(parent, name) for parent, _, names in os.walk(path) for name in names]
-    for one in sorted(inside) if path.is_dir() else [path]:
-        with suppress(OSError):
-            found = one.stat()
-            yield FileStamp(str(one), found.st_size, found.st_mtime_ns, found.st_ino)
+    if file is not None:
+        spec = read_dataset_spec(name)
+        if spec.source.startswith(PREFIX):
+            paths += original_files(file.stem, spec, split, root)
+        else:
+            paths.append(file.parent / spec.source)
+    return stamps(one for path in paths for one in files_in(path))
 
 
 def open_path(path: Path, split: str) -> Opened:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from robustkit.data.packed import check_unpacked
 from robustkit.data.pixels import Image
-from robustkit.data.source import WHOLE, ArraySource, Opened, checked_arrays, diagnosis
+from robustkit.data.source import WHOLE, ArraySource, Opened, checked_arrays, diagnosis, stamps
 from robustkit.errors import DataError
 from robustkit.files import file_digest
 
@@ -33,6 +33,7 @@ def open_npz(path: Path, split: str) -> Opened:
     Raises:
         DataError: unreadable, keys not understood, no such split, values out of range.
     """
+    files = stamps([path])
     try:
         # opened here, because NumPy leaves the file open when the archive is broken
         with path.open("rb") as file:
@@ -54,7 +55,7 @@ def open_npz(path: Path, split: str) -> Opened:
     pair = checked_arrays(laid_out, labels, str(path))
     source = ArraySource(pair.images, pair.labels, str(path))
     origin = {"file": str(path), "sha256": file_digest(path), **keys._asdict(), "layout": layout}
-    return Opened(source, keys.split, _classes(others, path), origin=origin)
+    return Opened(source, keys.split, _classes(others, path), origin=origin, files=files)
 
 
 def _classes(found: Sequence[npt.NDArray[Any]], path: Path) -> tuple[str, ...]:

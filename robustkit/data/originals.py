@@ -14,7 +14,15 @@ from robustkit.data.folder import FileSource, open_folder
 from robustkit.data.idx import find_idx, open_idx
 from robustkit.data.parquet import ParquetSplit, find_parquet, open_parquet
 from robustkit.data.shelf import DatasetSpec
-from robustkit.data.source import ArraySource, Opened, Remembered, checked_arrays, checked_labels
+from robustkit.data.source import (
+    ArraySource,
+    Opened,
+    Remembered,
+    checked_arrays,
+    checked_labels,
+    files_in,
+    stamps,
+)
 from robustkit.errors import DataError, UnknownName
 
 PREFIX = "torchvision:"
@@ -63,6 +71,16 @@ def open_original(name: str, spec: DatasetSpec, split: str, root: Path | None) -
     if found := _stored(kind, spec, split, downloads()):
         return found
     raise DataError(f"{missing}, not even after the download")
+
+
+def original_files(name: str, spec: DatasetSpec, split: str, root: Path | None) -> Iterator[Path]:
+    """Files and folders that `open_original` may read, of those that are there."""
+    kind = spec.source.removeprefix(PREFIX)
+    for folder in [*([root] if root else []), downloads()]:
+        places = [folder / place.format(split=split) for place in PLACES[kind] if place != "."]
+        loose = folder.glob("*-ubyte*") if "." in PLACES[kind] else ()
+        copies = [*folder.glob(f"{name}-{split}*.parquet"), folder / name, folder / "data"]
+        yield from (path for path in [*places, *sorted(loose), *sorted(copies)] if path.exists())
 
 
 def downloads() -> Path:
@@ -124,6 +142,7 @@ def _read(kind: str, split: str, root: Path, place: Path) -> Opened:
     Raises:
         DataError: not the original files.
     """
+    files = stamps(files_in(place))
     try:
         found = _torchvision(kind, split, root, download=False)
     except (RuntimeError, OSError) as error:
@@ -134,11 +153,12 @@ def _read(kind: str, split: str, root: Path, place: Path) -> Opened:
     if kind == "LFWPeople":
         labels = checked_labels(found.targets, str(place))
         source = Remembered(FileSource(tuple(map(Path, found.data)), labels))
-        return Opened(source, split, tuple(found.class_to_idx), origin=origin)
+        return Opened(source, split, tuple(found.class_to_idx), origin=origin, files=files)
     images = found.data if kind == "SVHN" else found.data.transpose(0, 3, 1, 2)
     labels = found.labels if kind == "SVHN" else found.targets
     pair = checked_arrays(images, labels, str(place))
-    return Opened(ArraySource(pair.images, pair.labels, str(place)), split, origin=origin)
+    arrays = ArraySource(pair.images, pair.labels, str(place))
+    return Opened(arrays, split, origin=origin, files=files)
 
 
 def _torchvision(kind: str, split: str, root: Path, *, download: bool) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 
 from robustkit.data.encoded import EncodedImage, decode, is_jpeg
 from robustkit.data.pixels import Image, Labels
-from robustkit.data.source import WHOLE, Opened, Remembered, checked_labels, diagnosis
+from robustkit.data.source import WHOLE, Opened, Remembered, checked_labels, diagnosis, stamps
 from robustkit.errors import DataError
 from robustkit.files import file_digest
 
@@ -213,6 +213,7 @@ def open_parquet(part: ParquetSplit) -> Opened:
         DataError: unreadable, columns not understood, or labels missing or not integers.
     """
     files, split = part
+    before = stamps(files)
     source = ParquetSource(files)
     if not len(source.labels):
         raise DataError(f"{files[0]}: no images")
@@ -221,7 +222,8 @@ def open_parquet(part: ParquetSplit) -> Opened:
         "sha256": {path.name: file_digest(path) for path in files},
         "encoding": "jpeg" if is_jpeg(source.encoded(0)) else "lossless",
     }
-    return Opened(Remembered(source), split, _ParquetTable(files[0]).classes(), origin=origin)
+    classes = _ParquetTable(files[0]).classes()
+    return Opened(Remembered(source), split, classes, origin=origin, files=before)
 
 
 def _column(names: Sequence[str], known: Sequence[str], path: Path) -> str:

@@ -1,6 +1,8 @@
 """Sources: images by position, as stored, whatever the format."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +20,32 @@ CUT_SHORT = "it is damaged or cut short; fetch it again"
 
 MOST_CLASSES = 100_000
 """of a data set: each has a name, and none that is in use has a third as many"""
+
+
+class FileStamp(NamedTuple):
+    """What is another where a file was written anew."""
+
+    path: str
+    size: int
+    changed: int
+    """nanoseconds"""
+    inode: int
+
+
+def stamps(paths: Iterable[Path]) -> tuple[FileStamp, ...]:
+    """The stamps of those files that are there."""
+    found = []
+    for path in paths:
+        with suppress(OSError):
+            state = path.stat()
+            found.append(FileStamp(str(path), state.st_size, state.st_mtime_ns, state.st_ino))
+    return tuple(found)
+
+
+def files_in(path: Path) -> Iterator[Path]:
+    """All files in a folder and those inside it; a file itself."""
+    inside = (Path(parent, name) for parent, _, names in os.walk(path) for name in names)
+    yield from sorted(inside) if path.is_dir() else [path]
 
 
 class Source(Protocol):
@@ -47,6 +75,8 @@ class Opened:
     origin: dict[str, Any] = field(default_factory=dict)
     """files and their digests, as JSON"""
     warnings: tuple[str, ...] = ()
+    files: tuple[FileStamp, ...] = ()
+    """as they were before any image was read"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -121,6 +121,8 @@ class _Run:
                     self._write(known)
                     written = time.monotonic()
         finally:
+            warnings = [*self.header["warnings"], *self.config.data.changed()]
+            self.header = {**self.header, "warnings": warnings}
             self._write(known)
 
     def _settled(self, found: "tuple[CertifiedImage, Images | None] | None") -> bool:

@@ -91,7 +91,8 @@ def _compute(
     details = _details(device) | {"started": started, "seconds": round(time.monotonic() - clock, 3)}
     queries = [block.queries for block in done if block.queries is not None]
     predicted = rows["predicted"].to_numpy().astype(np.int64)
-    warnings = [*found, *chance_warnings(data.labels, predicted, len(data.classes))]
+    chance = chance_warnings(data.labels, predicted, len(data.classes))
+    warnings = [*found, *chance, *data.changed()]
     whole = {**header, "warnings": [*header["warnings"], *warnings]}
     blocks.finish(whole, details | plan | {"queries": sum(queries)}, rows)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from robustkit import compression, machine
 from robustkit.data import Dataset, load_dataset
-from robustkit.data.loading import FileStamp, file_stamps
+from robustkit.data.loading import file_stamps
+from robustkit.data.source import FileStamp
 from robustkit.errors import DataError, InputError, RobustkitError, one_line
 from robustkit.files import build, write_atomic
 from robustkit.results.metadata import ITSELF, RecordedValue, check_name
@@ -168,7 +169,7 @@ def recipe(spelled: dict[str, Any]) -> Recipe:
 
 def load_cached(name: str, split: str, limit: int | None, root: Path | None) -> Dataset:
     """A data set, kept for the next cell as long as its files stay as they are."""
-    return _loaded(name, split, limit, root, file_stamps(name))
+    return _loaded(name, split, limit, root, file_stamps(name, split, root))
 
 
 @lru_cache(maxsize=4)

@@ -190,6 +190,7 @@ class _Watch:
 def in_child(folder: Path, task: Callable[[], None]) -> int:
     """A forked process, leader of its own group, that does something in a folder."""
     sys.stdout.flush()
+    folder.with_suffix(".err").touch()  # it may be killed before it can
     pid = os.fork()
     if pid:
         os.setpgid(pid, pid)  # by both, so that it holds whoever is first

@@ -50,6 +50,11 @@ class Indicator:
     doubts: Literal["plain", "white"] = "plain"
     """whose robust accuracy is doubted"""
 
+    @property
+    def asks_training(self) -> bool:
+        """Whether it looks at the images that the network was trained on."""
+        return "unseen" in self.adaptive_attacks
+
     def fired(self, value: float, threshold: float) -> bool:
         """Whether a value lies beyond the threshold; not where it equals it."""
         return value > threshold if self.fires == "above" else value < threshold
