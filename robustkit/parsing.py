@@ -59,9 +59,8 @@ def fraction(value: object, where: str) -> Fraction:
             return Fraction(checked_integer(value, where))
     except ValueError:
         pass
-    raise InputError(
-        f'{where}: expected a number such as "8/255" or "0.3" in quotes, got {quoted(value)}'
-    )
+    expected = "8/255 or 0.3" if isinstance(value, str) else '"8/255" or "0.3" in quotes'
+    raise InputError(f"{where}: expected a number such as {expected}, got {quoted(value)}")
 
 
 def parse_integer(text: str) -> int:

@@ -6,11 +6,13 @@ import json
 import pickle
 import textwrap
 import warnings
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from helpers import checkpoint_files as files
+from helpers import pickles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -59,7 +61,7 @@ def tangled():
         "expanded": torch.tensor([1.0, 2.0]).expand(3, 2),
         "channels last": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
         "parameter": nn.Parameter(torch.rand(3)),
-        **{kind: torch.arange(7).to(getattr(torch, kind)) for kind in TYPES.values()},
+        **{k: torch.arange(7).to(getattr(torch, k)) for k in TYPES.values() if k[0] != "q"},
         "float8": torch.tensor([1.0, 2.0]).to(torch.float8_e4m3fn),
         "uint16": torch.tensor([1, 2], dtype=torch.uint16),
     }
@@ -100,6 +102,118 @@ def test_numbers_of_types_that_numpy_lacks_are_those_of_torch(kind):
     raw = (codes if kind == "bfloat16" else codes.to(torch.uint8)).view(getattr(torch, kind))
     found = decoded(raw.view(torch.uint8).numpy().tobytes(), kind)
     np.testing.assert_array_equal(found, raw.float().numpy())
+
+
+def quantised(scheme, dtype):
+    """Three views of numbers in steps: whole, turned round, and from the second row on."""
+    numbers = 3 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    if scheme == "tensor":
+        whole = torch.quantize_per_tensor(numbers, 0.0371, 3, dtype)
+        return {"whole": whole, "turned": whole.t(), "part": whole[1:]}
+    axis = int(scheme[-1])
+    scales = torch.linspace(0.01, 0.2, numbers.shape[axis])
+    if scheme.startswith("float"):
+        points = torch.linspace(0.5, 2.5, numbers.shape[axis])
+    else:
+        points, scales = torch.arange(numbers.shape[axis]), scales.double()
+    return {"whole": torch.quantize_per_channel(numbers, scales, points, axis, dtype)}
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+@pytest.mark.parametrize(
+    ("scheme", "dtype"),
+    [
+        *product(("tensor", "channel 0", "channel 1"), (torch.qint8, torch.quint8, torch.qint32)),
+        ("float 0", torch.quint8),
+    ],
+)
+def test_quantised_tensors_are_what_torch_dequantises(scheme, dtype, form, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, but files of it are about
+        value = quantised(scheme, dtype)
+        options = {"_use_new_zipfile_serialization": form == "zip"}
+        tensors = read_tensors(kept(tmp_path / "x.pt", value, **options))
+    assert tensors.keys() == value.keys()
+    for key, found in tensors.items():
+        expected = value[key].dequantize().numpy()
+        assert found.dtype == np.float32
+        # the last digit is the kernel's
+        np.testing.assert_allclose(found, expected, rtol=3e-7, atol=0)
+        assert np.unique(found).size > 3
+
+
+def test_a_network_of_quantised_weights_is_dequantised_and_said_so(tmp_path):
+    whole = files.network()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = {
+            key: torch.quantize_per_tensor(value, 1e-4, 0, torch.qint32)
+            for key, value in whole.state_dict().items()
+        }
+        read = read_checkpoint(kept(tmp_path / "x.pt", state))
+    assert any("qint32 dequantised" in note for note in read.notes)
+    torch.testing.assert_close(read.load()(X), whole(X), rtol=0, atol=1e-2)
+
+
+def in_steps(shape, stride, name="per_tensor_affine", *rest):
+    """A quantised tensor, whatever its file says of its steps."""
+    of = pickles.storage("1", 4, "torch.QInt8Storage")
+    steps = (pickles.Name(f"torch.{name}"), *(rest or (0.1, 0)))
+    return pickles.Call("torch._utils._rebuild_qtensor", of, 0, shape, stride, steps, False, {})
+
+
+@pytest.mark.parametrize(
+    "quantiser",
+    [
+        ("per_tensor_affine", float("inf"), 0),
+        ("per_tensor_affine", 0.1, 2**40),
+        ("per_tensor_affine", 0.1, "0"),
+        ("per_channel_affine", pickles.tensor(shape=(3,), stride=(1,)), pickles.tensor(), 0),
+        ("per_channel_affine", pickles.tensor(), pickles.tensor(), 7),
+        ("per_channel_affine", 0.1, 0, 0),
+        ("per_channel_affine", in_steps((2,), (1,)), in_steps((2,), (1,)), 0),
+        ("system", 0.1, 0),
+        None,
+    ],
+    ids=str,
+)
+def test_steps_that_make_no_sense_are_refused_in_one_line(quantiser, tmp_path):
+    of = pickles.storage("1", 4, "torch.QInt8Storage")
+    made = pickles.tensor(of) if quantiser is None else in_steps((2, 2), (2, 1), *quantiser)
+    path = tmp_path / "x.pt"
+    path.write_bytes(pickles.zipped({"w": made}, {"0": bytes(16), "1": bytes(4)}))
+    with pytest.raises(CheckpointError) as refused:
+        read_checkpoint(path, model="lenet5")
+    assert "\n" not in str(refused.value)
+    assert "'w'" in str(refused.value)
+
+
+@pytest.mark.parametrize("form", ["state", "module"])
+def test_layers_that_int8_kernels_packed_are_named(form, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        packed = torch.ao.quantization.quantize_dynamic(files.network(), {nn.Linear}, torch.qint8)
+        path = kept(tmp_path / "x.pt", packed if form == "module" else packed.state_dict())
+    with pytest.raises(CheckpointError, match=r"torch\.ao\.quantization.*to robustkit\.evaluate"):
+        read_checkpoint(path, model="lenet5")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([torch.zeros(2), torch.zeros(3)], "a list of 2 tensors without names"),
+        (tuple(files.network().parameters()), "a list of 10 tensors without names"),
+        ({"epoch": 3, "params": [torch.zeros(2)]}, "under params a list of 1 tensors"),
+        (torch.zeros(3), "a single tensor without a name"),
+        (torch.optim.SGD([torch.zeros(2)], 0.1, momentum=0.9).state_dict(), "of an optimiser"),
+        ({"epoch": 3}, "a dictionary with epoch"),
+    ],
+    ids=str,
+)
+def test_a_file_without_weights_says_what_it_holds_and_what_to_save(value, words, tmp_path):
+    with pytest.raises(CheckpointError, match=words) as refused:
+        read_checkpoint(kept(tmp_path / "x.pt", value), model="lenet5")
+    assert "save model.state_dict()" in str(refused.value)
 
 
 @settings(max_examples=40, deadline=None)

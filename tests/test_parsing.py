@@ -54,6 +54,7 @@ def test_what_is_no_number_or_an_absurd_one_is_refused_at_once_in_one_line(text)
     with pytest.raises(InputError) as caught:
         fraction(text, "--epsilon")
     assert str(caught.value).startswith("--epsilon: expected a number")
+    assert "quotes" not in str(caught.value)  # which a command has none of
     assert len(str(caught.value)) < 200
     assert "\n" not in str(caught.value)
     for refuse in (lambda: numbers(text, "--mean"), lambda: share(text, "--power")):

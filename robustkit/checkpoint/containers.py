@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from robustkit.checkpoint.tensors import State, TensorReader, is_real
+from robustkit.checkpoint.tensors import QUANTISED, State, TensorReader, is_real
 from robustkit.errors import BadFile, CheckpointError
 from robustkit.unpickling import (
     LONGEST_NAME,
@@ -70,8 +70,25 @@ def locate(root: object, reader: TensorReader) -> Found:
     """
     found = _Search(reader).search(root, ())
     if found is None:
-        raise CheckpointError(f"{reader.where}: no weights in it ({_described(root)})")
+        raise CheckpointError(
+            f"{reader.where}: no weights in it ({_without_weights(root, reader)}); save "
+            "model.state_dict()"
+        )
     return found
+
+
+def _without_weights(root: object, reader: TensorReader) -> str:
+    """What a file holds instead, in a few words."""
+    if reader.is_weight(root):
+        return "a single tensor without a name"
+    entries = mapping(root) or {}
+    if "param_groups" in entries:
+        return "the state of an optimiser"
+    for key, value in [(None, root), *islice(entries.items(), 100)]:
+        if isinstance(value, list | tuple) and value and reader.is_weight(value[0]):
+            where = "" if key is None else f"under {_short(key)} "
+            return f"{where}a list of {len(value)} tensors without names"
+    return _described(root)
 
 
 class _Search:
@@ -282,11 +299,13 @@ def tensors(found: Found, reader: TensorReader) -> Tensors:
             raise CheckpointError(
                 f"{reader.where}: the weight {key[:80]!r} is complex, which is not supported"
             )
-        if is_real(kind) and kind != "float32":
+        if (is_real(kind) and kind != "float32") or kind in QUANTISED:
             widths[kind] = None
         state[key] = numbers
     words = {"float16": "half precision", "float64": "double precision"}
-    return Tensors(state, tuple(f"{words.get(w, w)} loaded as float32" for w in widths))
+    notes = [f"{words.get(w, w)} loaded as float32" for w in widths if w not in QUANTISED]
+    notes += [f"{w} dequantised; activations stay float32" for w in widths if w in QUANTISED]
+    return Tensors(state, tuple(notes))
 
 
 # -- what stands next to the weights --------------------------------------------------------------

@@ -148,6 +148,12 @@ def _fit(spec: str, parts: Weights, classes: int | None, where: str) -> architec
     try:
         return fit_weights(spec, parts.sets, parts.key, parts.variants, classes, where)
     except CheckpointError as error:
+        if parts.packed:
+            raise CheckpointError(
+                f"{where}: holds layers quantised by torch.ao.quantization, whose packed weights "
+                "only code unpacks; save the network as it was before, or hand the module itself "
+                "to robustkit.evaluate in Python"
+            ) from error
         names = ", ".join(parts.placeholders)
         reason = f"; not rebuilt, since that runs code: {names}" if names else ""
         raise CheckpointError(f"{error}{reason}") from error

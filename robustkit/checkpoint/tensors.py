@@ -43,11 +43,19 @@ TYPES = {
     "UntypedStorage": "uint8",
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
 }
 """of the numbers in each of torch's classes of storages"""
 EXTRA_TYPES = ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
 """that torch writes as untyped storage and a name"""
-WIDTHS = {"bool": 1, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
+QUANTISED = ("qint8", "quint8", "qint32")
+"""of integers that stand for real numbers"""
+WIDTHS = {
+    "bool": 1, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
+    "qint8": 1, "quint8": 1, "qint32": 4,
+}  # fmt: skip
 """bytes of a number of types that NumPy lacks, or may not take at their word"""
 
 
@@ -65,7 +73,8 @@ def decoded(data: bytes | bytearray, kind: str) -> Array:
     """The numbers in some bytes, as many as are whole."""
     usable = len(data) // item_size(kind)
     if not usable:
-        return np.empty(0, np.float32 if is_real(kind) and kind in WIDTHS else kind)
+        found = np.float32 if is_real(kind) and kind in WIDTHS else kind.removeprefix("q")
+        return np.empty(0, found)
     match kind:
         case "bool":  # a byte of 2 is no truth value
             return np.asarray(np.frombuffer(data, np.uint8, usable) != 0)
@@ -74,6 +83,8 @@ def decoded(data: bytes | bytearray, kind: str) -> Array:
         case "float8_e5m2":  # the upper half of a float16
             upper = np.frombuffer(data, np.uint8, usable).astype(np.uint16) << 8
             return upper.view(np.float16).astype(np.float32)
+        case "qint8" | "quint8" | "qint32":
+            return np.frombuffer(data, kind.removeprefix("q"), usable)
         case "float8_e4m3fn":
             return _e4m3fn()[np.frombuffer(data, np.uint8, usable)]
         case _:
@@ -154,6 +165,8 @@ class TensorReader:
             CheckpointError: it reaches outside its storage, or has a type that cannot be read.
         """
         if isinstance(leaf, StoredTensor):
+            if self.kind(leaf) in QUANTISED:
+                return self._dequantised(leaf, f"{self.where}: {name!r}")
             return self._view(leaf, f"{self.where}: {name!r}", as_float32)
         if (array := self._array(leaf)) is None:
             return None
@@ -187,6 +200,35 @@ class TensorReader:
             raise CheckpointError(f"{where} reaches outside its storage: the file is damaged")
         strides = [step * whole.itemsize for step in steps]
         return np.lib.stride_tricks.as_strided(whole[leaf.offset :], leaf.shape, strides)
+
+    def _dequantised(self, leaf: StoredTensor, where: str) -> Array:
+        """The float32 that its integers stand for, as torch's `dequantize`."""
+        if (steps := leaf.steps) is None:
+            raise CheckpointError(
+                f"{where} is quantised, and nothing says in what steps; save what its "
+                "dequantize() returns"
+            )
+        key = (id(leaf), "dequantised", True)
+        if key not in self._numbers:
+            scale = self._by_channel(leaf, steps.scale, where)
+            zero_point = self._by_channel(leaf, steps.zero_point, where)
+            # a byte less its zero point is exact in float32; four bytes are not
+            wide = "float64" if self.kind(leaf) == "qint32" else "float32"
+            found = self._view(leaf, where, False).astype(wide)
+            found -= np.asarray(zero_point, wide)
+            found *= np.asarray(scale, wide)
+            self._numbers[key] = _float32(found)
+        return self._numbers[key]
+
+    def _by_channel(self, leaf: StoredTensor, value: "float | StoredTensor", where: str) -> Any:
+        """A scale or zero point, as it is broadcast over the tensor."""
+        if not isinstance(value, StoredTensor) or leaf.steps is None or leaf.steps.axis is None:
+            return value
+        if value.steps is not None:
+            raise CheckpointError(f"{where} is quantised in steps that are: the file is damaged")
+        shape = [1] * len(leaf.shape)
+        shape[leaf.steps.axis] = -1
+        return self._view(value, where, False).reshape(shape)
 
     def _storage(self, storage: Storage, kind: str, where: str, as_float32: bool) -> Array:
         """A storage's numbers, one after another."""

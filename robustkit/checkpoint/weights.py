@@ -43,6 +43,8 @@ class Weights:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     placeholders: tuple[str, ...] = ()
+    packed: bool = False
+    """whether layers hold their weights in a form that only torch's int8 kernels read"""
     """what stands among the weights and could not be rebuilt"""
 
 
@@ -91,6 +93,8 @@ def _opened_torch(file: BufferedReader, reader: TensorReader, key: str | None) -
         notes=(*found.notes, *notes, *others, *inert),
         warnings=contents.warnings,
         placeholders=tuple(found.others.values())[:3],
+        packed=any("_packed_params" in key for key in found.others)
+        or any(".nn.quantized." in name for name in contents.uncalled),
     )
 
 

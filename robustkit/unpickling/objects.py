@@ -62,6 +62,17 @@ class StoredTensor:
     stride: tuple[int, ...]
     dtype: str | None = None
     """torch's name, where it differs from the storage's"""
+    steps: "Quantiser | None" = None
+    """what its integers stand for, where they are quantised"""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiser:
+    """An integer q stands for (q − zero point) · scale: one of each, or one a channel of `axis`."""
+
+    scale: "float | StoredTensor"
+    zero_point: "int | StoredTensor"
+    axis: int | None = None
 
 
 def mapping(value: object) -> dict[object, object] | None:

@@ -1,11 +1,13 @@
 """The calls that are carried out: each only moves plain data about."""
 
 from collections.abc import Callable
+from math import isfinite
 from typing import NamedTuple
 
 from robustkit.unpickling.objects import (
     Global,
     Placeholder,
+    Quantiser,
     Storage,
     StoredTensor,
     checked_integer,
@@ -48,6 +50,35 @@ def _tensor_v3(
 ) -> StoredTensor:
     tensor = _tensor(storage, offset, shape, stride, requires_grad, hooks, metadata)
     tensor.dtype = expected(Global, dtype).name.removeprefix("torch.")
+    return tensor
+
+
+def _quantised(
+    storage: Storage,
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    quantiser: tuple[object, ...],
+    *rest: object,
+) -> StoredTensor:
+    """torch._utils._rebuild_qtensor."""
+    tensor = _tensor(storage, offset, shape, stride)
+    kind, scale, zero_point, *axis = expected(tuple, quantiser)
+    match expected(Global, kind).name.removeprefix("torch."):
+        case "per_tensor_affine" if not axis:
+            step: float = expected(float, scale)
+            shift: int = expected(int, zero_point)
+            if not isfinite(step) or abs(shift) >= 2**31:
+                raise ValueError("a scale or zero point that makes no sense")
+            tensor.steps = Quantiser(step, shift)
+        case "per_channel_affine" | "per_channel_affine_float_qparams" if len(axis) == 1:
+            ends = (expected(StoredTensor, scale), expected(StoredTensor, zero_point))
+            place = checked_integer(axis[0])
+            if not place < len(shape) or any(end.shape != (shape[place],) for end in ends):
+                raise ValueError("not a scale and zero point a channel")
+            tensor.steps = Quantiser(*ends, place)
+        case _:
+            raise ValueError("a quantiser that torch does not write")
     return tensor
 
 
@@ -105,6 +136,7 @@ RULES: dict[str, Rule] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_qtensor": _quantised,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch.nn.parameter.Parameter": _parameter,
