@@ -70,7 +70,7 @@ class FixedBudgets(Generic[B]):
         images = torch.arange(len(self.verifier.outcomes.distance))
         open_levels = [range(level) for level in self._succeeded_from(images)]
         attempts = self.search.attempts(self.step_model.clean.shape[1])
-        queue = Queue(open_levels, attempts, self.protocol.search)
+        queue = Queue(open_levels, attempts, self.protocol.search, self.position > 0)
         total = queue.left or 1
         while len(queue):
             self._drain(queue, lambda: progress(1 - queue.left / total))
