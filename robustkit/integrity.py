@@ -98,6 +98,8 @@ def _kind(path: Path) -> tuple[str, Callable[[Path], State]] | None:
         return _kind_of_parquet(path)
     if name == "robustkit.json":
         return "marker", _marker
+    if name.startswith("passes-") and path.suffix == ".json":
+        return "times of passes", _sealed
     if name == "audit.json":
         return "audit", _audit
     if name == "manifest.json":

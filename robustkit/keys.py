@@ -114,6 +114,10 @@ class EngineKey:
     """makes a part of the attacks"""
     device: str
     """kind of device: rounding differs, and near the decision boundary so do rows"""
+    precision: str | None = None
+    """of the multiplications that attacks search by; None: float32"""
+    batch_size: int | None = None
+    """of a search in low precision, whose rounding it changes; in float32 it changes no row"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +134,25 @@ class EvaluationKey(Key):
     """what computes them"""
     surrogate: Mapping[str, Any] | None = None
     """the network that takes the steps of a transfer attack, like `checkpoint`"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassTimesKey(Key):
+    """How long passes through a network take, `RUNS/passes-DIGEST.json`.
+
+    The number of threads is no part of it, lest the choice of a precision hang on it.
+    """
+
+    checkpoint: Mapping[str, Any]
+    """as in `EvaluationKey`"""
+    shape: Sequence[int]
+    """of the images, C, H, W"""
+    device: str
+    """name of the processor or the GPU"""
+    torch: str
+    """its kernels are faster from version to version"""
+    revision: int
+    """of the attacks, and so of what is made of a network to search by"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

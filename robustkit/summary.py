@@ -51,6 +51,7 @@ def summarise(evaluation: Evaluation, method: Method = "wilson") -> dict[str, An
         "data": {key: header["data"][key] for key in _DATA},
         "protocol": {key: header["protocol"][key] for key in _PROTOCOL}
         | {"targeted": header["protocol"]["resolved"]["target"]},
+        "precision": header.get("precision", "float32"),
         "interval": clean.method,
         "clean": _fractions(clean),
         "robust": [
@@ -74,6 +75,7 @@ def failure(path: str, error: str) -> dict[str, Any]:
         "checkpoint": {**dict.fromkeys(_CHECKPOINT), "path": path},
         "data": dict.fromkeys(_DATA),
         "protocol": dict.fromkeys((*_PROTOCOL, "targeted")),
+        "precision": None,
         "interval": None,
         "clean": dict.fromkeys(_ESTIMATE),
         "robust": [],

@@ -32,6 +32,7 @@ from robustkit.keys import (
     ExternalCellKey,
     Key,
     ModuleKey,
+    PassTimesKey,
     StepTimesKey,
     TrainingKey,
     short,
@@ -223,8 +224,27 @@ KEYS = [
         StepTimesKey(cells=[{"seed": 0}, {"seed": 1}], device="cpu"),
         {"cells": [{"seed": 1}, {"seed": 0}], "device": "cuda"},
     ),
+    (
+        PassTimesKey(
+            checkpoint={"weights": "w"}, shape=[1, 28, 28], device="a", torch="2", revision=1
+        ),
+        {
+            "checkpoint": {"weights": "v"},
+            "shape": [3, 28, 28],
+            "device": "b",
+            "torch": "3",
+            "revision": 2,
+        },
+    ),
 ]
-ENGINES = {"revision": 4, "torch": "2.16.0", "foolbox": "3.3.5", "device": "cuda"}
+ENGINES = {
+    "revision": 4,
+    "torch": "2.16.0",
+    "foolbox": "3.3.5",
+    "device": "cuda",
+    "precision": "bf16",
+    "batch_size": 64,
+}
 
 
 @pytest.mark.parametrize(("key", "others"), KEYS, ids=lambda value: type(value).__name__)
@@ -305,7 +325,7 @@ def test_published_records_are_found_by_the_keys_of_today():
     for path in sorted(shipped("reports").glob("*/evidence.parquet")):
         texts = parquet.read_table(path, columns=["header"])["header"].to_pylist()
         for header in (json.loads(text) for text in texts if text):
-            engine = {field.name: header["engine"][field.name] for field in fields(EngineKey)}
+            engine = {field.name: header["engine"].get(field.name) for field in fields(EngineKey)}
             key = EvaluationKey(
                 checkpoint=identity(header["checkpoint"]),
                 data=header["data"]["digest"],
@@ -341,17 +361,19 @@ EVALUATION = {
             "protocol": "protocol",
             "device": "engine",
             "surrogate": "surrogate",
+            "low": "engine",
         },
         {},
     ),
     RunOptions: (
-        {"device": "engine"},
+        # the batch size where the precision is low
+        {"device": "engine", "precision": "engine", "batch_size": "engine"},
         {
-            "batch_size": EFFORT,
             "fresh": "asks for a second run of the same",
             "save_adversarial": PLACE,
             "progress": "is told how far it is",
             "waiting": "is told that another process is at work",
+            "told": "is told what an automatic choice came to",
         },
     ),
     Dataset: (

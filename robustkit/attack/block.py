@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robustkit.attack.passes import Passes
-
 Progress = Callable[[float], None]
 """told the share of a block's work that is done, 0 to 1"""
 
@@ -43,8 +41,6 @@ class Outcomes:
     closest: Tensor
     """the highest margin that gradient attacks reached at each budget, N × budgets; -inf where none
     has tried, or no attack asks for it"""
-    passes: Passes
-    """(1 + attacks) × N: of the clean pass, then of each attack of the protocol"""
 
 
 def batches(rows: Tensor, size: int) -> Iterator[Tensor]:

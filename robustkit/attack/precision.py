@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from robustkit.attack.prepared import PreparedNetwork, compared, logits_and_gradient
 from robustkit.attack.rewriting import channels_last
@@ -153,7 +154,9 @@ def _apart(ours: tuple[Tensor, Tensor | None], theirs: tuple[Tensor, Tensor | No
         return f"the network's logits lie {apart:.2g} of the largest one apart"
     if back is None or true_back is None:
         return "" if back is true_back else "the network has no gradient in it"
-    angles = torch.cosine_similarity(back.flatten(1), true_back.flatten(1))
+    # by unit vectors, since torch takes the shortest ones for zero
+    one, other = (normalize(g.flatten(1).double(), eps=1e-300) for g in (back, true_back))
+    angles = (one * other).sum(1)
     # a gradient that is zero has no direction
     flat = (true_back.flatten(1) == 0).all(1)
     agree = float(((angles >= DIRECTION) | flat).double().mean())

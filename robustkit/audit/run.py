@@ -439,7 +439,7 @@ class _AuditRun:
     def _provenance(self, header: Mapping[str, Any], started: str) -> dict[str, dict[str, Any]]:
         plan = self.request.plan
         return {
-            "Engine": header["engine"],
+            "Engine": header["engine"] | {"precision": header["precision"]},
             "Run": {
                 "robustkit": version("robustkit"),
                 "started": started,

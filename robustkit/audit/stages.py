@@ -21,6 +21,7 @@ from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.errors import EvaluationFailed, InputError, ProtocolError, first_line
 from robustkit.evaluation import EvaluatedModel, RunOptions
+from robustkit.evaluation.speed import unsuited
 from robustkit.protocol import (
     Attack,
     Boundary,
@@ -180,7 +181,8 @@ def without_attack(
     protocol = evaluation.resolve_protocol("clean", data, seed=threat.seed)
     # a model that draws at random draws alike when the audit is repeated
     with seeded(seed_of(threat.seed, "audit", "clean"), find_device(settings.options.device)):
-        found = evaluation.run(model, data, protocol, settings.out, settings.options)
+        options = replace(settings.options, precision="float32")
+        found = evaluation.run(model, data, protocol, settings.out, options)
     right = found.broken_at > 0
     return AttackedImages(
         data,
@@ -334,6 +336,8 @@ class _StageRunner:
                 raise OutOfTime
 
         options = replace(self.settings.options, progress=progress)
+        if unsuited(protocol, transfer=surrogate is not None):
+            options = replace(options, precision="float32")
         whole = self.attacked.data
         data = whole if len(rows) == len(whole) else whole.take(rows)
         device = find_device(options.device)

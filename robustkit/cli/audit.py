@@ -22,6 +22,7 @@ from robustkit.cli.options import (
     Mean,
     Model,
     NumClasses,
+    Precision,
     Resize,
     Seed,
     Split,
@@ -101,6 +102,7 @@ def audit(
     seed: Seed = 0,
     batch_size: BatchSize = "auto",
     device: Device = "auto",
+    precision: Precision = "float32",
     out: Annotated[Path, typer.Option(help="Folder of the audit.")] = Path("audit"),
     num_classes: NumClasses = None,
     mean: Mean = None,
@@ -158,7 +160,9 @@ def audit(
         command=shlex.join(["robustkit", *sys.argv[1:]]),
         training=TrainingImages.of(audited, data_root, dataset),
     )
-    options = evaluation.RunOptions(batch_size=images_per_batch(batch_size), device=device)
+    options = evaluation.RunOptions(
+        batch_size=images_per_batch(batch_size), device=device, precision=precision
+    )
     return _write_and_show(_run(request, options, out, parsed.minutes), out, junit)
 
 

@@ -22,6 +22,7 @@ from robustkit.cli.options import (
     Mean,
     Model,
     NumClasses,
+    Precision,
     Resize,
     Seed,
     Split,
@@ -54,6 +55,7 @@ class EvaluationRequest:
     seed: int
     batch_size: int | Literal["auto"]
     device: str
+    precision: Literal["auto", "float32", "tf32", "bf16", "fp16"]
     out: Path
     fresh: bool
     save_adversarial: Path | None
@@ -90,6 +92,7 @@ def evaluate(
     seed: Seed = 0,
     batch_size: BatchSize = "auto",
     device: Device = "auto",
+    precision: Precision = "float32",
     workers: Annotated[
         int, typer.Option(min=1, help="Checkpoints evaluated in parallel (CPU).")
     ] = 1,
@@ -148,6 +151,7 @@ def evaluate(
         seed=seed,
         batch_size=images_per_batch(batch_size),
         device=device,
+        precision=precision,
         out=out,
         fresh=fresh,
         save_adversarial=save_adversarial,
@@ -162,8 +166,6 @@ def evaluate(
     _write(checkpoints, records, failures, json_, html, interval)
     for record in records.values() if json_ != "-" else ():
         show(record, interval)
-    for path, error in failures.items():
-        tell(f"robustkit: error: {_error_text(path, error)}")
     return _status(checkpoints, failures)
 
 
@@ -302,6 +304,7 @@ def evaluate_checkpoint(path: str, request: EvaluationRequest, bar: "Bar | None"
     options = evaluation.RunOptions(
         batch_size=request.batch_size,
         device=request.device,
+        precision=request.precision,
         fresh=request.fresh,
         save_adversarial=request.save_adversarial,
     )
@@ -347,7 +350,9 @@ def _error_text(path: str, error: RobustkitError) -> str:
 
 
 def _status(checkpoints: Sequence[str], failures: dict[str, RobustkitError]) -> int:
-    """0; the error's own status where nothing was evaluated; 3 where some of several failed."""
+    """Tell what failed. The status: 0; the error's own if nothing was evaluated; 3 if some were."""
+    for path, error in failures.items():
+        tell(f"robustkit: error: {_error_text(path, error)}")
     if not failures:
         return 0
     if len(failures) == len(set(checkpoints)):

@@ -38,6 +38,10 @@ Crop = Annotated[int | None, typer.Option(min=1, help="Then crop a central squar
 Channels = Annotated[int | None, typer.Option(min=1, help="Convert to 1 or 3 channels.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 BatchSize = Annotated[str, typer.Option(metavar="N|auto", help="Images per batch.")]
+Precision = Annotated[
+    Literal["auto", "float32", "tf32", "bf16", "fp16"],
+    typer.Option(help="Attacks search in it, verdicts are float32's. auto: what is faster here."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU.")]
 Weights = Annotated[
     str | None,

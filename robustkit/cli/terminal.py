@@ -104,7 +104,10 @@ class Bar(_Shown):
             text = f"robustkit: another process is at work on {self.path}; waiting"
             self.console.print(styled(text), soft_wrap=True)
 
-        return replace(options, progress=progress, waiting=waiting)
+        def told(text: str) -> None:
+            self.console.print(styled(f"robustkit: {text}"), soft_wrap=True)
+
+        return replace(options, progress=progress, waiting=waiting, told=told)
 
 
 def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None:
@@ -124,6 +127,8 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     table.add_column("ε", justify="right")
     table.add_column("accuracy", justify="right")
     table.add_column("95 % interval", justify="right")
+    if (precision := header.get("precision", "float32")) != "float32":
+        title += f", searched in {precision}"
     table.add_row("clean", *_cells(evaluation.clean(interval)))
     for point in evaluation.robust(interval):
         table.add_row(shown(point.epsilon.text), *_cells(point.accuracy))

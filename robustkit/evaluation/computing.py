@@ -25,6 +25,7 @@ from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
 from robustkit.evaluation.outputs import Outputs, agree
 from robustkit.evaluation.probe import probe
+from robustkit.evaluation.speed import batch_size, searched_by
 from robustkit.protocol import Protocol
 from robustkit.record import Blocks, Evaluation, Store
 
@@ -39,6 +40,7 @@ def computed(
 ) -> Evaluation:
     """The record, computed where it is not on file; as `run.run`."""
     config = Config(model, data, protocol, find_device(options.device), surrogate)
+    config = searched_by(config, options, out)
     header = record_header(config)
     name, store = header["digest"], Store(out)
     outputs = None if model.outputs is None else model.outputs(data.shape, config.device)
@@ -83,7 +85,8 @@ def _compute(
     found, random = _probed(config, networks)
     if config.protocol.attacks and not random:
         networks = networks._replace(search_by=_search_network(config, networks))
-    plan = planned_sizes(data, device, blocks, options.batch_size)
+    size = batch_size(config, options, blocks)
+    plan = planned_sizes(data, device, blocks, size)
     done = list(attack_rows(config, networks, plan, blocks, path is not None, options.progress))
     rows = pa.concat_tables([block.rows for block in done])
     if path is not None:
@@ -99,7 +102,9 @@ def _compute(
 
 def _search_network(config: Config, networks: Networks) -> SearchNetwork:
     images = torch.from_numpy(config.data.images(0, min(FEW, len(config.data))))
-    return search_network(networks.surrogate or networks.model, images.to(config.device))
+    model = networks.surrogate or networks.model
+    precision = config.low and config.low.precision
+    return search_network(model, images.to(config.device), precision)
 
 
 def _probed(config: Config, networks: Networks) -> tuple[list[str], bool]:

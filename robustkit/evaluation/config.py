@@ -1,10 +1,10 @@
 """Everything that decides on the rows of a record, and the header that says it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from robustkit import protocol as protocols
 from robustkit.attack import REVISION
@@ -21,6 +21,8 @@ from robustkit.record import VERSION
 if TYPE_CHECKING:
     import torch
 
+    from robustkit.attack.precision import Low
+
 DATA_KEYS = ("name", "title", "split", "digest", "order", "transform", "source", "classes", "shape")
 """what a record's header says of the data, beside the number of images"""
 
@@ -35,12 +37,21 @@ class Config:
     device: "torch.device"
     surrogate: EvaluatedModel | None = None
     """takes every step of the attack; the model only classifies the last"""
+    low: "LowSearch | None" = None
+    """what the attack searches by where that is not float32"""
 
     @property
     def key(self) -> EvaluationKey:
         """What the record's file is named by."""
         kind = self.device.type
-        return evaluation_key(self.model, self.data, self.protocol, kind, self.surrogate)
+        return evaluation_key(self.model, self.data, self.protocol, kind, self.surrogate, self.low)
+
+
+class LowSearch(NamedTuple):
+    """A search in low precision."""
+
+    precision: "Low"
+    batch_size: int
 
 
 def evaluation_key(
@@ -49,6 +60,7 @@ def evaluation_key(
     protocol: Protocol,
     device: str,
     surrogate: EvaluatedModel | None,
+    low: LowSearch | None = None,
 ) -> EvaluationKey:
     """What a record's file is named by, where the attack runs on that kind of device."""
     return EvaluationKey(
@@ -56,7 +68,12 @@ def evaluation_key(
         data=data.digest,
         protocol=protocol.resolved(),
         engine=EngineKey(
-            revision=REVISION, torch=torch_version(), foolbox=version("foolbox"), device=device
+            revision=REVISION,
+            torch=torch_version(),
+            foolbox=version("foolbox"),
+            device=device,
+            precision=None if low is None else low.precision,
+            batch_size=None if low is None else low.batch_size,
         ),
         surrogate=None if surrogate is None else surrogate.identity,
     )
@@ -114,7 +131,8 @@ def record_header(config: Config) -> dict[str, Any]:
         **({} if surrogate is None else {"surrogate": dict(surrogate.header)}),
         "data": {**{key: getattr(config.data, key) for key in DATA_KEYS}, "n": len(config.data)},
         "protocol": protocol_header(config.protocol),
-        "engine": {**asdict(key.engine), "robustkit": version("robustkit")},
+        "engine": {**key.plain()["engine"], "robustkit": version("robustkit")},
+        "precision": "float32" if config.low is None else config.low.precision,
         "warnings": _warnings(config),
     }
 

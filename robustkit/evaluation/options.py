@@ -5,16 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+Precision = Literal["auto", "float32", "tf32", "bf16", "fp16"]
 Progress = Callable[[float, int], None]
 """told how many images are done (in fractions) and how many there are"""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How an evaluation is run; none of it changes a row beyond float32 rounding."""
+    """How an evaluation is run; none but `precision` changes a row beyond float32 rounding."""
 
     batch_size: int | Literal["auto"] = "auto"
     device: str = "auto"
+    precision: Precision = "float32"
+    """of the multiplications that attacks search by; auto: the fastest. Verdicts are float32's"""
     fresh: bool = False
     """re-run even where the record is on file"""
     save_adversarial: Path | None = None
@@ -22,6 +25,8 @@ class RunOptions:
     progress: Progress = lambda done, total: None
     waiting: Callable[[], None] = lambda: None
     """called when another process is at work on the same record"""
+    told: Callable[[str], None] = lambda text: None
+    """called with what an automatic choice came to"""
 
     @property
     def anew(self) -> bool:

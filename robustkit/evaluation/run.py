@@ -1,15 +1,19 @@
 """The record of an evaluation: from its file, if it can be without torch; else `computing`."""
 
 from pathlib import Path
+from typing import get_args
 
 from robustkit.data import Dataset
+from robustkit.errors import InputError, cut
 from robustkit.evaluation.config import evaluation_key
 from robustkit.evaluation.model import EvaluatedModel
-from robustkit.evaluation.options import RunOptions
+from robustkit.evaluation.options import Precision, RunOptions
 from robustkit.files import whole_number
 from robustkit.machine import kind_of_device
 from robustkit.protocol import Protocol
 from robustkit.record import Evaluation, Store
+
+_KNOWN = f"known are {', '.join(get_args(Precision))}"
 
 
 def run(
@@ -30,8 +34,11 @@ def run(
     """
     if options.batch_size != "auto":
         whole_number(options.batch_size, "--batch-size", least=1)
+    if options.precision not in get_args(Precision):
+        raise InputError(f"--precision {cut(options.precision)}: {_KNOWN}")
     kind = kind_of_device(options.device)
-    if kind is not None and model.outputs is None and not options.anew:
+    plain = options.precision == "float32" and model.outputs is None
+    if kind is not None and plain and not options.anew:
         key = evaluation_key(model, data, protocol, kind, surrogate)
         if (found := Store(out).find(key.digest)) is not None:
             return found

@@ -300,7 +300,7 @@ def _provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
         "Data": {k: v for k, v in header["data"].items() if k not in ("classes", "source")},
         "Data source": header["data"]["source"],
         "Protocol": {k: header["protocol"][k] for k in ("name", "digest")},
-        "Engine": header["engine"],
+        "Engine": header["engine"] | {"precision": header.get("precision", "float32")},
         "Run": {k: v for k, v in evaluation.run.items() if k != "rows_digest"},
         "Record": {"digest": evaluation.digest, "rows digest": evaluation.rows_digest},
     }
@@ -345,6 +345,7 @@ def _command(evaluation: Evaluation) -> str:
         "--seed": [protocol["resolved"]["seed"]],
         "--device": [header["engine"]["device"]],
         "--batch-size": [evaluation.run["batch_size"]],
+        "--precision": [w for w in [header.get("precision", "float32")] if w != "float32"],
     }
     lines = [f"robustkit evaluate {shlex.quote(checkpoint['path'])}"]
     lines += [f"{name} {shlex.quote(str(v))}" for name, values in options.items() for v in values]

@@ -1,0 +1,251 @@
+"""In which precision and batches a search is fastest: measured once for a network, then kept.
+
+Kept, so that another load of the machine cannot flip a choice on which rows hang.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustkit import machine
+from robustkit.attack import REVISION, SearchNetwork, build_search, draws_at_random, search_network
+from robustkit.attack.contract import FEW
+from robustkit.attack.precision import Low
+from robustkit.attack.prepared import logits_and_gradient
+from robustkit.errors import InputError
+from robustkit.evaluation.config import Config, LowSearch
+from robustkit.evaluation.options import RunOptions
+from robustkit.files import canonical, write_atomic
+from robustkit.keys import PassTimesKey
+from robustkit.network import answer
+from robustkit.protocol import Protocol
+from robustkit.record import Blocks
+from robustkit.seals import read_sealed, sealed
+
+PRECISIONS: Mapping[str, tuple[Low, ...]] = {"cpu": ("bf16",), "cuda": ("tf32", "bf16", "fp16")}
+"""that are tried beside float32, by kind of device"""
+SIZES: Mapping[str, tuple[int, ...]] = {"cpu": (64, 128, 256), "cuda": (128, 256, 512, 1024, 2048)}
+"""of batches, likewise; a processor's blocks hold 256 images"""
+USUAL = 128
+"""images a batch where nothing is measured"""
+ROUNDS = 3
+"""passes that are timed of each kind, in turn; the fastest counts"""
+SLOW = 1.0
+"""seconds of a pass after which no larger batches are tried"""
+FASTER = 1.1
+"""times as fast as float32 a low precision must be to be chosen"""
+ALIKE = 1.03
+"""times as fast as a smaller batch a larger one must be"""
+WORTH = 100
+"""image passes that a search must plan for each one of a measurement"""
+
+
+@dataclass(frozen=True, slots=True)
+class PassTimes:
+    """Seconds that passes forth and back take an image, by precision and batch size."""
+
+    seconds: Mapping[str, Mapping[int, float]]
+    """always of float32"""
+    unfit: Mapping[str, str]
+    """precisions that the network fails in, and why"""
+
+    def batch_size(self, precision: str) -> int:
+        """The smallest batch of those that are about as fast as the fastest."""
+        times = self.seconds.get(precision, {})
+        good = [size for size, each in times.items() if each <= ALIKE * min(times.values())]
+        return min(good, default=USUAL)
+
+    def gain(self, precision: str) -> float:
+        """How many times as fast as float32, each at its best batch size."""
+        fastest = {name: min(times.values()) for name, times in self.seconds.items()}
+        return fastest["float32"] / fastest[precision]
+
+    @property
+    def precision(self) -> str:
+        """The fastest, if it is clearly faster than float32."""
+        best = max(self.seconds, key=self.gain)
+        return best if self.gain(best) >= FASTER else "float32"
+
+    def __str__(self) -> str:
+        """What was found, in words."""
+        found = [f"{w} {self.gain(w):.1f} times as fast" for w in self.seconds if w != "float32"]
+        found += [reason.partition(": ")[2].partition(";")[0] for reason in self.unfit.values()]
+        return f"{self.precision} ({', '.join(found) or 'nothing else is tried here'})"
+
+
+def searched_by(config: Config, options: RunOptions, out: Path) -> Config:
+    """The configuration with what its attacks search by, where that is not float32.
+
+    Raises:
+        InputError: the precision that is asked for does not go with device, attack or network.
+    """
+    asked = options.precision
+    if asked == "float32":
+        return config
+    reason = unsuited(config.protocol, transfer=config.surrogate is not None)
+    if asked == "tf32" and config.device.type != "cuda":
+        reason = f"{config.device.type} has no TF32; take bf16"
+    if asked == "auto":
+        if reason:
+            return config
+        times = pass_times(config, out)
+        options.told(f"--precision auto: {times}")
+        if times.precision == "float32":
+            return config
+        return _low(config, times.precision, options, lambda: times)
+    if reason:
+        raise InputError(f"--precision {asked}: {reason}")
+    _search_network(config, asked)  # or say why not, before anything is claimed
+    return _low(config, asked, options, lambda: pass_times(config, out))
+
+
+def unsuited(protocol: Protocol, *, transfer: bool) -> str:
+    """Why a protocol's attacks cannot search in low precision; "" if they can."""
+    if transfer:
+        return "a transfer attack is tried once, with what float32 made; take float32"
+    if not any(build_search(attack, protocol.norm) for attack in protocol.attacks):
+        return f"{protocol.name} has no attack at fixed budgets, which alone search in it"
+    return ""
+
+
+def batch_size(config: Config, options: RunOptions, blocks: Blocks) -> Any:
+    """Images a batch: as given, as the key has it, as measured where that is worth it, or auto."""
+    if config.low is not None:
+        return config.low.batch_size
+    if options.batch_size != "auto" or blocks.kept_plan() is not None:
+        return options.batch_size
+    folder = blocks.final.parent
+    kept = (folder / _file(config)).exists()
+    sizes = SIZES.get(config.device.type, (USUAL,))
+    if kept or _planned(config) >= WORTH * ROUNDS * sum(sizes):
+        return pass_times(config, folder).batch_size("float32")
+    return "auto"
+
+
+def pass_times(config: Config, folder: Path) -> PassTimes:
+    """As measured before; else measured now, and kept.
+
+    Raises:
+        RecordError: the file is not as it was written.
+    """
+    path = folder / _file(config)
+    if not path.exists():
+        times = _measured(config)
+        plain = {word: {str(n): s for n, s in each.items()} for word, each in times.seconds.items()}
+        found = {"key": _key(config).plain(), "seconds": plain, "unfit": dict(times.unfit)}
+        if not path.exists():  # another process may have been faster: one choice for all
+            write_atomic(path, canonical(sealed(found)).encode())
+    kept = read_sealed(path, "remove it, and it is measured anew").contents
+    seconds = {word: {int(n): s for n, s in each.items()} for word, each in kept["seconds"].items()}
+    return PassTimes(seconds, kept["unfit"])
+
+
+# --- in parts -------------------------------------------------------------------------------------
+
+
+def _low(
+    config: Config, precision: Any, options: RunOptions, times: Callable[[], PassTimes]
+) -> Config:
+    size = options.batch_size
+    number = times().batch_size(precision) if size == "auto" else size
+    return replace(config, low=LowSearch(precision, number))
+
+
+def _key(config: Config) -> PassTimesKey:
+    device = config.device
+    gpu = device.type == "cuda"
+    return PassTimesKey(
+        checkpoint=config.model.identity,
+        shape=config.data.shape,
+        device=torch.cuda.get_device_name(device) if gpu else machine.processor(),
+        torch=torch.__version__,
+        revision=REVISION,
+    )
+
+
+def _file(config: Config) -> str:
+    return f"passes-{_key(config).digest[:32]}.json"
+
+
+def _planned(config: Config) -> int:
+    """Image passes at most of the attacks at fixed budgets."""
+    protocol, classes = config.protocol, len(config.data.classes)
+    searches = [build_search(attack, protocol.norm) for attack in protocol.attacks]
+    steps = [s.steps * s.eot * len(s.attempts(classes)) for s in searches if s is not None]
+    return sum(steps) * len(config.data)
+
+
+def _search_network(config: Config, precision: Low | None) -> SearchNetwork:
+    """What is searched by.
+
+    Raises:
+        InputError: the network draws at random, or fails in this precision.
+    """
+    model = config.model.load(config.device)
+    few = torch.from_numpy(config.data.images(0, min(FEW, len(config.data)))).to(config.device)
+    with torch.no_grad():
+        if precision is not None and draws_at_random(answer(model, few), answer(model, few)):
+            raise InputError(f"--precision {precision}: the network draws at random; take float32")
+    return search_network(model, few, precision)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """With one thread: several count as work how they wait for a processor that others hold."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
+def _measured(config: Config) -> PassTimes:
+    kind = config.device.type
+    unfit: dict[str, str] = {}
+    networks = {"float32": _search_network(config, None)}
+    for precision in PRECISIONS.get(kind, ()):
+        try:
+            networks[precision] = _search_network(config, precision)
+        except InputError as error:
+            unfit[precision] = str(error)
+    seconds: dict[str, dict[int, float]] = {word: {} for word in networks}
+    for size in SIZES.get(kind, (USUAL,)):
+        count = min(size, len(config.data))
+        images = torch.from_numpy(config.data.images(0, count)).to(config.device)
+        batch = images.repeat(-(-size // count), 1, 1, 1)[:size]
+        try:
+            rounds = [{w: _seconds(n, batch) for w, n in networks.items()} for _ in range(ROUNDS)]
+        except torch.OutOfMemoryError:
+            break
+        for word in networks:
+            seconds[word][size] = min(found[word] for found in rounds) / size
+        if seconds["float32"][size] * size > SLOW:
+            break
+    return PassTimes(seconds, unfit)
+
+
+def _seconds(network: SearchNetwork, batch: torch.Tensor) -> float:
+    """Of a pass forth and back, as most attacks make, and one forth, as random search does.
+
+    The processor's own time, since others may work on it, too.
+    """
+    on_gpu, low = batch.device.type == "cuda", network.low
+    clock = time.perf_counter if on_gpu else time.process_time
+    if on_gpu:
+        torch.cuda.synchronize(batch.device)
+    started = clock()
+    asked = network.exact if low is None else low.network
+    with nullcontext() if low is None else low.multiplied():
+        logits_and_gradient(asked, batch)
+        with torch.no_grad():
+            answer(asked, batch)
+    if on_gpu:
+        torch.cuda.synchronize(batch.device)
+    return clock() - started

@@ -1,0 +1,216 @@
+"""Searches in low precision: what they may decide, what they say of themselves, what is kept."""
+
+import json
+
+import pytest
+import torch
+from helpers.attacked import Small, images, make, right
+from torch import Tensor, nn
+
+from robustkit import summary
+from robustkit.attack import SearchNetwork, attack_block, in_budget, search_network
+from robustkit.attack.precision import LowPrecision
+from robustkit.checkpoint.adapter import wrap
+from robustkit.errors import InputError
+from robustkit.evaluation import RunOptions, evaluate, speed
+from robustkit.integrity import check_files
+from robustkit.network import answer, gradient
+from robustkit.record import read
+from robustkit.report import page
+
+PGD = {"kind": "pgd", "steps": 10, "relative_step": "1/4"}
+LOW = [torch.bfloat16, torch.float16]
+
+
+class Scaled(Small):
+    """Logits of so large a scale that cross-entropy saturates."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
+class Dice(Small):
+    """Draws at random."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.1 * torch.rand_like(x))
+
+
+class Stubborn(nn.Module):
+    """In low precision it says what it says of the clean images, whatever moves."""
+
+    def __init__(self, clean: Tensor, logits: Tensor) -> None:
+        super().__init__()
+        self.clean, self.logits = clean.flatten(1), logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        nearest = torch.cdist(x.detach().flatten(1), self.clean).argmin(1)
+        return self.logits[nearest] + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+def ask(model, options, tmp_path, name="net", attack="pgd", **more):
+    x = images(40, side=8)
+    data = (x.numpy(), right(model, x).labels.numpy())
+    asked = {"epsilons": ["1/50"], "name": name, "out": tmp_path}
+    return evaluate(model, data, attack, options=options, **asked | more)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_gradients_of_saturated_losses_survive_low_precision(precision):
+    model, x = wrap(Scaled(3.0)), images(12, side=8)
+    low = search_network(model, x, precision).low.network
+    back = []
+    for net in (model, low):
+        pixels = x.clone().requires_grad_()
+        logits = answer(net, pixels)
+        assert logits.dtype == torch.float32
+        # below the smallest number of float16
+        back.append(gradient((logits[:, 0] - logits[:, 1]).sum() * 1e-9, pixels).flatten(1))
+    true, found = back
+    assert torch.cosine_similarity(true * 1e9, found * 1e9).median() > 0.99
+    assert (found.norm(dim=1) / true.norm(dim=1) - 1).abs().median() < 0.05
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_what_a_low_precision_finds_holds_in_float32_and_is_as_much(precision, norm):
+    model, x = wrap(Small()), images(60, side=8)
+    own = right(model, x)
+    epsilon = {"linf": "1/50", "l2": "1/8", "l1": "1/4"}[norm]
+    protocol = make(norm, PGD, {"kind": "square", "queries": 30}, epsilon=[epsilon])
+    exact, low = (
+        attack_block(model, own, protocol, 25, search_by=search_network(model, x[:8], word))
+        for word in (None, precision)
+    )
+    budget = float(protocol.epsilons[0])
+    found = in_budget(low.distance, budget)
+    assert (model(low.perturbed[found]).argmax(1) != own.labels[found]).all()
+    assert 5 < found.sum() < 55
+    assert abs(int(found.sum()) - int(in_budget(exact.distance, budget).sum())) <= 1
+
+
+def test_an_image_near_the_boundary_is_searched_on_in_float32():
+    """Low precision says nothing at all here: whatever is found, float32 finds."""
+    model, x = Small(), images(40, side=8)
+    own, protocol = right(model, x), make("linf", PGD, epsilon=["1/50"])
+    clean = model(x)
+    low = Stubborn(x, clean)
+    top = clean.topk(2, dim=1).values
+    lead = (top[:, 0] - top[:, 1]).sort().values
+    error = float(lead[19] + lead[20]) / 2
+    alone = attack_block(model, own, protocol, 40)
+    half = attack_block(
+        *(model, own, protocol, 40),
+        search_by=SearchNetwork(model, LowPrecision("bf16", low, error)),
+    )
+    near = (top[:, 0] - top[:, 1]) <= error
+    assert torch.equal(half.distance[near], alone.distance[near])
+    assert torch.isinf(half.distance[~near]).all()
+    assert torch.isfinite(alone.distance[near]).any()
+
+
+@pytest.mark.parametrize("word", ["nan", "fooled"])
+def test_what_low_precision_claims_alone_is_no_success(word):
+    model, x = Small(), images(30, side=8)
+    own, protocol = right(model, x), make("linf", PGD, epsilon=["1/60"])
+    logits = -model(x) if word == "fooled" else torch.full((30, 3), torch.nan)
+    low = LowPrecision("bf16", Stubborn(x, logits), 0.0)
+    found = attack_block(model, own, protocol, 30, search_by=SearchNetwork(model, low))
+    assert torch.equal(found.distance, attack_block(model, own, protocol, 30).distance)
+
+
+def test_precision_and_batch_size_name_the_record_and_stand_in_page_and_json(tmp_path):
+    model = Small()
+    records = {
+        (word, size): ask(model, RunOptions(precision=word, batch_size=size), tmp_path)
+        for word, size in [("float32", 16), ("float32", 20), ("bf16", 16), ("bf16", 20)]
+    }
+    assert len({record.digest for record in records.values()}) == 3
+    low = records["bf16", 16]
+    assert low.header["precision"] == "bf16"
+    assert low.header["engine"]["batch_size"] == 16
+    assert summary.summarise(low)["precision"] == "bf16"
+    assert "bf16" in page([low])
+    assert "bf16" not in page([records["float32", 16]])
+    plain = records["float32", 16]
+    assert plain.header["precision"] == "float32"
+    assert not {"precision", "batch_size"} & set(plain.header["engine"])
+    again = ask(model, RunOptions(precision="bf16", batch_size=16), tmp_path)
+    assert again.run["started"] == low.run["started"]
+    assert read(low.path).header == low.header
+
+
+def test_an_automatic_choice_is_measured_once_kept_and_told(tmp_path, monkeypatch):
+    times = {"float32": 2.0, "bf16": 1.0}
+    calls = []
+
+    def seconds(network, batch):
+        word = "float32" if network.low is None else network.low.name
+        calls.append((word, len(batch)))
+        return times[word] * len(batch) ** 0.9
+
+    monkeypatch.setattr(speed, "_seconds", seconds)
+    monkeypatch.setattr(speed, "SLOW", 1e9)
+    told = []
+    options = RunOptions(precision="auto", told=told.append)
+    first = ask(Small(), options, tmp_path)
+    assert (first.header["precision"], first.header["engine"]["batch_size"]) == ("bf16", 256)
+    assert told == ["--precision auto: bf16 (bf16 2.0 times as fast)"]
+    measured = len(calls)
+    assert {size for _, size in calls} == {64, 128, 256}
+    times["bf16"] = 9.0  # the machine is under another load
+    assert ask(Small(), options, tmp_path).digest == first.digest
+    assert len(calls) == measured
+    states = {file.kind: file.state for file in check_files(tmp_path)}
+    assert states["times of passes"] == "sound"
+    (kept,) = tmp_path.glob("passes-*.json")
+    kept.write_text(kept.read_text().replace('"bf16"', '"fp16"'))
+    with pytest.raises(InputError, match="remove it, and it is measured anew"):
+        ask(Small(), options, tmp_path)
+    kept.unlink()
+    assert ask(Small(), options, tmp_path).header["precision"] == "float32"
+    assert told[-1] == "--precision auto: float32 (bf16 0.2 times as fast)"
+
+
+def test_the_fastest_batch_size_is_taken_where_the_search_is_long_enough(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "_seconds", lambda network, batch: abs(len(batch) - 64) + 1.0)
+    monkeypatch.setattr(speed, "SLOW", 1e9)
+    short = ask(Small(), RunOptions(), tmp_path / "short")
+    assert short.run["batch_size"] == 128
+    assert not list((tmp_path / "short").glob("passes-*"))
+    monkeypatch.setattr(speed, "WORTH", 0.01)
+    long = ask(Small(), RunOptions(), tmp_path / "long")
+    assert long.run["batch_size"] == 64
+    assert short.rows_digest == long.rows_digest
+    assert ask(Small(), RunOptions(batch_size=9), tmp_path / "own").run["batch_size"] == 9
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "more", "reason"),
+    [
+        (Small(), {"precision": "tf32"}, {}, "cpu has no TF32"),
+        (Small(), {"precision": "bf16"}, {"attack": "clean", "epsilons": []}, "fixed budgets"),
+        (Small(), {"precision": "int8"}, {}, "known are auto, float32"),
+        (Dice(), {"precision": "bf16"}, {}, "draws at random"),
+        (Scaled(1e6), {"precision": "fp16"}, {}, "NaN or infinite"),
+    ],
+)
+def test_a_precision_that_does_not_fit_is_refused_in_one_line(
+    model, options, more, reason, tmp_path
+):
+    with pytest.raises(InputError, match=reason) as caught:
+        ask(model, RunOptions(**options), tmp_path, **more)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_automatic_precision_leaves_what_does_not_fit_in_float32(tmp_path):
+    dice = ask(Dice(), RunOptions(precision="auto"), tmp_path)
+    clean = ask(Small(), RunOptions(precision="auto"), tmp_path, attack="clean", epsilons=[])
+    assert dice.header["precision"] == clean.header["precision"] == "float32"
+    (kept,) = tmp_path.glob("passes-*.json")
+    assert "draws at random" in json.loads(kept.read_text())["unfit"]["bf16"]
