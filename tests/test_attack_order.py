@@ -13,6 +13,7 @@ from robustkit.attack.queue import Queue
 from robustkit.attack.search import Attempt, Search
 
 EIGHT = [f"{k}/50" for k in range(1, 9)]
+FGSM = {"kind": "fgsm"}
 BIM = {"kind": "pgd", "steps": 20, "relative_step": "1/10", "random_start": False}
 PGD = {"kind": "pgd", "steps": 6, "relative_step": "1/4", "restarts": 2}
 
@@ -106,8 +107,51 @@ def test_a_search_at_a_budget_starts_alike_in_both_orders(monkeypatch):
     for order in starts:
         attack_block(model, right(model, x), make("l2", PGD, epsilon=EIGHT, search=order), 5)
     both = starts["bisect"].keys() & starts["scan"].keys()
-    assert len(both) > len(x)
-    assert all(torch.equal(starts["bisect"][key], starts["scan"][key]) for key in both)
+    differs = {key for key in both if not torch.equal(starts["bisect"][key], starts["scan"][key])}
+    # but for first attempts that go on from what was found at a larger budget
+    assert 0 < len(differs) < len(both) - len(x)
+    assert all(restart == 0 for _, _, restart in differs)
+
+
+@pytest.mark.parametrize(
+    ("attack", "order", "budgets", "goes_on"),
+    [
+        (PGD, "bisect", EIGHT, True),
+        ({"kind": "apgd", "steps": 5, "targets": 2}, "bisect", EIGHT, True),
+        (PGD, "scan", EIGHT, False),
+        (PGD, "bisect", EIGHT[:1], False),
+        (BIM, "bisect", EIGHT, False),
+        ({"kind": "noise", "draws": 2}, "bisect", EIGHT, False),
+        ({"kind": "fab", "steps": 2, "restarts": 2}, "bisect", EIGHT, False),
+    ],
+)
+def test_first_attempts_go_on_from_what_is_found(monkeypatch, attack, order, budgets, goes_on):
+    model, x, given = Linear(), images(20), []
+
+    def observed(attack, norm, of=engine.build_search):
+        own = of(attack, norm)
+        begin = own.start
+
+        def start(state, sources):
+            elsewhere = (state.x != state.images).flatten(1).any(1)
+            given.extend(zip(state.x[elsewhere], state.restart_index[elsewhere], strict=True))
+            if own.random_start:
+                assert [source is None for source in sources] == elsewhere.tolist()
+            return begin(state, sources)
+
+        own.start = start
+        return own
+
+    monkeypatch.setattr(engine, "build_search", observed)
+    protocol = make("linf", FGSM, attack, epsilon=budgets, search=order)
+    attack_block(model, right(model, x), protocol, 7)
+    assert bool(given) == goes_on
+    if goes_on:
+        points, restarts = (torch.stack(part) for part in zip(*given, strict=True))
+        assert not restarts.any()
+        # each fools, within a larger budget
+        nearest = (points[:, None] - x).abs().flatten(2).amax(2).argmin(1)
+        assert (model(points).argmax(1) != model(x[nearest]).argmax(1)).all()
 
 
 class Claimant(Search):

@@ -174,13 +174,30 @@ def hold_apgd(search, state, advances, theirs):
     return back
 
 
+def begun(search, model, images, epsilon):
+    """Rows that are started, every other one from a point of the box far outside its ball."""
+    state, draws = unstarted(model, images, epsilon), sources(len(images))
+    given = torch.rand(images.shape, generator=generator("far"), dtype=torch.float64)
+    state.x = torch.where((torch.arange(len(images)) % 2 == 1)[:, None, None, None], given, images)
+    draws[1::2] = [None] * len(draws[1::2])
+    started = search.start(state, draws)
+    multiple = 3 if getattr(search, "multi_radius", False) else 1
+    for i in range(1, len(images), 2):
+        onto = partial(papers.onto_ball_and_box, norm=search.norm)
+        if search.norm == "l1":
+            onto = papers.onto_l1_ball_and_box
+        expected = onto(array(given[i]), array(images[i]), multiple * float(epsilon[i]))
+        assert np.abs(array(started.x[i]) - expected).max() < 1e-9
+    return started
+
+
 @pytest.mark.parametrize("multi_radius", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_apgd_takes_the_papers_steps_on_a_network(norm, multi_radius):
     model = Bumpy(8, waves=2)
     images, epsilon = scenes(EPSILONS[norm], 8, n=4)
     search = APGD(norm, steps=100, multi_radius=multi_radius)
-    state = search.start(unstarted(model, images, epsilon), sources(len(images)))
+    state = begun(search, model, images, epsilon)
     at = papers.checkpoints_in_whole_steps if multi_radius else papers.checkpoints
     theirs = [
         searched(norm, array(images[i]), float(epsilon[i]), 100, multi_radius, at)(
@@ -280,7 +297,7 @@ def test_steepest_ascent_takes_the_papers_steps(norm, momentum):
     model = Bumpy(8, waves=2)
     images, epsilon = scenes(EPSILONS[norm], 8, n=2)
     search = ASCENT[norm](steps=30, rel_stepsize=0.15, random_start=True, momentum=momentum)
-    state = attempted(search, model, images, epsilon)
+    state = begun(search, model, images, epsilon)
     theirs = [
         papers.ascent(
             cross_entropy(model, state.classes[i]),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustkit.attack.draws import in_ball, on_sphere
+from robustkit.attack.draws import in_ball, on_sphere, starts
 from robustkit.attack.library import foolbox
 from robustkit.attack.objectives import objective, towards
 from robustkit.attack.projections import onto_l1_ball
@@ -74,6 +74,7 @@ class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # typ
     """
 
     transfers = False
+    goes_on = True
 
     def __init__(
         self,
@@ -107,16 +108,18 @@ class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # typ
             return nearest(model, images, classes, clean, self.norm)
         return super().wrong_classes(model, images, classes, clean)
 
-    def start(self, state: State[None], sources: Sequence[torch.Generator]) -> State[ApgdBuffers]:
-        """Random points: uniform in the cube, on the L2 sphere, Gaussian and projected in L1."""
-        images, shape = state.images, state.images.shape[1:]
+    def start(
+        self, state: State[None], sources: Sequence[torch.Generator | None]
+    ) -> State[ApgdBuffers]:
+        """Points that are given, or random: uniform in the cube, on the L2 sphere, L1 Gaussian."""
+        images = state.images
         radius = state.epsilon * self._multiples[0]
         draw = in_ball if self.norm == "linf" else on_sphere
-        noise = torch.stack([draw(self.norm, shape, source) for source in sources]).to(images)
+        noise = starts(draw, self.norm, images, sources)
         if self.norm == "l1":
             # a point on the L1 sphere would be all but the image: Gaussian noise, then projected
             noise = noise * (images[0].numel() / column(radius, images))
-        x = self._project(images + column(radius, images) * noise, images, radius)
+        x = self._project(state.x + column(radius, images) * noise, images, radius)
         nothing = torch.full_like(state.epsilon, -torch.inf)
         # a start's loss is no rise: no step led there
         unbeaten = torch.full_like(state.epsilon, torch.inf)

@@ -4,6 +4,7 @@ Every draw comes from a generator seeded by a digest of names (seed, image, atta
 restart), so that order, batch size and number of workers cannot change it.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -48,6 +49,18 @@ def on_sphere(norm: Norm, shape: torch.Size, source: torch.Generator) -> Tensor:
     draw = torch.randn(shape, generator=source)
     size: Tensor = torch.linalg.vector_norm(draw, ord=ORDER[norm])
     return draw / size
+
+
+def starts(
+    draw: Callable[[Norm, torch.Size, torch.Generator], Tensor],
+    norm: Norm,
+    images: Tensor,
+    sources: Sequence[torch.Generator | None],
+) -> Tensor:
+    """A draw for each image, on its device; zeros where there is no generator."""
+    nothing = torch.zeros(images.shape[1:])
+    drawn = [nothing if s is None else draw(norm, images.shape[1:], s) for s in sources]
+    return torch.stack(drawn).to(images)
 
 
 def stream(keys: Tensor, step: Tensor, count: int) -> Tensor:

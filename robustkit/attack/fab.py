@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustkit.attack.draws import in_ball, on_sphere
+from robustkit.attack.draws import in_ball, on_sphere, starts
 from robustkit.attack.library import foolbox
 from robustkit.attack.projections import onto_hyperplane
 from robustkit.attack.search import Search
@@ -78,14 +78,15 @@ class FAB(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  # type:
         self.beta = beta
         self.patience = patience
 
-    def start(self, state: State[None], sources: Sequence[torch.Generator]) -> State[FabBuffers]:
+    def start(
+        self, state: State[None], sources: Sequence[torch.Generator | None]
+    ) -> State[FabBuffers]:
         """The images themselves, for a restart random points half a budget away."""
-        shape = state.images.shape[1:]
         draw = in_ball if self.norm == "linf" else on_sphere
-        noise = torch.stack([draw(self.norm, shape, source) for source in sources])
+        noise = starts(draw, self.norm, state.images, sources)
         radius = torch.where(state.epsilon.isinf(), USUAL[self.norm], state.epsilon) / 2
         radius = radius * (state.restart_index > 0)
-        x = state.images + column(radius, state.images) * noise.to(state.images)
+        x = state.images + column(radius, state.images) * noise
         nowhere = torch.full_like(state.epsilon, torch.inf, dtype=torch.float64)
         buffers = FabBuffers(
             best=state.images.clone(),

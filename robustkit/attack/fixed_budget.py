@@ -20,7 +20,7 @@ from robustkit.attack.search import Search
 from robustkit.attack.state import B, State, join, take
 from robustkit.attack.step_model import StepModel
 from robustkit.attack.verdicts import Verifier
-from robustkit.geometry import in_budget
+from robustkit.geometry import column, in_budget
 from robustkit.protocol import Protocol
 
 
@@ -125,8 +125,9 @@ class FixedBudgets(Generic[B]):
             (seed, block.ids[task.image], self.position, budget.value, task.attempt.number)
             for task, budget in zip(tasks, budgets, strict=True)
         ]
+        known = self._known(tasks, there)
         unstarted = State(
-            images,
+            torch.where(column(known, images), self.verifier.outcomes.perturbed[there], images),
             images,
             self.verifier.outcomes.classes[there],
             self.step_model.clean[there],
@@ -138,10 +139,24 @@ class FixedBudgets(Generic[B]):
             self.verifier.outcomes.closest[there, level.to(there)],
             None,
         )
-        sources = [generator(*name) for name in names] if self.search.random_start else []
+        draws = zip(names, known.tolist(), strict=True) if self.search.random_start else ()
+        sources = [None if begins else generator(*name) for name, begins in draws]
         state = self.search.start(unstarted, sources)
         left, exact = torch.full_like(owner, self.search.steps), torch.zeros_like(there).bool()
         return _Slots(owner, level, left, exact, state)
+
+    def _known(self, tasks: Sequence[Task], there: Tensor) -> Tensor:
+        """Which tasks begin at the nearest point that is known to fool, brought into their ball.
+
+        The way from there is shorter, and finds more, than that from a random one: the first
+        attempt of a bisection takes it, if any budget above has succeeded.
+        """
+        distance, protocol = self.verifier.outcomes.distance[there], self.protocol
+        bisected = protocol.search == "bisect" and len(protocol.epsilons) > 1
+        if not (self.search.goes_on and bisected) or self.step_model.surrogate:
+            return torch.zeros_like(there).bool()
+        first = torch.tensor([task.attempt.number == 0 for task in tasks])
+        return first.to(there.device) & distance.isfinite()
 
     def _targets(self, tasks: Sequence[Task], there: Tensor) -> Tensor:
         if not self.search.targets:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustkit.attack.draws import Distribution, in_ball, on_sphere
+from robustkit.attack.draws import Distribution, in_ball, on_sphere, starts
 from robustkit.attack.library import foolbox
 from robustkit.attack.objectives import objective
 from robustkit.attack.search import Search
@@ -44,21 +44,22 @@ class _Ascent(Search[Momentum | None]):
     ) -> None:
         super().__init__(steps=steps, rel_stepsize=rel_stepsize, random_start=random_start)  # type: ignore[call-arg]
         self.restarts = restarts
+        # what only draws goes on from no point: it is the floor that every attack must beat
+        self.goes_on = random_start and steps > 0
         self.loss = loss
         self.momentum = momentum
         self.distribution = distribution
 
     def start(
-        self, state: State[None], sources: Sequence[torch.Generator]
+        self, state: State[None], sources: Sequence[torch.Generator | None]
     ) -> State[Momentum | None]:
-        """First iterates: the images, or draws from their balls, one generator an image."""
+        """First iterates: the images, draws from their balls, or the points that are given."""
         images, epsilon = state.images, state.epsilon
         x = images.clone()
         if self.random_start:
             draw = in_ball if self.distribution == "uniform" else on_sphere
-            noise = torch.stack([draw(self.norm, images.shape[1:], source) for source in sources])
-            x = images + column(epsilon, images) * noise.to(images)
-            x = project(x, images, epsilon, self.norm)
+            noise = starts(draw, self.norm, images, sources)
+            x = project(state.x + column(epsilon, images) * noise, images, epsilon, self.norm)
         still = None if self.momentum is None else Momentum(torch.zeros_like(images))
         return state.started(x, still)
 

@@ -39,6 +39,8 @@ class Search(Generic[B]):
     """how many of the top wrong classes are headed for in turn; 0: none in particular"""
     random_start = True
     """whether `start` draws from generators"""
+    goes_on = False
+    """whether it may begin at a point that is known to fool, in place of a random one"""
     gradient = True
     """whether a step needs gradients, or the value alone"""
     eot = 1
@@ -71,8 +73,11 @@ class Search(Generic[B]):
         """Those that are headed for with `targets`, first ones first, N × C."""
         return likeliest(clean, classes)
 
-    def start(self, state: State[None], sources: Sequence[torch.Generator]) -> State[B]:
-        """The rows at their first iterates; one generator a row where `random_start`."""
+    def start(self, state: State[None], sources: Sequence[torch.Generator | None]) -> State[B]:
+        """The rows at their first iterates; one generator a row where `random_start`.
+
+        A row without one begins at its `x`, brought into the ball, any other's `x` is its image.
+        """
         raise NotImplementedError
 
     def value(self, logits: Tensor, state: State[B], targeted: bool) -> Tensor:

@@ -67,7 +67,9 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
         self.patience = patience
         self.compares = patience > 0
 
-    def start(self, state: State[None], sources: Sequence[torch.Generator]) -> State[SquareBuffers]:
+    def start(
+        self, state: State[None], sources: Sequence[torch.Generator | None]
+    ) -> State[SquareBuffers]:
         """Linf: vertical stripes of ±ε. L2, L1: tiles of the shapes that later moves add."""
         x = _back(self._first(replace(state, images=_grid(state.images))), state.images)
         nothing = torch.full_like(state.epsilon, -torch.inf)
