@@ -90,24 +90,29 @@ def test_the_rows_digest_sees_every_value():
         ("distance", 0.123),
         ("fooled_by", None),
         ("fooled_as", 77),
+        ("certified_at", "0.1"),
+        ("forward", [1, 2, 3]),
+        ("backward", [0, 9, 9]),
     ]:
         changed = {**columns, name: [value, *columns[name][1:]]}
         digests.add(record.rows_digest(record.table(changed)))
-    assert len(digests) == 7
+    assert len(digests) == 10
 
 
-def test_a_record_of_the_first_format_is_read_without_what_it_did_not_keep(tmp_path):
+@pytest.mark.parametrize(("format_", "later"), [(1, record.ADDED), (2, record.ADDED[1:])])
+def test_a_record_of_an_older_format_is_read_without_what_it_did_not_keep(tmp_path, format_, later):
     path = stored(tmp_path, "a" * 64, n=30).path
     old = pq.read_table(path)
     header, run = (json.loads(old.schema.metadata[b"robustkit." + k]) for k in (b"header", b"run"))
-    rows = old.drop_columns(["fooled_as"]).replace_schema_metadata(None)
+    rows = old.drop_columns(list(later)).replace_schema_metadata(None)
     metadata = {
-        "robustkit.header": json.dumps({**header, "schema": "robustkit.evaluation/1"}),
+        "robustkit.header": json.dumps({**header, "schema": f"robustkit.evaluation/{format_}"}),
         "robustkit.run": json.dumps({**run, "rows_digest": record.rows_digest(rows)}),
     }
     pq.write_table(rows.replace_schema_metadata(metadata), path)
     found = record.read(path)
-    assert found.rows.fooled_as.isna().all()
+    assert all(found.rows[name].isna().all() for name in later)
+    assert format_ == 1 or found.rows_digest == found.run["rows_digest"]
     assert found.table.schema.names == record.SCHEMA.names
 
 
@@ -116,7 +121,9 @@ def test_all_records_of_a_folder_make_one_tidy_frame(tmp_path):
     stored(tmp_path, "b" * 64, n=20, checkpoint={"loss": None, "label_noise": None})
     frame = record.frame(tmp_path)
     assert len(frame) == 50
-    assert set(record.SCHEMA.names) < set(frame.columns)
+    assert set(record.SCHEMA.names) - set(frame.columns) == {"forward", "backward"}
+    passes = record.frame(tmp_path, columns=["sample", "forward"])
+    assert {len(one) for one in passes.forward} == {3}
     counts = frame.groupby("evaluation", observed=True).size()
     assert counts.to_dict() == {"a" * 64: 30, "b" * 64: 20}
     assert frame[frame.evaluation == "a" * 64].loss.unique().tolist() == ["hinge"]
@@ -198,16 +205,17 @@ def test_a_file_in_place_of_a_folder_is_one_line(tmp_path):
 
 def test_what_a_newer_version_wrote_is_refused(tmp_path):
     found = stored(tmp_path)
-    (tmp_path / "robustkit.json").write_text(json.dumps({"format": 4}))
+    (tmp_path / "robustkit.json").write_text(json.dumps({"format": record.VERSION + 1}))
     told = (
-        "written by a newer robustkit (format 4, this one reads 3); "
+        f"written by a newer robustkit (format {record.VERSION + 1}, this one reads "
+        f"{record.VERSION}); "
         "upgrade, or choose another --out"
     )
     for attempt in (lambda: record.Store(tmp_path), lambda: record.frame(tmp_path)):
         with pytest.raises(RecordError) as caught:
             attempt()
         assert str(caught.value) == f"{tmp_path}: {told}"
-    header = json.dumps({**found.header, "schema": "robustkit.evaluation/4"})
+    header = json.dumps({**found.header, "schema": f"robustkit.evaluation/{record.VERSION + 1}"})
     pq.write_table(
         found.table.replace_schema_metadata({"robustkit.header": header, "robustkit.run": "{}"}),
         found.path,
@@ -566,6 +574,10 @@ def without_digests(path, rows):
         (column("distance", float("nan")), "contradicts itself"),
         (column("predicted", 11), "contradicts itself"),
         (column("fooled_by", "clean"), "contradicts itself"),
+        (column("certified_at", "0.3"), "contradicts itself"),
+        (column("certified_at", "0.7"), "contradicts itself"),
+        (column("forward", 20 * [[1, 2]]), "contradicts itself"),
+        (column("backward", 20 * [[0, 2, -1]]), "contradicts itself"),
         (column("label", None), "its column label has gaps"),
         (column("index", list(range(1, 21))), "not in the order of the images"),
         (lambda rows: rows.slice(0, 3), "3 rows, and its header says 20"),

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from robustkit.attack.passes import Passes
+
 Progress = Callable[[float], None]
 """told the share of a block's work that is done, 0 to 1"""
 
@@ -41,6 +43,8 @@ class Outcomes:
     closest: Tensor
     """the highest margin that gradient attacks reached at each budget, N × budgets; -inf where none
     has tried, or no attack asks for it"""
+    passes: Passes
+    """(1 + attacks) × N: of the clean pass, then of each attack of the protocol"""
 
 
 def batches(rows: Tensor, size: int) -> Iterator[Tensor]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustkit.attack.block import Block, Outcomes, batches
 from robustkit.attack.draws import generator
+from robustkit.attack.passes import Passes
 from robustkit.attack.victim import VOTES, Victim, draws_at_random
 from robustkit.errors import DataError
 from robustkit.protocol import Protocol
@@ -14,22 +15,27 @@ from robustkit.record import CLEAN
 
 
 def clean_pass(
-    victim: Victim, block: Block, protocol: Protocol, batch_size: int
+    model: torch.nn.Module, block: Block, protocol: Protocol, batch_size: int
 ) -> tuple[Victim, Tensor, Outcomes]:
-    """The victim, with more votes if it draws at random; its clean logits; outcomes so far.
+    """The victim, with more votes if the model draws at random; its clean logits; outcomes so far.
 
     Raises:
         DataError: the model has fewer classes than the labels.
         EvaluationFailed: logits that are NaN or infinite.
     """
     images, labels = block.images, block.labels
+    passes = Passes.none_yet(1 + len(protocol.attacks), len(images))
+    trial = Victim(model, block.first, protocol.target != "none", Passes.none_yet(len(images)))
+    victim = replace(trial, passes=passes.part(0))
     first, *others = batches(torch.arange(len(images)), batch_size)
     # the same images twice: all that a verdict is worth depends on whether a pass can be repeated
-    once, again = (victim.logits(images[first], first, CLEAN) for _ in range(2))
+    once, again = (trial.logits(images[first], first, CLEAN) for _ in range(2))
     if draws_at_random(once, again):
         victim = replace(victim, votes=VOTES)
         # every batch by as many passes: an image's verdict must not hang on where it stands
         once = victim.mean_logits(images[first], first, CLEAN)
+    else:
+        victim.passes.add(first, 1)
     logits = torch.cat([once, *(victim.mean_logits(images[r], r, CLEAN) for r in others)])
     if int(labels.max()) >= logits.shape[1]:
         raise DataError(
@@ -48,6 +54,7 @@ def clean_pass(
         images.clone(),
         predicted.clone(),
         torch.full((len(images), len(protocol.epsilons)), -torch.inf, device=logits.device),
+        passes,
     )
     return victim, logits, outcomes
 

@@ -4,6 +4,7 @@ Whatever an attack claims is recomputed, in a forward pass of its own, on the fl
 came back: finite logits, pixels in [0, 1], distance within the budget, prediction.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,12 +15,12 @@ from robustkit.attack.build import build_search
 from robustkit.attack.clean import clean_pass
 from robustkit.attack.fixed_budget import FixedBudgets
 from robustkit.attack.minimal_norm import MinimalNorm
+from robustkit.attack.passes import CountedNetwork
 from robustkit.attack.search import Search
 from robustkit.attack.step_model import SearchNetwork, StepModel
 from robustkit.attack.targets import likeliest
 from robustkit.attack.verdicts import Verifier
 from robustkit.attack.victim import Victim
-from robustkit.network import answer
 from robustkit.protocol import Protocol, labels_of
 
 
@@ -44,15 +45,13 @@ def attack_block(
         DataError: the model has fewer classes than the labels.
         EvaluationFailed: logits that are NaN or infinite, or an attack that returned NaN pixels.
     """
-    victim = Victim(model, block.first, protocol.target != "none")
-    victim, clean, outcomes = clean_pass(victim, block, protocol, batch_size)
+    victim, clean, outcomes = clean_pass(model, block, protocol, batch_size)
+    attacks = protocol.attacks
     if victim.votes > 1 or search_by is None:
         search_by = SearchNetwork(model if surrogate is None else surrogate)
     if surrogate is not None:
-        clean = _clean_logits(surrogate, block, batch_size)
+        clean = _clean_logits(replace(victim, model=surrogate), block, batch_size)
     step_model = StepModel(search_by, clean, surrogate is not None)
-    verifier = Verifier(victim, block, protocol.norm, outcomes)
-    attacks = protocol.attacks
     searches = [build_search(attack, protocol.norm) for attack in attacks]
     for position, (attack, name) in enumerate(zip(attacks, labels_of(attacks), strict=True)):
 
@@ -60,6 +59,8 @@ def attack_block(
             progress((done + part) / len(attacks))
 
         search = searches[position]
+        of_this = replace(victim, passes=outcomes.passes.part(1 + position))
+        verifier = Verifier(of_this, block, protocol.norm, outcomes)
         if search is not None:
             FixedBudgets(
                 verifier,
@@ -88,12 +89,12 @@ def _wrong_classes(
     if search.targets:
         for some in batches(rows, batch_size):
             given = (block.images[some], classes[some], step_model.clean[some])
-            found = search.wrong_classes(step_model.network.exact, *given)
+            network = CountedNetwork(step_model.network.exact, verifier.victim.passes, some)
+            found = search.wrong_classes(network, *given)
             wrong[some, : found.shape[1]] = found
     return wrong
 
 
-def _clean_logits(surrogate: torch.nn.Module, block: Block, batch_size: int) -> Tensor:
+def _clean_logits(surrogate: Victim, block: Block, batch_size: int) -> Tensor:
     rows = batches(torch.arange(len(block.images)), batch_size)
-    with torch.no_grad():
-        return torch.cat([answer(surrogate, block.images[r]) for r in rows])
+    return torch.cat([surrogate.logits(block.images[r], r, "surrogate") for r in rows])

@@ -18,7 +18,7 @@ from robustkit.attack.objectives import objective
 from robustkit.attack.queue import Queue, Task
 from robustkit.attack.search import Search
 from robustkit.attack.state import B, State, join, take
-from robustkit.attack.step_model import StepModel
+from robustkit.attack.step_model import Passed, StepModel
 from robustkit.attack.verdicts import Verifier
 from robustkit.geometry import column, in_budget
 from robustkit.protocol import Protocol
@@ -70,7 +70,7 @@ class FixedBudgets(Generic[B]):
         images = torch.arange(len(self.verifier.outcomes.distance))
         open_levels = [range(level) for level in self._succeeded_from(images)]
         attempts = self.search.attempts(self.step_model.clean.shape[1])
-        queue = Queue(open_levels, attempts, self.protocol.search)
+        queue = Queue(open_levels, attempts, self.protocol.search, self.position > 0)
         total = queue.left or 1
         while len(queue):
             self._drain(queue, lambda: progress(1 - queue.left / total))
@@ -169,10 +169,19 @@ class FixedBudgets(Generic[B]):
         targeted = self.verifier.victim.targeted
         found = self.step_model.passes(state, slots.exact, self.search, targeted, moving)
         slots.exact = found.exact
+        self._count(slots, found)
         self._keep_closest(slots, found.logits)
         fooled = self._fooled(slots, found.logits).to(state.x.device)
         hit, images = self.search.claims(state, fooled)
         return _Pass(hit.cpu(), images, found.value, found.gradient)
+
+    def _count(self, slots: _Slots[B], found: Passed) -> None:
+        forward = found.asked * self.search.eot
+        values = found.value.shape[1] if found.value.ndim == 2 else 1
+        # in its last pass a row has no gradient of its own, though its batch has
+        moved = (slots.left > 0) if self.search.gradient else torch.zeros_like(slots.left)
+        passes = self.verifier.victim.passes
+        passes.add(slots.owner, forward, forward * values * moved)
 
     def _fooled(self, slots: _Slots[B], logits: Tensor) -> Tensor:
         """Which iterates succeed, on the CPU: all are tried on the model, a surrogate's last ones.

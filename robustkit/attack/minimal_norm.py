@@ -1,5 +1,6 @@
 """Attacks that look for the smallest perturbation, each image to the attack's end, by foolbox."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,11 @@ from robustkit.attack.block import Progress, batches
 from robustkit.attack.build import build_minimal_norm
 from robustkit.attack.draws import seed_of
 from robustkit.attack.library import DecidedOnce, Elsewhere, foolbox, foolbox_model, seeded
+from robustkit.attack.passes import CountedNetwork
 from robustkit.attack.verdicts import Verifier
 from robustkit.errors import EvaluationFailed
 from robustkit.network import asked
-from robustkit.protocol import Attack, Boundary, HopSkipJump, Protocol
+from robustkit.protocol import Attack, Boundary, DeepFool, HopSkipJump, Protocol
 
 ONE_BY_ONE = (Boundary, HopSkipJump)
 """kinds whose foolbox code shares draws and norms over the batch: image by image, so that a result
@@ -48,6 +50,13 @@ class MinimalNorm:
                 self._keep(result, batch)
             progress(n / len(parts))
 
+    def _ended(self, classes: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """Which images the attack has done with, by their logits; None: it never says."""
+        victim = self.verifier.victim
+        if not isinstance(self.attack, DeepFool) or victim.votes > 1:
+            return None
+        return lambda logits: victim.fooled(logits.argmax(1), classes)
+
     def _keep(self, result: Tensor, batch: Tensor) -> None:
         if not bool(torch.isfinite(result).all()):
             where = self.verifier.victim.at(batch)
@@ -61,7 +70,10 @@ class MinimalNorm:
         there = batch.to(images.device)
         classes = self.verifier.outcomes.classes[there]
         kind = foolbox.TargetedMisclassification if victim.targeted else foolbox.Misclassification
-        model, criterion = victim.model, kind(classes)
+        model: torch.nn.Module = CountedNetwork(
+            victim.model, victim.passes, batch, self._ended(classes)
+        )
+        criterion = kind(classes)
         if victim.votes > 1 and isinstance(self.attack, ONE_BY_ONE):
             model, criterion = DecidedOnce(model), criterion & Elsewhere(images[there])
         wrapped = foolbox_model(model, images.device)

@@ -1,7 +1,7 @@
 """The queue: which image is attacked next, at which budget, in which attempt; what was found."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -9,8 +9,8 @@ from torch import Tensor
 from robustkit.attack.search import Attempt
 from robustkit.protocol import BudgetOrder
 
-Choice = Callable[[range], int]
-"""which of an image's open levels is tried next"""
+DEARER = 4
+"""how many times an attempt that fails costs what one that succeeds does, about"""
 
 
 class Task(NamedTuple):
@@ -40,12 +40,21 @@ class Queue:
     """
 
     def __init__(
-        self, open_levels: Sequence[range], attempts: Sequence[Attempt], order: BudgetOrder
+        self,
+        open_levels: Sequence[range],
+        attempts: Sequence[Attempt],
+        order: BudgetOrder,
+        attacked: bool = False,
     ) -> None:
-        """`open_levels` are those of each image of the block that are still in question."""
+        """Begin with the levels of each image of the block that are still in question.
+
+        `attacked`: another attack settled all others, so that the largest is most in question.
+        """
         self._open = list(open_levels)
         self._attempts = attempts
-        self._choose = ORDERS[order]
+        self._order = order
+        self._share = _share_below(DEARER * len(attempts))
+        self._untried = set(range(len(open_levels))) if attacked else set()
         self._waiting: deque[Task] = deque()
         self._current: dict[int, Task] = {}
         self._finds: list[Find] = []
@@ -110,10 +119,29 @@ class Queue:
 
     def _go_on(self, image: int) -> None:
         if open_levels := self._open[image]:
-            self._waiting.append(Task(image, self._choose(open_levels), self._attempts[0]))
+            self._waiting.append(Task(image, self._chosen(image, open_levels), self._attempts[0]))
+
+    def _chosen(self, image: int, open_levels: range) -> int:
+        """Which of an image's open levels is tried next."""
+        if self._order == "scan":
+            return open_levels[0]
+        if image in self._untried:
+            # where an attack failed right below its smallest success, another one seldom succeeds,
+            # and if it does not, nothing is left to be asked
+            self._untried.remove(image)
+            return open_levels[-1]
+        return open_levels[int(self._share * len(open_levels))]
 
 
-ORDERS: dict[BudgetOrder, Choice] = {
-    "bisect": lambda open_levels: open_levels[len(open_levels) // 2],
-    "scan": lambda open_levels: open_levels[0],
-}
+def _share_below(ratio: float) -> float:
+    """The share of open levels below the one that is tried, where failing costs `ratio` successes.
+
+    Not half of them: a success takes a few steps, a failure every step of every attempt. With
+    x + x^ratio = 1 a share x of the levels goes with the cheap answer, and both branches of the
+    search cost alike, as in Huffman codes of letters of unequal cost (Varn 1971).
+    """
+    low, high = 0.5, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle + middle**ratio < 1 else (low, middle)
+    return low

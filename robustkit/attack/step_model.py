@@ -47,6 +47,8 @@ class Passed(NamedTuple):
     gradient: Tensor
     exact: Tensor
     """which rows are searched in float32 from here on, N"""
+    asked: Tensor | int
+    """how many networks each row was passed through, N on the CPU, or all alike"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +72,19 @@ class StepModel:
         """
         low, whole = self.network.low, self.network.exact
         if low is None or bool(exact.all()):
-            return Passed(*passes(whole, state, attack, targeted, moving), exact)
+            return Passed(*passes(whole, state, attack, targeted, moving), exact, 1)
         rows = (~exact).nonzero()[:, 0]
         part = state if len(rows) == len(exact) else take(state, rows)
         with low.multiplied():
             loose = passes(low.network, part, attack, targeted, moving)
         unsure = low.unsure(loose[0], part.classes, targeted)
-        exact = exact.index_fill(0, rows[unsure], True)
+        before, exact = exact, exact.index_fill(0, rows[unsure], True)
         if not bool(exact.any()):
-            return Passed(*loose, exact)
+            return Passed(*loose, exact, 1)
         again = exact.nonzero()[:, 0]
         sharp = passes(whole, take(state, again), attack, targeted, moving)
         place = torch.cat([rows[~unsure], again]).argsort()
         logits, value, gradient = (
             torch.cat([a[~unsure], b])[place] for a, b in zip(loose, sharp, strict=True)
         )
-        return Passed(logits, value, gradient, exact)
+        return Passed(logits, value, gradient, exact, ((~before).int() + exact.int()).cpu())

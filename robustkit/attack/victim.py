@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustkit.attack.passes import Passes
 from robustkit.errors import EvaluationFailed
 from robustkit.network import answer
 
@@ -35,6 +36,8 @@ class Victim:
     """place of the block's first image in the data set"""
     targeted: bool
     """whether a class is to be reached, or to be left"""
+    passes: Passes
+    """where its passes are counted, N images"""
     votes: int = 1
     """passes whose mean logits decide: more than one where the model draws at random"""
 
@@ -50,6 +53,7 @@ class Victim:
         """
         with torch.no_grad():
             logits: Tensor = answer(self.model, images)
+        self.passes.add(rows, 1)
         self.checked_hits(logits, rows, torch.zeros(len(rows), device=logits.device), name)
         return logits
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from robustkit.attack import Block, Outcomes, attack_block
 from robustkit.attack.clean import clean_pass
 from robustkit.attack.verdicts import Verifier
-from robustkit.attack.victim import Victim
 from robustkit.certification.bounds import intervals
 from robustkit.certification.counterexample import Trial
 from robustkit.certification.deterministic import BUDGET, certify, differences, graph_of
@@ -125,7 +124,7 @@ def _taken(block: Block, rows: Tensor) -> Block:
 
 
 def _clean(model: nn.Module, block: Block, protocol: Protocol, batch_size: int) -> Outcomes:
-    return clean_pass(Victim(model, block.first, False), block, protocol, batch_size)[2]
+    return clean_pass(model, block, protocol, batch_size)[2]
 
 
 def _fooled(outcomes: Outcomes, row: int) -> Decision:
@@ -154,9 +153,7 @@ class _Brancher:
     def decide(self, block: Block, margin: float) -> Decision:
         """One image that is right, and that neither bounds nor the attack decided."""
         began, over = time.monotonic(), until(self.time_limit)
-        victim, _, outcomes = clean_pass(
-            Victim(self.model, block.first, False), block, self.protocol, 1
-        )
+        victim, _, outcomes = clean_pass(self.model, block, self.protocol, 1)
         verifier = Verifier(victim, block, self.protocol.norm, outcomes)
         epsilon = float(self.protocol.epsilons[0])
         if over():

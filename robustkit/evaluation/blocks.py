@@ -168,6 +168,8 @@ def _rows(block: Block, outcomes: Outcomes, epsilons: Sequence[Epsilon]) -> pa.T
             "fooled_at": fooled_at,
             "distance": [None if d == float("inf") else d for d in distances.tolist()],
             "fooled_by": outcomes.fooled_by,
+            "forward": outcomes.passes.forward.T.tolist(),
+            "backward": outcomes.passes.backward.T.tolist(),
             "fooled_as": [
                 None if d == float("inf") else int(c)
                 for d, c in zip(distances.tolist(), outcomes.perturbed_class.tolist(), strict=True)

@@ -2,6 +2,7 @@
 
 from robustkit.record.blocks import Blocks, FinishedBlock
 from robustkit.record.evaluation import (
+    ADDED,
     CLEAN,
     SCHEMA,
     VERSION,
@@ -16,6 +17,7 @@ from robustkit.record.file import encode, examples, read, read_header, read_tabl
 from robustkit.record.folder import Store, check_folder, frame
 
 __all__ = [
+    "ADDED",
     "CLEAN",
     "SCHEMA",
     "VERSION",

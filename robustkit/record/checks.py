@@ -6,12 +6,13 @@ from types import NoneType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from robustkit.errors import ProtocolError, RecordError
 from robustkit.files import digest
 from robustkit.protocol import parse_epsilon
-from robustkit.record.evaluation import CLEAN, SCHEMA, VERSION, rows_digest
+from robustkit.record.evaluation import ADDED, CLEAN, SCHEMA, VERSION, rows_digest
 
 KEYS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "checkpoint": {"path": (str, NoneType)},
@@ -121,14 +122,37 @@ def _contradiction(header: Mapping[str, Any], rows: pa.Table) -> int | None:
     wrong |= ~((distance <= at + SLACK * np.maximum(at, 1)) & (distance > below))
     wrong |= (label != predicted) != clean
     wrong |= clean & (places != 0)
+    wrong |= ~_certified_fits(rows, place, places) | ~_passes_fit(header, rows)
     wrong |= np.array(by.is_null().to_pylist()) != np.array(rows["distance"].is_null().to_pylist())
     found = np.flatnonzero(wrong)
     return int(found[0]) if len(found) else None
 
 
+def _certified_fits(
+    rows: pa.Table, place: Mapping[str | None, int], fooled: npt.NDArray[np.int_]
+) -> npt.NDArray[np.bool_]:
+    """Whether nothing fools a row at the budget that it is certified at, which is one of these."""
+    if "certified_at" not in rows.column_names:
+        return np.ones(len(rows), bool)
+    at = np.array([0 if t is None else place.get(t, -1) for t in rows["certified_at"].to_pylist()])
+    fits: npt.NDArray[np.bool_] = (at == 0) | ((at > 0) & (at < fooled))
+    return fits
+
+
+def _passes_fit(header: Mapping[str, Any], rows: pa.Table) -> npt.NDArray[np.bool_]:
+    """Whether each row has as many counts, none negative, as the protocol has attacks, and one."""
+    fits = np.ones(len(rows), bool)
+    for name in ("forward", "backward"):
+        if name in rows.column_names:
+            count = 1 + len(header["protocol"]["resolved"]["attacks"])
+            listed = rows[name].to_pylist()
+            fits &= [p is None or (len(p) == count and min(p) >= 0) for p in listed]
+    return fits
+
+
 def completed(rows: pa.Table) -> pa.Table:
     """Rows of an older format: what it did not keep is null."""
     for field in SCHEMA:
-        if field.name not in rows.column_names and field.name == "fooled_as":
+        if field.name not in rows.column_names and field.name in ADDED:
             rows = rows.append_column(field, pa.nulls(len(rows), field.type))
     return rows

@@ -17,8 +17,11 @@ from robustkit.statistics import Estimate, Method, proportion
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 3
-"""2 added `fooled_as`, 3 a digest over all that a file says beside its rows"""
+VERSION = 4
+"""2 added `fooled_as`, 3 a digest over all that a file says beside its rows, 4 passes and
+`certified_at`"""
+PASSES = pa.list_(pa.field("element", pa.int32(), nullable=False))
+"""one number for the clean pass, then one for each attack, in the protocol's order"""
 SCHEMA = pa.schema(
     [
         ("sample", pa.string()),  # id of the image, from its pixels
@@ -29,8 +32,16 @@ SCHEMA = pa.schema(
         ("distance", pa.float64()),  # smallest verified distance, an upper bound; 0 likewise
         ("fooled_by", pa.string()),  # the attack that found it; "clean" likewise
         ("fooled_as", pa.int32()),  # class that the model gives the image at that distance
+        ("certified_at", pa.string()),  # largest budget at which it is proven that none fools
+        ("forward", PASSES),  # passes of the image through the network, searching and verifying
+        ("backward", PASSES),  # gradients of one number each
     ]
 )
+ADDED = ("fooled_as", "certified_at", "forward", "backward")
+"""columns that older formats have not"""
+FORMAT_4 = ADDED[1:]
+"""no part of a digest of rows where they say nothing, so that older rows keep theirs"""
+SCALARS = tuple(field.name for field in SCHEMA if field.type != PASSES)
 CLEAN = "clean"
 """`fooled_by` of an image that is misclassified without any attack"""
 
@@ -121,10 +132,13 @@ class Evaluation:
 
 def rows_digest(table: pa.Table) -> str:
     """SHA-256 over the values of all rows; file layout and compression play no part."""
-    own = [name for name in SCHEMA.names if name in table.column_names]  # older formats have fewer
+    there = [name for name in SCHEMA.names if name in table.column_names]
+    own = [n for n in there if n not in FORMAT_4 or table[n].null_count < len(table)]
     return digest(canonical(table.select(own).to_pydict()))
 
 
 def table(columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> pa.Table:
-    """Rows from columns, in the fixed schema."""
-    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+    """Rows from columns, in the fixed schema; what format 4 added may be missing."""
+    n = len(columns["index"])
+    given = {name: columns.get(name, [None] * n) for name in FORMAT_4} | dict(columns)
+    return pa.table({name: given[name] for name in SCHEMA.names}, schema=SCHEMA)

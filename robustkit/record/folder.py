@@ -18,7 +18,7 @@ from robustkit.errors import EvaluationFailed, RecordError
 from robustkit.files import canonical, write_atomic
 from robustkit.record.blocks import Blocks
 from robustkit.record.checks import NAME, changed, check_version
-from robustkit.record.evaluation import SCHEMA, VERSION, Evaluation
+from robustkit.record.evaluation import SCALARS, SCHEMA, VERSION, Evaluation
 from robustkit.record.file import read
 
 if TYPE_CHECKING:
@@ -106,12 +106,13 @@ def check_folder(folder: Path) -> None:
             raise RecordError(f"{marker}: not readable: {error}") from error
 
 
-def frame(folder: Path | str = "runs", columns: Sequence[str] = SCHEMA.names) -> "pd.DataFrame":
+def frame(folder: Path | str = "runs", columns: Sequence[str] = SCALARS) -> "pd.DataFrame":
     """All records of a folder as one tidy frame: a row per evaluation and image.
 
-    Beside the rows' own columns (choose with `columns`) stand `evaluation`, `checkpoint`, `model`,
-    `loss`, `label_noise`, `data_fraction`, `seed`, `data`, `split`, `protocol`, `norm` and
-    `targeted`; unknown is null. Text columns are categorical, so that many records fit in memory.
+    Beside the rows' own columns (choose with `columns`; without that all but the passes) stand
+    `evaluation`, `checkpoint`, `model`, `loss`, `label_noise`, `data_fraction`, `seed`, `data`,
+    `split`, `protocol`, `norm` and `targeted`; unknown is null. Text columns are categorical, so
+    that many records fit in memory.
 
     Raises:
         RecordError: no such folder, or a file in it that cannot be read.

@@ -86,6 +86,8 @@ def _columns(
             None if b is None else int(label + 1) % classes
             for b, label in zip(found, labels, strict=True)
         ],
+        "forward": [[1, 0, 0] if wrong else [1, 3, 40 + i % 5] for i, wrong in enumerate(mistakes)],
+        "backward": [[0, 0, 0] if wrong else [0, 2, 40] for wrong in mistakes],
     }
 
 

@@ -1,0 +1,74 @@
+"""Passes through the network, by image and attack: the cost that every machine agrees on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustkit.network import answer
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What images of a block have cost, int64 on the CPU; last dimension: images.
+
+    Each image in each call of the network is a pass forward, be it to search or to verify, of the
+    model or of a surrogate; each gradient of one number in the image's pixels a pass backward. What
+    an image is passed only for the sake of its company is not counted, nor are passes that try the
+    network itself: counts depend on no other image and on no batch size.
+    """
+
+    forward: Tensor
+    backward: Tensor
+
+    @classmethod
+    def none_yet(cls, *shape: int) -> "Passes":
+        """Zeros."""
+        zeros = torch.zeros(shape, dtype=torch.int64)
+        return cls(zeros, zeros.clone())
+
+    def part(self, place: int) -> "Passes":
+        """Those of one attack, which go on being counted here."""
+        return Passes(self.forward[place], self.backward[place])
+
+    def add(self, rows: Tensor, forward: int | Tensor, backward: int | Tensor = 0) -> None:
+        """So many passes more of some images, N different rows."""
+        self.forward[rows] += forward
+        self.backward[rows] += backward
+
+
+class CountedNetwork(torch.nn.Module):
+    """A network whose passes are counted as those of some images, in whole batches of them.
+
+    `ended` tells from logits N × K which images the attack has done with: from then on they cost
+    nothing, and are passed along since foolbox's code knows whole batches only.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        passes: Passes,
+        rows: Tensor,
+        ended: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._passes = passes
+        self._rows = rows.cpu()
+        self._active = torch.ones(len(rows), dtype=torch.bool)
+        self._ended = ended
+        self.eval()
+
+    def forward(self, x: Tensor) -> Any:
+        """As the network."""
+        logits = answer(self.network, x)
+        rows = self._rows[self._active]
+        # an attack that asks for several points of an image at once has it alone in its batch
+        self._passes.add(rows, len(x) // len(self._rows))
+        if logits.requires_grad:
+            logits.register_hook(lambda _: self._passes.add(rows, 0, 1))
+        if self._ended is not None:
+            self._active = self._active & ~self._ended(logits.detach()).cpu()
+        return logits

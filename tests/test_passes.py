@@ -1,0 +1,115 @@
+"""Passes in the record are those that the network itself counts."""
+
+import pytest
+import torch
+from helpers.attacked import Small, images, make, right
+from torch import Tensor
+
+from robustkit.attack import SearchNetwork, attack_block
+from robustkit.attack.precision import LowPrecision
+
+PGD = {"kind": "pgd", "steps": 4, "relative_step": "1/4", "restarts": 2}
+APGD = {"kind": "apgd", "steps": 6}
+SQUARE = {"kind": "square", "queries": 20}
+BUDGETS = ("1/200", "1/100", "1/50")
+N = 12
+
+
+class Counting(torch.nn.Module):
+    """Small in float64, so that nothing hangs on a batch's rounding; it counts what it is asked."""
+
+    def __init__(self, counts: list[int] | None = None, shift: float = 0.0, noise: float = 0.0):
+        super().__init__()
+        self.network, self.shift, self.noise = Small().double(), shift, noise
+        self.counts = [0, 0] if counts is None else counts
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.counts[0] += len(x)
+        logits: Tensor = self.network(x.double())
+        logits = logits + self.shift * torch.arange(3) + self.noise * torch.randn_like(logits)
+        if logits.requires_grad:
+            logits.register_hook(self._gradient)
+        return logits
+
+    def _gradient(self, signal: Tensor) -> None:
+        self.counts[1] += len(signal)
+
+
+def counted(*attacks: dict, batch_size: int, model: Counting | None = None, **more):
+    """Passes by image, and how many the network itself has counted."""
+    model = model or Counting()
+    block = right(model, images(N, side=8))
+    model.counts[:] = 0, 0
+    protocol = make(more.pop("norm", "linf"), *attacks, epsilon=BUDGETS)
+    passes = attack_block(model, block, protocol, batch_size, **more).passes
+    # the first batch is passed once more, to try whether passes can be repeated
+    tried = min(batch_size, N)
+    return passes, (model.counts[0] - tried, model.counts[1])
+
+
+CASES = {
+    "fgsm, then pgd with restarts": [{"kind": "fgsm"}, PGD],
+    "apgd with targets": [APGD | {"targets": 2, "loss": "dlr"}],
+    "the nearest targets": [APGD | {"targets": 2, "target_order": "distance"}],
+    "over transformations": [APGD | {"eot": 3}],
+    "square": [SQUARE],
+    "fab with targets": [{"kind": "fab", "steps": 5, "targets": 2}],
+    "fab of every class": [{"kind": "fab", "steps": 5, "targets": 0}],
+    "smallest perturbations": [{"kind": "fmn", "steps": 5}, {"kind": "deepfool", "steps": 4}],
+}
+
+
+@pytest.mark.parametrize("attacks", CASES.values(), ids=CASES)
+def test_every_pass_is_counted_once_with_its_image_and_its_attack(attacks):
+    passes, (forward, backward) = counted(*attacks, batch_size=1)
+    assert passes.forward.shape == passes.backward.shape == (1 + len(attacks), N)
+    assert (int(passes.forward.sum()), int(passes.backward.sum())) == (forward, backward)
+    assert passes.forward[0].tolist() == [1] * N
+    in_company, _ = counted(*attacks, batch_size=5)
+    assert in_company.forward.tolist() == passes.forward.tolist()
+    assert in_company.backward.tolist() == passes.backward.tolist()
+
+
+def test_attacks_by_decisions_are_counted_point_by_point():
+    attack = {"kind": "hopskipjump", "steps": 2}
+    passes, (forward, backward) = counted(attack, batch_size=5, norm="l2")
+    assert (int(passes.forward.sum()), int(passes.backward.sum())) == (forward, backward)
+    assert passes.forward[1].min() > 100
+
+
+def test_claims_that_do_not_hold_up_have_cost_their_passes():
+    model = Counting()
+    liar = Counting(model.counts, shift=100.0)  # takes everything for the last class
+    passes, counts = counted(PGD, batch_size=1, model=model, search_by=SearchNetwork(liar))
+    assert (int(passes.forward.sum()), int(passes.backward.sum())) == counts
+    lied_about = model(images(N, side=8)).argmax(1) != 2
+    forward, backward = (p[1][lied_about] for p in (passes.forward, passes.backward))
+    assert forward.min() > 0
+    assert forward.tolist() == (2 * backward).tolist(), "a pass to search, and one to refute it"
+
+
+def test_a_surrogate_s_passes_are_counted_beside_the_model_s():
+    model = Counting()
+    surrogate = Counting(model.counts, shift=0.1)
+    passes, counts = counted(PGD, batch_size=1, model=model, surrogate=surrogate)
+    assert (int(passes.forward.sum()), int(passes.backward.sum())) == counts
+    assert passes.forward[0].tolist() == [2] * N, "the clean image is passed through both"
+
+
+def test_rows_of_low_precision_that_float32_passes_again_count_twice():
+    model = Counting()
+    low = LowPrecision("bf16", Counting(model.counts), 2.0)
+    passes, counts = counted(
+        PGD, APGD, batch_size=1, model=model, search_by=SearchNetwork(model, low)
+    )
+    exact, _ = counted(PGD, APGD, batch_size=1)
+    assert (int(passes.forward.sum()), int(passes.backward.sum())) == counts
+    assert passes.forward.sum() > exact.forward.sum()
+
+
+@pytest.mark.parametrize("eot", [1, 4])
+def test_every_vote_of_a_network_that_draws_at_random_is_a_pass(eot):
+    passes, (forward, _) = counted(APGD | {"eot": eot}, batch_size=5, model=Counting(noise=0.01))
+    assert int(passes.forward.sum()) == forward - 5, "it was tried twice, and votes besides"
+    assert passes.forward[0].tolist() == [20] * N
