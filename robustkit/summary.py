@@ -10,11 +10,12 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from robustkit.files import shipped
 from robustkit.protocol import Epsilon, labels_of, parse_protocol
-from robustkit.record import CLEAN, Evaluation, Point
+from robustkit.record import CLEAN, Evaluation, MeanPasses, Point, mean_passes, passes_of
 from robustkit.statistics import Estimate, Method, proportion
 
 SCHEMA_NAME = "robustkit.evaluation/1"
@@ -23,6 +24,12 @@ _CHECKPOINT = ("path", "sha256", "model", "loss", "label_noise", "data_fraction"
 _DATA = ("name", "split", "n", "digest")
 _PROTOCOL = ("name", "norm", "digest")
 _ESTIMATE = ("accuracy", "low", "high", "n")
+
+
+COST_OF_A_GRADIENT = 2
+"""passes forward that a pass backward counts as"""
+STEPS = 200
+"""of a curve, at most"""
 
 
 class ClassAccuracy(NamedTuple):
@@ -60,6 +67,7 @@ def summarise(evaluation: Evaluation, method: Method = "wilson") -> dict[str, An
         ],
         "fooled_by": found_by(evaluation),
         "median_distance": median_distance(evaluation),
+        "passes": _passes(evaluation),
     }
 
 
@@ -81,6 +89,7 @@ def failure(path: str, error: str) -> dict[str, Any]:
         "robust": [],
         "fooled_by": {},
         "median_distance": None,
+        "passes": None,
     }
 
 
@@ -130,6 +139,41 @@ def median_distance(evaluation: Evaluation) -> float | None:
     return float(np.sort(distances)[middle]) if 0 <= middle < len(distances) else None
 
 
+def passes_by_attack(evaluation: Evaluation) -> dict[str, MeanPasses]:
+    """Passes an image of the clean pass and of each attack; empty where the record has none."""
+    found = passes_of(evaluation.table)
+    if found is None:
+        return {}
+    names = (CLEAN, *attack_labels(evaluation.header["protocol"]))
+    means = zip(*found.mean(1).tolist(), strict=True)
+    return {name: MeanPasses(*mean) for name, mean in zip(names, means, strict=True)}
+
+
+def accuracy_by_passes(
+    evaluation: Evaluation, epsilon: Epsilon
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """Robust accuracy at a budget, were an image given no more than so many passes.
+
+    A backward pass counts as two. An image that is fooled counts as right until all that it cost is
+    spent, at smaller budgets, too: the curve is an upper bound, exact where there is one budget.
+
+    Returns:
+        rising numbers of passes, and the accuracy from each on; None where the record has none.
+    """
+    found = passes_of(evaluation.table)
+    if found is None:
+        return None
+    cost = found[0].sum(1) + COST_OF_A_GRADIENT * found[1].sum(1)
+    fooled = evaluation.broken_at <= float(epsilon)
+    places, counts = np.unique(cost[fooled], return_counts=True)
+    # as many steps as a line can show, at the same shares of the images
+    shown = np.unique(np.linspace(0, len(places) - 1, min(len(places), STEPS)).astype(int))
+    left = (len(cost) - counts.cumsum()) / len(cost)
+    x = np.concatenate([[1.0], places[shown], [cost.max()]])
+    y = np.concatenate([[1.0], left[shown]])
+    return x, np.append(y, y[-1])
+
+
 def class_accuracy(
     evaluation: Evaluation, epsilon: Epsilon, method: Method = "wilson"
 ) -> list[ClassAccuracy]:
@@ -150,6 +194,14 @@ def class_name(evaluation: Evaluation, number: int) -> str:
     """The name of a class; its number where the data set has no name for it."""
     names = evaluation.header["data"]["classes"]
     return str(names[number]) if number < len(names) else str(number)
+
+
+def _passes(evaluation: Evaluation) -> dict[str, Any] | None:
+    whole = mean_passes(evaluation.table)
+    if whole is None:
+        return None
+    by_attack = passes_by_attack(evaluation)
+    return {**whole._asdict(), "by_attack": {n: m._asdict() for n, m in by_attack.items()}}
 
 
 def _fractions(estimate: Estimate) -> dict[str, Any]:

@@ -289,10 +289,11 @@ def test_what_is_written_validates_and_says_the_verdict_first(audited, tmp_path)
 def test_an_audit_from_its_files_says_how_often_each_stage_asked_the_network(audited):
     asked, folder, audit, _ = audited
     again = run_audit(asked, settings_in(folder))
-    first = {stage.name: stage.queries for stage in audit.stages}
-    assert {stage.name: stage.queries for stage in again.stages} == first
-    assert first["square"] > 1
-    assert first["fgsm"] is None
+    first = {stage.name: (stage.forward, stage.backward) for stage in audit.stages}
+    assert {stage.name: (stage.forward, stage.backward) for stage in again.stages} == first
+    assert first["square"][0] > 1
+    assert first["square"][1] == 0
+    assert first["fgsm"][1] > 0
 
 
 def test_nothing_is_done_twice_but_what_could_not_be_examined_is_tried_again(audited, monkeypatch):

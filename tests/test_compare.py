@@ -15,7 +15,7 @@ from helpers.evaluations import evaluation
 import robustkit as package
 from robustkit.checkpoint import save_checkpoint
 from robustkit.models import build
-from robustkit.record import Store
+from robustkit.record import Store, table
 from robustkit.statistics import compare_images, compare_seeds, compare_unpaired, components, plan
 
 STRONG, WEAK = "l2-margin", "cross-entropy"
@@ -46,6 +46,9 @@ def with_header(found, section, name=None, /, **changes):
 def fgsm(found):
     """The evaluation as if made by another protocol."""
     resolved = {**found.header["protocol"]["resolved"], "attacks": [{"kind": "fgsm"}]}
+    columns = found.table.to_pydict()
+    passes = {name: [one[:2] for one in columns[name]] for name in ("forward", "backward")}
+    found = replace(found, table=table(columns | passes))
     return with_header(found, "protocol", name="fgsm", digest="f" * 64, resolved=resolved, file="")
 
 
@@ -98,6 +101,17 @@ def test_two_records_are_compared_by_image_the_first_is_the_baseline(robustkit):
     assert found["comparisons"][2]["verdict"] == "better"
     accuracy = found["sides"][1]["accuracy"][2]
     assert accuracy["value"] == right(strong, 0.2).mean()
+
+
+def test_the_cost_of_the_attacks_stands_beside_the_accuracy(robustkit):
+    weak, strong = made(WEAK, 0), made(STRONG, 1)
+    paths = write(weak), write(strong)
+    found = numbers(robustkit, "compare", *paths)["sides"]
+    for side, record in zip(found, (weak, strong), strict=True):
+        for way in ("forward", "backward"):
+            assert side["passes"][way] == pytest.approx(record.rows[way].map(sum).mean())
+    _, out, _ = robustkit("compare", *paths)
+    assert "Passes an image: " in out
 
 
 def test_the_sentences_table_and_notes_are_told(robustkit):

@@ -38,11 +38,11 @@ def whole(tmp_path_factory):
     made = evaluation("net.pt", n=20)
     store = record.Store(folder / "study" / "runs")
     with store.claim(NAME, str) as blocks:
-        blocks.write(0, made.table, made.examples, 60)
+        blocks.write(0, made.table, made.examples)
         blocks.finish({**made.header, "digest": NAME}, made.run, made.table)
     with store.claim(UNFINISHED, str) as blocks:
         blocks.plan({"batch_size": 8, "block_size": 20})
-        blocks.write(0, made.table, made.examples, 60, np.zeros((20, 1, 2, 2), np.float32))
+        blocks.write(0, made.table, made.examples, np.zeros((20, 1, 2, 2), np.float32))
     certified = {"schema": SCHEMA, "digest": NAME}
     row = dict.fromkeys(f.name for f in fields(CertifiedImage)) | {"outcome": "fooled"}
     picture = np.zeros((1, 1, 2, 2), np.float32)

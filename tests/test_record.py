@@ -606,9 +606,9 @@ def test_a_record_under_the_name_of_another_is_refused(tmp_path):
 @pytest.mark.parametrize("change", ["rows", "digest", "block", "evaluation"])
 def test_a_block_that_is_not_what_this_run_wrote_is_attacked_again(tmp_path, change):
     blocks, made = record.Blocks(tmp_path / "x.parquet"), evaluation("net.pt", n=10)
-    blocks.write(0, made.table, [], 70)
+    blocks.write(0, made.table, [])
     path = next(blocks.folder.glob("block-*.parquet"))
-    assert blocks.done(0, 0, 10).queries == 70
+    assert blocks.done(0, 0, 10) is not None
     if change == "rows":
         tampered(path, column("fooled_at", None))
     elif change == "digest":

@@ -14,7 +14,7 @@ from helpers.evaluations import PROTOCOL, evaluation
 from helpers.pages import Outline
 
 from robustkit.protocol import parse_protocol, protocol_toml
-from robustkit.record import Evaluation
+from robustkit.record import Evaluation, table
 from robustkit.report import page
 from robustkit.summary import failure
 
@@ -162,9 +162,22 @@ def test_a_screen_reader_finds_its_way(single):
 
 def test_only_evaluations_of_the_same_data_and_protocol_share_a_figure():
     a, b = evaluation("a.pt"), evaluation("b.pt", seed=1)
-    assert page([a, b]).count("<svg") == 1
-    assert page([a, changed(b, data={"digest": "other"})]).count("<svg") == 2
-    assert page([a, evaluation("b.pt", epsilons=["0.1"])]).count("<svg") == 2
+    each = 2  # against ε, and against passes
+    assert page([a, b]).count("<svg") == each
+    assert page([a, changed(b, data={"digest": "other"})]).count("<svg") == 2 * each
+    assert page([a, evaluation("b.pt", epsilons=["0.1"])]).count("<svg") == 2 * each
+
+
+def test_the_page_tells_the_passes_of_each_attack_where_the_record_does():
+    made = evaluation("a.pt")
+    mean = made.rows.forward.map(sum).mean()
+    text = Outline(page([made])).text
+    assert "What the attacks cost" in text
+    assert f"{mean:,.4g}" in text
+    columns = made.table.drop_columns(["forward", "backward"]).to_pydict()
+    old = page([replace(made, table=table(columns))])
+    assert "What the attacks cost" not in old
+    assert old.count("<svg") == 1
 
 
 def test_checkpoints_are_told_apart_by_the_end_of_their_paths():

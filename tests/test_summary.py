@@ -56,6 +56,33 @@ def test_accuracies_count_all_images_and_clean_mistakes_as_wrong():
     assert {p["n"] for p in result["robust"]} == {6}
 
 
+def test_passes_are_means_an_image_by_attack_and_unknown_in_older_records():
+    made = evaluation(n=40)
+    forward = np.array(made.table["forward"].to_pylist())
+    found = summary.summarise(made)["passes"]
+    assert found["forward"] == pytest.approx(forward.sum(1).mean())
+    assert list(found["by_attack"]) == ["clean", "fgsm", "pgd"]
+    assert found["by_attack"]["pgd"]["forward"] == pytest.approx(forward[:, 2].mean())
+    assert summary.summarise(ROWS)["passes"] is None
+    assert valid([summary.summarise(made), summary.summarise(ROWS)])
+
+
+def test_robust_accuracy_falls_as_the_cost_of_each_fooled_image_is_spent():
+    columns = with_rows(
+        ["0", "0.1", "0.2", "0.2", None], [0.0, 0.1, 0.2, 0.2, None], 4 * ["clean"] + [None]
+    )
+    passes = {
+        "forward": [[1, 0, 0], [1, 2, 0], [1, 4, 8], [1, 2, 0], [1, 9, 30]],
+        "backward": [[0, 0, 0], [0, 1, 0], [0, 0, 3], [0, 1, 0], [0, 9, 30]],
+    }
+    made = Evaluation(columns.header, columns.run, table(columns.table.to_pydict() | passes))
+    x, y = summary.accuracy_by_passes(made, parse_epsilon("0.2"))
+    assert x.tolist() == [1, 1, 5, 19, 118]
+    assert y == pytest.approx([1, 0.8, 0.4, 0.2, 0.2])
+    assert y[-1] == made.robust()[1].accuracy.value
+    assert summary.accuracy_by_passes(columns, parse_epsilon("0.2")) is None
+
+
 def test_budgets_stand_as_written_and_by_rising_value():
     result = summary.summarise(evaluation(epsilons=["16/255", "2/255", "0.01"]))
     assert [p["epsilon"] for p in result["robust"]] == ["2/255", "0.01", "16/255"]

@@ -53,8 +53,9 @@ class Stage:
     """images that this stage fooled at the judged budget and none before it"""
     found_by: Mapping[str, int] | None = None
     """the same images by the attack within the stage that found them"""
-    queries: float | None = None
-    """mean forward passes an attacked image, of black-box stages"""
+    forward: float | None = None
+    """mean passes forward an attacked image, through whichever network was asked"""
+    backward: float | None = None
     seconds: float | None = None
     digest: str = ""
     """of the evaluation's record"""

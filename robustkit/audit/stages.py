@@ -33,7 +33,7 @@ from robustkit.protocol import (
     SquareAttack,
     labels_of,
 )
-from robustkit.record import Evaluation, Example
+from robustkit.record import Evaluation, Example, mean_passes
 from robustkit.statistics import proportion
 
 Bools = npt.NDArray[np.bool_]
@@ -299,11 +299,13 @@ class _StageRunner:
             first, by = attacked.add(name, family, rows, found)
             if everything:
                 attacked.alone[name] = found.broken_at > float(self.threat.judged)
+            cost = mean_passes(found.table)
             stage = replace(
                 stage,
                 first=first,
                 found_by=by,
-                queries=_queries(found, family),
+                forward=None if cost is None else cost.forward,
+                backward=None if cost is None else cost.backward,
                 seconds=float(found.run["seconds"]),
                 digest=found.digest,
             )
@@ -353,12 +355,6 @@ def _family(attack: Attack) -> Family:
     if isinstance(attack, NoiseAttack):
         return "floor"
     return "black box" if isinstance(attack, BLACK_BOX) else "white box"
-
-
-def _queries(found: Evaluation, family: Family) -> float | None:
-    """Forward passes an image of an attack that sees no gradients; None where not on record."""
-    total = found.run.get("queries")
-    return None if family == "white box" or not total else total / len(found.table)
 
 
 def _title(whole: Protocol, word: str, spec: StageSpec) -> str:

@@ -138,7 +138,7 @@ def _show(compared: "Compared") -> None:
     say(in_words(compared.header))
     for side in compared.sides[1:]:
         console().print(_table(compared, side))
-    for text in (*_sentences(compared), *_undecided(compared)):
+    for text in (*_sentences(compared), *_cost(compared), *_undecided(compared)):
         say(text)
 
 
@@ -172,6 +172,16 @@ def _table(compared: "Compared", side: "Side") -> Any:
 
 def _cell(estimate: "Estimate") -> str:
     return f"{estimate.value:.1%}\n{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+
+
+def _cost(compared: "Compared") -> Iterable[str]:
+    """What the attacks cost on each side; nothing where no record says."""
+    from robustkit.report.wording import passes
+
+    known = [(side.name, side.passes) for side in compared.sides if side.passes is not None]
+    if known:
+        told = "; ".join(f"{shown(name)} {passes(cost)}" for name, cost in known)
+        yield f"Passes an image: {told}."
 
 
 def _sentences(compared: "Compared") -> Iterable[str]:
@@ -224,6 +234,7 @@ def _side(compared: "Compared", side: "Side") -> dict[str, Any]:
     return {
         "name": side.name,
         "seeds": list(side.seeds),
+        "passes": None if side.passes is None else side.passes._asdict(),
         "records": [rows.header["digest"] for rows in side.rows],
         "accuracy": [
             {"level": level, **_estimate(compared.accuracies[side.name, level])}

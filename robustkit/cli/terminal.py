@@ -112,6 +112,9 @@ class Bar(_Shown):
 
 def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None:
     """The table of one evaluation on stdout; what was assumed, and its warnings, on stderr."""
+    from robustkit.record import mean_passes
+    from robustkit.report.wording import passes
+
     header = evaluation.header
     for note in header["checkpoint"]["notes"]:
         say_styled(f"note: {note}", "dim", err=True)
@@ -134,6 +137,8 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
         table.add_row(shown(point.epsilon.text), *_cells(point.accuracy))
     say(title)
     console().print(table)
+    if (cost := mean_passes(evaluation.table)) is not None:
+        say(f"passes an image: {passes(cost)}")
     say(f"record: {evaluation.path}")
 
 

@@ -1,7 +1,6 @@
 """The attack, block by block; each is kept as soon as it is done, so that little can be lost."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,14 +25,6 @@ class Networks(NamedTuple):
     surrogate: torch.nn.Module | None
     search_by: SearchNetwork | None = None
     """the model, or the surrogate, made cheaper to search by"""
-
-    @property
-    def asked(self) -> set[torch.nn.Module]:
-        """The modules that are the attacked model."""
-        if self.search_by is None or self.surrogate is not None:
-            return {self.model}
-        low = self.search_by.low
-        return {self.model, self.search_by.exact, *(() if low is None else (low.network,))}
 
 
 def block_size(data: Dataset, device: torch.device) -> int:
@@ -82,12 +73,12 @@ def attack_rows(
                 report(start + share * (stop - start), len(data))
 
             block = _block(data, start, stop, config.device)
-            outcomes, queries = _attack(networks, block, config.protocol, plan, blocks, progress)
+            outcomes = _attack(networks, block, config.protocol, plan, blocks, progress)
             rows = _rows(block, outcomes, config.protocol.epsilons)
             images = outcomes.perturbed.cpu().numpy() if keep_images else None
             examples = _examples(block, outcomes, blocks.examples())
-            blocks.write(number, rows, examples, queries, images)
-            done = FinishedBlock(rows, queries, None)
+            blocks.write(number, rows, examples, images)
+            done = FinishedBlock(rows, None)
         report(stop, len(data))
         yield done
 
@@ -108,20 +99,14 @@ def _attack(
     plan: dict[str, Any],
     blocks: Blocks,
     progress: Callable[[float], None],
-) -> tuple[Outcomes, int]:
-    """Attack a block; when the GPU's memory does not suffice, with half the batch, and say so.
-
-    Returns:
-        what came of it, and the images that the attacked model was asked for.
-    """
+) -> Outcomes:
+    """Attack a block; when the GPU's memory does not suffice, with half the batch, and say so."""
     model, surrogate, search_by = networks
     while True:
         try:
-            with _counted(networks.asked) as asked:
-                outcomes = attack_block(
-                    model, block, protocol, plan["batch_size"], progress, surrogate, search_by
-                )
-            return outcomes, sum(asked)
+            return attack_block(
+                model, block, protocol, plan["batch_size"], progress, surrogate, search_by
+            )
         except torch.cuda.OutOfMemoryError as error:
             if plan["batch_size"] == 1:
                 raise EvaluationFailed("the GPU has too little memory for one image") from error
@@ -132,22 +117,6 @@ def _attack(
             f"out of GPU memory at image {block.first}: batch size halved to {plan['batch_size']}"
         )
         blocks.replan(plan)
-
-
-@contextmanager
-def _counted(models: Iterable[torch.nn.Module]) -> Iterator[list[int]]:
-    """The images of every forward pass of modules meanwhile."""
-    asked: list[int] = []
-
-    def count(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        asked.append(len(inputs[0]))
-
-    hooks = [model.register_forward_pre_hook(count) for model in models]
-    try:
-        yield asked
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _rows(block: Block, outcomes: Outcomes, epsilons: Sequence[Epsilon]) -> pa.Table:

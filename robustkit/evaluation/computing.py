@@ -92,12 +92,11 @@ def _compute(
     if path is not None:
         save_adversarial(path, blocks, rows, data.shape, len(done))
     details = _details(device) | {"started": started, "seconds": round(time.monotonic() - clock, 3)}
-    queries = [block.queries for block in done if block.queries is not None]
     predicted = rows["predicted"].to_numpy().astype(np.int64)
     chance = chance_warnings(data.labels, predicted, len(data.classes))
     warnings = [*found, *chance, *data.changed()]
     whole = {**header, "warnings": [*header["warnings"], *warnings]}
-    blocks.finish(whole, details | plan | {"queries": sum(queries)}, rows)
+    blocks.finish(whole, details | plan, rows)
 
 
 def _search_network(config: Config, networks: Networks) -> SearchNetwork:

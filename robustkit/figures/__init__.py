@@ -8,6 +8,8 @@ pyplot's global state. Colours stay apart for the colour-blind, markers and dash
 from robustkit.figures.audit import ANNOTATED, bounds, confusion, smoothed, stages
 from robustkit.figures.curves import (
     CheckpointCurve,
+    CostCurve,
+    accuracy_against_passes,
     accuracy_curves,
     banded,
     robustness,
@@ -33,11 +35,13 @@ __all__ = [
     "PAGE",
     "STYLES",
     "CheckpointCurve",
+    "CostCurve",
     "Draw",
     "Quantity",
     "Style",
     "Venue",
     "Width",
+    "accuracy_against_passes",
     "accuracy_curves",
     "banded",
     "beyond",

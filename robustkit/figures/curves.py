@@ -30,6 +30,15 @@ class CheckpointCurve(NamedTuple):
     points: Sequence[Point]
 
 
+class CostCurve(NamedTuple):
+    """One checkpoint's accuracy against the passes that an image is given."""
+
+    label: str
+    passes: Sequence[float]
+    accuracy: Sequence[float]
+    """from each number of passes on"""
+
+
 class _DrawnLine(NamedTuple):
     label: str
     x: Sequence[float]
@@ -47,6 +56,28 @@ def robustness_curve(ax: Axes, curves: Sequence[CheckpointCurve], norm: str) -> 
     places = {"0": 0.0} | {p.epsilon.text: float(p.epsilon) for p in curves[0].points}
     ticks(ax, places, log=False)
     ax.set(ylim=(-0.02, 1.02), xlabel=f"ε ({norm})", ylabel="accuracy")
+    return ax
+
+
+def accuracy_against_passes(ax: Axes, curves: Sequence[CostCurve]) -> Axes:
+    """Accuracy against passes an image on a logarithmic axis, a stepped line a checkpoint."""
+    for number, curve in enumerate(curves):
+        style = line_style(number)
+        ax.plot(
+            curve.passes,
+            curve.accuracy,
+            drawstyle="steps-post",
+            label=str(number),
+            color=style["color"],
+            linestyle=style["linestyle"],
+        )
+    ax.set_xscale("log")
+    ax.set(ylim=(-0.02, 1.02), xlabel="passes an image, at most", ylabel="accuracy")
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
+    sns.despine(ax=ax)
+    if len(curves) > 1:
+        legend(ax, [curve.label for curve in curves])
     return ax
 
 

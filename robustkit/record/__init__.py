@@ -15,6 +15,7 @@ from robustkit.record.evaluation import (
 from robustkit.record.examples import decode_examples, encode_examples
 from robustkit.record.file import encode, examples, read, read_header, read_table
 from robustkit.record.folder import Store, check_folder, frame
+from robustkit.record.passes import MeanPasses, mean_passes, passes_of
 
 __all__ = [
     "ADDED",
@@ -25,6 +26,7 @@ __all__ = [
     "Evaluation",
     "Example",
     "FinishedBlock",
+    "MeanPasses",
     "Point",
     "Store",
     "check_folder",
@@ -33,6 +35,8 @@ __all__ = [
     "encode_examples",
     "examples",
     "frame",
+    "mean_passes",
+    "passes_of",
     "read",
     "read_header",
     "read_table",

@@ -33,8 +33,6 @@ class FinishedBlock(NamedTuple):
     """What is kept of a block."""
 
     rows: pa.Table
-    queries: int | None
-    """forward passes of the attacked model, in images; None: not counted"""
     images: str | None
     """digest of the file of its perturbed images; None: not kept"""
 
@@ -94,7 +92,7 @@ class Blocks:
                 and said["rows_digest"] == rows_digest(rows)
                 and [said["evaluation"], said["block"]] == [self.final.stem, block]
             ):
-                return FinishedBlock(rows, said["queries"], said["images"])
+                return FinishedBlock(rows, said["images"])
         return None
 
     def write(
@@ -102,7 +100,6 @@ class Blocks:
         block: int,
         rows: pa.Table,
         examples: Sequence[Example],
-        queries: int | None = None,
         images: npt.NDArray[np.float32] | None = None,
     ) -> None:
         """Keep a finished block, and the examples found so far. The rows come last: they count.
@@ -111,7 +108,6 @@ class Blocks:
             block: its number.
             rows: one per image.
             examples: the smallest perturbations of all blocks so far.
-            queries: forward passes of the attacked model, in images.
             images: its perturbed images, N × C × H × W, where they are to be kept, too.
         """
         kept = None
@@ -124,7 +120,6 @@ class Blocks:
             "evaluation": self.final.stem,
             "block": block,
             "rows_digest": rows_digest(rows),
-            "queries": queries,
             "images": kept,
         }
         text = canonical(said)

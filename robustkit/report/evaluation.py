@@ -16,6 +16,8 @@ from markupsafe import Markup
 from robustkit.errors import InputError, shown
 from robustkit.figures import (
     CheckpointCurve,
+    CostCurve,
+    accuracy_against_passes,
     class_name,
     difference,
     png_uri,
@@ -32,17 +34,19 @@ from robustkit.protocol import (
     protocol_toml,
     with_epsilons,
 )
-from robustkit.record import CLEAN, Evaluation, Example, Point
+from robustkit.record import CLEAN, Evaluation, Example, MeanPasses, Point, mean_passes
 from robustkit.report.html import render
 from robustkit.report.wording import attacks, count, interval, percent, readable
 from robustkit.statistics import Estimate, Method
 from robustkit.statistics.comparison import listed
 from robustkit.summary import (
     ClassAccuracy,
+    accuracy_by_passes,
     attack_labels,
     class_accuracy,
     found_by,
     median_distance,
+    passes_by_attack,
     reference,
     robust_points,
 )
@@ -79,6 +83,9 @@ class Finding:
     withstood: int
     """images that nothing fooled"""
     median: str
+    passes: Mapping[str, MeanPasses]
+    """an image, by attack; empty where the record does not say"""
+    all_passes: MeanPasses | None
     classes: Sequence[ClassAccuracy]
     class_count: int
     gallery: Sequence[GalleryImage]
@@ -92,6 +99,8 @@ class EvaluationGroup:
 
     findings: Sequence[Finding]
     curve: Markup
+    costs: Markup | None
+    """accuracy against passes; None where no record tells them"""
     attacks: Mapping[str, Mapping[str, str]]
     """every number of each attack, by the attack's label"""
     protocol: Mapping[str, Any]
@@ -160,6 +169,8 @@ def _finding(evaluation: Evaluation, label: str, method: Method) -> Finding:
         found_by=found,
         withstood=clean.n - sum(found.values()),
         median=_median(evaluation, clean.n - found[CLEAN]),
+        passes=passes_by_attack(evaluation),
+        all_passes=mean_passes(evaluation.table),
         classes=_lowest(classes),
         class_count=len(classes),
         gallery=gallery(
@@ -262,6 +273,7 @@ def _group(findings: Sequence[Finding], prefix: str) -> EvaluationGroup:
     return EvaluationGroup(
         findings=findings,
         curve=_curve(findings, protocol["norm"], prefix),
+        costs=_costs(findings, prefix),
         attacks=attacks(protocol),
         protocol=protocol,
         data=header["data"],
@@ -282,6 +294,32 @@ def _curve(findings: Sequence[Finding], norm: str, prefix: str) -> Markup:
             (4.5, height),
             prefix,
             f"Accuracy against ε ({norm}) with 95 % intervals. {alternative}",
+        )
+    )
+
+
+def _costs(findings: Sequence[Finding], prefix: str) -> Markup | None:
+    names = shortened([f.label for f in findings])
+    known = [
+        (name, finding, found)
+        for name, finding in zip(names, findings, strict=True)
+        if finding.points and (found := accuracy_by_passes(finding.evaluation, finding.at.epsilon))
+    ]
+    if not known:
+        return None
+    curves = [CostCurve(name, x.tolist(), y.tolist()) for name, _, (x, y) in known]
+    height = 2.8 + (0.17 * len(curves) if len(curves) > 1 else 0)
+    epsilon = known[0][1].at.epsilon.text
+    alternative = " ".join(
+        f"{f.label}: {percent(float(y[-1]))} after at most {count(int(x[-1]))} passes."
+        for _, f, (x, y) in known
+    )
+    return Markup(
+        svg(
+            lambda ax: accuracy_against_passes(ax, curves),
+            (4.5, height),
+            f"{prefix}costs",
+            f"Accuracy at ε = {epsilon} against the passes an image is given. {alternative}",
         )
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 from typing import Any
 
+from robustkit.record import MeanPasses
 from robustkit.statistics import Comparison, Estimate
 from robustkit.summary import attack_labels
 
@@ -122,6 +123,11 @@ def attacks(protocol: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         label: {key: readable(value) for key, value in attack.items()}
         for label, attack in zip(attack_labels(protocol), resolved, strict=True)
     }
+
+
+def passes(cost: MeanPasses) -> str:
+    """Passes an image, in words."""
+    return f"{measured(cost.forward)} forward, {measured(cost.backward)} backward"
 
 
 def measured(number: float | None) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from robustkit.files import canonical, digest
 from robustkit.protocol import Norm, parse_epsilon, search_of
-from robustkit.record import read_header
+from robustkit.record import mean_passes, read_header
 from robustkit.results.rows import UNBROKEN, Rows, read_rows
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Record:
         broken_at = self.source.broken_at
         places = np.searchsorted([0.0, *map(float, budgets)], broken_at)
         broken = np.where(np.isinf(broken_at), UNBROKEN, places).astype(np.int8)
-        return Rows(self.header, broken, tuple(e.text for e in budgets))
+        passes = mean_passes(self.source.table)
+        return Rows(self.header, broken, tuple(e.text for e in budgets), passes)
 
 
 @dataclass(frozen=True, slots=True)

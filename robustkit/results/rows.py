@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from robustkit.errors import RecordError
-from robustkit.record import Example, examples, read_table
+from robustkit.record import Example, MeanPasses, examples, mean_passes, read_table
 
 UNBROKEN = np.int8(127)
 
@@ -26,6 +26,8 @@ class Rows:
     `UNBROKEN` where nothing was found"""
     epsilons: tuple[str, ...]
     """budgets as written, rising"""
+    passes: MeanPasses | None = None
+    """an image; None where the record does not say"""
 
     def right(self, epsilon: str = "") -> npt.NDArray[np.bool_]:
         """Which images are still right at a budget, or without any attack, [N].
@@ -96,7 +98,7 @@ def read_rows(path: Path) -> Rows:
     found, table = read_table(path)
     epsilons = budgets(found.header)
     column = table["fooled_at"].combine_chunks().dictionary_encode()
-    return Rows(found.header, _places(column, epsilons), epsilons)
+    return Rows(found.header, _places(column, epsilons), epsilons, mean_passes(table))
 
 
 def budgets(header: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from robustkit.errors import InputError
 from robustkit.protocol import protocol_in_words
+from robustkit.record import MeanPasses
 from robustkit.results.command import called, evaluate_command
 from robustkit.results.finder import NetworkGroup
 from robustkit.results.records import (
@@ -32,6 +34,14 @@ class Side:
     name: str
     seeds: tuple[int | None, ...]
     rows: tuple[Rows, ...]
+
+    @property
+    def passes(self) -> MeanPasses | None:
+        """Passes an image, the mean over its networks; None where one's record does not say."""
+        known = [rows.passes for rows in self.rows if rows.passes is not None]
+        if len(known) < len(self.rows):
+            return None
+        return MeanPasses(*map(fmean, zip(*known, strict=True)))
 
     def at(self, level: str) -> Replicates:
         """The networks at a level, whichever way its number is written."""

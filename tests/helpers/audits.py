@@ -96,7 +96,15 @@ def stages() -> tuple[Stage, ...]:
         stage("fgsm", "FGSM, one step", "white box", 881, 15, required=False),
         replace(pgd, robust=tuple(map(level, EPSILONS, (790, 690, 480, 52)))),
         stage("apgd", "APGD on the logit ratio", "white box", 462, 18),
-        stage("square", "Square attack, 5,000 queries", "black box", 457, 5, queries=4321.5),
+        stage(
+            "square",
+            "Square attack, 5,000 queries",
+            "black box",
+            457,
+            5,
+            forward=4321.5,
+            backward=0.0,
+        ),
         Stage(
             "transfer",
             "Transfer from another network",
@@ -287,7 +295,8 @@ def broken() -> Audit:
         robust=(),
         so_far=None,
         first=0,
-        queries=None,
+        forward=None,
+        backward=None,
         seconds=None,
         digest="",
     )
