@@ -96,6 +96,8 @@ class AttackedImages:
     toml: dict[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     """of the record of the clean images"""
+    precisions: set[str] = field(default_factory=set)
+    """that the stages' attacks searched in"""
     plain: list[str] = field(default_factory=list)
     """the stages that make the plain evaluation"""
 
@@ -123,6 +125,7 @@ class AttackedImages:
     ) -> tuple[int, dict[str, int]]:
         """Count a stage's successes; how many were new, and by which attack."""
         self.families[name] = family
+        self.precisions.add(found.header.get("precision", "float32"))
         places, broken = np.asarray(rows, int), found.broken_at
         judged = float(self.threat.judged)
         new = (broken <= judged) & ~self.fooled[self.judged][places]

@@ -62,6 +62,8 @@ def certify_images(
     """
     if len(protocol.epsilons) != 1:
         raise InputError(f"{len(protocol.epsilons)} budgets: one --epsilon is needed")
+    if options.precision != "float32":
+        raise InputError("precision: what is certified is attacked in float32; leave it out")
     config = Config(model, data, protocol, find_device(options.device))
     header = _header(config)
     name, store = str(header["digest"]), Store(out)

@@ -16,6 +16,7 @@ from robustkit.attack import SearchNetwork, search_network
 from robustkit.attack.contract import FEW
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
+from robustkit.device import tf32
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.evaluation.adversarial import save_adversarial
 from robustkit.evaluation.blocks import Networks, attack_rows, planned_sizes
@@ -87,7 +88,8 @@ def _compute(
         networks = networks._replace(search_by=_search_network(config, networks))
     size = batch_size(config, options, blocks)
     plan = planned_sizes(data, device, blocks, size)
-    done = list(attack_rows(config, networks, plan, blocks, path is not None, options.progress))
+    with tf32(allowed=False):  # verdicts are float32's, and torch lets a GPU's convolutions cut it
+        done = list(attack_rows(config, networks, plan, blocks, path is not None, options.progress))
     rows = pa.concat_tables([block.rows for block in done])
     if path is not None:
         save_adversarial(path, blocks, rows, data.shape, len(done))
