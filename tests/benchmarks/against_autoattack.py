@@ -1,6 +1,8 @@
-"""AutoAttack beside the official one: robust accuracy after each attack, and the time of both.
+"""AutoAttack beside the official one: robust accuracy after each attack, and the time of each.
 
-The official code (github.com/fra31/auto-attack) is read from --official; nothing of it is ours.
+The official code (github.com/fra31/auto-attack) is read from --official; nothing of it is ours. All
+run in turn in one process; on a processor seconds are its own (`process_time`, one thread), so that
+another load of the machine weighs on all alike. Ours in one precision after the other.
 
     python tests/benchmarks/against_autoattack.py --official DIR --checkpoint CKPT --epsilon 0.3 \
         --data mnist --data-root ROOT --limit 1000 --seeds 0 1 2 --out results.json
@@ -12,14 +14,18 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from robustkit import data as datasets
-from robustkit import evaluation
-from robustkit.attack import Block, attack_block, in_budget, square
+from robustkit import evaluation, machine
+from robustkit.attack import Block, attack_block, in_budget, search_network, square
+from robustkit.attack.contract import FEW
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
+from robustkit.evaluation import Config, from_module
+from robustkit.evaluation.speed import pass_times
 from robustkit.protocol import labels_of
 
 NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -32,24 +38,52 @@ def official(model, images, labels, epsilon, norm, seed, batch_size, only):
     whole = AutoAttack(
         model, norm=NORM[norm], eps=epsilon, seed=seed, verbose=False, device=str(images.device)
     )
+    clock = clock_of(images.device)
     names = [name for name in whole.attacks_to_run if name in (only or whole.attacks_to_run)]
     done, spent = {}, {}
     x, y, robust = images, labels, model(images).argmax(1) == labels
     for name in names:
         whole.attacks_to_run = [name]
-        started = time.monotonic()
+        started = clock()
         rows = robust.nonzero()[:, 0]
         if len(rows):
             adversarial = whole.run_standard_evaluation(x[rows], y[rows], bs=batch_size)
             with torch.no_grad():
                 robust[rows] = model(adversarial).argmax(1) == y[rows]
-        spent[name] = time.monotonic() - started
+        spent[name] = clock() - started
         done[name] = float(robust.double().mean())
     return {"after": done, "seconds": spent}
 
 
-def ours(model, images, labels, ids, epsilon, norm, seed, batch_size, only):
+def clock_of(device):
+    """The processor's own time, or the clock's where a GPU works meanwhile."""
+
+    def on_gpu():
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return on_gpu if device.type == "cuda" else time.process_time
+
+
+def chosen(model, images, labels, precision):
+    """What is searched by, the precision that `auto` takes, and what was measured."""
+    if precision == "auto":
+        data = datasets.from_arrays(images.cpu().numpy(), labels.cpu().numpy(), name="arrays")
+        protocol = evaluation.resolve_protocol("pgd", data, ["0.1"])
+        with TemporaryDirectory() as folder:
+            config = Config(from_module(model, "net"), data, protocol, images.device)
+            times = pass_times(config, Path(folder))
+        precision, told = times.precision, str(times)
+    else:
+        told = precision
+    low = None if precision == "float32" else precision
+    return search_network(model, images[:FEW], low), told
+
+
+def ours(model, images, labels, ids, epsilon, norm, seed, batch_size, only, precision="float32"):
     """The same of this project's protocol."""
+    clock = clock_of(images.device)
+    search_by, told = chosen(model, images, labels, precision)
     data = datasets.from_arrays(images.cpu().numpy(), labels.cpu().numpy(), name="arrays")
     whole = evaluation.resolve_protocol("autoattack", data, [str(epsilon)], norm=norm, seed=seed)
     done, spent = {}, {}
@@ -61,14 +95,14 @@ def ours(model, images, labels, ids, epsilon, norm, seed, batch_size, only):
             continue
         one = replace(whole, attacks=(attack,), seed=1000 * seed + position)
         rows = robust.nonzero()[:, 0]
-        started = time.monotonic()
+        started = clock()
         if len(rows):
             block = Block(images[rows], labels[rows], [ids[i] for i in rows.tolist()], 0)
-            outcomes = attack_block(model, block, one, batch_size)
+            outcomes = attack_block(model, block, one, batch_size, search_by=search_by)
             robust[rows] = ~in_budget(outcomes.distance, float(one.epsilons[0]))
-        spent[word] = time.monotonic() - started
+        spent[word] = clock() - started
         done[word] = float(robust.double().mean())
-    return {"after": done, "seconds": spent}
+    return {"after": done, "seconds": spent, "searched_in": told}
 
 
 def main():
@@ -88,12 +122,15 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--batch-size", type=int, default=250)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", nargs="+", default=["float32"], help="of ours, in turn")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     if options.official:
         sys.path.insert(0, str(options.official))
     data = load_dataset(options.data, root=options.data_root, limit=options.limit)
     device = torch.device(options.device)
+    torch.set_num_threads(1)
+    machine.keep_memory()
     model = read_checkpoint(options.checkpoint, model=options.model).load(device)
     images = torch.from_numpy(data.images(0, len(data))).to(device)
     labels = torch.from_numpy(data.labels).to(device)
@@ -102,9 +139,10 @@ def main():
         square._corner = lambda draw, side, length: (draw * (length - side)).long()
     results = json.loads(options.out.read_text()) if options.out.exists() else []
     for seed in options.seeds:
-        for who in ["ours", "official"] if options.official else ["ours"]:
+        for who in [*options.precision, *(["official"] if options.official else [])]:
             key = {
-                "who": who,
+                "who": who if who == "official" else "ours",
+                "precision": None if who == "official" else who,
                 "seed": seed,
                 "checkpoint": Path(options.checkpoint).stem,
                 "norm": options.norm,
@@ -116,10 +154,10 @@ def main():
             if any(all(r.get(k) == v for k, v in key.items()) for r in results):
                 continue
             asked = (options.norm, seed, options.batch_size, options.attacks)
-            if who == "ours":
-                told = ours(model, images, labels, data.ids, options.epsilon, *asked)
-            else:
+            if who == "official":
                 told = official(model, images, labels, epsilon, *asked)
+            else:
+                told = ours(model, images, labels, data.ids, options.epsilon, *asked, who)
             results.append(key | told | {"device": str(device), "torch": torch.__version__})
             options.out.write_text(json.dumps(results, indent=1))
             print(json.dumps(results[-1]), flush=True)
