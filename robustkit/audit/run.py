@@ -152,7 +152,7 @@ class _AuditRun:
             checklist=(),
             warnings=self._warnings(attacked),
             protocols=attacked.toml,
-            provenance=self._provenance(header, started, attacked),
+            provenance=self._provenance(header | {"precision": attacked.precision}, started),
             command=q.command,
             examples=attacked.examples,
         )
@@ -436,12 +436,10 @@ class _AuditRun:
         device = self._torch_device
         return torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
 
-    def _provenance(
-        self, header: Mapping[str, Any], started: str, attacked: AttackedImages
-    ) -> dict[str, dict[str, Any]]:
-        plan, precision = self.request.plan, ", ".join(sorted(attacked.precisions)) or "float32"
+    def _provenance(self, header: Mapping[str, Any], started: str) -> dict[str, dict[str, Any]]:
+        plan = self.request.plan
         return {
-            "Engine": header["engine"] | {"precision": precision},
+            "Engine": header["engine"] | {"precision": header["precision"]},
             "Run": {
                 "robustkit": version("robustkit"),
                 "started": started,

@@ -102,6 +102,11 @@ class AttackedImages:
     """the stages that make the plain evaluation"""
 
     @property
+    def precision(self) -> str:
+        """In which the stages' attacks searched."""
+        return ", ".join(sorted(self.precisions)) or "float32"
+
+    @property
     def judged(self) -> str:
         """The judged budget, as it was written."""
         return self.threat.judged.text
