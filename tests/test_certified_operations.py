@@ -10,16 +10,17 @@ from torch.nn import functional
 from robustkit.attack import Block
 from robustkit.attack.draws import generator
 from robustkit.certification import certify
-from robustkit.certification.bounds import intervals, lowest
+from robustkit.certification.bounds import intervals, local_error, lowest
 from robustkit.certification.complete import decide
 from robustkit.certification.conversion import convert
 from robustkit.certification.domains import Neurons
-from robustkit.certification.graph import Sigmoidal
+from robustkit.certification.graph import Add, Sigmoidal, Unsupported
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region
 from robustkit.certification.roundoff import LIBRARY, UNDERFLOW
 from robustkit.certification.sigmoidal import lines
 from robustkit.checkpoint import wrap
+from robustkit.checkpoint.adapter import freeze
 from robustkit.protocol import Pgd, Protocol, parse_epsilon
 
 RADIUS = 0.02
@@ -107,15 +108,14 @@ def test_padding_is_an_operation_with_bounds(name):
 @pytest.mark.parametrize(
     ("padding", "words"),
     [
-        (lambda x: functional.pad(x, (1, 1), value=0.5), "pads with 0.5"),
+        (lambda x: functional.pad(x, (1, 1), value=0.5), r"pads with 0\.5"),
         (lambda x: functional.pad(x, (0, 0, 0, 0, 0, 0, 1, -1)), "mixes images"),
         (nn.AvgPool2d(2, divisor_override=3), "avg_pool2d"),
     ],
 )
 def test_padding_without_bounds_is_named(padding, words):
-    result = certify(wrap(Function(padding)), pictures(0), torch.zeros(5).long(), "linf", 0.1)
-    assert words in result.reason
-    assert not result.robust.any()
+    with pytest.raises(Unsupported, match=words):
+        convert(freeze(Function(padding)), pictures(0)[0])
 
 
 @pytest.mark.parametrize(
@@ -317,3 +317,90 @@ def test_branch_and_bound_halves_no_curve(middle):
                     certify(model, x[[row]], labels[[row]], "linf", float(epsilon)).robust
                 )
     assert {"certified", "fooled"} <= seen
+
+
+# -- reshapes -------------------------------------------------------------------------------------
+
+RESHAPES = {
+    "view of size(0)": lambda x: x.view(x.size(0), -1),
+    "view of shape[0]": lambda x: x.view(x.shape[0], -1),
+    "view of size()[0]": lambda x: x.view(x.size()[0], -1),
+    "view of the rest": lambda x: x.view(-1, 147),
+    "view of products": lambda x: x.view(-1, x.shape[1] * x.shape[2] * x.shape[3]),
+    "reshape of len": lambda x: x.reshape(len(x), -1),
+    "reshape of a tuple": lambda x: x.reshape((x.size(0), 21, -1)),
+    "reshape to its own": lambda x: x.reshape(x.shape),
+    "flatten": lambda x: x.flatten(1),
+    "flatten from behind": lambda x: torch.flatten(x, start_dim=-3),
+    "flatten of some": lambda x: x.flatten(2, 3),
+    "flatten module": nn.Flatten(),
+    "flatten module, from behind": nn.Flatten(-2, -1),
+    "unflatten": lambda x: x.flatten(1).unflatten(1, (3, -1)),
+    "unflatten module": nn.Sequential(nn.Flatten(), nn.Unflatten(1, (3, 49))),
+    "there and back": lambda x: x.view(x.size(0), x.size(1), -1).view(x.size()),
+    "view as another": lambda x: x.flatten(1).view_as(x),
+    "transpose": lambda x: x.transpose(1, 3).reshape(x.size(0), -1),
+    "transpose from behind": lambda x: x.transpose(-1, -2).contiguous().view(x.size(0), -1),
+    "permute": lambda x: x.permute(0, 2, 3, 1).flatten(1),
+    "squeeze": lambda x: x.unsqueeze(1).squeeze(1),
+    "means, then squeeze": lambda x: functional.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1),
+}
+
+MOVED = {
+    "channels": lambda x: x[:, 1:],
+    "every other row": lambda x: x[:, :, ::2],
+    "from behind": lambda x: x[..., -3:-1],
+    "one channel": lambda x: x[:, 1],
+    "one pixel": lambda x: x[:, :, 2, -1],
+    "joined channels": lambda x: torch.cat([x, 2 * x, x[:, :1]], 1),
+    "joined from behind": lambda x: torch.cat((x.flatten(2), x.mean((2, 3))[..., None]), -1),
+    "joined once": lambda x: torch.cat([x], 1),
+    "split": lambda x: torch.split(x, 2, dim=1)[0] - x.split([1, 2], dim=1)[1],
+    "chunks": lambda x: sum(x.chunk(3, 1)),
+    "flipped": lambda x: x.flip(2, 3),
+    "rolled": lambda x: x.roll((1, 2), (2, 3)),
+    "shuffled": lambda x: functional.pixel_shuffle(torch.cat([x, x[:, :1]], 1), 2),
+    "enlarged": nn.Upsample(scale_factor=2),
+    "summed": lambda x: x.sum((2, 3)),
+    "summed, kept": lambda x: x - x.sum(1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_what_moves_or_adds_numbers_has_bounds(name):
+    holds(Function(MOVED[name]))
+
+
+def test_what_is_joined_costs_no_rounding():
+    x = pictures(0)[0]
+    graph = convert(wrap(nn.Sequential(Function(lambda x: torch.cat([x, x], 1)))), x)
+    (joined,) = (i for i, step in enumerate(graph.steps) if isinstance(step, Add))
+    bounds = intervals(graph, Region("linf", pictures(0).double(), 0.0))
+    error, sizes = local_error(graph, joined, bounds), bounds[joined][1].abs() + UNDERFLOW
+    assert bool((error <= 1e-11 * sizes).all())
+
+
+@pytest.mark.parametrize("name", RESHAPES)
+def test_a_reshape_has_bounds_however_its_size_is_told(name):
+    holds(Function(RESHAPES[name]))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.transpose(0, 2).reshape(len(x), -1),
+        lambda x: x.permute(1, 0, 2, 3).reshape(len(x), -1),
+        lambda x: x.flatten().view(-1, len(x)).t(),
+        lambda x: x[1:],
+        lambda x: x.flip(0),
+        lambda x: x.roll(1, 0),
+        lambda x: x.select(0, 0),
+        lambda x: torch.cat([x, x], 0),
+        lambda x: x.chunk(2)[0],
+        lambda x: x - x.sum(0),
+        lambda x: x - x.sum(),
+    ],
+)
+def test_a_reshape_that_mixes_images_is_refused(function):
+    with pytest.raises(Unsupported, match=r"mixes images|no bounds|constant that differs"):
+        convert(freeze(Function(function)), pictures(0)[0])

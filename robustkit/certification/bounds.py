@@ -142,7 +142,7 @@ def local_error(graph: BoundGraph, index: int, bounds: Sequence[Interval]) -> Te
                 lost = roundoff.of_sum(terms, sizes, _size(bounds[index]))
         case Add(sources=(one, other)):
             sizes = _size(bounds[one]) + _size(bounds[other]) + UNDERFLOW
-            lost = sizes * roundoff.relative(1)
+            lost = sizes * (0.0 if step.exact else roundoff.relative(1))
         case Relu():
             sizes = _size(bounds[step.source]) + UNDERFLOW
             lost = sizes * (roundoff.relative(1) * step.slope + own) + UNDERFLOW

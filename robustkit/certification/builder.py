@@ -36,7 +36,7 @@ class Builder:
 
     def moved(self, node: fx.Node, x: fx.Node, mapped: Callable[[Tensor], Tensor]) -> None:
         """Numbers in another place; the images stay apart."""
-        self.add(node, moving(self.place[x], shape_of(node), mapped, self.zero(x)))
+        self.add(node, moving(self.place[x], shape_of(node), mapped, self.zero(node)))
 
     def zero(self, x: fx.Node) -> Tensor:
         """A float64 zero where the node is computed, of shape 1."""

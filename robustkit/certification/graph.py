@@ -150,6 +150,8 @@ class Add:
 
     sources: tuple[int, int]
     shape: Shape
+    exact: bool = False
+    """one of the two is 0 at each place, as in what is joined"""
 
 
 Step = Input | Affine | Relu | Sigmoidal | MaxPool | Add

@@ -1,6 +1,5 @@
 """What each operation of an exported program becomes: steps, or a refusal that names it."""
 
-import operator
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -19,11 +18,13 @@ from robustkit.certification.graph import (
     averaging,
     convolution,
     matrix,
+    moving,
     pair,
     pool_windows,
     square,
     zero_padding,
 )
+from robustkit.certification.moves import MOVING, apart
 
 aten = torch.ops.aten
 
@@ -35,12 +36,6 @@ def _same(build: Builder, node: fx.Node, x: fx.Node, *_: object, **__: object) -
 def _dropout(build: Builder, node: fx.Node, x: fx.Node, _p: float, train: bool) -> None:
     if train:
         raise Unsupported(f"in training mode: {named(node)}")
-    build.place[node] = build.place[x]
-
-
-def _first(build: Builder, node: fx.Node, x: fx.Node, index: int) -> None:
-    if index != 0:
-        raise Unsupported(named(node))
     build.place[node] = build.place[x]
 
 
@@ -150,9 +145,17 @@ def _subtract(build: Builder, node: fx.Node, one: Any, other: Any, alpha: float 
 
 
 def _sum(build: Builder, node: fx.Node, one: int, other: int) -> None:
-    if build.steps[one].shape != build.steps[other].shape:
-        raise Unsupported(f"adds results of different shapes: {named(node)}")
-    build.add(node, Add((one, other), build.steps[one].shape))
+    whole, places = shape_of(node), []
+    for place in (one, other):
+        inner = build.steps[place].shape
+        if len(inner) != len(whole):  # it would be told apart from the images by its place alone
+            raise Unsupported(f"adds results of different shapes: {named(node)}")
+        if inner != whole:
+            zero = build.zero(node)
+            build.steps.append(moving(place, whole, lambda v: v.expand(len(v), *whole), zero))
+            place = len(build.steps) - 1
+        places.append(place)
+    build.add(node, Add((places[0], places[1]), whole))
 
 
 def _relu(build: Builder, node: fx.Node, x: fx.Node, slope: float = 0.0) -> None:
@@ -179,54 +182,28 @@ def _max_pool(build: Builder, node: fx.Node, x: fx.Node, *arguments: Any) -> Non
     build.add(node, MaxPool(build.place[x], shape_of(node), arguments, windows))
 
 
-def _reshape(build: Builder, node: fx.Node, x: fx.Node, *_: object, **__: object) -> None:
-    shape = shape_of(node)
-    if prod(shape) != prod(build.source(node, x).shape):
-        raise Unsupported(f"mixes images: {named(node)}")
-    build.moved(node, x, lambda v: v.reshape(len(v), *shape))
-
-
-def _permute(build: Builder, node: fx.Node, x: fx.Node, order: Sequence[int]) -> None:
-    if order[0] != 0:
-        raise Unsupported(f"mixes images: {named(node)}")
-    build.moved(node, x, lambda v: v.permute(*order))
-
-
 def _mean(
     build: Builder, node: fx.Node, x: fx.Node, dims: Sequence[int] | None, keep: bool = False
 ) -> None:
-    inner = build.source(node, x).shape
-    rank = len(inner) + 1
-    if not dims or any(d % rank == 0 for d in dims):
-        raise Unsupported(f"mixes images: {named(node)}")
-    kept = tuple(dims)
-    count = prod(inner[d % rank - 1] for d in kept)
+    kept, count = _over(build, node, x, dims)
     build.averaged(node, x, lambda v: v.mean(kept, keep), count)
 
 
-def _pad(
-    build: Builder,
-    node: fx.Node,
-    x: fx.Node,
-    edges: Sequence[int],
-    mode: str = "constant",
-    value: float | None = None,
+def _total(
+    build: Builder, node: fx.Node, x: fx.Node, dims: Sequence[int] | None, keep: bool = False
 ) -> None:
-    if len(edges) > 2 * len(build.source(node, x).shape):
-        raise Unsupported(f"mixes images: {named(node)}")
-    if mode != "constant":  # what stands at the edges again, or from the other side
-        build.moved(node, x, lambda v: functional.pad(v, list(edges), mode))
-    elif value:
-        raise Unsupported(f"pads with {value:g}, not with 0: {named(node)}")
-    else:
-        step = zero_padding(build.place[x], shape_of(node), edges, build.zero(x))
-        build.add(node, step)
+    kept, count = _over(build, node, x, dims)
+    build.averaged(node, x, lambda v: v.sum(kept, keep), count)
 
 
-def _constant_pad(
-    build: Builder, node: fx.Node, x: fx.Node, edges: Sequence[int], value: float = 0.0
-) -> None:
-    _pad(build, node, x, edges, "constant", value)
+def _over(
+    build: Builder, node: fx.Node, x: fx.Node, dims: Sequence[int] | None
+) -> tuple[tuple[int, ...], int]:
+    """Dimensions that are summed over, and how many numbers they hold."""
+    inner = build.source(node, x).shape
+    apart(build, node, x, *(dims or [0]))
+    kept = tuple(dims or ())
+    return kept, prod(inner[d % (len(inner) + 1) - 1] for d in kept)
 
 
 def _average(
@@ -284,6 +261,7 @@ MOVES = {
 """what may be done to weights"""
 
 HANDLERS: dict[Any, Callable[..., None]] = {
+    **MOVING,
     aten.conv2d.default: _convolution,
     aten.conv2d.padding: _convolution,
     aten.linear.default: _linear,
@@ -292,7 +270,6 @@ HANDLERS: dict[Any, Callable[..., None]] = {
     aten.addmm.default: _plus_times,
     aten._native_batch_norm_legit_no_training.default: _batch_norm,
     aten.batch_norm.default: _any_batch_norm,
-    operator.getitem: _first,
     aten.mul.Tensor: _multiply,
     aten.mul.Scalar: _multiply,
     aten.div.Tensor: _divide,
@@ -308,19 +285,9 @@ HANDLERS: dict[Any, Callable[..., None]] = {
     aten.tanh.default: _tanh,
     aten.max_pool2d.default: _max_pool,
     aten.avg_pool2d.default: _average,
-    aten.pad.default: _pad,
-    aten.constant_pad_nd.default: _constant_pad,
     aten.adaptive_avg_pool2d.default: _adaptive,
     aten.mean.dim: _mean,
-    aten.view.default: _reshape,
-    aten.reshape.default: _reshape,
-    aten._unsafe_view.default: _reshape,
-    aten.flatten.using_ints: _reshape,
-    aten.squeeze.dim: _reshape,
-    aten.squeeze.dims: _reshape,
-    aten.squeeze.default: _reshape,
-    aten.unsqueeze.default: _reshape,
-    aten.permute.default: _permute,
+    aten.sum.dim_IntList: _total,
     aten.dropout.default: _dropout,
     aten.clone.default: _same,
     aten.alias.default: _same,

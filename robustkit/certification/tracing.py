@@ -12,8 +12,9 @@ from robustkit.certification.graph import Unsupported
 from robustkit.checkpoint.adapter import OneByOne, replica
 from robustkit.errors import one_line
 
-BATCH = 3
-"""images of the pass that is written down; not 1, which broadcasts"""
+BATCH = 13
+"""images of the pass that is written down; not 1, which broadcasts, nor what channels, classes or
+sides are likely to be, so that a dimension is not taken for the images"""
 
 
 def trace(model: nn.Module, image: Tensor) -> torch.export.ExportedProgram:
