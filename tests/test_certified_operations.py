@@ -11,10 +11,12 @@ from robustkit.attack import Block
 from robustkit.attack.draws import generator
 from robustkit.certification import certify
 from robustkit.certification.bounds import intervals, local_error, lowest
+from robustkit.certification.builder import shape_of
 from robustkit.certification.complete import decide
 from robustkit.certification.conversion import convert
 from robustkit.certification.domains import Neurons
-from robustkit.certification.graph import Add, Sigmoidal, Unsupported
+from robustkit.certification.graph import Add, Relu, Sigmoidal, Unsupported, matrix
+from robustkit.certification.operations import HANDLERS
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region
 from robustkit.certification.roundoff import LIBRARY, UNDERFLOW
@@ -24,6 +26,7 @@ from robustkit.checkpoint.adapter import freeze
 from robustkit.protocol import Pgd, Protocol, parse_epsilon
 
 RADIUS = 0.02
+aten = torch.ops.aten
 
 
 class Function(nn.Module):
@@ -404,3 +407,105 @@ def test_a_reshape_has_bounds_however_its_size_is_told(name):
 def test_a_reshape_that_mixes_images_is_refused(function):
     with pytest.raises(Unsupported, match=r"mixes images|no bounds|constant that differs"):
         convert(freeze(Function(function)), pictures(0)[0])
+
+
+# -- the steps are the network --------------------------------------------------------------------
+
+
+def _leaking(build, node, x):
+    build.add(node, Relu(build.place[x], shape_of(node), 1e-6))
+
+
+def _shifted(build, node, x, *_):
+    build.moved(node, x, lambda v: v.flatten(1).roll(1, 1))
+
+
+def _without_bias(build, node, x, weight, bias):
+    build.add(node, matrix(build.place[x], shape_of(node), build.constant[weight], bias_of(0)))
+
+
+def bias_of(value):
+    return torch.full((1,), value, dtype=torch.float64)
+
+
+def _of_another(build, node, x, weight, bias):
+    w, b = (build.constant[value].double() for value in (weight, bias))
+    build.add(node, matrix(build.place[x], shape_of(node), w + 1e-7 * w.roll(1, 0), b))
+
+
+def _forgotten(build, node, x, *_):
+    build.place[node] = build.place[x]
+
+
+@pytest.mark.parametrize("depth", [2, 12])
+@pytest.mark.parametrize(
+    ("operation", "wrong"),
+    [
+        (aten.relu.default, _leaking),
+        (aten.flatten.using_ints, _shifted),
+        (aten.linear.default, _without_bias),
+        (aten.linear.default, _of_another),
+        (aten.sigmoid.default, _forgotten),
+    ],
+)
+def test_steps_that_are_not_quite_the_network_are_refused(operation, wrong, depth, monkeypatch):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = [nn.Flatten(), nn.Linear(162, 40), nn.Sigmoid()]
+        for _ in range(depth):
+            parts += [nn.Linear(40, 40), nn.ReLU()]
+        model, x = wrap(nn.Sequential(*parts, nn.Linear(40, 4))), pictures(0)
+    labels = model(x).argmax(1)
+    assert certify(model, x, labels, "linf", 0.0).reason == ""
+    monkeypatch.setitem(HANDLERS, operation, wrong)
+    result = certify(model, x, labels, "linf", 0.0)
+    assert "other logits than the model" in result.reason
+    assert not result.robust.any()
+
+
+class Otherwise(nn.Module):
+    """A network, and a little more where a condition holds that no trace can see."""
+
+    def __init__(self, condition):
+        super().__init__()
+        self.network, self.condition = deep_and_narrow(), condition
+
+    def forward(self, x):
+        logits = self.network(x)
+        if torch.compiler.is_exporting():
+            return logits
+        there = torch.as_tensor(self.condition(x)).to(x).view(-1, 1)
+        return logits + 0.01 * there * logits.flip(1)
+
+
+def deep_and_narrow():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = [part for _ in range(8) for part in (nn.Linear(30, 30), nn.ReLU())]
+        return nn.Sequential(nn.Flatten(), nn.Linear(162, 30), *parts, nn.Linear(30, 4))
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        lambda x: True,
+        lambda x: x.mean() > 0.9,
+        lambda x: len(x) == 1,
+        lambda x: len(x) == 4,
+        lambda x: x.dtype == torch.float32,
+        lambda x: x.dtype == torch.float64,
+        lambda x: torch.is_grad_enabled(),
+    ],
+)
+def test_what_a_network_does_only_while_it_is_not_traced_is_refused(condition):
+    x = pictures(0)[0]
+    convert(freeze(Otherwise(lambda x: False)), x)
+    with pytest.raises(Unsupported, match="other logits"):
+        convert(freeze(Otherwise(condition)), x)
+
+
+def test_what_a_network_does_on_one_image_alone_is_refused():
+    x = pictures(0)
+    model = wrap(Otherwise(lambda v: v[:, 0, 0, 0] == x[3, 0, 0, 0]))
+    result = certify(model, x, model(x).argmax(1), "linf", 0.0)
+    assert "other logits" in result.reason

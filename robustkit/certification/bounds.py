@@ -28,7 +28,7 @@ from robustkit.certification.graph import (
     Step,
 )
 from robustkit.certification.region import Region, power
-from robustkit.certification.roundoff import LIBRARY, OVERFLOW, UNDERFLOW, own_arithmetic
+from robustkit.certification.roundoff import IEEE, LIBRARY, OVERFLOW, UNDERFLOW, own_arithmetic
 from robustkit.certification.sigmoidal import lines
 
 Interval = tuple[Tensor, Tensor]
@@ -150,9 +150,10 @@ def local_error(graph: BoundGraph, index: int, bounds: Sequence[Interval]) -> Te
             return lost.masked_fill(off, 0.0)  # 0, and nothing is carried back
         case Sigmoidal():
             low, high = bounds[step.source]
+            share = LIBRARY / IEEE.unit * roundoff.unit
             # slope · x and offset of the relaxation's lines, together
             sizes = 2 * (step.size * step.rate * _size((low, high)) + 1)
-            lost = _size((step.apply(low), step.apply(high))) * LIBRARY + UNDERFLOW
+            lost = _size((step.apply(low), step.apply(high))) * share + UNDERFLOW
         case MaxPool():
             return step.apply(_size(bounds[step.source])) * own + UNDERFLOW
     return torch.where(sizes < OVERFLOW, lost + sizes * own, torch.inf)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
+from robustkit.certification.agreement import check_network, check_steps, points
 from robustkit.certification.builder import Builder, named
 from robustkit.certification.graph import BoundGraph, Shape, Unsupported
 from robustkit.certification.operations import HANDLERS, MOVES
@@ -22,9 +23,14 @@ def convert(model: nn.Module, image: Tensor) -> BoundGraph:
     """The steps of a frozen module, in float64, on the device of `image`, C × H × W.
 
     Raises:
-        Unsupported: an operation without bounds, or a module that cannot be exported.
+        Unsupported: an operation without bounds, a module that cannot be exported, or steps that
+            are not what it computes.
     """
-    return _Converter(trace(model, image), tuple(image.shape)).run()
+    converter = _Converter(trace(model, image), tuple(image.shape))
+    graph, x = converter.run(), points(image)
+    check_steps(graph, converter.program, converter.held, converter.build.place, x)
+    check_network(model, graph, x)
+    return graph
 
 
 class _Converter:

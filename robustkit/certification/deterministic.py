@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkit.attack.contract import held
+from robustkit.certification.agreement import OTHER, check_logits
 from robustkit.certification.bounds import Interval, chunk, intervals, local_errors, lowest
 from robustkit.certification.conversion import convert
 from robustkit.certification.graph import BoundGraph, Unsupported
@@ -20,6 +21,7 @@ from robustkit.certification.precision import roundoff_of
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region, reach
 from robustkit.certification.roundoff import IEEE
+from robustkit.checkpoint.adapter import replica
 from robustkit.errors import DataError, InputError
 from robustkit.geometry import ORDER
 from robustkit.network import answer
@@ -191,10 +193,10 @@ def _right(
 ) -> Tensor:
     """Whether the network itself is right on the clean images, bool N on the CPU.
 
-    Its logits are also held against the written-down steps: within rounding, or they are not the
-    same function and nothing may be said.
+    Its logits are also held against the written-down steps, in float64 and, within rounding, in
+    float32: else they are not the same function and nothing may be said.
     """
-    found = []
+    found, exact = [], replica(model).to(images.device, torch.float64)
     for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
         logits = answer(model, x)
         classes = logits.shape[1]
@@ -202,7 +204,8 @@ def _right(
             raise DataError(f"a label outside the model's {classes} classes")
         low, high = intervals(graph, Region("linf", x.double(), 0.0))[-1]
         if not bool(((low <= logits) & (logits <= high)).all()):
-            raise Unsupported("the steps that were traced give other logits than the model")
+            raise Unsupported(OTHER)
+        check_logits(graph, x.double(), answer(exact, x.double()))
         found.append((logits.argmax(1) == y).cpu())
     return torch.cat(found)
 
