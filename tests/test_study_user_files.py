@@ -183,6 +183,10 @@ def test_an_edit_of_what_a_study_names_amends_it(own, file, old, new, told):
         f"changed was not fixed beforehand: {told}."
     )
     begin("study.toml", own / "out")  # what was amended stands
+    first, then = findings_of_store(
+        spec.load_study("study.toml"), StudyStore(own / "out"), ""
+    ).asked
+    assert first["user_files"] != then["user_files"]
 
 
 def note_of(own, name="study.toml"):

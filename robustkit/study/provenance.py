@@ -121,7 +121,8 @@ def _tested_on(
 
 def askings(request: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     """What was asked at first, and after each amendment."""
-    first = {key: request[key] for key in ("digest", "file", "changes")}
+    kept = ("digest", "file", "changes", "user_files")
+    first = {key: request[key] for key in kept if key in request}
     return first, *request["amendments"]
 
 
