@@ -249,8 +249,8 @@ def images(n=24):
     return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def evaluated(network, attack="pgd", truth=None, **options):
-    x = images()
+def evaluated(network, attack="pgd", truth=None, n=24, **options):
+    x = images(n)
     with torch.no_grad():
         labels = (truth or network)(x.clone()).argmax(1)
     norm = "linf" if attack in ("pgd", "square") else "l2"
@@ -311,11 +311,13 @@ def test_a_torchscript_network_is_asked_what_it_does_beside_answering():
 
 @pytest.mark.parametrize("attack", ["boundary", "hopskipjump"])
 @pytest.mark.parametrize("network", [Noisy, VeryNoisy])
-def test_attacks_by_decisions_end_on_a_network_that_draws_at_random(attack, network):
+def test_attacks_by_decisions_fool_a_network_that_draws_at_random(attack, network):
     # among the images are some that a single pass gets wrong, and where the noise begins
-    found = evaluated(network(), attack, truth=Net())
-    assert len(found.table) == 24
-    assert found.clean().value > 0.5
+    found = evaluated(network(), attack, truth=Net(), n=10)
+    right = [d for d in found.table["distance"].to_pylist() if d != 0]
+    assert len(right) > 5
+    # where a single answer ends the search, the mean of 20 says otherwise: it holds farther out
+    assert sum(d is not None for d in right) >= len(right) - 1
 
 
 @pytest.mark.parametrize("bad", [NormalisesInPlace, OneBuffer])

@@ -60,19 +60,23 @@ class DecidedOnce(torch.nn.Module):
     """A model that draws at random, asked once at each point; a batch is one point to it.
 
     foolbox's attacks by decisions ask again at a point that was adversarial, and assert that it
-    still is.
+    still is. One lucky answer would send them astray: each point is decided by the mean of
+    `votes` copies in one pass, which are as good as so many passes where each has its own draw.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, votes: int) -> None:
         super().__init__()
         self.model = model
+        self.votes = votes
         self.known: dict[bytes, torch.Tensor] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the model, N × K."""
         key = blake2b(x.detach().cpu().numpy().tobytes(), digest_size=16).digest()
         if key not in self.known:
-            self.known[key] = answer(self.model, x)
+            copies = x.repeat_interleave(self.votes, 0)
+            logits: torch.Tensor = answer(self.model, copies)
+            self.known[key] = logits.view(len(x), self.votes, -1).mean(1)
         return self.known[key]
 
 

@@ -21,6 +21,9 @@ ONE_BY_ONE = (Boundary, HopSkipJump)
 """kinds whose foolbox code shares draws and norms over the batch: image by image, so that a result
 depends on no other image"""
 
+FARTHER = tuple(1.1**k for k in range(1, 13))
+"""how far beyond a point that did not hold others are tried, as multiples of its distance"""
+
 
 @dataclass(frozen=True, slots=True)
 class MinimalNorm:
@@ -62,7 +65,24 @@ class MinimalNorm:
             where = self.verifier.victim.at(batch)
             raise EvaluationFailed(f"{self.name} returned pixels that are not finite{where}")
         pixels = result.detach().to(self.verifier.block.images.dtype).clamp(0, 1)
-        self.verifier.keep(batch, pixels, self.name)
+        held = self.verifier.keep(batch, pixels, self.name)
+        if self.verifier.victim.votes > 1:
+            self._keep_farther(pixels[~held.to(pixels.device)], batch[~held])
+
+    def _keep_farther(self, pixels: Tensor, rows: Tensor) -> None:
+        """Points beyond those that a model that draws at random was not fooled at.
+
+        Its single answers flicker near the boundary, where these attacks end: the nearest lucky one
+        is what they return, and its mean answer is another. On the ray behind it there may be one
+        that holds.
+        """
+        for factor in FARTHER:
+            if len(rows) == 0:
+                return
+            images = self.verifier.block.images[rows.to(pixels.device)]
+            points = (images + factor * (pixels - images)).clamp(0, 1)
+            lost = ~self.verifier.keep(rows, points, self.name)
+            pixels, rows = pixels[lost.to(pixels.device)], rows[lost]
 
     def _answer(self, adversary: Any, batch: Tensor) -> Tensor | None:
         """What the attack returns; None if it found no point to start from."""
@@ -75,7 +95,10 @@ class MinimalNorm:
         )
         criterion = kind(classes)
         if victim.votes > 1 and isinstance(self.attack, ONE_BY_ONE):
-            model, criterion = DecidedOnce(model), criterion & Elsewhere(images[there])
+            model, criterion = (
+                DecidedOnce(model, victim.votes),
+                criterion & Elsewhere(images[there]),
+            )
         wrapped = foolbox_model(model, images.device)
         try:
             with asked(f"in {self.name}"):  # foolbox goes back through the network by itself
