@@ -34,6 +34,20 @@ class PlainNetwork(torch.nn.Module):
     """
 
 
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Set grad mode and default type back after code of others ran."""
+    grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        # asked first: torch.export would write down what is set, though it changes nothing
+        if torch.is_grad_enabled() != grad:
+            torch.set_grad_enabled(grad)
+        if torch.get_default_dtype() != dtype:
+            torch.set_default_dtype(dtype)
+
+
 def answer(network: Callable[[Tensor], Any], x: Tensor) -> Any:
     """What a network of others returns for images, N × C × H × W, and nothing else that it does.
 
@@ -46,17 +60,14 @@ def answer(network: Callable[[Tensor], Any], x: Tensor) -> Any:
     """
     if isinstance(network, PlainNetwork):
         return _asked_plainly(network, x)
-    grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
     module = network if isinstance(network, torch.nn.Module) and not network.training else None
     try:
-        with asked(f"on images of shape {'×'.join(map(str, x.shape[1:]))}"):
+        with (
+            settings_kept(),
+            asked(f"on images of shape {'×'.join(map(str, x.shape[1:]))}"),
+        ):
             output = network(x.clone())
     finally:
-        # asked first: torch.export would write down what is set, though it changes nothing
-        if torch.is_grad_enabled() != grad:
-            torch.set_grad_enabled(grad)
-        if torch.get_default_dtype() != dtype:
-            torch.set_default_dtype(dtype)
         if module is not None and any(part.training for part in module.modules()):
             module.eval()
     return kept(output) if isinstance(output, Tensor) else output

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from robustkit.attack.rewriting import rewritten
 from robustkit.checkpoint.adapter import Classifier, replica
-from robustkit.network import PlainNetwork, answer, gradient
+from robustkit.network import PlainNetwork, answer, gradient, settings_kept
 
 AGREEMENT = 1e-4
 """of the largest logit: how far the copy's logits may lie from the network's. Folding rounds
@@ -60,7 +60,7 @@ def prepare(model: nn.Module, images: Tensor) -> nn.Module:
         images: a few, N × C × H × W, on which copy and model are compared.
     """
     # whatever a network of others does to a tracer, the network itself is there to step by
-    with suppress(Exception):
+    with suppress(Exception, SystemExit), settings_kept():
         if isinstance(model, Classifier):
             network = rewritten(replica(model.network))
             prepared = PreparedNetwork(network, model.mean, model.std)
