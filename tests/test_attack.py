@@ -391,8 +391,8 @@ def test_progress_rises_to_the_whole():
     attacks = make("l2", PGD | {"steps": 5, "restarts": 2}, ddn, epsilon=["1/100", "1/50"])
     attack_block(model, right(model, x), attacks, 3, progress=shares.append)
     assert shares == sorted(shares)
-    assert len(set(shares)) > 10
-    assert 0 < shares[0] < 0.5
+    assert len(set(shares)) > 5
+    assert 0 < shares[0] < 0.1
     assert shares[-1] == 1
     assert any(0.5 < s < 1 for s in shares)
 

@@ -4,10 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from threading import Event
+from types import SimpleNamespace
 
 import pytest
 
-from robustkit.cli.terminal import AuditBar
+from robustkit.cli import output
+from robustkit.cli.terminal import AuditBar, Bar
+from robustkit.evaluation import RunOptions
 
 pty = pytest.importorskip("pty")
 
@@ -133,3 +137,53 @@ def test_names_on_a_bar_are_shown_and_not_obeyed(monkeypatch):
     os.close(ours)
     assert r"a[/red]\x1b[7m\nb" in shown
     assert "\x1b[7m" not in shown
+
+
+def test_a_bar_says_which_of_several_it_is_and_how_long_the_rest_takes(monkeypatch):
+    ours, its = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with open(its, "w") as stderr:  # noqa: PTH123 (a terminal has no path here)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with Bar("a.pt", "2 of 9") as bar:
+            seconds = [0.0]
+            bar.bar.get_time = lambda: seconds[0]
+            options = bar.attach(RunOptions())
+            seconds[0] = 20
+            options.progress(64, 256)
+        monkeypatch.undo()
+    shown = b"".join(iter(lambda: _read(ours), b"")).decode()
+    os.close(ours)
+    assert "a.pt (2 of 9)" in shown
+    assert re.search(r"25%.*60 s to go", shown)
+    assert "of 256" not in shown
+
+
+def test_off_a_terminal_a_line_a_minute_is_said_and_none_before(monkeypatch, capsys):
+    seconds = [0.0]
+    monkeypatch.setattr("robustkit.cli.terminal.time.monotonic", lambda: seconds[0])
+    with Bar("a\nb.pt") as bar:
+        options = bar.attach(RunOptions())
+        for now in range(0, 300, 7):
+            seconds[0] = now
+            options.progress(now, 300)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert lines[0] == r"robustkit: a\nb.pt: 21%, 4 min to go"
+
+
+@pytest.mark.parametrize("loading", [True, False])
+def test_a_word_is_said_where_torch_takes_more_than_a_second(loading, monkeypatch, capsys):
+    torch = SimpleNamespace(__spec__=SimpleNamespace(_initializing=loading))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    output._watch(Event(), every=0.001, after=0.002)
+    assert capsys.readouterr().err == "robustkit: loading torch …\n" * loading
+
+
+def test_no_word_is_said_once_all_is_done(monkeypatch, capsys):
+    torch = SimpleNamespace(__spec__=SimpleNamespace(_initializing=True))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    done = Event()
+    done.set()
+    output._watch(done, every=0.001, after=0.002)
+    assert not capsys.readouterr().err

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from robustkit.attack.block import Block, Outcomes, Progress
     from robustkit.attack.build import build_search
     from robustkit.attack.engine import attack_block
+    from robustkit.attack.forecast import Experience
     from robustkit.attack.step_model import SearchNetwork, search_network
     from robustkit.attack.victim import draws_at_random, normalised
     from robustkit.geometry import TOLERANCE, in_budget
@@ -21,6 +22,7 @@ __all__ = [
     "REVISION",
     "TOLERANCE",
     "Block",
+    "Experience",
     "Outcomes",
     "Progress",
     "SearchNetwork",
@@ -35,6 +37,7 @@ __all__ = [
 _HOMES = {
     "TOLERANCE": "geometry",
     "Block": "attack.block",
+    "Experience": "attack.forecast",
     "Outcomes": "attack.block",
     "Progress": "attack.block",
     "SearchNetwork": "attack.step_model",

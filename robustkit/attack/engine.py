@@ -14,6 +14,7 @@ from robustkit.attack.block import Block, Outcomes, Progress, batches
 from robustkit.attack.build import build_search
 from robustkit.attack.clean import clean_pass
 from robustkit.attack.fixed_budget import FixedBudgets
+from robustkit.attack.forecast import BlockForecast, Experience
 from robustkit.attack.minimal_norm import MinimalNorm
 from robustkit.attack.passes import CountedNetwork
 from robustkit.attack.search import Search
@@ -32,6 +33,7 @@ def attack_block(
     progress: Progress = lambda share: None,
     surrogate: torch.nn.Module | None = None,
     search_by: SearchNetwork | None = None,
+    experience: Experience | None = None,
 ) -> Outcomes:
     """Run every attack of a protocol on a block of images.
 
@@ -53,11 +55,9 @@ def attack_block(
         clean = _clean_logits(replace(victim, model=surrogate), block, batch_size)
     step_model = StepModel(search_by, clean, surrogate is not None)
     searches = [build_search(attack, protocol.norm) for attack in attacks]
+    known = experience or Experience()
+    forecast = BlockForecast(protocol, clean.shape[1], batch_size, known, progress)
     for position, (attack, name) in enumerate(zip(attacks, labels_of(attacks), strict=True)):
-
-        def share(part: float, done: int = position) -> None:
-            progress((done + part) / len(attacks))
-
         search = searches[position]
         of_this = replace(victim, passes=outcomes.passes.part(1 + position))
         verifier = Verifier(of_this, block, protocol.norm, outcomes)
@@ -72,10 +72,11 @@ def attack_block(
                 batch_size,
                 _wrong_classes(search, step_model, verifier, batch_size),
                 any(other is not None and other.compares for other in searches[position + 1 :]),
-            ).run(share)
+                forecast,
+            ).run()
         else:
-            MinimalNorm(verifier, protocol, attack, name, position, batch_size).run(share)
-        share(1.0)
+            MinimalNorm(verifier, protocol, attack, name, position, batch_size, forecast).run()
+    progress(1.0)
     return outcomes
 
 

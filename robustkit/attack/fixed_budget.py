@@ -5,15 +5,16 @@ last step, and refilled from a queue, so that passes run at full batch size and 
 an image whose verdict is known.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic
 
 import torch
 from torch import Tensor
 
-from robustkit.attack.block import Progress, batches
+from robustkit.attack.block import batches
 from robustkit.attack.draws import generator, seed_of
+from robustkit.attack.forecast import BlockForecast, Standing
 from robustkit.attack.objectives import objective
 from robustkit.attack.queue import Queue, Task
 from robustkit.attack.search import Search
@@ -64,16 +65,17 @@ class FixedBudgets(Generic[B]):
     """wrong classes in the order in which they are headed for, N × C, where the search does so"""
     keeps_margins: bool
     """whether a later attack asks how close this one came"""
+    forecast: BlockForecast
 
-    def run(self, progress: Progress) -> None:
+    def run(self) -> None:
         """Attack every image at its open budgets: those below the smallest known to succeed."""
         images = torch.arange(len(self.verifier.outcomes.distance))
         open_levels = [range(level) for level in self._succeeded_from(images)]
         attempts = self.search.attempts(self.step_model.clean.shape[1])
         queue = Queue(open_levels, attempts, self.protocol.search, self.position > 0)
-        total = queue.left or 1
+        self.forecast.begin(self.position, open_levels)
         while len(queue):
-            self._drain(queue, lambda: progress(1 - queue.left / total))
+            self._drain(queue)
             self._verify(queue)
 
     def _succeeded_from(self, rows: Tensor) -> list[int]:
@@ -84,23 +86,25 @@ class FixedBudgets(Generic[B]):
         levels: list[int] = torch.stack(beyond).sum(0).tolist()
         return levels
 
-    def _drain(self, queue: Queue, report: Callable[[], None]) -> None:
+    def _drain(self, queue: Queue) -> None:
         """Work the queue off; the last claimed successes are left in it."""
         slots = self._enter(queue.take(self.batch_size))
         while len(slots):
             found = self._pass(slots)
+            self.forecast.passed(len(slots))
             done = found.hit | (slots.left == 0) | self._given_up(slots, found)
             if done.any():
                 self._keep_out_of_budget_finds(queue, slots, done & ~found.hit)
                 for row in done.nonzero()[:, 0].tolist():
-                    image = int(slots.owner[row])
-                    if found.hit[row]:
+                    image, hit = int(slots.owner[row]), bool(found.hit[row])
+                    steps = self.search.steps - int(slots.left[row])
+                    self.forecast.ended(queue.current(image), steps, hit)
+                    if hit:
                         queue.claim(image, found.images[row].clone())
                     else:
                         queue.fail(image)
                 keep = (~done).nonzero()[:, 0]
                 slots, found = take(slots, keep), take(found, keep)
-                report()
             if len(slots):
                 self._advance(slots, found)
             # rows are at different steps of different searches, so a free slot need not wait for
@@ -111,6 +115,17 @@ class FixedBudgets(Generic[B]):
             if fresh := queue.take(free):
                 entering = self._enter(fresh)
                 slots = join(slots, entering) if len(slots) else entering
+            if self.forecast.due:
+                self.forecast.tell(self._standing(queue, slots))
+
+    def _standing(self, queue: Queue, slots: _Slots[B]) -> list[Standing]:
+        """Where each image stands."""
+        taken = (self.search.steps - slots.left).tolist()
+        steps = dict(zip(slots.owner.tolist(), taken, strict=True))
+        return [
+            Standing(open_levels, task, steps.get(image, 0))
+            for image, (open_levels, task) in enumerate(queue.standing())
+        ]
 
     def _enter(self, tasks: Sequence[Task]) -> _Slots[B]:
         """First iterates for tasks that enter the active set."""

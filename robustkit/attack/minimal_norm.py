@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustkit.attack.block import Progress, batches
+from robustkit.attack.block import batches
 from robustkit.attack.build import build_minimal_norm
 from robustkit.attack.draws import seed_of
+from robustkit.attack.forecast import BlockForecast, Standing
 from robustkit.attack.library import DecidedOnce, Elsewhere, foolbox, foolbox_model, seeded
 from robustkit.attack.passes import CountedNetwork
 from robustkit.attack.verdicts import Verifier
@@ -36,8 +37,9 @@ class MinimalNorm:
     position: int
     """place of the attack in the protocol; its draws are keyed by it"""
     batch_size: int
+    forecast: BlockForecast
 
-    def run(self, progress: Progress) -> None:
+    def run(self) -> None:
         """Attack every image that is classified correctly."""
         block = self.verifier.block
         device = block.images.device
@@ -45,13 +47,16 @@ class MinimalNorm:
         rows = (self.verifier.outcomes.distance > 0).nonzero()[:, 0].cpu()
         size = 1 if isinstance(self.attack, ONE_BY_ONE) else self.batch_size
         parts = list(batches(rows, size))
+        open_levels = [range(len(self.protocol.epsilons)) for _ in rows]
+        self.forecast.begin(self.position, open_levels)
         for n, batch in enumerate(parts, 1):
             ids = (block.ids[i] for i in batch.tolist())
             with seeded(seed_of(self.protocol.seed, self.position, *ids), device):
                 result = self._answer(adversary, batch)
             if result is not None:
                 self._keep(result, batch)
-            progress(n / len(parts))
+            self.forecast.finished(len(batch))
+            self.forecast.tell(map(Standing, open_levels), n / len(parts))
 
     def _ended(self, classes: Tensor) -> Callable[[Tensor], Tensor] | None:
         """Which images the attack has done with, by their logits; None: it never says."""

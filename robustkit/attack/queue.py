@@ -1,7 +1,8 @@
 """The queue: which image is attacked next, at which budget, in which attempt; what was found."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from torch import Tensor
@@ -53,7 +54,6 @@ class Queue:
         self._open = list(open_levels)
         self._attempts = attempts
         self._order = order
-        self._share = _share_below(DEARER * len(attempts))
         self._untried = set(range(len(open_levels))) if attacked else set()
         self._waiting: deque[Task] = deque()
         self._current: dict[int, Task] = {}
@@ -77,6 +77,22 @@ class Queue:
     def withheld(self) -> int:
         """How many images wait for a verdict on their claims to go on at smaller budgets."""
         return sum(find.task.level > self._open[find.task.image].start for find in self._finds)
+
+    def current(self, image: int) -> Task:
+        """What is worked on."""
+        return self._current[image]
+
+    def standing(self) -> Iterator[tuple[range, Task | None]]:
+        """Of each image the open levels, as if claims held, and the task that comes or runs."""
+        tasks: dict[int, Task | None] = {
+            task.image: task for task in (*self._waiting, *self._current.values())
+        }
+        ends = {}
+        for find in self._finds:
+            tasks[find.task.image], ends[find.task.image] = None, find.task.level
+        for image, levels in enumerate(self._open):
+            stop = min(levels.stop, ends.get(image, levels.stop))
+            yield range(levels.start, stop), tasks.get(image)
 
     def take(self, most: int) -> list[Task]:
         """Tasks to be worked on now, no more than so many."""
@@ -123,16 +139,26 @@ class Queue:
 
     def _chosen(self, image: int, open_levels: range) -> int:
         """Which of an image's open levels is tried next."""
-        if self._order == "scan":
-            return open_levels[0]
-        if image in self._untried:
-            # where an attack failed right below its smallest success, another one seldom succeeds,
-            # and if it does not, nothing is left to be asked
-            self._untried.remove(image)
-            return open_levels[-1]
-        return open_levels[int(self._share * len(open_levels))]
+        untried = image in self._untried
+        self._untried.discard(image)
+        return choose(open_levels, self._order, len(self._attempts), untried)
 
 
+def choose(open_levels: range, order: BudgetOrder, attempts: int, untried: bool) -> int:
+    """Which of an image's open levels is tried next.
+
+    `untried`: by this attack, where others settled all other levels.
+    """
+    if order == "scan":
+        return open_levels[0]
+    if untried:
+        # where an attack failed right below its smallest success, another one seldom succeeds, and
+        # if it does not, nothing is left to be asked
+        return open_levels[-1]
+    return open_levels[int(_share_below(DEARER * attempts) * len(open_levels))]
+
+
+@cache
 def _share_below(ratio: float) -> float:
     """The share of open levels below the one that is tried, where failing costs `ratio` successes.
 

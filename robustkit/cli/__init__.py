@@ -58,7 +58,8 @@ def _command() -> int:
 
     output.guard()
     machine.keep_memory()
-    return run(sys.argv[1:])
+    with output.patience():
+        return run(sys.argv[1:])
 
 
 def _told(error: BaseException, signals: list[int]) -> int:

@@ -199,9 +199,10 @@ def _evaluate_all(
     from robustkit.cli.terminal import Bar
 
     records = {}
-    for path in paths:
+    for number, path in enumerate(paths, 1):
+        which = f"{number} of {len(paths)}" if len(paths) > 1 else ""
         try:
-            records[path] = _attempted(path, request, Bar(path))
+            records[path] = _attempted(path, request, Bar(path, which))
         except RobustkitError as error:
             trace(error)
             failures[path] = error

@@ -5,10 +5,12 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from errno import ENAMETOOLONG, EPIPE
 from pathlib import Path
 from select import select
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TextIO
 
 from robustkit.errors import InputError, cut, first_line, shown
@@ -117,6 +119,30 @@ def tell_warnings(warnings: Iterable[str]) -> None:
     """Lines on stderr."""
     for warning in warnings:
         say_styled(f"warning: {warning}", "yellow", err=True)
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Within, a terminal is told what takes so long, where torch has been loaded for a second."""
+    done = Event()
+    if sys.stderr.isatty():
+        Thread(target=_watch, args=(done,), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _watch(done: Event, every: float = 0.25, after: float = 1.0) -> None:
+    waited = 0.0
+    while waited < after:
+        if done.wait(every):
+            return
+        torch = sys.modules.get("torch")
+        if torch is not None and not getattr(torch.__spec__, "_initializing", False):
+            return  # it is there
+        waited += every if torch is not None else 0
+    tell("robustkit: loading torch …")
 
 
 # --- files ----------------------------------------------------------------------------------------

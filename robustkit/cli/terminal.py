@@ -38,6 +38,18 @@ if TYPE_CHECKING:
     from robustkit.study.run import Run, StudyProgress
 
 
+class _ToGo(ProgressColumn):
+    """'2 min to go' of what is done as a share of the time; rich goes by the last seconds."""
+
+    def render(self, task: Task) -> Text:
+        return Text(_to_go(task.elapsed or 0.0, task.percentage / 100), "progress.remaining")
+
+
+def _to_go(elapsed: float, share: float) -> str:
+    """'2 min to go'; nothing while that cannot be told."""
+    return f"{_span(elapsed * (1 - share) / share)} to go" if share > 0.01 else ""
+
+
 class _Count(ProgressColumn):
     """'3 of 8 images'; nothing while it is not known of how many."""
 
@@ -51,15 +63,15 @@ class _Count(ProgressColumn):
         return Text(f"{task.completed:.0f} of {task.total:.0f} {self.unit}")
 
 
-def _bar(unit: str) -> Progress:
-    """A bar on stderr; none where that is no terminal."""
+def _bar(unit: str | None) -> Progress:
+    """A bar on stderr; none where that is no terminal. Without a unit it is of time."""
     stderr = console(err=True)
+    left = (_ToGo(),) if unit is None else (_Count(unit), TimeRemainingColumn())
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        _Count(unit),
-        TimeRemainingColumn(),
+        *left,
         console=stderr,
         transient=True,
         disable=not stderr.is_terminal or os.environ.get("RANK", "0") != "0",
@@ -69,7 +81,7 @@ def _bar(unit: str) -> Progress:
 class _Shown:
     """A bar that is on the screen within a `with`."""
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self, unit: str | None) -> None:
         self.bar = _bar(unit)
         self.console = self.bar.console
 
@@ -86,19 +98,27 @@ class _Shown:
         self.bar.stop()
 
 
-class Bar(_Shown):
-    """Progress of one evaluation, with the time to go; nothing where stderr is no terminal."""
+EVERY = 60.0
+"""seconds between two lines where stderr is no terminal"""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("images")
+
+class Bar(_Shown):
+    """Progress of one evaluation, with the time to go; off a terminal a line a minute."""
+
+    def __init__(self, path: str, which: str = "") -> None:
+        """`which` of several it is: "2 of 9"."""
+        super().__init__(None)
         self.path = path
+        self.name = f"{path} ({which})" if which else path
+        self.begun = self.told = time.monotonic()
 
     def attach(self, options: "RunOptions") -> "RunOptions":
         """Options that report here."""
-        task = self.bar.add_task(shown(self.path), total=None, visible=False)
+        task = self.bar.add_task(shown(self.name), total=None, visible=False)
 
         def progress(done: float, total: int) -> None:
             self.bar.update(task, completed=done, total=total, visible=True)
+            self._say(done / total)
 
         def waiting() -> None:
             text = f"robustkit: another process is at work on {self.path}; waiting"
@@ -108,6 +128,13 @@ class Bar(_Shown):
             self.console.print(styled(f"robustkit: {text}"), soft_wrap=True)
 
         return replace(options, progress=progress, waiting=waiting, told=told)
+
+    def _say(self, share: float) -> None:
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.told >= EVERY and share < 1:
+            self.told = now
+            left = _to_go(now - self.begun, share)
+            tell(f"robustkit: {self.name}: {share:.0%}{', ' if left else ''}{left}")
 
 
 def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None:

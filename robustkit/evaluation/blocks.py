@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from robustkit.attack import Block, Outcomes, SearchNetwork, attack_block, in_budget
+from robustkit.attack import Block, Experience, Outcomes, SearchNetwork, attack_block, in_budget
 from robustkit.data import Dataset
 from robustkit.errors import EvaluationFailed
 from robustkit.evaluation.config import Config
@@ -61,9 +61,10 @@ def attack_rows(
         plan: sizes of blocks and batches; changed where the memory does not suffice.
         blocks: where finished ones are kept.
         keep_images: keep the perturbed images, too; a block without them is attacked again.
-        report: told how many images are done and how many there are.
+        report: told how many images are done and how many there are: a share of the time, as far as
+            it can be told.
     """
-    data = config.data
+    data, experience = config.data, Experience()
     for number, start in enumerate(range(0, len(data), plan["block_size"])):
         stop = min(start + plan["block_size"], len(data))
         done = blocks.done(number, start, stop - start)
@@ -73,7 +74,7 @@ def attack_rows(
                 report(start + share * (stop - start), len(data))
 
             block = _block(data, start, stop, config.device)
-            outcomes = _attack(networks, block, config.protocol, plan, blocks, progress)
+            outcomes = _attack(networks, block, config.protocol, plan, blocks, progress, experience)
             rows = _rows(block, outcomes, config.protocol.epsilons)
             images = outcomes.perturbed.cpu().numpy() if keep_images else None
             examples = _examples(block, outcomes, blocks.examples())
@@ -99,13 +100,15 @@ def _attack(
     plan: dict[str, Any],
     blocks: Blocks,
     progress: Callable[[float], None],
+    experience: Experience,
 ) -> Outcomes:
     """Attack a block; when the GPU's memory does not suffice, with half the batch, and say so."""
     model, surrogate, search_by = networks
     while True:
         try:
+            size = plan["batch_size"]
             return attack_block(
-                model, block, protocol, plan["batch_size"], progress, surrogate, search_by
+                model, block, protocol, size, progress, surrogate, search_by, experience
             )
         except torch.cuda.OutOfMemoryError as error:
             if plan["batch_size"] == 1:

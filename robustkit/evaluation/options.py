@@ -7,7 +7,7 @@ from typing import Literal
 
 Precision = Literal["auto", "float32", "tf32", "bf16", "fp16"]
 Progress = Callable[[float, int], None]
-"""told how many images are done (in fractions) and how many there are"""
+"""told how many images are done and how many there are: in fractions, by the time that they take"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,72 @@
+"""The share of the time that is told while a block is attacked."""
+
+from bisect import bisect_right
+
+import pytest
+from helpers.attacked import Linear, images, make, right
+
+from robustkit.attack import Experience, attack_block
+
+PGD = {"kind": "pgd", "steps": 20, "relative_step": "1/8", "restarts": 3}
+MARGIN = PGD | {"loss": "margin"}
+LEVELS = [f"{k}/200" for k in range(1, 9)]
+
+
+class Timed(Linear):
+    """A network on a clock of its own: each pass takes as long, and each image in it, too."""
+
+    def __init__(self, each_pass: float, each_image: float) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.costs = each_pass, each_image
+
+    def forward(self, x):
+        each_pass, each_image = self.costs
+        self.now += each_pass + each_image * len(x)
+        return super().forward(x)
+
+
+def largest_difference(told, whole):
+    """Between the share that was told last and the share that is gone, from the first tenth on."""
+    times = [at for at, _ in told]
+    gone = [k / 100 for k in range(10, 100)]
+    shown = [told[bisect_right(times, share * whole) - 1][1] for share in gone]
+    return max(abs(a - b) for a, b in zip(gone, shown, strict=True))
+
+
+@pytest.fixture
+def attacked(monkeypatch):
+    """Attack images: how far what is told is from what is gone, at most."""
+    monkeypatch.setattr("robustkit.attack.forecast.OFTEN", 0.5)
+
+    def run(attacks, costs=(0.05, 0.005), order="bisect", experience=None, seed=1):
+        model = Timed(*costs)
+        monkeypatch.setattr("robustkit.attack.forecast.perf_counter", lambda: model.now)
+        own, told = right(model, images(96, seed=seed)), []
+        own.images[::2] = own.images[::2] * 0.2 + 0.4  # weaker ones
+        protocol = make("linf", *attacks, epsilon=LEVELS, search=order)
+        model.now = 0.0
+        attack_block(
+            model, own, protocol, 32, lambda s: told.append((model.now, s)), experience=experience
+        )
+        assert told[-1] == (model.now, 1.0)
+        assert [share for _, share in told] == sorted(share for _, share in told)
+        return largest_difference(told, model.now)
+
+    return run
+
+
+@pytest.mark.parametrize("order", ["bisect", "scan"])
+@pytest.mark.parametrize("costs", [(0.0, 0.01), (0.03, 0.007)])
+def test_the_share_told_is_the_share_of_the_time_gone(costs, order, attacked):
+    assert attacked([PGD], costs, order) < 0.2
+
+
+def test_attacks_that_find_little_more_are_foreseen(attacked):
+    assert attacked([PGD, MARGIN]) < 0.2
+
+
+def test_other_blocks_are_an_experience(attacked):
+    experience = Experience()
+    attacked([PGD, MARGIN], experience=experience)
+    assert attacked([PGD, MARGIN], experience=experience, seed=2) < 0.15
