@@ -509,3 +509,13 @@ def test_what_a_network_does_on_one_image_alone_is_refused():
     model = wrap(Otherwise(lambda v: v[:, 0, 0, 0] == x[3, 0, 0, 0]))
     result = certify(model, x, model(x).argmax(1), "linf", 0.0)
     assert "other logits" in result.reason
+
+
+def test_what_repeats_numbers_has_the_share_of_adding_up_their_slopes():
+    x = pictures(0)[0]
+    graph = convert(freeze(Function(nn.Upsample(scale_factor=2))), x)
+    bounds = intervals(graph, Region("linf", pictures(0).double(), 0.0))
+    more = next(i for i, step in enumerate(graph.steps) if step.shape == (3, 14, 14))
+    low, high = bounds[more]
+    share = 1e3 * 2.0**-53 * torch.maximum(low.abs(), high.abs())
+    assert bool((local_error(graph, more, bounds) >= share).all())

@@ -1,6 +1,7 @@
 """What is certified is the float32 network as it is run, and rounding costs next to nothing."""
 
 import copy
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -19,9 +20,12 @@ from robustkit.certification.graph import (
     Input,
     MaxPool,
     Relu,
+    Unsupported,
+    convolution,
     matrix,
     scaling,
 )
+from robustkit.certification.precision import check_convolutions
 from robustkit.certification.region import Region
 from robustkit.certification.roundoff import DOUBLE, IEEE, Roundoff
 from robustkit.checkpoint import wrap
@@ -472,6 +476,43 @@ def _fast_math(monkeypatch, model):
 def _transforms(monkeypatch, model):
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     return model
+
+
+def _strip(x, w):
+    """Winograd's F(2, 3) along each row (Lavin and Gray 2016), for one channel and one kernel row."""
+    d = [x[..., i : i + x.shape[-1] - 3 : 2] for i in range(4)]
+    a, b, c = w.flatten()
+    one, two = (d[0] - d[2]) * a, (d[1] + d[2]) * ((a + b + c) / 2)
+    three, four = (d[2] - d[1]) * ((a - b + c) / 2), (d[1] - d[3]) * c
+    return torch.stack([one + two + three, two - three - four], -1).flatten(-2)
+
+
+def test_a_convolution_that_is_transformed_is_noticed():
+    w, zero = torch.tensor([[[[0.3, -0.7, 0.2]]]]).double(), torch.zeros(1).double()
+    direct = convolution(0, (1, 20, 20), (1, 20, 18), w, zero, ())
+    check_convolutions(BoundGraph((Input((1, 20, 20)), direct)))
+    transformed = replace(direct, linear=_strip)
+    x = pictures(0, side=20).double()
+    torch.testing.assert_close(transformed.apply(x), direct.apply(x))  # exactly it is the same
+    with pytest.raises(Unsupported, match="Winograd"):
+        check_convolutions(BoundGraph((Input((1, 20, 20)), transformed)))
+
+
+def test_what_is_tried_is_the_kernel_that_runs(monkeypatch):
+    w = torch.rand(8, 1, 3, 3, generator=generator("w", 0)).double()
+    graph = BoundGraph(
+        (
+            Input((1, 24, 24)),
+            convolution(0, (1, 24, 24), (8, 24, 24), w, torch.zeros(8).double(), (1, 1)),
+        )
+    )
+    check_convolutions(graph)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    with torch.backends.nnpack.flags(enabled=False):
+        check_convolutions(graph)
+    if torch._C._get_nnpack_enabled():
+        with pytest.raises(Unsupported, match="Winograd"):
+            check_convolutions(graph)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,9 @@ def local_error(graph: BoundGraph, index: int, bounds: Sequence[Interval]) -> Te
         case Input():
             return None  # float32 numbers; the region takes care of its own arithmetic
         case Affine(terms=0):
-            return None
+            # moved; where numbers are repeated, their slopes are added up on the way back
+            repeated = prod(step.shape) > prod(graph.steps[step.source].shape)
+            return _size(bounds[index]) * own if repeated else None
         case Affine():
             sizes = step.absolute(_size(bounds[step.source]) + UNDERFLOW, UNDERFLOW)
             sizes = sizes + step.constants + 2 * step.terms * UNDERFLOW

@@ -17,7 +17,7 @@ from robustkit.certification.agreement import OTHER, check_logits
 from robustkit.certification.bounds import Interval, chunk, intervals, local_errors, lowest
 from robustkit.certification.conversion import convert
 from robustkit.certification.graph import BoundGraph, Unsupported
-from robustkit.certification.precision import roundoff_of
+from robustkit.certification.precision import check_convolutions, roundoff_of
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region, reach
 from robustkit.certification.roundoff import IEEE
@@ -154,7 +154,9 @@ def graph_of(model: nn.Module, image: Tensor) -> BoundGraph:
     Raises:
         Unsupported: an operation without bounds, or kernels whose error nothing bounds.
     """
-    return replace(convert(model, image), roundoff=roundoff_of(model, image.device))
+    graph = replace(convert(model, image), roundoff=roundoff_of(model, image.device))
+    check_convolutions(graph)
+    return graph
 
 
 def _check(

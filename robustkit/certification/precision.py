@@ -5,13 +5,23 @@ import os
 import torch
 from torch import nn
 
-from robustkit.certification.graph import Unsupported
+from robustkit.attack.draws import generator
+from robustkit.certification.graph import Affine, BoundGraph, Unsupported
 from robustkit.certification.roundoff import Roundoff
 
 CUT = {"tf32": 2.0**-10, "bf16": 2.0**-7}
 """relative error of a factor that is cut to so many bits"""
 TENSOR_CORE = 2.0**-22
 """in place of float32's unit: their sums drop bits instead of rounding"""
+HUGE = 2.0**40
+"""a weight whose rounding is larger than all others together"""
+MANY = 16
+"""images from which on NNPACK takes over"""
+TRANSFORMED = (
+    "a convolution is done by Winograd's or a Fourier transform, and nothing bounds what that "
+    "rounds; torch.backends.nnpack.set_flags(False) or torch.backends.cudnn.enabled = False "
+    "forbids it"
+)
 FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 
 
@@ -34,6 +44,30 @@ def roundoff_of(model: nn.Module, device: torch.device) -> Roundoff:
         products, convolutions = backends.mkldnn.matmul, backends.mkldnn.conv  # type: ignore[attr-defined]
     inputs = max(CUT.get(kind.fp32_precision, 0.0) for kind in (products, convolutions))
     return Roundoff(TENSOR_CORE, inputs) if inputs else Roundoff()
+
+
+def check_convolutions(graph: BoundGraph) -> None:
+    """Each convolution in float32 where it runs, with one huge weight in each kernel.
+
+    What is summed directly does not meet that weight where the pixel under it is 0. Winograd's and
+    Fourier transforms mix all weights of a kernel, and their rounding with them. Few and many
+    images are tried, since libraries choose by sizes, not by values.
+
+    Raises:
+        Unsupported: a convolution errs by more than its sums could.
+    """
+    for step in graph.steps:
+        if not isinstance(step, Affine) or step.weight is None or step.weight.dim() != 4:
+            continue
+        weight, inner = torch.ones_like(step.weight), graph.steps[step.source].shape
+        weight[..., 0, 0] = HUGE
+        for images in (1, MANY):
+            pixels = torch.rand(images, 1, *inner[1:], generator=generator("pixels", 0)) < 0.5
+            x = pixels.to(weight.device, torch.float32).expand(images, *inner).contiguous()
+            sizes = step.linear(x.double(), weight)
+            error = (step.linear(x, weight.float()).double() - sizes).abs()
+            if not bool((error <= graph.roundoff.of_sum(step.terms, sizes, sizes)).all()):
+                raise Unsupported(TRANSFORMED)
 
 
 def _check_cpu(model: nn.Module) -> None:

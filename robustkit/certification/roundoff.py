@@ -41,16 +41,21 @@ later layers, as in a running error analysis of the distance to the exact networ
 the network; backward, sums over at most as many numbers as the step's result has; around both there
 is a constant number of operations, and one addition a step. Each of these errors is at most
 γ_m(2⁻⁵³) |a| (Σ |w_i| |z_i| + |b|), together at most with m = 16 (n + numbers of the result + steps
-+ 64), which is added to δ; what is exact in float32 has a δ of that alone. Slopes need no error of
-their own: a · f(z) ≥ a' · z + c − |a| δ is claimed for the a' and c that were really computed. The
-region accounts for its own arithmetic.
++ 64), which is added to δ; what is exact in float32, and more than a move, has a δ of that alone.
+Counted: two sums forward (middle and radius) and that of the sizes, n + 4 each; on the way back two
+over the result, the slopes' and the offset's, and that of |a| δ; an addition a step, and below 32
+more: under 4 (n + numbers of the result + steps + 64), so that 16 leaves a factor of four. Slopes
+need no error of their own: a · f(z) ≥ a' · z + c − |a| δ is claimed for the a' and c that were
+really computed. The region accounts for its own arithmetic.
 
 *Assumed* is IEEE arithmetic, and that sums are taken directly: γ does not bound Winograd's and
-Fourier transforms. On a CPU torch asks oneDNN for the direct algorithm, and NNPACK, which
-transforms, is refused (`precision.py`). cuDNN may transform float32 convolutions unseen;
-`torch.backends.cudnn.enabled = False` forbids it. Where torch's settings let factors be cut to TF32
+Fourier transforms. On x86 torch asks oneDNN for the direct algorithm; NNPACK, cuDNN and, on ARM,
+torch's own depthwise kernel may transform. Each convolution is therefore tried where it runs
+(`precision.check_convolutions`), and refused if it does; presumed is that what is tried is what is
+used. Where torch's settings let factors be cut to TF32
 or bfloat16, each has a relative error of 2⁻¹⁰ or 2⁻⁷ (cut, not rounded), and u = 2⁻²², since
-tensor cores drop bits of what they add (Fasi et al. 2021 found fewer dropped).
+tensor cores drop bits of what they add: aligned to the largest with 24 bits, a term loses 2⁻²³ of
+it, and no more for the result's own share (presumed; Fasi et al. 2021 found fewer dropped).
 """
 
 from dataclasses import dataclass
