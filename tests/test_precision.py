@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from helpers.attacked import Small, images, make, right
@@ -12,7 +13,7 @@ from robustkit.attack import SearchNetwork, attack_block, in_budget, search_netw
 from robustkit.attack.precision import LowPrecision
 from robustkit.checkpoint.adapter import wrap
 from robustkit.errors import InputError
-from robustkit.evaluation import RunOptions, evaluate, speed
+from robustkit.evaluation import RunOptions, certify, evaluate, speed
 from robustkit.integrity import check_files
 from robustkit.network import answer, gradient
 from robustkit.record import read
@@ -214,3 +215,25 @@ def test_automatic_precision_leaves_what_does_not_fit_in_float32(tmp_path):
     assert dice.header["precision"] == clean.header["precision"] == "float32"
     (kept,) = tmp_path.glob("passes-*.json")
     assert "draws at random" in json.loads(kept.read_text())["unfit"]["bf16"]
+
+
+def test_verdicts_are_of_whole_float32_whatever_torch_allows_a_gpu(tmp_path):
+    seen = []
+
+    class Watching(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(x)
+
+    before = torch.backends.cudnn.allow_tf32
+    ask(Watching(), RunOptions(), tmp_path)
+    assert seen[-1] is False
+    assert torch.backends.cudnn.allow_tf32 is before
+
+
+def test_a_low_precision_is_refused_where_images_are_certified(tmp_path):
+    x = images(4, side=8)
+    with pytest.raises(InputError, match="attacked in float32"):
+        certify(
+            Small(), (x.numpy(), np.zeros(4, int)), "1/50", options=RunOptions(precision="bf16")
+        )
