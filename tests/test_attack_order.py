@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from robustkit.attack import Block, attack_block, engine, in_budget
-from robustkit.attack.queue import DEARER, Queue
+from robustkit.attack.queue import Queue
 from robustkit.attack.search import Attempt, Search
+from robustkit.protocol.order import DEARER, most_searches
 
 EIGHT = [f"{k}/50" for k in range(1, 9)]
 FGSM = {"kind": "fgsm"}
@@ -62,6 +63,8 @@ def test_every_order_finds_the_smallest_budget_that_succeeds_and_bisection_asks_
                 ratio = DEARER * restarts
                 share = brentq(lambda x, ratio=ratio: x + x**ratio - 1, 0, 1)
                 assert cost[k] <= log(len(r) + 1) / -log(share) + 2 * (1 + ratio)
+                if not attacked:
+                    assert cost[k] <= most_searches(len(r), restarts) * ratio + 1e-9
 
 
 def test_bisection_gives_the_same_verdicts_in_fewer_passes():

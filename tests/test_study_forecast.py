@@ -49,8 +49,9 @@ def test_a_forecast_is_what_is_missing_times_what_it_takes(tiny, tmp_path):
     for row in expected.rows:
         assert (row.now, row.later) == cells[row.method]
         assert row.seconds == pytest.approx(sum(cells[row.method]) * each[row.method])
-    # 60 images for each of 8 networks; 20 for 4, with a step at 2 budgets and a look at the end
-    clean, attacked = 10 + 60 * 0.5, 10 + 20 * (0.5 + 2 * (0.25 + 0.5))
+    # 60 images for each of 8 networks; 20 for 4, with a step and a look at the end: the larger
+    # of 2 budgets succeeds at a quarter of the cost, the smaller fails
+    clean, attacked = 10 + 60 * 0.5, 10 + 20 * (0.5 + 1.25 * (0.25 + 0.5))
     assert (expected.evaluations, expected.pending) == (0, 8 + 4)
     assert expected.evaluating == pytest.approx(8 * clean + 4 * attacked)
     total = sum(row.seconds for row in expected.rows) + expected.evaluating
@@ -94,11 +95,14 @@ def test_every_attack_has_its_passes():
     every = {kind_of(a): a for name in names("attacks") for a in load_protocol(name).attacks}
     assert set(every) == set(KINDS)
     for attack in every.values():
-        gradients, forwards = passes(attack, 3, 10)
+        gradients, forwards = passes(attack, 3, 10, "bisect")
         assert gradients + forwards > 0
     pgd = load_protocol("pgd").attacks[-1]
-    assert passes(pgd, 3, 10) == (3 * pgd.restarts * pgd.steps, 3 * pgd.restarts)
-    assert passes(load_protocol("square").attacks[0], 2, 10) == (
+    assert passes(pgd, 3, 10, "scan") == (3 * pgd.restarts * pgd.steps, 3 * pgd.restarts)
+    # the largest two succeed at a quarter of an attempt each, of five, and the smallest fails
+    whole = pgd.restarts * pgd.steps
+    assert passes(pgd, 3, 10, "bisect")[0] == pytest.approx((1 + 2 / 20) * whole)
+    assert passes(load_protocol("square").attacks[0], 2, 10, "scan") == (
         0,
         2 * load_protocol("square").attacks[0].queries,
     )

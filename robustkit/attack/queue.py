@@ -2,16 +2,12 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import NamedTuple
 
 from torch import Tensor
 
 from robustkit.attack.search import Attempt
-from robustkit.protocol import BudgetOrder
-
-DEARER = 4
-"""how many times an attempt that fails costs what one that succeeds does, about"""
+from robustkit.protocol import BudgetOrder, next_level
 
 
 class Task(NamedTuple):
@@ -155,19 +151,4 @@ def choose(open_levels: range, order: BudgetOrder, attempts: int, untried: bool)
         # where an attack failed right below its smallest success, another one seldom succeeds, and
         # if it does not, nothing is left to be asked
         return open_levels[-1]
-    return open_levels[int(_share_below(DEARER * attempts) * len(open_levels))]
-
-
-@cache
-def _share_below(ratio: float) -> float:
-    """The share of open levels below the one that is tried, where failing costs `ratio` successes.
-
-    Not half of them: a success takes a few steps, a failure every step of every attempt. With
-    x + x^ratio = 1 a share x of the levels goes with the cheap answer, and both branches of the
-    search cost alike, as in Huffman codes of letters of unequal cost (Varn 1971).
-    """
-    low, high = 0.5, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if middle + middle**ratio < 1 else (low, middle)
-    return low
+    return next_level(open_levels, attempts)

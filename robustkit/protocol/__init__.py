@@ -37,6 +37,7 @@ from robustkit.protocol.file import (
     protocol_toml,
 )
 from robustkit.protocol.norms import NORMS, Norm, parse_norm, symbol
+from robustkit.protocol.order import most_searches, next_level
 from robustkit.protocol.protocol import (
     BudgetOrder,
     Epsilon,
@@ -81,6 +82,8 @@ __all__ = [
     "kind_of",
     "labels_of",
     "load_protocol",
+    "most_searches",
+    "next_level",
     "norms_of",
     "parse_epsilon",
     "parse_norm",

@@ -11,6 +11,7 @@ from robustkit.data import Dataset
 from robustkit.protocol import (
     Attack,
     Boundary,
+    BudgetOrder,
     CarliniWagner,
     Ddn,
     DeepFool,
@@ -18,6 +19,7 @@ from robustkit.protocol import (
     HopSkipJump,
     NoiseAttack,
     SquareAttack,
+    most_searches,
 )
 from robustkit.study.cells import Cell, Plan, Test
 from robustkit.study.run import ROUNDS, STEPS, Run, worker_config
@@ -145,16 +147,17 @@ def _evaluating(run: Run, test: Test, throughput: Throughput) -> float:
     known = test.epsilons or protocol.epsilons or data.budgets.get(protocol.norm, ())
     gradients, forwards = 0.0, 1.0
     for attack in protocol.attacks:
-        counts = passes(attack, len(known), len(data.classes))
+        counts = passes(attack, len(known), len(data.classes), protocol.search)
         gradients, forwards = gradients + counts[0], forwards + counts[1]
     each = gradients * throughput.gradient + forwards * throughput.forward
     return throughput.evaluation + len(data) * each
 
 
-def passes(attack: Attack, budgets: int, classes: int) -> tuple[float, float]:
+def passes(attack: Attack, budgets: int, classes: int, search: BudgetOrder) -> tuple[float, float]:
     """Passes forth and back, and passes forth alone, that an attack takes of an image at most."""
-    searches = budgets * getattr(attack, "restarts", 1)
-    searches *= max(1, min(getattr(attack, "targets", 0), classes - 1))
+    attempts = getattr(attack, "restarts", 1)
+    attempts *= max(1, min(getattr(attack, "targets", 0), classes - 1))
+    searches = attempts * (budgets if search == "scan" else most_searches(budgets, attempts))
     match attack:
         case SquareAttack():
             return 0, searches * attack.queries

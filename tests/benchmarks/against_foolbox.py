@@ -1,10 +1,11 @@
 """The engine beside plain foolbox: same attack, steps, step sizes and budgets, in one run.
 
-    python tests/benchmarks/against_foolbox.py NETWORK.safetensors --data-root DIR [--images 1000]
+    OMP_NUM_THREADS=1 python tests/benchmarks/against_foolbox.py NETWORK.safetensors --data-root DIR
 
-Prints a JSON line a seed: robust accuracy and time of the engine and of foolbox, the time of a bare
-replay of the engine's batches (forward and input gradient, no attack) and of as many sample-passes
-at full batch size. `--verdicts` leaves the replays out. `--memory` prints the peak memory of one evaluation instead.
+Prints a JSON line a seed: robust accuracy and CPU time of foolbox and of the engine in both orders of
+budgets, the time of a bare replay of the bisection's batches (forward and input gradient, no attack)
+and of as many sample-passes at full batch size. `--verdicts` leaves the replays out. `--memory` prints
+the peak memory of one evaluation instead.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from robustkit.data import load_dataset
 
 T = TypeVar("T")
 BUDGETS = ("0.05", "0.1", "0.15", "0.2", "0.25", "0.3", "0.35", "0.4")
+ORDERS, REPLAYS = ("bisect", "scan"), ("replay", "full batches")
 STEPS, RELATIVE = 40, "1/16"
 PROTOCOL = {
     "title": "PGD-40 from a random start",
@@ -56,9 +58,9 @@ class Counted(torch.nn.Module):
         if x.requires_grad:
             self.images += len(x)
         if self.replays:
-            clock = time.perf_counter()
+            clock = time.process_time()
             replay(self.model, x, [(len(x), x.requires_grad)])
-            self.replayed += time.perf_counter() - clock
+            self.replayed += time.process_time() - clock
         return self.model(x)
 
 
@@ -94,77 +96,78 @@ def replay(model: torch.nn.Module, images: torch.Tensor, batches: list[tuple[int
 
 
 def timed(function: Callable[..., T], *arguments: object) -> tuple[float, T]:
-    clock = time.perf_counter()
+    clock = time.process_time()
     result = function(*arguments)
-    return time.perf_counter() - clock, result
+    return time.process_time() - clock, result
 
 
 def compare(options: argparse.Namespace) -> None:
     """Block by block in turn, so that a machine whose speed drifts slows all of them alike."""
     subset = load_dataset(options.data, root=options.data_root, limit=options.images)
+    options.images = len(subset)
     record = read_checkpoint(options.network)
     counted, trainable = Counted(record.load()), record.load()
-    counted.replays = not options.verdicts
     trainable.requires_grad_(True)  # as a user's own model is, and as foolbox leaves it
     plain = Foolbox(trainable)
     for seed in range(options.seeds):
-        asked = replace(protocol.parse_protocol(PROTOCOL, "pgd", "benchmark"), seed=seed)
         torch.manual_seed(seed)
-        seconds: dict[str, list[float]] = {
-            "engine": [],
-            "replay": [],
-            "full batches": [],
-            "foolbox": [],
-        }
-        ours, theirs, passes = torch.zeros(len(BUDGETS)), torch.zeros(len(BUDGETS)), 0
+        seconds: dict[str, list[float]] = {}
+        right = {name: torch.zeros(len(BUDGETS)) for name in (*ORDERS, "foolbox")}
+        passes = dict.fromkeys(ORDERS, 0)
         for start in range(0, len(subset), 256):
             stop = min(start + 256, len(subset))
             x = torch.from_numpy(subset.images(start, stop))
             y = torch.from_numpy(subset.labels[start:stop])
             block = Block(x, y, subset.ids[start:stop], start)
-            counted.images, counted.replayed = 0, 0.0
-            spent, outcomes = timed(attack_block, counted, block, asked, options.batch)
-            seconds["engine"].append(spent - counted.replayed)
-            ours += torch.stack([(~in_budget(outcomes.distance, float(b))).sum() for b in BUDGETS])
-            passes += counted.images
-            if not options.verdicts:
-                full = [(options.batch, True)] * round(counted.images / options.batch)
-                seconds["replay"].append(counted.replayed)
-                seconds["full batches"].append(timed(replay, counted.model, x, full)[0])
-            spent, right = timed(plain.robust, x, y, options.batch)
-            seconds["foolbox"].append(spent)
-            theirs += right
-        engine = seconds["engine"]
-        print(
-            json.dumps(
-                {
-                    "network": Path(options.network).name,
-                    "seed": seed,
-                    "images": len(subset),
-                    "threads": torch.get_num_threads(),
-                    "torch": torch.__version__,
-                    "sample_passes": passes,
-                    "engine": (ours / len(subset)).tolist(),
-                    "foolbox": (theirs / len(subset)).tolist(),
-                    "seconds": {
-                        name: round(sum(values), 1) for name, values in seconds.items() if values
-                    },
-                    "median ratio by block": {
-                        "foolbox / engine": statistics.median(
-                            f / e for f, e in zip(seconds["foolbox"], engine, strict=True)
-                        ),
-                        **{
-                            f"engine / {name}": statistics.median(
-                                e / r for e, r in zip(engine, seconds[name], strict=True)
-                            )
-                            for name in ("replay", "full batches")
-                            if seconds[name]
-                        },
-                    },
-                }
-            ),
-            flush=True,
-        )
+            for order in ORDERS:
+                table = PROTOCOL | {"search": order}
+                asked = replace(protocol.parse_protocol(table, "pgd", "benchmark"), seed=seed)
+                counted.images, counted.replayed = 0, 0.0
+                counted.replays = order == "bisect" and not options.verdicts
+                spent, outcomes = timed(attack_block, counted, block, asked, options.batch)
+                seconds.setdefault(order, []).append(spent - counted.replayed)
+                for k, budget in enumerate(map(float, BUDGETS)):
+                    right[order][k] += (~in_budget(outcomes.distance, budget)).sum()
+                passes[order] += counted.images
+                if counted.replays:
+                    full = [(options.batch, True)] * round(counted.images / options.batch)
+                    seconds.setdefault("replay", []).append(counted.replayed)
+                    spent, _ = timed(replay, counted.model, x, full)
+                    seconds.setdefault("full batches", []).append(spent)
+            spent, found = timed(plain.robust, x, y, options.batch)
+            seconds.setdefault("foolbox", []).append(spent)
+            right["foolbox"] += found
+        tell(options, seed, seconds, right, passes)
+
+
+def tell(
+    options: argparse.Namespace,
+    seed: int,
+    seconds: dict[str, list[float]],
+    right: dict[str, torch.Tensor],
+    passes: dict[str, int],
+) -> None:
+    """One seed's numbers, as a line."""
+
+    def ratio(over: str, under: str) -> float:
+        pairs = zip(seconds[over], seconds[under], strict=True)
+        return round(statistics.median(a / b for a, b in pairs), 3)
+
+    found = {
+        "network": Path(options.network).name,
+        "seed": seed,
+        "images": options.images,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "sample_passes": passes,
+        "robust": {name: (count / options.images).tolist() for name, count in right.items()},
+        "cpu seconds": {name: round(sum(values), 1) for name, values in seconds.items()},
+        "median ratio by block": {
+            **{f"foolbox / {order}": ratio("foolbox", order) for order in ORDERS},
+            **{f"bisect / {n}": ratio("bisect", n) for n in seconds if n in REPLAYS},
+        },
+    }
+    print(json.dumps(found), flush=True)
 
 
 def memory(options: argparse.Namespace) -> None:
