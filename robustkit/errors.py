@@ -9,7 +9,8 @@ RobustkitError            exit status 2
 │   ├── RecordError       a stored evaluation cannot be read
 │   └── BadFile           a file's bytes are damaged, or ask for more work than any honest file does
 ├── EvaluationFailed      exit status 3: the evaluation itself broke (NaN logits, a full disk)
-│   └── NetworkFailed     the network raised something, told in its own words
+│   ├── NetworkFailed     the network raised something, told in its own words
+│   └── ProofContradicted an image was fooled where it is proved to withstand
 └── TrainingFailed        exit status 3: the training broke (the loss is no longer a number)
 """
 
@@ -139,6 +140,10 @@ class EvaluationFailed(RobustkitError):
 
 class NetworkFailed(EvaluationFailed):
     """The network raised something of its own, which is the cause."""
+
+
+class ProofContradicted(EvaluationFailed):
+    """An image was fooled at a budget that it is proved to withstand: no row can be believed."""
 
 
 class TrainingFailed(RobustkitError):

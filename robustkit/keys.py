@@ -134,6 +134,8 @@ class EvaluationKey(Key):
     """what computes them"""
     surrogate: Mapping[str, Any] | None = None
     """the network that takes the steps of a transfer attack, like `checkpoint`"""
+    prove: int | None = None
+    """revision of the bounds that may stand in for the attack, and then stand in the rows"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

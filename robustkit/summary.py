@@ -61,10 +61,9 @@ def summarise(evaluation: Evaluation, method: Method = "wilson") -> dict[str, An
         "precision": header.get("precision", "float32"),
         "interval": clean.method,
         "clean": _fractions(clean),
-        "robust": [
-            {"epsilon": p.epsilon.text, "epsilon_value": float(p.epsilon), **_fractions(p.accuracy)}
-            for p in robust_points(evaluation, method)
-        ],
+        "robust": [_point(p) for p in robust_points(evaluation, method)],
+        "certified": [_point(p) for p in certified_points(evaluation, method)],
+        "prove": header.get("prove"),
         "fooled_by": found_by(evaluation),
         "median_distance": median_distance(evaluation),
         "passes": _passes(evaluation),
@@ -87,6 +86,8 @@ def failure(path: str, error: str) -> dict[str, Any]:
         "interval": None,
         "clean": dict.fromkeys(_ESTIMATE),
         "robust": [],
+        "certified": [],
+        "prove": None,
         "fooled_by": {},
         "median_distance": None,
         "passes": None,
@@ -102,6 +103,11 @@ def schema() -> dict[str, Any]:
 def robust_points(evaluation: Evaluation, method: Method = "wilson") -> tuple[Point, ...]:
     """Robust accuracy at each budget, by rising budget."""
     return tuple(sorted(evaluation.robust(method), key=lambda point: point.epsilon.value))
+
+
+def certified_points(evaluation: Evaluation, method: Method = "wilson") -> tuple[Point, ...]:
+    """Certified accuracy at each budget, likewise; empty where nothing was to be proved."""
+    return tuple(sorted(evaluation.certified(method), key=lambda point: point.epsilon.value))
 
 
 def reference(points: Sequence[Point]) -> Point:
@@ -202,6 +208,11 @@ def _passes(evaluation: Evaluation) -> dict[str, Any] | None:
         return None
     by_attack = passes_by_attack(evaluation)
     return {**whole._asdict(), "by_attack": {n: m._asdict() for n, m in by_attack.items()}}
+
+
+def _point(point: Point) -> dict[str, Any]:
+    epsilon = {"epsilon": point.epsilon.text, "epsilon_value": float(point.epsilon)}
+    return epsilon | _fractions(point.accuracy)
 
 
 def _fractions(estimate: Estimate) -> dict[str, Any]:

@@ -79,6 +79,7 @@ KEYS = [
             "protocol": {"seed": 1},
             "engine": replace(ENGINE, device="cuda"),
             "surrogate": {"weights": "w"},
+            "prove": 1,
         },
     ),
     (
@@ -274,7 +275,7 @@ LATER = {
     AuditPartKey: {"training"},
     CheckpointKey: {"model", "code", "program", "image_by_image"},
     ModuleKey: {"image_by_image"},
-    EvaluationKey: {"surrogate"},
+    EvaluationKey: {"surrogate", "prove"},
     CellKey: {"compress", "memory", "model_code", "loss_code"},
     ExternalCellKey: {"model_code", "sidecar", "revision"},
     CellTestKey: {"norm", "resolved"},
@@ -362,6 +363,7 @@ EVALUATION = {
             "device": "engine",
             "surrogate": "surrogate",
             "low": "engine",
+            "prove": "prove",
         },
         {},
     ),
@@ -635,11 +637,15 @@ def test_a_record_is_another_on_another_device_or_with_other_versions(config, mo
 def test_a_record_is_another_with_a_surrogate_or_other_data(config, digits):
     others = [
         replace(config, surrogate=config.model),
+        replace(config, prove="auto"),
         replace(config, data=digits.take(range(19))),
         replace(config, protocol=resolve_protocol("fgsm", digits)),
         replace(config, model=replace(config.model, identity={"weights": "others"})),
     ]
-    assert len({config.key.digest, *(one.key.digest for one in others)}) == 5
+    assert len({config.key.digest, *(one.key.digest for one in others)}) == 6
+    # where the question rules proofs out, both settings ask the same
+    transfer = replace(config, surrogate=config.model)
+    assert replace(transfer, prove="auto").key == transfer.key
 
 
 def test_a_checkpoint_is_another_behind_another_normalisation(tmp_path):

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from robustkit.attack.passes import Passes
+from robustkit.protocol import Protocol
 
 Progress = Callable[[float], None]
 """told the share of a block's work that is done, 0 to 1"""
+Prove = Callable[[Tensor], Tensor]
+"""told which images of a block are right, bool N on the CPU; says how many of the budgets, from the
+smallest, each provably withstands, int64 N on the CPU"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,13 @@ class Outcomes:
     has tried, or no attack asks for it"""
     passes: Passes
     """(1 + attacks) × N: of the clean pass, then of each attack of the protocol"""
+    proven: Tensor
+    """how many of the protocol's budgets, from the smallest, need no attack, int64 N on the CPU"""
+
+    def attacked(self, protocol: Protocol) -> Tensor:
+        """Rows that are right, and not proven at every budget, on the CPU."""
+        unproven = self.proven < max(1, len(protocol.epsilons))
+        return ((self.distance > 0).cpu() & unproven).nonzero()[:, 0]
 
 
 def batches(rows: Tensor, size: int) -> Iterator[Tensor]:

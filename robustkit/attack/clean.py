@@ -55,6 +55,7 @@ def clean_pass(
         predicted.clone(),
         torch.full((len(images), len(protocol.epsilons)), -torch.inf, device=logits.device),
         passes,
+        torch.zeros(len(images), dtype=torch.int64),
     )
     return victim, logits, outcomes
 

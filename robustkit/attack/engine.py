@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustkit.attack.block import Block, Outcomes, Progress, batches
+from robustkit.attack.block import Block, Outcomes, Progress, Prove, batches
 from robustkit.attack.build import build_search
 from robustkit.attack.clean import clean_pass
 from robustkit.attack.fixed_budget import FixedBudgets
@@ -34,6 +34,7 @@ def attack_block(
     surrogate: torch.nn.Module | None = None,
     search_by: SearchNetwork | None = None,
     experience: Experience | None = None,
+    prove: Prove | None = None,
 ) -> Outcomes:
     """Run every attack of a protocol on a block of images.
 
@@ -41,7 +42,8 @@ def attack_block(
     are never attacked. The same draws are made whatever the batch size. With a surrogate the attack
     takes every step by it, and the model is asked once, after the last: a transfer attack
     (Papernot et al. 2017) with one query a budget and restart. `search_by` is the model, or the
-    surrogate, made cheaper to search by (`search_network`).
+    surrogate, made cheaper to search by (`search_network`). Images are attacked only at budgets
+    that `prove` does not say they withstand; it is not asked of a model that draws at random.
 
     Raises:
         DataError: the model has fewer classes than the labels.
@@ -49,6 +51,8 @@ def attack_block(
     """
     victim, clean, outcomes = clean_pass(model, block, protocol, batch_size)
     attacks = protocol.attacks
+    if prove is not None and victim.votes == 1:
+        outcomes.proven = prove((outcomes.distance > 0).cpu())
     if victim.votes > 1 or search_by is None:
         search_by = SearchNetwork(model if surrogate is None else surrogate)
     if surrogate is not None:
@@ -70,7 +74,7 @@ def attack_block(
                 position,
                 step_model,
                 batch_size,
-                _wrong_classes(search, step_model, verifier, batch_size),
+                _wrong_classes(search, step_model, verifier, protocol, batch_size),
                 any(other is not None and other.compares for other in searches[position + 1 :]),
                 forecast,
             ).run()
@@ -81,12 +85,16 @@ def attack_block(
 
 
 def _wrong_classes(
-    search: Search[Any], step_model: StepModel, verifier: Verifier, batch_size: int
+    search: Search[Any],
+    step_model: StepModel,
+    verifier: Verifier,
+    protocol: Protocol,
+    batch_size: int,
 ) -> Tensor:
     """Which the search heads for, of the images that may be attacked; of the others anything."""
     block, classes = verifier.block, verifier.outcomes.classes
     wrong = likeliest(step_model.clean, classes)
-    rows = (verifier.outcomes.distance > 0).nonzero()[:, 0]
+    rows = verifier.outcomes.attacked(protocol).to(wrong.device)
     if search.targets:
         for some in batches(rows, batch_size):
             given = (block.images[some], classes[some], step_model.clean[some])

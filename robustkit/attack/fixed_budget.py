@@ -68,9 +68,11 @@ class FixedBudgets(Generic[B]):
     forecast: BlockForecast
 
     def run(self) -> None:
-        """Attack every image at its open budgets: those below the smallest known to succeed."""
+        """Attack every image at its open budgets: above those proven, below those that succeed."""
         images = torch.arange(len(self.verifier.outcomes.distance))
-        open_levels = [range(level) for level in self._succeeded_from(images)]
+        proven = self.verifier.outcomes.proven.tolist()
+        ends = zip(proven, self._succeeded_from(images), strict=True)
+        open_levels = [range(first, stop) for first, stop in ends]
         attempts = self.search.attempts(self.step_model.clean.shape[1])
         queue = Queue(open_levels, attempts, self.protocol.search, self.position > 0)
         self.forecast.begin(self.position, open_levels)

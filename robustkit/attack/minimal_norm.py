@@ -40,11 +40,11 @@ class MinimalNorm:
     forecast: BlockForecast
 
     def run(self) -> None:
-        """Attack every image that is classified correctly."""
+        """Attack every image that is right, and not proven so at the largest budget."""
         block = self.verifier.block
         device = block.images.device
         adversary = build_minimal_norm(self.attack, self.protocol.norm)
-        rows = (self.verifier.outcomes.distance > 0).nonzero()[:, 0].cpu()
+        rows = self.verifier.outcomes.attacked(self.protocol)
         size = 1 if isinstance(self.attack, ONE_BY_ONE) else self.batch_size
         parts = list(batches(rows, size))
         open_levels = [range(len(self.protocol.epsilons)) for _ in rows]

@@ -136,12 +136,12 @@ def certify_rising(
         roundoff_of(model, images.device)  # half weights cannot be asked with these images
         model = held(model, images, MENDED_ONLY)
         graph = graph_of(model, images[0])
-        right = _right(model, graph, images, labels, batch_size)
+        right = clean_right(model, graph, images, labels, batch_size)
     except Unsupported as error:
         return [_nothing(epsilon, len(images), str(error)) for epsilon in epsilons]
     results = []
     for epsilon in epsilons:
-        certifier = _Certifier(model, graph, norm, reach(epsilon), budget)
+        certifier = Certifier(model, graph, norm, reach(epsilon), budget)
         result = certifier.run(images, labels, right, epsilon, batch_size)
         results.append(result)
         right = result.robust
@@ -190,7 +190,7 @@ def _nothing(epsilon: float, n: int, reason: str) -> Certificates:
 
 
 @torch.no_grad()
-def _right(
+def clean_right(
     model: nn.Module, graph: BoundGraph, images: Tensor, labels: Tensor, batch_size: int
 ) -> Tensor:
     """Whether the network itself is right on the clean images, bool N on the CPU.
@@ -213,8 +213,8 @@ def _right(
 
 
 @dataclass(slots=True)
-class _Certifier:
-    """One ε; methods in turn, each for the images the one before could not prove."""
+class Certifier:
+    """One radius; methods in turn, each for the images the one before could not prove."""
 
     model: nn.Module
     graph: BoundGraph
@@ -226,6 +226,7 @@ class _Certifier:
     def run(
         self, images: Tensor, labels: Tensor, tried: Tensor, epsilon: float, batch_size: int
     ) -> Certificates:
+        """What is proved of the images that are `tried`, bool N on the CPU."""
         margin = torch.full((len(images),), -torch.inf, dtype=torch.float64)
         rounding = torch.full_like(margin, torch.nan)
         by = [""] * len(images)

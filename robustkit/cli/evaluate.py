@@ -61,6 +61,7 @@ class EvaluationRequest:
     save_adversarial: Path | None
     surrogate: str | None
     image_by_image: bool
+    prove: Literal["auto", "off"]
 
 
 def evaluate(
@@ -109,6 +110,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="CKPT", help="Transfer attack: crafted on this network."),
     ] = None,
+    prove: Annotated[
+        Literal["auto", "off"],
+        typer.Option(help="Spare the attack what cheap bounds prove, or attack all."),
+    ] = "auto",
     interval: Annotated[
         Literal["wilson", "exact"], typer.Option(help="Kind of 95 % interval.")
     ] = "wilson",
@@ -157,6 +162,7 @@ def evaluate(
         save_adversarial=save_adversarial,
         surrogate=surrogate,
         image_by_image=image_by_image,
+        prove=prove,
     )
     from robustkit.cli.terminal import show
 
@@ -314,7 +320,7 @@ def evaluate_checkpoint(path: str, request: EvaluationRequest, bar: "Bar | None"
         model = evaluation.from_checkpoint(
             checkpoint, len(data.classes), image_by_image=request.image_by_image
         )
-        return evaluation.run(model, data, protocol, request.out, options, surrogate)
+        return evaluation.run(model, data, protocol, request.out, options, surrogate, request.prove)
 
 
 def _write(

@@ -159,9 +159,12 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     table.add_column("95 % interval", justify="right")
     if (precision := header.get("precision", "float32")) != "float32":
         title += f", searched in {precision}"
+    if evaluation.proved:
+        table.add_column("certified", justify="right")
     table.add_row("clean", *_cells(evaluation.clean(interval)))
-    for point in evaluation.robust(interval):
-        table.add_row(shown(point.epsilon.text), *_cells(point.accuracy))
+    certified = {p.epsilon: f"{p.accuracy.value:.1%}" for p in evaluation.certified(interval)}
+    for epsilon, accuracy in evaluation.robust(interval):
+        table.add_row(shown(epsilon.text), *_cells(accuracy), certified.get(epsilon))
     say(title)
     console().print(table)
     if (cost := mean_passes(evaluation.table)) is not None:

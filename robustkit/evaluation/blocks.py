@@ -1,6 +1,8 @@
 """The attack, block by block; each is kept as soon as it is done, so that little can be lost."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -9,8 +11,9 @@ import torch
 
 from robustkit.attack import Block, Experience, Outcomes, SearchNetwork, attack_block, in_budget
 from robustkit.data import Dataset
-from robustkit.errors import EvaluationFailed
+from robustkit.errors import EvaluationFailed, ProofContradicted
 from robustkit.evaluation.config import Config
+from robustkit.evaluation.proving import Proving, Spent
 from robustkit.protocol import Epsilon, Protocol
 from robustkit.record import Blocks, Example, FinishedBlock, table
 
@@ -48,6 +51,7 @@ def planned_sizes(
 def attack_rows(
     config: Config,
     networks: Networks,
+    proving: Proving,
     plan: dict[str, Any],
     blocks: Blocks,
     keep_images: bool,
@@ -58,13 +62,17 @@ def attack_rows(
     Args:
         config: what is evaluated.
         networks: likewise, on the device.
+        proving: how images are bounded first.
         plan: sizes of blocks and batches; changed where the memory does not suffice.
         blocks: where finished ones are kept.
         keep_images: keep the perturbed images, too; a block without them is attacked again.
         report: told how many images are done and how many there are: a share of the time, as far as
             it can be told.
+
+    Raises:
+        ProofContradicted: an image was fooled where it is proved; all blocks are dropped.
     """
-    data, experience = config.data, Experience()
+    data, protocol, experience = config.data, config.protocol, Experience()
     for number, start in enumerate(range(0, len(data), plan["block_size"])):
         stop = min(start + plan["block_size"], len(data))
         done = blocks.done(number, start, stop - start)
@@ -73,13 +81,21 @@ def attack_rows(
             def progress(share: float, start: int = start, stop: int = stop) -> None:
                 report(start + share * (stop - start), len(data))
 
-            block = _block(data, start, stop, config.device)
-            outcomes = _attack(networks, block, config.protocol, plan, blocks, progress, experience)
-            rows = _rows(block, outcomes, config.protocol.epsilons)
+            block, spent = _block(data, start, stop, config.device), Spent()
+            try:
+                outcomes = _attack(
+                    networks, block, protocol, proving, spent, plan, blocks, progress, experience
+                )
+            except ProofContradicted:
+                blocks.drop()  # their proofs are of the same making
+                raise
+            rows = _rows(block, outcomes, protocol.epsilons)
             images = outcomes.perturbed.cpu().numpy() if keep_images else None
             examples = _examples(block, outcomes, blocks.examples())
-            blocks.write(number, rows, examples, images)
-            done = FinishedBlock(rows, None)
+            blocks.write(number, rows, examples, images, asdict(spent))
+            done = FinishedBlock(rows, None, asdict(spent))
+        else:
+            proving.skip(_proved_pairs(done.rows, protocol.epsilons))
         report(stop, len(data))
         yield done
 
@@ -97,6 +113,8 @@ def _attack(
     networks: Networks,
     block: Block,
     protocol: Protocol,
+    proving: Proving,
+    spent: Spent,
     plan: dict[str, Any],
     blocks: Blocks,
     progress: Callable[[float], None],
@@ -107,9 +125,18 @@ def _attack(
     while True:
         try:
             size = plan["batch_size"]
-            return attack_block(
-                model, block, protocol, size, progress, surrogate, search_by, experience
+            attack = partial(
+                attack_block,
+                model,
+                block,
+                batch_size=size,
+                surrogate=surrogate,
+                search_by=search_by,
             )
+            prove = proving.of(block, size, spent)
+            outcomes = attack(protocol, progress=progress, experience=experience, prove=prove)
+            spent.attacked = proving.check(block, protocol, outcomes, attack)
+            return outcomes
         except torch.cuda.OutOfMemoryError as error:
             if plan["batch_size"] == 1:
                 raise EvaluationFailed("the GPU has too little memory for one image") from error
@@ -139,6 +166,7 @@ def _rows(block: Block, outcomes: Outcomes, epsilons: Sequence[Epsilon]) -> pa.T
             "predicted": outcomes.predicted.cpu().numpy(),
             "fooled_at": fooled_at,
             "distance": [None if d == float("inf") else d for d in distances.tolist()],
+            "certified_at": [epsilons[n - 1].text if n else None for n in outcomes.proven.tolist()],
             "fooled_by": outcomes.fooled_by,
             "forward": outcomes.passes.forward.T.tolist(),
             "backward": outcomes.passes.backward.T.tolist(),
@@ -148,6 +176,12 @@ def _rows(block: Block, outcomes: Outcomes, epsilons: Sequence[Epsilon]) -> pa.T
             ],
         }
     )
+
+
+def _proved_pairs(rows: pa.Table, epsilons: Sequence[Epsilon]) -> int:
+    """How many pairs of image and budget are proved."""
+    count = {None: 0} | {epsilon.text: n for n, epsilon in enumerate(epsilons, 1)}
+    return sum(count[text] for text in rows["certified_at"].to_pylist())
 
 
 def _examples(block: Block, outcomes: Outcomes, earlier: Sequence[Example]) -> list[Example]:

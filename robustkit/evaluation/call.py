@@ -14,7 +14,7 @@ from robustkit.checkpoint import Checkpoint, read_checkpoint
 from robustkit.data import Dataset, load_dataset
 from robustkit.errors import InputError
 from robustkit.evaluation.certifying import certify_images
-from robustkit.evaluation.config import resolve_protocol
+from robustkit.evaluation.config import Prove, resolve_protocol
 from robustkit.evaluation.images import images_for
 from robustkit.evaluation.model import from_checkpoint
 from robustkit.evaluation.module import from_module
@@ -39,6 +39,7 @@ def evaluate(
     limit: int | None = None,
     name: str | None = None,
     image_by_image: bool = False,
+    prove: Prove = "auto",
     out: Path | str = "runs",
     options: RunOptions | None = None,
 ) -> Evaluation:
@@ -58,6 +59,8 @@ def evaluate(
         name: caches the record of a module in memory under this name; without it nothing is kept.
         image_by_image: pass images one at a time, for a network whose outputs depend on the batch,
             which is refused without.
+        prove: "auto" attacks no image at budgets that it provably withstands, where bounds are
+            cheap beside the attack; "off" attacks all.
         out: folder of the records.
         options: batch size, device and the like.
 
@@ -78,7 +81,8 @@ def evaluate(
             evaluated = from_module(model, name, len(images.classes), image_by_image=image_by_image)
             if name is None:
                 out = stack.enter_context(tempfile.TemporaryDirectory(prefix="robustkit-"))
-        return run(evaluated, images, resolved, Path(out), options or RunOptions())
+        given = options or RunOptions()
+        return run(evaluated, images, resolved, Path(out), given, prove=prove)
 
 
 def certify(

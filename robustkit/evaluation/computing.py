@@ -21,11 +21,12 @@ from robustkit.errors import EvaluationFailed, InputError
 from robustkit.evaluation.adversarial import save_adversarial
 from robustkit.evaluation.blocks import Networks, attack_rows, planned_sizes
 from robustkit.evaluation.chance import chance_warnings
-from robustkit.evaluation.config import Config, record_header
+from robustkit.evaluation.config import Config, Prove, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
 from robustkit.evaluation.outputs import Outputs, agree
 from robustkit.evaluation.probe import probe
+from robustkit.evaluation.proving import begin
 from robustkit.evaluation.speed import batch_size, searched_by
 from robustkit.protocol import Protocol
 from robustkit.record import Blocks, Evaluation, Store
@@ -38,9 +39,10 @@ def computed(
     out: Path,
     options: RunOptions,
     surrogate: EvaluatedModel | None,
+    prove: Prove,
 ) -> Evaluation:
     """The record, computed where it is not on file; as `run.run`."""
-    config = Config(model, data, protocol, find_device(options.device), surrogate)
+    config = Config(model, data, protocol, find_device(options.device), surrogate, prove=prove)
     config = searched_by(config, options, out)
     header = record_header(config)
     name, store = header["digest"], Store(out)
@@ -89,7 +91,12 @@ def _compute(
     size = batch_size(config, options, blocks)
     plan = planned_sizes(data, device, blocks, size)
     with tf32(allowed=False):  # verdicts are float32's, and torch lets a GPU's convolutions cut it
-        done = list(attack_rows(config, networks, plan, blocks, path is not None, options.progress))
+        proving = begin(config, networks.model, random, plan.get("prove"))
+        if "prove" not in plan:
+            plan["prove"] = proving.plan  # a resumed run proves as the first one did
+            blocks.replan(plan)
+        keep = path is not None
+        done = list(attack_rows(config, networks, proving, plan, blocks, keep, options.progress))
     rows = pa.concat_tables([block.rows for block in done])
     if path is not None:
         save_adversarial(path, blocks, rows, data.shape, len(done))
@@ -97,8 +104,11 @@ def _compute(
     predicted = rows["predicted"].to_numpy().astype(np.int64)
     chance = chance_warnings(data.labels, predicted, len(data.classes))
     warnings = [*found, *chance, *data.changed()]
-    whole = {**header, "warnings": [*header["warnings"], *warnings]}
-    blocks.finish(whole, details | plan, rows)
+    how = {"asked": config.prove, "on": proving.prover is not None, "why": proving.reason}
+    whole = {**header, "prove": how, "warnings": [*header["warnings"], *warnings]}
+    details |= {key: plan[key] for key in plan if key != "prove"}
+    details |= {"proof": proving.total(block.proof for block in done)}
+    blocks.finish(whole, details, rows)
 
 
 def _search_network(config: Config, networks: Networks) -> SearchNetwork:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from robustkit import protocol as protocols
 from robustkit.attack import REVISION
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
     from robustkit.attack.precision import Low
 
+Prove = Literal["auto", "off"]
+"""whether images are proved before they are attacked: where that is cheap, or never"""
+PROOFS = 1
+"""Raised whenever a change can change which images are proved: of the bounds, or of the rule when
+they are tried (`proving.py`). It stands here since no answer on file is to wait for torch."""
 DATA_KEYS = ("name", "title", "split", "digest", "order", "transform", "source", "classes", "shape")
 """what a record's header says of the data, beside the number of images"""
 
@@ -39,12 +44,20 @@ class Config:
     """takes every step of the attack; the model only classifies the last"""
     low: "LowSearch | None" = None
     """what the attack searches by where that is not float32"""
+    prove: Prove = "off"
+    """whether bounds may stand in for the attack"""
+
+    @property
+    def unproved(self) -> str:
+        """Why the question itself rules out that images are proved; "" where it does not."""
+        return unproved(self.model, self.protocol, self.surrogate, self.prove)
 
     @property
     def key(self) -> EvaluationKey:
         """What the record's file is named by."""
         kind = self.device.type
-        return evaluation_key(self.model, self.data, self.protocol, kind, self.surrogate, self.low)
+        own = (self.surrogate, self.low, self.prove)
+        return evaluation_key(self.model, self.data, self.protocol, kind, *own)
 
 
 class LowSearch(NamedTuple):
@@ -61,6 +74,7 @@ def evaluation_key(
     device: str,
     surrogate: EvaluatedModel | None,
     low: LowSearch | None = None,
+    prove: Prove = "off",
 ) -> EvaluationKey:
     """What a record's file is named by, where the attack runs on that kind of device."""
     return EvaluationKey(
@@ -76,7 +90,26 @@ def evaluation_key(
             batch_size=None if low is None else low.batch_size,
         ),
         surrogate=None if surrogate is None else surrogate.identity,
+        prove=None if unproved(model, protocol, surrogate, prove) else PROOFS,
     )
+
+
+def unproved(
+    model: EvaluatedModel,
+    protocol: Protocol,
+    surrogate: EvaluatedModel | None,
+    prove: Prove,
+) -> str:
+    """Why the question itself rules out that images are proved; "" where it does not."""
+    if prove == "off":
+        return "not asked for"
+    if not protocol.attacks:
+        return "nothing is attacked"
+    if surrogate is not None:
+        return "a transfer attack is no attack on the network that bounds are of"
+    if model.header.get("image_by_image"):
+        return "its images never share a batch"
+    return ""
 
 
 def resolve_protocol(

@@ -5,7 +5,7 @@ from typing import get_args
 
 from robustkit.data import Dataset
 from robustkit.errors import InputError, cut
-from robustkit.evaluation.config import evaluation_key
+from robustkit.evaluation.config import Prove, evaluation_key
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import Precision, RunOptions
 from robustkit.files import whole_number
@@ -23,11 +23,13 @@ def run(
     out: Path,
     options: RunOptions,
     surrogate: EvaluatedModel | None = None,
+    prove: Prove = "off",
 ) -> Evaluation:
     """The record of an evaluation: from its file, or computed now.
 
     With a surrogate every step of the attack is taken by it, and the model only classifies the
-    last.
+    last. With `prove` images are bounded first where that pays, and not attacked at budgets that
+    they provably withstand.
 
     Raises:
         InputError, EvaluationFailed: as `evaluate`.
@@ -36,12 +38,14 @@ def run(
         whole_number(options.batch_size, "--batch-size", least=1)
     if options.precision not in get_args(Precision):
         raise InputError(f"--precision {cut(options.precision)}: {_KNOWN}")
+    if prove not in get_args(Prove):
+        raise InputError(f"prove {prove!r}: expected auto or off")
     kind = kind_of_device(options.device)
     plain = options.precision == "float32" and model.outputs is None
     if kind is not None and plain and not options.anew:
-        key = evaluation_key(model, data, protocol, kind, surrogate)
+        key = evaluation_key(model, data, protocol, kind, surrogate, prove=prove)
         if (found := Store(out).find(key.digest)) is not None:
             return found
     from robustkit.evaluation.computing import computed  # torch
 
-    return computed(model, data, protocol, out, options, surrogate)
+    return computed(model, data, protocol, out, options, surrogate, prove)

@@ -28,6 +28,8 @@ class CheckpointCurve(NamedTuple):
     label: str
     clean: Estimate
     points: Sequence[Point]
+    certified: Sequence[Point] = ()
+    """the share that is proved, where it is known"""
 
 
 class CostCurve(NamedTuple):
@@ -50,9 +52,14 @@ class _DrawnLine(NamedTuple):
 def robustness_curve(ax: Axes, curves: Sequence[CheckpointCurve], norm: str) -> Axes:
     """Accuracy against ε with intervals, one line a checkpoint; ε = 0 is accuracy without attack.
 
+    A dotted line of the same colour is what is certified: the truth lies between the two.
     Lines stand side by side by a point or two, so that no interval hides another.
     """
     _draw(ax, [_with_clean(curve) for curve in curves], range(len(curves)))
+    for number, curve in enumerate(curves):
+        x, y = [float(e) for e, _ in curve.certified], [a.value for _, a in curve.certified]
+        if curve.certified:
+            ax.plot(x, y, color=line_style(number)["color"], linestyle=":", marker=".")
     places = {"0": 0.0} | {p.epsilon.text: float(p.epsilon) for p in curves[0].points}
     ticks(ax, places, log=False)
     ax.set(ylim=(-0.02, 1.02), xlabel=f"ε ({norm})", ylabel="accuracy")

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,8 @@ class FinishedBlock(NamedTuple):
     rows: pa.Table
     images: str | None
     """digest of the file of its perturbed images; None: not kept"""
+    proof: Mapping[str, Any] = MappingProxyType({})
+    """what proving its images took"""
 
 
 class Blocks:
@@ -92,7 +95,7 @@ class Blocks:
                 and said["rows_digest"] == rows_digest(rows)
                 and [said["evaluation"], said["block"]] == [self.final.stem, block]
             ):
-                return FinishedBlock(rows, said["images"])
+                return FinishedBlock(rows, said["images"], said["proof"])
         return None
 
     def write(
@@ -101,6 +104,7 @@ class Blocks:
         rows: pa.Table,
         examples: Sequence[Example],
         images: npt.NDArray[np.float32] | None = None,
+        proof: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Keep a finished block, and the examples found so far. The rows come last: they count.
 
@@ -109,6 +113,7 @@ class Blocks:
             rows: one per image.
             examples: the smallest perturbations of all blocks so far.
             images: its perturbed images, N × C × H × W, where they are to be kept, too.
+            proof: what proving its images took.
         """
         kept = None
         if images is not None:
@@ -121,6 +126,7 @@ class Blocks:
             "block": block,
             "rows_digest": rows_digest(rows),
             "images": kept,
+            "proof": dict(proof),
         }
         text = canonical(said)
         metadata = {"robustkit.block": text, "robustkit.digest": digest(text)}

@@ -114,6 +114,21 @@ class Evaluation:
         column = self.table["fooled_at"].to_pylist()
         return np.array([np.inf if text is None else value[text] for text in column])
 
+    @cached_property
+    def certified_at(self) -> npt.NDArray[np.float64]:
+        """For each image the largest budget that it provably withstands; −inf where none is known.
+
+        Only where `proved`; otherwise nothing was tried.
+        """
+        value = {e.text: float(e) for e in self.epsilons}
+        column = self.table["certified_at"].to_pylist()
+        return np.array([-np.inf if text is None else value[text] for text in column])
+
+    @property
+    def proved(self) -> bool:
+        """Whether images were proved before they were attacked."""
+        return bool(self.header.get("prove", {}).get("on"))
+
     def clean(self, method: Method = "wilson") -> Estimate:
         """Accuracy on the images as they are."""
         return proportion(int((self.broken_at > 0).sum()), len(self.table), method)
@@ -127,6 +142,14 @@ class Evaluation:
         return tuple(
             Point(e, proportion(int((self.broken_at > float(e)).sum()), n, method))
             for e in self.epsilons
+        )
+
+    def certified(self, method: Method = "wilson") -> tuple[Point, ...]:
+        """Share of *all* images proved at each budget, a lower bound; empty where not `proved`."""
+        n = len(self.table)
+        return tuple(
+            Point(e, proportion(int((self.certified_at >= float(e)).sum()), n, method))
+            for e in (self.epsilons if self.proved else ())
         )
 
 

@@ -43,6 +43,7 @@ from robustkit.summary import (
     ClassAccuracy,
     accuracy_by_passes,
     attack_labels,
+    certified_points,
     class_accuracy,
     found_by,
     median_distance,
@@ -77,6 +78,8 @@ class Finding:
     evaluation: Evaluation
     clean: Estimate
     points: Sequence[Point]
+    certified: Sequence[Point]
+    """at the same budgets; empty where nothing was proved"""
     at: Point
     """the budget that is quoted in words and per class"""
     found_by: Mapping[str, int]
@@ -165,6 +168,7 @@ def _finding(evaluation: Evaluation, label: str, method: Method) -> Finding:
         evaluation=evaluation,
         clean=clean,
         points=curve,
+        certified=certified_points(evaluation, method),
         at=at,
         found_by=found,
         withstood=clean.n - sum(found.values()),
@@ -200,8 +204,16 @@ def _sentence(evaluation: Evaluation, clean: Estimate, at: Point) -> str:
     return (
         f"At ε = {at.epsilon.text} ({protocol['norm']}), {percent(robust.value)} of "
         f"{count(robust.n)} images {verdict} (95\u00a0% interval {interval(robust)}), "
-        f"against {percent(clean.value)} without attack; {by}."
+        f"against {percent(clean.value)} without attack; {by}.{_proved(evaluation, at)}"
     )
+
+
+def _proved(evaluation: Evaluation, at: Point) -> str:
+    """What is known for certain, as a further sentence."""
+    found = {point.epsilon: point.accuracy for point in evaluation.certified()}
+    if at.epsilon not in found:
+        return ""
+    return f" Of all, {percent(found[at.epsilon].value)} provably are, whatever the attack."
 
 
 def _median(evaluation: Evaluation, right: int) -> str:
@@ -284,7 +296,8 @@ def _group(findings: Sequence[Finding], prefix: str) -> EvaluationGroup:
 def _curve(findings: Sequence[Finding], norm: str, prefix: str) -> Markup:
     names = shortened([f.label for f in findings])
     curves = [
-        CheckpointCurve(name, f.clean, f.points) for name, f in zip(names, findings, strict=True)
+        CheckpointCurve(name, f.clean, f.points, f.certified)
+        for name, f in zip(names, findings, strict=True)
     ]
     height = 2.8 + (0.17 * len(curves) if len(curves) > 1 else 0)
     alternative = " ".join(f"{f.label}: {_curve_in_words(f)}." for f in findings)
@@ -327,7 +340,11 @@ def _costs(findings: Sequence[Finding], prefix: str) -> Markup | None:
 def _curve_in_words(finding: Finding) -> str:
     """A curve for those who cannot see it."""
     values = [("0", finding.clean), *((p.epsilon.text, p.accuracy) for p in finding.points)]
-    return ", ".join(f"{percent(e.value)} at ε = {text}" for text, e in values)
+    told = [f"{percent(e.value)} at ε = {text}" for text, e in values]
+    told += [
+        f"{percent(p.accuracy.value)} certified at {p.epsilon.text}" for p in finding.certified
+    ]
+    return ", ".join(told)
 
 
 def _provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
@@ -339,6 +356,7 @@ def _provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
         "Data source": header["data"]["source"],
         "Protocol": {k: header["protocol"][k] for k in ("name", "digest")},
         "Engine": header["engine"] | {"precision": header.get("precision", "float32")},
+        "Proof": header.get("prove", {}),
         "Run": {k: v for k, v in evaluation.run.items() if k != "rows_digest"},
         "Record": {"digest": evaluation.digest, "rows digest": evaluation.rows_digest},
     }
@@ -381,6 +399,7 @@ def _command(evaluation: Evaluation) -> str:
         "--epsilon": [entry["epsilon"] for entry in protocol["epsilons"]],
         "--targeted": [target] if target != "none" else [],
         "--seed": [protocol["resolved"]["seed"]],
+        "--prove": ["off"] if header.get("prove", {}).get("asked") == "off" else [],
         "--device": [header["engine"]["device"]],
         "--batch-size": [evaluation.run["batch_size"]],
         "--precision": [w for w in [header.get("precision", "float32")] if w != "float32"],
