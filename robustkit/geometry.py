@@ -3,6 +3,8 @@
 Images are N × C × H × W, budgets and step sizes N.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -66,11 +68,19 @@ def _steepest_l1(x: Tensor, gradient: Tensor, size: Tensor) -> Tensor:
     return step.view_as(x)
 
 
+def projection(images: Tensor, epsilon: Tensor, norm: Norm) -> Callable[[Tensor], Tensor]:
+    """`project` for several points around the same images."""
+    if norm != "linf":
+        return lambda x: project(x, images, epsilon, norm)
+    budget = column(epsilon, images)
+    low, high = images - budget, images + budget
+    return lambda x: x.clamp(low, high).clamp_(0, 1)
+
+
 def project(x: Tensor, images: Tensor, epsilon: Tensor, norm: Norm) -> Tensor:
     """The nearest point (Euclidean) of the ball around each image, then of the box [0, 1]."""
     if norm == "linf":
-        budget = column(epsilon, x)
-        return x.clamp(images - budget, images + budget).clamp_(0, 1)
+        return projection(images, epsilon, norm)(x)
     change = x - images
     if norm == "l2":
         length = change.flatten(1).norm(dim=1)

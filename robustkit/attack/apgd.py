@@ -19,7 +19,7 @@ from robustkit.attack.projections import onto_l1_ball
 from robustkit.attack.search import Search
 from robustkit.attack.state import State
 from robustkit.attack.targets import nearest
-from robustkit.geometry import column, project, steepest_step
+from robustkit.geometry import column, project, projection, steepest_step
 from robustkit.protocol import Loss, Norm, TargetOrder
 
 MOMENTUM = 0.75
@@ -163,12 +163,14 @@ class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # typ
         b.last_value = value
         # a smaller step from where a larger one went astray would stay astray: on from the best
         # point, by the gradient found there, which saves a pass
-        back = self._reconsider(state, self._windows.to(state.step.device)[state.step])
-        x = torch.where(column(back, state.x), b.best, state.x)
-        gradient = torch.where(column(back, gradient), b.best_gradient, gradient)
+        x, window = state.x, self._windows.to(state.step.device)[state.step]
+        if bool((window > 0).any()):
+            back = self._reconsider(state, window)
+            x = torch.where(column(back, x), b.best, x)
+            gradient = torch.where(column(back, gradient), b.best_gradient, gradient)
         goal = self._moved(state, x, gradient)
         shrinks = torch.isin(state.step, self._shrinks_at.to(state.step.device))
-        if bool(shrinks.any()):
+        if self.multi_radius and bool(shrinks.any()):
             inside = self._enter_smaller_ball(state, shrinks)
             x = torch.where(column(shrinks, x), inside, x)
             goal = torch.where(column(shrinks, x), inside, goal)
@@ -320,10 +322,11 @@ class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # typ
         if b.sparsity is not None:
             step = column(b.step_size, x) * self._sparse(gradient, b.sparsity.share)
             return self._project(x + step, state.images, radius)
-        z = self._project(steepest_step(x, gradient, b.step_size, self.norm), state.images, radius)
+        nearest_inside = projection(state.images, radius, self.norm)
+        z = nearest_inside(steepest_step(x, gradient, b.step_size, self.norm))
         weight = column(torch.where(self._firsts(state.step), 1.0, MOMENTUM), x)
-        inertia = (1 - weight) * (x - b.previous)
-        return self._project(x + weight * (z - x) + inertia, state.images, radius)
+        inertia = (x - b.previous).mul_(1 - weight)
+        return nearest_inside(z.sub_(x).mul_(weight).add_(x).add_(inertia))
 
     def _firsts(self, step: Tensor) -> Tensor:
         """Which rows take the first step in a ball, for which there is no last movement."""

@@ -194,11 +194,12 @@ class FixedBudgets(Generic[B]):
 
     def _count(self, slots: _Slots[B], found: Passed) -> None:
         forward = found.asked * self.search.eot
-        values = found.value.shape[1] if found.value.ndim == 2 else 1
+        passes, values = self.verifier.victim.passes, 0
+        if self.search.gradient:
+            values = found.value.shape[1] if found.value.ndim == 2 else 1
         # in its last pass a row has no gradient of its own, though its batch has
-        moved = (slots.left > 0) if self.search.gradient else torch.zeros_like(slots.left)
-        passes = self.verifier.victim.passes
-        passes.add(slots.owner, forward, forward * values * moved)
+        backward = forward * values * (slots.left > 0) if values else 0
+        passes.add(slots.owner, forward, backward)
 
     def _fooled(self, slots: _Slots[B], logits: Tensor) -> Tensor:
         """Which iterates succeed, on the CPU: all are tried on the model, a surrogate's last ones.

@@ -35,8 +35,11 @@ class Passes:
 
     def add(self, rows: Tensor, forward: int | Tensor, backward: int | Tensor = 0) -> None:
         """So many passes more of some images, N different rows."""
-        self.forward[rows] += forward
-        self.backward[rows] += backward
+        for counts, more in ((self.forward, forward), (self.backward, backward)):
+            if isinstance(more, Tensor):
+                counts.index_add_(0, rows, more.to(counts))
+            elif more:
+                counts.index_add_(0, rows, torch.full_like(rows, more))
 
 
 class CountedNetwork(torch.nn.Module):

@@ -94,6 +94,8 @@ class Search(Generic[B]):
         One that fools outside of its ball, be it by rounding, would be refuted: its search goes on.
         """
         rows = fooled.nonzero()[:, 0]
+        if not len(rows):
+            return fooled, state.x
         reached = distance(state.images[rows], state.x[rows], self.norm)
         inside = torch.zeros_like(fooled)
         inside[rows] = in_budget(reached, state.epsilon[rows])

@@ -26,6 +26,8 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 BEHIND = 0.9
 """share of the way from the clean margin to that of the gradient attacks; a search that has come
 less far trails them"""
+AHEAD = 50
+"""steps whose draws are made at once; the draws are the same"""
 TILES = 5
 """L2 and L1 start from so many tiles along an edge"""
 
@@ -38,6 +40,10 @@ class SquareBuffers:
     """proposals of the highest margin, N × C × H × W"""
     best_value: Tensor
     """their margins, N"""
+    draws: Tensor
+    """of the next steps, float64 N × AHEAD × draws a step"""
+    drawn_from: Tensor
+    """the first of those steps, int64 N; -1 before there are any"""
 
 
 class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[misc]
@@ -71,9 +77,14 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
         self, state: State[None], sources: Sequence[torch.Generator | None]
     ) -> State[SquareBuffers]:
         """Linf: vertical stripes of ±ε. L2, L1: tiles of the shapes that later moves add."""
-        x = _back(self._first(replace(state, images=_grid(state.images))), state.images)
+        grid = _grid(state.images)
+        x = _back(self._first(replace(state, images=grid)), state.images)
         nothing = torch.full_like(state.epsilon, -torch.inf)
-        return state.started(x, SquareBuffers(best=x.clone(), best_value=nothing))
+        size = len(state), AHEAD, 5 + grid.shape[1]
+        draws = torch.zeros(size, dtype=torch.float64, device=x.device)
+        return state.started(
+            x, SquareBuffers(x.clone(), nothing, draws, torch.full_like(state.step, -1))
+        )
 
     def _first(self, state: State[None]) -> Tensor:
         n, c, _, w = state.images.shape
@@ -106,14 +117,17 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
         b = state.buffers
         better = value > b.best_value
         b.best_value = torch.where(better, value, b.best_value)
-        b.best = torch.where(column(better, state.x), state.x, b.best)
+        kept = better.nonzero()[:, 0]  # few of many, once the search has come far
+        b.best.index_copy_(0, kept, state.x[kept])
         on_grid = replace(b, best=_grid(b.best))
         grid = replace(state, images=_grid(state.images), x=_grid(state.x), buffers=on_grid)
         state.x = _back(self._proposal(grid), state.images)
 
     def _proposal(self, state: State[SquareBuffers]) -> Tensor:
-        side = self._side(state.step, state.images.shape)
-        draws = stream(state.key, state.step + 1, 5 + state.images.shape[1])
+        h, w = state.images.shape[-2:]
+        sides = _sides(self.norm, self.steps, self.p_init, h, w)
+        side = sides.to(state.step.device)[state.step]
+        draws = self._draws(state, 5 + state.images.shape[1])
         if self.norm == "linf":
             return self._recoloured(state, side, draws)
         # their shape depends on their size: windows of one size at a time
@@ -123,19 +137,16 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
             x[rows] = self._reshaped(take(state, rows), s, draws[rows])
         return x
 
-    def _side(self, step: Tensor, shape: torch.Size) -> Tensor:
-        """Edge of each row's square, in pixels."""
-        h, w = shape[-2:]
-        limits = torch.tensor(HALVINGS, device=step.device)
-        p = self.p_init / 2.0 ** torch.bucketize(step, limits)
-        # the share p of the pixels is halved at fixed steps: large squares find the rough shape of
-        # a perturbation, small ones refine it once large ones are hardly ever accepted any more
-        side = (p * h * w).sqrt().round().long()
-        if self.norm == "linf":
-            return side.clamp(1, min(h, w))
-        # a peak and a trough need three pixels, and an odd edge has a centre
-        side = side.clamp(min=3)
-        return (side + 1 - side % 2).clamp(max=min(h, w))
+    def _draws(self, state: State[SquareBuffers], count: int) -> Tensor:
+        """Those of each row's next proposal, float64 N × count; made for `AHEAD` steps at once."""
+        b, place = state.buffers, state.step % AHEAD
+        due = (state.step - place != b.drawn_from).nonzero()[:, 0]
+        if len(due):
+            b.drawn_from[due] = (state.step - place)[due]
+            key = state.key[due].repeat_interleave(AHEAD)
+            steps = b.drawn_from[due, None] + torch.arange(1, AHEAD + 1, device=due.device)
+            b.draws[due] = stream(key, steps.flatten(), count).view(len(due), AHEAD, count)
+        return b.draws[torch.arange(len(state), device=place.device), place]
 
     # --- Linf ---------------------------------------------------------------------------------
 
@@ -148,7 +159,7 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
         # always at an end of the ball (algorithm 2): perturbations that succeed are mostly found at
         # its corners, where a search of all its points would take far longer to arrive
         colour = state.images + column(state.epsilon, state.images) * sign
-        return torch.where(mask, colour.clamp(0, 1), state.buffers.best)
+        return torch.where(mask, colour.clamp_(0, 1), state.buffers.best)
 
     # --- L2 and L1 ----------------------------------------------------------------------------
 
@@ -220,6 +231,20 @@ class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  #
         top, left = (h - down * side) // 2, (w - across * side) // 2
         change[:, :, top : top + down * side, left : left + across * side] = tiles
         return change
+
+
+@lru_cache(maxsize=64)
+def _sides(norm: Norm, steps: int, p_init: float, h: int, w: int) -> Tensor:
+    """Edge of the square at each step, in pixels."""
+    p = p_init / 2.0 ** torch.bucketize(torch.arange(steps + 1), torch.tensor(HALVINGS))
+    # the share p of the pixels is halved at fixed steps: large squares find the rough shape of
+    # a perturbation, small ones refine it once large ones are hardly ever accepted any more
+    side = (p * h * w).sqrt().round().long()
+    if norm == "linf":
+        return side.clamp(1, min(h, w))
+    # a peak and a trough need three pixels, and an odd edge has a centre
+    side = side.clamp(min=3)
+    return (side + 1 - side % 2).clamp(max=min(h, w))
 
 
 def _grid(values: Tensor) -> Tensor:
