@@ -167,7 +167,7 @@ def test_the_same_question_is_answered_from_the_file_unless_asked_fresh(
     first = ask(arrays, name="n", out=tmp_path)
     calls = []
     real = blocks.attack_block
-    monkeypatch.setattr(blocks, "attack_block", lambda *a: calls.append(1) or real(*a))
+    monkeypatch.setattr(blocks, "attack_block", lambda *a, **k: calls.append(1) or real(*a, **k))
     assert ask(arrays, name="n", out=tmp_path).rows_digest == first.rows_digest
     assert not calls
     assert (
@@ -225,11 +225,11 @@ def test_a_second_asker_waits_for_the_first(arrays, tmp_path):
 def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(arrays, monkeypatch):
     real, sizes = blocks.attack_block, []
 
-    def small_gpu(model, block, protocol, batch_size, progress, *networks):
+    def small_gpu(model, block, protocol, batch_size, **others):
         sizes.append(batch_size)
         if batch_size > 16:
             raise torch.cuda.OutOfMemoryError("out of memory")
-        return real(model, block, protocol, batch_size, progress, *networks)
+        return real(model, block, protocol, batch_size, **others)
 
     monkeypatch.setattr(blocks, "attack_block", small_gpu)
     found = ask(arrays, limit=300, options=RunOptions(batch_size=64))
@@ -240,7 +240,7 @@ def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(arrays, monkeypa
     monkeypatch.setattr(
         blocks,
         "attack_block",
-        lambda *a: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("")),
+        lambda *a, **k: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("")),
     )
     with pytest.raises(EvaluationFailed, match="too little memory for one image"):
         ask(arrays, limit=10, options=RunOptions(batch_size=1))
