@@ -175,7 +175,17 @@ def in_steps(shape, stride, name="per_tensor_affine", *rest):
         ("system", 0.1, 0),
         None,
     ],
-    ids=str,
+    ids=[
+        "an infinite step",
+        "a far zero",
+        "a zero of text",
+        "steps of another number",
+        "no such axis",
+        "numbers for arrays",
+        "arrays of another shape",
+        "no such scheme",
+        "none",
+    ],
 )
 def test_steps_that_make_no_sense_are_refused_in_one_line(quantiser, tmp_path):
     of = pickles.storage("1", 4, "torch.QInt8Storage")
