@@ -169,3 +169,15 @@ def test_nothing_touches_the_global_figure_state():
     rendered(curves(2))
     assert pyplot.get_fignums() == []
     assert dict(pyplot.rcParams) == before
+
+
+@pytest.mark.parametrize("most", [40, 900, 50_000])
+def test_passes_are_told_in_plain_numbers(most):
+    curve = figures.CostCurve("net.pt", [1, most / 3, most], [1.0, 0.6, 0.2])
+    shown = figures.svg(
+        lambda ax: figures.accuracy_against_passes(ax, [curve]), (4, 3), "a", "what it shows"
+    )
+    text = [e.text for e in ElementTree.fromstring(shown).iter() if e.tag.endswith("text")]
+    numbers = [t for t in text if t and t.replace(",", "").isdigit()]
+    assert {"1", "10"} <= set(numbers)
+    assert not [t for t in text if t and "$" in t]

@@ -164,7 +164,8 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     table.add_row("clean", *_cells(evaluation.clean(interval)))
     certified = {p.epsilon: f"{p.accuracy.value:.1%}" for p in evaluation.certified(interval)}
     for epsilon, accuracy in evaluation.robust(interval):
-        table.add_row(shown(epsilon.text), *_cells(accuracy), certified.get(epsilon))
+        proved = [certified.get(epsilon)] if evaluation.proved else []
+        table.add_row(shown(epsilon.text), *_cells(accuracy), *proved)
     say(title)
     console().print(table)
     if (cost := mean_passes(evaluation.table)) is not None:

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter, StrMethodFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from robustkit.analysis.outcome import Line, Panel
@@ -79,6 +79,9 @@ def accuracy_against_passes(ax: Axes, curves: Sequence[CostCurve]) -> Axes:
             linestyle=style["linestyle"],
         )
     ax.set_xscale("log")
+    # figures show text as it is, so the usual powers of ten would show their markup
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set(ylim=(-0.02, 1.02), xlabel="passes an image, at most", ylabel="accuracy")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
