@@ -173,9 +173,9 @@ def test_what_changes_during_an_evaluation_never_becomes_a_row(
 ):
     attacked = []
 
-    def attack(model, block, *rest):
+    def attack(model, block, *rest, **more):
         attacked.append(block.first)
-        return attack_block(model, block, *rest)
+        return attack_block(model, block, *rest, **more)
 
     monkeypatch.setattr("robustkit.evaluation.blocks.attack_block", attack)
 

@@ -79,7 +79,8 @@ def attack_rows(
         if done is None or (keep_images and blocks.images(number) is None):
 
             def progress(share: float, start: int = start, stop: int = stop) -> None:
-                report(start + share * (stop - start), len(data))
+                if share < 1:  # a block is done once it is kept
+                    report(start + share * (stop - start), len(data))
 
             block, spent = _block(data, start, stop, config.device), Spent()
             try:
