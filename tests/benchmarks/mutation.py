@@ -223,13 +223,15 @@ class Map:
     def tests_for(self, mutant, source):
         """Tests that touch the mutant's statements, fastest first.
 
-        For what runs when one imports: those that touch the module, or bear the group's name.
+        For what runs when one imports: those that touch the module, bear the group's name, or ask
+        what packages promise.
         """
         at = self.touched.get(mutant.file, {})
         lines, imported = statement(ast.parse(source), mutant.lines)
         found = set().union(*(at.get(n, ()) for n in lines))
         if imported or "" in found:
-            named = (n for n in self.tests if n.startswith(f"tests/test_{mutant.group}"))
+            own = (f"tests/test_{mutant.group}", "tests/test_packages")
+            named = (n for n in self.tests if n.startswith(own))
             found = found.union(named, *at.values())
         names = [n for n in found if n in self.tests]
         return sorted(names, key=lambda n: (self.tests[n]["seconds"], n))
