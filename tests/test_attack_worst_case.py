@@ -9,6 +9,7 @@ from torch import nn
 from robustkit.attack import attack_block, in_budget
 from robustkit.attack.objectives import objective, towards
 from robustkit.attack.targets import CANDIDATES, likeliest, nearest
+from robustkit.errors import ProtocolError
 from robustkit.geometry import DUAL
 from robustkit.protocol import load_protocol
 
@@ -196,3 +197,13 @@ def test_what_came_later_is_no_part_of_a_protocol_that_does_not_use_it():
     ours = load_protocol("worst-case").resolved()["attacks"]
     assert [a.get("target_order") for a in ours] == [None, "distance", None]
     assert ours[2]["patience"] == 500
+
+
+@pytest.mark.parametrize(
+    ("setting", "bound"), [("patience=-1", "0 or more"), ("queries=-1", "above 0")]
+)
+def test_a_number_out_of_bounds_is_told_with_the_bound_that_holds(setting, bound):
+    with pytest.raises(ProtocolError) as refused:
+        load_protocol("worst-case", [setting])
+    name = setting.partition("=")[0]
+    assert str(refused.value) == f"square: {name} must be {bound}, got -1"

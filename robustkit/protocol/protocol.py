@@ -189,7 +189,8 @@ def checked_protocol(protocol: Protocol) -> Protocol:
             if isinstance(value, bool | str):
                 continue
             if value < 0 or (value == 0 and least is None):
-                raise ProtocolError(f"{word}: {field.name} must be above 0, got {value}")
+                bound = "above 0" if least is None else "0 or more"
+                raise ProtocolError(f"{word}: {field.name} must be {bound}, got {value}")
         if isinstance(attack, SquareAttack) and attack.queries < 2:
             raise ProtocolError("square: queries must be at least 2")
         if isinstance(attack, Apgd) and attack.larger_first and attack.steps < 10:
