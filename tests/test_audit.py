@@ -604,12 +604,18 @@ def test_bad_input_is_one_line_before_anything_is_loaded(arguments, message, tmp
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("change", ["edited", "renamed", "unsealed", "cut"])
-def test_a_part_on_file_that_is_not_what_was_written_is_worked_out_again(
-    plan, images, tmp_path, change
-):
+@pytest.fixture(scope="module")
+def of_four(plan, images, tmp_path_factory):
+    """An audit of four images with its parts on file: the question, the folder, the answer."""
+    folder = tmp_path_factory.mktemp("of_four")
     asked = request_for(plan, images.take(range(4)))
-    first = run_audit(asked, settings_in(tmp_path))
+    return asked, folder, run_audit(asked, settings_in(folder))
+
+
+@pytest.mark.parametrize("change", ["edited", "renamed", "unsealed", "cut"])
+def test_a_part_on_file_that_is_not_what_was_written_is_worked_out_again(of_four, tmp_path, change):
+    asked, folder, first = of_four
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     (path,) = tmp_path.glob("corruptions-*.json")
     found = json.loads(path.read_text())
     found["right"] = [[4] * len(row) for row in found["right"]]

@@ -1,6 +1,7 @@
 """What a network may not do to the evaluation: write into it, remember it, or mix its images."""
 
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ SETTINGS = {
     "pgd": ["steps=5"],
     "square": ["queries=30"],
     "fmn": ["steps=10"],
-    "boundary": ["steps=50"],
-    "hopskipjump": ["steps=2"],
+    "boundary": ["steps=20"],
+    "hopskipjump": ["steps=1"],
 }
 
 
@@ -265,12 +266,16 @@ def evaluated(network, attack="pgd", truth=None, n=24, **options):
     )
 
 
+@cache
+def undisturbed(network, attack):
+    return evaluated(network(), attack, n=8).table
+
+
 @pytest.mark.parametrize("attack", EPSILONS)
 @pytest.mark.parametrize(("bad", "good"), HARMLESS, ids=lambda net: net.__name__)
 def test_what_a_network_does_beside_answering_changes_no_row(bad, good, attack):
-    expected = evaluated(good(), attack)
-    found = evaluated(bad(), attack, truth=good().eval())
-    assert found.table.equals(expected.table)
+    found = evaluated(bad(), attack, truth=good().eval(), n=8)
+    assert found.table.equals(undisturbed(good, attack))
     assert found.clean().value == 1
     assert torch.is_grad_enabled()
     assert torch.get_default_dtype() == torch.float32

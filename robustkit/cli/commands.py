@@ -1,11 +1,12 @@
 """The commands, and how their arguments are read."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import typer
-from typer.core import TyperOption
-from typer.main import get_command
+from typer.core import TyperGroup, TyperOption
+from typer.main import get_group
 
 from robustkit.cli.audit import audit
 from robustkit.cli.certify import certify
@@ -65,12 +66,10 @@ def run(arguments: Sequence[str]) -> int:
         InputError: an option or an argument that no command takes.
         RobustkitError: as the command.
     """
-    command = get_command(app)
-    commands: dict[str, Any] = getattr(command, "commands", {})
+    command = _commands()
     if not arguments:
-        raise InputError(f"name a command: {', '.join(commands)}; see robustkit --help")
-    for one in (command, *commands.values()):
-        one.params.append(_debug())
+        names = ", ".join(command.commands)
+        raise InputError(f"name a command: {names}; see robustkit --help")
     try:
         with command.make_context("robustkit", list(arguments)) as context:
             return command.invoke(context) or 0
@@ -81,6 +80,15 @@ def run(arguments: Sequence[str]) -> int:
         if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
             raise
         raise _refused(error) from error
+
+
+@cache
+def _commands() -> TyperGroup:
+    """All commands, read once: many in one process would spend most of their time here."""
+    command = get_group(app)
+    for one in (command, *command.commands.values()):
+        one.params.append(_debug())
+    return command
 
 
 def _debug() -> TyperOption:
