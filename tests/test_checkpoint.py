@@ -22,10 +22,10 @@ from torch.nn.utils import parametrizations, prune
 from robustkit import checkpoint, models
 from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.checkpoint.parametrizations import folded
-from robustkit.checkpoint.tensors import TYPES, TensorReader, decoded
 from robustkit.checkpoint.weights import weights_digest
 from robustkit.errors import CheckpointError, EvaluationFailed, InputError, NetworkFailed
 from robustkit.unpickling import Budget, Unpickler, mapping, read_torch
+from robustkit.unpickling.tensors import TYPES, TensorReader, decoded
 
 X = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from robustkit.checkpoint import read_checkpoint, reading
 from robustkit.checkpoint.boundary import boundary
-from robustkit.checkpoint.tensors import PIECE, TensorReader
 from robustkit.checkpoint.weights import weights_digest
 from robustkit.errors import BadFile, CheckpointError, DataError, InputError
 from robustkit.files import canonical, digest
 from robustkit.unpickling import read_torch
+from robustkit.unpickling.tensors import PIECE, TensorReader
 
 SECONDS = 6
 """of processor, for any file"""

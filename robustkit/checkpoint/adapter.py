@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from robustkit.checkpoint.logits import find_logits
-from robustkit.checkpoint.tensors import COUNTER, Array
 from robustkit.errors import CheckpointError, InputError, one_line
 from robustkit.network import answer, kept
+from robustkit.unpickling.tensors import COUNTER, Array
 
 
 class Classifier(torch.nn.Module):

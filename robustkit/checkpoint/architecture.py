@@ -15,10 +15,10 @@ import numpy as np
 from robustkit import models
 from robustkit.checkpoint.metadata import rescaled
 from robustkit.checkpoint.parametrizations import Folds, folded
-from robustkit.checkpoint.tensors import COUNTER, Array, State, is_real
 from robustkit.errors import CheckpointError, InputError
 from robustkit.models import Layout
 from robustkit.unpickling import Budget
+from robustkit.unpickling.tensors import COUNTER, Array, State, is_real
 
 if TYPE_CHECKING:
     import torch

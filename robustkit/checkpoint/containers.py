@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from robustkit.checkpoint.tensors import QUANTISED, State, TensorReader, is_real
 from robustkit.errors import BadFile, CheckpointError
 from robustkit.unpickling import (
     LONGEST_NAME,
@@ -28,6 +27,7 @@ from robustkit.unpickling import (
     mapping,
     printable,
 )
+from robustkit.unpickling.tensors import QUANTISED, State, TensorReader, is_real
 
 CONTAINERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema",

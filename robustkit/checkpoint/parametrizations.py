@@ -9,7 +9,7 @@ from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING
 
-from robustkit.checkpoint.tensors import Array, State
+from robustkit.unpickling.tensors import Array, State
 
 if TYPE_CHECKING:
     import torch

@@ -23,12 +23,12 @@ from robustkit.checkpoint.metadata import (
     parse_metadata,
 )
 from robustkit.checkpoint.sidecar import read_sidecar
-from robustkit.checkpoint.tensors import State, TensorReader
 from robustkit.checkpoint.weight_sets import fit_weights, recognise_weights
 from robustkit.checkpoint.weights import Weights, listed, open_weights, weights_digest
 from robustkit.errors import CheckpointError
 from robustkit.files import open_digest
 from robustkit.keys import CheckpointKey
+from robustkit.unpickling.tensors import State, TensorReader
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,9 @@ from operator import mul
 from typing import Any, NamedTuple
 
 from robustkit.checkpoint.header import decode_metadata, open_header, seal_state
-from robustkit.checkpoint.tensors import EXTRA_TYPES, TYPES, item_size
 from robustkit.errors import BadFile
 from robustkit.unpickling import Budget, Storage, StoredTensor, checked_shape
+from robustkit.unpickling.tensors import EXTRA_TYPES, TYPES, item_size
 
 KINDS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",

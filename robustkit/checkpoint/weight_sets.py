@@ -23,10 +23,10 @@ from robustkit.checkpoint.containers import (
     module_leaves,
     tensors,
 )
-from robustkit.checkpoint.tensors import COUNTER, Array, State, TensorReader
 from robustkit.errors import CheckpointError
 from robustkit.models import Layout
 from robustkit.unpickling import Budget, Placeholder, mapping, printable
+from robustkit.unpickling.tensors import COUNTER, Array, State, TensorReader
 
 DEEPEST = 6
 """keys on the way to a set of weights"""

@@ -11,7 +11,11 @@ import numpy as np
 from robustkit.checkpoint import containers, safetensor
 from robustkit.checkpoint.architecture import StateReading, readings
 from robustkit.checkpoint.metadata import CheckpointMetadata, checked_extra, parse_metadata
-from robustkit.checkpoint.tensors import (
+from robustkit.checkpoint.weight_sets import WeightSets, find_weight_sets
+from robustkit.errors import CheckpointError
+from robustkit.files import canonical
+from robustkit.unpickling import read_torch
+from robustkit.unpickling.tensors import (
     COUNTER,
     Array,
     State,
@@ -19,10 +23,6 @@ from robustkit.checkpoint.tensors import (
     distinct,
     plain_bytes,
 )
-from robustkit.checkpoint.weight_sets import WeightSets, find_weight_sets
-from robustkit.errors import CheckpointError
-from robustkit.files import canonical
-from robustkit.unpickling import read_torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
