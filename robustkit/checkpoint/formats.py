@@ -1,4 +1,4 @@
-"""Which file is meant, and which format it has, by its first bytes."""
+"""Which file or folder is meant, and which format it has, by its first bytes."""
 
 import os
 from io import BufferedReader
@@ -14,16 +14,14 @@ PROGRAMS = ("TorchScript", "torch.export")
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The file of a checkpoint: a path, or the name of a shipped one.
+    """The file or folder of a checkpoint: a path, or the name of a shipped one.
 
     Raises:
-        CheckpointError: a folder, or no such file.
+        CheckpointError: no such file.
     """
     file = Path(path)
-    if is_file(file):
+    if is_file(file) or os.path.isdir(file):  # noqa: PTH112 - a name too long is none
         return file
-    if os.path.isdir(file):  # noqa: PTH112 - a name too long is none
-        raise CheckpointError(f"{path}: a folder; name the checkpoint file inside it")
     if file.name == str(path) and not file.suffix:
         known = [item.stem for item in shipped("data").glob("*.safetensors")]
         if file.name in known:

@@ -1,4 +1,4 @@
-"""From a file to a `Checkpoint`: what it is, what is known of it, and a frozen network.
+"""From a file or folder to a `Checkpoint`: what it is, what is known of it, and a frozen network.
 
 What is known comes from the flags first, then the sidecar, then the file's own record, then
 recognition by keys and shapes. torch is imported when a network is made, and not before, unless the
@@ -16,6 +16,7 @@ from robustkit import models
 from robustkit.checkpoint import architecture
 from robustkit.checkpoint.boundary import boundary
 from robustkit.checkpoint.checkpoint import ADAPTER, Checkpoint
+from robustkit.checkpoint.folder import open_folder
 from robustkit.checkpoint.formats import PROGRAMS, detect_format, find_checkpoint
 from robustkit.checkpoint.metadata import (
     CheckpointMetadata,
@@ -44,12 +45,12 @@ def read_checkpoint(
     trust_program: bool = False,
     weights: str | None = None,
 ) -> Checkpoint:
-    """A checkpoint from a file, or by the name of a shipped one. No code of the file runs.
+    """A checkpoint from a file or folder, or by a shipped one's name. No code of the file runs.
 
     A checkpoint whose architecture is neither given nor recognised can be described, not loaded.
 
     Args:
-        path: the file, or a name on the shelf of data.
+        path: the file or folder, or a name on the shelf of data.
         model: a registry name, torchvision:NAME, timm:NAME or FILE.py:FUNCTION; the last is
             imported and called.
         num_classes: where the weights do not tell, or to insist.
@@ -73,6 +74,8 @@ def read_checkpoint(
         },
         "--model, --num-classes, --mean, --std, --weights",
     )
+    if file.is_dir():
+        return _read_folder(file, given)
     # opened once: what is judged, read and digested is one file, whatever takes its name meanwhile
     with boundary(file), file.open("rb") as opened:
         kind = detect_format(file, opened)
@@ -120,9 +123,22 @@ def _read_weights(
     aside = read_sidecar(path)
     key = aside.weights_key if given.weights_key is None else given.weights_key
     parts = open_weights(file, TensorReader.of(file, str(path)), kind, key)
+    return _from_weights(path, open_digest(file), parts, given, aside)
+
+
+def _read_folder(path: Path, given: CheckpointMetadata) -> Checkpoint:
+    aside = read_sidecar(path)
+    key = aside.weights_key if given.weights_key is None else given.weights_key
+    with open_folder(path, key) as folder:
+        return _from_weights(path, folder.sha256, folder.weights, given, aside)
+
+
+def _from_weights(
+    path: Path, sha256: str, parts: Weights, given: CheckpointMetadata, aside: CheckpointMetadata
+) -> Checkpoint:
     base = Checkpoint(
         path=str(path),
-        sha256=open_digest(file),
+        sha256=sha256,
         format=parts.format,
         container=parts.container,
         prefix="",

@@ -16,7 +16,8 @@ from robustkit.files import read_toml, write_atomic
 
 def sidecar_path(checkpoint: Path) -> Path:
     """Where the sidecar of a checkpoint stands."""
-    return checkpoint.with_name(f"{checkpoint.name}.toml")
+    place = checkpoint if checkpoint.name not in ("", "..") else checkpoint.resolve()
+    return place.with_name(f"{place.name}.toml")
 
 
 def read_sidecar(checkpoint: Path) -> CheckpointMetadata:

@@ -1,10 +1,10 @@
 """A file of weights taken apart: named arrays, what is recorded beside them, and their digest."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from io import BufferedReader
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -111,6 +111,50 @@ def listed(names: Sequence[str]) -> str:
 
 def _opened_safetensors(file: BufferedReader, reader: TensorReader, key: str | None) -> Weights:
     leaves, metadata = safetensor.read_safetensors(file, reader.where, reader.budget)
+    extra = checked_extra(metadata.pop("extra", None), reader.where)
+    return replace(
+        _of_leaves(leaves, reader, "safetensors", key),
+        recorded=parse_metadata(metadata, f"{reader.where}: robustkit metadata"),
+        extra=extra,
+    )
+
+
+class Leaves(NamedTuple):
+    """One shard of a set of weights."""
+
+    leaves: Mapping[str, object]
+    warnings: tuple[str, ...] = ()
+
+
+def read_leaves(file: BufferedReader, reader: TensorReader, kind: str) -> Leaves:
+    """The leaves by name in one shard of several; the file must stay open until they are read.
+
+    Raises:
+        CheckpointError: it holds no weights.
+        BadFile: it is damaged, or over its budget.
+    """
+    if kind == "safetensors":
+        return Leaves(safetensor.read_safetensors(file, reader.where, reader.budget)[0])
+    contents = read_torch(file, reader.budget)
+    return Leaves(containers.locate(contents.root, reader).leaves, contents.warnings)
+
+
+def open_leaves(
+    leaves: Mapping[str, object], reader: TensorReader, form: str, key: str | None
+) -> Weights:
+    """The weights of leaves that were put together, all of them finite numbers.
+
+    Raises:
+        CheckpointError: as `open_weights`.
+    """
+    weights = _of_leaves(dict(leaves), reader, form, key)
+    _check_finite(weights.state, reader.where)
+    return weights
+
+
+def _of_leaves(
+    leaves: dict[str, object], reader: TensorReader, form: str, key: str | None
+) -> Weights:
     sets = find_weight_sets(leaves, reader)
     found = containers.Found("", leaves, {}, ())
     if key is not None:
@@ -118,16 +162,15 @@ def _opened_safetensors(file: BufferedReader, reader: TensorReader, key: str | N
     state, notes = containers.tensors(found, reader)
     if not state:
         raise CheckpointError(f"{reader.where}: no weights in it")
-    extra = checked_extra(metadata.pop("extra", None), reader.where)
     return Weights(
-        format="safetensors",
+        format=form,
         container=found.container,
         state=state,
         variants=readings(state, reader.budget),
         sets=sets,
         key=found.container,
-        recorded=parse_metadata(metadata, f"{reader.where}: robustkit metadata"),
-        extra=extra,
+        recorded=CheckpointMetadata(),
+        extra={},
         notes=notes,
     )
 
