@@ -208,7 +208,7 @@ def test_a_named_npz_that_was_changed_is_refused(tmp_path):
 
 def test_paths_that_lead_nowhere_or_to_unknown_formats_are_one_line(tmp_path):
     (tmp_path / "notes.txt").write_text("no data")
-    with one_line("notes.txt: expected a folder, .npz or .parquet"):
+    with one_line("notes.txt: expected a folder, .npz, .npy, .parquet"):
         load_dataset(str(tmp_path / "notes.txt"))
     with one_line("gone.npz: no such file"):
         load_dataset("gone.npz")
@@ -427,7 +427,7 @@ def test_parquet_of_another_data_set_is_not_taken_for_a_known_one(tmp_path):
     ("table", "message"),
     [
         ({"image": [b"x"], "caption": ["a"]}, "no column 'label'.*it has: image, caption"),
-        ({"image": [b"x"], "label": ["cat"]}, "labels of type object"),
+        ({"image": [b"x"], "label": [1.5]}, "labels of type float64"),
         ({"image": [b"x", b"x"], "label": [0, None]}, "row 1 has no label"),
         ({"image": [b"x"], "label": [-1]}, "image 0 has label -1"),
         ({"image": NO_BYTES, "label": [0]}, "image 0: no picture bytes"),

@@ -1,7 +1,8 @@
 """Data sets as NumPy arrays: named ones, folders, Parquet, `.npz`. Needs no torch.
 
 - shelf: what a data set's TOML file says
-- source: images by position, whatever the format; idx, npz, folder, parquet and originals open one
+- source: images by position, whatever the format; idx, npz, npy, tensors, folder, table,
+  parquet, arrow, webdataset and originals open one
 - pixels: the one form of an image that ids and attacks start from
 - transform: channels, resize, crop
 - dataset: order, ids and digest

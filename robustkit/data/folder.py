@@ -57,6 +57,12 @@ def open_folder(folder: Path, split: str, names: Sequence[str] = ()) -> Opened:
     return _opened(chosen, split if splits else WHOLE, found, tuple(names) or tuple(found))
 
 
+def has_class_folders(folder: Path) -> bool:
+    """Whether a picture stands in a folder within the folder, at any depth."""
+    inside = (names for child in _folders(folder) for _, _, names in os.walk(child))
+    return any(Path(name).suffix.lower() in SUFFIXES for names in inside for name in names)
+
+
 def _opened(folder: Path, split: str, found: Sequence[str], names: tuple[str, ...]) -> Opened:
     if unknown := sorted(set(found) - set(names)):
         raise DataError(f"{folder}: the class folder {unknown[0]!r} is none of the known classes")

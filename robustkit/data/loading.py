@@ -1,19 +1,29 @@
 """From the name or path of a data set to a `Dataset`."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from robustkit.data.arrow import find_arrow, open_arrow
 from robustkit.data.dataset import Dataset, assemble
-from robustkit.data.folder import open_folder
+from robustkit.data.folder import has_class_folders, open_folder
+from robustkit.data.npy import find_npy, open_npy
 from robustkit.data.npz import open_npz
 from robustkit.data.originals import PREFIX, open_original, original_files
-from robustkit.data.parquet import find_parquet, open_parquet
+from robustkit.data.parquet import open_parquet
 from robustkit.data.shelf import DatasetSpec, checked_budgets, read_dataset_spec
 from robustkit.data.source import FileStamp, Opened, diagnosis, files_in, stamps
+from robustkit.data.split import find_split
+from robustkit.data.table import open_table, read_rows
+from robustkit.data.tensors import open_tensors
 from robustkit.data.transform import Transform
+from robustkit.data.webdataset import braced, find_tars, is_tars, open_tars
 from robustkit.errors import DataError, UnknownName
 from robustkit.files import file_digest, find, names
+
+FILES = (".npz", ".npy", ".parquet", ".arrow", ".tar", ".csv", ".tsv", ".pt", ".pth")
+"""ends of the names of files that are data sets"""
 
 
 def load_dataset(
@@ -30,7 +40,7 @@ def load_dataset(
 
     Args:
         name: a name on the shelf `data/`, or a path: a `.toml` file, a folder of class folders,
-            a Parquet file or a folder of them, an `.npz`.
+            files of one of `FILES` or a folder of them, tars with braces in their name.
         split: must be one that the source has; a source without splits is "all".
         limit: only the first so many images.
         root: where the files of a known data set stand; downloads go elsewhere, to a cache.
@@ -70,25 +80,61 @@ def file_stamps(name: str, split: str, root: Path | None) -> tuple[FileStamp, ..
             paths += original_files(file.stem, spec, split, root)
         else:
             paths.append(file.parent / spec.source)
-    return stamps(one for path in paths for one in files_in(path))
+    return stamps(one for path in paths for one in _files_behind(path, split))
+
+
+def _files_behind(path: Path, split: str) -> Iterable[Path]:
+    """The files that `open_path` reads, and perhaps others beside them."""
+    if path.is_dir():
+        return files_in(path)
+    match path.suffix.lower():
+        case ".csv" | ".tsv":
+            return [path, *(row.path for row in read_rows(path, split).rows)]
+        case ".npy":  # labels stand beside the images
+            return files_in(path.parent)
+    return braced(str(path))
 
 
 def open_path(path: Path, split: str) -> Opened:
-    """What stands at a path: a folder, a Parquet file or an `.npz`.
+    """What stands at a path, whatever the format.
 
     Raises:
         DataError: nothing there, or no format that is known.
     """
     if path.is_dir():
-        return (
-            open_parquet(part) if (part := find_parquet(path, split)) else open_folder(path, split)
-        )
-    if path.is_file() and path.suffix == ".parquet" and (part := find_parquet(path, split)):
+        return _open_folder(path, split)
+    if tars := find_tars(path, split) if is_tars(path) else None:
+        return open_tars(tars)
+    if not path.is_file():
+        raise DataError(f"{path}: {diagnosis(path)}")
+    match path.suffix.lower():
+        case ".parquet" if part := find_split(path, ".parquet", split):
+            return open_parquet(part)
+        case ".arrow" if part := find_arrow(path, split):
+            return open_arrow(part)
+        case ".npz":
+            return open_npz(path, split)
+        case ".npy" if pair := find_npy(path, split):
+            return open_npy(pair)
+        case ".pt" | ".pth":
+            return open_tensors(path, split)
+        case ".csv" | ".tsv":
+            return open_table(path, split)
+    raise DataError(f"{path}: expected a folder, {', '.join(FILES[:-1])} or {FILES[-1]}")
+
+
+def _open_folder(folder: Path, split: str) -> Opened:
+    """What a folder holds: files of one of the formats, else class folders."""
+    if part := find_split(folder, ".parquet", split):
         return open_parquet(part)
-    if path.is_file() and path.suffix == ".npz":
-        return open_npz(path, split)
-    why = "expected a folder, .npz or .parquet" if path.is_file() else diagnosis(path)
-    raise DataError(f"{path}: {why}")
+    if part := find_arrow(folder, split):
+        return open_arrow(part)
+    if not has_class_folders(folder):
+        if part := find_tars(folder, split):
+            return open_tars(part)
+        if pair := find_npy(folder, split):
+            return open_npy(pair)
+    return open_folder(folder, split)
 
 
 def _shelf_file(name: str) -> Path | None:
@@ -96,10 +142,10 @@ def _shelf_file(name: str) -> Path | None:
     try:
         return find("data", name)
     except UnknownName:
-        meant = "/" in name or "\\" in name or Path(name).suffix in (".npz", ".parquet")
+        meant = "/" in name or "\\" in name or Path(name).suffix in FILES
         if meant or _exists(Path(name)):
             return None
-        advice = "or give the path of a folder, .npz, .parquet or .toml"
+        advice = f"or give the path of a folder, {', '.join(FILES)} or .toml"
         raise UnknownName("data set", name, names("data"), advice) from None
 
 

@@ -40,7 +40,7 @@ def open_npz(path: Path, split: str) -> Opened:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: a single array; expected an .npz with images and labels")
-            keys = _keys(archive.files, split, path)
+            keys = keys_of(archive.files, split, path)
             names = [*keys[:2], *(["classes"] if "classes" in archive.files else [])]
             with zipfile.ZipFile(file) as members:
                 check_unpacked(members, [f"{name}.npy" for name in names], path)
@@ -51,7 +51,7 @@ def open_npz(path: Path, split: str) -> Opened:
     except Exception as error:
         why = "it holds Python objects, which are never loaded" if "Object" in str(error) else ""
         raise DataError(f"{path}: not readable as .npz: {why or diagnosis(path)}") from error
-    laid_out, layout = _channels_second(images)
+    laid_out, layout = channels_second(images)
     pair = checked_arrays(laid_out, labels, str(path))
     source = ArraySource(pair.images, pair.labels, str(path))
     origin = {"file": str(path), "sha256": file_digest(path), **keys._asdict(), "layout": layout}
@@ -70,26 +70,30 @@ def _classes(found: Sequence[npt.NDArray[Any]], path: Path) -> tuple[str, ...]:
     return ()
 
 
-def _keys(found: Collection[str], split: str, path: Path) -> Keys:
+def keys_of(found: Collection[str], split: str, path: Path) -> Keys:
     """The arrays of a split, else those of an archive without splits."""
-    for images, labels in _names(split):
+    for images, labels in pairs_of(split):
         if images in found and labels in found:
             return Keys(images, labels, split)
-    others = [s for s in SPLITS if any({a, b} <= set(found) for a, b in _names(s))]
+    others = [s for s in SPLITS if any({a, b} <= set(found) for a, b in pairs_of(s))]
     if others:
         raise DataError(f"{path}: no split {split!r}; it has: {', '.join(others)}")
-    for images, labels in _names(""):
+    for images, labels in pairs_of(""):
         if images in found and labels in found:
             if split not in ("test", WHOLE):
-                raise DataError(f"{path}: no split {split!r}; the file is one whole")
+                raise DataError(f"{path}: no split {split!r}; it is one whole")
             return Keys(images, labels, WHOLE)
     raise DataError(
         f"{path}: no images and labels under names that are understood (such as 'images' and "
-        f"'labels', 'x' and 'y', 'x_test' and 'y_test'); it has: {', '.join(found) or 'nothing'}"
+        f"'labels', 'x' and 'y', 'x_test' and 'y_test'); it has: {_some(found)}"
     )
 
 
-def _names(split: str) -> list[tuple[str, str]]:
+def _some(found: Collection[str]) -> str:
+    return ", ".join([*list(found)[:8], *(["…"] if len(found) > 8 else [])]) or "nothing"
+
+
+def pairs_of(split: str) -> list[tuple[str, str]]:
     """Pairs of names in use for images and labels."""
     pairs = [("images", "labels"), ("x", "y"), ("X", "y"), ("X", "Y"), ("data", "labels")]
     pairs += [("data", "targets"), ("images", "targets"), ("image", "label")]
@@ -99,7 +103,7 @@ def _names(split: str) -> list[tuple[str, str]]:
     return orders + [(f"{split}_{a}", f"{split}_{b}") for a, b in pairs]
 
 
-def _channels_second(images: Image) -> tuple[Image, str]:
+def channels_second(images: Image) -> tuple[Image, str]:
     """The images as N x C x H x W, and the name of the layout they had."""
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         return images.transpose(0, 3, 1, 2), "NHWC"

@@ -12,7 +12,7 @@ from typing import Any
 
 from robustkit.data.folder import FileSource, open_folder
 from robustkit.data.idx import find_idx, open_idx
-from robustkit.data.parquet import ParquetSplit, find_parquet, open_parquet
+from robustkit.data.parquet import open_parquet
 from robustkit.data.shelf import DatasetSpec
 from robustkit.data.source import (
     ArraySource,
@@ -23,6 +23,7 @@ from robustkit.data.source import (
     files_in,
     stamps,
 )
+from robustkit.data.split import SplitFiles, find_split
 from robustkit.errors import DataError, UnknownName
 
 PREFIX = "torchvision:"
@@ -107,10 +108,10 @@ def _as_parquet(name: str, spec: DatasetSpec, split: str, root: Path) -> Opened 
     """A copy in Parquet: `ROOT/NAME-SPLIT.parquet`, or `ROOT/NAME/` or `ROOT/data/` with splits."""
     part = None
     if files := sorted(root.glob(f"{name}-{split}*.parquet")):
-        part = ParquetSplit(files, split)
+        part = SplitFiles(files, split)
     for place in (root / name, root / "data"):
         if part is None and place.is_dir():
-            part = find_parquet(place, split)
+            part = find_split(place, ".parquet", split)
     if part is None:
         return None
     opened = open_parquet(part)

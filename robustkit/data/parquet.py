@@ -1,31 +1,20 @@
 """Parquet with encoded pictures, in Hugging Face's layout (`image: {bytes, path}`, `label`)."""
 
 import itertools
-import json
-import re
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from robustkit.data.columns import column_labels, features, find_columns
 from robustkit.data.encoded import EncodedImage, decode, is_jpeg
 from robustkit.data.pixels import Image, Labels
-from robustkit.data.source import WHOLE, Opened, Remembered, checked_labels, diagnosis, stamps
+from robustkit.data.source import Opened, Remembered, diagnosis, stamps
+from robustkit.data.split import SplitFiles
 from robustkit.errors import DataError
 from robustkit.files import file_digest
 
-IMAGE_COLUMNS = ("image", "img", "images", "picture", "png", "jpg")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "y", "cls")
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    "extra": "extra",
-}
-"""words in file names, and the split they mean"""
 PAGE = 128
 """rows that are read at a time"""
 CACHE = 256 * 2**20
@@ -49,7 +38,9 @@ class ParquetSource:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self.labels: Labels = np.zeros(0, np.int64)
+        self.labels: Labels
+        self.classes: tuple[str, ...]
+        """the labels' names, where the labels were names"""
         self._pages: list[Page] = []
         self._starts: list[int] = []
         """position of the first row of each page, and at the end the number of rows"""
@@ -68,7 +59,7 @@ class ParquetSource:
                     self._starts.append(count + start)
                 count += rows
         self._starts.append(count)
-        self.labels = np.concatenate(parts)
+        self.labels, self.classes = column_labels(parts, files)
 
     def read(self, positions: Sequence[int]) -> Iterator[Image]:
         """The images at these positions, in this order."""
@@ -123,11 +114,9 @@ class _ParquetTable:
             self._file = parquet.ParquetFile(path)
         except self._broken as error:
             raise DataError(f"{path}: not readable as Parquet: {diagnosis(path)}") from error
-        names = self._file.schema_arrow.names
-        self.image, self.label = (
-            _column(names, known, path) for known in (IMAGE_COLUMNS, LABEL_COLUMNS)
-        )
-        kind = self._file.schema_arrow.field(self.image).type
+        schema = self._file.schema_arrow
+        self.image, self.label, self.classes = find_columns(schema.names, features(schema), path)
+        kind = schema.field(self.image).type
         self._leaf = self.image
         if arrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             self._leaf, kind = f"{self.image}.bytes", kind.field("bytes").type
@@ -136,12 +125,9 @@ class _ParquetTable:
         metadata = self._file.metadata
         self.groups = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
 
-    def labels(self) -> Labels:
-        column = self._guarded(lambda: self._file.read([self.label]).column(0))
-        if column.null_count:
-            row = column.is_null().to_pylist().index(True)
-            raise DataError(f"{self.path}: row {row} has no label")
-        return checked_labels(column.to_numpy(), str(self.path))
+    def labels(self) -> Any:
+        """The column of labels, a `pyarrow.ChunkedArray`."""
+        return self._guarded(lambda: self._file.read([self.label]).column(0))
 
     def pictures(self, group: int) -> Iterator[bytes | None]:
         """The encoded pictures of a row group, not all at once."""
@@ -149,14 +135,6 @@ class _ParquetTable:
         while (batch := self._guarded(lambda: next(batches, None))) is not None:
             for value in batch.column(0).to_pylist():
                 yield value.get("bytes") if isinstance(value, dict) else value
-
-    def classes(self) -> tuple[str, ...]:
-        """Class names from Hugging Face's metadata, where there are any."""
-        metadata = (self._file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
-        try:
-            return tuple(json.loads(metadata)["info"]["features"][self.label]["names"])
-        except (ValueError, KeyError, TypeError):
-            return ()
 
     def _guarded(self, read: Any) -> Any:
         try:
@@ -166,47 +144,7 @@ class _ParquetTable:
             raise DataError(f"{self.path}: not readable as Parquet: {why}") from error
 
 
-class ParquetSplit(NamedTuple):
-    """The files of one split, in order."""
-
-    files: Sequence[Path]
-    split: str
-
-
-def find_parquet(place: Path, split: str) -> ParquetSplit | None:
-    """The Parquet files of a split, in a folder or as the file itself; None if there are none.
-
-    The split is read off the names (`data/test-00000-of-00001.parquet`, `cifar10-test.parquet`,
-    `test/0000.parquet`); files without such a word are one whole.
-
-    Raises:
-        DataError: the files are of other splits.
-    """
-    root = place if place.is_dir() else place.parent
-    by_split: dict[str, list[Path]] = {}
-    for path in sorted(place.rglob("*.parquet")) if place.is_dir() else [place]:
-        inside = path.relative_to(root)
-        if not any(part.startswith(".") for part in inside.parts):
-            by_split.setdefault(split_of(inside), []).append(path)
-    if not by_split:
-        return None
-    if (wanted := SPLITS.get(split, split)) in by_split:
-        return ParquetSplit(by_split[wanted], split)
-    if set(by_split) == {WHOLE} and wanted == "test":
-        return ParquetSplit(by_split[WHOLE], WHOLE)
-    raise DataError(f"{place}: no split {split!r}; it has: {', '.join(sorted(by_split))}")
-
-
-def split_of(path: Path) -> str:
-    """The split that a file's name, else its folders' names, speak of; "all" where none does."""
-    for part in (path.stem, *(parent.name for parent in path.parents)):
-        words = re.split(r"[^a-z]+", part.lower())
-        if found := [SPLITS[word] for word in words if word in SPLITS]:
-            return found[-1]
-    return WHOLE
-
-
-def open_parquet(part: ParquetSplit) -> Opened:
+def open_parquet(part: SplitFiles) -> Opened:
     """The files of a split, one after the other, as a source.
 
     Raises:
@@ -222,16 +160,5 @@ def open_parquet(part: ParquetSplit) -> Opened:
         "sha256": {path.name: file_digest(path) for path in files},
         "encoding": "jpeg" if is_jpeg(source.encoded(0)) else "lossless",
     }
-    classes = _ParquetTable(files[0]).classes()
+    classes = source.classes or _ParquetTable(files[0]).classes
     return Opened(Remembered(source), split, classes, origin=origin, files=before)
-
-
-def _column(names: Sequence[str], known: Sequence[str], path: Path) -> str:
-    found = next((name for name in known if name in names), None)
-    if found is None:
-        raise DataError(
-            f"{path}: no column {' or '.join(map(repr, known[:2]))}; it has: {', '.join(names)}"
-        )
-    if names.count(found) > 1:
-        raise DataError(f"{path}: several columns are called {found!r}; keep one of them")
-    return found

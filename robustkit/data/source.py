@@ -160,7 +160,7 @@ def checked_arrays(images: Any, labels: Any, where: str) -> Pair:
         raise DataError(f"{where}: {len(images)} images but {len(whole)} labels")
     if 0 in images.shape:
         raise DataError(f"{where}: no images")
-    return Pair(_checked_pixels(images, where), whole)
+    return Pair(checked_pixels(images, where), whole)
 
 
 def checked_labels(labels: Any, where: str) -> Labels:
@@ -187,14 +187,18 @@ def checked_labels(labels: Any, where: str) -> Labels:
     return whole
 
 
-def _checked_pixels(images: Image, where: str) -> Image:
-    """The images as uint8, or as float32 in [0, 1]."""
+def checked_pixels(images: Image, where: str, first: int = 0) -> Image:
+    """The images as uint8, or as float32 in [0, 1]; messages count them from `first` on.
+
+    Raises:
+        DataError: another type, or a value out of range.
+    """
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind not in "iuf":
         raise DataError(f"{where}: images of type {images.dtype}; expected uint8 or float32")
     top = 1 if images.dtype.kind == "f" else 255
-    for index, image in enumerate(images):
+    for index, image in enumerate(images, first):
         low, high = image.min(), image.max()
         if not (low >= 0 and high <= top):  # not (a and b): NaN fails too
             value = high if np.isnan(high) or high > top else low

@@ -1,0 +1,106 @@
+"""Which columns of a table hold the pictures and the labels, and what these say."""
+
+import json
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from robustkit.data.labels import NumberedLabels, number_labels
+from robustkit.data.source import checked_labels
+from robustkit.errors import DataError
+
+IMAGE_COLUMNS = ("image", "img", "images", "picture", "png", "jpg")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "y", "cls")
+
+
+class Columns(NamedTuple):
+    """The columns that count."""
+
+    image: str
+    label: str
+    classes: tuple[str, ...]
+    """names in the order of the labels; empty where the features name none"""
+
+
+def find_columns(names: Sequence[str], features: object, path: Path) -> Columns:
+    """The columns of pictures and labels, by their names, else by Hugging Face's features.
+
+    Raises:
+        DataError: there are none, or several that could be meant.
+    """
+    kinds = features if isinstance(features, Mapping) else {}
+    image = _column(names, IMAGE_COLUMNS, kinds, "Image", path)
+    label = _column(names, LABEL_COLUMNS, kinds, "ClassLabel", path)
+    feature = kinds.get(label)
+    named = feature.get("names") if isinstance(feature, Mapping) else None
+    known = isinstance(named, list) and all(isinstance(name, str) for name in named)
+    return Columns(image, label, tuple(named or ()) if known else ())
+
+
+def features(schema: Any) -> object:
+    """Hugging Face's features in a schema's metadata, if there are any."""
+    metadata = (schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        return json.loads(metadata)["info"]["features"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _column(
+    names: Sequence[str], known: Sequence[str], features: Mapping[Any, Any], kind: str, path: Path
+) -> str:
+    found = next((name for name in known if name in names), None)
+    if found is None:
+        typed = [n for n in names if _kind(features.get(n)) == kind]
+        if len(typed) != 1:
+            raise DataError(
+                f"{path}: no column {' or '.join(map(repr, known[:2]))}; it has: {', '.join(names)}"
+            )
+        found = typed[0]
+    if names.count(found) > 1:
+        raise DataError(f"{path}: several columns are called {found!r}; keep one of them")
+    return found
+
+
+def _kind(feature: object) -> object:
+    return feature.get("_type") if isinstance(feature, Mapping) else None
+
+
+def column_labels(columns: Sequence[Any], paths: Sequence[Path]) -> NumberedLabels:
+    """The labels in the columns of several files: integers, or names of classes.
+
+    Args:
+        columns: a `pyarrow.ChunkedArray` for each file.
+        paths: of these files, for messages.
+
+    Raises:
+        DataError: a label is missing, or is neither.
+    """
+    import pyarrow as arrow
+
+    for column, path in zip(columns, paths, strict=True):
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            raise DataError(f"{path}: row {row} has no label")
+    if not all(_is_text(column.type, arrow.types) for column in columns):
+        parts = zip(columns, paths, strict=True)
+        return NumberedLabels(
+            np.concatenate([checked_labels(c.to_numpy(), str(path)) for c, path in parts]), ()
+        )
+    starts = list(accumulate(map(len, columns), initial=0))
+
+    def where(position: int) -> str:
+        file = bisect_right(starts, position) - 1
+        return f"{paths[file]}: row {position - starts[file]}"
+
+    return number_labels([text for column in columns for text in column.to_pylist()], where)
+
+
+def _is_text(kind: Any, types: Any) -> bool:
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind))

@@ -1,0 +1,67 @@
+"""Encoded pictures that stand in one piece somewhere in larger files: tars, Arrow streams."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from robustkit.data.encoded import EncodedImage, decode
+from robustkit.data.pixels import Image, Labels
+from robustkit.errors import DataError
+
+LARGEST_PICTURE = 2**28
+"""bytes of an encoded picture"""
+
+
+class Span(NamedTuple):
+    """Where a picture stands."""
+
+    file: int
+    """which of the files"""
+    start: int
+    size: int
+    """bytes"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpanSource:
+    """Pictures read from their places in files, and decoded, when they are asked for."""
+
+    files: tuple[Path, ...]
+    spans: npt.NDArray[np.int64]
+    """N x 3: a `Span` each"""
+    labels: Labels
+    named: Callable[[int], str]
+    """what a message calls an image, beside its file"""
+
+    def read(self, positions: Sequence[int]) -> Iterator[Image]:
+        """The images at these positions, in this order."""
+        return decode(EncodedImage(self.encoded(p), self.where(p)) for p in positions)
+
+    def encoded(self, position: int) -> bytes:
+        """One picture as it stands in its file.
+
+        Raises:
+            DataError: it is cut off, or no picture is of that length.
+        """
+        span = Span(*self.spans[position].tolist())
+        if not span.size:
+            raise DataError(f"{self.where(position)}: no picture bytes")
+        if span.size > LARGEST_PICTURE:
+            raise DataError(f"{self.where(position)}: a picture of {span.size:,} bytes")
+        try:
+            with self.files[span.file].open("rb", buffering=0) as file:
+                file.seek(span.start)
+                content = file.read(span.size)
+        except OSError as error:
+            raise DataError(f"{self.where(position)}: cannot be read: {error.strerror}") from error
+        if len(content) < span.size:
+            raise DataError(f"{self.where(position)}: the file ends within the picture")
+        return content
+
+    def where(self, position: int) -> str:
+        """How a message names an image."""
+        return f"{self.files[self.spans[position, 0]]}: {self.named(position)}"

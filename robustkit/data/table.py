@@ -1,0 +1,200 @@
+"""CSV and TSV with the paths of pictures and their labels."""
+
+import csv
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from robustkit.data.folder import FileSource
+from robustkit.data.labels import number_labels
+from robustkit.data.source import WHOLE, Opened, Remembered, diagnosis, stamps
+from robustkit.data.split import SPLITS
+from robustkit.errors import DataError, first_line, quoted
+from robustkit.files import file_digest
+
+PATHS = (
+    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path",
+    "img", "img_path", "picture",
+)  # fmt: skip
+LABELS = (
+    "label", "labels", "class", "target", "y", "category", "class_name", "label_name", "class_id",
+)  # fmt: skip
+SPLIT = "split"
+"""column that says which rows are of which split"""
+LONGEST_LINE = 2**16
+"""characters"""
+MOST_COLUMNS = 1000
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{1,20}://|data:", re.ASCII | re.IGNORECASE)
+
+
+class TableRow(NamedTuple):
+    """A line of the file."""
+
+    line: int
+    """from 1 on"""
+    path: Path
+    label: str
+
+
+def open_table(path: Path, split: str) -> Opened:
+    """The pictures that a file lists, as a source.
+
+    Paths are relative to the file's folder. They may lead out of it, since the list is the user's
+    own; the folders that they lead to are on record.
+
+    Raises:
+        DataError: no columns of paths and labels, an address, no such picture, no such split.
+    """
+    before = stamps([path])
+    rows, own, others = read_rows(path, split)
+    for row in rows:
+        if not _is_file(row.path):
+            raise DataError(f"{path}: line {row.line}: {quoted(str(row.path))}: no such file")
+
+    def where(position: int) -> str:
+        return f"{path}: line {rows[position].line}"
+
+    labels = number_labels([row.label for row in rows], where, others)
+    paths = tuple(row.path for row in rows)
+    home = path.parent.resolve()
+    outside = {str(p.parent) for p in paths if not p.resolve().is_relative_to(home)}
+    origin: dict[str, Any] = {"file": str(path), "sha256": file_digest(path)}
+    if outside:
+        origin |= {"folders outside": sorted(outside)}
+    source = Remembered(FileSource(paths, labels.labels))
+    files = (*before, *stamps(paths))
+    return Opened(source, own, labels.classes, origin=origin, files=files)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except ValueError:  # a null byte
+        return False
+
+
+class TableRows(NamedTuple):
+    """The rows of a split."""
+
+    rows: list[TableRow]
+    split: str
+    others: set[str]
+    """labels of the rows of other splits"""
+
+
+def read_rows(path: Path, split: str) -> TableRows:
+    """The rows of a split; without a column of splits the file is one whole.
+
+    Raises:
+        DataError: as `open_table`.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline(LONGEST_LINE)
+            file.seek(0)
+            lines = csv.reader(_bounded(file, path), delimiter=_delimiter(path, first))
+            return _rows(lines, path, split)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text: {diagnosis(path)}") from error
+    except csv.Error as error:
+        raise DataError(f"{path}: not readable as a table: {first_line(error)}") from error
+
+
+def _bounded(file: TextIO, path: Path) -> Iterator[str]:
+    """The file's lines, none of which fills the memory."""
+    number = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise DataError(f"{path}: line {number}: longer than {LONGEST_LINE:,} characters")
+        yield line
+
+
+def _delimiter(path: Path, first: str) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+
+
+class _Places(NamedTuple):
+    """The columns that count, by number."""
+
+    path: int
+    label: int
+    split: int | None = None
+
+
+def _rows(lines: Any, path: Path, split: str) -> TableRows:
+    """The rows of a split, from a `csv.reader`."""
+    head = next((cells for cells in lines if cells), None)
+    if head is None:
+        raise DataError(f"{path}: {diagnosis(path)}")
+    if len(head) > MOST_COLUMNS:
+        raise DataError(f"{path}: {len(head):,} columns; expected a path and a label")
+    places = _header(head, path)
+    first = [(lines.line_num, head)] if places is None else []
+    places = places or _without_header(head, path)
+    wanted, found = SPLITS.get(split, split), []
+    seen: set[str] = set()
+    others: set[str] = set()
+    for number, cells in itertools.chain(first, ((lines.line_num, cells) for cells in lines)):
+        if not cells:
+            continue
+        if len(cells) != len(head):
+            raise DataError(
+                f"{path}: line {number}: {len(cells)} columns where the first line has {len(head)}"
+            )
+        if places.split is not None:
+            own = cells[places.split].strip().lower()
+            seen.add(SPLITS.get(own, own))
+            if SPLITS.get(own, own) != wanted:
+                others.add(cells[places.label].strip())
+                continue
+        where = f"{path}: line {number}"
+        picture = _picture(cells[places.path].strip(), path.parent, where)
+        found.append(TableRow(number, picture, cells[places.label].strip()))
+    if places.split is None and wanted not in ("test", WHOLE):
+        raise DataError(f"{path}: no split {split!r}; the file is one whole")
+    if not found:
+        has = f"; it has: {', '.join(sorted(seen))}" if seen else ""
+        raise DataError(f"{path}: no rows of the split {split!r}{has}")
+    return TableRows(found, WHOLE if places.split is None else split, others)
+
+
+def _header(head: Sequence[str], path: Path) -> _Places | None:
+    """The columns that a header names; None where the first line is none.
+
+    Raises:
+        DataError: it names one of the two, and not the other.
+    """
+    names = [cell.strip().lower() for cell in head]
+    of_path = next((names.index(name) for name in PATHS if name in names), None)
+    of_label = next((names.index(name) for name in LABELS if name in names), None)
+    if of_path is None and of_label is None:
+        return None
+    if of_path is None or of_label is None:
+        missing, known = ("paths", PATHS) if of_path is None else ("labels", LABELS)
+        raise DataError(
+            f"{path}: no column of {missing} ({', '.join(known[:3])}); it has: "
+            f"{', '.join(names[:8])}"
+        )
+    return _Places(of_path, of_label, names.index(SPLIT) if SPLIT in names else None)
+
+
+def _without_header(first: Sequence[str], path: Path) -> _Places:
+    """The column whose first entry is a file's path, and the other one."""
+    for column in (0, 1) if len(first) == 2 else ():
+        if _is_file(path.parent / first[column].strip()):
+            return _Places(column, 1 - column)
+    raise DataError(
+        f"{path}: line 1: expected a header with 'path' and 'label', or a picture's path and its "
+        f"label; it has: {quoted(', '.join(first[:8]))}"
+    )
+
+
+def _picture(text: str, folder: Path, where: str) -> Path:
+    if ADDRESS.match(text):
+        raise DataError(f"{where}: {quoted(text)} is an address; fetch the pictures first")
+    if not text:
+        raise DataError(f"{where}: no path")
+    return folder / text

@@ -1,0 +1,443 @@
+"""Data as people have it: Arrow, WebDataset, tensors, `.npy`, CSV. Each as its library writes it."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from robustkit.data import from_arrays, load_dataset
+from robustkit.data.loading import file_stamps
+from robustkit.errors import DataError, EvaluationFailed
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 3, 5, 4), np.uint8)
+LABELS = [2, 0, 1, 1, 0, 2, 0]
+NAMES = ["cat", "dog", "emu"]
+FEATURES = {"pic": {"_type": "Image"}, "kind": {"_type": "ClassLabel", "names": NAMES}}
+
+
+def png(image):
+    target = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(target, "PNG")
+    return target.getvalue()
+
+
+def one_line(match):
+    return pytest.raises(DataError, match=rf"\A[^\n]*(?:{match})[^\n]*\Z")
+
+
+def is_whole(data, labels=LABELS):
+    """Whether a data set holds the images, with their labels."""
+    wanted = from_arrays(IMAGES, LABELS, name="x")
+    assert data.ids == wanted.ids
+    assert data.labels.tolist() == list(labels)
+    np.testing.assert_array_equal(data.images(2, 5), wanted.images(2, 5))
+    return True
+
+
+# Arrow
+
+
+def write_stream(path, rows, labels, options=None, names=("image", "label")):
+    table = pa.table(
+        {
+            names[0]: pa.array([{"bytes": png(IMAGES[r]), "path": None} for r in rows]),
+            names[1]: labels,
+        }
+    )
+    with (
+        pa.OSFile(str(path), "wb") as file,
+        pa.ipc.new_stream(file, table.schema, options=options) as out,
+    ):
+        out.write_table(table, max_chunksize=2)
+
+
+def save_to_disk(folder, rows=range(7), split=None):
+    """As `datasets.Dataset.save_to_disk` leaves it, in two files."""
+    folder.mkdir(parents=True)
+    half = len(rows) // 2
+    for number, part in enumerate((rows[:half], rows[half:])):
+        write_stream(
+            folder / f"data-0000{number}.arrow",
+            part,
+            [LABELS[r] for r in part],
+            names=["pic", "kind"],
+        )
+    files = [{"filename": f"data-0000{n}.arrow"} for n in range(2)]
+    (folder / "state.json").write_text(json.dumps({"_data_files": files, "_split": split}))
+    (folder / "dataset_info.json").write_text(json.dumps({"features": FEATURES}))
+
+
+def test_a_data_set_saved_by_hugging_face_is_read_with_its_class_names(tmp_path):
+    save_to_disk(tmp_path / "whole")
+    data = load_dataset(str(tmp_path / "whole"))
+    assert is_whole(data)
+    assert (data.split, data.classes) == ("all", tuple(NAMES))
+    assert list(data.source["sha256"]) == ["data-00000.arrow", "data-00001.arrow"]
+    assert data.source["encoding"] == "lossless"
+
+
+def test_a_dictionary_of_data_sets_has_its_splits(tmp_path):
+    save_to_disk(tmp_path / "test")
+    save_to_disk(tmp_path / "validation", [3, 1], "validation")
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["validation", "test"]}')
+    assert is_whole(load_dataset(str(tmp_path)))
+    assert load_dataset(str(tmp_path), split="val").labels.tolist() == [1, 0]
+    with one_line("no split 'train'; it has: validation, test"):
+        load_dataset(str(tmp_path), split="train")
+    with one_line("no split 'test'; it is 'validation'"):
+        load_dataset(str(tmp_path / "validation"))
+
+
+def test_an_arrow_file_that_changes_meanwhile_is_told_and_never_read_as_another(tmp_path):
+    path = tmp_path / "own.arrow"
+    write_stream(path, range(3), [1, 0, 2])
+    data = load_dataset(str(path))
+    data._source._images.clear()
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(EvaluationFailed, match=r"own.arrow: row 0: the file ends within"):
+        data.images(0, 1)
+
+
+def leads_out(folder, name):
+    save_to_disk(folder)
+    state = {"_data_files": [{"filename": name}]}
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+def stretched(folder):
+    """The last picture of a batch ends far behind the batch."""
+    save_to_disk(folder)
+    path = folder / "data-00000.arrow"
+    ends = np.cumsum([0, *(len(png(IMAGES[r])) for r in range(2))]).astype(np.int32)
+    lying = np.array([0, ends[1], 2**30], np.int32)
+    assert path.read_bytes().count(ends.tobytes()) == 1
+    path.write_bytes(path.read_bytes().replace(ends.tobytes(), lying.tobytes()))
+
+
+def compressed(folder):
+    folder.mkdir()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    write_stream(folder / "own.arrow", range(2), [0, 1], options)
+
+
+def feather(folder):
+    folder.mkdir()
+    table = pa.table({"image": [b"x"], "label": [0]})
+    with (
+        pa.OSFile(str(folder / "own.arrow"), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as out,
+    ):
+        out.write_table(table)
+
+
+def cut(folder):
+    folder.mkdir()
+    write_stream(folder / "own.arrow", range(2), [0, 1])
+    (folder / "own.arrow").write_bytes((folder / "own.arrow").read_bytes()[:-300])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: leads_out(folder, "../own.arrow"), "'../own.arrow' leads outside"),
+        (lambda folder: leads_out(folder, "/etc/passwd"), "'/etc/passwd' leads outside"),
+        (stretched, "data-00000.arrow: not readable as Arrow"),
+        (compressed, "its batches are compressed"),
+        (feather, "Arrow's file format"),
+        (cut, "own.arrow: not readable as Arrow"),
+    ],
+)
+def test_an_arrow_folder_that_makes_no_sense_is_one_line(tmp_path, make, message):
+    make(tmp_path / "own")
+    with one_line(message):
+        load_dataset(str(tmp_path / "own"))
+
+
+# WebDataset
+
+
+def member(archive, name, content=b"", **fields):
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    for key, value in fields.items():
+        setattr(entry, key, value)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def write_tar(path, samples):
+    """Samples: for each a dictionary of what follows the key."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for number, parts in samples:
+            for extension, content in parts.items():
+                member(archive, f"s/{number:04}.{extension}", content)
+
+
+def sample(row, extension="cls", label=None):
+    return row, {"png": png(IMAGES[row]), extension: label or str(LABELS[row]).encode()}
+
+
+def test_tars_are_read_where_they_stand_by_folder_file_or_braces(tmp_path):
+    (tmp_path / "classnames.txt").write_text("cat\ndog\nemu\n")
+    write_tar(
+        tmp_path / "w" / "test-000.tar", [sample(0), sample(1, "cls.txt"), (90, {"txt": b"?"})]
+    )
+    as_json = [sample(r, "json", b'{"label": %d, "w": 4}' % LABELS[r]) for r in range(2, 7)]
+    write_tar(tmp_path / "w" / "test-001.tar", as_json)
+    write_tar(tmp_path / "w" / "train-000.tar", [sample(3)])
+    data = load_dataset(str(tmp_path / "w"))
+    assert is_whole(data)
+    assert (data.split, data.classes) == ("test", tuple(NAMES))
+    braces = str(tmp_path / "w" / "test-{000..001}.tar")
+    assert is_whole(load_dataset(braces))
+    assert {one.path for one in file_stamps(braces, "test", None)} == {
+        str(tmp_path / "w" / f"test-00{n}.tar") for n in range(2)
+    }
+    assert len(load_dataset(str(tmp_path / "w" / "test-000.tar"))) == 2
+    with one_line("test-002.tar: no such file, of the 3 of"):
+        load_dataset(str(tmp_path / "w" / "test-{000..002}.tar"))
+    with one_line("more than 100,000 shards"):
+        load_dataset("x-{0..999999999999}.tar")
+
+
+def test_labels_of_a_tar_may_be_names(tmp_path):
+    rows = [sample(r, "cls", NAMES[LABELS[r]].encode()) for r in range(7)]
+    write_tar(tmp_path / "own.tar", rows)
+    assert is_whole(load_dataset(str(tmp_path / "own.tar")))
+    assert load_dataset(str(tmp_path / "own.tar")).classes == tuple(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("add", "message"),
+    [
+        (
+            lambda t: member(t, "a.png", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+            "'a.png' is a link",
+        ),
+        (lambda t: member(t, "a.png", type=tarfile.LNKTYPE, linkname="b"), "'a.png' is a link"),
+        (lambda t: member(t, "a.png", type=tarfile.FIFOTYPE), "'a.png' is a link or no plain"),
+        (lambda t: member(t, "../a.png", b"x"), "'../a.png' leads outside"),
+        (lambda t: member(t, "/a.png", b"x"), "'/a.png' leads outside"),
+        (lambda t: member(t, "a.png", b"x"), "a.png: no label beside the picture"),
+        (lambda t: member(t, "a.cls", b"1"), "a.cls: 0 pictures in a sample"),
+        (
+            lambda t: [member(t, "a.json", b"[" * 5000), member(t, "a.png", b"x")],
+            "a.json: not readable",
+        ),
+        (
+            lambda t: [member(t, "a.json", b"{}"), member(t, "a.png", b"x")],
+            "no label under 'label'",
+        ),
+        (lambda t: [member(t, "a.cls", b"-1"), member(t, "a.png", b"x")], "a.png: label -1"),
+        (
+            lambda t: [member(t, "a.cls", b"9" * 2**21), member(t, "a.png", b"x")],
+            "a label of 2,097",
+        ),
+        (lambda t: [member(t, "a.cls", b"1"), member(t, "a.png", b"x")], "a.png: unreadable image"),
+        (lambda t: member(t, "notes.txt", b"x"), "no pictures"),
+    ],
+)
+def test_a_tar_that_makes_no_sense_is_one_line(tmp_path, add, message):
+    with tarfile.open(tmp_path / "own.tar", "w") as archive:
+        add(archive)
+    with one_line(message):
+        load_dataset(str(tmp_path / "own.tar"))
+
+
+def test_a_tar_that_is_packed_or_cut_off_is_one_line(tmp_path):
+    with tarfile.open(tmp_path / "packed.tar", "w:gz") as archive:
+        member(archive, "a.png", b"x")
+    with one_line("compressed; gunzip it first"):
+        load_dataset(str(tmp_path / "packed.tar"))
+    write_tar(tmp_path / "cut.tar", [sample(0)])
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "cut.tar").read_bytes()[:600])
+    with one_line("cut.tar: .*cut"):
+        load_dataset(str(tmp_path / "cut.tar"))
+
+
+# tensors
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda x, y: (x, y),
+        lambda x, y: {"images": x / 255, "labels": y},
+        lambda x, y: {"test": [x, y], "train": (x[:2], y[:2])},
+        lambda x, y: torch.utils.data.TensorDataset(x.permute(0, 2, 3, 1), y),
+        lambda x, y: {"data": x, "targets": y.tolist(), "classes": NAMES},
+    ],
+)
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_tensors_that_torch_saved_are_read_without_running_anything(tmp_path, held, as_zip):
+    path = tmp_path / "own.pt"
+    content = held(torch.tensor(IMAGES), torch.tensor(LABELS))
+    torch.save(content, path, _use_new_zipfile_serialization=as_zip)
+    data = load_dataset(str(path))
+    assert is_whole(data)
+    assert data.classes in (("0", "1", "2"), tuple(NAMES))
+
+
+class Canary:
+    def __reduce__(self):
+        return print, ("the file's code runs",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Canary(), "holds builtins.print"),
+        ((Canary(), Canary()), "holds a tuple"),
+        ({"conv.weight": torch.ones(2)}, "no images and labels under .*it has: conv.weight"),
+        ((torch.ones(2, 1, 3, 3), torch.tensor([0])), "2 images but 1 labels"),
+        ((torch.ones(1).expand(2**40, 1, 3, 3), torch.zeros(1).expand(2**40)), "far more numbers"),
+        ((torch.full((1, 1, 3, 3), 7.0), torch.tensor([0])), "image 0 has the value 7"),
+        ((torch.ones(1, 1, 3, 3), "x"), "no tensors, but strs"),
+    ],
+)
+def test_tensors_that_make_no_sense_are_one_line(tmp_path, capsys, content, message):
+    torch.save(content, tmp_path / "own.pt")
+    with one_line(message):
+        load_dataset(str(tmp_path / "own.pt"))
+    assert "runs" not in capsys.readouterr().out
+
+
+# .npy
+
+
+def test_npy_files_are_pairs_by_their_names(tmp_path):
+    np.save(tmp_path / "x_test.npy", IMAGES.transpose(0, 2, 3, 1))
+    np.save(tmp_path / "y_test.npy", np.array(LABELS))
+    np.save(tmp_path / "x_train.npy", IMAGES[:2] / 255)
+    np.save(tmp_path / "y_train.npy", np.array(LABELS[:2], np.uint8))
+    np.save(tmp_path / "columns.npy", np.asfortranarray(IMAGES))
+    np.save(tmp_path / "labels.npy", np.array(LABELS))
+    assert is_whole(load_dataset(str(tmp_path)))
+    assert is_whole(load_dataset(str(tmp_path / "x_test.npy")))
+    assert is_whole(load_dataset(str(tmp_path / "columns.npy")))
+    assert load_dataset(str(tmp_path), split="train").labels.tolist() == LABELS[:2]
+    with one_line("x_train.npy: no split 'test'; it is 'train'"):
+        load_dataset(str(tmp_path / "x_train.npy"))
+
+
+def test_npy_images_are_not_all_held_in_memory(tmp_path):
+    count = 3000
+    whole = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, (count, 3, 64, 64))
+    whole[:, :, 0, 0] = np.arange(count)[:, None] % 251 + 1
+    del whole
+    np.save(tmp_path / "y.npy", np.arange(count) % 10)
+    import tracemalloc
+
+    tracemalloc.start()
+    data = load_dataset(str(tmp_path), limit=600)
+    data.images(0, 8)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def bad_npy(images, labels=(0,)):
+    def make(folder):
+        np.save(folder / "x.npy", images)
+        np.save(folder / "y.npy", np.array(labels))
+
+    return make
+
+
+def cut_npy(folder):
+    bad_npy(IMAGES, LABELS)(folder)
+    (folder / "x.npy").write_bytes((folder / "x.npy").read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (bad_npy(np.array([Canary()], object)), "x.npy: it holds Python objects"),
+        (bad_npy(IMAGES, [None] * 7), "y.npy: it holds Python objects"),
+        (bad_npy(IMAGES, LABELS[:3]), "7 images but 3 labels in"),
+        (bad_npy(np.zeros((1, 2))), "x.npy: images of shape 1x2"),
+        (bad_npy(np.full((1, 1, 2, 2), 7.0)), "x.npy: image 0 has the value 7"),
+        (bad_npy(np.zeros((1, 1, 2, 2), complex)), "images of type complex128"),
+        (cut_npy, "x.npy: 1 bytes are missing at its end"),
+        (lambda folder: (folder / "x.npy").write_bytes(b"\x93NUMPY\x09\x00"), "it has: x"),
+        (lambda folder: np.save(folder / "fish.npy", IMAGES), "it has: fish"),
+    ],
+)
+def test_npy_files_that_make_no_sense_are_one_line(tmp_path, make, message):
+    make(tmp_path)
+    with one_line(message):
+        load_dataset(str(tmp_path))
+
+
+# CSV
+
+
+def pictures(folder, rows=range(7)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        (folder / f"{row}.png").write_bytes(png(IMAGES[row]))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("own.csv", "path,label\n" + "".join(f"p/{r}.png,{LABELS[r]}\n" for r in range(7))),
+        ("own.csv", "".join(f"{NAMES[LABELS[r]]};p/{r}.png\n\n" for r in range(7))),
+        (
+            "own.tsv",
+            "\ufefflabel\tauthor\tFILE_NAME\tsplit\n"
+            + "".join(f"{NAMES[LABELS[r]]}\tme\tp/{r}.png\ttest\n" for r in range(7))
+            + "aardvark\tme\tp/1.png\ttrain\n",
+        ),
+    ],
+)
+def test_a_table_of_paths_and_labels_is_a_data_set(tmp_path, name, text):
+    pictures(tmp_path / "p")
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    data = load_dataset(str(tmp_path / name))
+    shifted = "aardvark" in text  # a class of another split keeps its number
+    assert is_whole(data, [label + shifted for label in LABELS])
+    assert ("folders outside" in data.source) is False
+    assert len(file_stamps(str(tmp_path / name), "test", None)) == 8
+
+
+def test_pictures_outside_of_the_tables_folder_are_on_record(tmp_path):
+    pictures(tmp_path / "p")
+    (tmp_path / "t").mkdir()
+    path = tmp_path / "t" / "own.csv"
+    rows = [f"../p/{r}.png,{LABELS[r]}\n" for r in range(6)]
+    path.write_text("".join([*rows, f"{tmp_path}/p/6.png,{LABELS[6]}\n"]))
+    data = load_dataset(str(path))
+    assert is_whole(data)
+    assert set(data.source["folders outside"]) == {f"{tmp_path}/t/../p", f"{tmp_path}/p"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "own.csv: the file is empty"),
+        ("path,label\n", "no rows of the split 'test'"),
+        ("path,label\nhttps://a.b/c.png,1\n", "line 2: 'https://a.b/c.png' is an address"),
+        ("path,label\n0.png,1\ngone.png,1\n", "line 3: '.*gone.png': no such file"),
+        ("path,label\n0.png,1\n0.png\n", "line 3: 1 columns where the first line has 2"),
+        ("path,label\n0.png,\n", "line 2: no label"),
+        ("path,label\n0.png,1\n0.png,cat\n", "line 2: the label '1' is a number, and 'cat' is"),
+        ("path,label\n0.png,-1\n", "line 2: label -1"),
+        ("path,author\n0.png,me\n", "no column of labels"),
+        ("a,b,c\n0.png,1,2\n", "line 1: expected a header with 'path' and 'label'"),
+        ("path,label,split\n0.png,1,train\n", "no rows of the split 'test'; it has: train"),
+        (",".join(map(str, range(9000))), "9,000 columns"),
+        ("," * 1_000_000, "line 1: longer than"),
+        ('path,label\n"0.png,1\n', "1 columns where|unexpected end"),
+        ("path,label\n0.png\0,1\n", "no such file"),
+    ],
+)
+def test_a_table_that_makes_no_sense_is_one_line(tmp_path, text, message):
+    pictures(tmp_path, [0])
+    (tmp_path / "own.csv").write_text(text)
+    with one_line(message):
+        load_dataset(str(tmp_path / "own.csv"))
