@@ -334,8 +334,23 @@ def test_what_a_convolution_sends_to_its_images(kernel, stride, padding, dilatio
     output = layer(x)
     signal = torch.randn(output.shape, dtype=torch.float64)
     (expected,) = torch.autograd.grad(output, x, signal)
-    found = fused_backward.input_gradient(Use(layer, (x,), None, 0), signal)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for last in (False, True):
+        sent = signal.to(memory_format=torch.channels_last) if last else signal
+        found = fused_backward.input_gradient(Use(layer, (x,), None, 0), sent)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_signal_in_low_precision_is_added_up_in_float32(layout):
+    """25 products of 8 bits each lie within half a unit of 8 bits, as their sum would not."""
+    layer = nn.Conv2d(1, 32, 5, padding=2)
+    signal = draw(8, 32, 12, 12).bfloat16().to(memory_format=layout)
+    use = Use(layer, (torch.rand(8, 1, 12, 12),), None, 0)
+    found = fused_backward.input_gradient(use, signal)
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight.bfloat16())
+    exact = fused_backward.input_gradient(use, signal.double())
+    assert (found - exact).norm() / exact.norm() < 2**-9
 
 
 @pytest.mark.parametrize("groups", [2, 4])

@@ -566,6 +566,25 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(asked, tmp_path, afte
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
 
 
+def test_a_training_in_bfloat16_keeps_float32_weights_and_resumes_to_the_same_bytes(
+    asked, tmp_path
+):
+    question = replace(asked, precision="bf16", recipe=replace(asked.recipe, epochs=1))
+    whole = train(question, tmp_path / "whole.safetensors")
+    interrupted(question, tmp_path / "cut.safetensors", 3)
+    cut = train(question, tmp_path / "cut.safetensors")
+    assert whole.path.read_bytes() == cut.path.read_bytes()
+    assert whole.record["precision"] == "bf16"
+    weights = load_file(whole.path)
+    plain = load_file(train(replace(question, precision="auto"), tmp_path / "a.safetensors").path)
+    for name, weight in weights.items():
+        assert weight.dtype == torch.float32
+        apart = float((weight - plain[name]).norm() / plain[name].norm())
+        assert 0 < apart < 0.02
+        # master weights: their last bits are in use
+        assert not torch.equal(weight, weight.bfloat16().float())
+
+
 @pytest.mark.parametrize(("steps", "lines"), [(3, [3]), (10, [4, 8, 10]), (1, [1])])
 def test_a_number_of_updates_can_be_asked_for_instead_of_epochs(asked, tmp_path, steps, lines):
     recipe = replace(asked.recipe, steps=steps, hold_out=Fraction(60))  # 240 images, 4 batches
@@ -786,6 +805,7 @@ def test_divergence_stops_with_the_epoch_and_keeps_the_last_good_state(digits, t
         ({"loss": "hinges"}, "did you mean 'hinge'"),
         ({"settings": {"smoothing": 1}}, "unknown key 'smoothing'"),
         ({"fraction": Fraction(1, 100)}, "too few for an image of each"),
+        ({"precision": "tf32"}, "--precision tf32: cpu has no TF32; take bf16"),
     ],
 )
 def test_bad_questions_get_one_line_and_leave_nothing(asked, tmp_path, change, message):

@@ -132,14 +132,21 @@ def input_gradient(use: Use, signal: Tensor) -> Tensor:
         return _convolution(layer, use.inputs[0], signal, (True, False, False))[0]
     # one matrix product, Wᵀ times the signal, and its products added up where their taps overlap:
     # oneDNN takes four times as long where there are few input channels
-    products = _weight(layer, signal).flatten(1).T @ signal.flatten(2)
     (n, channels, height, width), places = use.inputs[0].shape, signal.shape[2:]
-    taps = products.view(n, channels, *layer.kernel_size, *places)
+    shape = (channels, *layer.kernel_size)
+    weight = _weight(layer, signal).flatten(1).T
+    if signal.is_contiguous():
+        taps = (weight @ signal.flatten(2)).view(n, *shape, *places).movedim((2, 3), (0, 1))
+    else:  # channels last: all images' places are the columns of one matrix
+        products = weight @ signal.movedim(1, 3).flatten(0, 2).T
+        taps = products.view(*shape, n, *places).movedim((0, 3), (3, 2))
     _, (down, across), (top, left), (low, far) = _geometry(layer)
-    found = products.new_zeros(n, channels, height + 2 * top, width + 2 * left)
+    # a sum of many low-precision numbers is taken in float32
+    exact = torch.promote_types(signal.dtype, torch.float32)
+    found = taps.new_zeros(n, channels, height + 2 * top, width + 2 * left, dtype=exact)
     # torch's fold does this too, in one and a half times as long
-    for y, row in enumerate(taps.unbind(2)):
-        for x, tap in enumerate(row.unbind(2)):
+    for y, row in enumerate(taps):
+        for x, tap in enumerate(row):
             tall = slice(low * y, low * y + down * (places[0] - 1) + 1, down)
             wide = slice(far * x, far * x + across * (places[1] - 1) + 1, across)
             found[:, :, tall, wide] += tap
@@ -173,7 +180,7 @@ def _accumulate(use: Use, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
         signal = sum((_scaled(*part) for part in parts[1:]), start=_scaled(signal, scale))
         scale = torch.ones_like(scale)
     _add(use.layer.weight, lambda: _weight_gradient(use.layer, x, signal))
-    _add(use.layer.bias, lambda: _bias_gradient(use.layer, signal, scale.to(signal.dtype)))
+    _add(use.layer.bias, lambda: _bias_gradient(use.layer, signal, scale))
 
 
 def _add(parameter: object, gradient: Callable[[], Tensor]) -> None:
@@ -191,11 +198,13 @@ def _weight_gradient(layer: nn.Module, x: Tensor, signal: Tensor) -> Tensor:
 
 def _bias_gradient(layer: nn.Module, signal: Tensor, scale: Tensor) -> Tensor:
     if not isinstance(layer, nn.Conv2d):
-        return scale @ (signal.flatten(1, -2).sum(1) if signal.ndim > 2 else signal)
-    if signal.is_contiguous():
+        sums = signal.flatten(1, -2).sum(1) if signal.ndim > 2 else signal
+    elif signal.is_contiguous():
         # a product with ones is several times as fast as a sum over the last dimensions
-        return scale @ (signal.flatten(2) @ signal.new_ones(signal.shape[2:].numel()))
-    return scale @ signal.sum((2, 3))
+        sums = signal.flatten(2) @ signal.new_ones(signal.shape[2:].numel())
+    else:
+        sums = signal.sum((2, 3))
+    return scale @ sums.to(scale.dtype)
 
 
 def _convolution(

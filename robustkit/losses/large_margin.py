@@ -239,6 +239,11 @@ class LargeMargin(Loss):
         layers = layer_names(self.layers, model)
         watched = [*modules_of(layers, model), *fused_backward.trainable_layers(model)]
         traced = trace(model, images, watched)
+        # autocast is for the network: sums over images and norms are not cut
+        with torch.autocast(images.device.type, enabled=False):
+            return self._fused(traced, layers, model, labels)
+
+    def _fused(self, traced: Trace, layers: list[str], model: nn.Module, labels: Tensor) -> Result:
         logits = as_float32(traced.logits)
         differences = self._differences(logits, labels)
         places = representations(traced, layers, model)

@@ -7,7 +7,7 @@ their first weights. A run is therefore resumed from its weights, the optimiser'
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -21,6 +21,7 @@ from robustkit.errors import InputError, NetworkFailed, TrainingFailed
 from robustkit.losses.loss import Loss, Step
 from robustkit.network import asked
 from robustkit.training.examples import Batch, Examples, augmented, order
+from robustkit.training.numerics import channels_last, lowered
 from robustkit.training.processes import ProcessGroup
 from robustkit.training.progress import Callbacks, Progress
 from robustkit.training.recipe import Recipe, period, rate
@@ -154,10 +155,10 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         # dropout draws from torch's global generator: seeded at every step, it depends neither on
         # what drew before in this process nor on where the run was resumed
-        torch.manual_seed(self._key("network", self.processes.rank, self.step))
+        self._seed_network(self._key("network", self.processes.rank, self.step))
         generator = torch.Generator(self.device)
         generator.manual_seed(self._key("loss", self.processes.rank, self.step))
-        with self._told(), self._autocast():
+        with self._told(), lowered(self.precision, self.device):
             # a copy: a loss that writes into its labels must not falsify what is counted
             given, step = batch.given.clone(), Step(self.step, generator)
             result = self.loss.backward(self.model, images, given, step)
@@ -190,14 +191,16 @@ class Engine:
         return augmented(images, self.recipe.augment, generator)
 
     def _formatted(self, images: Tensor) -> Tensor:
-        if self.device.type == "cuda":
+        if channels_last(self.precision, self.device):
             return images.contiguous(memory_format=torch.channels_last)
         return images
 
-    def _autocast(self) -> AbstractContextManager[None]:
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
+    def _seed_network(self, seed: int) -> None:
+        if self.device.type == "cpu":
+            # torch.manual_seed formats the stack for GPUs that it may find later
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def _key(self, purpose: str, *place: int) -> int:
         """A seed for one purpose at one place."""

@@ -1,13 +1,42 @@
-"""How exactly, and how repeatably, a GPU calculates."""
+"""How exactly, and how repeatably, a training calculates."""
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 from robustkit.device import tf32
 from robustkit.errors import InputError, first_line
+
+
+def multiplications(asked: str, device: torch.device) -> str:
+    """The precision of multiplications that is asked for on a device; weights are float32 anyway.
+
+    Raises:
+        InputError: the device does not have it.
+    """
+    gpu = device.type == "cuda"
+    if asked == "tf32" and not gpu:
+        raise InputError(f"--precision tf32: {device.type} has no TF32; take bf16")
+    if asked == "auto":
+        return "tf32" if gpu else "float32"
+    return asked
+
+
+def lowered(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """With a network's multiplications in that precision."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def channels_last(precision: str, device: torch.device) -> bool:
+    """Whether weights and images lie in memory with channels last, which is faster.
+
+    Not in float32 on a CPU: sums taken in another order would give other weights than before.
+    """
+    return device.type == "cuda" or precision == "bf16"
 
 
 @contextmanager

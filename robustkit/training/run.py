@@ -28,7 +28,7 @@ from robustkit.seals import seal_of_bytes, unsealed_bytes
 from robustkit.training.config import TrainingConfig, TrainingOptions
 from robustkit.training.engine import Engine, wrapped
 from robustkit.training.examples import Examples, gather
-from robustkit.training.numerics import numerics
+from robustkit.training.numerics import channels_last, multiplications, numerics
 from robustkit.training.processes import ProcessGroup, join, leave, own_device, together
 from robustkit.training.progress import Callbacks
 from robustkit.training.recipe import checked, spell, updates
@@ -162,9 +162,7 @@ class _Training:
 
     @property
     def precision(self) -> str:
-        if self.config.precision == "auto":
-            return "tf32" if self.device.type == "cuda" else "float32"
-        return self.config.precision
+        return multiplications(self.config.precision, self.device)
 
     def _account(self, loss: Loss, training: TrainingData) -> dict[str, Any]:
         """The configuration in full, as JSON, with a digest of all that can change the weights."""
@@ -283,7 +281,7 @@ class _Training:
         classes = len(config.data.classes)
         seed = examples.key("weights", config.seed)
         network = models.build(config.model, num_classes=classes, seed=seed).to(self.device)
-        if self.device.type == "cuda":
+        if channels_last(self.precision, self.device):
             network = network.to(memory_format=torch.channels_last)
         shape = "×".join(map(str, config.data.shape))
         few = examples.take(torch.arange(1)).images

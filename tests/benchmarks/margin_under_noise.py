@@ -1,0 +1,267 @@
+"""Which large margins train where most labels are wrong, by held-out labels alone.
+
+    nice -n 19 python tests/benchmarks/margin_under_noise.py --data-root DIR --out DIR [--processes 2]
+    python tests/benchmarks/margin_under_noise.py --out DIR --status
+
+Trains on MNIST at 40 and 80 % label noise, in bfloat16, one thread a training, and keeps a JSON
+line of each trial in `OUT/trials.jsonl`; the test images are never read. Trials of a few hundred
+updates go over the whole grid: margins at the output, where distances are exact and cheap, then at
+the input, the hidden layers and all. Those that left chance by their held-out labels, as wrong as
+the others, go on to 20 passes, beside cross-entropy and the published settings. Interrupted, the
+same command goes on, within a training too. `--status` prints what there is, as a table.
+
+What to expect without clips: class c leads by t at an image whose label is c with probability P and
+any other class with (1 - P) / 9. Labels that are c push t up, once for each of the top k others that
+the sum is over; every other label has c among its k and pulls it down once. So t grows where
+k P > 1 - P: with the maximum, or k = 1, only where P > 1/2, and with k = 9 where P > 1/10. At 80 %
+noise P is 0.2: k = 3 pulls down (0.25 is needed), k = 5 and more do not.
+"""
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+EARLY, PASSES = 600, 20
+"""updates of a first trial; passes over the data of a long one"""
+KEPT = 10
+"""long trials that follow from early ones, at each noise"""
+CHANCE = 0.1
+ABOVE = 0.012
+"""of held-out accuracy by wrong labels: chance's standard error is 0.004 at 5,000 images"""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: a loss, and what it is trained with."""
+
+    noise: str = "0.8"
+    loss: str = "large-margin"
+    layers: str = "output"
+    norm: str = "l2"
+    on: str = "logits"
+    aggregate: str = "max"
+    top_k: int = 1
+    gamma: float = 1.0
+    alpha: float | None = None
+    recipe: str = "ours"
+    """ours: SGD, no batch norm; published: RMSProp, batch norm, norms by unit"""
+    passes: int = 0
+    """over the data; 0: an early trial"""
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """All of it, as a file is named."""
+        return "-".join(str(value).replace(",", "+") for value in asdict(self).values())
+
+
+# --- the grid -------------------------------------------------------------------------------------
+
+
+def early() -> list[Trial]:
+    """The first trials, those first that are cheap."""
+    found = [Trial(loss="cross-entropy")]
+    ways = [("sum", 9), ("max", 1), ("sum", 3), ("sum", 5), ("max", 9)]
+    lengths = [(1.0, None), (1.0, 2.0), (1.0, 4.0), (1.0, 1.0), (10.0, None), (10.0, 2.0)]
+    lengths += [(1e4, 4.0), (1e4, 1.0)]
+    for on in ("logits", "probabilities"):
+        for gamma, alpha in lengths:
+            for aggregate, k in ways:
+                found.append(Trial(on=on, gamma=gamma, alpha=alpha, aggregate=aggregate, top_k=k))
+    published = Trial(
+        layers="input,conv1,conv2",
+        norm="linf",
+        on="probabilities",
+        gamma=1e4,
+        alpha=4.0,
+        recipe="published",
+    )
+    for aggregate, k in [("max", 1), ("sum", 9), ("sum", 3), ("max", 9)]:
+        for layers in ("output", published.layers):
+            found.append(replace(published, aggregate=aggregate, top_k=k, layers=layers))
+    for layers in ("input", "hidden", "all"):
+        for aggregate, k in [("max", 1), ("sum", 9), ("sum", 3)]:
+            for on in ("logits", "probabilities"):
+                for alpha in (None, 2.0):
+                    found.append(
+                        Trial(layers=layers, on=on, aggregate=aggregate, top_k=k, alpha=alpha)
+                    )
+    return [replace(trial, noise=noise) for trial in found for noise in ("0.8", "0.4")]
+
+
+def long(done: dict[str, dict[str, Any]]) -> list[Trial]:
+    """The trials that go on: cross-entropy, the published one, and what left chance the most."""
+    first = early()
+    always = [
+        trial
+        for trial in first
+        if trial.loss == "cross-entropy"
+        or (trial.recipe == "published" and trial.top_k in (1, 9) and trial.layers != "output")
+    ]
+    chosen: list[Trial] = []
+    for noise in ("0.8", "0.4"):
+        scores = {
+            trial: done[trial.name]["held_out"]
+            for trial in first
+            if trial.noise == noise and trial not in always and trial.name in done
+        }
+        best = sorted(scores, key=lambda trial: -scores[trial])
+        chosen += [trial for trial in best if scores[trial] > CHANCE + ABOVE][:KEPT]
+    return [
+        replace(trial, passes=PASSES, seed=seed) for seed in (0, 1) for trial in (*always, *chosen)
+    ]
+
+
+# --- a training -----------------------------------------------------------------------------------
+
+
+def train(trial: Trial, root: Path | None, out: Path) -> dict[str, Any]:
+    """Train, and return what is kept of it."""
+    import torch
+
+    from robustkit import machine, training
+    from robustkit.data import load_dataset
+    from robustkit.data.noise import LabelNoise
+    from robustkit.errors import RobustkitError
+    from robustkit.training.defaults import PAPER_MARGIN, default_recipe
+
+    machine.keep_memory()
+    torch.set_num_threads(1)
+    published = trial.recipe == "published"
+    length = {"epochs": trial.passes} if trial.passes else {"steps": EARLY}
+    held_out = default_recipe(trial.loss, "mnist").hold_out
+    recipe = replace(PAPER_MARGIN if published else default_recipe(trial.loss, "mnist"), **length)
+    if not published:  # no schedule, so that an early trial is the beginning of a long one
+        recipe = replace(recipe, schedule="constant", learning_rate=0.01, weight_decay=0.0)
+    config = training.TrainingConfig(
+        model="mnist-cnn-bn" if published else "mnist-cnn",
+        data=load_dataset("mnist", split="train", root=root),
+        loss=trial.loss,
+        settings={} if trial.loss == "cross-entropy" else settings(trial),
+        recipe=replace(recipe, hold_out=held_out),
+        noise=LabelNoise(rate=Fraction(trial.noise)),
+        seed=trial.seed,
+        precision="bf16",
+    )
+    path = trained(trial, out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    began = time.process_time()
+    try:
+        record = training.train(config, path, training.TrainingOptions(device="cpu")).record
+    except RobustkitError as error:
+        return {"trial": asdict(trial), "failed": str(error), "held_out": 0.0}
+    last = record["history"][-1]
+    return {
+        "trial": asdict(trial),
+        "held_out": last["held_out"],
+        "held_out_clean": last["held_out_clean"],
+        "memorised": last["memorised"],
+        "cpu_seconds": round(time.process_time() - began, 1),
+        "updates": last["step"],
+        "gradients": record["gradients"],
+        "history": record["history"],
+    }
+
+
+def trained(trial: Trial, out: Path) -> Path:
+    """Where a network stands until its line is written."""
+    return out / "networks" / f"{trial.name}.safetensors"
+
+
+def settings(trial: Trial) -> dict[str, Any]:
+    """The loss's settings."""
+    return {
+        "norm": trial.norm,
+        "layers": trial.layers.split(","),
+        "gamma": trial.gamma,
+        "alpha": trial.alpha,
+        "top_k": trial.top_k,
+        "aggregate": trial.aggregate,
+        "on": trial.on,
+        "normalise": trial.recipe == "published",
+    }
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+
+def finished(out: Path) -> dict[str, dict[str, Any]]:
+    """The trials on file, by name."""
+    path = out / "trials.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    # a line that a kill cut short is trained again
+    rows = [json.loads(line) for line in lines if line.endswith("}")]
+    return {Trial(**row["trial"]).name: row for row in rows}
+
+
+def work(trials: Iterable[Trial], options: argparse.Namespace) -> None:
+    """Train what is missing, and write a line for each as it ends."""
+    done = finished(options.out)
+    missing = [trial for trial in trials if trial.name not in done]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
+        jobs = [pool.submit(train, trial, options.data_root, options.out) for trial in missing]
+        for number, job in enumerate(as_completed(jobs), 1):
+            row = job.result()
+            with (options.out / "trials.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            trained(Trial(**row["trial"]), options.out).unlink(missing_ok=True)
+            print(f"{number} of {len(missing)}: {'  '.join(cells(row))}", flush=True)
+
+
+def cells(row: dict[str, Any]) -> Iterator[str]:
+    """A trial in a line of a table."""
+    trial = Trial(**row["trial"])
+    yield f"{trial.noise}"
+    if trial.loss == "cross-entropy":
+        yield f"{'cross-entropy':48}"
+    else:
+        clip = "none" if trial.alpha is None else f"{trial.alpha:g}"
+        way = f"{trial.aggregate} of {trial.top_k}"
+        yield f"{trial.layers:18} {trial.on[:5]:5} {way:8} {trial.gamma:5g} {clip:4}"
+    yield f"{trial.recipe:9} {trial.passes or 'early':>5} {trial.seed}"
+    if "failed" in row:
+        yield row["failed"]
+    else:
+        learnt = "-" if row["memorised"] is None else f"{row['memorised']:.3f}"
+        yield f"{row['held_out']:.3f} {row['held_out_clean']:.3f} {learnt}"
+
+
+def show(out: Path) -> None:
+    """All trials on file, the best first."""
+    done = finished(out)
+    print(f"{len(done)} trials; early ones left: {sum(t.name not in done for t in early())}")
+    print("noise, layers, on, classes, gamma, alpha, recipe, passes, seed; accuracy held out by")
+    print("wrong and by clean labels; wrong training labels learnt")
+    order = sorted(
+        done.values(),
+        key=lambda row: (row["trial"]["passes"], row["trial"]["noise"], row["held_out"]),
+        reverse=True,
+    )
+    for row in order:
+        print("  ".join(cells(row)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--status", action="store_true")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if not options.status:
+        work(early(), options)
+        work(long(finished(options.out)), options)
+    show(options.out)
+
+
+if __name__ == "__main__":
+    main()
