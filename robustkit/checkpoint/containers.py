@@ -47,6 +47,10 @@ MOST_LEAVES = 50_000
 """tensors in a set of weights"""
 
 
+class NoWeights(CheckpointError):
+    """A file that holds other things."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A set of weights, not yet turned into tensors."""
@@ -65,12 +69,13 @@ def locate(root: object, reader: TensorReader) -> Found:
     """The weights in a file's tree.
 
     Raises:
-        CheckpointError: none, or several under names that tell nothing.
+        NoWeights: none.
+        CheckpointError: several under names that tell nothing.
         BadFile: the tree shares or nests its parts without end; so do the others.
     """
     found = _Search(reader).search(root, ())
     if found is None:
-        raise CheckpointError(
+        raise NoWeights(
             f"{reader.where}: no weights in it ({_without_weights(root, reader)}); save "
             "model.state_dict()"
         )

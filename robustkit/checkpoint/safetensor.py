@@ -4,16 +4,15 @@ Read from the open file, not through the library, which maps it into memory: wha
 meanwhile would end the process, and its header would cost whatever it asks for.
 """
 
+from functools import partial
 from io import BufferedReader
-from itertools import accumulate
 from math import prod
-from operator import mul
 from typing import Any, NamedTuple
 
 from robustkit.checkpoint.header import decode_metadata, open_header, seal_state
 from robustkit.errors import BadFile
-from robustkit.unpickling import Budget, Storage, StoredTensor, checked_shape
-from robustkit.unpickling.tensors import EXTRA_TYPES, TYPES, item_size
+from robustkit.unpickling import Budget, checked_shape
+from robustkit.unpickling.tensors import contiguous, item_size
 
 KINDS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -22,7 +21,6 @@ KINDS = {
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 """torch's names of the format's types"""
-STORAGES = {kind: storage for storage, kind in reversed(TYPES.items())}
 
 
 class _Entry(NamedTuple):
@@ -62,7 +60,8 @@ def read_safetensors(
     state: dict[str, object] = {}
     for name, entry in entries.items():
         file.seek(header.start + entry.start)
-        state[budget.name(name)] = _tensor(bytearray(file.read(entry.stop - entry.start)), entry)
+        content = bytearray(file.read(entry.stop - entry.start))
+        state[budget.name(name)] = contiguous(entry.kind, entry.shape, partial(_itself, content))
     return state, decode_metadata(header.metadata, where)
 
 
@@ -89,9 +88,5 @@ def _entry(name: str, entry: Any) -> _Entry:
     return _Entry(start, stop, KINDS[kind], sizes)
 
 
-def _tensor(content: bytearray, entry: _Entry) -> StoredTensor:
-    storage = Storage(STORAGES.get(entry.kind, "UntypedStorage"), 0, lambda: content)
-    steps = tuple(accumulate((size or 1 for size in entry.shape[:0:-1]), mul, initial=1))[::-1]
-    stride = steps if entry.shape else ()
-    extra = entry.kind if entry.kind in EXTRA_TYPES else None
-    return StoredTensor(storage, 0, entry.shape, stride, extra)
+def _itself(content: bytearray) -> bytearray:
+    return content

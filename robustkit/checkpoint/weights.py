@@ -1,10 +1,10 @@
 """A file of weights taken apart: named arrays, what is recorded beside them, and their digest."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BufferedReader
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from robustkit.checkpoint.metadata import CheckpointMetadata, checked_extra, par
 from robustkit.checkpoint.weight_sets import WeightSets, find_weight_sets
 from robustkit.errors import CheckpointError
 from robustkit.files import canonical
-from robustkit.unpickling import read_torch
+from robustkit.unpickling import Contents, read_torch
 from robustkit.unpickling.tensors import (
     COUNTER,
     Array,
@@ -63,20 +63,42 @@ def open_weights(
         CheckpointError: the file is damaged, has no weights, or some that are NaN or infinite.
         BadFile: it is damaged, or over its budget.
     """
-    opened = _opened_safetensors if kind == "safetensors" else _opened_torch
-    weights = opened(file, reader, key)
-    _check_finite(weights.state, reader.where)
-    return weights
+    if kind != "safetensors":
+        return weights_in(read_torch(file, reader.budget), reader, key)
+    leaves, metadata = safetensor.read_safetensors(file, reader.where, reader.budget)
+    extra = checked_extra(metadata.pop("extra", None), reader.where)
+    return replace(
+        weights_in(Contents("safetensors", leaves), reader, key),
+        recorded=parse_metadata(metadata, f"{reader.where}: robustkit metadata"),
+        extra=extra,
+    )
 
 
-def _opened_torch(file: BufferedReader, reader: TensorReader, key: str | None) -> Weights:
-    contents = read_torch(file, reader.budget)
+def read_contents(file: BufferedReader, reader: TensorReader, kind: str) -> Contents:
+    """What one of several files holds; it must stay open until its tensors are read.
+
+    Raises:
+        BadFile: it is damaged, or over its budget.
+    """
+    if kind != "safetensors":
+        return read_torch(file, reader.budget)
+    return Contents(kind, safetensor.read_safetensors(file, reader.where, reader.budget)[0])
+
+
+def weights_in(contents: Contents, reader: TensorReader, key: str | None) -> Weights:
+    """The weights in what a file holds, or several together, all of them finite numbers.
+
+    Raises:
+        CheckpointError: as `open_weights`.
+        BadFile: likewise.
+    """
     sets = find_weight_sets(contents.root, reader)
     if key is None:
         found = containers.locate(contents.root, reader)
     else:
         found = sets.found[sets.choose(key)]
     state, notes = containers.tensors(found, reader)
+    _check_finite(state, reader.where)
     extra = containers.surroundings(contents.root, reader) if found.container else {}
     inert = (f"ignored inert: {listed(contents.uncalled)}",) if contents.uncalled else ()
     odd = [f"{key} ({what})" for key, what in found.others.items()]
@@ -107,72 +129,6 @@ def listed(names: Sequence[str]) -> str:
     """The first names, and how many there are in all."""
     shown = [name[:80] for name in names[:5]]
     return ", ".join(shown) + (f" … ({len(names)} in all)" if len(names) > 5 else "")
-
-
-def _opened_safetensors(file: BufferedReader, reader: TensorReader, key: str | None) -> Weights:
-    leaves, metadata = safetensor.read_safetensors(file, reader.where, reader.budget)
-    extra = checked_extra(metadata.pop("extra", None), reader.where)
-    return replace(
-        _of_leaves(leaves, reader, "safetensors", key),
-        recorded=parse_metadata(metadata, f"{reader.where}: robustkit metadata"),
-        extra=extra,
-    )
-
-
-class Leaves(NamedTuple):
-    """One shard of a set of weights."""
-
-    leaves: Mapping[str, object]
-    warnings: tuple[str, ...] = ()
-
-
-def read_leaves(file: BufferedReader, reader: TensorReader, kind: str) -> Leaves:
-    """The leaves by name in one shard of several; the file must stay open until they are read.
-
-    Raises:
-        CheckpointError: it holds no weights.
-        BadFile: it is damaged, or over its budget.
-    """
-    if kind == "safetensors":
-        return Leaves(safetensor.read_safetensors(file, reader.where, reader.budget)[0])
-    contents = read_torch(file, reader.budget)
-    return Leaves(containers.locate(contents.root, reader).leaves, contents.warnings)
-
-
-def open_leaves(
-    leaves: Mapping[str, object], reader: TensorReader, form: str, key: str | None
-) -> Weights:
-    """The weights of leaves that were put together, all of them finite numbers.
-
-    Raises:
-        CheckpointError: as `open_weights`.
-    """
-    weights = _of_leaves(dict(leaves), reader, form, key)
-    _check_finite(weights.state, reader.where)
-    return weights
-
-
-def _of_leaves(
-    leaves: dict[str, object], reader: TensorReader, form: str, key: str | None
-) -> Weights:
-    sets = find_weight_sets(leaves, reader)
-    found = containers.Found("", leaves, {}, ())
-    if key is not None:
-        found = sets.found[sets.choose(key)]
-    state, notes = containers.tensors(found, reader)
-    if not state:
-        raise CheckpointError(f"{reader.where}: no weights in it")
-    return Weights(
-        format=form,
-        container=found.container,
-        state=state,
-        variants=readings(state, reader.budget),
-        sets=sets,
-        key=found.container,
-        recorded=CheckpointMetadata(),
-        extra={},
-        notes=notes,
-    )
 
 
 def _check_finite(state: State, where: str) -> None:

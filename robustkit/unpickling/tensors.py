@@ -4,10 +4,12 @@ Types go by torch's names. NumPy has no bfloat16 and no float8: numbers of those
 which holds every one of them. Needs no torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader
+from itertools import accumulate
 from math import prod
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,15 @@ def is_real(kind: str) -> bool:
 def item_size(kind: str) -> int:
     """Bytes of a number of that type."""
     return WIDTHS.get(kind) or np.dtype(kind).itemsize
+
+
+def contiguous(kind: str, shape: tuple[int, ...], read: Callable[[], bytearray]) -> StoredTensor:
+    """A tensor of a type, with a storage of its own that `read` gives the bytes of."""
+    storage = next((name for name, held in TYPES.items() if held == kind), "")
+    size = prod(shape) if storage else prod(shape) * item_size(kind)
+    steps = tuple(accumulate((size or 1 for size in shape[:0:-1]), mul, initial=1))[::-1]
+    whole = Storage(storage or "UntypedStorage", size, read)
+    return StoredTensor(whole, 0, shape, steps if shape else (), None if storage else kind)
 
 
 def decoded(data: bytes | bytearray, kind: str) -> Array:

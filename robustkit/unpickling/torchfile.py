@@ -8,6 +8,7 @@ Source: torch/serialization.py, `_save` and `_legacy_save`.
 
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from io import BufferedReader
@@ -16,7 +17,7 @@ from typing import Any
 from robustkit.errors import BadFile
 from robustkit.unpickling.archive import ArchiveRecords
 from robustkit.unpickling.budget import Budget
-from robustkit.unpickling.objects import Global, Storage, checked_integer, printable
+from robustkit.unpickling.objects import Global, Placeholder, Storage, checked_integer, printable
 from robustkit.unpickling.unpickler import DAMAGE, MAGIC, Unpickler
 
 ITEM_SIZES = {
@@ -46,8 +47,16 @@ class Contents:
     warnings: tuple[str, ...] = ()
 
 
-def read_torch(file: BufferedReader, budget: Budget) -> Contents:
+def read_torch(
+    file: BufferedReader, budget: Budget, keys: Callable[[Placeholder], object] | None = None
+) -> Contents:
     """The contents of what torch.save or pickle.dump wrote. The file must stay open meanwhile.
+
+    Args:
+        file: its first bytes tell the format.
+        budget: of the file.
+        keys: of a plain pickle, what an object that stands as a key in a dictionary is kept under;
+            entries under other objects are left out.
 
     Raises:
         BadFile: damaged, truncated, compressed, big-endian, not torch's, or over its budget.
@@ -56,7 +65,7 @@ def read_torch(file: BufferedReader, budget: Budget) -> Contents:
     if file.read(4) == b"PK\x03\x04":
         return _read_zip(ArchiveRecords(file), budget)
     file.seek(0)
-    return _read_stream(file.read(), budget, nested=True)
+    return _read_stream(file.read(), budget, nested=True, keys=keys)
 
 
 @dataclass(slots=True)
@@ -97,13 +106,19 @@ def _read_zip(records: ArchiveRecords, budget: Budget) -> Contents:
     return Contents("torch zip", root, tuple(unpickler.uncalled), _alarm(unpickler.uncalled))
 
 
-def _read_stream(content: bytes, budget: Budget, *, nested: bool) -> Contents:
+def _read_stream(
+    content: bytes,
+    budget: Budget,
+    *,
+    nested: bool,
+    keys: Callable[[Placeholder], object] | None = None,
+) -> Contents:
     """One or several pickles in a row, and in the legacy format the numbers behind them."""
     stream = io.BytesIO(content)
     # pickle.dump writes a storage as a legacy file of its own, as bytes inside the pickle
     rules = {"torch.storage._load_from_bytes": partial(_nested_storage, budget)} if nested else {}
     storages = _Storages()
-    unpickler = Unpickler(budget, storages.persistent, rules)
+    unpickler = Unpickler(budget, storages.persistent, rules, keys)
     root = _guarded(unpickler, stream)
     if root != MAGIC:
         return Contents("pickle", root, tuple(unpickler.uncalled), _alarm(unpickler.uncalled))
@@ -113,11 +128,11 @@ def _read_stream(content: bytes, budget: Budget, *, nested: bool) -> Contents:
         raise BadFile("saved on a big-endian machine; save it again on a little-endian one")
     unpickler = Unpickler(budget, storages.persistent)
     root = _guarded(unpickler, stream)
-    keys = _guarded(Unpickler(budget), stream)
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+    names = _guarded(Unpickler(budget), stream)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BadFile("damaged: the list of storages is not one")
-    for key in keys:
-        _find_storage(stream, memoryview(content), key, storages)
+    for name in names:
+        _find_storage(stream, memoryview(content), name, storages)
     return Contents("torch legacy", root, tuple(unpickler.uncalled), _alarm(unpickler.uncalled))
 
 

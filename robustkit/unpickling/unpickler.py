@@ -40,6 +40,7 @@ class Unpickler:
         budget: Budget,
         persistent: Callable[[object], object] | None = None,
         rules: Mapping[str, Rule] | None = None,
+        keys: Callable[[Placeholder], object] | None = None,
     ) -> None:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
@@ -49,6 +50,7 @@ class Unpickler:
         self._budget = budget
         self._persistent = persistent
         self._rules = {**RULES, **(rules or {})}
+        self._keys = keys  # from an object that stands as a key to what it is kept under
 
     def load(self, stream: IO[bytes]) -> object:
         """The value of the next pickle in the stream, which is left just behind it.
@@ -176,6 +178,8 @@ class Unpickler:
         self, pairs: Iterable[tuple[object, object]], entries: dict[object, object]
     ) -> dict[object, object]:
         for key, value in pairs:
+            if self._keys is not None and isinstance(key, Placeholder):
+                key = self._keys(key)
             if self._budget.admits(key, entries):
                 entries[key] = value
         return entries

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BufferedReader
 from itertools import islice
@@ -32,8 +32,22 @@ class FolderFiles:
     """of its files, sorted; links and pipes are among them"""
     folders: tuple[str, ...]
     _real: Path
+    """the folder that was named, of which this one is a part, without links"""
+    _below: PurePosixPath
+    """this one, seen from there"""
     _closing: ExitStack
-    _opened: dict[str, BufferedReader] = field(default_factory=dict)
+    _opened: dict[str, BufferedReader]
+
+    def at(self, folder: str) -> "FolderFiles":
+        """A folder inside this one.
+
+        Raises:
+            CheckpointError: it lies outside, cannot be listed, or holds too much.
+        """
+        self._resolved(folder)
+        names, folders = _listed(path := self.path / folder)
+        below = self._below / folder
+        return replace(self, path=path, names=names, folders=folders, _below=below)
 
     def open(self, name: str) -> BufferedReader:
         """A file by its name in the folder, at its start; the same one each time.
@@ -41,11 +55,11 @@ class FolderFiles:
         Raises:
             CheckpointError: there is none, it lies outside, it is no plain file, or one too many.
         """
-        if name not in self._opened:
+        if (key := str(self._below / name)) not in self._opened:
             if len(self._opened) >= MOST_FILES:
                 raise CheckpointError(f"{self.path}: more than {MOST_FILES} files to read")
-            self._opened[name] = self._closing.enter_context(self._open(name))
-        file = self._opened[name]
+            self._opened[key] = self._closing.enter_context(self._open(name))
+        file = self._opened[key]
         file.seek(0)
         return file
 
@@ -59,15 +73,7 @@ class FolderFiles:
         return sha256(canonical(digests).encode()).hexdigest()
 
     def _open(self, name: str) -> BufferedReader:
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-            raise CheckpointError(f"{self.path}: {name[:200]} is outside it; refused")
-        real = Path(os.path.realpath(self._real.joinpath(*parts)))
-        if not any(real.is_relative_to(place) for place in self._inside()):
-            raise CheckpointError(
-                f"{self.path}: {name} is a link to a place outside the folder, which is not "
-                "followed; put the file itself there"
-            )
+        real = self._resolved(name)
         try:
             # a pipe is not waited for, and what has become a link meanwhile not followed
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -81,6 +87,23 @@ class FolderFiles:
             os.close(descriptor)
             raise CheckpointError(f"{self.path}: {name} is no plain file; refused")
         return os.fdopen(descriptor, "rb")
+
+    def _resolved(self, name: str) -> Path:
+        """Where a name leads, all links followed.
+
+        Raises:
+            CheckpointError: outside.
+        """
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+            raise CheckpointError(f"{self.path}: {name[:200]} is outside it; refused")
+        real = Path(os.path.realpath(self._real.joinpath(self._below, *parts)))
+        if not any(real.is_relative_to(place) for place in self._inside()):
+            raise CheckpointError(
+                f"{self.path}: {name} is a link to a place outside the folder, which is not "
+                "followed; put the file itself there"
+            )
+        return real
 
     def _inside(self) -> Iterator[Path]:
         """Where the folder's files may lie."""
@@ -97,6 +120,18 @@ def open_files(path: Path) -> Iterator[FolderFiles]:
     Raises:
         CheckpointError: it cannot be listed, or holds too much.
     """
+    names, folders = _listed(path)
+    real = Path(os.path.realpath(path))
+    with ExitStack() as closing:
+        yield FolderFiles(path, names, folders, real, PurePosixPath(), closing, {})
+
+
+def _listed(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of a folder's files and of its folders, sorted.
+
+    Raises:
+        CheckpointError: it cannot be listed, or holds too much.
+    """
     try:
         with os.scandir(path) as entries:
             found = list(islice(entries, MOST_ENTRIES + 1))
@@ -107,7 +142,5 @@ def open_files(path: Path) -> Iterator[FolderFiles]:
         raise CheckpointError(
             f"{path}: a folder of more than {MOST_ENTRIES:,} files; name the checkpoint's own"
         )
-    names = sorted(entry.name for entry in found if entry.name not in folders)
-    real = Path(os.path.realpath(path))
-    with ExitStack() as closing:
-        yield FolderFiles(path, tuple(names), tuple(sorted(folders)), real, closing)
+    names = {entry.name for entry in found} - folders
+    return tuple(sorted(names)), tuple(sorted(folders))

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from robustkit.checkpoint.boundary import boundary
-from robustkit.checkpoint.folder.files import FolderFiles, open_files
-from robustkit.checkpoint.folder.shards import WeightFiles, find_weights
+from robustkit.checkpoint.folder.distributed import read_distributed
+from robustkit.checkpoint.folder.files import open_files
+from robustkit.checkpoint.folder.finding import WeightFiles, find_weights
+from robustkit.checkpoint.folder.shards import read_shards, reader_of, without_others
 from robustkit.checkpoint.folder.words import read_words
+from robustkit.checkpoint.folder.zero import read_zero
 from robustkit.checkpoint.formats import PROGRAMS, detect_format
-from robustkit.checkpoint.weights import Weights, open_leaves, open_weights, read_leaves
+from robustkit.checkpoint.weights import Weights, open_weights, weights_in
 from robustkit.errors import CheckpointError
-from robustkit.unpickling import Budget
 from robustkit.unpickling.tensors import TensorReader
 
 
@@ -47,41 +49,31 @@ def open_folder(path: Path, key: str | None = None) -> Iterator[Folder]:
             damaged, or leads outside.
     """
     with boundary(path), open_files(path) as files:
+        found = without_others(find_weights(files))
         words = read_words(files)
-        found = find_weights(files)
-        weights = _opened(files, found, key)
-        weights = replace(weights, notes=(found.note, *weights.notes))
-        yield Folder(path, weights, words, files.digest())
+        if found.files is not files:
+            words |= read_words(found.files)
+        weights = _opened(found, key)
+        notes = (found.note, *weights.notes) if found.note else weights.notes
+        yield Folder(path, replace(weights, notes=notes), words, files.digest())
 
 
-def _opened(files: FolderFiles, found: WeightFiles, key: str | None) -> Weights:
-    kinds = {name: detect_format(files.path / name, files.open(name)) for name in found.names}
-    for name, kind in kinds.items():
-        if kind in PROGRAMS:
-            raise CheckpointError(f"{files.path}: {name} is a {kind} program; name it by itself")
-    if len(kinds) == 1 and not found.homes:
-        ((name, kind),) = kinds.items()
-        where, file = files.path / name, files.open(name)
-        with boundary(where):
-            return open_weights(file, TensorReader.of(file, str(where)), kind, key)
-    reader = TensorReader(str(files.path), Budget.of(sum(map(files.size, kinds))))
-    leaves: dict[str, object] = {}
-    warnings: list[str] = []
-    for name, kind in kinds.items():
-        with boundary(files.path / name):
-            part = read_leaves(files.open(name), reader, kind)
-        if twice := leaves.keys() & part.leaves.keys():
-            raise CheckpointError(f"{files.path}: two shards hold {min(twice)[:80]}")
-        if odd := [key for key in part.leaves if found.homes.get(key, name) != name]:
+def _opened(found: WeightFiles, key: str | None) -> Weights:
+    if found.form == "files" and len(found.names) == 1 and not found.homes:
+        return _whole(found, key)
+    reader = reader_of(found)
+    return weights_in(_READERS[found.form](found, reader), reader, key)
+
+
+_READERS = {"files": read_shards, "distributed": read_distributed, "zero": read_zero}
+
+
+def _whole(found: WeightFiles, key: str | None) -> Weights:
+    (name,) = found.names
+    where, file = found.files.path / name, found.files.open(name)
+    with boundary(where):
+        if (kind := detect_format(where, file)) in PROGRAMS:
             raise CheckpointError(
-                f"{files.path}: {name} holds {odd[0][:80]}, which its index has elsewhere"
+                f"{found.files.path}: its only weights are the {kind} program {name}; name that"
             )
-        leaves |= part.leaves
-        warnings += part.warnings
-    if gone := [key for key in found.homes if key not in leaves]:
-        raise CheckpointError(
-            f"{files.path}: its index has {gone[0][:80]} in {found.homes[gone[0]]}, which lacks it"
-        )
-    formats = ", ".join(sorted(set(kinds.values())))
-    weights = open_leaves(leaves, reader, f"{len(kinds)} shards, {formats}", key)
-    return replace(weights, warnings=tuple(warnings))
+        return open_weights(file, TensorReader.of(file, str(where)), kind, key)

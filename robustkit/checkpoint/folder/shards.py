@@ -1,105 +1,106 @@
-"""Which files of a folder hold its weights: one, or several shards whose index tells the names."""
+"""Several files of weights as one, each name once."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
-from types import MappingProxyType
-from typing import NamedTuple
+import numpy as np
 
-from robustkit.checkpoint.folder.files import FolderFiles
-from robustkit.checkpoint.folder.words import INDEX, read_table
+from robustkit.checkpoint import containers
+from robustkit.checkpoint.boundary import boundary
+from robustkit.checkpoint.folder.finding import WeightFiles
+from robustkit.checkpoint.formats import PROGRAMS, detect_format
+from robustkit.checkpoint.weights import listed, read_contents
 from robustkit.errors import CheckpointError
+from robustkit.unpickling import Budget, Contents
+from robustkit.unpickling.tensors import TensorReader
 
-STEMS = ("model.safetensors", "pytorch_model.bin")
-"""whole, or with an index: what libraries look for, the first before the second"""
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pth.tar", ".pkl")
-"""of files that hold weights"""
-OTHERS = (
-    "optimizer",
-    "scheduler",
-    "random_states",
-    "rng_state",
-    "scaler",
-    "sampler",
-    "training_args",
-)
-"""beginnings of the names of what stands beside weights"""
+MOST_UNNUMBERED = 16
+"""files that are read to see whether they belong together"""
 
 
-class WeightFiles(NamedTuple):
-    """The files that hold a folder's weights."""
-
-    names: tuple[str, ...]
-    note: str
-    homes: Mapping[str, str] = MappingProxyType({})
-    """the file of each name, where an index tells"""
-
-
-def find_weights(files: FolderFiles) -> WeightFiles:
-    """The files that hold a folder's weights.
+def without_others(found: WeightFiles) -> WeightFiles:
+    """Of several files of which nothing tells that they are shards, those that hold weights.
 
     Raises:
-        CheckpointError: none, or several of which one must be named; an index that makes no sense.
+        CheckpointError: too many to look into, one is damaged, or none holds weights.
     """
-    candidates = [name for name in files.names if _is_candidate(name)]
-    for stem in STEMS:
-        if stem in files.names:
-            return WeightFiles((stem,), _told([stem], candidates))
-        if f"{stem}{INDEX}" in files.names:
-            return _indexed(files, f"{stem}{INDEX}")
-    indices = [name for name in files.names if name.endswith(INDEX)]
-    if len(indices) == 1:
-        return _indexed(files, indices[0])
-    if len(candidates) == 1:
-        return WeightFiles((candidates[0],), _told(candidates, ()))
-    if found := indices or candidates:
+    if found.note or len(found.names) == 1:
+        return found
+    if len(found.names) > MOST_UNNUMBERED:
         raise CheckpointError(
-            f"{files.path}: a folder of several files of weights ({_listed(found)}); name one"
+            f"{found.files.path}: several files of weights ({listed(found.names)}); name one"
         )
-    inside = f"; its folders are {_listed(files.folders)}" if files.folders else ""
-    raise CheckpointError(
-        f"{files.path}: a folder without weights that are known (model.safetensors, "
-        f"pytorch_model.bin or shards with their index){inside}"
+    kept = [name for name in found.names if _holds_weights(found, name)]
+    if not kept:
+        raise CheckpointError(f"{found.files.path}: no weights in any of {listed(found.names)}")
+    others = [name for name in found.names if name not in kept]
+    left = f"; without weights: {listed(others)}" if others else ""
+    return found._replace(names=tuple(kept), note=f"weights from {listed(kept)}{left}")
+
+
+def _holds_weights(found: WeightFiles, name: str) -> bool:
+    reader = TensorReader.of(found.files.open(name), str(found.files.path / name))
+    try:
+        containers.locate(_contents(found, name, reader).root, reader)
+    except containers.NoWeights:
+        return False
+    return True
+
+
+def _contents(found: WeightFiles, name: str, reader: TensorReader) -> Contents:
+    """What a file holds.
+
+    Raises:
+        CheckpointError: it is damaged, a program, or no checkpoint.
+    """
+    where, file = found.files.path / name, found.files.open(name)
+    with boundary(where):
+        if (kind := detect_format(where, file)) in PROGRAMS:
+            raise CheckpointError(
+                f"{found.files.path}: {name} is a {kind} program among several files of weights "
+                f"({listed(found.names)}); name one"
+            )
+        return read_contents(file, reader, kind)
+
+
+def read_shards(found: WeightFiles, reader: TensorReader) -> Contents:
+    """What several files hold together.
+
+    Raises:
+        CheckpointError: they hold different numbers under one name; one is damaged, or is not what
+            the index says.
+    """
+    parts = {name: _contents(found, name, reader) for name in found.names}
+    leaves: dict[str, object] = {}
+    homes: dict[str, str] = {}
+    for name, part in parts.items():
+        for key, leaf in containers.locate(part.root, reader).leaves.items():
+            if key in leaves and not _equal(reader, key, leaves[key], leaf):
+                raise CheckpointError(
+                    f"{found.files.path}: {homes[key]} and {name} hold {key[:80]} with different "
+                    f"numbers; name one of the files ({listed(found.names)})"
+                )
+            if found.homes.get(key, name) != name:
+                raise _contradicted(found, key, f"{name} holds it")
+            leaves[key], homes[key] = leaf, name
+    if gone := [key for key in found.homes if key not in leaves]:
+        raise _contradicted(found, gone[0], "which lacks it")
+    return Contents(
+        f"{len(parts)} files, {', '.join(sorted({part.format for part in parts.values()}))}",
+        leaves,
+        tuple(name for part in parts.values() for name in part.uncalled),
+        tuple(warning for part in parts.values() for warning in part.warnings),
     )
 
 
-def _is_candidate(name: str) -> bool:
-    return name.endswith(SUFFIXES) and not name.startswith(OTHERS)
+def _equal(reader: TensorReader, key: str, one: object, other: object) -> bool:
+    first, second = reader.read(one, key), reader.read(other, key)
+    return first is not None and second is not None and np.array_equal(first, second)
 
 
-def _indexed(files: FolderFiles, index: str) -> WeightFiles:
-    """The shards that an index names.
-
-    Raises:
-        CheckpointError: it is damaged, or leads outside; a shard is missing.
-    """
-    where = f"{files.path}: {index}"
-    table = read_table(files, index).get("weight_map")
-    if not isinstance(table, dict) or not table or not all(map(_is_name, table.values())):
-        raise CheckpointError(f"{where}: no weight_map with the files of the weights in it")
-    shards = sorted(set(table.values()))
-    for shard in shards:
-        if PurePosixPath(shard).name != shard:
-            raise CheckpointError(
-                f"{where}: names {shard[:200]}, which is outside the folder; refused"
-            )
-    if missing := [shard for shard in shards if shard not in files.names]:
-        raise CheckpointError(
-            f"{where}: of its {len(shards)} shards {len(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing: {_listed(missing)}"
-        )
-    return WeightFiles(tuple(shards), _told(shards, ()), table)
+def _contradicted(found: WeightFiles, key: str, what: str) -> CheckpointError:
+    home = found.homes[key]
+    return CheckpointError(f"{found.files.path}: its index has {key[:80]} in {home}, but {what}")
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value) and "\\" not in value
-
-
-def _told(taken: Sequence[str], candidates: Iterable[str]) -> str:
-    left = [name for name in candidates if name not in taken]
-    beside = f"; not {_listed(left)}" if left else ""
-    return f"weights from {_listed(taken)}{beside}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:80] for name in names[:5])
-    return shown + (f" … ({len(names)} in all)" if len(names) > 5 else "")
+def reader_of(found: WeightFiles) -> TensorReader:
+    """The reader of several files, with a budget by the size of all of them."""
+    size = sum(map(found.files.size, found.names))
+    return TensorReader(str(found.files.path), Budget.of(size))
