@@ -533,7 +533,7 @@ def test_losses_to_be_compared_share_batches_flips_and_augmentation(digits):
 # --- from a question to a checkpoint --------------------------------------------------------------
 
 
-def interrupted(question, out, after):
+def interrupted(question, out, after, **options):
     """Stop a training after so many updates, having saved after each."""
 
     def stop(report):
@@ -541,7 +541,7 @@ def interrupted(question, out, after):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(question, out, TrainingOptions(seconds=0, callbacks=Callbacks(stop)))
+        train(question, out, TrainingOptions(seconds=0, callbacks=Callbacks(stop), **options))
 
 
 @pytest.mark.parametrize("after", [1, 5, 9])
@@ -564,6 +564,66 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(asked, tmp_path, afte
     whole, cut = ((tmp_path / f"{n}.safetensors").read_bytes() for n in ("whole", "cut"))
     assert whole == cut
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_snapshots_are_the_weights_that_the_training_passed_through(asked, tmp_path):
+    """A constant rate: after a pass stands what a training of one pass ends with."""
+    question = replace(asked, recipe=replace(asked.recipe, schedule="constant", steps=12))
+    options = TrainingOptions(snapshots=(1, 2))  # of 5 updates each
+    made = train(question, tmp_path / "a.safetensors", options)
+    assert [path.name for path in made.snapshots] == ["a-pass1.safetensors", "a-pass2.safetensors"]
+    for number, path in enumerate(made.snapshots, 1):
+        recipe = replace(question.recipe, steps=5 * number)
+        alone = train(replace(question, recipe=recipe), tmp_path / f"{number}.safetensors")
+        assert load_file(path).keys() == load_file(alone.path).keys()
+        for name, weight in load_file(alone.path).items():
+            assert torch.equal(load_file(path)[name], weight)
+        known, line = read_checkpoint(path), alone.record["history"][-1]
+        told = {"pass": number, **{k: line[k] for k in ("held_out", "held_out_clean")}}
+        assert known.extra["training"]["snapshot"] == told
+        assert known.recorded_accuracy == line["held_out_clean"]
+    plain = train(question, tmp_path / "plain.safetensors")
+    assert plain.path.read_bytes() == made.path.read_bytes()
+
+
+@pytest.mark.parametrize("after", [4, 5, 6, 12])
+def test_an_interrupted_training_leaves_the_same_snapshots(asked, tmp_path, after):
+    kept = {"snapshots": (1, 2, 3)}
+    asked = replace(asked, keep="best")
+    train(asked, tmp_path / "whole" / "a.safetensors", TrainingOptions(**kept))
+    interrupted(asked, tmp_path / "cut" / "a.safetensors", after, **kept)
+    train(asked, tmp_path / "cut" / "a.safetensors", TrainingOptions(**kept))
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_snapshots_that_cannot_be_had_are_refused_in_one_line(asked, tmp_path):
+    out = tmp_path / "a.safetensors"
+    short = replace(asked, recipe=replace(asked.recipe, steps=12))
+
+    def refused(message, question=asked, at=out, **options):
+        before = files(tmp_path)
+        with pytest.raises(InputError, match=message) as told:
+            train(question, at, TrainingOptions(**options))
+        assert "\n" not in str(told.value)
+        assert files(tmp_path) == before
+
+    refused("--snapshots 4: the training ends after 3 passes", snapshots=(1, 4))
+    refused("--snapshots 3: the training ends after 2.4 passes", short, snapshots=(3,))
+    refused("--snapshots 0: passes are counted from 1", snapshots=(0,))
+    train(asked, out)
+    refused("its weights after pass 2 were not kept; --fresh", snapshots=(2,))
+    kept = train(asked, out, TrainingOptions(snapshots=(2,), fresh=True))
+    refused("holds another training", at=kept.snapshots[0])
+    refused("a-pass2.safetensors: exists and holds another", replace(asked, seed=1), snapshots=(2,))
+    cut = tmp_path / "cut" / "a.safetensors"
+    interrupted(asked, cut, 7)
+    with pytest.raises(InputError, match="unfinished training, whose weights after pass 1"):
+        train(asked, cut, TrainingOptions(snapshots=(1, 2)))
+    assert train(asked, cut, TrainingOptions(snapshots=(2,))).snapshots[0].exists()
 
 
 def test_a_training_in_bfloat16_keeps_float32_weights_and_resumes_to_the_same_bytes(
@@ -955,6 +1015,7 @@ def test_bad_options_get_one_line(robustkit):
         (["--set", "gamma"], "expected key=value"),
         (["--epochs", "0"], "--epochs 0: must be above 0"),
         (["--hold-out", "5000"], "cannot be held out"),
+        (["--snapshots", "1,two"], "--snapshots 1,two: expected passes over the data"),
     ]:
         status, _, err = robustkit(*TRAIN, *arguments)
         assert status == 2

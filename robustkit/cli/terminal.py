@@ -392,6 +392,7 @@ def show_training(trained: "training.TrainingResult") -> None:
         lines.append(f"{sent['scheme']}: {sent['bytes_per_step']:,} bytes a step, {share}")
     if record["gradients"] != "one pass":
         lines.append(f"gradients in {record['gradients']}")
+    lines += [f"snapshot: {path}" for path in trained.snapshots]
     for line in [*lines, f"checkpoint: {trained.path}"]:
         say(line)
     if trained.warning:

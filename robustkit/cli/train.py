@@ -11,6 +11,7 @@ import typer
 from robustkit.cli.options import Channels, Crop, DataRoot, Device, Resize, Seed, Split, share
 from robustkit.cli.output import check_file
 from robustkit.errors import InputError
+from robustkit.parsing import whole
 
 if TYPE_CHECKING:
     from robustkit.compression import Scheme
@@ -57,6 +58,13 @@ def train(
         Literal["last", "best"],
         typer.Option(help="Weights of the last epoch, or of the best one by held-out accuracy."),
     ] = "last",
+    snapshots: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PASSES",
+            help="Also keep the weights after these passes over the data: 1,2,4,8.",
+        ),
+    ] = None,
     clean_selection: Annotated[
         bool, typer.Option("--clean-selection", help="Keep held-out labels clean.")
     ] = False,
@@ -150,6 +158,7 @@ def train(
     changes |= _given(batch_size=batch_size, weight_decay=weight_decay, clip=clip)
     changes |= _given(augment=_augment(augment), hold_out=_held_out(hold_out))
     resolved = resolve(loss, data, model, settings=given, changes=changes, paper=recipe == "paper")
+    passes = _passes(snapshots)
     check_file("--out", out)
     path = out or Path(_name(loss, given, model, data, noise, part, scheme, seed))
     shape = {"resize": resize, "crop": crop, "channels": channels}
@@ -172,7 +181,9 @@ def train(
         deterministic=deterministic,
     )
     with TrainingBar(path.name) as bar:
-        options = TrainingOptions(device=device, fresh=fresh, log=log, callbacks=bar.callbacks)
+        options = TrainingOptions(
+            device=device, fresh=fresh, log=log, callbacks=bar.callbacks, snapshots=passes
+        )
         trained = training.train(config, path, options)
     show_training(trained)
     return 0
@@ -196,6 +207,14 @@ def _scheme(text: str | None, no_memory: bool) -> "Scheme | None":
     if text is None and no_memory:
         raise InputError("--no-memory applies to compressed gradients only; give --compress too")
     return None if text is None else compression.parse(text)
+
+
+def _passes(text: str | None) -> tuple[int, ...]:
+    """What --snapshots says."""
+    found = [whole(part.strip()) for part in (text or "").split(",")] if text is not None else []
+    if None in found:
+        raise InputError(f"--snapshots {text}: expected passes over the data, such as 1,2,4,8")
+    return tuple(sorted({number for number in found if number is not None}))
 
 
 def _augment(kinds: list[str] | None) -> tuple[str, ...] | None:

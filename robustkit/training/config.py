@@ -51,6 +51,8 @@ class TrainingOptions:
     """start anew, whatever was trained before"""
     seconds: float = 30.0
     """between two saved states"""
+    snapshots: tuple[int, ...] = ()
+    """passes over the data after which the weights are kept in a file of their own, too"""
     log: Path | None = None
     """folder for TensorBoard"""
     callbacks: Callbacks = field(default_factory=Callbacks)

@@ -112,10 +112,18 @@ class Engine:
         """Updates between two looks at the numbers, each of which makes a GPU wait."""
         return 1 if self.device.type == "cpu" else 25
 
-    def run(self, save: Callable[[], None], seconds: float, callbacks: Callbacks) -> None:
+    def run(
+        self,
+        save: Callable[[], None],
+        seconds: float,
+        callbacks: Callbacks,
+        passed: Callable[[int], None] = lambda number: None,
+    ) -> None:
         """Train to the end; `save` is called after every epoch and every so many seconds.
 
-        Where the number of updates is given, lines of history stand within long epochs, too.
+        Before, `passed` is called after every whole pass over the data, with its number: whatever
+        is resumed has its earlier passes behind it. Where the number of updates is given, lines of
+        history stand within long epochs, too.
 
         Raises:
             TrainingFailed: the loss or a weight is no longer a number; that is never saved.
@@ -124,6 +132,8 @@ class Engine:
         while self.step < self.steps:
             self.update()
             self._write_line()
+            if self.step % self.steps_per_epoch == 0:
+                passed(self.step // self.steps_per_epoch)
             if self._closes(self.step):
                 callbacks.epoch(self.history[-1])
                 save()
@@ -227,6 +237,18 @@ class Engine:
         """Raise if the loss is no longer a number: nothing after that may be saved."""
         if not self.processes.agree(torch.isfinite(self._sums[0])):
             raise TrainingFailed(f"the loss is no longer a number {self._place(step)}; {ADVICE}")
+
+    def standing(self) -> dict[str, float]:
+        """Accuracy on the held-out images by the weights as they are; empty if there are none.
+
+        Raises:
+            TrainingFailed: a weight is no longer a number.
+        """
+        self._check_weights()
+        if self.held_out is None:
+            return {}
+        with self._told():
+            return accuracy(self.network, self.held_out)
 
     def _check_weights(self) -> None:
         """Raise if what is to be saved is no longer finite, though the loss before it was."""

@@ -3,7 +3,7 @@
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from robustkit import compression, losses, models
-from robustkit.checkpoint import read_checkpoint, save_checkpoint
+from robustkit.checkpoint import save_checkpoint
 from robustkit.data.subset import TrainingData, prepare_training_data
 from robustkit.device import device as find_device
-from robustkit.errors import InputError, NetworkFailed, RobustkitError, TrainingFailed, one_line
+from robustkit.errors import InputError, NetworkFailed, TrainingFailed, one_line
 from robustkit.files import canonical, write_atomic
 from robustkit.keys import TrainingKey
 from robustkit.losses.loss import Loss, unwrapped
@@ -32,6 +32,7 @@ from robustkit.training.numerics import channels_last, multiplications, numerics
 from robustkit.training.processes import ProcessGroup, join, leave, own_device, together
 from robustkit.training.progress import Callbacks
 from robustkit.training.recipe import checked, spell, updates
+from robustkit.training.snapshots import recorded, snapshot_path, snapshot_steps
 from robustkit.training.tensorboard import logged
 
 REVISION = 1
@@ -50,6 +51,8 @@ class TrainingResult(NamedTuple):
     """of several processes, whether this one wrote it and speaks for all"""
     warning: str = ""
     """what the loss says that a user should know of this training; empty if nothing"""
+    snapshots: tuple[Path, ...] = ()
+    """the weights after the passes that were asked for"""
 
 
 def train(
@@ -134,17 +137,20 @@ class _Training:
             raise InputError("--keep best needs held-out images; give --hold-out")
         account = self._account(loss, training)
         warning = loss.warning(updates(config.recipe, len(training.train)))
-        cached = self.processes.tell(self._on_file(account) if self.processes.first else None)
-        if cached is not None:
-            return TrainingResult(self.out, cached, self.processes.first, warning)
-        state = self.processes.tell(self._state(account) if self.processes.first else None)
-        with numerics(self.precision, config.deterministic):
-            engine = self.engine(loss, training)
-            if state is not None:
-                engine.resume(state)
-            self._fit(engine, account)
-        record = self._finish(engine, account)
-        return TrainingResult(self.out, record, self.processes.first, warning)
+        ends = snapshot_steps(self.options.snapshots, config.recipe, len(training.train))
+        first = self.processes.first
+        record = self.processes.tell(self._finished(account) if first else None)
+        if record is None:
+            state = self.processes.tell(self._state(account, ends) if first else None)
+            with numerics(self.precision, config.deterministic):
+                engine = self.engine(loss, training)
+                if state is not None:
+                    engine.resume(state)
+                self._fit(engine, account)
+            record = self._finish(engine, account)
+        return TrainingResult(
+            self.out, record, first, warning, tuple(snapshot_path(self.out, n) for n in ends)
+        )
 
     def prepared(self) -> TrainingData:
         """Who is trained on, and who is held out."""
@@ -189,30 +195,49 @@ class _Training:
         )
         return key.plain() | {"digest": key.digest, "robustkit": version("robustkit")}
 
-    def _on_file(self, account: dict[str, Any]) -> dict[str, Any] | None:
-        """The record in `out`, if it is of this very training.
+    def _finished(self, account: dict[str, Any]) -> dict[str, Any] | None:
+        """The record of this very training, where it and its snapshots are on file.
+
+        Raises:
+            InputError: a file holds something else, or snapshots are missing.
+        """
+        missing, record = self._missing(account), self._on_file(self.out, account)
+        if record is not None and missing:
+            raise InputError(
+                f"{self.out}: is trained, but its weights after pass {missing[0]} were not kept; "
+                "--fresh trains it again and keeps them"
+            )
+        return record
+
+    def _missing(self, account: dict[str, Any]) -> list[int]:
+        """The passes after which the weights are yet to be kept."""
+        return [
+            number
+            for number in self.options.snapshots
+            if self._on_file(snapshot_path(self.out, number), account, number) is None
+        ]
+
+    def _on_file(
+        self, path: Path, account: dict[str, Any], number: int | None = None
+    ) -> dict[str, Any] | None:
+        """The record in a file, if it is of this very training: its end, or after a pass.
 
         Raises:
             InputError: it holds something else.
         """
-        if self.options.fresh or not self.out.exists():
+        if self.options.fresh or not path.exists():
             return None
-        advice = "give another --out, or --fresh to replace it"
-        try:
-            record = read_checkpoint(self.out).extra.get("training")
-        except RobustkitError as error:
-            raise InputError(
-                f"{self.out}: exists and is no checkpoint of ours; {advice}"
-            ) from error
-        if not isinstance(record, dict) or record.get("digest") != account["digest"]:
-            raise InputError(f"{self.out}: exists and holds another training; {advice}")
-        return record
+        return recorded(path, account["digest"], number)
 
-    def _state(self, account: dict[str, Any]) -> dict[str, Any] | None:
+    def _state(self, account: dict[str, Any], ends: Mapping[int, int]) -> dict[str, Any] | None:
         """The state that an interrupted run left.
 
+        Args:
+            account: what is trained.
+            ends: by pass after which weights are kept, its last update.
+
         Raises:
-            InputError: it was another run's.
+            InputError: it was another run's, or one that did not keep what is asked for.
         """
         path = _partial(self.out) / "state.pt"
         if self.options.fresh:
@@ -231,6 +256,11 @@ class _Training:
                 "give another --out, or --fresh to start anew"
             )
         state: dict[str, Any] = saved["state"]
+        if behind := [n for n in self._missing(account) if ends[n] <= state["step"]]:
+            raise InputError(
+                f"{path}: an unfinished training, whose weights after pass {behind[0]} were not "
+                "kept; --fresh starts anew and keeps them"
+            )
         return state
 
     def engine(self, loss: Loss, training: TrainingData) -> Engine:
@@ -320,6 +350,10 @@ class _Training:
                 content = buffer.getvalue()
                 write_atomic(_partial(self.out) / "state.pt", [content, seal_of_bytes(content)])
 
+        def passed(number: int) -> None:
+            if number in self.options.snapshots:
+                self._keep(engine, account, number)
+
         with logged(self.options.log if self.processes.first else None) as log:
             callbacks = self.options.callbacks if self.processes.first else Callbacks()
 
@@ -330,7 +364,8 @@ class _Training:
             devices = [self.device] if self.device.type == "cuda" else []
             try:
                 with torch.random.fork_rng(devices=devices):
-                    engine.run(save, self.options.seconds, Callbacks(callbacks.step, epoch))
+                    told = Callbacks(callbacks.step, epoch)
+                    engine.run(save, self.options.seconds, told, passed)
             except TrainingFailed as error:
                 kept = _partial(self.out) / "state.pt"
                 text = f"; the last good state is kept in {kept}" if kept.exists() else ""
@@ -338,37 +373,56 @@ class _Training:
 
     def _finish(self, engine: Engine, account: dict[str, Any]) -> dict[str, Any]:
         """Write the checkpoint, clear away the state, and return the record."""
-        config, data = self.config, account["data"]
+        record = self._record(engine, account, engine.epoch_kept)
+        if self.processes.first:
+            if engine.best is not None:
+                engine.network.load_state_dict(engine.best)
+            kept = next(line for line in engine.history if line["epoch"] == engine.epoch_kept)
+            self._write(self.out, engine.network, record, kept.get("held_out_clean"))
+            (_partial(self.out) / "state.pt").unlink(missing_ok=True)
+        written: dict[str, Any] = json.loads(canonical(record))
+        return written
+
+    def _keep(self, engine: Engine, account: dict[str, Any], number: int) -> None:
+        """Write the weights after a pass."""
+        found = engine.standing()
+        record = self._record(engine, account, number) | {"snapshot": {"pass": number, **found}}
+        if self.processes.first:
+            path = snapshot_path(self.out, number)
+            self._write(path, engine.network, record, found.get("held_out_clean"))
+
+    def _record(self, engine: Engine, account: dict[str, Any], epoch: int) -> dict[str, Any]:
+        """All that is known of the weights after an epoch."""
         record = account | {
             "history": engine.history,
-            "epoch_kept": engine.epoch_kept,
+            "epoch_kept": epoch,
             "threads": torch.get_num_threads(),
             "gradients": engine.loss.backward_mode(unwrapped(engine.model)),
         }
         if engine.compressor is not None:
             record["communication"] = engine.compressor.record()
-        if self.processes.first:
-            if engine.best is not None:
-                engine.network.load_state_dict(engine.best)
-            kept = next(line for line in engine.history if line["epoch"] == engine.epoch_kept)
-            save_checkpoint(
-                self.out,
-                engine.network,
-                model=config.model,
-                num_classes=len(config.data.classes),
-                input_shape=config.data.shape,
-                loss=config.loss,
-                label_noise=data["train"]["noise"]["realised"],
-                data_fraction=float(config.fraction),
-                seed=config.seed,
-                trained_on=config.data.name,
-                **config.data.transform,
-                recorded_accuracy=kept.get("held_out_clean"),
-                training=record,
-            )
-            (_partial(self.out) / "state.pt").unlink(missing_ok=True)
-        written: dict[str, Any] = json.loads(canonical(record))
-        return written
+        return record
+
+    def _write(
+        self, path: Path, network: nn.Module, record: dict[str, Any], accuracy: float | None
+    ) -> None:
+        """Write weights that describe themselves."""
+        config = self.config
+        save_checkpoint(
+            path,
+            network,
+            model=config.model,
+            num_classes=len(config.data.classes),
+            input_shape=config.data.shape,
+            loss=config.loss,
+            label_noise=record["data"]["train"]["noise"]["realised"],
+            data_fraction=float(config.fraction),
+            seed=config.seed,
+            trained_on=config.data.name,
+            **config.data.transform,
+            recorded_accuracy=accuracy,
+            training=record,
+        )
 
 
 def bench(config: TrainingConfig, device: str = "auto") -> Callable[[int], None]:

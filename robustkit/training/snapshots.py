@@ -1,0 +1,60 @@
+"""Snapshots: the weights after chosen passes over the data, each a checkpoint of its own."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from robustkit.checkpoint import read_checkpoint
+from robustkit.errors import InputError, RobustkitError
+from robustkit.training.recipe import Recipe, updates
+
+
+def snapshot_path(out: Path, number: int) -> Path:
+    """Where the weights after a pass stand, beside those that a training ends with."""
+    return out.with_name(f"{out.stem}-pass{number}{out.suffix}")
+
+
+def recorded(path: Path, digest: str, number: int | None) -> dict[str, Any]:
+    """The record of a training in a file.
+
+    Args:
+        path: the file.
+        digest: of the training.
+        number: the pass after which its weights are meant; None: the end.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    advice = "give another --out, or --fresh to replace it"
+    try:
+        found = read_checkpoint(path).extra.get("training")
+    except RobustkitError as error:
+        raise InputError(f"{path}: exists and is no checkpoint of ours; {advice}") from error
+    record = found if isinstance(found, dict) else {}
+    snapshot = record.get("snapshot", {"pass": None})
+    if record.get("digest") != digest or snapshot["pass"] != number:
+        raise InputError(f"{path}: exists and holds another training; {advice}")
+    return record
+
+
+def snapshot_steps(passes: Iterable[int], recipe: Recipe, images: int) -> dict[int, int]:
+    """The update that each pass ends with.
+
+    Args:
+        passes: after which weights are kept, from 1 on.
+        recipe: of the training.
+        images: that it is of.
+
+    Raises:
+        InputError: the training ends before.
+    """
+    each, steps = max(1, -(-images // recipe.batch_size)), updates(recipe, images)
+    for number in passes:
+        if number < 1:
+            raise InputError(f"--snapshots {number}: passes are counted from 1 on")
+        if number * each > steps:
+            raise InputError(
+                f"--snapshots {number}: the training ends after {steps / each:.4g} passes over the "
+                "data; leave it out, or train for longer"
+            )
+    return {number: number * each for number in passes}
