@@ -34,6 +34,8 @@ class Checkpoint(CheckpointMetadata):
     """digest of names, types, shapes and numbers, whatever the container; of a program: its file"""
     trained_shape: tuple[int, int, int] | None = None
     """C, H, W of the training images, where the file itself records it"""
+    label_names: tuple[str, ...] = ()
+    """of the classes, in the order of the logits; empty where nothing beside the weights says"""
     extra: dict[str, Any] = field(default_factory=dict)
     """other plain numbers and texts in the file"""
     preprocessing: str = "assumed none"
