@@ -55,7 +55,8 @@ def summarise(evaluation: Evaluation, method: Method = "wilson") -> dict[str, An
         "digest": evaluation.digest,
         "rows_digest": evaluation.rows_digest,
         "checkpoint": {key: header["checkpoint"][key] for key in _CHECKPOINT},
-        "data": {key: header["data"][key] for key in _DATA},
+        "data": {key: header["data"][key] for key in _DATA}
+        | {"class_map": header["data"]["source"].get("class_map")},
         "protocol": {key: header["protocol"][key] for key in _PROTOCOL}
         | {"targeted": header["protocol"]["resolved"]["target"]},
         "precision": header.get("precision", "float32"),
@@ -80,7 +81,7 @@ def failure(path: str, error: str) -> dict[str, Any]:
         "digest": None,
         "rows_digest": None,
         "checkpoint": {**dict.fromkeys(_CHECKPOINT), "path": path},
-        "data": dict.fromkeys(_DATA),
+        "data": dict.fromkeys((*_DATA, "class_map")),
         "protocol": dict.fromkeys((*_PROTOCOL, "targeted")),
         "precision": None,
         "interval": None,

@@ -401,7 +401,7 @@ def test_a_table_of_paths_and_labels_is_a_data_set(tmp_path, name, text):
     data = load_dataset(str(tmp_path / name))
     shifted = "aardvark" in text  # a class of another split keeps its number
     assert is_whole(data, [label + shifted for label in LABELS])
-    assert ("folders outside" in data.source) is False
+    assert ("folders_outside" in data.source) is False
     assert len(file_stamps(str(tmp_path / name), "test", None)) == 8
 
 
@@ -413,7 +413,7 @@ def test_pictures_outside_of_the_tables_folder_are_on_record(tmp_path):
     path.write_text("".join([*rows, f"{tmp_path}/p/6.png,{LABELS[6]}\n"]))
     data = load_dataset(str(path))
     assert is_whole(data)
-    assert set(data.source["folders outside"]) == {f"{tmp_path}/t/../p", f"{tmp_path}/p"}
+    assert set(data.source["folders_outside"]) == {f"{tmp_path}/t/../p", f"{tmp_path}/p"}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from robustkit.cli.options import (
     BatchSize,
     Channels,
     CheckpointOptions,
+    Classes,
     Crop,
     Data,
     DataRoot,
@@ -113,6 +114,7 @@ def audit(
     resize: Resize = None,
     crop: Crop = None,
     channels: Channels = None,
+    classes: Classes = None,
 ) -> int:
     """Attack harder, look for failed attacks, and say whether a robustness number can be believed.
 
@@ -132,23 +134,17 @@ def audit(
         trust_program=trust_program,
         weights=weights,
     )
-    images = ImageOptions(
-        data=data,
-        root=data_root,
-        split=split,
-        limit=limit or parsed.plan.images or None,
-        resize=resize,
-        crop=crop,
-        channels=channels,
-    )
+    form: dict[str, Any] = {"resize": resize, "crop": crop, "channels": channels}
+    form |= {"classes": classes, "limit": limit or parsed.plan.images or None}
+    images = ImageOptions(data=data, root=data_root, split=split, **form)
     audited = reading.read(checkpoint)
     dataset = images.load(audited)
-    classes = len(dataset.classes)
+    count = len(dataset.classes)
     other = partial(
         images.other_model, dataset, trust_program=trust_program, image_by_image=image_by_image
     )
     request = AuditRequest(
-        model=evaluation.from_checkpoint(audited, classes, image_by_image=image_by_image),
+        model=evaluation.from_checkpoint(audited, count, image_by_image=image_by_image),
         data=dataset,
         threat=threat_model(dataset, parsed.claim, norm=norm, epsilon=epsilon, seed=seed),
         plan=parsed.plan,

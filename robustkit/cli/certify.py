@@ -9,6 +9,7 @@ from robustkit.cli.options import (
     BatchSize,
     Channels,
     CheckpointOptions,
+    Classes,
     Crop,
     Data,
     DataRoot,
@@ -73,6 +74,7 @@ def certify(
     resize: Resize = None,
     crop: Crop = None,
     channels: Channels = None,
+    classes: Classes = None,
 ) -> int:
     """Prove images robust, or fool them: bounds, an attack, then branch and bound within a time.
 
@@ -93,15 +95,9 @@ def certify(
         trust_program=trust_program,
         weights=weights,
     )
-    images = ImageOptions(
-        data=data,
-        root=data_root,
-        split=split,
-        limit=limit,
-        resize=resize,
-        crop=crop,
-        channels=channels,
-    )
+    form: dict[str, Any] = {"resize": resize, "crop": crop, "channels": channels}
+    form["classes"] = classes
+    images = ImageOptions(data=data, root=data_root, split=split, limit=limit, **form)
     asked = {"norm": norm, "attack": attack, "time_limit": time_limit, "seed": seed, "out": out}
     running = {"batch_size": size, "device": device, "fresh": fresh}
     found = _certified(checkpoint, reading, images, epsilon, asked, running)

@@ -13,6 +13,7 @@ from robustkit.cli.options import (
     BatchSize,
     Channels,
     CheckpointOptions,
+    Classes,
     Crop,
     Data,
     DataRoot,
@@ -126,6 +127,7 @@ def evaluate(
     resize: Resize = None,
     crop: Crop = None,
     channels: Channels = None,
+    classes: Classes = None,
 ) -> int:
     """Attack trained checkpoints; keep one row per image; report accuracy with intervals."""
     reading = CheckpointOptions.parse(
@@ -136,15 +138,9 @@ def evaluate(
         trust_program=trust_program,
         weights=weights,
     )
-    images = ImageOptions(
-        data=data,
-        root=data_root,
-        split=split,
-        limit=limit,
-        resize=resize,
-        crop=crop,
-        channels=channels,
-    )
+    form: dict[str, Any] = {"resize": resize, "crop": crop, "channels": channels}
+    form["classes"] = classes
+    images = ImageOptions(data=data, root=data_root, split=split, limit=limit, **form)
     request = EvaluationRequest(
         checkpoint=reading,
         images=images,

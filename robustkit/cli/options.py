@@ -36,6 +36,13 @@ Split = Annotated[str, typer.Option(help="Split of the data set.")]
 Resize = Annotated[int | None, typer.Option(min=1, help="Resize the shorter side.")]
 Crop = Annotated[int | None, typer.Option(min=1, help="Then crop a central square.")]
 Channels = Annotated[int | None, typer.Option(min=1, help="Convert to 1 or 3 channels.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|LIST",
+        help="Names of the network's classes, or its number of each of the data's: 0,217,482.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 BatchSize = Annotated[str, typer.Option(metavar="N|auto", help="Images per batch.")]
 Precision = Annotated[
@@ -113,6 +120,8 @@ class ImageOptions:
     resize: int | None
     crop: int | None
     channels: int | None
+    classes: str | None = None
+    """which classes of the network those of the data are"""
 
     def load(self, checkpoint: "Checkpoint") -> "Dataset":
         """The images to try a checkpoint on.
@@ -131,6 +140,7 @@ class ImageOptions:
             resize=self.resize,
             crop=self.crop,
             channels=self.channels,
+            classes=self.classes,
         )
 
     def other_model(
@@ -144,7 +154,8 @@ class ImageOptions:
         """Another network, for images that were made for the first: a surrogate or a comparison.
 
         Raises:
-            InputError: it was trained on images of another shape, and none was asked for.
+            InputError: it was trained on images of another shape, and none was asked for; or it
+                numbers its classes otherwise.
         """
         from robustkit import evaluation
         from robustkit.checkpoint import read_checkpoint
@@ -152,6 +163,7 @@ class ImageOptions:
         checkpoint = read_checkpoint(path, trust_program=trust_program)
         if (self.resize, self.crop, self.channels) == (None, None, None):
             evaluation.check_shape(checkpoint, images)
+        evaluation.check_classes(checkpoint, images)
         classes = len(images.classes)
         return evaluation.from_checkpoint(checkpoint, classes, image_by_image=image_by_image)
 

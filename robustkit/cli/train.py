@@ -161,7 +161,7 @@ def train(
     passes = _passes(snapshots)
     check_file("--out", out)
     path = out or Path(_name(loss, given, model, data, noise, part, scheme, seed))
-    shape = {"resize": resize, "crop": crop, "channels": channels}
+    shape: dict[str, Any] = {"resize": resize, "crop": crop, "channels": channels}
     images = load_dataset(data, split=split, root=data_root, **shape)
     _check_held_out(changes.get("hold_out", 0), images)
     config = TrainingConfig(

@@ -126,7 +126,8 @@ def open_arrow(part: SplitFiles) -> Opened:
         "encoding": "jpeg" if is_jpeg(source.encoded(0)) else "lossless",
     }
     classes = labels.classes or scans[0].columns.classes
-    return Opened(Remembered(source), split, classes, origin=origin, files=before)
+    numbered = not labels.classes
+    return Opened(Remembered(source), split, classes, numbered, origin=origin, files=before)
 
 
 def _scan(path: Path, number: int, info: object) -> _Scan:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from robustkit.data.classes import DataClasses, WantedClasses, map_classes
 from robustkit.data.pixels import Labels, canonical, fingerprint, unit
 from robustkit.data.shelf import Budgets, checked_budgets
 from robustkit.data.source import (
@@ -16,6 +17,7 @@ from robustkit.data.source import (
     ArraySource,
     FileStamp,
     Opened,
+    Relabelled,
     Source,
     checked_arrays,
     stamps,
@@ -57,6 +59,8 @@ class Dataset:
     source: dict[str, Any]
     """licence, origin, files and their digests"""
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    """what was taken from where; nothing is amiss"""
     _source: Source
     _positions: npt.NDArray[np.int64]
     _transform: Transform
@@ -188,22 +192,24 @@ def assemble(
     transform: Transform,
     limit: int | None,
     *,
+    wanted: WantedClasses | None = None,
     shuffle: bool = True,
 ) -> Dataset:
     """Put a source in order, and give each image its id.
 
     A source that is sorted by class is shuffled by the digests of its pixels, so that its first
-    images are a fair sample: the same one on every machine and from every format.
+    images are a fair sample: the same one on every machine and from every format, and whichever
+    classes of a network its own are.
 
     Raises:
         DataError: a label outside the classes, images of several sizes, an unreadable image.
     """
     if limit is not None:
         whole_number(limit, "--limit", least=1, error=DataError)
-    source = opened.source
-    classes = opened.classes or tuple(map(str, range(int(source.labels.max()) + 1)))
-    _check_classes(source, classes)
-    shuffle = shuffle and is_class_sorted(source.labels)
+    stored = opened.source.labels
+    shuffle = shuffle and is_class_sorted(stored)
+    opened = _with_classes(opened, name, wanted or WantedClasses())
+    source, classes = opened.source, opened.classes
     count = len(source.labels)
     scan = _scan(source, transform, count if shuffle or limit is None else min(limit, count))
     if path := _changed(opened.files):
@@ -227,10 +233,33 @@ def assemble(
         transform=effective.plain(),
         source=opened.origin,
         warnings=opened.warnings + _darkness(scan.brightest, name),
+        notes=opened.notes,
         _source=source,
         _positions=positions,
         _transform=effective,
         _files=opened.files,
+    )
+
+
+def _with_classes(opened: Opened, name: str, wanted: WantedClasses) -> Opened:
+    """The source with its classes named and, where those of a network are known, numbered so.
+
+    Raises:
+        DataError: a label outside the classes, or classes that are not the network's.
+    """
+    source = opened.source
+    own = opened.classes or tuple(map(str, range(int(source.labels.max()) + 1)))
+    _check_classes(source, own)
+    found = map_classes(DataClasses(own, opened.numbered, name, opened.empty), wanted)
+    if found is None:
+        return replace(opened, classes=own)
+    labels = np.array(found.numbers, np.int64)[source.labels]
+    return replace(
+        opened,
+        source=Relabelled(source, labels),
+        classes=found.names,
+        origin=opened.origin | {"class_map": found.record},
+        notes=opened.notes + ((found.note,) if found.note else ()),
     )
 
 

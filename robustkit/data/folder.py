@@ -54,7 +54,8 @@ def open_folder(folder: Path, split: str, names: Sequence[str] = ()) -> Opened:
     parents = splits or [folder]
     found = sorted({child.name for parent in parents for child in _folders(parent)})
     chosen = folder / split if splits else folder
-    return _opened(chosen, split if splits else WHOLE, found, tuple(names) or tuple(found))
+    own = split if splits else WHOLE
+    return _opened(chosen, own, found, tuple(names) or tuple(found), numbered=bool(names))
 
 
 def has_class_folders(folder: Path) -> bool:
@@ -63,7 +64,9 @@ def has_class_folders(folder: Path) -> bool:
     return any(Path(name).suffix.lower() in SUFFIXES for names in inside for name in names)
 
 
-def _opened(folder: Path, split: str, found: Sequence[str], names: tuple[str, ...]) -> Opened:
+def _opened(
+    folder: Path, split: str, found: Sequence[str], names: tuple[str, ...], *, numbered: bool
+) -> Opened:
     if unknown := sorted(set(found) - set(names)):
         raise DataError(f"{folder}: the class folder {unknown[0]!r} is none of the known classes")
     files = [(path, label) for label, name in enumerate(names) for path in _pictures(folder / name)]
@@ -71,15 +74,23 @@ def _opened(folder: Path, split: str, found: Sequence[str], names: tuple[str, ..
         raise DataError(f"{folder}: no pictures in class folders (folder/CLASS/picture.png)")
     paths, labels = zip(*files, strict=True)
     warnings: tuple[str, ...] = ()
+    empty = tuple(names[n] for n in sorted(set(range(len(names))) - set(labels)))
+    if empty and not numbered and split == WHOLE:
+        warnings = (
+            f"{folder}: no pictures in the class folder {empty[0]!r}, which has the label "
+            f"{names.index(empty[0])} all the same; remove it if it is no class",
+        )
     numbers = [number for name in names if (number := whole(name)) is not None]
     if len(numbers) == len(names) and sorted(numbers) != numbers:
-        warnings = (
+        warnings += (
             f"{folder}: class folders are numbered in alphabetical order, as ImageFolder does: "
             f"label 2 is the folder {names[2]!r}",
         )
     source = Remembered(FileSource(paths, np.array(labels, np.int64)))
     origin = {"folder": str(folder)}
-    return Opened(source, split, names, origin=origin, warnings=warnings, files=stamps(paths))
+    return Opened(
+        source, split, names, numbered, empty, origin, warnings=warnings, files=stamps(paths)
+    )
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from robustkit.data.arrow import find_arrow, open_arrow
+from robustkit.data.classes import WantedClasses
 from robustkit.data.dataset import Dataset, assemble
 from robustkit.data.folder import has_class_folders, open_folder
 from robustkit.data.npy import find_npy, open_npy
@@ -35,6 +36,7 @@ def load_dataset(
     resize: int | None = None,
     crop: int | None = None,
     channels: int | None = None,
+    classes: WantedClasses | str | None = None,
 ) -> Dataset:
     """A data set, with an id for each image; images themselves are read block by block later.
 
@@ -47,17 +49,21 @@ def load_dataset(
         resize: length of the shorter side.
         crop: side of the square then cut from the centre.
         channels: 1 or 3.
+        classes: those of the network that the images are for, whose numbers the labels become; a
+            text is that of `--classes`.
 
     Raises:
         UnknownName: no such name, and no such path.
-        DataError: files missing or broken, no such split, images or labels out of range.
+        DataError: files missing or broken, no such split, images or labels out of range, or
+            classes that are not the network's.
     """
+    wanted = WantedClasses(given=classes) if isinstance(classes, str) else classes
     root = None if root is None else Path(root)
     asked = Transform(resize, crop, channels)
     file = _shelf_file(name)
     known = read_dataset_spec(name) if file else DatasetSpec(title=name, source=name)
     try:
-        opened = _described(known, file, split, root) if file else open_path(Path(name), split)
+        opened = _described(known, file, split, root) if file else _at_path(name, split)
         return assemble(
             opened,
             file.stem if file else Path(name).resolve().stem,
@@ -65,9 +71,18 @@ def load_dataset(
             checked_budgets(known.budgets, name),
             asked.over(Transform(known.resize, known.crop, known.channels)),
             limit,
+            wanted=wanted,
         )
     except OSError as error:
         raise DataError(f"{error.filename or name}: cannot be read: {error.strerror}") from error
+
+
+def _at_path(name: str, split: str) -> Opened:
+    """What stands at a path, with the path on record where it is not plain from the rest."""
+    opened = open_path(Path(name), split)
+    if name in (opened.origin.get("folder"), opened.origin.get("file")):
+        return opened
+    return replace(opened, origin=opened.origin | {"path": name})
 
 
 def file_stamps(name: str, split: str, root: Path | None) -> tuple[FileStamp, ...]:
@@ -170,7 +185,8 @@ def _described(known: DatasetSpec, file: Path, split: str, root: Path | None) ->
     facts["all_training_images_of"] = known.all_training_images_of
     origin = {key: value for key, value in facts.items() if value} | opened.origin
     classes = known.classes or opened.classes
-    return replace(opened, classes=classes, shape=known.shape, origin=origin)
+    numbered = opened.numbered or bool(known.classes)
+    return replace(opened, classes=classes, numbered=numbered, shape=known.shape, origin=origin)
 
 
 def _beside(known: DatasetSpec, file: Path, split: str) -> Opened:

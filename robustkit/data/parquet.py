@@ -161,4 +161,5 @@ def open_parquet(part: SplitFiles) -> Opened:
         "encoding": "jpeg" if is_jpeg(source.encoded(0)) else "lossless",
     }
     classes = source.classes or _ParquetTable(files[0]).classes
-    return Opened(Remembered(source), split, classes, origin=origin, files=before)
+    numbered = not source.classes
+    return Opened(Remembered(source), split, classes, numbered, origin=origin, files=before)

@@ -70,11 +70,17 @@ class Opened:
     split: str
     classes: tuple[str, ...] = ()
     """empty where unknown"""
-    shape: tuple[int, ...] = ()
-    """C, H, W that every image must have; empty where unknown"""
+    numbered: bool = True
+    """whether labels are the data's own, and not the places of names in alphabetical order"""
+    empty: tuple[str, ...] = ()
+    """classes of which there may be images elsewhere, but none here"""
     origin: dict[str, Any] = field(default_factory=dict)
     """files and their digests, as JSON"""
+    shape: tuple[int, ...] = ()
+    """C, H, W that every image must have; empty where unknown"""
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """what was taken from where, for people; nothing is amiss"""
     files: tuple[FileStamp, ...] = ()
     """as they were before any image was read"""
 
@@ -94,6 +100,22 @@ class ArraySource:
     def where(self, position: int) -> str:
         """How a message names an image."""
         return f"{self.name}: image {position}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relabelled:
+    """A source under other labels."""
+
+    source: Source
+    labels: Labels
+
+    def read(self, positions: Sequence[int]) -> Iterator[Image]:
+        """The images at these positions, in this order."""
+        return self.source.read(positions)
+
+    def where(self, position: int) -> str:
+        """How a message names an image."""
+        return self.source.where(position)
 
 
 class Remembered:

@@ -62,10 +62,10 @@ def open_table(path: Path, split: str) -> Opened:
     outside = {str(p.parent) for p in paths if not p.resolve().is_relative_to(home)}
     origin: dict[str, Any] = {"file": str(path), "sha256": file_digest(path)}
     if outside:
-        origin |= {"folders outside": sorted(outside)}
+        origin |= {"folders_outside": sorted(outside)}
     source = Remembered(FileSource(paths, labels.labels))
     files = (*before, *stamps(paths))
-    return Opened(source, own, labels.classes, origin=origin, files=files)
+    return Opened(source, own, labels.classes, not labels.classes, origin=origin, files=files)
 
 
 def _is_file(path: Path) -> bool:

@@ -128,7 +128,8 @@ def open_tars(part: SplitFiles) -> Opened:
         "encoding": "jpeg" if is_jpeg(source.encoded(0)) else "lossless",
     }
     classes = labels.classes or _class_names(files[0])
-    return Opened(Remembered(source), split, classes, origin=origin, files=before)
+    numbered = not labels.classes
+    return Opened(Remembered(source), split, classes, numbered, origin=origin, files=before)
 
 
 def _opened(path: Path) -> tarfile.TarFile:

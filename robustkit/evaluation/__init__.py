@@ -20,7 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from robustkit.evaluation.config import Config, protocol_header, record_header, resolve_protocol
-from robustkit.evaluation.images import check_shape, images_for
+from robustkit.evaluation.images import check_classes, check_shape, images_for
 from robustkit.evaluation.model import EvaluatedModel, from_checkpoint
 from robustkit.evaluation.options import RunOptions
 from robustkit.evaluation.run import run
@@ -36,6 +36,7 @@ __all__ = [
     "RunOptions",
     "block_size",
     "certify",
+    "check_classes",
     "check_shape",
     "evaluate",
     "from_checkpoint",

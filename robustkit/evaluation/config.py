@@ -28,7 +28,9 @@ Prove = Literal["auto", "off"]
 PROOFS = 1
 """Raised whenever a change can change which images are proved: of the bounds, or of the rule when
 they are tried (`proving.py`). It stands here since no answer on file is to wait for torch."""
-DATA_KEYS = ("name", "title", "split", "digest", "order", "transform", "source", "classes", "shape")
+DATA_KEYS = (
+    "name", "title", "split", "digest", "order", "transform", "source", "classes", "shape", "notes",
+)  # fmt: skip
 """what a record's header says of the data, beside the number of images"""
 
 

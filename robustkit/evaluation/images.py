@@ -4,6 +4,7 @@ from pathlib import Path
 
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset, load_dataset
+from robustkit.data.classes import WantedClasses, renumbered
 from robustkit.errors import DataError, InputError
 
 
@@ -17,15 +18,17 @@ def images_for(
     resize: int | None = None,
     crop: int | None = None,
     channels: int | None = None,
+    classes: str | None = None,
 ) -> Dataset:
     """The images to evaluate a checkpoint on, made as those of its training were.
 
-    Arguments are as `data.load` takes them. The data set, and how its images are made, are those
-    that the checkpoint records, where nothing else is given.
+    Arguments are as `load_dataset` takes them. The data set, and how its images are made, are those
+    that the checkpoint records, where nothing else is given. Labels become the numbers of the
+    checkpoint's classes: by name where both sides have names, or as `classes` says.
 
     Raises:
-        InputError: no data set is named, or the images have another shape than those of the
-            training, and nothing says that they should.
+        InputError: no data set is named, the images have another shape than those of the training
+            and nothing says that they should, or their classes are not the checkpoint's.
     """
     if not (name := name or checkpoint.trained_on):
         raise InputError(f"{checkpoint.path}: records no data set; name one with --data")
@@ -33,7 +36,10 @@ def images_for(
     chosen = {
         key: getattr(checkpoint, key) if value is None else value for key, value in given.items()
     }
-    data = load_dataset(name, split=split, limit=limit, root=root, **chosen)
+    wanted = WantedClasses(
+        names=checkpoint.label_names, count=checkpoint.num_classes, given=classes
+    )
+    data = load_dataset(name, split=split, limit=limit, root=root, classes=wanted, **chosen)
     if given == dict.fromkeys(given):
         check_shape(checkpoint, data)
     return data
@@ -50,6 +56,19 @@ def check_shape(checkpoint: Checkpoint, data: Dataset) -> None:
             f"{checkpoint.path}: {shape_mismatch(checkpoint.trained_shape, data)}; make them so "
             "with --resize, --crop or --channels, or in the data set's file "
             f"(--channels {data.shape[0]} takes them as they are)"
+        )
+
+
+def check_classes(checkpoint: Checkpoint, data: Dataset) -> None:
+    """Nothing, if a checkpoint's classes have the numbers of the images' as far as names tell.
+
+    Raises:
+        DataError: a class of that name has another number.
+    """
+    if moved := renumbered(data.classes, checkpoint.label_names):
+        raise DataError(
+            f"{checkpoint.path}: numbers its classes otherwise than the network that the images "
+            f"are for: {moved}; the two cannot share images"
         )
 
 

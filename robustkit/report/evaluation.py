@@ -396,6 +396,7 @@ def _command(evaluation: Evaluation) -> str:
         "--split": [data["split"]],
         "--limit": [data["n"]],
         **{f"--{key}": [value] for key, value in data["transform"].items() if value is not None},
+        "--classes": [v for v in [data["source"].get("class_map", {}).get("classes")] if v],
         "--epsilon": [entry["epsilon"] for entry in protocol["epsilons"]],
         "--targeted": [target] if target != "none" else [],
         "--seed": [protocol["resolved"]["seed"]],
@@ -419,5 +420,7 @@ def _preprocessing(checkpoint: Mapping[str, Any]) -> dict[str, Iterable[str]]:
 def _place(data: Mapping[str, Any]) -> str:
     """What `--data` was: a name on the shelf, which states its origin, or a path."""
     source = data["source"]
-    path = None if "origin" in source else source.get("folder") or source.get("file")
-    return str(path or data["name"])
+    if "origin" in source:
+        return str(data["name"])
+    known = (source.get(key) for key in ("path", "folder", "file"))
+    return str(next(filter(None, known), data["name"]))

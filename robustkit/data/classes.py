@@ -1,0 +1,389 @@
+"""Which class of a network each class of the data is: by name, synset's id or number.
+
+Never by their places in silence: a folder's classes are numbered in alphabetical order, and five
+of ImageNet's are not the network's first five.
+"""
+
+import difflib
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from robustkit.data.classlist import ClassList, Names, read_class_list, synonyms
+from robustkit.data.shelf import read_dataset_spec
+from robustkit.errors import DataError, quoted
+from robustkit.parsing import whole
+
+IMAGENET, OF_IMAGENET = "imagenet", 1000
+SHOWN = 4
+"""classes that a note or a message lists"""
+PLACEHOLDER = re.compile(r"LABEL_\d+", re.ASCII)
+"""what transformers calls a class without a name"""
+AGREE = 0.9
+"""share of ImageNet's names, each at its number, from which a network's classes are ImageNet's"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedClasses:
+    """The classes of the network that images are for, as far as they are known."""
+
+    names: tuple[str, ...] = ()
+    """in the order of its outputs"""
+    count: int | None = None
+    """of its outputs"""
+    given: str | None = None
+    """what `--classes` says"""
+
+
+class DataClasses(NamedTuple):
+    """The classes that a source has."""
+
+    names: tuple[str, ...]
+    """in the order of its labels"""
+    numbered: bool
+    """whether the numbers are the data's own, and not the places of names in alphabetical order"""
+    where: str
+    """the data, as messages call it"""
+    empty: tuple[str, ...] = ()
+    """class folders without pictures"""
+
+    @property
+    def nameless(self) -> bool:
+        """Whether they are called by numbers."""
+        return all(whole(name) is not None for name in self.names)
+
+
+class ClassMap(NamedTuple):
+    """From the data's classes to the network's."""
+
+    numbers: tuple[int, ...]
+    """of the network's class, for each of the data's"""
+    names: tuple[str, ...]
+    """of the network's classes"""
+    record: dict[str, Any]
+    """how it was found, as JSON"""
+    note: str = ""
+    """what changed, in a line"""
+
+
+class _Network(NamedTuple):
+    """A network's classes by all of their names."""
+
+    classes: Sequence[Names]
+    said_by: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One for each."""
+        return tuple(names[0] for names in self.classes)
+
+
+def map_classes(data: DataClasses, wanted: WantedClasses) -> ClassMap | None:
+    """Which class of the network each of the data's is; None where nothing is known of it.
+
+    Raises:
+        DataError: names that match in part, twice, or not at all; what to do is said.
+    """
+    given = read_class_list(wanted.given) if wanted.given else None
+    network = _named_network(wanted)
+    if given is not None:
+        return _as_given(data, given, network, wanted.count)
+    if network is not None:
+        return _by_name(data, _with_synsets(network), {})
+    if wanted.count == OF_IMAGENET and not data.nameless:
+        known = _imagenet()
+        index = _index(known)
+        if all(_find(name, index) for name in data.names):
+            return _by_name(data, known, {})
+    if data.numbered or wanted.count in (None, len(data.names)):
+        return None
+    return _of_nameless(data, wanted.count or 0)
+
+
+def renumbered(names: Sequence[str], others: Sequence[str]) -> str | None:
+    """The first class that two networks call alike and number differently, as a message has it."""
+    index = _index(_Network([synonyms(name) for name in others], ""))
+    for number, name in enumerate(names if others else ()):
+        found = _find(name, index)
+        if len(found) == 1 and number not in found and whole(name) is None:
+            return f"{quoted(name)} is {next(iter(found))} there and {number} here"
+    return None
+
+
+# -- what the network's classes are called ---------------------------------------------------------
+
+
+def _named_network(wanted: WantedClasses) -> _Network | None:
+    if not wanted.names or all(PLACEHOLDER.fullmatch(name) for name in wanted.names):
+        return None
+    return _Network([synonyms(name) for name in wanted.names], "the checkpoint")
+
+
+def _imagenet() -> _Network:
+    spec = read_dataset_spec(IMAGENET)
+    pairs = zip(spec.classes, spec.folders, strict=True)
+    # two names of a bird and a machine, and of two suits, which other lists call alike
+    also = {"crane bird": ("crane",), "maillot tank suit": ("maillot",)}
+    return _Network([(name, *also.get(name, ()), synset) for name, synset in pairs], "ImageNet")
+
+
+def _with_synsets(network: _Network) -> _Network:
+    """The network with the names and ids of ImageNet's classes, where its own are those."""
+    if len(network.classes) != OF_IMAGENET:
+        return network
+    known = _imagenet().classes
+    pairs = list(zip(network.classes, known, strict=True))
+    agree = sum(not _keys(own).isdisjoint(_keys(names)) for own, names in pairs)
+    if agree < AGREE * OF_IMAGENET:
+        return network
+    classes = [tuple(dict.fromkeys((*own, *names))) for own, names in pairs]
+    return _Network(classes, f"{network.said_by} and ImageNet's synsets")
+
+
+def _key(name: str) -> str:
+    """A name without what may differ in its spelling."""
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join(re.sub(r"[_\s]+|(?<=\w)-(?=\w)", " ", plain).split())
+
+
+def _keys(names: Names) -> set[str]:
+    return set(map(_key, names))
+
+
+class _Index(NamedTuple):
+    """Numbers of classes by what they are called, the surest first."""
+
+    exact: dict[str, set[int]]
+    first: dict[str, set[int]]
+    any: dict[str, set[int]]
+
+
+def _index(network: _Network) -> _Index:
+    index = _Index(defaultdict(set), defaultdict(set), defaultdict(set))
+    for number, names in enumerate(network.classes):
+        for name in names[:2]:  # all that a label says, and its first word or words
+            index.exact[name].add(number)
+            index.first[_key(name)].add(number)
+        for name in names:
+            index.any[_key(name)].add(number)
+    return index
+
+
+def _find(name: str, index: _Index) -> set[int]:
+    """The numbers of the classes that a name can mean."""
+    own = synonyms(name) or (name,)
+    for table, key in ((index.exact, name), (index.first, _key(name)), (index.any, _key(name))):
+        if found := table.get(key):
+            return found
+    return set().union(*(index.any.get(_key(part), ()) for part in own))
+
+
+# -- by name ---------------------------------------------------------------------------------------
+
+
+def _by_name(data: DataClasses, network: _Network, record: dict[str, Any]) -> ClassMap:
+    """The data's classes under their names among the network's."""
+    count = len(network.classes)
+    record = {"by": "name", "names_from": network.said_by, **record}
+    index = _index(network)
+    found = [_find(name, index) for name in data.names]
+    places = tuple(range(len(data.names)))
+    if len(found) == count and all(n in one for n, one in enumerate(found)):
+        return ClassMap(places, network.names, record)
+    if not any(found) and data.nameless:
+        if data.numbered and len(found) <= count:
+            return ClassMap(places, network.names, record | {"by": "number"})
+        if not data.numbered:
+            return _of_nameless(data, count, network)
+    settled = all(n in one for n, one in enumerate(found) if one)
+    if data.numbered and len(found) == count and not all(found) and settled:
+        odd = _some(n for n, one in zip(data.names, found, strict=True) if not one)
+        note = (
+            f"{data.where}: the network has no class called {odd}; classes are taken by their "
+            f"numbers, with which {_of(sum(map(bool, found)), count)} names agree"
+        )
+        return ClassMap(places, network.names, record | {"by": "number"}, note)
+    numbers = _settled(data, found, network)
+    return _told(data, numbers, network.names, record)
+
+
+def _settled(data: DataClasses, found: Sequence[set[int]], network: _Network) -> tuple[int, ...]:
+    """The one class that each name means.
+
+    Raises:
+        DataError: it means none, or several, or two names mean one.
+    """
+    taken: dict[int, str] = {}
+    for name, numbers in zip(data.names, found, strict=True):
+        if not numbers:
+            raise DataError(_unknown(name, data, network))
+        if len(numbers) > 1:
+            these = " and ".join(f"{n} ({network.names[n]})" for n in sorted(numbers)[:SHOWN])
+            raise DataError(
+                f"{data.where}: its class {quoted(name)} can be the network's {these}; "
+                f"{_advice(data)}"
+            )
+        number = next(iter(numbers))
+        if number in taken:
+            raise DataError(
+                f"{data.where}: its classes {quoted(taken[number])} and {quoted(name)} are both "
+                f"the network's {number} ({network.names[number]}); put them together, or "
+                f"{_advice(data)}"
+            )
+        taken[number] = name
+    return tuple(taken)
+
+
+def _unknown(name: str, data: DataClasses, network: _Network) -> str:
+    known = {_key(n): n for names in network.classes for n in names}
+    close = difflib.get_close_matches(_key(name), known, 1)
+    meant = f" (did you mean {quoted(known[close[0]])}?);" if close else ";"
+    empty = " (a folder without pictures)" if name in data.empty else ""
+    return (
+        f"{data.where}: its class {quoted(name)}{empty} is none of the network's "
+        f"{len(network.classes):,} ({_some(network.names)}), as {network.said_by} names them"
+        f"{meant} rename it, or {_advice(data)}"
+    )
+
+
+def _advice(data: DataClasses) -> str:
+    count = len(data.names)
+    return (
+        f"give --classes: the network's number of each of {count:,} classes ({_some(data.names)}), "
+        "in this order, or a file that names all of the network's"
+    )
+
+
+def _told(
+    data: DataClasses, numbers: tuple[int, ...], names: tuple[str, ...], record: dict[str, Any]
+) -> ClassMap:
+    """A map that changes something, with the line that tells it."""
+    pairs = list(zip(data.names, numbers, strict=True))
+    shown = ", ".join(f"{quoted(name)} is {number}" for name, number in pairs[:SHOWN])
+    more = ", …" if len(pairs) > SHOWN else ""
+    missing = len(names) - len(set(numbers))
+    without = f"; {_of(missing, len(names))} of the network's classes have no images"
+    note = f"{data.where}: classes by {record['by']}: {shown}{more}{without if missing else ''}"
+    return ClassMap(numbers, names, record | {"numbers": dict(pairs)}, note)
+
+
+def _some(names: Any) -> str:
+    listed = list(names)
+    more = ["…"] if len(listed) > SHOWN else []
+    return ", ".join([*map(quoted, listed[:SHOWN]), *more])
+
+
+def _of(some: int, whole_: int) -> str:
+    return f"{some:,} of {whole_:,}"
+
+
+# -- by number, and as the user says ---------------------------------------------------------------
+
+
+def _of_nameless(data: DataClasses, count: int, network: _Network | None = None) -> ClassMap:
+    """A folder whose classes are fewer or more than the network's, or are called by numbers.
+
+    Raises:
+        DataError: nothing says which of the network's they are.
+    """
+    numbers = [whole(name) for name in data.names]
+    names = network.names if network else tuple(map(str, range(count)))
+    if len(numbers) == count and network is not None:  # as ImageFolder has it
+        record = {"by": "alphabetical order", "names_from": network.said_by}
+        places = tuple(range(count))
+        note = f"{data.where}: class folders are numbers, and taken in alphabetical order"
+        return ClassMap(places, names, record, note)
+    # folders "0" to "10" stand in another order than their numbers
+    padded = len({len(name) for name in data.names}) == 1 and data.names[0].startswith("0")
+    known = tuple(number for number in numbers if number is not None and number < count)
+    if len(known) == len(numbers) and (count <= 10 or padded):
+        return _told(data, known, names, {"by": "number"})
+    empty = f", no pictures in {_some(data.empty)}" if data.empty else ""
+    raise DataError(
+        f"{data.where}: {len(numbers):,} classes ({_some(data.names)}{empty}), but the network has "
+        f"{count:,}, and nothing says which of them these are; {_advice(data)}"
+    )
+
+
+def _as_given(
+    data: DataClasses, given: ClassList, network: _Network | None, count: int | None
+) -> ClassMap:
+    """The map that `--classes` describes."""
+    record: dict[str, Any] = {"classes": given.where.removeprefix("--classes ")}
+    if given.sha256:
+        record["sha256"] = given.sha256
+    if given.numbers:
+        return _as_numbered(data, given, network, count, record)
+    if given.pairs is not None:
+        by_key = {_key(name): value for name, value in given.pairs.items()}
+        if all(_key(name) in by_key for name in data.names):
+            values = [by_key[_key(name)] for name in data.names]
+            return _as_looked_up(data, values, given, network, count, record)
+    if not given.names:
+        odd = next(n for n in data.names if _key(n) not in {_key(k) for k in given.pairs or ()})
+        raise DataError(f"{given.where}: says nothing of the class {quoted(odd)} of {data.where}")
+    total = len(given.names)
+    if given.complete or count in (None, total):
+        if count not in (None, total):
+            raise DataError(f"{given.where}: {total:,} classes, but the network has {count:,}")
+        return _by_name(data, _with_synsets(_Network(given.names, given.where)), record)
+    if total != len(data.names):
+        raise DataError(
+            f"{given.where}: {total:,} names; expected the network's {count:,}, or one for each of "
+            f"{len(data.names):,} classes of {data.where}"
+        )
+    return _as_looked_up(data, [n[0] for n in given.names], given, network, count, record)
+
+
+def _as_numbered(
+    data: DataClasses,
+    given: ClassList,
+    network: _Network | None,
+    count: int | None,
+    record: dict[str, Any],
+) -> ClassMap:
+    """A number for each of the data's classes, in their order."""
+    if len(given.numbers) != len(data.names):
+        raise DataError(
+            f"{given.where}: {len(given.numbers):,} numbers, but {data.where} has "
+            f"{len(data.names):,} classes ({_some(data.names)})"
+        )
+    total = count or (len(network.classes) if network else max(given.numbers) + 1)
+    if (largest := max(given.numbers)) >= total:
+        raise DataError(
+            f"{given.where}: {largest} is no class of the network, which has {total:,}, "
+            "numbered from 0"
+        )
+    own = dict(zip(given.numbers, data.names, strict=True))
+    names = network.names if network else tuple(own.get(n, str(n)) for n in range(total))
+    return _told(data, given.numbers, names, {"by": "number", **record})
+
+
+def _as_looked_up(
+    data: DataClasses,
+    values: Sequence[str],
+    given: ClassList,
+    network: _Network | None,
+    count: int | None,
+    record: dict[str, Any],
+) -> ClassMap:
+    """The network's number or name of each of the data's classes."""
+    numbers = [number for value in values if (number := whole(value)) is not None]
+    if len(numbers) == len(values):
+        return _as_numbered(data, replace(given, numbers=tuple(numbers)), network, count, record)
+    if network is None and count == OF_IMAGENET:
+        network = _imagenet()
+    if network is None:
+        raise DataError(
+            f"{given.where}: names classes, but the network's are not known by name; give numbers, "
+            "or a file that names all of the network's"
+        )
+    known = _with_synsets(network)
+    called = data._replace(names=tuple(values), where=given.where, numbered=False)
+    index = _index(known)
+    found = [_find(name, index) for name in values]
+    numbers_ = _settled(called, found, known)
+    return _told(data, numbers_, known.names, {"by": "name", "names_from": known.said_by, **record})

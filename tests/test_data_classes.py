@@ -1,0 +1,288 @@
+"""Which class of a network each class of the data is."""
+
+import json
+from dataclasses import replace
+
+import jsonschema
+import numpy as np
+import pytest
+from PIL import Image
+
+from robustkit import summary
+from robustkit.checkpoint import read_checkpoint
+from robustkit.data import load_dataset, read_dataset_spec
+from robustkit.data.classes import DataClasses, WantedClasses, map_classes
+from robustkit.errors import DataError
+from robustkit.evaluation import check_classes, evaluate, images_for
+
+NAMES = ("airplane", "automobile", "bird", "cat")
+SYNSETS, IMAGENET = read_dataset_spec("imagenet").folders, read_dataset_spec("imagenet").classes
+HUGGING_FACE = tuple(f"{name}, {number} legs" for number, name in enumerate(IMAGENET))
+
+
+def mapped(own, numbered=False, empty=(), **wanted):
+    found = map_classes(DataClasses(tuple(own), numbered, "own", empty), WantedClasses(**wanted))
+    return None if found is None else found.numbers
+
+
+def one_line(match):
+    return pytest.raises(DataError, match=rf"\A[^\n]*(?:{match})[^\n]*\Z")
+
+
+@pytest.mark.parametrize(
+    ("names", "numbered", "network", "numbers"),
+    [
+        (NAMES, False, NAMES, (0, 1, 2, 3)),
+        (("cat", "Bird"), False, NAMES, (3, 2)),
+        (("automobile", "cat", "airplane", "bird"), True, NAMES, (1, 3, 0, 2)),
+        (("red_fox", "Arctic-Fox"), False, ("arctic fox", "red fox", "kit fox"), (1, 0)),
+        (("tench", "Tinca tinca"), False, ("x, tench", "tinca tinca, y"), (0, 1)),
+        # exactly so, before anything alike
+        (("cardigan", "Cardigan"), False, ("Cardigan", "cardigan"), (1, 0)),
+        (("polecat",), False, ("skunk, polecat", "polecat, fitch"), (1,)),
+        # numbers are no names
+        (("0", "1", "2"), True, NAMES, (0, 1, 2)),
+        (("0", "1", "2", "3"), False, NAMES, (0, 1, 2, 3)),
+        (("1", "3"), False, NAMES, (1, 3)),
+        (("10", "2"), False, tuple(map(str, range(11))), (10, 2)),
+        # and a network's may have none
+        (("cat", "dog", "elk", "fox"), False, ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"), None),
+        # names that agree vouch for numbers where one name differs
+        (("plane", "automobile", "bird", "cat"), True, NAMES, (0, 1, 2, 3)),
+    ],
+)
+def test_classes_are_matched_by_name(names, numbered, network, numbers):
+    assert mapped(names, numbered, names=network, count=len(network)) == numbers
+
+
+@pytest.mark.parametrize(
+    ("names", "numbered", "network", "message"),
+    [
+        (("cat", "dog"), False, NAMES, "own: its class 'dog' is none of the network's 4"),
+        (("plane", "automobile", "bird", "cat"), False, NAMES, "did you mean 'airplane'"),
+        (("plane", "automobile", "cat", "bird"), True, NAMES, "'plane' is none of"),
+        (("Cat", "cat"), False, NAMES, "'Cat' and 'cat' are both the network's 3"),
+        (("crane",), False, ("crane", "x", "crane"), "'crane' can be the network's 0 .* and 2"),
+        (("x", "y", "z", "w"), False, NAMES, "give --classes: the network's number of each of 4"),
+    ],
+)
+def test_names_that_match_in_part_or_twice_are_refused(names, numbered, network, message):
+    with one_line(message):
+        mapped(names, numbered, names=network, count=len(network))
+
+
+@pytest.mark.parametrize("network", [(), IMAGENET, HUGGING_FACE, SYNSETS])
+@pytest.mark.parametrize("names", [SYNSETS, IMAGENET])
+def test_some_of_imagenets_classes_are_found_by_synset_and_by_name(network, names):
+    chosen = [names[number] for number in (217, 0, 482, 571)]
+    assert mapped(chosen, names=network, count=1000) == (217, 0, 482, 571)
+    assert mapped(names, names=network, count=1000) == tuple(range(1000))
+
+
+def test_a_name_that_lists_of_imagenet_give_to_two_classes_is_refused():
+    with one_line("'crane' can be the network's 134 .* and 517"):
+        mapped(["crane"], count=1000)
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "numbers"),
+    [
+        (("cat", "dog"), 2, None),
+        (("cat", "dog"), None, None),
+        (("1", "3"), 10, (1, 3)),
+        (("001", "003"), 1000, (1, 3)),
+    ],
+)
+def test_a_network_without_names_takes_folders_in_order_or_by_their_numbers(names, count, numbers):
+    assert mapped(names, count=count) == numbers
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "message"),
+    [
+        (("cat", "dog"), 10, "2 classes .'cat', 'dog'., but the network has 10, and nothing says"),
+        (("1", "3"), 1000, "nothing says"),
+        (("1", "10"), 10, "nothing says"),
+        (("a", "b", "c"), 2, "no pictures in 'b'.*but the network has 2"),
+    ],
+)
+def test_fewer_or_more_folders_than_classes_are_never_taken_by_place(names, count, message):
+    with one_line(message):
+        mapped(names, count=count, empty=("b",) if "b" in names else ())
+    assert mapped(names, True, count=count) is None  # these numbers are the data's own
+
+
+# --classes
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix", "numbers"),
+    [
+        ("2\n0\n", "txt", (2, 0)),
+        ("automobile\ncat\n\ndog\nelk\n", "txt", (1, 2)),
+        ("cat=3\ndog=1\n", "txt", (3, 1)),
+        ("n01 cat\nn01 dog\n", "txt", None),
+        ("dog\telk\n", "txt", None),
+        ('["automobile", "cat", "dog", "elk"]', "json", (1, 2)),
+        ("[3, 2]", "json", (3, 2)),
+        ('{"dog": 0, "cat": 2, "emu": 1}', "json", (2, 0)),
+        ('{"id2label": {"1": "dog", "0": "x", "2": "cat, felis", "3": "y"}}', "json", (2, 1)),
+        (
+            '{"0": ["n00000001", "dog"], "1": ["n2", "cat"], "2": ["n3", "z"], "3": "w"}',
+            "json",
+            (1, 0),
+        ),
+    ],
+)
+def test_classes_are_as_the_user_says(tmp_path, content, suffix, numbers):
+    path = tmp_path / f"own.{suffix}"
+    path.write_text(content)
+    if numbers is None:
+        with pytest.raises(DataError):
+            mapped(("cat", "dog"), count=4, given=str(path))
+    else:
+        assert mapped(("cat", "dog"), count=4, given=str(path)) == numbers
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "numbers"),
+    [
+        ("3,1", {"count": 4}, (3, 1)),
+        ("1,1", {"count": 2}, (1, 1)),  # two of the data's may be one of the network's
+        ("tench, n02102040", {"count": 1000}, (0, 217)),
+        ("bird,airplane", {"count": 4, "names": NAMES}, (2, 0)),
+    ],
+)
+def test_classes_may_be_listed_on_the_command_line(given, wanted, numbers):
+    assert mapped(("a", "b"), given=given, **wanted) == numbers
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("own.txt", "--classes own.txt: no such file; or give numbers"),
+        ("3,1,2", "3 numbers, but own has 2 classes"),
+        ("3,4", "4 is no class of the network, which has 4, numbered from 0"),
+        ("cat,dog", "the network's are not known by name; give numbers"),
+        ("cat,dog,elk", "3 names; expected the network's 4, or one for each of 2"),
+        ('{"0": "a", "2": "b"}', "2 entries, but none for 1"),
+        ('{"0": "a", "1": "b"}', "2 classes, but the network has 4"),
+        ('{"cat": 1}', "says nothing of the class 'a' of own"),
+        ('{"a": [1], "b": 1}', "'a': expected a number or a name"),
+        ("[[], 3]", "expected a name, or a list of names"),
+        ("[" * 100_000, "not readable as JSON"),
+        ("7", "expected a list of names"),
+    ],
+)
+def test_classes_that_make_no_sense_are_one_line(tmp_path, given, message):
+    if given[0] in "{[7":
+        (tmp_path / "own.json").write_text(given)
+        given = str(tmp_path / "own.json")
+    with one_line(message):
+        mapped(("a", "b"), count=4, given=given)
+
+
+# a whole data set
+
+
+def write_folder(folder, names, each=6):
+    rng = np.random.default_rng(1)
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            image = rng.integers(0, 256, (4, 4, 3), np.uint8)
+            Image.fromarray(image).save(folder / name / f"{number}.png")
+
+
+def test_a_mapped_folder_keeps_its_order_and_says_what_became_of_its_classes(tmp_path):
+    write_folder(tmp_path, ["bird", "cat"])
+    plain = load_dataset(str(tmp_path))
+    data = load_dataset(str(tmp_path), classes=WantedClasses(names=NAMES, count=4))
+    assert data.ids == plain.ids
+    assert data.labels.tolist() == [2 + label for label in plain.labels]
+    assert data.classes == NAMES
+    np.testing.assert_array_equal(data.images(3, 5), plain.images(3, 5))
+    assert data.digest != plain.digest
+    (note,) = data.notes
+    assert note.endswith(
+        "classes by name: 'bird' is 2, 'cat' is 3; 2 of 4 of the network's classes have no images"
+    )
+    assert data.source["class_map"] == {
+        "by": "name",
+        "names_from": "the checkpoint",
+        "numbers": {"bird": 2, "cat": 3},
+    }
+    # descending numbers: the folder is sorted by class all the same
+    other = load_dataset(str(tmp_path), classes="1,0")
+    assert (other.order, other.ids) == ("digest-shuffled", plain.ids)
+    assert other.labels.tolist() == [1 - label for label in plain.labels]
+    assert len({data.digest, plain.digest, other.digest}) == 3
+    json.dumps(other.source)
+
+
+def test_a_class_folder_without_pictures_is_warned_of(tmp_path):
+    write_folder(tmp_path, ["b", "c"], each=1)
+    (tmp_path / "a").mkdir()
+    data = load_dataset(str(tmp_path))
+    (warning,) = data.warnings
+    assert "no pictures in the class folder 'a', which has the label 0" in warning
+    with one_line("3 classes ..a., .b., .c., no pictures in .a.., but the network has 2"):
+        load_dataset(str(tmp_path), classes=WantedClasses(count=2))
+
+
+# a whole command
+
+
+def digits(folder, names):
+    """Some digits of mnist5k in class folders of these names."""
+    data = load_dataset("mnist5k", limit=60)
+    for row, label in enumerate(data.labels.tolist()):
+        if label in names:
+            (folder / names[label]).mkdir(parents=True, exist_ok=True)
+            picture = np.rint(data.images(row, row + 1)[0, 0] * 255).astype(np.uint8)
+            Image.fromarray(picture).save(folder / names[label] / f"{row}.png")
+
+
+def test_a_subset_of_the_classes_is_evaluated_as_asked_and_told(robustkit, tmp_path):
+    digits(tmp_path / "words", {7: "seven", 3: "three", 0: "zero"})
+    asked = (
+        "evaluate",
+        "lenet5-mnist5k",
+        "--data",
+        "words",
+        "--attack",
+        "fgsm",
+        "--epsilon",
+        "0.1",
+    )
+    status, _, err = robustkit(*asked)
+    assert status == 2
+    assert "3 classes ('seven', 'three', 'zero'), but the network has 10" in err
+    status, out, err = robustkit(*asked, "--classes", "7,3,0", "--json", "-")
+    assert status == 0
+    (found,) = json.loads(out)
+    jsonschema.validate([found], summary.schema())
+    assert found["clean"]["accuracy"] > 0.9
+    assert found["data"]["class_map"] == {
+        "by": "number",
+        "classes": "7,3,0",
+        "numbers": {"seven": 7, "three": 3, "zero": 0},
+    }
+    status, _, err = robustkit(*asked, "--classes", "7,3,0")
+    assert "note: words: classes by number: 'seven' is 7, 'three' is 3, 'zero' is 0; 7 of 10" in err
+
+
+def test_the_names_that_a_checkpoint_has_decide_and_another_network_must_agree(tmp_path):
+    digits(tmp_path / "words", {7: "seven", 3: "three"})
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    checkpoint = replace(read_checkpoint("lenet5-mnist5k"), label_names=words)
+    data = images_for(checkpoint, str(tmp_path / "words"))
+    assert set(data.labels.tolist()) == {3, 7}
+    assert data.classes == words
+    record = evaluate(checkpoint, str(tmp_path / "words"), "clean", out=tmp_path / "runs")
+    assert list(data.notes) == record.header["data"]["notes"]
+    assert record.clean().value > 0.9
+    check_classes(checkpoint, data)
+    check_classes(replace(checkpoint, label_names=()), data)
+    with one_line("numbers its classes otherwise .* 'zero' is 9 there and 0 here"):
+        check_classes(replace(checkpoint, label_names=words[::-1]), data)
