@@ -1,51 +1,23 @@
-"""From named weights to a network: prefixes, normalisation layers, strict fit, recognition.
+"""From named weights to a network: strict fit, recognition.
 
 The networks of the registry are fitted by their layouts, without torch; others are built.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from robustkit import models
-from robustkit.checkpoint.metadata import rescaled
-from robustkit.checkpoint.parametrizations import Folds, folded
+from robustkit.checkpoint.proposals import propose
+from robustkit.checkpoint.readings import StateReading
 from robustkit.errors import CheckpointError, InputError
 from robustkit.models import Layout
-from robustkit.unpickling import Budget
 from robustkit.unpickling.tensors import COUNTER, Array, State, is_real
 
 if TYPE_CHECKING:
     import torch
-
-WRAPPERS = (
-    "module.", "_orig_mod.", "model.", "net.", "network.", "_module.", "backbone.", "ema.",
-    "ema_model.", "state_dict.",
-)  # fmt: skip
-"""prefixes that training code puts in front of a network's own names"""
-MOST_WRAPPERS = 20
-"""that are taken off, one after another"""
-BOOKKEEPING = ("total_ops", "total_params")
-"""counters that thop leaves in every layer"""
-PAIRS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
-"""names of a normalisation layer's two buffers"""
-
-
-@dataclass(frozen=True, slots=True)
-class StateReading:
-    """One way to read a file's names."""
-
-    state: State
-    prefix: str = ""
-    """what was taken off the front"""
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    notes: tuple[str, ...] = ()
 
 
 class Difference(NamedTuple):
@@ -71,114 +43,6 @@ class Fit(NamedTuple):
     num_classes: int | None
 
 
-def readings(state: State, budget: Budget) -> list[StateReading]:
-    """The names as they are, then with one wrapper after another taken off, outermost first.
-
-    Each reading is followed by one with its parametrisations folded, where that changes something.
-
-    Raises:
-        BadFile: names nest without end.
-    """
-    found: list[StateReading] = []
-    folds: Folds = {}
-    reading: StateReading | None = _without_bookkeeping(state)
-    for _ in range(MOST_WRAPPERS):
-        if reading is None:
-            break
-        budget.visit(len(reading.state))
-        budget.copy(sum(map(len, reading.state)))
-        found.append(reading)
-        plain, kinds = folded(reading.state, folds)
-        if kinds:
-            note = f"folded into plain weights: {', '.join(kinds)}"
-            found.append(replace(reading, state=plain, notes=(*reading.notes, note)))
-        reading = _unwrapped(reading)
-    return found
-
-
-def _without_bookkeeping(state: State) -> StateReading:
-    gone = [k for k in state if k.rpartition(".")[2] in BOOKKEEPING or k.endswith("n_averaged")]
-    kept = {key: value for key, value in state.items() if key not in gone}
-    names = sorted({key.rpartition(".")[2] for key in gone})
-    return StateReading(kept, notes=(f"ignored counters: {', '.join(names)}",) if gone else ())
-
-
-def _unwrapped(reading: StateReading) -> StateReading | None:
-    """The next reading: without a common prefix, copies, normalisation, or usual wrappers."""
-    state, prefix = reading.state, reading.prefix
-    tops = {key.partition(".")[0] for key in state}
-    if len(tops) == 1 and all("." in key for key in state):
-        top = next(iter(tops)) + "."
-        return replace(reading, state=_cut(state, top), prefix=prefix + top)
-    if {"model", "attacker"} <= tops:
-        kept = {key: value for key, value in state.items() if not key.startswith("attacker.")}
-        note = "ignored the attacker's copy of the weights"
-        return replace(reading, state=kept, notes=(*reading.notes, note))
-    if reading.mean is None and (normalised := _normalisation(reading)):
-        return normalised
-    for wrapper in WRAPPERS:
-        if any(key.startswith(wrapper) for key in state):
-            cut = _cut(state, wrapper)
-            if len(cut) == len(state):
-                return replace(reading, state=cut, prefix=prefix + wrapper)
-    return None
-
-
-def _cut(state: State, front: str) -> State:
-    return {key.removeprefix(front): value for key, value in state.items()}
-
-
-def _normalisation(reading: StateReading) -> StateReading | None:
-    """The reading with its one normalisation layer taken out as mean and std."""
-    found = list(islice(_pairs(reading.state), 2))
-    if len(found) != 1 or len(reading.state) == 2:
-        return None
-    mean, std = (reading.state[key] for key in found[0])
-    if mean.size != std.size or mean.size > 4 or not (std > 0).all():
-        return None
-    kept = {key: value for key, value in reading.state.items() if key not in found[0]}
-    note = f"normalisation taken from {found[0][0]} and {found[0][1]}"
-    return replace(
-        reading,
-        state=kept,
-        mean=tuple(mean.flatten().tolist()),
-        std=tuple(std.flatten().tolist()),
-        notes=(*reading.notes, note),
-    )
-
-
-def _pairs(state: State) -> Iterator[tuple[str, str]]:
-    """The names of means and their stds that stand alone in their layers, or at the top."""
-    ordered = sorted(state)
-    for key in state:
-        parent, dot, name = key.rpartition(".")
-        for mean, std in PAIRS:
-            other = parent + dot + std
-            if name == mean and other in state and _stand_alone(parent + dot, ordered):
-                yield key, other
-
-
-def _stand_alone(layer: str, ordered: list[str]) -> bool:
-    """Whether a layer has two names only, or is none."""
-    third = bisect_left(ordered, layer) + 2
-    return not layer or third >= len(ordered) or not ordered[third].startswith(layer)
-
-
-def carries_normalisation(state: State) -> bool:
-    """Whether a mean and std of at most four channels are among a network's own weights."""
-    return any(state[mean].size <= 4 for mean, _ in _pairs(state))
-
-
-def unscaled_normalisation(state: State) -> str:
-    """The name of a mean among a network's own weights that is of pixels of 0 to 255, or ""."""
-    for pair in _pairs(state):
-        if state[pair[0]].size <= 4:
-            mean, std = (tuple(map(float, state[name].flatten().tolist())) for name in pair)
-            if mean and std and rescaled(mean, std):
-                return pair[0]
-    return ""
-
-
 def difference(expected: Layout, state: State) -> Difference:
     """Names missing, left over, and of another shape. Batch norm's counters may be missing."""
     return Difference(
@@ -200,12 +64,22 @@ def recognise(variants: Sequence[StateReading]) -> list[str]:
     return matching
 
 
-def _matches(expected: Layout, state: State) -> bool:
-    """Whether all names and shapes agree, for any number of classes; built for 10."""
+def _matches(expected: Layout, state: State, built: int = 10) -> bool:
+    """Whether all names and shapes agree, for any number of classes; built for so many."""
     wrong = difference(expected, state)
     if wrong.missing or wrong.surplus:
         return False
-    return not wrong.shapes or _classes(expected, state, wrong, 10) is not None
+    return not wrong.shapes or _classes(expected, state, wrong, built) is not None
+
+
+def proposed(variants: Sequence[StateReading]) -> str:
+    """What to leave out or rename so that one of the registry's networks fits, or ""."""
+    for name, entry in models.MODELS.items():
+        ends = f".{entry.key}"
+        likely = any(key == entry.key or key.endswith(ends) for key in variants[0].state)
+        if likely and (told := _proposed(_layout(name, 10), variants)):
+            return f"as {name}: {told}"
+    return ""
 
 
 def fit(spec: str, variants: Sequence[StateReading], num_classes: int | None, where: str) -> Fit:
@@ -356,8 +230,19 @@ def _misfit(
         if names
     ]
     known = [name for name in recognise(variants) if name != spec]
-    advice = f"it fits --model {known[0]}" if known else "give the architecture it was trained with"
+    advice = f"it fits --model {known[0]}" if known else _proposed(expected, variants)
+    advice = advice or "give the architecture it was trained with"
     return f"does not fit {spec}: {'; '.join(parts)}; {advice}"
+
+
+def _proposed(expected: Layout, variants: Sequence[StateReading]) -> str:
+    """What to leave out or rename so that it fits; "" where nothing does."""
+    rows = next((slot.shape[0] for slot in [*expected.values()][::-1] if slot.shape), 0)
+
+    def fits(tried: Sequence[StateReading]) -> bool:
+        return any(_matches(expected, reading.state, rows) for reading in tried)
+
+    return propose(expected, variants, fits)
 
 
 def _shape(slot: Array | models.Slot) -> str:

@@ -42,6 +42,8 @@ class Checkpoint(CheckpointMetadata):
     """in the checkpoint, given, recorded or assumed none"""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    hint: str = ""
+    """what would make its network known, where it is not"""
     identity: dict[str, Any] = field(default_factory=dict)
     """plain JSON: everything that can change a logit"""
     _network: NetworkFactory | None = field(default=None, repr=False, compare=False)
@@ -73,7 +75,8 @@ def _no_architecture(checkpoint: Checkpoint) -> NoReturn:
             f"{checkpoint.path}: the file names its architecture {checkpoint.model}, whose code is "
             f"not run on a file's word; if you trust it, pass --model {checkpoint.model}"
         )
+    hint = f"; {checkpoint.hint}" if checkpoint.hint else ""
     raise CheckpointError(
         f"{checkpoint.path}: unknown architecture, not recognised either; name it with --model "
-        f"({', '.join(models.MODELS)}, torchvision:NAME, timm:NAME or FILE.py:FUNCTION)"
+        f"({', '.join(models.MODELS)}, torchvision:NAME, timm:NAME or FILE.py:FUNCTION){hint}"
     )

@@ -16,6 +16,7 @@ def describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         ("weights", c.weights),
         *((label, _text(c, name)) for name, label in c.shown().items()),
         *(row for name, value in c.extra.items() for row in _rows(name, value)),
+        *(("hint", hint) for hint in [c.hint] if hint),
         *(("note", note) for note in c.notes),
         *(("warning", warning) for warning in c.warnings),
     ]
@@ -35,6 +36,8 @@ def _text(c: Checkpoint, name: str) -> object:
             return f"{c.preprocessing} (mean {_numbers(c.mean)}, std {_numbers(c.std)})"
         case "mean":
             return c.preprocessing
+        case "ignore" | "rename":
+            return ", ".join(getattr(c, name))
         case _:
             return getattr(c, name)
 

@@ -60,6 +60,10 @@ class CheckpointMetadata:
     """as a fraction, on data of the trainer's choice"""
     weights_key: str | None = _item(recorded=False)
     """which set of weights was asked for, in a file with several"""
+    ignore: tuple[str, ...] | None = _item("left out", optional=True)
+    """patterns of the names of weights that are no part of the network"""
+    rename: tuple[str, ...] | None = _item("renamed", optional=True)
+    """OLD=NEW: what names begin with in the file, and in the network"""
     sha256: str | None = _item()
     """of the file that this is said of"""
 

@@ -5,7 +5,7 @@ recognition by keys and shapes. torch is imported when a network is made, and no
 architecture is none of the registry's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from io import BufferedReader
@@ -23,9 +23,16 @@ from robustkit.checkpoint.metadata import (
     check_normalisation,
     parse_metadata,
 )
+from robustkit.checkpoint.readings import (
+    StateReading,
+    carries_normalisation,
+    listed,
+    unscaled_normalisation,
+)
+from robustkit.checkpoint.selection import Selection, parse_ignored, parse_renamed
 from robustkit.checkpoint.sidecar import read_sidecar
 from robustkit.checkpoint.weight_sets import fit_weights, recognise_weights
-from robustkit.checkpoint.weights import Weights, listed, open_weights, weights_digest
+from robustkit.checkpoint.weights import Weights, open_weights, weights_digest
 from robustkit.errors import CheckpointError
 from robustkit.files import open_digest
 from robustkit.keys import CheckpointKey
@@ -44,6 +51,8 @@ def read_checkpoint(
     std: Sequence[float] | None = None,
     trust_program: bool = False,
     weights: str | None = None,
+    ignore: str | Sequence[str] | None = None,
+    rename: str | Sequence[str] | Mapping[str, str] | None = None,
 ) -> Checkpoint:
     """A checkpoint from a file or folder, or by a shipped one's name. No code of the file runs.
 
@@ -58,6 +67,8 @@ def read_checkpoint(
         std: likewise.
         trust_program: load TorchScript and torch.export files, which run code of their own.
         weights: key of the set of weights to take, in a file with several; the end of it will do.
+        ignore: patterns of names that are no part of the network: "loss.*,metric.*".
+        rename: what names begin with, and are to begin with instead: "backbone.=,head.=fc.".
 
     Raises:
         CheckpointError: the file is no checkpoint, is damaged, does not fit, or may not be loaded.
@@ -71,8 +82,10 @@ def read_checkpoint(
             "mean": None if mean is None else [float(value) for value in mean],
             "std": None if std is None else [float(value) for value in std],
             "weights_key": weights,
+            "ignore": parse_ignored(ignore),
+            "rename": parse_renamed(rename),
         },
-        "--model, --num-classes, --mean, --std, --weights",
+        "--model, --num-classes, --mean, --std, --weights, --ignore, --rename",
     )
     if file.is_dir():
         return _read_folder(file, given)
@@ -110,8 +123,11 @@ def _read_program(
         _network=loaded.make,
     )
     known = _merged(base, given, read_sidecar(path), CheckpointMetadata())
-    if given.weights_key is not None:
-        raise CheckpointError(f"{path}: a program holds one network; --weights is for state dicts")
+    if any((given.weights_key, given.ignore, given.rename)):
+        raise CheckpointError(
+            f"{path}: a program holds one network; --weights, --ignore and --rename are for state "
+            "dicts"
+        )
     if given.model is not None:
         known = replace(known, notes=(*known.notes, "a program brings its architecture along"))
     return _identified(known, {"program": sha256})
@@ -121,16 +137,21 @@ def _read_weights(
     path: Path, file: BufferedReader, kind: str, given: CheckpointMetadata
 ) -> Checkpoint:
     aside = read_sidecar(path)
-    key = aside.weights_key if given.weights_key is None else given.weights_key
-    parts = open_weights(file, TensorReader.of(file, str(path)), kind, key)
+    reader = TensorReader.of(file, str(path))
+    parts = open_weights(file, reader, kind, _selection(given.over(aside)))
     return _from_weights(path, open_digest(file), parts, given, aside)
 
 
 def _read_folder(path: Path, given: CheckpointMetadata) -> Checkpoint:
     aside = read_sidecar(path)
-    key = aside.weights_key if given.weights_key is None else given.weights_key
-    with open_folder(path, key) as folder:
+    with open_folder(path, _selection(given.over(aside))) as folder:
         return _from_weights(path, folder.sha256, folder.weights, given, aside)
+
+
+def _selection(said: CheckpointMetadata) -> Selection:
+    """What is taken of a file: what flags and sidecar say, and never the file itself."""
+    renamed = parse_renamed(said.rename)
+    return Selection(said.weights_key, said.ignore or (), tuple(renamed or ()))
 
 
 def _from_weights(
@@ -147,9 +168,13 @@ def _from_weights(
         notes=parts.notes,
         warnings=parts.warnings,
     )
-    known = _merged(base, given, aside, replace(parts.recorded, weights_key=None))
+    known = _merged(
+        base, given, aside, replace(parts.recorded, weights_key=None, ignore=None, rename=None)
+    )
     named, note = _architecture(known.model, given.model is not None, parts)
     if named is None:
+        unknown = known.model is None
+        known = replace(known, hint=architecture.proposed(parts.variants) if unknown else "")
         return _identified(_read_as(known, parts.variants[-1], None), {})
     classes = given.num_classes or aside.num_classes or parts.recorded.num_classes
     fit = _fit(named, parts, classes, str(path))
@@ -206,9 +231,7 @@ def _name(spec: str) -> str:
     return models.parse_name(spec).name if models.names_code(spec) else spec
 
 
-def _read_as(
-    known: Checkpoint, reading: architecture.StateReading, fit: architecture.Fit | None
-) -> Checkpoint:
+def _read_as(known: Checkpoint, reading: StateReading, fit: architecture.Fit | None) -> Checkpoint:
     """The checkpoint with its names read so, and the network that fits them."""
     made = replace(
         known,
@@ -218,9 +241,9 @@ def _read_as(
         input_shape=known.input_shape or _input_shape(known.model),
         _network=partial(_network_on, fit.build, reading.state) if fit is not None else None,
     )
-    if reading.mean is None and not architecture.carries_normalisation(reading.state):
+    if reading.mean is None and not carries_normalisation(reading.state):
         return made
-    if unscaled := architecture.unscaled_normalisation(reading.state):
+    if unscaled := unscaled_normalisation(reading.state):
         warning = own_normalisation(unscaled)
         made = replace(made, warnings=(*made.warnings, warning))
     if known.preprocessing in ("given", "recorded") and known.mean is not None:

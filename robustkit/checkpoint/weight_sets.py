@@ -14,7 +14,6 @@ from os.path import commonprefix
 import numpy as np
 
 from robustkit.checkpoint import architecture
-from robustkit.checkpoint.architecture import StateReading
 from robustkit.checkpoint.containers import (
     Found,
     as_weights,
@@ -23,6 +22,8 @@ from robustkit.checkpoint.containers import (
     module_leaves,
     tensors,
 )
+from robustkit.checkpoint.readings import StateReading, readings
+from robustkit.checkpoint.selection import ALL, Selection
 from robustkit.errors import CheckpointError
 from robustkit.models import Layout
 from robustkit.unpickling import Budget, Placeholder, mapping, printable
@@ -44,6 +45,8 @@ class WeightSets:
 
     found: Mapping[str, Found]
     reader: TensorReader
+    selection: Selection = ALL
+    """what is left out and renamed in each"""
 
     def choose(self, key: str) -> str:
         """The full key of the set that a user names, by all of its key or the end of it.
@@ -75,7 +78,7 @@ class WeightSets:
 
     def readings(self, state: State) -> list[StateReading]:
         """A set's names, read in every way."""
-        return architecture.readings(state, self.reader.budget)
+        return readings(state, self.reader.budget, self.selection)
 
     def largest(self, least: int, count: int) -> Iterator[tuple[str, State]]:
         """The largest sets that can be read, of at least so many tensors; no more than `count`."""
@@ -121,6 +124,7 @@ def fit_weights(
             return architecture.fit(spec, variants, num_classes, where)
         except CheckpointError as error:
             misfit = error
+    fitting: list[str] = []
     for other, raw in _donors(sets, key):
         try:
             fit = architecture.fit(spec, sets.readings(raw), num_classes, where)
@@ -128,12 +132,16 @@ def fit_weights(
             continue
         whole = fitted_state(fit.layout, state, fit.reading.state, variants if named else None)
         if whole is None:
-            raise CheckpointError(f"{misfit}; in the file --weights {other} fits") from misfit
+            fitting.append(other)
+            continue
         how = "holds parameters alone" if named else "is a list, matched by order and shape"
         note = f"{key} {how}; what else there is, such as running statistics, is from {other}"
         reading = replace(fit.reading, state=whole, notes=(*fit.reading.notes, note))
         architecture.check_numbers(fit.layout, whole, where)
         return fit._replace(reading=reading)
+    if fitting:
+        fits = f"{' and '.join(fitting)} {'fits' if len(fitting) == 1 else 'fit'}"
+        raise CheckpointError(f"{misfit}; in the file --weights {fits}") from misfit
     raise misfit
 
 
@@ -153,7 +161,7 @@ def recognise_weights(sets: WeightSets, key: str, variants: Sequence[StateReadin
     return list(dict.fromkeys(matching))
 
 
-def find_weight_sets(root: object, reader: TensorReader) -> WeightSets:
+def find_weight_sets(root: object, reader: TensorReader, selection: Selection = ALL) -> WeightSets:
     """Every dictionary, list and pickled module of tensors in a file's tree, with its key.
 
     Raises:
@@ -172,7 +180,7 @@ def find_weight_sets(root: object, reader: TensorReader) -> WeightSets:
             sets.setdefault(found.container, found)
         if not is_module(node) and len(path) < DEEPEST:
             queue += _further(node, path, reader)
-    return WeightSets(sets, reader)
+    return WeightSets(sets, reader, selection)
 
 
 def _further(

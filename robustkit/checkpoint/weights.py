@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from robustkit.checkpoint import containers, safetensor
-from robustkit.checkpoint.architecture import StateReading, readings
 from robustkit.checkpoint.metadata import CheckpointMetadata, checked_extra, parse_metadata
+from robustkit.checkpoint.readings import StateReading, listed
+from robustkit.checkpoint.selection import ALL, Selection
 from robustkit.checkpoint.weight_sets import WeightSets, find_weight_sets
-from robustkit.errors import CheckpointError
+from robustkit.errors import CheckpointError, quoted
 from robustkit.files import canonical
 from robustkit.unpickling import Contents, read_torch
 from robustkit.unpickling.tensors import (
@@ -49,7 +50,7 @@ class Weights:
 
 
 def open_weights(
-    file: BufferedReader, reader: TensorReader, kind: str, key: str | None = None
+    file: BufferedReader, reader: TensorReader, kind: str, selection: Selection = ALL
 ) -> Weights:
     """The weights in an open file of a format that is no program's, all of them finite numbers.
 
@@ -57,18 +58,18 @@ def open_weights(
         file: the file, which must stay open as long as further sets of weights are read.
         reader: of its tensors.
         kind: its format.
-        key: which set of weights, of several; None: as `containers` has it.
+        selection: which set of weights, by default as `containers` has it, and what of it.
 
     Raises:
         CheckpointError: the file is damaged, has no weights, or some that are NaN or infinite.
         BadFile: it is damaged, or over its budget.
     """
     if kind != "safetensors":
-        return weights_in(read_torch(file, reader.budget), reader, key)
+        return weights_in(read_torch(file, reader.budget), reader, selection)
     leaves, metadata = safetensor.read_safetensors(file, reader.where, reader.budget)
     extra = checked_extra(metadata.pop("extra", None), reader.where)
     return replace(
-        weights_in(Contents("safetensors", leaves), reader, key),
+        weights_in(Contents("safetensors", leaves), reader, selection),
         recorded=parse_metadata(metadata, f"{reader.where}: robustkit metadata"),
         extra=extra,
     )
@@ -85,20 +86,22 @@ def read_contents(file: BufferedReader, reader: TensorReader, kind: str) -> Cont
     return Contents(kind, safetensor.read_safetensors(file, reader.where, reader.budget)[0])
 
 
-def weights_in(contents: Contents, reader: TensorReader, key: str | None) -> Weights:
+def weights_in(contents: Contents, reader: TensorReader, selection: Selection) -> Weights:
     """The weights in what a file holds, or several together, all of them finite numbers.
 
     Raises:
         CheckpointError: as `open_weights`.
         BadFile: likewise.
     """
-    sets = find_weight_sets(contents.root, reader)
-    if key is None:
+    sets = find_weight_sets(contents.root, reader, selection)
+    if selection.key is None:
         found = containers.locate(contents.root, reader)
     else:
-        found = sets.found[sets.choose(key)]
+        found = sets.found[sets.choose(selection.key)]
     state, notes = containers.tensors(found, reader)
-    _check_finite(state, reader.where)
+    variants = sets.readings(state)
+    _check_finite(variants[0].state, reader.where)
+    _check_met(variants, selection, reader.where)
     extra = containers.surroundings(contents.root, reader) if found.container else {}
     inert = (f"ignored inert: {listed(contents.uncalled)}",) if contents.uncalled else ()
     odd = [f"{key} ({what})" for key, what in found.others.items()]
@@ -107,7 +110,7 @@ def weights_in(contents: Contents, reader: TensorReader, key: str | None) -> Wei
         format=contents.format,
         container=_container(contents.root, found.container),
         state=state,
-        variants=readings(state, reader.budget),
+        variants=variants,
         sets=sets,
         key=found.container,
         recorded=CheckpointMetadata(**containers.training(extra)),
@@ -125,10 +128,22 @@ def _container(root: object, keys: str) -> str:
     return f"{keys} (Lightning)" if lightning else keys
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first names, and how many there are in all."""
-    shown = [name[:80] for name in names[:5]]
-    return ", ".join(shown) + (f" … ({len(names)} in all)" if len(names) > 5 else "")
+def _check_met(variants: Sequence[StateReading], selection: Selection, where: str) -> None:
+    """Nothing, if all that was to be left out or renamed is there, and something else.
+
+    Raises:
+        CheckpointError: a pattern or beginning that no name has; all are left out.
+    """
+    if not variants[0].state:
+        raise CheckpointError(f"{where}: no weights are left by {selection.options or 'it'}")
+    asked = (("--ignore", selection.ignore), ("--rename", selection.rename))
+    for option, patterns in asked:
+        for pattern in patterns:
+            if all(pattern in (*v.unmet.ignore, *v.unmet.rename) for v in variants):
+                names = listed(list(variants[0].state))
+                raise CheckpointError(
+                    f"{where}: {option} {quoted(pattern)}: no such name; there are {names}"
+                )
 
 
 def _check_finite(state: State, where: str) -> None:

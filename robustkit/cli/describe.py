@@ -12,11 +12,14 @@ from robustkit.cli.options import (
     Crop,
     Data,
     DataRoot,
+    Ignore,
     Mean,
     Model,
     NumClasses,
+    Rename,
     Resize,
     Std,
+    TakenWeights,
     TrustProgram,
     Weights,
 )
@@ -37,6 +40,8 @@ def describe(
     std: Std = None,
     trust_program: TrustProgram = False,
     weights: Weights = None,
+    ignore: Ignore = None,
+    rename: Rename = None,
     sidecar: bool = typer.Option(
         False, "--sidecar", help="Write what is known to a .toml beside the checkpoint."
     ),
@@ -67,7 +72,7 @@ def describe(
         mean=mean,
         std=std,
         trust_program=trust_program,
-        weights=weights,
+        taken=TakenWeights(weights, ignore, rename),
     ).read(checkpoint)
     rows = checkpoints.describe(found)
     width = max(len(shown(label)) for label, _ in rows)

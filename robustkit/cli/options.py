@@ -4,7 +4,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -54,6 +54,14 @@ Weights = Annotated[
     str | None,
     typer.Option(metavar="KEY", help="Which weights, in a file with several sets: ema_model."),
 ]
+Ignore = Annotated[
+    str | None,
+    typer.Option(metavar="PATTERN,…", help="Weights that are no part of the network: 'loss.*'."),
+]
+Rename = Annotated[
+    str | None,
+    typer.Option(metavar="OLD=NEW,…", help="Beginnings of names: 'backbone.=,head.=fc.'."),
+]
 ImageByImage = Annotated[
     bool,
     typer.Option(
@@ -70,6 +78,14 @@ TrustProgram = Annotated[
 ]
 
 
+class TakenWeights(NamedTuple):
+    """What is taken of a file's weights, as `read_checkpoint` has it."""
+
+    weights: str | None = None
+    ignore: str | None = None
+    rename: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointOptions:
     """How a checkpoint is read, in a form that travels to a worker process."""
@@ -79,7 +95,7 @@ class CheckpointOptions:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     trust_program: bool
-    weights: str | None = None
+    taken: TakenWeights
 
     @classmethod
     def parse(cls, *, mean: str | None, std: str | None, **options: Any) -> "CheckpointOptions":
@@ -105,7 +121,7 @@ class CheckpointOptions:
             mean=self.mean,
             std=self.std,
             trust_program=self.trust_program,
-            weights=self.weights,
+            **self.taken._asdict(),
         )
 
 

@@ -7,9 +7,9 @@ import torch
 
 from robustkit import checkpoint as checkpoints
 from robustkit.checkpoint.adapter import freeze, replica
-from robustkit.checkpoint.architecture import unscaled_normalisation
 from robustkit.checkpoint.checkpoint import ADAPTER
 from robustkit.checkpoint.reading import own_normalisation
+from robustkit.checkpoint.readings import unscaled_normalisation
 from robustkit.evaluation.model import (
     ALONE,
     CHECKPOINT_KEYS,

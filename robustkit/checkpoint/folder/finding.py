@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from robustkit.checkpoint.folder.files import FolderFiles
 from robustkit.checkpoint.folder.words import INDEX, read_table
-from robustkit.checkpoint.weights import listed
+from robustkit.checkpoint.readings import listed
 from robustkit.errors import CheckpointError
 
 STEMS = ("model.safetensors", "pytorch_model.bin")

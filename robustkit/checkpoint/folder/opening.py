@@ -14,6 +14,7 @@ from robustkit.checkpoint.folder.shards import read_shards, reader_of, without_o
 from robustkit.checkpoint.folder.words import read_words
 from robustkit.checkpoint.folder.zero import read_zero
 from robustkit.checkpoint.formats import PROGRAMS, detect_format
+from robustkit.checkpoint.selection import ALL, Selection
 from robustkit.checkpoint.weights import Weights, open_weights, weights_in
 from robustkit.errors import CheckpointError
 from robustkit.unpickling.tensors import TensorReader
@@ -37,12 +38,12 @@ class Folder:
 
 
 @contextmanager
-def open_folder(path: Path, key: str | None = None) -> Iterator[Folder]:
+def open_folder(path: Path, selection: Selection = ALL) -> Iterator[Folder]:
     """A folder's weights and words; further sets of weights can be read while it is open.
 
     Args:
         path: the folder.
-        key: which set of weights, where a file has several.
+        selection: which set of weights, where a file has several, and what of it.
 
     Raises:
         CheckpointError: it holds no weights, or several without a word on which; something in it is
@@ -53,22 +54,22 @@ def open_folder(path: Path, key: str | None = None) -> Iterator[Folder]:
         words = read_words(files)
         if found.files is not files:
             words |= read_words(found.files)
-        weights = _opened(found, key)
+        weights = _opened(found, selection)
         notes = (found.note, *weights.notes) if found.note else weights.notes
         yield Folder(path, replace(weights, notes=notes), words, files.digest())
 
 
-def _opened(found: WeightFiles, key: str | None) -> Weights:
+def _opened(found: WeightFiles, selection: Selection) -> Weights:
     if found.form == "files" and len(found.names) == 1 and not found.homes:
-        return _whole(found, key)
+        return _whole(found, selection)
     reader = reader_of(found)
-    return weights_in(_READERS[found.form](found, reader), reader, key)
+    return weights_in(_READERS[found.form](found, reader), reader, selection)
 
 
 _READERS = {"files": read_shards, "distributed": read_distributed, "zero": read_zero}
 
 
-def _whole(found: WeightFiles, key: str | None) -> Weights:
+def _whole(found: WeightFiles, selection: Selection) -> Weights:
     (name,) = found.names
     where, file = found.files.path / name, found.files.open(name)
     with boundary(where):
@@ -76,4 +77,4 @@ def _whole(found: WeightFiles, key: str | None) -> Weights:
             raise CheckpointError(
                 f"{found.files.path}: its only weights are the {kind} program {name}; name that"
             )
-        return open_weights(file, TensorReader.of(file, str(where)), kind, key)
+        return open_weights(file, TensorReader.of(file, str(where)), kind, selection)

@@ -6,7 +6,8 @@ from robustkit.checkpoint import containers
 from robustkit.checkpoint.boundary import boundary
 from robustkit.checkpoint.folder.finding import WeightFiles
 from robustkit.checkpoint.formats import PROGRAMS, detect_format
-from robustkit.checkpoint.weights import listed, read_contents
+from robustkit.checkpoint.readings import listed
+from robustkit.checkpoint.weights import read_contents
 from robustkit.errors import CheckpointError
 from robustkit.unpickling import Budget, Contents
 from robustkit.unpickling.tensors import TensorReader
