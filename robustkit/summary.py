@@ -22,6 +22,7 @@ SCHEMA_NAME = "robustkit.evaluation/1"
 
 _CHECKPOINT = ("path", "sha256", "model", "loss", "label_noise", "data_fraction", "seed")
 _DATA = ("name", "split", "n", "digest")
+_SOURCE = ("class_map", "corruption", "severity")
 _PROTOCOL = ("name", "norm", "digest")
 _ESTIMATE = ("accuracy", "low", "high", "n")
 
@@ -56,7 +57,7 @@ def summarise(evaluation: Evaluation, method: Method = "wilson") -> dict[str, An
         "rows_digest": evaluation.rows_digest,
         "checkpoint": {key: header["checkpoint"][key] for key in _CHECKPOINT},
         "data": {key: header["data"][key] for key in _DATA}
-        | {"class_map": header["data"]["source"].get("class_map")},
+        | {key: header["data"]["source"].get(key) for key in _SOURCE},
         "protocol": {key: header["protocol"][key] for key in _PROTOCOL}
         | {"targeted": header["protocol"]["resolved"]["target"]},
         "precision": header.get("precision", "float32"),
@@ -81,7 +82,7 @@ def failure(path: str, error: str) -> dict[str, Any]:
         "digest": None,
         "rows_digest": None,
         "checkpoint": {**dict.fromkeys(_CHECKPOINT), "path": path},
-        "data": dict.fromkeys((*_DATA, "class_map")),
+        "data": dict.fromkeys((*_DATA, *_SOURCE)),
         "protocol": dict.fromkeys((*_PROTOCOL, "targeted")),
         "precision": None,
         "interval": None,

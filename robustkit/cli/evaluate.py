@@ -1,10 +1,10 @@
 """`robustkit evaluate`: the front door."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -66,6 +66,14 @@ class EvaluationRequest:
     surrogate: str | None
     image_by_image: bool
     prove: Literal["auto", "off"]
+
+
+class EvaluationJob(NamedTuple):
+    """One evaluation of several."""
+
+    path: str
+    """of the checkpoint"""
+    request: EvaluationRequest
 
 
 def evaluate(
@@ -165,15 +173,15 @@ def evaluate(
         image_by_image=image_by_image,
         prove=prove,
     )
-    from robustkit.cli.terminal import show
+    from robustkit.cli.levels import show_all
 
     _check(request, checkpoints, json_, html)
+    jobs = _jobs(checkpoints, request)
     failures: dict[str, RobustkitError] = {}
-    records = _evaluate_all(checkpoints, request, workers, failures)
-    _write(checkpoints, records, failures, json_, html, interval)
-    for record in records.values() if json_ != "-" else ():
-        show(record, interval)
-    return _status(checkpoints, failures)
+    records = _evaluate_all(jobs, workers, failures)
+    _write(jobs, records, failures, json_, html, interval)
+    show_all(records.values() if json_ != "-" else (), interval)
+    return _status(jobs, failures)
 
 
 def _check(
@@ -185,63 +193,80 @@ def _check(
     protocol.load_protocol(request.attack, request.settings, request.norm)
     for text in request.epsilons:
         protocol.parse_epsilon(text)
-    if request.save_adversarial and len(checkpoints) > 1:
-        raise InputError("--save-adversarial takes one checkpoint at a time")
     written = {"--json": json_, "--html": html, "--save-adversarial": request.save_adversarial}
     for option, path in written.items():
         check_file(option, path)
     check_folder("--out", request.out)
 
 
+def _jobs(checkpoints: Sequence[str], request: EvaluationRequest) -> dict[str, EvaluationJob]:
+    """The evaluations by name: one a checkpoint, or one a level of a set of corrupted images.
+
+    Raises:
+        InputError: adversarial images of several are to be saved.
+    """
+    from robustkit.data.loading import corruption_splits
+
+    splits: list[str] = []
+    if request.images.data is not None:
+        with suppress(InputError):  # told by whoever reads the data
+            splits = corruption_splits(request.images.data, request.images.split)
+    jobs = {}
+    for path in dict.fromkeys(checkpoints):
+        for split in splits or [request.images.split]:
+            images = replace(request.images, split=split)
+            name = f"{path} on {split}" if len(splits) > 1 else path
+            jobs[name] = EvaluationJob(path, replace(request, images=images))
+    if request.save_adversarial and len(jobs) > 1:
+        raise InputError(
+            "--save-adversarial takes one checkpoint at a time, and one corruption and severity, "
+            "as --split fog-3"
+        )
+    return jobs
+
+
 def _evaluate_all(
-    checkpoints: Sequence[str],
-    request: EvaluationRequest,
-    workers: int,
-    failures: dict[str, RobustkitError],
+    jobs: Mapping[str, EvaluationJob], workers: int, failures: dict[str, RobustkitError]
 ) -> dict[str, "Evaluation"]:
-    """The records by checkpoint, in order; what fails goes into `failures`, the rest goes on."""
-    paths = list(dict.fromkeys(checkpoints))
-    if workers > 1 and len(paths) > 1:
-        return _in_processes(paths, request, min(workers, len(paths)), failures)
+    """The records by name, in order; what fails goes into `failures`, the rest goes on."""
+    if workers > 1 and len(jobs) > 1:
+        return _in_processes(jobs, min(workers, len(jobs)), failures)
     from robustkit.cli.terminal import Bar
 
     records = {}
-    for number, path in enumerate(paths, 1):
-        which = f"{number} of {len(paths)}" if len(paths) > 1 else ""
+    for number, (name, (path, request)) in enumerate(jobs.items(), 1):
+        which = f"{number} of {len(jobs)}" if len(jobs) > 1 else ""
         try:
-            records[path] = _attempted(path, request, Bar(path, which))
+            records[name] = _attempted(path, request, Bar(name, which))
         except RobustkitError as error:
             trace(error)
-            failures[path] = error
+            failures[name] = error
     return records
 
 
 def _in_processes(
-    paths: Sequence[str],
-    request: EvaluationRequest,
-    workers: int,
-    failures: dict[str, RobustkitError],
+    jobs: Mapping[str, EvaluationJob], workers: int, failures: dict[str, RobustkitError]
 ) -> dict[str, "Evaluation"]:
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import active_children, get_context
 
-    if request.device not in ("cpu", "auto"):
+    if any(job.request.device not in ("cpu", "auto") for job in jobs.values()):
         raise InputError("--workers is for CPUs; a GPU takes checkpoints in turn")
     threads = machine.threads(workers)
     records = {}
     # spawned, not forked: torch's threads do not survive a fork
     with ProcessPoolExecutor(workers, get_context("spawn"), _die_quietly) as pool:
-        jobs = {path: pool.submit(_work, path, request, threads) for path in paths}
+        running = {name: pool.submit(_work, *job, threads) for name, job in jobs.items()}
         try:
-            for path, job in jobs.items():
+            for name, future in running.items():
                 try:
-                    records[path] = job.result()
+                    records[name] = future.result()
                 except RobustkitError as error:
                     trace(error)
-                    failures[path] = error
+                    failures[name] = error
                 except BrokenProcessPool:
-                    failures[path] = EvaluationFailed(f"{path}: its worker process died")
+                    failures[name] = EvaluationFailed(f"{name}: its worker process died")
         except BaseException:
             # an interruption: leaving the pool would wait for all of its jobs
             for process in active_children():
@@ -259,8 +284,6 @@ def _die_quietly() -> None:
 
 
 def _work(path: str, request: EvaluationRequest, threads: int) -> "Evaluation":
-    from dataclasses import replace
-
     import torch
 
     machine.keep_memory()
@@ -321,11 +344,15 @@ def evaluate_checkpoint(path: str, request: EvaluationRequest, bar: "Bar | None"
         model = evaluation.from_checkpoint(
             checkpoint, len(data.classes), image_by_image=request.image_by_image
         )
-        return evaluation.run(model, data, protocol, request.out, options, surrogate, request.prove)
+        prove = request.prove
+        found = evaluation.run(model, data, protocol, request.out, options, surrogate, prove)
+    # the record may be older, and of the same images under another name
+    own = {key: getattr(data, key) for key in ("name", "title", "split", "source", "notes")}
+    return replace(found, header={**found.header, "data": {**found.header["data"], **own}})
 
 
 def _write(
-    checkpoints: Sequence[str],
+    jobs: Mapping[str, EvaluationJob],
     records: dict[str, "Evaluation"],
     failures: dict[str, RobustkitError],
     json_: str | None,
@@ -337,11 +364,14 @@ def _write(
         return
     from robustkit import summary
 
-    failed = {path: summary.failure(path, _error_text(path, e)) for path, e in failures.items()}
+    failed = {
+        name: summary.failure(jobs[name].path, _error_text(name, error))
+        for name, error in failures.items()
+    }
     if json_ is not None:
         objects: list[dict[str, Any]] = [
-            failed[path] if path in failed else summary.summarise(records[path], interval)
-            for path in dict.fromkeys(checkpoints)
+            failed[name] if name in failed else summary.summarise(records[name], interval)
+            for name in jobs
         ]
         write_json(objects, json_)
     if html is not None:
@@ -351,18 +381,23 @@ def _write(
         write_atomic(html, page.encode())
 
 
-def _error_text(path: str, error: RobustkitError) -> str:
+def _error_text(name: str, error: RobustkitError) -> str:
     """An error that names its checkpoint."""
     text = str(error)
-    return text if text.startswith(shown(path)) else str(RobustkitError(f"{path}: {text}"))
+    return text if text.startswith(shown(name)) else str(RobustkitError(f"{name}: {text}"))
 
 
-def _status(checkpoints: Sequence[str], failures: dict[str, RobustkitError]) -> int:
+def _status(jobs: Mapping[str, EvaluationJob], failures: dict[str, RobustkitError]) -> int:
     """Tell what failed. The status: 0; the error's own if nothing was evaluated; 3 if some were."""
-    for path, error in failures.items():
-        tell(f"robustkit: error: {_error_text(path, error)}")
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, error in failures.items():
+        alike.setdefault((jobs[name].path, str(error)), []).append(name)
+    for (path, _), names in alike.items():
+        # a checkpoint that cannot be read, say, is told once and not at every level
+        error = failures[names[0]]
+        tell(f"robustkit: error: {_error_text(names[0] if len(names) == 1 else path, error)}")
     if not failures:
         return 0
-    if len(failures) == len(set(checkpoints)):
+    if len(failures) == len(jobs):
         return max(error.exit_status for error in failures.values())
     return EvaluationFailed.exit_status

@@ -115,6 +115,12 @@ def say_styled(text: str, style: str, *, err: bool = False) -> None:
     console(err=err).print(styled(text, style), soft_wrap=True)
 
 
+def tell_notes(*notes: str) -> None:
+    """What was taken from where, on stderr."""
+    for note in notes:
+        say_styled(f"note: {note}", "dim", err=True)
+
+
 def tell_warnings(warnings: Iterable[str]) -> None:
     """Lines on stderr."""
     for warning in warnings:

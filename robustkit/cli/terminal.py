@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from robustkit.cli.output import console, say, say_styled, styled, tell, tell_warnings
+from robustkit.cli.output import console, say, say_styled, styled, tell, tell_notes, tell_warnings
 from robustkit.errors import shown
 from robustkit.protocol import symbol
 
@@ -143,7 +143,7 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     from robustkit.report.wording import passes
 
     header = evaluation.header
-    _tell_notes(*header["checkpoint"]["notes"], *header["data"].get("notes", ()))
+    tell_notes(*header["checkpoint"]["notes"], *header["data"].get("notes", ()))
     tell_warnings(header["warnings"])
     data, protocol = header["data"], header["protocol"]
     target = protocol["resolved"]["target"]
@@ -172,16 +172,10 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     say(f"record: {evaluation.path}")
 
 
-def _tell_notes(*notes: str) -> None:
-    """What was taken from where, on stderr."""
-    for note in notes:
-        say_styled(f"note: {note}", "dim", err=True)
-
-
 def show_certification(found: "Certification", interval: Literal["wilson", "exact"]) -> None:
     """How the images ended, and what that says of robust accuracy, on stdout."""
     header = found.header
-    _tell_notes(*header["data"].get("notes", ()))
+    tell_notes(*header["data"].get("notes", ()))
     tell_warnings(header["warnings"])
     data, protocol = header["data"], header["protocol"]
     table = Table()
@@ -229,7 +223,7 @@ def show_audit(audit: "Audit") -> None:
     title = f"{audit.checkpoint['path']} on {where}, {symbol(audit.norm)} {audit.epsilon}"
     say(title)
     console().print(table)
-    _tell_notes(*audit.data.get("notes", ()))
+    tell_notes(*audit.data.get("notes", ()))
     tell_warnings(audit.warnings)
     for reading in audit.unresolved:
         say(f"unresolved: {reading.title} {reading.evidence}")

@@ -2,7 +2,7 @@
 
 - shelf: what a data set's TOML file says
 - source: images by position, whatever the format; idx, npz, npy, tensors, folder, table,
-  parquet, arrow, webdataset and originals open one
+  parquet, arrow, webdataset, corrupted and originals open one
 - pixels: the one form of an image that ids and attacks start from
 - transform: channels, resize, crop
 - classes: which of a network's classes the data's are; classlist reads what the user says of it

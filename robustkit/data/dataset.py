@@ -207,7 +207,7 @@ def assemble(
     if limit is not None:
         whole_number(limit, "--limit", least=1, error=DataError)
     stored = opened.source.labels
-    shuffle = shuffle and is_class_sorted(stored)
+    shuffle = shuffle and not opened.ordered and is_class_sorted(stored)
     opened = _with_classes(opened, name, wanted or WantedClasses())
     source, classes = opened.source, opened.classes
     count = len(source.labels)
@@ -270,8 +270,12 @@ def is_class_sorted(labels: Labels) -> bool:
 
 def _positions(hashes: Sequence[str], shuffle: bool) -> npt.NDArray[np.int64]:
     """The order of the images: as stored, or by the salted digests of their pixels."""
-    stored = range(len(hashes))
-    order = sorted(stored, key=lambda p: digest(SALT, hashes[p])) if shuffle else stored
+    return shuffled_by(hashes) if shuffle else np.arange(len(hashes))
+
+
+def shuffled_by(keys: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Positions in the order of the salted digests of their keys."""
+    order = sorted(range(len(keys)), key=lambda p: digest(SALT, keys[p]))
     return np.array(order, np.int64)
 
 

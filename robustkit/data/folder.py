@@ -58,6 +58,16 @@ def open_folder(folder: Path, split: str, names: Sequence[str] = ()) -> Opened:
     return _opened(chosen, own, found, tuple(names) or tuple(found), numbered=bool(names))
 
 
+def open_classes(folder: Path, split: str) -> Opened:
+    """Class folders, as those of a folder without splits, under the name of a split.
+
+    Raises:
+        DataError: no pictures.
+    """
+    found = [child.name for child in _folders(folder)]
+    return _opened(folder, split, found, tuple(found), numbered=False)
+
+
 def has_class_folders(folder: Path) -> bool:
     """Whether a picture stands in a folder within the folder, at any depth."""
     inside = (names for child in _folders(folder) for _, _, names in os.walk(child))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from robustkit.data.arrow import find_arrow, open_arrow
 from robustkit.data.classes import WantedClasses
+from robustkit.data.corrupted import asked_levels, find_levels, open_level
 from robustkit.data.dataset import Dataset, assemble
 from robustkit.data.folder import has_class_folders, open_folder
 from robustkit.data.npy import find_npy, open_npy
@@ -77,6 +78,17 @@ def load_dataset(
         raise DataError(f"{error.filename or name}: cannot be read: {error.strerror}") from error
 
 
+def corruption_splits(name: str, split: str) -> list[str]:
+    """The splits of a set of corrupted images that one asks for; empty for all other data.
+
+    Raises:
+        DataError: the set's files don't go together.
+    """
+    if _shelf_file(name) is not None or not Path(name).is_dir():
+        return []
+    return asked_levels(find_levels(Path(name)), split)
+
+
 def _at_path(name: str, split: str) -> Opened:
     """What stands at a path, with the path on record where it is not plain from the rest."""
     opened = open_path(Path(name), split)
@@ -140,6 +152,8 @@ def open_path(path: Path, split: str) -> Opened:
 
 def _open_folder(folder: Path, split: str) -> Opened:
     """What a folder holds: files of one of the formats, else class folders."""
+    if level := open_level(folder, split):
+        return level
     if part := find_split(folder, ".parquet", split):
         return open_parquet(part)
     if part := find_arrow(folder, split):

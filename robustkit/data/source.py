@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from robustkit.data.pixels import Image, Labels
 from robustkit.errors import DataError
@@ -83,6 +84,8 @@ class Opened:
     """what was taken from where, for people; nothing is amiss"""
     files: tuple[FileStamp, ...] = ()
     """as they were before any image was read"""
+    ordered: bool = False
+    """whether the images have been put in order, and stay in it"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,6 +119,27 @@ class Relabelled:
     def where(self, position: int) -> str:
         """How a message names an image."""
         return self.source.where(position)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reordered:
+    """A source's images in another order."""
+
+    source: Source
+    order: npt.NDArray[np.int64]
+
+    @property
+    def labels(self) -> Labels:
+        """One per image."""
+        return self.source.labels[self.order]
+
+    def read(self, positions: Sequence[int]) -> Iterator[Image]:
+        """The images at these positions, in this order."""
+        return self.source.read(self.order[list(positions)].tolist())
+
+    def where(self, position: int) -> str:
+        """How a message names an image."""
+        return self.source.where(int(self.order[position]))
 
 
 class Remembered:

@@ -141,7 +141,8 @@ def resolve_protocol(
         raise ProtocolError(f"{found.name}: attacks nothing, so --epsilon means nothing")
     if found.attacks and not found.epsilons:
         raise ProtocolError(
-            f"no usual {found.norm} budgets are known for {data.name}; give --epsilon"
+            f"no usual {found.norm} budgets are known for {data.name}; give --epsilon, "
+            "or --attack clean for the accuracy without any"
         )
     chosen = target if target != "none" else found.target
     if chosen not in get_args(Target):

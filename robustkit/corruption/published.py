@@ -1,0 +1,90 @@
+"""Accuracy on a set of corrupted images as published, from the evaluations of its levels."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from robustkit.corruption.tables import NAMES, SEVERITIES
+from robustkit.data.corrupted import CLEAN
+from robustkit.protocol import Epsilon
+from robustkit.record import Evaluation
+from robustkit.statistics import Estimate, Method, proportion
+
+ALEXNET = {
+    "gaussian-noise": 0.886428, "shot-noise": 0.894468, "impulse-noise": 0.922640,
+    "defocus-blur": 0.819880, "glass-blur": 0.826268, "motion-blur": 0.785948,
+    "zoom-blur": 0.798360, "snow": 0.866816, "frost": 0.826572, "fog": 0.819324,
+    "brightness": 0.564592, "contrast": 0.853204, "elastic-transform": 0.646056,
+    "pixelate": 0.717840, "jpeg-compression": 0.606500,
+}  # fmt: skip
+"""its mean error over the severities of ImageNet-C, by which a network's is divided; as published
+with Hendrycks and Dietterich 2019"""
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptionTable:
+    """Accuracy of one network at each level."""
+
+    rows: Mapping[str, Mapping[int | None, Estimate]]
+    """by corruption, in the benchmark's order, and by severity; None where it has but one"""
+    counted: tuple[str, ...]
+    """the corruptions that the means are over: the benchmark's fifteen, if all are there"""
+    of_imagenet: bool
+
+    def error(self, corruption: str) -> float:
+        """Mean error over the severities."""
+        levels = self.rows[corruption].values()
+        return 1 - sum(level.value for level in levels) / len(levels)
+
+    @property
+    def mean_error(self) -> float | None:
+        """Mean of the corruptions' errors; None where there are none."""
+        errors = [self.error(name) for name in self.counted]
+        return sum(errors) / len(errors) if errors else None
+
+    @property
+    def mce(self) -> float | None:
+        """Mean corruption error as Hendrycks and Dietterich define it, each divided by AlexNet's.
+
+        None unless these are all levels of ImageNet-C.
+        """
+        whole = set(self.counted) == set(NAMES) == set(ALEXNET)
+        levels = all(set(self.rows[name]) == set(SEVERITIES) for name in self.counted)
+        if not (whole and levels and self.of_imagenet):
+            return None
+        return sum(self.error(name) / ALEXNET[name] for name in NAMES) / len(NAMES)
+
+
+def is_level(record: Evaluation) -> bool:
+    """Whether the images of an evaluation are a corruption's at a severity."""
+    return "corruption" in record.header["data"]["source"]
+
+
+def tabulate(
+    records: Iterable[Evaluation], epsilon: Epsilon | None = None, method: Method = "wilson"
+) -> CorruptionTable:
+    """The levels of one network, without an attack or at a budget."""
+    rows: dict[str, dict[int | None, Estimate]] = {}
+    classes: set[int] = set()
+    for record in records:
+        source: Mapping[str, Any] = record.header["data"]["source"]
+        bound = 0.0 if epsilon is None else float(epsilon)
+        right = int((record.broken_at > bound).sum())
+        accuracy = proportion(right, len(record.table), method)
+        rows.setdefault(source["corruption"], {})[source["severity"]] = accuracy
+        classes.add(len(record.header["data"]["classes"]))
+    order = [*CLEAN, *NAMES]
+    ranked = sorted(rows, key=lambda n: (order.index(n) if n in order else len(order), n))
+    table = {name: dict(sorted(rows[name].items(), key=_severity)) for name in ranked}
+    return CorruptionTable(table, _counted(ranked), classes == {IMAGENET_CLASSES})
+
+
+def _severity(item: tuple[int | None, Estimate]) -> int:
+    return item[0] or 0
+
+
+def _counted(names: Sequence[str]) -> tuple[str, ...]:
+    if set(NAMES) <= set(names):
+        return NAMES
+    return tuple(name for name in names if name not in CLEAN)

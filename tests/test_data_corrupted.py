@@ -1,0 +1,232 @@
+"""Sets of corrupted images as they are published."""
+
+import json
+import re
+from dataclasses import replace
+
+import jsonschema
+import numpy as np
+import pytest
+from helpers.evaluations import evaluation
+from PIL import Image
+
+from robustkit import summary
+from robustkit.corruption.published import ALEXNET, tabulate
+from robustkit.corruption.tables import NAMES
+from robustkit.data import load_dataset
+from robustkit.data.corrupted import asked_levels, find_levels
+from robustkit.data.loading import corruption_splits
+from robustkit.errors import DataError
+
+N = 12
+LABELS = np.arange(N) % 3
+
+
+def drawn(severity, count=N):
+    """Images of N, from which the original and the severity can be read."""
+    images = np.zeros((count, 3, 4, 4), np.uint8)
+    images[:, 0] = 10 * np.arange(count)[:, None, None] + 100
+    images[:, 1] = severity
+    return images
+
+
+def seen(data):
+    """Which originals a level has, in its order, and the severities that they are of."""
+    block = np.rint(data.images(0, len(data)) * 255).astype(int)
+    return ((block[:, 0, 0, 0] - 100) // 10).tolist(), set(block[:, 1, 0, 0].tolist())
+
+
+def one_line(match):
+    return pytest.raises(DataError, match=rf"\A[^\n]*(?:{match})[^\n]*\Z")
+
+
+def stacks(folder, labels=None, severities=5, names=("fog", "gaussian_noise")):
+    """As CIFAR-10-C."""
+    folder.mkdir(exist_ok=True)
+    whole = np.concatenate([drawn(s) for s in range(1, severities + 1)])
+    for name in names:
+        np.save(folder / f"{name}.npy", whole.transpose(0, 2, 3, 1))
+    labels = np.tile(LABELS, severities) if labels is None else labels
+    np.save(folder / "labels.npy", labels.astype(np.uint8))
+
+
+def tree(folder, kind=""):
+    """As ImageNet-C."""
+    for name in ("fog", "snow"):
+        for severity in (1, 3):
+            for row, image in enumerate(drawn(severity + 10 * (name == "snow"))):
+                place = folder / kind / name / str(severity) / f"class{LABELS[row]}"
+                place.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image.transpose(1, 2, 0)).save(place / f"{row:03}.png")
+
+
+def test_stacks_have_a_split_for_every_corruption_and_severity(tmp_path):
+    stacks(tmp_path)
+    assert corruption_splits(str(tmp_path), "test") == [
+        f"{name}-{s}" for name in ("fog", "gaussian-noise") for s in range(1, 6)
+    ]
+    assert corruption_splits(str(tmp_path), "gaussian_noise")[1] == "gaussian-noise-2"
+    assert corruption_splits(str(tmp_path), "fog-3") == ["fog-3"]
+    data = load_dataset(str(tmp_path), split="gaussian-noise-4")
+    assert seen(data) == (list(range(N)), {4})
+    assert data.labels.tolist() == LABELS.tolist()
+    assert (data.split, data.source["corruption"]) == ("gaussian-noise-4", "gaussian-noise")
+    assert (data.source["severity"], data.source["rows"]) == (4, [3 * N, 4 * N])
+    assert set(data.source["sha256"]) == {"gaussian_noise.npy", "labels.npy"}
+    assert len(load_dataset(str(tmp_path), split="fog-5", limit=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "severities", "splits"),
+    [
+        (LABELS, 5, 5),  # those of one severity, for all of them
+        (LABELS, 2, 2),
+        (LABELS, 1, 1),
+        (np.arange(60) % 7, 5, 1),  # labels that do not repeat are of one severity
+    ],
+)
+def test_how_often_labels_repeat_is_how_many_severities_there_are(
+    tmp_path, labels, severities, splits
+):
+    stacks(tmp_path, labels, severities, names=["fog"])
+    found = find_levels(tmp_path)
+    assert list(found) == (["fog"] if splits == 1 else [f"fog-{n + 1}" for n in range(splits)])
+    whole = N * severities // splits
+    assert all(len(load_dataset(str(tmp_path), split=split)) == whole for split in found)
+
+
+@pytest.mark.parametrize("kind", ["", "weather"])
+def test_folders_keep_one_order_over_all_levels_so_that_rows_are_pairs(tmp_path, kind):
+    tree(tmp_path, kind)
+    splits = corruption_splits(str(tmp_path), "all")
+    assert splits == ["fog-1", "fog-3", "snow-1", "snow-3"]
+    orders = [seen(load_dataset(str(tmp_path), split=split, limit=9)) for split in splits]
+    first, *others = [order for order, _ in orders]
+    assert others == [first] * 3
+    assert first != sorted(first)  # a fair sample, though the folders are sorted by class
+    assert [kinds for _, kinds in orders] == [{1}, {3}, {11}, {13}]
+    data = load_dataset(str(tmp_path), split="snow-3")
+    assert data.classes == ("class0", "class1", "class2")
+    assert data.labels.tolist() == [LABELS[row] for row in seen(data)[0]]
+
+
+def test_a_set_of_one_severity_has_a_split_for_every_corruption(tmp_path):
+    for number, name in enumerate(("identity", "fog", "dotted_line")):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "test_images.npy", drawn(number)[:, :1].transpose(0, 2, 3, 1))
+        np.save(tmp_path / name / "test_labels.npy", np.sort(LABELS))
+        np.save(tmp_path / name / "train_images.npy", drawn(7))
+    assert list(find_levels(tmp_path)) == ["dotted-line", "fog", "identity"]
+    one, other = (load_dataset(str(tmp_path), split=s, limit=5) for s in ("fog", "dotted-line"))
+    rows = [np.rint(data.images(0, 5)[:, 0, 0, 0] * 255).tolist() for data in (one, other)]
+    assert rows[0] == rows[1] != sorted(rows[0])
+    assert one.source["severity"] is None
+
+
+def test_other_folders_are_no_sets_of_corrupted_images(tmp_path):
+    for place in ("train/1", "train/2", "test/1", "test/2"):
+        (tmp_path / "own" / place).mkdir(parents=True)
+        Image.fromarray(drawn(1)[0].transpose(1, 2, 0)).save(tmp_path / "own" / place / "a.png")
+    assert find_levels(tmp_path / "own") == {}
+    assert len(load_dataset(str(tmp_path / "own"))) == 2
+    (tmp_path / "pair").mkdir()
+    np.save(tmp_path / "pair" / "images.npy", drawn(1))
+    np.save(tmp_path / "pair" / "labels.npy", LABELS)
+    assert find_levels(tmp_path / "pair") == {}
+    assert len(load_dataset(str(tmp_path / "pair"))) == N
+    assert corruption_splits("mnist5k", "test") == []
+    assert asked_levels({}, "test") == []
+
+
+def too_few(folder):
+    stacks(folder, np.arange(7))
+
+
+def objects(folder):
+    stacks(folder)
+    np.save(folder / "fog.npy", np.array([print], object))
+
+
+@pytest.mark.parametrize(
+    ("make", "split", "message"),
+    [
+        (
+            stacks,
+            "test",
+            "no split 'test'; it is a set of corrupted images, whose splits are fog-1",
+        ),
+        (stacks, "fog-6", "no split 'fog-6'"),
+        (tree, "fog-2", "no split 'fog-2'; .* fog-1, fog-3, snow-1, snow-3"),
+        (too_few, "fog-1", "fog.npy: 60 images but 7 labels in labels.npy"),
+        (objects, "fog-1", "fog.npy: it holds Python objects"),
+    ],
+)
+def test_a_set_that_makes_no_sense_is_one_line(tmp_path, make, split, message):
+    make(tmp_path)
+    with one_line(message):
+        load_dataset(str(tmp_path), split=split)
+
+
+# accuracy
+
+
+def level(name, severity, wrong, classes=1000):
+    """The evaluation of 200 images, of which so many are wrong."""
+    found = evaluation(n=200, epsilons=["0.1"], classes=list(map(str, range(classes))))
+    fooled = ["0"] * wrong + [None] * (200 - wrong)
+    column = found.table.schema.get_field_index("fooled_at")
+    table = found.table.set_column(column, "fooled_at", [fooled])
+    data = found.header["data"] | {"source": {"corruption": name, "severity": severity}}
+    return replace(found, table=table, header={**found.header, "data": data})
+
+
+def test_the_mean_corruption_error_divides_by_alexnets_over_the_fifteen():
+    wrong = {name: 10 * (n + 1) for n, name in enumerate(NAMES)}
+    records = [level(name, s, wrong[name] + s) for name in NAMES for s in range(1, 6)]
+    records.append(level("saturate", 1, 200))
+    found = tabulate(records)
+    errors = {name: (wrong[name] + 3) / 200 for name in NAMES}
+    assert found.mean_error == pytest.approx(sum(errors.values()) / 15)
+    assert found.mce == pytest.approx(sum(errors[n] / ALEXNET[n] for n in NAMES) / 15)
+    assert list(found.rows) == [*NAMES, "saturate"]
+    assert found.rows["fog"][2].value == 1 - (wrong["fog"] + 2) / 200
+    assert tabulate(records[1:]).mce is None
+    assert tabulate([level("fog", s, 20, classes=10) for s in range(1, 6)]).mce is None
+
+
+def test_clean_images_are_no_corruption():
+    found = tabulate(
+        [level("identity", None, 0), level("fog", None, 50), level("zigzag", None, 30)]
+    )
+    assert found.mean_error == pytest.approx(0.2)
+    assert list(found.rows) == ["identity", "fog", "zigzag"]
+
+
+def test_all_levels_are_evaluated_by_one_command_and_each_is_on_record(robustkit, tmp_path):
+    digits = load_dataset("mnist5k", limit=20)
+    pixels = np.rint(digits.images(0, 20) * 255).astype(np.uint8)
+    (tmp_path / "C").mkdir()
+    inverted = np.concatenate([255 - pixels[:5], pixels[5:]])
+    np.save(tmp_path / "C" / "fog.npy", np.concatenate([pixels, inverted]))
+    np.save(tmp_path / "C" / "labels.npy", digits.labels)
+    asked = ("evaluate", "lenet5-mnist5k", "--data", "C", "--attack", "clean", "--json", "a.json")
+    status, out, err = robustkit(*asked, "--limit", "10")
+    assert (status, err) == (0, "")
+    first, second = json.loads((tmp_path / "a.json").read_text())
+    assert [(r["data"]["split"], r["data"]["severity"]) for r in (first, second)] == [
+        ("fog-1", 1),
+        ("fog-2", 2),
+    ]
+    one, other = (r["clean"]["accuracy"] for r in (first, second))
+    assert one > 0.8 > other
+    assert f"fog {one:.1%} {other:.1%} {(one + other) / 2:.1%}" in " ".join(
+        re.findall("[^│ ]+", out)
+    )
+    assert "records: 2 in runs" in out
+    status, out, err = robustkit("evaluate", "none.pt", *asked[2:])
+    assert (status, len(err.splitlines())) == (2, 1)
+    status, out, err = robustkit(*asked, "--save-adversarial", "x.npz")
+    assert (status, "as --split fog-3" in err) == (2, True)
+    for record in (first, second):
+        record["robust"] = [record["clean"] | {"epsilon": "0.1", "epsilon_value": 0.1}]
+    jsonschema.validate([first, second], summary.schema())
