@@ -112,6 +112,18 @@ class OneByOne(torch.nn.Module):
         return torch.cat([self.network(one) for one in x.chunk(len(x))])
 
 
+class Flipped(torch.nn.Module):
+    """A network that takes its channels in the other order: blue, green, red."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> object:
+        """As the network: N×C×H×W to what it returns."""
+        return self.network(x.flip(1))
+
+
 def freeze(module: torch.nn.Module) -> torch.nn.Module:
     """The module itself, in eval mode and with weights that need no gradient.
 

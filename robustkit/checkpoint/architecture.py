@@ -106,12 +106,12 @@ def fit(spec: str, variants: Sequence[StateReading], num_classes: int | None, wh
         classes = in_file or asked
         wrong = wrong if in_file is None else Difference([], [], [])
     if wrong.size:
-        raise CheckpointError(f"{where}: {_misfit(spec, expected, reading.state, wrong, variants)}")
+        raise CheckpointError(f"{where}: {misfit(spec, expected, reading.state, wrong, variants)}")
     build = partial(models.build, spec, num_classes=classes, seed=0)
     module = None if spec in models.MODELS else build()
     layout = _layout(spec, classes) if module is None else models.layout_of(module)
     if (left := difference(layout, reading.state)).size:
-        raise CheckpointError(f"{where}: {_misfit(spec, layout, reading.state, left, variants)}")
+        raise CheckpointError(f"{where}: {misfit(spec, layout, reading.state, left, variants)}")
     check_numbers(layout, reading.state, where)
     made = build if module is None else _copies(module, reading.state)
     return Fit(layout, made, reading, classes)
@@ -120,12 +120,17 @@ def fit(spec: str, variants: Sequence[StateReading], num_classes: int | None, wh
 def _fit_own(
     spec: str, variants: Sequence[StateReading], num_classes: int | None, where: str
 ) -> Fit:
-    """As `fit`, for a user's function, which decides on the number of classes itself."""
-    module = models.build(spec, seed=0).float()
+    """As `fit`, for a user's function, which decides on the number of classes itself.
+
+    It may also return a network that has loaded the file itself, under names of its own.
+    """
+    module = models.build(spec, seed=0, checkpoint=where).float()
     expected = models.layout_of(module)
     reading, wrong = closest(expected, variants)
+    if wrong.size and (itself := _loaded_itself(module, spec, variants)) is not None:
+        return Fit(expected, _copies(module, itself.state), itself, num_classes)
     if wrong.size:
-        message = f"{where}: {_misfit(spec, expected, reading.state, wrong, variants)}"
+        message = f"{where}: {misfit(spec, expected, reading.state, wrong, variants)}"
         rows = {expected[key].shape[:1] for key in wrong.shapes}
         if wrong.size == len(wrong.shapes) and len(rows) == 1:
             (built,) = next(iter(rows)) or (0,)
@@ -136,6 +141,19 @@ def _fit_own(
         raise CheckpointError(message)
     check_numbers(expected, reading.state, where)
     return Fit(expected, _copies(module, reading.state), reading, num_classes)
+
+
+def _loaded_itself(
+    module: "torch.nn.Module", spec: str, variants: Sequence[StateReading]
+) -> StateReading | None:
+    """The weights of a network that holds all of the file's, whatever it calls them, or None."""
+    from robustkit.checkpoint.holding import differences  # torch
+
+    if all(any(differences(module, reading.state)) for reading in variants):
+        return None
+    held = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
+    name = models.parse_name(spec).name
+    return StateReading(held, notes=(f"loaded by {name} itself; it holds the file's weights",))
 
 
 def _copies(module: "torch.nn.Module", state: State) -> Callable[[], "torch.nn.Module"]:
@@ -206,7 +224,7 @@ def same_numbers(numbers: Array, wanted: str) -> bool:
         return np.array_equal(numbers.astype(wanted).astype(numbers.dtype), numbers)
 
 
-def _misfit(
+def misfit(
     spec: str,
     expected: Layout,
     state: State,

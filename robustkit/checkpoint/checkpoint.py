@@ -42,11 +42,22 @@ class Checkpoint(CheckpointMetadata):
     """in the checkpoint, given, recorded or assumed none"""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    unmet: str = ""
+    """what has to be installed before it can be loaded"""
     hint: str = ""
     """what would make its network known, where it is not"""
     identity: dict[str, Any] = field(default_factory=dict)
     """plain JSON: everything that can change a logit"""
     _network: NetworkFactory | None = field(default=None, repr=False, compare=False)
+
+    def check_installed(self) -> None:
+        """Nothing, if what builds the network is installed.
+
+        Raises:
+            CheckpointError: it is not.
+        """
+        if self.unmet:
+            raise CheckpointError(f"{self.path}: {self.unmet}")
 
     def load(
         self, device: "str | torch.device" = "cpu", expected: int | None = None

@@ -3,6 +3,9 @@
 from robustkit.checkpoint.checkpoint import Checkpoint
 from robustkit.errors import shown
 
+LABELS = 6
+"""names of classes that are shown"""
+
 
 def describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     """What was recognised, as rows of a label and a text, warnings last."""
@@ -15,6 +18,7 @@ def describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         ("prefix", c.prefix or "none"),
         ("weights", c.weights),
         *((label, _text(c, name)) for name, label in c.shown().items()),
+        *(("labels", _some(names)) for names in [c.label_names] if names),
         *(row for name, value in c.extra.items() for row in _rows(name, value)),
         *(("hint", hint) for hint in [c.hint] if hint),
         *(("note", note) for note in c.notes),
@@ -23,6 +27,12 @@ def describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     return [
         (shown(label), "unknown" if value is None else shown(str(value))) for label, value in rows
     ]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """The first names, and how many there are."""
+    more = f", … ({len(names)} in all)" if len(names) > LABELS else ""
+    return ", ".join(name[:40] for name in names[:LABELS]) + more
 
 
 def _text(c: Checkpoint, name: str) -> object:

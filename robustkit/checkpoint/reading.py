@@ -18,6 +18,7 @@ from robustkit.checkpoint.boundary import boundary
 from robustkit.checkpoint.checkpoint import ADAPTER, Checkpoint
 from robustkit.checkpoint.folder import open_folder
 from robustkit.checkpoint.formats import PROGRAMS, detect_format, find_checkpoint
+from robustkit.checkpoint.libraries import Declared, build, read_declared, reading_of
 from robustkit.checkpoint.metadata import (
     CheckpointMetadata,
     check_normalisation,
@@ -145,7 +146,13 @@ def _read_weights(
 def _read_folder(path: Path, given: CheckpointMetadata) -> Checkpoint:
     aside = read_sidecar(path)
     with open_folder(path, _selection(given.over(aside))) as folder:
-        return _from_weights(path, folder.sha256, folder.weights, given, aside)
+        try:
+            declared = read_declared(folder.words, str(path))
+        except CheckpointError:
+            if given.model is None:
+                raise
+            declared = None
+        return _from_weights(path, folder.sha256, folder.weights, given, aside, declared)
 
 
 def _selection(said: CheckpointMetadata) -> Selection:
@@ -155,7 +162,12 @@ def _selection(said: CheckpointMetadata) -> Selection:
 
 
 def _from_weights(
-    path: Path, sha256: str, parts: Weights, given: CheckpointMetadata, aside: CheckpointMetadata
+    path: Path,
+    sha256: str,
+    parts: Weights,
+    given: CheckpointMetadata,
+    aside: CheckpointMetadata,
+    declared: Declared | None = None,
 ) -> Checkpoint:
     base = Checkpoint(
         path=str(path),
@@ -168,9 +180,13 @@ def _from_weights(
         notes=parts.notes,
         warnings=parts.warnings,
     )
-    known = _merged(
-        base, given, aside, replace(parts.recorded, weights_key=None, ignore=None, rename=None)
-    )
+    recorded = replace(parts.recorded, weights_key=None, ignore=None, rename=None)
+    if declared is not None:
+        recorded = recorded.over(declared.known)
+        base = replace(base, label_names=declared.label_names)
+    known = _merged(base, given, aside, recorded)
+    if declared is not None and known.model == declared.model:
+        return _of_library(known, parts, declared)
     named, note = _architecture(known.model, given.model is not None, parts)
     if named is None:
         unknown = known.model is None
@@ -183,6 +199,19 @@ def _from_weights(
         _telling(_read_as(known, fit.reading, fit), parts, fit),
         {"model": _name(named), "code": models.source(named)},
     )
+
+
+def _of_library(known: Checkpoint, parts: Weights, declared: Declared) -> Checkpoint:
+    """The checkpoint of a folder that names its architecture, built when it is loaded."""
+    reading = reading_of(declared, parts.variants)
+    made = _read_as(known, reading, None)
+    made = replace(
+        made,
+        _network=partial(build, declared, reading.state, Path(known.path)),
+        unmet=declared.unmet,
+        notes=(*made.notes, f"built by {declared.library} {declared.version or '(not installed)'}"),
+    )
+    return _identified(made, {"model": declared.model, "code": declared.code})
 
 
 def _fit(spec: str, parts: Weights, classes: int | None, where: str) -> architecture.Fit:

@@ -30,6 +30,7 @@ def images_for(
         InputError: no data set is named, the images have another shape than those of the training
             and nothing says that they should, or their classes are not the checkpoint's.
     """
+    checkpoint.check_installed()  # before images are read
     if not (name := name or checkpoint.trained_on):
         raise InputError(f"{checkpoint.path}: records no data set; name one with --data")
     given = {"resize": resize, "crop": crop, "channels": channels}

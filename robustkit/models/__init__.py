@@ -157,12 +157,14 @@ def parse_name(name: str) -> ModelName:
     raise UnknownName("model", name, MODELS, advice)
 
 
-def build(name: str, *, num_classes: int = 10, seed: int | None = None) -> "torch.nn.Module":
+def build(
+    name: str, *, num_classes: int = 10, seed: int | None = None, checkpoint: str | None = None
+) -> "torch.nn.Module":
     """The architecture with fresh weights, on torch's default device.
 
     The weights are drawn from torch's global generator, or, with `seed`, from their own, and the
-    global one stays as it was. A user's function is called without arguments: it decides on the
-    number of classes itself.
+    global one stays as it was. A user's function decides on the number of classes itself. It is
+    called without arguments or, where it has one that must be given, with the path `checkpoint`.
 
     Raises:
         UnknownName: no such architecture.
@@ -172,10 +174,10 @@ def build(name: str, *, num_classes: int = 10, seed: int | None = None) -> "torc
 
     chosen = parse_name(name)
     if seed is None:
-        return _build(chosen, num_classes)
+        return _build(chosen, num_classes, checkpoint)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _build(chosen, num_classes)
+        return _build(chosen, num_classes, checkpoint)
 
 
 def layout_of(module: "torch.nn.Module") -> Layout:
@@ -233,9 +235,9 @@ def _version(package: str) -> str:
         ) from error
 
 
-def _build(chosen: ModelName, num_classes: int) -> "torch.nn.Module":
+def _build(chosen: ModelName, num_classes: int, checkpoint: str | None) -> "torch.nn.Module":
     if chosen.path is not None:
-        return _call(chosen.path, chosen.name)
+        return _call(chosen.path, chosen.name, checkpoint)
     if chosen.kind == "torchvision":
         return _torchvision(chosen.name, num_classes)
     if chosen.kind == "timm":
@@ -275,13 +277,14 @@ def _existing(path: Path, option: str = "--model") -> Path:
     return path
 
 
-def _call(path: Path, name: str) -> "torch.nn.Module":
+def _call(path: Path, name: str, checkpoint: str | None) -> "torch.nn.Module":
     """What the function `name` in the user's file returns."""
     import torch
 
     made_by = import_function(path, name)
+    given = (checkpoint,) if checkpoint is not None and _takes_one(made_by) else ()
     try:
-        made = made_by()
+        made = made_by(*given)
     except (Exception, SystemExit) as error:  # a user's code may raise anything: one line
         raise InputError(f"{path}:{name} failed: {one_line(error)}") from error
     if not isinstance(made, torch.nn.Module):
@@ -289,6 +292,17 @@ def _call(path: Path, name: str) -> "torch.nn.Module":
             f"{path}:{name} returned {type(made).__name__}; it must return a torch.nn.Module"
         )
     return made
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    """Whether a function has exactly one argument that must be given, and takes it by its place."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # one of a compiled module need not have a signature
+        return False
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.kind for p in parameters if p.default is p.empty and p.kind not in several]
+    return len(needed) == 1 and needed[0] is not inspect.Parameter.KEYWORD_ONLY
 
 
 def import_function(path: Path, name: str, option: str = "--model") -> Callable[..., Any]:

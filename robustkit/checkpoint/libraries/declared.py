@@ -1,0 +1,87 @@
+"""What a folder says of its network, as data, and which library would build it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from robustkit.checkpoint.metadata import CheckpointMetadata
+from robustkit.files import canonical, digest
+
+Library = Literal["transformers", "timm"]
+EXTRAS: Mapping[Library, str] = {"transformers": "hf", "timm": "timm"}
+"""what is installed with robustkit to have a library"""
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """What a network's own pipeline makes of pixels in [0, 1], by channel: (x - mean) / std."""
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """None, both: nothing"""
+    flipped: bool = False
+    """whether red and blue change places"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """What a folder says of its network. Nothing of it was built, or looked up in a library."""
+
+    library: Library
+    architecture: str
+    """a class of transformers, or timm's name"""
+    arguments: Mapping[str, Any]
+    """that the library builds it by"""
+    num_classes: int | None
+    label_names: tuple[str, ...]
+    normalisation: Normalisation | None
+    """None: nothing is said"""
+    input_shape: tuple[int, int, int] | None
+
+    @property
+    def model(self) -> str:
+        """As `Checkpoint.model` has it."""
+        return f"{self.library}:{self.architecture}"
+
+    @property
+    def known(self) -> CheckpointMetadata:
+        """What of it a checkpoint's metadata has a place for."""
+        said = self.normalisation
+        return CheckpointMetadata(
+            model=self.model,
+            num_classes=self.num_classes,
+            input_shape=self.input_shape,
+            mean=said.mean if said else None,
+            std=said.std if said else None,
+            normalised=False if said and said.mean is None else None,
+        )
+
+    @property
+    def flipped(self) -> bool:
+        """Whether red and blue change places in front of the network."""
+        return self.normalisation is not None and self.normalisation.flipped
+
+    @property
+    def version(self) -> str | None:
+        """Of the library, without its build's suffix; None: it is not installed."""
+        try:
+            return version(self.library).partition("+")[0]
+        except PackageNotFoundError:
+            return None
+
+    @property
+    def code(self) -> str:
+        """What identifies the network beside its weights, as `CheckpointKey` has it."""
+        said = digest(canonical([self.arguments, self.flipped]))
+        return f"{self.library} {self.version} {said}"
+
+    @property
+    def unmet(self) -> str:
+        """What has to be installed first, or ""."""
+        if self.version is not None:
+            return ""
+        return (
+            f"built by {self.library}, which is not installed; install it with: "
+            f"pip install 'robustkit[{EXTRAS[self.library]}]'"
+        )

@@ -1,0 +1,107 @@
+"""From a folder's JSON to what it declares, and from that to a network."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustkit.checkpoint.boundary import boundary
+from robustkit.checkpoint.libraries import hf, table, timm
+from robustkit.checkpoint.libraries.declared import Declared
+from robustkit.checkpoint.libraries.processing import Processing, read_processing
+from robustkit.checkpoint.readings import StateReading
+from robustkit.errors import CheckpointError, RobustkitError, one_line
+from robustkit.unpickling.tensors import State
+
+if TYPE_CHECKING:
+    import torch
+
+WRAPPED = "timm_model."
+"""before the names of timm's network in transformers' wrapper"""
+
+
+def read_declared(words: Mapping[str, Mapping[str, Any]], where: str) -> Declared | None:
+    """What a folder's JSON says of its network; None where it names no library's.
+
+    Args:
+        words: the tables of its JSON files, by file name.
+        where: the folder, for messages.
+
+    Raises:
+        CheckpointError: a value that makes no sense, or by which something would be fetched or run.
+    """
+    said = words.get(hf.CONFIG)
+    if said is None:
+        return None
+    config = f"{where}: {hf.CONFIG}"
+    if timm.is_config(said):
+        return _of_timm(said, config)
+    if hf.is_config(said):
+        return _of_transformers(said, read_processing(words, where), config)
+    return None
+
+
+def _of_timm(said: Mapping[str, Any], where: str) -> Declared:
+    name = timm.architecture(said, where)
+    return Declared(
+        library="timm",
+        architecture=name,
+        arguments=timm.arguments(said, where),
+        num_classes=timm.num_classes(said, where),
+        label_names=timm.label_names(said, where),
+        normalisation=timm.normalisation(said, where),
+        input_shape=timm.input_shape(said, where),
+    )
+
+
+def _of_transformers(
+    said: Mapping[str, Any], processing: Processing | None, where: str
+) -> Declared:
+    channels = said.get("num_channels", 3)
+    size = processing.output if processing else None
+    return Declared(
+        library="transformers",
+        architecture=hf.architecture(said, where),
+        arguments=hf.arguments(said, where),
+        num_classes=hf.num_classes(said, where),
+        label_names=hf.label_names(said, where),
+        normalisation=processing.normalisation if processing else None,
+        input_shape=(table.side(channels, "num_channels", where), *size) if size else None,
+    )
+
+
+def reading_of(declared: Declared, variants: Sequence[StateReading]) -> StateReading:
+    """How the file's names are read: as they are, but for the name of a wrapper around timm's."""
+    plain = variants[0]
+    if declared.library == "timm" and all(name.startswith(WRAPPED) for name in plain.state):
+        return next(reading for reading in variants if reading.prefix == WRAPPED)
+    return plain
+
+
+def build(
+    declared: Declared, state: State, where: Path, device: "str | torch.device"
+) -> "torch.nn.Module":
+    """The network that a folder declares, frozen, with the file's weights in it.
+
+    Raises:
+        CheckpointError: the library is not installed, cannot build it, or the weights are not its
+            own.
+    """
+    if declared.unmet:
+        raise CheckpointError(f"{where}: {declared.unmet}")
+    from robustkit.checkpoint.adapter import Flipped, freeze  # torch
+
+    said, place = declared.arguments, f"{where}: {hf.CONFIG}"
+    with boundary(where):
+        try:
+            if declared.library == "timm":
+                made = timm.build(declared.architecture, said, state, place)
+            else:
+                made = hf.build(said, state, place)
+        except (RobustkitError, MemoryError, RecursionError):
+            raise
+        except Exception as error:  # a library raises nearly anything on numbers that do not fit
+            raise CheckpointError(
+                f"{place}: {declared.library} {declared.version} cannot build "
+                f"{declared.architecture} by it ({one_line(error)})"
+            ) from error
+        return freeze(Flipped(made) if declared.flipped else made).to(device)

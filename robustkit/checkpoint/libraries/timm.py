@@ -1,0 +1,181 @@
+"""timm's layout: `config.json` with `architecture`, `num_classes` and `pretrained_cfg`.
+
+The name stands in timm's registry; what the network is built by are plain values. timm gets neither
+a path nor an address, and loads no weights.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from robustkit import models
+from robustkit.checkpoint.architecture import check_numbers, difference, misfit
+from robustkit.checkpoint.libraries import table
+from robustkit.checkpoint.libraries.declared import Normalisation
+from robustkit.checkpoint.readings import StateReading
+from robustkit.errors import CheckpointError, UnknownName, cut
+from robustkit.unpickling.tensors import State
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG = "config.json"
+BUILT_BY = (
+    "input_size",
+    "fixed_input_size",
+    "global_pool",
+    "first_conv",
+    "classifier",
+)
+"""of `pretrained_cfg`, what timm builds the network by; the rest are addresses and descriptions"""
+LOADING = (
+    "cache_dir", "checkpoint_path", "custom_load", "exportable", "features_only", "file",
+    "hf_hub_id", "model_name", "no_jit", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
+    "pretrained_custom_load", "pretrained_filter_fn", "pretrained_strict", "scriptable", "url",
+)  # fmt: skip
+"""arguments by which timm loads something, or makes something else of the network"""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""timm's own where nothing is said"""
+
+
+def is_config(said: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is timm's, or transformers' around a network of timm's."""
+    return isinstance(said.get("architecture"), str) and (
+        said.get("model_type") in (None, "timm_wrapper")
+    )
+
+
+def processing(said: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """What is said of the images; in older files it stands at the top."""
+    found = said.get("pretrained_cfg", said)
+    if not isinstance(found, Mapping):
+        table.refuse(where, "pretrained_cfg", found, "a table")
+    return found
+
+
+def architecture(said: Mapping[str, Any], where: str) -> str:
+    """The name in timm's registry, without the tag of its weights.
+
+    Raises:
+        CheckpointError: it is a path or an address.
+    """
+    name = table.text(said, "architecture", where)
+    if not name.replace(".", "_").replace("-", "_").isidentifier():
+        table.refuse(where, "architecture", name, "a name of timm's")
+    return name.partition(".")[0]
+
+
+def num_classes(said: Mapping[str, Any], where: str) -> int:
+    """How many there are.
+
+    Raises:
+        CheckpointError: none, as of a file of features.
+    """
+    found = said.get("num_classes", processing(said, where).get("num_classes", 1000))
+    if found == 0:
+        raise CheckpointError(
+            f"{where}: num_classes is 0: features without a classifier, which have no accuracy; "
+            "save the network with its head"
+        )
+    return table.classes(found, "num_classes", where)
+
+
+def label_names(said: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The names of the classes: synsets, for those trained on ImageNet."""
+    inner = processing(said, where)
+    for key in ("label_names", "labels"):
+        for place in (said, inner):
+            if place.get(key):
+                return table.names(place[key], key, where)
+    return ()
+
+
+def normalisation(said: Mapping[str, Any], where: str) -> Normalisation:
+    """Mean and std, timm's own where nothing is said."""
+    inner = processing(said, where)
+    mean = table.numbers(inner["mean"], "mean", where) if inner.get("mean") else MEAN
+    std = table.numbers(inner["std"], "std", where) if inner.get("std") else STD
+    return Normalisation(mean, std)
+
+
+def input_shape(said: Mapping[str, Any], where: str) -> tuple[int, int, int]:
+    """C, H, W of the images that the pipeline hands over."""
+    size = processing(said, where).get("input_size") or [3, 224, 224]
+    if not isinstance(size, list) or len(size) != 3:
+        table.refuse(where, "input_size", size, "three numbers, [C, H, W]")
+    channels, height, width = (table.side(value, "input_size", where) for value in size)
+    return channels, height, width
+
+
+def arguments(said: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What the network is built by: plain values.
+
+    Raises:
+        CheckpointError: something would be loaded, or is of absurd size.
+    """
+    own = said.get("model_args") or {}
+    if not isinstance(own, Mapping):
+        table.refuse(where, "model_args", own, "a table")
+    if taken := [key for key in own if key in LOADING or not key.isidentifier()]:
+        raise CheckpointError(
+            f"{where}: model_args: {cut(', '.join(taken))}: not taken from a folder, since timm "
+            "would load something by it"
+        )
+    inner = processing(said, where)
+    built_by = {key: inner[key] for key in BUILT_BY if inner.get(key) is not None}
+    found = {"model_args": dict(own), "pretrained_cfg": built_by}
+    table.check_sizes(found, where)
+    return {**found, "num_classes": num_classes(said, where)}
+
+
+def build(name: str, said: Mapping[str, Any], state: State, where: str) -> "torch.nn.Module":
+    """The network with the file's weights in it, all of them and no others.
+
+    Args:
+        name: in timm's registry.
+        said: the `arguments` of a `config.json`.
+        state: the file's weights, by the network's names.
+        where: for messages.
+
+    Raises:
+        CheckpointError: timm has no such architecture, or the weights do not fit.
+    """
+    import torch
+
+    from robustkit.checkpoint.adapter import filled
+    from robustkit.checkpoint.libraries.built import no_larger
+
+    timm: Any = import_module("timm")
+    if ":" in name or not timm.is_model(name):
+        raise CheckpointError(f"{where}: {UnknownName('timm model', name, timm.list_models())}")
+    own = {**said["model_args"], "num_classes": said["num_classes"]}
+    known = getattr(import_module("timm.models"), "PretrainedCfg").__dataclass_fields__  # noqa: B009
+    described = {
+        key: _plain(value) for key, value in said["pretrained_cfg"].items() if key in known
+    }
+
+    def make() -> torch.nn.Module:
+        made: torch.nn.Module = timm.create_model(
+            name, pretrained=False, pretrained_cfg=dict(described), **own
+        )
+        return made
+
+    with torch.random.fork_rng(devices=[]), no_larger(state):
+        try:
+            with torch.device("meta"):
+                make()
+        except RuntimeError as error:
+            if "meta" not in str(error):  # else a constructor that computes with its numbers
+                raise
+        made = make()
+    layout = models.layout_of(made)
+    if (wrong := difference(layout, state)).size:
+        raise CheckpointError(
+            f"{where}: {misfit(f'timm:{name}', layout, state, wrong, [StateReading(state)])}"
+        )
+    check_numbers(layout, state, where)
+    return filled(made, state)
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
