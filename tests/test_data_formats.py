@@ -135,6 +135,11 @@ def feather(folder):
         out.write_table(table)
 
 
+def emptied(folder):
+    folder.mkdir()
+    (folder / "own.arrow").write_bytes(bytes(40))
+
+
 def cut(folder):
     folder.mkdir()
     write_stream(folder / "own.arrow", range(2), [0, 1])
@@ -150,6 +155,7 @@ def cut(folder):
         (compressed, "its batches are compressed"),
         (feather, "Arrow's file format"),
         (cut, "own.arrow: not readable as Arrow"),
+        (emptied, "own.arrow: not readable as Arrow"),
     ],
 )
 def test_an_arrow_folder_that_makes_no_sense_is_one_line(tmp_path, make, message):

@@ -135,7 +135,7 @@ def _scan(path: Path, number: int, info: object) -> _Scan:
     # here, so that listing the shelf does not wait for it
     import pyarrow as arrow
 
-    broken = (arrow.ArrowException, OSError, ValueError, struct.error, MemoryError)
+    broken = (arrow.ArrowException, OSError, EOFError, ValueError, struct.error, MemoryError)
     try:
         with arrow.OSFile(str(path)) as file:
             if file.read(len(FILE_FORMAT)) == FILE_FORMAT:

@@ -191,7 +191,8 @@ def _add(found: _Samples, sample: Sequence[_Member], tar: tarfile.TarFile, path:
     if told is None:
         raise DataError(
             f"{first}: no label beside the picture; expected {LABELS[0]!r}, {LABELS[1]!r} or "
-            f"'json', it has: {', '.join(texts) or 'nothing'}"
+            f"'json' of the same key right after or before it (tar --sort=name), it has: "
+            f"{', '.join(texts) or 'nothing'}"
         )
     found.names.append(pictures[0].name)
     found.spans.append(pictures[0].span)
