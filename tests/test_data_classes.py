@@ -85,6 +85,18 @@ def test_a_name_that_lists_of_imagenet_give_to_two_classes_is_refused():
 
 
 @pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((SYNSETS[3], SYNSETS[9], "other"), "'other' is none of the network's 1,000.*rename it"),
+        ((SYNSETS[3], "b"), "'b', a folder without pictures, is none of .*remove it"),
+    ],
+)
+def test_folders_of_which_some_are_imagenets_are_told_of_the_others(names, message):
+    with one_line(message):
+        mapped(names, count=1000, empty=("b",))
+
+
+@pytest.mark.parametrize(
     ("names", "count", "numbers"),
     [
         (("cat", "dog"), 2, None),

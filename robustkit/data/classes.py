@@ -96,7 +96,9 @@ def map_classes(data: DataClasses, wanted: WantedClasses) -> ClassMap | None:
     if wanted.count == OF_IMAGENET and not data.nameless:
         known = _imagenet()
         index = _index(known)
-        if all(_find(name, index) for name in data.names):
+        found = [_find(name, index) for name in data.names]
+        # five folders of which four are ImageNet's are told of the fifth
+        if all(found) or (any(found) and not data.numbered and len(found) != OF_IMAGENET):
             return _by_name(data, known, {})
     if data.numbered or wanted.count in (None, len(data.names)):
         return None
@@ -239,13 +241,14 @@ def _settled(data: DataClasses, found: Sequence[set[int]], network: _Network) ->
 
 def _unknown(name: str, data: DataClasses, network: _Network) -> str:
     known = {_key(n): n for names in network.classes for n in names}
-    close = difflib.get_close_matches(_key(name), known, 1)
+    close = difflib.get_close_matches(_key(name), known, 1, 0.75)
     meant = f" (did you mean {quoted(known[close[0]])}?);" if close else ";"
-    empty = " (a folder without pictures)" if name in data.empty else ""
+    stray = name in data.empty
+    empty = ", a folder without pictures," if stray else ""
     return (
         f"{data.where}: its class {quoted(name)}{empty} is none of the network's "
         f"{len(network.classes):,} ({_some(network.names)}), as {network.said_by} names them"
-        f"{meant} rename it, or {_advice(data)}"
+        f"{meant} {'remove' if stray else 'rename'} it, or {_advice(data)}"
     )
 
 

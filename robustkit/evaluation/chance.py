@@ -52,16 +52,17 @@ def chance_warnings(labels: Labels, predicted: Labels, classes: int) -> list[str
         return [
             f"{said}but the classes seem to be in another order: with {_arrows(found.classes)} it "
             f"is {_percent(found.held_out)} on the half of the images that this order was not "
-            "found on; reorder the labels, or the outputs"
+            "found on; reorder the labels (--classes), or the outputs"
         ]
     if clean.low > chance:
         return []
     said += f"{'below' if clean.high < chance else 'no different from'} chance ({chance:.1%}): "
     said += "more images may tell; if not, " if clean.value > chance else ""
     return [
-        f"{said}likely causes are another order of the classes, preprocessing (--mean, --std) or "
-        "pixel scale than in the training, outputs that are not the logits of these classes, or "
-        "weights that are not trained; robust accuracy means nothing until this is settled"
+        f"{said}likely causes are another order of the classes (--classes), preprocessing (--mean, "
+        "--std) or pixel scale than in the training, outputs that are not the logits of these "
+        "classes, or weights that are not trained; robust accuracy means nothing until this is "
+        "settled"
     ]
 
 
