@@ -16,6 +16,7 @@ from robustkit.errors import DataError
 from robustkit.evaluation import check_classes, evaluate, images_for
 
 NAMES = ("airplane", "automobile", "bird", "cat")
+ELEVEN = tuple("abcdefghijk")
 SYNSETS, IMAGENET = read_dataset_spec("imagenet").folders, read_dataset_spec("imagenet").classes
 HUGGING_FACE = tuple(f"{name}, {number} legs" for number, name in enumerate(IMAGENET))
 
@@ -45,6 +46,8 @@ def one_line(match):
         (("0", "1", "2", "3"), False, NAMES, (0, 1, 2, 3)),
         (("1", "3"), False, NAMES, (1, 3)),
         (("10", "2"), False, tuple(map(str, range(11))), (10, 2)),
+        # ImageNetV2 calls its folders so; ImageFolder would take them in alphabetical order
+        (tuple(sorted(map(str, range(11)))), False, ELEVEN, (0, 1, 10, *range(2, 10))),
         # and a network's may have none
         (("cat", "dog", "elk", "fox"), False, ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"), None),
         # names that agree vouch for numbers where one name differs
@@ -63,6 +66,7 @@ def test_classes_are_matched_by_name(names, numbered, network, numbers):
         (("plane", "automobile", "cat", "bird"), True, NAMES, "'plane' is none of"),
         (("Cat", "cat"), False, NAMES, "'Cat' and 'cat' are both the network's 3"),
         (("crane",), False, ("crane", "x", "crane"), "'crane' can be the network's 0 .* and 2"),
+        (("1", "2", "3", "4"), False, NAMES, "the network has 4, and nothing says which"),
         (("x", "y", "z", "w"), False, NAMES, "give --classes: the network's number of each of 4"),
     ],
 )
@@ -77,6 +81,9 @@ def test_some_of_imagenets_classes_are_found_by_synset_and_by_name(network, name
     chosen = [names[number] for number in (217, 0, 482, 571)]
     assert mapped(chosen, names=network, count=1000) == (217, 0, 482, 571)
     assert mapped(names, names=network, count=1000) == tuple(range(1000))
+    if names == SYNSETS:
+        named = [f"{SYNSETS[n]}{between}{IMAGENET[n]}" for n in (7, 3) for between in "_- "]
+        assert mapped(named[::3], names=network, count=1000) == (7, 3)
 
 
 def test_a_name_that_lists_of_imagenet_give_to_two_classes_is_refused():
@@ -130,7 +137,7 @@ def test_fewer_or_more_folders_than_classes_are_never_taken_by_place(names, coun
 @pytest.mark.parametrize(
     ("content", "suffix", "numbers"),
     [
-        ("2\n0\n", "txt", (2, 0)),
+        ("\ufeff2\r\n0\r\n", "txt", (2, 0)),
         ("automobile\ncat\n\ndog\nelk\n", "txt", (1, 2)),
         ("cat=3\ndog=1\n", "txt", (3, 1)),
         ("n01 cat\nn01 dog\n", "txt", None),
@@ -169,9 +176,19 @@ def test_classes_may_be_listed_on_the_command_line(given, wanted, numbers):
     assert mapped(("a", "b"), given=given, **wanted) == numbers
 
 
+def test_folders_may_be_called_by_the_networks_numbers():
+    assert mapped(("0", "10", "2"), given="number", count=1000) == (0, 10, 2)
+    assert mapped(("1", "10", "2"), given="number") == (1, 10, 2)
+    with one_line("--classes number: own has a class 'x', no number"):
+        mapped(("0", "x"), given="number", count=10)
+    with one_line("--classes number: 10 is no class of the network, which has 10"):
+        mapped(("0", "10"), given="number", count=10)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ("", "no such file"),
         ("own.txt", "--classes own.txt: no such file; or give numbers"),
         ("3,1,2", "3 numbers, but own has 2 classes"),
         ("3,4", "4 is no class of the network, which has 4, numbered from 0"),
@@ -187,7 +204,7 @@ def test_classes_may_be_listed_on_the_command_line(given, wanted, numbers):
     ],
 )
 def test_classes_that_make_no_sense_are_one_line(tmp_path, given, message):
-    if given[0] in "{[7":
+    if given[:1] in tuple("{[7"):
         (tmp_path / "own.json").write_text(given)
         given = str(tmp_path / "own.json")
     with one_line(message):
@@ -230,6 +247,16 @@ def test_a_mapped_folder_keeps_its_order_and_says_what_became_of_its_classes(tmp
     assert other.labels.tolist() == [1 - label for label in plain.labels]
     assert len({data.digest, plain.digest, other.digest}) == 3
     json.dumps(other.source)
+
+
+def test_what_is_warned_of_places_is_not_said_of_classes_that_are_matched(tmp_path):
+    write_folder(tmp_path, map(str, range(11)), each=1)
+    (tmp_path / "11").mkdir()
+    assert len(load_dataset(str(tmp_path)).warnings) == 2
+    for classes in ("number", WantedClasses(names=tuple(map(str, range(12))), count=12)):
+        data = load_dataset(str(tmp_path), classes=classes)
+        assert data.warnings == ()
+        assert sorted(data.labels.tolist()) == list(range(11))
 
 
 def test_a_class_folder_without_pictures_is_warned_of(tmp_path):

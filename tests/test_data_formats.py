@@ -103,6 +103,19 @@ def test_an_arrow_file_that_changes_meanwhile_is_told_and_never_read_as_another(
         data.images(0, 1)
 
 
+def test_what_hugging_face_keeps_of_a_map_is_no_part_of_a_data_set(tmp_path):
+    write_stream(tmp_path / "own-test.arrow", range(7), LABELS)
+    write_stream(tmp_path / "cache-0123456789.arrow", range(2), [0, 1])
+    assert is_whole(load_dataset(str(tmp_path)))
+
+
+def reordered(folder):
+    """As `datasets` once saved what shuffle returns."""
+    save_to_disk(folder)
+    state = {"_data_files": [], "_indices_data_files": [{"filename": "indices.arrow"}]}
+    (folder / "state.json").write_text(json.dumps(state))
+
+
 def leads_out(folder, name):
     save_to_disk(folder)
     state = {"_data_files": [{"filename": name}]}
@@ -151,6 +164,7 @@ def cut(folder):
     [
         (lambda folder: leads_out(folder, "../own.arrow"), "'../own.arrow' leads outside"),
         (lambda folder: leads_out(folder, "/etc/passwd"), "'/etc/passwd' leads outside"),
+        (reordered, "its rows are in an order of their own"),
         (stretched, "data-00000.arrow: not readable as Arrow"),
         (compressed, "its batches are compressed"),
         (feather, "Arrow's file format"),
@@ -264,6 +278,11 @@ def test_a_tar_that_is_packed_or_cut_off_is_one_line(tmp_path):
     (tmp_path / "cut.tar").write_bytes((tmp_path / "cut.tar").read_bytes()[:600])
     with one_line("cut.tar: .*cut"):
         load_dataset(str(tmp_path / "cut.tar"))
+
+
+def test_an_address_is_told_from_a_path():
+    with one_line("https://a.b/x-0.tar: an address; fetch the files"):
+        load_dataset("https://a.b/x-0.tar")
 
 
 # tensors
@@ -433,6 +452,7 @@ def test_pictures_outside_of_the_tables_folder_are_on_record(tmp_path):
         ("path,label\n0.png,\n", "line 2: no label"),
         ("path,label\n0.png,1\n0.png,cat\n", "line 2: the label '1' is a number, and 'cat' is"),
         ("path,label\n0.png,-1\n", "line 2: label -1"),
+        ("path,label\n0.png,2.0\n0.png,10.0\n", "line 2: the label '2.0' is no whole number"),
         ("path,author\n0.png,me\n", "no column of labels"),
         ("a,b,c\n0.png,1,2\n", "line 1: expected a header with 'path' and 'label'"),
         ("path,label,split\n0.png,1,train\n", "no rows of the split 'test'; it has: train"),

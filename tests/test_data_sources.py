@@ -253,6 +253,15 @@ def test_a_folder_with_splits_keeps_the_numbers_of_classes_that_a_split_lacks(tm
         load_dataset(str(tmp_path), split="val")
 
 
+def test_splits_of_a_folder_go_by_the_words_for_them(tmp_path):
+    write_folder(tmp_path / "Train", some_images(3), ["a", "b", "c"])
+    write_folder(tmp_path / "Testing", some_images(2), ["b", "c"])
+    assert sorted(load_dataset(str(tmp_path)).labels) == [1, 2]
+    assert len(load_dataset(str(tmp_path), split="train")) == 3
+    with one_line("no split 'val'; it has: Testing, Train"):
+        load_dataset(str(tmp_path), split="val")
+
+
 def test_a_folder_without_splits_has_none(tmp_path):
     write_folder(tmp_path, some_images(2), ["a", "b"])
     assert load_dataset(str(tmp_path)).split == "all"

@@ -40,7 +40,8 @@ Classes = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|LIST",
-        help="Names of the network's classes, or its number of each of the data's: 0,217,482.",
+        help="Names of the network's classes, or its number of each of the data's: 0,217,482. "
+        "number: the data's are called by the network's numbers.",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]

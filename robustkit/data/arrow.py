@@ -45,7 +45,7 @@ def find_arrow(place: Path, split: str) -> SplitFiles | None:
             raise DataError(f"{place}: no split {split!r}; it has: {', '.join(names) or 'none'}")
         return SplitFiles(_listed(_inside(place, chosen, DICTIONARY)), split)
     if not (place / STATE).is_file():
-        return find_split(place, ".arrow", split)
+        return find_split(place, ".arrow", split, skip="cache-")
     own = _table(place / STATE).get("_split")
     if isinstance(own, str) and SPLITS.get(own, own) == wanted:
         return SplitFiles(_listed(place), split)
@@ -58,6 +58,11 @@ def find_arrow(place: Path, split: str) -> SplitFiles | None:
 
 def _listed(folder: Path) -> list[Path]:
     """The files of one split, in the order of its `state.json`."""
+    if _table(folder / STATE).get("_indices_data_files"):
+        raise DataError(
+            f"{folder / STATE}: its rows are in an order of their own (an old indices mapping); "
+            "save what flatten_indices() returns"
+        )
     entries = _table(folder / STATE).get("_data_files")
     names = [e.get("filename") for e in entries or () if isinstance(e, Mapping)]
     files = [_inside(folder, name, STATE) for name in _texts(names)]

@@ -87,7 +87,7 @@ def map_classes(data: DataClasses, wanted: WantedClasses) -> ClassMap | None:
     Raises:
         DataError: names that match in part, twice, or not at all; what to do is said.
     """
-    given = read_class_list(wanted.given) if wanted.given else None
+    given = None if wanted.given is None else read_class_list(wanted.given)
     network = _named_network(wanted)
     if given is not None:
         return _as_given(data, given, network, wanted.count)
@@ -293,16 +293,12 @@ def _of_nameless(data: DataClasses, count: int, network: _Network | None = None)
         DataError: nothing says which of the network's they are.
     """
     numbers = [whole(name) for name in data.names]
-    names = network.names if network else tuple(map(str, range(count)))
-    if len(numbers) == count and network is not None:  # as ImageFolder has it
-        record = {"by": "alphabetical order", "names_from": network.said_by}
-        places = tuple(range(count))
-        note = f"{data.where}: class folders are numbers, and taken in alphabetical order"
-        return ClassMap(places, names, record, note)
-    # folders "0" to "10" stand in another order than their numbers
-    padded = len({len(name) for name in data.names}) == 1 and data.names[0].startswith("0")
     known = tuple(number for number in numbers if number is not None and number < count)
-    if len(known) == len(numbers) and (count <= 10 or padded):
+    # ImageFolder trains on folders "0" to "10" in another order than their numbers, unless padded,
+    # but then calls no class by a name
+    padded = len({len(name) for name in data.names}) == 1 and data.names[0].startswith("0")
+    if len(known) == len(numbers) and (count <= 10 or padded or network is not None):
+        names = network.names if network else tuple(map(str, range(count)))
         return _told(data, known, names, {"by": "number"})
     empty = f", no pictures in {_some(data.empty)}" if data.empty else ""
     raise DataError(
@@ -318,6 +314,11 @@ def _as_given(
     record: dict[str, Any] = {"classes": given.where.removeprefix("--classes ")}
     if given.sha256:
         record["sha256"] = given.sha256
+    if given.by_number:
+        if not data.nameless:
+            odd = next(name for name in data.names if whole(name) is None)
+            raise DataError(f"{given.where}: {data.where} has a class {quoted(odd)}, no number")
+        given = replace(given, numbers=tuple(whole(name) or 0 for name in data.names))
     if given.numbers:
         return _as_numbered(data, given, network, count, record)
     if given.pairs is not None:

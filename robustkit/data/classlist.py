@@ -11,10 +11,12 @@ from robustkit.errors import DataError, InputError, quoted
 from robustkit.files import file_digest, is_file, read_json, read_text
 from robustkit.parsing import whole
 
-SYNSET = re.compile(r"n\d{8}\b", re.ASCII)
+SYNSET = re.compile(r"n\d{8}(?![0-9A-Za-z])", re.ASCII)
 """an id of WordNet's, as ImageNet's class folders are called"""
 PAIR = re.compile(r"(.+?)\s*[=:,;\t ]\s*(\d{1,7})", re.ASCII)
 """NAME=NUMBER and the like"""
+BY_NUMBER = "number"
+"""says that the data's classes are called by the network's numbers, as ImageNetV2's folders"""
 Names = tuple[str, ...]
 """all that a class is called"""
 
@@ -25,6 +27,8 @@ class ClassList:
 
     where: str
     """how messages name it"""
+    by_number: bool = False
+    """whether the data's classes are called by the network's numbers"""
     sha256: str | None = None
     """of the file, if it is one"""
     numbers: tuple[int, ...] = ()
@@ -49,6 +53,8 @@ def read_class_list(text: str) -> ClassList:
     """
     path = Path(text)
     where = f"--classes {text}"
+    if text == BY_NUMBER:
+        return ClassList(where, by_number=True)
     if not is_file(path):
         entries = [part.strip() for part in text.split(",")]
         if len(entries) == 1 and whole(text) is None:
@@ -58,7 +64,7 @@ def read_class_list(text: str) -> ClassList:
         sha256 = file_digest(path)
         if path.suffix.lower() == ".json":
             return _of_json(read_json(path), where, sha256)
-        lines = [line.strip() for line in read_text(path).splitlines()]
+        lines = [line.strip() for line in read_text(path).lstrip("\ufeff").splitlines()]
     except InputError as error:
         raise DataError(str(error)) from error
     return _of_lines([line for line in lines if line], where, sha256)
@@ -80,11 +86,11 @@ def _of_lines(entries: Sequence[str], where: str, sha256: str | None) -> ClassLi
         raise DataError(f"{where}: no entries; expected a number or a name a line")
     numbers = [number for entry in entries if (number := whole(entry)) is not None]
     if len(numbers) == len(entries):
-        return ClassList(where, sha256, numbers=tuple(numbers))
+        return ClassList(where, sha256=sha256, numbers=tuple(numbers))
     names = tuple(synonyms(entry) for entry in entries)
     found = [PAIR.fullmatch(entry) for entry in entries]
     pairs = {pair[1].strip(): pair[2] for pair in found if pair}
-    return ClassList(where, sha256, names=names, pairs=pairs if all(found) else None)
+    return ClassList(where, sha256=sha256, names=names, pairs=pairs if all(found) else None)
 
 
 def _of_json(table: Any, where: str, sha256: str) -> ClassList:
@@ -95,19 +101,19 @@ def _of_json(table: Any, where: str, sha256: str) -> ClassList:
     if isinstance(table, list) and all(isinstance(entry, str) for entry in table):
         return _of_lines([entry.strip() for entry in table], where, sha256)
     if isinstance(table, list) and all(type(entry) is int and entry >= 0 for entry in table):
-        return ClassList(where, sha256, numbers=tuple(table))
+        return ClassList(where, sha256=sha256, numbers=tuple(table))
     if isinstance(table, list):
-        return ClassList(where, sha256, names=tuple(_entry(e, where) for e in table))
+        return ClassList(where, sha256=sha256, names=tuple(_entry(e, where) for e in table))
     if not isinstance(table, dict) or not table:
         raise DataError(f"{where}: expected a list of names, or a table by number or by name")
     keys = [whole(key) for key in table]
     if None not in keys:
-        return ClassList(where, sha256, names=_by_number(table, where), complete=True)
+        return ClassList(where, sha256=sha256, names=_by_number(table, where), complete=True)
     values = {key: value for key, value in table.items() if type(value) in (int, str)}
     if len(values) < len(table):
         odd = next(key for key in table if key not in values)
         raise DataError(f"{where}: {quoted(odd)}: expected a number or a name of the network's")
-    return ClassList(where, sha256, pairs={key: str(value) for key, value in values.items()})
+    return ClassList(where, sha256=sha256, pairs={key: str(value) for key, value in values.items()})
 
 
 def _by_number(table: Mapping[str, Any], where: str) -> tuple[Names, ...]:

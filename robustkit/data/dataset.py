@@ -252,7 +252,7 @@ def _with_classes(opened: Opened, name: str, wanted: WantedClasses) -> Opened:
     _check_classes(source, own)
     found = map_classes(DataClasses(own, opened.numbered, name, opened.empty), wanted)
     if found is None:
-        return replace(opened, classes=own)
+        return replace(opened, classes=own, warnings=opened.warnings + opened.if_in_place)
     labels = np.array(found.numbers, np.int64)[source.labels]
     return replace(
         opened,

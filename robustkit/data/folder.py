@@ -11,10 +11,11 @@ import numpy as np
 from robustkit.data.encoded import SUFFIXES, EncodedImage, decode
 from robustkit.data.pixels import Image, Labels
 from robustkit.data.source import WHOLE, Opened, Remembered, stamps
+from robustkit.data.split import SPLITS
 from robustkit.errors import DataError
 from robustkit.parsing import whole
 
-SPLIT_FOLDERS = frozenset({"train", "test", "val", "valid", "validation"})
+SPLIT_FOLDERS = frozenset(SPLITS) - {"extra"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,8 +45,11 @@ def open_folder(folder: Path, split: str, names: Sequence[str] = ()) -> Opened:
         DataError: no such split, no pictures, or a class folder that is not among `names`.
     """
     # a class may be called "train", but then pictures stand in it and no folders
-    splits = [p for p in _folders(folder) if p.name in SPLIT_FOLDERS and _folders(p)]
-    if splits and split not in {child.name for child in splits}:
+    splits = [p for p in _folders(folder) if p.name.lower() in SPLIT_FOLDERS and _folders(p)]
+    chosen = next((p for p in splits if p.name == split), None) or next(
+        (p for p in splits if SPLITS[p.name.lower()] == SPLITS.get(split, split)), folder
+    )
+    if splits and chosen == folder:
         known = ", ".join(child.name for child in splits)
         raise DataError(f"{folder}: no split {split!r}; it has: {known}")
     if not splits and split not in ("test", WHOLE):
@@ -53,7 +57,6 @@ def open_folder(folder: Path, split: str, names: Sequence[str] = ()) -> Opened:
     # a class that has no test image keeps its number
     parents = splits or [folder]
     found = sorted({child.name for parent in parents for child in _folders(parent)})
-    chosen = folder / split if splits else folder
     own = split if splits else WHOLE
     return _opened(chosen, own, found, tuple(names) or tuple(found), numbered=bool(names))
 
@@ -83,23 +86,25 @@ def _opened(
     if not files:
         raise DataError(f"{folder}: no pictures in class folders (folder/CLASS/picture.png)")
     paths, labels = zip(*files, strict=True)
-    warnings: tuple[str, ...] = ()
+    told: list[str] = []
     empty = tuple(names[n] for n in sorted(set(range(len(names))) - set(labels)))
     if empty and not numbered and split == WHOLE:
-        warnings = (
+        told.append(
             f"{folder}: no pictures in the class folder {empty[0]!r}, which has the label "
-            f"{names.index(empty[0])} all the same; remove it if it is no class",
+            f"{names.index(empty[0])} all the same; remove it if it is no class"
         )
     numbers = [number for name in names if (number := whole(name)) is not None]
     if len(numbers) == len(names) and sorted(numbers) != numbers:
-        warnings += (
+        told.append(
             f"{folder}: class folders are numbered in alphabetical order, as ImageFolder does: "
-            f"label 2 is the folder {names[2]!r}",
+            f"label 2 is the folder {names[2]!r}; --classes number takes them for the network's "
+            "own numbers"
         )
     source = Remembered(FileSource(paths, np.array(labels, np.int64)))
     origin = {"folder": str(folder)}
+    warned = tuple(told)
     return Opened(
-        source, split, names, numbered, empty, origin, warnings=warnings, files=stamps(paths)
+        source, split, names, numbered, empty, origin, if_in_place=warned, files=stamps(paths)
     )
 
 

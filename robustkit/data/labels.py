@@ -1,5 +1,6 @@
 """Labels as files write them: numbers, or names of classes."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -10,6 +11,9 @@ from robustkit.data.pixels import Labels
 from robustkit.data.source import MOST_CLASSES
 from robustkit.errors import DataError, quoted
 from robustkit.parsing import parse_integer
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|-?inf", re.ASCII | re.IGNORECASE)
+"""what is no name, lest classes "10.0" and "2.0" change places"""
 
 
 class NumberedLabels(NamedTuple):
@@ -46,6 +50,8 @@ def number_labels(
             f"{where(odd)}: the label {quoted(texts[odd])} is a number, and {quoted(name)} is a "
             "name; give all labels as numbers from 0 on, or all as names"
         )
+    if _NUMBER.fullmatch(names[0]) and all(map(_NUMBER.fullmatch, names)):
+        raise DataError(f"{where(0)}: the label {quoted(texts[0])} is no whole number from 0 on")
     if len(names) > MOST_CLASSES:
         raise DataError(f"{where(0)}: {len(names):,} different names of classes are a mistake")
     number_of = {name: number for number, name in enumerate(names)}

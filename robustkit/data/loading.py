@@ -17,7 +17,7 @@ from robustkit.data.parquet import open_parquet
 from robustkit.data.shelf import DatasetSpec, checked_budgets, read_dataset_spec
 from robustkit.data.source import FileStamp, Opened, diagnosis, files_in, stamps
 from robustkit.data.split import find_split
-from robustkit.data.table import open_table, read_rows
+from robustkit.data.table import ADDRESS, open_table, read_rows
 from robustkit.data.tensors import open_tensors
 from robustkit.data.transform import Transform
 from robustkit.data.webdataset import braced, find_tars, is_tars, open_tars
@@ -91,6 +91,8 @@ def corruption_splits(name: str, split: str) -> list[str]:
 
 def _at_path(name: str, split: str) -> Opened:
     """What stands at a path, with the path on record where it is not plain from the rest."""
+    if ADDRESS.match(name):
+        raise DataError(f"{name}: an address; fetch the files, and name where they are")
     opened = open_path(Path(name), split)
     if name in (opened.origin.get("folder"), opened.origin.get("file")):
         return opened

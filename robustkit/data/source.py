@@ -80,6 +80,8 @@ class Opened:
     shape: tuple[int, ...] = ()
     """C, H, W that every image must have; empty where unknown"""
     warnings: tuple[str, ...] = ()
+    if_in_place: tuple[str, ...] = ()
+    """warnings of classes that keep the places of their names, no network's being known"""
     notes: tuple[str, ...] = ()
     """what was taken from where, for people; nothing is amiss"""
     files: tuple[FileStamp, ...] = ()

@@ -24,17 +24,20 @@ class SplitFiles(NamedTuple):
     split: str
 
 
-def find_split(place: Path, suffix: str, split: str) -> SplitFiles | None:
+def find_split(place: Path, suffix: str, split: str, skip: str = "\0") -> SplitFiles | None:
     """The files of a split, in a folder or as the file itself; None if there are none.
 
     The split is read off the names (`data/test-00000-of-00001.parquet`, `cifar10-test.parquet`,
-    `test/0000.parquet`); files without such a word are one whole.
+    `test/0000.parquet`); files without such a word are one whole. Files in a folder whose names
+    begin with `skip` are passed over.
 
     Raises:
         DataError: the files are of other splits.
     """
-    root = place if place.is_dir() else place.parent
-    return among(sorted(place.rglob(f"*{suffix}")) if place.is_dir() else [place], root, split)
+    if not place.is_dir():
+        return among([place], place.parent, split)
+    files = [path for path in sorted(place.rglob(f"*{suffix}")) if not path.name.startswith(skip)]
+    return among(files, place, split)
 
 
 def among(files: Sequence[Path], root: Path, split: str) -> SplitFiles | None:
