@@ -3,20 +3,28 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from helpers.evaluations import evaluation
 from PIL import Image
 
 from robustkit import summary
+from robustkit.audit.cache import Parts
+from robustkit.audit.corruptions import CorruptionRun
+from robustkit.audit.stages import ThreatModel
+from robustkit.checkpoint import read_checkpoint
 from robustkit.corruption.published import ALEXNET, tabulate
 from robustkit.corruption.tables import NAMES
 from robustkit.data import load_dataset
 from robustkit.data.corrupted import asked_levels, find_levels
 from robustkit.data.loading import corruption_splits
 from robustkit.errors import DataError
+from robustkit.evaluation import from_checkpoint
+from robustkit.protocol import parse_epsilon
 
 N = 12
 LABELS = np.arange(N) % 3
@@ -230,3 +238,54 @@ def test_all_levels_are_evaluated_by_one_command_and_each_is_on_record(robustkit
     for record in (first, second):
         record["robust"] = [record["clean"] | {"epsilon": "0.1", "epsilon_value": 0.1}]
     jsonschema.validate([first, second], summary.schema())
+
+
+def test_an_audit_takes_published_corruptions_and_keeps_each_level(tmp_path):
+    digits = load_dataset("mnist5k", limit=30)
+    pixels = np.rint(digits.images(0, 30) * 255).astype(np.uint8)
+    for name, changed in {"identity": pixels, "saturate": pixels // 3, "fog": 255 - pixels}.items():
+        (tmp_path / "C" / name).mkdir(parents=True)
+        np.save(tmp_path / "C" / name / "test_images.npy", changed)
+        np.save(tmp_path / "C" / name / "test_labels.npy", digits.labels)
+    levels = [
+        partial(load_dataset, str(tmp_path / "C"), split=split, limit=20)
+        for split in corruption_splits(str(tmp_path / "C"), "all")
+    ]
+    model, budget = from_checkpoint(read_checkpoint("lenet5-mnist5k")), parse_epsilon("0.1")
+    network = model.load(torch.device("cpu"))
+    threat = ThreatModel("linf", budget, (budget,), 0)
+    run = CorruptionRun(
+        model=lambda: network,
+        parts=Parts(tmp_path / "work", model, threat, torch.device("cpu"), None),
+        batch_size=7,
+        device=torch.device("cpu"),
+        seed=0,
+        begin=lambda title, count: lambda done: None,
+        over=lambda: False,
+    )
+    sources: dict[str, str] = {}
+    found = run.published(levels, sources)
+    assert [(row.name, row.group) for row in found.rows] == [
+        ("fog", "weather"),
+        ("identity", "other"),
+        ("saturate", "other"),
+    ]
+    shares = {row.name: row.severities[0].value for row in found.rows}
+    for name, share in shares.items():
+        images = np.load(tmp_path / "C" / name / "test_images.npy")[:20]
+        right = network(torch.from_numpy(images) / 255).argmax(1).numpy() == digits.labels[:20]
+        assert share == right.mean()
+    assert found.mean == pytest.approx((shares["fog"] + shares["saturate"]) / 2)
+    assert found.n == 20
+    files = {f"{name}/test_{kind}.npy" for name in shares for kind in ("images", "labels")}
+    assert set(sources) == {"fog", "identity", "saturate", *files}
+    assert len(list((tmp_path / "work").glob("corruptions-*.json"))) == 3
+    refusing = replace(run, model=lambda: pytest.fail("done twice"))
+    assert refusing.published(levels, {}) == found
+
+
+def test_an_audit_refuses_what_is_no_set_of_corrupted_images(robustkit, tmp_path):
+    (tmp_path / "own").mkdir()
+    status, out, err = robustkit("audit", "lenet5-mnist5k", "--corruptions", "own")
+    assert (status, out) == (2, "")
+    assert err.startswith("robustkit: error: --corruptions own: no set of corrupted images")

@@ -111,7 +111,7 @@ class SmoothedAccuracy:
 
 @dataclass(frozen=True, slots=True)
 class Corrupted:
-    """Accuracy under one common corruption at severities 1 to 5."""
+    """Accuracy under one common corruption by rising severity: 1 to 5, or a published set's."""
 
     name: str
     group: str
@@ -126,7 +126,7 @@ class Corruptions:
     mean: float | None = None
     """over corruptions and severities"""
     notes: tuple[str, ...] = ()
-    """where they differ from the published ones"""
+    """where they differ from the published ones, or that they are those"""
     n: int = 0
     reason: str = ""
     """why there are none"""

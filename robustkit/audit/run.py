@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustkit import corruption, evaluation
+from robustkit import evaluation
 from robustkit import protocol as protocols
 from robustkit.analysis.contrast import judge_levels
 from robustkit.audit import counts, thresholds
@@ -21,13 +21,13 @@ from robustkit.audit.cache import Parts, masks
 from robustkit.audit.certified import certificate, kept
 from robustkit.audit.checklist import fill
 from robustkit.audit.context import AuditContext
+from robustkit.audit.corruptions import CorruptionRun
 from robustkit.audit.indicators import INDICATORS, Indicator
 from robustkit.audit.indicators.run import IndicatorRun, run_indicators
 from robustkit.audit.outcome import (
     Audit,
     Certificate,
     ClaimVerdict,
-    Corrupted,
     Corruptions,
     IndicatorResult,
     RobustnessClaim,
@@ -51,7 +51,6 @@ from robustkit.audit.stages import (
 from robustkit.audit.verdict import judge
 from robustkit.audit.wording import listed
 from robustkit.certification import SmoothingNoise, attack_smoothed, certify_rising, smooth
-from robustkit.corruption.draws import VERSION as DRAWS
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.errors import RobustkitError, first_line
@@ -64,8 +63,6 @@ BATCH = 64
 BROKE = (OutOfTime, RobustkitError, RuntimeError)
 """what ends a part of the audit, and not the audit"""
 SURROGATE = "the surrogate"
-SMALLEST = corruption.SMALLEST
-"""edge in pixels below which corruptions mean nothing"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +84,8 @@ class AuditRequest:
     command: str
     training: TrainingImages = field(default_factory=TrainingImages)
     """what the network was trained on"""
+    published: Sequence[Callable[[], Dataset]] = ()
+    """each gives a level of a set of corrupted images; none: corruptions are made here"""
 
 
 def run_audit(request: AuditRequest, settings: StageSettings) -> Audit:
@@ -110,6 +109,8 @@ class _AuditRun:
     settings: StageSettings
     notes: list[str] = field(default_factory=list)
     """what could not be done, and has no place of its own in the outcome"""
+    sources: dict[str, str] = field(default_factory=dict)
+    """of published corruptions: digests of levels and files"""
 
     def audit(self) -> Audit:
         """The parts in turn."""
@@ -311,45 +312,22 @@ class _AuditRun:
         return certificate(result, attacked)
 
     def _corrupt(self) -> Corruptions:
-        part = self._first(self.request.plan.corrupted)
-        n, (channels, height, width) = len(part), part.shape
-        if channels not in (1, 3) or min(height, width) < SMALLEST:
-            reason = f"images of {channels} × {height} × {width} are none they are defined for"
-            return Corruptions(n=n, reason=reason)
-        key = self._parts.key("corruptions", part, DRAWS)
-        try:
-            result = self._parts.part(key, lambda: self._corrupted(part))
-        except BROKE as error:
-            return Corruptions(n=n, reason=first_line(error))
-        right = np.array(result["right"])
-        groups = {name: group for group, names in corruption.GROUPS.items() for name in names}
-        rows = tuple(
-            Corrupted(name, groups[name], tuple(proportion(int(k), n, "exact") for k in row))
-            for name, row in zip(corruption.NAMES, right, strict=True)
-        )
-        notes = corruption.departure_notes(corruption.NAMES, height, width, channels)
-        return Corruptions(rows, float(right.mean() / n), notes, n)
-
-    def _corrupted(self, part: Dataset) -> dict[str, Any]:
-        n = len(part)
-        watch = self._begin("common corruptions", n)
-
-        def progress(done: int, total: int) -> None:
-            watch(n * done / total)
-            if self.settings.over():
-                raise OutOfTime(TIME_UP)
-
-        right = corruption.measure(
-            self._model,
-            part.images,
-            part.labels,
-            part.ids,
-            self._batch,
-            seed=self.request.threat.seed,
+        run = CorruptionRun(
+            model=lambda: self._model,
+            parts=self._parts,
+            batch_size=self._batch,
             device=self._torch_device,
-            progress=progress,
+            seed=self.request.threat.seed,
+            begin=self._begin,
+            over=self.settings.over,
         )
-        return {"right": right.sum(2).tolist()}
+        try:
+            if self.request.published:
+                return run.published(self.request.published, self.sources)
+            return run.procedural(self._first(self.request.plan.corrupted))
+        except BROKE as error:
+            n = len(self._first(self.request.plan.corrupted))
+            return Corruptions(n=n, reason=first_line(error))
 
     def _smooth(self) -> SmoothedAccuracy | None:
         smoothing = self.request.plan.smoothing
@@ -447,4 +425,5 @@ class _AuditRun:
                 "seed": self.request.threat.seed,
             },
             "Audit": {"name": plan.name, "title": plan.title, "digest": digest(plan.text)},
+            **({"Corruptions": dict(self.sources)} if self.sources else {}),
         }

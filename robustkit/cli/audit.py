@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from robustkit.audit.plan import AuditPlan
     from robustkit.audit.policy import Policy
     from robustkit.audit.run import AuditRequest
+    from robustkit.checkpoint import Checkpoint
+    from robustkit.data import Dataset
     from robustkit.evaluation import RunOptions
 
 FAILED_POLICY = 1
@@ -95,6 +98,12 @@ def audit(
     surrogate: Annotated[
         str | None,
         typer.Option(metavar="CKPT", help="Also try transfer attacks crafted on this network."),
+    ] = None,
+    corruptions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Corrupted images as published, instead of those made here."
+        ),
     ] = None,
     model: Model = None,
     data: Data = None,
@@ -160,11 +169,32 @@ def audit(
         budget=budget,
         command=shlex.join(["robustkit", *sys.argv[1:]]),
         training=TrainingImages.of(audited, data_root, dataset),
+        published=_published(corruptions, images, audited, parsed.plan.corrupted),
     )
     options = evaluation.RunOptions(
         batch_size=images_per_batch(batch_size), device=device, precision=precision
     )
     return _write_and_show(_run(request, options, out, parsed.minutes), out, junit)
+
+
+def _published(
+    folder: str | None, images: ImageOptions, audited: "Checkpoint", first: int
+) -> "list[Callable[[], Dataset]]":
+    """What reads the levels of a set of corrupted images, the first images of each.
+
+    Raises:
+        InputError: the folder is no such set.
+    """
+    if folder is None:
+        return []
+    from robustkit.data.loading import corruption_splits
+
+    if not (splits := corruption_splits(folder, "all")):
+        raise InputError(
+            f"--corruptions {folder}: no set of corrupted images, as the folder of CIFAR-10-C is"
+        )
+    level = replace(images, data=folder, limit=first or None)
+    return [partial(replace(level, split=split).load, audited) for split in splits]
 
 
 def _parse_options(

@@ -69,7 +69,7 @@ def measure(
             model = held(model, clean)
         for i, j in cells:
             images = corrupt(clean, names[i], severities[j], ids[part], seed)
-            predicted = _predicted(model, images, f"{names[i]} at severity {severities[j]}", start)
+            predicted = predict(model, images, f"{names[i]} at severity {severities[j]}", start)
             right[i, j, part] = predicted == truth[part]
             done += len(images)
             progress(done, right.size)
@@ -77,7 +77,7 @@ def measure(
 
 
 @torch.no_grad()
-def _predicted(model: torch.nn.Module, images: Tensor, where: str, start: int) -> Any:
+def predict(model: torch.nn.Module, images: Tensor, where: str, start: int) -> Any:
     """Classes, N, on the CPU; `where` and `start` name the images in an error."""
     logits: Tensor = answer(model, images)
     finite = torch.isfinite(logits).all(1)
