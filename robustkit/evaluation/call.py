@@ -15,7 +15,7 @@ from robustkit.data import Dataset, load_dataset
 from robustkit.errors import InputError
 from robustkit.evaluation.certifying import certify_images
 from robustkit.evaluation.config import Prove, resolve_protocol
-from robustkit.evaluation.images import images_for
+from robustkit.evaluation.images import check_classes, images_for
 from robustkit.evaluation.model import from_checkpoint
 from robustkit.evaluation.module import from_module
 from robustkit.evaluation.options import RunOptions
@@ -146,4 +146,6 @@ def _dataset(
         return datasets.from_arrays(images[:count], labels[:count], name="arrays")
     if limit is not None and whole_number(limit, "--limit", least=1) < len(data):
         raise InputError("limit goes with a data set's name or arrays; load the Dataset with it")
+    if isinstance(model, Checkpoint):
+        check_classes(model, data)
     return data

@@ -68,8 +68,8 @@ def check_classes(checkpoint: Checkpoint, data: Dataset) -> None:
     """
     if moved := renumbered(data.classes, checkpoint.label_names):
         raise DataError(
-            f"{checkpoint.path}: numbers its classes otherwise than the network that the images "
-            f"are for: {moved}; the two cannot share images"
+            f"{checkpoint.path}: numbers its classes otherwise than {data.name}: {moved}; "
+            "put the labels in its order, or evaluate it by itself, which does"
         )
 
 

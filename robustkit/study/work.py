@@ -217,6 +217,7 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
         read = read_checkpoint(path, model=made.get("model"))
         if "recorded" in made:  # made elsewhere
             evaluation.check_shape(read, data)
+            evaluation.check_classes(read, data)
         model = evaluation.from_checkpoint(read, len(data.classes))
         # as the study knows it, wherever a worker has it
         header = {**model.header, "path": made["checkpoint"]}
