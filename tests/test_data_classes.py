@@ -193,6 +193,7 @@ def test_folders_may_be_called_by_the_networks_numbers():
         ("own.txt", "--classes own.txt: no such file; or give numbers"),
         ("3,1,2", "3 numbers, but own has 2 classes"),
         ("3,4", "4 is no class of the network, which has 4, numbered from 0"),
+        ("3,99999999999999999", "is no class of the network"),
         ("cat,dog", "the network's are not known by name; give numbers"),
         ("cat,dog,elk", "3 names; expected the network's 4, or one for each of 2"),
         ('{"0": "a", "2": "b"}', "2 entries, but none for 1"),
@@ -258,6 +259,14 @@ def test_what_is_warned_of_places_is_not_said_of_classes_that_are_matched(tmp_pa
         data = load_dataset(str(tmp_path), classes=classes)
         assert data.warnings == ()
         assert sorted(data.labels.tolist()) == list(range(11))
+
+
+def test_labels_that_are_but_numbers_are_the_networks_whatever_it_calls_its_classes(tmp_path):
+    np.savez(tmp_path / "own.npz", images=np.full((3, 4, 4), 255, np.uint8), labels=[0, 2, 1])
+    for names in (NAMES, ("1", "2", "3", "4"), NAMES[:2]):
+        data = load_dataset(str(tmp_path / "own.npz"), classes=WantedClasses(names=names, count=4))
+        assert data.labels.tolist() == [0, 2, 1]
+        assert len(data.classes) == (3 if len(names) == 2 else 4)
 
 
 def test_a_class_folder_without_pictures_is_warned_of(tmp_path):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from robustkit.data.classlist import ClassList, Names, read_class_list, synonyms
 from robustkit.data.shelf import read_dataset_spec
+from robustkit.data.source import MOST_CLASSES
 from robustkit.errors import DataError, quoted
 from robustkit.parsing import whole
 
@@ -49,6 +50,8 @@ class DataClasses(NamedTuple):
     """the data, as messages call it"""
     empty: tuple[str, ...] = ()
     """class folders without pictures"""
+    unnamed: bool = False
+    """whether the names are but the numbers of the labels"""
 
     @property
     def nameless(self) -> bool:
@@ -119,6 +122,8 @@ def renumbered(names: Sequence[str], others: Sequence[str]) -> str | None:
 
 
 def _named_network(wanted: WantedClasses) -> _Network | None:
+    if wanted.count not in (None, len(wanted.names)):
+        return None
     if not wanted.names or all(PLACEHOLDER.fullmatch(name) for name in wanted.names):
         return None
     return _Network([synonyms(name) for name in wanted.names], "the checkpoint")
@@ -191,8 +196,10 @@ def _by_name(data: DataClasses, network: _Network, record: dict[str, Any]) -> Cl
     count = len(network.classes)
     record = {"by": "name", "names_from": network.said_by, **record}
     index = _index(network)
-    found = [_find(name, index) for name in data.names]
     places = tuple(range(len(data.names)))
+    if data.unnamed and len(places) <= count:
+        return ClassMap(places, network.names, record | {"by": "number"})
+    found = [_find(name, index) for name in data.names]
     if len(found) == count and all(n in one for n, one in enumerate(found)):
         return ClassMap(places, network.names, record)
     if not any(found) and data.nameless:
@@ -355,8 +362,9 @@ def _as_numbered(
             f"{given.where}: {len(given.numbers):,} numbers, but {data.where} has "
             f"{len(data.names):,} classes ({_some(data.names)})"
         )
-    total = count or (len(network.classes) if network else max(given.numbers) + 1)
-    if (largest := max(given.numbers)) >= total:
+    largest = max(given.numbers)
+    total = count or (len(network.classes) if network else min(largest + 1, MOST_CLASSES))
+    if largest >= total:
         raise DataError(
             f"{given.where}: {largest} is no class of the network, which has {total:,}, "
             "numbered from 0"

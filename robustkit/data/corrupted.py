@@ -26,7 +26,7 @@ from robustkit.data.folder import open_classes
 from robustkit.data.npy import NpyPair, images_of, open_npy, read_header, read_labels
 from robustkit.data.npz import SPLITS, pairs_of
 from robustkit.data.pixels import Labels
-from robustkit.data.source import MOST_CLASSES, Opened, Reordered, stamps
+from robustkit.data.source import Opened, Reordered, stamps
 from robustkit.errors import DataError
 from robustkit.files import file_digest
 
@@ -181,7 +181,12 @@ def _severities(folder: Path) -> list[str]:
     children = _subfolders(folder, len(SEVERITIES))
     names = [child.name for child in children]
     known = bool(names) and set(names) <= set(SEVERITIES)
-    return names if known and all(_subfolders(child, MOST_CLASSES) for child in children) else []
+    return names if known and all(map(_has_folder, children)) else []
+
+
+def _has_folder(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
 
 
 def _pair(folder: Path) -> NpyPair | None:
