@@ -333,6 +333,9 @@ def test_an_image_that_vanishes_after_loading_is_named(tmp_path, monkeypatch):
 def test_a_folder_without_pictures_is_one_line(tmp_path):
     with one_line("no pictures in class folders"):
         load_dataset(str(tmp_path))
+    (tmp_path / "own.csv").write_text("path,label\n")
+    with one_line("no pictures in class folders .*; name the table instead: --data .*own.csv"):
+        load_dataset(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,11 @@ def _opened(
         raise DataError(f"{folder}: the class folder {unknown[0]!r} is none of the known classes")
     files = [(path, label) for label, name in enumerate(names) for path in _pictures(folder / name)]
     if not files:
-        raise DataError(f"{folder}: no pictures in class folders (folder/CLASS/picture.png)")
+        tables = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".csv", ".tsv"))
+        instead = f"; name the table instead: --data {folder / tables[0]}" if tables else ""
+        raise DataError(
+            f"{folder}: no pictures in class folders (folder/CLASS/picture.png){instead}"
+        )
     paths, labels = zip(*files, strict=True)
     told: list[str] = []
     empty = tuple(names[n] for n in sorted(set(range(len(names))) - set(labels)))

@@ -36,8 +36,9 @@ def find_split(place: Path, suffix: str, split: str, skip: str = "\0") -> SplitF
     """
     if not place.is_dir():
         return among([place], place.parent, split)
-    files = [path for path in sorted(place.rglob(f"*{suffix}")) if not path.name.startswith(skip)]
-    return among(files, place, split)
+    # a folder may be called so, too
+    found = (path for path in sorted(place.rglob(f"*{suffix}")) if path.is_file())
+    return among([path for path in found if not path.name.startswith(skip)], place, split)
 
 
 def among(files: Sequence[Path], root: Path, split: str) -> SplitFiles | None:
