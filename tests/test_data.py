@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from robustkit.data import from_arrays, load_dataset, read_dataset_spec
+from robustkit.data.shelf import Interpolation
 from robustkit.errors import DataError, InputError, UnknownName
 from robustkit.files import names, shipped
 
@@ -270,6 +272,34 @@ def test_resize_and_crop_are_those_of_torchvision_pixel_for_pixel(resize, crop):
     np.testing.assert_array_equal(np.rint(data.images(0, 1)[0] * 255), expected)
 
 
+@pytest.mark.parametrize("name", get_args(Interpolation))
+def test_every_interpolation_is_that_of_torchvision_pixel_for_pixel_and_another_answer(name):
+    image = some_images(1, 3, 14, 17)[0]
+    data = from_arrays(image[np.newaxis], [0], name="own", resize=9, interpolation=name)
+    resized = v2.Resize(9, v2.InterpolationMode[name.upper()])(
+        Image.fromarray(image.transpose(1, 2, 0))
+    )
+    found = np.rint(data.images(0, 1)[0] * 255)
+    np.testing.assert_array_equal(found, np.asarray(resized).transpose(2, 0, 1))
+    usual = from_arrays(image[np.newaxis], [0], name="own", resize=9)
+    assert (
+        (data.digest == usual.digest) == (data.transform == {"resize": 9}) == (name == "bilinear")
+    )
+
+
+def test_an_interpolation_stands_in_a_data_sets_file_and_an_option_goes_before(tmp_path):
+    np.savez(tmp_path / "own.npz", test_images=some_images(2), test_labels=[0, 1])
+    text = 'title = "t"\nsource = "own.npz"\nresize = 3\ninterpolation = "bicubic"\n'
+    (tmp_path / "own.toml").write_text(text)
+    file = str(tmp_path / "own.toml")
+    assert load_dataset(file).transform == {"resize": 3, "interpolation": "bicubic"}
+    assert load_dataset(file, interpolation="bilinear").transform == {"resize": 3}
+    assert load_dataset(file, resize=4).transform == {}
+    (tmp_path / "own.toml").write_text(text.replace("bicubic", "cubic"))
+    with pytest.raises(DataError, match=r"interpolation: .*bicubic"):
+        load_dataset(file)
+
+
 def test_ids_are_those_of_the_pixels_before_the_transform():
     images = some_images(3, 3, 8, 8)
     plain = from_arrays(images, [0, 1, 0], name="own")
@@ -308,6 +338,8 @@ def test_floats_are_resized_without_rounding_to_8_bits_and_stay_in_bounds():
         ({"resize": -1}, "--resize must be from 1 to 16384 pixels, got -1"),
         ({"resize": 10**24}, "--resize must be from 1 to 16384 pixels, got 1000"),
         ({"channels": 2}, "--channels must be 1 or 3"),
+        ({"interpolation": "box"}, "--interpolation box: nothing is resized; give --resize"),
+        ({"resize": 3, "interpolation": "cubic"}, "one of bilinear, .*, got 'cubic'"),
         ({"limit": 0}, "--limit must be at least 1"),
     ],
 )

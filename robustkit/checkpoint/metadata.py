@@ -6,9 +6,10 @@ file are merged, what `describe` shows and what a record keeps. Needs no torch.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Self, get_args
 
-from robustkit.errors import CheckpointError, InputError
+from robustkit.data.shelf import Interpolation
+from robustkit.errors import CheckpointError, InputError, quoted
 from robustkit.files import build
 
 LARGEST = 4096
@@ -41,6 +42,8 @@ class CheckpointMetadata:
     """C, H, W"""
     resize: int | None = _item("resize", optional=True, recorded=False)
     """how the training images were made, as the data's own: shorter side"""
+    interpolation: str | None = _item("interpolation", optional=True, recorded=False)
+    """that it is resized by"""
     crop: int | None = _item("crop", optional=True, recorded=False)
     """then a central square"""
     channels: int | None = _item("channels", optional=True, recorded=False)
@@ -119,6 +122,11 @@ def parse_metadata(table: Mapping[str, Any], where: str) -> CheckpointMetadata:
         value = getattr(made, name)
         if value is not None and not 1 <= value <= LARGEST:
             raise CheckpointError(f"{where}: {name} must be from 1 to {LARGEST}, got {value}")
+    if made.interpolation not in (None, *get_args(Interpolation)):
+        known = ", ".join(get_args(Interpolation))
+        raise CheckpointError(
+            f"{where}: interpolation must be one of {known}, got {quoted(made.interpolation)}"
+        )
     check_normalisation(made.mean, made.std, where)
     return made
 

@@ -22,6 +22,7 @@ from robustkit.cli.options import (
     Ignore,
     ImageByImage,
     ImageOptions,
+    Interpolation,
     Mean,
     Model,
     NumClasses,
@@ -126,6 +127,7 @@ def audit(
     rename: Rename = None,
     image_by_image: ImageByImage = False,
     resize: Resize = None,
+    interpolation: Interpolation = None,
     crop: Crop = None,
     channels: Channels = None,
     classes: Classes = None,
@@ -149,6 +151,7 @@ def audit(
         taken=TakenWeights(weights, ignore, rename),
     )
     form: dict[str, Any] = {"resize": resize, "crop": crop, "channels": channels}
+    form["interpolation"] = interpolation
     form |= {"classes": classes, "limit": limit or parsed.plan.images or None}
     images = ImageOptions(data=data, root=data_root, split=split, **form)
     audited = reading.read(checkpoint)

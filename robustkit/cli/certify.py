@@ -16,6 +16,7 @@ from robustkit.cli.options import (
     Device,
     Ignore,
     ImageOptions,
+    Interpolation,
     Mean,
     Model,
     NumClasses,
@@ -77,6 +78,7 @@ def certify(
     ignore: Ignore = None,
     rename: Rename = None,
     resize: Resize = None,
+    interpolation: Interpolation = None,
     crop: Crop = None,
     channels: Channels = None,
     classes: Classes = None,
@@ -101,6 +103,7 @@ def certify(
         taken=TakenWeights(weights, ignore, rename),
     )
     form: dict[str, Any] = {"resize": resize, "crop": crop, "channels": channels}
+    form["interpolation"] = interpolation
     form["classes"] = classes
     images = ImageOptions(data=data, root=data_root, split=split, limit=limit, **form)
     asked = {"norm": norm, "attack": attack, "time_limit": time_limit, "seed": seed, "out": out}

@@ -13,6 +13,7 @@ from robustkit.cli.options import (
     Data,
     DataRoot,
     Ignore,
+    Interpolation,
     Mean,
     Model,
     NumClasses,
@@ -58,6 +59,7 @@ def describe(
         None, metavar="KIND", help="Where labels came from a file: file:FILE#COLUMN, matrix:FILE."
     ),
     resize: Resize = None,
+    interpolation: Interpolation = None,
     crop: Crop = None,
     channels: Channels = None,
 ) -> None:
@@ -81,7 +83,13 @@ def describe(
     if sidecar or sidecar_path:
         tell(f"wrote {checkpoints.write_sidecar(found, sidecar_path)}")
     if labels is not None:
-        where = {"root": data_root, "resize": resize, "crop": crop, "channels": channels}
+        where: dict[str, Any] = {
+            "root": data_root,
+            "resize": resize,
+            "crop": crop,
+            "channels": channels,
+        }
+        where["interpolation"] = interpolation
         _write_labels(found, labels, data, split, noise_kind, where)
 
 

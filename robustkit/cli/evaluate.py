@@ -21,6 +21,7 @@ from robustkit.cli.options import (
     Ignore,
     ImageByImage,
     ImageOptions,
+    Interpolation,
     Mean,
     Model,
     NumClasses,
@@ -138,6 +139,7 @@ def evaluate(
     rename: Rename = None,
     image_by_image: ImageByImage = False,
     resize: Resize = None,
+    interpolation: Interpolation = None,
     crop: Crop = None,
     channels: Channels = None,
     classes: Classes = None,
@@ -152,6 +154,7 @@ def evaluate(
         taken=TakenWeights(weights, ignore, rename),
     )
     form: dict[str, Any] = {"resize": resize, "crop": crop, "channels": channels}
+    form["interpolation"] = interpolation
     form["classes"] = classes
     images = ImageOptions(data=data, root=data_root, split=split, limit=limit, **form)
     request = EvaluationRequest(

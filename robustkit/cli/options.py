@@ -34,6 +34,10 @@ Data = Annotated[
 DataRoot = Annotated[Path | None, typer.Option(help="Directory with the data files.")]
 Split = Annotated[str, typer.Option(help="Split of the data set.")]
 Resize = Annotated[int | None, typer.Option(min=1, help="Resize the shorter side.")]
+Interpolation = Annotated[
+    Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] | None,
+    typer.Option(help="How it is resized, by Pillow; else bilinear."),
+]
 Crop = Annotated[int | None, typer.Option(min=1, help="Then crop a central square.")]
 Channels = Annotated[int | None, typer.Option(min=1, help="Convert to 1 or 3 channels.")]
 Classes = Annotated[
@@ -135,6 +139,7 @@ class ImageOptions:
     split: str
     limit: int | None
     resize: int | None
+    interpolation: str | None
     crop: int | None
     channels: int | None
     classes: str | None = None
@@ -155,6 +160,7 @@ class ImageOptions:
             limit=self.limit,
             root=self.root,
             resize=self.resize,
+            interpolation=self.interpolation,
             crop=self.crop,
             channels=self.channels,
             classes=self.classes,
@@ -178,7 +184,7 @@ class ImageOptions:
         from robustkit.checkpoint import read_checkpoint
 
         checkpoint = read_checkpoint(path, trust_program=trust_program)
-        if (self.resize, self.crop, self.channels) == (None, None, None):
+        if (self.resize, self.interpolation, self.crop, self.channels) == (None,) * 4:
             evaluation.check_shape(checkpoint, images)
         evaluation.check_classes(checkpoint, images)
         classes = len(images.classes)

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from robustkit.cli.options import Channels, Crop, DataRoot, Device, Resize, Seed, Split, share
+from robustkit.cli.options import (
+    Channels,
+    Crop,
+    DataRoot,
+    Device,
+    Interpolation,
+    Resize,
+    Seed,
+    Split,
+    share,
+)
 from robustkit.cli.output import check_file
 from robustkit.errors import InputError
 from robustkit.parsing import whole
@@ -129,6 +139,7 @@ def train(
         ),
     ] = False,
     resize: Resize = None,
+    interpolation: Interpolation = None,
     crop: Crop = None,
     channels: Channels = None,
     out: Annotated[
@@ -162,6 +173,7 @@ def train(
     check_file("--out", out)
     path = out or Path(_name(loss, given, model, data, noise, part, scheme, seed))
     shape: dict[str, Any] = {"resize": resize, "crop": crop, "channels": channels}
+    shape["interpolation"] = interpolation
     images = load_dataset(data, split=split, root=data_root, **shape)
     _check_held_out(changes.get("hold_out", 0), images)
     config = TrainingConfig(

@@ -4,7 +4,7 @@
 - source: images by position, whatever the format; idx, npz, npy, tensors, folder, table,
   parquet, arrow, webdataset, corrupted and originals open one
 - pixels: the one form of an image that ids and attacks start from
-- transform: channels, resize, crop
+- transform: channels, resize by an interpolation, crop
 - classes: which of a network's classes the data's are; classlist reads what the user says of it
 - dataset: order, ids and digest
 - loading: from a name to a data set

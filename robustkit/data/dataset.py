@@ -54,8 +54,8 @@ class Dataset:
     budgets: Budgets
     """usual budgets per norm; empty where unknown"""
     order: Order
-    transform: dict[str, int]
-    """channels, resize, crop, as far as they change an image"""
+    transform: dict[str, Any]
+    """channels, resize, interpolation, crop, as far as they change an image"""
     source: dict[str, Any]
     """licence, origin, files and their digests"""
     warnings: tuple[str, ...]
@@ -131,7 +131,7 @@ class Dataset:
 def _digest(
     ids: Sequence[str],
     labels: Labels,
-    transform: dict[str, int],
+    transform: dict[str, Any],
     classes: Sequence[str],
     source: Source,
 ) -> str:
@@ -155,6 +155,7 @@ def from_arrays(
     budgets: Budgets | None = None,
     limit: int | None = None,
     resize: int | None = None,
+    interpolation: str | None = None,
     crop: int | None = None,
     channels: int | None = None,
 ) -> Dataset:
@@ -171,6 +172,7 @@ def from_arrays(
         budgets: usual budgets per norm, as text such as "8/255".
         limit: only the first so many images.
         resize: length of the shorter side.
+        interpolation: how it is resized, by Pillow; bilinear where nothing is given.
         crop: side of the square then cut from the centre.
         channels: 1 or 3.
 
@@ -179,7 +181,7 @@ def from_arrays(
     """
     pair = checked_arrays(images, labels, name)
     opened = Opened(ArraySource(pair.images, pair.labels, name), split, tuple(classes or ()))
-    transform = Transform(resize, crop, channels)
+    transform = Transform(resize, crop, channels, interpolation).checked()
     usual = checked_budgets(budgets or {}, name)
     return assemble(opened, name, title or name, usual, transform, limit, shuffle=False)
 

@@ -35,6 +35,7 @@ def load_dataset(
     limit: int | None = None,
     root: Path | str | None = None,
     resize: int | None = None,
+    interpolation: str | None = None,
     crop: int | None = None,
     channels: int | None = None,
     classes: WantedClasses | str | None = None,
@@ -48,6 +49,7 @@ def load_dataset(
         limit: only the first so many images.
         root: where the files of a known data set stand; downloads go elsewhere, to a cache.
         resize: length of the shorter side.
+        interpolation: how it is resized, by Pillow; bilinear where nothing is given.
         crop: side of the square then cut from the centre.
         channels: 1 or 3.
         classes: those of the network that the images are for, whose numbers the labels become; a
@@ -60,7 +62,7 @@ def load_dataset(
     """
     wanted = WantedClasses(given=classes) if isinstance(classes, str) else classes
     root = None if root is None else Path(root)
-    asked = Transform(resize, crop, channels)
+    asked = Transform(resize, crop, channels, interpolation)
     file = _shelf_file(name)
     known = read_dataset_spec(name) if file else DatasetSpec(title=name, source=name)
     try:
@@ -70,12 +72,16 @@ def load_dataset(
             file.stem if file else Path(name).resolve().stem,
             known.title,
             checked_budgets(known.budgets, name),
-            asked.over(Transform(known.resize, known.crop, known.channels)),
+            asked.over(_usual(known)).checked(),
             limit,
             wanted=wanted,
         )
     except OSError as error:
         raise DataError(f"{error.filename or name}: cannot be read: {error.strerror}") from error
+
+
+def _usual(known: DatasetSpec) -> Transform:
+    return Transform(known.resize, known.crop, known.channels, known.interpolation)
 
 
 def corruption_splits(name: str, split: str) -> list[str]:

@@ -54,7 +54,8 @@ def recover(dataset: Dataset, record: Mapping[str, Any], kind: str | None = None
     if dataset.digest != _at(record, "digest"):
         raise DataError(
             f"{dataset.name} {dataset.split}: not the images and labels of this training: their "
-            "digest is another; give the same --data, --split, --resize, --crop and --channels"
+            "digest is another; give the same --data, --split, --resize, --interpolation, --crop "
+            "and --channels"
         )
     try:
         training = prepare_training_data(

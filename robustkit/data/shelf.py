@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 from robustkit.errors import DataError, InputError
 from robustkit.files import build, find, read_toml
 from robustkit.protocol import NORMS, Norm, parse_epsilon
 
 UNIT = (Fraction(0), Fraction(1))
+Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"]
+"""as Pillow names them; all but nearest with antialiasing"""
 Budgets = dict[Norm, tuple[str, ...]]
 
 
@@ -39,6 +41,7 @@ class DatasetSpec:
     jpeg: bool = False
     """the originals themselves are JPEG files"""
     resize: int | None = None
+    interpolation: Interpolation | None = None
     crop: int | None = None
     channels: int | None = None
 

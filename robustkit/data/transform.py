@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image as Pillow
 
 from robustkit.data.pixels import Image
+from robustkit.data.shelf import Interpolation
 from robustkit.errors import DataError, quoted
 
 LONGEST_SIDE = 2**14
 """pixels; three channels of such a square are 3 GiB"""
+
+USUAL: Interpolation = "bilinear"
 
 
 class Shape(NamedTuple):
@@ -30,10 +33,12 @@ class Transform:
     """Channels, then resize, then centre crop: torchvision's usual preparation for evaluation."""
 
     resize: int | None = None
-    """length of the shorter side, bilinear with antialiasing"""
+    """length of the shorter side"""
     crop: int | None = None
     """side of the square cut from the centre"""
     channels: int | None = None
+    interpolation: str | None = None
+    """that it is resized by, through Pillow; None: bilinear"""
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
@@ -42,6 +47,10 @@ class Transform:
                 raise DataError(
                     f"--{name} must be from 1 to {LONGEST_SIDE} pixels, got {quoted(value)}"
                 )
+        known = get_args(Interpolation)
+        if self.interpolation not in (None, *known):
+            got = f"{', '.join(known)}, got {quoted(self.interpolation)}"
+            raise DataError(f"--interpolation must be one of {got}")
         if self.channels not in (None, 1, 3):
             raise DataError(f"--channels must be 1 or 3, got {self.channels}")
 
@@ -72,7 +81,7 @@ class Transform:
             image = _with_channels(image, self.channels)
         height, width = self._resized(*image.shape[1:])
         if (height, width) != image.shape[1:]:
-            image = np.stack([_resize(plane, height, width) for plane in image])
+            image = np.stack([_resize(plane, height, width, self.interpolation) for plane in image])
         if self.crop is not None:
             top, left = round((height - self.crop) / 2), round((width - self.crop) / 2)
             image = image[:, top : top + self.crop, left : left + self.crop]
@@ -80,7 +89,19 @@ class Transform:
 
     def over(self, usual: "Transform") -> "Transform":
         """This transform, with the parts that it leaves open taken from another."""
-        return Transform(**(usual.plain() | self.plain()))
+        return Transform(**(_given(usual) | _given(self)))
+
+    def checked(self) -> "Transform":
+        """This transform, if all its parts do something.
+
+        Raises:
+            DataError: an interpolation, and nothing is resized.
+        """
+        if self.interpolation and self.resize is None:
+            raise DataError(
+                f"--interpolation {self.interpolation}: nothing is resized; give --resize as well"
+            )
+        return self
 
     def effective(self, shapes: Iterable[Shape]) -> "Transform":
         """The transform without the parts that change no image of these shapes."""
@@ -89,15 +110,18 @@ class Transform:
         if all(shape.channels == kept.channels for shape in shapes):
             kept = replace(kept, channels=None)
         if all(min(shape.height, shape.width) == kept.resize for shape in shapes):
-            kept = replace(kept, resize=None)
+            kept = replace(kept, resize=None, interpolation=None)
         sizes = {kept._resized(shape.height, shape.width) for shape in shapes}
         if sizes == {(kept.crop, kept.crop)}:
             kept = replace(kept, crop=None)
         return kept
 
-    def plain(self) -> dict[str, int]:
+    def plain(self) -> dict[str, Any]:
         """The parts that are set, as JSON."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        parts = _given(self)
+        if parts.get("interpolation") == USUAL:  # as it was before there was a choice
+            del parts["interpolation"]
+        return parts
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """As torchvision: the longer side is rounded down."""
@@ -108,9 +132,14 @@ class Transform:
         return self.resize, int(self.resize * width / height)
 
 
-def _resize(plane: Image, height: int, width: int) -> Image:
-    picture = Pillow.fromarray(plane).resize((width, height), Pillow.Resampling.BILINEAR)
-    # bilinear weights of float32 can overshoot by rounding
+def _given(transform: Transform) -> dict[str, Any]:
+    return {name: value for name, value in asdict(transform).items() if value is not None}
+
+
+def _resize(plane: Image, height: int, width: int, interpolation: str | None) -> Image:
+    filter_ = Pillow.Resampling[(interpolation or USUAL).upper()]
+    picture = Pillow.fromarray(plane).resize((width, height), filter_)
+    # bicubic and lanczos overshoot where the type has room for it, and rounding does
     resized: Image = np.asarray(picture)
     return resized.clip(0, 255 if plane.dtype == np.uint8 else 1)
 

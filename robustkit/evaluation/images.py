@@ -1,6 +1,7 @@
 """The images to evaluate a checkpoint on, made as those of its training were."""
 
 from pathlib import Path
+from typing import Any
 
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset, load_dataset
@@ -16,6 +17,7 @@ def images_for(
     limit: int | None = None,
     root: Path | None = None,
     resize: int | None = None,
+    interpolation: str | None = None,
     crop: int | None = None,
     channels: int | None = None,
     classes: str | None = None,
@@ -33,7 +35,12 @@ def images_for(
     checkpoint.check_installed()  # before images are read
     if not (name := name or checkpoint.trained_on):
         raise InputError(f"{checkpoint.path}: records no data set; name one with --data")
-    given = {"resize": resize, "crop": crop, "channels": channels}
+    given: dict[str, Any] = {
+        "resize": resize,
+        "interpolation": interpolation,
+        "crop": crop,
+        "channels": channels,
+    }
     chosen = {
         key: getattr(checkpoint, key) if value is None else value for key, value in given.items()
     }
