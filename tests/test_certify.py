@@ -13,7 +13,7 @@ from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 from robustkit.errors import RecordError
 from robustkit.evaluation import certifying
-from robustkit.record.certification import read_certification
+from robustkit.record.certification import encode_certification, read_certification
 
 NET = """
 from torch import nn
@@ -166,6 +166,22 @@ def test_a_record_that_was_changed_is_refused(digits, tmp_path):
     found.path.write_bytes(b"PK\x03\x04 not a zip")
     with pytest.raises(RecordError, match="not a robustkit certification"):
         front.certify(checkpoint, **named)
+
+
+SEAL = "b23f3d4b3368c3d129350bce04aa0ced0769f2dcd81e5072c0d8d036dd824092"
+
+
+def test_the_digest_of_a_record_is_that_of_every_version(tmp_path):
+    """What was written is read as long as it is taken of the same words in the same order."""
+    header = {"schema": "robustkit.certification/1", "digest": "c" * 64}
+    pictures = np.arange(4.0).reshape(1, 1, 2, 2)
+    path = tmp_path / f"certification-{'c' * 32}.npz"
+    path.write_bytes(encode_certification(header, {"seconds": 1}, [], pictures))
+    with np.load(path) as arrays:
+        said, seal = json.loads(str(arrays["record"])), str(arrays["seal"])
+    assert said == {"header": header, "run": {"seconds": 1}, "rows": []}
+    assert seal == SEAL
+    assert read_certification(path).perturbed.tolist() == pictures.tolist()
 
 
 def test_what_cannot_be_certified_is_one_line(robustkit, digits):

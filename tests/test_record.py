@@ -1,6 +1,6 @@
 import json
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,13 @@ def test_intervals_are_of_the_method_that_is_asked_for(method):
     expected = [proportion(k, 50, method) for k in right]
     assert [made.clean(method), *(p.accuracy for p in made.robust(method))] == expected
     assert (made.clean() == expected[0]) == (method == "wilson")
+    proved = replace(
+        made,
+        header=made.header | {"prove": {"on": True}},
+        table=column("certified_at", ["0.1"] * 30 + [None] * 20)(made.table),
+    )
+    shares = [proportion(k, 50, method) for k in (30, 0, 0)]
+    assert [point.accuracy for point in proved.certified(method)] == shares
 
 
 def test_curves_fall_and_count_every_image(tmp_path):
@@ -454,6 +461,16 @@ def test_a_header_without_sense_is_named(tmp_path, change, told):
     assert told.format(path=path) in str(caught.value)
 
 
+def test_a_run_that_says_nothing_is_named(tmp_path):
+    path = stored(tmp_path).path
+    old = pq.read_table(path)
+    metadata = {k: v for k, v in old.schema.metadata.items() if k != b"robustkit.digest"}
+    pq.write_table(old.replace_schema_metadata(metadata | {b"robustkit.run": b"[]"}), path)
+    for attempt in (record.read, record.read_header):
+        with pytest.raises(RecordError, match="evaluation: it does not say how it was run"):
+            attempt(path)
+
+
 @pytest.mark.parametrize("budget", [0.3, 8.0])
 @pytest.mark.parametrize(("excess", "holds"), [(0.9, True), (1.1, False)])
 def test_a_distance_may_exceed_its_budget_by_rounding_alone(budget, excess, holds):
@@ -539,7 +556,7 @@ def test_a_record_whose_rows_were_changed_is_refused_in_one_line(tmp_path, chang
 def test_a_record_whose_header_was_changed_is_refused_before_its_rows_are_read(tmp_path, header):
     path = tampered(stored(tmp_path, n=20).path, header=header)
     for attempt in (record.read, record.read_header, open_record, read_rows):
-        with pytest.raises(RecordError, match="its header is not what its digest was taken of"):
+        with pytest.raises(RecordError, match=": its header is not what its digest was taken of;"):
             attempt(path)
 
 
@@ -579,7 +596,7 @@ def without_digests(path, rows):
         (column("forward", 20 * [[1, 2]]), "contradicts itself"),
         (column("backward", 20 * [[0, 2, -1]]), "contradicts itself"),
         (column("label", None), "its column label has gaps"),
-        (column("index", list(range(1, 21))), "not in the order of the images"),
+        (column("index", list(range(1, 21))), ": its rows are not in the order of the images;"),
         (lambda rows: rows.slice(0, 3), "3 rows, and its header says 20"),
         (lambda rows: rows.drop_columns(["predicted"]), "not a robustkit evaluation"),
         (lambda rows: rows.drop_columns(["fooled_at"]), "not a robustkit evaluation"),
@@ -596,8 +613,11 @@ def test_a_record_without_digests_is_read_but_must_be_consistent(tmp_path, rows,
 def test_a_record_under_the_name_of_another_is_refused(tmp_path):
     stored(tmp_path, "a" * 64, n=20)
     stored(tmp_path, "b" * 64, n=20, seed=1).path.replace(tmp_path / f"{'a' * 32}.parquet")
-    with pytest.raises(RecordError, match=f"holds another evaluation \\({'b' * 32}\\)"):
+    with pytest.raises(RecordError, match=f"holds another evaluation \\({'b' * 32}\\)") as caught:
         record.Store(tmp_path).find("a" * 64)
+    assert str(caught.value).endswith(
+        "than its name says; give it its name back, or remove it and evaluate again"
+    )
     elsewhere = tmp_path / "mine.parquet"
     (tmp_path / f"{'a' * 32}.parquet").rename(elsewhere)
     assert record.read(elsewhere).digest == "b" * 64, "a copy under a name of one's own is fine"
@@ -636,10 +656,12 @@ def test_changed_perturbed_images_of_a_block_are_none(tmp_path):
 def test_changed_examples_are_not_shown(tmp_path):
     found = stored(tmp_path, n=30)
     path = tmp_path / f"{'a' * 32}.examples.npz"
+    assert examples_state(path) == "sound"
     with np.load(path) as arrays:
         columns = {name: arrays[name] for name in arrays}
     columns["perturbed"] = columns["perturbed"] / 2
     np.savez(path, **columns)
+    assert examples_state(path) == "changed"
     assert found.examples
     assert record.read(found.path).examples == []
 
