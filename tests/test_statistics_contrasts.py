@@ -412,6 +412,11 @@ def test_the_bootstrap_divides_each_resample_by_its_own_spread(differences):
     assert bootstrap(np.array(differences), rng()) == pytest.approx(p, abs=0.02)
 
 
+@pytest.mark.parametrize(("difference", "p"), [(0, 1.0), (3, 1 / 10_000), (-3, 1 / 10_000)])
+def test_the_bootstrap_of_seeds_that_all_say_the_same_is_one_or_its_smallest(difference, p):
+    assert bootstrap(np.full(10, difference), rng()) == p
+
+
 def test_one_pair_of_networks_is_compared_by_images():
     a, b = networks(1), networks(1, level=1.0, key=2)
     assert compare_seeds(a, b, rng()) == compare_images(a[0], b[0])
