@@ -20,7 +20,8 @@ from robustkit.audit.stored import LEFT_OUT, audit_schema, decoded, encoded
 from robustkit.errors import EvaluationFailed, RecordError
 from robustkit.files import write_together
 from robustkit.report.audit import page, read_audit, write
-from robustkit.report.modelcard import escaped, fenced, model_card
+from robustkit.report.markdown import escaped, fenced
+from robustkit.report.modelcard import model_card
 from robustkit.statistics import proportion
 
 MANY = tuple(f"class {i:03d}" for i in range(120))

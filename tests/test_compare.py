@@ -205,10 +205,10 @@ def test_python_gives_the_comparisons_of_the_command(robustkit):
     paths = {key: write(found) for key, found in records.items()}
     weak, strong = ([records[loss, s] for s in (0, 1)] for loss in (WEAK, STRONG))
     told = numbers(robustkit, "compare", "runs/*.parquet", "--at", "0.3", "--delta", "1")
-    (one,) = package.compare(weak, strong, at=["0.3"], delta=0.01)
+    (one,) = package.compare(weak, strong, at=["0.3"], delta=0.01).comparisons
     (mixed,) = package.compare(
         [paths[WEAK, 1], records[WEAK, 0]], [str(paths[STRONG, 0]), strong[1]], at=["3/10"]
-    )
+    ).comparisons
     assert (one.a, one.b, one.verdict) == (STRONG, WEAK, "better")
     assert one.p == mixed.p == told["comparisons"][0]["p"]
     assert one.difference.low == told["comparisons"][0]["difference"]["low"]
@@ -220,9 +220,9 @@ def test_python_gives_the_comparisons_of_the_command(robustkit):
 
 def test_neither_names_nor_the_order_of_seeds_change_a_number():
     records = [made(WEAK, s, n=60) for s in range(10)], [made(STRONG, s, n=60) for s in range(10)]
-    straight = package.compare(*records, at=["0.2"])
+    straight = package.compare(*records, at=["0.2"]).comparisons
     turned = package.compare(records[0][::-1], records[1][3:] + records[1][:3], at=["0.2"])
-    assert straight == turned
+    assert straight == turned.comparisons
     assert straight[0].secondary[-1].test == "bootstrap over seeds"
 
 

@@ -101,8 +101,8 @@ def plain(comparison):
 
 
 def test_two_methods_have_one_interval_through_every_door(found, runs, tmp_path):
-    of_two = robustkit.compare(found["b"], found["a"], delta=0.03)
-    of_three = robustkit.compare(found["b"], found["c"], found["a"], delta=0.03)
+    of_two = robustkit.compare(found["b"], found["a"], delta=0.03).comparisons
+    of_three = robustkit.compare(found["b"], found["c"], found["a"], delta=0.03).comparisons
     result = report(tmp_path, runs)
     (panel,) = result.panels
     assert [one.level for one in of_two] == ["clean", "0.1", "0.2"]

@@ -14,13 +14,24 @@ from robustkit.files import shipped
 
 PACKAGE = Path(robustkit.__file__).parent
 FLOORS = [
-    {"errors", "files", "keys", "machine", "parsing", "seals", "statistics", "unpickling"},
+    {
+        "errors",
+        "files",
+        "keys",
+        "machine",
+        "parsing",
+        "seals",
+        "showing",
+        "statistics",
+        "unpickling",
+    },
     {"record", "protocol", "geometry", "network", "data", "models", "losses", "spec"},
     {"checkpoint", "attack", "certification", "compression", "corruption", "device"},
     {"evaluation", "training", "results"},
     {"analysis"},
     {"audit", "figures", "study", "summary"},
     {"report", "integrity"},
+    {"display"},
     {"cli"},
 ]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -680,6 +682,18 @@ def test_rows_are_read_anew_where_the_file_was_written_anew(tmp_path):
     assert Files().rows(made.path) is before
     stored(tmp_path, n=20, strength=3.0)
     assert (Files().rows(made.path).broken != before.broken).any()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="no /proc")  # noqa: PTH110
+def test_no_thread_is_left_with_a_records_bytes_when_python_ends(tmp_path):
+    """It would abort the process, now and then, after all was done."""
+    path = stored(tmp_path, n=20).path
+    code = (
+        "import os, sys; from robustkit import record; before = os.listdir('/proc/self/task'); "
+        "record.read(sys.argv[1]); assert os.listdir('/proc/self/task') == before"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_pipe_of_a_records_name_is_not_waited_for(tmp_path):

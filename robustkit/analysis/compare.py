@@ -15,6 +15,7 @@ from robustkit.protocol import protocol_in_words
 from robustkit.results.finder import NetworkGroup, check_twice, in_order, named
 from robustkit.results.records import CLEAN, NetworkRecords, Record, RecordQuery, open_record
 from robustkit.results.sides import Side, sides
+from robustkit.showing import Shown
 from robustkit.statistics import (
     Comparison,
     Contrast,
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from robustkit.record import Evaluation
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
+@dataclass(frozen=True, slots=True, repr=False)
+class Compared(Shown):
     """Several methods, the first of which the others are compared with."""
 
     sides: tuple[Side, ...]
@@ -139,7 +140,7 @@ def compare(
     at: Sequence[str] = (),
     delta: float | None = None,
     level: float = 0.95,
-) -> tuple[Comparison, ...]:
+) -> Compared:
     """Compare evaluations with the first, by image and, where several are given, by seed.
 
     Args:
@@ -155,7 +156,7 @@ def compare(
     groups = [_group(given) for given in (baseline, *others)]
     check_twice(groups)
     found = sides(named(groups), RecordQuery(at=tuple(at)))
-    return compare_sides(found, at=at, delta=delta, level=level).comparisons
+    return compare_sides(found, at=at, delta=delta, level=level)
 
 
 def _group(given: "Evaluation | Path | str | Sequence[Evaluation | Path | str]") -> NetworkGroup:

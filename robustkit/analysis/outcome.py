@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from robustkit.record import Example
+from robustkit.showing import Shown
 from robustkit.spec import FIGURES, TABLES, Figure, Table
 from robustkit.statistics import Comparison, Estimate
 
@@ -162,8 +163,8 @@ class Gallery:
     """arrays, for looking at only"""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+@dataclass(frozen=True, slots=True, repr=False)
+class Outcome(Shown):
     """A whole study."""
 
     name: str

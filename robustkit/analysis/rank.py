@@ -8,6 +8,7 @@ from robustkit.errors import InputError, UnknownName
 from robustkit.results.finder import Finder, NetworkGroup, check_twice, named, split
 from robustkit.results.records import NetworkRecords, RecordQuery
 from robustkit.results.sides import Side, sides
+from robustkit.showing import Shown
 from robustkit.statistics import Ranks, friedman
 from robustkit.statistics.comparison import listed
 
@@ -17,8 +18,8 @@ MANY = 10
 """data sets from which on Nemenyi's test is near enough, says Demšar (2006)"""
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+@dataclass(frozen=True, slots=True, repr=False)
+class Ranking(Shown):
     """Several methods over several data sets."""
 
     methods: tuple[str, ...]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from robustkit.record import Example
+from robustkit.showing import Shown
 from robustkit.statistics import Comparison, Estimate
 
 Family = Literal["floor", "white box", "black box", "transfer", "adaptive"]
@@ -220,8 +221,8 @@ class Item:
     """with what, or why not"""
 
 
-@dataclass(frozen=True, slots=True)
-class Audit:
+@dataclass(frozen=True, slots=True, repr=False)
+class Audit(Shown):
     """All that `audit.html`, `audit.json` and `audit.md` say."""
 
     checkpoint: Mapping[str, Any]

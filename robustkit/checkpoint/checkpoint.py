@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from robustkit import models
 from robustkit.checkpoint.metadata import CheckpointMetadata
 from robustkit.errors import CheckpointError
+from robustkit.showing import Shown
 
 if TYPE_CHECKING:
     import torch
@@ -17,8 +18,8 @@ NetworkFactory = Callable[["str | torch.device"], "torch.nn.Module"]
 """from a device to a network of its own on it"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint(CheckpointMetadata):
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Checkpoint(Shown, CheckpointMetadata):
     """A trained network on disk, with all that is known of its making. Unknown is None."""
 
     path: str

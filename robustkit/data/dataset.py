@@ -26,6 +26,7 @@ from robustkit.data.transform import Shape, Transform
 from robustkit.errors import DataError, EvaluationFailed
 from robustkit.files import canonical as canonical_json
 from robustkit.files import digest, whole_number
+from robustkit.showing import Shown
 
 Order = Literal["as stored", "digest-shuffled"]
 SALT = "order/1"
@@ -33,8 +34,8 @@ BLACK, DARK = 1.5 / 255, 1 / 4
 """brightest pixel, in [0, 1], up to which a whole data set is refused, and warned of"""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Dataset:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Dataset(Shown):
     """Images that are read when they are asked for, and everything known of them."""
 
     name: str

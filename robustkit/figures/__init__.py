@@ -1,8 +1,8 @@
 """Figures: functions that draw on an `ax`, return it, and compute nothing.
 
-This is the only door to seaborn. Everything goes through matplotlib's objects, never through
-pyplot's global state. Colours stay apart for the colour-blind, markers and dashes without colour.
-`svg` makes a drawing part of a page, `save` files for a paper.
+This is the only door to seaborn. Pages and files are made through matplotlib's objects, never
+through pyplot's global state. Colours stay apart for the colour-blind, markers and dashes without
+colour. `svg` makes a drawing part of a page, `save` files for a paper.
 """
 
 from robustkit.figures.audit import ANNOTATED, bounds, confusion, smoothed, stages
@@ -22,9 +22,16 @@ from robustkit.figures.differences import (
     forest,
     forest_rows,
 )
-from robustkit.figures.images import class_name, difference, example_grid, png_uri, visible
+from robustkit.figures.images import (
+    class_name,
+    difference,
+    example_grid,
+    picture_row,
+    png_uri,
+    visible,
+)
 from robustkit.figures.names import level_text, shortened
-from robustkit.figures.output import Draw, render, save, svg
+from robustkit.figures.output import Draw, own_axes, render, save, svg
 from robustkit.figures.style import INK, PAGE, STYLES, Style, Venue, Width
 from robustkit.figures.training import Quantity, memorisation
 from robustkit.figures.transfer import transfer_matrix
@@ -56,6 +63,8 @@ __all__ = [
     "forest_rows",
     "level_text",
     "memorisation",
+    "own_axes",
+    "picture_row",
     "png_uri",
     "render",
     "robustness",

@@ -62,6 +62,16 @@ def example_grid(ax: Axes, examples: Sequence[Example], classes: Sequence[str] =
     return ax
 
 
+def picture_row(ax: Axes, images: npt.NDArray[np.float32], names: Sequence[str]) -> Axes:
+    """Images N × C × H × W in [0, 1] side by side, each with the name of its class."""
+    for column, (image, name) in enumerate(zip(images, shortened(names, WORD), strict=True)):
+        _tile(ax, image, column, 0)
+        ax.text(column + 0.48, -0.05, name, ha="center", va="bottom", size="small")
+    ax.set(xlim=(0, max(len(images), 1)), ylim=(1, 0), aspect="equal")
+    ax.set_axis_off()
+    return ax
+
+
 def _tile(ax: Axes, image: npt.NDArray[np.float32], column: int, row: int) -> None:
     pixels = np.clip(visible(image), 0, 1)
     extent = (column, column + 0.96, row + 0.96, row)

@@ -1,6 +1,6 @@
 """From a drawing to bytes: an SVG inside a page, or files fit for a paper.
 
-Everything goes through matplotlib's objects, never through pyplot's global state. The same
+Pages and files are made through matplotlib's objects, never through pyplot's global state. The same
 drawing gives the same bytes: no dates, no random ids.
 """
 
@@ -75,6 +75,13 @@ def svg(draw: Draw, size: tuple[float, float], prefix: str, alternative: str) ->
     with _drawn(draw, PAGE, size, prefix) as figure:
         text = _bytes(figure, "svg", **_FORMATS["svg"], transparent=True)
     return _inline(ElementTree.fromstring(text), prefix, alternative)
+
+
+def own_axes(size: tuple[float, float]) -> Axes:
+    """Axes of a new figure, which a notebook shows; `size` is in inches."""
+    from matplotlib import pyplot  # where a notebook looks for figures; slow to import
+
+    return pyplot.subplots(figsize=size, layout="constrained")[1]
 
 
 @contextmanager

@@ -89,7 +89,8 @@ class Blocks:
             file = pq.ParquetFile(pa.BufferReader(self._path(block).read_bytes()))
             metadata = file.schema_arrow.metadata
             text = metadata[b"robustkit.block"]
-            said, rows = json.loads(text), file.read().replace_schema_metadata(None).cast(SCHEMA)
+            stored = file.read(use_threads=False)  # as in `read_table`
+            said, rows = json.loads(text), stored.replace_schema_metadata(None).cast(SCHEMA)
             if (
                 metadata[b"robustkit.digest"].decode() == digest(text)
                 and said["rows_digest"] == rows_digest(rows)

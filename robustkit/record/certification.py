@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from robustkit.errors import RecordError, first_line
 from robustkit.files import canonical, digest
+from robustkit.showing import Shown
 from robustkit.statistics import Estimate, Method, proportion
 
 SCHEMA = "robustkit.certification/1"
@@ -56,8 +57,8 @@ class CertifiedImage:
     """place of the counterexample among those of the record"""
 
 
-@dataclass(frozen=True, slots=True)
-class Certification:
+@dataclass(frozen=True, slots=True, repr=False)
+class Certification(Shown):
     """What is proved, what is refuted and what is not known of each image at one ε."""
 
     header: Mapping[str, Any]

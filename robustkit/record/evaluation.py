@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from robustkit.files import canonical, digest
 from robustkit.protocol import Epsilon, parse_epsilon
+from robustkit.showing import Shown
 from robustkit.statistics import Estimate, Method, proportion
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ class Example:
     """C × H × W in [0, 1]"""
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """What an evaluation found: a header, one row per image, and how the run went."""
 
     header: Mapping[str, Any]

@@ -55,13 +55,14 @@ class Header(NamedTuple):
     """whether a digest covers it"""
 
 
-def read(path: Path) -> Evaluation:
+def read(path: Path | str) -> Evaluation:
     """An evaluation from its file.
 
     Raises:
         RecordError: no such file, not one of ours, changed since it was written, or written by a
             newer version.
     """
+    path = Path(path)
     found, rows = read_table(path)
     outputs = decode_array(found.outputs)
     return Evaluation(found.header, found.run, rows, examples(path), path, outputs)
@@ -77,7 +78,8 @@ def read_table(path: Path) -> tuple[Header, pa.Table]:
         # of the bytes that are there now: a file that is overwritten meanwhile is damaged at most
         file = pq.ParquetFile(pa.BufferReader(_existing(path).read_bytes()))
         found = _header(file.schema_arrow.metadata or {}, path)
-        stored = file.read().replace_schema_metadata(None)
+        # by this thread: one of Arrow's that lets go of the bytes as Python ends would abort it
+        stored = file.read(use_threads=False).replace_schema_metadata(None)
         check_rows(found.header, found.run, stored, path)
         return found, completed(stored).select(SCHEMA.names).cast(SCHEMA)
     except UNREADABLE as error:

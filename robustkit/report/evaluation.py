@@ -164,7 +164,7 @@ def _finding(evaluation: Evaluation, label: str, method: Method) -> Finding:
     classes = class_accuracy(evaluation, at.epsilon, method)
     return Finding(
         label=label,
-        sentence=_sentence(evaluation, clean, at),
+        sentence=sentence(evaluation, clean, at),
         evaluation=evaluation,
         clean=clean,
         points=curve,
@@ -187,7 +187,7 @@ def _finding(evaluation: Evaluation, label: str, method: Method) -> Finding:
     )
 
 
-def _sentence(evaluation: Evaluation, clean: Estimate, at: Point) -> str:
+def sentence(evaluation: Evaluation, clean: Estimate, at: Point) -> str:
     """The result in words, at one budget."""
     protocol, robust = evaluation.header["protocol"], at.accuracy
     labels = attack_labels(protocol)

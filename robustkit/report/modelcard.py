@@ -3,45 +3,16 @@
 Whatever comes from a checkpoint, a data set or a file is escaped: it is shown, never obeyed.
 """
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import PurePath
 
 from robustkit.audit.outcome import Audit
 from robustkit.audit.wording import tolerance
-from robustkit.errors import shown
+from robustkit.report.markdown import escaped, fenced, table
 from robustkit.report.wording import NOTHING, ends, in_points, interval, measured, percent
 from robustkit.statistics import Estimate
 
 CLASSES_SHOWN = 5
-_ESCAPES = str.maketrans(
-    {
-        **{character: f"\\{character}" for character in "\\`*_{}[]#|~$"},
-        # entities where a backslash is shown by some, or where links and mentions arise without
-        "<": "&lt;",
-        ">": "&gt;",
-        "&": "&amp;",
-        "@": "&#64;",
-    }
-)
-_LINK = re.compile(r"://|(?<=www)\.", re.IGNORECASE)
-_MARKER = re.compile(r"^(\s*\d*)([-+=]|(?<=\d)[.)](?=\s|$))")
-
-
-def escaped(text: str) -> str:
-    """Text as Markdown shows it: on one line, nothing in it is markup, a link or a mention."""
-    # a space that holds a number and its unit together stays
-    plain = shown(re.sub(r"[ \t-\r]+", " ", text).strip()).translate(_ESCAPES)
-    plain = _LINK.sub(lambda m: "&#58;//" if m[0] == "://" else "&#46;", plain)
-    return _MARKER.sub(r"\1\\\2", plain)
-
-
-def fenced(text: str, language: str = "") -> str:
-    """Text as a block of code, whose fence is longer than any in it."""
-    longest = max(map(len, re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    body = "\n".join(shown(line) for line in text.splitlines())
-    return f"{fence}{language}\n{body}\n{fence}"
 
 
 def model_card(audit: Audit) -> str:
@@ -77,14 +48,6 @@ def _list(items: Iterable[str]) -> str:
     return "\n".join(f"- {escaped(item)}" for item in items)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
-    """A table; cells are escaped here. The first `words` columns stand left, the others right."""
-    rule = ["---" if i < words else "---:" for i in range(len(head))]
-    body = [[escaped(cell) for cell in row] for row in rows]
-    lines = [f"| {' | '.join(row)} |" for row in [[escaped(h) for h in head], rule, *body]]
-    return "\n".join(lines) if rows else ""
-
-
 def _share(estimate: Estimate | None) -> str:
     if estimate is None:
         return NOTHING
@@ -103,7 +66,7 @@ def _what(audit: Audit) -> str:
         ("digest of the images", str(data.get("digest"))),
         ("budget of the audit", audit.budget),
     ]
-    return _table(("", "audited"), rows, words=2)
+    return table(("", "audited"), rows, words=2)
 
 
 def _accuracy(audit: Audit) -> str:
@@ -122,7 +85,7 @@ def _accuracy(audit: Audit) -> str:
     return _section(
         "Accuracy",
         escaped(f"{how}. Under attack it is an upper bound on robust accuracy; {bound}."),
-        _table((f"ε ({audit.norm})", "right under attack", "by stages", "certified"), rows),
+        table((f"ε ({audit.norm})", "right under attack", "by stages", "certified"), rows),
     )
 
 
@@ -137,8 +100,8 @@ def _smoothed(audit: Audit) -> str:
         f"(σ = {found.sigma:g}, {found.draws:,} draws, α = {found.alpha:g}). It abstained on "
         f"{found.abstained:,} of {found.clean.n:,} images, which count as wrong."
     )
-    table = _table(("L2 radius", "right under attack", "certified"), rows)
-    return _section("The smoothed classifier", escaped(introduction), table)
+    shown = table(("L2 radius", "right under attack", "certified"), rows)
+    return _section("The smoothed classifier", escaped(introduction), shown)
 
 
 def _stages(audit: Audit) -> str:
@@ -156,9 +119,9 @@ def _stages(audit: Audit) -> str:
     introduction = (
         f"At ε = {audit.epsilon}, in the order in which they ran. The verdict needs those with *."
     )
-    table = _table(head, rows, words=3)
+    shown = table(head, rows, words=3)
     return _section(
-        "Attacks", escaped(introduction) if table else "", table or "None: nothing was attacked."
+        "Attacks", escaped(introduction) if shown else "", shown or "None: nothing was attacked."
     )
 
 
@@ -166,7 +129,7 @@ def _classes(audit: Audit) -> str:
     lowest = sorted(audit.classes, key=lambda c: (c.robust.value, c.clean.value))[:CLASSES_SHOWN]
     rows = [(c.name, f"{c.clean.n:,}", _share(c.clean), _share(c.robust)) for c in lowest]
     head = ("class", "images", "no attack", f"ε = {audit.epsilon}")
-    return _section(f"The worst {len(rows)} of {len(audit.classes):,} classes", _table(head, rows))
+    return _section(f"The worst {len(rows)} of {len(audit.classes):,} classes", table(head, rows))
 
 
 def _indicators(audit: Audit) -> str:
@@ -192,7 +155,7 @@ def _indicators(audit: Audit) -> str:
     ]
     head = ("indicator", "status", "evidence", "number", "fires", "before", "after")
     none = "None was examined: an attack that failed would not have been noticed."
-    return _section("Indicators of failing attacks", _table(head, rows, words=3) or none)
+    return _section("Indicators of failing attacks", table(head, rows, words=3) or none)
 
 
 def _corruptions(audit: Audit) -> str:
@@ -206,28 +169,28 @@ def _corruptions(audit: Audit) -> str:
     introduction = f"Accuracy on {found.n:,} images by severity; mean {percent(found.mean)}."
     head = ("corruption", "group", *map(str, range(1, widest - 1)))
     return _section(
-        "Common corruptions", escaped(introduction), _table(head, even, words=2), _list(found.notes)
+        "Common corruptions", escaped(introduction), table(head, even, words=2), _list(found.notes)
     )
 
 
 def _comparisons(audit: Audit) -> str:
     rows = [(c.b, c.verdict, in_points(c), ends(c)) for c in audit.comparisons]
-    table = _table(("beside", "verdict", "points", "interval"), rows, words=2)
+    shown = table(("beside", "verdict", "points", "interval"), rows, words=2)
     introduction = (
         "Difference of robust accuracy on the same images, the audited checkpoint less the other, "
         "without adaptive attacks, which only the audited one met."
     )
-    return _section("Beside other checkpoints", introduction if table else "", table)
+    return _section("Beside other checkpoints", introduction if shown else "", shown)
 
 
 def _policy(audit: Audit) -> str:
     rows = [
         ("passed" if rule.passed else "FAILED", rule.rule, rule.sentence) for rule in audit.policy
     ]
-    return _section("Policy", _table(("outcome", "rule", "why"), rows, words=3))
+    return _section("Policy", table(("outcome", "rule", "why"), rows, words=3))
 
 
 def _checklist(audit: Audit) -> str:
     rows = [(item.text, item.answer, item.how) for item in audit.checklist]
-    table = _table(("Carlini et al. 2019 ask", "answer", "how"), rows, words=3)
-    return _section("Checklist", table)
+    shown = table(("Carlini et al. 2019 ask", "answer", "how"), rows, words=3)
+    return _section("Checklist", shown)

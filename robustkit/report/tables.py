@@ -96,7 +96,7 @@ def accuracy_table(panel: Panel) -> str:
     legend = ""
     if panel.baseline is not None and verdicts:
         legend = f"; +, -, =: better than, worse than, equivalent to {panel.baseline}"
-    return _tabular(
+    return tabular(
         f"{panel.measure}, in %, with intervals{legend}", "l" + "r" * len(ordered), head, body
     )
 
@@ -131,7 +131,7 @@ def area_table(panel: Panel) -> str:
         for line in summed_up(panel)
     ]
     head = ["method", "area", *(["median"] if medians else [])]
-    return _tabular(areas(panel), "l" + "r" * (len(head) - 1), head, body)
+    return tabular(areas(panel), "l" + "r" * (len(head) - 1), head, body)
 
 
 def difference_table(comparisons: Sequence[Comparison], percent: bool) -> str:
@@ -155,7 +155,7 @@ def difference_table(comparisons: Sequence[Comparison], percent: bool) -> str:
     made = dict.fromkeys(
         ", ".join(filter(None, (c.test, c.correction, c.unit))) for c in comparisons
     )
-    return _tabular("; ".join(filter(None, made)), "lllrrrl", head, body)
+    return tabular("; ".join(filter(None, made)), "lllrrrl", head, body)
 
 
 def claim_table(judgements: Sequence[Judgement]) -> str:
@@ -165,7 +165,7 @@ def claim_table(judgements: Sequence[Judgement]) -> str:
         for j in judgements
     ]
     head = ["", "claim", r"$\Delta$", "verdict"]
-    return _tabular(
+    return tabular(
         "claims, as they were made, and what the data say", r"lp{0.6\linewidth}rl", head, body
     )
 
@@ -177,7 +177,7 @@ def cost_table(costs: Sequence[Cost]) -> str:
         ratio = f"{c.ratio.value:.2f} ({c.ratio.low:.2f} to {c.ratio.high:.2f})"
         gain = f"{signed(c.gain.value)} ({tenths(c.gain.low)} to {tenths(c.gain.high)})"
         body.append([escaped(cell) for cell in (c.method, ratio, gain, c.where)])
-    return _tabular("cost and gain", "lrrl", ["method", "time", "gain", "at"], body)
+    return tabular("cost and gain", "lrrl", ["method", "time", "gain", "at"], body)
 
 
 def _estimate(estimate: Estimate | None, verdict: str) -> str:
@@ -195,7 +195,7 @@ def _distance(estimate: Estimate | None) -> str:
     return f"{shown[0]} {{\\scriptsize {shown[1]}}}"
 
 
-def _tabular(comment: str, columns: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+def tabular(comment: str, columns: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     r"""A table to be \input; cells are LaTeX already."""
     lines = [
         f"% {shown(comment)}",

@@ -1,0 +1,85 @@
+"""What a result shows of itself: a title, a table, a sentence or two and a figure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from robustkit import figures
+from robustkit.errors import InputError, cut, shown
+from robustkit.report import markdown, tables
+from robustkit.report.html import render
+
+LINES = 5
+"""of a table that text shows"""
+CELL, LINE = 32, 100
+"""characters that text shows of a cell, and of a line"""
+SIZE = (4.5, 2.8)
+"""of a figure, in inches"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A result as its reader meets it. What is needed for a figure is drawn only when it is."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    frame: Callable[[], pd.DataFrame]
+    """the numbers of the table"""
+    sentences: Sequence[str] = ()
+    draw: figures.Draw | None = None
+    spoken: str = ""
+    """the figure in words, for those who do not see it"""
+    words: int = 1
+    """how many columns hold words and stand left"""
+
+    def text(self) -> str:
+        """Fewer than ten lines, none longer than 100 characters."""
+        table = [list(self.head), *map(list, self.rows[:LINES])]
+        left = len(self.rows) - LINES
+        lines = [self.title, *_aligned(table, self.words)]
+        lines += [f"  … and {left:,} more"] if left > 0 else []
+        return "\n".join(cut(shown(line), LINE) for line in [*lines, *self.sentences[:1]])
+
+    def html(self) -> str:
+        """A piece of a page, complete in itself: no style or script of it reaches another."""
+        svg = figures.svg(self.draw, SIZE, "view", shown(self.spoken)) if self.draw else ""
+        return render("view.html.jinja", view=self, figure=Markup(svg))
+
+    def plot(self, ax: Axes | None) -> Axes:
+        """The figure, on `ax` or on one of its own.
+
+        Raises:
+            InputError: there is nothing to draw.
+        """
+        if self.draw is None:
+            raise InputError(f"{self.title}: there is nothing to draw")
+        ax = figures.own_axes(SIZE) if ax is None else ax
+        self.draw(ax)
+        return ax
+
+    def markdown(self) -> str:
+        """The table."""
+        return markdown.table(self.head, self.rows, self.words)
+
+    def latex(self) -> str:
+        """The table."""
+        columns = "l" * self.words + "r" * (len(self.head) - self.words)
+        head, *body = ([tables.escaped(c) for c in row] for row in (self.head, *self.rows))
+        return tables.tabular(self.title, columns, head, body)
+
+
+def _aligned(table: Sequence[Sequence[str]], words: int) -> list[str]:
+    cells = [[cut(shown(cell), CELL) for cell in row] for row in table]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if place < words else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
