@@ -7,6 +7,7 @@ record.rows         # one row per image
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
     from robustkit.record import Evaluation, frame
     from robustkit.record import read as read_record
 
+    __version__: str
+
 __all__ = [
     "Evaluation",
     "RunOptions",
+    "__version__",
     "certify",
     "compare",
     "evaluate",
@@ -46,6 +50,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # late, so that `robustkit --help` and reading records never wait for torch
+    if name == "__version__":
+        return version("robustkit")
     if name not in _HOMES:
         raise AttributeError(f"module 'robustkit' has no attribute {name!r}")
     module, attribute = _HOMES[name]

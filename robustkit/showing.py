@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 
 class Shown:
@@ -25,14 +24,13 @@ class Shown:
         html: str = self._view().html()
         return html
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """The figure of the result, drawn on `ax` or on a figure of its own.
+    def plot(self, ax: Any = None) -> Any:
+        """The figure of the result, on these axes of matplotlib's or on a figure of its own.
 
         Raises:
             InputError: there is nothing to draw.
         """
-        axes: Axes = self._view().plot(ax)
-        return axes
+        return self._view().plot(ax)
 
     def to_frame(self) -> "pd.DataFrame":
         """The numbers of the table, shares as fractions."""

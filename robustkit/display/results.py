@@ -7,7 +7,6 @@ from functools import partial, singledispatch
 from pathlib import PurePath
 
 import pandas as pd
-from matplotlib.axes import Axes
 
 from robustkit import figures
 from robustkit.analysis.compare import Compared
@@ -203,7 +202,7 @@ def _(found: Checkpoint) -> View:
     )
 
 
-def _pictures(found: Dataset, ax: Axes) -> Axes:
+def _pictures(found: Dataset, ax: figures.Axes) -> figures.Axes:
     images = found.images(0, min(PICTURES, len(found)))
     names = [found.classes[label] for label in found.labels[: len(images)].tolist()]
     return figures.picture_row(ax, images, names)

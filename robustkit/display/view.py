@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 from markupsafe import Markup
-from matplotlib.axes import Axes
 
 from robustkit import figures
 from robustkit.errors import InputError, cut, shown
@@ -49,7 +48,7 @@ class View:
         svg = figures.svg(self.draw, SIZE, "view", shown(self.spoken)) if self.draw else ""
         return render("view.html.jinja", view=self, figure=Markup(svg))
 
-    def plot(self, ax: Axes | None) -> Axes:
+    def plot(self, ax: figures.Axes | None) -> figures.Axes:
         """The figure, on `ax` or on one of its own.
 
         Raises:

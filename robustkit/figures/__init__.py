@@ -5,6 +5,8 @@ through pyplot's global state. Colours stay apart for the colour-blind, markers 
 colour. `svg` makes a drawing part of a page, `save` files for a paper.
 """
 
+from matplotlib.axes import Axes
+
 from robustkit.figures.audit import ANNOTATED, bounds, confusion, smoothed, stages
 from robustkit.figures.curves import (
     CheckpointCurve,
@@ -41,6 +43,7 @@ __all__ = [
     "INK",
     "PAGE",
     "STYLES",
+    "Axes",
     "CheckpointCurve",
     "CostCurve",
     "Draw",
