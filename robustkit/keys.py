@@ -288,6 +288,11 @@ class CellKey(Key):
     """digest of the user's own file that the architecture stands in; None: it is robustkit's"""
     loss_code: str | None = None
     """likewise of the loss"""
+    precision: str | None = None
+    """of multiplications; None: as the device has it"""
+    snapshots: Sequence[int] | None = None
+    """passes after which its weights are kept, too: without them it lacks what is asked of it;
+    None: none"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,6 +337,9 @@ class CellTestKey(Key):
     """key of the network that the attack works on; "" for the network itself"""
     norm: str | None = None
     """None: the attack's default"""
+    passes: str | None = None
+    """over the data, after which the network's weights are meant, a number or "chosen"; None: the
+    last ones"""
     resolved: str | None = None
     """digest of the protocol with its budgets, where attack or data set are described by a file of
     the user's own; None: both ship with robustkit, and their changes raise the cell's revision"""

@@ -183,6 +183,8 @@ KEYS = [
             "memory": False,
             "model_code": "c",
             "loss_code": "c",
+            "precision": "bf16",
+            "snapshots": [1, 2],
         },
     ),
     (
@@ -219,6 +221,7 @@ KEYS = [
             "surrogate": "c",
             "norm": "l2",
             "resolved": "r",
+            "passes": "4",
         },
     ),
     (
@@ -276,9 +279,9 @@ LATER = {
     CheckpointKey: {"model", "code", "program", "image_by_image"},
     ModuleKey: {"image_by_image"},
     EvaluationKey: {"surrogate", "prove"},
-    CellKey: {"compress", "memory", "model_code", "loss_code"},
+    CellKey: {"compress", "memory", "model_code", "loss_code", "precision", "snapshots"},
     ExternalCellKey: {"model_code", "sidecar", "revision"},
-    CellTestKey: {"norm", "resolved"},
+    CellTestKey: {"norm", "passes", "resolved"},
 }
 RENAMED = {"images": "digest"}
 """in the JSON of a study's tests on file"""
@@ -553,6 +556,8 @@ CELL = {
             "batch_size": "recipe",
             "hold_out": "recipe",
             "noise_kind": "noise",
+            "precision": "precision",
+            "snapshots": "snapshots",
         },
         {"seeds": "each cell has one of them"},
     ),
@@ -574,6 +579,7 @@ TEST = {
             "surrogate": "surrogate",
             "norm": "norm",
             "resolved": "resolved",
+            "passes": "passes",
         },
         {},
     )

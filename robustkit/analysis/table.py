@@ -23,7 +23,7 @@ from robustkit.errors import RecordError
 from robustkit.files import digest
 from robustkit.protocol import protocol_in_words
 from robustkit.results.replicates import Replicates
-from robustkit.spec import Analysis, Study
+from robustkit.spec import CHOSEN, Analysis, Study
 from robustkit.statistics import (
     Comparison,
     Contrast,
@@ -33,7 +33,12 @@ from robustkit.statistics import (
     over_seeds,
 )
 
-WORDS = {"label_noise": "label noise", "data_fraction": "data fraction", "epsilon": "ε"}
+WORDS = {
+    "label_noise": "label noise",
+    "data_fraction": "data fraction",
+    "passes": "passes over the data",
+    "epsilon": "ε",
+}
 NO_ATTACK = "0"
 """the level of a robustness curve at which nothing is attacked"""
 Right = npt.NDArray[np.bool_]
@@ -168,6 +173,11 @@ class AnalysisTable:
         steps = self.study.trained.steps if self.study.trained else None
         if steps:
             yield f"Trained for {steps:,} updates."
+        if self.analysis.passes == CHOSEN and self.study.trained:
+            kept = ", ".join(map(str, sorted(self.study.trained.snapshots)))
+            yield f"Networks are judged after that pass, of {kept}, which held-out labels chose."
+        elif self.analysis.passes:
+            yield f"Each network is judged after {self.analysis.passes} passes over the data."
         if self.analysis.surrogate:
             yield (
                 f"The attack works on a network trained with {self.analysis.surrogate} and a seed "
@@ -269,6 +279,8 @@ class AnalysisTable:
                 return "without an attack"
             case "label_noise":
                 return f"at {100 * value:g} % label noise"
+            case "passes":
+                return f"after {level} {'pass' if level == '1' else 'passes'} over the data"
             case "data_fraction":
                 return f"with {100 * value:g} % of the training images"
             case "epsilon":
@@ -280,8 +292,12 @@ class AnalysisTable:
     @property
     def after(self) -> str:
         """For what a sentence holds."""
-        trained = self.study.trained
-        return f"after {trained.steps:,} steps" if trained else ""
+        trained, passes = self.study.trained, self.analysis.passes
+        if trained is None or self.analysis.factor == "passes":
+            return ""
+        if passes == CHOSEN:
+            return "after the pass that held-out labels chose"
+        return f"after {passes or f'{trained.steps:,}'} {'passes' if passes else 'steps'}"
 
 
 def _key(level: str) -> str:

@@ -2,6 +2,7 @@
 
 from robustkit.spec.reading import load_study, merged_table, parse_study, study_of_text
 from robustkit.spec.study import (
+    CHOSEN,
     FIGURES,
     TABLES,
     TESTS,
@@ -20,6 +21,7 @@ from robustkit.spec.study import (
 )
 
 __all__ = [
+    "CHOSEN",
     "FIGURES",
     "TABLES",
     "TESTS",

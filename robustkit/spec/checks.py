@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from robustkit.errors import InputError, UnknownName
 from robustkit.parsing import fraction
-from robustkit.spec.study import TRAINED, Analysis, Claim, Study, TrainingSpec, Tuning
+from robustkit.spec.study import CHOSEN, TRAINED, Analysis, Claim, Study, TrainingSpec, Tuning
 
 MOST_STEPS = 10**8
 """of a training; more are a slip of the finger"""
@@ -76,6 +76,10 @@ def _check_amounts(trained: TrainingSpec, where: str) -> None:
         raise InputError(f"{where} steps and batch_size must be above 0")
     if trained.steps > MOST_STEPS:
         raise InputError(f"{where} steps {trained.steps}: must be at most {MOST_STEPS:,}")
+    _distinct(where.rpartition(": ")[0], "[train] snapshots", trained.snapshots)
+    for number in trained.snapshots:
+        if number < 1:
+            raise InputError(f"{where} snapshots {number}: passes are counted from 1 on")
     if trained.hold_out and fraction(trained.hold_out, f"{where} hold_out") < 0:
         raise InputError(f"{where} hold_out {trained.hold_out}: must not be negative")
 
@@ -112,8 +116,8 @@ def _check_analysis(study: Study, analysis: Analysis, where: str) -> None:
     for name in analysis.methods if names else ():
         _known(where, "methods", name, names)
     if study.trained is not None:
-        _known(where, "factor", analysis.factor, [*TRAINED, "epsilon", "cost"])
-        if analysis.factor in TRAINED and not analysis.levels:
+        _known(where, "factor", analysis.factor, [*TRAINED, "passes", "epsilon", "cost"])
+        if analysis.factor in (*TRAINED, "passes") and not analysis.levels:
             raise InputError(f"{where}: levels are missing")
         for seed in analysis.seeds:
             if seed not in study.trained.seeds:
@@ -122,6 +126,7 @@ def _check_analysis(study: Study, analysis: Analysis, where: str) -> None:
         raise InputError(f"{where}: the factor epsilon needs a protocol")
     if analysis.norm and not analysis.protocol:
         raise InputError(f"{where}: a norm needs a protocol that is attacked in it")
+    _check_passes(study, analysis, where)
     _check_delta(analysis.delta or 0.0, where)
     _check_limit(analysis.limit, f"{where}:")
     _check_levels(analysis.factor, analysis.levels, where)
@@ -131,6 +136,25 @@ def _check_analysis(study: Study, analysis: Analysis, where: str) -> None:
         _known(where, "surrogate", analysis.surrogate, names)
         if study.tuning is None or study.tuning.seed is None:
             raise InputError(f"{where}: a surrogate is trained with [tuning]'s seed; give one")
+
+
+def _check_passes(study: Study, analysis: Analysis, where: str) -> None:
+    """An analysis along a training asks for weights that the training keeps."""
+    if study.trained is None:
+        if analysis.passes:
+            raise InputError(f"{where}: passes are kept by networks that are trained in the study")
+        return
+    along = analysis.factor == "passes"
+    if analysis.passes and analysis.factor in ("passes", "cost"):
+        raise InputError(f"{where}: passes do not go with the factor {analysis.factor}")
+    if analysis.passes == CHOSEN and study.trained.hold_out == "0":
+        raise InputError(f"{where}: without held-out images no pass is chosen; change hold_out")
+    kept = [str(number) for number in study.trained.snapshots]
+    for passes in analysis.levels if along else (analysis.passes,):
+        if not kept and passes:
+            raise InputError(f"{where}: passes need [train] snapshots, the passes that are kept")
+        if passes and (along or passes != CHOSEN):
+            _known(where, "passes", passes, kept)
 
 
 def _check_levels(factor: str, levels: Sequence[str], where: str) -> None:

@@ -12,12 +12,15 @@ Figure = Literal[
 ]
 Table = Literal["claims", "accuracy", "areas", "differences", "cost"]
 Unit = Literal["seed", "network"]
+Precision = Literal["auto", "float32", "tf32", "bf16"]
 Test = Literal["sign-flip permutation", "Wilcoxon", "bootstrap over seeds"]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
 TABLES: tuple[Table, ...] = get_args(Table)
 TESTS: tuple[Test, ...] = get_args(Test)
 TRAINED = ("label_noise", "data_fraction")
 """factors that a training is asked for; `epsilon` is asked of an evaluation"""
+CHOSEN = "chosen"
+"""in place of a number of passes: the one with the best held-out accuracy"""
 NAMED = ("title", "question", "notes", "text", "source", "reason")
 """keys that say something to a reader and decide nothing"""
 UNASKED = ("where", "changes", "figures", "tables")
@@ -37,6 +40,10 @@ class TrainingSpec:
     hold_out: str = ""
     """images that choices are made by; "" for the data set's usual"""
     noise_kind: str = "symmetric"
+    precision: Precision = "auto"
+    """of multiplications"""
+    snapshots: tuple[int, ...] = ()
+    """passes over the data after which weights are kept, for analyses along a training"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +119,16 @@ class Analysis:
 
     name: str
     factor: str
-    """label_noise, data_fraction, epsilon, or for networks made elsewhere any field"""
+    """label_noise, data_fraction, passes, epsilon, or for networks made elsewhere any field"""
     title: str = ""
     levels: tuple[str, ...] = ()
     """as text; none: whatever the networks made elsewhere have, or a data set's usual budgets"""
     label_noise: str = "0"
     """where it is not the factor"""
     data_fraction: str = "1"
+    passes: str = ""
+    """over the data, after which the weights are evaluated: one of `snapshots`, or "chosen", the
+    one of these with the best held-out accuracy; none: the last weights"""
     protocol: str = ""
     """where the factor is epsilon"""
     norm: Norm | None = None
@@ -198,6 +208,13 @@ class Study:
         for entry in (table["tested"], *table["analyses"]):
             if entry["norm"] is None:
                 del entry["norm"]
+        for entry in table["analyses"]:
+            if not entry["passes"]:
+                del entry["passes"]
+        if (trained := table["trained"]) is not None:
+            for key, default in (("precision", "auto"), ("snapshots", ())):
+                if trained[key] == default:
+                    del trained[key]
         if self.statistics == Statistics():
             del table["statistics"]
         if self.tuning is not None and not self.tuning.every_seed:

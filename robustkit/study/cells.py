@@ -7,10 +7,12 @@ torch: a plan can be made, shown and reported on without it.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 from robustkit import compression
 from robustkit.data import Dataset
+from robustkit.data.subset import size
 from robustkit.errors import InputError
 from robustkit.keys import CellKey, CellTestKey, short
 from robustkit.parsing import fraction
@@ -18,7 +20,7 @@ from robustkit.protocol import Norm
 from robustkit.spec import TRAINED, Analysis, Method, Study, TrainingSpec, Tuning
 from robustkit.study.user_files import UserFiles, noise_of, protocol_digest, read_user_files
 from robustkit.training.defaults import resolve
-from robustkit.training.recipe import parse_changes, spell
+from robustkit.training.recipe import Recipe, parse_changes, snapshot_steps, spell
 
 REVISION = 1
 """raised by whatever changes what the same cell comes to"""
@@ -70,6 +72,8 @@ class Test:
     """none: the protocol's default"""
     resolved: str | None = None
     """digest of the protocol with its budgets; None: as it ships with robustkit"""
+    passes: str = ""
+    """after which the network is judged: a number, or "chosen"; none: at the end"""
 
     @property
     def key(self) -> str:
@@ -85,6 +89,7 @@ class Test:
             surrogate=self.surrogate,
             norm=self.norm,
             resolved=self.resolved,
+            passes=self.passes or None,
         ).short
 
 
@@ -222,15 +227,14 @@ class Planner:
                     later |= {(method, context, seed), *attackers}
                     # a method stands for its network
                     by = "".join(one.key if one else analysis.surrogate for one in cells)
-                    test = evaluation_of(self.study, analysis, "", self.tested, by)
+                    test = evaluation_of(self.study, analysis, "", self.tested, by, level)
                     pending[method, context, seed, test] = test
                     continue
                 surrogate = "".join(one.key for one in cells if one)
-                test = evaluation_of(self.study, analysis, cell.key, self.tested, surrogate)
+                key = cell.key
+                test = evaluation_of(self.study, analysis, key, self.tested, surrogate, level)
                 self.tests.setdefault(test.key, test)
-                wanted.append(
-                    CellRequirement(analysis.name, method, level, seed, cell.key, test.key)
-                )
+                wanted.append(CellRequirement(analysis.name, method, level, seed, key, test.key))
         later -= {(cell.method, cell.context, cell.seed) for cell in self.cells.values()}
         counts = dict(Counter(method for method, _, _ in later))
         rest = tuple(pending.values())
@@ -245,7 +249,7 @@ class Planner:
         """Method, level, seed and context of every network that an analysis compares."""
         if analysis.factor == "cost":
             return
-        levels = analysis.levels if analysis.factor in TRAINED else ("",)
+        levels = analysis.levels if analysis.factor in (*TRAINED, "passes") else ("",)
         # whole seeds first: where time runs out, what is done can be compared
         for seed in analysis.seeds or self.trained.seeds:
             for level in levels:
@@ -313,6 +317,11 @@ class Planner:
             where,
             seed,
         )
+        length = Recipe(steps=self.trained.steps, batch_size=self.trained.batch_size)
+        held = Fraction(config["recipe"]["hold_out"])
+        images = size(len(self.data), held, Fraction(where.data_fraction))
+        said = f"{self.study.where}: [train] snapshots"
+        snapshot_steps(self.trained.snapshots, length, images, said)
         return Cell(method, where, configuration, seed, config)
 
 
@@ -322,6 +331,7 @@ def evaluation_of(
     cell: str,
     digest_of: Callable[[int | None], str],
     surrogate: str = "",
+    level: str = "",
 ) -> Test:
     """What an analysis asks of a cell: its own attack, or how the study tests every network."""
     tested = study.tested
@@ -341,6 +351,7 @@ def evaluation_of(
         surrogate,
         norm,
         protocol_digest(protocol, norm, epsilons, tested.data),
+        level if analysis.factor == "passes" else analysis.passes,
     )
 
 
@@ -375,6 +386,8 @@ def cell_config(
         revision=REVISION,
         model_code=files.model,
         loss_code=files.losses[method.loss],
+        precision=None if trained.precision == "auto" else trained.precision,
+        snapshots=sorted(trained.snapshots) or None,
     )
     return key.plain()
 

@@ -107,9 +107,10 @@ def json_of(kind: str, key: str) -> str:
 
 
 def network(cell: dict[str, Any]) -> list[str]:
-    """The checkpoint of a training's result, unless it was made elsewhere."""
-    path = cell.get("checkpoint")
-    return [] if path is None or Path(path).is_absolute() else [path]
+    """The checkpoints of a training's result, unless it was made elsewhere."""
+    snapshots = cell.get("snapshots", {}).values()
+    paths = [one["checkpoint"] for one in (cell, *snapshots) if "checkpoint" in one]
+    return [path for path in paths if not Path(path).is_absolute()]
 
 
 def rows(test: dict[str, Any]) -> list[str]:

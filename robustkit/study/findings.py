@@ -9,7 +9,7 @@ from typing import Any
 from robustkit.analysis.findings import Findings, Number, gaps_of, not_found
 from robustkit.analysis.outcome import CellRow, History
 from robustkit.errors import RecordError
-from robustkit.spec import Study
+from robustkit.spec import CHOSEN, Study
 from robustkit.study.amendments import differences
 from robustkit.study.cells import Candidate, Context, choices
 from robustkit.study.provenance import askings, digests, provenance
@@ -40,7 +40,11 @@ def findings_of_store(study: Study, store: StudyStore, command: str) -> Findings
         tuple(_histories(study, plan, done)),
         tuple(_cell_rows(study, store, plan, done)),
         provenance(study, store, request, plan, done),
-        (*_notes(study, request, plan, done), *_unlike(study, plan, numbers)),
+        (
+            *_notes(study, request, plan, done),
+            *_passes(study, store, plan),
+            *_unlike(study, plan, numbers),
+        ),
         command,
         askings(request),
     )
@@ -170,6 +174,19 @@ def _notes(
     if failed:
         yield f"{failed} cells failed; they count as no number."
     yield from _chosen(study, plan, done)
+
+
+def _passes(study: Study, store: StudyStore, plan: Mapping[str, Any]) -> Iterable[str]:
+    """Which passes held-out labels chose, in the analyses that ask for that."""
+    for analysis in study.analyses:
+        counts: Counter[tuple[str, int]] = Counter()
+        for entry in plan["wanted"] if analysis.passes == CHOSEN else ():
+            test = store.test(entry["test"]) or {}
+            if entry["analysis"] == analysis.name and "passes" in test:
+                counts[entry["method"], int(test["passes"])] += 1
+        if counts:
+            said = ", ".join(f"{name} {n} ({counts[name, n]})" for name, n in sorted(counts))
+            yield f"Passes that held-out labels chose in {analysis.name}, by networks: {said}."
 
 
 def _chosen(

@@ -109,7 +109,8 @@ def _short(cell: Cell) -> Cell:
     held = Fraction(asked["hold_out"])
     fewer = min(held, Fraction(HELD_OUT)) if held >= 1 else held and Fraction(HELD_OUT)
     recipe = asked | {"steps": 1, "hold_out": str(fewer)}
-    return replace(cell, asked=cell.asked | {"recipe": recipe})
+    kept = {name: value for name, value in cell.asked.items() if name != "snapshots"}
+    return replace(cell, asked=kept | {"recipe": recipe})
 
 
 def _first_that_works(cells: Sequence[Cell], test: Test, config: WorkerConfig) -> Cell:

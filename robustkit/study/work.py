@@ -4,7 +4,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -19,7 +19,7 @@ from robustkit.data.source import FileStamp
 from robustkit.errors import DataError, InputError, RobustkitError, one_line
 from robustkit.files import build, write_atomic
 from robustkit.results.metadata import ITSELF, RecordedValue, check_name
-from robustkit.spec import TRAINED
+from robustkit.spec import CHOSEN, TRAINED
 from robustkit.study.cells import Cell, Test
 from robustkit.study.store import StudyStore
 from robustkit.study.user_files import CHANGED, check_user_files, noise_of
@@ -94,9 +94,10 @@ def _train(cell: Cell, store: StudyStore, config: WorkerConfig) -> dict[str, Any
     path = store.checkpoint(cell.key)
     resumed = path.exists() or path.with_name(f"{path.name}.partial").exists()
     began = time.monotonic()
-    made = training.train(
-        training_config(cell.asked, config), path, training.TrainingOptions(device=config.device)
+    options = training.TrainingOptions(
+        device=config.device, snapshots=tuple(cell.asked.get("snapshots", ()))
     )
+    made = training.train(training_config(cell.asked, config), path, options)
     record: dict[str, Any] = made.record
     last, data = record["history"][-1], record["data"]
     return {
@@ -115,10 +116,22 @@ def _train(cell: Cell, store: StudyStore, config: WorkerConfig) -> dict[str, Any
         "wrong_labels": data["train"]["noise"]["flipped"],
         "gradients": record["gradients"],
         "steps": last["step"],
+        **_snapshots(made.snapshots, store),
         "seconds": None if resumed else round(time.monotonic() - began, 2),
         "versions": versions(),
         **used(config),
     }
+
+
+def _snapshots(paths: Sequence[Path], store: StudyStore) -> dict[str, Any]:
+    """The weights that were kept on the way, by pass; nothing where there are none."""
+    from robustkit.checkpoint import read_checkpoint
+
+    found = {}
+    for path in paths:
+        seen = read_checkpoint(path).extra["training"]["snapshot"]
+        found[str(seen.pop("pass"))] = {"checkpoint": str(path.relative_to(store.folder)), **seen}
+    return {"snapshots": found} if found else {}
 
 
 def _external(cell_config: dict[str, Any]) -> dict[str, Any]:
@@ -158,6 +171,7 @@ def training_config(cell_config: dict[str, Any], config: WorkerConfig) -> "train
         seed=cell_config["seed"],
         compress=compression.parse(cell_config["compress"]) if "compress" in cell_config else None,
         memory=cell_config.get("memory", True),
+        precision=cell_config.get("precision", "auto"),
     )
 
 
@@ -211,8 +225,10 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
     if test.resolved not in (None, protocol.digest):
         raise InputError(f"{test.protocol}: {CHANGED}")
 
-    def evaluated_model(key: str) -> evaluation.EvaluatedModel:
+    def evaluated_model(key: str, passes: str = "") -> evaluation.EvaluatedModel:
         made = store.cell(key) or {}
+        if passes:
+            made = made | made["snapshots"][passes]
         path = store.folder / made["checkpoint"]  # an absolute one stays as it is
         read = read_checkpoint(path, model=made.get("model"))
         if "recorded" in made:  # made elsewhere
@@ -223,21 +239,28 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
         header = {**model.header, "path": made["checkpoint"]}
         return replace(model, header=header, instead=LEFT_OUT)
 
+    passes = test.passes if test.passes != CHOSEN else best_pass(store.cell(test.cell) or {})
     record = evaluation.run(
-        evaluated_model(test.cell),
+        evaluated_model(test.cell, passes),
         data,
         protocol,
         store.runs,
         evaluation.RunOptions(device=config.device),
         evaluated_model(test.surrogate) if test.surrogate else None,
     )
-    return {
+    return ({"passes": passes} if passes else {}) | {
         "evaluation": record.digest,
         "clean": record.clean().value,
         "data": {test.split: described(data)},
         "seconds": record.run["seconds"],
         **used(config),
     }
+
+
+def best_pass(made: Mapping[str, Any]) -> str:
+    """The pass whose weights have the best held-out accuracy, the first of equals."""
+    kept: Mapping[str, Any] = made["snapshots"]
+    return max(sorted(kept, key=int), key=lambda number: kept[number]["held_out"])
 
 
 # --- the times of training steps ------------------------------------------------------------------

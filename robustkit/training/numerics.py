@@ -51,7 +51,7 @@ def numerics(precision: str, deterministic: bool) -> Iterator[None]:
     # another order from run to run
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    _use_deterministic(deterministic)
     try:
         with tf32(allowed=precision != "float32"):
             yield
@@ -61,4 +61,10 @@ def numerics(precision: str, deterministic: bool) -> Iterator[None]:
         reason = first_line(error).partition(",")[0]
         raise InputError(f"--deterministic: {reason}; train without it, or change that") from error
     finally:
-        torch.use_deterministic_algorithms(before)
+        _use_deterministic(before)
+
+
+def _use_deterministic(wanted: bool) -> None:
+    # asked for what it does already, torch imports its compiler all the same: seconds
+    if torch.are_deterministic_algorithms_enabled() != wanted:
+        torch.use_deterministic_algorithms(wanted)

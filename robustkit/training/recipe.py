@@ -1,7 +1,7 @@
 """Recipes: optimiser, schedule and epochs. Needs no torch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -76,6 +76,32 @@ def period(steps: int, epoch: int) -> int:
 def updates(recipe: Recipe, images: int) -> int:
     """Updates in all, of a training on so many images."""
     return recipe.steps or recipe.epochs * max(1, -(-images // recipe.batch_size))
+
+
+def snapshot_steps(
+    passes: Iterable[int], recipe: Recipe, images: int, where: str = "--snapshots"
+) -> dict[int, int]:
+    """The update that each pass ends with.
+
+    Args:
+        passes: after which weights are kept, from 1 on.
+        recipe: of the training.
+        images: that it is of.
+        where: begins a message.
+
+    Raises:
+        InputError: the training ends before.
+    """
+    each, steps = max(1, -(-images // recipe.batch_size)), updates(recipe, images)
+    for number in passes:
+        if number < 1:
+            raise InputError(f"{where} {number}: passes are counted from 1 on")
+        if number * each > steps:
+            raise InputError(
+                f"{where} {number}: the training ends after {steps / each:.4g} passes over the "
+                "data; leave it out, or train for longer"
+            )
+    return {number: number * each for number in passes}
 
 
 def parse_changes(table: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -31,8 +31,8 @@ from robustkit.training.examples import Examples, gather
 from robustkit.training.numerics import channels_last, multiplications, numerics
 from robustkit.training.processes import ProcessGroup, join, leave, own_device, together
 from robustkit.training.progress import Callbacks
-from robustkit.training.recipe import checked, spell, updates
-from robustkit.training.snapshots import recorded, snapshot_path, snapshot_steps
+from robustkit.training.recipe import checked, snapshot_steps, spell, updates
+from robustkit.training.snapshots import recorded, snapshot_path
 from robustkit.training.tensorboard import logged
 
 REVISION = 1

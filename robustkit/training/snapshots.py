@@ -1,12 +1,10 @@
 """Snapshots: the weights after chosen passes over the data, each a checkpoint of its own."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from robustkit.checkpoint import read_checkpoint
 from robustkit.errors import InputError, RobustkitError
-from robustkit.training.recipe import Recipe, updates
 
 
 def snapshot_path(out: Path, number: int) -> Path:
@@ -35,26 +33,3 @@ def recorded(path: Path, digest: str, number: int | None) -> dict[str, Any]:
     if record.get("digest") != digest or snapshot["pass"] != number:
         raise InputError(f"{path}: exists and holds another training; {advice}")
     return record
-
-
-def snapshot_steps(passes: Iterable[int], recipe: Recipe, images: int) -> dict[int, int]:
-    """The update that each pass ends with.
-
-    Args:
-        passes: after which weights are kept, from 1 on.
-        recipe: of the training.
-        images: that it is of.
-
-    Raises:
-        InputError: the training ends before.
-    """
-    each, steps = max(1, -(-images // recipe.batch_size)), updates(recipe, images)
-    for number in passes:
-        if number < 1:
-            raise InputError(f"--snapshots {number}: passes are counted from 1 on")
-        if number * each > steps:
-            raise InputError(
-                f"--snapshots {number}: the training ends after {steps / each:.4g} passes over the "
-                "data; leave it out, or train for longer"
-            )
-    return {number: number * each for number in passes}
