@@ -1,11 +1,13 @@
 """The share of the time that is told while a block is attacked."""
 
 from bisect import bisect_right
+from itertools import count
 
 import pytest
 from helpers.attacked import Linear, images, make, right
 
 from robustkit.attack import Experience, attack_block
+from robustkit.attack.forecast import BlockForecast
 
 PGD = {"kind": "pgd", "steps": 20, "relative_step": "1/8", "restarts": 3}
 MARGIN = PGD | {"loss": "margin"}
@@ -70,3 +72,15 @@ def test_other_blocks_are_an_experience(attacked):
     experience = Experience()
     attacked([PGD, MARGIN], experience=experience)
     assert attacked([PGD, MARGIN], experience=experience, seed=2) < 0.15
+
+
+def test_forecasts_take_a_small_share_of_the_time(monkeypatch):
+    clock = count(step=0.05)
+    monkeypatch.setattr("robustkit.attack.forecast.perf_counter", lambda: next(clock))
+    forecast = BlockForecast(make("linf", PGD), 10, 32, Experience(), lambda share: None)
+    forecast.begin(0, [range(1)] * 32)
+    begun = next(clock)
+    while not forecast.due:
+        pass
+    # a look at the clock takes 0.05 s here, and so a forecast as much at least
+    assert next(clock) - begun > 4

@@ -8,7 +8,7 @@ pass and one for each image in it: a batch that shrank to its hardest images cos
 in proportion.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -30,6 +30,8 @@ SOON = 0.15
 """share of an attempt's steps that it is taken to need where it succeeds, before any did"""
 OFTEN = 0.2
 """seconds between two forecasts"""
+WORTH = 0.01
+"""share of the time that forecasts may take"""
 Steps = tuple[float, ...]
 """by attack"""
 Chances = list[float]
@@ -43,6 +45,17 @@ class Standing(NamedTuple):
     """that is worked on, or next"""
     steps: int = 0
     """that it has taken"""
+
+    @property
+    def place(self) -> tuple[int, int, int, int, int]:
+        """The same of all images that stand there."""
+        task, levels = self.task, self.open_levels
+        at = (-1, -1) if task is None else (task.level, task.attempt.number)
+        return levels.start, levels.stop, *at, self.steps
+
+
+Standings = Sequence[tuple[Standing, int]]
+"""each with how many images stand there"""
 
 
 class _Plan(NamedTuple):
@@ -153,13 +166,15 @@ class BlockForecast:
         self._position = 0
         self._values: dict[tuple[int, int, int, bool], Steps] = {}
         self._lengths: dict[tuple[int, int, int, bool], Chances] = {}
+        self._chances: dict[tuple[int, int, bool, int], tuple[float, float]] = {}
         self._begun = self._told = self._last = perf_counter()
+        self._pause = OFTEN
         self._share = 0.0
 
     @property
     def due(self) -> bool:
         """Whether it is time to tell."""
-        return perf_counter() - self._told >= OFTEN
+        return perf_counter() - self._told >= self._pause
 
     def begin(self, position: int, open_levels: Sequence[range]) -> None:
         """The attack at that place begins, on images of which so much is open."""
@@ -193,23 +208,27 @@ class BlockForecast:
             images: all of the block, or all that are attacked.
             done: share of them that an attack without budgets is done with.
         """
-        standing = list(images)
+        began, every = perf_counter(), list(images)
+        counts, one = Counter(image.place for image in every), {i.place: i for i in every}
+        standing = [(one[place], count) for place, count in counts.items()]
+        self._chances.clear()
         self._learn(standing)
-        self._values.clear()
-        self._lengths.clear()
+        for known in (self._values, self._lengths, self._chances):
+            known.clear()
         left = self._seconds(standing, done)
         self._told = perf_counter()
+        self._pause = max(OFTEN, (self._told - began) / WORTH)
         gone = self._told - self._begun
         self._share = max(self._share, gone / (gone + left))
         self._progress(self._share)
 
-    def _learn(self, standing: Sequence[Standing]) -> None:
+    def _learn(self, standing: Standings) -> None:
         """What attempts under way make of the rates: each counts as the success it may become."""
         groups: dict[tuple[int, bool], list[float]] = defaultdict(list)
-        for image in standing:
+        for image, count in standing:
             if image.task is not None and image.steps:
                 place = image.task.level, image.task.attempt.number > 0
-                groups[place].append(self._attempt(*place, image.steps)[0])
+                groups[place] += count * [self._attempt(*place, image.steps)[0]]
         for seen in self._seen.attempts.values():
             seen.under_way, seen.expected = 0, 0.0
         for (level, later), chances in groups.items():
@@ -223,6 +242,12 @@ class BlockForecast:
     ) -> tuple[float, float]:
         """Chance that an attempt succeeds that took so many steps, and how many more it takes."""
         at = self._position if position is None else position
+        place = at, level, later, steps
+        if place not in self._chances:
+            self._chances[place] = self._estimated(*place)
+        return self._chances[place]
+
+    def _estimated(self, at: int, level: int, later: bool, steps: int) -> tuple[float, float]:
         plan, hits = self._plans[at], self._seen.ended[at, later, True]
         vain = self._seen.ended[at, later, False]  # some searches give up early
         pooled = [
@@ -317,16 +342,16 @@ class BlockForecast:
             chances[plan.attempts - first + further] += still * chance
         return chances
 
-    def _longest(self, position: int, images: Sequence[Standing]) -> float:
+    def _longest(self, position: int, images: Standings) -> float:
         """Steps of the image that takes most, one after another, whatever room there is beside."""
         counts: dict[tuple[float, ...], int] = defaultdict(int)
-        for image in images:
+        for image, count in images:
             stop, now = image.open_levels.stop, position == self._position
             place = position, image.open_levels.start if now else 0, stop
             if now and image.task is not None and image.task.level in image.open_levels:
-                counts[tuple(self._attempts_of(place, image.task, image.steps))] += 1
+                counts[tuple(self._attempts_of(place, image.task, image.steps))] += count
             else:
-                counts[tuple(self._attempts_left(*place, not now))] += 1
+                counts[tuple(self._attempts_left(*place, not now))] += count
         total, until = 0.0, [list(accumulate(chances)) for chances in counts]
         for k in range(max(map(len, until), default=0)):
             none = prod(
@@ -336,18 +361,18 @@ class BlockForecast:
             total += 1 - none
         return total * self._plans[position].steps
 
-    def _seconds(self, images: Sequence[Standing], done: float) -> float:
+    def _seconds(self, images: Standings, done: float) -> float:
         """What is left, of this attack and those to come."""
-        expected, total = [self._image(image) for image in images], 0.0
+        expected, total = [(self._image(image), count) for image, count in images], 0.0
         for position in range(self._position, len(self._plans)):
             a_pass, an_image = self._shares(position)
             plan = self._plans[position]
             if plan.attempts:
-                every = sum(image[position] for image in expected)
+                every = sum(count * image[position] for image, count in expected)
                 passes = max(every / self._batch_size, self._longest(position, images))
             else:
                 left = 1 - done if position == self._position else 1
-                every = left * plan.steps * len(images)
+                every = left * plan.steps * sum(count for _, count in images)
                 passes = every / self._batch_size
             total += passes * a_pass + every * an_image
         return total
