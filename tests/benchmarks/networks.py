@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, cross_entropy, linear
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from robustkit import data, models
 from robustkit.checkpoint import save_checkpoint
@@ -46,6 +47,19 @@ def small(num_classes: int = 10) -> nn.Module:
         nn.ReLU(),
         nn.Linear(100, num_classes),
     )
+
+
+def narrow(num_classes: int = 10) -> nn.Module:
+    """A ResNet-18 of width 16 for 3×32×32: torchvision's blocks behind a 3×3 stem."""
+    net = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=num_classes)
+    net.inplanes = 16
+    net.conv1, net.bn1 = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+    net.maxpool, net.fc = nn.Identity(), nn.Linear(128, num_classes)
+    net.layer1 = net._make_layer(BasicBlock, 16, 2)
+    net.layer2 = net._make_layer(BasicBlock, 32, 2, stride=2)
+    net.layer3 = net._make_layer(BasicBlock, 64, 2, stride=2)
+    net.layer4 = net._make_layer(BasicBlock, 128, 2, stride=2)
+    return net
 
 
 def certified_loss(

@@ -1,12 +1,14 @@
 """The worst-case protocol beside AutoAttack, the authors' own and ours: robust accuracy and cost.
 
-    python tests/benchmarks/worst_case.py --official DIR --out results.json NETWORK:DATA:EPSILON ...
+    python tests/benchmarks/worst_case.py --official DIR --out results.jsonl NETWORK:DATA:EPSILON ...
+    python tests/benchmarks/worst_case.py --out results.jsonl --show
 
 A network is a checkpoint's file or name, or one of the defences of the tests around the shipped
-LeNet-5: saturated, rounded, jpeg, winners. Cost is forward passes plus twice the backward passes, an
-image that is classified correctly, whoever makes them. The official code
-(github.com/fra31/auto-attack) is read from --official; nothing of it is ours. What is done stands in
-the results; a run that was cut off goes on.
+LeNet-5: saturated, rounded, jpeg, winners, shattered. Cost is forward passes plus twice the backward
+passes, an image that is classified correctly, whoever makes them. The official code
+(github.com/fra31/auto-attack) is read from --official; nothing of it is ours. Each network, seed and
+protocol is a line of the results once it is done, so that a run that was cut off goes on there; with
+--blocks N it ends after so many. --show prints the table of what there is.
 """
 
 import argparse
@@ -14,11 +16,12 @@ import json
 import sys
 import time
 from pathlib import Path
+from statistics import mean
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from helpers.defences import After, Before, Jpeg, Rounded, Scaled, WinnersLeNet
+from helpers.defences import After, Before, Jpeg, Rounded, Scaled, Shattered, WinnersLeNet
 
 from robustkit import evaluation
 from robustkit.attack import Block, attack_block, in_budget
@@ -30,6 +33,7 @@ DEFENCES = {
     "saturated": lambda net: After(Scaled(), net),
     "rounded": lambda net: Before(Rounded(), net),
     "jpeg": lambda net: Before(Jpeg(), net),
+    "shattered": lambda net: Before(Shattered(), net),
     "winners": lambda net: WinnersLeNet(
         next(m for m in net.modules() if type(m).__name__ == "LeNet5")
     ),
@@ -86,57 +90,88 @@ def ours(protocol):
     return run
 
 
+def read(path):
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]  # not one that was cut off
+
+
+def show(results):
+    """A row a network: robust accuracy by seed and its mean, cost, of each protocol."""
+    whole = {}
+    for r in results:
+        whole.setdefault((r["network"], r["limit"]), {}).setdefault(r["who"], {})[r["seed"]] = r
+    for (name, limit), protocols in whole.items():
+        print(f"{Path(name).stem}, {limit} images")
+        for who, seeds in protocols.items():
+            robust = [100 * seeds[seed]["robust"] for seed in sorted(seeds)]
+            cost = mean(r["cost"] for r in seeds.values())
+            by_seed = " ".join(f"{each:.1f}" for each in robust)
+            print(f"  {who:12} {mean(robust):6.2f} %  ({by_seed}), cost {cost:7.0f} an image")
+
+
+def piece(options, runs, who, asked, seed):
+    """One protocol on one network with one seed: a row of the results."""
+    name, dataset, text, *model = asked.split(":", 3)
+    data = load_dataset(dataset, root=options.data_root, limit=options.limit)
+    x, y = torch.from_numpy(data.images(0, len(data))), torch.from_numpy(data.labels)
+    top, _, bottom = text.partition("/")
+    epsilon = float(top) / float(bottom or 1)
+    net = Counted(network(name, model[0] if model else None, options.data_root))
+    with torch.no_grad():
+        right = net.network(x).argmax(1) == y
+    torch.manual_seed(seed)
+    began = time.process_time()
+    robust = runs[who](net, x[right], y[right], epsilon, seed, options.batch_size)
+    return {
+        "network": name,
+        "epsilon": text,
+        "seed": seed,
+        "who": who,
+        "limit": options.limit,
+        "clean": float(right.double().mean()),
+        "robust": int(robust.sum()) / len(data),
+        "cost": net.cost / int(right.sum()),
+        "forwards": net.forwards,
+        "backwards": net.backwards,
+        "cpu_seconds": round(time.process_time() - began, 1),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="+", help="NETWORK:DATA:EPSILON[:FILE.py:FUNCTION]")
+    parser.add_argument("networks", nargs="*", help="NETWORK:DATA:EPSILON[:FILE.py:FUNCTION]")
     parser.add_argument("--official", type=Path)
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--protocols", nargs="+", default=["worst-case", "autoattack"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--batch-size", type=int, default=250)
+    parser.add_argument("--blocks", type=int, help="end after so many")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--show", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.official:
         sys.path.insert(0, str(options.official))
     runs = {name: ours(name) for name in options.protocols}
     runs |= {"official": official} if options.official else {}
-    results = json.loads(options.out.read_text()) if options.out.exists() else []
-    done = {(r["network"], r["seed"], r["who"], r["limit"]) for r in results}
-    for seed in options.seeds:
-        for asked in options.networks:
-            name, dataset, text, *model = asked.split(":", 3)
-            data = load_dataset(dataset, root=options.data_root, limit=options.limit)
-            x, y = torch.from_numpy(data.images(0, len(data))), torch.from_numpy(data.labels)
-            top, _, bottom = text.partition("/")
-            epsilon = float(top) / float(bottom or 1)
-            net = Counted(network(name, model[0] if model else None, options.data_root))
-            with torch.no_grad():
-                right = net.network(x).argmax(1) == y
-            for who, run in runs.items():
-                if (name, seed, who, len(data)) in done:
-                    continue
-                net.forwards = net.backwards = 0
-                torch.manual_seed(seed)
-                began = time.process_time()
-                robust = run(net, x[right], y[right], epsilon, seed, options.batch_size)
-                results.append(
-                    {
-                        "network": name,
-                        "seed": seed,
-                        "who": who,
-                        "limit": len(data),
-                        "clean": float(right.double().mean()),
-                        "robust": int(robust.sum()) / len(data),
-                        "cost": net.cost / int(right.sum()),
-                        "forwards": net.forwards,
-                        "backwards": net.backwards,
-                        "cpu_seconds": round(time.process_time() - began, 1),
-                    }
-                )
-                options.out.write_text(json.dumps(results, indent=1))
-                print(json.dumps(results[-1]), flush=True)
+    pieces = [(s, n, w) for s in options.seeds for n in options.networks for w in runs]
+    made = 0
+    for seed, asked, who in pieces:
+        name, _, text, *_ = asked.split(":", 3)
+        wanted = (name, text, seed, who, options.limit)
+        keys = ("network", "epsilon", "seed", "who", "limit")
+        if any(tuple(r.get(k) for k in keys) == wanted for r in read(options.out)):
+            continue
+        if made == options.blocks:
+            break
+        made += 1
+        found = json.dumps(piece(options, runs, who, asked, seed))
+        with options.out.open("a") as out:
+            out.write(f"\n{found}\n")  # on a line of its own, whatever was cut off before
+        print(found, flush=True)
+    if options.show:
+        show(read(options.out))
 
 
 if __name__ == "__main__":
