@@ -866,6 +866,7 @@ def test_divergence_stops_with_the_epoch_and_keeps_the_last_good_state(digits, t
         ({"settings": {"smoothing": 1}}, "unknown key 'smoothing'"),
         ({"fraction": Fraction(1, 100)}, "too few for an image of each"),
         ({"precision": "tf32"}, "--precision tf32: cpu has no TF32; take bf16"),
+        ({"precision": "fp16"}, "--precision fp16: small gradients vanish in it"),
     ],
 )
 def test_bad_questions_get_one_line_and_leave_nothing(asked, tmp_path, change, message):

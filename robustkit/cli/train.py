@@ -123,7 +123,7 @@ def train(
     seed: Seed = 0,
     device: Device = "auto",
     precision: Annotated[
-        Literal["auto", "float32", "tf32", "bf16"],
+        Literal["auto", "float32", "tf32", "bf16", "fp16"],
         typer.Option(
             help="Of the network's multiplications; weights and loss are float32. auto: tf32 on a "
             "GPU, float32 on a CPU, where bf16 halves the time of most networks."

@@ -11,7 +11,7 @@ from robustkit.data.noise import LabelNoise
 from robustkit.training.progress import Callbacks
 from robustkit.training.recipe import Recipe
 
-Precision = Literal["auto", "float32", "tf32", "bf16"]
+Precision = Literal["auto", "float32", "tf32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,13 @@ def multiplications(asked: str, device: torch.device) -> str:
     """The precision of multiplications that is asked for on a device; weights are float32 anyway.
 
     Raises:
-        InputError: the device does not have it.
+        InputError: the device does not have it, or nobody should train in it.
     """
+    if asked == "fp16":
+        raise InputError(
+            "--precision fp16: small gradients vanish in it unless the loss is scaled; take bf16, "
+            "which has float32's range"
+        )
     gpu = device.type == "cuda"
     if asked == "tf32" and not gpu:
         raise InputError(f"--precision tf32: {device.type} has no TF32; take bf16")

@@ -15,6 +15,12 @@ any other class with (1 - P) / 9. Labels that are c push t up, once for each of 
 the sum is over; every other label has c among its k and pulls it down once. So t grows where
 k P > 1 - P: with the maximum, or k = 1, only where P > 1/2, and with k = 9 where P > 1/10. At 80 %
 noise P is 0.2: k = 3 pulls down (0.25 is needed), k = 5 and more do not.
+
+With clips: alpha = 1 leaves out every label that does not lead, so whichever class leads first is
+pushed on, right or wrong. With alpha = 2 a distance and its mirror add up to a constant, and the loss
+is symmetric: nothing is pulled beyond gamma on either side. Larger alpha and none stop at gamma above
+and go on below, so that a leader is held at gamma by the labels that are not it. A gamma that is never
+reached makes the loss linear: it has no minimum, and grows until something else ends it.
 """
 
 import argparse

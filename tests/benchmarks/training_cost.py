@@ -33,11 +33,12 @@ BATCH = 128
 ROUNDS, STEPS = 8, 3
 """pairs that are timed, and updates of each"""
 STACKED = 4
+ALONE = {"cross_entropy_weight": 0.0, "alpha": None, "stabiliser": 1e-6}
 LOSSES = {
     "cross-entropy": ("cross-entropy", {}),
-    "l2-margin": ("large-margin", {"cross_entropy_weight": 0.0}),
+    "l2-margin": ("large-margin", ALONE),
     "l2-margin with cross-entropy": ("large-margin", {}),
-    "l2-margin at all layers": ("large-margin", {"cross_entropy_weight": 0.0, "layers": ["all"]}),
+    "l2-margin at all layers": ("large-margin", ALONE | {"layers": ["all"]}),
 }
 
 
