@@ -398,6 +398,7 @@ EVALUATION = {
             "order": "the ids stand in their order",
             "source": SHOWN,
             "warnings": SHOWN,
+            "notes": SHOWN,
             "_source": DATA,
             "_positions": DATA,
             "_transform": DATA,
@@ -440,6 +441,7 @@ CHECKPOINT = {
             "resize": "the data set's transform, in its digest",
             "crop": "likewise",
             "channels": "likewise",
+            "interpolation": "likewise",
             "normalised": "without a mean either way",
             "loss": SHOWN,
             "label_noise": SHOWN,
@@ -452,6 +454,7 @@ CHECKPOINT = {
             "notes": SHOWN,
             "warnings": SHOWN,
             "hint": SHOWN,
+            "unmet": "with it there is no network, and so no answer",
             "label_names": "decide on the labels, which stand in the data's digest",
             "identity": "is the key",
         },
@@ -465,6 +468,7 @@ AUDIT = {
             "threat": "norm",
             "plan": "settings",
             "training": "training",
+            "published": "data",
         },
         {
             "claim": "judged from the parts, which do not depend on it",
@@ -724,7 +728,7 @@ def test_a_part_of_an_audit_is_done_again_with_other_draws(digits, tmp_path, mon
     )
     settings = StageSettings(tmp_path, RunOptions(device="cpu"), lambda *_: lambda done: None)
     for version, times in (("corruption/1", 1), ("corruption/1", 1), ("corruption/2", 2)):
-        monkeypatch.setattr(audits, "DRAWS", version)
+        monkeypatch.setattr("robustkit.audit.corruptions.DRAWS", version)
         assert audits._AuditRun(request, settings)._corrupt().mean == 1
         assert measured == [20] * times
 
