@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from robustkit.checkpoint.foreign import is_random_state
 from robustkit.errors import BadFile, CheckpointError
 from robustkit.unpickling import (
     LONGEST_NAME,
@@ -74,7 +75,7 @@ def locate(root: object, reader: TensorReader) -> Found:
         BadFile: the tree shares or nests its parts without end; so do the others.
     """
     found = _Search(reader).search(root, ())
-    if found is None:
+    if found is None or is_random_state(found.leaves):
         raise NoWeights(
             f"{reader.where}: no weights in it ({_without_weights(root, reader)}); save "
             "model.state_dict()"
@@ -87,6 +88,8 @@ def _without_weights(root: object, reader: TensorReader) -> str:
     if reader.is_weight(root):
         return "a single tensor without a name"
     entries = mapping(root) or {}
+    if entries and is_random_state(map(str, islice(entries, 10))):
+        return "the states of random generators"
     if "param_groups" in entries:
         return "the state of an optimiser"
     for key, value in [(None, root), *islice(entries.items(), 100)]:

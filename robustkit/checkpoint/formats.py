@@ -4,8 +4,9 @@ import os
 from io import BufferedReader
 from pathlib import Path
 
+from robustkit.checkpoint.foreign import foreign_archive, foreign_file, foreign_head
 from robustkit.checkpoint.header import is_safetensors
-from robustkit.errors import CheckpointError, UnknownName
+from robustkit.errors import BadFile, CheckpointError, UnknownName
 from robustkit.files import is_file, shipped
 from robustkit.unpickling import read_directory
 
@@ -32,8 +33,13 @@ def find_checkpoint(path: str | Path) -> Path:
     raise CheckpointError(f"{path}: no such file")
 
 
-def detect_format(path: Path, file: BufferedReader) -> str:
+def detect_format(path: Path, file: BufferedReader, *, alone: bool = True) -> str:
     """A file's format, by its first bytes and, of a zip, by its directory.
+
+    Args:
+        path: its name tells more where it is named `alone`, and not one of a folder's files.
+        file: opened.
+        alone: whether it is.
 
     Raises:
         CheckpointError: no checkpoint.
@@ -41,7 +47,8 @@ def detect_format(path: Path, file: BufferedReader) -> str:
     """
     file.seek(0)
     head = file.read(512)
-    if reason := _no_checkpoint(head):
+    named = foreign_file(path.name, head) if alone else ""
+    if reason := named or foreign_head(head) or _no_checkpoint(head):
         raise CheckpointError(f"{path}: {reason}")
     if head[:4] == b"PK\x03\x04":
         return _sniff_zip(file)
@@ -68,8 +75,6 @@ def _no_checkpoint(head: bytes) -> str:
         return "torch's tar format from before version 0.2; load and save it with an old torch"
     if head[:2] == b"\x1f\x8b":
         return "gzip-compressed; unpack it first"
-    if head[:4] == b"\x89HDF":
-        return "an HDF5 file, as Keras writes; robustkit evaluates torch networks"
     if head[:4] == b"PK\x05\x06":
         return "an empty zip archive"
     return ""
@@ -77,6 +82,8 @@ def _no_checkpoint(head: bytes) -> str:
 
 def _sniff_zip(file: BufferedReader) -> str:
     names = [entry.filename for entry in read_directory(file)]
+    if reason := foreign_archive(names):
+        raise BadFile(reason)
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         return "TorchScript"

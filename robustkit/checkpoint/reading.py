@@ -17,6 +17,7 @@ from robustkit.checkpoint import architecture
 from robustkit.checkpoint.boundary import boundary
 from robustkit.checkpoint.checkpoint import ADAPTER, Checkpoint
 from robustkit.checkpoint.folder import open_folder
+from robustkit.checkpoint.foreign import foreign_weights
 from robustkit.checkpoint.formats import PROGRAMS, detect_format, find_checkpoint
 from robustkit.checkpoint.libraries import Declared, build, read_declared, reading_of
 from robustkit.checkpoint.metadata import (
@@ -190,7 +191,8 @@ def _from_weights(
     named, note = _architecture(known.model, given.model is not None, parts)
     if named is None:
         unknown = known.model is None
-        known = replace(known, hint=architecture.proposed(parts.variants) if unknown else "")
+        hint = foreign_weights(parts.state) or architecture.proposed(parts.variants)
+        known = replace(known, hint=hint if unknown else "")
         return _identified(_read_as(known, parts.variants[-1], None), {})
     classes = given.num_classes or aside.num_classes or parts.recorded.num_classes
     fit = _fit(named, parts, classes, str(path))
@@ -224,6 +226,8 @@ def _fit(spec: str, parts: Weights, classes: int | None, where: str) -> architec
                 "only code unpacks; save the network as it was before, or hand the module itself "
                 "to robustkit.evaluate in Python"
             ) from error
+        if foreign := foreign_weights(parts.state):
+            raise CheckpointError(f"{where}: {foreign}") from error
         names = ", ".join(parts.placeholders)
         reason = f"; not rebuilt, since that runs code: {names}" if names else ""
         raise CheckpointError(f"{error}{reason}") from error

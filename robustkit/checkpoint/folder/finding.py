@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from robustkit.checkpoint.folder.files import FolderFiles
 from robustkit.checkpoint.folder.words import INDEX, read_table
+from robustkit.checkpoint.foreign import SHARD, foreign_folder
 from robustkit.checkpoint.readings import listed
 from robustkit.errors import CheckpointError
 
@@ -24,10 +25,6 @@ OTHERS = (
     "dl_state", "custom_checkpoint", "lr_scheduler",
 )  # fmt: skip
 """beginnings of the names of what training code keeps beside weights"""
-SHARD = re.compile(
-    r"(?P<stem>.*?)[-_.]?(?P<number>\d{1,6})[-_]of[-_](?P<count>\d{1,6})(?P<end>\..*)"
-)
-"""model-00001-of-00003.safetensors"""
 SECOND = re.compile(r"(model|pytorch_model)_\d+\.(safetensors|bin)")
 """how accelerate names further networks"""
 METADATA = ".metadata"
@@ -56,6 +53,8 @@ def find_weights(files: FolderFiles) -> WeightFiles:
     Raises:
         CheckpointError: none, or several of which one must be named; an index that makes no sense.
     """
+    if "adapter_config.json" in files.names:
+        raise CheckpointError(f"{files.path}: {foreign_folder(files.names)}")
     if (found := _in_folder(files)) is not None:
         return found
     inside = list(_folders_with_weights(files))
@@ -66,6 +65,8 @@ def find_weights(files: FolderFiles) -> WeightFiles:
         )
     if inside and (found := _in_folder(inside[0])) is not None:
         return found
+    if reason := foreign_folder(files.names):
+        raise CheckpointError(f"{files.path}: {reason}")
     if graphs := [name for name in files.names if name.endswith(".onnx")]:
         raise CheckpointError(f"{files.path}: a folder of ONNX files; name {listed(graphs)}")
     beside = f"; it has the folders {listed(files.folders)}" if files.folders else ""
@@ -77,7 +78,9 @@ def find_weights(files: FolderFiles) -> WeightFiles:
 
 def _in_folder(files: FolderFiles) -> WeightFiles | None:
     """The weights in the folder itself."""
-    candidates = [name for name in files.names if _is_candidate(name)]
+    # a .bin beside the .xml of its name is OpenVINO's, model.json is TensorFlow.js's
+    others = {f"{name[:-4]}.bin" for name in files.names if name.endswith(".xml")}
+    candidates = [name for name in files.names if _is_candidate(name) and name not in others]
     for stem in STEMS:
         if stem in files.names:
             return _whole(files, stem, candidates)
@@ -95,7 +98,9 @@ def _in_folder(files: FolderFiles) -> WeightFiles | None:
         return _of_deepspeed(files, states)
     if tag := _latest(files):
         return _in_folder(files.at(tag))
-    return _numbered(files, candidates) if candidates else None
+    if not candidates or foreign_folder(files.names):
+        return None
+    return _numbered(files, candidates)
 
 
 def _is_candidate(name: str) -> bool:

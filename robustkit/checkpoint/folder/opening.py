@@ -73,7 +73,7 @@ def _whole(found: WeightFiles, selection: Selection) -> Weights:
     (name,) = found.names
     where, file = found.files.path / name, found.files.open(name)
     with boundary(where):
-        if (kind := detect_format(where, file)) in PROGRAMS:
+        if (kind := detect_format(where, file, alone=False)) in PROGRAMS:
             raise CheckpointError(
                 f"{found.files.path}: its only weights are the {kind} program {name}; name that"
             )

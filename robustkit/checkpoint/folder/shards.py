@@ -53,7 +53,7 @@ def _contents(found: WeightFiles, name: str, reader: TensorReader) -> Contents:
     """
     where, file = found.files.path / name, found.files.open(name)
     with boundary(where):
-        if (kind := detect_format(where, file)) in PROGRAMS:
+        if (kind := detect_format(where, file, alone=False)) in PROGRAMS:
             raise CheckpointError(
                 f"{found.files.path}: {name} is a {kind} program among several files of weights "
                 f"({listed(found.names)}); name one"

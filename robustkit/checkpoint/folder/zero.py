@@ -60,7 +60,7 @@ def read_zero(found: WeightFiles, reader: TensorReader) -> Contents:
 def _contents(found: WeightFiles, name: str, reader: TensorReader) -> Contents:
     where, file = found.files.path / name, found.files.open(name)
     with boundary(where):
-        return read_contents(file, reader, detect_format(where, file))
+        return read_contents(file, reader, detect_format(where, file, alone=False))
 
 
 def _table(value: object) -> Entries:
