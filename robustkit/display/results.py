@@ -185,6 +185,7 @@ def _(found: Dataset) -> View:
         ),
         sentences=found.warnings,
         draw=partial(_pictures, found),
+        size=(6.0, 1.0),
         spoken=f"The first {min(PICTURES, len(found))} images.",
     )
 

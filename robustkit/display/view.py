@@ -7,7 +7,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from robustkit import figures
-from robustkit.errors import InputError, cut, shown
+from robustkit.errors import InputError, shown
 from robustkit.report import markdown, tables
 from robustkit.report.html import render
 
@@ -15,8 +15,6 @@ LINES = 5
 """of a table that text shows"""
 CELL, LINE = 32, 100
 """characters that text shows of a cell, and of a line"""
-SIZE = (4.5, 2.8)
-"""of a figure, in inches"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +28,8 @@ class View:
     """the numbers of the table"""
     sentences: Sequence[str] = ()
     draw: figures.Draw | None = None
+    size: tuple[float, float] = (4.5, 2.8)
+    """of the figure, in inches"""
     spoken: str = ""
     """the figure in words, for those who do not see it"""
     words: int = 1
@@ -41,11 +41,11 @@ class View:
         left = len(self.rows) - LINES
         lines = [self.title, *_aligned(table, self.words)]
         lines += [f"  … and {left:,} more"] if left > 0 else []
-        return "\n".join(cut(shown(line), LINE) for line in [*lines, *self.sentences[:1]])
+        return "\n".join(_clipped(shown(line), LINE) for line in [*lines, *self.sentences[:1]])
 
     def html(self) -> str:
         """A piece of a page, complete in itself: no style or script of it reaches another."""
-        svg = figures.svg(self.draw, SIZE, "view", shown(self.spoken)) if self.draw else ""
+        svg = figures.svg(self.draw, self.size, "view", shown(self.spoken)) if self.draw else ""
         return render("view.html.jinja", view=self, figure=Markup(svg))
 
     def plot(self, ax: figures.Axes | None) -> figures.Axes:
@@ -56,7 +56,7 @@ class View:
         """
         if self.draw is None:
             raise InputError(f"{self.title}: there is nothing to draw")
-        ax = figures.own_axes(SIZE) if ax is None else ax
+        ax = figures.own_axes(self.size) if ax is None else ax
         self.draw(ax)
         return ax
 
@@ -72,7 +72,7 @@ class View:
 
 
 def _aligned(table: Sequence[Sequence[str]], words: int) -> list[str]:
-    cells = [[cut(shown(cell), CELL) for cell in row] for row in table]
+    cells = [[_clipped(shown(cell), CELL) for cell in row[:-1]] + [shown(row[-1])] for row in table]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  "
@@ -82,3 +82,8 @@ def _aligned(table: Sequence[Sequence[str]], words: int) -> list[str]:
         ).rstrip()
         for row in cells
     ]
+
+
+def _clipped(text: str, width: int) -> str:
+    """Text as far as it fits: its beginning says what it is about."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"

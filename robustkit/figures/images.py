@@ -64,9 +64,11 @@ def example_grid(ax: Axes, examples: Sequence[Example], classes: Sequence[str] =
 
 def picture_row(ax: Axes, images: npt.NDArray[np.float32], names: Sequence[str]) -> Axes:
     """Images N × C × H × W in [0, 1] side by side, each with the name of its class."""
-    for column, (image, name) in enumerate(zip(images, shortened(names, WORD), strict=True)):
+    kinds = list(dict.fromkeys(names))
+    short = dict(zip(kinds, shortened(kinds, WORD), strict=True))
+    for column, (image, name) in enumerate(zip(images, names, strict=True)):
         _tile(ax, image, column, 0)
-        ax.text(column + 0.48, -0.05, name, ha="center", va="bottom", size="small")
+        ax.text(column + 0.48, -0.05, short[name], ha="center", va="bottom", size="small")
     ax.set(xlim=(0, max(len(images), 1)), ylim=(1, 0), aspect="equal")
     ax.set_axis_off()
     return ax
