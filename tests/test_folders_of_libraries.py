@@ -18,13 +18,19 @@ import pytest
 import timm
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from transformers.utils import logging
 
 from robustkit.checkpoint import describe, read_checkpoint
 from robustkit.checkpoint.libraries import declared, processing
+from robustkit.checkpoint.libraries import timm as of_timms
+from robustkit.cli.commands import run
+from robustkit.data.transform import Shape
 from robustkit.errors import CheckpointError, RobustkitError
+from robustkit.evaluation import images_for
+from robustkit.record import read
 
 SQUARE = {"height": 32, "width": 32}
 NAMES = ("cat", "dog", "eft")
@@ -161,6 +167,15 @@ def test_what_a_folder_says_is_taken_and_shown(vit):
     assert transformers.__version__ in shown["note"]
 
 
+def test_a_description_as_json_has_every_field(vit, capsys):
+    assert run(["describe", str(vit[0]), "--json", "-"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["label_names"] == list(NAMES)
+    assert said["mean"] == [0.4, 0.5, 0.6]
+    assert said["model"] == "transformers:ViTForImageClassification"
+    assert said["loss"] is None
+
+
 def test_names_that_nobody_gave_are_none(swin):
     checkpoint = read_checkpoint(swin[0])
     assert checkpoint.label_names == ()
@@ -279,6 +294,110 @@ def test_a_processors_arithmetic_becomes_mean_and_std(case, tmp_path):
     np.testing.assert_allclose(theirs["pixel_values"][0], pixels, rtol=1e-5, atol=1e-4)
 
 
+PREPARE = {
+    "square": ("ViT", {"size": {"height": 31, "width": 40}}),
+    "bicubic": ("ViT", {"size": SQUARE, "resample": 3}),
+    "nearest": ("ViT", {"size": SQUARE, "resample": 0}),
+    "crop": ("CLIP", {"size": {"shortest_edge": 41}, "crop_size": {"height": 32, "width": 30}}),
+    "padded": ("CLIP", {"size": {"shortest_edge": 20}, "crop_size": {"height": 33, "width": 28}}),
+    "only crop": ("CLIP", {"do_resize": False, "crop_size": 34}),
+    "one number": ("CLIP", {"size": 32, "crop_size": 31}),
+    "enlarged": ("ConvNext", {"size": {"shortest_edge": 32}, "crop_pct": 0.9}),
+    "whole": ("ConvNext", {"size": {"shortest_edge": 384}}),
+    "levit": ("Levit", {"size": {"shortest_edge": 32}, "crop_size": 32}),
+    "share": ("PoolFormer", {"size": {"shortest_edge": 32}, "crop_size": 32, "crop_pct": 0.8}),
+}
+
+
+def pictures():
+    """Smooth pictures of odd sizes, as arrays."""
+    rng = np.random.default_rng(0)
+    for width, height in ((47, 33), (29, 64)):
+        small = Image.fromarray(rng.integers(0, 256, (6, 5, 3), np.uint8))
+        yield np.array(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("suffix", ["", "Pil"])
+@pytest.mark.parametrize("case", PREPARE)
+def test_pictures_are_prepared_as_the_library_does_bit_for_bit(case, suffix, tmp_path):
+    kind, settings = PREPARE[case]
+    theirs = getattr(transformers, f"{kind}ImageProcessor{suffix}")(**settings)
+    theirs.save_pretrained(tmp_path)
+    change(
+        tmp_path, "preprocessor_config.json", image_processor_type=f"{kind}ImageProcessor{suffix}"
+    )
+    words = {file.name: json.loads(file.read_text()) for file in tmp_path.iterdir()}
+    pipeline = processing.read_processing(words, "here").pipeline(3)
+    for picture in pictures():
+        expected = theirs(picture, do_rescale=False, do_normalize=False, return_tensors="np")
+        made = pipeline(picture.transpose(2, 0, 1))
+        np.testing.assert_array_equal(made, expected["pixel_values"][0])
+        assert pipeline.output(Shape(3, *picture.shape[:2]), "") == made.shape
+
+
+OF_TRANSFORMS = {
+    "center": {"interpolation": "bicubic", "crop_pct": 0.9},
+    "squash": {"interpolation": "bilinear", "crop_pct": 0.95, "crop_mode": "squash"},
+    "oblong": {"crop_mode": "squash", "input_size": (3, 20, 33)},
+    "padded": {"crop_pct": 1.5, "interpolation": "lanczos"},
+    "usual": {},
+}
+
+
+@pytest.mark.parametrize("case", OF_TRANSFORMS)
+def test_pictures_are_prepared_as_timm_does_bit_for_bit(case):
+    settings = {"input_size": (3, 32, 32)} | OF_TRANSFORMS[case]
+    data = timm.data.resolve_data_config(pretrained_cfg=settings)
+    theirs = timm.data.create_transform(**data, is_training=False, normalize=False)
+    said = json.loads(json.dumps({"architecture": "resnet18", "pretrained_cfg": settings}))
+    pipeline = of_timms.pipeline(said, "here")
+    for picture in pictures():
+        made = pipeline(picture.transpose(2, 0, 1))
+        np.testing.assert_array_equal(made, theirs(Image.fromarray(picture)).numpy())
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A folder of classes: a grey JPEG, one that lies on its side, and one in CMYK."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for number, name in enumerate(NAMES):
+        (folder / name).mkdir()
+        for index, picture in enumerate(pictures()):
+            exif = Image.Exif()
+            exif[0x0112] = (1, 6, 1)[number]
+            made = Image.fromarray(picture).convert(("L", "RGB", "CMYK")[number])
+            made.save(folder / name / f"{index}.jpg", exif=exif)
+    return folder
+
+
+def test_a_folder_and_pictures_are_enough(vit, photographs, tmp_path, capsys):
+    folder, model = vit
+    asked = ["evaluate", str(folder), "--data", str(photographs), "--attack", "clean"]
+    assert run([*asked, "--out", str(tmp_path), "--device", "cpu", "--json", "-"]) == 0
+    said = json.loads(capsys.readouterr().out)[0]
+    files = sorted(photographs.glob("*/*.jpg"))
+    loaded = [transformers.image_utils.load_image(str(file)) for file in files]
+    prepared = transformers.AutoImageProcessor.from_pretrained(folder)(loaded, return_tensors="pt")
+    expected = logits(model, prepared["pixel_values"])
+    truth = torch.tensor([NAMES.index(file.parent.name) for file in files])
+    right = (expected.argmax(1) == truth).float().mean().item()
+    assert said["clean"]["accuracy"] == pytest.approx(right)
+    images = images_for(read_checkpoint(folder), str(photographs))
+    found = logits(read_checkpoint(folder).load(), torch.from_numpy(images.images(0, len(files))))
+    order = expected[images._positions]
+    torch.testing.assert_close(found, order, atol=1e-5, rtol=0)
+    (record,) = map(read, tmp_path.glob("*.parquet"))
+    kept = record.header["data"]["transform"]["pipeline"]
+    assert (kept["processor"], kept["upright"]) == ("ViTImageProcessor", True)
+    assert kept["library"] == f"transformers {transformers.__version__}"
+
+
+def test_flags_go_before_what_a_folder_says_of_its_images(vit, photographs):
+    images = images_for(read_checkpoint(vit[0]), str(photographs), resize=20, crop=16, channels=3)
+    assert images.shape == (3, 16, 16)
+    assert images.transform == {"resize": 20, "crop": 16, "channels": 3}
+
+
 @pytest.mark.parametrize("name", processing.PROCESSORS)
 def test_defaults_are_those_of_the_librarys_class(name):
     theirs = getattr(transformers, name)
@@ -336,10 +455,12 @@ OF_TIMM = {
     "features": ({"num_classes": 0}, "without a classifier"),
     "loads": ({"model_args": {"checkpoint_path": "/tmp/x.pth"}}, "checkpoint_path"),
     "fetches": ({"model_args": {"pretrained": True}}, "pretrained"),
-    "deep": ({"model_args": {"depth": 10**5}}, "far more"),
+    "deep": ({"model_args": {"depth": 10**4}}, "far more"),
     "wide": ({"model_args": {"embed_dim": 2**20, "num_heads": 2}}, "far more parameters"),
     "typed": ({"model_args": {"depth": "three"}}, "cannot build vit_tiny_patch16_224"),
     "unknown": ({"model_args": {"no_such": 3}}, "no_such"),
+    "flat": ({"pretrained_cfg": {"std": [0.5, 0.0, 0.5]}}, "std must be above 0"),
+    "scale": ({"pretrained_cfg": {"mean": [123.0] * 3, "std": [58.0] * 3}}, "0 to 255"),
     "other": (
         {"architecture": "test_resnet", "model_args": {}, "pretrained_cfg": {}},
         "does not fit timm:test_resnet",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from robustkit.checkpoint.adapter import OneByOne, wrap
     from robustkit.checkpoint.checkpoint import Checkpoint
-    from robustkit.checkpoint.description import describe
+    from robustkit.checkpoint.description import as_json, describe
     from robustkit.checkpoint.reading import read_checkpoint
     from robustkit.checkpoint.saving import save_checkpoint
     from robustkit.checkpoint.sidecar import write_sidecar
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "OneByOne",
+    "as_json",
     "describe",
     "read_checkpoint",
     "save_checkpoint",
@@ -28,6 +29,7 @@ __all__ = [
 _HOMES = {
     "Checkpoint": "checkpoint",
     "OneByOne": "adapter",
+    "as_json": "description",
     "describe": "description",
     "read_checkpoint": "reading",
     "save_checkpoint": "saving",

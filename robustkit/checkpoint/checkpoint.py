@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from robustkit import models
 from robustkit.checkpoint.metadata import CheckpointMetadata
+from robustkit.data.pipeline import Pipeline
 from robustkit.errors import CheckpointError
 from robustkit.showing import Shown
 
@@ -37,6 +38,8 @@ class Checkpoint(Shown, CheckpointMetadata):
     """C, H, W of the training images, where the file itself records it"""
     label_names: tuple[str, ...] = ()
     """of the classes, in the order of the logits; empty where nothing beside the weights says"""
+    pipeline: Pipeline | None = None
+    """how the library that the checkpoint is of prepares pictures, where that is known"""
     extra: dict[str, Any] = field(default_factory=dict)
     """other plain numbers and texts in the file"""
     preprocessing: str = "assumed none"

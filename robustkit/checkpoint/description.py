@@ -1,6 +1,12 @@
 """What was recognised of a checkpoint, in words."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from math import isfinite
+from typing import Any
+
 from robustkit.checkpoint.checkpoint import Checkpoint
+from robustkit.data.pipeline import Pipeline
 from robustkit.errors import shown
 
 LABELS = 6
@@ -18,6 +24,7 @@ def describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         ("prefix", c.prefix or "none"),
         ("weights", c.weights),
         *((label, _text(c, name)) for name, label in c.shown().items()),
+        *(("images", pipeline.described()) for pipeline in [c.pipeline] if pipeline),
         *(("labels", _some(names)) for names in [c.label_names] if names),
         *(row for name, value in c.extra.items() for row in _rows(name, value)),
         *(("hint", hint) for hint in [c.hint] if hint),
@@ -27,6 +34,28 @@ def describe(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     return [
         (shown(label), "unknown" if value is None else shown(str(value))) for label, value in rows
     ]
+
+
+def as_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What was recognised, by field, as JSON has it; unknown is null."""
+    return {
+        field.name: _plain(getattr(checkpoint, field.name))
+        for field in fields(checkpoint)
+        if not field.name.startswith("_") and field.name not in ("identity", "normalised")
+    }
+
+
+def _plain(value: object) -> object:
+    """A value as JSON; what JSON has no word for, such as a number that is not finite, as text."""
+    if isinstance(value, Pipeline):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    return value if isinstance(value, float) and isfinite(value) else str(value)
 
 
 def _some(names: tuple[str, ...]) -> str:

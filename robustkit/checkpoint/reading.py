@@ -184,7 +184,7 @@ def _from_weights(
     recorded = replace(parts.recorded, weights_key=None, ignore=None, rename=None)
     if declared is not None:
         recorded = recorded.over(declared.known)
-        base = replace(base, label_names=declared.label_names)
+        base = replace(base, label_names=declared.label_names, pipeline=declared.pipeline)
     known = _merged(base, given, aside, recorded)
     if declared is not None and known.model == declared.model:
         return _of_library(known, parts, declared)

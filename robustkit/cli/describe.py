@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +24,7 @@ from robustkit.cli.options import (
     TrustProgram,
     Weights,
 )
-from robustkit.cli.output import check_file, say, tell
+from robustkit.cli.output import check_file, say, tell, write_json
 from robustkit.errors import InputError, shown
 from robustkit.files import write_atomic
 
@@ -43,6 +43,9 @@ def describe(
     weights: Weights = None,
     ignore: Ignore = None,
     rename: Rename = None,
+    json_: Annotated[
+        str | None, typer.Option("--json", metavar="FILE|-", help="Write it as JSON.")
+    ] = None,
     sidecar: bool = typer.Option(
         False, "--sidecar", help="Write what is known to a .toml beside the checkpoint."
     ),
@@ -68,6 +71,7 @@ def describe(
 
     check_file("--sidecar-path", sidecar_path)
     check_file("--labels", labels)
+    check_file("--json", json_)
     found = CheckpointOptions.parse(
         model=model,
         num_classes=num_classes,
@@ -76,8 +80,10 @@ def describe(
         trust_program=trust_program,
         taken=TakenWeights(weights, ignore, rename),
     ).read(checkpoint)
-    rows = checkpoints.describe(found)
-    width = max(len(shown(label)) for label, _ in rows)
+    if json_ is not None:
+        write_json(checkpoints.as_json(found), json_)
+    rows = checkpoints.describe(found) if json_ != "-" else []
+    width = max((len(shown(label)) for label, _ in rows), default=0)
     for label, text in rows:
         say(f"{shown(label):<{width}}  {text}")
     if sidecar or sidecar_path:

@@ -5,6 +5,7 @@
   parquet, arrow, webdataset, corrupted and originals open one
 - pixels: the one form of an image that ids and attacks start from
 - transform: channels, resize by an interpolation, crop
+- pipeline: the same as a library does it, bit for bit
 - classes: which of a network's classes the data's are; classlist reads what the user says of it
 - dataset: order, ids and digest
 - loading: from a name to a data set

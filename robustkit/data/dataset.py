@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustkit.data.classes import DataClasses, WantedClasses, map_classes
+from robustkit.data.pipeline import Pipeline
 from robustkit.data.pixels import Labels, canonical, fingerprint, unit
 from robustkit.data.shelf import Budgets, checked_budgets
 from robustkit.data.source import (
@@ -56,7 +57,8 @@ class Dataset(Shown):
     """usual budgets per norm; empty where unknown"""
     order: Order
     transform: dict[str, Any]
-    """channels, resize, interpolation, crop, as far as they change an image"""
+    """channels, resize, interpolation, crop, as far as they change an image; or the
+    whole of a pipeline"""
     source: dict[str, Any]
     """licence, origin, files and their digests"""
     warnings: tuple[str, ...]
@@ -64,7 +66,7 @@ class Dataset(Shown):
     """what was taken from where; nothing is amiss"""
     _source: Source
     _positions: npt.NDArray[np.int64]
-    _transform: Transform
+    _transform: Transform | Pipeline
     _files: tuple[FileStamp, ...]
     """as they were before any image was read"""
 
@@ -192,7 +194,7 @@ def assemble(
     name: str,
     title: str,
     budgets: Budgets,
-    transform: Transform,
+    transform: Transform | Pipeline,
     limit: int | None,
     *,
     wanted: WantedClasses | None = None,
@@ -316,7 +318,7 @@ class _Scan(NamedTuple):
     """pixel of all images, in [0, 1]"""
 
 
-def _scan(source: Source, transform: Transform, count: int) -> _Scan:
+def _scan(source: Source, transform: Transform | Pipeline, count: int) -> _Scan:
     """Read the first `count` images once, one at a time."""
     hashes: list[str] = []
     shapes: dict[Shape, int] = {}

@@ -5,12 +5,13 @@ import itertools
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
+from PIL import ImageOps, UnidentifiedImageError
 
 from robustkit.data.pixels import Image
 from robustkit.errors import DataError
@@ -35,11 +36,12 @@ class EncodedImage(NamedTuple):
     """how a message names it"""
 
 
-def decode(pictures: Iterable[EncodedImage]) -> Iterator[Image]:
+def decode(pictures: Iterable[EncodedImage], *, upright: bool = False) -> Iterator[Image]:
     """Pictures as C x H x W: grey ones have one channel, all others become RGB.
 
     uint8; float32 where a picture has one channel of 16 bits. Transparency is dropped, EXIF
-    orientation ignored, and of several frames the first is taken, as by torchvision's loader.
+    orientation ignored unless `upright`, and of several frames the first is taken, as by
+    torchvision's loader.
 
     Raises:
         DataError: unreadable, absurdly large, or 32 bits per channel.
@@ -52,7 +54,7 @@ def decode(pictures: Iterable[EncodedImage]) -> Iterator[Image]:
             # not in the threads, whose filters are the process's; Pillow warns of odd metadata
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                images = list(pool.map(_all_decoded, chunks))
+                images = list(pool.map(partial(_all_decoded, upright=upright), chunks))
             yield from itertools.chain.from_iterable(images)
 
 
@@ -61,11 +63,11 @@ def is_jpeg(picture: bytes) -> bool:
     return picture.startswith(JPEG)
 
 
-def _all_decoded(pictures: Iterable[EncodedImage]) -> list[Image]:
-    return [_decoded(picture) for picture in pictures]
+def _all_decoded(pictures: Iterable[EncodedImage], upright: bool) -> list[Image]:
+    return [_decoded(picture, upright) for picture in pictures]
 
 
-def _decoded(picture: EncodedImage) -> Image:
+def _decoded(picture: EncodedImage, upright: bool) -> Image:
     content, where = picture
     try:
         with Pillow.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:
@@ -73,7 +75,7 @@ def _decoded(picture: EncodedImage) -> Image:
                 raise DataError(f"{where}: {opened.width}x{opened.height} pixels are refused")
             if opened.mode in REFUSED:
                 raise DataError(f"{where}: 32 bits per channel; save the images with 8 or 16")
-            return _array(opened)
+            return _array(ImageOps.exif_transpose(opened) if upright else opened)
     except DataError:
         raise
     # Pillow's plugins raise nearly anything on a broken file

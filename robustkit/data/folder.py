@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,10 +24,17 @@ class FileSource:
 
     paths: tuple[Path, ...]
     labels: Labels
+    turned: bool = False
+    """whether as their EXIF orientation says"""
 
     def read(self, positions: Sequence[int]) -> Iterator[Image]:
         """The images at these positions, in this order."""
-        return decode(EncodedImage(self.paths[p], self.where(p)) for p in positions)
+        pictures = (EncodedImage(self.paths[p], self.where(p)) for p in positions)
+        return decode(pictures, upright=self.turned)
+
+    def upright(self) -> "FileSource":
+        """The same pictures, turned as their EXIF orientation says."""
+        return replace(self, turned=True)
 
     def where(self, position: int) -> str:
         """How a message names an image."""

@@ -14,8 +14,9 @@ from robustkit.data.npy import find_npy, open_npy
 from robustkit.data.npz import open_npz
 from robustkit.data.originals import PREFIX, open_original, original_files
 from robustkit.data.parquet import open_parquet
+from robustkit.data.pipeline import Pipeline
 from robustkit.data.shelf import DatasetSpec, checked_budgets, read_dataset_spec
-from robustkit.data.source import FileStamp, Opened, diagnosis, files_in, stamps
+from robustkit.data.source import FileStamp, Opened, diagnosis, files_in, stamps, upright
 from robustkit.data.split import find_split
 from robustkit.data.table import ADDRESS, open_table, read_rows
 from robustkit.data.tensors import open_tensors
@@ -39,6 +40,7 @@ def load_dataset(
     crop: int | None = None,
     channels: int | None = None,
     classes: WantedClasses | str | None = None,
+    pipeline: Pipeline | None = None,
 ) -> Dataset:
     """A data set, with an id for each image; images themselves are read block by block later.
 
@@ -54,6 +56,7 @@ def load_dataset(
         channels: 1 or 3.
         classes: those of the network that the images are for, whose numbers the labels become; a
             text is that of `--classes`.
+        pipeline: that of a library, in place of resize, crop and channels.
 
     Raises:
         UnknownName: no such name, and no such path.
@@ -67,12 +70,14 @@ def load_dataset(
     known = read_dataset_spec(name) if file else DatasetSpec(title=name, source=name)
     try:
         opened = _described(known, file, split, root) if file else _at_path(name, split)
+        if pipeline is not None:
+            opened = _prepared(opened, pipeline)
         return assemble(
             opened,
             file.stem if file else Path(name).resolve().stem,
             known.title,
             checked_budgets(known.budgets, name),
-            asked.over(_usual(known)).checked(),
+            pipeline or asked.over(_usual(known)).checked(),
             limit,
             wanted=wanted,
         )
@@ -82,6 +87,12 @@ def load_dataset(
 
 def _usual(known: DatasetSpec) -> Transform:
     return Transform(known.resize, known.crop, known.channels, known.interpolation)
+
+
+def _prepared(opened: Opened, pipeline: Pipeline) -> Opened:
+    """The source with its pictures turned as the pipeline would, and a word on it."""
+    source = upright(opened.source) if pipeline.upright else opened.source
+    return replace(opened, source=source, notes=(*opened.notes, f"images {pipeline.described()}"))
 
 
 def corruption_splits(name: str, split: str) -> list[str]:

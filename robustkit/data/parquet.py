@@ -41,6 +41,7 @@ class ParquetSource:
         self.labels: Labels
         self.classes: tuple[str, ...]
         """the labels' names, where the labels were names"""
+        self._turned = False
         self._pages: list[Page] = []
         self._starts: list[int] = []
         """position of the first row of each page, and at the end the number of rows"""
@@ -63,7 +64,13 @@ class ParquetSource:
 
     def read(self, positions: Sequence[int]) -> Iterator[Image]:
         """The images at these positions, in this order."""
-        return decode(EncodedImage(self.encoded(p), self.where(p)) for p in positions)
+        pictures = (EncodedImage(self.encoded(p), self.where(p)) for p in positions)
+        return decode(pictures, upright=self._turned)
+
+    def upright(self) -> "ParquetSource":
+        """This source, whose pictures are from now on turned as their EXIF orientation says."""
+        self._turned = True
+        return self
 
     def encoded(self, position: int) -> bytes:
         """One picture as it stands in the file."""

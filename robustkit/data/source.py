@@ -3,9 +3,9 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,19 @@ class Source(Protocol):
 
     def where(self, position: int) -> str:
         """How a message names an image."""
+
+
+@runtime_checkable
+class PictureSource(Source, Protocol):
+    """One of encoded pictures, which may say that they lie on their side."""
+
+    def upright(self) -> Source:
+        """The same pictures, turned as their EXIF orientation says."""
+
+
+def upright(source: Source) -> Source:
+    """A source with its pictures turned as their EXIF orientation says, if it has pictures."""
+    return source.upright() if isinstance(source, PictureSource) else source
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +135,10 @@ class Relabelled:
         """How a message names an image."""
         return self.source.where(position)
 
+    def upright(self) -> "Relabelled":
+        """The same, of pictures that are turned as their EXIF orientation says."""
+        return replace(self, source=upright(self.source))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reordered:
@@ -142,6 +159,10 @@ class Reordered:
     def where(self, position: int) -> str:
         """How a message names an image."""
         return self.source.where(int(self.order[position]))
+
+    def upright(self) -> "Reordered":
+        """The same, of pictures that are turned as their EXIF orientation says."""
+        return replace(self, source=upright(self.source))
 
 
 class Remembered:
@@ -180,6 +201,10 @@ class Remembered:
     def where(self, position: int) -> str:
         """How a message names an image."""
         return self._source.where(position)
+
+    def upright(self) -> "Remembered":
+        """Another, of pictures that are turned as their EXIF orientation says."""
+        return Remembered(upright(self._source))
 
 
 class Pair(NamedTuple):

@@ -1,7 +1,7 @@
 """Encoded pictures that stand in one piece somewhere in larger files: tars, Arrow streams."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,10 +36,17 @@ class SpanSource:
     labels: Labels
     named: Callable[[int], str]
     """what a message calls an image, beside its file"""
+    turned: bool = False
+    """whether as their EXIF orientation says"""
 
     def read(self, positions: Sequence[int]) -> Iterator[Image]:
         """The images at these positions, in this order."""
-        return decode(EncodedImage(self.encoded(p), self.where(p)) for p in positions)
+        pictures = (EncodedImage(self.encoded(p), self.where(p)) for p in positions)
+        return decode(pictures, upright=self.turned)
+
+    def upright(self) -> "SpanSource":
+        """The same pictures, turned as their EXIF orientation says."""
+        return replace(self, turned=True)
 
     def encoded(self, position: int) -> bytes:
         """One picture as it stands in its file.

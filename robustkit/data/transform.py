@@ -78,7 +78,7 @@ class Transform:
     def __call__(self, image: Image) -> Image:
         """The transformed image; uint8 stays uint8, float32 stays float32."""
         if self.channels is not None:
-            image = _with_channels(image, self.channels)
+            image = with_channels(image, self.channels)
         height, width = self._resized(*image.shape[1:])
         if (height, width) != image.shape[1:]:
             image = np.stack([_resize(plane, height, width, self.interpolation) for plane in image])
@@ -144,7 +144,8 @@ def _resize(plane: Image, height: int, width: int, interpolation: str | None) ->
     return resized.clip(0, 255 if plane.dtype == np.uint8 else 1)
 
 
-def _with_channels(image: Image, channels: int) -> Image:
+def with_channels(image: Image, channels: int) -> Image:
+    """An image of 1 or 3 channels with so many: grey repeated, or luma."""
     if len(image) == channels:
         return image
     if channels == 3:

@@ -47,7 +47,10 @@ def images_for(
     wanted = WantedClasses(
         names=checkpoint.label_names, count=checkpoint.num_classes, given=classes
     )
-    data = load_dataset(name, split=split, limit=limit, root=root, classes=wanted, **chosen)
+    pipeline = checkpoint.pipeline if given == dict.fromkeys(given) else None
+    data = load_dataset(
+        name, split=split, limit=limit, root=root, classes=wanted, pipeline=pipeline, **chosen
+    )
     if given == dict.fromkeys(given):
         check_shape(checkpoint, data)
     return data

@@ -395,7 +395,7 @@ def _command(evaluation: Evaluation) -> str:
         "--data": [_place(data)],
         "--split": [data["split"]],
         "--limit": [data["n"]],
-        **{f"--{key}": [value] for key, value in data["transform"].items() if value is not None},
+        **{f"--{key}": [v] for key, v in data["transform"].items() if v and key != "pipeline"},
         "--classes": [v for v in [data["source"].get("class_map", {}).get("classes")] if v],
         "--epsilon": [entry["epsilon"] for entry in protocol["epsilons"]],
         "--targeted": [target] if target != "none" else [],

@@ -58,7 +58,8 @@ def _data(like: Mapping[str, Any] | None, query: RecordQuery) -> Iterable[str]:
     yield from ("--data", data["name"])
     yield from ("--split", data["split"]) if data["split"] not in ("test", "all") else ()
     for name, value in data["transform"].items():
-        yield from (f"--{name}", str(value))
+        # a pipeline is the checkpoint's own, which is taken without being asked for
+        yield from (f"--{name}", str(value)) if name != "pipeline" else ()
     yield from ("--limit", str(data["n"]))
 
 

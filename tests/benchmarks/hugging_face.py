@@ -32,14 +32,37 @@ SIZES = ((90, 70), (64, 64), (51, 83), (120, 200))
 
 
 def draw_pictures(folder: Path) -> None:
-    """A folder of classes with smooth random pictures of several sizes, as JPEG."""
+    """A folder of classes with smooth random JPEGs of several sizes, grey, CMYK and turned ones."""
     rng = np.random.default_rng(0)
     for index in range(CLASSES):
         (folder / f"class{index}").mkdir(parents=True)
         for number, (width, height) in enumerate(SIZES):
             coarse = rng.integers(0, 256, (7, 7, 3), np.uint8)
             picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-            picture.save(folder / f"class{index}" / f"{number}.jpg", quality=92)
+            exif = Image.Exif()
+            if number == 3:
+                exif[0x0112] = (3, 6, 8)[index]
+            mode = {0: "L", 2: "CMYK"}.get(number + index, "RGB")
+            path = folder / f"class{index}" / f"{number}.jpg"
+            picture.convert(mode).save(path, quality=92, exif=exif)
+
+
+def stir(network: Any, shape: tuple[int, ...]) -> None:
+    """Numbers as after a training: logits that hang on the picture, statistics of batches."""
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            if value.ndim > 1:
+                value.normal_(std=value[0].numel() ** -0.5)
+            elif value.is_floating_point():
+                value.add_(torch.rand_like(value) * 0.1)
+        network.train()
+        for part in network.modules():
+            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+                part.momentum = None
+                part.reset_running_stats()
+        for _ in range(2):
+            network(torch.randn(4, *shape))
+    network.eval()
 
 
 def transformers_networks() -> Iterator[tuple[str, Callable[[], Any], Any]]:
@@ -63,11 +86,12 @@ def transformers_networks() -> Iterator[tuple[str, Callable[[], Any], Any]]:
             torch.manual_seed(0)
             labels = {i: f"class{i}" for i in range(CLASSES)}
             made = getattr(t, f"{kind}ForImageClassification")(config(id2label=labels, **settings))
-            # statistics and offsets as after a training: not zeros and ones
-            for name, value in made.state_dict().items():
-                if value.is_floating_point():
-                    spread = 0.5 if name.endswith("running_var") else 0.05
-                    value.add_(torch.rand_like(value) * spread)
+            size = getattr(made.config, "image_size", None) or getattr(
+                made.config, "vision_config", made.config
+            )
+            size = getattr(size, "image_size", size)
+            size = size[0] if isinstance(size, list | tuple) else size
+            stir(made, (3, *[size if isinstance(size, int) else 64] * 2))
             return made.eval()
 
         return kind, make, processor
@@ -100,7 +124,7 @@ def transformers_networks() -> Iterator[tuple[str, Callable[[], Any], Any]]:
     )  # fmt: skip
     yield row(
         "Pvt", t.PvtImageProcessor(**square), image_size=32, hidden_sizes=[8, 16, 16, 32],
-        num_attention_heads=[1, 2, 2, 4], depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 2, 2, 4], depths=[1, 1, 1, 1], num_labels=CLASSES,
     )  # fmt: skip
     yield row(
         "PvtV2", t.PvtImageProcessor(**square), image_size=32, hidden_sizes=[8, 16, 16, 32],
@@ -165,9 +189,9 @@ def transformers_networks() -> Iterator[tuple[str, Callable[[], Any], Any]]:
     yield row("ViTMSN", t.ViTImageProcessor(**square), **tiny)
     yield row("IJepa", t.ViTImageProcessor(**square), **tiny)
     yield row(
-        "Hiera", t.BitImageProcessor(size={"shortest_edge": 36}, crop_size=32), image_size=[32, 32],
+        "Hiera", t.BitImageProcessor(size={"shortest_edge": 70}, crop_size=64), image_size=[64, 64],
         embed_dim=16, depths=[1, 1, 1], num_heads=[1, 2, 4], query_stride=[2, 2],
-        masked_unit_size=[4, 4], patch_stride=[2, 2], num_query_pool=2, patch_kernel=[3, 3], patch_padding=[1, 1],
+        masked_unit_size=[4, 4], num_query_pool=2,
     )  # fmt: skip
     odd = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
     yield ("ViT/mean", *row("ViT", t.ViTImageProcessor(**square, **odd), **tiny)[1:])
@@ -217,10 +241,9 @@ def differences_of_transformers(
     made.save_pretrained(at)
     processor.save_pretrained(at)
     theirs_processor = transformers.AutoImageProcessor.from_pretrained(at)
-    if type(processor).__name__.endswith("Pil"):
-        theirs_processor = type(processor).from_pretrained(at)
     theirs = transformers.AutoModelForImageClassification.from_pretrained(at).eval()
-    pictures = [Image.open(path) for path in sorted(data.glob("*/*.jpg"))]
+    load = transformers.image_utils.load_image
+    pictures = [load(str(path)) for path in sorted(data.glob("*/*.jpg"))]
     with torch.no_grad():
         expected = theirs(**theirs_processor(pictures, return_tensors="pt")).logits
     return compared(at, data, expected)
@@ -232,6 +255,7 @@ def differences_of_timm(name: str, settings: dict[str, Any], data: Path, at: Pat
 
     torch.manual_seed(0)
     made = timm.create_model(name, num_classes=CLASSES, **settings).eval()
+    stir(made, made.pretrained_cfg["input_size"] if "img_size" not in settings else (3, 64, 64))
     labels = [f"class{i}" for i in range(CLASSES)]
     save_for_hf(
         made, at, model_config={"label_names": labels}, model_args=settings, safe_serialization=True
@@ -252,8 +276,9 @@ def compared(at: Path, data: Path, expected: torch.Tensor) -> str:
     pixels = torch.from_numpy(images.images(0, len(images)))
     with torch.no_grad():
         found = checkpoint.load()(pixels)
-    scale = expected.std().item()
-    return f"{(found - expected).abs().max().item():9.1e} of {scale:.1e}  {tuple(pixels.shape[1:])}"
+    expected = expected[images._positions]  # the pictures' order is drawn
+    told = f"{(found - expected).abs().max().item():9.1e} of {expected.std(0).mean().item():.1e}"
+    return f"{told}  {'×'.join(map(str, images.shape))}"
 
 
 def main(names: list[str]) -> None:

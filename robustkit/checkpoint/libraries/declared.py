@@ -6,11 +6,20 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from robustkit.checkpoint.metadata import CheckpointMetadata
+from robustkit.data.pipeline import Pipeline
 from robustkit.files import canonical, digest
 
 Library = Literal["transformers", "timm"]
 EXTRAS: Mapping[Library, str] = {"transformers": "hf", "timm": "timm"}
 """what is installed with robustkit to have a library"""
+
+
+def installed(library: Library) -> str | None:
+    """A library's version without its build's suffix; None: it is not installed."""
+    try:
+        return version(library).partition("+")[0]
+    except PackageNotFoundError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,8 @@ class Declared:
     normalisation: Normalisation | None
     """None: nothing is said"""
     input_shape: tuple[int, int, int] | None
+    pipeline: Pipeline | None = None
+    """None: nothing is said"""
 
     @property
     def model(self) -> str:
@@ -64,11 +75,8 @@ class Declared:
 
     @property
     def version(self) -> str | None:
-        """Of the library, without its build's suffix; None: it is not installed."""
-        try:
-            return version(self.library).partition("+")[0]
-        except PackageNotFoundError:
-            return None
+        """Of the library; None: it is not installed."""
+        return installed(self.library)
 
     @property
     def code(self) -> str:

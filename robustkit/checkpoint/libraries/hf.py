@@ -71,10 +71,10 @@ def num_classes(said: Mapping[str, Any], where: str) -> int | None:
             "are evaluated"
         )
     labels, count = said.get("id2label"), said.get("num_labels")
-    if isinstance(labels, Mapping):
-        # transformers, too, counts the names and passes over num_labels
-        return table.classes(len(labels), "id2label", where)
-    return None if count is None else table.classes(count, "num_labels", where)
+    named = table.classes(len(labels), "id2label", where) if isinstance(labels, Mapping) else None
+    counted = None if count is None else table.classes(count, "num_labels", where)
+    # where they differ, it hangs on the class which of them is taken
+    return None if named and counted and named != counted else named or counted
 
 
 def label_names(said: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -90,8 +90,9 @@ def arguments(said: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     kept = dict(_kept(said, where))
     table.check_sizes(kept, where)
-    named = {"model_type": said["model_type"], "architectures": said.get("architectures")}
-    return {**named, "num_labels": num_classes(said, where), **kept}
+    labels = len(said["id2label"]) if isinstance(said.get("id2label"), Mapping) else None
+    named = {key: said.get(key) for key in ("model_type", "architectures", "num_labels")}
+    return {**named, "labels": labels, **kept}
 
 
 def _kept(said: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
@@ -178,11 +179,13 @@ def _configuration(kind: Any, said: Mapping[str, Any]) -> Any:
         key: value
         for key, value in said.items()
         # what is a method or a constant of the class is none of a file's business
-        if key not in ("model_type", "architectures", "num_labels")
+        if key not in ("model_type", "architectures", "num_labels", "labels")
         and (key in fields or not _is_its_own(kind, key))
     }
-    if (classes := said["num_labels"]) is not None:
-        taken["id2label"] = {str(place): str(place) for place in range(classes)}
+    if said["num_labels"] is not None:
+        taken["num_labels"] = said["num_labels"]
+    if said["labels"] is not None:
+        taken["id2label"] = {str(place): str(place) for place in range(said["labels"])}
     return kind(**taken)
 
 

@@ -10,13 +10,22 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from robustkit.checkpoint.libraries import table
-from robustkit.checkpoint.libraries.declared import Normalisation
+from robustkit.checkpoint.libraries.declared import Normalisation, installed
+from robustkit.data.pipeline import Pipeline
+from robustkit.data.shelf import Interpolation
 from robustkit.errors import CheckpointError, cut
 
 CONFIG = "preprocessor_config.json"
 OF_PROCESSOR = "processor_config.json"
 """has the same table under `image_processor`"""
-INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+INTERPOLATIONS: tuple[Interpolation, ...] = (
+    "nearest",
+    "lanczos",
+    "bilinear",
+    "bicubic",
+    "box",
+    "hamming",
+)
 """in the order of Pillow's numbers"""
 STANDARD = [0.5, 0.5, 0.5]
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -114,10 +123,24 @@ class Processing:
     """whether Pillow resizes; else torch"""
     resize: int | tuple[int, int] | None
     """shorter side, or height and width"""
-    interpolation: str
+    interpolation: Interpolation
     crop: tuple[int, int] | None
     """height and width of the centre; zeros where there is less"""
     normalisation: Normalisation
+
+    def pipeline(self, channels: int) -> Pipeline:
+        """As code carries it out; the library's loader of files turns pictures upright."""
+        return Pipeline(
+            library=f"transformers {installed('transformers') or ''}".strip(),
+            processor=self.processor,
+            resize=self.resize,
+            interpolation=self.interpolation,
+            by="Pillow" if self.slow else "torch",
+            crop=self.crop,
+            centre="rounded down, padded up" if self.slow else "rounded down",
+            upright=True,
+            channels=channels,
+        )
 
     @property
     def output(self) -> tuple[int, int] | None:

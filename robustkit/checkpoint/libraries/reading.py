@@ -8,6 +8,7 @@ from robustkit.checkpoint.boundary import boundary
 from robustkit.checkpoint.libraries import hf, table, timm
 from robustkit.checkpoint.libraries.declared import Declared
 from robustkit.checkpoint.libraries.processing import Processing, read_processing
+from robustkit.checkpoint.metadata import check_normalisation
 from robustkit.checkpoint.readings import StateReading
 from robustkit.errors import CheckpointError, RobustkitError, one_line
 from robustkit.unpickling.tensors import State
@@ -34,10 +35,13 @@ def read_declared(words: Mapping[str, Mapping[str, Any]], where: str) -> Declare
         return None
     config = f"{where}: {hf.CONFIG}"
     if timm.is_config(said):
-        return _of_timm(said, config)
-    if hf.is_config(said):
-        return _of_transformers(said, read_processing(words, where), config)
-    return None
+        found = _of_timm(said, config)
+    elif hf.is_config(said):
+        found = _of_transformers(said, read_processing(words, where), config)
+    else:
+        return None
+    check_normalisation(found.known.mean, found.known.std, where)
+    return found
 
 
 def _of_timm(said: Mapping[str, Any], where: str) -> Declared:
@@ -50,13 +54,14 @@ def _of_timm(said: Mapping[str, Any], where: str) -> Declared:
         label_names=timm.label_names(said, where),
         normalisation=timm.normalisation(said, where),
         input_shape=timm.input_shape(said, where),
+        pipeline=timm.pipeline(said, where),
     )
 
 
 def _of_transformers(
     said: Mapping[str, Any], processing: Processing | None, where: str
 ) -> Declared:
-    channels = said.get("num_channels", 3)
+    channels = table.side(said.get("num_channels", 3), "num_channels", where)
     size = processing.output if processing else None
     return Declared(
         library="transformers",
@@ -65,7 +70,8 @@ def _of_transformers(
         num_classes=hf.num_classes(said, where),
         label_names=hf.label_names(said, where),
         normalisation=processing.normalisation if processing else None,
-        input_shape=(table.side(channels, "num_channels", where), *size) if size else None,
+        input_shape=(channels, *size) if size else None,
+        pipeline=processing.pipeline(channels) if processing else None,
     )
 
 

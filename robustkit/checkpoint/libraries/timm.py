@@ -4,15 +4,18 @@ The name stands in timm's registry; what the network is built by are plain value
 a path nor an address, and loads no weights.
 """
 
+import math
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from robustkit import models
 from robustkit.checkpoint.architecture import check_numbers, difference, misfit
 from robustkit.checkpoint.libraries import table
-from robustkit.checkpoint.libraries.declared import Normalisation
+from robustkit.checkpoint.libraries.declared import Normalisation, installed
 from robustkit.checkpoint.readings import StateReading
+from robustkit.data.pipeline import Pipeline
+from robustkit.data.shelf import Interpolation
 from robustkit.errors import CheckpointError, UnknownName, cut
 from robustkit.unpickling.tensors import State
 
@@ -105,6 +108,39 @@ def input_shape(said: Mapping[str, Any], where: str) -> tuple[int, int, int]:
         table.refuse(where, "input_size", size, "three numbers, [C, H, W]")
     channels, height, width = (table.side(value, "input_size", where) for value in size)
     return channels, height, width
+
+
+def pipeline(said: Mapping[str, Any], where: str) -> Pipeline:
+    """How timm prepares pictures for an evaluation.
+
+    Raises:
+        CheckpointError: in a way that is not supported.
+    """
+    inner = processing(said, where)
+    channels, *size = input_shape(said, where)
+    share = table.number(inner.get("crop_pct") or 0.875, "crop_pct", where)
+    if not 0.05 <= share <= 2:
+        table.refuse(where, "crop_pct", share, "a share of the picture's side")
+    scaled = [math.floor(side / share) for side in size]
+    mode = table.text(inner, "crop_mode", where) or "center"
+    if mode not in ("center", "squash") or (mode == "center" and size[0] != size[1]):
+        shown = f"{mode} to {size[0]}×{size[1]}"
+        table.refuse(where, "crop_mode", shown, "center to a square, or squash")
+    named = table.text(inner, "interpolation", where) or "bicubic"
+    known = [name for name in get_args(Interpolation) if name == named]
+    if not known:
+        table.refuse(where, "interpolation", named, " or ".join(get_args(Interpolation)))
+    return Pipeline(
+        library=f"timm {installed('timm') or ''}".strip(),
+        processor=f"create_transform ({mode})",
+        resize=scaled[0] if mode == "center" else (scaled[0], scaled[1]),
+        interpolation=known[0],
+        by="Pillow",
+        crop=(size[0], size[1]),
+        centre="rounded",
+        upright=False,
+        channels=channels,
+    )
 
 
 def arguments(said: Mapping[str, Any], where: str) -> dict[str, Any]:

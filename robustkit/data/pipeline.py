@@ -1,0 +1,135 @@
+"""What a library does to a picture, up to pixels in [0, 1], bit for bit.
+
+A `Pipeline` stands in for a `Transform` where a checkpoint says which library prepares its images.
+Importing this needs no torch; resizing as torch does, needs it.
+
+Sources: transformers/image_processing_backends.py and image_transforms.py (version 5),
+torchvision/transforms/functional.py (CenterCrop, as timm has it).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from math import ceil, floor
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image as Pillow
+
+from robustkit.data.pixels import Image
+from robustkit.data.shelf import Interpolation
+from robustkit.data.transform import LONGEST_SIDE, Shape, with_channels
+from robustkit.errors import DataError, one_line
+
+Centre = Literal["rounded", "rounded down", "rounded down, padded up"]
+"""where a crop begins, if the rest is odd: torchvision's, transformers' by torch and by Pillow"""
+OF_TORCH: Mapping[str, str] = {"nearest": "NEAREST_EXACT"}
+"""torchvision's names of interpolations, where they are others than Pillow's"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """Channels, then resize, then centre crop, as a library does it."""
+
+    library: str
+    """and its version"""
+    processor: str
+    """the class or function that does it"""
+    resize: int | tuple[int, int] | None
+    """shorter side, or height and width"""
+    interpolation: Interpolation
+    by: Literal["Pillow", "torch"]
+    """which of them resizes"""
+    crop: tuple[int, int] | None
+    """height and width; zeros where the image has less"""
+    centre: Centre
+    upright: bool
+    """whether pictures are turned as their EXIF orientation says"""
+    channels: int = 3
+
+    def output(self, shape: Shape, where: str) -> Shape:
+        """The shape of a prepared image of this shape.
+
+        Raises:
+            DataError: the channels cannot be converted, or an absurdly long side.
+        """
+        if shape.channels not in (1, 3, self.channels):
+            raise DataError(f"{where}: {shape.channels} channels cannot be made {self.channels}")
+        height, width = self._resized(shape.height, shape.width)
+        if max(height, width) > LONGEST_SIDE:
+            raise DataError(f"{where}: {height}x{width} pixels once resized; it is too narrow")
+        return Shape(self.channels, *(self.crop or (height, width)))
+
+    def __call__(self, image: Image) -> Image:
+        """The prepared image; uint8 stays uint8, float32 stays float32."""
+        image = with_channels(image, self.channels)
+        height, width = self._resized(*image.shape[1:])
+        if (height, width) != image.shape[1:]:
+            resize = _by_torch if self.by == "torch" else _by_pillow
+            resized = resize(image, height, width, self.interpolation)
+            image = resized.clip(0, 255 if image.dtype == np.uint8 else 1)
+        return image if self.crop is None else self._cropped(image, self.crop)
+
+    def effective(self, shapes: Iterable[Shape]) -> "Pipeline":
+        """The pipeline itself: all of it is on record."""
+        del shapes
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """All of it, as JSON."""
+        return {"pipeline": asdict(self)}
+
+    def described(self) -> str:
+        """In a few words."""
+        size = (
+            self.resize
+            if self.resize is None or isinstance(self.resize, int)
+            else "×".join(map(str, self.resize))
+        )
+        side = " (shorter side)" if isinstance(self.resize, int) else ""
+        steps = [f"resized to {size}{side}, {self.interpolation} by {self.by}"] if size else []
+        steps += [f"cropped to {self.crop[0]}×{self.crop[1]}"] if self.crop else []
+        steps += [f"EXIF orientation {'applied' if self.upright else 'ignored'}"]
+        return f"{'; '.join(steps)}, as {self.processor} of {self.library}"
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Both libraries round the longer side down."""
+        if self.resize is None:
+            return height, width
+        if isinstance(self.resize, tuple):
+            return self.resize
+        if width <= height:
+            return int(self.resize * height / width), self.resize
+        return self.resize, int(self.resize * width / height)
+
+    def _cropped(self, image: Image, crop: tuple[int, int]) -> Image:
+        padding = ceil if self.centre == "rounded down, padded up" else floor
+        place: Callable[[float], int] = round if self.centre == "rounded" else floor
+        for axis, size in enumerate(crop, 1):
+            if (lack := size - image.shape[axis]) > 0:
+                before = padding(lack / 2)
+                around = [(0, 0)] * 3
+                around[axis] = (before, lack - before)
+                image = np.pad(image, around)
+            start = place((image.shape[axis] - size) / 2)
+            image = image.take(range(start, start + size), axis)
+        return image
+
+
+def _by_pillow(image: Image, height: int, width: int, interpolation: str) -> Image:
+    how = Pillow.Resampling[interpolation.upper()]
+    planes = [Pillow.fromarray(plane).resize((width, height), how) for plane in image]
+    return np.stack([np.asarray(plane) for plane in planes])
+
+
+def _by_torch(image: Image, height: int, width: int, interpolation: str) -> Image:
+    torch: Any = import_module("torch")
+    functional: Any = import_module("torchvision.transforms.v2.functional")
+    how = functional.InterpolationMode[OF_TORCH.get(interpolation, interpolation.upper())]
+    batch = torch.from_numpy(np.ascontiguousarray(image))[None]
+    try:
+        found = functional.resize(batch, [height, width], interpolation=how, antialias=True)
+    except (ValueError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"torch cannot resize by {interpolation} ({one_line(error)})") from error
+    resized: Image = found[0].numpy()
+    return resized
