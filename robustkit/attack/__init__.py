@@ -3,8 +3,9 @@
 The only package that imports foolbox.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from robustkit.lazy import lazily
 
 if TYPE_CHECKING:
     from robustkit.attack.block import Block, Outcomes, Progress
@@ -35,23 +36,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "TOLERANCE": "geometry",
-    "Block": "attack.block",
-    "Experience": "attack.forecast",
-    "Outcomes": "attack.block",
-    "Progress": "attack.block",
-    "SearchNetwork": "attack.step_model",
-    "attack_block": "attack.engine",
-    "build_search": "attack.build",
-    "draws_at_random": "attack.victim",
-    "in_budget": "geometry",
-    "normalised": "attack.victim",
-    "search_network": "attack.step_model",
+    "TOLERANCE": ".geometry",
+    "Block": "block",
+    "Experience": "forecast",
+    "Outcomes": "block",
+    "Progress": "block",
+    "SearchNetwork": "step_model",
+    "attack_block": "engine",
+    "build_search": "build",
+    "draws_at_random": "victim",
+    "in_budget": ".geometry",
+    "normalised": "victim",
+    "search_network": "step_model",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """The names that need torch, when they are first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"robustkit.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)
+"""The names that need torch, when they are first asked for."""

@@ -4,8 +4,9 @@ Reading, describing and naming one needs no torch, as long as its architecture i
 registry's; making a network of it does (`adapter`, `program`, `saving`).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from robustkit.lazy import lazily
 
 if TYPE_CHECKING:
     from robustkit.checkpoint.adapter import OneByOne, wrap
@@ -37,9 +38,5 @@ _HOMES = {
     "write_sidecar": "sidecar",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """The names that need torch, when they are first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)
+"""The names that need torch, when they are first asked for."""

@@ -13,8 +13,7 @@ come out as multiples of 1/255. Names, tables and notes need no torch.
 - published: accuracies on a set of images as published, from the records of its levels
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from robustkit.corruption.notes import departure_notes
 from robustkit.corruption.tables import (
@@ -25,6 +24,7 @@ from robustkit.corruption.tables import (
     Parameters,
     parameters,
 )
+from robustkit.lazy import lazily
 
 if TYPE_CHECKING:
     from robustkit.corruption.kinds import corrupt
@@ -44,9 +44,5 @@ __all__ = [
 
 _HOMES = {"corrupt": "kinds", "measure": "measuring"}
 
-
-def __getattr__(name: str) -> Any:
-    """The names that need torch, when they are first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)
+"""The names that need torch, when they are first asked for."""

@@ -15,10 +15,10 @@
 - recovered: the same once more, from the record that a training leaves
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from robustkit.data.shelf import DatasetSpec, read_dataset_spec
+from robustkit.lazy import lazily
 
 if TYPE_CHECKING:
     from robustkit.data.dataset import Dataset, from_arrays
@@ -46,9 +46,5 @@ _HOMES = {
     "prepare_training_data": "subset",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """The names that need NumPy, when they are first asked for: the shelf is listed without it."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)
+"""The names that need NumPy, when they are first asked for: the shelf is listed without it."""

@@ -16,14 +16,14 @@
 What leads to a record on file needs no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from robustkit.evaluation.config import Config, protocol_header, record_header, resolve_protocol
 from robustkit.evaluation.images import check_classes, check_shape, images_for
 from robustkit.evaluation.model import EvaluatedModel, from_checkpoint
 from robustkit.evaluation.options import RunOptions
 from robustkit.evaluation.run import run
+from robustkit.lazy import lazily
 
 if TYPE_CHECKING:
     from robustkit.evaluation.blocks import block_size
@@ -55,9 +55,5 @@ _HOMES = {
     "from_module": "module",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """The names that need torch, when they are first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)
+"""The names that need torch, when they are first asked for."""
