@@ -293,12 +293,18 @@ def test_images_of_two_sizes_need_resize_and_crop(tmp_path):
     assert load_dataset(str(tmp_path), crop=8).images(0, 4).shape == (4, 3, 8, 8)
 
 
-def test_grey_among_coloured_images_needs_channels(tmp_path):
+def test_grey_among_coloured_images_becomes_rgb_and_is_told(tmp_path):
     write_folder(tmp_path, some_images(2, 3), ["a", "b"])
-    write_folder(tmp_path, some_images(3, 1, seed=1)[2:], ["c"])
-    with one_line("give --channels 3"):
-        load_dataset(str(tmp_path))
-    assert load_dataset(str(tmp_path), channels=3).shape == (3, 4, 5)
+    write_folder(tmp_path, grey := some_images(3, 1, seed=1)[2:], ["c"])
+    data = load_dataset(str(tmp_path))
+    assert data.notes == ("1 of 3 images are grey and become RGB, as in torchvision's ImageFolder",)
+    spelled = load_dataset(str(tmp_path), channels=3)
+    assert (data.digest, data.transform) == (spelled.digest, {"channels": 3})
+    assert spelled.notes == ()
+    (row,) = np.flatnonzero(data.labels == 2)
+    found = np.rint(data.images(row, row + 1)[0] * 255)
+    np.testing.assert_array_equal(found, np.repeat(grey[0], 3, axis=0))
+    assert load_dataset(str(tmp_path), channels=1).shape == (1, 4, 5)
 
 
 @pytest.mark.parametrize("content", [b"", HTML, encoded(some_images(1, 3, 40, 40)[0])[:500]])

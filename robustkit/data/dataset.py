@@ -1,7 +1,7 @@
 """Datasets: images, labels, and the ids on which the results of two models are paired."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -222,7 +222,7 @@ def assemble(
     _check_shapes(scan.shapes, opened.shape, name)
     positions = _positions(scan.hashes, shuffle)[:limit]
     ids = with_occurrence([scan.hashes[position] for position in positions])
-    effective = transform.effective(scan.shapes)
+    effective = scan.transform.effective(scan.shapes)
     labels = source.labels[positions]
     return Dataset(
         name=name,
@@ -238,7 +238,7 @@ def assemble(
         transform=effective.plain(),
         source=opened.origin,
         warnings=opened.warnings + _darkness(scan.brightest, name),
-        notes=opened.notes,
+        notes=opened.notes + scan.notes,
         _source=source,
         _positions=positions,
         _transform=effective,
@@ -316,29 +316,52 @@ class _Scan(NamedTuple):
     """of every image, transformed"""
     brightest: float
     """pixel of all images, in [0, 1]"""
+    transform: Transform
+    """that all images of the output's shape are made by"""
+    notes: tuple[str, ...]
 
 
 def _scan(source: Source, transform: Transform | Pipeline, count: int) -> _Scan:
     """Read the first `count` images once, one at a time."""
     hashes: list[str] = []
     shapes: dict[Shape, int] = {}
+    counts: Counter[int] = Counter()
     brightest = 0.0
     for position, image in enumerate(source.read(range(count))):
         hashes.append(fingerprint(pixels := canonical(image)))
         brightest = max(brightest, float(unit(pixels.max())))
         shapes.setdefault(Shape(*image.shape), position)
+        counts[len(image)] += 1
+    transform, notes = _coloured(transform, counts)
+    return _Scan(
+        hashes, set(shapes), _output(source, transform, shapes), brightest, transform, notes
+    )
+
+
+def _coloured(transform: Transform, counts: Counter[int]) -> tuple[Transform, tuple[str, ...]]:
+    """The transform, by which grey images among coloured ones become RGB, and a word on it."""
+    if transform.channels is not None or set(counts) != {1, 3}:
+        return transform, ()
+    number, total = counts[1], counts.total()
+    note = (
+        f"{number:,} of {total:,} images are grey and become RGB, as in torchvision's ImageFolder"
+    )
+    return replace(transform, channels=3), (note,)
+
+
+def _output(source: Source, transform: Transform, shapes: Mapping[Shape, int]) -> Shape:
+    """The shape of all transformed images, from the stored ones and the first image of each."""
     outputs: dict[Shape, int] = {}
     for shape, position in shapes.items():
         outputs.setdefault(transform.output(shape, source.where(position)), position)
     (first, _), *others = outputs.items()
     if others:
         other, position = others[0]
-        advice = "--channels 3" if other[1:] == first[1:] else "--resize and --crop"
         raise DataError(
             f"{source.where(position)}: an image of {other} where the first has {first}; "
-            f"give {advice} to make them alike"
+            f"give --resize and --crop to make them alike"
         )
-    return _Scan(hashes, set(shapes), first, brightest)
+    return first
 
 
 def _darkness(brightest: float, name: str) -> tuple[str, ...]:
