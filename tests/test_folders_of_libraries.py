@@ -305,6 +305,7 @@ PREPARE = {
     "enlarged": ("ConvNext", {"size": {"shortest_edge": 32}, "crop_pct": 0.9}),
     "whole": ("ConvNext", {"size": {"shortest_edge": 384}}),
     "levit": ("Levit", {"size": {"shortest_edge": 32}, "crop_size": 32}),
+    "never cropped": ("Segformer", {"size": SQUARE, "do_center_crop": True, "crop_size": 20}),
     "share": ("PoolFormer", {"size": {"shortest_edge": 32}, "crop_size": 32, "crop_pct": 0.8}),
 }
 
@@ -339,6 +340,9 @@ OF_TRANSFORMS = {
     "center": {"interpolation": "bicubic", "crop_pct": 0.9},
     "squash": {"interpolation": "bilinear", "crop_pct": 0.95, "crop_mode": "squash"},
     "oblong": {"crop_mode": "squash", "input_size": (3, 20, 33)},
+    "cover": {"input_size": (3, 20, 33), "crop_pct": 0.9},
+    "border": {"crop_mode": "border", "mean": (0.1, 0.5, 0.9)},
+    "borders": {"crop_mode": "border", "input_size": (3, 33, 20), "crop_pct": 1.2},
     "padded": {"crop_pct": 1.5, "interpolation": "lanczos"},
     "usual": {},
 }
@@ -459,6 +463,8 @@ OF_TIMM = {
     "wide": ({"model_args": {"embed_dim": 2**20, "num_heads": 2}}, "far more parameters"),
     "typed": ({"model_args": {"depth": "three"}}, "cannot build vit_tiny_patch16_224"),
     "unknown": ({"model_args": {"no_such": 3}}, "no_such"),
+    "mode": ({"pretrained_cfg": {"crop_mode": "middle"}}, "crop_mode: expected center or squash"),
+    "trimmed": ({"pretrained_cfg": {"crop_border_pixels": 2}}, "crop_border_pixels"),
     "flat": ({"pretrained_cfg": {"std": [0.5, 0.0, 0.5]}}, "std must be above 0"),
     "scale": ({"pretrained_cfg": {"mean": [123.0] * 3, "std": [58.0] * 3}}, "0 to 255"),
     "other": (

@@ -316,7 +316,7 @@ class _Scan(NamedTuple):
     """of every image, transformed"""
     brightest: float
     """pixel of all images, in [0, 1]"""
-    transform: Transform
+    transform: Transform | Pipeline
     """that all images of the output's shape are made by"""
     notes: tuple[str, ...]
 
@@ -338,7 +338,9 @@ def _scan(source: Source, transform: Transform | Pipeline, count: int) -> _Scan:
     )
 
 
-def _coloured(transform: Transform, counts: Counter[int]) -> tuple[Transform, tuple[str, ...]]:
+def _coloured(
+    transform: Transform | Pipeline, counts: Counter[int]
+) -> tuple[Transform | Pipeline, tuple[str, ...]]:
     """The transform, by which grey images among coloured ones become RGB, and a word on it."""
     if transform.channels is not None or set(counts) != {1, 3}:
         return transform, ()
@@ -349,7 +351,7 @@ def _coloured(transform: Transform, counts: Counter[int]) -> tuple[Transform, tu
     return replace(transform, channels=3), (note,)
 
 
-def _output(source: Source, transform: Transform, shapes: Mapping[Shape, int]) -> Shape:
+def _output(source: Source, transform: Transform | Pipeline, shapes: Mapping[Shape, int]) -> Shape:
     """The shape of all transformed images, from the stored ones and the first image of each."""
     outputs: dict[Shape, int] = {}
     for shape, position in shapes.items():
@@ -359,7 +361,7 @@ def _output(source: Source, transform: Transform, shapes: Mapping[Shape, int]) -
         other, position = others[0]
         raise DataError(
             f"{source.where(position)}: an image of {other} where the first has {first}; "
-            f"give --resize and --crop to make them alike"
+            "give --resize and --crop to make them alike"
         )
     return first
 

@@ -21,6 +21,7 @@ from robustkit.data.shelf import Interpolation
 from robustkit.data.transform import LONGEST_SIDE, Shape, with_channels
 from robustkit.errors import DataError, one_line
 
+Fit = Literal["stretched", "cover", "contain"]
 Centre = Literal["rounded", "rounded down", "rounded down, padded up"]
 """where a crop begins, if the rest is odd: torchvision's, transformers' by torch and by Pillow"""
 OF_TORCH: Mapping[str, str] = {"nearest": "NEAREST_EXACT"}
@@ -41,11 +42,16 @@ class Pipeline:
     by: Literal["Pillow", "torch"]
     """which of them resizes"""
     crop: tuple[int, int] | None
-    """height and width; zeros where the image has less"""
+    """height and width"""
     centre: Centre
     upright: bool
     """whether pictures are turned as their EXIF orientation says"""
     channels: int = 3
+    fit: Fit = "stretched"
+    """how a picture comes to height and width: by itself, or in proportion, at least or at most so
+    large"""
+    fill: tuple[int, ...] = (0,)
+    """of 255, by channel, around a picture that is smaller than the crop"""
 
     def output(self, shape: Shape, where: str) -> Shape:
         """The shape of a prepared image of this shape.
@@ -58,6 +64,8 @@ class Pipeline:
         height, width = self._resized(shape.height, shape.width)
         if max(height, width) > LONGEST_SIDE:
             raise DataError(f"{where}: {height}x{width} pixels once resized; it is too narrow")
+        if not min(height, width):
+            raise DataError(f"{where}: no pixels are left of it once resized; it is too narrow")
         return Shape(self.channels, *(self.crop or (height, width)))
 
     def __call__(self, image: Image) -> Image:
@@ -88,6 +96,8 @@ class Pipeline:
         )
         side = " (shorter side)" if isinstance(self.resize, int) else ""
         steps = [f"resized to {size}{side}, {self.interpolation} by {self.by}"] if size else []
+        if self.fit != "stretched":
+            steps[0] += f", in proportion ({self.fit})"
         steps += [f"cropped to {self.crop[0]}×{self.crop[1]}"] if self.crop else []
         steps += [f"EXIF orientation {'applied' if self.upright else 'ignored'}"]
         return f"{'; '.join(steps)}, as {self.processor} of {self.library}"
@@ -97,7 +107,11 @@ class Pipeline:
         if self.resize is None:
             return height, width
         if isinstance(self.resize, tuple):
-            return self.resize
+            if self.fit == "stretched":
+                return self.resize
+            ratios = height / self.resize[0], width / self.resize[1]
+            ratio = max(ratios) if self.fit == "contain" else min(ratios)
+            return round(height / ratio), round(width / ratio)
         if width <= height:
             return int(self.resize * height / width), self.resize
         return self.resize, int(self.resize * width / height)
@@ -108,12 +122,18 @@ class Pipeline:
         for axis, size in enumerate(crop, 1):
             if (lack := size - image.shape[axis]) > 0:
                 before = padding(lack / 2)
-                around = [(0, 0)] * 3
-                around[axis] = (before, lack - before)
-                image = np.pad(image, around)
+                around = [(0, 0)] * 2
+                around[axis - 1] = (before, lack - before)
+                image = self._padded(image, around)
             start = place((image.shape[axis] - size) / 2)
             image = image.take(range(start, start + size), axis)
         return image
+
+    def _padded(self, image: Image, around: list[tuple[int, int]]) -> Image:
+        values = self.fill * (len(image) // len(self.fill))
+        scale = 1 if image.dtype == np.uint8 else 255
+        planes = zip(image, values, strict=True)
+        return np.stack([np.pad(one, around, constant_values=v / scale) for one, v in planes])
 
 
 def _by_pillow(image: Image, height: int, width: int, interpolation: str) -> Image:

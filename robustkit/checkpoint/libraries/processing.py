@@ -50,6 +50,8 @@ class Processor:
     layout: Layout = "plain"
     square: bool = True
     """whether a size that is one number is that of a square"""
+    crops: bool = True
+    """whether it crops where a file says do_center_crop"""
     others: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -106,7 +108,7 @@ PROCESSORS: Mapping[str, Processor] = {
         3, _EDGE, IMAGENET, _square(224), "poolformer", square=False, others={"crop_pct": 0.9}
     ),
     "PvtImageProcessor": Processor(3, _square(224), IMAGENET),
-    "SegformerImageProcessor": Processor(2, _square(512), IMAGENET),
+    "SegformerImageProcessor": Processor(2, _square(512), IMAGENET, crops=False),
     "SiglipImageProcessor": Processor(3, _square(224), square=False),
     "ViTImageProcessor": Processor(2, _square(224)),
 }
@@ -203,7 +205,7 @@ def _geometry(
 ) -> tuple[int | tuple[int, int] | None, tuple[int, int] | None]:
     """What is resized to, and what is cut out."""
     crop = None
-    if table.flag(given, "do_center_crop", where, default=False):
+    if known.crops and table.flag(given, "do_center_crop", where, default=False):
         cut_out = _size(given["crop_size"], "crop_size", where, square=True)
         if isinstance(cut_out, int):
             table.refuse(where, "crop_size", given["crop_size"], "a height and a width")

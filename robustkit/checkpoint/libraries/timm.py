@@ -14,7 +14,7 @@ from robustkit.checkpoint.architecture import check_numbers, difference, misfit
 from robustkit.checkpoint.libraries import table
 from robustkit.checkpoint.libraries.declared import Normalisation, installed
 from robustkit.checkpoint.readings import StateReading
-from robustkit.data.pipeline import Pipeline
+from robustkit.data.pipeline import Fit, Pipeline
 from robustkit.data.shelf import Interpolation
 from robustkit.errors import CheckpointError, UnknownName, cut
 from robustkit.unpickling.tensors import State
@@ -37,6 +37,8 @@ LOADING = (
     "pretrained_custom_load", "pretrained_filter_fn", "pretrained_strict", "scriptable", "url",
 )  # fmt: skip
 """arguments by which timm loads something, or makes something else of the network"""
+FITS: Mapping[str, Fit] = {"center": "cover", "squash": "stretched", "border": "contain"}
+"""by `crop_mode`; "center" of a square is a shorter side, by which the other is rounded down"""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """timm's own where nothing is said"""
 
@@ -123,9 +125,11 @@ def pipeline(said: Mapping[str, Any], where: str) -> Pipeline:
         table.refuse(where, "crop_pct", share, "a share of the picture's side")
     scaled = [math.floor(side / share) for side in size]
     mode = table.text(inner, "crop_mode", where) or "center"
-    if mode not in ("center", "squash") or (mode == "center" and size[0] != size[1]):
-        shown = f"{mode} to {size[0]}×{size[1]}"
-        table.refuse(where, "crop_mode", shown, "center to a square, or squash")
+    if mode not in FITS:
+        table.refuse(where, "crop_mode", mode, " or ".join(FITS))
+    if inner.get("crop_border_pixels"):
+        table.refuse(where, "crop_border_pixels", inner["crop_border_pixels"], "none")
+    square = mode == "center" and size[0] == size[1]
     named = table.text(inner, "interpolation", where) or "bicubic"
     known = [name for name in get_args(Interpolation) if name == named]
     if not known:
@@ -133,7 +137,9 @@ def pipeline(said: Mapping[str, Any], where: str) -> Pipeline:
     return Pipeline(
         library=f"timm {installed('timm') or ''}".strip(),
         processor=f"create_transform ({mode})",
-        resize=scaled[0] if mode == "center" else (scaled[0], scaled[1]),
+        resize=scaled[0] if square else (scaled[0], scaled[1]),
+        fit="stretched" if square else FITS[mode],
+        fill=_border(inner, channels, where) if mode == "border" else (0,),
         interpolation=known[0],
         by="Pillow",
         crop=(size[0], size[1]),
@@ -141,6 +147,14 @@ def pipeline(said: Mapping[str, Any], where: str) -> Pipeline:
         upright=False,
         channels=channels,
     )
+
+
+def _border(inner: Mapping[str, Any], channels: int, where: str) -> tuple[int, ...]:
+    """The colour around a picture: the mean's."""
+    mean = table.numbers(inner["mean"], "mean", where) if inner.get("mean") else MEAN
+    if len(mean) not in (1, channels) or not all(0 <= value <= 1 for value in mean):
+        table.refuse(where, "mean", inner["mean"], f"{channels} numbers from 0 to 1")
+    return tuple(round(255 * value) for value in mean)
 
 
 def arguments(said: Mapping[str, Any], where: str) -> dict[str, Any]:
