@@ -17,6 +17,7 @@ from PIL import Image
 
 from robustkit.data import from_arrays, load_dataset
 from robustkit.data.parquet import PAGE, ParquetSource
+from robustkit.data.pipeline import Pipeline
 from robustkit.errors import DataError, EvaluationFailed
 
 HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>"
@@ -342,6 +343,27 @@ def test_a_folder_without_pictures_is_one_line(tmp_path):
     (tmp_path / "own.csv").write_text("path,label\n")
     with one_line("no pictures in class folders .*; name the table instead: --data .*own.csv"):
         load_dataset(str(tmp_path))
+
+
+def test_sixteen_bits_under_a_librarys_pipeline_are_told(tmp_path):
+    write_folder(tmp_path, some_images(2, 3), ["a", "b"])
+    (tmp_path / "c").mkdir()
+    Image.fromarray(np.full((4, 5), 40000, np.uint16)).save(tmp_path / "c" / "deep.png")
+    pipeline = Pipeline(
+        library="transformers 5",
+        processor="ViTImageProcessor",
+        resize=(4, 4),
+        interpolation="bilinear",
+        by="Pillow",
+        crop=None,
+        centre="rounded",
+        upright=False,
+    )
+    data = load_dataset(str(tmp_path), pipeline=pipeline)
+    (told,) = [note for note in data.notes if "8 bits" in note]
+    assert told.startswith("1 of 3 images have more than 8 bits a channel and keep them")
+    (row,) = np.flatnonzero(data.labels == 2)
+    np.testing.assert_allclose(data.images(row, row + 1), 40000 / 65535, atol=1e-4)
 
 
 @pytest.mark.parametrize(

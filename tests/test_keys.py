@@ -455,6 +455,7 @@ CHECKPOINT = {
             "warnings": SHOWN,
             "hint": SHOWN,
             "unmet": "with it there is no network, and so no answer",
+            "pipeline": "the data set's transform, in its digest",
             "label_names": "decide on the labels, which stand in the data's digest",
             "identity": "is the key",
         },

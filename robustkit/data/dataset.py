@@ -326,16 +326,26 @@ def _scan(source: Source, transform: Transform | Pipeline, count: int) -> _Scan:
     hashes: list[str] = []
     shapes: dict[Shape, int] = {}
     counts: Counter[int] = Counter()
-    brightest = 0.0
+    brightest, fine = 0.0, 0
     for position, image in enumerate(source.read(range(count))):
         hashes.append(fingerprint(pixels := canonical(image)))
         brightest = max(brightest, float(unit(pixels.max())))
         shapes.setdefault(Shape(*image.shape), position)
         counts[len(image)] += 1
+        fine += image.dtype != np.uint8
     transform, notes = _coloured(transform, counts)
+    notes += _finer(transform, fine, count)
     return _Scan(
         hashes, set(shapes), _output(source, transform, shapes), brightest, transform, notes
     )
+
+
+def _finer(transform: Transform | Pipeline, number: int, total: int) -> tuple[str, ...]:
+    """A word on images of more than 8 bits, which no library's loader would leave as they are."""
+    if not number or isinstance(transform, Transform):
+        return ()
+    told = f"{number:,} of {total:,} images have more than 8 bits a channel and keep them"
+    return (f"{told}; {transform.library} would have clipped them at 255",)
 
 
 def _coloured(
