@@ -27,6 +27,7 @@ from robustkit.checkpoint import describe, read_checkpoint
 from robustkit.checkpoint.libraries import declared, processing
 from robustkit.checkpoint.libraries import timm as of_timms
 from robustkit.cli.commands import run
+from robustkit.data import load_dataset
 from robustkit.data.transform import Shape
 from robustkit.errors import CheckpointError, RobustkitError
 from robustkit.evaluation import images_for
@@ -334,6 +335,29 @@ def test_pictures_are_prepared_as_the_library_does_bit_for_bit(case, suffix, tmp
         made = pipeline(picture.transpose(2, 0, 1))
         np.testing.assert_array_equal(made, expected["pixel_values"][0])
         assert pipeline.output(Shape(3, *picture.shape[:2]), "") == made.shape
+
+
+@pytest.mark.parametrize("converts", [True, False])
+@pytest.mark.parametrize("kind", ["P", "RGB", "L", "RGBA"])
+def test_a_colour_that_stands_for_transparency_is_read_as_the_library_does(
+    kind, converts, tmp_path
+):
+    (picture, _) = pictures()
+    picture = Image.fromarray(picture).convert(kind)
+    corner = picture.getpixel((0, 0))
+    clear = {} if kind == "RGBA" else {"transparency": corner}
+    if kind == "RGBA":
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    picture.save(file := tmp_path / "set" / "a" / "one.png", **clear)
+    theirs = transformers.CLIPImageProcessor(size=32, crop_size=31, do_convert_rgb=converts)
+    theirs.save_pretrained(tmp_path)
+    words = {"preprocessor_config.json": json.loads(next(tmp_path.glob("*.json")).read_text())}
+    pipeline = processing.read_processing(words, "here").pipeline(3)
+    loaded = transformers.image_utils.load_image(str(file))
+    expected = theirs(loaded, do_rescale=False, do_normalize=False, return_tensors="np")
+    found = load_dataset(str(tmp_path / "set"), pipeline=pipeline).images(0, 1)[0]
+    np.testing.assert_array_equal(np.rint(found * 255), expected["pixel_values"][0])
 
 
 OF_TRANSFORMS = {

@@ -36,12 +36,24 @@ class EncodedImage(NamedTuple):
     """how a message names it"""
 
 
-def decode(pictures: Iterable[EncodedImage], *, upright: bool = False) -> Iterator[Image]:
+class Reading(NamedTuple):
+    """How a library's loader reads a picture file, where that is not as torchvision's does."""
+
+    upright: bool = False
+    """turned as its EXIF orientation says"""
+    on_white: bool = False
+    """a colour that stands for transparency becomes white, not whatever it is"""
+
+
+AS_TORCHVISION = Reading()
+
+
+def decode(pictures: Iterable[EncodedImage], reading: Reading = AS_TORCHVISION) -> Iterator[Image]:
     """Pictures as C x H x W: grey ones have one channel, all others become RGB.
 
-    uint8; float32 where a picture has one channel of 16 bits. Transparency is dropped, EXIF
-    orientation ignored unless `upright`, and of several frames the first is taken, as by
-    torchvision's loader.
+    uint8; float32 where a picture has one channel of 16 bits. Transparency is dropped and EXIF
+    orientation ignored unless `reading` says otherwise, and of several frames the first is taken,
+    as by torchvision's loader.
 
     Raises:
         DataError: unreadable, absurdly large, or 32 bits per channel.
@@ -54,7 +66,7 @@ def decode(pictures: Iterable[EncodedImage], *, upright: bool = False) -> Iterat
             # not in the threads, whose filters are the process's; Pillow warns of odd metadata
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                images = list(pool.map(partial(_all_decoded, upright=upright), chunks))
+                images = list(pool.map(partial(_all_decoded, reading=reading), chunks))
             yield from itertools.chain.from_iterable(images)
 
 
@@ -63,11 +75,11 @@ def is_jpeg(picture: bytes) -> bool:
     return picture.startswith(JPEG)
 
 
-def _all_decoded(pictures: Iterable[EncodedImage], upright: bool) -> list[Image]:
-    return [_decoded(picture, upright) for picture in pictures]
+def _all_decoded(pictures: Iterable[EncodedImage], reading: Reading) -> list[Image]:
+    return [_decoded(picture, reading) for picture in pictures]
 
 
-def _decoded(picture: EncodedImage, upright: bool) -> Image:
+def _decoded(picture: EncodedImage, reading: Reading) -> Image:
     content, where = picture
     try:
         with Pillow.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:
@@ -75,12 +87,26 @@ def _decoded(picture: EncodedImage, upright: bool) -> Image:
                 raise DataError(f"{where}: {opened.width}x{opened.height} pixels are refused")
             if opened.mode in REFUSED:
                 raise DataError(f"{where}: 32 bits per channel; save the images with 8 or 16")
-            return _array(ImageOps.exif_transpose(opened) if upright else opened)
+            turned = ImageOps.exif_transpose(opened) if reading.upright else opened
+            return _array(_whitened(turned) if reading.on_white else turned)
     except DataError:
         raise
     # Pillow's plugins raise nearly anything on a broken file
     except Exception as error:
         raise DataError(f"{where}: unreadable image: {_reason(error, where)}") from error
+
+
+def _whitened(opened: Pillow.Image) -> Pillow.Image:
+    """As transformers' `convert_to_rgb` of what its `load_image` made RGB before.
+
+    That drops an alpha channel, so that only a colour that stands for transparency is left.
+    """
+    plain = opened if opened.mode in SIXTEEN_BIT else opened.convert("RGB")
+    if plain.info.get("transparency") is None or opened.mode in SIXTEEN_BIT:
+        return opened
+    clear = plain.convert("RGBA")
+    white = Pillow.new("RGBA", clear.size, (255, 255, 255, 255))
+    return Pillow.alpha_composite(white, clear).convert("RGB")
 
 
 def _array(opened: Pillow.Image) -> Image:

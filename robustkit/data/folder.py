@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from robustkit.data.encoded import SUFFIXES, EncodedImage, decode
+from robustkit.data.encoded import AS_TORCHVISION, SUFFIXES, EncodedImage, Reading, decode
 from robustkit.data.pixels import Image, Labels
 from robustkit.data.source import WHOLE, Opened, Remembered, stamps
 from robustkit.data.split import SPLITS
@@ -24,17 +24,16 @@ class FileSource:
 
     paths: tuple[Path, ...]
     labels: Labels
-    turned: bool = False
-    """whether as their EXIF orientation says"""
+    reading: Reading = AS_TORCHVISION
 
     def read(self, positions: Sequence[int]) -> Iterator[Image]:
         """The images at these positions, in this order."""
         pictures = (EncodedImage(self.paths[p], self.where(p)) for p in positions)
-        return decode(pictures, upright=self.turned)
+        return decode(pictures, self.reading)
 
-    def upright(self) -> "FileSource":
-        """The same pictures, turned as their EXIF orientation says."""
-        return replace(self, turned=True)
+    def read_as(self, reading: Reading) -> "FileSource":
+        """The same pictures, read as another library's loader does."""
+        return replace(self, reading=reading)
 
     def where(self, position: int) -> str:
         """How a message names an image."""

@@ -9,6 +9,7 @@ from robustkit.data.arrow import find_arrow, open_arrow
 from robustkit.data.classes import WantedClasses
 from robustkit.data.corrupted import asked_levels, find_levels, open_level
 from robustkit.data.dataset import Dataset, assemble
+from robustkit.data.encoded import Reading
 from robustkit.data.folder import has_class_folders, open_folder
 from robustkit.data.npy import find_npy, open_npy
 from robustkit.data.npz import open_npz
@@ -16,7 +17,7 @@ from robustkit.data.originals import PREFIX, open_original, original_files
 from robustkit.data.parquet import open_parquet
 from robustkit.data.pipeline import Pipeline
 from robustkit.data.shelf import DatasetSpec, checked_budgets, read_dataset_spec
-from robustkit.data.source import FileStamp, Opened, diagnosis, files_in, stamps, upright
+from robustkit.data.source import FileStamp, Opened, diagnosis, files_in, read_as, stamps
 from robustkit.data.split import find_split
 from robustkit.data.table import ADDRESS, open_table, read_rows
 from robustkit.data.tensors import open_tensors
@@ -90,8 +91,8 @@ def _usual(known: DatasetSpec) -> Transform:
 
 
 def _prepared(opened: Opened, pipeline: Pipeline) -> Opened:
-    """The source with its pictures turned as the pipeline would, and a word on it."""
-    source = upright(opened.source) if pipeline.upright else opened.source
+    """The source with its pictures read as the pipeline's loader does, and a word on it."""
+    source = read_as(opened.source, Reading(pipeline.upright, pipeline.on_white))
     return replace(opened, source=source, notes=(*opened.notes, f"images {pipeline.described()}"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustkit.data.columns import column_labels, features, find_columns
-from robustkit.data.encoded import EncodedImage, decode, is_jpeg
+from robustkit.data.encoded import AS_TORCHVISION, EncodedImage, Reading, decode, is_jpeg
 from robustkit.data.pixels import Image, Labels
 from robustkit.data.source import Opened, Remembered, diagnosis, stamps
 from robustkit.data.split import SplitFiles
@@ -41,7 +41,7 @@ class ParquetSource:
         self.labels: Labels
         self.classes: tuple[str, ...]
         """the labels' names, where the labels were names"""
-        self._turned = False
+        self._reading = AS_TORCHVISION
         self._pages: list[Page] = []
         self._starts: list[int] = []
         """position of the first row of each page, and at the end the number of rows"""
@@ -65,11 +65,11 @@ class ParquetSource:
     def read(self, positions: Sequence[int]) -> Iterator[Image]:
         """The images at these positions, in this order."""
         pictures = (EncodedImage(self.encoded(p), self.where(p)) for p in positions)
-        return decode(pictures, upright=self._turned)
+        return decode(pictures, self._reading)
 
-    def upright(self) -> "ParquetSource":
-        """This source, whose pictures are from now on turned as their EXIF orientation says."""
-        self._turned = True
+    def read_as(self, reading: Reading) -> "ParquetSource":
+        """This source, whose pictures are from now on read as another library's loader does."""
+        self._reading = reading
         return self
 
     def encoded(self, position: int) -> bytes:

@@ -50,6 +50,8 @@ class Pipeline:
     fit: Fit = "stretched"
     """how a picture comes to height and width: by itself, or in proportion, at least or at most so
     large"""
+    on_white: bool = False
+    """whether a colour that stands for transparency becomes white"""
     fill: tuple[int, ...] = (0,)
     """of 255, by channel, around a picture that is smaller than the crop"""
 

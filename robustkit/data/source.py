@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from robustkit.data.encoded import Reading
 from robustkit.data.pixels import Image, Labels
 from robustkit.errors import DataError
 
@@ -65,15 +66,15 @@ class Source(Protocol):
 
 @runtime_checkable
 class PictureSource(Source, Protocol):
-    """One of encoded pictures, which may say that they lie on their side."""
+    """One of encoded pictures, which libraries read in different ways."""
 
-    def upright(self) -> Source:
-        """The same pictures, turned as their EXIF orientation says."""
+    def read_as(self, reading: Reading) -> Source:
+        """The same pictures, read as another library's loader does."""
 
 
-def upright(source: Source) -> Source:
-    """A source with its pictures turned as their EXIF orientation says, if it has pictures."""
-    return source.upright() if isinstance(source, PictureSource) else source
+def read_as(source: Source, reading: Reading) -> Source:
+    """A source with its pictures read as another library's loader does, if it has pictures."""
+    return source.read_as(reading) if isinstance(source, PictureSource) else source
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,9 +136,9 @@ class Relabelled:
         """How a message names an image."""
         return self.source.where(position)
 
-    def upright(self) -> "Relabelled":
-        """The same, of pictures that are turned as their EXIF orientation says."""
-        return replace(self, source=upright(self.source))
+    def read_as(self, reading: Reading) -> "Relabelled":
+        """The same, of pictures that are read as another library's loader does."""
+        return replace(self, source=read_as(self.source, reading))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,9 +161,9 @@ class Reordered:
         """How a message names an image."""
         return self.source.where(int(self.order[position]))
 
-    def upright(self) -> "Reordered":
-        """The same, of pictures that are turned as their EXIF orientation says."""
-        return replace(self, source=upright(self.source))
+    def read_as(self, reading: Reading) -> "Reordered":
+        """The same, of pictures that are read as another library's loader does."""
+        return replace(self, source=read_as(self.source, reading))
 
 
 class Remembered:
@@ -202,9 +203,9 @@ class Remembered:
         """How a message names an image."""
         return self._source.where(position)
 
-    def upright(self) -> "Remembered":
-        """Another, of pictures that are turned as their EXIF orientation says."""
-        return Remembered(upright(self._source))
+    def read_as(self, reading: Reading) -> "Remembered":
+        """Another, of pictures that are read as another library's loader does."""
+        return Remembered(read_as(self._source, reading))
 
 
 class Pair(NamedTuple):

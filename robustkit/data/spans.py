@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from robustkit.data.encoded import EncodedImage, decode
+from robustkit.data.encoded import AS_TORCHVISION, EncodedImage, Reading, decode
 from robustkit.data.pixels import Image, Labels
 from robustkit.errors import DataError
 
@@ -36,17 +36,16 @@ class SpanSource:
     labels: Labels
     named: Callable[[int], str]
     """what a message calls an image, beside its file"""
-    turned: bool = False
-    """whether as their EXIF orientation says"""
+    reading: Reading = AS_TORCHVISION
 
     def read(self, positions: Sequence[int]) -> Iterator[Image]:
         """The images at these positions, in this order."""
         pictures = (EncodedImage(self.encoded(p), self.where(p)) for p in positions)
-        return decode(pictures, upright=self.turned)
+        return decode(pictures, self.reading)
 
-    def upright(self) -> "SpanSource":
-        """The same pictures, turned as their EXIF orientation says."""
-        return replace(self, turned=True)
+    def read_as(self, reading: Reading) -> "SpanSource":
+        """The same pictures, read as another library's loader does."""
+        return replace(self, reading=reading)
 
     def encoded(self, position: int) -> bytes:
         """One picture as it stands in its file.

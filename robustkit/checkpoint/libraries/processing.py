@@ -50,6 +50,8 @@ class Processor:
     layout: Layout = "plain"
     square: bool = True
     """whether a size that is one number is that of a square"""
+    converts: bool = False
+    """whether it puts what is transparent on white, `do_convert_rgb`, unless a file says not"""
     crops: bool = True
     """whether it crops where a file says do_center_crop"""
     others: Mapping[str, Any] = field(default_factory=dict)
@@ -69,6 +71,7 @@ class Processor:
             "do_normalize": self.normalised is not None,
             "image_mean": mean,
             "image_std": std,
+            "do_convert_rgb": self.converts,
             **self.others,
         }
 
@@ -78,8 +81,8 @@ PROCESSORS: Mapping[str, Processor] = {
     "BeitImageProcessor": Processor(
         3, _square(224), others={"do_center_crop": False, "crop_size": _square(224)}
     ),
-    "BitImageProcessor": Processor(3, _EDGE, CLIP, _square(224), square=False),
-    "CLIPImageProcessor": Processor(3, _EDGE, CLIP, _square(224), square=False),
+    "BitImageProcessor": Processor(3, _EDGE, CLIP, _square(224), square=False, converts=True),
+    "CLIPImageProcessor": Processor(3, _EDGE, CLIP, _square(224), square=False, converts=True),
     "ConvNextImageProcessor": Processor(
         3, {"shortest_edge": 384}, layout="convnext", square=False, others={"crop_pct": 224 / 256}
     ),
@@ -109,7 +112,7 @@ PROCESSORS: Mapping[str, Processor] = {
     ),
     "PvtImageProcessor": Processor(3, _square(224), IMAGENET),
     "SegformerImageProcessor": Processor(2, _square(512), IMAGENET, crops=False),
-    "SiglipImageProcessor": Processor(3, _square(224), square=False),
+    "SiglipImageProcessor": Processor(3, _square(224), square=False, converts=True),
     "ViTImageProcessor": Processor(2, _square(224)),
 }
 """by class, as the library names them since version 5"""
@@ -128,6 +131,8 @@ class Processing:
     interpolation: Interpolation
     crop: tuple[int, int] | None
     """height and width of the centre; zeros where there is less"""
+    on_white: bool
+    """whether a colour that stands for transparency becomes white"""
     normalisation: Normalisation
 
     def pipeline(self, channels: int) -> Pipeline:
@@ -141,6 +146,7 @@ class Processing:
             crop=self.crop,
             centre="rounded down, padded up" if self.slow else "rounded down",
             upright=True,
+            on_white=self.on_white,
             channels=channels,
         )
 
@@ -170,7 +176,13 @@ def read_processing(words: Mapping[str, Mapping[str, Any]], where: str) -> Proce
     if type(resample) is not int or not 0 <= resample < len(INTERPOLATIONS):
         table.refuse(where, "resample", resample, "one of Pillow's numbers, 0 to 5")
     return Processing(
-        name, slow, resize, INTERPOLATIONS[resample], crop, _normalisation(given, where)
+        name,
+        slow,
+        resize,
+        INTERPOLATIONS[resample],
+        crop,
+        table.flag(given, "do_convert_rgb", where, default=False),
+        _normalisation(given, where),
     )
 
 
