@@ -75,6 +75,10 @@ class CheckpointKey(Key):
     """digest of the architecture's source, or its library's version"""
     program: str | None = None
     """digest of a TorchScript or torch.export file, in place of model and code"""
+    graph: str | None = None
+    """digest of an ONNX file's graph, its numbers left out, in place of model and code"""
+    pins: Mapping[str, str] | None = None
+    """versions of the libraries that made a network of the graph"""
     image_by_image: bool | None = None
     """whether its images never share a batch, which changes what a network that mixes them says"""
 

@@ -57,6 +57,8 @@ KEYS = [
             "model": "n",
             "code": "d",
             "program": "p",
+            "graph": "g",
+            "pins": {"onnx": "1"},
             "image_by_image": True,
         },
     ),
@@ -276,7 +278,7 @@ def test_every_key_is_in_the_table():
 # fields that came after keys of the kind were on file
 LATER = {
     AuditPartKey: {"training"},
-    CheckpointKey: {"model", "code", "program", "image_by_image"},
+    CheckpointKey: {"model", "code", "program", "graph", "pins", "image_by_image"},
     ModuleKey: {"image_by_image"},
     EvaluationKey: {"surrogate", "prove"},
     CellKey: {"compress", "memory", "model_code", "loss_code", "precision", "snapshots"},

@@ -48,9 +48,13 @@ class Classifier(torch.nn.Module):
             InputError: the normalisation is for another number of channels.
             CheckpointError: what it returns is not N×K numbers.
         """
-        output = answer(self.network, self._typed(self._normalised(x)))
+        output = answer(self.network, self.pixels(x))
         found = find_logits(output, len(x), self.classes or self.expected)
         return kept(self._checked(found, len(x)))
+
+    def pixels(self, x: torch.Tensor) -> torch.Tensor:
+        """What the network itself is given for images, N×C×H×W in [0, 1]."""
+        return self._typed(self._normalised(x))
 
     def _normalised(self, x: torch.Tensor) -> torch.Tensor:
         if self.mean is None or self.std is None:

@@ -27,7 +27,7 @@ class Checkpoint(Shown, CheckpointMetadata):
     sha256: str
     """of the file"""
     format: str
-    """torch zip, torch legacy, pickle, safetensors, TorchScript or torch.export"""
+    """torch zip, torch legacy, pickle, safetensors, ONNX, TorchScript or torch.export"""
     container: str
     """dotted keys that lead to the weights, "" where the file is the weights"""
     prefix: str

@@ -67,6 +67,8 @@ def _some(names: tuple[str, ...]) -> str:
 def _text(c: Checkpoint, name: str) -> object:
     """What is shown of a field of the metadata."""
     match name:
+        case "model" if c.format == "ONNX":
+            return "the file's own graph"
         case "model":
             return c.model or "unknown: name it with --model"
         case "input_shape":

@@ -48,8 +48,10 @@ def detect_format(path: Path, file: BufferedReader, *, alone: bool = True) -> st
     file.seek(0)
     head = file.read(512)
     named = foreign_file(path.name, head) if alone else ""
-    if reason := named or foreign_head(head) or _no_checkpoint(head):
+    if reason := named or foreign_head(head) or _no_checkpoint(head, path):
         raise CheckpointError(f"{path}: {reason}")
+    if is_onnx(path, head):
+        return "ONNX"
     if head[:4] == b"PK\x03\x04":
         return _sniff_zip(file)
     if is_safetensors(path, head, file.seek(0, 2)):
@@ -58,11 +60,22 @@ def detect_format(path: Path, file: BufferedReader, *, alone: bool = True) -> st
         return "pickle"
     raise CheckpointError(
         f"{path}: of no known format; known are torch's .pt and .pth, Lightning's .ckpt, "
-        "safetensors, TorchScript and .pt2"
+        "safetensors, ONNX, TorchScript and .pt2"
     )
 
 
-def _no_checkpoint(head: bytes) -> str:
+def is_onnx(path: Path, head: bytes) -> bool:
+    """Whether a file is ONNX's by its name or, saved under another, by its first bytes.
+
+    It has no magic number; exporters write the version first, and then who they are or the graph.
+    """
+    named = path.name.endswith((".onnx", ".onnx.gz"))
+    return named or (
+        head[:1] == b"\x08" and 3 <= head[1] <= 20 and head[2:3] in b"\x12\x3a\x42\x72"
+    )
+
+
+def _no_checkpoint(head: bytes, path: Path) -> str:
     """Why the first bytes cannot be a checkpoint's, or ""."""
     text = head.lstrip().lower()
     if not head:
@@ -73,7 +86,7 @@ def _no_checkpoint(head: bytes) -> str:
         return "a git-lfs pointer, not the weights; fetch them with: git lfs pull"
     if head[257:262] == b"ustar":
         return "torch's tar format from before version 0.2; load and save it with an old torch"
-    if head[:2] == b"\x1f\x8b":
+    if head[:2] == b"\x1f\x8b" and not path.name.endswith(".onnx.gz"):
         return "gzip-compressed; unpack it first"
     if head[:4] == b"PK\x05\x06":
         return "an empty zip archive"

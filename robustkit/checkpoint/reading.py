@@ -25,6 +25,7 @@ from robustkit.checkpoint.metadata import (
     check_normalisation,
     parse_metadata,
 )
+from robustkit.checkpoint.onnxfile.reading import read_onnx
 from robustkit.checkpoint.readings import (
     StateReading,
     carries_normalisation,
@@ -96,6 +97,8 @@ def read_checkpoint(
         kind = detect_format(file, opened)
         if kind in PROGRAMS:
             return _read_program(file, opened, kind, given, trust_program)
+        if kind == "ONNX":
+            return _read_onnx(file, opened, given)
         return _read_weights(file, opened, kind, given)
 
 
@@ -133,6 +136,36 @@ def _read_program(
     if given.model is not None:
         known = replace(known, notes=(*known.notes, "a program brings its architecture along"))
     return _identified(known, {"program": sha256})
+
+
+def _read_onnx(path: Path, file: BufferedReader, given: CheckpointMetadata) -> Checkpoint:
+    sha256 = open_digest(file)
+    found = read_onnx(path, file, sha256)
+    base = Checkpoint(
+        path=str(path),
+        sha256=sha256,
+        format="ONNX",
+        container="",
+        prefix="",
+        weights=weights_digest(found.state),
+        extra=dict(found.extra),
+        input_shape=found.shape,
+        num_classes=found.num_classes,
+        notes=found.notes,
+        _network=found.make,
+    )
+    recorded = CheckpointMetadata()
+    if found.pixels is not None:
+        recorded = CheckpointMetadata(mean=found.pixels[:1], std=found.pixels[1:])
+    known = _merged(base, given, read_sidecar(path), recorded)
+    if any((given.weights_key, given.ignore, given.rename)):
+        raise CheckpointError(
+            f"{path}: an ONNX file holds one network; --weights, --ignore and --rename are for "
+            "state dicts"
+        )
+    if given.model is not None:
+        known = replace(known, notes=(*known.notes, "an ONNX file brings its architecture along"))
+    return _identified(known, {"graph": found.graph, "pins": dict(found.pins)})
 
 
 def _read_weights(

@@ -27,11 +27,13 @@ class NetworkTraits:
     """whether a gradient arrives at the pixels; None: not asked"""
     beside: tuple[str, ...] = ()
     """what it does at a pass beside answering, in words"""
+    converted: tuple[str, ...] = ()
+    """of a network that was converted from a graph, how it compares with the original, in words"""
 
     @property
     def warnings(self) -> list[str]:
         """As sentences."""
-        found = []
+        found = list(self.converted)
         if self.random:
             found.append(
                 f"the network draws at random: verdicts rest on mean logits of {VOTES} passes, and "
@@ -81,14 +83,32 @@ def probe(
         )
     with seeded(0, device):  # and global generators are left as they were
         gradient = _has_gradient(model, images) if gradients else None
-        return NetworkTraits(random, gradient, _beside(model, images[:1]))
+        beside = _beside(model, images[:1])
+        return NetworkTraits(random, gradient, beside, _converted(model, images))
+
+
+def _converted(model: torch.nn.Module, images: Tensor) -> tuple[str, ...]:
+    """What a network that was converted from a file's graph says of itself on these images.
+
+    Raises:
+        CheckpointError: it is not what the original gives.
+    """
+    holder = _inside(model)
+    if not isinstance(holder, Classifier):
+        return ()
+    tell: Any = getattr(holder.network, "told", None)
+    return () if tell is None else tuple(tell(holder.pixels(images)))
+
+
+def _inside(model: torch.nn.Module) -> torch.nn.Module:
+    while isinstance(model, OneByOne):
+        model = model.network
+    return model
 
 
 def _beside(model: torch.nn.Module, image: Tensor) -> tuple[str, ...]:
     """What the network itself does beside answering, with gradients and without."""
-    holder = model
-    while isinstance(holder, OneByOne):
-        holder = holder.network
+    holder = _inside(model)
     if not isinstance(holder, Classifier):
         return ()
     network = holder.network

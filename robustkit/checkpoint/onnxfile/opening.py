@@ -1,0 +1,229 @@
+"""An ONNX file as a message and arrays: every size is checked before it is believed."""
+
+import gzip
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import BufferedReader
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from zlib import error
+
+import numpy as np
+
+from robustkit.checkpoint.folder.files import FolderFiles, open_files
+from robustkit.checkpoint.onnxfile.wire import check_wire
+from robustkit.errors import BadFile, CheckpointError, shown
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
+NEEDED = ("onnx", "onnx2torch", "onnxruntime")
+"""libraries of the extra `onnx`"""
+LARGEST = 2**31 - 1
+"""bytes of a message, as protobuf has it; of all tensors together, as onnxruntime is handed them"""
+INFLATED, INFLATION = 2**26, 30
+"""bytes that a .gz may always hold, and times its own size"""
+MOST_NODES = 50_000
+MOST_RANK = 16
+MOST_EXPANDED = 200_000
+"""operations once functions are put where they are called"""
+DEEPEST_CALL = 100
+"""functions within functions"""
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A parsed file, as long as it is open."""
+
+    model: "ModelProto"
+    array: Callable[["TensorProto"], Array]
+    """reads a tensor's numbers, from the file or beside it"""
+
+
+def missing_libraries() -> list[str]:
+    """Libraries of the extra that are not installed."""
+    return [name for name in NEEDED if find_spec(name) is None]
+
+
+@contextmanager
+def opened_model(path: Path, file: BufferedReader) -> Iterator[OpenedModel]:
+    """The model in an open file, its functions put where they are called.
+
+    Raises:
+        CheckpointError: the extra is not installed, or something is asked for that is not followed.
+        BadFile: damaged, or larger than any honest file.
+    """
+    if missing := missing_libraries():
+        raise CheckpointError(
+            f"{path}: an ONNX file needs {', '.join(missing)}; install robustkit[onnx]"
+        )
+    model = _parsed(_content(file), path)
+    with ExitStack() as closing:
+        yield OpenedModel(_inlined(model), _Reader(path, closing).array)
+
+
+def _content(file: BufferedReader) -> bytes:
+    """The file's bytes, unpacked where they are gzip's."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    most = min(LARGEST, INFLATED + INFLATION * size) if packed else LARGEST
+    if not packed:
+        content = file.read(most) if size <= most else b""
+    else:
+        try:
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                content = unpacked.read(most + 1)
+        except (OSError, EOFError, error) as why:
+            raise BadFile("a damaged gzip file; download it again") from why
+    if max(len(content), 0 if packed else size) > most:
+        raise BadFile(f"of more than {most / 2**30:.2g} GiB, larger than is read; refused")
+    return content
+
+
+def _parsed(content: bytes, path: Path) -> "ModelProto":
+    from google.protobuf.message import DecodeError
+    from onnx import ModelProto
+
+    check_wire(memoryview(content), ModelProto.DESCRIPTOR)
+    try:
+        model = ModelProto.FromString(content)
+    except (DecodeError, ValueError) as error:
+        raise BadFile("no ONNX file, or a damaged one; download or save it again") from error
+    if not model.graph.node or not model.opset_import:
+        raise BadFile("no ONNX file, or one without a graph")
+    if len(model.graph.node) > MOST_NODES:
+        raise BadFile(f"an ONNX graph of more than {MOST_NODES:,} operations; refused")
+    return cast("ModelProto", model)
+
+
+def _inlined(model: "ModelProto") -> "ModelProto":
+    """The model with its own functions' operations in place of calls to them."""
+    if not model.functions:
+        return model
+    import onnx.inliner
+
+    _check_expansion(model)
+    made: ModelProto = onnx.inliner.inline_local_functions(model)
+    if made.functions and any(_calls(made.graph.node, made)):
+        raise BadFile("functions in it that call themselves; refused as damaged")
+    return made
+
+
+def _calls(nodes: Any, model: "ModelProto") -> list[tuple[str, str]]:
+    names = {(function.domain, function.name) for function in model.functions}
+    return [key for node in all_nodes(nodes) if (key := (node.domain, node.op_type)) in names]
+
+
+def _check_expansion(model: "ModelProto") -> None:
+    """Nothing, if functions end and do not multiply: each may call several others twice."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    sizes: dict[tuple[str, str], int | None] = {}
+
+    def size(key: tuple[str, str], depth: int) -> int:
+        if sizes.get(key, 0) is None or depth > DEEPEST_CALL:
+            raise BadFile("functions in it that call themselves; refused as damaged")
+        if key not in sizes:
+            sizes[key] = None
+            nodes = list(all_nodes(functions[key].node))
+            sizes[key] = len(nodes) + sum(size(k, depth + 1) for k in _calls(nodes, model))
+        return sizes[key] or 0
+
+    total = sum(size(key, 0) for key in _calls(model.graph.node, model))
+    if total > MOST_EXPANDED:
+        raise BadFile("functions in it that call one another without end; refused as damaged")
+
+
+class _Reader:
+    """Tensors of one file, their numbers in it or in files beside it."""
+
+    def __init__(self, path: Path, closing: ExitStack) -> None:
+        self.path = path
+        self.closing = closing
+        self.folder: FolderFiles | None = None
+        self.read = 0
+
+    def array(self, tensor: "TensorProto") -> Array:
+        """A tensor's numbers.
+
+        Raises:
+            CheckpointError: numbers of a kind that no weights are, or outside the file's folder.
+            BadFile: not as many as its shape says.
+        """
+        from onnx import TensorProto, helper, numpy_helper
+
+        name, dims = shown(tensor.name[:80]), tuple(tensor.dims)
+        if tensor.data_type not in _KINDS:
+            kinds = TensorProto.DataType
+            known = tensor.data_type in kinds.values()
+            kind = kinds.Name(tensor.data_type) if known else tensor.data_type
+            raise CheckpointError(
+                f"{self.path}: the tensor {name!r} holds {kind}; export the network in float32"
+            )
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        if len(dims) > MOST_RANK or any(size < 0 for size in dims):
+            raise BadFile(f"the tensor {name!r} has an impossible shape")
+        size = prod(dims) * dtype.itemsize
+        self.read += size
+        if self.read > LARGEST:
+            raise BadFile(
+                "tensors of more than 2 GiB, which cannot be compared with onnxruntime here"
+            )
+        if tensor.data_location == TensorProto.EXTERNAL:
+            return np.frombuffer(self._outside(tensor, name, size), dtype).reshape(dims)
+        if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
+            raise BadFile(
+                f"the tensor {name!r} has {len(tensor.raw_data)} bytes, but its shape needs {size}"
+            )
+        try:
+            made: Array = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as error:
+            raise BadFile(f"the tensor {name!r} has other numbers than its shape says") from error
+        if made.shape != dims:
+            raise BadFile(f"the tensor {name!r} has other numbers than its shape says")
+        return made
+
+    def _outside(self, tensor: "TensorProto", name: str, size: int) -> bytes:
+        """A tensor's bytes from a file in the same folder."""
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        location = said.get("location", "")
+        offset, length = (self._number(said, key, name) for key in ("offset", "length"))
+        if length not in (None, size):
+            raise BadFile(f"the tensor {name!r} takes {length} bytes, but its shape needs {size}")
+        if self.folder is None:
+            self.folder = self.closing.enter_context(open_files(self.path.parent))
+        if not location or "\\" in location:
+            raise BadFile(f"the tensor {name!r} names no file that can be its own")
+        file = self.folder.open(location)
+        if (offset or 0) + size > self.folder.size(location):
+            raise BadFile(f"the tensor {name!r} lies behind the end of {shown(location[:200])}")
+        file.seek(offset or 0)
+        return file.read(size)
+
+    @staticmethod
+    def _number(said: dict[str, str], key: str, name: str) -> int | None:
+        text = said.get(key)
+        if text is None:
+            return None
+        if not text.isascii() or not text.isdigit() or len(text) > 18:
+            raise BadFile(f"the tensor {name!r} has an impossible {key}")
+        return int(text)
+
+
+_KINDS = (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 16)
+"""TensorProto's float, uint8, int8, uint16, int16, int32, int64, bool, float16, double, uint32,
+uint64, bfloat16"""
+
+
+def all_nodes(nodes: Iterable["NodeProto"]) -> Iterator["NodeProto"]:
+    """Nodes, and those of the graphs that they hold."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from all_nodes(graph.node)

@@ -1,0 +1,329 @@
+"""ONNX files: what is read, converted and refused, held against onnxruntime."""
+
+import gzip
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from robustkit.checkpoint import describe, read_checkpoint
+from robustkit.errors import CheckpointError, RobustkitError
+
+FLOAT = TensorProto.FLOAT
+SOURCE = np.random.default_rng(0)
+
+
+def node(kind, *inputs, out, **attributes):
+    return helper.make_node(kind, list(inputs), [out], **attributes)
+
+
+def weight(*shape):
+    return (SOURCE.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+
+
+def model(nodes, shape, constants, out=("y", ["N", 4]), opset=17, functions=(), domains=()):
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", FLOAT, shape)],
+        [helper.make_tensor_value_info(out[0], FLOAT, out[1])],
+        [numpy_helper.from_array(np.array(v), k) for k, v in constants.items()],
+    )
+    imports = [helper.make_opsetid(d, v) for d, v in (("", opset), *domains)]
+    return helper.make_model(graph, opset_imports=imports, functions=functions, ir_version=9)
+
+
+def convolutions(batch):
+    """A network in a verifier's dialect, written for a number of images."""
+    nodes = [
+        node("Sub", "x", "mean", out="a"),
+        node("Div", "a", "std", out="b"),
+        node("Pad", "b", "pads", out="c"),
+        node("Conv", "c", "w", "v", out="d", auto_pad="SAME_UPPER", strides=[2, 2]),
+        node("BatchNormalization", "d", "s", "v", "v", "s", out="e"),
+        node("LeakyRelu", "e", out="f", alpha=0.1),
+        node("MaxPool", "f", out="g", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Reshape", "g", "flat", out="h"),
+        node("Gemm", "h", "m", "n", out="z", transB=1),
+        node("Softmax", "z", out="y"),
+    ]
+    constants = {
+        "mean": np.float32(0.1307), "std": np.float32(0.3081), "pads": np.zeros(8, np.int64),
+        "w": weight(3, 1, 3, 3), "v": weight(3), "s": np.abs(weight(3)) + 1,
+        "flat": np.array([batch, 12 if batch == 1 else -1]), "m": weight(4, 12), "n": weight(4),
+    }  # fmt: skip
+    return model(nodes, [batch, 1, 8, 8], constants, ("y", [batch, 4]))
+
+
+def flat(shape, kind):
+    """A perceptron on a flat image: columns, rows, or a row in a batch."""
+    w, b, m, n = weight(9, 64), weight(9), weight(4, 9), weight(4)
+    if kind == "columns":
+        b, n = b[:, None], n[:, None]
+        steps = [("MatMul", "w", "x"), ("Add", "p", "b"), ("Relu", "q"), ("MatMul", "m", "r")]
+    else:
+        w, m = w.T, m.T
+        steps = [("MatMul", "x", "w"), ("Add", "p", "b"), ("Relu", "q"), ("MatMul", "r", "m")]
+    names = ["p", "q", "r", "s"]
+    nodes = [node(*step, out=name) for step, name in zip(steps, names, strict=True)]
+    nodes.append(node("Add", "s", "n", out="y"))
+    out = [4] if len(shape) == 1 else [4, 1] if kind == "columns" else [1, 4]
+    return model(nodes, shape, {"w": w, "b": b, "m": m, "n": n}, ("y", out))
+
+
+def channels_last():
+    nodes = [
+        node("Transpose", "x", out="a", perm=[0, 3, 1, 2]),
+        node("Conv", "a", "w", out="b"),
+        node("Shape", "b", out="s"),
+        node("Gather", "s", "zero", out="t"),
+        node("Unsqueeze", "t", "axes", out="u"),
+        node("Concat", "u", "rest", out="v", axis=0),
+        node("Reshape", "b", "v", out="c"),
+        node("MatMul", "c", "m", out="y"),
+    ]
+    constants = {
+        "w": weight(2, 1, 3, 3), "zero": np.array(0), "axes": np.array([0]),
+        "rest": np.array([-1]), "m": weight(72, 4),
+    }  # fmt: skip
+    return model(nodes, ["N", 8, 8, 1], constants)
+
+
+def folded_batch():
+    """Attention's reshapes: a constant token beside the image's, the images within a dimension."""
+    nodes = [
+        node("Reshape", "x", "tokens", out="a"),
+        node("Concat", "cls", "a", out="b", axis=1),
+        node("Transpose", "b", out="c", perm=[1, 0, 2]),
+        node("Reshape", "c", "heads", out="d"),
+        node("Transpose", "d", out="e", perm=[1, 0, 2]),
+        node("ReduceMean", "e", out="f", axes=[1], keepdims=0),
+        node("Reshape", "f", "back", out="h"),
+        node("MatMul", "h", "m", out="y"),
+    ]
+    constants = {
+        "tokens": np.array([1, 8, 8]), "cls": weight(1, 1, 8), "heads": np.array([9, 2, 4]),
+        "back": np.array([1, 8]), "m": weight(8, 4),
+    }  # fmt: skip
+    return model(nodes, [1, 1, 8, 8], constants, ("y", [1, 4]))
+
+
+GRAPHS = {
+    "convolutions": (lambda: convolutions(1), (1, 1, 8, 8)),
+    "sixteen": (lambda: convolutions(16), (16, 1, 8, 8)),
+    "columns": (lambda: flat([64, 1], "columns"), (64, 1)),
+    "vector": (lambda: flat([64], "rows"), (64,)),
+    "row": (lambda: flat([1, 64], "rows"), (1, 64)),
+    "channels last": (channels_last, (1, 8, 8, 1)),
+    "folded batch": (folded_batch, (1, 1, 8, 8)),
+}
+
+
+def written(path, made):
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+def original(made, x, shape):
+    """What onnxruntime gives for each image, probabilities as logits."""
+    session = onnxruntime.InferenceSession(
+        made.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    size = shape[0] if len(shape) == 4 else 1
+    rows = []
+    for image in x:
+        copies = image[None].expand(size, *image.shape).reshape(shape)
+        rows.append(session.run(None, {"x": copies.numpy()})[0].reshape(-1)[:4])
+    return torch.tensor(np.array(rows))
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_is_onnxruntime_for_any_number_of_images(tmp_path, name):
+    make, shape = GRAPHS[name]
+    made = make()
+    network = read_checkpoint(written(tmp_path / "a.onnx", made)).load()
+    assert network.network.steps.pieces is None
+    x = torch.rand(7, 1, 8, 8).requires_grad_()
+    logits = network(x)
+    assert logits.shape == (7, 4)
+    expected = original(made, x.detach(), shape)
+    found = logits.softmax(1) if "Softmax" in {n.op_type for n in made.graph.node} else logits
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(network(x[3:4]), logits[3:4], atol=1e-5)
+    assert torch.autograd.grad(logits.sum(), x)[0].abs().amax((1, 2, 3)).min() > 0
+    assert not any(weight.requires_grad for weight in network.parameters())
+
+
+def test_a_graph_that_mixes_its_one_image_is_run_in_pieces(tmp_path):
+    nodes = [node("Squeeze", "x", "axes", out="a"), node("Gemm", "a", "w", out="b"),
+             node("ReduceMean", "b", out="y", axes=[0], keepdims=1)]  # fmt: skip
+    constants = {"axes": np.array([0, 1]), "w": weight(8, 4)}
+    made = model(nodes, [1, 1, 8, 8], constants, ("y", [1, 4]))
+    network = read_checkpoint(written(tmp_path / "a.onnx", made)).load()
+    x = torch.rand(5, 1, 8, 8)
+    assert network.network.steps.pieces == 1
+    assert torch.allclose(network(x), original(made, x, (1, 1, 8, 8)), atol=1e-5)
+    assert "pieces" in network.network.told(x)[-1]
+
+
+def test_a_description_says_what_stands_in_the_graph(tmp_path):
+    rows = dict(describe(read_checkpoint(written(tmp_path / "a.onnx", convolutions(1)))))
+    assert rows["format"] == "ONNX"
+    assert rows["opset"] == "17"
+    assert "Conv 1" in rows["operations"]
+    assert "Softmax" not in rows["operations"]
+    assert "before the final Softmax" in rows["note"]
+
+
+def test_weights_and_graph_are_the_identity_and_labels_are_not(tmp_path):
+    made = convolutions(1)
+    first = read_checkpoint(written(tmp_path / "a.onnx", made)).identity
+    made.graph.node[3].name, made.producer_name, made.doc_string = "other", "me", "text"
+    assert read_checkpoint(written(tmp_path / "b.onnx", made)).identity == first
+    made.graph.node[5].attribute[0].f = 0.2
+    slope = read_checkpoint(written(tmp_path / "c.onnx", made)).identity
+    assert slope["graph"] != first["graph"]
+    assert slope["weights"] == first["weights"]
+    (tmp_path / "d.onnx.gz").write_bytes(gzip.compress(made.SerializeToString()))
+    assert read_checkpoint(tmp_path / "d.onnx.gz").identity == slope
+
+
+def test_names_in_a_file_are_never_run(tmp_path):
+    made, sign = convolutions(1), tmp_path / "sign"
+    for item in made.graph.node:
+        item.name = f'a"), open({str(sign)!r}, "w"), ("'
+    read_checkpoint(written(tmp_path / "a.onnx", made)).load()(torch.rand(2, 1, 8, 8))
+    assert not sign.exists()
+
+
+def refusal(path, **options):
+    with pytest.raises(RobustkitError) as caught:
+        read_checkpoint(path, **options).load()
+    line = str(caught.value)
+    assert line.isprintable()
+    assert str(path) in line
+    return line
+
+
+def one(kind, domain="", opset=17, shape=(1, 1, 8, 8), **attributes):
+    made = helper.make_node(kind, ["x"], ["y"], name="here", domain=domain, **attributes)
+    return model([made], list(shape), {}, opset=opset, domains=[(domain, 1)] if domain else ())
+
+
+def test_operations_that_are_not_followed_are_named_with_their_place(tmp_path):
+    path = tmp_path / "a.onnx"
+    assert "NonZero (here)" in refusal(written(path, one("NonZero")))
+    assert "FusedGelu (here)" in refusal(written(path, one("FusedGelu", "com.microsoft")))
+    assert "RandomNormalLike (here)" in refusal(written(path, one("RandomNormalLike")))
+    branch = helper.make_graph(
+        [node("Relu", "x", out="z")], "g", [], [onnx.ValueInfoProto(name="z")]
+    )
+    held = node("If", "c", out="y", then_branch=branch, else_branch=branch)
+    made = model([held], [1, 1, 8, 8], {"c": np.array(True)})
+    assert "If (number 1)" in refusal(written(path, made))
+    made = convolutions(1)
+    made.opset_import[0].version = 99
+    assert "update" in refusal(written(path, made))
+    two = convolutions(1)
+    two.graph.input.add().CopyFrom(helper.make_tensor_value_info("k", FLOAT, [1]))
+    two.graph.node.insert(0, node("Mul", "x", "k", out="xk"))
+    two.graph.node[1].input[0] = "xk"
+    assert "2 inputs (x, k)" in refusal(written(path, two))
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "link", "missing", "", "a\\b"])
+def test_numbers_beside_a_file_stay_in_its_folder(tmp_path, location):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"\0" * 4096)
+    (folder / "link").symlink_to(tmp_path / "secret")
+    path = written(folder / "a.onnx", outside(convolutions(1), location))
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(path)
+    assert str(caught.value).isprintable()
+    assert str(folder) in str(caught.value)
+
+
+def outside(made, location, **more):
+    tensor = next(t for t in made.graph.initializer if t.name == "m")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, **more}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return made
+
+
+def test_numbers_beside_a_file_are_read(tmp_path):
+    made = convolutions(1)
+    numbers = next(t for t in made.graph.initializer if t.name == "m").raw_data
+    (tmp_path / "numbers").write_bytes(b"xx" + numbers)
+    x = torch.rand(3, 1, 8, 8)
+    inside = read_checkpoint(written(tmp_path / "a.onnx", made))
+    beside = read_checkpoint(written(tmp_path / "b.onnx", outside(made, "numbers", offset=2)))
+    assert inside.identity == beside.identity
+    assert torch.equal(inside.load()(x), beside.load()(x))
+
+
+@pytest.mark.parametrize(
+    "more", [{"offset": 10**17}, {"length": 1}, {"offset": -1}, {"length": "x"}]
+)
+def test_impossible_places_of_numbers_are_refused(tmp_path, more):
+    (tmp_path / "numbers").write_bytes(b"\0" * 192)
+    refusal(written(tmp_path / "a.onnx", outside(convolutions(1), "numbers", **more)))
+
+
+def grow(kind, size):
+    nodes = [node(kind, *(["big"] if kind == "ConstantOfShape" else ["x", "big"]), out="a"),
+             node("Add", "x", "a", out="y")]  # fmt: skip
+    return model(nodes, [1, 1, 8, 8], {"big": np.array([size] * 4)})
+
+
+def test_bombs_are_refused_before_they_go_off(tmp_path):
+    path = tmp_path / "a.onnx"
+    assert "numbers" in refusal(written(path, grow("ConstantOfShape", 10_000)))
+    refusal(written(path, grow("Tile", 10_000)))
+    nested = b"\x0a\x00"  # nodes of no bytes: a hundred bytes of memory each
+    for _ in range(12):
+        nested += nested
+    path.write_bytes(b"\x08\x08\x3a" + varint(len(nested) * 700) + nested * 700)
+    assert "entries" in refusal(path)
+    path.write_bytes(gzip.compress(b"\x08\x08" + b"\0" * 10**8, 1))
+    path.rename(path.with_suffix(".onnx.gz"))
+    assert "larger than is read" in refusal(tmp_path / "a.onnx.gz")
+    calls = [
+        helper.make_function("f", f"f{i}", ["x"], ["y"], [
+            helper.make_node(f"f{i + 1}", ["x"], ["a"], domain="f"),
+            helper.make_node(f"f{i + 1}", ["a"], ["y"], domain="f"),
+        ], [helper.make_opsetid("f", 1)])
+        for i in range(40)
+    ]  # fmt: skip
+    calls.append(helper.make_function("f", "f40", ["x"], ["y"], [node("Relu", "x", out="y")],
+                                      [helper.make_opsetid("", 17)]))  # fmt: skip
+    start = helper.make_node("f0", ["x"], ["y"], domain="f")
+    made = model([start], [1, 4], {}, functions=calls, domains=[("f", 1)])
+    assert "functions" in refusal(written(tmp_path / "b.onnx", made))
+
+
+def varint(number):
+    found = b""
+    while number > 127:
+        found, number = found + bytes([number & 127 | 128]), number >> 7
+    return found + bytes([number])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"", "empty"),
+        (b"\x08\x08\x3a\x7f", "cut off"),
+        (b"\xff" * 64, "ONNX"),
+    ],
+)
+def test_what_is_no_onnx_file_is_told(tmp_path, content, said):
+    (tmp_path / "a.onnx").write_bytes(content)
+    assert said in refusal(tmp_path / "a.onnx")
