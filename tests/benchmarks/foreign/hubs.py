@@ -18,12 +18,13 @@ def of_transformers(name: str, build: Callable[[], Any], processor: Any) -> Row:
 
         build().save_pretrained(at)
         processor.save_pretrained(at)
-        slow = type(processor).__name__.endswith("Pil")
-        loader = type(processor) if slow else transformers.AutoImageProcessor
         network = transformers.AutoModelForImageClassification.from_pretrained(at).eval()
-        images = [Image.open(path) for path in pictures]
+        # the loader of the library's own pipelines, which turns pictures upright and makes them RGB
+        images = [transformers.image_utils.load_image(str(path)) for path in pictures]
         with torch.no_grad():
-            inputs = loader.from_pretrained(at)(images, return_tensors="pt")
+            # a file does not say that Pillow resized where it was saved: torch does, whoever reads it
+            prepare = transformers.AutoImageProcessor.from_pretrained(at)
+            inputs = prepare(images, return_tensors="pt")
             return Made(at, network(**inputs).logits)
 
     return Row(f"transformers {name}", make)
