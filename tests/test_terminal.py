@@ -73,6 +73,31 @@ def _read(terminal):
         return b""
 
 
+class Screen:
+    """A terminal as stderr of this process; `shown` is all that was on it, once it is left."""
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch, self.shown = monkeypatch, ""
+
+    def __enter__(self):
+        self.ours, its = pty.openpty()
+        self.monkeypatch.setenv("TERM", "xterm")
+        self.monkeypatch.setenv("COLUMNS", "120")
+        self.stderr = open(its, "w")  # noqa: PTH123 (a terminal has no path here)
+        self.monkeypatch.setattr(sys, "stderr", self.stderr)
+
+    def __exit__(self, *failure):
+        self.monkeypatch.undo()
+        self.stderr.close()
+        self.shown = b"".join(iter(lambda: _read(self.ours), b"")).decode()  # in pieces
+        os.close(self.ours)
+
+
+@pytest.fixture
+def on_screen(monkeypatch):
+    return Screen(monkeypatch)
+
+
 def test_a_training_shows_its_updates(terminal, tmp_path):
     few = ("--steps", 3, "--batch-size", 16, "--device", "cpu", "--out", "a.safetensors")
     status, shown = terminal("train", "--model", "lenet5", "--data", "mnist5k", *few)
@@ -108,52 +133,31 @@ def test_an_evaluation_shows_its_images(terminal):
     assert "100%" in shown
 
 
-def test_an_audit_shows_the_part_at_work(monkeypatch):
-    ours, its = pty.openpty()
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    with open(its, "w") as stderr:  # noqa: PTH123 (a terminal has no path here)
-        monkeypatch.setattr(sys, "stderr", stderr)
-        with AuditBar() as bar:
-            bar.begin("clean", 8)(8)
-            bar.begin("pgd", 24)(6)
-        monkeypatch.undo()
-    shown = b"".join(iter(lambda: _read(ours), b"")).decode()  # it comes in pieces
-    os.close(ours)
+def test_an_audit_shows_the_part_at_work(on_screen):
+    with on_screen, AuditBar() as bar:
+        bar.begin("clean", 8)(8)
+        bar.begin("pgd", 24)(6)
+    shown = on_screen.shown
     assert "6 of 24 images" in shown
     assert "pgd" in shown
 
 
-def test_names_on_a_bar_are_shown_and_not_obeyed(monkeypatch):
-    ours, its = pty.openpty()
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    with open(its, "w") as stderr:  # noqa: PTH123 (a terminal has no path here)
-        monkeypatch.setattr(sys, "stderr", stderr)
-        with AuditBar() as bar:
-            bar.begin("a[/red]\x1b[7m\nb", 8)(6)
-        monkeypatch.undo()
-    shown = b"".join(iter(lambda: _read(ours), b"")).decode()
-    os.close(ours)
+def test_names_on_a_bar_are_shown_and_not_obeyed(on_screen):
+    with on_screen, AuditBar() as bar:
+        bar.begin("a[/red]\x1b[7m\nb", 8)(6)
+    shown = on_screen.shown
     assert r"a[/red]\x1b[7m\nb" in shown
     assert "\x1b[7m" not in shown
 
 
-def test_a_bar_says_which_of_several_it_is_and_how_long_the_rest_takes(monkeypatch):
-    ours, its = pty.openpty()
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    with open(its, "w") as stderr:  # noqa: PTH123 (a terminal has no path here)
-        monkeypatch.setattr(sys, "stderr", stderr)
-        with Bar("a.pt", "2 of 9") as bar:
-            seconds = [0.0]
-            bar.bar.get_time = lambda: seconds[0]
-            options = bar.attach(RunOptions())
-            seconds[0] = 20
-            options.progress(64, 256)
-        monkeypatch.undo()
-    shown = b"".join(iter(lambda: _read(ours), b"")).decode()
-    os.close(ours)
+def test_a_bar_says_which_of_several_it_is_and_how_long_the_rest_takes(on_screen):
+    with on_screen, Bar("a.pt", "2 of 9") as bar:
+        seconds = [0.0]
+        bar.bar.get_time = lambda: seconds[0]
+        options = bar.attach(RunOptions())
+        seconds[0] = 20
+        options.progress(64, 256)
+    shown = on_screen.shown
     assert "a.pt (2 of 9)" in shown
     assert re.search(r"25%.*60 s to go", shown)
     assert "of 256" not in shown

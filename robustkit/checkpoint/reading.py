@@ -128,14 +128,7 @@ def _read_program(
         _network=loaded.make,
     )
     known = _merged(base, given, read_sidecar(path), CheckpointMetadata())
-    if any((given.weights_key, given.ignore, given.rename)):
-        raise CheckpointError(
-            f"{path}: a program holds one network; --weights, --ignore and --rename are for state "
-            "dicts"
-        )
-    if given.model is not None:
-        known = replace(known, notes=(*known.notes, "a program brings its architecture along"))
-    return _identified(known, {"program": sha256})
+    return _identified(_of_itself(known, given, "a program"), {"program": sha256})
 
 
 def _read_onnx(path: Path, file: BufferedReader, given: CheckpointMetadata) -> Checkpoint:
@@ -158,14 +151,24 @@ def _read_onnx(path: Path, file: BufferedReader, given: CheckpointMetadata) -> C
     if found.pixels is not None:
         recorded = CheckpointMetadata(mean=found.pixels[:1], std=found.pixels[1:])
     known = _merged(base, given, read_sidecar(path), recorded)
+    network = {"graph": found.graph, "pins": dict(found.pins)}
+    return _identified(_of_itself(known, given, "an ONNX file"), network)
+
+
+def _of_itself(known: Checkpoint, given: CheckpointMetadata, what: str) -> Checkpoint:
+    """A checkpoint that is a network and not weights for one.
+
+    Raises:
+        CheckpointError: what was given is for weights.
+    """
     if any((given.weights_key, given.ignore, given.rename)):
         raise CheckpointError(
-            f"{path}: an ONNX file holds one network; --weights, --ignore and --rename are for "
+            f"{known.path}: {what} holds one network; --weights, --ignore and --rename are for "
             "state dicts"
         )
-    if given.model is not None:
-        known = replace(known, notes=(*known.notes, "an ONNX file brings its architecture along"))
-    return _identified(known, {"graph": found.graph, "pins": dict(found.pins)})
+    if given.model is None:
+        return known
+    return replace(known, notes=(*known.notes, f"{what} brings its architecture along"))
 
 
 def _read_weights(
