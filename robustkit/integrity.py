@@ -14,7 +14,7 @@ from typing import Literal, NoReturn
 import pyarrow.parquet as pq
 
 from robustkit.analysis import evidence
-from robustkit.audit.stored import read_audit
+from robustkit.auditing.stored import read_audit
 from robustkit.checkpoint.header import is_safetensors, read_header, seal_state
 from robustkit.errors import RecordError, RobustkitError, first_line
 from robustkit.files import file_digest, is_file

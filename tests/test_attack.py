@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from robustkit import protocol as protocols
-from robustkit.attack import Block, Outcomes, attack_block, in_budget
-from robustkit.attack.draws import generator, in_ball, on_sphere
-from robustkit.attack.gradient import ASCENT
-from robustkit.attack.library import foolbox, foolbox_model, seeded
-from robustkit.attack.search import Search
+from robustkit.attacks import Block, Outcomes, attack_block, in_budget
+from robustkit.attacks.draws import generator, in_ball, on_sphere
+from robustkit.attacks.gradient import ASCENT
+from robustkit.attacks.library import foolbox, foolbox_model, seeded
+from robustkit.attacks.search import Search
 from robustkit.errors import DataError, EvaluationFailed
 from robustkit.geometry import distance, project, steepest_step
 
@@ -262,7 +262,7 @@ def test_logits_that_are_not_finite_are_an_error_and_no_success(value, attack):
 
 
 def test_an_attack_that_lies_is_not_believed(monkeypatch):
-    from robustkit.attack import minimal_norm
+    from robustkit.attacks import minimal_norm
 
     class Liar:
         def run(self, model, x, criterion):
@@ -278,7 +278,7 @@ def test_an_attack_that_lies_is_not_believed(monkeypatch):
 
 
 def test_what_leaves_the_box_counts_where_the_box_ends(monkeypatch):
-    from robustkit.attack import minimal_norm
+    from robustkit.attacks import minimal_norm
 
     class Careless:
         def run(self, model, x, criterion):
@@ -326,7 +326,7 @@ class Claimant(Search):
     ],
 )
 def test_a_search_that_lies_is_not_believed(monkeypatch, epsilon, shifts, found):
-    from robustkit.attack import engine
+    from robustkit.attacks import engine
 
     monkeypatch.setattr(engine, "build_search", lambda attack, norm: Claimant(*shifts))
     model, x = Linear(), torch.full((3, 1, 10, 10), 0.55)
@@ -338,7 +338,7 @@ def test_a_search_that_lies_is_not_believed(monkeypatch, epsilon, shifts, found)
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_search_that_leaves_its_ball_by_a_hair_is_not_believed(monkeypatch, norm):
-    from robustkit.attack import engine
+    from robustkit.attacks import engine
 
     monkeypatch.setattr(engine, "build_search", lambda attack, norm: Claimant(-0.08))
     model, x = Linear(), torch.full((3, 1, 10, 10), 0.55)
@@ -352,7 +352,7 @@ def test_a_search_that_leaves_its_ball_by_a_hair_is_not_believed(monkeypatch, no
 
 
 def test_a_search_that_leaves_its_ball_by_a_hair_goes_on_until_it_is_inside(monkeypatch):
-    from robustkit.attack import engine
+    from robustkit.attacks import engine
 
     class Drifting(Search):
         norm, steps, random_start = "linf", 3, False
@@ -374,7 +374,7 @@ def test_a_search_that_leaves_its_ball_by_a_hair_goes_on_until_it_is_inside(monk
 
 
 def test_a_search_that_leaves_the_box_above_is_not_believed(monkeypatch):
-    from robustkit.attack import engine
+    from robustkit.attacks import engine
 
     monkeypatch.setattr(engine, "build_search", lambda attack, norm: Claimant(0.6))
     model, x = Linear(), torch.full((3, 1, 10, 10), 0.45)
@@ -411,7 +411,7 @@ def test_progress_rises_to_the_whole():
 )
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_restart_of_every_image_at_every_budget_starts_elsewhere(monkeypatch, attack, norm):
-    from robustkit.attack import engine
+    from robustkit.attacks import engine
 
     changes = {}
 
@@ -448,7 +448,7 @@ def test_every_restart_of_every_image_at_every_budget_starts_elsewhere(monkeypat
 
 
 def test_an_attack_that_returns_nan_fails_loudly(monkeypatch):
-    from robustkit.attack import minimal_norm
+    from robustkit.attacks import minimal_norm
 
     class Broken:
         def run(self, model, x, criterion):

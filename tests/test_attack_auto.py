@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustkit.attack import attack_block, build_search, in_budget
-from robustkit.attack.draws import stream
-from robustkit.attack.library import foolbox, foolbox_model
-from robustkit.attack.objectives import objective, towards
-from robustkit.attack.projections import onto_hyperplane, onto_l1_ball
+from robustkit.attacks import attack_block, build_search, in_budget
+from robustkit.attacks.draws import stream
+from robustkit.attacks.library import foolbox, foolbox_model
+from robustkit.attacks.objectives import objective, towards
+from robustkit.attacks.projections import onto_hyperplane, onto_l1_ball
 from robustkit.errors import ProtocolError
 from robustkit.protocol import Apgd, Fab, Loss, SquareAttack, adaptations, labels_of, load_protocol
 

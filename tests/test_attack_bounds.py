@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from robustkit.attack.apgd import APGD
-from robustkit.attack.fab import FAB
-from robustkit.attack.gradient import ASCENT
-from robustkit.attack.library import eagerpy, foolbox
-from robustkit.attack.mended import DDN, FMN
-from robustkit.attack.projections import onto_l2_ball
-from robustkit.attack.square import Square
+from robustkit.attacks.apgd import APGD
+from robustkit.attacks.fab import FAB
+from robustkit.attacks.gradient import ASCENT
+from robustkit.attacks.library import eagerpy, foolbox
+from robustkit.attacks.mended import DDN, FMN
+from robustkit.attacks.projections import onto_l2_ball
+from robustkit.attacks.square import Square
 from robustkit.errors import InputError
 from robustkit.geometry import ORDER
 from robustkit.protocol import NORMS

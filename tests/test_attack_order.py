@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from robustkit.attack import Block, attack_block, engine, in_budget
-from robustkit.attack.queue import Queue
-from robustkit.attack.search import Attempt, Search
+from robustkit.attacks import Block, attack_block, engine, in_budget
+from robustkit.attacks.queue import Queue
+from robustkit.attacks.search import Attempt, Search
 from robustkit.protocol.order import DEARER, most_searches
 
 EIGHT = [f"{k}/50" for k in range(1, 9)]

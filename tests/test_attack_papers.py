@@ -7,13 +7,13 @@ import pytest
 import torch
 from helpers import papers
 
-from robustkit.attack.apgd import APGD
-from robustkit.attack.draws import generator, stream
-from robustkit.attack.fab import FAB
-from robustkit.attack.gradient import ASCENT
-from robustkit.attack.search import passes
-from robustkit.attack.square import Square
-from robustkit.attack.state import State
+from robustkit.attacks.apgd import APGD
+from robustkit.attacks.draws import generator, stream
+from robustkit.attacks.fab import FAB
+from robustkit.attacks.gradient import ASCENT
+from robustkit.attacks.search import passes
+from robustkit.attacks.square import Square
+from robustkit.attacks.state import State
 
 EPSILONS = {"linf": (0.03, 0.1, 0.3), "l2": (0.3, 1.0, 3.0), "l1": (1.0, 4.0, 12.0)}
 

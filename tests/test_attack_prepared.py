@@ -5,9 +5,9 @@ import torch
 from helpers.attacked import Small, images, make, right
 from torch import Tensor, nn
 
-from robustkit.attack import SearchNetwork, attack_block, in_budget, search_network
-from robustkit.attack.library import seeded
-from robustkit.attack.prepared import PreparedNetwork, prepare
+from robustkit.attacks import SearchNetwork, attack_block, in_budget, search_network
+from robustkit.attacks.library import seeded
+from robustkit.attacks.prepared import PreparedNetwork, prepare
 from robustkit.checkpoint.adapter import Classifier, freeze, wrap
 from robustkit.network import answer, gradient
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from helpers.attacked import Linear, Small, block, images, make, right
 
-from robustkit.attack import attack_block, build_search
-from robustkit.attack.build import build_minimal_norm
-from robustkit.attack.draws import in_ball
-from robustkit.attack.library import foolbox, foolbox_model
-from robustkit.attack.objectives import towards
+from robustkit.attacks import attack_block, build_search
+from robustkit.attacks.build import build_minimal_norm
+from robustkit.attacks.draws import in_ball
+from robustkit.attacks.library import foolbox, foolbox_model
+from robustkit.attacks.objectives import towards
 from robustkit.protocol import Apgd, Pgd, load_protocol
 
 OTHERS = {

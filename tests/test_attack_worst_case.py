@@ -6,9 +6,9 @@ from helpers.attacked import Small, images, make, right
 from helpers.defences import Before, Rounded, Scaled
 from torch import nn
 
-from robustkit.attack import attack_block, in_budget
-from robustkit.attack.objectives import objective, towards
-from robustkit.attack.targets import CANDIDATES, likeliest, nearest
+from robustkit.attacks import attack_block, in_budget
+from robustkit.attacks.objectives import objective, towards
+from robustkit.attacks.targets import CANDIDATES, likeliest, nearest
 from robustkit.errors import ProtocolError
 from robustkit.geometry import DUAL
 from robustkit.protocol import load_protocol

@@ -17,24 +17,24 @@ from helpers.evaluations import evaluation as rows_of
 
 from robustkit import evaluation
 from robustkit import protocol as protocols
-from robustkit.audit import counts
-from robustkit.audit import plan as plans
-from robustkit.audit.adaptive import TITLES
-from robustkit.audit.adaptive_stage import attack_rest
-from robustkit.audit.cache import Parts
-from robustkit.audit.outcome import Stage
-from robustkit.audit.policy import parse_policy
-from robustkit.audit.request import TrainingImages
-from robustkit.audit.run import AuditRequest, run_audit
-from robustkit.audit.stages import AttackedImages, StageSettings, ThreatModel, run_stages
-from robustkit.audit.verdict import parse_claim
+from robustkit.auditing import counts
+from robustkit.auditing import plan as plans
+from robustkit.auditing.adaptive import TITLES
+from robustkit.auditing.adaptive_stage import attack_rest
+from robustkit.auditing.cache import Parts
+from robustkit.auditing.outcome import Stage
+from robustkit.auditing.policy import parse_policy
+from robustkit.auditing.request import TrainingImages
+from robustkit.auditing.run import AuditRequest, run_audit
+from robustkit.auditing.stages import AttackedImages, StageSettings, ThreatModel, run_stages
+from robustkit.auditing.verdict import parse_claim
 from robustkit.checkpoint import read_checkpoint
 from robustkit.cli.commands import app
 from robustkit.data import from_arrays, load_dataset
 from robustkit.errors import EvaluationFailed, InputError, RecordError, UnknownName
 from robustkit.files import shipped
 from robustkit.protocol import parse_epsilon
-from robustkit.report.audit import audit_schema, read_audit, write
+from robustkit.reporting.audit import audit_schema, read_audit, write
 from robustkit.seals import sealed
 
 PLAN = """
@@ -303,8 +303,8 @@ def test_nothing_is_done_twice_but_what_could_not_be_examined_is_tried_again(aud
         raise AssertionError("done twice")
 
     monkeypatch.setattr("robustkit.evaluation.blocks.attack_block", refuse)
-    monkeypatch.setattr("robustkit.audit.run.certify_rising", refuse)
-    monkeypatch.setattr("robustkit.audit.run.smooth", refuse)
+    monkeypatch.setattr("robustkit.auditing.run.certify_rising", refuse)
+    monkeypatch.setattr("robustkit.auditing.run.smooth", refuse)
     monkeypatch.setattr("robustkit.corruption.measure", refuse)
     parts = []
     again = run_audit(asked, settings_in(folder, parts))
@@ -450,7 +450,7 @@ def test_an_adaptive_attack_that_breaks_off_costs_no_other(images, tmp_path, mon
             raise EvaluationFailed("logits are NaN or infinite")
         return torch.arange(len(rows)) % 2 == 0
 
-    monkeypatch.setattr("robustkit.audit.adaptive_stage.run_adaptive_attack", break_off)
+    monkeypatch.setattr("robustkit.auditing.adaptive_stage.run_adaptive_attack", break_off)
     attacked, notes = nothing_fooled(images), []
     parts = Parts(
         tmp_path,

@@ -29,14 +29,14 @@ from torch import nn
 
 import robustkit
 from robustkit import protocol as protocols
-from robustkit.attack.library import seeded
-from robustkit.audit import adaptive, thresholds
-from robustkit.audit.ascent import GradientView, averaged_gradient, run_ascent
-from robustkit.audit.context import AuditContext, Effort
-from robustkit.audit.indicators import INDICATORS, settled
-from robustkit.audit.indicators import run as indicators_run
-from robustkit.audit.indicators.run import run_indicators
-from robustkit.audit.straight_through import blocked, straight_through
+from robustkit.attacks.library import seeded
+from robustkit.auditing import adaptive, thresholds
+from robustkit.auditing.ascent import GradientView, averaged_gradient, run_ascent
+from robustkit.auditing.context import AuditContext, Effort
+from robustkit.auditing.indicators import INDICATORS, settled
+from robustkit.auditing.indicators import run as indicators_run
+from robustkit.auditing.indicators.run import run_indicators
+from robustkit.auditing.straight_through import blocked, straight_through
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 from robustkit.errors import InputError, UnknownName

@@ -15,13 +15,13 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from robustkit import figures
-from robustkit.audit.outcome import Audit, SmoothedAccuracy
-from robustkit.audit.stored import LEFT_OUT, audit_schema, decoded, encoded
+from robustkit.auditing.outcome import Audit, SmoothedAccuracy
+from robustkit.auditing.stored import LEFT_OUT, audit_schema, decoded, encoded
 from robustkit.errors import EvaluationFailed, RecordError
 from robustkit.files import write_together
-from robustkit.report.audit import page, read_audit, write
-from robustkit.report.markdown import escaped, fenced
-from robustkit.report.modelcard import model_card
+from robustkit.reporting.audit import page, read_audit, write
+from robustkit.reporting.markdown import escaped, fenced
+from robustkit.reporting.modelcard import model_card
 from robustkit.statistics import proportion
 
 MANY = tuple(f"class {i:03d}" for i in range(120))

@@ -14,19 +14,19 @@ from helpers.audits import HOSTILE, POLICY, broken, comparison, full, hostile, l
 from helpers.evaluations import evaluation
 from scipy.stats import beta, binom
 
-from robustkit.audit.checklist import fill
-from robustkit.audit.junit import junit
-from robustkit.audit.outcome import PLAIN_CLAIM, IndicatorResult, Level, RobustnessClaim, Stage
-from robustkit.audit.plan import load_plan
-from robustkit.audit.policy import (
+from robustkit.auditing.checklist import fill
+from robustkit.auditing.junit import junit
+from robustkit.auditing.outcome import PLAIN_CLAIM, IndicatorResult, Level, RobustnessClaim, Stage
+from robustkit.auditing.plan import load_plan
+from robustkit.auditing.policy import (
     as_written,
     judge_policy,
     lower_bound,
     parse_policy,
     read_policy,
 )
-from robustkit.audit.verdict import claim_from, judge, least_looks, parse_claim
-from robustkit.audit.wording import at_most, in_points, shares
+from robustkit.auditing.verdict import claim_from, judge, least_looks, parse_claim
+from robustkit.auditing.wording import at_most, in_points, shares
 from robustkit.errors import InputError
 from robustkit.files import shipped
 from robustkit.record import Evaluation
@@ -860,5 +860,5 @@ def test_a_protocol_that_cannot_be_read_claims_nothing():
 
 def test_no_torch_is_needed():
     modules = "checklist, policy, stored, verdict"
-    code = f"import sys; from robustkit.audit import {modules}; sys.exit('torch' in sys.modules)"
+    code = f"import sys; from robustkit.auditing import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code]).returncode == 0

@@ -11,8 +11,8 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from torch import nn
 
-from robustkit.attack import Block
-from robustkit.attack.draws import generator
+from robustkit.attacks import Block
+from robustkit.attacks.draws import generator
 from robustkit.certification import certify, search
 from robustkit.certification.bounds import Multipliers, intervals, lowest
 from robustkit.certification.complete import decide

@@ -15,9 +15,9 @@ from helpers.audits import full
 from helpers.evaluations import evaluation
 from helpers.outcomes import outcome
 
-from robustkit.report import audit
-from robustkit.report import evaluation as evaluated
-from robustkit.report import study as studied
+from robustkit.reporting import audit
+from robustkit.reporting import evaluation as evaluated
+from robustkit.reporting import study as studied
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""

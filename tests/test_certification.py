@@ -8,8 +8,8 @@ from scipy.stats import binomtest, norm
 from torch import nn
 
 from robustkit import protocol as protocols
-from robustkit.attack import Block, attack_block
-from robustkit.attack.draws import generator, in_ball
+from robustkit.attacks import Block, attack_block
+from robustkit.attacks.draws import generator, in_ball
 from robustkit.certification import (
     ABSTAIN,
     SmoothingNoise,

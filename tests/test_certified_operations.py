@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from robustkit.attack import Block
-from robustkit.attack.draws import generator
+from robustkit.attacks import Block
+from robustkit.attacks.draws import generator
 from robustkit.certification import certify
 from robustkit.certification.bounds import intervals, local_error, lowest
 from robustkit.certification.builder import shape_of

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustkit.attack.draws import generator
+from robustkit.attacks.draws import generator
 from robustkit.certification import certify
 from robustkit.certification.bounds import intervals, local_error, local_errors, lowest
 from robustkit.certification.conversion import convert

@@ -247,7 +247,7 @@ def test_foolbox_imports_where_there_is_no_git(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "GIT_PYTHON_REFRESH"} | {
         "PATH": str(tmp_path)
     }
-    code = "import robustkit.attack"
+    code = "import robustkit.attacks"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkit import protocol
-from robustkit.attack import Block, attack_block
+from robustkit.attacks import Block, attack_block
 from robustkit.data import from_arrays
 from robustkit.errors import InputError
 from robustkit.evaluation import RunOptions, evaluate

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import robustkit as front
 from robustkit import evaluation, protocol
-from robustkit.attack import Block
-from robustkit.audit import plan as plans
-from robustkit.audit.run import AuditRequest, run_audit
-from robustkit.audit.stages import StageSettings, ThreatModel
+from robustkit.attacks import Block
+from robustkit.auditing import plan as plans
+from robustkit.auditing.run import AuditRequest, run_audit
+from robustkit.auditing.stages import StageSettings, ThreatModel
 from robustkit.certification import (
     SmoothedCertificates,
     SmoothingNoise,

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from robustkit import evaluate
-from robustkit.attack import attack_block
+from robustkit.attacks import attack_block
 from robustkit.data import from_arrays, load_dataset
 from robustkit.errors import DataError, EvaluationFailed
 from robustkit.evaluation import RunOptions

@@ -13,9 +13,9 @@ from helpers.evaluations import evaluation
 from PIL import Image
 
 from robustkit import summary
-from robustkit.audit.cache import Parts
-from robustkit.audit.corruptions import CorruptionRun
-from robustkit.audit.stages import ThreatModel
+from robustkit.auditing.cache import Parts
+from robustkit.auditing.corruptions import CorruptionRun
+from robustkit.auditing.stages import ThreatModel
 from robustkit.checkpoint import read_checkpoint
 from robustkit.corruption.published import ALEXNET, tabulate
 from robustkit.corruption.tables import NAMES

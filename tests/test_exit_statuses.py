@@ -54,7 +54,7 @@ MISTAKES = {
 }
 WORK = {
     "evaluate": "robustkit.evaluation.run",
-    "audit": "robustkit.audit.run.run_audit",
+    "audit": "robustkit.auditing.run.run_audit",
     "certify": "robustkit.evaluation.certify",
     "train": "robustkit.training.train",
     "report": "robustkit.analysis.judge.judge_study",

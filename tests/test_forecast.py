@@ -6,8 +6,8 @@ from itertools import count
 import pytest
 from helpers.attacked import Linear, images, make, right
 
-from robustkit.attack import Experience, attack_block
-from robustkit.attack.forecast import BlockForecast
+from robustkit.attacks import Experience, attack_block
+from robustkit.attacks.forecast import BlockForecast
 
 PGD = {"kind": "pgd", "steps": 20, "relative_step": "1/8", "restarts": 3}
 MARGIN = PGD | {"loss": "margin"}
@@ -39,11 +39,11 @@ def largest_difference(told, whole):
 @pytest.fixture
 def attacked(monkeypatch):
     """Attack images: how far what is told is from what is gone, at most."""
-    monkeypatch.setattr("robustkit.attack.forecast.OFTEN", 0.5)
+    monkeypatch.setattr("robustkit.attacks.forecast.OFTEN", 0.5)
 
     def run(attacks, costs=(0.05, 0.005), order="bisect", experience=None, seed=1):
         model = Timed(*costs)
-        monkeypatch.setattr("robustkit.attack.forecast.perf_counter", lambda: model.now)
+        monkeypatch.setattr("robustkit.attacks.forecast.perf_counter", lambda: model.now)
         own, told = right(model, images(96, seed=seed)), []
         own.images[::2] = own.images[::2] * 0.2 + 0.4  # weaker ones
         protocol = make("linf", *attacks, epsilon=LEVELS, search=order)
@@ -76,7 +76,7 @@ def test_other_blocks_are_an_experience(attacked):
 
 def test_forecasts_take_a_small_share_of_the_time(monkeypatch):
     clock = count(step=0.05)
-    monkeypatch.setattr("robustkit.attack.forecast.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("robustkit.attacks.forecast.perf_counter", lambda: next(clock))
     forecast = BlockForecast(make("linf", PGD), 10, 32, Experience(), lambda share: None)
     forecast.begin(0, [range(1)] * 32)
     begun = next(clock)

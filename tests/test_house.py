@@ -27,16 +27,16 @@ FLOORS = [
         "unpickling",
     },
     {"record", "protocol", "geometry", "network", "data", "models", "losses", "spec"},
-    {"checkpoint", "attack", "certification", "compression", "corruption", "device"},
+    {"checkpoint", "attacks", "certification", "compression", "corruption", "device"},
     {"evaluation", "training", "results"},
     {"analysis"},
-    {"audit", "figures", "study", "summary"},
-    {"report", "integrity"},
+    {"auditing", "figures", "study", "summary"},
+    {"reporting", "integrity"},
     {"display"},
     {"cli"},
 ]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
-DOORS = {"foolbox": "attack", "eagerpy": "attack", "seaborn": "figures", "matplotlib": "figures"}
+DOORS = {"foolbox": "attacks", "eagerpy": "attacks", "seaborn": "figures", "matplotlib": "figures"}
 TORCH_FREE = [
     "compression",
     "corruption",
@@ -55,7 +55,7 @@ TORCH_FREE = [
     "models",
     "figures",
     "summary",
-    "report",
+    "reporting",
     "spec",
     "results",
     "results.sides",

@@ -24,7 +24,7 @@ from robustkit.record.certification import (
     certification_name,
     encode_certification,
 )
-from robustkit.report.audit import write
+from robustkit.reporting.audit import write
 from robustkit.seals import seal_of_bytes, sealed
 from robustkit.study.store import StudyStore
 

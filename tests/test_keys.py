@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from robustkit import data, evaluation, models
-from robustkit.attack import REVISION
-from robustkit.audit import plan as plans
-from robustkit.audit import run as audits
-from robustkit.audit.run import AuditRequest
-from robustkit.audit.stages import StageSettings, ThreatModel
+from robustkit.attacks import REVISION
+from robustkit.auditing import plan as plans
+from robustkit.auditing import run as audits
+from robustkit.auditing.run import AuditRequest
+from robustkit.auditing.stages import StageSettings, ThreatModel
 from robustkit.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from robustkit.checkpoint.checkpoint import ADAPTER
 from robustkit.checkpoint.weights import weights_digest
@@ -731,7 +731,7 @@ def test_a_part_of_an_audit_is_done_again_with_other_draws(digits, tmp_path, mon
     )
     settings = StageSettings(tmp_path, RunOptions(device="cpu"), lambda *_: lambda done: None)
     for version, times in (("corruption/1", 1), ("corruption/1", 1), ("corruption/2", 2)):
-        monkeypatch.setattr("robustkit.audit.corruptions.DRAWS", version)
+        monkeypatch.setattr("robustkit.auditing.corruptions.DRAWS", version)
         assert audits._AuditRun(request, settings)._corrupt().mean == 1
         assert measured == [20] * times
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from robustkit import data
-from robustkit.audit.cache import Parts
-from robustkit.audit.stages import ThreatModel
+from robustkit.auditing.cache import Parts
+from robustkit.auditing.stages import ThreatModel
 from robustkit.evaluation import RunOptions, evaluate, from_module
 from robustkit.evaluation.outputs import agree
 from robustkit.evaluation.tree import Unreadable, tree_of, weights_of

@@ -5,8 +5,8 @@ import torch
 from helpers.attacked import Small, images, make, right
 from torch import Tensor
 
-from robustkit.attack import SearchNetwork, attack_block
-from robustkit.attack.precision import LowPrecision
+from robustkit.attacks import SearchNetwork, attack_block
+from robustkit.attacks.precision import LowPrecision
 
 PGD = {"kind": "pgd", "steps": 4, "relative_step": "1/4", "restarts": 2}
 APGD = {"kind": "apgd", "steps": 6}

@@ -9,15 +9,15 @@ from helpers.attacked import Small, images, make, right
 from torch import Tensor, nn
 
 from robustkit import summary
-from robustkit.attack import SearchNetwork, attack_block, in_budget, search_network
-from robustkit.attack.precision import LowPrecision
+from robustkit.attacks import SearchNetwork, attack_block, in_budget, search_network
+from robustkit.attacks.precision import LowPrecision
 from robustkit.checkpoint.adapter import wrap
 from robustkit.errors import InputError
 from robustkit.evaluation import RunOptions, certify, evaluate, speed
 from robustkit.integrity import check_files
 from robustkit.network import answer, gradient
 from robustkit.record import read
-from robustkit.report import page
+from robustkit.reporting import page
 
 PGD = {"kind": "pgd", "steps": 10, "relative_step": "1/4"}
 LOW = [torch.bfloat16, torch.float16]

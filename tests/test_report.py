@@ -15,7 +15,7 @@ from helpers.pages import Outline
 
 from robustkit.protocol import parse_protocol, protocol_toml
 from robustkit.record import Evaluation, table
-from robustkit.report import page
+from robustkit.reporting import page
 from robustkit.summary import failure
 
 
@@ -353,7 +353,7 @@ def test_a_protocol_written_out_is_the_one_that_was_run():
 
 
 def test_the_report_needs_no_torch():
-    code = "import sys, robustkit.report; sys.exit('torch' in sys.modules)"
+    code = "import sys, robustkit.reporting; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

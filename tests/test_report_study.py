@@ -28,10 +28,10 @@ from PIL import Image
 
 from robustkit.analysis.outcome import Outcome
 from robustkit.errors import InputError, UnknownName
-from robustkit.report.numbers import COLUMNS, _plain, numbers_csv
-from robustkit.report.study import stable, write
-from robustkit.report.tables import accuracy_table, difference_table, escaped, tables
-from robustkit.report.wording import ends, in_points, p_value
+from robustkit.reporting.numbers import COLUMNS, _plain, numbers_csv
+from robustkit.reporting.study import stable, write
+from robustkit.reporting.tables import accuracy_table, difference_table, escaped, tables
+from robustkit.reporting.wording import ends, in_points, p_value
 from robustkit.statistics import Estimate
 
 EMPTY = Outcome("empty", "An empty study", "Is there anything?", (), (), ())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from robustkit.attack.draws import generator
+from robustkit.attacks.draws import generator
 from robustkit.certification.bounds import Interval, local_error
 from robustkit.certification.graph import Add, Affine, BoundGraph, Input, Unsupported, sources
 from robustkit.certification.roundoff import DOUBLE, IEEE, Roundoff

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from robustkit.attack import Block, Outcomes, attack_block
-from robustkit.attack.clean import clean_pass
-from robustkit.attack.verdicts import Verifier
+from robustkit.attacks import Block, Outcomes, attack_block
+from robustkit.attacks.clean import clean_pass
+from robustkit.attacks.verdicts import Verifier
 from robustkit.certification.bounds import intervals
 from robustkit.certification.counterexample import Trial
 from robustkit.certification.deterministic import BUDGET, certify, differences, graph_of

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustkit.attack.verdicts import Verifier
+from robustkit.attacks.verdicts import Verifier
 from robustkit.geometry import project, steepest_step
 from robustkit.network import gradient
 

@@ -12,7 +12,7 @@ from math import isfinite, prod
 import torch
 from torch import Tensor, nn
 
-from robustkit.attack.contract import held
+from robustkit.attacks.contract import held
 from robustkit.certification.agreement import OTHER, check_logits
 from robustkit.certification.bounds import Interval, chunk, intervals, local_errors, lowest
 from robustkit.certification.conversion import convert

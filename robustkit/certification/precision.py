@@ -5,7 +5,7 @@ import os
 import torch
 from torch import nn
 
-from robustkit.attack.draws import generator
+from robustkit.attacks.draws import generator
 from robustkit.certification.graph import Affine, BoundGraph, Unsupported
 from robustkit.certification.roundoff import Roundoff
 

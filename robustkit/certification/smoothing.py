@@ -15,8 +15,8 @@ import torch
 from scipy.stats import binomtest, norm
 from torch import Tensor, nn
 
-from robustkit.attack.contract import held
-from robustkit.attack.draws import generator
+from robustkit.attacks.contract import held
+from robustkit.attacks.draws import generator
 from robustkit.errors import DataError, EvaluationFailed, InputError
 from robustkit.geometry import column, in_budget, project
 from robustkit.geometry import distance as distance_of

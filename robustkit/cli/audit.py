@@ -42,10 +42,10 @@ from robustkit.errors import InputError
 from robustkit.protocol import NORMS, Norm
 
 if TYPE_CHECKING:
-    from robustkit.audit.outcome import Audit, RobustnessClaim
-    from robustkit.audit.plan import AuditPlan
-    from robustkit.audit.policy import Policy
-    from robustkit.audit.run import AuditRequest
+    from robustkit.auditing.outcome import Audit, RobustnessClaim
+    from robustkit.auditing.plan import AuditPlan
+    from robustkit.auditing.policy import Policy
+    from robustkit.auditing.run import AuditRequest
     from robustkit.checkpoint import Checkpoint
     from robustkit.data import Dataset
     from robustkit.evaluation import RunOptions
@@ -139,8 +139,8 @@ def audit(
     """
     parsed = _parse_options(claim, claim_from, policy, junit, budget, epsilon, out)
     from robustkit import evaluation
-    from robustkit.audit.request import TrainingImages, threat_model
-    from robustkit.audit.run import AuditRequest
+    from robustkit.auditing.request import TrainingImages, threat_model
+    from robustkit.auditing.run import AuditRequest
 
     reading = CheckpointOptions.parse(
         model=model,
@@ -209,9 +209,9 @@ def _parse_options(
     epsilon: str | None,
     out: Path,
 ) -> _ParsedOptions:
-    from robustkit.audit import plan as plans
-    from robustkit.audit import policy as policies
-    from robustkit.audit import verdict
+    from robustkit.auditing import plan as plans
+    from robustkit.auditing import policy as policies
+    from robustkit.auditing import verdict
 
     if claim is not None and claim_from is not None:
         raise InputError("--claim and --claim-from exclude each other; give one of them")
@@ -229,8 +229,8 @@ def _parse_options(
 
 
 def _run(request: "AuditRequest", options: "RunOptions", out: Path, limit: float | None) -> "Audit":
-    from robustkit.audit.run import run_audit
-    from robustkit.audit.stages import StageSettings, minutes
+    from robustkit.auditing.run import run_audit
+    from robustkit.auditing.stages import StageSettings, minutes
     from robustkit.cli.terminal import AuditBar
 
     with AuditBar() as bar:
@@ -239,10 +239,10 @@ def _run(request: "AuditRequest", options: "RunOptions", out: Path, limit: float
 
 def _write_and_show(found: "Audit", out: Path, junit: Path | None) -> int:
     """Write the report, say what was found; 1 where a rule fails."""
-    from robustkit.audit.junit import junit as as_junit
+    from robustkit.auditing.junit import junit as as_junit
     from robustkit.cli.terminal import show_audit
     from robustkit.files import write_atomic
-    from robustkit.report.audit import write
+    from robustkit.reporting.audit import write
 
     written = write(found, out)
     if junit is not None:

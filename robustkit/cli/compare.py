@@ -146,8 +146,8 @@ def _table(compared: "Compared", side: "Side") -> Any:
     """Both sides and their difference at every level; cells of two lines, to fit 80 columns."""
     from rich.table import Table
 
-    from robustkit.report.wording import ends, p_value
-    from robustkit.report.wording import in_points as difference
+    from robustkit.reporting.wording import ends, p_value
+    from robustkit.reporting.wording import in_points as difference
 
     confidence = f"{100 * compared.comparisons[0].confidence:.6g} %"
     baseline = compared.sides[0]
@@ -176,7 +176,7 @@ def _cell(estimate: "Estimate") -> str:
 
 def _cost(compared: "Compared") -> Iterable[str]:
     """What the attacks cost on each side; nothing where no record says."""
-    from robustkit.report.wording import passes
+    from robustkit.reporting.wording import passes
 
     known = [(side.name, side.passes) for side in compared.sides if side.passes is not None]
     if known:

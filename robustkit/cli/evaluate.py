@@ -378,9 +378,9 @@ def _write(
         ]
         write_json(objects, json_)
     if html is not None:
-        from robustkit import report
+        from robustkit import reporting
 
-        page = report.page(list(records.values()), list(failed.values()), interval)
+        page = reporting.page(list(records.values()), list(failed.values()), interval)
         write_atomic(html, page.encode())
 
 

@@ -307,13 +307,13 @@ def _again(name: str, report_style: _ReportStyle) -> int:
 
 def _report(found: "StudyEvidence", report_style: _ReportStyle) -> int:
     """Write the report; 3 where something in it has failed."""
-    from robustkit import report as reports
+    from robustkit import reporting
     from robustkit.analysis.judge import judge_study
 
     _tell_missing(found.study, {number.method for number in found.findings.numbers})
     failed = any(cell.status == "failed" for cell in found.findings.cells)
     result = judge_study(found.study, found.findings)
-    return _said(reports.write(result, *report_style, found.content), 3 if failed else 0)
+    return _said(reporting.write(result, *report_style, found.content), 3 if failed else 0)
 
 
 def _said(written: Any, status: int) -> int:

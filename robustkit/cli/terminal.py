@@ -28,7 +28,7 @@ from robustkit.protocol import symbol
 
 if TYPE_CHECKING:
     from robustkit import training
-    from robustkit.audit.outcome import Audit
+    from robustkit.auditing.outcome import Audit
     from robustkit.evaluation import RunOptions
     from robustkit.record import Evaluation
     from robustkit.record.certification import Certification
@@ -140,7 +140,7 @@ class Bar(_Shown):
 def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None:
     """The table of one evaluation on stdout; what was assumed, and its warnings, on stderr."""
     from robustkit.record import mean_passes
-    from robustkit.report.wording import passes
+    from robustkit.reporting.wording import passes
 
     header = evaluation.header
     tell_notes(*header["checkpoint"]["notes"], *header["data"].get("notes", ()))

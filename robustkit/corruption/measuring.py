@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from robustkit.attack.contract import held
+from robustkit.attacks.contract import held
 from robustkit.corruption.kinds import check, corrupt
 from robustkit.corruption.tables import NAMES, SEVERITIES
 from robustkit.errors import DataError, EvaluationFailed, InputError

@@ -12,15 +12,15 @@ from robustkit import figures
 from robustkit.analysis.compare import Compared
 from robustkit.analysis.outcome import Outcome
 from robustkit.analysis.rank import Ranking
-from robustkit.audit.outcome import Audit
+from robustkit.auditing.outcome import Audit
 from robustkit.checkpoint import Checkpoint, describe
 from robustkit.data import Dataset
 from robustkit.display.view import View
 from robustkit.record import Evaluation
 from robustkit.record.certification import OUTCOMES, Certification
-from robustkit.report.evaluation import sentence
-from robustkit.report.numbers import rows as number_rows
-from robustkit.report.wording import NOTHING, count, ends, in_points, interval, p_value, percent
+from robustkit.reporting.evaluation import sentence
+from robustkit.reporting.numbers import rows as number_rows
+from robustkit.reporting.wording import NOTHING, count, ends, in_points, interval, p_value, percent
 from robustkit.results.sides import in_words
 from robustkit.showing import Shown
 from robustkit.statistics import Comparison, Estimate

@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from robustkit import figures
 from robustkit.errors import InputError, shown
-from robustkit.report import markdown, tables
-from robustkit.report.html import render
+from robustkit.reporting import markdown, tables
+from robustkit.reporting.html import render
 
 LINES = 5
 """of a table that text shows"""

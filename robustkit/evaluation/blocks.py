@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from robustkit.attack import Block, Experience, Outcomes, SearchNetwork, attack_block, in_budget
+from robustkit.attacks import Block, Experience, Outcomes, SearchNetwork, attack_block, in_budget
 from robustkit.data import Dataset
 from robustkit.errors import EvaluationFailed, ProofContradicted
 from robustkit.evaluation.config import Config

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustkit.attack import Block
+from robustkit.attacks import Block
 from robustkit.certification import MENDED_ONLY, REVISION, Decision, decide
 from robustkit.data import Dataset
 from robustkit.device import device as find_device

@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 
 from robustkit import machine
-from robustkit.attack import SearchNetwork, search_network
-from robustkit.attack.contract import FEW
+from robustkit.attacks import SearchNetwork, search_network
+from robustkit.attacks.contract import FEW
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.device import tf32

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from robustkit import protocol as protocols
-from robustkit.attack import REVISION
+from robustkit.attacks import REVISION
 from robustkit.data import Dataset
 from robustkit.errors import ProtocolError
 from robustkit.evaluation.images import shape_mismatch
@@ -21,7 +21,7 @@ from robustkit.record import VERSION
 if TYPE_CHECKING:
     import torch
 
-    from robustkit.attack.precision import Low
+    from robustkit.attacks.precision import Low
 
 Prove = Literal["auto", "off"]
 """whether images are proved before they are attacked: where that is cheap, or never"""
@@ -210,7 +210,7 @@ def _transfer(surrogate: EvaluatedModel) -> list[str]:
 
 def _cannot_transfer(protocol: Protocol) -> str:
     """The first attack that cannot work on another network than the one it is to fool."""
-    from robustkit.attack import build_search  # torch
+    from robustkit.attacks import build_search  # torch
 
     searches = [(kind_of(a), build_search(a, protocol.norm)) for a in protocol.attacks]
     return next((word for word, own in searches if own is None or not own.transfers), "")

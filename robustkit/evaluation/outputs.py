@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from robustkit.attack.library import seeded
+from robustkit.attacks.library import seeded
 
 Outputs = npt.NDArray[np.float64]
 """logits, N × K"""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustkit.attack.contract import FEW, check_contract
-from robustkit.attack.library import seeded
-from robustkit.attack.victim import VOTES
+from robustkit.attacks.contract import FEW, check_contract
+from robustkit.attacks.library import seeded
+from robustkit.attacks.victim import VOTES
 from robustkit.checkpoint.adapter import Classifier, OneByOne
 from robustkit.data import Dataset
 from robustkit.errors import DataError, NetworkFailed

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustkit.attack import Block, Outcomes, in_budget
-from robustkit.attack.block import Prove
-from robustkit.attack.draws import seed_of
-from robustkit.attack.planned import planned_passes
+from robustkit.attacks import Block, Outcomes, in_budget
+from robustkit.attacks.block import Prove
+from robustkit.attacks.draws import seed_of
+from robustkit.attacks.planned import planned_passes
 from robustkit.certification.graph import Unsupported
 from robustkit.certification.prover import INTERVAL, Prover
 from robustkit.errors import ProofContradicted, one_line

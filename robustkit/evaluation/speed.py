@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from robustkit import machine
-from robustkit.attack import REVISION, SearchNetwork, build_search, draws_at_random, search_network
-from robustkit.attack.contract import FEW
-from robustkit.attack.precision import Low
-from robustkit.attack.prepared import logits_and_gradient
+from robustkit.attacks import REVISION, SearchNetwork, build_search, draws_at_random, search_network
+from robustkit.attacks.contract import FEW
+from robustkit.attacks.precision import Low
+from robustkit.attacks.prepared import logits_and_gradient
 from robustkit.errors import InputError
 from robustkit.evaluation.config import Config, LowSearch
 from robustkit.evaluation.options import RunOptions

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator, PercentFormatter
 
-from robustkit.audit.outcome import Bound, Level, RobustnessClaim, SmoothedAccuracy, Stage
+from robustkit.auditing.outcome import Bound, Level, RobustnessClaim, SmoothedAccuracy, Stage
 from robustkit.errors import shown
 from robustkit.figures.curves import ticks
 from robustkit.figures.legend import legend

@@ -1,7 +1,7 @@
 """Protocols: what is attacked with, every number spelled out. Needs no torch.
 
 A protocol is a file of the shelf `attacks/` in one of its norms, with its budgets filled in. Each
-kind of attack is a frozen dataclass here and one `match` arm in `robustkit.attack`.
+kind of attack is a frozen dataclass here and one `match` arm in `robustkit.attacks`.
 """
 
 from robustkit.protocol.attacks import (

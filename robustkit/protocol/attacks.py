@@ -1,6 +1,6 @@
 """Kinds of attack, every number spelled out: a frozen dataclass each.
 
-Each is run by one `match` arm in `robustkit.attack`.
+Each is run by one `match` arm in `robustkit.attacks`.
 """
 
 from collections.abc import Sequence

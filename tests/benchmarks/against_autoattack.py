@@ -20,8 +20,8 @@ import torch
 
 from robustkit import data as datasets
 from robustkit import evaluation, machine
-from robustkit.attack import Block, attack_block, in_budget, search_network, square
-from robustkit.attack.contract import FEW
+from robustkit.attacks import Block, attack_block, in_budget, search_network, square
+from robustkit.attacks.contract import FEW
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 from robustkit.evaluation import Config, from_module

@@ -24,7 +24,7 @@ from typing import TypeVar
 import torch
 
 from robustkit import evaluation, protocol
-from robustkit.attack import Block, attack_block, in_budget
+from robustkit.attacks import Block, attack_block, in_budget
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 

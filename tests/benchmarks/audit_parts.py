@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from robustkit import evaluation
-from robustkit.audit.plan import parse_budget
-from robustkit.audit.request import threat_model
-from robustkit.audit.run import AuditRequest, run_audit
-from robustkit.audit.stages import StageSettings
+from robustkit.auditing.plan import parse_budget
+from robustkit.auditing.request import threat_model
+from robustkit.auditing.run import AuditRequest, run_audit
+from robustkit.auditing.stages import StageSettings
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 

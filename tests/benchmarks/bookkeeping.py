@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from robustkit import machine
 from robustkit import protocol as protocols
-from robustkit.attack import Block, SearchNetwork, attack_block, search_network
+from robustkit.attacks import Block, SearchNetwork, attack_block, search_network
 
 BATCH = 128
 EPSILON = "1/1000000"

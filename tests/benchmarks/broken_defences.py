@@ -17,13 +17,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.defences import After, Before, Detached, Jpeg, Noisy, Rounded, Scaled, WinnersLeNet
 
 from robustkit import evaluation
-from robustkit.audit import plan as plans
-from robustkit.audit.run import AuditRequest, run_audit
-from robustkit.audit.stages import StageSettings, ThreatModel
+from robustkit.auditing import plan as plans
+from robustkit.auditing.run import AuditRequest, run_audit
+from robustkit.auditing.stages import StageSettings, ThreatModel
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 from robustkit.protocol import parse_epsilon
-from robustkit.report.audit import write
+from robustkit.reporting.audit import write
 
 DEFENCES = {
     "none": lambda net: net,

@@ -53,7 +53,7 @@ IMPORTED = (
     "scipy.stats",
     "statsmodels.stats.multitest",
     "torch._dynamo",
-    "robustkit.audit.run",
+    "robustkit.auditing.run",
     "robustkit.cli.audit",
     "robustkit.cli.commands",
     "robustkit.cli.evaluate",
@@ -64,7 +64,7 @@ IMPORTED = (
     "robustkit.corruption.measuring",
     "robustkit.losses.cross_entropy",
     "robustkit.models.lenet5",
-    "robustkit.report.audit",
+    "robustkit.reporting.audit",
     "robustkit.training.run",
 )
 """what takes long to import, for the children"""

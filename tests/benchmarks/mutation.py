@@ -52,7 +52,7 @@ from mutmut.mutation.mutators import mutation_operators
 from mutmut.mutation.pragma_handling import IgnoredCode
 from statsmodels.stats.proportion import proportion_confint
 
-GROUPS = ("attack", "statistics", "record", "keys", "losses")
+GROUPS = ("attacks", "statistics", "record", "keys", "losses")
 NOT_BEHAVIOUR = {"test_house.py"}
 """tests of the text itself, which a mutant may fail for its looks"""
 PATIENCE, FACTOR, START = 60.0, 10.0, 180.0

@@ -3,7 +3,7 @@
     python tests/benchmarks/verdicts.py [--claims 2000] [--seed 0]
 
 A claim has a true share of images that survive, drawn evenly from 20 to 98 %, and lies above it by
-what its row says; the survivors among n images are binomial, and `robustkit.audit.verdict.judge` says
+what its row says; the survivors among n images are binomial, and `robustkit.auditing.verdict.judge` says
 the word. *Believable* is wrong of a claim that is too high by Δ or more, *overstated* of a true one.
 Beside the simulation stands the worst case over all shares, summed exactly, and what it would be with
 Wilson's interval in the place of Clopper and Pearson's.
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.random import Generator
 from scipy.stats import binom
 
-from robustkit.audit.outcome import IndicatorResult, RobustnessClaim, Stage
-from robustkit.audit.plan import load_plan
-from robustkit.audit.verdict import judge
+from robustkit.auditing.outcome import IndicatorResult, RobustnessClaim, Stage
+from robustkit.auditing.plan import load_plan
+from robustkit.auditing.verdict import judge
 from robustkit.statistics import proportion
 
 STAGES = (Stage("pgd", "PGD", "white box", True, "complete"),)

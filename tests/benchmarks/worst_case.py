@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.defences import After, Before, Jpeg, Rounded, Scaled, Shattered, WinnersLeNet
 
 from robustkit import evaluation
-from robustkit.attack import Block, attack_block, in_budget
+from robustkit.attacks import Block, attack_block, in_budget
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 

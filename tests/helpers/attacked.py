@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from robustkit import protocol as protocols
-from robustkit.attack import Block
-from robustkit.attack.library import seeded
+from robustkit.attacks import Block
+from robustkit.attacks.library import seeded
 from robustkit.protocol import Protocol
 
 DUAL = {"linf": 1, "l2": 2, "l1": math.inf}

@@ -8,8 +8,8 @@ from typing import Any, Literal, get_origin, get_type_hints
 import numpy as np
 
 from helpers.evaluations import evaluation
-from robustkit.audit.checklist import fill
-from robustkit.audit.outcome import (
+from robustkit.auditing.checklist import fill
+from robustkit.auditing.outcome import (
     Audit,
     Bound,
     Certificate,
@@ -23,8 +23,8 @@ from robustkit.audit.outcome import (
     SmoothedLevel,
     Stage,
 )
-from robustkit.audit.policy import judge_policy, parse_policy
-from robustkit.audit.verdict import judge
+from robustkit.auditing.policy import judge_policy, parse_policy
+from robustkit.auditing.verdict import judge
 from robustkit.statistics import Comparison, proportion
 
 EPSILONS = ("2/255", "4/255", "8/255", "16/255")

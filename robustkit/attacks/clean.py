@@ -1,0 +1,77 @@
+"""The clean pass: what the model makes of the images before any attack."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from robustkit.attacks.block import Block, Outcomes, batches
+from robustkit.attacks.draws import generator
+from robustkit.attacks.passes import Passes
+from robustkit.attacks.victim import VOTES, Victim, draws_at_random
+from robustkit.errors import DataError
+from robustkit.protocol import Protocol
+from robustkit.record import CLEAN
+
+
+def clean_pass(
+    model: torch.nn.Module, block: Block, protocol: Protocol, batch_size: int
+) -> tuple[Victim, Tensor, Outcomes]:
+    """The victim, with more votes if the model draws at random; its clean logits; outcomes so far.
+
+    Raises:
+        DataError: the model has fewer classes than the labels.
+        EvaluationFailed: logits that are NaN or infinite.
+    """
+    images, labels = block.images, block.labels
+    passes = Passes.none_yet(1 + len(protocol.attacks), len(images))
+    trial = Victim(model, block.first, protocol.target != "none", Passes.none_yet(len(images)))
+    victim = replace(trial, passes=passes.part(0))
+    first, *others = batches(torch.arange(len(images)), batch_size)
+    # the same images twice: all that a verdict is worth depends on whether a pass can be repeated
+    once, again = (trial.logits(images[first], first, CLEAN) for _ in range(2))
+    if draws_at_random(once, again):
+        victim = replace(victim, votes=VOTES)
+        # every batch by as many passes: an image's verdict must not hang on where it stands
+        once = victim.mean_logits(images[first], first, CLEAN)
+    else:
+        victim.passes.add(first, 1)
+    logits = torch.cat([once, *(victim.mean_logits(images[r], r, CLEAN) for r in others)])
+    if int(labels.max()) >= logits.shape[1]:
+        raise DataError(
+            f"label {int(labels.max())} of image {block.first + int(labels.argmax())} is "
+            f"outside the model's {logits.shape[1]} classes"
+        )
+    predicted = logits.argmax(1)
+    right = predicted == labels
+    nothing = torch.full_like(right, torch.inf, dtype=torch.float64)
+    outcomes = Outcomes(
+        predicted,
+        _classes(logits, block, protocol),
+        # a clean mistake needs no perturbation: it is never attacked
+        torch.where(right, nothing, 0.0),
+        [None if ok else CLEAN for ok in right.tolist()],
+        images.clone(),
+        predicted.clone(),
+        torch.full((len(images), len(protocol.epsilons)), -torch.inf, device=logits.device),
+        passes,
+        torch.zeros(len(images), dtype=torch.int64),
+    )
+    return victim, logits, outcomes
+
+
+def _classes(logits: Tensor, block: Block, protocol: Protocol) -> Tensor:
+    """The labels, or for a targeted protocol the class that each image is to be taken for."""
+    labels, k = block.labels, logits.shape[1]
+    match protocol.target:
+        case "none":
+            return labels
+        case "next":
+            return (labels + 1) % k
+        case "random":
+            sources = [generator(protocol.seed, i, "target") for i in block.ids]
+            draws = [int(torch.randint(1, k, (), generator=source)) for source in sources]
+            return (labels + torch.tensor(draws, device=labels.device)) % k
+        case "least-likely":
+            own = torch.zeros_like(logits).scatter(1, labels[:, None], float("inf"))
+            return (logits + own).argmin(1)

@@ -1,0 +1,283 @@
+"""What every number here presumes of a network: a logit of an image is that image's alone.
+
+A few images are passed alone and in company before any work. Attacks and bounds, smoothing and
+corruptions ask so first.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustkit.attacks.library import drawn, seeded
+from robustkit.checkpoint.adapter import classifier, replica
+from robustkit.errors import DataError, EvaluationFailed, InputError, NetworkFailed, one_line
+
+FEW = 16
+"""images that are passed; with their negatives they are the company of each other"""
+ROUNDING = 2e-2
+"""of the largest logit: how far an image's logits may lie apart in batches of different size, or at
+another place. Kernels are chosen by size and sum in another order. Measured on a CPU: 2e-7 in
+float32, 6e-4 in float16, 3e-3 in bfloat16, whose step is 8e-3; TF32 on a GPU has float16's step. A
+step of int8 is 8e-3 of the largest activation, and tips over where a sum is rounded otherwise."""
+COMPANY = 1e-4
+"""likewise in batches of one size, at one place, beside other images. There nothing is summed in
+another order: networks of every kind above give the same bits. Scales that are taken over the whole
+batch (dynamic int8 quantisation: 7e-3) are no rounding, but dependence"""
+PASSES = 60
+"""each way, of a model that draws at random"""
+CLEARLY = 5.0
+"""standard errors of the difference of two means of such passes: by chance, with 118 degrees of
+freedom, two models in a million lie further apart"""
+REMEMBERS = (
+    "the network's logits of an image change once others have passed: it keeps something from pass "
+    "to pass (a cache, running statistics); call model.eval(), or take out what it keeps"
+)
+WRAPPED = ", or hand over robustkit.checkpoint.OneByOne(model), which is asked image by image"
+"""what can be done where the network stays as it is"""
+
+
+class Contract(NamedTuple):
+    """What is known of a network that keeps it."""
+
+    classes: int
+    random: bool
+    """whether passes over the same image differ"""
+
+
+def held(model: torch.nn.Module, images: Tensor, instead: str = WRAPPED) -> torch.nn.Module:
+    """A network of others that keeps the contract, to be asked with care; it is not copied.
+
+    Raises:
+        InputError, EvaluationFailed: as `check_contract`, but for no images.
+    """
+    model = classifier(model)
+    if len(images):
+        check_contract(model, images, instead)
+    return model
+
+
+def check_contract(
+    model: torch.nn.Module, images: Tensor, instead: str, source: str = ""
+) -> Contract:
+    """What is found of a model that gives one image the same logits, whoever shares its batch.
+
+    Global random generators are left as they were.
+
+    Args:
+        model: from pixels in [0, 1] to logits N × K, on the images' device.
+        images: N × C × H × W, of which the first few are passed.
+        instead: what a refusal says can be done where the network stays as it is.
+        source: what it says of the images: whose they are, and how others are made.
+
+    Raises:
+        DataError: the model does not take the images.
+        InputError: its logits depend on the batch, on what was passed before, or it seeds the
+            random generators that others draw from.
+        EvaluationFailed: too little memory for a few images.
+    """
+    with seeded(0, images.device):
+        return _found(_Asked(model, instead, source), images[:FEW])
+
+
+def _found(asked: "_Asked", images: Tensor) -> Contract:
+    fresh = asked.twin()
+    classes = asked.classes(images)
+    # as many at all times, so that a rule for large batches shows with few images, too
+    company = images.repeat(-(-FEW // len(images)), 1, 1, 1)[:FEW]
+    company = torch.cat([company, 1 - company])
+    first, last = company[:1], company[-1:]
+    once = asked.logits(first)
+    random = _apart(asked.logits(first), once) > COMPANY
+    asked.leaves_generators_alone(first)
+    if random:
+        asked.independent_on_average(first, company)
+        return Contract(classes, random)
+    if fresh is not None and _apart(asked.logits(last), fresh.logits(last)) > COMPANY:
+        raise InputError(REMEMBERS)
+    asked.independent(first, company)
+    if _apart(asked.logits(first), once) > COMPANY:
+        raise InputError(REMEMBERS)
+    return Contract(classes, random)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    model: torch.nn.Module
+    instead: str
+    source: str
+
+    def twin(self) -> "_Asked | None":
+        """A copy that has seen no image; None where none can be made."""
+        with suppress(InputError):
+            return replace(self, model=replica(self.model))
+        return None
+
+    def logits(self, images: Tensor) -> Tensor:
+        """One pass without gradients, N × K.
+
+        Raises:
+            DataError: the model does not take the images.
+        """
+        shape = " × ".join(map(str, images.shape[1:]))
+        try:
+            with torch.no_grad():
+                found: Tensor = self.model(images)
+        except NetworkFailed as error:
+            raise DataError(
+                f"the model cannot take the {shape} images{self.source} ({_words(error)})"
+            ) from error
+        except torch.OutOfMemoryError as error:
+            raise EvaluationFailed(f"too little memory for {len(images)} images") from error
+        return found.float()
+
+    def classes(self, images: Tensor) -> int:
+        """How many logits there are, if the model takes one image.
+
+        Raises:
+            DataError: it does not.
+            InputError: it takes several at once, but not one alone.
+        """
+        try:
+            return self.logits(images[:1]).shape[1]
+        except DataError as error:
+            if self._takes(torch.cat([images[:1], 1 - images[:1]])):
+                raise InputError(
+                    "the network takes several images, but not one alone: its logits depend on the "
+                    "batch (BatchNorm on the batch's statistics, say), so no image has a verdict "
+                    "of its own; call model.eval(), or keep running statistics "
+                    f"({_words(error)})"
+                ) from error
+            raise
+
+    def _takes(self, images: Tensor) -> bool:
+        try:
+            self.logits(images)
+        except (DataError, EvaluationFailed):
+            return False
+        return True
+
+    def leaves_generators_alone(self, image: Tensor) -> None:
+        """Nothing, unless a pass sets the global random generators, from which foolbox draws.
+
+        Raises:
+            InputError: two passes that began differently leave them in the same state.
+        """
+        left = [drawn(lambda: self.logits(image), seed, image.device)[1] for seed in (1, 2)]
+        if any(a == b for a, b in zip(*left, strict=True)):
+            raise InputError(
+                "the network seeds the global random generator at each pass, so that whatever else "
+                "draws from it, attacks too, would draw the same again and again; let it draw from "
+                "a torch.Generator of its own"
+            )
+
+    def independent(self, first: Tensor, company: Tensor) -> None:
+        """Nothing, if an image's logits are the same alone, and first and last in company.
+
+        Raises:
+            InputError: they are not.
+        """
+        alone = self._alone(first, company)
+        among = self._together(company)
+        behind = self._together(company.flip(0))
+        copies = self._together(first.expand_as(company).contiguous())
+        pairs = [
+            (_apart(copies[:1], among[:1]), COMPANY, "beside other images"),
+            (_apart(copies[-1:], behind[-1:]), COMPANY, "beside other images"),
+            (_apart(alone, among[[0, -1]]), ROUNDING, "alone"),
+            (_apart(alone, behind[[-1, 0]]), ROUNDING, "alone"),
+            (_apart(copies, alone[:1].expand_as(copies)), ROUNDING, "alone"),
+        ]
+        for apart, allowed, how in pairs:
+            if apart > allowed:
+                self._refuse(f"{how} they lie {apart:.2g} of the largest logit apart")
+
+    def _alone(self, first: Tensor, company: Tensor) -> Tensor:
+        """Logits of the first and the last of a company, each passed by itself, 2 × K."""
+        return torch.cat([self.logits(first), self.logits(company[-1:])])
+
+    def _together(self, images: Tensor) -> Tensor:
+        """Logits of several images in one pass.
+
+        Raises:
+            InputError: the model takes one at a time only.
+        """
+        try:
+            return self.logits(images)
+        except DataError as error:
+            raise InputError(
+                f"the network takes one image, but not {len(images)} at a time "
+                f"({_words(error)}); mend it{self.instead}"
+            ) from error
+
+    def independent_on_average(self, first: Tensor, company: Tensor) -> None:
+        """The same of a model that draws at random, by its mean logits.
+
+        Raises:
+            InputError: they differ clearly more than means of so many passes do.
+        """
+        self._independent_from_a_seed(first, company)
+        ways: list[Callable[[], Tensor]] = [
+            lambda: self.logits(first)[0],
+            lambda: self._together(company)[0],
+            lambda: self._together(company.flip(0))[-1],
+        ]
+        found: list[list[Tensor]] = [[] for _ in ways]
+        # in an order of chance: what a counter does at every third pass is no company's work
+        order = torch.arange(len(ways)).repeat(PASSES)
+        source = torch.Generator().manual_seed(0)
+        for way in order[torch.randperm(len(order), generator=source)].tolist():
+            found[way].append(ways[way]())
+        alone, *others = (torch.stack(passes).double() for passes in found)
+        for other in others:
+            if (errors := _standard_errors(alone, other)) > CLEARLY:
+                self._refuse(f"means of {PASSES} passes lie {errors:.2g} standard errors apart")
+
+    def _independent_from_a_seed(self, first: Tensor, company: Tensor) -> None:
+        """Beside copies of itself and beside others, from one seed: the same draws, sharper by far.
+
+        It says nothing of a model that draws elsewhere, or as many numbers as its images say.
+        """
+        passes = [
+            drawn(lambda x=x: self._together(x)[:1], 0, first.device)  # type: ignore[misc]
+            for x in (company, company, first.expand_as(company).contiguous())
+        ]
+        (among, left), (again, _), (beside, then) = passes
+        repeatable = left == then and _apart(among, again) <= COMPANY
+        if repeatable and (apart := _apart(among, beside)) > COMPANY:
+            self._refuse(f"from one seed they lie {apart:.2g} of the largest logit apart")
+
+    def _refuse(self, how: str) -> None:
+        raise InputError(
+            f"the network's logits of an image depend on who shares its batch ({how}), so that its "
+            "verdicts would change with the batch size; call model.eval(), give BatchNorm running "
+            "statistics (track_running_stats), take no mean, softmax, sort or range of "
+            f"quantisation over the batch{self.instead}"
+        )
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two logits, as a share of the largest."""
+    if one.shape != other.shape or not torch.equal(one.isfinite(), other.isfinite()):
+        return float("inf")
+    # the attack says of which image logits are NaN or infinite
+    one, other = (torch.where(t.isfinite(), t, 0) for t in (one, other))
+    scale = torch.maximum(one.abs().max(), other.abs().max()).clamp(min=1e-30)
+    return float((one - other).abs().max() / scale)
+
+
+def _standard_errors(one: Tensor, other: Tensor) -> float:
+    """How far two means lie apart, of so many passes each, N × K."""
+    spread = (one.var(0).sum() / len(one) + other.var(0).sum() / len(other)).sqrt()
+    apart = (one.mean(0) - other.mean(0)).norm()
+    return float(apart / (spread + 1e-4 * one.abs().max() + 1e-30))
+
+
+def _words(error: Exception) -> str:
+    """The network's own words."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return one_line(error)

@@ -1,0 +1,109 @@
+"""The engine: from images and a protocol to one honest outcome per image.
+
+Whatever an attack claims is recomputed, in a forward pass of its own, on the float32 pixels that
+came back: finite logits, pixels in [0, 1], distance within the budget, prediction.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustkit.attacks.block import Block, Outcomes, Progress, Prove, batches
+from robustkit.attacks.build import build_search
+from robustkit.attacks.clean import clean_pass
+from robustkit.attacks.fixed_budget import FixedBudgets
+from robustkit.attacks.forecast import BlockForecast, Experience
+from robustkit.attacks.minimal_norm import MinimalNorm
+from robustkit.attacks.passes import CountedNetwork
+from robustkit.attacks.search import Search
+from robustkit.attacks.step_model import SearchNetwork, StepModel
+from robustkit.attacks.targets import likeliest
+from robustkit.attacks.verdicts import Verifier
+from robustkit.attacks.victim import Victim
+from robustkit.protocol import Protocol, labels_of
+
+
+def attack_block(
+    model: torch.nn.Module,
+    block: Block,
+    protocol: Protocol,
+    batch_size: int,
+    progress: Progress = lambda share: None,
+    surrogate: torch.nn.Module | None = None,
+    search_by: SearchNetwork | None = None,
+    experience: Experience | None = None,
+    prove: Prove | None = None,
+) -> Outcomes:
+    """Run every attack of a protocol on a block of images.
+
+    `model` is frozen, in eval mode and on the block's device. Images that are misclassified clean
+    are never attacked. The same draws are made whatever the batch size. With a surrogate the attack
+    takes every step by it, and the model is asked once, after the last: a transfer attack
+    (Papernot et al. 2017) with one query a budget and restart. `search_by` is the model, or the
+    surrogate, made cheaper to search by (`search_network`). Images are attacked only at budgets
+    that `prove` does not say they withstand; it is not asked of a model that draws at random.
+
+    Raises:
+        DataError: the model has fewer classes than the labels.
+        EvaluationFailed: logits that are NaN or infinite, or an attack that returned NaN pixels.
+    """
+    victim, clean, outcomes = clean_pass(model, block, protocol, batch_size)
+    attacks = protocol.attacks
+    if prove is not None and victim.votes == 1:
+        outcomes.proven = prove((outcomes.distance > 0).cpu())
+    if victim.votes > 1 or search_by is None:
+        search_by = SearchNetwork(model if surrogate is None else surrogate)
+    if surrogate is not None:
+        clean = _clean_logits(replace(victim, model=surrogate), block, batch_size)
+    step_model = StepModel(search_by, clean, surrogate is not None)
+    searches = [build_search(attack, protocol.norm) for attack in attacks]
+    known = experience or Experience()
+    forecast = BlockForecast(protocol, clean.shape[1], batch_size, known, progress)
+    for position, (attack, name) in enumerate(zip(attacks, labels_of(attacks), strict=True)):
+        search = searches[position]
+        of_this = replace(victim, passes=outcomes.passes.part(1 + position))
+        verifier = Verifier(of_this, block, protocol.norm, outcomes)
+        if search is not None:
+            FixedBudgets(
+                verifier,
+                protocol,
+                search,
+                name,
+                position,
+                step_model,
+                batch_size,
+                _wrong_classes(search, step_model, verifier, protocol, batch_size),
+                any(other is not None and other.compares for other in searches[position + 1 :]),
+                forecast,
+            ).run()
+        else:
+            MinimalNorm(verifier, protocol, attack, name, position, batch_size, forecast).run()
+    progress(1.0)
+    return outcomes
+
+
+def _wrong_classes(
+    search: Search[Any],
+    step_model: StepModel,
+    verifier: Verifier,
+    protocol: Protocol,
+    batch_size: int,
+) -> Tensor:
+    """Which the search heads for, of the images that may be attacked; of the others anything."""
+    block, classes = verifier.block, verifier.outcomes.classes
+    wrong = likeliest(step_model.clean, classes)
+    rows = verifier.outcomes.attacked(protocol).to(wrong.device)
+    if search.targets:
+        for some in batches(rows, batch_size):
+            given = (block.images[some], classes[some], step_model.clean[some])
+            network = CountedNetwork(step_model.network.exact, verifier.victim.passes, some)
+            found = search.wrong_classes(network, *given)
+            wrong[some, : found.shape[1]] = found
+    return wrong
+
+
+def _clean_logits(surrogate: Victim, block: Block, batch_size: int) -> Tensor:
+    rows = batches(torch.arange(len(block.images)), batch_size)
+    return torch.cat([surrogate.logits(block.images[r], r, "surrogate") for r in rows])

@@ -1,0 +1,277 @@
+"""Attacks at fixed budgets, over an active set.
+
+Each slot of the batch holds one image at one budget; it is freed at the first success, or after the
+last step, and refilled from a queue, so that passes run at full batch size and no pass is spent on
+an image whose verdict is known.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic
+
+import torch
+from torch import Tensor
+
+from robustkit.attacks.block import batches
+from robustkit.attacks.draws import generator, seed_of
+from robustkit.attacks.forecast import BlockForecast, Standing
+from robustkit.attacks.objectives import objective
+from robustkit.attacks.queue import Queue, Task
+from robustkit.attacks.search import Search
+from robustkit.attacks.state import B, State, join, take
+from robustkit.attacks.step_model import Passed, StepModel
+from robustkit.attacks.verdicts import Verifier
+from robustkit.geometry import column, in_budget
+from robustkit.protocol import Protocol
+
+
+@dataclass(slots=True)
+class _Slots(Generic[B]):
+    """The active set: row i of the state belongs to image `owner[i]` of the block."""
+
+    owner: Tensor  # on the CPU
+    level: Tensor  # of its budget, on the CPU
+    left: Tensor  # steps to go, on the CPU
+    exact: Tensor  # whether it is searched in float32 alone
+    state: State[B]
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What a pass over the slots said of each."""
+
+    hit: Tensor  # which claim success, on the CPU
+    images: Tensor  # and with which
+    value: Tensor
+    gradient: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class FixedBudgets(Generic[B]):
+    """One such attack on a block, at every budget of the protocol."""
+
+    verifier: Verifier
+    protocol: Protocol
+    search: Search[B]
+    name: str
+    position: int
+    """place of the attack in the protocol; its draws are keyed by it"""
+    step_model: StepModel
+    batch_size: int
+    wrong: Tensor
+    """wrong classes in the order in which they are headed for, N × C, where the search does so"""
+    keeps_margins: bool
+    """whether a later attack asks how close this one came"""
+    forecast: BlockForecast
+
+    def run(self) -> None:
+        """Attack every image at its open budgets: above those proven, below those that succeed."""
+        images = torch.arange(len(self.verifier.outcomes.distance))
+        proven = self.verifier.outcomes.proven.tolist()
+        ends = zip(proven, self._succeeded_from(images), strict=True)
+        open_levels = [range(first, stop) for first, stop in ends]
+        attempts = self.search.attempts(self.step_model.clean.shape[1])
+        queue = Queue(open_levels, attempts, self.protocol.search, self.position > 0)
+        self.forecast.begin(self.position, open_levels)
+        while len(queue):
+            self._drain(queue)
+            self._verify(queue)
+
+    def _succeeded_from(self, rows: Tensor) -> list[int]:
+        """The smallest level at which a success is known of each image, by its distance."""
+        distances = self.verifier.outcomes.distance
+        distances = distances[rows.to(distances.device)]
+        beyond = [~in_budget(distances, float(e)) for e in self.protocol.epsilons]
+        levels: list[int] = torch.stack(beyond).sum(0).tolist()
+        return levels
+
+    def _drain(self, queue: Queue) -> None:
+        """Work the queue off; the last claimed successes are left in it."""
+        slots = self._enter(queue.take(self.batch_size))
+        while len(slots):
+            found = self._pass(slots)
+            self.forecast.passed(len(slots))
+            done = found.hit | (slots.left == 0) | self._given_up(slots, found)
+            if done.any():
+                self._keep_out_of_budget_finds(queue, slots, done & ~found.hit)
+                for row in done.nonzero()[:, 0].tolist():
+                    image, hit = int(slots.owner[row]), bool(found.hit[row])
+                    steps = self.search.steps - int(slots.left[row])
+                    self.forecast.ended(queue.current(image), steps, hit)
+                    if hit:
+                        queue.claim(image, found.images[row].clone())
+                    else:
+                        queue.fail(image)
+                keep = (~done).nonzero()[:, 0]
+                slots, found = take(slots, keep), take(found, keep)
+            if len(slots):
+                self._advance(slots, found)
+            # rows are at different steps of different searches, so a free slot need not wait for
+            # the others: a batch that shrank to its hardest images would waste most of each pass
+            free = self.batch_size - len(slots)
+            if len(queue) < free and queue.withheld:
+                self._verify(queue)
+            if fresh := queue.take(free):
+                entering = self._enter(fresh)
+                slots = join(slots, entering) if len(slots) else entering
+            if self.forecast.due:
+                self.forecast.tell(self._standing(queue, slots))
+
+    def _standing(self, queue: Queue, slots: _Slots[B]) -> list[Standing]:
+        """Where each image stands."""
+        taken = (self.search.steps - slots.left).tolist()
+        steps = dict(zip(slots.owner.tolist(), taken, strict=True))
+        return [
+            Standing(open_levels, task, steps.get(image, 0))
+            for image, (open_levels, task) in enumerate(queue.standing())
+        ]
+
+    def _enter(self, tasks: Sequence[Task]) -> _Slots[B]:
+        """First iterates for tasks that enter the active set."""
+        block, seed = self.verifier.block, self.protocol.seed
+        owner = torch.tensor([task.image for task in tasks])
+        level = torch.tensor([task.level for task in tasks])
+        there = owner.to(block.images.device)
+        images = block.images[there]
+        budgets = [self.protocol.epsilons[task.level] for task in tasks]
+        # draws are keyed by what a row is, not by where it stands: company changes nothing
+        names = [
+            (seed, block.ids[task.image], self.position, budget.value, task.attempt.number)
+            for task, budget in zip(tasks, budgets, strict=True)
+        ]
+        known = self._known(tasks, there)
+        unstarted = State(
+            torch.where(column(known, images), self.verifier.outcomes.perturbed[there], images),
+            images,
+            self.verifier.outcomes.classes[there],
+            self.step_model.clean[there],
+            torch.tensor([float(e) for e in budgets]).to(images),
+            self._targets(tasks, there),
+            torch.tensor([task.attempt.restart_index for task in tasks]).to(there),
+            torch.tensor([seed_of(*name) for name in names]).to(there),
+            torch.zeros_like(there),
+            self.verifier.outcomes.closest[there, level.to(there)],
+            None,
+        )
+        draws = zip(names, known.tolist(), strict=True) if self.search.random_start else ()
+        sources = [None if begins else generator(*name) for name, begins in draws]
+        state = self.search.start(unstarted, sources)
+        left, exact = torch.full_like(owner, self.search.steps), torch.zeros_like(there).bool()
+        return _Slots(owner, level, left, exact, state)
+
+    def _known(self, tasks: Sequence[Task], there: Tensor) -> Tensor:
+        """Which tasks begin at the nearest point that is known to fool, brought into their ball.
+
+        The way from there is shorter, and finds more, than that from a random one: the first
+        attempt of a bisection takes it, if any budget above has succeeded.
+        """
+        distance, protocol = self.verifier.outcomes.distance[there], self.protocol
+        bisected = protocol.search == "bisect" and len(protocol.epsilons) > 1
+        if not (self.search.goes_on and bisected) or self.step_model.surrogate:
+            return torch.zeros_like(there).bool()
+        first = torch.tensor([task.attempt.number == 0 for task in tasks])
+        return first.to(there.device) & distance.isfinite()
+
+    def _targets(self, tasks: Sequence[Task], there: Tensor) -> Tensor:
+        if not self.search.targets:
+            return torch.zeros_like(there)
+        places = torch.tensor([task.attempt.target_index for task in tasks])
+        return self.wrong[there, places.to(there)]
+
+    def _pass(self, slots: _Slots[B]) -> _Pass:
+        state, moving = slots.state, bool((slots.left > 0).any())
+        targeted = self.verifier.victim.targeted
+        found = self.step_model.passes(state, slots.exact, self.search, targeted, moving)
+        slots.exact = found.exact
+        self._count(slots, found)
+        self._keep_closest(slots, found.logits)
+        fooled = self._fooled(slots, found.logits).to(state.x.device)
+        hit, images = self.search.claims(state, fooled)
+        return _Pass(hit.cpu(), images, found.value, found.gradient)
+
+    def _count(self, slots: _Slots[B], found: Passed) -> None:
+        forward = found.asked * self.search.eot
+        passes, values = self.verifier.victim.passes, 0
+        if self.search.gradient:
+            values = found.value.shape[1] if found.value.ndim == 2 else 1
+        # in its last pass a row has no gradient of its own, though its batch has
+        backward = forward * values * (slots.left > 0) if values else 0
+        passes.add(slots.owner, forward, backward)
+
+    def _fooled(self, slots: _Slots[B], logits: Tensor) -> Tensor:
+        """Which iterates succeed, on the CPU: all are tried on the model, a surrogate's last ones.
+
+        A transfer attack has one query an attempt: it may not stop at the first iterate that fools.
+        """
+        state, victim = slots.state, self.verifier.victim
+        hit = victim.checked_hits(logits, slots.owner, state.classes, self.name)
+        if not self.step_model.surrogate:
+            return hit
+        last = (slots.left == 0).nonzero()[:, 0]
+        hit = torch.zeros_like(hit)
+        if len(last):
+            there = last.to(state.x.device)
+            logits = victim.logits(state.x[there], slots.owner[last], self.name)
+            hit[last] = victim.fooled(logits.argmax(1), state.classes[there]).cpu()
+        return hit
+
+    def _keep_closest(self, slots: _Slots[B], logits: Tensor) -> None:
+        """How close gradients bring each image at its budget, where a later attack asks for it."""
+        inside = self.search.gradient and self.search.stays_inside
+        if not (self.keeps_margins and inside) or self.step_model.surrogate:
+            return
+        state, closest = slots.state, self.verifier.outcomes.closest
+        targeted = self.verifier.victim.targeted
+        reached = objective(logits, state.classes, state.clean, "margin", targeted)
+        at = slots.owner.to(closest.device), slots.level.to(closest.device)
+        closest[at] = torch.maximum(closest[at], reached.to(closest))
+
+    def _given_up(self, slots: _Slots[B], found: _Pass) -> Tensor:
+        rows = self.search.gives_up(slots.state, found.value, self.verifier.victim.targeted)
+        return torch.zeros_like(found.hit) if rows is None else rows.cpu()
+
+    def _advance(self, slots: _Slots[B], found: _Pass) -> None:
+        state, victim = slots.state, self.verifier.victim
+        self.search.advance(state, found.value, found.gradient)
+        state.step = state.step + 1
+        slots.left = slots.left - 1
+        if self.search.needs_outcome:
+            asked = replace(victim, model=self.step_model.network.exact)
+            logits = asked.logits(state.x, slots.owner, self.name)
+            self.search.observe(state, victim.fooled(logits.argmax(1), state.classes))
+
+    def _keep_out_of_budget_finds(self, queue: Queue, slots: _Slots[B], ended: Tensor) -> None:
+        """Searches that ended in vain may have met points outside the budget: they are bounds."""
+        some, images = self.search.out_of_budget_finds(slots.state)
+        rows = (ended & some.cpu()).nonzero()[:, 0]
+        if len(rows):
+            owners = slots.owner[rows]
+            self.verifier.keep(owners, images[rows.to(images.device)], self.name)
+            for image, level in zip(owners.tolist(), self._succeeded_from(owners), strict=True):
+                queue.close_from(image, level)
+
+    def _verify(self, queue: Queue) -> None:
+        """Recompute what is claimed, in full batches where nothing waits for it.
+
+        An image whose claim holds goes on below what was found; one whose claim does not hold up,
+        with its next attempt.
+        """
+        finds = queue.take_finds()
+        for part in batches(torch.arange(len(finds)), self.batch_size):
+            some = [finds[k] for k in part.tolist()]
+            rows = torch.tensor([find.task.image for find in some])
+            budget = torch.tensor(
+                [float(self.protocol.epsilons[find.task.level]) for find in some],
+                dtype=torch.float64,
+            )
+            perturbed = torch.stack([find.perturbed for find in some])
+            held = self.verifier.keep(rows, perturbed, self.name, budget, self.search.eot)
+            levels = self._succeeded_from(rows)
+            for image, holds, level in zip(rows.tolist(), held.tolist(), levels, strict=True):
+                if holds:
+                    queue.succeed(image, level)
+                else:
+                    queue.fail(image)

@@ -1,0 +1,165 @@
+"""A network in low precision, for the steps of a search; never for a verdict.
+
+How far its logits err is measured. Whoever comes so near to the boundary that the error could
+decide is searched on in float32 (`step_model.py`).
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from robustkit.attacks.prepared import PreparedNetwork, compared, logits_and_gradient
+from robustkit.attacks.rewriting import channels_last
+from robustkit.checkpoint.adapter import Classifier, freeze, replica
+from robustkit.device import tf32
+from robustkit.errors import InputError, one_line
+from robustkit.network import PlainNetwork
+
+Low = Literal["tf32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LOGITS = 5e-2
+"""of the largest logit: how far it may err at most. Measured: bfloat16 7e-3 on a ResNet-18"""
+DIRECTION = 0.8
+"""cosine of the angle to float32's gradient, at more than half of the images at least"""
+SAFETY = 2.0
+"""times the largest error measured is how near to the boundary float32 takes over"""
+
+
+@dataclass(frozen=True, slots=True)
+class LowPrecision:
+    """A network whose multiplications are of low precision."""
+
+    name: Low
+    network: nn.Module
+    """float32 N × C × H × W in [0, 1] to float32 N × K"""
+    error: float
+    """of the lead of a logit over another, at most"""
+
+    def unsure(self, logits: Tensor, classes: Tensor, targeted: bool) -> Tensor:
+        """Which rows are fooled by these logits, or so nearly that their error may hide it, N."""
+        lead = _lead(logits, classes)
+        left = -lead if targeted else lead
+        # what is no number here may be one in float32
+        return ~(left > self.error)
+
+    def multiplied(self) -> AbstractContextManager[None]:
+        """With the multiplications of this precision, forward and back."""
+        return tf32(allowed=True) if self.name == "tf32" else nullcontext()
+
+
+def lowered(model: nn.Module, search: nn.Module, precision: Low, images: Tensor) -> LowPrecision:
+    """A network in low precision, tried beside the model on a few images.
+
+    Args:
+        model: frozen, in float32, from pixels in [0, 1] to logits; it draws nothing at random.
+        search: the copy that is searched by in float32, or the model itself.
+        precision: of multiplications.
+        images: a few, N × C × H × W.
+
+    Raises:
+        InputError: the network fails in it, or says something else.
+    """
+    network = search if precision == "tf32" else _cast(search, DTYPES[precision])
+    trial = LowPrecision(precision, network, 0.0)
+    x = compared(images)
+    try:
+        with trial.multiplied():
+            ours = logits_and_gradient(network, x)
+    except Exception as error:  # a network of others may refuse in any way
+        raise InputError(
+            f"--precision {precision}: the network fails in it ({one_line(error)}); take float32"
+        ) from error
+    theirs = logits_and_gradient(model, x)
+    if reason := _apart(ours, theirs):
+        raise InputError(f"--precision {precision}: {reason}; take float32")
+    differences = (ours[0] - theirs[0]).double()
+    largest = (differences.amax(1) - differences.amin(1)).max()
+    return LowPrecision(precision, network, SAFETY * float(largest))
+
+
+def _cast(search: nn.Module, dtype: torch.dtype) -> nn.Module:
+    if isinstance(search, PreparedNetwork):
+        return _CastNetwork(search, dtype)
+    network = search.network if isinstance(search, Classifier) else search
+    # one of weights of that type takes pixels of that type, and gives float32
+    return freeze(Classifier(replica(network).to(dtype)))
+
+
+class _CastNetwork(PlainNetwork):
+    """A prepared network with weights of another type; it takes and gives float32."""
+
+    def __init__(self, prepared: PreparedNetwork, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.normalised = prepared.normalised
+        self.network = replica(prepared.network).to(dtype)
+        channels_last(self.network)
+        self.dtype = dtype
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N × C × H × W to N × K."""
+        scale: list[Tensor] = []
+        pixels = self.normalised(_Rescaled.apply(x, scale)).to(self.dtype)
+        logits: Tensor = _Levelled.apply(self.network(pixels), scale)
+        return logits
+
+
+class _Levelled(torch.autograd.Function):
+    """Logits in float32, whose signal goes back with 1 as its largest number in every row.
+
+    A loss that saturates sends numbers too small for float16; `_Rescaled` takes back the scale.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, scale: list[Tensor]) -> Tensor:
+        ctx.scale, ctx.dtype = scale, logits.dtype
+        return logits.float()
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None]:
+        largest = signal.abs().amax(1, keepdim=True).clamp(min=torch.finfo(signal.dtype).tiny)
+        ctx.scale[:] = [largest]
+        return (signal / largest).to(ctx.dtype), None
+
+
+class _Rescaled(torch.autograd.Function):
+    """Pixels as they are; what comes back to them is of the scale that it was sent with."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: list[Tensor]) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None]:
+        return signal * ctx.scale[0].view(-1, *[1] * (signal.ndim - 1)), None
+
+
+def _lead(logits: Tensor, classes: Tensor) -> Tensor:
+    """How far each row's class lies above all others, N."""
+    own = logits.gather(1, classes[:, None])[:, 0]
+    return own - logits.scatter(1, classes[:, None], -torch.inf).amax(1)
+
+
+def _apart(ours: tuple[Tensor, Tensor | None], theirs: tuple[Tensor, Tensor | None]) -> str:
+    """What a network says otherwise in low precision, in words; "" if nothing."""
+    (logits, back), (true, true_back) = ours, theirs
+    if logits.shape != true.shape or not bool(logits.isfinite().all()):
+        return "the network's logits are NaN or infinite in it"
+    if (apart := float((logits - true).abs().max() / true.abs().max())) > LOGITS:
+        return f"the network's logits lie {apart:.2g} of the largest one apart"
+    if back is None or true_back is None:
+        return "" if back is true_back else "the network has no gradient in it"
+    # by unit vectors, since torch takes the shortest ones for zero
+    one, other = (normalize(g.flatten(1).double(), eps=1e-300) for g in (back, true_back))
+    angles = (one * other).sum(1)
+    # a gradient that is zero has no direction
+    flat = (true_back.flatten(1) == 0).all(1)
+    agree = float(((angles >= DIRECTION) | flat).double().mean())
+    if agree <= 0.5:
+        return f"at {1 - agree:.0%} of the images the network's gradient points elsewhere"
+    return ""

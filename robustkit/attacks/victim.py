@@ -1,0 +1,87 @@
+"""The model under attack, whose every answer is checked."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustkit.attacks.passes import Passes
+from robustkit.errors import EvaluationFailed
+from robustkit.network import answer
+
+VOTES = 20
+"""passes over which the logits of a model that draws at random are averaged for a verdict"""
+RANDOM = 1e-4
+"""logits of unit length that differ by more from pass to pass are a random model's (Croce and Hein
+2020, check_randomized)"""
+
+
+def draws_at_random(a: Tensor, b: Tensor) -> bool:
+    """Whether two passes over the same images, N × K each, differ beyond rounding."""
+    return bool((normalised(a) - normalised(b)).norm(dim=1).max() > RANDOM)
+
+
+def normalised(logits: Tensor) -> Tensor:
+    """Logits over their norm, N × K."""
+    result: Tensor = logits / (logits.norm(dim=1, keepdim=True) + 1e-10)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A model and what counts as fooling it; `rows` name a block's images in its errors."""
+
+    model: torch.nn.Module
+    first: int
+    """place of the block's first image in the data set"""
+    targeted: bool
+    """whether a class is to be reached, or to be left"""
+    passes: Passes
+    """where its passes are counted, N images"""
+    votes: int = 1
+    """passes whose mean logits decide: more than one where the model draws at random"""
+
+    def fooled(self, predicted: Tensor, classes: Tensor) -> Tensor:
+        """Which predictions are what the attack is after, N."""
+        return (predicted == classes) == self.targeted
+
+    def logits(self, images: Tensor, rows: Tensor, name: str) -> Tensor:
+        """Logits without gradients, N × K.
+
+        Raises:
+            EvaluationFailed: one is NaN or infinite.
+        """
+        with torch.no_grad():
+            logits: Tensor = answer(self.model, images)
+        self.passes.add(rows, 1)
+        self.checked_hits(logits, rows, torch.zeros(len(rows), device=logits.device), name)
+        return logits
+
+    def mean_logits(self, images: Tensor, rows: Tensor, name: str, least: int = 1) -> Tensor:
+        """Logits, of a model that draws at random their mean over `votes` passes, or `least`."""
+        count = max(self.votes, least)
+        logits = self.logits(images, rows, name)
+        for _ in range(count - 1):
+            logits = logits + self.logits(images, rows, name)
+        return logits / count if count > 1 else logits
+
+    def checked_hits(self, logits: Tensor, rows: Tensor, classes: Tensor, name: str) -> Tensor:
+        """Which rows fool, on the CPU, after a check that all logits are finite.
+
+        NaN compares unequal to everything: unchecked, a model that breaks down would count as
+        fooled, or as robust, by the way that the comparison is written.
+        """
+        finite = torch.isfinite(logits).all(1)
+        # one transfer to the CPU for both
+        both = torch.stack([self.fooled(logits.argmax(1), classes), finite]).cpu()
+        hit, finite = both[0], both[1]
+        if not bool(finite.all()):
+            raise EvaluationFailed(
+                f"logits are NaN or infinite{self.at(rows[~finite])} ({name}): not a success of "
+                "the attack but a fault of the model"
+            )
+        return hit
+
+    def at(self, rows: Tensor) -> str:
+        """Where in the data set, for an error."""
+        return f" at image {self.first + int(rows[0])}"

@@ -1,0 +1,107 @@
+"""Branch and bound as a stage: the images that neither bounds nor attacks have decided."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from robustkit.auditing.outcome import Stage
+from robustkit.auditing.stages import TIME_UP, AttackedImages, OutOfTime, StageSettings
+from robustkit.errors import RobustkitError, first_line
+from robustkit.evaluation import EvaluatedModel
+from robustkit.evaluation.certifying import certify_images
+from robustkit.protocol import Protocol
+from robustkit.record.certification import Certification
+
+NAME = "branch and bound"
+
+
+def branch(
+    model: EvaluatedModel,
+    attacked: AttackedImages,
+    found: dict[str, Any],
+    time_limit: float,
+    settings: StageSettings,
+) -> dict[str, Any]:
+    """What was kept of certified bounds, with what branch and bound proves at the judged budget.
+
+    What it fools counts as a stage's. Nothing happens without a time limit, bounds or open images.
+    """
+    if found["reason"] or not time_limit:
+        return found
+    level = found["levels"][-1]
+    robust = np.array(level["robust"], bool)
+    rows = np.flatnonzero(attacked.survivors[: len(robust)] & ~robust).tolist()
+    if not rows:
+        return found
+    stage = Stage(NAME, _title(len(rows), time_limit), "white box", False, "complete")
+    try:
+        decided = _decided(model, attacked, rows, time_limit, settings)
+    except OutOfTime:
+        attacked.stages.append(replace(stage, status="skipped", reason=TIME_UP))
+        return found
+    except (RobustkitError, RuntimeError) as error:
+        attacked.stages.append(replace(stage, status="failed", reason=first_line(error)))
+        return found
+    _count(attacked, decided, rows, stage)
+    robust[[rows[row.index] for row in decided.rows if row.outcome == "certified"]] = True
+    proved = decided.count("certified")
+    methods = level["methods"] | ({NAME: proved} if proved else {})
+    better = level | {"robust": robust.tolist(), "methods": methods}
+    return found | {"levels": [*found["levels"][:-1], better]}
+
+
+def _title(count: int, time_limit: float) -> str:
+    return (
+        f"Branch and bound over the signs of ReLUs, at most {time_limit:g} s an image, on the "
+        f"{count:,} images that neither bounds nor attacks had decided"
+    )
+
+
+def _decided(
+    model: EvaluatedModel,
+    attacked: AttackedImages,
+    rows: list[int],
+    time_limit: float,
+    settings: StageSettings,
+) -> Certification:
+    threat = attacked.threat
+    if settings.over():
+        raise OutOfTime
+    watch = settings.begin(NAME, len(rows))
+
+    def progress(done: float, total: int) -> None:
+        watch(done)
+        if settings.over():
+            raise OutOfTime
+
+    # without an attack: those of the audit have had their turn
+    protocol = Protocol(NAME, NAME, threat.norm, (), (threat.judged,), seed=threat.seed)
+    options = replace(settings.options, progress=progress)
+    data = attacked.data.take(rows)
+    return certify_images(model, data, protocol, settings.out, time_limit, options)
+
+
+def _count(attacked: AttackedImages, decided: Certification, rows: list[int], stage: Stage) -> None:
+    """What was fooled counts as by any other stage."""
+    for row in decided.rows:
+        if row.perturbed is not None and row.fooled_as is not None:
+            place = rows[row.index]
+            attacked.fooled[attacked.judged][place] = True
+            attacked.by[place] = NAME
+            attacked.taken_for[place] = row.fooled_as
+    attacked.families[NAME] = "white box"
+    now, fooled = attacked.level(attacked.threat.judged), decided.count("fooled")
+    attacked.stages.append(
+        replace(
+            stage,
+            title=f"{stage.title}: {decided.count('certified')} certified, {fooled} fooled, "
+            f"{decided.count('open')} open",
+            robust=(now,),
+            so_far=now.accuracy,
+            first=fooled,
+            found_by={NAME: fooled} if fooled else {},
+            seconds=sum(row.seconds for row in decided.rows),
+            digest=str(decided.header["digest"]),
+        )
+    )

@@ -1,0 +1,82 @@
+"""Whether the number can be meant as it is said: the right network, unseen images, a possible ε."""
+
+import torch
+
+from robustkit.auditing.adaptive import nearest_other, too_near
+from robustkit.auditing.context import AuditContext
+from robustkit.auditing.indicators.indicator import (
+    Indicator,
+    IndicatorEvidence,
+    NotApplicable,
+    counted,
+    share,
+)
+
+
+def _recorded(context: AuditContext, threshold: float) -> IndicatorEvidence:
+    from scipy.stats import binomtest
+
+    if context.recorded_accuracy is None:
+        raise NotApplicable("the checkpoint records no clean accuracy")
+    right = int(context.clean_right.sum())
+    p = float(binomtest(right, len(context), min(1.0, max(0.0, context.recorded_accuracy))).pvalue)
+    return IndicatorEvidence(
+        p,
+        f"{right / len(context):.1%} of {len(context)} images are right, "
+        f"{context.recorded_accuracy:.1%} is recorded: p = {p:.2g}, exact binomial test, two-sided",
+    )
+
+
+def overlapping(context: AuditContext) -> torch.Tensor:
+    """Images that the network was trained on, Boolean N; ids are compared without occurrence."""
+    known = context.once("training ids", context.training_ids)
+    if known is None:
+        raise NotApplicable("which images the network was trained on is not known")
+    pixels = {i.partition(":")[0] for i in known}
+    return torch.tensor([i.partition(":")[0] in pixels for i in context.ids], dtype=torch.bool)
+
+
+def _overlap(context: AuditContext, threshold: float) -> IndicatorEvidence:
+    seen = overlapping(context)
+    return IndicatorEvidence(share(seen), f"{counted(seen)} are training images", seen)
+
+
+def _other_class(context: AuditContext, threshold: float) -> IndicatorEvidence:
+    pairs = too_near(context)
+    flagged = torch.zeros(len(context), dtype=torch.bool)
+    flagged[[i for i, _ in pairs]] = True
+    distances = nearest_other(context)
+    median = float(distances.median())
+    return IndicatorEvidence(
+        share(flagged),
+        f"{counted(flagged)} survive and lie within 2 ε of a survivor of another class; the median "
+        f"{context.norm} distance to the nearest image of another class is {median:.3g}",
+        flagged,
+    )
+
+
+CLAIMED = (
+    Indicator(
+        "clean-accuracy",
+        "Is the clean accuracy the recorded one?",
+        "Carlini et al. 2019, clean accuracy; own definition: p value of an exact binomial test",
+        _recorded,
+        (),
+        "below",
+    ),
+    Indicator(
+        "training-overlap",
+        "Was the network trained on the images it is judged by?",
+        "own definition: images whose pixels are among the training images",
+        _overlap,
+        ("unseen",),
+    ),
+    Indicator(
+        "other-class",
+        "Is the budget so large that images of other classes are within reach?",
+        "Carlini et al. 2019: MNIST's median L2 distance to another class is below 9; as a bound, "
+        "the r-separation of Yang et al. 2020",
+        _other_class,
+        ("midpoints",),
+    ),
+)

@@ -1,0 +1,134 @@
+"""Whether an image has one output, whatever the pass and whoever shares the batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from robustkit.attacks import normalised
+from robustkit.auditing.context import AuditContext
+from robustkit.auditing.indicators.indicator import (
+    Indicator,
+    IndicatorEvidence,
+    NotApplicable,
+    counted,
+)
+
+
+class _Watch(TorchFunctionMode):
+    """Counts the calls by which a model takes gradients."""
+
+    calls = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """One call of a torch function, as it is."""
+        self.calls += getattr(func, "__name__", "") in ("grad", "backward")
+        return func(*args, **(kwargs or {}))
+
+
+def _dynamic(context: AuditContext, threshold: float) -> IndicatorEvidence:
+    watch = _Watch()
+    with context.repeatable("dynamic"), watch:
+        context.logits(context.images[:2])
+    how_many = f"{watch.calls} gradients are taken" if watch.calls else "no gradient is taken"
+    return IndicatorEvidence(
+        float(watch.calls),
+        f"{how_many} inside the model while it classifies",
+        n=min(2, len(context)),
+    )
+
+
+def _random(context: AuditContext, threshold: float) -> IndicatorEvidence:
+    few, labels = context.images[:250], context.labels[:250]
+    with context.repeatable("passes of the same images"):
+        passes = [context.logits(few) for _ in range(5)]
+    right = [int((logits.argmax(1) == labels).sum()) for logits in passes]
+    outputs = [normalised(logits) for logits in passes]
+    apart = max(
+        float((a - b).norm(dim=1).max()) for i, a in enumerate(outputs) for b in outputs[:i]
+    )
+    # counts that differ fire by themselves
+    value = max(apart, (max(right) - min(right)) / len(few))
+    counts = (
+        f"{min(right)} to {max(right)} right" if min(right) < max(right) else "equally many right"
+    )
+    return IndicatorEvidence(
+        value, f"five passes over the same images: logits {apart:.2g} apart, {counts}", n=len(few)
+    )
+
+
+def _batch_size(context: AuditContext, threshold: float) -> IndicatorEvidence:
+    few = context.images[:64]
+    return _beside(
+        context, context.logits(few), context.logits(few, 1), "alone and in one batch", threshold
+    )
+
+
+def _neighbours(context: AuditContext, threshold: float) -> IndicatorEvidence:
+    few = context.images[:64]
+    with torch.no_grad():
+        usual = context.model(torch.cat([few, few]))[: len(few)]
+        strange = context.model(torch.cat([few, 1 - few]))[: len(few)]
+    return _beside(context, usual, strange, "beside their like and beside negatives", threshold)
+
+
+def _beside(
+    context: AuditContext, one: Tensor, other: Tensor, how: str, threshold: float
+) -> IndicatorEvidence:
+    if context.is_random:
+        raise NotApplicable("passes differ by chance already, so that no other cause can be seen")
+    apart = (normalised(one) - normalised(other)).norm(dim=1).cpu()
+    changed = (one.argmax(1) != other.argmax(1)).cpu()
+    # as an attacker chooses the neighbours too: wrong in one of the two is wrong
+    labels = context.labels[: len(one)]
+    wrong = ((one.argmax(1) != labels) | (other.argmax(1) != labels)).cpu()
+    fooled = torch.zeros(len(context), dtype=torch.bool)
+    if bool((apart > threshold).any()):
+        fooled[: len(one)] = wrong
+    return IndicatorEvidence(
+        float(apart.max()),
+        f"logits {how} lie {float(apart.max()):.2g} apart; {counted(changed)} change class",
+        fooled=fooled,
+        n=len(one),
+    )
+
+
+PASSES = (
+    Indicator(
+        "random-model",
+        "Do two passes over the same images differ?",
+        "AutoAttack's check_randomized (Croce and Hein 2020); Athalye et al. 2018, stochastic "
+        "gradients",
+        _random,
+        ("averaging",),
+    ),
+    Indicator(
+        "dynamic-model",
+        "Does the model take gradients while it classifies?",
+        "AutoAttack's check_dynamic (Croce and Hein 2020; Croce et al. 2022)",
+        _dynamic,
+        ("straight-through", "averaging", "black box"),
+    ),
+    Indicator(
+        "batch-size",
+        "Does an image's output depend on the size of its batch?",
+        "own definition, after the i.i.d. inference that Croce and Hein 2020 require",
+        _batch_size,
+        ("alone",),
+    ),
+    Indicator(
+        "batch-neighbours",
+        "Does an image's output depend on the images beside it?",
+        "own definition, after the i.i.d. inference that Croce and Hein 2020 require",
+        _neighbours,
+        ("alone",),
+    ),
+)

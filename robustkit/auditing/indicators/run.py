@@ -1,0 +1,195 @@
+"""Run every indicator in rising order of cost, and adaptive attacks for those that fire."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from robustkit.auditing import adaptive, thresholds
+from robustkit.auditing.adaptive import AdaptiveAttack
+from robustkit.auditing.context import AuditContext
+from robustkit.auditing.indicators import (
+    INDICATORS,
+    Indicator,
+    IndicatorEvidence,
+    NotApplicable,
+    Unexaminable,
+)
+from robustkit.auditing.indicators.claims import overlapping
+from robustkit.auditing.outcome import IndicatorResult, IndicatorStatus
+from robustkit.errors import EvaluationFailed, UnknownName, first_line
+
+BROKE = (EvaluationFailed, RuntimeError, TypeError, ValueError, IndexError)
+"""what an unusual model may raise; it costs one result, not the audit"""
+
+
+@dataclass(frozen=True, slots=True)
+class IndicatorRun:
+    """A result and the images that it fooled: all that resuming needs, as plain values."""
+
+    result: IndicatorResult
+    fooled: tuple[str, ...] = ()
+    """ids, each verified on the model at the judged budget"""
+
+
+@dataclass(frozen=True, slots=True)
+class IndicatorResults:
+    """What the indicators said of a context."""
+
+    runs: tuple[IndicatorRun, ...]
+    survived: Tensor
+    """still right after all white-box and adaptive attacks, Boolean N"""
+
+    @property
+    def results(self) -> tuple[IndicatorResult, ...]:
+        """One an indicator, in their order."""
+        return tuple(one.result for one in self.runs)
+
+
+def run_indicators(
+    context: AuditContext,
+    limits: Mapping[str, float | bool] | None = None,
+    done: Callable[[IndicatorRun], None] = lambda run: None,
+    known: Mapping[str, IndicatorRun] | None = None,
+    begin: Callable[[Indicator], None] = lambda indicator: None,
+) -> IndicatorResults:
+    """Run every indicator, and let adaptive attacks answer those that fire.
+
+    Args:
+        context: the network, its images and what attacks did to them.
+        limits: thresholds by indicator, above the shipped ones; False leaves one out.
+        done: told each run as soon as it is there, so that it can be kept.
+        known: runs of an interrupted audit of the same context, by indicator.
+        begin: told each indicator before it is worked out.
+
+    Raises:
+        UnknownName: a threshold for no indicator.
+    """
+    shipped: dict[str, float | bool] = dict(thresholds.load_thresholds())
+    for name in limits or {}:
+        if name not in shipped:
+            raise UnknownName("threshold", name, shipped)
+    runner = _IndicatorRunner(context, shipped | dict(limits or {}))
+    runs = []
+    for indicator in INDICATORS:
+        run = (known or {}).get(indicator.name)
+        if run is None:
+            begin(indicator)
+            run = runner.run(indicator)
+            done(run)
+        runs.append(run)
+    fooled = {i for run in runs for i in run.fooled}
+    doubted = context.plain if context.white is None else context.white & context.plain
+    left = torch.tensor([i not in fooled for i in context.ids], dtype=torch.bool)
+    return IndicatorResults(tuple(runs), doubted & left)
+
+
+@dataclass(slots=True)
+class _IndicatorRunner:
+    """An adaptive attack is not tried again on images that it met for another indicator."""
+
+    context: AuditContext
+    limits: Mapping[str, float | bool]
+    tried: dict[AdaptiveAttack, Tensor] = field(default_factory=dict)
+    fooled: dict[AdaptiveAttack, Tensor] = field(default_factory=dict)
+
+    def run(self, indicator: Indicator) -> IndicatorRun:
+        threshold = self.limits[indicator.name]
+        if threshold is False:
+            return IndicatorRun(indicator.without_result("switched off by a threshold of false"))
+        limit = float(threshold)
+        try:
+            evidence = indicator.look(self.context, limit)
+        except NotApplicable as error:
+            return IndicatorRun(indicator.without_result(str(error), "not applicable"))
+        except Unexaminable as error:
+            return IndicatorRun(indicator.without_result(str(error)))
+        except BROKE as error:
+            what = "plain attack" if self.context.failed else "model"
+            reason = f"the {what} broke off: {first_line(error)}"
+            return IndicatorRun(indicator.without_result(reason))
+        if not indicator.fired(evidence.value, limit):
+            # what looking has fooled counts, whether or not it is enough to fire
+            return self._run(indicator, evidence, limit, "passed", self._caught(evidence))
+        return self._treated(indicator, evidence, limit)
+
+    def _caught(self, evidence: IndicatorEvidence) -> Tensor:
+        nothing = torch.zeros(len(self.context), dtype=torch.bool)
+        return nothing if evidence.fooled is None else evidence.fooled
+
+    def _treated(
+        self, indicator: Indicator, evidence: IndicatorEvidence, limit: float
+    ) -> IndicatorRun:
+        context = self.context
+        doubted = (
+            context.white
+            if indicator.doubts == "white" and context.white is not None
+            else context.plain
+        )
+        # only what the doubted attacks left counts: the question is whether they missed something
+        fooled = self._caught(evidence) & doubted
+        suspects = doubted if evidence.flagged is None else doubted & evidence.flagged
+        broke = []
+        for kind in indicator.adaptive_attacks:
+            if kind == "unseen":
+                continue
+            try:
+                fooled |= self._tried(kind, suspects & ~fooled)
+            except BROKE as error:
+                broke.append(f"{adaptive.TITLES[kind]} broke off: {first_line(error)}")
+        before = float(doubted.double().mean())
+        after = float((doubted & ~fooled).double().mean())
+        # no attack at all: accuracy on the unseen images stands in for "after"
+        if "unseen" in indicator.adaptive_attacks:
+            unseen = ~overlapping(context)
+            after = float(doubted[unseen].double().mean()) if unseen.any() else 0.0
+        lost = round((before - after) * len(context))
+        # a single image may be rounding's doing, however few there are
+        little = lost <= 1 or lost < float(self.limits["settled"]) * len(context)
+        status: IndicatorStatus = (
+            "resolved" if little and not broke and indicator.adaptive_attacks else "unresolved"
+        )
+        sentence = "; ".join([evidence.sentence, *broke])
+        return self._run(
+            indicator, evidence, limit, status, fooled, sentence, before=before, after=after
+        )
+
+    def _tried(self, kind: AdaptiveAttack, suspects: Tensor) -> Tensor:
+        """Which of these images an adaptive attack fools, of which some may be known already."""
+        nothing = torch.zeros(len(self.context), dtype=torch.bool)
+        tried, fooled = self.tried.get(kind, nothing), self.fooled.get(kind, nothing)
+        rows = (suspects & ~tried).nonzero()[:, 0]
+        fresh = nothing.clone()
+        fresh[rows] = adaptive.run_adaptive_attack(kind, self.context, rows)
+        self.tried[kind], self.fooled[kind] = tried | suspects, fooled | fresh
+        return self.fooled[kind] & suspects
+
+    def _run(
+        self,
+        indicator: Indicator,
+        evidence: IndicatorEvidence,
+        limit: float,
+        status: IndicatorStatus,
+        fooled: Tensor,
+        sentence: str = "",
+        before: float | None = None,
+        after: float | None = None,
+    ) -> IndicatorRun:
+        fired = status != "passed"
+        result = IndicatorResult(
+            indicator.name,
+            indicator.title,
+            indicator.source,
+            status,
+            evidence.value,
+            limit,
+            indicator.fires,
+            sentence or evidence.sentence,
+            "; ".join(adaptive.TITLES[r] for r in indicator.adaptive_attacks) if fired else "",
+            before,
+            after,
+            len(self.context) if evidence.n is None else evidence.n,
+        )
+        ids = tuple(self.context.ids[i] for i in fooled.nonzero()[:, 0].tolist())
+        return IndicatorRun(result, ids)

@@ -1,0 +1,149 @@
+"""An audit as the JSON of `audit.json`, and back. No torch.
+
+The keys are the names of the fields of `outcome.py`; what each means stands in the shipped schema.
+Numbers that are not finite become null: JSON has no name for them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from robustkit.auditing.outcome import Audit
+from robustkit.errors import InputError, RecordError, UnknownName
+from robustkit.files import read_json, shipped
+from robustkit.seals import KEY, sealed, unsealed
+
+SCHEMA_NAME = "robustkit.audit/1"
+LEFT_OUT = ("examples",)
+"""fields that are not in the JSON: images, which the evaluations' records hold"""
+DERIVED = ("schema", "survived", KEY)
+"""keys that are no fields: read again, they would say nothing new"""
+_MISSING_NUMBER = {"value": float("nan"), "low": float("-inf"), "high": float("inf")}
+"""what null stands for in an estimate"""
+
+
+def encoded(audit: Audit) -> dict[str, Any]:
+    """The JSON object of an audit; see `audit_schema` for what each key means."""
+    own = {key: value for key, value in _plain(audit).items() if key not in LEFT_OUT}
+    return sealed({"schema": SCHEMA_NAME, "survived": _plain(audit.survived), **own})
+
+
+def decoded(found: object, where: str) -> Audit:
+    """An audit from its JSON object; `where` begins every message.
+
+    Raises:
+        RecordError: not an audit, of a newer version, with an unknown key or a wrong type.
+    """
+    if not isinstance(found, dict) or not str(found.get("schema")).startswith("robustkit.audit/"):
+        raise RecordError(f"{where}: not an audit ({SCHEMA_NAME})")
+    if found["schema"] != SCHEMA_NAME:
+        raise RecordError(
+            f"{where}: written by another version ({found['schema']}, this one reads "
+            f"{SCHEMA_NAME}); upgrade robustkit"
+        )
+    if unsealed(found).state == "changed":
+        raise RecordError(
+            f"{where}: changed since it was written, by its own digest; restore the file, or run "
+            "its robustkit audit again"
+        )
+    own = {key: value for key, value in found.items() if key not in DERIVED}
+    audit: Audit = _built(Audit, own, where)
+    return audit
+
+
+def read_audit(path: Path) -> Audit:
+    """An audit from `audit.json`; its examples are not kept there.
+
+    Raises:
+        RecordError: unreadable, or what `decoded` raises.
+    """
+    try:
+        found = read_json(path)
+    except InputError as error:
+        raise RecordError(str(error)) from error
+    return decoded(found, str(path))
+
+
+def audit_schema() -> dict[str, Any]:
+    """The shipped JSON Schema (draft 2020-12) of an audit."""
+    path = shipped("reports") / "audit-1.schema.json"
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _plain(value: object) -> Any:
+    """A value as JSON: dataclasses by field, sequences as lists, the rest as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        names = (field.name for field in fields(value) if field.name not in LEFT_OUT)
+        return {name: _plain(getattr(value, name)) for name in names}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _built(cls: type, table: object, where: str) -> Any:
+    if not isinstance(table, dict):
+        raise RecordError(f"{where}: expected an object, got {_short(table)}")
+    hints, known = _shape(cls)
+    for key in table:
+        if key not in known:
+            raise RecordError(f"{where}: {UnknownName('key', key, known)}")
+    for name, field in known.items():
+        if name not in table and field.default is MISSING and field.default_factory is MISSING:
+            raise RecordError(f"{where}: the key {name!r} is missing")
+    missing = _MISSING_NUMBER if cls.__name__ == "Estimate" else {}
+    return cls(
+        **{
+            key: missing[key]
+            if value is None and key in missing
+            else _typed(hints[key], value, f"{where}: {key}")
+            for key, value in table.items()
+        }
+    )
+
+
+@cache
+def _shape(cls: type) -> tuple[dict[str, Any], dict[str, Field[Any]]]:
+    known = {f.name: f for f in fields(cls) if f.name not in LEFT_OUT}
+    return get_type_hints(cls), known
+
+
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind`, or RecordError."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        return _typed(next(k for k in arguments if k is not NoneType), value, where)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise RecordError(f"{where}: {UnknownName('value', str(value), map(str, arguments))}")
+    if origin is tuple:
+        if isinstance(value, list):
+            return tuple(_typed(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    elif origin is Mapping:
+        if isinstance(value, dict):
+            return {k: _typed(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    elif is_dataclass(kind):
+        return _built(kind, value, where)  # type: ignore[arg-type]
+    elif kind is float and type(value) is int:
+        return float(value)
+    elif type(value) is kind:
+        return value
+    raise RecordError(f"{where}: expected another type than {_short(value)}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."

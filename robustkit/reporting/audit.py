@@ -1,0 +1,341 @@
+"""The report of an audit: a page, its numbers as JSON, a section for a model card. Needs no torch.
+
+What they say follows from the audit alone: no date, no network, no script. The same audit gives
+the same bytes. Every string is escaped.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePath
+from typing import TypeVar
+
+from markupsafe import Markup
+
+from robustkit import figures
+from robustkit.auditing.outcome import Audit, ClassRow, Stage
+from robustkit.auditing.stored import audit_schema, encoded, read_audit
+from robustkit.auditing.wording import tolerance
+from robustkit.errors import shown
+from robustkit.figures import Draw, svg
+from robustkit.files import write_together
+from robustkit.reporting import html
+from robustkit.reporting.evaluation import CLASSES_SHOWN, GalleryImage, gallery
+from robustkit.reporting.html import PageFigure
+from robustkit.reporting.modelcard import model_card
+from robustkit.reporting.wording import interval, percent, readable
+from robustkit.statistics import Estimate
+
+__all__ = ["AuditFiles", "audit_schema", "page", "read_audit", "write"]
+
+CONFUSIONS_SHOWN = 10
+WIDTH = 4.6
+"""of a figure, in inches"""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFiles:
+    """A report that was written."""
+
+    folder: Path
+    page: Path
+    json: Path
+    card: Path
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRow:
+    """A row of the table of budgets: what is known at one ε."""
+
+    epsilon: str
+    judged: bool
+    robust: Estimate | None
+    certified: Estimate | None
+    stages: int
+    """that completed and attacked there"""
+
+
+@dataclass(frozen=True, slots=True)
+class Confused:
+    """Images of one class that are taken for another."""
+
+    label: str
+    taken_for: str
+    images: int
+    share: float
+    """of all images of the label's class"""
+
+
+def write(audit: Audit, out: Path) -> AuditFiles:
+    """Write `audit.html`, `audit.json` and `audit.md` to the folder `out`, all or none.
+
+    Raises:
+        EvaluationFailed: the disk is full or the folder cannot be written.
+    """
+    text = json.dumps(encoded(audit), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+    files = {
+        "audit.html": page(audit).encode(),
+        "audit.md": model_card(audit).encode("utf-8", "replace"),
+        "audit.json": text.encode(),  # last: where it is new, the others are
+    }
+    write_together(out, files)
+    return AuditFiles(out, out / "audit.html", out / "audit.json", out / "audit.md")
+
+
+def page(audit: Audit) -> str:
+    """The page of an audit, one self-contained file."""
+    classes = class_names(audit)
+    shares = _shares(audit)
+    return html.render(
+        "audit.html.jinja",
+        title=f"Audit of {PurePath(str(audit.checkpoint.get('path'))).name}",
+        audit=audit,
+        survived=audit.survived,
+        rules_failed=[rule for rule in audit.policy if not rule.passed],
+        budgets=_budgets(audit),
+        certified_by=_certified_by(audit),
+        bounds=_bounds(audit),
+        smoothed=_smoothed(audit),
+        stages=_stages(audit),
+        alone={stage.name: _alone(stage, audit.epsilon) for stage in audit.stages},
+        classes=lowest(audit.classes),
+        worst=lowest(audit.classes, 1),
+        confusion=_confusion(audit, shares, classes),
+        confused=_confused(audit, shares, classes),
+        gallery=_gallery(audit, classes),
+        corruptions=_grouped(audit.corruptions.rows, lambda row: row.group),
+        checklist=_grouped(audit.checklist, lambda item: item.part),
+        answers=_counts([item.answer for item in audit.checklist]),
+        statuses=_counts([result.status for result in audit.indicators]),
+        facts=_facts(audit),
+        provenance=_provenance(audit),
+    )
+
+
+def class_names(audit: Audit) -> list[str]:
+    """Names of all classes, in the order of their numbers; numbers where there are no names."""
+    names = list(audit.data.get("classes") or ())
+    return [
+        str(names[number]) if number < len(names) else str(number)
+        for number in range(max(len(audit.confusion), len(names)))
+    ]
+
+
+def lowest(classes: Sequence[ClassRow], most: int = CLASSES_SHOWN) -> Sequence[ClassRow]:
+    """The classes with the lowest robust accuracy, the lowest first."""
+    return sorted(classes, key=lambda c: (c.robust.value, c.clean.value))[:most]
+
+
+def _facts(audit: Audit) -> dict[str, str]:
+    """What was audited, in a few lines."""
+    data, checkpoint = audit.data, audit.checkpoint
+    survived, claim = audit.survived, audit.claim
+    return {
+        "claim": f"{percent(claim.accuracy)} at {claim.epsilon} ({claim.norm}); {claim.source}",
+        "Δ": f"{tolerance(audit.verdict.delta)}: a claim too high by less may be believed",
+        "robust accuracy found": "unknown" if survived is None else _with_interval(survived),
+        "accuracy without attack": _with_interval(audit.clean),
+        "images": f"{audit.clean.n:,} of {data.get('title') or data.get('name')}, "
+        f"{data.get('split')}",
+        "model": readable(checkpoint.get("model")),
+        "budget of the audit": audit.budget,
+    }
+
+
+def _with_interval(estimate: Estimate) -> str:
+    return f"{percent(estimate.value)} (95\u00a0% interval {interval(estimate)})"
+
+
+def _budgets(audit: Audit) -> list[BudgetRow]:
+    """Every budget that was attacked or certified, rising."""
+    robust = {level.value: level for level in audit.robust}
+    certified = {bound.value: bound for bound in audit.certificate.levels}
+    rows = []
+    for value in sorted(robust.keys() | certified.keys()):
+        level, bound = robust.get(value), certified.get(value)
+        text = level.epsilon if level else bound.epsilon if bound else ""
+        rows.append(
+            BudgetRow(
+                text,
+                text == audit.epsilon,
+                level.accuracy if level else None,
+                bound.certified if bound else None,
+                len(audit.attacked_at(text)),
+            )
+        )
+    return rows
+
+
+def _alone(stage: Stage, epsilon: str) -> Estimate | None:
+    """What the stage left by itself at the judged budget."""
+    return next((lv.accuracy for lv in stage.robust if lv.epsilon == epsilon), None)
+
+
+def _figure(draw: Draw, height: float, prefix: str, caption: str, spoken: str) -> PageFigure:
+    return PageFigure(prefix, caption, Markup(svg(draw, (WIDTH, height), prefix, shown(spoken))))
+
+
+def _bounds(audit: Audit) -> PageFigure | None:
+    levels = audit.certificate.levels
+    if not audit.robust and not levels:
+        return None
+    caption = f"Accuracy against ε ({audit.norm}) with 95\u00a0% intervals."
+    if levels:
+        caption += (
+            f" The upper curve is what the attacks left, the lower one what {_plain(audit)} proves"
+            f" on {audit.certificate.n:,} images; for the same images, true robust accuracy lies "
+            "between them."
+        )
+    spoken = [f"{percent(audit.clean.value)} without attack."]
+    spoken += [
+        f"At ε = {lv.epsilon}, {_with_interval(lv.accuracy)} attacked." for lv in audit.robust
+    ]
+    spoken += [f"At ε = {b.epsilon}, {_with_interval(b.certified)} certified." for b in levels]
+    draw = partial(
+        figures.bounds,
+        clean=audit.clean,
+        robust=audit.robust,
+        certified=levels,
+        norm=audit.norm,
+    )
+    return _figure(draw, 2.6, "bounds", caption, " ".join(spoken))
+
+
+METHODS = {
+    "interval": "interval bounds",
+    "linear": "linear relaxation",
+    "linear throughout": "linear relaxation with the layers between bounded likewise",
+}
+"""what a page calls the methods of a certificate; another goes by its name"""
+
+
+def _certified_by(audit: Audit) -> list[str]:
+    """Which method certified how many, and what rounding cost, at each budget: a sentence each."""
+    sentences = []
+    for bound in audit.certificate.levels:
+        if bound.methods is None:
+            continue
+        parts = [f"{n:,} by {METHODS.get(name, name)}" for name, n in bound.methods.items() if n]
+        text = f"At ε = {bound.epsilon}: {', '.join(parts) or 'none'}"
+        if bound.rounding is not None:
+            text += f"; float32 rounding took {bound.rounding:.2g} off the median margin"
+            text += f" and left {bound.lost:,} open" if bound.lost else ""
+        sentences.append(f"{text}.")
+    return sentences
+
+
+def _plain(audit: Audit) -> str:
+    return audit.certificate.method or "the bound"
+
+
+def _smoothed(audit: Audit) -> PageFigure | None:
+    found = audit.smoothed
+    if found is None or not found.levels:
+        return None
+    spoken = [
+        f"At radius {lv.radius:g}, {_with_interval(lv.certified)} certified and "
+        f"{_with_interval(lv.attacked)} right under attack."
+        for lv in found.levels
+    ]
+    caption = (
+        f"The smoothed classifier (σ = {found.sigma:g}): certified and attacked accuracy against "
+        "the L2 radius, with 95\u00a0% intervals."
+    )
+    return _figure(
+        partial(figures.smoothed, found=found), 2.4, "smoothed", caption, " ".join(spoken)
+    )
+
+
+def _stages(audit: Audit) -> PageFigure | None:
+    if not audit.stages:
+        return None
+    spoken = [
+        f"{s.title}: {_with_interval(s.so_far)} left, {s.first:,} images first."
+        if s.status == "complete" and s.so_far
+        else f"{s.title}: {s.status}."
+        for s in audit.stages
+    ]
+    caption = (
+        f"Accuracy at ε = {audit.epsilon} after each stage, from the top down, each image counted "
+        "as right only if no stage so far fooled it, with 95\u00a0% intervals. At the right: "
+        "images that the stage fooled and none before it. The dashed line is the claim."
+    )
+    draw = partial(figures.stages, clean=audit.clean, stages=audit.stages, claim=audit.claim)
+    height = 0.24 * (len(audit.stages) + 1) + 0.65
+    return _figure(draw, height, "stages", caption, " ".join(spoken))
+
+
+def _shares(audit: Audit) -> list[list[float]]:
+    """The confusion matrix by shares of each row; rows without images are 0."""
+    return [[n / max(sum(row), 1) for n in row] for row in audit.confusion]
+
+
+def _confusion(
+    audit: Audit, shares: Sequence[Sequence[float]], classes: Sequence[str]
+) -> PageFigure | None:
+    if not audit.confusion:
+        return None
+    many = len(shares) > figures.ANNOTATED
+    caption = (
+        f"Images of each class (rows) by the class that the model gives them under attack "
+        f"(columns) at ε = {audit.epsilon}"
+        f"{'; colours by the root of the share, so that small ones show' if many else ', in %'}. "
+        "The diagonal is what is still right."
+    )
+    spoken = [
+        f"{c.label} is taken for {c.taken_for} in {c.images:,} images."
+        for c in _confused(audit, shares, classes)
+    ]
+    draw = partial(figures.confusion, shares=shares, classes=classes[: len(shares)])
+    height = min(4.3, 1.3 + 0.3 * len(shares))
+    return _figure(draw, height, "confusion", caption, "Most frequent: " + " ".join(spoken))
+
+
+def _confused(
+    audit: Audit, shares: Sequence[Sequence[float]], classes: Sequence[str]
+) -> list[Confused]:
+    """The most frequent mistakes under attack, most images first."""
+    pairs = [
+        Confused(classes[i], classes[j], n, shares[i][j])
+        for i, row in enumerate(audit.confusion)
+        for j, n in enumerate(row)
+        if i != j and n
+    ]
+    return sorted(pairs, key=lambda c: (-c.images, -c.share))[:CONFUSIONS_SHOWN]
+
+
+def _gallery(audit: Audit, classes: Sequence[str]) -> list[GalleryImage]:
+    return gallery(audit.examples, classes, audit.norm)
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+    """Items under their groups, both in the order in which they come."""
+    groups: dict[str, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _counts(words: Sequence[str]) -> dict[str, int]:
+    return {word: words.count(word) for word in dict.fromkeys(words)}
+
+
+def _provenance(audit: Audit) -> dict[str, Mapping[str, str]]:
+    """Everything that is on record of where the numbers come from, by section."""
+    data = {k: v for k, v in audit.data.items() if k not in ("classes", "source")}
+    sections = {
+        "Checkpoint": audit.checkpoint,
+        "Data": data,
+        "Data source": audit.data.get("source") or {},
+        **audit.provenance,
+    }
+    records = {s.title: s.digest for s in audit.stages if s.digest}
+    if records:
+        sections["Records of the stages"] = records
+    return {
+        title: {key: readable(value) for key, value in section.items()}
+        for title, section in sections.items()
+        if section
+    }

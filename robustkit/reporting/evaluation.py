@@ -1,0 +1,426 @@
+"""The page of an evaluation: one self-contained HTML file. Rebuilt from records; needs no torch.
+
+What a page says follows from the evaluations alone: no date, no network, no script. Every string
+that comes from a record is escaped.
+"""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import PurePath
+from typing import Any
+
+from markupsafe import Markup
+
+from robustkit.errors import InputError, shown
+from robustkit.figures import (
+    CheckpointCurve,
+    CostCurve,
+    accuracy_against_passes,
+    class_name,
+    difference,
+    png_uri,
+    robustness_curve,
+    shortened,
+    svg,
+)
+from robustkit.parsing import parse_toml
+from robustkit.protocol import (
+    Epsilon,
+    parse_epsilon,
+    parse_protocol,
+    protocol_options,
+    protocol_toml,
+    with_epsilons,
+)
+from robustkit.record import CLEAN, Evaluation, Example, MeanPasses, Point, mean_passes
+from robustkit.reporting.html import render
+from robustkit.reporting.wording import attacks, count, interval, percent, readable
+from robustkit.statistics import Estimate, Method
+from robustkit.statistics.comparison import listed
+from robustkit.summary import (
+    ClassAccuracy,
+    accuracy_by_passes,
+    attack_labels,
+    certified_points,
+    class_accuracy,
+    found_by,
+    median_distance,
+    passes_by_attack,
+    reference,
+    robust_points,
+)
+
+CLASSES_SHOWN = 20
+"""with more classes than this, only those with the lowest robust accuracy are listed"""
+EXAMPLES_SHOWN = 12
+PIXELS_SHOWN = 400_000
+"""per gallery, so that a page of large images stays small"""
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryImage:
+    """One entry of the gallery."""
+
+    title: str
+    caption: str
+    panels: Mapping[str, str]
+    """`data:` addresses by what they show"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the page says about one evaluation."""
+
+    label: str
+    sentence: str
+    evaluation: Evaluation
+    clean: Estimate
+    points: Sequence[Point]
+    certified: Sequence[Point]
+    """at the same budgets; empty where nothing was proved"""
+    at: Point
+    """the budget that is quoted in words and per class"""
+    found_by: Mapping[str, int]
+    withstood: int
+    """images that nothing fooled"""
+    median: str
+    passes: Mapping[str, MeanPasses]
+    """an image, by attack; empty where the record does not say"""
+    all_passes: MeanPasses | None
+    classes: Sequence[ClassAccuracy]
+    class_count: int
+    gallery: Sequence[GalleryImage]
+    provenance: Mapping[str, Mapping[str, str]]
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationGroup:
+    """Evaluations that may be compared: the same images under the same protocol."""
+
+    findings: Sequence[Finding]
+    curve: Markup
+    costs: Markup | None
+    """accuracy against passes; None where no record tells them"""
+    attacks: Mapping[str, Mapping[str, str]]
+    """every number of each attack, by the attack's label"""
+    protocol: Mapping[str, Any]
+    data: Mapping[str, Any]
+    toml: str | None
+    """the protocol with every number spelled out, where its file does not say it all"""
+
+
+def page(
+    evaluations: Sequence[Evaluation],
+    failures: Sequence[Mapping[str, Any]] = (),
+    method: Method = "wilson",
+) -> str:
+    """One HTML page on evaluations, and on checkpoints that failed (see `summary.failure`).
+
+    The same evaluations give the same bytes.
+    """
+    labels = _labels([e.header["checkpoint"]["path"] for e in evaluations])
+    findings = [_finding(e, label, method) for e, label in zip(evaluations, labels, strict=True)]
+    return render(
+        "evaluation.html.jinja",
+        title=_title(labels or [PurePath(f["checkpoint"]["path"]).name for f in failures]),
+        groups=_groups(findings),
+        findings=findings,
+        failures=failures,
+        warnings=_warnings(findings),
+    )
+
+
+def _title(labels: Sequence[str]) -> str:
+    return f"Robustness of {labels[0] if len(labels) == 1 else f'{len(labels)} checkpoints'}"
+
+
+def _labels(paths: Sequence[str]) -> list[str]:
+    """The shortest ends of the paths that tell the checkpoints apart; numbered where none does."""
+    parts = [PurePath(path).parts for path in paths]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        labels = ["/".join(p[-depth:]) for p in parts]
+        if len(set(labels)) == len(labels):
+            return [shown(label) for label in labels]
+    return [f"{shown(label)} ({i})" for i, label in enumerate(labels, 1)]
+
+
+def _warnings(findings: Sequence[Finding]) -> dict[str, list[str]]:
+    """Each warning once, with the labels of the checkpoints it concerns."""
+    result: dict[str, list[str]] = {}
+    for finding in findings:
+        for text in finding.evaluation.header["warnings"]:
+            result.setdefault(text, []).append(finding.label)
+    return result
+
+
+def _finding(evaluation: Evaluation, label: str, method: Method) -> Finding:
+    curve = robust_points(evaluation, method)
+    clean, found = evaluation.clean(method), found_by(evaluation)
+    # without attacks there is one point, at no budget at all
+    at = reference(curve) if curve else Point(Epsilon(Fraction(0), "0"), clean)
+    classes = class_accuracy(evaluation, at.epsilon, method)
+    return Finding(
+        label=label,
+        sentence=sentence(evaluation, clean, at),
+        evaluation=evaluation,
+        clean=clean,
+        points=curve,
+        certified=certified_points(evaluation, method),
+        at=at,
+        found_by=found,
+        withstood=clean.n - sum(found.values()),
+        median=_median(evaluation, clean.n - found[CLEAN]),
+        passes=passes_by_attack(evaluation),
+        all_passes=mean_passes(evaluation.table),
+        classes=_lowest(classes),
+        class_count=len(classes),
+        gallery=gallery(
+            evaluation.examples,
+            evaluation.header["data"]["classes"],
+            evaluation.header["protocol"]["norm"],
+        ),
+        provenance=_provenance(evaluation),
+        command=_command(evaluation),
+    )
+
+
+def sentence(evaluation: Evaluation, clean: Estimate, at: Point) -> str:
+    """The result in words, at one budget."""
+    protocol, robust = evaluation.header["protocol"], at.accuracy
+    labels = attack_labels(protocol)
+    if not labels:
+        return (
+            f"{percent(clean.value)} of {count(clean.n)} images are classified right "
+            f"(95\u00a0% interval {interval(clean)}); nothing was attacked."
+        )
+    by = f"worst case per image over {listed(labels)}" if len(labels) > 1 else f"under {labels[0]}"
+    target = protocol["resolved"]["target"]
+    verdict = "are still classified right"
+    if target != "none":
+        verdict = f"are right and cannot be turned into their target class ({target})"
+    return (
+        f"At ε = {at.epsilon.text} ({protocol['norm']}), {percent(robust.value)} of "
+        f"{count(robust.n)} images {verdict} (95\u00a0% interval {interval(robust)}), "
+        f"against {percent(clean.value)} without attack; {by}.{_proved(evaluation, at)}"
+    )
+
+
+def _proved(evaluation: Evaluation, at: Point) -> str:
+    """What is known for certain, as a further sentence."""
+    found = {point.epsilon: point.accuracy for point in evaluation.certified()}
+    if at.epsilon not in found:
+        return ""
+    return f" Of all, {percent(found[at.epsilon].value)} provably are, whatever the attack."
+
+
+def _median(evaluation: Evaluation, right: int) -> str:
+    """The median smallest perturbation, in words."""
+    norm, median = evaluation.header["protocol"]["norm"], median_distance(evaluation)
+    if right == 0:
+        return "No image is right without attack, so there is nothing to perturb."
+    of = f"of the {count(right)} images that are right without attack"
+    if median is None:
+        return f"For more than half {of}, no perturbation that fools the model was found."
+    return (
+        f"Half {of} were fooled at an {norm} distance of {median:.3g} or less: the median smallest "
+        "perturbation found, an upper bound on the true one (attacks that spend a whole budget "
+        "measure no finer than the budgets)."
+    )
+
+
+def _lowest(classes: Sequence[ClassAccuracy]) -> Sequence[ClassAccuracy]:
+    """All classes where they are few, else those with the lowest robust accuracy."""
+    if len(classes) <= CLASSES_SHOWN:
+        return classes
+    return sorted(classes, key=lambda c: (c.robust.value, c.clean.value))[:CLASSES_SHOWN]
+
+
+def gallery(examples: Sequence[Example], classes: Sequence[str], norm: str) -> list[GalleryImage]:
+    """The smallest successful perturbations, as many as a page can hold.
+
+    `classes` are the names of the labels; one without a name goes by its number.
+    """
+    examples = sorted(examples, key=lambda e: (e.distance, e.index))
+    if not examples:
+        return []
+    height, width = examples[0].clean.shape[1:]
+    room = max(3, PIXELS_SHOWN // (height * width))
+    return [_picture(e, classes, norm) for e in examples[: min(room, EXAMPLES_SHOWN)]]
+
+
+def _picture(example: Example, classes: Sequence[str], norm: str) -> GalleryImage:
+    change, factor = difference(example)
+    right, wrong = (class_name(n, classes) for n in (example.label, example.predicted))
+    return GalleryImage(
+        title=f"{right} → {wrong}",
+        caption=f"image {example.index}, {norm} distance {example.distance:.3g}",
+        panels={
+            "clean": png_uri(example.clean),
+            "perturbed": png_uri(example.perturbed),
+            f"difference ×\u00a0{factor:g}": png_uri(change),
+        },
+    )
+
+
+def _groups(findings: Sequence[Finding]) -> list[EvaluationGroup]:
+    """Findings by data and protocol, in the order of their first checkpoint."""
+    keys = list(dict.fromkeys(map(_key, findings)))
+    return [
+        _group([f for f in findings if _key(f) == key], f"curve{i}")
+        for i, key in enumerate(keys, 1)
+    ]
+
+
+def _key(finding: Finding) -> tuple[str, str]:
+    header = finding.evaluation.header
+    return header["data"]["digest"], header["protocol"]["digest"]
+
+
+def _group(findings: Sequence[Finding], prefix: str) -> EvaluationGroup:
+    header = findings[0].evaluation.header
+    protocol = header["protocol"]
+    return EvaluationGroup(
+        findings=findings,
+        curve=_curve(findings, protocol["norm"], prefix),
+        costs=_costs(findings, prefix),
+        attacks=attacks(protocol),
+        protocol=protocol,
+        data=header["data"],
+        toml=None if _file_says_it_all(protocol) else protocol_toml(protocol),
+    )
+
+
+def _curve(findings: Sequence[Finding], norm: str, prefix: str) -> Markup:
+    names = shortened([f.label for f in findings])
+    curves = [
+        CheckpointCurve(name, f.clean, f.points, f.certified)
+        for name, f in zip(names, findings, strict=True)
+    ]
+    height = 2.8 + (0.17 * len(curves) if len(curves) > 1 else 0)
+    alternative = " ".join(f"{f.label}: {_curve_in_words(f)}." for f in findings)
+    return Markup(
+        svg(
+            lambda ax: robustness_curve(ax, curves, norm),
+            (4.5, height),
+            prefix,
+            f"Accuracy against ε ({norm}) with 95 % intervals. {alternative}",
+        )
+    )
+
+
+def _costs(findings: Sequence[Finding], prefix: str) -> Markup | None:
+    names = shortened([f.label for f in findings])
+    known = [
+        (name, finding, found)
+        for name, finding in zip(names, findings, strict=True)
+        if finding.points and (found := accuracy_by_passes(finding.evaluation, finding.at.epsilon))
+    ]
+    if not known:
+        return None
+    curves = [CostCurve(name, x.tolist(), y.tolist()) for name, _, (x, y) in known]
+    height = 2.8 + (0.17 * len(curves) if len(curves) > 1 else 0)
+    epsilon = known[0][1].at.epsilon.text
+    alternative = " ".join(
+        f"{f.label}: {percent(float(y[-1]))} after at most {count(int(x[-1]))} passes."
+        for _, f, (x, y) in known
+    )
+    return Markup(
+        svg(
+            lambda ax: accuracy_against_passes(ax, curves),
+            (4.5, height),
+            f"{prefix}costs",
+            f"Accuracy at ε = {epsilon} against the passes an image is given. {alternative}",
+        )
+    )
+
+
+def _curve_in_words(finding: Finding) -> str:
+    """A curve for those who cannot see it."""
+    values = [("0", finding.clean), *((p.epsilon.text, p.accuracy) for p in finding.points)]
+    told = [f"{percent(e.value)} at ε = {text}" for text, e in values]
+    told += [
+        f"{percent(p.accuracy.value)} certified at {p.epsilon.text}" for p in finding.certified
+    ]
+    return ", ".join(told)
+
+
+def _provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
+    """Everything the record says of where its numbers come from, by section."""
+    header = evaluation.header
+    sections = {
+        "Checkpoint": header["checkpoint"],
+        "Data": {k: v for k, v in header["data"].items() if k not in ("classes", "source")},
+        "Data source": header["data"]["source"],
+        "Protocol": {k: header["protocol"][k] for k in ("name", "digest")},
+        "Engine": header["engine"] | {"precision": header.get("precision", "float32")},
+        "Proof": header.get("prove", {}),
+        "Run": {k: v for k, v in evaluation.run.items() if k != "rows_digest"},
+        "Record": {"digest": evaluation.digest, "rows digest": evaluation.rows_digest},
+    }
+    return {
+        title: {key.replace("_", " "): readable(value) for key, value in section.items()}
+        for title, section in sections.items()
+    }
+
+
+def _file_says_it_all(protocol: Mapping[str, Any]) -> bool:
+    """Whether the recorded file, with norm, budgets, target and seed, is what was run."""
+    resolved, name = protocol["resolved"], protocol["name"]
+    try:
+        table = parse_toml(protocol["file"])
+        written = parse_protocol(table, name, name, norm=protocol["norm"])
+        budgets = [parse_epsilon(text) for text in resolved["epsilons"]]
+    except (InputError, ValueError):
+        return False
+    given = {key: resolved[key] for key in ("target", "seed")}
+    return bool(with_epsilons(written, budgets).resolved() | given == resolved)
+
+
+def _command(evaluation: Evaluation) -> str:
+    """The command line that asks the same question again; "" where a part was only in memory."""
+    header = evaluation.header
+    checkpoint, data, protocol = (header[key] for key in ("checkpoint", "data", "protocol"))
+    if checkpoint["sha256"] is None or not data["source"]:
+        return ""
+    target = protocol["resolved"]["target"]
+    named = _file_says_it_all(protocol)
+    options: dict[str, Iterable[object]] = {
+        "--attack": [protocol["name"] if named else f"{protocol['name']}.toml"],
+        "--norm": protocol_options(protocol)[3:] if named else [],
+        "--model": [checkpoint["model"]] if checkpoint["model"] else [],
+        **_preprocessing(checkpoint),
+        "--data": [_place(data)],
+        "--split": [data["split"]],
+        "--limit": [data["n"]],
+        **{f"--{key}": [v] for key, v in data["transform"].items() if v and key != "pipeline"},
+        "--classes": [v for v in [data["source"].get("class_map", {}).get("classes")] if v],
+        "--epsilon": [entry["epsilon"] for entry in protocol["epsilons"]],
+        "--targeted": [target] if target != "none" else [],
+        "--seed": [protocol["resolved"]["seed"]],
+        "--prove": ["off"] if header.get("prove", {}).get("asked") == "off" else [],
+        "--device": [header["engine"]["device"]],
+        "--batch-size": [evaluation.run["batch_size"]],
+        "--precision": [w for w in [header.get("precision", "float32")] if w != "float32"],
+    }
+    lines = [f"robustkit evaluate {shlex.quote(checkpoint['path'])}"]
+    lines += [f"{name} {shlex.quote(str(v))}" for name, values in options.items() for v in values]
+    return " \\\n    ".join(lines)
+
+
+def _preprocessing(checkpoint: Mapping[str, Any]) -> dict[str, Iterable[str]]:
+    """Mean and deviation where the user gave them; else the checkpoint brings its own."""
+    if checkpoint["preprocessing"] != "given":
+        return {}
+    return {f"--{key}": [",".join(map(str, checkpoint[key]))] for key in ("mean", "std")}
+
+
+def _place(data: Mapping[str, Any]) -> str:
+    """What `--data` was: a name on the shelf, which states its origin, or a path."""
+    source = data["source"]
+    if "origin" in source:
+        return str(data["name"])
+    known = (source.get(key) for key in ("path", "folder", "file"))
+    return str(next(filter(None, known), data["name"]))
