@@ -17,11 +17,11 @@ from robustkit.attacks.library import foolbox, foolbox_model
 from robustkit.attacks.objectives import objective, towards
 from robustkit.attacks.projections import onto_hyperplane, onto_l1_ball
 from robustkit.errors import ProtocolError
-from robustkit.protocol import Apgd, Fab, Loss, SquareAttack, adaptations, labels_of, load_protocol
+from robustkit.protocol import APGD, FAB, Loss, Square, adaptations, labels_of, load_protocol
 
 NORMS = ["linf", "l2", "l1"]
-APGD = {"kind": "apgd", "steps": 60}
-FAB = {"kind": "fab", "steps": 30}
+APGD_TABLE = {"kind": "apgd", "steps": 60}
+FAB_TABLE = {"kind": "fab", "steps": 30}
 SQUARE = {"kind": "square", "queries": 600}
 
 
@@ -36,7 +36,7 @@ def test_apgd_is_exact_on_linear_models(norm, loss):
     truth = model.closest(x, norm)
     budgets = levels(truth, 0.2, 0.5)
     found = attack_block(
-        model, right(model, x), make(norm, APGD | {"loss": loss}, epsilon=budgets), 32
+        model, right(model, x), make(norm, APGD_TABLE | {"loss": loss}, epsilon=budgets), 32
     )
     for level in map(float, budgets):
         # sparse steps in L1 leave a few just inside the ball, as those of its authors do
@@ -49,7 +49,7 @@ def test_apgd_is_exact_on_linear_models(norm, loss):
 def test_fab_finds_the_nearest_point_of_a_linear_boundary(norm, targets):
     model, x = Linear(), images(60)
     truth = model.closest(x, norm)
-    attack = FAB | {"targets": targets}
+    attack = FAB_TABLE | {"targets": targets}
     found = attack_block(model, right(model, x), make(norm, attack, epsilon=["1/1000"]), 32)
     # the budget is out of reach for most: what remains is the nearest point that was met
     assert (found.distance >= truth - 1e-6).all()
@@ -71,7 +71,7 @@ def test_fab_leaps_where_gradients_lead_nowhere():
     criterion = foolbox.criteria.Misclassification(torch.zeros(8).long())
 
     def found(patience):
-        result = build_search(Fab(patience=patience), "l2").run(Wavy(), x, criterion)
+        result = build_search(FAB(patience=patience), "l2").run(Wavy(), x, criterion)
         return int(Wavy()(result).argmax(1).sum())
 
     assert found(patience=0) < 6
@@ -83,7 +83,7 @@ def test_fab_stops_at_the_budget(norm):
     model, x = Linear(), images(60)
     truth = model.closest(x, norm)
     (budget,) = levels(truth, 0.5)
-    found = attack_block(model, right(model, x), make(norm, FAB, epsilon=[budget]), 32)
+    found = attack_block(model, right(model, x), make(norm, FAB_TABLE, epsilon=[budget]), 32)
     clear = (truth / float(budget) - 1).abs() > 0.02
     assert torch.equal(
         in_budget(found.distance, float(budget))[clear], (truth <= float(budget))[clear]
@@ -104,7 +104,7 @@ def test_square_finds_what_lies_well_inside_the_ball_and_nothing_outside(norm):
     assert broken[easy].all()
 
 
-@pytest.mark.parametrize("attack", [APGD, FAB, SQUARE], ids=["apgd", "fab", "square"])
+@pytest.mark.parametrize("attack", [APGD_TABLE, FAB_TABLE, SQUARE], ids=["apgd", "fab", "square"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_company_in_the_batch_changes_nothing(attack, norm):
     model, x = Linear(pixels=64), images(10, side=8)
@@ -123,10 +123,10 @@ def test_company_in_the_batch_changes_nothing(attack, norm):
 
 def test_targets_adapt_to_few_classes():
     model, x = Small(), images(20, side=8)
-    assert len(build_search(Apgd(loss="dlr", targets=9), "linf").attempts(3)) == 2
-    assert len(build_search(Fab(), "linf").attempts(2)) == 1
-    assert len(build_search(Fab(restarts=2, targets=3), "linf").attempts(10)) == 6
-    names = [{"kind": "apgd", "loss": "dlr", "targets": 9, "steps": 20}, FAB, SQUARE]
+    assert len(build_search(APGD(loss="dlr", targets=9), "linf").attempts(3)) == 2
+    assert len(build_search(FAB(), "linf").attempts(2)) == 1
+    assert len(build_search(FAB(restarts=2, targets=3), "linf").attempts(10)) == 6
+    names = [{"kind": "apgd", "loss": "dlr", "targets": 9, "steps": 20}, FAB_TABLE, SQUARE]
     found = attack_block(model, right(model, x), make("linf", *names, epsilon=["3/10"]), 8)
     assert in_budget(found.distance, 0.3).any()
 
@@ -171,9 +171,9 @@ def test_losses_that_do_not_saturate(loss):
     model = Linear(scale=1e6)
     truth = model.closest(x, "linf")
     (budget,) = levels(truth, 0.6)
-    blind = attack_block(model, right(model, x), make("linf", APGD, epsilon=[budget]), 32)
+    blind = attack_block(model, right(model, x), make("linf", APGD_TABLE, epsilon=[budget]), 32)
     found = attack_block(
-        model, right(model, x), make("linf", APGD | {"loss": loss}, epsilon=[budget]), 32
+        model, right(model, x), make("linf", APGD_TABLE | {"loss": loss}, epsilon=[budget]), 32
     )
     assert in_budget(blind.distance, float(budget)).sum() < 3
     assert in_budget(found.distance, float(budget)).sum() >= 34
@@ -322,7 +322,7 @@ def test_the_stream_is_splitmix64():
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("attack", [Apgd(steps=30), Fab(steps=10), SquareAttack(queries=60)])
+@pytest.mark.parametrize("attack", [APGD(steps=30), FAB(steps=10), Square(queries=60)])
 def test_each_is_a_foolbox_attack(norm, attack):
     model, x = Linear(), images(12)
     labels = model(x).argmax(1)
@@ -336,7 +336,7 @@ def test_each_is_a_foolbox_attack(norm, attack):
         reached = torch.linalg.vector_norm((result - x).flatten(1), ord=order, dim=1)
         assert (reached <= level + 1e-4).all()
         assert torch.equal(ok, model(result).argmax(1) != labels)
-    if not isinstance(attack, SquareAttack):
+    if not isinstance(attack, Square):
         assert success[1].all()
 
 
@@ -401,6 +401,6 @@ def test_names_are_those_of_the_literature():
     with pytest.raises(ProtocolError, match="heads for targets of its own"):
         make("linf", {"kind": "apgd", "targets": 3}, target="next")
     with pytest.raises(ProtocolError, match="cannot be targeted"):
-        make("linf", FAB, target="next")
+        make("linf", FAB_TABLE, target="next")
     with pytest.raises(ProtocolError, match="at least 2"):
         make("linf", {"kind": "square", "queries": 1})

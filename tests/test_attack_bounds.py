@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from robustkit.attacks.apgd import APGD
-from robustkit.attacks.fab import FAB
+from robustkit.attacks.apgd import ApgdSearch
+from robustkit.attacks.fab import FabSearch
 from robustkit.attacks.gradient import ASCENT
 from robustkit.attacks.library import eagerpy, foolbox
-from robustkit.attacks.mended import DDN, FMN
+from robustkit.attacks.mended import MENDED_FMN, MendedDDN
 from robustkit.attacks.projections import onto_l2_ball
-from robustkit.attacks.square import Square
+from robustkit.attacks.square import SquareSearch
 from robustkit.errors import InputError
 from robustkit.geometry import ORDER
 from robustkit.protocol import NORMS
@@ -29,13 +29,13 @@ def ascent(norm):
 
 FIXED = {
     **{f"ascent {n}": lambda n=n: ascent(n) for n in NORMS},
-    **{f"apgd {n}": lambda n=n: APGD(n, steps=20) for n in NORMS},
-    **{f"square {n}": lambda n=n: Square(n, queries=200) for n in NORMS},
+    **{f"apgd {n}": lambda n=n: ApgdSearch(n, steps=20) for n in NORMS},
+    **{f"square {n}": lambda n=n: SquareSearch(n, queries=200) for n in NORMS},
 }
 MINIMAL = {
-    **{f"fab {n}": lambda n=n: FAB(n, steps=20, targets=2) for n in NORMS},
-    **{f"fmn {n}": lambda n=n: FMN[n](steps=40) for n in NORMS},
-    "ddn l2": lambda: DDN(steps=40),
+    **{f"fab {n}": lambda n=n: FabSearch(n, steps=20, targets=2) for n in NORMS},
+    **{f"fmn {n}": lambda n=n: MENDED_FMN[n](steps=40) for n in NORMS},
+    "ddn l2": lambda: MendedDDN(steps=40),
 }
 ATTACKS = FIXED | MINIMAL
 THEIRS = {
@@ -113,8 +113,8 @@ def test_a_targeted_criterion_is_headed_for(name):
 @pytest.mark.parametrize(
     "make",
     [
-        *(lambda n=n: APGD(n, steps=5, targets=3) for n in NORMS),
-        *(lambda n=n, t=t: FAB(n, steps=5, targets=t) for n in NORMS for t in (0, 3)),
+        *(lambda n=n: ApgdSearch(n, steps=5, targets=3) for n in NORMS),
+        *(lambda n=n, t=t: FabSearch(n, steps=5, targets=t) for n in NORMS for t in (0, 3)),
     ],
 )
 def test_attacks_with_targets_of_their_own_refuse_others(make):
@@ -133,7 +133,7 @@ def test_another_criterion_is_refused_in_one_line():
             return outputs.argmax(-1) == 0
 
     model, images, _ = problem()
-    for attack in (Square("linf", queries=5), DDN(steps=3), ascent("l2")):
+    for attack in (SquareSearch("linf", queries=5), MendedDDN(steps=3), ascent("l2")):
         with pytest.raises(InputError, match="criterion Odd is not known"):
             attack.run(model, images, Odd())
 
@@ -159,7 +159,7 @@ def test_fmn_does_not_stand_still_at_the_wall_short_of_the_boundary(norm):
         network = nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 4))
     model = foolbox.PyTorchModel(network.eval(), bounds=(0, 1), device="cpu")
     labels = network(images).argmax(1)
-    found = FMN[norm](steps=100).run(model, images, labels)
+    found = MENDED_FMN[norm](steps=100).run(model, images, labels)
     assert bool((network(found).argmax(1) != labels).all())
 
 
@@ -188,6 +188,6 @@ def test_the_projection_onto_an_l2_ball_within_the_box_is_the_nearest_point(seed
 def test_square_on_vectors_stays_within_its_budget():
     model, images, labels = problem((13,))
     for norm in NORMS:
-        x = Square(norm, queries=300).run(model, images, labels, epsilon=SIZE[norm])
+        x = SquareSearch(norm, queries=300).run(model, images, labels, epsilon=SIZE[norm])
         reached = torch.linalg.vector_norm(x - images, ord=ORDER[norm], dim=1)
         assert float(reached.max()) <= SIZE[norm] * 1.0001

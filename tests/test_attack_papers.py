@@ -7,12 +7,12 @@ import pytest
 import torch
 from helpers import papers
 
-from robustkit.attacks.apgd import APGD
+from robustkit.attacks.apgd import ApgdSearch
 from robustkit.attacks.draws import generator, stream
-from robustkit.attacks.fab import FAB
+from robustkit.attacks.fab import FabSearch
 from robustkit.attacks.gradient import ASCENT
 from robustkit.attacks.search import passes
-from robustkit.attacks.square import Square
+from robustkit.attacks.square import SquareSearch
 from robustkit.attacks.state import State
 
 EPSILONS = {"linf": (0.03, 0.1, 0.3), "l2": (0.3, 1.0, 3.0), "l1": (1.0, 4.0, 12.0)}
@@ -196,7 +196,7 @@ def begun(search, model, images, epsilon):
 def test_apgd_takes_the_papers_steps_on_a_network(norm, multi_radius):
     model = Bumpy(8, waves=2)
     images, epsilon = scenes(EPSILONS[norm], 8, n=4)
-    search = APGD(norm, steps=100, multi_radius=multi_radius)
+    search = ApgdSearch(norm, steps=100, multi_radius=multi_radius)
     state = begun(search, model, images, epsilon)
     at = papers.checkpoints_in_whole_steps if multi_radius else papers.checkpoints
     theirs = [
@@ -214,7 +214,7 @@ def test_apgd_takes_the_papers_steps_on_a_network(norm, multi_radius):
 def test_apgd_heads_for_the_likeliest_wrong_classes(restarts):
     model = Bumpy(8, classes=5)
     images, epsilon = scenes((0.1,), 8, n=8)
-    search = APGD("linf", steps=40, loss="dlr", targets=3, restarts=restarts)
+    search = ApgdSearch("linf", steps=40, loss="dlr", targets=3, restarts=restarts)
     state = attempted(search, model, images, epsilon)
     order = model(images).argsort(dim=1, descending=True)
     assert torch.equal(state.target, order[torch.arange(8), 1 + torch.arange(8) // restarts % 3])
@@ -239,7 +239,7 @@ def test_apgd_takes_the_papers_decisions_whatever_the_losses_are(norm, steps, rh
     size = torch.rand(steps + 1, n, generator=draw, dtype=torch.float64)
     values = (size * torch.where(rises, 1, -3)).cumsum(0).round(decimals=1)
     gradients = torch.randn(steps + 1, n, 1, side, side, generator=draw, dtype=torch.float64)
-    search = APGD(norm, steps=steps, rho=rho)
+    search = ApgdSearch(norm, steps=steps, rho=rho)
     state = search.start(unstarted(Bumpy(side), images, epsilon), sources(n))
     theirs = [
         searched(
@@ -275,7 +275,9 @@ def test_whole_windows_are_the_papers_where_its_shares_are_whole():
 def test_apgd_starts_at_random_points_of_the_first_ball(norm, multi_radius):
     images = torch.full((20, 1, 8, 8), 0.5, dtype=torch.float64)
     epsilon = torch.linspace(0.02, 0.1, 20, dtype=torch.float64) * (5 if norm == "l1" else 1)
-    state = attempted(APGD(norm, steps=20, multi_radius=multi_radius), Bumpy(8), images, epsilon)
+    state = attempted(
+        ApgdSearch(norm, steps=20, multi_radius=multi_radius), Bumpy(8), images, epsilon
+    )
     radius = epsilon * (3 if multi_radius else 1)
     change = (state.x - images).flatten(1) / radius[:, None]
     size = torch.linalg.vector_norm(change, ord=papers.ORDER[norm], dim=1)
@@ -358,7 +360,7 @@ def test_fab_takes_the_papers_steps(norm, targets, settings):
     model = Bumpy(6, waves=4)
     images, _ = scenes((1.0,), 6, n=9)
     epsilon = torch.full((9,), {"linf": 0.1, "l2": 0.6, "l1": 3.0}[norm], dtype=torch.float64)
-    search = FAB(norm, steps=30, restarts=2, targets=targets, **settings)
+    search = FabSearch(norm, steps=30, restarts=2, targets=targets, **settings)
     # first and second start, on the way to each of the targets
     state = attempted(search, model, images, epsilon)
     assert torch.equal((state.x != images).flatten(1).any(1), torch.arange(9) % 2 == 1)
@@ -397,7 +399,7 @@ def test_fab_takes_the_papers_steps(norm, targets, settings):
 def test_fab_starts_at_the_image_then_half_a_budget_away(norm, epsilon):
     images = torch.full((12, 1, 8, 8), 0.5, dtype=torch.float64)
     budgets = torch.full((12,), epsilon, dtype=torch.float64)
-    state = attempted(FAB(norm, restarts=2, targets=3), Bumpy(8), images, budgets)
+    state = attempted(FabSearch(norm, restarts=2, targets=3), Bumpy(8), images, budgets)
     size = torch.linalg.vector_norm((state.x - images).flatten(1), ord=papers.ORDER[norm], dim=1)
     # without a budget: what the authors' code takes in each norm
     half = (epsilon if epsilon < torch.inf else {"linf": 0.3, "l2": 1.0, "l1": 5.0}[norm]) / 2
@@ -437,7 +439,7 @@ def test_square_makes_the_papers_proposals(norm, channels):
     side, steps = 16, 70
     model = Bumpy(side, channels)
     images, epsilon = scenes(EPSILONS[norm], side, channels, n=2)
-    search = Square(norm, queries=steps + 1)
+    search = SquareSearch(norm, queries=steps + 1)
     state = search.start(unstarted(model, images, epsilon, key=7), [])
     shape = (channels, side) if norm == "linf" else (channels, 5, 5)
     theirs = []
@@ -470,7 +472,7 @@ def test_squares_shrink_as_the_paper_says(norm, p_init):
     n = len(done)
     model = Bumpy(40, classes=2)
     images, epsilon = scenes((0.5,), 40, n=n)
-    search = Square(norm, queries=10_000, p_init=p_init)
+    search = SquareSearch(norm, queries=10_000, p_init=p_init)
     state = search.start(unstarted(model, images, epsilon, key=3), [])
     start = array(state.x)
     state.step = done.clone()

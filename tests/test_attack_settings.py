@@ -12,7 +12,7 @@ from robustkit.attacks.build import build_minimal_norm
 from robustkit.attacks.draws import in_ball
 from robustkit.attacks.library import foolbox, foolbox_model
 from robustkit.attacks.objectives import towards
-from robustkit.protocol import Apgd, Pgd, load_protocol
+from robustkit.protocol import APGD, PGD, load_protocol
 
 OTHERS = {
     "deepfool": {"steps": 1, "candidates": 2, "overshoot": "1/2"},
@@ -112,7 +112,7 @@ def test_apgd_under_foolboxs_targeted_criterion_heads_for_the_target(loss):
     labels = model(x).argmax(1)
     criterion = foolbox.criteria.TargetedMisclassification(1 - labels)
     radius = float(model.closest(x, "l2").quantile(0.5))
-    attack = build_search(Apgd(steps=40, loss=loss), "l2")
+    attack = build_search(APGD(steps=40, loss=loss), "l2")
     _, _, success = attack(foolbox_model(model, torch.device("cpu")), x, criterion, epsilons=radius)
     assert success.float().mean() == pytest.approx(0.5, abs=0.05)
 
@@ -127,7 +127,7 @@ def test_a_later_restart_under_foolbox_adds_to_what_earlier_ones_found():
     x, seen = torch.full((60, 1, 1, 2), 0.5), []
     labels, model = torch.zeros(60, dtype=torch.int64), Pocket().eval()
     for restarts in (1, 2, 12):
-        attack = build_search(Pgd(steps=1, relative_step=0.001, restarts=restarts), "linf")
+        attack = build_search(PGD(steps=1, relative_step=0.001, restarts=restarts), "linf")
         _, _, success = attack(foolbox_model(model, torch.device("cpu")), x, labels, epsilons=0.5)
         seen.append(int(success.sum()))
     # each start falls into the pocket with probability 1/10
@@ -136,7 +136,7 @@ def test_a_later_restart_under_foolbox_adds_to_what_earlier_ones_found():
 
 def test_no_pass_is_made_for_a_batch_that_is_fooled_already():
     model, x = Linear(), images(10)
-    attack = build_search(Pgd(steps=20, relative_step=0.1, restarts=50), "linf")
+    attack = build_search(PGD(steps=20, relative_step=0.1, restarts=50), "linf")
     labels = model(x).argmax(1)
     model.rows.clear()
     attack(foolbox_model(model, torch.device("cpu")), x, 1 - labels, epsilons=0.1)

@@ -41,14 +41,14 @@ from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 from robustkit.errors import InputError, UnknownName
 from robustkit.models.lenet5 import LeNet5
-from robustkit.protocol import Fgsm, Pgd
+from robustkit.protocol import FGSM, PGD
 
 N = 20
 NAMES = [indicator.name for indicator in INDICATORS]
 QUICK = Effort(steps=20, restarts=2, draws=6, queries=600, passes=5)
 PLAIN = replace(
     protocols.load_protocol("pgd"),
-    attacks=(Fgsm(), Pgd(20, Fraction(1, 8), 1)),
+    attacks=(FGSM(), PGD(20, Fraction(1, 8), 1)),
     epsilons=(protocols.parse_epsilon("0.2"),),
 )
 
@@ -348,9 +348,9 @@ def test_no_classifier_is_right_around_images_of_two_classes_that_are_near(norm)
 @pytest.mark.parametrize(
     ("attacks", "value"),
     [
-        ((Pgd(40, Fraction(1, 16)),), 1.25),
-        ((Pgd(10, Fraction(1, 40), random_start=False),), 0.25),
-        ((Fgsm(),), 0),
+        ((PGD(40, Fraction(1, 16)),), 1.25),
+        ((PGD(10, Fraction(1, 40), random_start=False),), 0.25),
+        ((FGSM(),), 0),
     ],
 )
 def test_travel(attacks, value):
@@ -405,7 +405,7 @@ class Sure(nn.Module):
 def test_an_adaptive_attack_that_broke_off_resolves_nothing():
     def short_travel(model):
         """The indicator doubts every image, and longer attacks answer it."""
-        short = (Pgd(10, Fraction(1, 40), random_start=False),)
+        short = (PGD(10, Fraction(1, 40), random_start=False),)
         context = bare(model)
         context = replace(context, protocol=replace(context.protocol, attacks=short))
         return only(context, "short-travel")[0]["short-travel"]

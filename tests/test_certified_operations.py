@@ -23,7 +23,7 @@ from robustkit.certification.roundoff import LIBRARY, UNDERFLOW
 from robustkit.certification.sigmoidal import lines
 from robustkit.checkpoint import wrap
 from robustkit.checkpoint.adapter import freeze
-from robustkit.protocol import Pgd, Protocol, parse_epsilon
+from robustkit.protocol import PGD, Protocol, parse_epsilon
 
 RADIUS = 0.02
 aten = torch.ops.aten
@@ -309,7 +309,7 @@ def test_branch_and_bound_halves_no_curve(middle):
     block = Block(x, labels, [str(i) for i in range(4)], 0)
     seen = set()
     for epsilon in ("0.005", "0.02", "0.05"):
-        nothing = Pgd(1, Fraction(1, 10**6), random_start=False)
+        nothing = PGD(1, Fraction(1, 10**6), random_start=False)
         protocol = Protocol("weak", "", "linf", (nothing,), (parse_epsilon(epsilon),))
         for row, decision in decide(model, block, protocol, time_limit=2.0, batch_size=4):
             seen.add(decision.outcome)

@@ -361,6 +361,6 @@ def test_attacks_have_names_that_tell_them_apart():
 
 def test_fab_may_never_leap():
     fab = protocols.load_protocol("autoattack", ["fab.patience=0"]).attacks
-    assert [a.patience for a in fab if isinstance(a, protocols.Fab)] == [0]
+    assert [a.patience for a in fab if isinstance(a, protocols.FAB)] == [0]
     with pytest.raises(ProtocolError, match="patience"):
         protocols.load_protocol("autoattack", ["fab.patience=-1"])

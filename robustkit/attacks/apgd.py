@@ -64,7 +64,7 @@ class ApgdBuffers:
     """in L1 alone"""
 
 
-class APGD(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[misc]
+class ApgdSearch(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[misc]
     """Step size 2ε (L1: ε), halved where the loss stopped rising, then on from the best point.
 
     With `targets` each attempt heads for one of the top wrong classes, by `target_order`; any wrong

@@ -2,30 +2,30 @@
 
 from typing import Any
 
-from robustkit.attacks.apgd import APGD
-from robustkit.attacks.fab import FAB
+from robustkit.attacks.apgd import ApgdSearch
+from robustkit.attacks.fab import FabSearch
 from robustkit.attacks.gradient import ASCENT
 from robustkit.attacks.library import foolbox
-from robustkit.attacks.mended import DDN, FMN
+from robustkit.attacks.mended import MENDED_FMN, MendedDDN
 from robustkit.attacks.search import Search
-from robustkit.attacks.square import Square
+from robustkit.attacks.square import SquareSearch
 from robustkit.errors import ProtocolError
 from robustkit.protocol import (
-    Apgd,
+    APGD,
+    CW,
+    DDN,
+    FAB,
+    FGSM,
+    FMN,
+    MIFGSM,
+    PGD,
     Attack,
     Boundary,
-    CarliniWagner,
-    Ddn,
     DeepFool,
-    Fab,
-    Fgsm,
-    Fmn,
     HopSkipJump,
-    Mifgsm,
-    NoiseAttack,
+    Noise,
     Norm,
-    Pgd,
-    SquareAttack,
+    Square,
     kind_of,
 )
 
@@ -33,24 +33,24 @@ from robustkit.protocol import (
 def build_search(attack: Attack, norm: Norm) -> Search[Any] | None:
     """What the engine drives at fixed budgets; None for kinds that foolbox drives itself."""
     match attack:
-        case Fgsm() | Pgd() | Mifgsm() | NoiseAttack():
+        case FGSM() | PGD() | MIFGSM() | Noise():
             return ASCENT[norm](**_ascent_settings(attack))
-        case Apgd():
+        case APGD():
             return _apgd(attack, norm)
-        case Fab():
+        case FAB():
             return _fab(attack, norm)
-        case SquareAttack():
+        case Square():
             return _square(attack, norm)
         case _:
             return None
 
 
-def _ascent_settings(attack: Fgsm | Pgd | Mifgsm | NoiseAttack) -> dict[str, Any]:
+def _ascent_settings(attack: FGSM | PGD | MIFGSM | Noise) -> dict[str, Any]:
     """Projected steepest ascent, and noise as the case of no step at all."""
     match attack:
-        case Fgsm(loss):
+        case FGSM(loss):
             return {"steps": 1, "rel_stepsize": 1.0, "random_start": False, "loss": loss}
-        case Pgd(steps, relative, restarts, random_start, loss):
+        case PGD(steps, relative, restarts, random_start, loss):
             return {
                 "steps": steps,
                 "rel_stepsize": float(relative),
@@ -59,7 +59,7 @@ def _ascent_settings(attack: Fgsm | Pgd | Mifgsm | NoiseAttack) -> dict[str, Any
                 "restarts": restarts if random_start else 1,
                 "loss": loss,
             }
-        case Mifgsm(steps, relative, momentum, loss):
+        case MIFGSM(steps, relative, momentum, loss):
             return {
                 "steps": steps,
                 "rel_stepsize": float(relative),
@@ -67,7 +67,7 @@ def _ascent_settings(attack: Fgsm | Pgd | Mifgsm | NoiseAttack) -> dict[str, Any
                 "loss": loss,
                 "momentum": float(momentum),
             }
-        case NoiseAttack(draws, distribution):
+        case Noise(draws, distribution):
             return {
                 "steps": 0,
                 "rel_stepsize": 1.0,
@@ -77,8 +77,8 @@ def _ascent_settings(attack: Fgsm | Pgd | Mifgsm | NoiseAttack) -> dict[str, Any
             }
 
 
-def _apgd(attack: Apgd, norm: Norm) -> APGD:
-    return APGD(
+def _apgd(attack: APGD, norm: Norm) -> ApgdSearch:
+    return ApgdSearch(
         norm,
         steps=attack.steps,
         restarts=attack.restarts,
@@ -91,8 +91,8 @@ def _apgd(attack: Apgd, norm: Norm) -> APGD:
     )
 
 
-def _square(attack: SquareAttack, norm: Norm) -> Square:
-    return Square(
+def _square(attack: Square, norm: Norm) -> SquareSearch:
+    return SquareSearch(
         norm,
         queries=attack.queries,
         restarts=attack.restarts,
@@ -101,8 +101,8 @@ def _square(attack: SquareAttack, norm: Norm) -> Square:
     )
 
 
-def _fab(attack: Fab, norm: Norm) -> FAB:
-    return FAB(
+def _fab(attack: FAB, norm: Norm) -> FabSearch:
+    return FabSearch(
         norm,
         steps=attack.steps,
         restarts=attack.restarts,
@@ -121,11 +121,11 @@ def build_minimal_norm(attack: Attack, norm: Norm) -> foolbox.attacks.base.Minim
         case DeepFool(steps, candidates, overshoot):
             cls = {"l2": attacks.L2DeepFoolAttack, "linf": attacks.LinfDeepFoolAttack}[norm]
             return cls(steps=steps, candidates=candidates, overshoot=float(overshoot))
-        case Ddn(steps, gamma):
-            return DDN(steps=steps, gamma=float(gamma))
-        case Fmn(steps, max_step, gamma):
-            return FMN[norm](steps=steps, max_stepsize=float(max_step), gamma=float(gamma))
-        case CarliniWagner(steps, search_steps, step_size, confidence):
+        case DDN(steps, gamma):
+            return MendedDDN(steps=steps, gamma=float(gamma))
+        case FMN(steps, max_step, gamma):
+            return MENDED_FMN[norm](steps=steps, max_stepsize=float(max_step), gamma=float(gamma))
+        case CW(steps, search_steps, step_size, confidence):
             return attacks.L2CarliniWagnerAttack(
                 binary_search_steps=search_steps,
                 steps=steps,

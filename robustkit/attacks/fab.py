@@ -40,7 +40,7 @@ class FabBuffers:
     """the class whose boundary is sought"""
 
 
-class FAB(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc]
+class FabSearch(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc]
     """Steps onto the linearised boundary from the iterate and from the image, biased to the latter.
 
     With `targets` each attempt knows one boundary, that to one of the top wrong classes: one

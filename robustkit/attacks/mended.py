@@ -78,10 +78,10 @@ class L1FMN(_OverTheBoundary, foolbox.attacks.L1FMNAttack):  # type: ignore[misc
     nearest = staticmethod(onto_l1_ball)
 
 
-FMN: dict[Norm, type[Any]] = {"linf": LinfFMN, "l2": L2FMN, "l1": L1FMN}
+MENDED_FMN: dict[Norm, type[Any]] = {"linf": LinfFMN, "l2": L2FMN, "l1": L1FMN}
 
 
-class DDN(foolbox.attacks.DDNAttack):  # type: ignore[misc]
+class MendedDDN(foolbox.attacks.DDNAttack):  # type: ignore[misc]
     """DDN (Rony et al. 2019, algorithm 1); a vanished gradient draws on the image's own pixels.
 
     foolbox's own draws one tensor for the whole batch there, so that a result depends on who

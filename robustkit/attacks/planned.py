@@ -7,12 +7,12 @@ from math import sqrt
 
 from robustkit.attacks.build import build_search
 from robustkit.protocol import (
+    CW,
+    DDN,
+    FMN,
     Attack,
     Boundary,
-    CarliniWagner,
-    Ddn,
     DeepFool,
-    Fmn,
     HopSkipJump,
     Norm,
     Protocol,
@@ -40,9 +40,9 @@ def _minimal_norm(attack: Attack) -> float:
     match attack:
         case DeepFool(steps, candidates):
             return steps * (1 + 2 * candidates)
-        case Ddn(steps) | Fmn(steps):
+        case DDN(steps) | FMN(steps):
             return steps * STEP
-        case CarliniWagner(steps, search_steps):
+        case CW(steps, search_steps):
             return steps * search_steps * STEP
         case HopSkipJump(steps):
             # 100 √t directions at step t, at most 10,000 (Chen et al. 2020, section IV)

@@ -46,7 +46,7 @@ class SquareBuffers:
     """the first of those steps, int64 N; -1 before there are any"""
 
 
-class Square(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[misc]
+class SquareSearch(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[misc]
     """Squares of one colour each, kept where the margin grows. No gradient is asked for.
 
     Positions are drawn for every image on its own, up to the image's edge. Inputs that are no

@@ -15,7 +15,7 @@ from torch import Tensor
 from robustkit.auditing.ascent import GradientView, loss_trajectory, run_ascent
 from robustkit.auditing.context import AuditContext
 from robustkit.geometry import ORDER, project
-from robustkit.protocol import Apgd, Attack, Mifgsm, Pgd, SquareAttack
+from robustkit.protocol import APGD, MIFGSM, PGD, Attack, Square
 
 AdaptiveAttack = Literal[
     "margin",
@@ -88,19 +88,19 @@ def _ascent(kind: AdaptiveAttack) -> Callable[[AuditContext, Tensor], Tensor]:
 
 
 def _longer(context: AuditContext, rows: Tensor) -> Tensor:
-    longer = [_stretched(a) for a in context.protocol.attacks if isinstance(a, Pgd | Mifgsm | Apgd)]
-    attacks = tuple(longer) or (Pgd(100, Fraction(1, 20), 5),)
+    longer = [_stretched(a) for a in context.protocol.attacks if isinstance(a, PGD | MIFGSM | APGD)]
+    attacks = tuple(longer) or (PGD(100, Fraction(1, 20), 5),)
     return context.attacked(replace(context.protocol, attacks=attacks, seed=context.seed + 2), rows)
 
 
-def _stretched(attack: Pgd | Mifgsm | Apgd) -> Attack:
+def _stretched(attack: PGD | MIFGSM | APGD) -> Attack:
     """Four times the steps, far enough to cross the ball."""
-    if isinstance(attack, Apgd):
+    if isinstance(attack, APGD):
         return replace(attack, steps=4 * attack.steps)
     steps = 4 * attack.steps
     relative = max(attack.relative_step, Fraction(5, 2 * steps))
-    if isinstance(attack, Mifgsm):
-        return Pgd(steps, relative, 2, True, attack.loss)
+    if isinstance(attack, MIFGSM):
+        return PGD(steps, relative, 2, True, attack.loss)
     return replace(attack, steps=steps, relative_step=relative, random_start=True)
 
 
@@ -186,7 +186,7 @@ def _midpoints(context: AuditContext, rows: Tensor) -> Tensor:
 
 
 def _black_box(context: AuditContext, rows: Tensor) -> Tensor:
-    square = SquareAttack(queries=context.effort.queries)
+    square = Square(queries=context.effort.queries)
     return context.attacked(replace(context.protocol, attacks=(square,)), rows)
 
 

@@ -17,7 +17,7 @@ from robustkit.auditing.context import AuditContext
 from robustkit.auditing.straight_through import blocked, straight_through
 from robustkit.geometry import column, project, steepest_step
 from robustkit.network import gradient as gradient_of
-from robustkit.protocol import Apgd, Fgsm, Loss, Mifgsm, Pgd
+from robustkit.protocol import APGD, FGSM, MIFGSM, PGD, Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,11 +253,11 @@ def _plain_steps(context: AuditContext) -> tuple[int, float, Loss]:
 
     APGD sets its own step size; an ascent of as many steps that crosses the ball stands for it.
     """
-    ascents = [a for a in context.protocol.attacks if isinstance(a, Pgd | Mifgsm | Apgd)]
+    ascents = [a for a in context.protocol.attacks if isinstance(a, PGD | MIFGSM | APGD)]
     if ascents:
         longest = max(ascents, key=lambda a: a.steps)
-        relative = 2.5 / longest.steps if isinstance(longest, Apgd) else longest.relative_step
+        relative = 2.5 / longest.steps if isinstance(longest, APGD) else longest.relative_step
         return longest.steps, float(relative), longest.loss
-    if any(isinstance(a, Fgsm) for a in context.protocol.attacks):
+    if any(isinstance(a, FGSM) for a in context.protocol.attacks):
         return 1, 1.0, "cross-entropy"
     return 40, 1 / 16, "cross-entropy"

@@ -14,7 +14,7 @@ from robustkit.attacks.draws import seed_of
 from robustkit.attacks.library import seeded
 from robustkit.errors import EvaluationFailed, first_line
 from robustkit.geometry import distance
-from robustkit.protocol import Attack, Epsilon, Fgsm, NoiseAttack, Norm, Protocol
+from robustkit.protocol import FGSM, Attack, Epsilon, Noise, Norm, Protocol
 
 T = TypeVar("T")
 OtherAttack = Literal["fgsm", "random", "black", "transfer"]
@@ -135,12 +135,12 @@ class AuditContext:
             survived, failed = after(plain), ""
         except (EvaluationFailed, RuntimeError) as error:
             survived, failed = context.clean_right, first_line(error)
-        single = None if failed else alone(Fgsm())
+        single = None if failed else alone(FGSM())
         return replace(
             context,
             plain=survived,
             fgsm=single,
-            random=alone(NoiseAttack(20), NoiseAttack(20, "gaussian")),
+            random=alone(Noise(20), Noise(20, "gaussian")),
             black=None if black is None else after(replace(black, epsilons=plain.epsilons)),
             transfer=None if surrogate is None else after(plain, surrogate),
             failed=failed,

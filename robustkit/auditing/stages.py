@@ -27,10 +27,10 @@ from robustkit.protocol import (
     Boundary,
     Epsilon,
     HopSkipJump,
-    NoiseAttack,
+    Noise,
     Norm,
     Protocol,
-    SquareAttack,
+    Square,
     labels_of,
 )
 from robustkit.record import Evaluation, Example, mean_passes
@@ -39,7 +39,7 @@ from robustkit.statistics import proportion
 Bools = npt.NDArray[np.bool_]
 Begin = Callable[[str, int], Callable[[float], None]]
 """told a part of the audit and how many images it has; returns what is told the images done"""
-BLACK_BOX = (SquareAttack, HopSkipJump, Boundary)
+BLACK_BOX = (Square, HopSkipJump, Boundary)
 EXAMPLES = 12
 """how many of the smallest successful perturbations are kept for looking at"""
 
@@ -360,7 +360,7 @@ PLAIN = "pgd"
 
 
 def _family(attack: Attack) -> Family:
-    if isinstance(attack, NoiseAttack):
+    if isinstance(attack, Noise):
         return "floor"
     return "black box" if isinstance(attack, BLACK_BOX) else "white box"
 

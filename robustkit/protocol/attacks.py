@@ -20,14 +20,14 @@ that the records of before are found"""
 
 
 @dataclass(frozen=True, slots=True)
-class Fgsm:
+class FGSM:
     """One step of size ε (Goodfellow et al. 2015); the fast gradient method in L2 and L1."""
 
     loss: Loss = "cross-entropy"
 
 
 @dataclass(frozen=True, slots=True)
-class Pgd:
+class PGD:
     """Projected gradient ascent (Madry et al. 2018); without random start it is BIM, or IFGSM."""
 
     steps: int
@@ -39,7 +39,7 @@ class Pgd:
 
 
 @dataclass(frozen=True, slots=True)
-class Mifgsm:
+class MIFGSM:
     """Momentum iterative FGSM (Dong et al. 2018, algorithm 1)."""
 
     steps: int
@@ -51,7 +51,7 @@ class Mifgsm:
 
 
 @dataclass(frozen=True, slots=True)
-class NoiseAttack:
+class Noise:
     """Random points of the ball: the floor that every attack must beat."""
 
     draws: int
@@ -69,7 +69,7 @@ class DeepFool:
 
 
 @dataclass(frozen=True, slots=True)
-class Ddn:
+class DDN:
     """Decoupled direction and norm (Rony et al. 2019). L2."""
 
     steps: int = 100
@@ -78,7 +78,7 @@ class Ddn:
 
 
 @dataclass(frozen=True, slots=True)
-class Fmn:
+class FMN:
     """Fast minimum norm (Pintor et al. 2021)."""
 
     steps: int = 100
@@ -88,7 +88,7 @@ class Fmn:
 
 
 @dataclass(frozen=True, slots=True)
-class CarliniWagner:
+class CW:
     """The L2 attack of Carlini and Wagner (2017), without the early abort that couples images."""
 
     steps: int = 200
@@ -113,7 +113,7 @@ class HopSkipJump:
 
 
 @dataclass(frozen=True, slots=True)
-class Apgd:
+class APGD:
     """Gradient ascent that sets its own step size (Croce and Hein 2020; in L1 Croce and Hein 2021).
 
     With targets it is APGD-T: so many of the likeliest wrong classes are headed for in turn, and
@@ -137,7 +137,7 @@ class Apgd:
 
 
 @dataclass(frozen=True, slots=True)
-class Fab:
+class FAB:
     """Fast adaptive boundary attack (Croce and Hein 2020b), FAB-T where it has targets."""
 
     steps: int = 100
@@ -155,7 +155,7 @@ class Fab:
 
 
 @dataclass(frozen=True, slots=True)
-class SquareAttack:
+class Square:
     """Random search with squares, by the scores alone (Andriushchenko et al. 2020)."""
 
     queries: int = 5000
@@ -168,44 +168,44 @@ class SquareAttack:
 
 
 Attack = (
-    Fgsm
-    | Pgd
-    | Mifgsm
-    | Apgd
-    | Fab
-    | SquareAttack
-    | NoiseAttack
+    FGSM
+    | PGD
+    | MIFGSM
+    | APGD
+    | FAB
+    | Square
+    | Noise
     | DeepFool
-    | Ddn
-    | Fmn
-    | CarliniWagner
+    | DDN
+    | FMN
+    | CW
     | Boundary
     | HopSkipJump
 )
 KINDS: dict[str, type[Attack]] = {
-    "fgsm": Fgsm,
-    "pgd": Pgd,
-    "mifgsm": Mifgsm,
-    "apgd": Apgd,
-    "fab": Fab,
-    "square": SquareAttack,
-    "noise": NoiseAttack,
+    "fgsm": FGSM,
+    "pgd": PGD,
+    "mifgsm": MIFGSM,
+    "apgd": APGD,
+    "fab": FAB,
+    "square": Square,
+    "noise": Noise,
     "deepfool": DeepFool,
-    "ddn": Ddn,
-    "fmn": Fmn,
-    "cw": CarliniWagner,
+    "ddn": DDN,
+    "fmn": FMN,
+    "cw": CW,
     "boundary": Boundary,
     "hopskipjump": HopSkipJump,
 }
 OFFERED: dict[type[Attack], tuple[Norm, ...]] = {
     DeepFool: ("linf", "l2"),
-    Ddn: ("l2",),
-    CarliniWagner: ("l2",),
+    DDN: ("l2",),
+    CW: ("l2",),
     Boundary: ("l2",),
     HopSkipJump: ("linf", "l2"),
 }
 """the norms of attacks that are not for all"""
-UNTARGETED: tuple[type[Attack], ...] = (DeepFool, Boundary, HopSkipJump, Fab)
+UNTARGETED: tuple[type[Attack], ...] = (DeepFool, Boundary, HopSkipJump, FAB)
 """attacks that can only look for any wrong class"""
 
 
@@ -226,11 +226,11 @@ def labels_of(attacks: Sequence[Attack]) -> tuple[str, ...]:
 def _word(attack: Attack) -> str:
     """What the literature calls it: apgd-ce, apgd-t, fab-t, pgd-margin."""
     word, loss = kind_of(attack), getattr(attack, "loss", "cross-entropy")
-    if isinstance(attack, Apgd | Fab) and attack.targets:
+    if isinstance(attack, APGD | FAB) and attack.targets:
         return f"{word}-t" if loss in ("dlr", "cross-entropy") else f"{word}-t-{loss}"
     if loss != "cross-entropy":
         return f"{word}-{loss}"
-    return f"{word}-ce" if isinstance(attack, Apgd) else word
+    return f"{word}-ce" if isinstance(attack, APGD) else word
 
 
 def adaptations(attacks: Sequence[Attack], classes: int) -> list[str]:
@@ -252,14 +252,14 @@ def adaptations(attacks: Sequence[Attack], classes: int) -> list[str]:
 
 def travel(attack: Attack) -> Fraction | None:
     """How far an iterative attack can move, in units of ε: steps × relative step."""
-    if isinstance(attack, Pgd | Mifgsm):
+    if isinstance(attack, PGD | MIFGSM):
         return attack.steps * attack.relative_step
     return None
 
 
 def weakness(attack: Attack) -> str:
     """What an attack cannot do of what its name promises, as a sentence; "" where it can."""
-    distance, random = travel(attack), isinstance(attack, Pgd) and attack.random_start
+    distance, random = travel(attack), isinstance(attack, PGD) and attack.random_start
     needed = 2 if random else 1
     if distance is None or distance >= needed:
         return ""

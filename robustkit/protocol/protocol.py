@@ -10,13 +10,13 @@ from robustkit.errors import InputError, ProtocolError, UnknownName
 from robustkit.files import canonical, digest
 from robustkit.parsing import fraction
 from robustkit.protocol.attacks import (
+    APGD,
     LATER,
     OFFERED,
     UNTARGETED,
-    Apgd,
     Attack,
     DeepFool,
-    SquareAttack,
+    Square,
     kind_of,
     weakness,
 )
@@ -181,7 +181,7 @@ def checked_protocol(protocol: Protocol) -> Protocol:
             )
         if protocol.target != "none" and isinstance(attack, UNTARGETED):
             raise ProtocolError(f"{word}: cannot be targeted; use pgd, mifgsm, ddn, fmn or cw")
-        if protocol.target != "none" and isinstance(attack, Apgd) and attack.targets:
+        if protocol.target != "none" and isinstance(attack, APGD) and attack.targets:
             raise ProtocolError(f"{word}: heads for targets of its own; set targets = 0")
         for field in fields(attack):
             value = getattr(attack, field.name)
@@ -191,9 +191,9 @@ def checked_protocol(protocol: Protocol) -> Protocol:
             if value < 0 or (value == 0 and least is None):
                 bound = "above 0" if least is None else "0 or more"
                 raise ProtocolError(f"{word}: {field.name} must be {bound}, got {value}")
-        if isinstance(attack, SquareAttack) and attack.queries < 2:
+        if isinstance(attack, Square) and attack.queries < 2:
             raise ProtocolError("square: queries must be at least 2")
-        if isinstance(attack, Apgd) and attack.larger_first and attack.steps < 10:
+        if isinstance(attack, APGD) and attack.larger_first and attack.steps < 10:
             raise ProtocolError("apgd: larger_first needs at least 10 steps")
         if isinstance(attack, DeepFool) and attack.candidates < 2:
             raise ProtocolError("deepfool: candidates must be at least 2")

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 from robustkit import protocol as protocols
 from robustkit.data import Dataset
 from robustkit.protocol import (
+    CW,
+    DDN,
+    FMN,
     Attack,
     Boundary,
     BudgetOrder,
-    CarliniWagner,
-    Ddn,
     DeepFool,
-    Fmn,
     HopSkipJump,
-    NoiseAttack,
-    SquareAttack,
+    Noise,
+    Square,
     most_searches,
 )
 from robustkit.study.cells import Cell, Plan, Test
@@ -159,9 +159,9 @@ def passes(attack: Attack, budgets: int, classes: int, search: BudgetOrder) -> t
     attempts *= max(1, min(getattr(attack, "targets", 0), classes - 1))
     searches = attempts * (budgets if search == "scan" else most_searches(budgets, attempts))
     match attack:
-        case SquareAttack():
+        case Square():
             return 0, searches * attack.queries
-        case NoiseAttack():
+        case Noise():
             return 0, searches * attack.draws
         case Boundary():
             return 0, attack.steps
@@ -170,9 +170,9 @@ def passes(attack: Attack, budgets: int, classes: int, search: BudgetOrder) -> t
             return 0, 200 / 3 * attack.steps**1.5
         case DeepFool():
             return attack.steps * attack.candidates, 0
-        case CarliniWagner():
+        case CW():
             return attack.steps * attack.search_steps, 0
-        case Ddn() | Fmn():
+        case DDN() | FMN():
             return attack.steps, 0
     steps = getattr(attack, "steps", 1) * getattr(attack, "eot", 1)
     return searches * steps, searches

@@ -19,15 +19,15 @@ from robustkit.auditing.indicators.indicator import (
     share,
 )
 from robustkit.protocol import (
-    Apgd,
+    APGD,
+    FAB,
+    FGSM,
+    MIFGSM,
+    PGD,
     Attack,
     Epsilon,
-    Fab,
-    Fgsm,
-    Mifgsm,
-    NoiseAttack,
-    Pgd,
-    SquareAttack,
+    Noise,
+    Square,
     travel,
 )
 
@@ -63,8 +63,8 @@ def _reach(attack: Attack) -> Fraction:
     """How far an attack can go, over what it takes to cross the ball from its start."""
     distance = travel(attack)
     if distance is not None:
-        return distance / (2 if isinstance(attack, Pgd) and attack.random_start else 1)
-    return Fraction(0) if isinstance(attack, Fgsm | NoiseAttack) else Fraction(1)
+        return distance / (2 if isinstance(attack, PGD) and attack.random_start else 1)
+    return Fraction(0) if isinstance(attack, FGSM | Noise) else Fraction(1)
 
 
 def _silent(context: AuditContext, threshold: float) -> IndicatorEvidence:
@@ -136,7 +136,7 @@ def _more_steps(context: AuditContext, threshold: float) -> IndicatorEvidence:
     longer = tuple(
         replace(a, steps=2 * a.steps)  # type: ignore[arg-type]
         for a in context.protocol.attacks
-        if not isinstance(a, Fgsm | NoiseAttack) and hasattr(a, "steps")
+        if not isinstance(a, FGSM | Noise) and hasattr(a, "steps")
     )
     if not longer:
         raise NotApplicable("no attack of the evaluation takes steps that could be doubled")
@@ -147,7 +147,7 @@ def _more_restarts(context: AuditContext, threshold: float) -> IndicatorEvidence
     random = tuple(
         a
         for a in context.protocol.attacks
-        if isinstance(a, Apgd | Fab | SquareAttack) or (isinstance(a, Pgd) and a.random_start)
+        if isinstance(a, APGD | FAB | Square) or (isinstance(a, PGD) and a.random_start)
     )
     if not random:
         raise NotApplicable("no attack of the evaluation starts at random")
@@ -193,8 +193,8 @@ def _unbounded(context: AuditContext, threshold: float) -> IndicatorEvidence:
 
 def _half(context: AuditContext, threshold: float) -> IndicatorEvidence:
     budget = Epsilon(Fraction(1, 2), "0.5")
-    attacks = tuple(a for a in context.protocol.attacks if isinstance(a, Fgsm | Pgd | Mifgsm))
-    attacks = attacks or (Pgd(40, Fraction(1, 16)),)
+    attacks = tuple(a for a in context.protocol.attacks if isinstance(a, FGSM | PGD | MIFGSM))
+    attacks = attacks or (PGD(40, Fraction(1, 16)),)
     # in Linf whatever the context's norm: there a grey image is within reach of every other
     grey = replace(context.protocol, norm="linf", attacks=attacks, epsilons=(budget,))
     rows = context.clean_right.nonzero()[:, 0]
