@@ -410,6 +410,10 @@ def test_a_folder_and_pictures_are_enough(vit, photographs, tmp_path, capsys):
     truth = torch.tensor([NAMES.index(file.parent.name) for file in files])
     right = (expected.argmax(1) == truth).float().mean().item()
     assert said["clean"]["accuracy"] == pytest.approx(right)
+    # an untrained network guesses, and neither classes nor pixels can be at fault
+    (guesses,) = (warning for warning in said["warnings"] if "chance" in warning)
+    assert "--mean" not in guesses
+    assert "--classes" not in guesses
     images = images_for(read_checkpoint(folder), str(photographs))
     found = logits(read_checkpoint(folder).load(), torch.from_numpy(images.images(0, len(files))))
     order = expected[images._positions]

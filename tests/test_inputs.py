@@ -22,7 +22,7 @@ from robustkit import evaluate, from_arrays, load_dataset
 from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.errors import CheckpointError, DataError, InputError
 from robustkit.evaluation import RunOptions
-from robustkit.evaluation.chance import chance_warnings, find_mapping
+from robustkit.evaluation.chance import chance_warnings, find_mapping, settled_by
 
 GENERATOR = np.random.default_rng(0)
 
@@ -70,6 +70,21 @@ def test_a_network_that_guesses_is_told_the_likely_causes():
     (warning,) = warnings_of(FirstPixels((8, 9, 10)))
     for word in ("chance", "order of the classes", "--mean", "pixel scale", "logits"):
         assert word in warning
+
+
+def test_what_the_checkpoint_says_itself_is_no_likely_cause():
+    labels = np.arange(60) % 3
+    by_name, by_number = ({"class_map": {"by": how}} for how in ("name", "number"))
+    for preprocessing, source, told in [
+        (None, {}, {"--classes", "--mean"}),
+        ("given", by_number, {"--classes", "--mean"}),
+        ("recorded", by_number, {"--classes"}),
+        ("assumed none", by_name, {"--mean"}),
+        ("in the checkpoint", by_name, set()),
+    ]:
+        settled = settled_by(preprocessing, source)
+        (warning,) = chance_warnings(labels, np.zeros(60, int), 3, settled)
+        assert {option for option in ("--classes", "--mean") if option in warning} == told
 
 
 def test_images_of_one_class_are_told_to_say_nothing():

@@ -16,7 +16,7 @@ from robustkit.certification import MENDED_ONLY, REVISION, Decision, decide
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.errors import InputError
-from robustkit.evaluation.chance import chance_warnings
+from robustkit.evaluation.chance import chance_warnings, settled_by
 from robustkit.evaluation.config import Config, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
@@ -175,7 +175,9 @@ class _Run:
         if len(rows) < len(data):
             return [*self.found]
         predicted = np.array([row["predicted"] for row in rows], np.int64)
-        return [*self.found, *chance_warnings(data.labels, predicted, len(data.classes))]
+        settled = settled_by(self.config.model.header.get("preprocessing"), data.source)
+        said = chance_warnings(data.labels, predicted, len(data.classes), settled)
+        return [*self.found, *said]
 
 
 def _known(path: Path) -> "dict[int, tuple[CertifiedImage, Images | None]]":

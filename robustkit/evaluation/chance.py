@@ -4,8 +4,9 @@ Wrong class order, wrong preprocessing, pixels of another scale and outputs that
 these classes have one thing in common: on clean images the network is no better than chance.
 """
 
+from collections.abc import Mapping as TableOf
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,27 @@ class Mapping(NamedTuple):
     """accuracy under it on the other half"""
 
 
-def chance_warnings(labels: Labels, predicted: Labels, classes: int) -> list[str]:
+class Settled(NamedTuple):
+    """What the checkpoint says itself, so that nobody need be told to look for it."""
+
+    classes: bool = False
+    """the data's are matched with the network's by name"""
+    preprocessing: bool = False
+    """mean and std, or that there are none, stand in the checkpoint or beside it"""
+
+
+UNSETTLED = Settled()
+
+
+def settled_by(preprocessing: str | None, source: TableOf[str, Any]) -> Settled:
+    """What is settled, by a checkpoint's `preprocessing` and a data set's `source`."""
+    by_name = source.get("class_map", {}).get("by") == "name"
+    return Settled(by_name, preprocessing in ("recorded", "in the checkpoint"))
+
+
+def chance_warnings(
+    labels: Labels, predicted: Labels, classes: int, settled: Settled = UNSETTLED
+) -> list[str]:
     """A warning where the 95 % interval of the clean accuracy reaches chance, with likely causes.
 
     Chance is what guessing one class comes to: the largest class's share, or 1/K. One, too, where
@@ -39,6 +60,7 @@ def chance_warnings(labels: Labels, predicted: Labels, classes: int) -> list[str
         labels: N.
         predicted: classes of the clean images, N.
         classes: K.
+        settled: what is not among the likely causes.
     """
     counts = np.bincount(labels)
     if counts.max() == len(labels):
@@ -59,11 +81,26 @@ def chance_warnings(labels: Labels, predicted: Labels, classes: int) -> list[str
     said += f"{'below' if clean.high < chance else 'no different from'} chance ({chance:.1%}): "
     said += "more images may tell; if not, " if clean.value > chance else ""
     return [
-        f"{said}likely causes are another order of the classes (--classes), preprocessing (--mean, "
-        "--std) or pixel scale than in the training, outputs that are not the logits of these "
-        "classes, or weights that are not trained; robust accuracy means nothing until this is "
+        f"{said}likely causes are {_causes(settled)}; robust accuracy means nothing until this is "
         "settled"
     ]
+
+
+def _causes(settled: Settled) -> str:
+    """What may be amiss, the likeliest first."""
+    found = [] if settled.classes else ["another order of the classes (--classes)"]
+    if not settled.preprocessing:
+        found.append(
+            f"{'' if found else 'other '}preprocessing (--mean, --std) or pixel scale than in the "
+            "training"
+        )
+    left = [*found, "outputs that are not the logits of these classes"]
+    said = f"{', '.join(left)}, or weights that are not trained"
+    own = [
+        *(["classes are matched by name"] if settled.classes else []),
+        *(["mean and std are the checkpoint's own"] if settled.preprocessing else []),
+    ]
+    return said + (f" ({' and '.join(own)})" if own else "")
 
 
 def find_mapping(labels: Labels, predicted: Labels, classes: int) -> Mapping | None:

@@ -20,7 +20,7 @@ from robustkit.device import tf32
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.evaluation.adversarial import save_adversarial
 from robustkit.evaluation.blocks import Networks, attack_rows, planned_sizes
-from robustkit.evaluation.chance import chance_warnings
+from robustkit.evaluation.chance import chance_warnings, settled_by
 from robustkit.evaluation.config import Config, Prove, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
@@ -102,7 +102,8 @@ def _compute(
         save_adversarial(path, blocks, rows, data.shape, len(done))
     details = _details(device) | {"started": started, "seconds": round(time.monotonic() - clock, 3)}
     predicted = rows["predicted"].to_numpy().astype(np.int64)
-    chance = chance_warnings(data.labels, predicted, len(data.classes))
+    settled = settled_by(config.model.header.get("preprocessing"), data.source)
+    chance = chance_warnings(data.labels, predicted, len(data.classes), settled)
     warnings = [*found, *chance, *data.changed()]
     how = {"asked": config.prove, "on": proving.prover is not None, "why": proving.reason}
     whole = {**header, "prove": how, "warnings": [*header["warnings"], *warnings]}
