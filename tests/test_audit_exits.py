@@ -3,13 +3,11 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
-from helpers.audits import full
+from helpers.audits import audited
 
-from robustkit.auditing.policy import judge_policy
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.files import shipped
 
@@ -17,12 +15,6 @@ HOLDS = '[[require]]\naccuracy = "clean"\nat_least = 0.5\n'
 FAILS = '[[require]]\nunresolved_indicators = 0\n\n[[require]]\nverdict = "believable"\n'
 AUDIT = ("audit", "lenet5-mnist5k", "--limit", "5", "--device", "cpu", "--out", "a")
 PLAN = (shipped("reports") / "audit" / "quick.toml").read_text()
-
-
-def audited(request, settings):
-    """What an audit of the overstated network found, without attacking it again."""
-    rules = judge_policy(request.policy, full()) if request.policy else ()
-    return replace(full(), policy=rules)
 
 
 @pytest.fixture
@@ -75,7 +67,7 @@ def test_rules_that_fail_are_status_1_and_a_line_each(audit, tmp_path):
 def test_a_rule_that_fails_is_status_1_whoever_listens(tmp_path, closed):
     (tmp_path / "gate.toml").write_text(f'title = "gate"\n{FAILS}')
     code = (
-        "import robustkit.auditing.run, test_audit_exits as t; from robustkit import cli; "
+        "import robustkit.auditing.run; from helpers import audits as t; from robustkit import cli; "
         "robustkit.auditing.run.run_audit = t.audited; cli.main()"
     )
     tests = os.path.dirname(__file__)  # noqa: PTH120

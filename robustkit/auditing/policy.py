@@ -240,7 +240,7 @@ def _robust(rule: RobustRule, audit: Audit) -> Judged:
         return False, f"no attack completed at {budget(norm, size)}, so nothing is known there"
     if not any(stage.required for stage in audit.stages):
         return False, f"no attack that a finding at {budget(norm, size)} needs was run"
-    if missing := _missing(audit, level.epsilon):
+    if missing := missing_at(audit, level.epsilon):
         # what survived is an upper bound; without the required attacks it bounds next to nothing
         found = level.accuracy
         return False, (
@@ -252,7 +252,12 @@ def _robust(rule: RobustRule, audit: Audit) -> Judged:
     return _bound(level.accuracy, rule.at_least, rule.confidence, what)
 
 
-def _missing(audit: Audit, size: str) -> list[Stage]:
+def complete_at(audit: Audit, size: str) -> bool:
+    """Whether all that a finding at a budget needs was tried there."""
+    return any(s.required for s in audit.stages) and not missing_at(audit, size)
+
+
+def missing_at(audit: Audit, size: str) -> list[Stage]:
     """Required stages that left nothing at a budget: not complete, or not attacked there."""
     there = audit.stages if size == audit.epsilon else audit.attacked_at(size)
     return [s for s in audit.stages if s.required and (s.status != "complete" or s not in there)]

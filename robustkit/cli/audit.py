@@ -64,6 +64,37 @@ class _ParsedOptions:
     claim: "RobustnessClaim | None"
 
 
+@dataclass(frozen=True, slots=True)
+class _RuleFiles:
+    """The file of a policy, and those that say how its rules came out."""
+
+    policy: Path | None
+    junit: Path | None
+    sarif: Path | None
+
+    def check(self) -> None:
+        """Nothing, if all can be written.
+
+        Raises:
+            InputError: one cannot, or there is no policy to tell of.
+        """
+        for option, path in (("--junit", self.junit), ("--sarif", self.sarif)):
+            if path is not None and self.policy is None:
+                raise InputError(f"{option} reports the rules of a policy; give --policy too")
+            check_file(option, path)
+
+    def write(self, found: "Audit") -> None:
+        """Both, as far as they are asked for."""
+        from robustkit.auditing.junit import junit
+        from robustkit.auditing.sarif import sarif
+        from robustkit.files import write_atomic
+
+        if self.junit is not None:
+            write_atomic(self.junit, junit(found, found.policy).encode())
+        if self.sarif is not None and self.policy is not None:
+            write_atomic(self.sarif, sarif(found, found.policy, self.policy).encode())
+
+
 def audit(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A file, or a shipped name.")],
     claim: Annotated[
@@ -83,6 +114,10 @@ def audit(
     ] = None,
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE.xml", help="The rules' outcomes for a CI system.")
+    ] = None,
+    sarif: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.sarif", help="Failed rules as SARIF, for code scanning."),
     ] = None,
     budget: Annotated[
         str,
@@ -137,7 +172,8 @@ def audit(
     Writes audit.html, audit.json and audit.md to the folder of --out; a repeated command goes on
     where the last one stopped.
     """
-    parsed = _parse_options(claim, claim_from, policy, junit, budget, epsilon, out)
+    rules = _RuleFiles(policy, junit, sarif)
+    parsed = _parse_options(claim, claim_from, rules, budget, epsilon, out)
     from robustkit import evaluation
     from robustkit.auditing.request import TrainingImages, threat_model
     from robustkit.auditing.run import AuditRequest
@@ -177,7 +213,7 @@ def audit(
     options = evaluation.RunOptions(
         batch_size=images_per_batch(batch_size), device=device, precision=precision
     )
-    return _write_and_show(_run(request, options, out, parsed.minutes), out, junit)
+    return _write_and_show(_run(request, options, out, parsed.minutes), out, rules)
 
 
 def _published(
@@ -203,8 +239,7 @@ def _published(
 def _parse_options(
     claim: str | None,
     claim_from: Path | None,
-    policy: Path | None,
-    junit: Path | None,
+    rules: _RuleFiles,
     budget: str,
     epsilon: str | None,
     out: Path,
@@ -215,17 +250,16 @@ def _parse_options(
 
     if claim is not None and claim_from is not None:
         raise InputError("--claim and --claim-from exclude each other; give one of them")
-    if junit is not None and policy is None:
-        raise InputError("--junit reports the rules of a policy; give --policy too")
+    rules.check()
     check_folder("--out", out)
-    check_file("--junit", junit)
     stated = None
     if claim is not None:
         stated = verdict.parse_claim(claim)
     elif claim_from is not None:
         stated = verdict.claim_from(claim_from, epsilon)
     plan, limit = plans.parse_budget(budget)
-    return _ParsedOptions(plan, limit, policies.read_policy(policy) if policy else None, stated)
+    policy = policies.read_policy(rules.policy) if rules.policy else None
+    return _ParsedOptions(plan, limit, policy, stated)
 
 
 def _run(request: "AuditRequest", options: "RunOptions", out: Path, limit: float | None) -> "Audit":
@@ -237,18 +271,18 @@ def _run(request: "AuditRequest", options: "RunOptions", out: Path, limit: float
         return run_audit(request, StageSettings(out / "work", options, bar.begin, minutes(limit)))
 
 
-def _write_and_show(found: "Audit", out: Path, junit: Path | None) -> int:
+def _write_and_show(found: "Audit", out: Path, rules: _RuleFiles) -> int:
     """Write the report, say what was found; 1 where a rule fails."""
-    from robustkit.auditing.junit import junit as as_junit
+    from robustkit.cli import stepsummary
     from robustkit.cli.terminal import show_audit
-    from robustkit.files import write_atomic
     from robustkit.reporting.audit import write
+    from robustkit.reporting.modelcard import half_page
 
     written = write(found, out)
-    if junit is not None:
-        write_atomic(junit, as_junit(found, found.policy).encode())
+    rules.write(found)
     show_audit(found)
     say(f"report: {written.page}")
+    stepsummary.append(lambda: f"{half_page(found)}\n\n")
     failed = [rule for rule in found.policy if not rule.passed]
     for rule in failed:
         tell(f"robustkit: policy: {rule.sentence}")

@@ -31,6 +31,7 @@ from robustkit.cli.options import (
     images_per_batch,
 )
 from robustkit.cli.output import check_file, check_folder, write_json
+from robustkit.cli.stepsummary import summarise
 from robustkit.errors import InputError
 from robustkit.protocol import Norm
 
@@ -145,6 +146,7 @@ def _write(
         write_json(certifying.summarise_certification(found, interval), json_)
     if json_ != "-":
         show_certification(found, interval)
+    summarise([found])
 
 
 def _check(attack: str, norm: Norm | None, epsilon: str, time_limit: float) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustkit.cli.output import check_file, console, say, tell_warnings, write_json
+from robustkit.cli.stepsummary import summarise
 from robustkit.errors import InputError, UnknownName, shown
 from robustkit.protocol import Norm
 
@@ -75,6 +76,7 @@ def compare(
         write_json(as_json(compared), json_)
     if json_ != "-":
         _show(compared)
+    summarise([compared])
     return 0
 
 

@@ -37,6 +37,7 @@ from robustkit.cli.options import (
     images_per_batch,
 )
 from robustkit.cli.output import check_file, check_folder, tell, trace, write_json
+from robustkit.cli.stepsummary import summarise
 from robustkit.errors import EvaluationFailed, InputError, RobustkitError, shown, unforeseen
 from robustkit.files import write_atomic
 from robustkit.protocol import Norm
@@ -184,6 +185,7 @@ def evaluate(
     records = _evaluate_all(jobs, workers, failures)
     _write(jobs, records, failures, json_, html, interval)
     show_all(records.values() if json_ != "-" else (), interval)
+    summarise(records.values())
     return _status(jobs, failures)
 
 

@@ -17,6 +17,7 @@ from robustkit.cli.compare import (
     asked,
 )
 from robustkit.cli.output import check_file, console, say, write_json
+from robustkit.cli.stepsummary import summarise
 from robustkit.errors import InputError, shown
 from robustkit.files import write_atomic
 
@@ -73,6 +74,7 @@ def rank(
         write_json(_as_json(found), json_)
     if json_ != "-":
         _show(found)
+    summarise([found])
     return 0
 
 

@@ -64,6 +64,12 @@ class View:
         """The table."""
         return markdown.table(self.head, self.rows, self.words)
 
+    def section(self) -> str:
+        """Title, table and sentences in Markdown, for a page of others."""
+        sentences = [markdown.escaped(sentence) for sentence in self.sentences]
+        blocks = [f"### {markdown.escaped(self.title)}", self.markdown(), *sentences]
+        return "\n\n".join(filter(None, blocks))
+
     def latex(self) -> str:
         """The table."""
         columns = "l" * self.words + "r" * (len(self.head) - self.words)

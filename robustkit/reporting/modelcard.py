@@ -1,4 +1,4 @@
-"""A section for a model card: the audit in Markdown, as code hosts and model hubs show it.
+"""A model card: the audit in Markdown, as code hosts and model hubs show it.
 
 Whatever comes from a checkpoint, a data set or a file is escaped: it is shown, never obeyed.
 """
@@ -7,21 +7,24 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 from robustkit.auditing.outcome import Audit
+from robustkit.auditing.policy import complete_at
 from robustkit.auditing.wording import tolerance
+from robustkit.protocol.norms import symbol
 from robustkit.reporting.markdown import escaped, fenced, table
+from robustkit.reporting.modelindex import front_matter
 from robustkit.reporting.wording import NOTHING, ends, in_points, interval, measured, percent
 from robustkit.statistics import Estimate
 
 CLASSES_SHOWN = 5
+RULES_SHOWN = 5
+"""that failed, before the whole list"""
 
 
 def model_card(audit: Audit) -> str:
-    """The section, from its heading to the command that repeats the audit; ends with a newline."""
-    name = PurePath(str(audit.checkpoint.get("path"))).name
+    """Metadata, half a page, and the whole to the command that repeats it; ends with a newline."""
     blocks = [
-        f"## Robustness audit of {escaped(name)}",
-        f"**{escaped(audit.verdict.word).capitalize()}.** {escaped(audit.verdict.sentence)}",
-        _list(audit.verdict.reasons),
+        front_matter(audit),
+        half_page(audit),
         _what(audit),
         _accuracy(audit),
         _smoothed(audit),
@@ -36,6 +39,52 @@ def model_card(audit: Audit) -> str:
         _section("How to reproduce", fenced(audit.command, "sh") if audit.command else ""),
     ]
     return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def half_page(audit: Audit) -> str:
+    """What who reads no further should know: verdict, main numbers, failed rules, scope."""
+    name = PurePath(str(audit.checkpoint.get("path"))).name
+    failed = [rule for rule in audit.policy if not rule.passed]
+    blocks = [
+        f"## Robustness audit of {escaped(name)}",
+        f"**{escaped(audit.verdict.word).capitalize()}.** {escaped(audit.verdict.sentence)}",
+        _list(audit.verdict.reasons),
+        table(("", "result"), _main_results(audit), words=2),
+        _list(f"Failed rule: {rule.rule}. {rule.sentence}" for rule in failed[:RULES_SHOWN]),
+        f"and {len(failed) - RULES_SHOWN:,} more, see below" if len(failed) > RULES_SHOWN else "",
+        escaped(_scope(audit)),
+    ]
+    return "\n\n".join(filter(None, blocks))
+
+
+def _main_results(audit: Audit) -> list[tuple[str, str]]:
+    """The numbers to quote, each with its 95 % interval."""
+    at = f"{symbol(audit.norm)}, ε = {audit.epsilon}"
+    bound = next((b for b in audit.certificate.levels if b.epsilon == audit.epsilon), None)
+    statuses = [result.status for result in audit.indicators]
+    counts = [f"{statuses.count(word):,} {word}" for word in dict.fromkeys(statuses)]
+    held = sum(rule.passed for rule in audit.policy)
+    complete = complete_at(audit, audit.epsilon)
+    robust = _share(audit.survived) + ("" if complete else " (not all required attacks completed)")
+    rows = [
+        (f"claim ({at})", percent(audit.claim.accuracy)),
+        ("clean accuracy", f"{_share(audit.clean)}, {audit.clean.n:,} images"),
+        (f"robust accuracy, upper bound ({at})", robust),
+        (f"certified accuracy, lower bound ({at})", _share(bound.certified if bound else None)),
+        ("mean accuracy, common corruptions", percent(audit.corruptions.mean)),
+        ("indicators of failing attacks", ", ".join(counts) or "none examined"),
+    ]
+    if audit.policy:
+        rows.append(("policy", f"{held:,} of {len(audit.policy):,} rules passed"))
+    return rows
+
+
+def _scope(audit: Audit) -> str:
+    return (
+        f"Scope: these images, perturbations within {symbol(audit.norm)} balls, the attacks listed "
+        "below. A stronger attack can only lower robust accuracy. Shares are of all images, with "
+        "95\u00a0% intervals."
+    )
 
 
 def _section(title: str, *blocks: str) -> str:
@@ -58,7 +107,7 @@ def _what(audit: Audit) -> str:
     checkpoint, data, claim = audit.checkpoint, audit.data, audit.claim
     rows = [
         ("claim", f"{percent(claim.accuracy)} at ε = {claim.epsilon} ({claim.norm})"),
-        ("who says so", claim.source),
+        ("claim source", claim.source),
         ("Δ", f"{tolerance(audit.verdict.delta)}: a claim too high by less may be believed"),
         ("checkpoint", str(checkpoint.get("path"))),
         ("SHA-256", str(checkpoint.get("sha256") or "not recorded")),
@@ -66,7 +115,7 @@ def _what(audit: Audit) -> str:
         ("digest of the images", str(data.get("digest"))),
         ("budget of the audit", audit.budget),
     ]
-    return table(("", "audited"), rows, words=2)
+    return _section("What was audited", table(("", ""), rows, words=2))
 
 
 def _accuracy(audit: Audit) -> str:
