@@ -9,7 +9,9 @@ import re
 import tomllib
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from math import isfinite
+from operator import index
+from typing import Any, SupportsIndex
 
 from robustkit.errors import InputError, quoted
 
@@ -21,6 +23,9 @@ MAGNITUDE = Fraction(10**100)
 """largest number that is read, and the inverse of the smallest above 0: far within a float's"""
 DEEPEST = 50
 """tables and lists inside one another"""
+SHORT, NAMED = 8, 1000
+"""characters of a decimal that is as plain as any fraction, and the largest denominator of one that
+a longer decimal may have been written as"""
 _NUMBER = re.compile(r"[+-]?(\d+/\d+|(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?)", re.ASCII | re.IGNORECASE)
 _WHOLE = re.compile(r"\d{1,18}", re.ASCII)
 _DEEP_KEY = re.compile(
@@ -61,6 +66,29 @@ def fraction(value: object, where: str) -> Fraction:
         pass
     expected = "8/255 or 0.3" if isinstance(value, str) else '"8/255" or "0.3" in quotes'
     raise InputError(f"{where}: expected a number such as {expected}, got {quoted(value)}")
+
+
+def exact(value: object, where: str) -> Fraction:
+    """An exact number from what Python has: of a float the simplest that it stands for.
+
+    Raises:
+        InputError: no number.
+    """
+    if isinstance(value, Fraction):
+        return value
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        value = index(value)
+    return fraction(spelled(value) if isinstance(value, float) else value, where)
+
+
+def spelled(value: float) -> str:
+    """A float as a person would write it: "8/255" for the one nearest to 8/255, "0.1" for 0.1.
+
+    The text reads as the same float. What is no short number stays as Python prints it.
+    """
+    text = repr(float(value))
+    simple = Fraction(text).limit_denominator(NAMED) if isfinite(value) else Fraction(0)
+    return str(simple) if len(text) > SHORT and float(simple) == value else text
 
 
 def parse_integer(text: str) -> int:

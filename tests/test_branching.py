@@ -23,7 +23,7 @@ from robustkit.certification.region import Region, reach
 from robustkit.checkpoint.adapter import Classifier, freeze
 from robustkit.errors import InputError
 from robustkit.geometry import TOLERANCE, distance
-from robustkit.protocol import PGD, Protocol, parse_epsilon
+from robustkit.protocol import PGD, Protocol
 
 
 def made(seed, *, leaky=False):
@@ -107,7 +107,7 @@ def dense(seed, widths, side=2, gain=1.5):
 def weak(epsilon, norm="linf"):
     """An attack that finds nothing, so that branch and bound has to."""
     nothing = PGD(1, Fraction(1, 10**6), random_start=False)
-    return Protocol("weak", "", norm, (nothing,), (parse_epsilon(epsilon),))
+    return Protocol(nothing, norm, epsilon)
 
 
 def decided(model, x, labels, protocol, limit=60.0):

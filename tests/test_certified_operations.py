@@ -23,7 +23,7 @@ from robustkit.certification.roundoff import LIBRARY, UNDERFLOW
 from robustkit.certification.sigmoidal import lines
 from robustkit.checkpoint import wrap
 from robustkit.checkpoint.adapter import freeze
-from robustkit.protocol import PGD, Protocol, parse_epsilon
+from robustkit.protocol import PGD, Protocol
 
 RADIUS = 0.02
 aten = torch.ops.aten
@@ -310,7 +310,7 @@ def test_branch_and_bound_halves_no_curve(middle):
     seen = set()
     for epsilon in ("0.005", "0.02", "0.05"):
         nothing = PGD(1, Fraction(1, 10**6), random_start=False)
-        protocol = Protocol("weak", "", "linf", (nothing,), (parse_epsilon(epsilon),))
+        protocol = Protocol(nothing, "linf", epsilon)
         for row, decision in decide(model, block, protocol, time_limit=2.0, batch_size=4):
             seen.add(decision.outcome)
             if decision.outcome == "fooled":

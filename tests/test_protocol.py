@@ -1,10 +1,12 @@
 import tomllib
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robustkit import attacks
 from robustkit import protocol as protocols
 from robustkit.errors import ProtocolError
 from robustkit.files import names
@@ -232,13 +234,11 @@ def test_scanned_budgets_have_the_digest_under_which_they_were_published(name, n
     scanned = protocols.load_protocol(name, ["search=scan"], norm)
     for budgets in ([], one):  # nothing to search
         with_search, without = (
-            protocols.with_epsilons(p, budgets).resolved() for p in (bisected, scanned)
+            replace(p, epsilons=budgets).resolved() for p in (bisected, scanned)
         )
         assert with_search == without
         assert "search" not in without
-    with_search, without = (
-        protocols.with_epsilons(p, several).resolved() for p in (bisected, scanned)
-    )
+    with_search, without = (replace(p, epsilons=several).resolved() for p in (bisected, scanned))
     assert without == {k: v for k, v in with_search.items() if k != "search"}
     assert with_search["search"] == "bisect"
     assert [protocols.search_of(p) for p in (with_search, without)] == ["bisect", "scan"]
@@ -364,3 +364,69 @@ def test_fab_may_never_leap():
     assert [a.patience for a in fab if isinstance(a, protocols.FAB)] == [0]
     with pytest.raises(ProtocolError, match="patience"):
         protocols.load_protocol("autoattack", ["fab.patience=-1"])
+
+
+# --- composed in Python ---------------------------------------------------------------------------
+
+BUDGETS = ["4/255", "8/255"]
+NAMES = vars(attacks) | {name: getattr(attacks, name) for name in dir(attacks)}
+NAMES |= {"Protocol": protocols.Protocol}
+
+
+@pytest.mark.parametrize(("name", "norm"), [(name, norm) for _, name, norm, _ in ROWS])
+def test_a_protocol_is_the_same_from_a_file_and_composed_and_pasted(name, norm):
+    loaded = protocols.load_protocol(name, norm=norm)
+    loaded = replace(loaded, epsilons=BUDGETS if loaded.attacks else (), seed=3)
+    composed = protocols.Protocol(
+        list(loaded.attacks),
+        norm=norm,
+        epsilons=[e.text for e in loaded.epsilons],
+        search=loaded.search,
+        seed=3,
+    )
+    assert composed.digest == loaded.digest
+    assert composed.name != loaded.name, "it would be taken for what is on the shelf"
+    assert eval(repr(composed), NAMES) == composed
+    assert eval(repr(loaded), NAMES) == replace(loaded, text="")
+
+
+def test_attacks_are_as_a_file_writes_them_whatever_numbers_python_has():
+    table = {"steps": 40, "relative_step": "1/16"}
+    (of_file,) = make(table | {"kind": "pgd"}).attacks
+    for step in ("1/16", "0.0625", 0.0625, Fraction(1, 16), None):
+        assert attacks.PGD(steps=40, relative_step=step) == of_file
+    assert attacks.FAB(eta=1.05).eta == Fraction(21, 20)
+    assert attacks.MIFGSM(steps=20).relative_step == Fraction(1, 20)
+    assert make({"kind": "pgd", "steps": 10}).attacks[0].relative_step == Fraction(1, 4)
+
+
+@pytest.mark.parametrize("given", [8 / 255, "8/255", Fraction(8, 255), [8 / 255], ("8/255",)])
+def test_budgets_are_exact_however_they_are_given(given):
+    (epsilon,) = protocols.Protocol(attacks.PGD(), epsilons=given).epsilons
+    assert (epsilon.value, epsilon.text) == (Fraction(8, 255), "8/255")
+
+
+def test_a_norm_is_one_that_all_attacks_have():
+    assert protocols.Protocol(attacks.PGD()).norm == "linf"
+    assert protocols.Protocol([attacks.PGD(), attacks.DDN()]).norm == "l2"
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: attacks.PGD(steps=2.5), "pgd: steps must be a whole number, got 2.5"),
+        (lambda: attacks.PGD(random_start=1), "expected True or False, got 1"),
+        (lambda: attacks.PGD(loss="dl"), "pgd: loss: unknown value 'dl'; did you mean 'dlr'?"),
+        (lambda: attacks.FAB(eta=float("nan")), "fab: eta: expected a number"),
+        (lambda: protocols.Protocol(attacks.PGD), "PGD: a kind of attack; write PGD()"),
+        (lambda: protocols.Protocol(["pgd"]), "'pgd': no attack"),
+        (lambda: protocols.Protocol(attacks.PGD(), epsilons=[0]), "must be above 0, got 0"),
+        (lambda: protocols.Protocol(attacks.PGD(), epsilons=[True]), "expected a number"),
+        (lambda: protocols.protocol_of(attacks.DDN(), norm="linf"), "no linf version"),
+    ],
+)
+def test_what_makes_no_attack_is_told_in_a_line(call, said):
+    with pytest.raises(ProtocolError) as error:
+        protocols.checked_protocol(call())
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,6 +1,11 @@
-"""Attacks: foolbox's classes, mended and driven by an engine that trusts none of them.
+"""Attacks by their names in the field, to be composed in Python.
 
-The only package that imports foolbox.
+    from robustkit.attacks import APGD, PGD
+    robustkit.evaluate(model, data, PGD(steps=40), epsilons=["4/255", "8/255"])
+    robustkit.Protocol([PGD(steps=40, restarts=5), APGD(loss="dlr", targets=9)], norm="linf")
+
+Behind them are foolbox's classes, mended and driven by an engine that trusts none of them. The only
+package that imports foolbox.
 """
 
 from typing import TYPE_CHECKING
@@ -15,18 +20,51 @@ if TYPE_CHECKING:
     from robustkit.attacks.step_model import SearchNetwork, search_network
     from robustkit.attacks.victim import draws_at_random, normalised
     from robustkit.geometry import TOLERANCE, in_budget
+    from robustkit.protocol import (
+        APGD,
+        CW,
+        DDN,
+        FAB,
+        FGSM,
+        FMN,
+        MIFGSM,
+        PGD,
+        Boundary,
+        DeepFool,
+        HopSkipJump,
+        Noise,
+        Square,
+    )
 
 REVISION = 5
 """Raised whenever a change here can change a row; part of every evaluation's digest. Whether
 an answer is on file must not wait for torch, so that it stands here."""
+KINDS = (
+    "APGD", "Boundary", "CW", "DDN", "DeepFool", "FAB", "FGSM", "FMN", "HopSkipJump", "MIFGSM",
+    "Noise", "PGD", "Square",
+)  # fmt: skip
+"""the attacks themselves"""
 __all__ = [
+    "APGD",
+    "CW",
+    "DDN",
+    "FAB",
+    "FGSM",
+    "FMN",
+    "MIFGSM",
+    "PGD",
     "REVISION",
     "TOLERANCE",
     "Block",
+    "Boundary",
+    "DeepFool",
     "Experience",
+    "HopSkipJump",
+    "Noise",
     "Outcomes",
     "Progress",
     "SearchNetwork",
+    "Square",
     "attack_block",
     "build_search",
     "draws_at_random",
@@ -35,7 +73,7 @@ __all__ = [
     "search_network",
 ]
 
-_HOMES = {
+_HOMES = dict.fromkeys(KINDS, ".protocol") | {
     "TOLERANCE": ".geometry",
     "Block": "block",
     "Experience": "forecast",
@@ -51,4 +89,8 @@ _HOMES = {
 }
 
 __getattr__ = lazily(__name__, _HOMES)
-"""The names that need torch, when they are first asked for."""
+"""The attacks, which need no torch, and the engine's names, when they are first asked for."""
+
+
+def __dir__() -> list[str]:
+    return list(KINDS)

@@ -76,7 +76,7 @@ def _decided(
             raise OutOfTime
 
     # without an attack: those of the audit have had their turn
-    protocol = Protocol(NAME, NAME, threat.norm, (), (threat.judged,), seed=threat.seed)
+    protocol = Protocol((), threat.norm, (threat.judged,), seed=threat.seed, name=NAME, title=NAME)
     options = replace(settings.options, progress=progress)
     data = attacked.data.take(rows)
     return certify_images(model, data, protocol, settings.out, time_limit, options)

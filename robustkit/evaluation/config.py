@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -15,7 +14,7 @@ from robustkit.evaluation.model import EvaluatedModel
 from robustkit.files import whole_number
 from robustkit.keys import EngineKey, EvaluationKey
 from robustkit.machine import torch_version
-from robustkit.protocol import Norm, Protocol, Target, kind_of
+from robustkit.protocol import Epsilons, Given, Norm, Protocol, Target, kind_of
 from robustkit.record import VERSION
 
 if TYPE_CHECKING:
@@ -115,9 +114,9 @@ def unproved(
 
 
 def resolve_protocol(
-    protocol: Protocol | str,
+    attack: Given,
     data: Dataset,
-    epsilons: Sequence[str | float] | str | float = (),
+    epsilons: Epsilons = (),
     *,
     norm: Norm | None = None,
     target: Target = "none",
@@ -130,13 +129,8 @@ def resolve_protocol(
         ProtocolError: no budgets are known, the protocol is of another norm, or its parts don't go
             together.
     """
-    if isinstance(protocol, str):
-        protocol = protocols.load_protocol(protocol, settings, norm)
-    if norm not in (None, protocol.norm):
-        raise ProtocolError(f"{protocol.name}: is a protocol in {protocol.norm}, not in {norm}")
-    several = (epsilons,) if isinstance(epsilons, str | int | float | Fraction) else epsilons
-    budgets = [str(epsilon) for epsilon in several]
-    found = protocols.resolve_budgets(protocol, budgets, data.budgets)
+    found = protocols.protocol_of(attack, settings, norm)
+    found = protocols.resolve_budgets(found, epsilons, data.budgets)
     if found.epsilons and not found.attacks:
         raise ProtocolError(f"{found.name}: attacks nothing, so --epsilon means nothing")
     if found.attacks and not found.epsilons:

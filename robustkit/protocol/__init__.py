@@ -28,11 +28,13 @@ from robustkit.protocol.attacks import (
     travel,
 )
 from robustkit.protocol.file import (
+    Given,
     default_norm,
     load_protocol,
     norms_of,
     parse_protocol,
     protocol_in_words,
+    protocol_of,
     protocol_options,
     protocol_toml,
 )
@@ -41,6 +43,7 @@ from robustkit.protocol.order import most_searches, next_level
 from robustkit.protocol.protocol import (
     BudgetOrder,
     Epsilon,
+    Epsilons,
     Protocol,
     Target,
     checked_protocol,
@@ -48,7 +51,6 @@ from robustkit.protocol.protocol import (
     parse_epsilon,
     resolve_budgets,
     search_of,
-    with_epsilons,
 )
 
 __all__ = [
@@ -67,6 +69,8 @@ __all__ = [
     "BudgetOrder",
     "DeepFool",
     "Epsilon",
+    "Epsilons",
+    "Given",
     "HopSkipJump",
     "Loss",
     "Noise",
@@ -89,11 +93,11 @@ __all__ = [
     "parse_norm",
     "parse_protocol",
     "protocol_in_words",
+    "protocol_of",
     "protocol_options",
     "protocol_toml",
     "resolve_budgets",
     "search_of",
     "symbol",
     "travel",
-    "with_epsilons",
 ]

@@ -1,13 +1,19 @@
 """Kinds of attack, every number spelled out: a frozen dataclass each.
 
-Each is run by one `match` arm in `robustkit.attacks`.
+Each is run by one `match` arm in `robustkit.attacks`, which is also where Python finds them:
+
+    from robustkit.attacks import APGD, PGD
+    robustkit.evaluate(model, data, [PGD(steps=40), APGD(loss="dlr", targets=9)])
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin
 
+from robustkit.errors import InputError, ProtocolError, UnknownName, quoted
+from robustkit.files import whole_number
+from robustkit.parsing import exact
 from robustkit.protocol.norms import Norm
 
 Loss = Literal["cross-entropy", "margin", "dlr", "rescaled-cross-entropy", "probability-margin"]
@@ -19,47 +25,98 @@ LATER = {"later": True}
 that the records of before are found"""
 
 
-@dataclass(frozen=True, slots=True)
-class FGSM:
+class Settings:
+    """What all kinds share: numbers are exact, and `repr` is the call that makes the same attack.
+
+    A `Fraction` may be given as text ("1/16"), as an integer, or as a float.
+
+    Raises:
+        ProtocolError: a setting of another type, or none of the values that there are.
+    """
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for one in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, one.name)
+            if value is not None or one.default is not None:
+                read = _read(one.type, value, f"{_called(type(self))}: {one.name}")
+                object.__setattr__(self, one.name, read)
+
+    def __repr__(self) -> str:
+        given = ((one.name, getattr(self, one.name)) for one in fields(self))  # type: ignore[arg-type]
+        written = (f"{name}={str(v) if isinstance(v, Fraction) else v!r}" for name, v in given)
+        return f"{type(self).__name__}({', '.join(written)})"
+
+
+def _read(kind: Any, value: object, where: str) -> Any:
+    """A setting as its field has it."""
+    try:
+        if kind is Fraction:
+            return exact(value, where)
+        if kind is int:
+            return whole_number(value, where)
+    except InputError as error:
+        raise ProtocolError(str(error)) from error
+    known = get_args(kind) if get_origin(kind) is Literal else (True, False)
+    if value not in known or (kind is bool) != isinstance(value, bool):
+        problem = f"expected True or False, got {quoted(value)}"
+        if kind is not bool:
+            problem = str(UnknownName("value", str(value), known))
+        raise ProtocolError(f"{where}: {problem}")
+    return value
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FGSM(Settings):
     """One step of size ε (Goodfellow et al. 2015); the fast gradient method in L2 and L1."""
 
     loss: Loss = "cross-entropy"
 
 
-@dataclass(frozen=True, slots=True)
-class PGD:
+@dataclass(frozen=True, slots=True, repr=False)
+class PGD(Settings):
     """Projected gradient ascent (Madry et al. 2018); without random start it is BIM, or IFGSM."""
 
-    steps: int
-    relative_step: Fraction
-    """step size as a share of ε"""
+    steps: int = 40
+    relative_step: Fraction = None  # type: ignore[assignment]
+    """step size as a share of ε; 2.5 / steps where nothing is given, which crosses the ball from
+    any random start"""
     restarts: int = 1
     random_start: bool = True
     loss: Loss = "cross-entropy"
 
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        _spread(self, Fraction(5, 2))
 
-@dataclass(frozen=True, slots=True)
-class MIFGSM:
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MIFGSM(Settings):
     """Momentum iterative FGSM (Dong et al. 2018, algorithm 1)."""
 
-    steps: int
-    relative_step: Fraction
-    """step size as a share of ε"""
+    steps: int = 10
+    relative_step: Fraction = None  # type: ignore[assignment]
+    """step size as a share of ε; 1 / steps where nothing is given, as published"""
     momentum: Fraction = Fraction(1)
     """decay factor μ of the accumulated gradient"""
     loss: Loss = "cross-entropy"
 
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        _spread(self, Fraction(1))
 
-@dataclass(frozen=True, slots=True)
-class Noise:
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Noise(Settings):
     """Random points of the ball: the floor that every attack must beat."""
 
-    draws: int
+    draws: int = 100
     distribution: Literal["uniform", "gaussian"] = "uniform"
 
 
-@dataclass(frozen=True, slots=True)
-class DeepFool:
+@dataclass(frozen=True, slots=True, repr=False)
+class DeepFool(Settings):
     """Steps to the nearest linearised boundary (Moosavi-Dezfooli et al. 2016). L2 and Linf."""
 
     steps: int = 50
@@ -68,8 +125,8 @@ class DeepFool:
     overshoot: Fraction = Fraction(1, 50)
 
 
-@dataclass(frozen=True, slots=True)
-class DDN:
+@dataclass(frozen=True, slots=True, repr=False)
+class DDN(Settings):
     """Decoupled direction and norm (Rony et al. 2019). L2."""
 
     steps: int = 100
@@ -77,8 +134,8 @@ class DDN:
     """relative change of the norm per step"""
 
 
-@dataclass(frozen=True, slots=True)
-class FMN:
+@dataclass(frozen=True, slots=True, repr=False)
+class FMN(Settings):
     """Fast minimum norm (Pintor et al. 2021)."""
 
     steps: int = 100
@@ -87,8 +144,8 @@ class FMN:
     """initial relative change of the norm per step"""
 
 
-@dataclass(frozen=True, slots=True)
-class CW:
+@dataclass(frozen=True, slots=True, repr=False)
+class CW(Settings):
     """The L2 attack of Carlini and Wagner (2017), without the early abort that couples images."""
 
     steps: int = 200
@@ -98,22 +155,22 @@ class CW:
     confidence: Fraction = Fraction(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Boundary:
+@dataclass(frozen=True, slots=True, repr=False)
+class Boundary(Settings):
     """The boundary attack on decisions alone (Brendel et al. 2018), image by image. L2."""
 
     steps: int = 5000
 
 
-@dataclass(frozen=True, slots=True)
-class HopSkipJump:
+@dataclass(frozen=True, slots=True, repr=False)
+class HopSkipJump(Settings):
     """Decision-based gradient estimation (Chen et al. 2020), image by image. L2 and Linf."""
 
     steps: int = 32
 
 
-@dataclass(frozen=True, slots=True)
-class APGD:
+@dataclass(frozen=True, slots=True, repr=False)
+class APGD(Settings):
     """Gradient ascent that sets its own step size (Croce and Hein 2020; in L1 Croce and Hein 2021).
 
     With targets it is APGD-T: so many of the likeliest wrong classes are headed for in turn, and
@@ -136,8 +193,8 @@ class APGD:
     (MALT, Melamed et al. 2024)"""
 
 
-@dataclass(frozen=True, slots=True)
-class FAB:
+@dataclass(frozen=True, slots=True, repr=False)
+class FAB(Settings):
     """Fast adaptive boundary attack (Croce and Hein 2020b), FAB-T where it has targets."""
 
     steps: int = 100
@@ -154,8 +211,8 @@ class FAB:
     """steps without a nearer point after which the search leaps to a far corner; 0: never"""
 
 
-@dataclass(frozen=True, slots=True)
-class Square:
+@dataclass(frozen=True, slots=True, repr=False)
+class Square(Settings):
     """Random search with squares, by the scores alone (Andriushchenko et al. 2020)."""
 
     queries: int = 5000
@@ -165,6 +222,13 @@ class Square:
     patience: int = field(default=0, metadata=LATER)
     """queries after which a search stops that has come less close to success than the gradient
     attacks before it did; 0: none stops"""
+
+
+def _spread(attack: PGD | MIFGSM, travel: Fraction) -> None:
+    """Step sizes of so many ε together, where none was given."""
+    if attack.relative_step is None:
+        # a number of steps below 1 is refused with the protocol
+        object.__setattr__(attack, "relative_step", travel / max(1, attack.steps))
 
 
 Attack = (
@@ -211,7 +275,11 @@ UNTARGETED: tuple[type[Attack], ...] = (DeepFool, Boundary, HopSkipJump, FAB)
 
 def kind_of(attack: Attack) -> str:
     """The word for an attack's class in a protocol's file."""
-    return next(word for word, cls in KINDS.items() if type(attack) is cls)
+    return _called(type(attack))
+
+
+def _called(kind: type) -> str:
+    return next(word for word, cls in KINDS.items() if cls is kind)
 
 
 def labels_of(attacks: Sequence[Attack]) -> tuple[str, ...]:

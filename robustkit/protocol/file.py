@@ -20,10 +20,11 @@ from robustkit.protocol.protocol import (
     checked_protocol,
     parse_epsilon,
     search_of,
-    with_epsilons,
 )
 
 Table = Mapping[str, Any]
+Given = Protocol | Attack | Sequence[Attack] | str | Path
+"""what a call from Python may be given as its attack"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,23 @@ def load_protocol(name: str, settings: Sequence[str] = (), norm: Norm | None = N
         raise ProtocolError(_lacking(path.stem, table, norm))
     text = read_text(path)
     return replace(parse_protocol(table, path.stem, str(path), settings, norm), text=text)
+
+
+def protocol_of(given: Given, settings: Sequence[str] = (), norm: Norm | None = None) -> Protocol:
+    """What a call from Python names as its attack: a protocol, its name or file, or attacks.
+
+    Raises:
+        ProtocolError: it is none, or of another norm.
+    """
+    if isinstance(given, str | Path):
+        return load_protocol(str(given), settings, norm)
+    if not isinstance(given, Protocol):
+        given = Protocol(given, norm)  # type: ignore[arg-type]
+    for setting in settings:
+        given = _set(given, setting)
+    if norm not in (None, given.norm):
+        raise ProtocolError(f"{given.name}: is a protocol in {given.norm}, not in {norm}")
+    return given
 
 
 def parse_protocol(
@@ -213,9 +231,9 @@ def _in_norm(
     title, target, search = (
         getattr(own, key) or getattr(file, key) for key in ("title", "target", "search")
     )
-    protocol = Protocol(name, title, norm, attacks, target=target, search=search)
-    budgets = [parse_epsilon(text, f"{inside}: epsilon") for text in texts]
-    return checked_protocol(with_epsilons(protocol, budgets))
+    budgets = tuple(parse_epsilon(text, f"{inside}: epsilon") for text in texts)
+    found = Protocol(attacks, norm, budgets, target, search, name=name, title=title)
+    return checked_protocol(found)
 
 
 def _lacking(name: str, table: Table, norm: Norm | None) -> str:

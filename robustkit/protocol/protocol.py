@@ -1,16 +1,17 @@
 """A protocol: a threat model and the attacks that search it, ready to be hashed and run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from math import prod
 from typing import Any, Literal, get_args
 
-from robustkit.errors import InputError, ProtocolError, UnknownName
+from robustkit.errors import InputError, ProtocolError, UnknownName, quoted
 from robustkit.files import canonical, digest
-from robustkit.parsing import fraction
+from robustkit.parsing import exact, spelled
 from robustkit.protocol.attacks import (
     APGD,
+    KINDS,
     LATER,
     OFFERED,
     UNTARGETED,
@@ -18,12 +19,16 @@ from robustkit.protocol.attacks import (
     DeepFool,
     Square,
     kind_of,
+    labels_of,
     weakness,
 )
-from robustkit.protocol.norms import NORMS, Norm
+from robustkit.protocol.norms import NORMS, Norm, parse_norm
 
 Target = Literal["none", "next", "random", "least-likely"]
 BudgetOrder = Literal["bisect", "scan"]
+
+
+Number = str | int | float | Fraction
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -37,32 +42,43 @@ class Epsilon:
         return float(self.value)
 
 
-def parse_epsilon(text: object, where: str = "--epsilon") -> Epsilon:
-    """A budget from "8/255" or "0.3".
+Epsilons = Number | Epsilon | Iterable[Number | Epsilon]
+"""budgets as Python gives them: "8/255", 8 / 255, or several"""
+
+
+def parse_epsilon(given: object, where: str = "--epsilon") -> Epsilon:
+    """A budget from "8/255" or "0.3"; from Python also 8 / 255 or 0.3.
 
     Raises:
         ProtocolError: not a number, or not above 0.
     """
+    if isinstance(given, Epsilon):
+        return given
     try:
-        value = fraction(text, where)
+        value = exact(given, where)
     except InputError as error:
         raise ProtocolError(str(error)) from error
     if value <= 0:
-        raise ProtocolError(f"{where}: a budget must be above 0, got {text}")
-    return Epsilon(value, str(text).strip())
+        raise ProtocolError(f"{where}: a budget must be above 0, got {given}")
+    return Epsilon(value, spelled(given) if isinstance(given, float) else str(given).strip())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Protocol:
     """A threat model and an ordered tuple of attacks; the worst case over them is what counts.
 
-    Without attacks, said by `attack = []`, there are no budgets: only the clean accuracy counts.
+        Protocol([PGD(steps=40), APGD()], norm="linf", epsilons=["4/255", "8/255"])
+
+    In Python attacks may be one or a list, and budgets text or numbers. Without attacks, said by
+    `attack = []` in a file, there are no budgets: only the clean accuracy counts.
+
+    Raises:
+        ProtocolError: what is given is no attack or no budget, or attacks share no norm.
     """
 
-    name: str
-    title: str
-    norm: Norm
     attacks: tuple[Attack, ...]
+    norm: Norm = None  # type: ignore[assignment]
+    """linf where nothing is given and every attack has it, else the first that all have"""
     epsilons: tuple[Epsilon, ...] = ()
     """budgets in rising order; in pixel units of [0, 1] images"""
     target: Target = "none"
@@ -70,8 +86,33 @@ class Protocol:
     """how an image's smallest budget that succeeds is found: a budget that fails closes all smaller
     ones, or every budget is tried, from the smallest up"""
     seed: int = 0
+    name: str = ""
+    """that of its file; of one that has none, "custom-" and its attacks"""
+    title: str = ""
     text: str = ""
     """the file's own text, for the record"""
+
+    def __post_init__(self) -> None:
+        attacks, budgets = _attacks(self.attacks), _budgets(self.epsilons)
+        norm = _shared_norm(attacks) if self.norm is None else parse_norm(self.norm, "norm")
+        named = "+".join(labels_of(attacks)) or "clean"
+        settled = {
+            "attacks": attacks,
+            "norm": norm,
+            "epsilons": budgets,
+            "name": self.name or f"custom-{named}",
+            "title": self.title or ", ".join(map(repr, attacks)) or "No attack",
+        }
+        for key, value in settled.items():
+            object.__setattr__(self, key, value)
+
+    def __repr__(self) -> str:
+        given = {"norm": self.norm, "epsilons": [e.text for e in self.epsilons]}
+        plain = type(self)(self.attacks, self.norm)
+        others = ("target", "search", "seed", "name", "title")
+        given |= {k: getattr(self, k) for k in others if getattr(self, k) != getattr(plain, k)}
+        attacks = ", ".join(map(repr, self.attacks))
+        return f"Protocol([{attacks}], {', '.join(f'{k}={v!r}' for k, v in given.items())})"
 
     def resolved(self) -> dict[str, Any]:
         """Everything that can change an outcome, as plain JSON. The name is no part of it.
@@ -100,6 +141,37 @@ class Protocol:
         return [sentence for a in self.attacks if (sentence := weakness(a))]
 
 
+def _attacks(given: object) -> tuple[Attack, ...]:
+    """One attack or several."""
+    several = given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+    for one in several:
+        if isinstance(one, type) and one in KINDS.values():
+            raise ProtocolError(f"{one.__name__}: a kind of attack; write {one.__name__}()")
+        if type(one) not in KINDS.values():
+            raise ProtocolError(
+                f"{quoted(one)}: no attack; expected such as PGD(steps=40), from robustkit.attacks"
+            )
+    return tuple(several)
+
+
+def _budgets(given: Epsilons) -> tuple[Epsilon, ...]:
+    """One budget or several, sorted, each value once and as it was written first."""
+    if isinstance(given, Epsilon | str | int | float | Fraction):
+        given = (given,)
+    if not isinstance(given, Iterable):
+        raise ProtocolError(f"epsilons: expected budgets such as '8/255', got {quoted(given)}")
+    found = {e.value: e for e in reversed([parse_epsilon(one) for one in given])}
+    return tuple(found[value] for value in sorted(found))
+
+
+def _shared_norm(attacks: Sequence[Attack]) -> Norm:
+    """The first norm that all attacks have."""
+    for norm in NORMS:
+        if all(norm in OFFERED.get(type(attack), NORMS) for attack in attacks):
+            return norm
+    raise ProtocolError(f"{', '.join(map(kind_of, attacks))}: have no norm in common")
+
+
 def _plain(attack: Attack) -> dict[str, Any]:
     table = {}
     for field in fields(attack):
@@ -116,24 +188,18 @@ def search_of(resolved: Mapping[str, Any]) -> BudgetOrder | None:
     return "bisect" if "search" in resolved else "scan"
 
 
-def with_epsilons(protocol: Protocol, epsilons: Sequence[Epsilon]) -> Protocol:
-    """The protocol with these budgets, sorted, each value once."""
-    unique = {e.value: e for e in reversed(epsilons)}
-    return replace(protocol, epsilons=tuple(unique[value] for value in sorted(unique)))
-
-
 def resolve_budgets(
-    protocol: Protocol, chosen: Sequence[str], usual: Mapping[Norm, Sequence[str]]
+    protocol: Protocol, chosen: Epsilons, usual: Mapping[Norm, Sequence[str]]
 ) -> Protocol:
     """The protocol with budgets as chosen, else its own, else a data set's usual ones, if any.
 
     Raises:
         ProtocolError: a budget is not a number above 0.
     """
-    budgets = [parse_epsilon(text) for text in chosen] or list(protocol.epsilons)
+    budgets = _budgets(chosen) or protocol.epsilons
     if protocol.attacks and not budgets:
-        budgets = [parse_epsilon(text) for text in usual.get(protocol.norm, ())]
-    return with_epsilons(protocol, budgets)
+        budgets = _budgets(usual.get(protocol.norm, ()))
+    return replace(protocol, epsilons=budgets)
 
 
 def excessive_budgets(norm: Norm, epsilons: Sequence[Epsilon], shape: Sequence[int]) -> list[str]:

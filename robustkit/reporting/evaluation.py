@@ -6,7 +6,7 @@ that comes from a record is escaped.
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import PurePath
 from typing import Any
@@ -28,11 +28,9 @@ from robustkit.figures import (
 from robustkit.parsing import parse_toml
 from robustkit.protocol import (
     Epsilon,
-    parse_epsilon,
     parse_protocol,
     protocol_options,
     protocol_toml,
-    with_epsilons,
 )
 from robustkit.record import CLEAN, Evaluation, Example, MeanPasses, Point, mean_passes
 from robustkit.reporting.html import render
@@ -372,11 +370,11 @@ def _file_says_it_all(protocol: Mapping[str, Any]) -> bool:
     try:
         table = parse_toml(protocol["file"])
         written = parse_protocol(table, name, name, norm=protocol["norm"])
-        budgets = [parse_epsilon(text) for text in resolved["epsilons"]]
+        asked = replace(written, epsilons=resolved["epsilons"])
     except (InputError, ValueError):
         return False
     given = {key: resolved[key] for key in ("target", "seed")}
-    return bool(with_epsilons(written, budgets).resolved() | given == resolved)
+    return bool(asked.resolved() | given == resolved)
 
 
 def _command(evaluation: Evaluation) -> str:

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +68,7 @@ def make(runs: Path, evaluations: int, images: int) -> None:
     """Write the store."""
     rng = np.random.default_rng(0)
     budgets = [f"0.{i}" for i in (1, 2, 3)]
-    attacked = protocol.with_epsilons(
-        protocol.load_protocol("pgd"), [protocol.parse_epsilon(b) for b in budgets]
-    )
+    attacked = replace(protocol.load_protocol("pgd"), epsilons=budgets)
     asked = protocol_header(attacked)
     samples = pa.array([f"{i:032x}:0" for i in range(images)])
     difficulty = rng.random(images)
