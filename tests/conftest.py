@@ -3,6 +3,7 @@ import os
 # the tensors of these tests are tiny: a second thread costs more than it gives
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import signal
 import sys
 from itertools import product
@@ -70,3 +71,9 @@ def nets(tmp_path_factory):
         torch.save(net.state_dict(), folder / f"{loss}_noise{noise}_seed{seed}.pt")
     (folder / "readme.txt").write_text("not a network")
     return folder
+
+
+def pytest_collection_finish():
+    """All that collecting imported stays: no collection of garbage goes through it again."""
+    gc.collect()
+    gc.freeze()
