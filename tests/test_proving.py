@@ -181,14 +181,17 @@ def test_a_resumed_run_keeps_what_was_proved(arrays, tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "block_size", lambda data, device: 100)
     whole = ask(arrays, name="net", out=tmp_path / "a")
 
-    def stop(done, total):
-        if done >= 210:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ask(arrays, name="net", out=tmp_path / "b", options=RunOptions(progress=stop))
-    tried = []
     original = prover.Prover.prove
+
+    def interrupted(*a):
+        if len(list((tmp_path / "b").glob("*.partial/block-*.parquet"))) == 2:
+            raise KeyboardInterrupt
+        return original(*a)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prover.Prover, "prove", interrupted)
+        ask(arrays, name="net", out=tmp_path / "b")
+    tried = []
     monkeypatch.setattr(prover.Prover, "prove", lambda *a: tried.append(len(a[1])) or original(*a))
     resumed = ask(arrays, name="net", out=tmp_path / "b")
     assert tried == [100]  # nothing is tried out again, and two blocks are as they were
