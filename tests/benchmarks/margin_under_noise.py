@@ -1,14 +1,14 @@
 """Which large margins train where most labels are wrong, by held-out labels alone.
 
     nice -n 19 python tests/benchmarks/margin_under_noise.py --data-root DIR --out DIR [--processes 2]
-    python tests/benchmarks/margin_under_noise.py --out DIR --status
+    python tests/benchmarks/margin_under_noise.py --out DIR --status | --note DIR
 
 Trains on MNIST at 40 and 80 % label noise, in bfloat16, one thread a training, and keeps a JSON
 line of each trial in `OUT/trials.jsonl`; the test images are never read. Trials of a few hundred
 updates go over the whole grid: margins at the output, where distances are exact and cheap, then at
 the input, the hidden layers and all. One of each kind goes on to 20 passes, beside cross-entropy
 and the published settings. Interrupted, the same command goes on, within a training too. `--status`
-prints what there is, as a table.
+prints what there is, as a table; `--note` writes the table and the figures of a note.
 
 What to expect without clips: class c leads by t at an image whose label is c with probability P and
 any other class with (1 - P) / 9. Labels that are c push t up, once for each of the top k others that
@@ -24,7 +24,9 @@ reached makes the loss linear: it has no minimum, and grows until something else
 """
 
 import argparse
+import csv
 import json
+import math
 import multiprocessing
 import time
 from collections.abc import Iterable, Iterator
@@ -36,6 +38,7 @@ from typing import Any
 
 EARLY, PASSES = 600, 20
 """updates of a first trial; passes over the data of a long one"""
+CHANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -240,14 +243,108 @@ def show(out: Path) -> None:
         print("  ".join(cells(row)))
 
 
+# --- what a reader is given -----------------------------------------------------------------------
+
+NOISES = ("0.8", "0.4")
+
+
+def word(trial: Trial) -> str:
+    """A way of margins, as a legend says it."""
+    if trial.loss == "cross-entropy":
+        return "cross-entropy"
+    classes = {("max", 1): "maximum", ("max", 9): "maximum of 9"}
+    return classes.get((trial.aggregate, trial.top_k), f"sum of {trial.top_k}")
+
+
+def kept(out: Path) -> list[tuple[Trial, dict[str, Any]]]:
+    """The trials of the grid that ended with a number."""
+    done = finished(out)
+    return [(t, done[t.name]) for t in (*early(), *long()) if "history" in done.get(t.name, {})]
+
+
+def write_note(out: Path, to: Path) -> None:
+    """The trials as a table, and the figures."""
+    to.mkdir(parents=True, exist_ok=True)
+    trials = kept(out)
+    with (to / "trials.csv").open("w", encoding="utf-8", newline="") as file:
+        measured = ("held_out", "held_out_clean", "memorised", "updates", "cpu_seconds")
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow([*asdict(Trial()), *measured])
+        rows.writerows([*asdict(t).values(), *(row[key] for key in measured)] for t, row in trials)
+    draw_clips(to, [(t, row) for t, row in trials if not t.passes])
+    draw_history(to / "first-updates", [(t, row) for t, row in trials if not t.passes])
+    if any(t.passes for t, _ in trials):
+        draw_history(to / "passes", [(t, row) for t, row in trials if t.passes and not t.seed])
+
+
+def draw_clips(to: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None:
+    """Clean held-out accuracy after the first updates: which classes count, by gamma and clip."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    ways = ["maximum", "maximum of 9", "sum of 3", "sum of 5", "sum of 9"]
+    lengths = list(dict.fromkeys((t.gamma, t.alpha) for t in early() if t.loss == "large-margin"))
+    lengths = [length for length in lengths if length != (PUBLISHED.gamma, None)]
+    names = [f"{gamma:g}, {'none' if alpha is None else f'{alpha:g}'}" for gamma, alpha in lengths]
+    figure, panels = plt.subplots(1, 2, figsize=(7.2, 2.6), sharey=True, layout="constrained")
+    for ax, noise in zip(panels, NOISES, strict=True):
+        table = [[math.nan] * len(lengths) for _ in ways]
+        for t, row in trials:
+            plain = t.recipe == "ours" and t.layers == "output" and t.on == "logits"
+            if t.noise == noise and t.loss == "large-margin" and plain:
+                value = 100 * row["held_out_clean"]
+                table[ways.index(word(t))][lengths.index((t.gamma, t.alpha))] = value
+        sns.heatmap(
+            table, ax=ax, annot=True, fmt=".0f", vmin=0, vmax=100, cmap="viridis", cbar=False,
+            xticklabels=names, yticklabels=ways,
+        )  # fmt: skip
+        ax.set(title=f"{float(noise):.0%} label noise", xlabel="γ, α")
+        ax.tick_params(axis="x", rotation=45)
+        ax.tick_params(axis="y", rotation=0)
+    save(figure, to / "clips")
+
+
+def draw_history(path: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None:
+    """Accuracy on the true labels of the training images, and wrong labels learnt, by updates."""
+    import matplotlib.pyplot as plt
+
+    shown = [t for t in long() if t.recipe == "ours" and t.on == "logits" and t.alpha is None]
+    styles = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(word(t) for t in shown))}
+    wanted = {replace(t, passes=0, seed=0) for t in shown}
+    figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.0), sharey=True, layout="constrained")
+    for ax, noise in zip(panels, NOISES, strict=True):
+        for t, row in trials:
+            if t.noise == noise and replace(t, passes=0, seed=0) in wanted:
+                steps = [point["step"] for point in row["history"]]
+                for key, line in (("accuracy_clean", "-"), ("memorised", ":")):
+                    y = [100 * point[key] for point in row["history"]]
+                    label = word(t) if line == "-" else None
+                    ax.plot(steps, y, line, color=styles[word(t)], label=label)
+        ax.axhline(100 * CHANCE, color="0.6", linewidth=0.8, linestyle="--")
+        ax.set(title=f"{float(noise):.0%} label noise", xlabel="updates", ylim=(0, 101))
+    panels[0].set_ylabel("training images (%)")
+    panels[0].legend(fontsize="small", frameon=False)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """As a picture for reading and one for printing."""
+    figure.savefig(path.with_suffix(".png"), dpi=150)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--status", action="store_true")
+    parser.add_argument("--note", type=Path)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.note:
+        write_note(options.out, options.note)
+        return
     if not options.status:
         work(early(), options)
         work(long(), options)
