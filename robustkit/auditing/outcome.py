@@ -221,6 +221,43 @@ class Item:
     """with what, or why not"""
 
 
+@dataclass(frozen=True, slots=True)
+class FrameworkSource:
+    """A published framework that the evidence annex goes through."""
+
+    name: str
+    citation: str
+    read: str
+    """in what form its text was read, and what of it was not"""
+
+
+@dataclass(frozen=True, slots=True)
+class Provision:
+    """One point of a framework, and what this audit has on it."""
+
+    framework: str
+    """its name"""
+    point: str
+    """"15(3)" """
+    asks: str
+    """in short, as a paraphrase"""
+    answer: Literal["covered", "in part", "not covered"]
+    how: str
+    """with what, or why not"""
+    results: tuple[str, ...] = ()
+    """keys of `audit.json` that hold it; none where nothing does"""
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceAnnex:
+    """Which results bear on which points of published frameworks; no claim of conformity."""
+
+    statement: str
+    """what the annex is, and what it is not"""
+    sources: tuple[FrameworkSource, ...]
+    provisions: tuple[Provision, ...]
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Audit(Shown):
     """All that `audit.html`, `audit.json` and `audit.md` say."""
@@ -258,6 +295,8 @@ class Audit(Shown):
     """by section: engine, run, audit file, digests"""
     command: str
     """asks the same again"""
+    annex: EvidenceAnnex | None = None
+    """None in audits made before there was one"""
     examples: Sequence[Example] = ()
     """the smallest successful perturbations; not in the JSON"""
 

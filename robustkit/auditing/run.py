@@ -16,6 +16,7 @@ from robustkit import protocol as protocols
 from robustkit.analysis.contrast import judge_levels
 from robustkit.auditing import counts, thresholds
 from robustkit.auditing.adaptive_stage import add_adaptive, attack_rest, doubted_attacks
+from robustkit.auditing.annex import annex
 from robustkit.auditing.branching import branch
 from robustkit.auditing.cache import Parts, masks
 from robustkit.auditing.certified import certificate, kept
@@ -103,6 +104,13 @@ def run_audit(request: AuditRequest, settings: StageSettings) -> Audit:
     return run.audit()
 
 
+def _concluded(audit: Audit, policy: Policy | None) -> Audit:
+    """With what its own numbers answer: the checklist, the policy's rules, the annex."""
+    audit = replace(audit, checklist=fill(audit))
+    audit = replace(audit, policy=judge_policy(policy, audit) if policy else ())
+    return replace(audit, annex=annex(audit))
+
+
 @dataclass
 class _AuditRun:
     request: AuditRequest
@@ -157,8 +165,7 @@ class _AuditRun:
             command=q.command,
             examples=attacked.examples,
         )
-        audit = replace(audit, checklist=fill(audit))
-        return replace(audit, policy=judge_policy(q.policy, audit) if q.policy else ())
+        return _concluded(audit, q.policy)
 
     def _warnings(self, attacked: AttackedImages) -> tuple[str, ...]:
         q = self.request

@@ -21,6 +21,7 @@ from robustkit.errors import shown
 from robustkit.figures import Draw, svg
 from robustkit.files import write_together
 from robustkit.reporting import html
+from robustkit.reporting.annex import places
 from robustkit.reporting.evaluation import CLASSES_SHOWN, GalleryImage, gallery
 from robustkit.reporting.html import PageFigure
 from robustkit.reporting.modelcard import model_card
@@ -109,6 +110,7 @@ def page(audit: Audit) -> str:
         checklist=_grouped(audit.checklist, lambda item: item.part),
         answers=_counts([item.answer for item in audit.checklist]),
         statuses=_counts([result.status for result in audit.indicators]),
+        annex_places=places(audit),
         facts=_facts(audit),
         provenance=_provenance(audit),
     )

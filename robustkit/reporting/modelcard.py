@@ -10,12 +10,18 @@ from robustkit.auditing.outcome import Audit
 from robustkit.auditing.policy import complete_at
 from robustkit.auditing.wording import tolerance
 from robustkit.protocol.norms import symbol
+from robustkit.reporting.annex import (
+    AUDITED,
+    CLASSES_SHOWN,
+    TITLE,
+    classes_heading,
+    section,
+)
 from robustkit.reporting.markdown import escaped, fenced, table
 from robustkit.reporting.modelindex import front_matter
 from robustkit.reporting.wording import NOTHING, ends, in_points, interval, measured, percent
 from robustkit.statistics import Estimate
 
-CLASSES_SHOWN = 5
 RULES_SHOWN = 5
 """that failed, before the whole list"""
 
@@ -35,6 +41,7 @@ def model_card(audit: Audit) -> str:
         _comparisons(audit),
         _policy(audit),
         _checklist(audit),
+        _section(TITLE, section(audit)),
         _section("Warnings", _list(audit.warnings)),
         _section("How to reproduce", fenced(audit.command, "sh") if audit.command else ""),
     ]
@@ -115,7 +122,7 @@ def _what(audit: Audit) -> str:
         ("digest of the images", str(data.get("digest"))),
         ("budget of the audit", audit.budget),
     ]
-    return _section("What was audited", table(("", ""), rows, words=2))
+    return _section(AUDITED, table(("", ""), rows, words=2))
 
 
 def _accuracy(audit: Audit) -> str:
@@ -178,7 +185,7 @@ def _classes(audit: Audit) -> str:
     lowest = sorted(audit.classes, key=lambda c: (c.robust.value, c.clean.value))[:CLASSES_SHOWN]
     rows = [(c.name, f"{c.clean.n:,}", _share(c.clean), _share(c.robust)) for c in lowest]
     head = ("class", "images", "no attack", f"ε = {audit.epsilon}")
-    return _section(f"The worst {len(rows)} of {len(audit.classes):,} classes", table(head, rows))
+    return _section(classes_heading(audit), table(head, rows))
 
 
 def _indicators(audit: Audit) -> str:

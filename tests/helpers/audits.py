@@ -8,6 +8,7 @@ from typing import Any, Literal, get_origin, get_type_hints
 import numpy as np
 
 from helpers.evaluations import evaluation
+from robustkit.auditing.annex import annex
 from robustkit.auditing.checklist import fill
 from robustkit.auditing.outcome import (
     Audit,
@@ -279,9 +280,10 @@ def full(names: Sequence[str] = tuple("0123456789")) -> Audit:
 
 
 def finished(audit: Audit) -> Audit:
-    """With the rules and the checklist that its data call for."""
+    """With the rules, the checklist and the annex that its data call for."""
     judged = replace(audit, checklist=fill(audit))
-    return replace(judged, policy=judge_policy(parse_policy(POLICY, "policy.toml"), judged))
+    gated = replace(judged, policy=judge_policy(parse_policy(POLICY, "policy.toml"), judged))
+    return replace(gated, annex=annex(gated))
 
 
 def audited(request: Any, settings: Any) -> Audit:
