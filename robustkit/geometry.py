@@ -14,6 +14,8 @@ ORDER: dict[Norm, float] = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 """the p of each norm"""
 DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 """the p of each norm's dual"""
+COUNTED: tuple[Norm, ...] = ("l0", "l0-features", "patch")
+"""norms in which it counts where an image changed, not how far"""
 TOLERANCE = 1e-6
 """A distance counts as within ε up to this much above it, relative to max(1, ε): float32 rounding
 of pixels in [0, 1] stays well below, and no attack gains anything by it."""
@@ -25,10 +27,33 @@ def column(values: Tensor, like: Tensor) -> Tensor:
 
 
 def distance(images: Tensor, perturbed: Tensor, norm: Norm) -> Tensor:
-    """Norm of the perturbation of each image, float64, N."""
+    """Norm of the perturbation of each image, float64, N.
+
+    In l0 the number of changed pixels, whichever of their channels, in l0-features that of changed
+    values; of a patch the side of the smallest square that holds all changed pixels.
+    """
+    if norm in COUNTED:
+        return _counted(perturbed != images, norm)
     difference = (perturbed.double() - images.double()).flatten(1)
     result: Tensor = torch.linalg.vector_norm(difference, ord=ORDER[norm], dim=1)
     return result
+
+
+def _counted(changed: Tensor, norm: Norm) -> Tensor:
+    """What is counted of changed values, N × C × H × W, as float64 N."""
+    if norm == "l0-features":
+        return changed.flatten(1).sum(1).double()
+    pixels = changed.any(1)
+    if norm == "l0":
+        return pixels.flatten(1).sum(1).double()
+    sides = [_extent(pixels.any(3 - axis)) for axis in (1, 2)]
+    return torch.maximum(*sides).double()
+
+
+def _extent(marked: Tensor) -> Tensor:
+    """From the first marked place to the last, both counted, of rows N × L: int64 N."""
+    first, last = marked.int().argmax(1), marked.shape[1] - marked.flip(1).int().argmax(1)
+    return torch.where(marked.any(1), last - first, 0)
 
 
 def in_budget(distances: Tensor, epsilon: Tensor | float) -> Tensor:

@@ -392,7 +392,7 @@ def test_every_protocol_on_the_shelf_runs_in_each_of_its_norms_on_two_images(tmp
         small = {"steps": 2, "search_steps": 2, "draws": 2, "queries": 3, "restarts": 1, "eot": 2}
         small |= {"steps": 10} if any(getattr(a, "larger_first", False) for a in attacks) else {}
         quick = [f"{k}={v}" for k, v in small.items() if any(hasattr(a, k) for a in attacks)]
-        budgets = ["1/10"] * bool(attacks)
+        budgets = digits.budgets[norm][:1] if attacks else ()
         asked = resolve_protocol(name, digits, settings=quick, norm=norm, epsilons=budgets)
         with warnings.catch_warnings():
             warnings.simplefilter("error")

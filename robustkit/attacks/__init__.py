@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         DeepFool,
         HopSkipJump,
         Noise,
+        SigmaZero,
+        SparseRS,
         Square,
     )
 
@@ -41,7 +43,7 @@ REVISION = 5
 an answer is on file must not wait for torch, so that it stands here."""
 KINDS = (
     "APGD", "Boundary", "CW", "DDN", "DeepFool", "FAB", "FGSM", "FMN", "HopSkipJump", "MIFGSM",
-    "Noise", "PGD", "Square",
+    "Noise", "PGD", "SigmaZero", "SparseRS", "Square",
 )  # fmt: skip
 """the attacks themselves"""
 __all__ = [
@@ -64,6 +66,8 @@ __all__ = [
     "Outcomes",
     "Progress",
     "SearchNetwork",
+    "SigmaZero",
+    "SparseRS",
     "Square",
     "attack_block",
     "build_search",

@@ -8,6 +8,8 @@ from robustkit.attacks.gradient import ASCENT
 from robustkit.attacks.library import foolbox
 from robustkit.attacks.mended import MENDED_FMN, MendedDDN
 from robustkit.attacks.search import Search
+from robustkit.attacks.sigma_zero import SigmaZeroAttack
+from robustkit.attacks.sparse_rs import SparseSearch
 from robustkit.attacks.square import SquareSearch
 from robustkit.errors import ProtocolError
 from robustkit.protocol import (
@@ -25,6 +27,8 @@ from robustkit.protocol import (
     HopSkipJump,
     Noise,
     Norm,
+    SigmaZero,
+    SparseRS,
     Square,
     kind_of,
 )
@@ -41,6 +45,8 @@ def build_search(attack: Attack, norm: Norm) -> Search[Any] | None:
             return _fab(attack, norm)
         case Square():
             return _square(attack, norm)
+        case SparseRS(queries, restarts, alpha):
+            return SparseSearch(norm, queries=queries, restarts=restarts, alpha_init=float(alpha))
         case _:
             return None
 
@@ -115,7 +121,7 @@ def _fab(attack: FAB, norm: Norm) -> FabSearch:
 
 
 def build_minimal_norm(attack: Attack, norm: Norm) -> foolbox.attacks.base.MinimizationAttack:
-    """The foolbox attack that looks for the smallest perturbation."""
+    """The attack that looks for the smallest perturbation, a foolbox class or a subclass of one."""
     attacks = foolbox.attacks
     match attack:
         case DeepFool(steps, candidates, overshoot):
@@ -134,6 +140,9 @@ def build_minimal_norm(attack: Attack, norm: Norm) -> foolbox.attacks.base.Minim
                 # its early abort tests a loss summed over the batch
                 abort_early=False,
             )
+        case SigmaZero(steps, step_size, sigma, threshold, adaptation):
+            numbers = map(float, (step_size, sigma, threshold, adaptation))
+            return SigmaZeroAttack(norm, steps, *numbers)
         case Boundary(steps):
             return attacks.BoundaryAttack(steps=steps)
         case HopSkipJump(steps):

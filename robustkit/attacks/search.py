@@ -11,7 +11,7 @@ from robustkit.attacks.library import foolbox, goal, unit_box
 from robustkit.attacks.state import B, State
 from robustkit.attacks.targets import likeliest
 from robustkit.errors import EvaluationFailed, InputError
-from robustkit.geometry import distance, in_budget
+from robustkit.geometry import COUNTED, distance, in_budget
 from robustkit.network import answer, gradient
 from robustkit.protocol import Norm
 
@@ -59,6 +59,8 @@ class Search(Generic[B]):
     @property
     def distance(self) -> Any:
         """The norm, in foolbox's words."""
+        if self.norm in COUNTED:
+            return foolbox.distances.l0
         return getattr(foolbox.distances, self.norm)
 
     def attempts(self, classes: int) -> list[Attempt]:

@@ -38,6 +38,8 @@ def threat_model(
     if claim is not None and norm not in (None, claim.norm):
         raise InputError(f"--norm {norm}: the claim is about {claim.norm}")
     chosen = protocols.parse_norm(norm or (claim.norm if claim else protocols.NORMS[0]), "--norm")
+    if chosen not in protocols.BALLS:
+        raise InputError(f"--norm {chosen}: an audit is of {', '.join(protocols.BALLS)} so far")
     usual = [protocols.parse_epsilon(e) for e in data.budgets.get(chosen, ())]
     text = epsilon or (claim.epsilon if claim else None)
     if text is None and not usual:
@@ -47,6 +49,7 @@ def threat_model(
         raise InputError(f"--epsilon {epsilon}: the claim is about {claim.epsilon}")
     if claim is not None:
         judged = protocols.parse_epsilon(claim.epsilon)
+    protocols.check_budgets(chosen, [judged])
     # beyond the judged budget only the cheap attacks would run, and a curve there would mislead
     budgets = {e.value: e for e in [*usual, judged] if e.value <= judged.value}
     return ThreatModel(chosen, judged, tuple(budgets[value] for value in sorted(budgets)), seed)

@@ -155,7 +155,9 @@ def _check(attack: str, norm: Norm | None, epsilon: str, time_limit: float) -> N
 
     from robustkit import protocol
 
-    protocol.load_protocol(attack, (), norm)
+    if norm is not None:
+        protocol.check_bounded(norm)
+    protocol.check_bounded(protocol.load_protocol(attack, (), norm).norm)
     protocol.parse_epsilon(epsilon)
     if not (isfinite(time_limit) and time_limit >= 0):
         raise InputError(f"--time-limit {time_limit}: a number of seconds from 0 is needed")

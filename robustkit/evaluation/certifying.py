@@ -23,7 +23,7 @@ from robustkit.evaluation.options import RunOptions
 from robustkit.evaluation.probe import probe
 from robustkit.files import write_atomic
 from robustkit.keys import CertificationKey
-from robustkit.protocol import Protocol
+from robustkit.protocol import Protocol, check_bounded
 from robustkit.record import Store
 from robustkit.record.certification import (
     OUTCOMES,
@@ -62,6 +62,7 @@ def certify_images(
     """
     if len(protocol.epsilons) != 1:
         raise InputError(f"{len(protocol.epsilons)} budgets: one --epsilon is needed")
+    check_bounded(protocol.norm)
     if options.precision != "float32":
         raise InputError("precision: what is certified is attacked in float32; leave it out")
     config = Config(model, data, protocol, find_device(options.device))

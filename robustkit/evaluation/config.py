@@ -14,7 +14,7 @@ from robustkit.evaluation.model import EvaluatedModel
 from robustkit.files import whole_number
 from robustkit.keys import EngineKey, EvaluationKey
 from robustkit.machine import torch_version
-from robustkit.protocol import Epsilons, Given, Norm, Protocol, Target, kind_of
+from robustkit.protocol import BALLS, Epsilons, Given, Norm, Protocol, Target, kind_of
 from robustkit.record import VERSION
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def unproved(
         return "not asked for"
     if not protocol.attacks:
         return "nothing is attacked"
+    if protocol.norm not in BALLS:
+        return f"there are no bounds in {protocol.norm}"
     if surrogate is not None:
         return "a transfer attack is no attack on the network that bounds are of"
     if model.header.get("image_by_image"):

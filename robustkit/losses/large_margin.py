@@ -44,7 +44,7 @@ from robustkit.losses.trace import (
     representations,
     trace,
 )
-from robustkit.protocol import Norm
+from robustkit.protocol import Ball
 
 TOLERANCE = 1e-6
 """relative difference up to which float64 gradients, found in two ways, are the same"""
@@ -64,7 +64,7 @@ class LargeMargin(Loss):
     as in the code published with the paper.
     """
 
-    norm: Norm = "l2"
+    norm: Ball = "l2"
     """in which distances are measured"""
     layers: tuple[str, ...] = ("input",)
     """input, output (the logits, where the distance is exact), hidden, all, or names as in
@@ -363,7 +363,7 @@ def _gap(one: list[Tensor | None], two: list[Tensor | None]) -> float:
     return max((float((a - b).norm()) / max(float(b.norm()), least) for a, b in pairs), default=0.0)
 
 
-def _dual_norm(values: Tensor, norm: Norm) -> Tensor:
+def _dual_norm(values: Tensor, norm: Ball) -> Tensor:
     """The norm dual to `norm` of each image's values, N × …, as N."""
     dimensions = tuple(range(1, values.ndim))
     if norm == "l2":

@@ -20,12 +20,21 @@ from robustkit.protocol.attacks import (
     HopSkipJump,
     Loss,
     Noise,
+    SigmaZero,
+    SparseRS,
     Square,
     TargetOrder,
     adaptations,
     kind_of,
     labels_of,
     travel,
+)
+from robustkit.protocol.budgets import (
+    Epsilon,
+    Epsilons,
+    check_budgets,
+    excessive_budgets,
+    parse_epsilon,
 )
 from robustkit.protocol.file import (
     Given,
@@ -38,23 +47,20 @@ from robustkit.protocol.file import (
     protocol_options,
     protocol_toml,
 )
-from robustkit.protocol.norms import NORMS, Norm, parse_norm, symbol
+from robustkit.protocol.norms import BALLS, NORMS, Ball, Norm, check_bounded, parse_norm, symbol
 from robustkit.protocol.order import most_searches, next_level
 from robustkit.protocol.protocol import (
     BudgetOrder,
-    Epsilon,
-    Epsilons,
     Protocol,
     Target,
     checked_protocol,
-    excessive_budgets,
-    parse_epsilon,
     resolve_budgets,
     search_of,
 )
 
 __all__ = [
     "APGD",
+    "BALLS",
     "CW",
     "DDN",
     "FAB",
@@ -65,6 +71,7 @@ __all__ = [
     "NORMS",
     "PGD",
     "Attack",
+    "Ball",
     "Boundary",
     "BudgetOrder",
     "DeepFool",
@@ -76,10 +83,14 @@ __all__ = [
     "Noise",
     "Norm",
     "Protocol",
+    "SigmaZero",
+    "SparseRS",
     "Square",
     "Target",
     "TargetOrder",
     "adaptations",
+    "check_bounded",
+    "check_budgets",
     "checked_protocol",
     "default_norm",
     "excessive_budgets",

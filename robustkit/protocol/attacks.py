@@ -224,6 +224,31 @@ class Square(Settings):
     attacks before it did; 0: none stops"""
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class SigmaZero(Settings):
+    """The fewest changed pixels or features, by gradients (Cinà et al. 2025, algorithm 1)."""
+
+    steps: int = 1000
+    step_size: Fraction = Fraction(1)
+    """of the first step; it falls to a tenth"""
+    sigma: Fraction = Fraction(1, 1000)
+    """a change δ counts as δ² / (δ² + σ)"""
+    threshold: Fraction = Fraction(3, 10)
+    """changes below it are set back; it follows success"""
+    adaptation: Fraction = Fraction(1, 100)
+    """by how much it follows, as a share of the step size"""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SparseRS(Settings):
+    """Random search over few pixels or features, by the scores alone (Croce et al. 2022)."""
+
+    queries: int = 10000
+    restarts: int = 1
+    alpha_init: Fraction = Fraction(3, 10)
+    """share of the changed entries that first moves"""
+
+
 def _spread(attack: PGD | MIFGSM, travel: Fraction) -> None:
     """Step sizes of so many ε together, where none was given."""
     if attack.relative_step is None:
@@ -238,6 +263,8 @@ Attack = (
     | APGD
     | FAB
     | Square
+    | SigmaZero
+    | SparseRS
     | Noise
     | DeepFool
     | DDN
@@ -253,6 +280,8 @@ KINDS: dict[str, type[Attack]] = {
     "apgd": APGD,
     "fab": FAB,
     "square": Square,
+    "sigma-zero": SigmaZero,
+    "sparse-rs": SparseRS,
     "noise": Noise,
     "deepfool": DeepFool,
     "ddn": DDN,
@@ -267,8 +296,10 @@ OFFERED: dict[type[Attack], tuple[Norm, ...]] = {
     CW: ("l2",),
     Boundary: ("l2",),
     HopSkipJump: ("linf", "l2"),
+    SigmaZero: ("l0", "l0-features"),
+    SparseRS: ("l0", "l0-features"),
 }
-"""the norms of attacks that are not for all"""
+"""the norms of attacks that are not just for all balls"""
 UNTARGETED: tuple[type[Attack], ...] = (DeepFool, Boundary, HopSkipJump, FAB)
 """attacks that can only look for any wrong class"""
 

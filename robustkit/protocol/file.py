@@ -12,13 +12,13 @@ from robustkit.errors import InputError, ProtocolError, UnknownName
 from robustkit.files import build, find, names, read_text, read_toml
 from robustkit.parsing import parse_integer, parse_toml
 from robustkit.protocol.attacks import KINDS, Attack, kind_of
-from robustkit.protocol.norms import NORMS, Norm, symbol
+from robustkit.protocol.budgets import parse_epsilon
+from robustkit.protocol.norms import BALLS, NORMS, Norm, symbol
 from robustkit.protocol.protocol import (
     BudgetOrder,
     Protocol,
     Target,
     checked_protocol,
-    parse_epsilon,
     search_of,
 )
 
@@ -237,10 +237,14 @@ def _in_norm(
 
 
 def _lacking(name: str, table: Table, norm: Norm | None) -> str:
-    """That a file has no such norm, which it has, and which attacks of its kinds have it."""
+    """That a file has no such norm, which it has, and which attacks have it.
+
+    Those of its kinds; where the norm is no ball, and has attacks of its own, any.
+    """
     kinds = _kinds(table)
     others = {other: read_toml(find("attacks", other)) for other in names("attacks")}
-    like = [n for n, t in others.items() if norm in _norms(t) and kinds & _kinds(t)]
+    having = [other for other, t in others.items() if norm in _norms(t)]
+    like = [other for other in having if norm not in BALLS or kinds & _kinds(others[other])]
     hint = f"; {', '.join(like)} {'has' if len(like) == 1 else 'have'} one" if like else ""
     return f"{name}: has no {norm} version, only {', '.join(_norms(table))}{hint}"
 

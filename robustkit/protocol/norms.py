@@ -4,8 +4,14 @@ from typing import Literal, get_args
 
 from robustkit.errors import InputError
 
-Norm = Literal["linf", "l2", "l1"]
+Ball = Literal["linf", "l2", "l1"]
+BALLS: tuple[Ball, ...] = get_args(Ball)
+"""norms in the strict sense: what is near an image is a convex ball"""
+Norm = Literal["linf", "l2", "l1", "l0", "l0-features", "patch"]
+"""those, and what else can be near an image, under the same option"""
 NORMS: tuple[Norm, ...] = get_args(Norm)
+WORDS = {"l0": "ℓ₀ of pixels", "l0-features": "ℓ₀ of features", "patch": "a patch"}
+"""what has no plain symbol"""
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
@@ -21,6 +27,18 @@ def parse_norm(text: str, where: str) -> Norm:
     raise InputError(f"{where}: unknown norm {text!r}; known: {', '.join(NORMS)}")
 
 
+def check_bounded(norm: Norm) -> None:
+    """Nothing, if there are bounds in a norm.
+
+    Raises:
+        InputError: there are none.
+    """
+    if norm not in BALLS:
+        raise InputError(f"--norm {norm}: bounds are known in {', '.join(BALLS)} only")
+
+
 def symbol(norm: str) -> str:
     """ℓ∞, ℓ₂: what a reader is shown; `linf` and `l2` are for code and options."""
+    if norm in WORDS:
+        return WORDS[norm]
     return "ℓ" + norm[1:].replace("inf", "∞").translate(SUBSCRIPTS)

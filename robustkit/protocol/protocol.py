@@ -3,12 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
-from math import prod
 from typing import Any, Literal, get_args
 
-from robustkit.errors import InputError, ProtocolError, UnknownName, quoted
+from robustkit.errors import ProtocolError, UnknownName, quoted
 from robustkit.files import canonical, digest
-from robustkit.parsing import exact, spelled
 from robustkit.protocol.attacks import (
     APGD,
     KINDS,
@@ -22,45 +20,11 @@ from robustkit.protocol.attacks import (
     labels_of,
     weakness,
 )
-from robustkit.protocol.norms import NORMS, Norm, parse_norm
+from robustkit.protocol.budgets import Epsilon, Epsilons, check_budgets, parse_epsilon
+from robustkit.protocol.norms import BALLS, NORMS, Norm, parse_norm
 
 Target = Literal["none", "next", "random", "least-likely"]
 BudgetOrder = Literal["bisect", "scan"]
-
-
-Number = str | int | float | Fraction
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Epsilon:
-    """A budget: the exact number, and the text it was written as."""
-
-    value: Fraction
-    text: str
-
-    def __float__(self) -> float:
-        return float(self.value)
-
-
-Epsilons = Number | Epsilon | Iterable[Number | Epsilon]
-"""budgets as Python gives them: "8/255", 8 / 255, or several"""
-
-
-def parse_epsilon(given: object, where: str = "--epsilon") -> Epsilon:
-    """A budget from "8/255" or "0.3"; from Python also 8 / 255 or 0.3.
-
-    Raises:
-        ProtocolError: not a number, or not above 0.
-    """
-    if isinstance(given, Epsilon):
-        return given
-    try:
-        value = exact(given, where)
-    except InputError as error:
-        raise ProtocolError(str(error)) from error
-    if value <= 0:
-        raise ProtocolError(f"{where}: a budget must be above 0, got {given}")
-    return Epsilon(value, spelled(given) if isinstance(given, float) else str(given).strip())
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -126,7 +90,7 @@ class Protocol:
             "norm": self.norm,
             "target": self.target,
             "seed": self.seed,
-            "epsilons": [str(e.value) for e in self.epsilons],
+            "epsilons": [e.exact for e in self.epsilons],
             "attacks": [{"kind": kind_of(a), **_plain(a)} for a in self.attacks],
         }
 
@@ -167,7 +131,7 @@ def _budgets(given: Epsilons) -> tuple[Epsilon, ...]:
 def _shared_norm(attacks: Sequence[Attack]) -> Norm:
     """The first norm that all attacks have."""
     for norm in NORMS:
-        if all(norm in OFFERED.get(type(attack), NORMS) for attack in attacks):
+        if all(norm in OFFERED.get(type(attack), BALLS) for attack in attacks):
             return norm
     raise ProtocolError(f"{', '.join(map(kind_of, attacks))}: have no norm in common")
 
@@ -202,35 +166,6 @@ def resolve_budgets(
     return replace(protocol, epsilons=budgets)
 
 
-def excessive_budgets(norm: Norm, epsilons: Sequence[Epsilon], shape: Sequence[int]) -> list[str]:
-    """Warnings of budgets within which any image can become any other, or all the same grey one.
-
-    Args:
-        norm: of the budgets.
-        epsilons: the budgets, of pixels in [0, 1].
-        shape: of an image.
-    """
-    order = {"linf": 0.0, "l2": 0.5, "l1": 1.0}[norm]
-    across = prod(shape) ** order  # from one corner of the box to the opposite one
-    whole = [e for e in epsilons if float(e) >= across]
-    half = [e for e in epsilons if across / 2 <= float(e) < across]
-    told = []
-    if whole:
-        meant = f"; is {whole[0].text}/255 meant?" if 1 <= whole[0].value <= 255 else ""
-        told.append(
-            f"{norm} budget{'s' * (len(whole) > 1)} {', '.join(e.text for e in whole)}: covers the "
-            f"whole box, from one end of which to the other it is {across:.4g}: any image can "
-            f"become any other, and no network is robust{meant}"
-        )
-    if half:
-        told.append(
-            f"{norm} budget{'s' * (len(half) > 1)} {', '.join(e.text for e in half)}: at "
-            f"{across / 2:.4g} and above all images can become the same grey one, and no network "
-            "is right on more than one class"
-        )
-    return told
-
-
 def checked_protocol(protocol: Protocol) -> Protocol:
     """The protocol itself, if its attacks, norm, target and numbers go together.
 
@@ -239,9 +174,10 @@ def checked_protocol(protocol: Protocol) -> Protocol:
     """
     if protocol.search not in (orders := get_args(BudgetOrder)):
         raise ProtocolError(f"search: {UnknownName('value', protocol.search, orders)}")
+    check_budgets(protocol.norm, protocol.epsilons)
     for attack in protocol.attacks:
         word = kind_of(attack)
-        if protocol.norm not in (offered := OFFERED.get(type(attack), NORMS)):
+        if protocol.norm not in (offered := OFFERED.get(type(attack), BALLS)):
             raise ProtocolError(
                 f"{word}: has no {protocol.norm} version, only {', '.join(offered)}"
             )

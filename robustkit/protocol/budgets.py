@@ -1,0 +1,151 @@
+"""Budgets: exact numbers in the words of their norm."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+
+from robustkit.errors import InputError, ProtocolError
+from robustkit.parsing import exact, fraction, spelled
+from robustkit.protocol.norms import BALLS, Norm
+
+_TRANSFORM = re.compile(
+    r"(?:(?P<degrees>[\d./]+)deg)?(?:(?(degrees)\+)(?P<shift>[\d./]+)px)?", re.ASCII
+)
+COUNTS = {"l0": "pixels", "l0-features": "values", "patch": "pixels of a square's side"}
+"""what a budget counts, in norms where it is a whole number"""
+
+
+Number = str | int | float | Fraction
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Epsilon:
+    """A budget: the exact number, and the text it was written as."""
+
+    value: Fraction
+    """of a rotation and translation its degrees; its pixels where nothing is rotated"""
+    text: str
+    degrees: Fraction | None = None
+    """of a rotation and translation, which other budgets have not"""
+    shift: Fraction | None = None
+    """pixels along each axis; likewise"""
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    @property
+    def exact(self) -> str:
+        """The number, or for a rotation and translation both, in one spelling."""
+        if self.degrees is None and self.shift is None:
+            return str(self.value)
+        parts = [(self.degrees, "deg"), (self.shift, "px")]
+        return "+".join(f"{number}{unit}" for number, unit in parts if number is not None)
+
+
+Epsilons = Number | Epsilon | Iterable[Number | Epsilon]
+"""budgets as Python gives them: "8/255", 8 / 255, or several"""
+
+
+def parse_epsilon(given: object, where: str = "--epsilon") -> Epsilon:
+    """A budget from "8/255" or "0.3", from Python also 8 / 255 or 0.3; from "30deg+3px".
+
+    Raises:
+        ProtocolError: not a number, or not above 0.
+    """
+    if isinstance(given, Epsilon):
+        return given
+    try:
+        if isinstance(given, str) and given.strip().endswith(("deg", "px")):
+            return _transform(given.strip(), where)
+        value = _above_0(exact(given, where), given, where)
+    except InputError as error:
+        raise ProtocolError(str(error)) from error
+    return Epsilon(value, spelled(given) if isinstance(given, float) else str(given).strip())
+
+
+def _transform(text: str, where: str) -> Epsilon:
+    found = _TRANSFORM.fullmatch(text)
+    if found is None or not any(found.groupdict().values()):
+        raise ProtocolError(f"{where}: write 30deg+3px, 30deg or 3px, not {text!r}")
+    degrees, shift = (
+        None if part is None else _above_0(fraction(part, where), text, where)
+        for part in found.group("degrees", "shift")
+    )
+    value = shift if degrees is None else degrees
+    assert value is not None
+    return Epsilon(value, text, degrees, shift)
+
+
+def _above_0(value: Fraction, text: object, where: str) -> Fraction:
+    if value <= 0:
+        raise ProtocolError(f"{where}: a budget must be above 0, got {text}")
+    return value
+
+
+def check_budgets(norm: Norm, epsilons: Sequence[Epsilon], where: str = "--epsilon") -> None:
+    """Nothing, if budgets are such as the norm has.
+
+    Raises:
+        ProtocolError: one is not, or they are not nested.
+    """
+    for epsilon in epsilons:
+        if epsilon.degrees is not None or epsilon.shift is not None:
+            raise ProtocolError(
+                f"{where}: {epsilon.text} is a rotation and translation, no {norm} budget"
+            )
+        if norm in COUNTS and epsilon.value.denominator != 1:
+            raise ProtocolError(
+                f"{where}: {epsilon.text}: a budget in {norm} counts {COUNTS[norm]}; give a whole "
+                "number"
+            )
+
+
+def excessive_budgets(norm: Norm, epsilons: Sequence[Epsilon], shape: Sequence[int]) -> list[str]:
+    """Warnings of budgets within which any image can become any other, or all the same grey one.
+
+    Args:
+        norm: of the budgets.
+        epsilons: the budgets, of pixels in [0, 1].
+        shape: of an image.
+    """
+    across = _across(norm, shape)
+    whole = [e for e in epsilons if float(e) >= across]
+    half = [e for e in epsilons if norm in BALLS and across / 2 <= float(e) < across]
+    told = []
+    if whole and norm in COUNTS:
+        told.append(
+            f"{norm} budget{'s' * (len(whole) > 1)} {', '.join(e.text for e in whole)}: covers the "
+            f"whole picture, {across:g} {COUNTS[norm]}: any image can become any other, and no "
+            "network is robust"
+        )
+    elif whole:
+        meant = f"; is {whole[0].text}/255 meant?" if 1 <= whole[0].value <= 255 else ""
+        told.append(
+            f"{norm} budget{'s' * (len(whole) > 1)} {', '.join(e.text for e in whole)}: covers the "
+            f"whole box, from one end of which to the other it is {across:.4g}: any image can "
+            f"become any other, and no network is robust{meant}"
+        )
+    if half:
+        told.append(
+            f"{norm} budget{'s' * (len(half) > 1)} {', '.join(e.text for e in half)}: at "
+            f"{across / 2:.4g} and above all images can become the same grey one, and no network "
+            "is right on more than one class"
+        )
+    return told
+
+
+def _across(norm: Norm, shape: Sequence[int]) -> float:
+    """From one corner of the box to the opposite one."""
+    match norm:
+        case "linf":
+            return 1.0
+        case "l2":
+            return float(prod(shape) ** 0.5)
+        case "l1" | "l0-features":
+            return float(prod(shape))
+        case "l0":
+            return float(prod(shape[-2:]))
+        case "patch":
+            return float(max(shape[-2:]))
