@@ -246,8 +246,8 @@ def test_steps_onto_a_hyperplane_are_the_smallest_in_the_box(seed, norm, offset)
     x, w = rng.random(12), rng.normal(size=12) * (rng.random(12) > 0.2)
     b = float(w @ x + offset)
     ours = onto_hyperplane(
-        torch.tensor(x)[None], torch.tensor(w)[None], torch.tensor([b], dtype=torch.float64), norm
-    )[0].numpy()
+        torch.tensor(x)[None, None], torch.tensor(w)[None], torch.tensor([[w @ x - b]]), norm
+    )[0, 0].numpy()
     assert ((x + ours >= -1e-12) & (x + ours <= 1 + 1e-12)).all()
     theirs = _step_by_bisection(x, w, b, norm)
     assert np.abs(w @ ours) == pytest.approx(np.abs(w @ theirs), abs=1e-7)
@@ -264,8 +264,8 @@ def test_l1_steps_onto_a_hyperplane_solve_the_linear_programme(seed, offset):
     x, w = rng.random(8), rng.normal(size=8)
     b = float(w @ x + offset)
     step = onto_hyperplane(
-        torch.tensor(x)[None], torch.tensor(w)[None], torch.tensor([b], dtype=torch.float64), "l1"
-    )[0].numpy()
+        torch.tensor(x)[None, None], torch.tensor(w)[None], torch.tensor([[w @ x - b]]), "l1"
+    )[0, 0].numpy()
     # step = up − down, both at least 0, within the box
     solved = linprog(
         np.ones(16),

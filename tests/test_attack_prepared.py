@@ -4,11 +4,14 @@ import pytest
 import torch
 from helpers.attacked import Small, images, make, right
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, relu
 
 from robustkit.attacks import SearchNetwork, attack_block, in_budget, search_network
 from robustkit.attacks.library import seeded
+from robustkit.attacks.pooling import max_pool
 from robustkit.attacks.prepared import PreparedNetwork, prepare
-from robustkit.checkpoint.adapter import Classifier, freeze, wrap
+from robustkit.attacks.rewriting import rewritten
+from robustkit.checkpoint.adapter import Classifier, freeze, replica, wrap
 from robustkit.network import answer, gradient
 
 PGD = {"kind": "pgd", "steps": 10, "relative_step": "1/4"}
@@ -95,6 +98,57 @@ def hooked() -> nn.Module:
 
 def scripted() -> nn.Module:
     return torch.jit.trace(Small(), images(2, side=8))
+
+
+class Pooling(nn.Module):
+    """A pool behind a ReLU, with one beside it that no pool takes from."""
+
+    def __init__(self, pool, rectify, shared: bool = False) -> None:
+        super().__init__()
+        with seeded(6, torch.device("cpu")):
+            self.conv, self.last = nn.Conv2d(1, 6, 3), nn.LazyLinear(3)
+        self.pool, self.rectify, self.shared = pool, rectify, shared
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.conv(x)
+        x = self.rectify(before)
+        left = before.mean((1, 2, 3))[:, None] if self.shared else 0
+        return self.last(self.pool(x).flatten(1)) + left
+
+
+def halved(x: Tensor) -> Tensor:
+    return max_pool2d(x, 2)
+
+
+POOLS = {
+    "module": (True, nn.MaxPool2d(2), nn.ReLU(), False),
+    "function": (True, halved, relu, False),
+    "method": (True, lambda x: max_pool2d(x, (3, 3), stride=3), lambda x: x.relu(), False),
+    "behind no ReLU": (True, nn.MaxPool2d(2), torch.sin, False),
+    "read twice": (True, halved, nn.ReLU(inplace=True), True),
+    "overlapping": (False, nn.MaxPool2d(3, 2), nn.ReLU(), False),
+    "padded": (False, nn.MaxPool2d(2, padding=1), nn.ReLU(), False),
+    "oblong": (False, nn.MaxPool2d((2, 1)), nn.ReLU(), False),
+    "rounded up": (False, nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(), False),
+}
+
+
+@pytest.mark.parametrize(("side_by_side", "pool", "rectify", "shared"), POOLS.values(), ids=POOLS)
+def test_pools_come_before_their_relus_and_give_the_same(side_by_side, pool, rectify, shared):
+    model, x = Pooling(pool, rectify, shared), images(5, side=11)
+    model(x)  # the last layer takes what comes
+    copy = rewritten(replica(freeze(model)))
+    found = []
+    for net in (model, copy):
+        pixels = x.clone().requires_grad_()
+        logits = answer(net, pixels)
+        with torch.no_grad():
+            alone = answer(net, x)
+        found.append((logits.detach(), gradient(logits.logsumexp(1).sum(), pixels), alone))
+    for own, other in zip(*found, strict=True):
+        assert torch.allclose(own, other, atol=1e-6)
+    assert (max_pool in {node.target for node in copy.graph.nodes}) == side_by_side
 
 
 def test_batchnorm_is_folded_and_the_copy_says_and_sends_back_the_same():

@@ -15,13 +15,15 @@ from robustkit.attacks.library import foolbox
 from robustkit.attacks.projections import onto_hyperplane
 from robustkit.attacks.search import Search
 from robustkit.attacks.state import State
-from robustkit.geometry import DUAL, ORDER, column, distance, in_budget
+from robustkit.geometry import DUAL, ORDER, column, distance, in_budget, length
 from robustkit.protocol import Norm
 
 USUAL: dict[Norm, float] = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
 """radius of random starts where no budget is given"""
 CLEARLY = 0.999
 """a point counts as nearer where its distance is less than this share of the last one"""
+DOUBT = 1 + 1e-4
+"""times a distance, more than rounding in float32 adds to it"""
 
 
 @dataclass(slots=True)
@@ -106,43 +108,40 @@ class FabSearch(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  #
 
     def advance(self, state: State[FabBuffers], value: Tensor, gradient: Tensor) -> None:
         """One step: equations 6 to 8 of the paper."""
-        b = state.buffers
-        value, w = self._boundary(state, value, gradient.flatten(2 if value.ndim == 2 else 1))
-        x, images = state.x.flatten(1).double(), state.images.flatten(1).double()
-        offset = (w * x).sum(1) - value
-        # one sort for both projections, of the iterate and of the image
-        both = onto_hyperplane(
-            torch.cat([x, images]), torch.cat([w, w]), torch.cat([offset, offset]), self.norm
-        )
-        from_x, from_image = both.chunk(2)
-        near, far = (
-            torch.linalg.vector_norm(step, ord=ORDER[self.norm], dim=1).clamp(min=1e-8)
-            for step in (from_x, from_image)
-        )
+        value, gradient = value.to(state.x), gradient.flatten(2 if value.ndim == 2 else 1)
+        value, w = self._boundary(state, value, gradient)
+        x, images = state.x.flatten(1), state.images.flatten(1)
+        # ⟨w, z⟩ − b at the iterate and at the image, without differences of large numbers
+        gaps = torch.stack([value, ((images - x) * w).sum(1).add_(value)])
+        from_x, from_image = onto_hyperplane(torch.stack([x, images]), w, gaps, self.norm)
+        near, far = (length(s, ORDER[self.norm]).clamp(min=1e-8) for s in (from_x, from_image))
         # α of the paper: the nearer the iterate is to the boundary, as against the image, the less
         # it is drawn to the point nearest to the image, so that it settles on the boundary
         bias = (near / (near + far)).clamp(max=self.alpha_max)[:, None]
         # η a little above 1 goes past the linearised boundary, since the true one curves
-        goal = (x + self.eta * from_x) * (1 - bias) + (images + self.eta * from_image) * bias
-        goal = goal.clamp(0, 1)
-        if self.patience:
-            leaps = b.idle >= self.patience
+        goal = from_x.mul_(self.eta).add_(x)
+        goal = goal.lerp_(from_image.mul_(self.eta).add_(images), bias).clamp_(0, 1)
+        state.x = self._leapt(state, goal, w).view_as(state.x)
+
+    def _leapt(self, state: State[FabBuffers], goal: Tensor, w: Tensor) -> Tensor:
+        """Where rows whose patience is at its end go instead, N × D."""
+        leaps = (state.buffers.idle >= self.patience).nonzero()[:, 0]
+        if self.patience and len(leaps):
+            slope = w[leaps]
             # a pixel without slope stays: moving it would add distance and nothing else
-            corner = torch.where(w == 0, x, (w > 0).double())
-            goal = torch.where(leaps[:, None], corner, goal)
-            b.idle = b.idle.masked_fill(leaps, 0)
-        state.x = goal.to(state.x.dtype).view_as(state.x)
+            goal[leaps] = torch.where(slope == 0, state.x.flatten(1)[leaps], (slope > 0).to(goal))
+            state.buffers.idle[leaps] = 0
+        return goal
 
     def _boundary(
         self, state: State[FabBuffers], value: Tensor, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Value and slope of the boundary that each row steps to, float64, N and N × D."""
-        value, gradient = value.double(), gradient.double()
+        """Value and slope of the boundary that each row steps to, N and N × D."""
         if value.ndim == 1:
             return value, gradient
-        steepness = torch.linalg.vector_norm(gradient, ord=DUAL[self.norm], dim=2)
+        steepness = length(gradient.double(), DUAL[self.norm])
         # distance to each class's linearised boundary, in the norm, by the dual norm of its slope
-        gap = value.abs() / (steepness + 1e-12)
+        gap = value.double().abs() / (steepness + 1e-12)
         gap = gap.scatter(1, state.classes[:, None], torch.inf)
         nearest = gap.argmin(1)
         rows = torch.arange(len(value), device=value.device)
@@ -157,16 +156,19 @@ class FabSearch(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  #
         b.idle = torch.where(nearer, 0, b.idle + 1)
         # beyond the boundary there are nearer points of it yet: back by a share of the way (the
         # paper's β), to meet it again from inside, where the linearisation leads across
-        back = state.images + self.beta * (state.x - state.images)
-        state.x = torch.where(column(fooled, back), back, state.x)
+        back = column((1 - self.beta) * fooled.to(state.x), state.x)
+        state.x = state.x.lerp(state.images, back)
 
     def _remember(self, state: State[FabBuffers], fooled: Tensor) -> None:
         b = state.buffers
-        # float64, as the verdict has it: what counts as nearer here must be so there
-        reached = distance(state.images, state.x, self.norm)
-        nearer = fooled & (reached < b.best_distance)
-        b.best_distance = torch.where(nearer, reached, b.best_distance)
-        b.best = torch.where(column(nearer, state.x), state.x, b.best)
+        # float64, as the verdict has it, where float32 leaves in doubt what is nearer
+        rough = length((state.x - state.images).flatten(1), ORDER[self.norm])
+        rows = (fooled & (rough <= DOUBT * b.best_distance)).nonzero()[:, 0]
+        x = state.x[rows]
+        reached = distance(state.images[rows], x, self.norm)
+        nearer = reached < b.best_distance[rows]
+        b.best_distance[rows[nearer]] = reached[nearer]
+        b.best[rows[nearer]] = x[nearer]
 
     def claims(self, state: State[FabBuffers], fooled: Tensor) -> tuple[Tensor, Tensor]:
         """Rows whose nearest point so far lies within the budget; without one, none early."""

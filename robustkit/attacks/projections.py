@@ -1,7 +1,7 @@
 """Euclidean and other nearest points in the box [0, 1]: onto hyperplanes, onto L1 balls.
 
 Each is the root of a monotone, piecewise linear function of one number, found by sorting its
-breakpoints; sums run in float64. Rows are images, flattened.
+breakpoints, or by Newton's method. Rows are images, flattened.
 """
 
 import torch
@@ -10,52 +10,67 @@ from torch import Tensor
 from robustkit.protocol import Norm
 
 
-def onto_hyperplane(x: Tensor, w: Tensor, b: Tensor, norm: Norm) -> Tensor:
-    """The smallest step in a norm from x N × D to {z : ⟨w, z⟩ = b} within the box, N × D.
+def onto_hyperplane(x: Tensor, w: Tensor, gap: Tensor, norm: Norm) -> Tensor:
+    """The smallest steps in a norm from points to hyperplanes within the box.
 
     Where the box does not meet the hyperplane: the step to the box's point nearest to it
     (Croce and Hein 2020, Minimally distorted adversarial examples, equation 4).
+
+    Args:
+        x: several points for each hyperplane, M × N × D in [0, 1].
+        w: their normals, N × D.
+        gap: ⟨w, x⟩ − b for the hyperplanes {z : ⟨w, z⟩ = b}, M × N.
+        norm: of the steps.
     """
-    x, w = x.double(), w.double()
-    gap = (w * x).sum(1) - b.double()
+    # a hyperplane has no scale: with 1 as the largest slope neither squares nor sums underflow
+    scale = w.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)
+    w, gap = w / scale, gap / scale[:, 0]
     # every coordinate that moves closes the gap: which way depends on the side that x is on
-    towards = -w.sign() * gap.sign()[:, None]
-    room = torch.where(towards > 0, 1 - x, x) * (w != 0)
-    slope, gap = w.abs(), gap.abs()
+    towards = gap.sign()[..., None] * -w.sign()
+    # from x to 1 upwards, to 0 downwards; nowhere without a slope
+    room = towards * (towards.clamp(min=0) - x)
+    slope, gap = w.abs(), gap.abs().clamp(max=torch.finfo(w.dtype).max)
     if norm == "l1":
         return towards * _steepest_first(slope, room, gap)
     # a coordinate moves λ (Linf) or λ |w| (L2) until it has no room: find λ
-    speed = torch.ones_like(slope) if norm == "linf" else slope
-    size = torch.minimum(_multiplier(slope, speed, room, gap)[:, None] * speed, room)
-    return towards * size
+    speed = torch.ones_like(slope[:, :1]) if norm == "linf" else slope
+    size = _multiplier(slope, speed, room, gap)[..., None] * speed
+    return towards * torch.minimum(size, room)
 
 
 def _multiplier(slope: Tensor, speed: Tensor, room: Tensor, gap: Tensor) -> Tensor:
-    """λ N with Σ slope · min(λ · speed, room) = gap, or the largest that still changes the sum."""
-    # the λ at which each coordinate meets the wall: between two of them the sum is linear
-    full = torch.where(speed > 0, room / speed.clamp(min=1e-300), 0.0)
-    full, order = full.sort(dim=1)
-    rate, gain = (slope * speed).gather(1, order), (slope * room).gather(1, order)
-    # with the first k coordinates out of room, the sum at λ is gain so far + λ · the rates left
-    left = rate.flip(1).cumsum(1).flip(1)
-    before = gain.cumsum(1) - gain
-    at_breakpoints = before + full * left
-    k = (at_breakpoints < gap[:, None]).sum(1).clamp(max=full.shape[1] - 1)[:, None]
-    left, before = left.gather(1, k)[:, 0], before.gather(1, k)[:, 0]
-    value = torch.where(left > 0, (gap - before) / left.clamp(min=1e-300), 0.0)
-    return torch.minimum(value.clamp(min=0), full[:, -1])
+    """λ M × N with Σ slope · min(λ · speed, room) = gap, or one at which the sum is at its largest.
+
+    By Newton's method from 0. The sum is concave and linear in pieces, so that every step stays
+    below the root and leaves at least one piece behind; it takes a handful, and no sort.
+    """
+    gain, root = slope * speed, torch.zeros_like(gap)
+    nearly = 1 + 8 * torch.finfo(gap.dtype).eps
+    for _ in range(room.shape[-1] + 1):
+        size = root[..., None] * speed
+        left = torch.gt(room, size, out=torch.empty_like(room))
+        rate = left.mul_(gain).sum(-1)
+        missing = gap - (torch.minimum(size, room) * slope).sum(-1)
+        following = (root + missing / rate).clamp(max=torch.finfo(gap.dtype).max)
+        # a row that has arrived stays, whatever company goes on
+        further = (rate > 0) & (following > root * nearly)
+        if not bool(further.any()):
+            break
+        root = torch.where(further, following, root)
+    return root
 
 
 def _steepest_first(slope: Tensor, room: Tensor, gap: Tensor) -> Tensor:
-    """Steps N × D that close the gap with the least L1 norm: the largest slopes first."""
+    """Steps M × N × D that close the gap with the least L1 norm: the largest slopes first."""
     # a unit of L1 norm closes |w| of the gap, whichever pixel has it: the largest first, each to
     # its wall, as in a fractional knapsack
     falling, order = slope.sort(dim=1, descending=True, stable=True)
-    room = room.gather(1, order)
-    gain = falling * room
-    open_ = (gap[:, None] - (gain.cumsum(1) - gain)).clamp(min=0)
-    size = torch.minimum(room, open_ / falling.clamp(min=1e-300))
-    return torch.zeros_like(size).scatter_(1, order, size)
+    order = order.expand_as(room)
+    room = room.gather(-1, order)
+    gain = (falling * room).double()
+    open_ = (gap[..., None] - (gain.cumsum(-1) - gain)).clamp(min=0)
+    size = torch.minimum(room, (open_ / falling.double().clamp(min=1e-300)).to(room))
+    return torch.zeros_like(size).scatter_(-1, order, size)
 
 
 def onto_l1_ball(points: Tensor, images: Tensor, epsilon: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from robustkit.attacks import first_layer
+from robustkit.attacks.pooling import pool_early
 
 LIBRARIES = ("torch", "_operator", "math")
 """whose functions do nothing but answer"""
@@ -32,6 +33,7 @@ def rewritten(network: nn.Module) -> fx.GraphModule:
     _check(traced)
     _fold(traced)
     _replace_first(traced)
+    pool_early(traced)
     # pools are several times as fast there, and convolutions need not reorder what comes and goes;
     # without pools, what is won is lost where the last layer's input is flattened
     if any(_pools(node, traced) for node in traced.graph.nodes):
