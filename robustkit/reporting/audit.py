@@ -24,6 +24,7 @@ from robustkit.reporting import html
 from robustkit.reporting.annex import places
 from robustkit.reporting.evaluation import CLASSES_SHOWN, GalleryImage, gallery
 from robustkit.reporting.html import PageFigure
+from robustkit.reporting.methods import of_audit
 from robustkit.reporting.modelcard import model_card
 from robustkit.reporting.wording import interval, percent, readable
 from robustkit.statistics import Estimate
@@ -111,6 +112,7 @@ def page(audit: Audit) -> str:
         answers=_counts([item.answer for item in audit.checklist]),
         statuses=_counts([result.status for result in audit.indicators]),
         annex_places=places(audit),
+        methods=of_audit(audit),
         facts=_facts(audit),
         provenance=_provenance(audit),
     )

@@ -34,6 +34,7 @@ from robustkit.protocol import (
 )
 from robustkit.record import CLEAN, Evaluation, Example, MeanPasses, Point, mean_passes
 from robustkit.reporting.html import render
+from robustkit.reporting.methods import of_evaluations, together
 from robustkit.reporting.wording import attacks, count, interval, percent, readable
 from robustkit.statistics import Estimate, Method
 from robustkit.statistics.comparison import listed
@@ -121,10 +122,17 @@ def page(
     """
     labels = _labels([e.header["checkpoint"]["path"] for e in evaluations])
     findings = [_finding(e, label, method) for e, label in zip(evaluations, labels, strict=True)]
+    groups = _groups(findings)
     return render(
         "evaluation.html.jinja",
         title=_title(labels or [PurePath(f["checkpoint"]["path"]).name for f in failures]),
-        groups=_groups(findings),
+        groups=groups,
+        methods=together(
+            [
+                of_evaluations([f.evaluation for f in group.findings], group.findings[0].clean)
+                for group in groups
+            ]
+        ),
         findings=findings,
         failures=failures,
         warnings=_warnings(findings),

@@ -18,6 +18,7 @@ from robustkit.reporting.annex import (
     section,
 )
 from robustkit.reporting.markdown import escaped, fenced, table
+from robustkit.reporting.methods import of_audit
 from robustkit.reporting.modelindex import front_matter
 from robustkit.reporting.wording import NOTHING, ends, in_points, interval, measured, percent
 from robustkit.statistics import Estimate
@@ -28,6 +29,7 @@ RULES_SHOWN = 5
 
 def model_card(audit: Audit) -> str:
     """Metadata, half a page, and the whole to the command that repeats it; ends with a newline."""
+    methods = of_audit(audit)
     blocks = [
         front_matter(audit),
         half_page(audit),
@@ -42,6 +44,8 @@ def model_card(audit: Audit) -> str:
         _policy(audit),
         _checklist(audit),
         _section(TITLE, section(audit)),
+        _section("Methods", *map(escaped, methods.paragraphs)),
+        _section("References", fenced(methods.bibtex, "bibtex")),
         _section("Warnings", _list(audit.warnings)),
         _section("How to reproduce", fenced(audit.command, "sh") if audit.command else ""),
     ]

@@ -29,6 +29,7 @@ from robustkit.reporting.illustrations import (
     PanelFigures,
     illustrations,
 )
+from robustkit.reporting.methods import of_study
 from robustkit.reporting.numbers import numbers_csv
 from robustkit.reporting.tables import areas, summed_up, tables
 from robustkit.reporting.wording import attacks
@@ -219,6 +220,7 @@ def _page(outcome: Outcome, drawn: Illustrations) -> str:
         changes=_changes(outcome),
         states=Counter(cell.status for cell in cells),
         attacks={name: attacks(protocol) for name, protocol in outcome.protocols.items()},
+        methods=of_study(outcome),
         script=code,
         script_source=source,
     )
