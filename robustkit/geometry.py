@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from robustkit.protocol import Norm
 
@@ -14,7 +15,7 @@ ORDER: dict[Norm, float] = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 """the p of each norm"""
 DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 """the p of each norm's dual"""
-COUNTED: tuple[Norm, ...] = ("l0", "l0-features", "patch")
+COUNTED: tuple[Norm, ...] = ("l0", "l0-features")
 """norms in which it counts where an image changed, not how far"""
 TOLERANCE = 1e-6
 """A distance counts as within ε up to this much above it, relative to max(1, ε): float32 rounding
@@ -30,7 +31,7 @@ def distance(images: Tensor, perturbed: Tensor, norm: Norm) -> Tensor:
     """Norm of the perturbation of each image, float64, N.
 
     In l0 the number of changed pixels, whichever of their channels, in l0-features that of changed
-    values; of a patch the side of the smallest square that holds all changed pixels.
+    values.
     """
     if norm in COUNTED:
         return _counted(perturbed != images, norm)
@@ -49,23 +50,41 @@ def _counted(changed: Tensor, norm: Norm) -> Tensor:
     """What is counted of changed values, N × C × H × W, as float64 N."""
     if norm == "l0-features":
         return changed.flatten(1).sum(1).double()
-    pixels = changed.any(1)
-    if norm == "l0":
-        return pixels.flatten(1).sum(1).double()
-    sides = [_extent(pixels.any(3 - axis)) for axis in (1, 2)]
-    return torch.maximum(*sides).double()
-
-
-def _extent(marked: Tensor) -> Tensor:
-    """From the first marked place to the last, both counted, of rows N × L: int64 N."""
-    first, last = marked.int().argmax(1), marked.shape[1] - marked.flip(1).int().argmax(1)
-    return torch.where(marked.any(1), last - first, 0)
+    return changed.any(1).flatten(1).sum(1).double()
 
 
 def in_budget(distances: Tensor, epsilon: Tensor | float) -> Tensor:
     """Whether distances are within budgets, up to `TOLERANCE`."""
     budget = torch.as_tensor(epsilon, dtype=torch.float64, device=distances.device)
     return distances <= budget + TOLERANCE * budget.clamp(min=1)
+
+
+def transformed(images: Tensor, transforms: Tensor) -> Tensor:
+    """Each image rotated about its centre, then moved; float32 N × C × H × W.
+
+    Bilinear, black where nothing of the image comes to lie (Engstrom et al. 2019, section 3). In
+    float64, so that whole pixels are moved without a trace.
+
+    Args:
+        images: N × C × H × W.
+        transforms: degrees counter-clockwise, pixels down and pixels right, float64 N × 3.
+    """
+    height, width = images.shape[-2:]
+    angle, down, right = (
+        transforms.to(images.device).double().deg2rad()[:, 0],
+        *(column(transforms[:, k].to(images.device).double(), images[:, 0]) for k in (1, 2)),
+    )
+    rows = torch.arange(height, device=images.device, dtype=torch.float64)[:, None]
+    columns = torch.arange(width, device=images.device, dtype=torch.float64)[None]
+    # where each pixel comes from: moved back, then turned back
+    v = rows - (height - 1) / 2 - down
+    u = columns - (width - 1) / 2 - right
+    cosine, sine = column(angle.cos(), v), column(angle.sin(), v)
+    across = cosine * u - sine * v
+    along = sine * u + cosine * v
+    places = torch.stack([across * (2 / width), along * (2 / height)], dim=3)
+    moved = grid_sample(images.double(), places, align_corners=False)
+    return moved.clamp_(0, 1).float()
 
 
 def steepest_step(x: Tensor, gradient: Tensor, size: Tensor, norm: Norm) -> Tensor:

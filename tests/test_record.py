@@ -130,7 +130,7 @@ def test_all_records_of_a_folder_make_one_tidy_frame(tmp_path):
     stored(tmp_path, "b" * 64, n=20, checkpoint={"loss": None, "label_noise": None})
     frame = record.frame(tmp_path)
     assert len(frame) == 50
-    assert set(record.SCHEMA.names) - set(frame.columns) == {"forward", "backward"}
+    assert set(record.SCHEMA.names) - set(frame.columns) == {"forward", "backward", "transform"}
     passes = record.frame(tmp_path, columns=["sample", "forward"])
     assert {len(one) for one in passes.forward} == {3}
     counts = frame.groupby("evaluation", observed=True).size()

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         Noise,
         SigmaZero,
         SparseRS,
+        SpatialGrid,
+        SpatialRandom,
         Square,
     )
 
@@ -43,7 +45,7 @@ REVISION = 6
 an answer is on file must not wait for torch, so that it stands here."""
 KINDS = (
     "APGD", "Boundary", "CW", "DDN", "DeepFool", "FAB", "FGSM", "FMN", "HopSkipJump", "MIFGSM",
-    "Noise", "PGD", "SigmaZero", "SparseRS", "Square",
+    "Noise", "PGD", "SigmaZero", "SparseRS", "SpatialGrid", "SpatialRandom", "Square",
 )  # fmt: skip
 """the attacks themselves"""
 __all__ = [
@@ -68,6 +70,8 @@ __all__ = [
     "SearchNetwork",
     "SigmaZero",
     "SparseRS",
+    "SpatialGrid",
+    "SpatialRandom",
     "Square",
     "attack_block",
     "build_search",

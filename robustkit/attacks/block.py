@@ -52,6 +52,10 @@ class Outcomes:
     proven: Tensor
     """how many of the protocol's budgets, from the smallest, need no attack, int64 N on the CPU"""
 
+    transform: Tensor
+    """the rotation and translation that makes it of the clean image, where it is one: degrees,
+    pixels down, pixels right, float64 N × 3 on the CPU; NaN otherwise"""
+
     def attacked(self, protocol: Protocol) -> Tensor:
         """Rows that are right, and not proven at every budget, on the CPU."""
         unproven = self.proven < max(1, len(protocol.epsilons))

@@ -56,6 +56,7 @@ def clean_pass(
         torch.full((len(images), len(protocol.epsilons)), -torch.inf, device=logits.device),
         passes,
         torch.zeros(len(images), dtype=torch.int64),
+        torch.full((len(images), 3), torch.nan, dtype=torch.float64),
     )
     return victim, logits, outcomes
 

@@ -18,11 +18,12 @@ from robustkit.attacks.forecast import BlockForecast, Experience
 from robustkit.attacks.minimal_norm import MinimalNorm
 from robustkit.attacks.passes import CountedNetwork
 from robustkit.attacks.search import Search
+from robustkit.attacks.spatial import SpatialAttack
 from robustkit.attacks.step_model import SearchNetwork, StepModel
 from robustkit.attacks.targets import likeliest
 from robustkit.attacks.verdicts import Verifier
 from robustkit.attacks.victim import Victim
-from robustkit.protocol import Protocol, labels_of
+from robustkit.protocol import Protocol, SpatialGrid, SpatialRandom, labels_of
 
 
 def attack_block(
@@ -65,7 +66,9 @@ def attack_block(
         search = searches[position]
         of_this = replace(victim, passes=outcomes.passes.part(1 + position))
         verifier = Verifier(of_this, block, protocol.norm, outcomes)
-        if search is not None:
+        if isinstance(attack, SpatialGrid | SpatialRandom):
+            SpatialAttack(verifier, protocol, attack, name, position, batch_size, forecast).run()
+        elif search is not None:
             FixedBudgets(
                 verifier,
                 protocol,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from robustkit.attacks.block import Block, Outcomes
 from robustkit.attacks.victim import Victim
-from robustkit.geometry import distance, in_budget
+from robustkit.geometry import distance, in_budget, transformed
 from robustkit.protocol import Norm
 
 
@@ -45,6 +45,21 @@ class Verifier:
             good &= in_budget(reached, budget.to(reached.device))
         nearer = good & (reached < self.outcomes.distance[there])
         self._record(there[nearer], reached[nearer], perturbed[nearer], predicted[nearer], name)
+        return good.cpu()
+
+    def keep_transformed(
+        self, rows: Tensor, transforms: Tensor, reached: Tensor, name: str
+    ) -> Tensor:
+        """Likewise of rotations and translations N × 3 (CPU), whose pictures are made here."""
+        there = rows.to(self.block.images.device)
+        perturbed = transformed(self.block.images[there], transforms)
+        predicted = self.victim.mean_logits(perturbed, rows, name).argmax(1)
+        good = self.victim.fooled(predicted, self.outcomes.classes[there])
+        reached = reached.to(self.outcomes.distance.device)
+        nearer = good & (reached < self.outcomes.distance[there])
+        self._record(there[nearer], reached[nearer], perturbed[nearer], predicted[nearer], name)
+        of_these = nearer.cpu()
+        self.outcomes.transform[rows[of_these]] = transforms[of_these]
         return good.cpu()
 
     def _record(

@@ -171,6 +171,7 @@ def _rows(block: Block, outcomes: Outcomes, epsilons: Sequence[Epsilon]) -> pa.T
             "fooled_by": outcomes.fooled_by,
             "forward": outcomes.passes.forward.T.tolist(),
             "backward": outcomes.passes.backward.T.tolist(),
+            "transform": [None if t[0] != t[0] else t for t in outcomes.transform.tolist()],
             "fooled_as": [
                 None if d == float("inf") else int(c)
                 for d, c in zip(distances.tolist(), outcomes.perturbed_class.tolist(), strict=True)

@@ -249,6 +249,23 @@ class SparseRS(Settings):
     """share of the changed entries that first moves"""
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class SpatialGrid(Settings):
+    """Every rotation and translation of a grid (Engstrom et al. 2019)."""
+
+    angles: int = 31
+    """evenly from one end of the budget to the other, both included"""
+    shifts: int = 5
+    """likewise along each axis"""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SpatialRandom(Settings):
+    """The worst of so many random rotations and translations (Engstrom et al. 2019)."""
+
+    draws: int = 10
+
+
 def _spread(attack: PGD | MIFGSM, travel: Fraction) -> None:
     """Step sizes of so many ε together, where none was given."""
     if attack.relative_step is None:
@@ -265,6 +282,8 @@ Attack = (
     | Square
     | SigmaZero
     | SparseRS
+    | SpatialGrid
+    | SpatialRandom
     | Noise
     | DeepFool
     | DDN
@@ -282,6 +301,8 @@ KINDS: dict[str, type[Attack]] = {
     "square": Square,
     "sigma-zero": SigmaZero,
     "sparse-rs": SparseRS,
+    "spatial-grid": SpatialGrid,
+    "spatial-random": SpatialRandom,
     "noise": Noise,
     "deepfool": DeepFool,
     "ddn": DDN,
@@ -298,6 +319,8 @@ OFFERED: dict[type[Attack], tuple[Norm, ...]] = {
     HopSkipJump: ("linf", "l2"),
     SigmaZero: ("l0", "l0-features"),
     SparseRS: ("l0", "l0-features"),
+    SpatialGrid: ("spatial",),
+    SpatialRandom: ("spatial",),
 }
 """the norms of attacks that are not just for all balls"""
 UNTARGETED: tuple[type[Attack], ...] = (DeepFool, Boundary, HopSkipJump, FAB)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
+from math import inf, prod
 
 from robustkit.errors import InputError, ProtocolError
 from robustkit.parsing import exact, fraction, spelled
@@ -13,7 +13,7 @@ from robustkit.protocol.norms import BALLS, Norm
 _TRANSFORM = re.compile(
     r"(?:(?P<degrees>[\d./]+)deg)?(?:(?(degrees)\+)(?P<shift>[\d./]+)px)?", re.ASCII
 )
-COUNTS = {"l0": "pixels", "l0-features": "values", "patch": "pixels of a square's side"}
+COUNTS = {"l0": "pixels", "l0-features": "values"}
 """what a budget counts, in norms where it is a whole number"""
 
 
@@ -36,9 +36,14 @@ class Epsilon:
         return float(self.value)
 
     @property
+    def transforms(self) -> bool:
+        """Whether it is a rotation and translation."""
+        return self.degrees is not None or self.shift is not None
+
+    @property
     def exact(self) -> str:
         """The number, or for a rotation and translation both, in one spelling."""
-        if self.degrees is None and self.shift is None:
+        if not self.transforms:
             return str(self.value)
         parts = [(self.degrees, "deg"), (self.shift, "px")]
         return "+".join(f"{number}{unit}" for number, unit in parts if number is not None)
@@ -91,15 +96,29 @@ def check_budgets(norm: Norm, epsilons: Sequence[Epsilon], where: str = "--epsil
         ProtocolError: one is not, or they are not nested.
     """
     for epsilon in epsilons:
-        if epsilon.degrees is not None or epsilon.shift is not None:
+        if epsilon.transforms != (norm == "spatial"):
             raise ProtocolError(
                 f"{where}: {epsilon.text} is a rotation and translation, no {norm} budget"
+                if epsilon.transforms
+                else f"{where}: {epsilon.text}: write how far is rotated and moved: 30deg+3px, "
+                "30deg or 3px"
+            )
+        if _ray(epsilon) != _ray(epsilons[0]):
+            raise ProtocolError(
+                f"{where}: {epsilons[0].text} and {epsilon.text}: not in one proportion, so "
+                "neither holds the other; give each to an evaluation of its own"
             )
         if norm in COUNTS and epsilon.value.denominator != 1:
             raise ProtocolError(
                 f"{where}: {epsilon.text}: a budget in {norm} counts {COUNTS[norm]}; give a whole "
                 "number"
             )
+
+
+def _ray(epsilon: Epsilon) -> tuple[bool, Fraction | None]:
+    """Whether something is rotated, and how many pixels go with a unit of the budget's number."""
+    per_unit = None if epsilon.shift is None else epsilon.shift / epsilon.value
+    return epsilon.degrees is not None, per_unit
 
 
 def excessive_budgets(norm: Norm, epsilons: Sequence[Epsilon], shape: Sequence[int]) -> list[str]:
@@ -147,5 +166,5 @@ def _across(norm: Norm, shape: Sequence[int]) -> float:
             return float(prod(shape))
         case "l0":
             return float(prod(shape[-2:]))
-        case "patch":
-            return float(max(shape[-2:]))
+        case "spatial":
+            return inf

@@ -15,6 +15,7 @@ from robustkit.protocol.attacks import (
     UNTARGETED,
     Attack,
     DeepFool,
+    SpatialGrid,
     Square,
     kind_of,
     labels_of,
@@ -197,6 +198,8 @@ def checked_protocol(protocol: Protocol) -> Protocol:
             raise ProtocolError("square: queries must be at least 2")
         if isinstance(attack, APGD) and attack.larger_first and attack.steps < 10:
             raise ProtocolError("apgd: larger_first needs at least 10 steps")
+        if isinstance(attack, SpatialGrid) and min(attack.angles, attack.shifts) < 2:
+            raise ProtocolError("spatial-grid: angles and shifts must be at least 2")
         if isinstance(attack, DeepFool) and attack.candidates < 2:
             raise ProtocolError("deepfool: candidates must be at least 2")
     return protocol

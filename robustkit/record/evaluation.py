@@ -18,11 +18,12 @@ from robustkit.statistics import Estimate, Method, proportion
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 4
+VERSION = 5
 """2 added `fooled_as`, 3 a digest over all that a file says beside its rows, 4 passes and
-`certified_at`"""
+`certified_at`, 5 `transform`"""
 PASSES = pa.list_(pa.field("element", pa.int32(), nullable=False))
 """one number for the clean pass, then one for each attack, in the protocol's order"""
+TRANSFORM = pa.list_(pa.field("element", pa.float64(), nullable=False))
 SCHEMA = pa.schema(
     [
         ("sample", pa.string()),  # id of the image, from its pixels
@@ -36,13 +37,14 @@ SCHEMA = pa.schema(
         ("certified_at", pa.string()),  # largest budget at which it is proven that none fools
         ("forward", PASSES),  # passes of the image through the network, searching and verifying
         ("backward", PASSES),  # gradients of one number each
+        ("transform", TRANSFORM),  # degrees, pixels down, pixels right, where such a thing fools
     ]
 )
-ADDED = ("fooled_as", "certified_at", "forward", "backward")
+ADDED = ("fooled_as", "certified_at", "forward", "backward", "transform")
 """columns that older formats have not"""
-FORMAT_4 = ADDED[1:]
+LATER = ADDED[1:]
 """no part of a digest of rows where they say nothing, so that older rows keep theirs"""
-SCALARS = tuple(field.name for field in SCHEMA if field.type != PASSES)
+SCALARS = tuple(field.name for field in SCHEMA if not pa.types.is_list(field.type))
 CLEAN = "clean"
 """`fooled_by` of an image that is misclassified without any attack"""
 
@@ -157,12 +159,12 @@ class Evaluation(Shown):
 def rows_digest(table: pa.Table) -> str:
     """SHA-256 over the values of all rows; file layout and compression play no part."""
     there = [name for name in SCHEMA.names if name in table.column_names]
-    own = [n for n in there if n not in FORMAT_4 or table[n].null_count < len(table)]
+    own = [n for n in there if n not in LATER or table[n].null_count < len(table)]
     return digest(canonical(table.select(own).to_pydict()))
 
 
 def table(columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> pa.Table:
-    """Rows from columns, in the fixed schema; what format 4 added may be missing."""
+    """Rows from columns, in the fixed schema; what formats after the third added may be missing."""
     n = len(columns["index"])
-    given = {name: columns.get(name, [None] * n) for name in FORMAT_4} | dict(columns)
+    given = {name: columns.get(name, [None] * n) for name in LATER} | dict(columns)
     return pa.table({name: given[name] for name in SCHEMA.names}, schema=SCHEMA)
