@@ -3,14 +3,17 @@
     python tests/benchmarks/foreign_files.py [--only WORD] [--markdown FILE] [--json FILE]
 
 Each is made by its own library, which also gives the logits for a handful of JPEGs of several sizes,
-by its own pipeline. robustkit gets the path, the pictures and the flags of the row. A row has the
-command, the largest difference of logits beside their spread, or the message where it is refused.
-"ok" is a difference of at most 1e-5 (of that spread, where it is above 1), or one line where the file must be refused. A
-library that is not installed makes the row say so. The families stand in `foreign/`, a row a
-function of a few lines.
+by its own pipeline; what ends in "layout" is a dictionary written after a project's own files. The
+command of a row is carried out by robustkit's own command line, in this process, where the network
+and the images that it evaluates are caught: the row's difference is that of their logits. "ok" is at
+most 1e-5 (of the logits' spread over pictures, where it is above 1), the same predictions on record,
+or status 2 and one line where the file must be refused. FLAT are logits that hardly depend on the
+picture, so that a row would prove nothing. A library that is not installed makes the row say so; put
+it on PYTHONPATH. The families stand in `foreign/`, a row a function of a few lines.
 """
 
 import argparse
+import io
 import json
 import os
 import shlex
@@ -19,76 +22,94 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", OMP_NUM_THREADS="1")
+os.environ.update(KERAS_BACKEND="torch", DS_ACCELERATOR="cpu")
 
 import numpy as np
+import pytest
 import torch
 import transformers
-from foreign import hubs, libraries, torch_files
+from foreign import hubs, libraries, torch_files, wrapped
 from foreign.rows import Made, Row
 from hugging_face import draw_pictures
 
-from robustkit.checkpoint import read_checkpoint
-from robustkit.errors import RobustkitError
-from robustkit.evaluation import images_for
+import robustkit.cli
+import robustkit.evaluation
 
 TARGET = 1e-5
-OF_IMAGES = ("resize", "crop", "channels", "interpolation")
-"""flags that say how the pictures are made"""
+FLAT = 0.01
+"""of the logits over pictures: below, wrong pixels might not show"""
 
 
-def parsed(flags: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of `read_checkpoint` and of `images_for` that flags stand for."""
-    words = shlex.split(flags)
-    reading: dict[str, Any] = {}
-    images: dict[str, Any] = {}
-    while words:
-        name = words.pop(0).removeprefix("--").replace("-", "_")
-        value: Any = words.pop(0) if words and not words[0].startswith("--") else True
-        if name in OF_IMAGES:
-            images[name] = int(value) if value.isdigit() else value
-        else:
-            reading[name] = value
-    return reading, images
+class Ran(NamedTuple):
+    """What a command came to."""
+
+    status: int
+    said: str
+    """on stderr"""
+    logits: torch.Tensor | None
+    """of the network that was evaluated, in the pictures' order"""
+    predicted: torch.Tensor | None
+    """classes on record, likewise"""
 
 
-def logits(path: Path, data: Path, flags: str) -> torch.Tensor:
-    """What robustkit's own loading makes of a file and the pictures."""
-    reading, images = parsed(flags)
-    checkpoint = read_checkpoint(path, **reading)
-    model = checkpoint.load()
-    dataset = images_for(checkpoint, str(data), **images)
-    with torch.no_grad():
-        found = model(torch.from_numpy(dataset.images(0, len(dataset))))
-    return found[np.argsort(dataset._positions)]  # the pictures' order is drawn
+def ran(command: list[str]) -> Ran:
+    """Carry out a command of `robustkit`, and catch what it evaluates."""
+    caught: list[Any] = []
+
+    def watch(model: Any, data: Any, *others: Any, **options: Any) -> Any:
+        record = run(model, data, *others, **options)
+        order = np.argsort(data._positions)  # the pictures' own: a data set's is drawn
+        with torch.no_grad():
+            # all at once, since a sum may be rounded by an image's place in its batch
+            pixels = torch.from_numpy(data.images(0, len(data))[order])
+            caught.append(model.load(torch.device("cpu"))(pixels))
+        caught.append(torch.from_numpy(record.table["predicted"].to_numpy()[order]))
+        return record
+
+    run = robustkit.evaluation.run
+    errors = io.StringIO()
+    with (
+        redirect_stdout(io.StringIO()),
+        redirect_stderr(errors),
+        patch.object(robustkit.evaluation, "run", watch),
+        patch.object(sys, "argv", command),
+        pytest.raises(SystemExit) as ended,
+    ):
+        robustkit.cli.main()
+    logits, predicted = caught or (None, None)
+    return Ran(int(ended.value.code or 0), errors.getvalue(), logits, predicted)
 
 
-def judged(row: Row, made: Made, data: Path) -> dict[str, Any]:
+def judged(row: Row, made: Made, found: Ran) -> dict[str, Any]:
     """What came of a row: the difference, or the message."""
-    try:
-        found = logits(made.path, data, row.flags)
-    except RobustkitError as error:
-        said = str(error).replace(str(made.path), made.path.name).replace(str(data), "PICTURES")
-        ok = row.expected == "refused" and "\n" not in said
-        return {"outcome": "ok" if ok else "REFUSED", "said": said}
-    except Exception as error:  # a traceback is what the table is to find
-        return {"outcome": "TRACEBACK", "said": f"{type(error).__name__}: {str(error)[:200]}"}
+    if found.status:
+        ok = row.expected == "refused" and found.status == 2 and found.said.count("\n") == 1
+        wrong = "REFUSED" if found.status == 2 else f"STATUS {found.status}"
+        return {"outcome": "ok" if ok else wrong, "said": found.said.strip()}
     if row.expected == "refused" or made.logits is None:
         return {"outcome": "TAKEN", "said": "should have been refused"}
-    if found.shape != made.logits.shape:
-        return {"outcome": "OTHER", "said": f"{tuple(found.shape)}, not {tuple(made.logits.shape)}"}
-    difference = (found - made.logits).abs().max().item()
+    if found.logits is None or found.logits.shape != made.logits.shape:
+        return {"outcome": "OTHER", "said": f"logits are not of shape {tuple(made.logits.shape)}"}
+    difference = (found.logits - made.logits).abs().max().item()
     spread = made.logits.std(0).mean().item()
     outcome = "ok" if difference <= TARGET * max(1.0, spread) else "OTHER"
+    if not torch.equal(found.predicted, made.logits.argmax(1)):
+        outcome = "OTHER"
+    if not FLAT <= spread < 1e4:
+        outcome = "FLAT"
     return {"outcome": outcome, "difference": difference, "spread": spread}
 
 
 def tried(row: Row, data: Path, at: Path) -> dict[str, Any]:
     """A row of the table."""
     at.mkdir()
+    command: list[str] = []
     start, pictures = time.process_time(), sorted(data.glob("*/*.jpg"))
     try:
         with warnings.catch_warnings():
@@ -97,17 +118,23 @@ def tried(row: Row, data: Path, at: Path) -> dict[str, Any]:
     except ModuleNotFoundError as error:
         name = (error.name or "?").partition(".")[0]
         found: dict[str, Any] = {"outcome": "absent", "said": f"{name} is not installed"}
-        command = ""
-    except (
-        Exception
-    ) as error:  # the library itself failed; the next row is to be tried all the same
+    except Exception as error:  # the library itself failed; the next row is tried all the same
         said = f"{type(error).__name__}: {str(error)[:200]}"
-        found, command = {"outcome": "NOT MADE", "said": said}, ""
+        found = {"outcome": "NOT MADE", "said": said}
     else:
-        found = judged(row, made, data)
-        command = f"robustkit evaluate {made.path.name} --data PICTURES {row.flags}".rstrip()
-    seconds = round(time.process_time() - start, 2)
-    return {"row": row.name, "command": command, **found, "seconds": seconds}
+        flags = [*shlex.split(row.flags), "--attack", "clean", "--out", str(at / "records")]
+        command = ["robustkit", "evaluate", str(made.path), "--data", str(data), *flags]
+        found = judged(row, made, ran(command))
+    shown = {"command": told(command, at, data), **found}
+    if "said" in found:
+        shown["said"] = told([found["said"]], at, data)
+    return {"row": row.name, **shown, "seconds": round(time.process_time() - start, 2)}
+
+
+def told(words: list[str], at: Path, data: Path) -> str:
+    """A command or a message without the folders that are made for a run of this script."""
+    text = " ".join(words).replace(str(data), "PICTURES").replace(f"{at / 'records'}", "RECORDS")
+    return text.replace(f"{at}/", "").replace(str(at), "FOLDER")
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -132,7 +159,7 @@ def main() -> None:
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    every = [*torch_files.ROWS, *libraries.ROWS, *hubs.rows()]
+    every = [*torch_files.ROWS, *wrapped.ROWS, *libraries.ROWS, *hubs.rows()]
     done: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         data = Path(name) / "pictures"

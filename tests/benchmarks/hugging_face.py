@@ -50,9 +50,11 @@ def draw_pictures(folder: Path) -> None:
 def stir(network: Any, shape: tuple[int, ...]) -> None:
     """Numbers as after a training: logits that hang on the picture, statistics of batches."""
     with torch.no_grad():
-        for value in network.state_dict().values():
+        for name, value in network.state_dict().items():
             if value.ndim > 1:
                 value.normal_(std=value[0].numel() ** -0.5)
+            elif name.endswith("weight"):  # of a normalisation, which some begin near zero
+                value.copy_(1 + torch.rand_like(value) * 0.1)
             elif value.is_floating_point():
                 value.add_(torch.rand_like(value) * 0.1)
         network.train()
@@ -62,7 +64,12 @@ def stir(network: Any, shape: tuple[int, ...]) -> None:
                 part.reset_running_stats()
         for _ in range(2):
             network(torch.randn(4, *shape))
-    network.eval()
+        network.eval()
+        smooth = torch.nn.functional.interpolate(torch.rand(8, shape[0], 3, 3), shape[1:])
+        found = network(smooth)
+        spread = getattr(found, "logits", found).std(0).mean()
+        # the classes' own, which come last
+        [value for value in network.state_dict().values() if value.ndim > 1][-1].div_(spread)
 
 
 def transformers_networks() -> Iterator[tuple[str, Callable[[], Any], Any]]:
@@ -273,10 +280,10 @@ def differences_of_timm(name: str, settings: dict[str, Any], data: Path, at: Pat
 def compared(at: Path, data: Path, expected: torch.Tensor) -> str:
     checkpoint = read_checkpoint(at)
     images = images_for(checkpoint, str(data))
-    pixels = torch.from_numpy(images.images(0, len(images)))
+    # in the pictures' own order, since a sum may be rounded by an image's place in its batch
+    pixels = torch.from_numpy(images.images(0, len(images))[np.argsort(images._positions)])
     with torch.no_grad():
         found = checkpoint.load()(pixels)
-    expected = expected[images._positions]  # the pictures' order is drawn
     told = f"{(found - expected).abs().max().item():9.1e} of {expected.std(0).mean().item():.1e}"
     return f"{told}  {'×'.join(map(str, images.shape))}"
 

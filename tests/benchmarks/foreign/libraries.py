@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torchvision
 
-from foreign.rows import CLASSES, PIXELS, Family, Made, answered, network, settled
+from foreign.rows import CLASSES, PIXELS, Family, Made, answered, network, stirred
 
 FLAGS = f"--model timm:test_resnet {PIXELS}"
 family = Family()
@@ -28,51 +28,11 @@ def safetensors(at: Path, pictures: list[Path]) -> Made:
     return Made(at / "model.safetensors", answered(model, pictures))
 
 
-@family.row("Lightning", FLAGS)
-def lightning(at: Path, pictures: list[Path]) -> Made:
-    import lightning
-
-    class Classifier(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = network()
-
-    wrapped = Classifier()
-    trainer = lightning.Trainer(logger=False, accelerator="cpu", default_root_dir=at)
-    trainer.strategy.connect(wrapped)
-    trainer.save_checkpoint(at / "last.ckpt")
-    return Made(at / "last.ckpt", answered(wrapped.model.eval(), pictures))
-
-
-@family.row("accelerate", FLAGS)
-def accelerated(at: Path, pictures: list[Path]) -> Made:
-    import accelerate
-
-    model = network()
-    accelerate.Accelerator(cpu=True).save_model(model, at / "saved")
-    return Made(at / "saved", answered(model, pictures))
-
-
-@family.row("accelerate, shards", FLAGS)
-def accelerated_shards(at: Path, pictures: list[Path]) -> Made:
-    import accelerate
-
-    model = network()
-    accelerate.Accelerator(cpu=True).save_model(model, at / "saved", max_shard_size="500KB")
-    return Made(at / "saved", answered(model, pictures))
-
-
-@family.row("one shard of many", FLAGS, "refused")
-def one_shard(at: Path, pictures: list[Path]) -> Made:
-    folder = accelerated_shards(at, pictures).path
-    return Made(sorted(folder.glob("*-of-*"))[0])
-
-
 def of_torchvision(name: str) -> None:
     @family.row(f"torchvision {name}", f"--model torchvision:{name} {PIXELS}")
     def make(at: Path, pictures: list[Path]) -> Made:
         torch.manual_seed(0)
-        model = settled(torchvision.models.get_model(name, weights=None, num_classes=CLASSES))
+        model = stirred(torchvision.models.get_model(name, weights=None, num_classes=CLASSES))
         torch.save(model.state_dict(), at / "model.pth")
         return Made(at / "model.pth", answered(model, pictures))
 
@@ -96,16 +56,6 @@ def onnx(at: Path, pictures: list[Path]) -> Made:
     return Made(at / "model.onnx", torch.from_numpy(session.run(None, {"x": pixels.numpy()})[0]))
 
 
-@family.row("peft adapter", FLAGS, "refused")
-def peft(at: Path, _: list[Path]) -> Made:
-    import peft
-
-    layers = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, CLASSES))
-    adapted = peft.get_peft_model(layers, peft.LoraConfig(target_modules=["0"], r=2))
-    adapted.save_pretrained(at / "adapter")
-    return Made(at / "adapter")
-
-
 @family.row("flax msgpack", FLAGS, "refused")
 def flax(at: Path, _: list[Path]) -> Made:
     from flax import serialization
@@ -124,12 +74,19 @@ def orbax(at: Path, _: list[Path]) -> Made:
     return Made(at / "saved")
 
 
-@family.row("Keras", FLAGS, "refused")
-def keras(at: Path, _: list[Path]) -> Made:
-    import keras
+def keras(file: str) -> None:
+    @family.row(f"Keras, {file}", FLAGS, "refused")
+    def make(at: Path, _: list[Path]) -> Made:
+        import keras
 
-    keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save(at / "model.keras")
-    return Made(at / "model.keras")
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        save = model.save_weights if file.endswith(".weights.h5") else model.save
+        save(at / file)
+        return Made(at / file)
+
+
+for _file in ("model.keras", "model.h5", "model.weights.h5"):
+    keras(_file)
 
 
 @family.row("TensorFlow", FLAGS, "refused")
@@ -170,22 +127,9 @@ refused(
 refused("numpy .npy", "w.npy", lambda: written(lambda b: np.save(b, np.ones(3))))
 refused("tar", "model.tar", lambda: written(tarred))
 refused("gzip", "model.pt.gz", lambda: gzip.compress(b"weights"))
-refused("HDF5 by its first bytes", "model.h5", lambda: b"\x89HDF\r\n\x1a\n" + bytes(600))
+refused("HDF5 by its first bytes", "model.bin", lambda: b"\x89HDF\r\n\x1a\n" + bytes(600))
 refused("web page", "model.pth", lambda: b"<!DOCTYPE html><html></html>")
 refused("git-lfs pointer", "model.bin", lambda: b"version https://git-lfs.github.com/spec/v1\n")
 refused("empty", "model.pt", bytes)
 refused("pickle of text", "model.pkl", lambda: pickle.dumps("weights"))
 refused("JSON", "model.json", lambda: json.dumps({"weights": [1]}).encode())
-refused(
-    "accelerate's random states",
-    "random_states_0.pkl",
-    lambda: written(
-        lambda b: torch.save(
-            {
-                "torch_manual_seed": torch.get_rng_state(),
-                "numpy_random_seed": np.random.get_state(),
-            },
-            b,
-        )
-    ),
-)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from hugging_face import CLASSES, stir
 
-CLASSES = 3
 RESIZE, CROP = 36, 32
 """of the pictures of networks that no library's folder says it for"""
 PIXELS = f"--resize {RESIZE} --crop {CROP}"
@@ -50,21 +50,16 @@ class Family:
 
 
 def network(name: str = "test_resnet") -> torch.nn.Module:
-    """A small network of timm's as after a training."""
+    """A small network of timm's whose logits hang on the picture."""
     import timm
 
     torch.manual_seed(0)
-    made = timm.create_model(name, pretrained=False, num_classes=CLASSES)
-    return settled(made)
+    return stirred(timm.create_model(name, pretrained=False, num_classes=CLASSES))
 
 
-def settled(made: torch.nn.Module) -> torch.nn.Module:
-    """The network with statistics and offsets as after a training: not zeros and ones."""
-    with torch.no_grad():
-        for key, value in made.state_dict().items():
-            if value.is_floating_point() and value.ndim <= 1:
-                spread = 0.5 if key.endswith("running_var") else 0.05
-                value.add_(torch.rand_like(value) * spread)
+def stirred(made: torch.nn.Module) -> torch.nn.Module:
+    """The network with numbers as after a training."""
+    stir(made, (3, CROP, CROP))
     return made.eval()
 
 

@@ -45,37 +45,17 @@ saved("torch: args as Namespace", lambda m: {"model": m.state_dict(), "args": Na
 saved("torch: numpy scalar beside", lambda m: {"model": m.state_dict(), "acc": np.float64(0.5)})
 saved("DataParallel", lambda m: torch.nn.DataParallel(m).state_dict())
 saved("torch.compile", lambda m: torch.compile(m).state_dict())
-saved("DDP of compiled", prefixed("module._orig_mod."))
-saved("compiled of DDP", prefixed("_orig_mod.module."))
-saved("FSDP, outer", prefixed("_fsdp_wrapped_module."))
-saved("FSDP, layers", inside("_fsdp_wrapped_module."))
-saved("activation checkpoints, layers", inside("_checkpoint_wrapped_module."))
-saved("compiled layers", inside("_orig_mod."))
-saved("Opacus", prefixed("_module."))
+saved("FSDP outside, layout", prefixed("_fsdp_wrapped_module."))
+saved("FSDP of layers, layout", inside("_fsdp_wrapped_module."))
+saved("activation checkpoints of layers, layout", inside("_checkpoint_wrapped_module."))
+saved("compiled layers, layout", inside("_orig_mod."))
 saved("AveragedModel", lambda m: torch.optim.swa_utils.AveragedModel(m).state_dict())
-saved("timm's EMA", lambda m: {"state_dict": m.state_dict(), "state_dict_ema": m.state_dict()})
 saved(
     "with optimiser",
     lambda m: {"model": m.state_dict(), "optimizer": torch.optim.Adam(m.parameters()).state_dict()},
 )
 saved(
-    "Lightning's layout",
-    lambda m: {
-        "pytorch-lightning_version": "2.6",
-        "state_dict": prefixed("model.")(m),
-        "hyper_parameters": {"lr": 0.1},
-    },
-)
-saved(
-    "Lightning, loss weights",
-    lambda m: {
-        "pytorch-lightning_version": "2.6",
-        "state_dict": {**prefixed("model.")(m), "loss.weight": torch.ones(3)},
-    },
-    f"{FLAGS} --ignore loss.*",
-)
-saved(
-    "backbone. and head.",
+    "backbone. and head., layout",
     lambda m: {
         ("head." if key.startswith("fc") else "backbone.") + key: v
         for key, v in m.state_dict().items()
@@ -83,12 +63,12 @@ saved(
     f"{FLAGS} --rename backbone.=,head.=",
 )
 saved(
-    "teacher beside",
+    "teacher beside, layout",
     lambda m: {**prefixed("student.")(m), **prefixed("teacher.")(m)},
     f"{FLAGS} --ignore teacher.* --rename student.=",
 )
 saved("list of state dicts", lambda m: [m.state_dict()])
-saved("DeepSpeed's single file", lambda m: {"module": m.state_dict(), "ds_version": "0.18"})
+saved("DeepSpeed's single file, layout", lambda m: {"module": m.state_dict(), "ds_version": "0.18"})
 saved(
     "Madry's layout",
     lambda m: {
@@ -133,9 +113,9 @@ def normalised(name: str, mean: str, std: str) -> None:
         return Made(at / "model.pt", answered(module, pictures))
 
 
-normalised("RobustBench, normalize.mean", "normalize.mean", "normalize.std")
-normalised("RobustBench, mean and std", "mean", "std")
-normalised("RobustBench, mu and sigma", "mu", "sigma")
+normalised("RobustBench, normalize.mean, layout", "normalize.mean", "normalize.std")
+normalised("RobustBench, mean and std, layout", "mean", "std")
+normalised("RobustBench, mu and sigma, layout", "mu", "sigma")
 
 
 def parametrised(name: str, change: Callable[[torch.nn.Module], object]) -> None:
