@@ -15,7 +15,7 @@ ORDER: dict[Norm, float] = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 """the p of each norm"""
 DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 """the p of each norm's dual"""
-COUNTED: tuple[Norm, ...] = ("l0", "l0-features")
+COUNTED: tuple[Norm, ...] = ("l0", "l0-features", "patch")
 """norms in which it counts where an image changed, not how far"""
 TOLERANCE = 1e-6
 """A distance counts as within ε up to this much above it, relative to max(1, ε): float32 rounding
@@ -31,7 +31,7 @@ def distance(images: Tensor, perturbed: Tensor, norm: Norm) -> Tensor:
     """Norm of the perturbation of each image, float64, N.
 
     In l0 the number of changed pixels, whichever of their channels, in l0-features that of changed
-    values.
+    values; of a patch the side of the smallest square that holds all changed pixels.
     """
     if norm in COUNTED:
         return _counted(perturbed != images, norm)
@@ -50,7 +50,16 @@ def _counted(changed: Tensor, norm: Norm) -> Tensor:
     """What is counted of changed values, N × C × H × W, as float64 N."""
     if norm == "l0-features":
         return changed.flatten(1).sum(1).double()
-    return changed.any(1).flatten(1).sum(1).double()
+    pixels = changed.any(1)
+    if norm == "l0":
+        return pixels.flatten(1).sum(1).double()
+    return torch.maximum(_extent(pixels.any(1)), _extent(pixels.any(2))).double()
+
+
+def _extent(marked: Tensor) -> Tensor:
+    """From the first marked place to the last, both counted, of rows N × L: int64 N."""
+    first, last = marked.int().argmax(1), marked.shape[1] - marked.flip(1).int().argmax(1)
+    return torch.where(marked.any(1), last - first, 0)
 
 
 def in_budget(distances: Tensor, epsilon: Tensor | float) -> Tensor:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         DeepFool,
         HopSkipJump,
         Noise,
+        Patch,
         SigmaZero,
         SparseRS,
         SpatialGrid,
@@ -45,7 +46,7 @@ REVISION = 6
 an answer is on file must not wait for torch, so that it stands here."""
 KINDS = (
     "APGD", "Boundary", "CW", "DDN", "DeepFool", "FAB", "FGSM", "FMN", "HopSkipJump", "MIFGSM",
-    "Noise", "PGD", "SigmaZero", "SparseRS", "SpatialGrid", "SpatialRandom", "Square",
+    "Noise", "PGD", "Patch", "SigmaZero", "SparseRS", "SpatialGrid", "SpatialRandom", "Square",
 )  # fmt: skip
 """the attacks themselves"""
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "HopSkipJump",
     "Noise",
     "Outcomes",
+    "Patch",
     "Progress",
     "SearchNetwork",
     "SigmaZero",

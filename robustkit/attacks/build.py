@@ -7,6 +7,7 @@ from robustkit.attacks.fab import FabSearch
 from robustkit.attacks.gradient import ASCENT
 from robustkit.attacks.library import foolbox
 from robustkit.attacks.mended import MENDED_FMN, MendedDDN
+from robustkit.attacks.patch import PatchSearch
 from robustkit.attacks.search import Search
 from robustkit.attacks.sigma_zero import SigmaZeroAttack
 from robustkit.attacks.sparse_rs import SparseSearch
@@ -27,6 +28,7 @@ from robustkit.protocol import (
     HopSkipJump,
     Noise,
     Norm,
+    Patch,
     SigmaZero,
     SparseRS,
     Square,
@@ -45,6 +47,16 @@ def build_search(attack: Attack, norm: Norm) -> Search[Any] | None:
             return _fab(attack, norm)
         case Square():
             return _square(attack, norm)
+        case Patch(steps, step_size, places, trials, loss, targets):
+            return PatchSearch(
+                norm,
+                steps=steps,
+                step_size=float(step_size),
+                trials=trials,
+                places=places,
+                loss=loss,
+                targets=targets,
+            )
         case SparseRS(queries, restarts, alpha):
             return SparseSearch(norm, queries=queries, restarts=restarts, alpha_init=float(alpha))
         case _:

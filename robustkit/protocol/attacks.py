@@ -266,6 +266,23 @@ class SpatialRandom(Settings):
     draws: int = 10
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Patch(Settings):
+    """A square of any content: places by the linearised gain, then ascent inside the best ones."""
+
+    steps: int = 60
+    """of ascent, at each place that is gone on with"""
+    step_size: Fraction = Fraction(1, 4)
+    """of the first step, in units of the box; it falls to a fiftieth"""
+    places: int = 3
+    """that are gone on with"""
+    trials: int = 20
+    """places that are tried for each of those"""
+    loss: Loss = "margin"
+    targets: int = 0
+    """how many of the likeliest wrong classes are headed for in turn; 0: none in particular"""
+
+
 def _spread(attack: PGD | MIFGSM, travel: Fraction) -> None:
     """Step sizes of so many ε together, where none was given."""
     if attack.relative_step is None:
@@ -282,6 +299,7 @@ Attack = (
     | Square
     | SigmaZero
     | SparseRS
+    | Patch
     | SpatialGrid
     | SpatialRandom
     | Noise
@@ -301,6 +319,7 @@ KINDS: dict[str, type[Attack]] = {
     "square": Square,
     "sigma-zero": SigmaZero,
     "sparse-rs": SparseRS,
+    "patch": Patch,
     "spatial-grid": SpatialGrid,
     "spatial-random": SpatialRandom,
     "noise": Noise,
@@ -319,6 +338,7 @@ OFFERED: dict[type[Attack], tuple[Norm, ...]] = {
     HopSkipJump: ("linf", "l2"),
     SigmaZero: ("l0", "l0-features"),
     SparseRS: ("l0", "l0-features"),
+    Patch: ("patch",),
     SpatialGrid: ("spatial",),
     SpatialRandom: ("spatial",),
 }
@@ -348,7 +368,7 @@ def labels_of(attacks: Sequence[Attack]) -> tuple[str, ...]:
 def _word(attack: Attack) -> str:
     """What the literature calls it: apgd-ce, apgd-t, fab-t, pgd-margin."""
     word, loss = kind_of(attack), getattr(attack, "loss", "cross-entropy")
-    if isinstance(attack, APGD | FAB) and attack.targets:
+    if isinstance(attack, APGD | FAB | Patch) and attack.targets:
         return f"{word}-t" if loss in ("dlr", "cross-entropy") else f"{word}-t-{loss}"
     if loss != "cross-entropy":
         return f"{word}-{loss}"

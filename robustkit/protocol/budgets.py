@@ -13,7 +13,7 @@ from robustkit.protocol.norms import BALLS, Norm
 _TRANSFORM = re.compile(
     r"(?:(?P<degrees>[\d./]+)deg)?(?:(?(degrees)\+)(?P<shift>[\d./]+)px)?", re.ASCII
 )
-COUNTS = {"l0": "pixels", "l0-features": "values"}
+COUNTS = {"l0": "pixels", "l0-features": "values", "patch": "pixels along a square's side"}
 """what a budget counts, in norms where it is a whole number"""
 
 
@@ -166,5 +166,7 @@ def _across(norm: Norm, shape: Sequence[int]) -> float:
             return float(prod(shape))
         case "l0":
             return float(prod(shape[-2:]))
+        case "patch":
+            return float(max(shape[-2:]))
         case "spatial":
             return inf

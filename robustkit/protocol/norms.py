@@ -7,12 +7,13 @@ from robustkit.errors import InputError
 Ball = Literal["linf", "l2", "l1"]
 BALLS: tuple[Ball, ...] = get_args(Ball)
 """norms in the strict sense: what is near an image is a convex ball"""
-Norm = Literal["linf", "l2", "l1", "l0", "l0-features", "spatial"]
+Norm = Literal["linf", "l2", "l1", "l0", "l0-features", "patch", "spatial"]
 """those, and what else can be near an image, under the same option"""
 NORMS: tuple[Norm, ...] = get_args(Norm)
 WORDS = {
     "l0": "ℓ₀ of pixels",
     "l0-features": "ℓ₀ of features",
+    "patch": "patch",
     "spatial": "rotation and translation",
 }
 """what has no plain symbol"""

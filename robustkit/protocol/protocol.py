@@ -15,6 +15,7 @@ from robustkit.protocol.attacks import (
     UNTARGETED,
     Attack,
     DeepFool,
+    Patch,
     SpatialGrid,
     Square,
     kind_of,
@@ -184,7 +185,7 @@ def checked_protocol(protocol: Protocol) -> Protocol:
             )
         if protocol.target != "none" and isinstance(attack, UNTARGETED):
             raise ProtocolError(f"{word}: cannot be targeted; use pgd, mifgsm, ddn, fmn or cw")
-        if protocol.target != "none" and isinstance(attack, APGD) and attack.targets:
+        if protocol.target != "none" and isinstance(attack, APGD | Patch) and attack.targets:
             raise ProtocolError(f"{word}: heads for targets of its own; set targets = 0")
         for field in fields(attack):
             value = getattr(attack, field.name)
