@@ -7,6 +7,8 @@ RobustkitError            exit status 2
 │   ├── DataError         images or labels are missing or out of range
 │   ├── ProtocolError     an attack's file or its settings
 │   ├── RecordError       a stored evaluation cannot be read
+│   ├── FetchError        what is published under a name is not there, or not as it was stated
+│   │   └── Unreachable   no connection, or one that broke off
 │   └── BadFile           a file's bytes are damaged, or ask for more work than any honest file does
 ├── EvaluationFailed      exit status 3: the evaluation itself broke (NaN logits, a full disk)
 │   ├── NetworkFailed     the network raised something, told in its own words
@@ -123,6 +125,14 @@ class ProtocolError(InputError):
 
 class RecordError(InputError):
     """A stored evaluation cannot be read."""
+
+
+class FetchError(InputError):
+    """What is published under a name is not there, or not as it was stated."""
+
+
+class Unreachable(FetchError):
+    """There is no connection, or it broke off."""
 
 
 class BadFile(InputError):

@@ -26,7 +26,7 @@ FLOORS = [
         "statistics",
         "unpickling",
     },
-    {"record", "protocol", "geometry", "network", "data", "models", "losses", "spec"},
+    {"record", "protocol", "geometry", "network", "data", "fetching", "models", "losses", "spec"},
     {"checkpoint", "attacks", "certification", "compression", "corruption", "device"},
     {"evaluation", "training", "results"},
     {"analysis"},

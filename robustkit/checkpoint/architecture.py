@@ -195,6 +195,16 @@ def _classes(expected: Layout, state: State, wrong: Difference, built: int) -> i
     return counts.pop() if len(counts) == 1 and 0 not in counts else None
 
 
+def classes_in(spec: str, variants: Sequence[StateReading]) -> int | None:
+    """How many classes the file's weights have, if they are an architecture's in all else."""
+    built = 10
+    expected = _layout(spec, built)
+    reading, wrong = closest(expected, variants)
+    if wrong.missing or wrong.surplus:
+        return None
+    return _classes(expected, reading.state, wrong, built) if wrong.shapes else built
+
+
 def check_numbers(expected: Layout, state: State, where: str) -> None:
     """Nothing, if weights that fit are of the network's own kinds of numbers.
 

@@ -93,5 +93,6 @@ def _no_architecture(checkpoint: Checkpoint) -> NoReturn:
     hint = f"; {checkpoint.hint}" if checkpoint.hint else ""
     raise CheckpointError(
         f"{checkpoint.path}: unknown architecture, not recognised either; name it with --model "
-        f"({', '.join(models.MODELS)}, torchvision:NAME, timm:NAME or FILE.py:FUNCTION){hint}"
+        f"({', '.join(models.MODELS)}, torchvision:NAME, timm:NAME, hf:ORG/NAME, "
+        f"robustbench:NAME or FILE.py:FUNCTION){hint}"
     )

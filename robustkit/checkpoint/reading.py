@@ -6,6 +6,7 @@ architecture is none of the registry's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from io import BufferedReader
@@ -13,13 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustkit import models
-from robustkit.checkpoint import architecture
+from robustkit.checkpoint import architecture, named
 from robustkit.checkpoint.boundary import boundary
 from robustkit.checkpoint.checkpoint import ADAPTER, Checkpoint
 from robustkit.checkpoint.folder import open_folder
 from robustkit.checkpoint.foreign import foreign_weights
 from robustkit.checkpoint.formats import PROGRAMS, detect_format, find_checkpoint
-from robustkit.checkpoint.libraries import Declared, build, read_declared, reading_of
+from robustkit.checkpoint.libraries import (
+    Declared,
+    build,
+    read_declared,
+    reading_of,
+    robustbench,
+)
 from robustkit.checkpoint.metadata import (
     CheckpointMetadata,
     check_normalisation,
@@ -32,11 +39,13 @@ from robustkit.checkpoint.readings import (
     listed,
     unscaled_normalisation,
 )
-from robustkit.checkpoint.selection import Selection, parse_ignored, parse_renamed
+from robustkit.checkpoint.said import Said, as_named, merged
+from robustkit.checkpoint.selection import parse_ignored, parse_renamed
 from robustkit.checkpoint.sidecar import read_sidecar
 from robustkit.checkpoint.weight_sets import fit_weights, recognise_weights
 from robustkit.checkpoint.weights import Weights, open_weights, weights_digest
 from robustkit.errors import CheckpointError
+from robustkit.fetching import Progress
 from robustkit.files import open_digest
 from robustkit.keys import CheckpointKey
 from robustkit.unpickling.tensors import State, TensorReader
@@ -56,15 +65,18 @@ def read_checkpoint(
     weights: str | None = None,
     ignore: str | Sequence[str] | None = None,
     rename: str | Sequence[str] | Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> Checkpoint:
-    """A checkpoint from a file or folder, or by a shipped one's name. No code of the file runs.
+    """A checkpoint from a file or folder, or by name. No code of the file runs.
 
     A checkpoint whose architecture is neither given nor recognised can be described, not loaded.
+    Published weights (hf:ORGANISATION/NAME, timm:NAME.TAG, torchvision:NAME.WEIGHTS,
+    robustbench:DATASET/THREAT/NAME) are fetched once into a cache.
 
     Args:
-        path: the file or folder, or a name on the shelf of data.
-        model: a registry name, torchvision:NAME, timm:NAME or FILE.py:FUNCTION; the last is
-            imported and called.
+        path: the file or folder, a name on the shelf of data, or that of published weights.
+        model: a registry name, torchvision:NAME, timm:NAME, the name of published weights, or
+            FILE.py:FUNCTION, which is imported and called.
         num_classes: where the weights do not tell, or to insist.
         mean: per channel, of [0, 1] pixels.
         std: likewise.
@@ -72,12 +84,16 @@ def read_checkpoint(
         weights: key of the set of weights to take, in a file with several; the end of it will do.
         ignore: patterns of names that are no part of the network: "loss.*,metric.*".
         rename: what names begin with, and are to begin with instead: "backbone.=,head.=fc.".
+        progress: is told how much of a file has been fetched.
 
     Raises:
         CheckpointError: the file is no checkpoint, is damaged, does not fit, or may not be loaded.
+        FetchError: what is published under a name cannot be fetched.
         InputError: the architecture cannot be built.
     """
-    file = find_checkpoint(path)
+    name = named.parse(str(path))
+    located = None if name is None else named.locate(name, progress)
+    file = find_checkpoint(path) if located is None else located.path
     given = parse_metadata(
         {
             "model": model,
@@ -90,20 +106,36 @@ def read_checkpoint(
         },
         "--model, --num-classes, --mean, --std, --weights, --ignore, --rename",
     )
+    published = None if located is None else located.declared
+    found = _read(file, given, trust_program, published, progress)
+    if located is None:
+        return found
+    located.check(found.sha256)
+    return replace(found, notes=(located.note, *found.notes))
+
+
+def _read(
+    file: Path,
+    given: CheckpointMetadata,
+    trusted: bool,
+    published: Declared | None,
+    progress: Progress | None,
+) -> Checkpoint:
+    said = as_named(Said(given, read_sidecar(file), published), progress)
     if file.is_dir():
-        return _read_folder(file, given)
+        return _read_folder(file, said)
     # opened once: what is judged, read and digested is one file, whatever takes its name meanwhile
     with boundary(file), file.open("rb") as opened:
         kind = detect_format(file, opened)
         if kind in PROGRAMS:
-            return _read_program(file, opened, kind, given, trust_program)
+            return _read_program(file, opened, kind, said, trusted)
         if kind == "ONNX":
-            return _read_onnx(file, opened, given)
-        return _read_weights(file, opened, kind, given)
+            return _read_onnx(file, opened, said)
+        return _read_weights(file, opened, kind, said)
 
 
 def _read_program(
-    path: Path, file: BufferedReader, kind: str, given: CheckpointMetadata, trusted: bool
+    path: Path, file: BufferedReader, kind: str, said: Said, trusted: bool
 ) -> Checkpoint:
     if not trusted:
         raise CheckpointError(
@@ -127,11 +159,11 @@ def _read_program(
         warnings=loaded.warnings,
         _network=loaded.make,
     )
-    known = _merged(base, given, read_sidecar(path), CheckpointMetadata())
-    return _identified(_of_itself(known, given, "a program"), {"program": sha256})
+    known = merged(base, said, CheckpointMetadata())
+    return _identified(_of_itself(known, said.given, "a program"), {"program": sha256})
 
 
-def _read_onnx(path: Path, file: BufferedReader, given: CheckpointMetadata) -> Checkpoint:
+def _read_onnx(path: Path, file: BufferedReader, said: Said) -> Checkpoint:
     sha256 = open_digest(file)
     found = read_onnx(path, file, sha256)
     base = Checkpoint(
@@ -150,9 +182,9 @@ def _read_onnx(path: Path, file: BufferedReader, given: CheckpointMetadata) -> C
     recorded = CheckpointMetadata()
     if found.pixels is not None:
         recorded = CheckpointMetadata(mean=found.pixels[:1], std=found.pixels[1:])
-    known = _merged(base, given, read_sidecar(path), recorded)
+    known = merged(base, said, recorded)
     network = {"graph": found.graph, "pins": dict(found.pins)}
-    return _identified(_of_itself(known, given, "an ONNX file"), network)
+    return _identified(_of_itself(known, said.given, "an ONNX file"), network)
 
 
 def _of_itself(known: Checkpoint, given: CheckpointMetadata, what: str) -> Checkpoint:
@@ -171,40 +203,36 @@ def _of_itself(known: Checkpoint, given: CheckpointMetadata, what: str) -> Check
     return replace(known, notes=(*known.notes, f"{what} brings its architecture along"))
 
 
-def _read_weights(
-    path: Path, file: BufferedReader, kind: str, given: CheckpointMetadata
-) -> Checkpoint:
-    aside = read_sidecar(path)
-    reader = TensorReader.of(file, str(path))
-    parts = open_weights(file, reader, kind, _selection(given.over(aside)))
-    return _from_weights(path, open_digest(file), parts, given, aside)
+def _read_weights(path: Path, file: BufferedReader, kind: str, said: Said) -> Checkpoint:
+    parts, sha256 = _opened(path, file, kind, said), open_digest(file)
+    said = said.recognised(sha256)
+    return _from_weights(path, sha256, parts, said, said.declared)
 
 
-def _read_folder(path: Path, given: CheckpointMetadata) -> Checkpoint:
-    aside = read_sidecar(path)
-    with open_folder(path, _selection(given.over(aside))) as folder:
-        try:
-            declared = read_declared(folder.words, str(path))
-        except CheckpointError:
-            if given.model is None:
-                raise
-            declared = None
-        return _from_weights(path, folder.sha256, folder.weights, given, aside, declared)
+def _opened(path: Path, file: BufferedReader, kind: str, said: Said) -> Weights:
+    """The set of weights that is asked for, or that the library would take of its own file."""
+    selection, declared = said.selection, said.declared
+    if selection.key is None and declared is not None and declared.key is not None:
+        with suppress(CheckpointError):  # a file of the user's need not have several
+            usual = replace(selection, key=declared.key)
+            return open_weights(file, TensorReader.of(file, str(path)), kind, usual)
+    return open_weights(file, TensorReader.of(file, str(path)), kind, selection)
 
 
-def _selection(said: CheckpointMetadata) -> Selection:
-    """What is taken of a file: what flags and sidecar say, and never the file itself."""
-    renamed = parse_renamed(said.rename)
-    return Selection(said.weights_key, said.ignore or (), tuple(renamed or ()))
+def _read_folder(path: Path, said: Said) -> Checkpoint:
+    with open_folder(path, said.selection) as folder:
+        declared = said.declared
+        if declared is None:
+            try:
+                declared = read_declared(folder.words, str(path))
+            except CheckpointError:
+                if said.given.model is None:
+                    raise
+        return _from_weights(path, folder.sha256, folder.weights, said, declared)
 
 
 def _from_weights(
-    path: Path,
-    sha256: str,
-    parts: Weights,
-    given: CheckpointMetadata,
-    aside: CheckpointMetadata,
-    declared: Declared | None = None,
+    path: Path, sha256: str, parts: Weights, said: Said, declared: Declared | None
 ) -> Checkpoint:
     base = Checkpoint(
         path=str(path),
@@ -217,30 +245,56 @@ def _from_weights(
         notes=parts.notes,
         warnings=parts.warnings,
     )
+    if said.note and declared is not None:
+        other = _other_head(declared, parts)
+        base = replace(base, notes=(other or said.note, *base.notes))
+        if other:
+            said, declared = said.with_model(declared.plain), None
     recorded = replace(parts.recorded, weights_key=None, ignore=None, rename=None)
     if declared is not None:
         recorded = recorded.over(declared.known)
         base = replace(base, label_names=declared.label_names, pipeline=declared.pipeline)
-    known = _merged(base, given, aside, recorded)
+    known = merged(base, said, recorded)
     if declared is not None and known.model == declared.model:
         return _of_library(known, parts, declared)
-    named, note = _architecture(known.model, given.model is not None, parts)
-    if named is None:
+    given, aside = said.given, said.aside
+    named_, note = _architecture(known.model, given.model is not None, parts)
+    if named_ is None:
         unknown = known.model is None
         hint = foreign_weights(parts.state) or architecture.proposed(parts.variants)
         known = replace(known, hint=hint if unknown else "")
         return _identified(_read_as(known, parts.variants[-1], None), {})
     classes = given.num_classes or aside.num_classes or parts.recorded.num_classes
-    fit = _fit(named, parts, classes, str(path))
-    known = replace(known, model=named, num_classes=fit.num_classes, notes=(*known.notes, *note))
+    fit = _fit(named_, parts, classes, str(path))
+    known = replace(known, model=named_, num_classes=fit.num_classes, notes=(*known.notes, *note))
     return _identified(
         _telling(_read_as(known, fit.reading, fit), parts, fit),
-        {"model": _name(named), "code": models.source(named)},
+        {"model": _name(named_), "code": models.source(named_)},
+    )
+
+
+def _other_head(declared: Declared, parts: Weights) -> str:
+    """What is said where a file is of published weights' architecture, but of other classes.
+
+    "" where it has theirs, or is not of the architecture at all, which is told by who builds it.
+    """
+    if declared.library not in ("timm", "torchvision") or declared.arguments.get("model_args"):
+        return ""
+    count = architecture.classes_in(declared.plain, parts.variants)
+    if count in (None, declared.num_classes):
+        return ""
+    return (
+        f"{count} classes and not the {declared.num_classes} of the published weights, whose mean, "
+        "std and pictures are therefore not taken for its own"
     )
 
 
 def _of_library(known: Checkpoint, parts: Weights, declared: Declared) -> Checkpoint:
-    """The checkpoint of a folder that names its architecture, built when it is loaded."""
+    """The checkpoint of a library's, built when it is loaded; RobustBench's at once."""
+    if declared.library == "robustbench":
+        fit = robustbench.fit(declared, parts.variants, known.path)
+        made = _telling(_read_as(known, fit.reading, fit), parts, fit)
+        return _identified(made, {"model": declared.model, "code": declared.code})
     reading = reading_of(declared, parts.variants)
     made = _read_as(known, reading, None)
     made = replace(
@@ -341,33 +395,6 @@ def _network_on(
 
 def _input_shape(model: str | None) -> tuple[int, int, int] | None:
     return models.MODELS[model].shape if model in models.MODELS else None
-
-
-def _merged(
-    base: Checkpoint,
-    given: CheckpointMetadata,
-    aside: CheckpointMetadata,
-    recorded: CheckpointMetadata,
-) -> Checkpoint:
-    """The checkpoint with everything that is known of it: flags, then sidecar, then the file."""
-    said = given.over(aside).over(recorded)
-    warnings = base.warnings
-    if said.sha256 not in (None, base.sha256):
-        warnings += ("the sidecar was written for another version of this file",)
-    preprocessing = base.preprocessing
-    if given.mean is not None:
-        preprocessing = "given"
-    elif said.mean is not None or said.normalised is False:
-        preprocessing = "recorded"
-    # from here on `preprocessing` says what `normalised` did
-    known = replace(said, sha256=base.sha256, normalised=None).known()
-    return replace(
-        base,
-        **known,
-        trained_shape=recorded.input_shape,
-        preprocessing=preprocessing,
-        warnings=warnings,
-    )
 
 
 def _identified(known: Checkpoint, code: dict[str, Any]) -> Checkpoint:

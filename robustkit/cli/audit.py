@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustkit.cli.options import (
+    CKPT,
     BatchSize,
     Channels,
     CheckpointOptions,
@@ -96,7 +97,7 @@ class _RuleFiles:
 
 
 def audit(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A file, or a shipped name.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help=CKPT)],
     claim: Annotated[
         str | None,
         typer.Option(metavar="NORM:EPS=ACC", help="The number to judge: linf:8/255=0.45."),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from robustkit.cli.options import (
+    CKPT,
     BatchSize,
     Channels,
     CheckpointOptions,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def certify(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A file, or a shipped name.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help=CKPT)],
     epsilon: Annotated[str, typer.Option(help="The budget, such as 8/255.")],
     norm: Annotated[
         Norm | None, typer.Option(help="Norm of the budget; else the attack's default.")

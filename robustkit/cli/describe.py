@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustkit.cli.options import (
+    CKPT,
     Channels,
     CheckpointOptions,
     Crop,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def describe(
-    checkpoint: str = typer.Argument(..., metavar="CKPT", help="A file, or a shipped name."),
+    checkpoint: str = typer.Argument(..., metavar="CKPT", help=CKPT),
     model: Model = None,
     num_classes: NumClasses = None,
     mean: Mean = None,

@@ -10,6 +10,7 @@ import typer
 
 from robustkit import machine
 from robustkit.cli.options import (
+    CKPT,
     BatchSize,
     Channels,
     CheckpointOptions,
@@ -79,9 +80,7 @@ class EvaluationJob(NamedTuple):
 
 
 def evaluate(
-    checkpoints: Annotated[
-        list[str], typer.Argument(metavar="CKPT...", help="Files, or shipped names.")
-    ],
+    checkpoints: Annotated[list[str], typer.Argument(metavar="CKPT...", help=CKPT)],
     attack: Annotated[
         str, typer.Option(help="A protocol: see `robustkit list attacks`, or FILE.toml.")
     ] = "pgd",

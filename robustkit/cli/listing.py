@@ -50,6 +50,8 @@ def _models() -> dict[str, str]:
     return {name: entry.title for name, entry in sorted(MODELS.items())} | {
         "torchvision:NAME": "any classification model of torchvision",
         "timm:NAME": "any model of timm, with the extra robustkit[timm]",
+        "hf:ORG/NAME": "what a repository of Hugging Face says in its config.json",
+        "robustbench:NAME": "a network of RobustBench's, built by its package",
         "FILE.py:FUNCTION": "your own: a function that returns a torch.nn.Module",
     }
 

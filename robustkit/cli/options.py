@@ -16,9 +16,17 @@ if TYPE_CHECKING:
     from robustkit.data import Dataset
     from robustkit.evaluation import EvaluatedModel
 
+CKPT = (
+    "A file or folder, a shipped name, or published weights: hf:ORG/NAME, timm:NAME.TAG, "
+    "torchvision:NAME.WEIGHTS, robustbench:cifar10/Linf/NAME."
+)
+"""what a checkpoint is named by"""
 Model = Annotated[
     str | None,
-    typer.Option(help="Architecture: a registry name, torchvision:NAME, timm:NAME, FILE.py:FUNC."),
+    typer.Option(
+        help="Architecture: a registry name, torchvision:NAME, timm:NAME, FILE.py:FUNC, or "
+        "published weights as CKPT has them, of which it and the pictures' form are taken."
+    ),
 ]
 NumClasses = Annotated[
     int | None, typer.Option(min=1, help="Number of classes, if the weights do not tell.")
@@ -118,9 +126,11 @@ class CheckpointOptions:
             InputError: it cannot be read so.
         """
         from robustkit.checkpoint import read_checkpoint
+        from robustkit.cli.output import FetchLines
 
         return read_checkpoint(
             path,
+            progress=FetchLines(),
             model=self.model,
             num_classes=self.num_classes,
             mean=self.mean,
@@ -182,8 +192,9 @@ class ImageOptions:
         """
         from robustkit import evaluation
         from robustkit.checkpoint import read_checkpoint
+        from robustkit.cli.output import FetchLines
 
-        checkpoint = read_checkpoint(path, trust_program=trust_program)
+        checkpoint = read_checkpoint(path, trust_program=trust_program, progress=FetchLines())
         if (self.resize, self.interpolation, self.crop, self.channels) == (None,) * 4:
             evaluation.check_shape(checkpoint, images)
         evaluation.check_classes(checkpoint, images)

@@ -87,6 +87,25 @@ def tell(text: str) -> None:
     sys.stderr.write(f"{shown(text)}\n")
 
 
+class FetchLines:
+    """How far downloads are: a line for each file on stderr, on a terminal with its share."""
+
+    def __init__(self) -> None:
+        self.name, self.told = "", -1
+
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        """Tell it; as `robustkit.fetching.Progress`."""
+        if name != self.name:
+            self.name, self.told = name, -1
+            tell(f"fetching {name}" + (f" ({total / 1e6:,.1f} MB)" if total else ""))
+        if not total or total == done == 0 or not sys.stderr.isatty():
+            return
+        if (percent := 100 * done // total) != self.told:
+            self.told = percent
+            sys.stderr.write("\r\x1b[K" if done == total else f"\r{percent:>3} %")
+            sys.stderr.flush()
+
+
 def console(*, err: bool = False) -> "Console":
     """What draws tables and colours, on stdout or stderr; square brackets are no commands."""
     from rich.console import Console

@@ -9,9 +9,14 @@ from robustkit.checkpoint.metadata import CheckpointMetadata
 from robustkit.data.pipeline import Pipeline
 from robustkit.files import canonical, digest
 
-Library = Literal["transformers", "timm"]
-EXTRAS: Mapping[Library, str] = {"transformers": "hf", "timm": "timm"}
-"""what is installed with robustkit to have a library"""
+Library = Literal["transformers", "timm", "torchvision", "robustbench"]
+INSTALLED_BY: Mapping[Library, str] = {
+    "transformers": "'robustkit[hf]'",
+    "timm": "'robustkit[timm]'",
+    "torchvision": "torchvision",
+    "robustbench": "robustbench",
+}
+"""what pip installs to have a library"""
 
 
 def installed(library: Library) -> str | None:
@@ -49,11 +54,20 @@ class Declared:
     input_shape: tuple[int, int, int] | None
     pipeline: Pipeline | None = None
     """None: nothing is said"""
+    trained_on: str | None = None
+    """the name of a data set"""
+    key: str | None = None
+    """of the set of weights that is meant, in a file with several"""
 
     @property
     def model(self) -> str:
         """As `Checkpoint.model` has it."""
         return f"{self.library}:{self.architecture}"
+
+    @property
+    def plain(self) -> str:
+        """The architecture alone, as `--model` has it."""
+        return f"{self.library}:{self.architecture.partition('.')[0]}"
 
     @property
     def known(self) -> CheckpointMetadata:
@@ -66,6 +80,7 @@ class Declared:
             mean=said.mean if said else None,
             std=said.std if said else None,
             normalised=False if said and said.mean is None else None,
+            trained_on=self.trained_on,
         )
 
     @property
@@ -91,5 +106,5 @@ class Declared:
             return ""
         return (
             f"built by {self.library}, which is not installed; install it with: "
-            f"pip install 'robustkit[{EXTRAS[self.library]}]'"
+            f"pip install {INSTALLED_BY[self.library]}"
         )

@@ -1,11 +1,12 @@
 """From a folder's JSON to what it declares, and from that to a network."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustkit.checkpoint.boundary import boundary
-from robustkit.checkpoint.libraries import hf, table, timm
+from robustkit.checkpoint.libraries import hf, table, timm, torchvision
 from robustkit.checkpoint.libraries.declared import Declared
 from robustkit.checkpoint.libraries.processing import Processing, read_processing
 from robustkit.checkpoint.metadata import check_normalisation
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 WRAPPED = "timm_model."
 """before the names of timm's network in transformers' wrapper"""
+OUTSIDE = ("module.", "_orig_mod.", "_module.", "model.", "net.", "network.")
+"""before all names, of training code; no library's network for images is called so as a whole"""
 
 
 def read_declared(words: Mapping[str, Mapping[str, Any]], where: str) -> Declared | None:
@@ -76,11 +79,12 @@ def _of_transformers(
 
 
 def reading_of(declared: Declared, variants: Sequence[StateReading]) -> StateReading:
-    """How the file's names are read: as they are, but for the name of a wrapper around timm's."""
+    """How the file's names are read: without what stands in front of all of them."""
     plain = variants[0]
-    if declared.library == "timm" and all(name.startswith(WRAPPED) for name in plain.state):
-        return next(reading for reading in variants if reading.prefix == WRAPPED)
-    return plain
+    fronts = (*OUTSIDE, WRAPPED) if declared.library == "timm" else OUTSIDE
+    outside = re.compile(f"({'|'.join(map(re.escape, fronts))})*")
+    whole = [r for r in variants if r.mean is None and len(r.state) == len(plain.state)]
+    return [r for r in whole if outside.fullmatch(r.prefix)][-1]
 
 
 def build(
@@ -101,6 +105,8 @@ def build(
         try:
             if declared.library == "timm":
                 made = timm.build(declared.architecture, said, state, place)
+            elif declared.library == "torchvision":
+                made = torchvision.build(declared.architecture, state, str(where))
             else:
                 made = hf.build(said, state, place)
         except (RobustkitError, MemoryError, RecursionError):

@@ -4,6 +4,7 @@ The name stands in timm's registry; what the network is built by are plain value
 a path nor an address, and loads no weights.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from importlib import import_module
@@ -17,6 +18,7 @@ from robustkit.checkpoint.readings import StateReading
 from robustkit.data.pipeline import Fit, Pipeline
 from robustkit.data.shelf import Interpolation
 from robustkit.errors import CheckpointError, UnknownName, cut
+from robustkit.fetching import Repository
 from robustkit.unpickling.tensors import State
 
 if TYPE_CHECKING:
@@ -41,6 +43,62 @@ FITS: Mapping[str, Fit] = {"center": "cover", "squash": "stretched", "border": "
 """by `crop_mode`; "center" of a square is a shorter side, by which the other is rounded down"""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """timm's own where nothing is said"""
+
+
+def published(name: str, tag: str) -> Mapping[str, Any]:
+    """What timm says of weights of its own, as their `config.json` has it; its default's, untagged.
+
+    Raises:
+        CheckpointError: it is not installed, or has none of that name.
+    """
+    return json.loads(json.dumps(_described(_registered(name, tag))))  # type: ignore[no-any-return]
+
+
+def repository(name: str, tag: str) -> Repository:
+    """Where such weights are.
+
+    Raises:
+        CheckpointError: as `published`, or in no repository of timm's layout.
+    """
+    found = _registered(name, tag)
+    said = f"timm:{'.'.join(filter(None, (name, tag)))}"
+    if not found.hf_hub_id:
+        at = f"; get {found.url}, and pass it with --model timm:{name}" if found.url else ""
+        raise CheckpointError(f"{said}: timm names no repository that its weights are in{at}")
+    return Repository.parse(found.hf_hub_id)
+
+
+def _registered(name: str, tag: str) -> Any:
+    """The configuration of published weights.
+
+    Raises:
+        CheckpointError: timm is not installed, or has none of that name.
+    """
+    if installed("timm") is None:
+        raise CheckpointError(
+            f"timm:{name}: timm is not installed; install it with: pip install 'robustkit[timm]'"
+        )
+    timm: Any = import_module("timm")
+    if not timm.is_model(name):
+        raise CheckpointError(str(UnknownName("timm model", name, timm.list_models())))
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
+    if tag and tag not in tags:
+        raise CheckpointError(str(UnknownName(f"weights of timm:{name}", tag, tags)))
+    found = timm.get_pretrained_cfg(f"{name}.{tag}" if tag else name, allow_unregistered=False)
+    if found is None or not found.has_weights:
+        raise CheckpointError(f"timm:{name}: timm publishes no weights for it")
+    return found
+
+
+def _described(found: Any) -> dict[str, Any]:
+    """A configuration as timm writes it beside weights."""
+    said = found.to_dict()
+    return {
+        "architecture": found.architecture,
+        "num_classes": said.get("num_classes"),
+        "label_names": said.get("label_names"),
+        "pretrained_cfg": {key: value for key, value in said.items() if value is not None},
+    }
 
 
 def is_config(said: Mapping[str, Any]) -> bool:

@@ -1,0 +1,157 @@
+"""Checkpoints and architectures by the name under which a library or a hub knows them.
+
+`hf:ORGANISATION/NAME`, `timm:NAME.TAG`, `torchvision:NAME.WEIGHTS` and
+`robustbench:DATASET/THREAT/NAME` stand for published weights. As a checkpoint, their files are
+fetched once into a cache and read like any other; as `--model`, they say what a file of the user's
+is built as, and nothing but a repository's JSON is fetched. Libraries build, and load no weights.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from robustkit.checkpoint.folder.files import open_files
+from robustkit.checkpoint.folder.words import read_words
+from robustkit.checkpoint.libraries import Declared, read_declared, robustbench, timm, torchvision
+from robustkit.errors import CheckpointError, FetchError, Unreachable
+from robustkit.fetching import (
+    Progress,
+    Remote,
+    Repository,
+    download,
+    fetch_repository,
+    own_cache,
+    torch_cache,
+)
+from robustkit.files import is_file
+
+KINDS = ("hf", "timm", "torchvision", "robustbench")
+
+
+class Name(NamedTuple):
+    """A name of published weights, taken apart."""
+
+    kind: str
+    rest: str
+
+    @property
+    def tagged(self) -> tuple[str, str]:
+        """Architecture and tag, "" where none is given."""
+        name, _, tag = self.rest.partition(".")
+        return name, tag
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.rest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Published weights on this machine."""
+
+    path: Path
+    """a file or a folder"""
+    declared: Declared | None
+    """what their library says of them; None: what the folder says itself"""
+    note: str
+    sha256: str = ""
+    """what its digest begins with, as its publisher states"""
+
+    def check(self, sha256: str) -> None:
+        """Nothing, if a file that was read is the published one.
+
+        Raises:
+            FetchError: it has another digest.
+        """
+        if not sha256.startswith(self.sha256):
+            raise FetchError(
+                f"{self.path}: not the file that is published: its digest begins with "
+                f"{sha256[: len(self.sha256)]} and not with {self.sha256}; delete it, and it is "
+                "fetched anew"
+            )
+
+
+def parse(text: str) -> Name | None:
+    """The name that a text is; None where it is a path."""
+    kind, colon, rest = text.partition(":")
+    if not colon or kind not in KINDS or not rest or os.path.lexists(text):
+        return None
+    return Name(kind, rest)
+
+
+def locate(name: Name, progress: Progress | None = None) -> Located:
+    """Published weights, fetched where they are not here yet.
+
+    Raises:
+        FetchError: they cannot be fetched; the message says where else they may be put.
+        CheckpointError: nothing of that name.
+    """
+    match name.kind:
+        case "torchvision":
+            declared, remote = torchvision.declare(*name.tagged)
+            place = torch_cache() / remote.url.rpartition("/")[2]
+            return _fetched(remote, place, declared, progress)
+        case "robustbench":
+            declared = robustbench.declare(name.rest)
+            file = f"{declared.architecture}.pt"
+            if is_file(beside := Path("models") / file):  # where the package itself puts them
+                return Located(beside, declared, f"{declared.model}, found as {beside}")
+            remote = robustbench.published(declared)
+            return _fetched(remote, own_cache() / "robustbench" / file, declared, progress)
+        case "timm":
+            return _repository(timm.repository(*name.tagged), f"{name}: ", progress)
+        case _:
+            return _repository(Repository.parse(name.rest), "", progress)
+
+
+def declare(name: Name, progress: Progress | None = None) -> tuple[Declared | None, str]:
+    """What a library builds under a name, and where that is said.
+
+    None where it is an architecture without weights, of which nothing more is known.
+
+    Raises:
+        FetchError: a repository's JSON cannot be fetched.
+        CheckpointError: nothing of that name, or it says too little to build by.
+    """
+    said = f"network and pictures as {name} has them"
+    match name.kind:
+        case "torchvision" if name.tagged[1]:
+            return torchvision.declare(*name.tagged)[0], said
+        case "timm" if name.tagged[1]:
+            words = timm.published(*name.tagged)
+            return read_declared({timm.CONFIG: words}, str(name)), said
+        case "robustbench":
+            return robustbench.declare(name.rest), said
+        case "torchvision" | "timm":
+            return None, ""
+    fetched = fetch_repository(Repository.parse(name.rest), only_words=True, progress=progress)
+    with open_files(fetched.path) as files:
+        found = read_declared(read_words(files), str(name))
+    if found is None:
+        raise CheckpointError(f"{name}: no config.json that names an architecture of a library's")
+    return found, f"{said} at commit {fetched.commit[:12]}"
+
+
+def recognise(model: str, sha256: str) -> tuple[Declared | None, str]:
+    """What a library says of a file that is one it publishes, and how that is known."""
+    name = parse(model)
+    if name is None or name.kind != "torchvision":
+        return None, ""
+    declared = torchvision.recognise(name.rest, sha256)
+    return declared, f"by its digest the file is {declared.model}" if declared else ""
+
+
+def _repository(repository: Repository, said: str, progress: Progress | None) -> Located:
+    fetched = fetch_repository(repository, progress=progress)
+    return Located(fetched.path, None, f"{said}{repository} at commit {fetched.commit[:12]}")
+
+
+def _fetched(remote: Remote, place: Path, declared: Declared, progress: Progress | None) -> Located:
+    """A file in a cache."""
+    if not is_file(place):
+        try:
+            download(remote, place, progress)
+        except FetchError as error:
+            kind = Unreachable if isinstance(error, Unreachable) else FetchError
+            raise kind(f"{error}; or get {remote.url} elsewhere and put it at {place}") from error
+    return Located(place, declared, f"{remote.name}, published at {remote.url}", remote.sha256)
