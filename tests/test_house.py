@@ -33,6 +33,7 @@ FLOORS = [
     {"auditing", "figures", "study", "summary"},
     {"reporting", "integrity"},
     {"display"},
+    {"tracking"},
     {"cli"},
 ]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}

@@ -194,18 +194,6 @@ def test_what_cannot_be_written_is_the_users_to_mend(digits, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_logs_that_cannot_be_written_are_told_before_the_first_update(digits, tmp_path):
-    pytest.importorskip("tensorboard")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"--log .*: cannot be written: .*; give another folder"):
-        train(
-            asked(digits, steps=1),
-            tmp_path / "a.safetensors",
-            TrainingOptions(log=tmp_path / "file"),
-        )
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -243,26 +231,6 @@ def test_the_help_tells_exit_statuses_and_what_deterministic_does(robustkit):
     text = " ".join(out.split())
     assert "Exit status: 0 done, 2 bad input, 3 the training failed" in text
     assert "CUBLAS_WORKSPACE_CONFIG" in text
-
-
-# --- TensorBoard ----------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_tensorboard_shows_the_history(digits, tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    question = replace(asked(digits, epochs=3), recipe=Recipe(epochs=3, hold_out=Fraction(50)))
-    made = train(question, tmp_path / "a.safetensors", TrainingOptions(log=tmp_path / "log"))
-    events = EventAccumulator(str(tmp_path / "log"))
-    events.Reload()
-    names = set(events.Tags()["scalars"])
-    assert {"loss", "accuracy_given", "held_out"} <= names
-    for name in names:
-        shown = [(scalar.step, scalar.value) for scalar in events.Scalars(name)]
-        told = [(line["epoch"], line[name]) for line in made.record["history"]]
-        assert shown == [(epoch, pytest.approx(value, rel=1e-6)) for epoch, value in told]
 
 
 # --- several processes ----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robustkit.cli import tracking
 from robustkit.cli.options import (
     CKPT,
     BatchSize,
@@ -34,6 +35,7 @@ from robustkit.cli.options import (
     Split,
     Std,
     TakenWeights,
+    Track,
     TrustProgram,
     Weights,
     images_per_batch,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from robustkit.checkpoint import Checkpoint
     from robustkit.data import Dataset
     from robustkit.evaluation import RunOptions
+    from robustkit.tracking import Tracker
 
 FAILED_POLICY = 1
 """exit status where a rule of the policy does not hold"""
@@ -154,6 +157,7 @@ def audit(
     device: Device = "auto",
     precision: Precision = "float32",
     out: Annotated[Path, typer.Option(help="Folder of the audit.")] = Path("audit"),
+    track: Track = None,
     num_classes: NumClasses = None,
     mean: Mean = None,
     std: Std = None,
@@ -174,6 +178,7 @@ def audit(
     where the last one stopped.
     """
     rules = _RuleFiles(policy, junit, sarif)
+    tracker = tracking.asked(track)
     parsed = _parse_options(claim, claim_from, rules, budget, epsilon, out)
     from robustkit import evaluation
     from robustkit.auditing.request import TrainingImages, threat_model
@@ -214,7 +219,7 @@ def audit(
     options = evaluation.RunOptions(
         batch_size=images_per_batch(batch_size), device=device, precision=precision
     )
-    return _write_and_show(_run(request, options, out, parsed.minutes), out, rules)
+    return _write_and_show(_run(request, options, out, parsed.minutes), out, rules, tracker)
 
 
 def _published(
@@ -272,7 +277,7 @@ def _run(request: "AuditRequest", options: "RunOptions", out: Path, limit: float
         return run_audit(request, StageSettings(out / "work", options, bar.begin, minutes(limit)))
 
 
-def _write_and_show(found: "Audit", out: Path, rules: _RuleFiles) -> int:
+def _write_and_show(found: "Audit", out: Path, rules: _RuleFiles, tracker: "Tracker | None") -> int:
     """Write the report, say what was found; 1 where a rule fails."""
     from robustkit.cli import stepsummary
     from robustkit.cli.terminal import show_audit
@@ -284,6 +289,7 @@ def _write_and_show(found: "Audit", out: Path, rules: _RuleFiles) -> int:
     show_audit(found)
     say(f"report: {written.page}")
     stepsummary.append(lambda: f"{half_page(found)}\n\n")
+    tracking.track_audit(tracker, found, out)
     failed = [rule for rule in found.policy if not rule.passed]
     for rule in failed:
         tell(f"robustkit: policy: {rule.sentence}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from robustkit import machine
+from robustkit.cli import tracking
 from robustkit.cli.options import (
     CKPT,
     BatchSize,
@@ -33,6 +34,7 @@ from robustkit.cli.options import (
     Split,
     Std,
     TakenWeights,
+    Track,
     TrustProgram,
     Weights,
     images_per_batch,
@@ -130,6 +132,7 @@ def evaluate(
     interval: Annotated[
         Literal["wilson", "exact"], typer.Option(help="Kind of 95 % interval.")
     ] = "wilson",
+    track: Track = None,
     num_classes: NumClasses = None,
     mean: Mean = None,
     std: Std = None,
@@ -179,12 +182,15 @@ def evaluate(
     from robustkit.cli.levels import show_all
 
     _check(request, checkpoints, json_, html)
+    tracker = tracking.asked(track)
     jobs = _jobs(checkpoints, request)
     failures: dict[str, RobustkitError] = {}
     records = _evaluate_all(jobs, workers, failures)
     _write(jobs, records, failures, json_, html, interval)
     show_all(records.values() if json_ != "-" else (), interval)
     summarise(records.values())
+    for name, record in records.items():
+        tracking.track_evaluation(tracker, name, record)
     return _status(jobs, failures)
 
 

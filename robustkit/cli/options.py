@@ -75,6 +75,13 @@ Rename = Annotated[
     str | None,
     typer.Option(metavar="OLD=NEW,…", help="Beginnings of names: 'backbone.=,head.=fc.'."),
 ]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        metavar="mlflow|wandb|tensorboard[:WHERE]",
+        help="Copy parameters, numbers by ε, figures and files to a tracker.",
+    ),
+]
 ImageByImage = Annotated[
     bool,
     typer.Option(

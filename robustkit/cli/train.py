@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from robustkit.cli import tracking
 from robustkit.cli.options import (
     Channels,
     Crop,
@@ -17,6 +18,7 @@ from robustkit.cli.options import (
     Resize,
     Seed,
     Split,
+    Track,
     share,
 )
 from robustkit.cli.output import check_file
@@ -148,7 +150,7 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over, even if there is a result.")
     ] = False,
-    log: Annotated[Path | None, typer.Option(help="Folder for TensorBoard logs.")] = None,
+    track: Track = None,
 ) -> int:
     """Train a network and write a self-describing checkpoint; interrupted, it goes on later.
 
@@ -192,11 +194,11 @@ def train(
         precision=precision,
         deterministic=deterministic,
     )
-    with TrainingBar(path.name) as bar:
-        options = TrainingOptions(
-            device=device, fresh=fresh, log=log, callbacks=bar.callbacks, snapshots=passes
-        )
+    with tracking.run(tracking.asked(track), path.stem) as run, TrainingBar(path.name) as bar:
+        told = tracking.also(bar.callbacks, run)
+        options = TrainingOptions(device=device, fresh=fresh, callbacks=told, snapshots=passes)
         trained = training.train(config, path, options)
+        tracking.track_training(run, trained)
     show_training(trained)
     return 0
 

@@ -7,7 +7,7 @@
 - examples: the images and labels of a run, on the device
 - processes: several that train together
 - engine: the loop and its state
-- numerics, tensorboard: how exactly a GPU calculates; an epoch's numbers as TensorBoard has them
+- numerics: how exactly a GPU calculates
 - run: from a configuration to a checkpoint on disk
 """
 

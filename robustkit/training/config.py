@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Literal
 
 from robustkit.compression import Scheme
@@ -53,6 +52,4 @@ class TrainingOptions:
     """between two saved states"""
     snapshots: tuple[int, ...] = ()
     """passes over the data after which the weights are kept in a file of their own, too"""
-    log: Path | None = None
-    """folder for TensorBoard"""
     callbacks: Callbacks = field(default_factory=Callbacks)

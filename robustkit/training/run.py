@@ -33,7 +33,6 @@ from robustkit.training.processes import ProcessGroup, join, leave, own_device, 
 from robustkit.training.progress import Callbacks
 from robustkit.training.recipe import checked, snapshot_steps, spell, updates
 from robustkit.training.snapshots import recorded, snapshot_path
-from robustkit.training.tensorboard import logged
 
 REVISION = 1
 """raised by whatever changes what the same configuration comes to"""
@@ -354,22 +353,15 @@ class _Training:
             if number in self.options.snapshots:
                 self._keep(engine, account, number)
 
-        with logged(self.options.log if self.processes.first else None) as log:
-            callbacks = self.options.callbacks if self.processes.first else Callbacks()
-
-            def epoch(line: dict[str, Any]) -> None:
-                callbacks.epoch(line)
-                log(line)
-
-            devices = [self.device] if self.device.type == "cuda" else []
-            try:
-                with torch.random.fork_rng(devices=devices):
-                    told = Callbacks(callbacks.step, epoch)
-                    engine.run(save, self.options.seconds, told, passed)
-            except TrainingFailed as error:
-                kept = _partial(self.out) / "state.pt"
-                text = f"; the last good state is kept in {kept}" if kept.exists() else ""
-                raise TrainingFailed(f"{self.out}: {error}{text}") from error
+        callbacks = self.options.callbacks if self.processes.first else Callbacks()
+        devices = [self.device] if self.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=devices):
+                engine.run(save, self.options.seconds, callbacks, passed)
+        except TrainingFailed as error:
+            kept = _partial(self.out) / "state.pt"
+            text = f"; the last good state is kept in {kept}" if kept.exists() else ""
+            raise TrainingFailed(f"{self.out}: {error}{text}") from error
 
     def _finish(self, engine: Engine, account: dict[str, Any]) -> dict[str, Any]:
         """Write the checkpoint, clear away the state, and return the record."""

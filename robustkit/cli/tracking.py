@@ -1,0 +1,94 @@
+"""`--track`: results, once they are on disk, copied to a tracker."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustkit.cli.output import tell_warnings
+
+if TYPE_CHECKING:
+    from robustkit.auditing.outcome import Audit
+    from robustkit.record import Evaluation
+    from robustkit.tracking import Tracker, TrackingRun
+    from robustkit.tracking.content import Content
+    from robustkit.training import Callbacks, TrainingResult
+
+
+def asked(text: str | None) -> "Tracker | None":
+    """What --track says; None where it does not, or where another process of a group tells.
+
+    Raises:
+        InputError: no such tracker, or one that is not installed.
+    """
+    if text is None or os.environ.get("RANK", "0") != "0":
+        return None
+    from robustkit.tracking import parse_tracker
+
+    return parse_tracker(text)
+
+
+@contextmanager
+def run(tracker: "Tracker | None", title: str) -> "Iterator[TrackingRun | None]":
+    """A run of that title; None where nothing is tracked."""
+    if tracker is None:
+        yield None
+        return
+    with tracker.run(title, lambda text: tell_warnings([text])) as found:
+        found.parameters({"command": shlex.join(["robustkit", *sys.argv[1:]])})
+        yield found
+
+
+def track_evaluation(tracker: "Tracker | None", name: str, found: "Evaluation") -> None:
+    """A run for a record."""
+
+    def content() -> "Content":
+        from robustkit.tracking.content import of_evaluation
+
+        return of_evaluation(found)
+
+    _track(tracker, f"{name} {found.header['protocol']['name']}", content)
+
+
+def track_audit(tracker: "Tracker | None", found: "Audit", folder: Path) -> None:
+    """A run for an audit, whose report lies in `folder`."""
+
+    def content() -> "Content":
+        from robustkit.tracking.content import of_audit
+
+        return of_audit(found, folder)
+
+    _track(tracker, f"{found.checkpoint.get('path')} audit", content)
+
+
+def _track(tracker: "Tracker | None", title: str, content: "Callable[[], Content]") -> None:
+    with run(tracker, title) as found:
+        if found is not None:
+            found.attempt(lambda: found.content(content()))
+
+
+def also(callbacks: "Callbacks", run: "TrackingRun | None") -> "Callbacks":
+    """What a training calls, with the run told of each epoch, too."""
+    if run is None:
+        return callbacks
+
+    def epoch(line: dict[str, Any]) -> None:
+        callbacks.epoch(line)
+        run.epoch(line)
+
+    return callbacks._replace(epoch=epoch)
+
+
+def track_training(run: "TrackingRun | None", trained: "TrainingResult") -> None:
+    """All that a finished training tells: epochs of an earlier run of it, too, and its files."""
+    if run is None:
+        return
+    from robustkit.tracking.content import of_training
+
+    for line in trained.record["history"]:
+        run.epoch(line)
+    files = [trained.path, *trained.snapshots]
+    run.attempt(lambda: run.content(of_training(trained.record, files)))
