@@ -14,8 +14,8 @@ from robustkit.files import canonical, digest
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-REVISION = 1
-"""raised whenever the same file becomes a network of other logits"""
+REVISION = 2
+"""raised whenever the same file becomes a network of other logits or gradients"""
 SHOWN = 30
 """kinds of operations that a description lists"""
 

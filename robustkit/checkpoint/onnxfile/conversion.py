@@ -17,7 +17,13 @@ from torch import Tensor
 
 from robustkit.checkpoint.onnxfile.call import Call, Operation
 from robustkit.checkpoint.onnxfile.folding import as_float32, fold
-from robustkit.checkpoint.onnxfile.ghosts import check_shifted, ghost, inferred, row_and_sizes
+from robustkit.checkpoint.onnxfile.ghosts import (
+    check_shifted,
+    ghost,
+    inferred,
+    repeated_row,
+    row_and_sizes,
+)
 from robustkit.checkpoint.onnxfile.graph import Graph, Node
 from robustkit.checkpoint.onnxfile.library import converted
 from robustkit.checkpoint.onnxfile.moves import expanded
@@ -234,7 +240,7 @@ class _Planning:
         if isinstance(value, Computed):
             return value.slot
         assert value is not None
-        array, sizes = row_and_sizes(value)
+        array, sizes = row_and_sizes(value) if grown is None else (repeated_row(value, grown), None)
         self.constants[self._next()] = torch.from_numpy(np.array(array))
         at = self.slots - 1
         if (sizes := grown or sizes) is None:
@@ -257,7 +263,7 @@ class _Planning:
         """Results at one number of images, without their numbers."""
         number = self.mode.numbers[run]
         given = [
-            ghost(value, run) if sizes is None else ghost(value, run).expand(sizes.at(number))
+            ghost(value, run) if sizes is None else ghost(value, run).new_empty(sizes.at(number))
             for value, sizes in zip(taken, grown, strict=True)
             if value is not None
         ]

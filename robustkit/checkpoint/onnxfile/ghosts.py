@@ -10,6 +10,7 @@ from torch import Tensor
 from robustkit.checkpoint.onnxfile.call import Call
 from robustkit.checkpoint.onnxfile.folding import onnx_value
 from robustkit.checkpoint.onnxfile.graph import Node
+from robustkit.checkpoint.onnxfile.opening import Array
 from robustkit.checkpoint.onnxfile.sizes import Computed, Inflexible, Known, Shape, Sizes, Value
 
 BROADCAST = frozenset(
@@ -68,6 +69,21 @@ def row_and_sizes(value: Known) -> tuple[np.ndarray[Any, Any], Sizes | None]:
         if (one == row).all() and (other == row).all():
             return row, Sizes.through([one.shape, other.shape])
     raise Inflexible("a constant that depends on the number of images")
+
+
+def repeated_row(value: Known, grown: Sizes) -> Array:
+    """Of a constant that a file repeats for each of its images, what is repeated.
+
+    Raises:
+        Inflexible: it differs between images.
+    """
+    array = value.arrays[0]
+    for axis in (at for at, slope in enumerate(grown.slopes) if slope and array.shape[at] != 1):
+        row = array.take([0], axis)
+        if not (array == row).all():
+            raise Inflexible("a constant that differs between images")
+        array = row
+    return array
 
 
 def ghost(value: Value, run: int) -> Tensor:

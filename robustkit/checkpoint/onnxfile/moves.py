@@ -78,7 +78,8 @@ def _concat(call: Call) -> Operation:
         raise Inflexible("images are put beside others")
     grown = {}
     for place, value in enumerate(call.values):
-        if isinstance(value, Known) and value.fixed is not None:
+        # at a fixed number of images (-1) nothing has to grow
+        if images >= 0 and isinstance(value, Known) and value.fixed is not None:
             shape = value.arrays[0].shape
             if shape[images] != call.of(computed[0]).shapes[0][images]:
                 raise Inflexible("a constant for another number of images")

@@ -4,6 +4,7 @@ import gzip
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
 from io import BufferedReader
 from math import prod
@@ -63,7 +64,7 @@ def opened_model(path: Path, file: BufferedReader) -> Iterator[OpenedModel]:
         )
     model = _parsed(_content(file), path)
     with ExitStack() as closing:
-        yield OpenedModel(_inlined(model), _Reader(path, closing).array)
+        yield OpenedModel(_ordered(_inlined(model)), _Reader(path, closing).array)
 
 
 def _content(file: BufferedReader) -> bytes:
@@ -113,6 +114,32 @@ def _inlined(model: "ModelProto") -> "ModelProto":
     if made.functions and any(_calls(made.graph.node, made)):
         raise BadFile("functions in it that call themselves; refused as damaged")
     return made
+
+
+def _ordered(model: "ModelProto") -> "ModelProto":
+    """The model with each operation behind those whose results it takes, as ONNX has it.
+
+    Converters to float16 leave that to whoever reads the file, and onnxruntime sees to it.
+
+    Raises:
+        BadFile: operations take one another's results in a circle.
+    """
+    nodes = model.graph.node
+    makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    before = {
+        place: {makers[name] for name in node.input if name in makers}
+        for place, node in enumerate(nodes)
+    }
+    if all(max(taken, default=-1) < place for place, taken in before.items()):
+        return model
+    try:
+        order = list(TopologicalSorter(before).static_order())
+    except CycleError as error:
+        raise BadFile("operations in a circle; refused as damaged") from error
+    copies = [type(nodes[place]).FromString(nodes[place].SerializeToString()) for place in order]
+    del nodes[:]
+    nodes.extend(copies)
+    return model
 
 
 def _calls(nodes: Any, model: "ModelProto") -> list[tuple[str, str]]:

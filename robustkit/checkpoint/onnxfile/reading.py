@@ -82,7 +82,9 @@ def _told(graph: Graph) -> list[str]:
     if graph.input.kind == BYTES:
         notes.append("it takes bytes, and is given 255 times the pixels, which are not rounded")
     if any(node.kind == "QuantizeLinear" for node in graph.nodes):
-        notes.append("a quantised network: its rounding is computed, and passes no gradient")
+        notes.append(
+            "a quantised network: its rounding is computed, and passes gradients straight through"
+        )
     return notes
 
 
