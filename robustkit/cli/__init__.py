@@ -54,11 +54,13 @@ def _command() -> int:
     # here, since an interruption may come while they are imported
     from robustkit import machine
     from robustkit.cli import output
-    from robustkit.cli.commands import run
+    from robustkit.cli.commands import run, with_settings
 
     output.guard()
     machine.keep_memory()
     with output.patience():
+        # in place, since what is on record of a command must be all of it
+        sys.argv[1:] = with_settings(sys.argv[1:])
         return run(sys.argv[1:])
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustkit.cli import tracking
+from robustkit.cli import completion, tracking
 from robustkit.cli.options import (
     CKPT,
     BatchSize,
@@ -100,7 +100,9 @@ class _RuleFiles:
 
 
 def audit(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help=CKPT)],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help=CKPT, autocompletion=completion.checkpoints)
+    ],
     claim: Annotated[
         str | None,
         typer.Option(metavar="NORM:EPS=ACC", help="The number to judge: linf:8/255=0.45."),

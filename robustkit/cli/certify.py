@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from robustkit.cli import completion
 from robustkit.cli.options import (
     CKPT,
     BatchSize,
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
 
 
 def certify(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help=CKPT)],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help=CKPT, autocompletion=completion.checkpoints)
+    ],
     epsilon: Annotated[str, typer.Option(help="The budget, such as 8/255.")],
     norm: Annotated[
         Norm | None, typer.Option(help="Norm of the budget; else the attack's default.")
@@ -51,7 +54,11 @@ def certify(
         typer.Option(metavar="SECONDS", help="For branch and bound, an image; 0 leaves it out."),
     ] = 30.0,
     attack: Annotated[
-        str, typer.Option(help="Tried before branch and bound: see `robustkit list attacks`.")
+        str,
+        typer.Option(
+            help="Tried before branch and bound: see `robustkit list attacks`.",
+            autocompletion=completion.attacks,
+        ),
     ] = "pgd",
     model: Model = None,
     data: Data = None,

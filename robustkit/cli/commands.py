@@ -1,20 +1,22 @@
 """The commands, and how their arguments are read."""
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import typer
 from typer.core import TyperGroup, TyperOption
-from typer.main import get_group
+from typer.main import get_command
 
+from robustkit.cli import completion, settings
 from robustkit.cli.audit import audit
 from robustkit.cli.certify import certify
 from robustkit.cli.compare import compare
 from robustkit.cli.describe import describe
 from robustkit.cli.evaluate import evaluate
 from robustkit.cli.listing import list_names
-from robustkit.cli.output import say
+from robustkit.cli.output import say, tell_notes
 from robustkit.cli.power import power
 from robustkit.cli.rank import rank
 from robustkit.cli.report import report
@@ -25,7 +27,6 @@ from robustkit.errors import InputError
 app = typer.Typer(
     name="robustkit",
     help="Robustness numbers that can be believed.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich's help, with its Markdown, takes as long to import as all else
 )
@@ -67,11 +68,13 @@ def run(arguments: Sequence[str]) -> int:
         RobustkitError: as the command.
     """
     command = _commands()
+    if completion.asked():
+        return completion.answer(command)
     if not arguments:
         names = ", ".join(command.commands)
         raise InputError(f"name a command: {names}; see robustkit --help")
     try:
-        with command.make_context("robustkit", list(arguments)) as context:
+        with _context(command, arguments) as context:
             return command.invoke(context) or 0
     except typer.Exit as done:
         return done.exit_code
@@ -82,13 +85,51 @@ def run(arguments: Sequence[str]) -> int:
         raise _refused(error) from error
 
 
+def _context(command: TyperGroup, arguments: Sequence[str]) -> Any:
+    try:
+        return command.make_context("robustkit", list(arguments))
+    except SystemExit as done:  # so end typer's options for completion, before any command
+        raise typer.Exit(int(done.code or 0)) from done
+
+
 @cache
 def _commands() -> TyperGroup:
     """All commands, read once: many in one process would spend most of their time here."""
-    command = get_group(app)
+    command = get_command(app)  # with typer's options for completion
+    assert isinstance(command, TyperGroup)
     for one in (command, *command.commands.values()):
         one.params.append(_debug())
+    for one in command.commands.values():
+        one.params.append(_config())
     return command
+
+
+def with_settings(arguments: Sequence[str]) -> list[str]:
+    """The arguments with those that `robustkit.toml` adds, which are told.
+
+    Raises:
+        InputError: what the file says is none.
+    """
+    if completion.asked():
+        return list(arguments)
+    options = {
+        name: [param for param in one.params if isinstance(param, TyperOption)]
+        for name, one in _commands().commands.items()
+    }
+    found = settings.settings_for(arguments, options)
+    if found is None:
+        return list(arguments)
+    if os.environ.get("RANK", "0") == "0":
+        tell_notes(found.note())
+    return [arguments[0], *found.arguments(), *arguments[1:]]
+
+
+def _config() -> TyperOption:
+    """An option of every command, which `with_settings` looks for by itself."""
+    text = f"Options that repeat; by default {settings.NAME} of the working directory."
+    return TyperOption(
+        param_decls=[settings.OPTION], metavar="FILE.toml", expose_value=False, help=text
+    )
 
 
 def _debug() -> TyperOption:

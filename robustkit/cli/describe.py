@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robustkit.cli import completion
 from robustkit.cli.options import (
     CKPT,
     Channels,
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 
 
 def describe(
-    checkpoint: str = typer.Argument(..., metavar="CKPT", help=CKPT),
+    checkpoint: str = typer.Argument(
+        ..., metavar="CKPT", help=CKPT, autocompletion=completion.checkpoints
+    ),
     model: Model = None,
     num_classes: NumClasses = None,
     mean: Mean = None,

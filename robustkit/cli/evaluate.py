@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from robustkit import machine
-from robustkit.cli import tracking
+from robustkit.cli import completion, tracking
 from robustkit.cli.options import (
     CKPT,
     BatchSize,
@@ -82,9 +82,16 @@ class EvaluationJob(NamedTuple):
 
 
 def evaluate(
-    checkpoints: Annotated[list[str], typer.Argument(metavar="CKPT...", help=CKPT)],
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(metavar="CKPT...", help=CKPT, autocompletion=completion.checkpoints),
+    ],
     attack: Annotated[
-        str, typer.Option(help="A protocol: see `robustkit list attacks`, or FILE.toml.")
+        str,
+        typer.Option(
+            help="A protocol: see `robustkit list attacks`, or FILE.toml.",
+            autocompletion=completion.attacks,
+        ),
     ] = "pgd",
     norm: Annotated[
         Norm | None, typer.Option(help="Norm of the budget; else the attack's default.")

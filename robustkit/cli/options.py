@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from robustkit.cli import completion
 from robustkit.errors import InputError
 from robustkit.parsing import parse_fraction, parse_integer
 
@@ -25,7 +26,8 @@ Model = Annotated[
     str | None,
     typer.Option(
         help="Architecture: a registry name, torchvision:NAME, timm:NAME, FILE.py:FUNC, or "
-        "published weights as CKPT has them, of which it and the pictures' form are taken."
+        "published weights as CKPT has them, of which it and the pictures' form are taken.",
+        autocompletion=completion.models,
     ),
 ]
 NumClasses = Annotated[
@@ -37,7 +39,10 @@ Mean = Annotated[
 Std = Annotated[str | None, typer.Option(help="Normalisation standard deviation.")]
 Data = Annotated[
     str | None,
-    typer.Option(help="A name (`robustkit list data`) or a path; else the checkpoint's own."),
+    typer.Option(
+        help="A name (`robustkit list data`) or a path; else the checkpoint's own.",
+        autocompletion=completion.data,
+    ),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Directory with the data files.")]
 Split = Annotated[str, typer.Option(help="Split of the data set.")]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from robustkit import machine
+from robustkit.cli import completion
 from robustkit.cli.options import DataRoot, Device
 from robustkit.cli.output import check_folder, say, tell
 from robustkit.errors import EvaluationFailed, InputError
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
 
 def report(
     name: Annotated[
-        str, typer.Argument(metavar="NAME|FILE.toml", help="A study: `robustkit list reports`.")
+        str,
+        typer.Argument(
+            metavar="NAME|FILE.toml",
+            help="A study: `robustkit list reports`.",
+            autocompletion=completion.reports,
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report; by default the study's name.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from robustkit.cli import tracking
+from robustkit.cli import completion, tracking
 from robustkit.cli.options import (
     Channels,
     Crop,
@@ -34,11 +34,23 @@ if TYPE_CHECKING:
 def train(
     model: Annotated[
         str,
-        typer.Option(help="Architecture: see `robustkit list models`, or FILE.py:FUNCTION."),
+        typer.Option(
+            help="Architecture: see `robustkit list models`, or FILE.py:FUNCTION.",
+            autocompletion=completion.models,
+        ),
     ],
-    data: Annotated[str, typer.Option(help="A name (`robustkit list data`) or a path.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A name (`robustkit list data`) or a path.", autocompletion=completion.data
+        ),
+    ],
     loss: Annotated[
-        str, typer.Option(help="See `robustkit list losses`, or FILE.py:FUNCTION.")
+        str,
+        typer.Option(
+            help="See `robustkit list losses`, or FILE.py:FUNCTION.",
+            autocompletion=completion.losses,
+        ),
     ] = "cross-entropy",
     set_: Annotated[
         list[str] | None,
