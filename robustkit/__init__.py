@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustkit.analysis.compare import compare
+    from robustkit.calls.audit import audit
+    from robustkit.calls.certify import certify
+    from robustkit.calls.evaluate import evaluate
+    from robustkit.calls.train import train
     from robustkit.checkpoint import read_checkpoint
     from robustkit.data import from_arrays, load_dataset
-    from robustkit.evaluation import RunOptions, certify, evaluate
     from robustkit.record import Evaluation, frame
     from robustkit.record import read as read_record
 
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Evaluation",
-    "RunOptions",
     "__version__",
+    "audit",
     "certify",
     "compare",
     "evaluate",
@@ -32,19 +35,21 @@ __all__ = [
     "load_dataset",
     "read_checkpoint",
     "read_record",
+    "train",
 ]
 
 _HOMES = {
     "Evaluation": ("record", "Evaluation"),
-    "RunOptions": ("evaluation", "RunOptions"),
-    "certify": ("evaluation", "certify"),
+    "audit": ("calls.audit", "audit"),
+    "certify": ("calls.certify", "certify"),
     "compare": ("analysis.compare", "compare"),
-    "evaluate": ("evaluation", "evaluate"),
+    "evaluate": ("calls.evaluate", "evaluate"),
     "frame": ("record", "frame"),
     "from_arrays": ("data", "from_arrays"),
     "load_dataset": ("data", "load_dataset"),
     "read_checkpoint": ("checkpoint", "read_checkpoint"),
     "read_record": ("record", "read"),
+    "train": ("calls.train", "train"),
 }
 
 

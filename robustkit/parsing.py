@@ -91,6 +91,20 @@ def spelled(value: float) -> str:
     return str(simple) if len(text) > SHORT and float(simple) == value else text
 
 
+def share(value: object, where: str) -> Fraction:
+    """An exact share from "0.05", "1/20" or "5%"; from Python also 0.05.
+
+    Raises:
+        InputError: anything else.
+    """
+    percent = isinstance(value, str) and value.endswith("%")
+    try:
+        return exact(str(value)[:-1] if percent else value, where) / (100 if percent else 1)
+    except InputError:
+        text = spelled(value) if isinstance(value, float) else value
+        raise InputError(f"{where} {text}: expected a number such as 0.05, 1/20 or 5%") from None
+
+
 def parse_integer(text: str) -> int:
     """An integer in ASCII digits.
 

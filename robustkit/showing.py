@@ -48,4 +48,4 @@ class Shown:
         return text
 
     def _view(self) -> Any:
-        return import_module("robustkit.display").view(self)
+        return import_module("robustkit.display.results").view(self)

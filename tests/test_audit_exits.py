@@ -27,7 +27,7 @@ def audit(robustkit, monkeypatch, tmp_path):
                 raise ends
             return audited(request, settings)
 
-        monkeypatch.setattr("robustkit.auditing.run.run_audit", told)
+        monkeypatch.setattr("robustkit.calls.audit.run_audit", told)
         if gate:
             (tmp_path / "gate.toml").write_text(f'title = "gate"\n{gate}')
             more = (*more, "--policy", "gate.toml")
@@ -67,8 +67,8 @@ def test_rules_that_fail_are_status_1_and_a_line_each(audit, tmp_path):
 def test_a_rule_that_fails_is_status_1_whoever_listens(tmp_path, closed):
     (tmp_path / "gate.toml").write_text(f'title = "gate"\n{FAILS}')
     code = (
-        "import robustkit.auditing.run; from helpers import audits as t; from robustkit import cli; "
-        "robustkit.auditing.run.run_audit = t.audited; cli.main()"
+        "import robustkit.calls.audit; from helpers import audits as t; from robustkit import cli; "
+        "robustkit.calls.audit.run_audit = t.audited; cli.main()"
     )
     tests = os.path.dirname(__file__)  # noqa: PTH120
     line = [sys.executable, "-W", "ignore", "-c", code, *AUDIT, "--policy", "gate.toml"]

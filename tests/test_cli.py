@@ -74,7 +74,7 @@ def test_options_reach_the_record(robustkit):
         "restarts=1",
         "--seed",
         "7",
-        "--targeted",
+        "--target",
         "next",
         "--batch-size",
         "3",

@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustkit import protocol
+from robustkit import evaluate, protocol
 from robustkit.attacks import Block, attack_block
 from robustkit.data import from_arrays
 from robustkit.errors import InputError
-from robustkit.evaluation import RunOptions, evaluate
 from robustkit.evaluation.probe import probe
 
 EPSILONS = {"pgd": "0.05", "square": "0.05", "fmn": "0.4", "boundary": "0.4", "hopskipjump": "0.4"}
@@ -350,8 +349,7 @@ def test_a_network_that_mixes_its_batch_is_refused_or_evaluated_image_by_image(n
         evaluated(network(), truth=Net())
     assert "\n" not in str(refused.value)
     rows = [
-        evaluated(network(), truth=Net(), image_by_image=True, options=RunOptions(batch_size=size))
-        for size in (1, 24)
+        evaluated(network(), truth=Net(), image_by_image=True, batch_size=size) for size in (1, 24)
     ]
     for one in rows:
         assert one.header["checkpoint"]["image_by_image"] is True
@@ -387,7 +385,7 @@ def test_ranges_of_int8_are_taken_over_the_batch_or_image_by_image():
             *(network, "square"),
             truth=exact,
             image_by_image=True,
-            options=RunOptions(batch_size=size),
+            batch_size=size,
         )
         for size in (1, 24)
     )

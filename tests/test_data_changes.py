@@ -15,7 +15,6 @@ from robustkit import evaluate
 from robustkit.attacks import attack_block
 from robustkit.data import from_arrays, load_dataset
 from robustkit.errors import DataError, EvaluationFailed
-from robustkit.evaluation import RunOptions
 
 LABELS = [0, 1, 1, 0, 1, 0, 0, 1]
 LATER = "changed since the images were listed"
@@ -161,7 +160,7 @@ def evaluated(kind, tmp_path, monkeypatch):
             epsilons=["1/50"],
             name="net",
             out=tmp_path / "runs",
-            options=RunOptions(progress=progress),
+            progress=progress,
         )
 
     WRITERS[kind](tmp_path, pictures(0))

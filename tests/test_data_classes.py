@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustkit import summary
+from robustkit import evaluate, summary
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset, read_dataset_spec
 from robustkit.data.classes import DataClasses, WantedClasses, map_classes
 from robustkit.errors import DataError
-from robustkit.evaluation import check_classes, evaluate, images_for
+from robustkit.evaluation import check_classes, images_for
 
 NAMES = ("airplane", "automobile", "bird", "cat")
 ELEVEN = tuple("abcdefghijk")

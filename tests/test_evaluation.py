@@ -8,15 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from robustkit import data
+from robustkit import data, evaluate
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
+from robustkit.display.progress import Bar
 from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError, RecordError
 from robustkit.evaluation import (
     RunOptions,
     block_size,
     blocks,
-    evaluate,
     from_checkpoint,
     from_module,
     resolve_protocol,
@@ -131,7 +131,7 @@ def test_an_interrupted_run_resumes_to_the_same_rows(arrays, tmp_path):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            ask(arrays, name="net", out=tmp_path / "b", options=RunOptions(progress=progress))
+            ask(arrays, name="net", out=tmp_path / "b", progress=progress)
         assert not list((tmp_path / "b").glob("*.parquet"))
     kept = len(list((tmp_path / "b").glob("*.partial/block-*.parquet")))
     assert kept == 2
@@ -149,13 +149,13 @@ def test_a_resumed_run_keeps_the_batch_size_it_began_with(arrays, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ask(arrays, name="n", out=tmp_path, options=RunOptions(batch_size=17, progress=stop))
+        ask(arrays, name="n", out=tmp_path, batch_size=17, progress=stop)
     assert ask(arrays, name="n", out=tmp_path).run["batch_size"] == 17
 
 
 def test_batch_sizes_agree(arrays, tmp_path):
-    one = ask(arrays, options=RunOptions(batch_size=13)).rows
-    other = ask(arrays, options=RunOptions(batch_size=700)).rows
+    one = ask(arrays, batch_size=13).rows
+    other = ask(arrays, batch_size=700).rows
     different = one.fooled_at.fillna("") != other.fooled_at.fillna("")
     assert different.mean() <= 0.001
     assert (one.distance - other.distance).abs()[~different].max() <= 1e-3
@@ -170,10 +170,7 @@ def test_the_same_question_is_answered_from_the_file_unless_asked_fresh(
     monkeypatch.setattr(blocks, "attack_block", lambda *a, **k: calls.append(1) or real(*a, **k))
     assert ask(arrays, name="n", out=tmp_path).rows_digest == first.rows_digest
     assert not calls
-    assert (
-        ask(arrays, name="n", out=tmp_path, options=RunOptions(fresh=True)).rows_digest
-        == first.rows_digest
-    )
+    assert ask(arrays, name="n", out=tmp_path, fresh=True).rows_digest == first.rows_digest
     assert calls
 
 
@@ -195,7 +192,7 @@ def test_the_digest_follows_whatever_can_change_a_row(arrays, tmp_path):
     assert same.digest == questions[0].digest
 
 
-def test_a_second_asker_waits_for_the_first(arrays, tmp_path):
+def test_a_second_asker_waits_for_the_first(arrays, tmp_path, monkeypatch):
     started, waited = threading.Event(), threading.Event()
 
     def slow(done, total):
@@ -205,18 +202,14 @@ def test_a_second_asker_waits_for_the_first(arrays, tmp_path):
     first = threading.Thread(
         target=ask,
         args=(arrays,),
-        kwargs={"name": "n", "out": tmp_path, "limit": 20, "options": RunOptions(progress=slow)},
+        kwargs={"name": "n", "out": tmp_path, "limit": 20, "progress": slow},
     )
     first.start()
     assert started.wait(20)
-    calls = []
-    answer = ask(
-        arrays,
-        name="n",
-        out=tmp_path,
-        limit=20,
-        options=RunOptions(waiting=waited.set, progress=lambda done, total: calls.append(done)),
-    )
+    calls, bar = [], Bar("n")
+    monkeypatch.setattr(bar.meter, "tell", lambda text: waited.set())
+    monkeypatch.setattr(bar.meter, "update", lambda done, *rest: calls.append(done))
+    answer = ask(arrays, name="n", out=tmp_path, limit=20, progress=bar)
     first.join()
     assert len(answer.rows) == 20
     assert not calls  # it took the first one's answer
@@ -232,7 +225,7 @@ def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(arrays, monkeypa
         return real(model, block, protocol, batch_size, **others)
 
     monkeypatch.setattr(blocks, "attack_block", small_gpu)
-    found = ask(arrays, limit=300, options=RunOptions(batch_size=64))
+    found = ask(arrays, limit=300, batch_size=64)
     assert sizes == [64, 32, 16, 16]
     assert found.run["batch_size"] == 16
     assert len(found.run["events"]) == 2
@@ -243,12 +236,12 @@ def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(arrays, monkeypa
         lambda *a, **k: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("")),
     )
     with pytest.raises(EvaluationFailed, match="too little memory for one image"):
-        ask(arrays, limit=10, options=RunOptions(batch_size=1))
+        ask(arrays, limit=10, batch_size=1)
 
 
 def test_perturbed_images_are_kept_without_loss(arrays, tmp_path):
     path = tmp_path / "images.npz"
-    found = ask(arrays, limit=600, options=RunOptions(save_adversarial=path))
+    found = ask(arrays, limit=600, save_adversarial=path)
     saved = np.load(path, allow_pickle=False)
     assert saved["images"].dtype == np.float32
     assert saved["images"].shape == (600, 1, 8, 8)
@@ -290,7 +283,7 @@ def test_the_smallest_perturbations_are_kept_for_looking_at(arrays):
             ProtocolError,
             "no usual linf budgets are known for arrays; give --epsilon",
         ),
-        ({"options": RunOptions(device="nonsense")}, InputError, "--device nonsense"),
+        ({"device": "nonsense"}, InputError, "--device nonsense"),
         ({"data": (np.full((4, 1, 8, 8), 2, np.float32), np.zeros(4, int))}, DataError, "image"),
     ],
 )
@@ -438,5 +431,5 @@ def test_a_changed_record_is_no_answer_until_it_is_made_anew(arrays, tmp_path):
     pq.write_table(rows.set_column(place, "fooled_at", nothing), made.path)
     with pytest.raises(RecordError, match="changed or damaged since it was written"):
         ask(arrays, name="n", out=tmp_path, limit=5)
-    again = ask(arrays, name="n", out=tmp_path, limit=5, options=RunOptions(fresh=True))
+    again = ask(arrays, name="n", out=tmp_path, limit=5, fresh=True)
     assert again.rows_digest == made.rows_digest

@@ -54,8 +54,8 @@ MISTAKES = {
 }
 WORK = {
     "evaluate": "robustkit.evaluation.run",
-    "audit": "robustkit.auditing.run.run_audit",
-    "certify": "robustkit.evaluation.certify",
+    "audit": "robustkit.calls.audit.run_audit",
+    "certify": "robustkit.calls.certify.certify_images",
     "train": "robustkit.training.train",
     "report": "robustkit.analysis.judge.judge_study",
     "compare": "robustkit.analysis.compare.compare_sides",

@@ -34,6 +34,7 @@ FLOORS = [
     {"reporting", "integrity"},
     {"display"},
     {"tracking"},
+    {"calls"},
     {"cli"},
 ]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}

@@ -21,7 +21,6 @@ from torch import nn
 from robustkit import evaluate, from_arrays, load_dataset
 from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.errors import CheckpointError, DataError, InputError
-from robustkit.evaluation import RunOptions
 from robustkit.evaluation.chance import chance_warnings, find_mapping, settled_by
 
 GENERATOR = np.random.default_rng(0)
@@ -411,10 +410,9 @@ def test_a_network_of_one_output_is_refused():
 def test_numbers_that_make_no_sense_are_refused(what, value):
     if what == "seed" and isinstance(value, int) and not isinstance(value, bool):
         pytest.skip("any whole number is a seed")
-    options = {"options": RunOptions(batch_size=value)} if what == "batch_size" else {what: value}
     for data in (arrays(), from_arrays(*arrays(), name="x"), "mnist5k"):
         with pytest.raises(InputError, match=what.replace("_", "-")):
-            evaluate(FirstPixels(), data, "fgsm", epsilons=["0.1"], **options)
+            evaluate(FirstPixels(), data, "fgsm", epsilons=["0.1"], **{what: value})
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "", "x", None])

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from robustkit import data
+from robustkit import data, evaluate
 from robustkit.auditing.cache import Parts
 from robustkit.auditing.stages import ThreatModel
-from robustkit.evaluation import RunOptions, evaluate, from_module
+from robustkit.evaluation import from_module
 from robustkit.evaluation.outputs import agree
 from robustkit.evaluation.tree import Unreadable, tree_of, weights_of
 from robustkit.protocol import parse_epsilon
@@ -91,9 +91,7 @@ def ask(arrays, tmp_path):
     def ask(module, **options):
         computed = []
         options["progress"] = lambda done, total: computed.append(done)
-        found = evaluate(
-            module, arrays, "clean", name="net", out=tmp_path, options=RunOptions(**options)
-        )
+        found = evaluate(module, arrays, "clean", name="net", out=tmp_path, **options)
         return found, bool(computed)
 
     return ask
@@ -325,9 +323,8 @@ def test_blocks_of_another_module_are_not_taken_up(arrays, tmp_path):
     labels = np.concatenate([arrays[1]] * 7)
 
     def ask(progress=lambda done, total: None):
-        options = RunOptions(progress=progress)
         return evaluate(
-            Hides(), (images, labels), "clean", name="net", out=tmp_path, options=options
+            Hides(), (images, labels), "clean", name="net", out=tmp_path, progress=progress
         )
 
     def stop(done, total):

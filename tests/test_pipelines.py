@@ -146,7 +146,7 @@ def page(monkeypatch, tmp_path):
 def test_an_audit_writes_sarif_and_its_half_page_into_the_summary(
     robustkit, monkeypatch, page, tmp_path
 ):
-    monkeypatch.setattr("robustkit.auditing.run.run_audit", audited)
+    monkeypatch.setattr("robustkit.calls.audit.run_audit", audited)
     (tmp_path / "gate.toml").write_text(GATE)
     command = (
         "audit",

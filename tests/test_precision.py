@@ -8,12 +8,13 @@ import torch
 from helpers.attacked import Small, images, make, right
 from torch import Tensor, nn
 
-from robustkit import summary
+from robustkit import certify, evaluate, summary
 from robustkit.attacks import SearchNetwork, attack_block, in_budget, search_network
 from robustkit.attacks.precision import LowPrecision
 from robustkit.checkpoint.adapter import wrap
+from robustkit.display.progress import Bar
 from robustkit.errors import InputError
-from robustkit.evaluation import RunOptions, certify, evaluate, speed
+from robustkit.evaluation import speed
 from robustkit.integrity import check_files
 from robustkit.network import answer, gradient
 from robustkit.record import read
@@ -53,11 +54,11 @@ class Stubborn(nn.Module):
         return self.logits[nearest] + 0 * x.flatten(1).sum(1, keepdim=True)
 
 
-def ask(model, options, tmp_path, name="net", attack="pgd", **more):
+def ask(model, tmp_path, name="net", attack="pgd", **more):
     x = images(40, side=8)
     data = (x.numpy(), right(model, x).labels.numpy())
     asked = {"epsilons": ["1/50"], "name": name, "out": tmp_path}
-    return evaluate(model, data, attack, options=options, **asked | more)
+    return evaluate(model, data, attack, **asked | more)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -127,7 +128,7 @@ def test_what_low_precision_claims_alone_is_no_success(word):
 def test_precision_and_batch_size_name_the_record_and_stand_in_page_and_json(tmp_path):
     model = Small()
     records = {
-        (word, size): ask(model, RunOptions(precision=word, batch_size=size), tmp_path)
+        (word, size): ask(model, tmp_path, precision=word, batch_size=size)
         for word, size in [("float32", 16), ("float32", 20), ("bf16", 16), ("bf16", 20)]
     }
     assert len({record.digest for record in records.values()}) == 3
@@ -140,7 +141,7 @@ def test_precision_and_batch_size_name_the_record_and_stand_in_page_and_json(tmp
     plain = records["float32", 16]
     assert plain.header["precision"] == "float32"
     assert not {"precision", "batch_size"} & set(plain.header["engine"])
-    again = ask(model, RunOptions(precision="bf16", batch_size=16), tmp_path)
+    again = ask(model, tmp_path, precision="bf16", batch_size=16)
     assert again.run["started"] == low.run["started"]
     assert read(low.path).header == low.header
 
@@ -156,38 +157,39 @@ def test_an_automatic_choice_is_measured_once_kept_and_told(tmp_path, monkeypatc
 
     monkeypatch.setattr(speed, "_seconds", seconds)
     monkeypatch.setattr(speed, "SLOW", 1e9)
-    told = []
-    options = RunOptions(precision="auto", told=told.append)
-    first = ask(Small(), options, tmp_path)
+    told, bar = [], Bar("net")
+    monkeypatch.setattr(bar.meter, "tell", told.append)
+    asked = {"precision": "auto", "progress": bar}
+    first = ask(Small(), tmp_path, **asked)
     assert (first.header["precision"], first.header["engine"]["batch_size"]) == ("bf16", 256)
-    assert told == ["--precision auto: bf16 (bf16 2.0 times as fast)"]
+    assert told == ["robustkit: --precision auto: bf16 (bf16 2.0 times as fast)"]
     measured = len(calls)
     assert {size for _, size in calls} == {64, 128, 256}
     times["bf16"] = 9.0  # the machine is under another load
-    assert ask(Small(), options, tmp_path).digest == first.digest
+    assert ask(Small(), tmp_path, **asked).digest == first.digest
     assert len(calls) == measured
     states = {file.kind: file.state for file in check_files(tmp_path)}
     assert states["times of passes"] == "sound"
     (kept,) = tmp_path.glob("passes-*.json")
     kept.write_text(kept.read_text().replace('"bf16"', '"fp16"'))
     with pytest.raises(InputError, match="remove it, and it is measured anew"):
-        ask(Small(), options, tmp_path)
+        ask(Small(), tmp_path, **asked)
     kept.unlink()
-    assert ask(Small(), options, tmp_path).header["precision"] == "float32"
-    assert told[-1] == "--precision auto: float32 (bf16 0.2 times as fast)"
+    assert ask(Small(), tmp_path, **asked).header["precision"] == "float32"
+    assert told[-1] == "robustkit: --precision auto: float32 (bf16 0.2 times as fast)"
 
 
 def test_the_fastest_batch_size_is_taken_where_the_search_is_long_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "_seconds", lambda network, batch: abs(len(batch) - 64) + 1.0)
     monkeypatch.setattr(speed, "SLOW", 1e9)
-    short = ask(Small(), RunOptions(), tmp_path / "short")
+    short = ask(Small(), tmp_path / "short")
     assert short.run["batch_size"] == 128
     assert not list((tmp_path / "short").glob("passes-*"))
     monkeypatch.setattr(speed, "WORTH", 0.01)
-    long = ask(Small(), RunOptions(), tmp_path / "long")
+    long = ask(Small(), tmp_path / "long")
     assert long.run["batch_size"] == 64
     assert short.rows_digest == long.rows_digest
-    assert ask(Small(), RunOptions(batch_size=9), tmp_path / "own").run["batch_size"] == 9
+    assert ask(Small(), tmp_path / "own", batch_size=9).run["batch_size"] == 9
 
 
 @pytest.mark.parametrize(
@@ -204,14 +206,14 @@ def test_a_precision_that_does_not_fit_is_refused_in_one_line(
     model, options, more, reason, tmp_path
 ):
     with pytest.raises(InputError, match=reason) as caught:
-        ask(model, RunOptions(**options), tmp_path, **more)
+        ask(model, tmp_path, **options, **more)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.parquet"))
 
 
 def test_automatic_precision_leaves_what_does_not_fit_in_float32(tmp_path):
-    dice = ask(Dice(), RunOptions(precision="auto"), tmp_path)
-    clean = ask(Small(), RunOptions(precision="auto"), tmp_path, attack="clean", epsilons=[])
+    dice = ask(Dice(), tmp_path, precision="auto")
+    clean = ask(Small(), tmp_path, precision="auto", attack="clean", epsilons=[])
     assert dice.header["precision"] == clean.header["precision"] == "float32"
     (kept,) = tmp_path.glob("passes-*.json")
     assert "draws at random" in json.loads(kept.read_text())["unfit"]["bf16"]
@@ -226,7 +228,7 @@ def test_verdicts_are_of_whole_float32_whatever_torch_allows_a_gpu(tmp_path):
             return super().forward(x)
 
     before = torch.backends.cudnn.allow_tf32
-    ask(Watching(), RunOptions(), tmp_path)
+    ask(Watching(), tmp_path)
     assert seen[-1] is False
     assert torch.backends.cudnn.allow_tf32 is before
 
@@ -234,6 +236,4 @@ def test_verdicts_are_of_whole_float32_whatever_torch_allows_a_gpu(tmp_path):
 def test_a_low_precision_is_refused_where_images_are_certified(tmp_path):
     x = images(4, side=8)
     with pytest.raises(InputError, match="attacked in float32"):
-        certify(
-            Small(), (x.numpy(), np.zeros(4, int)), "1/50", options=RunOptions(precision="bf16")
-        )
+        certify(Small(), (x.numpy(), np.zeros(4, int)), "1/50", precision="bf16")

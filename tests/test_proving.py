@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from robustkit import evaluate
 from robustkit.certification import prover
 from robustkit.certification.deterministic import Certifier, certify_rising
 from robustkit.errors import InputError, ProofContradicted
-from robustkit.evaluation import RunOptions, blocks, evaluate, proving
+from robustkit.evaluation import blocks, proving
 from robustkit.summary import summarise
 
 LEVELS = ["1/50", "1/10", "1/5", "2/5"]
@@ -49,7 +50,7 @@ def always(monkeypatch):
 
 
 def ask(arrays, **options):
-    settings = {"epsilons": LEVELS, "settings": PGD, "protocol": "pgd"} | options
+    settings = {"epsilons": LEVELS, "settings": PGD, "attack": "pgd"} | options
     return evaluate(settings.pop("model", Net()), arrays, **settings)
 
 
@@ -155,7 +156,7 @@ def test_an_unsound_bound_of_a_later_block_drops_the_earlier_ones(arrays, tmp_pa
             unsound(monkeypatch)
 
     with pytest.raises(ProofContradicted, match="image 2"):
-        ask(arrays, name="net", out=tmp_path, options=RunOptions(progress=progress))
+        ask(arrays, name="net", out=tmp_path, progress=progress)
     assert calls
     assert not list(tmp_path.glob("*.partial"))
 

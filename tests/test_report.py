@@ -307,7 +307,7 @@ def test_the_command_gives_back_what_the_user_gave():
     assert (given["--mean"], given["--std"]) == (["0.1"], ["0.3"])
     assert given["--data"] == ["my images"]
     assert given["--resize"] == ["32"]
-    assert given["--targeted"] == ["next"]
+    assert given["--target"] == ["next"]
     assert given["--attack"] == ["pgd"]
 
 

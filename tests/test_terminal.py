@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from robustkit.cli import output
-from robustkit.cli.terminal import AuditBar, Bar
+from robustkit.display.progress import AuditBar, Bar
 from robustkit.evaluation import RunOptions
 
 pty = pytest.importorskip("pty")
@@ -153,7 +153,7 @@ def test_names_on_a_bar_are_shown_and_not_obeyed(on_screen):
 def test_a_bar_says_which_of_several_it_is_and_how_long_the_rest_takes(on_screen):
     with on_screen, Bar("a.pt", "2 of 9") as bar:
         seconds = [0.0]
-        bar.bar.get_time = lambda: seconds[0]
+        bar.meter.bar.get_time = lambda: seconds[0]
         options = bar.attach(RunOptions())
         seconds[0] = 20
         options.progress(64, 256)
@@ -165,7 +165,7 @@ def test_a_bar_says_which_of_several_it_is_and_how_long_the_rest_takes(on_screen
 
 def test_off_a_terminal_a_line_a_minute_is_said_and_none_before(monkeypatch, capsys):
     seconds = [0.0]
-    monkeypatch.setattr("robustkit.cli.terminal.time.monotonic", lambda: seconds[0])
+    monkeypatch.setattr("robustkit.display.progress.time.monotonic", lambda: seconds[0])
     with Bar("a\nb.pt") as bar:
         options = bar.attach(RunOptions())
         for now in range(0, 300, 7):

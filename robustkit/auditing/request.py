@@ -12,7 +12,7 @@ from robustkit.data import Dataset, load_dataset
 from robustkit.data.loading import file_stamps
 from robustkit.errors import InputError, RobustkitError
 from robustkit.files import canonical, digest
-from robustkit.protocol import Norm
+from robustkit.protocol import Norm, Number
 
 
 def threat_model(
@@ -20,7 +20,7 @@ def threat_model(
     claim: RobustnessClaim | None = None,
     *,
     norm: Norm | None = None,
-    epsilon: str | None = None,
+    epsilon: Number | None = None,
     seed: int = 0,
 ) -> ThreatModel:
     """The judged budget and those below it: the data set's usual ones.
@@ -41,7 +41,7 @@ def threat_model(
     if chosen not in protocols.BALLS:
         raise InputError(f"--norm {chosen}: an audit is of {', '.join(protocols.BALLS)} so far")
     usual = [protocols.parse_epsilon(e) for e in data.budgets.get(chosen, ())]
-    text = epsilon or (claim.epsilon if claim else None)
+    text = claim.epsilon if epsilon is None and claim else epsilon
     if text is None and not usual:
         raise InputError(f"no usual {chosen} budgets are known for {data.name}; give --epsilon")
     judged = max(usual) if text is None else protocols.parse_epsilon(text)

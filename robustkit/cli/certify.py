@@ -17,7 +17,6 @@ from robustkit.cli.options import (
     DataRoot,
     Device,
     Ignore,
-    ImageOptions,
     Interpolation,
     Mean,
     Model,
@@ -111,45 +110,38 @@ def certify(
         trust_program=trust_program,
         taken=TakenWeights(weights, ignore, rename),
     )
-    form: dict[str, Any] = {"resize": resize, "crop": crop, "channels": channels}
-    form["interpolation"] = interpolation
-    form["classes"] = classes
-    images = ImageOptions(data=data, root=data_root, split=split, limit=limit, **form)
-    asked = {"norm": norm, "attack": attack, "time_limit": time_limit, "seed": seed, "out": out}
-    running = {"batch_size": size, "device": device, "fresh": fresh}
-    found = _certified(checkpoint, reading, images, epsilon, asked, running)
-    _write(found, interval, json_, save_adversarial)
+    images: dict[str, Any] = {"data": data, "data_root": data_root, "split": split, "limit": limit}
+    images |= {"resize": resize, "crop": crop, "channels": channels, "classes": classes}
+    images["interpolation"] = interpolation
+    from robustkit.calls.certify import certify as certified
+
+    found = certified(
+        reading.read(checkpoint),
+        epsilon=epsilon,
+        norm=norm,
+        time_limit=time_limit,
+        attack=attack,
+        seed=seed,
+        batch_size=size,
+        device=device,
+        out=out,
+        fresh=fresh,
+        save_adversarial=save_adversarial,
+        progress=True,
+        **images,
+    )
+    _write(found, interval, json_)
     return 0
-
-
-def _certified(
-    checkpoint: str,
-    reading: CheckpointOptions,
-    images: ImageOptions,
-    epsilon: str,
-    asked: dict[str, Any],
-    running: dict[str, Any],
-) -> "Certification":
-    from robustkit import evaluation
-    from robustkit.cli.terminal import Bar
-
-    with Bar(checkpoint) as bar:
-        options = bar.attach(evaluation.RunOptions(**running))
-        read = reading.read(checkpoint)
-        return evaluation.certify(read, images.load(read), epsilon, options=options, **asked)
 
 
 def _write(
     found: "Certification",
     interval: Literal["wilson", "exact"],
     json_: str | None,
-    save_adversarial: Path | None,
 ) -> None:
     from robustkit.cli.terminal import show_certification
     from robustkit.evaluation import certifying
 
-    if save_adversarial is not None:
-        certifying.save_counterexamples(save_adversarial, found)
     if json_ is not None:
         write_json(certifying.summarise_certification(found, interval), json_)
     if json_ != "-":

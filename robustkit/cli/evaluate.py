@@ -1,7 +1,9 @@
 """`robustkit evaluate`: the front door."""
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from robustkit import machine
-from robustkit.cli import completion, tracking
+from robustkit.cli import completion
 from robustkit.cli.options import (
     CKPT,
     BatchSize,
@@ -22,7 +24,6 @@ from robustkit.cli.options import (
     Device,
     Ignore,
     ImageByImage,
-    ImageOptions,
     Interpolation,
     Mean,
     Model,
@@ -39,14 +40,14 @@ from robustkit.cli.options import (
     Weights,
     images_per_batch,
 )
-from robustkit.cli.output import check_file, check_folder, tell, trace, write_json
+from robustkit.cli.output import FetchLines, check_file, check_folder, tell, trace, write_json
 from robustkit.cli.stepsummary import summarise
 from robustkit.errors import EvaluationFailed, InputError, RobustkitError, shown, unforeseen
 from robustkit.files import write_atomic
 from robustkit.protocol import Norm
 
 if TYPE_CHECKING:
-    from robustkit.cli.terminal import Bar
+    from robustkit.display.progress import Bar
     from robustkit.record import Evaluation
 
 
@@ -55,7 +56,8 @@ class EvaluationRequest:
     """All that one evaluation needs, in a form that travels to a worker process."""
 
     checkpoint: CheckpointOptions
-    images: ImageOptions
+    images: Mapping[str, Any]
+    """keywords of `robustkit.evaluate`: which, and how they are made"""
     attack: str
     norm: Norm | None
     epsilons: tuple[str, ...]
@@ -104,7 +106,7 @@ def evaluate(
     epsilon: Annotated[
         list[str] | None, typer.Option(help="A budget, such as 8/255; repeatable.")
     ] = None,
-    targeted: Annotated[
+    target: Annotated[
         Literal["none", "next", "random", "least-likely"],
         typer.Option(help="Attack towards one class instead of any wrong one."),
     ] = "none",
@@ -163,17 +165,16 @@ def evaluate(
         trust_program=trust_program,
         taken=TakenWeights(weights, ignore, rename),
     )
-    form: dict[str, Any] = {"resize": resize, "crop": crop, "channels": channels}
-    form["interpolation"] = interpolation
-    form["classes"] = classes
-    images = ImageOptions(data=data, root=data_root, split=split, limit=limit, **form)
+    images: dict[str, Any] = {"data": data, "data_root": data_root, "split": split, "limit": limit}
+    images |= {"resize": resize, "crop": crop, "channels": channels, "classes": classes}
+    images["interpolation"] = interpolation
     request = EvaluationRequest(
         checkpoint=reading,
         images=images,
         attack=attack,
         norm=norm,
         epsilons=tuple(epsilon or ()),
-        target=targeted,
+        target=target,
         settings=tuple(set_ or ()),
         seed=seed,
         batch_size=images_per_batch(batch_size),
@@ -186,6 +187,7 @@ def evaluate(
         image_by_image=image_by_image,
         prove=prove,
     )
+    from robustkit.calls import tracking
     from robustkit.cli.levels import show_all
 
     _check(request, checkpoints, json_, html)
@@ -196,8 +198,9 @@ def evaluate(
     _write(jobs, records, failures, json_, html, interval)
     show_all(records.values() if json_ != "-" else (), interval)
     summarise(records.values())
+    command = shlex.join(["robustkit", *sys.argv[1:]])
     for name, record in records.items():
-        tracking.track_evaluation(tracker, name, record)
+        tracking.track_evaluation(tracker, name, record, command)
     return _status(jobs, failures)
 
 
@@ -225,13 +228,14 @@ def _jobs(checkpoints: Sequence[str], request: EvaluationRequest) -> dict[str, E
     from robustkit.data.loading import corruption_splits
 
     splits: list[str] = []
-    if request.images.data is not None:
+    data, asked = request.images["data"], request.images["split"]
+    if data is not None:
         with suppress(InputError):  # told by whoever reads the data
-            splits = corruption_splits(request.images.data, request.images.split)
+            splits = corruption_splits(data, asked)
     jobs = {}
     for path in dict.fromkeys(checkpoints):
-        for split in splits or [request.images.split]:
-            images = replace(request.images, split=split)
+        for split in splits or [asked]:
+            images = {**request.images, "split": split}
             name = f"{path} on {split}" if len(splits) > 1 else path
             jobs[name] = EvaluationJob(path, replace(request, images=images))
     if request.save_adversarial and len(jobs) > 1:
@@ -248,7 +252,7 @@ def _evaluate_all(
     """The records by name, in order; what fails goes into `failures`, the rest goes on."""
     if workers > 1 and len(jobs) > 1:
         return _in_processes(jobs, min(workers, len(jobs)), failures)
-    from robustkit.cli.terminal import Bar
+    from robustkit.display.progress import Bar
 
     records = {}
     for number, (name, (path, request)) in enumerate(jobs.items(), 1):
@@ -328,44 +332,35 @@ def evaluate_checkpoint(path: str, request: EvaluationRequest, bar: "Bar | None"
     Raises:
         RobustkitError: bad input, or a failed evaluation.
     """
-    from robustkit import evaluation
+    from robustkit.calls.evaluate import evaluate as evaluated
+    from robustkit.checkpoint import read_checkpoint
 
-    checkpoint = request.checkpoint.read(path)
-    data = request.images.load(checkpoint)
-    protocol = evaluation.resolve_protocol(
-        request.attack,
-        data,
-        request.epsilons,
-        norm=request.norm,
-        target=request.target,
-        seed=request.seed,
-        settings=request.settings,
-    )
     surrogate = None
     if request.surrogate is not None:
-        surrogate = request.images.other_model(
-            data,
-            request.surrogate,
-            trust_program=request.checkpoint.trust_program,
-            image_by_image=request.image_by_image,
-        )
-    options = evaluation.RunOptions(
+        trusted = request.checkpoint.trust_program
+        fetched = FetchLines()
+        surrogate = read_checkpoint(request.surrogate, trust_program=trusted, progress=fetched)
+    found: Evaluation = evaluated(
+        request.checkpoint.read(path),
+        attack=request.attack,
+        norm=request.norm,
+        epsilons=request.epsilons,
+        target=request.target,
+        settings=request.settings,
+        seed=request.seed,
+        surrogate=surrogate,
+        prove=request.prove,
+        image_by_image=request.image_by_image,
         batch_size=request.batch_size,
         device=request.device,
         precision=request.precision,
+        out=request.out,
         fresh=request.fresh,
         save_adversarial=request.save_adversarial,
+        progress=bar or False,
+        **request.images,
     )
-    with bar or nullcontext():
-        options = bar.attach(options) if bar else options
-        model = evaluation.from_checkpoint(
-            checkpoint, len(data.classes), image_by_image=request.image_by_image
-        )
-        prove = request.prove
-        found = evaluation.run(model, data, protocol, request.out, options, surrogate, prove)
-    # the record may be older, and of the same images under another name
-    own = {key: getattr(data, key) for key in ("name", "title", "split", "source", "notes")}
-    return replace(found, header={**found.header, "data": {**found.header["data"], **own}})
+    return found
 
 
 def _write(

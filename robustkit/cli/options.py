@@ -2,7 +2,6 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -14,8 +13,6 @@ from robustkit.parsing import parse_fraction, parse_integer
 
 if TYPE_CHECKING:
     from robustkit.checkpoint import Checkpoint
-    from robustkit.data import Dataset
-    from robustkit.evaluation import EvaluatedModel
 
 CKPT = (
     "A file or folder, a shipped name, or published weights: hf:ORG/NAME, timm:NAME.TAG, "
@@ -152,68 +149,6 @@ class CheckpointOptions:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageOptions:
-    """Which images, and how they are made; None: as the checkpoint was trained."""
-
-    data: str | None
-    root: Path | None
-    split: str
-    limit: int | None
-    resize: int | None
-    interpolation: str | None
-    crop: int | None
-    channels: int | None
-    classes: str | None = None
-    """which classes of the network those of the data are"""
-
-    def load(self, checkpoint: "Checkpoint") -> "Dataset":
-        """The images to try a checkpoint on.
-
-        Raises:
-            InputError: the checkpoint was trained on images of another shape, or none are named.
-        """
-        from robustkit import evaluation
-
-        return evaluation.images_for(
-            checkpoint,
-            self.data,
-            split=self.split,
-            limit=self.limit,
-            root=self.root,
-            resize=self.resize,
-            interpolation=self.interpolation,
-            crop=self.crop,
-            channels=self.channels,
-            classes=self.classes,
-        )
-
-    def other_model(
-        self,
-        images: "Dataset",
-        path: str,
-        *,
-        trust_program: bool = False,
-        image_by_image: bool = False,
-    ) -> "EvaluatedModel":
-        """Another network, for images that were made for the first: a surrogate or a comparison.
-
-        Raises:
-            InputError: it was trained on images of another shape, and none was asked for; or it
-                numbers its classes otherwise.
-        """
-        from robustkit import evaluation
-        from robustkit.checkpoint import read_checkpoint
-        from robustkit.cli.output import FetchLines
-
-        checkpoint = read_checkpoint(path, trust_program=trust_program, progress=FetchLines())
-        if (self.resize, self.interpolation, self.crop, self.channels) == (None,) * 4:
-            evaluation.check_shape(checkpoint, images)
-        evaluation.check_classes(checkpoint, images)
-        classes = len(images.classes)
-        return evaluation.from_checkpoint(checkpoint, classes, image_by_image=image_by_image)
-
-
 def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     """Numbers from "0.1,0.2".
 
@@ -226,17 +161,6 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
         return tuple(float(parse_fraction(part)) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"{option} {text}: expected numbers such as 0.485,0.456,0.406") from error
-
-
-def share(text: str, option: str) -> Fraction:
-    """An exact number from "0.05", "1/20" or "5%".
-
-    Raises:
-        InputError: anything else.
-    """
-    with suppress(ValueError):
-        return parse_fraction(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    raise InputError(f"{option} {text}: expected a number such as 0.05, 1/20 or 5%")
 
 
 def images_per_batch(text: str) -> int | Literal["auto"]:

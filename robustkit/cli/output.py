@@ -5,20 +5,23 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ENAMETOOLONG, EPIPE
 from pathlib import Path
 from select import select
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
+from robustkit.display.stream import FetchLines as FetchLines
+from robustkit.display.stream import console as console
+from robustkit.display.stream import say_styled as say_styled
+from robustkit.display.stream import styled as styled
+from robustkit.display.stream import tell as tell
+from robustkit.display.stream import tell_notes as tell_notes
+from robustkit.display.stream import tell_warnings as tell_warnings
 from robustkit.errors import InputError, cut, first_line, shown
 from robustkit.files import write_atomic
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
 
 
 class _Kept(io.FileIO):
@@ -82,68 +85,12 @@ def say(text: str = "") -> None:
     sys.stdout.write(f"{shown(text)}\n")
 
 
-def tell(text: str) -> None:
-    """A line on stderr."""
-    sys.stderr.write(f"{shown(text)}\n")
-
-
-class FetchLines:
-    """How far downloads are: a line for each file on stderr, on a terminal with its share."""
-
-    def __init__(self) -> None:
-        self.name, self.told = "", -1
-
-    def __call__(self, name: str, done: int, total: int | None) -> None:
-        """Tell it; as `robustkit.fetching.Progress`."""
-        if name != self.name:
-            self.name, self.told = name, -1
-            tell(f"fetching {name}" + (f" ({total / 1e6:,.1f} MB)" if total else ""))
-        if not total or total == done == 0 or not sys.stderr.isatty():
-            return
-        if (percent := 100 * done // total) != self.told:
-            self.told = percent
-            sys.stderr.write("\r\x1b[K" if done == total else f"\r{percent:>3} %")
-            sys.stderr.flush()
-
-
-def console(*, err: bool = False) -> "Console":
-    """What draws tables and colours, on stdout or stderr; square brackets are no commands."""
-    from rich.console import Console
-
-    # the file is named, since only then its encoding decides on the lines of a table
-    return Console(file=sys.stderr if err else sys.stdout, markup=False, emoji=False)
-
-
-def styled(text: str, style: str = "") -> "Text":
-    """Text in a style, all of it visible."""
-    from rich.text import Text
-
-    return Text(shown(text), style)
-
-
 def trace(error: BaseException) -> None:
     """The traceback on stderr, where the user wants to see it."""
     if os.environ.get("ROBUSTKIT_DEBUG", "0") not in ("", "0") or "--debug" in sys.argv[1:]:
         import traceback
 
         traceback.print_exception(error)
-
-
-def say_styled(text: str, style: str, *, err: bool = False) -> None:
-    """A line in a style."""
-    console(err=err).print(styled(text, style), soft_wrap=True)
-
-
-def tell_notes(*notes: str) -> None:
-    """What was taken from where, on stderr."""
-    for note in notes:
-        say_styled(f"note: {note}", "dim", err=True)
-
-
-def tell_warnings(warnings: Iterable[str]) -> None:
-    """Lines on stderr."""
-    for warning in warnings:
-        say_styled(f"warning: {warning}", "yellow", err=True)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ def summarise(results: "Iterable[Shown]") -> None:
     """Append title, table and sentences of each result to the step's summary, where one is set."""
 
     def text() -> str:
-        from robustkit.display import view
+        from robustkit.display.results import view
 
         return "".join(f"{view(result).section()}\n\n" for result in results)
 

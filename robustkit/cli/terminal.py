@@ -1,140 +1,29 @@
 """What a terminal shows: progress on stderr, the table on stdout."""
 
-import os
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from robustkit.cli.output import console, say, say_styled, styled, tell, tell_notes, tell_warnings
+from robustkit.display.meter import span
+from robustkit.display.progress import epoch_text
 from robustkit.errors import shown
 from robustkit.protocol import symbol
 
 if TYPE_CHECKING:
     from robustkit import training
     from robustkit.auditing.outcome import Audit
-    from robustkit.evaluation import RunOptions
     from robustkit.record import Evaluation
     from robustkit.record.certification import Certification
     from robustkit.statistics import Estimate
     from robustkit.study.cells import Plan
     from robustkit.study.forecast import Forecast
     from robustkit.study.run import Run, StudyProgress
-
-
-class _ToGo(ProgressColumn):
-    """'2 min to go' of what is done as a share of the time; rich goes by the last seconds."""
-
-    def render(self, task: Task) -> Text:
-        return Text(_to_go(task.elapsed or 0.0, task.percentage / 100), "progress.remaining")
-
-
-def _to_go(elapsed: float, share: float) -> str:
-    """'2 min to go'; nothing while that cannot be told."""
-    return f"{_span(elapsed * (1 - share) / share)} to go" if share > 0.01 else ""
-
-
-class _Count(ProgressColumn):
-    """'3 of 8 images'; nothing while it is not known of how many."""
-
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
-
-    def render(self, task: Task) -> Text:
-        if task.total is None:
-            return Text()
-        return Text(f"{task.completed:.0f} of {task.total:.0f} {self.unit}")
-
-
-def _bar(unit: str | None) -> Progress:
-    """A bar on stderr; none where that is no terminal. Without a unit it is of time."""
-    stderr = console(err=True)
-    left = (_ToGo(),) if unit is None else (_Count(unit), TimeRemainingColumn())
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        *left,
-        console=stderr,
-        transient=True,
-        disable=not stderr.is_terminal or os.environ.get("RANK", "0") != "0",
-    )
-
-
-class _Shown:
-    """A bar that is on the screen within a `with`."""
-
-    def __init__(self, unit: str | None) -> None:
-        self.bar = _bar(unit)
-        self.console = self.bar.console
-
-    def __enter__(self) -> Self:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bar.stop()
-
-
-EVERY = 60.0
-"""seconds between two lines where stderr is no terminal"""
-
-
-class Bar(_Shown):
-    """Progress of one evaluation, with the time to go; off a terminal a line a minute."""
-
-    def __init__(self, path: str, which: str = "") -> None:
-        """`which` of several it is: "2 of 9"."""
-        super().__init__(None)
-        self.path = path
-        self.name = f"{path} ({which})" if which else path
-        self.begun = self.told = time.monotonic()
-
-    def attach(self, options: "RunOptions") -> "RunOptions":
-        """Options that report here."""
-        task = self.bar.add_task(shown(self.name), total=None, visible=False)
-
-        def progress(done: float, total: int) -> None:
-            self.bar.update(task, completed=done, total=total, visible=True)
-            self._say(done / total)
-
-        def waiting() -> None:
-            text = f"robustkit: another process is at work on {self.path}; waiting"
-            self.console.print(styled(text), soft_wrap=True)
-
-        def told(text: str) -> None:
-            self.console.print(styled(f"robustkit: {text}"), soft_wrap=True)
-
-        return replace(options, progress=progress, waiting=waiting, told=told)
-
-    def _say(self, share: float) -> None:
-        now = time.monotonic()
-        if not self.console.is_terminal and now - self.told >= EVERY and share < 1:
-            self.told = now
-            left = _to_go(now - self.begun, share)
-            tell(f"robustkit: {self.name}: {share:.0%}{', ' if left else ''}{left}")
 
 
 def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None:
@@ -193,23 +82,6 @@ def show_certification(found: "Certification", interval: Literal["wilson", "exac
     say(f"record: {found.path}")
 
 
-class AuditBar(_Shown):
-    """The part of an audit that runs now, with the time it still takes."""
-
-    def __init__(self) -> None:
-        super().__init__("images")
-        self.task: TaskID | None = None
-
-    def begin(self, part: str, images: int) -> Callable[[float], None]:
-        """A new part; what is returned is told the images done."""
-        if self.task is not None:
-            self.bar.remove_task(self.task)
-        self.task = task = self.bar.add_task(shown(part), total=images)
-        if not self.console.is_terminal:
-            self.console.print(styled(f"{part}: {images:,} images", "dim"))
-        return lambda done: self.bar.update(task, completed=done)
-
-
 def show_audit(audit: "Audit") -> None:
     """Stages, what stayed unresolved, and the verdict with its reasons, on stdout."""
     table = Table()
@@ -230,31 +102,6 @@ def show_audit(audit: "Audit") -> None:
     say_styled(audit.verdict.sentence, "bold")
     for reason in audit.verdict.reasons:
         say(f"- {reason}")
-
-
-class TrainingBar(_Shown):
-    """Progress of a training: updates, the time to go, the accuracies of the epoch so far."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__("updates")
-        self.task = self.bar.add_task(shown(name), total=None)
-
-    @property
-    def callbacks(self) -> "training.Callbacks":
-        """What the training calls; nothing where stderr is no terminal."""
-        from robustkit.training import Callbacks
-
-        return Callbacks() if self.bar.disable else Callbacks(self._step, self._epoch)
-
-    def _step(self, at: "training.Progress") -> None:
-        text = (
-            f"epoch {at.epoch}/{at.epochs}, loss {at.seen['loss']:.4g}, "
-            f"accuracy {at.seen['accuracy_given']:.1%}"
-        )
-        self.bar.update(self.task, completed=at.step, total=at.steps, description=text)
-
-    def _epoch(self, line: dict[str, Any]) -> None:
-        self.console.print(styled(f"epoch {line['epoch']}: {_epoch_text(line)}"), soft_wrap=True)
 
 
 class StudyTable:
@@ -290,7 +137,7 @@ class StudyTable:
             return
         reason = ended.reason
         if not self.console.is_terminal:
-            told = f"failed: {reason}" if reason else f"took {_span(ended.seconds)}"
+            told = f"failed: {reason}" if reason else f"took {span(ended.seconds)}"
             self.console.print(
                 styled(f"{self._summary(state)}; {ended.cell}, {told}"), soft_wrap=True
             )
@@ -300,7 +147,7 @@ class StudyTable:
     def _summary(self, state: "StudyProgress") -> str:
         """'tiny: 3 of 8 cells, 1 failed, about 12 min to go'."""
         failed = f", {state.failed} failed" if state.failed else ""
-        left = f", about {_span(state.seconds)} to go" if state.seconds else ""
+        left = f", about {span(state.seconds)} to go" if state.seconds else ""
         return f"{self.name}: {state.done} of {state.total} cells{failed}{left}"
 
     def _drawn(self) -> RenderableType:
@@ -314,18 +161,11 @@ class StudyTable:
             table.add_row(styled(method), *map(str, counts))
         room, now = max(1, self.console.height - len(state.counts) - 7), time.monotonic()
         running = state.running[:room]
-        lines = [f"at work for {_span(now - one.since)}: {one.cell}" for one in running]
+        lines = [f"at work for {span(now - one.since)}: {one.cell}" for one in running]
         if more := len(state.running) - len(running):
             lines.append(f"and {more} more")
         text = [Text(shown(line), no_wrap=True, overflow="ellipsis") for line in lines]
         return Group(table, *text, styled(self._summary(state)))
-
-
-def _span(seconds: float) -> str:
-    """'12 s', '3 min', '2.5 h'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{round(seconds / 60)} min"
 
 
 def show_plan(run: "Run", plan: "Plan", expected: "Forecast | None", workers: int | None) -> None:
@@ -336,11 +176,11 @@ def show_plan(run: "Run", plan: "Plan", expected: "Forecast | None", workers: in
             table.add_column(column, justify="right" if column else "left")
         for row in expected.rows:
             step = "?" if row.step is None else f"{1000 * row.step:.1f}"
-            taken = "?" if row.seconds is None else _span(row.seconds)
+            taken = "?" if row.seconds is None else span(row.seconds)
             table.add_row(styled(row.method), str(row.now), str(row.later), step, taken)
         table.add_section()
         counts = str(expected.evaluations), str(expected.pending)
-        table.add_row("evaluations", *counts, "", _span(expected.evaluating))
+        table.add_row("evaluations", *counts, "", span(expected.evaluating))
         console().print(table)
     say(plan_text(run, plan, expected, workers))
 
@@ -366,7 +206,7 @@ def plan_text(run: "Run", plan: "Plan", expected: "Forecast | None", workers: in
     if expected is None:
         return f"{text}; how long that takes cannot be told" if run.missing(plan) else text
     text += f", {expected.evaluations + expected.pending} evaluations; about "
-    text += _span(expected.seconds(workers or 1))
+    text += span(expected.seconds(workers or 1))
     text += " for one worker like this machine" if workers is None else f" with {workers} at a time"
     untimed = [row.method for row in expected.rows if row.seconds is None]
     return text + (f", without {', '.join(untimed)}: cannot be timed" if untimed else "")
@@ -386,7 +226,7 @@ def show_training(trained: "training.TrainingResult") -> None:
     lines = [
         f"{record['loss']['name']}, {record['model']['name']}: {train['images']:,} images of "
         f"{record['data']['name']}, {noise['flipped']:,} labels wrong ({noise['realised']:.2%})",
-        f"epoch {kept['epoch']}: {_epoch_text(kept)}",
+        f"epoch {kept['epoch']}: {epoch_text(kept)}",
     ]
     if sent := record.get("communication"):
         share = f"{sent['ratio']:.2%} of plain"
@@ -398,19 +238,6 @@ def show_training(trained: "training.TrainingResult") -> None:
         say(line)
     if trained.warning:
         tell_warnings([trained.warning])
-
-
-def _epoch_text(line: dict[str, Any]) -> str:
-    parts = [f"loss {line['loss']:.4g}", f"accuracy {line['accuracy_given']:.2%}"]
-    if line["memorised"] is not None:
-        parts[1] += " on given labels"
-        parts.append(f"{line['accuracy_clean']:.2%} on clean ones")
-        parts.append(f"{line['memorised']:.2%} of wrong labels learnt")
-    if "held_out" in line:
-        parts.append(f"held out {line['held_out']:.2%}")
-        if line["memorised"] is not None:
-            parts[-1] += f" ({line['held_out_clean']:.2%} on clean labels)"
-    return ", ".join(parts)
 
 
 def _cells(estimate: "Estimate") -> tuple[str, str]:

@@ -1,14 +1,13 @@
 """`robustkit train`: from a loss, a network and data to a checkpoint that needs no flags."""
 
-import re
-from collections.abc import Iterable, Mapping
-from fractions import Fraction
+import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from robustkit.cli import completion, tracking
+from robustkit.cli import completion
 from robustkit.cli.options import (
     Channels,
     Crop,
@@ -19,16 +18,8 @@ from robustkit.cli.options import (
     Seed,
     Split,
     Track,
-    share,
 )
 from robustkit.cli.output import check_file
-from robustkit.errors import InputError
-from robustkit.parsing import whole
-
-if TYPE_CHECKING:
-    from robustkit.compression import Scheme
-    from robustkit.data import Dataset
-    from robustkit.data.noise import LabelNoise
 
 
 def train(
@@ -168,149 +159,46 @@ def train(
 
     Exit status: 0 done, 2 bad input, 3 the training failed, 130 and 143 interrupted.
     """
-    from robustkit import losses, training
-    from robustkit.cli.terminal import TrainingBar, show_training
-    from robustkit.data import load_dataset
-    from robustkit.training import TrainingConfig, TrainingOptions, resolve
+    from robustkit.calls.train import train as trained
+    from robustkit.cli.terminal import show_training
 
-    noise = _noise(noise_kind, label_noise, noise_stratified)
-    part = share(data_fraction, "--data-fraction")
-    scheme = _scheme(compress, no_memory)
-    losses.source(loss)  # an unknown name is told before torch is imported
-    given = losses.parse_settings(set_ or ())
-    changes = _further(recipe_set or ()) | _given(epochs=epochs, steps=steps, schedule=schedule)
-    changes |= _given(optimizer=optimizer, learning_rate=learning_rate, momentum=momentum)
-    changes |= _given(batch_size=batch_size, weight_decay=weight_decay, clip=clip)
-    changes |= _given(augment=_augment(augment), hold_out=_held_out(hold_out))
-    resolved = resolve(loss, data, model, settings=given, changes=changes, paper=recipe == "paper")
-    passes = _passes(snapshots)
     check_file("--out", out)
-    path = out or Path(_name(loss, given, model, data, noise, part, scheme, seed))
-    shape: dict[str, Any] = {"resize": resize, "crop": crop, "channels": channels}
-    shape["interpolation"] = interpolation
-    images = load_dataset(data, split=split, root=data_root, **shape)
-    _check_held_out(changes.get("hold_out", 0), images)
-    config = TrainingConfig(
-        model=model,
-        data=images,
-        loss=loss,
-        settings=resolved.settings(len(images), part),
-        recipe=resolved.recipe,
-        noise=noise,
-        fraction=part,
-        seed=seed,
+    length: dict[str, Any] = {"epochs": epochs, "steps": steps, "batch_size": batch_size}
+    update: dict[str, Any] = {"optimizer": optimizer, "schedule": schedule, "clip": clip}
+    update |= {"learning_rate": learning_rate, "momentum": momentum, "augment": augment}
+    update["weight_decay"] = weight_decay
+    images: dict[str, Any] = {"data_root": data_root, "resize": resize, "crop": crop}
+    images |= {"channels": channels, "interpolation": interpolation}
+    found = trained(
+        model,
+        data,
+        loss,
+        settings=set_ or (),
+        split=split,
+        label_noise=label_noise,
+        noise_kind=noise_kind,
+        noise_stratified=noise_stratified,
+        data_fraction=data_fraction,
+        hold_out=hold_out,
         keep=keep,
+        snapshots=snapshots,
         clean_selection=clean_selection,
-        compress=scheme,
+        recipe=recipe,
+        recipe_settings=recipe_set or (),
+        compress=compress,
         memory=not no_memory,
+        seed=seed,
+        device=device,
         precision=precision,
         deterministic=deterministic,
+        out=out,
+        fresh=fresh,
+        track=track,
+        command=shlex.join(["robustkit", *sys.argv[1:]]),
+        progress=True,
+        **length,
+        **update,
+        **images,
     )
-    with tracking.run(tracking.asked(track), path.stem) as run, TrainingBar(path.name) as bar:
-        told = tracking.also(bar.callbacks, run)
-        options = TrainingOptions(device=device, fresh=fresh, callbacks=told, snapshots=passes)
-        trained = training.train(config, path, options)
-        tracking.track_training(run, trained)
-    show_training(trained)
+    show_training(found)
     return 0
-
-
-def _noise(kind: str, rate: str | None, stratified: bool) -> "LabelNoise":
-    """What the options of label noise say."""
-    from robustkit.data.noise import parse_label_noise
-
-    share_wrong = None if rate is None else str(share(rate, "--label-noise"))
-    noise = parse_label_noise(kind, share_wrong, stratified=stratified)
-    if stratified and noise.kind == "file":
-        raise InputError("--noise-stratified does not apply to labels from a file; leave it out")
-    return noise
-
-
-def _scheme(text: str | None, no_memory: bool) -> "Scheme | None":
-    """What the options of compressed gradients say."""
-    from robustkit import compression
-
-    if text is None and no_memory:
-        raise InputError("--no-memory applies to compressed gradients only; give --compress too")
-    return None if text is None else compression.parse(text)
-
-
-def _passes(text: str | None) -> tuple[int, ...]:
-    """What --snapshots says."""
-    found = [whole(part.strip()) for part in (text or "").split(",")] if text is not None else []
-    if None in found:
-        raise InputError(f"--snapshots {text}: expected passes over the data, such as 1,2,4,8")
-    return tuple(sorted({number for number in found if number is not None}))
-
-
-def _augment(kinds: list[str] | None) -> tuple[str, ...] | None:
-    """What --augment says; `none` takes away what the recipe has."""
-    return None if kinds is None else tuple(kind for kind in kinds if kind != "none")
-
-
-def _held_out(text: str | None) -> Fraction | None:
-    """What --hold-out says.
-
-    Raises:
-        InputError: not a number, or one that may be a share or a count.
-    """
-    if text is None:
-        return None
-    value = share(text, "--hold-out")
-    if value == 1 and text != "1":
-        raise InputError(
-            f"--hold-out {text}: a share must be below 1; for a single image write --hold-out 1"
-        )
-    return value
-
-
-def _check_held_out(amount: Fraction | int, images: "Dataset") -> None:
-    """Raise InputError where a share above 0 comes to no image."""
-    if 0 < amount * len(images) < 1:
-        raise InputError(
-            f"--hold-out: {float(amount):g} of {len(images)} images is none; give at least "
-            f"1/{len(images)}, or 0 to hold out none"
-        )
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that were given."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _further(texts: Iterable[str]) -> dict[str, Any]:
-    """What --recipe-set says of a recipe: fields that have no option of their own."""
-    from robustkit import losses
-    from robustkit.training import recipe as recipes
-
-    given = losses.parse_settings(texts, "--recipe-set")
-    for key in given:
-        if key in recipes.Recipe.__dataclass_fields__ and key not in recipes.FURTHER:
-            raise InputError(f"--recipe-set {key}: this has an option, --{key.replace('_', '-')}")
-    if type(given.get("milestones")) is int:
-        given["milestones"] = [given["milestones"]]
-    return recipes.parse_changes(given, "--recipe-set")
-
-
-def _name(
-    loss: str,
-    settings: Mapping[str, Any],
-    model: str,
-    data: str,
-    noise: "LabelNoise",
-    share: Fraction,
-    scheme: object,
-    seed: int,
-) -> str:
-    """A file's name that tells one training from another at a glance."""
-    parts = [
-        loss.rpartition(":")[2],
-        *(f"{key}={value}" for key, value in settings.items()),
-        model.rpartition(":")[2],
-        Path(data).stem,
-        *([f"noise-{noise.kind}-{float(noise.rate or 0):g}"] if noise.rate != 0 else []),
-        *([f"fraction-{float(share):g}"] if share != 1 else []),
-        *([str(scheme)] if scheme else []),
-        f"seed{seed}",
-    ]
-    return re.sub(r"[^\w.=-]+", "_", "-".join(parts)) + ".safetensors"

@@ -1,6 +1,5 @@
 """Evaluate one model: from its configuration to a record of one row per image.
 
-- call: `evaluate` and `certify`, the calls from Python
 - images: the images to evaluate a checkpoint on
 - model, module: what is evaluated, a checkpoint or a module in memory
 - tree, outputs: what a module in memory computes, by its source and on noise
@@ -27,7 +26,6 @@ from robustkit.lazy import lazily
 
 if TYPE_CHECKING:
     from robustkit.evaluation.blocks import block_size
-    from robustkit.evaluation.call import certify, evaluate
     from robustkit.evaluation.module import from_module
 
 __all__ = [
@@ -35,10 +33,8 @@ __all__ = [
     "EvaluatedModel",
     "RunOptions",
     "block_size",
-    "certify",
     "check_classes",
     "check_shape",
-    "evaluate",
     "from_checkpoint",
     "from_module",
     "images_for",
@@ -50,8 +46,6 @@ __all__ = [
 
 _HOMES = {
     "block_size": "blocks",
-    "certify": "call",
-    "evaluate": "call",
     "from_module": "module",
 }
 

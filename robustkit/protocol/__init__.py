@@ -35,6 +35,7 @@ from robustkit.protocol.attacks import (
 from robustkit.protocol.budgets import (
     Epsilon,
     Epsilons,
+    Number,
     check_budgets,
     excessive_budgets,
     parse_epsilon,
@@ -85,6 +86,7 @@ __all__ = [
     "Loss",
     "Noise",
     "Norm",
+    "Number",
     "Patch",
     "Protocol",
     "SigmaZero",

@@ -404,7 +404,7 @@ def _command(evaluation: Evaluation) -> str:
         **{f"--{key}": [v] for key, v in data["transform"].items() if v and key != "pipeline"},
         "--classes": [v for v in [data["source"].get("class_map", {}).get("classes")] if v],
         "--epsilon": [entry["epsilon"] for entry in protocol["epsilons"]],
-        "--targeted": [target] if target != "none" else [],
+        "--target": [target] if target != "none" else [],
         "--seed": [protocol["resolved"]["seed"]],
         "--prove": ["off"] if header.get("prove", {}).get("asked") == "off" else [],
         "--device": [header["engine"]["device"]],

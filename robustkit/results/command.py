@@ -34,7 +34,7 @@ def _attack(like: Mapping[str, Any] | None, query: RecordQuery) -> Iterable[str]
     else:
         protocol, asked = like["protocol"], like["protocol"]["resolved"]
         yield from (*protocol_options(protocol), *_settings(protocol))
-        yield from ("--targeted", asked["target"]) if asked["target"] != "none" else ()
+        yield from ("--target", asked["target"]) if asked["target"] != "none" else ()
         yield from ("--seed", str(asked["seed"])) if asked["seed"] else ()
         there = {Fraction(text) for text in asked["epsilons"]}
         texts = [text for text in texts if Fraction(text) not in there]

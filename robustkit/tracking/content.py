@@ -7,7 +7,7 @@ from typing import Any
 
 from robustkit import figures
 from robustkit.auditing.outcome import Audit
-from robustkit.display import view
+from robustkit.display.results import view
 from robustkit.record import Evaluation
 from robustkit.showing import Shown
 from robustkit.statistics import Estimate

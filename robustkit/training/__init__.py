@@ -4,6 +4,7 @@
 - recipe: optimiser, schedule, epochs; needs no torch
 - defaults: recipe and settings by loss and data set, and what a user changes of them; likewise
 - progress: what whoever watches is told; likewise
+- result: what comes of it; likewise
 - examples: the images and labels of a run, on the device
 - processes: several that train together
 - engine: the loop and its state
@@ -11,16 +12,17 @@
 - run: from a configuration to a checkpoint on disk
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from robustkit.lazy import lazily
 from robustkit.training.config import TrainingConfig, TrainingOptions
 from robustkit.training.defaults import Resolved, resolve
 from robustkit.training.progress import Callbacks, Progress
 from robustkit.training.recipe import Recipe
+from robustkit.training.result import TrainingResult
 
 if TYPE_CHECKING:
-    from robustkit.training.run import TrainingResult, train
+    from robustkit.training.run import train
 
 __all__ = [
     "Callbacks",
@@ -35,8 +37,5 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """The names that need torch, when they are first asked for: options are checked without it."""
-    if name not in ("TrainingResult", "train"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.run"), name)
+__getattr__ = lazily(__name__, {"train": "run"})
+"""What needs torch, when it is first asked for: options are checked without it."""

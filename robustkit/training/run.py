@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -32,26 +32,13 @@ from robustkit.training.numerics import channels_last, multiplications, numerics
 from robustkit.training.processes import ProcessGroup, join, leave, own_device, together
 from robustkit.training.progress import Callbacks
 from robustkit.training.recipe import checked, snapshot_steps, spell, updates
+from robustkit.training.result import TrainingResult
 from robustkit.training.snapshots import recorded, snapshot_path
 
 REVISION = 1
 """raised by whatever changes what the same configuration comes to"""
 PROBE = 8
 """images on which loss and network are tried before the training starts"""
-
-
-class TrainingResult(NamedTuple):
-    """What a training leaves."""
-
-    path: Path
-    record: dict[str, Any]
-    """the checkpoint's own account: the configuration, realised counts, history per epoch"""
-    first: bool = True
-    """of several processes, whether this one wrote it and speaks for all"""
-    warning: str = ""
-    """what the loss says that a user should know of this training; empty if nothing"""
-    snapshots: tuple[Path, ...] = ()
-    """the weights after the passes that were asked for"""
 
 
 def train(

@@ -54,6 +54,8 @@ IMPORTED = (
     "statsmodels.stats.multitest",
     "torch._dynamo",
     "robustkit.auditing.run",
+    "robustkit.calls.audit",
+    "robustkit.calls.train",
     "robustkit.cli.audit",
     "robustkit.cli.commands",
     "robustkit.cli.evaluate",

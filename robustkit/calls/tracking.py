@@ -1,14 +1,12 @@
-"""`--track`: results, once they are on disk, copied to a tracker."""
+"""`track`: results, once they are on disk, copied to a tracker."""
 
 import os
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustkit.cli.output import tell_warnings
+from robustkit.display.stream import tell_warnings
 
 if TYPE_CHECKING:
     from robustkit.auditing.outcome import Audit
@@ -32,17 +30,19 @@ def asked(text: str | None) -> "Tracker | None":
 
 
 @contextmanager
-def run(tracker: "Tracker | None", title: str) -> "Iterator[TrackingRun | None]":
+def run(tracker: "Tracker | None", title: str, command: str) -> "Iterator[TrackingRun | None]":
     """A run of that title; None where nothing is tracked."""
     if tracker is None:
         yield None
         return
     with tracker.run(title, lambda text: tell_warnings([text])) as found:
-        found.parameters({"command": shlex.join(["robustkit", *sys.argv[1:]])})
+        found.parameters({"command": command})
         yield found
 
 
-def track_evaluation(tracker: "Tracker | None", name: str, found: "Evaluation") -> None:
+def track_evaluation(
+    tracker: "Tracker | None", name: str, found: "Evaluation", command: str
+) -> None:
     """A run for a record."""
 
     def content() -> "Content":
@@ -50,7 +50,7 @@ def track_evaluation(tracker: "Tracker | None", name: str, found: "Evaluation") 
 
         return of_evaluation(found)
 
-    _track(tracker, f"{name} {found.header['protocol']['name']}", content)
+    _track(tracker, f"{name} {found.header['protocol']['name']}", content, command)
 
 
 def track_audit(tracker: "Tracker | None", found: "Audit", folder: Path) -> None:
@@ -61,11 +61,13 @@ def track_audit(tracker: "Tracker | None", found: "Audit", folder: Path) -> None
 
         return of_audit(found, folder)
 
-    _track(tracker, f"{found.checkpoint.get('path')} audit", content)
+    _track(tracker, f"{found.checkpoint.get('path')} audit", content, found.command)
 
 
-def _track(tracker: "Tracker | None", title: str, content: "Callable[[], Content]") -> None:
-    with run(tracker, title) as found:
+def _track(
+    tracker: "Tracker | None", title: str, content: "Callable[[], Content]", command: str
+) -> None:
+    with run(tracker, title, command) as found:
         if found is not None:
             found.attempt(lambda: found.content(content()))
 

@@ -1,0 +1,186 @@
+"""`robustkit.evaluate`: one row per image."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Unpack, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from robustkit import evaluation
+from robustkit.calls import tracking
+from robustkit.calls.given import (
+    Data,
+    ImageKeywords,
+    ImageOptions,
+    Network,
+    evaluated,
+    name_of,
+    network,
+    path_of,
+    scratch_folder,
+)
+from robustkit.calls.spoken import spoken
+from robustkit.checkpoint import Checkpoint
+from robustkit.data import Dataset
+from robustkit.display.progress import Watch, watched
+from robustkit.evaluation import RunOptions
+from robustkit.evaluation.config import Prove, resolve_protocol
+from robustkit.evaluation.options import Precision
+from robustkit.protocol import Epsilons, Given, Norm, Target
+from robustkit.record import Evaluation
+
+Images = npt.NDArray[np.float32]
+
+
+@overload
+def evaluate(
+    model: Network,
+    data: Data | None = None,
+    attack: Given = "pgd",
+    *,
+    epsilons: Epsilons = (),
+    norm: Norm | None = None,
+    target: Target = "none",
+    settings: Sequence[str] = (),
+    seed: int = 0,
+    split: str | None = None,
+    limit: int | None = None,
+    surrogate: Network | None = None,
+    prove: Prove = "auto",
+    name: str | None = None,
+    image_by_image: bool = False,
+    batch_size: int | Literal["auto"] = "auto",
+    device: str = "auto",
+    precision: Precision = "float32",
+    out: Path | str = "runs",
+    fresh: bool = False,
+    save_adversarial: Path | str | None = None,
+    return_adversarial: Literal[False] = False,
+    track: str | None = None,
+    progress: Watch = None,
+    **images: Unpack[ImageKeywords],
+) -> Evaluation: ...
+@overload
+def evaluate(
+    model: Network,
+    data: Data | None = None,
+    attack: Given = "pgd",
+    *,
+    return_adversarial: Literal[True],
+    **asked: Any,
+) -> tuple[Evaluation, Images]: ...
+def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords open
+    model: Network,
+    data: Data | None = None,
+    attack: Given = "pgd",
+    *,
+    epsilons: Epsilons = (),
+    norm: Norm | None = None,
+    target: Target = "none",
+    settings: Sequence[str] = (),
+    seed: int = 0,
+    split: str | None = None,
+    limit: int | None = None,
+    surrogate: Network | None = None,
+    prove: Prove = "auto",
+    name: str | None = None,
+    image_by_image: bool = False,
+    batch_size: int | Literal["auto"] = "auto",
+    device: str = "auto",
+    precision: Precision = "float32",
+    out: Path | str = "runs",
+    fresh: bool = False,
+    save_adversarial: Path | str | None = None,
+    return_adversarial: bool = False,
+    track: str | None = None,
+    progress: Watch = None,
+    **images: Unpack[ImageKeywords],
+) -> Evaluation | tuple[Evaluation, Images]:
+    """Attack a network; keep one row per image; accuracy with intervals at every budget.
+
+        found = robustkit.evaluate(model, "mnist5k", "pgd", epsilons=["0.1", "0.2"])
+        found.robust()      # accuracy and interval at each budget
+        found.plot()        # and .rows, .to_frame(), .to_markdown(), .to_latex()
+
+    Args:
+        model: a module taking float32 N × C × H × W in [0, 1] and returning logits N × K, or a
+            checkpoint, or the path of one. A module is copied, never moved or changed.
+        data: a data set, its name or path, or images N × C × H × W in [0, 1] with labels N;
+            otherwise the one that the checkpoint was trained on.
+        attack: a protocol's name, the path of its file, a `Protocol`, or attacks of
+            `robustkit.attacks`: `PGD(steps=40)`, or a list of them.
+        epsilons: budgets, such as "8/255" or 8 / 255; otherwise the protocol's own, otherwise the
+            data set's usual.
+        norm: of the budgets; otherwise the attack's default.
+        target: attack towards the next, a random or the least likely class, not any wrong one.
+        settings: `key=value` changes to the protocol's attacks, as `--set` takes them.
+        seed: of every random draw.
+        split: of the data set; "test" where nothing is given.
+        limit: only the first so many images.
+        surrogate: the network on which the attack is crafted; then it is a transfer attack.
+        prove: "auto" attacks no image at budgets that it provably withstands, where bounds are
+            cheap beside the attack; "off" attacks all.
+        name: keeps the record of a module in memory under this name; without it nothing is kept.
+        image_by_image: pass images one at a time, for a network whose outputs depend on the batch,
+            which is refused without.
+        batch_size: images at once.
+        device: "cpu", "cuda:1"; "auto" takes a GPU.
+        precision: that attacks search in; verdicts are float32's.
+        out: folder of the records.
+        fresh: evaluate anew, even where the record is on file.
+        save_adversarial: file (.npz) for the perturbed images.
+        return_adversarial: return `(found, adversarial)`: also the perturbed images, float32
+            N × C × H × W in [0, 1], in the order of the rows. Each is the smallest perturbation
+            that was found and verified. An image for which none was found, and one that is wrong
+            without any, stands as it is; `found.rows.distance` is null there, or 0. They are made
+            anew each time: records hold no images.
+        track: where the result is tracked: mlflow, wandb or tensorboard, with `:WHERE`.
+        progress: a function that is told how many images are done, and of how many; True for a
+            bar or, off a terminal, a line a minute; False for nothing. Otherwise a bar where one
+            is seen, on a terminal or in a notebook.
+        images: how the images of a named data set are made: data_root, resize, interpolation,
+            crop, channels, classes, as `load_dataset` and the command line have them.
+
+    Raises:
+        InputError: something given is unusable; one line says what.
+        EvaluationFailed: the evaluation broke; finished blocks are kept.
+    """
+    command, tracker = spoken("evaluate", evaluate, locals()), tracking.asked(track)
+    loaded = network(model)
+    asked = ImageOptions(data=data, split=split, limit=limit, **images)
+    dataset = asked.load(loaded)
+    protocol = resolve_protocol(
+        attack, dataset, epsilons, norm=norm, target=target, seed=seed, settings=settings
+    )
+    other = None
+    if surrogate is not None:
+        other = asked.other_model(dataset, surrogate, image_by_image=image_by_image)
+    given = RunOptions(batch_size, device, precision, fresh, path_of(save_adversarial))
+    with watched(given, progress, name_of(loaded, name)) as options, scratch_folder() as scratch:
+        # of a module without a name nothing is kept
+        kept = isinstance(loaded, Checkpoint) or name is not None
+        folder = Path(out) if kept else scratch
+        if return_adversarial and options.save_adversarial is None:
+            options = replace(options, save_adversarial=scratch / "adversarial.npz")
+        own = evaluated(loaded, dataset, name, image_by_image=image_by_image)
+        found = evaluation.run(own, dataset, protocol, folder, options, other, prove)
+        found = _of(dataset, found)
+        tracking.track_evaluation(tracker, name_of(loaded, name), found, command)
+        return (found, _adversarial(options)) if return_adversarial else found
+
+
+def _of(data: Dataset, found: Evaluation) -> Evaluation:
+    """A record as one of these images: it may be older, and of the same under another name."""
+    own = {key: getattr(data, key) for key in ("name", "title", "split", "source")}
+    own["notes"] = list(data.notes)
+    return replace(found, header={**found.header, "data": {**found.header["data"], **own}})
+
+
+def _adversarial(options: RunOptions) -> Images:
+    """The perturbed images of a file that was just written."""
+    assert options.save_adversarial is not None
+    with np.load(options.save_adversarial) as saved:
+        images: Images = saved["images"]
+        return images

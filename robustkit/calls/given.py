@@ -1,0 +1,176 @@
+"""What calls from Python are given, in whatever form: networks and images."""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Union
+
+from robustkit import evaluation
+from robustkit.checkpoint import Checkpoint, read_checkpoint
+from robustkit.data import Dataset, from_arrays, load_dataset
+from robustkit.display.progress import seen
+from robustkit.display.stream import FetchLines
+from robustkit.errors import InputError, quoted
+from robustkit.evaluation.images import check_classes, check_shape, images_for
+from robustkit.evaluation.model import EvaluatedModel, from_checkpoint
+from robustkit.files import whole_number
+
+if TYPE_CHECKING:
+    import torch
+
+Loaded = Union["torch.nn.Module", Checkpoint]
+Network = Union["torch.nn.Module", Checkpoint, str, Path]
+"""a module from pixels in [0, 1] to logits, a checkpoint, or the path or name of one"""
+Data = Dataset | tuple[Any, Any] | str | Path
+"""a data set, its name or path, or images N × C × H × W in [0, 1] and labels N"""
+
+
+class ImageKeywords(TypedDict, total=False):
+    """How the images of a named data set are made; as `load_dataset` and the options have it."""
+
+    data_root: str | Path | None
+    resize: int | None
+    interpolation: str | None
+    crop: int | None
+    channels: int | None
+    classes: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOptions:
+    """Which images, and how they are made; None: as the checkpoint was trained."""
+
+    data: Data | None
+    split: str | None = None
+    """"test" where nothing is given"""
+    limit: int | None = None
+    data_root: str | Path | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    crop: int | None = None
+    channels: int | None = None
+    classes: str | None = None
+    """which classes of the network those of the data are"""
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """How they are made, as far as anything is given."""
+        names = ("resize", "interpolation", "crop", "channels")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def load(self, model: "Loaded") -> Dataset:
+        """The images to try a network on.
+
+        Raises:
+            InputError: the network was trained on images of another shape, none are named, or an
+                option is for data that are read by name.
+        """
+        if not isinstance(self.data, str | Path | None):
+            return self._held(model)
+        where: dict[str, Any] = {"split": self.split or "test", "limit": self.limit}
+        where |= self.form | {"root": path_of(self.data_root), "classes": self.classes}
+        if isinstance(model, Checkpoint):
+            return images_for(model, None if self.data is None else str(self.data), **where)
+        if self.data is None:
+            raise InputError("no images: name a data set, or give images and labels")
+        return load_dataset(str(self.data), **where)
+
+    def _held(self, model: "Loaded") -> Dataset:
+        """Of images that are in memory, or a data set that was read before."""
+        named = self.form | {"split": self.split, "data_root": self.data_root}
+        for option, value in (named | {"classes": self.classes}).items():
+            if value is not None:
+                raise InputError(f"{option} goes with a data set's name; read it with load_dataset")
+        count = None if self.limit is None else whole_number(self.limit, "--limit", least=1)
+        if isinstance(self.data, tuple):
+            images, labels = self.data
+            # cut here: a large array is checked in full otherwise
+            return from_arrays(images[:count], labels[:count], name="arrays")
+        if not isinstance(self.data, Dataset):
+            raise InputError(
+                f"{quoted(self.data)}: no images; give a data set, its name or path, or a tuple of "
+                "images and labels"
+            )
+        if isinstance(model, Checkpoint):
+            check_classes(model, self.data)
+        if count is None or count >= len(self.data):
+            return self.data
+        return self.data.take(range(count))
+
+    def other_model(
+        self,
+        images: Dataset,
+        given: "Network",
+        *,
+        trust_program: bool = False,
+        image_by_image: bool = False,
+    ) -> EvaluatedModel:
+        """Another network, for images that were made for the first: a surrogate or a comparison.
+
+        Raises:
+            InputError: it was trained on images of another shape, and none was asked for; or it
+                numbers its classes otherwise.
+        """
+        found = network(given, trust_program=trust_program)
+        if isinstance(found, Checkpoint):
+            if not self.form:
+                check_shape(found, images)
+            check_classes(found, images)
+        return evaluated(found, images, image_by_image=image_by_image)
+
+
+def network(given: "Network", *, trust_program: bool = False) -> "Loaded":
+    """A network in memory, or the checkpoint that is named.
+
+    Raises:
+        InputError: neither.
+    """
+    if isinstance(given, str | Path):
+        lines = FetchLines() if seen() else None
+        return read_checkpoint(given, trust_program=trust_program, progress=lines)
+    if isinstance(given, Checkpoint):
+        return given
+    nn = sys.modules.get("torch.nn")  # without it there is no module, either
+    if nn is not None and isinstance(given, nn.Module):
+        module: torch.nn.Module = given
+        return module
+    raise InputError(
+        f"{quoted(given)}: no network; give a torch.nn.Module, a checkpoint or its path"
+    )
+
+
+def evaluated(
+    model: "Loaded", images: Dataset, name: str | None = None, *, image_by_image: bool = False
+) -> EvaluatedModel:
+    """A network as what is evaluated on these images.
+
+    Args:
+        model: the network.
+        images: the images.
+        name: under which the records of a module in memory are kept.
+        image_by_image: its images never share a batch.
+    """
+    classes = len(images.classes)
+    if isinstance(model, Checkpoint):
+        return from_checkpoint(model, classes, image_by_image=image_by_image)
+    return evaluation.from_module(model, name, classes, image_by_image=image_by_image)
+
+
+def name_of(model: "Loaded", name: str | None = None) -> str:
+    """A network as people are told of it: by its path, its name or its class."""
+    return str(model.path) if isinstance(model, Checkpoint) else name or type(model).__name__
+
+
+def path_of(given: Path | str | None) -> Path | None:
+    """A path, where one is given."""
+    return None if given is None else Path(given)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for what is not kept."""
+    with tempfile.TemporaryDirectory(prefix="robustkit-") as folder:
+        yield Path(folder)

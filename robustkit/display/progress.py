@@ -1,0 +1,147 @@
+"""How far an evaluation, an audit or a training has come."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from robustkit.display.meter import Meter, meter, notebook, to_go
+from robustkit.display.stream import console, styled, tell
+from robustkit.evaluation.options import Progress, RunOptions
+from robustkit.training.progress import Callbacks
+from robustkit.training.progress import Progress as TrainingProgress
+
+EVERY = 60.0
+"""seconds between two lines where nobody sees a bar"""
+
+
+class _Metered:
+    """A bar that is there within a `with`."""
+
+    def __init__(self, unit: str | None) -> None:
+        self.meter: Meter = meter(unit)
+
+    def __enter__(self) -> Self:
+        self.meter.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.meter.stop()
+
+
+class Bar(_Metered):
+    """Progress of one evaluation, with the time to go; where no bar is seen a line a minute."""
+
+    def __init__(self, path: str, which: str = "") -> None:
+        """`which` of several it is: "2 of 9"."""
+        super().__init__(None)
+        self.path = path
+        self.name = f"{path} ({which})" if which else path
+        self.begun = self.told = time.monotonic()
+
+    def attach(self, options: RunOptions) -> RunOptions:
+        """Options that report here."""
+        self.meter.begin(self.name, None, visible=False)
+
+        def progress(done: float, total: int) -> None:
+            self.meter.update(done, total)
+            self._say(done / total)
+
+        def waiting() -> None:
+            self.meter.tell(f"robustkit: another process is at work on {self.path}; waiting")
+
+        def told(text: str) -> None:
+            self.meter.tell(f"robustkit: {text}")
+
+        return replace(options, progress=progress, waiting=waiting, told=told)
+
+    def _say(self, share: float) -> None:
+        now = time.monotonic()
+        if not self.meter.live and now - self.told >= EVERY and share < 1:
+            self.told = now
+            left = to_go(now - self.begun, share)
+            tell(f"robustkit: {self.name}: {share:.0%}{', ' if left else ''}{left}")
+
+
+class AuditBar(_Metered):
+    """The part of an audit that runs now, with the time it still takes."""
+
+    def __init__(self) -> None:
+        super().__init__("images")
+
+    def begin(self, part: str, images: int) -> Callable[[float], None]:
+        """A new part; what is returned is told the images done."""
+        self.meter.begin(part, images)
+        if not self.meter.live:
+            console(err=True).print(styled(f"{part}: {images:,} images", "dim"))
+        return self.meter.update
+
+
+class TrainingBar(_Metered):
+    """Progress of a training: updates, the time to go, the accuracies of the epoch so far."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("updates")
+        self.meter.begin(name, None)
+
+    @property
+    def callbacks(self) -> Callbacks:
+        """What the training calls; nothing where nobody sees it."""
+        return Callbacks(self._step, self._epoch) if self.meter.live else Callbacks()
+
+    def _step(self, at: TrainingProgress) -> None:
+        text = (
+            f"epoch {at.epoch}/{at.epochs}, loss {at.seen['loss']:.4g}, "
+            f"accuracy {at.seen['accuracy_given']:.1%}"
+        )
+        self.meter.update(at.step, at.steps, text)
+
+    def _epoch(self, line: dict[str, Any]) -> None:
+        self.meter.tell(f"epoch {line['epoch']}: {epoch_text(line)}")
+
+
+def epoch_text(line: dict[str, Any]) -> str:
+    """A line of a training's history in words."""
+    parts = [f"loss {line['loss']:.4g}", f"accuracy {line['accuracy_given']:.2%}"]
+    if line["memorised"] is not None:
+        parts[1] += " on given labels"
+        parts.append(f"{line['accuracy_clean']:.2%} on clean ones")
+        parts.append(f"{line['memorised']:.2%} of wrong labels learnt")
+    if "held_out" in line:
+        parts.append(f"held out {line['held_out']:.2%}")
+        if line["memorised"] is not None:
+            parts[-1] += f" ({line['held_out_clean']:.2%} on clean labels)"
+    return ", ".join(parts)
+
+
+# --- for calls from Python ------------------------------------------------------------------------
+
+Watch = Progress | Bar | bool | None
+"""who watches: a function of images done and images in all, a bar that was made before, True for a
+bar or a line a minute, False for nothing; None for a bar, where it is seen"""
+
+
+@contextmanager
+def watched(options: RunOptions, watch: Watch, name: str) -> Iterator[RunOptions]:
+    """Options that report to whoever watches."""
+    if watch is None or isinstance(watch, bool):
+        watch = Bar(name) if seen(watch) else None
+    if isinstance(watch, Bar):
+        with watch:
+            yield watch.attach(options)
+        return
+    yield options if watch is None else replace(options, progress=watch)
+
+
+def seen(asked: bool | None = None) -> bool:
+    """Whether to show a bar: as is asked, else on a terminal and in a notebook."""
+    if asked is not None:
+        return asked
+    return notebook() is not None or console(err=True).is_terminal

@@ -1,0 +1,23 @@
+"""What a training leaves. Needs no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustkit.showing import Shown
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class TrainingResult(Shown):
+    """A checkpoint that was trained, and how it went."""
+
+    path: Path
+    """of the checkpoint"""
+    record: dict[str, Any]
+    """the checkpoint's own account: the configuration, realised counts, history per epoch"""
+    first: bool = True
+    """of several processes, whether this one wrote it and speaks for all"""
+    warning: str = ""
+    """what the loss says that a user should know of this training; empty if nothing"""
+    snapshots: tuple[Path, ...] = ()
+    """the weights after the passes that were asked for"""
