@@ -17,7 +17,7 @@ from robustkit.attacks.library import foolbox
 from robustkit.attacks.objectives import objective, towards
 from robustkit.attacks.projections import onto_l1_ball
 from robustkit.attacks.search import Search
-from robustkit.attacks.state import State
+from robustkit.attacks.state import State, overwrite
 from robustkit.attacks.targets import nearest
 from robustkit.geometry import column, project, projection, steepest_step
 from robustkit.protocol import Loss, Norm, TargetOrder
@@ -156,9 +156,8 @@ class ApgdSearch(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack): 
         b = state.buffers
         better = value > b.best_value
         b.best_value = torch.where(better, value, b.best_value)
-        there = column(better, state.x)
-        b.best = torch.where(there, state.x, b.best)
-        b.best_gradient = torch.where(there, gradient, b.best_gradient)
+        overwrite(b.best, better, state.x)
+        overwrite(b.best_gradient, better, gradient)
         b.rises = b.rises + (value > b.last_value)
         b.last_value = value
         # a smaller step from where a larger one went astray would stay astray: on from the best
@@ -169,8 +168,7 @@ class ApgdSearch(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack): 
             x = torch.where(column(back, x), b.best, x)
             gradient = torch.where(column(back, gradient), b.best_gradient, gradient)
         goal = self._moved(state, x, gradient)
-        shrinks = torch.isin(state.step, self._shrinks_at.to(state.step.device))
-        if self.multi_radius and bool(shrinks.any()):
+        if self.multi_radius and bool((shrinks := self._shrinks(state.step)).any()):
             inside = self._enter_smaller_ball(state, shrinks)
             x = torch.where(column(shrinks, x), inside, x)
             goal = torch.where(column(shrinks, x), inside, goal)
@@ -213,6 +211,9 @@ class ApgdSearch(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack): 
     def _shrinks_at(self) -> Tensor:
         """Steps at which a smaller ball is entered."""
         return torch.tensor([begin - 1 for begin, _ in self._phases[1:]])
+
+    def _shrinks(self, step: Tensor) -> Tensor:
+        return torch.isin(step, self._shrinks_at.to(step.device))
 
     @property
     def _multiples(self) -> tuple[int, ...]:
@@ -324,13 +325,16 @@ class ApgdSearch(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack): 
             return self._project(x + step, state.images, radius)
         nearest_inside = projection(state.images, radius, self.norm)
         z = nearest_inside(steepest_step(x, gradient, b.step_size, self.norm))
-        weight = column(torch.where(self._firsts(state.step), 1.0, MOMENTUM), x)
+        weight = column(self._weights.to(x)[state.step], x)
         inertia = (x - b.previous).mul_(1 - weight)
         return nearest_inside(z.sub_(x).mul_(weight).add_(x).add_(inertia))
 
-    def _firsts(self, step: Tensor) -> Tensor:
-        """Which rows take the first step in a ball, for which there is no last movement."""
-        return torch.isin(step, torch.tensor([b for b, _ in self._phases]).to(step.device))
+    @cached_property
+    def _weights(self) -> Tensor:
+        """Of the new movement at each step: all at the first in a ball, where there is no last."""
+        weights = torch.full((self.steps + 1,), MOMENTUM)
+        weights[[begin for begin, _ in self._phases]] = 1.0
+        return weights
 
     def _project(self, x: Tensor, images: Tensor, radius: Tensor) -> Tensor:
         if self.norm == "l1":

@@ -80,6 +80,10 @@ class FabSearch(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  #
         self.beta = beta
         self.patience = patience
 
+    def gradients(self, classes: int) -> int:
+        """One, or that of each class."""
+        return 1 if self.targets else classes
+
     def start(
         self, state: State[None], sources: Sequence[torch.Generator | None]
     ) -> State[FabBuffers]:

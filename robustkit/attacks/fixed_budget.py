@@ -94,10 +94,12 @@ class FixedBudgets(Generic[B]):
         while len(slots):
             found = self._pass(slots)
             self.forecast.passed(len(slots))
-            done = found.hit | (slots.left == 0) | self._given_up(slots, found)
+            done = self._done(slots, found)
             if done.any():
                 self._keep_out_of_budget_finds(queue, slots, done & ~found.hit)
-                for row in done.nonzero()[:, 0].tolist():
+                ended = done.nonzero()[:, 0]
+                self._count(slots, ended)
+                for row in ended.tolist():
                     image, hit = int(slots.owner[row]), bool(found.hit[row])
                     steps = self.search.steps - int(slots.left[row])
                     self.forecast.ended(queue.current(image), steps, hit)
@@ -186,20 +188,29 @@ class FixedBudgets(Generic[B]):
         targeted = self.verifier.victim.targeted
         found = self.step_model.passes(state, slots.exact, self.search, targeted, moving)
         slots.exact = found.exact
-        self._count(slots, found)
+        self._count_again(slots, found)
         self._keep_closest(slots, found.logits)
         fooled = self._fooled(slots, found.logits).to(state.x.device)
         hit, images = self.search.claims(state, fooled)
         return _Pass(hit.cpu(), images, found.value, found.gradient)
 
-    def _count(self, slots: _Slots[B], found: Passed) -> None:
-        forward = found.asked * self.search.eot
-        passes, values = self.verifier.victim.passes, 0
-        if self.search.gradient:
-            values = found.value.shape[1] if found.value.ndim == 2 else 1
-        # in its last pass a row has no gradient of its own, though its batch has
-        backward = forward * values * (slots.left > 0) if values else 0
-        passes.add(slots.owner, forward, backward)
+    def _count(self, slots: _Slots[B], rows: Tensor) -> None:
+        """The passes of rows that end: one an iterate, and a gradient where a step followed."""
+        left = slots.left[rows]
+        forward = (self.search.steps + 1 - left) * self.search.eot
+        backward = (forward - self.search.eot * (left == 0)) * self._gradients
+        self.verifier.victim.passes.add(slots.owner[rows], forward, backward)
+
+    def _count_again(self, slots: _Slots[B], found: Passed) -> None:
+        """What rows of low precision have cost that were passed in float32, too."""
+        if isinstance(found.asked, Tensor):
+            forward = (found.asked - 1) * self.search.eot
+            backward = forward * (slots.left > 0) * self._gradients
+            self.verifier.victim.passes.add(slots.owner, forward, backward)
+
+    @property
+    def _gradients(self) -> int:
+        return self.search.gradients(self.step_model.clean.shape[1])
 
     def _fooled(self, slots: _Slots[B], logits: Tensor) -> Tensor:
         """Which iterates succeed, on the CPU: all are tried on the model, a surrogate's last ones.
@@ -229,9 +240,10 @@ class FixedBudgets(Generic[B]):
         at = slots.owner.to(closest.device), slots.level.to(closest.device)
         closest[at] = torch.maximum(closest[at], reached.to(closest))
 
-    def _given_up(self, slots: _Slots[B], found: _Pass) -> Tensor:
+    def _done(self, slots: _Slots[B], found: _Pass) -> Tensor:
+        done = found.hit | (slots.left == 0)
         rows = self.search.gives_up(slots.state, found.value, self.verifier.victim.targeted)
-        return torch.zeros_like(found.hit) if rows is None else rows.cpu()
+        return done if rows is None else done | rows.cpu()
 
     def _advance(self, slots: _Slots[B], found: _Pass) -> None:
         state, victim = slots.state, self.verifier.victim

@@ -20,7 +20,7 @@ from robustkit.attacks.block import Progress
 from robustkit.attacks.build import build_search
 from robustkit.attacks.queue import Task, choose
 from robustkit.attacks.search import Attempt
-from robustkit.protocol import CW, FAB, Attack, Norm, Protocol
+from robustkit.protocol import CW, Attack, Norm, Protocol
 
 EVEN, SELDOM = 0.35, 0.1
 """how often an attempt is taken to succeed before any did: the first attack's first; all others"""
@@ -74,9 +74,7 @@ def _plan(attack: Attack, norm: Norm, classes: int) -> _Plan:
     if search is None:
         steps = int(getattr(attack, "steps", 1))
         return _Plan(0, steps * (attack.search_steps if isinstance(attack, CW) else 1), 3)
-    gradients = classes - 1 if isinstance(attack, FAB) and not search.targets else 1
-    step = search.eot * (1 + 2 * gradients) if search.gradient else 1
-    weight = step + search.needs_outcome
+    weight = search.eot * (1 + 2 * search.gradients(classes)) + search.needs_outcome
     return _Plan(len(search.attempts(classes)), search.steps, weight)
 
 

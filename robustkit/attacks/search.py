@@ -71,6 +71,10 @@ class Search(Generic[B]):
             for number in range(targets * self.restarts)
         ]
 
+    def gradients(self, classes: int) -> int:
+        """How many a step asks for."""
+        return int(self.gradient)
+
     def wrong_classes(self, model: Any, images: Tensor, classes: Tensor, clean: Tensor) -> Tensor:
         """Those that are headed for with `targets`, first ones first, N × C."""
         return likeliest(clean, classes)

@@ -17,7 +17,7 @@ from robustkit.attacks.library import foolbox
 from robustkit.attacks.objectives import objective
 from robustkit.attacks.projections import onto_l1_ball
 from robustkit.attacks.search import Search
-from robustkit.attacks.state import State, take
+from robustkit.attacks.state import State, overwrite, take
 from robustkit.geometry import ORDER, column
 from robustkit.protocol import Norm
 
@@ -40,10 +40,23 @@ class SquareBuffers:
     """proposals of the highest margin, N × C × H × W"""
     best_value: Tensor
     """their margins, N"""
-    draws: Tensor
-    """of the next steps, float64 N × AHEAD × draws a step"""
-    drawn_from: Tensor
-    """the first of those steps, int64 N; -1 before there are any"""
+    corners: Tensor
+    """the first pixels of two windows in each of the next steps, int64 N × AHEAD × 2"""
+    signs: Tensor
+    """of their channels, and which way they are turned, N × AHEAD × (C + 1): ±1, in Linf ±ε"""
+    drawn_until: Tensor
+    """the first step without, int64 N"""
+
+
+@dataclass(slots=True)
+class _Move:
+    """What a proposal is made from, as images, with the draws for it."""
+
+    images: Tensor
+    best: Tensor
+    epsilon: Tensor
+    corners: Tensor
+    signs: Tensor
 
 
 class SquareSearch(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttack):  # type: ignore[misc]
@@ -80,11 +93,10 @@ class SquareSearch(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttac
         grid = _grid(state.images)
         x = _back(self._first(replace(state, images=grid)), state.images)
         nothing = torch.full_like(state.epsilon, -torch.inf)
-        size = len(state), AHEAD, 5 + grid.shape[1]
-        draws = torch.zeros(size, dtype=torch.float64, device=x.device)
-        return state.started(
-            x, SquareBuffers(x.clone(), nothing, draws, torch.full_like(state.step, -1))
-        )
+        corners = state.step.new_zeros(len(state), AHEAD, 2)
+        signs = grid.new_zeros(len(state), AHEAD, grid.shape[1] + 1)
+        buffers = SquareBuffers(x.clone(), nothing, corners, signs, state.step.clone())
+        return state.started(x, buffers)
 
     def _first(self, state: State[None]) -> Tensor:
         n, c, _, w = state.images.shape
@@ -115,81 +127,99 @@ class SquareSearch(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttac
     def advance(self, state: State[SquareBuffers], value: Tensor, gradient: Tensor) -> None:
         """Keep the last proposal where it is better; propose the next."""
         b = state.buffers
-        better = value > b.best_value
+        better = value > b.best_value  # few of many, once the search has come far
         b.best_value = torch.where(better, value, b.best_value)
-        kept = better.nonzero()[:, 0]  # few of many, once the search has come far
-        b.best.index_copy_(0, kept, state.x[kept])
-        on_grid = replace(b, best=_grid(b.best))
-        grid = replace(state, images=_grid(state.images), x=_grid(state.x), buffers=on_grid)
-        state.x = _back(self._proposal(grid), state.images)
+        overwrite(b.best, better, state.x)
+        images = _grid(state.images)
+        sides = _sides(self.norm, self.steps, self.p_init, *images.shape[-2:])
+        sides, step = sides.to(state.step.device), _common(state.step)
+        move = _Move(images, _grid(b.best), state.epsilon, *self._draws(state, step, sides, images))
+        state.x = _back(self._proposal(move, _common(sides[step])), state.images)
 
-    def _proposal(self, state: State[SquareBuffers]) -> Tensor:
-        h, w = state.images.shape[-2:]
-        sides = _sides(self.norm, self.steps, self.p_init, h, w)
-        side = sides.to(state.step.device)[state.step]
-        draws = self._draws(state, 5 + state.images.shape[1])
+    def _proposal(self, move: _Move, side: int | Tensor) -> Tensor:
         if self.norm == "linf":
-            return self._recoloured(state, side, draws)
+            return self._recoloured(move, side)
+        if isinstance(side, int):
+            return self._reshaped(move, side)
         # their shape depends on their size: windows of one size at a time
-        x = torch.empty_like(state.x)
+        x = torch.empty_like(move.best)
         for s in sorted(set(side.tolist())):
             rows = (side == s).nonzero()[:, 0]
-            x[rows] = self._reshaped(take(state, rows), s, draws[rows])
+            x[rows] = self._reshaped(take(move, rows), s)
         return x
 
-    def _draws(self, state: State[SquareBuffers], count: int) -> Tensor:
-        """Those of each row's next proposal, float64 N × count; made for `AHEAD` steps at once."""
-        b, place = state.buffers, state.step % AHEAD
-        due = (state.step - place != b.drawn_from).nonzero()[:, 0]
-        if len(due):
-            b.drawn_from[due] = (state.step - place)[due]
-            key = state.key[due].repeat_interleave(AHEAD)
-            steps = b.drawn_from[due, None] + torch.arange(1, AHEAD + 1, device=due.device)
-            b.draws[due] = stream(key, steps.flatten(), count).view(len(due), AHEAD, count)
-        return b.draws[torch.arange(len(state), device=place.device), place]
+    def _draws(
+        self, state: State[SquareBuffers], step: int | Tensor, sides: Tensor, images: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Corners N × 2 and signs N × (C + 1) of each row's next proposal."""
+        b = state.buffers
+        if bool((state.step >= b.drawn_until).any()):
+            due = (state.step >= b.drawn_until).nonzero()[:, 0]
+            first = (state.step - state.step % AHEAD)[due]
+            b.drawn_until[due] = first + AHEAD
+            b.corners[due], signs = self._drawn(state.key[due], first, sides, images)
+            scale = state.epsilon[due, None, None] if self.norm == "linf" else 1
+            b.signs[due] = scale * signs
+        if isinstance(step, int):
+            return b.corners[:, step % AHEAD], b.signs[:, step % AHEAD]
+        rows = torch.arange(len(step), device=step.device)
+        return b.corners[rows, step % AHEAD], b.signs[rows, step % AHEAD]
+
+    def _drawn(
+        self, key: Tensor, first: Tensor, sides: Tensor, images: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Corners and signs of `AHEAD` steps of rows, from their first ones on."""
+        c, h, w = images.shape[1:]
+        steps = (first[:, None] + torch.arange(AHEAD, device=first.device)).flatten()
+        draws = stream(key.repeat_interleave(AHEAD), steps + 1, 5 + c)
+        side = sides[steps.clamp(max=len(sides) - 1)]
+        rows, columns = (
+            torch.stack([_corner(draws[:, k + axis], side, size) for k in (0, 2)], 1)
+            for axis, size in enumerate((h, w))
+        )
+        signs = _signs(draws[:, 4:]).to(images)
+        return (rows * w + columns).view(-1, AHEAD, 2), signs.view(-1, AHEAD, 1 + c)
 
     # --- Linf ---------------------------------------------------------------------------------
 
-    def _recoloured(self, state: State[SquareBuffers], side: Tensor, draws: Tensor) -> Tensor:
+    def _recoloured(self, move: _Move, side: int | Tensor) -> Tensor:
         """A square whose every channel is at the upper or the lower end of the ball."""
-        n, c, h, w = state.images.shape
-        sign = _signs(draws[:, 4 : 4 + c]).view(n, c, 1, 1).to(state.images)
-        top, left = _corner(draws[:, 0], side, h), _corner(draws[:, 1], side, w)
-        mask = _window(top, left, side, h, w)
+        n, c, h, w = move.images.shape
+        offsets = _offsets(side, c, h, w) if isinstance(side, int) else _each_offset(side, c, h, w)
+        at = move.corners[:, :1] + offsets.to(move.corners.device)
         # always at an end of the ball (algorithm 2): perturbations that succeed are mostly found at
         # its corners, where a search of all its points would take far longer to arrive
-        colour = state.images + column(state.epsilon, state.images) * sign
-        return torch.where(mask, colour.clamp_(0, 1), state.buffers.best)
+        colour = move.images.flatten(1).gather(1, at).view(n, c, -1)
+        colour.add_(move.signs[:, :c, None]).clamp_(0, 1)
+        return move.best.flatten(1).scatter(1, at, colour.flatten(1)).view_as(move.best)
 
     # --- L2 and L1 ----------------------------------------------------------------------------
 
-    def _reshaped(self, state: State[SquareBuffers], side: int, draws: Tensor) -> Tensor:
+    def _reshaped(self, move: _Move, side: int) -> Tensor:
         """Move the mass of a window to another one, in the shape of a peak and a trough."""
-        n, c, h, w = state.images.shape
-        sides = torch.full((n,), side, device=state.key.device)
-        at_row, at_column, from_row, from_column = (
-            _corner(draws[:, k], sides, size) for k, size in enumerate((h, w, h, w))
+        n, c, h, w = move.images.shape
+        (at_row, from_row), (at_column, from_column) = (
+            place.unbind(1) for place in (move.corners // w, move.corners % w)
         )
-        first = _window(at_row, at_column, sides, h, w)
-        second = _window(from_row, from_column, sides, h, w)
-        change = state.buffers.best - state.images
+        first = _window(at_row, at_column, side, h, w)
+        second = _window(from_row, from_column, side, h, w)
+        change = move.best - move.images
         # the budget is spent from the start, so a window grows only by what another one gives up
         # (algorithm 3), and by what the box took from the rest
-        epsilon = state.epsilon.view(-1, 1, 1, 1)
+        epsilon = column(move.epsilon, change)
         spare = self._spare(epsilon, self._size(change, (1, 2, 3)))
         held = self._size(change * (first | second), (2, 3))
         at = _places(at_row, at_column, side, n, c)
         old = change[at]
-        sign = _signs(draws[:, 4 : 4 + c]).view(n, c, 1, 1)
-        turned = draws[:, 4 + c].view(n, 1, 1, 1) < 0.5
+        sign, turned = move.signs[:, :c], column(move.signs[:, c] < 0, change)
         shape = _peaks(side, ORDER[self.norm]).to(change)
-        new = torch.where(turned, shape.T, shape) * sign.to(change)
+        new = torch.where(turned, shape.T, shape) * sign[..., None, None]
         # what the window holds already is kept in part, by its shape
         new = new + old / self._size(old, (2, 3)).clamp(min=1e-12)
         new = new / self._size(new, (2, 3)).clamp(min=1e-12)
         change = change.masked_fill(second.expand_as(change), 0)
         change[at] = new * self._mass(spare, held, c)
-        return self._placed(state.images, change, state.epsilon)
+        return self._placed(move.images, change, move.epsilon)
 
     def _size(self, change: Tensor, dim: tuple[int, ...]) -> Tensor:
         result: Tensor = torch.linalg.vector_norm(
@@ -276,12 +306,32 @@ def _corner(draw: Tensor, side: Tensor, length: int) -> Tensor:
     return (draw * (length - side + 1)).long()
 
 
-def _window(top: Tensor, left: Tensor, side: Tensor, h: int, w: int) -> Tensor:
+def _common(values: Tensor) -> int | Tensor:
+    """The number that all of them are, as one; else the numbers."""
+    low, high = (int(end) for end in values.aminmax())
+    return low if low == high else values
+
+
+@lru_cache(maxsize=64)
+def _offsets(side: int, c: int, h: int, w: int) -> Tensor:
+    """From a square's first pixel to all of its pixels in all channels, C·S²."""
+    return _each_offset(torch.tensor([side]), c, h, w)[0]
+
+
+def _each_offset(side: Tensor, c: int, h: int, w: int) -> Tensor:
+    """The same of squares of several sizes, N × C·S²; smaller ones have some more than once."""
+    run = torch.arange(int(side.max()), device=side.device)
+    run = torch.minimum(run, side[:, None] - 1)
+    channels = torch.arange(0, c * h * w, h * w, device=side.device)[:, None, None]
+    return (channels + run[:, None, :, None] * w + run[:, None, None, :]).flatten(1)
+
+
+def _window(top: Tensor, left: Tensor, side: int, h: int, w: int) -> Tensor:
     """The pixels of each row's square, N × 1 × H × W."""
     rows = torch.arange(h, device=top.device) - top[:, None]
     columns = torch.arange(w, device=top.device) - left[:, None]
-    down = (rows >= 0) & (rows < side[:, None])
-    across = (columns >= 0) & (columns < side[:, None])
+    down = (rows >= 0) & (rows < side)
+    across = (columns >= 0) & (columns < side)
     return (down[:, :, None] & across[:, None, :])[:, None]
 
 

@@ -1,6 +1,7 @@
 """The model under attack, whose every answer is checked."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -71,15 +72,14 @@ class Victim:
         NaN compares unequal to everything: unchecked, a model that breaks down would count as
         fooled, or as robust, by the way that the comparison is written.
         """
-        finite = torch.isfinite(logits).all(1)
-        # one transfer to the CPU for both
-        both = torch.stack([self.fooled(logits.argmax(1), classes), finite]).cpu()
-        hit, finite = both[0], both[1]
-        if not bool(finite.all()):
-            raise EvaluationFailed(
-                f"logits are NaN or infinite{self.at(rows[~finite])} ({name}): not a success of "
-                "the attack but a fault of the model"
-            )
+        hit = self.fooled(logits.argmax(1), classes).cpu()
+        if not isfinite(float(logits.sum())):  # or finite ones whose sum is too large
+            finite = torch.isfinite(logits).all(1).cpu()
+            if not bool(finite.all()):
+                raise EvaluationFailed(
+                    f"logits are NaN or infinite{self.at(rows[~finite])} ({name}): not a success "
+                    "of the attack but a fault of the model"
+                )
         return hit
 
     def at(self, rows: Tensor) -> str:
