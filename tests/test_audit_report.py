@@ -351,14 +351,14 @@ def test_the_legend_says_which_line_is_which():
         zip((t.get_text() for t in legend.get_texts()), legend.legend_handles, strict=True)
     )
     assert set(drawn_as) == {
-        "right under every attack: an upper bound",
-        "proved: a lower bound",
-        "between them: not known",
+        "under attack: an upper bound",
+        "certified: a lower bound",
+        "between them: unknown",
     }
     upper, lower = ax.containers
     for line, name in (
-        (upper, "right under every attack: an upper bound"),
-        (lower, "proved: a lower bound"),
+        (upper, "under attack: an upper bound"),
+        (lower, "certified: a lower bound"),
     ):
         assert to_hex(drawn_as[name].get_color()[0]) == to_hex(line.lines[0].get_color())
     assert list(upper.lines[0].get_ydata()) == [0.905, 0.781, 0.676, 0.451, 0.031]
@@ -402,13 +402,13 @@ def test_a_stage_without_a_result_has_a_row_and_no_number():
     ax = drawn(figures.stages, audit.clean, audit.stages, audit.claim)
     assert [t.get_text() for t in ax.get_yticklabels()][:2] == ["no attack", "Random noise"]
     assert len(ax.containers) == 1 + sum(s.status == "complete" for s in audit.stages)
-    assert {"failed", "skipped", "401 first"} <= {t.get_text() for t in ax.texts}
+    assert {"failed", "skipped", "401 new"} <= {t.get_text() for t in ax.texts}
 
 
 def test_the_smoothed_classifier_has_its_own_axes():
     found = full().smoothed
     ax = drawn(figures.smoothed, found)
-    assert ax.get_xlabel() == "L2 radius"
+    assert ax.get_xlabel() == "ℓ₂ radius"
     assert len(ax.containers) == 2
     none = SmoothedAccuracy(0.25, 10, 0.001, proportion(1, 2), 0, ())
     assert "smoothed classifier" in page(replace(minimal(), smoothed=none))

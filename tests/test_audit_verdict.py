@@ -34,7 +34,7 @@ from robustkit.statistics import Estimate, proportion
 from robustkit.statistics.estimate import MOST_IMAGES, images_to_settle
 from robustkit.summary import failure, summarise
 
-LEFT = Estimate(0.45, 0.42, 0.48, 1000, "Clopper-Pearson, 95%")
+LEFT = Estimate(0.45, 0.42, 0.48, 1000, "Clopper-Pearson, 95 %")
 PGD = Stage("pgd", "PGD", "white box", True, "complete")
 SQUARE = Stage("square", "Square", "black box", True, "complete")
 PASSED = IndicatorResult("zero-gradients", "Do gradients vanish?", "A", "passed", 0.0, 0.1)

@@ -118,7 +118,8 @@ def test_the_sentences_table_and_notes_are_told(robustkit):
     status, out, err = robustkit("compare", write(made(WEAK, 0)), write(made(STRONG, 1)))
     assert (status, err) == (0, "")
     assert "Under pgd at ε = 0.2, nets/l2-margin_seed1.pt is " in out
-    assert "points better than nets/cross-entropy_seed0.pt (simultaneous 95 % interval" in out
+    assert "is better than nets/cross-entropy_seed0.pt: +" in out
+    assert "(simultaneous 95 % CI " in out
     assert "Not decided: nets/l2-margin_seed1.pt at clean; robustkit power tells" in out
     assert "one network each" in out
     assert max(map(len, out.split("Under pgd")[0].splitlines()[1:-1])) <= 80

@@ -172,7 +172,7 @@ def test_a_forest_shows_differences_in_points_and_words(ax):
     assert [t.get_text() for t in ax.get_yticklabels()] == ["", "0\u00a0%", "80\u00a0%"] * 2
     ends = [container[2][0].get_segments()[0][:, 0] for container in ax.containers]
     np.testing.assert_allclose(ends[1], [1.1, 3.9])
-    assert ax.get_xlabel() == "difference to ce (points)\nshaded: ±Δ"
+    assert ax.get_xlabel() == "difference to ce (percentage points)\nshaded: ±Δ"
     assert figures.forest_rows(rows) == 6
     assert inside(ax, [*ax.texts, *ax.get_yticklabels(), ax.xaxis.label])
 

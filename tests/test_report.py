@@ -68,8 +68,8 @@ def test_every_estimate_stands_with_its_interval(single):
 
 
 def test_the_method_of_the_interval_is_named(single):
-    assert "Clopper-Pearson, 95%" in page([single], method="exact")
-    assert "Wilson, 95%" in page([single])
+    assert "Clopper-Pearson, 95 %" in page([single], method="exact")
+    assert "Wilson, 95 %" in page([single])
 
 
 def test_the_same_evaluations_give_the_same_bytes():

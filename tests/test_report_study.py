@@ -211,14 +211,14 @@ def test_nothing_is_said_to_be_fixed_beforehand_that_was_not(study, tmp_path, fi
     told = study.provenance["study"] | {"claims fixed": fixed}
     late = replace(study, provenance={"Study": told}, figures=())
     text = Outline(write(late, tmp_path).page.read_text(encoding="utf-8")).text
-    assert "fixed beforehand" not in text
+    assert "preregistered" not in text
     assert "Δ = ±0.5 points: half a point" in text
 
 
 def test_what_options_changed_stands_beside_the_studys_file(study, tmp_path):
     changed = replace(study, changes={"test": {"limit": 200}, "": {"baseline": "a<b"}}, figures=())
     page = write(changed, tmp_path).page.read_text(encoding="utf-8")
-    assert page.index("<h3>The study, ") < page.index("<code>[test] limit = 200</code>")
+    assert page.index("The study's file, ") < page.index("<code>[test] limit = 200</code>")
     assert "<code>baseline = a&lt;b</code>" in page
 
 
@@ -227,15 +227,15 @@ def test_the_parts_come_in_order(html):
     parts = [
         "Does a large margin make a network",
         "5 claims: 2 hold, 1 contradicted, 1 undecided, 1 not tested",
-        "For what this holds",
-        "1 of 30 cells failed: no number",
-        "1. On MNIST with 80 % noisy labels",
-        "Lines stand side by side",
-        "Differences",
+        "Scope and limitations",
+        "1 of 30 trainings failed: no number",
+        "1 On MNIST with 80 % noisy labels",
+        "Points are offset horizontally",
+        "l2-margin minus cross-entropy",
         "Gain over the baseline",
         "FGSM at ε = 0.2: accuracy",
-        "The smallest successful perturbations (linf) of cross-entropy, seed 0, under pgd",
-        "Share of the wrong labels",
+        "Smallest successful perturbations (ℓ∞) of cross-entropy, seed 0, under pgd",
+        "Share of noisy labels memorised",
         "Protocol: pgd",
         "28 done, 1 failed, 1 missing",
         "versions robustkit",
@@ -247,17 +247,83 @@ def test_the_parts_come_in_order(html):
 
 
 def test_every_claim_stands_with_its_verdict_sentence_delta_and_reason(study, html):
-    articles = re.findall(r"<article.*?</article>", html, re.S)
-    for judgement, article in zip(study.judgements, articles, strict=True):
-        text = Outline(article).text
+    end = "</details></td></tr>"
+    _, *found = html.split('<tr class="claim ')
+    texts = [
+        Outline(f'<table><tr class="{row[: row.rindex(end)]}{end}</table>').text for row in found
+    ]
+    for judgement, text in zip(study.judgements, texts, strict=True):
         assert judgement.text in text
-        assert f" {judgement.verdict} " in text
+        assert f" {judgement.verdict}" in text
         assert judgement.sentence in text
-        assert judgement.source in text
+        assert f"Source: {judgement.source}" in text
         if judgement.delta is not None:
-            assert f"±0.5 points, fixed beforehand: {judgement.reason}" in text
-    assert "Ratio 2.10 (interval 1.96 to 2.25" in Outline(articles[2]).text
-    assert "the claim's bounds: 1.2 to 1.6" in Outline(articles[2]).text
+            assert f"±0.5 points, preregistered: {judgement.reason}" in text
+    assert "× 2.10 1.96 to 2.25 15 rounds" in texts[2]
+    assert "Claimed: × 1.2 to 1.6" in texts[2]
+    assert "✓ holds +2.5 1.1 to 3.9 5 paired seeds, 10,000 images" in texts[0]
+
+
+def test_an_undecided_claim_says_what_is_missing(tmp_path):
+    open_claim = replace(outcome(2).judgements[3], needs="It takes 12 seeds.", percent=True)
+    text = Outline(
+        write(replace(EMPTY, judgements=(open_claim,)), tmp_path).page.read_text(encoding="utf-8")
+    ).text
+    assert "It takes 12 seeds." in text
+    assert "40 % +0.4 −0.5 to 1.3 ? inconclusive" in text
+    assert "80 % – – – not tested1 of 2 cells failed" in text
+
+
+def test_what_all_comparisons_share_stands_in_the_caption_alone(html):
+    table = re.search(r'<p[^>]*id="differences1">(.*?)</table>', html, re.S)[0]
+    caption, body = Outline(table[: table.index("</p>") + 4]).text, table.split("</p>")[1]
+    assert caption == (
+        "MNIST under label noise: l2-margin minus cross-entropy. Two-way t, Holm over 5 levels, "
+        "5 paired seeds, 10,000 images. Equivalence margin Δ = ±0.5 points. Sign-flip "
+        "permutation cannot decide with 5 seeds."
+    )
+    assert "two-way" not in body
+    assert body.count(">0.062<") == 5  # p values have a column of their own
+
+
+def test_what_differs_between_comparisons_has_a_column(tmp_path):
+    panel = label_noise(3)
+    first, *rest = panel.comparisons
+    odd = replace(first, unit="2 paired seeds, 10,000 images", delta=0.02, b="another")
+    study = replace(EMPTY, panels=(replace(panel, comparisons=(odd, *rest)),))
+    text = Outline(write(study, tmp_path).page.read_text(encoding="utf-8")).text
+    assert "MNIST under label noise: differences. Sign-flip" in text
+    heads = "method level vs difference 95 % CI verdict p p, equivalence Δ p, sign-flip permutation"
+    assert f"{heads} seeds won test" in text
+    assert "two-way t, Holm over 5 levels, 2 paired seeds, 10,000 images" in text
+
+
+def test_every_point_of_a_figure_says_its_numbers(html):
+    titles = re.findall(r"<use[^>]*><title>(.*?)</title></use>", html)
+    assert "cross-entropy, label noise 0\u00a0%: 99.2 % (99.0 to 99.4)" in titles
+    assert "l2-margin, 0\u00a0%: −0.2 (−0.5 to 0.1)" in titles
+    assert "l2-margin: × 1.40, +2.5 points" in titles
+    assert not re.search(r"<script[^>]*>.*hover", html)
+
+
+def test_a_level_at_chance_is_marked_and_not_coloured(tmp_path):
+    panel = adversarial(2)
+    chance = tuple(replace(c, at_chance=True) for c in panel.comparisons)
+    study = replace(EMPTY, panels=(replace(panel, comparisons=chance, chance=0.1),))
+    html = write(study, tmp_path).page.read_text(encoding="utf-8")
+    assert Outline(html).text.count("both at chance: decides nothing") == 4
+    assert "Chance: 10.0 %" in Outline(html).text
+    assert 'class="verdict good"' not in html
+    assert html.count(">both at chance</text>") == 4
+    assert ">chance</text>" in html
+
+
+def test_notes_of_all_analyses_are_said_once(tmp_path):
+    panels = [replace(label_noise(1), notes=("Same.", note)) for note in ("One.", "Two.")]
+    html = write(replace(EMPTY, panels=tuple(panels)), tmp_path).page.read_text(encoding="utf-8")
+    text = Outline(html).text
+    assert [text.count(note) for note in ("Same.", "One.", "Two.")] == [1, 1, 1]
+    assert text.index("In all analyses") < text.index("Same.") < text.index("One.")
 
 
 def test_every_estimate_stands_with_its_interval_and_every_comparison_in_words(study, html):
@@ -274,7 +340,7 @@ def test_every_estimate_stands_with_its_interval_and_every_comparison_in_words(s
 
 def test_a_failed_cell_is_shown_with_its_reason_and_never_as_a_number(html):
     table = re.search(
-        r'<table class="sortable">\s*<caption id="celltable">.*?</table>', html, re.S
+        r'<table class="sortable compact">\s*<caption id="celltable">.*?</table>', html, re.S
     )[0]
     found = re.findall(r"<tr>(?:(?!</tr>).)*failed.*?</tr>", table, re.S)
     (row,) = found
@@ -387,7 +453,7 @@ def test_many_cells_stay_a_page(tmp_path):
     many = replace(EMPTY, cells=outcome(2).cells * 100)
     text = (write(many, tmp_path).folder / "report.html").read_text(encoding="utf-8")
     assert len(text) < 400_000
-    assert "100 of 3,000 cells failed" in text
+    assert "100 of 3,000 trainings failed" in text
     assert "And 50 more" in text
     assert len(rows(many)) == 3_000
 
@@ -461,9 +527,9 @@ def test_bands_areas_and_medians_have_rows_and_a_table_on_the_page_and_in_latex(
     written = write(study, tmp_path)
     text = Outline(written.page.read_text(encoding="utf-8")).text
     end = "∞" if infinite else "0.17"
-    assert f"l2-margin 41.2 %39.6 to 42.8 0.150.144 to {end}" in text
-    assert "area: mean accuracy in % for ε (linf) from 0.05 to 0.3; median:" in text
-    assert "Shaded: what holds at all levels together (max-t)." in text
+    assert f" 41.2 %39.6 to 42.8 0.150.144 to {end}" in text
+    assert "area: mean accuracy in % for ε (ℓ∞) from 0.05 to 0.3; median:" in text
+    assert "Shaded: max-t." in text
     table = (tmp_path / "tables" / "fgsm-areas.tex").read_text(encoding="utf-8")
     check_latex(table)
     assert "l2-margin & 41.2 {\\scriptsize (39.6--42.8)} & 0.15 {\\scriptsize (0.144 to" in table
@@ -491,7 +557,7 @@ def test_what_a_huge_interval_is_stands_in_the_figure_and_its_caption(tmp_path):
     study = replace(EMPTY, panels=(replace(panel, comparisons=(*panel.comparisons[:4], huge)),))
     html = write(study, tmp_path).page.read_text(encoding="utf-8")
     assert "+0.1 (−39.9 to 40.1)" in re.search(r"<svg.*?</svg>.*?(<svg.*?</svg>)", html, re.S)[1]
-    assert "An arrow leads to an interval that is too long for the axis" in Outline(html).text
+    assert "Arrows: intervals longer than the axis" in Outline(html).text
 
 
 def test_what_was_not_tested_has_no_number():
@@ -591,7 +657,7 @@ def test_rounding_never_moves_p_across_alpha():
 def test_budgets_are_told_as_they_were_written(tmp_path):
     study = replace(EMPTY, panels=(adversarial(2),))
     outline = Outline(write(study, tmp_path).page.read_text(encoding="utf-8"))
-    assert "At ε (linf) = 0.2, l2-margin is 4.0 points better than cross-entropy" in outline.text
+    assert "At ε (ℓ∞) = 0.2, l2-margin is better than cross-entropy: +4.0 points (" in outline.text
 
 
 def nudged(value):

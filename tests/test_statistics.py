@@ -62,7 +62,7 @@ def test_a_mean_over_seeds_has_students_interval():
     expected = ttest_1samp(values, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert (found.value, found.n) == (pytest.approx(np.mean(values)), 5)
-    assert found.method == "t over 5 seeds, 95%"
+    assert found.method == "t over 5 seeds, 95 %"
 
 
 @given(st.permutations([0.1, 0.7, 0.3, 0.9, 0.11, 0.123]))
@@ -150,18 +150,18 @@ def test_seeds_that_differ_make_the_median_less_certain_than_images_alone():
 def test_an_estimate_says_how_many_it_rests_on_and_how_it_was_made():
     x = np.random.default_rng(0).gamma(2, size=(3, 1200))
     for found, n, method in (
-        (over_seeds(x > 1), 1200, "two-way t over 3 seeds and 1,200 images, 95%"),
+        (over_seeds(x > 1), 1200, "two-way t over 3 seeds and 1,200 images, 95 %"),
         (
             over_seeds(x[0] > 1, level=0.9),
             1200,
-            "Wilson over images, 90%; one seed: training variance is not in it",
+            "Wilson over images, 90 %; one seed: training variance is not in it",
         ),
         (
             median_over_seeds(x, level=0.9),
             1200,
-            "two-way t at the median over 3 seeds and 1,200 images, 90%",
+            "two-way t at the median over 3 seeds and 1,200 images, 90 %",
         ),
-        (median_distance(x[0], 0.975), 1200, "order statistics, 97.5%"),
+        (median_distance(x[0], 0.975), 1200, "order statistics, 97.5 %"),
     ):
         assert (found.n, found.method) == (n, method)
 

@@ -100,11 +100,13 @@ def test_a_curve_says_how_its_intervals_were_made():
     several, one = curve(budgets(), X, rng()), curve(budgets()[:, 0], X, rng(), level=0.9)
     alone = "t over images, without training variance"
     assert {p.method for p in several.points} == {
-        "two-way t, simultaneous 95% band; 4 seeds, 200 images"
+        "two-way t, simultaneous 95 % band; 4 seeds, 200 images"
     }
-    assert several.area.method == "two-way t, 95%; 4 seeds, 200 images"
-    assert {p.method for p in one.points} == {f"{alone}, simultaneous 90% band; 1 seed, 200 images"}
-    assert one.area.method == f"{alone}, 90%; 1 seed, 200 images"
+    assert several.area.method == "two-way t, 95 %; 4 seeds, 200 images"
+    assert {p.method for p in one.points} == {
+        f"{alone}, simultaneous 90 % band; 1 seed, 200 images"
+    }
+    assert one.area.method == f"{alone}, 90 %; 1 seed, 200 images"
 
 
 def test_a_band_covers_the_whole_curve():

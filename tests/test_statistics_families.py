@@ -48,14 +48,14 @@ def test_a_family_of_one_is_the_contrast_itself():
     assert (found.p, found.p_holm) == pytest.approx((alone.p, alone.p))
     assert found.p_equivalence == pytest.approx(alone.p_equivalence(0.02))
     assert found.correction == ""
-    assert found.difference.method == "two-way t, 95% interval"
+    assert found.difference.method == "two-way t, 95 % interval"
 
 
 def test_a_family_says_at_which_level_its_intervals_hold():
     members = [Member("a", "b", "0.2", contrast(0.02)), Member("a", "b", "0.4", None, "no data")]
     tested, untested = family(members, delta=None, level=0.9)
-    assert tested.difference.method == "two-way t, simultaneous 90% interval"
-    assert "(simultaneous 90 % interval " in tested.sentence()
+    assert tested.difference.method == "two-way t, simultaneous 90 % interval"
+    assert "(simultaneous 90 % CI " in tested.sentence()
     assert (tested.confidence, untested.confidence) == (pytest.approx(0.9), pytest.approx(0.9))
 
 
@@ -177,8 +177,8 @@ def result(low, value, high, **changes):
 
 def test_a_difference_in_a_sentence():
     assert RESULT.sentence(**WHERE) == (
-        "At 80 % label noise, l2-margin is 2.5 points better than cross-entropy after 4,000 steps "
-        "(simultaneous 95 % interval 1.1 to 3.9; 5 paired seeds, 10,000 images, two-way t, "
+        "At 80 % label noise, l2-margin is better than cross-entropy after 4,000 steps: "
+        "+2.5 points (simultaneous 95 % CI 1.1 to 3.9; 5 paired seeds, 10,000 images, two-way t, "
         "Bonferroni over 5 levels)."
     )
 
@@ -186,8 +186,8 @@ def test_a_difference_in_a_sentence():
 def test_a_method_that_begins_the_sentence_keeps_its_letters():
     found = result(-0.039, -0.025, -0.011, verdict="worse", correction="")
     assert found.sentence() == (
-        "l2-margin is 2.5 points worse than cross-entropy "
-        "(95 % interval −3.9 to −1.1; 5 paired seeds, 10,000 images, two-way t)."
+        "l2-margin is worse than cross-entropy: −2.5 points "
+        "(95 % CI −3.9 to −1.1; 5 paired seeds, 10,000 images, two-way t)."
     )
 
 
@@ -195,34 +195,34 @@ def test_equivalence_in_a_sentence_has_a_direction():
     found = result(-0.003, 0.001, 0.004, verdict="equivalent", delta=0.005)
     assert found.sentence(**WHERE).startswith(
         "At 80 % label noise, l2-margin is equivalent to cross-entropy within ±0.5 points after "
-        "4,000 steps (0.10 points better; simultaneous 95 % interval −0.30 to 0.40; "
+        "4,000 steps: +0.10 points (simultaneous 95 % CI −0.30 to 0.40; "
     )
 
 
 def test_no_decision_in_a_sentence():
     found = result(-0.02, -0.001, 0.018, verdict="inconclusive")
     assert found.sentence().startswith(
-        "The data do not decide between l2-margin and cross-entropy (0.1 points worse; "
+        "The difference between l2-margin and cross-entropy is inconclusive: −0.1 points ("
     )
-    assert found.sentence(**WHERE).startswith("At 80 % label noise, the data do not decide")
+    assert found.sentence(**WHERE).startswith("At 80 % label noise, the difference between")
 
 
-def test_no_difference_at_all_has_no_direction():
+def test_no_difference_at_all_has_no_sign():
     found = result(-0.018, 0.0, 0.018, verdict="inconclusive", correction="")
     assert found.sentence() == (
-        "The data do not decide between l2-margin and cross-entropy (no difference seen; "
-        "95 % interval −1.8 to 1.8; 5 paired seeds, 10,000 images, two-way t)."
+        "The difference between l2-margin and cross-entropy is inconclusive: 0.0 points "
+        "(95 % CI −1.8 to 1.8; 5 paired seeds, 10,000 images, two-way t)."
     )
 
 
 def test_rounding_never_hides_what_decided():
     """0.02 to 4.2 points: one digit would begin the interval at 0.0."""
-    assert "interval 0.02 to 4.20;" in result(0.0002, 0.02, 0.042).sentence()
+    assert "CI 0.02 to 4.20;" in result(0.0002, 0.02, 0.042).sentence()
     found = result(0.0001, 0.003, 0.00496, verdict="equivalent", delta=0.005)
-    assert "interval 0.01 to 0.50;" not in found.sentence()
+    assert "CI 0.01 to 0.50;" not in found.sentence()
     assert "to 0.496;" in found.sentence()
 
 
 def test_another_measure_is_not_in_hundredths():
     found = result(0.11, 0.25, 0.39)
-    assert "is 0.25 pixels better" in found.sentence(measure="pixels")
+    assert ": +0.25 pixels (" in found.sentence(measure="pixels")

@@ -49,7 +49,7 @@ def test_how_close_a_choice_was_is_told(tiny, tmp_path, at, leads):
         trained(run, one.cell, score)
     run.store.keep_plan(run.plan())
     notes = found(path, tmp_path / "out").notes
-    (note,) = (note for note in notes if "led the next" in note)
+    (note,) = (note for note in notes if "Smallest lead" in note)
     for method, lead in zip(("cross-entropy", "wide hinge"), leads, strict=True):
         assert f"{method} {lead}" in note
 
@@ -86,10 +86,10 @@ def test_every_seed_may_choose_for_itself(tiny, tmp_path):
     } == {7}
     run.store.keep_plan(known)
     notes = " ".join(found(path, tmp_path / "out").notes)
-    assert "2 configurations were tried by every seed for itself" in notes
-    assert "carry it, but for that of a surrogate" in notes
-    assert "cross-entropy: learning_rate 0.01 (2), learning_rate 0.1 (2)" in notes
-    assert "led the next" not in notes
+    assert "configuration is the best of 2 by held-out accuracy, selected by each seed" in notes
+    assert "include it, but for that of a surrogate" in notes
+    assert "cross-entropy: learning rate 0.01 (2), learning rate 0.1 (2)" in notes
+    assert "Smallest lead" not in notes
     assert known.chosen["cross-entropy | noise 0 | fraction 1 | seed 7"] in (0, 1)
 
 
@@ -212,8 +212,8 @@ def test_claims_are_fixed_before_the_first_cell(finished, tiny, tmp_path):
     run.store.keep_plan(run.plan())
     findings = findings_of_store(run.study, run.store, "")
     notes = " ".join(findings.notes)
-    assert "changed after 13 cells were done" in notes
-    assert "not fixed beforehand: claim '1', delta: 1.0 became 0.5." in notes
+    assert "amended after 13 cells were done" in notes
+    assert "not preregistered: claim '1', delta: 1.0 became 0.5." in notes
     told = findings.provenance["Study"]
     assert told["claims fixed"] == "changed later, see the notes"
     assert told["digest"] == spec.load_study(str(other)).digest
@@ -254,7 +254,7 @@ def test_the_words_of_a_claim_are_fixed_with_the_first_cell(
     assert "--amend" in str(caught.value)
     run = begin(other, copy, amend=True)
     (note,) = [
-        n for n in findings_of_store(run.study, run.store, "").notes if "was changed after" in n
+        n for n in findings_of_store(run.study, run.store, "").notes if "was amended after" in n
     ]
     assert told in note
     begin(other, copy)  # what was amended stands
@@ -354,7 +354,7 @@ def test_a_failed_cell_is_no_number(tiny, tmp_path):
     assert all("no longer a number" in c.reason and c.clean is None for c in failed)
     line = next(line for line in result.panels[0].lines if line.method == "wide hinge")
     assert all(value.seeds == (0,) for value in line.values)
-    assert any("2 cells failed" in note for note in result.notes)
+    assert any("2 trainings failed" in note for note in result.notes)
     retry = Here(tmp_path / "out")
     begin(path, tmp_path / "out", retry=True).finish(retry)
     assert len(retry.done) == 2
@@ -451,7 +451,7 @@ def test_a_line_has_a_band_an_area_and_under_attack_a_median(finished, tiny):
             assert value.band.value == pytest.approx(value.estimate.value)
             assert value.band.low <= value.estimate.low
             assert value.estimate.high <= value.band.high
-            assert "simultaneous 95% band" in value.band.method
+            assert "simultaneous 95 % band" in value.band.method
         x, y = ([f(v) for v in line.values] for f in (lambda v: v.x, lambda v: v.estimate.value))
         assert line.area.value == pytest.approx(np.trapezoid(y, x) / (x[-1] - x[0]))
     assert all(line.median is None for line in noise.lines)

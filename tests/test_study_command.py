@@ -18,7 +18,9 @@ import pytest
 from helpers.studies import EXTERNAL, external_study
 
 from robustkit import spec
-from robustkit.study.findings import _histories
+from robustkit.analysis.evidence import collect
+from robustkit.study.findings import _histories, findings_of_store
+from robustkit.study.store import StudyStore
 
 
 @pytest.mark.slow
@@ -95,6 +97,39 @@ def test_a_report_is_rebuilt_from_its_evidence_alone(finished, tmp_path, robustk
     status, _, told = robustkit("report", "tiny", "--only-report", "--out", "empty")
     assert status == 2
     assert "holds neither work/ nor evidence.parquet" in told
+
+
+def test_words_of_a_published_claim_are_amended_and_the_report_says_so(
+    finished, tiny, tmp_path, robustkit
+):
+    pytest.importorskip("seaborn")
+    path = tmp_path / "tiny.toml"
+    figures = 'baseline = "cross-entropy"\nfigures = []'
+    quiet = tiny.read_text().replace('baseline = "cross-entropy"', figures)
+    path.write_text(quiet)
+    study = spec.load_study(str(path))
+    before = collect(study, findings_of_store(study, StudyStore(finished[2]), "")).content
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "evidence.parquet").write_bytes(before)
+    asked = ("report", str(path), "--only-report", "--out", "out")
+    path.write_text(quiet.replace("The hinge is better.", "The hinge makes a difference."))
+    status, _, told = robustkit(*asked)
+    assert (status, "has changed since" in told) == (0, True)
+    assert (tmp_path / "out" / "evidence.parquet").read_bytes() == before
+    status, _, told = robustkit(*asked, "--amend")
+    assert (status, told) == (0, "")
+    page = unescape((tmp_path / "out" / "report.html").read_text())
+    assert "The hinge makes a difference.</th>" in page
+    amended = 'claim \'1\', text: "The hinge is better." became "The hinge makes a difference.".'
+    assert f"what is judged is the same: {amended}" in page
+    again = (tmp_path / "out" / "evidence.parquet").read_bytes()
+    assert again != before
+    assert robustkit(*asked)[0] == 0  # and rebuilds without the option
+    assert (tmp_path / "out" / "evidence.parquet").read_bytes() == again
+    path.write_text(quiet.replace("delta    = 1.0", "delta    = 2.0"))
+    status, _, told = robustkit(*asked, "--amend")
+    assert (status, "more than words has changed" in told) == (2, True)
+    assert (tmp_path / "out" / "evidence.parquet").read_bytes() == again
 
 
 def test_the_command_on_the_page_asks_the_same_again(tiny, nets, tmp_path, robustkit):

@@ -179,8 +179,8 @@ def test_an_edit_of_what_a_study_names_amends_it(own, file, old, new, told):
     assert f"({told})" in str(caught.value)
     assert run_again(own)[1]
     assert note_of(own) == (
-        "The study, or a file that it names, was changed after 4 cells were done, so what was "
-        f"changed was not fixed beforehand: {told}."
+        "The study, or a file that it names, was amended after 4 cells were done, so what was "
+        f"amended is not preregistered: {told}."
     )
     begin("study.toml", own / "out")  # what was amended stands
     first, then = findings_of_store(
@@ -193,7 +193,7 @@ def note_of(own, name="study.toml"):
     """What a study's report says of amendments."""
     study = spec.load_study(name)
     notes = findings_of_store(study, StudyStore(own / "out"), "").notes
-    return next((note for note in notes if "beforehand" in note), "")
+    return next((note for note in notes if "preregistered" in note), "")
 
 
 def test_an_attack_or_images_that_take_anothers_name_amend_a_study(own, monkeypatch):

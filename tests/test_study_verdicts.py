@@ -13,9 +13,10 @@ from robustkit.analysis.findings import Findings, Number
 from robustkit.analysis.judge import judge_study
 from robustkit.analysis.record_folder import findings_of_records
 from robustkit.errors import RecordError
+from robustkit.statistics import components, plan
 
 
-def rows(folder, name, right, attacked=None, **made):
+def rows(folder, name, right, attacked=None, classes=None, **made):
     """A record of made-up clean rows, under a protocol that says so or another."""
     from robustkit import protocol
     from robustkit.evaluation.config import DATA_KEYS
@@ -25,7 +26,9 @@ def rows(folder, name, right, attacked=None, **made):
         "schema": "robustkit.evaluation/1",
         "digest": name.ljust(64, "0"),
         "checkpoint": dict.fromkeys(CHECKPOINT_KEYS) | {"path": name} | made,
-        "data": dict.fromkeys(DATA_KEYS, "d") | {"n": len(right), "name": "d"},
+        "data": dict.fromkeys(DATA_KEYS, "d")
+        | {"n": len(right), "name": "d"}
+        | ({"classes": [str(i) for i in range(classes)]} if classes else {}),
         "protocol": {
             "name": "clean",
             "file": "",
@@ -103,6 +106,85 @@ def test_a_claim_is_judged_at_all_of_its_levels(tmp_path, share, better, equival
     assert judged["equivalent"].verdict == equivalent
     if None in share:
         assert any("lost" in note for note in result.panels[0].notes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "better", "equivalent"),
+    [(None, "contradicted", "contradicted"), (10, "holds", "contradicted")],
+)
+def test_a_level_at_which_both_are_at_chance_decides_nothing(tmp_path, classes, better, equivalent):
+    """a is better at no noise; at 0.4 both guess, and are equivalent."""
+    rng = np.random.default_rng(0)
+    numbers = []
+    for level, of_a, of_b in (("0", 0.9, 0.5), ("0.4", 0.1, 0.1)):
+        for seed in range(3):
+            common = rng.random(4000)
+            for method, share in (("a", of_a), ("b", of_b)):
+                name = f"{method}{level}{seed}".replace(".", "x")
+                right = common < share
+                right[:3] = rng.random(3) < 0.5
+                path = rows(tmp_path, name, right, loss=method, classes=classes)
+                numbers.append(Number("label-noise", method, level, seed, path))
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS + "".join(CLAIM.format(says=s) for s in ("better", "equivalent")))
+    result = judge_study(spec.load_study(str(path)), Findings(numbers))
+    judged = {j.name: j for j in result.judgements}
+    assert (judged["better"].verdict, judged["equivalent"].verdict) == (better, equivalent)
+    marked = [c.at_chance for c in result.panels[0].comparisons]
+    assert marked == [False, classes is not None]
+    assert result.panels[0].chance == (0.1 if classes else None)
+    told = "a vs b: better at 0 % label noise; both at chance at 40 % label noise, which decides"
+    assert judged["better"].sentence.startswith(told) is bool(classes)
+    assert judged["equivalent"].decisive.level == "0"
+
+
+def test_where_all_levels_are_at_chance_nothing_is_decided(tmp_path):
+    rng = np.random.default_rng(0)
+    numbers = []
+    for method in ("a", "b"):
+        for seed in range(3):
+            right = rng.random(2000) < 0.1
+            path = rows(tmp_path, f"{method}{seed}", right, loss=method, classes=10)
+            numbers.append(Number("label-noise", method, "0", seed, path))
+    path = tmp_path / "claims.toml"
+    path.write_text(
+        CLAIMS + CLAIM.format(says="equivalent").replace("delta    = 1", "delta    = 9")
+    )
+    (judged,) = judge_study(spec.load_study(str(path)), Findings(numbers)).judgements
+    assert judged.verdict == "undecided"
+    assert "Both at chance: this level decides nothing." in judged.sentence
+
+
+def test_an_undecided_claim_says_how_many_seeds_it_would_take(tmp_path):
+    path = tmp_path / "claims.toml"
+    for says, goal in (
+        ("better", "a difference of 2"),
+        ("equivalent", "equivalence within ±2"),
+    ):
+        path.write_text(CLAIMS + CLAIM.format(says=says))
+        rng = np.random.default_rng(3)
+        numbers = []
+        for method in "ab":
+            for seed in range(4):
+                right = rng.random(2000) < 0.8 + 0.01 * rng.normal()
+                made = rows(tmp_path, f"{says}{method}{seed}", right, loss=method)
+                numbers.append(Number("label-noise", method, "0", seed, made))
+        study = spec.load_study(str(path))
+        (judged,) = judge_study(study, Findings(numbers)).judgements
+        assert judged.verdict == "undecided"
+        right = [
+            np.stack(
+                [record.read(tmp_path / f"{says}{m}{s}.parquet").broken_at > 0 for s in range(4)]
+            )
+            for m in "ab"
+        ]
+        planned = plan(components(*right), delta=0.02, family=1)
+        seeds = planned.seeds_difference if says == "better" else planned.seeds_equivalence
+        many = seeds or "more than 50"
+        assert judged.needs == (
+            f"By the spread of these seeds, {goal} points at 0 % label noise takes {many} paired "
+            "seeds to show (power 80 %)."
+        )
 
 
 def test_one_seed_decides_no_claim_about_methods(tmp_path):

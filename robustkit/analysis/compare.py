@@ -4,12 +4,19 @@ Records in, comparisons out; needs no torch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustkit.analysis.contrast import contrast, judge_levels, pairing_notes, several_note
+from robustkit.analysis.contrast import (
+    at_chance,
+    classes_of,
+    contrast,
+    judge_levels,
+    pairing_notes,
+    several_note,
+)
 from robustkit.errors import InputError
 from robustkit.protocol import protocol_in_words
 from robustkit.results.finder import NetworkGroup, check_twice, in_order, named
@@ -103,7 +110,8 @@ def compare_sides(
     compared: list[Comparison] = []
     for other in others:
         found = {where: _contrast(other, baseline, where) for where in levels}
-        compared += judge_levels(other.name, baseline.name, found, delta=delta, level=level)
+        judged = judge_levels(other.name, baseline.name, found, delta=delta, level=level)
+        compared += (replace(one, at_chance=_at_chance(other, baseline, one)) for one in judged)
     accuracies = {
         (side.name, where): over_seeds(side.at(where).right, level=level)
         for side in sides
@@ -118,6 +126,11 @@ def compare_sides(
 
 def _pairing(a: Side, b: Side) -> Iterable[str]:
     return pairing_notes((a.name, a.seeds), (b.name, b.seeds))
+
+
+def _at_chance(a: Side, b: Side, one: Comparison) -> bool:
+    left, right = a.at(one.level).right, b.at(one.level).right
+    return at_chance(left, right, classes_of(a.rows[0].header))
 
 
 def _contrast(a: Side, b: Side, level: str) -> Contrast:

@@ -5,6 +5,7 @@ numbers: a family is one method against one other over all levels, and draws are
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from robustkit.statistics import (
     compare_seeds,
     compare_unpaired,
     family,
+    proportion,
 )
 
 
@@ -85,6 +87,27 @@ def judge_levels(
         for where, one in contrasts.items()
     ]
     return family(members, delta=delta, level=level)
+
+
+def at_chance(a: Right, b: Right, classes: int) -> bool:
+    """Whether neither side is better than guessing one of so many classes, as far as images tell.
+
+    Both are [S, N]. A difference between networks that guess, or that an attack leaves nothing of,
+    says nothing of the methods. Wilson's interval is over images alone, so that seeds that differ
+    a lot do not make chance of an accuracy that is not.
+    """
+    return classes > 1 and all(_lower(side) <= 1 / classes for side in (a, b))
+
+
+def _lower(right: Right) -> float:
+    images = right.shape[1]
+    return proportion(round(float(right.mean()) * images), images).low
+
+
+def classes_of(header: Mapping[str, Any]) -> int:
+    """How many classes the images of a record have; 0 where that is not on record."""
+    names = header["data"].get("classes")
+    return len(names) if isinstance(names, list | tuple) else 0
 
 
 # --- what is to be said of it ---------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
+from math import inf
 
+from robustkit.analysis.contrast import pair
 from robustkit.analysis.findings import Findings
 from robustkit.analysis.outcome import (
     Cost,
@@ -15,10 +18,12 @@ from robustkit.analysis.table import AnalysisTable
 from robustkit.protocol import protocol_in_words
 from robustkit.results.replicates import Replicates
 from robustkit.spec import Claim, Study
-from robustkit.statistics import (
-    Comparison,
-    ratio,
-)
+from robustkit.statistics import Comparison, components, plan, ratio
+from robustkit.statistics.comparison import AT_CHANCE, listed
+from robustkit.statistics.power import SEEDS
+
+POWER = 0.8
+"""at which it is told what an undecided claim would take"""
 
 
 def judge_study(study: Study, findings: Findings) -> Outcome:
@@ -61,7 +66,7 @@ def _scope(study: Study) -> Iterable[str]:
     """What every verdict is about, where that is not the methods."""
     if study.statistics.unit == "network":
         yield (
-            "Every verdict is about these very networks: what training them again would give, is "
+            "Every verdict is about these very networks; what training them again would give is "
             "not known."
         )
 
@@ -88,7 +93,35 @@ class _Judge:
         if all(one.verdict == "not tested" for one in found):
             return self._untested(claim, found[0].reason if found else "no levels")
         verdict = (_better if claim.says == "better" else _equivalent)(found, delta)
-        return self._judgement(claim, verdict, _sentence(table, found), delta, found)
+        judged = self._judgement(claim, verdict, _sentence(table, found), delta, found)
+        needs = self._needs(claim, table, found) if verdict == "undecided" else ""
+        decisive = _decisive(claim.says, verdict, found)
+        where = table.where(decisive.level) if decisive else ""
+        return replace(judged, decisive=decisive, where=where, percent=table.percent, needs=needs)
+
+    def _needs(self, claim: Claim, table: AnalysisTable, found: Sequence[Comparison]) -> str:
+        """How many seeds it would take to decide an undecided claim, where it takes most."""
+        delta = claim.delta / 100
+        seeds: list[tuple[float, str]] = []
+        for one in _open(claim.says, found, delta) if 0 < delta < 1 else ():
+            left, right = table.at(one.a, one.level), table.at(one.b, one.level)
+            pairs = pair(left, right) if left and right else None
+            if pairs is None or len(pairs[0].seeds) < 2:
+                continue
+            spread = components(*(side.right for side in pairs))
+            planned = plan(spread, delta=delta, power=POWER, family=len(table.drawn))
+            better = claim.says == "better"
+            least = planned.seeds_difference if better else planned.seeds_equivalence
+            seeds.append((least or inf, table.where(one.level)))
+        if not seeds:
+            return ""
+        most, where = max(seeds)
+        many = f"more than {SEEDS[-1]}" if most == inf else f"{most:.0f}"
+        goal = "a difference of " if claim.says == "better" else "equivalence within ±"
+        return (
+            f"By the spread of these seeds, {goal}{claim.delta:.10g} points {where} takes {many} "
+            f"paired seeds to show (power {100 * POWER:.0f} %)."
+        )
 
     def _ratio(self, claim: Claim) -> Judgement:
         times = self.findings.times.get(claim.analysis, {})
@@ -100,7 +133,7 @@ class _Judge:
         verdict: Judged = "holds" if inside else "contradicted" if outside else "undecided"
         text = (
             f"A training step with {claim.a} takes {found.value:.2f} times one with {claim.b} "
-            f"(95 % interval {found.low:.2f} to {found.high:.2f}; {found.n} rounds in turn on one "
+            f"(95 % CI {found.low:.2f} to {found.high:.2f}; {found.n} rounds in turn on one "
             f"machine, t on logarithms); claimed are {low:g} to {high:g}."
         )
         judged = self._judgement(claim, verdict, text, None)
@@ -131,7 +164,7 @@ class _Judge:
 
 def _better(found: Sequence[Comparison], delta: float) -> Judged:
     """Better everywhere; one level at which it is worse, or equivalent, contradicts that."""
-    words = {one.verdict for one in found}
+    words = {one.verdict for one in found if not one.at_chance}
     if words == {"better"}:
         return "holds"
     return "contradicted" if words & {"worse", "equivalent"} else "undecided"
@@ -139,36 +172,84 @@ def _better(found: Sequence[Comparison], delta: float) -> Judged:
 
 def _equivalent(found: Sequence[Comparison], delta: float) -> Judged:
     """Equivalent everywhere; one difference that is surely larger than Δ contradicts that."""
-    if all(one.verdict == "equivalent" for one in found):
+    judged = [one for one in found if not one.at_chance]
+    if judged and all(one.verdict == "equivalent" for one in judged):
         return "holds"
-    known = [one.difference for one in found if one.difference is not None]
-    larger = any(d.low > delta or d.high < -delta for d in known)
-    return "contradicted" if larger else "undecided"
+    return "contradicted" if any(_larger(one, delta) for one in judged) else "undecided"
+
+
+def _larger(one: Comparison, delta: float) -> bool:
+    """Whether a difference is surely larger than Δ, either way."""
+    return one.difference is not None and (
+        one.difference.low > delta or one.difference.high < -delta
+    )
+
+
+def _decisive(says: str, verdict: Judged, found: Sequence[Comparison]) -> Comparison | None:
+    """The comparison that a verdict rests on most, see `Judgement.decisive`."""
+    known = [one for one in found if one.difference is not None]
+    judged = [one for one in known if not one.at_chance] or known
+    match verdict, says:
+        case "contradicted", "better":
+            against = [one for one in judged if one.verdict in ("worse", "equivalent")]
+            return min(against, key=_high, default=None)
+        case "contradicted", _:
+            against = [one for one in judged if _larger(one, one.delta or 0.0)]
+            return max(against, key=lambda one: max(_low(one), -_high(one)), default=None)
+        case "undecided", _:
+            rest = _open(says, judged, judged[0].delta or 0.0) or judged
+            return max(rest, key=lambda one: _high(one) - _low(one), default=None)
+    return (
+        min(judged, key=_low) if says == "better" else max(judged, key=lambda one: abs(_low(one)))
+    )
+
+
+def _open(says: str, found: Sequence[Comparison], delta: float) -> list[Comparison]:
+    """The comparisons that leave a claim undecided."""
+    known = [one for one in found if one.difference is not None and not one.at_chance]
+    if says == "better":
+        return [one for one in known if one.verdict == "inconclusive"]
+    return [one for one in known if one.verdict != "equivalent" and not _larger(one, delta)]
+
+
+def _low(one: Comparison) -> float:
+    return one.difference.low if one.difference else -inf
+
+
+def _high(one: Comparison) -> float:
+    return one.difference.high if one.difference else inf
 
 
 def _sentence(table: AnalysisTable, found: Sequence[Comparison]) -> str:
-    """The comparisons in words: one in full, several by their verdicts and then each in full."""
-    said = [one.sentence(where=table.where(one.level), after=table.after) for one in found]
-    if len(said) == 1:
-        return said[0]
+    """The comparisons in words: one in full, several by their verdicts."""
+    if len(found) == 1:
+        return found[0].sentence(where=table.where(found[0].level), after=table.after)
     words: dict[str, list[str]] = {}
     for one in found:
-        words.setdefault(one.verdict, []).append(table.where(one.level))
+        word = AT_CHANCE if one.at_chance else one.verdict
+        words.setdefault(word, []).append(table.where(one.level))
     short = "; ".join(f"{word} {_listed(levels)}" for word, levels in words.items())
-    return f"{found[0].a} beside {found[0].b}: {short}."
+    decides = ", which decides nothing" if AT_CHANCE in words else ""
+    return f"{found[0].a} vs {found[0].b}: {short}{decides}."
 
 
-def _listed(words: Sequence[str]) -> str:
-    """Levels in words, what they begin with said once."""
-    first, *rest = words
-    start = first[: first.rfind(" ", 0, max(1, _digits(first))) + 1]
-    shorter = [word.removeprefix(start) for word in rest]
-    return ", ".join([first, *shorter])
+def _listed(levels: Sequence[str]) -> str:
+    """Levels in words, what all begin and end with said once: "at 0 % and 40 % label noise"."""
+    rows = [level.split(" ") for level in levels]
+    start = _shared(rows)
+    end = _shared([row[start:][::-1] for row in rows])
+    if len(rows) == 1 or not start:
+        return listed(levels)
+    after = rows[0][len(rows[0]) - end :]
+    unit, after = (after[:1], after[1:]) if after[:1] == ["%"] else ([], after)
+    own = [" ".join(row[start : len(row) - end] + unit) for row in rows]
+    return " ".join([*rows[0][:start], listed(own), *after])
 
 
-def _digits(text: str) -> int:
-    """Where the first digit stands."""
-    return next((i for i, letter in enumerate(text) if letter.isdigit()), 0)
+def _shared(rows: Sequence[Sequence[str]]) -> int:
+    """How many words all rows begin with."""
+    columns = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    return sum(1 for _ in columns)
 
 
 # --- costs and transfer ---------------------------------------------------------------------------
@@ -210,8 +291,8 @@ def _matrices(study: Study, tables: Mapping[str, AnalysisTable]) -> Iterable[Tra
             continue
         level = table.levels[(len(table.levels) - 1) // 2]
         yield TransferMatrix(
-            f"{name}: accuracy at ε = {level}",
-            ("the network itself", f"another of {analysis.surrogate}"),
+            f"{name}: robust accuracy at ε = {level}",
+            ("itself", f"independent {analysis.surrogate} network"),
             table.methods,
             tuple(tuple(_mean(t.at(m, level)) for m in table.methods) for t in (own, table)),
         )

@@ -64,6 +64,8 @@ class Panel:
     """each method with the baseline at each level, one family"""
     notes: tuple[str, ...] = ()
     """what a reader must know: seeds, steps, what was left out"""
+    chance: float | None = None
+    """accuracy of a guess, where the number of classes is on record"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +82,22 @@ class Judgement:
     sentence: str
     """why, in words fit for a paper"""
     delta: float | None
-    """the difference that counts as none, in the unit of the comparisons; fixed beforehand"""
+    """the difference that counts as none, in the unit of the comparisons; preregistered"""
     reason: str
     """why this Δ"""
     comparisons: tuple[Comparison, ...] = ()
     ratio: Estimate | None = None
     """for a claim about a ratio: the ratio; `bounds` are the claim's"""
     bounds: tuple[float, float] | None = None
+    decisive: Comparison | None = None
+    """the comparison that the verdict rests on most: of several levels, the one that contradicts,
+    that is not decided, or, where all hold, the weakest"""
+    where: str = ""
+    """its level, in words"""
+    percent: bool = False
+    """whether levels are shares, to be shown in per cent"""
+    needs: str = ""
+    """what it would take to decide a claim that is undecided, in words"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from robustkit.analysis.contrast import contrast, judge_levels, pairing_notes, several_note
+from robustkit.analysis.contrast import (
+    at_chance,
+    classes_of,
+    contrast,
+    judge_levels,
+    pairing_notes,
+    several_note,
+)
 from robustkit.analysis.findings import SHOWN, Findings, baseline_of, pictured
 from robustkit.analysis.outcome import (
     Gallery,
@@ -22,8 +29,9 @@ from robustkit.analysis.outcome import (
 from robustkit.errors import RecordError
 from robustkit.files import digest
 from robustkit.protocol import protocol_in_words
+from robustkit.protocol.norms import symbol
 from robustkit.results.replicates import Replicates
-from robustkit.spec import CHOSEN, Analysis, Study
+from robustkit.spec import CHOSEN, TRAINED, Analysis, Study
 from robustkit.statistics import (
     Comparison,
     Contrast,
@@ -128,7 +136,7 @@ class AnalysisTable:
             name=self.analysis.name,
             title=self.analysis.title or f"Accuracy against {self.factor}",
             factor=self.factor,
-            percent=self.analysis.factor in ("label_noise", "data_fraction"),
+            percent=self.percent,
             log=self.analysis.log,
             measure=self._measure(),
             baseline=self.baseline or None,
@@ -139,13 +147,21 @@ class AnalysisTable:
                 for one in self.compare(method, self.baseline, delta, at=levels)
             ),
             notes=tuple(self._notes()),
+            chance=1 / classes
+            if (classes := classes_of(self.header or {"data": {}})) > 1
+            else None,
         )
+
+    @property
+    def percent(self) -> bool:
+        """Whether levels are shares."""
+        return self.analysis.factor in TRAINED
 
     @property
     def factor(self) -> str:
         """The factor in words."""
         word = WORDS.get(self.analysis.factor, self.analysis.factor.replace("_", " "))
-        norm = self.header["protocol"]["norm"] if self.header else ""
+        norm = symbol(self.header["protocol"]["norm"]) if self.header else ""
         return f"{word} ({norm})" if self.analysis.factor == "epsilon" and norm else word
 
     @property
@@ -250,8 +266,15 @@ class AnalysisTable:
         levels = {Fraction(level): level for level in (*at, *self.drawn)}
         contrasts = {level: self._contrast(a, b, level, seeds) for level in levels.values()}
         judged = judge_levels(a, b, contrasts, delta=delta or None)
-        found = dict(zip(levels, judged, strict=True))
+        marked = (replace(one, at_chance=self._at_chance(one)) for one in judged)
+        found = dict(zip(levels, marked, strict=True))
         return tuple(found[Fraction(level)] for level in at or self.levels)
+
+    def _at_chance(self, one: Comparison) -> bool:
+        left, right = self.at(one.a, one.level), self.at(one.b, one.level)
+        if left is None or right is None or self.header is None:
+            return False
+        return at_chance(left.right, right.right, classes_of(self.header))
 
     def _contrast(self, a: str, b: str, level: str, seeds: int) -> Contrast | str:
         """Two methods at a level, or why that is not tested: with fewer seeds, for one."""

@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -94,7 +95,7 @@ def report(
     retry: Annotated[bool, typer.Option("--retry", help="Retry failed cells.")] = False,
     amend: Annotated[
         bool,
-        typer.Option("--amend", help="Go on although the file has changed; the report says so."),
+        typer.Option("--amend", help="Accept a changed file; the report says what changed."),
     ] = False,
     style: Annotated[
         Literal["neurips", "icml", "ieee", "talk"], typer.Option(help="Of the figures.")
@@ -116,7 +117,7 @@ def report(
     report_style = _ReportStyle(folder, style, width)
     changes = _changes(checkpoints, runs, data, limit, model, baseline)
     if only_report and runs is None and store.asked() is None:
-        return _again(name, report_style)
+        return _again(name, report_style, amend)
     study = (
         _as_asked(store, name) if only_report and runs is None else spec.load_study(name, changes)
     )
@@ -297,7 +298,7 @@ def _write(study: "Study", store: Any, command: str, report_style: _ReportStyle)
     return _report(collect(study, findings_of_store(study, store, command)), report_style)
 
 
-def _again(name: str, report_style: _ReportStyle) -> int:
+def _again(name: str, report_style: _ReportStyle, amend: bool) -> int:
     """The report of a folder that has its evidence only."""
     from robustkit.analysis import evidence
 
@@ -307,8 +308,34 @@ def _again(name: str, report_style: _ReportStyle) -> int:
             "from; run it without --only-report first"
         )
     found = evidence.read_evidence(path)
+    if amend:
+        found = _reworded(name, found)
     _tell_if_changed(name, found.study.text)
     return _report(found, report_style)
+
+
+def _reworded(name: str, found: "StudyEvidence") -> "StudyEvidence":
+    """The evidence with the words of the study's file as they are now, which its report tells.
+
+    Raises:
+        InputError: more than words has changed, which takes the study's networks.
+    """
+    from robustkit import spec
+    from robustkit.analysis.evidence import collect
+    from robustkit.study.amendments import reworded
+
+    path, before = find("reports", name), found.study
+    text = path.read_text(encoding="utf-8")
+    study = spec.study_of_text(text, before.name, str(path), before.changes)
+    if study.digest != before.digest:
+        raise InputError(
+            f"{path}: more than words has changed since {found.study.name} was published; only its "
+            "networks can answer that: run it without --only-report"
+        )
+    changes = reworded(*({"file": one.text, "changes": one.changes} for one in (before, study)))
+    told = "Wording amended after the results were in; what is judged is the same: "
+    notes = (*([f"{told}{'; '.join(changes)}."] if changes else []), *found.findings.notes)
+    return collect(study, replace(found.findings, notes=notes))
 
 
 def _report(found: "StudyEvidence", report_style: _ReportStyle) -> int:

@@ -5,14 +5,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import NullLocator
 
 from robustkit.auditing.outcome import Bound, Level, RobustnessClaim, SmoothedAccuracy, Stage
 from robustkit.errors import shown
 from robustkit.figures.curves import ticks
+from robustkit.figures.hover import estimate_text, hover
 from robustkit.figures.legend import legend
 from robustkit.figures.names import shortened
-from robustkit.figures.style import FAINT, INK, line_style
+from robustkit.figures.style import FAINT, INK, line_style, percent_axis
+from robustkit.protocol.norms import symbol
 from robustkit.statistics import Estimate
 
 ANNOTATED = 12
@@ -36,9 +38,9 @@ def bounds(
         _between(ax, dict(upper), dict(lower))
     places = {lv.epsilon: lv.value for lv in robust} | {b.epsilon: b.value for b in certified}
     ticks(ax, {"0": 0.0} | dict(sorted(places.items(), key=lambda p: p[1])), log=False)
-    _share_axis(ax, f"ε ({norm})")
+    _share_axis(ax, f"ε ({symbol(norm)})")
     if certified:
-        labels = {"0": "right under every attack: an upper bound", "2": "proved: a lower bound"}
+        labels = {"0": "under attack: an upper bound", "2": "certified: a lower bound"}
         _legend(ax, labels)
     return ax
 
@@ -51,8 +53,8 @@ def smoothed(ax: Axes, found: SmoothedAccuracy) -> Axes:
     _line(ax, lower, 2)
     _between(ax, dict(upper), dict(lower))
     ticks(ax, {"0": 0.0} | {f"{lv.radius:g}": lv.radius for lv in found.levels}, log=False)
-    _share_axis(ax, "L2 radius")
-    _legend(ax, {"0": "right under attack", "2": "certified"})
+    _share_axis(ax, "ℓ₂ radius")
+    _legend(ax, {"0": "under attack", "2": "certified"})
     return ax
 
 
@@ -60,7 +62,9 @@ def _line(ax: Axes, values: Sequence[tuple[float, Estimate]], number: int) -> No
     """Estimates with their intervals, joined."""
     ends = np.array([(e.value - e.low, e.high - e.value) for _, e in values]).T
     x = [place for place, _ in values]
-    ax.errorbar(x, [e.value for _, e in values], yerr=ends, **line_style(number), label=str(number))
+    y = [e.value for _, e in values]
+    drawn = ax.errorbar(x, y, yerr=ends, **line_style(number), label=str(number))
+    hover(drawn, [f"{place:.4g}: {estimate_text(e)}" for place, e in values])
 
 
 def _between(ax: Axes, upper: dict[float, Estimate], lower: dict[float, Estimate]) -> None:
@@ -72,15 +76,15 @@ def _between(ax: Axes, upper: dict[float, Estimate], lower: dict[float, Estimate
 
 def _legend(ax: Axes, lines: Mapping[str, str]) -> None:
     """What each line is, and the zone: by the artists' own labels, since matplotlib sorts them."""
-    labels = {**lines, "zone": "between them: not known"}
+    labels = {**lines, "zone": "between them: unknown"}
     legend(ax, [labels[label] for label in ax.get_legend_handles_labels()[1]])
 
 
 def _share_axis(ax: Axes, label: str) -> None:
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    percent_axis(ax.yaxis)
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
     sns.despine(ax=ax)
-    ax.set(ylim=(-0.02, 1.02), xlabel=label, ylabel="accuracy")
+    ax.set(ylim=(-0.02, 1.02), xlabel=label, ylabel="robust accuracy")
 
 
 def stages(
@@ -94,7 +98,7 @@ def stages(
     _row(ax, 0, clean, "")
     for place, stage in enumerate(stages, 1):
         done = stage.status == "complete"
-        note = f"{stage.first:,} first" if done else stage.status
+        note = f"{stage.first:,} new" if done else stage.status
         _row(ax, place, stage.so_far if done else None, note)
     if claim is not None:
         ax.axvline(claim.accuracy, color=INK, linewidth=0.9, linestyle="--")
@@ -102,8 +106,8 @@ def stages(
         text = " claim " if side == "left" else "claim "
         ax.text(claim.accuracy, -0.75, text, ha=side, va="bottom", size="small")
     ax.set_yticks(range(len(names)), names)
-    ax.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.75), xlabel="accuracy so far")
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.75), xlabel="robust accuracy so far")
+    percent_axis(ax.xaxis)
     ax.yaxis.set_minor_locator(NullLocator())
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", color=FAINT, alpha=0.3, linewidth=0.6)
@@ -117,11 +121,12 @@ def _row(ax: Axes, place: int, estimate: Estimate | None, note: str) -> None:
         return
     ends = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
     appearance = line_style(0) | {"linestyle": "none"}
-    ax.errorbar(estimate.value, place, xerr=ends, **appearance)
+    drawn = ax.errorbar(estimate.value, place, xerr=ends, **appearance)
+    hover(drawn, [estimate_text(estimate)])
 
 
 def confusion(ax: Axes, shares: Sequence[Sequence[float]], classes: Sequence[str]) -> Axes:
-    """A heat map of shares of each class's images (rows) by the class they are taken for (columns).
+    """A heat map of shares of each class's images (rows) by predicted class (columns).
 
     Few classes have numbers, in per cent, and names; many have only colours, and names at every
     so-manieth row. The colour of a share is that of its square root, so that small ones show.
@@ -142,7 +147,7 @@ def confusion(ax: Axes, shares: Sequence[Sequence[float]], classes: Sequence[str
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_minor_locator(NullLocator())
     ax.tick_params(length=0)
-    ax.set(xlabel="class under attack", ylabel="label")
+    ax.set(xlabel="predicted under attack", ylabel="true class")
     sns.despine(ax=ax, left=True, bottom=True)
     return ax
 

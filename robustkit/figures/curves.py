@@ -8,13 +8,15 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from robustkit.analysis.outcome import Line, Panel
+from robustkit.figures.hover import estimate_text, hover
 from robustkit.figures.legend import legend
-from robustkit.figures.names import shortened
-from robustkit.figures.style import FAINT, line_style
+from robustkit.figures.names import level_text, shortened
+from robustkit.figures.style import FAINT, INK, line_style, percent_axis
+from robustkit.protocol.norms import symbol
 from robustkit.record import Point
 from robustkit.statistics import Estimate
 
@@ -44,6 +46,8 @@ class CostCurve(NamedTuple):
 class _DrawnLine(NamedTuple):
     label: str
     x: Sequence[float]
+    places: Sequence[str]
+    """each x in words"""
     estimates: Sequence[Estimate]
     band: Sequence[Estimate] = ()
     """what is shaded, at each x"""
@@ -53,7 +57,7 @@ def robustness_curve(ax: Axes, curves: Sequence[CheckpointCurve], norm: str) -> 
     """Accuracy against ε with intervals, one line a checkpoint; ε = 0 is accuracy without attack.
 
     A dotted line of the same colour is what is certified: the truth lies between the two.
-    Lines stand side by side by a point or two, so that no interval hides another.
+    Points are offset horizontally by a point or two, so that no interval hides another.
     """
     _draw(ax, [_with_clean(curve) for curve in curves], range(len(curves)))
     for number, curve in enumerate(curves):
@@ -62,7 +66,7 @@ def robustness_curve(ax: Axes, curves: Sequence[CheckpointCurve], norm: str) -> 
             ax.plot(x, y, color=line_style(number)["color"], linestyle=":", marker=".")
     places = {"0": 0.0} | {p.epsilon.text: float(p.epsilon) for p in curves[0].points}
     ticks(ax, places, log=False)
-    ax.set(ylim=(-0.02, 1.02), xlabel=f"ε ({norm})", ylabel="accuracy")
+    ax.set(ylim=(-0.02, 1.02), xlabel=f"ε ({symbol(norm)})", ylabel="robust accuracy")
     return ax
 
 
@@ -82,8 +86,8 @@ def accuracy_against_passes(ax: Axes, curves: Sequence[CostCurve]) -> Axes:
     # figures show text as it is, so the usual powers of ten would show their markup
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set(ylim=(-0.02, 1.02), xlabel="passes an image, at most", ylabel="accuracy")
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.set(ylim=(-0.02, 1.02), xlabel="passes per image, at most", ylabel="robust accuracy")
+    percent_axis(ax.yaxis)
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
     sns.despine(ax=ax)
     if len(curves) > 1:
@@ -93,13 +97,16 @@ def accuracy_against_passes(ax: Axes, curves: Sequence[CostCurve]) -> Axes:
 
 def _with_clean(curve: CheckpointCurve) -> _DrawnLine:
     x = [0.0, *(float(point.epsilon) for point in curve.points)]
-    return _DrawnLine(curve.label, x, [curve.clean, *(point.accuracy for point in curve.points)])
+    places = ["no attack", *(f"ε = {point.epsilon.text}" for point in curve.points)]
+    accuracies = [curve.clean, *(point.accuracy for point in curve.points)]
+    return _DrawnLine(curve.label, x, places, accuracies)
 
 
 def robustness(ax: Axes, panel: Panel, order: Sequence[str] = ()) -> Axes:
     """A panel whose levels are budgets: like `accuracy_curves`, from 0 to 100 %."""
     accuracy_curves(ax, panel, order)
     ax.set_ylim(-0.02, 1.02)
+    ax.set_ylabel("robust accuracy")
     return ax
 
 
@@ -109,7 +116,7 @@ def accuracy_curves(ax: Axes, panel: Panel, order: Sequence[str] = ()) -> Axes:
     The shade around a line is its simultaneous band, see `banded`; in a panel without any, it joins
     the intervals. More than `BANDS` lines have no shades.
     `order` are all methods of a study: one that stands in several figures looks the same in all.
-    Lines stand side by side by a point or two, so that no interval hides another.
+    Points are offset horizontally by a point or two, so that no interval hides another.
     """
     lines = [_line(line, panel) for line in panel.lines if line.values]
     order = list(dict.fromkeys([*order, *(line.label for line in lines)]))
@@ -120,6 +127,8 @@ def accuracy_curves(ax: Axes, panel: Panel, order: Sequence[str] = ()) -> Axes:
     if levels:
         ticks(ax, levels, log=panel.log and min(levels.values()) > 0)
     _share_limits(ax)
+    if panel.chance is not None:
+        _chance(ax, panel.chance)
     (factor,) = shortened([panel.factor], 40)
     ax.set(xlabel=factor + (" (%)" if panel.percent else ""), ylabel="accuracy")
     return ax
@@ -139,7 +148,8 @@ def _line(line: Line, panel: Panel) -> _DrawnLine:
     estimates = [v.estimate for v in line.values]
     shade = [v.band for v in line.values if v.band] if banded(panel) else estimates
     x = [v.x for v in line.values]
-    return _DrawnLine(line.method, x, estimates, shade if _few(panel) else ())
+    places = [f"{panel.factor} {level_text(v.level, panel.percent)}" for v in line.values]
+    return _DrawnLine(line.method, x, places, estimates, shade if _few(panel) else ())
 
 
 def _draw(ax: Axes, lines: Sequence[_DrawnLine], looks: Sequence[int]) -> None:
@@ -150,7 +160,7 @@ def _draw(ax: Axes, lines: Sequence[_DrawnLine], looks: Sequence[int]) -> None:
         if len(line.band) == len(line.x):
             low, high = ([getattr(e, end) for e in line.band] for end in ("low", "high"))
             ax.fill_between(line.x, low, high, color=line_style(number)["color"], alpha=0.13, lw=0)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    percent_axis(ax.yaxis)
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
     sns.despine(ax=ax)
     if len(lines) > 1:
@@ -160,7 +170,7 @@ def _draw(ax: Axes, lines: Sequence[_DrawnLine], looks: Sequence[int]) -> None:
 def _errorbars(ax: Axes, line: _DrawnLine, number: int, shift: float) -> None:
     """A line with its error bars, `shift` points to the right of its place."""
     ends = [(e.value - e.low, e.high - e.value) for e in line.estimates]
-    ax.errorbar(
+    drawn = ax.errorbar(
         line.x,
         [e.value for e in line.estimates],
         yerr=np.array(ends).T,
@@ -168,9 +178,22 @@ def _errorbars(ax: Axes, line: _DrawnLine, number: int, shift: float) -> None:
         label=str(number),
         transform=ax.transData + ScaledTranslation(shift / 72, 0, ax.figure.dpi_scale_trans),
     )
+    each = zip(line.places, line.estimates, strict=True)
+    hover(drawn, [f"{line.label}, {place}: {estimate_text(e)}" for place, e in each])
     # what is shifted does not count for the limits that matplotlib chooses
     for x, estimate in zip(line.x, line.estimates, strict=True):
         ax.update_datalim([(x, estimate.low), (x, estimate.high)])
+
+
+def _chance(ax: Axes, chance: float) -> None:
+    """The accuracy of a guess, where the axis reaches down to it."""
+    low, high = ax.get_ylim()
+    if not low < chance < high:
+        return
+    ax.axhline(chance, color=INK, linewidth=0.7, linestyle=(0, (1, 3)), zorder=1)
+    across = ax.get_yaxis_transform()
+    ax.text(0.01, chance, "chance", va="bottom", size="small", transform=across, clip_on=True)
+    ax.set_ylim(low, high)
 
 
 def _share_limits(ax: Axes) -> None:

@@ -10,10 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MultipleLocator, NullLocator
 
 from robustkit.analysis.outcome import Cost
+from robustkit.figures.hover import hover
 from robustkit.figures.legend import legend
 from robustkit.figures.names import level_text, shortened
 from robustkit.figures.style import COLOURS, FAINT, INK, line_style
 from robustkit.statistics import Comparison, Estimate, Ranks
+from robustkit.statistics.comparison import AT_CHANCE
 
 _VERDICTS: Mapping[str, tuple[object, str]] = {
     "better": (COLOURS[0], "^"),
@@ -47,7 +49,9 @@ def forest(
     ax.set_xlim(*limits)
     for place, row in enumerate(rows):
         if row.comparison is not None:
-            _difference(ax, place, row.comparison)
+            c = row.comparison
+            told = ", ".join(filter(None, (c.a, level_text(c.level, percent))))
+            _difference(ax, place, c, f"{told}: {numbers(c)}")
             ax.vlines(0, place - 0.5, place + 0.5, color=INK, linewidth=0.8, zorder=1)
         if row.goes_on is not None:
             _arrows(ax, place - 1, row.goes_on, numbers(row.goes_on))
@@ -58,7 +62,7 @@ def forest(
     zone = "shaded: ±Δ" if any(c.delta for c in comparisons) else ""
     arrows = "arrows: beyond the axis" if beyond(comparisons) else ""
     key = "; ".join(filter(None, (zone, arrows)))
-    ax.set_xlabel("\n".join(filter(None, (f"difference{to} (points)", key))))
+    ax.set_xlabel("\n".join(filter(None, (f"difference{to} (percentage points)", key))))
     ax.grid(axis="x", color=FAINT, alpha=0.3, linewidth=0.6)
     sns.despine(ax=ax, left=True)
     return ax
@@ -161,15 +165,17 @@ def _zones(ax: Axes, deltas: Sequence[float | None]) -> None:
             ax.barh(place, 200 * delta, 1, -100 * delta, color=FAINT, alpha=0.2, linewidth=0)
 
 
-def _difference(ax: Axes, place: int, comparison: Comparison) -> None:
-    """One row: interval, marker, word."""
-    ax.text(1.05, place, comparison.verdict, va="center", transform=ax.get_yaxis_transform())
+def _difference(ax: Axes, place: int, comparison: Comparison, text: str) -> None:
+    """One row: interval, marker, word; grey where the level decides nothing."""
+    word = AT_CHANCE if comparison.at_chance else comparison.verdict
+    ax.text(1.05, place, word, va="center", transform=ax.get_yaxis_transform())
     if comparison.difference is None:
         return
-    color, marker = _VERDICTS[comparison.verdict]
+    color, marker = _VERDICTS["inconclusive" if comparison.at_chance else comparison.verdict]
     x, ends = _value_and_ends(comparison.difference)
     left, right = ax.get_xlim()
     bar = ax.errorbar(x, place, xerr=ends, color=color, marker=marker, linestyle="none")
+    hover(bar, [text])
     if ends is None:
         ax.hlines(place, left, right, color=color, linewidth=bar[0].get_linewidth())
 
@@ -177,7 +183,7 @@ def _difference(ax: Axes, place: int, comparison: Comparison) -> None:
 def _arrows(ax: Axes, place: int, comparison: Comparison, numbers: str) -> None:
     """Arrows at the ends of the axis beyond which a row goes on, and its numbers below it."""
     (left, right), (*_, low, high) = ax.get_xlim(), _ends(comparison)
-    color, _ = _VERDICTS[comparison.verdict]
+    color, _ = _VERDICTS["inconclusive" if comparison.at_chance else comparison.verdict]
     across = ax.get_yaxis_transform()
     sides = [("<", "left", 0.0, low < left), (">", "right", 1.0, high > right)]
     sides = [side for side in sides if side[-1]]
@@ -262,10 +268,15 @@ def cost_against_gain(ax: Axes, costs: Sequence[Cost], order: Sequence[str] = ()
         ratio, (gain, ends) = cost.ratio, _value_and_ends(cost.gain)
         across = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
         appearance = line_style(number) | {"linestyle": "none"}
-        ax.errorbar(ratio.value, gain, ends, across, **appearance, label=str(number))
+        bar = ax.errorbar(ratio.value, gain, ends, across, **appearance, label=str(number))
+        points = f"{gain:+.1f}".replace("-", "−")
+        hover(bar, [f"{cost.method}: × {ratio.value:.2f}, {points} points"])
     ax.axhline(0, color=FAINT, linewidth=0.8)
     ax.axvline(1, color=FAINT, linewidth=0.8)
-    ax.set(xlabel="training time of a step (times the baseline's)", ylabel="gain (points)")
+    ax.set(
+        xlabel="time of a training step (relative to the baseline)",
+        ylabel="gain (percentage points)",
+    )
     sns.despine(ax=ax)
     if costs:
         legend(ax, [cost.method for cost in costs])

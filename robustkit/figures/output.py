@@ -16,6 +16,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from robustkit.figures.hover import add_titles, named_lines
 from robustkit.figures.style import INK, PAGE, STYLES, Style, Venue, Width, settings
 from robustkit.files import write_atomic
 
@@ -73,8 +74,10 @@ def svg(draw: Draw, size: tuple[float, float], prefix: str, alternative: str) ->
     the figure; `prefix` keeps the ids of several figures of a page apart.
     """
     with _drawn(draw, PAGE, size, prefix) as figure:
-        text = _bytes(figure, "svg", **_FORMATS["svg"], transparent=True)
-    return _inline(ElementTree.fromstring(text), prefix, alternative)
+        titles = named_lines(figure)
+        root = ElementTree.fromstring(_bytes(figure, "svg", **_FORMATS["svg"], transparent=True))
+    add_titles(root, titles, _SVG)
+    return _inline(root, prefix, alternative)
 
 
 def own_axes(size: tuple[float, float]) -> Axes:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 import seaborn as sns
+from matplotlib.axis import Axis
+from matplotlib.ticker import PercentFormatter
 
 Style = Literal["neurips", "icml", "ieee", "talk"]
 Width = Literal["single", "double"]
@@ -30,6 +32,11 @@ class LineStyle(TypedDict):
     marker: str
     linestyle: str
     fillstyle: Literal["full", "none"]
+
+
+def percent_axis(axis: Axis) -> None:
+    """Shares, shown in per cent."""
+    axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
 
 
 def line_style(number: int) -> LineStyle:

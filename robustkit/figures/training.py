@@ -6,14 +6,13 @@ from typing import Literal
 
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
 
 from robustkit.analysis.outcome import History
 from robustkit.figures.legend import legend
-from robustkit.figures.style import FAINT, line_style
+from robustkit.figures.style import FAINT, line_style, percent_axis
 
 Quantity = Literal["memorised", "held_out"]
-_LABELS = {"memorised": "wrong labels repeated", "held_out": "accuracy on held-out images"}
+_LABELS = {"memorised": "noisy labels memorised", "held_out": "held-out accuracy"}
 
 
 def memorisation(
@@ -40,7 +39,7 @@ def memorisation(
         ax.plot(
             *zip(*points, strict=True), **line_style(number), markevery=every, label=str(number)
         )
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    percent_axis(ax.yaxis)
     ax.set(xlabel="optimiser steps", ylabel=_LABELS[quantity])
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
     sns.despine(ax=ax)

@@ -1,4 +1,4 @@
-"""Examples made on one network and shown to another."""
+"""Examples crafted on one network and evaluated on another."""
 
 from collections.abc import Sequence
 from textwrap import fill
@@ -15,7 +15,7 @@ LINE = 16
 
 
 def transfer_matrix(ax: Axes, matrix: TransferMatrix) -> Axes:
-    """Accuracy in per cent of each target (column) under examples made on each source (row).
+    """Accuracy in per cent of each target (column) under examples crafted on each source (row).
 
     A cell without a number is left blank.
     """
@@ -34,7 +34,7 @@ def transfer_matrix(ax: Axes, matrix: TransferMatrix) -> Axes:
         xticklabels=shortened(matrix.targets, 20),
         yticklabels=_wrapped(matrix.sources),
     )
-    ax.set(xlabel="shown to", ylabel="made on")
+    ax.set(xlabel="evaluated on", ylabel="crafted on")
     ax.tick_params(axis="x", rotation=40, length=0)
     ax.tick_params(axis="y", rotation=0, length=0)
     for label in ax.get_xticklabels():

@@ -10,7 +10,9 @@ from markupsafe import Markup
 
 from robustkit.errors import shown_lines
 from robustkit.figures import level_text
+from robustkit.protocol.norms import symbol
 from robustkit.reporting import wording
+from robustkit.reporting.comparisons import grounds
 
 PAGES = Path(__file__).parents[1] / "pages"
 
@@ -59,5 +61,7 @@ def _environment() -> Environment:
         "count": wording.count,
         "measured": wording.measured,
         "level": level_text,
+        "norm": symbol,
+        "grounds": grounds,
     }
     return environment

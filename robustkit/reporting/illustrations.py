@@ -7,6 +7,7 @@ from functools import partial
 from robustkit import figures
 from robustkit.analysis.outcome import Cost, Gallery, History, Line, Outcome, Panel, TransferMatrix
 from robustkit.figures import Draw, Quantity, Venue, Width, level_text
+from robustkit.protocol.norms import symbol
 from robustkit.reporting.names import Names
 from robustkit.reporting.wording import ends, in_points, interval, percent, signed
 from robustkit.spec import Figure
@@ -17,8 +18,8 @@ MANY = 5
 COURSE = 3
 """points at least that show a course"""
 _QUANTITIES: dict[Quantity, str] = {
-    "memorised": "Share of the wrong labels that the network repeats",
-    "held_out": "Accuracy on held-out images, by their clean labels",
+    "memorised": "Share of noisy labels memorised",
+    "held_out": "Held-out accuracy, by clean labels",
 }
 _KINDS: dict[Quantity, Figure] = {"memorised": "memorisation", "held_out": "held-out"}
 """what a study's file calls their figures"""
@@ -134,7 +135,7 @@ def _costs(costs: Sequence[Cost], names: Names, order: Sequence[str]) -> Iterato
         )
         yield Illustration(
             names.new(f"cost-{place}"),
-            f"Gain over the baseline ({place}) against a step's training time, with intervals.",
+            f"Gain over the baseline ({place}) against a training step's time, with intervals.",
             f"Gain ({place}) against cost. {alternative}",
             partial(figures.cost_against_gain, costs=own, order=order),
             _plot_height,
@@ -143,14 +144,14 @@ def _costs(costs: Sequence[Cost], names: Names, order: Sequence[str]) -> Iterato
 
 def _matrix(matrix: TransferMatrix, names: Names) -> Illustration:
     alternative = " ".join(
-        f"Made on {source}, shown to {target}: {percent(value)}."
+        f"Crafted on {source}, evaluated on {target}: {percent(value)}."
         for source, values in zip(matrix.sources, matrix.values, strict=True)
         for target, value in zip(matrix.targets, values, strict=True)
         if value is not None
     )
     return Illustration(
         names.new(f"transfer-{matrix.title}"),
-        f"{matrix.title}: accuracy in % of each network (columns) under examples made on "
+        f"{matrix.title}: accuracy in % of each network (columns) on examples crafted on "
         "another (rows).",
         f"{matrix.title}. {alternative}",
         partial(figures.transfer_matrix, matrix=matrix),
@@ -162,15 +163,15 @@ def _matrix(matrix: TransferMatrix, names: Names) -> Illustration:
 def _gallery(gallery: Gallery, names: Names) -> Illustration:
     classes, examples = gallery.classes, gallery.examples
     alternative = ", ".join(
-        f"{figures.class_name(e.label, classes)} taken for "
+        f"{figures.class_name(e.label, classes)} classified as "
         f"{figures.class_name(e.predicted, classes)} at {e.distance:.3g}"
         for e in examples
     )
-    what = f"The smallest successful perturbations ({gallery.norm}) of {gallery.title}"
+    what = f"Smallest successful perturbations ({symbol(gallery.norm)}) of {gallery.title}"
     return Illustration(
         names.new(f"examples-{gallery.name}"),
-        f"{what}: clean image, perturbed image, and their difference around mid grey, enlarged as "
-        "often as written below.",
+        f"{what}: clean image, perturbed image, and their difference around mid grey, magnified "
+        "by the factor below.",
         f"{what}: {alternative}.",
         partial(figures.example_grid, examples=examples, classes=classes),
         partial(_grid_height, columns=len(examples)),
@@ -181,15 +182,15 @@ def _gallery(gallery: Gallery, names: Names) -> Illustration:
 def _curves(panel: Panel, name: str, order: Sequence[str]) -> Illustration:
     made = dict.fromkeys(v.estimate.method for line in panel.lines for v in line.values)
     bands = dict.fromkeys(band.method for band in figures.banded(panel))
-    shaded = f" Shaded: what holds at all levels together ({'; '.join(bands)})." if bands else ""
+    shaded = f" Shaded: {'; '.join(bands)}." if bands else ""
+    chance = "" if panel.chance is None else f" Chance: {percent(panel.chance)}."
     alternative = " ".join(_curve_in_words(line, panel) for line in panel.lines if line.values)
     budget = "ε" in panel.factor or "epsilon" in panel.factor
     draw = figures.robustness if budget else figures.accuracy_curves
     return Illustration(
         name,
         f"{panel.title}: {panel.measure} against {panel.factor}, with intervals "
-        f"({'; '.join(made)}).{shaded} Lines stand side by side so that no interval hides "
-        "another.",
+        f"({'; '.join(made)}).{shaded}{chance} Points are offset horizontally for legibility.",
         f"{panel.measure} against {panel.factor}. {alternative}",
         partial(draw, panel=panel, order=order),
         _plot_height,
@@ -198,18 +199,16 @@ def _curves(panel: Panel, name: str, order: Sequence[str]) -> Illustration:
 
 def _forest(panel: Panel, name: str) -> Illustration:
     alternative = [
-        f"{c.a} against {c.b}{_at(c.level, panel.percent)}: {in_points(c)} points ({ends(c)}), "
+        f"{c.a} vs {c.b}{_at(c.level, panel.percent)}: {in_points(c)} points ({ends(c)}), "
         f"{c.verdict}."
         for c in panel.comparisons
     ]
     made = dict.fromkeys(c.difference.method for c in panel.comparisons if c.difference)
-    arrows = (
-        " An arrow leads to an interval that is too long for the axis; its numbers stand below it."
-    )
+    arrows = " Arrows: intervals longer than the axis, with their numbers below."
     return Illustration(
         name,
-        f"{panel.title}: differences in points with simultaneous intervals ({'; '.join(made)}) "
-        f"and verdicts.{arrows if figures.beyond(panel.comparisons) else ''}",
+        f"{panel.title}: differences with intervals ({'; '.join(made)}) and verdicts."
+        f"{arrows if figures.beyond(panel.comparisons) else ''}",
         f"Differences. {' '.join(alternative)}",
         partial(
             figures.forest,

@@ -17,11 +17,12 @@ from markupsafe import Markup
 
 from robustkit.analysis import evidence
 from robustkit.analysis.findings import FIRST
-from robustkit.analysis.outcome import Line, Outcome, Panel
+from robustkit.analysis.outcome import Judgement, Line, Outcome, Panel
 from robustkit.errors import InputError, UnknownName
 from robustkit.figures import PAGE, STYLES, Style, Width, level_text, render, svg
 from robustkit.files import file_digest, write_atomic
 from robustkit.reporting import html
+from robustkit.reporting.comparisons import ComparisonTable, comparison_table
 from robustkit.reporting.html import PageFigure
 from robustkit.reporting.illustrations import (
     Illustration,
@@ -67,12 +68,24 @@ class PanelSection:
     """by rising place on the axis"""
     curves: PageFigure | None
     differences: PageFigure | None
+    notes: Sequence[str]
+    """its own, less those of all panels"""
+    table: ComparisonTable
     sentences: Sequence[str]
     """the comparisons in words"""
     summed_up: Sequence[Line]
     """the lines with an area or a median"""
     areas: str
     """what these are"""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRow:
+    """A claim as the page shows it."""
+
+    judgement: Judgement
+    table: ComparisonTable | None
+    """its comparisons, where there are several"""
 
 
 def write(
@@ -209,14 +222,18 @@ def _page(outcome: Outcome, drawn: Illustrations) -> str:
         "study.html.jinja",
         outcome=outcome,
         verdicts=Counter(j.verdict for j in outcome.judgements),
-        sections=[_section(p, f) for p, f in zip(outcome.panels, drawn.panels, strict=True)],
+        claims=[_claim(j) for j in outcome.judgements],
+        common=(common := _common_notes(outcome.panels)),
+        sections=[
+            _section(p, f, common) for p, f in zip(outcome.panels, drawn.panels, strict=True)
+        ],
         histories=[_page_figure(figure) for figure in drawn.histories],
         costs=[_page_figure(figure) for figure in drawn.costs],
         matrices=[_page_figure(figure) for figure in drawn.matrices],
         galleries=[_page_figure(figure) for figure in drawn.galleries],
         failed=[cell for cell in cells if cell.status == "failed"][:FAILURES_SHOWN],
         cells=cells[:CELLS_SHOWN],
-        fixed=_request(outcome).get("claims fixed", FIRST) == FIRST,
+        fixed=_request(outcome).get("claims fixed", FIRST).startswith(FIRST),
         changes=_changes(outcome),
         states=Counter(cell.status for cell in cells),
         attacks={name: attacks(protocol) for name, protocol in outcome.protocols.items()},
@@ -226,13 +243,29 @@ def _page(outcome: Outcome, drawn: Illustrations) -> str:
     )
 
 
-def _section(panel: Panel, drawn: PanelFigures) -> PanelSection:
+def _claim(judgement: Judgement) -> ClaimRow:
+    several = len(judgement.comparisons) > 1
+    title = f"Claim {judgement.name}"
+    return ClaimRow(judgement, comparison_table(judgement.comparisons, title) if several else None)
+
+
+def _common_notes(panels: Sequence[Panel]) -> list[str]:
+    """The notes of all analyses that have any, where these are several."""
+    noted = [panel.notes for panel in panels if panel.notes]
+    if len(noted) < 2:
+        return []
+    return [note for note in noted[0] if all(note in notes for notes in noted)]
+
+
+def _section(panel: Panel, drawn: PanelFigures, common: Sequence[str]) -> PanelSection:
     places = {value.level: value.x for line in panel.lines for value in line.values}
     return PanelSection(
         panel=panel,
         levels=sorted(places, key=lambda level: places[level]),
         curves=_page_figure(drawn.curves) if drawn.curves else None,
         differences=_page_figure(drawn.differences) if drawn.differences else None,
+        notes=[note for note in panel.notes if note not in common],
+        table=comparison_table(panel.comparisons, panel.title),
         sentences=[
             comparison.sentence(where=_where(comparison, panel))
             for comparison in panel.comparisons[:SENTENCES_SHOWN]

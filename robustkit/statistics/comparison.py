@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from math import floor, log10
 from typing import Literal
 
-from robustkit.statistics.estimate import Estimate
+from robustkit.statistics.estimate import Estimate, percent
 from robustkit.statistics.resampling import SecondaryTest
 
 _MOST_DIGITS = 9
+AT_CHANCE = "both at chance"
+"""what is said of a comparison whose accuracies are no better than guessing"""
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive", "not tested"]
 
@@ -42,6 +44,8 @@ class Comparison:
     """at which all intervals of the family hold together"""
     reason: str = ""
     """why it was not tested"""
+    at_chance: bool = False
+    """neither is better than guessing, so that this level speaks for neither"""
 
     def sentence(self, *, where: str = "", measure: str = "points", after: str = "") -> str:
         """The verdict in words fit for a paper, then which tests beside it cannot decide.
@@ -54,39 +58,33 @@ class Comparison:
         text = (
             f"{capital(where)}, {statement}"
             if where
-            else statement.replace("the data", "The data", 1)
+            else statement.replace("the difference", "The difference", 1)
         )
-        return " ".join([f"{text} ({self._evidence(measure)}).", *self._undecided()])
+        chance = [f"{AT_CHANCE.capitalize()}: this level decides nothing."] * self.at_chance
+        return " ".join([f"{text}{self._evidence(measure)}.", *chance, *self._undecided()])
 
     def _statement(self, measure: str) -> str:
         match self.verdict:
             case "better" | "worse":
-                return f"{self.a} is {self._size(measure)} than {self.b}"
+                return f"{self.a} is {self.verdict} than {self.b}"
             case "equivalent":
                 within = f"±{_scale(measure) * (self.delta or 0):.10g} {measure}"
                 return f"{self.a} is equivalent to {self.b} within {within}"
             case "inconclusive":
-                return f"the data do not decide between {self.a} and {self.b}"
+                return f"the difference between {self.a} and {self.b} is inconclusive"
             case "not tested":
                 return f"{self.a} and {self.b} were not compared"
 
     def _evidence(self, measure: str) -> str:
         if self.difference is None:
-            return self.reason or "no data"
+            return f" ({self.reason or 'no data'})"
         digits = self._digits(measure)
         low, high = (_number(end, digits) for end in self._ends(measure))
         kind = "simultaneous " if self.correction else ""
-        interval = f"{kind}{_percent(self.confidence)} interval {low} to {high}"
-        size = "" if self.verdict in ("better", "worse") else f"{self._size(measure)}; "
+        interval = f"{kind}{percent(self.confidence)} CI {low} to {high}"
+        size = _signed(_scale(measure) * self.difference.value, digits)
         grounds = ", ".join(x for x in (self.unit, self.test, self.correction) if x)
-        return f"{size}{interval}; {grounds}"
-
-    def _size(self, measure: str) -> str:
-        if self.difference is None or not self.difference.value:
-            return "no difference seen"
-        value = _scale(measure) * self.difference.value
-        way = "better" if value > 0 else "worse"
-        return f"{_number(abs(value), self._digits(measure))} {measure} {way}"
+        return f": {size} {measure} ({interval}; {grounds})"
 
     def _ends(self, measure: str) -> tuple[float, float]:
         if self.difference is None:
@@ -130,12 +128,13 @@ def _scale(measure: str) -> float:
     return 100.0 if measure == "points" else 1.0
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.6g} %"
-
-
 def _number(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def _signed(value: float, digits: int) -> str:
+    text = _number(round(value, digits) + 0.0, digits)  # + 0.0: no "-0.0"
+    return f"+{text}" if value > 0 and text.strip("0.") else text
 
 
 def listed(names: Sequence[str]) -> str:

@@ -192,8 +192,8 @@ def paired(a: ArrayLike, b: ArrayLike, least: int) -> tuple[Floats, Floats]:
 
 
 def percent(share: float) -> str:
-    """'95%', '97.5%'."""
-    return f"{100 * share:.6g}%"
+    """'95 %', '97.5 %'."""
+    return f"{100 * share:.6g} %"
 
 
 def counted(number: int, noun: str) -> str:

@@ -12,7 +12,7 @@ from robustkit.errors import RecordError
 from robustkit.spec import CHOSEN, Study
 from robustkit.study.amendments import differences
 from robustkit.study.cells import Candidate, Context, choices
-from robustkit.study.provenance import askings, digests, provenance
+from robustkit.study.provenance import askings, configuration_in_words, digests, provenance
 from robustkit.study.store import StudyStore
 
 MISSING = "not yet trained"
@@ -149,13 +149,7 @@ def _settings(study: Study, cell: Mapping[str, Any]) -> str:
     method = next((m for m in study.methods if m.name == cell["method"]), None)
     if method is None:
         return ""
-    return _in_words(method.choose[cell["configuration"]])
-
-
-def _in_words(configuration: Mapping[str, Any]) -> str:
-    rest = configuration.get("settings", {})
-    flat = {k: v for k, v in configuration.items() if k != "settings"} | rest
-    return ", ".join(f"{key} {value}" for key, value in flat.items()) or "as given"
+    return configuration_in_words(method.choose[cell["configuration"]])
 
 
 def _notes(
@@ -170,9 +164,9 @@ def _notes(
     failed = sum(1 for cell in done.values() if cell and cell["status"] == "failed")
     if missing or plan["later"]:
         later = sum(plan["later"].values())
-        yield f"Unfinished: {missing} cells are missing, {later} more wait for a choice."
+        yield f"Unfinished: {missing} trainings are missing, {later} more wait for a selection."
     if failed:
-        yield f"{failed} cells failed; they count as no number."
+        yield f"{failed} trainings failed and have no number."
     yield from _chosen(study, plan, done)
 
 
@@ -186,7 +180,7 @@ def _passes(study: Study, store: StudyStore, plan: Mapping[str, Any]) -> Iterabl
                 counts[entry["method"], int(test["passes"])] += 1
         if counts:
             said = ", ".join(f"{name} {n} ({counts[name, n]})" for name, n in sorted(counts))
-            yield f"Passes that held-out labels chose in {analysis.name}, by networks: {said}."
+            yield f"Passes selected by held-out accuracy in {analysis.name} (networks): {said}."
 
 
 def _chosen(
@@ -197,25 +191,24 @@ def _chosen(
     if not plan["candidates"] or tuning is None:
         return
     yield (
-        f"For every method {len(study.methods[0].choose)} configurations were tried "
-        f"{'by every seed for itself' if tuning.every_seed else 'with a seed of their own'}, and "
-        "the one with the best held-out accuracy was taken; the held-out labels are as wrong as "
-        "those trained on."
+        f"Each method's configuration is the best of {len(study.methods[0].choose)} by held-out "
+        f"accuracy, selected {'by each seed' if tuning.every_seed else 'on a separate seed'}"
+        "; held-out labels are as noisy as those trained on."
     )
     if tuning.every_seed and study.trained is not None and len(study.trained.seeds) > 1:
         if plan["wanted"]:
             said = "; ".join(f"{name}: {', '.join(taken)}" for name, taken in _taken(study, plan))
             but = "" if tuning.seed is None else ", but for that of a surrogate, which is made once"
             yield (
-                f"The choice is repeated with every seed, so intervals over seeds carry it{but}. "
-                f"Compared networks of each configuration: {said}."
+                "The selection is repeated with every seed, so intervals over seeds include "
+                f"it{but}. Compared networks of each configuration: {said}."
             )
     elif leads := _leads(plan, bool(tuning.at), done):
         said = ", ".join(f"{method} {100 * lead:.2f}" for method, lead in leads.items())
         yield (
-            f"By how many points of held-out accuracy the one taken led the next, at least: {said}."
-            " Where that is little, another seed or machine may take another, and no interval here "
-            "carries what that would change."
+            "Smallest lead of the selected configuration over the runner-up (held-out accuracy, "
+            f"points): {said}. Where it is small, another seed or machine might select "
+            "differently; the intervals do not include this."
         )
 
 
@@ -244,7 +237,7 @@ def _taken(study: Study, plan: Mapping[str, Any]) -> Iterable[tuple[str, list[st
         yield (
             method.name,
             [
-                f"{_in_words(changes)} ({counts[method.name, number]})"
+                f"{configuration_in_words(changes)} ({counts[method.name, number]})"
                 for number, changes in enumerate(method.choose)
             ],
         )
@@ -257,8 +250,8 @@ def _amended(request: Mapping[str, Any]) -> Iterable[str]:
         message = f": {'; '.join(changed[:TOLD])}" if changed else ""
         more = f"; and {len(changed) - TOLD} more" if len(changed) > TOLD else ""
         yield (
-            f"The study, or a file that it names, was changed after {after['cells_done']} cells "
-            f"were done, so what was changed was not fixed beforehand{message}{more}."
+            f"The study, or a file that it names, was amended after {after['cells_done']} cells "
+            f"were done, so what was amended is not preregistered{message}{more}."
         )
 
 

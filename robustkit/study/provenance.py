@@ -33,10 +33,29 @@ def provenance(
         "Versions": _versions(finished),
     }
     if plan["chosen"]:
-        sections["Configurations chosen"] = {
-            where: str(number + 1) for where, number in plan["chosen"].items()
-        }
+        sections["Selected configurations"] = selected(study, plan["chosen"])
     return sections
+
+
+def selected(study: Study, chosen: Mapping[str, int]) -> dict[str, str]:
+    """The configuration that each method has, in words; by place where it differs between them."""
+    told: dict[str, dict[str, str]] = defaultdict(dict)
+    choose = {method.name: method.choose for method in study.methods}
+    for where, number in chosen.items():
+        method = next(name for name in choose if where.startswith(f"{name} | noise "))
+        told[method][where.replace(" | ", ", ")] = configuration_in_words(choose[method][number])
+    sections: dict[str, str] = {}
+    for method, each in told.items():
+        words = list(dict.fromkeys(each.values()))
+        sections |= each if len(words) > 1 else {method: words[0]}
+    return sections
+
+
+def configuration_in_words(configuration: Mapping[str, Any]) -> str:
+    """Its keys and values: learning rate 0.1, gamma 3.0; "as given" where it changes nothing."""
+    rest = configuration.get("settings", {})
+    flat = {k: v for k, v in configuration.items() if k != "settings"} | rest
+    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in flat.items()) or "as given"
 
 
 def _asked(study: Study, request: Mapping[str, Any]) -> dict[str, str]:

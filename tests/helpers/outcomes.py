@@ -39,7 +39,7 @@ HOSTILE = (
 
 
 def estimate(
-    value: float, half: float, n: int = 10_000, method: str = "two-way t, 95%"
+    value: float, half: float, n: int = 10_000, method: str = "two-way t, 95 %"
 ) -> Estimate:
     return Estimate(value, value - half, value + half, n, method)
 
@@ -61,7 +61,7 @@ def comparison(
         a=a,
         b=b,
         level=level,
-        difference=estimate(difference, half, method="simultaneous 95% interval, two-way t"),
+        difference=estimate(difference, half, method="simultaneous 95 % interval, two-way t"),
         p=0.0004 if word in ("better", "worse") else 0.21,
         p_equivalence=None if delta is None else 0.012 if word == "equivalent" else 0.64,
         delta=delta,
@@ -147,7 +147,7 @@ def adversarial(count: int = 3) -> Panel:
         label_noise(1),
         name="fgsm",
         title="FGSM, white box",
-        factor="ε (linf)",
+        factor="ε (ℓ∞)",
         percent=False,
         lines=tuple(lines),
         comparisons=tuple(
@@ -168,12 +168,14 @@ def judgements() -> tuple[Judgement, ...]:
             "On MNIST with 80 % noisy labels, l2-margin is better than cross-entropy.",
             "Elsayed et al. 2018, figure 2",
             "holds",
-            "At 80 % label noise, l2-margin is 2.5 points better than cross-entropy after 4,000 "
-            "steps (simultaneous 95 % interval 1.1 to 3.9; 5 paired seeds, 10,000 images, two-way "
+            "At 80 % label noise, l2-margin is better than cross-entropy after 4,000 steps: "
+            "+2.5 points (simultaneous 95 % CI 1.1 to 3.9; 5 paired seeds, 10,000 images, two-way "
             "t, Holm over 5 levels).",
             0.005,
             "half a point is what two seeds of one method differ by",
             (better,),
+            decisive=better,
+            where="at 80 % label noise",
         ),
         Judgement(
             "2a",
@@ -193,7 +195,7 @@ def judgements() -> tuple[Judgement, ...]:
             "A step of l2-margin takes 2.1 times as long as one of cross-entropy.",
             None,
             "",
-            ratio=Estimate(2.1, 1.96, 2.25, 15, "geometric mean over seeds, t on logs, 95%"),
+            ratio=Estimate(2.1, 1.96, 2.25, 15, "geometric mean over seeds, t on logs, 95 %"),
             bounds=(1.2, 1.6),
         ),
         Judgement(
@@ -201,7 +203,7 @@ def judgements() -> tuple[Judgement, ...]:
             "The l1 margin is better than cross-entropy over the whole range of noise.",
             "Elsayed et al. 2018",
             "undecided",
-            "The data do not decide at 20 % and 40 % noise.",
+            "At 20 % and 40 % noise, the difference is inconclusive.",
             0.005,
             "as above",
             (
@@ -231,7 +233,7 @@ def history(method: str, level: str, speed: float) -> History:
 def cost(method: str, ratio: float, gain: float) -> Cost:
     return Cost(
         method,
-        Estimate(ratio, 0.95 * ratio, 1.06 * ratio, 5, "t on logs, 95%"),
+        Estimate(ratio, 0.95 * ratio, 1.06 * ratio, 5, "t on logs, 95 %"),
         estimate(gain, 0.012),
         "label noise 80 %",
     )
