@@ -693,13 +693,13 @@ def test_a_rule_may_ask_for_a_smaller_delta_than_the_plan(delta, passed):
         assert not rule(full(), verdict="believable", **asked).passed  # it is overstated
 
 
-def readme_gate():
-    text = (shipped("reports").parent / "README.md").read_text()
+def guide_gate():
+    text = (shipped("reports").parent / "docs/pages/guides/audit.md").read_text()
     (gate,) = re.findall(r"<!-- gate -->\n```toml\n(.*?)```", text, re.S)
     return tomllib.loads(gate)
 
 
-def test_the_gate_of_the_readme_passes_a_believable_network():
+def test_the_gate_of_the_guide_passes_a_believable_network():
     """The shipped LeNet-5 at 0.1: 527 of 900 images, no surrogate given."""
     left, claim = proportion(527, 900, "exact"), RobustnessClaim("linf", "0.1", 0.55, "given")
     stages = tuple(replace(s, robust=(Level("0.1", 0.1, left),)) for s in GOOD)
@@ -712,7 +712,7 @@ def test_the_gate_of_the_readme_passes_a_believable_network():
         claim=claim,
         verdict=judge(claim, left, stages, (PASSED, APART), delta=0.05, images=900, looked=100),
     )
-    policy = parse_policy(readme_gate(), "README.md")
+    policy = parse_policy(guide_gate(), "gate.toml")
     assert [r.passed for r in judge_policy(policy, audit)] == [True, True, True]
     weak = replace(audit, robust=(Level("0.1", 0.1, proportion(400, 900, "exact")),))
     assert [r.passed for r in judge_policy(policy, weak)] == [False, True, False]

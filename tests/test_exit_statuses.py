@@ -1,4 +1,4 @@
-"""A table of situations and statuses, for every command: what the README lists, and nothing else."""
+"""A table of situations and statuses, for every command: what the documentation lists, and nothing else."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from robustkit.cli.commands import app
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.models import build
 
-README = Path(__file__).parent.parent / "README.md"
+LISTED = Path(__file__).parent.parent / "docs/pages/reference/exit-statuses.md"
 FAST = ("--attack", "fgsm", "--limit", "4", "--device", "cpu")
 STEPS = ("--steps", "1", "--batch-size", "8", "--device", "cpu", "--out", "a.safetensors")
 HAND = ("--delta", "1", "--seed-sd", "1", "--discordant", "3", "--images", "100")
@@ -200,9 +200,9 @@ def test_a_disk_that_fills_up_is_status_3_in_one_line(tmp_path, name):
     assert "File too large" in done.stderr
 
 
-def test_the_readme_lists_the_statuses_that_there_are():
-    readme = README.read_text(encoding="utf-8")
-    (table,) = re.findall(r"\| exit status \|.*?\n\n", readme, re.DOTALL)
+def test_the_documentation_lists_the_statuses_that_there_are():
+    text = LISTED.read_text(encoding="utf-8")
+    (table,) = re.findall(r"\| exit status \|.*?\n\n", text, re.DOTALL)
     listed = {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
     assert listed == {0, 1, 2, *(status for _, status in FAULTS.values())}
 

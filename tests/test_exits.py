@@ -1,4 +1,4 @@
-"""Every exit means what the README says: statuses, one line on stderr, whatever the streams."""
+"""Every exit means what the documentation says: statuses, one line on stderr, whatever the streams."""
 
 import os
 import pickle

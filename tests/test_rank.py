@@ -1,45 +1,15 @@
 """`robustkit rank`: made-up records of several methods on several data sets."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.evaluations import evaluation
+from helpers.ranked import METHODS, made
 from scipy.stats import friedmanchisquare, rankdata
 
-from robustkit.files import digest, file_digest
-from robustkit.record import Store
+from robustkit.files import digest
 
-METHODS = {"cross-entropy": 0.1, "hinge": 0.16, "l2-margin": 0.3}
 DATA = ("cifar10", "mnist", "svhn", "mine")
-
-
-def made(method, data, seed=0, strength=None):
-    """A record in the folder, and what it says."""
-    number = sorted(METHODS).index(method) * 100 + len(data) * 10 + seed
-    path = Path(f"nets/{method}_{data}_seed{seed}.pt")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(path.name)  # stands for the network
-    found = evaluation(
-        str(path),
-        n=300,
-        strength=strength or METHODS[method],
-        seed=number,
-        checkpoint={
-            "loss": method,
-            "seed": seed,
-            "weights": digest(method, data, str(seed)),
-            "sha256": file_digest(path),
-        },
-    )
-    facts = {**found.header["data"], "name": data, "digest": digest(data)}
-    header = {**found.header, "data": facts, "digest": digest(method, data, str(seed))}
-    found = replace(found, header=header)
-    store = Store(Path("runs"))
-    with store.claim(header["digest"], lambda: None) as blocks:
-        blocks.finish(found.header, found.run, found.table)
-    return found
 
 
 @pytest.fixture(autouse=True)

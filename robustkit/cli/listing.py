@@ -9,27 +9,32 @@ from robustkit.errors import shown
 from robustkit.files import find, names, read_toml
 from robustkit.protocol import norms_of
 
+Shelf = Literal["attacks", "data", "losses", "models", "reports"]
+
 
 def list_names(
-    what: Literal["attacks", "data", "losses", "models", "reports"] = typer.Argument(
-        ..., help="Which names to list."
-    ),
+    what: Shelf = typer.Argument(..., help="Which names to list."),
 ) -> None:
     """List the names that other commands take."""
+    found = titles(what)
+    width = max((len(shown(name)) for name in found), default=0)
+    for name, title in found.items():
+        say(f"{shown(name):<{width}}  {title}")
+    if not found:
+        tell(f"no {what} yet")
+
+
+def titles(what: Shelf) -> dict[str, str]:
+    """The names that there are, each with what it is."""
     match what:
         case "attacks":
-            titles = _attacks()
+            return _attacks()
         case "models":
-            titles = _models()
+            return _models()
         case "losses":
-            titles = _losses()
+            return _losses()
         case _:
-            titles = _shelf(what)
-    width = max((len(shown(name)) for name in titles), default=0)
-    for name, title in titles.items():
-        say(f"{shown(name):<{width}}  {title}")
-    if not titles:
-        tell(f"no {what} yet")
+            return _shelf(what)
 
 
 def _attacks() -> dict[str, str]:

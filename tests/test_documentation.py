@@ -1,0 +1,142 @@
+"""README and the site: short enough, every command one that there is, and each of them run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from helpers import reader
+
+from robustkit.cli.commands import _commands
+
+ROOT = Path(__file__).parent.parent
+PAGES = ROOT / "docs" / "pages"
+TEXTS = {
+    str(p.relative_to(ROOT)): p.read_text("utf-8")
+    for p in (ROOT / "README.md", *sorted(PAGES.rglob("*.md")))
+}
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+NAMED = re.compile(r"# ([\w/-]+\.(?:py|toml))\n")
+"""the first line of a block that is a file of the reader's"""
+INSTALLS = re.compile(r"python3 -m venv|\.venv/bin/|\. \.venv|pip install|mkdocs")
+"""what `.ci/run` does"""
+CLUSTER = "--ray"
+"""what needs a package that no test has; its options are parsed all the same"""
+
+
+def blocks(page, *languages):
+    return [text for language, text in BLOCK.findall(TEXTS[page]) if language in languages]
+
+
+def lines(page):
+    """Each command of a page on one line."""
+    joined = "\n".join(blocks(page, "sh")).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line and not line.startswith("#")]
+
+
+def arguments(line):
+    """Of robustkit in a line; None where it is another program's."""
+    words = shlex.split(line, comments=True)
+    stop = next((i for i, word in enumerate(words) if word in {"||", "&&", "|"}), len(words))
+    places = [i for i, word in enumerate(words[:stop]) if word.endswith("robustkit")]
+    return words[places[0] + 1 : stop] if places else None
+
+
+def parsed(words):
+    name, *rest = words
+    command = _commands().commands[name]
+    return command.make_context(name, rest).params
+
+
+COMMANDS = [(page, line) for page in TEXTS for line in lines(page)]
+INLINE = [
+    (page, code)
+    for page, text in TEXTS.items()
+    for code in re.findall(r"`(robustkit [a-z]+ [^`]+)`", BLOCK.sub("", text))
+]
+
+
+def test_there_are_commands_to_look_at():
+    assert len(COMMANDS) > 50
+    assert len(INLINE) > 3
+
+
+@pytest.mark.parametrize(("page", "line"), [*COMMANDS, *INLINE])
+def test_every_command_is_one_that_there_is(page, line):
+    words = arguments(line)
+    if words is None:
+        assert INSTALLS.match(line), f"{page}: {line}"
+    else:
+        parsed(words)
+
+
+def test_a_command_that_there_is_not_is_seen():
+    with pytest.raises(Exception, match="No such option"):
+        parsed(arguments("robustkit evaluate a.pt --epsilons 1"))
+
+
+def test_the_readme_is_short():
+    assert len(TEXTS["README.md"].split()) <= 1200
+
+
+def test_a_link_leads_to_a_file():
+    for page, text in TEXTS.items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text)):
+            place = link.partition("#")[0]
+            generated = {"cli.md", "python.md", "names.md"}
+            if place and Path(place).name not in generated:
+                assert ((ROOT / page).parent / place).exists(), f"{page}: {link}"
+
+
+def test_files_of_the_reader_are_whole():
+    for page in TEXTS:
+        for text in blocks(page, "toml"):
+            tomllib.loads(text)
+        for text in blocks(page, "python"):
+            compile(text, page, "exec")
+
+
+def carry_out(page, folder, code):
+    """Run a page's code in a folder that holds what the page speaks of."""
+    for text in blocks(page, "python", "toml"):
+        if named := NAMED.match(text):
+            path = folder / named[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    shim = folder / "bin" / "robustkit"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore -m robustkit "$@"\n')
+    shim.chmod(0o755)
+    path = f"{shim.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for command in code:
+        done = subprocess.run(
+            command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{page}: {command[-1]}\n{done.stderr}"
+
+
+def steps(page):
+    for language, text in BLOCK.findall(TEXTS[page]):
+        if language == "sh":
+            for line in text.replace("\\\n", " ").splitlines():
+                if line and not INSTALLS.match(line) and CLUSTER not in line:
+                    yield ["sh", "-c", line]
+        elif language == "python" and not NAMED.match(text):
+            yield [sys.executable, "-W", "ignore", "-c", reader.NAMES + text]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in TEXTS if list(steps(page))])
+def test_every_command_of_a_page_does_what_it_says(page, tmp_path):
+    reader.files(tmp_path)
+    carry_out(page, tmp_path, steps(page))
+
+
+def test_the_protocol_of_the_guide_runs(tmp_path):
+    page = "docs/pages/guides/protocol.md"
+    carry_out(page, tmp_path, list(steps(page))[:1])
+    assert list(tmp_path.glob("runs/*.parquet"))
