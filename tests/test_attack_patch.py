@@ -74,7 +74,7 @@ def surer(model: torch.nn.Module, x: Tensor, step: float) -> Tensor:
 
 def test_a_patch_finds_what_every_place_and_colouring_finds():
     model = Small()
-    x = surer(model, images(24, side=8), 0.2)
+    x = surer(model, images(16, side=8), 0.2)
     rows = right(model, x)
     attack = {"kind": "patch", "steps": 15, "places": 4, "trials": 16}
     found = attack_block(model, rows, make("patch", attack, epsilon=["1", "2"]), 64)
@@ -89,12 +89,13 @@ def test_a_patch_finds_what_every_place_and_colouring_finds():
 
 def test_a_patch_stays_in_its_square_and_no_batch_changes_it():
     model = Small()
-    x = surer(model, images(20, side=8), 0.2)
+    x = surer(model, images(8, side=8), 0.2)
     rows = right(model, x)
-    protocol = make("patch", PATCH, PATCH | {"targets": 2, "places": 1}, epsilon=["1", "2"])
+    short = PATCH | {"steps": 3, "trials": 3}
+    protocol = make("patch", short, short | {"targets": 2, "places": 1}, epsilon=["1", "2"])
     found = attack_block(model, rows, protocol, 32)
     fooled = found.distance.isfinite()
-    assert fooled.sum() > 5
+    assert fooled.sum() > 2
     for i in fooled.nonzero()[:, 0].tolist():
         changed = (found.perturbed[i] != x[i]).any(0).nonzero()
         spread = changed.amax(0) - changed.amin(0) + 1

@@ -10,8 +10,6 @@ from robustkit.attacks import attack_block
 from robustkit.attacks.library import foolbox, foolbox_model
 from robustkit.attacks.sigma_zero import SigmaZeroAttack
 from robustkit.attacks.sparse_rs import SparseSearch
-from robustkit.auditing.request import threat_model
-from robustkit.data import load_dataset
 from robustkit.errors import InputError, ProtocolError
 from robustkit.geometry import distance
 
@@ -154,8 +152,3 @@ def test_there_are_no_bounds_of_few_pixels():
         make("linf", SIGMA_ZERO)
     with pytest.raises(ProtocolError, match="pgd: has no l0 version, only linf, l2, l1"):
         protocols.load_protocol("pgd", norm="l0")
-
-
-def test_an_audit_of_few_pixels_is_refused_in_one_line():
-    with pytest.raises(InputError, match="--norm l0: an audit is of linf, l2, l1 so far"):
-        threat_model(load_dataset("mnist5k", limit=1), norm="l0")

@@ -148,7 +148,7 @@ def test_images_are_asked_for_only_where_they_would_help():
 
 
 def test_where_no_claim_was_made_the_sentence_says_whose_number_it_is():
-    claim = RobustnessClaim("linf", "8/255", 0.45, PLAIN_CLAIM)
+    claim = RobustnessClaim("linf", "8/255", 0.45, f"plain pgd, {PLAIN_CLAIM}")
     found = judge(claim, LEFT, GOOD, (PASSED,), delta=0.05, images=1000, looked=100)
     assert found.sentence.startswith("The 45.0\u00a0% robust accuracy that plain PGD finds at ")
     assert verdict(0.45).sentence.startswith("The claim of 45.0\u00a0% robust accuracy at ")

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from robustkit.auditing.ascent import GradientView, loss_trajectory, run_ascent
 from robustkit.auditing.context import AuditContext
+from robustkit.errors import EvaluationFailed
 from robustkit.geometry import ORDER, project
-from robustkit.protocol import APGD, MIFGSM, PGD, Attack, Square
+from robustkit.protocol import APGD, BALLS, MIFGSM, PGD, Attack, Square
 
 AdaptiveAttack = Literal[
     "margin",
@@ -53,6 +54,8 @@ def run_adaptive_attack(kind: AdaptiveAttack, context: AuditContext, rows: Tenso
         EvaluationFailed, RuntimeError: the attack broke off.
     """
     fooled = torch.zeros(len(rows), dtype=torch.bool)
+    if context.norm not in BALLS:
+        raise EvaluationFailed(f"it is made for {', '.join(BALLS)}, not for {context.norm}")
     return _ATTACKS[kind](context, rows) if len(rows) else fooled
 
 

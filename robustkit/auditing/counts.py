@@ -6,7 +6,7 @@ import numpy as np
 
 from robustkit.auditing.context import OtherAttack
 from robustkit.auditing.outcome import PLAIN_CLAIM, ClassRow, RobustnessClaim, Stage
-from robustkit.auditing.stages import AttackedImages, Bools
+from robustkit.auditing.stages import AttackedImages, Bools, plain_attack
 from robustkit.errors import EvaluationFailed
 from robustkit.statistics import proportion
 
@@ -14,7 +14,8 @@ from robustkit.statistics import proportion
 def plain_claim(attacked: AttackedImages) -> RobustnessClaim:
     """What the plain evaluation says on the same images."""
     threat = attacked.threat
-    left, source = alone(attacked, attacked.plain), PLAIN_CLAIM
+    left = alone(attacked, attacked.plain)
+    source = f"plain {plain_attack(threat.norm)}, {PLAIN_CLAIM}"
     if left is None:
         left, source = attacked.right, f"{source}: it broke off and fooled nothing"
     return RobustnessClaim(threat.norm, threat.judged.text, float(left.mean()), source)

@@ -18,7 +18,7 @@ Done = Literal["complete", "failed", "skipped"]
 IndicatorStatus = Literal["passed", "resolved", "unresolved", "not examined", "not applicable"]
 """not applicable: it needs an input that nobody gave, or asks what the network cannot be asked;
 not examined: it applies, and could not be worked out"""
-PLAIN_CLAIM = "plain pgd, run by this audit"
+PLAIN_CLAIM = "run by this audit"
 """who makes the claim where the user makes none"""
 Word = Literal["overstated", "believable", "not established"]
 
@@ -173,7 +173,7 @@ class RobustnessClaim:
     epsilon: str
     accuracy: float
     source: str
-    """who says so: "given", a file, or what begins with `PLAIN_CLAIM`"""
+    """who says so: "given", a file, or what has `PLAIN_CLAIM`"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,6 @@ def threat_model(
     if claim is not None and norm not in (None, claim.norm):
         raise InputError(f"--norm {norm}: the claim is about {claim.norm}")
     chosen = protocols.parse_norm(norm or (claim.norm if claim else protocols.NORMS[0]), "--norm")
-    if chosen not in protocols.BALLS:
-        raise InputError(f"--norm {chosen}: an audit is of {', '.join(protocols.BALLS)} so far")
     usual = [protocols.parse_epsilon(e) for e in data.budgets.get(chosen, ())]
     text = claim.epsilon if epsilon is None and claim else epsilon
     if text is None and not usual:
@@ -50,6 +48,7 @@ def threat_model(
     if claim is not None:
         judged = protocols.parse_epsilon(claim.epsilon)
     protocols.check_budgets(chosen, [judged])
+    usual = [e for e in usual if e.ray == judged.ray]
     # beyond the judged budget only the cheap attacks would run, and a curve there would mislead
     budgets = {e.value: e for e in [*usual, judged] if e.value <= judged.value}
     return ThreatModel(chosen, judged, tuple(budgets[value] for value in sorted(budgets)), seed)

@@ -39,7 +39,6 @@ from robustkit.auditing.plan import AuditPlan, Smoothing
 from robustkit.auditing.policy import Policy, judge_policy
 from robustkit.auditing.request import TrainingImages, notes_on
 from robustkit.auditing.stages import (
-    PLAIN,
     TIME_UP,
     AttackedImages,
     Bools,
@@ -47,6 +46,7 @@ from robustkit.auditing.stages import (
     StageSettings,
     ThreatModel,
     look_at_others,
+    plain_attack,
     run_stages,
 )
 from robustkit.auditing.verdict import judge
@@ -273,7 +273,7 @@ class _AuditRun:
         def if_any(mask: Bools | None) -> torch.Tensor | None:
             return None if mask is None else first(mask)
 
-        plain = protocols.load_protocol(PLAIN, norm=q.threat.norm)
+        plain = protocols.load_protocol(plain_attack(q.threat.norm), norm=q.threat.norm)
         failed = [s for s in attacked.stages if s.name in attacked.plain and s.status != "complete"]
         survived = counts.alone(attacked, attacked.plain)
         black = any(s.family == "black box" and s.status == "complete" for s in attacked.stages)
@@ -303,6 +303,8 @@ class _AuditRun:
         """Which of the first images provably hold; none of them may have been fooled."""
         threat, part = self.request.threat, self._first(self.request.plan.certified)
         n, budgets, work = len(part), threat.budgets, self.request.plan.multiplications
+        if threat.norm not in protocols.BALLS:
+            return Certificate("", reason=f"there are no bounds in {threat.norm}", n=n)
 
         def compute() -> dict[str, Any]:
             self._begin("certified bounds", n)

@@ -23,6 +23,7 @@ from robustkit.errors import EvaluationFailed, InputError, ProtocolError, first_
 from robustkit.evaluation import EvaluatedModel, RunOptions
 from robustkit.evaluation.speed import unsuited
 from robustkit.protocol import (
+    BALLS,
     Attack,
     Boundary,
     Epsilon,
@@ -30,6 +31,7 @@ from robustkit.protocol import (
     Noise,
     Norm,
     Protocol,
+    SparseRS,
     Square,
     labels_of,
 )
@@ -39,7 +41,7 @@ from robustkit.statistics import proportion
 Bools = npt.NDArray[np.bool_]
 Begin = Callable[[str, int], Callable[[float], None]]
 """told a part of the audit and how many images it has; returns what is told the images done"""
-BLACK_BOX = (Square, HopSkipJump, Boundary)
+BLACK_BOX = (Square, SparseRS, HopSkipJump, Boundary)
 EXAMPLES = 12
 """how many of the smallest successful perturbations are kept for looking at"""
 
@@ -170,7 +172,7 @@ def run_stages(
     runner = _StageRunner(model, threat, settings, attacked)
     random = any(spec.random for spec in plan.stages) and _is_random(model, data, settings)
     for spec in plan.stages:
-        if random or not spec.random:
+        if (random or not spec.random) and _meant(spec, threat.norm):
             runner.protocol(spec)
     if surrogate is not None:
         runner.transfer(surrogate)
@@ -252,14 +254,15 @@ class _StageRunner:
         for one, word in zip(whole.attacks, labels_of(whole.attacks), strict=True):
             own = name if len(whole.attacks) == 1 else f"{name}: {word}"
             protocol = self._resolved(replace(whole, attacks=(one,)), spec)
-            if name == PLAIN:
+            if name == plain_attack(norm):
                 self.attacked.plain.append(own)
             self._stage(own, _title(whole, word, spec), protocol, spec, _family(one))
 
     def transfer(self, surrogate: EvaluatedModel) -> None:
         """The plain evaluation's protocol by another network's gradients."""
-        spec = StageSpec(PLAIN, "all", required=False)
-        whole = protocols.load_protocol(PLAIN, norm=self.threat.norm)
+        plain = plain_attack(self.threat.norm)
+        spec = StageSpec(plain, "all", required=False)
+        whole = protocols.load_protocol(plain, norm=self.threat.norm)
         self._stage(
             "transfer",
             f"Transfer from {surrogate.header['path']}: {whole.title}",
@@ -355,8 +358,17 @@ class _StageRunner:
             return evaluation.run(self.model, data, protocol, self.settings.out, options, surrogate)
 
 
-PLAIN = "pgd"
-"""the evaluation that is judged where no claim is given"""
+def plain_attack(norm: Norm) -> str:
+    """The protocol of the evaluation that is judged where no claim is given."""
+    return {"l0": "sparse", "l0-features": "sparse", "patch": "patch", "spatial": "spatial"}.get(
+        norm, "pgd"
+    )
+
+
+def _meant(spec: StageSpec, norm: Norm) -> bool:
+    """Whether a stage is for this kind of threat: one for balls says that it lacks one of them."""
+    has = protocols.norms_of(spec.attack)
+    return norm in has if norm not in BALLS else any(own in BALLS for own in has)
 
 
 def _family(attack: Attack) -> Family:

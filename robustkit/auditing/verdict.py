@@ -300,8 +300,9 @@ def _claimed(claim: RobustnessClaim) -> str:
     # the quantity is named once, then only its number
     quantity = f"{share(claim.accuracy)} robust accuracy"
     at = f"at {budget(claim.norm, claim.epsilon)}"
-    if claim.source.startswith(PLAIN_CLAIM):
-        return f"The {quantity} that plain PGD finds {at}"
+    if PLAIN_CLAIM in claim.source:
+        plain = claim.source.partition(",")[0].replace("pgd", "PGD")
+        return f"The {quantity} that {plain} finds {at}"
     return f"The claim of {quantity} {at}"
 
 

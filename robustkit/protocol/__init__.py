@@ -37,6 +37,7 @@ from robustkit.protocol.budgets import (
     Epsilons,
     Number,
     check_budgets,
+    diameter,
     excessive_budgets,
     parse_epsilon,
 )
@@ -101,6 +102,7 @@ __all__ = [
     "check_budgets",
     "checked_protocol",
     "default_norm",
+    "diameter",
     "excessive_budgets",
     "kind_of",
     "labels_of",

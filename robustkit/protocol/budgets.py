@@ -41,6 +41,16 @@ class Epsilon:
         return self.degrees is not None or self.shift is not None
 
     @property
+    def ray(self) -> tuple[bool, Fraction | None]:
+        """Whether something is rotated, and how many pixels go with a unit of `value`."""
+        return self.degrees is not None, None if self.shift is None else self.shift / self.value
+
+    def doubled(self) -> "Epsilon":
+        """Twice the budget."""
+        twice = [None if n is None else 2 * n for n in (self.degrees, self.shift)]
+        return Epsilon(2 * self.value, f"2 × {self.text}", *twice)
+
+    @property
     def exact(self) -> str:
         """The number, or for a rotation and translation both, in one spelling."""
         if not self.transforms:
@@ -103,7 +113,7 @@ def check_budgets(norm: Norm, epsilons: Sequence[Epsilon], where: str = "--epsil
                 else f"{where}: {epsilon.text}: write how far is rotated and moved: 30deg+3px, "
                 "30deg or 3px"
             )
-        if _ray(epsilon) != _ray(epsilons[0]):
+        if epsilon.ray != epsilons[0].ray:
             raise ProtocolError(
                 f"{where}: {epsilons[0].text} and {epsilon.text}: not in one proportion, so "
                 "neither holds the other; give each to an evaluation of its own"
@@ -115,12 +125,6 @@ def check_budgets(norm: Norm, epsilons: Sequence[Epsilon], where: str = "--epsil
             )
 
 
-def _ray(epsilon: Epsilon) -> tuple[bool, Fraction | None]:
-    """Whether something is rotated, and how many pixels go with a unit of the budget's number."""
-    per_unit = None if epsilon.shift is None else epsilon.shift / epsilon.value
-    return epsilon.degrees is not None, per_unit
-
-
 def excessive_budgets(norm: Norm, epsilons: Sequence[Epsilon], shape: Sequence[int]) -> list[str]:
     """Warnings of budgets within which any image can become any other, or all the same grey one.
 
@@ -129,7 +133,7 @@ def excessive_budgets(norm: Norm, epsilons: Sequence[Epsilon], shape: Sequence[i
         epsilons: the budgets, of pixels in [0, 1].
         shape: of an image.
     """
-    across = _across(norm, shape)
+    across = diameter(norm, shape)
     whole = [e for e in epsilons if float(e) >= across]
     half = [e for e in epsilons if norm in BALLS and across / 2 <= float(e) < across]
     told = []
@@ -155,8 +159,8 @@ def excessive_budgets(norm: Norm, epsilons: Sequence[Epsilon], shape: Sequence[i
     return told
 
 
-def _across(norm: Norm, shape: Sequence[int]) -> float:
-    """From one corner of the box to the opposite one."""
+def diameter(norm: Norm, shape: Sequence[int]) -> float:
+    """From one corner of the box to the opposite one; inf where no budget holds every image."""
     match norm:
         case "linf":
             return 1.0

@@ -42,6 +42,14 @@ def check_bounded(norm: Norm) -> None:
         raise InputError(f"--norm {norm}: bounds are known in {', '.join(BALLS)} only")
 
 
+def within(norm: str) -> str:
+    """What an attacker may do, as the end of a sentence."""
+    return {
+        "patch": "inside a square patch",
+        "spatial": "by rotation and translation alone",
+    }.get(norm, f"bounded in {symbol(norm)}")
+
+
 def symbol(norm: str) -> str:
     """ℓ∞, ℓ₂: what a reader is shown; `linf` and `l2` are for code and options."""
     if norm in WORDS:

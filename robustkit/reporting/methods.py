@@ -7,7 +7,7 @@ from typing import Any
 from robustkit.analysis.outcome import Outcome
 from robustkit.auditing.completed import completed
 from robustkit.auditing.outcome import Audit
-from robustkit.protocol.norms import symbol
+from robustkit.protocol.norms import symbol, within
 from robustkit.record import Evaluation
 from robustkit.reporting.references import (
     CERTIFICATES,
@@ -152,10 +152,7 @@ def _attacked(
     kind = "untargeted" if target == "none" else f"targeted ({target})"
     at = f" at ε = {listed(list(epsilons))}" if epsilons else ""
     seeded = "" if seed is None else f", random seed {seed}"
-    yield (
-        f"Threat model: perturbations bounded in {symbol(norm)}{at}, on pixels in [0, 1], "
-        f"{kind}{seeded}."
-    )
+    yield (f"Threat model: perturbations {within(norm)}{at}, on pixels in [0, 1], {kind}{seeded}.")
     yield f"Attacks: {'; '.join(dict.fromkeys(_attack(attack, norm) for attack in attacks))}."
 
 

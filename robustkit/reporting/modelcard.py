@@ -9,7 +9,7 @@ from pathlib import PurePath
 from robustkit.auditing.outcome import Audit
 from robustkit.auditing.policy import complete_at
 from robustkit.auditing.wording import tolerance
-from robustkit.protocol.norms import symbol
+from robustkit.protocol.norms import symbol, within
 from robustkit.reporting.annex import (
     AUDITED,
     CLASSES_SHOWN,
@@ -92,7 +92,7 @@ def _main_results(audit: Audit) -> list[tuple[str, str]]:
 
 def _scope(audit: Audit) -> str:
     return (
-        f"Scope: these images, perturbations within {symbol(audit.norm)} balls, the attacks listed "
+        f"Scope: these images, perturbations {within(audit.norm)}, the attacks listed "
         "below. A stronger attack can only lower robust accuracy. Shares are of all images, with "
         "95\u00a0% intervals."
     )

@@ -228,7 +228,7 @@ def full(names: Sequence[str] = tuple("0123456789")) -> Audit:
     """With everything there is, and rules that hold and rules that fail."""
     record = evaluation(classes=names, n=N)
     rows, matrix = classes(names)
-    claim = RobustnessClaim("linf", "8/255", 0.532, "plain PGD, run by this audit")
+    claim = RobustnessClaim("linf", "8/255", 0.532, "given")
     audit = Audit(
         checkpoint=record.header["checkpoint"],
         data=record.header["data"],

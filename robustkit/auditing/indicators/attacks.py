@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from math import inf
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from robustkit.protocol import (
     Attack,
     Epsilon,
     Noise,
+    SparseRS,
+    SpatialRandom,
     Square,
     travel,
 )
@@ -147,7 +150,8 @@ def _more_restarts(context: AuditContext, threshold: float) -> IndicatorEvidence
     random = tuple(
         a
         for a in context.protocol.attacks
-        if isinstance(a, APGD | FAB | Square) or (isinstance(a, PGD) and a.random_start)
+        if isinstance(a, APGD | FAB | Square | SparseRS | SpatialRandom)
+        or (isinstance(a, PGD) and a.random_start)
     )
     if not random:
         raise NotApplicable("no attack of the evaluation starts at random")
@@ -164,7 +168,7 @@ def _again(context: AuditContext, protocol: protocols.Protocol, what: str) -> In
 
 def _larger(context: AuditContext, threshold: float) -> IndicatorEvidence:
     rows = context.survivors
-    double = Epsilon(2 * context.epsilon.value, f"2 × {context.epsilon.text}")
+    double = context.epsilon.doubled()
     if not len(rows):
         return IndicatorEvidence(1.0, "nothing survives at ε, and nothing at 2 ε")
     fooled = context.attacked(replace(context.protocol, epsilons=(double,)), rows)
@@ -176,8 +180,10 @@ def _larger(context: AuditContext, threshold: float) -> IndicatorEvidence:
 def _unbounded(context: AuditContext, threshold: float) -> IndicatorEvidence:
     # within the whole box lie images of every class, so no classifier is right throughout: whatever
     # survives here survived a failing attack (Athalye et al. 2018, section 3.1)
-    pixels = context.images[0].numel()
-    whole = {"linf": Fraction(1), "l2": Fraction(pixels**0.5), "l1": Fraction(pixels)}[context.norm]
+    across = protocols.diameter(context.norm, context.images.shape[1:])
+    if across == inf:
+        raise NotApplicable(f"no budget in {context.norm} makes any image of any other")
+    whole = Fraction(across)
     rows = context.survivors
     if not len(rows):
         return IndicatorEvidence(0.0, "nothing survives within ε already")
@@ -234,6 +240,7 @@ COMPARED = (
         _travel,
         ("longer",),
         "below",
+        threats="balls",
     ),
     Indicator(
         "transfer-beats-direct",
@@ -249,6 +256,7 @@ COMPARED = (
         "Athalye et al. 2018, section 3.1; AutoAttack's 0.002 for black-box attacks",
         _noise,
         STRONGER,
+        threats="balls",
     ),
     Indicator(
         "black-beats-white",
@@ -267,6 +275,7 @@ OPTIMISED = (
         "I3 of Pintor et al. 2022, silent success, as coded",
         _silent,
         ("best iterate",),
+        threats="balls",
     ),
     Indicator(
         "single-beats-iterative",
@@ -274,6 +283,7 @@ OPTIMISED = (
         "Athalye et al. 2018, section 3.1; Carlini et al. 2019",
         _single,
         STRONGER,
+        threats="balls",
     ),
     Indicator(
         "incomplete-optimisation",
@@ -282,6 +292,7 @@ OPTIMISED = (
         _incomplete,
         ("longer",),
         doubts="white",
+        threats="balls",
     ),
     Indicator(
         "larger-epsilon",
@@ -304,6 +315,7 @@ OPTIMISED = (
         "Carlini et al. 2019: a grey image is within reach",
         _half,
         STRONGER,
+        threats="balls",
     ),
     Indicator(
         "more-steps",

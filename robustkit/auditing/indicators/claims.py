@@ -78,5 +78,6 @@ CLAIMED = (
         "the r-separation of Yang et al. 2020",
         _other_class,
         ("midpoints",),
+        threats="balls",
     ),
 )

@@ -121,6 +121,7 @@ GRADIENTS = (
         "check_zero_gradients",
         _zero,
         ("margin", "straight-through", "black box"),
+        threats="gradients",
     ),
     Indicator(
         "nan-gradients",
@@ -128,6 +129,7 @@ GRADIENTS = (
         "Carlini et al. 2019, numerical failures; own definition",
         _nan,
         SMOOTH,
+        threats="gradients",
     ),
     Indicator(
         "exploding-gradients",
@@ -136,6 +138,7 @@ GRADIENTS = (
         "over the median margin",
         _exploding,
         ("smoothing", "black box"),
+        threats="gradients",
     ),
     Indicator(
         "unstable-predictions",
@@ -143,5 +146,6 @@ GRADIENTS = (
         "I2 of Pintor et al. 2022, as coded: 100 draws from ±4/255; their code has no threshold",
         _unstable,
         ("smoothing", "black box"),
+        threats="gradients",
     ),
 )

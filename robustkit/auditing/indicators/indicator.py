@@ -9,6 +9,7 @@ from torch import Tensor
 from robustkit.auditing.adaptive import AdaptiveAttack
 from robustkit.auditing.context import AuditContext
 from robustkit.auditing.outcome import IndicatorResult, IndicatorStatus
+from robustkit.protocol import BALLS, Norm
 
 
 class Unexaminable(Exception):
@@ -49,11 +50,22 @@ class Indicator:
     fires: Literal["above", "below"] = "above"
     doubts: Literal["plain", "white"] = "plain"
     """whose robust accuracy is doubted"""
+    threats: Literal["all", "gradients", "balls"] = "all"
+    """of which threats it asks: of all; of those whose attacks go by gradients; or of balls alone,
+    whose plain evaluation climbs the cross-entropy of points of the ball"""
 
     @property
     def asks_training(self) -> bool:
         """Whether it looks at the images that the network was trained on."""
         return "unseen" in self.adaptive_attacks
+
+    def unasked(self, norm: Norm) -> str:
+        """Why it does not ask of the threat; "" where it does."""
+        if self.threats == "balls" and norm not in BALLS:
+            return f"it asks of points of a ball, and of cross-entropy, not of {norm}"
+        if self.threats == "gradients" and norm == "spatial":
+            return "no attack by rotation and translation goes by gradients"
+        return ""
 
     def fired(self, value: float, threshold: float) -> bool:
         """Whether a value lies beyond the threshold; not where it equals it."""

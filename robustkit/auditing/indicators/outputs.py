@@ -47,6 +47,7 @@ OUTPUTS = (
         _probabilities,
         ("logits", "straight-through"),
         "below",
+        threats="gradients",
     ),
     Indicator(
         "saturated-loss",
@@ -55,6 +56,7 @@ OUTPUTS = (
         "are 0 in float32",
         _saturated,
         ("margin",),
+        threats="balls",
     ),
     Indicator(
         "logit-scale",
@@ -63,5 +65,6 @@ OUTPUTS = (
         "largest",
         _scale,
         ("margin",),
+        threats="balls",
     ),
 )

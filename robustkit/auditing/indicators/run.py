@@ -96,6 +96,8 @@ class _IndicatorRunner:
 
     def run(self, indicator: Indicator) -> IndicatorRun:
         threshold = self.limits[indicator.name]
+        if why := indicator.unasked(self.context.norm):
+            return IndicatorRun(indicator.without_result(why, "not applicable"))
         if threshold is False:
             return IndicatorRun(indicator.without_result("switched off by a threshold of false"))
         limit = float(threshold)

@@ -1,0 +1,106 @@
+"""Audits of threats that are no ball: their own stages, and what does not ask of them."""
+
+import pytest
+
+from robustkit import evaluation
+from robustkit.auditing.plan import load_plan
+from robustkit.auditing.request import threat_model
+from robustkit.auditing.run import AuditRequest, run_audit
+from robustkit.auditing.stages import StageSettings
+from robustkit.auditing.verdict import parse_claim
+from robustkit.checkpoint import read_checkpoint
+from robustkit.data import load_dataset
+from robustkit.errors import ProtocolError
+from robustkit.reporting.audit import read_audit, write
+
+PLAN = """
+title      = "Tiny"
+images     = 5
+delta      = 0.2
+indicators = 2
+certified  = 4
+multiplications = 2e9
+corrupted  = 1
+
+[[stage]]
+attack   = "pgd"
+budgets  = "all"
+required = true
+
+[[stage]]
+attack   = "{attack}"
+budgets  = "all"
+required = true
+"""
+ATTACKS = {
+    "l0": """
+title = "Tiny"
+norm  = "l0"
+attack = [{kind = "sigma-zero", steps = 5}, {kind = "sparse-rs", queries = 10}]
+""",
+    "patch": """
+title = "Tiny"
+norm  = "patch"
+attack = [{kind = "patch", steps = 2, trials = 2}]
+""",
+    "spatial": """
+title = "Tiny"
+norm  = "spatial"
+attack = [{kind = "spatial-grid", angles = 3, shifts = 2}, {kind = "spatial-random", draws = 2}]
+""",
+}
+JUDGED = {"l0": "10", "patch": "4", "spatial": "30deg+3px"}
+STAGES = {
+    "l0": ["tiny.toml: sigma-zero", "tiny.toml: sparse-rs"],
+    "patch": ["tiny.toml"],
+    "spatial": ["tiny.toml: spatial-grid", "tiny.toml: spatial-random"],
+}
+
+
+@pytest.mark.parametrize("norm", JUDGED)
+def test_an_audit_has_the_stages_of_its_threat_and_a_page(norm, tmp_path, monkeypatch):
+    attack, path = tmp_path / "tiny.toml", tmp_path / "plan.toml"
+    attack.write_text(ATTACKS[norm])
+    path.write_text(PLAN.format(attack=attack))
+    # indicators ask the plain attack of the shelf again, at its full strength
+    for module in ("stages", "counts", "run"):
+        monkeypatch.setattr(f"robustkit.auditing.{module}.plain_attack", lambda norm: str(attack))
+    images = load_dataset("mnist5k", limit=5)
+    claim = parse_claim(f"{norm}:{JUDGED[norm]}=0.9")
+    asked = AuditRequest(
+        model=evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k")),
+        data=images,
+        threat=threat_model(images, claim),
+        plan=load_plan(str(path)),
+        claim=claim,
+        budget="tiny",
+        command="robustkit audit",
+    )
+    options = evaluation.RunOptions(device="cpu")
+    audit = run_audit(asked, StageSettings(tmp_path, options, lambda part, n: lambda done: None))
+    names = [stage.name for stage in audit.stages if stage.name != "adaptive"]
+    assert [name.removeprefix(f"{tmp_path}/") for name in names] == STAGES[norm]
+    assert all(stage.status == "complete" for stage in audit.stages)
+    assert [level.epsilon for level in audit.robust][-1] == JUDGED[norm]
+    assert audit.certificate.reason == f"there are no bounds in {norm}"
+    status = {result.name: result.status for result in audit.indicators}
+    assert {status[n] for n in ("half", "silent-success", "other-class")} == {"not applicable"}
+    assert (status["zero-gradients"] == "not applicable") == (norm == "spatial")
+    assert (status["black-beats-white"] == "not applicable") == (norm != "l0")
+    if norm != "spatial":  # one page is enough
+        return
+    write(audit, tmp_path / "out")
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert f"ε ({norm})" in page
+    assert f"{norm} distance" in page
+    assert read_audit(tmp_path / "out" / "audit.json").norm == norm
+
+
+def test_an_audit_judges_the_usual_budgets_of_the_same_proportion():
+    images = load_dataset("mnist5k", limit=1)
+    both = threat_model(images, norm="spatial", epsilon="20deg+2px")
+    assert [e.text for e in both.budgets] == ["10deg+1px", "20deg+2px"]
+    turned = threat_model(images, norm="spatial", epsilon="20deg")
+    assert [e.text for e in turned.budgets] == ["20deg"]
+    with pytest.raises(ProtocolError, match="counts pixels; give a whole number"):
+        threat_model(images, norm="l0", epsilon="0.1")
