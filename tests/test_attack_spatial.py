@@ -8,10 +8,10 @@ import scipy.ndimage
 import torch
 from helpers.attacked import Small, block, images, make, right
 
+from robustkit import evaluate
 from robustkit.attacks import attack_block
 from robustkit.attacks.spatial import Ray
 from robustkit.errors import ProtocolError
-from robustkit.evaluation import evaluate
 from robustkit.geometry import transformed
 from robustkit.protocol import parse_epsilon
 from robustkit.record import read
