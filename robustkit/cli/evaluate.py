@@ -49,6 +49,7 @@ from robustkit.protocol import Norm
 if TYPE_CHECKING:
     from robustkit.display.progress import Bar
     from robustkit.record import Evaluation
+    from robustkit.tracking import Tracker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +124,9 @@ def evaluate(
     ] = 1,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Re-run even if cached.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run and how long it takes; stop.")
+    ] = False,
     json_: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write a JSON summary.")
     ] = None,
@@ -193,15 +197,23 @@ def evaluate(
     _check(request, checkpoints, json_, html)
     tracker = tracking.asked(track)
     jobs = _jobs(checkpoints, request)
+    if dry_run:
+        return _show_plans(jobs)
     failures: dict[str, RobustkitError] = {}
     records = _evaluate_all(jobs, workers, failures)
     _write(jobs, records, failures, json_, html, interval)
     show_all(records.values() if json_ != "-" else (), interval)
     summarise(records.values())
+    _track(tracker, records)
+    return _status(jobs, failures)
+
+
+def _track(tracker: "Tracker | None", records: Mapping[str, "Evaluation"]) -> None:
+    from robustkit.calls import tracking
+
     command = shlex.join(["robustkit", *sys.argv[1:]])
     for name, record in records.items():
         tracking.track_evaluation(tracker, name, record, command)
-    return _status(jobs, failures)
 
 
 def _check(
@@ -333,6 +345,18 @@ def evaluate_checkpoint(path: str, request: EvaluationRequest, bar: "Bar | None"
         RobustkitError: bad input, or a failed evaluation.
     """
     from robustkit.calls.evaluate import evaluate as evaluated
+
+    found: Evaluation = evaluated(
+        request.checkpoint.read(path),
+        out=request.out,
+        **_keywords(request),
+        progress=bar or False,
+    )
+    return found
+
+
+def _keywords(request: EvaluationRequest) -> dict[str, Any]:
+    """What the calls from Python are asked, but for the network and the folder of the records."""
     from robustkit.checkpoint import read_checkpoint
 
     surrogate = None
@@ -340,27 +364,32 @@ def evaluate_checkpoint(path: str, request: EvaluationRequest, bar: "Bar | None"
         trusted = request.checkpoint.trust_program
         fetched = FetchLines()
         surrogate = read_checkpoint(request.surrogate, trust_program=trusted, progress=fetched)
-    found: Evaluation = evaluated(
-        request.checkpoint.read(path),
-        attack=request.attack,
-        norm=request.norm,
-        epsilons=request.epsilons,
-        target=request.target,
-        settings=request.settings,
-        seed=request.seed,
-        surrogate=surrogate,
-        prove=request.prove,
-        image_by_image=request.image_by_image,
-        batch_size=request.batch_size,
-        device=request.device,
-        precision=request.precision,
-        out=request.out,
-        fresh=request.fresh,
-        save_adversarial=request.save_adversarial,
-        progress=bar or False,
+    same = (
+        "attack", "norm", "epsilons", "target", "settings", "seed", "prove", "image_by_image",
+        "batch_size", "device", "precision", "fresh", "save_adversarial",
+    )  # fmt: skip
+    return {name: getattr(request, name) for name in same} | {
+        "surrogate": surrogate,
         **request.images,
-    )
-    return found
+    }
+
+
+def _show_plans(jobs: Mapping[str, EvaluationJob]) -> int:
+    """What would run, job by job; the status."""
+    from robustkit.calls.planning import plan_evaluation
+    from robustkit.cli.dryrun import show_plan
+
+    failures: dict[str, RobustkitError] = {}
+    for name, (path, request) in jobs.items():
+        try:
+            read = request.checkpoint.read(path)
+            found = plan_evaluation(read, out=request.out, **_keywords(request))
+        except RobustkitError as error:
+            trace(error)
+            failures[name] = error
+        else:
+            show_plan(name, request, found)
+    return _status(jobs, failures)
 
 
 def _write(

@@ -54,6 +54,7 @@ from robustkit.protocol.file import (
 )
 from robustkit.protocol.norms import BALLS, NORMS, Ball, Norm, check_bounded, parse_norm, symbol
 from robustkit.protocol.order import most_searches, next_level
+from robustkit.protocol.passes import MostPasses, most_passes
 from robustkit.protocol.protocol import (
     BudgetOrder,
     Protocol,
@@ -85,6 +86,7 @@ __all__ = [
     "Given",
     "HopSkipJump",
     "Loss",
+    "MostPasses",
     "Noise",
     "Norm",
     "Number",
@@ -107,6 +109,7 @@ __all__ = [
     "kind_of",
     "labels_of",
     "load_protocol",
+    "most_passes",
     "most_searches",
     "next_level",
     "norms_of",

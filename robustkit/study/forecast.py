@@ -8,19 +8,7 @@ from typing import Any, NamedTuple
 
 from robustkit import protocol as protocols
 from robustkit.data import Dataset
-from robustkit.protocol import (
-    CW,
-    DDN,
-    FMN,
-    Attack,
-    Boundary,
-    BudgetOrder,
-    DeepFool,
-    HopSkipJump,
-    Noise,
-    Square,
-    most_searches,
-)
+from robustkit.protocol import most_passes
 from robustkit.study.cells import Cell, Plan, Test
 from robustkit.study.run import ROUNDS, STEPS, Run, worker_config
 from robustkit.study.throughput import Throughput, measure_throughput
@@ -147,35 +135,10 @@ def _evaluating(run: Run, test: Test, throughput: Throughput) -> float:
     known = test.epsilons or protocol.epsilons or data.budgets.get(protocol.norm, ())
     gradients, forwards = 0.0, 1.0
     for attack in protocol.attacks:
-        counts = passes(attack, len(known), len(data.classes), protocol.search)
+        counts = most_passes(attack, len(known), len(data.classes), protocol.search)
         gradients, forwards = gradients + counts[0], forwards + counts[1]
     each = gradients * throughput.gradient + forwards * throughput.forward
     return throughput.evaluation + len(data) * each
-
-
-def passes(attack: Attack, budgets: int, classes: int, search: BudgetOrder) -> tuple[float, float]:
-    """Passes forth and back, and passes forth alone, that an attack takes of an image at most."""
-    attempts = getattr(attack, "restarts", 1)
-    attempts *= max(1, min(getattr(attack, "targets", 0), classes - 1))
-    searches = attempts * (budgets if search == "scan" else most_searches(budgets, attempts))
-    match attack:
-        case Square():
-            return 0, searches * attack.queries
-        case Noise():
-            return 0, searches * attack.draws
-        case Boundary():
-            return 0, attack.steps
-        case HopSkipJump():
-            # 100 √i queries for the gradient of step i (Chen et al. 2020, section IV)
-            return 0, 200 / 3 * attack.steps**1.5
-        case DeepFool():
-            return attack.steps * attack.candidates, 0
-        case CW():
-            return attack.steps * attack.search_steps, 0
-        case DDN() | FMN():
-            return attack.steps, 0
-    steps = getattr(attack, "steps", 1) * getattr(attack, "eot", 1)
-    return searches * steps, searches
 
 
 def _timing(run: Run, throughput: Throughput) -> float:

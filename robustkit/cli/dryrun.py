@@ -1,0 +1,80 @@
+"""`evaluate --dry-run`: what would run, and how long it takes at most."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from robustkit.cli.output import say, tell_notes, tell_warnings
+from robustkit.display.meter import span
+from robustkit.protocol import symbol
+
+if TYPE_CHECKING:
+    from robustkit.cli.evaluate import EvaluationRequest
+    from robustkit.evaluation.planning import EvaluationPlan
+
+
+def show_plan(path: str, request: "EvaluationRequest", plan: "EvaluationPlan") -> None:
+    """The plan on stdout; what was assumed, and warnings, on stderr."""
+    header = plan.model.header
+    tell_notes(*header["notes"], *plan.data.notes)
+    tell_warnings(plan.warnings)
+    facts = dict(_facts(request, plan))
+    width = max(map(len, facts))
+    say(path)
+    for label, text in facts.items():
+        say(f"  {label:<{width}}  {text}")
+
+
+def _facts(request: "EvaluationRequest", plan: "EvaluationPlan") -> Iterator[tuple[str, str]]:
+    header, data = plan.model.header, plan.data
+    size = "×".join(map(str, data.shape))
+    model = header["model"] or "an architecture of the file's own"
+    digest = header["sha256"]
+    yield "network", f"{model}, {plan.parameters:,} parameters"
+    yield "checkpoint", f"SHA-256 {digest}" if digest else "only in memory"
+    yield "data", f"{data.name} {data.split}, {len(data):,} images of {size}"
+    if request.surrogate is not None:
+        yield "surrogate", request.surrogate
+    yield from _attacks(plan)
+    precision = request.precision
+    searched = "as measured when it runs" if precision == "auto" else precision
+    size = "as many as is fast" if request.batch_size == "auto" else f"{request.batch_size:,}"
+    where = f"{plan.device}, {plan.threads} threads" if plan.device == "cpu" else plan.device
+    yield "device", f"{where}; searches in {searched}; images per batch: {size}"
+    yield from _cost(plan)
+    if plan.record is not None:
+        yield "record", f"{plan.record}, on file: nothing would run"
+    else:
+        yield "record", f"none on file; it would be written to {request.out}"
+
+
+def _attacks(plan: "EvaluationPlan") -> Iterator[tuple[str, str]]:
+    protocol = plan.protocol
+    if not protocol.attacks:
+        yield "attacks", "none, only the images as they are"
+        return
+    budgets = ", ".join(epsilon.text for epsilon in protocol.epsilons)
+    target = "untargeted" if protocol.target == "none" else f"targeted ({protocol.target})"
+    yield "threat", f"{symbol(protocol.norm)}, ε = {budgets}; {target}; seed {protocol.seed}"
+    resolved = protocol.resolved()["attacks"]
+    for number, (label, table) in enumerate(zip(plan.passes, resolved, strict=True), 1):
+        name = "attacks" if len(resolved) == 1 else f"attack {number}"
+        yield name, f"{label} ({_numbers(table)})" if len(table) > 1 else label
+
+
+def _numbers(table: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in table.items() if key != "kind")
+
+
+def _cost(plan: "EvaluationPlan") -> Iterator[tuple[str, str]]:
+    each = plan.each
+    passes = f"{each.forwards:,.0f} forward"
+    if each.gradients:
+        passes += f" and {each.gradients:,.0f} forward and backward"
+    yield "passes", f"at most {passes} an image; fewer where it falls or is proved robust"
+    if plan.record is None:
+        took, kind = plan.took.forwards, "forward"
+        if each.gradients:
+            took, kind = plan.took.gradients, "forward and backward"
+        whole = "if every image withstands every attack" if plan.passes else "in all"
+        pace = f"a pass {kind} took {1000 * took:.3g} ms an image just now"
+        yield "time", f"about {span(plan.seconds)} {whole}: {pace}"

@@ -1,0 +1,117 @@
+"""What an evaluation would do: passes at most, and what one of them takes. Writes nothing."""
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from robustkit.attacks import search_network
+from robustkit.attacks.contract import FEW
+from robustkit.attacks.prepared import logits_and_gradient
+from robustkit.data import Dataset
+from robustkit.device import device as find_device
+from robustkit.device import tf32
+from robustkit.evaluation.config import Config, Prove, record_header
+from robustkit.evaluation.model import EvaluatedModel
+from robustkit.evaluation.options import RunOptions
+from robustkit.network import answer
+from robustkit.protocol import MostPasses, Protocol, labels_of, most_passes
+from robustkit.record import Store
+
+TIMED = 64
+"""images of the passes that are timed"""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """What one evaluation would do."""
+
+    model: EvaluatedModel
+    parameters: int
+    data: Dataset
+    protocol: Protocol
+    device: str
+    threads: int
+    passes: dict[str, MostPasses]
+    """by attack, of an image that withstands it"""
+    record: Path | None
+    """where it is on file already; None where it would be computed"""
+    took: MostPasses
+    """seconds of a pass over an image of each kind, as measured; 0 where nothing would run"""
+    warnings: tuple[str, ...]
+
+    @property
+    def each(self) -> MostPasses:
+        """Passes over an image that withstands all attacks, the clean one included."""
+        every = self.passes.values()
+        return MostPasses(sum(p.gradients for p in every), 1 + sum(p.forwards for p in every))
+
+    @property
+    def seconds(self) -> float:
+        """If every image withstood every attack: where images fall it takes less."""
+        each, took = self.each, self.took
+        an_image = each.gradients * took.gradients + each.forwards * took.forwards
+        return an_image * len(self.data)
+
+
+def plan(
+    model: EvaluatedModel,
+    data: Dataset,
+    protocol: Protocol,
+    out: Path,
+    options: RunOptions,
+    surrogate: EvaluatedModel | None,
+    prove: Prove,
+) -> EvaluationPlan:
+    """What `run` would do with the same arguments.
+
+    Raises:
+        InputError: the network cannot be evaluated on these images, or not so.
+    """
+    config = Config(model, data, protocol, find_device(options.device), surrogate, prove=prove)
+    header, store = record_header(config), Store(out)
+    plain = options.precision == "float32" and model.outputs is None and not options.anew
+    found = store.find(header["digest"]) if plain else None
+    network = (surrogate or model).load(config.device)
+    budgets, classes = len(protocol.epsilons), len(data.classes)
+    return EvaluationPlan(
+        model=model,
+        parameters=sum(p.numel() for p in network.parameters()),
+        data=data,
+        protocol=protocol,
+        device=str(config.device),
+        threads=torch.get_num_threads(),
+        passes={
+            label: most_passes(attack, budgets, classes, protocol.search)
+            for label, attack in zip(labels_of(protocol.attacks), protocol.attacks, strict=True)
+        },
+        record=None if found is None else store.path(header["digest"]),
+        took=MostPasses(0, 0) if found is not None else _timed(network, config),
+        warnings=tuple(header["warnings"]),
+    )
+
+
+def _timed(network: nn.Module, config: Config) -> MostPasses:
+    """Seconds that passes of both kinds take an image, here and now, after one to warm up."""
+    device, data = config.device, config.data
+    images = torch.from_numpy(data.images(0, min(TIMED, len(data)))).to(device)
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    with tf32(allowed=False):
+        searched = search_network(network, images[:FEW]).exact
+        for _ in range(2):
+            times = [now()]
+            logits_and_gradient(searched, images)
+            times.append(now())
+            with torch.no_grad():
+                answer(searched, images)
+            times.append(now())
+    gradient, forward = (later - sooner for sooner, later in pairwise(times))
+    return MostPasses(gradient / len(images), forward / len(images))

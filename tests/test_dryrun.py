@@ -1,0 +1,98 @@
+"""`evaluate --dry-run` says what would run and writes nothing."""
+
+import re
+
+import pytest
+
+from robustkit.protocol import KINDS, load_protocol, most_passes
+from robustkit.record import mean_passes
+from robustkit.record.file import read
+
+COMMAND = ("evaluate", "lenet5-mnist5k", "--limit", "20", "--device", "cpu")
+SMALL = (*COMMAND, "--epsilon", "0.1", "--epsilon", "0.2", "--set", "pgd.steps=3")
+
+
+def facts(out):
+    """The lines of a plan by their labels."""
+    return {
+        line[2:].split("  ")[0]: line.split("  ", 2)[2].strip() for line in out.splitlines()[1:]
+    }
+
+
+def test_what_would_run_is_shown_and_nothing_is_written(robustkit, tmp_path):
+    status, out, _ = robustkit(*SMALL, "--seed", "3", "--batch-size", "7", "--dry-run")
+    assert status == 0
+    assert not list(tmp_path.iterdir())
+    assert out.splitlines()[0] == "lenet5-mnist5k"
+    told = facts(out)
+    assert told["network"] == "lenet5, 61,706 parameters"
+    assert told["data"] == "mnist5k test, 20 images of 1×28×28"
+    assert told["threat"] == "ℓ∞, ε = 0.1, 0.2; untargeted; seed 3"
+    assert told["attack 1"] == "fgsm (loss = cross-entropy)"
+    assert told["attack 2"].startswith("pgd (steps = 3, relative_step = 1/16, restarts = 5, ")
+    assert told["device"].startswith("cpu, ")
+    assert told["device"].endswith("; searches in float32; images per batch: 7")
+    assert re.fullmatch(
+        r"about [\d.]+ s if every image .* took [\d.e-]+ ms an image just now", told["time"]
+    )
+    assert told["record"] == "none on file; it would be written to runs"
+
+
+def test_no_image_takes_more_passes_than_are_told(robustkit, tmp_path):
+    told = facts(robustkit(*SMALL, "--prove", "off", "--dry-run")[1])["passes"]
+    forwards, both = map(int, re.match(r"at most (\d+) forward and (\d+) forward", told).groups())
+    assert robustkit(*SMALL, "--prove", "off")[0] == 0
+    (path,) = (tmp_path / "runs").glob("*.parquet")
+    before = path.read_bytes()
+    cost = mean_passes(read(path).table)
+    assert 0.1 * both < cost.backward <= both
+    assert cost.forward <= forwards + both
+    status, out, _ = robustkit(*SMALL, "--prove", "off", "--dry-run")
+    assert status == 0
+    assert facts(out)["record"] == f"runs/{path.name}, on file: nothing would run"
+    assert "time" not in facts(out)
+    assert [p.read_bytes() for p in (tmp_path / "runs").glob("*.parquet")] == [before]
+
+
+def test_without_an_attack_there_is_one_pass(robustkit):
+    told = facts(robustkit(*COMMAND, "--attack", "clean", "--dry-run")[1])
+    assert told["attacks"] == "none, only the images as they are"
+    assert told["passes"].startswith("at most 1 forward an image")
+    assert re.match(r"about [\d.]+ s in all: a pass forward took", told["time"])
+
+
+def test_what_cannot_be_evaluated_is_told_and_the_others_are_planned(robustkit, tmp_path):
+    status, out, err = robustkit(*COMMAND, "nowhere.pt", "--attack", "fgsm", "--dry-run")
+    assert status == 3
+    assert "attacks     fgsm" in out
+    assert "robustkit: error: nowhere.pt: no such file" in err
+    status, out, err = robustkit(
+        *COMMAND, "--attack", "cw", "--surrogate", "lenet5-mnist5k", "--dry-run"
+    )
+    assert (status, out) == (2, "")
+    assert "cannot use a surrogate" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "autoattack", "noise", "square", "deepfool", "cw"])
+def test_more_budgets_never_cost_less(name):
+    for attack in load_protocol(name).attacks:
+        few, many = (most_passes(attack, budgets, 10, "scan") for budgets in (1, 4))
+        assert sum(few) <= sum(many)
+        assert sum(few) > 0
+
+
+def test_every_kind_of_attack_has_a_price():
+    unpriced = [
+        kind
+        for kind, cls in KINDS.items()
+        if kind != "fgsm" and sum(most_passes(_made(cls), 1, 10, "scan")) <= 2
+    ]
+    assert unpriced == []
+
+
+def _made(cls):
+    try:
+        return cls()
+    except TypeError:
+        return cls(5)
