@@ -19,6 +19,8 @@ from robustkit.auditing.outcome import Audit, SmoothedAccuracy
 from robustkit.auditing.stored import LEFT_OUT, audit_schema, decoded, encoded
 from robustkit.errors import EvaluationFailed, RecordError
 from robustkit.files import write_together
+from robustkit.protocol import APGD, FAB, FGSM, KINDS, PGD, Noise, Square
+from robustkit.protocol.words import attack_in_words
 from robustkit.reporting.audit import page, read_audit, write
 from robustkit.reporting.markdown import escaped, fenced
 from robustkit.reporting.modelcard import model_card
@@ -214,10 +216,10 @@ def test_the_parts_come_in_order(text):
         "makes another classifier",
         "Attacks, in the order",
         "The worst class under attack",
-        "What is taken for what",
+        "Confusion matrix under attack",
         "Indicators of failing attacks",
-        "Accidents, not adversaries",
-        "Beside other checkpoints",
+        "Natural corruptions, not adversarial",
+        "Compared with other checkpoints",
         "✓ passed robust =",
         "Rounded to 8 bits",
         "neither necessary nor sufficient",
@@ -341,6 +343,50 @@ def drawn(draw, *values, **more):
     ax = Figure().add_subplot()
     assert draw(ax, *values, **more) is ax
     return ax
+
+
+def test_a_check_that_did_not_hold_is_amber_and_no_tick():
+    did_not = replace(full().checklist[0], answer="did not hold")
+    html = page(replace(full(), checklist=(did_not,)))
+    (mark,) = re.findall(r'<strong class="verdict (\w+)"><span[^>]*>(.)</span> did not hold', html)
+    assert mark == ("unsure", "!")
+    assert "1 did not hold" in Outline(html).text
+
+
+def test_what_was_audited_when_and_with_what_comes_first():
+    audit = full()
+    run = {"finished": "2026-03-04T05:06:07+00:00", "robustkit": "9.8.7"}
+    made = replace(audit, provenance={**audit.provenance, "Run": run})
+    text = Outline(page(made)).text
+    path, sha256 = audit.checkpoint["path"], audit.checkpoint["sha256"]
+    top = text[: text.index("The claim of")]
+    assert f"{path} · 2026-03-04 · robustkit 9.8.7" in top
+    assert f"SHA-256 {sha256}" in top
+
+
+@pytest.mark.parametrize(
+    ("attack", "words"),
+    [
+        (FGSM(), "FGSM"),
+        (PGD(steps=40, restarts=5), "PGD, 40 steps, 5 restarts"),
+        (PGD(steps=20, random_start=False), "Iterative FGSM, 20 steps"),
+        (APGD(), "APGD-CE, 100 steps"),
+        (APGD(loss="dlr", targets=9), "APGD-T, 100 steps, 9 targets"),
+        (APGD(loss="dlr"), "APGD-DLR, 100 steps"),
+        (APGD(loss="margin"), "APGD on the logit margin, 100 steps"),
+        (FAB(), "FAB-T, 100 steps, 9 targets"),
+        (Square(queries=1000), "Square, 1,000 queries"),
+        (Noise(draws=20, distribution="gaussian"), "Gaussian noise, 20 draws"),
+    ],
+)
+def test_an_attack_goes_by_its_name_and_numbers(attack, words):
+    assert attack_in_words(attack) == words
+
+
+def test_every_kind_of_attack_has_a_name_of_its_own():
+    names = [attack_in_words(kind()) for kind in KINDS.values()]
+    assert len(set(names)) == len(KINDS)
+    assert not [n for n in names if n.split(",")[0] in KINDS]
 
 
 def test_the_legend_says_which_line_is_which():

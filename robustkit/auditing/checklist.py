@@ -41,7 +41,7 @@ RANDOMNESS = ("random-model",)
 class Answer(NamedTuple):
     """What an item comes to."""
 
-    answer: Literal["done", "in part", "not done", "not applicable"]
+    answer: Literal["done", "did not hold", "in part", "not done", "not applicable"]
     how: str
 
 
@@ -104,10 +104,7 @@ def _iterative(ran: CompletedAudit) -> Answer:
     low, high = share(iterative), share(single)
     if iterative <= single:
         return Answer("done", f"Iterative attacks left {low}, single-step attacks {high}.")
-    return Answer(
-        "done",
-        f"It did not hold: iterative attacks left {low}, single-step attacks {high}.",
-    )
+    return Answer("did not hold", f"Iterative attacks left {low}, single-step attacks {high}.")
 
 
 def _enough(names: Sequence[str], what: str) -> Callable[[CompletedAudit], Answer]:
@@ -126,13 +123,13 @@ def _examined(found: Sequence[IndicatorResult]) -> Answer | None:
     if not found:
         return None
     if all(r.status == "passed" for r in found):
-        return Answer("done", f"It held: {_results(found)}.")
+        return Answer("done", f"{_capital(_results(found))}.")
     tried = _adaptive_attacks(found) or "none"
-    settled = not any(r.status == "unresolved" for r in found)
-    return Answer(
-        "done" if settled else "in part",
-        f"It did not hold: {_results(found)}. Adaptive attack: {tried}.",
-    )
+    return Answer("did not hold", f"{_capital(_results(found))}. Adaptive attack: {tried}.")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _adaptive_attacks(found: Sequence[IndicatorResult]) -> str:
@@ -152,7 +149,7 @@ def _strictly(ran: CompletedAudit) -> Answer:
         if y >= x > 0
     ]
     if flat:
-        return Answer("done", f"It did not hold between ε = {at_most(flat)}.")
+        return Answer("did not hold", f"Accuracy does not fall between ε = {at_most(flat)}.")
     return Answer("done", f"Accuracy falls at each of {counted(len(levels), 'budget')}.")
 
 

@@ -216,7 +216,8 @@ class Item:
 
     part: str
     text: str
-    answer: Literal["done", "in part", "not done", "not applicable"]
+    answer: Literal["done", "did not hold", "in part", "not done", "not applicable"]
+    """did not hold: it was done, and what should be so is not"""
     how: str
     """with what, or why not"""
 

@@ -361,7 +361,7 @@ def _not_worse(rule: NotWorseRule, audit: Audit) -> Judged:
     )
     return passed, (
         f"robust accuracy less that of {rule.not_worse_than} is {in_points(d.value)} "
-        f"({100 * found.confidence:.6g}\u00a0% interval {in_points(d.low)} to {in_points(d.high)}, "
+        f"({100 * found.confidence:.6g}\u00a0% CI {in_points(d.low)} to {in_points(d.high)}, "
         f"{found.unit}): the interval{extra} {way} {in_points(-rule.by_more_than)}"
     )
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from robustkit.attacks.draws import seed_of
 from robustkit.attacks.library import seeded
 from robustkit.auditing.outcome import Family, Level, Stage
 from robustkit.auditing.plan import AuditPlan, StageSpec
+from robustkit.auditing.wording import counted
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.errors import EvaluationFailed, InputError, ProtocolError, first_line
@@ -35,6 +36,7 @@ from robustkit.protocol import (
     Square,
     labels_of,
 )
+from robustkit.protocol.words import attack_in_words, attacks_in_words
 from robustkit.record import Evaluation, Example, mean_passes
 from robustkit.statistics import proportion
 
@@ -256,7 +258,8 @@ class _StageRunner:
             protocol = self._resolved(replace(whole, attacks=(one,)), spec)
             if name == plain_attack(norm):
                 self.attacked.plain.append(own)
-            self._stage(own, _title(whole, word, spec), protocol, spec, _family(one))
+            taken = {stage.title for stage in self.attacked.stages}
+            self._stage(own, _title(whole, one, spec, taken), protocol, spec, _family(one))
 
     def transfer(self, surrogate: EvaluatedModel) -> None:
         """The plain evaluation's protocol by another network's gradients."""
@@ -265,7 +268,7 @@ class _StageRunner:
         whole = protocols.load_protocol(plain, norm=self.threat.norm)
         self._stage(
             "transfer",
-            f"Transfer from {surrogate.header['path']}: {whole.title}",
+            f"Transfer from {surrogate.header['path']}: {attacks_in_words(whole.attacks)}",
             replace(self._resolved(whole, spec), epsilons=(self.threat.judged,)),
             spec,
             "transfer",
@@ -377,12 +380,12 @@ def _family(attack: Attack) -> Family:
     return "black box" if isinstance(attack, BLACK_BOX) else "white box"
 
 
-def _title(whole: Protocol, word: str, spec: StageSpec) -> str:
-    parts = [whole.title if len(whole.attacks) == 1 else f"{word} of {whole.name}"]
-    if spec.set:
-        parts.append(f"with {' and '.join(spec.set)}")
+def _title(whole: Protocol, attack: Attack, spec: StageSpec, taken: Container[str]) -> str:
+    """An attack's name and numbers; where another stage has them, whose attack it is."""
+    words = attack_in_words(attack)
+    parts = [f"{words} ({whole.name})" if words in taken else words]
     if spec.survivors:
-        parts.append(f"on the first {spec.survivors} survivors only")
+        parts.append(f"on {counted(spec.survivors, 'survivor')}")
     return ", ".join(parts)
 
 

@@ -309,8 +309,8 @@ def _claimed(claim: RobustnessClaim) -> str:
 def _left(survived: Estimate) -> str:
     value, low, high = (share(v) for v in (survived.value, survived.low, survived.high))
     return (
-        f"of {counted(survived.n, 'image')} {value} are still classified right "
-        f"(95\u00a0% interval {low} to {high})"
+        f"of {counted(survived.n, 'image')} {value} are still classified correctly "
+        f"(95\u00a0% CI {low} to {high})"
     )
 
 

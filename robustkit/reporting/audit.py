@@ -20,6 +20,7 @@ from robustkit.auditing.wording import tolerance
 from robustkit.errors import shown
 from robustkit.figures import Draw, svg
 from robustkit.files import write_together
+from robustkit.protocol.norms import symbol
 from robustkit.reporting import html
 from robustkit.reporting.annex import places
 from robustkit.reporting.evaluation import CLASSES_SHOWN, GalleryImage, gallery
@@ -113,6 +114,8 @@ def page(audit: Audit) -> str:
         statuses=_counts([result.status for result in audit.indicators]),
         annex_places=places(audit),
         methods=of_audit(audit),
+        made=_made(audit),
+        digest=audit.checkpoint.get("sha256") or audit.checkpoint.get("weights") or "",
         facts=_facts(audit),
         provenance=_provenance(audit),
     )
@@ -137,7 +140,8 @@ def _facts(audit: Audit) -> dict[str, str]:
     data, checkpoint = audit.data, audit.checkpoint
     survived, claim = audit.survived, audit.claim
     return {
-        "claim": f"{percent(claim.accuracy)} at {claim.epsilon} ({claim.norm}); {claim.source}",
+        "claim": f"{percent(claim.accuracy)} at {claim.epsilon} ({symbol(claim.norm)}); source: "
+        f"{'user' if claim.source == 'given' else claim.source}",
         "Δ": f"{tolerance(audit.verdict.delta)}: a claim too high by less may be believed",
         "robust accuracy found": "unknown" if survived is None else _with_interval(survived),
         "accuracy without attack": _with_interval(audit.clean),
@@ -148,8 +152,17 @@ def _facts(audit: Audit) -> dict[str, str]:
     }
 
 
+def _made(audit: Audit) -> list[str]:
+    """What was audited, when and with what, as far as it is on record."""
+    run = audit.provenance.get("Run") or {}
+    day = str(run.get("finished") or run.get("started") or "")[:10]
+    version = run.get("robustkit")
+    told = [str(audit.checkpoint.get("path") or ""), day, f"robustkit {version}" if version else ""]
+    return [text for text in told if text]
+
+
 def _with_interval(estimate: Estimate) -> str:
-    return f"{percent(estimate.value)} (95\u00a0% interval {interval(estimate)})"
+    return f"{percent(estimate.value)} (95\u00a0% CI {interval(estimate)})"
 
 
 def _budgets(audit: Audit) -> list[BudgetRow]:
@@ -185,11 +198,11 @@ def _bounds(audit: Audit) -> PageFigure | None:
     levels = audit.certificate.levels
     if not audit.robust and not levels:
         return None
-    caption = f"Accuracy against ε ({audit.norm}) with 95\u00a0% intervals."
+    caption = f"Robust accuracy against ε ({symbol(audit.norm)}) with 95\u00a0% CI."
     if levels:
         caption += (
-            f" The upper curve is what the attacks left, the lower one what {_plain(audit)} proves"
-            f" on {audit.certificate.n:,} images; for the same images, true robust accuracy lies "
+            f" The upper curve is what the attacks left, the lower one what {_plain(audit)} "
+            f"certifies on {audit.certificate.n:,} images; on these, true robust accuracy lies "
             "between them."
         )
     spoken = [f"{percent(audit.clean.value)} without attack."]
@@ -240,12 +253,12 @@ def _smoothed(audit: Audit) -> PageFigure | None:
         return None
     spoken = [
         f"At radius {lv.radius:g}, {_with_interval(lv.certified)} certified and "
-        f"{_with_interval(lv.attacked)} right under attack."
+        f"{_with_interval(lv.attacked)} under attack."
         for lv in found.levels
     ]
     caption = (
         f"The smoothed classifier (σ = {found.sigma:g}): certified and attacked accuracy against "
-        "the L2 radius, with 95\u00a0% intervals."
+        "the ℓ₂ radius, with 95\u00a0% CI."
     )
     return _figure(
         partial(figures.smoothed, found=found), 2.4, "smoothed", caption, " ".join(spoken)
@@ -256,15 +269,15 @@ def _stages(audit: Audit) -> PageFigure | None:
     if not audit.stages:
         return None
     spoken = [
-        f"{s.title}: {_with_interval(s.so_far)} left, {s.first:,} images first."
+        f"{s.title}: {_with_interval(s.so_far)} left, {s.first:,} images new."
         if s.status == "complete" and s.so_far
         else f"{s.title}: {s.status}."
         for s in audit.stages
     ]
     caption = (
-        f"Accuracy at ε = {audit.epsilon} after each stage, from the top down, each image counted "
-        "as right only if no stage so far fooled it, with 95\u00a0% intervals. At the right: "
-        "images that the stage fooled and none before it. The dashed line is the claim."
+        f"Robust accuracy at ε = {audit.epsilon} after each stage, over all stages so far, with "
+        "95\u00a0% CI. At the right: images that the stage fooled and none before it. "
+        "Dashed: the claim."
     )
     draw = partial(figures.stages, clean=audit.clean, stages=audit.stages, claim=audit.claim)
     height = 0.24 * (len(audit.stages) + 1) + 0.65
@@ -283,13 +296,12 @@ def _confusion(
         return None
     many = len(shares) > figures.ANNOTATED
     caption = (
-        f"Images of each class (rows) by the class that the model gives them under attack "
-        f"(columns) at ε = {audit.epsilon}"
-        f"{'; colours by the root of the share, so that small ones show' if many else ', in %'}. "
-        "The diagonal is what is still right."
+        f"Images of each class (rows) by predicted class under attack (columns) at ε = "
+        f"{audit.epsilon}{'; colours by the root of the share' if many else ', in %'}. "
+        "The diagonal is still classified correctly."
     )
     spoken = [
-        f"{c.label} is taken for {c.taken_for} in {c.images:,} images."
+        f"{c.label} is classified as {c.taken_for} in {c.images:,} images."
         for c in _confused(audit, shares, classes)
     ]
     draw = partial(figures.confusion, shares=shares, classes=classes[: len(shares)])
