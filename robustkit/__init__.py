@@ -11,13 +11,16 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustkit.analysis.compare import compare
     from robustkit.calls.audit import audit
     from robustkit.calls.certify import certify
+    from robustkit.calls.compare import compare, power, rank
+    from robustkit.calls.describe import describe
     from robustkit.calls.evaluate import evaluate
+    from robustkit.calls.report import report
     from robustkit.calls.train import train
     from robustkit.checkpoint import read_checkpoint
     from robustkit.data import from_arrays, load_dataset
+    from robustkit.protocol import Protocol
     from robustkit.record import Evaluation, frame
     from robustkit.record import read as read_record
 
@@ -25,16 +28,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Evaluation",
+    "Protocol",
     "__version__",
     "audit",
     "certify",
     "compare",
+    "describe",
     "evaluate",
     "frame",
     "from_arrays",
     "load_dataset",
+    "power",
+    "rank",
     "read_checkpoint",
     "read_record",
+    "report",
     "train",
 ]
 
@@ -42,13 +50,18 @@ _HOMES = {
     "Evaluation": ("record", "Evaluation"),
     "audit": ("calls.audit", "audit"),
     "certify": ("calls.certify", "certify"),
-    "compare": ("analysis.compare", "compare"),
+    "compare": ("calls.compare", "compare"),
+    "describe": ("calls.describe", "describe"),
     "evaluate": ("calls.evaluate", "evaluate"),
     "frame": ("record", "frame"),
     "from_arrays": ("data", "from_arrays"),
     "load_dataset": ("data", "load_dataset"),
+    "power": ("calls.compare", "power"),
+    "Protocol": ("protocol", "Protocol"),
+    "rank": ("calls.compare", "rank"),
     "read_checkpoint": ("checkpoint", "read_checkpoint"),
     "read_record": ("record", "read"),
+    "report": ("calls.report", "report"),
     "train": ("calls.train", "train"),
 }
 

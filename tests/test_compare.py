@@ -206,7 +206,7 @@ def test_python_gives_the_comparisons_of_the_command(robustkit):
     paths = {key: write(found) for key, found in records.items()}
     weak, strong = ([records[loss, s] for s in (0, 1)] for loss in (WEAK, STRONG))
     told = numbers(robustkit, "compare", "runs/*.parquet", "--at", "0.3", "--delta", "1")
-    (one,) = package.compare(weak, strong, at=["0.3"], delta=0.01).comparisons
+    (one,) = package.compare(weak, strong, at=["0.3"], delta=1).comparisons
     (mixed,) = package.compare(
         [paths[WEAK, 1], records[WEAK, 0]], [str(paths[STRONG, 0]), strong[1]], at=["3/10"]
     ).comparisons

@@ -101,8 +101,8 @@ def plain(comparison):
 
 
 def test_two_methods_have_one_interval_through_every_door(found, runs, tmp_path):
-    of_two = robustkit.compare(found["b"], found["a"], delta=0.03).comparisons
-    of_three = robustkit.compare(found["b"], found["c"], found["a"], delta=0.03).comparisons
+    of_two = robustkit.compare(found["b"], found["a"], delta=3).comparisons
+    of_three = robustkit.compare(found["b"], found["c"], found["a"], delta=3).comparisons
     result = report(tmp_path, runs)
     (panel,) = result.panels
     assert [one.level for one in of_two] == ["clean", "0.1", "0.2"]
@@ -132,7 +132,7 @@ def test_a_third_method_is_a_family_of_its_own_and_that_is_told(found, runs, tmp
 def test_a_plan_is_for_the_family_of_a_comparison(runs):
     groups = Finder(runs, RecordQuery()).groups([str(runs / "*.parquet")])
     found = sides(groups, RecordQuery(), runs)
-    for planned in (needs(found, delta=0.03), needs(found[:2], delta=0.03)):
+    for planned in (needs(found, delta=0.03).comparisons, needs(found[:2], delta=0.03).comparisons):
         assert {one.power.family for one in planned} == {3}
 
 

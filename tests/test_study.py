@@ -9,7 +9,7 @@ from helpers.studies import Here, Hurried, begin, changed, found
 
 from robustkit import machine, record, spec
 from robustkit.checkpoint import read_checkpoint
-from robustkit.cli.terminal import StudyTable
+from robustkit.display.studies import StudyTable
 from robustkit.errors import InputError, NetworkFailed, RecordError
 from robustkit.study import work
 from robustkit.study.findings import findings_of_store

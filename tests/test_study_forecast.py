@@ -23,7 +23,7 @@ from robustkit.training.examples import gather
 from robustkit.training.progress import Callbacks
 from robustkit.training.recipe import Recipe, spell
 
-command = import_module("robustkit.cli.report")  # robustkit.cli.report is the function
+command = import_module("robustkit.calls.report")
 
 
 def test_what_is_to_come_is_counted_before_anything_is_chosen(finished, tiny, tmp_path):
@@ -126,7 +126,7 @@ def test_where_nothing_can_be_timed_the_work_goes_on(tiny, tmp_path, capsys, mon
         raise EvaluationFailed("cannot be timed")
 
     monkeypatch.setattr("robustkit.study.forecast.measure_throughput", fails)
-    command._work(begin(tiny, tmp_path / "out"), 0, None)
+    command._work(begin(tiny, tmp_path / "out"), 0, None, True)
     err = capsys.readouterr().err
     assert err.splitlines() == [
         "tiny: 4 cells known, 4 to work on, 9 after a choice; how long that takes cannot be told"
@@ -134,5 +134,5 @@ def test_where_nothing_can_be_timed_the_work_goes_on(tiny, tmp_path, capsys, mon
 
 
 def test_a_study_without_anything_missing_announces_nothing(finished, capsys):
-    command._work(finished[0], None, None)
+    command._work(finished[0], None, None, True)
     assert capsys.readouterr().err == ""

@@ -6,8 +6,7 @@ Records in, comparisons out; needs no torch.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from robustkit.analysis.contrast import (
     at_chance,
@@ -19,9 +18,8 @@ from robustkit.analysis.contrast import (
 )
 from robustkit.errors import InputError
 from robustkit.protocol import protocol_in_words
-from robustkit.results.finder import NetworkGroup, check_twice, in_order, named
-from robustkit.results.records import CLEAN, NetworkRecords, Record, RecordQuery, open_record
-from robustkit.results.sides import Side, sides
+from robustkit.results.records import CLEAN
+from robustkit.results.sides import Side
 from robustkit.showing import Shown
 from robustkit.statistics import (
     Comparison,
@@ -29,9 +27,6 @@ from robustkit.statistics import (
     Estimate,
     over_seeds,
 )
-
-if TYPE_CHECKING:
-    from robustkit.record import Evaluation
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -142,52 +137,3 @@ def _contrast(a: Side, b: Side, level: str) -> Contrast:
             "with one of them, or give two seeds or more of both"
         )
     return found
-
-
-# --- for Python -----------------------------------------------------------------------------------
-
-
-def compare(
-    baseline: "Evaluation | Path | str | Sequence[Evaluation | Path | str]",
-    *others: "Evaluation | Path | str | Sequence[Evaluation | Path | str]",
-    at: Sequence[str] = (),
-    delta: float | None = None,
-    level: float = 0.95,
-) -> Compared:
-    """Compare evaluations with the first, by image and, where several are given, by seed.
-
-    Args:
-        baseline: an evaluation or the path of its file, or those of one method over seeds.
-        others: likewise; each is compared with the baseline.
-        at: budgets ("8/255") and "clean"; everything that was evaluated where empty.
-        delta: the difference that counts as none, as a share: 0.005 is half a point.
-        level: of confidence, of all levels of one comparison together.
-
-    Raises:
-        InputError: other images or protocols, a network or a seed twice, budgets that are missing.
-    """
-    groups = [_group(given) for given in (baseline, *others)]
-    check_twice(groups)
-    found = sides(named(groups), RecordQuery(at=tuple(at)))
-    return compare_sides(found, at=at, delta=delta, level=level)
-
-
-def _group(given: "Evaluation | Path | str | Sequence[Evaluation | Path | str]") -> NetworkGroup:
-    if isinstance(given, str) or not isinstance(given, Sequence):
-        given = [given]
-    records = [_record(one) for one in given]
-    if not records:
-        raise InputError("an empty list of evaluations; give at least one")
-    networks = [
-        NetworkRecords(str(r.checkpoint["path"]), r.checkpoint["seed"], (r,)) for r in records
-    ]
-    names = " + ".join(network.name for network in networks)
-    losses = {record.checkpoint["loss"] for record in records} - {None}
-    name = losses.pop() if len(losses) == 1 and len(records) > 1 else names
-    return NetworkGroup(str(name), in_order(networks), names)
-
-
-def _record(given: "Evaluation | Path | str") -> Record:
-    if isinstance(given, str | Path):
-        return open_record(Path(given))
-    return Record(given.header, given)

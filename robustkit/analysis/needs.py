@@ -8,7 +8,8 @@ from robustkit.analysis.compare import levels_of
 from robustkit.analysis.contrast import pair
 from robustkit.errors import InputError
 from robustkit.results.sides import Side
-from robustkit.statistics import Power, components, plan
+from robustkit.showing import Shown
+from robustkit.statistics import Components, Power, components, plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,26 @@ class Needs:
     power: Power
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class PowerAnalysis(Shown):
+    """How many seeds and images the comparisons of several methods take."""
+
+    comparisons: tuple[Needs, ...]
+
+    @property
+    def hardest(self) -> Needs:
+        """The comparison that takes most."""
+        return max(
+            self.comparisons,
+            key=lambda one: (one.power.seeds_equivalence or inf, one.power.seeds_difference or inf),
+        )
+
+    @property
+    def sentence(self) -> str:
+        """What it comes to."""
+        return self.hardest.power.sentence()
+
+
 def needs(
     sides: Sequence[Side],
     *,
@@ -30,7 +51,7 @@ def needs(
     level: float = 0.95,
     members: int | None = None,
     images: int | None = None,
-) -> tuple[Needs, ...]:
+) -> PowerAnalysis:
     """How many seeds and images each comparison takes, by an upper bound of the observed spread.
 
     Args:
@@ -62,12 +83,31 @@ def needs(
             size = members or len(levels)
             found = plan(spread, delta=delta, power=power, level=level, family=size, images=images)
             planned.append(Needs(other.name, baseline.name, where, found))
-    return tuple(planned)
+    return PowerAnalysis(tuple(planned))
 
 
-def hardest(planned: Sequence[Needs]) -> Needs:
-    """The comparison that takes most."""
-    return max(
-        planned,
-        key=lambda one: (one.power.seeds_equivalence or inf, one.power.seeds_difference or inf),
-    )
+def needs_of_bounds(
+    seed_sd: float,
+    discordant: float,
+    images: int,
+    *,
+    delta: float,
+    power: float,
+    level: float,
+    members: int,
+) -> PowerAnalysis:
+    """How many seeds and images a comparison takes, by bounds that the user knows; all as shares.
+
+    Args:
+        seed_sd: of how the paired difference varies over seeds.
+        discordant: of the images that one network of a pair gets right and the other wrong.
+        images: to plan on.
+        delta: as for `needs`, and so are power, level and members.
+        power: likewise.
+        level: likewise.
+        members: likewise.
+    """
+    # all of an image's variance is taken to be the same for every seed: no seeds take it away
+    bounds = Components(seed_sd**2, discordant, 0.0, 0, images)
+    found = plan(bounds, delta=delta, power=power, level=level, family=members)
+    return PowerAnalysis((Needs("a", "b", "", found),))

@@ -1,6 +1,6 @@
 """`robustkit compare`: which of several evaluated networks is more accurate, as far as is known."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,12 +9,11 @@ import typer
 
 from robustkit.cli.output import check_file, console, say, tell_warnings, write_json
 from robustkit.cli.stepsummary import summarise
-from robustkit.errors import InputError, UnknownName, shown
+from robustkit.errors import shown
 from robustkit.protocol import Norm
 
 if TYPE_CHECKING:
     from robustkit.analysis.compare import Compared
-    from robustkit.results.records import RecordQuery
     from robustkit.results.sides import Side
     from robustkit.statistics import Comparison, Estimate
 
@@ -65,69 +64,27 @@ def compare(
     json_: Json = None,
 ) -> int:
     """Compare evaluated networks with the first: differences, intervals, verdicts, sentences."""
-    from robustkit.analysis.compare import compare_sides
+    from robustkit.calls.compare import compare as compared_by
 
-    share = None if delta is None else as_share(delta, "--delta")
     check_file("--json", json_)
-    query = asked(at, attack, norm, data, surrogate)
-    found = evaluated(names, query, baseline, runs)
-    compared = compare_sides(found, at=at or (), delta=share, level=level)
+    compared = compared_by(
+        *names or (),
+        at=at or (),
+        delta=delta,
+        level=level,
+        attack=attack,
+        norm=norm,
+        data=data,
+        surrogate=surrogate,
+        baseline=baseline,
+        runs=runs,
+    )
     if json_ is not None:
         write_json(as_json(compared), json_)
     if json_ != "-":
         _show(compared)
     summarise([compared])
     return 0
-
-
-def asked(
-    at: Sequence[str] | None,
-    attack: str | None,
-    norm: Norm | None,
-    data: str | None,
-    surrogate: str | None,
-) -> "RecordQuery":
-    """Options as the evaluations that are meant.
-
-    Raises:
-        InputError: --at is no number above 0.
-    """
-    from robustkit.results.records import RecordQuery
-
-    return RecordQuery(tuple(at or ()), attack, data, surrogate, norm)
-
-
-def evaluated(
-    names: Sequence[str] | None, query: "RecordQuery", baseline: str | None, runs: Path
-) -> tuple["Side", ...]:
-    """What was found of the networks that names mean, the baseline first.
-
-    Raises:
-        InputError: a name, an option, or evaluations that do not belong together.
-    """
-    from robustkit.results.finder import Finder
-    from robustkit.results.sides import sides
-
-    if not names:
-        raise InputError("name two networks or more; the first is the baseline")
-    found = sides(Finder(runs, query).groups(names), query, runs)
-    if baseline is None:
-        return found
-    known = [side.name for side in found]
-    if baseline not in known:
-        raise UnknownName("baseline", baseline, known)
-    return tuple(sorted(found, key=lambda side: side.name != baseline))
-
-
-def as_share(value: float, option: str) -> float:
-    """Points as a share.
-
-    Raises:
-        InputError: not between 0 and 100.
-    """
-    if not 0 < value < 100:
-        raise InputError(f"{option} {value:g}: expected points, above 0 and below 100")
-    return value / 100
 
 
 # --- on the terminal ------------------------------------------------------------------------------

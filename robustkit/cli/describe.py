@@ -27,11 +27,9 @@ from robustkit.cli.options import (
     Weights,
 )
 from robustkit.cli.output import check_file, say, tell, write_json
-from robustkit.errors import InputError, shown
-from robustkit.files import write_atomic
+from robustkit.errors import shown
 
 if TYPE_CHECKING:
-    from robustkit.checkpoint import Checkpoint
     from robustkit.data.recovered import Flips
 
 
@@ -72,61 +70,40 @@ def describe(
 ) -> None:
     """Print what was recognised: container, prefix, architecture, classes, training conditions."""
     from robustkit import checkpoint as checkpoints
+    from robustkit.calls.describe import describe as described
 
     check_file("--sidecar-path", sidecar_path)
     check_file("--labels", labels)
     check_file("--json", json_)
-    found = CheckpointOptions.parse(
-        model=model,
-        num_classes=num_classes,
-        mean=mean,
-        std=std,
-        trust_program=trust_program,
-        taken=TakenWeights(weights, ignore, rename),
-    ).read(checkpoint)
+    images: dict[str, Any] = {"data": data, "data_root": data_root, "split": split}
+    images |= {"resize": resize, "interpolation": interpolation, "crop": crop}
+    found = described(
+        CheckpointOptions.parse(
+            model=model,
+            num_classes=num_classes,
+            mean=mean,
+            std=std,
+            trust_program=trust_program,
+            taken=TakenWeights(weights, ignore, rename),
+        ).read(checkpoint),
+        sidecar=sidecar,
+        sidecar_path=sidecar_path,
+        labels=labels,
+        noise_kind=noise_kind,
+        channels=channels,
+        **images,
+    )
     if json_ is not None:
-        write_json(checkpoints.as_json(found), json_)
-    rows = checkpoints.describe(found) if json_ != "-" else []
+        write_json(checkpoints.as_json(found.checkpoint), json_)
+    rows = found.rows if json_ != "-" else []
     width = max((len(shown(label)) for label, _ in rows), default=0)
     for label, text in rows:
         say(f"{shown(label):<{width}}  {text}")
-    if sidecar or sidecar_path:
-        tell(f"wrote {checkpoints.write_sidecar(found, sidecar_path)}")
-    if labels is not None:
-        where: dict[str, Any] = {
-            "root": data_root,
-            "resize": resize,
-            "crop": crop,
-            "channels": channels,
-        }
-        where["interpolation"] = interpolation
-        _write_labels(found, labels, data, split, noise_kind, where)
-
-
-def _write_labels(
-    found: "Checkpoint",
-    path: Path,
-    data: str | None,
-    split: str,
-    noise_kind: str | None,
-    where: dict[str, Any],
-) -> None:
-    """The labels of a training as CSV, and how many of each class are wrong.
-
-    Raises:
-        InputError: the checkpoint says too little, or what is found has other digests.
-    """
-    from robustkit.data import load_dataset, recovered
-
-    record = found.extra.get("training")
-    told = record.get("data") if isinstance(record, dict) else None
-    if not isinstance(told, dict) or not (name := data or found.trained_on):
-        raise InputError(f"{found.path}: it does not say what it was trained on; no --labels")
-    dataset = load_dataset(name, split=split, **where)
-    training = recovered.recover(dataset, told, noise_kind)
-    write_atomic(path, recovered.table(dataset, training))
-    _show_flips(recovered.flips(dataset, training))
-    tell(f"wrote {path}")
+    if found.sidecar is not None:
+        tell(f"wrote {found.sidecar}")
+    if found.flips is not None:
+        _show_flips(found.flips)
+        tell(f"wrote {labels}")
 
 
 def _show_flips(flips: "Sequence[Flips]") -> None:

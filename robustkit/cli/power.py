@@ -19,15 +19,12 @@ from robustkit.cli.compare import (
     Names,
     Runs,
     Surrogate,
-    as_share,
-    asked,
-    evaluated,
 )
 from robustkit.cli.output import check_file, console, say, write_json
-from robustkit.errors import InputError, shown
+from robustkit.errors import shown
 
 if TYPE_CHECKING:
-    from robustkit.analysis.needs import Needs
+    from robustkit.analysis.needs import Needs, PowerAnalysis
     from robustkit.statistics import Power
 
 SCHEMA = "robustkit.power/1"
@@ -79,77 +76,44 @@ def power(
     json_: Json = None,
 ) -> int:
     """Plan seeds and images from the spread on file; the observed difference plays no part."""
-    share = as_share(delta, "--delta")
+    from robustkit.calls.compare import power as planned
+
     check_file("--json", json_)
-    if seed_sd is None and discordant is None:
-        planned = _planned(
-            evaluated(names, asked(at, attack, norm, data, surrogate), baseline, runs),
-            delta=share,
-            at=at or (),
-            power=power_,
-            level=level,
-            members=family,
-            images=images,
-        )
-    else:
-        _check_by_hand(names, seed_sd, discordant, images)
-        planned = _by_hand(
-            seed_sd or 0.0, discordant or 0.0, images or 0, share, power_, level, family or 1
-        )
+    found = planned(
+        *names or (),
+        delta=delta,
+        power=power_,
+        at=at or (),
+        level=level,
+        family=family,
+        images=images,
+        attack=attack,
+        norm=norm,
+        data=data,
+        surrogate=surrogate,
+        baseline=baseline,
+        runs=runs,
+        seed_sd=seed_sd,
+        discordant=discordant,
+    )
     if json_ is not None:
-        write_json({"schema": SCHEMA, "comparisons": [asdict(one) for one in planned]}, json_)
+        write_json(
+            {"schema": SCHEMA, "comparisons": [asdict(one) for one in found.comparisons]}, json_
+        )
     if json_ != "-":
-        _show(planned)
+        _show(found)
     return 0
 
 
-def _planned(sides: Sequence[Any], **options: Any) -> tuple["Needs", ...]:
-    from robustkit.analysis.needs import needs
-
-    return needs(sides, **options)
-
-
-def _check_by_hand(
-    names: list[str] | None, seed_sd: float | None, discordant: float | None, images: int | None
-) -> None:
-    if names:
-        raise InputError("give networks, or --seed-sd, --discordant and --images, not both")
-    if seed_sd is None or discordant is None or images is None:
-        raise InputError("--seed-sd, --discordant and --images go together; give all three")
-    as_share(seed_sd, "--seed-sd")
-    as_share(discordant, "--discordant")
-
-
-def _by_hand(
-    seed_sd: float,
-    discordant: float,
-    images: int,
-    delta: float,
-    power: float,
-    level: float,
-    family: int,
-) -> tuple["Needs", ...]:
-    """A plan from bounds that the user knows."""
-    from robustkit.analysis.needs import Needs
-    from robustkit.statistics import Components, plan
-
-    # all of an image's variance is taken to be the same for every seed: no seeds take it away
-    bounds = Components((seed_sd / 100) ** 2, discordant / 100, 0.0, 0, images)
-    found = plan(bounds, delta=delta, power=power, level=level, family=family)
-    return (Needs("a", "b", "", found),)
-
-
-def _show(planned: Sequence["Needs"]) -> None:
-    from robustkit.analysis.needs import hardest
-
-    most = hardest(planned)
+def _show(found: "PowerAnalysis") -> None:
+    most, planned = found.hardest, found.comparisons
     say(_basis(most.power))
     if len(planned) > 1:
         console().print(_levels(planned))
         where = "clean" if most.level == "clean" else f"ε = {most.level}"
         say(f"What takes most: {most.a} and {most.b}, {where}.")
     console().print(_seeds(most.power))
-    say(most.power.sentence())
+    say(found.sentence)
 
 
 def _basis(power: "Power") -> str:

@@ -14,7 +14,6 @@ from robustkit.cli.compare import (
     Json,
     Runs,
     Surrogate,
-    asked,
 )
 from robustkit.cli.output import check_file, console, say, write_json
 from robustkit.cli.stepsummary import summarise
@@ -56,18 +55,21 @@ def rank(
     json_: Json = None,
 ) -> int:
     """Rank three methods or more over independent data sets: Friedman, Nemenyi."""
-    from robustkit.analysis.rank import rank as ranked
-    from robustkit.results.finder import Finder
+    from robustkit.calls.compare import rank as ranked
 
-    if not names:
-        raise InputError("name evaluated networks: 'nets/{loss}_{data}_seed{seed}.pt'")
     check_file("--json", json_)
     check_file("--figure", figure)
     if figure is not None and figure.suffix[1:] not in KINDS:
         raise InputError(f"--figure {figure}: give a name that ends in .pdf, .svg or .png")
-    levels = _levels(at or ())
-    query = asked(tuple(levels.values()), attack, norm, None, surrogate)
-    found = ranked(names, Finder(runs, query), at=levels, level=level)
+    found = ranked(
+        *names or (),
+        at=_levels(at or ()),
+        level=level,
+        attack=attack,
+        norm=norm,
+        surrogate=surrogate,
+        runs=runs,
+    )
     if figure is not None:
         write_atomic(figure, _drawn(found, figure))
     if json_ is not None:
@@ -80,7 +82,7 @@ def rank(
 
 def _levels(texts: Sequence[str]) -> dict[str, str]:
     """Budget or "clean" by data set, "" for those not named."""
-    levels = {"": "clean"}
+    levels: dict[str, str] = {}
     for text in texts:
         name, _, value = text.rpartition("=")
         levels[name] = value

@@ -1,15 +1,10 @@
 """What a terminal shows: progress on stderr, the table on stdout."""
 
-import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
-from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
-from robustkit.cli.output import console, say, say_styled, styled, tell, tell_notes, tell_warnings
+from robustkit.cli.output import console, say, say_styled, styled, tell_notes, tell_warnings
 from robustkit.display.meter import span
 from robustkit.display.progress import epoch_text
 from robustkit.errors import shown
@@ -18,12 +13,10 @@ from robustkit.protocol import symbol
 if TYPE_CHECKING:
     from robustkit import training
     from robustkit.auditing.outcome import Audit
+    from robustkit.display.studies import StudyPlan
     from robustkit.record import Evaluation
     from robustkit.record.certification import Certification
     from robustkit.statistics import Estimate
-    from robustkit.study.cells import Plan
-    from robustkit.study.forecast import Forecast
-    from robustkit.study.run import Run, StudyProgress
 
 
 def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None:
@@ -104,73 +97,9 @@ def show_audit(audit: "Audit") -> None:
         say(f"- {reason}")
 
 
-class StudyTable:
-    """Where a study stands: a table while it runs; where stderr is no terminal, a line a cell."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.console = console(err=True)
-        self.state: StudyProgress | None = None
-        self.live = Live(
-            get_renderable=self._drawn, console=self.console, refresh_per_second=2, transient=True
-        )
-
-    def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.live.stop()
-
-    def progress(self, state: "StudyProgress") -> None:
-        """Show how far the study has come; a cell that failed is named for good."""
-        self.state, ended = state, state.ended
-        if self.console.is_terminal:
-            self.live.refresh()
-        if ended is None:
-            return
-        reason = ended.reason
-        if not self.console.is_terminal:
-            told = f"failed: {reason}" if reason else f"took {span(ended.seconds)}"
-            self.console.print(
-                styled(f"{self._summary(state)}; {ended.cell}, {told}"), soft_wrap=True
-            )
-        elif reason:
-            self.console.print(styled(f"{ended.cell}, failed: {reason}", "red"), soft_wrap=True)
-
-    def _summary(self, state: "StudyProgress") -> str:
-        """'tiny: 3 of 8 cells, 1 failed, about 12 min to go'."""
-        failed = f", {state.failed} failed" if state.failed else ""
-        left = f", about {span(state.seconds)} to go" if state.seconds else ""
-        return f"{self.name}: {state.done} of {state.total} cells{failed}{left}"
-
-    def _drawn(self) -> RenderableType:
-        """By method what is done, and what is at work now: as much as there is room for."""
-        if (state := self.state) is None:
-            return styled(f"{self.name}: begins")
-        table = Table()
-        for column in ("method", "done", "running", "failed", "left"):
-            table.add_column(column, justify="left" if column == "method" else "right")
-        for method, *counts in state.counts:
-            table.add_row(styled(method), *map(str, counts))
-        room, now = max(1, self.console.height - len(state.counts) - 7), time.monotonic()
-        running = state.running[:room]
-        lines = [f"at work for {span(now - one.since)}: {one.cell}" for one in running]
-        if more := len(state.running) - len(running):
-            lines.append(f"and {more} more")
-        text = [Text(shown(line), no_wrap=True, overflow="ellipsis") for line in lines]
-        return Group(table, *text, styled(self._summary(state)))
-
-
-def show_plan(run: "Run", plan: "Plan", expected: "Forecast | None", workers: int | None) -> None:
+def show_plan(found: "StudyPlan") -> None:
     """What a study still needs, by method, and how long that takes, on stdout."""
-    if expected is not None:
+    if (expected := found.expected) is not None:
         table = Table()
         for column in ("", "now", "after a choice", "ms a step", "time"):
             table.add_column(column, justify="right" if column else "left")
@@ -182,34 +111,7 @@ def show_plan(run: "Run", plan: "Plan", expected: "Forecast | None", workers: in
         counts = str(expected.evaluations), str(expected.pending)
         table.add_row("evaluations", *counts, "", span(expected.evaluating))
         console().print(table)
-    say(plan_text(run, plan, expected, workers))
-
-
-def announce(run: "Run", plan: "Plan", expected: "Forecast | None", workers: int | None) -> None:
-    """The same in a line, on stderr, before the work begins."""
-    text = f"{run.study.name}: {plan_text(run, plan, expected, workers)}"
-    tell(text)
-
-
-def plan_text(run: "Run", plan: "Plan", expected: "Forecast | None", workers: int | None) -> str:
-    """'9 cells known, 9 to work on, 45 after a choice, 63 evaluations; about 8 min …'.
-
-    Args:
-        run: the study.
-        plan: as far as it is known.
-        expected: how long it takes, if that can be told.
-        workers: cells at a time; None: as many as a cluster has room for.
-    """
-    later = sum(plan.later.values())
-    text = f"{len(plan.cells)} cells known, {len(run.missing(plan))} to work on"
-    text += f", {later} after a choice" if later else ""
-    if expected is None:
-        return f"{text}; how long that takes cannot be told" if run.missing(plan) else text
-    text += f", {expected.evaluations + expected.pending} evaluations; about "
-    text += span(expected.seconds(workers or 1))
-    text += " for one worker like this machine" if workers is None else f" with {workers} at a time"
-    untimed = [row.method for row in expected.rows if row.seconds is None]
-    return text + (f", without {', '.join(untimed)}: cannot be timed" if untimed else "")
+    say(found.text)
 
 
 def show_training(trained: "training.TrainingResult") -> None:

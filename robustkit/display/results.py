@@ -2,19 +2,25 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial, singledispatch
 from pathlib import PurePath
+from typing import Any
 
 import pandas as pd
 
 from robustkit import figures
 from robustkit.analysis.compare import Compared
+from robustkit.analysis.needs import PowerAnalysis
 from robustkit.analysis.outcome import Outcome
 from robustkit.analysis.rank import Ranking
 from robustkit.auditing.outcome import Audit
 from robustkit.checkpoint import Checkpoint, describe
+from robustkit.checkpoint.recognised import Description
 from robustkit.data import Dataset
+from robustkit.display.meter import span
+from robustkit.display.progress import epoch_text
+from robustkit.display.studies import StudyPlan
 from robustkit.display.view import View
 from robustkit.record import Evaluation
 from robustkit.record.certification import OUTCOMES, Certification
@@ -25,7 +31,16 @@ from robustkit.results.sides import in_words
 from robustkit.showing import Shown
 from robustkit.statistics import Comparison, Estimate
 from robustkit.summary import certified_points, reference, robust_points
+from robustkit.training import TrainingResult
 
+KNOWN = ["what", "value"]
+SHARES = {
+    "accuracy_given": "accuracy",
+    "accuracy_clean": "on clean labels",
+    "memorised": "wrong labels learnt",
+    "held_out": "held out",
+}
+"""of a training's history, as they are headed"""
 PICTURES = 8
 """of a data set, that are drawn"""
 
@@ -50,7 +65,11 @@ def _(found: Evaluation) -> View:
     certified = {p.epsilon.text: p.accuracy for p in certified_points(found)}
     kinds = {"accuracy": levels} | ({"certified": certified} if certified else {})
     name, norm = _name(found.header["checkpoint"]["path"]), found.header["protocol"]["norm"]
-    curve = figures.CheckpointCurve(name, found.clean(), points, certified_points(found))
+
+    def curve(ax: "figures.Axes") -> "figures.Axes":
+        one = figures.CheckpointCurve(name, found.clean(), points, certified_points(found))
+        return figures.robustness_curve(ax, [one], norm)
+
     at = reference(points) if points else None
     return View(
         title=f"Evaluation of {name}: {in_words(found.header)}",
@@ -61,7 +80,7 @@ def _(found: Evaluation) -> View:
         ],
         frame=partial(_estimates, kinds, "epsilon"),
         sentences=() if at is None else (sentence(found, found.clean(), at),),
-        draw=partial(figures.robustness_curve, curves=[curve], norm=norm) if points else None,
+        draw=curve if points else None,
         spoken=_in_words(levels),
     )
 
@@ -97,8 +116,8 @@ def _(found: Audit) -> View:
         ],
         frame=partial(_estimates, kinds, "epsilon"),
         sentences=(found.verdict.sentence, *found.verdict.reasons),
-        draw=partial(
-            figures.bounds,
+        draw=drawn(
+            "bounds",
             clean=found.clean,
             robust=found.robust,
             certified=found.certificate.levels,
@@ -123,7 +142,7 @@ def _(found: Compared) -> View:
         ],
         frame=partial(_differences, found.comparisons),
         sentences=[c.sentence(where=found.where(c.level)) for c in found.comparisons],
-        draw=partial(figures.forest, comparisons=found.comparisons),
+        draw=drawn("forest", comparisons=found.comparisons),
         spoken=" ".join(c.sentence(where=found.where(c.level)) for c in found.comparisons),
         words=3,
     )
@@ -145,23 +164,80 @@ def _(found: Ranking) -> View:
             | dict(zip(found.data, found.accuracies, strict=True))
         ),
         sentences=found.sentences,
-        draw=partial(figures.critical_difference, names=found.methods, ranks=found.ranks),
+        draw=drawn("critical_difference", names=found.methods, ranks=found.ranks),
         spoken=" ".join(found.sentences),
     )
 
 
 @view.register
+def _(found: PowerAnalysis) -> View:
+    rows = [(one, one.power) for one in found.comparisons]
+    return View(
+        title=f"Seeds for {100 * rows[0][1].delta:g} points, power {rows[0][1].power:.0%}",
+        head=("method", "against", "ε", "for a difference", "for equivalence"),
+        rows=[
+            (one.a, one.b, one.level, _many(p.seeds_difference), _many(p.seeds_equivalence))
+            for one, p in rows
+        ],
+        frame=lambda: pd.DataFrame(
+            [
+                {"a": one.a, "b": one.b, "level": one.level}
+                | {"seeds_difference": p.seeds_difference, "seeds_equivalence": p.seeds_equivalence}
+                for one, p in rows
+            ]
+        ),
+        sentences=(found.sentence,),
+        words=2,
+    )
+
+
+@view.register
 def _(found: Outcome) -> View:
-    drawn = next((panel for panel in found.panels if panel.lines), None)
+    panel = next((panel for panel in found.panels if panel.lines), None)
     return View(
         title=f"Study {found.name}: {found.title}",
         head=("claim", "verdict", "what was claimed"),
         rows=[(j.name, j.verdict, j.text) for j in found.judgements],
         frame=lambda: pd.DataFrame([asdict(row) for row in number_rows(found)]),
         sentences=[j.sentence for j in found.judgements] or [found.question],
-        draw=None if drawn is None else partial(figures.accuracy_curves, panel=drawn),
-        spoken="" if drawn is None else f"{drawn.title}: {drawn.measure} against {drawn.factor}.",
+        draw=None if panel is None else drawn("accuracy_curves", panel=panel),
+        spoken="" if panel is None else f"{panel.title}: {panel.measure} against {panel.factor}.",
         words=3,
+    )
+
+
+@view.register
+def _(found: StudyPlan) -> View:
+    rows = found.expected.rows if found.expected is not None else ()
+    return View(
+        title=f"Plan of {found.run.study.name}",
+        head=("method", "now", "after a choice", "time"),
+        rows=[(row.method, str(row.now), str(row.later), _time(row.seconds)) for row in rows],
+        frame=lambda: pd.DataFrame([row._asdict() for row in rows]),
+        sentences=(found.text,),
+    )
+
+
+@view.register
+def _(found: TrainingResult) -> View:
+    record = found.record
+    lines = record["history"]
+    kept = next(line for line in lines if line["epoch"] == record["epoch_kept"])
+    shares = [key for key in SHARES if any(line.get(key) is not None for line in lines)]
+    return View(
+        title=f"Training of {record['model']['name']} with {record['loss']['name']}: {found.path}",
+        head=("epoch", "loss", *(SHARES[key] for key in shares)),
+        rows=[
+            (str(line["epoch"]), f"{line['loss']:.4g}", *(percent(line.get(k)) for k in shares))
+            for line in lines
+        ],
+        frame=lambda: pd.DataFrame(lines),
+        sentences=(
+            f"Kept: epoch {kept['epoch']}, {epoch_text(kept)}.",
+            *([found.warning] if found.warning else []),
+        ),
+        draw=drawn("learning_curve", history=lines, shares={k: SHARES[k] for k in shares}),
+        spoken=f"{epoch_text(lines[-1])} after epoch {lines[-1]['epoch']}.",
     )
 
 
@@ -191,25 +267,43 @@ def _(found: Dataset) -> View:
 
 
 @view.register
+def _(found: Description) -> View:
+    return replace(view(found.checkpoint), frame=lambda: pd.DataFrame(found.rows, columns=KNOWN))
+
+
+@view.register
 def _(found: Checkpoint) -> View:
     known = describe(found)
     return View(
         title=f"Checkpoint {_name(found.path)}: {found.model or 'unknown architecture'}",
         head=("what", "value"),
         rows=[(label, text) for label, text in known if text not in ("unknown", "none")],
-        frame=lambda: pd.DataFrame(known, columns=["what", "value"]),
+        frame=lambda: pd.DataFrame(known, columns=KNOWN),
         sentences=found.warnings,
         words=2,
     )
 
 
-def _pictures(found: Dataset, ax: figures.Axes) -> figures.Axes:
+def _pictures(found: Dataset, ax: "figures.Axes") -> "figures.Axes":
     images = found.images(0, min(PICTURES, len(found)))
     names = [found.classes[label] for label in found.labels[: len(images)].tolist()]
     return figures.picture_row(ax, images, names)
 
 
 # --- parts ----------------------------------------------------------------------------------------
+
+
+def drawn(figure: str, **values: Any) -> "figures.Draw":
+    """What draws a figure of that name; matplotlib is imported when it does."""
+    return lambda ax: getattr(figures, figure)(ax, **values)
+
+
+def _time(seconds: float | None) -> str:
+    return "?" if seconds is None else span(seconds)
+
+
+def _many(seeds: int | None) -> str:
+    return "more than 50" if seeds is None else str(seeds)
 
 
 def _name(path: object) -> str:

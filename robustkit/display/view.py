@@ -27,7 +27,7 @@ class View:
     frame: Callable[[], pd.DataFrame]
     """the numbers of the table"""
     sentences: Sequence[str] = ()
-    draw: figures.Draw | None = None
+    draw: "figures.Draw | None" = None
     size: tuple[float, float] = (4.5, 2.8)
     """of the figure, in inches"""
     spoken: str = ""
@@ -48,7 +48,7 @@ class View:
         svg = figures.svg(self.draw, self.size, "view", shown(self.spoken)) if self.draw else ""
         return render("view.html.jinja", view=self, figure=Markup(svg))
 
-    def plot(self, ax: figures.Axes | None) -> figures.Axes:
+    def plot(self, ax: "figures.Axes | None") -> "figures.Axes":
         """The figure, on `ax` or on one of its own.
 
         Raises:

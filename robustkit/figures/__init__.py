@@ -5,38 +5,43 @@ through pyplot's global state. Colours stay apart for the colour-blind, markers 
 colour. `svg` makes a drawing part of a page, `save` files for a paper.
 """
 
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING
 
-from robustkit.figures.audit import ANNOTATED, bounds, confusion, smoothed, stages
-from robustkit.figures.curves import (
-    CheckpointCurve,
-    CostCurve,
-    accuracy_against_passes,
-    accuracy_curves,
-    banded,
-    robustness,
-    robustness_curve,
-)
-from robustkit.figures.differences import (
-    beyond,
-    cost_against_gain,
-    critical_difference,
-    forest,
-    forest_rows,
-)
-from robustkit.figures.images import (
-    class_name,
-    difference,
-    example_grid,
-    picture_row,
-    png_uri,
-    visible,
-)
-from robustkit.figures.names import level_text, shortened
-from robustkit.figures.output import Draw, own_axes, render, save, svg
-from robustkit.figures.style import INK, PAGE, STYLES, Style, Venue, Width
-from robustkit.figures.training import Quantity, memorisation
-from robustkit.figures.transfer import transfer_matrix
+from robustkit.lazy import lazily
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from robustkit.figures.audit import ANNOTATED, bounds, confusion, smoothed, stages
+    from robustkit.figures.curves import (
+        CheckpointCurve,
+        CostCurve,
+        accuracy_against_passes,
+        accuracy_curves,
+        banded,
+        robustness,
+        robustness_curve,
+    )
+    from robustkit.figures.differences import (
+        beyond,
+        cost_against_gain,
+        critical_difference,
+        forest,
+        forest_rows,
+    )
+    from robustkit.figures.images import (
+        class_name,
+        difference,
+        example_grid,
+        picture_row,
+        png_uri,
+        visible,
+    )
+    from robustkit.figures.names import level_text, shortened
+    from robustkit.figures.output import Draw, own_axes, render, save, svg
+    from robustkit.figures.style import INK, PAGE, STYLES, Style, Venue, Width
+    from robustkit.figures.training import Quantity, learning_curve, memorisation
+    from robustkit.figures.transfer import transfer_matrix
 
 __all__ = [
     "ANNOTATED",
@@ -64,6 +69,7 @@ __all__ = [
     "example_grid",
     "forest",
     "forest_rows",
+    "learning_curve",
     "level_text",
     "memorisation",
     "own_axes",
@@ -80,3 +86,50 @@ __all__ = [
     "transfer_matrix",
     "visible",
 ]
+
+_HOMES = {
+    "ANNOTATED": "audit",
+    "bounds": "audit",
+    "confusion": "audit",
+    "smoothed": "audit",
+    "stages": "audit",
+    "CheckpointCurve": "curves",
+    "CostCurve": "curves",
+    "accuracy_against_passes": "curves",
+    "accuracy_curves": "curves",
+    "banded": "curves",
+    "robustness": "curves",
+    "robustness_curve": "curves",
+    "beyond": "differences",
+    "cost_against_gain": "differences",
+    "critical_difference": "differences",
+    "forest": "differences",
+    "forest_rows": "differences",
+    "class_name": "images",
+    "difference": "images",
+    "example_grid": "images",
+    "picture_row": "images",
+    "png_uri": "images",
+    "visible": "images",
+    "level_text": "names",
+    "shortened": "names",
+    "Draw": "output",
+    "own_axes": "output",
+    "render": "output",
+    "save": "output",
+    "svg": "output",
+    "INK": "style",
+    "PAGE": "style",
+    "STYLES": "style",
+    "Style": "style",
+    "Venue": "style",
+    "Width": "style",
+    "Quantity": "training",
+    "learning_curve": "training",
+    "memorisation": "training",
+    "transfer_matrix": "transfer",
+    "Axes": "output",
+}
+
+__getattr__ = lazily(__name__, _HOMES)
+"""matplotlib and seaborn take a second, and who only reads numbers does not wait for them."""

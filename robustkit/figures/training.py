@@ -1,8 +1,8 @@
 """How trainings went."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
-from typing import Literal
+from typing import Any, Literal
 
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -45,4 +45,19 @@ def memorisation(
     sns.despine(ax=ax)
     if len(histories) > 1:
         legend(ax, [history.method for history in histories])
+    return ax
+
+
+def learning_curve(
+    ax: Axes, history: Sequence[Mapping[str, Any]], shares: Mapping[str, str]
+) -> Axes:
+    """One training by epoch: a line for each of these shares, by what it is called."""
+    for number, (key, called) in enumerate(shares.items()):
+        known = [(line["epoch"], line[key]) for line in history if line.get(key) is not None]
+        ax.plot(*zip(*known, strict=True), **line_style(number), label=called)
+    percent_axis(ax.yaxis)
+    ax.set(xlabel="epoch", ylabel="share of images")
+    ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
+    sns.despine(ax=ax)
+    legend(ax, list(shares.values()))
     return ax

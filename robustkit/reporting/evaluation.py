@@ -13,18 +13,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from robustkit import figures
 from robustkit.errors import InputError, shown
-from robustkit.figures import (
-    CheckpointCurve,
-    CostCurve,
-    accuracy_against_passes,
-    class_name,
-    difference,
-    png_uri,
-    robustness_curve,
-    shortened,
-    svg,
-)
 from robustkit.parsing import parse_toml
 from robustkit.protocol import (
     Epsilon,
@@ -258,15 +248,15 @@ def gallery(examples: Sequence[Example], classes: Sequence[str], norm: str) -> l
 
 
 def _picture(example: Example, classes: Sequence[str], norm: str) -> GalleryImage:
-    change, factor = difference(example)
-    right, wrong = (class_name(n, classes) for n in (example.label, example.predicted))
+    change, factor = figures.difference(example)
+    right, wrong = (figures.class_name(n, classes) for n in (example.label, example.predicted))
     return GalleryImage(
         title=f"{right} → {wrong}",
         caption=f"image {example.index}, {norm} distance {example.distance:.3g}",
         panels={
-            "clean": png_uri(example.clean),
-            "perturbed": png_uri(example.perturbed),
-            f"difference ×\u00a0{factor:g}": png_uri(change),
+            "clean": figures.png_uri(example.clean),
+            "perturbed": figures.png_uri(example.perturbed),
+            f"difference ×\u00a0{factor:g}": figures.png_uri(change),
         },
     )
 
@@ -300,16 +290,16 @@ def _group(findings: Sequence[Finding], prefix: str) -> EvaluationGroup:
 
 
 def _curve(findings: Sequence[Finding], norm: str, prefix: str) -> Markup:
-    names = shortened([f.label for f in findings])
+    names = figures.shortened([f.label for f in findings])
     curves = [
-        CheckpointCurve(name, f.clean, f.points, f.certified)
+        figures.CheckpointCurve(name, f.clean, f.points, f.certified)
         for name, f in zip(names, findings, strict=True)
     ]
     height = 2.8 + (0.17 * len(curves) if len(curves) > 1 else 0)
     alternative = " ".join(f"{f.label}: {_curve_in_words(f)}." for f in findings)
     return Markup(
-        svg(
-            lambda ax: robustness_curve(ax, curves, norm),
+        figures.svg(
+            lambda ax: figures.robustness_curve(ax, curves, norm),
             (4.5, height),
             prefix,
             f"Accuracy against ε ({norm}) with 95 % intervals. {alternative}",
@@ -318,7 +308,7 @@ def _curve(findings: Sequence[Finding], norm: str, prefix: str) -> Markup:
 
 
 def _costs(findings: Sequence[Finding], prefix: str) -> Markup | None:
-    names = shortened([f.label for f in findings])
+    names = figures.shortened([f.label for f in findings])
     known = [
         (name, finding, found)
         for name, finding in zip(names, findings, strict=True)
@@ -326,7 +316,7 @@ def _costs(findings: Sequence[Finding], prefix: str) -> Markup | None:
     ]
     if not known:
         return None
-    curves = [CostCurve(name, x.tolist(), y.tolist()) for name, _, (x, y) in known]
+    curves = [figures.CostCurve(name, x.tolist(), y.tolist()) for name, _, (x, y) in known]
     height = 2.8 + (0.17 * len(curves) if len(curves) > 1 else 0)
     epsilon = known[0][1].at.epsilon.text
     alternative = " ".join(
@@ -334,8 +324,8 @@ def _costs(findings: Sequence[Finding], prefix: str) -> Markup | None:
         for _, f, (x, y) in known
     )
     return Markup(
-        svg(
-            lambda ax: accuracy_against_passes(ax, curves),
+        figures.svg(
+            lambda ax: figures.accuracy_against_passes(ax, curves),
             (4.5, height),
             f"{prefix}costs",
             f"Accuracy at ε = {epsilon} against the passes an image is given. {alternative}",

@@ -1,0 +1,119 @@
+"""`robustkit.describe`: what a checkpoint holds, as far as it can be told without running it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustkit import checkpoint as checkpoints
+from robustkit.calls.given import path_of
+from robustkit.checkpoint import Checkpoint, read_checkpoint
+from robustkit.checkpoint.recognised import Description
+from robustkit.data import load_dataset, recovered
+from robustkit.data.recovered import Flips
+from robustkit.display.progress import seen
+from robustkit.display.stream import FetchLines
+from robustkit.errors import InputError
+from robustkit.files import write_atomic
+
+
+def describe(
+    checkpoint: Checkpoint | str | Path,
+    *,
+    model: str | None = None,
+    num_classes: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    trust_program: bool = False,
+    weights: str | None = None,
+    ignore: str | Sequence[str] | None = None,
+    rename: str | Sequence[str] | Mapping[str, str] | None = None,
+    sidecar: bool = False,
+    sidecar_path: Path | str | None = None,
+    labels: Path | str | None = None,
+    data: str | Path | None = None,
+    data_root: Path | str | None = None,
+    split: str = "train",
+    noise_kind: str | None = None,
+    resize: int | None = None,
+    interpolation: str | None = None,
+    crop: int | None = None,
+    channels: int | None = None,
+) -> Description:
+    """What was recognised: container, prefix, architecture, classes, training conditions.
+
+        robustkit.describe("net.pt")
+        dict(robustkit.describe("net.pt").rows)["architecture"]
+
+    Args:
+        checkpoint: a file or folder, a shipped or published name; or one that was read before.
+        model: and so on to `rename`: as for `read_checkpoint`.
+        num_classes: where the weights do not tell.
+        mean: per channel, of [0, 1] pixels.
+        std: likewise.
+        trust_program: load TorchScript and torch.export files, which run code of their own.
+        weights: key of the set of weights to take.
+        ignore: patterns of names that are no part of the network.
+        rename: what names begin with, and are to begin with instead.
+        sidecar: write what is known to a .toml beside the checkpoint.
+        sidecar_path: path of that file.
+        labels: file (.csv) for the labels that were trained on, given and clean; they are checked
+            by their digests.
+        data: what was trained on; otherwise what the checkpoint says, and so on to `channels`.
+        data_root: where its files stand.
+        split: which part of it.
+        noise_kind: where labels came from a file: file:FILE#COLUMN, matrix:FILE.
+        resize: as for `load_dataset`.
+        interpolation: likewise.
+        crop: likewise.
+        channels: likewise.
+
+    Raises:
+        CheckpointError: the file is no checkpoint, or is damaged.
+        InputError: it says too little for `labels`.
+    """
+    if isinstance(checkpoint, Checkpoint):
+        found = checkpoint
+    else:
+        found = read_checkpoint(
+            checkpoint,
+            model=model,
+            num_classes=num_classes,
+            mean=mean,
+            std=std,
+            trust_program=trust_program,
+            weights=weights,
+            ignore=ignore,
+            rename=rename,
+            progress=FetchLines() if seen() else None,
+        )
+    written = None
+    if sidecar or sidecar_path is not None:
+        written = checkpoints.write_sidecar(found, path_of(sidecar_path))
+    flips = None
+    if labels is not None:
+        where: dict[str, Any] = {"root": path_of(data_root), "resize": resize, "crop": crop}
+        where |= {"channels": channels, "interpolation": interpolation, "split": split}
+        flips = _write_labels(found, Path(labels), data, noise_kind, where)
+    return Description(found, checkpoints.describe(found), written, flips)
+
+
+def _write_labels(
+    found: Checkpoint,
+    path: Path,
+    data: str | Path | None,
+    noise_kind: str | None,
+    where: Mapping[str, Any],
+) -> Sequence[Flips]:
+    """Write the labels of a training as CSV; how many of each class are wrong.
+
+    Raises:
+        InputError: the checkpoint says too little, or what is found has other digests.
+    """
+    record = found.extra.get("training")
+    told = record.get("data") if isinstance(record, dict) else None
+    if not isinstance(told, dict) or not (name := data or found.trained_on):
+        raise InputError(f"{found.path}: it does not say what it was trained on; no --labels")
+    dataset = load_dataset(str(name), **where)
+    training = recovered.recover(dataset, told, noise_kind)
+    write_atomic(path, recovered.table(dataset, training))
+    return recovered.flips(dataset, training)

@@ -1,0 +1,339 @@
+"""`robustkit.report`: from a study's file to its report, by way of whatever is missing."""
+
+import math
+import shlex
+import time
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, overload
+
+from robustkit import machine, reporting, spec
+from robustkit.analysis import evidence, judge
+from robustkit.analysis.evidence import StudyEvidence, collect
+from robustkit.analysis.findings import not_found
+from robustkit.analysis.outcome import Outcome
+from robustkit.analysis.record_folder import findings_of_records
+from robustkit.calls.given import path_of
+from robustkit.display.progress import seen
+from robustkit.display.stream import tell
+from robustkit.display.studies import StudyPlan, StudyTable
+from robustkit.errors import EvaluationFailed, InputError
+from robustkit.figures import Width
+from robustkit.files import find
+from robustkit.spec import Study
+from robustkit.study.amendments import reworded
+from robustkit.study.cells import Plan
+from robustkit.study.findings import findings_of_store
+from robustkit.study.forecast import Forecast, forecast, measured
+from robustkit.study.ray import Demand, cluster
+from robustkit.study.run import (
+    Executor,
+    ProcessExecutor,
+    Run,
+    StudyOptions,
+    worker_config,
+)
+from robustkit.study.store import StudyStore
+
+
+@overload
+def report(name: str | Path, *, plan: Literal[True], **asked: Any) -> StudyPlan: ...
+@overload
+def report(
+    name: str | Path,
+    *,
+    out: Path | str | None = None,
+    plan: Literal[False] = False,
+    only_report: bool = False,
+    checkpoints: str | None = None,
+    runs: Path | str | None = None,
+    data: str | None = None,
+    data_root: Path | str | None = None,
+    limit: int | None = None,
+    model: str | None = None,
+    baseline: str | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    hours: float | None = None,
+    ray: str | None = None,
+    cpus_per_cell: int | None = None,
+    gpus_per_cell: float | None = None,
+    shared: str | None = None,
+    retry: bool = False,
+    amend: bool = False,
+    style: str = "neurips",
+    width: Width | None = None,
+    progress: bool | None = None,
+) -> Outcome: ...
+def report(  # type: ignore[misc]  # the first overload leaves its keywords open
+    name: str | Path,
+    *,
+    out: Path | str | None = None,
+    plan: bool = False,
+    only_report: bool = False,
+    checkpoints: str | None = None,
+    runs: Path | str | None = None,
+    data: str | None = None,
+    data_root: Path | str | None = None,
+    limit: int | None = None,
+    model: str | None = None,
+    baseline: str | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    hours: float | None = None,
+    ray: str | None = None,
+    cpus_per_cell: int | None = None,
+    gpus_per_cell: float | None = None,
+    shared: str | None = None,
+    retry: bool = False,
+    amend: bool = False,
+    style: str = "neurips",
+    width: Width | None = None,
+    progress: bool | None = None,
+) -> Outcome | StudyPlan:
+    """Train and evaluate what a study still needs, and write its report.
+
+        found = robustkit.report("adversarial", out="adversarial")
+        found.judgements
+
+    A script that calls it does so under `if __name__ == "__main__":`, since cells are worked off in
+    processes of their own.
+
+    Args:
+        name: of a study, or its file.
+        out: folder of the report; otherwise the study's name.
+        plan: return what is missing and how long it takes, and stop there.
+        only_report: train nothing; report the cached results.
+        checkpoints: pattern of external networks: "nets/{loss}_seed{seed}.pt".
+        runs: a folder of evaluations, instead of networks.
+        data: what networks are tested on.
+        data_root: where the files of known data sets stand.
+        limit: only the first so many images.
+        model: architecture of external networks.
+        baseline: the method that the others are compared with.
+        device: "cpu", "cuda:1"; "auto" takes a GPU.
+        workers: cells at a time; otherwise one per core or GPU.
+        hours: start no further cell after this time; report what is done.
+        ray: work on a Ray cluster: "auto" or its address.
+        cpus_per_cell: cores of a cell on Ray.
+        gpus_per_cell: GPUs of a cell on Ray.
+        shared: what Ray's workers reach, if not `out`: "s3://bucket/study".
+        retry: retry failed cells.
+        amend: accept a changed file; the report says what changed.
+        style: of the figures: neurips, icml, ieee or talk.
+        width: of the figures, in columns: "single" or "double".
+        progress: whether it is shown how far the study is; otherwise where that is seen.
+
+    Raises:
+        InputError: the study's file, or something given, makes no sense.
+    """
+    if hours is not None and not 0 <= hours < math.inf:
+        raise InputError(f"--hours {hours:g}: expected a number of hours from 0 on")
+    name, folder = str(name), Path(out or Path(name).stem)
+    store, source = StudyStore(folder / "work"), path_of(runs)
+    report_style = _ReportStyle(folder, style, width)
+    changes = _changes(checkpoints, source, data, limit, model, baseline)
+    if only_report and source is None and store.asked() is None:
+        return _again(name, report_style, amend)
+    study = (
+        _as_asked(store, name) if only_report and source is None else spec.load_study(name, changes)
+    )
+    command = _command(name, study)
+    if source is not None or (study.external is not None and study.external.runs):
+        source = source or Path(study.external.runs)  # type: ignore[union-attr]
+        return _of_runs(study, source, command, report_style)
+    if not only_report:
+        demand = _demand(ray, cpus_per_cell, gpus_per_cell, shared, workers, device)
+        device, workers = _place(device, workers)
+        options = StudyOptions(path_of(data_root), device, workers, retry, amend)
+        run = Run(study, store, options, changes)
+        if plan:
+            return _planned(run, demand)
+        run.register()
+        _work(run, hours, demand, seen(progress))
+    return _write(study, store, command, report_style)
+
+
+def _planned(run: Run, demand: Demand | None) -> StudyPlan:
+    """What is missing, and how long it takes."""
+    plan = run.plan()
+    _tell_missing(run.study, {wanted.method for wanted in plan.wanted})
+    expected = _expected(run, plan) if run.missing(plan) else None
+    return StudyPlan(run, plan, expected, _lanes(run, demand))
+
+
+def _changes(
+    checkpoints: str | None,
+    runs: Path | None,
+    data: str | None,
+    limit: int | None,
+    model: str | None,
+    baseline: str | None,
+) -> dict[str, dict[str, Any]]:
+    """What the options change in the study's file, by table."""
+    given: dict[str, dict[str, Any]] = {
+        "checkpoints": {"pattern": checkpoints, "runs": runs and str(runs), "model": model},
+        "test": {"data": data, "limit": limit},
+        "": {"baseline": baseline},
+    }
+    kept = {
+        section: {key: value for key, value in keys.items() if value is not None}
+        for section, keys in given.items()
+    }
+    return {section: keys for section, keys in kept.items() if keys}
+
+
+def _command(name: str, study: Study) -> str:
+    """The command that asks the same: the study's name or path as given, and the options."""
+    # a report may be written of a folder whose study bears another name
+    given = name if study.name in (name, Path(name).stem) else f"{study.name}.toml"
+    options = [
+        part
+        for keys in study.changes.values()
+        for key, value in keys.items()
+        for part in (f"--{'checkpoints' if key == 'pattern' else key}", str(value))
+    ]
+    return shlex.join(["robustkit", "report", given, *options])
+
+
+def _as_asked(store: Any, name: str) -> Study:
+    """The study that a folder holds, whatever has become of its file; says so if it has changed."""
+    asked = store.asked()
+    last = [asked, *asked["amendments"]][-1]
+    _tell_if_changed(name, last["file"])
+    return spec.study_of_text(last["file"], asked["name"], f"{store.folder}", last["changes"])
+
+
+def _tell_if_changed(name: str, text: str) -> None:
+    with suppress(InputError, OSError, ValueError):  # a file that is gone has not changed
+        path = find("reports", name)
+        if path.read_text(encoding="utf-8") != text:
+            said = "has changed since; the report is of the study as it was asked"
+            tell(f"{path}: {said}")
+
+
+def _tell_missing(study: Study, methods: Collection[str]) -> None:
+    for line in not_found(study, methods):
+        tell(line)
+
+
+def _place(device: str, workers: int | None) -> tuple[str, int]:
+    """Where cells are worked on, and how many at a time."""
+    found = import_module("robustkit.device").device(device)  # torch
+    if found.type != "cpu":
+        return str(found), workers or 1
+    return "cpu", workers or machine.cores()
+
+
+def _demand(
+    address: str | None,
+    cpus: int | None,
+    gpus: float | None,
+    shared: str | None,
+    most: int | None,
+    device: str,
+) -> Demand | None:
+    """What is asked of a Ray cluster; None: nothing."""
+    if address is None:
+        given = {"--cpus-per-cell": cpus, "--gpus-per-cell": gpus, "--shared": shared}
+        for option, value in given.items():
+            if value is not None:
+                raise InputError(f"{option} goes with --ray")
+        return None
+    return Demand(address, cpus or 1, 0 if device == "cpu" else gpus, shared or "", most)
+
+
+def _work(run: Run, hours: float | None, demand: Demand | None, shown: bool) -> None:
+    until = math.inf if hours is None else time.monotonic() + 3600 * hours
+    if run.options.retry:
+        run.retry(run.plan())
+    with _executor(run, until, demand) as executor:
+        if not shown:
+            run.finish(executor, lambda state: None)
+            return
+        if run.missing(plan := run.plan()):
+            told = StudyPlan(run, plan, _expected(run, plan), _lanes(run, demand))
+            tell(f"{run.study.name}: {told.text}")
+        with StudyTable(run.study.name) as table:
+            run.finish(executor, table.progress)
+
+
+def _executor(run: Run, until: float, demand: Demand | None) -> AbstractContextManager[Executor]:
+    """Whoever carries out the jobs."""
+    if demand is None:
+        return nullcontext(ProcessExecutor(worker_config(run), run.options.workers, until))
+    return cluster(worker_config(run), demand, until)
+
+
+def _lanes(run: Run, demand: Demand | None) -> int | None:
+    """Cells at a time; None: a cluster decides."""
+    return run.options.workers if demand is None else None
+
+
+def _expected(run: Run, plan: Plan) -> Forecast | None:
+    """How long the rest takes; None where that cannot be told, which stops nothing."""
+    try:
+        return forecast(run, plan, measured(run, plan))
+    except EvaluationFailed:
+        return None
+
+
+class _ReportStyle(NamedTuple):
+    """Where a report is written, and how its figures look."""
+
+    folder: Path
+    style: str
+    width: Width | None
+
+
+def _of_runs(study: Study, runs: Path, command: str, report_style: _ReportStyle) -> Outcome:
+    return _report(collect(study, findings_of_records(study, runs, command)), report_style)
+
+
+def _write(study: Study, store: Any, command: str, report_style: _ReportStyle) -> Outcome:
+    return _report(collect(study, findings_of_store(study, store, command)), report_style)
+
+
+def _again(name: str, report_style: _ReportStyle, amend: bool) -> Outcome:
+    """The report of a folder that has its evidence only."""
+    if not (path := report_style.folder / evidence.NAME).is_file():
+        raise InputError(
+            f"{report_style.folder}: holds neither work/ nor {evidence.NAME} to make a report "
+            "from; run it without --only-report first"
+        )
+    found = evidence.read_evidence(path)
+    if amend:
+        found = _reworded(name, found)
+    _tell_if_changed(name, found.study.text)
+    return _report(found, report_style)
+
+
+def _reworded(name: str, found: StudyEvidence) -> StudyEvidence:
+    """The evidence with the words of the study's file as they are now, which its report tells.
+
+    Raises:
+        InputError: more than words has changed, which takes the study's networks.
+    """
+    path, before = find("reports", name), found.study
+    text = path.read_text(encoding="utf-8")
+    study = spec.study_of_text(text, before.name, str(path), before.changes)
+    if study.digest != before.digest:
+        raise InputError(
+            f"{path}: more than words has changed since {found.study.name} was published; only its "
+            "networks can answer that: run it without --only-report"
+        )
+    changes = reworded(*({"file": one.text, "changes": one.changes} for one in (before, study)))
+    told = "Wording amended after the results were in; what is judged is the same: "
+    notes = (*([f"{told}{'; '.join(changes)}."] if changes else []), *found.findings.notes)
+    return collect(study, replace(found.findings, notes=notes))
+
+
+def _report(found: StudyEvidence, report_style: _ReportStyle) -> Outcome:
+    """Write the report."""
+    _tell_missing(found.study, {number.method for number in found.findings.numbers})
+    outcome = judge.judge_study(found.study, found.findings)
+    reporting.write(outcome, *report_style, found.content)
+    return outcome

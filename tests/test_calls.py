@@ -1,0 +1,277 @@
+"""What the command line can, Python can, with the same words."""
+
+import inspect
+import json
+import subprocess
+import sys
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from typer.main import get_group
+
+import robustkit
+from robustkit.attacks import APGD, DDN, FGSM, PGD
+from robustkit.calls.given import ImageKeywords
+from robustkit.cli.commands import app
+from robustkit.display import meter, progress
+from robustkit.errors import InputError, RobustkitError
+
+READING = {
+    "model", "num_classes", "mean", "std", "trust_program", "weights", "ignore", "rename",
+}  # fmt: skip
+"""of a file: `read_checkpoint` has them, and what it returns is what every call takes"""
+SHOWN = {"json", "html", "interval", "workers", "help", "debug", "dry_run", "figure"}
+"""what a terminal needs; a result has methods instead, and a loop is Python's own"""
+OTHERWISE = {
+    "set": "settings",
+    "recipe_set": "recipe_settings",
+    "epsilon": "epsilons",
+    "no_memory": "memory",
+    "names": "methods",
+    "checkpoint": "model",
+    "checkpoints": "model",
+}
+CALLS = ("evaluate", "audit", "certify", "train", "report", "compare", "power", "rank", "describe")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_has_a_keyword_for_every_option(name):
+    command = get_group(app).commands[name]
+    call = getattr(robustkit, name)
+    keywords = set(inspect.signature(call).parameters)
+    if "images" in keywords and name != "power":
+        keywords |= set(ImageKeywords.__annotations__)
+    options = {one.name.strip("_") for one in command.params} - SHOWN
+    if name in ("evaluate", "audit", "certify"):
+        options -= READING
+    missing = {o for o in options if o not in keywords and OTHERWISE.get(o) not in keywords}
+    assert missing == set()
+
+
+@pytest.mark.parametrize("name", [n for n in robustkit.__all__ if not n.startswith("__")])
+def test_every_public_name_says_in_a_line_what_it_is(name):
+    line = inspect.getdoc(getattr(robustkit, name)).splitlines()[0]
+    assert line.endswith((".", ":")), line
+    assert len(line) < 100
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    return rng.random((12, 1, 6, 6), np.float32), rng.integers(0, 3, 12)
+
+
+class Net(torch.nn.Module):
+    """A linear network, right where a pixel says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(36, 3, bias=False)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            torch.nn.init.normal_(self.layer.weight, std=0.3)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+def labelled(images):
+    with torch.no_grad():
+        return Net()(torch.from_numpy(images)).argmax(1).numpy()
+
+
+def evaluated(arrays, attack, **more):
+    images, _ = arrays
+    asked = {"epsilons": ["1/50"], "device": "cpu"} | more
+    return robustkit.evaluate(Net(), (images, labelled(images)), attack, **asked)
+
+
+def test_attacks_in_any_form_are_the_question_of_their_protocol(arrays):
+    pgd = PGD(steps=3)
+    whole = robustkit.Protocol([FGSM(), pgd], norm="linf", epsilons=[1 / 50])
+    forms = [
+        evaluated(arrays, whole, epsilons=()),
+        evaluated(arrays, [FGSM(), pgd]),
+        evaluated(arrays, [FGSM(), PGD()], settings=["pgd.steps=3", "pgd.relative_step=5/6"]),
+    ]
+    assert len({found.digest for found in forms}) == 1
+    assert evaluated(arrays, pgd).digest != forms[0].digest
+    assert evaluated(arrays, DDN(steps=2), epsilons=[0.1]).header["protocol"]["norm"] == "l2"
+
+
+def test_the_adversarial_images_come_back_as_the_rows_tell(arrays):
+    images, _ = arrays
+    found, adversarial = evaluated(arrays, PGD(steps=5), epsilons=["1/8"], return_adversarial=True)
+    assert adversarial.shape == images.shape
+    assert adversarial.dtype == np.float32
+    rows = found.rows
+    apart = np.abs(adversarial.astype(np.float64) - images).max((1, 2, 3))
+    fooled = rows.distance.notna().to_numpy()
+    assert 0 < fooled.sum() < len(rows)
+    assert np.allclose(apart[fooled], rows.distance[fooled])
+    assert (apart[~fooled] == 0).all()
+    with torch.no_grad():
+        predicted = Net()(torch.from_numpy(adversarial)).argmax(1).numpy()
+    assert ((predicted != rows.label) == fooled).all()
+
+
+def test_a_surrogate_may_be_in_memory(arrays):
+    found = evaluated(arrays, PGD(steps=3), surrogate=Net(), epsilons=["1/8"])
+    assert "transfer attack" in found.header["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: robustkit.evaluate(3, "mnist5k"), "3: no network"),
+        (lambda: robustkit.evaluate("lenet5-mnist5k", [1]), "no images"),
+        (lambda: robustkit.evaluate(Net(), None), "name a data set"),
+        (
+            lambda: robustkit.evaluate(Net(), (np.zeros((2, 1, 6, 6)), [0, 1]), resize=3),
+            "resize goes with a data set's name",
+        ),
+        (lambda: robustkit.audit("lenet5-mnist5k", claim="linf", device="cpu"), "claim 'linf'"),
+        (lambda: robustkit.audit("lenet5-mnist5k", junit="a.xml"), "--junit reports the rules"),
+        (lambda: robustkit.train("lenet5", "mnist5k", "trade"), "did you mean 'trades'?"),
+        (lambda: robustkit.train("lenet5", "mnist5k", hold_out=1.0), "a share must be below 1"),
+        (lambda: robustkit.compare("a.parquet"), "a.parquet"),
+        (lambda: robustkit.compare(3), "no evaluation"),
+        (lambda: robustkit.power(delta=1, seed_sd=1), "give all three"),
+        (lambda: robustkit.rank(), "name evaluated networks"),
+        (lambda: robustkit.describe("none.pt"), "none.pt"),
+        (lambda: robustkit.report("none.toml"), "none.toml: no such file"),
+        (lambda: robustkit.read_record("none.parquet"), "none.parquet"),
+    ],
+)
+def test_what_a_call_refuses_is_said_in_one_line(call, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RobustkitError) as error:
+        call()
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_delta_is_in_points_as_on_the_command_line():
+    found = robustkit.power(delta=1, seed_sd=0.8, discordant=6, images=10_000)
+    assert found.comparisons[0].power.delta == 0.01
+    with pytest.raises(InputError, match="--delta 120: expected points"):
+        robustkit.power(delta=120, seed_sd=0.8, discordant=6, images=10_000)
+
+
+# --- an audit and a training, small ---------------------------------------------------------------
+
+PLAN = """
+title           = "tiny"
+images          = 12
+delta           = 0.05
+indicators      = 2
+certified       = 2
+multiplications = 1e6
+corrupted       = 1
+
+[[stage]]
+attack   = "fgsm"
+required = true
+budgets  = "all"
+"""
+
+
+def test_a_module_is_audited_and_the_report_says_by_what_call(arrays, tmp_path, capsys):
+    (tmp_path / "tiny.toml").write_text(PLAN)
+    images, _ = arrays
+    found = robustkit.audit(
+        Net(),
+        (images, labelled(images)),
+        claim="linf:1/50=0.5",
+        budget=str(tmp_path / "tiny.toml"),
+        device="cpu",
+        out=tmp_path / "out",
+    )
+    assert found.verdict.word in ("believable", "overstated", "not established")
+    assert found.command.startswith("robustkit.audit(<Net>, <tuple>, claim='linf:1/50=0.5'")
+    assert (tmp_path / "out/audit.html").exists()
+    assert not (tmp_path / "out/work").exists(), "of a module without a name nothing is kept"
+    assert capsys.readouterr().err == "", "off a terminal a call is quiet"
+
+
+def test_a_training_shows_itself(tmp_path, capsys):
+    data = robustkit.load_dataset("mnist5k", split="train", limit=60)
+    trained = robustkit.train(
+        "lenet5", data, epochs=2, batch_size=20, hold_out=0.2, label_noise=0.2,
+        device="cpu", out=tmp_path / "net.safetensors",
+    )  # fmt: skip
+    assert trained.path.exists()
+    lines = repr(trained).splitlines()
+    assert 3 < len(lines) < 10
+    assert "lenet5 with cross-entropy" in lines[0]
+    assert len(trained.to_frame()) == 2
+    assert trained.plot().lines
+    assert capsys.readouterr().err == ""
+    assert robustkit.describe(trained.path).checkpoint.model == "lenet5"
+
+
+# --- who watches ----------------------------------------------------------------------------------
+
+
+class Kernel:
+    """A notebook's side of a display."""
+
+    def __init__(self):
+        self.pictures = []
+
+    def display(self, data, **how):
+        self.pictures.append(data)
+        return self
+
+    def update(self, data, **how):
+        self.pictures.append(data)
+
+
+def test_in_a_notebook_a_bar_is_html_that_goes_away(monkeypatch, arrays):
+    kernel = Kernel()
+    monkeypatch.setattr(meter, "OFTEN", 0)
+    for module in (meter, progress):
+        monkeypatch.setattr(module, "notebook", lambda: kernel.display)
+    evaluated(arrays, PGD(steps=3), batch_size=4, name=None)
+    shown = [picture["text/html"] for picture in kernel.pictures]
+    assert any("value=" in text and "Net" in text and "100%" in text for text in shown)
+    assert shown[-1] == ""
+
+
+def test_names_in_a_notebooks_bar_are_shown_and_not_obeyed(monkeypatch):
+    kernel = Kernel()
+    bar = meter.NotebookMeter(None, kernel.display)
+    bar.start()
+    bar.begin("<script>\x1b", 3)
+    assert "&lt;script&gt;\\x1b" in kernel.pictures[-1]["text/html"]
+
+
+def test_a_function_is_told_how_far_it_is_and_true_and_false_are_obeyed(arrays, capsys):
+    told = []
+    evaluated(arrays, PGD(steps=3), progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (12, 12)
+    evaluated(arrays, PGD(steps=3), progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_surface_needs_no_torch_before_a_network_does():
+    code = (
+        "import json, sys, robustkit; from robustkit.attacks import PGD; import robustkit.attacks;"
+        "names = [getattr(robustkit, n) for n in ('Protocol', 'describe', 'evaluate', 'compare')];"
+        "robustkit.Protocol([PGD(steps=40)]); repr(robustkit.describe('lenet5-mnist5k'));"
+        "slow = ('torch', 'matplotlib', 'seaborn', 'IPython');"
+        "print(json.dumps([m for m in slow if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert json.loads(done.stdout) == [], done.stderr
+
+
+def test_every_kind_of_attack_is_a_public_name():
+    from robustkit import attacks, protocol
+
+    assert set(dir(attacks)) == {kind.__name__ for kind in protocol.KINDS.values()}
+    assert {kind.__name__ for kind in get_args(protocol.Attack)} == set(dir(attacks))
+    assert repr(APGD()).startswith("APGD(steps=100, ")
