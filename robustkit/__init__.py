@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustkit.calls.attack import attack
     from robustkit.calls.audit import audit
     from robustkit.calls.certify import certify
     from robustkit.calls.compare import compare, power, rank
@@ -30,6 +31,7 @@ __all__ = [
     "Evaluation",
     "Protocol",
     "__version__",
+    "attack",
     "audit",
     "certify",
     "compare",
@@ -48,6 +50,7 @@ __all__ = [
 
 _HOMES = {
     "Evaluation": ("record", "Evaluation"),
+    "attack": ("calls.attack", "attack"),
     "audit": ("calls.audit", "audit"),
     "certify": ("calls.certify", "certify"),
     "compare": ("calls.compare", "compare"),

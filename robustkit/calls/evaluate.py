@@ -1,6 +1,5 @@
 """`robustkit.evaluate`: one row per image."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from robustkit import evaluation
 from robustkit.calls import tracking
 from robustkit.calls.given import (
+    AttackSettings,
     Data,
     ImageKeywords,
     ImageOptions,
@@ -20,6 +20,7 @@ from robustkit.calls.given import (
     network,
     path_of,
     scratch_folder,
+    setting_texts,
 )
 from robustkit.calls.spoken import spoken
 from robustkit.checkpoint import Checkpoint
@@ -43,7 +44,7 @@ def evaluate(
     epsilons: Epsilons = (),
     norm: Norm | None = None,
     target: Target = "none",
-    settings: Sequence[str] = (),
+    settings: AttackSettings = (),
     seed: int = 0,
     split: str | None = None,
     limit: int | None = None,
@@ -79,7 +80,7 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
     epsilons: Epsilons = (),
     norm: Norm | None = None,
     target: Target = "none",
-    settings: Sequence[str] = (),
+    settings: AttackSettings = (),
     seed: int = 0,
     split: str | None = None,
     limit: int | None = None,
@@ -115,7 +116,7 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
             data set's usual.
         norm: of the budgets; otherwise the attack's default.
         target: attack towards the next, a random or the least likely class, not any wrong one.
-        settings: `key=value` changes to the protocol's attacks, as `--set` takes them.
+        settings: changes to the protocol's attacks: {"steps": 10}, or ["steps=10"].
         seed: of every random draw.
         split: of the data set; "test" where nothing is given.
         limit: only the first so many images.
@@ -152,7 +153,13 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
     asked = ImageOptions(data=data, split=split, limit=limit, **images)
     dataset = asked.load(loaded)
     protocol = resolve_protocol(
-        attack, dataset, epsilons, norm=norm, target=target, seed=seed, settings=settings
+        attack,
+        dataset,
+        epsilons,
+        norm=norm,
+        target=target,
+        seed=seed,
+        settings=setting_texts(settings),
     )
     other = None
     if surrogate is not None:

@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,10 @@ Network = Union["torch.nn.Module", Checkpoint, str, Path]
 """a module from pixels in [0, 1] to logits, a checkpoint, or the path or name of one"""
 Data = Dataset | tuple[Any, Any] | str | Path
 """a data set, its name or path, or images N × C × H × W in [0, 1] and labels N"""
+
+
+AttackSettings = Mapping[str, Any] | Sequence[str]
+"""changes to a protocol's attacks: {"steps": 10}, or ["steps=10"] as on the command line"""
 
 
 class ImageKeywords(TypedDict, total=False):
@@ -174,3 +178,10 @@ def scratch_folder() -> Iterator[Path]:
     """A folder for what is not kept."""
     with tempfile.TemporaryDirectory(prefix="robustkit-") as folder:
         yield Path(folder)
+
+
+def setting_texts(given: AttackSettings) -> Sequence[str]:
+    """Changes to a protocol's attacks, as the command line has them."""
+    if isinstance(given, Mapping):
+        return [f"{key}={value}" for key, value in given.items()]
+    return [given] if isinstance(given, str) else given

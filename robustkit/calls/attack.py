@@ -1,0 +1,210 @@
+"""`robustkit.attack`: an attack that is called in one's own loop."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from robustkit.attacks import Block, Outcomes, attack_block, in_budget
+from robustkit.attacks.contract import check_contract
+from robustkit.attacks.draws import seed_of
+from robustkit.attacks.library import seeded
+from robustkit.calls.given import AttackSettings, Network, network, setting_texts
+from robustkit.checkpoint import Checkpoint
+from robustkit.checkpoint.adapter import OneByOne, classifier
+from robustkit.device import device as find_device
+from robustkit.device import tf32
+from robustkit.errors import DataError, InputError, ProtocolError, quoted
+from robustkit.files import whole_number
+from robustkit.protocol import (
+    Given,
+    Norm,
+    Number,
+    Protocol,
+    Target,
+    checked_protocol,
+    protocol_of,
+    resolve_budgets,
+)
+
+INSTEAD = ", or attack it with image_by_image=True"
+"""what can be done where logits depend on the batch, and the network stays as it is"""
+
+
+def attack(
+    model: Network,
+    attack: Given = "pgd",
+    *,
+    epsilon: Number | None = None,
+    norm: Norm | None = None,
+    target: Target = "none",
+    settings: AttackSettings = (),
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str | None = None,
+    image_by_image: bool = False,
+) -> "ModelAttack":
+    """An attack on a network, to be called with images and labels.
+
+        attack = robustkit.attack(model, "pgd", epsilon=8 / 255)
+        x_adv = attack(x, y)
+
+    Every call works on the network as it is then, in eval mode, and leaves its modes, gradients
+    and the global random generators as they were: it can stand in a training loop.
+
+    Args:
+        model: a module from float32 N × C × H × W in [0, 1] to logits N × K, which is neither
+            copied nor changed, or a checkpoint, or the path of one.
+        attack: as for `evaluate`: a protocol's name or file, a `Protocol`, `PGD(steps=40)`, a list.
+        epsilon: the budget, such as 8 / 255; otherwise the protocol's own, where it has one.
+        norm: of the budget; otherwise the attack's default.
+        target: attack towards the next, a random or the least likely class; labels are the true
+            ones all the same.
+        settings: changes to the protocol's attacks: {"steps": 10}, or ["steps=10"].
+        seed: of every random draw; each call has draws of its own.
+        batch_size: images at once; otherwise as many as a call is given.
+        device: of a checkpoint; a module stays where it is.
+        image_by_image: pass images one at a time, for a network whose outputs depend on the batch.
+
+    Raises:
+        InputError: no network, no attack, or not one budget; one line says what.
+    """
+    found = protocol_of(attack, setting_texts(settings), norm)
+    found = resolve_budgets(found, () if epsilon is None else epsilon, {})
+    chosen = target if target != "none" else found.target
+    found = replace(found, target=chosen, seed=whole_number(seed, "--seed"))
+    if len(found.epsilons) != 1:
+        raise ProtocolError(f"{found.name}: {len(found.epsilons)} budgets; give epsilon one number")
+    loaded = network(model)
+    if isinstance(loaded, Checkpoint):
+        loaded = loaded.load(find_device(device or "auto"))
+    elif device is not None:
+        raise InputError("device is of a checkpoint; a module stays where it is: model.to(device)")
+    return ModelAttack(loaded, checked_protocol(found), batch_size, image_by_image)
+
+
+class ModelAttack:
+    """An attack on a network; `attack(x, y)` returns the perturbed images."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        protocol: Protocol,
+        batch_size: int | None = None,
+        image_by_image: bool = False,
+    ) -> None:
+        self.model = model
+        self.protocol = protocol
+        self.batch_size = batch_size
+        self.image_by_image = image_by_image
+        self.calls = 0
+        self.fooled: Tensor | None = None
+        """of the last call, bool N: which of the returned images are not taken for their label, or
+        with a target for that; on the images' device"""
+        self._trusted: set[tuple[int, ...]] = set()
+
+    def __repr__(self) -> str:
+        return f"<attack on {type(self.model).__name__}: {self.protocol!r}>"
+
+    def __call__(self, x: Tensor, y: Tensor, *, seed: int | None = None) -> Tensor:
+        """The perturbed images, float32 N × C × H × W in [0, 1], on the device of `x`.
+
+        Each is within the budget and fools the network, by a pass of its own in float32. An image
+        for which nothing was found stands as it is, and so does one that is wrong already;
+        `fooled` says which. A mean loss over them is no inner maximum: the losses `adversarial`
+        and `trades` of `robustkit.train` go on where a network is fooled.
+
+        Args:
+            x: images N × C × H × W in [0, 1].
+            y: their labels N.
+            seed: of this call; with the same one it makes the same draws again.
+
+        Raises:
+            DataError: images or labels that are none.
+            InputError: the network's logits of an image depend on the others.
+            EvaluationFailed: its logits are not finite.
+        """
+        images, labels = _checked(x, y)
+        self.calls += 1
+        where = next(self.model.parameters(), images).device
+        own = f"call {self.calls}" if seed is None else f"seed {whole_number(seed, 'seed')}"
+        key = seed_of("call", self.protocol.seed, own)
+        protocol = replace(self.protocol, seed=key)
+        names = [f"image {i}" for i in range(len(images))]
+        block = Block(images.to(where), labels.to(where), names, 0)
+        with _as_it_was(self.model), seeded(key, where), _plain(where):
+            outcomes = self._attacked(block, protocol) if len(images) else None
+        if outcomes is None:
+            self.fooled = torch.zeros(0, dtype=torch.bool, device=x.device)
+            return images
+        reached = in_budget(outcomes.distance, float(protocol.epsilons[0]))
+        self.fooled = reached.to(x.device)
+        return outcomes.perturbed.to(x.device)
+
+    def _attacked(self, block: Block, protocol: Protocol) -> Outcomes:
+        model = classifier(self.model)
+        if self.image_by_image:
+            model = OneByOne(model)
+            model.training = False
+        shape = tuple(block.images.shape[1:])
+        if shape not in self._trusted:  # of a network's kind, which training does not change
+            check_contract(model, block.images, INSTEAD)
+            self._trusted.add(shape)
+        return attack_block(model, block, protocol, self.batch_size or len(block.images))
+
+
+def _checked(x: object, y: object) -> tuple[Tensor, Tensor]:
+    """Images in float32 and labels in int64, cut off from any graph.
+
+    Raises:
+        DataError: they are none.
+    """
+    if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point():
+        kind = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else quoted(x)
+        raise DataError(f"x: expected a floating-point tensor N × C × H × W, got {kind}")
+    if not isinstance(y, Tensor) or y.shape != x.shape[:1] or y.is_floating_point():
+        kind = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else quoted(y)
+        raise DataError(f"y: expected {len(x)} labels, a tensor of integers, got {kind}")
+    with torch.inference_mode(False):
+        images, labels = x.detach().float().clone(), y.detach().long().clone()
+    if len(images) and not bool(((images >= 0) & (images <= 1)).all()):  # NaN, too
+        low, high = float(images.min()), float(images.max())
+        raise DataError(
+            f"x: pixels from {low:.4g} to {high:.4g}; the budget is of pixels in [0, 1], so let "
+            "the model normalise them itself"
+        )
+    if len(labels) and int(labels.min()) < 0:
+        raise DataError(f"y: label {int(labels.min())}; labels are numbers from 0")
+    return images, labels
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """The network in eval mode with weights that need no gradient; afterwards all is as before."""
+    modes = [(part, part.training) for part in model.modules()]
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        model.eval()
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        model.train(modes[0][1])  # some undo then what they did for eval
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
+def _plain(device: torch.device) -> Iterator[None]:
+    """Gradients where they are asked for, and float32 all through, whatever the loop around has."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+        tf32(allowed=False),
+    ):
+        yield

@@ -1,0 +1,178 @@
+"""`attack = robustkit.attack(model, ...)` in one's own loop: verified, and nothing else is changed."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import robustkit
+from robustkit.attacks import DDN, PGD, Noise
+from robustkit.errors import DataError, InputError, ProtocolError, RobustkitError
+
+EPSILON = 8 / 255
+
+
+class Net(nn.Module):
+    """All that a training loop has to lose: dropout, batch statistics, an own mode of a part."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(),
+            nn.Linear(4 * 16, 3),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.fixture
+def net():
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return Net()
+
+
+@pytest.fixture
+def batch(net):
+    images = torch.rand(24, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return images, net.eval()(images).argmax(1)
+
+
+def test_what_comes_back_is_within_the_budget_and_fools(net, batch):
+    x, y = batch
+    y[0] = (y[0] + 1) % 3  # wrong already
+    attack = robustkit.attack(net, PGD(steps=10), epsilon=EPSILON)
+    adversarial = attack(x, y)
+    assert adversarial.dtype == torch.float32
+    assert not adversarial.requires_grad
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+    apart = (adversarial.double() - x.double()).abs().amax((1, 2, 3))
+    assert apart.max() <= EPSILON * (1 + 1e-6)
+    with torch.no_grad():
+        wrong = net.eval()(adversarial).argmax(1) != y
+    assert torch.equal(wrong, attack.fooled)
+    assert (apart[~attack.fooled] == 0).all()
+    assert apart[0] == 0
+    assert 2 < attack.fooled.sum() < 24
+
+
+def test_it_is_as_robust_as_the_evaluation_says(net, batch):
+    x, y = batch
+    attack = robustkit.attack(net, PGD(), epsilon="8/255", settings={"steps": 5})
+    attack(x, y)
+    asked = {"epsilons": [EPSILON], "settings": ["steps=5"], "device": "cpu", "prove": "off"}
+    found = robustkit.evaluate(net.eval(), (x.numpy(), y.numpy()), PGD(), **asked)
+    assert abs(1 - attack.fooled.float().mean() - found.robust()[0].accuracy.value) < 0.1
+
+
+def states():
+    return torch.get_rng_state(), np.random.get_state()[1].copy()
+
+
+def test_a_training_loop_goes_on_as_if_nothing_had_been_asked(net, batch):
+    x, y = batch
+    net.train()
+    net.layers[1].eval()
+    net.layers[0].weight.requires_grad_(False)
+    net(x).sum().backward()
+    modes = [part.training for part in net.modules()]
+    needs = [p.requires_grad for p in net.parameters()]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    gradients = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
+    torch_state, numpy_state = states()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        attack = robustkit.attack(net, [PGD(steps=3), DDN(steps=3)], epsilon=0.5, norm="l2")
+        assert attack(x, y).shape == x.shape
+    assert [part.training for part in net.modules()] == modes
+    assert [p.requires_grad for p in net.parameters()] == needs
+    after = net.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    now = [p.grad for p in net.parameters()]
+    assert all((a is None) == (b is None) for a, b in zip(gradients, now, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(gradients, now, strict=True) if a is not None)
+    assert torch.equal(states()[0], torch_state)
+    assert (states()[1] == numpy_state).all()
+
+
+def test_all_is_as_it_was_after_an_error_too(net, batch):
+    y = batch[1]
+    net.train()
+    attack = robustkit.attack(net, PGD(steps=2), epsilon=EPSILON)
+    with pytest.raises(RobustkitError):
+        attack(torch.rand(4, 1, 3, 3), y[:4])
+    assert all(part.training for part in net.modules())
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_the_network_is_attacked_as_it_is_at_each_call(net, batch):
+    x, y = batch
+    attack = robustkit.attack(net, PGD(steps=5), epsilon=EPSILON)
+    attack(x, y)
+    with torch.no_grad():
+        net.layers[5].weight.mul_(0)
+        net.layers[5].bias.copy_(torch.tensor([9.0, 0, 0]))
+    attack(x, torch.zeros_like(y))
+    assert attack.fooled.sum() == 0
+
+
+def test_calls_draw_anew_and_a_seed_draws_again(net, batch):
+    x, y = batch
+    attack = robustkit.attack(net, Noise(draws=3), epsilon=0.5, seed=1)
+    first, second = attack(x, y), attack(x, y)
+    assert not torch.equal(first, second)
+    assert torch.equal(attack(x, y, seed=7), attack(x, y, seed=7))
+    again = robustkit.attack(net, Noise(draws=3), epsilon=0.5, seed=1)
+    assert torch.equal(again(x, y), first)
+    other = robustkit.attack(net, Noise(draws=3), epsilon=0.5, seed=2)
+    assert not torch.equal(other(x, y), first)
+
+
+def test_images_of_inference_mode_and_none_at_all_are_taken(net, batch):
+    x, y = batch
+    attack = robustkit.attack(net, PGD(steps=2), epsilon=EPSILON)
+    with torch.inference_mode():
+        shape = attack(x.clone(), y).shape
+    assert shape == x.shape
+    assert attack(x[:0], y[:0]).shape == (0, 1, 6, 6)
+    assert attack.fooled.shape == (0,)
+
+
+def test_a_target_is_headed_for(net, batch):
+    x, y = batch
+    attack = robustkit.attack(net, PGD(steps=20), epsilon=0.3, target="next")
+    adversarial = attack(x, y)
+    with torch.no_grad():
+        predicted = net.eval()(adversarial).argmax(1)
+    assert (predicted[attack.fooled] == (y[attack.fooled] + 1) % 3).all()
+    assert attack.fooled.any()
+
+
+class Together(nn.Module):
+    def forward(self, x):
+        flat = x.flatten(1)[:, :3]
+        return flat - flat.mean(0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda n, x, y: robustkit.attack(n, "pgd"), ProtocolError, "0 budgets; give epsilon"),
+        (lambda n, x, y: robustkit.attack(n, "pgf", epsilon=1), InputError, "did you mean 'pgd'?"),
+        (lambda n, x, y: robustkit.attack(n, epsilon=0.1, device="cpu"), InputError, "stays where"),
+        (lambda n, x, y: robustkit.attack(n, epsilon=0.1)(x * 255, y), DataError, "in [0, 1]"),
+        (lambda n, x, y: robustkit.attack(n, epsilon=0.1)(x * torch.nan, y), DataError, "nan"),
+        (lambda n, x, y: robustkit.attack(n, epsilon=0.1)(x, y[:2]), DataError, "24 labels"),
+        (lambda n, x, y: robustkit.attack(n, epsilon=0.1)(x, y - 5), DataError, "from 0"),
+        (lambda n, x, y: robustkit.attack(n, epsilon=0.1)(x, y + 5), DataError, "3 classes"),
+        (lambda n, x, y: robustkit.attack(n, epsilon=0.1)(x.numpy(), y), DataError, "tensor"),
+        (lambda n, x, y: robustkit.attack(Together(), epsilon=0.1)(x, y), InputError, "batch"),
+    ],
+)
+def test_what_it_refuses_is_said_in_one_line(net, batch, call, error, said):
+    with pytest.raises(error) as caught:
+        call(net, *batch)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
