@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from robustkit.attacks.passes import Passes
@@ -27,6 +28,12 @@ class Block:
     """key of each image's random draws"""
     first: int
     """place of the first image in the data set"""
+    fixed: int = 0
+    """channels, the first ones, that no attack may change"""
+
+    def held(self, x: Tensor, images: Tensor) -> Tensor:
+        """Points with the channels that may not change as they are in their images."""
+        return torch.cat([images[:, : self.fixed], x[:, self.fixed :]], 1) if self.fixed else x
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from robustkit.attacks.step_model import SearchNetwork, StepModel
 from robustkit.attacks.targets import likeliest
 from robustkit.attacks.verdicts import Verifier
 from robustkit.attacks.victim import Victim
+from robustkit.errors import ProtocolError
 from robustkit.protocol import Protocol, SpatialGrid, SpatialRandom, labels_of
 
 
@@ -67,6 +68,8 @@ def attack_block(
         of_this = replace(victim, passes=outcomes.passes.part(1 + position))
         verifier = Verifier(of_this, block, protocol.norm, outcomes)
         if isinstance(attack, SpatialGrid | SpatialRandom):
+            if block.fixed:
+                raise ProtocolError(f"{name}: would turn and move both pictures of a pair")
             SpatialAttack(verifier, protocol, attack, name, position, batch_size, forecast).run()
         elif search is not None:
             FixedBudgets(

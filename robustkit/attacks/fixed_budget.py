@@ -161,6 +161,7 @@ class FixedBudgets(Generic[B]):
         draws = zip(names, known.tolist(), strict=True) if self.search.random_start else ()
         sources = [None if begins else generator(*name) for name, begins in draws]
         state = self.search.start(unstarted, sources)
+        state.x = block.held(state.x, state.images)
         left, exact = torch.full_like(owner, self.search.steps), torch.zeros_like(there).bool()
         return _Slots(owner, level, left, exact, state)
 
@@ -247,13 +248,20 @@ class FixedBudgets(Generic[B]):
 
     def _advance(self, slots: _Slots[B], found: _Pass) -> None:
         state, victim = slots.state, self.verifier.victim
-        self.search.advance(state, found.value, found.gradient)
+        self.search.advance(state, found.value, self._movable(found.gradient))
+        state.x = self.verifier.block.held(state.x, state.images)
         state.step = state.step + 1
         slots.left = slots.left - 1
         if self.search.needs_outcome:
             asked = replace(victim, model=self.step_model.network.exact)
             logits = asked.logits(state.x, slots.owner, self.name)
             self.search.observe(state, victim.fooled(logits.argmax(1), state.classes))
+
+    def _movable(self, gradient: Tensor) -> Tensor:
+        """Gradients N × … × C × H × W without the slopes of channels that may not change."""
+        if not (fixed := self.verifier.block.fixed) or not self.search.gradient:
+            return gradient
+        return torch.cat([0 * gradient[..., :fixed, :, :], gradient[..., fixed:, :, :]], -3)
 
     def _keep_out_of_budget_finds(self, queue: Queue, slots: _Slots[B], ended: Tensor) -> None:
         """Searches that ended in vain may have met points outside the budget: they are bounds."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustkit.attacks.block import batches
+from robustkit.attacks.block import Block, batches
 from robustkit.attacks.build import build_minimal_norm
 from robustkit.attacks.draws import seed_of
 from robustkit.attacks.forecast import BlockForecast, Standing
@@ -69,7 +69,9 @@ class MinimalNorm:
         if not bool(torch.isfinite(result).all()):
             where = self.verifier.victim.at(batch)
             raise EvaluationFailed(f"{self.name} returned pixels that are not finite{where}")
-        pixels = result.detach().to(self.verifier.block.images.dtype).clamp(0, 1)
+        block = self.verifier.block
+        pixels = result.detach().to(block.images.dtype).clamp(0, 1)
+        pixels = block.held(pixels, block.images[batch.to(pixels.device)])
         held = self.verifier.keep(batch, pixels, self.name)
         if self.verifier.victim.votes > 1:
             self._keep_farther(pixels[~held.to(pixels.device)], batch[~held])
@@ -98,6 +100,8 @@ class MinimalNorm:
         model: torch.nn.Module = CountedNetwork(
             victim.model, victim.passes, batch, self._ended(classes)
         )
+        if self.verifier.block.fixed:
+            model = _Held(model, self.verifier.block, images[there])
         criterion = kind(classes)
         if victim.votes > 1 and isinstance(self.attack, ONE_BY_ONE):
             model, criterion = (
@@ -117,3 +121,21 @@ class MinimalNorm:
                 f"{error}, in the batch of {len(batch)} that begins{where}"
             ) from error
         return answer
+
+
+class _Held(torch.nn.Module):
+    """A network that sees the channels that may not change as they are in the images of a batch."""
+
+    def __init__(self, model: torch.nn.Module, block: Block, images: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.block = block
+        self.images = images
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the network."""
+        # an attack that asks for several points of an image at once has it alone in its batch
+        images = self.images.expand(len(x), *self.images.shape[1:])
+        logits: Tensor = self.model(self.block.held(x, images))
+        return logits

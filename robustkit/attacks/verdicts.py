@@ -41,6 +41,9 @@ class Verifier:
         reached = distance(self.block.images[there], perturbed, self.norm)
         in_box = ((perturbed >= 0) & (perturbed <= 1)).flatten(1).all(1)
         good = self.victim.fooled(predicted, self.outcomes.classes[there]) & in_box
+        if fixed := self.block.fixed:
+            same = perturbed[:, :fixed] == self.block.images[there, :fixed]
+            good &= same.flatten(1).all(1)
         if budget is not None:
             good &= in_budget(reached, budget.to(reached.device))
         nearer = good & (reached < self.outcomes.distance[there])

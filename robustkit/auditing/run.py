@@ -96,6 +96,7 @@ def run_audit(request: AuditRequest, settings: StageSettings) -> Audit:
         InputError: checkpoint and data do not fit.
         EvaluationFailed: the model breaks without any attack, or a certified image was fooled.
     """
+    request.data.check_pictures("no audit is of")
     distinct = request.data.distinct()
     run = _AuditRun(replace(request, data=distinct), settings)
     if copies := len(request.data) - len(distinct):

@@ -136,6 +136,7 @@ def train(
     path = Path(out or _name(loss, given, model, name, noise, part, scheme, seed))
     shape = _given(resize=resize, crop=crop, channels=channels, interpolation=interpolation)
     images = _images(data, _given(split=split, root=path_of(data_root)) | shape)
+    images.check_pictures("no training is on")
     _check_held_out(changes.get("hold_out", 0), images)
     config = TrainingConfig(
         model=model,

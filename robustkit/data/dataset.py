@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustkit.data.classes import DataClasses, WantedClasses, map_classes
+from robustkit.data.pairs import PairSource
 from robustkit.data.pipeline import Pipeline
 from robustkit.data.pixels import Labels, canonical, fingerprint, unit
 from robustkit.data.shelf import Budgets, checked_budgets
@@ -72,6 +73,20 @@ class Dataset(Shown):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def fixed_channels(self) -> int:
+        """How many channels of an image, the first ones, no attack may change."""
+        return self.shape[0] // 2 + 1 if isinstance(self._source, PairSource) else 0
+
+    def check_pictures(self, what: str) -> None:
+        """Nothing, unless these are pairs.
+
+        Raises:
+            DataError: they are.
+        """
+        if self.fixed_channels:
+            raise DataError(f"{self.name}: pairs of pictures, which {what}; evaluate takes them")
 
     @property
     def available(self) -> int:
@@ -223,6 +238,7 @@ def assemble(
     positions = _positions(scan.hashes, shuffle)[:limit]
     ids = with_occurrence([scan.hashes[position] for position in positions])
     effective = scan.transform.effective(scan.shapes)
+    made = effective.plain() | ({"pairs": True} if isinstance(source, PairSource) else {})
     labels = source.labels[positions]
     return Dataset(
         name=name,
@@ -232,10 +248,10 @@ def assemble(
         shape=scan.output,
         labels=labels,
         ids=ids,
-        digest=_digest(ids, labels, effective.plain(), classes, source),
+        digest=_digest(ids, labels, made, classes, source),
         budgets=budgets,
         order="digest-shuffled" if shuffle else "as stored",
-        transform=effective.plain(),
+        transform=made,
         source=opened.origin,
         warnings=opened.warnings + _darkness(scan.brightest, name),
         notes=opened.notes + scan.notes,

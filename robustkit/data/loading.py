@@ -14,6 +14,7 @@ from robustkit.data.folder import has_class_folders, open_folder
 from robustkit.data.npy import find_npy, open_npy
 from robustkit.data.npz import open_npz
 from robustkit.data.originals import PREFIX, open_original, original_files
+from robustkit.data.pairs import LIST, PAIRS, PairSource, is_pairs, open_pairs
 from robustkit.data.parquet import open_parquet
 from robustkit.data.pipeline import Pipeline
 from robustkit.data.shelf import DatasetSpec, checked_budgets, read_dataset_spec
@@ -71,6 +72,10 @@ def load_dataset(
     known = read_dataset_spec(name) if file else DatasetSpec(title=name, source=name)
     try:
         opened = _described(known, file, split, root) if file else _at_path(name, split)
+        if isinstance(opened.source, PairSource):
+            # their classes are no network's, and channels are converted picture by picture
+            opened = replace(opened, source=replace(opened.source, channels=asked.channels))
+            asked, wanted, pipeline = replace(asked, channels=None), None, None
         if pipeline is not None:
             opened = _prepared(opened, pipeline)
         return assemble(
@@ -123,6 +128,8 @@ def file_stamps(name: str, split: str, root: Path | None) -> tuple[FileStamp, ..
     paths = [Path(name)] if file is None else [file]
     if file is not None:
         spec = read_dataset_spec(name)
+        if spec.source == PAIRS:
+            return stamps([root / LIST] if root else [])
         if spec.source.startswith(PREFIX):
             paths += original_files(file.stem, spec, split, root)
         else:
@@ -172,6 +179,8 @@ def open_path(path: Path, split: str) -> Opened:
 
 def _open_folder(folder: Path, split: str) -> Opened:
     """What a folder holds: files of one of the formats, else class folders."""
+    if is_pairs(folder):
+        return open_pairs(folder)
     if level := open_level(folder, split):
         return level
     if part := find_split(folder, ".parquet", split):
@@ -206,7 +215,11 @@ def _described(known: DatasetSpec, file: Path, split: str, root: Path | None) ->
     """The source that a data set's file names, held against what the file says of it."""
     if known.splits and split not in known.splits:
         raise DataError(f"{file.stem}: no split {split!r}; it has: {', '.join(known.splits)}")
-    if known.source.startswith(PREFIX):
+    if known.source == PAIRS:
+        if root is None:
+            raise DataError(f"{file.stem}: give the folder of {LIST} with --data-root")
+        opened = open_pairs(root)
+    elif known.source.startswith(PREFIX):
         opened = open_original(file.stem, known, split, root)
     else:
         opened = _beside(known, file, split)

@@ -5,6 +5,7 @@
 - tree, outputs: what a module in memory computes, by its source and on noise
 - config: everything that decides on the rows, and the record's header
 - run: the record, from its file or computed
+- verification, similarity: pairs of pictures, compared by their features
 - computing: it is computed, under a lock
 - certifying: each image certified, fooled or open, and the file that keeps it
 - blocks: the attack, block by block

@@ -107,6 +107,7 @@ def _block(data: Dataset, start: int, stop: int, device: torch.device) -> Block:
         torch.from_numpy(data.labels[start:stop]).to(device),
         data.ids[start:stop],
         start,
+        data.fixed_channels,
     )
 
 
@@ -197,8 +198,8 @@ def _examples(block: Block, outcomes: Outcomes, earlier: Sequence[Example]) -> l
             int(block.labels[i]),
             int(outcomes.perturbed_class[i]),
             float(distances[i]),
-            block.images[i].cpu().numpy(),
-            outcomes.perturbed[i].cpu().numpy(),
+            block.images[i, block.fixed :].cpu().numpy(),
+            outcomes.perturbed[i, block.fixed :].cpu().numpy(),
         )
         for i in smallest
     ]

@@ -63,6 +63,7 @@ def certify_images(
     if len(protocol.epsilons) != 1:
         raise InputError(f"{len(protocol.epsilons)} budgets: one --epsilon is needed")
     check_bounded(protocol.norm)
+    data.check_pictures("no bounds are of")
     if options.precision != "float32":
         raise InputError("precision: what is certified is attacked in float32; leave it out")
     config = Config(model, data, protocol, find_device(options.device))

@@ -110,6 +110,8 @@ def unproved(
         return f"there are no bounds in {protocol.norm}"
     if surrogate is not None:
         return "a transfer attack is no attack on the network that bounds are of"
+    if model.header.get("verification"):
+        return "pairs are compared, and one picture stays"
     if model.header.get("image_by_image"):
         return "its images never share a batch"
     return ""

@@ -8,6 +8,7 @@ from robustkit.errors import InputError, cut
 from robustkit.evaluation.config import Prove, evaluation_key
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import Precision, RunOptions
+from robustkit.evaluation.verification import verifying
 from robustkit.files import whole_number
 from robustkit.machine import kind_of_device
 from robustkit.protocol import Protocol
@@ -40,6 +41,8 @@ def run(
         raise InputError(f"--precision {cut(options.precision)}: {_KNOWN}")
     if prove not in get_args(Prove):
         raise InputError(f"prove {prove!r}: expected auto or off")
+    model = verifying(model, data)
+    surrogate = surrogate and verifying(surrogate, data)
     kind = kind_of_device(options.device)
     plain = options.precision == "float32" and model.outputs is None
     if kind is not None and plain and not options.anew:
