@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from robustkit import summary
+from robustkit.cli.commands import _commands
 from robustkit.cli.terminal import show
 from robustkit.models import build
 from robustkit.record import frame
@@ -329,3 +330,15 @@ def test_the_table_shows_clean_and_each_budget(capsys):
     assert "a[bold]path.pt" in out
     assert re.search(r"8/255 .*%.*% to .*%", out)
     assert "mind [red]this" in err
+
+
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_the_list_of_commands_shows_whole_descriptions(robustkit, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    status, out, _ = robustkit("--help")
+    listed = " ".join(out.partition("Commands:")[2].split())
+    assert status == 0
+    assert "..." not in listed
+    for name, command in _commands().commands.items():
+        first = command.help.partition("\n\n")[0]
+        assert f"{name} {' '.join(first.split())}" in listed

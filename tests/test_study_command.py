@@ -49,7 +49,7 @@ def test_the_command_plans_works_and_writes(tiny, tmp_path, robustkit):
     pytest.importorskip("seaborn")
     planned = robustkit("report", str(tiny), "--plan", "--out", str(tmp_path / "a"))
     assert planned[0] == 0
-    assert "4 to work on, 9 after a choice, 12 evaluations; about" in planned[1]
+    assert "4 to run, 9 after selection, 12 evaluations; about" in planned[1]
     for line in ("cross-entropy", "wide hinge"):
         assert re.search(rf"{line} +│ +2 │ +[45] │ +[\d.]+ │ +\d+ (s|min) │", planned[1])
     assert re.search(r"evaluations +│ +0 │ +12 │", planned[1])
@@ -147,7 +147,7 @@ def test_the_command_on_the_page_asks_the_same_again(tiny, nets, tmp_path, robus
     (command,) = re.findall(r"<code>(robustkit report .*)</code>", page)
     again = robustkit(*shlex.split(command)[1:], *out, "--plan")
     assert again[0] == 0
-    assert "8 cells known, 0 to work on" in again[1]
+    assert "8 cells known, 0 to run" in again[1]
     for change in ("[test] limit = 30", "baseline = l2", f"[checkpoints] pattern = {pattern}"):
         assert f"<code>{change}</code>" in page
     assert "before the first training" not in page

@@ -129,7 +129,7 @@ def test_where_nothing_can_be_timed_the_work_goes_on(tiny, tmp_path, capsys, mon
     command._work(begin(tiny, tmp_path / "out"), 0, None, True)
     err = capsys.readouterr().err
     assert err.splitlines() == [
-        "tiny: 4 cells known, 4 to work on, 9 after a choice; how long that takes cannot be told"
+        "tiny: 4 cells known, 4 to run, 9 after selection; the time cannot be estimated"
     ]
 
 

@@ -113,12 +113,12 @@ def test_a_study_shows_where_each_method_stands_and_names_what_failed(terminal, 
     status, shown = terminal("report", "tiny.toml", "--device", "cpu", "--workers", 1)
     assert "Traceback" not in shown
     assert status == 3
-    known = "tiny: 2 cells known, 2 to work on, 2 evaluations; about"
+    known = "tiny: 2 cells known, 2 to run, 2 evaluations; about"
     assert f"{known} " in shown
     assert re.search("method.*done.*running.*failed.*left", shown)
     assert re.search(r"broken +│ +0 │ +1 │ +0 │ +0 │", shown)
     assert re.search(r"broken +│ +0 │ +0 │ +1 │ +0 │", shown)
-    assert re.search(r"at work for \d+ s: cross-entropy, 40% label noise", shown)
+    assert re.search(r"running for \d+ s: cross-entropy, 40% label noise", shown)
     (line,) = [line for line in shown.splitlines() if "failed: " in line]
     assert re.search("broken, 40% label noise, .*, failed: .* no longer a number", line)
     assert (tmp_path / "tiny" / "report.html").is_file()

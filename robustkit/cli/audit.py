@@ -54,37 +54,44 @@ def audit(
     ],
     claim: Annotated[
         str | None,
-        typer.Option(metavar="NORM:EPS=ACC", help="The number to judge: linf:8/255=0.45."),
+        typer.Option(metavar="NORM:EPS=ACC", help="Claim to judge: linf:8/255=0.45."),
     ] = None,
     claim_from: Annotated[
         Path | None,
-        typer.Option(metavar="EVALUATION", help="Or an evaluation's record, or its --json."),
+        typer.Option(
+            metavar="EVALUATION",
+            help="Take the claim from an evaluation: its record or its --json.",
+        ),
     ] = None,
     against: Annotated[
         list[str] | None,
-        typer.Option(metavar="OTHER", help="A checkpoint to compare with; repeatable."),
+        typer.Option(metavar="OTHER", help="Checkpoint to compare with; repeatable."),
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Rules; exit status 1 if one fails.")
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Rules to check; exit status 1 if one fails."),
     ] = None,
     junit: Annotated[
-        Path | None, typer.Option(metavar="FILE.xml", help="The rules' outcomes for a CI system.")
+        Path | None,
+        typer.Option(metavar="FILE.xml", help="Write the rules' outcomes as JUnit XML."),
     ] = None,
     sarif: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.sarif", help="Failed rules as SARIF, for code scanning."),
+        typer.Option(metavar="FILE.sarif", help="Write failed rules as SARIF, for code scanning."),
     ] = None,
     budget: Annotated[
         str,
         typer.Option(
             metavar="quick|standard|thorough|MINUTES|FILE.toml",
-            help="Effort; the standard audit stops after so many minutes.",
+            help="Effort, or a time limit in minutes for the standard audit.",
         ),
     ] = "standard",
-    norm: Annotated[Norm | None, typer.Option(help=f"Else the claim's, or {NORMS[0]}.")] = None,
+    norm: Annotated[
+        Norm | None, typer.Option(help=f"Norm of ε; default: the claim's, or {NORMS[0]}.")
+    ] = None,
     epsilon: Annotated[
         str | None,
-        typer.Option(help="The judged budget; else the claim's or the largest usual."),
+        typer.Option(help="ε to judge; default: the claim's, or the largest usual one."),
     ] = None,
     surrogate: Annotated[
         str | None,
@@ -93,7 +100,8 @@ def audit(
     corruptions: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER", help="Corrupted images as published, instead of those made here."
+            metavar="FOLDER",
+            help="Published corrupted images (CIFAR-10-C), instead of generated ones.",
         ),
     ] = None,
     model: Model = None,
@@ -101,13 +109,14 @@ def audit(
     data_root: DataRoot = None,
     split: Split = "test",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="The first N images; else as the budget says.")
+        int | None,
+        typer.Option(min=1, help="Only the first N images; default: as many as --budget says."),
     ] = None,
     seed: Seed = 0,
     batch_size: BatchSize = "auto",
     device: Device = "auto",
     precision: Precision = "float32",
-    out: Annotated[Path, typer.Option(help="Folder of the audit.")] = Path("audit"),
+    out: Annotated[Path, typer.Option(help="Folder for the audit.")] = Path("audit"),
     track: Track = None,
     num_classes: NumClasses = None,
     mean: Mean = None,
@@ -123,9 +132,10 @@ def audit(
     channels: Channels = None,
     classes: Classes = None,
 ) -> int:
-    """Attack harder, look for failed attacks, and say whether a robustness number can be believed.
+    """Judge a claimed robustness: believable, overstated or neither.
 
-    Writes audit.html, audit.json and audit.md to the folder of --out; a repeated command goes on
+    Runs attacks of rising cost, certified bounds, corruptions and indicators of failed attacks.
+    Writes audit.html, audit.json and audit.md to the folder of --out; a repeated command continues
     where the last one stopped.
     """
     question = _check(

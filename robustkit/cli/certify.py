@@ -44,18 +44,18 @@ def certify(
     checkpoint: Annotated[
         str, typer.Argument(metavar="CKPT", help=CKPT, autocompletion=completion.checkpoints)
     ],
-    epsilon: Annotated[str, typer.Option(help="The budget, such as 8/255.")],
+    epsilon: Annotated[str, typer.Option(help="Budget ε, such as 8/255.")],
     norm: Annotated[
-        Norm | None, typer.Option(help="Norm of the budget; else the attack's default.")
+        Norm | None, typer.Option(help="Norm of ε; default: the attack's first.")
     ] = None,
     time_limit: Annotated[
         float,
-        typer.Option(metavar="SECONDS", help="For branch and bound, an image; 0 leaves it out."),
+        typer.Option(metavar="SECONDS", help="Time for branch and bound per image; 0: none."),
     ] = 30.0,
     attack: Annotated[
         str,
         typer.Option(
-            help="Tried before branch and bound: see `robustkit list attacks`.",
+            help="Attack to try before branch and bound (`robustkit list attacks`).",
             autocompletion=completion.attacks,
         ),
     ] = "pgd",
@@ -63,20 +63,20 @@ def certify(
     data: Data = None,
     data_root: DataRoot = None,
     split: Split = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="The first N images only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     seed: Seed = 0,
     batch_size: BatchSize = "auto",
     device: Device = "auto",
-    out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Re-run even if cached.")] = False,
     json_: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write a JSON summary.")
     ] = None,
     save_adversarial: Annotated[
-        Path | None, typer.Option(help="Save the counterexamples, float32 .npz.")
+        Path | None, typer.Option(help="Save the counterexamples as float32 .npz.")
     ] = None,
     interval: Annotated[
-        Literal["wilson", "exact"], typer.Option(help="Kind of 95 % interval.")
+        Literal["wilson", "exact"], typer.Option(help="Kind of 95 % confidence interval.")
     ] = "wilson",
     num_classes: NumClasses = None,
     mean: Mean = None,
@@ -91,11 +91,12 @@ def certify(
     channels: Channels = None,
     classes: Classes = None,
 ) -> int:
-    """Prove images robust, or fool them: bounds, an attack, then branch and bound within a time.
+    """Prove images robust, or find their counterexamples.
 
-    Certified images stay right under every perturbation; a fooled one has a counterexample,
-    verified in float32; the rest is open. A repeated command goes on where the last one stopped,
-    and tries open images again where they are given more time.
+    By bounds, an attack, then branch and bound. Certified images are classified correctly under
+    every perturbation; a fooled one has a counterexample, verified in float32; the rest is open. A
+    repeated command continues where the last one stopped, and tries open images again if it has
+    more time.
     """
     _check(attack, norm, epsilon, time_limit)
     size = images_per_batch(batch_size)

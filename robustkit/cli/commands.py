@@ -24,9 +24,21 @@ from robustkit.cli.train import train
 from robustkit.cli.verify import verify
 from robustkit.errors import InputError
 
+
+class _Commands(TyperGroup):
+    """Commands whose list shows each description whole."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list, in lines as long as the terminal has them."""
+        with formatter.section("Commands"):
+            found = self.commands.items()
+            formatter.write_dl([(name, one.get_short_help_str(10_000)) for name, one in found])
+
+
 app = typer.Typer(
     name="robustkit",
-    help="Robustness numbers that can be believed.",
+    cls=_Commands,
+    help="Measure how robust image classifiers are, and whether the numbers can be believed.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich's help, with its Markdown, takes as long to import as all else
 )
@@ -126,7 +138,7 @@ def with_settings(arguments: Sequence[str]) -> list[str]:
 
 def _config() -> TyperOption:
     """An option of every command, which `with_settings` looks for by itself."""
-    text = f"Options that repeat; by default {settings.NAME} of the working directory."
+    text = f"File with default options; default: {settings.NAME} in the working directory."
     return TyperOption(
         param_decls=[settings.OPTION], metavar="FILE.toml", expose_value=False, help=text
     )
@@ -134,7 +146,7 @@ def _config() -> TyperOption:
 
 def _debug() -> TyperOption:
     """An option of every command, which `main` looks for by itself."""
-    text = "Show where an error was raised, as ROBUSTKIT_DEBUG=1 does."
+    text = "Show the traceback of an error, as ROBUSTKIT_DEBUG=1 does."
     return TyperOption(param_decls=["--debug"], is_flag=True, expose_value=False, help=text)
 
 

@@ -23,36 +23,39 @@ Names = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="A B...",
-        help="Records (runs/DIGEST.parquet), evaluated checkpoints, or in quotes the networks of a "
-        "method over seeds: 'nets/l2_seed{seed}.pt', 'runs/*.parquet'. The first is the baseline.",
+        help="Records (runs/DIGEST.parquet), evaluated checkpoints, or a method over seeds, in "
+        "quotes: 'nets/l2_seed{seed}.pt', 'runs/*.parquet'. The first is the baseline.",
     ),
 ]
 At = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="EPSILON|clean", help="At this budget, or on clean images; repeatable; else all."
+        metavar="EPSILON|clean",
+        help="Compare at this ε, or on clean images; repeatable; default: at all.",
     ),
 ]
-Attack = Annotated[str | None, typer.Option(help="Evaluations by this protocol only.")]
-InNorm = Annotated[Norm | None, typer.Option("--norm", help="Evaluations in this norm only.")]
-Data = Annotated[str | None, typer.Option(help="Evaluations on this data set only.")]
+Attack = Annotated[str | None, typer.Option(help="Only evaluations with this protocol.")]
+InNorm = Annotated[Norm | None, typer.Option("--norm", help="Only evaluations in this norm.")]
+Data = Annotated[str | None, typer.Option(help="Only evaluations on this data set.")]
 Surrogate = Annotated[
-    str | None, typer.Option(metavar="CKPT", help="Transfer attacks crafted on this network.")
+    str | None, typer.Option(metavar="CKPT", help="Only transfer attacks crafted on this network.")
 ]
 Baseline = Annotated[
     str | None,
-    typer.Option(help="What the others are compared with, where one name means several methods."),
+    typer.Option(help="Method to compare the others with, where one pattern names several."),
 ]
 Runs = Annotated[Path, typer.Option(help="Folder with the records of evaluated checkpoints.")]
-Level = Annotated[float, typer.Option(help="Simultaneous confidence level.")]
-Json = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the numbers.")]
+Level = Annotated[float, typer.Option(help="Simultaneous confidence level of the intervals.")]
+Json = Annotated[
+    str | None, typer.Option("--json", metavar="FILE|-", help="Write the numbers as JSON.")
+]
 
 
 def compare(
     names: Names = None,
     at: At = None,
     delta: Annotated[
-        float | None, typer.Option(metavar="POINTS", help="Equivalence margin.")
+        float | None, typer.Option(metavar="POINTS", help="Equivalence margin Δ.")
     ] = None,
     level: Level = 0.95,
     attack: Attack = None,
@@ -63,7 +66,10 @@ def compare(
     runs: Runs = Path("runs"),
     json_: Json = None,
 ) -> int:
-    """Compare evaluated networks with the first: differences, intervals, verdicts, sentences."""
+    """Compare evaluated networks or methods with a baseline.
+
+    Prints paired differences with simultaneous intervals, and what they decide.
+    """
     from robustkit.calls.compare import compare as compared_by
 
     check_file("--json", json_)

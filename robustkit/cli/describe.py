@@ -46,29 +46,29 @@ def describe(
     ignore: Ignore = None,
     rename: Rename = None,
     json_: Annotated[
-        str | None, typer.Option("--json", metavar="FILE|-", help="Write it as JSON.")
+        str | None, typer.Option("--json", metavar="FILE|-", help="Write the description as JSON.")
     ] = None,
     sidecar: bool = typer.Option(
-        False, "--sidecar", help="Write what is known to a .toml beside the checkpoint."
+        False, "--sidecar", help="Write what is known to a .toml next to the checkpoint."
     ),
-    sidecar_path: Path | None = typer.Option(None, "--sidecar-path", help="Path of that file."),
+    sidecar_path: Path | None = typer.Option(None, "--sidecar-path", help="Path of the sidecar."),
     labels: Path | None = typer.Option(
         None,
         metavar="FILE.csv",
-        help="Write the labels that were trained on, given and clean; checked by their digests.",
+        help="Write given and clean training labels, checked by their digests.",
     ),
     data: Data = None,
     data_root: DataRoot = None,
-    split: str = typer.Option("train", help="Which part of the data was trained on."),
+    split: str = typer.Option("train", help="Split that was trained on."),
     noise_kind: str | None = typer.Option(
-        None, metavar="KIND", help="Where labels came from a file: file:FILE#COLUMN, matrix:FILE."
+        None, metavar="KIND", help="File of the noisy labels: file:FILE#COLUMN, matrix:FILE."
     ),
     resize: Resize = None,
     interpolation: Interpolation = None,
     crop: Crop = None,
     channels: Channels = None,
 ) -> None:
-    """Print what was recognised: container, prefix, architecture, classes, training conditions."""
+    """Show what a checkpoint holds, and what is missing to evaluate it."""
     from robustkit import checkpoint as checkpoints
     from robustkit.calls.describe import describe as described
 

@@ -92,28 +92,32 @@ def evaluate(
     attack: Annotated[
         str,
         typer.Option(
-            help="A protocol: see `robustkit list attacks`, or FILE.toml.",
+            help="Attack protocol: a name (`robustkit list attacks`) or FILE.toml.",
             autocompletion=completion.attacks,
         ),
     ] = "pgd",
     norm: Annotated[
-        Norm | None, typer.Option(help="Norm of the budget; else the attack's default.")
+        Norm | None, typer.Option(help="Norm of ε; default: the attack's first.")
     ] = None,
     model: Model = None,
     data: Data = None,
     data_root: DataRoot = None,
     split: Split = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="The first N images only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     epsilon: Annotated[
-        list[str] | None, typer.Option(help="A budget, such as 8/255; repeatable.")
+        list[str] | None, typer.Option(help="Budget ε, such as 8/255; repeatable.")
     ] = None,
     target: Annotated[
         Literal["none", "next", "random", "least-likely"],
-        typer.Option(help="Attack towards one class instead of any wrong one."),
+        typer.Option(help="Targeted attack: towards this class instead of any wrong one."),
     ] = "none",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change the protocol: steps=100."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting of the protocol: steps=100; repeatable.",
+        ),
     ] = None,
     seed: Seed = 0,
     batch_size: BatchSize = "auto",
@@ -122,7 +126,7 @@ def evaluate(
     workers: Annotated[
         int, typer.Option(min=1, help="Checkpoints evaluated in parallel (CPU).")
     ] = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Folder for the records.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Re-run even if cached.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would run and how long it takes; stop.")
@@ -132,18 +136,20 @@ def evaluate(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write an HTML page.")] = None,
     save_adversarial: Annotated[
-        Path | None, typer.Option(help="Save the adversarial images, float32 .npz.")
+        Path | None, typer.Option(help="Save the adversarial images as float32 .npz.")
     ] = None,
     surrogate: Annotated[
         str | None,
-        typer.Option(metavar="CKPT", help="Transfer attack: crafted on this network."),
+        typer.Option(
+            metavar="CKPT", help="Transfer attack: craft on this network, evaluate on CKPT."
+        ),
     ] = None,
     prove: Annotated[
         Literal["auto", "off"],
-        typer.Option(help="Spare the attack what cheap bounds prove, or attack all."),
+        typer.Option(help="auto: do not attack what cheap bounds certify; off: attack all images."),
     ] = "auto",
     interval: Annotated[
-        Literal["wilson", "exact"], typer.Option(help="Kind of 95 % interval.")
+        Literal["wilson", "exact"], typer.Option(help="Kind of 95 % confidence interval.")
     ] = "wilson",
     track: Track = None,
     num_classes: NumClasses = None,
@@ -160,7 +166,10 @@ def evaluate(
     channels: Channels = None,
     classes: Classes = None,
 ) -> int:
-    """Attack trained checkpoints; keep one row per image; report accuracy with intervals."""
+    """Attack checkpoints and report robust accuracy with intervals.
+
+    Keeps one row per image in --out, from which a repeated command is answered.
+    """
     reading = CheckpointOptions.parse(
         model=model,
         num_classes=num_classes,

@@ -15,7 +15,7 @@ Shelf = Literal["attacks", "data", "losses", "models", "reports"]
 def list_names(
     what: Shelf = typer.Argument(..., help="Which names to list."),
 ) -> None:
-    """List the names that other commands take."""
+    """List the names of attacks, data, losses, models or reports."""
     found = titles(what)
     width = max((len(shown(name)) for name in found), default=0)
     for name, title in found.items():

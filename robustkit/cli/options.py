@@ -22,80 +22,90 @@ CKPT = (
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Architecture: a registry name, torchvision:NAME, timm:NAME, FILE.py:FUNC, or "
-        "published weights as CKPT has them, of which it and the pictures' form are taken.",
+        help="Architecture: a registry name, torchvision:NAME, timm:NAME or FILE.py:FUNCTION; "
+        "or the name of published weights, for their architecture and preprocessing.",
         autocompletion=completion.models,
     ),
 ]
 NumClasses = Annotated[
-    int | None, typer.Option(min=1, help="Number of classes, if the weights do not tell.")
+    int | None, typer.Option(min=1, help="Number of classes, where the weights do not show it.")
 ]
 Mean = Annotated[
     str | None, typer.Option(help="Normalisation mean per channel: 0.485,0.456,0.406.")
 ]
-Std = Annotated[str | None, typer.Option(help="Normalisation standard deviation.")]
+Std = Annotated[str | None, typer.Option(help="Normalisation standard deviation per channel.")]
 Data = Annotated[
     str | None,
     typer.Option(
-        help="A name (`robustkit list data`) or a path; else the checkpoint's own.",
+        help="Data set: a name (`robustkit list data`) or a path; default: on record in CKPT.",
         autocompletion=completion.data,
     ),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Directory with the data files.")]
 Split = Annotated[str, typer.Option(help="Split of the data set.")]
-Resize = Annotated[int | None, typer.Option(min=1, help="Resize the shorter side.")]
+Resize = Annotated[
+    int | None, typer.Option(min=1, help="Resize the shorter side to so many pixels.")
+]
 Interpolation = Annotated[
     Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] | None,
-    typer.Option(help="How it is resized, by Pillow; else bilinear."),
+    typer.Option(help="Interpolation for --resize, as Pillow does it; default: bilinear."),
 ]
-Crop = Annotated[int | None, typer.Option(min=1, help="Then crop a central square.")]
+Crop = Annotated[int | None, typer.Option(min=1, help="Then crop the central square of this side.")]
 Channels = Annotated[int | None, typer.Option(min=1, help="Convert to 1 or 3 channels.")]
 Classes = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|LIST",
-        help="Names of the network's classes, or its number of each of the data's: 0,217,482. "
-        "number: the data's are called by the network's numbers.",
+        help="Class names of the network, or for each class of the data its index in the network: "
+        "0,217,482. `number`: the data's classes are named by that index.",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 BatchSize = Annotated[str, typer.Option(metavar="N|auto", help="Images per batch.")]
 Precision = Annotated[
     Literal["auto", "float32", "tf32", "bf16", "fp16"],
-    typer.Option(help="Attacks search in it, verdicts are float32's. auto: what is faster here."),
+    typer.Option(
+        help="Precision of the attacks' search; verdicts are always float32. auto: the fastest."
+    ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1; auto: a GPU if there is one.")]
 Weights = Annotated[
     str | None,
-    typer.Option(metavar="KEY", help="Which weights, in a file with several sets: ema_model."),
+    typer.Option(
+        metavar="KEY", help="Which set of weights, where a file holds several: ema_model."
+    ),
 ]
 Ignore = Annotated[
     str | None,
-    typer.Option(metavar="PATTERN,…", help="Weights that are no part of the network: 'loss.*'."),
+    typer.Option(
+        metavar="PATTERN,…", help="Weights to leave out, which the network does not have: 'loss.*'."
+    ),
 ]
 Rename = Annotated[
     str | None,
-    typer.Option(metavar="OLD=NEW,…", help="Beginnings of names: 'backbone.=,head.=fc.'."),
+    typer.Option(
+        metavar="OLD=NEW,…", help="Prefixes of weights to rename: 'backbone.=,head.=fc.'."
+    ),
 ]
 Track = Annotated[
     str | None,
     typer.Option(
         metavar="mlflow|wandb|tensorboard[:WHERE]",
-        help="Copy parameters, numbers by ε, figures and files to a tracker.",
+        help="Log parameters, metrics by ε, figures and files to an experiment tracker.",
     ),
 ]
 ImageByImage = Annotated[
     bool,
     typer.Option(
         "--image-by-image",
-        help="Pass images one at a time: for networks whose outputs depend on the batch.",
+        help="Evaluate images one at a time, for networks whose output depends on the batch.",
     ),
 ]
 TrustProgram = Annotated[
     bool,
     typer.Option(
         "--trust-program",
-        help="Load TorchScript or .pt2: a program, whose loading can run any code.",
+        help="Load TorchScript or .pt2, which are programs: loading one can run any code.",
     ),
 ]
 

@@ -35,21 +35,22 @@ SHOWN = (3, 4, 5, 7, 10, 15, 20, 30, 50)
 def power(
     names: Names = None,
     delta: Annotated[
-        float, typer.Option(metavar="POINTS", help="The difference to show, or to rule out.")
+        float, typer.Option(metavar="POINTS", help="Difference to detect, or to rule out.")
     ] = ...,  # type: ignore[assignment]
     power_: Annotated[
-        float, typer.Option("--power", help="Probability to show it, if it is there.")
+        float, typer.Option("--power", help="Probability of detecting it, if it exists.")
     ] = 0.8,
     at: At = None,
     level: Level = 0.95,
     family: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Comparisons judged together; else all levels of a pair, as in `compare`."
+            min=1,
+            help="Comparisons judged together; default: all levels of a pair, as in `compare`.",
         ),
     ] = None,
     images: Annotated[
-        int | None, typer.Option(min=2, help="Images to plan on; else as many as on file.")
+        int | None, typer.Option(min=2, help="Images to plan with; default: as many as on file.")
     ] = None,
     attack: Attack = None,
     norm: InNorm = None,
@@ -62,20 +63,23 @@ def power(
         typer.Option(
             "--seed-sd",
             metavar="POINTS",
-            help="Without networks: an upper bound of how the paired difference varies over seeds.",
+            help="Without networks: upper bound on the difference's spread over seeds.",
         ),
     ] = None,
     discordant: Annotated[
         float | None,
         typer.Option(
             metavar="PERCENT",
-            help="Without networks: an upper bound of the images that one network of a pair gets "
-            "right and the other wrong.",
+            help="Without networks: upper bound on the images that one network of a pair "
+            "classifies correctly and the other does not.",
         ),
     ] = None,
     json_: Json = None,
 ) -> int:
-    """Plan seeds and images from the spread on file; the observed difference plays no part."""
+    """Say how many seeds and images a comparison needs.
+
+    From the spread of evaluations on file; the observed difference plays no part.
+    """
     from robustkit.calls.compare import power as planned
 
     check_file("--json", json_)
@@ -191,4 +195,4 @@ def _many(seeds: int | None) -> str:
 
 
 def _images(count: int | None) -> str:
-    return "no number" if count is None else f"{count:,}"
+    return "not attainable" if count is None else f"{count:,}"

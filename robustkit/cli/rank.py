@@ -32,7 +32,7 @@ def rank(
         list[str] | None,
         typer.Argument(
             metavar="A B...",
-            help="Evaluated networks, in quotes: 'nets/{loss}_{data}_seed{seed}.pt', or records: "
+            help="Evaluated networks in quotes, 'nets/{loss}_{data}_seed{seed}.pt', or records: "
             "'runs/*.parquet'.",
         ),
     ] = None,
@@ -40,21 +40,26 @@ def rank(
         list[str] | None,
         typer.Option(
             metavar="[DATA=]EPSILON|clean",
-            help="At this budget, or without attack, on all data sets or on one; repeatable.",
+            help="Rank at this ε, or on clean images, on all data sets or one; repeatable.",
         ),
     ] = None,
-    level: Annotated[float, typer.Option(help="Confidence of the tests.")] = 0.95,
+    level: Annotated[float, typer.Option(help="Confidence level of the tests.")] = 0.95,
     attack: Attack = None,
     norm: InNorm = None,
     surrogate: Surrogate = None,
     runs: Runs = Path("runs"),
     figure: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.pdf", help="Draw the critical difference: pdf, svg or png."),
+        typer.Option(
+            metavar="FILE.pdf", help="Draw the critical-difference diagram: pdf, svg or png."
+        ),
     ] = None,
     json_: Json = None,
 ) -> int:
-    """Rank three methods or more over independent data sets: Friedman, Nemenyi."""
+    """Rank three methods or more over independent data sets.
+
+    By Friedman's test and Nemenyi's critical difference.
+    """
     from robustkit.calls.compare import rank as ranked
 
     check_file("--json", json_)

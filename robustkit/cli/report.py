@@ -19,63 +19,63 @@ def report(
         str,
         typer.Argument(
             metavar="NAME|FILE.toml",
-            help="A study: `robustkit list reports`.",
+            help="Study: a name (`robustkit list reports`) or FILE.toml.",
             autocompletion=completion.reports,
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the report; by default the study's name.")
+        Path | None, typer.Option(help="Folder for the report; default: the study's name.")
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Show what is missing and how long it takes; stop there.")
+        bool, typer.Option("--plan", help="Only show what is missing and how long it takes.")
     ] = False,
     only_report: Annotated[
-        bool, typer.Option("--only-report", help="Train nothing; report the cached results.")
+        bool, typer.Option("--only-report", help="Train nothing; report what is done.")
     ] = False,
     checkpoints: Annotated[
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="External networks: 'nets/{loss}_noise{label_noise}_seed{seed}.pt'.",
+            help="Existing networks: 'nets/{loss}_noise{label_noise}_seed{seed}.pt'.",
         ),
     ] = None,
     runs: Annotated[
-        Path | None, typer.Option(help="A folder of evaluations, instead of networks.")
+        Path | None, typer.Option(help="Folder of evaluations, instead of networks.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="What networks are tested on.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set to evaluate on.")] = None,
     data_root: DataRoot = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first N images only.")] = None,
-    model: Annotated[str | None, typer.Option(help="Architecture of external networks.")] = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="The method that the others are compared with.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
+    model: Annotated[str | None, typer.Option(help="Architecture of existing networks.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Method to compare the others with.")] = None,
     device: Device = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Cells run in parallel; by default one per core or GPU."),
+        typer.Option(min=1, help="Cells to run in parallel; default: one per core or GPU."),
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option(help="Start no further cell after this time; report what is done."),
+        typer.Option(help="Start no cell after so many hours; report what is done."),
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="auto|ADDRESS",
-            help="Work on a Ray cluster; auto joins that of RAY_ADDRESS, or starts one here.",
+            help="Run on a Ray cluster; auto: that of RAY_ADDRESS, or one started here.",
         ),
     ] = None,
     cpus_per_cell: Annotated[
-        int | None, typer.Option(min=1, help="Cores of a cell on Ray; by default 1.")
+        int | None, typer.Option(min=1, help="Cores per cell on Ray; default: 1.")
     ] = None,
     gpus_per_cell: Annotated[
         float | None,
-        typer.Option(min=0, help="GPUs of a cell on Ray, such as 0.25; by default 1, if any."),
+        typer.Option(
+            min=0, help="GPUs per cell on Ray, such as 0.25; default: 1 if there are any."
+        ),
     ] = None,
     shared: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="What Ray's workers reach, if not --out: s3://bucket/study."
+            metavar="URL", help="Storage that Ray's workers share, if not --out: s3://bucket/study."
         ),
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Retry failed cells.")] = False,
@@ -84,14 +84,18 @@ def report(
         typer.Option("--amend", help="Accept a changed file; the report says what changed."),
     ] = False,
     style: Annotated[
-        Literal["neurips", "icml", "ieee", "talk"], typer.Option(help="Of the figures.")
+        Literal["neurips", "icml", "ieee", "talk"], typer.Option(help="Style of the figures.")
     ] = "neurips",
     width: Annotated[
         Literal["single", "double"] | None,
-        typer.Option(help="Of the figures, in columns; by default single, or what each needs."),
+        typer.Option(help="Width of the figures in columns; default: single, or what each needs."),
     ] = None,
 ) -> int:
-    """Train and evaluate what a study still needs, and write its report."""
+    """Run a study, or report on networks that exist, as one page.
+
+    Trains and evaluates what is missing, then writes the report to --out. A repeated command
+    continues where the last one stopped.
+    """
     from robustkit.calls.report import report as reported
 
     folder = out or Path(Path(name).stem)

@@ -50,7 +50,7 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     say(title)
     console().print(table)
     if (cost := mean_passes(evaluation.table)) is not None:
-        say(f"passes an image: {passes(cost)}")
+        say(f"passes per image: {passes(cost)}")
     say(f"record: {evaluation.path}")
 
 
@@ -78,7 +78,7 @@ def show_certification(found: "Certification", interval: Literal["wilson", "exac
 def show_audit(audit: "Audit") -> None:
     """Stages, what stayed unresolved, and the verdict with its reasons, on stdout."""
     table = Table()
-    for name in ("stage", "fooled first", "accuracy so far", "95 % interval"):
+    for name in ("stage", "newly fooled", "robust accuracy", "95 % interval"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     table.add_row("clean", "", *_cells(audit.clean))
     for stage in audit.stages:
@@ -101,7 +101,7 @@ def show_plan(found: "StudyPlan") -> None:
     """What a study still needs, by method, and how long that takes, on stdout."""
     if (expected := found.expected) is not None:
         table = Table()
-        for column in ("", "now", "after a choice", "ms a step", "time"):
+        for column in ("", "now", "after selection", "ms per step", "time"):
             table.add_column(column, justify="right" if column else "left")
         for row in expected.rows:
             step = "?" if row.step is None else f"{1000 * row.step:.1f}"
@@ -127,14 +127,12 @@ def show_training(trained: "training.TrainingResult") -> None:
     kept = next(line for line in record["history"] if line["epoch"] == record["epoch_kept"])
     lines = [
         f"{record['loss']['name']}, {record['model']['name']}: {train['images']:,} images of "
-        f"{record['data']['name']}, {noise['flipped']:,} labels wrong ({noise['realised']:.2%})",
+        f"{record['data']['name']}, {noise['flipped']:,} wrong labels ({noise['realised']:.2%})",
         f"epoch {kept['epoch']}: {epoch_text(kept)}",
     ]
     if sent := record.get("communication"):
-        share = f"{sent['ratio']:.2%} of plain"
-        lines.append(f"{sent['scheme']}: {sent['bytes_per_step']:,} bytes a step, {share}")
-    if record["gradients"] != "one pass":
-        lines.append(f"gradients in {record['gradients']}")
+        share = f"{sent['ratio']:.2%} of uncompressed"
+        lines.append(f"{sent['scheme']}: {sent['bytes_per_step']:,} bytes per step, {share}")
     lines += [f"snapshot: {path}" for path in trained.snapshots]
     for line in [*lines, f"checkpoint: {trained.path}"]:
         say(line)

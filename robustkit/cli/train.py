@@ -26,52 +26,58 @@ def train(
     model: Annotated[
         str,
         typer.Option(
-            help="Architecture: see `robustkit list models`, or FILE.py:FUNCTION.",
+            help="Architecture: a name (`robustkit list models`) or FILE.py:FUNCTION.",
             autocompletion=completion.models,
         ),
     ],
     data: Annotated[
         str,
         typer.Option(
-            help="A name (`robustkit list data`) or a path.", autocompletion=completion.data
+            help="Data set: a name (`robustkit list data`) or a path.",
+            autocompletion=completion.data,
         ),
     ],
     loss: Annotated[
         str,
         typer.Option(
-            help="See `robustkit list losses`, or FILE.py:FUNCTION.",
+            help="Loss: a name (`robustkit list losses`) or FILE.py:FUNCTION.",
             autocompletion=completion.losses,
         ),
     ] = "cross-entropy",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change the loss: gamma=10; repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a setting of the loss: gamma=10; repeatable."
+        ),
     ] = None,
     data_root: DataRoot = None,
     split: Split = "train",
     label_noise: Annotated[
-        str | None, typer.Option(metavar="RATE", help="Fraction of labels to flip: 0.4, 40%.")
+        str | None, typer.Option(metavar="RATE", help="Fraction of wrong labels: 0.4, 40%.")
     ] = None,
     noise_kind: Annotated[
         str,
         typer.Option(
             metavar="KIND",
-            help="symmetric, symmetric-any, pair, instance, matrix:FILE or file:FILE#COLUMN.",
+            help="Noise: symmetric, symmetric-any, pair, instance, matrix:FILE, file:FILE#COLUMN.",
         ),
     ] = "symmetric",
     noise_stratified: Annotated[
-        bool, typer.Option("--noise-stratified", help="Apply the rate in every class.")
+        bool, typer.Option("--noise-stratified", help="Apply the noise rate in every class.")
     ] = False,
     data_fraction: Annotated[
-        str, typer.Option(metavar="SHARE", help="Fraction of the images not held out: 0.05, 5%.")
+        str,
+        typer.Option(
+            metavar="SHARE", help="Fraction of the images that are not held out: 0.05, 5%."
+        ),
     ] = "1",
     hold_out: Annotated[
         str | None,
-        typer.Option(metavar="N|SHARE", help="Held-out images, to monitor training: 5000, 10%."),
+        typer.Option(metavar="N|SHARE", help="Images to hold out for selection: 5000, 10%."),
     ] = None,
     keep: Annotated[
         Literal["last", "best"],
-        typer.Option(help="Weights of the last epoch, or of the best one by held-out accuracy."),
+        typer.Option(help="Keep the last epoch, or the best one by held-out accuracy."),
     ] = "last",
     snapshots: Annotated[
         str | None,
@@ -84,7 +90,9 @@ def train(
         bool, typer.Option("--clean-selection", help="Keep held-out labels clean.")
     ] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates in total, instead of epochs.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Updates in total, instead of --epochs.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per update.")] = None,
     optimizer: Annotated[
         Literal["sgd", "rmsprop", "adam", "adamw"] | None, typer.Option(help="Optimiser.")
@@ -99,12 +107,14 @@ def train(
     clip: Annotated[float | None, typer.Option(help="Clip the gradient to this norm.")] = None,
     augment: Annotated[
         list[str] | None,
-        typer.Option(metavar="flip|crop|none", help="Random mirroring, shifting."),
+        typer.Option(
+            metavar="flip|crop|none", help="Augmentation: random mirroring, random shifts."
+        ),
     ] = None,
     recipe: Annotated[
         Literal["default", "paper"],
         typer.Option(
-            help="What is not given above: our defaults, or the settings of the loss's paper."
+            help="Settings that are not given: robustkit's defaults, or those of the loss's paper."
         ),
     ] = "default",
     recipe_set: Annotated[
@@ -130,17 +140,17 @@ def train(
     precision: Annotated[
         Literal["auto", "float32", "tf32", "bf16", "fp16"],
         typer.Option(
-            help="Of the network's multiplications; weights and loss are float32. auto: tf32 on a "
-            "GPU, float32 on a CPU, where bf16 halves the time of most networks."
+            help="Precision of the network's products; weights and loss stay in float32. auto: "
+            "tf32 on a GPU, float32 on a CPU, where bf16 halves the time of most networks."
         ),
     ] = "auto",
     deterministic: Annotated[
         bool,
         typer.Option(
             "--deterministic",
-            help="Same bytes on a GPU too: torch and cuDNN use deterministic algorithms alone, "
-            "cuBLAS a fixed workspace (CUBLAS_WORKSPACE_CONFIG). Mostly slower; an operation that "
-            "has no such algorithm is refused.",
+            help="Reproduce every byte on a GPU too, by deterministic algorithms only and a fixed "
+            "cuBLAS workspace (CUBLAS_WORKSPACE_CONFIG). Usually slower; an operation without such "
+            "an algorithm is refused.",
         ),
     ] = False,
     resize: Resize = None,
@@ -148,16 +158,17 @@ def train(
     crop: Crop = None,
     channels: Channels = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.safetensors", help="Output checkpoint.")
+        Path | None, typer.Option(metavar="FILE.safetensors", help="Checkpoint to write.")
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start over, even if there is a result.")
+        bool, typer.Option("--fresh", help="Train again, even if there is a result.")
     ] = False,
     track: Track = None,
 ) -> int:
-    """Train a network and write a self-describing checkpoint; interrupted, it goes on later.
+    """Train a network, for example under label noise.
 
-    Exit status: 0 done, 2 bad input, 3 the training failed, 130 and 143 interrupted.
+    The checkpoint records how it was made, so that evaluating it needs no options. A repeated
+    command continues an interrupted training.
     """
     from robustkit.calls.train import train as trained
     from robustkit.cli.terminal import show_training

@@ -20,12 +20,13 @@ def verify(
         ),
     ],
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="List the files that are sound, too.")
+        bool, typer.Option("--verbose", help="Also list the files that are intact.")
     ] = False,
 ) -> int:
-    """Check that records, audits, studies, checkpoints and reports are as they were written.
+    """Check that files are as they were written.
 
-    Exit status 2 where a file is not, or where there is none.
+    Records, audits, studies, checkpoints and reports. Exit status 2 where a file is not, or where
+    there is none.
     """
     from robustkit.integrity import check_files
 

@@ -37,7 +37,7 @@ class StudyPlan(Shown):
 
 
 def plan_text(run: Run, plan: Plan, expected: Forecast | None, workers: int | None) -> str:
-    """'9 cells known, 9 to work on, 45 after a choice, 63 evaluations; about 8 min …'.
+    """'9 cells known, 9 to run, 45 after selection, 63 evaluations; about 8 min …'.
 
     Args:
         run: the study.
@@ -46,15 +46,17 @@ def plan_text(run: Run, plan: Plan, expected: Forecast | None, workers: int | No
         workers: cells at a time; None: as many as a cluster has room for.
     """
     later = sum(plan.later.values())
-    text = f"{len(plan.cells)} cells known, {len(run.missing(plan))} to work on"
-    text += f", {later} after a choice" if later else ""
+    text = f"{len(plan.cells)} cells known, {len(run.missing(plan))} to run"
+    text += f", {later} after selection" if later else ""
     if expected is None:
-        return f"{text}; how long that takes cannot be told" if run.missing(plan) else text
+        return f"{text}; the time cannot be estimated" if run.missing(plan) else text
     text += f", {expected.evaluations + expected.pending} evaluations; about "
     text += span(expected.seconds(workers or 1))
-    text += " for one worker like this machine" if workers is None else f" with {workers} at a time"
+    text += (
+        " with one worker like this machine" if workers is None else f" with {workers} in parallel"
+    )
     untimed = [row.method for row in expected.rows if row.seconds is None]
-    return text + (f", without {', '.join(untimed)}: cannot be timed" if untimed else "")
+    return text + (f", not counting {', '.join(untimed)}, which cannot be timed" if untimed else "")
 
 
 class StudyTable:
@@ -115,7 +117,7 @@ class StudyTable:
     def _drawn(self) -> RenderableType:
         """By method what is done, and what is at work now: as much as there is room for."""
         if (state := self.state) is None:
-            return styled(f"{self.name}: begins")
+            return styled(f"{self.name}: starting")
         table = Table()
         for column in ("method", "done", "running", "failed", "left"):
             table.add_column(column, justify="left" if column == "method" else "right")
@@ -123,7 +125,7 @@ class StudyTable:
             table.add_row(styled(method), *map(str, counts))
         room, now = max(1, self.console.height - len(state.counts) - 7), time.monotonic()
         running = state.running[:room]
-        lines = [f"at work for {span(now - one.since)}: {one.cell}" for one in running]
+        lines = [f"running for {span(now - one.since)}: {one.cell}" for one in running]
         if more := len(state.running) - len(running):
             lines.append(f"and {more} more")
         text = [Text(shown(line), no_wrap=True, overflow="ellipsis") for line in lines]
