@@ -13,7 +13,7 @@ RobustkitError            exit status 2
 ├── EvaluationFailed      exit status 3: the evaluation itself broke (NaN logits, a full disk)
 │   ├── NetworkFailed     the network raised something, told in its own words
 │   └── ProofContradicted an image was fooled where it is proved to withstand
-└── TrainingFailed        exit status 3: the training broke (the loss is no longer a number)
+└── TrainingFailed        exit status 3: the training broke (the loss became NaN or infinite)
 """
 
 import re
@@ -157,7 +157,7 @@ class ProofContradicted(EvaluationFailed):
 
 
 class TrainingFailed(RobustkitError):
-    """The training broke: its loss is no longer a number. The last good state is kept."""
+    """The training broke: its loss became NaN or infinite. The last good state is kept."""
 
     exit_status = 3
 

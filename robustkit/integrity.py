@@ -25,7 +25,7 @@ from robustkit.record.examples import examples_state
 from robustkit.record.file import UNREADABLE
 from robustkit.seals import SealState, read_sealed, unsealed_bytes
 
-State = Literal["sound", "no digest", "unsound", "left over"]
+State = Literal["intact", "no digest", "damaged", "left over"]
 SEALED_FOLDERS = ("cells", "tests", "costs")
 """of a study, with sealed JSON files"""
 AGAIN = "restore it, or remove it, and it is made anew"
@@ -78,9 +78,9 @@ def _checked(path: Path, kind: str, check: Callable[[Path], State]) -> CheckedFi
     try:
         return CheckedFile(path, kind, check(path))
     except RobustkitError as error:
-        return CheckedFile(path, kind, "unsound", str(error))
+        return CheckedFile(path, kind, "damaged", str(error))
     except UNREADABLE as error:
-        return CheckedFile(path, kind, "unsound", f"{path}: damaged ({first_line(error)})")
+        return CheckedFile(path, kind, "damaged", f"{path}: damaged ({first_line(error)})")
 
 
 def _kind(path: Path) -> tuple[str, Callable[[Path], State]] | None:
@@ -139,13 +139,13 @@ def _kind_of_parquet(path: Path) -> tuple[str, Callable[[Path], State]] | None:
 
 def _record(path: Path) -> State:
     found = read(path)
-    return "sound" if record_header(path).sealed and "rows_digest" in found.run else "no digest"
+    return "intact" if record_header(path).sealed and "rows_digest" in found.run else "no digest"
 
 
 def _block(path: Path) -> State:
     if _blocks(path).find(_number(path)) is None:
         raise RecordError(f"{path}: not as it was written; the evaluation will attack it again")
-    return "sound"
+    return "intact"
 
 
 def _images(path: Path) -> State:
@@ -154,7 +154,7 @@ def _images(path: Path) -> State:
         return "left over"  # images come before their rows
     if blocks.images(_number(path)) is None:
         raise RecordError(f"{path}: not as it was written; the evaluation will attack it again")
-    return "sound"
+    return "intact"
 
 
 def _blocks(path: Path) -> Blocks:
@@ -168,7 +168,7 @@ def _number(path: Path) -> int:
 def _plan(path: Path) -> State:
     if _blocks(path).kept_plan() is None:
         raise RecordError(f"{path}: not as it was written; it is made anew")
-    return "sound"
+    return "intact"
 
 
 def _examples(path: Path) -> State:
@@ -179,12 +179,12 @@ def _examples(path: Path) -> State:
 
 def _certification(path: Path) -> State:
     read_certification(path)
-    return "sound"
+    return "intact"
 
 
 def _marker(path: Path) -> State:
     check_folder(path.parent)
-    return "sound"
+    return "intact"
 
 
 def _audit(path: Path) -> State:
@@ -214,13 +214,13 @@ def _result(path: Path) -> State:
 
 
 def _told(state: SealState) -> State:
-    return "no digest" if state == "no digest" else "sound"
+    return "no digest" if state == "no digest" else "intact"
 
 
 def _state(path: Path) -> State:
     content = path.read_bytes()
     try:
-        return "no digest" if unsealed_bytes(content) == content else "sound"
+        return "no digest" if unsealed_bytes(content) == content else "intact"
     except ValueError as error:
         raise RecordError(f"{path}: {error}; remove it, and the training starts anew") from error
 
@@ -238,7 +238,7 @@ def _checkpoint(path: Path) -> State:
 
 def _evidence(path: Path) -> State:
     evidence.read_evidence(path)
-    return "sound"
+    return "intact"
 
 
 def _manifest(path: Path) -> State:
@@ -252,4 +252,4 @@ def _manifest(path: Path) -> State:
             raise RecordError(f"{file}: is gone; build the report again")
         if file_digest(file) != digest:
             raise RecordError(f"{file}: changed since it was written; build the report again")
-    return "sound"
+    return "intact"

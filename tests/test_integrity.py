@@ -97,7 +97,7 @@ FILES = [
 
 
 def test_every_file_of_a_folder_is_looked_at_and_sound(whole):
-    assert kinds(whole) == {(name, "sound") for name in FILES}
+    assert kinds(whole) == {(name, "intact") for name in FILES}
 
 
 def run(monkeypatch, *arguments):
@@ -109,9 +109,9 @@ def run(monkeypatch, *arguments):
 
 def test_the_command_says_what_is_sound_and_ends_with_0(whole, monkeypatch, capsys):
     assert run(monkeypatch, whole) == 0
-    assert f"{whole}: {len(FILES)} sound" in capsys.readouterr().out
+    assert f"{whole}: {len(FILES)} intact" in capsys.readouterr().out
     assert run(monkeypatch, "--verbose", whole) == 0
-    assert sum(line.startswith("sound: ") for line in capsys.readouterr().out.splitlines()) == len(
+    assert sum(line.startswith("intact: ") for line in capsys.readouterr().out.splitlines()) == len(
         FILES
     )
 
@@ -119,7 +119,7 @@ def test_the_command_says_what_is_sound_and_ends_with_0(whole, monkeypatch, caps
 @pytest.mark.parametrize("name", FILES)
 def test_one_file_may_be_named(whole, tmp_path, monkeypatch, capsys, name):
     assert run(monkeypatch, whole / name) == 0
-    assert f"{whole / name}: 1 sound" in capsys.readouterr().out
+    assert f"{whole / name}: 1 intact" in capsys.readouterr().out
 
 
 def test_what_is_no_file_of_ours_is_one_line(tmp_path, monkeypatch, capsys):
@@ -134,7 +134,7 @@ def test_a_certification_under_another_name_is_told(whole, tmp_path):
     path = tmp_path / f"certification-{'c' * 32}.npz"
     path.write_bytes(content)
     (found,) = check_files(path)
-    assert found.state == "unsound"
+    assert found.state == "damaged"
     assert "is of another certification than its name says" in found.reason
 
 
@@ -156,7 +156,7 @@ def test_a_changed_file_is_named_in_one_line_and_ends_with_2(
     content = path.read_bytes()
     path.write_bytes(flipped(content) if change == "flipped" else content[: len(content) // 2])
     assert run(monkeypatch, folder) == 2
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unsound: ")]
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("damaged: ")]
     # a report names its own files, too
     where = (str(path), str(path.parent))
     assert told
@@ -168,7 +168,7 @@ def test_a_file_of_a_report_or_a_record_that_is_gone_is_named(whole, tmp_path):
     shutil.copytree(whole, folder)
     (folder / "report" / "numbers.csv").unlink()
     (folder / "study" / "runs" / f"{'a' * 32}.parquet").unlink()
-    reasons = {f.path.name: f.reason for f in check_files(folder) if f.state == "unsound"}
+    reasons = {f.path.name: f.reason for f in check_files(folder) if f.state == "damaged"}
     assert set(reasons) == {"manifest.json", "k.json"}
     assert "numbers.csv: is gone" in reasons["manifest.json"]
     assert f"its record {folder}" in reasons["k.json"]

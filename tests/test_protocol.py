@@ -305,7 +305,7 @@ def test_iterations_that_cannot_cross_the_ball_are_called_weak(attack, weak):
             {"attack": [PGD], "norm": "linf", "epsilons": ["1"]},
             "unknown key 'epsilons'; did you mean 'epsilon'",
         ),
-        ({"attack": [], "norm": "linf", "epsilon": ["0.1"]}, "attacks nothing"),
+        ({"attack": [], "norm": "linf", "epsilon": ["0.1"]}, "has no attack"),
         ({"attack": [{"steps": 3}], "norm": "linf"}, "'kind' is missing"),
         ({"attack": [{"kind": "pgdd"}], "norm": "linf"}, "did you mean 'pgd'"),
         ({"attack": [PGD | {"stesp": 3}], "norm": "linf"}, "did you mean 'steps'"),

@@ -344,14 +344,14 @@ def test_a_failed_cell_is_shown_with_its_reason_and_never_as_a_number(html):
     )[0]
     found = re.findall(r"<tr>(?:(?!</tr>).)*failed.*?</tr>", table, re.S)
     (row,) = found
-    assert "the loss is no longer a number at step 1,312" in row
+    assert "the loss became NaN or infinite at step 1,312" in row
     assert "12.3" not in row
     assert "61.2" not in row
     assert re.findall(r'<td data-value="([^"]*)">', row) == ["", "", ""]
     assert rows(outcome(2))[-1]["status"] == "missing"
     (failed,) = [r for r in rows(outcome(2)) if r["status"] == "failed"]
     assert failed["value"] == ""
-    assert failed["note"] == "the loss is no longer a number at step 1,312"
+    assert failed["note"] == "the loss became NaN or infinite at step 1,312"
 
 
 def test_only_the_pages_own_script_may_run(html):

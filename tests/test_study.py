@@ -340,7 +340,7 @@ def test_a_failed_cell_is_no_number(tiny, tmp_path):
 
     def breaks(cell, store, means):
         if cell.method == "wide hinge" and cell.seed == 1:
-            raise ValueError("the loss is no longer a number")
+            raise ValueError("the loss became NaN or infinite")
         return original(cell, store, means)
 
     work._train = breaks
@@ -351,7 +351,7 @@ def test_a_failed_cell_is_no_number(tiny, tmp_path):
     result = found(path, tmp_path / "out")
     failed = [cell for cell in result.cells if cell.status == "failed"]
     assert {(c.method, c.seed) for c in failed} == {("wide hinge", 1)}
-    assert all("no longer a number" in c.reason and c.clean is None for c in failed)
+    assert all("became NaN or infinite" in c.reason and c.clean is None for c in failed)
     line = next(line for line in result.panels[0].lines if line.method == "wide hinge")
     assert all(value.seeds == (0,) for value in line.values)
     assert any("2 trainings failed" in note for note in result.notes)
@@ -367,7 +367,7 @@ def test_whoever_watches_a_study_is_told_of_each_cell_once(tiny, tmp_path, monke
 
     def breaks(cell, store, means):
         if cell.method == "wide hinge" and cell.seed == 1:
-            raise ValueError("the loss is no longer a number")
+            raise ValueError("the loss became NaN or infinite")
         return train(cell, store, means)
 
     def refuses(test, cell, store, config):
@@ -393,7 +393,7 @@ def test_whoever_watches_a_study_is_told_of_each_cell_once(tiny, tmp_path, monke
         assert one.cell in line
         broken = (job.cell.method, job.cell.seed) == ("wide hinge", 1)
         refused = job.cell.context.label_noise == "0.4" and job.cell.seed != 7 and not broken
-        assert ("no longer a number" in one.reason) == broken
+        assert ("became NaN or infinite" in one.reason) == broken
         assert ("evaluation by clean: no such image" in one.reason) == refused
         assert bool(one.reason) == (broken or refused)
         assert one.reason in line

@@ -120,7 +120,7 @@ def test_a_study_shows_where_each_method_stands_and_names_what_failed(terminal, 
     assert re.search(r"broken +│ +0 │ +0 │ +1 │ +0 │", shown)
     assert re.search(r"running for \d+ s: cross-entropy, 40% label noise", shown)
     (line,) = [line for line in shown.splitlines() if "failed: " in line]
-    assert re.search("broken, 40% label noise, .*, failed: .* no longer a number", line)
+    assert re.search("broken, 40% label noise, .*, failed: .* became NaN or infinite", line)
     assert (tmp_path / "tiny" / "report.html").is_file()
 
 

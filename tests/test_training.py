@@ -847,7 +847,7 @@ def test_divergence_stops_with_the_epoch_and_keeps_the_last_good_state(digits, t
     )
     asked = TrainingConfig(model="lenet5", data=digits, recipe=recipe)
     with pytest.raises(
-        TrainingFailed, match=r"no longer a number in epoch \d, by batch \d"
+        TrainingFailed, match=r"became NaN or infinite in epoch \d, by batch \d"
     ) as told:
         train(asked, tmp_path / "a.safetensors", TrainingOptions(seconds=0))
     assert "--learning-rate" in str(told.value)

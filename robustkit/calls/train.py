@@ -119,7 +119,7 @@ def train(
 
     Raises:
         InputError: something given makes no sense, or `out` holds another training.
-        TrainingFailed: the loss or a weight is no longer a number; the last good state is kept.
+        TrainingFailed: the loss or a weight became NaN or infinite; the last good state is kept.
     """
     command = command or spoken("train", train, locals())
     noise = _noise(noise_kind, label_noise, noise_stratified)

@@ -9,7 +9,7 @@ import typer
 from robustkit.cli.output import say
 from robustkit.errors import RecordError
 
-FIRST = ("sound", "no digest", "left over", "unsound")
+FIRST = ("intact", "no digest", "left over", "damaged")
 
 
 def verify(
@@ -30,13 +30,13 @@ def verify(
     """
     from robustkit.integrity import check_files
 
-    unsound = 0
+    damaged = 0
     for place in places:
         counts: Counter[tuple[str, str]] = Counter()
         for found in check_files(place):
             counts[found.state, found.kind] += 1
-            if found.state == "unsound":
-                say(f"unsound: {found.kind}: {found.reason}")
+            if found.state == "damaged":
+                say(f"damaged: {found.kind}: {found.reason}")
             elif verbose or found.state == "left over":
                 say(f"{found.state}: {found.kind}: {found.path}")
         if not counts:
@@ -46,5 +46,5 @@ def verify(
             if kinds:
                 listed = ", ".join(f"{kind} {n}" for kind, n in kinds.items())
                 say(f"{place}: {sum(kinds.values())} {state} ({listed})")
-        unsound += sum(n for (state, _), n in counts.items() if state == "unsound")
-    return RecordError.exit_status if unsound else 0
+        damaged += sum(n for (state, _), n in counts.items() if state == "damaged")
+    return RecordError.exit_status if damaged else 0

@@ -136,7 +136,7 @@ def resolve_protocol(
     found = protocols.protocol_of(attack, settings, norm)
     found = protocols.resolve_budgets(found, epsilons, data.budgets)
     if found.epsilons and not found.attacks:
-        raise ProtocolError(f"{found.name}: attacks nothing, so --epsilon means nothing")
+        raise ProtocolError(f"{found.name}: has no attack, so --epsilon does not apply")
     if found.attacks and not found.epsilons:
         raise ProtocolError(
             f"no usual {found.norm} budgets are known for {data.name}; give --epsilon, "

@@ -272,12 +272,12 @@ class _Reader:
         kind = type(value)
         own = [getattr(kind, name) is getattr(object, name) for name in STATE]
         if not all(own):
-            raise Unreadable(f"{kind.__qualname__}, which keeps its state to itself")
+            raise Unreadable(f"{kind.__qualname__}, whose state cannot be read")
         try:
             # refuses a compiled class, whose state is more than attributes
             _, (_, *content), state, *_ = value.__reduce_ex__(2)
         except (TypeError, AttributeError) as error:
-            raise Unreadable(f"{kind.__qualname__}, which keeps its state to itself") from error
+            raise Unreadable(f"{kind.__qualname__}, whose state cannot be read") from error
         return ["object", self.value(kind), self.value(content), self.value(state)]
 
 
@@ -295,7 +295,7 @@ def _source(function: FunctionType) -> str:
     try:
         source = inspect.getsource(function.__code__)  # of the function, not of what it wraps
     except (OSError, TypeError, SyntaxError) as error:
-        raise Unreadable(f"{function.__qualname__}, whose source is not to be had") from error
+        raise Unreadable(f"{function.__qualname__}, whose source is not available") from error
     if function.__name__ == "<lambda>" and source.count("lambda") > 1:
         raise Unreadable("one of several lambdas on one line")
     return source

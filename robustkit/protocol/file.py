@@ -227,7 +227,7 @@ def _in_norm(
     attacks = tuple(_attack(e, f"{where}: [[{key}]] {i}") for i, e in enumerate(entries, 1))
     texts = file.epsilon if own.epsilon is None else own.epsilon
     if texts and not attacks:
-        raise ProtocolError(f"{inside}: attacks nothing, so it cannot have budgets")
+        raise ProtocolError(f"{inside}: has no attack, so it cannot have budgets")
     title, target, search = (
         getattr(own, key) or getattr(file, key) for key in ("title", "target", "search")
     )

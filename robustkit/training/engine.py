@@ -126,7 +126,7 @@ class Engine:
         history stand within long epochs, too.
 
         Raises:
-            TrainingFailed: the loss or a weight is no longer a number; that is never saved.
+            TrainingFailed: the loss or a weight became NaN or infinite; that is never saved.
         """
         due = time.monotonic() + seconds
         while self.step < self.steps:
@@ -234,15 +234,15 @@ class Engine:
         self._sums[5] += n
 
     def _check(self, step: int) -> None:
-        """Raise if the loss is no longer a number: nothing after that may be saved."""
+        """Raise if the loss became NaN or infinite: nothing after that may be saved."""
         if not self.processes.agree(torch.isfinite(self._sums[0])):
-            raise TrainingFailed(f"the loss is no longer a number {self._place(step)}; {ADVICE}")
+            raise TrainingFailed(f"the loss became NaN or infinite {self._place(step)}; {ADVICE}")
 
     def standing(self) -> dict[str, float]:
         """Accuracy on the held-out images by the weights as they are; empty if there are none.
 
         Raises:
-            TrainingFailed: a weight is no longer a number.
+            TrainingFailed: a weight became NaN or infinite.
         """
         self._check_weights()
         if self.held_out is None:
@@ -257,7 +257,7 @@ class Engine:
         finite = torch.stack([torch.isfinite(t).all().to(self.device) for t in tensors]).all()
         if not self.processes.agree(finite):
             place = self._place(self.step - 1)
-            raise TrainingFailed(f"the weights are no longer numbers {place}; {ADVICE}")
+            raise TrainingFailed(f"the weights became NaN or infinite {place}; {ADVICE}")
 
     def _check_start(self) -> None:
         """Raise if there was never a number: no smaller step would help.
@@ -308,7 +308,7 @@ class Engine:
         self._sums.zero_()
         if not torch.isfinite(sums[0]):
             epoch = (self.step - 1) // self.steps_per_epoch + 1
-            raise TrainingFailed(f"the loss is no longer a number in epoch {epoch}; {ADVICE}")
+            raise TrainingFailed(f"the loss became NaN or infinite in epoch {epoch}; {ADVICE}")
         return summarised(sums.tolist())
 
     def _keep(self, line: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ def train(
 
     Raises:
         InputError: the configuration makes no sense, or `out` holds another training.
-        TrainingFailed: the loss or a weight is no longer a number, or another process has ended;
+        TrainingFailed: the loss or a weight became NaN or infinite, or another process has ended;
             the last good state is kept.
         EvaluationFailed: the disk is full or cannot be written.
     """

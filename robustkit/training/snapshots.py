@@ -27,7 +27,7 @@ def recorded(path: Path, digest: str, number: int | None) -> dict[str, Any]:
     try:
         found = read_checkpoint(path).extra.get("training")
     except RobustkitError as error:
-        raise InputError(f"{path}: exists and is no checkpoint of ours; {advice}") from error
+        raise InputError(f"{path}: exists and is not a robustkit checkpoint; {advice}") from error
     record = found if isinstance(found, dict) else {}
     snapshot = record.get("snapshot", {"pass": None})
     if record.get("digest") != digest or snapshot["pass"] != number:

@@ -247,7 +247,10 @@ def cells(count: int = 3) -> tuple[CellRow, ...]:
         for s in range(3)
     ]
     failed = replace(
-        rows[4], status="failed", reason="the loss is no longer a number at step 1,312", clean=0.123
+        rows[4],
+        status="failed",
+        reason="the loss became NaN or infinite at step 1,312",
+        clean=0.123,
     )
     return (*rows[:4], failed, *rows[5:-1], replace(rows[-1], status="missing", clean=None))
 
