@@ -113,11 +113,7 @@ def evaluate(
     ] = "none",
     set_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a setting of the protocol: steps=100; repeatable.",
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Protocol setting: steps=100; repeatable."),
     ] = None,
     seed: Seed = 0,
     batch_size: BatchSize = "auto",
@@ -140,9 +136,7 @@ def evaluate(
     ] = None,
     surrogate: Annotated[
         str | None,
-        typer.Option(
-            metavar="CKPT", help="Transfer attack: craft on this network, evaluate on CKPT."
-        ),
+        typer.Option(metavar="CKPT", help="Transfer attack, crafted on this network."),
     ] = None,
     prove: Annotated[
         Literal["auto", "off"],
