@@ -84,7 +84,7 @@ def test_an_evaluations_paragraph_has_every_number_of_the_record():
         "random seed 0",
         "FGSM (Goodfellow et al., 2015; loss cross-entropy)",
         "PGD (Madry et al., 2018; steps 40, relative step 1/16, restarts 5, loss cross-entropy)",
-        "95\u00a0% intervals (Wilson; Wilson, 1927)",
+        "95\u00a0% intervals (Wilson, 1927)",
         "robustkit 0.1.0, PyTorch 2.11.0 and foolbox 3.3.4 on cpu",
     ):
         assert part in text

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from helpers.audits import HOSTILE, audited, broken, full, hostile, minimal
+from helpers.evaluations import evaluation
+from helpers.outcomes import outcome
 
 from robustkit.auditing.sarif import sarif
 from robustkit.cli import stepsummary
@@ -186,6 +188,14 @@ def test_an_evaluation_is_appended_with_its_table(robustkit, page):
     assert robustkit(*command)[0] == 0
     assert page.read_text().startswith("### Evaluation of lenet5-mnist5k")
     assert "| clean | 95.0\u00a0% | 76.4 to 99.1 |" in page.read_text()
+
+
+def test_every_kind_of_result_has_its_part_of_a_summary(page):
+    found = outcome()
+    stepsummary.summarise([found, evaluation(), full()])
+    text = page.read_text()
+    assert re.findall(r"^### (\w+)", text, re.M) == ["Study", "Evaluation", "Audit"]
+    assert all(judgement.verdict in text for judgement in found.judgements)
 
 
 def test_a_summary_that_has_no_room_is_cut_between_rows_and_told(page, capsys):

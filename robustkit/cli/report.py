@@ -8,6 +8,7 @@ import typer
 from robustkit.cli import completion
 from robustkit.cli.options import DataRoot, Device
 from robustkit.cli.output import check_folder, say
+from robustkit.cli.stepsummary import summarise
 
 if TYPE_CHECKING:
     from robustkit.analysis.outcome import Outcome
@@ -118,4 +119,5 @@ def _show(found: "Outcome | StudyPlan", folder: Path) -> int:
         show_plan(found)
         return 0
     say(f"report: {folder / 'report.html'}")
+    summarise([found])
     return 3 if any(cell.status == "failed" for cell in found.cells) else 0

@@ -208,8 +208,7 @@ def _tests(outcome: Outcome) -> Iterator[str]:
 def _intervals(method: str) -> str:
     """`method` is an estimate's: "Wilson, 95 %"."""
     name, keys = method.partition(",")[0], _interval_keys(method)
-    where = f"; {cited(keys)}" if keys else ""
-    return f"Accuracies are shares of all images, with 95\u00a0% intervals ({name}{where})."
+    return f"Accuracies are shares of all images, with 95\u00a0% intervals ({cited(keys) or name})."
 
 
 def _versions(engine: Mapping[str, Any], precision: str) -> str:
