@@ -58,9 +58,9 @@ WORK = {
     "certify": "robustkit.calls.certify.certify_images",
     "train": "robustkit.training.train",
     "report": "robustkit.analysis.judge.judge_study",
-    "compare": "robustkit.analysis.compare.compare_sides",
-    "power": "robustkit.statistics.plan",
-    "rank": "robustkit.analysis.rank.rank",
+    "compare": "robustkit.calls.compare.compare_sides",
+    "power": "robustkit.analysis.needs.plan",
+    "rank": "robustkit.calls.compare.ranked",
     "describe": "robustkit.checkpoint.describe",
     "verify": "robustkit.integrity.check_files",
     "list": "robustkit.cli.listing.names",
@@ -148,9 +148,7 @@ def test_a_fault_at_work_is_one_line_and_its_status(command, monkeypatch, name, 
         happens()
 
     table = COMMANDS if name not in ("compare", "rank") else {name: ("a", "b")}
-    if name in ("compare", "rank"):
-        monkeypatch.setattr("robustkit.results.finder.Finder.groups", lambda self, names: [])
-        monkeypatch.setattr("robustkit.results.sides.sides", lambda *rest: ())
+    monkeypatch.setattr("robustkit.calls.compare._sides", lambda *rest: ())
     monkeypatch.setattr(import_module(module), function, broken)
     status, out, err = command(name, table)
     assert arrived
