@@ -1,5 +1,4 @@
 import threading
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -22,8 +21,7 @@ from robustkit.evaluation import (
     resolve_protocol,
     run,
 )
-from robustkit.files import names
-from robustkit.protocol import load_protocol, norms_of
+from robustkit.protocol import load_protocol
 
 PGD = ["steps=6", "relative_step=1/2", "restarts=2"]
 
@@ -374,24 +372,6 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, monkeypatch):
     evaluate(Net(), (images, np.zeros(2000, int)), "fgsm", epsilons=["1/10"])
     assert len(alive) == 8
     assert peak <= 2
-
-
-def test_every_protocol_on_the_shelf_runs_in_each_of_its_norms_on_two_images(tmp_path):
-    digits = load_dataset("mnist5k", limit=2)
-    subject = from_checkpoint(read_checkpoint("lenet5-mnist5k"))
-    for name, norm in [(a, n) for a in names("attacks") for n in norms_of(a)]:
-        # nothing of a protocol but its efforts, so that each runs in a moment
-        attacks = load_protocol(name, norm=norm).attacks
-        small = {"steps": 2, "search_steps": 2, "draws": 2, "queries": 3, "restarts": 1, "eot": 2}
-        small |= {"steps": 10} if any(getattr(a, "larger_first", False) for a in attacks) else {}
-        quick = [f"{k}={v}" for k, v in small.items() if any(hasattr(a, k) for a in attacks)]
-        budgets = digits.budgets[norm][:1] if attacks else ()
-        asked = resolve_protocol(name, digits, settings=quick, norm=norm, epsilons=budgets)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            found = run(subject, digits, asked, tmp_path, RunOptions())
-        assert len(found.rows) == 2, (name, norm)
-        assert found.header["protocol"]["norm"] == norm
 
 
 def test_blocks_are_small_on_a_cpu_and_bounded_on_a_gpu():

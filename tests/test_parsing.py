@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from robustkit.cli.options import images_per_batch, numbers, share
+from robustkit.cli.options import images_per_batch, numbers
 from robustkit.errors import InputError
 from robustkit.files import read_text, read_toml
 from robustkit.parsing import (
@@ -14,6 +14,7 @@ from robustkit.parsing import (
     parse_fraction,
     parse_integer,
     parse_toml,
+    share,
     whole,
 )
 
