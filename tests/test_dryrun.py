@@ -59,6 +59,13 @@ def test_without_an_attack_there_is_one_pass(robustkit):
     assert told["attacks"] == "none, only the images as they are"
     assert told["passes"].startswith("at most 1 forward an image")
     assert re.match(r"about [\d.]+ s in all: a pass forward took", told["time"])
+    # whether it is on file is known only where the answer would be looked for without measuring
+    for more, record in (
+        (("--fresh",), "computed anew, and written to runs"),
+        (("--precision", "bf16"), "found when it runs, else written to runs"),
+    ):
+        told = facts(robustkit(*COMMAND, "--attack", "clean", "--dry-run", *more)[1])
+        assert told["record"] == record
 
 
 def test_what_cannot_be_evaluated_is_told_and_the_others_are_planned(robustkit, tmp_path):

@@ -125,7 +125,7 @@ def test_a_rule_that_fails_fails_the_step_where_it_should_and_errors_always_do(
 
 
 def test_no_input_is_code(action, step, tmp_path):
-    for text in ("$(touch made)", "`touch made`", "; touch made #", "' \" \\", "--help"):
+    for text in ("$(touch made) `touch made`; touch made #", "--help ' \" \\"):
         _, _, asked = step(checkpoint=text, policy=text, arguments=text, out=f"out {text}")
         assert asked[-1] == asked[-3] == text
         assert not (tmp_path / "made").exists()
@@ -212,4 +212,4 @@ def test_the_hook_takes_what_robustkit_writes_and_finds_what_was_changed(robustk
     kept.write_text(text.replace("0.451", "0.951"))
     status, out, _ = robustkit(*entry, kept, evidence)
     assert status == 2
-    assert "unsound: audit" in out
+    assert f"{kept}: changed since it was written" in out

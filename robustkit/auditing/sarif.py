@@ -4,6 +4,7 @@ Standard: OASIS, Static Analysis Results Interchange Format (SARIF) Version 2.1.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -88,11 +89,11 @@ def _result(audit: Audit, rules: Sequence[RuleResult], policy: Path, line: int) 
 
 
 def _uri(policy: Path) -> str:
-    """Relative to the working directory where it lies below, since code hosts know no other."""
+    """Relative to the checkout, else to the working directory: code hosts know files by that."""
     path = policy.resolve()
-    here = Path.cwd()
-    if path.is_relative_to(here):
-        return quote(path.relative_to(here).as_posix().encode("utf-8", "surrogateescape"))
+    for root in (os.environ.get("GITHUB_WORKSPACE"), Path.cwd()):
+        if root and path.is_relative_to(here := Path(root).resolve()):
+            return quote(path.relative_to(here).as_posix().encode("utf-8", "surrogateescape"))
     return "file://" + quote(path.as_posix().encode("utf-8", "surrogateescape"))
 
 

@@ -41,10 +41,17 @@ def _facts(request: "EvaluationRequest", plan: "EvaluationPlan") -> Iterator[tup
     where = f"{plan.device}, {plan.threads} threads" if plan.device == "cpu" else plan.device
     yield "device", f"{where}; searches in {searched}; images per batch: {size}"
     yield from _cost(plan)
+    yield "record", _record(request, plan)
+
+
+def _record(request: "EvaluationRequest", plan: "EvaluationPlan") -> str:
     if plan.record is not None:
-        yield "record", f"{plan.record}, on file: nothing would run"
-    else:
-        yield "record", f"none on file; it would be written to {request.out}"
+        return f"{plan.record}, on file: nothing would run"
+    if request.fresh or request.save_adversarial is not None:
+        return f"computed anew, and written to {request.out}"
+    if request.precision != "float32":
+        return f"found when it runs, else written to {request.out}"
+    return f"none on file; it would be written to {request.out}"
 
 
 def _attacks(plan: "EvaluationPlan") -> Iterator[tuple[str, str]]:

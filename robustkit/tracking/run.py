@@ -1,8 +1,9 @@
 """`--track WHAT[:WHERE]`, and a run of a tracker that cannot stop anything."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import isfinite
@@ -81,7 +82,8 @@ class TrackingRun:
         if self.failed:
             return
         try:
-            with warnings.catch_warnings():
+            # stdout is for what a command prints, which others may read
+            with warnings.catch_warnings(), redirect_stdout(sys.stderr):
                 warnings.simplefilter("ignore")
                 step()
         except (Exception, SystemExit) as error:
