@@ -1,5 +1,6 @@
 """What the site's pages do not hold themselves: the reference, and files of the repository."""
 
+import html
 import inspect
 import re
 from collections.abc import Iterator
@@ -101,8 +102,12 @@ def _commands() -> str:
             text += ["```text", f"robustkit {name} {usage}", "```", ""]
             text += ["| argument or option | |", "| --- | --- |"]
             rows = (p.get_help_record(context) for p in command.get_params(context))
-            text += [f"| `{_cell(row[0])}` | {_cell(row[1])} |" for row in rows if row]
+            text += [f"| {_code(row[0])} | {_cell(row[1])} |" for row in rows if row]
     return "\n".join(text)
+
+
+def _code(text: str) -> str:
+    return f"<code>{html.escape(text).replace('|', '&#124;')}</code>"
 
 
 def _cell(text: str) -> str:

@@ -45,7 +45,7 @@ def main() -> None:
     for name, draw in (("verdict", _verdict), ("equivalence", _equivalence), ("record", _record)):
         figure, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
         draw(ax)
-        figure.savefig(IMAGES / f"{name}.svg", metadata={"Date": None})
+        figure.savefig(IMAGES / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
         plt.close(figure)
     gallery()
 

@@ -79,6 +79,23 @@ def test_a_command_that_there_is_not_is_seen():
         parsed(arguments("robustkit evaluate a.pt --epsilons 1"))
 
 
+def test_every_option_that_is_spoken_of_is_one_that_there_is():
+    known = {
+        option
+        for one in (_commands(), *_commands().commands.values())
+        for parameter in one.params
+        for option in parameter.opts
+    }
+    others = {"--help", "--build-arg", "--inner"}  # the last two of docker and of a benchmark
+    for page, text in TEXTS.items():
+        spoken = {
+            option
+            for code in re.findall(r"`([^`]+)`", BLOCK.sub("", text))
+            for option in re.findall(r"(?:^|\s)(--[a-z][a-z-]+)", code)
+        }
+        assert spoken <= known | others, page
+
+
 def test_the_readme_is_short():
     assert len(TEXTS["README.md"].split()) <= 1200
 

@@ -13,14 +13,15 @@ from helpers.ranked import METHODS, made
 from robustkit.files import shipped
 
 NAMES = """
-import numpy as np
+import torch
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 import matplotlib
 matplotlib.use("Agg")
 model = read_checkpoint("lenet5-mnist5k").load()
 _data = load_dataset("mnist5k", limit=4)
-images, labels = _data.images(0, 4), _data.labels
+images = torch.from_numpy(_data.images(0, 4))
+labels = torch.from_numpy(_data.labels)
 """
 """what code of a page may speak of"""
 
