@@ -1,9 +1,32 @@
 """Robustness numbers that can be believed.
 
-import robustkit
-record = robustkit.evaluate(model, "mnist5k", "pgd", epsilons=["0.1", "0.2", "0.3"])
-record.robust()     # accuracy with its interval at each budget
-record.rows         # one row per image
+    import robustkit
+    from robustkit.attacks import PGD
+
+    found = robustkit.evaluate(model, "mnist5k", PGD(steps=40), epsilons=["0.1", "0.2", "0.3"])
+    found               # a few lines on a prompt; table, curve and sentence in a notebook
+    found.robust()      # accuracy with its interval at each budget
+    found.rows          # one row per image
+
+What the command line can, these can, with the same words:
+
+    evaluate        attack a network: one row per image, accuracy with intervals
+    audit           can this robustness number be believed?
+    certify         each image proved robust, fooled, or open
+    train           from a loss, an architecture and data to a checkpoint
+    compare         which of several evaluated networks is more accurate, as far as is known
+    power           how many seeds and images that takes
+    rank            several methods over independent data sets
+    report          from a study's file to its report
+    describe        what a checkpoint holds
+
+    attack          an attack for one's own loop: x_adv = attack(x, y)
+    attacks         PGD, APGD, FAB, Square, ... as objects; Protocol composes them
+    read_checkpoint, load_dataset, from_arrays, read_record, frame
+                    what goes in, and what is on file
+
+A model is a torch.nn.Module from images in [0, 1] to logits, a checkpoint, or its path. What is
+given and unusable raises robustkit.errors.InputError, in one line.
 """
 
 from importlib import import_module
@@ -11,6 +34,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustkit import attacks, errors
     from robustkit.calls.attack import attack
     from robustkit.calls.audit import audit
     from robustkit.calls.certify import certify
@@ -32,10 +56,12 @@ __all__ = [
     "Protocol",
     "__version__",
     "attack",
+    "attacks",
     "audit",
     "certify",
     "compare",
     "describe",
+    "errors",
     "evaluate",
     "frame",
     "from_arrays",
@@ -67,12 +93,16 @@ _HOMES = {
     "report": ("calls.report", "report"),
     "train": ("calls.train", "train"),
 }
+_MODULES = ("attacks", "errors")
+"""public themselves"""
 
 
 def __getattr__(name: str) -> Any:
     # late, so that `robustkit --help` and reading records never wait for torch
     if name == "__version__":
         return version("robustkit")
+    if name in _MODULES:
+        return import_module(f"robustkit.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'robustkit' has no attribute {name!r}")
     module, attribute = _HOMES[name]

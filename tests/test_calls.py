@@ -259,7 +259,7 @@ def test_a_function_is_told_how_far_it_is_and_true_and_false_are_obeyed(arrays, 
 
 def test_the_surface_needs_no_torch_before_a_network_does():
     code = (
-        "import json, sys, robustkit; from robustkit.attacks import PGD; import robustkit.attacks;"
+        "import json, sys, robustkit; PGD = robustkit.attacks.PGD; robustkit.errors.InputError;"
         "names = [getattr(robustkit, n) for n in ('Protocol', 'describe', 'evaluate', 'compare')];"
         "robustkit.Protocol([PGD(steps=40)]); repr(robustkit.describe('lenet5-mnist5k'));"
         "slow = ('torch', 'matplotlib', 'seaborn', 'IPython');"

@@ -1,5 +1,6 @@
 """What results show of themselves on a prompt and in a notebook."""
 
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,6 +14,7 @@ from robustkit.analysis.rank import Ranking
 from robustkit.errors import InputError, shown
 from robustkit.record.certification import Certification, CertifiedImage
 from robustkit.statistics import friedman
+from robustkit.training import TrainingResult
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
 
@@ -36,7 +38,31 @@ def ranking():
     )  # fmt: skip
 
 
+def training():
+    lines = [
+        {
+            "epoch": epoch, "step": 10 * epoch, "loss": 1 / epoch, "accuracy_given": 0.7,
+            "accuracy_clean": 0.8, "memorised": None if epoch < 3 else 0.1, "held_out": 0.6,
+            "held_out_clean": 0.7,
+        }
+        for epoch in range(1, 41)
+    ]  # fmt: skip
+    record = {"model": {"name": HOSTILE}, "loss": {"name": "hinge"}, "history": lines}
+    return TrainingResult(Path("net.safetensors"), record | {"epoch_kept": 40})
+
+
+def described():
+    return robustkit.describe("lenet5-mnist5k")
+
+
+def planned():
+    return robustkit.power(delta=1, seed_sd=0.8, discordant=6, images=10_000)
+
+
 RESULTS = {
+    "training": training,
+    "description": described,
+    "power": planned,
     "evaluation": evaluation,
     "attacked by nothing": lambda: evaluation(epsilons=()),
     "evaluation of 40 budgets": lambda: evaluation(epsilons=[f"{i}/255" for i in range(1, 41)]),
@@ -54,7 +80,7 @@ RESULTS = {
     "arrays": lambda: robustkit.from_arrays(np.zeros((3, 1, 4, 4)) + 0.5, [0, 1, 1], name=HOSTILE),
     "checkpoint": lambda: robustkit.read_checkpoint("lenet5-mnist5k"),
 }
-NO_FIGURE = {"attacked by nothing", "certification", "checkpoint"}
+NO_FIGURE = {"attacked by nothing", "certification", "checkpoint", "description", "power"}
 
 
 @pytest.fixture(scope="module", params=RESULTS)
