@@ -100,6 +100,8 @@ def _kind(path: Path) -> tuple[str, Callable[[Path], State]] | None:
         return "marker", _marker
     if name.startswith("passes-") and path.suffix == ".json":
         return "times of passes", _sealed
+    if name.startswith("searches-") and path.suffix == ".json":
+        return "times of searches", _sealed
     if name == "audit.json":
         return "audit", _audit
     if name == "manifest.json":

@@ -162,6 +162,17 @@ class PassTimesKey(Key):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SearchTimesKey(Key):
+    """How long a few images of a search take, `RUNS/searches-DIGEST.json`."""
+
+    passes: Mapping[str, Any]
+    """`PassTimesKey`, plain: network, device and versions"""
+    protocol: Mapping[str, Any]
+    """attacks and budgets: near the boundary a search is in float32. Not the seed: one choice is
+    made for all"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CertificationKey(Key):
     """The record of a certification, `RUNS/certification-DIGEST.npz`.
 

@@ -33,6 +33,7 @@ from robustkit.keys import (
     Key,
     ModuleKey,
     PassTimesKey,
+    SearchTimesKey,
     StepTimesKey,
     TrainingKey,
     short,
@@ -241,6 +242,10 @@ KEYS = [
             "torch": "3",
             "revision": 2,
         },
+    ),
+    (
+        SearchTimesKey(passes={"torch": "2"}, protocol={"norm": "l2"}),
+        {"passes": {"torch": "3"}, "protocol": {"norm": "linf"}},
     ),
 ]
 ENGINES = {

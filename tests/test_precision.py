@@ -2,21 +2,22 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from helpers.attacked import Small, images, make, right
 from torch import Tensor, nn
 
-from robustkit import certify, evaluate, summary
+from robustkit import evaluate, summary
 from robustkit.attacks import SearchNetwork, attack_block, in_budget, search_network
 from robustkit.attacks.precision import LowPrecision
 from robustkit.checkpoint.adapter import wrap
+from robustkit.data import from_arrays
 from robustkit.display.progress import Bar
 from robustkit.errors import InputError
-from robustkit.evaluation import speed
+from robustkit.evaluation import Config, from_module, speed, trial
 from robustkit.integrity import check_files
 from robustkit.network import answer, gradient
+from robustkit.protocol import APGD, Square
 from robustkit.record import read
 from robustkit.reporting import page
 
@@ -147,36 +148,72 @@ def test_precision_and_batch_size_name_the_record_and_stand_in_page_and_json(tmp
 
 
 def test_an_automatic_choice_is_measured_once_kept_and_told(tmp_path, monkeypatch):
-    times = {"float32": 2.0, "bf16": 1.0}
+    passes, whole = {"float32": 2.0, "bf16": 1.0}, {"float32": 6.0, "bf16": 3.0}
     calls = []
 
+    def word_of(network):
+        return "float32" if network.low is None else network.low.name
+
     def seconds(network, batch):
-        word = "float32" if network.low is None else network.low.name
-        calls.append((word, len(batch)))
-        return times[word] * len(batch) ** 0.9
+        calls.append(len(batch))
+        return passes[word_of(network)] * len(batch) ** 0.9
+
+    def timed(model, block, protocol, network):
+        calls.append(protocol.name)
+        return whole[word_of(network)]
 
     monkeypatch.setattr(speed, "_seconds", seconds)
     monkeypatch.setattr(speed, "SLOW", 1e9)
+    monkeypatch.setattr(trial, "timed", timed)
     told, bar = [], Bar("net")
     monkeypatch.setattr(bar.meter, "tell", told.append)
     asked = {"precision": "auto", "progress": bar}
+    assert ask(Small(), tmp_path, **asked).header["precision"] == "float32"
+    assert "bf16 2.0 times as fast; too few of them are planned" in told[-1]
+    monkeypatch.setattr(trial, "WORTH", 0)
     first = ask(Small(), tmp_path, **asked)
     assert (first.header["precision"], first.header["engine"]["batch_size"]) == ("bf16", 256)
-    assert told == ["robustkit: --precision auto: bf16 (bf16 2.0 times as fast)"]
+    assert told[-1] == "robustkit: --precision auto: bf16 (the search in bf16 2.0 times as fast)"
     measured = len(calls)
-    assert {size for _, size in calls} == {64, 128, 256}
-    times["bf16"] = 9.0  # the machine is under another load
+    assert {64, 128, 256, "pgd"} == set(calls)
+    passes["bf16"], whole["bf16"] = 9.0, 9.0  # the machine is under another load
     assert ask(Small(), tmp_path, **asked).digest == first.digest
+    assert ask(Small(), tmp_path, seed=1, **asked).header["precision"] == "bf16"
     assert len(calls) == measured
+    # passes are as fast as they were, and another search is slower
+    assert ask(Small(), tmp_path, attack="fgsm", **asked).header["precision"] == "float32"
+    assert told[-1] == "robustkit: --precision auto: float32 (the search in bf16 0.7 times as fast)"
     states = {file.kind: file.state for file in check_files(tmp_path)}
-    assert states["times of passes"] == "sound"
+    assert states["times of passes"] == states["times of searches"] == "sound"
     (kept,) = tmp_path.glob("passes-*.json")
     kept.write_text(kept.read_text().replace('"bf16"', '"fp16"'))
     with pytest.raises(InputError, match="remove it, and it is measured anew"):
         ask(Small(), tmp_path, **asked)
     kept.unlink()
     assert ask(Small(), tmp_path, **asked).header["precision"] == "float32"
-    assert told[-1] == "robustkit: --precision auto: float32 (bf16 0.2 times as fast)"
+    assert told[-1] == "robustkit: --precision auto: float32 (passes in bf16 0.2 times as fast)"
+
+
+def test_a_trial_counts_every_search_as_often_as_it_is_planned(monkeypatch):
+    asked = []
+
+    def timed(model, block, protocol, network):
+        asked.extend(protocol.attacks)
+        return 1.0
+
+    monkeypatch.setattr(trial, "timed", timed)
+    model, x = Small(), images(9, side=8)
+    data = from_arrays(x.numpy(), right(model, x).labels.numpy(), name="arrays")
+    square = {"kind": "square", "queries": 5000, "restarts": 2}
+    apgd = {"kind": "apgd", "steps": 3, "targets": 2, "loss": "dlr"}
+    fmn = {"kind": "fmn", "steps": 3}  # which takes no steps by a network of another precision
+    protocol = make("linf", apgd, square, fmn, epsilon=["1/50"])
+    config = Config(from_module(model, "net"), data, protocol, x.device)
+    found = trial.trial(config, {"float32": SearchNetwork(model)})
+    assert {(a.targets, a.restarts) for a in asked if isinstance(a, APGD)} == {(1, 1)}
+    assert {(a.queries, a.restarts) for a in asked if isinstance(a, Square)} == {(500, 1)}
+    # two targets; two searches of ten times as many queries
+    assert found == {"float32": 2 + 2 * 10}
 
 
 def test_the_fastest_batch_size_is_taken_where_the_search_is_long_enough(tmp_path, monkeypatch):
@@ -231,9 +268,3 @@ def test_verdicts_are_of_whole_float32_whatever_torch_allows_a_gpu(tmp_path):
     ask(Watching(), tmp_path)
     assert seen[-1] is False
     assert torch.backends.cudnn.allow_tf32 is before
-
-
-def test_a_low_precision_is_refused_where_images_are_certified(tmp_path):
-    x = images(4, side=8)
-    with pytest.raises(InputError, match="attacked in float32"):
-        certify(Small(), (x.numpy(), np.zeros(4, int)), "1/50", precision="bf16")

@@ -82,7 +82,7 @@ def attack_rows(
                 if share < 1:  # a block is done once it is kept
                     report(start + share * (stop - start), len(data))
 
-            block, spent = _block(data, start, stop, config.device), Spent()
+            block, spent = block_of(data, start, stop, config.device), Spent()
             try:
                 outcomes = _attack(
                     networks, block, protocol, proving, spent, plan, blocks, progress, experience
@@ -101,7 +101,8 @@ def attack_rows(
         yield done
 
 
-def _block(data: Dataset, start: int, stop: int, device: torch.device) -> Block:
+def block_of(data: Dataset, start: int, stop: int, device: torch.device) -> Block:
+    """Images from one place to before another, on a device."""
     return Block(
         torch.from_numpy(data.images(start, stop)).to(device),
         torch.from_numpy(data.labels[start:stop]).to(device),

@@ -4,7 +4,7 @@ Kept, so that another load of the machine cannot flip a choice on which rows han
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +20,9 @@ from robustkit.attacks.prepared import logits_and_gradient
 from robustkit.errors import InputError
 from robustkit.evaluation.config import Config, LowSearch
 from robustkit.evaluation.options import RunOptions
+from robustkit.evaluation.trial import trial, worth
 from robustkit.files import canonical, write_atomic
-from robustkit.keys import PassTimesKey
+from robustkit.keys import Key, PassTimesKey, SearchTimesKey
 from robustkit.network import answer
 from robustkit.protocol import Protocol
 from robustkit.record import Blocks
@@ -66,16 +67,27 @@ class PassTimes:
         return fastest["float32"] / fastest[precision]
 
     @property
-    def precision(self) -> str:
-        """The fastest, if it is clearly faster than float32."""
-        best = max(self.seconds, key=self.gain)
-        return best if self.gain(best) >= FASTER else "float32"
+    def faster(self) -> list[str]:
+        """Those whose passes are clearly faster than float32's."""
+        return [word for word in self.seconds if self.gain(word) >= FASTER]
 
     def __str__(self) -> str:
         """What was found, in words."""
         found = [f"{w} {self.gain(w):.1f} times as fast" for w in self.seconds if w != "float32"]
         found += [reason.partition(": ")[2].partition(";")[0] for reason in self.unfit.values()]
-        return f"{self.precision} ({', '.join(found) or 'nothing else is tried here'})"
+        return ", ".join(found) or "nothing else is tried here"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The precision that is taken, and why, in words."""
+
+    precision: Any
+    reason: str
+
+    def __str__(self) -> str:
+        """Both."""
+        return f"{self.precision} ({self.reason})"
 
 
 def searched_by(config: Config, options: RunOptions, out: Path) -> Config:
@@ -93,11 +105,11 @@ def searched_by(config: Config, options: RunOptions, out: Path) -> Config:
     if asked == "auto":
         if reason:
             return config
-        times = pass_times(config, out)
-        options.told(f"--precision auto: {times}")
-        if times.precision == "float32":
+        choice = chosen(config, out)
+        options.told(f"--precision auto: {choice}")
+        if choice.precision == "float32":
             return config
-        return _low(config, times.precision, options, lambda: times)
+        return _low(config, choice.precision, options, lambda: pass_times(config, out))
     if reason:
         raise InputError(f"--precision {asked}: {reason}")
     _search_network(config, asked)  # or say why not, before anything is claimed
@@ -127,25 +139,59 @@ def batch_size(config: Config, options: RunOptions, blocks: Blocks) -> Any:
     return "auto"
 
 
+def chosen(config: Config, folder: Path, *, always: bool = False) -> Choice:
+    """The precision in which the searches themselves are clearly fastest, else float32.
+
+    Passes that are no faster are not tried, nor are searches that cost little themselves, but for
+    `always`. As measured before; else measured now, and kept.
+
+    Raises:
+        RecordError: a file is not as it was written.
+    """
+    times = pass_times(config, folder)
+    told, words = f"passes in {times}" if len(times.seconds) > 1 else str(times), times.faster
+    if not words:
+        return Choice("float32", told)
+    key = SearchTimesKey(passes=_key(config).plain(), protocol=_question(config.protocol))
+    path = folder / f"searches-{key.digest[:32]}.json"
+    if not (path.exists() or always or worth(config, 1 + len(words))):
+        return Choice("float32", f"{told}; too few of them are planned to try the search itself")
+    found = _kept(path, key, lambda: {"seconds": _tried(config, words)})["seconds"]
+    best = min(found, key=found.get)
+    gains = {word: found["float32"] / each for word, each in found.items() if word != "float32"}
+    told = ", ".join(f"the search in {w} {gain:.1f} times as fast" for w, gain in gains.items())
+    return Choice(best if gains.get(best, 0) >= FASTER else "float32", told)
+
+
 def pass_times(config: Config, folder: Path) -> PassTimes:
     """As measured before; else measured now, and kept.
 
     Raises:
         RecordError: the file is not as it was written.
     """
-    path = folder / _file(config)
-    if not path.exists():
+
+    def measure() -> dict[str, Any]:
         times = _measured(config)
         plain = {word: {str(n): s for n, s in each.items()} for word, each in times.seconds.items()}
-        found = {"key": _key(config).plain(), "seconds": plain, "unfit": dict(times.unfit)}
-        if not path.exists():  # another process may have been faster: one choice for all
-            write_atomic(path, canonical(sealed(found)).encode())
-    kept = read_sealed(path, "remove it, and it is measured anew").contents
+        return {"seconds": plain, "unfit": dict(times.unfit)}
+
+    kept = _kept(folder / _file(config), _key(config), measure)
     seconds = {word: {int(n): s for n, s in each.items()} for word, each in kept["seconds"].items()}
     return PassTimes(seconds, kept["unfit"])
 
 
 # --- in parts -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """With one thread: several count as work how they wait for a processor that others hold."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _low(
@@ -154,6 +200,27 @@ def _low(
     size = options.batch_size
     number = times().batch_size(precision) if size == "auto" else size
     return replace(config, low=LowSearch(precision, number))
+
+
+def _kept(path: Path, key: Key, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a file of measurements holds, which is made where there is none."""
+    if not path.exists():
+        found = {"key": key.plain(), **measure()}
+        if not path.exists():  # another process may have been faster: one choice for all
+            write_atomic(path, canonical(sealed(found)).encode())
+    contents: dict[str, Any] = read_sealed(path, "remove it, and it is measured anew").contents
+    return contents
+
+
+def _question(protocol: Protocol) -> dict[str, Any]:
+    """What a protocol asks, whatever its seed."""
+    return {name: part for name, part in protocol.resolved().items() if name != "seed"}
+
+
+@_one_thread()
+def _tried(config: Config, words: Sequence[Any]) -> dict[str, float]:
+    networks = {word: _search_network(config, word) for word in words}
+    return trial(config, {"float32": _search_network(config, None), **networks})
 
 
 def _key(config: Config) -> PassTimesKey:
@@ -192,17 +259,6 @@ def _search_network(config: Config, precision: Low | None) -> SearchNetwork:
         if precision is not None and draws_at_random(answer(model, few), answer(model, few)):
             raise InputError(f"--precision {precision}: the network draws at random; take float32")
     return search_network(model, few, precision)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """With one thread: several count as work how they wait for a processor that others hold."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @_one_thread()

@@ -24,8 +24,7 @@ from robustkit.attacks import Block, attack_block, in_budget, search_network, sq
 from robustkit.attacks.contract import FEW
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
-from robustkit.evaluation import Config, from_module
-from robustkit.evaluation.speed import pass_times
+from robustkit.evaluation import Config, from_module, speed
 from robustkit.protocol import labels_of
 
 NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -65,15 +64,13 @@ def clock_of(device):
     return on_gpu if device.type == "cuda" else time.process_time
 
 
-def chosen(model, images, labels, precision):
+def chosen(model, images, data, protocol, precision):
     """What is searched by, the precision that `auto` takes, and what was measured."""
     if precision == "auto":
-        data = datasets.from_arrays(images.cpu().numpy(), labels.cpu().numpy(), name="arrays")
-        protocol = evaluation.resolve_protocol("pgd", data, ["0.1"])
         with TemporaryDirectory() as folder:
             config = Config(from_module(model, "net"), data, protocol, images.device)
-            times = pass_times(config, Path(folder))
-        precision, told = times.precision, str(times)
+            choice = speed.chosen(config, Path(folder), always=True)
+        precision, told = choice.precision, str(choice)
     else:
         told = precision
     low = None if precision == "float32" else precision
@@ -83,9 +80,9 @@ def chosen(model, images, labels, precision):
 def ours(model, images, labels, ids, epsilon, norm, seed, batch_size, only, precision="float32"):
     """The same of this project's protocol."""
     clock = clock_of(images.device)
-    search_by, told = chosen(model, images, labels, precision)
     data = datasets.from_arrays(images.cpu().numpy(), labels.cpu().numpy(), name="arrays")
     whole = evaluation.resolve_protocol("autoattack", data, [str(epsilon)], norm=norm, seed=seed)
+    search_by, told = chosen(model, images, data, whole, precision)
     done, spent = {}, {}
     robust = model(images).argmax(1) == labels
     for position, (attack, word) in enumerate(
