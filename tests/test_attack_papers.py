@@ -133,7 +133,7 @@ def scripted(values, gradients):
     return lambda x: next(found)
 
 
-def searched(norm, image, epsilon, steps, multi_radius, at, rho=0.75):
+def searched(norm, image, epsilon, steps, larger_first, at, rho=0.75):
     """One of the papers' searches, as a function of loss and start."""
 
     def one(loss, start, radius, steps, warm):
@@ -142,7 +142,7 @@ def searched(norm, image, epsilon, steps, multi_radius, at, rho=0.75):
         return papers.apgd(loss, image, start, radius, steps, norm, at=at(steps), rho=rho)
 
     def whole(loss, start):
-        if not multi_radius:
+        if not larger_first:
             return one(loss, start, epsilon, steps, False)
         project = partial(papers.onto_ball_and_box, image=image, norm=norm)
         if norm == "l1":
@@ -181,7 +181,7 @@ def begun(search, model, images, epsilon):
     state.x = torch.where((torch.arange(len(images)) % 2 == 1)[:, None, None, None], given, images)
     draws[1::2] = [None] * len(draws[1::2])
     started = search.start(state, draws)
-    multiple = 3 if getattr(search, "multi_radius", False) else 1
+    multiple = 3 if getattr(search, "larger_first", False) else 1
     for i in range(1, len(images), 2):
         onto = partial(papers.onto_ball_and_box, norm=search.norm)
         if search.norm == "l1":
@@ -191,16 +191,16 @@ def begun(search, model, images, epsilon):
     return started
 
 
-@pytest.mark.parametrize("multi_radius", [False, True])
+@pytest.mark.parametrize("larger_first", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_apgd_takes_the_papers_steps_on_a_network(norm, multi_radius):
+def test_apgd_takes_the_papers_steps_on_a_network(norm, larger_first):
     model = Bumpy(8, waves=2)
     images, epsilon = scenes(EPSILONS[norm], 8, n=4)
-    search = ApgdSearch(norm, steps=100, multi_radius=multi_radius)
+    search = ApgdSearch(norm, steps=100, larger_first=larger_first)
     state = begun(search, model, images, epsilon)
-    at = papers.checkpoints_in_whole_steps if multi_radius else papers.checkpoints
+    at = papers.checkpoints_in_whole_steps if larger_first else papers.checkpoints
     theirs = [
-        searched(norm, array(images[i]), float(epsilon[i]), 100, multi_radius, at)(
+        searched(norm, array(images[i]), float(epsilon[i]), 100, larger_first, at)(
             cross_entropy(model, state.classes[i]), array(state.x[i])
         )
         for i in range(len(state))
@@ -270,15 +270,15 @@ def test_whole_windows_are_the_papers_where_its_shares_are_whole():
     assert papers.checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]  # its example
 
 
-@pytest.mark.parametrize("multi_radius", [False, True])
+@pytest.mark.parametrize("larger_first", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_apgd_starts_at_random_points_of_the_first_ball(norm, multi_radius):
+def test_apgd_starts_at_random_points_of_the_first_ball(norm, larger_first):
     images = torch.full((20, 1, 8, 8), 0.5, dtype=torch.float64)
     epsilon = torch.linspace(0.02, 0.1, 20, dtype=torch.float64) * (5 if norm == "l1" else 1)
     state = attempted(
-        ApgdSearch(norm, steps=20, multi_radius=multi_radius), Bumpy(8), images, epsilon
+        ApgdSearch(norm, steps=20, larger_first=larger_first), Bumpy(8), images, epsilon
     )
-    radius = epsilon * (3 if multi_radius else 1)
+    radius = epsilon * (3 if larger_first else 1)
     change = (state.x - images).flatten(1) / radius[:, None]
     size = torch.linalg.vector_norm(change, ord=papers.ORDER[norm], dim=1)
     assert (size <= 1 + 1e-6).all()

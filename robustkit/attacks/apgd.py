@@ -69,7 +69,7 @@ class ApgdSearch(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack): 
 
     With `targets` each attempt heads for one of the top wrong classes, by `target_order`; any wrong
     class counts as success all the same. With `eot` above 1, gradients and logits are means over so
-    many passes of a model that draws at random (Athalye et al. 2018). With `multi_radius` the first
+    many passes of a model that draws at random (Athalye et al. 2018). With `larger_first` the first
     30 % of the steps search the ball of 3ε, the next 30 % that of 2ε (as in AutoAttack's L1).
     """
 
@@ -86,7 +86,7 @@ class ApgdSearch(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack): 
         targets: int = 0,
         eot: int = 1,
         rho: float = 0.75,
-        multi_radius: bool = False,
+        larger_first: bool = False,
         target_order: TargetOrder = "confidence",
     ) -> None:
         self.norm = norm
@@ -96,9 +96,9 @@ class ApgdSearch(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack): 
         self.targets = targets
         self.eot = eot
         self.rho = rho
-        self.multi_radius = multi_radius
+        self.larger_first = larger_first
         self.target_order = target_order
-        self.stays_inside = not multi_radius
+        self.stays_inside = not larger_first
 
     # --- what the engine asks -----------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class ApgdSearch(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack): 
             x = torch.where(column(back, x), b.best, x)
             gradient = torch.where(column(back, gradient), b.best_gradient, gradient)
         goal = self._moved(state, x, gradient)
-        if self.multi_radius and bool((shrinks := self._shrinks(state.step)).any()):
+        if self.larger_first and bool((shrinks := self._shrinks(state.step)).any()):
             inside = self._enter_smaller_ball(state, shrinks)
             x = torch.where(column(shrinks, x), inside, x)
             goal = torch.where(column(shrinks, x), inside, goal)
@@ -202,7 +202,7 @@ class ApgdSearch(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack): 
 
         A smaller ball is entered by projection, which takes the step before.
         """
-        if not self.multi_radius:
+        if not self.larger_first:
             return [(0, self.steps)]
         part = ceil(0.3 * self.steps)
         return [(0, part), (part + 1, part - 1), (2 * part + 1, self.steps - 2 * part - 1)]
@@ -222,7 +222,7 @@ class ApgdSearch(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack): 
         In L1 the ball within the box has few ways out of a poor start: a larger one is searched
         first, and what it finds is projected (Croce and Hein 2021, multi-ε APGD).
         """
-        return (3, 2, 1) if self.multi_radius else (1,)
+        return (3, 2, 1) if self.larger_first else (1,)
 
     @property
     def _first_size(self) -> float:

@@ -1,5 +1,8 @@
 """From a protocol's attack and norm to the class that carries it out."""
 
+from collections.abc import Callable
+from dataclasses import fields
+from fractions import Fraction
 from typing import Any
 
 from robustkit.attacks.apgd import ApgdSearch
@@ -35,32 +38,30 @@ from robustkit.protocol import (
     kind_of,
 )
 
+SEARCHES: dict[type[Any], Callable[..., Search[Any]]] = {
+    APGD: ApgdSearch,
+    FAB: FabSearch,
+    Square: SquareSearch,
+    SparseRS: SparseSearch,
+    Patch: PatchSearch,
+}
+
 
 def build_search(attack: Attack, norm: Norm) -> Search[Any] | None:
     """What the engine drives at fixed budgets; None for kinds that foolbox drives itself."""
     match attack:
         case FGSM() | PGD() | MIFGSM() | Noise():
             return ASCENT[norm](**_ascent_settings(attack))
-        case APGD():
-            return _apgd(attack, norm)
-        case FAB():
-            return _fab(attack, norm)
-        case Square():
-            return _square(attack, norm)
-        case Patch(steps, step_size, places, trials, loss, targets):
-            return PatchSearch(
-                norm,
-                steps=steps,
-                step_size=float(step_size),
-                trials=trials,
-                places=places,
-                loss=loss,
-                targets=targets,
-            )
-        case SparseRS(queries, restarts, alpha):
-            return SparseSearch(norm, queries=queries, restarts=restarts, alpha_init=float(alpha))
+        case APGD() | FAB() | Square() | SparseRS() | Patch():
+            return SEARCHES[type(attack)](norm, **_settings(attack))
         case _:
             return None
+
+
+def _settings(attack: Attack) -> dict[str, Any]:
+    """Those of an attack, which its search calls by the same names, as plain numbers."""
+    given = {field.name: getattr(attack, field.name) for field in fields(attack)}
+    return {name: float(v) if isinstance(v, Fraction) else v for name, v in given.items()}
 
 
 def _ascent_settings(attack: FGSM | PGD | MIFGSM | Noise) -> dict[str, Any]:
@@ -93,43 +94,6 @@ def _ascent_settings(attack: FGSM | PGD | MIFGSM | Noise) -> dict[str, Any]:
                 "restarts": draws,
                 "distribution": distribution,
             }
-
-
-def _apgd(attack: APGD, norm: Norm) -> ApgdSearch:
-    return ApgdSearch(
-        norm,
-        steps=attack.steps,
-        restarts=attack.restarts,
-        loss=attack.loss,
-        targets=attack.targets,
-        eot=attack.eot,
-        rho=float(attack.rho),
-        multi_radius=attack.larger_first,
-        target_order=attack.target_order,
-    )
-
-
-def _square(attack: Square, norm: Norm) -> SquareSearch:
-    return SquareSearch(
-        norm,
-        queries=attack.queries,
-        restarts=attack.restarts,
-        p_init=float(attack.p_init),
-        patience=attack.patience,
-    )
-
-
-def _fab(attack: FAB, norm: Norm) -> FabSearch:
-    return FabSearch(
-        norm,
-        steps=attack.steps,
-        restarts=attack.restarts,
-        targets=attack.targets,
-        alpha_max=float(attack.alpha_max),
-        eta=float(attack.eta),
-        beta=float(attack.beta),
-        patience=attack.patience,
-    )
 
 
 def build_minimal_norm(attack: Attack, norm: Norm) -> foolbox.attacks.base.MinimizationAttack:

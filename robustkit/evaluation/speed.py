@@ -39,7 +39,9 @@ ROUNDS = 3
 SLOW = 1.0
 """seconds of a pass after which no larger batches are tried"""
 FASTER = 1.1
-"""times as fast as float32 a low precision must be to be chosen"""
+"""times as fast as float32's the passes of a low precision must be for it to be tried"""
+CLEARLY = 1.2
+"""times as fast as in float32 the search itself must be: two trials differ by a tenth"""
 ALIKE = 1.03
 """times as fast as a smaller batch a larger one must be"""
 WORTH = 100
@@ -79,7 +81,7 @@ class PassTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PrecisionChoice:
     """The precision that is taken, and why, in words."""
 
     precision: Any
@@ -139,7 +141,7 @@ def batch_size(config: Config, options: RunOptions, blocks: Blocks) -> Any:
     return "auto"
 
 
-def chosen(config: Config, folder: Path, *, always: bool = False) -> Choice:
+def chosen(config: Config, folder: Path, *, always: bool = False) -> PrecisionChoice:
     """The precision in which the searches themselves are clearly fastest, else float32.
 
     Passes that are no faster are not tried, nor are searches that cost little themselves, but for
@@ -151,16 +153,18 @@ def chosen(config: Config, folder: Path, *, always: bool = False) -> Choice:
     times = pass_times(config, folder)
     told, words = f"passes in {times}" if len(times.seconds) > 1 else str(times), times.faster
     if not words:
-        return Choice("float32", told)
+        return PrecisionChoice("float32", told)
     key = SearchTimesKey(passes=_key(config).plain(), protocol=_question(config.protocol))
     path = folder / f"searches-{key.digest[:32]}.json"
     if not (path.exists() or always or worth(config, 1 + len(words))):
-        return Choice("float32", f"{told}; too few of them are planned to try the search itself")
+        return PrecisionChoice(
+            "float32", f"{told}; too few of them are planned to try the search itself"
+        )
     found = _kept(path, key, lambda: {"seconds": _tried(config, words)})["seconds"]
     best = min(found, key=found.get)
     gains = {word: found["float32"] / each for word, each in found.items() if word != "float32"}
     told = ", ".join(f"the search in {w} {gain:.1f} times as fast" for w, gain in gains.items())
-    return Choice(best if gains.get(best, 0) >= FASTER else "float32", told)
+    return PrecisionChoice(best if gains.get(best, 0) >= CLEARLY else "float32", told)
 
 
 def pass_times(config: Config, folder: Path) -> PassTimes:
