@@ -184,7 +184,7 @@ def test_an_automatic_choice_is_measured_once_kept_and_told(tmp_path, monkeypatc
     assert ask(Small(), tmp_path, attack="fgsm", **asked).header["precision"] == "float32"
     assert told[-1] == "robustkit: --precision auto: float32 (the search in bf16 0.7 times as fast)"
     states = {file.kind: file.state for file in check_files(tmp_path)}
-    assert states["times of passes"] == states["times of searches"] == "sound"
+    assert states["times of passes"] == states["times of searches"] == "intact"
     (kept,) = tmp_path.glob("passes-*.json")
     kept.write_text(kept.read_text().replace('"bf16"', '"fp16"'))
     with pytest.raises(InputError, match="remove it, and it is measured anew"):
