@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from robustkit.auditing.outcome import Audit, EvidenceAnnex, FrameworkSource, Provision
 from robustkit.auditing.policy import complete_at
 from robustkit.auditing.wording import at_most, budget, counted, share
+from robustkit.protocol.norms import within
 
 STATEMENT = (
     "This annex lists which results of this audit bear on points of published frameworks, and "
@@ -108,7 +109,7 @@ def _evasion(audit: Audit) -> Evidence:
 
 def _resilience(audit: Audit) -> Evidence:
     found = _robust(audit)
-    how = f"{found.how.rstrip('.')}. Of threats to security, evasion within this ball alone."
+    how = f"{found.how.rstrip('.')}. Of threats to security, evasion within this budget alone."
     return found._replace(answer=_at_most_in_part(found), how=how)
 
 
@@ -186,11 +187,10 @@ def _stable(audit: Audit) -> Evidence:
 
 
 def _domain(audit: Audit) -> Evidence:
-    size = budget(audit.norm, audit.epsilon)
     return Evidence(
         "in part",
-        f"The domain is the ball of {size} around each of {counted(audit.clean.n, 'image')}, "
-        "within [0, 1]; no operating domain is described.",
+        f"The domain is all perturbations {within(audit.norm)} up to ε = {audit.epsilon} of "
+        f"{counted(audit.clean.n, 'image')}, each within [0, 1]; no operating domain is described.",
         ("data",),
     )
 
