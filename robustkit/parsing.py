@@ -76,9 +76,16 @@ def exact(value: object, where: str) -> Fraction:
     """
     if isinstance(value, Fraction):
         return value
+    value = plain_number(value)
     if isinstance(value, SupportsIndex) and not isinstance(value, bool):
         value = index(value)
     return fraction(spelled(value) if isinstance(value, float) else value, where)
+
+
+def plain_number(value: object) -> object:
+    """A number of numpy's or torch's as Python's own; anything else as it is."""
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "ndim", None) == 0 else value
 
 
 def spelled(value: float) -> str:

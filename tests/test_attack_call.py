@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers.elsewhere import elsewhere
 from torch import nn
 
 import robustkit
@@ -148,6 +149,17 @@ def test_a_target_is_headed_for(net, batch):
         predicted = net.eval()(adversarial).argmax(1)
     assert (predicted[attack.fooled] == (y[attack.fooled] + 1) % 3).all()
     assert attack.fooled.any()
+
+
+@pytest.mark.parametrize("where", ["there", "here"])
+def test_images_come_back_on_the_device_that_they_came_from(net, batch, where):
+    x, y = batch
+    here = robustkit.attack(net, PGD(steps=3), epsilon=EPSILON)(x, y)
+    with elsewhere() as there:
+        attack = robustkit.attack(net.to(there), PGD(steps=3), epsilon=EPSILON)
+        away = attack(x.to(there), y.to(there)) if where == "there" else attack(x, y)
+        assert away.device == attack.fooled.device == (there if where == "there" else x.device)
+        assert torch.equal(away.cpu(), here)
 
 
 class Together(nn.Module):

@@ -154,6 +154,16 @@ def test_what_a_call_refuses_is_said_in_one_line(call, said, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_keyword_that_there_is_not_is_an_error_of_pythons_with_a_hint(arrays):
+    with pytest.raises(TypeError, match=r"evaluate\(\) got .* 'epsilon'; did you mean 'epsilons'"):
+        robustkit.evaluate(Net(), arrays, FGSM(), epsilon=0.1)
+
+
+def test_arrays_are_spoken_of_by_their_kind(arrays):
+    found = evaluated(arrays, FGSM(), epsilons=np.array([0.1, 0.2]))
+    assert [point.epsilon.text for point in found.robust()] == ["0.1", "0.2"]
+
+
 def test_delta_is_in_points_as_on_the_command_line():
     found = robustkit.power(delta=1, seed_sd=0.8, discordant=6, images=10_000)
     assert found.comparisons[0].power.delta == 0.01
@@ -210,6 +220,8 @@ def test_a_training_shows_itself(tmp_path, capsys):
     assert len(trained.to_frame()) == 2
     assert trained.plot().lines
     assert capsys.readouterr().err == ""
+    found = robustkit.evaluate(trained, "mnist5k", FGSM(), limit=3, device="cpu", out=tmp_path)
+    assert found.header["checkpoint"]["path"] == str(trained.path)
     assert robustkit.describe(trained.path).checkpoint.model == "lenet5"
 
 

@@ -2,6 +2,7 @@ import tomllib
 from dataclasses import replace
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -400,7 +401,13 @@ def test_attacks_are_as_a_file_writes_them_whatever_numbers_python_has():
     assert make({"kind": "pgd", "steps": 10}).attacks[0].relative_step == Fraction(1, 4)
 
 
-@pytest.mark.parametrize("given", [8 / 255, "8/255", Fraction(8, 255), [8 / 255], ("8/255",)])
+@pytest.mark.parametrize(
+    "given",
+    [
+        8 / 255, "8/255", Fraction(8, 255), [8 / 255], ("8/255",), np.float64(8 / 255),
+        np.array([8 / 255, 8 / 255]), np.array(8 / 255),
+    ],
+)  # fmt: skip
 def test_budgets_are_exact_however_they_are_given(given):
     (epsilon,) = protocols.Protocol(attacks.PGD(), epsilons=given).epsilons
     assert (epsilon.value, epsilon.text) == (Fraction(8, 255), "8/255")

@@ -1,8 +1,9 @@
 """`robustkit.attack`: an attack that is called in one's own loop."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -198,13 +199,19 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 @contextmanager
 def _plain(device: torch.device) -> Iterator[None]:
     """Gradients where they are asked for, and float32 all through, whatever the loop around has."""
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
+        _no_autocast(device),
         tf32(allowed=False),
     ):
         yield

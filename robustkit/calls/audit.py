@@ -23,6 +23,7 @@ from robustkit.calls.given import (
     Loaded,
     Network,
     evaluated,
+    image_options,
     name_of,
     network,
     path_of,
@@ -124,7 +125,7 @@ def audit(
     plan, stated = question.plan, question.claim
     loaded = network(model)
     count = limit or plan.images or None
-    asked = ImageOptions(data=data, split=split, limit=count, **images)
+    asked = image_options(audit, data, split, count, images)
     dataset = asked.load(loaded)
     other = partial(asked.other_model, dataset, image_by_image=image_by_image)
     request = AuditRequest(

@@ -7,9 +7,9 @@ from typing import Literal, Unpack
 from robustkit.calls.given import (
     Data,
     ImageKeywords,
-    ImageOptions,
     Network,
     evaluated,
+    image_options,
     name_of,
     network,
     scratch_folder,
@@ -75,7 +75,7 @@ def certify(
     if not (isfinite(time_limit) and time_limit >= 0):
         raise InputError(f"--time-limit {time_limit}: a number of seconds from 0 is needed")
     loaded = network(model)
-    dataset = ImageOptions(data=data, split=split, limit=limit, **images).load(loaded)
+    dataset = image_options(certify, data, split, limit, images).load(loaded)
     protocol = resolve_protocol(attack, dataset, epsilon, norm=norm, seed=seed)
     given = RunOptions(batch_size, device, "float32", fresh)
     with watched(given, progress, name_of(loaded)) as options, scratch_folder() as scratch:

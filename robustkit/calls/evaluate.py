@@ -13,9 +13,9 @@ from robustkit.calls.given import (
     AttackSettings,
     Data,
     ImageKeywords,
-    ImageOptions,
     Network,
     evaluated,
+    image_options,
     name_of,
     network,
     path_of,
@@ -150,7 +150,7 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
     """
     command, tracker = spoken("evaluate", evaluate, locals()), tracking.asked(track)
     loaded = network(model)
-    asked = ImageOptions(data=data, split=split, limit=limit, **images)
+    asked = image_options(evaluate, data, split, limit, images)
     dataset = asked.load(loaded)
     protocol = resolve_protocol(
         attack,

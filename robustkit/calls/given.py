@@ -1,10 +1,12 @@
 """What calls from Python are given, in whatever form: networks and images."""
 
+import inspect
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Union
 
@@ -17,13 +19,15 @@ from robustkit.errors import InputError, quoted
 from robustkit.evaluation.images import check_classes, check_shape, images_for
 from robustkit.evaluation.model import EvaluatedModel, from_checkpoint
 from robustkit.files import whole_number
+from robustkit.training import TrainingResult
 
 if TYPE_CHECKING:
     import torch
 
 Loaded = Union["torch.nn.Module", Checkpoint]
-Network = Union["torch.nn.Module", Checkpoint, str, Path]
-"""a module from pixels in [0, 1] to logits, a checkpoint, or the path or name of one"""
+Network = Union["torch.nn.Module", Checkpoint, TrainingResult, str, Path]
+"""a module from pixels in [0, 1] to logits, a checkpoint, the path or name of one, or what `train`
+returned"""
 Data = Dataset | tuple[Any, Any] | str | Path
 """a data set, its name or path, or images N × C × H × W in [0, 1] and labels N"""
 
@@ -126,12 +130,34 @@ class ImageOptions:
         return evaluated(found, images, image_by_image=image_by_image)
 
 
+def image_options(
+    call: Callable[..., Any],
+    data: Data | None,
+    split: str | None,
+    limit: int | None,
+    images: Mapping[str, Any],
+) -> ImageOptions:
+    """What a call says of its images; `images` are the keywords that are not in its signature.
+
+    Raises:
+        TypeError: one of them is none.
+    """
+    for key in images.keys() - ImageKeywords.__annotations__.keys():
+        known = [*inspect.signature(call).parameters, *ImageKeywords.__annotations__]
+        close = get_close_matches(key, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise TypeError(f"{call.__name__}() got an unexpected keyword argument {key!r}{hint}")
+    return ImageOptions(data=data, split=split, limit=limit, **images)
+
+
 def network(given: "Network", *, trust_program: bool = False) -> "Loaded":
     """A network in memory, or the checkpoint that is named.
 
     Raises:
         InputError: neither.
     """
+    if isinstance(given, TrainingResult):
+        given = given.path
     if isinstance(given, str | Path):
         lines = FetchLines() if seen() else None
         return read_checkpoint(given, trust_program=trust_program, progress=lines)

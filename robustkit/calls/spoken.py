@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from robustkit.checkpoint import Checkpoint
@@ -24,11 +25,19 @@ def spoken(name: str, call: Callable[..., Any], given: Mapping[str, Any]) -> str
             parts += [f"{key}={_word(v)}" for key, v in (value or {}).items()]
         elif one.kind is one.VAR_POSITIONAL:
             parts += map(_word, value or ())
-        elif one.default is one.empty or value != one.default:
+        elif _given(value, one.default):
             parts.append(
                 f"{one.name}={_word(value)}" if one.kind is one.KEYWORD_ONLY else _word(value)
             )
     return f"robustkit.{name}({', '.join(parts)})"
+
+
+def _given(value: Any, default: Any) -> bool:
+    """Whether an argument is another than its default."""
+    if value is default:
+        return False
+    kinds = (str, int, float, tuple, NoneType)
+    return not (isinstance(value, kinds) and type(value) is type(default) and value == default)
 
 
 def _word(value: Any) -> str:

@@ -72,7 +72,7 @@ def train(
     """Train a network and write a self-describing checkpoint; interrupted, it goes on later.
 
         trained = robustkit.train("lenet5", "mnist5k", "trades", label_noise=0.2, epochs=5)
-        robustkit.evaluate(trained.path)
+        robustkit.evaluate(trained)
 
     Args:
         model: an architecture's name, or FILE.py:FUNCTION.

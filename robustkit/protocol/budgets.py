@@ -7,7 +7,7 @@ from fractions import Fraction
 from math import inf, prod
 
 from robustkit.errors import InputError, ProtocolError
-from robustkit.parsing import exact, fraction, spelled
+from robustkit.parsing import exact, fraction, plain_number, spelled
 from robustkit.protocol.norms import BALLS, Norm
 
 _TRANSFORM = re.compile(
@@ -71,6 +71,7 @@ def parse_epsilon(given: object, where: str = "--epsilon") -> Epsilon:
     """
     if isinstance(given, Epsilon):
         return given
+    given = plain_number(given)
     try:
         if isinstance(given, str) and given.strip().endswith(("deg", "px")):
             return _transform(given.strip(), where)

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from robustkit.errors import ProtocolError, UnknownName, quoted
 from robustkit.files import canonical, digest
+from robustkit.parsing import plain_number
 from robustkit.protocol.attacks import (
     APGD,
     KINDS,
@@ -122,6 +123,7 @@ def _attacks(given: object) -> tuple[Attack, ...]:
 
 def _budgets(given: Epsilons) -> tuple[Epsilon, ...]:
     """One budget or several, sorted, each value once and as it was written first."""
+    given = plain_number(given)  # type: ignore[assignment]
     if isinstance(given, Epsilon | str | int | float | Fraction):
         given = (given,)
     if not isinstance(given, Iterable):
