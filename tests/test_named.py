@@ -1,6 +1,7 @@
 """Checkpoints by the names of those who publish them, against a stand-in on this machine."""
 
 import contextlib
+import copy
 import enum
 import io
 import os
@@ -303,7 +304,7 @@ def as_published(name, monkeypatch, tmp_path, **built):
     chosen = models.get_model_weights(name).DEFAULT
     with monkeypatch.context() as patch:
         patch.setattr(
-            "torchvision.models._api.load_state_dict_from_url", lambda *_, **__: dict(state)
+            "torchvision.models._api.load_state_dict_from_url", lambda *_, **__: copy.copy(state)
         )
         reference = models.get_model(name, weights=chosen).eval()
     place = tmp_path / "weights.pth"
@@ -311,7 +312,7 @@ def as_published(name, monkeypatch, tmp_path, **built):
     return place, reference, chosen
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "googlenet"])
+@pytest.mark.parametrize("name", ["squeezenet1_1", "googlenet", "mnasnet0_5"])
 def test_torchvisions_weights_are_its_network_and_its_pictures(name, monkeypatch, tmp_path):
     """googlenet transforms its input and drops its auxiliary heads where it is given weights."""
     built = {"init_weights": False} if name == "googlenet" else {}
@@ -328,6 +329,14 @@ def test_torchvisions_weights_are_its_network_and_its_pictures(name, monkeypatch
     assert images.labels.tolist() == [0]
     assert checkpoint.label_names[0] == "tench"
     assert checkpoint.mean == (0.485, 0.456, 0.406)
+
+
+def test_a_network_that_insists_on_its_version_loads(tmp_path):
+    model = models.mnasnet0_5(num_classes=3).eval()
+    torch.save({"model": dict(model.state_dict())}, tmp_path / "own.pt")
+    found = read_checkpoint(tmp_path / "own.pt", model="torchvision:mnasnet0_5").load()
+    with torch.no_grad():
+        torch.testing.assert_close(found(PIXELS), model(PIXELS))
 
 
 def test_a_head_of_other_classes_takes_nothing_of_the_published_weights(tmp_path):

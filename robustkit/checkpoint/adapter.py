@@ -1,6 +1,7 @@
 """From any network to a frozen one on [0, 1] pixels that returns N×K logits."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -144,9 +145,12 @@ def freeze(module: torch.nn.Module) -> torch.nn.Module:
 
 def filled(module: torch.nn.Module, state: Mapping[str, Array]) -> torch.nn.Module:
     """The module itself, frozen, with weights that fit; batch norm's counters may be missing."""
-    counters = {k: v for k, v in module.state_dict().items() if k.endswith(COUNTER)}
-    weights = {name: torch.from_numpy(numbers) for name, numbers in state.items()}
-    module.load_state_dict({**counters, **weights}, strict=True)
+    own = module.state_dict()
+    tensors = OrderedDict((k, v) for k, v in own.items() if k.endswith(COUNTER))
+    tensors.update((name, torch.from_numpy(numbers)) for name, numbers in state.items())
+    # names and shapes fit as they are: nothing is to be changed as if from an older version
+    tensors._metadata = getattr(own, "_metadata", {})  # type: ignore[attr-defined]
+    module.load_state_dict(tensors, strict=True)
     return freeze(module)
 
 

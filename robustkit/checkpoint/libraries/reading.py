@@ -101,12 +101,14 @@ def build(
     from robustkit.checkpoint.adapter import Flipped, freeze  # torch
 
     said, place = declared.arguments, f"{where}: {hf.CONFIG}"
+    if declared.library == "torchvision":
+        place = str(where)
     with boundary(where):
         try:
             if declared.library == "timm":
                 made = timm.build(declared.architecture, said, state, place)
             elif declared.library == "torchvision":
-                made = torchvision.build(declared.architecture, state, str(where))
+                made = torchvision.build(declared.architecture, state, place)
             else:
                 made = hf.build(said, state, place)
         except (RobustkitError, MemoryError, RecursionError):

@@ -5,7 +5,8 @@ input is transformed, its auxiliary heads taken off, old names are renamed), so 
 handed the tensors in place of a download.
 """
 
-from collections.abc import Mapping
+import copy
+from collections import OrderedDict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
@@ -104,7 +105,10 @@ def build(architecture: str, state: State, where: str) -> "torch.nn.Module":
 
     name, _, tag = architecture.partition(".")
     chosen = _weights(name, tag)
-    tensors = {key: torch.from_numpy(numbers) for key, numbers in state.items()}
+    tensors = OrderedDict((key, torch.from_numpy(numbers)) for key, numbers in state.items())
+    if name.startswith("mnasnet"):
+        # of all networks this one insists on knowing the version, of which shapes tell
+        tensors._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
     try:
         with torch.random.fork_rng(devices=[]):
             models: Any = import_module("torchvision.models")
@@ -121,7 +125,7 @@ def build(architecture: str, state: State, where: str) -> "torch.nn.Module":
 class _Handed:
     """Weights of torchvision's list whose tensors are here already."""
 
-    def __init__(self, weights: Any, tensors: Mapping[str, "torch.Tensor"]) -> None:
+    def __init__(self, weights: Any, tensors: dict[str, "torch.Tensor"]) -> None:
         self._weights, self._tensors = weights, tensors
 
     def __getattribute__(self, name: str) -> Any:
@@ -132,4 +136,4 @@ class _Handed:
 
     def get_state_dict(self, *_: Any, **__: Any) -> dict[str, "torch.Tensor"]:
         """The tensors; nothing is fetched."""
-        return dict(self._tensors)
+        return copy.copy(self._tensors)
