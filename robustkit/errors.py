@@ -8,7 +8,8 @@ RobustkitError            exit status 2
 │   ├── ProtocolError     an attack's file or its settings
 │   ├── RecordError       a stored evaluation cannot be read
 │   ├── FetchError        what is published under a name is not there, or not as it was stated
-│   │   └── Unreachable   no connection, or one that broke off
+│   │   ├── Unreachable   no connection, or one that broke off
+│   │   └── NotPermitted  whoever publishes it asks for a permission
 │   └── BadFile           a file's bytes are damaged, or ask for more work than any honest file does
 ├── EvaluationFailed      exit status 3: the evaluation itself broke (NaN logits, a full disk)
 │   ├── NetworkFailed     the network raised something, told in its own words
@@ -133,6 +134,10 @@ class FetchError(InputError):
 
 class Unreachable(FetchError):
     """There is no connection, or it broke off."""
+
+
+class NotPermitted(FetchError):
+    """Whoever publishes it asks for a permission."""
 
 
 class BadFile(InputError):

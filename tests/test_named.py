@@ -5,6 +5,7 @@ import copy
 import enum
 import io
 import os
+import re
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -19,9 +20,11 @@ from torch import nn
 from torchvision import models, transforms
 
 from robustkit.checkpoint import describe, named, read_checkpoint
+from robustkit.checkpoint.fingerprints import alike
 from robustkit.errors import CheckpointError, FetchError, Unreachable
 from robustkit.evaluation import images_for
 from robustkit.fetching import Remote, download
+from robustkit.models import build, layout_of
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 PIXELS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -112,8 +115,9 @@ def test_a_file_and_a_revision_may_be_named(publisher, published):
     torch.save(model.state_dict(), weights)
     several = {"config.json": files["config.json"], "a.pt": weights.getvalue(), "b.pt": b"x"}
     publisher.repository("org/net", several)
-    with pytest.raises(CheckpointError, match=r"name one: hf:org/net/a\.pt, hf:org/net/b\.pt"):
+    with pytest.raises(CheckpointError, match=r"is meant: hf:org/net/a\.pt, hf:org/net/b\.pt"):
         read_checkpoint("hf:org/net")
+    assert hint("hf:org/net/a.pt") == "try --model hf:org/net"
     name = f"hf:org/net/a.pt@{COMMIT}"
     assert read_checkpoint(name, model="hf:org/net").load()(PIXELS).shape == (2, 3)
     assert not any(path.endswith("b.pt") for path in publisher.asked)
@@ -156,6 +160,9 @@ def test_evaluating_by_name_needs_no_flags_but_pictures(publisher, published, tm
     asked = ("--data", "pictures", "--attack", "clean", "--device", "cpu")
     status, out, err = robustkit("evaluate", "hf:org/net", *asked)
     assert (status, "hf:org/net" in out + err) == (0, True)
+    # and the record is found under that name
+    status, out, err = robustkit("compare", "hf:org/net", "hf:org/net", "--attack", "clean")
+    assert "no record of it" not in err
 
 
 def cut_short(body):
@@ -197,7 +204,7 @@ HOSTILE = {
     "loop": (lambda p, at, b: p.redirect(at, at), "in circles"),
     "page": (lambda p, at, b: p.serve(at, b, Content_Type="text/html"), "web page"),
     "gzip": (lambda p, at, b: p.serve(at, b, Content_Encoding="gzip"), "encoding"),
-    "gated": (lambda p, at, b: p.serve(at, b"", 403), "permission"),
+    "gated": (lambda p, at, b: p.serve(at, b"", 403), "hf auth login, then hf download org/net"),
     "broken": (lambda p, at, b: p.serve(at, b"", 500), "try again"),
     "gone": (lambda p, at, b: p.answers.pop(at), "nothing of that name"),
 }
@@ -294,6 +301,21 @@ def test_a_name_that_is_none_is_refused_before_anything_is_asked(name, publisher
     assert not [path for path in publisher.asked if "run.py" in path or ".." in path]
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("microsoft/resnet-18", "is named hf:microsoft/resnet-18"),
+        ("https://huggingface.co/microsoft/resnet-18/tree/main", "is named hf:microsoft/resnet-18"),
+        ("https://example.org/weights.pt", "download it"),
+        ("resnet18", "torchvision:resnet18 fetches"),
+        ("models/best.pt", "no such file$"),
+    ],
+)
+def test_what_looks_like_a_published_name_is_told_how_to_write_it(text, told):
+    with pytest.raises(CheckpointError, match=told):
+        read_checkpoint(text)
+
+
 # -- torchvision -----------------------------------------------------------------------------------
 
 
@@ -337,6 +359,14 @@ def test_a_network_that_insists_on_its_version_loads(tmp_path):
     found = read_checkpoint(tmp_path / "own.pt", model="torchvision:mnasnet0_5").load()
     with torch.no_grad():
         torch.testing.assert_close(found(PIXELS), model(PIXELS))
+
+
+def test_a_network_that_may_transform_its_input_is_told(tmp_path):
+    """From published weights it does, in silence; a file tells nothing of it."""
+    model = models.googlenet(num_classes=3, init_weights=False)
+    torch.save(model.state_dict(), tmp_path / "own.pt")
+    checkpoint = read_checkpoint(tmp_path / "own.pt", model="torchvision:googlenet")
+    assert any("transform_input=True" in warning for warning in checkpoint.warnings)
 
 
 def test_a_head_of_other_classes_takes_nothing_of_the_published_weights(tmp_path):
@@ -538,3 +568,79 @@ def test_without_the_package_one_line_says_how_to_get_it(monkeypatch, robustkit)
     assert status == 2
     assert "robustbench" in err
     assert err.count("\n") == 1
+
+
+# -- what a file of unknown architecture says of itself --------------------------------------------
+
+
+def hint(path):
+    return dict(describe(read_checkpoint(path))).get("hint", "")
+
+
+def squeezenet(**beside):
+    return {**beside, "state_dict": models.squeezenet1_1(num_classes=7).state_dict()}
+
+
+@pytest.mark.parametrize(
+    ("beside", "told"),
+    [
+        ({"arch": "squeezenet1_1"}, r"calls itself squeezenet1_1 \(arch\), and its names"),
+        ({"args": {"model": "SqueezeNet1-1"}}, r"calls itself SqueezeNet1-1 \(args\.model\)"),
+        ({"hyper_parameters": {"net": {"name": "squeezenet1_1"}}}, r"hyper_parameters\.net\.name"),
+        ({}, "names and shapes are those of torchvision:squeezenet1_1"),
+        ({"arch": "resnet50"}, "names and shapes are those of torchvision:squeezenet1_1"),
+        ({"arch": "x.py:run", "args": {"model": "a/b; rm"}}, "names and shapes are those of"),
+    ],
+)
+def test_a_file_is_told_what_it_seems_to_be_and_how_to_say_so(beside, told, tmp_path):
+    torch.save(squeezenet(**beside), tmp_path / "own.pt")
+    said = hint(tmp_path / "own.pt")
+    assert re.search(told, said)
+    assert said.endswith("try --model torchvision:squeezenet1_1")
+    checkpoint = read_checkpoint(tmp_path / "own.pt")
+    assert checkpoint.model is None  # a proposal is not applied
+    with pytest.raises(CheckpointError, match="try --model torchvision:squeezenet1_1"):
+        checkpoint.load()
+
+
+def test_a_wrong_architecture_is_told_the_one_that_fits(tmp_path):
+    wrapped = {f"module.{k}": v for k, v in squeezenet()["state_dict"].items()}
+    torch.save(wrapped, tmp_path / "own.pt")
+    with pytest.raises(CheckpointError, match="it fits --model torchvision:squeezenet1_1"):
+        read_checkpoint(tmp_path / "own.pt", model="torchvision:squeezenet1_0")
+
+
+def test_the_library_of_a_pickled_class_goes_first(tmp_path):
+    model = timm.create_model("resnet18", num_classes=3)
+    torch.save(model, tmp_path / "own.pt")
+    assert "try --model timm:resnet18" in hint(tmp_path / "own.pt")
+    torch.save(models.resnet18(num_classes=3), tmp_path / "own.pt")
+    assert "try --model torchvision:resnet18" in hint(tmp_path / "own.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            {"vit.embeddings.x": 1, "vit.encoder.y": 2, "classifier.weight": 3},
+            "transformers names ViT",
+        ),
+        ({"a.b": 1, "_name_or_path": "google/vit-base"}, "try --model hf:google/vit-base"),
+        ({"a.b": 1, "model": "out/best.pt"}, ""),
+        ({"a.b": 1, "model": "a\nb/c"}, ""),
+        ({"a.b": 1, "arch": "no such thing"}, ""),
+    ],
+)
+def test_what_only_words_or_names_tell(content, told, tmp_path):
+    tensors = {k: torch.ones(2, 2) for k, v in content.items() if not isinstance(v, str)}
+    words = {k: v for k, v in content.items() if isinstance(v, str)}
+    torch.save({"state_dict": tensors, **words}, tmp_path / "own.pt")
+    said = hint(tmp_path / "own.pt")
+    assert (told in said) if told else not said
+
+
+@pytest.mark.parametrize("spec", ["torchvision:resnet18", "timm:vit_tiny_patch16_224"])
+def test_the_table_is_of_these_libraries(spec):
+    with torch.device("meta"):
+        layout = layout_of(build(spec, num_classes=10))
+    assert spec in alike((name, slot.shape) for name, slot in layout.items())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from robustkit import models
+from robustkit.checkpoint.fingerprints import alike
 from robustkit.checkpoint.proposals import propose
 from robustkit.checkpoint.readings import StateReading
 from robustkit.errors import CheckpointError, InputError
@@ -257,10 +258,16 @@ def misfit(
         )
         if names
     ]
-    known = [name for name in recognise(variants) if name != spec]
+    known = [name for name in (*recognise(variants), *_alike(variants)) if name != spec]
     advice = f"it fits --model {known[0]}" if known else _proposed(expected, variants)
     advice = advice or "give the architecture it was trained with"
     return f"does not fit {spec}: {'; '.join(parts)}; {advice}"
+
+
+def _alike(variants: Sequence[StateReading]) -> list[str]:
+    """Architectures of libraries whose names and shapes are the file's."""
+    found = (alike((k, v.shape) for k, v in r.state.items()) for r in variants)
+    return [name for names in found for name in names]
 
 
 def _proposed(expected: Layout, variants: Sequence[StateReading]) -> str:

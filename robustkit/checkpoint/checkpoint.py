@@ -46,6 +46,8 @@ class Checkpoint(Shown, CheckpointMetadata):
     """in the checkpoint, given, recorded or assumed none"""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    published: str = ""
+    """the name under which it was fetched: hf:ORG/NAME"""
     unmet: str = ""
     """what has to be installed before it can be loaded"""
     hint: str = ""

@@ -351,6 +351,10 @@ def _surroundings(root: object, reader: TensorReader) -> Iterator[tuple[str, Any
                 reader.budget.visit()
                 if (said := plain(setting, reader)) is not None:
                     yield f"{key}.{_short(inner)}"[:80], said
+                for name, text in (mapping(setting) or {}).items():
+                    reader.budget.visit()
+                    if isinstance(text, str) and plain(text, reader) is not None:
+                        yield f"{key}.{_short(inner)}.{_short(name)}"[:80], text
         elif isinstance(key, str) and (said := plain(value, reader)) is not None:
             yield _short(key), said
 
@@ -377,6 +381,8 @@ def training(extra: Mapping[str, Any]) -> dict[str, Any]:
     known: dict[str, Any] = {}
     for name, synonyms in SYNONYMS.items():
         for key, value in extra.items():
+            if key.count(".") > 1:
+                continue  # of a part, such as a teacher
             fits = isinstance(value, _KINDS[name]) and not isinstance(value, bool)
             if key.rpartition(".")[2] in synonyms and fits and name not in known:
                 known[name] = value

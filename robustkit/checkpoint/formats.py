@@ -1,15 +1,18 @@
 """Which file or folder is meant, and which format it has, by its first bytes."""
 
 import os
+import re
 from io import BufferedReader
 from pathlib import Path
 
+from robustkit.checkpoint.fingerprints import known_names
 from robustkit.checkpoint.foreign import foreign_archive, foreign_file, foreign_head
 from robustkit.checkpoint.header import is_safetensors
 from robustkit.errors import BadFile, CheckpointError, UnknownName
 from robustkit.files import is_file, shipped
 from robustkit.unpickling import read_directory
 
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx", ".pkl", ".toml", ".py")
 PROGRAMS = ("TorchScript", "torch.export")
 """formats whose files run code of their own"""
 
@@ -25,12 +28,26 @@ def find_checkpoint(path: str | Path) -> Path:
         return file
     if file.name == str(path) and not file.suffix:
         known = [item.stem for item in shipped("data").glob("*.safetensors")]
+        fetched = [spec for spec in known_names() if spec.partition(":")[2] == file.name]
         if file.name in known:
             return shipped("data") / f"{file.name}.safetensors"
-        raise CheckpointError(
-            str(UnknownName("checkpoint", str(path), known, "or give a file's path"))
-        )
-    raise CheckpointError(f"{path}: no such file")
+        advice = "or give a file's path"
+        if fetched:
+            advice += f"; {max(fetched)} fetches published weights"
+        raise CheckpointError(str(UnknownName("checkpoint", str(path), known, advice)))
+    raise CheckpointError(f"{path}: no such file{_published(str(path))}")
+
+
+def _published(text: str) -> str:
+    """What would fetch something, where a text looks as if that was meant."""
+    address = re.fullmatch(r"https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/(.+)", text)
+    rest = re.split(r"/(?:tree|blob|resolve)/|[?#]", address[1])[0].strip("/") if address else text
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", rest, re.ASCII):
+        if address or not rest.endswith(SUFFIXES):
+            return f"; a repository of Hugging Face is named hf:{rest}"
+    elif re.match(r"https?:/", text):
+        return "; download it, and name the file"
+    return ""
 
 
 def detect_format(path: Path, file: BufferedReader, *, alone: bool = True) -> str:

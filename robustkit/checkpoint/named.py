@@ -56,6 +56,8 @@ class Located:
     note: str
     sha256: str = ""
     """what its digest begins with, as its publisher states"""
+    hint: str = ""
+    """where its architecture may be known, if the file does not say"""
 
     def check(self, sha256: str) -> None:
         """Nothing, if a file that was read is the published one.
@@ -143,7 +145,9 @@ def recognise(model: str, sha256: str) -> tuple[Declared | None, str]:
 
 def _repository(repository: Repository, said: str, progress: Progress | None) -> Located:
     fetched = fetch_repository(repository, progress=progress)
-    return Located(fetched.path, None, f"{said}{repository} at commit {fetched.commit[:12]}")
+    hint = f"try --model hf:{repository.id}" if repository.file else ""
+    note = f"{said}{repository} at commit {fetched.commit[:12]}"
+    return Located(fetched.path, None, note, hint=hint)
 
 
 def _fetched(remote: Remote, place: Path, declared: Declared, progress: Progress | None) -> Located:

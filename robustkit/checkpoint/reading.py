@@ -26,6 +26,7 @@ from robustkit.checkpoint.libraries import (
     read_declared,
     reading_of,
     robustbench,
+    torchvision,
 )
 from robustkit.checkpoint.metadata import (
     CheckpointMetadata,
@@ -42,6 +43,7 @@ from robustkit.checkpoint.readings import (
 from robustkit.checkpoint.said import Said, as_named, merged
 from robustkit.checkpoint.selection import parse_ignored, parse_renamed
 from robustkit.checkpoint.sidecar import read_sidecar
+from robustkit.checkpoint.suggestions import suggest
 from robustkit.checkpoint.weight_sets import fit_weights, recognise_weights
 from robustkit.checkpoint.weights import Weights, open_weights, weights_digest
 from robustkit.errors import CheckpointError
@@ -111,7 +113,9 @@ def read_checkpoint(
     if located is None:
         return found
     located.check(found.sha256)
-    return replace(found, notes=(located.note, *found.notes))
+    hint = found.hint or ("" if found.model or found.format == "ONNX" else located.hint)
+    notes = (located.note, *found.notes)
+    return replace(found, notes=notes, published=str(path), hint=hint)
 
 
 def _read(
@@ -262,11 +266,12 @@ def _from_weights(
     if named_ is None:
         unknown = known.model is None
         hint = foreign_weights(parts.state) or architecture.proposed(parts.variants)
-        known = replace(known, hint=hint if unknown else "")
+        known = replace(known, hint=(hint or suggest(parts)) if unknown else "")
         return _identified(_read_as(known, parts.variants[-1], None), {})
     classes = given.num_classes or aside.num_classes or parts.recorded.num_classes
     fit = _fit(named_, parts, classes, str(path))
     known = replace(known, model=named_, num_classes=fit.num_classes, notes=(*known.notes, *note))
+    known = replace(known, warnings=(*known.warnings, *torchvision.caution(named_)))
     return _identified(
         _telling(_read_as(known, fit.reading, fit), parts, fit),
         {"model": _name(named_), "code": models.source(named_)},

@@ -56,6 +56,8 @@ def from_checkpoint(
     header = {key: getattr(checkpoint, key) for key in CHECKPOINT_KEYS}
     if Path(checkpoint.path).parent == shipped("data"):
         header["path"] = Path(checkpoint.path).stem  # a shipped one goes by its name
+    if checkpoint.published:
+        header["path"] = checkpoint.published  # and so does one that was fetched
 
     def load(device: "torch.device") -> "torch.nn.Module":
         return checkpoint.load(device, classes)

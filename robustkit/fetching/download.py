@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
 
-from robustkit.errors import FetchError, Unreachable, cut, first_line, one_line
+from robustkit.errors import FetchError, NotPermitted, Unreachable, cut, first_line, one_line
 from robustkit.fetching.places import offline
 from robustkit.files import writing
 
@@ -179,7 +179,8 @@ def _response(remote: Remote) -> Iterator[tuple[Any, int | None]]:
             yield answer, _length(remote, answer)
     except urllib.error.HTTPError as error:
         error.close()
-        raise FetchError(f"{remote.name}: {_refusal(error.code, host)}") from error
+        kind = NotPermitted if error.code in (401, 403) else FetchError
+        raise kind(f"{remote.name}: {_refusal(error.code, host)}") from error
     except urllib.error.URLError as error:
         reason = error.reason
         if isinstance(reason, FetchError):

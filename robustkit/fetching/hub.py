@@ -10,12 +10,20 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
-from robustkit.errors import CheckpointError, FetchError, Unreachable, cut
+from robustkit.errors import (
+    CheckpointError,
+    EvaluationFailed,
+    FetchError,
+    NotPermitted,
+    Unreachable,
+    cut,
+)
 from robustkit.fetching.download import (
     Progress,
     Remote,
@@ -121,23 +129,30 @@ def fetch_repository(
     if (known := _known(repository, what)) is not None:
         return _found(repository, known)
     try:
-        commit, listing = _listed(repository)
-    except Unreachable as error:
+        return _found(repository, _fetch_anew(repository, what, progress))
+    except (Unreachable, NotPermitted) as error:
         if (known := _in_librarys_cache(repository, what)) is not None:
             return _found(repository, known)
-        raise Unreachable(
-            f"{error}; where there is one: hf download {repository.id}, then bring its folder here "
-            f"and name it, or put it at {repository.folder}"
+        first = "hf auth login, then " if isinstance(error, NotPermitted) else ""
+        raise type(error)(
+            f"{error}; where there is a connection: {first}hf download {repository.id}, and bring "
+            f"its folder here and name it, or put it at {repository.folder}"
         ) from error
+
+
+def _fetch_anew(repository: Repository, what: str, progress: Progress | None) -> str:
+    """Fetch what is wanted and is not there; the commit that it is of."""
+    commit, listing = _listed(repository)
     wanted = [name for name in WORDS if name in listing]
-    if not only_words:
+    if what != "words":
         wanted += _named(repository, listing) if repository.file else _weights(repository, listing)
     for name in wanted:
         _fetch(repository, commit, name, listing[name], progress)
     if not _COMMIT.fullmatch(repository.revision):
         write_atomic(_reference(repository), commit.encode())
-    write_atomic(_receipt(repository, commit, what), canonical(wanted).encode())
-    return _found(repository, commit)
+    with suppress(EvaluationFailed):  # without it the list is asked for again, and no more
+        write_atomic(_receipt(repository, commit, what), canonical(wanted).encode())
+    return commit
 
 
 def _found(repository: Repository, commit: str) -> Fetched:
@@ -259,7 +274,7 @@ def _weights(repository: Repository, listing: Listing) -> list[str]:
         if (index := f"{whole}.index.json") in listing and 0 < len(shards) <= MOST_SHARDS:
             return [index, *shards]
     found = [n for n in listing if n.endswith(WEIGHTS) and not n.startswith(NO_WEIGHTS)]
-    if len(found) == 1 and "/" not in found[0]:
+    if len(found) == 1 and "/" not in found[0] and not found[0].endswith(".onnx"):
         return found
     if not found:
         raise CheckpointError(
@@ -267,7 +282,7 @@ def _weights(repository: Repository, listing: Listing) -> list[str]:
             f"({', '.join(map(cut, [*listing][:6]))}{', …' if len(listing) > 6 else ''})"
         )
     raise CheckpointError(
-        f"{repository}: several files may be its weights; name one: "
+        f"{repository}: no file is named as weights usually are; name the one that is meant: "
         f"{', '.join(f'hf:{repository.id}/{cut(name)}' for name in found[:4])}"
         f"{f' … ({len(found)} in all)' if len(found) > 4 else ''}"
     )

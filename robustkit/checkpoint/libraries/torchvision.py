@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 AUXILIARY = (r"^aux[12]\.", r"^AuxLogits\.")
 """heads for the training, which are left out of a network that classifies"""
+TRANSFORMED = ("torchvision:googlenet", "torchvision:inception_v3")
+"""networks that transform their input where they are made from published weights, and only there"""
 MOST = 2**33
 """bytes"""
 
@@ -60,6 +62,18 @@ def declare(name: str, tag: str) -> tuple[Declared, Remote]:
         ),
     )
     return declared, Remote(chosen.url, said, sha256=_digest(chosen), most=MOST)
+
+
+def caution(model: str) -> tuple[str, ...]:
+    """What is to be known of an architecture that is named without its published weights."""
+    if model not in TRANSFORMED:
+        return ()
+    name = model.partition(":")[2]
+    return (
+        f"torchvision's {name} transforms its input if it was made from published weights, and not "
+        "otherwise; it is taken as made without. If yours was trained from them, build it in "
+        "FILE.py with transform_input=True",
+    )
 
 
 def recognise(name: str, sha256: str) -> Declared | None:
