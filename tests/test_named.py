@@ -27,6 +27,7 @@ from robustkit.fetching import Remote, download
 from robustkit.models import build, layout_of
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+SETTINGS = {"depth": 1, "embed_dim": 24, "num_heads": 2, "img_size": 32, "global_pool": "avg"}
 PIXELS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -35,13 +36,12 @@ def published(tmp_path_factory):
     """A small network as timm saves it for a repository: its folder and itself."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("timm")
-    settings = {"depth": 1, "embed_dim": 24, "num_heads": 2, "img_size": 32, "global_pool": "avg"}
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **settings).eval()
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **SETTINGS).eval()
     save_for_hf(
         model,
         folder,
         model_config={"label_names": ["cat", "dog", "eft"]},
-        model_args=settings,
+        model_args=SETTINGS,
         safe_serialization=True,
         data_config={"mean": MEAN, "std": STD, "img_size": 32},
     )
@@ -150,6 +150,17 @@ def test_a_local_file_is_built_as_a_repository_says(publisher, published, tmp_pa
     assert checkpoint.label_names == ("cat", "dog", "eft")
     assert any("hf:org/net" in note and COMMIT[:12] in note for note in notes(checkpoint))
     assert not any(path.endswith("safetensors") for path in publisher.asked)
+
+
+def test_a_head_of_other_classes_on_a_repositorys_network(publisher, published, tmp_path):
+    publisher.repository("org/net", published[0])
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=5, **SETTINGS).eval()
+    torch.save(model.state_dict(), tmp_path / "own.pt")
+    checkpoint = read_checkpoint(tmp_path / "own.pt", model="hf:org/net")
+    with torch.no_grad():
+        torch.testing.assert_close(checkpoint.load()(PIXELS), model(PIXELS))
+    assert (checkpoint.num_classes, checkpoint.label_names, checkpoint.mean) == (5, (), None)
+    assert "5 classes and not the 3" in " ".join(notes(checkpoint))
 
 
 def test_evaluating_by_name_needs_no_flags_but_pictures(publisher, published, tmp_path, robustkit):
@@ -351,6 +362,14 @@ def test_torchvisions_weights_are_its_network_and_its_pictures(name, monkeypatch
     assert images.labels.tolist() == [0]
     assert checkpoint.label_names[0] == "tench"
     assert checkpoint.mean == (0.485, 0.456, 0.406)
+    # a file that is not known to be a published one may be of either form, which is told
+    bare = read_checkpoint(place, model=f"torchvision:{name}")
+    assert any("transform_input=True" in text for text in bare.warnings) == (name == "googlenet")
+
+
+def test_weights_of_features_are_none_of_a_classifier():
+    with pytest.raises(CheckpointError, match="without a classifier"):
+        read_checkpoint("torchvision:vgg16.IMAGENET1K_FEATURES")
 
 
 def test_a_network_that_insists_on_its_version_loads(tmp_path):
@@ -359,14 +378,6 @@ def test_a_network_that_insists_on_its_version_loads(tmp_path):
     found = read_checkpoint(tmp_path / "own.pt", model="torchvision:mnasnet0_5").load()
     with torch.no_grad():
         torch.testing.assert_close(found(PIXELS), model(PIXELS))
-
-
-def test_a_network_that_may_transform_its_input_is_told(tmp_path):
-    """From published weights it does, in silence; a file tells nothing of it."""
-    model = models.googlenet(num_classes=3, init_weights=False)
-    torch.save(model.state_dict(), tmp_path / "own.pt")
-    checkpoint = read_checkpoint(tmp_path / "own.pt", model="torchvision:googlenet")
-    assert any("transform_input=True" in warning for warning in checkpoint.warnings)
 
 
 def test_a_head_of_other_classes_takes_nothing_of_the_published_weights(tmp_path):
@@ -428,6 +439,7 @@ def test_a_tag_of_timms_brings_its_pictures_and_a_bare_name_does_not(tmp_path):
     assert known.pipeline.interpolation == config.interpolation
     bare = read_checkpoint(tmp_path / "own.pt", model="timm:mobilenetv3_small_050")
     assert (bare.mean, bare.pipeline) == (None, None)
+    assert "or --model timm:mobilenetv3_small_050.TAG" in bare.warnings[0]
     pixels = torch.rand(1, 3, 64, 64)
     expected = transforms.Normalize(config.mean, config.std)(pixels)
     torch.testing.assert_close(known.load()(pixels), bare.load()(expected))
@@ -614,7 +626,7 @@ def test_the_library_of_a_pickled_class_goes_first(tmp_path):
     model = timm.create_model("resnet18", num_classes=3)
     torch.save(model, tmp_path / "own.pt")
     assert "try --model timm:resnet18" in hint(tmp_path / "own.pt")
-    torch.save(models.resnet18(num_classes=3), tmp_path / "own.pt")
+    torch.save(model.state_dict(), tmp_path / "own.pt")
     assert "try --model torchvision:resnet18" in hint(tmp_path / "own.pt")
 
 

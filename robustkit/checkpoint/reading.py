@@ -26,6 +26,7 @@ from robustkit.checkpoint.libraries import (
     read_declared,
     reading_of,
     robustbench,
+    rows_of_head,
     torchvision,
 )
 from robustkit.checkpoint.metadata import (
@@ -250,10 +251,8 @@ def _from_weights(
         warnings=parts.warnings,
     )
     if said.note and declared is not None:
-        other = _other_head(declared, parts)
-        base = replace(base, notes=(other or said.note, *base.notes))
-        if other:
-            said, declared = said.with_model(declared.plain), None
+        said, declared, told = _headed(said, declared, parts)
+        base = replace(base, notes=(told, *base.notes))
     recorded = replace(parts.recorded, weights_key=None, ignore=None, rename=None)
     if declared is not None:
         recorded = recorded.over(declared.known)
@@ -278,20 +277,25 @@ def _from_weights(
     )
 
 
-def _other_head(declared: Declared, parts: Weights) -> str:
-    """What is said where a file is of published weights' architecture, but of other classes.
+def _headed(said: Said, declared: Declared, parts: Weights) -> tuple[Said, Declared | None, str]:
+    """What a name says of a file, as far as the file's head is that of the published weights.
 
-    "" where it has theirs, or is not of the architecture at all, which is told by who builds it.
+    Of another number of classes it is the architecture alone; and a note tells.
     """
-    if declared.library not in ("timm", "torchvision") or declared.arguments.get("model_args"):
-        return ""
-    count = architecture.classes_in(declared.plain, parts.variants)
-    if count in (None, declared.num_classes):
-        return ""
-    return (
+    bare = declared.library in ("timm", "torchvision") and not declared.arguments.get("model_args")
+    if bare:
+        count = architecture.classes_in(declared.plain, parts.variants)
+    else:
+        count = rows_of_head(reading_of(declared, parts.variants).state)
+    if count in (None, declared.num_classes) or declared.library == "robustbench":
+        return said, declared, said.note
+    note = (
         f"{count} classes and not the {declared.num_classes} of the published weights, whose mean, "
         "std and pictures are therefore not taken for its own"
     )
+    if bare:
+        return said.with_model(declared.plain), None, note
+    return said, declared.with_head(count), f"{said.note}, but for {note}"
 
 
 def _of_library(known: Checkpoint, parts: Weights, declared: Declared) -> Checkpoint:
@@ -402,12 +406,20 @@ def _input_shape(model: str | None) -> tuple[int, int, int] | None:
     return models.MODELS[model].shape if model in models.MODELS else None
 
 
+def _or_tag(model: str | None) -> str:
+    """What else says how images are prepared, of an architecture named without weights."""
+    name = named.parse(model or "")
+    if name is None or name.kind not in ("timm", "torchvision") or "." in name.rest:
+        return ""
+    return f", or --model {model}.{'TAG' if name.kind == 'timm' else 'WEIGHTS'} for theirs"
+
+
 def _identified(known: Checkpoint, code: dict[str, Any]) -> Checkpoint:
     """The checkpoint with its identity, and a warning where the preprocessing is a guess."""
     if known.preprocessing == "assumed none":
         warning = (
             "unknown preprocessing: the network is assumed to take [0, 1] pixels as they are; "
-            "if it was trained on normalised images, pass --mean and --std"
+            f"if it was trained on normalised images, pass --mean and --std{_or_tag(known.model)}"
         )
         known = replace(known, warnings=(*known.warnings, warning))
     # what a logit depends on, and nothing else: the same network in another container, under

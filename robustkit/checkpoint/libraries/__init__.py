@@ -2,7 +2,7 @@
 
 from robustkit.checkpoint.libraries import robustbench, timm, torchvision
 from robustkit.checkpoint.libraries.declared import Declared
-from robustkit.checkpoint.libraries.reading import build, read_declared, reading_of
+from robustkit.checkpoint.libraries.reading import build, read_declared, reading_of, rows_of_head
 
 __all__ = [
     "Declared",
@@ -10,6 +10,7 @@ __all__ = [
     "read_declared",
     "reading_of",
     "robustbench",
+    "rows_of_head",
     "timm",
     "torchvision",
 ]

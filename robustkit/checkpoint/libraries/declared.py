@@ -1,9 +1,9 @@
 """What a folder says of its network, as data, and which library would build it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from robustkit.checkpoint.metadata import CheckpointMetadata
 from robustkit.data.pipeline import Pipeline
@@ -63,6 +63,20 @@ class Declared:
     def model(self) -> str:
         """As `Checkpoint.model` has it."""
         return f"{self.library}:{self.architecture}"
+
+    def with_head(self, count: int) -> Self:
+        """The architecture alone, for so many classes."""
+        own: dict[str, Any] = {"num_labels": count, "labels": None}
+        if self.library == "timm":
+            own = {"num_classes": count}
+        return replace(
+            self,
+            arguments={**self.arguments, **own},
+            num_classes=count,
+            label_names=(),
+            normalisation=None,
+            pipeline=None,
+        )
 
     @property
     def plain(self) -> str:

@@ -21,6 +21,8 @@ WRAPPED = "timm_model."
 """before the names of timm's network in transformers' wrapper"""
 OUTSIDE = ("module.", "_orig_mod.", "_module.", "model.", "net.", "network.")
 """before all names, of training code; no library's network for images is called so as a whole"""
+HEADS = ("classifier.bias", "classifier.1.bias", "head.bias", "head.fc.bias", "fc.bias")
+"""biases of last layers"""
 
 
 def read_declared(words: Mapping[str, Mapping[str, Any]], where: str) -> Declared | None:
@@ -85,6 +87,12 @@ def reading_of(declared: Declared, variants: Sequence[StateReading]) -> StateRea
     outside = re.compile(f"({'|'.join(map(re.escape, fronts))})*")
     whole = [r for r in variants if r.mean is None and len(r.state) == len(plain.state)]
     return [r for r in whole if outside.fullmatch(r.prefix)][-1]
+
+
+def rows_of_head(state: State) -> int | None:
+    """How many classes the last layer of a file has, by the names that libraries give it."""
+    found = {len(state[name]) for name in HEADS if name in state and state[name].ndim == 1}
+    return found.pop() if len(found) == 1 else None
 
 
 def build(

@@ -37,9 +37,9 @@ def declare(name: str, tag: str) -> tuple[Declared, Remote]:
     chosen = _weights(name, tag)
     preset = chosen.transforms()
     said = f"torchvision:{name}.{chosen.name}"
-    if type(preset).__name__ != "ImageClassification":
-        raise CheckpointError(f"{said}: not for classifying images ({type(preset).__name__})")
-    names = tuple(map(str, chosen.meta["categories"]))
+    names = tuple(map(str, chosen.meta.get("categories") or ()))
+    if type(preset).__name__ != "ImageClassification" or not names:
+        raise CheckpointError(f"{said}: weights of features, without a classifier of images")
     (crop,), (resize,) = preset.crop_size, preset.resize_size
     interpolation = cast(Interpolation, preset.interpolation.value)
     declared = Declared(
