@@ -1,5 +1,6 @@
 """README and the site: short enough, every command one that there is, and each of them run."""
 
+import csv
 import os
 import re
 import shlex
@@ -115,6 +116,20 @@ def test_files_of_the_reader_are_whole():
             tomllib.loads(text)
         for text in blocks(page, "python"):
             compile(text, page, "exec")
+
+
+def test_findings_are_those_of_the_published_reports():
+    for section in TEXTS["docs/pages/findings.md"].split("\n## ")[1:]:
+        rows = re.findall(r"^\| (\d\w?)\. .*? \| (.*) \|$", section, re.MULTILINE)
+        if not rows:
+            continue
+        study = re.search(r"reports/([\w-]+)/numbers\.csv", section)[1]
+        with (ROOT / "reports" / study / "numbers.csv").open() as file:
+            claims = [row for row in csv.DictReader(file) if row["section"] == "claim"]
+        for name, told in rows:
+            found = {c["verdict"] for c in claims if c["panel"].startswith(name)} - {""}
+            assert found, (study, name)
+            assert all(word.rstrip("s") in told for word in found), (study, name, told, found)
 
 
 def carry_out(page, folder, code):
