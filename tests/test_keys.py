@@ -461,6 +461,7 @@ CHECKPOINT = {
             "notes": SHOWN,
             "warnings": SHOWN,
             "hint": SHOWN,
+            "published": "a name, as a path is; the weights count",
             "unmet": "with it there is no network, and so no answer",
             "pipeline": "the data set's transform, in its digest",
             "label_names": "decide on the labels, which stand in the data's digest",
