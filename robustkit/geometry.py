@@ -46,6 +46,11 @@ def length(rows: Tensor, order: float) -> Tensor:
     return result
 
 
+def entries(images: Tensor, norm: Norm) -> Tensor:
+    """The values of what l0 counts, N × V × E: of each pixel its channels, of a feature itself."""
+    return images.flatten(2) if norm == "l0" else images.flatten(1)[:, None]
+
+
 def _counted(changed: Tensor, norm: Norm) -> Tensor:
     """What is counted of changed values, N × C × H × W, as float64 N."""
     if norm == "l0-features":

@@ -15,6 +15,7 @@ from robustkit.geometry import distance
 
 SIGMA_ZERO = {"kind": "sigma-zero", "steps": 20}
 SPARSE_RS = {"kind": "sparse-rs", "queries": 150}
+SPARSE_PGD = {"kind": "sparse-pgd", "steps": 60}
 SPARSE = ["l0", "l0-features"]
 
 
@@ -81,7 +82,20 @@ def test_sparse_rs_finds_what_few_entries_can_do_to_a_linear_model(norm):
     assert found.passes.backward.sum() == 0
 
 
-@pytest.mark.parametrize("kind", [SIGMA_ZERO, SPARSE_RS], ids=["sigma-zero", "sparse-rs"])
+@pytest.mark.parametrize("norm", SPARSE)
+def test_sparse_pgd_comes_close_to_the_fewest_entries_of_a_linear_model(norm):
+    model = Linear()
+    x = model.leaning(30)
+    fewest = model.fewest(x, norm)
+    epsilons = [str(k) for k in range(1, 2 * int(fewest.max()))]
+    attack = make(norm, SPARSE_PGD, epsilon=epsilons)
+    found = attack_block(model, right(model, x), attack, 30)
+    assert (found.distance >= fewest).all()
+    assert (found.distance / fewest).median() <= 1.1
+    assert (found.distance / fewest).max() <= 2
+
+
+@pytest.mark.parametrize("kind", [SIGMA_ZERO, SPARSE_RS, SPARSE_PGD], ids=lambda a: a["kind"])
 def test_few_pixels_change_what_few_features_cannot_and_company_changes_nothing(kind):
     model = Linear()
     x = model.leaning(8)

@@ -85,8 +85,8 @@ def test_an_audit_has_the_stages_of_its_threat_and_a_page(norm, tmp_path, monkey
         return
     write(audit, tmp_path / "out")
     page = (tmp_path / "out" / "audit.html").read_text()
-    assert f"ε ({norm})" in page
-    assert f"{norm} distance" in page
+    assert "ε (rotation and translation)" in page
+    assert JUDGED[norm] in page
     assert read_audit(tmp_path / "out" / "audit.json").norm == norm
 
 

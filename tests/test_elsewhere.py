@@ -49,7 +49,17 @@ def test_every_protocol_on_the_shelf_runs_in_each_of_its_norms_and_on_any_device
     for name, norm in [(a, n) for a in names("attacks") for n in norms_of(a)]:
         # nothing of a protocol but its efforts, so that each runs in a moment
         attacks = load_protocol(name, norm=norm).attacks
-        small = {"steps": 2, "search_steps": 2, "draws": 2, "queries": 3, "restarts": 1, "eot": 2}
+        small = {
+            "steps": 2,
+            "search_steps": 2,
+            "draws": 2,
+            "queries": 3,
+            "restarts": 1,
+            "eot": 2,
+            "angles": 2,
+            "shifts": 2,
+            "trials": 2,
+        }
         small |= {"steps": 10} if any(getattr(a, "larger_first", False) for a in attacks) else {}
         options = {
             "settings": [

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Noise,
         Patch,
         SigmaZero,
+        SparsePGD,
         SparseRS,
         SpatialGrid,
         SpatialRandom,
@@ -46,7 +47,8 @@ REVISION = 6
 an answer is on file must not wait for torch, so that it stands here."""
 KINDS = (
     "APGD", "Boundary", "CW", "DDN", "DeepFool", "FAB", "FGSM", "FMN", "HopSkipJump", "MIFGSM",
-    "Noise", "PGD", "Patch", "SigmaZero", "SparseRS", "SpatialGrid", "SpatialRandom", "Square",
+    "Noise", "PGD", "Patch", "SigmaZero", "SparsePGD", "SparseRS", "SpatialGrid", "SpatialRandom",
+    "Square",
 )  # fmt: skip
 """the attacks themselves"""
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "Progress",
     "SearchNetwork",
     "SigmaZero",
+    "SparsePGD",
     "SparseRS",
     "SpatialGrid",
     "SpatialRandom",

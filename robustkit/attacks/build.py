@@ -13,6 +13,7 @@ from robustkit.attacks.mended import MENDED_FMN, MendedDDN
 from robustkit.attacks.patch import PatchSearch
 from robustkit.attacks.search import Search
 from robustkit.attacks.sigma_zero import SigmaZeroAttack
+from robustkit.attacks.sparse_pgd import SparsePgdSearch
 from robustkit.attacks.sparse_rs import SparseSearch
 from robustkit.attacks.square import SquareSearch
 from robustkit.errors import ProtocolError
@@ -33,6 +34,7 @@ from robustkit.protocol import (
     Norm,
     Patch,
     SigmaZero,
+    SparsePGD,
     SparseRS,
     Square,
     kind_of,
@@ -42,6 +44,7 @@ SEARCHES: dict[type[Any], Callable[..., Search[Any]]] = {
     APGD: ApgdSearch,
     FAB: FabSearch,
     Square: SquareSearch,
+    SparsePGD: SparsePgdSearch,
     SparseRS: SparseSearch,
     Patch: PatchSearch,
 }
@@ -52,7 +55,7 @@ def build_search(attack: Attack, norm: Norm) -> Search[Any] | None:
     match attack:
         case FGSM() | PGD() | MIFGSM() | Noise():
             return ASCENT[norm](**_ascent_settings(attack))
-        case APGD() | FAB() | Square() | SparseRS() | Patch():
+        case APGD() | FAB() | Square() | SparsePGD() | SparseRS() | Patch():
             return SEARCHES[type(attack)](norm, **_settings(attack))
         case _:
             return None

@@ -15,6 +15,7 @@ from robustkit.attacks.library import foolbox
 from robustkit.attacks.objectives import objective
 from robustkit.attacks.search import Search
 from robustkit.attacks.state import State
+from robustkit.geometry import entries
 from robustkit.protocol import Norm
 
 UNTIL = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -59,7 +60,7 @@ class SparseSearch(Search[SparseBuffers], foolbox.attacks.base.FixedEpsilonAttac
         self, state: State[None], sources: Sequence[torch.Generator | None]
     ) -> State[SparseBuffers]:
         """Random entries at random corners."""
-        images = self._entries(state.images)
+        images = entries(state.images, self.norm)
         count = self._budget(state, images.shape[2])
         draws = self._draws(state.key, torch.zeros_like(state.step), images)
         order, colours = draws[:, : images.shape[2]], self._colours(draws, images)
@@ -80,7 +81,7 @@ class SparseSearch(Search[SparseBuffers], foolbox.attacks.base.FixedEpsilonAttac
         kept = better.nonzero()[:, 0]
         b.best.index_copy_(0, kept, state.x[kept])
         b.chosen.index_copy_(0, kept, b.proposed[kept])
-        images, best = self._entries(state.images), self._entries(b.best)
+        images, best = entries(state.images, self.norm), entries(b.best, self.norm)
         size = images.shape[2]
         moved = self._moved(state, size)
         draws = self._draws(state.key, state.step + 1, images)
@@ -90,10 +91,6 @@ class SparseSearch(Search[SparseBuffers], foolbox.attacks.base.FixedEpsilonAttac
         x = torch.where(new[:, None], self._colours(draws, images), x)
         b.proposed = (b.chosen & ~back) | new
         state.x = x.view_as(state.images)
-
-    def _entries(self, images: Tensor) -> Tensor:
-        """Values of each entry, N × V × E."""
-        return images.flatten(2) if self.norm == "l0" else images.flatten(1)[:, None]
 
     def _budget(self, state: State[None] | State[SparseBuffers], size: int) -> Tensor:
         return state.epsilon.clamp(max=size).long()

@@ -240,6 +240,21 @@ class SigmaZero(Settings):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class SparsePGD(Settings):
+    """Few pixels or features, by gradients at a fixed number (Zhong et al. 2024)."""
+
+    steps: int = 300
+    restarts: int = 1
+    step_size: Fraction = Fraction(1, 4)
+    """of the changes, in units of the box"""
+    mask_step: Fraction = Fraction(1, 4)
+    """of the mask, in units of the square root of how many entries it has"""
+    patience: int = 3
+    """steps without another choice after which it is drawn anew"""
+    loss: Loss = "margin"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class SparseRS(Settings):
     """Random search over few pixels or features, by the scores alone (Croce et al. 2022)."""
 
@@ -298,6 +313,7 @@ Attack = (
     | FAB
     | Square
     | SigmaZero
+    | SparsePGD
     | SparseRS
     | Patch
     | SpatialGrid
@@ -318,6 +334,7 @@ KINDS: dict[str, type[Attack]] = {
     "fab": FAB,
     "square": Square,
     "sigma-zero": SigmaZero,
+    "sparse-pgd": SparsePGD,
     "sparse-rs": SparseRS,
     "patch": Patch,
     "spatial-grid": SpatialGrid,
@@ -337,6 +354,7 @@ OFFERED: dict[type[Attack], tuple[Norm, ...]] = {
     Boundary: ("l2",),
     HopSkipJump: ("linf", "l2"),
     SigmaZero: ("l0", "l0-features"),
+    SparsePGD: ("l0", "l0-features"),
     SparseRS: ("l0", "l0-features"),
     Patch: ("patch",),
     SpatialGrid: ("spatial",),

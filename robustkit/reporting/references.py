@@ -17,6 +17,7 @@ _ATTACKS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "fab": ("FAB", ("croce2020minimally",)),
     "square": ("Square Attack", ("andriushchenko2020square",)),
     "sigma-zero": ("σ-zero", ("cina2025sigmazero",)),
+    "sparse-pgd": ("Sparse-PGD", ("zhong2024towards",)),
     "sparse-rs": ("Sparse-RS", ("croce2022sparsers",)),
     "patch": ("ascent inside a patch", ("brown2017adversarial", "rao2020adversarial")),
     "spatial-grid": ("a grid of rotations and translations", ("engstrom2019exploring",)),

@@ -28,6 +28,7 @@ from robustkit.protocol import (
     Attack,
     Epsilon,
     Noise,
+    SparsePGD,
     SparseRS,
     SpatialRandom,
     Square,
@@ -150,7 +151,7 @@ def _more_restarts(context: AuditContext, threshold: float) -> IndicatorEvidence
     random = tuple(
         a
         for a in context.protocol.attacks
-        if isinstance(a, APGD | FAB | Square | SparseRS | SpatialRandom)
+        if isinstance(a, APGD | FAB | Square | SparsePGD | SparseRS | SpatialRandom)
         or (isinstance(a, PGD) and a.random_start)
     )
     if not random:
