@@ -15,7 +15,7 @@ from robustkit.attacks.projections import onto_l2_ball
 from robustkit.attacks.square import SquareSearch
 from robustkit.errors import InputError
 from robustkit.geometry import ORDER
-from robustkit.protocol import NORMS
+from robustkit.protocol import BALLS
 
 SIZE = {"linf": 0.12, "l2": 0.4, "l1": 1.2}
 """budgets on pixels in [0, 1] at which a good attack finds most, and none is sure"""
@@ -28,13 +28,13 @@ def ascent(norm):
 
 
 FIXED = {
-    **{f"ascent {n}": lambda n=n: ascent(n) for n in NORMS},
-    **{f"apgd {n}": lambda n=n: ApgdSearch(n, steps=20) for n in NORMS},
-    **{f"square {n}": lambda n=n: SquareSearch(n, queries=200) for n in NORMS},
+    **{f"ascent {n}": lambda n=n: ascent(n) for n in BALLS},
+    **{f"apgd {n}": lambda n=n: ApgdSearch(n, steps=20) for n in BALLS},
+    **{f"square {n}": lambda n=n: SquareSearch(n, queries=200) for n in BALLS},
 }
 MINIMAL = {
-    **{f"fab {n}": lambda n=n: FabSearch(n, steps=20, targets=2) for n in NORMS},
-    **{f"fmn {n}": lambda n=n: MENDED_FMN[n](steps=40) for n in NORMS},
+    **{f"fab {n}": lambda n=n: FabSearch(n, steps=20, targets=2) for n in BALLS},
+    **{f"fmn {n}": lambda n=n: MENDED_FMN[n](steps=40) for n in BALLS},
     "ddn l2": lambda: MendedDDN(steps=40),
 }
 ATTACKS = FIXED | MINIMAL
@@ -113,8 +113,8 @@ def test_a_targeted_criterion_is_headed_for(name):
 @pytest.mark.parametrize(
     "make",
     [
-        *(lambda n=n: ApgdSearch(n, steps=5, targets=3) for n in NORMS),
-        *(lambda n=n, t=t: FabSearch(n, steps=5, targets=t) for n in NORMS for t in (0, 3)),
+        *(lambda n=n: ApgdSearch(n, steps=5, targets=3) for n in BALLS),
+        *(lambda n=n, t=t: FabSearch(n, steps=5, targets=t) for n in BALLS for t in (0, 3)),
     ],
 )
 def test_attacks_with_targets_of_their_own_refuse_others(make):
@@ -150,7 +150,7 @@ def test_every_attack_works_on_inputs_of_any_shape(name, shape):
     assert bool(((clipped >= 0) & (clipped <= 1)).all())
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", BALLS)
 def test_fmn_does_not_stand_still_at_the_wall_short_of_the_boundary(norm):
     """Its projection and the box, one after the other, have fixed points that fool nothing."""
     with torch.random.fork_rng():
@@ -187,7 +187,7 @@ def test_the_projection_onto_an_l2_ball_within_the_box_is_the_nearest_point(seed
 
 def test_square_on_vectors_stays_within_its_budget():
     model, images, labels = problem((13,))
-    for norm in NORMS:
+    for norm in BALLS:
         x = SquareSearch(norm, queries=300).run(model, images, labels, epsilon=SIZE[norm])
         reached = torch.linalg.vector_norm(x - images, ord=ORDER[norm], dim=1)
         assert float(reached.max()) <= SIZE[norm] * 1.0001
