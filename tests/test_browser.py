@@ -15,9 +15,12 @@ from helpers.audits import full
 from helpers.evaluations import evaluation
 from helpers.outcomes import outcome
 
+from robustkit.analysis.leaderboard import leaderboard
 from robustkit.reporting import audit
 from robustkit.reporting import evaluation as evaluated
+from robustkit.reporting import leaderboard as ranked
 from robustkit.reporting import study as studied
+from robustkit.results.records import Record
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -67,7 +70,24 @@ def an_evaluation(folder):
     return page
 
 
-PAGES = {"study": study, "audit": an_audit, "evaluation": an_evaluation}
+def a_leaderboard(folder):
+    made = [evaluation(f"{name}.pt", strength=0.1 * i, seed=i) for i, name in enumerate("ab", 1)]
+    weights = [f.header["checkpoint"] | {"weights": f.header["checkpoint"]["path"]} for f in made]
+    headers = [f.header | {"checkpoint": w} for f, w in zip(made, weights, strict=True)]
+    found = [Record(h, replace(f, header=h)) for f, h in zip(made, headers, strict=True)]
+    page = folder / "leaderboard.html"
+    page.write_text(
+        ranked.page(leaderboard(found, by_method=False), "Leaderboard"), encoding="utf-8"
+    )
+    return page
+
+
+PAGES = {
+    "study": study,
+    "audit": an_audit,
+    "evaluation": an_evaluation,
+    "leaderboard": a_leaderboard,
+}
 
 
 @pytest.fixture(scope="module", params=PAGES)
@@ -107,7 +127,7 @@ def test_it_loads_without_an_error_or_a_request_and_sorts(page):
     assert seen["blocked"] == []
     assert seen["requests"] == []
     assert seen["wide"] <= 0
-    assert ("once" in seen) == page.parent.name.startswith("study")
+    assert ("once" in seen) == page.parent.name.startswith(("study", "leaderboard"))
     if "once" in seen:
         once, twice = ([float(v) for v in seen[k] if v] for k in ("once", "twice"))
         assert len(set(once)) > 1

@@ -34,11 +34,14 @@ COMMANDS = {
     "compare": ("a.pt", "b.pt", *RANKED),
     "power": HAND,
     "rank": ("'{loss}_{data}.pt'",),
+    "leaderboard": ("a.pt", "b.pt"),
     "describe": ("lenet5-mnist5k",),
     "verify": ("FOLDER",),
     "list": ("attacks",),
 }
 """one that succeeds of each command, but for `rank`, whose records take too long to make"""
+READERS = ("compare", "rank", "leaderboard")
+"""commands on evaluations that there must be"""
 MISTAKES = {
     "evaluate": ("lenet5-mnist5k", "--attack", "pdg"),
     "audit": ("lenet5-mnist5k", "--budget", "quik"),
@@ -48,6 +51,7 @@ MISTAKES = {
     "compare": ("a.pt", "none.pt"),
     "power": ("--delta", "0"),
     "rank": ("none.pt",),
+    "leaderboard": ("none.pt",),
     "describe": ("none.pt",),
     "verify": ("none",),
     "list": ("nothing",),
@@ -61,6 +65,7 @@ WORK = {
     "compare": "robustkit.calls.compare.compare_sides",
     "power": "robustkit.analysis.needs.plan",
     "rank": "robustkit.calls.compare.ranked",
+    "leaderboard": "robustkit.analysis.leaderboard.leaderboard",
     "describe": "robustkit.checkpoint.describe",
     "verify": "robustkit.integrity.check_files",
     "list": "robustkit.cli.listing.names",
@@ -147,8 +152,10 @@ def test_a_fault_at_work_is_one_line_and_its_status(command, monkeypatch, name, 
         arrived.append(1)
         happens()
 
-    table = COMMANDS if name not in ("compare", "rank") else {name: ("a", "b")}
+    table = COMMANDS if name not in READERS else {name: ("a", "b")}
     monkeypatch.setattr("robustkit.calls.compare._sides", lambda *rest: ())
+    if name == "leaderboard":
+        monkeypatch.setattr("robustkit.results.finder.Finder.networks", lambda self, names: [])
     monkeypatch.setattr(import_module(module), function, broken)
     status, out, err = command(name, table)
     assert arrived
@@ -159,7 +166,7 @@ def test_a_fault_at_work_is_one_line_and_its_status(command, monkeypatch, name, 
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")  # noqa: PTH110
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"rank", "compare"}))
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - set(READERS)))
 def test_a_stdout_that_is_full_turns_0_into_3_and_one_that_is_closed_nothing(
     command, monkeypatch, name
 ):
@@ -217,7 +224,7 @@ def test_no_value_of_an_option_ends_in_what_nobody_foresaw(command, monkeypatch,
         import_module(module), function, lambda *rest, **more: _raise(EvaluationFailed("no work"))
     )
     parameters = get_command(app).commands[name].params
-    base = [] if name in ("report", "compare", "rank", "verify") else list(COMMANDS[name])
+    base = [] if name in ("report", "verify", *READERS) else list(COMMANDS[name])
     for parameter in parameters:
         option = next((text for text in parameter.opts if text.startswith("--")), "")
         if parameter.is_flag if option else False:

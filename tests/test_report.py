@@ -34,8 +34,8 @@ def test_one_sentence_says_the_result(single):
     text = Outline(page([single])).text
     robust, clean = single.robust()[1].accuracy, single.clean()
     assert (
-        f"At ε = 0.2 (linf), {100 * robust.value:.1f} % of 1,000 images are still classified right "
-        f"(95 % interval {100 * robust.low:.1f} to {100 * robust.high:.1f}), "
+        f"At ε = 0.2 (ℓ∞), {100 * robust.value:.1f} % of 1,000 images are still classified correctly "
+        f"(95 % CI {100 * robust.low:.1f} to {100 * robust.high:.1f}), "
         f"against {100 * clean.value:.1f} % without attack; "
         "worst case per image over fgsm and pgd." in text
     )
@@ -45,12 +45,12 @@ def test_the_parts_come_in_order(single):
     text = Outline(page([single])).text
     parts = [
         "Robustness of mnist-cnn.pt",
-        "still classified right",
+        "still classified correctly",
         "pgd cannot cross its ball",
         "clean mistakes counted as wrong",
         "ε = 0 is accuracy without attack",
         "Which attack found what",
-        "right without attack",
+        "correctly without attack",
         "Accuracy per class",
         "Smallest successful perturbations",
         "Protocol: pgd",
@@ -219,7 +219,7 @@ def test_the_gallery_shows_the_smallest_perturbations_first():
     record = evaluation(n=500)
     backwards = Evaluation(record.header, record.run, record.table, record.examples[::-1])
     assert page([record]) == page([backwards])
-    shown = re.findall(r"linf distance (\S+?)</", page([record]))
+    shown = re.findall(r"ℓ∞ distance (\S+?)</", page([record]))
     assert shown == [f"{e.distance:.3g}" for e in record.examples]
 
 
@@ -263,8 +263,8 @@ def test_a_targeted_attack_is_not_said_to_be_about_being_right():
     record = evaluation()
     resolved = record.header["protocol"]["resolved"] | {"target": "next"}
     text = Outline(page([changed(record, protocol={"resolved": resolved})])).text
-    assert "cannot be turned into their target class (next)" in text
-    assert "still classified right" not in text
+    assert "not turned into their target class (next)" in text
+    assert "still classified correctly" not in text
 
 
 def commands(html):

@@ -61,7 +61,7 @@ levels   = ["1"]
     run = begin(path, tmp_path / "out")
     run.finish(Here(tmp_path / "out"))
     result = found(path, tmp_path / "out")
-    assert [panel.factor for panel in result.panels] == ["ε (linf)", "ε (l2)"]
+    assert [panel.factor for panel in result.panels] == ["ε (ℓ∞)", "ε (ℓ₂)"]
     norms = {name: protocol["norm"] for name, protocol in result.protocols.items()}
     assert norms == {"fgsm": "linf", "fgsm (ℓ₂)": "l2"}
 

@@ -373,6 +373,59 @@ def test_evaluations_that_no_analysis_takes_are_told(tmp_path):
         findings_of_records(spec.load_study(str(path)), runs, "command")
 
 
+ATTACKED = """
+[[analysis]]
+name = "pgd"
+factor = "epsilon"
+protocol = "pgd"
+"""
+
+
+def test_networks_of_one_loss_and_seed_are_told_apart_under_attack(tmp_path):
+    """As README's own commands make them: another architecture, another noise, other images."""
+    pgd = {"name": "pgd", "norm": "linf", "file": 'norm = ["linf"]'}
+    right = np.ones(20, dtype=bool)
+    how = {"seed": 0, "data_fraction": 1.0}
+    made = [
+        ("lenet", "cross-entropy", "lenet5", 0.0),
+        ("ce", "cross-entropy", "mnist-cnn", 0.4),
+        ("copy", "cross-entropy", "mnist-cnn", 0.4),
+        ("l2", "large-margin", "mnist-cnn", 0.4),
+    ]
+    for name, loss, model, noise in made:
+        weights = {"weights": f"{name:0<64}", "model": model, "label_noise": noise}
+        rows(tmp_path, name, right, pgd, loss=loss, **weights, **how)
+    rows(tmp_path, "short", right[:10], pgd, loss="hinge", weights="s", **how)
+    rows(
+        tmp_path,
+        "twice",
+        right,
+        pgd,
+        loss="large-margin",
+        model="mnist-cnn",
+        weights="l2" + 62 * "0",
+    )
+    for name, digest in (("short", "other"),):
+        path = tmp_path / f"{name}.parquet"
+        header = json.loads(json.dumps(dict(record.read(path).header)))
+        header["data"]["digest"] = digest
+        table = record.read(path).table
+        path.unlink()
+        record.Blocks(path).finish(header, {}, table)
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS[: CLAIMS.index("[[analysis]]")] + ATTACKED)
+    found = findings_of_records(spec.load_study(str(path)), tmp_path, "command")
+    assert {(number.path.stem, number.method) for number in found.numbers} == {
+        ("lenet", "cross-entropy, lenet5, label noise 0"),
+        ("ce", "ce"),
+        ("copy", "copy"),
+        ("l2", "large-margin"),
+    }
+    told = " ".join(found.notes)
+    assert "most networks were evaluated on 20 other images: short.parquet." in told
+    assert "is of the same network: twice.parquet." in told
+
+
 def test_an_attack_shows_what_it_found_on_the_first_network_of_the_baseline(tmp_path):
     numbers = []
     for method, seed in (("a", 0), ("b", 2), ("b", 1)):

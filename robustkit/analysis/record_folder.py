@@ -1,10 +1,10 @@
 """A folder of evaluations as the findings of a study, by what the records say of their making."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from robustkit.analysis.findings import (
     ELSEWHERE,
@@ -16,8 +16,9 @@ from robustkit.analysis.findings import (
 )
 from robustkit.errors import RecordError
 from robustkit.protocol import default_norm, protocol_in_words
+from robustkit.results.finder import FEATURES, short_paths, told_apart
 from robustkit.results.grid import LISTED
-from robustkit.results.records import open_record
+from robustkit.results.records import Record, open_record
 from robustkit.spec import TRAINED, Analysis, Study
 from robustkit.statistics.comparison import listed
 
@@ -31,14 +32,11 @@ def findings_of_records(study: Study, folder: Path, command: str) -> Findings:
     if not folder.is_dir():
         raise RecordError(f"{folder}: no such folder of records")
     headers = {path: open_record(path).header for path in sorted(folder.glob("*.parquet"))}
-    numbers = [
-        number
-        for analysis in study.analyses
-        if analysis.factor != "cost"
-        for number in _of_headers(analysis, headers)
-    ]
+    asked = [analysis for analysis in study.analyses if analysis.factor != "cost"]
+    taken = {a.name: _taken(a, headers, whatever=_free(study, a)) for a in asked}
+    numbers = [n for a in asked for n in _numbers(a, taken[a.name].headers)]
     if not numbers:
-        why = "; ".join(_left_out(study, headers)) or "it is empty"
+        why = "; ".join(_left_out(taken.values(), headers)) or "it is empty"
         raise RecordError(f"{folder}: no evaluation in it fits an analysis of {study.name}: {why}")
     fixed = f"not known: the evaluations were there before; {ELSEWHERE}"
     return Findings(
@@ -48,7 +46,7 @@ def findings_of_records(study: Study, folder: Path, command: str) -> Findings:
             "Data": _data_of(headers[number.path] for number in numbers if number.path),
         },
         notes=(
-            *_left_out(study, headers),
+            *_left_out(taken.values(), headers),
             *not_found(study, {number.method for number in numbers}),
             *gaps_of(study, numbers),
         ),
@@ -66,12 +64,55 @@ def _data_of(headers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {name: "; ".join(texts) for name, texts in told.items()}
 
 
-def _left_out(study: Study, headers: Mapping[Path, Mapping[str, Any]]) -> Iterable[str]:
+class _Taken(NamedTuple):
+    """What an analysis takes of a folder."""
+
+    headers: Mapping[Path, Mapping[str, Any]]
+    reasons: Mapping[Path, str]
+    """why it takes the others not, in words"""
+
+
+def _free(study: Study, analysis: Analysis) -> bool:
+    """Whether an analysis takes networks however they were trained: it says nothing of it."""
+    said = analysis.label_noise != "0" or analysis.data_fraction != "1"
+    claimed = any(claim.analysis == analysis.name for claim in study.claims)
+    return analysis.factor == "epsilon" and not said and not claimed
+
+
+def _taken(
+    analysis: Analysis, headers: Mapping[Path, Mapping[str, Any]], *, whatever: bool
+) -> _Taken:
+    """The evaluations that fit, on the images on which most networks were evaluated."""
+    reasons = {path: _unfit(analysis, header, whatever) for path, header in headers.items()}
+    fitting = [path for path, reason in reasons.items() if not reason]
+    networks: dict[str, set[str]] = defaultdict(set)
+    for path in fitting:
+        networks[headers[path]["data"]["digest"]].add(_network(headers[path], path))
+    size = {headers[path]["data"]["digest"]: headers[path]["data"]["n"] for path in fitting}
+    usual = max(networks, key=lambda data: (len(networks[data]), size[data]), default="")
+    of: dict[str, Path] = {}
+    for path in fitting:
+        header = headers[path]
+        if header["data"]["digest"] != usual:
+            reasons[path] = f"most networks were evaluated on {size[usual]:,} other images"
+        elif (known := of.setdefault(_network(header, path), path)) != path:
+            reasons[path] = f"{known.name} is of the same network"
+    kept = {path: headers[path] for path in fitting if not reasons[path]}
+    return _Taken(kept, {path: reason for path, reason in reasons.items() if reason})
+
+
+def _network(header: Mapping[str, Any], path: Path) -> str:
+    """Equal for records of one network; each is its own where weights are not on record."""
+    weights = header["checkpoint"].get("weights")
+    return Record(header, path).identity if weights else str(path)
+
+
+def _left_out(taken: Iterable[_Taken], headers: Mapping[Path, Mapping[str, Any]]) -> Iterable[str]:
     """The evaluations that no analysis takes, with what each has against it."""
-    analyses = [analysis for analysis in study.analyses if analysis.factor != "cost"]
     out: dict[str, list[str]] = defaultdict(list)  # files by reason
-    for path, header in headers.items():
-        reasons = [_unfit(analysis, header) for analysis in analyses]
+    analyses = list(taken)
+    for path in headers:
+        reasons = [one.reasons.get(path, "") for one in analyses]
         if all(reasons):
             out[listed(list(dict.fromkeys(reasons)))].append(path.name)
     for reason, names in out.items():
@@ -80,8 +121,11 @@ def _left_out(study: Study, headers: Mapping[Path, Mapping[str, Any]]) -> Iterab
         yield f"Left out, since {reason}: {listed(shown)}."
 
 
-def _unfit(analysis: Analysis, header: Mapping[str, Any]) -> str:
-    """Why an evaluation is none of an analysis's, in words; "" where it is one."""
+def _unfit(analysis: Analysis, header: Mapping[str, Any], whatever: bool) -> str:
+    """Why an evaluation is none of an analysis's, in words; "" where it is one.
+
+    `whatever`: the network's training is no reason.
+    """
     made, protocol = header["checkpoint"], header["protocol"]
     if analysis.factor == "epsilon":
         norm = analysis.norm or default_norm(protocol)
@@ -90,7 +134,7 @@ def _unfit(analysis: Analysis, header: Mapping[str, Any]) -> str:
             return f"{analysis.name} takes the protocol {asked}, not {protocol_in_words(protocol)}"
     elif made.get(analysis.factor) is None:
         return f"their {analysis.factor} is not on record"
-    for factor in TRAINED:
+    for factor in () if whatever else TRAINED:
         if factor == analysis.factor or made.get(factor) is None:
             continue
         if Fraction(str(made[factor])) != Fraction(asked := getattr(analysis, factor)):
@@ -98,19 +142,48 @@ def _unfit(analysis: Analysis, header: Mapping[str, Any]) -> str:
     return ""
 
 
-def _of_headers(analysis: Analysis, headers: Mapping[Path, Mapping[str, Any]]) -> Iterable[Number]:
+def _numbers(analysis: Analysis, headers: Mapping[Path, Mapping[str, Any]]) -> Iterable[Number]:
+    """The networks of an analysis; methods are told apart by more than the loss where it takes it.
+
+    Raises:
+        RecordError: two networks that nothing tells apart but their files, at one level.
+    """
+    whole = analysis.factor == "epsilon"
     taken: dict[tuple[str, Fraction, int], Path] = {}
-    for path, header in headers.items():
-        if _unfit(analysis, header):
-            continue
+    for (path, header), method in zip(headers.items(), _methods(headers, analysis), strict=True):
         made = header["checkpoint"]
-        level = "" if analysis.factor == "epsilon" else f"{made[analysis.factor]:.6g}"
-        method, seed = str(made["loss"] or made["model"] or "unknown"), int(made["seed"] or 0)
-        where = (method, Fraction(level or 0), seed)
+        level = "" if whole else f"{made[analysis.factor]:.6g}"
+        where = (method, Fraction(level or 0), int(made["seed"] or 0))
         if where in taken:
             raise RecordError(
                 f"{path} and {taken[where]}: both of {method}, {analysis.factor} {level}, seed "
-                f"{seed}; keep one of them in the folder"
+                f"{where[-1]}; keep one of them in the folder"
             )
         taken[where] = path
-        yield Number(analysis.name, method, level, seed, path)
+        yield Number(analysis.name, method, level, where[-1], path)
+
+
+def _methods(headers: Mapping[Path, Mapping[str, Any]], analysis: Analysis) -> list[str]:
+    """What the method of each network is called: its loss.
+
+    Under attack, where two networks of one seed share that, by what else is on record of their
+    making, and where this is the same, too, by their files.
+    """
+    made = [header["checkpoint"] for header in headers.values()]
+    names = [str(one["loss"] or one["model"] or "unknown") for one in made]
+    if analysis.factor != "epsilon" or not made:
+        return names
+    seeds = [int(one["seed"] or 0) for one in made]
+    features = told_apart([{key: one[key] for key in FEATURES} for one in made])
+    for others in (features, short_paths([str(one["path"]) for one in made])):
+        doubled = _doubled(names, seeds)
+        names = [
+            o if name in doubled and o else name for o, name in zip(others, names, strict=True)
+        ]
+    return names
+
+
+def _doubled(names: Sequence[str], seeds: Sequence[int]) -> set[str]:
+    """The names that several networks of one seed have."""
+    often = Counter(zip(names, seeds, strict=True))
+    return {name for (name, _), count in often.items() if count > 1}

@@ -15,6 +15,7 @@ from robustkit.cli.certify import certify
 from robustkit.cli.compare import compare
 from robustkit.cli.describe import describe
 from robustkit.cli.evaluate import evaluate
+from robustkit.cli.leaderboard import leaderboard
 from robustkit.cli.listing import list_names
 from robustkit.cli.output import say, tell_notes
 from robustkit.cli.power import power
@@ -50,6 +51,7 @@ app.command("report")(report)
 app.command("compare")(compare)
 app.command("power")(power)
 app.command("rank")(rank)
+app.command("leaderboard")(leaderboard)
 app.command("describe")(describe)
 app.command("list")(list_names)
 app.command("verify")(verify)

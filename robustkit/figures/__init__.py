@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from robustkit.figures.audit import ANNOTATED, bounds, confusion, smoothed, stages
+    from robustkit.figures.board import COLOURED, board_curves
     from robustkit.figures.curves import (
         CheckpointCurve,
         CostCurve,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANNOTATED",
+    "COLOURED",
     "INK",
     "PAGE",
     "STYLES",
@@ -60,6 +62,7 @@ __all__ = [
     "accuracy_curves",
     "banded",
     "beyond",
+    "board_curves",
     "bounds",
     "class_name",
     "confusion",
@@ -93,6 +96,8 @@ _HOMES = {
     "confusion": "audit",
     "smoothed": "audit",
     "stages": "audit",
+    "COLOURED": "board",
+    "board_curves": "board",
     "CheckpointCurve": "curves",
     "CostCurve": "curves",
     "accuracy_against_passes": "curves",

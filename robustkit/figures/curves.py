@@ -128,7 +128,7 @@ def accuracy_curves(ax: Axes, panel: Panel, order: Sequence[str] = ()) -> Axes:
         ticks(ax, levels, log=panel.log and min(levels.values()) > 0)
     _share_limits(ax)
     if panel.chance is not None:
-        _chance(ax, panel.chance)
+        chance_line(ax, panel.chance)
     (factor,) = shortened([panel.factor], 40)
     ax.set(xlabel=factor + (" (%)" if panel.percent else ""), ylabel="accuracy")
     return ax
@@ -185,7 +185,7 @@ def _errorbars(ax: Axes, line: _DrawnLine, number: int, shift: float) -> None:
         ax.update_datalim([(x, estimate.low), (x, estimate.high)])
 
 
-def _chance(ax: Axes, chance: float) -> None:
+def chance_line(ax: Axes, chance: float) -> None:
     """The accuracy of a guess, where the axis reaches down to it."""
     low, high = ax.get_ylim()
     if not low < chance < high:

@@ -24,6 +24,8 @@ class ComparisonTable:
     deltas: bool
     made: bool
     """whether tests or networks differ"""
+    won: bool
+    """whether seeds were paired, of which one method may win"""
     tests: Sequence[str]
     """the tests beside the one that decides"""
 
@@ -45,6 +47,7 @@ def comparison_table(rows: Sequence[Comparison], title: str) -> ComparisonTable:
         others=pairs is None and len({c.b for c in rows}) > 1,
         deltas=delta is None and any(c.delta is not None for c in tested),
         made=made is None and bool(tested),
+        won=any(c.outperforms for c in rows),
         tests=list(dict.fromkeys(test.test for c in tested for test in c.secondary)),
     )
 

@@ -22,6 +22,7 @@ from robustkit.protocol import (
     protocol_options,
     protocol_toml,
 )
+from robustkit.protocol.norms import symbol
 from robustkit.record import CLEAN, Evaluation, Example, MeanPasses, Point, mean_passes
 from robustkit.reporting.html import render
 from robustkit.reporting.methods import of_evaluations, together
@@ -189,17 +190,17 @@ def sentence(evaluation: Evaluation, clean: Estimate, at: Point) -> str:
     labels = attack_labels(protocol)
     if not labels:
         return (
-            f"{percent(clean.value)} of {count(clean.n)} images are classified right "
-            f"(95\u00a0% interval {interval(clean)}); nothing was attacked."
+            f"{percent(clean.value)} of {count(clean.n)} images are classified correctly "
+            f"(95\u00a0% CI {interval(clean)}); nothing was attacked."
         )
     by = f"worst case per image over {listed(labels)}" if len(labels) > 1 else f"under {labels[0]}"
     target = protocol["resolved"]["target"]
-    verdict = "are still classified right"
+    verdict = "are still classified correctly"
     if target != "none":
-        verdict = f"are right and cannot be turned into their target class ({target})"
+        verdict = f"are classified correctly and not turned into their target class ({target})"
     return (
-        f"At ε = {at.epsilon.text} ({protocol['norm']}), {percent(robust.value)} of "
-        f"{count(robust.n)} images {verdict} (95\u00a0% interval {interval(robust)}), "
+        f"At ε = {at.epsilon.text} ({symbol(protocol['norm'])}), {percent(robust.value)} of "
+        f"{count(robust.n)} images {verdict} (95\u00a0% CI {interval(robust)}), "
         f"against {percent(clean.value)} without attack; {by}.{_proved(evaluation, at)}"
     )
 
@@ -216,14 +217,14 @@ def _median(evaluation: Evaluation, right: int) -> str:
     """The median smallest perturbation, in words."""
     norm, median = evaluation.header["protocol"]["norm"], median_distance(evaluation)
     if right == 0:
-        return "No image is right without attack, so there is nothing to perturb."
-    of = f"of the {count(right)} images that are right without attack"
+        return "No image is classified correctly without attack, so there is nothing to perturb."
+    of = f"of the {count(right)} images classified correctly without attack"
     if median is None:
         return f"For more than half {of}, no perturbation that fools the model was found."
     return (
-        f"Half {of} were fooled at an {norm} distance of {median:.3g} or less: the median smallest "
-        "perturbation found, an upper bound on the true one (attacks that spend a whole budget "
-        "measure no finer than the budgets)."
+        f"Half {of} were fooled at an {symbol(norm)} distance of {median:.3g} or less: the median "
+        "smallest perturbation found, an upper bound on the true one (attacks that spend a whole "
+        "budget measure no finer than the budgets)."
     )
 
 
@@ -252,7 +253,7 @@ def _picture(example: Example, classes: Sequence[str], norm: str) -> GalleryImag
     right, wrong = (figures.class_name(n, classes) for n in (example.label, example.predicted))
     return GalleryImage(
         title=f"{right} → {wrong}",
-        caption=f"image {example.index}, {norm} distance {example.distance:.3g}",
+        caption=f"image {example.index}, {symbol(norm)} distance {example.distance:.3g}",
         panels={
             "clean": figures.png_uri(example.clean),
             "perturbed": figures.png_uri(example.perturbed),
@@ -302,7 +303,7 @@ def _curve(findings: Sequence[Finding], norm: str, prefix: str) -> Markup:
             lambda ax: figures.robustness_curve(ax, curves, norm),
             (4.5, height),
             prefix,
-            f"Accuracy against ε ({norm}) with 95 % intervals. {alternative}",
+            f"Robust accuracy against ε ({symbol(norm)}) with 95 % CI. {alternative}",
         )
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
 
@@ -193,10 +193,22 @@ def in_order(networks: Iterable[NetworkRecords]) -> tuple[NetworkRecords, ...]:
 
 def _methods(networks: Sequence[NetworkRecords]) -> list[str]:
     """What each network's method is called: by its loss, and by what differs among them."""
-    told: list[dict[str, Any]] = [
-        dict(one.fields) or {key: one.records[0].checkpoint[key] for key in FEATURES}
-        for one in networks
-    ]
+    return told_apart(
+        [dict(one.fields) or _features(one.records[0].checkpoint) for one in networks]
+    )
+
+
+def method_names(checkpoints: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the method of each checkpoint is called, by what is on record; "" where nothing is."""
+    return told_apart([_features(one) for one in checkpoints])
+
+
+def _features(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: checkpoint[key] for key in FEATURES}
+
+
+def told_apart(told: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each table of features: by the loss, and by what differs among them."""
     varied = [key for key in told[0] if len({str(one[key]) for one in told}) > 1]
     shown = [key for key in told[0] if key == "loss" or key in varied]
     return [
@@ -204,10 +216,21 @@ def _methods(networks: Sequence[NetworkRecords]) -> list[str]:
     ]
 
 
+def short_paths(paths: Sequence[str]) -> list[str]:
+    """The shortest ends of paths that tell them apart; numbered where none does."""
+    parts = [PurePath(path).parts for path in paths]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        ends = ["/".join(part[-depth:]) for part in parts]
+        if len(set(ends)) == len(ends):
+            return ends
+    return [f"{path} ({i})" for i, path in enumerate(paths, 1)]
+
+
 def _feature(key: str, value: object) -> str:
     """'l2-margin', 'label noise 0.2'."""
     number = str(value).replace(".", "", 1).isdigit()
-    return f"{key.replace('_', ' ')} {value}" if number else str(value)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{key.replace('_', ' ')} {text}" if number else text
 
 
 def named(groups: Sequence[NetworkGroup]) -> tuple[NetworkGroup, ...]:

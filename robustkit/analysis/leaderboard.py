@@ -1,0 +1,264 @@
+"""A leaderboard of evaluated networks: a row a method, or a network, by what was tested alike.
+
+Records in, plain values out; needs no torch. Networks share a board only where the same images were
+attacked by the same protocol, so that its rows may be compared. Accuracy under corruptions and the
+verdict of an audit stand beside them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from robustkit.analysis.contrast import classes_of
+from robustkit.errors import InputError
+from robustkit.files import canonical, digest
+from robustkit.protocol import protocol_in_words
+from robustkit.results.finder import method_names, short_paths
+from robustkit.results.records import Record
+from robustkit.statistics import Estimate, over_seeds
+
+
+class AuditMark(NamedTuple):
+    """What an audit says of a network."""
+
+    weights: str
+    """digest of the network that was audited"""
+    norm: str
+    epsilon: str
+    claimed: float
+    word: str
+    """believable, overstated, not established"""
+    path: str
+    """of its JSON"""
+
+
+@dataclass(frozen=True, slots=True)
+class BoardRow:
+    """A method over its seeds, or one network."""
+
+    name: str
+    method: str
+    """equal for the networks of one method"""
+    networks: tuple[str, ...]
+    """paths of the checkpoints"""
+    seeds: tuple[int | None, ...]
+    model: str
+    clean: Estimate
+    robust: Mapping[str, Estimate]
+    """by budget, as the board writes it"""
+    corrupted: float | None
+    """mean accuracy over the corruptions and severities that were evaluated"""
+    corruptions: int
+    """how many evaluations that is, of one network"""
+    passes: float | None
+    """forward and backward, an image: what the attack took"""
+    audits: tuple[AuditMark, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """Rows that may be compared: the same images, attacked by the same protocol."""
+
+    title: str
+    norm: str
+    attack: str
+    """"" for clean images only"""
+    images: int
+    levels: tuple[str, ...]
+    """budgets, rising"""
+    chance: float | None
+    rows: tuple[BoardRow, ...]
+    """the most robust first"""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaderboard:
+    """Everything that was evaluated, board by board."""
+
+    boards: tuple[Board, ...]
+    notes: tuple[str, ...]
+
+
+def leaderboard(
+    records: Sequence[Record], *, audits: Sequence[AuditMark] = (), by_method: bool = True
+) -> Leaderboard:
+    """The boards of some records, that with most networks first.
+
+    Of two records of one network under one protocol that with more budgets counts, then the later.
+
+    Args:
+        records: as `open_record` gives them; transferred attacks have boards of their own.
+        audits: what audits say of networks, wherever they are.
+        by_method: seeds of one method are one row, with an interval over seeds and images.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not records:
+        raise InputError("no evaluation is there to make a leaderboard of")
+    plain = [r for r in records if not _corruption(r.header)]
+    corrupted = _corrupted(r for r in records if _corruption(r.header))
+    groups: dict[str, list[Record]] = {}
+    for record in plain:
+        groups.setdefault(_together(record.header), []).append(record)
+    boards = [_board(_latest(own), corrupted, audits, by_method) for own in groups.values()]
+    boards = _without_doubles(boards)
+    notes = []
+    if not plain:
+        notes.append("Only corrupted images were evaluated, and no clean ones to set beside them.")
+    return Leaderboard(
+        tuple(sorted(boards, key=lambda board: (-_count(board), board.title))), tuple(notes)
+    )
+
+
+def _count(board: Board) -> int:
+    return sum(len(row.networks) for row in board.rows)
+
+
+def _without_doubles(boards: Sequence[Board]) -> list[Board]:
+    """Boards without those of clean images only whose networks another board has as well."""
+    attacked = {path for b in boards if b.levels for row in b.rows for path in row.networks}
+    return [
+        b
+        for b in boards
+        if b.levels or not {path for row in b.rows for path in row.networks} <= attacked
+    ]
+
+
+def _corruption(header: Mapping[str, Any]) -> str:
+    """The corruption of the images, and its severity; "" of images as they are."""
+    source = header["data"].get("source") or {}
+    name, severity = source.get("corruption"), source.get("severity")
+    return f"{name} {severity}" if name else ""
+
+
+def _corrupted(records: Iterable[Record]) -> dict[str, dict[str, float]]:
+    """Accuracy by network and corruption."""
+    found: dict[str, dict[str, float]] = {}
+    for record in records:
+        share = float(record.rows.right().mean())
+        found.setdefault(record.identity, {})[_corruption(record.header)] = share
+    return found
+
+
+def _together(header: Mapping[str, Any]) -> str:
+    """Equal for records whose rows may be compared, at the budgets that they share."""
+    # one budget has no search among budgets, and any search gives the same at each but for luck
+    left_out = ("epsilons", "search")
+    asked = {k: v for k, v in header["protocol"]["resolved"].items() if k not in left_out}
+    by = header.get("surrogate", {}).get("weights", "")
+    revision = header["engine"]["revision"] if asked["attacks"] else 0
+    return digest(canonical([header["data"]["digest"], asked, by, revision]))
+
+
+def _latest(records: Sequence[Record]) -> list[Record]:
+    """One record a network."""
+    kept: dict[str, Record] = {}
+    for record in sorted(records, key=lambda r: (len(_budgets(r)), r.started)):
+        kept[record.identity] = record
+    return list(kept.values())
+
+
+def _budgets(record: Record) -> tuple[str, ...]:
+    return tuple(str(entry["epsilon"]) for entry in record.header["protocol"]["epsilons"])
+
+
+def _board(
+    records: Sequence[Record],
+    corrupted: Mapping[str, Mapping[str, float]],
+    audits: Sequence[AuditMark],
+    by_method: bool,
+) -> Board:
+    header = records[0].header
+    levels: dict[Fraction, str] = {}
+    for text in (text for record in records for text in _budgets(record)):
+        levels.setdefault(Fraction(text), text)
+    written = tuple(levels[value] for value in sorted(levels))
+    norm = str(header["protocol"]["norm"])
+    rows = [
+        _row(name, method, own, written, corrupted, [a for a in audits if a.norm == norm])
+        for name, method, own in _rows(records, by_method)
+    ]
+    classes = classes_of(header)
+    return Board(
+        _title(header),
+        norm,
+        protocol_in_words(header["protocol"]) if written else "",
+        int(header["data"]["n"]),
+        written,
+        1 / classes if classes > 1 else None,
+        tuple(sorted(rows, key=lambda row: _strength(row, written), reverse=True)),
+    )
+
+
+def _title(header: Mapping[str, Any]) -> str:
+    data, protocol = header["data"], header["protocol"]
+    attack = protocol_in_words(protocol) if protocol["epsilons"] else "no attack"
+    by = f" by transfer from {header['surrogate']['path']}" if "surrogate" in header else ""
+    target = protocol["resolved"]["target"]
+    towards = "" if target == "none" else f" towards {target}"
+    return f"{data['name']} {data['split']} ({data['n']:,} images), {attack}{towards}{by}"
+
+
+def _strength(row: BoardRow, levels: Sequence[str]) -> tuple[float, ...]:
+    """Mean robust accuracy over the budgets that a row has, then clean accuracy."""
+    known = [row.robust[level].value for level in levels if level in row.robust]
+    return (fmean(known) if known else 0.0, row.clean.value)
+
+
+def _rows(
+    records: Sequence[Record], by_method: bool
+) -> Iterable[tuple[str, str, tuple[Record, ...]]]:
+    """Name, method and records of each row; seeds that occur twice are networks of their own."""
+    paths = short_paths([str(record.checkpoint["path"]) for record in records])
+    methods: dict[str, list[tuple[str, Record]]] = {}
+    named = method_names([record.checkpoint for record in records])
+    for method, path, record in zip(named, paths, records, strict=True):
+        methods.setdefault(method or path, []).append((path, record))
+    for method, own in methods.items():
+        seeds = Counter(record.checkpoint["seed"] for _, record in own)
+        alike = len(own) > 1 and None not in seeds and max(seeds.values()) == 1
+        if by_method and alike:
+            ordered = sorted((r for _, r in own), key=lambda r: int(r.checkpoint["seed"]))
+            yield method, method, tuple(ordered)
+            continue
+        for path, record in own:
+            yield path, method if alike else path, (record,)
+
+
+def _row(
+    name: str,
+    method: str,
+    records: Sequence[Record],
+    levels: Sequence[str],
+    corrupted: Mapping[str, Mapping[str, float]],
+    audits: Sequence[AuditMark],
+) -> BoardRow:
+    own = [{Fraction(text): text for text in _budgets(record)} for record in records]
+    robust = {}
+    for level in levels:
+        texts = [budgets.get(Fraction(level)) for budgets in own]
+        if all(texts):
+            pairs = zip(records, texts, strict=True)
+            robust[level] = over_seeds(np.stack([r.rows.right(str(t)) for r, t in pairs]))
+    shares = [corrupted.get(record.identity, {}) for record in records]
+    weights = {record.checkpoint["weights"] for record in records}
+    costs = [record.rows.passes for record in records]
+    return BoardRow(
+        name,
+        method,
+        tuple(str(record.checkpoint["path"]) for record in records),
+        tuple(record.checkpoint["seed"] for record in records),
+        str(records[0].checkpoint["model"] or ""),
+        over_seeds(np.stack([record.rows.right() for record in records])),
+        robust,
+        fmean(fmean(s.values()) for s in shares) if all(shares) else None,
+        min(map(len, shares)),
+        fmean(c.forward + c.backward for c in costs if c) if levels and all(costs) else None,
+        tuple(audit for audit in audits if audit.weights in weights),
+    )

@@ -1,0 +1,144 @@
+"""`robustkit leaderboard`: everything that was evaluated, the most robust first."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustkit.cli.compare import Json, Runs
+from robustkit.cli.output import check_file, console, say, tell, write_json
+from robustkit.errors import InputError, RobustkitError, first_line, shown
+from robustkit.files import write_atomic
+
+if TYPE_CHECKING:
+    from robustkit.analysis.leaderboard import AuditMark, Board, BoardRow
+    from robustkit.results.records import Record
+    from robustkit.statistics import Estimate
+
+SCHEMA = "robustkit.leaderboard/1"
+
+
+def leaderboard(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[A B...]",
+            help="Evaluated checkpoints, or in quotes patterns of them or of records; by default "
+            "every record of --runs.",
+        ),
+    ] = None,
+    runs: Runs = Path("runs"),
+    each: Annotated[
+        bool, typer.Option("--each", help="A row per network, not per method over its seeds.")
+    ] = False,
+    audits: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER", help="Folders of audits whose verdicts are shown; repeatable."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page, sortable and searchable.")
+    ] = None,
+    json_: Json = None,
+) -> int:
+    """List evaluated networks by robust accuracy: a row per method, a board per data and attack."""
+    from robustkit.analysis.leaderboard import leaderboard as made
+
+    check_file("--json", json_)
+    check_file("--html", html)
+    found = made(_records(names or (), runs), audits=list(_marks(audits or ())), by_method=not each)
+    if html is not None:
+        from robustkit.reporting.leaderboard import page
+
+        write_atomic(html, page(found, "Leaderboard").encode())
+    if json_ is not None:
+        write_json({"schema": SCHEMA, **asdict(found)}, json_)
+    if json_ != "-":
+        for board in found.boards:
+            _show(board)
+        for note in found.notes:
+            say(note)
+        if html is not None:
+            say(f"page: {html}")
+    return 0
+
+
+def _records(names: Sequence[str], runs: Path) -> list["Record"]:
+    """The records that names mean, or all of the folder; what cannot be read is told."""
+    from robustkit.results.finder import Finder
+    from robustkit.results.records import RecordQuery, open_record
+
+    if names:
+        networks = Finder(runs, RecordQuery()).networks(names)
+        return [record for _, own in networks for network in own for record in network.records]
+    if not os.path.isdir(runs):  # noqa: PTH112 - a name too long is none
+        raise InputError(f"--runs {runs}: no such folder; robustkit evaluate makes it")
+    found = []
+    for path in sorted(runs.glob("*.parquet")):
+        try:
+            found.append(open_record(path))
+        except RobustkitError as error:
+            tell(f"left out: {first_line(error)}")
+    if not found:
+        raise InputError(f"--runs {runs}: holds no evaluation; run robustkit evaluate first")
+    return found
+
+
+def _marks(folders: Iterable[Path]) -> Iterator["AuditMark"]:
+    """What the audits in folders say, each folder an audit's or one of many."""
+    from robustkit.analysis.leaderboard import AuditMark
+    from robustkit.auditing.stored import read_audit
+
+    for folder in folders:
+        there = os.path.isdir(folder)  # noqa: PTH112 - a name too long is none
+        files = sorted([*folder.glob("audit.json"), *folder.glob("*/audit.json")]) if there else []
+        if not files:
+            raise InputError(f"--audits {folder}: holds no audit.json; robustkit audit writes it")
+        for path in files:
+            audit = read_audit(path)
+            yield AuditMark(
+                str(audit.checkpoint.get("weights")),
+                audit.norm,
+                audit.epsilon,
+                audit.claim.accuracy,
+                audit.verdict.word,
+                str(path),
+            )
+
+
+def _show(board: "Board") -> None:
+    from rich.table import Table
+
+    several = any(len(row.networks) > 1 for row in board.rows)
+    title = f"{shown(board.title)}{': accuracy clean and at ε' if board.levels else ''}"
+    table = Table(title=title, title_justify="left", title_style="")
+    table.add_column("method" if several else "network", overflow="fold")
+    columns = ["seeds"] * several + ["clean", *board.levels]
+    columns += ["corruptions"] * any(row.corrupted is not None for row in board.rows)
+    for name in columns:
+        table.add_column(shown(name), justify="right")
+    if audited := any(row.audits for row in board.rows):
+        table.add_column("audit")
+    for row in board.rows:
+        cells = [shown(row.name), *_cells(row, board, columns)]
+        verdicts = ", ".join(dict.fromkeys(audit.word for audit in row.audits))
+        table.add_row(*cells, *([verdicts or "–"] if audited else []))
+    console().print(table)
+
+
+def _cells(row: "BoardRow", board: "Board", columns: Sequence[str]) -> Iterator[str]:
+    if "seeds" in columns:
+        yield str(len(row.networks))
+    yield _share(row.clean)
+    for level in board.levels:
+        yield _share(row.robust.get(level))
+    if "corruptions" in columns:
+        yield "–" if row.corrupted is None else f"{row.corrupted:.1%}"
+
+
+def _share(estimate: "Estimate | None") -> Any:
+    return "–" if estimate is None else f"{estimate.value:.1%}"

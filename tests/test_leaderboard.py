@@ -1,0 +1,205 @@
+"""`robustkit leaderboard`: made-up records of several methods, their table, page and JSON."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import pytest
+from helpers.audits import full
+from helpers.evaluations import evaluation
+from helpers.pages import Outline
+
+from robustkit import figures
+from robustkit.analysis.leaderboard import AuditMark, Leaderboard, leaderboard
+from robustkit.auditing.stored import encoded
+from robustkit.errors import InputError
+from robustkit.files import digest
+from robustkit.record import Store
+from robustkit.reporting.leaderboard import page
+from robustkit.results.records import open_record
+from robustkit.statistics import over_seeds
+
+
+def made(method, seed=0, strength=0.2, data="mnist", n=80, path="", source=None, **checkpoint):
+    """A record in the folder, and what it says."""
+    name = path or f"nets/{method}_seed{seed}.pt"
+    weights = checkpoint.pop("weights", digest(method, str(seed)))
+    found = evaluation(
+        name,
+        n=n,
+        strength=strength,
+        seed=seed,
+        epsilons=checkpoint.pop("epsilons", ("0.1", "0.2")),
+        checkpoint={"loss": method, "seed": seed, "weights": weights} | checkpoint,
+    )
+    origin = {**found.header["data"]["source"], **(source or {})}
+    facts = found.header["data"] | {"name": data, "digest": digest(data, str(n)), "source": origin}
+    key = digest(method, data, str(seed), name, str(n), str(origin), str(checkpoint), weights)
+    found = replace(found, header=found.header | {"data": facts, "digest": key})
+    with Store(Path("runs")).claim(key, lambda: None) as blocks:
+        blocks.finish(found.header, found.run, found.table)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def boards(**how) -> Leaderboard:
+    return leaderboard([open_record(p) for p in sorted(Path("runs").glob("*.parquet"))], **how)
+
+
+def test_seeds_of_a_method_are_one_row_with_their_interval_and_the_most_robust_comes_first():
+    weak = [made("cross-entropy", seed, 0.05) for seed in range(3)]
+    made("hinge", 0, 0.5)
+    (board,) = boards().boards
+    assert [(row.name, len(row.networks)) for row in board.rows] == [
+        ("hinge_seed0.pt", 1),
+        ("cross-entropy", 3),
+    ]
+    right = [record.broken_at > 0.1 for record in weak]
+    assert board.rows[1].robust["0.1"] == over_seeds(right)
+    assert board.rows[1].seeds == (0, 1, 2)
+    (single,) = boards(by_method=False).boards
+    assert len(single.rows) == 4
+    assert {r.method for r in single.rows} == {"hinge_seed0.pt", "cross-entropy"}
+
+
+def test_networks_that_nothing_tells_apart_but_their_files_are_rows_of_their_own():
+    made("ce", 0, weights="a" * 64, path="nets/a/net.pt")
+    made("ce", 0, weights="b" * 64, path="nets/b/net.pt")
+    (board,) = boards().boards
+    assert sorted(row.name for row in board.rows) == ["a/net.pt", "b/net.pt"]
+
+
+def test_only_what_was_tested_alike_shares_a_board():
+    made("a", data="mnist")
+    made("b", data="mnist")
+    made("a", data="svhn")
+    made("c", n=60)
+    titles = [(board.title, len(board.rows)) for board in boards().boards]
+    assert titles == [
+        ("mnist test (80 images), pgd", 2),
+        ("mnist test (60 images), pgd", 1),
+        ("svhn test (80 images), pgd", 1),
+    ]
+
+
+def test_a_budget_that_a_network_was_not_attacked_at_has_no_number():
+    made("a", epsilons=("0.1",))
+    made("b", epsilons=("0.1", "0.2"))
+    (board,) = boards().boards
+    assert board.levels == ("0.1", "0.2")
+    assert {row.method[0]: set(row.robust) for row in board.rows} == {
+        "a": {"0.1"},
+        "b": {"0.1", "0.2"},
+    }
+    html = page(boards(), "t")
+    assert html.count('<td data-value="">–</td>') == 1
+
+
+def test_corruptions_and_audits_stand_beside_the_network_that_they_are_of():
+    made("a", weights="a" * 64)
+    made("b", weights="b" * 64)
+    shares = [
+        (
+            made("a", weights="a" * 64, source={"corruption": name, "severity": 1}).broken_at > 0
+        ).mean()
+        for name in ("fog", "snow")
+    ]
+    mark = AuditMark("a" * 64, "linf", "0.1", 0.5, "overstated", "audit/audit.json")
+    other = mark._replace(norm="l2")
+    (board,) = boards(audits=[mark, other]).boards
+    a, b = sorted(board.rows, key=lambda row: row.name)
+    assert (a.corrupted, a.corruptions) == (pytest.approx(sum(shares) / 2), 2)
+    assert a.audits == (mark,)
+    assert (b.corrupted, b.audits) == (None, ())
+    text = Outline(page(boards(audits=[mark]), "Mine")).text
+    assert "✗ overstated50.0 % at ε = 0.1" in text
+
+
+def test_the_page_reads_without_its_scripts_and_asks_nobody():
+    for seed in range(2):
+        made("<b>&", seed)
+    made("other", model="resnet")
+    html = page(boards(), "All")
+    outline = Outline(html)
+    assert "<b>&" in outline.text
+    assert "<b>" not in html
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.S)
+    (policy,) = [m["content"] for m in outline.named("meta") if m.get("http-equiv")]
+    assert len(scripts) == policy.count("'sha256-") == 2
+    assert not re.search(
+        r"(src|href)=\"(?!#|data:)", re.sub(r"<svg.*?</svg>", "", html, flags=re.S)
+    )
+    assert "2 of" not in outline.text.split("Filter")[0]
+    titles = re.findall(r"<title>(.*?)</title></", html)
+    assert any(t.startswith("other_seed0.pt, ε = 0.2: ") for t in titles)
+
+
+def test_more_than_eight_methods_stay_readable_and_seeds_share_a_colour():
+    for number in range(10):
+        made(f"m{number}", 0, 0.05 + 0.04 * number)
+    made("m9", 1, 0.4)
+    (board,) = boards(by_method=False).boards
+    ax = matplotlib.figure.Figure().add_subplot()
+    figures.board_curves(ax, board)
+    (legend,) = ax.figure.legends
+    named = [text.get_text() for text in legend.get_texts()]
+    assert len(named) == figures.COLOURED + 1
+    assert "2 more" in named
+    drawn = {line.get_label(): line for line in ax.lines}
+    colours = {
+        str(label).split("\n")[1].split(",")[0]: line.get_color()
+        for label, line in drawn.items()
+        if str(label).startswith("_hover")
+    }
+    assert colours["m9_seed0.pt"] == colours["m9_seed1.pt"] != colours["m8_seed0.pt"]
+    assert colours["m0_seed0.pt"] == colours["m1_seed0.pt"]  # grey, both
+
+
+def test_the_command_prints_one_table_and_writes_page_and_json(robustkit):
+    for seed in range(2):
+        made("cross-entropy", seed)
+    made("hinge", weights=full().checkpoint["weights"])
+    Path("audits/hinge").mkdir(parents=True)
+    audit = replace(full(), norm="linf")
+    Path("audits/hinge/audit.json").write_text(json.dumps(encoded(audit)))
+    status, out, err = robustkit("leaderboard", "--html", "board.html", "--audits", "audits")
+    assert (status, err) == (0, "")
+    assert out.count("mnist test (80 images), pgd: accuracy clean and at ε") == 1
+    assert "cross-entropy" in out
+    assert audit.verdict.word in out
+    assert Path("board.html").read_text().startswith("<!DOCTYPE html>")
+    status, out, _ = robustkit("leaderboard", "--json", "-", "--each")
+    assert status == 0
+    (board,) = json.loads(out)["boards"]
+    assert len(board["rows"]) == 3
+    status, out, err = robustkit("leaderboard", "runs/*.parquet")
+    assert (status, err) == (0, "")
+
+
+@pytest.mark.parametrize("options", [(), ("--audits", "empty")])
+def test_nothing_to_show_is_one_line(robustkit, options):
+    Path("empty").mkdir()
+    if options:
+        made("a")
+    status, out, err = robustkit("leaderboard", *options)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+def test_a_damaged_record_is_left_out_and_told(robustkit):
+    made("a")
+    (Path("runs") / "other.parquet").write_text("no record")
+    status, out, err = robustkit("leaderboard")
+    assert status == 0
+    assert "left out: " in err
+    assert "a_seed0.pt" in out
+
+
+def test_no_records_are_no_leaderboard():
+    with pytest.raises(InputError, match="no evaluation"):
+        leaderboard([])
