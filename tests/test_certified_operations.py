@@ -349,6 +349,19 @@ RESHAPES = {
     "means, then squeeze": lambda x: functional.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1),
 }
 
+
+class Weight(nn.Module):
+    """A function of a weight and the images."""
+
+    def __init__(self, function, *shape):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(shape, generator=generator("weight", 0)))
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.weight, x)
+
+
 MOVED = {
     "channels": lambda x: x[:, 1:],
     "every other row": lambda x: x[:, :, ::2],
@@ -365,6 +378,8 @@ MOVED = {
     "shuffled": lambda x: functional.pixel_shuffle(torch.cat([x, x[:, :1]], 1), 2),
     "enlarged": nn.Upsample(scale_factor=2),
     "summed": lambda x: x.sum((2, 3)),
+    "a weight times columns": Weight(lambda w, x: w @ x, 5, 7),
+    "a weight times one column": Weight(lambda w, x: w @ x.flatten(1)[..., None], 6, 147),
     "summed, kept": lambda x: x - x.sum(1, keepdim=True),
 }
 
@@ -400,6 +415,7 @@ def test_a_reshape_has_bounds_however_its_size_is_told(name):
         lambda x: x.select(0, 0),
         lambda x: torch.cat([x, x], 0),
         lambda x: x.chunk(2)[0],
+        Weight(lambda w, x: w[: len(x), : len(x)] @ x.flatten(1), 20, 20),
         lambda x: x - x.sum(0),
         lambda x: x - x.sum(),
     ],

@@ -220,6 +220,27 @@ def matrix(source: int, shape: Shape, w: Tensor, b: Tensor) -> Affine:
     )
 
 
+def columns(source: int, shape: Shape, w: Tensor) -> Affine:
+    """A matrix, outputs × inputs, times the last dimension but one."""
+    terms, zero = w.shape[1], w.new_zeros(1)
+
+    def linear(v: Tensor, weight: Tensor | None) -> Tensor:
+        assert weight is not None
+        return weight @ v
+
+    return Affine(
+        source,
+        shape,
+        weight=w,
+        linear=linear,
+        offset=zero,
+        constants=zero,
+        terms=terms,
+        work=terms * prod(shape),
+        transposed=lambda slopes: w.t() @ slopes,
+    )
+
+
 def convolution(
     source: int, inner: Shape, shape: Shape, w: Tensor, b: Tensor, options: Sequence[Any]
 ) -> Affine:

@@ -16,6 +16,7 @@ from robustkit.certification.graph import (
     Sigmoidal,
     Unsupported,
     averaging,
+    columns,
     convolution,
     matrix,
     moving,
@@ -52,10 +53,21 @@ def _linear(build: Builder, node: fx.Node, x: fx.Node, weight: fx.Node, bias: An
 
 
 def _times(build: Builder, node: fx.Node, x: fx.Node, weight: fx.Node) -> None:
+    if x in build.constant:
+        _times_columns(build, node, x, weight)
+        return
     w = build.fixed(node, weight)
     if w.dim() != 2:
         raise Unsupported(named(node))
     _matrix(build, node, x, w.t(), w.new_zeros(1))
+
+
+def _times_columns(build: Builder, node: fx.Node, weight: fx.Node, x: fx.Node) -> None:
+    """A weight times columns of an image's numbers."""
+    w = build.fixed(node, weight)
+    if w.dim() != 2 or len(build.source(node, x).shape) < 2:  # the columns would be images
+        raise Unsupported(f"mixes images: {named(node)}")
+    build.add(node, columns(build.place[x], shape_of(node), w))
 
 
 def _plus_times(build: Builder, node: fx.Node, bias: fx.Node, x: fx.Node, weight: fx.Node) -> None:

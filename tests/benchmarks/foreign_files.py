@@ -82,6 +82,8 @@ def ran(command: list[str]) -> Ran:
         pytest.raises(SystemExit) as ended,
     ):
         robustkit.cli.main()
+    if ended.value.code > 128:  # a signal, which was meant for this script
+        raise KeyboardInterrupt
     logits, predicted = caught or (None, None)
     return Ran(int(ended.value.code or 0), errors.getvalue(), logits, predicted)
 

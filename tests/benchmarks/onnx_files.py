@@ -484,6 +484,8 @@ def command(*words: Any) -> tuple[int, str]:
         pytest.raises(SystemExit) as ended,
     ):
         robustkit.cli.main()
+    if ended.value.code > 128:  # a signal, which was meant for this script
+        raise KeyboardInterrupt
     return int(ended.value.code or 0), errors.getvalue()
 
 
