@@ -125,6 +125,18 @@ def tokens(rows):
     return model(nodes, [4, 1, 8, 8], constants, ("y", [4, 4]))
 
 
+def strided():
+    """Numbers of a flat value by their places, as `as_strided` is exported."""
+    nodes = [
+        node("Reshape", "x", "flat", out="a"),
+        node("Gather", "a", "places", out="b"),
+        node("MatMul", "b", "m", out="y"),
+    ]
+    places = np.arange(64).reshape(8, 8).T.reshape(1, 64)
+    constants = {"flat": np.array([-1]), "places": places, "m": weight(64, 4)}
+    return model(nodes, [1, 1, 8, 8], constants, ("y", [1, 4]))
+
+
 def quantised():
     nodes = [
         node("Flatten", "x", out="f"),
@@ -156,6 +168,7 @@ GRAPHS = {
     "channels last": (channels_last, (1, 8, 8, 1)),
     "folded batch": (folded_batch, (1, 1, 8, 8)),
     "a token for each of four": (lambda: tokens(np.repeat(weight(1, 1, 8), 4, 0)), (4, 1, 8, 8)),
+    "strided": (strided, (1, 1, 8, 8)),
     "quantised": (quantised, (1, 1, 8, 8)),
     "unordered": (unordered, (1, 1, 8, 8)),
 }

@@ -110,9 +110,8 @@ NETWORKS: dict[str, Build] = {
     "torchvision resnet18": of_torchvision("resnet18"),
     "torchvision mobilenet_v3_small": of_torchvision("mobilenet_v3_small"),
     "torchvision shufflenet_v2_x0_5": of_torchvision("shufflenet_v2_x0_5"),
-    "torchvision densenet": lambda: stirred(
-        torchvision.models.DenseNet(8, (2, 2), 16, num_classes=CLASSES), 3, 64, 64
-    ),
+    "torchvision squeezenet1_1": of_torchvision("squeezenet1_1"),
+    "timm densenet121": of_timm("densenet121", growth_rate=8),
     "torchvision vit": lambda: stirred(
         torchvision.models.VisionTransformer(64, 16, 2, 2, 32, 48, num_classes=CLASSES), 3, 64, 64
     ),
@@ -450,7 +449,7 @@ def told(made: Made, at: Path) -> str:
     labels = torch.zeros(len(x), dtype=torch.long) if truth is None else truth.argmax(1)
     np.savez(at / "images.npz", images=x.permute(0, 2, 3, 1).numpy(), labels=labels.numpy())
     status, said = command(
-        "evaluate", made.path, "--data", at / "images.npz", "--attack", "pgd", "--epsilon", "0.1",
+        "evaluate", made.path, "--data", at / "images.npz", "--attack", "pgd", "--epsilon", "0.5",
         "--set", "steps=8", "--out", at / "runs", "--save-adversarial", at / "adversarial.npz",
         "--prove", "off", "--num-classes", CLASSES,
     )  # fmt: skip
@@ -468,9 +467,13 @@ def told(made: Made, at: Path) -> str:
     with np.load(at / "adversarial.npz") as saved:
         fooled = ~np.isin(saved["fooled_at"], ["", "0"])
         perturbed, label = torch.from_numpy(saved["images"][fooled]), saved["label"][fooled]
-    agreed = int((original(made, perturbed).argmax(1).numpy() != label).sum())
+    agreed = int((original(made, perturbed).argmax(1).numpy() != label).sum()) if len(label) else 0
     text = f"{apart:.1e} of {spread:.1e}  {pieces} at a time  {agreed} of {len(label)} wrong"
-    faults = {"FLAT": spread < 0.01, "OTHER": apart > made.target, "UNFOOLED": agreed < len(label)}
+    faults = {
+        "FLAT": spread < 0.01,
+        "OTHER": apart > made.target,
+        "UNFOOLED": not 0 < agreed == len(label),
+    }
     return "  ".join([text, *(fault for fault, holds in faults.items() if holds)])
 
 

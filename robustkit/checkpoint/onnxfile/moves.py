@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robustkit.checkpoint.onnxfile.call import Call, Operation
-from robustkit.checkpoint.onnxfile.sizes import Computed, Inflexible, Known, Sizes
+from robustkit.checkpoint.onnxfile.sizes import NUMBERS, Computed, Inflexible, Known, Sizes
 
 NEVER = 2**31
 """from which an end of a slice means the last"""
@@ -198,7 +198,7 @@ def _parted(x: Tensor, sizes: list[int], dim: int) -> tuple[Tensor, ...]:
 def _gather(call: Call) -> Operation:
     axis = call.axis(0)
     if axis == call.of().axis:
-        raise Inflexible("one of the images is taken")
+        return _gathered_of_each(call)
     array, size = call.array(1), call.of().shapes[1][axis]
     places = [int(at) % size for at in array.reshape(-1)]
     if not array.shape:
@@ -206,6 +206,35 @@ def _gather(call: Call) -> Operation:
     return Operation(
         partial(_gathered, dim=axis, places=tuple(places), shape=tuple(array.shape)), (0,)
     )
+
+
+def _gathered_of_each(call: Call) -> Operation:
+    """Numbers of a flat value by their places, as exporters write `as_strided`, image by image."""
+    x, places = call.of(), call.values[1]
+    if len(x.shapes[1]) != 1 or not isinstance(places, Known):
+        raise Inflexible("one of the images is taken")
+    runs = list(zip(NUMBERS, places.arrays[1:], strict=True))
+    if places.fixed is not None:
+        runs = [(call.alone or 1, places.arrays[0])]
+    size, found = x.shapes[1][0] // NUMBERS[0], set()
+    for count, array in runs:
+        if len(array.shape) == 0 or len(array) != count:
+            raise Inflexible("some of the images are taken")
+        own = array.reshape(count, -1) - size * np.arange(count)[:, None]
+        if (own != own[0]).any() or own.min() < 0 or own.max() >= size:
+            raise Inflexible("images take one another's numbers")
+        found.add((tuple(own[0].tolist()), array.shape[1:]))
+    if len(found) > 1:
+        raise Inflexible("places that depend on the number of images")
+    ((taken, shape),) = found
+    return Operation(partial(_each, size=size, places=taken, shape=shape), (0,))
+
+
+def _each(x: Tensor, size: int, places: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+    rows = x.reshape(-1, size)
+    if places != tuple(range(size)):
+        rows = rows.index_select(1, torch.tensor(places, device=x.device))
+    return rows.reshape(-1, *shape)
 
 
 def _selected(x: Tensor, dim: int, index: int) -> Tensor:

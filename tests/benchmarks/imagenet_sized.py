@@ -1,0 +1,143 @@
+"""ImageNet-sized networks from JPEGs to rows: seconds a pass beside a bare loop, memory, the bar.
+
+    python tests/benchmarks/imagenet_sized.py [--networks resnet50 vit_b_16] [--images 64]
+        [--steps 2] [--batch-size N]
+
+Random weights of 1,000 classes at 224, JPEGs of several sizes in five of ImageNet's class folders,
+drawn here; PGD at 4/255 with a few steps. The same forward and backward passes are then made by a
+bare loop over images of the same batch size, and processor times compared, since other load does not
+count there: the target is 1.1. What is not a pass (opening the weights, decoding the pictures) is
+timed on its own. Memory is the process's largest; the bar's share of done work is held against the
+share of processor time. Each network runs in a process of its own.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from hugging_face import stir
+from PIL import Image
+from progress import largest_difference
+from torch.nn.functional import cross_entropy
+
+from robustkit import evaluation
+from robustkit.checkpoint import read_checkpoint
+from robustkit.evaluation import images_for
+
+SYNSETS = ("n01440764", "n01443537", "n02099601", "n03445777", "n09472597")
+SIZES = ((500, 375), (375, 500), (640, 480), (333, 500), (224, 300))
+
+
+def draw(folder: Path, count: int) -> None:
+    """Pictures with structure at several scales, as photographs have, in class folders."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        size = SIZES[number % len(SIZES)]
+        layers = [
+            Image.fromarray(rng.integers(0, 256, (n, n, 3), np.uint8)).resize(size)
+            for n in (4, 16, 64)
+        ]
+        pixels = np.mean([np.asarray(layer, np.float32) for layer in layers], 0)
+        path = folder / SYNSETS[number % len(SYNSETS)] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(path, quality=90)
+
+
+def memory() -> float:
+    """The process's largest so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def bare(model: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor, backward: bool) -> float:
+    """Seconds of the processor that one pass of a batch takes, its backward pass included or not."""
+    start = time.process_time()
+    with torch.set_grad_enabled(backward):
+        given = x.clone().requires_grad_(backward)
+        loss = cross_entropy(model(given), labels)
+        if backward:
+            torch.autograd.grad(loss, given)
+    return time.process_time() - start
+
+
+def measure(name: str, options: argparse.Namespace) -> None:
+    """A network's figures."""
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None)
+    stir(model, (3, 224, 224))
+    with tempfile.TemporaryDirectory() as folder:
+        path, data_path = Path(folder) / "model.pth", Path(folder) / "pictures"
+        torch.save(model.state_dict(), path)
+        draw(data_path, options.images)
+        del model
+        torch.set_num_threads(1)
+        times = [time.process_time()]
+        checkpoint = read_checkpoint(
+            path, model=f"torchvision:{name}", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+        )
+        data = images_for(checkpoint, str(data_path), resize=256, crop=224)
+        times.append(time.process_time())
+        protocol = evaluation.resolve_protocol(
+            "pgd", data, ["4/255"], settings=[f"steps={options.steps}"]
+        )
+        told: list[tuple[float, float]] = []
+
+        def progress(done: float, total: int) -> None:
+            told.append((time.process_time(), done / total))
+
+        given = evaluation.RunOptions(
+            progress=progress, device="cpu", batch_size=options.batch_size, told=print
+        )
+        evaluated = evaluation.from_checkpoint(checkpoint, len(data.classes))
+        record = evaluation.run(evaluated, data, protocol, Path(folder) / "runs", given)
+        times.append(time.process_time())
+        most = memory()
+        batch = int(record.run["batch_size"])
+        passes: Any = [np.array(record.table[k].to_pylist()).sum() for k in ("forward", "backward")]
+        pixels = torch.from_numpy(data.images(0, min(batch, len(data))))
+        labels = torch.zeros(len(pixels), dtype=torch.long)
+        network = checkpoint.load()
+        costs = [
+            min(bare(network, pixels, labels, backward) for _ in range(2)) / len(pixels)
+            for backward in (False, True)
+        ]
+        # a step is a forward pass with its graph and a backward one; the rest is forward alone
+        alone = passes[0] - passes[1]
+        expected = alone * costs[0] + passes[1] * costs[1]
+        took = times[2] - times[1]
+        at = [t - times[1] for t, _ in told]
+        off = largest_difference(at, [share for _, share in told], at[-1])
+        print(
+            f"{name}, {len(data)} images, PGD-{options.steps}: batches of {batch}; {passes[0]} forward "
+            f"and {passes[1]} backward passes in {took:.0f} s of the processor, {took / expected:.2f} "
+            f"of the bare loop's ({costs[0]:.2f} s forward, {costs[1]:.2f} s with backward); weights "
+            f"and pictures {times[1] - times[0]:.1f} s; {most:.1f} GiB at most, {memory():.1f} with the "
+            f"bare loop; the bar off by {off:.0f} points",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="*", default=["resnet50", "vit_b_16"])
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default="auto")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.alone:
+        measure(options.networks[0], options)
+        return
+    for name in options.networks:
+        subprocess.run([sys.executable, *sys.argv, "--alone", "--networks", name], check=True)
+
+
+if __name__ == "__main__":
+    main()
