@@ -191,6 +191,8 @@ def test_folders_may_be_called_by_the_networks_numbers():
     [
         ("", "no such file"),
         ("own.txt", "--classes own.txt: no such file; or give numbers"),
+        ("3,", "nothing between two commas"),
+        (",", "nothing between two commas"),
         ("3,1,2", "3 numbers, but own has 2 classes"),
         ("3,4", "4 is no class of the network, which has 4, numbered from 0"),
         ("3,99999999999999999", "is no class of the network"),

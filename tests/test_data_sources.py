@@ -16,6 +16,7 @@ import torchvision
 from PIL import Image
 
 from robustkit.data import from_arrays, load_dataset
+from robustkit.data.loading import corruption_splits
 from robustkit.data.parquet import PAGE, ParquetSource
 from robustkit.data.pipeline import Pipeline
 from robustkit.errors import DataError, EvaluationFailed
@@ -232,6 +233,10 @@ def test_class_folders_are_the_classes_and_other_files_are_passed_over(tmp_path)
     (tmp_path / "cat" / ".hidden.png").write_bytes(b"no picture")
     (tmp_path / "cat" / "notes.txt").write_text("no picture")
     (tmp_path / ".git").mkdir()
+    (tmp_path / "__MACOSX" / "cat").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "cat" / "._1.png").write_bytes(b"no picture")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert corruption_splits(str(tmp_path), "test") == []
     data = load_dataset(str(tmp_path))
     assert data.classes == ("cat", "dog")
     assert data.order == "digest-shuffled"

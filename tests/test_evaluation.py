@@ -269,11 +269,17 @@ def test_the_smallest_perturbations_are_kept_for_looking_at(arrays):
         )
 
 
+TWO_CLASSES = data.from_arrays(
+    np.zeros((4, 1, 8, 8), np.float32), np.zeros(4, int), name="two", classes=("a", "b")
+)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"data": (np.zeros((4, 3, 8, 8), np.float32), np.zeros(4, int))}, InputError, "3|192"),
         ({"model": Net(classes=2)}, DataError, "2 classes, but"),
+        ({"data": TWO_CLASSES}, DataError, "pass --num-classes 3, and --classes"),
         ({"epsilons": ["0"]}, ProtocolError, "above 0"),
         ({"epsilons": ["x"]}, ProtocolError, "expected a number"),
         (

@@ -59,6 +59,8 @@ def read_class_list(text: str) -> ClassList:
         entries = [part.strip() for part in text.split(",")]
         if len(entries) == 1 and whole(text) is None:
             raise DataError(f"{where}: no such file; or give numbers or names: 0,217,482")
+        if not all(entries):
+            raise DataError(f"{where}: nothing between two commas; give a number or a name each")
         return _of_lines(entries, where, None)
     try:
         sha256 = file_digest(path)

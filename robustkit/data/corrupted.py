@@ -186,7 +186,12 @@ def _severities(folder: Path) -> list[str]:
 
 def _has_folder(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+        return any(_is_folder(entry) for entry in entries)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    # not entry.is_dir(), which raises for a link to itself
+    return not entry.name.startswith(".") and Path(entry.path).is_dir()
 
 
 def _pair(folder: Path) -> NpyPair | None:
@@ -205,6 +210,6 @@ def _subfolders(folder: Path, most: int) -> list[Path]:
         for entry in entries:
             if Path(entry.name).suffix.lower() in SUFFIXES or len(found) > most:
                 return []
-            if not entry.name.startswith(".") and entry.is_dir():
+            if _is_folder(entry):
                 found.append(Path(entry.path))
     return sorted(found)

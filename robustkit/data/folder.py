@@ -16,6 +16,8 @@ from robustkit.errors import DataError
 from robustkit.parsing import whole
 
 SPLIT_FOLDERS = frozenset(SPLITS) - {"extra"}
+NO_CLASSES = ("__MACOSX", "@eaDir", "__pycache__")
+"""folders that archives of macOS, file servers and Python leave among others"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +121,8 @@ def _opened(
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())
+    found = (p for p in folder.iterdir() if p.name not in NO_CLASSES and p.is_dir())
+    return sorted(p for p in found if not p.name.startswith("."))
 
 
 def _pictures(folder: Path) -> list[Path]:

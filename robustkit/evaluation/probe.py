@@ -78,8 +78,15 @@ def probe(
     source = f" of {data.name}; see --resize, --crop and --channels"
     classes, random = check_contract(model, images, instead, source)
     if not _classes_fit(classes, data):
+        instead = ""
+        if len(data.classes) < classes:
+            instead = (
+                f"; if these are some of them, pass --num-classes {classes}, and --classes to say "
+                "which they are"
+            )
         raise DataError(
-            f"the model has {classes} classes, but the data set {data.name} has {len(data.classes)}"
+            f"the model has {classes} classes, but the data set {data.name} has "
+            f"{len(data.classes)}{instead}"
         )
     with seeded(0, device):  # and global generators are left as they were
         gradient = _has_gradient(model, images) if gradients else None

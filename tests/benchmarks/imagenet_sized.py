@@ -93,7 +93,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
             told.append((time.process_time(), done / total))
 
         given = evaluation.RunOptions(
-            progress=progress, device="cpu", batch_size=options.batch_size, told=print
+            progress=progress, device="cpu", batch_size=options.batch_size or "auto", told=print
         )
         evaluated = evaluation.from_checkpoint(checkpoint, len(data.classes))
         record = evaluation.run(evaluated, data, protocol, Path(folder) / "runs", given)
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=["resnet50", "vit_b_16"])
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default="auto")
+    parser.add_argument("--batch-size", type=int, help="else as robustkit chooses")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
