@@ -124,7 +124,7 @@ NETWORKS: dict[str, Build] = {
     "timm convnext_atto": of_timm("convnext_atto"),
     "timm efficientnet_b0": of_timm("efficientnet_b0"),
     "timm efficientvit_b0": of_timm("efficientvit_b0"),
-    "timm mixer": of_timm("mixer_s32_224", img_size=64, num_blocks=2),
+    "timm mixer": of_timm("mixer_s32_224", img_size=64),
     "timm resnetv2": of_timm("resnetv2_18d"),
     "timm levit_128s": of_timm("levit_128s", 224),
     "timm poolformer_s12": of_timm("poolformer_s12"),
