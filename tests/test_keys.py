@@ -547,7 +547,6 @@ TRAINING = {
             "fresh": "asks for a second run of the same",
             "seconds": "between saved states, from which a run goes on to the same weights",
             "snapshots": "weights on the way, in files of their own, which change none of the last",
-            "log": PLACE,
             "callbacks": "are told how far it is",
         },
     ),
