@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from robustkit import evaluate
+from robustkit.attacks import forecast
 from robustkit.certification import prover
 from robustkit.certification.deterministic import Certifier, certify_rising
 from robustkit.errors import InputError, ProofContradicted
@@ -110,6 +111,19 @@ def test_a_proved_image_is_not_attacked_but_for_a_drawn_few(arrays):
     assert not np.array_equal(passes(other) > 1, attacked)
 
 
+def test_checks_of_proofs_are_part_of_the_bar(arrays, monkeypatch):
+    monkeypatch.setattr(forecast, "OFTEN", 0.0)
+    monkeypatch.setattr(forecast, "WORTH", 1e9)
+    images, labels = arrays[0][1:50], arrays[1][1:50]  # all of them right
+    told = []
+    found = ask((images, labels), epsilons=["1/10000"], progress=lambda *at: told.append(at))
+    assert (found.certified_at > 0).all()
+    # nothing was attacked but those that were drawn
+    shares = [done / total for done, total in told]
+    assert shares == sorted(shares)
+    assert len({share for share in shares if 0 < share < 1}) > 5
+
+
 @pytest.mark.parametrize(
     ("pairs", "before", "many"),
     [(0, 0, 0), (7, 0, 7), (300, 0, 20), (300, 300, 10), (10, 15, 5), (2000, 10, 91), (1, 2000, 1)],
@@ -132,7 +146,7 @@ def unsound(monkeypatch):
 @pytest.mark.parametrize("attack", ["pgd", "deepfool"])
 def test_an_unsound_bound_is_caught_and_nothing_is_kept(arrays, tmp_path, monkeypatch, attack):
     unsound(monkeypatch)
-    options = {"name": "net", "out": tmp_path, "protocol": attack}
+    options = {"name": "net", "out": tmp_path, "attack": attack}
     if attack == "deepfool":
         options["settings"] = []
     with pytest.raises(
@@ -175,7 +189,7 @@ def test_a_find_below_a_proved_budget_is_a_contradiction_wherever_it_was_made(ar
     with pytest.raises(
         ProofContradicted, match=r"is proved at l2 0\.2 and was fooled there by ddn"
     ):
-        ask(arrays, protocol="ddn", epsilons=["0.2", "0.4"], settings=[], norm="l2")
+        ask(arrays, attack="ddn", epsilons=["0.2", "0.4"], settings=[], norm="l2")
 
 
 def test_a_resumed_run_keeps_what_was_proved(arrays, tmp_path, monkeypatch):
@@ -217,7 +231,7 @@ class Unreadable(Net):
         ({"model": Noisy()}, "it draws at random"),
         ({"model": Unreadable()}, "it has no bounds: no bounds for aten.cumsum"),
         ({"image_by_image": True}, "its images never share a batch"),
-        ({"protocol": "clean", "epsilons": (), "settings": ()}, "nothing is attacked"),
+        ({"attack": "clean", "epsilons": (), "settings": ()}, "nothing is attacked"),
     ],
 )
 def test_what_cannot_be_proved_is_attacked_and_the_record_says_why(arrays, options, why):

@@ -5,6 +5,7 @@ came back: finite logits, pixels in [0, 1], distance within the budget, predicti
 """
 
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ def attack_block(
         DataError: the model has fewer classes than the labels.
         EvaluationFailed: logits that are NaN or infinite, or an attack that returned NaN pixels.
     """
+    began = perf_counter()  # proofs are part of a block's time
     victim, clean, outcomes = clean_pass(model, block, protocol, batch_size)
     attacks = protocol.attacks
     if prove is not None and victim.votes == 1:
@@ -62,7 +64,7 @@ def attack_block(
     step_model = StepModel(search_by, clean, surrogate is not None)
     searches = [build_search(attack, protocol.norm) for attack in attacks]
     known = experience or Experience()
-    forecast = BlockForecast(protocol, clean.shape[1], batch_size, known, progress)
+    forecast = BlockForecast(protocol, clean.shape[1], batch_size, known, progress, began)
     for position, (attack, name) in enumerate(zip(attacks, labels_of(attacks), strict=True)):
         search = searches[position]
         of_this = replace(victim, passes=outcomes.passes.part(1 + position))

@@ -153,6 +153,7 @@ class BlockForecast:
         batch_size: int,
         experience: Experience,
         progress: Progress,
+        began: float | None = None,
     ) -> None:
         self._plans = [_plan(attack, protocol.norm, classes) for attack in protocol.attacks]
         self._order = protocol.search
@@ -163,7 +164,8 @@ class BlockForecast:
         self._values: dict[tuple[int, int, int, bool], Steps] = {}
         self._lengths: dict[tuple[int, int, int, bool], Chances] = {}
         self._chances: dict[tuple[int, int, bool, int], tuple[float, float]] = {}
-        self._begun = self._told = self._last = perf_counter()
+        self._told = self._last = perf_counter()
+        self._begun = self._told if began is None else began
         self._pause = OFTEN
         self._share = 0.0
 

@@ -137,8 +137,14 @@ def _attack(
                 search_by=search_by,
             )
             prove = proving.of(block, size, spent)
-            outcomes = attack(protocol, progress=progress, experience=experience, prove=prove)
-            spent.attacked = proving.check(block, protocol, outcomes, attack)
+            proving.share = 1.0
+            outcomes = attack(
+                protocol,
+                progress=lambda share: progress(proving.share * share),
+                experience=experience,
+                prove=prove,
+            )
+            spent.attacked = proving.check(block, protocol, outcomes, attack, progress)
             return outcomes
         except torch.cuda.OutOfMemoryError as error:
             if plan["batch_size"] == 1:

@@ -8,6 +8,7 @@ budget that are proved some are attacked all the same, and one success ends the 
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks import Block, Outcomes, in_budget
-from robustkit.attacks.block import Prove
+from robustkit.attacks.block import Progress, Prove
 from robustkit.attacks.draws import seed_of
 from robustkit.attacks.planned import planned_passes
 from robustkit.certification.graph import Unsupported
@@ -72,6 +73,8 @@ class Proving:
     """before the first block"""
     pairs: int = 0
     """of image and budget, proved in all blocks so far"""
+    share: float = 1.0
+    """of the time for the last block, that its attack takes, and not the check of its proofs"""
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -105,9 +108,16 @@ class Proving:
                 ) from error
             spent.seconds += time.process_time() - began
             spent.multiplications += found.multiplications
+            self.share = self._share(right, found.count)
             return found.count
 
         return prove
+
+    def _share(self, right: Tensor, proven: Tensor) -> float:
+        # those that are checked will hardly fall, and cost about as much as those that are open
+        checked = due(int(proven.sum()), self.pairs)
+        left = int((right & (proven == 0)).sum())
+        return left / (left + checked) if checked else 1.0
 
     def check(
         self,
@@ -115,6 +125,7 @@ class Proving:
         protocol: Protocol,
         outcomes: Outcomes,
         attack: Callable[..., Outcomes],
+        progress: Progress,
     ) -> int:
         """Attack some of the proved pairs of a block; how many.
 
@@ -123,25 +134,31 @@ class Proving:
             protocol: all that they were attacked with.
             outcomes: what came of it.
             attack: carries out a protocol on the block; told `prove`, as `attack_block`.
+            progress: told the share of the block's time that is gone.
 
         Raises:
             ProofContradicted: one of them was fooled, or any image within a proved budget.
         """
         self._contradicted(block, protocol, outcomes, outcomes.proven)
-        chosen = self._chosen(block, protocol, outcomes.proven)
+        chosen, done = self._chosen(block, protocol, outcomes.proven), 0.0
         for level, epsilon in enumerate(protocol.epsilons):
             left_out = torch.ones_like(outcomes.proven)
             rows = [row for row, at in chosen if at == level]
             left_out[rows] = 0
             if rows:
                 alone = replace(protocol, epsilons=(epsilon,))
-                found = attack(alone, prove=_said(left_out))
+                told = partial(self._told, progress, done, len(rows) / len(chosen))
+                found = attack(alone, prove=_said(left_out), progress=told)
+                done += len(rows) / len(chosen)
                 cost = found.passes
                 outcomes.passes.forward[:, rows] += cost.forward[:, rows]
                 outcomes.passes.backward[:, rows] += cost.backward[:, rows]
                 self._contradicted(block, alone, found, 1 - left_out)
         self.pairs += int(outcomes.proven.sum())
         return len(chosen)
+
+    def _told(self, progress: Progress, done: float, part: float, share: float) -> None:
+        progress(self.share + (1 - self.share) * (done + part * share))
 
     def skip(self, pairs: int) -> None:
         """Count a finished block, in which so many pairs are proved."""
