@@ -57,7 +57,7 @@ def label(folder: Path, checkpoint: Any) -> None:
     paths = sorted(folder.glob("0/*.jpg"))
     for place, position in enumerate(data._positions):
         with torch.no_grad():
-            found = int(model(torch.from_numpy(data.images(place, 1))).argmax())
+            found = int(model(torch.from_numpy(data.images(place, place + 1))).argmax())
         path = paths[int(position)]
         (folder / str(found)).mkdir(exist_ok=True)
         path.rename(folder / str(found) / path.name)
