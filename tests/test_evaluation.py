@@ -363,7 +363,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, monkeypatch):
 
     alive: list = []
     peak = 0
-    real = blocks._block
+    real = blocks.block_of
 
     def watched(*arguments):
         nonlocal peak
@@ -373,7 +373,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, monkeypatch):
         peak = max(peak, sum(r() is not None for r in alive))
         return block
 
-    monkeypatch.setattr(blocks, "_block", watched)
+    monkeypatch.setattr(blocks, "block_of", watched)
     images = np.random.default_rng(0).random((2000, 1, 8, 8), dtype=np.float32)
     evaluate(Net(), (images, np.zeros(2000, int)), "fgsm", epsilons=["1/10"])
     assert len(alive) == 8

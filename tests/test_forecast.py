@@ -43,7 +43,8 @@ def attacked(monkeypatch):
 
     def run(attacks, costs=(0.05, 0.005), order="bisect", experience=None, seed=1):
         model = Timed(*costs)
-        monkeypatch.setattr("robustkit.attacks.forecast.perf_counter", lambda: model.now)
+        for module in ("forecast", "engine"):
+            monkeypatch.setattr(f"robustkit.attacks.{module}.perf_counter", lambda: model.now)
         own, told = right(model, images(96, seed=seed)), []
         own.images[::2] = own.images[::2] * 0.2 + 0.4  # weaker ones
         protocol = make("linf", *attacks, epsilon=LEVELS, search=order)

@@ -358,7 +358,7 @@ def test_the_report_needs_no_torch():
 
 
 def test_a_record_without_attacks_has_a_page():
-    from robustkit import evaluation as evaluations
+    from robustkit import evaluate
 
     images = np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32)
     labels = np.arange(20) % 3
@@ -367,7 +367,7 @@ def test_a_record_without_attacks_has_a_page():
         def forward(self, x):
             return torch.nn.functional.one_hot(torch.zeros(len(x), dtype=torch.int64), 3).float()
 
-    record = evaluations.evaluate(Always(), (images, labels), "clean")
+    record = evaluate(Always(), (images, labels), "clean")
     text = Outline(page([record])).text
     assert "35.0" in text  # 7 of 20
     written = protocol_toml(record.header["protocol"])

@@ -254,7 +254,7 @@ def test_a_diverged_training_is_told_of_the_studys_own_folder(tmp_path, monkeypa
     list(Apart(run, tmp_path / "elsewhere").execute([job], lambda job: None))
     failed = run.store.cell(job.cell.key)
     assert failed["status"] == "failed"
-    assert failed["reason"].startswith(f"{run.store.checkpoint(job.cell.key)}: the loss is no")
+    assert failed["reason"].startswith(f"{run.store.checkpoint(job.cell.key)}: the loss became NaN")
 
 
 def test_a_state_that_a_reason_speaks_of_goes_with_it(little):

@@ -112,7 +112,7 @@ def test_held_out_labels_choose_a_pass_for_each_network(worked_out, along):
         here = {line.method: line.values for line in panels["chosen"].lines}[wanted.method]
         (value,) = [value for value in there if value.level == best]
         assert here[0].each[wanted.seed] == value.each[wanted.seed]
-    assert any("Passes that held-out labels chose in chosen" in note for note in outcome.notes)
+    assert any("Passes selected by held-out accuracy in chosen" in note for note in outcome.notes)
     (judged,) = [one for one in outcome.judgements if one.name == "3"]
     assert "after the pass that held-out labels chose" in judged.sentence
 

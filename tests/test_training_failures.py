@@ -228,10 +228,9 @@ def test_shares_may_be_written_in_percent(robustkit, tmp_path):
     assert record["train"]["noise"]["rate"] == "0.4"
 
 
-def test_the_help_tells_exit_statuses_and_what_deterministic_does(robustkit):
+def test_the_help_tells_what_deterministic_does(robustkit):
     _, out, _ = robustkit("train", "--help")
     text = " ".join(out.split())
-    assert "Exit status: 0 done, 2 bad input, 3 the training failed" in text
     assert "CUBLAS_WORKSPACE_CONFIG" in text
 
 
