@@ -47,6 +47,9 @@ def files(folder: Path) -> None:
     torch.save({"state_dict": state, "epoch": 1}, folder / "b.ckpt")
     save_file(state, folder / "c.safetensors")
     torch.save(resnet18(num_classes=10).state_dict(), folder / "resnet.pt")
+    (folder / "gate.toml").write_text(
+        'title = "gate"\n\n[[require]]\nrobust = "linf:0.1"\nat_least = 0.45\n'
+    )
     _photos(folder)
     _corrupted(folder / "CIFAR-10-C")
     _ranked(folder)
