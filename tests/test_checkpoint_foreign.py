@@ -62,7 +62,7 @@ KINDS = {
     "x.tflite": (b"\x1c\0\0\0TFL3", "Lite"),
     "__0_0.distcp": (b"PK\x03\x04", "name its folder"),
     "x.tar": (a_tar(), "tar archive; unpack it"),
-    "random_states_0.pkl": (pickle.dumps({"random_state": random.getstate()}), "random gen"),
+    "random_states_0.pkl": (pickle.dumps({"random_state": random.getstate()}), "random number gen"),
     "x_optim_states.pt": (files.saved({}), "optimiser"),
     "model-00002-of-00003.safetensors": (b"", "one of 3 shards; name its folder"),
     "model.safetensors.index.json": (b"{}", "name its folder"),
@@ -136,4 +136,4 @@ def test_weights_of_another_kind_are_told_by_their_names(name, model, tmp_path):
 
 def test_states_of_random_generators_are_no_weights(tmp_path):
     torch.save({"python": random.getstate(), "cpu": torch.get_rng_state()}, tmp_path / "x.pt")
-    assert "states of random generators" in refusal(tmp_path / "x.pt")
+    assert "random number generator states" in refusal(tmp_path / "x.pt")

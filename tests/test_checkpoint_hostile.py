@@ -163,7 +163,7 @@ def test_flipped_bytes_load_or_give_one_line(form, tmp_path):
         (b"", "empty"),
         (b"\n  <!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
-        (b"just some words", "no known format"),
+        (b"just some words", "unknown format"),
         (b"sys_info" + b"\0" * 249 + b"ustar" + b"\0" * 100, "tar format"),
         (b"\0" * 257 + b"ustar" + b"\0" * 100, "a tar archive; unpack it"),
         (b"\x1f\x8b" + b"\0" * 50, "gzip"),

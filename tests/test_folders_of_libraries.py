@@ -208,7 +208,7 @@ REFUSED = {
     "hidden": ({"hidden_size": 10**9}, "hidden_size"),
     "wide": ({"hidden_size": 2**20}, "far more parameters"),
     "layers": ({"num_hidden_layers": 10**6}, "far more modules"),
-    "negative": ({"num_hidden_layers": -3}, "not those of the network"),
+    "negative": ({"num_hidden_layers": -3}, "does not match its weights"),
     "text": ({"hidden_size": "many"}, "hidden_size"),
     "list": ({"hidden_size": [16]}, "hidden_size"),
     "long": ({"hidden_size": [1] * 10**5}, "100000 values"),
@@ -223,7 +223,7 @@ REFUSED = {
     "timm": ({"use_timm_backbone": True}, "use_timm_backbone"),
     "nested": ({"backbone_config": {"model_type": "timm_backbone"}}, "backbone_config"),
     "quantised": ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config"),
-    "kernel": ({"_attn_implementation": "kernels-community/evil"}, "not fetched"),
+    "kernel": ({"_attn_implementation": "kernels-community/evil"}, "never downloaded"),
     "labels": ({"id2label": {"0": "a", "7": "b"}}, "numbered from 0"),
     "label": ({"id2label": {"0": "a"}}, "classes from 2"),
     "channels": ({"num_channels": 0}, "num_channels"),
@@ -262,7 +262,7 @@ def test_weights_that_are_not_the_networks_are_refused_by_name(change_, copy):
     else:
         state["a.b"] = state.pop(name)
     save_file(state, path, {"format": "pt"})
-    with pytest.raises(CheckpointError, match="weights are not those of the network") as refused:
+    with pytest.raises(CheckpointError, match="does not match its weights") as refused:
         read_checkpoint(copy).load()
     assert name.rpartition(".layer.")[2].split(".")[0] in str(refused.value)
 

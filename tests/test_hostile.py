@@ -135,7 +135,7 @@ def refusal(content, tmp_path):
         (lambda: {"w": tensor(shape=(10**6, 10**6), stride=(0, 0))}, "more numbers than"),
         (lambda: {str(i): tensor(shape=(2**20,), stride=(0,)) for i in range(17)}, "far more numbers"),
         (lambda: [Call("_codecs.encode", t) for t in ["x" * 10**6] for _ in range(100)], "to copy more"),
-        (lambda: Pairs([(1, tensor()), ("1", tensor())]), "two weights have the name '1'"),
+        (lambda: Pairs([(1, tensor()), ("1", tensor())]), "two weights are named '1'"),
     ],
 )  # fmt: skip
 def test_what_a_file_may_not_ask_for_is_told(tree, says, tmp_path):
@@ -353,5 +353,5 @@ def test_masks_of_other_shapes_multiply_nothing(tmp_path):
     state = {"w_orig": torch.ones(1, 3), "w_mask": torch.ones(3, 1)}
     torch.save(state, path)
     assert read_checkpoint(path).weights == by_parts(state)
-    with pytest.raises(CheckpointError, match="left over: w_orig, w_mask"):
+    with pytest.raises(CheckpointError, match="unexpected: w_orig, w_mask"):
         read_checkpoint(path, model="lenet5")

@@ -350,7 +350,7 @@ def test_logits_are_found_among_other_outputs(form):
 @pytest.mark.parametrize("form", ["logits first", "features first", "dataclass", "dictionary"])
 @pytest.mark.parametrize("width", [3])
 def test_outputs_of_which_several_may_be_the_logits_are_refused(form, width):
-    with pytest.raises(CheckpointError, match="not told which are the logits"):
+    with pytest.raises(CheckpointError, match="ambiguous which are the logits"):
         warnings_of(Returning(form, width))
 
 
@@ -401,7 +401,7 @@ def test_smaller_budgets_are_not(norm, epsilon):
 
 def test_a_network_of_one_output_is_refused():
     images, labels = arrays()
-    with pytest.raises(InputError, match="one output"):
+    with pytest.raises(InputError, match="single output"):
         evaluate(FirstPixels((0,)), (images, labels * 0), "fgsm", epsilons=["0.1"])
 
 

@@ -315,10 +315,13 @@ def test_a_name_that_is_none_is_refused_before_anything_is_asked(name, publisher
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("microsoft/resnet-18", "is named hf:microsoft/resnet-18"),
-        ("https://huggingface.co/microsoft/resnet-18/tree/main", "is named hf:microsoft/resnet-18"),
+        ("microsoft/resnet-18", "are written hf:microsoft/resnet-18"),
+        (
+            "https://huggingface.co/microsoft/resnet-18/tree/main",
+            "are written hf:microsoft/resnet-18",
+        ),
         ("https://example.org/weights.pt", "download it"),
-        ("resnet18", "torchvision:resnet18 fetches"),
+        ("resnet18", "torchvision:resnet18 downloads"),
         ("models/best.pt", "no such file$"),
     ],
 )
@@ -368,7 +371,7 @@ def test_torchvisions_weights_are_its_network_and_its_pictures(name, monkeypatch
 
 
 def test_weights_of_features_are_none_of_a_classifier():
-    with pytest.raises(CheckpointError, match="without a classifier"):
+    with pytest.raises(CheckpointError, match="without an image classifier"):
         read_checkpoint("torchvision:vgg16.IMAGENET1K_FEATURES")
 
 
@@ -397,7 +400,7 @@ def test_a_published_file_is_known_by_its_digest(monkeypatch, tmp_path):
     monkeypatch.setattr(named.torchvision, "_digest", lambda _: plain.sha256[:8])
     known = read_checkpoint(place, model="torchvision:squeezenet1_1")
     assert known.mean == (0.485, 0.456, 0.406)
-    assert any("by its digest" in note for note in notes(known))
+    assert any("its digest is that of" in note for note in notes(known))
 
 
 def test_torchvisions_file_is_fetched_into_torchs_cache_with_its_digest(
@@ -424,7 +427,7 @@ def test_torchvisions_file_is_fetched_into_torchs_cache_with_its_digest(
     assert cached.read_bytes() == body
     monkeypatch.undo()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "TORCH_HOME"))
-    with pytest.raises(FetchError, match="not the file that is published"):
+    with pytest.raises(FetchError, match="not the published file"):
         read_checkpoint("torchvision:squeezenet1_1")
 
 
@@ -528,7 +531,8 @@ def test_a_network_of_the_zoos_is_fetched_built_and_normalises_itself(
     torch.testing.assert_close(checkpoint.load()(PIXELS), model(PIXELS))
     assert (checkpoint.trained_on, checkpoint.preprocessing) == ("cifar10", "in the checkpoint")
     assert any(
-        "RobustBench's own, which the file lacks: mu, sigma" in note for note in notes(checkpoint)
+        "constants set by RobustBench that the file lacks: mu, sigma" in note
+        for note in notes(checkpoint)
     )
     assert not (tmp_path / "canary").exists()
     asked = len(publisher.asked)

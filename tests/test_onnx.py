@@ -218,13 +218,13 @@ def test_a_graph_is_onnxruntime_for_any_number_of_images(tmp_path, name):
 
 def test_logits_that_depend_on_an_image_s_place_in_the_batch_are_refused(tmp_path):
     said = refusal(written(tmp_path / "a.onnx", tokens(weight(4, 1, 8))))
-    assert "not onnxruntime's" in said
+    assert "differ from onnxruntime's" in said
 
 
 def test_operations_in_a_circle_are_damage(tmp_path):
     nodes = [node("Add", "x", "b", out="a"), node("Relu", "a", out="b"), node("Relu", "b", out="y")]
     said = refusal(written(tmp_path / "a.onnx", model(nodes, [1, 1, 8, 8], {})))
-    assert "in a circle" in said
+    assert "a cycle" in said
 
 
 def test_a_graph_that_mixes_its_one_image_is_run_in_pieces(tmp_path):
@@ -236,7 +236,7 @@ def test_a_graph_that_mixes_its_one_image_is_run_in_pieces(tmp_path):
     x = images(5)
     assert network.network.steps.pieces == 1
     assert torch.allclose(network(x), original(made, x, (1, 1, 8, 8)), atol=1e-5)
-    assert "pieces" in network.network.told(x)[-1]
+    assert "fixed batch size" in network.network.told(x)[-1]
 
 
 def test_a_description_says_what_stands_in_the_graph(tmp_path):
@@ -362,7 +362,7 @@ def test_bombs_are_refused_before_they_go_off(tmp_path, monkeypatch):
     assert "entries" in refusal(path)
     path.write_bytes(gzip.compress(b"\x08\x08" + b"\0" * 10**8, 1))
     path.rename(path.with_suffix(".onnx.gz"))
-    assert "larger than is read" in refusal(tmp_path / "a.onnx.gz")
+    assert "which is not read" in refusal(tmp_path / "a.onnx.gz")
     calls = [
         helper.make_function("f", f"f{i}", ["x"], ["y"], [
             helper.make_node(f"f{i + 1}", ["x"], ["a"], domain="f"),
@@ -390,7 +390,7 @@ def varint(number):
         (b"<!DOCTYPE html><html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"", "empty"),
-        (b"\x08\x08\x3a\x7f", "cut off"),
+        (b"\x08\x08\x3a\x7f", "truncated"),
         (b"\xff" * 64, "ONNX"),
     ],
 )

@@ -271,11 +271,11 @@ def spoilt(path, text):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: cut(path, 0), "its header is cut off"),
-        (lambda path: cut(path, 50), "its header is cut off"),
-        (lambda path: spoilt(path, "{nonsense"), "its header is not what it should be"),
-        (lambda path: spoilt(path, "[1, 2]"), "its header is not what it should be"),
-        (lambda path: spoilt(path, '{"__metadata__": 3}'), "its header is not what it should be"),
+        (lambda path: cut(path, 0), "its header is incomplete"),
+        (lambda path: cut(path, 50), "its header is incomplete"),
+        (lambda path: spoilt(path, "{nonsense"), "its header is invalid"),
+        (lambda path: spoilt(path, "[1, 2]"), "its header is invalid"),
+        (lambda path: spoilt(path, '{"__metadata__": 3}'), "its header is invalid"),
         (
             lambda path: spoilt(path, '{"__metadata__": {"robustkit.seed": "{"}}'),
             "its robustkit metadata is not JSON",

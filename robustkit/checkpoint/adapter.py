@@ -62,8 +62,8 @@ class Classifier(torch.nn.Module):
             return x
         if self.mean.shape[1] not in (1, x.shape[1]):
             raise InputError(
-                f"images have {x.shape[1]} channels, but the normalisation {self.mean.shape[1]}; "
-                "use --channels, or another --mean and --std"
+                f"images have {x.shape[1]} channels, but the normalisation has "
+                f"{self.mean.shape[1]}; use --channels, or another --mean and --std"
             )
         return (x - self.mean) / self.std
 
@@ -80,18 +80,19 @@ class Classifier(torch.nn.Module):
             )
         if output.dim() != 2 or len(output) != n or not output.is_floating_point():
             raise CheckpointError(
-                f"the model returns {output.dtype} of shape {tuple(output.shape)} for {n} images; "
-                "N×classes floating-point logits are needed"
+                f"the model returns {output.dtype} of shape {tuple(output.shape)} for {n} "
+                "images; expected floating-point logits of shape N×classes"
             )
         if output.shape[1] == 1:
             raise CheckpointError(
-                "the model has one output, so that class 0 is always its answer and nothing fools "
-                "it; return two logits, such as torch.cat([-z, z], 1) of what a sigmoid takes"
+                "the model has a single output, so it always predicts class 0 and nothing "
+                "fools it; return two logits, such as torch.cat([-z, z], 1) where z goes "
+                "into a sigmoid"
             )
         if self.classes is not None and output.shape[1] != self.classes:
             raise CheckpointError(
-                f"the model returns {output.shape[1]} logits per image, but {self.classes} classes "
-                "were given or recorded"
+                f"the model returns {output.shape[1]} logits per image, but {self.classes} "
+                "classes were given or recorded"
             )
         return output.float() if output.dtype.itemsize < 4 else output
 

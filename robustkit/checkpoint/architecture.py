@@ -102,7 +102,7 @@ def fit(spec: str, variants: Sequence[StateReading], num_classes: int | None, wh
         in_file = _classes(expected, reading.state, wrong, asked)
         if in_file and num_classes is not None:
             raise CheckpointError(
-                f"{where}: its last layer has {in_file} classes, but {num_classes} were asked for"
+                f"{where}: its last layer has {in_file} classes, but --num-classes is {num_classes}"
             )
         classes = in_file or asked
         wrong = wrong if in_file is None else Difference([], [], [])
@@ -154,7 +154,9 @@ def _loaded_itself(
         return None
     held = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
     name = models.parse_name(spec).name
-    return StateReading(held, notes=(f"loaded by {name} itself; it holds the file's weights",))
+    return StateReading(
+        held, notes=(f"loaded by {name} itself, and checked to hold the file's weights",)
+    )
 
 
 def _copies(module: "torch.nn.Module", state: State) -> Callable[[], "torch.nn.Module"]:
@@ -215,9 +217,9 @@ def check_numbers(expected: Layout, state: State, where: str) -> None:
     for key, numbers in state.items():
         if not key.endswith(COUNTER) and not same_numbers(numbers, expected[key].kind):
             raise CheckpointError(
-                f"{where}: the weight {key!r} holds {numbers.dtype} where the network has "
-                f"{expected[key].kind}: quantised or scaled, and nothing in the file says by how "
-                "much; save the weights as the network had them"
+                f"{where}: the weight {key!r} is {numbers.dtype}, but the network expects "
+                f"{expected[key].kind}: it is quantised or scaled, and the file does not "
+                "say by how much; save the original weights"
             )
 
 
@@ -253,14 +255,14 @@ def misfit(
         f"{f' … ({len(names)} in all)' if len(names) > 3 else ''}"
         for word, names in (
             ("missing", wrong.missing),
-            ("left over", wrong.surplus),
-            ("of another shape", sizes),
+            ("unexpected", wrong.surplus),
+            ("wrong shape", sizes),
         )
         if names
     ]
     known = [name for name in (*recognise(variants), *_alike(variants)) if name != spec]
     advice = f"it fits --model {known[0]}" if known else _proposed(expected, variants)
-    advice = advice or "give the architecture it was trained with"
+    advice = advice or "name the architecture that it was trained with"
     return f"does not fit {spec}: {'; '.join(parts)}; {advice}"
 
 

@@ -39,4 +39,4 @@ def boundary(path: Path) -> Iterator[None]:
 
 
 def _no_memory(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path}: there is not enough memory for what it holds")
+    return CheckpointError(f"{path}: not enough memory for its contents")

@@ -89,12 +89,13 @@ class Checkpoint(Shown, CheckpointMetadata):
 def _no_architecture(checkpoint: Checkpoint) -> NoReturn:
     if checkpoint.model is not None:
         raise CheckpointError(
-            f"{checkpoint.path}: the file names its architecture {checkpoint.model}, whose code is "
-            f"not run on a file's word; if you trust it, pass --model {checkpoint.model}"
+            f"{checkpoint.path}: the file names its architecture {checkpoint.model}, whose "
+            "code is never run because a file says so; if you trust it, pass --model "
+            f"{checkpoint.model}"
         )
     hint = f"; {checkpoint.hint}" if checkpoint.hint else ""
     raise CheckpointError(
-        f"{checkpoint.path}: unknown architecture, not recognised either; name it with --model "
-        f"({', '.join(models.MODELS)}, torchvision:NAME, timm:NAME, hf:ORG/NAME, "
+        f"{checkpoint.path}: unknown architecture, and none was recognised; name it with "
+        f"--model ({', '.join(models.MODELS)}, torchvision:NAME, timm:NAME, hf:ORG/NAME, "
         f"robustbench:NAME or FILE.py:FUNCTION){hint}"
     )

@@ -77,7 +77,7 @@ def locate(root: object, reader: TensorReader) -> Found:
     found = _Search(reader).search(root, ())
     if found is None or is_random_state(found.leaves):
         raise NoWeights(
-            f"{reader.where}: no weights in it ({_without_weights(root, reader)}); save "
+            f"{reader.where}: contains no weights ({_without_weights(root, reader)}); save "
             "model.state_dict()"
         )
     return found
@@ -86,16 +86,16 @@ def locate(root: object, reader: TensorReader) -> Found:
 def _without_weights(root: object, reader: TensorReader) -> str:
     """What a file holds instead, in a few words."""
     if reader.is_weight(root):
-        return "a single tensor without a name"
+        return "a single unnamed tensor"
     entries = mapping(root) or {}
     if entries and is_random_state(map(str, islice(entries, 10))):
-        return "the states of random generators"
+        return "random number generator states"
     if "param_groups" in entries:
-        return "the state of an optimiser"
+        return "an optimiser state"
     for key, value in [(None, root), *islice(entries.items(), 100)]:
         if isinstance(value, list | tuple) and value and reader.is_weight(value[0]):
             where = "" if key is None else f"under {_short(key)} "
-            return f"{where}a list of {len(value)} tensors without names"
+            return f"{where}a list of {len(value)} unnamed tensors"
     return _described(root)
 
 
@@ -118,7 +118,9 @@ class _Search:
                 return found
             return _noting(found, f"a list of {len(node)} sets of weights: the first is used")
         if is_module(node):
-            note = f"a pickled module ({_described(node)}): weights taken, its code not run"
+            note = (
+                f"a pickled module ({_described(node)}): its weights are used, its code is not run"
+            )
             return Found(".".join(path), module_leaves(node, self._budget), {}, (note,))
         if (entries := mapping(node)) is None:
             return None
@@ -145,8 +147,8 @@ class _Search:
         if not usual and len(others) > 1:
             names = ", ".join(map(_short, others[:6]))
             raise CheckpointError(
-                f"{self._reader.where}: several sets of weights ({names}) "
-                "and no usual name among them; choose one with --weights"
+                f"{self._reader.where}: several sets of weights ({names}), none under a "
+                "usual name; choose one with --weights"
             )
         key = (usual or others or [""])[0]
         found = self.search(candidates[key], (*path, self._budget.name(key))) if key else None
@@ -211,7 +213,7 @@ def _put(leaves: dict[str, object], name: str, leaf: object) -> None:
     if len(leaves) >= MOST_LEAVES:
         raise BadFile(f"more than {MOST_LEAVES} tensors in a set of weights; refused as damaged")
     if name in leaves:
-        raise BadFile(f"two weights have the name {name[:80]!r}; refused as damaged")
+        raise BadFile(f"two weights are named {name[:80]!r}; refused as damaged")
     leaves[name] = leaf
 
 
@@ -239,7 +241,7 @@ def _collect(
     if not isinstance(node, Placeholder) or not isinstance(node.state, dict):
         return
     if depth > MODULE_DEPTH:
-        raise BadFile(f"modules nested more than {MODULE_DEPTH} deep; refused as damaged")
+        raise BadFile(f"modules nested more than {MODULE_DEPTH} levels deep; refused as damaged")
     state = node.state
     # as torch's own state_dict() has it: without what was registered with persistent=False
     hidden = _texts(state.get("_non_persistent_buffers_set"), budget)
@@ -300,8 +302,8 @@ def tensors(found: Found, reader: TensorReader) -> Tensors:
     for key, leaf in found.leaves.items():
         if (numbers := reader.read(leaf, key, as_float32=True)) is None:
             raise CheckpointError(
-                f"{reader.where}: the weight {key[:80]!r} is a {_described(leaf)}, which cannot be "
-                "rebuilt without running its code; save it as a plain tensor"
+                f"{reader.where}: the weight {key[:80]!r} is a {_described(leaf)}, which "
+                "only its own code can rebuild; save it as a plain tensor"
             )
         if (kind := reader.kind(leaf)).startswith("complex"):
             raise CheckpointError(
@@ -311,7 +313,7 @@ def tensors(found: Found, reader: TensorReader) -> Tensors:
             widths[kind] = None
         state[key] = numbers
     words = {"float16": "half precision", "float64": "double precision"}
-    notes = [f"{words.get(w, w)} loaded as float32" for w in widths if w not in QUANTISED]
+    notes = [f"{words.get(w, w)} converted to float32" for w in widths if w not in QUANTISED]
     notes += [f"{w} dequantised; activations stay float32" for w in widths if w in QUANTISED]
     return Tensors(state, tuple(notes))
 

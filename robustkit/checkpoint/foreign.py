@@ -9,69 +9,78 @@ from collections.abc import Iterable
 TO_ONNX = "export the network to ONNX and name that file"
 TO_TORCH = "load it with its library and save model.state_dict()"
 MERGE = "merge it into its model first: model.merge_and_unload().save_pretrained(FOLDER)"
-ITS_FOLDER = "one file of a checkpoint in several; name its folder"
+ITS_FOLDER = "one of a checkpoint's several files; name its folder"
 
 BY_NAME_ALONE = (
-    (r".*\.distcp|\.metadata", f"of torch.distributed.checkpoint: {ITS_FOLDER}"),
-    (r".*\.index\.json", "an index of shards, not the weights; name its folder"),
+    (r".*\.distcp|\.metadata", f"part of a torch.distributed.checkpoint; {ITS_FOLDER}"),
+    (r".*\.index\.json", "a shard index, not the weights; name its folder"),
     (r"adapter_(model|config)\..*|pytorch_lora_weights\..*", f"a LoRA or PEFT adapter; {MERGE}"),
-    (r"(random_states|rng_state).*", "the states of random generators, not weights"),
-    (r".*optim_states\.pt", "the state of an optimiser, not weights"),
-    (r".*\.(pdparams|pdmodel|pdiparams)", f"PaddlePaddle's; {TO_ONNX} (paddle2onnx does it)"),
+    (r"(random_states|rng_state).*", "random number generator states, not weights"),
+    (r".*optim_states\.pt", "an optimiser state, not weights"),
+    (r".*\.(pdparams|pdmodel|pdiparams)", f"PaddlePaddle weights; {TO_ONNX} (with paddle2onnx)"),
 )
 """patterns of names that tell whatever stands in the file, and what it is"""
 BY_NAME = (
-    (r".*\.json", "a file of settings, not weights; name its folder"),
+    (r".*\.json", "a configuration file, not weights; name its folder"),
     (r".*\.keras|.*\.weights\.h5|.*\.h5|.*\.hdf5", f"Keras weights; {TO_ONNX}"),
-    (r".*\.msgpack", f"Flax weights, of JAX; {TO_ONNX}, or convert them with transformers 4"),
-    (r"manifest\.ocdbt|_CHECKPOINT_METADATA", f"of Orbax, which JAX uses; {TO_ONNX}"),
-    (r"saved_model\.pb|.*\.pb|.*\.pbtxt", f"a TensorFlow graph; {TO_ONNX} (tf2onnx does it)"),
+    (r".*\.msgpack", f"Flax (JAX) weights; {TO_ONNX}, or convert them with transformers 4"),
+    (r"manifest\.ocdbt|_CHECKPOINT_METADATA", f"an Orbax (JAX) checkpoint; {TO_ONNX}"),
+    (r"saved_model\.pb|.*\.pb|.*\.pbtxt", f"a TensorFlow graph; {TO_ONNX} (with tf2onnx)"),
     (
         r".*\.data-\d+-of-\d+|.*\.ckpt(-\d+)?\.(index|meta)|checkpoint",
-        f"of a TensorFlow checkpoint; {TO_ONNX} (tf2onnx does it)",
+        f"a TensorFlow checkpoint; {TO_ONNX} (with tf2onnx)",
     ),
-    (r".*\.tflite", f"TensorFlow Lite; {TO_ONNX} (tf2onnx does it)"),
-    (r".*\.ml(model|package)", "Core ML, which runs on Apple's systems; take what it was made of"),
-    (r".*\.xml", "OpenVINO's network; name the ONNX or torch file that it was made of"),
-    (r".*\.(engine|plan|trt)", "a TensorRT engine; name the ONNX file that it was made of"),
-    (r".*\.params", f"MXNet's or MindSpore's; {TO_ONNX}"),
-    (r".*\.(caffemodel|prototxt)", f"Caffe's; {TO_ONNX}"),
-    (r".*\.weights|.*\.cfg", f"Darknet's; {TO_TORCH}"),
-    (r".*\.mat", f"MATLAB's; {TO_ONNX}"),
-    (r".*\.(gguf|ggml)", "quantised weights of llama.cpp; take the ones that they were made of"),
-    (r".*\.pte", "ExecuTorch's program; name the weights that it was made of"),
-    (r".*\.joblib", f"of joblib, as scikit-learn writes; {TO_TORCH}"),
+    (r".*\.tflite", f"a TensorFlow Lite model; {TO_ONNX} (with tf2onnx)"),
+    (
+        r".*\.ml(model|package)",
+        (
+            "a Core ML model, which runs on Apple systems only; use the model that it was "
+            "converted from"
+        ),
+    ),
+    (r".*\.xml", "an OpenVINO model; name the ONNX or torch file that it was converted from"),
+    (r".*\.(engine|plan|trt)", "a TensorRT engine; name the ONNX file that it was built from"),
+    (r".*\.params", f"an MXNet or MindSpore model; {TO_ONNX}"),
+    (r".*\.(caffemodel|prototxt)", f"a Caffe model; {TO_ONNX}"),
+    (r".*\.weights|.*\.cfg", f"Darknet weights; {TO_TORCH}"),
+    (r".*\.mat", f"a MATLAB file; {TO_ONNX}"),
+    (
+        r".*\.(gguf|ggml)",
+        "quantised weights of llama.cpp; use the weights that they were converted from",
+    ),
+    (r".*\.pte", "an ExecuTorch program; name the weights that it was exported from"),
+    (r".*\.joblib", f"a joblib file, as scikit-learn writes; {TO_TORCH}"),
     (r".*\.(mar|nemo)", "an archive; unpack it and name the weights inside"),
 )
 """likewise, unless the first bytes are those of a format that is read"""
 BY_HEAD = (
     (0, b"\x89HDF", f"an HDF5 file, as Keras writes; {TO_ONNX}"),
-    (0, b"GGUF", "quantised weights of llama.cpp; take the ones that they were made of"),
-    (4, b"TFL3", f"TensorFlow Lite; {TO_ONNX} (tf2onnx does it)"),
-    (4, b"ET1", "ExecuTorch's program; name the weights that it was made of"),
-    (0, b"\x93NUMPY", "a single NumPy array without a name; save a state dict"),
-    (0, b"MATLAB", f"MATLAB's; {TO_ONNX}"),
-    (0, b"\x28\xb5\x2f\xfd", "compressed by zstd; unpack it first"),
-    (0, b"\xfd7zXZ", "compressed by xz; unpack it first"),
-    (0, b"BZh", "compressed by bzip2; unpack it first"),
+    (0, b"GGUF", "quantised weights of llama.cpp; use the weights that they were converted from"),
+    (4, b"TFL3", f"a TensorFlow Lite model; {TO_ONNX} (with tf2onnx)"),
+    (4, b"ET1", "an ExecuTorch program; name the weights that it was exported from"),
+    (0, b"\x93NUMPY", "a single unnamed NumPy array; save a state dict"),
+    (0, b"MATLAB", f"a MATLAB file; {TO_ONNX}"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it first"),
+    (0, b"\xfd7zXZ", "compressed with xz; unpack it first"),
+    (0, b"BZh", "compressed with bzip2; unpack it first"),
     (0, b"7z\xbc\xaf", "a 7z archive; unpack it and name the weights inside"),
     (0, b"Rar!", "a rar archive; unpack it and name the weights inside"),
-    (0, b"Entry not found", "an error message of the server, not weights; download it again"),
-    (0, b"Access to model", "an error message of the server, not weights; download it again"),
+    (0, b"Entry not found", "a server's error message, not weights; download it again"),
+    (0, b"Access to model", "a server's error message, not weights; download it again"),
 )
 """place, bytes, and what the file is"""
 BY_MEMBER = (
-    (r"(.*/)?model\.weights\.h5", f"a Keras network; {TO_ONNX}"),
+    (r"(.*/)?model\.weights\.h5", f"a Keras model; {TO_ONNX}"),
     (r"(params/)?(resnet|Transformer|embedding|opt/target)/.*\.npy", "big vision"),
     (r".*\.npy", "numpy"),
-    (r"(.*/)?MAR-INF/.*", "an archive of TorchServe; unpack it and name the weights inside"),
+    (r"(.*/)?MAR-INF/.*", "a TorchServe archive; unpack it and name the weights inside"),
 )
 BIG_VISION = (
-    "weights of JAX in NumPy's .npz, as BiT and ViT were published; load them with "
+    "JAX weights in .npz, as BiT and ViT were published; load them with "
     "timm.create_model(NAME, checkpoint_path=FILE) and save model.state_dict()"
 )
 ARRAYS = (
-    "NumPy's .npz; if its names are a torch network's, save "
+    "a NumPy .npz; if its names are those of a torch network, save "
     "{name: torch.from_numpy(array)} with torch.save"
 )
 SHARD = re.compile(
@@ -99,7 +108,7 @@ def foreign_head(head: bytes) -> str:
         if head[place:].startswith(start):
             return what
     if b"<net name=" in head:
-        return "OpenVINO's network; name the ONNX or torch file that it was made of"
+        return "an OpenVINO model; name the ONNX or torch file that it was converted from"
     if head[257:262] == b"ustar" and not head.startswith(OLD_TORCH):
         return "a tar archive; unpack it and name the weights inside"
     return ""
@@ -116,18 +125,24 @@ def foreign_archive(names: Iterable[str]) -> str:
 
 FOLDERS = (
     (r"adapter_config\.json", f"a LoRA or PEFT adapter; {MERGE}"),
-    (r"saved_model\.pb(txt)?", f"a TensorFlow SavedModel; {TO_ONNX} (tf2onnx does it)"),
-    (r".*\.data-\d+-of-\d+", f"a TensorFlow checkpoint; {TO_ONNX} (tf2onnx does it)"),
-    (r"model\.json", f"a network of TensorFlow.js; {TO_ONNX}"),
-    (r"(manifest\.ocdbt|_CHECKPOINT_METADATA|_METADATA)", f"an Orbax checkpoint of JAX; {TO_ONNX}"),
-    (r".*\.msgpack", f"Flax weights, of JAX; {TO_ONNX}, or convert them with transformers 4"),
+    (r"saved_model\.pb(txt)?", f"a TensorFlow SavedModel; {TO_ONNX} (with tf2onnx)"),
+    (r".*\.data-\d+-of-\d+", f"a TensorFlow checkpoint; {TO_ONNX} (with tf2onnx)"),
+    (r"model\.json", f"a TensorFlow.js model; {TO_ONNX}"),
+    (r"(manifest\.ocdbt|_CHECKPOINT_METADATA|_METADATA)", f"an Orbax (JAX) checkpoint; {TO_ONNX}"),
+    (r".*\.msgpack", f"Flax (JAX) weights; {TO_ONNX}, or convert them with transformers 4"),
     (r".*\.(keras|h5|hdf5)", f"Keras weights; {TO_ONNX}"),
-    (r".*\.xml", "OpenVINO's network; name the ONNX or torch file that it was made of"),
-    (r"coremldata\.bin|Manifest\.json", "a Core ML package; take what it was made of"),
-    (r".*\.tflite", f"TensorFlow Lite; {TO_ONNX} (tf2onnx does it)"),
-    (r".*\.(pdparams|pdmodel|pdiparams)", f"PaddlePaddle's; {TO_ONNX} (paddle2onnx does it)"),
-    (r"layer_\d+.*model_states\.pt", "a DeepSpeed pipeline's; convert it with ds_to_universal.py"),
-    (r".*\.gguf", "quantised weights of llama.cpp; take the ones that they were made of"),
+    (r".*\.xml", "an OpenVINO model; name the ONNX or torch file that it was converted from"),
+    (
+        r"coremldata\.bin|Manifest\.json",
+        "a Core ML package; use the model that it was converted from",
+    ),
+    (r".*\.tflite", f"a TensorFlow Lite model; {TO_ONNX} (with tf2onnx)"),
+    (r".*\.(pdparams|pdmodel|pdiparams)", f"PaddlePaddle weights; {TO_ONNX} (with paddle2onnx)"),
+    (
+        r"layer_\d+.*model_states\.pt",
+        "a DeepSpeed pipeline checkpoint; convert it with ds_to_universal.py",
+    ),
+    (r".*\.gguf", "quantised weights of llama.cpp; use the weights that they were converted from"),
 )
 """names of files, and what a folder is that has one"""
 
@@ -151,8 +166,8 @@ WEIGHTS = (
     (r".*\.(weight_packed|weight_zero_point|weight_scale_inv)", "compressed-tensors"),
     (r".*\.(W_q|weight\._data|weight\._scale|weight_fake_quant\.scale)", "HQQ, quanto or torch"),
     (r"(.*\.)?scale_weight|scaled_fp8", "scaled float8"),
-    (r"StructuredToParameterName@@", f"PaddlePaddle's weights; {TO_ONNX} (paddle2onnx does it)"),
-    (r"params\.\w+\..*\.kernel|(.*\.)?kernel", f"weights of JAX or Keras; {TO_ONNX}"),
+    (r"StructuredToParameterName@@", f"PaddlePaddle weights; {TO_ONNX} (with paddle2onnx)"),
+    (r"params\.\w+\..*\.kernel|(.*\.)?kernel", f"JAX or Keras weights; {TO_ONNX}"),
 )  # fmt: skip
 QUANTISED = (
     "weights quantised by {}, which stand for others in a way of its own; save the network as it "

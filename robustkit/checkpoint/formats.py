@@ -33,7 +33,7 @@ def find_checkpoint(path: str | Path) -> Path:
             return shipped("data") / f"{file.name}.safetensors"
         advice = "or give a file's path"
         if fetched:
-            advice += f"; {max(fetched)} fetches published weights"
+            advice += f"; {max(fetched)} downloads published weights"
         raise CheckpointError(str(UnknownName("checkpoint", str(path), known, advice)))
     raise CheckpointError(f"{path}: no such file{_published(str(path))}")
 
@@ -44,9 +44,9 @@ def _published(text: str) -> str:
     rest = re.split(r"/(?:tree|blob|resolve)/|[?#]", address[1])[0].strip("/") if address else text
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", rest, re.ASCII):
         if address or not rest.endswith(SUFFIXES):
-            return f"; a repository of Hugging Face is named hf:{rest}"
+            return f"; Hugging Face repositories are written hf:{rest}"
     elif re.match(r"https?:/", text):
-        return "; download it, and name the file"
+        return "; download it and name the file"
     return ""
 
 
@@ -76,7 +76,7 @@ def detect_format(path: Path, file: BufferedReader, *, alone: bool = True) -> st
     if head[:1] == b"\x80":
         return "pickle"
     raise CheckpointError(
-        f"{path}: of no known format; known are torch's .pt and .pth, Lightning's .ckpt, "
+        f"{path}: unknown format; supported are torch's .pt and .pth, Lightning's .ckpt, "
         "safetensors, ONNX, TorchScript and .pt2"
     )
 
@@ -98,13 +98,16 @@ def _no_checkpoint(head: bytes, path: Path) -> str:
     if not head:
         return "the file is empty; download or save it again"
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
-        return "this is a web page, not weights; download it again"
+        return "a web page, not weights; download it again"
     if text.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer, not the weights; fetch them with: git lfs pull"
+        return "a Git LFS pointer, not the weights; download them with: git lfs pull"
     if head[257:262] == b"ustar":
-        return "torch's tar format from before version 0.2; load and save it with an old torch"
+        return (
+            "torch's tar format from before version 0.2; load it with an old torch and save it "
+            "again"
+        )
     if head[:2] == b"\x1f\x8b" and not path.name.endswith(".onnx.gz"):
-        return "gzip-compressed; unpack it first"
+        return "compressed with gzip; unpack it first"
     if head[:4] == b"PK\x05\x06":
         return "an empty zip archive"
     return ""

@@ -53,21 +53,21 @@ def open_header(file: BufferedReader) -> SafetensorsHeader:
     length = int.from_bytes(file.read(8), "little")
     text = file.read(length) if length <= LONGEST else b""
     if not text or len(text) < length:
-        raise BadFile("truncated or no safetensors file: its header is cut off")
+        raise BadFile("truncated, or not a safetensors file: its header is incomplete")
     try:
         table = json.loads(text.decode(), object_pairs_hook=_named_once)
     except (ValueError, RecursionError) as error:
-        raise BadFile("a damaged safetensors file: its header is not what it should be") from error
+        raise BadFile("a damaged safetensors file: its header is invalid") from error
     metadata = table.pop("__metadata__", None) or {} if isinstance(table, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise BadFile("a damaged safetensors file: its header is not what it should be")
+        raise BadFile("a damaged safetensors file: its header is invalid")
     return SafetensorsHeader(table, metadata, 8 + length)
 
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        raise ValueError("a name twice")
+        raise ValueError("a duplicate name")
     return made
 
 

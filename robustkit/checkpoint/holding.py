@@ -39,9 +39,11 @@ def check_holds(
     lost = [name for name in lost if not any(re.search(pattern, name) for pattern in ignored)]
     if not lost and not foreign:
         return
-    parts = [f"left over: {listed(lost)}"] if lost else []
-    parts += [f"not in the file: {listed(foreign)}"] if foreign else []
-    raise CheckpointError(f"{where}: its weights are not those of the network: {'; '.join(parts)}")
+    parts = [f"missing from the network: {listed(lost)}"] if lost else []
+    parts += [f"missing from the file: {listed(foreign)}"] if foreign else []
+    raise CheckpointError(
+        f"{where}: the network that it describes does not match its weights: {'; '.join(parts)}"
+    )
 
 
 def differences(

@@ -43,8 +43,8 @@ def find_logits(output: Any, n: int, classes: int | None) -> Any:
     wanted = f"{n}×{classes}" if classes is not None else f"{n}×classes"
     raise CheckpointError(
         f"the model returns {len(tensors)} tensors ({shapes}), of which "
-        f"{'none is' if not fitting else f'{len(fitting)} are'} {wanted}: it is not told which are "
-        "the logits; return them alone, or under the name logits"
+        f"{'none is' if not fitting else f'{len(fitting)} are'} {wanted}: it is ambiguous "
+        "which are the logits; return only those, or name them logits"
     )
 
 

@@ -106,7 +106,7 @@ def parse_metadata(table: Mapping[str, Any], where: str) -> CheckpointMetadata:
         raise CheckpointError(str(error)) from error
     for name, value in made.known().items():
         if isinstance(value, str) and not value.isprintable():
-            raise CheckpointError(f"{where}: {name}: has line breaks or control characters in it")
+            raise CheckpointError(f"{where}: {name} contains line breaks or control characters")
     shape = made.input_shape
     if shape is not None and (len(shape) != 3 or min(shape) < 1 or max(shape) > LARGEST):
         raise CheckpointError(
@@ -140,7 +140,9 @@ def checked_extra(extra: object, where: str) -> dict[str, Any]:
     if extra is None:
         return {}
     if not isinstance(extra, dict) or _is_deep(extra, DEEPEST):
-        raise CheckpointError(f"{where}: robustkit metadata: extra: no table, or one too deep")
+        raise CheckpointError(
+            f"{where}: robustkit metadata: extra: expected a table, not too deeply nested"
+        )
     return extra
 
 
@@ -169,9 +171,9 @@ def check_normalisation(
         raise CheckpointError(f"{where}: std must be above 0, and both finite")
     if right := rescaled(mean, std):
         raise CheckpointError(
-            f"{where}: mean {_listed(mean)}, std {_listed(std)}: on a scale of 0 to 255, but "
-            f"pixels here are in [0, 1]; divided by 255 they are mean {_listed(right[0])}, std "
-            f"{_listed(right[1])}"
+            f"{where}: mean {_listed(mean)}, std {_listed(std)} are on a scale of 0 to 255, but "
+            "pixels here are in [0, 1]; divided by 255 they are "
+            f"mean {_listed(right[0])}, std {_listed(right[1])}"
         )
 
 

@@ -67,9 +67,9 @@ class Located:
         """
         if not sha256.startswith(self.sha256):
             raise FetchError(
-                f"{self.path}: not the file that is published: its digest begins with "
-                f"{sha256[: len(self.sha256)]} and not with {self.sha256}; delete it, and it is "
-                "fetched anew"
+                f"{self.path}: not the published file: its digest begins with "
+                f"{sha256[: len(self.sha256)]}, not {self.sha256}; delete it, and it is "
+                "downloaded again"
             )
 
 
@@ -97,7 +97,7 @@ def locate(name: Name, progress: Progress | None = None) -> Located:
             declared = robustbench.declare(name.rest)
             file = f"{declared.architecture}.pt"
             if is_file(beside := Path("models") / file):  # where the package itself puts them
-                return Located(beside, declared, f"{declared.model}, found as {beside}")
+                return Located(beside, declared, f"{declared.model}, found with {beside}")
             remote = robustbench.published(declared)
             return _fetched(remote, own_cache() / "robustbench" / file, declared, progress)
         case "timm":
@@ -115,7 +115,7 @@ def declare(name: Name, progress: Progress | None = None) -> tuple[Declared | No
         FetchError: a repository's JSON cannot be fetched.
         CheckpointError: nothing of that name, or it says too little to build by.
     """
-    said = f"network and pictures as {name} has them"
+    said = f"network and preprocessing as {name} declares them"
     match name.kind:
         case "torchvision" if name.tagged[1]:
             return torchvision.declare(*name.tagged)[0], said
@@ -130,7 +130,9 @@ def declare(name: Name, progress: Progress | None = None) -> tuple[Declared | No
     with open_files(fetched.path) as files:
         found = read_declared(read_words(files), str(name))
     if found is None:
-        raise CheckpointError(f"{name}: no config.json that names an architecture of a library's")
+        raise CheckpointError(
+            f"{name}: no config.json that names an architecture of transformers or timm"
+        )
     return found, f"{said} at commit {fetched.commit[:12]}"
 
 
@@ -140,7 +142,7 @@ def recognise(model: str, sha256: str) -> tuple[Declared | None, str]:
     if name is None or name.kind != "torchvision":
         return None, ""
     declared = torchvision.recognise(name.rest, sha256)
-    return declared, f"by its digest the file is {declared.model}" if declared else ""
+    return declared, f"its digest is that of {declared.model}" if declared else ""
 
 
 def _repository(repository: Repository, said: str, progress: Progress | None) -> Located:
@@ -157,5 +159,7 @@ def _fetched(remote: Remote, place: Path, declared: Declared, progress: Progress
             download(remote, place, progress)
         except FetchError as error:
             kind = Unreachable if isinstance(error, Unreachable) else FetchError
-            raise kind(f"{error}; or get {remote.url} elsewhere and put it at {place}") from error
+            raise kind(
+                f"{error}; or download {remote.url} elsewhere and put it at {place}"
+            ) from error
     return Located(place, declared, f"{remote.name}, published at {remote.url}", remote.sha256)

@@ -63,8 +63,8 @@ class FixedBatch(torch.nn.Module):
                 self.size = size
                 return output
             raise InputError(
-                f"the program does not take images of shape {tuple(x.shape[1:])}, or is frozen to "
-                f"an unusual batch size: {str(error).strip().splitlines()[-1][:200]}"
+                f"the program does not accept images of shape {tuple(x.shape[1:])}, or has "
+                f"an unusual fixed batch size: {str(error).strip().splitlines()[-1][:200]}"
             ) from error
 
     def _in_pieces(self, x: torch.Tensor, size: int) -> torch.Tensor | tuple[torch.Tensor, ...]:
@@ -74,7 +74,7 @@ class FixedBatch(torch.nn.Module):
             output = self.program(torch.cat([piece, padding]))
             parts = _parts(output)
             if not parts or any(part.ndim == 0 or len(part) != size for part in parts):
-                raise ValueError("not one row per image")
+                raise ValueError("the output does not have one row per image")
             outputs.append([part[: len(piece)] for part in parts])
         whole = tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
         return whole[0] if len(whole) == 1 else whole
@@ -131,11 +131,11 @@ def load_export(path: Path) -> Program:
         if node.op == "placeholder" and node.name in inputs
     ]
     if len(shapes) != 1 or len(shapes[0]) != 4:
-        raise CheckpointError(f"{path}: a program that does not take one batch of images")
+        raise CheckpointError(f"{path}: a program that does not accept a batch of images")
     batch, *rest = shapes[0]
     size = batch if isinstance(batch, int) else None
     fixed = all(isinstance(n, int) for n in rest)
-    notes = (f"a program with the batch size {size}, run in pieces",) if size else ()
+    notes = (f"a program with the fixed batch size {size}, run in batches of it",) if size else ()
     return Program(
         partial(_export_on, program, size),
         _classes(program),
@@ -174,11 +174,11 @@ def _training_mode(program: torch.export.ExportedProgram) -> tuple[str, ...]:
         if ("dropout" in target and True in node.args) or (
             "batch_norm" in target and len(node.args) > 5 and node.args[5] is True
         ):
-            return ("the program was exported in training mode: its outputs are not deterministic, "
-                    "or depend on who shares the batch; export model.eval() instead",)  # fmt: skip
+            return ("the program was exported in training mode: its outputs are random, or depend "
+                "on the rest of the batch; export model.eval() instead",)  # fmt: skip
     return ()
 
 
 def _failed(path: Path, error: Exception) -> CheckpointError:
     lines = str(error).strip().splitlines() or ["no message"]
-    return CheckpointError(f"{path}: the program does not load: {lines[-1][:200]}")
+    return CheckpointError(f"{path}: the program cannot be loaded: {lines[-1][:200]}")

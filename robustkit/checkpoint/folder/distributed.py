@@ -81,7 +81,7 @@ def _fields(value: object, kind: str) -> Mapping[object, object]:
     """The fields of an object of one of the format's classes."""
     fields = mapping(value)
     if not isinstance(value, Placeholder) or not value.name.endswith(f".{kind}") or fields is None:
-        raise BadFile(f"damaged, or of another version of torch: no {kind} where one is due")
+        raise BadFile(f"damaged, or written by another version of torch: a {kind} is missing")
     return fields
 
 
@@ -89,7 +89,7 @@ def _sizes(value: object) -> tuple[int, ...]:
     try:
         return checked_shape(value)
     except ValueError as error:
-        raise BadFile("damaged: a shape or place that makes no sense") from error
+        raise BadFile("damaged: an invalid shape or offset") from error
 
 
 def _value(
@@ -129,7 +129,7 @@ def _kind(properties: object, name: str) -> str:
 
 def _piece(offsets: tuple[int, ...], sizes: tuple[int, ...], place: object, name: str) -> _Piece:
     if place is None:
-        raise BadFile(f"incomplete: nothing says where a piece of {name[:80]!r} is")
+        raise BadFile(f"incomplete: the location of a piece of {name[:80]!r} is missing")
     fields = _fields(place, "_StorageInfo")
     home, start, length = (fields.get(key) for key in ("relative_path", "offset", "length"))
     if fields.get("transform_descriptors"):
@@ -138,7 +138,7 @@ def _piece(offsets: tuple[int, ...], sizes: tuple[int, ...], place: object, name
             "torch.distributed.checkpoint.format_utils.dcp_to_torch_save"
         )
     if not isinstance(home, str) or type(start) is not int or type(length) is not int:
-        raise BadFile(f"damaged: no sense in the place of {name[:80]!r}")
+        raise BadFile(f"damaged: {name[:80]!r} has an invalid location")
     return _Piece(offsets, sizes, home, start, length)
 
 
@@ -170,9 +170,9 @@ def _assembled(
             o + s <= size for o, s, size in zip(piece.offsets, piece.sizes, shape, strict=True)
         )
         if not isinstance(part, StoredTensor) or part.shape != piece.sizes or not inside:
-            raise BadFile(f"damaged: a piece of {name[:80]!r} is not what the metadata says")
+            raise BadFile(f"damaged: a piece of {name[:80]!r} does not match the metadata")
         if reader.kind(part) != kind or seen[place].any():
-            raise BadFile(f"damaged: pieces of {name[:80]!r} overlap, or are of another type")
+            raise BadFile(f"damaged: pieces of {name[:80]!r} overlap or differ in type")
         # a reader of its own: it knows storages by their identity, and this one is gone at once
         numbers = TensorReader(reader.where, reader.budget).read(part, name)
         if numbers is None:
@@ -198,6 +198,6 @@ def _put(root: dict[object, object], path: object, name: str, value: object) -> 
     for key in keys[:-1]:
         inner = node.setdefault(key, {}) if isinstance(key, str | int) else None
         if not isinstance(inner, dict):
-            raise BadFile(f"damaged: no sense in the place of {name[:80]!r}")
+            raise BadFile(f"damaged: {name[:80]!r} has an invalid location")
         node = inner
     node[keys[-1] if isinstance(keys[-1], str | int) else name] = value

@@ -85,7 +85,7 @@ class FolderFiles:
             raise CheckpointError(f"{self.path}: {name} cannot be read: {reason}") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise CheckpointError(f"{self.path}: {name} is no plain file; refused")
+            raise CheckpointError(f"{self.path}: {name} is not a regular file; refused")
         return os.fdopen(descriptor, "rb")
 
     def _resolved(self, name: str) -> Path:
@@ -96,12 +96,12 @@ class FolderFiles:
         """
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-            raise CheckpointError(f"{self.path}: {name[:200]} is outside it; refused")
+            raise CheckpointError(f"{self.path}: {name[:200]} is outside the folder; refused")
         real = Path(os.path.realpath(self._real.joinpath(self._below, *parts)))
         if not any(real.is_relative_to(place) for place in self._inside()):
             raise CheckpointError(
-                f"{self.path}: {name} is a link to a place outside the folder, which is not "
-                "followed; put the file itself there"
+                f"{self.path}: {name} is a link out of the folder, which is not followed; "
+                "put the file itself there"
             )
         return real
 
@@ -140,7 +140,7 @@ def _listed(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     if len(found) > MOST_ENTRIES:
         raise CheckpointError(
-            f"{path}: a folder of more than {MOST_ENTRIES:,} files; name the checkpoint's own"
+            f"{path}: a folder of more than {MOST_ENTRIES:,} files; name the checkpoint itself"
         )
     names = {entry.name for entry in found} - folders
     return tuple(sorted(names)), tuple(sorted(folders))

@@ -61,18 +61,20 @@ def find_weights(files: FolderFiles) -> WeightFiles:
     if len(inside) > 1:
         names = sorted(str(folder.path.relative_to(files.path)) for folder in inside)
         raise CheckpointError(
-            f"{files.path}: several folders with weights in it ({listed(names)}); name one"
+            f"{files.path}: several folders contain weights ({listed(names)}); name one of them"
         )
     if inside and (found := _in_folder(inside[0])) is not None:
         return found
     if reason := foreign_folder(files.names):
         raise CheckpointError(f"{files.path}: {reason}")
     if graphs := [name for name in files.names if name.endswith(".onnx")]:
-        raise CheckpointError(f"{files.path}: a folder of ONNX files; name {listed(graphs)}")
-    beside = f"; it has the folders {listed(files.folders)}" if files.folders else ""
+        raise CheckpointError(
+            f"{files.path}: a folder of ONNX files; name one of them: {listed(graphs)}"
+        )
+    beside = f"; it contains the folders {listed(files.folders)}" if files.folders else ""
     raise CheckpointError(
-        f"{files.path}: a folder without weights (model.safetensors, pytorch_model.bin, shards, "
-        f"torch's or DeepSpeed's checkpoints){beside}"
+        f"{files.path}: a folder without weights (expected model.safetensors, "
+        f"pytorch_model.bin, shards, or a torch or DeepSpeed checkpoint){beside}"
     )
 
 
@@ -90,7 +92,7 @@ def _in_folder(files: FolderFiles) -> WeightFiles | None:
     if len(indices) == 1:
         return _indexed(files, indices[0])
     if indices:
-        raise CheckpointError(f"{files.path}: several indices of shards ({listed(indices)})")
+        raise CheckpointError(f"{files.path}: several shard indices ({listed(indices)})")
     if METADATA in files.names:
         pieces = [name for name in files.names if name.endswith(".distcp")]
         return WeightFiles(files, (METADATA, *pieces), "distributed", note=_taken(pieces, ()))
@@ -111,8 +113,8 @@ def _is_candidate(name: str) -> bool:
 def _whole(files: FolderFiles, stem: str, candidates: Sequence[str]) -> WeightFiles:
     if second := [name for name in candidates if SECOND.fullmatch(name)]:
         raise CheckpointError(
-            f"{files.path}: holds several networks ({listed([stem, *second])}); name one of the "
-            "files"
+            f"{files.path}: contains several networks ({listed([stem, *second])}); name one "
+            "of the files"
         )
     return WeightFiles(files, (stem,), note=_taken([stem], candidates))
 
@@ -126,7 +128,7 @@ def _indexed(files: FolderFiles, index: str) -> WeightFiles:
     where = f"{files.path}: {index}"
     table = read_table(files, index).get("weight_map")
     if not isinstance(table, dict) or not table or not all(map(_is_name, table.values())):
-        raise CheckpointError(f"{where}: no weight_map with the files of the weights in it")
+        raise CheckpointError(f"{where}: no weight_map, which lists the files of the weights")
     shards = sorted(set(table.values()))
     for shard in shards:
         if PurePosixPath(shard).name != shard:
@@ -135,7 +137,7 @@ def _indexed(files: FolderFiles, index: str) -> WeightFiles:
             )
     if missing := [shard for shard in shards if shard not in files.names]:
         raise CheckpointError(
-            f"{where}: of its {len(shards)} shards {len(missing)} "
+            f"{where}: {len(missing)} of its {len(shards)} shards "
             f"{'is' if len(missing) == 1 else 'are'} missing: {listed(missing)}"
         )
     return WeightFiles(files, tuple(shards), homes=table, note=_taken(shards, ()))
@@ -166,8 +168,9 @@ def _numbered(files: FolderFiles, candidates: Sequence[str]) -> WeightFiles:
     first = min(1, *numbers)
     if missing := [str(n) for n in range(first, first + count) if n not in numbers][: 10**4]:
         raise CheckpointError(
-            f"{files.path}: of {count} shards such as {min(numbers.values())} {len(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing: number {listed(missing)}"
+            f"{files.path}: of {count} shards such as {min(numbers.values())}, "
+            f"{len(missing)} {'is' if len(missing) == 1 else 'are'} missing: number "
+            f"{listed(missing)}"
         )
     names = tuple(sorted(numbers.values()))
     return WeightFiles(files, names, note=_taken(names, candidates))
@@ -178,7 +181,7 @@ def _of_deepspeed(files: FolderFiles, states: list[str]) -> WeightFiles:
     parts = [name for name in files.names if name.endswith("optim_states.pt")]
     cut_up = len(states) > 1 or states[0].startswith("zero_pp_rank")
     names = tuple(states + parts if cut_up else states)
-    copies = "; not the optimiser's float32 copies, which zero_to_fp32.py writes"
+    copies = "; the optimiser's float32 copies are not used (zero_to_fp32.py writes them)"
     note = _taken(names, ()) + (copies if parts and not cut_up else "")
     return WeightFiles(files, names, "zero", note=note)
 
@@ -221,5 +224,5 @@ def _holds_weights(files: FolderFiles) -> bool:
 
 def _taken(taken: Sequence[str], candidates: Iterable[str]) -> str:
     left = [name for name in candidates if name not in taken]
-    beside = f"; not {listed(left)}" if left else ""
+    beside = f"; not used: {listed(left)}" if left else ""
     return f"weights from {listed(taken)}{beside}"

@@ -75,6 +75,7 @@ def _whole(found: WeightFiles, selection: Selection) -> Weights:
     with boundary(where):
         if (kind := detect_format(where, file, alone=False)) in PROGRAMS:
             raise CheckpointError(
-                f"{found.files.path}: its only weights are the {kind} program {name}; name that"
+                f"{found.files.path}: its only weights are in the {kind} program {name}; "
+                "name that file"
             )
         return open_weights(file, TensorReader.of(file, str(where)), kind, selection)

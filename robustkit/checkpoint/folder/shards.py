@@ -26,11 +26,11 @@ def without_others(found: WeightFiles) -> WeightFiles:
         return found
     if len(found.names) > MOST_UNNUMBERED:
         raise CheckpointError(
-            f"{found.files.path}: several files of weights ({listed(found.names)}); name one"
+            f"{found.files.path}: several weight files ({listed(found.names)}); name one of them"
         )
     kept = [name for name in found.names if _holds_weights(found, name)]
     if not kept:
-        raise CheckpointError(f"{found.files.path}: no weights in any of {listed(found.names)}")
+        raise CheckpointError(f"{found.files.path}: none of {listed(found.names)} contains weights")
     others = [name for name in found.names if name not in kept]
     left = f"; without weights: {listed(others)}" if others else ""
     return found._replace(names=tuple(kept), note=f"weights from {listed(kept)}{left}")
@@ -55,8 +55,8 @@ def _contents(found: WeightFiles, name: str, reader: TensorReader) -> Contents:
     with boundary(where):
         if (kind := detect_format(where, file, alone=False)) in PROGRAMS:
             raise CheckpointError(
-                f"{found.files.path}: {name} is a {kind} program among several files of weights "
-                f"({listed(found.names)}); name one"
+                f"{found.files.path}: {name} is a {kind} program among several weight files "
+                f"({listed(found.names)}); name one of them"
             )
         return read_contents(file, reader, kind)
 
@@ -75,11 +75,11 @@ def read_shards(found: WeightFiles, reader: TensorReader) -> Contents:
         for key, leaf in containers.locate(part.root, reader).leaves.items():
             if key in leaves and not _equal(reader, key, leaves[key], leaf):
                 raise CheckpointError(
-                    f"{found.files.path}: {homes[key]} and {name} hold {key[:80]} with different "
-                    f"numbers; name one of the files ({listed(found.names)})"
+                    f"{found.files.path}: {homes[key]} and {name} have different values for "
+                    f"{key[:80]}; name one of the files ({listed(found.names)})"
                 )
             if found.homes.get(key, name) != name:
-                raise _contradicted(found, key, f"{name} holds it")
+                raise _contradicted(found, key, f"but {name} holds it")
             leaves[key], homes[key] = leaf, name
     if gone := [key for key in found.homes if key not in leaves]:
         raise _contradicted(found, gone[0], "which lacks it")
@@ -98,7 +98,7 @@ def _equal(reader: TensorReader, key: str, one: object, other: object) -> bool:
 
 def _contradicted(found: WeightFiles, key: str, what: str) -> CheckpointError:
     home = found.homes[key]
-    return CheckpointError(f"{found.files.path}: its index has {key[:80]} in {home}, but {what}")
+    return CheckpointError(f"{found.files.path}: its index places {key[:80]} in {home}, {what}")
 
 
 def reader_of(found: WeightFiles) -> TensorReader:

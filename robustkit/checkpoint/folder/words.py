@@ -68,22 +68,22 @@ def read_table(files: FolderFiles, name: str) -> dict[str, Any]:
         _check_depth(table)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise CheckpointError(f"{where}: not readable as JSON: {reason}") from error
+        raise CheckpointError(f"{where}: invalid JSON: {reason}") from error
     if not isinstance(table, dict):
-        raise CheckpointError(f"{where}: JSON, but no table of names and values")
+        raise CheckpointError(f"{where}: expected a JSON object")
     return table
 
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        raise ValueError("a name stands in it twice")
+        raise ValueError("a duplicate key")
     return table
 
 
 def _integer(text: str) -> int:
     if len(text) > DIGITS:
-        raise ValueError(f"a number of {len(text)} digits")
+        raise ValueError(f"a number with {len(text)} digits")
     return int(text)
 
 

@@ -24,7 +24,7 @@ from robustkit.unpickling import Contents, StoredTensor, checked_shape, mapping
 from robustkit.unpickling.tensors import Array, TensorReader, contiguous
 
 RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_model_states\.pt")
-ADVICE = "convert it with the script zero_to_fp32.py that DeepSpeed puts beside it"
+ADVICE = "convert it with zero_to_fp32.py, which DeepSpeed puts beside it"
 Entries = Mapping[object, object]
 
 
@@ -44,8 +44,8 @@ def read_zero(found: WeightFiles, reader: TensorReader) -> Contents:
     partners = [f"bf16_{name}" if f"bf16_{name}" in found.names else name for name in partners]
     if not ranks or {*ranks, *partners} != set(found.names):
         raise CheckpointError(
-            f"{found.files.path}: its weights are spread over files of several processes, and "
-            f"not as ZeRO alone does it, or some files are missing; {ADVICE}"
+            f"{found.files.path}: its weights are spread over several processes' files in "
+            f"another way than ZeRO's, or files are missing; {ADVICE}"
         )
     models = [_contents(found, name, reader) for name in ranks]
     optimisers = [_contents(found, name, reader) for name in partners]
@@ -65,7 +65,7 @@ def _contents(found: WeightFiles, name: str, reader: TensorReader) -> Contents:
 
 def _table(value: object) -> Entries:
     if (entries := mapping(value)) is None:
-        raise BadFile(f"no DeepSpeed checkpoint, or of an unknown version; {ADVICE}")
+        raise BadFile(f"not a DeepSpeed checkpoint, or one of an unknown version; {ADVICE}")
     return entries
 
 
@@ -73,17 +73,17 @@ def _vector(entries: Entries, count: int, reader: TensorReader) -> Array:
     """A process's part of all trainable parameters, one behind another."""
     state = _table(entries.get("optimizer_state_dict"))
     if (made := state.get("partition_count")) != count:
-        raise BadFile(f"made by {made} processes, but there are files of {count}; {ADVICE}")
+        raise BadFile(f"written by {made} processes, but there are files of {count}; {ADVICE}")
     groups = state.get("fp32_flat_groups")
     if not isinstance(groups, list) or not groups:
-        raise BadFile(f"no float32 copies of its parameters; {ADVICE}")
+        raise BadFile(f"it lacks the float32 copies of its parameters; {ADVICE}")
     return np.concatenate([_numbers(group, reader) for group in groups])
 
 
 def _numbers(leaf: object, reader: TensorReader) -> Array:
     numbers = reader.read(leaf, "a process's part", as_float32=True)
     if numbers is None or numbers.dtype != np.float32:
-        raise BadFile(f"numbers that are none where a process's part is due; {ADVICE}")
+        raise BadFile(f"a process's part does not hold numbers; {ADVICE}")
     return numbers.reshape(-1)
 
 
@@ -104,7 +104,7 @@ def _joined(
             made[name] = _whole(shape, [vector[start : start + part] for vector in flat])
             start += part
     if any(len(vector) != start for vector in flat):
-        raise BadFile(f"{len(flat[0])} numbers a process where {start} are due; {ADVICE}")
+        raise BadFile(f"{len(flat[0])} numbers per process, expected {start}; {ADVICE}")
     if frozen := first.get("frozen_param_shapes"):
         parts = [_table(state.get("frozen_param_fragments")) for state in states]
         for name, shape in _shapes(frozen):
@@ -120,7 +120,7 @@ def _shapes(group: object) -> Iterator[tuple[str, tuple[int, ...]]]:
         try:
             yield str(name), checked_shape(shape)
         except ValueError as error:
-            raise BadFile(f"damaged: no sense in the shape of {str(name)[:80]!r}") from error
+            raise BadFile(f"damaged: {str(name)[:80]!r} has an invalid shape") from error
 
 
 def _whole(shape: tuple[int, ...], parts: Sequence[Array]) -> StoredTensor:

@@ -39,8 +39,8 @@ def no_larger(state: Mapping[str, Array]) -> Iterator[None]:
             left[kind] -= size(value)
             if left[kind] < 0:
                 raise BadFile(
-                    f"its configuration asks for a network with far more {kind} than the weights "
-                    f"have, at {name}"
+                    f"its configuration describes a network with far more {kind} than the "
+                    f"file has, at {name}"
                 )
 
         return hook

@@ -67,8 +67,7 @@ def num_classes(said: Mapping[str, Any], where: str) -> int | None:
     problem = table.text(said, "problem_type", where)
     if problem not in ("", "single_label_classification"):
         raise CheckpointError(
-            f"{where}: problem_type {cut(problem)}: only networks that tell one class of several "
-            "are evaluated"
+            f"{where}: problem_type {cut(problem)}: only single-label classification is supported"
         )
     labels, count = said.get("id2label"), said.get("num_labels")
     named = table.classes(len(labels), "id2label", where) if isinstance(labels, Mapping) else None
@@ -99,13 +98,14 @@ def _kept(said: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
     for key, value in said.items():
         if key in CODE and value not in (None, False, {}, []):
             raise CheckpointError(
-                f"{where}: {key}: asks for what the library would fetch or import, which is not "
-                "done on a folder's word; build the network in FILE.py and pass --model"
+                f"{where}: {key} makes the library download or import something, which is "
+                "never done because a folder says so; build the network in FILE.py and "
+                "pass --model"
             )
         if key.lstrip("_") == "attn_implementation" and isinstance(value, str) and "/" in value:
             raise CheckpointError(
-                f"{where}: {key} {cut(value)}: code from a repository, which is not fetched; "
-                f"take one of {', '.join(ATTENTION)}"
+                f"{where}: {key} {cut(value)}: code from a repository, which is never "
+                f"downloaded; use one of {', '.join(ATTENTION)}"
             )
         if key not in (*CODE, *IDLE) and key.isidentifier() and not key.startswith("_"):
             yield key, dict(_nested(value, where)) if isinstance(value, Mapping) else value
@@ -167,7 +167,7 @@ def _class(said: Mapping[str, Any], where: str) -> Any:
     if not named:
         raise CheckpointError(
             f"{where}: architectures: {cut(', '.join(said['architectures']))} is no image "
-            f"classifier; of {kind} that is {' or '.join(offered)}"
+            f"classifier; for {kind} that is {' or '.join(offered)}"
         )
     return getattr(import_module("transformers"), named[0])
 

@@ -174,7 +174,7 @@ def read_processing(words: Mapping[str, Mapping[str, Any]], where: str) -> Proce
     resize, crop = _geometry(known, given, where)
     resample = given["resample"]
     if type(resample) is not int or not 0 <= resample < len(INTERPOLATIONS):
-        table.refuse(where, "resample", resample, "one of Pillow's numbers, 0 to 5")
+        table.refuse(where, "resample", resample, "a resampling number of Pillow, 0 to 5")
     return Processing(
         name,
         slow,
@@ -196,9 +196,9 @@ def _class(said: Mapping[str, Any], config: Mapping[str, Any], where: str) -> tu
     if name not in PROCESSORS:
         what = f"image_processor_type {cut(named)}" if named else "no image_processor_type"
         raise CheckpointError(
-            f"{where}: {what}: not one of those whose way with pictures is known "
-            f"({', '.join(PROCESSORS)}); build the network in FILE.py, pass --model, and say with "
-            "--resize, --crop, --mean and --std how pictures are prepared"
+            f"{where}: {what}: not an image processor that robustkit can reproduce "
+            f"({', '.join(PROCESSORS)}); build the network in FILE.py, pass --model, and "
+            "give the preprocessing with --resize, --crop, --mean and --std"
         )
     return name, named.endswith("Pil")
 
@@ -223,13 +223,13 @@ def _geometry(
             table.refuse(where, "crop_size", given["crop_size"], "a height and a width")
         crop = cut_out
     if table.flag(given, "do_pad", where, default=False):
-        raise CheckpointError(f"{where}: do_pad: pictures that are padded are not supported")
+        raise CheckpointError(f"{where}: do_pad: padding is not supported")
     if not table.flag(given, "do_resize", where, default=True):
         return None, crop
     size = _size(given["size"], "size", where, square=known.square)
     share = table.number(given.get("crop_pct", 1.0), "crop_pct", where)
     if not 0.05 <= share <= 1:
-        table.refuse(where, "crop_pct", share, "a share of the picture's side")
+        table.refuse(where, "crop_pct", share, "a share of the image's side")
     match known.layout:
         case "convnext":
             return _as_convnext(size, share, crop, where)
@@ -251,7 +251,7 @@ def _as_convnext(
     if not isinstance(size, int):
         table.refuse(where, "size", size, "a shortest_edge")
     if crop is not None:
-        table.refuse(where, "do_center_crop", True, "false, since it cuts the square out itself")
+        table.refuse(where, "do_center_crop", True, "false, because it crops the square itself")
     if size >= 384:
         return (size, size), None
     return _checked(int(size / share), where), (size, size)
@@ -295,7 +295,7 @@ def _normalisation(given: Mapping[str, Any], where: str) -> Normalisation:
     again = table.numbers(given["image_std"], "image_std", where) if top else (1.0,)
     if len({len(mean), len(std), len(again)} - {1}) > 1 or min(*std, *again) <= 0:
         table.refuse(
-            where, "image_std", given["image_std"], "as many numbers as in image_mean, above 0"
+            where, "image_std", given["image_std"], "as many numbers as image_mean, all above 0"
         )
     channels = max(len(mean), len(std), len(again))
     centre, spread, more = (v * (channels // len(v)) for v in (mean, std, again))

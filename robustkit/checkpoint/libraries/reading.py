@@ -124,6 +124,6 @@ def build(
         except Exception as error:  # a library raises nearly anything on numbers that do not fit
             raise CheckpointError(
                 f"{place}: {declared.library} {declared.version} cannot build "
-                f"{declared.architecture} by it ({one_line(error)})"
+                f"{declared.architecture} from it ({one_line(error)})"
             ) from error
         return freeze(Flipped(made) if declared.flipped else made).to(device)

@@ -86,7 +86,7 @@ def published(declared: Declared) -> Remote:
     else:
         url = f"{ADDRESS}{entry['gdrive_id']}" if entry.get("gdrive_id") else ""
     if not url:
-        raise CheckpointError(f"{said}: RobustBench publishes no file of its own for it")
+        raise CheckpointError(f"{said}: RobustBench publishes no weights of its own for it")
     return Remote(url, said, most=MOST)
 
 
@@ -115,7 +115,7 @@ def fit(declared: Declared, variants: Sequence[StateReading], where: str) -> arc
     constants = {k: v.detach().numpy() for k, v in module.state_dict().items() if k in missing}
     notes = reading.notes
     if constants:
-        notes += (f"RobustBench's own, which the file lacks: {listed(sorted(constants))}",)
+        notes += (f"constants set by RobustBench that the file lacks: {listed(sorted(constants))}",)
     reading = replace(reading, state={**reading.state, **constants}, notes=notes)
     made = partial(replica, filled(module, reading.state))
     return architecture.Fit(layout, made, reading, declared.num_classes)
@@ -130,7 +130,7 @@ def _found(text: str) -> tuple[str, Mapping[str, Any]]:
         return named[0], zoo[named[0]]
     if named:
         said = " or ".join(f"robustbench:{place}" for place in named)
-        raise CheckpointError(f"robustbench:{text}: which of them: {said}")
+        raise CheckpointError(f"robustbench:{text}: specify which: {said}")
     raise CheckpointError(str(UnknownName("network of RobustBench", text, zoo)))
 
 
@@ -145,12 +145,12 @@ def _zoo() -> dict[str, Mapping[str, Any]]:
     except Exception as error:  # it imports much, and registers networks with timm
         if isinstance(error, ModuleNotFoundError) and error.name == "robustbench":
             raise CheckpointError(
-                "robustbench: its networks are built by RobustBench's package, which is not "
-                "installed; install it with: pip install robustbench"
+                "robustbench: the package that builds its networks is not installed; "
+                "install it with: pip install robustbench"
             ) from error
         raise CheckpointError(
-            f"robustbench {installed('robustbench')}: cannot be imported ({one_line(error)}); "
-            "install what it needs"
+            f"robustbench {installed('robustbench')}: cannot be imported "
+            f"({one_line(error)}); install its dependencies"
         ) from error
     return {
         f"{dataset.value}/{threat.value}/{name}": entry
@@ -184,7 +184,7 @@ def _built(place: str) -> "torch.nn.Module":
     registered = _timm_name(place)
     if not registered and not identifier:
         raise CheckpointError(
-            f"{said}: RobustBench takes these weights from torchvision; evaluate them as "
+            f"{said}: RobustBench uses torchvision's weights; evaluate them as "
             "torchvision:NAME.WEIGHTS"
         )
     try:

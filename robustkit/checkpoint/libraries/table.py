@@ -50,7 +50,7 @@ def number(value: object, key: str, where: str) -> float:
 def side(value: object, key: str, where: str) -> int:
     """The side of an image in pixels."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
-        refuse(where, key, value, f"pixels from 1 to {LARGEST}")
+        refuse(where, key, value, f"a number of pixels from 1 to {LARGEST}")
     return value
 
 
@@ -58,14 +58,14 @@ def numbers(value: object, key: str, where: str) -> tuple[float, ...]:
     """A number, or one for each channel."""
     values = value if isinstance(value, list) else [value]
     if not 1 <= len(values) <= 4:
-        refuse(where, key, value, "a number for each channel")
+        refuse(where, key, value, "one number per channel")
     return tuple(number(item, key, where) for item in values)
 
 
 def classes(value: object, key: str, where: str) -> int:
     """How many classes there are."""
     if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= MOST_CLASSES:
-        refuse(where, key, value, f"classes from 2 to {MOST_CLASSES}")
+        refuse(where, key, value, f"a number of classes from 2 to {MOST_CLASSES}")
     return value
 
 
@@ -74,10 +74,10 @@ def names(value: object, key: str, where: str) -> tuple[str, ...]:
     if isinstance(value, Mapping):
         places = {str(place): name for place, name in value.items()}
         if set(places) != set(map(str, range(len(places)))):
-            refuse(where, key, ", ".join(list(places)[:4]), "classes numbered from 0 on")
+            refuse(where, key, ", ".join(list(places)[:4]), "classes numbered from 0")
         value = [places[str(place)] for place in range(len(places))]
     if not isinstance(value, list) or not all(isinstance(name, str | int) for name in value):
-        refuse(where, key, value, "a name for each class")
+        refuse(where, key, value, "a name for every class")
     found = tuple(str(name) for name in value)
     # what transformers writes where nobody named the classes
     return () if all(name == f"LABEL_{place}" for place, name in enumerate(found)) else found
@@ -95,7 +95,7 @@ def check_sizes(table: Mapping[str, Any], where: str) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             refuse(where, key, value, "a finite number")
         if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-            refuse(where, key, value, f"a number up to {LARGEST_NUMBER:,}")
+            refuse(where, key, value, f"a number of at most {LARGEST_NUMBER:,}")
 
 
 def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:

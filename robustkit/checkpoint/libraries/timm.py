@@ -63,8 +63,8 @@ def repository(name: str, tag: str) -> Repository:
     found = _registered(name, tag)
     said = f"timm:{'.'.join(filter(None, (name, tag)))}"
     if not found.hf_hub_id:
-        at = f"; get {found.url}, and pass it with --model timm:{name}" if found.url else ""
-        raise CheckpointError(f"{said}: timm names no repository that its weights are in{at}")
+        at = f"; download {found.url} and pass it with --model timm:{name}" if found.url else ""
+        raise CheckpointError(f"{said}: timm names no repository with its weights{at}")
     return Repository.parse(found.hf_hub_id)
 
 
@@ -86,7 +86,7 @@ def _registered(name: str, tag: str) -> Any:
         raise CheckpointError(str(UnknownName(f"weights of timm:{name}", tag, tags)))
     found = timm.get_pretrained_cfg(f"{name}.{tag}" if tag else name, allow_unregistered=False)
     if found is None or not found.has_weights:
-        raise CheckpointError(f"timm:{name}: timm publishes no weights for it")
+        raise CheckpointError(f"timm:{name}: timm has no pretrained weights for it")
     return found
 
 
@@ -137,8 +137,8 @@ def num_classes(said: Mapping[str, Any], where: str) -> int:
     found = said.get("num_classes", processing(said, where).get("num_classes", 1000))
     if found == 0:
         raise CheckpointError(
-            f"{where}: num_classes is 0: features without a classifier, which have no accuracy; "
-            "save the network with its head"
+            f"{where}: num_classes is 0: a feature extractor without a classifier has no "
+            "accuracy; save the network with its head"
         )
     return table.classes(found, "num_classes", where)
 
@@ -180,7 +180,7 @@ def pipeline(said: Mapping[str, Any], where: str) -> Pipeline:
     channels, *size = input_shape(said, where)
     share = table.number(inner.get("crop_pct") or 0.875, "crop_pct", where)
     if not 0.05 <= share <= 2:
-        table.refuse(where, "crop_pct", share, "a share of the picture's side")
+        table.refuse(where, "crop_pct", share, "a share of the image's side")
     scaled = [math.floor(side / share) for side in size]
     mode = table.text(inner, "crop_mode", where) or "center"
     if mode not in FITS:
@@ -226,8 +226,8 @@ def arguments(said: Mapping[str, Any], where: str) -> dict[str, Any]:
         table.refuse(where, "model_args", own, "a table")
     if taken := [key for key in own if key in LOADING or not key.isidentifier()]:
         raise CheckpointError(
-            f"{where}: model_args: {cut(', '.join(taken))}: not taken from a folder, since timm "
-            "would load something by it"
+            f"{where}: model_args: {cut(', '.join(taken))}: not accepted from a folder, "
+            "because timm would load something by it"
         )
     inner = processing(said, where)
     built_by = {key: inner[key] for key in BUILT_BY if inner.get(key) is not None}

@@ -39,7 +39,7 @@ def declare(name: str, tag: str) -> tuple[Declared, Remote]:
     said = f"torchvision:{name}.{chosen.name}"
     names = tuple(map(str, chosen.meta.get("categories") or ()))
     if type(preset).__name__ != "ImageClassification" or not names:
-        raise CheckpointError(f"{said}: weights of features, without a classifier of images")
+        raise CheckpointError(f"{said}: a feature extractor without an image classifier")
     (crop,), (resize,) = preset.crop_size, preset.resize_size
     interpolation = cast(Interpolation, preset.interpolation.value)
     declared = Declared(
@@ -70,9 +70,9 @@ def caution(model: str) -> tuple[str, ...]:
         return ()
     name = model.partition(":")[2]
     return (
-        f"torchvision's {name} transforms its input if it was made from published weights, and not "
-        "otherwise; it is taken as made without. If yours was trained from them, build it in "
-        "FILE.py with transform_input=True",
+        f"torchvision's {name} sets transform_input=True when it is created from pretrained "
+        "weights; it is assumed to be False here. If yours was trained from pretrained "
+        "weights, build it in FILE.py with transform_input=True",
     )
 
 
@@ -103,7 +103,7 @@ def _weights(name: str, tag: str) -> Any:
     if tag and tag not in tags:
         raise CheckpointError(str(UnknownName(f"weights of torchvision:{name}", tag, tags)))
     if not tags:
-        raise CheckpointError(f"torchvision:{name}: torchvision publishes no weights for it")
+        raise CheckpointError(f"torchvision:{name}: torchvision has no pretrained weights for it")
     return offered[tag] if tag else offered.DEFAULT
 
 

@@ -40,8 +40,8 @@ class Agreement:
     def text(self) -> str:
         """In words."""
         return (
-            f"beside onnxruntime: logits at most {self.apart:.1g} of the largest apart, the same "
-            f"prediction on {self.same} of {self.images} images"
+            f"compared with onnxruntime: logits differ by at most {self.apart:.1g} of the "
+            f"largest, and {self.same} of {self.images} images have the same prediction"
         )
 
 
@@ -65,7 +65,7 @@ class Original:
 
         with boundary(self.path), self.path.open("rb") as file:
             if open_digest(file) != self.sha256:
-                raise CheckpointError(f"{self.path}: has changed while it was read")
+                raise CheckpointError(f"{self.path}: changed while it was read")
             with opened_model(self.path, file) as opened:
                 content = _up_to(opened, list(self.ends.values()))
         options = onnxruntime.SessionOptions()
@@ -76,7 +76,7 @@ class Original:
             return onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
         except Exception as error:  # of C++, of many kinds
             raise CheckpointError(
-                f"{self.path}: onnxruntime does not take it ({one_line(error)}); export it again"
+                f"{self.path}: onnxruntime cannot load it ({one_line(error)}); export it again"
             ) from error
 
     def logits(self, x: Tensor, size: int) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class Original:
                 parts.append(session.run(list(self.ends.values()), {self.input.name: given}))
             except Exception as error:
                 raise CheckpointError(
-                    f"{self.path}: onnxruntime fails on it ({one_line(error)}); export it again"
+                    f"{self.path}: onnxruntime cannot run it ({one_line(error)}); export it again"
                 ) from error
         columns = zip(*parts, strict=True)
         return {
@@ -133,7 +133,7 @@ def compare(
         )
         if one.shape != other.shape:
             raise CheckpointError(
-                f"{where}: converted, it returns other shapes than in onnxruntime"
+                f"{where}: converted to torch, its outputs have other shapes than in onnxruntime"
             )
         scale = other[other.isfinite()].abs().max() if other.isfinite().any() else torch.tensor(1.0)
         difference = torch.where(one == other, 0, (one - other).abs()) / scale.clamp(min=1e-30)
@@ -142,9 +142,10 @@ def compare(
     found = Agreement(images, apart, same)
     if apart > tolerance:
         raise CheckpointError(
-            f"{where}: converted to torch its logits are not onnxruntime's: {apart:.2g} of the "
-            f"largest apart (at most {tolerance:g}), {same} of {images} predictions the same; hand "
-            "the torch module to robustkit.evaluate in Python"
+            f"{where}: converted to torch, its logits differ from onnxruntime's by "
+            f"{apart:.2g} of the largest (at most {tolerance:g} allowed), and {same} of "
+            f"{images} predictions agree; pass the torch module to robustkit.evaluate in "
+            "Python"
         )
     return found
 

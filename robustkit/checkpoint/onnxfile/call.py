@@ -66,7 +66,7 @@ class Call(NamedTuple):
         if self.has(place):
             array = self.array(place)
             if array.size != 1:
-                raise NotImplementedError(f"{name} is not one number")
+                raise NotImplementedError(f"{name} is not a single number")
             return float(array.reshape(()))
         found = self.get(name)
         return None if found is None else float(found)
@@ -79,7 +79,7 @@ class Call(NamedTuple):
         """
         value = self.values[place]
         if not isinstance(value, Computed):
-            raise NotImplementedError(f"its {place + 1}th input is a constant")
+            raise NotImplementedError(f"its input number {place + 1} is a constant")
         return value
 
     def rank(self, place: int = 0) -> int:
@@ -89,7 +89,7 @@ class Call(NamedTuple):
             Inflexible: the file has none of images.
         """
         if self.of(place).shifted:
-            raise Inflexible("an operation along dimensions, where none is of the images")
+            raise Inflexible("an operation along dimensions none of which is the batch")
         return len(self.of(place).shapes[1])
 
     def axis(self, default: int, place: int = 0) -> int:

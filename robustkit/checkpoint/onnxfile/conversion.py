@@ -115,7 +115,7 @@ def plan(graph: Graph, batch: int | None, dims: Shape, shifted: bool, where: str
     try:
         return _Planning(graph, Mode(None, shifted, number), dims, where).run()
     except Inflexible as error:
-        raise CheckpointError(f"{where}: a graph with {error}; export it again") from error
+        raise CheckpointError(f"{where}: an invalid graph: {error}; export it again") from error
 
 
 @dataclass(slots=True)
@@ -163,7 +163,7 @@ class _Planning:
             if not isinstance(found, Computed):
                 raise CheckpointError(f"{self.where}: its logits do not depend on the images")
             if found.images not in (0, -1):
-                raise Inflexible("logits of which no row is an image's")
+                raise Inflexible("the logits have no batch dimension")
             ends[name], shapes[name] = found.slot, found.shapes[1]
         return GraphPlan(
             self.mode, self.dims, _needed(self.steps, ends.values()), self.constants, self.modules,
@@ -172,7 +172,7 @@ class _Planning:
 
     def _shape(self, node: Node, value: Computed) -> None:
         if value.shifted:
-            raise Inflexible("the shape of a value without images")
+            raise Inflexible("the shape of a value that does not depend on the images")
         first, last = node.attributes.get("start", 0), node.attributes.get("end", None)
         shapes = [np.array(shape[first:last], np.int64) for shape in value.shapes]
         if node.kind == "Size":
@@ -231,8 +231,8 @@ class _Planning:
         ours = isinstance(error, NotImplementedError) and "onnx2torch" not in str(error)
         said = f" {error}" if ours and str(error) and "version=" not in str(error) else ""
         return CheckpointError(
-            f"{self.where}: {node.place}{said} is not supported; export the network without it, "
-            "or hand the torch module to robustkit.evaluate in Python"
+            f"{self.where}: {node.place}{said} is not supported; export the network without "
+            "it, or pass the torch module to robustkit.evaluate in Python"
         )
 
     def _slot(self, value: Value | None, grown: Sizes | None) -> int:
@@ -283,12 +283,12 @@ class _Planning:
             if self.mode.pieces is None:
                 raise Inflexible(f"{node.place}: {one_line(error)}") from error
             raise CheckpointError(
-                f"{self.where}: {node.place} does not take what the graph gives it "
+                f"{self.where}: {node.place} does not accept its inputs in the graph "
                 f"({one_line(error)}); export it again"
             ) from error
         results = list(found) if isinstance(found, tuple | list) else [found]
         if any(result.numel() > MOST * number for result in results):
-            raise BadFile(f"{node.place} makes more than {MOST:,} numbers of an image; refused")
+            raise BadFile(f"{node.place} produces more than {MOST:,} numbers per image; refused")
         return results
 
     def _keep(
@@ -302,7 +302,7 @@ class _Planning:
         names = [name for name in node.outputs if name]
         outputs = []
         if len(names) > len(results[0]):
-            raise self._unsupported(node, NotImplementedError("with further results"))
+            raise self._unsupported(node, NotImplementedError("with additional outputs"))
         for place, name in enumerate(names):
             shapes = [tuple(found[place].shape) for found in results]
             if wrote:
@@ -327,18 +327,18 @@ class _Planning:
             return -1
         written, one, other = shapes
         if len(one) != len(other):
-            raise Inflexible("a value whose rank depends on the number of images")
+            raise Inflexible("a value whose rank depends on the batch size")
         found = [at for at, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
         if len(one) == len(written) + 1:
             if one != (NUMBERS[0], *written) or found != [0]:
-                raise Inflexible("a value that is not the file's for each image")
+                raise Inflexible("a value other than the file's for some images")
             return 0
         if len(one) != len(written) or len(found) != 1:
-            raise Inflexible("a value that does not grow with the images")
+            raise Inflexible("a value that does not grow with the batch")
         at, alone = found[0], self.mode.numbers[0]
         grown = one[at] * alone == written[at] * NUMBERS[0]
         if not grown or one[:at] + one[at + 1 :] != written[:at] + written[at + 1 :]:
-            raise Inflexible("a value that is not the file's for each image")
+            raise Inflexible("a value other than the file's for some images")
         return at
 
     def _wrote(self, node: Node, operands: Sequence[Value | None]) -> Sequence[Shape]:
@@ -363,7 +363,7 @@ def _attributes(call: Call) -> dict[str, Any]:
             "strides": found.get("strides", ones),
         }
     if call.node.kind == "BatchNormalization" and found.get("training_mode", 0):
-        raise NotImplementedError("in training mode: export model.eval() instead; it")
+        raise NotImplementedError("in training mode (export model.eval() instead)")
     return found
 
 

@@ -39,7 +39,10 @@ def find_ends(graph: "GraphProto", where: str) -> tuple[Mapping[str, str], tuple
         else:
             found[item.name] = item.name
     notes_of_labels = {
-        f"its output {shown(name[:60])} is a label: logits are what it is the largest of": None
+        (
+            f"its output {shown(name[:60])} is a label; the logits that it is the argmax of are "
+            "used"
+        ): None
         for name in labels
     }
     if not found:
@@ -50,13 +53,13 @@ def find_ends(graph: "GraphProto", where: str) -> tuple[Mapping[str, str], tuple
         if before not in ends.values():
             ends[name] = before
             notes |= dict.fromkeys(
-                f"logits are taken before the final {kind}, which keeps their order"
+                f"the logits before the final {kind} are used; it keeps their order"
                 for kind in skipped
             )
     if not ends:
         names = ", ".join(shown(item.name[:60]) for item in graph.output[:5])
         raise CheckpointError(
-            f"{where}: returns no floating-point numbers ({names}), so no logits; export the "
+            f"{where}: returns no floating-point values ({names}), so no logits; export the "
             "network with its logits as an output"
         )
     if "logits" in ends and len(ends) > 1:

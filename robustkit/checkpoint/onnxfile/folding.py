@@ -132,7 +132,7 @@ def _check_size(
             raise CheckpointError(f"{where}: {node.place} fails ({one_line(error)})") from error
         shapes = [item.type.tensor_type for item in known.graph.output]
         if not all(kind.HasField("shape") for kind in shapes):
-            raise BadFile(f"{node.place} makes a shape that nothing tells beforehand")
+            raise BadFile(f"{node.place} has a shape that cannot be known in advance")
         sizes = [prod(dim.dim_value for dim in kind.shape.dim) for kind in shapes]
     if any(size > MOST for size in sizes):
-        raise BadFile(f"{node.place} asks for more than {MOST:,} numbers; refused")
+        raise BadFile(f"{node.place} needs more than {MOST:,} numbers; refused")

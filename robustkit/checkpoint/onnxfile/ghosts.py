@@ -49,7 +49,7 @@ def check_shifted(call: Call) -> None:
         (left and ranks == {1}) or (not left and ranks == {2}) or (left and ranks == {2})
     ):
         return
-    raise Inflexible("an operation along dimensions, where none is of the images")
+    raise Inflexible("an operation along dimensions none of which is the batch")
 
 
 def row_and_sizes(value: Known) -> tuple[np.ndarray[Any, Any], Sizes | None]:
@@ -62,13 +62,13 @@ def row_and_sizes(value: Known) -> tuple[np.ndarray[Any, Any], Sizes | None]:
         return fixed, None
     one, other = value.arrays[1:]
     if one.ndim != other.ndim:
-        raise Inflexible("a constant whose rank depends on the number of images")
+        raise Inflexible("a constant whose rank depends on the batch size")
     axes = [at for at, (a, b) in enumerate(zip(one.shape, other.shape, strict=True)) if a != b]
     if len(axes) == 1:
         row = one.take([0], axes[0])
         if (one == row).all() and (other == row).all():
             return row, Sizes.through([one.shape, other.shape])
-    raise Inflexible("a constant that depends on the number of images")
+    raise Inflexible("a constant that depends on the batch size")
 
 
 def repeated_row(value: Known, grown: Sizes) -> Array:
@@ -115,7 +115,7 @@ def inferred(node: Node, operands: Sequence[Value | None], opset: int) -> list[S
     try:
         known = shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
     except Exception as error:
-        raise Inflexible("shapes that do not go together") from error
+        raise Inflexible("incompatible shapes") from error
     dims = [item.type.tensor_type.shape.dim for item in known.graph.output]
     shapes = [tuple(dim.dim_value for dim in found) for found in dims]
     return shapes if all(d.HasField("dim_value") for found in dims for d in found) else None

@@ -101,7 +101,7 @@ def read_graph(opened: OpenedModel, where: str) -> Graph:
     )
     for tensor in model.graph.sparse_initializer:
         if tensor.values.name in values:
-            raise CheckpointError(f"{where}: holds sparse weights; export them as plain ones")
+            raise CheckpointError(f"{where}: contains sparse weights; export them as dense ones")
     return Graph(
         nodes,
         {name: opened.array(tensor) for name, tensor in constants.items() if name in values},
@@ -118,11 +118,11 @@ def _opset(model: "ModelProto", where: str) -> int:
 
     versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD]
     if len(versions) != 1 or versions[0] < 1:
-        raise CheckpointError(f"{where}: names no version of ONNX's operators; export it again")
+        raise CheckpointError(f"{where}: states no opset version; export it again")
     if versions[0] > onnx_opset_version():
         raise CheckpointError(
-            f"{where}: of ONNX's operators {versions[0]}, later than the onnx library here knows "
-            f"({onnx_opset_version()}); update it, or export with a lower opset"
+            f"{where}: opset {versions[0]} is newer than the installed onnx supports "
+            f"({onnx_opset_version()}); update onnx, or export with a lower opset"
         )
     return int(versions[0])
 
@@ -146,19 +146,20 @@ def _node(index: int, node: "NodeProto", opset: int, opened: OpenedModel, where:
     made = Node(index, kind, 0, tuple(node.input), tuple(node.output), {}, label)
     if node.domain not in STANDARD:
         raise CheckpointError(
-            f"{where}: {made.place} is none of ONNX's own but of {shown(node.domain[:60])!r}: "
-            "its code is not in the file; export the network without it"
+            f"{where}: {made.place} is a custom operator of {shown(node.domain[:60])!r}, "
+            "whose code is not in the file; export the network without it"
         )
     if node.op_type in CONTROL:
         raise CheckpointError(
-            f"{where}: {made.place} runs a graph of its own, which is not followed; export the "
-            "network without branches and loops (torch.onnx.export on fixed sizes, or onnxsim)"
+            f"{where}: {made.place} has a subgraph, which is not supported; export the "
+            "network without branches and loops (torch.onnx.export with fixed sizes, or "
+            "onnxsim)"
         )
     try:
         since = defs.get_schema(node.op_type, opset).since_version
     except defs.SchemaError as error:
         raise CheckpointError(
-            f"{where}: {made.place} is no operation of ONNX's operators {opset}; export it again"
+            f"{where}: {made.place} does not exist in opset {opset}; export it again"
         ) from error
     return made._replace(version=since, attributes=dict(_attributes(node, opened, where)))
 
@@ -179,7 +180,8 @@ def _attributes(node: "NodeProto", opened: OpenedModel, where: str) -> Iterator[
                 kind = shown(node.op_type[:60])
                 raise CheckpointError(
                     f"{where}: the attribute {shown(item.name[:60])} of {kind} "
-                    f"({shown(node.name[:120])}) is no plain number; export the network without it"
+                    f"({shown(node.name[:120])}) is not a plain value; export the network "
+                    "without it"
                 )
 
 
@@ -188,14 +190,14 @@ def _input(model: "ModelProto", values: set[str], where: str) -> GraphInput:
     given = [item for item in model.graph.input if item.name in values]
     if unknown := values - made - {item.name for item in given}:
         raise CheckpointError(
-            f"{where}: the value {shown(sorted(unknown)[0][:80])!r} is computed nowhere in the "
-            "graph; export it again"
+            f"{where}: the value {shown(sorted(unknown)[0][:80])!r} is computed nowhere in "
+            "the graph; export it again"
         )
     if len(given) != 1:
         names = ", ".join(shown(item.name[:60]) for item in given[:5]) or "none"
         raise CheckpointError(
-            f"{where}: takes {len(given)} inputs ({names}), but images are one; export the network "
-            "as a function of images alone"
+            f"{where}: takes {len(given)} inputs ({names}), expected images alone; export "
+            "the network as a function of images"
         )
     return _declared(given[0], where)
 
@@ -204,8 +206,8 @@ def _declared(item: "ValueInfoProto", where: str) -> GraphInput:
     kind = item.type.tensor_type
     if kind.elem_type not in (*FLOATS, BYTES):
         raise CheckpointError(
-            f"{where}: its input {shown(item.name[:60])!r} takes no floating-point numbers and no "
-            "bytes, so no images; export the network as a function of pixels"
+            f"{where}: its input {shown(item.name[:60])!r} is neither floating-point nor "
+            "uint8, so not images; export the network as a function of pixels"
         )
     dims = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
     return GraphInput(item.name, dims, kind.elem_type)

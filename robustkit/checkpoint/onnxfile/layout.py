@@ -42,8 +42,8 @@ def find_layout(graph: Graph, where: str) -> Layout:
     dims, text = graph.input.dims, graph.input.text
     if not 1 <= len(dims) <= 4 or (len(dims) == 1 and dims[0] is None):
         raise CheckpointError(
-            f"{where}: its input of shape {text} is no batch of images; export the network as a "
-            "function of N×C×H×W pixels"
+            f"{where}: its input shape {text} is not that of a batch of images; export the "
+            "network as a function of N×C×H×W pixels"
         )
     shifted = _has_no_images(dims)
     inner = dims if shifted else dims[1:]
@@ -80,7 +80,7 @@ def _channels_last(graph: Graph, dims: tuple[int | None, ...]) -> tuple[bool, st
     order = _unflattened(graph)
     if order is not None:
         return order, ", a flat image, channels " + ("last" if order else "first")
-    return False, ", a flat image, taken to have its channels first, as torch flattens"
+    return False, ", a flattened image, assumed to be channels-first as in torch"
 
 
 def _first_move(graph: Graph) -> bool:

@@ -73,7 +73,10 @@ class OnnxNetwork(torch.nn.Module):
         if self.steps is None or self.steps.pieces is None:
             return ()
         size = self.steps.pieces
-        return (f"a graph for batches of {size} alone, run in pieces of {size}: slower",)
+        return (
+            f"the graph has a fixed batch size of {size} and runs in batches of {size}, which "
+            "is slower",
+        )
 
     def _plan(self, dims: Shape, image: Shape, device: torch.device | None = None) -> None:
         """Find the steps, and compare them with onnxruntime on noise, at several batch sizes."""

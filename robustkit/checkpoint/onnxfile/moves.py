@@ -23,7 +23,7 @@ def _reshaped(x: Tensor, shape: list[int]) -> Tensor:
 def _reshape(call: Call) -> Operation:
     x, target = call.of(), call.values[1] if len(call.values) > 1 else None
     if target is None and call.get("shape") is None:
-        raise NotImplementedError("it says no shape")
+        raise NotImplementedError("it has no shape")
     if isinstance(target, Computed):
         raise NotImplementedError("its settings depend on the images")
     if call.alone is not None and (target is None or target.fixed is not None):
@@ -75,14 +75,14 @@ def _concat(call: Call) -> Operation:
     computed = [i for i, value in enumerate(call.values) if isinstance(value, Computed)]
     axis, images = call.axis(0, computed[0]), call.of(computed[0]).axis
     if axis == images:
-        raise Inflexible("images are put beside others")
+        raise Inflexible("images are concatenated with others")
     grown = {}
     for place, value in enumerate(call.values):
         # at a fixed number of images (-1) nothing has to grow
         if images >= 0 and isinstance(value, Known) and value.fixed is not None:
             shape = value.arrays[0].shape
             if shape[images] != call.of(computed[0]).shapes[0][images]:
-                raise Inflexible("a constant for another number of images")
+                raise Inflexible("a constant with another batch size")
             grown[place] = Sizes.growing(shape, images, call.alone or 1)
     return Operation(partial(_joined, dim=axis), tuple(range(len(call.values))), {}, grown)
 
@@ -96,7 +96,7 @@ def _flatten(call: Call) -> Operation:
         return _as_written(call)
     axis = call.axis(1)
     if axis == 0:
-        raise Inflexible("images are flattened into one row")
+        raise Inflexible("the batch is flattened into one row")
     points = [[prod(shape[:axis]), prod(shape[axis:])] for shape in call.of().shapes[1:]]
     return Operation(_reshaped, (0,), {"shape": Sizes.through(points)})
 
@@ -163,7 +163,7 @@ def _slice(call: Call) -> Operation:
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         if axis == call.of().axis:
             if (start, step) != (0, 1) or end < NEVER - 1:
-                raise Inflexible("some of the images are taken")
+                raise Inflexible("only some of the images are selected")
             continue
         cuts.append((axis, *slice(start, end, step).indices(shape[axis])))
     return Operation(partial(_sliced, cuts=tuple(cuts)), (0,))
@@ -212,20 +212,20 @@ def _gathered_of_each(call: Call) -> Operation:
     """Numbers of a flat value by their places, as exporters write `as_strided`, image by image."""
     x, places = call.of(), call.values[1]
     if len(x.shapes[1]) != 1 or not isinstance(places, Known):
-        raise Inflexible("one of the images is taken")
+        raise Inflexible("a single image is selected")
     runs = list(zip(NUMBERS, places.arrays[1:], strict=True))
     if places.fixed is not None:
         runs = [(call.alone or 1, places.arrays[0])]
     size, found = x.shapes[1][0] // NUMBERS[0], set()
     for count, array in runs:
         if len(array.shape) == 0 or len(array) != count:
-            raise Inflexible("some of the images are taken")
+            raise Inflexible("only some of the images are selected")
         own = array.reshape(count, -1) - size * np.arange(count)[:, None]
         if (own != own[0]).any() or own.min() < 0 or own.max() >= size:
-            raise Inflexible("images take one another's numbers")
+            raise Inflexible("values move from one image to another")
         found.add((tuple(own[0].tolist()), array.shape[1:]))
     if len(found) > 1:
-        raise Inflexible("places that depend on the number of images")
+        raise Inflexible("indices depend on the batch size")
     ((taken, shape),) = found
     return Operation(partial(_each, size=size, places=taken, shape=shape), (0,))
 
@@ -255,7 +255,7 @@ def _pad(call: Call) -> Operation:
     if not any(map(any, around.values())):
         return Operation(same, (0,))
     if any(around.get(call.of().axis, (0, 0))):
-        raise Inflexible("the images are padded by others")
+        raise Inflexible("the batch is padded")
     mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
     kind = mode[call.get("mode", "constant")]
     value = call.scalar(2, "value") or 0.0

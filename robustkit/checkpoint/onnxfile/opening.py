@@ -83,7 +83,7 @@ def _content(file: BufferedReader) -> bytes:
         except (OSError, EOFError, error) as why:
             raise BadFile("a damaged gzip file; download it again") from why
     if max(len(content), 0 if packed else size) > most:
-        raise BadFile(f"of more than {most / 2**30:.2g} GiB, larger than is read; refused")
+        raise BadFile(f"of more than {most / 2**30:.2g} GiB, which is not read")
     return content
 
 
@@ -95,9 +95,9 @@ def _parsed(content: bytes, path: Path) -> "ModelProto":
     try:
         model = ModelProto.FromString(content)
     except (DecodeError, ValueError) as error:
-        raise BadFile("no ONNX file, or a damaged one; download or save it again") from error
+        raise BadFile("not an ONNX file, or a damaged one; download or save it again") from error
     if not model.graph.node or not model.opset_import:
-        raise BadFile("no ONNX file, or one without a graph")
+        raise BadFile("not an ONNX file, or one without a graph")
     if len(model.graph.node) > MOST_NODES:
         raise BadFile(f"an ONNX graph of more than {MOST_NODES:,} operations; refused")
     return cast("ModelProto", model)
@@ -112,7 +112,7 @@ def _inlined(model: "ModelProto") -> "ModelProto":
     _check_expansion(model)
     made: ModelProto = onnx.inliner.inline_local_functions(model)
     if made.functions and any(_calls(made.graph.node, made)):
-        raise BadFile("functions in it that call themselves; refused as damaged")
+        raise BadFile("its functions call themselves; refused as damaged")
     return made
 
 
@@ -135,7 +135,7 @@ def _ordered(model: "ModelProto") -> "ModelProto":
     try:
         order = list(TopologicalSorter(before).static_order())
     except CycleError as error:
-        raise BadFile("operations in a circle; refused as damaged") from error
+        raise BadFile("a cycle of operations; refused as damaged") from error
     copies = [type(nodes[place]).FromString(nodes[place].SerializeToString()) for place in order]
     del nodes[:]
     nodes.extend(copies)
@@ -154,7 +154,7 @@ def _check_expansion(model: "ModelProto") -> None:
 
     def size(key: tuple[str, str], depth: int) -> int:
         if sizes.get(key, 0) is None or depth > DEEPEST_CALL:
-            raise BadFile("functions in it that call themselves; refused as damaged")
+            raise BadFile("its functions call themselves; refused as damaged")
         if key not in sizes:
             sizes[key] = None
             nodes = list(all_nodes(functions[key].node))
@@ -163,7 +163,7 @@ def _check_expansion(model: "ModelProto") -> None:
 
     total = sum(size(key, 0) for key in _calls(model.graph.node, model))
     if total > MOST_EXPANDED:
-        raise BadFile("functions in it that call one another without end; refused as damaged")
+        raise BadFile("its functions call one another endlessly; refused as damaged")
 
 
 class _Reader:
@@ -198,9 +198,7 @@ class _Reader:
         size = prod(dims) * dtype.itemsize
         self.read += size
         if self.read > LARGEST:
-            raise BadFile(
-                "tensors of more than 2 GiB, which cannot be compared with onnxruntime here"
-            )
+            raise BadFile("tensors of more than 2 GiB, which cannot be compared with onnxruntime")
         if tensor.data_location == TensorProto.EXTERNAL:
             return np.frombuffer(self._outside(tensor, name, size), dtype).reshape(dims)
         if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
@@ -210,9 +208,11 @@ class _Reader:
         try:
             made: Array = numpy_helper.to_array(tensor)
         except (ValueError, TypeError) as error:
-            raise BadFile(f"the tensor {name!r} has other numbers than its shape says") from error
+            raise BadFile(
+                f"the number of values of tensor {name!r} does not match its shape"
+            ) from error
         if made.shape != dims:
-            raise BadFile(f"the tensor {name!r} has other numbers than its shape says")
+            raise BadFile(f"the number of values of tensor {name!r} does not match its shape")
         return made
 
     def _outside(self, tensor: "TensorProto", name: str, size: int) -> bytes:
@@ -221,14 +221,14 @@ class _Reader:
         location = said.get("location", "")
         offset, length = (self._number(said, key, name) for key in ("offset", "length"))
         if length not in (None, size):
-            raise BadFile(f"the tensor {name!r} takes {length} bytes, but its shape needs {size}")
+            raise BadFile(f"the tensor {name!r} has {length} bytes, but its shape needs {size}")
         if self.folder is None:
             self.folder = self.closing.enter_context(open_files(self.path.parent))
         if not location or "\\" in location:
-            raise BadFile(f"the tensor {name!r} names no file that can be its own")
+            raise BadFile(f"the tensor {name!r} names a file outside the network's own folder")
         file = self.folder.open(location)
         if (offset or 0) + size > self.folder.size(location):
-            raise BadFile(f"the tensor {name!r} lies behind the end of {shown(location[:200])}")
+            raise BadFile(f"the tensor {name!r} lies beyond the end of {shown(location[:200])}")
         file.seek(offset or 0)
         return file.read(size)
 
@@ -238,7 +238,7 @@ class _Reader:
         if text is None:
             return None
         if not text.isascii() or not text.isdigit() or len(text) > 18:
-            raise BadFile(f"the tensor {name!r} has an impossible {key}")
+            raise BadFile(f"the tensor {name!r} has an invalid {key}")
         return int(text)
 
 

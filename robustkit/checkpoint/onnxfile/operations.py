@@ -39,7 +39,7 @@ def _cast(call: Call) -> Operation:
         return Operation(same if call.of().floating else _as_float, (0,))
     kinds = {6: torch.int32, 7: torch.int64, 2: torch.uint8, 3: torch.int8, 9: torch.bool}
     if to not in kinds:
-        raise NotImplementedError("to a type that no network here computes in")
+        raise NotImplementedError("to a type other than float, int8, uint8, int32, int64 or bool")
     return Operation(partial(_as_type, kind=kinds[to]), (0,))
 
 
@@ -61,7 +61,7 @@ def _cast_like(call: Call) -> Operation:
 
 def _gemm(call: Call) -> Operation:
     if call.of().shifted or not isinstance(call.values[1], Known):
-        raise Inflexible("a matrix product, where no dimension is of the images")
+        raise Inflexible("a matrix product with the batch in neither dimension")
     return Operation(
         partial(
             _product,
@@ -106,7 +106,7 @@ def _reduced(name: str) -> Callable[[Call], Operation]:
             axes = list(range(rank))
         axes = sorted(axis % rank for axis in axes)
         if call.of().axis in axes:
-            raise Inflexible("a mean, sum or extremum over images")
+            raise Inflexible("a mean, sum or extremum across images")
         keep = bool(call.get("keepdims", 1))
         return Operation(partial(_REDUCTIONS[name], dim=tuple(axes), keepdim=keep), (0,))
 
@@ -148,7 +148,7 @@ _REDUCTIONS: Mapping[str, Callable[..., Tensor]] = {
 
 def _average_pool(call: Call) -> Operation:
     if set(call.get("dilations", [1])) != {1} or call.rank() != 4:
-        raise NotImplementedError("of other than two dimensions, or dilated")
+        raise NotImplementedError("with other than two dimensions, or dilated")
     size = tuple(call.get("kernel_shape"))
     stride = tuple(call.get("strides", (1, 1)))
     pads = pads_of(call, size, stride, (1, 1))
@@ -159,7 +159,7 @@ def _average_pool(call: Call) -> Operation:
                         ceiling=ceiling, counted=not inside)  # fmt: skip
         return Operation(call_, (0,))
     if ceiling:
-        raise NotImplementedError("with ceil_mode and pads that differ from side to side")
+        raise NotImplementedError("with ceil_mode and asymmetric pads")
     top, left, bottom, right = pads
     around = (left, right, top, bottom)
     return Operation(
@@ -212,7 +212,7 @@ def _gelu(call: Call) -> Operation:
 
 def _group_norm(call: Call) -> Operation:
     if call.node.version < 21:
-        raise NotImplementedError("of a version whose scales are per group; export with opset 21")
+        raise NotImplementedError("with scales per group; export with opset 21")
     groups, epsilon = int(call.get("num_groups")), float(call.get("epsilon", 1e-5))
     return Operation(partial(_grouped, groups=groups, epsilon=epsilon), (0, 1, 2))
 
@@ -242,7 +242,7 @@ def _sloped(x: Tensor, slope: Tensor) -> Tensor:
 def _resize(call: Call) -> Operation:
     """Of the sides of images, in the ways that torch has, too; others are refused by value."""
     if call.rank() != 4 or call.get("antialias", 0):
-        raise NotImplementedError("in another way than torch's")
+        raise NotImplementedError("in another mode than torch's")
     mode = call.get("mode", "nearest")
     way = call.get("coordinate_transformation_mode", "half_pixel")
     if call.node.kind == "Upsample" or call.node.version < 11:
@@ -251,11 +251,11 @@ def _resize(call: Call) -> Operation:
     sides = call.of().shapes[1][2:]
     if mode == "nearest":
         if any(new % side for new, side in zip(size, sides, strict=True)):
-            raise NotImplementedError("to the nearest, by a factor that is not whole,")
+            raise NotImplementedError("to the nearest, by a factor that is not an integer,")
         return Operation(partial(_interpolated, size=size, mode="nearest", corners=None), (0,))
     kinds = {"linear": "bilinear", "cubic": "bicubic"}
     if mode not in kinds or way not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
-        raise NotImplementedError("in another way than torch's")
+        raise NotImplementedError("in another mode than torch's")
     corners = way == "align_corners"
     return Operation(partial(_interpolated, size=size, mode=kinds[mode], corners=corners), (0,))
 

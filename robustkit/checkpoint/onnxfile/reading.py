@@ -78,12 +78,12 @@ def _told(graph: Graph) -> list[str]:
     notes = []
     kinds = {str(a.dtype) for a in graph.constants.values() if a.size > 1}
     if wide := sorted(kinds & {"float16", "bfloat16", "float64"}):
-        notes.append(f"its weights of {' and '.join(wide)} are evaluated in float32")
+        notes.append(f"its {' and '.join(wide)} weights are evaluated in float32")
     if graph.input.kind == BYTES:
-        notes.append("it takes bytes, and is given 255 times the pixels, which are not rounded")
+        notes.append("its input is uint8: it gets 255 times the pixels, without rounding")
     if any(node.kind == "QuantizeLinear" for node in graph.nodes):
         notes.append(
-            "a quantised network: its rounding is computed, and passes gradients straight through"
+            "a quantised network: its rounding is computed, and gradients pass straight through it"
         )
     return notes
 

@@ -50,7 +50,7 @@ class Sizes:
             slope * n + offset for slope, offset in zip(self.slopes, self.offsets, strict=True)
         ]
         if any(number.denominator != 1 for number in found):
-            raise Inflexible("sizes that are not whole for every number of images")
+            raise Inflexible("sizes that are not whole numbers for every batch size")
         return [int(number) for number in found]
 
 
@@ -99,7 +99,7 @@ class Computed:
             Inflexible: there is none, or several.
         """
         if self.images is None:
-            raise Inflexible("a value of which no single dimension is the images")
+            raise Inflexible("a value without a single batch dimension")
         return self.images
 
 

@@ -49,9 +49,9 @@ def check_wire(data: memoryview, descriptor: Any) -> None:
                     waiting.append((at, at + size, inner.message_type, depth + 1))
                 at += size
             else:
-                raise BadFile("no ONNX file, or a damaged one")
+                raise BadFile("not an ONNX file, or a damaged one")
             if at > end:
-                raise BadFile("an ONNX file that is cut off; download or save it again")
+                raise BadFile("a truncated ONNX file; download or save it again")
 
 
 def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
@@ -64,4 +64,4 @@ def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
         if byte < 128:
             return value, at
         shift += 7
-    raise BadFile("an ONNX file that is cut off; download or save it again")
+    raise BadFile("a truncated ONNX file; download or save it again")
