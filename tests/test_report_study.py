@@ -26,7 +26,8 @@ from helpers.outcomes import (
 from helpers.pages import Outline
 from PIL import Image
 
-from robustkit.analysis.outcome import Outcome
+from robustkit.analysis.outcome import Amendment, Outcome
+from robustkit.analysis.registration import rule_amendment
 from robustkit.errors import InputError, UnknownName
 from robustkit.reporting.numbers import COLUMNS, _plain, numbers_csv
 from robustkit.reporting.study import stable, write
@@ -209,7 +210,8 @@ def test_only_the_tables_that_are_asked_for_are_written(study, report, tmp_path)
 )
 def test_nothing_is_said_to_be_fixed_beforehand_that_was_not(study, tmp_path, fixed):
     told = study.provenance["study"] | {"claims fixed": fixed}
-    late = replace(study, provenance={"Study": told}, figures=())
+    free = tuple(replace(one, registered="not preregistered") for one in study.judgements)
+    late = replace(study, judgements=free, provenance={"Study": told}, figures=())
     text = Outline(write(late, tmp_path).page.read_text(encoding="utf-8")).text
     assert "preregistered" not in text
     assert "Δ = ±0.5 points: half a point" in text
@@ -262,6 +264,27 @@ def test_every_claim_stands_with_its_verdict_sentence_delta_and_reason(study, ht
     assert "× 2.10 1.96 to 2.25 15 rounds" in texts[2]
     assert "Claimed: × 1.2 to 1.6" in texts[2]
     assert "✓ holds +2.5 1.1 to 3.9 5 paired seeds, 10,000 images" in texts[0]
+
+
+def test_an_amended_claim_links_to_what_it_was(study, tmp_path):
+    first, second, *rest = study.judgements
+    words = Amendment("wording", "It buys <nothing>.", first.text, "after the results were in")
+    rule = rule_amendment("chance", "contradicted", "undecided")
+    changed = (
+        replace(first, registered="wording amended", amendments=(words,)),
+        replace(second, verdict="undecided", amendments=(rule,), without="contradicted"),
+    )
+    late = replace(study, judgements=(*changed, *rest), figures=())
+    page = write(late, tmp_path).page.read_text(encoding="utf-8")
+    assert "preregistered as it stands unless it says otherwise" in page
+    for place, told in (1, "wording amended"), (2, "by a rule newer than the data; before: contra"):
+        assert f'<a href="#amended{place}">{told}' in page
+        assert page.count(f'id="amended{place}"') == 1
+    assert "It buys &lt;nothing&gt;.</td>" in page
+    assert "neither method is above chance decides nothing" in page
+    table = (tmp_path / "tables" / "claims.tex").read_text()
+    assert "by a rule newer than the data; before: contradicted" in table
+    assert [row.count("preregistered") for row in table.splitlines()[5:10]] == [0, 1, 1, 1, 1]
 
 
 def test_an_undecided_claim_says_what_is_missing(tmp_path):

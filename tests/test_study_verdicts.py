@@ -9,9 +9,10 @@ from helpers.evaluations import evaluation
 from helpers.studies import CLAIM
 
 from robustkit import record, spec
-from robustkit.analysis.findings import Findings, Number
+from robustkit.analysis.findings import FIRST, Findings, Number
 from robustkit.analysis.judge import judge_study
 from robustkit.analysis.record_folder import findings_of_records
+from robustkit.analysis.registration import registration
 from robustkit.errors import RecordError
 from robustkit.statistics import components, plan
 
@@ -136,6 +137,50 @@ def test_a_level_at_which_both_are_at_chance_decides_nothing(tmp_path, classes, 
     told = "a vs b: better at 0 % label noise; both at chance at 40 % label noise, which decides"
     assert judged["better"].sentence.startswith(told) is bool(classes)
     assert judged["equivalent"].decisive.level == "0"
+    # the rule is told where the verdict would be another, and only where it is newer than the data
+    assert judged["better"].without is None
+    asked = {"file": path.read_text(), "changes": {}, "digest": "d"}
+    for rules, without in ((["chance"], None), ([], "contradicted")):
+        fixed = {"Study": {"claims fixed": FIRST}}
+        known = Findings(numbers, provenance=fixed, asked=(asked | {"rules": rules},))
+        late, same = judge_study(spec.load_study(str(path)), known).judgements
+        assert late.without == (without if classes else None)
+        assert [one.what for one in late.amendments] == ["rule for the verdict"] * bool(
+            late.without
+        )
+        assert (same.without, late.registered) == (None, "preregistered")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "better", "equivalent"),
+    [
+        ('question = "q"', 'question = "r"', "preregistered", "preregistered"),
+        ('text = "a and b"', 'text = "a or b"', "wording amended", "preregistered"),
+        ("delta = 2.0", "delta = 1.0", "amended", "preregistered"),
+        ('factor = "label_noise"', 'factor = "data_fraction"', "amended", "amended"),
+        ('data = "d"', 'data = "e"', "amended", "amended"),
+        ('name = "better"', 'name = "other"', "not preregistered", "preregistered"),
+    ],
+)
+def test_a_claim_is_called_preregistered_only_where_all_that_judges_it_was(
+    old, new, better, equivalent
+):
+    before = CLAIMS + "".join(CLAIM.format(says=s) for s in ("better", "equivalent"))
+    assert old in before
+    after = before.replace(old, new, 1)
+    study = spec.study_of_text(after, "claims", "claims.toml", {})
+    asked = {"file": before, "changes": {}}, {"file": after, "changes": {}, "cells_done": 7}
+    for known in (True, False):
+        fixed = {"Study": {"claims fixed": FIRST if known else "not known: older"}}
+        stand = [
+            registration(Findings((), provenance=fixed, asked=asked)).of(claim)
+            for claim in study.claims
+        ]
+        words = (better, equivalent) if known else ("not preregistered",) * 2
+        assert tuple(word for word, _ in stand) == words
+        for word, amendments in stand:
+            told = [one.when for one in amendments]
+            assert told == ["after 7 trainings"] * (known and word != "preregistered")
 
 
 def test_where_all_levels_are_at_chance_nothing_is_decided(tmp_path):

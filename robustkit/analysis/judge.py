@@ -14,6 +14,13 @@ from robustkit.analysis.outcome import (
     Outcome,
     TransferMatrix,
 )
+from robustkit.analysis.registration import (
+    CHANCE,
+    REWORDED,
+    Registration,
+    registration,
+    rule_amendment,
+)
 from robustkit.analysis.table import AnalysisTable
 from robustkit.protocol import protocol_in_words
 from robustkit.results.replicates import Replicates
@@ -35,7 +42,8 @@ def judge_study(study: Study, findings: Findings) -> Outcome:
     tables = {
         a.name: AnalysisTable(study, a, findings) for a in study.analyses if a.factor != "cost"
     }
-    judged = tuple(_Judge(study, tables, findings).judge(claim) for claim in study.claims)
+    judge = _Judge(study, tables, findings, registration(findings))
+    judged = tuple(judge.judge(claim) for claim in study.claims)
     return Outcome(
         name=study.name,
         title=study.title,
@@ -47,7 +55,12 @@ def judge_study(study: Study, findings: Findings) -> Outcome:
         costs=tuple(_costs(study, tables, findings)),
         matrices=tuple(_matrices(study, tables)),
         galleries=tuple(g for t in tables.values() if (g := t.gallery()) is not None),
-        notes=(*study.notes, *_scope(study), *findings.notes),
+        notes=(
+            *study.notes,
+            *_scope(study),
+            *_amended(judged),
+            *(note for note in findings.notes if not note.startswith(REWORDED)),
+        ),
         protocols={
             protocol_in_words(table.header["protocol"]): table.header["protocol"]
             for table in tables.values()
@@ -71,6 +84,29 @@ def _scope(study: Study) -> Iterable[str]:
         )
 
 
+def _amended(judged: Sequence[Judgement]) -> Iterable[str]:
+    """Which claims do not stand as they were preregistered."""
+    words = [j.name for j in judged if j.registered == "wording amended"]
+    tests = [j.name for j in judged if j.registered == "amended"]
+    if words:
+        yield (
+            f"The wording of {_claims(words)} was amended; what is judged is as preregistered. "
+            "Both wordings are under Amendments."
+        )
+    if tests:
+        yield f"What is judged of {_claims(tests)} was amended, see Amendments."
+    for one in judged:
+        if one.without is not None:
+            yield (
+                f"The verdict on claim {one.name} rests on a rule that is newer than its data; "
+                f'without it the verdict would be "{one.without}". See Amendments.'
+            )
+
+
+def _claims(names: Sequence[str]) -> str:
+    return f"claim{'s' if len(names) > 1 else ''} {listed(names)}"
+
+
 # --- claims ---------------------------------------------------------------------------------------
 
 
@@ -79,6 +115,7 @@ class _Judge:
     study: Study
     tables: Mapping[str, AnalysisTable]
     findings: Findings
+    registration: Registration
 
     def judge(self, claim: Claim) -> Judgement:
         """What the data say of a claim."""
@@ -92,8 +129,12 @@ class _Judge:
         found = table.compare(claim.a, claim.b, delta, at=claim.levels, seeds=2)
         if all(one.verdict == "not tested" for one in found):
             return self._untested(claim, found[0].reason if found else "no levels")
-        verdict = (_better if claim.says == "better" else _equivalent)(found, delta)
+        decide = _better if claim.says == "better" else _equivalent
+        verdict = decide(found, delta)
         judged = self._judgement(claim, verdict, _sentence(table, found), delta, found)
+        if self.registration.newer(CHANCE):
+            every = decide([replace(one, at_chance=False) for one in found], delta)
+            judged = _by_newer_rule(judged, every)
         needs = self._needs(claim, table, found) if verdict == "undecided" else ""
         decisive = _decisive(claim.says, verdict, found)
         where = table.where(decisive.level) if decisive else ""
@@ -150,6 +191,7 @@ class _Judge:
         delta: float | None,
         comparisons: tuple[Comparison, ...] = (),
     ) -> Judgement:
+        registered, amendments = self.registration.of(claim)
         return Judgement(
             claim.name,
             claim.text,
@@ -159,7 +201,17 @@ class _Judge:
             delta,
             claim.reason,
             comparisons,
+            registered=registered,
+            amendments=amendments,
         )
+
+
+def _by_newer_rule(judged: Judgement, without: Judged) -> Judgement:
+    """A judgement that says what it would be without the rule that is newer than its data."""
+    if without == judged.verdict:
+        return judged
+    amendment = rule_amendment(CHANCE, without, judged.verdict)
+    return replace(judged, amendments=(*judged.amendments, amendment), without=without)
 
 
 def _better(found: Sequence[Comparison], delta: float) -> Judged:

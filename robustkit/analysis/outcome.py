@@ -10,6 +10,9 @@ from robustkit.spec import FIGURES, TABLES, Figure, Table
 from robustkit.statistics import Comparison, Estimate
 
 Judged = Literal["holds", "contradicted", "undecided", "not tested"]
+Registered = Literal["preregistered", "wording amended", "amended", "not preregistered"]
+"""how a claim stands to the time before the first training; where its wording was amended, what is
+judged is as it was"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,19 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True)
+class Amendment:
+    """What of a claim, or of how it is judged, was changed after it was preregistered."""
+
+    what: str
+    """"wording", "Δ", "method l2-margin, loss" """
+    before: str
+    """"" where there was none"""
+    now: str
+    when: str
+    """"after 96 trainings" """
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """A claim and what the data say of it."""
 
@@ -82,7 +98,7 @@ class Judgement:
     sentence: str
     """why, in words fit for a paper"""
     delta: float | None
-    """the difference that counts as none, in the unit of the comparisons; preregistered"""
+    """the difference that counts as none, in the unit of the comparisons"""
     reason: str
     """why this Δ"""
     comparisons: tuple[Comparison, ...] = ()
@@ -98,6 +114,10 @@ class Judgement:
     """whether levels are shares, to be shown in per cent"""
     needs: str = ""
     """what it would take to decide a claim that is undecided, in words"""
+    registered: Registered = "not preregistered"
+    amendments: tuple[Amendment, ...] = ()
+    without: Judged | None = None
+    """the verdict without a rule that is newer than the data, where that rule changed it"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ import shlex
 import time
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -24,7 +23,6 @@ from robustkit.errors import EvaluationFailed, InputError
 from robustkit.figures import Width
 from robustkit.files import find
 from robustkit.spec import Study
-from robustkit.study.amendments import reworded
 from robustkit.study.cells import Plan
 from robustkit.study.findings import findings_of_store
 from robustkit.study.forecast import Forecast, forecast, measured
@@ -312,7 +310,7 @@ def _again(name: str, report_style: _ReportStyle, amend: bool) -> Outcome:
 
 
 def _reworded(name: str, found: StudyEvidence) -> StudyEvidence:
-    """The evidence with the words of the study's file as they are now, which its report tells.
+    """The evidence with the words of the study's file as they are now, beside those of before.
 
     Raises:
         InputError: more than words has changed, which takes the study's networks.
@@ -325,10 +323,7 @@ def _reworded(name: str, found: StudyEvidence) -> StudyEvidence:
             f"{path}: more than words has changed since {found.study.name} was published; only its "
             "networks can answer that: run it without --only-report"
         )
-    changes = reworded(*({"file": one.text, "changes": one.changes} for one in (before, study)))
-    told = "Wording amended after the results were in; what is judged is the same: "
-    notes = (*([f"{told}{'; '.join(changes)}."] if changes else []), *found.findings.notes)
-    return collect(study, replace(found.findings, notes=notes))
+    return collect(study, found.findings)
 
 
 def _report(found: StudyEvidence, report_style: _ReportStyle) -> Outcome:

@@ -26,7 +26,16 @@ from robustkit.record import Evaluation
 from robustkit.record.certification import OUTCOMES, Certification
 from robustkit.reporting.evaluation import sentence
 from robustkit.reporting.numbers import rows as number_rows
-from robustkit.reporting.wording import NOTHING, count, ends, in_points, interval, p_value, percent
+from robustkit.reporting.wording import (
+    NOTHING,
+    count,
+    ends,
+    in_points,
+    interval,
+    p_value,
+    percent,
+    verdict_in_words,
+)
 from robustkit.results.sides import in_words
 from robustkit.showing import Shown
 from robustkit.statistics import Comparison, Estimate
@@ -197,7 +206,7 @@ def _(found: Outcome) -> View:
     return View(
         title=f"Study {found.name}: {found.title}",
         head=("claim", "verdict", "what was claimed"),
-        rows=[(j.name, j.verdict, j.text) for j in found.judgements],
+        rows=[(j.name, verdict_in_words(j), j.text) for j in found.judgements],
         frame=lambda: pd.DataFrame([asdict(row) for row in number_rows(found)]),
         sentences=[j.sentence for j in found.judgements] or [found.question],
         draw=None if panel is None else drawn("accuracy_curves", panel=panel),

@@ -186,7 +186,7 @@ def _comparison(panel: str, comparison: Comparison) -> Iterator[NumberRow]:
 
 def _judgement(judgement: Judgement) -> Iterator[NumberRow]:
     row = NumberRow("claim", judgement.name, delta=judgement.delta, verdict=judgement.verdict)
-    row = replace(row, note=judgement.text)
+    row = replace(row, note=judgement.text, status=judgement.registered)
     if judgement.ratio is not None:
         row = _with(replace(row, quantity="ratio"), judgement.ratio)
     yield row

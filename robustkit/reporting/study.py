@@ -16,7 +16,6 @@ from typing import Any, TypeVar, cast
 from markupsafe import Markup
 
 from robustkit.analysis import evidence
-from robustkit.analysis.findings import FIRST
 from robustkit.analysis.outcome import Judgement, Line, Outcome, Panel
 from robustkit.errors import InputError, UnknownName
 from robustkit.figures import PAGE, STYLES, Style, Width, level_text, render, svg
@@ -84,6 +83,7 @@ class ClaimRow:
     """A claim as the page shows it."""
 
     judgement: Judgement
+    place: int
     table: ComparisonTable | None
     """its comparisons, where there are several"""
 
@@ -222,7 +222,7 @@ def _page(outcome: Outcome, drawn: Illustrations) -> str:
         "study.html.jinja",
         outcome=outcome,
         verdicts=Counter(j.verdict for j in outcome.judgements),
-        claims=[_claim(j) for j in outcome.judgements],
+        claims=[_claim(j, place) for place, j in enumerate(outcome.judgements, 1)],
         common=(common := _common_notes(outcome.panels)),
         sections=[
             _section(p, f, common) for p, f in zip(outcome.panels, drawn.panels, strict=True)
@@ -233,7 +233,9 @@ def _page(outcome: Outcome, drawn: Illustrations) -> str:
         galleries=[_page_figure(figure) for figure in drawn.galleries],
         failed=[cell for cell in cells if cell.status == "failed"][:FAILURES_SHOWN],
         cells=cells[:CELLS_SHOWN],
-        fixed=_request(outcome).get("claims fixed", FIRST).startswith(FIRST),
+        preregistered=_preregistered(outcome.judgements),
+        amended=any(j.amendments for j in outcome.judgements),
+        some=any(j.registered != "not preregistered" for j in outcome.judgements),
         changes=_changes(outcome),
         states=Counter(cell.status for cell in cells),
         attacks={name: attacks(protocol) for name, protocol in outcome.protocols.items()},
@@ -243,10 +245,21 @@ def _page(outcome: Outcome, drawn: Illustrations) -> str:
     )
 
 
-def _claim(judgement: Judgement) -> ClaimRow:
+def _preregistered(judgements: Sequence[Judgement]) -> str:
+    """Which claims were preregistered, as a sentence."""
+    stand = {j.registered for j in judgements}
+    if stand == {"preregistered"}:
+        return "Each claim, preregistered, with its verdict."
+    if stand <= {"not preregistered"}:
+        return "Each claim with its verdict."
+    return "Each claim with its verdict; preregistered as it stands unless it says otherwise."
+
+
+def _claim(judgement: Judgement, place: int) -> ClaimRow:
     several = len(judgement.comparisons) > 1
     title = f"Claim {judgement.name}"
-    return ClaimRow(judgement, comparison_table(judgement.comparisons, title) if several else None)
+    table = comparison_table(judgement.comparisons, title) if several else None
+    return ClaimRow(judgement, place, table)
 
 
 def _common_notes(panels: Sequence[Panel]) -> list[str]:

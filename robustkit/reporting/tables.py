@@ -15,6 +15,7 @@ from robustkit.reporting.wording import (
     p_value,
     signed,
     tenths,
+    verdict_in_words,
 )
 from robustkit.spec import Table as Kind
 from robustkit.statistics import Comparison, Estimate
@@ -161,12 +162,21 @@ def difference_table(comparisons: Sequence[Comparison], percent: bool) -> str:
 def claim_table(judgements: Sequence[Judgement]) -> str:
     """A row a claim: its words, the difference that counts as none in points, the verdict."""
     body = [
-        [escaped(cell) for cell in (j.name, j.text, delta_in_points(j.delta), j.verdict)]
+        [
+            escaped(cell)
+            for cell in (
+                j.name,
+                j.text,
+                delta_in_points(j.delta),
+                verdict_in_words(j),
+                j.registered,
+            )
+        ]
         for j in judgements
     ]
-    head = ["", "claim", r"$\Delta$", "verdict"]
+    head = ["", "claim", r"$\Delta$", "verdict", "registration"]
     return tabular(
-        "claims, as they were made, and what the data say", r"lp{0.6\linewidth}rl", head, body
+        "claims, and what the data say", r"lp{0.5\linewidth}rp{0.15\linewidth}l", head, body
     )
 
 

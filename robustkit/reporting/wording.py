@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 from typing import Any
 
+from robustkit.analysis.outcome import Judgement
 from robustkit.record import MeanPasses
 from robustkit.statistics import Comparison, Estimate
 from robustkit.summary import attack_labels
@@ -96,6 +97,14 @@ def _faithful(pairs: Sequence[tuple[float, float]], least: int) -> int:
 
 def _side(value: float, mark: float) -> int:
     return (value > mark) - (value < mark)
+
+
+def verdict_in_words(judgement: Judgement) -> str:
+    """The verdict on a claim, and what it was before a rule newer than its data."""
+    before = judgement.without
+    return judgement.verdict + (
+        f" (by a rule newer than the data; before: {before})" if before else ""
+    )
 
 
 def count(number: int) -> str:

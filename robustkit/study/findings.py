@@ -10,7 +10,7 @@ from robustkit.analysis.findings import Findings, Number, gaps_of, not_found
 from robustkit.analysis.outcome import CellRow, History
 from robustkit.errors import RecordError
 from robustkit.spec import CHOSEN, Study
-from robustkit.study.amendments import differences
+from robustkit.spec.amendments import differences
 from robustkit.study.cells import Candidate, Context, choices
 from robustkit.study.provenance import askings, configuration_in_words, digests, provenance
 from robustkit.study.store import StudyStore
@@ -246,7 +246,7 @@ def _taken(study: Study, plan: Mapping[str, Any]) -> Iterable[tuple[str, list[st
 def _amended(request: Mapping[str, Any]) -> Iterable[str]:
     """What each amendment changed."""
     for before, after in pairwise([request, *request["amendments"]]):
-        changed = differences(before, after)
+        changed = [change.text for change in differences(before, after)]
         message = f": {'; '.join(changed[:TOLD])}" if changed else ""
         more = f"; and {len(changed) - TOLD} more" if len(changed) > TOLD else ""
         yield (

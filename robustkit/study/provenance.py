@@ -140,7 +140,7 @@ def _tested_on(
 
 def askings(request: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     """What was asked at first, and after each amendment."""
-    kept = ("digest", "file", "changes", "user_files")
+    kept = ("digest", "file", "changes", "user_files", "rules")
     first = {key: request[key] for key in kept if key in request}
     return first, *request["amendments"]
 

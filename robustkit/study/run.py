@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from robustkit import machine
+from robustkit.analysis.registration import RULES
 from robustkit.data import load_dataset
 from robustkit.errors import InputError
 from robustkit.keys import StepTimesKey
 from robustkit.spec import Analysis, Study
-from robustkit.study.amendments import differences, edited, reworded
+from robustkit.spec.amendments import differences, edited, reworded
 from robustkit.study.cells import Cell, Context, Plan, Planner, Test
 from robustkit.study.checks import check, locate_errors
 from robustkit.study.external import ExternalPlanner
@@ -168,7 +169,7 @@ class Run:
         self.planner.plan({})
         changes = {section: dict(keys) for section, keys in self.changes.items()}
         now = {"digest": self.study.digest, "file": self.study.text, "changes": changes}
-        now["user_files"] = self.named()
+        now |= {"user_files": self.named(), "rules": list(RULES)}
         request = self.store.asked()
         if request is None:
             self.store.keep_asked(now | {"name": self.study.name, "amendments": []})
@@ -176,9 +177,11 @@ class Run:
         last = [request, *request["amendments"]][-1]
         done = sum(1 for _ in (self.store.folder / "cells").glob("*.json"))
         same = last["digest"] == now["digest"]
-        said = [*reworded(last, now), *edited(last, now)] if same else differences(last, now)
+        told = [*reworded(last, now), *edited(last, now)] if same else differences(last, now)
+        said = [change.text for change in told]
         if same and not (done and said):
-            last |= now  # only what is written for readers can differ
+            # only what is written for readers can differ; a rule is as old as the first result
+            last |= now | ({"rules": last.get("rules", [])} if done else {})
             self.store.keep_asked(request | {"name": self.study.name})
             return
         if not self.options.amend:
