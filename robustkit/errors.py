@@ -17,6 +17,7 @@ RobustkitError            exit status 2
 └── TrainingFailed        exit status 3: the training broke (the loss became NaN or infinite)
 """
 
+import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -170,6 +171,15 @@ class TrainingFailed(RobustkitError):
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; its kind where it says nothing."""
     return _said(error) or type(error).__name__
+
+
+def unreadable(path: Path | str, error: BaseException, otherwise: str) -> str:
+    """What is said of a file that cannot be read: it is missing, or may not be read; else why."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return f"{path}: no such file"
+    if isinstance(error, OSError) and error.errno:
+        return f"{path}: cannot be read: {os.strerror(error.errno)}"
+    return f"{path}: {otherwise}: {first_line(error)}"
 
 
 def one_line(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from typing import (
     get_type_hints,
 )
 
-from robustkit.errors import EvaluationFailed, InputError, UnknownName, first_line, quoted
+from robustkit.errors import EvaluationFailed, InputError, UnknownName, quoted, unreadable
 from robustkit.parsing import checked_integer, fraction, parse_toml
 
 Shelf = Literal["attacks", "data", "reports"]
@@ -96,7 +96,7 @@ def read_text(path: Path) -> str:
     try:
         return _bounded(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as text: {first_line(error)}") from error
+        raise InputError(unreadable(path, error, "not readable as text")) from error
 
 
 def read_json(path: Path) -> Any:
@@ -108,7 +108,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(_bounded(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as JSON: {first_line(error)}") from error
+        raise InputError(unreadable(path, error, "not readable as JSON")) from error
 
 
 def _bounded(path: Path) -> str:
@@ -129,7 +129,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return parse_toml(_bounded(path))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as TOML: {first_line(error)}") from error
+        raise InputError(unreadable(path, error, "not readable as TOML")) from error
 
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:

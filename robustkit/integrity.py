@@ -59,7 +59,9 @@ def check_files(place: Path) -> Iterator[CheckedFile]:
             yield _checked(place, *kind)
         return
     if not os.path.isdir(place):  # noqa: PTH112 - a name too long is none
-        raise RecordError(f"{place}: no such file or folder")
+        there = os.path.lexists(place)
+        what = "neither a file nor a folder" if there else "no such file or folder"
+        raise RecordError(f"{place}: {what}")
     for parent, folders, names in os.walk(place, onerror=_unreadable):
         folders.sort()
         for name in sorted(names):

@@ -4,11 +4,13 @@ import inspect
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.main import get_group
 
 import robustkit
@@ -17,6 +19,8 @@ from robustkit.calls.given import ImageKeywords
 from robustkit.cli.commands import app
 from robustkit.display import meter, progress
 from robustkit.errors import InputError, RobustkitError
+from robustkit.evaluation import images_for
+from robustkit.files import shipped
 
 READING = {
     "model", "num_classes", "mean", "std", "trust_program", "weights", "ignore", "rename",
@@ -120,6 +124,31 @@ def test_the_adversarial_images_come_back_as_the_rows_tell(arrays):
 def test_a_surrogate_may_be_in_memory(arrays):
     found = evaluated(arrays, PGD(steps=3), surrogate=Net(), epsilons=["1/8"])
     assert "transfer attack" in found.header["warnings"][0]
+
+
+def test_what_takes_a_name_takes_a_path(arrays, tmp_path):
+    for number, label in enumerate(("cat", "dog", "eft")):
+        (tmp_path / "own" / label).mkdir(parents=True)
+        pixels = (arrays[0][number, 0] * 255).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "own" / label / "0.png")
+    (tmp_path / "names.txt").write_text("eft\ncat\ndog\n")
+    own, names = tmp_path / "own", tmp_path / "names.txt"
+    mapped = robustkit.load_dataset(own, classes=names).source["class_map"]["numbers"]
+    assert mapped == {"cat": 1, "dog": 2, "eft": 0}
+    network = tmp_path / "lenet.safetensors"
+    network.write_bytes((shipped("data") / "lenet5-mnist5k.safetensors").read_bytes())
+    made = {"classes": "0,1,2", "resize": 28, "data_root": tmp_path}
+    checkpoint = robustkit.read_checkpoint(network)
+    options = {"resize": 28, "root": tmp_path, "classes": "0,1,2"}
+    assert len(images_for(checkpoint, own, **options)) == 3
+    asked = {"epsilons": ["1/50"], "device": "cpu", "out": tmp_path / "runs"} | made
+    saved = {"save_adversarial": tmp_path / "x.npz"}
+    found = robustkit.evaluate(network, own, FGSM(), **asked, **saved)
+    assert len(robustkit.frame(tmp_path / "runs")) == 3
+    assert robustkit.read_record(found.path).digest == found.digest
+    assert robustkit.describe(network, data_root=tmp_path)
+    with pytest.raises(InputError, match="are the same network"):
+        robustkit.compare(found.path, found.path, data=Path("own"), runs=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -428,6 +428,8 @@ def test_files_and_numbers_that_make_no_sense(robustkit, tmp_path):
     weak, strong = write(made(WEAK, 0)), write(made(STRONG, 1))
     (tmp_path / "x.parquet").write_bytes(weak.read_bytes()[:-50])
     assert "not a robustkit evaluation" in refused(robustkit, "compare", weak, "x.parquet")
+    for command in (["compare", weak], ["power", weak, "--delta", "1"], ["rank"], ["leaderboard"]):
+        assert "gone.parquet: no such file" in refused(robustkit, *command, "gone.parquet")
     (tmp_path / "y.partial").mkdir()
     assert "not finished" in refused(robustkit, "compare", weak, "y.parquet")
     assert "is a folder" in refused(robustkit, "compare", weak, "runs")

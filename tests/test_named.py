@@ -4,9 +4,11 @@ import contextlib
 import copy
 import enum
 import io
+import json
 import os
 import re
 import sys
+from importlib import metadata
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -21,7 +23,7 @@ from torchvision import models, transforms
 
 from robustkit.checkpoint import describe, named, read_checkpoint
 from robustkit.checkpoint.fingerprints import alike
-from robustkit.errors import CheckpointError, FetchError, Unreachable
+from robustkit.errors import CheckpointError, FetchError, InputError, Unreachable
 from robustkit.evaluation import images_for
 from robustkit.fetching import Remote, download
 from robustkit.models import build, layout_of
@@ -121,6 +123,42 @@ def test_a_file_and_a_revision_may_be_named(publisher, published):
     name = f"hf:org/net/a.pt@{COMMIT}"
     assert read_checkpoint(name, model="hf:org/net").load()(PIXELS).shape == (2, 3)
     assert not any(path.endswith("b.pt") for path in publisher.asked)
+
+
+@pytest.mark.parametrize(
+    ("absent", "more", "told"),
+    [
+        ("timm", {}, "built by timm, which is not installed; install it with: pip install"),
+        ("", {"architecture": "vit_tinny"}, "unknown timm model 'vit_tinny'"),
+        ("", {"num_classes": 0}, "num_classes is 0"),
+    ],
+)
+def test_what_cannot_be_built_is_said_before_weights_are_fetched(
+    publisher, published, absent, more, told, monkeypatch
+):
+    files = dict(published[0])
+    said = json.loads(files["config.json"]) | more
+    publisher.repository("org/net", files | {"config.json": json.dumps(said).encode()})
+    known = metadata.version
+    monkeypatch.setattr(
+        "robustkit.checkpoint.libraries.declared.version",
+        lambda name: known("none-of-that-name" if name == absent else name),
+    )
+    with pytest.raises(CheckpointError, match=told):
+        read_checkpoint("hf:org/net")
+    with pytest.raises(CheckpointError, match=r"hf:org/net: "):
+        read_checkpoint("hf:org/net", model="hf:org/net")
+    with pytest.raises(InputError, match=r"none\.py"):
+        read_checkpoint("hf:org/net", model="none.py:make")
+    assert not any(path.endswith(".safetensors") for path in publisher.asked)
+
+
+def test_a_graph_is_not_fetched_where_its_libraries_are_missing(publisher, monkeypatch):
+    publisher.repository("org/net", {"onnx/model.onnx": b"x"})
+    monkeypatch.setattr("robustkit.checkpoint.onnxfile.opening.find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match=r"pip install 'robustkit\[onnx\]'"):
+        read_checkpoint("hf:org/net/onnx/model.onnx")
+    assert publisher.asked == []
 
 
 def test_shards_come_with_their_index(publisher, published):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -14,7 +15,9 @@ from filelock import FileLock
 from helpers.evaluations import evaluation
 
 from robustkit import record
+from robustkit.auditing.stored import read_audit
 from robustkit.errors import EvaluationFailed, RecordError
+from robustkit.record import read_header
 from robustkit.record.certification import read_certification
 from robustkit.record.checks import check_rows
 from robustkit.record.examples import SEAL, examples_state
@@ -269,6 +272,25 @@ def test_what_is_no_record_is_one_line(tmp_path, content):
     with pytest.raises(RecordError, match=r"x\.parquet: not a robustkit evaluation") as caught:
         record.read(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [record.read, read_header, read_certification, read_audit])
+def test_a_file_that_is_not_there_or_not_allowed_is_told_apart_from_a_damaged_one(
+    tmp_path, read, monkeypatch
+):
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("gone", "link", "file/inside"):
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(RecordError, match=rf"{name}: no such file$"):
+            read(tmp_path / name)
+
+    def forbidden(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for how in ("stat", "read_bytes", "open"):
+        monkeypatch.setattr(Path, how, forbidden)
+    with pytest.raises(RecordError, match=r"file: cannot be read: Permission denied$"):
+        read(tmp_path / "file")
 
 
 def test_a_damaged_block_counts_as_missing(tmp_path):

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from robustkit import spec
 from robustkit.analysis.findings import SHOWN, Findings, Number, pictured
 from robustkit.analysis.outcome import CellRow, History
-from robustkit.errors import RecordError, first_line
+from robustkit.errors import RecordError, first_line, unreadable
 from robustkit.files import canonical, digest
 from robustkit.record import Example, decode_examples, encode_examples
 from robustkit.results.rows import Rows, budgets
@@ -210,7 +210,7 @@ def read_evidence(path: Path) -> StudyEvidence:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise RecordError(f"{path}: not readable: {error.strerror or error}") from error
+        raise RecordError(unreadable(path, error, "not readable")) from error
     return _evidence(content, str(path))
 
 

@@ -29,7 +29,7 @@ def compare(
     level: float = 0.95,
     attack: str | None = None,
     norm: Norm | None = None,
-    data: str | None = None,
+    data: Path | str | None = None,
     surrogate: Path | str | None = None,
     baseline: str | None = None,
     runs: Path | str = "runs",
@@ -57,7 +57,7 @@ def compare(
     """
     share = None if delta is None else _share(delta, "--delta")
     levels = _levels(at)
-    query = RecordQuery(levels, attack, data, _text(surrogate), norm)
+    query = RecordQuery(levels, attack, _text(data), _text(surrogate), norm)
     return compare_sides(
         _sides(methods, query, baseline, runs), at=levels, delta=share, level=level
     )
@@ -73,7 +73,7 @@ def power(
     images: int | None = None,
     attack: str | None = None,
     norm: Norm | None = None,
-    data: str | None = None,
+    data: Path | str | None = None,
     surrogate: Path | str | None = None,
     baseline: str | None = None,
     runs: Path | str = "runs",
@@ -110,7 +110,7 @@ def power(
     share = _share(delta, "--delta")
     if seed_sd is None and discordant is None:
         levels = _levels(at)
-        query = RecordQuery(levels, attack, data, _text(surrogate), norm)
+        query = RecordQuery(levels, attack, _text(data), _text(surrogate), norm)
         return needs(
             _sides(methods, query, baseline, runs),
             delta=share,

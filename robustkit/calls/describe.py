@@ -113,7 +113,7 @@ def _write_labels(
     told = record.get("data") if isinstance(record, dict) else None
     if not isinstance(told, dict) or not (name := data or found.trained_on):
         raise InputError(f"{found.path}: does not say what it was trained on, which --labels needs")
-    dataset = load_dataset(str(name), **where)
+    dataset = load_dataset(name, **where)
     training = recovered.recover(dataset, told, noise_kind)
     write_atomic(path, recovered.table(dataset, training))
     return recovered.flips(dataset, training)

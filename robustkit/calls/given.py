@@ -44,7 +44,7 @@ class ImageKeywords(TypedDict, total=False):
     interpolation: str | None
     crop: int | None
     channels: int | None
-    classes: str | None
+    classes: str | Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class ImageOptions:
     interpolation: str | None = None
     crop: int | None = None
     channels: int | None = None
-    classes: str | None = None
+    classes: str | Path | None = None
     """which classes of the network those of the data are"""
 
     @property
@@ -81,10 +81,10 @@ class ImageOptions:
         where: dict[str, Any] = {"split": self.split or "test", "limit": self.limit}
         where |= self.form | {"root": path_of(self.data_root), "classes": self.classes}
         if isinstance(model, Checkpoint):
-            return images_for(model, None if self.data is None else str(self.data), **where)
+            return images_for(model, self.data, **where)
         if self.data is None:
             raise InputError("no images: name a data set, or give images and labels")
-        return load_dataset(str(self.data), **where)
+        return load_dataset(self.data, **where)
 
     def _held(self, model: "Loaded") -> Dataset:
         """Of images that are in memory, or a data set that was read before."""

@@ -46,9 +46,9 @@ def report(
     out: Path | str | None = None,
     plan: Literal[False] = False,
     only_report: bool = False,
-    checkpoints: str | None = None,
+    checkpoints: Path | str | None = None,
     runs: Path | str | None = None,
-    data: str | None = None,
+    data: Path | str | None = None,
     data_root: Path | str | None = None,
     limit: int | None = None,
     model: str | None = None,
@@ -72,9 +72,9 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
     out: Path | str | None = None,
     plan: bool = False,
     only_report: bool = False,
-    checkpoints: str | None = None,
+    checkpoints: Path | str | None = None,
     runs: Path | str | None = None,
-    data: str | None = None,
+    data: Path | str | None = None,
     data_root: Path | str | None = None,
     limit: int | None = None,
     model: str | None = None,
@@ -164,17 +164,21 @@ def _planned(run: Run, demand: Demand | None) -> StudyPlan:
 
 
 def _changes(
-    checkpoints: str | None,
+    checkpoints: Path | str | None,
     runs: Path | None,
-    data: str | None,
+    data: Path | str | None,
     limit: int | None,
     model: str | None,
     baseline: str | None,
 ) -> dict[str, dict[str, Any]]:
     """What the options change in the study's file, by table."""
     given: dict[str, dict[str, Any]] = {
-        "checkpoints": {"pattern": checkpoints, "runs": runs and str(runs), "model": model},
-        "test": {"data": data, "limit": limit},
+        "checkpoints": {
+            "pattern": checkpoints and str(checkpoints),
+            "runs": runs and str(runs),
+            "model": model,
+        },
+        "test": {"data": data and str(data), "limit": limit},
         "": {"baseline": baseline},
     }
     kept = {

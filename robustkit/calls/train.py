@@ -168,7 +168,7 @@ def train(
 def _images(data: Dataset | str | Path, given: dict[str, Any]) -> Dataset:
     """The images to train on."""
     if not isinstance(data, Dataset):
-        return load_dataset(str(data), **{"split": "train"} | given)
+        return load_dataset(data, **{"split": "train"} | given)
     for option in given:
         raise InputError(f"{option} goes with a data set's name; read it with load_dataset")
     return data

@@ -8,12 +8,22 @@ is built as, and nothing but a repository's JSON is fetched. Libraries build, an
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from robustkit import models
 from robustkit.checkpoint.folder.files import open_files
 from robustkit.checkpoint.folder.words import read_words
-from robustkit.checkpoint.libraries import Declared, read_declared, robustbench, timm, torchvision
+from robustkit.checkpoint.libraries import (
+    Declared,
+    check_buildable,
+    read_declared,
+    robustbench,
+    timm,
+    torchvision,
+)
+from robustkit.checkpoint.onnxfile.opening import check_libraries
 from robustkit.errors import CheckpointError, FetchError, Unreachable
 from robustkit.fetching import (
     Progress,
@@ -81,13 +91,21 @@ def parse(text: str) -> Name | None:
     return Name(kind, rest)
 
 
-def locate(name: Name, progress: Progress | None = None) -> Located:
+def locate(name: Name, model: str | None = None, progress: Progress | None = None) -> Located:
     """Published weights, fetched where they are not here yet.
+
+    Args:
+        name: theirs.
+        model: the architecture, where another is asked for than is published with them.
+        progress: is told how much of a file has been fetched.
 
     Raises:
         FetchError: they cannot be fetched; the message says where else they may be put.
-        CheckpointError: nothing of that name.
+        CheckpointError: nothing of that name, or what builds the network is not installed, which
+            is known before weights are fetched.
     """
+    if model is not None:
+        _check_architecture(model, progress)
     match name.kind:
         case "torchvision":
             declared, remote = torchvision.declare(*name.tagged)
@@ -101,9 +119,9 @@ def locate(name: Name, progress: Progress | None = None) -> Located:
             remote = robustbench.published(declared)
             return _fetched(remote, own_cache() / "robustbench" / file, declared, progress)
         case "timm":
-            return _repository(timm.repository(*name.tagged), f"{name}: ", progress)
+            return _repository(timm.repository(*name.tagged), f"{name}: ", model, progress)
         case _:
-            return _repository(Repository.parse(name.rest), "", progress)
+            return _repository(Repository.parse(name.rest), "", model, progress)
 
 
 def declare(name: Name, progress: Progress | None = None) -> tuple[Declared | None, str]:
@@ -145,8 +163,41 @@ def recognise(model: str, sha256: str) -> tuple[Declared | None, str]:
     return declared, f"its digest is that of {declared.model}" if declared else ""
 
 
-def _repository(repository: Repository, said: str, progress: Progress | None) -> Located:
-    fetched = fetch_repository(repository, progress=progress)
+def _check_architecture(model: str, progress: Progress | None) -> None:
+    """Nothing, if what builds an architecture is here.
+
+    Raises:
+        InputError: it is not.
+    """
+    name = parse(model)
+    declared = None if name is None else declare(name, progress)[0]
+    if declared is None:
+        models.source(model)
+    else:
+        check_buildable(declared, model)
+
+
+def _check_words(where: str, folder: Path) -> None:
+    """Nothing, if the network that a repository's JSON declares can be built here.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    with open_files(folder) as files:
+        declared = read_declared(read_words(files), where)
+    if declared is not None:
+        check_buildable(declared, where)
+
+
+def _repository(
+    repository: Repository, said: str, model: str | None, progress: Progress | None
+) -> Located:
+    check = None
+    if repository.file.endswith(".onnx"):
+        check_libraries(str(repository))
+    elif model is None and not repository.file:
+        check = partial(_check_words, str(repository))
+    fetched = fetch_repository(repository, check=check, progress=progress)
     hint = f"try --model hf:{repository.id}" if repository.file else ""
     note = f"{said}{repository} at commit {fetched.commit[:12]}"
     return Located(fetched.path, None, note, hint=hint)

@@ -95,7 +95,7 @@ def read_checkpoint(
         InputError: the architecture cannot be built.
     """
     name = named.parse(str(path))
-    located = None if name is None else named.locate(name, progress)
+    located = None if name is None else named.locate(name, model, progress)
     file = find_checkpoint(path) if located is None else located.path
     given = parse_metadata(
         {

@@ -32,7 +32,7 @@ FILES = (".npz", ".npy", ".parquet", ".arrow", ".tar", ".csv", ".tsv", ".pt", ".
 
 
 def load_dataset(
-    name: str,
+    name: str | Path,
     *,
     split: str = "test",
     limit: int | None = None,
@@ -41,7 +41,7 @@ def load_dataset(
     interpolation: str | None = None,
     crop: int | None = None,
     channels: int | None = None,
-    classes: WantedClasses | str | None = None,
+    classes: WantedClasses | str | Path | None = None,
     pipeline: Pipeline | None = None,
 ) -> Dataset:
     """A data set, with an id for each image; images themselves are read block by block later.
@@ -65,7 +65,8 @@ def load_dataset(
         DataError: files missing or broken, no such split, images or labels out of range, or
             classes that are not the network's.
     """
-    wanted = WantedClasses(given=classes) if isinstance(classes, str) else classes
+    name = str(name)
+    wanted = WantedClasses(given=str(classes)) if isinstance(classes, str | Path) else classes
     root = None if root is None else Path(root)
     asked = Transform(resize, crop, channels, interpolation)
     file = _shelf_file(name)

@@ -11,16 +11,16 @@ from robustkit.errors import DataError, InputError
 
 def images_for(
     checkpoint: Checkpoint,
-    name: str | None = None,
+    name: str | Path | None = None,
     *,
     split: str = "test",
     limit: int | None = None,
-    root: Path | None = None,
+    root: str | Path | None = None,
     resize: int | None = None,
     interpolation: str | None = None,
     crop: int | None = None,
     channels: int | None = None,
-    classes: str | None = None,
+    classes: str | Path | None = None,
 ) -> Dataset:
     """The images to evaluate a checkpoint on, made as those of its training were.
 
@@ -45,7 +45,9 @@ def images_for(
         key: getattr(checkpoint, key) if value is None else value for key, value in given.items()
     }
     wanted = WantedClasses(
-        names=checkpoint.label_names, count=checkpoint.num_classes, given=classes
+        names=checkpoint.label_names,
+        count=checkpoint.num_classes,
+        given=None if classes is None else str(classes),
     )
     pipeline = checkpoint.pipeline if given == dict.fromkeys(given) else None
     data = load_dataset(

@@ -9,7 +9,7 @@ library's own command, and then found in the cache.
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,11 +114,21 @@ Listing = Mapping[str, _Entry]
 
 
 def fetch_repository(
-    repository: Repository, *, only_words: bool = False, progress: Progress | None = None
+    repository: Repository,
+    *,
+    only_words: bool = False,
+    check: Callable[[Path], None] | None = None,
+    progress: Progress | None = None,
 ) -> Fetched:
     """A repository's weights and JSON, or its JSON alone, in the cache; fetched where they are not.
 
     What was fetched once is not asked for again; a later revision has a name of its own.
+
+    Args:
+        repository: which.
+        only_words: its JSON alone.
+        check: is called with the folder of the JSON before weights are fetched, and may refuse.
+        progress: is told how much of a file has been fetched.
 
     Raises:
         Unreachable: no connection, and not in the cache.
@@ -129,7 +139,7 @@ def fetch_repository(
     if (known := _known(repository, what)) is not None:
         return _found(repository, known)
     try:
-        return _found(repository, _fetch_anew(repository, what, progress))
+        return _found(repository, _fetch_anew(repository, what, check, progress))
     except (Unreachable, NotPermitted) as error:
         if (known := _in_librarys_cache(repository, what)) is not None:
             return _found(repository, known)
@@ -140,18 +150,28 @@ def fetch_repository(
         ) from error
 
 
-def _fetch_anew(repository: Repository, what: str, progress: Progress | None) -> str:
+def _fetch_anew(
+    repository: Repository,
+    what: str,
+    check: Callable[[Path], None] | None,
+    progress: Progress | None,
+) -> str:
     """Fetch what is wanted and is not there; the commit that it is of."""
     commit, listing = _listed(repository)
-    wanted = [name for name in WORDS if name in listing]
+    words = [name for name in WORDS if name in listing]
+    weights: list[str] = []
     if what != "words":
-        wanted += _named(repository, listing) if repository.file else _weights(repository, listing)
-    for name in wanted:
+        weights = _named(repository, listing) if repository.file else _weights(repository, listing)
+    for name in words:
+        _fetch(repository, commit, name, listing[name], progress)
+    if check is not None and words:
+        check(repository.folder / "snapshots" / commit)
+    for name in weights:
         _fetch(repository, commit, name, listing[name], progress)
     if not _COMMIT.fullmatch(repository.revision):
         write_atomic(_reference(repository), commit.encode())
     with suppress(EvaluationFailed):  # without it the list is asked for again, and no more
-        write_atomic(_receipt(repository, commit, what), canonical(wanted).encode())
+        write_atomic(_receipt(repository, commit, what), canonical([*words, *weights]).encode())
     return commit
 
 

@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from robustkit.errors import RecordError, first_line
+from robustkit.errors import RecordError, unreadable
 from robustkit.files import canonical, digest
 from robustkit.showing import Shown
 from robustkit.statistics import Estimate, Method, proportion
@@ -125,7 +125,7 @@ def read_certification(path: Path | str) -> Certification:
         rows = [CertifiedImage(**{k: row[k] for k in names}) for row in said["rows"]]
         known = header["schema"] == SCHEMA and all(row.outcome in OUTCOMES for row in rows)
     except UNREADABLE as error:
-        raise RecordError(f"{path}: not a robustkit certification: {first_line(error)}") from error
+        raise RecordError(unreadable(path, error, "not a robustkit certification")) from error
     if not known or seal != _seal(text, perturbed):
         raise RecordError(f"{path}: was changed since it was written; delete it and run again")
     if path.name != certification_name(str(header["digest"])):

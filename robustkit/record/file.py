@@ -5,6 +5,7 @@ before there were these are read without them, and checked for what else cannot 
 """
 
 import json
+import stat
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robustkit.errors import RecordError, first_line
+from robustkit.errors import RecordError, unreadable
 from robustkit.files import canonical
 from robustkit.record.checks import (
     changed,
@@ -31,6 +32,7 @@ from robustkit.record.examples import decode_examples
 SEALED = 3
 """the first format whose files have a digest over what they say"""
 Metadata = Mapping[bytes, bytes]
+NONE = "not a robustkit evaluation"
 UNREADABLE = (
     OSError,
     KeyError,
@@ -83,7 +85,7 @@ def read_table(path: Path) -> tuple[Header, pa.Table]:
         check_rows(found.header, found.run, stored, path)
         return found, completed(stored).select(SCHEMA.names).cast(SCHEMA)
     except UNREADABLE as error:
-        raise RecordError(f"{path}: not a robustkit evaluation: {first_line(error)}") from error
+        raise RecordError(unreadable(path, error, NONE)) from error
 
 
 def read_header(path: Path) -> Header:
@@ -92,18 +94,25 @@ def read_header(path: Path) -> Header:
     Raises:
         RecordError: as `read`, and an evaluation that has not finished.
     """
-    if path.with_suffix(".partial").is_dir() and not path.is_file():
-        raise RecordError(f"{path}: not finished; run its robustkit evaluate again, which goes on")
     try:
+        if path.with_suffix(".partial").is_dir() and not path.is_file():
+            raise RecordError(
+                f"{path}: not finished; run its robustkit evaluate again, which goes on"
+            )
         return _header(pq.read_schema(_existing(path)).metadata or {}, path)
     except UNREADABLE as error:
-        raise RecordError(f"{path}: not a robustkit evaluation: {first_line(error)}") from error
+        raise RecordError(unreadable(path, error, NONE)) from error
 
 
 def _existing(path: Path) -> Path:
-    """The path of a regular file: a pipe of that name would be waited for."""
-    if path.exists() and not path.is_file():
-        raise RecordError(f"{path}: not a robustkit evaluation: not a regular file")
+    """The path of a regular file: a pipe of that name would be waited for.
+
+    Raises:
+        OSError: there is none.
+        RecordError: something else.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise RecordError(f"{path}: {NONE}: not a regular file")
     return path
 
 

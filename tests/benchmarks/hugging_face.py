@@ -47,12 +47,15 @@ def draw_pictures(folder: Path) -> None:
             picture.convert(mode).save(path, quality=92, exif=exif)
 
 
-def stir(network: Any, shape: tuple[int, ...]) -> None:
-    """Numbers as after a training: logits that hang on the picture, statistics of batches."""
+def stir(network: Any, shape: tuple[int, ...], gain: float = 1.0) -> None:
+    """Numbers as after a training: logits that hang on the picture, statistics of batches.
+
+    `gain` of each layer: where nothing normalises between them, 1 loses the picture.
+    """
     with torch.no_grad():
         for name, value in network.state_dict().items():
             if value.ndim > 1:
-                value.normal_(std=value[0].numel() ** -0.5)
+                value.normal_(std=gain * value[0].numel() ** -0.5)
             elif name.endswith("weight"):  # of a normalisation, which some begin near zero
                 value.copy_(1 + torch.rand_like(value) * 0.1)
             elif value.is_floating_point():

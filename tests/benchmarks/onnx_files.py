@@ -74,15 +74,17 @@ class Made(NamedTuple):
 Build = Callable[[], tuple[nn.Module, tuple[int, int, int]]]
 
 
-def stirred(network: nn.Module, *shape: int) -> tuple[nn.Module, tuple[int, int, int]]:
-    stir(network, shape)
+def stirred(
+    network: nn.Module, *shape: int, gain: float = 1.0
+) -> tuple[nn.Module, tuple[int, int, int]]:
+    stir(network, shape, gain)
     return network.eval(), (shape[0], shape[1], shape[2])
 
 
-def of_torchvision(name: str, size: int = 64, **settings: Any) -> Build:
+def of_torchvision(name: str, size: int = 64, gain: float = 1.0, **settings: Any) -> Build:
     def build() -> tuple[nn.Module, tuple[int, int, int]]:
         made = torchvision.models.get_model(name, num_classes=CLASSES, weights=None, **settings)
-        return stirred(made, 3, size, size)
+        return stirred(made, 3, size, size, gain=gain)
 
     return build
 
@@ -110,7 +112,7 @@ NETWORKS: dict[str, Build] = {
     "torchvision resnet18": of_torchvision("resnet18"),
     "torchvision mobilenet_v3_small": of_torchvision("mobilenet_v3_small"),
     "torchvision shufflenet_v2_x0_5": of_torchvision("shufflenet_v2_x0_5"),
-    "torchvision squeezenet1_1": of_torchvision("squeezenet1_1"),
+    "torchvision squeezenet1_1": of_torchvision("squeezenet1_1", gain=2**0.5),
     "timm densenet121": of_timm("densenet121", growth_rate=8),
     "torchvision vit": lambda: stirred(
         torchvision.models.VisionTransformer(64, 16, 2, 2, 32, 48, num_classes=CLASSES), 3, 64, 64

@@ -2,11 +2,18 @@
 
 from robustkit.checkpoint.libraries import robustbench, timm, torchvision
 from robustkit.checkpoint.libraries.declared import Declared
-from robustkit.checkpoint.libraries.reading import build, read_declared, reading_of, rows_of_head
+from robustkit.checkpoint.libraries.reading import (
+    build,
+    check_buildable,
+    read_declared,
+    reading_of,
+    rows_of_head,
+)
 
 __all__ = [
     "Declared",
     "build",
+    "check_buildable",
     "read_declared",
     "reading_of",
     "robustbench",

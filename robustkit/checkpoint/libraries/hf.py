@@ -134,7 +134,7 @@ def build(said: Mapping[str, Any], state: State, where: str) -> "torch.nn.Module
     from robustkit.checkpoint.libraries.built import no_larger
 
     with _quiet(), torch.random.fork_rng(devices=[]):
-        kind = _class(said, where)
+        kind: Any = getattr(import_module("transformers"), class_name(said, where))
         config = _configuration(kind.config_class, said)
         with torch.device("meta"), no_larger(state):
             kind(config)
@@ -153,8 +153,12 @@ def build(said: Mapping[str, Any], state: State, where: str) -> "torch.nn.Module
     return made
 
 
-def _class(said: Mapping[str, Any], where: str) -> Any:
-    """The class, from the table of image classifiers that the library ships with."""
+def class_name(said: Mapping[str, Any], where: str) -> str:
+    """The class, from the table of image classifiers that the library ships with.
+
+    Raises:
+        CheckpointError: none of these.
+    """
     auto: Any = import_module("transformers.models.auto.modeling_auto")
     known = auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
     kind = said["model_type"]
@@ -169,7 +173,7 @@ def _class(said: Mapping[str, Any], where: str) -> Any:
             f"{where}: architectures: {cut(', '.join(said['architectures']))} is no image "
             f"classifier; for {kind} that is {' or '.join(offered)}"
         )
-    return getattr(import_module("transformers"), named[0])
+    return str(named[0])
 
 
 def _configuration(kind: Any, said: Mapping[str, Any]) -> Any:

@@ -95,6 +95,21 @@ def rows_of_head(state: State) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
+def check_buildable(declared: Declared, where: str) -> None:
+    """Nothing, if a library is installed and knows the architecture; no network is built.
+
+    Raises:
+        CheckpointError: it is not, or does not.
+    """
+    if declared.unmet:
+        raise CheckpointError(f"{where}: {declared.unmet}")
+    place = f"{where}: {hf.CONFIG}"
+    if declared.library == "transformers":
+        hf.class_name(declared.arguments, place)
+    elif declared.library == "timm":
+        timm.check_known(declared.architecture, place)
+
+
 def build(
     declared: Declared, state: State, where: Path, device: "str | torch.device"
 ) -> "torch.nn.Module":

@@ -236,6 +236,17 @@ def arguments(said: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {**found, "num_classes": num_classes(said, where)}
 
 
+def check_known(name: str, where: str) -> None:
+    """Nothing, if timm has an architecture of that name.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    timm: Any = import_module("timm")
+    if ":" in name or not timm.is_model(name):
+        raise CheckpointError(f"{where}: {UnknownName('timm model', name, timm.list_models())}")
+
+
 def build(name: str, said: Mapping[str, Any], state: State, where: str) -> "torch.nn.Module":
     """The network with the file's weights in it, all of them and no others.
 
@@ -253,9 +264,8 @@ def build(name: str, said: Mapping[str, Any], state: State, where: str) -> "torc
     from robustkit.checkpoint.adapter import filled
     from robustkit.checkpoint.libraries.built import no_larger
 
+    check_known(name, where)
     timm: Any = import_module("timm")
-    if ":" in name or not timm.is_model(name):
-        raise CheckpointError(f"{where}: {UnknownName('timm model', name, timm.list_models())}")
     own = {**said["model_args"], "num_classes": said["num_classes"]}
     known = getattr(import_module("timm.models"), "PretrainedCfg").__dataclass_fields__  # noqa: B009
     described = {

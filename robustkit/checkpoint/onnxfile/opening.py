@@ -45,9 +45,17 @@ class OpenedModel:
     """reads a tensor's numbers, from the file or beside it"""
 
 
-def missing_libraries() -> list[str]:
-    """Libraries of the extra that are not installed."""
-    return [name for name in NEEDED if find_spec(name) is None]
+def check_libraries(where: str) -> None:
+    """Nothing, if the libraries of the extra are installed.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise CheckpointError(
+            f"{where}: an ONNX file needs {', '.join(missing)}; install it with: "
+            "pip install 'robustkit[onnx]'"
+        )
 
 
 @contextmanager
@@ -58,10 +66,7 @@ def opened_model(path: Path, file: BufferedReader) -> Iterator[OpenedModel]:
         CheckpointError: the extra is not installed, or something is asked for that is not followed.
         BadFile: damaged, or larger than any honest file.
     """
-    if missing := missing_libraries():
-        raise CheckpointError(
-            f"{path}: an ONNX file needs {', '.join(missing)}; install robustkit[onnx]"
-        )
+    check_libraries(str(path))
     model = _parsed(_content(file), path)
     with ExitStack() as closing:
         yield OpenedModel(_ordered(_inlined(model)), _Reader(path, closing).array)
