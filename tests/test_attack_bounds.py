@@ -120,7 +120,7 @@ def test_a_targeted_criterion_is_headed_for(name):
 def test_attacks_with_targets_of_their_own_refuse_others(make):
     model, images, labels = problem()
     criterion = foolbox.TargetedMisclassification(eagerpy.astensor((labels + 1) % 4))
-    with pytest.raises(InputError, match="classes of its own"):
+    with pytest.raises(InputError, match="its own target classes"):
         make().run(model, images, criterion, epsilon=0.1)
 
 
@@ -134,7 +134,7 @@ def test_another_criterion_is_refused_in_one_line():
 
     model, images, _ = problem()
     for attack in (SquareSearch("linf", queries=5), MendedDDN(steps=3), ascent("l2")):
-        with pytest.raises(InputError, match="criterion Odd is not known"):
+        with pytest.raises(InputError, match="criterion Odd is not supported"):
             attack.run(model, images, Odd())
 
 

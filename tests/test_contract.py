@@ -284,23 +284,23 @@ def test_what_a_network_does_beside_answering_changes_no_row(bad, good, attack):
 @pytest.mark.parametrize(
     ("network", "words"),
     [
-        (NormalisesInPlace, "writes into its input"),
-        (NormalisesInAView, "writes into its input"),
-        (ShiftsItsData, "writes into its input"),
-        (TurnsOnTraining, "puts itself into training mode"),
+        (NormalisesInPlace, "modifies its input"),
+        (NormalisesInAView, "modifies its input"),
+        (ShiftsItsData, "modifies its input"),
+        (TurnsOnTraining, "switches itself to training mode"),
         (TurnsOffGradients, "switches gradients on or off"),
         (TurnsOnGradients, "switches gradients on or off"),
-        (TurnsToDouble, "sets the default data type"),
+        (TurnsToDouble, "changes the default data type"),
         (Net, None),
         (Noisy, None),
     ],
 )
 def test_what_a_network_does_beside_answering_is_told(network, words, image_by_image):
     found = evaluated(network(), truth=Net(), image_by_image=image_by_image)
-    told = [text for text in found.header["warnings"] if "at a pass" in text]
+    told = [text for text in found.header["warnings"] if "in a forward pass" in text]
     assert len(told) == (words is not None)
     if words:
-        assert f"the network {words} at a pass" in told[0]
+        assert f"the network {words} in a forward pass" in told[0]
     assert torch.is_grad_enabled()
     assert torch.get_default_dtype() == torch.float32
 
@@ -310,7 +310,7 @@ def test_a_torchscript_network_is_asked_what_it_does_beside_answering():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, but files of it are about
         network = torch.jit.trace(NormalisesInPlace().eval().requires_grad_(False), images(2))
     found = evaluated(network, truth=Normalises())
-    assert any("writes into its input" in text for text in found.header["warnings"])
+    assert any("modifies its input" in text for text in found.header["warnings"])
 
 
 @pytest.mark.parametrize("attack", ["boundary", "hopskipjump"])
@@ -353,7 +353,7 @@ def test_a_network_that_mixes_its_batch_is_refused_or_evaluated_image_by_image(n
     ]
     for one in rows:
         assert one.header["checkpoint"]["image_by_image"] is True
-        assert any("image by image" in text for text in one.header["warnings"])
+        assert any("one image at a time" in text for text in one.header["warnings"])
     if network is not NoisyBatch:  # whose draws are others
         assert rows[0].table.equals(rows[1].table)
         with torch.no_grad():
@@ -378,7 +378,7 @@ def test_ranges_of_int8_are_taken_over_the_batch_or_image_by_image():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated, but networks made so are about
         network = torch.ao.quantization.quantize_dynamic(exact, {nn.Linear}, torch.qint8)
-    with pytest.raises(InputError, match="depend on who shares its batch"):
+    with pytest.raises(InputError, match="depend on the rest of its batch"):
         evaluated(network, "square", truth=exact)
     one, many = (
         evaluated(
@@ -391,14 +391,14 @@ def test_ranges_of_int8_are_taken_over_the_batch_or_image_by_image():
     )
     assert one.table.equals(many.table)
     assert one.clean().value > 0.9
-    assert any("image by image" in text for text in one.header["warnings"])
+    assert any("one image at a time" in text for text in one.header["warnings"])
 
 
 @pytest.mark.parametrize(
     ("network", "words"),
     [
-        (Flattened, "not one alone"),
-        (Remembers, "keeps something from pass to pass"),
+        (Flattened, "not a single one"),
+        (Remembers, "keeps a state between passes"),
         (Seeds, "seeds the global random generator"),
     ],
 )
@@ -414,13 +414,13 @@ def test_no_option_helps_a_network_that_no_image_can_be_asked_of(network, words,
 @pytest.mark.parametrize("network", [Noisy, OwnNoise, Alternates])
 def test_networks_that_draw_at_random_are_no_breach_but_a_warning(network):
     found = evaluated(network(), truth=Net())
-    assert any("draws at random" in text for text in found.header["warnings"])
+    assert any("is randomised" in text for text in found.header["warnings"])
 
 
 @pytest.mark.parametrize("network", [Detached, Rounded])
 def test_missing_gradients_are_no_breach_but_a_warning(network):
     found = evaluated(network(), "square", truth=Net())
-    assert any("no gradient arrives" in text for text in found.header["warnings"])
+    assert any("no gradient reaches" in text for text in found.header["warnings"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -430,7 +430,7 @@ def test_rounding_is_no_dependence_on_the_batch(dtype):
             return self.net(x.to(dtype)).float()
 
     warnings = evaluated(Cast().to(dtype), truth=Net()).header["warnings"]
-    assert not any("draws at random" in text or "gradient" in text for text in warnings)
+    assert not any("is randomised" in text or "gradient" in text for text in warnings)
 
 
 def test_a_probe_leaves_global_generators_as_they_were():

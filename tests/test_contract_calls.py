@@ -138,7 +138,7 @@ def test_no_call_takes_a_network_whose_logits_of_an_image_are_not_its_own(call, 
     with pytest.raises(InputError) as refused:
         CALLS[call](network().eval())
     assert "\n" not in str(refused.value)
-    words = "depend on who shares its batch" if network is Mixes else "keeps something"
+    words = "depend on the rest of its batch" if network is Mixes else "keeps a state"
     assert words in str(refused.value)
     assert ("OneByOne(model)" in str(refused.value)) == (network is Mixes and call not in BOUNDS)
 
@@ -232,7 +232,7 @@ def test_an_audit_refuses_such_a_network_before_any_stage(role, plan, tmp_path):
         "against": {"against": {"b": Mixes()}},
     }
     parts = []
-    with pytest.raises(InputError, match="depend on who shares its batch") as refused:
+    with pytest.raises(InputError, match="depend on the rest of its batch") as refused:
         audit_of(Mixes() if role == "model" else Net(), plan, tmp_path, parts, **others[role])
     begins = {"model": "the network's", "surrogate": "the surrogate: ", "against": "b: "}
     assert str(refused.value).startswith(begins[role])
@@ -247,9 +247,9 @@ def test_an_audit_image_by_image_says_so_and_what_it_warns_of(plan, tmp_path):
         against={"b": Mixes()},
     )
     told = list(found.warnings)
-    assert sum("image by image" in text for text in told) == 3
-    assert any(text.startswith("b: evaluated image by image") for text in told)
-    assert any(text.startswith("the surrogate: the network writes into its input") for text in told)
+    assert sum("one image at a time" in text for text in told) == 3
+    assert any(text.startswith("b: evaluated one image at a time") for text in told)
+    assert any(text.startswith("the surrogate: the network modifies its input") for text in told)
     assert "asked image by image" in found.certificate.reason
     # an image is its own mean: all logits are zero, and class 0 the answer
     assert found.clean.value == (labels(12) == 0).sum().item() / 12
@@ -277,7 +277,7 @@ def test_a_surrogate_on_file_is_refused_or_asked_image_by_image(robustkit, tmp_p
     status, _, told = robustkit(*asked, "--image-by-image", "--json", tmp_path / "found.json")
     assert status == 0
     (said,) = json.loads((tmp_path / "found.json").read_text())
-    assert any(text.startswith("the surrogate: evaluated image by") for text in said["warnings"])
+    assert any(text.startswith("the surrogate: evaluated one image") for text in said["warnings"])
 
 
 def test_a_study_keeps_what_is_wrong_with_such_a_network(tiny, nets, tmp_path):
@@ -298,12 +298,12 @@ def test_a_study_keeps_what_is_wrong_with_such_a_network(tiny, nets, tmp_path):
     assert len(results) > 0
     for result in results:
         assert result["status"] == "failed"
-        assert "depend on who shares its batch" in result["reason"]
+        assert "depend on the rest of its batch" in result["reason"]
         assert "leave it out of the study" in result["reason"]
 
 
 def test_certify_refuses_such_a_network_with_advice_that_works_there():
-    with pytest.raises(InputError, match="depend on who shares its batch") as refused:
+    with pytest.raises(InputError, match="depend on the rest of its batch") as refused:
         front.certify(Mixes().eval(), (pictures().numpy(), labels().numpy()), "0.01")
     assert "nothing can be proved of it" in str(refused.value)
     assert "robustkit evaluate --image-by-image" in str(refused.value)
@@ -313,5 +313,5 @@ def test_a_certification_keeps_what_was_found_of_its_network():
     wrong = (labels() + 1) % CLASSES
     found = front.certify(Overwrites().eval(), (pictures().numpy(), wrong.numpy()), "0.01")
     told = found.header["warnings"]
-    assert any("writes into its input" in text for text in told)
+    assert any("modifies its input" in text for text in told)
     assert any("clean accuracy is 0.0%" in text for text in told)

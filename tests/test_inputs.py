@@ -67,7 +67,7 @@ def test_classes_in_another_order_are_named(order):
 
 def test_a_network_that_guesses_is_told_the_likely_causes():
     (warning,) = warnings_of(FirstPixels((8, 9, 10)))
-    for word in ("chance", "order of the classes", "--mean", "pixel scale", "logits"):
+    for word in ("chance", "class order", "--mean", "pixel scale", "logits"):
         assert word in warning
 
 

@@ -150,14 +150,14 @@ def test_the_best_threshold_is_the_best_of_all():
 
 def test_what_pairs_are_not_for_is_refused_in_one_line(folder, pairs, tmp_path):
     out = {"out": tmp_path, "epsilons": "3px"}
-    with pytest.raises(InputError, match="spatial-grid: would turn and move both pictures"):
+    with pytest.raises(InputError, match="spatial-grid: would transform both pictures"):
         robustkit.evaluate(Features(), pairs, "spatial", norm="spatial", **out)
     with pytest.raises(InputError, match="pairs of pictures, which no bounds are of"):
         robustkit.certify(Features(), pairs, "0.1", out=tmp_path)
     with pytest.raises(DataError, match="pairs of pictures, which no training is on"):
         robustkit.train(data=pairs, model="lenet5", loss="cross-entropy", out=tmp_path / "n.pt")
     one = load_dataset("lfw-pairs", root=folder, limit=1)
-    with pytest.raises(DataError, match="pairs of one fold alone"):
+    with pytest.raises(DataError, match="all pairs are of one fold"):
         robustkit.evaluate(Features(), one, "fgsm", epsilons="0.1", out=tmp_path)
     with pytest.raises(DataError, match=r"give the folder of pairs\.txt with --data-root"):
         load_dataset("lfw-pairs")

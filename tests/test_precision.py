@@ -169,11 +169,11 @@ def test_an_automatic_choice_is_measured_once_kept_and_told(tmp_path, monkeypatc
     monkeypatch.setattr(bar.meter, "tell", told.append)
     asked = {"precision": "auto", "progress": bar}
     assert ask(Small(), tmp_path, **asked).header["precision"] == "float32"
-    assert "bf16 2.0 times as fast; too few of them are planned" in told[-1]
+    assert "bf16 2.0 times as fast; too few passes are planned" in told[-1]
     monkeypatch.setattr(trial, "WORTH", 0)
     first = ask(Small(), tmp_path, **asked)
     assert (first.header["precision"], first.header["engine"]["batch_size"]) == ("bf16", 256)
-    assert told[-1] == "robustkit: --precision auto: bf16 (the search in bf16 2.0 times as fast)"
+    assert told[-1] == "robustkit: --precision auto: bf16 (the search in bf16 is 2.0 times as fast)"
     measured = len(calls)
     assert {64, 128, 256, "pgd"} == set(calls)
     passes["bf16"], whole["bf16"] = 9.0, 9.0  # the machine is under another load
@@ -182,12 +182,14 @@ def test_an_automatic_choice_is_measured_once_kept_and_told(tmp_path, monkeypatc
     assert len(calls) == measured
     # passes are as fast as they were, and another search is slower
     assert ask(Small(), tmp_path, attack="fgsm", **asked).header["precision"] == "float32"
-    assert told[-1] == "robustkit: --precision auto: float32 (the search in bf16 0.7 times as fast)"
+    assert (
+        told[-1] == "robustkit: --precision auto: float32 (the search in bf16 is 0.7 times as fast)"
+    )
     states = {file.kind: file.state for file in check_files(tmp_path)}
     assert states["times of passes"] == states["times of searches"] == "intact"
     (kept,) = tmp_path.glob("passes-*.json")
     kept.write_text(kept.read_text().replace('"bf16"', '"fp16"'))
-    with pytest.raises(InputError, match="remove it, and it is measured anew"):
+    with pytest.raises(InputError, match="remove it, and it is measured again"):
         ask(Small(), tmp_path, **asked)
     kept.unlink()
     assert ask(Small(), tmp_path, **asked).header["precision"] == "float32"
@@ -235,7 +237,7 @@ def test_the_fastest_batch_size_is_taken_where_the_search_is_long_enough(tmp_pat
         (Small(), {"precision": "tf32"}, {}, "cpu has no TF32"),
         (Small(), {"precision": "bf16"}, {"attack": "clean", "epsilons": []}, "fixed budgets"),
         (Small(), {"precision": "int8"}, {}, "known are auto, float32"),
-        (Dice(), {"precision": "bf16"}, {}, "draws at random"),
+        (Dice(), {"precision": "bf16"}, {}, "is randomised"),
         (Scaled(1e6), {"precision": "fp16"}, {}, "NaN or infinite"),
     ],
 )
@@ -253,7 +255,7 @@ def test_automatic_precision_leaves_what_does_not_fit_in_float32(tmp_path):
     clean = ask(Small(), tmp_path, precision="auto", attack="clean", epsilons=[])
     assert dice.header["precision"] == clean.header["precision"] == "float32"
     (kept,) = tmp_path.glob("passes-*.json")
-    assert "draws at random" in json.loads(kept.read_text())["unfit"]["bf16"]
+    assert "is randomised" in json.loads(kept.read_text())["unfit"]["bf16"]
 
 
 def test_verdicts_are_of_whole_float32_whatever_torch_allows_a_gpu(tmp_path):

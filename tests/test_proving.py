@@ -150,7 +150,7 @@ def test_an_unsound_bound_is_caught_and_nothing_is_kept(arrays, tmp_path, monkey
     if attack == "deepfool":
         options["settings"] = []
     with pytest.raises(
-        ProofContradicted, match=r"^image \d+ is proved at linf \S+ and was fooled there by"
+        ProofContradicted, match=r"^image \d+ is proved robust at linf \S+, but was fooled there by"
     ):
         ask(arrays, **options)
     assert not list(tmp_path.glob("*.parquet"))
@@ -187,7 +187,7 @@ def test_a_find_below_a_proved_budget_is_a_contradiction_wherever_it_was_made(ar
     original = Certifier.run
     monkeypatch.setattr(prover.Certifier, "run", run)
     with pytest.raises(
-        ProofContradicted, match=r"is proved at l2 0\.2 and was fooled there by ddn"
+        ProofContradicted, match=r"is proved robust at l2 0\.2, but was fooled there by ddn"
     ):
         ask(arrays, attack="ddn", epsilons=["0.2", "0.4"], settings=[], norm="l2")
 

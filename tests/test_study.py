@@ -469,7 +469,7 @@ def test_only_what_is_asked_for_is_in_the_folder(finished, tiny):
     result = found(tiny, finished[2])
     assert result == found(tiny, finished[2])
     other = replace(spec.load_study(str(tiny)), baseline="wide hinge")
-    with pytest.raises(RecordError, match="holds another study"):
+    with pytest.raises(RecordError, match="contains another study"):
         findings_of_store(other, StudyStore(finished[2]), "")
 
 

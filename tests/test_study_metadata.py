@@ -137,7 +137,7 @@ def test_a_factor_that_is_not_on_record_is_told(tiny, silent, tmp_path):
 
     assert "has loss.stabiliser and recipe.stabiliser on record" in ask("stabiliser")
     assert "its name has no width, and nothing on record says it" in ask("width")
-    assert "the file itself says norm 'l2', no number" in ask("norm")
+    assert "the file itself says norm 'l2', which is not a number" in ask("norm")
 
 
 @pytest.mark.parametrize("name", ["0.4", "0.40", "0.36", "0.402"])
@@ -154,9 +154,9 @@ def test_a_name_may_say_what_the_file_says(tiny, tmp_path, name):
         ("ce_noise0_seed1", "its name says label_noise 0, but the file itself says 0.4; rename it"),
         ("ce_noise0.41_seed1", "leave {label_noise} out of the pattern"),
         ("ce_noise0.4_seed2", "its name says seed 2, but the file itself says 1"),
-        ("ce_noisehigh_seed1", "label_noise in its name is 'high', no number"),
-        ("ce_noise1e999999999_seed1", "no number"),
-        ("ce_noise0.4_seed²", "seed '²' is no whole number"),
+        ("ce_noisehigh_seed1", "label_noise in its name is 'high', not a number"),
+        ("ce_noise1e999999999_seed1", "not a number"),
+        ("ce_noise0.4_seed²", "seed '²' is not an integer"),
     ],
 )
 def test_a_name_is_not_believed_over_the_file(tiny, tmp_path, name, message):

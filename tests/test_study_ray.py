@@ -329,7 +329,7 @@ def test_a_machine_without_the_data_says_so_and_records_no_failure(tmp_path, mon
     asked = job.cell.asked | {"data": job.cell.asked["data"] | {"name": "cifar10"}}
     job = replace(job, cell=replace(job.cell, asked=asked))
     said = attend(job, site(run, data_root=tmp_path / "absent"))
-    assert "absent: no such folder; every machine reads data from where it stands" in said
+    assert "absent: no such folder; every machine reads the data from its own disk" in said
     assert "--data-root must be valid there" in said
     assert run.store.cell(job.cell.key) is None
 
@@ -338,7 +338,7 @@ def test_a_machine_with_other_images_says_so(little):
     job = little.missing(little.plan())[0]
     asked = job.cell.asked | {"data": {"name": "mnist5k", "digest": "0" * 64}}
     said = attend(replace(job, cell=replace(job.cell, asked=asked)), site(little))
-    assert "mnist5k: other images here than where the study began" in said
+    assert "mnist5k: differs from the images that the study began with" in said
 
 
 def test_a_machine_without_a_network_made_elsewhere_says_so(little, tmp_path):
@@ -375,7 +375,7 @@ def test_without_ray_the_extra_is_named(little, monkeypatch):
 def test_an_address_where_nothing_answers_is_told_at_once(little):
     pytest.importorskip("ray")
     with (
-        pytest.raises(InputError, match=r"--ray 127\.0\.0\.1:1: nothing answers there"),
+        pytest.raises(InputError, match=r"--ray 127\.0\.0\.1:1: no answer"),
         open_cluster(little, address="127.0.0.1:1"),
     ):
         pass
@@ -517,7 +517,7 @@ def test_a_cell_that_ends_every_worker_is_given_up_and_the_others_are_done(tmp_p
 def test_a_cluster_without_room_is_told(little):
     with (
         nodes(0) as (made, _),
-        pytest.raises(InputError, match="no machine there has 7 CPUs and 0 GPUs for a cell"),
+        pytest.raises(InputError, match="no machine has 7 CPUs and 0 GPUs for a cell"),
         open_cluster(little, address=made.address, cpus=7),
     ):
         pass
@@ -559,7 +559,7 @@ def test_the_command_tells_of_an_address_where_nothing_answers(robustkit, tmp_pa
     study(tmp_path)
     status, out, err = robustkit("report", "little.toml", "--ray", "localhost:1", "--device", "cpu")
     assert (status, out) == (2, "")
-    assert "--ray localhost:1: nothing answers there" in err
+    assert "--ray localhost:1: no answer" in err
 
 
 @pytest.mark.slow

@@ -253,9 +253,7 @@ def test_a_file_edited_while_a_study_runs_gives_no_answer_to_what_was_planned(ow
     failed = [one for key in keys if (one := kind(key)) and one["status"] == "failed"]
     assert failed
     for one in failed:
-        assert one["reason"].endswith(
-            "another file than when the study was planned; run the study again"
-        )
+        assert one["reason"].endswith("changed since the study was planned; run the study again")
     assert run_again(own)[1]
 
 

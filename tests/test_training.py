@@ -142,7 +142,7 @@ def test_schedules_by_hand():
         ({"stabiliser": 0.0}, "--recipe-set stabiliser=0.0: must be above 0"),
         ({"start": -1.0}, "--recipe-set start=-1.0: must not be negative"),
         ({"schedule": "multistep"}, "multistep needs milestones"),
-        ({"milestones": (5,)}, "milestones=5: the schedule multistep .* alone takes any"),
+        ({"milestones": (5,)}, "milestones=5: the schedule multistep .* no other schedule accepts"),
         ({"schedule": "multistep", "milestones": (5, 5)}, "milestones=5,5: must be above 0 and"),
         ({"schedule": "multistep", "milestones": (0, 5)}, "milestones=0,5: must be above 0"),
         ({"schedule": "multistep", "milestones": (5,), "drop": 0.0}, "--recipe-set drop=0.0"),
@@ -184,7 +184,7 @@ def test_settings_that_depend_on_a_trainings_length_know_what_is_held_out():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 5, "epochs": 2}, "both say how long"),
+        ({"steps": 5, "epochs": 2}, "both set the length"),
         ({"learning_rates": 0.1}, "unknown field of a recipe 'learning_rates'.*learning_rate"),
         ({"momentum": 1.0}, "--momentum 1.0"),
     ],
@@ -833,10 +833,10 @@ def test_another_question_does_not_overwrite_an_answer(asked, tmp_path, change):
 
 def test_an_unfinished_training_of_another_question_is_left_alone(asked, tmp_path):
     interrupted(asked, tmp_path / "a.safetensors", 5)
-    with pytest.raises(InputError, match="unfinished training, configured differently"):
+    with pytest.raises(InputError, match="unfinished training with another configuration"):
         train(replace(asked, seed=1), tmp_path / "a.safetensors")
     (tmp_path / "a.safetensors.partial" / "state.pt").write_bytes(b"cut short")
-    with pytest.raises(InputError, match="damaged; --fresh starts anew"):
+    with pytest.raises(InputError, match="damaged; --fresh starts again"):
         train(asked, tmp_path / "a.safetensors")
     train(asked, tmp_path / "a.safetensors", TrainingOptions(fresh=True))
 
@@ -859,14 +859,14 @@ def test_divergence_stops_with_the_epoch_and_keeps_the_last_good_state(digits, t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "resnet18-cifar"}, "does not take images of 1×28×28"),
+        ({"model": "resnet18-cifar"}, "does not accept images of 1×28×28"),
         ({"keep": "best", "recipe": Recipe(hold_out=Fraction(0))}, "needs held-out images"),
         ({"model": "lenet4"}, "did you mean 'lenet5'"),
         ({"loss": "hinges"}, "did you mean 'hinge'"),
         ({"settings": {"smoothing": 1}}, "unknown key 'smoothing'"),
         ({"fraction": Fraction(1, 100)}, "too few for an image of each"),
-        ({"precision": "tf32"}, "--precision tf32: cpu has no TF32; take bf16"),
-        ({"precision": "fp16"}, "--precision fp16: small gradients vanish in it"),
+        ({"precision": "tf32"}, "--precision tf32: cpu has no TF32; use bf16"),
+        ({"precision": "fp16"}, "--precision fp16: small gradients underflow in it"),
     ],
 )
 def test_bad_questions_get_one_line_and_leave_nothing(asked, tmp_path, change, message):

@@ -33,10 +33,11 @@ CLEARLY = 5.0
 """standard errors of the difference of two means of such passes: by chance, with 118 degrees of
 freedom, two models in a million lie further apart"""
 REMEMBERS = (
-    "the network's logits of an image change once others have passed: it keeps something from pass "
-    "to pass (a cache, running statistics); call model.eval(), or take out what it keeps"
+    "the network's logits of an image change after other images have passed through: it "
+    "keeps a state between passes (a cache, running statistics); call model.eval(), or "
+    "remove that state"
 )
-WRAPPED = ", or hand over robustkit.checkpoint.OneByOne(model), which is asked image by image"
+WRAPPED = ", or pass robustkit.checkpoint.OneByOne(model), which evaluates one image at a time"
 """what can be done where the network stays as it is"""
 
 
@@ -128,7 +129,7 @@ class _Asked:
                 found: Tensor = self.model(images)
         except NetworkFailed as error:
             raise DataError(
-                f"the model cannot take the {shape} images{self.source} ({_words(error)})"
+                f"the model does not accept the {shape} images{self.source} ({_words(error)})"
             ) from error
         except torch.OutOfMemoryError as error:
             raise EvaluationFailed(f"too little memory for {len(images)} images") from error
@@ -146,10 +147,10 @@ class _Asked:
         except DataError as error:
             if self._takes(torch.cat([images[:1], 1 - images[:1]])):
                 raise InputError(
-                    "the network takes several images, but not one alone: its logits depend on the "
-                    "batch (BatchNorm on the batch's statistics, say), so no image has a verdict "
-                    "of its own; call model.eval(), or keep running statistics "
-                    f"({_words(error)})"
+                    "the network accepts several images, but not a single one: its logits "
+                    "depend on the batch (such as BatchNorm with batch statistics), so no "
+                    "image has a verdict of its own; call model.eval(), or keep running "
+                    f"statistics ({_words(error)})"
                 ) from error
             raise
 
@@ -169,9 +170,9 @@ class _Asked:
         left = [drawn(lambda: self.logits(image), seed, image.device)[1] for seed in (1, 2)]
         if any(a == b for a, b in zip(*left, strict=True)):
             raise InputError(
-                "the network seeds the global random generator at each pass, so that whatever else "
-                "draws from it, attacks too, would draw the same again and again; let it draw from "
-                "a torch.Generator of its own"
+                "the network seeds the global random generator in each forward pass, so "
+                "that everything else that draws from it, attacks included, would repeat "
+                "its draws; let it use a torch.Generator of its own"
             )
 
     def independent(self, first: Tensor, company: Tensor) -> None:
@@ -185,15 +186,15 @@ class _Asked:
         behind = self._together(company.flip(0))
         copies = self._together(first.expand_as(company).contiguous())
         pairs = [
-            (_apart(copies[:1], among[:1]), COMPANY, "beside other images"),
-            (_apart(copies[-1:], behind[-1:]), COMPANY, "beside other images"),
+            (_apart(copies[:1], among[:1]), COMPANY, "in a batch"),
+            (_apart(copies[-1:], behind[-1:]), COMPANY, "in a batch"),
             (_apart(alone, among[[0, -1]]), ROUNDING, "alone"),
             (_apart(alone, behind[[-1, 0]]), ROUNDING, "alone"),
             (_apart(copies, alone[:1].expand_as(copies)), ROUNDING, "alone"),
         ]
         for apart, allowed, how in pairs:
             if apart > allowed:
-                self._refuse(f"{how} they lie {apart:.2g} of the largest logit apart")
+                self._refuse(f"{how} they differ by {apart:.2g} of the largest logit")
 
     def _alone(self, first: Tensor, company: Tensor) -> Tensor:
         """Logits of the first and the last of a company, each passed by itself, 2 × K."""
@@ -209,8 +210,8 @@ class _Asked:
             return self.logits(images)
         except DataError as error:
             raise InputError(
-                f"the network takes one image, but not {len(images)} at a time "
-                f"({_words(error)}); mend it{self.instead}"
+                f"the network accepts one image, but not {len(images)} at a time "
+                f"({_words(error)}); fix it{self.instead}"
             ) from error
 
     def independent_on_average(self, first: Tensor, company: Tensor) -> None:
@@ -234,7 +235,7 @@ class _Asked:
         alone, *others = (torch.stack(passes).double() for passes in found)
         for other in others:
             if (errors := _standard_errors(alone, other)) > CLEARLY:
-                self._refuse(f"means of {PASSES} passes lie {errors:.2g} standard errors apart")
+                self._refuse(f"means over {PASSES} passes differ by {errors:.2g} standard errors")
 
     def _independent_from_a_seed(self, first: Tensor, company: Tensor) -> None:
         """Beside copies of itself and beside others, from one seed: the same draws, sharper by far.
@@ -248,14 +249,14 @@ class _Asked:
         (among, left), (again, _), (beside, then) = passes
         repeatable = left == then and _apart(among, again) <= COMPANY
         if repeatable and (apart := _apart(among, beside)) > COMPANY:
-            self._refuse(f"from one seed they lie {apart:.2g} of the largest logit apart")
+            self._refuse(f"with the same seed they differ by {apart:.2g} of the largest logit")
 
     def _refuse(self, how: str) -> None:
         raise InputError(
-            f"the network's logits of an image depend on who shares its batch ({how}), so that its "
-            "verdicts would change with the batch size; call model.eval(), give BatchNorm running "
-            "statistics (track_running_stats), take no mean, softmax, sort or range of "
-            f"quantisation over the batch{self.instead}"
+            f"the network's logits of an image depend on the rest of its batch ({how}), so "
+            "its verdicts would change with the batch size; call model.eval(), give "
+            "BatchNorm running statistics (track_running_stats), and compute no mean, "
+            f"softmax, sort or quantisation range over the batch{self.instead}"
         )
 
 

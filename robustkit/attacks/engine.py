@@ -71,7 +71,7 @@ def attack_block(
         verifier = Verifier(of_this, block, protocol.norm, outcomes)
         if isinstance(attack, SpatialGrid | SpatialRandom):
             if block.fixed:
-                raise ProtocolError(f"{name}: would turn and move both pictures of a pair")
+                raise ProtocolError(f"{name}: would transform both pictures of a pair")
             SpatialAttack(verifier, protocol, attack, name, position, batch_size, forecast).run()
         elif search is not None:
             FixedBudgets(

@@ -52,7 +52,7 @@ class _Checked(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = answer(self.model, x)
         if not bool(torch.isfinite(logits).all()):
-            raise EvaluationFailed("logits turned NaN or infinite during the attack")
+            raise EvaluationFailed("logits became NaN or infinite during the attack")
         return logits.to(x.dtype)
 
 
@@ -153,8 +153,8 @@ def goal(criterion: Any) -> Goal:
     if isinstance(criterion, foolbox.criteria.Misclassification):
         return Goal(criterion.labels.raw, False)
     raise InputError(
-        f"the criterion {type(criterion).__name__} is not known here; take Misclassification or "
-        "TargetedMisclassification"
+        f"the criterion {type(criterion).__name__} is not supported; use Misclassification "
+        "or TargetedMisclassification"
     )
 
 

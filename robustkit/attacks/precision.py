@@ -71,11 +71,11 @@ def lowered(model: nn.Module, search: nn.Module, precision: Low, images: Tensor)
             ours = logits_and_gradient(network, x)
     except Exception as error:  # a network of others may refuse in any way
         raise InputError(
-            f"--precision {precision}: the network fails in it ({one_line(error)}); take float32"
+            f"--precision {precision}: the network fails in it ({one_line(error)}); use float32"
         ) from error
     theirs = logits_and_gradient(model, x)
     if reason := _apart(ours, theirs):
-        raise InputError(f"--precision {precision}: {reason}; take float32")
+        raise InputError(f"--precision {precision}: {reason}; use float32")
     differences = (ours[0] - theirs[0]).double()
     largest = (differences.amax(1) - differences.amin(1)).max()
     return LowPrecision(precision, network, SAFETY * float(largest))
@@ -151,7 +151,7 @@ def _apart(ours: tuple[Tensor, Tensor | None], theirs: tuple[Tensor, Tensor | No
     if logits.shape != true.shape or not bool(logits.isfinite().all()):
         return "the network's logits are NaN or infinite in it"
     if (apart := float((logits - true).abs().max() / true.abs().max())) > LOGITS:
-        return f"the network's logits lie {apart:.2g} of the largest one apart"
+        return f"the network's logits differ by {apart:.2g} of the largest one"
     if back is None or true_back is None:
         return "" if back is true_back else "the network has no gradient in it"
     # by unit vectors, since torch takes the shortest ones for zero
@@ -161,5 +161,7 @@ def _apart(ours: tuple[Tensor, Tensor | None], theirs: tuple[Tensor, Tensor | No
     flat = (true_back.flatten(1) == 0).all(1)
     agree = float(((angles >= DIRECTION) | flat).double().mean())
     if agree <= 0.5:
-        return f"at {1 - agree:.0%} of the images the network's gradient points elsewhere"
+        return (
+            f"at {1 - agree:.0%} of the images the network's gradient points in another direction"
+        )
     return ""

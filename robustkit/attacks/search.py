@@ -141,8 +141,8 @@ class Search(Generic[B]):
         if targeted and (self.targets or not self.can_be_targeted):
             advice = "targets=0" if self.can_be_targeted else "another attack"
             raise InputError(
-                f"{type(self).__name__} heads for classes of its own, not for those of a targeted "
-                f"criterion; take {advice}"
+                f"{type(self).__name__} chooses its own target classes, not those of a "
+                f"targeted criterion; use {advice}"
             )
         model, images, width, back = unit_box(model, inputs)
         epsilon = epsilon / width
@@ -234,8 +234,9 @@ def _gradients(value: Tensor, x: Tensor) -> Tensor:
     """Of N values, N × C × H × W; of N × M values, N × M × C × H × W."""
     if not value.requires_grad:
         raise EvaluationFailed(
-            "the model's output has no gradient in its pixels (detached, rounded or computed "
-            "elsewhere), so no gradient attack can run; square needs none"
+            "the model's output has no gradient with respect to its pixels (detached, "
+            "rounded or computed elsewhere), so no gradient attack can run; square needs "
+            "none"
         )
     # the sum's gradient is each image's own: no image's value depends on another's pixels
     if value.ndim == 1:

@@ -77,8 +77,8 @@ class Victim:
             finite = torch.isfinite(logits).all(1).cpu()
             if not bool(finite.all()):
                 raise EvaluationFailed(
-                    f"logits are NaN or infinite{self.at(rows[~finite])} ({name}): not a success "
-                    "of the attack but a fault of the model"
+                    f"logits are NaN or infinite{self.at(rows[~finite])} ({name}): a fault "
+                    "of the model, not a success of the attack"
                 )
         return hit
 

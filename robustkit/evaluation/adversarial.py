@@ -46,7 +46,7 @@ def _pieces(path: Path, blocks: Blocks, count: int) -> Iterator[npt.NDArray[np.f
     for number in range(count):
         images = blocks.images(number)
         if images is None:
-            raise EvaluationFailed(f"{path}: the images of block {number} are gone; run again")
+            raise EvaluationFailed(f"{path}: the images of block {number} are missing; run again")
         yield images
 
 

@@ -61,11 +61,11 @@ def certify_images(
         RecordError: the file was changed since it was written.
     """
     if len(protocol.epsilons) != 1:
-        raise InputError(f"{len(protocol.epsilons)} budgets: one --epsilon is needed")
+        raise InputError(f"{len(protocol.epsilons)} budgets: give one --epsilon")
     check_bounded(protocol.norm)
     data.check_pictures("no bounds are of")
     if options.precision != "float32":
-        raise InputError("precision: what is certified is attacked in float32; leave it out")
+        raise InputError("precision: certification attacks in float32; leave it out")
     config = Config(model, data, protocol, find_device(options.device))
     header = _header(config)
     name, store = str(header["digest"]), Store(out)

@@ -72,9 +72,12 @@ def chance_warnings(
     said = f"clean accuracy is {_percent(clean)} on {clean.n} images, "
     if (found := find_mapping(labels, predicted, classes)) is not None:
         return [
-            f"{said}but the classes seem to be in another order: with {_arrows(found.classes)} it "
-            f"is {_percent(found.held_out)} on the half of the images that this order was not "
-            "found on; reorder the labels (--classes), or the outputs"
+            (
+                f"{said}but the classes seem to be in another order: with "
+                f"{_arrows(found.classes)} it is {_percent(found.held_out)} on the half of the "
+                "images that was not used to find this order; reorder the labels (--classes) "
+                "or the outputs"
+            )
         ]
     if clean.low > chance:
         return []
@@ -88,14 +91,14 @@ def chance_warnings(
 
 def _causes(settled: Settled) -> str:
     """What may be amiss, the likeliest first."""
-    found = [] if settled.classes else ["another order of the classes (--classes)"]
+    found = [] if settled.classes else ["a different class order (--classes)"]
     if not settled.preprocessing:
         found.append(
-            f"{'' if found else 'other '}preprocessing (--mean, --std) or pixel scale than in the "
-            "training"
+            f"{'' if found else 'other '}preprocessing (--mean, --std) or a pixel scale "
+            "that differs from the training's"
         )
     left = [*found, "outputs that are not the logits of these classes"]
-    said = f"{', '.join(left)}, or weights that are not trained"
+    said = f"{', '.join(left)}, or untrained weights"
     own = [
         *(["classes are matched by name"] if settled.classes else []),
         *(["mean and std are the checkpoint's own"] if settled.preprocessing else []),

@@ -72,7 +72,7 @@ def computed(
 
 
 def _vanished(path: Path) -> Evaluation:
-    raise EvaluationFailed(f"{path} vanished right after it was written")
+    raise EvaluationFailed(f"{path} disappeared right after it was written")
 
 
 def _compute(

@@ -136,11 +136,11 @@ def resolve_protocol(
     found = protocols.protocol_of(attack, settings, norm)
     found = protocols.resolve_budgets(found, epsilons, data.budgets)
     if found.epsilons and not found.attacks:
-        raise ProtocolError(f"{found.name}: has no attack, so --epsilon does not apply")
+        raise ProtocolError(f"{found.name}: contains no attack, so --epsilon does not apply")
     if found.attacks and not found.epsilons:
         raise ProtocolError(
-            f"no usual {found.norm} budgets are known for {data.name}; give --epsilon, "
-            "or --attack clean for the accuracy without any"
+            f"no usual {found.norm} budgets are known for {data.name}; give --epsilon, or "
+            "--attack clean for clean accuracy alone"
         )
     chosen = target if target != "none" else found.target
     if chosen not in get_args(Target):
@@ -200,8 +200,10 @@ def _warnings(config: Config) -> list[str]:
 
 def _transfer(surrogate: EvaluatedModel) -> list[str]:
     return [
-        f"attacked through {surrogate.header['path']}: a transfer attack, which says nothing "
-        "of attackers who know the model",
+        (
+            f"attacked through {surrogate.header['path']}: a transfer attack, which says "
+            "nothing about attackers who know the model"
+        ),
         *(f"the surrogate: {text}" for text in surrogate.warnings),
     ]
 
@@ -220,6 +222,9 @@ def _seen_in_training(model: EvaluatedModel, data: Dataset) -> list[str]:
     if not whole or model.header["trained_on"] == data.name:
         return []
     return [
-        f"all images of {data.name} are training images of {whole}, and this model is not recorded "
-        f"as trained on {data.name}: it may have seen them, and its accuracy here may be too high"
+        (
+            f"all images of {data.name} are training images of {whole}, and this model is not "
+            f"recorded as trained on {data.name}: it may have seen them, and its accuracy here "
+            "may be too high"
+        )
     ]

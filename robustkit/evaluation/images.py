@@ -34,7 +34,7 @@ def images_for(
     """
     checkpoint.check_installed()  # before images are read
     if not (name := name or checkpoint.trained_on):
-        raise InputError(f"{checkpoint.path}: records no data set; name one with --data")
+        raise InputError(f"{checkpoint.path}: does not record a data set; name one with --data")
     given: dict[str, Any] = {
         "resize": resize,
         "interpolation": interpolation,
@@ -66,9 +66,9 @@ def check_shape(checkpoint: Checkpoint, data: Dataset) -> None:
     """
     if checkpoint.trained_shape not in (None, data.shape):
         raise DataError(
-            f"{checkpoint.path}: {shape_mismatch(checkpoint.trained_shape, data)}; make them so "
-            "with --resize, --crop or --channels, or in the data set's file "
-            f"(--channels {data.shape[0]} takes them as they are)"
+            f"{checkpoint.path}: {shape_mismatch(checkpoint.trained_shape, data)}; make "
+            "them fit with --resize, --crop or --channels, or in the data set's file "
+            f"(--channels {data.shape[0]} accepts them as they are)"
         )
 
 
@@ -80,8 +80,8 @@ def check_classes(checkpoint: Checkpoint, data: Dataset) -> None:
     """
     if moved := renumbered(data.classes, checkpoint.label_names):
         raise DataError(
-            f"{checkpoint.path}: numbers its classes otherwise than {data.name}: {moved}; "
-            "put the labels in its order, or evaluate it by itself, which does"
+            f"{checkpoint.path}: numbers its classes differently from {data.name}: {moved}; "
+            "renumber the labels, or evaluate it in a call of its own, which renumbers them"
         )
 
 

@@ -44,8 +44,8 @@ class EvaluatedModel:
 
 
 ONE_BY_ONE = (
-    "evaluated image by image, as asked: beside others an image may get other logits, so these "
-    "numbers hold for images that come alone"
+    "evaluated one image at a time, as requested: in a batch an image may get other "
+    "logits, so these numbers hold for single images only"
 )
 
 

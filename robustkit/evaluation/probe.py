@@ -36,18 +36,18 @@ class NetworkTraits:
         found = list(self.converted)
         if self.random:
             found.append(
-                f"the network draws at random: verdicts rest on mean logits of {VOTES} passes, and "
-                "attacks need their gradients averaged (autoattack-rand, eot)"
+                f"the network is randomised: verdicts rest on mean logits over {VOTES} "
+                "passes, and attacks need averaged gradients (autoattack-rand, eot)"
             )
         if self.gradient is False:
             found.append(
-                "no gradient arrives at the pixels: attacks by gradients fail or find nothing, "
-                "which is no robustness; square and hopskipjump need none"
+                "no gradient reaches the pixels: gradient attacks fail or find nothing, "
+                "which is not robustness; square and hopskipjump need no gradients"
             )
         if self.beside:
             found.append(
-                f"the network {' and '.join(self.beside)} at a pass: undone here each time, so "
-                "that no number changes, but other programs may be misled"
+                f"the network {' and '.join(self.beside)} in a forward pass: undone after "
+                "each pass, so that no number changes, but other programs may be affected"
             )
         return found
 
@@ -81,8 +81,8 @@ def probe(
         instead = ""
         if len(data.classes) < classes:
             instead = (
-                f"; if these are some of them, pass --num-classes {classes}, and --classes to say "
-                "which they are"
+                f"; if these are a subset of them, pass --num-classes {classes}, and "
+                "--classes to say which"
             )
         raise DataError(
             f"the model has {classes} classes, but the data set {data.name} has "
@@ -162,11 +162,11 @@ class _Watched(torch.nn.Module):
         before = any(part.training for part in self.modules())
         output = self.network(x)
         found = {
-            "writes into its input": not torch.equal(x.detach(), given),
-            "puts itself into training mode": not before
+            "modifies its input": not torch.equal(x.detach(), given),
+            "switches itself to training mode": not before
             and any(part.training for part in self.modules()),
             "switches gradients on or off": torch.is_grad_enabled() != grad,
-            "sets the default data type": torch.get_default_dtype() != dtype,
+            "changes the default data type": torch.get_default_dtype() != dtype,
         }
         self.seen |= dict.fromkeys(words for words, happened in found.items() if happened)
         return output

@@ -102,9 +102,9 @@ class Proving:
                 found = prover.prove(block.images, block.labels, right, size, self.budget)
             except Unsupported as error:
                 raise ProofContradicted(
-                    f"images {block.first} to {block.first + len(right) - 1}: {error}, though they "
-                    "gave the same on the first images, so that no proof counts; evaluate with "
-                    "--prove off"
+                    f"images {block.first} to {block.first + len(right) - 1}: {error}, "
+                    "although they agreed on the first images, so that no proof counts; "
+                    "evaluate with --prove off"
                 ) from error
             spent.seconds += time.process_time() - began
             spent.multiplications += found.multiplications
@@ -180,9 +180,10 @@ class Proving:
             epsilon = protocol.epsilons[int(proven[row]) - 1]
             if in_budget(outcomes.distance[row], float(epsilon)):
                 raise ProofContradicted(
-                    f"image {block.first + row} is proved at {protocol.norm} {epsilon.text} and "
-                    f"was fooled there by {outcomes.fooled_by[row]}: the bounds or the network are "
-                    "at fault, nothing was kept; use --prove off, and please report it"
+                    f"image {block.first + row} is proved robust at {protocol.norm} "
+                    f"{epsilon.text}, but was fooled there by {outcomes.fooled_by[row]}: "
+                    "the bounds or the network are faulty, and nothing was kept; use "
+                    "--prove off, and please report it"
                 )
 
 

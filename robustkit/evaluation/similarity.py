@@ -29,7 +29,7 @@ class Verification(nn.Module):
         both = torch.cat([pairs[:, : self.channels], pairs[:, self.channels + 1 :]])
         found = answer(self.features, both)
         if not isinstance(found, Tensor) or len(found) != len(both):
-            raise EvaluationFailed("the network returns no tensor of features, N × D")
+            raise EvaluationFailed("the network returns no features (a tensor of shape N × D)")
         one, other = found.flatten(1).chunk(2)
         return nn.functional.cosine_similarity(one, other, dim=1)
 
@@ -53,8 +53,8 @@ def verification(features: nn.Module, data: Dataset, device: torch.device) -> Ve
     same = torch.as_tensor(data.labels, dtype=torch.bool)
     if len(set(fold.tolist())) < 2:
         raise DataError(
-            f"{data.name}: pairs of one fold alone, and the threshold of a fold is that which is "
-            "best on the others; take more of them (--limit)"
+            f"{data.name}: all pairs are of one fold, but a fold's threshold is chosen on "
+            "the others; evaluate more pairs (--limit)"
         )
     # of a fold that none is, such as a probe's negatives have, any will do
     thresholds = torch.full((FOLDS,), best_threshold(similar, same))

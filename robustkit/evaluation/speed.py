@@ -103,7 +103,7 @@ def searched_by(config: Config, options: RunOptions, out: Path) -> Config:
         return config
     reason = unsuited(config.protocol, transfer=config.surrogate is not None)
     if asked == "tf32" and config.device.type != "cuda":
-        reason = f"{config.device.type} has no TF32; take bf16"
+        reason = f"{config.device.type} has no TF32; use bf16"
     if asked == "auto":
         if reason:
             return config
@@ -121,9 +121,9 @@ def searched_by(config: Config, options: RunOptions, out: Path) -> Config:
 def unsuited(protocol: Protocol, *, transfer: bool) -> str:
     """Why a protocol's attacks cannot search in low precision; "" if they can."""
     if transfer:
-        return "a transfer attack is tried once, with what float32 made; take float32"
+        return "a transfer attack's images are always evaluated in float32; use float32"
     if not any(build_search(attack, protocol.norm) for attack in protocol.attacks):
-        return f"{protocol.name} has no attack at fixed budgets, which alone search in it"
+        return f"{protocol.name} has no attack at fixed budgets, and only those search in it"
     return ""
 
 
@@ -158,12 +158,12 @@ def chosen(config: Config, folder: Path, *, always: bool = False) -> PrecisionCh
     path = folder / f"searches-{key.digest[:32]}.json"
     if not (path.exists() or always or worth(config, 1 + len(words))):
         return PrecisionChoice(
-            "float32", f"{told}; too few of them are planned to try the search itself"
+            "float32", f"{told}; too few passes are planned to time the search itself"
         )
     found = _kept(path, key, lambda: {"seconds": _tried(config, words)})["seconds"]
     best = min(found, key=found.get)
     gains = {word: found["float32"] / each for word, each in found.items() if word != "float32"}
-    told = ", ".join(f"the search in {w} {gain:.1f} times as fast" for w, gain in gains.items())
+    told = ", ".join(f"the search in {w} is {gain:.1f} times as fast" for w, gain in gains.items())
     return PrecisionChoice(best if gains.get(best, 0) >= CLEARLY else "float32", told)
 
 
@@ -212,7 +212,7 @@ def _kept(path: Path, key: Key, measure: Callable[[], dict[str, Any]]) -> dict[s
         found = {"key": key.plain(), **measure()}
         if not path.exists():  # another process may have been faster: one choice for all
             write_atomic(path, canonical(sealed(found)).encode())
-    contents: dict[str, Any] = read_sealed(path, "remove it, and it is measured anew").contents
+    contents: dict[str, Any] = read_sealed(path, "remove it, and it is measured again").contents
     return contents
 
 
@@ -261,7 +261,7 @@ def _search_network(config: Config, precision: Low | None) -> SearchNetwork:
     few = torch.from_numpy(config.data.images(0, min(FEW, len(config.data)))).to(config.device)
     with torch.no_grad():
         if precision is not None and draws_at_random(answer(model, few), answer(model, few)):
-            raise InputError(f"--precision {precision}: the network draws at random; take float32")
+            raise InputError(f"--precision {precision}: the network is randomised; use float32")
     return search_network(model, few, precision)
 
 

@@ -72,7 +72,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FetchError(f"{folder}: no folder can be made ({error.strerror or error})") from error
+        raise FetchError(
+            f"{folder}: cannot create this folder ({error.strerror or error})"
+        ) from error
 
 
 def fetch_text(url: str, name: str, most: int) -> bytes:
@@ -103,7 +105,9 @@ def check_bytes(remote: Remote, path: Path) -> None:
     try:
         seen.check()
     except FetchError as error:
-        raise FetchError(f"{error} ({path}); delete that file, and it is fetched anew") from error
+        raise FetchError(
+            f"{error} ({path}); delete that file, and it is downloaded again"
+        ) from error
 
 
 class _Seen:
@@ -123,12 +127,12 @@ class _Seen:
         """Raises FetchError where they are not those that were stated."""
         name, size = self.remote.name, self.remote.size
         if size is not None and self.count != size:
-            raise FetchError(f"{name}: {self.count:,} bytes, but {size:,} were stated")
+            raise FetchError(f"{name}: {self.count:,} bytes, expected {size:,}")
         stated = self.remote.git or self.remote.sha256
         if not self.hash.hexdigest().startswith(stated.lower()):
             raise FetchError(
-                f"{name}: its digest is {self.hash.hexdigest()[: max(len(stated), 8)]}…, but "
-                f"{stated} was stated: damaged or exchanged on the way; refused"
+                f"{name}: its digest is {self.hash.hexdigest()[: max(len(stated), 8)]}…, "
+                f"expected {stated}: damaged or replaced in transit; refused"
             )
 
 
@@ -141,7 +145,7 @@ class _Web(urllib.request.HTTPRedirectHandler):
         """The request that follows; as urllib's own."""
         target, source = urlsplit(urljoin(req.full_url, newurl)).scheme, req.type
         if target != "https" and (target, source) != ("http", "http"):
-            raise FetchError(f"the server leads to {cut(newurl)}, which is not followed")
+            raise FetchError(f"the server redirects to {cut(newurl)}, which is not followed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -170,7 +174,7 @@ def _response(remote: Remote) -> Iterator[tuple[Any, int | None]]:
         FetchError: no such file, or more bytes than stated.
     """
     if variable := offline():
-        raise Unreachable(f"{remote.name}: not fetched, since {variable} is set")
+        raise Unreachable(f"{remote.name}: not downloaded, because {variable} is set")
     host = urlsplit(remote.url).hostname or remote.url
     try:
         with _opener().open(
@@ -193,7 +197,7 @@ def _response(remote: Remote) -> Iterator[tuple[Any, int | None]]:
         raise type(error)(told) from error
     except (http.client.HTTPException, ValueError) as error:
         raise FetchError(
-            f"{remote.name}: no answer of {host}'s can be read ({one_line(error)})"
+            f"{remote.name}: the answer of {host} cannot be read ({one_line(error)})"
         ) from error
 
 
@@ -214,11 +218,14 @@ def _read(remote: Remote, answer: IO[bytes], count: int) -> bytes:
 
 def _refusal(code: int, host: str) -> str:
     if 300 <= code < 400:
-        return f"{host} leads elsewhere (status {code}) than to a file of the web, or in circles"
+        return (
+            f"{host} redirects (status {code}) to something that is not a web address, or in "
+            "circles"
+        )
     if code in (401, 403):
-        return f"{host} asks for a permission (status {code}): private, gated, or no such name"
+        return f"{host} requires permission (status {code}): private, gated, or no such name"
     if code in (404, 410):
-        return f"{host} has nothing of that name (status {code})"
+        return f"{host} has nothing under that name (status {code})"
     return f"{host} answers with status {code}; try again later"
 
 
@@ -234,10 +241,12 @@ def _length(remote: Remote, answer: Any) -> int | None:
     length = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
     if None not in (length, remote.size) and length != remote.size:
         raise FetchError(
-            f"{remote.name}: {length:,} bytes are sent, but {remote.size:,} were stated"
+            f"{remote.name}: the server announces {length:,} bytes, expected {remote.size:,}"
         )
     if (length or 0) > (most := _most(remote)):
-        raise FetchError(f"{remote.name}: {length:,} bytes are sent, more than {most:,}; refused")
+        raise FetchError(
+            f"{remote.name}: the server announces {length:,} bytes, more than {most:,}; refused"
+        )
     return remote.size if length is None else length
 
 
@@ -247,7 +256,7 @@ def _most(remote: Remote) -> int:
 
 def _check_room(remote: Remote, length: int | None, folder: Path) -> None:
     if length is not None and length > (free := shutil.disk_usage(folder).free):
-        raise FetchError(f"{remote.name}: {length:,} bytes, but {folder} has room for {free:,}")
+        raise FetchError(f"{remote.name}: {length:,} bytes, but {folder} has only {free:,} free")
 
 
 def _copied(
@@ -263,13 +272,13 @@ def _copied(
     while chunk := _read(remote, answer, min(CHUNK, most - seen.count + 1)):
         seen.take(chunk)
         if seen.count > most:
-            raise FetchError(f"{remote.name}: more than {most:,} bytes are sent; refused")
+            raise FetchError(f"{remote.name}: more than {most:,} bytes; refused")
         file.write(chunk)
         if progress is not None:
             progress(remote.name, seen.count, length)
     if length is not None and seen.count < length:
         raise Unreachable(
-            f"{remote.name}: the server ended after {seen.count:,} of {length:,} bytes; nothing is "
-            "kept, try again"
+            f"{remote.name}: the server stopped after {seen.count:,} of {length:,} bytes; "
+            "nothing is kept, try again"
         )
     seen.check()

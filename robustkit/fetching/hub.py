@@ -75,7 +75,8 @@ class Repository:
         words = (revision or "main").split("/")
         if not names or not all(_PART.fullmatch(word) and ".." not in word for word in words):
             raise CheckpointError(
-                f"hf:{cut(text)}: expected hf:ORGANISATION/NAME, with /FILE or @REVISION behind it"
+                f"hf:{cut(text)}: expected hf:ORGANISATION/NAME, optionally followed by "
+                "/FILE or @REVISION"
             )
         return cls("/".join(parts[:2]), "/".join(parts[2:]), revision or "main")
 
@@ -145,8 +146,8 @@ def fetch_repository(
             return _found(repository, known)
         first = "hf auth login, then " if isinstance(error, NotPermitted) else ""
         raise type(error)(
-            f"{error}; where there is a connection: {first}hf download {repository.id}, and bring "
-            f"its folder here and name it, or put it at {repository.folder}"
+            f"{error}; on a machine with a connection: {first}hf download {repository.id}, "
+            f"then copy its folder here and name it, or put it at {repository.folder}"
         ) from error
 
 
@@ -248,7 +249,7 @@ def _listed(repository: Repository) -> tuple[str, Listing]:
         if not _COMMIT.fullmatch(commit):
             raise ValueError("no commit")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise FetchError(f"{repository}: the server's list of its files makes no sense") from error
+        raise FetchError(f"{repository}: the server's list of files is invalid") from error
     return commit, listing
 
 
@@ -273,7 +274,7 @@ def _named(repository: Repository, listing: Listing) -> list[str]:
         FetchError: there is none of that name.
     """
     if not (name := repository.file).endswith((*WEIGHTS, *OTHERS)):
-        raise CheckpointError(f"{repository}: only weights are fetched: {', '.join(WEIGHTS)}")
+        raise CheckpointError(f"{repository}: only weights are downloaded: {', '.join(WEIGHTS)}")
     if name not in listing:
         raise FetchError(f"{repository}: the repository has no file {cut(name)}")
     return [name, *(n for n in (f"{name}_data", f"{name}.data") if n in listing)]
@@ -298,11 +299,11 @@ def _weights(repository: Repository, listing: Listing) -> list[str]:
         return found
     if not found:
         raise CheckpointError(
-            f"{repository}: no weights that can be read are among its files "
-            f"({', '.join(map(cut, [*listing][:6]))}{', …' if len(listing) > 6 else ''})"
+            f"{repository}: contains no weights that can be read; its files are "
+            f"{', '.join(map(cut, [*listing][:6]))}{', …' if len(listing) > 6 else ''}"
         )
     raise CheckpointError(
-        f"{repository}: no file is named as weights usually are; name the one that is meant: "
+        f"{repository}: no file has a usual name for weights; name the right one: "
         f"{', '.join(f'hf:{repository.id}/{cut(name)}' for name in found[:4])}"
         f"{f' … ({len(found)} in all)' if len(found) > 4 else ''}"
     )

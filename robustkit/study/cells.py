@@ -427,7 +427,7 @@ def _changes(trained: TrainingSpec, table: Mapping[str, Any], where: str) -> dic
     """The fields of a recipe that a method changes, and those that are the same for all."""
     for key in table:
         if key in FIXED:
-            raise InputError(f"{where}: {key} is the same for all methods; it stands in [train]")
+            raise InputError(f"{where}: {key} is the same for all methods and belongs in [train]")
     shared: dict[str, Any] = {"steps": trained.steps, "batch_size": trained.batch_size}
     if trained.hold_out:
         shared["hold_out"] = fraction(trained.hold_out, f"{where}: hold_out")

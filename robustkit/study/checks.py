@@ -70,4 +70,4 @@ def _check_noise(kind: str, rate: str) -> None:
 def _check_attack(analysis: Analysis) -> None:
     with locate_errors(f"analysis {analysis.name!r}"):
         if not load_protocol(analysis.protocol, norm=analysis.norm).attacks:
-            raise InputError(f"the protocol {analysis.protocol!r} has no attack")
+            raise InputError(f"the protocol {analysis.protocol!r} contains no attack")

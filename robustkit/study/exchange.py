@@ -78,7 +78,7 @@ class Exchange:
         """
         data = self.get(name)
         if data is None:
-            raise InputError(f"{self.url}: {name} has vanished from it")
+            raise InputError(f"{self.url}: {name} has disappeared from it")
         write_atomic(folder / name, data)
 
     def _place(self, name: str) -> tuple[Any, str]:

@@ -66,11 +66,12 @@ class ExternalNetwork:
             return None if text is None else value
         if name in self.fields:
             raise InputError(
-                f"{self.path}: {name} in its name is {text!r}, no number; rename it, or leave "
-                f"{{{name}}} out of the pattern"
+                f"{self.path}: {name} in its name is {text!r}, not a number; rename it, or "
+                f"leave {{{name}}} out of the pattern"
             )
         raise InputError(
-            f"{self.path}: {self.metadata.values[name].source} says {name} {text!r}, no number"
+            f"{self.path}: {self.metadata.values[name].source} says {name} {text!r}, which "
+            "is not a number"
         )
 
 
@@ -179,7 +180,7 @@ class ExternalPlanner:
         try:
             number = parse_integer(seed)
         except ValueError as error:
-            raise InputError(f"{network.path}: seed {seed!r} is no whole number") from error
+            raise InputError(f"{network.path}: seed {seed!r} is not an integer") from error
         aside = sidecar_path(network.path)
         key = ExternalCellKey(
             checkpoint=str(network.path),
@@ -229,7 +230,7 @@ def _unknown(network: ExternalNetwork, name: str) -> str:
     said = network.metadata.values
     full = [key for part in PARTS if (key := f"{part}.{name}") in said]
     if full:
-        return f"{network.path}: has {listed(full)} on record; name the one that is the factor"
+        return f"{network.path}: has {listed(full)} on record; name the factor"
     if network.metadata.error:
         return network.metadata.error
     aside = f", or say it in {network.path.name}.toml" if name in TRAINED else ""

@@ -29,8 +29,8 @@ def findings_of_store(study: Study, store: StudyStore, command: str) -> Findings
     request, plan = store.asked(), store.plan()
     if request is None or study.digest not in digests(request):
         raise RecordError(
-            f"{store.folder}: holds another study than {study.name} as its file is now; give "
-            "another --out"
+            f"{store.folder}: contains another study than {study.name} as its file is now; "
+            "give another --out"
         )
     done = {key: store.cell(key) for key in plan["cells"]}
     numbers = [_number(store, entry, done) for entry in plan["wanted"]]
@@ -166,7 +166,7 @@ def _notes(
         later = sum(plan["later"].values())
         yield f"Unfinished: {missing} trainings are missing, {later} more wait for a selection."
     if failed:
-        yield f"{failed} trainings failed and have no number."
+        yield f"{failed} trainings failed and have no result."
     yield from _chosen(study, plan, done)
 
 
@@ -198,7 +198,11 @@ def _chosen(
     if tuning.every_seed and study.trained is not None and len(study.trained.seeds) > 1:
         if plan["wanted"]:
             said = "; ".join(f"{name}: {', '.join(taken)}" for name, taken in _taken(study, plan))
-            but = "" if tuning.seed is None else ", but for that of a surrogate, which is made once"
+            but = (
+                ""
+                if tuning.seed is None
+                else ", except for that of a surrogate, which is made once"
+            )
             yield (
                 "The selection is repeated with every seed, so intervals over seeds include "
                 f"it{but}. Compared networks of each configuration: {said}."

@@ -100,8 +100,8 @@ def _unseen(site: Site) -> str:
     if site.shared:
         return f"does not see what others write to {site.shared}; give a --shared that all reach"
     return (
-        f"does not see the study's folder {site.config.folder}; put --out on a file system that "
-        "all machines share, or give --shared URL"
+        f"does not see the study's folder {site.config.folder}; put --out on a file system "
+        "that all machines share, or give --shared URL"
     )
 
 
@@ -136,7 +136,9 @@ def _fetch(job: Job, exchange: Exchange, folder: Path) -> set[str]:
     for other in surrogates(job):
         cell = exchange.done("cell", other)
         if cell is None:
-            raise InputError(f"{exchange.url}: lacks the network {other}, by which to attack")
+            raise InputError(
+                f"{exchange.url}: lacks the network {other}, from which the attack transfers"
+            )
         names += [*network(cell), json_of("cell", other)]
     if (cell := exchange.done("cell", key)) is not None:
         names += [*network(cell), json_of("cell", key)]
@@ -172,11 +174,13 @@ def _check_training(cell_config: dict[str, Any], config: WorkerConfig) -> None:
     """
     if (path := cell_config.get("checkpoint")) is not None:
         if not Path(path).is_file():
-            raise InputError(f"{path}: not on this machine; put it where all see it")
+            raise InputError(f"{path}: not on this machine; put it where every machine sees it")
         return
     name = cell_config["data"]["name"]
     if _data(name, "train", None, config.data_root).digest != cell_config["data"]["digest"]:
-        raise InputError(f"{name}: other images here than where the study began; copy them again")
+        raise InputError(
+            f"{name}: differs from the images that the study began with; copy them again"
+        )
 
 
 def _data(name: str, split: str, limit: int | None, root: Path | None) -> Any:
@@ -184,8 +188,8 @@ def _data(name: str, split: str, limit: int | None, root: Path | None) -> Any:
         return load_cached(name, split, limit, root)
     except RobustkitError as error:
         raise InputError(
-            f"{error}; every machine reads data from where it stands on that machine itself, so "
-            "--data-root must be valid there"
+            f"{error}; every machine reads the data from its own disk, so --data-root must "
+            "be valid there"
         ) from error
 
 
@@ -350,8 +354,8 @@ class _Left:
         """
         if self.given_up:
             raise InputError(
-                f"lost {LOST} workers each, perhaps for want of memory, so give a cell more of a "
-                f"machine by --cpus-per-cell or --gpus-per-cell: {'; '.join(self.given_up)}"
+                f"lost {LOST} workers each, perhaps for lack of memory; give a cell more "
+                f"with --cpus-per-cell or --gpus-per-cell: {'; '.join(self.given_up)}"
             )
 
 
@@ -371,7 +375,9 @@ def cluster(config: WorkerConfig, demand: Demand, until: float = math.inf) -> It
         has = ray.cluster_resources().get("GPU", 0) > 0
         gpus = float(has) if demand.gpus is None else demand.gpus
         if gpus > 1 and gpus % 1:
-            raise InputError(f"--gpus-per-cell {gpus:g}: give a fraction of one, or whole ones")
+            raise InputError(
+                f"--gpus-per-cell {gpus:g}: expected a fraction of one GPU, or a whole number"
+            )
         config = replace(config, device="cuda" if gpus else "cpu", threads=demand.cpus)
         if config.data_root is not None:
             config = replace(config, data_root=config.data_root.absolute())
@@ -379,7 +385,7 @@ def cluster(config: WorkerConfig, demand: Demand, until: float = math.inf) -> It
         executor = RayExecutor(ray, site, demand.cpus, gpus, demand.most, until)
         if not executor.lanes():
             raise InputError(
-                f"--ray {demand.address}: no machine there has {demand.cpus} CPUs and {gpus:g} "
+                f"--ray {demand.address}: no machine has {demand.cpus} CPUs and {gpus:g} "
                 "GPUs for a cell; see --cpus-per-cell and --gpus-per-cell"
             )
         site.exchange.put(site.mark, b"robustkit\n")
@@ -427,7 +433,7 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), number), KNOCK).close()
     except (OSError, OverflowError) as error:
-        raise InputError(f"--ray {address}: nothing answers there ({first_line(error)})") from error
+        raise InputError(f"--ray {address}: no answer ({first_line(error)})") from error
 
 
 @contextmanager

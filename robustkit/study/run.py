@@ -187,8 +187,9 @@ class Run:
         if not self.options.amend:
             what = f" ({'; '.join(said[:TOLD])})" if said else ""
             raise InputError(
-                f"{self.store.folder}: holds a study with other claims, margins or cells{what}; "
-                "give another --out, or --amend to go on, which the report will tell"
+                f"{self.store.folder}: contains a study with other claims, margins or "
+                f"cells{what}; give another --out, or --amend to continue, which the report "
+                "will mention"
             )
         request["amendments"].append(now | {"cells_done": done})
         self.store.keep_asked(request)
@@ -408,8 +409,8 @@ class ProcessExecutor:
                 continue
             return
         raise InputError(
-            f"worker processes have died {LOST} times, perhaps for want of memory; try fewer "
-            f"--workers; at work were: {in_words(left[0].cell)} and others"
+            f"worker processes have died {LOST} times, perhaps for lack of memory; try "
+            f"fewer --workers; they were working on {in_words(left[0].cell)} and others"
         )
 
     def _attempt(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:

@@ -70,7 +70,9 @@ class StudyStore:
         """
         plan = _read(self.folder / "plan.json")
         if plan is None:
-            raise RecordError(f"{self.folder}: holds no study; run it without --only-report first")
+            raise RecordError(
+                f"{self.folder}: contains no study; run it without --only-report first"
+            )
         if plan["version"] > VERSION:
             raise RecordError(f"{self.folder}: written by a newer robustkit; upgrade")
         return plan
@@ -99,6 +101,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         RecordError: it is damaged, or was changed since it was written.
     """
     try:
-        return read_sealed(path, "restore it, or remove it, and it is made anew").contents
+        return read_sealed(path, "restore it, or remove it, and it is made again").contents
     except FileNotFoundError:
         return None

@@ -20,7 +20,7 @@ from robustkit.spec import Study
 
 UNREAD = ("title", "licence", "origin")
 """keys of an attack's or a data set's file that say something to a reader and decide nothing"""
-CHANGED = "another file than when the study was planned; run the study again"
+CHANGED = "changed since the study was planned; run the study again"
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,7 +220,9 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
 
     data = load_cached(test.data, test.split, test.limit, config.data_root)
     if data.digest != test.digest:
-        raise DataError(f"{test.data}: its {test.split} images are not those of the plan")
+        raise DataError(
+            f"{test.data}: its {test.split} images are not those that the study was planned with"
+        )
     protocol = evaluation.resolve_protocol(test.protocol, data, test.epsilons, norm=test.norm)
     if test.resolved not in (None, protocol.digest):
         raise InputError(f"{test.protocol}: {CHANGED}")

@@ -62,7 +62,7 @@ def resolve(
         if key not in Recipe.__dataclass_fields__:
             raise UnknownName("field of a recipe", key, Recipe.__dataclass_fields__)
     if {"steps", "epochs"} <= changed.keys():
-        raise InputError("--steps and --epochs both say how long to train; give one")
+        raise InputError("--steps and --epochs both set the length of the training; give one")
     from_paper = published(loss, data, model, given) if paper else None
     base = from_paper.recipe if from_paper else default_recipe(loss, data)
     # a change takes with it what only makes sense beside the value it replaces
@@ -168,9 +168,9 @@ def published(loss: str, data: str, model: str, given: Collection[str] = ()) -> 
         )
     if "layers" in match.settings.keys() - given and model not in WITH_CONV2:
         raise InputError(
-            "--recipe paper puts margins at the input and after each convolution, there conv1 and "
-            f"conv2; name those of {model} with --set layers=input,..., or take a model that has "
-            f"these: {', '.join(WITH_CONV2)}"
+            "--recipe paper puts margins at the input and after each convolution, there "
+            f"conv1 and conv2; name those of {model} with --set layers=input,..., or use a "
+            f"model that has these: {', '.join(WITH_CONV2)}"
         )
     held_out = default_recipe(loss, data).hold_out
     return match._replace(recipe=replace(match.recipe, hold_out=held_out))

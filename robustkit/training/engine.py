@@ -270,7 +270,7 @@ class Engine:
             if not self.processes.agree(finite):
                 raise TrainingFailed(
                     f"the {what} is not a finite number on the very first batch, before any "
-                    "update; look at the loss, its settings and the network"
+                    "update; check the loss, its settings and the network"
                 )
 
     def _place(self, step: int) -> str:

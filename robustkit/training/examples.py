@@ -69,8 +69,9 @@ def gather(data: Dataset, part: Part, device: torch.device) -> Examples:
         images = torch.cat(pieces).to(device)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise DataError(
-            f"{data.name}: {len(part)} images of {'x'.join(map(str, data.shape))} do not fit "
-            "into memory; train on less with --data-fraction, or make them smaller with --resize"
+            f"{data.name}: {len(part)} images of {'x'.join(map(str, data.shape))} do not "
+            "fit into memory; train on fewer with --data-fraction, or reduce them with "
+            "--resize"
         ) from error
     return Examples(
         images,

@@ -18,12 +18,12 @@ def multiplications(asked: str, device: torch.device) -> str:
     """
     if asked == "fp16":
         raise InputError(
-            "--precision fp16: small gradients vanish in it unless the loss is scaled; take bf16, "
-            "which has float32's range"
+            "--precision fp16: small gradients underflow in it unless the loss is scaled; "
+            "use bf16, which has float32's range"
         )
     gpu = device.type == "cuda"
     if asked == "tf32" and not gpu:
-        raise InputError(f"--precision tf32: {device.type} has no TF32; take bf16")
+        raise InputError(f"--precision tf32: {device.type} has no TF32; use bf16")
     if asked == "auto":
         return "tf32" if gpu else "float32"
     return asked

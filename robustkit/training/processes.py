@@ -117,8 +117,8 @@ def together(processes: ProcessGroup) -> Iterator[None]:
         first_to_fail()  # asked now, since the others hear of it as soon as this one leaves
         if processes.world > 1 and _broken(error):
             raise TrainingFailed(
-                f"one of the {processes.world} processes has ended before its time "
-                f"({first_line(error)}); the same command goes on from the last saved state"
+                f"one of the {processes.world} processes ended early ({first_line(error)}); "
+                "the same command continues from the last saved state"
             ) from error
         raise
 

@@ -95,11 +95,11 @@ def snapshot_steps(
     each, steps = max(1, -(-images // recipe.batch_size)), updates(recipe, images)
     for number in passes:
         if number < 1:
-            raise InputError(f"{where} {number}: passes are counted from 1 on")
+            raise InputError(f"{where} {number}: passes are numbered from 1")
         if number * each > steps:
             raise InputError(
-                f"{where} {number}: the training ends after {steps / each:.4g} passes over the "
-                "data; leave it out, or train for longer"
+                f"{where} {number}: the training ends after {steps / each:.4g} passes over "
+                "the data; leave it out, or train for longer"
             )
     return {number: number * each for number in passes}
 
@@ -148,9 +148,11 @@ def _check_milestones(recipe: Recipe) -> None:
     """Raise InputError unless there are rising milestones where, and only where, they are used."""
     told, found = _option_text(recipe, "milestones"), recipe.milestones
     if bool(found) != (recipe.schedule == "multistep"):
-        raise InputError(f"{told}: the schedule multistep needs milestones, and it alone takes any")
+        raise InputError(
+            f"{told}: the schedule multistep needs milestones, and no other schedule accepts them"
+        )
     if any(later <= earlier for earlier, later in pairwise((0, *found))):
-        raise InputError(f"{told}: must be above 0 and rise")
+        raise InputError(f"{told}: must be positive and increasing")
 
 
 def _option_text(recipe: Recipe, name: str) -> str:

@@ -58,7 +58,7 @@ def train(
     options = options or TrainingOptions()
     checked(config.recipe)
     if Path(out).is_dir():
-        raise InputError(f"--out {out}: is a folder; give the name of a file")
+        raise InputError(f"--out {out}: is a folder; give a file name")
     device = own_device(find_device(options.device))
     processes = join(device, alone=config.compress is not None)
     try:
@@ -89,7 +89,7 @@ def _claimed(out: Path, fresh: bool, processes: ProcessGroup) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(
-            f"{folder}: another process trains into it; wait, or change --out"
+            f"{folder}: another process is training into it; wait, or change --out"
         ) from None
     except (OSError, NotImplementedError) as error:
         if out.is_file() and not fresh:
@@ -190,8 +190,8 @@ class _Training:
         missing, record = self._missing(account), self._on_file(self.out, account)
         if record is not None and missing:
             raise InputError(
-                f"{self.out}: is trained, but its weights after pass {missing[0]} were not kept; "
-                "--fresh trains it again and keeps them"
+                f"{self.out}: is trained, but its weights after pass {missing[0]} were not "
+                "kept; --fresh trains it again and keeps them"
             )
         return record
 
@@ -235,17 +235,17 @@ class _Training:
             saved = torch.load(content, map_location=self.device, weights_only=True)
             same = saved["digest"] == account["digest"]
         except Exception as error:  # a damaged file may raise anything
-            raise InputError(f"{path}: damaged; --fresh starts anew") from error
+            raise InputError(f"{path}: damaged; --fresh starts again") from error
         if not same:
             raise InputError(
-                f"{path}: an unfinished training, configured differently or with other versions; "
-                "give another --out, or --fresh to start anew"
+                f"{path}: an unfinished training with another configuration or other "
+                "versions; give another --out, or --fresh to start again"
             )
         state: dict[str, Any] = saved["state"]
         if behind := [n for n in self._missing(account) if ends[n] <= state["step"]]:
             raise InputError(
-                f"{path}: an unfinished training, whose weights after pass {behind[0]} were not "
-                "kept; --fresh starts anew and keeps them"
+                f"{path}: an unfinished training, whose weights after pass {behind[0]} were "
+                "not kept; --fresh starts again and keeps them"
             )
         return state
 
@@ -306,22 +306,22 @@ class _Training:
                 logits = network.eval()(few)
         except NetworkFailed as error:
             raise InputError(
-                f"{config.model} does not take images of {shape}: "
-                f"{one_line(error.__cause__ or error)}; "
-                "choose another --model, or --resize, --crop or --channels"
+                f"{config.model} does not accept images of {shape}: "
+                f"{one_line(error.__cause__ or error)}; choose another --model, or "
+                "--resize, --crop or --channels"
             ) from error
         if not isinstance(logits, torch.Tensor):
             raise InputError(f"{config.model} returns {type(logits).__name__}, not a tensor")
         for name, kept in network.state_dict().items():
             if not isinstance(kept, torch.Tensor):
                 raise InputError(
-                    f"{config.model} keeps a state that is no tensor ({name}); a checkpoint holds "
-                    "tensors alone"
+                    f"{config.model} keeps a state that is not a tensor ({name}); a "
+                    "checkpoint holds only tensors"
                 )
         if logits.shape != (1, classes):
             raise InputError(
-                f"{config.model} gives {'×'.join(map(str, logits.shape))} for one image; "
-                f"{config.data.name} has {classes} classes, so 1×{classes} is needed"
+                f"{config.model} returns {'×'.join(map(str, logits.shape))} for one image; "
+                f"{config.data.name} has {classes} classes, so 1×{classes} is expected"
             )
         return network
 
