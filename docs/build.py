@@ -18,7 +18,7 @@ from typer.main import get_group
 import robustkit
 from robustkit.auditing.indicators import INDICATORS
 from robustkit.cli.commands import app
-from robustkit.cli.listing import titles
+from robustkit.shelves import list_names
 
 ROOT = Path(__file__).parent.parent
 PAGES = "docs/pages"
@@ -115,7 +115,7 @@ def _cell(text: str) -> str:
 
 
 def _names() -> str:
-    """The public names, in the order of `__all__`."""
+    """The public names, in their order."""
     text = [
         "# Python",
         "",
@@ -123,7 +123,7 @@ def _names() -> str:
         "`import robustkit` costs nothing.",
         "",
     ]
-    for name in robustkit.__all__:
+    for name in dir(robustkit):
         found = getattr(robustkit, name)
         if inspect.isclass(found) or inspect.isfunction(found):
             text += [f"## robustkit.{name}", "", f"::: {found.__module__}.{found.__qualname__}", ""]
@@ -137,7 +137,9 @@ def _shelves() -> str:
     text = ["# Attacks, losses, models, data and reports", "", "What `robustkit list` prints.", ""]
     for what in ("attacks", "losses", "models", "data", "reports"):
         text += [f"## {what.capitalize()}", "", "| name | |", "| --- | --- |"]
-        text += [f"| `{name}` | {_cell(title)} |" for name, title in titles(what).items()]
+        text += [
+            f"| `{name}` | {_cell(title)} |" for name, title in list_names(what).titles.items()
+        ]
         text += [""]
     text += ["## Indicators", "", "| name | asks | source |", "| --- | --- | --- |"]
     text += [f"| `{one.name}` | {_cell(one.title)} | {_cell(one.source)} |" for one in INDICATORS]

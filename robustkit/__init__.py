@@ -18,7 +18,10 @@ What the command line can, these can, with the same words:
     power           how many seeds and images that takes
     rank            several methods over independent data sets
     report          from a study's file to its report
+    leaderboard     everything that was evaluated, the most robust first
     describe        what a checkpoint holds
+    list            attacks, data, losses, models and reports by name
+    verify          whether files are as they were written
 
     attack          an attack for one's own loop: x_adv = attack(x, y)
     attacks         PGD, APGD, FAB, Square, ... as objects; Protocol composes them
@@ -41,8 +44,10 @@ if TYPE_CHECKING:
     from robustkit.calls.compare import compare, power, rank
     from robustkit.calls.describe import describe
     from robustkit.calls.evaluate import evaluate
+    from robustkit.calls.leaderboard import leaderboard
     from robustkit.calls.report import report
     from robustkit.calls.train import train
+    from robustkit.calls.verify import verify
     from robustkit.checkpoint import read_checkpoint
     from robustkit.data import from_arrays, load_dataset
     from robustkit.protocol import Protocol
@@ -65,6 +70,7 @@ __all__ = [
     "evaluate",
     "frame",
     "from_arrays",
+    "leaderboard",
     "load_dataset",
     "power",
     "rank",
@@ -72,6 +78,7 @@ __all__ = [
     "read_record",
     "report",
     "train",
+    "verify",
 ]
 
 _HOMES = {
@@ -84,6 +91,8 @@ _HOMES = {
     "evaluate": ("calls.evaluate", "evaluate"),
     "frame": ("record", "frame"),
     "from_arrays": ("data", "from_arrays"),
+    "leaderboard": ("calls.leaderboard", "leaderboard"),
+    "list": ("shelves", "list_names"),
     "load_dataset": ("data", "load_dataset"),
     "power": ("calls.compare", "power"),
     "Protocol": ("protocol", "Protocol"),
@@ -92,6 +101,7 @@ _HOMES = {
     "read_record": ("record", "read"),
     "report": ("calls.report", "report"),
     "train": ("calls.train", "train"),
+    "verify": ("calls.verify", "verify"),
 }
 _MODULES = ("attacks", "errors")
 """public themselves"""
@@ -110,4 +120,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, "list"])  # which `import *` must not put in place of Python's own

@@ -32,6 +32,8 @@ from robustkit.errors import EvaluationFailed, InputError, UnknownName, quoted, 
 from robustkit.parsing import checked_integer, fraction, parse_toml
 
 Shelf = Literal["attacks", "data", "reports"]
+Listed = Literal["attacks", "data", "losses", "models", "reports"]
+"""what has names: the shelves, and two registries of code"""
 T = TypeVar("T")
 LONGEST_TEXT = 2**26
 """characters at most of a file that is read as text"""

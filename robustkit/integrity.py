@@ -6,7 +6,7 @@ checkpoints and states of unfinished trainings, published reports. Files of othe
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -24,6 +24,7 @@ from robustkit.record.certification import read_certification
 from robustkit.record.examples import examples_state
 from robustkit.record.file import UNREADABLE
 from robustkit.seals import SealState, read_sealed, unsealed_bytes
+from robustkit.showing import Shown
 
 State = Literal["intact", "no digest", "damaged", "left over"]
 SEALED_FOLDERS = ("cells", "tests", "costs")
@@ -44,6 +45,28 @@ class CheckedFile:
     """"no digest": of an earlier version, and readable; "left over": of an interrupted write"""
     reason: str = ""
     """what is wrong, and what to do"""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Verification(Shown):
+    """What was found of the files in several places."""
+
+    places: Mapping[Path, tuple[CheckedFile, ...]]
+
+    @property
+    def files(self) -> tuple[CheckedFile, ...]:
+        """Of all places."""
+        return tuple(one for files in self.places.values() for one in files)
+
+    @property
+    def damaged(self) -> tuple[CheckedFile, ...]:
+        """The files that are not what robustkit wrote."""
+        return tuple(one for one in self.files if one.state == "damaged")
+
+    @property
+    def intact(self) -> bool:
+        """Whether none is damaged."""
+        return not self.damaged
 
 
 def check_files(place: Path) -> Iterator[CheckedFile]:

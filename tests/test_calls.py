@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import linecache
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,10 @@ from typer.main import get_group
 import robustkit
 from robustkit.attacks import APGD, DDN, FGSM, PGD
 from robustkit.calls.given import ImageKeywords
+from robustkit.calls.sources import code_of
 from robustkit.cli.commands import app
 from robustkit.display import meter, progress
-from robustkit.errors import InputError, RobustkitError
+from robustkit.errors import InputError, RobustkitError, UnknownName
 from robustkit.evaluation import images_for
 from robustkit.files import shipped
 
@@ -26,7 +28,7 @@ READING = {
     "model", "num_classes", "mean", "std", "trust_program", "weights", "ignore", "rename",
 }  # fmt: skip
 """of a file: `read_checkpoint` has them, and what it returns is what every call takes"""
-SHOWN = {"json", "html", "interval", "workers", "help", "debug", "dry_run", "figure"}
+SHOWN = {"json", "html", "interval", "workers", "help", "debug", "dry_run", "figure", "verbose"}
 """what a terminal needs; a result has methods instead, and a loop is Python's own"""
 OTHERWISE = {
     "set": "settings",
@@ -37,7 +39,10 @@ OTHERWISE = {
     "checkpoint": "model",
     "checkpoints": "model",
 }
-CALLS = ("evaluate", "audit", "certify", "train", "report", "compare", "power", "rank", "describe")
+CALLS = (
+    "evaluate", "audit", "certify", "train", "report", "compare", "power", "rank", "describe",
+    "leaderboard", "list", "verify",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -54,7 +59,7 @@ def test_a_call_has_a_keyword_for_every_option(name):
     assert missing == set()
 
 
-@pytest.mark.parametrize("name", [n for n in robustkit.__all__ if not n.startswith("__")])
+@pytest.mark.parametrize("name", [n for n in dir(robustkit) if not n.startswith("__")])
 def test_every_public_name_says_in_a_line_what_it_is(name):
     line = inspect.getdoc(getattr(robustkit, name)).splitlines()[0]
     assert line.endswith((".", ":")), line
@@ -200,6 +205,22 @@ def test_delta_is_in_points_as_on_the_command_line():
         robustkit.power(delta=120, seed_sd=0.8, discordant=6, images=10_000)
 
 
+def test_what_the_shelves_hold_and_whether_files_are_intact_can_be_asked(tmp_path):
+    assert "pgd" in robustkit.list("attacks")
+    assert "autoattack" in repr(robustkit.list("attacks"))
+    with pytest.raises(UnknownName, match="did you mean 'models'"):
+        robustkit.list("model")
+    sealed = tmp_path / "robustkit.json"
+    with pytest.raises(RobustkitError, match="no file of robustkit's"):
+        robustkit.verify(tmp_path)
+    sealed.write_text("{}")
+    found = robustkit.verify(tmp_path, str(sealed))
+    assert not found.intact
+    assert [one.path for one in found.damaged] == [sealed, sealed]
+    assert repr(found).startswith("Verification of 2 files: 2 damaged")
+    assert list(found.to_frame().state) == ["damaged", "damaged"]
+
+
 # --- an audit and a training, small ---------------------------------------------------------------
 
 PLAN = """
@@ -252,6 +273,94 @@ def test_a_training_shows_itself(tmp_path, capsys):
     found = robustkit.evaluate(trained, "mnist5k", FGSM(), limit=3, device="cpu", out=tmp_path)
     assert found.header["checkpoint"]["path"] == str(trained.path)
     assert robustkit.describe(trained.path).checkpoint.model == "lenet5"
+
+
+# --- a loss and an architecture in memory ---------------------------------------------------------
+
+SCALE = 2.0
+
+
+def halved(value):
+    return value / SCALE
+
+
+def own_loss(logits, labels, *, weight: float = 1.0):
+    return weight * halved(torch.nn.functional.cross_entropy(logits, labels))
+
+
+class OwnNet(torch.nn.Module):
+    """Two layers, of which one has a size from outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(28 * 28, int(4 * SCALE))
+        self.outer = torch.nn.Linear(int(4 * SCALE), 10)
+
+    def forward(self, x):
+        return self.outer(self.inner(x.flatten(1)).relu())
+
+
+def test_a_loss_and_an_architecture_in_memory_go_on_record_with_all_they_use(tmp_path):
+    data = robustkit.load_dataset("mnist5k", split="train", limit=40)
+    out = tmp_path / "net.safetensors"
+    short = {"epochs": 1, "batch_size": 20, "hold_out": 0, "device": "cpu"}
+    first = robustkit.train(OwnNet, data, own_loss, settings={"weight": 3.0}, out=out, **short)
+    written = tmp_path / "net.own_loss.py"
+    assert first.record["loss"]["name"] == f"{written}:own_loss"
+    assert first.record["loss"]["settings"] == {"weight": 3.0}
+    assert "SCALE = 2.0" in written.read_text()
+    assert "def halved" in written.read_text()
+    # the files alone make the same network
+    again = robustkit.train(
+        f"{tmp_path}/net.OwnNet.py:OwnNet", data, f"{written}:own_loss",
+        settings={"weight": 3.0}, out=tmp_path / "again.safetensors", **short,
+    )  # fmt: skip
+    assert again.record["history"][0]["loss"] == first.record["history"][0]["loss"]
+    found = robustkit.read_checkpoint(out, model=f"{tmp_path}/net.OwnNet.py:OwnNet")
+    assert robustkit.evaluate(found, "mnist5k", FGSM(), limit=2, device="cpu", out=tmp_path)
+
+
+def closed(factor):
+    def inner(logits, labels):
+        return factor * torch.nn.functional.cross_entropy(logits, labels)
+
+    return inner
+
+
+TENSOR = torch.ones(3)
+
+
+def with_a_tensor(logits, labels):
+    return torch.nn.functional.cross_entropy(logits, labels) * TENSOR.sum()
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda logits, labels: logits.sum(), "no function with a source of its own"),
+        (torch.nn.CrossEntropyLoss(), "no function with a source of its own"),
+        (closed(2), "no source of its own"),
+        (with_a_tensor, "uses TENSOR, a Tensor in memory"),
+    ],
+)
+def test_a_loss_that_cannot_be_written_down_is_refused_in_one_line(loss, said, tmp_path):
+    with pytest.raises(InputError, match=said) as error:
+        robustkit.train("lenet5", "mnist5k", loss, out=tmp_path / "net.safetensors")
+    assert "FILE.py:FUNCTION" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_class_of_a_notebooks_cell_has_its_source(tmp_path):
+    text = "class Cell(torch.nn.Module):\n    def forward(self, x):\n        return F.relu(x)\n"
+    names = {"torch": torch, "F": torch.nn.functional, "__name__": "__main__"}
+    linecache.cache["<cell>"] = (len(text), None, text.splitlines(True), "<cell>")
+    exec(compile(text, "<cell>", "exec"), names)
+    code = code_of(names["Cell"], tmp_path / "net.safetensors", "--model")
+    assert code.file[1].decode().splitlines()[:2] == [
+        "import torch as torch",
+        "import torch.nn.functional as F",
+    ]
 
 
 # --- who watches ----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 import robustkit
 from robustkit.analysis.rank import Ranking
 from robustkit.errors import InputError, shown
+from robustkit.integrity import CheckedFile, Verification
 from robustkit.record.certification import Certification, CertifiedImage
 from robustkit.statistics import friedman
 from robustkit.training import TrainingResult
@@ -78,9 +79,24 @@ RESULTS = {
     "hostile evaluation": lambda: evaluation(HOSTILE, classes=[HOSTILE] * 10),
     "data set": lambda: robustkit.load_dataset("mnist5k", limit=20),
     "arrays": lambda: robustkit.from_arrays(np.zeros((3, 1, 4, 4)) + 0.5, [0, 1, 1], name=HOSTILE),
+    "leaderboard": lambda: robustkit.leaderboard(
+        evaluation("a.pt"), evaluation(f"{HOSTILE}.pt", seed=1)
+    ),
+    "verification": lambda: Verification(
+        {Path("x"): (CheckedFile(Path("y"), HOSTILE, "damaged", HOSTILE),)}
+    ),
+    "names": lambda: robustkit.list("models"),
     "checkpoint": lambda: robustkit.read_checkpoint("lenet5-mnist5k"),
 }
-NO_FIGURE = {"attacked by nothing", "certification", "checkpoint", "description", "power"}
+NO_FIGURE = {
+    "attacked by nothing",
+    "certification",
+    "checkpoint",
+    "description",
+    "power",
+    "verification",
+    "names",
+}
 
 
 @pytest.fixture(scope="module", params=RESULTS)

@@ -151,6 +151,13 @@ def carry_out(page, folder, code):
         assert done.returncode == 0, f"{page}: {command[-1]}\n{done.stderr}"
 
 
+IN_A_FILE = (
+    "import pathlib, runpy, sys; path = pathlib.Path('page.py'); path.write_text(sys.argv[1]); "
+    "runpy.run_path(str(path), run_name='__main__')"
+)
+"""code of a page as its reader has it: functions have a source"""
+
+
 def steps(page):
     for language, text in BLOCK.findall(TEXTS[page]):
         if language == "sh":
@@ -158,7 +165,7 @@ def steps(page):
                 if line and not INSTALLS.match(line) and CLUSTER not in line:
                     yield ["sh", "-c", line]
         elif language == "python" and not NAMED.match(text):
-            yield [sys.executable, "-W", "ignore", "-c", reader.NAMES + text]
+            yield [sys.executable, "-W", "ignore", "-c", IN_A_FILE, reader.NAMES + text]
 
 
 @pytest.mark.slow

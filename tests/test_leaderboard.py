@@ -11,6 +11,7 @@ from helpers.audits import full
 from helpers.evaluations import evaluation
 from helpers.pages import Outline
 
+import robustkit
 from robustkit import figures
 from robustkit.analysis.leaderboard import AuditMark, Leaderboard, leaderboard
 from robustkit.auditing.stored import encoded
@@ -196,8 +197,23 @@ def test_a_damaged_record_is_left_out_and_told(robustkit):
     (Path("runs") / "other.parquet").write_text("no record")
     status, out, err = robustkit("leaderboard")
     assert status == 0
-    assert "left out: " in err
+    assert err == ""
+    assert "Left out: " in out
     assert "a_seed0.pt" in out
+
+
+def test_the_call_takes_what_the_command_takes_and_evaluations_in_memory():
+    found = [made("cross-entropy", seed, 0.05) for seed in range(2)] + [made("hinge")]
+    whole = robustkit.leaderboard(html="board.html")
+    assert whole == robustkit.leaderboard(*found)
+    assert whole == robustkit.leaderboard("runs/*.parquet", runs="none")
+    assert len(robustkit.leaderboard(each=True).boards[0].rows) == 3
+    assert Path("board.html").read_text().startswith("<!DOCTYPE html>")
+    (first, *_), table = repr(whole).splitlines(), whole.to_frame()
+    assert first == "Leaderboard: mnist test (80 images), pgd"
+    assert set(table.epsilon) == {"clean", "0.1", "0.2"}
+    assert len(whole.plot().lines) >= 2
+    assert "hinge" in whole._repr_html_()
 
 
 def test_no_records_are_no_leaderboard():

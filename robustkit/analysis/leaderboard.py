@@ -20,6 +20,7 @@ from robustkit.files import canonical, digest
 from robustkit.protocol import protocol_in_words
 from robustkit.results.finder import method_names, short_paths
 from robustkit.results.records import Record
+from robustkit.showing import Shown
 from robustkit.statistics import Estimate, over_seeds
 
 
@@ -76,8 +77,8 @@ class Board:
     """the most robust first"""
 
 
-@dataclass(frozen=True, slots=True)
-class Leaderboard:
+@dataclass(frozen=True, slots=True, repr=False)
+class Leaderboard(Shown):
     """Everything that was evaluated, board by board."""
 
     boards: tuple[Board, ...]

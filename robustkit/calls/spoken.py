@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import NoneType
+from types import FunctionType, NoneType
 from typing import Any
 
 from robustkit.checkpoint import Checkpoint
@@ -46,6 +46,8 @@ def _word(value: Any) -> str:
         return repr(value)
     if isinstance(value, Checkpoint | Path):
         return repr(str(value.path if isinstance(value, Checkpoint) else value))
+    if isinstance(value, FunctionType | type):
+        return value.__name__
     if isinstance(value, Dataset):
         return repr(value.name)
     if isinstance(value, Mapping):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from robustkit import compression, losses, training
 from robustkit.calls import tracking
 from robustkit.calls.given import path_of
+from robustkit.calls.sources import Given, called, code_of
 from robustkit.calls.spoken import spoken
 from robustkit.data import Dataset, load_dataset
 from robustkit.data.noise import LabelNoise, parse_label_noise
@@ -26,9 +27,9 @@ Settings = Mapping[str, Any] | Iterable[str]
 
 
 def train(
-    model: str,
+    model: Given,
     data: Dataset | str | Path,
-    loss: str = "cross-entropy",
+    loss: Given = "cross-entropy",
     *,
     settings: Settings = (),
     split: str | None = None,
@@ -75,9 +76,12 @@ def train(
         robustkit.evaluate(trained)
 
     Args:
-        model: an architecture's name, or FILE.py:FUNCTION.
+        model: an architecture's name, FILE.py:FUNCTION, or a function or class that returns the
+            module.
         data: a data set, its name or path.
-        loss: a loss's name, or FILE.py:FUNCTION of `(logits, labels)` or `(model, images, labels)`.
+        loss: a loss's name, FILE.py:FUNCTION, or a function of `(logits, labels)` or
+            `(model, images, labels)`. What is in memory is written to a file beside `out`, with
+            all of the user's own that it uses, and is on record by its digest.
         settings: of the loss.
         split: of the data set; "train" where nothing is given.
         label_noise: share of the labels to flip: 0.4 or "40%".
@@ -125,23 +129,25 @@ def train(
     noise = _noise(noise_kind, label_noise, noise_stratified)
     part = share(data_fraction, "--data-fraction")
     scheme = _scheme(compress, memory)
-    losses.source(loss)  # an unknown name is told before torch is imported
+    if isinstance(loss, str):
+        losses.source(loss)  # an unknown name is told before torch is imported
     given = _settings(settings, "--set")
     changes = _further(recipe_settings) | _given(epochs=epochs, steps=steps, schedule=schedule)
     changes |= _given(optimizer=optimizer, learning_rate=learning_rate, momentum=momentum)
     changes |= _given(batch_size=batch_size, weight_decay=weight_decay, clip=clip)
     changes |= _given(augment=_augment(augment), hold_out=_held_out(hold_out))
     passes, name = _passes(snapshots), data.name if isinstance(data, Dataset) else str(data)
-    resolved = resolve(loss, name, model, settings=given, changes=changes, paper=recipe == "paper")
-    path = Path(out or _name(loss, given, model, name, noise, part, scheme, seed))
+    path = Path(out or _name(called(loss), given, called(model), name, noise, part, scheme, seed))
+    code = {"loss": code_of(loss, path, "--loss"), "model": code_of(model, path, "--model")}
+    names = {what: one.name for what, one in code.items()}
+    resolved = resolve(**names, data=name, settings=given, changes=changes, paper=recipe == "paper")
     shape = _given(resize=resize, crop=crop, channels=channels, interpolation=interpolation)
     images = _images(data, _given(split=split, root=path_of(data_root)) | shape)
     images.check_pictures("no training is on")
     _check_held_out(changes.get("hold_out", 0), images)
     config = TrainingConfig(
-        model=model,
+        **names,
         data=images,
-        loss=loss,
         settings=resolved.settings(len(images), part),
         recipe=resolved.recipe,
         noise=noise,
@@ -154,6 +160,8 @@ def train(
         precision=precision,
         deterministic=deterministic,
     )
+    for one in code.values():
+        one.keep()
     with (
         tracking.run(tracking.asked(track), path.stem, command) as run,
         TrainingBar(path.name) if seen(progress) else nullcontext() as bar,

@@ -1,7 +1,6 @@
 """`robustkit leaderboard`: everything that was evaluated, the most robust first."""
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustkit.cli.compare import Json, Runs
-from robustkit.cli.output import check_file, console, say, tell, write_json
-from robustkit.errors import InputError, RobustkitError, first_line, shown
-from robustkit.files import write_atomic
+from robustkit.cli.output import check_file, console, say, write_json
+from robustkit.errors import shown
 
 if TYPE_CHECKING:
-    from robustkit.analysis.leaderboard import AuditMark, Board, BoardRow
-    from robustkit.results.records import Record
+    from robustkit.analysis.leaderboard import Board, BoardRow
     from robustkit.statistics import Estimate
 
 SCHEMA = "robustkit.leaderboard/1"
@@ -46,15 +43,11 @@ def leaderboard(
     json_: Json = None,
 ) -> int:
     """List evaluated networks by robust accuracy: a row per method, a board per data and attack."""
-    from robustkit.analysis.leaderboard import leaderboard as made
+    from robustkit.calls.leaderboard import leaderboard as made
 
     check_file("--json", json_)
     check_file("--html", html)
-    found = made(_records(names or (), runs), audits=list(_marks(audits or ())), by_method=not each)
-    if html is not None:
-        from robustkit.reporting.leaderboard import page
-
-        write_atomic(html, page(found, "Leaderboard").encode())
+    found = made(*names or (), runs=runs, each=each, audits=audits or (), html=html)
     if json_ is not None:
         write_json({"schema": SCHEMA, **asdict(found)}, json_)
     if json_ != "-":
@@ -65,49 +58,6 @@ def leaderboard(
         if html is not None:
             say(f"page: {html}")
     return 0
-
-
-def _records(names: Sequence[str], runs: Path) -> list["Record"]:
-    """The records that names mean, or all of the folder; what cannot be read is told."""
-    from robustkit.results.finder import Finder
-    from robustkit.results.records import RecordQuery, open_record
-
-    if names:
-        networks = Finder(runs, RecordQuery()).networks(names)
-        return [record for _, own in networks for network in own for record in network.records]
-    if not os.path.isdir(runs):  # noqa: PTH112 - a name too long is none
-        raise InputError(f"--runs {runs}: no such folder; robustkit evaluate makes it")
-    found = []
-    for path in sorted(runs.glob("*.parquet")):
-        try:
-            found.append(open_record(path))
-        except RobustkitError as error:
-            tell(f"left out: {first_line(error)}")
-    if not found:
-        raise InputError(f"--runs {runs}: holds no evaluation; run robustkit evaluate first")
-    return found
-
-
-def _marks(folders: Iterable[Path]) -> Iterator["AuditMark"]:
-    """What the audits in folders say, each folder an audit's or one of many."""
-    from robustkit.analysis.leaderboard import AuditMark
-    from robustkit.auditing.stored import read_audit
-
-    for folder in folders:
-        there = os.path.isdir(folder)  # noqa: PTH112 - a name too long is none
-        files = sorted([*folder.glob("audit.json"), *folder.glob("*/audit.json")]) if there else []
-        if not files:
-            raise InputError(f"--audits {folder}: holds no audit.json; robustkit audit writes it")
-        for path in files:
-            audit = read_audit(path)
-            yield AuditMark(
-                str(audit.checkpoint.get("weights")),
-                audit.norm,
-                audit.epsilon,
-                audit.claim.accuracy,
-                audit.verdict.word,
-                str(path),
-            )
 
 
 def _show(board: "Board") -> None:

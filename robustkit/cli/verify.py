@@ -28,19 +28,17 @@ def verify(
     Records, audits, studies, checkpoints and reports. Exit status 2 where a file is not, or where
     there is none.
     """
-    from robustkit.integrity import check_files
+    from robustkit.calls.verify import verify as verified
 
     damaged = 0
     for place in places:
         counts: Counter[tuple[str, str]] = Counter()
-        for found in check_files(place):
+        for found in verified(place).files:
             counts[found.state, found.kind] += 1
             if found.state == "damaged":
                 say(f"damaged: {found.kind}: {found.reason}")
             elif verbose or found.state == "left over":
                 say(f"{found.state}: {found.kind}: {found.path}")
-        if not counts:
-            raise RecordError(f"{place}: no file of robustkit's")
         for state in FIRST:
             kinds = {kind: n for (own, kind), n in sorted(counts.items()) if own == state}
             if kinds:

@@ -1,7 +1,7 @@
 """A view of each result that a call from Python returns."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial, singledispatch
 from pathlib import PurePath
@@ -11,6 +11,7 @@ import pandas as pd
 
 from robustkit import figures
 from robustkit.analysis.compare import Compared
+from robustkit.analysis.leaderboard import Board, BoardRow, Leaderboard
 from robustkit.analysis.needs import PowerAnalysis
 from robustkit.analysis.outcome import Outcome
 from robustkit.analysis.rank import Ranking
@@ -22,6 +23,7 @@ from robustkit.display.meter import span
 from robustkit.display.progress import epoch_text
 from robustkit.display.studies import StudyPlan
 from robustkit.display.view import View
+from robustkit.integrity import Verification
 from robustkit.record import Evaluation
 from robustkit.record.certification import OUTCOMES, Certification
 from robustkit.reporting.evaluation import sentence
@@ -37,6 +39,7 @@ from robustkit.reporting.wording import (
     verdict_in_words,
 )
 from robustkit.results.sides import in_words
+from robustkit.shelves import Listing
 from robustkit.showing import Shown
 from robustkit.statistics import Comparison, Estimate
 from robustkit.summary import certified_points, reference, robust_points
@@ -247,6 +250,67 @@ def _(found: TrainingResult) -> View:
         ),
         draw=drawn("learning_curve", history=lines, shares={k: SHARES[k] for k in shares}),
         spoken=f"{epoch_text(lines[-1])} after epoch {lines[-1]['epoch']}.",
+    )
+
+
+@view.register
+def _(found: Leaderboard) -> View:
+    board = found.boards[0] if found.boards else None
+    rows = board.rows if board else ()
+    levels = board.levels if board else ()
+    others = len(found.boards) - 1
+    more = f" (and {others} more boards)" if others > 0 else ""
+    return View(
+        title=f"Leaderboard: {board.title}{more}" if board else "Leaderboard: empty",
+        head=("method", "networks", "clean", *levels),
+        rows=[
+            (row.name, str(len(row.networks)), *(_value(row, level) for level in (None, *levels)))
+            for row in rows
+        ],
+        frame=lambda: pd.DataFrame([line for one in found.boards for line in _lines(one)]),
+        sentences=found.notes,
+        draw=drawn("board_curves", board=board) if levels else None,
+        spoken=" ".join(f"{row.name}: {percent(row.clean.value)} clean." for row in rows),
+    )
+
+
+def _value(row: BoardRow, level: str | None) -> str:
+    estimate = row.clean if level is None else row.robust.get(level)
+    return NOTHING if estimate is None else percent(estimate.value)
+
+
+def _lines(board: Board) -> Iterator[dict[str, Any]]:
+    """A board's numbers, a line each."""
+    for row in board.rows:
+        for level, found in ({"clean": row.clean} | dict(row.robust)).items():
+            parts = {part: getattr(found, part) for part in ("value", "low", "high", "n")}
+            yield {"board": board.title, "method": row.name, "epsilon": level} | parts
+
+
+@view.register
+def _(found: Verification) -> View:
+    counts = Counter(
+        (str(place), one.state, one.kind) for place, files in found.places.items() for one in files
+    )
+    damaged = count(len(found.damaged))
+    return View(
+        title=f"Verification of {count(len(found.files))} files: {damaged} damaged",
+        head=("folder", "state", "kind", "files"),
+        rows=[(*what, count(many)) for what, many in sorted(counts.items())],
+        frame=lambda: pd.DataFrame([asdict(one) for one in found.files]),
+        sentences=[one.reason for one in found.damaged],
+        words=3,
+    )
+
+
+@view.register
+def _(found: Listing) -> View:
+    return View(
+        title=f"{found.what.capitalize()}: {count(len(found))}",
+        head=("name", "what it is"),
+        rows=list(found.titles.items()),
+        frame=lambda: pd.DataFrame(found.titles.items(), columns=["name", "what"]),
+        words=2,
     )
 
 

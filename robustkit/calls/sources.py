@@ -1,0 +1,189 @@
+"""A loss or an architecture in memory, as a file that says all of it: FILE.py:FUNCTION.
+
+A training must be on record whole, and its network be built again elsewhere. So what is given in
+memory is written down: its source, the sources of the functions and classes of the user's own that
+it names, its constants, and its imports of what is installed.
+"""
+
+import ast
+import builtins
+import inspect
+import linecache
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from robustkit.errors import InputError, quoted
+from robustkit.files import write_atomic
+
+PACKAGES = ("site-packages", "dist-packages")
+"""folders of installed packages, whose versions are on record"""
+Given = Callable[..., Any] | str
+"""a name, FILE.py:FUNCTION, or the function or class itself"""
+ELSE = "write it to a file and give FILE.py:FUNCTION"
+
+
+class Code(NamedTuple):
+    """A loss or an architecture by the name under which a training has it."""
+
+    name: str
+    """as it was given, or FILE.py:FUNCTION"""
+    file: tuple[Path, bytes] | None
+    """to be written, where it was in memory"""
+
+    def keep(self) -> None:
+        """Write the file, unless it is there."""
+        if self.file is not None:
+            path, content = self.file
+            if not (path.is_file() and path.read_bytes() == content):
+                write_atomic(path, content)
+
+
+def called(given: Given) -> str:
+    """A function or class by its name; a name as it is."""
+    return given if isinstance(given, str) else str(getattr(given, "__name__", given))
+
+
+def code_of(given: Given, beside: Path, option: str) -> Code:
+    """What is given by its name, and the file that has it.
+
+    Args:
+        given: a name, or a function or class that `def` or `class` defines at the top of a file or
+            cell.
+        beside: the checkpoint, beside which the file is to stand.
+        option: begins messages: "--loss".
+
+    Raises:
+        InputError: its source cannot be had, or it uses what cannot be written down.
+    """
+    if isinstance(given, str):
+        return Code(given, None)
+    name = called(given)
+    if not isinstance(given, FunctionType | type) or not name.isidentifier():
+        raise InputError(f"{option} {quoted(given)}: no function with a source of its own; {ELSE}")
+    written = _Written(f"{option} {name}")
+    written.add(given, name)
+    path = beside.with_name(f"{beside.stem}.{name}.py")
+    return Code(f"{path}:{name}", (path, written.text().encode()))
+
+
+class _Written:
+    """A module in the making: imports, constants, then sources, each after what it names."""
+
+    def __init__(self, asked: str) -> None:
+        self.asked = asked
+        self.known: dict[str, Any] = {}
+        self.imports: list[str] = []
+        self.body: list[str] = []
+
+    def add(self, found: Any, name: str) -> None:
+        """A global name and what it stands for."""
+        if name in self.known:
+            if self.known[name] is not found:
+                raise InputError(f"{self.asked}: {name} names two things in it; {ELSE}")
+            return
+        self.known[name] = found
+        if isinstance(found, ModuleType):
+            self._import(found, name)
+        elif (home := _installed(found)) is not None:
+            self.imports.append(f"from {home} import {found.__name__} as {name}")
+        elif isinstance(found, FunctionType | type):
+            self._define(found, name)
+        else:
+            self.body.append(f"{name} = {self._constant(found, name)}")
+
+    def text(self) -> str:
+        """The file."""
+        return "\n".join([*sorted(self.imports), "", *self.body]).strip() + "\n"
+
+    def _import(self, module: ModuleType, name: str) -> None:
+        if not _stands_installed(module):
+            raise InputError(f"{self.asked} uses {name}, a module of your own; {ELSE}")
+        self.imports.append(f"import {module.__name__} as {name}")
+
+    def _define(self, found: FunctionType | type, name: str) -> None:
+        text = _source(found)
+        if text is None or found.__qualname__ != name:
+            raise InputError(
+                f"{self.asked}: {quoted(name)} has no source of its own, as what is defined by def "
+                f"or class at the top of a file or cell has; {ELSE}"
+            )
+        if getattr(found, "__closure__", None):
+            raise InputError(f"{self.asked}: {name} uses variables of another function; {ELSE}")
+        known = _globals(found)
+        for used in _used(text):
+            if used in known and used != name:
+                self.add(known[used], used)
+        self.body.append(f"\n{text}")
+
+    def _constant(self, value: Any, name: str) -> str:
+        try:
+            if ast.literal_eval(repr(value)) == value:
+                return repr(value)
+        except (ValueError, SyntaxError, TypeError):
+            pass
+        kind = type(value).__name__
+        raise InputError(f"{self.asked} uses {name}, a {kind} in memory; {ELSE}")
+
+
+def _installed(found: Any) -> str | None:
+    """The installed module that has a function, class or instance by its own name."""
+    name = str(getattr(found, "__name__", ""))
+    homes = (getattr(found, "__module__", None), "torch", "torch.nn.functional", "math", "numpy")
+    for home in homes if name else ():
+        module = sys.modules.get(str(home))
+        if module is not None and getattr(module, name, None) is found:
+            return str(home) if _stands_installed(module) else None
+    return None
+
+
+def _stands_installed(module: ModuleType) -> bool:
+    """Whether a module comes with Python or a package, not from a file of the user's."""
+    top, file = module.__name__.partition(".")[0], getattr(module, "__file__", None)
+    if top == "__main__":
+        return False
+    if file is None or top == "robustkit" or top in sys.stdlib_module_names:
+        return True
+    return any(folder in Path(file).parts for folder in PACKAGES)
+
+
+def _source(found: FunctionType | type) -> str | None:
+    """What defines it; also of a class of a notebook, which has no file of its own."""
+    try:
+        return textwrap.dedent(inspect.getsource(found))
+    except (OSError, TypeError):
+        return _source_in_cell(found) if isinstance(found, type) else None
+
+
+def _source_in_cell(found: type) -> str | None:
+    """A class by the cell in which its methods stand."""
+    for method in vars(found).values():
+        if isinstance(method, FunctionType):
+            text = "".join(linecache.getlines(method.__code__.co_filename))
+            nodes = ast.parse(text).body if text else []
+            for node in nodes:
+                if isinstance(node, ast.ClassDef) and node.name == found.__name__:
+                    return ast.get_source_segment(text, node)
+    return None
+
+
+def _globals(found: FunctionType | type) -> Mapping[str, Any]:
+    """The names that its source may mean."""
+    if isinstance(found, FunctionType):
+        return found.__globals__
+    methods = (one for one in vars(found).values() if isinstance(one, FunctionType))
+    module = sys.modules.get(found.__module__)
+    return next((one.__globals__ for one in methods), vars(module) if module else {})
+
+
+def _used(source: str) -> Iterator[str]:
+    """Names that a source reads and does not bind itself, each once."""
+    tree = ast.walk(ast.parse(source))
+    nodes = list(tree)
+    bound = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    bound |= {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
+    read = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
+    yield from (n for n in dict.fromkeys(read) if n not in bound and not hasattr(builtins, n))

@@ -1,0 +1,27 @@
+"""`robustkit.verify`: whether files are what robustkit wrote."""
+
+from pathlib import Path
+
+from robustkit.errors import InputError, RecordError
+from robustkit.integrity import Verification, check_files
+
+
+def verify(*places: Path | str) -> Verification:
+    """Check that records, audits, studies, checkpoints and reports are as they were written.
+
+        found = robustkit.verify("runs", "audit")
+        found.intact        # whether nothing is damaged
+
+    Args:
+        places: folders, and everything inside them, or files.
+
+    Raises:
+        RecordError: a folder is not there, or holds no file of robustkit's.
+    """
+    if not places:
+        raise InputError("name the folders or files to check")
+    found = {Path(place): tuple(check_files(Path(place))) for place in places}
+    for place, files in found.items():
+        if not files:
+            raise RecordError(f"{place}: no file of robustkit's")
+    return Verification(found)
