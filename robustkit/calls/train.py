@@ -10,7 +10,7 @@ from typing import Any, Literal
 from robustkit import compression, losses, training
 from robustkit.calls import tracking
 from robustkit.calls.given import path_of
-from robustkit.calls.sources import Given, called, code_of
+from robustkit.calls.sources import Code, Given, called, code_of
 from robustkit.calls.spoken import spoken
 from robustkit.data import Dataset, load_dataset
 from robustkit.data.noise import LabelNoise, parse_label_noise
@@ -129,8 +129,6 @@ def train(
     noise = _noise(noise_kind, label_noise, noise_stratified)
     part = share(data_fraction, "--data-fraction")
     scheme = _scheme(compress, memory)
-    if isinstance(loss, str):
-        losses.source(loss)  # an unknown name is told before torch is imported
     given = _settings(settings, "--set")
     changes = _further(recipe_settings) | _given(epochs=epochs, steps=steps, schedule=schedule)
     changes |= _given(optimizer=optimizer, learning_rate=learning_rate, momentum=momentum)
@@ -138,7 +136,7 @@ def train(
     changes |= _given(augment=_augment(augment), hold_out=_held_out(hold_out))
     passes, name = _passes(snapshots), data.name if isinstance(data, Dataset) else str(data)
     path = Path(out or _name(called(loss), given, called(model), name, noise, part, scheme, seed))
-    code = {"loss": code_of(loss, path, "--loss"), "model": code_of(model, path, "--model")}
+    code = _code(loss, model, path)
     names = {what: one.name for what, one in code.items()}
     resolved = resolve(**names, data=name, settings=given, changes=changes, paper=recipe == "paper")
     shape = _given(resize=resize, crop=crop, channels=channels, interpolation=interpolation)
@@ -171,6 +169,13 @@ def train(
         trained = training.train(config, path, options)
         tracking.track_training(run, trained)
         return trained
+
+
+def _code(loss: Given, model: Given, beside: Path) -> dict[str, Code]:
+    """Loss and architecture by the names under which the training has them."""
+    if isinstance(loss, str):
+        losses.source(loss)  # an unknown name is told before torch is imported
+    return {"loss": code_of(loss, beside, "--loss"), "model": code_of(model, beside, "--model")}
 
 
 def _images(data: Dataset | str | Path, given: dict[str, Any]) -> Dataset:
