@@ -48,7 +48,7 @@ class CheckedFile:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Verification(Shown):
+class FileCheck(Shown):
     """What was found of the files in several places."""
 
     places: Mapping[Path, tuple[CheckedFile, ...]]

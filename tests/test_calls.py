@@ -217,7 +217,7 @@ def test_what_the_shelves_hold_and_whether_files_are_intact_can_be_asked(tmp_pat
     found = robustkit.verify(tmp_path, str(sealed))
     assert not found.intact
     assert [one.path for one in found.damaged] == [sealed, sealed]
-    assert repr(found).startswith("Verification of 2 files: 2 damaged")
+    assert repr(found).startswith("Check of 2 files: 2 damaged")
     assert list(found.to_frame().state) == ["damaged", "damaged"]
 
 

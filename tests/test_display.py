@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 import robustkit
 from robustkit.analysis.rank import Ranking
 from robustkit.errors import InputError, shown
-from robustkit.integrity import CheckedFile, Verification
+from robustkit.integrity import CheckedFile, FileCheck
 from robustkit.record.certification import Certification, CertifiedImage
 from robustkit.statistics import friedman
 from robustkit.training import TrainingResult
@@ -82,7 +82,7 @@ RESULTS = {
     "leaderboard": lambda: robustkit.leaderboard(
         evaluation("a.pt"), evaluation(f"{HOSTILE}.pt", seed=1)
     ),
-    "verification": lambda: Verification(
+    "verification": lambda: FileCheck(
         {Path("x"): (CheckedFile(Path("y"), HOSTILE, "damaged", HOSTILE),)}
     ),
     "names": lambda: robustkit.list("models"),

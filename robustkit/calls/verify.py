@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from robustkit.errors import InputError, RecordError
-from robustkit.integrity import Verification, check_files
+from robustkit.integrity import FileCheck, check_files
 
 
-def verify(*places: Path | str) -> Verification:
+def verify(*places: Path | str) -> FileCheck:
     """Check that records, audits, studies, checkpoints and reports are as they were written.
 
         found = robustkit.verify("runs", "audit")
@@ -24,4 +24,4 @@ def verify(*places: Path | str) -> Verification:
     for place, files in found.items():
         if not files:
             raise RecordError(f"{place}: no file of robustkit's")
-    return Verification(found)
+    return FileCheck(found)

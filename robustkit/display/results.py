@@ -23,7 +23,7 @@ from robustkit.display.meter import span
 from robustkit.display.progress import epoch_text
 from robustkit.display.studies import StudyPlan
 from robustkit.display.view import View
-from robustkit.integrity import Verification
+from robustkit.integrity import FileCheck
 from robustkit.record import Evaluation
 from robustkit.record.certification import OUTCOMES, Certification
 from robustkit.reporting.evaluation import sentence
@@ -288,13 +288,13 @@ def _lines(board: Board) -> Iterator[dict[str, Any]]:
 
 
 @view.register
-def _(found: Verification) -> View:
+def _(found: FileCheck) -> View:
     counts = Counter(
         (str(place), one.state, one.kind) for place, files in found.places.items() for one in files
     )
     damaged = count(len(found.damaged))
     return View(
-        title=f"Verification of {count(len(found.files))} files: {damaged} damaged",
+        title=f"Check of {count(len(found.files))} files: {damaged} damaged",
         head=("folder", "state", "kind", "files"),
         rows=[(*what, count(many)) for what, many in sorted(counts.items())],
         frame=lambda: pd.DataFrame([asdict(one) for one in found.files]),
