@@ -143,8 +143,8 @@ def test_schedules_by_hand():
         ({"start": -1.0}, "--recipe-set start=-1.0: must not be negative"),
         ({"schedule": "multistep"}, "multistep needs milestones"),
         ({"milestones": (5,)}, "milestones=5: the schedule multistep .* no other schedule accepts"),
-        ({"schedule": "multistep", "milestones": (5, 5)}, "milestones=5,5: must be above 0 and"),
-        ({"schedule": "multistep", "milestones": (0, 5)}, "milestones=0,5: must be above 0"),
+        ({"schedule": "multistep", "milestones": (5, 5)}, "milestones=5,5: must be positive and"),
+        ({"schedule": "multistep", "milestones": (0, 5)}, "milestones=0,5: must be positive"),
         ({"schedule": "multistep", "milestones": (5,), "drop": 0.0}, "--recipe-set drop=0.0"),
     ],
 )
@@ -613,7 +613,7 @@ def test_snapshots_that_cannot_be_had_are_refused_in_one_line(asked, tmp_path):
 
     refused("--snapshots 4: the training ends after 3 passes", snapshots=(1, 4))
     refused("--snapshots 3: the training ends after 2.4 passes", short, snapshots=(3,))
-    refused("--snapshots 0: passes are counted from 1", snapshots=(0,))
+    refused("--snapshots 0: passes are numbered from 1", snapshots=(0,))
     train(asked, out)
     refused("its weights after pass 2 were not kept; --fresh", snapshots=(2,))
     kept = train(asked, out, TrainingOptions(snapshots=(2,), fresh=True))
