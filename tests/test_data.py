@@ -349,5 +349,5 @@ def test_impossible_transforms_are_refused_in_one_line(options, message):
 
 
 def test_two_channels_cannot_be_made_three():
-    with pytest.raises(DataError, match="2 channels cannot be made 3"):
+    with pytest.raises(DataError, match="2 channels cannot be converted to 3"):
         from_arrays(some_images(1, 2), [0], name="own", channels=3)

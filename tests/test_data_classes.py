@@ -65,10 +65,15 @@ def test_classes_are_matched_by_name(names, numbered, network, numbers):
         (("cat", "dog"), False, NAMES, "own: its class 'dog' is none of the network's 4"),
         (("plane", "automobile", "bird", "cat"), False, NAMES, "did you mean 'airplane'"),
         (("plane", "automobile", "cat", "bird"), True, NAMES, "'plane' is none of"),
-        (("Cat", "cat"), False, NAMES, "'Cat' and 'cat' are both the network's 3"),
-        (("crane",), False, ("crane", "x", "crane"), "'crane' can be the network's 0 .* and 2"),
+        (("Cat", "cat"), False, NAMES, "'Cat' and 'cat' both match the network's class 3"),
+        (
+            ("crane",),
+            False,
+            ("crane", "x", "crane"),
+            "'crane' matches several of the network's classes, 0 .* and 2",
+        ),
         (("1", "2", "3", "4"), False, NAMES, "the network has 4, and nothing says which"),
-        (("x", "y", "z", "w"), False, NAMES, "give --classes: the network's number of each of 4"),
+        (("x", "y", "z", "w"), False, NAMES, "give --classes: the number of each of the 4"),
     ],
 )
 def test_names_that_match_in_part_or_twice_are_refused(names, numbered, network, message):
@@ -88,7 +93,7 @@ def test_some_of_imagenets_classes_are_found_by_synset_and_by_name(network, name
 
 
 def test_a_name_that_lists_of_imagenet_give_to_two_classes_is_refused():
-    with one_line("'crane' can be the network's 134 .* and 517"):
+    with one_line("'crane' matches several of the network's classes, 134 .* and 517"):
         mapped(["crane"], count=1000)
 
 
@@ -96,7 +101,7 @@ def test_a_name_that_lists_of_imagenet_give_to_two_classes_is_refused():
     ("names", "message"),
     [
         ((SYNSETS[3], SYNSETS[9], "other"), "'other' is none of the network's 1,000.*rename it"),
-        ((SYNSETS[3], "b"), "'b', a folder without pictures, is none of .*remove it"),
+        ((SYNSETS[3], "b"), "'b', a folder without images, is none of .*remove it"),
     ],
 )
 def test_folders_of_which_some_are_imagenets_are_told_of_the_others(names, message):
@@ -123,7 +128,7 @@ def test_a_network_without_names_takes_folders_in_order_or_by_their_numbers(name
         (("cat", "dog"), 10, "2 classes .'cat', 'dog'., but the network has 10, and nothing says"),
         (("1", "3"), 1000, "nothing says"),
         (("1", "10"), 10, "nothing says"),
-        (("a", "b", "c"), 2, "no pictures in 'b'.*but the network has 2"),
+        (("a", "b", "c"), 2, "no images in 'b'.*but the network has 2"),
     ],
 )
 def test_fewer_or_more_folders_than_classes_are_never_taken_by_place(names, count, message):
@@ -180,9 +185,9 @@ def test_classes_may_be_listed_on_the_command_line(given, wanted, numbers):
 def test_folders_may_be_called_by_the_networks_numbers():
     assert mapped(("0", "10", "2"), given="number", count=1000) == (0, 10, 2)
     assert mapped(("1", "10", "2"), given="number") == (1, 10, 2)
-    with one_line("--classes number: own has a class 'x', no number"):
+    with one_line("--classes number: own has a class 'x', which is not a number"):
         mapped(("0", "x"), given="number", count=10)
-    with one_line("--classes number: 10 is no class of the network, which has 10"):
+    with one_line("--classes number: 10 is not a class of the network, whose 10"):
         mapped(("0", "10"), given="number", count=10)
 
 
@@ -191,17 +196,17 @@ def test_folders_may_be_called_by_the_networks_numbers():
     [
         ("", "no such file"),
         ("own.txt", "--classes own.txt: no such file; or give numbers"),
-        ("3,", "nothing between two commas"),
-        (",", "nothing between two commas"),
+        ("3,", "an empty entry between two commas"),
+        (",", "an empty entry between two commas"),
         ("3,1,2", "3 numbers, but own has 2 classes"),
-        ("3,4", "4 is no class of the network, which has 4, numbered from 0"),
-        ("3,99999999999999999", "is no class of the network"),
-        ("cat,dog", "the network's are not known by name; give numbers"),
+        ("3,4", "4 is not a class of the network, whose 4 classes are numbered from 0"),
+        ("3,99999999999999999", "is not a class of the network"),
+        ("cat,dog", "names of the network's classes are unknown; give numbers"),
         ("cat,dog,elk", "3 names; expected the network's 4, or one for each of 2"),
         ('{"0": "a", "2": "b"}', "2 entries, but none for 1"),
         ('{"0": "a", "1": "b"}', "2 classes, but the network has 4"),
-        ('{"cat": 1}', "says nothing of the class 'a' of own"),
-        ('{"a": [1], "b": 1}', "'a': expected a number or a name"),
+        ('{"cat": 1}', "does not mention the class 'a' of own"),
+        ('{"a": [1], "b": 1}', "'a': expected a number or the name"),
         ("[[], 3]", "expected a name, or a list of names"),
         ("[" * 100_000, "not readable as JSON"),
         ("7", "expected a list of names"),
@@ -276,8 +281,8 @@ def test_a_class_folder_without_pictures_is_warned_of(tmp_path):
     (tmp_path / "a").mkdir()
     data = load_dataset(str(tmp_path))
     (warning,) = data.warnings
-    assert "no pictures in the class folder 'a', which has the label 0" in warning
-    with one_line("3 classes ..a., .b., .c., no pictures in .a.., but the network has 2"):
+    assert "no images in the class folder 'a', which still takes label 0" in warning
+    with one_line("3 classes ..a., .b., .c., no images in .a.., but the network has 2"):
         load_dataset(str(tmp_path), classes=WantedClasses(count=2))
 
 
@@ -337,5 +342,5 @@ def test_the_names_that_a_checkpoint_has_decide_and_another_network_must_agree(t
     check_classes(replace(checkpoint, label_names=()), data)
     other = replace(checkpoint, label_names=words[::-1])
     for refuse in (check_classes, partial(evaluate, attack="clean", out=tmp_path / "runs")):
-        with one_line("numbers its classes otherwise .* 'zero' is 9 there and 0 here"):
+        with one_line("numbers its classes differently .* 'zero' is 9 there, but 0 here"):
             refuse(other, data)

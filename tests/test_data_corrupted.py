@@ -161,12 +161,12 @@ def objects(folder):
         (
             stacks,
             "test",
-            "no split 'test'; it is a set of corrupted images, whose splits are fog-1",
+            "no split 'test'; the splits of these corrupted images are fog-1",
         ),
         (stacks, "fog-6", "no split 'fog-6'"),
         (tree, "fog-2", "no split 'fog-2'; .* fog-1, fog-3, snow-1, snow-3"),
         (too_few, "fog-1", "fog.npy: 60 images but 7 labels in labels.npy"),
-        (objects, "fog-1", "fog.npy: it holds Python objects"),
+        (objects, "fog-1", "fog.npy: contains Python objects"),
     ],
 )
 def test_a_set_that_makes_no_sense_is_one_line(tmp_path, make, split, message):

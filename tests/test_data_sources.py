@@ -99,7 +99,7 @@ def test_idx_of_another_data_set_under_the_same_file_names_is_refused(tmp_path):
         (HTML, "web page"),
         (idx(some_images()[:, 0])[:-3], "117 bytes after the header, expected 120"),
         (idx(some_images()[:, 0]) + b"x", "121 bytes after the header, expected 120"),
-        (gzip.compress(idx(some_images()[:, 0]))[:-9], "damaged or cut short"),
+        (gzip.compress(idx(some_images()[:, 0]))[:-9], "damaged or truncated"),
         (b"\0\0\x0d\x03" + bytes(12), "not an IDX file of bytes"),
         (b"\0\0\x08\xff", "not an IDX file of bytes"),
         (idx(some_images(5)[:, 0]), "5 images but 6 labels"),
@@ -188,8 +188,8 @@ def test_an_npz_that_makes_no_sense_is_one_line(tmp_path, given, message):
     [
         (lambda good: b"", "the file is empty"),
         (lambda good: HTML, "web page"),
-        (lambda good: good[: len(good) // 2], "damaged or cut short"),
-        (lambda good: good[:200] + bytes(50) + good[250:], "damaged or cut short"),
+        (lambda good: good[: len(good) // 2], "damaged or truncated"),
+        (lambda good: good[:200] + bytes(50) + good[250:], "damaged or truncated"),
     ],
 )
 def test_a_broken_npz_is_one_line_that_names_it(tmp_path, change, message):
@@ -204,7 +204,7 @@ def test_a_named_npz_that_was_changed_is_refused(tmp_path):
     np.savez(tmp_path / "own.npz", images=some_images(), labels=np.zeros(6, int))
     file = tmp_path / "own.toml"
     file.write_text(f'title = "t"\nsource = "own.npz"\nsha256 = {{"own.npz" = "{"0" * 64}"}}\n')
-    with one_line("its SHA-256 is not the one in"):
+    with one_line("its SHA-256 differs from that in"):
         load_dataset(str(file))
 
 
@@ -271,7 +271,7 @@ def test_splits_of_a_folder_go_by_the_words_for_them(tmp_path):
 def test_a_folder_without_splits_has_none(tmp_path):
     write_folder(tmp_path, some_images(2), ["a", "b"])
     assert load_dataset(str(tmp_path)).split == "all"
-    with one_line("no split 'train'; the folder is one whole"):
+    with one_line("no split 'train'; the folder is not divided"):
         load_dataset(str(tmp_path), split="train")
 
 
@@ -289,7 +289,7 @@ def test_numbered_folders_in_alphabetical_order_are_warned_of(tmp_path):
 def test_images_of_two_sizes_need_resize_and_crop(tmp_path):
     write_folder(tmp_path, some_images(3, 3, 8, 8), ["a"] * 3)
     write_folder(tmp_path, some_images(1, 3, 10, 12), ["b"])
-    with one_line("image of 3x10x12 where the first has 3x8x8; give --resize and --crop"):
+    with one_line("image of 3x10x12, but the first is 3x8x8; give --resize and --crop"):
         load_dataset(str(tmp_path))
     with one_line("--resize and --crop"):
         load_dataset(str(tmp_path), resize=6)
@@ -303,7 +303,9 @@ def test_grey_among_coloured_images_becomes_rgb_and_is_told(tmp_path):
     write_folder(tmp_path, some_images(2, 3), ["a", "b"])
     write_folder(tmp_path, grey := some_images(3, 1, seed=1)[2:], ["c"])
     data = load_dataset(str(tmp_path))
-    assert data.notes == ("1 of 3 images are grey and become RGB, as in torchvision's ImageFolder",)
+    assert data.notes == (
+        "1 of 3 images are greyscale and are converted to RGB, as in torchvision's ImageFolder",
+    )
     spelled = load_dataset(str(tmp_path), channels=3)
     assert (data.digest, data.transform) == (spelled.digest, {"channels": 3})
     assert spelled.notes == ()
@@ -343,10 +345,10 @@ def test_an_image_that_vanishes_after_loading_is_named(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_pictures_is_one_line(tmp_path):
-    with one_line("no pictures in class folders"):
+    with one_line("no images in class folders"):
         load_dataset(str(tmp_path))
     (tmp_path / "own.csv").write_text("path,label\n")
-    with one_line("no pictures in class folders .*; name the table instead: --data .*own.csv"):
+    with one_line("no images in class folders .*; name the table instead: --data .*own.csv"):
         load_dataset(str(tmp_path))
 
 
@@ -366,7 +368,7 @@ def test_sixteen_bits_under_a_librarys_pipeline_are_told(tmp_path):
     )
     data = load_dataset(str(tmp_path), pipeline=pipeline)
     (told,) = [note for note in data.notes if "8 bits" in note]
-    assert told.startswith("1 of 3 images have more than 8 bits a channel and keep them")
+    assert told.startswith("1 of 3 images have more than 8 bits per channel and keep them")
     (row,) = np.flatnonzero(data.labels == 2)
     np.testing.assert_allclose(data.images(row, row + 1), 40000 / 65535, atol=1e-4)
 
@@ -475,9 +477,9 @@ def test_parquet_of_another_data_set_is_not_taken_for_a_known_one(tmp_path):
         ({"image": [b"x"], "label": [1.5]}, "labels of type float64"),
         ({"image": [b"x", b"x"], "label": [0, None]}, "row 1 has no label"),
         ({"image": [b"x"], "label": [-1]}, "image 0 has label -1"),
-        ({"image": NO_BYTES, "label": [0]}, "image 0: no picture bytes"),
+        ({"image": NO_BYTES, "label": [0]}, "image 0: no image bytes"),
         ({"image": [b"x"], "label": [0]}, "image 0: unreadable image"),
-        ({"image": [[1, 2]], "label": [0]}, "column 'image' holds list"),
+        ({"image": [[1, 2]], "label": [0]}, "column 'image' contains list"),
         ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}, "no images"),
     ],
 )
@@ -490,7 +492,7 @@ def test_parquet_that_makes_no_sense_is_one_line(tmp_path, table, message):
 @pytest.mark.parametrize("content", [b"", HTML, b"PAR1" + bytes(40)])
 def test_a_broken_parquet_file_is_named(tmp_path, content):
     (tmp_path / "a.parquet").write_bytes(content)
-    with one_line("a.parquet: not readable as Parquet: (the file is|it is)"):
+    with one_line("a.parquet: cannot be read as Parquet: (the file is|it is)"):
         load_dataset(str(tmp_path / "a.parquet"))
 
 
@@ -575,7 +577,7 @@ def test_imagenet_folders_are_numbered_by_synset_and_prepared_as_usual(tmp_path)
     assert data.transform == {"resize": 256, "crop": 224}
     assert load_dataset("imagenet", split="val", root=tmp_path, crop=200).shape == (3, 200, 200)
     (tmp_path / "val" / "n00000000").mkdir()
-    with one_line("the class folder 'n00000000' is none of the known classes"):
+    with one_line("the class folder 'n00000000' is not one of the known classes"):
         load_dataset("imagenet", split="val", root=tmp_path)
 
 
@@ -587,7 +589,7 @@ def test_few_bytes_that_unpack_to_many_are_not_unpacked(tmp_path, digits, monkey
     monkeypatch.setattr(gzip.GzipFile, "read", read_at_most(gzip.GzipFile.read, 2**20))
     blank = np.zeros((6, 1, 1000, 1000), np.uint8)
     write_idx(tmp_path, blank, np.arange(6) % 3, ".gz")
-    with one_line("attempt to fill the memory"):
+    with one_line("attempt to exhaust memory"):
         load_dataset(digits, root=tmp_path)
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(5 * 2**20)))
     with one_line("not an IDX file of bytes"):
@@ -598,7 +600,7 @@ def test_few_bytes_that_unpack_to_many_are_not_unpacked(tmp_path, digits, monkey
     with one_line("more than 120 bytes after the header, expected 120"):
         load_dataset(digits, root=tmp_path)
     np.savez_compressed(tmp_path / "x.npz", images=blank, labels=np.arange(6) % 3)
-    with one_line(r"x\.npz: .* bytes that unpack to 6,000,128: taken for an attempt"):
+    with one_line(r"x\.npz: .* bytes that decompress to 6,000,128, which may be an attempt"):
         load_dataset(str(tmp_path / "x.npz"))
 
 
@@ -620,7 +622,7 @@ def test_images_that_are_large_and_real_are_unpacked(tmp_path, monkeypatch):
 @pytest.mark.parametrize("label", [2**40, 2**62, 100_000])
 def test_a_label_beyond_all_classes_is_named_and_no_names_are_made_for_it(tmp_path, label):
     images, labels = some_images(), np.array([0, 1, 2, label, 0, 1])
-    told = f"image 3 has label {label}; more than 100,000 classes are taken for a mistake"
+    told = f"image 3 has label {label}; there can be at most 100,000 classes"
     with one_line(told):
         from_arrays(images, labels, name="own")
     np.savez(tmp_path / "x.npz", images=images, labels=labels)

@@ -185,7 +185,7 @@ def test_instance_noise_of_a_part_reads_no_more_than_a_block_at_once():
 
 def test_instance_noise_with_too_many_weights_says_so(monkeypatch):
     monkeypatch.setattr(noises, "LARGEST", 3 * 9 * 3 * 8 - 1)
-    with pytest.raises(InputError, match=r"GiB of weights for 3 classes of 9 values an image"):
+    with pytest.raises(InputError, match=r"GiB of weights for 3 classes of 9 values per image"):
         noised(of_sizes([9, 9, 9]), parse_label_noise("instance", "0.9"))
 
 
@@ -381,18 +381,18 @@ def bad_files(folder, clean, human):
         ("negative.npy", "image 7 has label -1"),
         ("floats.npy", "labels of type float64; expected integers"),
         ("objects.npy", "Python objects, which are never loaded"),
-        ("two.npz", "which labels are meant.*it has: a, b"),
+        ("two.npz", "which labels.*it has: a, b"),
         ("two.npz#c", "unknown column 'c'; known: a, b"),
         ("human.npz#worse_labe", "unknown column 'worse_labe'; did you mean 'worse_label'"),
-        ("short.npy#worse_label", "no columns with names; leave #worse_label out"),
-        ("order.npz", "clean_label of image 0 is 2, the data set says 0"),
+        ("short.npy#worse_label", "its columns have no names; leave #worse_label out"),
+        ("order.npz", "clean_label of image 0 is 2, but in the data set it is 0"),
         ("nothing.npy", "expected one integer per image"),
         ("short.pt", "119 labels; the whole split has 120 images"),
         ("square.pt", "cannot be read"),
         ("code.pt", "expected one integer per image"),
         ("cut.pt", "cannot be read"),
         ("human.pkl", r"not one of .npy, .npz, .csv, .json, .pt, .pth"),
-        ("words.csv", "no whole number"),
+        ("words.csv", "not an integer"),
         ("ragged.csv", "row 3 has 1 cells, expected 2"),
         ("twice.csv", "need a header"),
         ("empty.csv", "the file is empty"),

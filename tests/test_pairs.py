@@ -152,9 +152,9 @@ def test_what_pairs_are_not_for_is_refused_in_one_line(folder, pairs, tmp_path):
     out = {"out": tmp_path, "epsilons": "3px"}
     with pytest.raises(InputError, match="spatial-grid: would transform both pictures"):
         robustkit.evaluate(Features(), pairs, "spatial", norm="spatial", **out)
-    with pytest.raises(InputError, match="pairs of pictures, which no bounds are of"):
+    with pytest.raises(InputError, match="pairs of images, which no bounds are of"):
         robustkit.certify(Features(), pairs, "0.1", out=tmp_path)
-    with pytest.raises(DataError, match="pairs of pictures, which no training is on"):
+    with pytest.raises(DataError, match="pairs of images, which no training is on"):
         robustkit.train(data=pairs, model="lenet5", loss="cross-entropy", out=tmp_path / "n.pt")
     one = load_dataset("lfw-pairs", root=folder, limit=1)
     with pytest.raises(DataError, match="all pairs are of one fold"):
@@ -166,11 +166,11 @@ def test_what_pairs_are_not_for_is_refused_in_one_line(folder, pairs, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "its first line says how many"),
-        ("1 1\nPerson_0 1 2", "1 pairs, where 1 folds of 2 × 1 were announced"),
+        ("", "its first line must give"),
+        ("1 1\nPerson_0 1 2", "1 pairs, but the first line announces 1 folds of 2 × 1"),
         ("1 1\nPerson_0 1 2\nPerson_0 1 ../x 2", "line 3: expected NAME 1 2 or NAME 1 NAME 2"),
         ("1 1\nPerson_0 1 2\nPerson_0 1 Person_1", "line 3: expected NAME 1 2"),
-        ("1 1\nPerson_0 1 2\nPerson_0 1 Person_1 99", "no picture Person_1_0099.jpg"),
+        ("1 1\nPerson_0 1 2\nPerson_0 1 Person_1 99", "Person_1_0099.jpg is missing"),
         ("1 1\nNobody 1 2\nPerson_0 1 Person_1 2", "no folder of 'Nobody'"),
     ],
 )

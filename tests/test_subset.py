@@ -272,12 +272,12 @@ def test_what_is_prepared_cannot_be_changed_by_accident():
         ({"fraction": "nan"}, "expected a number such as"),
         ({"fraction": float("nan")}, "expected a number such as"),
         ({"fraction": 0.5}, "data fraction: expected a number such as"),
-        ({"fraction": "0.1"}, "is 1, too few for an image of each of 2 classes"),
-        ({"hold_out": -1}, "hold-out: expected a whole number"),
-        ({"hold_out": "2.5"}, "hold-out: expected a whole number"),
+        ({"fraction": "0.1"}, "is 1, too few for one image of each of 2 classes"),
+        ({"hold_out": -1}, "hold-out: expected a number of images"),
+        ({"hold_out": "2.5"}, "hold-out: expected a number of images"),
         ({"hold_out": "many"}, "hold-out: expected a number"),
         ({"hold_out": 11}, "at most 8 can"),
-        ({"hold_out": "0.95"}, "9 images of 10 cannot be held out"),
+        ({"hold_out": "0.95"}, "cannot hold out 9 of 10 images"),
     ],
 )
 def test_what_makes_no_sense_gets_one_line(asked, says):
@@ -343,7 +343,9 @@ def test_labels_from_a_file_are_recovered_with_that_file_alone(tmp_path):
     np.savez(tmp_path / "human.npz", worse=human, better=data.labels)
     noise = parse_label_noise(f"file:{tmp_path / 'human.npz'}#worse")
     record, training = recorded(data, hold_out=6, noise=noise)
-    with pytest.raises(InputError, match=r"by the file human\.npz; give it with --noise-kind file"):
+    with pytest.raises(
+        InputError, match=r"from the file human\.npz; give it with --noise-kind file"
+    ):
         recover(data, record)
     moved = (tmp_path / "human.npz").rename(tmp_path / "moved.npz")
     again = recover(data, record, f"file:{moved}#worse")

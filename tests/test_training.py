@@ -864,7 +864,7 @@ def test_divergence_stops_with_the_epoch_and_keeps_the_last_good_state(digits, t
         ({"model": "lenet4"}, "did you mean 'lenet5'"),
         ({"loss": "hinges"}, "did you mean 'hinge'"),
         ({"settings": {"smoothing": 1}}, "unknown key 'smoothing'"),
-        ({"fraction": Fraction(1, 100)}, "too few for an image of each"),
+        ({"fraction": Fraction(1, 100)}, "too few for one image of each"),
         ({"precision": "tf32"}, "--precision tf32: cpu has no TF32; use bf16"),
         ({"precision": "fp16"}, "--precision fp16: small gradients underflow in it"),
     ],
@@ -1015,7 +1015,7 @@ def test_bad_options_get_one_line(robustkit):
         (["--compress", "topk:0.1"], "did you mean 'top-k'"),
         (["--set", "gamma"], "expected key=value"),
         (["--epochs", "0"], "--epochs 0: must be above 0"),
-        (["--hold-out", "5000"], "cannot be held out"),
+        (["--hold-out", "5000"], "cannot hold out"),
         (["--snapshots", "1,two"], "--snapshots 1,two: expected passes over the data"),
     ]:
         status, _, err = robustkit(*TRAIN, *arguments)

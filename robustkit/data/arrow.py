@@ -50,9 +50,9 @@ def find_arrow(place: Path, split: str) -> SplitFiles | None:
     if isinstance(own, str) and SPLITS.get(own, own) == wanted:
         return SplitFiles(_listed(place), split)
     if isinstance(own, str) and own in SPLITS:
-        raise DataError(f"{place}: no split {split!r}; it is {own!r}")
+        raise DataError(f"{place}: no split {split!r}; it contains only {own!r}")
     if wanted not in ("test", WHOLE):
-        raise DataError(f"{place}: no split {split!r}; the folder is one whole")
+        raise DataError(f"{place}: no split {split!r}; it is not divided into splits")
     return SplitFiles(_listed(place), WHOLE)
 
 
@@ -60,14 +60,14 @@ def _listed(folder: Path) -> list[Path]:
     """The files of one split, in the order of its `state.json`."""
     if _table(folder / STATE).get("_indices_data_files"):
         raise DataError(
-            f"{folder / STATE}: its rows are in an order of their own (an old indices mapping); "
-            "save what flatten_indices() returns"
+            f"{folder / STATE}: its rows are reordered by an indices mapping; save what "
+            "flatten_indices() returns"
         )
     entries = _table(folder / STATE).get("_data_files")
     names = [e.get("filename") for e in entries or () if isinstance(e, Mapping)]
     files = [_inside(folder, name, STATE) for name in _texts(names)]
     if not files:
-        raise DataError(f"{folder / STATE}: names no data files")
+        raise DataError(f"{folder / STATE}: lists no data files")
     return files
 
 
@@ -75,7 +75,7 @@ def _inside(folder: Path, name: str, said_by: str) -> Path:
     """What a folder's own JSON names, which never leads out of it."""
     parts = PurePath(name).parts
     if len(parts) != 1 or parts[0] in ("..", "/") or "\0" in name:
-        raise DataError(f"{folder / said_by}: {quoted(name)} leads outside of the folder; refused")
+        raise DataError(f"{folder / said_by}: {quoted(name)} leads out of the folder; refused")
     return folder / name
 
 
@@ -164,7 +164,7 @@ def _scan(path: Path, number: int, info: object) -> _Scan:
                 # a copy: a view would keep the whole batch
                 labels.append(arrow.concat_arrays([marks, marks[:0]]))
     except broken as error:
-        raise DataError(f"{path}: not readable as Arrow: {diagnosis(path)}") from error
+        raise DataError(f"{path}: cannot be read as Arrow: {diagnosis(path)}") from error
     kind = schema.field(columns.label).type
     return _Scan(columns, np.concatenate(spans), arrow.chunked_array(labels, kind))
 
@@ -179,7 +179,7 @@ def _messages(file: Any, path: Path, arrow: Any) -> Iterator[Any]:
         if message.type != "record batch":
             raise DataError(
                 f"{path}: a {message.type} in the stream, which save_to_disk never writes; "
-                "save the data set anew"
+                "save the data set again"
             )
         if _is_compressed(message.metadata.to_pybytes()):
             raise DataError(f"{path}: its batches are compressed; save them without compression")
@@ -223,7 +223,7 @@ def _places(pictures: Any, body: Any, start: int, where: str, types: Any) -> Any
         column = column.field("bytes")
     wide = types.is_large_binary(column.type)
     if not (wide or types.is_binary(column.type)):
-        raise DataError(f"{where} holds {kind}, not encoded pictures")
+        raise DataError(f"{where} contains {kind}, not encoded images")
     _, ends, content = column.buffers()
     if content is None or not len(column):
         return np.zeros((len(column), 2), np.int64)

@@ -114,7 +114,7 @@ def renumbered(names: Sequence[str], others: Sequence[str]) -> str | None:
     for number, name in enumerate(names if others else ()):
         found = _find(name, index)
         if len(found) == 1 and number not in found and whole(name) is None:
-            return f"{quoted(name)} is {next(iter(found))} there and {number} here"
+            return f"{quoted(name)} is {next(iter(found))} there, but {number} here"
     return None
 
 
@@ -211,8 +211,8 @@ def _by_name(data: DataClasses, network: _Network, record: dict[str, Any]) -> Cl
     if data.numbered and len(found) == count and not all(found) and settled:
         odd = _some(n for n, one in zip(data.names, found, strict=True) if not one)
         note = (
-            f"{data.where}: the network has no class called {odd}; classes are taken by their "
-            f"numbers, with which {_of(sum(map(bool, found)), count)} names agree"
+            f"{data.where}: the network has no class called {odd}; classes are matched by "
+            f"number, under which {_of(sum(map(bool, found)), count)} names agree"
         )
         return ClassMap(places, network.names, record | {"by": "number"}, note)
     numbers = _settled(data, found, network)
@@ -232,15 +232,15 @@ def _settled(data: DataClasses, found: Sequence[set[int]], network: _Network) ->
         if len(numbers) > 1:
             these = " and ".join(f"{n} ({network.names[n]})" for n in sorted(numbers)[:SHOWN])
             raise DataError(
-                f"{data.where}: its class {quoted(name)} can be the network's {these}; "
-                f"{_advice(data)}"
+                f"{data.where}: its class {quoted(name)} matches several of the network's "
+                f"classes, {these}; {_advice(data)}"
             )
         number = next(iter(numbers))
         if number in taken:
             raise DataError(
-                f"{data.where}: its classes {quoted(taken[number])} and {quoted(name)} are both "
-                f"the network's {number} ({network.names[number]}); put them together, or "
-                f"{_advice(data)}"
+                f"{data.where}: its classes {quoted(taken[number])} and {quoted(name)} both "
+                f"match the network's class {number} ({network.names[number]}); merge them, "
+                f"or {_advice(data)}"
             )
         taken[number] = name
     return tuple(taken)
@@ -251,19 +251,20 @@ def _unknown(name: str, data: DataClasses, network: _Network) -> str:
     close = difflib.get_close_matches(_key(name), known, 1, 0.75)
     meant = f" (did you mean {quoted(known[close[0]])}?);" if close else ";"
     stray = name in data.empty
-    empty = ", a folder without pictures," if stray else ""
+    empty = ", a folder without images," if stray else ""
     return (
         f"{data.where}: its class {quoted(name)}{empty} is none of the network's "
-        f"{len(network.classes):,} ({_some(network.names)}), as {network.said_by} names them"
-        f"{meant} {'remove' if stray else 'rename'} it, or {_advice(data)}"
+        f"{len(network.classes):,} ({_some(network.names)}), as {network.said_by} names "
+        f"them{meant} {'remove' if stray else 'rename'} it, or {_advice(data)}"
     )
 
 
 def _advice(data: DataClasses) -> str:
     count = len(data.names)
     return (
-        f"give --classes: the network's number of each of {count:,} classes ({_some(data.names)}), "
-        "in this order, or a file that names all of the network's"
+        f"give --classes: the number of each of the {count:,} classes ({_some(data.names)}) "
+        "in the network, in this order, or a file with the names of all the network's "
+        "classes"
     )
 
 
@@ -307,10 +308,10 @@ def _of_nameless(data: DataClasses, count: int, network: _Network | None = None)
     if len(known) == len(numbers) and (count <= 10 or padded or network is not None):
         names = network.names if network else tuple(map(str, range(count)))
         return _told(data, known, names, {"by": "number"})
-    empty = f", no pictures in {_some(data.empty)}" if data.empty else ""
+    empty = f", no images in {_some(data.empty)}" if data.empty else ""
     raise DataError(
-        f"{data.where}: {len(numbers):,} classes ({_some(data.names)}{empty}), but the network has "
-        f"{count:,}, and nothing says which of them these are; {_advice(data)}"
+        f"{data.where}: {len(numbers):,} classes ({_some(data.names)}{empty}), but the "
+        f"network has {count:,}, and nothing says which of them these are; {_advice(data)}"
     )
 
 
@@ -324,7 +325,9 @@ def _as_given(
     if given.by_number:
         if not data.nameless:
             odd = next(name for name in data.names if whole(name) is None)
-            raise DataError(f"{given.where}: {data.where} has a class {quoted(odd)}, no number")
+            raise DataError(
+                f"{given.where}: {data.where} has a class {quoted(odd)}, which is not a number"
+            )
         given = replace(given, numbers=tuple(whole(name) or 0 for name in data.names))
     if given.numbers:
         return _as_numbered(data, given, network, count, record)
@@ -335,7 +338,7 @@ def _as_given(
             return _as_looked_up(data, values, given, network, count, record)
     if not given.names:
         odd = next(n for n in data.names if _key(n) not in {_key(k) for k in given.pairs or ()})
-        raise DataError(f"{given.where}: says nothing of the class {quoted(odd)} of {data.where}")
+        raise DataError(f"{given.where}: does not mention the class {quoted(odd)} of {data.where}")
     total = len(given.names)
     if given.complete or count in (None, total):
         if count not in (None, total):
@@ -366,8 +369,8 @@ def _as_numbered(
     total = count or (len(network.classes) if network else min(largest + 1, MOST_CLASSES))
     if largest >= total:
         raise DataError(
-            f"{given.where}: {largest} is no class of the network, which has {total:,}, "
-            "numbered from 0"
+            f"{given.where}: {largest} is not a class of the network, whose {total:,} "
+            "classes are numbered from 0"
         )
     own = dict(zip(given.numbers, data.names, strict=True))
     names = network.names if network else tuple(own.get(n, str(n)) for n in range(total))
@@ -390,8 +393,8 @@ def _as_looked_up(
         network = _imagenet()
     if network is None:
         raise DataError(
-            f"{given.where}: names classes, but the network's are not known by name; give numbers, "
-            "or a file that names all of the network's"
+            f"{given.where}: contains names, but the names of the network's classes are "
+            "unknown; give numbers, or a file with the names of all the network's classes"
         )
     known = _with_synsets(network)
     called = data._replace(names=tuple(values), where=given.where, numbered=False)

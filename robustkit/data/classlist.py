@@ -60,7 +60,9 @@ def read_class_list(text: str) -> ClassList:
         if len(entries) == 1 and whole(text) is None:
             raise DataError(f"{where}: no such file; or give numbers or names: 0,217,482")
         if not all(entries):
-            raise DataError(f"{where}: nothing between two commas; give a number or a name each")
+            raise DataError(
+                f"{where}: an empty entry between two commas; each needs a number or a name"
+            )
         return _of_lines(entries, where, None)
     try:
         sha256 = file_digest(path)
@@ -85,7 +87,7 @@ def synonyms(text: str) -> Names:
 
 def _of_lines(entries: Sequence[str], where: str, sha256: str | None) -> ClassList:
     if not entries:
-        raise DataError(f"{where}: no entries; expected a number or a name a line")
+        raise DataError(f"{where}: no entries; expected one number or name per line")
     numbers = [number for entry in entries if (number := whole(entry)) is not None]
     if len(numbers) == len(entries):
         return ClassList(where, sha256=sha256, numbers=tuple(numbers))
@@ -107,14 +109,16 @@ def _of_json(table: Any, where: str, sha256: str) -> ClassList:
     if isinstance(table, list):
         return ClassList(where, sha256=sha256, names=tuple(_entry(e, where) for e in table))
     if not isinstance(table, dict) or not table:
-        raise DataError(f"{where}: expected a list of names, or a table by number or by name")
+        raise DataError(f"{where}: expected a list of names, or a mapping by number or by name")
     keys = [whole(key) for key in table]
     if None not in keys:
         return ClassList(where, sha256=sha256, names=_by_number(table, where), complete=True)
     values = {key: value for key, value in table.items() if type(value) in (int, str)}
     if len(values) < len(table):
         odd = next(key for key in table if key not in values)
-        raise DataError(f"{where}: {quoted(odd)}: expected a number or a name of the network's")
+        raise DataError(
+            f"{where}: {quoted(odd)}: expected a number or the name of a class of the network"
+        )
     return ClassList(where, sha256=sha256, pairs={key: str(value) for key, value in values.items()})
 
 

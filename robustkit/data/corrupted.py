@@ -83,7 +83,7 @@ def open_level(folder: Path, split: str) -> Opened | None:
     found = {str(level): (level, part) for level, part in parts.items()}
     if split not in found:
         raise DataError(
-            f"{folder}: no split {split!r}; it is a set of corrupted images, whose splits are "
+            f"{folder}: no split {split!r}; the splits of these corrupted images are "
             f"{', '.join([*list(found)[:6], '…'] if len(found) > 6 else found)}"
         )
     level, part = found[split]

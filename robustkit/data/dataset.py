@@ -86,7 +86,7 @@ class Dataset(Shown):
             DataError: they are.
         """
         if self.fixed_channels:
-            raise DataError(f"{self.name}: pairs of pictures, which {what}; evaluate takes them")
+            raise DataError(f"{self.name}: pairs of images, which {what}; use evaluate")
 
     @property
     def available(self) -> int:
@@ -109,7 +109,7 @@ class Dataset(Shown):
                 if fingerprint(pixels) != _pixels_of(self.ids[start + row]):
                     where = self._source.where(positions[row])
                     raise EvaluationFailed(
-                        f"{where}: changed since the images were listed; what is finished is "
+                        f"{where}: changed since the images were listed; finished work is "
                         "kept; run again when nothing writes to them"
                     )
                 block[row] = unit(self._transform(pixels))
@@ -123,7 +123,7 @@ class Dataset(Shown):
         Those that were read are as listed nonetheless, see `images`.
         """
         path = _changed(self._files)
-        said = "was written to during the run, whose images are as they were before it"
+        said = "was written to during the run; the images are as they were before"
         return (f"{path} {said}",) if path else ()
 
     def distinct(self) -> "Dataset":
@@ -360,7 +360,7 @@ def _finer(transform: Transform | Pipeline, number: int, total: int) -> tuple[st
     """A word on images of more than 8 bits, which no library's loader would leave as they are."""
     if not number or isinstance(transform, Transform):
         return ()
-    told = f"{number:,} of {total:,} images have more than 8 bits a channel and keep them"
+    told = f"{number:,} of {total:,} images have more than 8 bits per channel and keep them"
     return (f"{told}; {transform.library} would have clipped them at 255",)
 
 
@@ -372,7 +372,8 @@ def _coloured(
         return transform, ()
     number, total = counts[1], counts.total()
     note = (
-        f"{number:,} of {total:,} images are grey and become RGB, as in torchvision's ImageFolder"
+        f"{number:,} of {total:,} images are greyscale and are converted to RGB, as in "
+        "torchvision's ImageFolder"
     )
     return replace(transform, channels=3), (note,)
 
@@ -386,8 +387,8 @@ def _output(source: Source, transform: Transform | Pipeline, shapes: Mapping[Sha
     if others:
         other, position = others[0]
         raise DataError(
-            f"{source.where(position)}: an image of {other} where the first has {first}; "
-            "give --resize and --crop to make them alike"
+            f"{source.where(position)}: an image of {other}, but the first is {first}; give "
+            "--resize and --crop to make them equal"
         )
     return first
 
@@ -403,13 +404,15 @@ def _darkness(brightest: float, name: str) -> tuple[str, ...]:
         return ()
     if brightest <= BLACK:
         raise DataError(
-            f"{name}: the brightest pixel of all images is {brightest * 255:.3g} of 255, so that "
-            "they are all but black: uint8 goes from 0 to 255, 16 bits to 65,535, floats to 1; "
-            "store binary images with 0 and 255, and divide by 255 once, not twice"
+            f"{name}: the brightest pixel of all images is {brightest * 255:.3g} of 255, so "
+            "they are almost black: the range of uint8 is 0 to 255, of 16-bit images 0 to "
+            "65,535, of floats 0 to 1; store binary images with 0 and 255, and divide by "
+            "255 once, not twice"
         )
     return (
-        f"the brightest pixel of all images of {name} is {brightest * 255:.3g} of 255: if their "
-        "scale ends there, they are too dark for the network; store them with their white as 255",
+        f"the brightest pixel of all images of {name} is {brightest * 255:.3g} of 255: if "
+        "that is the top of their scale, they are too dark for the network; rescale them "
+        "so that white is 255",
     )
 
 

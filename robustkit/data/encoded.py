@@ -84,7 +84,9 @@ def _decoded(picture: EncodedImage, reading: Reading) -> Image:
     try:
         with Pillow.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:
             if opened.width * opened.height > LARGEST:
-                raise DataError(f"{where}: {opened.width}x{opened.height} pixels are refused")
+                raise DataError(
+                    f"{where}: {opened.width}x{opened.height} pixels are too many; refused"
+                )
             if opened.mode in REFUSED:
                 raise DataError(f"{where}: 32 bits per channel; save the images with 8 or 16")
             turned = ImageOps.exif_transpose(opened) if reading.upright else opened
@@ -120,5 +122,5 @@ def _array(opened: Pillow.Image) -> Image:
 def _reason(error: Exception, where: str) -> str:
     """What Pillow says, on one line and without the name that the message has already."""
     if isinstance(error, UnidentifiedImageError):
-        return "no known format"
+        return "unknown format"
     return " ".join(str(error).replace(where, "").split()) or type(error).__name__

@@ -61,7 +61,7 @@ def open_folder(folder: Path, split: str, names: Sequence[str] = ()) -> Opened:
         known = ", ".join(child.name for child in splits)
         raise DataError(f"{folder}: no split {split!r}; it has: {known}")
     if not splits and split not in ("test", WHOLE):
-        raise DataError(f"{folder}: no split {split!r}; the folder is one whole")
+        raise DataError(f"{folder}: no split {split!r}; the folder is not divided into splits")
     # a class that has no test image keeps its number
     parents = splits or [folder]
     found = sorted({child.name for parent in parents for child in _folders(parent)})
@@ -89,28 +89,28 @@ def _opened(
     folder: Path, split: str, found: Sequence[str], names: tuple[str, ...], *, numbered: bool
 ) -> Opened:
     if unknown := sorted(set(found) - set(names)):
-        raise DataError(f"{folder}: the class folder {unknown[0]!r} is none of the known classes")
+        raise DataError(
+            f"{folder}: the class folder {unknown[0]!r} is not one of the known classes"
+        )
     files = [(path, label) for label, name in enumerate(names) for path in _pictures(folder / name)]
     if not files:
         tables = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".csv", ".tsv"))
         instead = f"; name the table instead: --data {folder / tables[0]}" if tables else ""
-        raise DataError(
-            f"{folder}: no pictures in class folders (folder/CLASS/picture.png){instead}"
-        )
+        raise DataError(f"{folder}: no images in class folders (folder/CLASS/image.png){instead}")
     paths, labels = zip(*files, strict=True)
     told: list[str] = []
     empty = tuple(names[n] for n in sorted(set(range(len(names))) - set(labels)))
     if empty and not numbered and split == WHOLE:
         told.append(
-            f"{folder}: no pictures in the class folder {empty[0]!r}, which has the label "
-            f"{names.index(empty[0])} all the same; remove it if it is no class"
+            f"{folder}: no images in the class folder {empty[0]!r}, which still takes label "
+            f"{names.index(empty[0])}; remove it if it is not a class"
         )
     numbers = [number for name in names if (number := whole(name)) is not None]
     if len(numbers) == len(names) and sorted(numbers) != numbers:
         told.append(
-            f"{folder}: class folders are numbered in alphabetical order, as ImageFolder does: "
-            f"label 2 is the folder {names[2]!r}; --classes number takes them for the network's "
-            "own numbers"
+            f"{folder}: class folders are numbered in alphabetical order, as ImageFolder "
+            f"does: label 2 is the folder {names[2]!r}; with --classes number their names "
+            "are the network's class numbers"
         )
     source = Remembered(FileSource(paths, np.array(labels, np.int64)))
     origin = {"folder": str(folder)}

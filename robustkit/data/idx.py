@@ -100,8 +100,9 @@ def open_idx(images: Path, labels: Path, split: str, sha256: Mapping[str, str]) 
         files[name] = content.sha256
         if sha256.get(name, content.sha256) != content.sha256:
             raise DataError(
-                f"{path}: not the original {name} of this data set: unpacked, it has SHA-256 "
-                f"{content.sha256[:12]}…, not {sha256[name][:12]}…; is it another data set?"
+                f"{path}: not the original {name} of this data set: unpacked, its SHA-256 "
+                f"is {content.sha256[:12]}…, not {sha256[name][:12]}…; is it another data "
+                "set?"
             )
     pair = checked_arrays(pictures.values, marks.values, str(images))
     source = ArraySource(pair.images, pair.labels, str(images))

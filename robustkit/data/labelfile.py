@@ -64,13 +64,13 @@ def _named(key: str, given: Sequence[str], columns: Mapping[str, Any], path: Pat
     if key in columns:
         return key
     if key and "" in columns:
-        raise DataError(f"{path}: it has no columns with names; leave #{key} out")
+        raise DataError(f"{path}: its columns have no names; leave #{key} out")
     if key:
         raise DataError(f"{path}: {UnknownName('column', key, columns)}")
     if len(given) == 1:
         return given[0]
     known = ", ".join(columns) or "none"
-    raise DataError(f"{path}: which labels are meant? add #NAME to the path; it has: {known}")
+    raise DataError(f"{path}: which labels? add #NAME to the path; it has: {known}")
 
 
 def read_matrix(path: Path, classes: int) -> Labels:
@@ -82,8 +82,8 @@ def read_matrix(path: Path, classes: int) -> Labels:
     rows = _floats(_loaded(path, MATRIX_FORMATS), path, classes)
     if rows.shape != (classes, classes):
         raise DataError(
-            f"{path}: a matrix of {'x'.join(map(str, rows.shape)) or 'nothing'}; "
-            f"{classes} classes need {classes}x{classes}"
+            f"{path}: a matrix of {'x'.join(map(str, rows.shape)) or 'nothing'}; {classes} "
+            f"classes need {classes}x{classes}"
         )
     bad = np.argwhere(~((rows >= 0) & (rows <= 1)))  # NaN is neither
     if len(bad):
@@ -106,19 +106,19 @@ def _checked(values: Any, path: Path, count: int, classes: int) -> Labels:
         whole = [int(v) for v in values] if path.suffix == ".csv" else values
         if not _are_numbers(whole, 2):
             raise DataError(
-                f"{path}: no list of numbers; expected one integer per image, from 0 on"
+                f"{path}: not a list of numbers; expected one integer per image, from 0"
             )
         labels = checked_labels(whole, str(path))
     except ValueError as error:
-        raise DataError(f"{path}: a label is no whole number from 0 on: {error}") from error
+        raise DataError(f"{path}: a label is not an integer from 0: {error}") from error
     if len(labels) != count:
         raise DataError(
             f"{path}: {len(labels)} labels; the whole split has {count} images, and each needs one"
         )
     if (bad := np.flatnonzero(labels >= classes)).size:
         raise DataError(
-            f"{path}: image {bad[0]} has label {labels[bad[0]]}, "
-            f"but there are {classes} classes, numbered from 0"
+            f"{path}: image {bad[0]} has label {labels[bad[0]]}, but there are {classes} "
+            "classes, numbered from 0"
         )
     return labels
 
@@ -134,15 +134,15 @@ def _are_numbers(values: Any, levels: int) -> bool:
 def _check_order(own: Labels, clean: Labels, path: Path) -> None:
     if (bad := np.flatnonzero(own != clean)).size:
         raise DataError(
-            f"{path}: {CLEAN} of image {bad[0]} is {own[bad[0]]}, the data set says "
-            f"{clean[bad[0]]}: the file is of another data set or in another order"
+            f"{path}: {CLEAN} of image {bad[0]} is {own[bad[0]]}, but in the data set it is "
+            f"{clean[bad[0]]}: the file belongs to another data set, or is in another order"
         )
 
 
 def _loaded(path: Path, formats: Sequence[str]) -> Any:
     """What a file holds: an array, arrays by name, rows of text, or whatever the JSON says."""
     if path.suffix not in formats:
-        raise DataError(f"{path}: not one of {', '.join(formats)}; save it as one of them")
+        raise DataError(f"{path}: not one of {', '.join(formats)}; save it in one of these formats")
     try:
         if path.suffix == ".json":
             return json.loads(path.read_text(encoding="utf-8"))
@@ -191,7 +191,7 @@ def _torch(path: Path) -> Any:
     """What `torch.save` or pickle wrote, of which nothing is run."""
     with path.open("rb") as file:
         if (size := file.seek(0, 2)) > LARGEST:
-            raise BadFile(f"{size} bytes, more than labels take")
+            raise BadFile(f"{size} bytes, too many for labels")
         budget = Budget.of(size)
         return _arrays(read_torch(file, budget).root, budget)
 
@@ -232,13 +232,13 @@ class _Arrays:
         """A tensor of one dimension, from its storage."""
         storage, kind = tensor.storage, INTEGERS.get(tensor.storage.kind)
         if kind is None or tensor.dtype or storage.parent or storage.read is None:
-            raise BadFile(f"labels of the type {storage.kind[:40]}; save them as integers")
+            raise BadFile(f"labels of type {storage.kind[:40]}; save them as integers")
         if id(storage) not in self._made:
             self._made[id(storage)] = np.frombuffer(storage.read(), kind)
         numbers = self._made[id(storage)]
         stop = tensor.offset + tensor.shape[0] if len(tensor.shape) == 1 else 0
         if tensor.stride not in ((1,), (0,)) or not tensor.offset <= stop <= len(numbers):
-            raise BadFile("no list of labels")
+            raise BadFile("not a list of labels")
         return numbers[tensor.offset : stop]
 
 
@@ -256,7 +256,7 @@ def _csv_columns(rows: list[list[str]], path: Path) -> dict[str, Any]:
     plain = all(whole(cell.strip()) is not None for cell in rows[0])
     header = [""] * len(rows[0]) if plain else [cell.strip() for cell in rows.pop(0)]
     if len(set(header)) != len(header):
-        raise DataError(f"{path}: several columns need a header that names each")
+        raise DataError(f"{path}: several columns need a header with their names")
     for number, row in enumerate(rows, 1 if plain else 2):
         if len(row) != len(header):
             raise DataError(f"{path}: row {number} has {len(row)} cells, expected {len(header)}")
@@ -273,4 +273,4 @@ def _floats(loaded: Any, path: Path, classes: int) -> npt.NDArray[np.float64]:
         # by way of text, so that a float32 0.1 becomes the number that was meant
         return loaded.astype(str).astype(np.float64)
     except (ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{path}: expected rows of numbers, as many as classes") from error
+        raise DataError(f"{path}: expected rows of numbers, one per class") from error

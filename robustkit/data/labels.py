@@ -47,13 +47,13 @@ def number_labels(
     if (odd := next((p for p, n in enumerate(numbers) if n is not None), None)) is not None:
         name = next(text for text, n in zip(texts, numbers, strict=True) if n is None)
         raise DataError(
-            f"{where(odd)}: the label {quoted(texts[odd])} is a number, and {quoted(name)} is a "
-            "name; give all labels as numbers from 0 on, or all as names"
+            f"{where(odd)}: the label {quoted(texts[odd])} is a number, but {quoted(name)} "
+            "is a name; give all labels as numbers from 0, or all as names"
         )
     if _NUMBER.fullmatch(names[0]) and all(map(_NUMBER.fullmatch, names)):
-        raise DataError(f"{where(0)}: the label {quoted(texts[0])} is no whole number from 0 on")
+        raise DataError(f"{where(0)}: the label {quoted(texts[0])} is not an integer from 0")
     if len(names) > MOST_CLASSES:
-        raise DataError(f"{where(0)}: {len(names):,} different names of classes are a mistake")
+        raise DataError(f"{where(0)}: {len(names):,} different class names are too many; refused")
     number_of = {name: number for number, name in enumerate(names)}
     return NumberedLabels(np.array([number_of[text] for text in texts], np.int64), names)
 
@@ -69,7 +69,7 @@ def _in_range(numbers: Sequence[int | None], where: Callable[[int], str]) -> lis
     for position, number in enumerate(found):
         if not 0 <= number < MOST_CLASSES:
             raise DataError(
-                f"{where(position)}: label {number}; labels start at 0, and more than "
-                f"{MOST_CLASSES:,} classes are taken for a mistake"
+                f"{where(position)}: label {number}; labels start at 0, and there can be at "
+                f"most {MOST_CLASSES:,} classes"
             )
     return found

@@ -119,7 +119,7 @@ def corruption_splits(name: str, split: str) -> list[str]:
 def _at_path(name: str, split: str) -> Opened:
     """What stands at a path, with the path on record where it is not plain from the rest."""
     if ADDRESS.match(name):
-        raise DataError(f"{name}: an address; fetch the files, and name where they are")
+        raise DataError(f"{name}: a web address; download the files and name the local path")
     opened = open_path(Path(name), split)
     if name in (opened.origin.get("folder"), opened.origin.get("file")):
         return opened
@@ -229,8 +229,8 @@ def _described(known: DatasetSpec, file: Path, split: str, root: Path | None) ->
         opened = _beside(known, file, split)
     if known.classes and opened.classes and len(opened.classes) != len(known.classes):
         raise DataError(
-            f"{file.stem}: {len(opened.classes)} classes found, "
-            f"but {file} names {len(known.classes)}"
+            f"{file.stem}: {len(opened.classes)} classes found, but {file} names "
+            f"{len(known.classes)}"
         )
     facts = {"licence": known.licence, "origin": known.origin}
     facts["all_training_images_of"] = known.all_training_images_of
@@ -245,5 +245,5 @@ def _beside(known: DatasetSpec, file: Path, split: str) -> Opened:
     path = file.parent / known.source
     expected = known.sha256.get(path.name)
     if expected and path.is_file() and file_digest(path) != expected:
-        raise DataError(f"{path}: its SHA-256 is not the one in {file}; the file has been changed")
+        raise DataError(f"{path}: its SHA-256 differs from that in {file}; the file was changed")
     return open_path(path, split)

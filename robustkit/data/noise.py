@@ -72,7 +72,7 @@ class LabelNoise:
         if self.rate is None and self.kind not in FROM_FILE:
             raise InputError(f"label noise: {self.kind} needs a rate such as 0.4")
         if self.rate is not None and self.kind == "file":
-            raise InputError("label noise: a file of labels has its own rate; give none")
+            raise InputError("label noise: a label file has its own rate; give none")
         if self.rate is not None and not isinstance(self.rate, Fraction | int):
             raise InputError(f"label noise: the rate must be a Fraction, got {self.rate!r}")
         if self.rate is not None and not 0 <= self.rate < 1:
@@ -169,7 +169,7 @@ def apply_label_noise(
     """
     part = _Part(dataset, positions, seed)
     if noise != LabelNoise() and len(dataset.classes) < 2:
-        raise InputError("label noise needs at least two classes, the data set has one")
+        raise InputError("label noise needs at least two classes; the data set has one")
     labels = _given(part, noise)
     for array in (clean := part.clean, labels):
         array.setflags(write=False)
@@ -262,8 +262,8 @@ def _weights(part: _Part, labels: Labels) -> dict[int, npt.NDArray[np.float64]]:
     if (size := len(labels) * shape[0] * shape[1] * 8) > LARGEST:
         raise InputError(
             f"label noise: instance needs {size / 2**30:.3g} GiB of weights for "
-            f"{len(labels)} classes of {shape[0]} values an image, more than "
-            f"{LARGEST / 2**30:.3g}; take smaller images (--resize, --crop) or another kind"
+            f"{len(labels)} classes of {shape[0]} values per image, more than "
+            f"{LARGEST / 2**30:.3g}; use smaller images (--resize, --crop) or another kind"
         )
     return {
         label: generator(WEIGHTS, part.seed, label).standard_normal(shape)

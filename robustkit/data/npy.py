@@ -60,13 +60,13 @@ def read_header(path: Path) -> NpyHeader:
             missing = start + math.prod(shape) * dtype.itemsize - file.seek(0, 2)
     # NumPy's header parser raises nearly anything on broken bytes
     except Exception as error:
-        raise DataError(f"{path}: not readable as .npy: {diagnosis(path)}") from error
+        raise DataError(f"{path}: cannot be read as .npy: {diagnosis(path)}") from error
     if dtype.hasobject:
-        raise DataError(f"{path}: it holds Python objects, which are never loaded")
+        raise DataError(f"{path}: contains Python objects, which are never loaded")
     if dtype.kind not in "biufc":
-        raise DataError(f"{path}: it holds {str(dtype)[:80]}; expected numbers")
+        raise DataError(f"{path}: contains {str(dtype)[:80]}; expected numbers")
     if missing > 0:
-        raise DataError(f"{path}: {missing:,} bytes are missing at its end; {CUT_SHORT}")
+        raise DataError(f"{path}: {missing:,} bytes are missing at the end; {CUT_SHORT}")
     return NpyHeader(tuple(shape), by_column, dtype, start)
 
 
@@ -181,7 +181,7 @@ def find_npy(place: Path, split: str) -> NpyPair | None:
 
 def _of_split(pair: NpyPair, split: str) -> NpyPair:
     if pair.split != split and (pair.split != WHOLE or split != "test"):
-        has = "it is one whole" if pair.split == WHOLE else f"it is {pair.split!r}"
+        has = "it is not divided into splits" if pair.split == WHOLE else f"it is {pair.split!r}"
         raise DataError(f"{pair.images}: no split {split!r}; {has}")
     return pair
 

@@ -49,8 +49,8 @@ def open_npz(path: Path, split: str) -> Opened:
         raise
     # zipfile, zlib and NumPy's header parser raise nearly anything on broken bytes
     except Exception as error:
-        why = "it holds Python objects, which are never loaded" if "Object" in str(error) else ""
-        raise DataError(f"{path}: not readable as .npz: {why or diagnosis(path)}") from error
+        why = "it contains Python objects, which are never loaded" if "Object" in str(error) else ""
+        raise DataError(f"{path}: cannot be read as .npz: {why or diagnosis(path)}") from error
     laid_out, layout = channels_second(images)
     pair = checked_arrays(laid_out, labels, str(path))
     source = ArraySource(pair.images, pair.labels, str(path))
@@ -81,11 +81,11 @@ def keys_of(found: Collection[str], split: str, path: Path) -> Keys:
     for images, labels in pairs_of(""):
         if images in found and labels in found:
             if split not in ("test", WHOLE):
-                raise DataError(f"{path}: no split {split!r}; it is one whole")
+                raise DataError(f"{path}: no split {split!r}; it is not divided into splits")
             return Keys(images, labels, WHOLE)
     raise DataError(
-        f"{path}: no images and labels under names that are understood (such as 'images' and "
-        f"'labels', 'x' and 'y', 'x_test' and 'y_test'); it has: {_some(found)}"
+        f"{path}: no images and labels under known names (such as 'images' and 'labels', "
+        f"'x' and 'y', 'x_test' and 'y_test'); it has: {_some(found)}"
     )
 
 

@@ -38,8 +38,8 @@ PLACES = {
 }
 """under the root, where each data set's files may be"""
 BY_HAND = {
-    "LFWPeople": "no one offers it for download any more; copy torchvision's folder lfw-py there",
-    "ImageNet": "it needs a login at image-net.org; copy the split's folder of class folders there",
+    "LFWPeople": "it is no longer available for download; copy torchvision's folder lfw-py there",
+    "ImageNet": "it requires a login at image-net.org; copy the split's class folders there",
 }
 TIMEOUT = 30.0
 """seconds without an answer, after which a network counts as absent"""
@@ -131,9 +131,9 @@ def _download(kind: str, split: str, root: Path, missing: str) -> None:
     except (RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
-            f"{missing}; the download failed: {reason[-1]}; where there is a network, "
-            f"torchvision.datasets.{kind}(ROOT, download=True) fetches it; "
-            "then name ROOT with --data-root"
+            f"{missing}; the download failed: {reason[-1]}; on a machine with a connection, "
+            f"torchvision.datasets.{kind}(ROOT, download=True) downloads it; then pass ROOT "
+            "with --data-root"
         ) from error
 
 
@@ -148,7 +148,8 @@ def _read(kind: str, split: str, root: Path, place: Path) -> Opened:
         found = _torchvision(kind, split, root, download=False)
     except (RuntimeError, OSError) as error:
         raise DataError(
-            f"{place}: incomplete or damaged, by torchvision's check; remove it and fetch it again"
+            f"{place}: incomplete or damaged, by torchvision's check; remove it and "
+            "download it again"
         ) from error
     origin = {"folder": str(place), "checked": "MD5, by torchvision"}
     if kind == "LFWPeople":

@@ -20,8 +20,8 @@ def check_size(unpacked: int, packed: int, path: Path) -> None:
     """
     if unpacked > LARGE and unpacked > RATIO * packed:
         raise DataError(
-            f"{path}: {packed:,} bytes that unpack to {unpacked:,}: taken for an attempt to fill "
-            "the memory; if it is meant, save the images unpacked"
+            f"{path}: {packed:,} bytes that decompress to {unpacked:,}, which may be an "
+            "attempt to exhaust memory; if intended, save the images uncompressed"
         )
 
 

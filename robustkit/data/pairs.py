@@ -68,9 +68,9 @@ class PairSource:
 
     def _stacked(self, pair: PicturePair, first: Image, second: Image) -> Image:
         if not first.dtype == second.dtype == np.uint8:
-            raise DataError(f"{pair.first}, {pair.second}: pictures of 8 bits are needed")
+            raise DataError(f"{pair.first}, {pair.second}: images must have 8 bits per channel")
         if first.shape[1:] != second.shape[1:]:
-            raise DataError(f"{pair.first}, {pair.second}: two pictures of different size")
+            raise DataError(f"{pair.first}, {pair.second}: two images of different size")
         channels = self.channels or max(len(first), len(second))
         fold = np.full((1, *first.shape[1:]), pair.fold, np.uint8)
         return np.concatenate(
@@ -118,7 +118,7 @@ def open_pairs(folder: Path) -> Opened:
         origin=origin,
         files=stamps(files),
         ordered=True,
-        notes=("the second picture of a pair is attacked, the first one stays",),
+        notes=("the second image of a pair is attacked, the first one is not",),
     )
 
 
@@ -130,11 +130,11 @@ def _listed(path: Path) -> list[Listed]:
     head, *lines = [line.split() for line in read_text(path).splitlines() if line.strip()] or [[]]
     counts = [whole(part) or 0 for part in head]
     if len(counts) not in (1, 2) or not all(counts):
-        raise DataError(f"{path}: its first line says how many folds and pairs there are: 10 300")
+        raise DataError(f"{path}: its first line must give the numbers of folds and pairs: 10 300")
     folds, each = (1, *counts)[-2:]
     if folds > MOST_FOLDS or len(lines) != 2 * folds * each:
         raise DataError(
-            f"{path}: {len(lines)} pairs, where {folds} folds of 2 × {each} were announced"
+            f"{path}: {len(lines)} pairs, but the first line announces {folds} folds of 2 × {each}"
         )
     return [_line(path, row, line, row // (2 * each)) for row, line in enumerate(lines)]
 
@@ -165,4 +165,4 @@ def _picture(people: Path, name: str, number: int) -> Path:
         path = people / name / f"{name}_{number:04d}{end}"
         if path.is_file():
             return path
-    raise DataError(f"{people / name}: no picture {name}_{number:04d}{ENDS[0]}, which is in a pair")
+    raise DataError(f"{people / name}: {name}_{number:04d}{ENDS[0]} is missing, but part of a pair")

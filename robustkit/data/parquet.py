@@ -77,7 +77,7 @@ class ParquetSource:
         page = bisect_right(self._starts, position) - 1
         picture = self._read(page)[position - self._starts[page]]
         if picture is None:
-            raise DataError(f"{self.where(position)}: no picture bytes in the row")
+            raise DataError(f"{self.where(position)}: no image bytes in the row")
         return picture
 
     def where(self, position: int) -> str:
@@ -120,7 +120,7 @@ class _ParquetTable:
         try:
             self._file = parquet.ParquetFile(path)
         except self._broken as error:
-            raise DataError(f"{path}: not readable as Parquet: {diagnosis(path)}") from error
+            raise DataError(f"{path}: cannot be read as Parquet: {diagnosis(path)}") from error
         schema = self._file.schema_arrow
         self.image, self.label, self.classes = find_columns(schema.names, features(schema), path)
         kind = schema.field(self.image).type
@@ -128,7 +128,7 @@ class _ParquetTable:
         if arrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             self._leaf, kind = f"{self.image}.bytes", kind.field("bytes").type
         if not (arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind)):
-            raise DataError(f"{path}: column {self.image!r} holds {kind}, not encoded pictures")
+            raise DataError(f"{path}: column {self.image!r} contains {kind}, not encoded images")
         metadata = self._file.metadata
         self.groups = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
 
@@ -148,7 +148,7 @@ class _ParquetTable:
             return read()
         except self._broken as error:
             why = diagnosis(self.path)
-            raise DataError(f"{self.path}: not readable as Parquet: {why}") from error
+            raise DataError(f"{self.path}: cannot be read as Parquet: {why}") from error
 
 
 def open_parquet(part: SplitFiles) -> Opened:

@@ -62,12 +62,14 @@ class Pipeline:
             DataError: the channels cannot be converted, or an absurdly long side.
         """
         if shape.channels not in (1, 3, self.channels):
-            raise DataError(f"{where}: {shape.channels} channels cannot be made {self.channels}")
+            raise DataError(
+                f"{where}: {shape.channels} channels cannot be converted to {self.channels}"
+            )
         height, width = self._resized(shape.height, shape.width)
         if max(height, width) > LONGEST_SIDE:
-            raise DataError(f"{where}: {height}x{width} pixels once resized; it is too narrow")
+            raise DataError(f"{where}: {height}x{width} pixels after resizing; it is too narrow")
         if not min(height, width):
-            raise DataError(f"{where}: no pixels are left of it once resized; it is too narrow")
+            raise DataError(f"{where}: no pixels are left after resizing; it is too narrow")
         return Shape(self.channels, *(self.crop or (height, width)))
 
     def __call__(self, image: Image) -> Image:

@@ -53,9 +53,9 @@ def recover(dataset: Dataset, record: Mapping[str, Any], kind: str | None = None
     """
     if dataset.digest != _at(record, "digest"):
         raise DataError(
-            f"{dataset.name} {dataset.split}: not the images and labels of this training: their "
-            "digest is another; give the same --data, --split, --resize, --interpolation, --crop "
-            "and --channels"
+            f"{dataset.name} {dataset.split}: not the images and labels of this training, "
+            "by their digest; give the same --data, --split, --resize, --interpolation, "
+            "--crop and --channels"
         )
     try:
         training = prepare_training_data(
@@ -79,8 +79,8 @@ def _noise(recorded: Mapping[str, Any], kind: str | None) -> LabelNoise:
         return parse_label_noise(name, rate, stratified=recorded["stratified"])
     if kind is None or kind.partition(":")[0] != name:
         raise InputError(
-            f"the labels were made wrong by the file {recorded['file']['name']}; "
-            f"give it with --noise-kind {name}:PATH"
+            f"the labels were replaced from the file {recorded['file']['name']}; give it "
+            f"with --noise-kind {name}:PATH"
         )
     return parse_label_noise(kind, rate, stratified=recorded["stratified"])
 
@@ -92,8 +92,8 @@ def _check(training: TrainingData, record: Mapping[str, Any]) -> None:
         for what, path in DIGESTS:
             if _at(found[part], path) != _at(record.get(part), path):
                 raise DataError(
-                    f"the {what} of the part {part!r} are not those of the training; "
-                    "what is found here has another digest"
+                    f"the {what} of the part {part!r} are not those of the training, by "
+                    "their digest"
                 )
 
 

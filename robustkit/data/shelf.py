@@ -84,7 +84,7 @@ def checked_budgets(budgets: Mapping[Any, Sequence[str]], where: str) -> Budgets
 
 def _check(found: DatasetSpec, where: str) -> None:
     if found.bounds != UNIT:
-        raise DataError(f'{where}: bounds: images are evaluated on ["0", "1"] only; rescale them')
+        raise DataError(f'{where}: bounds: images are always evaluated on ["0", "1"]; rescale them')
     if found.shape and (len(found.shape) != 3 or min(found.shape) < 1):
         raise DataError(f"{where}: shape: expected [channels, height, width]")
     if found.folders and len(found.folders) != len(found.classes):

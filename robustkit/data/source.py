@@ -17,7 +17,7 @@ from robustkit.errors import DataError
 WHOLE = "all"
 """the split of a source that has no splits"""
 
-CUT_SHORT = "it is damaged or cut short; fetch it again"
+CUT_SHORT = "it is damaged or truncated; download it again"
 
 
 MOST_CLASSES = 100_000
@@ -255,8 +255,8 @@ def checked_labels(labels: Any, where: str) -> Labels:
         raise DataError(f"{where}: image {bad[0]} has label {whole[bad[0]]}; labels start at 0")
     if (bad := np.flatnonzero(whole >= MOST_CLASSES)).size:
         raise DataError(
-            f"{where}: image {bad[0]} has label {whole[bad[0]]}; more than {MOST_CLASSES:,} "
-            "classes are taken for a mistake"
+            f"{where}: image {bad[0]} has label {whole[bad[0]]}; there can be at most "
+            f"{MOST_CLASSES:,} classes"
         )
     return whole
 
@@ -287,12 +287,12 @@ def _scale(images: Image) -> str:
     """What would bring the pixels of a known scale to [0, 1], for a message."""
     low, high = images.min(), images.max()
     if low >= 0 and 1 < high <= 255 and images.dtype.kind == "f":
-        return ": these look like 0 to 255, to be divided by 255"
+        return ": these look like 0 to 255; divide them by 255"
     if low >= 0 and 255 < high <= 65535:
-        return ": these look like 16 bits, to be divided by 65535"
+        return ": these look like 16 bits; divide them by 65535"
     if -1 <= low < 0 and high <= 1:
-        return ": these look like -1 to 1, to be made (x + 1) / 2"
-    return ": take the pixels as they are before any normalisation" if low < 0 else ""
+        return ": these look like -1 to 1; convert them with (x + 1) / 2"
+    return ": store the pixels before normalisation" if low < 0 else ""
 
 
 def diagnosis(path: Path) -> str:
@@ -307,5 +307,5 @@ def diagnosis(path: Path) -> str:
     if not start:
         return "the file is empty"
     if start.startswith(b"<"):
-        return "it is a web page (HTML), not data: the download went wrong"
+        return "it is a web page (HTML), not data: the download failed"
     return CUT_SHORT

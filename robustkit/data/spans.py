@@ -55,9 +55,9 @@ class SpanSource:
         """
         span = Span(*self.spans[position].tolist())
         if not span.size:
-            raise DataError(f"{self.where(position)}: no picture bytes")
+            raise DataError(f"{self.where(position)}: no image bytes")
         if span.size > LARGEST_PICTURE:
-            raise DataError(f"{self.where(position)}: a picture of {span.size:,} bytes")
+            raise DataError(f"{self.where(position)}: an image of {span.size:,} bytes")
         try:
             with self.files[span.file].open("rb", buffering=0) as file:
                 file.seek(span.start)
@@ -65,7 +65,7 @@ class SpanSource:
         except OSError as error:
             raise DataError(f"{self.where(position)}: cannot be read: {error.strerror}") from error
         if len(content) < span.size:
-            raise DataError(f"{self.where(position)}: the file ends within the picture")
+            raise DataError(f"{self.where(position)}: the file ends within the image")
         return content
 
     def where(self, position: int) -> str:

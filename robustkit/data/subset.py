@@ -138,9 +138,7 @@ def choose_held_out(dataset: Dataset, amount: Fraction, seed: int) -> Positions:
         InputError: not a whole number or a share, or more images than can be spared.
     """
     if amount < 0 or (amount >= 1 and amount.denominator != 1):
-        raise InputError(
-            f"hold-out: expected a whole number of images or a share below 1, got {amount}"
-        )
+        raise InputError(f"hold-out: expected a number of images or a share below 1, got {amount}")
     count = _held_out(len(dataset), amount)
     keys = numbers(HOLD_OUT, seed, dataset.ids)
     order = np.lexsort((keys, dataset.labels))
@@ -148,8 +146,8 @@ def choose_held_out(dataset: Dataset, amount: Fraction, seed: int) -> Positions:
     spare = order[~last]
     if count > len(spare):
         raise InputError(
-            f"hold-out: {count} images of {len(dataset)} cannot be held out; every class has to "
-            f"keep one, so at most {len(spare)} can"
+            f"hold-out: cannot hold out {count} of {len(dataset)} images; every class has "
+            f"to keep one, so at most {len(spare)} can be held out"
         )
     chosen = shuffled(keys[spare], dataset.labels[spare], stratified=True)[:count]
     return np.sort(spare[chosen])
@@ -183,8 +181,8 @@ def choose_fraction(
     classes, first = np.unique(labels[order], return_index=True)
     if count <= (needed := first.max()):
         raise InputError(
-            f"data fraction: {written(fraction)} of {len(positions)} images is {count}, too few "
-            f"for an image of each of {len(classes)} classes; the smallest fraction is "
+            f"data fraction: {written(fraction)} of {len(positions)} images is {count}, too "
+            f"few for one image of each of {len(classes)} classes; the smallest fraction is "
             f"{needed + 1}/{len(positions)}"
         )
     return positions[np.sort(order[:count])]

@@ -99,7 +99,7 @@ def read_rows(path: Path, split: str) -> TableRows:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text: {diagnosis(path)}") from error
     except csv.Error as error:
-        raise DataError(f"{path}: not readable as a table: {first_line(error)}") from error
+        raise DataError(f"{path}: cannot be read as a table: {first_line(error)}") from error
 
 
 def _bounded(file: TextIO, path: Path) -> Iterator[str]:
@@ -154,10 +154,10 @@ def _rows(lines: Any, path: Path, split: str) -> TableRows:
         picture = _picture(cells[places.path].strip(), path.parent, where)
         found.append(TableRow(number, picture, cells[places.label].strip()))
     if places.split is None and wanted not in ("test", WHOLE):
-        raise DataError(f"{path}: no split {split!r}; the file is one whole")
+        raise DataError(f"{path}: no split {split!r}; the file is not divided into splits")
     if not found:
         has = f"; it has: {', '.join(sorted(seen))}" if seen else ""
-        raise DataError(f"{path}: no rows of the split {split!r}{has}")
+        raise DataError(f"{path}: no rows in the split {split!r}{has}")
     return TableRows(found, WHOLE if places.split is None else split, others)
 
 
@@ -175,7 +175,7 @@ def _header(head: Sequence[str], path: Path) -> _Places | None:
     if of_path is None or of_label is None:
         missing, known = ("paths", PATHS) if of_path is None else ("labels", LABELS)
         raise DataError(
-            f"{path}: no column of {missing} ({', '.join(known[:3])}); it has: "
+            f"{path}: no column named {missing} ({', '.join(known[:3])}); it has: "
             f"{', '.join(names[:8])}"
         )
     return _Places(of_path, of_label, names.index(SPLIT) if SPLIT in names else None)
@@ -187,14 +187,14 @@ def _without_header(first: Sequence[str], path: Path) -> _Places:
         if _is_file(path.parent / first[column].strip()):
             return _Places(column, 1 - column)
     raise DataError(
-        f"{path}: line 1: expected a header with 'path' and 'label', or a picture's path and its "
-        f"label; it has: {quoted(', '.join(first[:8]))}"
+        f"{path}: line 1: expected a header with 'path' and 'label', or an image's path and "
+        f"its label; it has: {quoted(', '.join(first[:8]))}"
     )
 
 
 def _picture(text: str, folder: Path, where: str) -> Path:
     if ADDRESS.match(text):
-        raise DataError(f"{where}: {quoted(text)} is an address; fetch the pictures first")
+        raise DataError(f"{where}: {quoted(text)} is a web address; download the images first")
     if not text:
         raise DataError(f"{where}: no path")
     return folder / text

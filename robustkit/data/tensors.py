@@ -52,7 +52,7 @@ def open_tensors(path: Path, split: str) -> Opened:
         raise DataError(f"{path}: {diagnosis(path)}") from error
     # NumPy and zipfile raise nearly anything on hostile numbers
     except Exception as error:
-        raise DataError(f"{path}: not readable as tensors: {first_line(error)}") from error
+        raise DataError(f"{path}: cannot be read as tensors: {first_line(error)}") from error
     laid_out, layout = channels_second(images)
     pair = checked_arrays(laid_out, labels, str(path))
     source = ArraySource(pair.images, pair.labels, str(path))
@@ -76,7 +76,7 @@ def _numbers(leaf: object, reader: TensorReader, path: Path) -> Any:
     if isinstance(leaf, list | tuple) and all(type(value) is int for value in leaf):
         reader.budget.visit(len(leaf))
         return np.array(leaf)
-    raise DataError(f"{path}: images or labels are no tensors, but {type(leaf).__name__}s")
+    raise DataError(f"{path}: images and labels must be tensors, got {type(leaf).__name__}")
 
 
 def _find(root: object, reader: TensorReader, split: str, path: Path) -> _Leaves:
@@ -88,15 +88,15 @@ def _find(root: object, reader: TensorReader, split: str, path: Path) -> _Leaves
     if isinstance(pair, list | tuple) and len(pair) in (2, 3) and reader.is_tensor(pair[0]):
         own = split_of(Path(path.name))
         if SPLITS.get(split, split) not in (own, *(["test"] if own == WHOLE else [])):
-            has = "it is one whole" if own == WHOLE else f"it is {own!r}"
+            has = "it is not divided into splits" if own == WHOLE else f"it is {own!r}"
             raise DataError(f"{path}: no split {split!r}; {has}")
         return _Leaves(pair[0], pair[1], {"images": "0", "labels": "1"}, own)
     if isinstance(pair, Mapping):
         return _named({k: v for k, v in pair.items() if isinstance(k, str)}, reader, split, path)
     what = shown(root.name) if isinstance(root, Placeholder) else f"a {type(root).__name__}"
     raise DataError(
-        f"{path}: holds {what[:80]}; expected a pair of images and labels, a dictionary of them, "
-        "or a TensorDataset"
+        f"{path}: contains {what[:80]}; expected a pair of images and labels, a dictionary "
+        "of them, or a TensorDataset"
     )
 
 

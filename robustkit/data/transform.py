@@ -63,7 +63,9 @@ class Transform:
         channels, height, width = shape
         if self.channels is not None and channels != self.channels:
             if channels not in (1, 3):
-                raise DataError(f"{where}: {channels} channels cannot be made {self.channels}")
+                raise DataError(
+                    f"{where}: {channels} channels cannot be converted to {self.channels}"
+                )
             channels = self.channels
         height, width = self._resized(height, width)
         if self.crop is not None:

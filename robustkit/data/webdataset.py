@@ -72,7 +72,7 @@ def find_tars(place: Path, split: str) -> SplitFiles | None:
     if BRACES.search(str(place)) and not place.exists():
         files = braced(str(place))
         if missing := next((path for path in files if not path.is_file()), None):
-            raise DataError(f"{missing}: no such file, of the {len(files):,} of {place}")
+            raise DataError(f"{missing}: no such file ({len(files):,} files in {place})")
         return among(files, Path(*place.parts[: _plain(place)]), split)
     return find_split(place, ".tar", split)
 
@@ -112,7 +112,7 @@ def open_tars(part: SplitFiles) -> Opened:
             for _, sample in itertools.groupby(_members(file, path, number), lambda m: m.key):
                 _add(found, list(sample), file, path)
     if not found.spans:
-        raise DataError(f"{files[0]}: no pictures ({', '.join(sorted(SUFFIXES))}) with labels")
+        raise DataError(f"{files[0]}: no images ({', '.join(sorted(SUFFIXES))}) with labels")
 
     def named(position: int) -> str:
         return shown(found.names[position])
@@ -139,8 +139,8 @@ def _opened(path: Path) -> tarfile.TarFile:
     except (tarfile.TarError, ValueError) as error:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
-        why = "compressed; gunzip it first" if packed else diagnosis(path)
-        raise DataError(f"{path}: not readable as a tar: {why}") from error
+        why = "compressed; decompress it with gunzip first" if packed else diagnosis(path)
+        raise DataError(f"{path}: cannot be read as a tar: {why}") from error
 
 
 def _members(tar: tarfile.TarFile, path: Path, number: int) -> Iterator[_Member]:
@@ -156,11 +156,11 @@ def _members(tar: tarfile.TarFile, path: Path, number: int) -> Iterator[_Member]
         if entry.isdir() or place.name.startswith("."):
             continue
         if not entry.isreg() or entry.issparse():
-            raise DataError(f"{path}: {quoted(name)} is a link or no plain file; refused")
+            raise DataError(f"{path}: {quoted(name)} is a link or not a regular file; refused")
         if place.is_absolute() or ".." in place.parts:
-            raise DataError(f"{path}: {quoted(name)} leads outside of the tar; refused")
+            raise DataError(f"{path}: {quoted(name)} leads out of the tar; refused")
         if entry.offset_data + entry.size > size:
-            raise DataError(f"{path}: {quoted(name)} is cut off: {diagnosis(path)}")
+            raise DataError(f"{path}: {quoted(name)} is truncated: {diagnosis(path)}")
         base, _, extension = place.name.partition(".")
         span = Span(number, entry.offset_data, entry.size)
         yield _Member(name, str(place.parent / base), extension.lower(), span)
@@ -171,7 +171,7 @@ def _next(tar: tarfile.TarFile, path: Path) -> tarfile.TarInfo | None:
         entry = tar.next()
     # a header can be broken in any way
     except (tarfile.TarError, OSError, ValueError, RecursionError, OverflowError) as error:
-        raise DataError(f"{path}: not readable as a tar: {diagnosis(path)}") from error
+        raise DataError(f"{path}: cannot be read as a tar: {diagnosis(path)}") from error
     tar.members = []  # type: ignore[attr-defined]  # else it keeps all that it has read
     return entry
 
@@ -183,15 +183,15 @@ def _add(found: _Samples, sample: Sequence[_Member], tar: tarfile.TarFile, path:
     told = next((texts[extension] for extension in (*LABELS, "json") if extension in texts), None)
     first = f"{path}: {shown(sample[0].name)}"
     if len(texts) + len(pictures) < len(sample):
-        raise DataError(f"{first}: two members of one key and extension")
+        raise DataError(f"{first}: two members with the same key and extension")
     if not pictures and (told is None or told.extension == "json"):
         return
     if len(pictures) != 1:
-        raise DataError(f"{first}: {len(pictures)} pictures in a sample; expected one")
+        raise DataError(f"{first}: {len(pictures)} images in a sample; expected one")
     if told is None:
         raise DataError(
-            f"{first}: no label beside the picture; expected {LABELS[0]!r}, {LABELS[1]!r} or "
-            f"'json' of the same key right after or before it (tar --sort=name), it has: "
+            f"{first}: no label for the image; expected {LABELS[0]!r}, {LABELS[1]!r} or "
+            "'json' with the same key right after or before it (tar --sort=name), it has: "
             f"{', '.join(texts) or 'nothing'}"
         )
     found.names.append(pictures[0].name)
@@ -212,7 +212,7 @@ def _label(member: _Member, tar: tarfile.TarFile, path: Path) -> str:
             return text
         table = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not readable as text or JSON") from error
+        raise DataError(f"{where}: cannot be read as text or JSON") from error
     entries = table if isinstance(table, dict) else {}
     value = next((entries[key] for key in JSON_KEYS if key in entries), None)
     if type(value) not in (int, str):
