@@ -1,15 +1,17 @@
 """The copy that a search steps by: the same function at less cost, or the network itself."""
 
+import numpy as np
 import pytest
 import torch
 from helpers.attacked import Small, images, make, right
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
+import robustkit
 from robustkit.attacks import SearchNetwork, attack_block, in_budget, search_network
 from robustkit.attacks.library import seeded
 from robustkit.attacks.pooling import max_pool
-from robustkit.attacks.prepared import PreparedNetwork, prepare
+from robustkit.attacks.prepared import PreparedNetwork, pays, prepare
 from robustkit.attacks.rewriting import rewritten
 from robustkit.checkpoint.adapter import Classifier, freeze, replica, wrap
 from robustkit.network import answer, gradient
@@ -193,6 +195,48 @@ def test_normalisation_and_stride_padding_and_windows_are_kept():
 def test_a_network_that_may_do_more_than_its_operations_is_left_alone(make_network):
     model = make_network().eval()
     assert prepare(model, images(4, side=8)) is model
+
+
+class Counting(nn.Module):
+    """Counts the images that pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        return x.flatten(1)[:, :3]
+
+
+@pytest.mark.parametrize(("side", "compared"), [(8, 16), (96, 9), (224, 4)])
+def test_of_large_images_fewer_are_compared(side, compared, monkeypatch):
+    model, x = Counting(), torch.rand(16, 3, side, side)
+    monkeypatch.setattr("robustkit.attacks.prepared.rewritten", lambda network: network)
+    assert prepare(model, x) is not model
+    # images, images with noise and noise, with a way back and without
+    assert model.seen == 2 * 3 * compared
+    assert pays(x, 1e6)
+    assert pays(x, 100) == (side == 8)
+
+
+@pytest.mark.parametrize(
+    ("side", "attack", "made"),
+    [(136, "fgsm", False), (8, "ddn", False), (8, "fgsm", True), (136, "pgd", True)],
+)
+def test_a_copy_is_made_where_it_saves_more_than_it_costs(side, attack, made, monkeypatch):
+    built = []
+    monkeypatch.setattr(
+        "robustkit.attacks.step_model.prepare", lambda model, x: built.append(x) or model
+    )
+    x = np.random.default_rng(0).random((2, 1, side, side), np.float32)
+    settings = {"pgd": ["steps=60", "restarts=1"], "ddn": ["steps=3"]}.get(attack, [])
+    model = nn.Sequential(nn.MaxPool2d(side // 8), nn.Flatten(), nn.Linear(64, 3))
+    with torch.no_grad():
+        labels = model(torch.from_numpy(x)).argmax(1).numpy()
+    asked = {"norm": "l2", "epsilons": ["1/1000"], "settings": settings, "device": "cpu"}
+    robustkit.evaluate(model, (x, labels), attack, **asked)
+    assert bool(built) == made
 
 
 def test_the_model_judges_whatever_the_search_network_says():

@@ -155,9 +155,13 @@ def test_a_bar_says_which_of_several_it_is_and_how_long_the_rest_takes(on_screen
         seconds = [0.0]
         bar.meter.bar.get_time = lambda: seconds[0]
         options = bar.attach(RunOptions())
-        seconds[0] = 20
+        options.stage("checking the network")
+        seconds[0] = 30
+        options.stage("")
+        seconds[0] = 50
         options.progress(64, 256)
     shown = on_screen.shown
+    assert "a.pt (2 of 9): checking the network" in shown
     assert "a.pt (2 of 9)" in shown
     assert re.search(r"25%.*60 s to go", shown)
     assert "of 256" not in shown

@@ -27,6 +27,13 @@ def planned_passes(protocol: Protocol, classes: int) -> float:
     return sum(_of(attack, protocol.norm, classes) for attack in protocol.attacks)
 
 
+def searched_passes(protocol: Protocol, classes: int) -> float:
+    """Passes over one image at most of the attacks that the engine steps itself, at all budgets."""
+    norm = protocol.norm
+    each = [_of(attack, norm, classes) for attack in protocol.attacks if build_search(attack, norm)]
+    return max(1, len(protocol.epsilons)) * sum(each)
+
+
 def _of(attack: Attack, norm: Norm, classes: int) -> float:
     search = build_search(attack, norm)
     if search is None:

@@ -54,13 +54,19 @@ class Bar(_Metered):
             self.meter.update(done, total)
             self._say(done / total)
 
+        def stage(words: str) -> None:
+            # and the time to go is told by the time that images take
+            self.begun = time.monotonic()
+            shown = f"{self.name}: {words}" if words else self.name
+            self.meter.begin(shown, None, visible=bool(words))
+
         def waiting() -> None:
             self.meter.tell(f"robustkit: another process is at work on {self.path}; waiting")
 
         def told(text: str) -> None:
             self.meter.tell(f"robustkit: {text}")
 
-        return replace(options, progress=progress, waiting=waiting, told=told)
+        return replace(options, progress=progress, stage=stage, waiting=waiting, told=told)
 
     def _say(self, share: float) -> None:
         now = time.monotonic()

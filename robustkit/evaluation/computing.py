@@ -14,6 +14,8 @@ import torch
 from robustkit import machine
 from robustkit.attacks import SearchNetwork, search_network
 from robustkit.attacks.contract import FEW
+from robustkit.attacks.planned import searched_passes
+from robustkit.attacks.prepared import pays
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.device import tf32
@@ -85,11 +87,13 @@ def _compute(
         config.model.load(device),
         None if config.surrogate is None else config.surrogate.load(device),
     )
+    options.stage("checking the network")
     found, random = _probed(config, networks)
     if config.protocol.attacks and not random:
         networks = networks._replace(search_by=_search_network(config, networks))
     size = batch_size(config, options, blocks)
     plan = planned_sizes(data, device, blocks, size)
+    options.stage("")
     with tf32(allowed=False):  # verdicts are float32's, and torch lets a GPU's convolutions cut it
         proving = begin(config, networks.model, random, plan.get("prove"))
         if "prove" not in plan:
@@ -112,10 +116,14 @@ def _compute(
     blocks.finish(whole, details, rows)
 
 
-def _search_network(config: Config, networks: Networks) -> SearchNetwork:
+def _search_network(config: Config, networks: Networks) -> SearchNetwork | None:
+    """What is searched by; None: the network as it is."""
     images = torch.from_numpy(config.data.images(0, min(FEW, len(config.data))))
     model = networks.surrogate or networks.model
     precision = config.low and config.low.precision
+    passes = searched_passes(config.protocol, len(config.data.classes)) * len(config.data)
+    if precision is None and not (passes and pays(images, passes)):
+        return None
     return search_network(model, images.to(config.device), precision)
 
 

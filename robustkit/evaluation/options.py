@@ -23,6 +23,8 @@ class RunOptions:
     save_adversarial: Path | None = None
     """where to keep the perturbed images, as .npz of float32"""
     progress: Progress = lambda done, total: None
+    stage: Callable[[str], None] = lambda words: None
+    """called with what is done before images are; with "" when they begin"""
     waiting: Callable[[], None] = lambda: None
     """called when another process is at work on the same record"""
     told: Callable[[str], None] = lambda text: None

@@ -89,7 +89,7 @@ def probe(
             f"{len(data.classes)}{instead}"
         )
     with seeded(0, device):  # and global generators are left as they were
-        gradient = _has_gradient(model, images) if gradients else None
+        gradient = _gradient_arrives(model, images) if gradients else None
         beside = _beside(model, images[:1])
         return NetworkTraits(random, gradient, beside, _converted(model, images))
 
@@ -128,6 +128,12 @@ def _beside(model: torch.nn.Module, image: Tensor) -> tuple[str, ...]:
     finally:
         holder.network = network
     return tuple(watched.seen)
+
+
+def _gradient_arrives(model: torch.nn.Module, images: Tensor) -> bool:
+    """Whether a gradient arrives at the pixels of an image: mostly the first, or else any."""
+    parts = (images[:1], images[1:])
+    return any(_has_gradient(model, part) for part in parts if len(part))
 
 
 def _has_gradient(model: torch.nn.Module, images: Tensor) -> bool:
