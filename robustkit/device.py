@@ -14,6 +14,8 @@ def device(name: str) -> torch.device:
     Raises:
         InputError: no such device, or none that answers.
     """
+    if name == "all" or "," in name:
+        raise InputError(f"--device {cut(name)}: one device here; evaluate and audit take several")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -22,6 +24,45 @@ def device(name: str) -> torch.device:
         torch.ones(1, device=found).item()
     except Exception as error:  # each kind of device refuses in its own way
         raise InputError(f"--device {cut(name)}: {first_line(error)}") from error
+    return found
+
+
+def devices(names: str) -> tuple[torch.device, ...]:
+    """The devices of several names, by commas, or `all` GPUs of the machine; each has a worker.
+
+    Raises:
+        InputError: as `device`; devices of several kinds, whose rows would differ by rounding.
+    """
+    if names == "all":
+        found = tuple(torch.device(name) for name in _gpus())
+        if not found:
+            raise InputError(
+                "--device all: no GPU here; for several processes on the CPU name it as often: "
+                "--device cpu,cpu"
+            )
+        return found
+    parts = names.split(",")
+    if len(parts) == 1:
+        return (device(names),)
+    found = tuple(_numbered(device(part.strip())) for part in parts)
+    if len({one.type for one in found}) > 1:
+        raise InputError(
+            f"--device {cut(names)}: of several kinds, which round otherwise; name one kind"
+        )
+    return found
+
+
+def _gpus() -> list[str]:
+    """All GPUs that torch sees: CUDA's, or else Intel's."""
+    if torch.cuda.is_available():
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [f"xpu:{number}" for number in range(torch.xpu.device_count())]
+
+
+def _numbered(found: torch.device) -> torch.device:
+    """A GPU with its number, by which another process finds the same."""
+    if found.type == "cuda" and found.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
     return found
 
 

@@ -62,7 +62,10 @@ def processor() -> str:
 
 
 def kind_of_device(name: str) -> str | None:
-    """The kind of the device of that name; None where only torch can tell."""
+    """The kind of the device, or devices, of that name; None where only torch can tell."""
+    if "," in name:
+        kinds = {kind_of_device(part.strip()) for part in name.split(",")}
+        return kinds.pop() if len(kinds) == 1 else None
     if name == "cpu" or (name == "auto" and not _may_have_gpu()):
         return "cpu"
     return None

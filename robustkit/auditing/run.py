@@ -53,7 +53,7 @@ from robustkit.auditing.verdict import judge
 from robustkit.auditing.wording import listed
 from robustkit.certification import SmoothingNoise, attack_smoothed, certify_rising, smooth
 from robustkit.data import Dataset
-from robustkit.device import device as find_device
+from robustkit.device import devices
 from robustkit.errors import RobustkitError, first_line
 from robustkit.evaluation import EvaluatedModel
 from robustkit.files import digest
@@ -392,7 +392,7 @@ class _AuditRun:
 
     @cached_property
     def _torch_device(self) -> torch.device:
-        return find_device(self._device)
+        return devices(self._device)[0]
 
     @cached_property
     def _model(self) -> torch.nn.Module:

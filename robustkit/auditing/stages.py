@@ -19,7 +19,7 @@ from robustkit.auditing.outcome import Family, Level, Stage
 from robustkit.auditing.plan import AuditPlan, StageSpec
 from robustkit.auditing.wording import counted
 from robustkit.data import Dataset
-from robustkit.device import device as find_device
+from robustkit.device import devices
 from robustkit.errors import EvaluationFailed, InputError, ProtocolError, first_line
 from robustkit.evaluation import EvaluatedModel, RunOptions
 from robustkit.evaluation.speed import unsuited
@@ -192,7 +192,7 @@ def without_attack(
     """
     protocol = evaluation.resolve_protocol("clean", data, seed=threat.seed)
     # a model that draws at random draws alike when the audit is repeated
-    with seeded(seed_of(threat.seed, "audit", "clean"), find_device(settings.options.device)):
+    with seeded(seed_of(threat.seed, "audit", "clean"), devices(settings.options.device)[0]):
         options = replace(settings.options, precision="float32")
         found = evaluation.run(model, data, protocol, settings.out, options)
     right = found.broken_at > 0
@@ -233,7 +233,7 @@ def look_at_others(
 
 @torch.no_grad()
 def _is_random(model: EvaluatedModel, data: Dataset, settings: StageSettings) -> bool:
-    device = find_device(settings.options.device)
+    device = devices(settings.options.device)[0]
     network, few = model.load(device), torch.from_numpy(data.images(0, min(32, len(data))))
     with seeded(0, device):
         return draws_at_random(network(few.to(device)), network(few.to(device)))
@@ -356,7 +356,7 @@ class _StageRunner:
             options = replace(options, precision="float32")
         whole = self.attacked.data
         data = whole if len(rows) == len(whole) else whole.take(rows)
-        device = find_device(options.device)
+        device = devices(options.device)[0]
         with seeded(seed_of(self.threat.seed, "audit", name), device):
             return evaluation.run(self.model, data, protocol, self.settings.out, options, surrogate)
 

@@ -102,7 +102,8 @@ def audit(
         name: keeps the work on a module in memory under this name; without it only the report.
         image_by_image: pass images one at a time.
         batch_size: images at once.
-        device: "cpu", "cuda:1"; "auto" takes a GPU.
+        device: "cpu", "cuda:1"; "auto" takes a GPU; "cuda:0,cuda:1" or "all" GPUs share the
+            images of each stage; whatever else an audit does, the first of them does alone.
         precision: that attacks search in; verdicts are float32's.
         out: folder of the audit.
         track: where the audit is tracked: mlflow, wandb or tensorboard, with `:WHERE`.

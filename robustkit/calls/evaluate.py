@@ -127,7 +127,8 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
         image_by_image: pass images one at a time, for a network whose outputs depend on the batch,
             which is refused without.
         batch_size: images at once.
-        device: "cpu", "cuda:1"; "auto" takes a GPU.
+        device: "cpu", "cuda:1"; "auto" takes a GPU; "cuda:0,cuda:1" or "all" GPUs share the
+            images, with a process each, and give the same rows.
         precision: that attacks search in; verdicts are float32's.
         out: folder of the records.
         fresh: evaluate anew, even where the record is on file.

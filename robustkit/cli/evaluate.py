@@ -21,7 +21,7 @@ from robustkit.cli.options import (
     Crop,
     Data,
     DataRoot,
-    Device,
+    Devices,
     Ignore,
     ImageByImage,
     Interpolation,
@@ -117,7 +117,7 @@ def evaluate(
     ] = None,
     seed: Seed = 0,
     batch_size: BatchSize = "auto",
-    device: Device = "auto",
+    device: Devices = "auto",
     precision: Precision = "float32",
     workers: Annotated[
         int, typer.Option(min=1, help="Checkpoints evaluated in parallel (CPU).")
@@ -288,7 +288,10 @@ def _in_processes(
     from multiprocessing import active_children, get_context
 
     if any(job.request.device not in ("cpu", "auto") for job in jobs.values()):
-        raise InputError("--workers is for CPUs; a GPU takes checkpoints in turn")
+        raise InputError(
+            "--workers is for CPUs; a GPU takes checkpoints in turn, and several devices each "
+            "checkpoint together"
+        )
     threads = machine.threads(workers)
     records = {}
     # spawned, not forked: torch's threads do not survive a fork

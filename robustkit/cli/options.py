@@ -69,6 +69,13 @@ Precision = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:1; auto: a GPU if there is one.")]
+Devices = Annotated[
+    str,
+    typer.Option(
+        help="cpu, cuda or cuda:1; auto: a GPU if there is one; several by commas, as "
+        "cuda:0,cuda:1, share the images; all: every GPU."
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(

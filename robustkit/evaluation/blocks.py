@@ -1,15 +1,31 @@
 """The attack, block by block; each is kept as soon as it is done, so that little can be lost."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from math import ceil
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from robustkit.attacks import Block, Experience, Outcomes, SearchNetwork, attack_block, in_budget
+from robustkit.attacks import (
+    Block,
+    Experience,
+    Outcomes,
+    SearchNetwork,
+    attack_block,
+    in_budget,
+    search_network,
+)
+from robustkit.attacks.contract import FEW
+from robustkit.attacks.draws import seed_of
+from robustkit.attacks.library import seeded
+from robustkit.attacks.planned import searched_passes
+from robustkit.attacks.prepared import pays
 from robustkit.data import Dataset
 from robustkit.errors import EvaluationFailed, ProofContradicted
 from robustkit.evaluation.config import Config
@@ -17,6 +33,9 @@ from robustkit.evaluation.proving import Proving, Spent
 from robustkit.protocol import Epsilon, Protocol
 from robustkit.record import Blocks, Example, FinishedBlock, table
 
+T = TypeVar("T")
+FEWEST, EACH = 64, 2
+"""images a block, and blocks a device, where there are several GPUs"""
 EXAMPLES = 8
 """how many of the smallest successful perturbations are kept for looking at"""
 
@@ -30,6 +49,26 @@ class Networks(NamedTuple):
     """the model, or the surrogate, made cheaper to search by"""
 
 
+def load_networks(config: Config) -> Networks:
+    """The networks of an evaluation, on its device."""
+    surrogate = None if config.surrogate is None else config.surrogate.load(config.device)
+    return Networks(config.model.load(config.device), surrogate)
+
+
+def searching(config: Config, networks: Networks, *, random: bool) -> Networks:
+    """The networks with what is searched by, where that pays; `random`: one draws at random."""
+    data, precision = config.data, config.low and config.low.precision
+    if random or not config.protocol.attacks:
+        return networks
+    images = torch.from_numpy(data.images(0, min(FEW, len(data))))
+    passes = searched_passes(config.protocol, len(data.classes)) * len(data)
+    if precision is None and not (passes and pays(images, passes)):
+        return networks  # by the network as it is
+    model = networks.surrogate or networks.model
+    found = search_network(model, images.to(config.device), precision)
+    return networks._replace(search_by=found)
+
+
 def block_size(data: Dataset, device: torch.device) -> int:
     """Images a block: what an interruption may lose on a CPU, what fills a GPU."""
     pixels = int(np.prod(data.shape))
@@ -37,10 +76,16 @@ def block_size(data: Dataset, device: torch.device) -> int:
 
 
 def planned_sizes(
-    data: Dataset, device: torch.device, blocks: Blocks, batch_size: int | Literal["auto"]
+    data: Dataset,
+    devices: Sequence[torch.device],
+    blocks: Blocks,
+    batch_size: int | Literal["auto"],
 ) -> dict[str, Any]:
     """Sizes of blocks and batches: as an interrupted run had them, so that rows come out alike."""
-    size, pixels = block_size(data, device), int(np.prod(data.shape))
+    device, pixels = devices[0], int(np.prod(data.shape))
+    size = block_size(data, device)
+    if device.type != "cpu" and len(devices) > 1:  # smaller ones, where GPUs would be left without
+        size = min(size, max(FEWEST, ceil(len(data) / (EACH * len(devices)))))
     # a GPU starts from a whole block and halves it where its memory does not suffice
     fitting = max(1, min(128, 2**22 // pixels)) if device.type == "cpu" else size
     first = fitting if batch_size == "auto" else batch_size
@@ -48,57 +93,207 @@ def planned_sizes(
     return plan if batch_size == "auto" else plan | {"batch_size": batch_size}
 
 
+class BlockSpan(NamedTuple):
+    """Which images make a block."""
+
+    number: int
+    start: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"images {self.start} to {self.stop - 1}"
+
+
+def spans(count: int, size: int) -> list[BlockSpan]:
+    """So many images in blocks of that size."""
+    return [BlockSpan(n, i, min(i + size, count)) for n, i in enumerate(range(0, count, size))]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBlock:
+    """An attacked block, of whose proofs none has been checked."""
+
+    span: BlockSpan
+    block: Block
+    outcomes: Outcomes
+    spent: Spent
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of image and budget are proved."""
+        return int(self.outcomes.proven.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    """What there is to keep of a block."""
+
+    span: BlockSpan
+    rows: pa.Table
+    examples: list[Example]
+    images: npt.NDArray[np.float32] | None
+    """the perturbed ones, where they are to be kept"""
+    spent: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Attacker:
+    """Attacks blocks in any order: what comes of one hangs on no other."""
+
+    config: Config
+    networks: Networks
+    proving: Proving
+    """how images are bounded first"""
+    random: bool
+    """whether a network draws at random"""
+    batch_size: int
+    keep_images: bool
+    """whether results hold the perturbed images, too"""
+    halved: Callable[[int, str], None]
+    """told a smaller batch size, and why in words"""
+    experience: Experience = field(default_factory=Experience)
+    """of how long attacks take; it decides on nothing but the bar"""
+
+    def attack(self, span: BlockSpan, progress: Callable[[float], None]) -> OpenBlock:
+        """Attack a block.
+
+        Args:
+            span: which.
+            progress: told the share of its work that is done.
+
+        Raises:
+            ProofContradicted: an image was fooled where it is proved.
+        """
+        config, spent = self.config, Spent()
+        block = block_of(config.data, span.start, span.stop, config.device)
+        self.proving.share = 1.0
+
+        def attack() -> Outcomes:
+            with self._draws(block):
+                return self._attack_block(
+                    block,
+                    config.protocol,
+                    progress=lambda share: progress(self.proving.share * share),
+                    experience=self.experience,
+                    prove=self.proving.of(block, self.batch_size, spent),
+                )
+
+        outcomes = self._fitting(span, attack)
+        self.proving.contradicted(block, config.protocol, outcomes, outcomes.proven)
+        return OpenBlock(span, block, outcomes, spent)
+
+    def finish(
+        self, attacked: OpenBlock, before: int, progress: Callable[[float], None]
+    ) -> BlockResult:
+        """Check some of a block's proofs, and say what came of it.
+
+        Args:
+            attacked: the block.
+            before: how many pairs of image and budget are proved in all blocks before it.
+            progress: as for `attack`.
+
+        Raises:
+            ProofContradicted: an image was fooled where it is proved.
+        """
+        block, outcomes = attacked.block, attacked.outcomes
+        protocol, proving = self.config.protocol, self.proving
+        proving.pairs, again = before, partial(self._attack_block, block)
+        checked = self._fitting(
+            attacked.span,
+            lambda: proving.check(block, protocol, outcomes, again, progress),
+        )
+        return BlockResult(
+            attacked.span,
+            _rows(block, outcomes, protocol.epsilons),
+            _examples(block, outcomes),
+            outcomes.perturbed.cpu().numpy() if self.keep_images else None,
+            asdict(replace(attacked.spent, attacked=checked)),
+        )
+
+    def _attack_block(self, block: Block, protocol: Protocol, **how: Any) -> Outcomes:
+        model, surrogate, search_by = self.networks
+        given = (model, block, protocol, self.batch_size)
+        return attack_block(*given, surrogate=surrogate, search_by=search_by, **how)
+
+    def _draws(self, block: Block) -> AbstractContextManager[None]:
+        """Seeds what a network draws from: of a block on its own, whatever came before it."""
+        if not self.random:
+            return nullcontext()
+        protocol = self.config.protocol
+        return seeded(seed_of(protocol.seed, protocol.digest, *block.ids), self.config.device)
+
+    def _fitting(self, span: BlockSpan, work: Callable[[], T]) -> T:
+        """Do work on a block; where the GPU's memory does not suffice, with half the batch."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                if self.batch_size == 1:
+                    raise EvaluationFailed("the GPU has too little memory for one image") from error
+            # outside of the handler, whose traceback would hold on to the failed pass's tensors
+            torch.cuda.empty_cache()
+            self.batch_size //= 2
+            said = f"out of GPU memory at image {span.start}: batch size halved to"
+            self.halved(self.batch_size, f"{said} {self.batch_size}")
+
+
 def attack_rows(
-    config: Config,
-    networks: Networks,
-    proving: Proving,
+    attacker: Attacker,
     plan: dict[str, Any],
     blocks: Blocks,
-    keep_images: bool,
     report: Callable[[float, int], None],
 ) -> Iterator[FinishedBlock]:
     """Each block in turn: those on file, else attacked now and kept.
 
     Args:
-        config: what is evaluated.
-        networks: likewise, on the device.
-        proving: how images are bounded first.
-        plan: sizes of blocks and batches; changed where the memory does not suffice.
+        attacker: attacks them.
+        plan: sizes of blocks and batches.
         blocks: where finished ones are kept.
-        keep_images: keep the perturbed images, too; a block without them is attacked again.
         report: told how many images are done and how many there are: a share of the time, as far as
             it can be told.
 
     Raises:
         ProofContradicted: an image was fooled where it is proved; all blocks are dropped.
     """
-    data, protocol, experience = config.data, config.protocol, Experience()
-    for number, start in enumerate(range(0, len(data), plan["block_size"])):
-        stop = min(start + plan["block_size"], len(data))
-        done = blocks.done(number, start, stop - start)
-        if done is None or (keep_images and blocks.images(number) is None):
+    data, epsilons, pairs = attacker.config.data, attacker.config.protocol.epsilons, 0
+    for span in spans(len(data), plan["block_size"]):
+        done = kept_block(span, blocks, attacker.keep_images)
+        if done is None:
 
-            def progress(share: float, start: int = start, stop: int = stop) -> None:
+            def progress(share: float, span: BlockSpan = span) -> None:
                 if share < 1:  # a block is done once it is kept
-                    report(start + share * (stop - start), len(data))
+                    report(span.start + share * (span.stop - span.start), len(data))
 
-            block, spent = block_of(data, start, stop, config.device), Spent()
             try:
-                outcomes = _attack(
-                    networks, block, protocol, proving, spent, plan, blocks, progress, experience
-                )
+                opened = attacker.attack(span, progress)
+                result = attacker.finish(opened, pairs, progress)
             except ProofContradicted:
                 blocks.drop()  # their proofs are of the same making
                 raise
-            rows = _rows(block, outcomes, protocol.epsilons)
-            images = outcomes.perturbed.cpu().numpy() if keep_images else None
-            examples = _examples(block, outcomes, blocks.examples())
-            blocks.write(number, rows, examples, images, asdict(spent))
-            done = FinishedBlock(rows, None, asdict(spent))
-        else:
-            proving.skip(_proved_pairs(done.rows, protocol.epsilons))
-        report(stop, len(data))
+            done = keep(result, blocks)
+        pairs += proved_pairs(done.rows, epsilons)
+        report(span.stop, len(data))
         yield done
+
+
+def missing(data: Dataset, size: int, blocks: Blocks, images: bool) -> list[BlockSpan]:
+    """The blocks that are still to be attacked; `images` as for `kept_block`."""
+    return [span for span in spans(len(data), size) if kept_block(span, blocks, images) is None]
+
+
+def kept_block(span: BlockSpan, blocks: Blocks, images: bool) -> FinishedBlock | None:
+    """A block on file, if it is there, with its perturbed images where these are wanted."""
+    done = blocks.done(span.number, span.start, span.stop - span.start)
+    if done is not None and images and blocks.images(span.number) is None:
+        return None
+    return done
+
+
+def keep(result: BlockResult, blocks: Blocks) -> FinishedBlock:
+    """Keep a block, and its examples among those of the others."""
+    examples = _smallest(result.examples, blocks.examples())
+    blocks.write(result.span.number, result.rows, examples, result.images, result.spent)
+    return FinishedBlock(result.rows, None, result.spent)
 
 
 def block_of(data: Dataset, start: int, stop: int, device: torch.device) -> Block:
@@ -110,52 +305,6 @@ def block_of(data: Dataset, start: int, stop: int, device: torch.device) -> Bloc
         start,
         data.fixed_channels,
     )
-
-
-def _attack(
-    networks: Networks,
-    block: Block,
-    protocol: Protocol,
-    proving: Proving,
-    spent: Spent,
-    plan: dict[str, Any],
-    blocks: Blocks,
-    progress: Callable[[float], None],
-    experience: Experience,
-) -> Outcomes:
-    """Attack a block; when the GPU's memory does not suffice, with half the batch, and say so."""
-    model, surrogate, search_by = networks
-    while True:
-        try:
-            size = plan["batch_size"]
-            attack = partial(
-                attack_block,
-                model,
-                block,
-                batch_size=size,
-                surrogate=surrogate,
-                search_by=search_by,
-            )
-            prove = proving.of(block, size, spent)
-            proving.share = 1.0
-            outcomes = attack(
-                protocol,
-                progress=lambda share: progress(proving.share * share),
-                experience=experience,
-                prove=prove,
-            )
-            spent.attacked = proving.check(block, protocol, outcomes, attack, progress)
-            return outcomes
-        except torch.cuda.OutOfMemoryError as error:
-            if plan["batch_size"] == 1:
-                raise EvaluationFailed("the GPU has too little memory for one image") from error
-        # outside of the handler, whose traceback would hold on to the tensors of the failed pass
-        torch.cuda.empty_cache()
-        plan["batch_size"] //= 2
-        plan["events"].append(
-            f"out of GPU memory at image {block.first}: batch size halved to {plan['batch_size']}"
-        )
-        blocks.replan(plan)
 
 
 def _rows(block: Block, outcomes: Outcomes, epsilons: Sequence[Epsilon]) -> pa.Table:
@@ -188,18 +337,18 @@ def _rows(block: Block, outcomes: Outcomes, epsilons: Sequence[Epsilon]) -> pa.T
     )
 
 
-def _proved_pairs(rows: pa.Table, epsilons: Sequence[Epsilon]) -> int:
+def proved_pairs(rows: pa.Table, epsilons: Sequence[Epsilon]) -> int:
     """How many pairs of image and budget are proved."""
     count = {None: 0} | {epsilon.text: n for n, epsilon in enumerate(epsilons, 1)}
     return sum(count[text] for text in rows["certified_at"].to_pylist())
 
 
-def _examples(block: Block, outcomes: Outcomes, earlier: Sequence[Example]) -> list[Example]:
-    """The smallest perturbations so far, each image once."""
+def _examples(block: Block, outcomes: Outcomes) -> list[Example]:
+    """The smallest perturbations of a block."""
     distances = outcomes.distance.cpu()
     order = distances.argsort(stable=True).tolist()
     smallest = [i for i in order if 0 < distances[i] < float("inf")][:EXAMPLES]
-    new = [
+    return [
         Example(
             block.first + i,
             int(block.labels[i]),
@@ -210,6 +359,10 @@ def _examples(block: Block, outcomes: Outcomes, earlier: Sequence[Example]) -> l
         )
         for i in smallest
     ]
+
+
+def _smallest(new: Sequence[Example], earlier: Sequence[Example]) -> list[Example]:
+    """The smallest perturbations so far, each image once."""
     # a block that was cut after its examples were kept is attacked again: the new ones count
     indices = {e.index for e in new}
     every = [*new, *(e for e in earlier if e.index not in indices)]

@@ -2,7 +2,8 @@
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,32 @@ import pyarrow as pa
 import torch
 
 from robustkit import machine
-from robustkit.attacks import SearchNetwork, search_network
-from robustkit.attacks.contract import FEW
-from robustkit.attacks.planned import searched_passes
-from robustkit.attacks.prepared import pays
 from robustkit.data import Dataset
-from robustkit.device import device as find_device
-from robustkit.device import tf32
+from robustkit.device import devices, tf32
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.evaluation.adversarial import save_adversarial
-from robustkit.evaluation.blocks import Networks, attack_rows, planned_sizes
+from robustkit.evaluation.blocks import (
+    Attacker,
+    Networks,
+    attack_rows,
+    load_networks,
+    missing,
+    planned_sizes,
+    searching,
+)
 from robustkit.evaluation.chance import chance_warnings, settled_by
 from robustkit.evaluation.config import Config, Prove, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
 from robustkit.evaluation.outputs import Outputs, agree
 from robustkit.evaluation.probe import probe
-from robustkit.evaluation.proving import begin
+from robustkit.evaluation.proving import Proving, begin
 from robustkit.evaluation.speed import batch_size, searched_by
+from robustkit.evaluation.spreading import BlockSite, Spread, places
+from robustkit.parallel.parcel import pack
+from robustkit.parallel.processes import Processes, check_guarded
 from robustkit.protocol import Protocol
-from robustkit.record import Blocks, Evaluation, Store
+from robustkit.record import Blocks, Evaluation, FinishedBlock, Store
 
 
 def computed(
@@ -44,7 +51,10 @@ def computed(
     prove: Prove,
 ) -> Evaluation:
     """The record, computed where it is not on file; as `run.run`."""
-    config = Config(model, data, protocol, find_device(options.device), surrogate, prove=prove)
+    device, *others = devices(options.device)
+    if others:
+        check_guarded()
+    config = Config(model, data, protocol, device, surrogate, prove=prove)
     config = searched_by(config, options, out)
     header = record_header(config)
     name, store = header["digest"], Store(out)
@@ -82,49 +92,90 @@ def _compute(
 ) -> None:
     """Compute what is missing, block by block, and write the final record."""
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    device, data, path = config.device, config.data, options.save_adversarial
-    networks = Networks(
-        config.model.load(device),
-        None if config.surrogate is None else config.surrogate.load(device),
-    )
-    options.stage("checking the network")
-    found, random = _probed(config, networks)
-    if config.protocol.attacks and not random:
-        networks = networks._replace(search_by=_search_network(config, networks))
-    size = batch_size(config, options, blocks)
-    plan = planned_sizes(data, device, blocks, size)
-    options.stage("")
+    data, path, workers = config.data, options.save_adversarial, devices(options.device)
     with tf32(allowed=False):  # verdicts are float32's, and torch lets a GPU's convolutions cut it
-        proving = begin(config, networks.model, random, plan.get("prove"))
-        if "prove" not in plan:
-            plan["prove"] = proving.plan  # a resumed run proves as the first one did
-            blocks.replan(plan)
-        keep = path is not None
-        done = list(attack_rows(config, networks, proving, plan, blocks, keep, options.progress))
+        decided = _decided(config, blocks, options)
+        found, proving, plan = decided.warnings, decided.proving, decided.plan
+        done = list(_done(config, decided, workers, blocks, options))
     rows = pa.concat_tables([block.rows for block in done])
     if path is not None:
         save_adversarial(path, blocks, rows, data.shape, len(done))
-    details = _details(device) | {"started": started, "seconds": round(time.monotonic() - clock, 3)}
+    details = _details(config.device) | {"started": started}
+    details["seconds"] = round(time.monotonic() - clock, 3)
+    if len(workers) > 1:
+        details["devices"] = [str(device) for device in workers]
     predicted = rows["predicted"].to_numpy().astype(np.int64)
     settled = settled_by(config.model.header.get("preprocessing"), data.source)
     chance = chance_warnings(data.labels, predicted, len(data.classes), settled)
     warnings = [*found, *chance, *data.changed()]
-    how = {"asked": config.prove, "on": proving.prover is not None, "why": proving.reason}
+    how = {"asked": config.prove, "on": not proving.reason, "why": proving.reason}
     whole = {**header, "prove": how, "warnings": [*header["warnings"], *warnings]}
     details |= {key: plan[key] for key in plan if key != "prove"}
     details |= {"proof": proving.total(block.proof for block in done)}
     blocks.finish(whole, details, rows)
 
 
-def _search_network(config: Config, networks: Networks) -> SearchNetwork | None:
-    """What is searched by; None: the network as it is."""
-    images = torch.from_numpy(config.data.images(0, min(FEW, len(config.data))))
-    model = networks.surrogate or networks.model
-    precision = config.low and config.low.precision
-    passes = searched_passes(config.protocol, len(config.data.classes)) * len(config.data)
-    if precision is None and not (passes and pays(images, passes)):
-        return None
-    return search_network(model, images.to(config.device), precision)
+@dataclass(slots=True)
+class _Decided:
+    """What is decided once, however many devices take part."""
+
+    warnings: list[str]
+    """of the probe"""
+    random: bool
+    """whether a network draws at random"""
+    proving: Proving
+    plan: dict[str, Any]
+    """sizes of blocks and batches"""
+    networks: Networks
+
+    def free(self) -> None:
+        """Leave the device's memory to those who work on it."""
+        self.networks = Networks(torch.nn.Identity(), None)
+        self.proving.prover = None
+        torch.cuda.empty_cache()
+
+
+def _decided(config: Config, blocks: Blocks, options: RunOptions) -> _Decided:
+    networks = load_networks(config)
+    options.stage("checking the network")
+    found, random = _probed(config, networks)
+    size = batch_size(config, options, blocks)
+    plan = planned_sizes(config.data, devices(options.device), blocks, size)
+    proving = begin(config, networks.model, random, plan.get("prove"))
+    if "prove" not in plan:
+        plan["prove"] = proving.plan  # a resumed run proves as the first one did
+        blocks.replan(plan)
+    options.stage("")
+    return _Decided(found, random, proving, plan, networks)
+
+
+def _done(
+    config: Config,
+    decided: _Decided,
+    workers: Sequence[torch.device],
+    blocks: Blocks,
+    options: RunOptions,
+) -> Iterator[FinishedBlock]:
+    """All blocks, by as many workers as there are devices and blocks."""
+    random, proving, plan = decided.random, decided.proving, decided.plan
+    keep = options.save_adversarial is not None
+    left = missing(config.data, plan["block_size"], blocks, keep)
+    if config.protocol.attacks and len(workers) > 1 and len(left) > 1:
+        decided.free()
+        site = BlockSite(config.to_travel(), proving.plan, random, keep)
+        file = blocks.folder / "shared.bin"
+        crew = Processes(pack(site, file), places(workers[: len(left)]))
+        yield from Spread(crew, site, plan, blocks, options.progress, options.told).rows()
+        return
+
+    def halved(size: int, why: str) -> None:
+        plan["batch_size"] = size
+        plan["events"].append(why)
+        blocks.replan(plan)
+
+    networks = searching(config, decided.networks, random=random) if left else decided.networks
+    attacker = Attacker(config, networks, proving, random, plan["batch_size"], keep, halved)
+    yield from attack_rows(attacker, plan, blocks, options.progress)
 
 
 def _probed(config: Config, networks: Networks) -> tuple[list[str], bool]:

@@ -60,6 +60,11 @@ class Config:
         own = (self.surrogate, self.low, self.prove)
         return evaluation_key(self.model, self.data, self.protocol, kind, *own)
 
+    def to_travel(self) -> "Config":
+        """The same for other processes: no record is looked for there."""
+        other = self.surrogate and replace(self.surrogate, outputs=None)
+        return replace(self, model=replace(self.model, outputs=None), surrogate=other)
+
 
 class LowSearch(NamedTuple):
     """A search in low precision."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ class EvaluatedModel:
     """the record's `checkpoint` entry"""
     warnings: Sequence[str]
     load: Load
-    """a frozen module on pixels in [0, 1]"""
+    """a frozen module on pixels in [0, 1]; it can be pickled where the network can"""
     shape: tuple[int, int, int] | None = None
     """C, H, W of the training images, where that is recorded"""
     outputs: Callable[[tuple[int, int, int], "torch.device"], "Outputs | None"] | None = None
@@ -59,9 +60,7 @@ def from_checkpoint(
     if checkpoint.published:
         header["path"] = checkpoint.published  # and so does one that was fetched
 
-    def load(device: "torch.device") -> "torch.nn.Module":
-        return checkpoint.load(device, classes)
-
+    load = partial(_loaded, checkpoint, classes)
     if not image_by_image:
         return EvaluatedModel(
             checkpoint.identity, header, checkpoint.warnings, load, checkpoint.trained_shape
@@ -75,12 +74,18 @@ def from_checkpoint(
     )
 
 
+def _loaded(
+    checkpoint: Checkpoint, classes: int | None, device: "torch.device"
+) -> "torch.nn.Module":
+    return checkpoint.load(device, classes)
+
+
 def one_by_one(load: Load) -> Load:
     """What loads the same network, to be given its images one at a time."""
+    return partial(_alone, load)
 
-    def alone(device: "torch.device") -> "torch.nn.Module":
-        from robustkit.checkpoint.adapter import OneByOne, freeze  # torch
 
-        return freeze(OneByOne(load(device)))
+def _alone(load: Load, device: "torch.device") -> "torch.nn.Module":
+    from robustkit.checkpoint.adapter import OneByOne, freeze  # torch
 
-    return alone
+    return freeze(OneByOne(load(device)))

@@ -1,6 +1,7 @@
 """A module in memory as what is evaluated."""
 
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,10 +43,7 @@ def from_module(
     Raises:
         InputError: the module cannot be copied.
     """
-
-    def load(device: torch.device) -> torch.nn.Module:
-        return checkpoints.wrap(module, classes).to(device)
-
+    load = partial(_wrapped, module, classes)
     # of the copy that is evaluated: in eval mode, whatever the module's own mode is
     copied = freeze(replica(module))
     weights, tree = _read(copied)
@@ -80,6 +78,10 @@ def from_module(
         loaded,
         outputs=lambda shape, device: on_noise(loaded, shape, device) if readable else None,
     )
+
+
+def _wrapped(module: torch.nn.Module, classes: int | None, device: torch.device) -> torch.nn.Module:
+    return checkpoints.wrap(module, classes).to(device)
 
 
 def _read(module: torch.nn.Module) -> tuple[str, str]:

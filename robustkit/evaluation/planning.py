@@ -12,8 +12,7 @@ from robustkit.attacks import search_network
 from robustkit.attacks.contract import FEW
 from robustkit.attacks.prepared import logits_and_gradient
 from robustkit.data import Dataset
-from robustkit.device import device as find_device
-from robustkit.device import tf32
+from robustkit.device import devices, tf32
 from robustkit.evaluation.config import Config, Prove, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
@@ -71,7 +70,7 @@ def plan(
     Raises:
         InputError: the network cannot be evaluated on these images, or not so.
     """
-    config = Config(model, data, protocol, find_device(options.device), surrogate, prove=prove)
+    config = Config(model, data, protocol, devices(options.device)[0], surrogate, prove=prove)
     header, store = record_header(config), Store(out)
     plain = options.precision == "float32" and model.outputs is None and not options.anew
     found = store.find(header["digest"]) if plain else None
@@ -82,7 +81,7 @@ def plan(
         parameters=sum(p.numel() for p in network.parameters()),
         data=data,
         protocol=protocol,
-        device=str(config.device),
+        device=", ".join(map(str, devices(options.device))),
         threads=torch.get_num_threads(),
         passes={
             label: most_passes(attack, budgets, classes, protocol.search)

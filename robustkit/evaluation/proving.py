@@ -18,6 +18,7 @@ from torch import Tensor
 from robustkit.attacks import Block, Outcomes, in_budget
 from robustkit.attacks.block import Progress, Prove
 from robustkit.attacks.draws import seed_of
+from robustkit.attacks.passes import Passes
 from robustkit.attacks.planned import planned_passes
 from robustkit.certification.graph import Unsupported
 from robustkit.certification.prover import INTERVAL, Prover
@@ -72,7 +73,7 @@ class Proving:
     spent: Spent
     """before the first block"""
     pairs: int = 0
-    """of image and budget, proved in all blocks so far"""
+    """of image and budget, proved in all blocks before, as far as they are known"""
     share: float = 1.0
     """of the time for the last block, that its attack takes, and not the check of its proofs"""
 
@@ -137,10 +138,10 @@ class Proving:
             progress: told the share of the block's time that is gone.
 
         Raises:
-            ProofContradicted: one of them was fooled, or any image within a proved budget.
+            ProofContradicted: one of them was fooled.
         """
-        self._contradicted(block, protocol, outcomes, outcomes.proven)
         chosen, done = self._chosen(block, protocol, outcomes.proven), 0.0
+        costs: list[tuple[list[int], Passes]] = []
         for level, epsilon in enumerate(protocol.epsilons):
             left_out = torch.ones_like(outcomes.proven)
             rows = [row for row, at in chosen if at == level]
@@ -150,19 +151,15 @@ class Proving:
                 told = partial(self._told, progress, done, len(rows) / len(chosen))
                 found = attack(alone, prove=_said(left_out), progress=told)
                 done += len(rows) / len(chosen)
-                cost = found.passes
-                outcomes.passes.forward[:, rows] += cost.forward[:, rows]
-                outcomes.passes.backward[:, rows] += cost.backward[:, rows]
-                self._contradicted(block, alone, found, 1 - left_out)
-        self.pairs += int(outcomes.proven.sum())
+                costs.append((rows, found.passes))
+                self.contradicted(block, alone, found, 1 - left_out)
+        for rows, cost in costs:  # once all are done: a check that breaks off begins anew
+            outcomes.passes.forward[:, rows] += cost.forward[:, rows]
+            outcomes.passes.backward[:, rows] += cost.backward[:, rows]
         return len(chosen)
 
     def _told(self, progress: Progress, done: float, part: float, share: float) -> None:
         progress(self.share + (1 - self.share) * (done + part * share))
-
-    def skip(self, pairs: int) -> None:
-        """Count a finished block, in which so many pairs are proved."""
-        self.pairs += pairs
 
     def _chosen(self, block: Block, protocol: Protocol, proven: Tensor) -> list[tuple[int, int]]:
         """Rows and levels of the proved pairs that are attacked, by a draw of their own."""
@@ -175,7 +172,12 @@ class Proving:
         return sorted(pairs, key=draw)[: due(len(pairs), self.pairs)]
 
     @staticmethod
-    def _contradicted(block: Block, protocol: Protocol, outcomes: Outcomes, proven: Tensor) -> None:
+    def contradicted(block: Block, protocol: Protocol, outcomes: Outcomes, proven: Tensor) -> None:
+        """Hold proofs against what an attack found.
+
+        Raises:
+            ProofContradicted: an image was fooled within a budget at which it is proved.
+        """
         for row in proven.nonzero()[:, 0].tolist():
             epsilon = protocol.epsilons[int(proven[row]) - 1]
             if in_budget(outcomes.distance[row], float(epsilon)):

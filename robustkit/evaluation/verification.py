@@ -5,10 +5,11 @@ Each fold has the one that is best on all others, of the pictures as they are (H
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from robustkit.data import Dataset
-from robustkit.evaluation.model import EvaluatedModel
+from robustkit.evaluation.model import EvaluatedModel, Load
 
 if TYPE_CHECKING:
     import torch
@@ -23,17 +24,17 @@ def verifying(model: EvaluatedModel, data: Dataset) -> EvaluatedModel:
         return model
     channels = data.fixed_channels - 1
     outputs = model.outputs
-
-    def load(device: "torch.device") -> "torch.nn.Module":
-        from robustkit.evaluation.similarity import verification  # torch
-
-        return verification(model.load(device), data, device)
-
     return replace(
         model,
         identity={**model.identity, **RULE},
         header={**model.header, **RULE},
-        load=load,
+        load=partial(_compared, model.load, data),
         shape=None,
         outputs=outputs and (lambda shape, device: outputs((channels, *shape[1:]), device)),
     )
+
+
+def _compared(load: Load, data: Dataset, device: "torch.device") -> "torch.nn.Module":
+    from robustkit.evaluation.similarity import verification  # torch
+
+    return verification(load(device), data, device)

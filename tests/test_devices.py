@@ -1,0 +1,221 @@
+"""Several devices: the rows of one, whoever is lost on the way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustkit import device as naming
+from robustkit import evaluate
+from robustkit.device import devices
+from robustkit.errors import EvaluationFailed, InputError
+from robustkit.evaluation import blocks, computing, proving
+from robustkit.parallel.crew import Workplace
+from robustkit.parallel.parcel import pack
+from robustkit.parallel.processes import Processes
+from tests.helpers.crews import Playground, TakingTurns
+from tests.test_proving import LEVELS, Net
+
+HERE = [Workplace("cpu", 1), Workplace("cpu", 1)]
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    images = torch.rand(150, 1, 4, 4, generator=torch.Generator().manual_seed(1)).numpy()
+    with torch.no_grad():
+        labels = Net()(torch.from_numpy(images)).argmax(1).numpy()
+    labels[::25] = (labels[::25] + 1) % 3
+    return images, labels
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Five blocks, whose images are proved where they can be."""
+    monkeypatch.setattr(blocks, "block_size", lambda data, device: 32)
+    monkeypatch.setattr(proving, "TRACING", 0.0)
+    monkeypatch.setattr(proving, "SHARE", 1e9)
+    monkeypatch.setattr(proving, "SLOW", 1e-3)
+
+
+def ask(arrays, folder, **options):
+    settings = {"epsilons": LEVELS, "attack": "pgd", "name": "net", "device": "cpu,cpu"} | options
+    if settings["attack"] == "pgd":
+        settings["settings"] = ["steps=8", "relative_step=1/4", "restarts=1"]
+    return evaluate(settings.pop("model", Net()), arrays, out=folder, **settings)
+
+
+def crew(monkeypatch, losses=()):
+    made = TakingTurns(losses)
+    monkeypatch.setattr(computing, "Processes", made)
+    return made
+
+
+def alike(several, one):
+    assert several.table.equals(one.table)
+    assert several.header == one.header
+    assert [e.index for e in several.examples] == [e.index for e in one.examples]
+    assert several.run["proof"]["attacked"] == one.run["proof"]["attacked"]
+
+
+def test_rows_are_those_of_one_device_whoever_is_lost(arrays, tmp_path, monkeypatch):
+    own = crew(monkeypatch, losses=[1, 0])
+    shares = []
+    several = ask(
+        arrays,
+        tmp_path / "two",
+        save_adversarial=tmp_path / "two.npz",
+        progress=lambda done, total: shares.append(done / total),
+    )
+    one = ask(arrays, tmp_path / "one", device="cpu", save_adversarial=tmp_path / "one.npz")
+    alike(several, one)
+    assert several.run["proof"]["attacked"] >= 20  # proofs are checked as one device checks them
+    with np.load(tmp_path / "two.npz") as two, np.load(tmp_path / "one.npz") as single:
+        assert np.array_equal(two["images"], single["images"])
+    assert own.asked.count(("attack", 1)) >= 2
+    assert shares[-1] == 1
+    assert ("finish", 1) in own.asked  # a later block waits for what is proved before it
+
+
+def test_a_block_that_takes_worker_after_worker_with_it_loses_nothing_else(
+    arrays, tmp_path, monkeypatch
+):
+    plain = {"prove": "off", "attack": "fgsm"}
+    crew(monkeypatch, losses=[2, 2, 2])
+    with pytest.raises(EvaluationFailed, match=r"images 64 to 95: the worker was lost 3 times"):
+        ask(arrays, tmp_path, **plain)
+    attacked, real = [], blocks.attack_block
+
+    def attack(model, block, *how, **more):
+        attacked.append(block.first)
+        return real(model, block, *how, **more)
+
+    monkeypatch.setattr(blocks, "attack_block", attack)
+    again = ask(arrays, tmp_path, device="cpu", **plain)
+    assert attacked == [64]
+    alike(again, ask(arrays, tmp_path / "one", device="cpu", **plain))
+
+
+def test_a_network_that_draws_at_random_has_the_same_rows_too(arrays, tmp_path, monkeypatch):
+    crew(monkeypatch, losses=[2])
+    found = [
+        ask(
+            arrays, tmp_path / device, model=Noisy(), device=device, attack="fgsm", epsilons=["0.1"]
+        )
+        for device in ("cpu", "cpu,cpu")
+    ]
+    assert found[0].table.equals(found[1].table)
+
+
+class Noisy(Net):
+    def forward(self, x):
+        return super().forward(x + 0.05 * torch.randn_like(x))
+
+
+def test_too_little_memory_halves_the_batch_of_all(arrays, tmp_path, monkeypatch):
+    crew(monkeypatch)
+    real = blocks.attack_block
+
+    def attack(model, block, protocol, batch_size, **how):
+        if batch_size > 16:
+            raise torch.OutOfMemoryError("a small device")
+        return real(model, block, protocol, batch_size, **how)
+
+    monkeypatch.setattr(blocks, "attack_block", attack)
+    found = ask(arrays, tmp_path, batch_size=32, prove="off", attack="fgsm")
+    assert found.run["batch_size"] == 16
+    # of the first block of each worker: later ones are given with the smaller size
+    assert found.run["events"] == [
+        f"cpu: out of GPU memory at image {first}: batch size halved to 16" for first in (32, 0)
+    ]
+
+
+def heard(crew, worker, kind):
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for news in crew.news(1.0):
+            if (news.worker, news.kind) == (worker, kind):
+                return news.content
+    raise AssertionError(f"no {kind} of {worker}")
+
+
+def test_processes_share_arrays_are_replaced_and_tell_their_errors(tmp_path):
+    parcel = pack(Playground(np.arange(1000.0)), tmp_path / "shared.bin")
+    assert len(parcel.content) < 1000  # the numbers stand in the file
+    crew = Processes(parcel, HERE[:1])
+    try:
+        heard(crew, 0, "ready")
+        crew.give(0, "die")
+        assert heard(crew, 0, "lost") == "killed by SIGKILL"
+        heard(crew, 0, "ready")
+        crew.give(0, 1)
+        assert heard(crew, 0, "done") == 499501
+        crew.give(0, "refuse")
+        assert str(heard(crew, 0, "failed")) == "not this one"
+    finally:
+        crew.close()
+
+
+def test_workers_that_end_before_they_begin_are_one_line(tmp_path):
+    crew = Processes(pack(Playground("no"), tmp_path / "shared.bin"), HERE[:1])
+    try:
+        with pytest.raises(
+            EvaluationFailed, match=r"end before they begin \(cpu: it ended with status 5"
+        ):
+            heard(crew, 0, "ready")
+    finally:
+        crew.close()
+
+
+ORPHANS = """
+from pathlib import Path
+from robustkit.parallel.crew import Workplace
+from robustkit.parallel.parcel import pack
+from robustkit.parallel.processes import Processes
+from tests.helpers.crews import Playground
+
+crew = Processes(pack(Playground(), Path("shared.bin")), [Workplace("cpu", 1)])
+while True:
+    for news in crew.news(1.0):
+        if news.kind == "ready":
+            crew.give(0, "sleep")
+        if news.kind == "told":
+            print(news.content, flush=True)
+"""
+
+
+def test_a_killed_parent_leaves_no_worker(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    with subprocess.Popen(
+        [sys.executable, "-c", ORPHANS], cwd=tmp_path, stdout=subprocess.PIPE
+    ) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.kill(worker, signal.SIGKILL)
+    raise AssertionError("the worker is still there")
+
+
+def test_what_cannot_travel_or_is_no_set_of_devices_is_one_line(arrays, tmp_path, monkeypatch):
+    assert [str(device) for device in devices("cpu, cpu")] == ["cpu", "cpu"]
+    with pytest.raises(InputError, match=r"--device all: no GPU here; .* cpu,cpu"):
+        devices("all")
+    net = Net()
+    net.scale = lambda x: x
+    with pytest.raises(InputError, match=r"cannot be handed to other processes .*lambda"):
+        ask(arrays, tmp_path, model=net, prove="off")
+    monkeypatch.setattr(naming, "device", torch.device)
+    with pytest.raises(InputError, match="cpu,cuda:1: of several kinds"):
+        devices("cpu,cuda:1")
+    assert not list(tmp_path.glob("*.parquet"))
