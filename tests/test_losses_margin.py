@@ -312,6 +312,36 @@ def test_one_pass_gives_the_gradient_of_two(norm, top_k, aggregate, on):
     assert compare(loss, model, images, torch.arange(5) % 4) < 1e-10
 
 
+class Counting(nn.Sequential):
+    """A network that counts how often a gradient is sent back through it."""
+
+    sent = 0
+
+    def forward(self, x):
+        h = self[0](x)
+        h.register_hook(self.count)
+        return self[1](h)
+
+    def count(self, gradient):
+        self.sent += 1
+
+
+@pytest.mark.parametrize("on", ["logits", "probabilities"])
+def test_a_margin_at_the_output_costs_one_pass_however_many_classes_count(on):
+    model, images = initialised(Counting(nn.Linear(6, 8), nn.Linear(8, 10))), draw(4, 6).float()
+    for top_k in (1, 9):
+        loss = margin(layers=["output"], aggregate="sum", gamma=5.0, top_k=top_k, on=on)
+        prepared = loss.prepare(model, images)
+        assert prepared.backward_mode(model) == "one pass"
+        model.sent = 0
+        labels = torch.arange(4)
+        _, once = gradients(
+            lambda *a, one=prepared: one.backward(*a, step()), model, images, labels
+        )
+        assert model.sent == 1
+        assert gap(once, gradients(loss.two_passes, model, images, labels)[1]) < 1e-5
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("layers", ["input", "all"])
 def test_one_pass_is_right_in_single_precision_on_the_papers_network(norm, layers):

@@ -294,7 +294,7 @@ class PreparedLargeMargin(Loss):
 
     def backward(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
         """Add the loss's gradient to that of the parameters, in the fastest mode that is right."""
-        if not self._obstacle(model):
+        if not self._obstacle(model) and not self._cheaper_as_graph:
             return self.settings.fused(model, images, labels)
         if unwrapped(model) is self.network and not self.shortcut_obstacle:
             return self.settings.shortcut(model, images, labels)
@@ -302,8 +302,16 @@ class PreparedLargeMargin(Loss):
 
     def backward_mode(self, model: nn.Module) -> str:
         """One pass or two, and why two: see `Loss`."""
-        reason = self._obstacle(model)
+        reason = "" if self._cheaper_as_graph else self._obstacle(model)
         return f"two passes: {reason}" if reason else "one pass"
+
+    @property
+    def _cheaper_as_graph(self) -> bool:
+        """Whether gradients stop where they begin, at the output: norms then take no pass at all.
+
+        The fused backward sends each of the top-k differences through the network.
+        """
+        return self.settings.layers == ("output",) and self.settings.top_k > 1
 
     def _obstacle(self, model: nn.Module) -> str:
         """Why the fused backward will not do; empty if it will.
