@@ -547,6 +547,8 @@ TRAINING = {
             "fresh": "asks for a second run of the same",
             "seconds": "between saved states, from which a run goes on to the same weights",
             "snapshots": "weights on the way, in files of their own, which change none of the last",
+            "scored": "looks at held-out images, which change no weight",
+            "pause": "from which it goes on to the same weights",
             "callbacks": "are told how far it is",
         },
     ),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional
 
 from robustkit import compression, data, models
 from robustkit.checkpoint import read_checkpoint
@@ -29,8 +30,9 @@ from robustkit.losses.loss import Result
 from robustkit.training import Callbacks, Recipe, TrainingConfig, TrainingOptions, train
 from robustkit.training import run as training_run
 from robustkit.training.defaults import default_recipe, default_settings, published, resolve
-from robustkit.training.engine import Engine, accuracy, optimizer, summarised
+from robustkit.training.engine import Engine, optimizer, summarised
 from robustkit.training.examples import augmented, gather, order
+from robustkit.training.held_out import accuracy
 from robustkit.training.processes import ProcessGroup
 from robustkit.training.recipe import checked, rate, spell, updates
 
@@ -624,6 +626,59 @@ def test_snapshots_that_cannot_be_had_are_refused_in_one_line(asked, tmp_path):
     with pytest.raises(InputError, match="unfinished training, whose weights after pass 1"):
         train(asked, cut, TrainingOptions(snapshots=(1, 2)))
     assert train(asked, cut, TrainingOptions(snapshots=(2,))).snapshots[0].exists()
+
+
+@pytest.mark.parametrize("after", [None, 7])
+def test_a_training_that_pauses_goes_on_to_the_same_bytes(asked, tmp_path, after):
+    """Also where it was cut on its way to the pause, which comes after 10 of 12 updates."""
+    asked = replace(asked, recipe=replace(asked.recipe, steps=12))
+    kept = {"snapshots": (1, 2), "scored": True}
+    whole = train(asked, tmp_path / "whole" / "a.safetensors", TrainingOptions(**kept))
+    out = tmp_path / "cut" / "a.safetensors"
+    if after is not None:
+        interrupted(asked, out, after, **kept)
+    for _ in range(2):  # asked again, it stands where it stood
+        paused = train(asked, out, TrainingOptions(**kept, pause=2))
+        assert paused.paused
+        assert not out.exists()
+        assert paused.record["history"] == whole.record["history"][:2]
+    assert train(asked, out, TrainingOptions(**kept)).record == whole.record
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    with pytest.raises(InputError, match="a pause after pass 3: the training ends after 2"):
+        train(asked, tmp_path / "b.safetensors", TrainingOptions(pause=3))
+
+
+def test_looks_at_held_out_images_change_no_weight_and_are_there_after_every_pass(asked, tmp_path):
+    asked = replace(asked, recipe=replace(asked.recipe, steps=12))
+    plain = train(asked, tmp_path / "plain.safetensors")
+    made = train(asked, tmp_path / "a.safetensors", TrainingOptions(scored=True))
+    one, two = load_file(plain.path), load_file(made.path)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [line["step"] for line in made.record["history"]] == [5, 10, 12]
+    network = read_checkpoint(made.path).load()
+    held = prepare_training_data(
+        asked.data, hold_out=asked.recipe.hold_out, noise=asked.noise, seed=asked.seed
+    ).held_out
+    images = torch.tensor(asked.data.images(0, len(asked.data))[held.positions])
+    logits, labels = network(images).double(), torch.tensor(held.noisy_labels.labels)
+    order = torch.randperm(
+        len(labels), generator=torch.Generator().manual_seed(split_seed(held.ids, asked.seed))
+    )
+    fitted, scored = order[: (len(labels) + 1) // 2], order[(len(labels) + 1) // 2 :]
+    grid = torch.linspace(0, 8, 4001, dtype=torch.float64)
+    likelihoods = torch.stack(
+        [-functional.cross_entropy(b * logits[fitted], labels[fitted]) for b in grid]
+    )
+    line, best = made.record["history"][-1], float(grid[likelihoods.argmax()])
+    assert line["inverse_temperature"] == pytest.approx(best, abs=2e-3)
+    there = -functional.cross_entropy(line["inverse_temperature"] * logits[scored], labels[scored])
+    assert line["log_likelihood"] == pytest.approx(float(there), abs=1e-5)
+    with pytest.raises(InputError, match="without a look at held-out images after every pass"):
+        train(asked, plain.path, TrainingOptions(scored=True))
+
+
+def split_seed(ids, seed):
+    return int(digest("temperature", ids, str(seed))[:15], 16)
 
 
 def test_a_training_in_bfloat16_keeps_float32_weights_and_resumes_to_the_same_bytes(

@@ -52,4 +52,9 @@ class TrainingOptions:
     """between two saved states"""
     snapshots: tuple[int, ...] = ()
     """passes over the data after which the weights are kept in a file of their own, too"""
+    scored: bool = False
+    """whether the history has, after every pass, what held-out images say by accuracy and by a
+    calibrated likelihood"""
+    pause: int | None = None
+    """pass after which the training stops; without it, it goes on from there to the same weights"""
     callbacks: Callbacks = field(default_factory=Callbacks)

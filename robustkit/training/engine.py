@@ -21,6 +21,7 @@ from robustkit.errors import InputError, NetworkFailed, TrainingFailed
 from robustkit.losses.loss import Loss, Step
 from robustkit.network import asked
 from robustkit.training.examples import Batch, Examples, augmented, order
+from robustkit.training.held_out import accuracy, scores
 from robustkit.training.numerics import channels_last, lowered
 from robustkit.training.processes import ProcessGroup
 from robustkit.training.progress import Callbacks, Progress
@@ -57,6 +58,10 @@ class Engine:
     precision: str = "float32"
     keep_best: bool = False
     """keep the weights of the epoch with the best held-out accuracy, not the last"""
+    scored: bool = False
+    """see `TrainingOptions`"""
+    pause: int | None = None
+    """updates after which a run ends before its end, to be resumed"""
     epoch_kept: int = 0
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -86,7 +91,7 @@ class Engine:
     @property
     def _period(self) -> int:
         """Updates to a saved state and a line that counts: an epoch's, or several short ones'."""
-        if self.recipe.steps is None:
+        if self.recipe.steps is None or self.scored:
             return self.steps_per_epoch
         return period(self.steps, self.steps_per_epoch)
 
@@ -119,7 +124,7 @@ class Engine:
         callbacks: Callbacks,
         passed: Callable[[int], None] = lambda number: None,
     ) -> None:
-        """Train to the end; `save` is called after every epoch and every so many seconds.
+        """Train to the end, or a pause; `save` is called at epochs' ends and every so many seconds.
 
         Before, `passed` is called after every whole pass over the data, with its number: whatever
         is resumed has its earlier passes behind it. Where the number of updates is given, lines of
@@ -129,7 +134,7 @@ class Engine:
             TrainingFailed: the loss or a weight became NaN or infinite; that is never saved.
         """
         due = time.monotonic() + seconds
-        while self.step < self.steps:
+        while self.step < (self.pause or self.steps):
             self.update()
             self._write_line()
             if self.step % self.steps_per_epoch == 0:
@@ -239,15 +244,20 @@ class Engine:
             raise TrainingFailed(f"the loss became NaN or infinite {self._place(step)}; {ADVICE}")
 
     def standing(self) -> dict[str, float]:
-        """Accuracy on the held-out images by the weights as they are; empty if there are none.
+        """What held-out images say of the weights as they are; empty if there are none.
 
         Raises:
             TrainingFailed: a weight became NaN or infinite.
         """
         self._check_weights()
+        return self._answers()
+
+    def _answers(self) -> dict[str, float]:
         if self.held_out is None:
             return {}
         with self._told():
+            if self.scored:
+                return scores(self.network, self.held_out, self.seed)
             return accuracy(self.network, self.held_out)
 
     def _check_weights(self) -> None:
@@ -295,9 +305,8 @@ class Engine:
         line: dict[str, Any] = {"epoch": self._epoch, "step": self.step} | self._seen()
         if closes:
             self._check_weights()
-        if self.held_out is not None and (closes or within % self._apart == 0):
-            with self._told():
-                line |= accuracy(self.network, self.held_out)
+        if closes or (within % self._apart == 0 and not self.scored):
+            line |= self._answers()
         if closes:
             self._keep(line)
         self.history.append(line)
@@ -374,21 +383,6 @@ def summarised(sums: list[float]) -> dict[str, Any]:
         "accuracy_clean": clean / images,
         "memorised": learnt / wrong if wrong else None,
     }
-
-
-@torch.no_grad()
-def accuracy(network: nn.Module, examples: Examples) -> dict[str, float]:
-    """Share of right answers by the given labels, and by the clean ones, in eval mode."""
-    network.eval()
-    right = torch.zeros(2, dtype=torch.int64, device=examples.given.device)
-    rows = torch.arange(len(examples), device=examples.given.device)
-    for part in torch.split(rows, 1000):
-        batch = examples.take(part)
-        predicted = network(batch.images).argmax(1)
-        right += torch.stack([(predicted == batch.given).sum(), (predicted == batch.clean).sum()])
-    network.train()
-    given, clean = (right.double() / len(examples)).tolist()
-    return {"held_out": given, "held_out_clean": clean}
 
 
 def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:

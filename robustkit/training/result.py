@@ -21,3 +21,5 @@ class TrainingResult(Shown):
     """what the loss says that a user should know of this training; empty if nothing"""
     snapshots: tuple[Path, ...] = ()
     """the weights after the passes that were asked for"""
+    paused: bool = False
+    """whether it stopped where it was asked to: there is no checkpoint yet, only its history"""

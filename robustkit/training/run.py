@@ -33,7 +33,7 @@ from robustkit.training.processes import ProcessGroup, join, leave, own_device, 
 from robustkit.training.progress import Callbacks
 from robustkit.training.recipe import checked, snapshot_steps, spell, updates
 from robustkit.training.result import TrainingResult
-from robustkit.training.snapshots import recorded, snapshot_path
+from robustkit.training.snapshots import check_scored, recorded, snapshot_path
 
 REVISION = 1
 """raised by whatever changes what the same configuration comes to"""
@@ -121,6 +121,8 @@ class _Training:
         training = self.prepared()
         if config.keep == "best" and training.held_out is None:
             raise InputError("--keep best needs held-out images; give --hold-out")
+        if self.options.scored and (training.held_out is None or len(training.held_out) < 2):
+            raise InputError("a held-out likelihood needs two held-out images; give --hold-out")
         account = self._account(loss, training)
         warning = loss.warning(updates(config.recipe, len(training.train)))
         ends = snapshot_steps(self.options.snapshots, config.recipe, len(training.train))
@@ -133,6 +135,9 @@ class _Training:
                 if state is not None:
                     engine.resume(state)
                 self._fit(engine, account)
+            if engine.step < engine.steps:
+                record = self._record(engine, account, engine.epoch_kept)
+                return TrainingResult(self.out, record, first, warning, paused=True)
             record = self._finish(engine, account)
         return TrainingResult(
             self.out, record, first, warning, tuple(snapshot_path(self.out, n) for n in ends)
@@ -193,6 +198,8 @@ class _Training:
                 f"{self.out}: is trained, but its weights after pass {missing[0]} were not "
                 "kept; --fresh trains it again and keeps them"
             )
+        if record is not None and self.options.scored:
+            check_scored(record, self.out)
         return record
 
     def _missing(self, account: dict[str, Any]) -> list[int]:
@@ -247,6 +254,8 @@ class _Training:
                 f"{path}: an unfinished training, whose weights after pass {behind[0]} were "
                 "not kept; --fresh starts again and keeps them"
             )
+        if self.options.scored:
+            check_scored(state, path)
         return state
 
     def engine(self, loss: Loss, training: TrainingData) -> Engine:
@@ -285,7 +294,16 @@ class _Training:
             compressor=compressor,
             precision=self.precision,
             keep_best=config.keep == "best",
+            scored=self.options.scored,
+            pause=self._pause(len(examples)),
         )
+
+    def _pause(self, images: int) -> int | None:
+        """The update after which to stop."""
+        number = self.options.pause
+        if number is None:
+            return None
+        return snapshot_steps([number], self.config.recipe, images, "a pause after pass")[number]
 
     def _network(self, examples: Examples) -> nn.Module:
         """The architecture with its first weights, which fit images and classes.
@@ -345,6 +363,8 @@ class _Training:
         try:
             with torch.random.fork_rng(devices=devices):
                 engine.run(save, self.options.seconds, callbacks, passed)
+            if engine.step < engine.steps:
+                save()
         except TrainingFailed as error:
             kept = _partial(self.out) / "state.pt"
             text = f"; the last good state is kept in {kept}" if kept.exists() else ""

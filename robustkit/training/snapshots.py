@@ -1,5 +1,6 @@
 """Snapshots: the weights after chosen passes over the data, each a checkpoint of its own."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +34,13 @@ def recorded(path: Path, digest: str, number: int | None) -> dict[str, Any]:
     if record.get("digest") != digest or snapshot["pass"] != number:
         raise InputError(f"{path}: exists and holds another training; {advice}")
     return record
+
+
+def check_scored(kept: Mapping[str, Any], where: Path) -> None:
+    """Raise InputError where a history on file has no calibrated likelihoods of its passes."""
+    lines = kept["history"]
+    if lines and "log_likelihood" not in lines[-1]:
+        raise InputError(
+            f"{where}: was trained without a look at held-out images after every pass; --fresh "
+            "trains it again"
+        )
