@@ -9,7 +9,7 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from fractions import Fraction
 from io import BufferedReader
 from math import isfinite
@@ -137,8 +137,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     """A frozen dataclass from a TOML table: closed vocabulary, checked types, no surprises.
 
-    Fields may be str, int, float, bool, Fraction ("8/255" or an integer), a Literal, a tuple of
-    these, a dict from str to these, or optional. `where` begins every message.
+    Fields may be str, int, float, bool, Fraction ("8/255" or an integer), a Literal, a dataclass, a
+    tuple of these, a dict from str to these, or optional. `where` begins every message.
 
     Raises:
         InputError: an unknown key (with a did-you-mean), a missing one, a wrong type.
@@ -175,6 +175,10 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         return {key: _typed(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is Fraction:
         return fraction(value, where)
+    if isinstance(kind, type) and is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: expected a table, got {quoted(value)}")
+        return build(kind, value, where)
     if kind is float and type(value) is int:
         value = float(checked_integer(value, where))
     if type(value) is not kind:

@@ -27,7 +27,7 @@ from robustkit.seals import SealState, read_sealed, unsealed_bytes
 from robustkit.showing import Shown
 
 State = Literal["intact", "no digest", "damaged", "left over"]
-SEALED_FOLDERS = ("cells", "tests", "costs")
+SEALED_FOLDERS = ("cells", "rungs", "tests", "costs")
 """of a study, with sealed JSON files"""
 AGAIN = "restore it, or remove it, and it is made anew"
 PARTS = ("indicators", "certificate", "corruptions", "smoothed", "adaptive")

@@ -308,6 +308,9 @@ class CellKey(Key):
     snapshots: Sequence[int] | None = None
     """passes after which its weights are kept, too: without them it lacks what is asked of it;
     None: none"""
+    score: str | None = None
+    """by which it is compared with other configurations where its history has to have more than
+    held-out accuracy at the end of a period; None: by that"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

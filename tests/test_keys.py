@@ -188,6 +188,7 @@ KEYS = [
             "loss_code": "c",
             "precision": "bf16",
             "snapshots": [1, 2],
+            "score": "accuracy",
         },
     ),
     (
@@ -286,7 +287,7 @@ LATER = {
     CheckpointKey: {"model", "code", "program", "graph", "pins", "image_by_image"},
     ModuleKey: {"image_by_image"},
     EvaluationKey: {"surrogate", "prove"},
-    CellKey: {"compress", "memory", "model_code", "loss_code", "precision", "snapshots"},
+    CellKey: {"compress", "memory", "model_code", "loss_code", "precision", "snapshots", "score"},
     ExternalCellKey: {"model_code", "sidecar", "revision"},
     CellTestKey: {"norm", "passes", "resolved"},
 }

@@ -12,8 +12,9 @@ from robustkit.checkpoint import save_checkpoint
 from robustkit.errors import InputError
 from robustkit.files import digest, file_digest
 from robustkit.results.grid import gaps
-from robustkit.study.cells import Cell, Context
+from robustkit.study.cells import Cell
 from robustkit.study.run import in_words
+from robustkit.study.selection import Context
 
 
 def trained(rate="0.4", *, gamma=2.0, learning_rate=0.1):
@@ -331,7 +332,7 @@ def test_networks_are_planned_without_torch(tiny, silent, tmp_path):
         "from robustkit import spec\n"
         "from robustkit.study.external import ExternalPlanner\n"
         f"study = spec.load_study({str(path)!r})\n"
-        "plan = ExternalPlanner(study, study.external, lambda limit: '').plan({})\n"
+        "plan = ExternalPlanner(study, study.external, lambda limit: '').plan()\n"
         "sys.exit('torch' in sys.modules or len(plan.wanted) != 8)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

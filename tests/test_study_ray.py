@@ -14,8 +14,9 @@ import pytest
 from robustkit import record, spec
 from robustkit.errors import InputError
 from robustkit.study import ray as crews
+from robustkit.study.processes import LOST
 from robustkit.study.ray import Demand, Exchange, Site, attend
-from robustkit.study.run import LOST, Run, StudyOptions
+from robustkit.study.run import Run, StudyOptions
 from robustkit.study.store import StudyStore
 from robustkit.study.work import Job, WorkerConfig, carry_out
 

@@ -12,7 +12,7 @@ from robustkit.errors import InputError
 from robustkit.files import canonical
 from robustkit.study import exchange
 from robustkit.study.findings import findings_of_store
-from robustkit.study.work import best_pass
+from robustkit.study.selection import best_pass
 
 ALONG = """
 [[analysis]]
@@ -107,7 +107,11 @@ def test_held_out_labels_choose_a_pass_for_each_network(worked_out, along):
         kept = run.store.cell(wanted.cell)["snapshots"]
         assert list(kept) == ["1", "2"]
         best = max(("1", "2"), key=lambda n: kept[n]["held_out"])
-        assert run.store.test(wanted.test)["passes"] == best == best_pass({"snapshots": kept})
+        assert (
+            run.store.test(wanted.test)["passes"]
+            == best
+            == best_pass({"status": "done", "snapshots": kept}, None)
+        )
         there = {line.method: line.values for line in panels["passes"].lines}[wanted.method]
         here = {line.method: line.values for line in panels["chosen"].lines}[wanted.method]
         (value,) = [value for value in there if value.level == best]
@@ -119,7 +123,7 @@ def test_held_out_labels_choose_a_pass_for_each_network(worked_out, along):
 
 def test_of_passes_that_are_equally_good_the_first_is_taken():
     kept = {number: {"held_out": score} for number, score in (("16", 0.9), ("2", 0.9), ("4", 0.1))}
-    assert best_pass({"snapshots": kept}) == "2"
+    assert best_pass({"status": "done", "snapshots": kept}, None) == "2"
 
 
 def test_an_outcome_along_a_training_is_rebuilt_from_its_evidence(worked_out, along):

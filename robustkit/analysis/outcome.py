@@ -156,9 +156,9 @@ class CellRow:
     factor: str
     level: str
     seed: int
-    status: Literal["done", "failed", "missing"]
+    status: Literal["done", "failed", "missing", "dropped"]
     reason: str
-    """of a failure, in one line; "" otherwise"""
+    """of a failure, or why it was not trained to its end, in one line; "" otherwise"""
     clean: float | None
     """accuracy on the test images"""
     steps: int | None

@@ -26,14 +26,9 @@ from robustkit.spec import Study
 from robustkit.study.cells import Plan
 from robustkit.study.findings import findings_of_store
 from robustkit.study.forecast import Forecast, forecast, measured
+from robustkit.study.processes import ProcessExecutor
 from robustkit.study.ray import Demand, cluster
-from robustkit.study.run import (
-    Executor,
-    ProcessExecutor,
-    Run,
-    StudyOptions,
-    worker_config,
-)
+from robustkit.study.run import Executor, Run, StudyOptions, worker_config
 from robustkit.study.store import StudyStore
 
 

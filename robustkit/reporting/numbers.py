@@ -73,7 +73,7 @@ class NumberRow:
     """what was replicated, and how often"""
     verdict: str = ""
     status: str = ""
-    """of a cell: done, failed, missing"""
+    """of a cell: done, failed, missing, dropped"""
     note: str = ""
 
 

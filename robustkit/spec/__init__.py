@@ -2,6 +2,7 @@
 
 from robustkit.spec.reading import load_study, merged_table, parse_study, study_of_text
 from robustkit.spec.study import (
+    ACCURACY,
     CHOSEN,
     FIGURES,
     TABLES,
@@ -11,7 +12,9 @@ from robustkit.spec.study import (
     Claim,
     ExternalSpec,
     Figure,
+    Halving,
     Method,
+    Score,
     Statistics,
     Study,
     Table,
@@ -21,6 +24,7 @@ from robustkit.spec.study import (
 )
 
 __all__ = [
+    "ACCURACY",
     "CHOSEN",
     "FIGURES",
     "TABLES",
@@ -30,7 +34,9 @@ __all__ = [
     "Claim",
     "ExternalSpec",
     "Figure",
+    "Halving",
     "Method",
+    "Score",
     "Statistics",
     "Study",
     "Table",

@@ -85,7 +85,8 @@ def _check_amounts(trained: TrainingSpec, where: str) -> None:
 
 
 def _check_tuning(tuning: Tuning, study: Study, where: str) -> None:
-    if tuning.seed is None and not tuning.every_seed:
+    chosen = any(len(m.choose) > 1 for m in study.methods)
+    if tuning.seed is None and not tuning.every_seed and (chosen or not tuning.recorded_score):
         raise InputError(f"{where}: [tuning] needs a seed, or every_seed = true")
     if tuning.every_seed and all(len(m.choose) == 1 for m in study.methods):
         raise InputError(
@@ -95,9 +96,26 @@ def _check_tuning(tuning: Tuning, study: Study, where: str) -> None:
         _check_seeds([tuning.seed], f"{where}: [tuning] seed")
         if study.trained is not None and tuning.seed in study.trained.seeds:
             raise InputError(f"{where}: [tuning] seed {tuning.seed} is also one of the compared")
+    _check_scores(tuning, study, where)
     _distinct(where, "[tuning] at", tuning.at)
     for level in tuning.at:
         _known(where, "[tuning] at", level, study.analyses[0].levels)
+
+
+def _check_scores(tuning: Tuning, study: Study, where: str) -> None:
+    """There are held-out images to score by, and configurations to drop."""
+    if tuning.recorded_score and (study.trained is None or study.trained.hold_out == "0"):
+        raise InputError(f"{where}: [tuning] scores are of held-out images; change hold_out")
+    if tuning.halving and all(len(m.choose) == 1 for m in study.methods):
+        raise InputError(f"{where}: [tuning] halving: there are no configurations to drop")
+    before = 0.0
+    for rung in tuning.halving:
+        if not before < rung.after < 1 or not 0 < rung.keep < 1:
+            raise InputError(
+                f"{where}: [tuning] halving after {rung.after:g}, keep {rung.keep:g}: must be "
+                "shares between 0 and 1, and each rung after the one before"
+            )
+        before = rung.after
 
 
 def _check_seeds(seeds: Sequence[int], where: str) -> None:

@@ -100,7 +100,7 @@ def parse_study(table: Mapping[str, Any], name: str, where: str) -> Study:
         None
         if file.checkpoints is None
         else build(ExternalSpec, file.checkpoints, f"{where}: [checkpoints]"),
-        None if file.tuning is None else build(Tuning, file.tuning, f"{where}: [tuning]"),
+        None if file.tuning is None else _tuning(file.tuning, f"{where}: [tuning]"),
         build(Statistics, file.statistics or {}, f"{where}: [statistics]"),
         _each(Claim, file.claim, f"{where}: [[claim]]"),
         file.notes,
@@ -109,6 +109,13 @@ def parse_study(table: Mapping[str, Any], name: str, where: str) -> Study:
         where=where,
     )
     return checked(study, where)
+
+
+def _tuning(table: Mapping[str, Any], where: str) -> Tuning:
+    """A single rung of halving may stand there as a table."""
+    rungs = table.get("halving", [])
+    rungs = [rungs] if isinstance(rungs, dict) else rungs
+    return build(Tuning, {**table, "halving": rungs}, where)
 
 
 def _each(cls: type[T], tables: Sequence[Mapping[str, Any]], where: str) -> tuple[T, ...]:

@@ -13,6 +13,7 @@ Figure = Literal[
 Table = Literal["claims", "accuracy", "areas", "differences", "cost"]
 Unit = Literal["seed", "network"]
 Precision = Literal["auto", "float32", "tf32", "bf16"]
+Score = Literal["accuracy", "mean accuracy of three passes", "calibrated log-likelihood"]
 Test = Literal["sign-flip permutation", "Wilcoxon", "bootstrap over seeds"]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
 TABLES: tuple[Table, ...] = get_args(Table)
@@ -20,7 +21,8 @@ TESTS: tuple[Test, ...] = get_args(Test)
 TRAINED = ("label_noise", "data_fraction")
 """factors that a training is asked for; `epsilon` is asked of an evaluation"""
 CHOSEN = "chosen"
-"""in place of a number of passes: the one with the best held-out accuracy"""
+"""in place of a number of passes: the one with the best held-out score"""
+ACCURACY: Score = "accuracy"
 NAMED = ("title", "question", "notes", "text", "source", "reason")
 """keys that say something to a reader and decide nothing"""
 UNASKED = ("where", "changes", "figures", "tables")
@@ -74,6 +76,16 @@ class TestSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Halving:
+    """A rung of successive halving (Jamieson and Talwalkar 2016)."""
+
+    after: float
+    """share of the updates, in whole passes over the data"""
+    keep: float
+    """share of the configurations that go on, those with the best scores, rounded up"""
+
+
+@dataclass(frozen=True, slots=True)
 class Tuning:
     """How a configuration is chosen for every method: by held-out labels, corrupted alike."""
 
@@ -85,6 +97,19 @@ class Tuning:
     every_seed: bool = False
     """each compared seed chooses by its own trainings, so that intervals over seeds carry the
     choice (Bouthillier et al. 2021); else one choice, by the seed above, holds for all of them"""
+    score: Score = ACCURACY
+    """what held-out labels are asked for: accuracy after the last pass, or averaged over the last
+    three; or, for losses whose logits have other scales, the log-likelihood after a temperature
+    that is fitted on the other half of the images (Guo et al. 2017)"""
+    halving: tuple[Halving, ...] = ()
+    """rungs at which configurations are dropped; none: all are trained to the end"""
+    test_last: bool = False
+    """no test image is evaluated before everything is chosen, for all seeds"""
+
+    @property
+    def recorded_score(self) -> Score | None:
+        """The score where trainings have to look at held-out images after every pass."""
+        return self.score if self.score != ACCURACY or self.halving else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +242,10 @@ class Study:
                     del trained[key]
         if self.statistics == Statistics():
             del table["statistics"]
-        if self.tuning is not None and not self.tuning.every_seed:
-            del table["tuning"]["every_seed"]
+        if (tuning := table["tuning"]) is not None:
+            for name in ("every_seed", "score", "halving", "test_last"):
+                if tuning[name] == getattr(Tuning(), name):
+                    del tuning[name]
         return digest(canonical(_deciding({k: v for k, v in table.items() if k not in UNASKED})))
 
 

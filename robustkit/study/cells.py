@@ -5,10 +5,12 @@ torch: a plan can be made, shown and reported on without it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from itertools import pairwise
+from math import ceil
+from typing import Any
 
 from robustkit import compression
 from robustkit.data import Dataset
@@ -17,7 +19,8 @@ from robustkit.errors import InputError
 from robustkit.keys import CellKey, CellTestKey, short
 from robustkit.parsing import fraction
 from robustkit.protocol import Norm
-from robustkit.spec import TRAINED, Analysis, Method, Study, TrainingSpec, Tuning
+from robustkit.spec import CHOSEN, TRAINED, Analysis, Method, Score, Study, TrainingSpec, Tuning
+from robustkit.study.selection import Candidate, Chooser, Context, Scores, Selection, select
 from robustkit.study.user_files import UserFiles, noise_of, protocol_digest, read_user_files
 from robustkit.training.defaults import resolve
 from robustkit.training.recipe import Recipe, parse_changes, snapshot_steps, spell
@@ -26,13 +29,6 @@ REVISION = 1
 """raised by whatever changes what the same cell comes to"""
 FIXED = ("epochs", "steps", "batch_size", "hold_out")
 """keys of a recipe that are the same for all methods"""
-
-
-class Context(NamedTuple):
-    """What networks are trained on, beside the loss and the seed."""
-
-    label_noise: str
-    data_fraction: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,35 +103,6 @@ class CellRequirement:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A configuration that was tried for a method."""
-
-    method: str
-    context: Context
-    configuration: int
-    cell: str
-    seed: int = 0
-    """an earlier version, in which all had the same, wrote none"""
-
-
-class Chooser(NamedTuple):
-    """For whom one configuration is chosen."""
-
-    method: str
-    context: Context | None
-    """None: the levels at which configurations are tried, together"""
-    seed: int
-
-
-class Choice(NamedTuple):
-    """The configuration with the best held-out accuracy, the first of equals."""
-
-    configuration: int
-    lead: float
-    """of held-out accuracy, on the next"""
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that is to be done, as far as it is known: choices come first."""
 
@@ -144,45 +111,25 @@ class Plan:
     wanted: tuple[CellRequirement, ...]
     candidates: tuple[Candidate, ...]
     chosen: dict[str, int]
-    """configuration by `place(method, context)`, and by seed where every seed chooses"""
+    """configuration by `place(method, context)`, by seed where every seed chooses, and apart where
+    a network is stopped at the best pass"""
     later: dict[str, int]
     """by method: trainings that follow when configurations have been chosen"""
     pending: tuple[Test, ...] = ()
     """the evaluations of these, whose cells have no keys yet"""
     notes: tuple[str, ...] = ()
     """what a reader must know of networks made elsewhere: which are left out"""
+    pauses: dict[str, int] = field(default_factory=dict)
+    """by cell: the pass at which it waits for others of its method before any goes on"""
+    dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """by cell: the pass after which it was given up, and its score there"""
+    shares: dict[str, float] = field(default_factory=dict)
+    """by cell: what is expected to be trained of it yet, where that is not all"""
 
 
 def place(method: str, context: Context) -> str:
     """A method at a context, as text."""
     return f"{method} | noise {context.label_noise} | fraction {context.data_fraction}"
-
-
-def choices(
-    candidates: Iterable[Candidate], together: bool, held_out: Mapping[str, float]
-) -> dict[Chooser, Choice | None]:
-    """What is chosen; None: not all that was to be tried for it is done.
-
-    Args:
-        candidates: what is tried.
-        together: the held-out accuracies at all contexts are added up.
-        held_out: by key of a cell.
-    """
-    tried: dict[Chooser, list[Candidate]] = {}
-    for one in candidates:
-        who = Chooser(one.method, None if together else one.context, one.seed)
-        tried.setdefault(who, []).append(one)
-    return {who: _choice(ones, held_out) for who, ones in tried.items()}
-
-
-def _choice(tried: Sequence[Candidate], held_out: Mapping[str, float]) -> Choice | None:
-    if any(one.cell not in held_out for one in tried):
-        return None
-    total: dict[int, float] = {}
-    for one in tried:
-        total[one.configuration] = total.get(one.configuration, 0.0) + held_out[one.cell]
-    best, second = sorted(total, key=lambda number: -total[number])[:2]
-    return Choice(best, (total[best] - total[second]) * len(total) / len(tried))
 
 
 class Planner:
@@ -205,24 +152,23 @@ class Planner:
         self.cells: dict[str, Cell] = {}
         self.tests: dict[str, Test] = {}
 
-    def plan(self, held_out: Mapping[str, float]) -> Plan:
-        """The plan, given the held-out accuracy of the tuning cells that are done.
-
-        Args:
-            held_out: by key; a cell that failed counts as 0.
-        """
+    def plan(self, scores: Scores | None = None) -> Plan:
+        """The plan, given the scores of the tuning cells as far as they are known."""
         self.cells, self.tests = {}, {}
         candidates = tuple(self._candidates())
-        by_chooser = choices(candidates, bool(self.tuning.at), held_out)
+        tuning = self.tuning
+        known = scores or Scores(rungs=({},) * len(tuning.halving))
+        selection = select(candidates, known, together=bool(tuning.at), halving=tuning.halving)
         chosen: dict[str, int] = {}
         wanted: list[CellRequirement] = []
         later: set[tuple[str, Context, int]] = set()
         pending: dict[tuple[str, Context, int, Test], Test] = {}
         for analysis in self.study.analyses:
             for method, level, seed, context in self.numbers(analysis):
-                cell = self._chosen(method, context, seed, by_chooser, chosen)
+                stopped = analysis.passes == CHOSEN
+                cell = self._chosen(method, context, seed, selection, chosen, stopped=stopped)
                 attackers = self._attacker(analysis, context)
-                cells = [self._chosen(*who, by_chooser, chosen) for who in attackers]
+                cells = [self._chosen(*who, selection, chosen, stopped=False) for who in attackers]
                 if cell is None or None in cells:
                     later |= {(method, context, seed), *attackers}
                     # a method stands for its network
@@ -238,7 +184,43 @@ class Planner:
         later -= {(cell.method, cell.context, cell.seed) for cell in self.cells.values()}
         counts = dict(Counter(method for method, _, _ in later))
         rest = tuple(pending.values())
-        return Plan(self.cells, self.tests, tuple(wanted), candidates, chosen, counts, rest)
+        plan = Plan(self.cells, self.tests, tuple(wanted), candidates, chosen, counts, rest)
+        return self._halved(plan, selection)
+
+    def _halved(self, plan: Plan, selection: Selection) -> Plan:
+        """The plan with what successive halving says of its cells."""
+        if not self.tuning.halving:
+            return plan
+        at = {key: self.rungs(cell.context) for key, cell in plan.cells.items()}
+        dropped = {
+            key: {"pass": at[key][one.rung], "score": one.score}
+            for key, one in selection.dropped.items()
+        }
+        pauses = {key: at[key][number] for key, number in selection.rungs.items()}
+        return replace(plan, pauses=pauses, dropped=dropped, shares=selection.shares)
+
+    def rungs(self, where: Context) -> tuple[int, ...]:
+        """The passes at which configurations are dropped.
+
+        Raises:
+            InputError: a training has no such passes.
+        """
+        steps, each = self.trained.steps, self._updates(where)
+        told = f"{self.study.where}: [tuning] halving"
+        passes = tuple(max(1, int(rung.after * steps / each)) for rung in self.tuning.halving)
+        for earlier, later in pairwise((0, *passes, steps / each)):
+            if later <= earlier:
+                raise InputError(
+                    f"{told}: with {steps / each:.3g} passes over the data there is no whole pass "
+                    "to stop at for each rung, and one more to go on; train for longer"
+                )
+        return passes
+
+    def _updates(self, where: Context) -> int:
+        """Of a pass over the data."""
+        recipe = self.cell(next(iter(self.methods)), where, 0, 0).asked["recipe"]
+        images = size(len(self.data), Fraction(recipe["hold_out"]), Fraction(where.data_fraction))
+        return max(1, ceil(images / self.trained.batch_size))
 
     def named(self) -> dict[str, str | None]:
         """Digests of what the study's file names for its trainings."""
@@ -286,17 +268,23 @@ class Planner:
         method: str,
         where: Context,
         seed: int,
-        by_chooser: Mapping[Chooser, Choice | None],
+        selection: Selection,
         chosen: dict[str, int],
+        *,
+        stopped: bool,
     ) -> Cell | None:
-        """The training with the configuration that is chosen, noted; None: not yet known."""
-        number = 0
+        """The training with the configuration that is chosen, noted; None: not yet known.
+
+        Where it is stopped at the best pass, configuration and pass are chosen together.
+        """
+        number, by_chooser = 0, selection.best if stopped else selection.end
         if by_chooser:
             who = Chooser(method, None if self.tuning.at else where, self._chooser(seed))
             if (choice := by_chooser[who]) is None:
                 return None
             number = choice.configuration
         by = f" | seed {seed}" if self.tuning.every_seed else ""
+        by += " | stopped" if stopped and by_chooser else ""
         chosen[place(method, where) + by] = number
         cell = self.cell(method, where, number, seed)
         return self.cells.setdefault(cell.key, cell)
@@ -316,6 +304,7 @@ class Planner:
             self.user_files,
             where,
             seed,
+            self.tuning.recorded_score,
         )
         length = Recipe(steps=self.trained.steps, batch_size=self.trained.batch_size)
         held = Fraction(config["recipe"]["hold_out"])
@@ -369,6 +358,7 @@ def cell_config(
     files: UserFiles,
     where: Context,
     seed: int,
+    score: Score | None = None,
 ) -> dict[str, Any]:
     """A training in full, as JSON; every default is spelled out.
 
@@ -388,6 +378,7 @@ def cell_config(
         loss_code=files.losses[method.loss],
         precision=None if trained.precision == "auto" else trained.precision,
         snapshots=sorted(trained.snapshots) or None,
+        score=score,
     )
     return key.plain()
 

@@ -113,6 +113,11 @@ def network(cell: dict[str, Any]) -> list[str]:
     return [path for path in paths if not Path(path).is_absolute()]
 
 
+def state_of(key: str) -> str:
+    """The state from which a training goes on."""
+    return f"checkpoints/{key}.safetensors.partial/state.pt"
+
+
 def rows(test: dict[str, Any]) -> list[str]:
     """The record of an evaluation's result."""
     if test["status"] != "done":
@@ -123,7 +128,7 @@ def rows(test: dict[str, Any]) -> list[str]:
 
 def mentioned(kind: str, key: str, result: dict[str, Any]) -> list[str]:
     """The files that the reason of a failure speaks of."""
-    candidates = (f"{kind}s/{key}.log", f"checkpoints/{key}.safetensors.partial/state.pt")
+    candidates = (f"{kind}s/{key}.log", state_of(key))
     return [name for name in candidates if name.rpartition("/")[2] in result["reason"]]
 
 
@@ -136,6 +141,9 @@ def files(job: Job, result: Result) -> list[str]:
             carried += rows(cached) if kind == "test" else network(cached)
             carried += mentioned(kind, key, cached)
             results.append(json_of(kind, key))
+    if job.pause is not None and (rung := result("rung", job.rung)) is not None:
+        carried += [*network(rung), state_of(job.cell.key)]
+        results.append(json_of("rung", job.rung))
     return carried + results
 
 
@@ -146,4 +154,5 @@ def surrogates(job: Job) -> list[str]:
 
 def results_of(store: StudyStore) -> Result:
     """The results in a study's folder."""
-    return lambda kind, key: store.cell(key) if kind == "cell" else store.test(key)
+    read = {"cell": store.cell, "rung": store.rung, "test": store.test}
+    return lambda kind, key: read[kind](key)

@@ -30,11 +30,11 @@ from robustkit.study.cells import (
     REVISION,
     Cell,
     CellRequirement,
-    Context,
     Plan,
     Test,
     evaluation_of,
 )
+from robustkit.study.selection import Context, Scores
 from robustkit.study.user_files import read_user_files
 
 PLACES = {"label_noise": "0", "data_fraction": "1"}
@@ -97,7 +97,7 @@ class ExternalPlanner:
         for one in self.networks:
             check_name(one.path, one.fields, one.metadata.values, sorted(names))
 
-    def plan(self, held_out: Mapping[str, float]) -> Plan:
+    def plan(self, scores: Scores | None = None) -> Plan:
         """The plan; nothing has to be chosen."""
         cells: dict[str, Cell] = {}
         tests: dict[str, Test] = {}

@@ -4,20 +4,28 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 from robustkit.analysis.findings import Findings, Number, gaps_of, not_found
 from robustkit.analysis.outcome import CellRow, History
 from robustkit.errors import RecordError
-from robustkit.spec import CHOSEN, Study
+from robustkit.spec import ACCURACY, CHOSEN, Score, Study, Tuning
 from robustkit.spec.amendments import differences
-from robustkit.study.cells import Candidate, Context, choices
+from robustkit.statistics.comparison import listed
 from robustkit.study.provenance import askings, configuration_in_words, digests, provenance
+from robustkit.study.selection import Candidate, Context, Scores, score_at, select
 from robustkit.study.store import StudyStore
 
 MISSING = "not yet trained"
 TOLD = 20
 """changes of one amendment that a note lists"""
+WORDS: dict[Score, str] = {
+    "accuracy": "held-out accuracy",
+    "mean accuracy of three passes": "held-out accuracy averaged over the last three passes",
+    "calibrated log-likelihood": "the log-likelihood of held-out labels after a temperature fitted "
+    "on the other half of the held-out images",
+}
 
 
 def findings_of_store(study: Study, store: StudyStore, command: str) -> Findings:
@@ -115,7 +123,12 @@ def _cell_rows(
     compared = {entry["cell"] for entry in plan["wanted"]}
     clean = _clean(store, plan)
     for key, cell in plan["cells"].items():
+        settings = _settings(study, cell)
         result = done[key] or {"status": "missing", "reason": MISSING}
+        if done[key] is None and (one := plan.get("dropped", {}).get(key)) is not None:
+            score = "none" if one["score"] is None else f"{one['score']:.5g}"
+            reason = f"dropped after pass {one['pass']} with a score of {score}: {settings}"
+            result = {"status": "dropped", "reason": reason}
         yield CellRow(
             key=key,
             method=cell["method"],
@@ -127,7 +140,7 @@ def _cell_rows(
             clean=clean.get(key),
             steps=result.get("steps"),
             seconds=result.get("seconds"),
-            settings=_settings(study, cell),
+            settings=settings,
             purpose="compared" if key in compared else "tuning",
         )
 
@@ -160,7 +173,8 @@ def _notes(
 ) -> Iterable[str]:
     yield from _amended(request)
     yield from not_found(study, {entry["method"] for entry in plan["wanted"]})
-    missing = sum(1 for cell in done.values() if cell is None)
+    dropped = plan.get("dropped", {})
+    missing = sum(1 for key, cell in done.items() if cell is None and key not in dropped)
     failed = sum(1 for cell in done.values() if cell and cell["status"] == "failed")
     if missing or plan["later"]:
         later = sum(plan["later"].values())
@@ -180,7 +194,8 @@ def _passes(study: Study, store: StudyStore, plan: Mapping[str, Any]) -> Iterabl
                 counts[entry["method"], int(test["passes"])] += 1
         if counts:
             said = ", ".join(f"{name} {n} ({counts[name, n]})" for name, n in sorted(counts))
-            yield f"Passes selected by held-out accuracy in {analysis.name} (networks): {said}."
+            by = WORDS[study.tuning.score if study.tuning else ACCURACY]
+            yield f"Passes selected by {by} in {analysis.name} (networks): {said}."
 
 
 def _chosen(
@@ -191,10 +206,14 @@ def _chosen(
     if not plan["candidates"] or tuning is None:
         return
     yield (
-        f"Each method's configuration is the best of {len(study.methods[0].choose)} by held-out "
-        f"accuracy, selected {'by each seed' if tuning.every_seed else 'on a separate seed'}"
+        f"Each method's configuration is the best of {len(study.methods[0].choose)} by "
+        f"{WORDS[tuning.score]}, selected "
+        f"{'by each seed' if tuning.every_seed else 'on a separate seed'}"
         "; held-out labels are as noisy as those trained on."
     )
+    yield from _halved(tuning, plan)
+    if tuning.test_last:
+        yield "No test image was evaluated before every configuration and pass was selected."
     if tuning.every_seed and study.trained is not None and len(study.trained.seeds) > 1:
         if plan["wanted"]:
             said = "; ".join(f"{name}: {', '.join(taken)}" for name, taken in _taken(study, plan))
@@ -207,29 +226,54 @@ def _chosen(
                 "The selection is repeated with every seed, so intervals over seeds include "
                 f"it{but}. Compared networks of each configuration: {said}."
             )
-    elif leads := _leads(plan, bool(tuning.at), done):
-        said = ", ".join(f"{method} {100 * lead:.2f}" for method, lead in leads.items())
+    elif leads := _leads(plan, bool(tuning.at), tuning.recorded_score, done):
+        nats = tuning.score == "calibrated log-likelihood"
+        unit = "nats" if nats else "held-out accuracy, points"
+        scale = 1 if nats else 100
+        said = ", ".join(f"{m} {scale * lead:.{4 if nats else 2}f}" for m, lead in leads.items())
         yield (
-            "Smallest lead of the selected configuration over the runner-up (held-out accuracy, "
-            f"points): {said}. Where it is small, another seed or machine might select "
+            f"Smallest lead of the selected configuration over the runner-up ({unit}): "
+            f"{said}. Where it is small, another seed or machine might select "
             "differently; the intervals do not include this."
         )
 
 
+def _halved(tuning: Tuning, plan: Mapping[str, Any]) -> Iterable[str]:
+    """What successive halving gave up, and when."""
+    dropped = plan.get("dropped", {})
+    if not tuning.halving:
+        return
+    passes = dict.fromkeys(one["pass"] for one in dropped.values())
+    rungs = listed([f"after {rung.after:.0%} the best {rung.keep:.0%}" for rung in tuning.halving])
+    yield (
+        f"Successive halving: {rungs} of a method's configurations went on, by the same score; "
+        f"{len(dropped)} trainings were dropped"
+        f"{f', after pass {listed(list(map(str, passes)))}' if passes else ''}. The table of "
+        "trainings has each with its score."
+    )
+
+
 def _leads(
-    plan: Mapping[str, Any], together: bool, done: Mapping[str, dict[str, Any] | None]
+    plan: Mapping[str, Any],
+    together: bool,
+    score: Score | None,
+    done: Mapping[str, dict[str, Any] | None],
 ) -> dict[str, float]:
     """By method, how far its best configuration was ahead of the next, where that was closest."""
-    held_out = {key: cell.get("held_out") or 0.0 for key, cell in done.items() if cell}
-    tried = [
-        Candidate(**{**one, "context": Context(*one["context"])}) for one in plan["candidates"]
-    ]
+    end = {key: score_at(cell, score) for key, cell in done.items() if cell}
+    left = [one for one in candidates(plan) if one.cell not in plan.get("dropped", {})]
     least: dict[str, float] = {}
-    for who, choice in choices(tried, together, held_out).items():
+    for who, choice in select(left, Scores(end), together=together).end.items():
         if choice is None:
             return {}
-        least[who.method] = min(choice.lead, least.get(who.method, 1.0))
+        if choice.lead is not None:
+            least[who.method] = min(choice.lead, least.get(who.method, inf))
     return least
+
+
+def candidates(plan: Mapping[str, Any]) -> list[Candidate]:
+    """The configurations that a plan on file tries."""
+    return [Candidate(**{**one, "context": Context(*one["context"])}) for one in plan["candidates"]]
 
 
 def _taken(study: Study, plan: Mapping[str, Any]) -> Iterable[tuple[str, list[str]]]:

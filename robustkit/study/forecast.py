@@ -60,13 +60,22 @@ def to_evaluate(run: Run, plan: Plan) -> list[Test]:
     ]
 
 
+def untrained(run: Run, plan: Plan) -> list[Cell]:
+    """The known cells whose training has yet to begin, or to go on to the end."""
+    return [
+        cell
+        for key, cell in plan.cells.items()
+        if key not in plan.dropped and run.store.cell(key) is None
+    ]
+
+
 def measured(run: Run, plan: Plan) -> Throughput:
     """This machine's throughput at what a plan still needs.
 
     Raises:
         EvaluationFailed: nothing of it can be timed.
     """
-    missing = [job.cell for job in run.missing(plan) if run.store.cell(job.cell.key) is None]
+    missing = untrained(run, plan)
     cells = {cell.method: cell for cell in missing or list(plan.cells.values())[:1]}
     tested = run.study.tested
     one = Test("", "clean", (), 1, tested.data, tested.split, run.tested(1))
@@ -93,7 +102,7 @@ def forecast(run: Run, plan: Plan, throughput: Throughput) -> Forecast:
 
 def _rows(run: Run, plan: Plan, throughput: Throughput) -> Iterable[MethodForecast]:
     """Trainings by method; those that follow a choice take as long as those that are known."""
-    missing = [job.cell for job in run.missing(plan) if run.store.cell(job.cell.key) is None]
+    missing = untrained(run, plan)
     methods = dict.fromkeys([*(cell.method for cell in missing), *plan.later])
     for method in methods:
         now = [cell for cell in missing if cell.method == method]
@@ -101,7 +110,9 @@ def _rows(run: Run, plan: Plan, throughput: Throughput) -> Iterable[MethodForeca
         known = now or [cell for cell in plan.cells.values() if cell.method == method]
         times = [_training(run, cell, throughput) for cell in known]
         each = sum(t for t in times if t is not None) / max(1, len(times))
-        seconds = None if None in times else each * (len(now) + later)
+        # of what successive halving may cut short, the share that is expected
+        whole = sum(plan.shares.get(cell.key, 1.0) for cell in now)
+        seconds = None if None in times else each * (whole + later)
         yield MethodForecast(method, len(now), later, step, seconds)
 
 
@@ -125,7 +136,8 @@ def looks(config: dict[str, Any], images: int) -> tuple[int, int]:
     held = int(share if share >= 1 else share * images)
     trained = int((images - held) * Fraction(config["fraction"]))
     epoch = max(1, ceil(trained / recipe["batch_size"]))
-    return held, ceil(recipe["steps"] / period(recipe["steps"], epoch))
+    every = epoch if "score" in config else period(recipe["steps"], epoch)
+    return held, ceil(recipe["steps"] / every) + len(config.get("snapshots", ()))
 
 
 def _evaluating(run: Run, test: Test, throughput: Throughput) -> float:

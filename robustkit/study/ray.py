@@ -27,8 +27,17 @@ from filelock import FileLock
 
 from robustkit.errors import InputError, RobustkitError, first_line
 from robustkit.parsing import whole
-from robustkit.study.exchange import Exchange, files, json_of, network, results_of, surrogates
-from robustkit.study.run import LOST, in_words
+from robustkit.study.exchange import (
+    Exchange,
+    files,
+    json_of,
+    network,
+    results_of,
+    state_of,
+    surrogates,
+)
+from robustkit.study.processes import LOST
+from robustkit.study.run import in_words
 from robustkit.study.store import StudyStore
 from robustkit.study.user_files import check_user_files
 from robustkit.study.work import Job, WorkerConfig, carry_out, load_cached
@@ -142,10 +151,12 @@ def _fetch(job: Job, exchange: Exchange, folder: Path) -> set[str]:
         names += [*network(cell), json_of("cell", other)]
     if (cell := exchange.done("cell", key)) is not None:
         names += [*network(cell), json_of("cell", key)]
+    elif job.rungs and (rung := exchange.done("rung", job.rungs[-1])) is not None:
+        names += [*network(rung), state_of(key)]
         names += [json_of("test", t.key) for t in job.tests if exchange.done("test", t.key)]
     for name in names:
         exchange.bring(name, folder)
-    return set(names)
+    return {*names} - {state_of(key)}  # which changes as the training goes on
 
 
 def _speak_of(job: Job, store: StudyStore, folder: Path) -> None:
@@ -292,12 +303,22 @@ class RayExecutor:
     def _offer(self, job: Job) -> None:
         """Put at the URL what a job builds on, where it is only in the study's folder."""
         folder, store = self.site.config.folder, StudyStore(self.site.config.folder)
+        if self.site.shared:
+            self._offer_rungs(job, store)
         for key in (job.cell.key, *surrogates(job)) if self.site.shared else ():
             cell = store.cell(key)
             if cell is None or cell["status"] != "done" or self.site.exchange.done("cell", key):
                 continue
             for name in (*network(cell), json_of("cell", key)):
                 self.site.exchange.put(name, (folder / name).read_bytes())
+
+    def _offer_rungs(self, job: Job, store: StudyStore) -> None:
+        folder, exchange = self.site.config.folder, self.site.exchange
+        for rung in job.rungs[-1:]:
+            if (made := store.rung(rung)) is None or exchange.done("rung", rung):
+                continue
+            for name in (*network(made), state_of(job.cell.key), json_of("rung", rung)):
+                exchange.put(name, (folder / name).read_bytes())
 
     def _bring(self, job: Job) -> None:
         """See that the results of a job are in the study's folder.
@@ -314,12 +335,14 @@ class RayExecutor:
             if time.monotonic() - since > SETTLING:
                 raise InputError(f"{folder}: results of {in_words(job.cell)} do not appear in it")
             time.sleep(0.1)
-            for kind in ("cells", "tests"):
+            for kind in ("cells", "rungs", "tests"):
                 list((folder / kind).glob("*"))  # makes NFS look again
 
 
 def _complete(job: Job, store: StudyStore) -> bool:
     cell = store.cell(job.cell.key)
+    if job.pause is not None and store.rung(job.rung) is not None:
+        return True
     if cell is None or cell["status"] != "done":
         return cell is not None
     return all(store.test(test.key) is not None for test in job.tests)

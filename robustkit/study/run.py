@@ -1,15 +1,10 @@
 """Run a study: plan, work, choose, plan again, until nothing is missing."""
 
-import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from fractions import Fraction
-from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,28 +13,20 @@ from robustkit.analysis.registration import RULES
 from robustkit.data import load_dataset
 from robustkit.errors import InputError
 from robustkit.keys import StepTimesKey
-from robustkit.spec import Analysis, Study
+from robustkit.spec import Analysis, Study, Tuning
 from robustkit.spec.amendments import differences, edited, reworded
-from robustkit.study.cells import Cell, Context, Plan, Planner, Test
+from robustkit.study.cells import Cell, Plan, Planner, Test
 from robustkit.study.checks import check, locate_errors
 from robustkit.study.external import ExternalPlanner
+from robustkit.study.selection import Context, Scores, best_score, score_at
 from robustkit.study.store import StudyStore
 from robustkit.study.user_files import described_files
-from robustkit.study.work import (
-    Job,
-    WorkerConfig,
-    carry_out,
-    initialise_worker,
-    load_cached,
-    time_steps,
-)
+from robustkit.study.work import Job, WorkerConfig, load_cached, time_steps
 
 WARM, ROUNDS, STEPS = 10, 15, 10
 """of timing: updates before, rounds, updates a round"""
 TOLD = 3
 """changes of a study's file that a message names"""
-LOST = 3
-"""times that a job is tried whose worker vanished"""
 
 
 class MethodCounts(NamedTuple):
@@ -166,7 +153,7 @@ class Run:
             InputError: the folder holds a study that asked something else, or nothing can be
                 planned: then nothing is written down.
         """
-        self.planner.plan({})
+        self.planner.plan()
         changes = {section: dict(keys) for section, keys in self.changes.items()}
         now = {"digest": self.study.digest, "file": self.study.text, "changes": changes}
         now |= {"user_files": self.named(), "rules": list(RULES)}
@@ -196,24 +183,54 @@ class Run:
 
     def plan(self) -> Plan:
         """The plan by what is done so far."""
-        held_out = {}
-        for candidate in self.planner.plan({}).candidates:
-            if (done := self.store.cell(candidate.cell)) is not None:
-                held_out[candidate.cell] = done.get("held_out") or 0.0
-        return self.planner.plan(held_out)
+        return self.planner.plan(self._scores())
+
+    def _scores(self) -> Scores:
+        """What held-out labels say of the cells that are tried, as far as these have come."""
+        tuning = self.study.tuning or Tuning()
+        score, end, best = tuning.recorded_score, dict[str, float](), dict[str, float]()
+        rungs = tuple(dict[str, float]() for _ in tuning.halving)
+        for one in self.planner.plan().candidates:
+            if (done := self.store.cell(one.cell)) is not None:
+                end[one.cell] = score_at(done, score)
+                best[one.cell] = best_score(done, score)
+            for known, number in zip(rungs, self._rungs(one.context), strict=True):
+                made = self.store.rung(f"{one.cell}-pass{number}") or done
+                if made is not None:
+                    known[one.cell] = score_at(made, score, number)
+        return Scores(end, best, rungs)
+
+    def _rungs(self, where: Context) -> tuple[int, ...]:
+        planner = self.planner
+        return planner.rungs(where) if isinstance(planner, Planner) else ()
 
     def missing(self, plan: Plan) -> list[Job]:
         """The jobs that can be done now."""
+        tests = self._ready(plan)
+        jobs = []
+        for key, cell in plan.cells.items():
+            if key in plan.dropped or not (tests[key] or self.store.cell(key) is None):
+                continue
+            if self.store.cell(key) is not None and not self._done(key):
+                continue
+            pause = plan.pauses.get(key)
+            passed = [f"{key}-pass{number}" for number in self._rungs(cell.context)]
+            rungs = tuple(name for name in passed if self.store.rung(name) is not None)
+            if pause is None or f"{key}-pass{pause}" not in rungs:
+                jobs.append(Job(cell, tuple(tests[key]), pause, rungs))
+        return jobs
+
+    def _ready(self, plan: Plan) -> dict[str, list[Test]]:
+        """By cell: its missing evaluations for which all is there that they need."""
         tests: dict[str, list[Test]] = {key: [] for key in plan.cells}
+        untrained = [k for k in plan.cells if k not in plan.dropped and self.store.cell(k) is None]
+        if (self.study.tuning or Tuning()).test_last and (untrained or plan.later):
+            return tests
         for test in plan.tests.values():
             ready = not test.surrogate or self._done(test.surrogate)
             if ready and self.store.test(test.key) is None:
                 tests[test.cell].append(test)
-        return [
-            Job(cell, tuple(tests[key]))
-            for key, cell in plan.cells.items()
-            if self.store.cell(key) is None or (tests[key] and self._done(key))
-        ]
+        return tests
 
     def _stage(self, jobs: list[Job]) -> list[Job]:
         """What is done before the plan is made anew.
@@ -380,62 +397,6 @@ def in_words(cell: Cell) -> str:
     if "recipe" in cell.asked:  # made elsewhere, there was no choice
         parts.append(f"configuration {cell.configuration + 1}")
     return ", ".join([*parts, f"seed {cell.seed}"])
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessExecutor:
-    """Worker processes on this machine; a job whose worker dies is tried again."""
-
-    config: WorkerConfig
-    workers: int
-    until: float = math.inf
-    """time by `time.monotonic` after which no further job begins"""
-
-    def execute(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:
-        """Carry out jobs; each is yielded when it is done.
-
-        Raises:
-            InputError: a job's worker has died too often.
-        """
-        left = list(jobs)
-        for _ in range(LOST):
-            done = []
-            try:
-                for job in self._attempt(left, began):
-                    done.append(job)
-                    yield job
-            except BrokenProcessPool:
-                left = [job for job in left if job not in done]
-                continue
-            return
-        raise InputError(
-            f"worker processes have died {LOST} times, perhaps for lack of memory; try "
-            f"fewer --workers; they were working on {in_words(left[0].cell)} and others"
-        )
-
-    def _attempt(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:
-        # spawned, not forked: torch's threads do not survive a fork
-        context = get_context("spawn")
-        waiting = list(reversed(jobs))
-        with ProcessPoolExecutor(self.workers, context, initialise_worker, (os.getpid(),)) as pool:
-            running: dict[Future[str], Job] = {}
-            try:
-                while waiting or running:
-                    if time.monotonic() > self.until:
-                        waiting.clear()
-                    while waiting and len(running) < self.workers:
-                        job = waiting.pop()
-                        running[pool.submit(carry_out, job, self.config)] = job
-                        began(job)
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        job = running.pop(future)
-                        future.result()
-                        yield job
-            except BaseException:
-                # an interruption: leaving the pool would wait for its jobs
-                for process in active_children():
-                    process.terminate()
-                raise
 
 
 def worker_config(run: Run) -> WorkerConfig:

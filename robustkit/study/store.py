@@ -3,6 +3,7 @@
 OUT/study.json           the study as it was first asked, and every later change
 OUT/plan.json            the cells it needs, as far as known
 OUT/cells/KEY.json       a training: done, or failed and why
+OUT/rungs/KEY-passN.json a training that paused after a pass, before configurations were dropped
 OUT/tests/KEY.json       an evaluation likewise
 OUT/costs/NAME.json      times of training steps, by analysis
 OUT/checkpoints/KEY.safetensors, OUT/runs/DIGEST.parquet
@@ -40,6 +41,10 @@ class StudyStore:
         """What a training came to; None: not yet."""
         return _read(self.folder / "cells" / f"{key}.json")
 
+    def rung(self, name: str) -> dict[str, Any] | None:
+        """What a training had come to when it paused; None: not yet."""
+        return _read(self.folder / "rungs" / f"{name}.json")
+
     def test(self, key: str) -> dict[str, Any] | None:
         """What an evaluation came to; None: not yet."""
         return _read(self.folder / "tests" / f"{key}.json")
@@ -49,7 +54,7 @@ class StudyStore:
         return _read(self.folder / "costs" / f"{name}.json")
 
     def keep(self, kind: str, key: str, result: dict[str, Any]) -> None:
-        """Write what a cell, test or cost came to."""
+        """Write what a cell, rung, test or cost came to."""
         write_atomic(self.folder / f"{kind}s" / f"{key}.json", _pretty(result))
 
     def forget(self, kind: str, key: str) -> None:

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -21,6 +21,7 @@ from robustkit.files import build, write_atomic
 from robustkit.results.metadata import ITSELF, RecordedValue, check_name
 from robustkit.spec import CHOSEN, TRAINED
 from robustkit.study.cells import Cell, Test
+from robustkit.study.selection import best_pass
 from robustkit.study.store import StudyStore
 from robustkit.study.user_files import CHANGED, check_user_files, noise_of
 from robustkit.training.recipe import Recipe
@@ -52,6 +53,15 @@ class Job:
 
     cell: Cell
     tests: tuple[Test, ...]
+    pause: int | None = None
+    """pass after which its training waits for others; None: it goes on to the end"""
+    rungs: tuple[str, ...] = ()
+    """what it has paused at before"""
+
+    @property
+    def rung(self) -> str:
+        """What names the result of a pause."""
+        return f"{self.cell.key}-pass{self.pause}"
 
 
 def carry_out(job: Job, config: WorkerConfig) -> str:
@@ -62,6 +72,11 @@ def carry_out(job: Job, config: WorkerConfig) -> str:
     torch.set_num_threads(config.threads)
     store, key = StudyStore(config.folder), job.cell.key
     done = store.cell(key)
+    if done is None and job.pause is not None:
+        result = _attempted(store, "cell", key, lambda: _train(job.cell, store, config, job.pause))
+        failed = result["status"] == "failed"
+        store.keep(*(("cell", key) if failed else ("rung", job.rung)), result)
+        return key
     if done is None:
         done = _guarded(store, "cell", key, lambda: _train(job.cell, store, config))
     for test in job.tests:
@@ -73,19 +88,26 @@ def carry_out(job: Job, config: WorkerConfig) -> str:
 
 def _guarded(store: StudyStore, kind: str, key: str, work: Any) -> dict[str, Any]:
     """The result of some work, kept; that of failing, where it fails."""
-    try:
-        result: dict[str, Any] = {"status": "done", "reason": ""} | work()
-    except RobustkitError as error:
-        result = {"status": "failed", "reason": str(error)}
-    except (Exception, SystemExit) as error:  # whatever it is, it must not become a number
-        log = store.folder / f"{kind}s" / f"{key}.log"
-        write_atomic(log, traceback.format_exc().encode())
-        result = {"status": "failed", "reason": f"{one_line(error)} (see {log.name})"}
+    result = _attempted(store, kind, key, work)
     store.keep(kind, key, result)
     return result
 
 
-def _train(cell: Cell, store: StudyStore, config: WorkerConfig) -> dict[str, Any]:
+def _attempted(store: StudyStore, kind: str, key: str, work: Any) -> dict[str, Any]:
+    try:
+        done: dict[str, Any] = work()
+        return {"status": "done", "reason": ""} | done
+    except RobustkitError as error:
+        return {"status": "failed", "reason": str(error)}
+    except (Exception, SystemExit) as error:  # whatever it is, it must not become a number
+        log = store.folder / f"{kind}s" / f"{key}.log"
+        write_atomic(log, traceback.format_exc().encode())
+        return {"status": "failed", "reason": f"{one_line(error)} (see {log.name})"}
+
+
+def _train(
+    cell: Cell, store: StudyStore, config: WorkerConfig, pause: int | None = None
+) -> dict[str, Any]:
     from robustkit import training
 
     check_user_files(cell.asked)
@@ -95,10 +117,16 @@ def _train(cell: Cell, store: StudyStore, config: WorkerConfig) -> dict[str, Any
     resumed = path.exists() or path.with_name(f"{path.name}.partial").exists()
     began = time.monotonic()
     options = training.TrainingOptions(
-        device=config.device, snapshots=tuple(cell.asked.get("snapshots", ()))
+        device=config.device,
+        snapshots=tuple(cell.asked.get("snapshots", ())),
+        scored="score" in cell.asked,
+        pause=pause,
     )
     made = training.train(training_config(cell.asked, config), path, options)
     record: dict[str, Any] = made.record
+    if made.paused:
+        kept = _snapshots(made.snapshots, store)
+        return {"history": record["history"], **kept, "versions": versions(), **used(config)}
     last, data = record["history"][-1], record["data"]
     return {
         "checkpoint": str(path.relative_to(store.folder)),
@@ -241,7 +269,9 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
         header = {**model.header, "path": made["checkpoint"]}
         return replace(model, header=header, instead=LEFT_OUT)
 
-    passes = test.passes if test.passes != CHOSEN else best_pass(store.cell(test.cell) or {})
+    passes = test.passes
+    if passes == CHOSEN:
+        passes = best_pass(store.cell(test.cell) or {}, cell.asked.get("score"))
     record = evaluation.run(
         evaluated_model(test.cell, passes),
         data,
@@ -257,12 +287,6 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
         "seconds": record.run["seconds"],
         **used(config),
     }
-
-
-def best_pass(made: Mapping[str, Any]) -> str:
-    """The pass whose weights have the best held-out accuracy, the first of equals."""
-    kept: Mapping[str, Any] = made["snapshots"]
-    return max(sorted(kept, key=int), key=lambda number: kept[number]["held_out"])
 
 
 # --- the times of training steps ------------------------------------------------------------------

@@ -137,7 +137,9 @@ class _Training:
                 self._fit(engine, account)
             if engine.step < engine.steps:
                 record = self._record(engine, account, engine.epoch_kept)
-                return TrainingResult(self.out, record, first, warning, paused=True)
+                ends = {n: at for n, at in ends.items() if at <= engine.step}
+                kept = tuple(snapshot_path(self.out, n) for n in ends)
+                return TrainingResult(self.out, record, first, warning, kept, paused=True)
             record = self._finish(engine, account)
         return TrainingResult(
             self.out, record, first, warning, tuple(snapshot_path(self.out, n) for n in ends)

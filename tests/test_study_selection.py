@@ -1,0 +1,292 @@
+"""How a study chooses: by which score, dropping what on the way, and what that cost."""
+
+import json
+from math import inf
+
+import numpy as np
+import pytest
+from helpers.studies import Here, begin, changed, found
+
+from robustkit import spec
+from robustkit.data import load_dataset
+from robustkit.errors import InputError
+from robustkit.spec import Halving
+from robustkit.study.forecast import forecast
+from robustkit.study.selection import (
+    Candidate,
+    Chooser,
+    Context,
+    Scores,
+    best_pass,
+    score_at,
+    select,
+)
+from robustkit.study.throughput import Throughput
+
+THERE = Context("0.8", "1")
+
+
+# --- what is decided, by made-up scores -----------------------------------------------------------
+
+
+def tried(configurations, context=THERE):
+    return [Candidate("m", context, i, f"{context.label_noise}-{i}") for i in range(configurations)]
+
+
+def known(*values, context=THERE):
+    return {f"{context.label_noise}-{i}": v for i, v in enumerate(values) if v is not None}
+
+
+def test_configurations_are_dropped_rung_by_rung():
+    rungs = (Halving(0.2, 0.5), Halving(0.6, 0.5))
+    who = Chooser("m", THERE, 0)
+    first = select(tried(5), Scores(rungs=(known(1, 5, 3), {})), halving=rungs)
+    assert first.end == {who: None}
+    assert set(first.rungs.values()) == {0}  # all wait for the two that are not there yet
+    assert not first.dropped
+    # 3 of 5 go on for 0.4, and 2 of 3 to the end
+    after = 3 / 5 * (0.4 + 2 / 3 * 0.4)
+    assert [first.shares[f"0.8-{i}"] for i in (0, 4)] == pytest.approx([after, 0.2 + after])
+    rung = known(1, 5, 3, 3, -inf)
+    second = select(tried(5), Scores(rungs=(rung, known(None, 2))), halving=rungs)
+    assert second.dropped == {"0.8-0": (0, 1), "0.8-4": (0, None)}
+    assert second.rungs == {"0.8-1": 1, "0.8-2": 1, "0.8-3": 1}
+    last = select(tried(5), Scores(rungs=(rung, known(None, 2, 4, 3))), halving=rungs)
+    assert last.dropped == second.dropped | {"0.8-1": (1, 2)}
+    assert not last.rungs
+    assert last.shares == pytest.approx({"0.8-2": 0.4, "0.8-3": 0.4})
+    end = known(None, None, 7, 6)
+    done = select(
+        tried(5), Scores(end, known(None, None, 1, 2), (rung, known(None, 2, 4, 3))), halving=rungs
+    )
+    assert done.end[who] == (2, 1)
+    assert done.best[who] == (3, 1)
+
+
+def test_of_equals_the_first_goes_on_and_levels_may_decide_together():
+    other = Context("0.4", "1")
+    both = [*tried(2), *tried(2, other)]
+    rungs = (known(1, 2) | known(2, 1, context=other),)
+    made = select(both, Scores(rungs=rungs), together=True, halving=[Halving(0.5, 0.5)])
+    assert set(made.dropped) == {"0.8-1", "0.4-1"}
+    alone = select(both, Scores(rungs=rungs), halving=[Halving(0.5, 0.5)])
+    assert set(alone.dropped) == {"0.8-0", "0.4-1"}
+
+
+def test_scores_are_of_the_passes_up_to_one():
+    lines = [
+        {"step": s, "held_out": a, "log_likelihood": b}
+        for s, a, b in [(2, 0.5, -3.0), (4, 0.1, -1.0), (6, 0.2, -2.0), (8, 0.3, -2.0)]
+    ]
+    history = [lines[0], {"step": 3}, *lines[1:]]  # one line within a pass
+    made = {"status": "done", "history": history, "snapshots": {"1": {}, "2": {}, "4": {}}}
+    three, calibrated = "mean accuracy of three passes", "calibrated log-likelihood"
+    assert score_at(made, "accuracy") == 0.3
+    assert score_at(made, "accuracy", 2) == 0.1
+    assert score_at(made, three) == pytest.approx(0.2)
+    assert score_at(made, three, 2) == pytest.approx(0.3)
+    assert score_at(made, calibrated, 2) == -1.0
+    assert [best_pass(made, s) for s in ("accuracy", three, calibrated)] == ["1", "1", "2"]
+    assert score_at({"status": "failed"}, calibrated) == -inf
+
+
+# --- a study that halves --------------------------------------------------------------------------
+
+TUNING = """[tuning]
+every_seed = true
+score      = "calibrated log-likelihood"
+test_last  = true
+halving    = { after = 0.25, keep = 0.5 }
+"""
+CHOOSE = """choose = [
+    { learning_rate = 0.01 }, { learning_rate = 0.1 }, { learning_rate = 1e-4 }
+]"""
+HINGE = CHOOSE.replace("0.01", "0.02")
+
+
+@pytest.fixture(scope="module")
+def halving(tiny):
+    """A study of 80 digits with four passes of two updates and three configurations, of which every
+    seed chooses its own."""
+    whole = load_dataset("mnist5k", split="train")
+    spread = np.arange(0, 4000, 25)
+    images, labels = whole.images(0, 4000)[spread], whole.labels[spread]
+    data = tiny.parent / "digits.npz"
+    parts = {"x_train": images[:120], "y_train": labels[:120]}
+    np.savez(data, x_test=images[120:], y_test=labels[120:], **parts)
+    text = tiny.read_text().replace('"mnist5k"', f'"{data}"').replace("limit = 60", "")
+    text = text.replace("batch_size = 16", "batch_size = 40\nsnapshots = [1, 2, 4]")
+    text = text.replace('hold_out   = "100"', 'hold_out = "40"').replace(
+        "steps      = 4", "steps = 8"
+    )
+    text = text.replace('[tuning]\nseed = 7\nat   = ["0.4"]\n', TUNING)
+    lines = [line for line in text.splitlines() if line.startswith("choose")]
+    text = text.replace(lines[0], CHOOSE).replace(lines[1], HINGE)
+    text = text.replace('levels = ["0", "0.4"]', 'levels = ["0.4"]')
+    before, _, after = text.partition('[[analysis]]\nname      = "transfer"')
+    path = tiny.parent / "halving.toml"
+    path.write_text(before + STOPPED + after[after.index("[[claim]]") :])
+    return path
+
+
+STOPPED = """[[analysis]]
+name   = "stopped"
+factor = "label_noise"
+levels = ["0.4"]
+passes = "chosen"
+
+"""
+
+
+@pytest.fixture(scope="module")
+def worked_out(halving, tmp_path_factory):
+    """Its run, its plan and its folder, and those of the study that drops nothing."""
+    made = {}
+    for name, path in {"halved": halving, "whole": without(halving)}.items():
+        folder = tmp_path_factory.mktemp(name)
+        run, executor = begin(path, folder), Here(folder)
+        made[name] = run, run.finish(executor), folder, executor
+    return made
+
+
+def without(halving):
+    path = halving.with_name("whole.toml")
+    path.write_text(halving.read_text().replace("halving ", "# halving "))
+    return path
+
+
+def test_what_is_dropped_and_chosen_follows_from_the_scores(worked_out):
+    run, plan, _, _ = worked_out["halved"]
+    whole, everything, _, _ = worked_out["whole"]
+    assert set(plan.cells) == set(everything.cells)
+    assert not everything.dropped
+    for method in ("cross-entropy", "wide hinge"):
+        for seed in (0, 1):
+            cells = {
+                c.configuration: c.cell
+                for c in plan.candidates
+                if (c.method, c.seed) == (method, seed)
+            }
+            lines = {i: whole.store.cell(key)["history"] for i, key in cells.items()}
+            first = {i: history[0]["log_likelihood"] for i, history in lines.items()}
+            worst = min(first, key=lambda i: first[i])
+            assert {cells[worst]: {"pass": 1, "score": first[worst]}} == {
+                key: one for key, one in plan.dropped.items() if key in cells.values()
+            }
+            last = {i: lines[i][-1]["log_likelihood"] for i in cells if i != worst}
+            (taken,) = {
+                plan.cells[w.cell].configuration
+                for w in plan.wanted
+                if (w.method, w.seed, w.analysis) == (method, seed, "label-noise")
+            }
+            assert taken == max(last, key=lambda i: last[i])
+            # configuration and pass are chosen together, by the same score
+            (stopped,) = [
+                w
+                for w in plan.wanted
+                if (w.method, w.seed, w.analysis) == (method, seed, "stopped")
+            ]
+            best = {(lines[i][n - 1]["log_likelihood"], i, n) for i in last for n in (1, 2, 4)}
+            _, number, at = max(best)
+            assert stopped.cell == cells[number]
+            assert run.store.test(stopped.test)["passes"] == str(at)
+
+
+def test_a_training_that_waited_ends_with_the_bytes_of_one_that_did_not(worked_out):
+    run, plan, folder, executor = worked_out["halved"]
+    _, _, other, _ = worked_out["whole"]
+    ended = [key for key in plan.cells if key not in plan.dropped]
+    assert len(ended) == 8
+    for key in ended:
+        names = [f"{key}.safetensors", *(f"{key}-pass{n}.safetensors" for n in (1, 2, 4))]
+        for name in names:
+            one, two = (f / "checkpoints" / name for f in (folder, other))
+            assert one.read_bytes() == two.read_bytes()
+    for key in plan.dropped:
+        assert not (folder / "checkpoints" / f"{key}.safetensors").exists()
+        assert run.store.rung(f"{key}-pass1")["status"] == "done"
+    pauses = [job for job in executor.done if job.pause]
+    assert len(pauses) == 12
+    assert not run.missing(run.plan())
+
+
+def test_an_interrupted_study_goes_on_and_tests_come_last(halving, worked_out, tmp_path):
+    run, executor = begin(halving, tmp_path), Here(tmp_path, 8)
+    with pytest.raises(KeyboardInterrupt):
+        run.finish(executor)
+    assert not list((tmp_path / "tests").glob("*"))
+    again = Here(tmp_path)
+    begin(halving, tmp_path).finish(again)
+    jobs = [*executor.done, *again.done]
+    last = max(i for i, job in enumerate(jobs) if not job.tests)
+    assert not any(job.tests for job in jobs[: last + 1])
+    assert found(halving, tmp_path) == found(halving, worked_out["halved"][2])
+
+
+def test_the_report_says_what_was_dropped_and_by_which_score(worked_out, halving):
+    outcome = found(halving, worked_out["halved"][2])
+    notes = " ".join(outcome.notes)
+    assert "is the best of 3 by the log-likelihood of held-out labels after a temperature" in notes
+    assert "Successive halving: after 25% the best 50%" in notes
+    assert "4 trainings were dropped, after pass 1" in notes
+    assert "No test image was evaluated before every configuration and pass" in notes
+    assert "Unfinished" not in notes
+    dropped = [cell for cell in outcome.cells if cell.status == "dropped"]
+    assert len(dropped) == 4
+    for cell in dropped:
+        score = worked_out["halved"][1].dropped[cell.key]["score"]
+        assert f"dropped after pass 1 with a score of {score:.5g}: learning rate" in cell.reason
+    kept = json.loads((worked_out["halved"][2] / "plan.json").read_text())["dropped"]
+    assert {key: one["score"] for key, one in kept.items()} == {
+        cell.key: pytest.approx(float(cell.reason.split(" of ")[1].split(":")[0]), rel=1e-4)
+        for cell in dropped
+    }
+
+
+def test_a_forecast_counts_what_is_dropped(halving, tmp_path):
+    def seconds(path, name):
+        run = begin(path, tmp_path / name)
+        throughput = Throughput(0, {"cross-entropy": 1.0, "wide hinge": 1.0}, 0, 0, 0, 0)
+        return [row.seconds for row in forecast(run, run.plan(), throughput).rows]
+
+    assert seconds(without(halving), "whole") == [3 * 2 * 8] * 2
+    # of three, one stops after two of eight updates
+    assert seconds(halving, "halved") == pytest.approx([2 * (2 * 8 + 2)] * 2)
+
+
+def test_a_study_that_says_nothing_of_scores_is_the_study_that_it_was(tiny, halving, tmp_path):
+    study = spec.load_study(str(tiny))
+    plain = changed(
+        tiny, tmp_path, 'at   = ["0.4"]', 'at   = ["0.4"]\nscore = "accuracy"\nhalving = []'
+    )
+    assert spec.load_study(str(plain)).digest == study.digest
+    assert "score" not in next(iter(begin(plain, tmp_path / "out").plan().cells.values())).asked
+    others = {spec.load_study(str(path)).digest for path in (halving, without(halving))}
+    assert len(others) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "after = 0.25",
+            "after = 1.0",
+            "halving after 1, keep 0.5: must be shares between 0 and 1",
+        ),
+        ("keep = 0.5", "keep = 0", "must be shares between 0 and 1"),
+        ("after = 0.25,", "afterwards = 0.25,", "unknown key 'afterwards'"),
+        ("halving    = {", "halving = 0.5 # {", "halving: expected a list, got 0.5"),
+        ("log-likelihood", "likelihood", "score: unknown value 'calibrated likelihood'"),
+        ('hold_out = "40"', 'hold_out = "0"', "without held-out images"),
+        ("[1, 2, 4]", "[1]", "there is no whole pass"),
+    ],
+)
+def test_a_selection_that_makes_no_sense_is_told_in_one_line(halving, tmp_path, old, new, message):
+    path = changed(halving, tmp_path, old, new)
+    if new == "[1]":
+        path.write_text(path.read_text().replace("steps = 8", "steps = 2"))
+    with pytest.raises(InputError) as caught:
+        begin(path, tmp_path / "out").plan()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
