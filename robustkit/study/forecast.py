@@ -137,7 +137,7 @@ def looks(config: dict[str, Any], images: int) -> tuple[int, int]:
     trained = int((images - held) * Fraction(config["fraction"]))
     epoch = max(1, ceil(trained / recipe["batch_size"]))
     every = epoch if "score" in config else period(recipe["steps"], epoch)
-    return held, ceil(recipe["steps"] / every) + len(config.get("snapshots", ()))
+    return held, ceil(recipe["steps"] / every)
 
 
 def _evaluating(run: Run, test: Test, throughput: Throughput) -> float:

@@ -72,6 +72,8 @@ class Engine:
     """since the last line: loss × images, answers right by the given and by the clean labels,
     wrong labels that were learnt, wrong labels, images"""
     _batches: tuple[Tensor, ...] = ()
+    _answered: tuple[int, dict[str, float]] = (-1, {})
+    """after which update held-out images were last asked about, and what they said"""
 
     def __post_init__(self) -> None:
         self.device = self.examples.given.device
@@ -255,10 +257,14 @@ class Engine:
     def _answers(self) -> dict[str, float]:
         if self.held_out is None:
             return {}
-        with self._told():
-            if self.scored:
-                return scores(self.network, self.held_out, self.seed)
-            return accuracy(self.network, self.held_out)
+        if self._answered[0] != self.step:
+            with self._told():
+                if self.scored:
+                    found = scores(self.network, self.held_out, self.seed)
+                else:
+                    found = accuracy(self.network, self.held_out)
+            self._answered = self.step, found
+        return self._answered[1]
 
     def _check_weights(self) -> None:
         """Raise if what is to be saved is no longer finite, though the loss before it was."""
