@@ -1,12 +1,13 @@
-"""A study's jobs in worker processes on this machine."""
+"""A study's jobs in worker processes on this machine, and those whose workers are lost anywhere."""
 
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import active_children, get_context
 
 from robustkit.errors import InputError
@@ -71,3 +72,37 @@ class ProcessExecutor:
                 for process in active_children():
                     process.terminate()
                 raise
+
+
+@dataclass(slots=True)
+class Left:
+    """Jobs still to be done, and what has become of those whose workers were lost."""
+
+    waiting: list[Job]
+    """the next one last"""
+    tries: Counter[str] = field(default_factory=Counter)
+    given_up: list[str] = field(default_factory=list)
+
+    def take(self, most: int) -> list[Job]:
+        """The next jobs."""
+        return [self.waiting.pop() for _ in range(min(most, len(self.waiting)))]
+
+    def again(self, job: Job, reason: str) -> None:
+        """Have a job done again, unless it has been tried often enough."""
+        self.tries[job.cell.key] += 1
+        if self.tries[job.cell.key] < LOST:
+            self.waiting.append(job)
+        else:
+            self.given_up.append(f"{in_words(job.cell)} ({reason})")
+
+    def settle(self) -> None:
+        """Say what was given up.
+
+        Raises:
+            InputError: something was.
+        """
+        if self.given_up:
+            raise InputError(
+                f"lost {LOST} workers each, perhaps for lack of memory; give a cell more "
+                f"with --cpus-per-cell or --gpus-per-cell: {'; '.join(self.given_up)}"
+            )

@@ -14,11 +14,10 @@ import socket
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -36,7 +35,7 @@ from robustkit.study.exchange import (
     state_of,
     surrogates,
 )
-from robustkit.study.processes import LOST
+from robustkit.study.processes import Left
 from robustkit.study.run import in_words
 from robustkit.study.store import StudyStore
 from robustkit.study.user_files import check_user_files
@@ -235,7 +234,7 @@ class RayExecutor:
             InputError: a machine lacks something, or, when all else is done, some job's workers
                 have been lost too often.
         """
-        left, running = _Left(list(reversed(jobs))), dict[Future[str], _RemoteTask]()
+        left, running = Left(list(reversed(jobs))), dict[Future[str], _RemoteTask]()
         try:
             while left.waiting or running:
                 if time.monotonic() > self.until:
@@ -346,40 +345,6 @@ def _complete(job: Job, store: StudyStore) -> bool:
     if cell is None or cell["status"] != "done":
         return cell is not None
     return all(store.test(test.key) is not None for test in job.tests)
-
-
-@dataclass(slots=True)
-class _Left:
-    """Jobs still to be done, and what has become of those whose workers were lost."""
-
-    waiting: list[Job]
-    """the next one last"""
-    tries: Counter[str] = field(default_factory=Counter)
-    given_up: list[str] = field(default_factory=list)
-
-    def take(self, most: int) -> list[Job]:
-        """The next jobs."""
-        return [self.waiting.pop() for _ in range(min(most, len(self.waiting)))]
-
-    def again(self, job: Job, reason: str) -> None:
-        """Have a job done again, unless it has been tried often enough."""
-        self.tries[job.cell.key] += 1
-        if self.tries[job.cell.key] < LOST:
-            self.waiting.append(job)
-        else:
-            self.given_up.append(f"{in_words(job.cell)} ({reason})")
-
-    def settle(self) -> None:
-        """Say what was given up.
-
-        Raises:
-            InputError: something was.
-        """
-        if self.given_up:
-            raise InputError(
-                f"lost {LOST} workers each, perhaps for lack of memory; give a cell more "
-                f"with --cpus-per-cell or --gpus-per-cell: {'; '.join(self.given_up)}"
-            )
 
 
 @contextmanager
