@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.studies import Apart, site
 
 from robustkit import record, spec
 from robustkit.errors import InputError
 from robustkit.study import ray as crews
 from robustkit.study.processes import LOST
-from robustkit.study.ray import Demand, Exchange, Site, attend
+from robustkit.study.ray import Demand, Exchange, attend
 from robustkit.study.run import Run, StudyOptions
 from robustkit.study.store import StudyStore
 from robustkit.study.work import Job, WorkerConfig, carry_out
@@ -110,27 +111,6 @@ def reference(tmp_path_factory):
 
 
 # --- what a worker does, in this process ----------------------------------------------------------
-
-
-class Apart:
-    """Workers that share nothing with the study's folder but a URL, without a cluster."""
-
-    def __init__(self, run, url):
-        self.executor = crews.RayExecutor(None, site(run, url), 1, 0)
-
-    def execute(self, jobs, began):
-        for job in jobs:
-            began(job)
-            self.executor._offer(job)
-            assert attend(job, self.executor.site) == ""
-            self.executor._bring(job)
-            yield job
-
-
-def site(run, url="", **config):
-    made = Site(WorkerConfig(run.store.folder, **config), Path.cwd(), "mark", str(url))
-    made.exchange.put("mark", b"here")
-    return made
 
 
 @pytest.fixture

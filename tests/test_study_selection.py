@@ -5,7 +5,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from helpers.studies import Here, begin, changed, found
+from helpers.studies import Apart, Here, begin, changed, found
 
 from robustkit import spec
 from robustkit.data import load_dataset
@@ -290,3 +290,9 @@ def test_a_selection_that_makes_no_sense_is_told_in_one_line(halving, tmp_path, 
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_paused_training_goes_on_elsewhere_through_a_url(halving, worked_out, tmp_path):
+    run = begin(halving, tmp_path / "here")
+    run.finish(Apart(run, (tmp_path / "elsewhere").as_uri()))
+    assert found(halving, tmp_path / "here") == found(halving, worked_out["halved"][2])

@@ -150,9 +150,9 @@ def _fetch(job: Job, exchange: Exchange, folder: Path) -> set[str]:
         names += [*network(cell), json_of("cell", other)]
     if (cell := exchange.done("cell", key)) is not None:
         names += [*network(cell), json_of("cell", key)]
+        names += [json_of("test", t.key) for t in job.tests if exchange.done("test", t.key)]
     elif job.rungs and (rung := exchange.done("rung", job.rungs[-1])) is not None:
         names += [*network(rung), state_of(key)]
-        names += [json_of("test", t.key) for t in job.tests if exchange.done("test", t.key)]
     for name in names:
         exchange.bring(name, folder)
     return {*names} - {state_of(key)}  # which changes as the training goes on

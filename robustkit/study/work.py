@@ -269,9 +269,8 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
         header = {**model.header, "path": made["checkpoint"]}
         return replace(model, header=header, instead=LEFT_OUT)
 
-    passes = test.passes
-    if passes == CHOSEN:
-        passes = best_pass(store.cell(test.cell) or {}, cell.asked.get("score"))
+    chosen, score = test.passes == CHOSEN, cell.asked.get("score")
+    passes = best_pass(store.cell(test.cell) or {}, score) if chosen else test.passes
     record = evaluation.run(
         evaluated_model(test.cell, passes),
         data,

@@ -1,9 +1,12 @@
 """A study that is small enough to be worked out in a test, and networks made elsewhere."""
 
+from pathlib import Path
+
 from robustkit import spec
 from robustkit.analysis.judge import judge_study
 from robustkit.study import work
 from robustkit.study.findings import findings_of_store
+from robustkit.study.ray import RayExecutor, Site, attend
 from robustkit.study.run import Run, StudyOptions
 from robustkit.study.store import StudyStore
 
@@ -109,6 +112,27 @@ class Hurried(Here):
 
     def execute(self, jobs, began):
         return super().execute(jobs[: self.left], began)
+
+
+class Apart:
+    """Workers that share nothing with the study's folder but a URL, without a cluster."""
+
+    def __init__(self, run, url):
+        self.executor = RayExecutor(None, site(run, url), 1, 0)
+
+    def execute(self, jobs, began):
+        for job in jobs:
+            began(job)
+            self.executor._offer(job)
+            assert attend(job, self.executor.site) == ""
+            self.executor._bring(job)
+            yield job
+
+
+def site(run, url="", **config):
+    made = Site(work.WorkerConfig(run.store.folder, **config), Path.cwd(), "mark", str(url))
+    made.exchange.put("mark", b"here")
+    return made
 
 
 def begin(tiny, folder, **options):
