@@ -20,7 +20,7 @@ from robustkit.keys import CellKey, CellTestKey, short
 from robustkit.parsing import fraction
 from robustkit.protocol import Norm
 from robustkit.spec import CHOSEN, TRAINED, Analysis, Method, Score, Study, TrainingSpec, Tuning
-from robustkit.study.selection import Candidate, Chooser, Context, Scores, Selection, select
+from robustkit.study.selection import Candidate, Chooser, Context, Decisions, Scores, select
 from robustkit.study.user_files import UserFiles, noise_of, protocol_digest, read_user_files
 from robustkit.training.defaults import resolve
 from robustkit.training.recipe import Recipe, parse_changes, snapshot_steps, spell
@@ -158,7 +158,7 @@ class Planner:
         candidates = tuple(self._candidates())
         tuning = self.tuning
         known = scores or Scores(rungs=({},) * len(tuning.halving))
-        selection = select(candidates, known, together=bool(tuning.at), halving=tuning.halving)
+        decisions = select(candidates, known, together=bool(tuning.at), halving=tuning.halving)
         chosen: dict[str, int] = {}
         wanted: list[CellRequirement] = []
         later: set[tuple[str, Context, int]] = set()
@@ -166,9 +166,9 @@ class Planner:
         for analysis in self.study.analyses:
             for method, level, seed, context in self.numbers(analysis):
                 stopped = analysis.passes == CHOSEN
-                cell = self._chosen(method, context, seed, selection, chosen, stopped=stopped)
+                cell = self._chosen(method, context, seed, decisions, chosen, stopped=stopped)
                 attackers = self._attacker(analysis, context)
-                cells = [self._chosen(*who, selection, chosen, stopped=False) for who in attackers]
+                cells = [self._chosen(*who, decisions, chosen, stopped=False) for who in attackers]
                 if cell is None or None in cells:
                     later |= {(method, context, seed), *attackers}
                     # a method stands for its network
@@ -185,19 +185,19 @@ class Planner:
         counts = dict(Counter(method for method, _, _ in later))
         rest = tuple(pending.values())
         plan = Plan(self.cells, self.tests, tuple(wanted), candidates, chosen, counts, rest)
-        return self._halved(plan, selection)
+        return self._halved(plan, decisions)
 
-    def _halved(self, plan: Plan, selection: Selection) -> Plan:
+    def _halved(self, plan: Plan, decisions: Decisions) -> Plan:
         """The plan with what successive halving says of its cells."""
         if not self.tuning.halving:
             return plan
         at = {key: self.rungs(cell.context) for key, cell in plan.cells.items()}
         dropped = {
             key: {"pass": at[key][one.rung], "score": one.score}
-            for key, one in selection.dropped.items()
+            for key, one in decisions.dropped.items()
         }
-        pauses = {key: at[key][number] for key, number in selection.rungs.items()}
-        return replace(plan, pauses=pauses, dropped=dropped, shares=selection.shares)
+        pauses = {key: at[key][number] for key, number in decisions.rungs.items()}
+        return replace(plan, pauses=pauses, dropped=dropped, shares=decisions.shares)
 
     def rungs(self, where: Context) -> tuple[int, ...]:
         """The passes at which configurations are dropped.
@@ -268,7 +268,7 @@ class Planner:
         method: str,
         where: Context,
         seed: int,
-        selection: Selection,
+        decisions: Decisions,
         chosen: dict[str, int],
         *,
         stopped: bool,
@@ -277,7 +277,7 @@ class Planner:
 
         Where it is stopped at the best pass, configuration and pass are chosen together.
         """
-        number, by_chooser = 0, selection.best if stopped else selection.end
+        number, by_chooser = 0, decisions.best if stopped else decisions.end
         if by_chooser:
             who = Chooser(method, None if self.tuning.at else where, self._chooser(seed))
             if (choice := by_chooser[who]) is None:

@@ -68,7 +68,7 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class Decisions:
     """What the scores decide."""
 
     end: dict[Chooser, Choice | None] = field(default_factory=dict)
@@ -89,7 +89,7 @@ def select(
     *,
     together: bool = False,
     halving: Sequence[Halving] = (),
-) -> Selection:
+) -> Decisions:
     """What is chosen, dropped, and to be trained how far.
 
     Args:
@@ -102,7 +102,7 @@ def select(
     for one in candidates:
         who = Chooser(one.method, None if together else one.context, one.seed)
         tried.setdefault(who, []).append(one)
-    found = Selection()
+    found = Decisions()
     for who, ones in tried.items():
         alive = _survivors(ones, scores, halving, found)
         found.end[who] = None if alive is None else _choice(alive, scores.end)
@@ -111,7 +111,7 @@ def select(
 
 
 def _survivors(
-    tried: list[Candidate], scores: Scores, halving: Sequence[Halving], found: Selection
+    tried: list[Candidate], scores: Scores, halving: Sequence[Halving], found: Decisions
 ) -> list[Candidate] | None:
     """The candidates that go on to the end; None: some have yet to come to a rung."""
     before = 0.0
