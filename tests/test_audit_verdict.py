@@ -86,7 +86,7 @@ def test_the_claim_that_two_hundred_images_could_buy():
     """93.2 % of an adversarially trained network: 200 images do not tell, 2,000 refute it."""
     few = verdict(0.932, proportion(181, 200, "exact"), images=200)
     assert few.word == "not established"
-    assert "of 200 images 90.5\u00a0% are still classified correctly" in few.sentence
+    assert "of 200 images, 90.5\u00a0% are still classified correctly" in few.sentence
     assert f"{few.needed:,} images would, if the same share survives" in few.sentence
     assert verdict(0.932, proportion(1786, 2000, "exact"), images=2000).word == "overstated"
     bought = proportion(round(0.905 * few.needed), few.needed, "exact")
@@ -98,7 +98,7 @@ def test_the_first_line_says_how_many_images_there_were(word):
     accuracy = {"overstated": 0.9, "believable": 0.45, "not established": 0.475}[word]
     found = verdict(accuracy)
     assert found.word == word
-    assert "of 1,000 images 45.0\u00a0% are still classified correctly" in found.sentence
+    assert "of 1,000 images, 45.0\u00a0% are still classified correctly" in found.sentence
     assert "on the 17 images" in verdict(0.5, survived=None, images=17).sentence
     assert "of 1,000 images" in verdict(0.45, indicators=(OPEN,)).sentence
 
@@ -542,7 +542,7 @@ def test_a_lower_bound_that_just_reaches_passes():
     failed = rule(robust="linf:8/255", at_least=float(np.nextafter(low, 1)))
     assert not failed.passed
     assert "is below" in failed.sentence
-    assert "45.1\u00a0% of 1,000 images are still right" in failed.sentence
+    assert "45.1\u00a0% of 1,000 images are still classified correctly" in failed.sentence
 
 
 def test_a_budget_may_be_written_otherwise():
@@ -553,9 +553,9 @@ def test_a_budget_may_be_written_otherwise():
     ("requirement", "reason"),
     [
         ({"robust": "linf:1/255", "at_least": 0.0}, "no attack completed at"),
-        ({"robust": "l2:8/255", "at_least": 0.0}, "attacked in linf, so nothing is known in l2"),
+        ({"robust": "l2:8/255", "at_least": 0.0}, "attacked in ℓ∞, not in ℓ₂"),
         ({"certified": "linf:8/255", "at_least": 0.0}, "Softmax has no bound"),
-        ({"certified": "l2:1", "at_least": 0.0}, "nothing is known in l2"),
+        ({"certified": "l2:1", "at_least": 0.0}, "bounds are in ℓ∞, not in ℓ₂"),
         ({"accuracy": "corruptions", "at_least": 0.0}, "smaller than 32"),
         ({"not_worse_than": "other.pt", "by_more_than": 1.0}, "not compared with other.pt"),
         ({"not_worse_than": "baseline.pt", "by_more_than": 1.0}, "its record has other images"),
@@ -785,11 +785,11 @@ def test_answers_follow_from_what_ran():
         "Iterative attacks left 48.0\u00a0%, single-step attacks 89.2\u00a0%."
     )
     assert item(audit, "Sanity: with a large").answer == "done"
-    assert item(audit, "Try random noise").how.startswith("100 draws an image")
+    assert item(audit, "Try random noise").how.startswith("100 draws per image")
     many = audit.protocols | {"noise": audit.protocols["noise"].replace("100", "10000")}
     assert item(replace(audit, protocols=many), "Try random noise").answer == "done"
     hop = audit.protocols | {"square": '[[attack]]\nkind = "hopskipjump"\n'}
-    named = "Try at least one attack without gradients"
+    named = "Try at least one gradient-free"
     assert item(audit, named).answer == "not done"
     assert item(replace(audit, protocols=hop), named).answer == "done"
     assert item(audit, "Where bounds can be proved").answer == "done"

@@ -35,15 +35,15 @@ AdaptiveAttack = Literal[
 TITLES: dict[AdaptiveAttack, str] = {
     "margin": "ascent on the margin and on rescaled logits",
     "logits": "ascent on the logarithms of the outputs",
-    "straight-through": "gradients straight through what has none (BPDA)",
-    "averaging": "gradients averaged over the model's draws (EOT)",
+    "straight-through": "straight-through gradients of non-differentiable operations (BPDA)",
+    "averaging": "gradients averaged over the model's randomness (EOT)",
     "smoothing": "gradients averaged over noise on the pixels",
     "longer": "four times the steps, from other starts",
     "best iterate": "the best iterate instead of the last",
-    "black box": "Square, which asks for no gradient",
-    "alone": "every image judged and attacked alone",
+    "black box": "Square, a black-box attack",
+    "alone": "each image classified and attacked alone",
     "midpoints": "the points halfway to images of other classes",
-    "unseen": "only the images that were not trained on",
+    "unseen": "only images that were not trained on",
 }
 
 

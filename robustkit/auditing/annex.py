@@ -91,7 +91,8 @@ def _robust(audit: Audit) -> Evidence:
     if left is None:
         return Evidence("not covered", f"No attack completed at {size}.")
     results = ("robust", "stages", *("indicators",) * bool(audit.indicators))
-    found = f"{share(left.value)} of {counted(left.n, 'image')} are still right at {size}"
+    of = f"{share(left.value)} of {counted(left.n, 'image')}"
+    found = f"{of} are still classified correctly at {size}"
     if not complete_at(audit, audit.epsilon):
         return Evidence("in part", f"{found}, but not all required attacks completed.", results)
     return Evidence("covered", f"{found}; an upper bound on robust accuracy there.", results)
@@ -182,7 +183,7 @@ def _stable(audit: Audit) -> Evidence:
     proved = at_most(
         [f"{share(level.certified.value)} at ε = {level.epsilon}" for level in found.levels]
     )
-    how = f"Proved right over the whole ball, of {counted(found.n, 'image')}: {proved}."
+    how = f"Certified over the whole ball, of {counted(found.n, 'image')}: {proved}."
     return Evidence("in part", how, ("certificate",))
 
 

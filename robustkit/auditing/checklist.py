@@ -12,6 +12,8 @@ from robustkit.auditing.completed import CompletedAudit, completed, target_of
 from robustkit.auditing.outcome import Audit, Family, IndicatorResult, Item, Stage
 from robustkit.auditing.wording import at_most, budget, counted, share
 from robustkit.protocol import KINDS
+from robustkit.protocol.norms import symbol
+from robustkit.protocol.words import kind_in_words
 
 SEVERE = "Common severe flaws"
 PITFALLS = "Common pitfalls"
@@ -112,7 +114,7 @@ def _enough(names: Sequence[str], what: str) -> Callable[[CompletedAudit], Answe
 
     def answer(ran: CompletedAudit) -> Answer:
         return _examined(ran.indicators(names)) or Answer(
-            "not done", f"No indicator examined whether more {what} find more."
+            "not done", f"No indicator examined whether more {what} fool further images."
         )
 
     return answer
@@ -140,7 +142,7 @@ def _strictly(ran: CompletedAudit) -> Answer:
     levels = ran.levels
     if len(levels) < 2:
         return _examined(ran.indicators(LARGER)) or Answer(
-            "not done", f"{counted(len(levels), 'budget')} attacked; it takes two."
+            "not done", f"{counted(len(levels), 'budget')} attacked; two are needed."
         )
     values = [level.accuracy.value for level in levels]
     flat = [
@@ -226,13 +228,14 @@ def _diverse(ran: CompletedAudit) -> Answer:
 
 
 def _gradient_free(ran: CompletedAudit) -> Answer:
-    scores, decisions = ran.kinds(SCORES_ONLY), ran.kinds(DECISIONS_ONLY)
+    asked = (SCORES_ONLY, DECISIONS_ONLY)
+    scores, decisions = (at_most([*map(kind_in_words, ran.kinds(one))]) for one in asked)
     if scores and decisions:
-        return Answer("done", f"Scores only: {at_most(scores)}; labels only: {at_most(decisions)}.")
+        return Answer("done", f"Score-based: {scores}; decision-based: {decisions}.")
     if decisions:
-        return Answer("done", f"From labels alone, so without gradients: {at_most(decisions)}.")
+        return Answer("done", f"Decision-based, so without gradients: {decisions}.")
     if scores:
-        return Answer("in part", f"Scores only: {at_most(scores)}; no attack from labels alone.")
+        return Answer("in part", f"Score-based: {scores}; no decision-based attack.")
     return Answer("not done", "No attack without gradients completed.")
 
 
@@ -261,7 +264,7 @@ def _differentiable(ran: CompletedAudit) -> Answer:
     if not found:
         return Answer("not done", "Whether gradients vanish was not examined.")
     if all(r.status == "passed" for r in found):
-        return Answer("not applicable", f"Gradients arrive: {_results(found)}.")
+        return Answer("not applicable", f"Gradients are available: {_results(found)}.")
     if tried := _adaptive_attacks(found):
         return Answer("in part", f"{tried}.")
     return Answer("not done", f"{_results(found)}; no component was replaced.")
@@ -273,7 +276,7 @@ def _hyperparameters(ran: CompletedAudit) -> Answer:
         return Answer("not done", "No attack with random starts completed.")
     summary = f"{counted(restarts, 'random start')} at most"
     if ran.indicators(STARTS) and restarts >= RESTARTS:
-        return Answer("done", f"{summary}; whether more find more was examined.")
+        return Answer("done", f"{summary}; whether more starts fool more was examined.")
     return Answer(
         "in part", f"{summary}; the checklist asks for {RESTARTS}, and then for twice that."
     )
@@ -311,7 +314,7 @@ def _noise(ran: CompletedAudit) -> Answer:
     draws = sum(a["draws"] for a in ran.attacks if a.get("kind") == "noise" and "draws" in a)
     if not draws:
         return Answer("not done", "No random noise was tried.")
-    summary = f"{draws:,} draws an image, in {ran.audit.norm}"
+    summary = f"{draws:,} draws per image, in {symbol(ran.audit.norm)}"
     if draws >= NOISE_DRAWS:
         return Answer("done", f"{summary}.")
     return Answer("in part", f"{summary}; the checklist asks for {NOISE_DRAWS:,}.")
@@ -327,7 +330,7 @@ def _targeted(ran: CompletedAudit) -> Answer:
 
 
 def _ablation(ran: CompletedAudit) -> Answer:
-    return Answer("not done", "An audit sees the finished network, not its parts.")
+    return Answer("not done", "An audit takes the network as a whole, not its components.")
 
 
 def _new_attacks(ran: CompletedAudit) -> Answer:
@@ -346,7 +349,8 @@ def _per_example(ran: CompletedAudit) -> Answer:
     n = ran.audit.survived.n if ran.audit.survived else ran.audit.clean.n
     return Answer(
         "done",
-        f"Each of {counted(n, 'image')} counts as right only if it is right under every attack.",
+        f"Each of {counted(n, 'image')} counts as robust only if it is classified correctly under "
+        "every attack.",
     )
 
 
@@ -355,7 +359,7 @@ def _titles(stages: Sequence[Stage]) -> str:
 
 
 def _results(results: Sequence[IndicatorResult]) -> str:
-    return at_most([f"{r.title} ({r.status})" for r in results])
+    return at_most([f"“{r.title}”: {r.status}" for r in results])
 
 
 def _why_not(ran: CompletedAudit, family: Family) -> str:
@@ -371,15 +375,19 @@ ITEMS: tuple[tuple[str, str, Callable[[CompletedAudit], Answer]], ...] = (
     (SEVERE, "Attack adaptively: know the defence, and attack it end to end.", _adaptive),
     (SEVERE, "Release the model and the code, so that others can try.", _release),
     (SEVERE, "Report accuracy without attack.", _clean),
-    (SEVERE, "Sanity: iterative attacks do better than single-step ones.", _iterative),
-    (SEVERE, "Sanity: more iterations find no more.", _enough(STEPS, "iterations")),
-    (SEVERE, "Sanity: more random starts find no more.", _enough(STARTS, "random starts")),
+    (SEVERE, "Sanity: iterative attacks are stronger than single-step ones.", _iterative),
+    (SEVERE, "Sanity: more iterations fool no more images.", _enough(STEPS, "iterations")),
+    (
+        SEVERE,
+        "Sanity: more random starts fool no more images.",
+        _enough(STARTS, "random starts"),
+    ),
     (SEVERE, "Sanity: a larger budget strictly increases success.", _strictly),
     (SEVERE, "Sanity: with a large enough budget, accuracy falls to chance.", _chance),
     (SEVERE, "Show success against the budget, up to 100 %.", _curve),
     (
         SEVERE,
-        "Check that the strongest attack does better, image by image, than black-box attacks, "
+        "Check, image by image, that the strongest attack is stronger than black-box attacks, "
         "transfer and random noise.",
         _strongest,
     ),
@@ -387,7 +395,7 @@ ITEMS: tuple[tuple[str, str, Callable[[CompletedAudit], Answer]], ...] = (
     (PITFALLS, "Apply a diverse set of attacks.", _diverse),
     (
         PITFALLS,
-        "Try at least one attack without gradients and one that sees labels alone.",
+        "Try at least one gradient-free attack and one decision-based attack.",
         _gradient_free,
     ),
     (PITFALLS, "Try a transfer attack from a similar network.", _transfer),

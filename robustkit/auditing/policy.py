@@ -23,6 +23,7 @@ from robustkit.auditing.wording import (
 from robustkit.errors import InputError, ProtocolError, UnknownName
 from robustkit.files import build, read_toml
 from robustkit.protocol import parse_epsilon, parse_norm
+from robustkit.protocol.norms import symbol
 from robustkit.statistics import Comparison, Estimate
 from robustkit.statistics.estimate import exact_lower
 
@@ -205,7 +206,7 @@ def _judged(requirement: Requirement, audit: Audit) -> RuleResult:
         case AccuracyRule("clean"):
             level = requirement.confidence or 0.95
             passed, message = _bound(
-                audit.clean, requirement.at_least, level, "are right without attack"
+                audit.clean, requirement.at_least, level, "are classified correctly without attack"
             )
         case AccuracyRule():
             passed, message = _corruptions(requirement, audit)
@@ -234,7 +235,7 @@ Judged = tuple[bool, str]
 def _robust(rule: RobustRule, audit: Audit) -> Judged:
     norm, size = _threat(rule.robust, "policy")
     if norm != audit.norm:
-        return False, f"the audit attacked in {audit.norm}, so nothing is known in {norm}"
+        return False, f"the audit attacked in {symbol(audit.norm)}, not in {symbol(norm)}"
     level = next((lv for lv in audit.robust if _same(lv.epsilon, size)), None)
     if level is None:
         return False, f"no attack completed at {budget(norm, size)}, so nothing is known there"
@@ -246,9 +247,9 @@ def _robust(rule: RobustRule, audit: Audit) -> Judged:
         return False, (
             f"not all required attacks completed at {budget(norm, size)} (not: "
             f"{at_most([stage.title for stage in missing])}), so that the {share(found.value)} of "
-            f"{counted(found.n, 'image')} that are still right are no finding"
+            f"{counted(found.n, 'image')} that are still classified correctly are no finding"
         )
-    what = f"are still right at {budget(norm, size)}"
+    what = f"are still classified correctly at {budget(norm, size)}"
     return _bound(level.accuracy, rule.at_least, rule.confidence, what)
 
 
@@ -266,12 +267,12 @@ def missing_at(audit: Audit, size: str) -> list[Stage]:
 def _certified(rule: CertifiedRule, audit: Audit) -> Judged:
     norm, size = _threat(rule.certified, "policy")
     if norm != audit.norm:
-        return False, f"the audit's bounds are in {audit.norm}, so nothing is known in {norm}"
+        return False, f"the audit's bounds are in {symbol(audit.norm)}, not in {symbol(norm)}"
     found = _at(size, [(b.epsilon, b.certified) for b in audit.certificate.levels])
     if found is None:
         why = audit.certificate.reason or "the audit has no bound at this budget"
         return False, f"nothing is certified at {budget(norm, size)}: {why}"
-    what = f"are proved right at {budget(norm, size)}"
+    what = f"are certified at {budget(norm, size)}"
     return _bound(found, rule.at_least, rule.confidence, what)
 
 

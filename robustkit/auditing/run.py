@@ -57,6 +57,7 @@ from robustkit.device import devices
 from robustkit.errors import RobustkitError, first_line
 from robustkit.evaluation import EvaluatedModel
 from robustkit.files import digest
+from robustkit.protocol.norms import symbol
 from robustkit.statistics import Comparison, Estimate, compare_images, proportion
 
 BATCH = 64
@@ -305,7 +306,7 @@ class _AuditRun:
         threat, part = self.request.threat, self._first(self.request.plan.certified)
         n, budgets, work = len(part), threat.budgets, self.request.plan.multiplications
         if threat.norm not in protocols.BALLS:
-            return Certificate("", reason=f"there are no bounds in {threat.norm}", n=n)
+            return Certificate("", reason=f"there are no bounds in {symbol(threat.norm)}", n=n)
 
         def compute() -> dict[str, Any]:
             self._begin("certified bounds", n)

@@ -115,10 +115,10 @@ def _overstated(
     by = claim.accuracy - survived.high
     claimed, high = shares(claim.accuracy, survived.high)
     reasons = [
-        f"The claim of {claimed} lies above the interval: {_left(survived)}, so that the claim is "
-        f"{in_points(by)} above its upper end, {high}.",
-        "Every image that counts as fooled was checked: the perturbed image lies within ε, and "
-        "the model gives it a wrong class.",
+        f"The claim of {claimed} lies above the interval, {in_points(by)} above its upper end, "
+        f"{high}.",
+        "Every image that counts as fooled was verified: the perturbed image lies within ε, and "
+        "the model misclassifies it.",
     ]
     if survived.low > believed_above(claim, delta):
         reasons.append(
@@ -309,7 +309,7 @@ def _claimed(claim: RobustnessClaim) -> str:
 def _left(survived: Estimate) -> str:
     value, low, high = (share(v) for v in (survived.value, survived.low, survived.high))
     return (
-        f"of {counted(survived.n, 'image')} {value} are still classified correctly "
+        f"of {counted(survived.n, 'image')}, {value} are still classified correctly "
         f"(95\u00a0% CI {low} to {high})"
     )
 

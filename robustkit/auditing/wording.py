@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from robustkit.protocol.norms import symbol
 from robustkit.statistics.comparison import capital, listed
 from robustkit.statistics.estimate import counted
 
@@ -51,8 +52,8 @@ def tolerance(delta: float) -> str:
 
 
 def budget(norm: str, epsilon: str) -> str:
-    """A threat in words: "ε = 8/255 (linf)"."""
-    return f"ε\u00a0=\u00a0{epsilon} ({norm})"
+    """A threat in words: "ε = 8/255 (ℓ∞)"."""
+    return f"ε\u00a0=\u00a0{epsilon} ({symbol(norm)})"
 
 
 def sentence(*parts: str) -> str:

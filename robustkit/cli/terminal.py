@@ -37,7 +37,7 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     table = Table()
     table.add_column("ε", justify="right")
     table.add_column("accuracy", justify="right")
-    table.add_column("95 % interval", justify="right")
+    table.add_column("95 % CI", justify="right")
     if (precision := header.get("precision", "float32")) != "float32":
         title += f", searched in {precision}"
     if evaluation.proved:
@@ -61,7 +61,7 @@ def show_certification(found: "Certification", interval: Literal["wilson", "exac
     tell_warnings(header["warnings"])
     data, protocol = header["data"], header["protocol"]
     table = Table()
-    for name in ("outcome", "images", "share", "95 % interval"):
+    for name in ("outcome", "images", "share", "95 % CI"):
         table.add_column(name, justify="left" if name == "outcome" else "right")
     for outcome in ("certified", "fooled", "open"):
         share = found.share(outcome, interval)
@@ -78,7 +78,7 @@ def show_certification(found: "Certification", interval: Literal["wilson", "exac
 def show_audit(audit: "Audit") -> None:
     """Stages, what stayed unresolved, and the verdict with its reasons, on stdout."""
     table = Table()
-    for name in ("stage", "newly fooled", "robust accuracy", "95 % interval"):
+    for name in ("stage", "newly fooled", "robust accuracy", "95 % CI"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     table.add_row("clean", "", *_cells(audit.clean))
     for stage in audit.stages:

@@ -24,6 +24,7 @@ from robustkit.display.progress import epoch_text
 from robustkit.display.studies import StudyPlan
 from robustkit.display.view import View
 from robustkit.integrity import FileCheck
+from robustkit.protocol.norms import symbol
 from robustkit.record import Evaluation
 from robustkit.record.certification import OUTCOMES, Certification
 from robustkit.reporting.evaluation import sentence
@@ -85,7 +86,7 @@ def _(found: Evaluation) -> View:
     at = reference(points) if points else None
     return View(
         title=f"Evaluation of {name}: {in_words(found.header)}",
-        head=(f"ε ({norm})", *(part for kind in kinds for part in (kind, "95 % interval"))),
+        head=(f"ε ({symbol(norm)})", *(part for kind in kinds for part in (kind, "95 % CI"))),
         rows=[
             (level, *(part for kind in kinds.values() for part in _share(kind.get(level))))
             for level in levels
@@ -104,7 +105,7 @@ def _(found: Certification) -> View:
     counts = [count(found.count(outcome)) for outcome in OUTCOMES]
     return View(
         title=f"Certification of {_name(header['checkpoint']['path'])}: {in_words(header)}",
-        head=("outcome", "images", "share", "95 % interval"),
+        head=("outcome", "images", "share", "95 % CI"),
         rows=[
             (outcome, number, *_share(share))
             for (outcome, share), number in zip(shares.items(), counts, strict=True)
@@ -122,7 +123,13 @@ def _(found: Audit) -> View:
     kinds = {"accuracy": attacked, "certified": proved}
     return View(
         title=f"Audit of {_name(found.checkpoint['path'])}: {found.verdict.word}",
-        head=(f"ε ({found.norm})", "accuracy", "95 % interval", "certified", "95 % interval"),
+        head=(
+            f"ε ({symbol(found.norm)})",
+            "accuracy",
+            "95 % CI",
+            "certified",
+            "95 % CI",
+        ),
         rows=[
             (level, *_share(attacked.get(level)), *_share(proved.get(level))) for level in levels
         ],

@@ -1,6 +1,7 @@
 """What an audit found: accuracy between its bounds, attack by attack, and who is taken for whom."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 
 import numpy as np
 import seaborn as sns
@@ -19,6 +20,8 @@ from robustkit.statistics import Estimate
 
 ANNOTATED = 12
 """up to so many classes the cells of a confusion matrix have room for their numbers"""
+WRAPPED = 30
+"""characters of a line of a stage's name"""
 NAMED = 30
 """up to so many classes every row has room for its name"""
 
@@ -94,7 +97,8 @@ def stages(
 
     At the right stands how many images the stage was the first to fool, or that it has no result.
     """
-    names = ["no attack", *shortened([stage.title for stage in stages], 34)]
+    titles = shortened([stage.title for stage in stages], 2 * WRAPPED)
+    names = ["no attack", *("\n".join(wrap(title, WRAPPED)) for title in titles)]
     _row(ax, 0, clean, "")
     for place, stage in enumerate(stages, 1):
         done = stage.status == "complete"

@@ -41,6 +41,11 @@ def attack_in_words(attack: Attack) -> str:
     return ", ".join([_name(attack), *(f"{n:,} {words}" for words, n in counts if n > 1)])
 
 
+def kind_in_words(kind: str) -> str:
+    """A kind of attack by the name of its paper."""
+    return _NAMES.get(kind, kind)
+
+
 def attacks_in_words(attacks: Sequence[Attack]) -> str:
     """The names of several attacks, each once."""
     return ", ".join(dict.fromkeys(map(_name, attacks)))
@@ -50,7 +55,7 @@ def _name(attack: Attack) -> str:
     if isinstance(attack, Noise):
         return f"{attack.distribution.capitalize()} noise"
     kind = kind_of(attack)
-    name = _NAMES.get(kind, kind)
+    name = kind_in_words(kind)
     if isinstance(attack, PGD) and not attack.random_start:
         name = "Iterative FGSM"
     loss = getattr(attack, "loss", "cross-entropy")

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from robustkit import figures
 from robustkit.auditing.outcome import Audit, ClassRow, Stage
 from robustkit.auditing.stored import audit_schema, encoded, read_audit
-from robustkit.auditing.wording import tolerance
+from robustkit.auditing.wording import budget, tolerance
 from robustkit.errors import shown
 from robustkit.figures import Draw, svg
 from robustkit.files import write_together
@@ -140,16 +140,21 @@ def _facts(audit: Audit) -> dict[str, str]:
     data, checkpoint = audit.data, audit.checkpoint
     survived, claim = audit.survived, audit.claim
     return {
-        "claim": f"{percent(claim.accuracy)} at {claim.epsilon} ({symbol(claim.norm)}); source: "
+        "claim": f"{percent(claim.accuracy)} at {budget(claim.norm, claim.epsilon)}; source: "
         f"{'user' if claim.source == 'given' else claim.source}",
         "Δ": f"{tolerance(audit.verdict.delta)}: a claim too high by less may be believed",
         "robust accuracy found": "unknown" if survived is None else _with_interval(survived),
         "accuracy without attack": _with_interval(audit.clean),
-        "images": f"{audit.clean.n:,} of {data.get('title') or data.get('name')}, "
-        f"{data.get('split')}",
+        "images": f"{audit.clean.n:,} of {data.get('name')} {data.get('split')}"
+        f"{_called(data.get('title'))}",
         "model": readable(checkpoint.get("model")),
         "budget of the audit": audit.budget,
     }
+
+
+def _called(title: object) -> str:
+    """A data set's title behind its name."""
+    return f" ({title})" if title else ""
 
 
 def _made(audit: Audit) -> list[str]:
@@ -280,7 +285,7 @@ def _stages(audit: Audit) -> PageFigure | None:
         "Dashed: the claim."
     )
     draw = partial(figures.stages, clean=audit.clean, stages=audit.stages, claim=audit.claim)
-    height = 0.24 * (len(audit.stages) + 1) + 0.65
+    height = 0.28 * (len(audit.stages) + 1) + 0.65
     return _figure(draw, height, "stages", caption, " ".join(spoken))
 
 

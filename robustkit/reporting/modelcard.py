@@ -117,7 +117,7 @@ def _share(estimate: Estimate | None) -> str:
 def _what(audit: Audit) -> str:
     checkpoint, data, claim = audit.checkpoint, audit.data, audit.claim
     rows = [
-        ("claim", f"{percent(claim.accuracy)} at ε = {claim.epsilon} ({claim.norm})"),
+        ("claim", f"{percent(claim.accuracy)} at ε = {claim.epsilon} ({symbol(claim.norm)})"),
         ("claim source", claim.source),
         ("Δ", f"{tolerance(audit.verdict.delta)}: a claim too high by less may be believed"),
         ("checkpoint", str(checkpoint.get("path"))),
@@ -138,14 +138,14 @@ def _accuracy(audit: Audit) -> str:
     for v in sorted(texts):
         stages = f"{len(audit.attacked_at(texts[v])):,}" if v in attacked else NOTHING
         rows.append((texts[v], _share(attacked.get(v)), stages, _share(certified.get(v))))
-    how = "Share of all images that are right, clean mistakes counted as wrong, with 95 % intervals"
+    how = "Share of images classified correctly, clean mistakes counted as wrong, with 95 % CI"
     bound = f"certified by {audit.certificate.method} on {audit.certificate.n:,} images"
     if not audit.certificate.levels:
         bound = f"no certified bound: {audit.certificate.reason or 'none was computed'}"
     return _section(
         "Accuracy",
         escaped(f"{how}. Under attack it is an upper bound on robust accuracy; {bound}."),
-        table((f"ε ({audit.norm})", "right under attack", "by stages", "certified"), rows),
+        table((f"ε ({symbol(audit.norm)})", "robust accuracy", "stages", "certified"), rows),
     )
 
 
@@ -160,7 +160,7 @@ def _smoothed(audit: Audit) -> str:
         f"(σ = {found.sigma:g}, {found.draws:,} draws, α = {found.alpha:g}). It abstained on "
         f"{found.abstained:,} of {found.clean.n:,} images, which count as wrong."
     )
-    shown = table(("L2 radius", "right under attack", "certified"), rows)
+    shown = table(("ℓ₂ radius", "robust accuracy", "certified"), rows)
     return _section("The smoothed classifier", escaped(introduction), shown)
 
 

@@ -17,6 +17,7 @@ from robustkit.auditing.indicators.indicator import (
     NotApplicable,
     Unexaminable,
     counted,
+    in_percent,
     share,
 )
 from robustkit.protocol import (
@@ -34,6 +35,7 @@ from robustkit.protocol import (
     Square,
     travel,
 )
+from robustkit.protocol.norms import symbol
 
 STRONGER: tuple[AdaptiveAttack, ...] = ("margin", "straight-through", "smoothing", "black box")
 LAST = 10
@@ -56,11 +58,11 @@ def settled(loss: Tensor) -> Tensor:
 def _travel(context: AuditContext, threshold: float) -> IndicatorEvidence:
     reach = max((_reach(a) for a in context.protocol.attacks), default=Fraction(0))
     how_far = context.protocol.weaknesses or [
-        f"the longest ascent travels {float(reach):.3g} times that"
+        f"the longest path of an attack is {float(reach):.3g} times what crossing the ball takes"
     ]
     if reach == 0:
         how_far = ["no attack of the evaluation takes more than one step"]
-    return IndicatorEvidence(float(reach), f"what it takes to cross the ball: {how_far[0]}")
+    return IndicatorEvidence(float(reach), how_far[0])
 
 
 def _reach(attack: Attack) -> Fraction:
@@ -77,7 +79,7 @@ def _silent(context: AuditContext, threshold: float) -> IndicatorEvidence:
     flagged = _rows(context, trajectory.rows, silent)
     return IndicatorEvidence(
         share(silent),
-        f"{counted(silent)} were fooled on the way and right again at the last step",
+        f"{counted(silent)} were misclassified at an earlier step, but not at the last",
         flagged,
         flagged & _rows(context, trajectory.rows, trajectory.fooled),
         n=len(silent),
@@ -92,8 +94,8 @@ def _incomplete(context: AuditContext, threshold: float) -> IndicatorEvidence:
     worst = float(moved.max()) if len(moved) else 0.0
     return IndicatorEvidence(
         worst,
-        f"in {counted(moved > threshold, 'survivors')} the loss still moved by more than "
-        f"{threshold:.0%} of its range over the last {LAST} steps",
+        f"for {counted(moved > threshold, 'survivors')} the loss still changed by more than "
+        f"{in_percent(threshold, 0)} of its range over the last {LAST} steps",
         flagged,
         n=len(moved),
     )
@@ -107,7 +109,8 @@ def _single(context: AuditContext, threshold: float) -> IndicatorEvidence:
     gain = float(iterated.double().mean() - fgsm.double().mean())
     return IndicatorEvidence(
         gain,
-        f"accuracy is {share(iterated):.1%} after all steps and {share(fgsm):.1%} after one",
+        f"robust accuracy is {in_percent(share(iterated))} after all steps and "
+        f"{in_percent(share(fgsm))} after one",
     )
 
 
@@ -115,13 +118,13 @@ def _beats(context: AuditContext, other: Tensor, doubted: Tensor, what: str) -> 
     """Images that only the other kind of attack fooled."""
     alone = doubted & ~other
     return IndicatorEvidence(
-        share(alone), f"{what} fooled {counted(alone)} that gradients had not", alone, alone
+        share(alone), f"{what} fooled {counted(alone)} that these attacks had not", alone, alone
     )
 
 
 def _noise(context: AuditContext, threshold: float) -> IndicatorEvidence:
     random = _given(context, "random", context.random, "no stage draws random points")
-    return _beats(context, random, context.plain, "random points of the ball")
+    return _beats(context, random, context.plain, "random points in the ball")
 
 
 def _black(context: AuditContext, threshold: float) -> IndicatorEvidence:
@@ -133,7 +136,7 @@ def _black(context: AuditContext, threshold: float) -> IndicatorEvidence:
 def _transfer(context: AuditContext, threshold: float) -> IndicatorEvidence:
     doubted = context.plain if context.white is None else context.white
     transfer = _given(context, "transfer", context.transfer, "no surrogate was given")
-    return _beats(context, transfer, doubted, "another network's images")
+    return _beats(context, transfer, doubted, "adversarial examples crafted on another network")
 
 
 def _more_steps(context: AuditContext, threshold: float) -> IndicatorEvidence:
@@ -144,7 +147,7 @@ def _more_steps(context: AuditContext, threshold: float) -> IndicatorEvidence:
     )
     if not longer:
         raise NotApplicable("no attack of the evaluation takes steps that could be doubled")
-    return _again(context, replace(context.protocol, attacks=longer), "twice the steps")
+    return _again(context, replace(context.protocol, attacks=longer), "with twice the steps")
 
 
 def _more_restarts(context: AuditContext, threshold: float) -> IndicatorEvidence:
@@ -158,23 +161,25 @@ def _more_restarts(context: AuditContext, threshold: float) -> IndicatorEvidence
         raise NotApplicable("no attack of the evaluation starts at random")
     # the same number once more, from other draws, is twice the number
     again = replace(context.protocol, attacks=random, seed=context.seed + 1)
-    return _again(context, again, "as many further restarts")
+    return _again(context, again, "with twice the restarts")
 
 
 def _again(context: AuditContext, protocol: protocols.Protocol, what: str) -> IndicatorEvidence:
     rows = context.survivors
-    fooled = _rows(context, rows, context.attacked(protocol, rows))
-    return IndicatorEvidence(share(fooled), f"{what} fooled {counted(fooled)} more", None, fooled)
+    attacked = context.attacked(protocol, rows)
+    fooled = _rows(context, rows, attacked)
+    sentence = f"{what}, {counted(attacked, 'survivors')} are fooled"
+    return IndicatorEvidence(share(fooled), sentence, None, fooled)
 
 
 def _larger(context: AuditContext, threshold: float) -> IndicatorEvidence:
     rows = context.survivors
     double = context.epsilon.doubled()
     if not len(rows):
-        return IndicatorEvidence(1.0, "nothing survives at ε, and nothing at 2 ε")
+        return IndicatorEvidence(1.0, "no image survives at ε, so none does at 2ε")
     fooled = context.attacked(replace(context.protocol, epsilons=(double,)), rows)
     return IndicatorEvidence(
-        share(fooled), f"at 2 ε {counted(fooled, 'survivors')} more are fooled", n=len(rows)
+        share(fooled), f"at 2ε, {counted(fooled, 'survivors')} are fooled", n=len(rows)
     )
 
 
@@ -183,17 +188,17 @@ def _unbounded(context: AuditContext, threshold: float) -> IndicatorEvidence:
     # survives here survived a failing attack (Athalye et al. 2018, section 3.1)
     across = protocols.diameter(context.norm, context.images.shape[1:])
     if across == inf:
-        raise NotApplicable(f"no budget in {context.norm} makes any image of any other")
+        raise NotApplicable(f"no budget of {symbol(context.norm)} turns every image into any other")
     whole = Fraction(across)
     rows = context.survivors
     if not len(rows):
-        return IndicatorEvidence(0.0, "nothing survives within ε already")
+        return IndicatorEvidence(0.0, "no image survives at ε")
     everything = replace(context.protocol, epsilons=(Epsilon(whole, "all"),))
     left = ~context.attacked(everything, rows)
     value = float(left.sum()) / len(context)
     return IndicatorEvidence(
         value,
-        f"with the whole box allowed {counted(left, 'survivors')} are still right",
+        f"with no limit on the budget, {counted(left, 'survivors')} are still classified correctly",
         n=len(rows),
     )
 
@@ -212,7 +217,8 @@ def _half(context: AuditContext, threshold: float) -> IndicatorEvidence:
     most = max(chance, float(classes.max()) / len(context))
     return IndicatorEvidence(
         accuracy / most,
-        f"accuracy at Linf 0.5 is {accuracy:.1%}; around one grey image none exceeds {most:.1%}",
+        f"accuracy at ε = 0.5 (ℓ∞) is {in_percent(accuracy)}; since a grey image lies within reach "
+        f"of all, no classifier exceeds {in_percent(most)}",
     )
 
 
@@ -245,7 +251,7 @@ COMPARED = (
     ),
     Indicator(
         "transfer-beats-direct",
-        "Do another network's adversarial images fool what direct attacks did not?",
+        "Do adversarial examples of another network fool images that direct attacks did not?",
         "Carlini et al. 2019; Athalye et al. 2018; AutoAttack's 0.002 for black-box attacks",
         _transfer,
         STRONGER,
@@ -253,7 +259,7 @@ COMPARED = (
     ),
     Indicator(
         "noise-beats-gradient",
-        "Do random points of the ball fool what gradients did not?",
+        "Do random points in the ball fool images that gradient attacks did not?",
         "Athalye et al. 2018, section 3.1; AutoAttack's 0.002 for black-box attacks",
         _noise,
         STRONGER,
@@ -261,7 +267,7 @@ COMPARED = (
     ),
     Indicator(
         "black-beats-white",
-        "Do black-box attacks fool what gradients did not?",
+        "Do black-box attacks fool images that gradient attacks did not?",
         "AutoAttack's check_square_sr (Croce and Hein 2020); Athalye et al. 2018, section 3.1",
         _black,
         STRONGER,
@@ -272,7 +278,7 @@ COMPARED = (
 OPTIMISED = (
     Indicator(
         "silent-success",
-        "Did the attack pass through a success and lose it?",
+        "Did the attack succeed at an earlier step and not at the last?",
         "I3 of Pintor et al. 2022, silent success, as coded",
         _silent,
         ("best iterate",),
@@ -288,7 +294,7 @@ OPTIMISED = (
     ),
     Indicator(
         "incomplete-optimisation",
-        "Was the loss still moving when the attack stopped?",
+        "Was the loss still changing when the attack stopped?",
         "I4 of Pintor et al. 2022, incomplete optimisation, as coded, on the images that survived",
         _incomplete,
         ("longer",),
@@ -297,7 +303,7 @@ OPTIMISED = (
     ),
     Indicator(
         "larger-epsilon",
-        "Does twice the budget fool more?",
+        "Does twice the budget fool more images?",
         "Carlini et al. 2019: a larger budget strictly increases success",
         _larger,
         STRONGER,
@@ -305,14 +311,14 @@ OPTIMISED = (
     ),
     Indicator(
         "unbounded",
-        "Does an attack without a budget fool everything?",
+        "Does an attack without a limit on the budget fool every image?",
         "I6 of Pintor et al. 2022; Athalye et al. 2018, section 3.1; on the images that survived",
         _unbounded,
         STRONGER,
     ),
     Indicator(
         "half",
-        "Is accuracy at Linf 0.5 at chance?",
+        "Is accuracy at chance at ε = 0.5 (ℓ∞)?",
         "Carlini et al. 2019: a grey image is within reach",
         _half,
         STRONGER,
@@ -320,7 +326,7 @@ OPTIMISED = (
     ),
     Indicator(
         "more-steps",
-        "Do twice the steps fool more?",
+        "Do twice the steps fool more images?",
         "Carlini et al. 2019: double the iterations and see no change",
         _more_steps,
         ("longer",),
@@ -328,7 +334,7 @@ OPTIMISED = (
     ),
     Indicator(
         "more-restarts",
-        "Do twice the restarts fool more?",
+        "Do twice the restarts fool more images?",
         "Carlini et al. 2019: double the restarts and see no change",
         _more_restarts,
         ("longer",),

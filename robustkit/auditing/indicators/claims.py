@@ -9,8 +9,10 @@ from robustkit.auditing.indicators.indicator import (
     IndicatorEvidence,
     NotApplicable,
     counted,
+    in_percent,
     share,
 )
+from robustkit.protocol.norms import symbol
 
 
 def _recorded(context: AuditContext, threshold: float) -> IndicatorEvidence:
@@ -22,8 +24,9 @@ def _recorded(context: AuditContext, threshold: float) -> IndicatorEvidence:
     p = float(binomtest(right, len(context), min(1.0, max(0.0, context.recorded_accuracy))).pvalue)
     return IndicatorEvidence(
         p,
-        f"{right / len(context):.1%} of {len(context)} images are right, "
-        f"{context.recorded_accuracy:.1%} is recorded: p = {p:.2g}, exact binomial test, two-sided",
+        f"accuracy is {in_percent(right / len(context))} on {len(context):,} images, and "
+        f"{in_percent(context.recorded_accuracy)} is on record (p = {p:.2g}, two-sided exact "
+        "binomial test)",
     )
 
 
@@ -49,8 +52,8 @@ def _other_class(context: AuditContext, threshold: float) -> IndicatorEvidence:
     median = float(distances.median())
     return IndicatorEvidence(
         share(flagged),
-        f"{counted(flagged)} survive and lie within 2 ε of a survivor of another class; the median "
-        f"{context.norm} distance to the nearest image of another class is {median:.3g}",
+        f"{counted(flagged)} survive and lie within 2ε of a survivor of another class; the median "
+        f"{symbol(context.norm)} distance to the nearest image of another class is {median:.3g}",
         flagged,
     )
 
@@ -58,7 +61,7 @@ def _other_class(context: AuditContext, threshold: float) -> IndicatorEvidence:
 CLAIMED = (
     Indicator(
         "clean-accuracy",
-        "Is the clean accuracy the recorded one?",
+        "Is the clean accuracy the one on record?",
         "Carlini et al. 2019, clean accuracy; own definition: p value of an exact binomial test",
         _recorded,
         (),
@@ -66,7 +69,7 @@ CLAIMED = (
     ),
     Indicator(
         "training-overlap",
-        "Was the network trained on the images it is judged by?",
+        "Was the network trained on images of this test?",
         "own definition: images whose pixels are among the training images",
         _overlap,
         ("unseen",),

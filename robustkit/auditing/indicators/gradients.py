@@ -12,6 +12,7 @@ from robustkit.auditing.indicators.indicator import (
     IndicatorEvidence,
     NotApplicable,
     counted,
+    in_percent,
     share,
 )
 from robustkit.network import gradient as gradient_of
@@ -59,7 +60,7 @@ def _zero(context: AuditContext, threshold: float) -> IndicatorEvidence:
     found = raw_gradients(context, "cross-entropy")
     zero = ((found["image"] == 0).all(1) | (found["start"] == 0).all(1)) & context.clean_right
     seen = zero[context.clean_right]
-    how = f"the cross-entropy's gradient is zero in {counted(seen)}, as they are or nearby"
+    how = f"the gradient of the cross-entropy is zero at or near {counted(seen)}"
     if not bool(found["graph"].all()):
         how = "no gradient reaches the pixels at all"
     return IndicatorEvidence(share(seen), how, zero, n=seen.numel())
@@ -68,7 +69,7 @@ def _zero(context: AuditContext, threshold: float) -> IndicatorEvidence:
 def _nan(context: AuditContext, threshold: float) -> IndicatorEvidence:
     found = raw_gradients(context, "cross-entropy")
     bad = ~torch.isfinite(found["image"]).all(1) | ~torch.isfinite(found["start"]).all(1)
-    return IndicatorEvidence(share(bad), f"the gradient is NaN or infinite in {counted(bad)}", bad)
+    return IndicatorEvidence(share(bad), f"the gradient is NaN or infinite for {counted(bad)}", bad)
 
 
 def _exploding(context: AuditContext, threshold: float) -> IndicatorEvidence:
@@ -82,7 +83,7 @@ def _exploding(context: AuditContext, threshold: float) -> IndicatorEvidence:
     nearest = f"{1 / largest:.2g}" if largest else "no finite distance"
     return IndicatorEvidence(
         largest,
-        f"at its steepest the margin would be crossed within an L2 distance of {nearest}",
+        f"linearised at the steepest image, the median margin is crossed within ℓ₂ {nearest}",
         flagged,
     )
 
@@ -90,7 +91,7 @@ def _exploding(context: AuditContext, threshold: float) -> IndicatorEvidence:
 def _unstable(context: AuditContext, threshold: float) -> IndicatorEvidence:
     rows = context.clean_right.nonzero()[:, 0][:LOOKED]
     if not len(rows):
-        raise NotApplicable("no image is right without an attack")
+        raise NotApplicable("no image is classified correctly without attack")
     images, labels = (t[rows.to(t.device)] for t in (context.images, context.labels))
 
     def loss(x: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ def _unstable(context: AuditContext, threshold: float) -> IndicatorEvidence:
     value = min(1.0, float(torch.stack(changes).mean()))
     return IndicatorEvidence(
         value,
-        f"noise within ±4/255 changes the loss by {value:.0%} of itself on average",
+        f"noise within ±4/255 changes the loss by {in_percent(value, 0)} on average",
         n=len(rows),
     )
 
@@ -133,7 +134,7 @@ GRADIENTS = (
     ),
     Indicator(
         "exploding-gradients",
-        "Are gradients out of proportion to the margins?",
+        "Are gradients large in proportion to the margins?",
         "Athalye et al. 2018, exploding gradients; own definition: length of the margin's gradient "
         "over the median margin",
         _exploding,
@@ -142,7 +143,7 @@ GRADIENTS = (
     ),
     Indicator(
         "unstable-predictions",
-        "Does the loss jump about within a tiny ball?",
+        "Does the loss vary strongly within a tiny ball?",
         "I2 of Pintor et al. 2022, as coded: 100 draws from ±4/255; their code has no threshold",
         _unstable,
         ("smoothing", "black box"),

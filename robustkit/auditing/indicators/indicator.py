@@ -62,9 +62,9 @@ class Indicator:
     def unasked(self, norm: Norm) -> str:
         """Why it does not ask of the threat; "" where it does."""
         if self.threats == "balls" and norm not in BALLS:
-            return f"it asks of points of a ball, and of cross-entropy, not of {norm}"
+            return f"it needs a ball around the image and cross-entropy; the threat is {norm}"
         if self.threats == "gradients" and norm == "spatial":
-            return "no attack by rotation and translation goes by gradients"
+            return "no attack by rotation and translation uses gradients"
         return ""
 
     def fired(self, value: float, threshold: float) -> bool:
@@ -83,6 +83,11 @@ class Indicator:
 def share(mask: Tensor) -> float:
     """Part of a Boolean tensor that is True; 0 where it is empty."""
     return float(mask.double().mean()) if mask.numel() else 0.0
+
+
+def in_percent(part: float, digits: int = 1) -> str:
+    """A share as text."""
+    return f"{100 * part:.{digits}f}\u00a0%"
 
 
 def counted(mask: Tensor, what: str = "images") -> str:

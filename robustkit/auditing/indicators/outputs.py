@@ -14,7 +14,7 @@ def _saturated(context: AuditContext, threshold: float) -> IndicatorEvidence:
     seen = flat[context.clean_right]
     return IndicatorEvidence(
         share(seen),
-        f"the cross-entropy of {counted(seen)} is 0 in float32: softmax is saturated",
+        f"softmax is saturated (cross-entropy exactly 0 in float32) for {counted(seen)}",
         flat,
         n=seen.numel(),
     )
@@ -23,7 +23,7 @@ def _saturated(context: AuditContext, threshold: float) -> IndicatorEvidence:
 def _scale(context: AuditContext, threshold: float) -> IndicatorEvidence:
     top = clean_logits(context).topk(2, dim=1).values
     gap = float((top[:, 0] - top[:, 1]).median())
-    return IndicatorEvidence(gap, f"the two largest logits lie {gap:.3g} apart in the median image")
+    return IndicatorEvidence(gap, f"the median gap between the two largest logits is {gap:.3g}")
 
 
 def _probabilities(context: AuditContext, threshold: float) -> IndicatorEvidence:
@@ -34,7 +34,7 @@ def _probabilities(context: AuditContext, threshold: float) -> IndicatorEvidence
     kind = "are" if off < threshold else "are not"
     return IndicatorEvidence(
         off,
-        f"outputs {kind} probabilities: off by {off:.2g} from [0, 1] and a sum of 1",
+        f"the outputs {kind} probabilities: up to {off:.2g} away from [0, 1] or a sum of 1",
         n=min(250, len(context)),
     )
 
@@ -42,7 +42,7 @@ def _probabilities(context: AuditContext, threshold: float) -> IndicatorEvidence
 OUTPUTS = (
     Indicator(
         "probabilities",
-        "Are the outputs probabilities instead of logits?",
+        "Are the outputs probabilities, not logits?",
         "AutoAttack's check_range_output (Croce and Hein 2020)",
         _probabilities,
         ("logits", "straight-through"),
@@ -60,7 +60,7 @@ OUTPUTS = (
     ),
     Indicator(
         "logit-scale",
-        "Are the logits so large that softmax is a step?",
+        "Are the logits so large that softmax saturates?",
         "Carlini and Wagner 2017 on defensive distillation; own definition: median gap of the two "
         "largest",
         _scale,

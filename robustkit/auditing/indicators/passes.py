@@ -38,10 +38,10 @@ def _dynamic(context: AuditContext, threshold: float) -> IndicatorEvidence:
     watch = _Watch()
     with context.repeatable("dynamic"), watch:
         context.logits(context.images[:2])
-    how_many = f"{watch.calls} gradients are taken" if watch.calls else "no gradient is taken"
+    how_many = f"{watch.calls} gradients" if watch.calls else "no gradients"
     return IndicatorEvidence(
         float(watch.calls),
-        f"{how_many} inside the model while it classifies",
+        f"the model computes {how_many} in its forward pass",
         n=min(2, len(context)),
     )
 
@@ -58,17 +58,25 @@ def _random(context: AuditContext, threshold: float) -> IndicatorEvidence:
     # counts that differ fire by themselves
     value = max(apart, (max(right) - min(right)) / len(few))
     counts = (
-        f"{min(right)} to {max(right)} right" if min(right) < max(right) else "equally many right"
+        f"{min(right)} to {max(right)} of {len(few)} images are classified correctly"
+        if min(right) < max(right)
+        else "accuracy is the same"
     )
     return IndicatorEvidence(
-        value, f"five passes over the same images: logits {apart:.2g} apart, {counts}", n=len(few)
+        value,
+        f"logits of five passes over the same images differ by at most {apart:.2g}; {counts}",
+        n=len(few),
     )
 
 
 def _batch_size(context: AuditContext, threshold: float) -> IndicatorEvidence:
     few = context.images[:64]
     return _beside(
-        context, context.logits(few), context.logits(few, 1), "alone and in one batch", threshold
+        context,
+        context.logits(few),
+        context.logits(few, 1),
+        "alone and in a batch",
+        threshold,
     )
 
 
@@ -77,14 +85,16 @@ def _neighbours(context: AuditContext, threshold: float) -> IndicatorEvidence:
     with torch.no_grad():
         usual = context.model(torch.cat([few, few]))[: len(few)]
         strange = context.model(torch.cat([few, 1 - few]))[: len(few)]
-    return _beside(context, usual, strange, "beside their like and beside negatives", threshold)
+    return _beside(
+        context, usual, strange, "beside the same images and beside negatives", threshold
+    )
 
 
 def _beside(
     context: AuditContext, one: Tensor, other: Tensor, how: str, threshold: float
 ) -> IndicatorEvidence:
     if context.is_random:
-        raise NotApplicable("passes differ by chance already, so that no other cause can be seen")
+        raise NotApplicable("the model is random, so that no other cause can be told apart")
     apart = (normalised(one) - normalised(other)).norm(dim=1).cpu()
     changed = (one.argmax(1) != other.argmax(1)).cpu()
     # as an attacker chooses the neighbours too: wrong in one of the two is wrong
@@ -95,7 +105,7 @@ def _beside(
         fooled[: len(one)] = wrong
     return IndicatorEvidence(
         float(apart.max()),
-        f"logits {how} lie {float(apart.max()):.2g} apart; {counted(changed)} change class",
+        f"logits {how} differ by at most {float(apart.max()):.2g}; {counted(changed)} change class",
         fooled=fooled,
         n=len(one),
     )
@@ -112,7 +122,7 @@ PASSES = (
     ),
     Indicator(
         "dynamic-model",
-        "Does the model take gradients while it classifies?",
+        "Does the model compute gradients in its forward pass?",
         "AutoAttack's check_dynamic (Croce and Hein 2020; Croce et al. 2022)",
         _dynamic,
         ("straight-through", "averaging", "black box"),
