@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-import sys
 from xml.etree import ElementTree
 
 import pytest
+from helpers import warm
 from helpers.audits import audited
 
 from robustkit.errors import EvaluationFailed, InputError
@@ -71,7 +71,7 @@ def test_a_rule_that_fails_is_status_1_whoever_listens(tmp_path, closed):
         "robustkit.calls.audit.run_audit = t.audited; cli.main()"
     )
     tests = os.path.dirname(__file__)  # noqa: PTH120
-    line = [sys.executable, "-W", "ignore", "-c", code, *AUDIT, "--policy", "gate.toml"]
+    line = [*warm.command(), "-c", code, *AUDIT, "--policy", "gate.toml"]
     shell = f'{{ "$@"; echo $? > status; }} {closed}'
     subprocess.run(
         ["sh", "-c", shell, "sh", *line],

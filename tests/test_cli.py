@@ -11,6 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from helpers import warm
 
 from robustkit import summary
 from robustkit.cli.commands import _commands
@@ -25,7 +26,7 @@ FAST = ["--attack", "fgsm", "--limit", "20"]
 def command(*arguments, cwd, **options):
     """Run a command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "robustkit", *map(str, arguments)],
+        [*warm.command(), *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -259,9 +260,7 @@ def test_foolbox_imports_where_there_is_no_git(tmp_path):
 def test_an_interruption_keeps_blocks_and_says_so(tmp_path, number, status):
     process = subprocess.Popen(
         [
-            sys.executable,
-            "-m",
-            "robustkit",
+            *warm.command(),
             "evaluate",
             "lenet5-mnist5k",
             "--attack",

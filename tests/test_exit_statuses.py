@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import warm
 from typer.main import get_command
 
 from robustkit.cli.commands import app
@@ -65,10 +65,10 @@ WORK = {
     "compare": "robustkit.calls.compare.compare_sides",
     "power": "robustkit.analysis.needs.plan",
     "rank": "robustkit.calls.compare.ranked",
-    "leaderboard": "robustkit.analysis.leaderboard.leaderboard",
+    "leaderboard": "robustkit.calls.leaderboard.ordered",
     "describe": "robustkit.checkpoint.describe",
-    "verify": "robustkit.integrity.check_files",
-    "list": "robustkit.cli.listing.names",
+    "verify": "robustkit.calls.verify.check_files",
+    "list": "robustkit.shelves.list_names",
 }
 """where the work of a command is done, to let it fail there"""
 
@@ -187,16 +187,16 @@ def test_a_stdout_that_is_full_turns_0_into_3_and_one_that_is_closed_nothing(
 
 @pytest.mark.parametrize("name", ["evaluate", "train"])
 def test_a_disk_that_fills_up_is_status_3_in_one_line(tmp_path, name):
-    def full():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); "
+        "from robustkit import cli; cli.main()"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "robustkit", name, *COMMANDS[name]],
+        [*warm.command(), "-c", code, name, *COMMANDS[name]],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,
-        preexec_fn=full,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 3

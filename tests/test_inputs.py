@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections import OrderedDict
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import checkpoint_files as files
+from helpers import warm
 from PIL import Image
 from torch import nn
 
@@ -140,7 +140,7 @@ def test_the_command_shows_the_warning_wherever_the_accuracy_stands(tmp_path):
     path = tmp_path / "x.safetensors"
     save_checkpoint(path, network, model="lenet5", trained_on="mnist5k")
     done = subprocess.run(
-        [sys.executable, "-m", "robustkit", "evaluate", path, "--attack", "fgsm", "--limit", "200",
+        [*warm.command(), "evaluate", path, "--attack", "fgsm", "--limit", "200",
          "--epsilon", "0.1", "--json", "out.json", "--html", "page.html"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from threading import Event
 from types import SimpleNamespace
 
 import pytest
+from helpers import warm
 
 from robustkit.cli import output
 from robustkit.display.progress import AuditBar, Bar
@@ -55,7 +56,7 @@ def terminal(tmp_path):
 
     def run(*arguments):
         ours, its = pty.openpty()
-        command = [sys.executable, "-m", "robustkit", *map(str, arguments)]
+        command = [*warm.command(), *map(str, arguments)]
         streams = {"stdin": its, "stdout": its, "stderr": its}
         with subprocess.Popen(command, cwd=tmp_path, env=environment, **streams) as process:
             os.close(its)

@@ -9,7 +9,6 @@ to be tried.
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 from robustkit.certification.bounds import carried
@@ -25,6 +24,8 @@ def solve(problem: Problem, domain: Domains) -> tuple[float, Tensor | None]:
 
     None where the norm's ball is no polytope, no sign is presumed or the programme has no answer.
     """
+    from scipy.optimize import linprog  # takes a third of a second to import
+
     before = float(domain.lower)
     if problem.region.norm != "linf" or len(problem.neurons) == 0:
         return before, None

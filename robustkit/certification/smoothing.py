@@ -12,7 +12,7 @@ from math import isfinite
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import binomtest, norm
+from scipy.special import ndtri
 from torch import Tensor, nn
 
 from robustkit.attacks.contract import held
@@ -124,7 +124,7 @@ def smooth(
     # p bounds the top class alone, and the runner-up by 1 − p, as in the paper: (Φ⁻¹(p) − Φ⁻¹(1 −
     # p)) / 2 = Φ⁻¹(p). At p ≤ 1/2 another class may be as likely, so nothing may be said
     sure = lower > 0.5
-    radius = np.where(sure, noise.sigma * norm.ppf(np.maximum(lower, 0.5)), 0.0)
+    radius = np.where(sure, noise.sigma * ndtri(np.maximum(lower, 0.5)), 0.0)
     return SmoothedCertificates(noise, np.where(sure, chosen, ABSTAIN), radius, lower)
 
 
@@ -163,6 +163,8 @@ def _predicted(
     batch_size: int,
     purpose: str,
 ) -> npt.NDArray[np.int64]:
+    from scipy.stats import binomtest  # takes a second to import
+
     found = np.full(len(images), ABSTAIN, np.int64)
     for i, (image, name) in enumerate(zip(images, ids, strict=True)):
         counts = _counts(model, image, noise, noise.n, (purpose, name), batch_size)
