@@ -139,11 +139,13 @@ def carry_out(page, folder, code):
             path = folder / named[1]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-    shim = folder / "bin" / "robustkit"
-    shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore -m robustkit "$@"\n')
-    shim.chmod(0o755)
-    path = f"{shim.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, module in (("robustkit", "robustkit"), ("torchrun", "torch.distributed.run")):
+        shim = programs / name
+        shim.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore -m {module} "$@"\n')
+        shim.chmod(0o755)
+    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     for command in code:
         done = subprocess.run(
             command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True

@@ -33,10 +33,8 @@ BY_NAME = (
     (r".*\.tflite", f"a TensorFlow Lite model; {TO_ONNX} (with tf2onnx)"),
     (
         r".*\.ml(model|package)",
-        (
-            "a Core ML model, which runs on Apple systems only; use the model that it was "
-            "converted from"
-        ),
+        "a Core ML model, which runs on Apple systems only; use the model that it was "
+        "converted from",
     ),
     (r".*\.xml", "an OpenVINO model; name the ONNX or torch file that it was converted from"),
     (r".*\.(engine|plan|trt)", "a TensorRT engine; name the ONNX file that it was built from"),

@@ -50,7 +50,7 @@ KNOWN = ["what", "value"]
 SHARES = {
     "accuracy_given": "accuracy",
     "accuracy_clean": "on clean labels",
-    "memorised": "wrong labels learnt",
+    "memorised": "noisy labels memorised",
     "held_out": "held out",
 }
 """of a training's history, as they are headed"""

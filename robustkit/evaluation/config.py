@@ -205,10 +205,8 @@ def _warnings(config: Config) -> list[str]:
 
 def _transfer(surrogate: EvaluatedModel) -> list[str]:
     return [
-        (
-            f"attacked through {surrogate.header['path']}: a transfer attack, which says "
-            "nothing about attackers who know the model"
-        ),
+        f"attacked through {surrogate.header['path']}: a transfer attack, which says "
+        "nothing about attackers who know the model",
         *(f"the surrogate: {text}" for text in surrogate.warnings),
     ]
 
