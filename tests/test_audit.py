@@ -205,7 +205,7 @@ def test_copies_of_an_image_are_one_image(plan, images, tmp_path):
     )
     audit = run_audit(request_for(plan, copies), settings_in(tmp_path))
     assert (audit.data["n"], audit.clean.n, audit.survived.n) == (4, 4, 4)
-    assert "156 of the images are copies of others, and are left out" in audit.warnings
+    assert "156 duplicate images are left out" in audit.warnings
     assert audit.verdict.word != "believable"
     assert images.distinct() is images
 
@@ -439,7 +439,7 @@ def test_what_worked_on_the_first_images_meets_all_others(images, tmp_path):
 
     cut = run_audit(asked, settings_in(tmp_path / "out", parts, over))
     assert any(
-        "not every adaptive attack met the images after the first 4" in w for w in cut.warnings
+        "not every adaptive attack covered the images after the first 4" in w for w in cut.warnings
     )
     assert cut.survived.value > audit.survived.value
 
@@ -626,7 +626,7 @@ def test_a_part_on_file_that_is_not_what_was_written_is_worked_out_again(of_four
     path.write_text(json.dumps(found)[: -9 if change == "cut" else None])
     again = run_audit(asked, settings_in(tmp_path))
     assert again.corruptions == first.corruptions
-    assert [note for note in again.warnings if path.name in note and "worked out again" in note]
+    assert [note for note in again.warnings if path.name in note and "computed again" in note]
     assert not [
         note for note in run_audit(asked, settings_in(tmp_path)).warnings if path.name in note
     ]

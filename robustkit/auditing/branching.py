@@ -53,8 +53,8 @@ def branch(
 
 def _title(count: int, time_limit: float) -> str:
     return (
-        f"Branch and bound over the signs of ReLUs, at most {time_limit:g} s an image, on the "
-        f"{count:,} images that neither bounds nor attacks had decided"
+        f"Branch and bound over the signs of ReLUs, at most {time_limit:g} s per image, on "
+        f"the {count:,} images that neither bounds nor attacks decided"
     )
 
 
@@ -95,8 +95,10 @@ def _count(attacked: AttackedImages, decided: Certification, rows: list[int], st
     attacked.stages.append(
         replace(
             stage,
-            title=f"{stage.title}: {decided.count('certified')} certified, {fooled} fooled, "
-            f"{decided.count('open')} open",
+            title=(
+                f"{stage.title}: {decided.count('certified')} certified, {fooled} fooled, "
+                f"{decided.count('open')} undecided"
+            ),
             robust=(now,),
             so_far=now.accuracy,
             first=fooled,

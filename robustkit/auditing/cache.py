@@ -77,9 +77,9 @@ class Parts:
         """
         path = self.folder / key.file
         try:
-            found, state = read_sealed(path, "it is worked out again")
+            found, state = read_sealed(path, "it is computed again")
             if state != "sound" or found.pop("file", None) != path.name:
-                raise RecordError(f"{path}: not what was written here; it is worked out again")
+                raise RecordError(f"{path}: changed since it was written; it is computed again")
         except FileNotFoundError:
             return {}
         except RecordError as error:

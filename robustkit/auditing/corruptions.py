@@ -44,7 +44,7 @@ class CorruptionRun:
         """The fifteen corruptions at five severities, made of these images."""
         n, (channels, height, width) = len(images), images.shape
         if channels not in (1, 3) or min(height, width) < corruption.SMALLEST:
-            reason = f"images of {channels} × {height} × {width} are none they are defined for"
+            reason = f"not defined for images of {channels} × {height} × {width}"
             return Corruptions(n=n, reason=reason)
         key = self.parts.key("corruptions", images, DRAWS)
         right = np.array(self.parts.part(key, lambda: self._made(images))["right"])
@@ -104,7 +104,7 @@ class CorruptionRun:
         shares = [s.value for row in rows if row.name not in CLEAN for s in row.severities]
         n = max(s.n for row in rows for s in row.severities)
         sources.update(told)
-        note = f"Images as published, of {images.name}; digests stand under Provenance."
+        note = f"Images as published, of {images.name}; digests are under Provenance."
         return Corruptions(rows, sum(shares) / len(shares) if shares else None, (note,), n)
 
     def _seen(self, images: Dataset) -> dict[str, Any]:

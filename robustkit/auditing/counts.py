@@ -17,7 +17,7 @@ def plain_claim(attacked: AttackedImages) -> RobustnessClaim:
     left = alone(attacked, attacked.plain)
     source = f"plain {plain_attack(threat.norm)}, {PLAIN_CLAIM}"
     if left is None:
-        left, source = attacked.right, f"{source}: it broke off and fooled nothing"
+        left, source = attacked.right, f"{source}: it failed before it fooled any image"
     return RobustnessClaim(threat.norm, threat.judged.text, float(left.mean()), source)
 
 
@@ -67,8 +67,9 @@ def check_sandwich(attacked: AttackedImages, epsilon: str, robust: Bools) -> Non
     if broken.any():
         row = int(np.flatnonzero(broken)[0])
         raise EvaluationFailed(
-            f"image {row} is certified at {attacked.threat.norm} {epsilon} and was fooled there by "
-            f"{attacked.by[row] or 'an attack'}: one of the two is wrong; please report it"
+            f"image {row} is certified at {attacked.threat.norm} {epsilon}, but was fooled "
+            f"there by {attacked.by[row] or 'an attack'}: one of the two is wrong; please "
+            "report it"
         )
 
 

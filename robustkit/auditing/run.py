@@ -102,7 +102,7 @@ def run_audit(request: AuditRequest, settings: StageSettings) -> Audit:
     run = _AuditRun(replace(request, data=distinct), settings)
     if copies := len(request.data) - len(distinct):
         # n copies of an image are one image, however narrow they would make an interval
-        run.notes.append(f"{copies:,} of the images are copies of others, and are left out")
+        run.notes.append(f"{copies:,} duplicate images are left out")
     return run.audit()
 
 
@@ -220,7 +220,9 @@ class _AuditRun:
             contrasts = {level: compare_images(attacked.survivors, other.survivors)}
             compared += judge_levels(str(q.model.header["path"]), name, contrasts, delta=None)
             if stopped := [s.title for s in other.stages if s.required and s.status != "complete"]:
-                self.notes.append(f"{name} was not attacked by all it should: {listed(stopped)}")
+                self.notes.append(
+                    f"{name} was not attacked by everything required: {listed(stopped)}"
+                )
         return tuple(compared)
 
     # --- indicators -----------------------------------------------------------------------------
@@ -262,7 +264,9 @@ class _AuditRun:
             for image, kind in rest:
                 fooled[image] = kind
         except OutOfTime:
-            note(f"not every adaptive attack met the images after the first {first:,}: {TIME_UP}")
+            note(
+                f"not every adaptive attack covered the images after the first {first:,}: {TIME_UP}"
+            )
         add_adaptive(attacked, fooled, tried=any(run.result.adaptive_attack for run in runs))
 
     def _context(self, attacked: AttackedImages, rows: Sequence[int]) -> AuditContext:

@@ -52,7 +52,7 @@ class OutOfTime(Exception):
     """The minutes of the audit are up; what is finished is kept."""
 
 
-TIME_UP = "the audit's minutes were up"
+TIME_UP = "the audit's time was up"
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ class _IndicatorRunner:
         if why := indicator.unasked(self.context.norm):
             return IndicatorRun(indicator.without_result(why, "not applicable"))
         if threshold is False:
-            return IndicatorRun(indicator.without_result("switched off by a threshold of false"))
+            return IndicatorRun(indicator.without_result("disabled by a threshold of false"))
         limit = float(threshold)
         try:
             evidence = indicator.look(self.context, limit)
@@ -109,7 +109,7 @@ class _IndicatorRunner:
             return IndicatorRun(indicator.without_result(str(error)))
         except BROKE as error:
             what = "plain attack" if self.context.failed else "model"
-            reason = f"the {what} broke off: {first_line(error)}"
+            reason = f"the {what} failed: {first_line(error)}"
             return IndicatorRun(indicator.without_result(reason))
         if not indicator.fired(evidence.value, limit):
             # what looking has fooled counts, whether or not it is enough to fire
@@ -139,7 +139,7 @@ class _IndicatorRunner:
             try:
                 fooled |= self._tried(kind, suspects & ~fooled)
             except BROKE as error:
-                broke.append(f"{adaptive.TITLES[kind]} broke off: {first_line(error)}")
+                broke.append(f"{adaptive.TITLES[kind]} failed: {first_line(error)}")
         before = float(doubted.double().mean())
         after = float((doubted & ~fooled).double().mean())
         # no attack at all: accuracy on the unseen images stands in for "after"
