@@ -289,7 +289,7 @@ def test_a_night_picture_among_others_is_no_matter():
 @pytest.mark.parametrize(
     ("low", "high", "advice"),
     [
-        (0, 255, "divided by 255"),
+        (0, 255, "divide them by 255"),
         (0, 65535, "65535"),
         (-1, 1, r"\(x \+ 1\) / 2"),
         (-2, 3, "before"),
