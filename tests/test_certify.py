@@ -92,8 +92,8 @@ def test_every_image_ends_and_every_counterexample_fools(robustkit, digits, tmp_
         distances = np.abs(found["images"].astype(float) - data.images(0, N)[index])
         assert np.allclose(distances.max((1, 2, 3)), found["distance"], atol=1e-9)
         assert found["distance"].max() <= 0.06 + 1e-6
-    assert f"certified accuracy is {counts['certified'] / N:.1%}" in out
-    assert f"robust accuracy at most {1 - counts['fooled'] / N:.1%}" in out
+    assert f"certified accuracy is {100 * counts['certified'] / N:.1f}\u00a0%" in out
+    assert f"robust accuracy at most {100 - 100 * counts['fooled'] / N:.1f}\u00a0%" in out
 
 
 def decided_rows(monkeypatch):

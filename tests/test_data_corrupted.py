@@ -227,9 +227,8 @@ def test_all_levels_are_evaluated_by_one_command_and_each_is_on_record(robustkit
     ]
     one, other = (r["clean"]["accuracy"] for r in (first, second))
     assert one > 0.8 > other
-    assert f"fog {one:.1%} {other:.1%} {(one + other) / 2:.1%}" in " ".join(
-        re.findall("[^│ ]+", out)
-    )
+    shares = " ".join(f"{100 * share:.1f}\u00a0%" for share in (one, other, (one + other) / 2))
+    assert f"fog {shares}" in " ".join(re.findall("[^│ ]+", out))
     assert "records: 2 in runs" in out
     status, out, err = robustkit("evaluate", "none.pt", *asked[2:])
     assert (status, len(err.splitlines())) == (2, 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustkit.cli.output import check_file, console, say, tell_warnings, write_json
+from robustkit.cli.output import check_file, console, percent, say, tell_warnings, write_json
 from robustkit.cli.stepsummary import summarise
 from robustkit.errors import shown
 from robustkit.protocol import Norm
@@ -119,9 +119,9 @@ def _table(compared: "Compared", side: "Side") -> Any:
     table = Table(show_lines=True)
     table.add_column("ε", justify="right")
     for name in (baseline.name, side.name):
-        table.add_column(f"{shown(name)}\n{confidence} interval", justify="right", overflow="fold")
+        table.add_column(f"{shown(name)}\n{confidence} CI", justify="right", overflow="fold")
     together = "simultaneous " if len(compared.comparisons) > 1 else ""
-    table.add_column(f"difference, points\n{together}interval", justify="right")
+    table.add_column(f"difference, points\n{together}CI", justify="right")
     table.add_column("p", justify="right")
     table.add_column("verdict")
     for one in compared.of(side):
@@ -136,7 +136,7 @@ def _table(compared: "Compared", side: "Side") -> Any:
 
 
 def _cell(estimate: "Estimate") -> str:
-    return f"{estimate.value:.1%}\n{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+    return f"{percent(estimate.value)}\n{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
 
 
 def _cost(compared: "Compared") -> Iterable[str]:

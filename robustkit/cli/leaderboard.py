@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustkit.cli.compare import Json, Runs
-from robustkit.cli.output import check_file, console, say, write_json
+from robustkit.cli.output import check_file, console, percent, say, write_json
 from robustkit.errors import shown
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def _cells(row: "BoardRow", board: "Board", columns: Sequence[str]) -> Iterator[
     for level in board.levels:
         yield _share(row.robust.get(level))
     if "corruptions" in columns:
-        yield "–" if row.corrupted is None else f"{row.corrupted:.1%}"
+        yield "–" if row.corrupted is None else percent(row.corrupted)
 
 
 def _share(estimate: "Estimate | None") -> Any:
-    return "–" if estimate is None else f"{estimate.value:.1%}"
+    return "–" if estimate is None else percent(estimate.value)

@@ -20,7 +20,7 @@ from robustkit.cli.compare import (
     Runs,
     Surrogate,
 )
-from robustkit.cli.output import check_file, console, say, write_json
+from robustkit.cli.output import check_file, console, percent, say, write_json
 from robustkit.errors import shown
 
 if TYPE_CHECKING:
@@ -182,8 +182,8 @@ def _seeds(power: "Power") -> Any:
         if row.seeds in (*SHOWN, *_fewest(power)):
             table.add_row(
                 str(row.seeds),
-                f"{row.difference:.1%}",
-                f"{row.equivalence:.1%}",
+                percent(row.difference),
+                percent(row.equivalence),
                 _images(row.images_difference),
                 _images(row.images_equivalence),
             )

@@ -15,7 +15,7 @@ from robustkit.cli.compare import (
     Runs,
     Surrogate,
 )
-from robustkit.cli.output import check_file, console, say, write_json
+from robustkit.cli.output import check_file, console, percent, say, write_json
 from robustkit.cli.stepsummary import summarise
 from robustkit.errors import InputError, shown
 from robustkit.files import write_atomic
@@ -126,7 +126,7 @@ def _show(found: "Ranking") -> None:
         table.add_row(
             shown(found.methods[place]),
             f"{found.ranks.mean_ranks[place]:.2f}",
-            *(f"{share:.1%}" for share in shares),
+            *map(percent, shares),
         )
     console().print(table)
     for text in found.sentences:

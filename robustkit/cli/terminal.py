@@ -4,7 +4,15 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
-from robustkit.cli.output import console, say, say_styled, styled, tell_notes, tell_warnings
+from robustkit.cli.output import (
+    console,
+    percent,
+    say,
+    say_styled,
+    styled,
+    tell_notes,
+    tell_warnings,
+)
 from robustkit.display.meter import span
 from robustkit.display.progress import epoch_text
 from robustkit.errors import shown
@@ -43,7 +51,7 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     if evaluation.proved:
         table.add_column("certified", justify="right")
     table.add_row("clean", *_cells(evaluation.clean(interval)))
-    certified = {p.epsilon: f"{p.accuracy.value:.1%}" for p in evaluation.certified(interval)}
+    certified = {p.epsilon: percent(p.accuracy.value) for p in evaluation.certified(interval)}
     for epsilon, accuracy in evaluation.robust(interval):
         proved = [certified.get(epsilon)] if evaluation.proved else []
         table.add_row(shown(epsilon.text), *_cells(accuracy), *proved)
@@ -71,7 +79,8 @@ def show_certification(found: "Certification", interval: Literal["wilson", "exac
     say(f"{header['checkpoint']['path']} on {where}, {symbol(protocol['norm'])} {epsilon}")
     console().print(table)
     lower, upper = found.share("certified", interval), found.upper(interval)
-    say(f"certified accuracy is {lower.value:.1%}, robust accuracy at most {upper.value:.1%}")
+    most = f"robust accuracy at most {percent(upper.value)}"
+    say(f"certified accuracy is {percent(lower.value)}, {most}")
     say(f"record: {found.path}")
 
 
@@ -141,4 +150,5 @@ def show_training(trained: "training.TrainingResult") -> None:
 
 
 def _cells(estimate: "Estimate") -> tuple[str, str]:
-    return f"{estimate.value:.1%}", f"{estimate.low:.1%} to {estimate.high:.1%}"
+    ends = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+    return percent(estimate.value), ends
