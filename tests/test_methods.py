@@ -8,6 +8,9 @@ from helpers.audits import full, minimal
 from helpers.evaluations import evaluation
 from helpers.outcomes import outcome
 
+from robustkit.analysis import evidence
+from robustkit.files import shipped
+from robustkit.losses import LOSSES
 from robustkit.protocol import KINDS
 from robustkit.reporting.evaluation import page
 from robustkit.reporting.methods import of_audit, of_evaluations, of_study, together
@@ -18,9 +21,12 @@ from robustkit.reporting.references import (
     attack_reference,
     bibtex,
     cited,
+    compression_key,
     entries,
+    loss_reference,
 )
 
+SCHEMES = ("one-bit", "top-k:1%", "random-k:0.1", "powersgd:4")
 WITHOUT = {"noise"}
 """kinds of attack that nobody published"""
 
@@ -47,6 +53,12 @@ def test_every_kind_of_attack_has_a_name_and_a_publication():
         assert set(keys) <= set(entries())
 
 
+def test_every_training_loss_has_a_name_and_a_publication():
+    for name in LOSSES:
+        assert bool(loss_reference(name).keys) == (name != "cross-entropy"), name
+    assert loss_reference("own/focal.py:focal") == ("focal", ())
+
+
 def test_the_entries_are_whole_and_each_is_used():
     attacks = [
         {"kind": kind, "loss": loss, **more}
@@ -56,6 +68,8 @@ def test_the_entries_are_whole_and_each_is_used():
     ]
     used = {key for a in attacks for norm in ("linf", "l1") for key in attack_reference(a, norm)[1]}
     used |= {*CERTIFICATES.values(), *INTERVALS.values(), "paszke2019pytorch", "rauber2020foolbox"}
+    used |= {key for name in LOSSES for key in loss_reference(name).keys}
+    used |= {key for scheme in SCHEMES for key in compression_key(scheme)}
     used |= {"carlini2019evaluating", "cohen2019certified", "hendrycks2019benchmarking"}
     assert used == set(entries())
     for key, entry in entries().items():
@@ -139,6 +153,26 @@ def test_a_study_names_methods_seeds_and_tests_once():
     for panel in outcome().panels:
         for comparison in panel.comparisons:
             assert comparison.test in text
+
+
+def test_a_study_says_how_each_method_was_trained():
+    read = evidence.read_evidence(shipped("reports") / "gradient-compression/evidence.parquet")
+    study = replace(outcome(), file=read.study.text, changes=read.study.changes)
+    made = of_study(study)
+    assert "one-bit: cross-entropy, gradients compressed by one-bit (Seide et al., 2014)" in words(
+        made
+    )
+    assert "{seide2014onebit," in made.bibtex
+    study = replace(outcome(), file=(shipped("reports") / "liu2016-mnist.toml").read_text())
+    told = "L-softmax m=2: large-margin softmax (Liu et al., 2016; m 2, base 1,000, gamma 0.0075"
+    assert told in words(of_study(study))
+    margin = replace(
+        outcome(), file=(shipped("reports") / "elsayed2018-mnist-losses.toml").read_text()
+    )
+    assert "l1-margin: large-margin loss (Elsayed et al., 2018; norm ℓ₁, " in words(
+        of_study(margin)
+    )
+    assert "hinge: multi-class hinge loss (Crammer and Singer, 2001)" in words(of_study(margin))
 
 
 def test_a_page_of_several_has_one_list_of_publications():

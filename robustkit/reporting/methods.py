@@ -1,12 +1,14 @@
 """A methods paragraph and the publications behind it, made from what is on record."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from robustkit.analysis.outcome import Outcome
 from robustkit.auditing.completed import completed
 from robustkit.auditing.outcome import Audit
+from robustkit.errors import InputError
 from robustkit.protocol.norms import symbol, within
 from robustkit.record import Evaluation
 from robustkit.reporting.references import (
@@ -15,8 +17,11 @@ from robustkit.reporting.references import (
     attack_reference,
     bibtex,
     cited,
+    compression_key,
+    loss_reference,
 )
 from robustkit.reporting.wording import readable
+from robustkit.spec import merged_table
 from robustkit.statistics import Estimate
 from robustkit.statistics.comparison import listed
 
@@ -100,8 +105,10 @@ def of_study(outcome: Outcome) -> Methods:
     versions = outcome.provenance.get("Versions", {})
     protocols = [p for p in outcome.protocols.values() if p["resolved"]["attacks"]]
     measures = dict.fromkeys(panel.measure for panel in outcome.panels)
-    sentences = [*_networks(outcome), *([f"Measured: {'; '.join(measures)}."] if measures else [])]
-    keys = _engine_keys(versions)
+    trained = _trained(outcome)
+    sentences = [*_networks(outcome), *_losses(trained)]
+    sentences += [*([f"Measured: {'; '.join(measures)}."] if measures else [])]
+    keys = [*_engine_keys(versions), *(key for method in trained for key in _training_keys(method))]
     for protocol in protocols:
         attacks, norm = protocol["resolved"]["attacks"], protocol["norm"]
         sentences += _attacked(attacks, norm, _budgets(protocol), protocol["resolved"])
@@ -137,6 +144,41 @@ def _networks(outcome: Outcome) -> Iterator[str]:
             f"We compared {listed(list(methods))}: {len(done):,} networks, random seeds "
             f"{listed([str(seed) for seed in seeds])}."
         )
+
+
+def _trained(outcome: Outcome) -> Sequence[Mapping[str, Any]]:
+    """The methods of the study's file that are trained."""
+    with suppress(InputError):  # an outcome that was made by hand has no whole file
+        methods = merged_table(outcome.file, outcome.changes).get("method", ())
+        return [method for method in methods if method.get("loss")]
+    return ()
+
+
+def _losses(trained: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """How each method was trained."""
+    if trained:
+        yield f"Training losses: {'; '.join(map(_loss, trained))}."
+
+
+def _loss(method: Mapping[str, Any]) -> str:
+    """'l2-margin: large-margin loss (Elsayed et al., 2018; norm ℓ₂, alpha none)'."""
+    settings = method.get("settings", {})
+    numbers = ", ".join(
+        f"{key.replace('_', ' ')} {symbol(str(value)) if key == 'norm' else readable(value)}"
+        for key, value in settings.items()
+    )
+    name, keys = loss_reference(str(method["loss"]))
+    inside = "; ".join(filter(None, (cited(keys), numbers)))
+    text = f"{method['name']}: {name}{f' ({inside})' if inside else ''}"
+    if not (scheme := str(method.get("recipe", {}).get("compress", ""))):
+        return text
+    by = cited(compression_key(scheme))
+    return f"{text}, gradients compressed by {scheme}{f' ({by})' if by else ''}"
+
+
+def _training_keys(method: Mapping[str, Any]) -> tuple[str, ...]:
+    scheme = str(method.get("recipe", {}).get("compress", ""))
+    return (*loss_reference(str(method["loss"])).keys, *compression_key(scheme))
 
 
 def _attacked(

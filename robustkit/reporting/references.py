@@ -32,6 +32,25 @@ _ATTACKS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """what the literature calls each kind of attack, and the publications of it"""
 _LOSSES = {"dlr": "croce2020reliable", "margin": "carlini2017towards"}
+_TRAINING: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "cross-entropy": ("cross-entropy", ()),
+    "hinge": ("multi-class hinge loss", ("crammer2001algorithmic",)),
+    "large-margin": ("large-margin loss", ("elsayed2018large",)),
+    "large-margin-softmax": ("large-margin softmax", ("liu2016large",)),
+    "generalised-cross-entropy": ("generalised cross-entropy", ("zhang2018generalized",)),
+    "symmetric-cross-entropy": ("symmetric cross-entropy", ("wang2019symmetric",)),
+    "soft-margin-softmax": ("soft-margin softmax", ("liang2017soft",)),
+    "adversarial": ("adversarial training", ("madry2018towards",)),
+    "trades": ("TRADES", ("zhang2019theoretically",)),
+}
+"""what the literature calls each training loss, and the publications of it"""
+_COMPRESSION = {
+    "one-bit": "seide2014onebit",
+    "top-k": "stich2018sparsified",
+    "random-k": "stich2018sparsified",
+    "powersgd": "vogels2019powersgd",
+}
+"""publications of the kinds of compressed gradients"""
 INTERVALS = {"Wilson": "wilson1927probable", "Clopper-Pearson": "clopper1934use"}
 """kinds of intervals, and who described them"""
 CERTIFICATES = {
@@ -43,14 +62,14 @@ CERTIFICATES = {
 """methods of bounds that proved images"""
 
 
-class AttackReference(NamedTuple):
-    """An attack as a paper names it."""
+class Reference(NamedTuple):
+    """An attack or a loss as a paper names it."""
 
     name: str
     keys: tuple[str, ...]
 
 
-def attack_reference(attack: Mapping[str, Any], norm: str) -> AttackReference:
+def attack_reference(attack: Mapping[str, Any], norm: str) -> Reference:
     """Of an attack's table; one of an unknown kind goes by that word, without a publication."""
     kind = str(attack.get("kind"))
     name, keys = _ATTACKS.get(kind, (kind, ()))
@@ -61,7 +80,18 @@ def attack_reference(attack: Mapping[str, Any], norm: str) -> AttackReference:
     if kind == "apgd" and attack.get("target_order") == "distance":
         keys = (*keys, "melamed2024malt")
     loss = _LOSSES.get(str(attack.get("loss")))
-    return AttackReference(name, tuple(dict.fromkeys((*keys, *([loss] if loss else ())))))
+    return Reference(name, tuple(dict.fromkeys((*keys, *([loss] if loss else ())))))
+
+
+def loss_reference(name: str) -> Reference:
+    """Of a training loss; the user's own goes by its function, without a publication."""
+    return Reference(*_TRAINING.get(name, (name.rpartition(":")[2], ())))
+
+
+def compression_key(scheme: str) -> tuple[str, ...]:
+    """The publication of compressed gradients: "top-k:1%"."""
+    key = _COMPRESSION.get(scheme.partition(":")[0])
+    return (key,) if key else ()
 
 
 @cache
