@@ -7,11 +7,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import pytest
 from helpers.audits import HOSTILE, audited, broken, full, hostile, minimal
 from helpers.evaluations import evaluation
+from helpers.formats import SARIF, junit_faults
 from helpers.outcomes import outcome
 
+from robustkit.auditing.junit import junit
 from robustkit.auditing.sarif import sarif
 from robustkit.cli import stepsummary
 from robustkit.reporting.modelcard import half_page, model_card
@@ -108,6 +111,7 @@ def test_the_half_page_names_what_failed_and_stays_half_a_page():
 @pytest.mark.parametrize("found", [full(), broken(), hostile(), hostile(STRANGE), minimal()])
 def test_sarif_has_a_result_for_each_rule_that_failed(found, tmp_path):
     log = json.loads(sarif(found, found.policy, tmp_path / "gate.toml"))
+    jsonschema.validate(log, SARIF)
     (run,) = log["runs"]
     rules, failed = run["tool"]["driver"]["rules"], [r for r in found.policy if not r.passed]
     assert log["version"] == "2.1.0"
@@ -122,6 +126,22 @@ def test_sarif_has_a_result_for_each_rule_that_failed(found, tmp_path):
         assert "[l](" not in text
         assert set(re.findall(r"{+", text)) <= {"{{", "{{{{"}
     assert len({r["partialFingerprints"]["rule/v1"] for r in run["results"]}) == len(failed)
+
+
+@pytest.mark.parametrize("found", [full(), broken(), hostile(), hostile(STRANGE), minimal()])
+def test_junit_is_what_its_schema_asks(found):
+    text = junit(found, found.policy)
+    assert junit_faults(text) == []
+    assert text.count("<failure ") == sum(not rule.passed for rule in found.policy)
+
+
+def test_what_the_schemas_do_not_know_is_seen(tmp_path):
+    log = json.loads(sarif(full(), full().policy, tmp_path / "gate.toml"))
+    log["runs"][0]["results"] += [{"ruleId": "x"}]
+    with pytest.raises(jsonschema.ValidationError, match="'message' is a required property"):
+        jsonschema.validate(log, SARIF)
+    text = junit(full(), full().policy).replace("<testcase ", '<testcase line="3" ')
+    assert set(junit_faults(text)) == {"testcase with line"}
 
 
 def test_a_failed_rule_stands_at_its_place_in_the_policy(tmp_path):
