@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
@@ -248,6 +249,37 @@ def test_class_folders_are_the_classes_and_other_files_are_passed_over(tmp_path)
     np.testing.assert_array_equal(
         np.rint(data.images(0, 40) * 255), np.stack([wanted[i] for i in data.ids])
     )
+
+
+def test_links_to_pictures_and_folders_are_followed_and_end(tmp_path):
+    images = some_images(9)
+    write_folder(tmp_path / "all", images, ["cat"] * 3 + ["dog"] * 6)
+    part = tmp_path / "part"
+    (part / "cat").mkdir(parents=True)
+    (part / "cat" / "a.png").symlink_to("../../all/cat/000.png")
+    (part / "cat" / "more").symlink_to(tmp_path / "all" / "cat")
+    (part / "cat" / "up").symlink_to(part)
+    (part / "dog").symlink_to("../all/dog")
+    (part / "cat" / "000.png").symlink_to("../../all/dog/004.png")
+    data = load_dataset(str(part))
+    # "up" leads to all of them, too, and no folder is entered twice
+    assert Counter(data.labels.tolist()) == {0: 2 + 3 + 6, 1: 6}
+    assert set(data.ids) >= set(ids_of(images))
+    np.testing.assert_array_equal(load_dataset(str(part)).labels, data.labels)
+
+
+def test_a_link_to_nothing_or_a_pipe_is_no_picture_that_vanishes(tmp_path):
+    write_folder(tmp_path, some_images(4), ["cat", "dog"] * 2)
+    for make, told in (
+        (lambda p: p.symlink_to("gone.png"), "9.png: a link to a file that does not exist"),
+        (lambda p: os.mkfifo(p), "9.png: not a regular file"),
+        (lambda p: p.symlink_to("/dev/zero"), "9.png: not a regular file"),
+    ):
+        make(tmp_path / "cat" / "9.png")
+        with one_line(told):
+            load_dataset(str(tmp_path))
+        (tmp_path / "cat" / "9.png").unlink()
+    assert len(load_dataset(str(tmp_path))) == 4
 
 
 def test_a_folder_with_splits_keeps_the_numbers_of_classes_that_a_split_lacks(tmp_path):

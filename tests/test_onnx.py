@@ -1,6 +1,7 @@
 """ONNX files: what is read, converted and refused, held against onnxruntime."""
 
 import gzip
+import json
 
 import numpy as np
 import onnx
@@ -259,6 +260,86 @@ def test_weights_and_graph_are_the_identity_and_labels_are_not(tmp_path):
     assert slope["weights"] == first["weights"]
     (tmp_path / "d.onnx.gz").write_bytes(gzip.compress(made.SerializeToString()))
     assert read_checkpoint(tmp_path / "d.onnx.gz").identity == slope
+
+
+CONFIG = {"model_type": "vit", "id2label": {str(i): f"class {i}" for i in range(4)}}
+PICTURES = {
+    "image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8},
+    "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7],
+}  # fmt: skip
+
+
+def exported(folder, name="model.onnx", config=CONFIG, pictures=PICTURES):
+    """A folder as optimum leaves it: a graph, and the JSON of the network that it was."""
+    nodes = [node("Flatten", "x", out="a"), node("Gemm", "a", "w", out="y")]
+    made = model(nodes, ["N", 3, 8, 8], {"w": weight(192, 4)})
+    for place, said in (("config.json", config), ("preprocessor_config.json", pictures)):
+        if said is not None:
+            (folder / place).write_text(said if isinstance(said, str) else json.dumps(said))
+    (folder / name).parent.mkdir(exist_ok=True)
+    written(folder / name, made)
+    return made
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "onnx/model.onnx"])
+@pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
+def test_the_json_beside_a_graph_says_what_its_pictures_and_classes_are(tmp_path, name, whole):
+    made = exported(tmp_path, name)
+    found = read_checkpoint(tmp_path if whole else tmp_path / name)
+    assert found.path == str(tmp_path if whole else tmp_path / name)
+    assert found.label_names == ("class 0", "class 1", "class 2", "class 3")
+    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    assert found.pipeline.described().startswith("resized to 8×8")
+    assert any("preprocessor_config.json in" in note for note in found.notes)
+    assert any("network from" in note for note in found.notes) == whole
+    x = torch.rand(3, 3, 8, 8)
+    mean, std = (torch.tensor(PICTURES[k])[:, None, None] for k in ("image_mean", "image_std"))
+    expected = original(made, (x - mean) / std, (3, 3, 8, 8))
+    assert torch.allclose(found.load()(x), expected, atol=1e-5)
+    given = read_checkpoint(tmp_path / name, mean=(0, 0, 0), std=(1, 1, 1))
+    assert torch.allclose(given.load()(x), original(made, x, (3, 3, 8, 8)), atol=1e-5)
+
+
+def test_a_graph_may_be_given_its_channels_in_the_other_order(tmp_path):
+    made = exported(tmp_path, config=None)
+    plain = read_checkpoint(tmp_path / "model.onnx")
+    exported(tmp_path, config=None, pictures={**PICTURES, "do_flip_channel_order": True,
+             "image_processor_type": "MobileViTImageProcessor", "do_center_crop": False})  # fmt: skip
+    found, x = read_checkpoint(tmp_path / "model.onnx"), torch.rand(3, 3, 8, 8)
+    assert found.identity != plain.identity
+    assert torch.allclose(found.load()(x), original(made, x.flip(1), (3, 3, 8, 8)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"config": {**CONFIG, "id2label": {"0": "a", "1": "b"}}}, "classes 2, but the graph's 4"),
+        ({"pictures": {**PICTURES, "size": {"height": 9, "width": 9}}}, "but the graph's"),
+        ({"pictures": {"image_processor_type": "OwnProcessor"}}, "OwnProcessor"),
+        ({"config": "[1]"}, "config.json"),
+    ],
+)
+def test_json_of_another_network_is_not_taken_and_told(tmp_path, said, told):
+    exported(tmp_path, **said)
+    found = read_checkpoint(tmp_path / "model.onnx")
+    assert (found.mean, found.label_names, found.pipeline) == (None, (), None)
+    (line,) = [line for line in found.warnings if line.startswith("not used: ")]
+    assert told in line
+    assert any("unknown preprocessing" in line for line in found.warnings)
+
+
+def test_of_several_graphs_in_a_folder_none_is_guessed(tmp_path):
+    exported(tmp_path)
+    exported(tmp_path, "onnx/model_quantized.onnx")
+    with pytest.raises(
+        CheckpointError, match=r"name one of them: model\.onnx, onnx/model_quantized\.onnx"
+    ):
+        read_checkpoint(tmp_path)
+    (tmp_path / "onnx/model_quantized.onnx").unlink()
+    (tmp_path / "model.onnx").rename(tmp_path.parent / "elsewhere.onnx")
+    (tmp_path / "model.onnx").symlink_to(tmp_path.parent / "elsewhere.onnx")
+    with pytest.raises(CheckpointError, match="link out of the folder"):
+        read_checkpoint(tmp_path)
 
 
 def test_names_in_a_file_are_never_run(tmp_path):

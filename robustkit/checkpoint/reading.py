@@ -17,9 +17,10 @@ from robustkit import models
 from robustkit.checkpoint import architecture, named
 from robustkit.checkpoint.boundary import boundary
 from robustkit.checkpoint.checkpoint import ADAPTER, Checkpoint
-from robustkit.checkpoint.folder import open_folder
+from robustkit.checkpoint.folder import open_folder, open_only_graph
 from robustkit.checkpoint.foreign import foreign_weights
 from robustkit.checkpoint.formats import PROGRAMS, detect_format, find_checkpoint
+from robustkit.checkpoint.graphs import read_graph
 from robustkit.checkpoint.libraries import (
     Declared,
     build,
@@ -34,7 +35,6 @@ from robustkit.checkpoint.metadata import (
     check_normalisation,
     parse_metadata,
 )
-from robustkit.checkpoint.onnxfile.reading import read_onnx
 from robustkit.checkpoint.readings import (
     StateReading,
     carries_normalisation,
@@ -128,7 +128,14 @@ def _read(
 ) -> Checkpoint:
     said = as_named(Said(given, read_sidecar(file), published), progress)
     if file.is_dir():
-        return _read_folder(file, said)
+        with open_only_graph(file) as graph:
+            if graph is None:
+                return _read_folder(file, said)
+            path, opened = graph
+            note = f"network from {path.relative_to(file)}"
+            with boundary(path):
+                found = _read_onnx(path, opened, said)
+            return replace(found, path=str(file), notes=(note, *found.notes))
     # opened once: what is judged, read and digested is one file, whatever takes its name meanwhile
     with boundary(file), file.open("rb") as opened:
         kind = detect_format(file, opened)
@@ -169,26 +176,7 @@ def _read_program(
 
 
 def _read_onnx(path: Path, file: BufferedReader, said: Said) -> Checkpoint:
-    sha256 = open_digest(file)
-    found = read_onnx(path, file, sha256)
-    base = Checkpoint(
-        path=str(path),
-        sha256=sha256,
-        format="ONNX",
-        container="",
-        prefix="",
-        weights=weights_digest(found.state),
-        extra=dict(found.extra),
-        input_shape=found.shape,
-        num_classes=found.num_classes,
-        notes=found.notes,
-        _network=found.make,
-    )
-    recorded = CheckpointMetadata()
-    if found.pixels is not None:
-        recorded = CheckpointMetadata(mean=found.pixels[:1], std=found.pixels[1:])
-    known = merged(base, said, recorded)
-    network = {"graph": found.graph, "pins": dict(found.pins)}
+    known, network = read_graph(path, file, said)
     return _identified(_of_itself(known, said.given, "an ONNX file"), network)
 
 

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
@@ -81,8 +80,8 @@ def open_classes(folder: Path, split: str) -> Opened:
 
 def has_class_folders(folder: Path) -> bool:
     """Whether a picture stands in a folder within the folder, at any depth."""
-    inside = (names for child in _folders(folder) for _, _, names in os.walk(child))
-    return any(Path(name).suffix.lower() in SUFFIXES for names in inside for name in names)
+    inside = (path for child in _folders(folder) for path in _files(child))
+    return any(path.suffix.lower() in SUFFIXES for path in inside)
 
 
 def _opened(
@@ -128,18 +127,35 @@ def _folders(folder: Path) -> list[Path]:
 def _pictures(folder: Path) -> list[Path]:
     """The pictures at any depth under a class folder, in alphabetical order.
 
+    Links are followed, to pictures and to folders: subsets are made of them, and a picture is data.
+
     Raises:
-        DataError: a folder that cannot be read: its pictures must not vanish without a word.
+        DataError: a folder that cannot be read, a link to nothing, or a pipe or device of a
+            picture's name: pictures must not vanish without a word.
     """
-    # Path.rglob passes over what it may not read
-    inside = os.walk(folder, onerror=_unreadable) if folder.is_dir() else ()
-    found = (Path(parent, name) for parent, _, names in inside for name in names)
-    return sorted(
-        path
-        for path in found
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    files = _files(folder) if folder.is_dir() else ()
+    named = (p for p in files if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    found = sorted(named)
+    for path in found:
+        if not path.is_file():
+            gone = path.is_symlink() and not path.exists()
+            what = "a link to a file that does not exist" if gone else "not a regular file"
+            raise DataError(f"{path}: {what}; remove it, or put the image there")
+    return found
 
 
-def _unreadable(error: OSError) -> NoReturn:
-    raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
+def _files(folder: Path) -> Iterator[Path]:
+    """All files under a folder; each folder once, however many links lead there."""
+    waiting, seen = [folder], set[str]()
+    while waiting:
+        real = os.path.realpath(place := waiting.pop())
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            with os.scandir(place) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f"{place}: cannot be read: {error.strerror}") from error
+        waiting += [place / entry.name for entry in reversed(inside) if entry.is_dir()]
+        yield from (place / entry.name for entry in inside if not entry.is_dir())

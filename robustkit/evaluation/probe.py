@@ -10,7 +10,7 @@ from torch import Tensor
 from robustkit.attacks.contract import FEW, check_contract
 from robustkit.attacks.library import seeded
 from robustkit.attacks.victim import VOTES
-from robustkit.checkpoint.adapter import Classifier, OneByOne
+from robustkit.checkpoint.adapter import Classifier, Flipped, OneByOne
 from robustkit.data import Dataset
 from robustkit.errors import DataError, NetworkFailed
 from robustkit.evaluation.model import EVALUATED
@@ -103,8 +103,11 @@ def _converted(model: torch.nn.Module, images: Tensor) -> tuple[str, ...]:
     holder = _inside(model)
     if not isinstance(holder, Classifier):
         return ()
-    tell: Any = getattr(holder.network, "told", None)
-    return () if tell is None else tuple(tell(holder.pixels(images)))
+    network, pixels = holder.network, holder.pixels(images)
+    if isinstance(network, Flipped):
+        network, pixels = network.network, pixels.flip(1)
+    tell: Any = getattr(network, "told", None)
+    return () if tell is None else tuple(tell(pixels))
 
 
 def _inside(model: torch.nn.Module) -> torch.nn.Module:

@@ -8,8 +8,9 @@ that the network itself takes them for; PGD with a few steps and one start, at a
 survive, and nearly all planned passes are made. The same forward and backward passes are then made by a
 bare loop over images of the same batch size, and processor times compared, since other load does not
 count there: the target is 1.1. What comes before (pictures, checks of the network, a choice of batches)
-does not grow with the attack, and is timed on its own. Memory is the process's largest; the bar's share of done work is held against the
-share of processor time. Each network runs in a process of its own.
+does not grow with the attack, and is timed on its own. Memory is the process's largest; the bar's share of done
+work is held against the share of the time since images began, by the processor's clock and by the wall's, which
+it tells. Each network runs in a process of its own.
 """
 
 import argparse
@@ -103,13 +104,21 @@ def measure(name: str, options: argparse.Namespace) -> None:
         protocol = evaluation.resolve_protocol(
             "pgd", data, [options.epsilon], settings=[f"steps={options.steps}", "restarts=1"]
         )
-        told: list[tuple[float, float]] = []
+        told: list[tuple[float, float, float]] = []
 
         def progress(done: float, total: int) -> None:
-            told.append((time.process_time(), done / total))
+            told.append((time.process_time(), time.perf_counter(), done / total))
+
+        def stage(words: str) -> None:
+            if not words:  # images begin
+                progress(0, 1)
 
         given = evaluation.RunOptions(
-            progress=progress, device="cpu", batch_size=options.batch_size or "auto", told=print
+            progress=progress,
+            stage=stage,
+            device="cpu",
+            batch_size=options.batch_size or "auto",
+            told=print,
         )
         evaluated = evaluation.from_checkpoint(checkpoint, len(data.classes))
         record = evaluation.run(evaluated, data, protocol, Path(folder) / "runs", given)
@@ -127,8 +136,13 @@ def measure(name: str, options: argparse.Namespace) -> None:
         alone = passes[0] - passes[1]
         expected = alone * costs[0] + passes[1] * costs[1]
         before, took = told[0][0] - times[1], told[-1][0] - told[0][0]
-        at = [t - told[0][0] for t, _ in told]
-        off = largest_difference(at, [share for _, share in told], at[-1])
+        off = [
+            largest_difference(
+                [t[clock] - told[0][clock] for t in told], [t[2] for t in told], whole
+            )
+            for clock in (0, 1)
+            for whole in [told[-1][clock] - told[0][clock]]
+        ]
         left = sum(text is None for text in record.table["fooled_at"].to_pylist())
         print(
             f"{name}, {len(data)} images, PGD-{options.steps}, {left} survive: batches of {batch}; {passes[0]} forward "
@@ -136,7 +150,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
             f"of the bare loop's ({costs[0]:.2f} s forward, {costs[1]:.2f} s with backward an image); "
             f"before that the pictures {times[1] - times[0]:.1f} s, checks and a choice of batches "
             f"{before:.0f} s; {most:.1f} GiB at most, {memory():.1f} with the bare loop; the bar off by "
-            f"{off:.0f} points",
+            f"{off[0]:.0f} points of the processor's time, {off[1]:.0f} of the clock's",
             flush=True,
         )
 

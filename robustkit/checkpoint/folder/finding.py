@@ -27,6 +27,8 @@ OTHERS = (
 """beginnings of the names of what training code keeps beside weights"""
 SECOND = re.compile(r"(model|pytorch_model)_\d+\.(safetensors|bin)")
 """how accelerate names further networks"""
+GRAPHS = "onnx"
+"""a folder inside one that has JSON, for ONNX files"""
 METADATA = ".metadata"
 """of torch.distributed.checkpoint"""
 DEPTH = 3
@@ -67,7 +69,7 @@ def find_weights(files: FolderFiles) -> WeightFiles:
         return found
     if reason := foreign_folder(files.names):
         raise CheckpointError(f"{files.path}: {reason}")
-    if graphs := [name for name in files.names if name.endswith(".onnx")]:
+    if graphs := [str(inner.path.relative_to(files.path) / name) for inner, name in _graphs(files)]:
         raise CheckpointError(
             f"{files.path}: a folder of ONNX files; name one of them: {listed(graphs)}"
         )
@@ -76,6 +78,26 @@ def find_weights(files: FolderFiles) -> WeightFiles:
         f"{files.path}: a folder without weights (expected model.safetensors, "
         f"pytorch_model.bin, shards, or a torch or DeepSpeed checkpoint){beside}"
     )
+
+
+def find_only_graph(files: FolderFiles) -> tuple[FolderFiles, str] | None:
+    """The one ONNX file of a folder without other weights, and the folder that it stands in.
+
+    Where there are several, one of the usual name is not guessed to be the one that is meant.
+    """
+    graphs = list(_graphs(files))
+    if len(graphs) != 1 or "adapter_config.json" in files.names or foreign_folder(files.names):
+        return None
+    if any(_is_candidate(name) or name.endswith(INDEX) for name in files.names):
+        return None
+    return None if any(_folders_with_weights(files)) or _latest(files) else graphs[0]
+
+
+def _graphs(files: FolderFiles) -> Iterator[tuple[FolderFiles, str]]:
+    """The ONNX files of a folder, and of the one inside that exporters put them in."""
+    inner = [files.at(GRAPHS)] if GRAPHS in files.folders else []
+    for folder in (files, *inner):
+        yield from ((folder, name) for name in folder.names if name.endswith(".onnx"))
 
 
 def _in_folder(files: FolderFiles) -> WeightFiles | None:

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from robustkit.checkpoint.boundary import boundary
 from robustkit.checkpoint.folder.distributed import read_distributed
 from robustkit.checkpoint.folder.files import open_files
-from robustkit.checkpoint.folder.finding import WeightFiles, find_weights
+from robustkit.checkpoint.folder.finding import WeightFiles, find_only_graph, find_weights
 from robustkit.checkpoint.folder.shards import read_shards, reader_of, without_others
 from robustkit.checkpoint.folder.words import read_words
 from robustkit.checkpoint.folder.zero import read_zero
@@ -57,6 +58,18 @@ def open_folder(path: Path, selection: Selection = ALL) -> Iterator[Folder]:
         weights = _opened(found, selection)
         notes = (found.note, *weights.notes) if found.note else weights.notes
         yield Folder(path, replace(weights, notes=notes), words, files.digest())
+
+
+@contextmanager
+def open_only_graph(path: Path) -> Iterator[tuple[Path, BufferedReader] | None]:
+    """The one ONNX file of a folder without other weights, with its path; None: there is none.
+
+    Raises:
+        CheckpointError: it leads outside, or cannot be read.
+    """
+    with boundary(path), open_files(path) as files:
+        found = find_only_graph(files)
+        yield None if found is None else (found[0].path / found[1], found[0].open(found[1]))
 
 
 def _opened(found: WeightFiles, selection: Selection) -> Weights:

@@ -6,6 +6,7 @@ from robustkit.checkpoint.libraries.reading import (
     build,
     check_buildable,
     read_declared,
+    read_prepared,
     reading_of,
     rows_of_head,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "build",
     "check_buildable",
     "read_declared",
+    "read_prepared",
     "reading_of",
     "robustbench",
     "rows_of_head",

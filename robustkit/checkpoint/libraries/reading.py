@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,19 @@ def read_declared(words: Mapping[str, Mapping[str, Any]], where: str) -> Declare
     return found
 
 
+def read_prepared(words: Mapping[str, Mapping[str, Any]], where: str) -> Declared | None:
+    """What a folder's JSON says of its pictures alone, whatever the network; None: nothing.
+
+    Raises:
+        CheckpointError: as `read_declared`.
+    """
+    if (processing := read_processing(words, where)) is None:
+        return None
+    found = _of_processing({}, processing, where)
+    check_normalisation(found.known.mean, found.known.std, where)
+    return found
+
+
 def _of_timm(said: Mapping[str, Any], where: str) -> Declared:
     name = timm.architecture(said, where)
     return Declared(
@@ -66,14 +80,24 @@ def _of_timm(said: Mapping[str, Any], where: str) -> Declared:
 def _of_transformers(
     said: Mapping[str, Any], processing: Processing | None, where: str
 ) -> Declared:
-    channels = table.side(said.get("num_channels", 3), "num_channels", where)
-    size = processing.output if processing else None
-    return Declared(
-        library="transformers",
+    return replace(
+        _of_processing(said, processing, where),
         architecture=hf.architecture(said, where),
         arguments=hf.arguments(said, where),
         num_classes=hf.num_classes(said, where),
         label_names=hf.label_names(said, where),
+    )
+
+
+def _of_processing(said: Mapping[str, Any], processing: Processing | None, where: str) -> Declared:
+    channels = table.side(said.get("num_channels", 3), "num_channels", where)
+    size = processing.output if processing else None
+    return Declared(
+        library="transformers",
+        architecture="",
+        arguments={},
+        num_classes=None,
+        label_names=(),
         normalisation=processing.normalisation if processing else None,
         input_shape=(channels, *size) if size else None,
         pipeline=processing.pipeline(channels) if processing else None,
