@@ -167,7 +167,7 @@ def bad(value):
         (bad(0.2), [0, -1, 0], "image 1 has label -1"),
         (bad(0.2), [0, 5, 0], "image 1 has label 5, but there are 2 classes"),
         (bad(0.2), [0.0, 1.0, 0.0], "labels of type float64"),
-        (bad(0.2), [[0, 1], [1, 0], [0, 1]], "labels of shape"),
+        (bad(0.2), [[0, 1], [1, 0], [0, 1]], "labels of shape .* one-hot labels take the argmax"),
         (bad(0.2)[0, 0], [0, 1], "images of shape 2x2"),
         (np.zeros((0, 1, 2, 2), np.uint8), [], "labels of type float64|no images"),
         (np.zeros((0, 1, 2, 2), np.uint8), np.zeros(0, int), "no images"),

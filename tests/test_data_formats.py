@@ -412,6 +412,7 @@ def pictures(folder, rows=range(7)):
     [
         ("own.csv", "path,label\n" + "".join(f"p/{r}.png,{LABELS[r]}\n" for r in range(7))),
         ("own.csv", "".join(f"{NAMES[LABELS[r]]};p/{r}.png\n\n" for r in range(7))),
+        ("own.csv", "path,label\n" + "".join(f"p\\{r}.png,{LABELS[r]}\n" for r in range(7))),
         (
             "own.tsv",
             "\ufefflabel\tauthor\tFILE_NAME\tsplit\n"
@@ -447,7 +448,7 @@ def test_pictures_outside_of_the_tables_folder_are_on_record(tmp_path):
         ("", "own.csv: the file is empty"),
         ("path,label\n", "no rows in the split 'test'"),
         ("path,label\nhttps://a.b/c.png,1\n", "line 2: 'https://a.b/c.png' is a web address"),
-        ("path,label\n0.png,1\ngone.png,1\n", "line 3: '.*gone.png': no such file"),
+        ("path,label\n0.png,1\ngone.png,1\n", "line 3: '.*gone.png': no such file; paths are rel"),
         ("path,label\n0.png,1\n0.png\n", "line 3: 1 columns where the first line has 2"),
         ("path,label\n0.png,\n", "line 2: no label"),
         ("path,label\n0.png,1\n0.png,cat\n", "line 2: the label '1' is a number, but 'cat' is"),

@@ -282,6 +282,25 @@ def test_a_link_to_nothing_or_a_pipe_is_no_picture_that_vanishes(tmp_path):
     assert len(load_dataset(str(tmp_path))) == 4
 
 
+def test_a_folder_above_the_class_folders_is_told_which_is_meant(tmp_path):
+    write_folder(tmp_path / "data" / "images", some_images(4), ["cat", "dog"] * 2)
+    with one_line(f"one class folder, .* pass --data {tmp_path}/data/images$"):
+        load_dataset(str(tmp_path))
+    assert load_dataset(str(tmp_path / "data" / "images")).classes == ("cat", "dog")
+    # one class may have folders inside where pictures stand above them, too
+    write_folder(tmp_path, some_images(1), ["data"])
+    assert load_dataset(str(tmp_path)).classes == ("data",)
+
+
+def test_pictures_that_are_not_read_are_counted(tmp_path):
+    write_folder(tmp_path, some_images(4), ["cat", "dog"] * 2)
+    for number in range(3):
+        (tmp_path / "dog" / f"{number}.HEIC").write_bytes(b"x")
+    (warning,) = load_dataset(str(tmp_path)).warnings
+    assert "3 .heic files are not read" in warning
+    assert load_dataset(str(tmp_path), classes="1,0").warnings == (warning,)
+
+
 def test_a_folder_with_splits_keeps_the_numbers_of_classes_that_a_split_lacks(tmp_path):
     write_folder(tmp_path / "train", some_images(3), ["a", "b", "c"])
     write_folder(tmp_path / "test", some_images(2), ["b", "c"])

@@ -86,6 +86,33 @@ def test_what_the_checkpoint_says_itself_is_no_likely_cause():
         assert {option for option in ("--classes", "--mean") if option in warning} == told
 
 
+def test_labels_from_1_are_told_from_labels_from_0():
+    images, labels = arrays()
+    with pytest.raises(DataError, match="numbered from 1, subtract 1"):
+        evaluate(FirstPixels(), (images, labels + 1), "clean")
+    with pytest.raises(DataError, match=r"has 4$"):
+        evaluate(FirstPixels(), (images, np.where(labels == 2, 3, labels)), "clean")
+
+
+def test_a_record_of_the_same_network_in_another_file_says_nothing_of_that_file(tmp_path):
+    weights = {"0.weight": torch.eye(16)[:3] * 10, "0.bias": torch.zeros(3)}
+    code = "from torch import nn\nmake = lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3))\n"
+    (tmp_path / "own.py").write_text(code)
+    renamed = {f"1.{k.partition('.')[2]}": v for k, v in weights.items()}
+    torch.save({**renamed, "loss.weight": torch.ones(3)}, tmp_path / "a.pt")
+    torch.save(renamed, tmp_path / "b.pt")
+    model, found = f"{tmp_path / 'own.py'}:make", {}
+    for name, ignored in (("a.pt", "loss.*"), ("b.pt", None)):
+        read = read_checkpoint(tmp_path / name, model=model, ignore=ignored)
+        found[name] = evaluate(read, arrays(), "clean", out=tmp_path / "runs")
+    assert found["a.pt"].digest == found["b.pt"].digest
+    assert any("loss.weight" in n for n in found["a.pt"].header["checkpoint"]["notes"])
+    said = found["b.pt"].header
+    assert said["checkpoint"]["path"].endswith("b.pt")
+    assert not any("loss.weight" in note for note in said["checkpoint"]["notes"])
+    assert said["warnings"] == found["a.pt"].header["warnings"]
+
+
 def test_images_of_one_class_are_told_to_say_nothing():
     images, labels = arrays()
     (warning,) = warnings_of(FirstPixels(), (images[labels == 1], labels[labels == 1]))

@@ -269,6 +269,10 @@ PICTURES = {
 }  # fmt: skip
 
 
+def colours():
+    return torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
 def exported(folder, name="model.onnx", config=CONFIG, pictures=PICTURES):
     """A folder as optimum leaves it: a graph, and the JSON of the network that it was."""
     nodes = [node("Flatten", "x", out="a"), node("Gemm", "a", "w", out="y")]
@@ -292,7 +296,7 @@ def test_the_json_beside_a_graph_says_what_its_pictures_and_classes_are(tmp_path
     assert found.pipeline.described().startswith("resized to 8×8")
     assert any("preprocessor_config.json in" in note for note in found.notes)
     assert any("network from" in note for note in found.notes) == whole
-    x = torch.rand(3, 3, 8, 8)
+    x = colours()
     mean, std = (torch.tensor(PICTURES[k])[:, None, None] for k in ("image_mean", "image_std"))
     expected = original(made, (x - mean) / std, (3, 3, 8, 8))
     assert torch.allclose(found.load()(x), expected, atol=1e-5)
@@ -305,7 +309,7 @@ def test_a_graph_may_be_given_its_channels_in_the_other_order(tmp_path):
     plain = read_checkpoint(tmp_path / "model.onnx")
     exported(tmp_path, config=None, pictures={**PICTURES, "do_flip_channel_order": True,
              "image_processor_type": "MobileViTImageProcessor", "do_center_crop": False})  # fmt: skip
-    found, x = read_checkpoint(tmp_path / "model.onnx"), torch.rand(3, 3, 8, 8)
+    found, x = read_checkpoint(tmp_path / "model.onnx"), colours()
     assert found.identity != plain.identity
     assert torch.allclose(found.load()(x), original(made, x.flip(1), (3, 3, 8, 8)), atol=1e-5)
 
@@ -340,6 +344,32 @@ def test_of_several_graphs_in_a_folder_none_is_guessed(tmp_path):
     (tmp_path / "model.onnx").symlink_to(tmp_path.parent / "elsewhere.onnx")
     with pytest.raises(CheckpointError, match="link out of the folder"):
         read_checkpoint(tmp_path)
+
+
+def test_a_sigmoid_at_the_end_hides_no_gradient(tmp_path):
+    made = exported(tmp_path, config=None, pictures=None)
+    made.graph.node.append(node("Sigmoid", "y", out="p"))
+    large = numpy_helper.to_array(made.graph.initializer[0]) * 1000
+    made.graph.initializer[0].CopyFrom(numpy_helper.from_array(large, "w"))
+    made.graph.output[0].name = "p"
+    found = read_checkpoint(written(tmp_path / "b.onnx", made))
+    assert any("before the final Sigmoid" in note for note in found.notes)
+    x = colours().requires_grad_()
+    logits = found.load()(x)
+    assert torch.allclose(logits.sigmoid(), original(made, x.detach(), (3, 3, 8, 8)), atol=1e-3)
+    assert (torch.autograd.grad(logits.sum(), x)[0] != 0).all()
+
+
+def test_numbers_of_a_folder_s_one_graph_are_no_weights_beside_it(tmp_path):
+    made = exported(tmp_path)
+    onnx.save(made, tmp_path / "model.onnx", save_as_external_data=True, location="numbers.bin",
+              size_threshold=0)  # fmt: skip
+    x = colours()
+    expected = read_checkpoint(tmp_path / "model.onnx").load()(x)
+    assert torch.equal(read_checkpoint(tmp_path).load()(x), expected)
+    torch.save({"fc.weight": torch.ones(2, 3)}, tmp_path / "weights.bin")
+    with pytest.raises(CheckpointError, match=r"numbers\.bin: unknown format"):
+        read_checkpoint(tmp_path)  # no graph is taken where there are weights, too
 
 
 def test_names_in_a_file_are_never_run(tmp_path):

@@ -28,6 +28,7 @@ from robustkit.data import Dataset
 from robustkit.display.progress import Watch, watched
 from robustkit.evaluation import RunOptions
 from robustkit.evaluation.config import Prove, resolve_protocol
+from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import Precision
 from robustkit.protocol import Epsilons, Given, Norm, Target
 from robustkit.record import Evaluation
@@ -174,16 +175,25 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
             options = replace(options, save_adversarial=scratch / "adversarial.npz")
         own = evaluated(loaded, dataset, name, image_by_image=image_by_image)
         found = evaluation.run(own, dataset, protocol, folder, options, other, prove)
-        found = _of(dataset, found)
+        found = _of(dataset, own, found)
         tracking.track_evaluation(tracker, name_of(loaded, name), found, command)
         return (found, _adversarial(options)) if return_adversarial else found
 
 
-def _of(data: Dataset, found: Evaluation) -> Evaluation:
-    """A record as one of these images: it may be older, and of the same under another name."""
+def _of(data: Dataset, model: EvaluatedModel, found: Evaluation) -> Evaluation:
+    """A record as one of these images and this network.
+
+    It may be older, and of the same under another name; or in another file, whose notes and
+    warnings say nothing of this one.
+    """
     own = {key: getattr(data, key) for key in ("name", "title", "split", "source")}
     own["notes"] = list(data.notes)
-    return replace(found, header={**found.header, "data": {**found.header["data"], **own}})
+    header = {**found.header, "data": {**found.header["data"], **own}}
+    earlier, now = found.header["checkpoint"], dict(model.header)
+    if earlier["path"] != now["path"] and earlier.get("warnings") is not None:
+        others = [text for text in header["warnings"] if text not in earlier["warnings"]]
+        header |= {"checkpoint": now, "warnings": [*now["warnings"], *others]}
+    return replace(found, header=header)
 
 
 def _adversarial(options: RunOptions) -> Images:

@@ -1,7 +1,8 @@
 """Folders of class folders, as torchvision's ImageFolder reads them: one picture a file."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from robustkit.errors import DataError
 from robustkit.parsing import whole
 
 SPLIT_FOLDERS = frozenset(SPLITS) - {"extra"}
+UNREAD = frozenset(
+    [".heic", ".heif", ".avif", ".jxl", ".jp2", ".tga", ".svg", ".dng", ".raw", ".psd", ".exr"]
+)
+"""pictures' suffixes whose files are not read"""
 NO_CLASSES = ("__MACOSX", "@eaDir", "__pycache__")
 """folders that archives of macOS, file servers and Python leave among others"""
 
@@ -58,7 +63,7 @@ def open_folder(folder: Path, split: str, names: Sequence[str] = ()) -> Opened:
     )
     if splits and chosen == folder:
         known = ", ".join(child.name for child in splits)
-        raise DataError(f"{folder}: no split {split!r}; it has: {known}")
+        raise DataError(f"{folder}: no split {split!r}; it has: {known} (--split chooses)")
     if not splits and split not in ("test", WHOLE):
         raise DataError(f"{folder}: no split {split!r}; the folder is not divided into splits")
     # a class that has no test image keeps its number
@@ -97,6 +102,8 @@ def _opened(
         instead = f"; name the table instead: --data {folder / tables[0]}" if tables else ""
         raise DataError(f"{folder}: no images in class folders (folder/CLASS/image.png){instead}")
     paths, labels = zip(*files, strict=True)
+    if len(found) == 1 and not numbered:
+        _check_depth(folder, folder / found[0], paths)
     told: list[str] = []
     empty = tuple(names[n] for n in sorted(set(range(len(names))) - set(labels)))
     if empty and not numbered and split == WHOLE:
@@ -115,8 +122,46 @@ def _opened(
     origin = {"folder": str(folder)}
     warned = tuple(told)
     return Opened(
-        source, split, names, numbered, empty, origin, if_in_place=warned, files=stamps(paths)
+        source,
+        split,
+        names,
+        numbered,
+        empty,
+        origin,
+        warnings=tuple(_passed_over(folder, found)),
+        if_in_place=warned,
+        files=stamps(paths),
     )
+
+
+def _check_depth(folder: Path, place: Path, pictures: Sequence[Path]) -> None:
+    """Nothing, unless the one class folder seems to hold the class folders themselves.
+
+    Raises:
+        DataError: pictures stand in several folders inside, and in none above these.
+    """
+    while len(inside := _folders(place)) == 1 and not any(p.parent == place for p in pictures):
+        place = inside[0]
+    if len(inside) > 1 and not any(p.parent == place for p in pictures):
+        raise DataError(
+            f"{folder}: has one class folder, and all its images stand in folders inside it; if "
+            f"those are the classes, pass --data {place}"
+        )
+
+
+def _passed_over(folder: Path, classes: Iterable[str]) -> Iterator[str]:
+    """A word on pictures that are not read."""
+    found = Counter(
+        suffix
+        for name in classes
+        for path in _files(folder / name)
+        if (suffix := path.suffix.lower()) in UNREAD and not path.name.startswith(".")
+    )
+    for suffix, count in sorted(found.items()):
+        yield (
+            f"{folder}: {count} {suffix} file{'s are' if count > 1 else ' is'} not read, and no "
+            "part of the data; convert to PNG or JPEG"
+        )
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -133,9 +178,11 @@ def _pictures(folder: Path) -> list[Path]:
         DataError: a folder that cannot be read, a link to nothing, or a pipe or device of a
             picture's name: pictures must not vanish without a word.
     """
-    files = _files(folder) if folder.is_dir() else ()
-    named = (p for p in files if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    found = sorted(named)
+    found = sorted(
+        path
+        for path in _files(folder)
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
     for path in found:
         if not path.is_file():
             gone = path.is_symlink() and not path.exists()
@@ -146,7 +193,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> Iterator[Path]:
     """All files under a folder; each folder once, however many links lead there."""
-    waiting, seen = [folder], set[str]()
+    waiting, seen = [folder] if folder.is_dir() else [], set[str]()
     while waiting:
         real = os.path.realpath(place := waiting.pop())
         if real in seen:

@@ -29,6 +29,7 @@ from robustkit.files import file_digest, find, names
 
 FILES = (".npz", ".npy", ".parquet", ".arrow", ".tar", ".csv", ".tsv", ".pt", ".pth")
 """ends of the names of files that are data sets"""
+ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 def load_dataset(
@@ -178,7 +179,8 @@ def open_path(path: Path, split: str) -> Opened:
             return open_tensors(path, split)
         case ".csv" | ".tsv":
             return open_table(path, split)
-    raise DataError(f"{path}: expected a folder, {', '.join(FILES[:-1])} or {FILES[-1]}")
+    packed = "; extract the archive" if path.suffix.lower() in ARCHIVES else ""
+    raise DataError(f"{path}: expected a folder, {', '.join(FILES[:-1])} or {FILES[-1]}{packed}")
 
 
 def _open_folder(folder: Path, split: str) -> Opened:

@@ -247,7 +247,10 @@ def checked_labels(labels: Any, where: str) -> Labels:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
-        raise DataError(f"{where}: labels of shape {labels.shape}; expected one integer per image")
+        one_hot = "; of one-hot labels take the argmax" if labels.ndim == 2 else ""
+        raise DataError(
+            f"{where}: labels of shape {labels.shape}; expected one integer per image{one_hot}"
+        )
     if labels.dtype.kind not in "iu":
         raise DataError(f"{where}: labels of type {labels.dtype}; expected integers from 0 on")
     whole: Labels = labels.astype(np.int64)

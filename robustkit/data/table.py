@@ -51,7 +51,10 @@ def open_table(path: Path, split: str) -> Opened:
     rows, own, others = read_rows(path, split)
     for row in rows:
         if not _is_file(row.path):
-            raise DataError(f"{path}: line {row.line}: {quoted(str(row.path))}: no such file")
+            raise DataError(
+                f"{path}: line {row.line}: {quoted(str(row.path))}: no such file; paths are "
+                "relative to the table's folder, or absolute"
+            )
 
     def where(position: int) -> str:
         return f"{path}: line {rows[position].line}"
@@ -197,4 +200,5 @@ def _picture(text: str, folder: Path, where: str) -> Path:
         raise DataError(f"{where}: {quoted(text)} is a web address; download the images first")
     if not text:
         raise DataError(f"{where}: no path")
-    return folder / text
+    # as Windows has it, where no file here is called so
+    return folder / (text if _is_file(folder / text) else text.replace("\\", "/"))

@@ -20,7 +20,7 @@ EVALUATED = ", or evaluate it image by image (--image-by-image; image_by_image=T
 """what can be done where a network's logits depend on the batch, and it stays as it is"""
 ALONE = {"image_by_image": True}
 """in a key and a record's header, of a network whose images never share a batch"""
-CHECKPOINT_KEYS = ("path", *RECORDED, "weights", "preprocessing", "notes")
+CHECKPOINT_KEYS = ("path", *RECORDED, "weights", "preprocessing", "notes", "warnings")
 """what a record's header says of the checkpoint"""
 
 

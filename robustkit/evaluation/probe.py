@@ -79,6 +79,8 @@ def probe(
     classes, random = check_contract(model, images, instead, source)
     if not _classes_fit(classes, data):
         instead = ""
+        if len(data.classes) == classes + 1 and int(data.labels.min()) == 1:
+            instead = "; if its labels are numbered from 1, subtract 1: they are counted from 0"
         if len(data.classes) < classes:
             instead = (
                 f"; if these are a subset of them, pass --num-classes {classes}, and "

@@ -88,9 +88,16 @@ def find_only_graph(files: FolderFiles) -> tuple[FolderFiles, str] | None:
     graphs = list(_graphs(files))
     if len(graphs) != 1 or "adapter_config.json" in files.names or foreign_folder(files.names):
         return None
-    if any(_is_candidate(name) or name.endswith(INDEX) for name in files.names):
+    candidates = [name for name in files.names if _is_candidate(name) or name.endswith(INDEX)]
+    if not all(_is_of_graph(files, name) for name in candidates):
         return None
     return None if any(_folders_with_weights(files)) or _latest(files) else graphs[0]
+
+
+def _is_of_graph(files: FolderFiles, name: str) -> bool:
+    """Whether a file beside a graph is one with its numbers, and not weights of its own."""
+    # torch's files begin so, as zip and as pickle
+    return name.endswith(".bin") and files.open(name).read(2) not in (b"PK", b"\x80\x02")
 
 
 def _graphs(files: FolderFiles) -> Iterator[tuple[FolderFiles, str]]:

@@ -14,7 +14,7 @@ from robustkit.files import canonical, digest
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-REVISION = 2
+REVISION = 3
 """raised whenever the same file becomes a network of other logits or gradients"""
 SHOWN = 30
 """kinds of operations that a description lists"""

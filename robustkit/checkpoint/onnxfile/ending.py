@@ -1,7 +1,8 @@
 """The logits among what a graph returns: labels and probabilities that follow from them go.
 
-scikit-learn's converters return a label and a map of probabilities; others end in a softmax, whose
-saturated probabilities hide the gradient. What comes before them decides the same class.
+scikit-learn's converters return a label and a map of probabilities; others end in a softmax or a
+sigmoid of each class, whose saturated probabilities hide the gradient. What comes before them
+decides the same class.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
 
 SOFT = ("Softmax", "LogSoftmax")
+EACH = ("Sigmoid",)
+"""of every class alone, which keeps their order, too"""
 LABELLING = {"Cast": 0, "Identity": 0, "Reshape": 0, "Squeeze": 0, "Gather": 1,
              "ArrayFeatureExtractor": 1}  # fmt: skip
 """operations between an ArgMax and a label, and which of their inputs it comes by"""
@@ -88,7 +91,7 @@ def _before_softmax(value: str, makers: Mapping[str, "NodeProto"]) -> tuple[str,
         node = makers.get(value)
         if node is None or not node.input:
             break
-        if node.op_type in SOFT and _axis(node, -1) in (1, -1):
+        if (node.op_type in SOFT and _axis(node, -1) in (1, -1)) or node.op_type in EACH:
             skipped.append(node.op_type)
         elif node.op_type not in ("Identity", "ZipMap"):
             break
