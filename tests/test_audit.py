@@ -384,7 +384,7 @@ def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
     statuses = [s.status for s in audit.stages]
     assert "skipped" in statuses
     assert audit.verdict.word == "not established"
-    assert any("minutes" in r for r in audit.verdict.reasons)
+    assert any("time was up" in r for r in audit.verdict.reasons)
     write(audit, tmp_path / "report")
 
 
@@ -399,7 +399,7 @@ def test_what_adaptive_attacks_fooled_counts_when_the_minutes_end_in_the_middle(
         return "indicator: zero-gradients" in parts
 
     audit = run_audit(request_for(plan, images, model=defended), settings_in(tmp_path, parts, over))
-    assert any(r.status == "not examined" and "minutes" in r.evidence for r in audit.indicators)
+    assert any(r.status == "not examined" and "time was up" in r.evidence for r in audit.indicators)
     assert any(r.adaptive_attack and r.after < r.before for r in audit.indicators)
     adaptive = next(s for s in audit.stages if s.name == "adaptive")
     assert adaptive.first > 0
