@@ -108,6 +108,7 @@ def test_a_prompt_shows_a_few_short_lines(named):
     lines = repr(named[1]).splitlines()
     assert 1 < len(lines) < 10
     assert max(map(len, lines)) <= 100
+    assert len(repr(named[1])) < 1000
     assert all(shown(line) == line for line in lines)
 
 

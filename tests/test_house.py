@@ -1,6 +1,7 @@
 """The rules of the house: floors, shelves, start-up."""
 
 import ast
+import inspect
 import re
 import statistics
 import subprocess
@@ -194,6 +195,13 @@ def test_the_public_names_are_those_that_are_told():
         assert getattr(robustkit, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = robustkit.nothing
+
+
+def test_every_public_name_says_in_a_line_what_it_is():
+    for name in set(robustkit.__all__) - {"__version__"}:
+        first, *rest = inspect.getdoc(getattr(robustkit, name)).splitlines()
+        assert 15 < len(first) <= 100, name
+        assert not rest or not rest[0], name
 
 
 @pytest.mark.parametrize(

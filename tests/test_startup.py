@@ -39,6 +39,11 @@ def bare(tmp_path):
     return path
 
 
+def test_help_waits_for_nothing_slow():
+    assert last_line("--help") == "0 []"
+    assert last_line("evaluate", "--help") == "0 []"
+
+
 def test_a_checkpoint_is_described_without_torch(bare):
     assert last_line("describe", "lenet5-mnist5k") == "0 []"
     assert last_line("describe", bare) == "0 []"
