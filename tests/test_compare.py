@@ -303,7 +303,10 @@ def test_several_ways_of_evaluation_must_be_chosen_from(robustkit):
     names = [found.header["checkpoint"]["path"] for found in (weak, strong)]
     line = refused(robustkit, "compare", *names)
     assert "2 ways" in line
-    assert "fgsm (linf, ε = 0.1, 0.2, 0.3) on 300 test images of mnist5k [attack ffffffff" in line
+    assert (
+        "fgsm (ℓ∞, ε = 0.1, 0.2, 0.3) on 300 test images of mnist5k [norm linf, attack ffffffff"
+        in line
+    )
     for choice in ("fgsm", "ffffffff"):
         found = numbers(robustkit, "compare", *names, "--attack", choice)
         assert found["protocol"]["name"] == "fgsm"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.errors import InputError
-from robustkit.protocol import protocol_in_words
+from robustkit.protocol import protocol_in_words, symbol
 from robustkit.record import MeanPasses
 from robustkit.results.command import called, evaluate_command
 from robustkit.results.finder import NetworkGroup
@@ -126,15 +126,15 @@ def in_words(header: Mapping[str, Any]) -> str:
     target = protocol["resolved"]["target"]
     towards = "" if target == "none" else f" towards {target}"
     return (
-        f"{protocol['name']}{towards}{by} ({protocol['norm']}, ε = {_budgets(header)}) on "
+        f"{protocol['name']}{towards}{by} ({symbol(protocol['norm'])}, ε = {_budgets(header)}) on "
         f"{data['n']:,} {data['split']} images of {data['name']}"
     )
 
 
 def _ambiguous(records: Sequence[Record]) -> str:
     told = (
-        f"{in_words(record.header)} [attack {record.header['protocol']['digest'][:8]}, data "
-        f"{record.header['data']['digest'][:8]}]"
+        f"{in_words(record.header)} [norm {record.header['protocol']['norm']}, attack "
+        f"{record.header['protocol']['digest'][:8]}, data {record.header['data']['digest'][:8]}]"
         for record in records
     )
     return (
