@@ -121,7 +121,7 @@ def test_two_methods_have_one_interval_through_every_door(found, runs, tmp_path)
 def test_a_third_method_is_a_family_of_its_own_and_that_is_told(found, runs, tmp_path):
     groups = Finder(runs, RecordQuery()).groups([str(runs / "*.parquet")])
     compared = compare_sides(sides(groups, RecordQuery(), runs))
-    said = "Those of all 2 methods hold together with at least 90 %"
+    said = "Those of both methods hold together with at least 90 %"
     assert any(said in note for note in compared.notes)
     assert any(said in note for note in report(tmp_path, runs).panels[0].notes)
     alone = compare_sides(sides(groups[:2], RecordQuery(), runs))

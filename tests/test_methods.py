@@ -163,6 +163,9 @@ def test_a_study_says_how_each_method_was_trained():
         made
     )
     assert "{seide2014onebit," in made.bibtex
+    assert "was trained on mnist5k for " in words(made) or "was trained on mnist for " in words(
+        made
+    )
     study = replace(outcome(), file=(shipped("reports") / "liu2016-mnist.toml").read_text())
     told = "L-softmax m=2: large-margin softmax (Liu et al., 2016; m 2, base 1,000, gamma 0.0075"
     assert told in words(of_study(study))

@@ -277,7 +277,10 @@ def test_an_amended_claim_links_to_what_it_was(study, tmp_path):
     late = replace(study, judgements=(*changed, *rest), figures=())
     page = write(late, tmp_path).page.read_text(encoding="utf-8")
     assert "preregistered as it stands unless it says otherwise" in page
-    for place, told in (1, "wording amended"), (2, "by a rule newer than the data; before: contra"):
+    for place, told in (
+        (1, "amended: wording"),
+        (2, "by a rule newer than the data; before: contra"),
+    ):
         assert f'<a href="#amended{place}">{told}' in page
         assert page.count(f'id="amended{place}"') == 1
     assert "It buys &lt;nothing&gt;.</td>" in page

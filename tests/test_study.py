@@ -8,6 +8,7 @@ import pytest
 from helpers.studies import Here, Hurried, begin, changed, found
 
 from robustkit import machine, record, spec
+from robustkit.analysis.registration import registration
 from robustkit.checkpoint import read_checkpoint
 from robustkit.display.studies import StudyTable
 from robustkit.errors import InputError, NetworkFailed, RecordError
@@ -213,6 +214,9 @@ def test_claims_are_fixed_before_the_first_cell(finished, tiny, tmp_path):
     findings = findings_of_store(run.study, run.store, "")
     notes = " ".join(findings.notes)
     assert "amended after 13 cells were done" in notes
+    stands, amendments = registration(findings).of(run.study.claims[0])
+    assert (stands, [one.when for one in amendments]) == ("amended", ["after 13 trainings"])
+    assert not registration(findings).newer("chance")  # on record since before the first cell
     assert "not preregistered: claim '1', delta: 1.0 became 0.5." in notes
     told = findings.provenance["Study"]
     assert told["claims fixed"] == "changed later, see the notes"

@@ -119,9 +119,12 @@ def test_words_of_a_published_claim_are_amended_and_the_report_says_so(
     status, _, told = robustkit(*asked, "--amend")
     assert (status, told) == (0, "")
     page = unescape((tmp_path / "out" / "report.html").read_text())
-    assert 'The hinge makes a difference. <span class="range"><a href="#amended1">word' in page
+    assert (
+        'The hinge makes a difference. <span class="range"><a href="#amended1">amended: wording'
+        in page
+    )
     assert ">The hinge is better.</td>" in page
-    assert "The wording of claim 1 was amended; what is judged is as preregistered." in page
+    assert "Words of claim 1 were amended; what is judged is as preregistered." in page
     again = (tmp_path / "out" / "evidence.parquet").read_bytes()
     assert again != before
     assert robustkit(*asked)[0] == 0  # and rebuilds without the option

@@ -150,9 +150,10 @@ def several_note(others: int, baseline: str, level: float = 0.95) -> Iterable[st
     if others < 2:
         return
     together = max(0.0, 1 - others * (1 - level))
+    all_ = "both" if others == 2 else f"all {others}"
     yield (
         f"Each method's comparison with {baseline} is a family of its own: its intervals hold "
-        f"together, over all its levels, with {100 * level:.6g} % confidence. Those of all "
-        f"{others} methods hold together with at least {100 * together:.6g} %; to find the best of "
-        "many methods, rank them over several data sets (robustkit rank)."
+        f"together, over all its levels, with {100 * level:.6g} % confidence. Those of {all_} "
+        f"methods hold together with at least {100 * together:.6g} %; to find the best of many "
+        "methods, rank them over several data sets (robustkit rank)."
     )

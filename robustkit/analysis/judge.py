@@ -90,8 +90,8 @@ def _amended(judged: Sequence[Judgement]) -> Iterable[str]:
     tests = [j.name for j in judged if j.registered == "amended"]
     if words:
         yield (
-            f"The wording of {_claims(words)} was amended; what is judged is as preregistered. "
-            "Both wordings are under Amendments."
+            f"Words of {_claims(words)} were amended; what is judged is as preregistered. Old and "
+            "new words stand under Amendments."
         )
     if tests:
         yield f"What is judged of {_claims(tests)} was amended, see Amendments."

@@ -11,6 +11,8 @@ from robustkit.spec import Claim
 from robustkit.spec.amendments import WORDS, Change, differences
 
 CHANCE = "chance"
+RULE = "rule for the verdict"
+"""what is amended, where a rule changed a verdict"""
 RULES = {CHANCE: "a level at which neither method is above chance decides nothing"}
 """rules of judging that are newer than the first published results, by the name under which a
 study that was asked since has them on record"""
@@ -67,7 +69,7 @@ def registration(findings: Findings) -> Registration:
 def rule_amendment(rule: str, before: str, now: str) -> Amendment:
     """A verdict that a rule changed which is newer than the data."""
     return Amendment(
-        "rule for the verdict",
+        RULE,
         f"every level decides: {before}",
         f"{RULES[rule]}: {now}",
         "not on record before the first training",

@@ -115,7 +115,8 @@ def _histories(
     known = [h for h in histories if sum(v is not None for v in getattr(h, quantity)) >= COURSE]
     for level in dict.fromkeys(h.level for h in known):
         own = [h for h in known if h.level == level]
-        what = f"{_QUANTITIES[quantity]}, over the steps of training, at level {level}"
+        noise = f"{level_text(level, True)} label noise"
+        what = f"{_QUANTITIES[quantity]}, over the steps of training, at {noise}"
         yield Illustration(
             names.new(f"{quantity}-{level}"),
             f"{what}; means over seeds.",
@@ -135,7 +136,7 @@ def _costs(costs: Sequence[Cost], names: Names, order: Sequence[str]) -> Iterato
         )
         yield Illustration(
             names.new(f"cost-{place}"),
-            f"Gain over the baseline ({place}) against a training step's time, with intervals.",
+            f"Gain over the baseline ({place}) against a training step's time, with 95\u00a0% CI.",
             f"Gain ({place}) against cost. {alternative}",
             partial(figures.cost_against_gain, costs=own, order=order),
             _plot_height,
@@ -151,8 +152,8 @@ def _matrix(matrix: TransferMatrix, names: Names) -> Illustration:
     )
     return Illustration(
         names.new(f"transfer-{matrix.title}"),
-        f"{matrix.title}: accuracy in % of each network (columns) on examples crafted on "
-        "another (rows).",
+        f"{matrix.title}: accuracy in % of each method's networks (columns) on examples crafted "
+        "on another (rows), means over seeds; their intervals are in the tables of the analyses.",
         f"{matrix.title}. {alternative}",
         partial(figures.transfer_matrix, matrix=matrix),
         partial(_matrix_height, rows=len(matrix.sources), columns=len(matrix.targets)),

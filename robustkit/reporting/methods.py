@@ -8,7 +8,6 @@ from typing import Any
 from robustkit.analysis.outcome import Outcome
 from robustkit.auditing.completed import completed
 from robustkit.auditing.outcome import Audit
-from robustkit.errors import InputError
 from robustkit.protocol.norms import symbol, within
 from robustkit.record import Evaluation
 from robustkit.reporting.references import (
@@ -106,7 +105,7 @@ def of_study(outcome: Outcome) -> Methods:
     protocols = [p for p in outcome.protocols.values() if p["resolved"]["attacks"]]
     measures = dict.fromkeys(panel.measure for panel in outcome.panels)
     trained = _trained(outcome)
-    sentences = [*_networks(outcome), *_losses(trained)]
+    sentences = [*_networks(outcome), *_made(outcome), *_losses(trained), *_selected(outcome)]
     sentences += [*([f"Measured: {'; '.join(measures)}."] if measures else [])]
     keys = [*_engine_keys(versions), *(key for method in trained for key in _training_keys(method))]
     for protocol in protocols:
@@ -146,12 +145,32 @@ def _networks(outcome: Outcome) -> Iterator[str]:
         )
 
 
+def _study_file(outcome: Outcome) -> Mapping[str, Any]:
+    """What the study's file says."""
+    with suppress(ValueError):  # an outcome that was made by hand has no whole file
+        return merged_table(outcome.file, outcome.changes)
+    return {}
+
+
+def _made(outcome: Outcome) -> Iterator[str]:
+    """How long networks were trained, and on what."""
+    if asked := _study_file(outcome).get("train"):
+        batch = f" of {size:,} images" if (size := asked.get("batch_size")) else ""
+        yield (
+            f"Each network ({asked.get('model')}) was trained on {asked.get('data')} for "
+            f"{asked.get('steps', 0):,} updates{batch}."
+        )
+
+
+def _selected(outcome: Outcome) -> Iterator[str]:
+    if chosen := outcome.provenance.get("Selected configurations"):
+        told = "; ".join(f"{method}: {text}" for method, text in chosen.items())
+        yield f"Configurations, selected by held-out accuracy: {told}."
+
+
 def _trained(outcome: Outcome) -> Sequence[Mapping[str, Any]]:
     """The methods of the study's file that are trained."""
-    with suppress(InputError):  # an outcome that was made by hand has no whole file
-        methods = merged_table(outcome.file, outcome.changes).get("method", ())
-        return [method for method in methods if method.get("loss")]
-    return ()
+    return [method for method in _study_file(outcome).get("method", ()) if method.get("loss")]
 
 
 def _losses(trained: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -169,7 +188,8 @@ def _loss(method: Mapping[str, Any]) -> str:
     )
     name, keys = loss_reference(str(method["loss"]))
     inside = "; ".join(filter(None, (cited(keys), numbers)))
-    text = f"{method['name']}: {name}{f' ({inside})' if inside else ''}"
+    named = name if method["name"] == name else f"{method['name']}: {name}"
+    text = f"{named}{f' ({inside})' if inside else ''}"
     if not (scheme := str(method.get("recipe", {}).get("compress", ""))):
         return text
     by = cited(compression_key(scheme))

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from robustkit.analysis import evidence
 from robustkit.analysis.outcome import Judgement, Line, Outcome, Panel
+from robustkit.analysis.registration import RULE
 from robustkit.errors import InputError, UnknownName
 from robustkit.figures import PAGE, STYLES, Style, Width, level_text, render, svg
 from robustkit.files import file_digest, write_atomic
@@ -234,7 +235,9 @@ def _page(outcome: Outcome, drawn: Illustrations) -> str:
         failed=[cell for cell in cells if cell.status == "failed"][:FAILURES_SHOWN],
         cells=cells[:CELLS_SHOWN],
         preregistered=_preregistered(outcome.judgements),
+        rounds=", ".join(dict.fromkeys(f"{cost.ratio.n:,}" for cost in outcome.costs)),
         amended=any(j.amendments for j in outcome.judgements),
+        rule=RULE,
         some=any(j.registered != "not preregistered" for j in outcome.judgements),
         changes=_changes(outcome),
         states=Counter(cell.status for cell in cells),

@@ -114,8 +114,8 @@ def areas(panel: Panel) -> str:
     first, last = (level_text(places[x], panel.percent) for x in (min(places), max(places)))
     words = [
         f"area: mean accuracy in % for {panel.factor} from {first} to {last}{log}",
-        "median: smallest perturbation that fools, of half the images; one that is wrong without "
-        "attack has 0",
+        "median: median over images of the smallest perturbation that fools, as finely as the "
+        "budgets tried tell; 0 where an image is misclassified without attack",
     ]
     return "; ".join(words[: 1 + any(line.median for line in panel.lines)]) + "; with intervals"
 
