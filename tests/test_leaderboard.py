@@ -83,9 +83,9 @@ def test_only_what_was_tested_alike_shares_a_board():
     made("c", n=60)
     titles = [(board.title, len(board.rows)) for board in boards().boards]
     assert titles == [
-        ("mnist test (80 images), pgd", 2),
-        ("mnist test (60 images), pgd", 1),
-        ("svhn test (80 images), pgd", 1),
+        ("mnist test (80 images), pgd, ℓ∞", 2),
+        ("mnist test (60 images), pgd, ℓ∞", 1),
+        ("svhn test (80 images), pgd, ℓ∞", 1),
     ]
 
 
@@ -171,7 +171,7 @@ def test_the_command_prints_one_table_and_writes_page_and_json(robustkit):
     Path("audits/hinge/audit.json").write_text(json.dumps(encoded(audit)))
     status, out, err = robustkit("leaderboard", "--html", "board.html", "--audits", "audits")
     assert (status, err) == (0, "")
-    assert out.count("mnist test (80 images), pgd: accuracy clean and at ε") == 1
+    assert out.count("mnist test (80 images), pgd, ℓ∞: accuracy clean and at ε") == 1
     assert "cross-entropy" in out
     assert audit.verdict.word in out
     assert Path("board.html").read_text().startswith("<!DOCTYPE html>")
@@ -192,6 +192,17 @@ def test_nothing_to_show_is_one_line(robustkit, options):
     assert (status, out, err.count("\n")) == (2, "", 1)
 
 
+def test_a_seed_that_occurs_twice_leaves_the_seeds_of_a_pattern_together():
+    for seed in range(2):
+        made("ce", seed)
+    made("ce", 0, path="other.pt", weights=digest("other"))
+    (board,) = boards().boards
+    assert {(row.name, len(row.networks)) for row in board.rows} == {
+        ("ce_seed{seed}", 2),
+        ("other.pt", 1),
+    }
+
+
 def test_a_damaged_record_is_left_out_and_told(robustkit):
     made("a")
     (Path("runs") / "other.parquet").write_text("no record")
@@ -210,7 +221,7 @@ def test_the_call_takes_what_the_command_takes_and_evaluations_in_memory():
     assert len(robustkit.leaderboard(each=True).boards[0].rows) == 3
     assert Path("board.html").read_text().startswith("<!DOCTYPE html>")
     (first, *_), table = repr(whole).splitlines(), whole.to_frame()
-    assert first == "Leaderboard: mnist test (80 images), pgd"
+    assert first == "Leaderboard: mnist test (80 images), pgd, ℓ∞"
     assert set(table.epsilon) == {"clean", "0.1", "0.2"}
     assert len(whole.plot().lines) >= 2
     assert "hinge" in whole._repr_html_()

@@ -18,6 +18,7 @@ from robustkit.analysis.contrast import classes_of
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
 from robustkit.protocol import protocol_in_words
+from robustkit.protocol.norms import symbol
 from robustkit.results.finder import method_names, short_paths
 from robustkit.results.records import Record
 from robustkit.showing import Shown
@@ -199,7 +200,8 @@ def _board(
 
 def _title(header: Mapping[str, Any]) -> str:
     data, protocol = header["data"], header["protocol"]
-    attack = protocol_in_words(protocol) if protocol["epsilons"] else "no attack"
+    by_attack = f"{protocol['name']}, {symbol(protocol['norm'])}"
+    attack = by_attack if protocol["epsilons"] else "no attack"
     by = f" by transfer from {header['surrogate']['path']}" if "surrogate" in header else ""
     target = protocol["resolved"]["target"]
     towards = "" if target == "none" else f" towards {target}"
@@ -215,13 +217,13 @@ def _strength(row: BoardRow, levels: Sequence[str]) -> tuple[float, ...]:
 def _rows(
     records: Sequence[Record], by_method: bool
 ) -> Iterable[tuple[str, str, tuple[Record, ...]]]:
-    """Name, method and records of each row; seeds that occur twice are networks of their own."""
+    """Name, method and records of each row; where seeds occur twice, paths tell methods apart."""
     paths = short_paths([str(record.checkpoint["path"]) for record in records])
     methods: dict[str, list[tuple[str, Record]]] = {}
     named = method_names([record.checkpoint for record in records])
     for method, path, record in zip(named, paths, records, strict=True):
         methods.setdefault(method or path, []).append((path, record))
-    for method, own in methods.items():
+    for method, own in _by_seed(methods):
         seeds = Counter(record.checkpoint["seed"] for _, record in own)
         alike = len(own) > 1 and None not in seeds and max(seeds.values()) == 1
         if by_method and alike:
@@ -230,6 +232,24 @@ def _rows(
             continue
         for path, record in own:
             yield path, method if alike else path, (record,)
+
+
+def _by_seed(
+    methods: Mapping[str, list[tuple[str, Record]]],
+) -> Iterable[tuple[str, list[tuple[str, Record]]]]:
+    """The methods; one with a seed twice is taken apart by paths that differ but in the seed."""
+    for method, own in methods.items():
+        seeds = [record.checkpoint["seed"] for _, record in own]
+        if len(set(seeds)) == len(seeds):
+            yield method, own
+            continue
+        patterns: dict[str, list[tuple[str, Record]]] = {}
+        for path, record in own:
+            before, seed, after = path.rpartition(str(record.checkpoint["seed"]))
+            after = after.rpartition(".")[0] if "." in after else after
+            pattern = f"{before}{{seed}}{after}" if seed else path
+            patterns.setdefault(pattern, []).append((path, record))
+        yield from patterns.items()
 
 
 def _row(
