@@ -663,6 +663,12 @@ def test_no_character_is_a_command(character):
     check_latex(f"\\begin{{tabular}}{{l}}\n{text} \\\\\n\\end{{tabular}}")
 
 
+def test_norms_are_symbols_that_every_engine_sets():
+    assert escaped("ε (ℓ∞), ℓ₂, ℓ₀ of pixels").isascii()
+    assert escaped("ℓ∞, ℓ₂") == r"$\ell_\infty$, $\ell_2$"
+    check_latex(f"\\begin{{tabular}}{{l}}\n{escaped('ℓ∞, ℓ₁')} \\\\\n\\end{{tabular}}")
+
+
 def test_rounding_never_moves_an_interval_across_zero_or_delta():
     above = comparison("a", "b", "", 0.01004, 0.01)
     assert (in_points(above), ends(above)) == ("+1.004", "0.004 to 2.004")

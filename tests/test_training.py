@@ -967,7 +967,7 @@ def test_every_loss_trains_and_is_evaluated_without_flags(robustkit, loss):
         *TRAIN, "--loss", loss, "--epochs", "1", "--label-noise", "0.4", "--out", "a.safetensors"
     )
     assert (status, err) == (0, "")
-    assert "360 images of mnist5k, 144 wrong labels (40.00%)" in out
+    assert "360 images of mnist5k, 144 noisy labels (40.00%)" in out
     status, out, err = robustkit("evaluate", "a.safetensors", "--attack", "fgsm", "--limit", "50")
     # an epoch on labels of which 40 % are wrong may teach a loss no more than chance
     told = [line for line in err.splitlines() if "no different from chance" not in line]

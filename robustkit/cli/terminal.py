@@ -136,7 +136,7 @@ def show_training(trained: "training.TrainingResult") -> None:
     kept = next(line for line in record["history"] if line["epoch"] == record["epoch_kept"])
     lines = [
         f"{record['loss']['name']}, {record['model']['name']}: {train['images']:,} images of "
-        f"{record['data']['name']}, {noise['flipped']:,} wrong labels ({noise['realised']:.2%})",
+        f"{record['data']['name']}, {noise['flipped']:,} noisy labels ({noise['realised']:.2%})",
         f"epoch {kept['epoch']}: {epoch_text(kept)}",
     ]
     if sent := record.get("communication"):

@@ -53,7 +53,7 @@ def train(
     data_root: DataRoot = None,
     split: Split = "train",
     label_noise: Annotated[
-        str | None, typer.Option(metavar="RATE", help="Fraction of wrong labels: 0.4, 40%.")
+        str | None, typer.Option(metavar="RATE", help="Fraction of noisy labels: 0.4, 40%.")
     ] = None,
     noise_kind: Annotated[
         str,

@@ -119,7 +119,7 @@ def epoch_text(line: dict[str, Any]) -> str:
     if line["memorised"] is not None:
         parts[1] += " on given labels"
         parts.append(f"{line['accuracy_clean']:.2%} on clean ones")
-        parts.append(f"{line['memorised']:.2%} of wrong labels learnt")
+        parts.append(f"{line['memorised']:.2%} of noisy labels memorised")
     if "held_out" in line:
         parts.append(f"held out {line['held_out']:.2%}")
         if line["memorised"] is not None:

@@ -39,6 +39,8 @@ _ESCAPES = str.maketrans(
         "ε": r"$\varepsilon$",
         "Δ": r"$\Delta$",
         "∞": r"$\infty$",
+        "ℓ": r"$\ell$",
+        **{subscript: f"$_{digit}$" for digit, subscript in enumerate("₀₁₂")},
         "–": "--",
         "…": r"\ldots{}",
         "→": r"$\to$",
@@ -55,7 +57,8 @@ def escaped(text: str) -> str:
     Letters that LaTeX's fonts lack need an engine and a font that have them.
     """
     # a bracket after the end of a line would be taken for that line's option
-    return shown(text).translate(_ESCAPES).replace("[", "{[}")
+    whole = shown(text).translate(_ESCAPES).replace("[", "{[}")
+    return whole.replace(r"$\ell$$\infty$", r"$\ell_\infty$").replace(r"$\ell$$_", r"$\ell_")
 
 
 def tables(outcome: Outcome) -> dict[str, str]:

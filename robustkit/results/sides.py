@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.data.source import WHOLE
 from robustkit.errors import InputError
 from robustkit.protocol import protocol_in_words, symbol
 from robustkit.record import MeanPasses
@@ -125,9 +126,10 @@ def in_words(header: Mapping[str, Any]) -> str:
     by = f" by transfer from {header['surrogate']['path']}" if "surrogate" in header else ""
     target = protocol["resolved"]["target"]
     towards = "" if target == "none" else f" towards {target}"
+    part = "" if data["split"] == WHOLE else f"{data['split']} "
     return (
         f"{protocol['name']}{towards}{by} ({symbol(protocol['norm'])}, ε = {_budgets(header)}) on "
-        f"{data['n']:,} {data['split']} images of {data['name']}"
+        f"{data['n']:,} {part}images of {data['name']}"
     )
 
 
