@@ -367,6 +367,7 @@ def test_lists_in_sentences():
     assert at_most(["a"]) == "a"
     assert at_most(["a", "b", "c"]) == "a, b and c"
     assert at_most(list("abcdefg"), 3) == "a, b, c and 4 more"
+    assert at_most(["PGD, 40 steps", "Square"]) == "PGD, 40 steps; Square"
 
 
 # ---- claims
@@ -583,7 +584,7 @@ def test_robust_accuracy_without_all_required_attacks_is_no_finding():
 def test_a_budget_that_only_some_required_attacks_tried_is_no_finding():
     found = rule(robust="linf:4/255", at_least=0.0)
     assert not found.passed
-    assert "(not: APGD on the logit ratio and Square attack, 5,000 queries)" in found.sentence
+    assert "(not: APGD on the logit ratio; Square attack, 5,000 queries)" in found.sentence
     tried = tuple(
         replace(s, robust=(*s.robust, level("4/255", 700))) if s.required else s
         for s in full().stages

@@ -63,10 +63,10 @@ def sentence(*parts: str) -> str:
 
 
 def at_most(items: Sequence[str], most: int = 5) -> str:
-    """The first few of a list, and how many more there are."""
-    if len(items) <= most:
-        return listed(items)
-    return f"{', '.join(items[:most])} and {len(items) - most:,} more"
+    """The first few of a list, and how many more there are; semicolons where items have commas."""
+    if len(items) > most:
+        items = [*items[:most], f"{len(items) - most:,} more"]
+    return listed(items) if not any("," in item for item in items) else "; ".join(items)
 
 
 def _percent(value: float, digits: int) -> str:
