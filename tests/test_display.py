@@ -6,29 +6,17 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from helpers import audits, outcomes
-from helpers.evaluations import evaluation
+from helpers.evaluations import certification, evaluation
 from matplotlib.figure import Figure
 
 import robustkit
 from robustkit.analysis.rank import Ranking
 from robustkit.errors import InputError, shown
 from robustkit.integrity import CheckedFile, FileCheck
-from robustkit.record.certification import Certification, CertifiedImage
 from robustkit.statistics import friedman
 from robustkit.training import TrainingResult
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
-
-
-def certification():
-    rows = [
-        CertifiedImage(
-            index=i, sample=f"s{i}", label=0, predicted=0, outcome=outcome, by="bounds",
-            margin=None, distance=None, fooled_as=None, domains=0, seconds=0.0, time_limit=0.0,
-        )
-        for i, outcome in enumerate(("certified", "certified", "fooled", "open"))
-    ]  # fmt: skip
-    return Certification(evaluation(n=4).header, rows, np.zeros((0, 1, 2, 2), "f4"), None)
 
 
 def ranking():

@@ -8,11 +8,19 @@ from pathlib import Path
 
 import pytest
 from helpers.audits import broken, full
-from helpers.evaluations import evaluation
+from helpers.evaluations import certification, evaluation
+from helpers.outcomes import outcome
 
 from robustkit.errors import InputError
+from robustkit.files import shipped
 from robustkit.tracking import Tracker, backends, parse_tracker
-from robustkit.tracking.content import of_audit, of_evaluation, of_training
+from robustkit.tracking.content import (
+    of_audit,
+    of_certification,
+    of_evaluation,
+    of_study,
+    of_training,
+)
 
 EVALUATE = ("evaluate", "lenet5-mnist5k", "--attack", "clean", "--limit", "20", "--device", "cpu")
 
@@ -106,6 +114,41 @@ def test_an_audit_tells_its_verdict_and_its_files(tmp_path):
     assert content.metrics["failed_rules"] == 3
     assert {p.name for p in content.files} == {"audit.json", "audit.html", "audit.md"}
     assert of_audit(broken(), tmp_path).metrics["corruption_accuracy"] is None
+
+
+def test_a_certification_tells_its_shares(tmp_path):
+    found = of_certification(certification(tmp_path / "c.npz"))
+    epsilon = certification().header["protocol"]["epsilons"][0]["epsilon"].replace("/", "_")
+    assert found.metrics[f"certified_share/linf/{epsilon}"] == 0.5
+    assert found.metrics[f"open_share/linf/{epsilon}"] == 0.25
+    assert found.parameters["data.n"] == 4
+    assert found.files == [tmp_path / "c.npz"]
+
+
+def test_a_study_tells_its_claims_its_accuracies_and_its_report(tmp_path):
+    found = of_study(outcome(), tmp_path)
+    assert found.parameters["claim.4"] == "contradicted"
+    assert found.metrics["label-noise/l2-margin/0.8"] == (
+        next(v for line in outcome().panels[0].lines for v in line.values
+             if (line.method, v.level) == ("l2-margin", "0.8")).estimate.value
+    )  # fmt: skip
+    assert "label-noise/l2-margin/0.8_low" in found.metrics
+    assert [path.name for path in found.files] == ["report.html", "numbers.csv", "evidence.parquet"]
+    assert found.figure().startswith(b"\x89PNG")
+
+
+def test_a_report_is_one_run(robustkit, recorder, tmp_path):
+    made = shipped("reports") / "liu2016-mnist" / "evidence.parquet"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "evidence.parquet").write_bytes(made.read_bytes())
+    status, _, err = robustkit(
+        "report", "liu2016-mnist", "--only-report", "--out", "out", "--track", "mlflow"
+    )
+    assert (status, "warning: --track" in err) == (0, False)
+    (run,) = recorder.runs
+    assert run.title == "liu2016-mnist study"
+    assert merged(run)["command"].startswith("robustkit report liu2016-mnist ")
+    assert len(run.all("artefact")) == 3
 
 
 def test_a_training_tells_each_epoch_once_also_of_an_earlier_run(robustkit, recorder, tmp_path):

@@ -4,6 +4,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Literal, Unpack
 
+from robustkit.calls import tracking
 from robustkit.calls.given import (
     Data,
     ImageKeywords,
@@ -14,6 +15,7 @@ from robustkit.calls.given import (
     network,
     scratch_folder,
 )
+from robustkit.calls.spoken import spoken
 from robustkit.certification import TIME_LIMIT
 from robustkit.checkpoint import Checkpoint
 from robustkit.display.progress import Watch, watched
@@ -40,6 +42,8 @@ def certify(
     out: Path | str = "runs",
     fresh: bool = False,
     save_adversarial: Path | str | None = None,
+    track: str | None = None,
+    command: str | None = None,
     progress: Watch = None,
     **images: Unpack[ImageKeywords],
 ) -> Certification:
@@ -63,6 +67,8 @@ def certify(
         out: folder of the records.
         fresh: decide anew, even what is on file.
         save_adversarial: file (.npz) for the counterexamples.
+        track: where the result is tracked: mlflow, wandb or tensorboard, with `:WHERE`.
+        command: what the tracker is told it was made by; otherwise this call.
         progress: who is told how far it is.
         images: how the images of a named data set are made.
 
@@ -70,6 +76,8 @@ def certify(
         InputError: something given is unusable, or the network has no bounds; one line says what.
         EvaluationFailed: the network broke; what is decided is kept.
     """
+    command = command or spoken("certify", certify, locals())
+    tracker = tracking.asked(track)
     if epsilon is None:
         raise InputError("certify takes one budget: give epsilon, such as '8/255'")
     if not (isfinite(time_limit) and time_limit >= 0):
@@ -84,4 +92,5 @@ def certify(
         found = certify_images(own, dataset, protocol, folder, time_limit, options)
         if save_adversarial is not None:
             save_counterexamples(Path(save_adversarial), found)
+        tracking.track_certification(tracker, name_of(loaded), found, command)
         return found

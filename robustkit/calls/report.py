@@ -7,7 +7,7 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from robustkit import machine, reporting, spec
 from robustkit.analysis import evidence, judge
@@ -15,7 +15,9 @@ from robustkit.analysis.evidence import StudyEvidence, collect
 from robustkit.analysis.findings import not_found
 from robustkit.analysis.outcome import Outcome
 from robustkit.analysis.record_folder import findings_of_records
+from robustkit.calls import tracking
 from robustkit.calls.given import path_of
+from robustkit.calls.spoken import spoken
 from robustkit.display.progress import seen
 from robustkit.display.stream import tell
 from robustkit.display.studies import StudyPlan, StudyTable
@@ -30,6 +32,12 @@ from robustkit.study.processes import ProcessExecutor
 from robustkit.study.ray import Demand, cluster
 from robustkit.study.run import Executor, Run, StudyOptions, worker_config
 from robustkit.study.store import StudyStore
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from robustkit.tracking import Tracker
 
 
 @overload
@@ -59,6 +67,8 @@ def report(
     amend: bool = False,
     style: str = "neurips",
     width: Width | None = None,
+    track: str | None = None,
+    command: str | None = None,
     progress: bool | None = None,
 ) -> Outcome: ...
 def report(  # type: ignore[misc]  # the first overload leaves its keywords open
@@ -85,6 +95,8 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
     amend: bool = False,
     style: str = "neurips",
     width: Width | None = None,
+    track: str | None = None,
+    command: str | None = None,
     progress: bool | None = None,
 ) -> Outcome | StudyPlan:
     """Train and evaluate what a study still needs, and write its report.
@@ -118,26 +130,29 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
         amend: accept a changed file; the report says what changed.
         style: of the figures: neurips, icml, ieee or talk.
         width: of the figures, in columns: "single" or "double".
+        track: where the report is tracked: mlflow, wandb or tensorboard, with `:WHERE`.
+        command: what the tracker is told it was made by; otherwise this call.
         progress: whether it is shown how far the study is; otherwise where that is seen.
 
     Raises:
         InputError: the study's file, or something given, makes no sense.
     """
+    command = command or spoken("report", report, locals())
     if hours is not None and not 0 <= hours < math.inf:
         raise InputError(f"--hours {hours:g}: expected a number of hours from 0 on")
     name, folder = str(name), Path(out or Path(name).stem)
     store, source = StudyStore(folder / "work"), path_of(runs)
-    report_style = _ReportStyle(folder, style, width)
+    output = _Output(folder, style, width, tracking.asked(track), command)
     changes = _changes(checkpoints, source, data, limit, model, baseline)
     if only_report and source is None and store.asked() is None:
-        return _again(name, report_style, amend)
+        return _again(name, output, amend)
     study = (
         _as_asked(store, name) if only_report and source is None else spec.load_study(name, changes)
     )
-    command = _command(name, study)
+    again = _command(name, study)
     if source is not None or (study.external is not None and study.external.runs):
         source = source or Path(study.external.runs)  # type: ignore[union-attr]
-        return _of_runs(study, source, command, report_style)
+        return _of_runs(study, source, again, output)
     if not only_report:
         demand = _demand(ray, cpus_per_cell, gpus_per_cell, shared, workers, device)
         device, workers = _place(device, workers)
@@ -147,7 +162,7 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
             return _planned(run, demand)
         run.register()
         _work(run, hours, demand, seen(progress))
-    return _write(study, store, command, report_style)
+    return _write(study, store, again, output)
 
 
 def _planned(run: Run, demand: Demand | None) -> StudyPlan:
@@ -278,34 +293,37 @@ def _expected(run: Run, plan: Plan) -> Forecast | None:
         return None
 
 
-class _ReportStyle(NamedTuple):
-    """Where a report is written, and how its figures look."""
+class _Output(NamedTuple):
+    """Where the report is written, how its figures look, and who is told of it."""
 
     folder: Path
     style: str
     width: Width | None
+    tracker: "Tracker | None"
+    command: str
+    """what the tracker is told"""
 
 
-def _of_runs(study: Study, runs: Path, command: str, report_style: _ReportStyle) -> Outcome:
-    return _report(collect(study, findings_of_records(study, runs, command)), report_style)
+def _of_runs(study: Study, runs: Path, command: str, output: _Output) -> Outcome:
+    return _report(collect(study, findings_of_records(study, runs, command)), output)
 
 
-def _write(study: Study, store: Any, command: str, report_style: _ReportStyle) -> Outcome:
-    return _report(collect(study, findings_of_store(study, store, command)), report_style)
+def _write(study: Study, store: Any, command: str, output: _Output) -> Outcome:
+    return _report(collect(study, findings_of_store(study, store, command)), output)
 
 
-def _again(name: str, report_style: _ReportStyle, amend: bool) -> Outcome:
+def _again(name: str, output: _Output, amend: bool) -> Outcome:
     """The report of a folder that has its evidence only."""
-    if not (path := report_style.folder / evidence.NAME).is_file():
+    if not (path := output.folder / evidence.NAME).is_file():
         raise InputError(
-            f"{report_style.folder}: holds neither work/ nor {evidence.NAME} to make a report "
+            f"{output.folder}: holds neither work/ nor {evidence.NAME} to make a report "
             "from; run it without --only-report first"
         )
     found = evidence.read_evidence(path)
     if amend:
         found = _reworded(name, found)
     _tell_if_changed(name, found.study.text)
-    return _report(found, report_style)
+    return _report(found, output)
 
 
 def _reworded(name: str, found: StudyEvidence) -> StudyEvidence:
@@ -325,9 +343,10 @@ def _reworded(name: str, found: StudyEvidence) -> StudyEvidence:
     return collect(study, found.findings)
 
 
-def _report(found: StudyEvidence, report_style: _ReportStyle) -> Outcome:
+def _report(found: StudyEvidence, output: _Output) -> Outcome:
     """Write the report."""
     _tell_missing(found.study, {number.method for number in found.findings.numbers})
     outcome = judge.judge_study(found.study, found.findings)
-    reporting.write(outcome, *report_style, found.content)
+    reporting.write(outcome, output.folder, output.style, output.width, found.content)
+    tracking.track_study(output.tracker, outcome, output.folder, output.command)
     return outcome

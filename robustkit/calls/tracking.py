@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from robustkit.display.stream import tell_warnings
 
 if TYPE_CHECKING:
+    from robustkit.analysis.outcome import Outcome
     from robustkit.auditing.outcome import Audit
     from robustkit.record import Evaluation
+    from robustkit.record.certification import Certification
     from robustkit.tracking import Tracker, TrackingRun
     from robustkit.tracking.content import Content
     from robustkit.training import Callbacks, TrainingResult
@@ -62,6 +64,30 @@ def track_audit(tracker: "Tracker | None", found: "Audit", folder: Path) -> None
         return of_audit(found, folder)
 
     _track(tracker, f"{found.checkpoint.get('path')} audit", content, found.command)
+
+
+def track_certification(
+    tracker: "Tracker | None", name: str, found: "Certification", command: str
+) -> None:
+    """A run for a certification."""
+
+    def content() -> "Content":
+        from robustkit.tracking.content import of_certification
+
+        return of_certification(found)
+
+    _track(tracker, f"{name} certification", content, command)
+
+
+def track_study(tracker: "Tracker | None", found: "Outcome", folder: Path, command: str) -> None:
+    """A run for a study, whose report lies in `folder`."""
+
+    def content() -> "Content":
+        from robustkit.tracking.content import of_study
+
+        return of_study(found, folder)
+
+    _track(tracker, f"{found.name} study", content, command)
 
 
 def _track(

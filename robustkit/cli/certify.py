@@ -1,5 +1,7 @@
 """`robustkit certify`: each image certified, fooled, or open."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,6 +29,7 @@ from robustkit.cli.options import (
     Split,
     Std,
     TakenWeights,
+    Track,
     TrustProgram,
     Weights,
     images_per_batch,
@@ -75,6 +78,7 @@ def certify(
     save_adversarial: Annotated[
         Path | None, typer.Option(help="Save the counterexamples as float32 .npz.")
     ] = None,
+    track: Track = None,
     interval: Annotated[
         Literal["wilson", "exact"], typer.Option(help="Kind of 95 % confidence interval.")
     ] = "wilson",
@@ -128,6 +132,8 @@ def certify(
         out=out,
         fresh=fresh,
         save_adversarial=save_adversarial,
+        track=track,
+        command=shlex.join(["robustkit", *sys.argv[1:]]),
         progress=True,
         **images,
     )

@@ -1,12 +1,14 @@
 """`robustkit report`: from a study's file to its report, by way of whatever is missing."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from robustkit.cli import completion
-from robustkit.cli.options import DataRoot, Device
+from robustkit.cli.options import DataRoot, Device, Track
 from robustkit.cli.output import check_folder, say
 from robustkit.cli.stepsummary import summarise
 
@@ -87,6 +89,7 @@ def report(
     style: Annotated[
         Literal["neurips", "icml", "ieee", "talk"], typer.Option(help="Style of the figures.")
     ] = "neurips",
+    track: Track = None,
     width: Annotated[
         Literal["single", "double"] | None,
         typer.Option(help="Width of the figures in columns; default: single, or what each needs."),
@@ -106,7 +109,8 @@ def report(
     asked |= {"device": device, "workers": workers, "hours": hours, "ray": ray, "shared": shared}
     asked |= {"cpus_per_cell": cpus_per_cell, "gpus_per_cell": gpus_per_cell}
     asked |= {"retry": retry, "amend": amend, "style": style, "width": width, "progress": True}
-    asked |= {"only_report": only_report, "out": folder, "plan": plan}
+    asked |= {"only_report": only_report, "out": folder, "plan": plan, "track": track}
+    asked["command"] = shlex.join(["robustkit", *sys.argv[1:]])
     return _show(reported(name, **asked), folder)
 
 

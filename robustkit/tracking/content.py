@@ -1,14 +1,17 @@
 """What a result tells a tracker: parameters, numbers by ε, a figure and its files."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from robustkit import figures
+from robustkit.analysis.outcome import Outcome
 from robustkit.auditing.outcome import Audit
 from robustkit.display.results import view
 from robustkit.record import Evaluation
+from robustkit.record.certification import OUTCOMES, Certification
 from robustkit.showing import Shown
 from robustkit.statistics import Estimate
 from robustkit.summary import (
@@ -34,16 +37,8 @@ class Content:
 
 def of_evaluation(found: Evaluation) -> Content:
     """A record: shares of all images, clean mistakes counted as wrong."""
-    header = found.header
-    protocol, norm = header["protocol"], header["protocol"]["norm"]
-    parameters = {
-        **flat(header["checkpoint"], "checkpoint", ("path", "sha256", "model", "loss")),
-        **flat(header["data"], "data", ("name", "split", "n", "digest")),
-        **flat(protocol, "protocol", ("name", "norm", "digest")),
-        **flat(protocol["resolved"], "protocol", ("target", "seed")),
-        "protocol.attacks": ", ".join(attack_labels(protocol)),
-        "protocol.epsilons": ", ".join(entry["epsilon"] for entry in protocol["epsilons"]),
-        **flat(header["engine"], "engine"),
+    header, norm = found.header, found.header["protocol"]["norm"]
+    parameters = _asked(header) | {
         "precision": header.get("precision", "float32"),
         "record": found.digest,
     }
@@ -69,6 +64,59 @@ def of_evaluation(found: Evaluation) -> Content:
         figure=_figure(found),
         files=[found.path] if found.path is not None else [],
     )
+
+
+def _asked(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record's header says of network, images, attacks and machine."""
+    protocol = header["protocol"]
+    return {
+        **flat(header["checkpoint"], "checkpoint", ("path", "sha256", "model", "loss")),
+        **flat(header["data"], "data", ("name", "split", "n", "digest")),
+        **flat(protocol, "protocol", ("name", "norm", "digest")),
+        **flat(protocol["resolved"], "protocol", ("target", "seed")),
+        "protocol.attacks": ", ".join(attack_labels(protocol)),
+        "protocol.epsilons": ", ".join(entry["epsilon"] for entry in protocol["epsilons"]),
+        **flat(header["engine"], "engine"),
+    }
+
+
+def of_certification(found: Certification) -> Content:
+    """What is proved, fooled and open at one ε, as shares of all images."""
+    protocol = found.header["protocol"]
+    at = protocol["norm"], protocol["epsilons"][0]["epsilon"]
+    metrics: dict[str, float | None] = {}
+    for outcome in OUTCOMES:
+        metrics |= _ends(_at(f"{outcome}_share", *at), found.share(outcome))
+    return Content(parameters=_asked(found.header), metrics=metrics, files=[found.path])
+
+
+def of_study(found: Outcome, folder: Path) -> Content:
+    """A study's claims, its accuracies, and the report that lies in `folder`."""
+    told = {title.lower(): keys for title, keys in found.provenance.items()}
+    parameters = {
+        "study": found.name,
+        **flat(told.get("study", {}), "study"),
+        **flat(told.get("versions", {}), "versions"),
+        **{f"claim.{one.name}": one.verdict for one in found.judgements},
+    }
+    metrics: dict[str, float | None] = {}
+    for panel in found.panels:
+        for line in panel.lines:
+            for value in line.values:
+                place = f"{panel.name}/{_plain(line.method)}/{value.level.replace('/', '_')}"
+                metrics |= _ends(place, value.estimate)
+    return Content(
+        parameters=parameters,
+        metrics=metrics,
+        figure=_figure(found),
+        figure_name="accuracy",
+        files=[folder / name for name in ("report.html", "numbers.csv", "evidence.parquet")],
+    )
+
+
+def _plain(name: str) -> str:
+    """A method's name in the letters that trackers take."""
+    return re.sub(r"[^\w .-]", "_", name, flags=re.ASCII)
 
 
 def of_audit(found: Audit, folder: Path) -> Content:

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from robustkit.files import digest
 from robustkit.protocol import Epsilon, parse_epsilon, parse_protocol
 from robustkit.record import Evaluation, Example, rows_digest, table
+from robustkit.record.certification import Certification, CertifiedImage
 
 PROTOCOL = """\
 title = "FGSM, then PGD"
@@ -188,3 +190,15 @@ def _run(rows: str, changes: dict[str, Any]) -> dict[str, Any]:
         "rows_digest": rows,
         **changes,
     }
+
+
+def certification(path: Path = Path("certification.npz")) -> Certification:
+    """Two images certified, one fooled and one open."""
+    rows = [
+        CertifiedImage(
+            index=i, sample=f"s{i}", label=0, predicted=0, outcome=outcome, by="bounds",
+            margin=None, distance=None, fooled_as=None, domains=0, seconds=0.0, time_limit=0.0,
+        )
+        for i, outcome in enumerate(("certified", "certified", "fooled", "open"))
+    ]  # fmt: skip
+    return Certification(evaluation(n=4).header, rows, np.zeros((0, 1, 2, 2), "f4"), path)
