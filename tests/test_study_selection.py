@@ -1,16 +1,22 @@
 """How a study chooses: by which score, dropping what on the way, and what that cost."""
 
 import json
+from dataclasses import replace
 from math import inf
 
 import numpy as np
 import pytest
 from helpers.studies import Apart, Here, begin, changed, found
+from matplotlib.figure import Figure
 
-from robustkit import spec
+from robustkit import reporting, spec
+from robustkit.analysis.evidence import collect
+from robustkit.analysis.judge import judge_study
 from robustkit.data import load_dataset
 from robustkit.errors import InputError
+from robustkit.reporting.illustrations import illustrations
 from robustkit.spec import Halving
+from robustkit.study.findings import findings_of_store
 from robustkit.study.forecast import forecast
 from robustkit.study.selection import (
     Candidate,
@@ -134,6 +140,12 @@ name   = "stopped"
 factor = "label_noise"
 levels = ["0.4"]
 passes = "chosen"
+
+[[analysis]]
+name        = "passes"
+factor      = "passes"
+levels      = ["1", "2", "4"]
+label_noise = "0.4"
 
 """
 
@@ -284,7 +296,8 @@ def test_a_study_that_says_nothing_of_scores_is_the_study_that_it_was(tiny, halv
 def test_a_selection_that_makes_no_sense_is_told_in_one_line(halving, tmp_path, old, new, message):
     path = changed(halving, tmp_path, old, new)
     if new == "[1]":
-        path.write_text(path.read_text().replace("steps = 8", "steps = 2"))
+        text = path.read_text().replace('["1", "2", "4"]', '["1"]')
+        path.write_text(text.replace("steps = 8", "steps = 2"))
     with pytest.raises(InputError) as caught:
         begin(path, tmp_path / "out").plan()
     assert message in str(caught.value)
@@ -296,3 +309,59 @@ def test_a_paused_training_goes_on_elsewhere_through_a_url(halving, worked_out, 
     run = begin(halving, tmp_path / "here")
     run.finish(Apart(run, (tmp_path / "elsewhere").as_uri()))
     assert found(halving, tmp_path / "here") == found(halving, worked_out["halved"][2])
+
+
+def test_the_regret_is_what_noisy_labels_lost_by_the_clean_ones(worked_out, halving):
+    run, plan, folder, _ = worked_out["halved"]
+    outcome = found(halving, folder)
+    assert {(r.method, r.kind, r.seeds) for r in outcome.regrets} == {
+        (m, k, (0, 1)) for m in ("cross-entropy", "wide hinge") for k in ("end", "stopped")
+    }
+    for regret in outcome.regrets:
+        for seed, value in zip(regret.seeds, regret.each, strict=True):
+            tried = [c for c in plan.candidates if (c.method, c.seed) == (regret.method, seed)]
+            cells = {c.cell: run.store.cell(c.cell) for c in tried if c.cell not in plan.dropped}
+            name = "label-noise" if regret.kind == "end" else "stopped"
+            (taken,) = [
+                w
+                for w in plan.wanted
+                if (w.method, w.seed, w.analysis) == (regret.method, seed, name)
+            ]
+            if regret.kind == "end":
+                clean = {(key, ""): cell["held_out_clean"] for key, cell in cells.items()}
+            else:
+                clean = {
+                    (key, at): made["held_out_clean"]
+                    for key, cell in cells.items()
+                    for at, made in cell["snapshots"].items()
+                }
+            at = "" if regret.kind == "end" else run.store.test(taken.test)["passes"]
+            assert value == pytest.approx(max(clean.values()) - clean[taken.cell, at])
+        assert regret.estimate.value == pytest.approx(np.mean(regret.each))
+    assert any(value > 0 for regret in outcome.regrets for value in regret.each)
+
+
+def test_what_a_selection_came_to_is_rebuilt_from_the_evidence_and_shown(
+    worked_out, halving, tmp_path
+):
+    run, _, folder, _ = worked_out["halved"]
+    study = spec.load_study(str(halving))
+    kept = collect(study, findings_of_store(study, run.store, "robustkit report tiny"))
+    outcome = judge_study(kept.study, kept.findings)
+    assert outcome == found(halving, folder)
+    reporting.write(replace(outcome, figures=()), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "8 done, 0 failed, 0 missing, 4 dropped on their way" in page
+    assert page.count("at the selected pass</td>") == 2
+    numbers = (tmp_path / "numbers.csv").read_text().splitlines()
+    assert sum(line.startswith("regret,") for line in numbers) == 12
+    (drawn,) = [f.curves for f in illustrations(outcome).panels if f.curves.name == "passes"]
+    figure = Figure()
+    drawn.draw(figure.add_subplot())
+    above, below = figure.axes
+    assert above.get_xlim() == below.get_xlim()
+    for line, history in zip(below.lines, outcome.histories, strict=True):
+        assert history.passes == (1, 2, 3, 4)
+        assert list(line.get_ydata()) == list(history.memorised)
+        assert [e.value for e in history.band] == pytest.approx(list(history.memorised))
+    assert "repeated during each pass" in drawn.caption

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from robustkit import spec
 from robustkit.analysis.findings import SHOWN, Findings, Number, pictured
-from robustkit.analysis.outcome import CellRow, History
+from robustkit.analysis.outcome import CellRow, History, Regret
 from robustkit.errors import RecordError, first_line, unreadable
 from robustkit.files import canonical, digest
 from robustkit.record import Example, decode_examples, encode_examples
@@ -38,7 +38,7 @@ from robustkit.results.rows import Rows, budgets
 from robustkit.spec import Study
 
 NAME = "evidence.parquet"
-VERSION = 1
+VERSION = 2
 """of the layout; an older robustkit says that it cannot read a newer one"""
 SCHEMA = pa.schema(
     [
@@ -150,6 +150,7 @@ def _said(study: Study, findings: Findings) -> dict[str, Any]:
         "times": findings.times,
         "histories": [asdict(history) for history in findings.histories],
         "cells": [asdict(cell) for cell in findings.cells],
+        "regrets": [asdict(regret) for regret in findings.regrets],
     }
 
 
@@ -264,6 +265,7 @@ def _findings(said: Mapping[str, Any], table: pa.Table) -> Findings:
         said["command"],
         tuple(said["asked"]),
         _Kept(table),
+        tuple(Regret(**_tuples(regret)) for regret in said.get("regrets", ())),
     )
 
 
@@ -274,5 +276,9 @@ def _numbers(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _tuples(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists as tuples."""
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
+    """Lists as tuples, to any depth."""
+    return {key: _tuple(v) for key, v in value.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustkit.analysis.outcome import CellRow, History
+from robustkit.analysis.outcome import CellRow, History, Regret
 from robustkit.results.grid import gaps
 from robustkit.results.rows import Files, Records
 from robustkit.spec import Analysis, Study
@@ -45,6 +45,8 @@ class Findings:
     asked: tuple[Mapping[str, Any], ...] = ()
     """the study as it was first asked, and after every change: its digest, file and changes"""
     records: Records = field(default_factory=Files)
+    regrets: tuple[Regret, ...] = ()
+    """without their estimates"""
 
 
 def pictured(study: Study, analysis: Analysis, numbers: Iterable[Number]) -> Number | None:

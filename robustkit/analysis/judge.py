@@ -9,9 +9,11 @@ from robustkit.analysis.contrast import pair
 from robustkit.analysis.findings import Findings
 from robustkit.analysis.outcome import (
     Cost,
+    History,
     Judged,
     Judgement,
     Outcome,
+    Regret,
     TransferMatrix,
 )
 from robustkit.analysis.registration import (
@@ -25,7 +27,7 @@ from robustkit.analysis.table import AnalysisTable
 from robustkit.protocol import protocol_in_words
 from robustkit.results.replicates import Replicates
 from robustkit.spec import Claim, Study
-from robustkit.statistics import Comparison, components, plan, ratio
+from robustkit.statistics import Comparison, components, mean_over_seeds, plan, ratio
 from robustkit.statistics.comparison import AT_CHANCE, listed
 from robustkit.statistics.power import SEEDS
 
@@ -51,7 +53,8 @@ def judge_study(study: Study, findings: Findings) -> Outcome:
         panels=tuple(table.panel() for table in tables.values()),
         judgements=judged,
         cells=findings.cells,
-        histories=findings.histories,
+        histories=tuple(map(_banded, findings.histories)),
+        regrets=tuple(map(_estimated, findings.regrets)),
         costs=tuple(_costs(study, tables, findings)),
         matrices=tuple(_matrices(study, tables)),
         galleries=tuple(g for t in tables.values() if (g := t.gallery()) is not None),
@@ -73,6 +76,17 @@ def judge_study(study: Study, findings: Findings) -> Outcome:
         figures=study.figures,
         tables=study.tables,
     )
+
+
+def _banded(history: History) -> History:
+    """A course with the intervals of its means, where several seeds are known."""
+    columns = zip(*history.each, strict=True) if len(history.each) > 1 else ()
+    return replace(history, band=tuple(None if None in c else mean_over_seeds(c) for c in columns))
+
+
+def _estimated(regret: Regret) -> Regret:
+    several = len(regret.each) > 1
+    return replace(regret, estimate=mean_over_seeds(regret.each) if several else None)
 
 
 def _scope(study: Study) -> Iterable[str]:

@@ -10,6 +10,8 @@ from robustkit.spec import FIGURES, TABLES, Figure, Table
 from robustkit.statistics import Comparison, Estimate
 
 Judged = Literal["holds", "contradicted", "undecided", "not tested"]
+Chosen = Literal["end", "stopped"]
+"""a configuration whose networks are trained to the end, or one with the pass to stop at"""
 Registered = Literal["preregistered", "wording amended", "amended", "not preregistered"]
 """how a claim stands to the time before the first training; where its wording was amended, what is
 judged is as it was"""
@@ -69,6 +71,8 @@ class Panel:
     """what a reader must know: seeds, steps, what was left out"""
     chance: float | None = None
     """accuracy of a guess, where the number of classes is on record"""
+    label_noise: str = ""
+    """share of wrong labels that all levels of an analysis along a training have"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,30 @@ class History:
     """share of the wrong labels that the network repeats"""
     held_out: tuple[float | None, ...]
     """accuracy on held-out images, by their clean labels; where it was looked at"""
+    passes: tuple[float, ...] = ()
+    """over the data, at each point; an earlier version wrote none"""
+    each: tuple[tuple[float | None, ...], ...] = ()
+    """what each seed memorised; likewise"""
+    band: tuple[Estimate | None, ...] = ()
+    """of the mean over seeds, at each point"""
+
+
+@dataclass(frozen=True, slots=True)
+class Regret:
+    """What choosing by noisy held-out labels cost, in accuracy by their clean labels.
+
+    The best configuration's minus the chosen one's: a diagnostic, nothing is chosen by it.
+    """
+
+    method: str
+    level: str
+    kind: Chosen
+    seeds: tuple[int, ...]
+    """that chose"""
+    each: tuple[float, ...]
+    """of each seed"""
+    estimate: Estimate | None = None
+    """over seeds; None where one seed chose for all"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +233,7 @@ class Outcome(Shown):
     judgements: tuple[Judgement, ...]
     cells: tuple[CellRow, ...]
     histories: tuple[History, ...] = ()
+    regrets: tuple[Regret, ...] = ()
     costs: tuple[Cost, ...] = ()
     matrices: tuple[TransferMatrix, ...] = ()
     galleries: tuple[Gallery, ...] = ()

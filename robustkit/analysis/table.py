@@ -150,6 +150,7 @@ class AnalysisTable:
             chance=1 / classes
             if (classes := classes_of(self.header or {"data": {}})) > 1
             else None,
+            label_noise=self.analysis.label_noise if self.analysis.factor == "passes" else "",
         )
 
     @property

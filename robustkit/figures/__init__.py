@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from robustkit.figures.names import level_text, shortened
     from robustkit.figures.output import Draw, own_axes, render, save, svg
     from robustkit.figures.style import INK, PAGE, STYLES, Style, Venue, Width
-    from robustkit.figures.training import Quantity, learning_curve, memorisation
+    from robustkit.figures.training import Quantity, course, learning_curve, memorisation
     from robustkit.figures.transfer import transfer_matrix
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "class_name",
     "confusion",
     "cost_against_gain",
+    "course",
     "critical_difference",
     "difference",
     "example_grid",
@@ -130,6 +131,7 @@ _HOMES = {
     "Venue": "style",
     "Width": "style",
     "Quantity": "training",
+    "course": "training",
     "learning_curve": "training",
     "memorisation": "training",
     "transfer_matrix": "transfer",

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from math import isnan
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 
-from robustkit.analysis.outcome import History
+from robustkit.analysis.outcome import History, Panel
+from robustkit.figures.curves import accuracy_curves
 from robustkit.figures.legend import legend
 from robustkit.figures.style import FAINT, line_style, percent_axis
 
@@ -45,6 +48,41 @@ def memorisation(
     sns.despine(ax=ax)
     if len(histories) > 1:
         legend(ax, [history.method for history in histories])
+    return ax
+
+
+def course(ax: Axes, panel: Panel, histories: Sequence[History], order: Sequence[str] = ()) -> Axes:
+    """Accuracy along a training, and below it the share of wrong labels that was memorised.
+
+    `ax` becomes the upper of two axes with one scale of passes; `histories` are of the panel's
+    share of wrong labels. The shade around a lower line is its interval over seeds.
+    """
+    order = list(dict.fromkeys([*order, *(line.method for line in panel.lines)]))
+    rows = cast(SubplotSpec, ax.get_subplotspec()).subgridspec(2, 1, height_ratios=(3, 2))
+    ax.set_subplotspec(rows[0])
+    accuracy_curves(ax, panel, order)
+    below = cast(Figure, ax.figure).add_subplot(rows[1], sharex=ax)
+    for history in histories:
+        style = line_style(order.index(history.method))
+        each = zip(history.passes, history.memorised, strict=True)
+        points = [(at, share) for at, share in each if share is not None]
+        every = max(1, len(points) // 8)
+        below.plot(*zip(*points, strict=True), **style, markevery=every)
+        shade = [(at, e) for at, e in zip(history.passes, history.band, strict=False) if e]
+        x, low, high = (
+            [at for at, _ in shade],
+            [e.low for _, e in shade],
+            [e.high for _, e in shade],
+        )
+        below.fill_between(x, low, high, color=style["color"], alpha=0.13, lw=0)
+    bottom, top = below.get_ylim()
+    below.set_ylim(max(bottom, 0.0), min(top, 1.0))
+    percent_axis(below.yaxis)
+    below.set(xlabel=ax.get_xlabel(), ylabel="wrong labels\nmemorised")
+    below.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
+    sns.despine(ax=below)
+    ax.set_xlabel("")
+    ax.tick_params(labelbottom=False)
     return ax
 
 

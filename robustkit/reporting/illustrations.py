@@ -1,7 +1,7 @@
 """Which figures an outcome has, how high they stand, and what they show in words."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from robustkit import figures
@@ -74,7 +74,7 @@ def illustrations(outcome: Outcome) -> Illustrations:
     """Every figure that the study asks for and has numbers for, each under a name of its own."""
     names, order, wanted = Names(), methods(outcome), outcome.figures
     quantities = [quantity for quantity, kind in _KINDS.items() if kind in wanted]
-    panels = tuple(_panel(panel, names, order) for panel in outcome.panels)
+    panels = tuple(_panel(panel, outcome.histories, names, order) for panel in outcome.panels)
     return Illustrations(
         tuple(_wanted_figures(figures, wanted) for figures in panels),
         tuple(f for q in quantities for f in _histories(outcome.histories, q, names, order)),
@@ -98,12 +98,14 @@ def methods(outcome: Outcome) -> list[str]:
     return list(dict.fromkeys([*lines, *trained, *(cost.method for cost in outcome.costs)]))
 
 
-def _panel(panel: Panel, names: Names, order: Sequence[str]) -> PanelFigures:
+def _panel(
+    panel: Panel, histories: Sequence[History], names: Names, order: Sequence[str]
+) -> PanelFigures:
     name = names.new(panel.name)
     drawn = any(line.values for line in panel.lines)
     compared = any(c.difference for c in panel.comparisons)
     return PanelFigures(
-        curves=_curves(panel, name, order) if drawn else None,
+        curves=_along(_curves(panel, name, order), panel, histories, order) if drawn else None,
         differences=_forest(panel, names.new(f"{name}-differences")) if compared else None,
     )
 
@@ -198,6 +200,31 @@ def _curves(panel: Panel, name: str, order: Sequence[str]) -> Illustration:
     )
 
 
+def _along(
+    curves: Illustration, panel: Panel, histories: Sequence[History], order: Sequence[str]
+) -> Illustration:
+    """Curves along a training with what was memorised below, where that is known."""
+    own = [
+        history
+        for history in histories
+        if panel.label_noise and history.level == panel.label_noise
+        if history.passes and any(v is not None for v in history.memorised)
+    ]
+    if not own:
+        return curves
+    made = dict.fromkeys(e.method for history in own for e in history.band if e is not None)
+    shaded = f", mean over seeds with its interval ({'; '.join(made)})" if made else ""
+    said = " ".join(_history_in_words(history, "memorised") for history in own)
+    return replace(
+        curves,
+        caption=f"{curves.caption} Below: share of wrong training labels that the network repeated "
+        f"during each pass{shaded}.",
+        alternative=f"{curves.alternative} Wrong labels memorised: {said}",
+        draw=partial(figures.course, panel=panel, histories=own, order=order),
+        height=_course_height,
+    )
+
+
 def _forest(panel: Panel, name: str) -> Illustration:
     alternative = [
         f"{c.a} vs {c.b}{_at(c.level, panel.percent)}: {in_points(c)} points ({ends(c)}), "
@@ -246,6 +273,11 @@ def _history_in_words(history: History, quantity: Quantity) -> str:
 def _plot_height(width: float, size: float) -> float:
     """A plot half as high as wide, but never too flat for its text."""
     return max(0.48 * width, 22 * size / 72)
+
+
+def _course_height(width: float, size: float) -> float:
+    """Two plots, one above the other."""
+    return 1.55 * _plot_height(width, size)
 
 
 def _rows_height(width: float, size: float, rows: int) -> float:

@@ -17,6 +17,7 @@ from robustkit.analysis.outcome import (
     Line,
     Outcome,
     Panel,
+    Regret,
     TransferMatrix,
 )
 from robustkit.errors import shown
@@ -32,6 +33,7 @@ Section = Literal[
     "secondary",
     "claim",
     "history",
+    "regret",
     "cost",
     "transfer",
     "cell",
@@ -101,6 +103,7 @@ def rows(outcome: Outcome) -> Iterator[NumberRow]:
     yield from chain.from_iterable(map(_panel, outcome.panels))
     yield from chain.from_iterable(map(_judgement, outcome.judgements))
     yield from chain.from_iterable(map(_history, outcome.histories))
+    yield from chain.from_iterable(map(_regret, outcome.regrets))
     yield from chain.from_iterable(map(_cost, outcome.costs))
     yield from chain.from_iterable(map(_matrix, outcome.matrices))
     yield from map(_cell, outcome.cells)
@@ -202,6 +205,19 @@ def _history(history: History) -> Iterator[NumberRow]:
             if value is not None:
                 row = NumberRow("history", "", history.method, level=history.level, x=step)
                 yield replace(row, quantity=quantity, value=value)
+    for step, mean in zip(history.steps, history.band, strict=False):
+        if mean is not None:
+            row = NumberRow("history", "", history.method, level=history.level, x=step)
+            yield _with(replace(row, quantity="share of wrong labels repeated, over seeds"), mean)
+
+
+def _regret(regret: Regret) -> Iterator[NumberRow]:
+    row = NumberRow("regret", "", regret.method, level=regret.level)
+    row = replace(row, quantity=f"clean held-out accuracy lost by the choice, {regret.kind}")
+    if regret.estimate is not None:
+        yield _with(row, regret.estimate)
+    for seed, value in zip(regret.seeds, regret.each, strict=True):
+        yield replace(row, seed=seed, value=value)
 
 
 def _cost(cost: Cost) -> Iterator[NumberRow]:

@@ -14,6 +14,7 @@ from robustkit.spec import ACCURACY, CHOSEN, Score, Study, Tuning
 from robustkit.spec.amendments import differences
 from robustkit.statistics.comparison import listed
 from robustkit.study.provenance import askings, configuration_in_words, digests, provenance
+from robustkit.study.regret import regrets
 from robustkit.study.selection import Candidate, Context, Scores, score_at, select
 from robustkit.study.store import StudyStore
 
@@ -55,6 +56,7 @@ def findings_of_store(study: Study, store: StudyStore, command: str) -> Findings
         ),
         command,
         askings(request),
+        regrets=tuple(regrets(study, plan, candidates(plan), done)),
     )
 
 
@@ -86,26 +88,50 @@ def _costs(study: Study, store: StudyStore) -> Iterable[tuple[str, dict[str, Any
 def _histories(
     study: Study, plan: Mapping[str, Any], done: Mapping[str, dict[str, Any] | None]
 ) -> Iterable[History]:
-    """Means over seeds of the first analysis of label noise, where there are wrong labels."""
-    analysis = next((a for a in study.analyses if a.factor == "label_noise"), None)
+    """Of the first analysis of label noise, or along a training, where there are wrong labels."""
+    of = {a.factor: a for a in reversed(study.analyses) if a.factor in ("label_noise", "passes")}
+    analysis = of.get("label_noise", of.get("passes"))
     if analysis is None:
         return
-    groups: dict[tuple[str, str], list[list[dict[str, Any]]]] = defaultdict(list)
+    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = defaultdict(dict)
     for entry in plan["wanted"]:
         cell = done.get(entry["cell"])
         if entry["analysis"] == analysis.name and cell and cell.get("history"):
-            groups[entry["method"], entry["level"]].append(cell["history"])
+            along = analysis.factor == "passes"
+            level = analysis.label_noise if along else entry["level"]
+            groups[entry["method"], level][entry["cell"]] = cell["history"]
     for (method, level), histories in groups.items():
-        if Fraction(level) == 0:
-            continue
-        # an earlier version wrote fewer lines
-        steps = max((tuple(line["step"] for line in h) for h in histories), key=len)
-        if len(steps) < 2:
-            continue  # no course to be drawn
-        alike = [h for h in histories if tuple(line["step"] for line in h) == steps]
-        yield History(
-            method, level, steps, _means(alike, "memorised"), _means(alike, "held_out_clean")
-        )
+        if Fraction(level) and (found := _history(method, level, list(histories.values()))):
+            yield found
+
+
+def _history(
+    method: str, level: str, histories: Sequence[Sequence[Mapping[str, Any]]]
+) -> History | None:
+    """Means over seeds, of those with most lines, and what each memorised."""
+    # an earlier version wrote fewer lines
+    steps = max((tuple(line["step"] for line in h) for h in histories), key=len)
+    if len(steps) < 2:
+        return None  # no course to be drawn
+    alike = [h for h in histories if tuple(line["step"] for line in h) == steps]
+    return History(
+        method,
+        level,
+        steps,
+        _means(alike, "memorised"),
+        _means(alike, "held_out_clean"),
+        _passes_at(alike[0]),
+        tuple(tuple(line.get("memorised") for line in h) for h in alike),
+    )
+
+
+def _passes_at(history: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """Passes over the data at each line; none where no line ends one."""
+    whole = [line for line in history[:-1] if line.get("epoch")] or history[-1:]
+    if any("epoch" not in line for line in whole):
+        return ()
+    each = min(line["step"] / line["epoch"] for line in whole)
+    return tuple(round(line["step"] / each, 6) for line in history)
 
 
 def _means(histories: Sequence[Sequence[Mapping[str, Any]]], key: str) -> tuple[float | None, ...]:
