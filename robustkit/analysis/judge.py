@@ -149,12 +149,21 @@ class _Judge:
         if self.registration.newer(CHANCE):
             every = decide([replace(one, at_chance=False) for one in found], delta)
             judged = _by_newer_rule(judged, every)
-        needs = self._needs(claim, table, found) if verdict == "undecided" else ""
+        needs, seeds = self._needs(claim, table, found) if verdict == "undecided" else ("", None)
         decisive = _decisive(claim.says, verdict, found)
         where = table.where(decisive.level) if decisive else ""
-        return replace(judged, decisive=decisive, where=where, percent=table.percent, needs=needs)
+        return replace(
+            judged,
+            decisive=decisive,
+            where=where,
+            percent=table.percent,
+            needs=needs,
+            seeds_needed=seeds,
+        )
 
-    def _needs(self, claim: Claim, table: AnalysisTable, found: Sequence[Comparison]) -> str:
+    def _needs(
+        self, claim: Claim, table: AnalysisTable, found: Sequence[Comparison]
+    ) -> tuple[str, float | None]:
         """How many seeds it would take to decide an undecided claim, where it takes most."""
         delta = claim.delta / 100
         seeds: list[tuple[float, str]] = []
@@ -169,13 +178,14 @@ class _Judge:
             least = planned.seeds_difference if better else planned.seeds_equivalence
             seeds.append((least or inf, table.where(one.level)))
         if not seeds:
-            return ""
+            return "", None
         most, where = max(seeds)
         many = f"more than {SEEDS[-1]}" if most == inf else f"{most:.0f}"
         goal = "a difference of " if claim.says == "better" else "equivalence within ±"
         return (
             f"By the spread of these seeds, {goal}{claim.delta:.10g} points {where} takes {many} "
-            f"paired seeds to show (power {100 * POWER:.0f} %)."
+            f"paired seeds to show (power {100 * POWER:.0f} %).",
+            most,
         )
 
     def _ratio(self, claim: Claim) -> Judgement:

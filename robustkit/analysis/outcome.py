@@ -118,6 +118,8 @@ class Judgement:
     """whether levels are shares, to be shown in per cent"""
     needs: str = ""
     """what it would take to decide a claim that is undecided, in words"""
+    seeds_needed: float | None = None
+    """likewise, in paired seeds; infinite where no number that is tried is enough"""
     registered: Registered = "not preregistered"
     amendments: tuple[Amendment, ...] = ()
     without: Judged | None = None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields, replace
 from io import StringIO
 from itertools import chain
-from math import isfinite
+from math import inf, isfinite
 from typing import Literal
 
 from robustkit.analysis.outcome import (
@@ -22,6 +22,7 @@ from robustkit.analysis.outcome import (
 )
 from robustkit.errors import shown
 from robustkit.statistics import Comparison, Estimate
+from robustkit.statistics.power import SEEDS
 
 Section = Literal[
     "estimate",
@@ -193,6 +194,9 @@ def _judgement(judgement: Judgement) -> Iterator[NumberRow]:
     if judgement.ratio is not None:
         row = _with(replace(row, quantity="ratio"), judgement.ratio)
     yield row
+    if (seeds := judgement.seeds_needed) is not None:
+        row = NumberRow("claim", judgement.name, quantity="paired seeds needed, power 80 %")
+        yield replace(row, value=seeds, note=f"more than {SEEDS[-1]}" if seeds == inf else "")
     yield from chain.from_iterable(_comparison(judgement.name, c) for c in judgement.comparisons)
 
 

@@ -1,0 +1,126 @@
+"""The summary of the published studies: every number in it stands in a study's `numbers.csv`."""
+
+import csv
+import re
+import tomllib
+from math import ceil
+from pathlib import Path
+
+import pytest
+
+REPORTS = Path(__file__).parents[1] / "reports"
+ROW = re.compile(r"^\| (?P<name>[^.*|]+)\. (?P<text>.*?) \| (?P<rest>.*) \|$")
+NUMBER = re.compile(r"[+−-]?\d+(?:\.\d+)?")
+KEPT = {"mnist": 55_000, "cifar10": 45_000}
+"""training images, less those held out"""
+
+
+def numbers_of(text):
+    return [float(found.replace("−", "-")) for found in NUMBER.findall(text)]
+
+
+@pytest.fixture(scope="module")
+def page():
+    return (REPORTS / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def claims(page):
+    """The rows of the table, by study and claim."""
+    found = {}
+    for match in filter(None, map(ROW.match, page.splitlines())):
+        cells = [cell.strip() for cell in match["rest"].split("|")]
+        study = re.fullmatch(r"\[(.+)\]\(\1/report\.html\)", cells[-1])[1]
+        assert (study, match["name"]) not in found
+        found[study, match["name"]] = (match["text"], *cells[:-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    """The rows of each published study's numbers."""
+    found = {}
+    for path in REPORTS.glob("*/numbers.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            found[path.parent.name] = list(csv.DictReader(file))
+    return found
+
+
+def verdicts(rows):
+    return {r["panel"]: r for r in rows if r["section"] == "claim" and r["verdict"]}
+
+
+def test_every_claim_of_every_study_is_there_with_its_verdict(claims, numbers):
+    published = {(study, name) for study, rows in numbers.items() for name in verdicts(rows)}
+    assert set(claims) == published
+    for (study, name), (text, *_, verdict, _, _, _) in claims.items():
+        row = verdicts(numbers[study])[name]
+        assert (text, verdict) == (row["note"], f"**{row['verdict']}**")
+
+
+def test_every_difference_and_ratio_is_a_row_of_its_study(claims, numbers):
+    for (study, name), (_, _, ours, where, verdict, _, units, _) in claims.items():
+        claim = verdicts(numbers[study])[name]
+        if claim["quantity"] == "ratio":
+            expected = [float(claim[key]) for key in ("value", "low", "high")]
+            assert units == f"{claim['n']} rounds"
+        elif ours == "–":
+            assert verdict == "**not tested**"
+            continue
+        else:
+            own = [
+                row
+                for row in numbers[study]
+                if (row["section"], row["panel"]) == ("comparison", name)
+                and numbers_of(where)[-1:] == level_as_said(row["level"], where)
+            ]
+            (row,) = own
+            expected = [100 * float(row[key]) for key in ("value", "low", "high")]
+            assert units == row["unit"]
+        assert numbers_of(ours) == pytest.approx(expected, abs=0.006 * max(1, abs(expected[0]) / 9))
+
+
+def level_as_said(level, where):
+    """The last number of "at 80 % label noise", "under ifgsm at ε = 1/255"."""
+    if "ε" in where:
+        return numbers_of(level)[-1:]
+    return [pytest.approx(100 * float(level))]
+
+
+def test_passes_and_network_are_those_of_the_study(claims):
+    for (study, _), (*_, verdict, passes, _, network) in claims.items():
+        asked = tomllib.loads((REPORTS / f"{study}.toml").read_text(encoding="utf-8"))["train"]
+        if verdict == "**not tested**":
+            assert (passes, network) == ("–", "–")
+            continue
+        updates = ceil(KEPT[asked["data"]] / asked["batch_size"])
+        assert (passes, network) == (f"{asked['steps'] / updates:.1f}", asked["model"])
+
+
+def test_what_remains_open_names_every_undecided_claim_and_the_seeds_it_takes(
+    page, claims, numbers
+):
+    part = page.partition("## What remains open")[2].partition("## ")[0]
+    told = dict(re.findall(r"^- (\S+ in \S+): (.*)\.$", part, re.MULTILINE))
+    undecided = {
+        f"{name} in {study}" for (study, name), row in claims.items() if "undecided" in row[4]
+    }
+    assert {key for key in told if not key.startswith("Not")} == undecided
+    for where, said in told.items():
+        name, _, study = where.partition(" in ")
+        rows = [r for r in numbers[study] if r["quantity"].startswith("paired seeds needed")]
+        for row in (row for row in rows if row["panel"] == name):
+            many = f"{float(row['value']):.0f}" if row["value"] else row["note"]
+            assert f"takes {many} paired seeds" in said
+
+
+def test_numbers_beside_the_tables_stand_in_them(page, claims):
+    """What contradicts what is told in the words of the table."""
+    part = page.partition("## What contradicts what")[2].partition("## ")[0]
+    lines = re.findall(
+        r"^    - (.+?) in (\S+): (.+?)(?: (?:at|under|with) .*)?; ", part, re.MULTILINE
+    )
+    assert lines
+    for verdict, study, ours in lines:
+        same = [row for (own, _), row in claims.items() if own == study and row[2] == ours]
+        assert any(row[4] == f"**{verdict}**" for row in same), (study, ours)
