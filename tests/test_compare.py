@@ -111,7 +111,7 @@ def test_the_cost_of_the_attacks_stands_beside_the_accuracy(robustkit):
         for way in ("forward", "backward"):
             assert side["passes"][way] == pytest.approx(record.rows[way].map(sum).mean())
     _, out, _ = robustkit("compare", *paths)
-    assert "Passes an image: " in out
+    assert "Passes per image: " in out
 
 
 def test_the_sentences_table_and_notes_are_told(robustkit):

@@ -210,7 +210,7 @@ def test_a_warning_of_several_checkpoints_stands_once():
 def test_counts_by_attack_add_up_to_all_images(single):
     text = Outline(page([single])).text
     found = re.search(
-        r"wrong when clean (\S+) .*?fgsm (\S+) .*?pgd (\S+) .*?every budget (\S+) ", text
+        r"misclassified when clean (\S+) .*?fgsm (\S+) .*?pgd (\S+) .*?every budget (\S+) ", text
     )
     assert sum(int(x) for x in found.groups()) == 1000
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from robustkit.errors import InputError, quoted
+from robustkit.errors import InputError, cut, quoted
 from robustkit.files import write_atomic
 
 PACKAGES = ("site-packages", "dist-packages")
@@ -63,7 +63,7 @@ def code_of(given: Given, beside: Path, option: str) -> Code:
         return Code(given, None)
     name = called(given)
     if not isinstance(given, FunctionType | type) or not name.isidentifier():
-        raise InputError(f"{option} {quoted(given)}: no function with a source of its own; {ELSE}")
+        raise InputError(f"{option} {cut(name)}: no function with a source of its own; {ELSE}")
     written = _Written(f"{option} {name}")
     written.add(given, name)
     path = beside.with_name(f"{beside.stem}.{name}.py")

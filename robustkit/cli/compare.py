@@ -146,7 +146,7 @@ def _cost(compared: "Compared") -> Iterable[str]:
     known = [(side.name, side.passes) for side in compared.sides if side.passes is not None]
     if known:
         told = "; ".join(f"{shown(name)} {passes(cost)}" for name, cost in known)
-        yield f"Passes an image: {told}."
+        yield f"Passes per image: {told}."
 
 
 def _sentences(compared: "Compared") -> Iterable[str]:

@@ -77,7 +77,7 @@ CLAIMED = (
     Indicator(
         "other-class",
         "Is the budget so large that images of other classes are within reach?",
-        "Carlini et al. 2019: MNIST's median L2 distance to another class is below 9; as a bound, "
+        "Carlini et al. 2019: MNIST's median ℓ₂ distance to another class is below 9; as a bound, "
         "the r-separation of Yang et al. 2020",
         _other_class,
         ("midpoints",),
