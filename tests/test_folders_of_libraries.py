@@ -193,6 +193,34 @@ def test_identity_follows_what_the_network_computes(copy, monkeypatch):
     assert read_checkpoint(copy).identity != other
 
 
+@pytest.mark.parametrize("kind", ["DeiT", "Levit"])
+def test_both_heads_of_a_distilled_network_may_be_of_another_size(kind, tmp_path, monkeypatch):
+    settings = TINY if kind == "DeiT" else {
+        "image_size": 32, "hidden_sizes": [16, 16, 16], "num_attention_heads": [1, 1, 1],
+        "depths": [1, 1, 1], "key_dim": [4, 4, 4],
+    }  # fmt: skip
+    made = getattr(transformers, f"{kind}ForImageClassificationWithTeacher")
+    config = getattr(transformers, f"{kind}Config")
+    model = made(config(**{**settings, "id2label": dict(enumerate(NAMES))})).eval()
+    torch.save(model.state_dict(), tmp_path / "own.pt")
+    # as the library has fetched the words of a published one, with other classes
+    hub = tmp_path / "home" / "hub" / "models--org--net"
+    (hub / "refs").mkdir(parents=True)
+    (hub / "refs" / "main").write_text("0" * 40)
+    made(config(**{**settings, "id2label": dict(enumerate("abcdefg"))})).save_pretrained(
+        hub / "snapshots" / ("0" * 40)
+    )
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ROBUSTKIT_CACHE", str(tmp_path / "cache"))
+    found = read_checkpoint(tmp_path / "own.pt", model="hf:org/net")
+    assert found.num_classes == 3
+    assert any("3 classes and not the 7" in note for note in found.notes)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model(x).logits
+    torch.testing.assert_close(found.load()(x), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_no_class_or_file_of_the_folder_is_run(copy):
     change(
         copy,

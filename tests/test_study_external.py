@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from helpers.publishers import publishing
 from helpers.studies import CLAIM, Here, begin, external_study, found
 
 from robustkit.analysis.record_folder import findings_of_records
 from robustkit.errors import InputError, RecordError
+from robustkit.files import shipped
 from robustkit.results.pattern import match_files
-from robustkit.study import work
+from robustkit.spec import load_study
+from robustkit.study import exchange, work
 from robustkit.study.findings import findings_of_store
 from robustkit.study.store import StudyStore
 
@@ -39,6 +42,54 @@ def test_networks_made_elsewhere_become_a_report(tiny, nets, tmp_path):
     # the same from the records alone, by what the records say; these say nothing of the loss
     with pytest.raises(RecordError, match="no evaluation in it fits"):
         findings_of_records(run.study, tmp_path / "out" / "runs", "")
+
+
+def test_networks_are_named_by_what_publishes_them_or_by_their_path(
+    tiny, nets, tmp_path, monkeypatch
+):
+    weights = (shipped("data") / "lenet5-mnist5k.safetensors").read_bytes()
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "ROBUSTKIT_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable in ("HF_HOME", "ROBUSTKIT_CACHE"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(weights)
+    path = external_study(tiny, nets, tmp_path, "{loss}_noise0_seed0.pt")
+    head, _ = path.read_text().split('name   = "label-noise"')
+    attacked = 'name = "small"\nfactor = "epsilon"\nprotocol = "fgsm"\nlevels = ["0.1"]\n'
+    path.write_text(head + attacked)
+    without = load_study(str(path)).digest
+    names = f'names = {{here = ["{own}"], there = ["hf:org/net/a.safetensors"]}}'
+    path.write_text(path.read_text().replace("[test]", f"{names}\n[test]"))
+    with publishing() as publisher:
+        monkeypatch.setenv("HF_ENDPOINT", publisher.address)
+        publisher.repository("org/net", {"a.safetensors": weights})
+        run = begin(path, tmp_path / "out")
+        run.finish(Here(tmp_path / "out"))
+    result = found(path, tmp_path / "out")
+    assert load_study(str(path)).digest != without
+    (panel,) = result.panels
+    assert [line.method for line in panel.lines] == ["ce", "here", "l2", "there"]
+    values = {line.method: line.values[0].estimate.value for line in panel.lines}
+    assert values["here"] == values["there"] > max(values["ce"], values["l2"])
+    cells = [StudyStore(tmp_path / "out").cell(w.cell) for w in run.plan().wanted]
+    assert [c["checkpoint"] for c in cells if c["checkpoint"][:3] == "hf:"] == [
+        "hf:org/net/a.safetensors"
+    ]
+    assert all(name[:3] != "hf:" for cell in cells for name in exchange.network(cell))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [('{a = ["gone.pt"]}', "gone.pt: no such file"), ('{a = "b"}', "expected a list")],
+)
+def test_a_name_of_nothing_is_told_before_anything_is_evaluated(
+    tiny, nets, tmp_path, names, message
+):
+    path = external_study(tiny, nets, tmp_path, "{loss}_noise0_seed0.pt")
+    path.write_text(path.read_text().replace("[test]", f"names = {names}\n[test]"))
+    with pytest.raises(InputError, match=message):
+        begin(path, tmp_path / "out")
 
 
 def test_one_attack_in_two_norms_is_two_evaluations_and_told_apart(tiny, nets, tmp_path):
@@ -102,7 +153,7 @@ def test_other_images_under_the_same_name_are_tested_anew(tiny, nets, tmp_path):
     work.carry_out(job, work.WorkerConfig(tmp_path / "out"))
     done = StudyStore(tmp_path / "out").test(job.tests[0].key)
     assert done["status"] == "failed"
-    assert "not those of the plan" in done["reason"]
+    assert "not those that the study was planned with" in done["reason"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +162,7 @@ def test_other_images_under_the_same_name_are_tested_anew(tiny, nets, tmp_path):
         ("{loss}_noise*_seed{seed}.pt", "has no label_noise"),
         ("{loss}_noise{label_noise}_seed*.pt", "tell them apart by a field"),
         ("{kind}_noise{label_noise}_seed{seed}.pt", "has no field {loss}"),
-        ("{loss}_noise{seed}_seed{label_noise}.pt", "is no whole number"),
+        ("{loss}_noise{seed}_seed{label_noise}.pt", "is not an integer"),
     ],
 )
 def test_a_pattern_that_does_not_tell_networks_apart(tiny, nets, tmp_path, pattern, message):

@@ -24,8 +24,9 @@ def checked(study: Study, where: str) -> Study:
             f"{where}: give either [train], for networks to be trained, or [checkpoints], for "
             "networks made elsewhere"
         )
-    if study.external is not None and not (study.external.pattern or study.external.runs):
-        raise InputError(f"{where}: [checkpoints] needs a pattern of files, or runs")
+    made = study.external
+    if made is not None and not (made.pattern or made.names or made.runs):
+        raise InputError(f"{where}: [checkpoints] needs a pattern of files, names, or runs")
     if not study.analyses:
         raise InputError(f"{where}: needs at least one [[analysis]]")
     _distinct(where, "[[method]] name", [m.name for m in study.methods])

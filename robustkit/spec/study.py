@@ -54,6 +54,9 @@ class ExternalSpec:
 
     pattern: str = ""
     """files, with fields in braces: "nets/{loss}_noise{label_noise}_seed{seed}.pt" """
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """beside or instead, by method, one for each seed: names of published weights, such as
+    hf:ORG/NAME, or paths of files and folders"""
     runs: str = ""
     """instead: a folder of evaluations, which know how their checkpoints were made"""
     method: str = "loss"
@@ -230,6 +233,8 @@ class Study:
         table = asdict(replace(self, name=""))
         table["brought"] = table.pop("external")  # as digests on file know it
         # what a file leaves out is left out, as it was before a file could say so
+        if table["brought"] is not None and not table["brought"]["names"]:
+            del table["brought"]["names"]
         for entry in (table["tested"], *table["analyses"]):
             if entry["norm"] is None:
                 del entry["norm"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustkit.checkpoint import named
 from robustkit.errors import InputError, RobustkitError, one_line
 from robustkit.files import write_atomic
 from robustkit.study.store import StudyStore
@@ -110,7 +111,8 @@ def network(cell: dict[str, Any]) -> list[str]:
     """The checkpoints of a training's result, unless it was made elsewhere."""
     snapshots = cell.get("snapshots", {}).values()
     paths = [one["checkpoint"] for one in (cell, *snapshots) if "checkpoint" in one]
-    return [path for path in paths if not Path(path).is_absolute()]
+    own = [path for path in paths if named.parse(path) is None]
+    return [path for path in own if not Path(path).is_absolute()]
 
 
 def state_of(key: str) -> str:

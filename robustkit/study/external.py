@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+from robustkit.checkpoint import named, read_checkpoint
 from robustkit.checkpoint.sidecar import sidecar_path
 from robustkit.errors import InputError
 from robustkit.files import file_digest
@@ -47,8 +48,11 @@ class ExternalNetwork:
     """A checkpoint, what its name says, and what is on record of it."""
 
     path: Path
+    """or the name of published weights"""
     fields: Mapping[str, str]
     metadata: NetworkMetadata
+    model: str | None = None
+    """the architecture, where the study names one for it"""
 
     def of(self, name: str) -> str | None:
         """A setting, by the name of the file before the record; None: unknown."""
@@ -90,8 +94,11 @@ class ExternalPlanner:
     """of the networks' files and their sidecars"""
 
     def __post_init__(self) -> None:
-        matches = match_files(self.spec.pattern, self.folder)
-        self.networks = [ExternalNetwork(*one, read_metadata(one.path)) for one in matches]
+        matches = match_files(self.spec.pattern, self.folder) if self.spec.pattern else []
+        self.networks = [
+            *(ExternalNetwork(*one, read_metadata(one.path), self.spec.model) for one in matches),
+            *self._named(),
+        ]
         factors = [a.factor for a in self.study.analyses if a.factor != "epsilon"]
         names = {"seed", *TRAINED, *factors} - {self.spec.method}
         for one in self.networks:
@@ -118,6 +125,20 @@ class ExternalPlanner:
         files = [file for path in planned for file in (path, sidecar_path(path))]
         code = read_user_files(self.spec.model).named(self.spec.model, None)
         return code | {str(path): self.digests.get(path) for path in files}
+
+    def _named(self) -> Iterator[ExternalNetwork]:
+        """The networks that are named, one for each seed of a method.
+
+        What is published is fetched now, since its digest is part of the plan.
+        """
+        for method, names in self.spec.names.items():
+            for seed, name in enumerate(names):
+                published = named.parse(name) is not None
+                path = Path(name) if published else self.folder / name
+                self.digests[path] = read_checkpoint(path).sha256
+                metadata = NetworkMetadata() if published else read_metadata(path)
+                fields = {self.spec.method: method, "seed": str(seed)}
+                yield ExternalNetwork(path, fields, metadata)
 
     def _analyses(self) -> list[Analysis]:
         return [one for one in self.study.analyses if one.factor != "cost"]
@@ -185,9 +206,9 @@ class ExternalPlanner:
         key = ExternalCellKey(
             checkpoint=str(network.path),
             sha256=self._digest(network.path),
-            model=self.spec.model,
+            model=network.model,
             fields=dict(network.fields),
-            model_code=read_user_files(self.spec.model).model,
+            model_code=read_user_files(network.model).model,
             sidecar=self._digest(aside) if aside.is_file() else None,
             revision=None if REVISION == 1 else REVISION,
         )

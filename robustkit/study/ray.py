@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
+from robustkit.checkpoint import named
 from robustkit.errors import InputError, RobustkitError, first_line
 from robustkit.parsing import whole
 from robustkit.study.exchange import (
@@ -183,7 +184,7 @@ def _check_training(cell_config: dict[str, Any], config: WorkerConfig) -> None:
         InputError: it hasn't.
     """
     if (path := cell_config.get("checkpoint")) is not None:
-        if not Path(path).is_file():
+        if named.parse(path) is None and not Path(path).exists():
             raise InputError(f"{path}: not on this machine; put it where every machine sees it")
         return
     name = cell_config["data"]["name"]

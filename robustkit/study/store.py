@@ -14,12 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from robustkit.checkpoint import named
 from robustkit.errors import RecordError
 from robustkit.files import canonical, write_atomic
 from robustkit.seals import read_sealed, sealed
 from robustkit.study.cells import CellRequirement, Plan
 
 VERSION = 1
+
+
+def checkpoint_place(folder: Path, checkpoint: str) -> str | Path:
+    """Where a study's network is read: a file of its folder or of elsewhere, or a name."""
+    return folder / checkpoint if named.parse(checkpoint) is None else checkpoint
 
 
 @dataclass(frozen=True, slots=True)

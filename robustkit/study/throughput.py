@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkit.errors import EvaluationFailed, one_line
 from robustkit.study.cells import Cell, Test
-from robustkit.study.store import StudyStore
+from robustkit.study.store import StudyStore, checkpoint_place
 from robustkit.study.work import (
     Job,
     WorkerConfig,
@@ -146,7 +146,9 @@ def _passes(cell: Cell, test: Test, config: WorkerConfig) -> tuple[float, float]
 
     device, store = find(config.device), StudyStore(config.folder)
     made = store.cell(cell.key) or {}
-    network = read_checkpoint(store.folder / made["checkpoint"], model=made["model"]).load(device)
+    network = read_checkpoint(
+        checkpoint_place(store.folder, made["checkpoint"]), model=made["model"]
+    ).load(device)
     images = _batch(load_cached(test.data, test.split, None, config.data_root), device)
 
     def forth() -> None:

@@ -22,7 +22,7 @@ from robustkit.results.metadata import ITSELF, RecordedValue, check_name
 from robustkit.spec import CHOSEN, TRAINED
 from robustkit.study.cells import Cell, Test
 from robustkit.study.selection import best_pass
-from robustkit.study.store import StudyStore
+from robustkit.study.store import StudyStore, checkpoint_place
 from robustkit.study.user_files import CHANGED, check_user_files, noise_of
 from robustkit.training.recipe import Recipe
 
@@ -172,12 +172,14 @@ def _external(cell_config: dict[str, Any]) -> dict[str, Any]:
 
     path = Path(cell_config["checkpoint"])
     read = read_checkpoint(path, model=cell_config["model"])
+    if read.published and read.sha256 != cell_config["sha256"]:  # a moving name, elsewhere
+        raise InputError(f"{path}: {CHANGED}")
     recorded = {name: getattr(read, name) for name in ("loss", "seed", *TRAINED)}
     if read.format != "safetensors":  # whose record the plan was made by
         said = {name: RecordedValue(str(value), ITSELF) for name, value in recorded.items()}
         check_name(path, cell_config["fields"], said, ("seed", *TRAINED))
     return {
-        "checkpoint": str(path.resolve()),
+        "checkpoint": read.published or str(path.resolve()),
         "model": cell_config["model"],
         "recorded": recorded,
         "versions": versions(),
@@ -259,8 +261,8 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
         made = store.cell(key) or {}
         if passes:
             made = made | made["snapshots"][passes]
-        path = store.folder / made["checkpoint"]  # an absolute one stays as it is
-        read = read_checkpoint(path, model=made.get("model"))
+        place = checkpoint_place(store.folder, made["checkpoint"])
+        read = read_checkpoint(place, model=made.get("model"))
         if "recorded" in made:  # made elsewhere
             evaluation.check_shape(read, data)
             evaluation.check_classes(read, data)

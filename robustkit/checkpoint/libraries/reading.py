@@ -22,8 +22,15 @@ WRAPPED = "timm_model."
 """before the names of timm's network in transformers' wrapper"""
 OUTSIDE = ("module.", "_orig_mod.", "_module.", "model.", "net.", "network.")
 """before all names, of training code; no library's network for images is called so as a whole"""
-HEADS = ("classifier.bias", "classifier.1.bias", "head.bias", "head.fc.bias", "fc.bias")
-"""biases of last layers"""
+WRAPPER, MOST_WRAPPED = ".module.", 2
+"""what DDP puts inside the names of parts, and how many parts are taken to be wrapped"""
+HEADS = (
+    "classifier.bias", "classifier.1.bias", "head.bias", "head.fc.bias", "fc.bias",
+    "cls_classifier.bias", "distillation_classifier.bias", "head_dist.bias",
+    "classifier.linear.bias", "classifier_distill.linear.bias", "head.linear.bias",
+    "head_dist.linear.bias", "last_linear.bias",
+)  # fmt: skip
+"""biases of last layers; a distilled network has two"""
 
 
 def read_declared(words: Mapping[str, Mapping[str, Any]], where: str) -> Declared | None:
@@ -110,7 +117,12 @@ def reading_of(declared: Declared, variants: Sequence[StateReading]) -> StateRea
     fronts = (*OUTSIDE, WRAPPED) if declared.library == "timm" else OUTSIDE
     outside = re.compile(f"({'|'.join(map(re.escape, fronts))})*")
     whole = [r for r in variants if r.mean is None and len(r.state) == len(plain.state)]
-    return [r for r in whole if outside.fullmatch(r.prefix)][-1]
+    found = [r for r in whole if outside.fullmatch(r.prefix)]
+    # LeViT calls what is within its residual layers so; training code wraps a part or two
+    parents = {n[: n.index(WRAPPER)] for n in plain.state if WRAPPER in n}
+    if len(parents) > MOST_WRAPPED:
+        found = [r for r in found if any(WRAPPER in name for name in r.state)] or found
+    return found[-1]
 
 
 def rows_of_head(state: State) -> int | None:
