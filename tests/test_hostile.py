@@ -134,7 +134,7 @@ def refusal(content, tmp_path):
         (lambda: {"w": tensor(shape=(1,) * 33, stride=(1,) * 33)}, "33 dimensions"),
         (lambda: {"w": tensor(shape=(10**6, 10**6), stride=(0, 0))}, "more numbers than"),
         (lambda: {str(i): tensor(shape=(2**20,), stride=(0,)) for i in range(17)}, "far more numbers"),
-        (lambda: [Call("_codecs.encode", t) for t in ["x" * 10**6] for _ in range(100)], "to copy more"),
+        (lambda: [Call("_codecs.encode", t) for t in ["x" * 10**6] for _ in range(100)], "to copy its contents"),
         (lambda: Pairs([(1, tensor()), ("1", tensor())]), "two weights are named '1'"),
     ],
 )  # fmt: skip

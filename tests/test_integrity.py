@@ -135,7 +135,7 @@ def test_a_certification_under_another_name_is_told(whole, tmp_path):
     path.write_bytes(content)
     (found,) = check_files(path)
     assert found.state == "damaged"
-    assert "is of another certification than its name says" in found.reason
+    assert "contains another certification than its name says" in found.reason
 
 
 def flipped(content):

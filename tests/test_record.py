@@ -243,7 +243,7 @@ def test_a_folders_marker_that_says_nothing_is_named(tmp_path, content):
     marker.write_text(content)
     with pytest.raises(RecordError) as caught:
         record.Store(tmp_path)
-    assert str(caught.value).startswith(f"{marker}: not readable: ")
+    assert str(caught.value).startswith(f"{marker}: cannot be read: ")
 
 
 def test_a_folders_marker_that_cannot_be_read_is_named(tmp_path):
@@ -540,13 +540,13 @@ def column(name, values):
 
 
 CHANGES = {
-    "nothing was fooled": (column("fooled_at", None), "rows are not those"),
+    "nothing was fooled": (column("fooled_at", None), "rows do not match"),
     "three of the rows": (lambda rows: rows.slice(0, 3), "3 rows, and its header says 20"),
     "a row more": (lambda rows: pa.concat_tables([rows, rows.slice(0, 1)]), "21 rows"),
-    "another order": (lambda rows: rows.take(list(range(19, -1, -1))), "rows are not those"),
-    "another distance": (column("distance", 0.25), "rows are not those"),
-    "another class": (column("fooled_as", 3), "rows are not those"),
-    "other images": (column("sample", "x"), "rows are not those"),
+    "another order": (lambda rows: rows.take(list(range(19, -1, -1))), "rows do not match"),
+    "another distance": (column("distance", 0.25), "rows do not match"),
+    "another class": (column("fooled_as", 3), "rows do not match"),
+    "other images": (column("sample", "x"), "rows do not match"),
 }
 
 
@@ -580,7 +580,7 @@ def test_a_record_whose_rows_were_changed_is_refused_in_one_line(tmp_path, chang
 def test_a_record_whose_header_was_changed_is_refused_before_its_rows_are_read(tmp_path, header):
     path = tampered(stored(tmp_path, n=20).path, header=header)
     for attempt in (record.read, record.read_header, open_record, read_rows):
-        with pytest.raises(RecordError, match=": its header is not what its digest was taken of;"):
+        with pytest.raises(RecordError, match=": its header does not match its digest;"):
             attempt(path)
 
 
@@ -591,7 +591,7 @@ def test_a_record_of_this_format_without_its_digest_is_refused(tmp_path):
         header["schema"] = f"robustkit.evaluation/{record.VERSION}"
 
     path = tampered(made.path, header=newest, drop=["robustkit.digest"])
-    with pytest.raises(RecordError, match="its digest is gone"):
+    with pytest.raises(RecordError, match="its digest is missing"):
         record.read(path)
 
 
@@ -637,10 +637,12 @@ def test_a_record_without_digests_is_read_but_must_be_consistent(tmp_path, rows,
 def test_a_record_under_the_name_of_another_is_refused(tmp_path):
     stored(tmp_path, "a" * 64, n=20)
     stored(tmp_path, "b" * 64, n=20, seed=1).path.replace(tmp_path / f"{'a' * 32}.parquet")
-    with pytest.raises(RecordError, match=f"holds another evaluation \\({'b' * 32}\\)") as caught:
+    with pytest.raises(
+        RecordError, match=f"contains another evaluation \\({'b' * 32}\\)"
+    ) as caught:
         record.Store(tmp_path).find("a" * 64)
     assert str(caught.value).endswith(
-        "than its name says; give it its name back, or remove it and evaluate again"
+        "than its name says; restore its name, or remove it and evaluate again"
     )
     elsewhere = tmp_path / "mine.parquet"
     (tmp_path / f"{'a' * 32}.parquet").rename(elsewhere)

@@ -85,7 +85,7 @@ def decide(
         EvaluationFailed: logits that are NaN or infinite.
     """
     if len(protocol.epsilons) != 1 or protocol.target != "none":
-        raise InputError("one ε without a target class is needed")
+        raise InputError("give one ε and no target class")
     epsilon = float(protocol.epsilons[0])
     proved = certify(
         model, block.images, block.labels, protocol.norm, epsilon, batch_size, budget=budget

@@ -71,7 +71,9 @@ class _Converter:
             or len(outputs) != 1
             or outputs[0] not in self.build.place
         ):
-            raise Unsupported("not one tensor of logits that depends on the images is returned")
+            raise Unsupported(
+                "the network does not return a single tensor of logits that depends on the images"
+            )
         last = self.build.place[outputs[0]]  # type: ignore[index]
         if len(self.build.steps[last].shape) != 1:
             raise Unsupported("the result is not N × classes")

@@ -30,8 +30,8 @@ from robustkit.protocol import Norm
 BUDGET = 2e9
 """multiplications that the linear relaxation may take for an image: up to a second on one core"""
 MENDED_ONLY = (
-    "; nothing can be proved of it as it stands, but it can be attacked image by image (robustkit "
-    "evaluate --image-by-image; image_by_image=True in Python)"
+    "; nothing can be proved of it as it is, but it can be attacked one image at a time "
+    "(robustkit evaluate --image-by-image; image_by_image=True in Python)"
 )
 """what is said of a network whose logits depend on the batch, besides how to mend it"""
 METHODS = ("interval", "linear", "linear throughout")

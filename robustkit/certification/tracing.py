@@ -24,7 +24,9 @@ def trace(model: nn.Module, image: Tensor) -> torch.export.ExportedProgram:
         Unsupported: a module that cannot be exported.
     """
     if any(isinstance(part, OneByOne) for part in model.modules()):
-        raise Unsupported("the network is asked image by image, of which there are no bounds")
+        raise Unsupported(
+            "the network is evaluated one image at a time, for which there are no bounds"
+        )
     batch = torch.zeros(BATCH, *image.shape, dtype=torch.float64, device=image.device)
     try:
         with _quietly():

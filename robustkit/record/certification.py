@@ -127,7 +127,7 @@ def read_certification(path: Path | str) -> Certification:
     except UNREADABLE as error:
         raise RecordError(unreadable(path, error, "not a robustkit certification")) from error
     if not known or seal != _seal(text, perturbed):
-        raise RecordError(f"{path}: was changed since it was written; delete it and run again")
+        raise RecordError(f"{path}: changed since it was written; delete it and run again")
     if path.name != certification_name(str(header["digest"])):
-        raise RecordError(f"{path}: is of another certification than its name says; delete it")
+        raise RecordError(f"{path}: contains another certification than its name says; delete it")
     return Certification(header, rows, perturbed, path)

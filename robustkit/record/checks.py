@@ -76,8 +76,8 @@ def check_header(header: Any, path: Path) -> None:
     stem = path.stem
     if len(stem) == NAME and not set(stem) - set("0123456789abcdef") and not name.startswith(stem):
         raise RecordError(
-            f"{path}: holds another evaluation ({name[:NAME]}) than its name says; give it its "
-            "name back, or remove it and evaluate again"
+            f"{path}: contains another evaluation ({name[:NAME]}) than its name says; "
+            "restore its name, or remove it and evaluate again"
         )
 
 
@@ -90,7 +90,7 @@ def check_rows(header: Mapping[str, Any], run: Mapping[str, Any], rows: pa.Table
     if (n := header["data"]["n"]) != len(rows):
         raise changed(at, f"it has {len(rows)} rows, and its header says {n} images")
     if (digest := run.get("rows_digest")) is not None and digest != rows_digest(rows):
-        raise changed(at, "its rows are not those that its digest was taken of")
+        raise changed(at, "its rows do not match their digest")
     names = [name for name in NEVER_NULL if rows[name].null_count]
     if names:
         raise changed(at, f"its column {names[0]} has gaps")

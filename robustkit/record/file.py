@@ -123,9 +123,9 @@ def _header(metadata: Metadata, path: Path) -> Header:
     version = check_version(str(header["schema"]).removeprefix("robustkit.evaluation/"), path)
     seal = metadata.get(b"robustkit.digest")
     if seal is None and version >= SEALED:
-        raise changed(path, "its digest is gone")
+        raise changed(path, "its digest is missing")
     if seal is not None and seal.decode() != metadata_digest(*texts, outputs):
-        raise changed(path, "its header is not what its digest was taken of")
+        raise changed(path, "its header does not match its digest")
     check_header(header, path)
     if not isinstance(run, dict):
         raise ValueError("it does not say how it was run")

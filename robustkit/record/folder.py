@@ -50,7 +50,7 @@ class Store:
             raise RecordError(f"{path}: cannot be read: {error.strerror}") from error
         found = read(path)
         if found.digest != name:
-            raise changed(path, "it holds another evaluation than its name says")
+            raise changed(path, "it contains another evaluation than its name says")
         return found
 
     def path(self, name: str) -> Path:
@@ -78,8 +78,7 @@ class Store:
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or error
             raise EvaluationFailed(
-                f"cannot lock {lock.lock_file}: {reason}; give an --out in a folder that can be "
-                "written"
+                f"cannot lock {lock.lock_file}: {reason}; give an --out in a writable folder"
             ) from error
         try:
             yield Blocks(self.path(name))
@@ -103,7 +102,7 @@ def check_folder(folder: Path) -> None:
         except OSError as error:
             raise RecordError(f"{marker}: cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RecordError(f"{marker}: not readable: {error}") from error
+            raise RecordError(f"{marker}: cannot be read: {error}") from error
 
 
 def frame(folder: Path | str = "runs", columns: Sequence[str] = SCALARS) -> "pd.DataFrame":

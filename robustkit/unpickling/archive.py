@@ -96,11 +96,11 @@ class ArchiveRecords:
         # since torch pads it for alignment
         local = self._at(entry.header_offset, 30)
         if len(local) < 30 or local[:4] != b"PK\x03\x04":
-            raise BadFile(f"damaged: no record {shown} where it should be")
+            raise BadFile(f"damaged: no record {shown} at its offset")
         start = entry.header_offset + 30 + sum(struct.unpack("<HH", local[26:30]))
         content = self._at(start, entry.file_size)
         if len(content) < entry.file_size:
-            raise BadFile(f"truncated: the record {shown} is cut off")
+            raise BadFile(f"truncated: the record {shown} is incomplete")
         # torch can be told to write no checksums, and then they are 0
         if entry.CRC not in (0, zlib.crc32(content)):
             raise BadFile(f"damaged: the checksum of {shown} is wrong; download it again")

@@ -15,7 +15,7 @@ from robustkit.unpickling.objects import printable
 
 LONGEST_NAME = 1000
 """characters"""
-ADVICE = "if it is an honest file, save the weights alone: torch.save(model.state_dict(), PATH)"
+ADVICE = "if the file is genuine, save only the weights: torch.save(model.state_dict(), PATH)"
 
 
 @dataclass(slots=True)
@@ -46,13 +46,13 @@ class Budget:
         """
         self.visits -= steps
         if self.visits < 0:
-            _refuse("more steps to read than a file of weights takes")
+            _refuse("more steps to read than weights need")
 
     def copy(self, size: int) -> None:
         """Pay for bytes that are copied, or characters."""
         self.copied -= size
         if self.copied < 0:
-            _refuse("to copy more than the file holds, several times over")
+            _refuse("to copy its contents several times over")
 
     def leaf(self, numbers: int) -> None:
         """Pay for a tensor under a name, and for the numbers that it claims to hold.
@@ -64,7 +64,7 @@ class Budget:
             _refuse("more tensors than any network has")
         self.numbers -= numbers
         if self.numbers < 0:
-            _refuse("tensors of far more numbers than the file holds")
+            _refuse("tensors with far more numbers than the file holds")
 
     def pay(self, arguments: Sequence[object]) -> None:
         """Pay for a call that takes no longer than its arguments are long."""

@@ -179,7 +179,7 @@ def checked_integer(value: object) -> int:
         ValueError: it makes no sense.
     """
     if type(value) is not int or not 0 <= value < 2**62:
-        raise ValueError("an offset, size or stride that makes no sense")
+        raise ValueError("an invalid offset, size or stride")
     return value
 
 
@@ -216,7 +216,7 @@ def expected(kind: type, value: Any) -> Any:
         ValueError: it is not.
     """
     if not isinstance(value, kind):
-        raise ValueError(f"{type(value).__name__} where {kind.__name__} is due")
+        raise ValueError(f"a {type(value).__name__} instead of a {kind.__name__}")
     return value
 
 
@@ -227,7 +227,7 @@ def global_named(module: str, name: str) -> Global:
         BadFile: no class or function has a name of that length.
     """
     if len(module) + len(name) > LONGEST_GLOBAL:
-        raise BadFile("damaged: a name to import of more than a thousand characters")
+        raise BadFile("damaged: an imported name of more than a thousand characters")
     return Global(printable(f"{module}.{name}".replace("__builtin__.", "builtins.")))
 
 

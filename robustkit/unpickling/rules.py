@@ -34,7 +34,7 @@ def _tensor(
         raise ValueError("a lazily negated or conjugated view")
     shape, stride = checked_shape(shape), checked_sizes(stride)
     if len(shape) != len(stride):
-        raise ValueError("as many strides as sizes are due")
+        raise ValueError("expected as many strides as sizes")
     return StoredTensor(expected(Storage, storage), checked_integer(offset), shape, stride)
 
 
@@ -69,16 +69,16 @@ def _quantised(
             step: float = expected(float, scale)
             shift: int = expected(int, zero_point)
             if not isfinite(step) or abs(shift) >= 2**31:
-                raise ValueError("a scale or zero point that makes no sense")
+                raise ValueError("an invalid scale or zero point")
             tensor.steps = Quantiser(step, shift)
         case "per_channel_affine" | "per_channel_affine_float_qparams" if len(axis) == 1:
             ends = (expected(StoredTensor, scale), expected(StoredTensor, zero_point))
             place = checked_integer(axis[0])
             if not place < len(shape) or any(end.shape != (shape[place],) for end in ends):
-                raise ValueError("not a scale and zero point a channel")
+                raise ValueError("expected one scale and zero point per channel")
             tensor.steps = Quantiser(*ends, place)
         case _:
-            raise ValueError("a quantiser that torch does not write")
+            raise ValueError("a quantiser that torch never writes")
     return tensor
 
 
@@ -101,7 +101,7 @@ def _defaultdict(factory: object = None, pairs: object = ()) -> Entries:
 
 def _sequence(values: object = ()) -> list[object]:
     if not isinstance(values, list | tuple):
-        raise ValueError("a list or tuple is due")
+        raise ValueError("expected a list or tuple")
     return list(values)
 
 
@@ -112,7 +112,7 @@ def _size(values: object = ()) -> tuple[object, ...]:
 def _encoded(text: str, encoding: str = "latin1") -> bytes:
     """How protocol 2 writes bytes."""
     if encoding not in ("latin1", "latin-1"):
-        raise ValueError("an encoding that pickle does not write")
+        raise ValueError("an encoding that pickle never writes")
     return bytes(expected(str, text), "latin1")
 
 
@@ -127,7 +127,7 @@ def _reconstructed(kind: Global, base: object, state: object) -> object:
 
 def _device(name: str, *index: int) -> str:
     if len(index) > 1 or len(expected(str, name)) > 20:
-        raise ValueError("a device that torch does not write")
+        raise ValueError("a device that torch never writes")
     return ":".join([name, *map(str, map(checked_integer, index))])
 
 

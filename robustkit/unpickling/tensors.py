@@ -208,7 +208,7 @@ class TensorReader:
         steps = [s if n > 1 else 1 for n, s in zip(leaf.shape, leaf.stride, strict=True)]
         last = leaf.offset + sum((n - 1) * s for n, s in zip(leaf.shape, steps, strict=True))
         if last >= len(whole):
-            raise CheckpointError(f"{where} reaches outside its storage: the file is damaged")
+            raise CheckpointError(f"{where} reaches beyond its storage: the file is damaged")
         strides = [step * whole.itemsize for step in steps]
         return np.lib.stride_tricks.as_strided(whole[leaf.offset :], leaf.shape, strides)
 
@@ -216,7 +216,7 @@ class TensorReader:
         """The float32 that its integers stand for, as torch's `dequantize`."""
         if (steps := leaf.steps) is None:
             raise CheckpointError(
-                f"{where} is quantised, and nothing says in what steps; save what its "
+                f"{where} is quantised, and its scale is unknown; save what its "
                 "dequantize() returns"
             )
         key = (id(leaf), "dequantised", True)
@@ -258,7 +258,7 @@ class TensorReader:
         self.budget.copy(len(data))
         if len(data) < storage.size * ITEM_SIZES.get(storage.kind, 1):
             raise CheckpointError(
-                f"{where}: its storage is shorter than it claims: the file is damaged"
+                f"{where}: its storage is shorter than stated: the file is damaged"
             )
         return decoded(data, kind)
 

@@ -77,11 +77,11 @@ class _Storages:
     def persistent(self, pid: object) -> object:
         """The storage, or the class, behind a persistent id."""
         if not isinstance(pid, tuple) or not pid:
-            raise ValueError("a persistent id that torch does not write")
+            raise ValueError("a persistent id that torch never writes")
         if pid[0] == "module" and len(pid) > 1:
             return pid[1]
         if pid[0] != "storage" or len(pid) not in (5, 6) or not isinstance(pid[1], Global):
-            raise ValueError("a persistent id that torch does not write")
+            raise ValueError("a persistent id that torch never writes")
         _, kind, key, _, size, *view = pid
         if not isinstance(key, str):
             raise ValueError("a storage without a proper key")
@@ -130,7 +130,7 @@ def _read_stream(
     root = _guarded(unpickler, stream)
     names = _guarded(Unpickler(budget), stream)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise BadFile("damaged: the list of storages is not one")
+        raise BadFile("damaged: the list of storages is invalid")
     for name in names:
         _find_storage(stream, memoryview(content), name, storages)
     return Contents("torch legacy", root, tuple(unpickler.uncalled), _alarm(unpickler.uncalled))
@@ -140,10 +140,10 @@ def _find_storage(stream: io.BytesIO, content: memoryview, key: str, storages: _
     """The next storage of a legacy file: a count of elements, then their bytes."""
     storage, head, shown = storages.found.get(key), stream.read(8), repr(key[:80])
     if storage is None or storage.kind not in ITEM_SIZES or len(head) < 8:
-        raise BadFile(f"truncated or damaged: no numbers for the storage {shown}")
+        raise BadFile(f"truncated or damaged: the storage {shown} has no numbers")
     start, size = stream.tell(), int.from_bytes(head, "little") * ITEM_SIZES[storage.kind]
     if start + size > len(content):
-        raise BadFile(f"truncated: the numbers of the storage {shown} are cut off")
+        raise BadFile(f"truncated: the storage {shown} is incomplete")
     stream.seek(start + size)
     storage.read = partial(bytearray, content[start : start + size])
 
@@ -152,7 +152,7 @@ def _nested_storage(budget: Budget, content: bytes) -> Storage:
     budget.visit(NESTED)
     found = _read_stream(content, budget, nested=False).root
     if not isinstance(found, Storage):
-        raise ValueError("no storage where one is due")
+        raise ValueError("a storage is missing")
     return found
 
 
@@ -171,5 +171,6 @@ def _alarm(uncalled: dict[str, None]) -> tuple[str, ...]:
     if not bad:
         return ()
     return (
-        f"the file asks for {', '.join(bad[:3])} to be called, as hostile files do; it was not",
+        f"the file asks for {', '.join(bad[:3])} to be called, as hostile files do; it was "
+        "not called",
     )

@@ -68,7 +68,7 @@ class Unpickler:
             else:
                 getattr(self, f"_{opcode.name.lower()}")(argument)
         if len(self.stack) != 1:
-            raise ValueError("the pickle leaves no single value")
+            raise ValueError("the pickle does not end in a single value")
         return self.stack.pop()
 
     # -- framing, marks and the memo --------------------------------------------------------------
