@@ -133,5 +133,5 @@ def test_a_patch_is_counted_in_whole_pixels_and_may_not_be_the_picture():
     with pytest.raises(ProtocolError, match="counts pixels along a square's side; give a whole"):
         make("patch", PATCH, epsilon=["1.5"])
     (told,) = excessive_budgets("patch", [parse_epsilon("32")], (3, 32, 32))
-    assert "covers the whole picture, 32 pixels along a square's side" in told
+    assert "covers the whole image, 32 pixels along a square's side" in told
     assert not excessive_budgets("patch", [parse_epsilon("31")], (3, 32, 32))

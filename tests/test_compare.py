@@ -188,7 +188,7 @@ def test_seeds_without_a_partner_are_left_out_and_told(robustkit):
         write(found)
     found = numbers(robustkit, "compare", "runs/*.parquet")
     assert found["comparisons"][0]["unit"] == "2 paired seeds, 300 images"
-    assert found["notes"] == [f"{WEAK}: left out for want of a partner: seeds 5."]
+    assert found["notes"] == [f"{WEAK}: omitted for lack of a partner: seeds 5."]
 
 
 def test_a_single_network_beside_several_needs_its_seed(robustkit):

@@ -405,14 +405,14 @@ def test_a_program_of_several_outputs_is_searched_likewise(frozen, tmp_path):
 @pytest.mark.parametrize(
     ("norm", "epsilon", "says"),
     [
-        ("linf", "8", "is 8/255 meant"),
-        ("linf", "1", "whole box"),
+        ("linf", "8", "did you mean 8/255"),
+        ("linf", "1", "whole range of pixels"),
         ("linf", "0.5", "same grey"),
-        ("l2", "4", "whole box"),
+        ("l2", "4", "whole range of pixels"),
         ("l2", "2", "same grey"),
-        ("l1", "16", "whole box"),
+        ("l1", "16", "whole range of pixels"),
         ("l1", "8.5", "same grey"),
-        ("l1", "300", "whole box"),
+        ("l1", "300", "whole range of pixels"),
     ],
 )
 def test_budgets_that_cover_the_box_are_warned_of(norm, epsilon, says):

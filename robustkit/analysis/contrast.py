@@ -131,13 +131,13 @@ def pairing_notes(
         yield _single(a[0], b[0])
     for name, seeds in (a, b):
         if left := [seed for seed in seeds if seed not in common]:
-            yield f"{name}: left out for want of a partner: seeds {_listed(left)}."
+            yield f"{name}: omitted for lack of a partner: seeds {_listed(left)}."
 
 
 def _single(a: str, b: str) -> str:
     return (
-        f"{a} and {b}: one network each. What another training would change is in no interval; a "
-        "verdict holds for these networks, not for how they were made."
+        f"{a} and {b}: one network each. The intervals do not include what another training would "
+        "change; a verdict holds for these networks, not for how they were made."
     )
 
 

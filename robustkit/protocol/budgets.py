@@ -141,21 +141,21 @@ def excessive_budgets(norm: Norm, epsilons: Sequence[Epsilon], shape: Sequence[i
     if whole and norm in COUNTS:
         told.append(
             f"{norm} budget{'s' * (len(whole) > 1)} {', '.join(e.text for e in whole)}: covers the "
-            f"whole picture, {across:g} {COUNTS[norm]}: any image can become any other, and no "
+            f"whole image, {across:g} {COUNTS[norm]}: any image can become any other, so no "
             "network is robust"
         )
     elif whole:
-        meant = f"; is {whole[0].text}/255 meant?" if 1 <= whole[0].value <= 255 else ""
+        meant = f"; did you mean {whole[0].text}/255?" if 1 <= whole[0].value <= 255 else ""
         told.append(
             f"{norm} budget{'s' * (len(whole) > 1)} {', '.join(e.text for e in whole)}: covers the "
-            f"whole box, from one end of which to the other it is {across:.4g}: any image can "
-            f"become any other, and no network is robust{meant}"
+            f"whole range of pixels, whose diameter is {across:.4g}: any image can become any "
+            f"other, so no network is robust{meant}"
         )
     if half:
         told.append(
             f"{norm} budget{'s' * (len(half) > 1)} {', '.join(e.text for e in half)}: at "
-            f"{across / 2:.4g} and above all images can become the same grey one, and no network "
-            "is right on more than one class"
+            f"{across / 2:.4g} and above all images can become the same grey image, so no "
+            "network is right on more than one class"
         )
     return told
 
