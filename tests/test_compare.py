@@ -166,7 +166,7 @@ def test_each_of_several_is_a_family_with_the_baseline(robustkit):
     assert [side["name"] for side in found["sides"]] == ["hinge", WEAK, STRONG]
     assert len(found["comparisons"]) == 8
     assert {one["correction"] for one in found["comparisons"]} == {"Bonferroni over 4 levels"}
-    assert any("all 2 methods hold together with at least 90 %" in note for note in found["notes"])
+    assert any("both methods hold together with at least 90 %" in note for note in found["notes"])
     assert {one["b"] for one in found["comparisons"]} == {"hinge"}
     line = refused(robustkit, "compare", "runs/*.parquet", "--baseline", "hing")
     assert "did you mean 'hinge'?" in line
