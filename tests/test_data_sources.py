@@ -251,7 +251,7 @@ def test_class_folders_are_the_classes_and_other_files_are_passed_over(tmp_path)
     )
 
 
-def test_links_to_pictures_and_folders_are_followed_and_end(tmp_path):
+def test_links_to_pictures_and_folders_are_followed_and_end(tmp_path, monkeypatch):
     images = some_images(9)
     write_folder(tmp_path / "all", images, ["cat"] * 3 + ["dog"] * 6)
     part = tmp_path / "part"
@@ -266,6 +266,9 @@ def test_links_to_pictures_and_folders_are_followed_and_end(tmp_path):
     assert Counter(data.labels.tolist()) == {0: 2 + 3 + 6, 1: 6}
     assert set(data.ids) >= set(ids_of(images))
     np.testing.assert_array_equal(load_dataset(str(part)).labels, data.labels)
+    monkeypatch.setattr("robustkit.data.folder.MOST_FOLDERS", 3)
+    with one_line("cat: more than 3 folders inside, as by a link"):
+        load_dataset(str(part))
 
 
 def test_a_link_to_nothing_or_a_pipe_is_no_picture_that_vanishes(tmp_path):

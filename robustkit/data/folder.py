@@ -20,6 +20,8 @@ UNREAD = frozenset(
     [".heic", ".heif", ".avif", ".jxl", ".jp2", ".tga", ".svg", ".dng", ".raw", ".psd", ".exr"]
 )
 """pictures' suffixes whose files are not read"""
+MOST_FOLDERS = 10_000
+"""within a class folder"""
 NO_CLASSES = ("__MACOSX", "@eaDir", "__pycache__")
 """folders that archives of macOS, file servers and Python leave among others"""
 
@@ -199,6 +201,10 @@ def _files(folder: Path) -> Iterator[Path]:
         if real in seen:
             continue
         seen.add(real)
+        if len(seen) > MOST_FOLDERS:
+            raise DataError(
+                f"{folder}: more than {MOST_FOLDERS:,} folders inside, as by a link to a whole disk"
+            )
         try:
             with os.scandir(place) as entries:
                 inside = sorted(entries, key=lambda entry: entry.name)
