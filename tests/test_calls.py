@@ -358,7 +358,7 @@ def test_a_class_of_a_notebooks_cell_has_its_source(tmp_path):
     exec(compile(text, "<cell>", "exec"), names)
     code = code_of(names["Cell"], tmp_path / "net.safetensors", "--model")
     assert code.file[1].decode().splitlines()[:2] == [
-        "import torch as torch",
+        "import torch",
         "import torch.nn.functional as F",
     ]
 

@@ -89,7 +89,7 @@ class _Written:
         if isinstance(found, ModuleType):
             self._import(found, name)
         elif (home := _installed(found)) is not None:
-            self.imports.append(f"from {home} import {found.__name__} as {name}")
+            self.imports.append(f"from {home} import {_named(found.__name__, name)}")
         elif isinstance(found, FunctionType | type):
             self._define(found, name)
         else:
@@ -102,7 +102,7 @@ class _Written:
     def _import(self, module: ModuleType, name: str) -> None:
         if not _stands_installed(module):
             raise InputError(f"{self.asked} uses {name}, a module of your own; {ELSE}")
-        self.imports.append(f"import {module.__name__} as {name}")
+        self.imports.append(f"import {_named(module.__name__, name)}")
 
     def _define(self, found: FunctionType | type, name: str) -> None:
         text = _source(found)
@@ -127,6 +127,11 @@ class _Written:
             pass
         kind = type(value).__name__
         raise InputError(f"{self.asked} uses {name}, a {kind} in memory; {ELSE}")
+
+
+def _named(name: str, here: str) -> str:
+    """Of an import: a name, and what it is called here."""
+    return name if name == here else f"{name} as {here}"
 
 
 def _installed(found: Any) -> str | None:
