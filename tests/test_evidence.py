@@ -224,7 +224,7 @@ def test_no_flipped_bit_changes_what_is_read(study, findings, tmp_path):
 
 
 def test_what_is_missing_is_told(tmp_path):
-    with pytest.raises(RecordError, match="not readable: No such file"):
+    with pytest.raises(RecordError, match="no such file"):
         evidence.read_evidence(tmp_path / "nowhere.parquet")
 
 

@@ -386,6 +386,7 @@ EVALUATION = {
             "save_adversarial": PLACE,
             "progress": "is told how far it is",
             "waiting": "is told that another process is at work",
+            "stage": "is told what it is at",
             "told": "is told what an automatic choice came to",
         },
     ),

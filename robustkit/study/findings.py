@@ -152,7 +152,7 @@ def _cell_rows(
         settings = _settings(study, cell)
         result = done[key] or {"status": "missing", "reason": MISSING}
         if done[key] is None and (one := plan.get("dropped", {}).get(key)) is not None:
-            score = "none" if one["score"] is None else f"{one['score']:.5g}"
+            score = "none" if one["score"] is None else f"{one['score']:.5g}".replace("-", "−")
             reason = f"dropped after pass {one['pass']} with a score of {score}: {settings}"
             result = {"status": "dropped", "reason": reason}
         yield CellRow(
@@ -270,7 +270,12 @@ def _halved(tuning: Tuning, plan: Mapping[str, Any]) -> Iterable[str]:
     if not tuning.halving:
         return
     passes = dict.fromkeys(one["pass"] for one in dropped.values())
-    rungs = listed([f"after {rung.after:.0%} the best {rung.keep:.0%}" for rung in tuning.halving])
+    rungs = listed(
+        [
+            f"after {100 * rung.after:g} % of the updates the best {100 * rung.keep:g} %"
+            for rung in tuning.halving
+        ]
+    )
     yield (
         f"Successive halving: {rungs} of a method's configurations went on, by the same score; "
         f"{len(dropped)} trainings were dropped"

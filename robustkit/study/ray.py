@@ -314,7 +314,7 @@ class RayExecutor:
 
     def _offer_rungs(self, job: Job, store: StudyStore) -> None:
         folder, exchange = self.site.config.folder, self.site.exchange
-        for rung in job.rungs[-1:]:
+        for rung in job.rungs[-1:] if store.cell(job.cell.key) is None else ():
             if (made := store.rung(rung)) is None or exchange.done("rung", rung):
                 continue
             for name in (*network(made), state_of(job.cell.key), json_of("rung", rung)):

@@ -336,7 +336,8 @@ class _Clock:
         now, key = time.monotonic(), job.cell.key
         words, since = self.running.pop(key, RunningCell(in_words(job.cell), now))
         self.took.append(now - since)
-        self.left.discard(key)
+        if self.store.cell(key) is not None:  # else its training waits for others
+            self.left.discard(key)
         reason = _why_failed(self.store, key, job.tests)
         if reason:
             self.failed.add(key)
