@@ -75,6 +75,14 @@ draws  = 50
 """
 
 
+ATTACKS_ALONE = (
+    PLAN.replace("indicators = 8", "indicators = 1")
+    .replace("certified  = 4", "certified  = 1")
+    .replace("corrupted  = 4", "corrupted  = 1")
+)
+ATTACKS_ALONE = ATTACKS_ALONE[: ATTACKS_ALONE.index("[smoothing]")]
+
+
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
     path = tmp_path_factory.mktemp("plan") / "tiny.toml"
@@ -197,8 +205,10 @@ def test_what_was_asked_for_and_broke_off_is_not_said_to_be_missing(images):
     assert "black" not in counts.missing(attacked)
 
 
-def test_copies_of_an_image_are_one_image(plan, images, tmp_path):
+def test_copies_of_an_image_are_one_image(images, tmp_path):
     """Nine hundred copies of ten images would buy any verdict."""
+    plan = tmp_path / "attacks.toml"
+    plan.write_text(ATTACKS_ALONE)
     pixels = images.images(0, 4)
     copies = from_arrays(
         np.tile(pixels, (40, 1, 1, 1)), np.tile(images.labels[:4], 40), name="copies"
@@ -491,10 +501,10 @@ def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path)
     assert found[0].survivors.tolist() == found[1].survivors.tolist()
 
 
-def test_a_norm_that_a_stage_lacks_is_skipped_and_said(plan, images, tmp_path):
+def test_a_norm_that_a_stage_lacks_is_skipped_and_said(images, tmp_path):
     without = tmp_path / "without.toml"
     without.write_text(
-        plan.read_text().replace('"square"', '"mifgsm"').replace("queries=60", "steps=9")
+        ATTACKS_ALONE.replace('"square"', '"mifgsm"').replace("queries=60", "steps=9")
     )
     audit = run_audit(request_for(without, images, norm="l2", judged="1"), settings_in(tmp_path))
     stage = next(s for s in audit.stages if s.name == "mifgsm")
