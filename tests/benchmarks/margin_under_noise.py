@@ -311,8 +311,11 @@ def draw_history(path: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None
     shown = [t for t in long() if t.recipe == "ours" and t.on == "logits" and t.alpha is None]
     styles = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(word(t) for t in shown))}
     wanted = {replace(t, passes=0, seed=0) for t in shown}
-    figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.0), sharey=True, layout="constrained")
-    for ax, noise in zip(panels, NOISES, strict=True):
+    noises = [noise for noise in NOISES if any(t.noise == noise for t, _ in trials)]
+    figure, panels = plt.subplots(
+        1, len(noises), figsize=(7.2, 3.0), sharey=True, squeeze=False, layout="constrained"
+    )
+    for ax, noise in zip(panels[0], noises, strict=True):
         for t, row in trials:
             if t.noise == noise and replace(t, passes=0, seed=0) in wanted:
                 steps = [point["step"] for point in row["history"]]
@@ -322,13 +325,17 @@ def draw_history(path: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None
                     ax.plot(steps, y, line, color=styles[word(t)], label=label)
         ax.axhline(100 * CHANCE, color="0.6", linewidth=0.8, linestyle="--")
         ax.set(title=f"{float(noise):.0%} label noise", xlabel="updates", ylim=(0, 101))
-    panels[0].set_ylabel("training images (%)")
-    panels[0].legend(fontsize="small", frameon=False)
+    panels[0, 0].set_ylabel("training images (%)")
+    names, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(names, labels, loc="outside right upper", fontsize="small", frameon=False)
     save(figure, path)
 
 
 def save(figure: Any, path: Path) -> None:
     """As a picture for reading and one for printing."""
+    import matplotlib as mpl
+
+    mpl.rcParams["svg.hashsalt"] = "robustkit"  # the same names in the file each time
     figure.savefig(path.with_suffix(".png"), dpi=150)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
