@@ -13,7 +13,7 @@ from robustkit.attacks import attack_block
 from robustkit.attacks.spatial import Ray
 from robustkit.errors import ProtocolError
 from robustkit.geometry import transformed
-from robustkit.protocol import parse_epsilon
+from robustkit.protocol import excessive_budgets, parse_epsilon
 from robustkit.record import read
 
 GRID = {"kind": "spatial-grid", "angles": 5, "shifts": 3}
@@ -153,3 +153,11 @@ def test_a_budget_is_exact_however_it_is_written():
     assert parse_epsilon(parse_epsilon("7.5deg+3/4px").exact).value == parse_epsilon("7.5deg").value
     with pytest.raises(ProtocolError, match="spatial-grid: angles and shifts must be at least 2"):
         make("spatial", GRID | {"angles": 1}, epsilon=["3px"])
+
+
+def test_a_budget_that_leaves_nothing_to_see_or_turns_twice_is_warned_of():
+    budgets = [parse_epsilon(text) for text in ("20deg+3px", "200deg+30px")]
+    away, turned = excessive_budgets("spatial", budgets, (1, 28, 32))
+    assert away.startswith("spatial budget 200deg+30px: moves the whole picture, 28 pixels, out")
+    assert turned == "spatial budget 200deg+30px: 180deg holds every rotation already"
+    assert not excessive_budgets("spatial", budgets[:1], (1, 28, 32))

@@ -5,24 +5,41 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.crews import FakeRay, Playground, TakingTurns
 
 from robustkit import device as naming
 from robustkit import evaluate
 from robustkit.device import devices
 from robustkit.errors import EvaluationFailed, InputError
-from robustkit.evaluation import blocks, computing, proving
+from robustkit.evaluation import blocks, proving, spreading
+from robustkit.parallel import cluster
 from robustkit.parallel.crew import Workplace
 from robustkit.parallel.parcel import pack
 from robustkit.parallel.processes import Processes
-from tests.helpers.crews import Playground, TakingTurns
-from tests.test_proving import LEVELS, Net
 
-HERE = [Workplace("cpu", 1), Workplace("cpu", 1)]
+HERE = [Workplace("cpu", 1)]
+LEVELS = ["1/50", "1/10", "1/5"]
+
+
+class Net(torch.nn.Module):
+    """A network small enough to be proved, whose weights are always the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(16, 12), torch.nn.Linear(12, 3)
+        source = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for value in self.parameters():
+                value.copy_(torch.rand(value.shape, generator=source) - 0.5)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x.flatten(1) - 0.5)))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +69,7 @@ def ask(arrays, folder, **options):
 
 def crew(monkeypatch, losses=()):
     made = TakingTurns(losses)
-    monkeypatch.setattr(computing, "Processes", made)
+    monkeypatch.setattr(spreading, "Processes", made)
     return made
 
 
@@ -147,7 +164,7 @@ def heard(crew, worker, kind):
 def test_processes_share_arrays_are_replaced_and_tell_their_errors(tmp_path):
     parcel = pack(Playground(np.arange(1000.0)), tmp_path / "shared.bin")
     assert len(parcel.content) < 1000  # the numbers stand in the file
-    crew = Processes(parcel, HERE[:1])
+    crew = Processes(parcel, HERE)
     try:
         heard(crew, 0, "ready")
         crew.give(0, "die")
@@ -162,7 +179,7 @@ def test_processes_share_arrays_are_replaced_and_tell_their_errors(tmp_path):
 
 
 def test_workers_that_end_before_they_begin_are_one_line(tmp_path):
-    crew = Processes(pack(Playground("no"), tmp_path / "shared.bin"), HERE[:1])
+    crew = Processes(pack(Playground("no"), tmp_path / "shared.bin"), HERE)
     try:
         with pytest.raises(
             EvaluationFailed, match=r"end before they begin \(cpu: it ended with status 5"
@@ -174,10 +191,11 @@ def test_workers_that_end_before_they_begin_are_one_line(tmp_path):
 
 ORPHANS = """
 from pathlib import Path
+from robustkit.parallel import cluster
 from robustkit.parallel.crew import Workplace
 from robustkit.parallel.parcel import pack
 from robustkit.parallel.processes import Processes
-from tests.helpers.crews import Playground
+from helpers.crews import Playground
 
 crew = Processes(pack(Playground(), Path("shared.bin")), [Workplace("cpu", 1)])
 while True:
@@ -190,7 +208,7 @@ while True:
 
 
 def test_a_killed_parent_leaves_no_worker(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     with subprocess.Popen(
         [sys.executable, "-c", ORPHANS], cwd=tmp_path, stdout=subprocess.PIPE
     ) as parent:
@@ -219,3 +237,58 @@ def test_what_cannot_travel_or_is_no_set_of_devices_is_one_line(arrays, tmp_path
     with pytest.raises(InputError, match="cpu,cuda:1: of several kinds"):
         devices("cpu,cuda:1")
     assert not list(tmp_path.glob("*.parquet"))
+
+
+# --- a cluster ------------------------------------------------------------------------------------
+
+LOST = FakeRay.exceptions
+
+
+@contextmanager
+def connected_to(ray):
+    yield ray
+
+
+def on_ray(monkeypatch, mishaps=(), machines=lambda: [True, True]):
+    ray = FakeRay(mishaps, machines)
+    ray.cluster_resources = dict
+    monkeypatch.setattr(spreading, "connected", lambda address, store: connected_to(ray))
+    monkeypatch.setattr(cluster, "PAUSE", 0.0)
+    monkeypatch.setattr(spreading, "PATIENCE", 0.01)
+    return ray
+
+
+def test_machines_of_a_cluster_give_the_rows_of_one_device_whatever_is_lost(
+    arrays, tmp_path, monkeypatch
+):
+    gone, crashed = LOST.NodeDiedError("no"), LOST.WorkerCrashedError("no")
+    plain = {"prove": "off", "attack": "fgsm", "device": "cpu"}
+    # three are set up; then five machines are lost under blocks, and two workers
+    ray = on_ray(monkeypatch, [None, None, None, gone, gone, crashed, gone, gone, crashed, gone])
+    several = ask(arrays, tmp_path / "ray", ray="auto", **plain)
+    assert len(ray.began) == 10
+    alike(several, ask(arrays, tmp_path / "one", **plain))
+
+
+def test_a_cluster_that_is_gone_ends_the_command_and_keeps_what_is_done(
+    arrays, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cluster, "WAIT", 0.2)
+    plain = {"prove": "off", "attack": "fgsm", "device": "cpu", "ray": "head:6379"}
+    alive = [True]
+    on_ray(monkeypatch, [None, None, None, LOST.NodeDiedError("no")], lambda: alive)
+    attacked, real = [], spreading.BlockBench.carry_out
+
+    def carry_out(bench, job, tell):
+        attacked.append(job.span.number)
+        alive[:] = [len(attacked) < 2]
+        return real(bench, job, tell)
+
+    monkeypatch.setattr(spreading.BlockBench, "carry_out", carry_out)
+    with pytest.raises(EvaluationFailed, match=r"--ray head:6379: the cluster is gone: .* 0 sec"):
+        ask(arrays, tmp_path, **plain)
+    monkeypatch.setattr(spreading.BlockBench, "carry_out", real)
+    kept = list(tmp_path.glob("*.partial/block-*.parquet"))
+    assert 1 <= len(kept) < 5
+    alive[:] = [True]
+    alike(ask(arrays, tmp_path, **plain), ask(arrays, tmp_path / "one", **plain | {"ray": None}))

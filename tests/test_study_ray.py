@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.crews import FakeRay
 from helpers.studies import Apart, site
 
 from robustkit import record, spec
-from robustkit.errors import InputError
+from robustkit.errors import EvaluationFailed, InputError
+from robustkit.parallel import cluster
+from robustkit.parallel.crew import LOST
 from robustkit.study import ray as crews
-from robustkit.study.processes import LOST
 from robustkit.study.ray import Demand, Exchange, attend
 from robustkit.study.run import Run, StudyOptions
 from robustkit.study.store import StudyStore
@@ -362,6 +364,43 @@ def test_an_address_where_nothing_answers_is_told_at_once(little):
         pass
 
 
+def executor(run, ray):
+    return crews.RayExecutor(cluster.Cluster(ray, "auto", 1, 0.0), site(run))
+
+
+def test_a_lost_machine_is_no_failure_of_a_cell(little, monkeypatch):
+    monkeypatch.setattr(cluster, "PAUSE", 0.0)
+    errors, job = FakeRay.exceptions, little.missing(little.plan())[0]
+    monkeypatch.setattr(crews, "attend", lambda job, site: carry_out(job, site.config) and "")
+    mishaps = [errors.NodeDiedError("no")] * LOST + [errors.WorkerCrashedError("no")] * (LOST - 1)
+    begun = []
+    ended = executor(little, FakeRay([*mishaps, *mishaps[:LOST]])).execute([job], begun.append)
+    assert list(ended) == [job]
+    assert len(begun) == 3 * LOST
+    with pytest.raises(InputError, match=rf"lost {LOST} workers each.*WorkerCrashedError"):
+        list(executor(little, FakeRay(mishaps[LOST:] * 2)).execute([job], begun.append))
+
+
+def test_a_cluster_that_is_gone_is_waited_for_and_then_told(little, monkeypatch):
+    monkeypatch.setattr(cluster, "PAUSE", 0.0)
+    monkeypatch.setattr(cluster, "WAIT", 0.2)
+    jobs = little.missing(little.plan())
+    # Ray goes on to count a machine as there whose agent is gone
+    cut_off = FakeRay([FakeRay.exceptions.LocalRayletDiedError("no")] * 50)
+    for ray in (cut_off, FakeRay(machines=lambda: [False])):
+        with pytest.raises(EvaluationFailed, match="--ray auto: the cluster is gone") as told:
+            list(executor(little, ray).execute(jobs, lambda job: None))
+        assert told.value.exit_status == 3
+        assert "for 0 seconds" in str(told.value)
+    begun = time.monotonic()
+    looks = iter([False] * 3)
+    ray = FakeRay(machines=lambda: [next(looks, True)])  # one comes back in time
+    monkeypatch.setattr(cluster, "WAIT", 30.0)
+    monkeypatch.setattr(crews, "attend", lambda job, site: carry_out(job, site.config) and "")
+    assert len(list(executor(little, ray).execute(jobs[:1], lambda job: None))) == 1
+    assert time.monotonic() - begun < 20
+
+
 @contextmanager
 def nodes(count):
     """A cluster of a head and some more nodes with a core each, all on this machine."""
@@ -458,6 +497,39 @@ def test_a_removed_node_costs_no_row(tmp_path, long_reference):
     assert mishap.happened
     assert counted.repeated() >= 1
     assert found(run) == long_reference
+
+
+@pytest.mark.slow
+def test_an_agent_that_is_killed_ends_the_study_with_what_is_done_and_it_goes_on(
+    tmp_path, monkeypatch, long_reference
+):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(cluster, "WAIT", 5.0)
+    run = study(tmp_path, steps=60)
+    with open_cluster(run) as executor:
+        own = executor.cluster.ray._private.worker._global_node
+        (agent,) = own.all_processes["raylet"]
+        Cells(run.store.folder / "cells", agent.process.pid).thread.start()
+        with pytest.raises(EvaluationFailed, match="the cluster is gone"):
+            run.finish(executor)
+    assert 1 <= len(list((run.store.folder / "cells").glob("*.json"))) < 8
+    with open_cluster(run) as executor:
+        run.finish(executor)
+    assert found(run) == long_reference
+
+
+class Cells:
+    """Kills a process when the first cell of a study is done."""
+
+    def __init__(self, folder, pid):
+        self.folder, self.pid = folder, pid
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self):
+        while not list(self.folder.glob("*.json")):
+            time.sleep(0.02)
+        os.kill(self.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow

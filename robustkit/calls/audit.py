@@ -38,6 +38,7 @@ from robustkit.errors import InputError
 from robustkit.evaluation import RunOptions
 from robustkit.evaluation.options import Precision
 from robustkit.files import write_atomic
+from robustkit.parallel.cluster import connected
 from robustkit.protocol import Norm, Number
 from robustkit.record import Evaluation
 from robustkit.reporting.audit import write
@@ -68,6 +69,7 @@ def audit(
     batch_size: int | Literal["auto"] = "auto",
     device: str = "auto",
     precision: Precision = "float32",
+    ray: str | None = None,
     out: Path | str = "audit",
     track: str | None = None,
     command: str | None = None,
@@ -104,6 +106,7 @@ def audit(
         batch_size: images at once.
         device: "cpu", "cuda:1"; "auto" takes a GPU; "cuda:0,cuda:1" or "all" GPUs share the
             images of each stage; whatever else an audit does, the first of them does alone.
+        ray: a Ray cluster that shares the images out, "auto" or "HOST:6379".
         precision: that attacks search in; verdicts are float32's.
         out: folder of the audit.
         track: where the audit is tracked: mlflow, wandb or tensorboard, with `:WHERE`.
@@ -143,13 +146,14 @@ def audit(
         training=_training(loaded, asked, dataset),
         published=_published(corruptions, asked, loaded, plan.corrupted),
     )
-    options = RunOptions(batch_size, device, precision)
+    options = RunOptions(batch_size, device, precision, ray=ray)
     with scratch_folder() as scratch, AuditBar() if seen(progress) else nullcontext() as bar:
         kept = isinstance(loaded, Checkpoint) or name is not None
         work = Path(out) / "work" if kept else scratch
         begin: Begin = bar.begin if bar else _unseen
         settings = StageSettings(work, options, begin, minutes(question.minutes))
-        found = run_audit(request, settings)
+        with nullcontext() if ray is None else connected(ray):  # once, for all stages
+            found = run_audit(request, settings)
     write(found, Path(out))
     if junit is not None:
         write_atomic(Path(junit), junits.junit(found, found.policy).encode())

@@ -56,6 +56,7 @@ def evaluate(
     batch_size: int | Literal["auto"] = "auto",
     device: str = "auto",
     precision: Precision = "float32",
+    ray: str | None = None,
     out: Path | str = "runs",
     fresh: bool = False,
     save_adversarial: Path | str | None = None,
@@ -92,6 +93,7 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
     batch_size: int | Literal["auto"] = "auto",
     device: str = "auto",
     precision: Precision = "float32",
+    ray: str | None = None,
     out: Path | str = "runs",
     fresh: bool = False,
     save_adversarial: Path | str | None = None,
@@ -130,6 +132,7 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
         batch_size: images at once.
         device: "cpu", "cuda:1"; "auto" takes a GPU; "cuda:0,cuda:1" or "all" GPUs share the
             images, with a process each, and give the same rows.
+        ray: a Ray cluster that shares the images out, "auto" or "HOST:6379".
         precision: that attacks search in; verdicts are float32's.
         out: folder of the records.
         fresh: evaluate anew, even where the record is on file.
@@ -166,7 +169,7 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
     other = None
     if surrogate is not None:
         other = asked.other_model(dataset, surrogate, image_by_image=image_by_image)
-    given = RunOptions(batch_size, device, precision, fresh, path_of(save_adversarial))
+    given = RunOptions(batch_size, device, precision, fresh, path_of(save_adversarial), ray=ray)
     with watched(given, progress, name_of(loaded, name)) as options, scratch_folder() as scratch:
         # of a module without a name nothing is kept
         kept = isinstance(loaded, Checkpoint) or name is not None

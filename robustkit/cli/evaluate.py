@@ -1,5 +1,6 @@
 """`robustkit evaluate`: the front door."""
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from robustkit.cli.options import (
     Model,
     NumClasses,
     Precision,
+    Ray,
     Rename,
     Resize,
     Seed,
@@ -68,6 +70,7 @@ class EvaluationRequest:
     batch_size: int | Literal["auto"]
     device: str
     precision: Literal["auto", "float32", "tf32", "bf16", "fp16"]
+    ray: str | None
     out: Path
     fresh: bool
     save_adversarial: Path | None
@@ -119,6 +122,7 @@ def evaluate(
     batch_size: BatchSize = "auto",
     device: Devices = "auto",
     precision: Precision = "float32",
+    ray: Ray = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Checkpoints evaluated in parallel (CPU).")
     ] = 1,
@@ -187,6 +191,7 @@ def evaluate(
         batch_size=images_per_batch(batch_size),
         device=device,
         precision=precision,
+        ray=ray,
         out=out,
         fresh=fresh,
         save_adversarial=save_adversarial,
@@ -206,14 +211,15 @@ def evaluate(
     records = _evaluate_all(jobs, workers, failures)
     _write(jobs, records, failures, json_, html, interval)
     show_all(records.values() if json_ != "-" else (), interval)
-    summarise(records.values())
-    _track(tracker, records)
+    _pass_on(tracker, records)
     return _status(jobs, failures)
 
 
-def _track(tracker: "Tracker | None", records: Mapping[str, "Evaluation"]) -> None:
+def _pass_on(tracker: "Tracker | None", records: Mapping[str, "Evaluation"]) -> None:
+    """To a pipeline's page and to trackers."""
     from robustkit.calls import tracking
 
+    summarise(records.values())
     command = shlex.join(["robustkit", *sys.argv[1:]])
     for name, record in records.items():
         tracking.track_evaluation(tracker, name, record, command)
@@ -287,15 +293,14 @@ def _in_processes(
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import active_children, get_context
 
-    if any(job.request.device not in ("cpu", "auto") for job in jobs.values()):
-        raise InputError(
-            "--workers is for CPUs; a GPU takes checkpoints in turn, and several devices each "
-            "checkpoint together"
-        )
+    from robustkit.parallel.processes import end_with
+
+    if any(job.request.ray or job.request.device not in ("cpu", "auto") for job in jobs.values()):
+        raise InputError("--workers is for one CPU; on GPUs or --ray checkpoints take turns")
     threads = machine.threads(workers)
     records = {}
     # spawned, not forked: torch's threads do not survive a fork
-    with ProcessPoolExecutor(workers, get_context("spawn"), _die_quietly) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), end_with, (os.getpid(),)) as pool:
         running = {name: pool.submit(_work, *job, threads) for name, job in jobs.items()}
         try:
             for name, future in running.items():
@@ -312,14 +317,6 @@ def _in_processes(
                 process.terminate()
             raise
     return records
-
-
-def _die_quietly() -> None:
-    """In a worker a signal ends the process at once: finished blocks are kept all the same."""
-    import signal
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def _work(path: str, request: EvaluationRequest, threads: int) -> "Evaluation":
@@ -372,7 +369,7 @@ def _keywords(request: EvaluationRequest) -> dict[str, Any]:
         surrogate = read_checkpoint(request.surrogate, trust_program=trusted, progress=fetched)
     same = (
         "attack", "norm", "epsilons", "target", "settings", "seed", "prove", "image_by_image",
-        "batch_size", "device", "precision", "fresh", "save_adversarial",
+        "batch_size", "device", "precision", "ray", "fresh", "save_adversarial",
     )  # fmt: skip
     return {name: getattr(request, name) for name in same} | {
         "surrogate": surrogate,
@@ -389,7 +386,8 @@ def _show_plans(jobs: Mapping[str, EvaluationJob]) -> int:
     for name, (path, request) in jobs.items():
         try:
             read = request.checkpoint.read(path)
-            found = plan_evaluation(read, out=request.out, **_keywords(request))
+            asked = {key: word for key, word in _keywords(request).items() if key != "ray"}
+            found = plan_evaluation(read, out=request.out, **asked)
         except RobustkitError as error:
             trace(error)
             failures[name] = error

@@ -76,6 +76,12 @@ Devices = Annotated[
         "cuda:0,cuda:1, share the images; all: every GPU."
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|HOST:6379", help="Share the images out over a Ray cluster; auto: its own."
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(

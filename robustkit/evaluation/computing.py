@@ -34,9 +34,8 @@ from robustkit.evaluation.outputs import Outputs, agree
 from robustkit.evaluation.probe import probe
 from robustkit.evaluation.proving import Proving, begin
 from robustkit.evaluation.speed import batch_size, searched_by
-from robustkit.evaluation.spreading import BlockSite, Spread, places
-from robustkit.parallel.parcel import pack
-from robustkit.parallel.processes import Processes, check_guarded
+from robustkit.evaluation.spreading import BlockSite, Spread, crew_of
+from robustkit.parallel.processes import check_guarded
 from robustkit.protocol import Protocol
 from robustkit.record import Blocks, Evaluation, FinishedBlock, Store
 
@@ -52,6 +51,8 @@ def computed(
 ) -> Evaluation:
     """The record, computed where it is not on file; as `run.run`."""
     device, *others = devices(options.device)
+    if others and options.ray is not None:
+        raise InputError("--ray takes the cluster's own devices; give it or several --device")
     if others:
         check_guarded()
     config = Config(model, data, protocol, device, surrogate, prove=prove)
@@ -104,6 +105,8 @@ def _compute(
     details["seconds"] = round(time.monotonic() - clock, 3)
     if len(workers) > 1:
         details["devices"] = [str(device) for device in workers]
+    if options.ray is not None:
+        details["ray"] = options.ray
     predicted = rows["predicted"].to_numpy().astype(np.int64)
     settled = settled_by(config.model.header.get("preprocessing"), data.source)
     chance = chance_warnings(data.labels, predicted, len(data.classes), settled)
@@ -160,12 +163,12 @@ def _done(
     random, proving, plan = decided.random, decided.proving, decided.plan
     keep = options.save_adversarial is not None
     left = missing(config.data, plan["block_size"], blocks, keep)
-    if config.protocol.attacks and len(workers) > 1 and len(left) > 1:
+    several = len(workers) > 1 or options.ray is not None
+    if config.protocol.attacks and several and len(left) > 1:
         decided.free()
         site = BlockSite(config.to_travel(), proving.plan, random, keep)
-        file = blocks.folder / "shared.bin"
-        crew = Processes(pack(site, file), places(workers[: len(left)]))
-        yield from Spread(crew, site, plan, blocks, options.progress, options.told).rows()
+        with crew_of(site, workers, len(left), blocks.folder / "shared.bin", options) as crew:
+            yield from Spread(crew, site, plan, blocks, options.progress, options.told).rows()
         return
 
     def halved(size: int, why: str) -> None:

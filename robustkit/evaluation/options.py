@@ -30,6 +30,9 @@ class RunOptions:
     told: Callable[[str], None] = lambda text: None
     """called with what an automatic choice came to"""
 
+    ray: str | None = None
+    """Ray cluster that works on the blocks: auto or HOST:PORT"""
+
     @property
     def anew(self) -> bool:
         """Whether no record on file will do."""

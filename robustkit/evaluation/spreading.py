@@ -6,14 +6,16 @@ proofs are checked: a block stays open at its worker until it is known what is p
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 
 from robustkit import machine
 from robustkit.device import tf32
-from robustkit.errors import EvaluationFailed, ProofContradicted
+from robustkit.errors import EvaluationFailed, InputError, ProofContradicted
 from robustkit.evaluation.blocks import (
     Attacker,
     BlockResult,
@@ -27,8 +29,13 @@ from robustkit.evaluation.blocks import (
     spans,
 )
 from robustkit.evaluation.config import Config
+from robustkit.evaluation.options import RunOptions
 from robustkit.evaluation.proving import begin
+from robustkit.parallel.actors import RayCrew
+from robustkit.parallel.cluster import STORE_BYTES, Cluster, connected
 from robustkit.parallel.crew import LOST, Crew, News, Tell, Tries, Workplace
+from robustkit.parallel.parcel import pack, size_of
+from robustkit.parallel.processes import Processes
 from robustkit.record import Blocks, FinishedBlock
 
 PATIENCE = 1.0
@@ -103,6 +110,33 @@ class BlockBench:
             return self.attacker.finish(attacked, job.before, tell)
 
 
+@contextmanager
+def crew_of(
+    site: BlockSite, devices: Sequence[torch.device], most: int, file: Path, options: RunOptions
+) -> Iterator[Crew]:
+    """Workers for a site: one on each device, or on a cluster.
+
+    Args:
+        site: what they work with.
+        devices: of this machine.
+        most: how many can be of use.
+        file: by which processes of this machine share what is large.
+        options: name the cluster.
+    """
+    if options.ray is None:
+        yield Processes(pack(site, file), places(devices[:most]))
+        return
+    with connected(options.ray, STORE_BYTES + 2 * size_of(site)) as ray:
+        gpus = float(site.config.device.type != "cpu")
+        cluster = Cluster(ray, options.ray, 1, gpus)
+        if not cluster.lanes():
+            what = "GPU" if gpus else "CPU"
+            raise InputError(f"--ray {options.ray}: no machine there has a {what}; see --device")
+        if not gpus and ray.cluster_resources().get("GPU", 0):
+            options.told("this machine has no GPU, so that those of the cluster are left alone")
+        yield RayCrew(cluster, site, most)
+
+
 def places(devices: Sequence[torch.device]) -> list[Workplace]:
     """A place for each device, with its share of the cores."""
     threads = machine.threads(len(devices))
@@ -146,6 +180,7 @@ class Spread:
                     self._hear(news)
                 for worker in sorted(self.idle):
                     self._employ(worker)
+                self._tell_share()  # whoever watches may end it
         except ProofContradicted:
             self.blocks.drop()  # their proofs are of the same making
             raise
@@ -188,8 +223,8 @@ class Spread:
                 self._take(worker, self.jobs.pop(worker).span, news.content)
             case "failed":
                 raise news.content
-            case "lost":
-                self._lose(worker, news.content)
+            case "lost" | "gone":
+                self._lose(worker, news.content, machine=news.kind == "gone")
 
     def _halve(self, halved: Halved, device: str) -> None:
         plan = self.plan
@@ -207,12 +242,14 @@ class Spread:
         self.pairs[span.number] = proved_pairs(done.rows, self.site.config.protocol.epsilons)
         self._tell_share()
 
-    def _lose(self, worker: int, how: str) -> None:
+    def _lose(self, worker: int, how: str, *, machine: bool) -> None:
         """Have all that a lost worker held done again, by whoever is free first."""
         self.idle.discard(worker)
         again = list(self.open.pop(worker, {}).values())
         job = self.jobs.pop(worker, None)
-        if job is not None and self.tries.again(str(job.span.number), str(job.span)):
+        if job is not None and self.tries.again(
+            str(job.span.number), str(job.span), machine=machine
+        ):
             again.append(job.span)
         for span in again:
             self.shares.pop(span.number, None)

@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 LOST = 3
 """times that a piece of work is tried whose worker was lost"""
+MACHINES = 10
+"""times that it is tried whose whole machine was lost, which others on it may have done"""
 
 Tell = Callable[[Any], None]
 """what a worker says on the way"""
@@ -37,7 +39,8 @@ class News(NamedTuple):
     """What is heard of a worker."""
 
     worker: int
-    kind: Literal["ready", "told", "done", "failed", "lost"]
+    kind: Literal["ready", "told", "done", "failed", "lost", "gone"]
+    """gone: lost with its whole machine"""
     content: Any = None
     """what was said on the way; a result; an error; how it was lost"""
 
@@ -67,12 +70,17 @@ class Tries:
     """How often work was tried whose worker was lost under it."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    machines: Counter[str] = field(default_factory=Counter)
     given_up: list[str] = field(default_factory=list)
 
-    def again(self, key: str, words: str) -> bool:
-        """Whether a piece of work, known by its key, is tried again after this loss."""
-        self.counts[key] += 1
-        if self.counts[key] < LOST:
+    def again(self, key: str, words: str, *, machine: bool = False) -> bool:
+        """Whether a piece of work, known by its key, is tried again after this loss.
+
+        A loss of the whole `machine` is not its own, and hardly counts.
+        """
+        counts, most = (self.machines, MACHINES) if machine else (self.counts, LOST)
+        counts[key] += 1
+        if counts[key] < most:
             return True
         self.given_up.append(words)
         return False

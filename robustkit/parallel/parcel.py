@@ -73,3 +73,13 @@ def pack(content: Any, file: Path) -> Parcel:
             spans.append((place, raw.nbytes))
             place += raw.nbytes
     return Parcel(pickled, file, tuple(spans))
+
+
+def size_of(content: Any) -> int:
+    """Bytes that an object takes on its way, about; 0 where only others can pickle it."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        pickled = len(pickle.dumps(content, 5, buffer_callback=buffers.append))
+    except Exception:
+        return 0
+    return pickled + sum(buffer.raw().nbytes for buffer in buffers)

@@ -15,7 +15,8 @@ _TRANSFORM = re.compile(
 )
 COUNTS = {"l0": "pixels", "l0-features": "values", "patch": "pixels along a square's side"}
 """what a budget counts, in norms where it is a whole number"""
-
+HALF_TURN = 180
+"""degrees, to either side: all rotations that there are"""
 
 Number = str | int | float | Fraction
 
@@ -156,6 +157,22 @@ def excessive_budgets(norm: Norm, epsilons: Sequence[Epsilon], shape: Sequence[i
             f"{norm} budget{'s' * (len(half) > 1)} {', '.join(e.text for e in half)}: at "
             f"{across / 2:.4g} and above all images can become the same grey image, so no "
             "network is right on more than one class"
+        )
+    return told + _out_of_view(epsilons, shape)
+
+
+def _out_of_view(epsilons: Sequence[Epsilon], shape: Sequence[int]) -> list[str]:
+    """Warnings of translations that leave nothing to classify, and of more than half a turn."""
+    side, told = min(shape[1:]), []
+    if away := [e.text for e in epsilons if e.shift is not None and e.shift >= side]:
+        told.append(
+            f"spatial budget{'s' * (len(away) > 1)} {', '.join(away)}: moves the whole picture, "
+            f"{side} pixels, out of view: nothing is left to classify, and no network is robust"
+        )
+    if turned := [e.text for e in epsilons if e.degrees is not None and e.degrees > HALF_TURN]:
+        told.append(
+            f"spatial budget{'s' * (len(turned) > 1)} {', '.join(turned)}: {HALF_TURN}deg holds "
+            "every rotation already"
         )
     return told
 

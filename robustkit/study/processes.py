@@ -3,19 +3,18 @@
 import math
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import active_children, get_context
+from typing import NamedTuple
 
 from robustkit.errors import InputError
+from robustkit.parallel.crew import LOST, Tries
+from robustkit.parallel.processes import end_with
 from robustkit.study.run import in_words
-from robustkit.study.work import Job, WorkerConfig, carry_out, initialise_worker
-
-LOST = 3
-"""times that a job is tried whose worker vanished"""
+from robustkit.study.work import Job, WorkerConfig, carry_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class ProcessExecutor:
         # spawned, not forked: torch's threads do not survive a fork
         context = get_context("spawn")
         waiting = list(reversed(jobs))
-        with ProcessPoolExecutor(self.workers, context, initialise_worker, (os.getpid(),)) as pool:
+        with ProcessPoolExecutor(self.workers, context, end_with, (os.getpid(),)) as pool:
             running: dict[Future[str], Job] = {}
             try:
                 while waiting or running:
@@ -74,26 +73,31 @@ class ProcessExecutor:
                 raise
 
 
+class WorkerLoss(NamedTuple):
+    """How a worker was lost."""
+
+    reason: str
+    machine: bool
+    """whether its whole machine was"""
+
+
 @dataclass(slots=True)
 class Left:
     """Jobs still to be done, and what has become of those whose workers were lost."""
 
     waiting: list[Job]
     """the next one last"""
-    tries: Counter[str] = field(default_factory=Counter)
-    given_up: list[str] = field(default_factory=list)
+    tries: Tries = field(default_factory=Tries)
 
     def take(self, most: int) -> list[Job]:
         """The next jobs."""
         return [self.waiting.pop() for _ in range(min(most, len(self.waiting)))]
 
-    def again(self, job: Job, reason: str) -> None:
+    def again(self, job: Job, loss: WorkerLoss) -> None:
         """Have a job done again, unless it has been tried often enough."""
-        self.tries[job.cell.key] += 1
-        if self.tries[job.cell.key] < LOST:
+        words = f"{in_words(job.cell)} ({loss.reason})"
+        if self.tries.again(job.cell.key, words, machine=loss.machine):
             self.waiting.append(job)
-        else:
-            self.given_up.append(f"{in_words(job.cell)} ({reason})")
 
     def settle(self) -> None:
         """Say what was given up.
@@ -101,8 +105,8 @@ class Left:
         Raises:
             InputError: something was.
         """
-        if self.given_up:
+        if self.tries.given_up:
             raise InputError(
-                f"lost {LOST} workers each, perhaps for lack of memory; give a cell more "
-                f"with --cpus-per-cell or --gpus-per-cell: {'; '.join(self.given_up)}"
+                f"lost {LOST} workers each, perhaps for lack of memory; give a cell more with "
+                f"--cpus-per-cell or --gpus-per-cell: {'; '.join(self.tries.given_up)}"
             )

@@ -5,13 +5,9 @@ files with a URL that all reach. Either way a result is there whole or not at al
 speaks of; a job that is done twice, because its worker only seemed lost, comes to the same.
 """
 
-import logging
 import math
 import os
 import platform
-import signal
-import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +21,8 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from robustkit.checkpoint import named
-from robustkit.errors import InputError, RobustkitError, first_line
-from robustkit.parsing import whole
+from robustkit.errors import InputError, RobustkitError
+from robustkit.parallel.cluster import PAUSE, SAME, Cluster, connected
 from robustkit.study.exchange import (
     Exchange,
     files,
@@ -36,21 +32,17 @@ from robustkit.study.exchange import (
     state_of,
     surrogates,
 )
-from robustkit.study.processes import Left
+from robustkit.study.processes import Left, WorkerLoss
 from robustkit.study.run import in_words
 from robustkit.study.store import StudyStore
 from robustkit.study.user_files import check_user_files
 from robustkit.study.work import Job, WorkerConfig, carry_out, load_cached
 
 Result = Callable[[str, str], dict[str, Any] | None]
-PATIENCE = 5.0
-"""seconds between two looks at how large the cluster is"""
+SLEEP = 0.5
+"""seconds until the next look at a cluster that has no room"""
 SETTLING = 60.0
 """seconds after which a file written elsewhere must be seen here; NFS remembers absent ones"""
-KNOCK = 10.0
-"""seconds for an answer from a cluster's address; Ray itself would try for minutes"""
-STORE_BYTES = 100 * 2**20
-"""of a Ray started here, whose object store carries nothing but jobs"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,11 +211,8 @@ class _RemoteTask(NamedTuple):
 class RayExecutor:
     """Ray workers, on as many machines as there are; a job whose worker is lost is tried again."""
 
-    ray: Any
-    """the module, connected"""
+    cluster: Cluster
     site: Site
-    cpus: int
-    gpus: float
     most: int | None = None
     until: float = math.inf
     """time by `time.monotonic` after which no further job begins"""
@@ -234,71 +223,62 @@ class RayExecutor:
         Raises:
             InputError: a machine lacks something, or, when all else is done, some job's workers
                 have been lost too often.
+            EvaluationFailed: the cluster is gone.
         """
         left, running = Left(list(reversed(jobs))), dict[Future[str], _RemoteTask]()
         try:
             while left.waiting or running:
                 if time.monotonic() > self.until:
                     left.waiting.clear()
-                for job in left.take(self.room() - len(running)):
+                for job in left.take(self.cluster.room(self.most) - len(running)):
                     task = self._submit(job)
                     running[task.reference.future()] = task
                     began(job)
+                if not running:
+                    time.sleep(SLEEP)
                 # not by ray.wait, which turns a signal's exception into an error of its own
-                for done in wait(running, PATIENCE, FIRST_COMPLETED).done:
+                for done in wait(running, PAUSE, FIRST_COMPLETED).done:
                     job = running.pop(done).job
-                    if reason := self._lost(done):
-                        left.again(job, reason)
+                    if loss := self._lost(done):
+                        left.again(job, loss)
                     else:
                         self._bring(job)
                         yield job
         finally:
             for task in running.values():
-                self.ray.cancel(task.reference, force=True)
+                self.cluster.ray.cancel(task.reference, force=True)
         left.settle()
 
     def lanes(self) -> int:
         """How many cells the cluster as it is now has room for."""
-        machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        return sum(min(self._fits(m, "CPU"), self._fits(m, "GPU")) for m in machines)
-
-    def _fits(self, machine: dict[str, float], what: str) -> int:
-        each = self.cpus if what == "CPU" else self.gpus
-        return math.floor(machine.get(what, 0) / each + 1e-9) if each else 10**9
-
-    def room(self) -> int:
-        """How many cells may be under way.
-
-        One more than fit, so that no worker waits for the next and an autoscaler sees a need.
-        """
-        lanes = self.lanes() + 1
-        return lanes if self.most is None else min(lanes, self.most)
+        return self.cluster.lanes()
 
     def _submit(self, job: Job) -> _RemoteTask:
         self._offer(job)
         # Ray would try again by itself, but without end where a worker is killed for its memory
-        task = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(attend)
+        cpus, gpus = self.cluster.cpus, self.cluster.gpus
+        task = self.cluster.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(attend)
         return _RemoteTask(job, task.remote(job, self.site))
 
-    def _lost(self, done: Future[str]) -> str:
-        """How a task's worker was lost; "" where it was not.
+    def _lost(self, done: Future[str]) -> WorkerLoss | None:
+        """How a task's worker was lost; None where it was not.
 
         Raises:
             InputError: its machine could not do the job.
         """
-        errors = self.ray.exceptions
+        errors = self.cluster.ray.exceptions
         try:
             refused = done.result()
         except errors.RayTaskError as error:
             if "ModuleNotFoundError" not in str(error):
                 raise
             said = str(error).strip().splitlines()[-1]
-            raise InputError(f"{said}; every machine needs the same robustkit installed") from error
+            raise InputError(f"{said}; {SAME}") from error
         except errors.RayError as error:
-            return type(error).__name__
+            return WorkerLoss(type(error).__name__, self.cluster.lost_machine(error))
         if refused:
             raise InputError(refused)
-        return ""
+        return None
 
     def _offer(self, job: Job) -> None:
         """Put at the URL what a job builds on, where it is only in the study's folder."""
@@ -360,7 +340,7 @@ def cluster(config: WorkerConfig, demand: Demand, until: float = math.inf) -> It
     Raises:
         InputError: Ray is not installed, there is no such cluster, or no machine in it suffices.
     """
-    with _connected(demand.address) as ray:
+    with connected(demand.address) as ray:
         has = ray.cluster_resources().get("GPU", 0) > 0
         gpus = float(has) if demand.gpus is None else demand.gpus
         if gpus > 1 and gpus % 1:
@@ -371,7 +351,8 @@ def cluster(config: WorkerConfig, demand: Demand, until: float = math.inf) -> It
         if config.data_root is not None:
             config = replace(config, data_root=config.data_root.absolute())
         site = Site(config, Path.cwd(), f".seen-{uuid.uuid4().hex}", demand.shared)
-        executor = RayExecutor(ray, site, demand.cpus, gpus, demand.most, until)
+        place = Cluster(ray, demand.address, demand.cpus, gpus)
+        executor = RayExecutor(place, site, demand.most, until)
         if not executor.lanes():
             raise InputError(
                 f"--ray {demand.address}: no machine has {demand.cpus} CPUs and {gpus:g} "
@@ -382,57 +363,3 @@ def cluster(config: WorkerConfig, demand: Demand, until: float = math.inf) -> It
             yield executor
         finally:
             site.exchange.drop(site.mark)
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    """Ray, quiet; what is started here also ends here."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError(
-            "--ray needs Ray; install it with: pip install 'robustkit[ray]'"
-        ) from error
-    place = os.environ.get("RAY_ADDRESS", "local") if address == "auto" else address
-    _knock(place)
-    local = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-    options: dict[str, Any] = local if place == "local" else {}
-    try:
-        with _own_signals():
-            ray.init(place, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, OSError, RuntimeError, ValueError, ImportError) as error:
-        said = first_line(error)
-        raise InputError(f"--ray {address}: {said}") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """See that something answers at HOST:PORT.
-
-    Raises:
-        InputError: nothing does.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or (number := whole(port)) is None:
-        return
-    try:
-        socket.create_connection((host.strip("[]"), number), KNOCK).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(f"--ray {address}: no answer ({first_line(error)})") from error
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM, which Ray replaces by one that only exits."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)

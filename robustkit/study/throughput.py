@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from robustkit.errors import EvaluationFailed, one_line
+from robustkit.parallel.processes import end_with
 from robustkit.study.cells import Cell, Test
 from robustkit.study.store import StudyStore, checkpoint_place
 from robustkit.study.work import (
     Job,
     WorkerConfig,
     carry_out,
-    initialise_worker,
     load_cached,
     time_steps,
 )
@@ -67,7 +67,7 @@ def measure_throughput(cells: Sequence[Cell], test: Test, config: WorkerConfig) 
     """
     began = time.monotonic()
     context = get_context("spawn")  # as workers are
-    with ProcessPoolExecutor(1, context, initialise_worker, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(1, context, end_with, (os.getpid(),)) as pool:
         try:
             seconds, throughput = pool.submit(timed, cells, test, config).result()
         except Exception as error:

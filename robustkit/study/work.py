@@ -1,7 +1,5 @@
 """What a worker does: train a cell, then evaluate it. Every result is a file, written whole."""
 
-import os
-import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -29,8 +27,6 @@ from robustkit.training.recipe import Recipe
 if TYPE_CHECKING:
     from robustkit import training
 
-PATIENCE = 0.5
-"""seconds between two looks at whether the parent process is still there"""
 LEFT_OUT = (
     ", or leave it out of the study and evaluate it by itself (robustkit evaluate --image-by-image)"
 )
@@ -330,19 +326,3 @@ def _long(config: "training.TrainingConfig") -> "training.TrainingConfig":
 
 
 # --- a worker process -----------------------------------------------------------------------------
-
-
-def initialise_worker(parent: int) -> None:
-    """Set up a worker: signals end it at once, and so does the end of its parent."""
-    import signal
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-
-    def watch() -> None:
-        # a killed parent leaves its workers behind, which would hold on to the cells
-        while os.getppid() == parent:
-            time.sleep(PATIENCE)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

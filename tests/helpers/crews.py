@@ -3,7 +3,9 @@
 import os
 import signal
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from robustkit.errors import InputError
 from robustkit.parallel.crew import News
@@ -20,13 +22,10 @@ class TakingTurns:
         self.asked = []
 
     def __call__(self, parcel, places):
-        self.parcel, self.places = parcel, places
-        self.benches = [self._open(place) for place in places]
+        self.places = places
+        self.benches = [parcel.unpack().open(place) for place in places]
         self.jobs, self.new = {}, set(range(len(places)))
         return self
-
-    def _open(self, place):
-        return self.parcel.unpack().open(place)
 
     def news(self, patience):
         if self.new:
@@ -40,7 +39,7 @@ class TakingTurns:
         said = [News(worker, "told", content) for content in told]
         if job.span.number in self.losses:
             self.losses.remove(job.span.number)
-            self.benches[worker] = self._open(self.places[worker])
+            self.benches[worker].open.clear()
             self.new.add(worker)
             return [*said, News(worker, "lost", "killed by SIGKILL")]
         return [*said, News(worker, "done", found)]
@@ -79,3 +78,91 @@ class Playground:
                 raise InputError("not this one")
             case _:
                 return float(self.numbers.sum()) + job
+
+
+class Reference:
+    """Ray's name for a result that comes at once."""
+
+    def __init__(self, work):
+        self.work = work
+
+    def future(self):
+        made = Future()
+        try:
+            made.set_result(self.work())
+        except Exception as error:
+            made.set_exception(error)
+        return made
+
+
+class FakeRay:
+    """As much of Ray as robustkit asks for, in this process.
+
+    `mishaps` are errors of the next calls; `machines` says whether each machine is alive, or is
+    asked how many seconds have passed and says so.
+    """
+
+    class exceptions:  # noqa: N801  Ray's name
+        class RayError(Exception):
+            pass
+
+        class NodeDiedError(RayError):
+            pass
+
+        class LocalRayletDiedError(RayError):
+            pass
+
+        class WorkerCrashedError(RayError):
+            pass
+
+        class RayTaskError(RayError):
+            pass
+
+    def __init__(self, mishaps=(), machines=lambda: [True]):
+        self.mishaps, self.machines = list(mishaps), machines
+        self.began = []
+
+    def nodes(self):
+        return [{"Alive": alive, "Resources": {"CPU": 1}} for alive in self.machines()]
+
+    def put(self, content):
+        return content
+
+    def kill(self, actor):
+        pass
+
+    def cancel(self, reference, force):
+        pass
+
+    def _called(self, work):
+        def call():
+            if self.mishaps and (error := self.mishaps.pop(0)) is not None:
+                raise error
+            if not any(self.machines()):
+                raise self.exceptions.NodeDiedError("no")
+            return work()
+
+        return Reference(call)
+
+    def remote(self, **asked):
+        def made(work):
+            if not isinstance(work, type):
+                return _Remote(lambda *given: self._called(lambda: work(*given)))
+
+            def actor(*given):
+                one = work(*given)
+                handles = {
+                    name: _Remote(lambda *a, n=name: self._called(lambda: getattr(one, n)(*a)))
+                    for name in ("host", "carry_out")
+                }
+                self.began.append(one)
+                return SimpleNamespace(**handles)
+
+            return _Remote(actor)
+
+        return made
+
+
+class _Remote:
+    def __init__(self, remote):
+        self.remote = remote

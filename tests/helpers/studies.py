@@ -118,7 +118,7 @@ class Apart:
     """Workers that share nothing with the study's folder but a URL, without a cluster."""
 
     def __init__(self, run, url):
-        self.executor = RayExecutor(None, site(run, url), 1, 0)
+        self.executor = RayExecutor(None, site(run, url))
 
     def execute(self, jobs, began):
         for job in jobs:
