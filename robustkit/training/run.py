@@ -35,7 +35,7 @@ from robustkit.training.recipe import checked, snapshot_steps, spell, updates
 from robustkit.training.result import TrainingResult
 from robustkit.training.snapshots import check_scored, recorded, snapshot_path
 
-REVISION = 1
+REVISION = 2
 """raised by whatever changes what the same configuration comes to"""
 PROBE = 8
 """images on which loss and network are tried before the training starts"""
