@@ -304,7 +304,7 @@ def _opened_through(path: Path) -> BinaryIO | None:
     except FileNotFoundError:
         return None
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "is a folder; give the name of a file")
+        raise IsADirectoryError(errno.EISDIR, "is a folder; give a file name")
     return None if stat.S_ISREG(mode) else path.open("wb")
 
 

@@ -191,7 +191,7 @@ def test_what_cannot_be_written_is_the_users_to_mend(digits, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*; give an --out in a folder that can be"):
         train(asked(digits, steps=1), tmp_path / "file" / "a.safetensors")
-    with pytest.raises(InputError, match=r"--out .*: is a folder; give the name of a file"):
+    with pytest.raises(InputError, match=r"--out .*: is a folder; give a file name"):
         train(asked(digits, steps=1), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

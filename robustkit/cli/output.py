@@ -135,7 +135,7 @@ def check_file(option: str, target: str | Path | None) -> None:
         InputError: it is a folder, or no name that a system takes.
     """
     if target is not None and str(target) != "-" and _is_folder(option, Path(target)):
-        raise InputError(f"{option} {target}: is a folder; give the name of a file")
+        raise InputError(f"{option} {target}: is a folder; give a file name")
 
 
 def check_folder(option: str, target: Path) -> None:
