@@ -88,7 +88,7 @@ def test_every_seed_may_choose_for_itself(tiny, tmp_path):
     run.store.keep_plan(known)
     notes = " ".join(found(path, tmp_path / "out").notes)
     assert "configuration is the best of 2 by held-out accuracy, selected by each seed" in notes
-    assert "include it, but for that of a surrogate" in notes
+    assert "except for that of a surrogate" in notes
     assert "cross-entropy: learning rate 0.01 (2), learning rate 0.1 (2)" in notes
     assert "Smallest lead" not in notes
     assert known.chosen["cross-entropy | noise 0 | fraction 1 | seed 7"] in (0, 1)

@@ -23,7 +23,9 @@ def regrets(
     groups: dict[Chooser, list[Candidate]] = defaultdict(list)
     for one in tried:
         cell = done.get(one.cell)
-        if one.cell not in plan.get("dropped", {}) and cell and cell["status"] == "done":
+        # a cell from before regret was kept has no accuracy by clean labels
+        known = cell and cell["status"] == "done" and "held_out_clean" in cell
+        if known and one.cell not in plan.get("dropped", {}):
             where = None if tuning.at else one.context
             groups[Chooser(one.method, where, one.seed)].append(one)
     found: dict[tuple[str, str, Chosen], dict[int, float]] = defaultdict(dict)
