@@ -261,7 +261,7 @@ def test_an_image_certified_where_it_was_fooled_ends_the_audit(images):
     attacked.fooled["0.2"][3], attacked.by[3] = True, "pgd"
     counts.check_sandwich(attacked, "0.1", np.ones(8, bool))
     counts.check_sandwich(attacked, "0.2", np.arange(8) != 3)
-    with pytest.raises(EvaluationFailed, match=r"image 3 is certified at linf 0\.2 .* by pgd"):
+    with pytest.raises(EvaluationFailed, match=r"image 3 is certified at linf 0\.2, .* by pgd"):
         counts.check_sandwich(attacked, "0.2", np.arange(8) == 3)
 
 

@@ -11,6 +11,7 @@ from robustkit.auditing.verdict import parse_claim
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 from robustkit.errors import ProtocolError
+from robustkit.protocol.norms import symbol
 from robustkit.reporting.audit import read_audit, write
 
 PLAN = """
@@ -76,7 +77,7 @@ def test_an_audit_has_the_stages_of_its_threat_and_a_page(norm, tmp_path, monkey
     assert [name.removeprefix(f"{tmp_path}/") for name in names] == STAGES[norm]
     assert all(stage.status == "complete" for stage in audit.stages)
     assert [level.epsilon for level in audit.robust][-1] == JUDGED[norm]
-    assert audit.certificate.reason == f"there are no bounds in {norm}"
+    assert audit.certificate.reason == f"there are no bounds in {symbol(norm)}"
     status = {result.name: result.status for result in audit.indicators}
     assert {status[n] for n in ("half", "silent-success", "other-class")} == {"not applicable"}
     assert (status["zero-gradients"] == "not applicable") == (norm == "spatial")

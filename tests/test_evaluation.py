@@ -92,7 +92,7 @@ def test_without_attacks_there_is_a_clean_accuracy_and_no_robust_one(arrays):
     assert found.clean().value == 686 / 700
     assert found.robust() == ()
     assert found.rows.fooled_by.value_counts().to_dict() == {"clean": 14}
-    with pytest.raises(ProtocolError, match="has no attack"):
+    with pytest.raises(ProtocolError, match="contains no attack"):
         evaluate(Net(), arrays, "clean", epsilons=["0.1"])
 
 

@@ -124,7 +124,7 @@ def test_what_nobody_foresaw_is_one_line_and_status_3(robustkit, monkeypatch, er
     def broken(*arguments):
         raise error
 
-    monkeypatch.setattr("robustkit.cli.listing.names", broken)
+    monkeypatch.setattr("robustkit.shelves.list_names", broken)
     status, out, err = robustkit("list", "attacks")
     assert (status, out) == (3, "")
     assert words in err
@@ -138,7 +138,7 @@ def test_debugging_shows_where_an_error_was_raised(robustkit, monkeypatch, how):
     def broken(*arguments):
         raise KeyError("x")
 
-    monkeypatch.setattr("robustkit.cli.listing.names", broken)
+    monkeypatch.setattr("robustkit.shelves.list_names", broken)
     if how == "environment":
         monkeypatch.setenv("ROBUSTKIT_DEBUG", "1")
         status, _, err = robustkit("list", "attacks")
@@ -155,7 +155,7 @@ def test_a_keyboard_interrupt_that_is_raised_is_an_interruption(robustkit, monke
     def broken(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robustkit.cli.listing.names", broken)
+    monkeypatch.setattr("robustkit.shelves.list_names", broken)
     status, _, err = robustkit("list", "attacks")
     assert status == 130
     assert "interrupted" in err
@@ -379,7 +379,7 @@ def test_a_state_that_is_no_tensor_is_told_before_the_training(robustkit, broken
     Path("net.py").write_text(moved)
     status, _, err = robustkit(*TRAINING)
     assert status == 2
-    assert "keeps a state that is no tensor (_extra_state)" in err
+    assert "keeps a state that is not a tensor (_extra_state)" in err
 
 
 # --- names that come from files -------------------------------------------------------------------

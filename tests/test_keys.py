@@ -388,6 +388,7 @@ EVALUATION = {
             "waiting": "is told that another process is at work",
             "stage": "is told what it is at",
             "told": "is told what an automatic choice came to",
+            "ray": "says who does the work",
         },
     ),
     Dataset: (

@@ -120,7 +120,7 @@ def test_a_study_that_makes_no_sense_is_told_in_one_line(tiny, tmp_path, old, ne
         ('data  = "mnist5k"', 'data = "mnist5"', "[test] data: unknown data set 'mnist5'"),
         ("limit = 60", 'limit = 60\nprotocol = "cleen"', "[test] protocol: unknown attack 'cleen'"),
         ('"fgsm"', '"fgms"', "analysis 'transfer': unknown attack 'fgms'; did you mean 'fgsm'"),
-        ('"fgsm"', '"clean"', "analysis 'transfer': the protocol 'clean' has no attack"),
+        ('"fgsm"', '"clean"', "analysis 'transfer': the protocol 'clean' contains no attack"),
         ('"fgsm"', '"fgsm-l2"', "'transfer': unknown attack 'fgsm-l2'; did you mean --attack fgsm"),
         ('"fgsm"', '"mifgsm"\nnorm = "l2"', "'transfer': mifgsm: has no l2 version, only linf"),
         ("limit = 60", 'limit = 60\nnorm = "l1"', "[test] protocol: clean: has no l1 version"),

@@ -15,6 +15,7 @@ from robustkit.files import whole_number
 from robustkit.keys import EngineKey, EvaluationKey
 from robustkit.machine import torch_version
 from robustkit.protocol import BALLS, Epsilons, Given, Norm, Protocol, Target, kind_of
+from robustkit.protocol.norms import symbol
 from robustkit.record import VERSION
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def unproved(
     if not protocol.attacks:
         return "nothing is attacked"
     if protocol.norm not in BALLS:
-        return f"there are no bounds in {protocol.norm}"
+        return f"there are no bounds in {symbol(protocol.norm)}"
     if surrogate is not None:
         return "a transfer attack is no attack on the network that bounds are of"
     if model.header.get("verification"):
