@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections import Counter
@@ -483,6 +484,9 @@ def test_parquet_is_read_in_any_order_over_pages_row_groups_and_files(
     for positions in (range(n), range(n - 1, -1, -29), [0, n - 1, 5, 5, PAGE + 1, PAGE]):
         read = np.stack(list(source.read(positions)))
         np.testing.assert_array_equal(read, images[list(positions)])
+        # another process goes on with what has been read from already
+        copy = pickle.loads(pickle.dumps(source))
+        np.testing.assert_array_equal(np.stack(list(copy.read(positions))), read)
 
 
 def test_parquet_splits_are_read_off_the_names(tmp_path):

@@ -62,6 +62,11 @@ class ParquetSource:
         self._starts.append(count)
         self.labels, self.classes = column_labels(parts, files)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # another process reads files of its own; what is open here does not travel
+        nothing = {"_cache": OrderedDict(), "_cached": 0, "_rows": iter(()), "_next": None}
+        return vars(self) | nothing
+
     def read(self, positions: Sequence[int]) -> Iterator[Image]:
         """The images at these positions, in this order."""
         pictures = (EncodedImage(self.encoded(p), self.where(p)) for p in positions)
