@@ -23,9 +23,7 @@ def regrets(
     groups: dict[Chooser, list[Candidate]] = defaultdict(list)
     for one in tried:
         cell = done.get(one.cell)
-        # a cell from before regret was kept has no accuracy by clean labels
-        known = cell and cell["status"] == "done" and "held_out_clean" in cell
-        if known and one.cell not in plan.get("dropped", {}):
+        if one.cell not in plan.get("dropped", {}) and cell and cell["status"] == "done":
             where = None if tuning.at else one.context
             groups[Chooser(one.method, where, one.seed)].append(one)
     found: dict[tuple[str, str, Chosen], dict[int, float]] = defaultdict(dict)
@@ -33,6 +31,9 @@ def regrets(
     if any(analysis.passes == CHOSEN for analysis in study.analyses):
         kinds.append("stopped")
     for who, ones in groups.items():
+        # a training from before regret was kept has no accuracy by clean labels
+        if any("held_out_clean" not in (done[one.cell] or {}) for one in ones):
+            continue
         level = _level(who.context, tuning)
         for kind in kinds:
             if (number := _chosen(plan, ones[0], who, kind, tuning)) is not None:
