@@ -17,15 +17,22 @@ LEVELS = [f"{k}/200" for k in range(1, 9)]
 class Timed(Linear):
     """A network on a clock of its own: each pass takes as long, and each image in it, too."""
 
-    def __init__(self, each_pass: float, each_image: float) -> None:
+    def __init__(self, each_pass: float, each_image: float, back: float = 0.0) -> None:
         super().__init__()
         self.now = 0.0
         self.costs = each_pass, each_image
+        self.back = back
 
     def forward(self, x):
         each_pass, each_image = self.costs
         self.now += each_pass + each_image * len(x)
-        return super().forward(x)
+        logits = super().forward(x)
+        if logits.requires_grad:
+            logits.register_hook(self._pass_back)
+        return logits
+
+    def _pass_back(self, gradient):
+        self.now += self.back * len(gradient)
 
 
 def largest_difference(told, whole):
@@ -41,8 +48,8 @@ def attacked(monkeypatch):
     """Attack images: how far what is told is from what is gone, at most."""
     monkeypatch.setattr("robustkit.attacks.forecast.OFTEN", 0.5)
 
-    def run(attacks, costs=(0.05, 0.005), order="bisect", experience=None, seed=1):
-        model = Timed(*costs)
+    def run(attacks, costs=(0.05, 0.005), order="bisect", experience=None, seed=1, back=0.0):
+        model = Timed(*costs, back)
         for module in ("forecast", "engine"):
             monkeypatch.setattr(f"robustkit.attacks.{module}.perf_counter", lambda: model.now)
         own, told = right(model, images(96, seed=seed)), []
@@ -67,6 +74,12 @@ def test_the_share_told_is_the_share_of_the_time_gone(costs, order, attacked):
 
 def test_attacks_that_find_little_more_are_foreseen(attacked):
     assert attacked([PGD, MARGIN]) < 0.2
+
+
+@pytest.mark.parametrize("back", [0.002, 0.04])
+def test_steps_without_a_pass_back_are_foreseen_whatever_one_takes(back, attacked):
+    square = {"kind": "square", "queries": 1200}
+    assert attacked([PGD, square], (0.0, 0.01), back=back) < 0.08
 
 
 def test_other_blocks_are_an_experience(attacked):

@@ -65,6 +65,8 @@ def attack_block(
     searches = [build_search(attack, protocol.norm) for attack in attacks]
     known = experience or Experience()
     forecast = BlockForecast(protocol, clean.shape[1], batch_size, known, progress, began)
+    if forecast.needs_forward and victim.votes == 1:
+        forecast.took_forward(_seconds(search_by.exact, block.images[:batch_size]))
     for position, (attack, name) in enumerate(zip(attacks, labels_of(attacks), strict=True)):
         search = searches[position]
         of_this = replace(victim, passes=outcomes.passes.part(1 + position))
@@ -110,6 +112,16 @@ def _wrong_classes(
             found = search.wrong_classes(network, *given)
             wrong[some, : found.shape[1]] = found
     return wrong
+
+
+def _seconds(network: torch.nn.Module, images: Tensor) -> float:
+    """Of a pass forward, an image: of the second of two, since a first one makes ready."""
+    began = 0.0
+    with torch.inference_mode():
+        for _ in range(2):
+            began = perf_counter()
+            network(images).max().item()  # a device is waited for
+    return (perf_counter() - began) / len(images)
 
 
 def _clean_logits(surrogate: Victim, block: Block, batch_size: int) -> Tensor:

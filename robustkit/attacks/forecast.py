@@ -67,6 +67,8 @@ class _Plan(NamedTuple):
     """of an attempt"""
     weight: float
     """of a step, in passes of the network; a pass back counts as two"""
+    back: bool = True
+    """whether a step takes passes back"""
 
 
 def _plan(attack: Attack, norm: Norm, classes: int) -> _Plan:
@@ -75,7 +77,7 @@ def _plan(attack: Attack, norm: Norm, classes: int) -> _Plan:
         steps = int(getattr(attack, "steps", 1))
         return _Plan(0, steps * (attack.search_steps if isinstance(attack, CW) else 1), 3)
     weight = search.eot * (1 + 2 * search.gradients(classes)) + search.needs_outcome
-    return _Plan(len(search.attempts(classes)), search.steps, weight)
+    return _Plan(len(search.attempts(classes)), search.steps, weight, search.gradients(classes) > 0)
 
 
 @dataclass(slots=True)
@@ -141,6 +143,8 @@ class Experience:
     ended: dict[tuple[int, bool, bool], _Ended] = field(default_factory=lambda: defaultdict(_Ended))
     """by place of the attack, whether they were later than the first, and whether they succeeded"""
     clocks: dict[int, _Clock] = field(default_factory=lambda: defaultdict(_Clock))
+    forward: float | None = None
+    """seconds of a pass forward, an image"""
 
 
 class BlockForecast:
@@ -168,6 +172,15 @@ class BlockForecast:
         self._begun = self._told if began is None else began
         self._pause = OFTEN
         self._share = 0.0
+
+    @property
+    def needs_forward(self) -> bool:
+        """Whether a pass forward would tell something: what steps take, without one back, later."""
+        return self._seen.forward is None and any(not plan.back for plan in self._plans[1:])
+
+    def took_forward(self, seconds: float) -> None:
+        """A pass forward took so long, an image."""
+        self._seen.forward = seconds
 
     @property
     def due(self) -> bool:
@@ -258,7 +271,7 @@ class BlockForecast:
             sum(s.misses + s.under_way - s.expected for s in pooled),
         )
         # what the other budgets say is no guess at where an image's own boundary lies
-        guess = whole.rate(SELDOM) if at or later else EVEN
+        guess = whole.rate(SELDOM / (plan.attempts if at else 1)) if at or later else EVEN
         rate = self._seen.attempts[at, level, later].rate(guess)
         soon = (hits.steps + TRUST * SOON * plan.steps) / (hits.count + TRUST) or 1.0
         still = rate * exp(-steps / soon)
@@ -376,10 +389,18 @@ class BlockForecast:
         return total
 
     def _shares(self, position: int) -> tuple[float, float]:
-        """Seconds a pass and an image, measured, or by weight from the attack before."""
+        """Seconds a pass and an image, measured, or by weight from the attack before.
+
+        A pass back takes one to three times as long as one forward, by the network, so the weight
+        of steps without one says too much or too little, and a measured pass forward leaves out
+        what the attack does beside it: they are met half way.
+        """
+        plan, forward = self._plans[position], self._seen.forward
         for known in range(position, -1, -1):
             if self._seen.clocks[known].count:
-                scale = self._plans[position].weight / self._plans[known].weight
                 a_pass, an_image = self._seen.clocks[known].shares()
-                return scale * a_pass, scale * an_image
-        return 0.0, self._plans[position].weight
+                scale = plan.weight / self._plans[known].weight
+                if plan.back or forward is None or known == position:
+                    return scale * a_pass, scale * an_image
+                return scale * a_pass / 2, (scale * an_image + plan.weight * forward) / 2
+        return 0.0, plan.weight
