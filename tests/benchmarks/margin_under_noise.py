@@ -256,6 +256,11 @@ def word(trial: Trial) -> str:
     return classes.get((trial.aggregate, trial.top_k), f"sum of {trial.top_k}")
 
 
+def line_of(trial: Trial) -> str:
+    """The same, with its clip from above."""
+    return word(trial) + ("" if trial.alpha is None else f", α = {trial.alpha:g}")
+
+
 def kept(out: Path) -> list[tuple[Trial, dict[str, Any]]]:
     """The trials of the grid that ended with a number."""
     done = finished(out)
@@ -298,7 +303,7 @@ def draw_clips(to: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None:
             table, ax=ax, annot=True, fmt=".0f", vmin=0, vmax=100, cmap="viridis", cbar=False,
             xticklabels=names, yticklabels=ways,
         )  # fmt: skip
-        ax.set(title=f"{float(noise):.0%} label noise", xlabel="γ, α")
+        ax.set(title=f"{100 * float(noise):.0f} % label noise", xlabel="γ, α")
         ax.tick_params(axis="x", rotation=45)
         ax.tick_params(axis="y", rotation=0)
     save(figure, to / "clips")
@@ -308,10 +313,11 @@ def draw_history(path: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None
     """Accuracy on the true labels of the training images, and wrong labels learnt, by updates."""
     import matplotlib.pyplot as plt
 
-    shown = [t for t in long() if t.recipe == "ours" and t.on == "logits" and t.alpha is None]
-    styles = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(word(t) for t in shown))}
+    shown = [t for t in long() if t.recipe == "ours" and t.on == "logits"]
+    styles = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(line_of(t) for t in shown))}
     wanted = {replace(t, passes=0, seed=0) for t in shown}
-    noises = [noise for noise in NOISES if any(t.noise == noise for t, _ in trials)]
+    # one line alone compares nothing
+    noises = [noise for noise in NOISES if sum(t.noise == noise for t, _ in trials) > 1]
     figure, panels = plt.subplots(
         1, len(noises), figsize=(7.2, 3.0), sharey=True, squeeze=False, layout="constrained"
     )
@@ -321,10 +327,10 @@ def draw_history(path: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None
                 steps = [point["step"] for point in row["history"]]
                 for key, line in (("accuracy_clean", "-"), ("memorised", ":")):
                     y = [100 * point[key] for point in row["history"]]
-                    label = word(t) if line == "-" else None
-                    ax.plot(steps, y, line, color=styles[word(t)], label=label)
+                    label = line_of(t) if line == "-" else None
+                    ax.plot(steps, y, line, color=styles[line_of(t)], label=label)
         ax.axhline(100 * CHANCE, color="0.6", linewidth=0.8, linestyle="--")
-        ax.set(title=f"{float(noise):.0%} label noise", xlabel="updates", ylim=(0, 101))
+        ax.set(title=f"{100 * float(noise):.0f} % label noise", xlabel="updates", ylim=(0, 101))
     panels[0, 0].set_ylabel("training images (%)")
     names, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(names, labels, loc="outside right upper", fontsize="small", frameon=False)
