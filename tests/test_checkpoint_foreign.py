@@ -58,6 +58,7 @@ KINDS = {
     "x.npy": (b"\x93NUMPY\x01\x00", "NumPy"),
     "saved_model.pb": (b"\x08\x01\x12\x04", "TensorFlow"),
     "model.ckpt.index": (bytes(100), "TensorFlow"),
+    "variables.index": (bytes(100), "TensorFlow"),
     "model.ckpt-1.data-00000-of-00001": (bytes(100), "TensorFlow"),
     "x.tflite": (b"\x1c\0\0\0TFL3", "Lite"),
     "__0_0.distcp": (b"PK\x03\x04", "name its folder"),
@@ -81,6 +82,12 @@ def test_a_file_of_another_kind_is_told_with_the_way_out(name, tmp_path):
     content, said = KINDS[name]
     (tmp_path / name).write_bytes(content)
     assert said in refusal(tmp_path / name)
+
+
+def test_tensorflow_s_name_of_several_files_is_told(tmp_path):
+    for end in ("index", "data-00000-of-00001"):
+        (tmp_path / f"ckpt-1.{end}").write_bytes(bytes(100))
+    assert "a TensorFlow checkpoint; export" in refusal(tmp_path / "ckpt-1")
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "model.weights", "net.params", "fold-1-of-5.pt"])

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 TO_ONNX = "export the network to ONNX and name that file"
 TO_TORCH = "load it with its library and save model.state_dict()"
 MERGE = "merge it into its model first: model.merge_and_unload().save_pretrained(FOLDER)"
+TENSORFLOW = f"a TensorFlow checkpoint; {TO_ONNX} (with tf2onnx)"
 ITS_FOLDER = "one of a checkpoint's several files; name its folder"
 
 BY_NAME_ALONE = (
@@ -26,10 +27,7 @@ BY_NAME = (
     (r".*\.msgpack", f"Flax (JAX) weights; {TO_ONNX}, or convert them with transformers 4"),
     (r"manifest\.ocdbt|_CHECKPOINT_METADATA", f"an Orbax (JAX) checkpoint; {TO_ONNX}"),
     (r"saved_model\.pb|.*\.pb|.*\.pbtxt", f"a TensorFlow graph; {TO_ONNX} (with tf2onnx)"),
-    (
-        r".*\.data-\d+-of-\d+|.*\.ckpt(-\d+)?\.(index|meta)|checkpoint",
-        f"a TensorFlow checkpoint; {TO_ONNX} (with tf2onnx)",
-    ),
+    (r".*\.data-\d+-of-\d+|.*\.index|.*\.ckpt(-\d+)?\.meta|checkpoint", TENSORFLOW),
     (r".*\.tflite", f"a TensorFlow Lite model; {TO_ONNX} (with tf2onnx)"),
     (
         r".*\.ml(model|package)",
@@ -124,7 +122,7 @@ def foreign_archive(names: Iterable[str]) -> str:
 FOLDERS = (
     (r"adapter_config\.json", f"a LoRA or PEFT adapter; {MERGE}"),
     (r"saved_model\.pb(txt)?", f"a TensorFlow SavedModel; {TO_ONNX} (with tf2onnx)"),
-    (r".*\.data-\d+-of-\d+", f"a TensorFlow checkpoint; {TO_ONNX} (with tf2onnx)"),
+    (r".*\.data-\d+-of-\d+", TENSORFLOW),
     (r"model\.json", f"a TensorFlow.js model; {TO_ONNX}"),
     (r"(manifest\.ocdbt|_CHECKPOINT_METADATA|_METADATA)", f"an Orbax (JAX) checkpoint; {TO_ONNX}"),
     (r".*\.msgpack", f"Flax (JAX) weights; {TO_ONNX}, or convert them with transformers 4"),

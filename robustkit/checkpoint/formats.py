@@ -6,7 +6,12 @@ from io import BufferedReader
 from pathlib import Path
 
 from robustkit.checkpoint.fingerprints import known_names
-from robustkit.checkpoint.foreign import foreign_archive, foreign_file, foreign_head
+from robustkit.checkpoint.foreign import (
+    TENSORFLOW,
+    foreign_archive,
+    foreign_file,
+    foreign_head,
+)
 from robustkit.checkpoint.header import is_safetensors
 from robustkit.errors import BadFile, CheckpointError, UnknownName
 from robustkit.files import is_file, shipped
@@ -35,6 +40,8 @@ def find_checkpoint(path: str | Path) -> Path:
         if fetched:
             advice += f"; {max(fetched)} downloads published weights"
         raise CheckpointError(str(UnknownName("checkpoint", str(path), known, advice)))
+    if is_file(Path(f"{path}.index")):  # TensorFlow names a checkpoint by what its files share
+        raise CheckpointError(f"{path}: {TENSORFLOW}")
     raise CheckpointError(f"{path}: no such file{_published(str(path))}")
 
 

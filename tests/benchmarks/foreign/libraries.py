@@ -89,12 +89,49 @@ for _file in ("model.keras", "model.h5", "model.weights.h5"):
     keras(_file)
 
 
-@family.row("TensorFlow", FLAGS, "refused")
-def tensorflow(at: Path, _: list[Path]) -> Made:
-    import tensorflow
+def of_tensorflow(name: str, *, under: str) -> None:
+    """A row of what a convolution's variables and function become, of which one path is named."""
 
-    tensorflow.saved_model.save(tensorflow.Module(), str(at / "saved"))
-    return Made(at / "saved")
+    @family.row(f"TensorFlow, {name}", FLAGS, "refused")
+    def make(at: Path, _: list[Path]) -> Made:
+        import tensorflow as tf
+
+        class Network(tf.Module):
+            def __init__(self) -> None:
+                self.kernel = tf.Variable(tf.ones((3, 3, 3, CLASSES)), name="kernel")
+
+            @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 3))])
+            def logits(self, images: tf.Tensor) -> tf.Tensor:
+                return tf.reduce_mean(tf.nn.conv2d(images, self.kernel, 1, "SAME"), (1, 2))
+
+        model = Network()
+        tf.saved_model.save(model, str(at / "saved"), signatures=model.logits)
+        tf.train.Checkpoint(model=model).save(str(at / "checkpoints" / "ckpt"))
+        (at / "graphs").mkdir()
+        graph = model.logits.get_concrete_function().graph.as_graph_def()
+        (at / "graphs" / "frozen.pb").write_bytes(graph.SerializeToString())
+        tf.io.write_graph(graph, str(at / "graphs"), "graph.pbtxt")
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(at / "saved"))
+        (at / "graphs" / "model.tflite").write_bytes(converter.convert())
+        return Made(at / under)
+
+
+for _name, _under in {
+    "SavedModel": "saved",
+    "SavedModel's graph": "saved/saved_model.pb",
+    "SavedModel's variables": "saved/variables",
+    "one file of them": "saved/variables/variables.data-00000-of-00001",
+    "their index": "saved/variables/variables.index",
+    "checkpoint": "checkpoints",
+    "checkpoint's prefix": "checkpoints/ckpt-1",
+    "checkpoint's data": "checkpoints/ckpt-1.data-00000-of-00001",
+    "checkpoint's index": "checkpoints/ckpt-1.index",
+    "checkpoint's state": "checkpoints/checkpoint",
+    "graph": "graphs/frozen.pb",
+    "graph as text": "graphs/graph.pbtxt",
+    "Lite": "graphs/model.tflite",
+}.items():
+    of_tensorflow(_name, under=_under)
 
 
 def refused(name: str, file: str, content: Callable[[], bytes]) -> None:
