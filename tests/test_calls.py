@@ -160,7 +160,7 @@ def test_what_takes_a_name_takes_a_path(arrays, tmp_path):
     ("call", "said"),
     [
         (lambda: robustkit.evaluate(3, "mnist5k"), "3: no network"),
-        (lambda: robustkit.evaluate("lenet5-mnist5k", [1]), "no images"),
+        (lambda: robustkit.evaluate("lenet5-mnist5k", [1]), "expected an image and its label"),
         (lambda: robustkit.evaluate(Net(), None), "name a data set"),
         (
             lambda: robustkit.evaluate(Net(), (np.zeros((2, 1, 6, 6)), [0, 1]), resize=3),

@@ -111,8 +111,9 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
     Args:
         model: a module taking float32 N × C × H × W in [0, 1] and returning logits N × K, or a
             checkpoint, or the path of one. A module is copied, never moved or changed.
-        data: a data set, its name or path, or images N × C × H × W in [0, 1] with labels N;
-            otherwise the one that the checkpoint was trained on.
+        data: a data set, its name or path; images N × C × H × W in [0, 1] with labels N; a data
+            loader that does not shuffle, a data set of torch, or a list of (image, label), all of
+            which are read into memory. Otherwise the one that the checkpoint was trained on.
         attack: a protocol's name, the path of its file, a `Protocol`, or attacks of
             `robustkit.attacks`: `PGD(steps=40)`, or a list of them.
         epsilons: budgets, such as "8/255" or 8 / 255; otherwise the protocol's own, otherwise the

@@ -3,7 +3,7 @@
 import inspect
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, Union
 
 from robustkit import evaluation
 from robustkit.checkpoint import Checkpoint, read_checkpoint
-from robustkit.data import Dataset, from_arrays, load_dataset
+from robustkit.data import Dataset, load_dataset
+from robustkit.data.batches import from_memory
 from robustkit.display.progress import seen
 from robustkit.display.stream import FetchLines
 from robustkit.errors import InputError, quoted
@@ -28,8 +29,9 @@ Loaded = Union["torch.nn.Module", Checkpoint]
 Network = Union["torch.nn.Module", Checkpoint, TrainingResult, str, Path]
 """a module from pixels in [0, 1] to logits, a checkpoint, the path or name of one, or what `train`
 returned"""
-Data = Dataset | tuple[Any, Any] | str | Path
-"""a data set, its name or path, or images N × C × H × W in [0, 1] and labels N"""
+Data = Dataset | Iterable[Any] | str | Path
+"""a data set, its name or path; images N × C × H × W in [0, 1] and labels N; a data loader, a data
+set of torch, or a list of (image, label), which are read into memory"""
 
 
 AttackSettings = Mapping[str, Any] | Sequence[str]
@@ -93,20 +95,10 @@ class ImageOptions:
             if value is not None:
                 raise InputError(f"{option} goes with a data set's name; read it with load_dataset")
         count = None if self.limit is None else whole_number(self.limit, "--limit", least=1)
-        if isinstance(self.data, tuple):
-            images, labels = self.data
-            # cut here: a large array is checked in full otherwise
-            return from_arrays(images[:count], labels[:count], name="arrays")
-        if not isinstance(self.data, Dataset):
-            raise InputError(
-                f"{quoted(self.data)}: no images; give a data set, its name or path, or a tuple of "
-                "images and labels"
-            )
+        held = self.data if isinstance(self.data, Dataset) else from_memory(self.data, count)
         if isinstance(model, Checkpoint):
-            check_classes(model, self.data)
-        if count is None or count >= len(self.data):
-            return self.data
-        return self.data.take(range(count))
+            check_classes(model, held)
+        return held if count is None or count >= len(held) else held.take(range(count))
 
     def other_model(
         self,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from robustkit.data.encoded import Reading
 from robustkit.data.pixels import Image, Labels
-from robustkit.errors import DataError
+from robustkit.errors import DataError, first_line
 
 WHOLE = "all"
 """the split of a source that has no splits"""
@@ -215,6 +215,24 @@ class Pair(NamedTuple):
     labels: Labels
 
 
+def as_array(given: Any, where: str) -> npt.NDArray[Any]:
+    """An array of numbers: NumPy's, a tensor of any device or precision, or lists of either.
+
+    Raises:
+        DataError: no numbers, or parts of several shapes.
+    """
+    if isinstance(given, list | tuple) and any(hasattr(one, "detach") for one in given):
+        given = [as_array(one, where) for one in given]
+    if hasattr(given, "detach"):
+        given = given.detach().cpu()
+        # NumPy has no such type
+        given = given.float() if "bfloat16" in str(given.dtype) else given
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"{where}: cannot be read as one array: {first_line(error)}") from error
+
+
 def checked_arrays(images: Any, labels: Any, where: str) -> Pair:
     """Images N x C x H x W (or N x H x W) and labels, checked and in the form of `ArraySource`.
 
@@ -222,7 +240,7 @@ def checked_arrays(images: Any, labels: Any, where: str) -> Pair:
         DataError: a wrong shape or type, differing counts, or a value out of range; the message
             names the first offending image.
     """
-    images, whole = np.asarray(images), checked_labels(labels, where)
+    images, whole = as_array(images, where), checked_labels(labels, where)
     if images.ndim == 3:
         images = images[:, np.newaxis]
     if images.ndim != 4:
@@ -243,7 +261,7 @@ def checked_labels(labels: Any, where: str) -> Labels:
     Raises:
         DataError: not a list of integers from 0 on.
     """
-    labels = np.asarray(labels)
+    labels = as_array(labels, where)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:

@@ -1,0 +1,262 @@
+"""Images and labels as Python hands them out: data loaders, torch's data sets, lists of pairs.
+
+They are read into memory once, in an order that must be the same each time: rows have its indices.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from robustkit.data.columns import IMAGE_COLUMNS, LABEL_COLUMNS
+from robustkit.data.dataset import Dataset, assemble
+from robustkit.data.npz import channels_second
+from robustkit.data.pixels import Image
+from robustkit.data.source import WHOLE, ArraySource, Opened, as_array, checked_arrays
+from robustkit.data.transform import Transform
+from robustkit.errors import DataError, InputError, quoted
+
+COMPARED = 16
+"""first images that are read twice, and must be the same both times"""
+KEYS = ((*IMAGE_COLUMNS, "pixel_values", "x", "data"), (*LABEL_COLUMNS, "targets"))
+"""what images and labels are called in dictionaries"""
+_SAMPLE = "expected an image and its label"
+
+
+def from_memory(given: Any, limit: int | None = None) -> Dataset:
+    """Images and labels in memory, in their order.
+
+    Args:
+        given: images N × C × H × W with labels N, a data loader, a data set of torch, or a list of
+            (image, label).
+        limit: only the first so many images; no more are read.
+
+    Raises:
+        InputError: nothing of that kind.
+        DataError: there is no fixed order, or the images are not pixels in [0, 1].
+    """
+    if isinstance(given, list | tuple) and len(given) == 2 and not all(map(_is_sample, given)):
+        images, labels = given
+        # cut here: a large array is checked in full otherwise
+        return _dataset(Opened(_source(images[:limit], labels[:limit], "arrays"), WHOLE), "arrays")
+    name = type(given).__name__
+    if isinstance(given, Mapping):
+        images, labels, note = _image_and_label(given, name)
+        opened = Opened(_source(images[:limit], labels[:limit], name), WHOLE, notes=(note,))
+        return _dataset(opened, name)
+    samples = _Samples(given, name)
+    pairs = samples.read(limit)
+    source = _source(_stacked([i for i, _ in pairs], name), [n for _, n in pairs], name)
+    return _dataset(Opened(source, WHOLE, _classes(given, source), notes=samples.notes()), name)
+
+
+def _dataset(opened: Opened, name: str) -> Dataset:
+    return assemble(opened, name, name, {}, Transform().checked(), None, shuffle=False)
+
+
+def _source(images: Any, labels: Any, name: str) -> ArraySource:
+    """Arrays as a source.
+
+    Raises:
+        DataError: they are none, or the images are normalised.
+    """
+    pixels = as_array(images, name)
+    _check_normalised(pixels, name)
+    pair = checked_arrays(pixels, as_array(labels, name), name)
+    return ArraySource(pair.images, pair.labels, name)
+
+
+def _check_normalised(images: Image, name: str) -> None:
+    """Nothing, unless negative values say that something was subtracted from the pixels."""
+    if images.size and images.dtype.kind in "if" and (low := images.min()) < 0:
+        raise DataError(
+            f"{name}: images have values down to {low:.4g}: they look normalised, but attacks work "
+            "on pixels in [0, 1]; remove Normalize from the transform and put it into the network: "
+            "torch.nn.Sequential(torchvision.transforms.Normalize(mean, std), model)"
+        )
+
+
+class _Samples:
+    """What is iterated, as pairs of an image and its label."""
+
+    def __init__(self, given: Any, name: str) -> None:
+        self._given, self._name = given, name
+        self._keys = ""
+        self._loader = hasattr(given, "batch_sampler") and hasattr(given, "dataset")
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        given, name = self._given, self._name
+        if isinstance(given, np.ndarray) or hasattr(given, "detach"):
+            raise InputError(f"{name}: images need their labels; give a pair (images, labels)")
+        if isinstance(given, Iterator):
+            raise InputError(
+                f"{name}: can be read only once, so nothing shows that its order is fixed; give a "
+                "list, or what it iterates over"
+            )
+        by_position = hasattr(given, "__getitem__") and hasattr(given, "__len__")
+        if not by_position and not isinstance(given, Iterable):
+            raise InputError(
+                f"{quoted(given)}: no images; give a data set, its name or path, images and "
+                "labels, a data loader, or a list of (image, label)"
+            )
+        if self._loader and not _is_endless(given.dataset):
+            self._check_order(given.batch_sampler or given.sampler)
+
+    def _check_order(self, sampler: Iterable[Any]) -> None:
+        """Nothing, if a loader's sampler gives the same order twice."""
+        if list(sampler) != list(sampler):
+            raise DataError(
+                f"{self._name}: shuffles its images, but rows are numbered by a fixed order; give "
+                "a loader with shuffle=False, or its dataset"
+            )
+
+    def read(self, limit: int | None) -> list[tuple[Image, Any]]:
+        """The samples; at most so many.
+
+        Raises:
+            DataError: there are none, or the first are others when they are read again.
+        """
+        found = list(islice(self._each(), limit))
+        again = islice(self._each(), min(COMPARED, len(found)))
+        if not found:
+            raise DataError(f"{self._name}: no images")
+        if not all(_same(a, b) for a, b in zip(found, again, strict=False)):
+            raise DataError(
+                f"{self._name}: its first images are others when it is read again: it shuffles, or "
+                "transforms at random; use the transforms of the test, in a fixed order"
+            )
+        return found
+
+    def notes(self) -> tuple[str, ...]:
+        """What was taken from where, and what a loader leaves out."""
+        return tuple(filter(None, (self._keys, self._left_out())))
+
+    def _left_out(self) -> str:
+        if not (self._loader and getattr(self._given, "drop_last", False)):
+            return ""
+        try:
+            left = len(self._given.dataset) % self._given.batch_size
+        except TypeError:  # no length, or batches of its own
+            return ""
+        return f"{self._name}: drop_last leaves out the last {left} images" if left else ""
+
+    def _each(self) -> Iterator[tuple[Image, Any]]:
+        place = 0
+        for item in self._items():
+            for pair in self._of(item, place):
+                yield pair
+                place += 1
+
+    def _items(self) -> Iterator[Any]:
+        """What it hands out; by position where nothing else is known, as of torch's data sets."""
+        given = self._given
+        if isinstance(given, Iterable):
+            return iter(given)
+        return (given[place] for place in range(len(given)))
+
+    def _of(self, item: Any, place: int) -> Iterator[tuple[Image, Any]]:
+        """The samples of one item: a batch, or a single one."""
+        images, labels, self._keys = _image_and_label(item, self._name, place)
+        where = f"{self._name}: image {place}"
+        pixels, numbers = _pixels(images, where), as_array(labels, where)
+        _check_normalised(pixels, self._name)
+        batched = pixels.ndim == 4 or (self._loader and self._given.batch_sampler is not None)
+        if not batched:
+            yield pixels, numbers
+        elif numbers.ndim == 0 or len(pixels) != len(numbers):
+            shape = "x".join(map(str, numbers.shape)) or "none"
+            raise DataError(
+                f"{self._name}: {len(pixels)} images from image {place} on, in one batch, have "
+                f"labels of shape {shape}; expected one integer per image"
+            )
+        else:
+            yield from zip(pixels, numbers, strict=True)
+
+
+def _is_endless(data: Any) -> bool:
+    """Whether a loader takes what this iterates, without a sampler of its own."""
+    torch_data = sys.modules.get("torch.utils.data")
+    return torch_data is not None and isinstance(data, torch_data.IterableDataset)
+
+
+def _image_and_label(item: Any, name: str, place: int = 0) -> tuple[Any, Any, str]:
+    """The two that count, and under which keys they were, for the record.
+
+    Raises:
+        DataError: there is no pair, or keys of a dictionary are not understood.
+    """
+    where = f"{name}: the item of image {place}"
+    if isinstance(item, Mapping):
+        image, label = (next((key for key in known if key in item), None) for known in KEYS)
+        if image is None or label is None:
+            keys = ", ".join(map(str, list(item)[:8]))
+            raise DataError(
+                f"{where} has the keys {keys}; {_SAMPLE} under names such as 'image' and 'label'"
+            )
+        return item[image], item[label], f"{name}: images are {image!r}, labels are {label!r}"
+    if not isinstance(item, list | tuple):
+        raise DataError(f"{where} is of type {type(item).__name__}; {_SAMPLE}")
+    if len(item) != 2:
+        raise DataError(f"{where} has {len(item)} parts; {_SAMPLE}, and nothing else")
+    return item[0], item[1], ""
+
+
+def _pixels(image: Any, where: str) -> Image:
+    """An image, or a batch of them; one of Pillow's as C × H × W."""
+    mode = getattr(image, "mode", None)
+    if mode is not None and hasattr(image, "getbands"):
+        if mode not in ("L", "RGB"):
+            raise DataError(f"{where} is a picture of mode {mode}; convert it to L or RGB")
+        array = np.asarray(image)
+        return array[np.newaxis] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return as_array(image, where)
+
+
+def _stacked(images: list[Image], name: str) -> Image:
+    """One array N × C × H × W.
+
+    Raises:
+        DataError: images of several sizes or types.
+    """
+    kinds = {(image.shape, image.dtype): place for place, image in reversed([*enumerate(images)])}
+    if len(kinds) > 1:
+        first, other = sorted(kinds.items(), key=lambda kind: kind[1])[:2]
+        raise DataError(
+            f"{name}: image {other[1]} is {_form(*other[0])}, image 0 is {_form(*first[0])}; "
+            "give all the same, with Resize and CenterCrop in the transform"
+        )
+    return channels_second(np.stack(images))[0]
+
+
+def _form(shape: tuple[int, ...], kind: np.dtype[Any]) -> str:
+    return f"{'x'.join(map(str, shape))} of {kind}"
+
+
+def _is_sample(one: Any) -> bool:
+    """Whether it is an image with its label, and not one of the two arrays."""
+    if isinstance(one, Mapping):
+        return True
+    if not isinstance(one, list | tuple) or len(one) != 2:
+        return False
+    return hasattr(one[0], "getbands") or getattr(one[0], "ndim", 0) >= 2 > _dimensions(one[1])
+
+
+def _dimensions(label: Any) -> int:
+    return int(getattr(label, "ndim", 0))
+
+
+def _same(one: tuple[Image, Any], other: tuple[Image, Any]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _classes(given: Any, source: ArraySource) -> tuple[str, ...]:
+    """What torchvision's data sets call their classes, where there are as many as labels need."""
+    while (inner := getattr(given, "dataset", None)) is not None:
+        given = inner
+    names = getattr(given, "classes", None)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return ()
+    return tuple(names) if len(names) > int(source.labels.max()) else ()
