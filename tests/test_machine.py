@@ -4,6 +4,8 @@ import os
 import platform
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +58,29 @@ def test_freed_memory_is_kept_and_not_asked_for_anew():
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     assert faults("keep") < faults("leave") / 10
+
+
+GNU_OPENMP = Path(find_spec("torch").origin).parent / "lib" / "libgomp.so.1"
+WAIT = f"""
+import ctypes
+from robustkit.machine import give_way
+give_way()
+ctypes.CDLL({str(GNU_OPENMP)!r})
+"""
+
+
+@pytest.mark.skipif(not GNU_OPENMP.exists(), reason="torch with another OpenMP")
+@pytest.mark.parametrize(
+    ("asked", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_threads_that_wait_give_way_unless_the_user_has_it_otherwise(asked, spins):
+    others = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    environment = {**others, **asked, "OMP_DISPLAY_ENV": "VERBOSE"}
+    told = subprocess.run(
+        [sys.executable, "-c", WAIT], env=environment, capture_output=True, text=True, check=True
+    )
+    assert f"GOMP_SPINCOUNT = '{spins}'" in told.stderr
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def _command() -> int:
 
     output.guard()
     machine.keep_memory()
+    machine.give_way()
     with output.patience():
         # in place, since what is on record of a command must be all of it
         sys.argv[1:] = with_settings(sys.argv[1:])
