@@ -63,6 +63,13 @@ MODELS: dict[str, ModelEntry] = {
     "lenet5": ModelEntry(
         "LeNet-5 with ReLU and max pooling", "lenet5", "lenet5", (1, 28, 28), "fc3.bias"
     ),
+    "lenet5-prelu": ModelEntry(
+        "LeNet-5 with PReLU, as large-margin softmax was published with",
+        "lenet5_prelu",
+        "lenet5_prelu",
+        (1, 28, 28),
+        "prelu4.weight",
+    ),
     "mnist-cnn": ModelEntry(
         "the MNIST network of Elsayed et al. 2018, without batch norm",
         "mnist_cnn",
