@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.evaluations import evaluation
+from helpers.travel import load_dataset
 from PIL import Image
 
 from robustkit import summary
@@ -19,7 +20,6 @@ from robustkit.auditing.stages import ThreatModel
 from robustkit.checkpoint import read_checkpoint
 from robustkit.corruption.published import ALEXNET, tabulate
 from robustkit.corruption.tables import NAMES
-from robustkit.data import load_dataset
 from robustkit.data.corrupted import asked_levels, find_levels
 from robustkit.data.loading import corruption_splits
 from robustkit.errors import DataError

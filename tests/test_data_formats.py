@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from helpers.travel import load_dataset
 from PIL import Image
 
-from robustkit.data import from_arrays, load_dataset
+from robustkit.data import from_arrays
 from robustkit.data.loading import file_stamps
 from robustkit.errors import DataError, EvaluationFailed
 

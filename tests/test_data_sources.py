@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torchvision
+from helpers.travel import load_dataset
 from PIL import Image
 
-from robustkit.data import from_arrays, load_dataset
+from robustkit.data import from_arrays
 from robustkit.data.loading import corruption_splits
 from robustkit.data.parquet import PAGE, ParquetSource
 from robustkit.data.pipeline import Pipeline
@@ -388,6 +389,8 @@ def test_few_images_are_decoded_once(tmp_path, monkeypatch):
         (tmp_path / "a" / f"{number:03}.png").unlink()
     np.testing.assert_array_equal(data.images(0, 3), whole[:3])
     np.testing.assert_array_equal(data.images(3, 5), whole[3:])  # beyond what is kept
+    with pytest.raises(EvaluationFailed, match="000.png"):  # another process reads for itself
+        pickle.loads(pickle.dumps(data)).images(0, 1)
 
 
 def test_an_image_that_vanishes_after_loading_is_named(tmp_path, monkeypatch):

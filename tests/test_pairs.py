@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from helpers.travel import load_dataset
 from PIL import Image
 
 import robustkit
-from robustkit.data import load_dataset
 from robustkit.errors import DataError, InputError
 from robustkit.evaluation.similarity import best_threshold
 

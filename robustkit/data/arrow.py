@@ -6,9 +6,7 @@ columns and the names of classes.
 """
 
 import struct
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from itertools import accumulate
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -119,12 +117,7 @@ def open_arrow(part: SplitFiles) -> Opened:
     if not len(spans):
         raise DataError(f"{files[0]}: no images")
     labels = column_labels([scan.labels for scan in scans], files)
-    starts = list(accumulate((len(scan.spans) for scan in scans), initial=0))
-
-    def named(position: int) -> str:
-        return f"row {position - starts[bisect_right(starts, position) - 1]}"
-
-    source = SpanSource(tuple(files), spans, labels.labels, named)
+    source = SpanSource(tuple(files), spans, labels.labels)
     origin = {
         "folder": str(files[0].parent),
         "sha256": {path.name: file_digest(path) for path in files},

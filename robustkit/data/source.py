@@ -180,6 +180,10 @@ class Remembered:
         self._images: dict[int, Image] = {}
         self._bytes = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        # another process decodes its own share of the images
+        return {"_source": self._source, "_images": {}, "_bytes": 0}
+
     @property
     def labels(self) -> Labels:
         """One per image, as stored."""

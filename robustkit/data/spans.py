@@ -1,6 +1,6 @@
 """Encoded pictures that stand in one piece somewhere in larger files: tars, Arrow streams."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from robustkit.data.encoded import AS_TORCHVISION, EncodedImage, Reading, decode
 from robustkit.data.pixels import Image, Labels
-from robustkit.errors import DataError
+from robustkit.errors import DataError, shown
 
 LARGEST_PICTURE = 2**28
 """bytes of an encoded picture"""
@@ -34,8 +34,8 @@ class SpanSource:
     spans: npt.NDArray[np.int64]
     """N x 3: a `Span` each"""
     labels: Labels
-    named: Callable[[int], str]
-    """what a message calls an image, beside its file"""
+    names: tuple[str, ...] = ()
+    """what a message calls each image; empty: its row in the file"""
     reading: Reading = AS_TORCHVISION
 
     def read(self, positions: Sequence[int]) -> Iterator[Image]:
@@ -70,4 +70,7 @@ class SpanSource:
 
     def where(self, position: int) -> str:
         """How a message names an image."""
-        return f"{self.files[self.spans[position, 0]]}: {self.named(position)}"
+        file = self.spans[position, 0]
+        row = position - int(np.searchsorted(self.spans[:, 0], file))
+        name = shown(self.names[position]) if self.names else f"row {row}"
+        return f"{self.files[file]}: {name}"

@@ -114,14 +114,12 @@ def open_tars(part: SplitFiles) -> Opened:
     if not found.spans:
         raise DataError(f"{files[0]}: no images ({', '.join(sorted(SUFFIXES))}) with labels")
 
-    def named(position: int) -> str:
-        return shown(found.names[position])
-
     def where(position: int) -> str:
-        return f"{files[found.spans[position].file]}: {named(position)}"
+        return f"{files[found.spans[position].file]}: {shown(found.names[position])}"
 
     labels = number_labels(found.labels, where)
-    source = SpanSource(tuple(files), np.array(found.spans, np.int64), labels.labels, named)
+    spans = np.array(found.spans, np.int64)
+    source = SpanSource(tuple(files), spans, labels.labels, tuple(found.names))
     origin = {
         "folder": str(files[0].parent),
         "sha256": {path.name: file_digest(path) for path in files},
