@@ -106,6 +106,7 @@ def test_a_block_that_takes_worker_after_worker_with_it_loses_nothing_else(
     crew(monkeypatch, losses=[2, 2, 2])
     with pytest.raises(EvaluationFailed, match=r"images 64 to 95: the worker was lost 3 times"):
         ask(arrays, tmp_path, **plain)
+    assert not list(tmp_path.rglob("shared.bin"))
     attacked, real = [], blocks.attack_block
 
     def attack(model, block, *how, **more):
@@ -127,6 +128,11 @@ def test_a_network_that_draws_at_random_has_the_same_rows_too(arrays, tmp_path, 
         for device in ("cpu", "cpu,cpu")
     ]
     assert found[0].table.equals(found[1].table)
+
+
+class Nowhere(Net):
+    def forward(self, x):
+        return super().forward(x) * torch.nan
 
 
 class Noisy(Net):
@@ -236,7 +242,9 @@ def test_what_cannot_travel_or_is_no_set_of_devices_is_one_line(arrays, tmp_path
     monkeypatch.setattr(naming, "device", torch.device)
     with pytest.raises(InputError, match="cpu,cuda:1: of several kinds"):
         devices("cpu,cuda:1")
-    assert not list(tmp_path.glob("*.parquet"))
+    with pytest.raises(EvaluationFailed, match="NaN"):
+        ask(arrays, tmp_path, model=Nowhere(), device="cpu")
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".lock", ".json"}
 
 
 # --- a cluster ------------------------------------------------------------------------------------

@@ -124,7 +124,11 @@ def crew_of(
         options: name the cluster.
     """
     if options.ray is None:
-        yield Processes(pack(site, file), places(devices[:most]))
+        parcel = pack(site, file)
+        try:
+            yield Processes(parcel, places(devices[:most]))
+        finally:
+            file.unlink(missing_ok=True)
         return
     with connected(options.ray, STORE_BYTES + 2 * size_of(site)) as ray:
         gpus = float(site.config.device.type != "cpu")

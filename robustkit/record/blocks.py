@@ -169,6 +169,11 @@ class Blocks:
         """Forget all blocks."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def drop_unless_begun(self) -> None:
+        """Forget plans for blocks of which none is done."""
+        if not any(self.folder.glob("block-*.parquet")):
+            self.drop()
+
     def _path(self, block: int) -> Path:
         return self.folder / f"block-{block:06d}.parquet"
 

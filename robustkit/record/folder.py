@@ -62,6 +62,7 @@ class Store:
         """Hold the right to work on a digest; `waiting` is called if another process has it.
 
         The operating system frees the claim of a process that dies, so the next one takes over.
+        What ends before its first block leaves nothing.
 
         Raises:
             EvaluationFailed: the folder cannot be written, or its file system knows no locks.
@@ -80,9 +81,11 @@ class Store:
             raise EvaluationFailed(
                 f"cannot lock {lock.lock_file}: {reason}; give an --out in a writable folder"
             ) from error
+        blocks = Blocks(self.path(name))
         try:
-            yield Blocks(self.path(name))
+            yield blocks
         finally:
+            blocks.drop_unless_begun()
             lock.release()
 
 
