@@ -1,5 +1,5 @@
 """`python -m robustkit`."""
 
-from robustkit.cli import main
+from robustkit.cli import start
 
-main()
+start()

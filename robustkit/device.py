@@ -14,6 +14,8 @@ def device(name: str) -> torch.device:
     Raises:
         InputError: no such device, or none that answers.
     """
+    if not name.strip():
+        raise InputError("--device is empty; leave it out, or name a device: cpu, cuda, cuda:1")
     if name == "all" or "," in name:
         raise InputError(f"--device {cut(name)}: one device here; evaluate and audit take several")
     if name == "auto":
@@ -41,10 +43,15 @@ def devices(names: str) -> tuple[torch.device, ...]:
                 "--device cpu,cpu"
             )
         return found
-    parts = names.split(",")
+    parts = [name.strip() for name in names.split(",")]
     if len(parts) == 1:
         return (device(names),)
-    found = tuple(_numbered(device(part.strip())) for part in parts)
+    if odd := [name for name in parts if name in ("", "all")]:
+        raise InputError(
+            f"--device {cut(names)}: {odd[0] or 'nothing'} stands between commas; name each "
+            "device, or `all` alone"
+        )
+    found = tuple(_numbered(device(name)) for name in parts)
     if len({one.type for one in found}) > 1:
         raise InputError(
             f"--device {cut(names)}: of several kinds, which round otherwise; name one kind"

@@ -389,7 +389,7 @@ def test_few_images_are_decoded_once(tmp_path, monkeypatch):
         (tmp_path / "a" / f"{number:03}.png").unlink()
     np.testing.assert_array_equal(data.images(0, 3), whole[:3])
     np.testing.assert_array_equal(data.images(3, 5), whole[3:])  # beyond what is kept
-    with pytest.raises(EvaluationFailed, match="000.png"):  # another process reads for itself
+    with pytest.raises(EvaluationFailed, match=r"000\.png"):  # another process reads for itself
         pickle.loads(pickle.dumps(data)).images(0, 1)
 
 

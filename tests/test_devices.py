@@ -4,17 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers.crews import FakeRay, Playground, TakingTurns
+from helpers.crews import FakeRay, Playground, TakingTurns, nodes
 
 from robustkit import device as naming
-from robustkit import evaluate
+from robustkit import evaluate, record
 from robustkit.device import devices
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.evaluation import blocks, proving, spreading
@@ -247,9 +249,45 @@ def test_what_cannot_travel_or_is_no_set_of_devices_is_one_line(arrays, tmp_path
     assert {path.suffix for path in tmp_path.iterdir()} <= {".lock", ".json"}
 
 
+@pytest.mark.parametrize("names", ["cpu,", ",", "cpu,all", " "])
+def test_an_empty_name_or_all_among_devices_is_one_line(names):
+    with pytest.raises(InputError, match=r"\A--device [^\n]*(stands between commas|is empty)"):
+        devices(names)
+
+
 # --- a cluster ------------------------------------------------------------------------------------
 
 LOST = FakeRay.exceptions
+
+
+@pytest.mark.parametrize("address", ["", "head", ":6379", "http://head:6379", "head:port"])
+def test_what_is_no_address_of_a_cluster_is_one_line(address, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
+    with (
+        pytest.raises(InputError, match=r"\A--ray [^\n]*: expected auto or HOST:PORT"),
+        cluster.connected(address),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        ("os._exit(1)", 3, "robustkit: error: --ray head:1: the cluster is gone"),
+        ("sys.exit(1)", 1, ""),
+        ("os.kill(os.getppid(), 15); time.sleep(60)", 143, ""),
+    ],
+)
+def test_a_command_that_ray_ends_says_so_and_any_other_end_is_its_own(end, status, said):
+    code = (
+        "import os, signal, sys, time; from robustkit.cli.guard import in_own_process\n"
+        "in_own_process('head:1')\n"
+        f"signal.signal(15, lambda *given: sys.exit(143)); {end}"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert found.returncode == status
+    assert found.stderr.startswith(said)
+    assert len(found.stderr.splitlines()) == bool(said)
 
 
 @contextmanager
@@ -300,3 +338,68 @@ def test_a_cluster_that_is_gone_ends_the_command_and_keeps_what_is_done(
     assert 1 <= len(kept) < 5
     alive[:] = [True]
     alike(ask(arrays, tmp_path, **plain), ask(arrays, tmp_path / "one", **plain | {"ray": None}))
+
+
+class Slow(Net):
+    def forward(self, x):
+        time.sleep(float(os.environ.get("SLOW", "0")))
+        return super().forward(x)
+
+
+def once_a_block_is_kept(folder, act):
+    """Do something in the middle of an evaluation."""
+
+    def watch():
+        while not list(folder.glob("*.partial/block-*.parquet")):
+            time.sleep(0.02)
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@pytest.fixture
+def found_by_ray(monkeypatch):
+    """Ray's workers find the networks of this file, and take their time."""
+    path = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    monkeypatch.setenv("SLOW", "0.5")
+
+
+@pytest.mark.slow
+def test_a_removed_node_of_a_real_cluster_costs_no_row(arrays, tmp_path, monkeypatch, found_by_ray):
+    plain = {"prove": "off", "model": Slow(), "device": "cpu"}
+    gone = []
+    with nodes(1) as (made, (node,)):
+        act = lambda: gone.append(made.remove_node(node, allow_graceful=False))  # noqa: E731
+        once_a_block_is_kept(tmp_path / "ray", act)
+        several = ask(arrays, tmp_path / "ray", ray=made.address, **plain)
+    assert gone
+    monkeypatch.delenv("SLOW")
+    alike(several, ask(arrays, tmp_path / "one", **plain))
+
+
+@pytest.mark.slow
+def test_a_cluster_that_dies_ends_the_command_which_goes_on_with_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    command = [sys.executable, "-m", "robustkit", "evaluate", "lenet5-mnist5k", "--attack", "pgd"]
+    command += ["--set", "steps=40", "--prove", "off", "--device", "cpu"]
+
+    def run(where, address):
+        asked = [*command, "--out", where, *(["--ray", address] if address else [])]
+        return subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+    with nodes(0) as (made, _):
+        head = made.head_node
+        once_a_block_is_kept(
+            tmp_path / "runs", lambda: head.kill_all_processes(allow_graceful=False, wait=True)
+        )
+        found = run("runs", made.address)
+    assert found.returncode == 3, found.stderr
+    assert "the cluster is gone; what is finished is kept" in found.stderr.splitlines()[-1]
+    assert 1 <= len(list(tmp_path.glob("runs/*.partial/block-*.parquet"))) < 4
+    with nodes(0) as (made, _):
+        found = run("runs", made.address)
+    assert found.returncode == 0, found.stderr
+    assert run("one", None).returncode == 0
+    one, several = (record.read(*tmp_path.glob(f"{n}/*.parquet")) for n in ("one", "runs"))
+    assert one.rows_digest == several.rows_digest

@@ -5,12 +5,11 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.crews import FakeRay
+from helpers.crews import FakeRay, nodes
 from helpers.studies import Apart, site
 
 from robustkit import record, spec
@@ -399,20 +398,6 @@ def test_a_cluster_that_is_gone_is_waited_for_and_then_told(little, monkeypatch)
     monkeypatch.setattr(crews, "attend", lambda job, site: carry_out(job, site.config) and "")
     assert len(list(executor(little, ray).execute(jobs[:1], lambda job: None))) == 1
     assert time.monotonic() - begun < 20
-
-
-@contextmanager
-def nodes(count):
-    """A cluster of a head and some more nodes with a core each, all on this machine."""
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    made = cluster_utils.Cluster(initialize_head=True, head_node_args=node)
-    del node["include_dashboard"]
-    try:
-        others = [made.add_node(**node) for _ in range(count)]
-        yield made, others
-    finally:
-        made.shutdown()
 
 
 def at_work(node):

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from itertools import pairwise
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -20,6 +21,18 @@ FAULT = 3
 
 class Stopped(BaseException):
     """A signal, raised so that files are closed and claims released."""
+
+
+def start() -> NoReturn:
+    """Run a command as a shell does."""
+    for word, after in pairwise([*sys.argv[1:], ""]):
+        option, _, text = word.partition("=")
+        if option == "--ray" and hasattr(os, "fork"):
+            from robustkit.cli.guard import in_own_process
+
+            in_own_process(text or after)
+            break
+    main()
 
 
 def main() -> NoReturn:

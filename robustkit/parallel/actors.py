@@ -3,13 +3,13 @@
 import platform
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from robustkit import machine
-from robustkit.errors import EvaluationFailed, InputError
+from robustkit.errors import EvaluationFailed, InputError, RobustkitError
 from robustkit.parallel.cluster import SAME, Cluster
 from robustkit.parallel.crew import LOST, News, Workplace, Worksite
 
@@ -19,7 +19,8 @@ class Attendant:
 
     def __init__(self, site: Worksite, place: Workplace) -> None:
         machine.keep_memory()
-        self.bench = site.open(place)
+        with _of_this_machine():
+            self.bench = site.open(place)
 
     def host(self) -> str:
         """The name of its machine, once it can begin."""
@@ -29,11 +30,22 @@ class Attendant:
         """What there is to say of a job, its end last."""
         said: list[News] = []
         try:
-            found = self.bench.carry_out(job, lambda content: said.append(News(0, "told", content)))
+            with _of_this_machine():
+                found = self.bench.carry_out(job, lambda it: said.append(News(0, "told", it)))
         except Exception as error:
             error.add_note(traceback.format_exc())
             return [*said, News(0, "failed", error)]
         return [*said, News(0, "done", found)]
+
+
+@contextmanager
+def _of_this_machine() -> Iterator[None]:
+    """Have errors say which machine they are of: files stand elsewhere on another."""
+    try:
+        yield
+    except RobustkitError as error:
+        error.args = (f"{platform.node()}: {error}",)
+        raise
 
 
 class _Call(NamedTuple):
@@ -91,7 +103,8 @@ class RayCrew:
             found = future.result()
         except errors.RayTaskError as error:
             if "ModuleNotFoundError" not in str(error):
-                return [News(worker, "failed", error.as_instanceof_cause())]
+                own = isinstance(error.cause, RobustkitError)
+                return [News(worker, "failed", error.cause if own else error)]
             said = str(error).strip().splitlines()[-1]
             raise InputError(f"{said}; {SAME}") from error
         except errors.RayError as error:

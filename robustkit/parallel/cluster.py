@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from robustkit.errors import EvaluationFailed, InputError, first_line
+from robustkit.errors import EvaluationFailed, InputError, cut, first_line
 from robustkit.parsing import whole
 
 PAUSE = 5.0
@@ -119,7 +119,7 @@ def connected(address: str, store: int = STORE_BYTES) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    place = os.environ.get("RAY_ADDRESS", "local") if address == "auto" else address
+    place = os.environ.get("RAY_ADDRESS") or "local" if address == "auto" else address
     _knock(place)
     local = {"include_dashboard": False, "object_store_memory": store}
     options: dict[str, Any] = local if place == "local" else {}
@@ -155,11 +155,13 @@ def _knock(address: str) -> None:
     """See that something answers at HOST:PORT.
 
     Raises:
-        InputError: nothing does.
+        InputError: nothing does, or it is no such address.
     """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or (number := whole(port)) is None:
+    if address in ("local", "auto"):  # as RAY_ADDRESS may say
         return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or "/" in host or (number := whole(port)) is None:
+        raise InputError(f"--ray {cut(address)}: expected auto or HOST:PORT, as 10.0.0.1:6379")
     try:
         socket.create_connection((host.strip("[]"), number), KNOCK).close()
     except (OSError, OverflowError) as error:

@@ -4,8 +4,11 @@ import os
 import signal
 import time
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
+
+import pytest
 
 from robustkit.errors import InputError
 from robustkit.parallel.crew import News
@@ -166,3 +169,17 @@ class FakeRay:
 class _Remote:
     def __init__(self, remote):
         self.remote = remote
+
+
+@contextmanager
+def nodes(count):
+    """A cluster of a head and some more nodes with a core each, all on this machine."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    made = cluster_utils.Cluster(initialize_head=True, head_node_args=node)
+    del node["include_dashboard"]
+    try:
+        others = [made.add_node(**node) for _ in range(count)]
+        yield made, others
+    finally:
+        made.shutdown()
