@@ -1,6 +1,10 @@
 """Audits of threats that are no ball: their own stages, and what does not ask of them."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+from helpers.crews import TakingTurns
 
 from robustkit import evaluation
 from robustkit.auditing.plan import load_plan
@@ -11,6 +15,7 @@ from robustkit.auditing.verdict import parse_claim
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 from robustkit.errors import ProtocolError
+from robustkit.evaluation import blocks, spreading
 from robustkit.protocol.norms import symbol
 from robustkit.reporting.audit import read_audit, write
 
@@ -52,6 +57,12 @@ STAGES = {
 }
 
 
+def timeless(audit):
+    """All that is found and is no array, but for times and the devices' names."""
+    stages = [replace(stage, seconds=None) for stage in audit.stages]
+    return replace(audit, stages=tuple(stages), provenance={}, examples=())
+
+
 @pytest.mark.parametrize("norm", ["l0", "spatial"])
 def test_an_audit_has_the_stages_of_its_threat_and_a_page(norm, tmp_path, monkeypatch):
     attack, path = tmp_path / "tiny.toml", tmp_path / "plan.toml"
@@ -60,6 +71,7 @@ def test_an_audit_has_the_stages_of_its_threat_and_a_page(norm, tmp_path, monkey
     # indicators ask the plain attack of the shelf again, at its full strength
     for module in ("stages", "counts", "run"):
         monkeypatch.setattr(f"robustkit.auditing.{module}.plain_attack", lambda norm: str(attack))
+    monkeypatch.setattr(blocks, "block_size", lambda data, device: 2)
     images = load_dataset("mnist5k", limit=5)
     claim = parse_claim(f"{norm}:{JUDGED[norm]}=0.9")
     asked = AuditRequest(
@@ -71,8 +83,12 @@ def test_an_audit_has_the_stages_of_its_threat_and_a_page(norm, tmp_path, monkey
         budget="tiny",
         command="robustkit audit",
     )
-    options = evaluation.RunOptions(device="cpu")
-    audit = run_audit(asked, StageSettings(tmp_path, options, lambda part, n: lambda done: None))
+
+    def audited(folder, device):
+        options = evaluation.RunOptions(device=device)
+        return run_audit(asked, StageSettings(folder, options, lambda part, n: lambda done: None))
+
+    audit = audited(tmp_path, "cpu")
     names = [stage.name for stage in audit.stages if stage.name != "adaptive"]
     assert [name.removeprefix(f"{tmp_path}/") for name in names] == STAGES[norm]
     assert all(stage.status == "complete" for stage in audit.stages)
@@ -82,7 +98,13 @@ def test_an_audit_has_the_stages_of_its_threat_and_a_page(norm, tmp_path, monkey
     assert {status[n] for n in ("half", "silent-success", "other-class")} == {"not applicable"}
     assert (status["zero-gradients"] == "not applicable") == (norm == "spatial")
     assert (status["black-beats-white"] == "not applicable") == (norm != "l0")
-    if norm != "spatial":  # one page is enough
+    if norm == "l0":  # one comparison is enough, and one page
+        monkeypatch.setattr(spreading, "Processes", crew := TakingTurns([1]))
+        several = audited(tmp_path / "several", "cpu,cpu")
+        assert len(crew.benches) == 2
+        assert timeless(several) == timeless(audit)
+        for one, other in zip(several.examples, audit.examples, strict=True):
+            assert np.array_equal(one.perturbed, other.perturbed)
         return
     write(audit, tmp_path / "out")
     page = (tmp_path / "out" / "audit.html").read_text()
