@@ -22,7 +22,7 @@ from robustkit.analysis.evidence import NAME, read_evidence
 from robustkit.analysis.judge import judge_study
 from robustkit.analysis.outcome import Judgement
 from robustkit.reporting.wording import signed, tenths
-from robustkit.spec import Study, TrainingSpec
+from robustkit.spec import Study, TrainingSpec, load_study
 from robustkit.training.defaults import default_recipe
 
 REPORTS = Path(__file__).parents[2] / "reports"
@@ -141,9 +141,10 @@ def _length(trained: TrainingSpec | None) -> str:
 # --- written --------------------------------------------------------------------------------------
 
 
-def page(found: Sequence[Row]) -> str:
+def page(found: Sequence[Row], asked: Sequence[Study] = ()) -> str:
     """The summary in Markdown."""
-    parts = [OPENING, *_table(found), *_disagreements(found), *_open(found), CLOSING]
+    parts = [OPENING, *_table(found), *_disagreements(found), *_open(found), *_asked(asked)]
+    parts.append(CLOSING)
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -230,13 +231,40 @@ def _open(found: Sequence[Row]) -> Iterator[str]:
     yield ""
 
 
+def _asked(studies: Sequence[Study]) -> Iterator[str]:
+    """What is asked again, by studies whose claims are fixed and whose cells are not all done."""
+    if studies:
+        yield "## What is asked again\n"
+        yield "These studies have a file, with claims, Δ and reasons, and no result yet.\n"
+    for study in studies:
+        names = "; ".join(claim.name for claim in study.claims)
+        told = f"- [{study.name}]({study.name}.toml): {study.title}."
+        if trained := study.trained:
+            told += (
+                f" {trained.steps:,} updates of {trained.batch_size}, {len(trained.seeds)} seeds."
+            )
+        yield f"{told} Claims: {names}."
+    yield ""
+
+
+def unpublished(reports: Path) -> list[Study]:
+    """Studies with claims, made for this machine, that have a file and no report."""
+    names = [path.stem for path in sorted(reports.glob("*.toml"))]
+    wanted = [name for name in names if not name.endswith(("-small", "-large"))]
+    studies = [load_study(name) for name in wanted if not (reports / name / NAME).exists()]
+    return [study for study in studies if study.claims]
+
+
 def main() -> int:
     """Write the page, or compare it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--reports", type=Path, default=REPORTS)
     options = parser.parse_args()
-    path, text = options.reports / "README.md", page(rows(options.reports))
+    path, text = (
+        options.reports / "README.md",
+        page(rows(options.reports), unpublished(options.reports)),
+    )
     if not options.check:
         path.write_text(text, encoding="utf-8")
         return 0
