@@ -3,7 +3,7 @@
     import robustkit
     from robustkit.attacks import PGD
 
-    found = robustkit.evaluate(model, "mnist5k", PGD(steps=40), epsilons=["0.1", "0.2", "0.3"])
+    found = robustkit.evaluate(model, "mnist5k", PGD(steps=40), epsilon=["0.1", "0.2", "0.3"])
     found               # a few lines on a prompt; table, curve and sentence in a notebook
     found.robust()      # accuracy with its interval at each budget
     found.rows          # one row per image

@@ -117,7 +117,7 @@ def test_a_record_keeps_budgets_and_transforms(tmp_path):
     given = (x.numpy(), labels.numpy())
     options = {"norm": "spatial", "settings": ["angles=3", "draws=5"], "out": tmp_path}
     made = evaluate(
-        model, given, "spatial", epsilons=["30deg+3px", "10deg+1px"], name="n", **options
+        model, given, "spatial", epsilon=["30deg+3px", "10deg+1px"], name="n", **options
     )
     kept = read(made.path)
     assert [e.text for e in kept.epsilons] == ["10deg+1px", "30deg+3px"]
@@ -127,7 +127,7 @@ def test_a_record_keeps_budgets_and_transforms(tmp_path):
     rows = kept.rows
     assert (rows["transform"].isna() == rows["distance"].isna()).all()
     assert kept.rows_digest == made.rows_digest
-    wider = evaluate(model, given, "spatial", epsilons=["10deg+2px"], name="n", **options)
+    wider = evaluate(model, given, "spatial", epsilon=["10deg+2px"], name="n", **options)
     assert wider.digest != made.digest
 
 

@@ -33,7 +33,6 @@ SHOWN = {"json", "html", "interval", "workers", "help", "debug", "dry_run", "fig
 OTHERWISE = {
     "set": "settings",
     "recipe_set": "recipe_settings",
-    "epsilon": "epsilons",
     "no_memory": "memory",
     "names": "methods",
     "checkpoint": "model",
@@ -93,7 +92,7 @@ def labelled(images):
 
 def evaluated(arrays, attack, **more):
     images, _ = arrays
-    asked = {"epsilons": ["1/50"], "device": "cpu"} | more
+    asked = {"epsilon": ["1/50"], "device": "cpu"} | more
     return robustkit.evaluate(Net(), (images, labelled(images)), attack, **asked)
 
 
@@ -101,18 +100,18 @@ def test_attacks_in_any_form_are_the_question_of_their_protocol(arrays):
     pgd = PGD(steps=3)
     whole = robustkit.Protocol([FGSM(), pgd], norm="linf", epsilons=[1 / 50])
     forms = [
-        evaluated(arrays, whole, epsilons=()),
+        evaluated(arrays, whole, epsilon=()),
         evaluated(arrays, [FGSM(), pgd]),
         evaluated(arrays, [FGSM(), PGD()], settings=["pgd.steps=3", "pgd.relative_step=5/6"]),
     ]
     assert len({found.digest for found in forms}) == 1
     assert evaluated(arrays, pgd).digest != forms[0].digest
-    assert evaluated(arrays, DDN(steps=2), epsilons=[0.1]).header["protocol"]["norm"] == "l2"
+    assert evaluated(arrays, DDN(steps=2), epsilon=[0.1]).header["protocol"]["norm"] == "l2"
 
 
 def test_the_adversarial_images_come_back_as_the_rows_tell(arrays):
     images, _ = arrays
-    found, adversarial = evaluated(arrays, PGD(steps=5), epsilons=["1/8"], return_adversarial=True)
+    found, adversarial = evaluated(arrays, PGD(steps=5), epsilon=["1/8"], return_adversarial=True)
     assert adversarial.shape == images.shape
     assert adversarial.dtype == np.float32
     rows = found.rows
@@ -127,7 +126,7 @@ def test_the_adversarial_images_come_back_as_the_rows_tell(arrays):
 
 
 def test_a_surrogate_may_be_in_memory(arrays):
-    found = evaluated(arrays, PGD(steps=3), surrogate=Net(), epsilons=["1/8"])
+    found = evaluated(arrays, PGD(steps=3), surrogate=Net(), epsilon=["1/8"])
     assert "transfer attack" in found.header["warnings"][0]
 
 
@@ -146,7 +145,7 @@ def test_what_takes_a_name_takes_a_path(arrays, tmp_path):
     checkpoint = robustkit.read_checkpoint(network)
     options = {"resize": 28, "root": tmp_path, "classes": "0,1,2"}
     assert len(images_for(checkpoint, own, **options)) == 3
-    asked = {"epsilons": ["1/50"], "device": "cpu", "out": tmp_path / "runs"} | made
+    asked = {"epsilon": ["1/50"], "device": "cpu", "out": tmp_path / "runs"} | made
     saved = {"save_adversarial": tmp_path / "x.npz"}
     found = robustkit.evaluate(network, own, FGSM(), **asked, **saved)
     assert len(robustkit.frame(tmp_path / "runs")) == 3
@@ -189,12 +188,12 @@ def test_what_a_call_refuses_is_said_in_one_line(call, said, tmp_path, monkeypat
 
 
 def test_a_keyword_that_there_is_not_is_an_error_of_pythons_with_a_hint(arrays):
-    with pytest.raises(TypeError, match=r"evaluate\(\) got .* 'epsilon'; did you mean 'epsilons'"):
-        robustkit.evaluate(Net(), arrays, FGSM(), epsilon=0.1)
+    with pytest.raises(TypeError, match=r"evaluate\(\) got .* 'epsilons'; did you mean 'epsilon'"):
+        robustkit.evaluate(Net(), arrays, FGSM(), epsilons=0.1)
 
 
 def test_arrays_are_spoken_of_by_their_kind(arrays):
-    found = evaluated(arrays, FGSM(), epsilons=np.array([0.1, 0.2]))
+    found = evaluated(arrays, FGSM(), epsilon=np.array([0.1, 0.2]))
     assert [point.epsilon.text for point in found.robust()] == ["0.1", "0.2"]
 
 

@@ -259,7 +259,7 @@ def evaluated(network, attack="pgd", truth=None, n=24, **options):
         (x.numpy(), labels.numpy()),
         attack,
         norm=norm,
-        epsilons=[EPSILONS[attack]],
+        epsilon=[EPSILONS[attack]],
         settings=SETTINGS[attack],
         **options,
     )

@@ -157,7 +157,7 @@ def evaluated(kind, tmp_path, monkeypatch):
             Net(),
             loaded(tmp_path / {"folder": "set", "idx": "own.toml"}.get(kind, f"set.{kind}")),
             "fgsm",
-            epsilons=["1/50"],
+            epsilon=["1/50"],
             name="net",
             out=tmp_path / "runs",
             progress=progress,
@@ -196,7 +196,7 @@ def test_what_changes_during_an_evaluation_never_becomes_a_row(
         WRITERS[kind](tmp_path, pictures(0))
     arrays = from_arrays(pictures(0), LABELS, name="set")
     undisturbed = evaluate(
-        Net(), arrays, "fgsm", epsilons=["1/50"], name="net", out=tmp_path / "others"
+        Net(), arrays, "fgsm", epsilon=["1/50"], name="net", out=tmp_path / "others"
     )
     ids = found.table["sample"].to_pylist()
     rows = dict(zip(undisturbed.table["sample"].to_pylist(), undisturbed.broken_at, strict=True))

@@ -65,7 +65,7 @@ def test_every_protocol_on_the_shelf_runs_in_each_of_its_norms_and_on_any_device
             "settings": [
                 f"{k}={v}" for k, v in small.items() if any(hasattr(a, k) for a in attacks)
             ],
-            "epsilons": digits.budgets[norm][:1] if attacks else (),
+            "epsilon": digits.budgets[norm][:1] if attacks else (),
             "norm": norm,
         }
         with warnings.catch_warnings():
@@ -88,7 +88,7 @@ def test_searching_in_less_precision_runs_on_any_device(precision):
     data = from_arrays(few, network(few).argmax(1), name="drawn")
     with elsewhere() as there:
         found = evaluate(
-            network, data, "pgd", epsilons=["1/10"], device=str(there), precision=precision
+            network, data, "pgd", epsilon=["1/10"], device=str(there), precision=precision
         )
     assert len(found.rows) == 4
 

@@ -50,7 +50,7 @@ def arrays():
 
 
 def ask(arrays, **options):
-    settings = {"epsilons": ["1/50", "1/20", "1/10"], "settings": PGD} | options
+    settings = {"epsilon": ["1/50", "1/20", "1/10"], "settings": PGD} | options
     return evaluate(settings.pop("model", Net()), settings.pop("data", arrays), "pgd", **settings)
 
 
@@ -93,7 +93,7 @@ def test_without_attacks_there_is_a_clean_accuracy_and_no_robust_one(arrays):
     assert found.robust() == ()
     assert found.rows.fooled_by.value_counts().to_dict() == {"clean": 14}
     with pytest.raises(ProtocolError, match="contains no attack"):
-        evaluate(Net(), arrays, "clean", epsilons=["0.1"])
+        evaluate(Net(), arrays, "clean", epsilon=["0.1"])
 
 
 def test_a_surrogate_is_part_of_the_question(arrays, tmp_path):
@@ -181,12 +181,12 @@ def test_the_digest_follows_whatever_can_change_a_row(arrays, tmp_path):
         ask((images, (labels + 1) % 3), name="n", out=tmp_path, limit=50),
         ask(arrays, name="n", out=tmp_path, limit=50, seed=1),
         ask(arrays, name="n", out=tmp_path, limit=50, target="next"),
-        ask(arrays, name="n", out=tmp_path, limit=50, epsilons=["1/50"]),
+        ask(arrays, name="n", out=tmp_path, limit=50, epsilon=["1/50"]),
         ask(arrays, name="n", out=tmp_path, limit=50, settings=["steps=5", *PGD[1:]]),
         ask(arrays, name="n", out=tmp_path, limit=50, model=Net(3)),
     ]
     assert len({q.digest for q in questions}) == len(questions)
-    same = ask(arrays, name="n", out=tmp_path, limit=50, epsilons=["0.02", "0.05", "0.1"])
+    same = ask(arrays, name="n", out=tmp_path, limit=50, epsilon=["0.02", "0.05", "0.1"])
     assert same.digest == questions[0].digest
 
 
@@ -280,10 +280,10 @@ TWO_CLASSES = data.from_arrays(
         ({"data": (np.zeros((4, 3, 8, 8), np.float32), np.zeros(4, int))}, InputError, "3|192"),
         ({"model": Net(classes=2)}, DataError, "2 classes, but"),
         ({"data": TWO_CLASSES}, DataError, "pass --num-classes 3, and --classes"),
-        ({"epsilons": ["0"]}, ProtocolError, "above 0"),
-        ({"epsilons": ["x"]}, ProtocolError, "expected a number"),
+        ({"epsilon": ["0"]}, ProtocolError, "above 0"),
+        ({"epsilon": ["x"]}, ProtocolError, "expected a number"),
         (
-            {"epsilons": []},
+            {"epsilon": []},
             ProtocolError,
             "no usual linf budgets are known for arrays; give --epsilon",
         ),
@@ -341,7 +341,7 @@ def test_images_that_may_have_been_trained_on_are_warned_of(tmp_path):
 
 
 def test_a_norm_is_asked_for_by_name_and_a_protocol_at_hand_keeps_its_own(arrays):
-    two = {"limit": 2, "epsilons": ["1"]}
+    two = {"limit": 2, "epsilon": ["1"]}
     found = ask(arrays, norm="l2", **two)
     assert found.header["protocol"]["norm"] == "l2"
     ready = load_protocol("fgsm", norm="l1")
@@ -375,7 +375,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, monkeypatch):
 
     monkeypatch.setattr(blocks, "block_of", watched)
     images = np.random.default_rng(0).random((2000, 1, 8, 8), dtype=np.float32)
-    evaluate(Net(), (images, np.zeros(2000, int)), "fgsm", epsilons=["1/10"])
+    evaluate(Net(), (images, np.zeros(2000, int)), "fgsm", epsilon=["1/10"])
     assert len(alive) == 8
     assert peak <= 2
 

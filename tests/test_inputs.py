@@ -47,7 +47,7 @@ class FirstPixels(nn.Module):
 
 
 def warnings_of(model, data=None, **options):
-    found = evaluate(model, data or arrays(), "fgsm", epsilons=["0.01"], **options)
+    found = evaluate(model, data or arrays(), "fgsm", epsilon=["0.01"], **options)
     return found.header["warnings"]
 
 
@@ -416,20 +416,20 @@ def test_a_program_of_several_outputs_is_searched_likewise(frozen, tmp_path):
     ],
 )
 def test_budgets_that_cover_the_box_are_warned_of(norm, epsilon, says):
-    found = evaluate(FirstPixels(), arrays(9), "fgsm", norm=norm, epsilons=epsilon, limit=9)
+    found = evaluate(FirstPixels(), arrays(9), "fgsm", norm=norm, epsilon=epsilon, limit=9)
     assert sum(says in warning for warning in found.header["warnings"]) == 1
 
 
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", "0.49"), ("l2", "1.9"), ("l1", "7")])
 def test_smaller_budgets_are_not(norm, epsilon):
-    found = evaluate(FirstPixels(), arrays(), "fgsm", norm=norm, epsilons=[epsilon])
+    found = evaluate(FirstPixels(), arrays(), "fgsm", norm=norm, epsilon=[epsilon])
     assert found.header["warnings"] == []
 
 
 def test_a_network_of_one_output_is_refused():
     images, labels = arrays()
     with pytest.raises(InputError, match="single output"):
-        evaluate(FirstPixels((0,)), (images, labels * 0), "fgsm", epsilons=["0.1"])
+        evaluate(FirstPixels((0,)), (images, labels * 0), "fgsm", epsilon=["0.1"])
 
 
 @pytest.mark.parametrize("value", [-3, 0, 2.5, True, "3", np.bool_(True), float("nan")])
@@ -439,22 +439,22 @@ def test_numbers_that_make_no_sense_are_refused(what, value):
         pytest.skip("any whole number is a seed")
     for data in (arrays(), from_arrays(*arrays(), name="x"), "mnist5k"):
         with pytest.raises(InputError, match=what.replace("_", "-")):
-            evaluate(FirstPixels(), data, "fgsm", epsilons=["0.1"], **{what: value})
+            evaluate(FirstPixels(), data, "fgsm", epsilon=["0.1"], **{what: value})
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "", "x", None])
 def test_budgets_that_make_no_sense_are_refused(value):
     for given in ([value], ["0.1", value]):
         with pytest.raises(InputError, match="epsilon"):
-            evaluate(FirstPixels(), arrays(), "fgsm", epsilons=given)
+            evaluate(FirstPixels(), arrays(), "fgsm", epsilon=given)
 
 
 @pytest.mark.parametrize("value", ["1/10", 0.1, Fraction(1, 10)])
 def test_one_budget_may_stand_alone(value):
-    found = evaluate(FirstPixels(), arrays(), "fgsm", epsilons=value)
+    found = evaluate(FirstPixels(), arrays(), "fgsm", epsilon=value)
     assert [float(e) for e in found.epsilons] == [0.1]
 
 
 def test_a_limit_may_be_a_number_of_numpys():
-    found = evaluate(FirstPixels(), arrays(), "fgsm", epsilons=["0.1"], limit=np.int64(5))
+    found = evaluate(FirstPixels(), arrays(), "fgsm", epsilon=["0.1"], limit=np.int64(5))
     assert len(found.rows) == 5

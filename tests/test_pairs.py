@@ -114,7 +114,7 @@ def test_the_second_picture_of_a_pair_is_attacked_and_the_first_stays(
     network, file = Features(), tmp_path / "adversarial.npz"
     options = {"save_adversarial": file, "batch_size": 7}
     found = robustkit.evaluate(
-        network, pairs, attack, norm=norm, epsilons=epsilon, name="n", out=tmp_path, **options
+        network, pairs, attack, norm=norm, epsilon=epsilon, name="n", out=tmp_path, **options
     )
     stacks = pairs.images(0, len(pairs))
     assert found.clean().value == pytest.approx(accuracy(network, stacks, pairs.labels))
@@ -132,7 +132,7 @@ def test_the_second_picture_of_a_pair_is_attacked_and_the_first_stays(
 
 def test_the_shipped_network_compares_grey_pairs_by_its_outputs(folder, tmp_path):
     found = robustkit.evaluate(
-        "lenet5-mnist5k", str(folder), "fgsm", epsilons="0.3", out=tmp_path, resize=28, channels=1
+        "lenet5-mnist5k", str(folder), "fgsm", epsilon="0.3", out=tmp_path, resize=28, channels=1
     )
     assert found.header["data"]["shape"] == [3, 28, 28]
     assert len(found.rows) == 2 * FOLDS * EACH
@@ -149,7 +149,7 @@ def test_the_best_threshold_is_the_best_of_all():
 
 
 def test_what_pairs_are_not_for_is_refused_in_one_line(folder, pairs, tmp_path):
-    out = {"out": tmp_path, "epsilons": "3px"}
+    out = {"out": tmp_path, "epsilon": "3px"}
     with pytest.raises(InputError, match="spatial-grid: would transform both pictures"):
         robustkit.evaluate(Features(), pairs, "spatial", norm="spatial", **out)
     with pytest.raises(InputError, match="pairs of images, which no bounds are of"):
@@ -158,7 +158,7 @@ def test_what_pairs_are_not_for_is_refused_in_one_line(folder, pairs, tmp_path):
         robustkit.train(data=pairs, model="lenet5", loss="cross-entropy", out=tmp_path / "n.pt")
     one = load_dataset("lfw-pairs", root=folder, limit=1)
     with pytest.raises(DataError, match="all pairs are of one fold"):
-        robustkit.evaluate(Features(), one, "fgsm", epsilons="0.1", out=tmp_path)
+        robustkit.evaluate(Features(), one, "fgsm", epsilon="0.1", out=tmp_path)
     with pytest.raises(DataError, match=r"give the folder of pairs\.txt with --data-root"):
         load_dataset("lfw-pairs")
 

@@ -1,7 +1,7 @@
 """Attacks by their names in the field, to be composed in Python.
 
     from robustkit.attacks import APGD, PGD
-    robustkit.evaluate(model, data, PGD(steps=40), epsilons=["4/255", "8/255"])
+    robustkit.evaluate(model, data, PGD(steps=40), epsilon=["4/255", "8/255"])
     robustkit.Protocol([PGD(steps=40, restarts=5), APGD(loss="dlr", targets=9)], norm="linf")
 
 Behind them are foolbox's classes, mended and driven by an engine that trusts none of them. The only

@@ -42,7 +42,7 @@ def evaluate(
     data: Data | None = None,
     attack: Given = "pgd",
     *,
-    epsilons: Epsilons = (),
+    epsilon: Epsilons = (),
     norm: Norm | None = None,
     target: Target = "none",
     settings: AttackSettings = (),
@@ -79,7 +79,7 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
     data: Data | None = None,
     attack: Given = "pgd",
     *,
-    epsilons: Epsilons = (),
+    epsilon: Epsilons = (),
     norm: Norm | None = None,
     target: Target = "none",
     settings: AttackSettings = (),
@@ -104,7 +104,7 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
 ) -> Evaluation | tuple[Evaluation, Images]:
     """Attack a network; keep one row per image; accuracy with intervals at every budget.
 
-        found = robustkit.evaluate(model, "mnist5k", "pgd", epsilons=["0.1", "0.2"])
+        found = robustkit.evaluate(model, "mnist5k", "pgd", epsilon=["0.1", "0.2"])
         found.robust()      # accuracy and interval at each budget
         found.plot()        # and .rows, .to_frame(), .to_markdown(), .to_latex()
 
@@ -116,8 +116,8 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
             which are read into memory. Otherwise the one that the checkpoint was trained on.
         attack: a protocol's name, the path of its file, a `Protocol`, or attacks of
             `robustkit.attacks`: `PGD(steps=40)`, or a list of them.
-        epsilons: budgets, such as "8/255" or 8 / 255; otherwise the protocol's own, otherwise the
-            data set's usual.
+        epsilon: budgets, such as "8/255" or [2 / 255, 8 / 255]; otherwise the protocol's own,
+            otherwise the data set's usual.
         norm: of the budgets; otherwise the attack's default.
         target: attack towards the next, a random or the least likely class, not any wrong one.
         settings: changes to the protocol's attacks: {"steps": 10}, or ["steps=10"].
@@ -161,7 +161,7 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
     protocol = resolve_protocol(
         attack,
         dataset,
-        epsilons,
+        epsilon,
         norm=norm,
         target=target,
         seed=seed,

@@ -19,7 +19,7 @@ def plan_evaluation(
     data: Data | None = None,
     attack: Given = "pgd",
     *,
-    epsilons: Epsilons = (),
+    epsilon: Epsilons = (),
     norm: Norm | None = None,
     target: Target = "none",
     settings: Sequence[str] = (),
@@ -48,7 +48,7 @@ def plan_evaluation(
     asked = ImageOptions(data=data, split=split, limit=limit, **images)
     dataset = asked.load(loaded)
     protocol = resolve_protocol(
-        attack, dataset, epsilons, norm=norm, target=target, seed=seed, settings=settings
+        attack, dataset, epsilon, norm=norm, target=target, seed=seed, settings=settings
     )
     other = None
     if surrogate is not None:

@@ -63,7 +63,7 @@ class EvaluationRequest:
     """keywords of `robustkit.evaluate`: which, and how they are made"""
     attack: str
     norm: Norm | None
-    epsilons: tuple[str, ...]
+    epsilon: tuple[str, ...]
     target: Literal["none", "next", "random", "least-likely"]
     settings: tuple[str, ...]
     seed: int
@@ -184,7 +184,7 @@ def evaluate(
         images=images,
         attack=attack,
         norm=norm,
-        epsilons=tuple(epsilon or ()),
+        epsilon=tuple(epsilon or ()),
         target=target,
         settings=tuple(set_ or ()),
         seed=seed,
@@ -232,7 +232,7 @@ def _check(
     from robustkit import protocol
 
     protocol.load_protocol(request.attack, request.settings, request.norm)
-    for text in request.epsilons:
+    for text in request.epsilon:
         protocol.parse_epsilon(text)
     written = {"--json": json_, "--html": html, "--save-adversarial": request.save_adversarial}
     for option, path in written.items():
@@ -368,7 +368,7 @@ def _keywords(request: EvaluationRequest) -> dict[str, Any]:
         fetched = FetchLines()
         surrogate = read_checkpoint(request.surrogate, trust_program=trusted, progress=fetched)
     same = (
-        "attack", "norm", "epsilons", "target", "settings", "seed", "prove", "image_by_image",
+        "attack", "norm", "epsilon", "target", "settings", "seed", "prove", "image_by_image",
         "batch_size", "device", "precision", "ray", "fresh", "save_adversarial",
     )  # fmt: skip
     return {name: getattr(request, name) for name in same} | {

@@ -52,7 +52,7 @@ def main() -> None:
         folder = Path(name)
         network = trained(folder)
         auto = robustkit.evaluate(
-            network, "mnist5k", "autoattack", epsilons=[epsilon], limit=images, out=folder / "runs"
+            network, "mnist5k", "autoattack", epsilon=[epsilon], limit=images, out=folder / "runs"
         )
         (point,) = auto.robust()
         print(

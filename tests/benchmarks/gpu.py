@@ -90,7 +90,7 @@ def agreement(run: Run) -> Result:
     found: Result = {}
     for name, norm in [(a, n) for a in names("attacks") for n in norms_of(a)]:
         budgets = digits.budgets[norm][:1] if name != "clean" else ()
-        options = {"norm": norm, "epsilons": budgets, "settings": small(name) if run.dry else []}
+        options = {"norm": norm, "epsilon": budgets, "settings": small(name) if run.dry else []}
         key = f"{name} {norm}"
         try:
             rows, seconds = [], []
@@ -130,7 +130,7 @@ def precision(run: Run) -> Result:
                 network,
                 data,
                 "pgd",
-                epsilons=["1/255"],
+                epsilon=["1/255"],
                 settings=["steps=10"],
                 device=str(run.device),
                 precision=word,
@@ -166,7 +166,7 @@ def foolbox_beside(run: Run) -> Result:
 
     def ours() -> None:
         evaluate(
-            network, data, "pgd", epsilons=["1/255"], settings=[f"steps={steps}", "restarts=1"],
+            network, data, "pgd", epsilon=["1/255"], settings=[f"steps={steps}", "restarts=1"],
             device=str(run.device), batch_size=512,
         )  # fmt: skip
 
@@ -193,7 +193,7 @@ def memory(run: Run) -> Result:
         torch.cuda.set_per_process_memory_fraction(0.02)
     try:
         record = evaluate(
-            network_of(run), drawn(run.count(8192, 4)), "fgsm", epsilons=["1/255"],
+            network_of(run), drawn(run.count(8192, 4)), "fgsm", epsilon=["1/255"],
             device=str(run.device), batch_size=8192,
         )  # fmt: skip
     finally:

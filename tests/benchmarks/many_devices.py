@@ -129,7 +129,7 @@ def child(device: str, count: int) -> Times:
             Hundred(),
             given,
             "pgd",
-            epsilons=EPSILONS,
+            epsilon=EPSILONS,
             settings=[f"steps={STEPS}", "restarts=1", "relative_step=1/2"],
             device=device,
             prove="off",

@@ -83,7 +83,7 @@ class Asked:
                 self.network,
                 self.data,
                 attack,
-                epsilons=list(map(str, budgets)),
+                epsilon=list(map(str, budgets)),
                 prove="off",
                 device="cpu",
                 progress=False,
