@@ -64,7 +64,7 @@ def test_it_is_as_robust_as_the_evaluation_says(net, batch):
     x, y = batch
     attack = robustkit.attack(net, PGD(), epsilon="8/255", settings={"steps": 5})
     attack(x, y)
-    asked = {"epsilons": [EPSILON], "settings": ["steps=5"], "device": "cpu", "prove": "off"}
+    asked = {"epsilon": [EPSILON], "settings": ["steps=5"], "device": "cpu", "prove": "off"}
     found = robustkit.evaluate(net.eval(), (x.numpy(), y.numpy()), PGD(), **asked)
     assert abs(1 - attack.fooled.float().mean() - found.robust()[0].accuracy.value) < 0.1
 

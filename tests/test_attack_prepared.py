@@ -234,7 +234,7 @@ def test_a_copy_is_made_where_it_saves_more_than_it_costs(side, attack, made, mo
     model = nn.Sequential(nn.MaxPool2d(side // 8), nn.Flatten(), nn.Linear(64, 3))
     with torch.no_grad():
         labels = model(torch.from_numpy(x)).argmax(1).numpy()
-    asked = {"norm": "l2", "epsilons": ["1/1000"], "settings": settings, "device": "cpu"}
+    asked = {"norm": "l2", "epsilon": ["1/1000"], "settings": settings, "device": "cpu"}
     robustkit.evaluate(model, (x, labels), attack, **asked)
     assert bool(built) == made
 

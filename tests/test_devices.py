@@ -63,7 +63,7 @@ def small_blocks(monkeypatch):
 
 
 def ask(arrays, folder, **options):
-    settings = {"epsilons": LEVELS, "attack": "pgd", "name": "net", "device": "cpu,cpu"} | options
+    settings = {"epsilon": LEVELS, "attack": "pgd", "name": "net", "device": "cpu,cpu"} | options
     if settings["attack"] == "pgd":
         settings["settings"] = ["steps=8", "relative_step=1/4", "restarts=1"]
     return evaluate(settings.pop("model", Net()), arrays, out=folder, **settings)
@@ -125,7 +125,7 @@ def test_a_network_that_draws_at_random_has_the_same_rows_too(arrays, tmp_path, 
     crew(monkeypatch, losses=[2])
     found = [
         ask(
-            arrays, tmp_path / device, model=Noisy(), device=device, attack="fgsm", epsilons=["0.1"]
+            arrays, tmp_path / device, model=Noisy(), device=device, attack="fgsm", epsilon=["0.1"]
         )
         for device in ("cpu", "cpu,cpu")
     ]

@@ -406,7 +406,7 @@ def test_modules_of_other_types_and_with_states_of_their_own_are_evaluated_and_f
         labels = module.eval()(torch.from_numpy(images).to(kind)).argmax(1).numpy()
 
     def record():
-        given = {"epsilons": ["0.05", "0.5"], "out": tmp_path, "name": "net"}
+        given = {"epsilon": ["0.05", "0.5"], "out": tmp_path, "name": "net"}
         return evaluate(module, (images, labels), "fgsm", **given)
 
     first = record()

@@ -58,7 +58,7 @@ class Stubborn(nn.Module):
 def ask(model, tmp_path, name="net", attack="pgd", **more):
     x = images(40, side=8)
     data = (x.numpy(), right(model, x).labels.numpy())
-    asked = {"epsilons": ["1/50"], "name": name, "out": tmp_path}
+    asked = {"epsilon": ["1/50"], "name": name, "out": tmp_path}
     return evaluate(model, data, attack, **asked | more)
 
 
@@ -235,7 +235,7 @@ def test_the_fastest_batch_size_is_taken_where_the_search_is_long_enough(tmp_pat
     ("model", "options", "more", "reason"),
     [
         (Small(), {"precision": "tf32"}, {}, "cpu has no TF32"),
-        (Small(), {"precision": "bf16"}, {"attack": "clean", "epsilons": []}, "fixed budgets"),
+        (Small(), {"precision": "bf16"}, {"attack": "clean", "epsilon": []}, "fixed budgets"),
         (Small(), {"precision": "int8"}, {}, "known are auto, float32"),
         (Dice(), {"precision": "bf16"}, {}, "is randomised"),
         (Scaled(1e6), {"precision": "fp16"}, {}, "NaN or infinite"),
@@ -252,7 +252,7 @@ def test_a_precision_that_does_not_fit_is_refused_in_one_line(
 
 def test_automatic_precision_leaves_what_does_not_fit_in_float32(tmp_path):
     dice = ask(Dice(), tmp_path, precision="auto")
-    clean = ask(Small(), tmp_path, precision="auto", attack="clean", epsilons=[])
+    clean = ask(Small(), tmp_path, precision="auto", attack="clean", epsilon=[])
     assert dice.header["precision"] == clean.header["precision"] == "float32"
     (kept,) = tmp_path.glob("passes-*.json")
     assert "is randomised" in json.loads(kept.read_text())["unfit"]["bf16"]

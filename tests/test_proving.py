@@ -51,7 +51,7 @@ def always(monkeypatch):
 
 
 def ask(arrays, **options):
-    settings = {"epsilons": LEVELS, "settings": PGD, "attack": "pgd"} | options
+    settings = {"epsilon": LEVELS, "settings": PGD, "attack": "pgd"} | options
     return evaluate(settings.pop("model", Net()), arrays, **settings)
 
 
@@ -94,7 +94,7 @@ def test_rows_are_the_same_with_and_without_proof_but_for_what_is_proved(arrays)
 
 
 def test_a_proved_image_is_not_attacked_but_for_a_drawn_few(arrays):
-    one = {"epsilons": ["1/50"]}
+    one = {"epsilon": ["1/50"]}
     proved, plain = ask(arrays, **one), ask(arrays, prove="off", **one)
     certified = proved.certified_at > 0
     attacked = passes(proved) > 1
@@ -116,7 +116,7 @@ def test_checks_of_proofs_are_part_of_the_bar(arrays, monkeypatch):
     monkeypatch.setattr(forecast, "WORTH", 1e9)
     images, labels = arrays[0][1:50], arrays[1][1:50]  # all of them right
     told = []
-    found = ask((images, labels), epsilons=["1/10000"], progress=lambda *at: told.append(at))
+    found = ask((images, labels), epsilon=["1/10000"], progress=lambda *at: told.append(at))
     assert (found.certified_at > 0).all()
     # nothing was attacked but those that were drawn
     shares = [done / total for done, total in told]
@@ -189,7 +189,7 @@ def test_a_find_below_a_proved_budget_is_a_contradiction_wherever_it_was_made(ar
     with pytest.raises(
         ProofContradicted, match=r"is proved robust at l2 0\.2, but was fooled there by ddn"
     ):
-        ask(arrays, attack="ddn", epsilons=["0.2", "0.4"], settings=[], norm="l2")
+        ask(arrays, attack="ddn", epsilon=["0.2", "0.4"], settings=[], norm="l2")
 
 
 def test_a_resumed_run_keeps_what_was_proved(arrays, tmp_path, monkeypatch):
@@ -231,7 +231,7 @@ class Unreadable(Net):
         ({"model": Noisy()}, "it draws at random"),
         ({"model": Unreadable()}, "it has no bounds: no bounds for aten.cumsum"),
         ({"image_by_image": True}, "its images never share a batch"),
-        ({"attack": "clean", "epsilons": (), "settings": ()}, "nothing is attacked"),
+        ({"attack": "clean", "epsilon": (), "settings": ()}, "nothing is attacked"),
     ],
 )
 def test_what_cannot_be_proved_is_attacked_and_the_record_says_why(arrays, options, why):
@@ -243,7 +243,7 @@ def test_what_cannot_be_proved_is_attacked_and_the_record_says_why(arrays, optio
 
 def test_bounds_that_are_too_dear_or_prove_nothing_are_left_out(arrays, monkeypatch):
     few = (arrays[0][:60], arrays[1][:60])
-    found = ask(few, epsilons=["9/10"])
+    found = ask(few, epsilon=["9/10"])
     assert found.header["prove"]["why"].startswith("bounds prove too little of the first 8")
     monkeypatch.setattr(proving, "SHARE", 1e-9)
     assert ask(few).header["prove"]["why"] == "bounds would take too long beside the attack"
