@@ -111,6 +111,7 @@ def test_what_was_taken_from_where_is_noted():
         (DataLoader(TensorDataset(2 * IMAGES - 1, LABELS), 4), "they look normalised"),
         ((2 * IMAGES - 1, LABELS), "they look normalised"),
         (DataLoader(TensorDataset(255 * IMAGES, LABELS), 4), "divide them by 255"),
+        (TensorDataset(IMAGES * float("nan"), LABELS), "has the value nan"),
         (DataLoader(TensorDataset(IMAGES, LABELS, LABELS), 4), "has 3 parts"),
         (DataLoader(TensorDataset(IMAGES), 4), "has 1 parts"),
         (DataLoader([{"a": 1, "b": 2}]), "the keys a, b"),

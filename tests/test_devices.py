@@ -124,9 +124,7 @@ def test_a_block_that_takes_worker_after_worker_with_it_loses_nothing_else(
 def test_a_network_that_draws_at_random_has_the_same_rows_too(arrays, tmp_path, monkeypatch):
     crew(monkeypatch, losses=[2])
     found = [
-        ask(
-            arrays, tmp_path / device, model=Noisy(), device=device, attack="fgsm", epsilon=["0.1"]
-        )
+        ask(arrays, tmp_path / device, model=Noisy(), device=device, attack="fgsm", epsilon=["0.1"])
         for device in ("cpu", "cpu,cpu")
     ]
     assert found[0].table.equals(found[1].table)

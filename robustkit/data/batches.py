@@ -249,7 +249,11 @@ def _dimensions(label: Any) -> int:
 
 
 def _same(one: tuple[Image, Any], other: tuple[Image, Any]) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    # NaN is told by what checks pixels
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(one, other, strict=True)]
+    return all(
+        np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f") for a, b in pairs
+    )
 
 
 def _classes(given: Any, source: ArraySource) -> tuple[str, ...]:
