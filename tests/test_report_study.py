@@ -329,6 +329,7 @@ def test_every_point_of_a_figure_says_its_numbers(html):
     assert "cross-entropy, label noise 0\u00a0%: 99.2 % (99.0 to 99.4)" in titles
     assert "l2-margin, 0\u00a0%: −0.2 (−0.5 to 0.1)" in titles
     assert "l2-margin: × 1.40, +2.5 points" in titles
+    assert any(re.fullmatch(r"cross-entropy, step [\d,]+: [\d.]+ %", title) for title in titles)
     assert not re.search(r"<script[^>]*>.*hover", html)
 
 

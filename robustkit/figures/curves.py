@@ -63,7 +63,9 @@ def robustness_curve(ax: Axes, curves: Sequence[CheckpointCurve], norm: str) -> 
     for number, curve in enumerate(curves):
         x, y = [float(e) for e, _ in curve.certified], [a.value for _, a in curve.certified]
         if curve.certified:
-            ax.plot(x, y, color=line_style(number)["color"], linestyle=":", marker=".")
+            (line,) = ax.plot(x, y, color=line_style(number)["color"], linestyle=":", marker=".")
+            texts = [(e.text, estimate_text(a)) for e, a in curve.certified]
+            hover(line, [f"{curve.label}, certified at ε = {e}: {a}" for e, a in texts])
     places = {"0": 0.0} | {p.epsilon.text: float(p.epsilon) for p in curves[0].points}
     ticks(ax, places, log=False)
     ax.set(ylim=(-0.02, 1.02), xlabel=f"ε ({symbol(norm)})", ylabel="robust accuracy")

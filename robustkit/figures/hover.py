@@ -21,6 +21,11 @@ def hover(artist: ErrorbarContainer | Line2D, texts: Sequence[str]) -> None:
     line.set_label(_MARK + "\n".join(map(shown, texts)))
 
 
+def share_text(share: float) -> str:
+    """A share: "81.8 %"."""
+    return f"{100 * share:.1f} %"
+
+
 def estimate_text(estimate: Estimate, digits: int = 1) -> str:
     """A share with its interval: "81.8 % (67.0 to 90.9)"."""
     value, low, high = (

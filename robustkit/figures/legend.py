@@ -14,15 +14,15 @@ MOST = 6
 T = TypeVar("T")
 
 
-def legend(ax: Axes, labels: Sequence[str]) -> None:
-    """What the labelled artists of `ax` are, in their order, in as many columns as fit."""
-    handles = ax.get_legend_handles_labels()[0]
+def legend(ax: Axes, labels: Sequence[str], drawn: Sequence[Artist] = ()) -> None:
+    """What these artists are, or the labelled ones of `ax` in their order, in columns that fit."""
+    handles = drawn or ax.get_legend_handles_labels()[0]
     names = shortened(labels)
     for columns in range(min(len(names), MOST), 0, -1):
-        drawn = _drawn(ax, _by_row(handles, columns), _by_row(names, columns), columns)
-        if columns == 1 or drawn.get_window_extent().width <= ax.figure.bbox.width:
+        made = _drawn(ax, _by_row(handles, columns), _by_row(names, columns), columns)
+        if columns == 1 or made.get_window_extent().width <= ax.figure.bbox.width:
             return
-        drawn.remove()
+        made.remove()
 
 
 def _drawn(ax: Axes, handles: Sequence[Artist], names: Sequence[str], columns: int) -> Legend:

@@ -1,16 +1,18 @@
 """How trainings went."""
 
 from collections.abc import Mapping, Sequence
-from math import isnan
+from math import isnan, nan
 from typing import Any, Literal, cast
 
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
+from matplotlib.lines import Line2D
 
 from robustkit.analysis.outcome import History, Panel
 from robustkit.figures.curves import accuracy_curves
+from robustkit.figures.hover import hover, share_text
 from robustkit.figures.legend import legend
 from robustkit.figures.style import FAINT, line_style, percent_axis
 
@@ -32,22 +34,20 @@ def memorisation(
     figures looks the same in all.
     """
     order = list(dict.fromkeys([*order, *(history.method for history in histories)]))
+    drawn = []
     for history in histories:
         number = order.index(history.method)
-        shares = [float("nan") if v is None else v for v in getattr(history, quantity)]
+        shares = getattr(history, quantity)
         points = list(zip(history.steps, shares, strict=True))
         if quantity == "held_out":
-            points = [(step, share) for step, share in points if not isnan(share)]
-        every = max(1, len(points) // 8)
-        ax.plot(
-            *zip(*points, strict=True), **line_style(number), markevery=every, label=str(number)
-        )
+            points = [(step, share) for step, share in points if share is not None]
+        drawn.append(_progress(ax, points, number, history.method, "step"))
     percent_axis(ax.yaxis)
     ax.set(xlabel="optimiser steps", ylabel=_LABELS[quantity])
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
     sns.despine(ax=ax)
     if len(histories) > 1:
-        legend(ax, [history.method for history in histories])
+        legend(ax, [history.method for history in histories], drawn)
     return ax
 
 
@@ -66,8 +66,7 @@ def course(ax: Axes, panel: Panel, histories: Sequence[History], order: Sequence
         style = line_style(order.index(history.method))
         each = zip(history.passes, history.memorised, strict=True)
         points = [(at, share) for at, share in each if share is not None]
-        every = max(1, len(points) // 8)
-        below.plot(*zip(*points, strict=True), **style, markevery=every)
+        _progress(below, points, order.index(history.method), history.method, "pass")
         shade = [(at, e) for at, e in zip(history.passes, history.band, strict=False) if e]
         x, low, high = (
             [at for at, _ in shade],
@@ -90,12 +89,28 @@ def learning_curve(
     ax: Axes, history: Sequence[Mapping[str, Any]], shares: Mapping[str, str]
 ) -> Axes:
     """One training by epoch: a line for each of these shares, by what it is called."""
+    drawn = []
     for number, (key, called) in enumerate(shares.items()):
         known = [(line["epoch"], line[key]) for line in history if line.get(key) is not None]
-        ax.plot(*zip(*known, strict=True), **line_style(number), label=called)
+        drawn.append(_progress(ax, known, number, called, "epoch"))
     percent_axis(ax.yaxis)
     ax.set(xlabel="epoch", ylabel="share of images")
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
     sns.despine(ax=ax)
-    legend(ax, list(shares.values()))
+    legend(ax, list(shares.values()), drawn)
     return ax
+
+
+def _progress(
+    ax: Axes, points: Sequence[tuple[float, float | None]], number: int, name: str, unit: str
+) -> Line2D:
+    """A share from point to point, with about eight markers; `unit` is what points count.
+
+    Where it is not known, None, the line has a gap.
+    """
+    every = max(1, len(points) // 8)
+    known = [(at, nan if share is None else share) for at, share in points]
+    (line,) = ax.plot(*zip(*known, strict=True), **line_style(number), markevery=every)
+    marked = [(f"{at:,.4g}" if at < 1e4 else f"{at:,.0f}", y) for at, y in known[::every]]
+    hover(line, [f"{name}, {unit} {at}: {share_text(y)}" for at, y in marked if not isnan(y)])
+    return line
