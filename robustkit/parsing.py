@@ -112,6 +112,11 @@ def share(value: object, where: str) -> Fraction:
         raise InputError(f"{where} {text}: expected a number such as 0.05, 1/20 or 5%") from None
 
 
+def in_percent(share: float, digits: int = 1) -> str:
+    """A share as people are told of it: "96.6 %"."""
+    return f"{100 * share:.{digits}f}\u00a0%"
+
+
 def parse_integer(text: str) -> int:
     """An integer in ASCII digits.
 

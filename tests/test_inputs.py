@@ -62,7 +62,7 @@ def test_a_network_that_is_right_is_not_warned_of():
 def test_classes_in_another_order_are_named(order):
     (warning,) = warnings_of(FirstPixels(order))
     assert "another order" in warning
-    assert "100.0%" in warning
+    assert "100.0\u00a0%" in warning
 
 
 def test_a_network_that_guesses_is_told_the_likely_causes():
@@ -121,7 +121,7 @@ def test_images_of_one_class_are_told_to_say_nothing():
 
 def test_chance_is_the_largest_classs_share_where_that_is_more_than_its_part():
     labels = np.array([0] * 90 + [1] * 10)
-    assert "90.0%" in chance_warnings(labels, np.zeros(100, int), 2)[0]
+    assert "90.0\u00a0%" in chance_warnings(labels, np.zeros(100, int), 2)[0]
     assert chance_warnings(labels, labels, 2) == []
 
 

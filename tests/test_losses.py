@@ -280,7 +280,7 @@ def test_a_margin_that_hardly_counts_to_the_end_is_told():
     assert loss.warning(10) == ""
     assert loss.warning(9) == (
         "large-margin-softmax: λ is still 11.1 at the last of 9 updates, where the margin has a "
-        "share of 8.26%; raise gamma or power, or train for longer"
+        "share of 8.26\u00a0%; raise gamma or power, or train for longer"
     )
     plain = losses.build("large-margin-softmax", {"base": 100, "gamma": 1, "power": 1, "m": 1})
     assert plain.warning(1) == ""

@@ -340,4 +340,4 @@ def test_networks_are_planned_without_torch(tiny, silent, tmp_path):
 
 def test_a_share_may_be_written_as_a_fraction():
     cell = Cell("ce", Context("1/3", "1/64"), 0, 0, {})
-    assert in_words(cell) == "ce, 33% label noise, 0.01562 of the data, seed 0"
+    assert in_words(cell) == "ce, 33\u00a0% label noise, 0.01562 of the data, seed 0"

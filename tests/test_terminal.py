@@ -119,9 +119,9 @@ def test_a_study_shows_where_each_method_stands_and_names_what_failed(terminal, 
     assert re.search("method.*done.*running.*failed.*left", shown)
     assert re.search(r"broken +│ +0 │ +1 │ +0 │ +0 │", shown)
     assert re.search(r"broken +│ +0 │ +0 │ +1 │ +0 │", shown)
-    assert re.search(r"running for \d+ s: cross-entropy, 40% label noise", shown)
+    assert re.search(r"running for \d+ s: cross-entropy, 40\u00a0% label noise", shown)
     (line,) = [line for line in shown.splitlines() if "failed: " in line]
-    assert re.search("broken, 40% label noise, .*, failed: .* became NaN or infinite", line)
+    assert re.search("broken, 40\u00a0% label noise, .*, failed: .* became NaN or infinite", line)
     assert (tmp_path / "tiny" / "report.html").is_file()
 
 
@@ -131,7 +131,7 @@ def test_an_evaluation_shows_its_images(terminal):
     )
     assert "Traceback" not in shown
     assert status == 0
-    assert "100%" in shown
+    assert "100\u00a0%" in shown
 
 
 def test_an_audit_shows_the_part_at_work(on_screen):
@@ -164,7 +164,7 @@ def test_a_bar_says_which_of_several_it_is_and_how_long_the_rest_takes(on_screen
     shown = on_screen.shown
     assert "a.pt (2 of 9): checking the network" in shown
     assert "a.pt (2 of 9)" in shown
-    assert re.search(r"25%.*60 s to go", shown)
+    assert re.search("25\u00a0%.*60 s to go", shown)
     assert "of 256" not in shown
 
 
@@ -178,7 +178,7 @@ def test_off_a_terminal_a_line_a_minute_is_said_and_none_before(monkeypatch, cap
             options.progress(now, 300)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
-    assert lines[0] == r"robustkit: a\nb.pt: 21%, 4 min to go"
+    assert lines[0] == "robustkit: a\\nb.pt: 21\u00a0%, 4 min to go"
 
 
 @pytest.mark.parametrize("loading", [True, False])

@@ -339,7 +339,7 @@ def test_an_annealing_that_is_chosen_means_what_it_says(given):
 def test_a_margin_that_hardly_counts_is_told():
     told = build_loss("large-margin-softmax").warning(290)
     assert "λ is still 777 at the last of 290 updates" in told
-    assert "0.13%" in told
+    assert "0.13\u00a0%" in told
     for settings in ({"base": 0.0}, {"m": 1}):
         assert build_loss("large-margin-softmax", settings).warning(290) == ""
     assert build_loss("large-margin-softmax", {"lambda_min": 11.0}).warning(10**6) != ""
@@ -967,7 +967,7 @@ def test_every_loss_trains_and_is_evaluated_without_flags(robustkit, loss):
         *TRAIN, "--loss", loss, "--epochs", "1", "--label-noise", "0.4", "--out", "a.safetensors"
     )
     assert (status, err) == (0, "")
-    assert "360 images of mnist5k, 144 noisy labels (40.00%)" in out
+    assert "360 images of mnist5k, 144 noisy labels (40.0\u00a0%)" in out
     status, out, err = robustkit("evaluate", "a.safetensors", "--attack", "fgsm", "--limit", "50")
     # an epoch on labels of which 40 % are wrong may teach a loss no more than chance
     told = [line for line in err.splitlines() if "no different from chance" not in line]

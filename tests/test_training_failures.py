@@ -222,7 +222,7 @@ def test_shares_may_be_written_in_percent(robustkit, tmp_path):
     flags = ["--label-noise", "40%", "--hold-out", "10%", "--steps", "1", "--out", "a.safetensors"]
     status, out, err = robustkit(*TRAIN[:-1], "5%", *flags)
     assert (status, err) == (0, "")
-    assert "180 images of mnist5k, 72 noisy labels (40.00%)" in out
+    assert "180 images of mnist5k, 72 noisy labels (40.0\u00a0%)" in out
     record = read_checkpoint(tmp_path / "a.safetensors").extra["training"]["data"]
     assert (record["hold_out"], record["fraction"]) == ("0.1", "0.05")
     assert record["train"]["noise"]["rate"] == "0.4"

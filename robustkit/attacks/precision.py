@@ -18,6 +18,7 @@ from robustkit.checkpoint.adapter import Classifier, freeze, replica
 from robustkit.device import tf32
 from robustkit.errors import InputError, one_line
 from robustkit.network import PlainNetwork
+from robustkit.parsing import in_percent
 
 Low = Literal["tf32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -161,7 +162,6 @@ def _apart(ours: tuple[Tensor, Tensor | None], theirs: tuple[Tensor, Tensor | No
     flat = (true_back.flatten(1) == 0).all(1)
     agree = float(((angles >= DIRECTION) | flat).double().mean())
     if agree <= 0.5:
-        return (
-            f"at {1 - agree:.0%} of the images the network's gradient points in another direction"
-        )
+        part = in_percent(1 - agree, 0)
+        return f"at {part} of the images the network's gradient points in another direction"
     return ""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robustkit.cli.output import check_file, console, percent, say, tell_warnings, write_json
+from robustkit.cli.output import check_file, console, say, tell_warnings, write_json
 from robustkit.cli.stepsummary import summarise
 from robustkit.errors import shown
+from robustkit.parsing import in_percent
 from robustkit.protocol import Norm
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _table(compared: "Compared", side: "Side") -> Any:
 
 
 def _cell(estimate: "Estimate") -> str:
-    return f"{percent(estimate.value)}\n{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+    return f"{in_percent(estimate.value)}\n{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
 
 
 def _cost(compared: "Compared") -> Iterable[str]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustkit.cli.compare import Json, Runs
-from robustkit.cli.output import check_file, console, percent, say, write_json
+from robustkit.cli.output import check_file, console, say, write_json
 from robustkit.errors import shown
+from robustkit.parsing import in_percent
 
 if TYPE_CHECKING:
     from robustkit.analysis.leaderboard import Board, BoardRow
@@ -87,8 +88,8 @@ def _cells(row: "BoardRow", board: "Board", columns: Sequence[str]) -> Iterator[
     for level in board.levels:
         yield _share(row.robust.get(level))
     if "corruptions" in columns:
-        yield "–" if row.corrupted is None else percent(row.corrupted)
+        yield "–" if row.corrupted is None else in_percent(row.corrupted)
 
 
 def _share(estimate: "Estimate | None") -> Any:
-    return "–" if estimate is None else percent(estimate.value)
+    return "–" if estimate is None else in_percent(estimate.value)

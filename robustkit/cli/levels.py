@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
-from robustkit.cli.output import console, percent, say, tell_notes, tell_warnings
+from robustkit.cli.output import console, say, tell_notes, tell_warnings
 from robustkit.cli.terminal import show
 from robustkit.corruption.published import is_level, tabulate
 from robustkit.errors import shown
+from robustkit.parsing import in_percent
 from robustkit.statistics.estimate import counted
 
 if TYPE_CHECKING:
@@ -47,16 +48,18 @@ def _show_levels(path: str, evaluations: "list[Evaluation]") -> None:
         for severity in (*severities, *(["mean"] if severities != [None] else [])):
             table.add_column("accuracy" if severity is None else str(severity), justify="right")
         for name, row in found.rows.items():
-            cells = [percent(row[s].value) if s in row else "" for s in severities]
-            mean = [percent(1 - found.error(name))] if severities != [None] else []
+            cells = [in_percent(row[s].value) if s in row else "" for s in severities]
+            mean = [in_percent(1 - found.error(name))] if severities != [None] else []
             table.add_row(shown(name), *cells, *mean)
         say(f"{path} on {header['data']['name']} ({images} images a level){at}")
         console().print(table)
         if (error := found.mean_error) is not None:
             over = counted(len(found.counted), "corruption")
-            say(f"mean accuracy {percent(1 - error)}, mean error {percent(error)} over {over}")
+            say(
+                f"mean accuracy {in_percent(1 - error)}, mean error {in_percent(error)} over {over}"
+            )
         if (mce := found.mce) is not None:
-            say(f"mean corruption error (mCE) {percent(mce)}, each error divided by AlexNet's")
+            say(f"mean corruption error (mCE) {in_percent(mce)}, each error divided by AlexNet's")
     folder = evaluations[0].path and evaluations[0].path.parent
     say(f"records: {len(evaluations)} in {folder}")
 

@@ -45,11 +45,6 @@ class _Kept(io.FileIO):
         return len(data)
 
 
-def percent(share: float) -> str:
-    """A share as pages have it: "96.6 %"."""
-    return f"{100 * share:.1f}\u00a0%"
-
-
 def guard() -> None:
     """Put stdout and stderr where no failure to write can raise, and text is always encodable.
 

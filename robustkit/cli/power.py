@@ -20,8 +20,9 @@ from robustkit.cli.compare import (
     Runs,
     Surrogate,
 )
-from robustkit.cli.output import check_file, console, percent, say, write_json
+from robustkit.cli.output import check_file, console, say, write_json
 from robustkit.errors import shown
+from robustkit.parsing import in_percent
 
 if TYPE_CHECKING:
     from robustkit.analysis.needs import Needs, PowerAnalysis
@@ -182,8 +183,8 @@ def _seeds(power: "Power") -> Any:
         if row.seeds in (*SHOWN, *_fewest(power)):
             table.add_row(
                 str(row.seeds),
-                percent(row.difference),
-                percent(row.equivalence),
+                in_percent(row.difference),
+                in_percent(row.equivalence),
                 _images(row.images_difference),
                 _images(row.images_equivalence),
             )

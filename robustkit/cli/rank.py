@@ -15,10 +15,11 @@ from robustkit.cli.compare import (
     Runs,
     Surrogate,
 )
-from robustkit.cli.output import check_file, console, percent, say, write_json
+from robustkit.cli.output import check_file, console, say, write_json
 from robustkit.cli.stepsummary import summarise
 from robustkit.errors import InputError, shown
 from robustkit.files import write_atomic
+from robustkit.parsing import in_percent
 
 if TYPE_CHECKING:
     from robustkit.analysis.rank import Ranking
@@ -126,7 +127,7 @@ def _show(found: "Ranking") -> None:
         table.add_row(
             shown(found.methods[place]),
             f"{found.ranks.mean_ranks[place]:.2f}",
-            *map(percent, shares),
+            *map(in_percent, shares),
         )
     console().print(table)
     for text in found.sentences:

@@ -6,7 +6,6 @@ from rich.table import Table
 
 from robustkit.cli.output import (
     console,
-    percent,
     say,
     say_styled,
     styled,
@@ -16,6 +15,7 @@ from robustkit.cli.output import (
 from robustkit.display.meter import span
 from robustkit.display.progress import epoch_text
 from robustkit.errors import shown
+from robustkit.parsing import in_percent
 from robustkit.protocol import symbol
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     if evaluation.proved:
         table.add_column("certified", justify="right")
     table.add_row("clean", *_cells(evaluation.clean(interval)))
-    certified = {p.epsilon: percent(p.accuracy.value) for p in evaluation.certified(interval)}
+    certified = {p.epsilon: in_percent(p.accuracy.value) for p in evaluation.certified(interval)}
     for epsilon, accuracy in evaluation.robust(interval):
         proved = [certified.get(epsilon)] if evaluation.proved else []
         table.add_row(shown(epsilon.text), *_cells(accuracy), *proved)
@@ -79,8 +79,8 @@ def show_certification(found: "Certification", interval: Literal["wilson", "exac
     say(f"{header['checkpoint']['path']} on {where}, {symbol(protocol['norm'])} {epsilon}")
     console().print(table)
     lower, upper = found.share("certified", interval), found.upper(interval)
-    most = f"robust accuracy at most {percent(upper.value)}"
-    say(f"certified accuracy is {percent(lower.value)}, {most}")
+    most = f"robust accuracy at most {in_percent(upper.value)}"
+    say(f"certified accuracy is {in_percent(lower.value)}, {most}")
     say(f"record: {found.path}")
 
 
@@ -136,11 +136,12 @@ def show_training(trained: "training.TrainingResult") -> None:
     kept = next(line for line in record["history"] if line["epoch"] == record["epoch_kept"])
     lines = [
         f"{record['loss']['name']}, {record['model']['name']}: {train['images']:,} images of "
-        f"{record['data']['name']}, {noise['flipped']:,} noisy labels ({noise['realised']:.2%})",
+        f"{record['data']['name']}, {noise['flipped']:,} noisy labels "
+        f"({in_percent(noise['realised'])})",
         f"epoch {kept['epoch']}: {epoch_text(kept)}",
     ]
     if sent := record.get("communication"):
-        share = f"{sent['ratio']:.2%} of uncompressed"
+        share = f"{in_percent(sent['ratio'], 2)} of uncompressed"
         lines.append(f"{sent['scheme']}: {sent['bytes_per_step']:,} bytes per step, {share}")
     lines += [f"snapshot: {path}" for path in trained.snapshots]
     for line in [*lines, f"checkpoint: {trained.path}"]:
@@ -151,4 +152,4 @@ def show_training(trained: "training.TrainingResult") -> None:
 
 def _cells(estimate: "Estimate") -> tuple[str, str]:
     ends = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
-    return percent(estimate.value), ends
+    return in_percent(estimate.value), ends

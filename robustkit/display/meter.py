@@ -21,6 +21,7 @@ from rich.text import Text
 
 from robustkit.display.stream import console, styled
 from robustkit.errors import shown
+from robustkit.parsing import in_percent
 
 OFTEN = 0.2
 """seconds between two pictures of a bar in a notebook: each is a message to the browser"""
@@ -76,7 +77,7 @@ class TerminalMeter:
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TaskProgressColumn(),
+            TaskProgressColumn("[progress.percentage]{task.percentage:>3.0f}\u00a0%"),
             *left,
             console=self.console,
             transient=True,
@@ -185,7 +186,7 @@ class NotebookMeter:
             share = min(1.0, self.done / self.total)
             place = f' value="{share:.4f}"'
             counted = f"{self.done:.0f} of {self.total:.0f} {self.unit}"
-            words += [f"{share:.0%}", *([counted] if self.unit else [])]
+            words += [in_percent(share, 0), *([counted] if self.unit else [])]
             words += [left] if (left := to_go(self.shown - self.begun, share)) else []
         text = ", ".join(words)
         return {

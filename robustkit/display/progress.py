@@ -10,6 +10,7 @@ from typing import Any, Self
 from robustkit.display.meter import Meter, meter, notebook, to_go
 from robustkit.display.stream import console, styled, tell
 from robustkit.evaluation.options import Progress, RunOptions
+from robustkit.parsing import in_percent
 from robustkit.training.progress import Callbacks
 from robustkit.training.progress import Progress as TrainingProgress
 
@@ -73,7 +74,7 @@ class Bar(_Metered):
         if not self.meter.live and now - self.told >= EVERY and share < 1:
             self.told = now
             left = to_go(now - self.begun, share)
-            tell(f"robustkit: {self.name}: {share:.0%}{', ' if left else ''}{left}")
+            tell(f"robustkit: {self.name}: {in_percent(share, 0)}{', ' if left else ''}{left}")
 
 
 class AuditBar(_Metered):
@@ -105,7 +106,7 @@ class TrainingBar(_Metered):
     def _step(self, at: TrainingProgress) -> None:
         text = (
             f"epoch {at.epoch}/{at.epochs}, loss {at.seen['loss']:.4g}, "
-            f"accuracy {at.seen['accuracy_given']:.1%}"
+            f"accuracy {in_percent(at.seen['accuracy_given'])}"
         )
         self.meter.update(at.step, at.steps, text)
 
@@ -115,15 +116,15 @@ class TrainingBar(_Metered):
 
 def epoch_text(line: dict[str, Any]) -> str:
     """A line of a training's history in words."""
-    parts = [f"loss {line['loss']:.4g}", f"accuracy {line['accuracy_given']:.2%}"]
+    parts = [f"loss {line['loss']:.4g}", f"accuracy {in_percent(line['accuracy_given'])}"]
     if line["memorised"] is not None:
         parts[1] += " on given labels"
-        parts.append(f"{line['accuracy_clean']:.2%} on clean ones")
-        parts.append(f"{line['memorised']:.2%} of noisy labels memorised")
+        parts.append(f"{in_percent(line['accuracy_clean'])} on clean ones")
+        parts.append(f"{in_percent(line['memorised'])} of noisy labels memorised")
     if "held_out" in line:
-        parts.append(f"held out {line['held_out']:.2%}")
+        parts.append(f"held out {in_percent(line['held_out'])}")
         if line["memorised"] is not None:
-            parts[-1] += f" ({line['held_out_clean']:.2%} on clean labels)"
+            parts[-1] += f" ({in_percent(line['held_out_clean'])} on clean labels)"
     return ", ".join(parts)
 
 

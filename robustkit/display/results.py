@@ -24,6 +24,7 @@ from robustkit.display.progress import epoch_text
 from robustkit.display.studies import StudyPlan
 from robustkit.display.view import View
 from robustkit.integrity import FileCheck
+from robustkit.parsing import in_percent
 from robustkit.protocol.norms import symbol
 from robustkit.record import Evaluation
 from robustkit.record.certification import OUTCOMES, Certification
@@ -192,7 +193,8 @@ def _(found: Ranking) -> View:
 def _(found: PowerAnalysis) -> View:
     rows = [(one, one.power) for one in found.comparisons]
     return View(
-        title=f"Seeds for {100 * rows[0][1].delta:g} points, power {rows[0][1].power:.0%}",
+        title=f"Seeds for {100 * rows[0][1].delta:g} points, "
+        f"power {in_percent(rows[0][1].power, 0)}",
         head=("method", "against", "ε", "for a difference", "for equivalence"),
         rows=[
             (one.a, one.b, one.level, _many(p.seeds_difference), _many(p.seeds_equivalence))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustkit.data.pixels import Labels
+from robustkit.parsing import in_percent
 from robustkit.statistics import Estimate, proportion
 
 LARGEST = 5000
@@ -80,7 +81,9 @@ def chance_warnings(
         ]
     if clean.low > chance:
         return []
-    said += f"{'below' if clean.high < chance else 'no different from'} chance ({chance:.1%}): "
+    said += (
+        f"{'below' if clean.high < chance else 'no different from'} chance ({in_percent(chance)}): "
+    )
     said += "more images may tell; if not, " if clean.value > chance else ""
     return [
         f"{said}likely causes are {_causes(settled)}; robust accuracy means nothing until this is "
@@ -142,7 +145,7 @@ def find_mapping(labels: Labels, predicted: Labels, classes: int) -> Mapping | N
 
 
 def _percent(accuracy: Estimate) -> str:
-    return f"{accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})"
+    return f"{in_percent(accuracy.value)} ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})"
 
 
 def _accuracy(labels: Labels, predicted: Labels) -> Estimate:

@@ -19,6 +19,7 @@ from robustkit.losses.loss import (
     probing,
     unwrapped,
 )
+from robustkit.parsing import in_percent
 
 WEAK = 10.0
 """λ above which the margin hardly counts: its share of the target logit is 1 / (1 + λ)"""
@@ -92,8 +93,8 @@ class LargeMarginSoftmax(Loss):
             return ""
         return (
             f"large-margin-softmax: λ is still {weight:.3g} at the last of {updates:,} updates, "
-            f"where the margin has a share of {1 / (1 + weight):.2%}; raise gamma or power, or "
-            "train for longer"
+            f"where the margin has a share of {in_percent(1 / (1 + weight), 2)}; raise gamma or "
+            "power, or train for longer"
         )
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:

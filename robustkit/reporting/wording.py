@@ -5,6 +5,7 @@ from math import inf, isfinite
 from typing import Any
 
 from robustkit.analysis.outcome import Judgement
+from robustkit.parsing import in_percent
 from robustkit.record import MeanPasses
 from robustkit.statistics import Comparison, Estimate
 from robustkit.summary import attack_labels
@@ -17,7 +18,7 @@ MORE = 5
 
 def percent(share: float | None) -> str:
     """A share in per cent, to a tenth."""
-    return NOTHING if share is None or not isfinite(share) else f"{100 * share:.1f}\u00a0%"
+    return NOTHING if share is None or not isfinite(share) else in_percent(share)
 
 
 def interval(estimate: Estimate) -> str:

@@ -13,6 +13,7 @@ from robustkit.analysis.registration import RULES
 from robustkit.data import load_dataset
 from robustkit.errors import InputError
 from robustkit.keys import StepTimesKey
+from robustkit.parsing import in_percent
 from robustkit.spec import Analysis, Study, Tuning
 from robustkit.spec.amendments import differences, edited, reworded
 from robustkit.study.cells import Cell, Plan, Planner, Test
@@ -392,7 +393,7 @@ def in_words(cell: Cell) -> str:
     noise, share = cell.context
     parts = [cell.method]
     if noise != "0":
-        parts.append(f"{float(Fraction(noise)):.0%} label noise")
+        parts.append(f"{in_percent(float(Fraction(noise)), 0)} label noise")
     if share != "1":
         parts.append(f"{float(Fraction(share)):.4g} of the data")
     if "recipe" in cell.asked:  # made elsewhere, there was no choice

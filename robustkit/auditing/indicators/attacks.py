@@ -17,9 +17,9 @@ from robustkit.auditing.indicators.indicator import (
     NotApplicable,
     Unexaminable,
     counted,
-    in_percent,
     share,
 )
+from robustkit.parsing import in_percent
 from robustkit.protocol import (
     APGD,
     FAB,

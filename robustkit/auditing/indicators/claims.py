@@ -9,9 +9,9 @@ from robustkit.auditing.indicators.indicator import (
     IndicatorEvidence,
     NotApplicable,
     counted,
-    in_percent,
     share,
 )
+from robustkit.parsing import in_percent
 from robustkit.protocol.norms import symbol
 
 

@@ -12,10 +12,10 @@ from robustkit.auditing.indicators.indicator import (
     IndicatorEvidence,
     NotApplicable,
     counted,
-    in_percent,
     share,
 )
 from robustkit.network import gradient as gradient_of
+from robustkit.parsing import in_percent
 from robustkit.protocol import Loss
 
 SMOOTH: tuple[AdaptiveAttack, ...] = ("margin", "straight-through", "smoothing", "black box")

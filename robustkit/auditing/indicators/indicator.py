@@ -85,11 +85,6 @@ def share(mask: Tensor) -> float:
     return float(mask.double().mean()) if mask.numel() else 0.0
 
 
-def in_percent(part: float, digits: int = 1) -> str:
-    """A share as text."""
-    return f"{100 * part:.{digits}f}\u00a0%"
-
-
 def counted(mask: Tensor, what: str = "images") -> str:
     """How many, as in: 3 of 200 images."""
     return f"{int(mask.sum())} of {mask.numel()} {what}"
