@@ -478,3 +478,9 @@ def test_tick_labels_of_many_levels_do_not_touch():
     boxes = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text()]
     assert len(boxes) >= 3
     assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+def test_numbers_of_a_heat_map_are_dark_where_the_map_is_light(ax):
+    matrix = TransferMatrix("m", ("a",), ("b", "c", "d", "e"), ((0.1, None, 0.6, 0.74),))
+    figures.transfer_matrix(ax, matrix)
+    assert [text.get_color() for text in ax.texts] == ["#ffffff", "#101010", "#101010"]

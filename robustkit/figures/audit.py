@@ -14,7 +14,7 @@ from robustkit.figures.curves import ticks
 from robustkit.figures.hover import estimate_text, hover
 from robustkit.figures.legend import legend
 from robustkit.figures.names import shortened
-from robustkit.figures.style import FAINT, INK, line_style, percent_axis
+from robustkit.figures.style import FAINT, INK, line_style, map_text, percent_axis
 from robustkit.protocol.norms import symbol
 from robustkit.statistics import Estimate
 
@@ -159,7 +159,5 @@ def confusion(ax: Axes, shares: Sequence[Sequence[float]], classes: Sequence[str
 def _number(ax: Axes, x: int, y: int, value: float) -> None:
     if value <= 0:
         return
-    # cividis turns light halfway; white and this grey are no ink of the page, so they stay
-    color = "#ffffff" if value < 0.3 else "#101010"
     text = "<1" if value < 0.005 else f"{100 * value:.0f}"
-    ax.text(x, y, text, ha="center", va="center", size="x-small", color=color)
+    ax.text(x, y, text, ha="center", va="center", size="x-small", color=map_text(value**0.5))

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from robustkit.analysis.outcome import TransferMatrix
 from robustkit.figures.names import shortened
+from robustkit.figures.style import map_text
 
 LINE = 16
 """characters of a name on a line"""
@@ -34,6 +35,9 @@ def transfer_matrix(ax: Axes, matrix: TransferMatrix) -> Axes:
         xticklabels=shortened(matrix.targets, 20),
         yticklabels=_wrapped(matrix.sources),
     )
+    for label in ax.texts:
+        # seaborn's own is white where the map is too light for it
+        label.set_color(map_text(float(label.get_text()) / 100))
     ax.set(xlabel="evaluated on", ylabel="crafted on")
     ax.tick_params(axis="x", rotation=40, length=0)
     ax.tick_params(axis="y", rotation=0, length=0)
