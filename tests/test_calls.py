@@ -210,7 +210,7 @@ def test_what_the_shelves_hold_and_whether_files_are_intact_can_be_asked(tmp_pat
     with pytest.raises(UnknownName, match="did you mean 'models'"):
         robustkit.list("model")
     sealed = tmp_path / "robustkit.json"
-    with pytest.raises(RobustkitError, match="no file of robustkit's"):
+    with pytest.raises(RobustkitError, match="not a file that robustkit wrote"):
         robustkit.verify(tmp_path)
     sealed.write_text("{}")
     found = robustkit.verify(tmp_path, str(sealed))
@@ -386,7 +386,7 @@ def test_in_a_notebook_a_bar_is_html_that_goes_away(monkeypatch, arrays):
         monkeypatch.setattr(module, "notebook", lambda: kernel.display)
     evaluated(arrays, PGD(steps=3), batch_size=4, name=None)
     shown = [picture["text/html"] for picture in kernel.pictures]
-    assert any("value=" in text and "Net" in text and "100%" in text for text in shown)
+    assert any("value=" in text and "Net" in text and "100\u00a0%" in text for text in shown)
     assert shown[-1] == ""
 
 

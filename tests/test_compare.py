@@ -491,7 +491,7 @@ def test_power_tells_what_takes_most(robustkit):
         for level, own in rows.items()
     }
     most = max(fewest, key=fewest.__getitem__)
-    assert f"What takes most: {STRONG} and {WEAK}, ε = {most}." in out
+    assert f"Most demanding: {STRONG} and {WEAK}, ε = {most}." in out
 
 
 def test_power_by_hand_and_what_it_refuses(robustkit):

@@ -188,7 +188,7 @@ def test_workers_that_end_before_they_begin_are_one_line(tmp_path):
     crew = Processes(pack(Playground("no"), tmp_path / "shared.bin"), HERE)
     try:
         with pytest.raises(
-            EvaluationFailed, match=r"end before they begin \(cpu: it ended with status 5"
+            EvaluationFailed, match=r"die at start-up \(cpu: it ended with status 5"
         ):
             heard(crew, 0, "ready")
     finally:

@@ -33,7 +33,7 @@ def test_what_would_run_is_shown_and_nothing_is_written(robustkit, tmp_path):
     assert told["device"].startswith("cpu, ")
     assert told["device"].endswith("; searches in float32; images per batch: 7")
     assert re.fullmatch(
-        r"about [\d.]+ s if every image .* took [\d.e-]+ ms an image just now", told["time"]
+        r"about [\d.]+ s if every image .* takes [\d.e-]+ ms per image", told["time"]
     )
     assert told["record"] == "none on file; it would be written to runs"
 
@@ -57,11 +57,13 @@ def test_no_image_takes_more_passes_than_are_told(robustkit, tmp_path):
 def test_without_an_attack_there_is_one_pass(robustkit):
     told = facts(robustkit(*COMMAND, "--attack", "clean", "--dry-run")[1])
     assert told["attacks"] == "none, only the images as they are"
-    assert told["passes"].startswith("at most 1 forward an image")
-    assert re.match(r"about [\d.]+ s in all: a pass forward took", told["time"])
+    assert told["passes"].startswith("at most 1 forward per image")
+    assert re.match(
+        r"about [\d.]+ s in total: measured just now, a pass forward takes", told["time"]
+    )
     # whether it is on file is known only where the answer would be looked for without measuring
     for more, record in (
-        (("--fresh",), "computed anew, and written to runs"),
+        (("--fresh",), "re-run, and written to runs"),
         (("--precision", "bf16"), "found when it runs, else written to runs"),
     ):
         told = facts(robustkit(*COMMAND, "--attack", "clean", "--dry-run", *more)[1])

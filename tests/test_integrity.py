@@ -124,7 +124,10 @@ def test_one_file_may_be_named(whole, tmp_path, monkeypatch, capsys, name):
 
 def test_what_is_no_file_of_ours_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "x.txt").write_text("x")
-    for name, said in (("x.txt", "no file of robustkit's"), ("y", "no such file or folder")):
+    for name, said in (
+        ("x.txt", "not a file that robustkit wrote"),
+        ("y", "no such file or folder"),
+    ):
         assert run(monkeypatch, tmp_path / name) == 2
         assert capsys.readouterr().err == f"robustkit: error: {tmp_path / name}: {said}\n"
 

@@ -700,3 +700,18 @@ def test_the_table_is_of_these_libraries(spec):
     with torch.device("meta"):
         layout = layout_of(build(spec, num_classes=10))
     assert spec in alike((name, slot.shape) for name, slot in layout.items())
+
+
+class OwnNetwork(torch.nn.Module):
+    """One of nobody's library."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 3)
+
+
+@pytest.mark.parametrize("kept", [OwnNetwork(), {"net": OwnNetwork(), "epoch": 3}])
+def test_a_network_that_was_saved_whole_is_asked_for_by_its_class(kept, tmp_path):
+    torch.save(kept, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"--model FILE\.py:OwnNetwork, the file that"):
+        read_checkpoint(tmp_path / "a.pt").load()

@@ -94,7 +94,7 @@ def test_a_command_is_carried_out_and_recorded_with_what_the_file_says(robustkit
         ("device = ['cpu', 'cuda']", "device: takes one value, got ['cpu', 'cuda']"),
         ("device = true", "device: expected a text or a number, got True"),
         ("[evaluate]\nfresh = 'yes'", "fresh: expected true or false, got 'yes'"),
-        ("data-root = '.'\ndata_root = '.'", "data_root: is there twice"),
+        ("data-root = '.'\ndata_root = '.'", "data_root: is given twice"),
         ("[evaluate]\ndata.x = 3", "[evaluate]: data: expected a text or a number"),
         ("device = ", "robustkit.toml: not readable as TOML"),
     ],

@@ -96,7 +96,7 @@ def test_a_report_is_rebuilt_from_its_evidence_alone(finished, tmp_path, robustk
     (tmp_path / "empty").mkdir()
     status, _, told = robustkit("report", "tiny", "--only-report", "--out", "empty")
     assert status == 2
-    assert "holds neither work/ nor evidence.parquet" in told
+    assert "contains neither work/ nor evidence.parquet" in told
 
 
 def test_words_of_a_published_claim_are_amended_and_the_report_says_so(

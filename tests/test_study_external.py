@@ -22,7 +22,7 @@ def test_networks_are_found_by_a_pattern(nets):
     assert len(match_files("{loss}_*_seed0.pt", nets)) == 4
     with pytest.raises(InputError, match="no checkpoint matches"):
         match_files(str(nets / "{loss}.onnx"))
-    with pytest.raises(InputError, match="stands there twice"):
+    with pytest.raises(InputError, match="occurs twice"):
         match_files(str(nets / "{loss}_{loss}.pt"))
 
 

@@ -38,7 +38,7 @@ def test_a_choice_needs_something_to_choose_from(tiny, tmp_path):
     [
         ('title    = "Tiny"', "", "the key 'title' is missing"),
         ("[train]", "[trian]", "did you mean 'train'"),
-        ("seeds      = [0, 1]", "seeds = [0, 0]", "0 stands there 2 times"),
+        ("seeds      = [0, 1]", "seeds = [0, 0]", "0 occurs 2 times"),
         ("seeds      = [0, 1]", "seeds = [0, 7]", "seed 7 is also one of the compared"),
         ("steps      = 4", "steps = 0", "must be above 0"),
         ('baseline = "cross-entropy"', 'baseline = "cross"', "unknown baseline 'cross'"),
@@ -74,7 +74,7 @@ def test_a_choice_needs_something_to_choose_from(tiny, tmp_path):
         ("delta  = 1.0", "delta = nan", "[[analysis]] 1: delta: expected a finite number, got nan"),
         ("delta    = 1.0", "delta = inf", "[[claim]] 1: delta: expected a finite number, got inf"),
         ("delta    = 1.0", "delta = nan", "[[claim]] 1: delta: expected a finite number, got nan"),
-        ("delta    = 1.0", "delta = -1", "delta -1: must be a number of points from 0 on"),
+        ("delta    = 1.0", "delta = -1", "delta -1: must be a number of points, 0 or more"),
         ('says     = "better"', 'says = "ratio"\nbounds = [1.0, 2.0]', "has accuracies"),
         ("bounds   = [0.9, 1.1]", "bounds = [1.1, 0.9]", "the lowest first"),
         (
@@ -98,7 +98,7 @@ def test_a_choice_needs_something_to_choose_from(tiny, tmp_path):
         ("[tuning]", '[statistics]\nunit = "network"\n\n[tuning]', "takes one network"),
         ("[tuning]", '[statistics]\ntests = ["wilcoxon"]\n\n[tuning]', "did you mean 'Wilcoxon'"),
         ("[tuning]", '[statistics]\ntests = ["Wilcoxon", "Wilcoxon"]\n\n[tuning]', "2 times"),
-        ("question = ", 'tables = ["cost", "cost"]\nquestion = ', "cost stands there 2 times"),
+        ("question = ", 'tables = ["cost", "cost"]\nquestion = ', "cost occurs 2 times"),
     ],
 )
 def test_a_study_that_makes_no_sense_is_told_in_one_line(tiny, tmp_path, old, new, message):

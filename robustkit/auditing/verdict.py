@@ -307,10 +307,10 @@ def _claimed(claim: RobustnessClaim) -> str:
 
 
 def _left(survived: Estimate) -> str:
-    value, low, high = (share(v) for v in (survived.value, survived.low, survived.high))
+    low, high = (share(v).removesuffix("\u00a0%") for v in (survived.low, survived.high))
     return (
-        f"of {counted(survived.n, 'image')}, {value} are still classified correctly "
-        f"(95\u00a0% CI {low} to {high})"
+        f"of {counted(survived.n, 'image')}, {share(survived.value)} are still classified "
+        f"correctly (95\u00a0% CI {low} to {high})"
     )
 
 

@@ -81,7 +81,7 @@ def certify(
     if epsilon is None:
         raise InputError("certify takes one budget: give epsilon, such as '8/255'")
     if not (isfinite(time_limit) and time_limit >= 0):
-        raise InputError(f"--time-limit {time_limit}: a number of seconds from 0 is needed")
+        raise InputError(f"--time-limit {time_limit}: expected a number of seconds, 0 or more")
     loaded = network(model)
     dataset = image_options(certify, data, split, limit, images).load(loaded)
     protocol = resolve_protocol(attack, dataset, epsilon, norm=norm, seed=seed)

@@ -67,7 +67,7 @@ def _records(
         except RobustkitError as error:
             unread.append(f"Left out: {first_line(error)}")
     if not found:
-        raise InputError(f"--runs {runs}: holds no evaluation; run robustkit evaluate first")
+        raise InputError(f"--runs {runs}: contains no evaluations; run robustkit evaluate first")
     return found, tuple(unread)
 
 
@@ -77,7 +77,9 @@ def _marks(folders: Iterable[Path]) -> Iterator[AuditMark]:
         there = os.path.isdir(folder)  # noqa: PTH112 - a name too long is none
         files = sorted([*folder.glob("audit.json"), *folder.glob("*/audit.json")]) if there else []
         if not files:
-            raise InputError(f"--audits {folder}: holds no audit.json; robustkit audit writes it")
+            raise InputError(
+                f"--audits {folder}: contains no audit.json; robustkit audit writes it"
+            )
         for path in files:
             audit = read_audit(path)
             yield AuditMark(

@@ -139,7 +139,7 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
     """
     command = command or spoken("report", report, locals())
     if hours is not None and not 0 <= hours < math.inf:
-        raise InputError(f"--hours {hours:g}: expected a number of hours from 0 on")
+        raise InputError(f"--hours {hours:g}: expected a number of hours, 0 or more")
     name, folder = str(name), Path(out or Path(name).stem)
     store, source = StudyStore(folder / "work"), path_of(runs)
     output = _Output(folder, style, width, tracking.asked(track), command)
@@ -316,7 +316,7 @@ def _again(name: str, output: _Output, amend: bool) -> Outcome:
     """The report of a folder that has its evidence only."""
     if not (path := output.folder / evidence.NAME).is_file():
         raise InputError(
-            f"{output.folder}: holds neither work/ nor {evidence.NAME} to make a report "
+            f"{output.folder}: contains neither work/ nor {evidence.NAME} to make a report "
             "from; run it without --only-report first"
         )
     found = evidence.read_evidence(path)

@@ -16,12 +16,12 @@ def verify(*places: Path | str) -> FileCheck:
         places: folders, and everything inside them, or files.
 
     Raises:
-        RecordError: a folder is not there, or holds no file of robustkit's.
+        RecordError: a folder is not there, or holds not a file that robustkit wrote.
     """
     if not places:
         raise InputError("name the folders or files to check")
     found = {Path(place): tuple(check_files(Path(place))) for place in places}
     for place, files in found.items():
         if not files:
-            raise RecordError(f"{place}: no file of robustkit's")
+            raise RecordError(f"{place}: not a file that robustkit wrote")
     return FileCheck(found)

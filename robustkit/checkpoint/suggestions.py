@@ -30,6 +30,7 @@ OF_TRANSFORMERS = {
 }  # fmt: skip
 """by what the names of transformers' image classifiers begin with"""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_PICKLED = re.compile(r"a pickled module \((?:\w+\.)*(?P<name>[A-Za-z_]\w*)[),]")
 _FILES = (".py", ".pt", ".pth", ".ckpt", ".yaml", ".yml", ".json", ".safetensors", ".bin")
 
 
@@ -45,7 +46,16 @@ def suggest(parts: Weights) -> str:
     for key, value in _texts(parts.extra, FROM_HUB):
         if _REPOSITORY.fullmatch(value) and not value.endswith(_FILES):
             return f"it names {value} ({key}): try --model hf:{value}, if that is a repository"
-    return _transformers(parts)
+    return _transformers(parts) or _own_class(parts.notes)
+
+
+def _own_class(notes: Sequence[str]) -> str:
+    """What is said of a pickled network whose class is of nobody's library."""
+    for note in notes:
+        if found := _PICKLED.match(note):
+            name = found["name"]
+            return f"it is a whole {name}: try --model FILE.py:{name}, the file that defines it"
+    return ""
 
 
 def _fitting(parts: Weights) -> tuple[str, ...]:

@@ -167,4 +167,4 @@ def _check(attack: str, norm: Norm | None, epsilon: str, time_limit: float) -> N
     protocol.check_bounded(protocol.load_protocol(attack, (), norm).norm)
     protocol.parse_epsilon(epsilon)
     if not (isfinite(time_limit) and time_limit >= 0):
-        raise InputError(f"--time-limit {time_limit}: a number of seconds from 0 is needed")
+        raise InputError(f"--time-limit {time_limit}: expected a number of seconds, 0 or more")

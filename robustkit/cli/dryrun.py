@@ -27,7 +27,7 @@ def show_plan(path: str, request: "EvaluationRequest", plan: "EvaluationPlan") -
 def _facts(request: "EvaluationRequest", plan: "EvaluationPlan") -> Iterator[tuple[str, str]]:
     header, data = plan.model.header, plan.data
     size = "×".join(map(str, data.shape))
-    model = header["model"] or "an architecture of the file's own"
+    model = header["model"] or "the file's own architecture"
     digest = header["sha256"]
     yield "network", f"{model}, {plan.parameters:,} parameters"
     yield "checkpoint", f"SHA-256 {digest}" if digest else "only in memory"
@@ -36,8 +36,8 @@ def _facts(request: "EvaluationRequest", plan: "EvaluationPlan") -> Iterator[tup
         yield "surrogate", request.surrogate
     yield from _attacks(plan)
     precision = request.precision
-    searched = "as measured when it runs" if precision == "auto" else precision
-    size = "as many as is fast" if request.batch_size == "auto" else f"{request.batch_size:,}"
+    searched = "the fastest, measured at the start" if precision == "auto" else precision
+    size = "chosen for speed" if request.batch_size == "auto" else f"{request.batch_size:,}"
     where = f"{plan.device}, {plan.threads} threads" if plan.device == "cpu" else plan.device
     yield "device", f"{where}; searches in {searched}; images per batch: {size}"
     yield from _cost(plan)
@@ -48,7 +48,7 @@ def _record(request: "EvaluationRequest", plan: "EvaluationPlan") -> str:
     if plan.record is not None:
         return f"{plan.record}, on file: nothing would run"
     if request.fresh or request.save_adversarial is not None:
-        return f"computed anew, and written to {request.out}"
+        return f"re-run, and written to {request.out}"
     if request.precision != "float32":
         return f"found when it runs, else written to {request.out}"
     return f"none on file; it would be written to {request.out}"
@@ -77,11 +77,11 @@ def _cost(plan: "EvaluationPlan") -> Iterator[tuple[str, str]]:
     passes = f"{each.forwards:,.0f} forward"
     if each.gradients:
         passes += f" and {each.gradients:,.0f} forward and backward"
-    yield "passes", f"at most {passes} an image; fewer where it falls or is proved robust"
+    yield "passes", f"at most {passes} per image; fewer once it is misclassified or certified"
     if plan.record is None:
         took, kind = plan.took.forwards, "forward"
         if each.gradients:
             took, kind = plan.took.gradients, "forward and backward"
-        whole = "if every image withstands every attack" if plan.passes else "in all"
-        pace = f"a pass {kind} took {1000 * took:.3g} ms an image just now"
+        whole = "if every image withstands every attack" if plan.passes else "in total"
+        pace = f"measured just now, a pass {kind} takes {1000 * took:.3g} ms per image"
         yield "time", f"about {span(plan.seconds)} {whole}: {pace}"

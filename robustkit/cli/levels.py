@@ -51,7 +51,7 @@ def _show_levels(path: str, evaluations: "list[Evaluation]") -> None:
             cells = [in_percent(row[s].value) if s in row else "" for s in severities]
             mean = [in_percent(1 - found.error(name))] if severities != [None] else []
             table.add_row(shown(name), *cells, *mean)
-        say(f"{path} on {header['data']['name']} ({images} images a level){at}")
+        say(f"{path} on {header['data']['name']} ({images} images per level){at}")
         console().print(table)
         if (error := found.mean_error) is not None:
             over = counted(len(found.counted), "corruption")

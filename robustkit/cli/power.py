@@ -116,7 +116,7 @@ def _show(found: "PowerAnalysis") -> None:
     if len(planned) > 1:
         console().print(_levels(planned))
         where = "clean" if most.level == "clean" else f"ε = {most.level}"
-        say(f"What takes most: {most.a} and {most.b}, {where}.")
+        say(f"Most demanding: {most.a} and {most.b}, {where}.")
     console().print(_seeds(most.power))
     say(found.sentence)
 

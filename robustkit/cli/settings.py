@@ -146,7 +146,7 @@ def _hyphens(table: Mapping[str, Any], known: Collection[str], where: str) -> di
         if name not in known:
             raise InputError(f"{where}: {UnknownName('option', key, known)}")
         if name in found:
-            raise InputError(f"{where}: {key}: is there twice, with hyphens and underscores")
+            raise InputError(f"{where}: {key}: is given twice, with hyphens and with underscores")
         found[name] = value
     return found
 

@@ -276,7 +276,7 @@ class Compressor:
                 return self._drawn(flat, index, count(k, flat.numel()))
             case OneBit():
                 return self._quantise(flat, index, self.scheme)
-        raise InputError(f"compression: {self.scheme!r} is no scheme")
+        raise InputError(f"compression: {self.scheme!r} is not a compression scheme")
 
     def _largest(self, flat: Tensor, index: int, k: int) -> Future[Tensor]:
         chosen = largest(flat, k)

@@ -101,5 +101,5 @@ def _checked(images: Tensor, name: str, severity: int, ids: Sequence[str]) -> tu
         raise DataError(f"{name}: {len(images)} images, but {len(ids)} ids")
     # NaN is in no interval
     if not bool(((images >= 0) & (images <= 1)).all()):
-        raise DataError(f"{name}: the images hold values outside [0, 1]")
+        raise DataError(f"{name}: the images have values outside [0, 1]")
     return name, images.shape[2], images.shape[3]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 import pandas as pd
 from markupsafe import Markup
@@ -41,7 +42,10 @@ class View:
         left = len(self.rows) - LINES
         lines = [self.title, *_aligned(table, self.words)]
         lines += [f"  … and {left:,} more"] if left > 0 else []
-        return "\n".join(_clipped(shown(line), LINE) for line in [*lines, *self.sentences[:1]])
+        lines = [_clipped(shown(line), LINE) for line in lines]
+        for sentence in self.sentences[:1]:
+            lines += wrap(shown(sentence), LINE, max_lines=9 - len(lines), placeholder=" …")
+        return "\n".join(lines)
 
     def html(self) -> str:
         """A piece of a page, complete in itself: no style or script of it reaches another."""

@@ -74,7 +74,7 @@ class RayCrew:
 
         Raises:
             InputError: a machine lacks robustkit.
-            EvaluationFailed: the cluster is gone, or workers end before they begin.
+            EvaluationFailed: the cluster is gone, or workers die at start-up.
         """
         for _ in range(self._cluster.room(self._most) - len(self._actors)):
             self._hire()
@@ -120,11 +120,11 @@ class RayCrew:
         self._stillborn += begins and not of_machine
         if self._stillborn >= LOST:
             raise EvaluationFailed(
-                f"--ray {self._cluster.address}: workers end before they begin "
-                f"({type(error).__name__}), perhaps for want of memory; what is finished is kept"
+                f"--ray {self._cluster.address}: workers die at start-up "
+                f"({type(error).__name__}), perhaps for lack of memory; what is finished is kept"
             ) from error
         if of_machine:
-            return News(worker, "gone", "its machine is gone")
+            return News(worker, "gone", "its machine was lost")
         return News(worker, "lost", type(error).__name__)
 
     def give(self, worker: int, job: Any) -> None:

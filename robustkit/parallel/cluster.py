@@ -91,7 +91,7 @@ class Cluster:
         self._empty = now if self._empty is None else self._empty
         if now - self._empty >= WAIT:
             raise EvaluationFailed(
-                f"--ray {self.address}: the cluster is gone: no machine of it has answered for "
+                f"--ray {self.address}: the cluster is gone: none of its machines has answered for "
                 f"{WAIT:.0f} seconds; what is finished is kept, and the same command goes on from "
                 "there when the cluster is back"
             )

@@ -52,7 +52,7 @@ class Crew(Protocol):
         """What has come in, waiting for it for so many seconds.
 
         Raises:
-            EvaluationFailed: workers end before they begin, or there are none any more.
+            EvaluationFailed: workers die at start-up, or there are none any more.
         """
 
     def give(self, worker: int, job: Any) -> None:

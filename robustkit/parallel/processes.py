@@ -120,7 +120,7 @@ class _Worker:
 def _how(status: int | None) -> str:
     """How a process ended, in words."""
     if status is None:
-        return "it no longer answers"
+        return "it stopped responding"
     if status >= 0:
         return f"it ended with status {status}"
     with suppress(ValueError):
@@ -141,7 +141,7 @@ class Processes:
         """What has come in, waiting for it for so many seconds.
 
         Raises:
-            EvaluationFailed: workers end before they begin.
+            EvaluationFailed: workers die at start-up.
         """
         wait([worker.connection for worker in self._workers], patience)
         found = []
@@ -161,7 +161,7 @@ class Processes:
             self._stillborn += 1
         if self._stillborn >= LOST:
             raise EvaluationFailed(
-                f"worker processes end before they begin ({self.name(number)}: {how}), perhaps for "
+                f"worker processes die at start-up ({self.name(number)}: {how}), perhaps for "
                 f"want of memory; {UNGUARDED}; what is finished is kept"
             )
         self._workers[number] = _Worker(self._parcel, self._places[number])

@@ -158,7 +158,7 @@ def _seed(text: str, where: str) -> int:
     try:
         return parse_integer(text)
     except ValueError as error:
-        raise InputError(f"{where}: seed {text!r} is no whole number") from error
+        raise InputError(f"{where}: seed {text!r} is not an integer") from error
 
 
 def _by_network(records: Iterable[Record]) -> list[NetworkRecords]:

@@ -32,7 +32,7 @@ def match_files(pattern: str, folder: Path = Path()) -> list[Match]:
     full = pattern if Path(pattern).is_absolute() else str(folder / pattern)
     names = FIELD.findall(full)
     if len(names) != len(set(names)):
-        raise InputError(f"{pattern}: a field stands there twice")
+        raise InputError(f"{pattern}: a field occurs twice")
     parts = FIELD.split(full)
     glob_text = "".join("*" if i % 2 else part for i, part in enumerate(parts))
     shape = "".join(

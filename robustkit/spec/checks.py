@@ -80,7 +80,7 @@ def _check_amounts(trained: TrainingSpec, where: str) -> None:
     _distinct(where.rpartition(": ")[0], "[train] snapshots", trained.snapshots)
     for number in trained.snapshots:
         if number < 1:
-            raise InputError(f"{where} snapshots {number}: passes are counted from 1 on")
+            raise InputError(f"{where} snapshots {number}: passes are numbered from 1")
     if trained.hold_out and fraction(trained.hold_out, f"{where} hold_out") < 0:
         raise InputError(f"{where} hold_out {trained.hold_out}: must not be negative")
 
@@ -144,7 +144,7 @@ def _check_analysis(study: Study, analysis: Analysis, where: str) -> None:
     if analysis.factor == "epsilon" and not analysis.protocol:
         raise InputError(f"{where}: the factor epsilon needs a protocol")
     if analysis.norm and not analysis.protocol:
-        raise InputError(f"{where}: a norm needs a protocol that is attacked in it")
+        raise InputError(f"{where}: a norm needs a protocol with attacks in it")
     _check_passes(study, analysis, where)
     _check_delta(analysis.delta or 0.0, where)
     _check_limit(analysis.limit, f"{where}:")
@@ -202,7 +202,7 @@ def _outside(factor: str, value: Fraction) -> str | None:
 
 def _check_delta(delta: float, where: str) -> None:
     if not 0 <= delta < math.inf:
-        raise InputError(f"{where}: delta {delta:g}: must be a number of points from 0 on")
+        raise InputError(f"{where}: delta {delta:g}: must be a number of points, 0 or more")
 
 
 def _check_claim(study: Study, claim: Claim, where: str) -> None:
@@ -241,7 +241,7 @@ def _check_elsewhere(study: Study, claim: Claim, where: str) -> None:
         "analysis",
         claim.analysis,
         others,
-        "a claim about an analysis of another study needs a name less like it",
+        "where another study's analysis is meant, its name must be less similar",
     )
     if unknown.close is not None:
         raise InputError(f"{where}: {unknown}")
@@ -274,4 +274,4 @@ def _known(where: str, what: str, name: str, known: Sequence[str]) -> None:
 def _distinct(where: str, what: str, values: Sequence[object]) -> None:
     for value, count in Counter(values).items():
         if count > 1:
-            raise InputError(f"{where}: {what}: {value} stands there {count} times")
+            raise InputError(f"{where}: {what}: {value} occurs {count} times")

@@ -147,7 +147,7 @@ class Analysis:
 
     name: str
     factor: str
-    """label_noise, data_fraction, passes, epsilon, or for networks made elsewhere any field"""
+    """label_noise, data_fraction, passes, epsilon, or for external networks any field"""
     title: str = ""
     levels: tuple[str, ...] = ()
     """as text; none: whatever the networks made elsewhere have, or a data set's usual budgets"""
