@@ -150,7 +150,7 @@ def test_a_file_that_may_stay_in_its_folder_says_where_to_write(there):
         ("robustkit evaluate --attack pgd", ["pgd", "pgd-margin"]),
         ("robustkit evaluate len", ["lenet5-mnist5k"]),
         ("robustkit audit --data mnist5", ["mnist5k"]),
-        ("robustkit train --model lene", ["lenet5"]),
+        ("robustkit train --model lene", ["lenet5", "lenet5-prelu"]),
         ("robustkit train --loss cross", ["cross-entropy"]),
         ("robustkit report liu2016-mnist-l", ["liu2016-mnist-large"]),
         ("robustkit describe --num", ["--num-classes"]),
