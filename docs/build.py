@@ -11,7 +11,7 @@ from typing import Any
 import click
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 from typer.main import get_group
 
@@ -24,6 +24,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = "docs/pages"
 LINK = re.compile(r"(\]\()((?:\.\./)+[^)\s#]+)")
 """a link or picture that climbs"""
+LINKED = re.compile(r"\]\(([^)\s#:./][^)\s#:]*)")
+"""a link or picture that stays in the folder"""
 ASKS = re.compile(
     r"""<(?:script|img|iframe|source|video)[^>]*\ssrc(?:set)?=["']?(?:https?:)?//[^\s>]*"""
     r"""|<link[^>]*\shref=["']?(?:https?:)?//[^\s>]*|(?:url\(|@import)\s*["']?(?:https?:)?//[^\s)]*"""
@@ -39,7 +41,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     linked = {place for page in files.documentation_pages() for place in _outside(page)}
     for name in sorted({one for place in linked for one in _with_company(place)}):
         source = str(ROOT / name)
-        files.append(File.generated(config, f"repository/{name}", abs_src_path=source))
+        one = File.generated(config, f"repository/{name}", abs_src_path=source)
+        one.inclusion = InclusionLevel.NOT_IN_NAV  # reached by the links that asked for it
+        files.append(one)
     return files
 
 
@@ -80,8 +84,12 @@ def _place(folder: str, link: str) -> str | None:
 
 
 def _with_company(place: str) -> Iterator[str]:
-    """A published report's page links to its figures, tables and numbers."""
+    """A published report's page links to its figures, tables and numbers; notes, to pictures."""
     yield place
+    if place.endswith(".md"):
+        folder = (ROOT / place).parent
+        names = LINKED.findall((ROOT / place).read_text("utf-8"))
+        yield from (str((folder / n).relative_to(ROOT)) for n in names if (folder / n).is_file())
     if place.endswith("/report.html"):
         folder = (ROOT / place).parent
         yield from (str(p.relative_to(ROOT)) for p in folder.rglob("*") if p.is_file())
