@@ -10,6 +10,7 @@ from robustkit.attacks import Experience, attack_block
 from robustkit.attacks.forecast import BlockForecast
 
 PGD = {"kind": "pgd", "steps": 20, "relative_step": "1/8", "restarts": 3}
+FEW_STEPS = PGD | {"steps": 4, "restarts": 1}
 MARGIN = PGD | {"loss": "margin"}
 LEVELS = [f"{k}/200" for k in range(1, 9)]
 
@@ -48,16 +49,25 @@ def attacked(monkeypatch):
     """Attack images: how far what is told is from what is gone, at most."""
     monkeypatch.setattr("robustkit.attacks.forecast.OFTEN", 0.5)
 
-    def run(attacks, costs=(0.05, 0.005), order="bisect", experience=None, seed=1, back=0.0):
+    def run(
+        attacks,
+        costs=(0.05, 0.005),
+        order="bisect",
+        experience=None,
+        seed=1,
+        back=0.0,
+        size=32,
+        levels=LEVELS,
+    ):
         model = Timed(*costs, back)
         for module in ("forecast", "engine"):
             monkeypatch.setattr(f"robustkit.attacks.{module}.perf_counter", lambda: model.now)
-        own, told = right(model, images(96, seed=seed)), []
+        own, told = right(model, images(96, seed=seed)), [(0.0, 0.0)]
         own.images[::2] = own.images[::2] * 0.2 + 0.4  # weaker ones
-        protocol = make("linf", *attacks, epsilon=LEVELS, search=order)
+        protocol = make("linf", *attacks, epsilon=levels, search=order)
         model.now = 0.0
         attack_block(
-            model, own, protocol, 32, lambda s: told.append((model.now, s)), experience=experience
+            model, own, protocol, size, lambda s: told.append((model.now, s)), experience=experience
         )
         assert told[-1] == (model.now, 1.0)
         assert [share for _, share in told] == sorted(share for _, share in told)
@@ -82,6 +92,13 @@ def test_steps_without_a_pass_back_are_foreseen_whatever_one_takes(back, attacke
     assert attacked([PGD, square], (0.0, 0.01), back=back) < 0.08
 
 
+@pytest.mark.parametrize("attacks", [[], [FEW_STEPS], [{"kind": "fgsm"}, FEW_STEPS]])
+def test_few_slow_passes_are_told_from_the_clean_pass_on(attacks, attacked):
+    # most images withstand so small a budget, and none is known to before the last of some passes
+    levels = ["1/25500"] if attacks else []
+    assert attacked(attacks, (0.0, 0.07), back=0.09, size=8, levels=levels) < 0.1
+
+
 def test_other_blocks_are_an_experience(attacked):
     experience = Experience()
     attacked([PGD, MARGIN], experience=experience)
@@ -91,7 +108,8 @@ def test_other_blocks_are_an_experience(attacked):
 def test_forecasts_take_a_small_share_of_the_time(monkeypatch):
     clock = count(step=0.05)
     monkeypatch.setattr("robustkit.attacks.forecast.perf_counter", lambda: next(clock))
-    forecast = BlockForecast(make("linf", PGD), 10, 32, Experience(), lambda share: None)
+    forecast = BlockForecast(make("linf", PGD), 32, Experience(), lambda share: None)
+    forecast.looked(10, 32, 32, 0)
     forecast.begin(0, [range(1)] * 32)
     begun = next(clock)
     while not forecast.due:

@@ -1,5 +1,6 @@
 """The clean pass: what the model makes of the images before any attack."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -15,9 +16,16 @@ from robustkit.record import CLEAN
 
 
 def clean_pass(
-    model: torch.nn.Module, block: Block, protocol: Protocol, batch_size: int
+    model: torch.nn.Module,
+    block: Block,
+    protocol: Protocol,
+    batch_size: int,
+    looked: Callable[[int, int, int, int], None] = lambda *_: None,
 ) -> tuple[Victim, Tensor, Outcomes]:
     """The victim, with more votes if the model draws at random; its clean logits; outcomes so far.
+
+    `looked` is told, between passes, how many classes the model has, how many images the block has,
+    how many of them were passed, those that were passed again included, and how many are left.
 
     Raises:
         DataError: the model has fewer classes than the labels.
@@ -29,14 +37,20 @@ def clean_pass(
     victim = replace(trial, passes=passes.part(0))
     first, *others = batches(torch.arange(len(images)), batch_size)
     # the same images twice: all that a verdict is worth depends on whether a pass can be repeated
-    once, again = (trial.logits(images[first], first, CLEAN) for _ in range(2))
-    if draws_at_random(once, again):
+    once = trial.logits(images[first], first, CLEAN)
+    looked(once.shape[1], len(images), len(first), len(images))
+    if draws_at_random(once, trial.logits(images[first], first, CLEAN)):
         victim = replace(victim, votes=VOTES)
         # every batch by as many passes: an image's verdict must not hang on where it stands
         once = victim.mean_logits(images[first], first, CLEAN)
     else:
         victim.passes.add(first, 1)
-    logits = torch.cat([once, *(victim.mean_logits(images[r], r, CLEAN) for r in others)])
+    found, made, left = [once], 2 * len(first), len(images) - len(first)
+    for rows in others:
+        looked(once.shape[1], len(images), made, left * victim.votes)
+        found.append(victim.mean_logits(images[rows], rows, CLEAN))
+        made, left = made + len(rows) * victim.votes, left - len(rows)
+    logits = torch.cat(found)
     if int(labels.max()) >= logits.shape[1]:
         raise DataError(
             f"label {int(labels.max())} of image {block.first + int(labels.argmax())} is "

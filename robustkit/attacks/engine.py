@@ -52,8 +52,10 @@ def attack_block(
         DataError: the model has fewer classes than the labels.
         EvaluationFailed: logits that are NaN or infinite, or an attack that returned NaN pixels.
     """
-    began = perf_counter()  # proofs are part of a block's time
-    victim, clean, outcomes = clean_pass(model, block, protocol, batch_size)
+    # proofs are part of a block's time
+    known, proofs = experience or Experience(), prove is not None
+    forecast = BlockForecast(protocol, batch_size, known, progress, proofs=proofs)
+    victim, clean, outcomes = clean_pass(model, block, protocol, batch_size, forecast.looked)
     attacks = protocol.attacks
     if prove is not None and victim.votes == 1:
         outcomes.proven = prove((outcomes.distance > 0).cpu())
@@ -63,8 +65,6 @@ def attack_block(
         clean = _clean_logits(replace(victim, model=surrogate), block, batch_size)
     step_model = StepModel(search_by, clean, surrogate is not None)
     searches = [build_search(attack, protocol.norm) for attack in attacks]
-    known = experience or Experience()
-    forecast = BlockForecast(protocol, clean.shape[1], batch_size, known, progress, began)
     if forecast.needs_forward and victim.votes == 1:
         forecast.took_forward(_seconds(search_by.exact, block.images[:batch_size]))
     for position, (attack, name) in enumerate(zip(attacks, labels_of(attacks), strict=True)):

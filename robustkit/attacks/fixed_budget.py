@@ -101,7 +101,7 @@ class FixedBudgets(Generic[B]):
                 self._count(slots, ended)
                 for row in ended.tolist():
                     image, hit = int(slots.owner[row]), bool(found.hit[row])
-                    steps = self.search.steps - int(slots.left[row])
+                    steps = self.search.steps + 1 - int(slots.left[row])
                     self.forecast.ended(queue.current(image), steps, hit)
                     if hit:
                         queue.claim(image, found.images[row].clone())

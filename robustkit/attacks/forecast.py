@@ -64,7 +64,7 @@ class _Plan(NamedTuple):
     attempts: int
     """at a budget; 0: no budgets are asked"""
     steps: int
-    """of an attempt"""
+    """of an attempt, with the pass that looks where the last one led"""
     weight: float
     """of a step, in passes of the network; a pass back counts as two"""
     back: bool = True
@@ -76,8 +76,9 @@ def _plan(attack: Attack, norm: Norm, classes: int) -> _Plan:
     if search is None:
         steps = int(getattr(attack, "steps", 1))
         return _Plan(0, steps * (attack.search_steps if isinstance(attack, CW) else 1), 3)
-    weight = search.eot * (1 + 2 * search.gradients(classes)) + search.needs_outcome
-    return _Plan(len(search.attempts(classes)), search.steps, weight, search.gradients(classes) > 0)
+    gradients, steps = search.gradients(classes), search.steps + 1
+    weight = search.eot * (1 + 2 * gradients * search.steps / steps) + search.needs_outcome
+    return _Plan(len(search.attempts(classes)), steps, weight, gradients > 0)
 
 
 @dataclass(slots=True)
@@ -145,6 +146,8 @@ class Experience:
     clocks: dict[int, _Clock] = field(default_factory=lambda: defaultdict(_Clock))
     forward: float | None = None
     """seconds of a pass forward, an image"""
+    clean: float = 1.0
+    """of the clean pass, likewise"""
 
 
 class BlockForecast:
@@ -153,14 +156,15 @@ class BlockForecast:
     def __init__(
         self,
         protocol: Protocol,
-        classes: int,
         batch_size: int,
         experience: Experience,
         progress: Progress,
-        began: float | None = None,
+        *,
+        proofs: bool = False,
     ) -> None:
-        self._plans = [_plan(attack, protocol.norm, classes) for attack in protocol.attacks]
-        self._order = protocol.search
+        self._protocol = protocol
+        self._proofs = proofs  # before attacks, which leave them nobody knows how much
+        self._plans: list[_Plan] = []
         self._batch_size = batch_size
         self._seen = experience
         self._progress = progress
@@ -168,10 +172,25 @@ class BlockForecast:
         self._values: dict[tuple[int, int, int, bool], Steps] = {}
         self._lengths: dict[tuple[int, int, int, bool], Chances] = {}
         self._chances: dict[tuple[int, int, bool, int], tuple[float, float]] = {}
-        self._told = self._last = perf_counter()
-        self._begun = self._told if began is None else began
+        self._begun = self._told = self._last = perf_counter()
         self._pause = OFTEN
         self._share = 0.0
+
+    def looked(self, classes: int, images: int, made: int, left: int) -> None:
+        """Of the clean pass so many images were passed, and so many are left, before any attack.
+
+        Args:
+            classes: of the network.
+            images: of the block; all that are right will be attacked.
+            made: images passed so far, some of them again.
+            left: likewise.
+        """
+        protocol = self._protocol
+        self._plans = [_plan(attack, protocol.norm, classes) for attack in protocol.attacks]
+        self._seen.clean = (perf_counter() - self._begun) / made
+        if self.due and not self._proofs:
+            whole = Standing(range(len(protocol.epsilons)))
+            self.tell([whole] * images, before=left * self._seen.clean)
 
     @property
     def needs_forward(self) -> bool:
@@ -203,7 +222,7 @@ class BlockForecast:
         self.passed(images, self._plans[self._position].steps)
 
     def ended(self, task: Task, steps: int, hit: bool) -> None:
-        """A task ended after so many steps."""
+        """A task ended at so many steps, with the pass that found how."""
         attempt = task.attempt.number
         seen = self._seen.attempts[self._position, task.level, attempt > 0]
         seen.hits += hit
@@ -212,12 +231,13 @@ class BlockForecast:
         ended.count += 1
         ended.steps += steps
 
-    def tell(self, images: Iterable[Standing], done: float = 0.0) -> None:
+    def tell(self, images: Iterable[Standing], done: float = 0.0, before: float = 0.0) -> None:
         """Tell the share of the time that is gone.
 
         Args:
             images: all of the block, or all that are attacked.
             done: share of them that an attack without budgets is done with.
+            before: seconds of what comes before attacks.
         """
         began, every = perf_counter(), list(images)
         counts, one = Counter(image.place for image in every), {i.place: i for i in every}
@@ -226,7 +246,7 @@ class BlockForecast:
         self._learn(standing)
         for known in (self._values, self._lengths, self._chances):
             known.clear()
-        left = self._seconds(standing, done)
+        left = before + self._seconds(standing, done)
         self._told = perf_counter()
         self._pause = max(OFTEN, (self._told - began) / WORTH)
         gone = self._told - self._begun
@@ -294,7 +314,9 @@ class BlockForecast:
 
     def _first(self, position: int, start: int, stop: int, untried: bool) -> Task:
         attempts = self._plans[position].attempts
-        level = choose(range(start, stop), self._order, attempts, untried and position > 0)
+        level = choose(
+            range(start, stop), self._protocol.search, attempts, untried and position > 0
+        )
         return Task(0, level, Attempt(0, 0, 0))
 
     def _value(self, position: int, start: int, stop: int, untried: bool = False) -> Steps:
@@ -403,4 +425,4 @@ class BlockForecast:
                 if plan.back or forward is None or known == position:
                     return scale * a_pass, scale * an_image
                 return scale * a_pass / 2, (scale * an_image + plan.weight * forward) / 2
-        return 0.0, plan.weight
+        return 0.0, plan.weight * self._seen.clean

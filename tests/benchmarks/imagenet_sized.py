@@ -5,16 +5,18 @@
 
 Random weights of 1,000 classes at 224, JPEGs of several sizes, drawn here, in the folders of the classes
 that the network itself takes them for; PGD with a few steps and one start, at a budget so small that images mostly
-survive, and nearly all planned passes are made. The same forward and backward passes are then made by a
-bare loop over images of the same batch size, and processor times compared, since other load does not
-count there: the target is 1.1. What comes before (pictures, checks of the network, a choice of batches)
-does not grow with the attack, and is timed on its own. Memory is the process's largest; the bar's share of done
+survive, and nearly all planned passes are made. A bare loop makes passes over the same images in the same
+batches, half of them before and half after, so that a load that comes or goes meets both: what the run's passes
+would take in it is compared by the processor's clock, and by the wall's on a quiet machine. The target is 1.1.
+What comes before (pictures, checks of the network, a choice of batches)
+does not grow with the attack, and is timed on its own. Memory is the process's largest during the run (with another
+copy of the network and the pixels, for the loop); the bar's share of done
 work is held against the share of the time since images began, by the processor's clock and by the wall's, which
 it tells. Each network runs in a process of its own.
 """
 
 import argparse
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -68,19 +70,27 @@ def label(folder: Path, checkpoint: Any) -> None:
 
 
 def memory() -> float:
-    """The process's largest so far, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """The process's largest since it was last asked, in GiB (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20
 
 
-def bare(model: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor, backward: bool) -> float:
-    """Seconds of the processor that one pass of a batch takes, its backward pass included or not."""
-    start = time.process_time()
+def now() -> np.ndarray:
+    """Seconds by the processor's clock and by the wall's."""
+    return np.array([time.process_time(), time.perf_counter()])
+
+
+def bare(model: torch.nn.Module, batches: list[torch.Tensor], backward: bool) -> np.ndarray:
+    """Seconds an image by both clocks of a pass over batches, with a backward pass or without."""
+    start = now()
     with torch.set_grad_enabled(backward):
-        given = x.clone().requires_grad_(backward)
-        loss = cross_entropy(model(given), labels)
-        if backward:
-            torch.autograd.grad(loss, given)
-    return time.process_time() - start
+        for x in batches:
+            given = x.clone().requires_grad_(backward)
+            loss = cross_entropy(model(given), torch.zeros(len(x), dtype=torch.long))
+            if backward:
+                torch.autograd.grad(loss, given)
+    return (now() - start) / sum(map(len, batches))
 
 
 def measure(name: str, options: argparse.Namespace) -> None:
@@ -98,16 +108,22 @@ def measure(name: str, options: argparse.Namespace) -> None:
             path, model=f"torchvision:{name}", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
         )
         label(data_path, checkpoint)
-        times = [time.process_time()]
+        opened = time.process_time()
         data = images_for(checkpoint, str(data_path), resize=256, crop=224, classes="number")
-        times.append(time.process_time())
+        opening = time.process_time() - opened
         protocol = evaluation.resolve_protocol(
             "pgd", data, [options.epsilon], settings=[f"steps={options.steps}", "restarts=1"]
         )
-        told: list[tuple[float, float, float]] = []
+        network = checkpoint.load()
+        size = options.batch_size or 2**22 // (3 * 224 * 224)
+        batches = list(torch.from_numpy(data.images(0, len(data))).split(size))
+        # forward, then with backward
+        costs = [[bare(network, batches, backward)] for backward in (False, True)]
+        memory()
+        started, told = now(), []
 
         def progress(done: float, total: int) -> None:
-            told.append((time.process_time(), time.perf_counter(), done / total))
+            told.append((*now(), done / total))
 
         def stage(words: str) -> None:
             if not words:  # images begin
@@ -125,17 +141,13 @@ def measure(name: str, options: argparse.Namespace) -> None:
         most = memory()
         batch = int(record.run["batch_size"])
         passes: Any = [np.array(record.table[k].to_pylist()).sum() for k in ("forward", "backward")]
-        pixels = torch.from_numpy(data.images(0, min(batch, len(data))))
-        labels = torch.zeros(len(pixels), dtype=torch.long)
-        network = checkpoint.load()
-        costs = [
-            min(bare(network, pixels, labels, backward) for _ in range(2)) / len(pixels)
-            for backward in (False, True)
-        ]
+        for backward, each in enumerate(costs):
+            each.append(bare(network, batches, bool(backward)))
+        forward, both = (np.mean(each, 0) for each in costs)
         # a step is a forward pass with its graph and a backward one; the rest is forward alone
-        alone = passes[0] - passes[1]
-        expected = alone * costs[0] + passes[1] * costs[1]
-        before, took = told[0][0] - times[1], told[-1][0] - told[0][0]
+        expected = (passes[0] - passes[1]) * forward + passes[1] * both
+        took = np.subtract(told[-1][:2], told[0][:2])
+        ratios, before = took / expected, told[0][0] - started[0]
         off = [
             largest_difference(
                 [t[clock] - told[0][clock] for t in told], [t[2] for t in told], whole
@@ -146,10 +158,11 @@ def measure(name: str, options: argparse.Namespace) -> None:
         left = sum(text is None for text in record.table["fooled_at"].to_pylist())
         print(
             f"{name}, {len(data)} images, PGD-{options.steps}, {left} survive: batches of {batch}; {passes[0]} forward "
-            f"and {passes[1]} backward passes in {took:.0f} s of the processor, {took / expected:.2f} "
-            f"of the bare loop's ({costs[0]:.2f} s forward, {costs[1]:.2f} s with backward an image); "
-            f"before that the pictures {times[1] - times[0]:.1f} s, checks and a choice of batches "
-            f"{before:.0f} s; {most:.1f} GiB at most, {memory():.1f} with the bare loop; the bar off by "
+            f"and {passes[1]} backward passes in {took[0]:.0f} s of the processor, {ratios[0]:.2f} of the bare "
+            f"loop's, in batches of {size} ({forward[0]:.3f} s forward, {both[0]:.3f} s with backward an image), and "
+            f"{took[1]:.0f} s of the wall's clock, {ratios[1]:.2f} of the loop's; "
+            f"before that the pictures {opening:.1f} s, checks and a choice of batches "
+            f"{before:.0f} s; {most:.1f} GiB at most; the bar off by "
             f"{off[0]:.0f} points of the processor's time, {off[1]:.0f} of the clock's",
             flush=True,
         )
