@@ -7,8 +7,9 @@ is the time of one over twice the time of two. Beside wall time it is told from 
 alone, which others at work on the machine hardly change: what the parent does, then half of what
 both workers do, since their blocks are as many and as long. Of 2 cores it takes less than 4 minutes.
 
-The simulation is of single events. Its parts are measured here: the time of each block, of the start
-of a worker, of what the parent does before, and of keeping a block. What is assumed is printed.
+The simulation is of single events. Its parts are measured here: the time of each block, of what the
+parent does before, of keeping a block, and, by the clock, of a worker from its start until it asks for
+work. What is assumed is printed.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +33,9 @@ from torch import nn
 
 from robustkit import evaluate, machine
 from robustkit.evaluation import blocks, spreading
+from robustkit.parallel.crew import News
 from robustkit.parallel.parcel import pack
+from robustkit.parallel.processes import Processes
 
 IMAGES, BLOCK = 4096, 256
 STEPS, EPSILONS = 12, ["1/1000"]
@@ -87,6 +91,10 @@ class Times:
     """of the processor, for each block where there is one process"""
     parcel: int = 0
     """bytes that travel to a machine"""
+    starts: tuple[float, ...] = ()
+    """by the clock, from the start of each worker until it asks for work"""
+    used: tuple[float, ...] = ()
+    """of the processor, meanwhile"""
 
 
 def of_process(who: int) -> float:
@@ -95,11 +103,17 @@ def of_process(who: int) -> float:
     return used.ru_utime + used.ru_stime
 
 
+def of_other(pid: int) -> float:
+    """Seconds of the processor in another process that still runs, on Linux."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def child(device: str, count: int) -> Times:
     """One evaluation, timed, in this process."""
     torch.set_num_threads(1)
     given = images(count)
-    begun, kept, ended, parcels = [], [], [], []
+    begun, kept, ended, parcels, starts, used = [], [], [], [], [], []
     keep, attack = spreading.keep, blocks.Attacker.attack
 
     def timed_keep(*what: object) -> object:
@@ -114,6 +128,19 @@ def child(device: str, count: int) -> Times:
         ended.append(time.process_time() - started)
         return found
 
+    class TimedProcesses(Processes):
+        def __init__(self, *given: object) -> None:
+            self.at = time.perf_counter()
+            super().__init__(*given)
+
+        def news(self, patience: float) -> Sequence[News]:
+            found = super().news(patience)
+            passed = time.perf_counter() - self.at
+            ready = [one.worker for one in found if one.kind == "ready"]
+            starts.extend(passed for _ in ready)
+            used.extend(of_other(self._workers[number].process.pid) for number in ready)
+            return found
+
     def timed_pack(site: object, file: Path) -> object:
         begun.append(time.process_time())
         made = pack(site, file)
@@ -121,6 +148,7 @@ def child(device: str, count: int) -> Times:
         return made
 
     spreading.keep, spreading.pack = timed_keep, timed_pack
+    spreading.Processes = TimedProcesses
     blocks.Attacker.attack = timed_attack
     before = of_process(resource.RUSAGE_SELF)
     started, at = time.perf_counter(), time.process_time()
@@ -147,6 +175,8 @@ def child(device: str, count: int) -> Times:
         tuple(kept),
         tuple(ended),
         parcels[0] if parcels else 0,
+        tuple(starts),
+        tuple(used),
     )
 
 
@@ -165,7 +195,7 @@ class Parts:
 
     blocks: tuple[float, ...]
     start: float
-    """of a worker, from its process to its first job"""
+    """of a worker, until it asks for work"""
     before: float
     """of the parent, until workers are started"""
     keep: float
@@ -261,12 +291,13 @@ def measured(count: int, repeat: int) -> Parts:
             f"{two.others:.1f} | {one.wall / (2 * two.wall):.2f} | {by_processor:.2f} |"
         )
     print("\nthe rows of both are the same")
+    used = [seconds for _, two in pairs for seconds in two.used]
+    print(f"a worker takes {statistics.median(used):.1f} s of the processor to start")
     block = [seconds for one, _ in pairs for seconds in one.blocks]
-    attacks = statistics.mean(block) * -(-count // BLOCK)
-    start = statistics.median((two.others - attacks) / 2 for _, two in pairs)
+    start = statistics.median(seconds for _, two in pairs for seconds in two.starts)
     return Parts(
         tuple(block),
-        max(start, 0.0),
+        start,
         statistics.median(two.begun for _, two in pairs),
         statistics.median(seconds for _, two in pairs for seconds in two.kept),
         pairs[0][1].parcel,
