@@ -9,13 +9,15 @@ import pytest
 import torch
 from helpers.attacked import Small
 from helpers.attacked import images as drawn
+from helpers.crews import TakingTurns
 from helpers.elsewhere import ELSEWHERE, elsewhere
 from safetensors.torch import load_file
 
-from robustkit import certify, evaluate, from_arrays, training
+from robustkit import audit, certify, evaluate, from_arrays, training
 from robustkit.corruption import corrupt
 from robustkit.corruption.kinds import KINDS
 from robustkit.data import load_dataset
+from robustkit.evaluation import blocks, spreading
 from robustkit.files import names
 from robustkit.losses import LOSSES
 from robustkit.protocol import kind_of, load_protocol, norms_of
@@ -91,6 +93,61 @@ def test_searching_in_less_precision_runs_on_any_device(precision):
             network, data, "pgd", epsilon=["1/10"], device=str(there), precision=precision
         )
     assert len(found.rows) == 4
+
+
+def test_several_workers_run_on_any_device(monkeypatch):
+    monkeypatch.setattr(blocks, "block_size", lambda data, device: 2)
+    network = Small()
+    few = drawn(6, side=8)
+    data = from_arrays(few, network(few).argmax(1), name="drawn")
+    here = evaluate(network, data, "fgsm", epsilon=["1/10"], device="cpu")
+    with elsewhere() as there:
+        monkeypatch.setattr(spreading, "Processes", crew := TakingTurns([1]))
+        away = evaluate(network, data, "fgsm", epsilon=["1/10"], device=f"{there},{there}")
+    assert len(crew.benches) == 2
+    assert away.rows_digest == here.rows_digest
+
+
+PLAN = """
+title = "All parts"
+images = 6
+delta = 0.2
+indicators = 3
+certified = 4
+multiplications = 2e9
+corrupted = 1
+smoothing = {{sigma = 0.25, images = 2, draws = 50, alpha = 0.01, radii = [0.1]}}
+
+[[stage]]
+attack = "{attack}"
+budgets = "all"
+required = true
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("claim", "attack"),
+    [("linf:0.002=1", "pgd"), ("l1:0.1=1", "pgd"), ("l0:1=1", "sparse"), ("patch:1=1", "patch")],
+)
+def test_all_parts_of_an_audit_run_on_any_device(claim, attack, tmp_path):
+    network = Small()
+    few = drawn(6, side=8)
+    data = from_arrays(few, network(few).argmax(1), name="drawn")
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN.format(attack=attack))
+
+    def audited(place, device):
+        found = audit(
+            network, data, claim=claim, budget=str(plan), device=device, out=tmp_path / place
+        )
+        stages = tuple(replace(stage, seconds=None, digest="") for stage in found.stages)
+        return replace(found, stages=stages, provenance={}, examples=(), command="")
+
+    here = audited("here", "cpu")
+    assert sum(one.status in ("passed", "resolved") for one in here.indicators) >= 10
+    with elsewhere() as there:
+        assert audited("there", str(there)) == here
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from helpers.crews import TakingTurns
+from helpers.elsewhere import elsewhere
 from helpers.travel import load_dataset
 from PIL import Image
 
 import robustkit
 from robustkit.errors import DataError, InputError
+from robustkit.evaluation import blocks, spreading
 from robustkit.evaluation.similarity import best_threshold
 
 FOLDS, EACH, SIDE = 3, 6, 8
@@ -128,6 +131,21 @@ def test_the_second_picture_of_a_pair_is_attacked_and_the_first_stays(
     assert (perturbed[fooled, 4:] != stacks[fooled, 4:]).any((1, 2, 3)).all()
     assert found.examples[0].perturbed.shape == (3, SIDE, SIDE)
     assert "cosine similarity" in found.header["checkpoint"]["verification"]
+
+
+def test_pairs_on_any_device_and_by_several_workers_have_the_same_rows(pairs, monkeypatch):
+    def attacked(device):
+        return robustkit.evaluate(
+            Features(), pairs, "fgsm", epsilon="0.1", device=device, prove="off"
+        )
+
+    monkeypatch.setattr(blocks, "block_size", lambda data, device: 12)
+    monkeypatch.setattr(spreading, "Processes", crew := TakingTurns([1]))
+    here = attacked("cpu")
+    with elsewhere() as there:
+        away = attacked(f"{there},{there}")
+    assert len(crew.benches) == 2
+    assert away.rows_digest == here.rows_digest
 
 
 def test_the_shipped_network_compares_grey_pairs_by_its_outputs(folder, tmp_path):
