@@ -5,6 +5,7 @@ The libraries themselves write them and are the reference. No test here may reac
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -293,6 +294,17 @@ def test_weights_that_are_not_the_networks_are_refused_by_name(change_, copy):
     with pytest.raises(CheckpointError, match="does not match its weights") as refused:
         read_checkpoint(copy).load()
     assert name.rpartition(".layer.")[2].split(".")[0] in str(refused.value)
+    assert "--ignore" not in str(refused.value)  # one more block may be a part of the network
+
+
+@pytest.mark.parametrize("name", ["vit.pooler.dense.weight", "distillation.weight"])
+def test_what_leaves_out_a_part_that_the_network_lacks_is_proposed(name, copy):
+    path = copy / "model.safetensors"
+    pattern = f"{name.removesuffix('.weight').removesuffix('.dense')}.*"
+    save_file({**load_file(path), name: torch.rand(3, 3)}, path, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"--ignore '{re.escape(pattern)}' makes it fit"):
+        read_checkpoint(copy).load()
+    assert read_checkpoint(copy, ignore=[pattern]).load()(torch.rand(1, 3, 32, 32)).shape == (1, 3)
 
 
 OPERATIONS = {

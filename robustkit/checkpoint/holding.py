@@ -11,6 +11,7 @@ from hashlib import sha256
 
 import torch
 
+from robustkit.checkpoint.proposals import propose_without
 from robustkit.checkpoint.readings import listed
 from robustkit.errors import CheckpointError
 from robustkit.unpickling.tensors import COUNTER, Array
@@ -41,6 +42,9 @@ def check_holds(
         return
     parts = [f"missing from the network: {listed(lost)}"] if lost else []
     parts += [f"missing from the file: {listed(foreign)}"] if foreign else []
+    front = f"{getattr(network, 'base_model_prefix', '')}."
+    if not foreign and (proposal := propose_without(lost, state, front)):
+        parts.append(proposal)
     raise CheckpointError(
         f"{where}: the network that it describes does not match its weights: {'; '.join(parts)}"
     )

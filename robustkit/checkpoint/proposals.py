@@ -59,6 +59,18 @@ def propose(
     return ""
 
 
+def propose_without(left: Sequence[str], names: Iterable[str], front: str = "") -> str:
+    """The option that leaves out the only names which a network lacks, likewise.
+
+    Args:
+        left: these.
+        names: all names of the file.
+        front: what the names of the network's inner part begin with.
+    """
+    patterns = _patterns(left, set(names) - set(left), {"", front})
+    return _without(Selection(ignore=tuple(patterns)), left) if patterns else ""
+
+
 def _for_names(expected: Layout, state: State) -> Selection | None:
     """What is to be renamed so that all of a network's names are there, and left out else."""
     needed = {key for key in expected if not key.endswith(COUNTER)}
@@ -148,9 +160,13 @@ def _patterns(left: Iterable[str], kept: set[str], wrappers: set[str]) -> list[s
 
 def _told(found: Selection, first: StateReading) -> str:
     """The options, and what they leave out."""
-    told = f"{first.asked.along(found).options} makes it fit"
     kept = found.edited(first.state)
-    if gone := [name for name in first.state if name not in kept]:
+    return _without(first.asked.along(found), [name for name in first.state if name not in kept])
+
+
+def _without(chosen: Selection, gone: Sequence[str]) -> str:
+    told = f"{chosen.options} makes it fit"
+    if gone:
         kinds = sorted({kind for name in gone if (kind := _kind(name))})
         what = f" (of a {' and a '.join(kinds)})" if kinds else ""
         told += f", without {listed(gone)}{what}, if that is no part of the network"
