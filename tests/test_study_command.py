@@ -12,6 +12,8 @@ import time
 from dataclasses import asdict
 from hashlib import sha256
 from html import unescape
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -45,8 +47,13 @@ def steady(text):
     return [line for line in text.splitlines() if "seconds" not in line]
 
 
-def test_the_command_plans_works_and_writes(tiny, tmp_path, robustkit):
+def test_the_command_plans_works_and_writes(tiny, tmp_path, robustkit, monkeypatch):
     pytest.importorskip("seaborn")
+    # as in a script without a guard, which workers must not run again
+    script = ModuleType("__main__")
+    script.__file__ = str(tmp_path / "script.py")
+    Path(script.__file__).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setitem(sys.modules, "__main__", script)
     planned = robustkit("report", str(tiny), "--plan", "--out", str(tmp_path / "a"))
     assert planned[0] == 0
     assert "4 to run, 9 after selection, 12 evaluations; about" in planned[1]
@@ -66,6 +73,7 @@ def test_the_command_plans_works_and_writes(tiny, tmp_path, robustkit):
     unknown = robustkit("report", "elsayed2018-minst", "--plan")
     assert unknown[0] == 2
     assert "did you mean" in unknown[2]
+    assert not (tmp_path / "ran").exists()
 
 
 def contents(folder):

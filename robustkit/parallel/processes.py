@@ -75,7 +75,7 @@ def check_guarded() -> None:
 
 
 @contextmanager
-def _without_script() -> Iterator[None]:
+def without_script() -> Iterator[None]:
     """Keep a new process from running the script of this one, which would only cost time."""
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -96,7 +96,7 @@ class _Worker:
         self.process: BaseProcess = context.Process(
             target=_attend, args=(os.getpid(), theirs, parcel, place), daemon=True
         )
-        with nullcontext() if parcel.of_script else _without_script():
+        with nullcontext() if parcel.of_script else without_script():
             self.process.start()
         theirs.close()
 

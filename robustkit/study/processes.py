@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from robustkit.errors import InputError
 from robustkit.parallel.crew import LOST, Tries
-from robustkit.parallel.processes import end_with
+from robustkit.parallel.processes import end_with, without_script
 from robustkit.study.run import in_words
 from robustkit.study.work import Job, WorkerConfig, carry_out
 
@@ -60,7 +60,8 @@ class ProcessExecutor:
                         waiting.clear()
                     while waiting and len(running) < self.workers:
                         job = waiting.pop()
-                        running[pool.submit(carry_out, job, self.config)] = job
+                        with without_script():
+                            running[pool.submit(carry_out, job, self.config)] = job
                         began(job)
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         job = running.pop(future)

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from robustkit.errors import EvaluationFailed, one_line
-from robustkit.parallel.processes import end_with
+from robustkit.parallel.processes import end_with, without_script
 from robustkit.study.cells import Cell, Test
 from robustkit.study.store import StudyStore, checkpoint_place
 from robustkit.study.work import (
@@ -69,7 +69,9 @@ def measure_throughput(cells: Sequence[Cell], test: Test, config: WorkerConfig) 
     context = get_context("spawn")  # as workers are
     with ProcessPoolExecutor(1, context, end_with, (os.getpid(),)) as pool:
         try:
-            seconds, throughput = pool.submit(timed, cells, test, config).result()
+            with without_script():
+                timing = pool.submit(timed, cells, test, config)
+            seconds, throughput = timing.result()
         except Exception as error:
             # a network without gradients, a process that died: the study itself will say so
             raise EvaluationFailed(f"cannot be timed: {one_line(error)}") from error
