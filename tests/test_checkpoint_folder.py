@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from helpers import checkpoint_files as files
+from helpers.travel import read_checkpoint
 from safetensors.torch import save_file
 
-from robustkit.checkpoint import read_checkpoint, save_checkpoint
+from robustkit.checkpoint import save_checkpoint
 from robustkit.checkpoint.folder import open_folder
 from robustkit.errors import CheckpointError
 

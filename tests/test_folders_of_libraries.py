@@ -19,12 +19,13 @@ import pytest
 import timm
 import torch
 import transformers
+from helpers.travel import read_checkpoint
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from transformers.utils import logging
 
-from robustkit.checkpoint import describe, read_checkpoint
+from robustkit.checkpoint import describe
 from robustkit.checkpoint.libraries import declared, processing
 from robustkit.checkpoint.libraries import timm as of_timms
 from robustkit.cli.commands import run

@@ -8,9 +8,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from helpers.travel import read_checkpoint
 from onnx import TensorProto, helper, numpy_helper
 
-from robustkit.checkpoint import describe, read_checkpoint
+from robustkit.checkpoint import describe
 from robustkit.checkpoint.onnxfile import wire
 from robustkit.errors import CheckpointError, RobustkitError
 

@@ -4,8 +4,10 @@ Nothing here may be called before the user has said, by --trust-program, that th
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ TRIED = (*(2**k for k in range(11)), 10, 20, 25, 50, 100, 200, 250, 500, 1000)
 class Program:
     """A loaded program."""
 
-    make: "partial[torch.nn.Module]"
+    make: "_Script | _Exported"
     """called with a device, gives the network"""
     num_classes: int | None = None
     input_shape: tuple[int, int, int] | None = None
@@ -94,21 +96,47 @@ def load_torchscript(path: Path) -> Program:
     Raises:
         CheckpointError: damaged, or made by an incompatible torch.
     """
+    try:
+        return Program(_script(str(path)))
+    except Exception as error:  # a program may fail in any way while loading
+        raise _failed(path, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Script:
+    """Gives networks of a TorchScript program, also in other processes, which load it again."""
+
+    module: FixedBatch
+
+    def __call__(self, device: str | torch.device) -> torch.nn.Module:
+        return replica(self.module).to(device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        content = BytesIO()
+        with _quiet():
+            torch.jit.save(self.module.program, content)
+        return _script_again, (content.getvalue(),)
+
+
+def _script_again(content: bytes) -> _Script:
+    return _script(BytesIO(content))
+
+
+def _script(file: str | BytesIO) -> _Script:
+    with _quiet():
+        program = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
+    return _Script(FixedBatch(freeze(program).float(), None))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warnings that it prefers its export: files remain."""
     with warnings.catch_warnings():
         for kind in (DeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", kind)  # torch prefers its export, but files remain
-        try:
-            program: torch.nn.Module = torch.jit.load(  # type: ignore[no-untyped-call]
-                str(path), map_location="cpu"
-            )
-        except Exception as error:  # a program may fail in any way while loading
-            raise _failed(path, error) from error
-    module = FixedBatch(freeze(program).float(), None)
-    return Program(partial(_script_on, module))
-
-
-def _script_on(module: FixedBatch, device: str | torch.device) -> torch.nn.Module:
-    return replica(module).to(device)
+            warnings.simplefilter("ignore", kind)
+        # torch 2.11 warns of a buffer that it made itself
+        warnings.filterwarnings("ignore", "The given buffer is not writable")
+        yield
 
 
 def load_export(path: Path) -> Program:
@@ -118,9 +146,7 @@ def load_export(path: Path) -> Program:
         CheckpointError: damaged, or made by an incompatible torch, or not a function of images.
     """
     try:
-        with warnings.catch_warnings():
-            # torch 2.11 warns of a buffer that it made itself
-            warnings.filterwarnings("ignore", "The given buffer is not writable")
+        with _quiet():
             program = torch.export.load(path)
     except Exception as error:  # as above
         raise _failed(path, error) from error
@@ -137,7 +163,7 @@ def load_export(path: Path) -> Program:
     fixed = all(isinstance(n, int) for n in rest)
     notes = (f"a program with the fixed batch size {size}, run in batches of it",) if size else ()
     return Program(
-        partial(_export_on, program, size),
+        _Exported(program, size),
         _classes(program),
         (rest[0], rest[1], rest[2]) if fixed else None,
         notes,
@@ -145,17 +171,34 @@ def load_export(path: Path) -> Program:
     )
 
 
-def _export_on(
-    program: torch.export.ExportedProgram, size: int | None, device: str | torch.device
-) -> torch.nn.Module:
-    """A network of its own on the device, with the devices written into the program moved too."""
-    from torch.export.passes import move_to_device_pass
+@dataclass(frozen=True, slots=True)
+class _Exported:
+    """Gives networks of an exported program, as `_Script` does."""
 
-    if torch.device(device).type != "cpu":
-        program = move_to_device_pass(program, device)
-    module = program.module()
-    module.requires_grad_(False)
-    return FixedBatch(module, size)
+    program: torch.export.ExportedProgram
+    size: int | None
+
+    def __call__(self, device: str | torch.device) -> torch.nn.Module:
+        """A network of its own on the device, with the devices written into it moved too."""
+        from torch.export.passes import move_to_device_pass
+
+        program = self.program
+        if torch.device(device).type != "cpu":
+            program = move_to_device_pass(program, device)
+        module = program.module()
+        module.requires_grad_(False)
+        return FixedBatch(module, self.size)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        content = BytesIO()
+        with _quiet():
+            torch.export.save(self.program, content)
+        return _exported_again, (content.getvalue(), self.size)
+
+
+def _exported_again(content: bytes, size: int | None) -> _Exported:
+    with _quiet():
+        return _Exported(torch.export.load(BytesIO(content)), size)
 
 
 def _classes(program: torch.export.ExportedProgram) -> int | None:
