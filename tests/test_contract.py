@@ -423,6 +423,14 @@ def test_missing_gradients_are_no_breach_but_a_warning(network):
     assert any("no gradient reaches" in text for text in found.header["warnings"])
 
 
+@pytest.mark.parametrize(
+    ("ending", "told"), [(torch.nn.Softmax(1), True), (torch.nn.LogSoftmax(1), False)]
+)
+def test_probabilities_instead_of_logits_are_a_warning(ending, told):
+    found = evaluated(torch.nn.Sequential(Net(), ending), truth=Net()).header["warnings"]
+    assert any("returns probabilities, not logits" in text for text in found) == told
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_rounding_is_no_dependence_on_the_batch(dtype):
     class Cast(Net):

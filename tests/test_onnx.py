@@ -414,6 +414,14 @@ def test_operations_that_are_not_followed_are_named_with_their_place(tmp_path):
     two.graph.node.insert(0, node("Mul", "x", "k", out="xk"))
     two.graph.node[1].input[0] = "xk"
     assert "2 inputs (x, k)" in refusal(written(path, two))
+    trained = convolutions(1)
+    trained.graph.node.append(node("Dropout", trained.graph.output[0].name, "", "on", out="end"))
+    trained.graph.initializer.append(numpy_helper.from_array(np.array(True), "on"))
+    trained.graph.output[0].name = "end"
+    assert "in training mode (export model.eval() instead) is" in refusal(written(path, trained))
+    shapeless = convolutions(1)
+    shapeless.graph.input[0].type.tensor_type.ClearField("shape")
+    assert "its input has no shape; export" in refusal(written(path, shapeless))
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "link", "missing", "", "a\\b"])

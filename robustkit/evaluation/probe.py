@@ -16,6 +16,9 @@ from robustkit.errors import DataError, NetworkFailed
 from robustkit.evaluation.model import EVALUATED
 from robustkit.network import gradient
 
+ROUNDED = 1e-4
+"""of a sum of probabilities, as they come in float32 from many classes"""
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkTraits:
@@ -27,6 +30,8 @@ class NetworkTraits:
     """whether a gradient arrives at the pixels; None: not asked"""
     beside: tuple[str, ...] = ()
     """what it does at a pass beside answering, in words"""
+    probabilities: bool = False
+    """whether it answers with those instead of logits"""
     converted: tuple[str, ...] = ()
     """of a network that was converted from a graph, how it compares with the original, in words"""
 
@@ -43,6 +48,12 @@ class NetworkTraits:
             found.append(
                 "no gradient reaches the pixels: gradient attacks fail or find nothing, "
                 "which is not robustness; square and hopskipjump need no gradients"
+            )
+        if self.probabilities:
+            found.append(
+                "the network returns probabilities, not logits: where they are 0 or 1 to rounding, "
+                "gradient attacks find nothing, which is not robustness; return what goes into "
+                "its softmax"
             )
         if self.beside:
             found.append(
@@ -93,7 +104,8 @@ def probe(
     with seeded(0, device):  # and global generators are left as they were
         gradient = _gradient_arrives(model, images) if gradients else None
         beside = _beside(model, images[:1])
-        return NetworkTraits(random, gradient, beside, _converted(model, images))
+        saturates = gradients and _gives_probabilities(model, images[:1])
+        return NetworkTraits(random, gradient, beside, saturates, _converted(model, images))
 
 
 def _converted(model: torch.nn.Module, images: Tensor) -> tuple[str, ...]:
@@ -139,6 +151,13 @@ def _gradient_arrives(model: torch.nn.Module, images: Tensor) -> bool:
     """Whether a gradient arrives at the pixels of an image: mostly the first, or else any."""
     parts = (images[:1], images[1:])
     return any(_has_gradient(model, part) for part in parts if len(part))
+
+
+def _gives_probabilities(model: torch.nn.Module, image: Tensor) -> bool:
+    """Whether an image's outputs lie in [0, 1] and add up to 1 (Croce and Hein 2020)."""
+    with torch.no_grad():
+        outputs = model(image).float()
+    return bool((outputs >= 0).all()) and abs(float(outputs.sum()) - 1) < ROUNDED
 
 
 def _has_gradient(model: torch.nn.Module, images: Tensor) -> bool:

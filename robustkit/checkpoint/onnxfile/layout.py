@@ -41,9 +41,9 @@ def find_layout(graph: Graph, where: str) -> Layout:
     """
     dims, text = graph.input.dims, graph.input.text
     if not 1 <= len(dims) <= 4 or (len(dims) == 1 and dims[0] is None):
+        said = f"the shape {text}, which is not that of a batch of images" if dims else "no shape"
         raise CheckpointError(
-            f"{where}: its input shape {text} is not that of a batch of images; export the "
-            "network as a function of N×C×H×W pixels"
+            f"{where}: its input has {said}; export the network as a function of N×C×H×W pixels"
         )
     shifted = _has_no_images(dims)
     inner = dims if shifted else dims[1:]

@@ -29,7 +29,7 @@ def _clip(call: Call) -> Operation:
 
 def _dropout(call: Call) -> Operation:
     if call.has(2) and bool(call.array(2).any()):
-        raise NotImplementedError("exported in training mode; export model.eval()")
+        raise NotImplementedError("in training mode (export model.eval() instead)")
     return Operation(same, (0,))
 
 
