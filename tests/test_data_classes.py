@@ -7,6 +7,7 @@ from functools import partial
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from robustkit import evaluate, summary
@@ -284,6 +285,8 @@ def test_a_class_folder_without_pictures_is_warned_of(tmp_path):
     assert "no images in the class folder 'a', which still takes label 0" in warning
     with one_line("3 classes ..a., .b., .c., no images in .a.., but the network has 2"):
         load_dataset(str(tmp_path), classes=WantedClasses(count=2))
+    with one_line("2 classes, but the data set .* has 3; no images in a: remove what is no class"):
+        evaluate(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2)), data, "clean")
 
 
 # a whole command

@@ -11,6 +11,7 @@ from robustkit.attacks.contract import FEW, check_contract
 from robustkit.attacks.library import seeded
 from robustkit.attacks.victim import VOTES
 from robustkit.checkpoint.adapter import Classifier, Flipped, OneByOne
+from robustkit.checkpoint.readings import listed
 from robustkit.data import Dataset
 from robustkit.errors import DataError, NetworkFailed
 from robustkit.evaluation.model import EVALUATED
@@ -92,6 +93,10 @@ def probe(
         instead = ""
         if len(data.classes) == classes + 1 and int(data.labels.min()) == 1:
             instead = "; if its labels are numbered from 1, subtract 1: they are counted from 0"
+        held = set(data.labels.tolist())
+        empty = [name for label, name in enumerate(data.classes) if label not in held]
+        if len(data.classes) > classes and empty and not _guessed(data):
+            instead = f"; no images in {listed(empty)}: remove what is no class"
         if len(data.classes) < classes:
             instead = (
                 f"; if these are a subset of them, pass --num-classes {classes}, and "
@@ -204,7 +209,10 @@ class _Watched(torch.nn.Module):
 
 def _classes_fit(count: int, data: Dataset) -> bool:
     """Whether a model of so many classes fits; classes guessed from labels may lack the last."""
-    guessed = "origin" not in data.source and data.classes == tuple(
-        map(str, range(len(data.classes)))
-    )
-    return count == len(data.classes) or (guessed and count > len(data.classes))
+    return count == len(data.classes) or (_guessed(data) and count > len(data.classes))
+
+
+def _guessed(data: Dataset) -> bool:
+    """Whether nothing but the labels says how many classes there are."""
+    numbers = tuple(map(str, range(len(data.classes))))
+    return "origin" not in data.source and data.classes == numbers
