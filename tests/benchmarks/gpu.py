@@ -203,6 +203,26 @@ def memory(run: Run) -> Result:
     return {"asked": 8192, "taken": record.run.get("batch_size")}
 
 
+def several(run: Run) -> Result:
+    """Two processes on the device, and all devices, beside one: images on which they differ."""
+    digits = load_dataset("mnist5k", limit=run.count(1000, 300))
+    one = str(run.device)
+    count = torch.cuda.device_count() if run.device.type == "cuda" else 1
+    asked = [one, f"{one},{one}", *(["all"] if count > 1 else [])]
+    rows, found = [], {}
+    for device in asked:
+        with TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            record = evaluate(
+                "lenet5-mnist5k", digits, "fgsm" if run.dry else "pgd", device=device, out=folder
+            )
+        rows.append(record.table.column("fooled_at").to_pylist())
+        differ = sum(a != b for a, b in zip(rows[0], rows[-1], strict=True))
+        seconds = round(time.perf_counter() - began, 2)
+        found[device] = {"differ": differ, "of": len(digits), "seconds": seconds}
+    return found
+
+
 def epoch(run: Run) -> Result:
     """An epoch of training beside bare passes; aim: at most 1.1."""
     return run.script("epoch_cost.py", "--data", "mnist5k", "--device", run.device)
@@ -330,6 +350,7 @@ PARTS = {
     "precision": Part(precision, 1),
     "foolbox": Part(foolbox_beside, 1.5),
     "memory": Part(memory, 0.5),
+    "several": Part(several, 1),
     "epoch": Part(epoch, 0.5),
     "loss": Part(loss, 2),
     "deterministic": Part(deterministic, 1.5),
