@@ -1,6 +1,7 @@
 """Several devices: the rows of one, whoever is lost on the way."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -312,6 +313,17 @@ def test_machines_of_a_cluster_give_the_rows_of_one_device_whatever_is_lost(
     several = ask(arrays, tmp_path / "ray", ray="auto", **plain)
     assert len(ray.began) == 10
     alike(several, ask(arrays, tmp_path / "one", **plain))
+
+
+def test_what_a_machine_of_the_cluster_lacks_is_told_with_its_name(arrays, tmp_path, monkeypatch):
+    on_ray(monkeypatch)
+
+    def opened(site, place):
+        raise InputError("net.py: no such file")
+
+    monkeypatch.setattr(spreading.BlockSite, "open", opened)
+    with pytest.raises(InputError, match=rf"\A{platform.node()}: net.py: no such file\Z"):
+        ask(arrays, tmp_path, ray="auto", prove="off", attack="fgsm", device="cpu")
 
 
 def test_a_cluster_that_is_gone_ends_the_command_and_keeps_what_is_done(

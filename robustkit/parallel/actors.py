@@ -19,11 +19,21 @@ class Attendant:
 
     def __init__(self, site: Worksite, place: Workplace) -> None:
         machine.keep_memory()
-        with _of_this_machine():
-            self.bench = site.open(place)
+        self.refused: Exception | None = None
+        try:
+            with _of_this_machine():
+                self.bench = site.open(place)
+        except Exception as error:  # raised here, Ray would tell it as a death
+            self.refused = error
 
     def host(self) -> str:
-        """The name of its machine, once it can begin."""
+        """The name of its machine, once it can begin.
+
+        Raises:
+            Exception: what its site could not be opened for.
+        """
+        if self.refused is not None:
+            raise self.refused
         return platform.node()
 
     def carry_out(self, job: Any) -> list[News]:
