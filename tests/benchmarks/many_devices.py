@@ -111,6 +111,7 @@ def of_other(pid: int) -> float:
 
 def child(device: str, count: int) -> Times:
     """One evaluation, timed, in this process."""
+    machine.keep_memory()  # as the command line does, and as workers do
     torch.set_num_threads(1)
     given = images(count)
     begun, kept, ended, parcels, starts, used = [], [], [], [], [], []
