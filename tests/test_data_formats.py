@@ -443,6 +443,14 @@ def test_pictures_outside_of_the_tables_folder_are_on_record(tmp_path):
     assert set(data.source["folders_outside"]) == {f"{tmp_path}/t/../p", f"{tmp_path}/p"}
 
 
+def test_pictures_that_a_table_lists_again_are_told(tmp_path):
+    pictures(tmp_path, [0, 1])
+    (tmp_path / "own.csv").write_text("path,label\n0.png,0\n1.png,1\n0.png,0\n")
+    data = load_dataset(str(tmp_path / "own.csv"))
+    assert len(data) == 3
+    assert any(note.endswith("1 of 3 rows list a picture again, and count") for note in data.notes)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -462,6 +470,7 @@ def test_pictures_outside_of_the_tables_folder_are_on_record(tmp_path):
         ("," * 1_000_000, "line 1: longer than"),
         ('path,label\n"0.png,1\n', "1 columns where|unexpected end"),
         ("path,label\n0.png\0,1\n", "no such file"),
+        ("path,label\n0.png,1\n0.png,2\n", "line 3: .* has the label '2', and '1' in line 2"),
     ],
 )
 def test_a_table_that_makes_no_sense_is_one_line(tmp_path, text, message):

@@ -45,7 +45,8 @@ def open_table(path: Path, split: str) -> Opened:
     own; the folders that they lead to are on record.
 
     Raises:
-        DataError: no columns of paths and labels, an address, no such picture, no such split.
+        DataError: no columns of paths and labels, an address, no such picture, no such split, a
+            picture with two labels.
     """
     before = stamps([path])
     rows, own, others = read_rows(path, split)
@@ -60,6 +61,7 @@ def open_table(path: Path, split: str) -> Opened:
         return f"{path}: line {rows[position].line}"
 
     labels = number_labels([row.label for row in rows], where, others)
+    notes = _notes(rows, path)
     paths = tuple(row.path for row in rows)
     home = path.parent.resolve()
     outside = {str(p.parent) for p in paths if not p.resolve().is_relative_to(home)}
@@ -68,7 +70,28 @@ def open_table(path: Path, split: str) -> Opened:
         origin |= {"folders_outside": sorted(outside)}
     source = Remembered(FileSource(paths, labels.labels))
     files = (*before, *stamps(paths))
-    return Opened(source, own, labels.classes, not labels.classes, origin=origin, files=files)
+    return Opened(
+        source, own, labels.classes, not labels.classes, notes=notes, origin=origin, files=files
+    )
+
+
+def _notes(rows: Sequence[TableRow], path: Path) -> tuple[str, ...]:
+    """What there is to say of pictures that are listed more than once.
+
+    Raises:
+        DataError: one has two labels.
+    """
+    first: dict[Path, TableRow] = {}
+    for row in rows:
+        other = first.setdefault(row.path, row)
+        if other.label != row.label:
+            raise DataError(
+                f"{path}: line {row.line}: {quoted(str(row.path))} has the label "
+                f"{quoted(row.label)}, and {quoted(other.label)} in line {other.line}; an image "
+                "has one label"
+            )
+    more = len(rows) - len(first)
+    return (f"{path}: {more} of {len(rows)} rows list a picture again, and count",) if more else ()
 
 
 def _is_file(path: Path) -> bool:
