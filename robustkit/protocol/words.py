@@ -18,6 +18,7 @@ _NAMES = {
     "fab": "FAB",
     "square": "Square",
     "sigma-zero": "σ-zero",
+    "sparse-pgd": "Sparse-PGD",
     "sparse-rs": "Sparse-RS",
     "patch": "Patch",
     "spatial-grid": "Rotation and translation, grid",
