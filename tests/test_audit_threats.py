@@ -93,7 +93,7 @@ def test_an_audit_has_the_stages_of_its_threat_and_a_page(norm, tmp_path, monkey
     assert [name.removeprefix(f"{tmp_path}/") for name in names] == STAGES[norm]
     assert all(stage.status == "complete" for stage in audit.stages)
     assert [level.epsilon for level in audit.robust][-1] == JUDGED[norm]
-    assert audit.certificate.reason == f"there are no bounds in {symbol(norm)}"
+    assert audit.certificate.reason == f"there are no bounds for {symbol(norm)}"
     status = {result.name: result.status for result in audit.indicators}
     assert {status[n] for n in ("half", "silent-success", "other-class")} == {"not applicable"}
     assert (status["zero-gradients"] == "not applicable") == (norm == "spatial")

@@ -310,7 +310,7 @@ class _AuditRun:
         threat, part = self.request.threat, self._first(self.request.plan.certified)
         n, budgets, work = len(part), threat.budgets, self.request.plan.multiplications
         if threat.norm not in protocols.BALLS:
-            return Certificate("", reason=f"there are no bounds in {symbol(threat.norm)}", n=n)
+            return Certificate("", reason=f"there are no bounds for {symbol(threat.norm)}", n=n)
 
         def compute() -> dict[str, Any]:
             self._begin("certified bounds", n)

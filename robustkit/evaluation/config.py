@@ -113,7 +113,7 @@ def unproved(
     if not protocol.attacks:
         return "nothing is attacked"
     if protocol.norm not in BALLS:
-        return f"there are no bounds in {symbol(protocol.norm)}"
+        return f"there are no bounds for {symbol(protocol.norm)}"
     if surrogate is not None:
         return "a transfer attack is no attack on the network that bounds are of"
     if model.header.get("verification"):
