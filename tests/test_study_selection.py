@@ -1,6 +1,7 @@
 """How a study chooses: by which score, dropping what on the way, and what that cost."""
 
 import json
+import shutil
 from dataclasses import replace
 from math import inf
 
@@ -238,6 +239,49 @@ def test_an_interrupted_study_goes_on_elsewhere_and_tests_come_last(halving, wor
     assert not any(job.tests for job in jobs[: last + 1])
     assert any(job.rungs and not job.pause for job in jobs[8:])
     assert found(halving, out) == found(halving, worked_out["halved"][2])
+
+
+def test_a_study_by_seed_goes_on_elsewhere_without_the_networks_of_seeds_that_are_done(
+    halving, worked_out, tmp_path
+):
+    """What is published of a study under way: everything but the networks."""
+    path = halving.with_name("by-seed.toml")
+    text = without(halving).read_text().replace("test_last  = true", 'test_last = "by seed"')
+    path.write_text(text)
+    run, executor = begin(path, tmp_path / "here"), Here(tmp_path / "here", 11)
+    with pytest.raises(KeyboardInterrupt):
+        run.finish(executor)
+    plan = run.plan()
+    tested = {plan.cells[t.cell].seed for t in plan.tests.values() if run.store.test(t.key)}
+    assert tested == {0}  # and of the other not all is trained
+    untrained = {cell.seed for key, cell in plan.cells.items() if not run.store.cell(key)}
+    assert 1 in untrained - tested
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "here", elsewhere, ignore=shutil.ignore_patterns("checkpoints"))
+    begin(path, elsewhere).finish(Here(elsewhere))
+    outcome = found(path, elsewhere)
+    assert "every configuration and pass of its seed" in " ".join(outcome.notes)
+    whole = found(without(halving), worked_out["whole"][2])
+    assert outcome.histories == whole.histories
+    assert accuracies(outcome) == accuracies(whole)
+
+
+def accuracies(outcome):
+    return [
+        (panel.name, line.method, value.level, value.seeds, value.each)
+        for panel in outcome.panels
+        for line in panel.lines
+        for value in line.values
+    ]
+
+
+def test_only_seeds_that_choose_by_themselves_can_be_tested_one_by_one(halving):
+    text = halving.read_text().replace("test_last  = true", 'test_last = "by seed"')
+    text = text.replace("every_seed = true", "seed = 9").replace("halving ", "# halving ")
+    path = halving.with_name("together.toml")
+    path.write_text(text)
+    with pytest.raises(InputError, match='"by seed": one choice holds for all seeds'):
+        spec.load_study(str(path))
 
 
 def test_the_report_says_what_was_dropped_and_by_which_score(worked_out, halving):

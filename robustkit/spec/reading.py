@@ -112,10 +112,11 @@ def parse_study(table: Mapping[str, Any], name: str, where: str) -> Study:
 
 
 def _tuning(table: Mapping[str, Any], where: str) -> Tuning:
-    """A single rung of halving may stand there as a table."""
-    rungs = table.get("halving", [])
+    """A single rung of halving may stand there as a table, and what comes last as true or false."""
+    rungs, last = table.get("halving", []), table.get("test_last", "no")
     rungs = [rungs] if isinstance(rungs, dict) else rungs
-    return build(Tuning, {**table, "halving": rungs}, where)
+    last = ("no", "all seeds")[last] if isinstance(last, bool) else last
+    return build(Tuning, {**table, "halving": rungs, "test_last": last}, where)
 
 
 def _each(cls: type[T], tables: Sequence[Mapping[str, Any]], where: str) -> tuple[T, ...]:

@@ -106,8 +106,9 @@ class Tuning:
     that is fitted on the other half of the images (Guo et al. 2017)"""
     halving: tuple[Halving, ...] = ()
     """rungs at which configurations are dropped; none: all are trained to the end"""
-    test_last: bool = False
-    """no test image is evaluated before everything is chosen, for all seeds"""
+    test_last: Literal["no", "all seeds", "by seed"] = "no"
+    """no test image is evaluated before everything is chosen: for all seeds (a file may say true),
+    or, where each seed chooses, for its own, so that a study can be trained in parts"""
 
     @property
     def recorded_score(self) -> Score | None:

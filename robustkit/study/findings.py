@@ -208,6 +208,10 @@ def _notes(
     if failed:
         yield f"{failed} trainings failed and have no result."
     yield from _chosen(study, plan, done)
+    if study.tuning is not None and study.tuning.test_last != "no":
+        what = "configuration and pass" if plan["candidates"] else "pass"
+        of = " of its seed" if study.tuning.test_last == "by seed" else ""
+        yield f"No test image was evaluated before every {what}{of} was selected."
 
 
 def _passes(study: Study, store: StudyStore, plan: Mapping[str, Any]) -> Iterable[str]:
@@ -238,8 +242,6 @@ def _chosen(
         "; held-out labels are as noisy as those trained on."
     )
     yield from _halved(tuning, plan)
-    if tuning.test_last:
-        yield "No test image was evaluated before every configuration and pass was selected."
     if tuning.every_seed and study.trained is not None and len(study.trained.seeds) > 1:
         if plan["wanted"]:
             said = "; ".join(f"{name}: {', '.join(taken)}" for name, taken in _taken(study, plan))

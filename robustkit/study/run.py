@@ -18,6 +18,7 @@ from robustkit.spec import Analysis, Study, Tuning
 from robustkit.spec.amendments import differences, edited, reworded
 from robustkit.study.cells import Cell, Plan, Planner, Test
 from robustkit.study.checks import check, locate_errors
+from robustkit.study.exchange import network
 from robustkit.study.external import ExternalPlanner
 from robustkit.study.selection import Context, Scores, best_score, score_at
 from robustkit.study.store import StudyStore
@@ -225,11 +226,15 @@ class Run:
         """By cell: its missing evaluations for which all is there that they need."""
         tests: dict[str, list[Test]] = {key: [] for key in plan.cells}
         untrained = [k for k in plan.cells if k not in plan.dropped and self.store.cell(k) is None]
-        if (self.study.tuning or Tuning()).test_last and (untrained or plan.later):
+        last = self.study.tuning.test_last if self.study.tuning else "no"
+        if last == "all seeds" and (untrained or plan.later):
             return tests
+        # a seed that has yet to choose has candidates that are not trained
+        waiting = {plan.cells[key].seed for key in untrained} if last == "by seed" else set()
         for test in plan.tests.values():
             ready = not test.surrogate or self._done(test.surrogate)
-            if ready and self.store.test(test.key) is None:
+            waits = plan.cells[test.cell].seed in waiting
+            if ready and not waits and self.store.test(test.key) is None:
                 tests[test.cell].append(test)
         return tests
 
@@ -258,6 +263,27 @@ class Run:
                 if cached is not None and cached["status"] == "failed":
                     self.store.forget(kind, key)
 
+    def _with_networks(self, plan: Plan, kept: set[str]) -> Plan:
+        """The plan, in which trainings whose networks are wanted and gone are not done.
+
+        That is how a study goes on whose folder came without its networks.
+
+        Args:
+            plan: by what is done so far.
+            kept: trainings that are not looked at again.
+        """
+        tests = [test for test in plan.tests.values() if self.store.test(test.key) is None]
+        new = {key for test in tests for key in (test.cell, test.surrogate)} - {"", *kept}
+        kept |= new
+        lost = [key for key in new if self._lost(key)]
+        for key in lost:
+            self.store.forget("cell", key)
+        return self.plan() if lost else plan
+
+    def _lost(self, key: str) -> bool:
+        paths = network(self.store.cell(key) or {})
+        return not all((self.store.folder / path).exists() for path in paths)
+
     def finish(
         self, executor: Executor, progress: Callable[[StudyProgress], None] = lambda state: None
     ) -> Plan:
@@ -265,7 +291,8 @@ class Run:
         if self.options.retry:
             self.retry(self.plan())
         clock = _Clock(progress, self.store)
-        while missing := self.missing(plan := self.plan()):
+        kept: set[str] = set()
+        while missing := self.missing(plan := self._with_networks(self.plan(), kept)):
             self.store.keep_plan(plan)
             clock.stage(plan, missing)
             jobs, done = self._stage(missing), 0
