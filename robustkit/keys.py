@@ -311,6 +311,8 @@ class CellKey(Key):
     score: str | None = None
     """by which it is compared with other configurations where its history has to have more than
     held-out accuracy at the end of a period; None: by that"""
+    processes: int | None = None
+    """that share its batches; None: a single one"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

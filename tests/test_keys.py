@@ -189,6 +189,7 @@ KEYS = [
             "precision": "bf16",
             "snapshots": [1, 2],
             "score": "accuracy",
+            "processes": 4,
         },
     ),
     (
@@ -287,7 +288,10 @@ LATER = {
     CheckpointKey: {"model", "code", "program", "graph", "pins", "image_by_image"},
     ModuleKey: {"image_by_image"},
     EvaluationKey: {"surrogate", "prove"},
-    CellKey: {"compress", "memory", "model_code", "loss_code", "precision", "snapshots", "score"},
+    CellKey: {
+        *("compress", "memory", "model_code", "loss_code", "precision", "snapshots", "score"),
+        "processes",
+    },
     ExternalCellKey: {"model_code", "sidecar", "revision"},
     CellTestKey: {"norm", "passes", "resolved"},
 }

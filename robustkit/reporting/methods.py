@@ -190,7 +190,9 @@ def _loss(method: Mapping[str, Any]) -> str:
     inside = "; ".join(filter(None, (cited(keys), numbers)))
     named = name if method["name"] == name else f"{method['name']}: {name}"
     text = f"{named}{f' ({inside})' if inside else ''}"
-    if not (scheme := str(method.get("recipe", {}).get("compress", ""))):
+    recipe = method.get("recipe", {})
+    text += f", by {world} processes" if (world := recipe.get("processes", 1)) > 1 else ""
+    if not (scheme := str(recipe.get("compress", ""))):
         return text
     by = cited(compression_key(scheme))
     return f"{text}, gradients compressed by {scheme}{f' ({by})' if by else ''}"

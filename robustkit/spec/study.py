@@ -137,7 +137,8 @@ class Method:
     settings: dict[str, Any] = field(default_factory=dict)
     """of the loss"""
     recipe: dict[str, Any] = field(default_factory=dict)
-    """where it is not the default of loss and data; also `compress`, and `memory` of it"""
+    """where it is not the default of loss and data; also `compress`, and `memory` of it,
+    and `processes`, of this machine, that share each batch"""
     choose: tuple[dict[str, Any], ...] = ({},)
     """configurations to choose from: keys of the recipe, and `settings` of the loss"""
 

@@ -29,6 +29,8 @@ REVISION = 1
 """raised by whatever changes what the same cell comes to"""
 FIXED = ("epochs", "steps", "batch_size", "hold_out")
 """keys of a recipe that are the same for all methods"""
+PROCESSES = 64
+"""that train a network together, at most"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,28 +392,32 @@ def method_config(method: Method, configuration: int, trained: TrainingSpec) -> 
     settings = changes.pop("settings", {})
     if not isinstance(settings, dict):
         raise InputError(f"{name}: settings: expected a table, got {settings!r}")
-    compressed = _compressed(changes, name)
+    shared = _shared(changes, name)
     resolved = resolve(
         method.loss,
         trained.data,
         settings=method.settings | settings,
         changes=_changes(trained, changes, name),
     )
-    return compressed | {
+    return shared | {
         "loss": method.loss,
         "settings": resolved.settings(),
         "recipe": spell(resolved.recipe),
     }
 
 
-def _compressed(changes: dict[str, Any], where: str) -> dict[str, Any]:
-    """What is said of compressed gradients, taken out of the changes to a recipe."""
+def _shared(changes: dict[str, Any], where: str) -> dict[str, Any]:
+    """What is said of several processes, and of how gradients are sent, taken out of a recipe."""
     scheme, memory = changes.pop("compress", None), changes.pop("memory", True)
+    world = changes.pop("processes", 1)
+    if type(world) is not int or not 1 <= world <= PROCESSES:
+        raise InputError(f"{where}: processes: expected 1 to {PROCESSES}, got {world!r}")
+    several = {"processes": world} if world > 1 else {}
     if scheme is None:
-        return {}
+        return several
     if not isinstance(scheme, str) or not isinstance(memory, bool):
         raise InputError(f'{where}: expected compress = "top-k:0.01" and memory = true or false')
-    return {"compress": str(compression.parse(scheme)), "memory": memory}
+    return several | {"compress": str(compression.parse(scheme)), "memory": memory}
 
 
 def _changes(trained: TrainingSpec, table: Mapping[str, Any], where: str) -> dict[str, Any]:

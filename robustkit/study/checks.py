@@ -44,14 +44,22 @@ def locate_errors(where: str) -> Iterator[None]:
 
 def _check_trained(study: Study, trained: TrainingSpec) -> None:
     _check_model(trained.model, "[train] model")
+    names = tuple(method.name for method in study.methods)
     with locate_errors("[train] noise_kind"):
         for analysis in study.analyses:
             for level in analysis.levels if analysis.factor in TRAINED else ("",):
                 _check_noise(trained.noise_kind, context(analysis, level).label_noise)
+    timed = [a.methods or names for a in study.analyses if a.factor == "cost"]
     for method in study.methods:
         with locate_errors(f"method {method.name!r}"):
             for number in range(len(method.choose)):
-                losses.build(method.loss, method_config(method, number, trained)["settings"])
+                config = method_config(method, number, trained)
+                losses.build(method.loss, config["settings"])
+                if "processes" in config and any(method.name in named for named in timed):
+                    raise InputError(
+                        "what several processes cost depends on the cores that they share; "
+                        "leave it out of the methods of the analysis of cost"
+                    )
 
 
 def _check_model(name: str, where: str) -> None:

@@ -21,6 +21,7 @@ from robustkit.spec import CHOSEN, TRAINED
 from robustkit.study.cells import Cell, Test
 from robustkit.study.selection import best_pass
 from robustkit.study.store import StudyStore, checkpoint_place
+from robustkit.study.together import processes_of, together
 from robustkit.study.user_files import CHANGED, check_user_files, noise_of
 from robustkit.training.recipe import Recipe
 
@@ -104,21 +105,14 @@ def _attempted(store: StudyStore, kind: str, key: str, work: Any) -> dict[str, A
 def _train(
     cell: Cell, store: StudyStore, config: WorkerConfig, pause: int | None = None
 ) -> dict[str, Any]:
-    from robustkit import training
-
     check_user_files(cell.asked)
     if "checkpoint" in cell.asked:
         return _external(cell.asked)
     path = store.checkpoint(cell.key)
     resumed = path.exists() or path.with_name(f"{path.name}.partial").exists()
     began = time.monotonic()
-    options = training.TrainingOptions(
-        device=config.device,
-        snapshots=tuple(cell.asked.get("snapshots", ())),
-        scored="score" in cell.asked,
-        pause=pause,
-    )
-    made = training.train(training_config(cell.asked, config), path, options)
+    world, given = processes_of(cell.asked, config.device), (cell.asked, config, path, pause)
+    made = _trained(*given) if world == 1 else together(world, config.threads, _trained, *given)
     record: dict[str, Any] = made.record
     if made.paused:
         kept = _snapshots(made.snapshots, store)
@@ -145,6 +139,21 @@ def _train(
         "versions": versions(),
         **used(config),
     }
+
+
+def _trained(
+    asked: dict[str, Any], config: WorkerConfig, path: Path, pause: int | None
+) -> "training.TrainingResult":
+    """A training, or this process's part in it."""
+    from robustkit import training
+
+    options = training.TrainingOptions(
+        device=config.device,
+        snapshots=tuple(asked.get("snapshots", ())),
+        scored="score" in asked,
+        pause=pause,
+    )
+    return training.train(training_config(asked, config), path, options)
 
 
 def _snapshots(paths: Sequence[Path], store: StudyStore) -> dict[str, Any]:
@@ -294,12 +303,26 @@ def time_steps(
 ) -> dict[str, list[float]]:
     """Seconds of a training step of each method, by rounds in turn, alone on the machine.
 
+    Those of several processes have their rounds after the others.
+
     Args:
         cells: one a method.
         config: device and threads.
         rounds: in each, every method takes its steps once.
         steps: taken in a round, after as many to warm up before the first.
     """
+    world = {cell.method: processes_of(cell.asked, config.device) for cell in cells}
+    seconds = _in_turn([c for c in cells if world[c.method] == 1], config, rounds, steps)
+    for cell in cells:
+        if (several := world[cell.method]) > 1:
+            seconds |= together(several, config.threads, _in_turn, [cell], config, rounds, steps)
+    return seconds
+
+
+def _in_turn(
+    cells: Sequence[Cell], config: WorkerConfig, rounds: int, steps: int
+) -> dict[str, list[float]]:
+    """The same in this process, or in one of several."""
     import torch
 
     from robustkit.training.run import bench

@@ -1,0 +1,171 @@
+"""Cells that several processes train together."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.studies import NET, Here, begin
+
+from robustkit import spec
+from robustkit.checkpoint import read_checkpoint
+from robustkit.errors import InputError
+from robustkit.study.checks import check
+from robustkit.study.together import processes_of
+
+STUDY = """
+title    = "Together"
+question = "Does it run?"
+baseline = "one"
+
+[train]
+model      = "MODEL"
+data       = "mnist5k"
+seeds      = [0]
+steps      = 3
+batch_size = 16
+hold_out   = "100"
+
+[test]
+data  = "mnist5k"
+limit = 20
+
+[[method]]
+name   = "one"
+loss   = "cross-entropy"
+
+[[method]]
+name   = "two"
+loss   = "cross-entropy"
+recipe = { compress = "one-bit", processes = 2 }
+
+[[analysis]]
+name   = "label-noise"
+factor = "label_noise"
+levels = ["0"]
+"""
+FAILING = """[[method]]
+name   = "diverges"
+loss   = "cross-entropy"
+recipe = { learning_rate = 1e38, processes = 2 }
+
+[[method]]
+name   = "dies"
+loss   = "FOLDER/loss.py:loss"
+recipe = { processes = 2 }
+
+[[analysis]]
+"""
+LOSS = """
+import os
+from torch.nn.functional import cross_entropy
+
+def loss(logits, labels):
+    if os.environ.get("RANK") == "1":
+        os._exit(9)
+    return cross_entropy(logits, labels)
+"""
+UNDER_TORCHRUN = """
+import json, sys
+from pathlib import Path
+import torch
+from robustkit import training
+from robustkit.study.work import WorkerConfig, training_config
+
+torch.set_num_threads(1)
+asked = json.loads(Path("asked.json").read_text())
+options = training.TrainingOptions(device="cpu")
+training.train(training_config(asked, WorkerConfig(Path())), "by-torchrun.safetensors", options)
+"""
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The study's file, and the run after it has ended."""
+    folder = tmp_path_factory.mktemp("together")
+    for name, text in {"net.py": NET, "loss.py": LOSS}.items():
+        (folder / name).write_text(text)
+    path = folder / "together.toml"
+    path.write_text(STUDY.replace("MODEL", f"{folder}/net.py:net"))
+    run = begin(path, folder / "out")
+    run.finish(Here(folder / "out"))
+    return path, run
+
+
+def results(run):
+    cells = run.plan().cells
+    return {cells[key].method: run.store.cell(key) for key in cells}
+
+
+def test_two_processes_train_a_cell(together):
+    _, run = together
+    done = results(run)["two"]
+    record = read_checkpoint(run.store.folder / done["checkpoint"]).extra["training"]
+    assert record["processes"] == record["communication"]["world_size"] == 2
+    assert record["communication"]["scheme"] == "one-bit"
+
+
+@pytest.mark.slow
+def test_a_cell_of_two_processes_has_the_bytes_of_one_under_torchrun(together, tmp_path):
+    _, run = together
+    done = results(run)["two"]
+    (cell,) = [cell for cell in run.plan().cells.values() if cell.method == "two"]
+    (tmp_path / "asked.json").write_text(json.dumps(cell.asked))
+    (tmp_path / "script.py").write_text(UNDER_TORCHRUN)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "script.py"),
+        ],
+        cwd=tmp_path,
+        check=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    one = (run.store.folder / done["checkpoint"]).read_bytes()
+    assert one == (tmp_path / "by-torchrun.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_of_processes_that_fail_the_first_says_why_and_the_study_goes_on(together, tmp_path):
+    path = changed(together, "[[analysis]]\n", FAILING.replace("FOLDER", str(together[0].parent)))
+    run = begin(path, tmp_path)
+    run.finish(Here(tmp_path))
+    done = results(run)
+    assert done["one"]["status"] == "done"
+    assert {done[name]["status"] for name in ("diverges", "dies")} == {"failed"}
+    assert "NaN or infinite" in done["diverges"]["reason"]
+    assert "ended early" not in done["diverges"]["reason"]
+    assert done["dies"]["reason"].startswith("one of the 2 processes of a training died")
+
+
+def changed(together, before, after):
+    path, _ = together
+    text = path.read_text()
+    assert before in text
+    other = path.with_name("changed.toml")
+    other.write_text(text.replace(before, after))
+    return str(other)
+
+
+@pytest.mark.parametrize("said", ["0", "65", "true", '"two"', "1.5"])
+def test_a_number_of_processes_is_a_small_whole_number(together, said):
+    study = spec.load_study(changed(together, "processes = 2", f"processes = {said}"))
+    with pytest.raises(InputError, match=r"'two'.*processes: expected 1 to 64, got"):
+        check(study)
+
+
+def test_what_several_processes_cost_is_no_cost_of_a_loss(together):
+    cost = '[[analysis]]\nname = "cost"\nfactor = "cost"\n[[analysis]]\nname   = "label-noise"'
+    study = spec.load_study(changed(together, '[[analysis]]\nname   = "label-noise"', cost))
+    with pytest.raises(InputError, match=r"'two'.*leave it out of the methods"):
+        check(study)
+    apart = cost.replace('"cost"\n[[', '"cost"\nmethods = ["one"]\n[[')
+    check(spec.load_study(changed(together, '[[analysis]]\nname   = "label-noise"', apart)))
+
+
+def test_several_processes_train_on_a_processor():
+    assert processes_of({}, "cuda:0") == 1
+    with pytest.raises(InputError, match="not on cuda:0; give --device cpu"):
+        processes_of({"processes": 2}, "cuda:0")
