@@ -97,15 +97,15 @@ def _check_tuning(tuning: Tuning, study: Study, where: str) -> None:
         _check_seeds([tuning.seed], f"{where}: [tuning] seed")
         if study.trained is not None and tuning.seed in study.trained.seeds:
             raise InputError(f"{where}: [tuning] seed {tuning.seed} is also one of the compared")
+    if tuning.test_last == "by seed" and chosen and not tuning.every_seed:
+        raise InputError(
+            f'{where}: [tuning] test_last = "by seed": one choice holds for all seeds; '
+            "give every_seed = true, or test_last = true"
+        )
     _check_scores(tuning, study, where)
     _distinct(where, "[tuning] at", tuning.at)
     for level in tuning.at:
         _known(where, "[tuning] at", level, study.analyses[0].levels)
-
-
-def by_seed(tuning: Tuning, study: Study) -> bool:
-    """Whether nothing is chosen for a seed by another one's trainings."""
-    return tuning.every_seed or all(len(m.choose) == 1 for m in study.methods)
 
 
 def _check_scores(tuning: Tuning, study: Study, where: str) -> None:
@@ -114,11 +114,6 @@ def _check_scores(tuning: Tuning, study: Study, where: str) -> None:
         raise InputError(f"{where}: [tuning] scores are of held-out images; change hold_out")
     if tuning.halving and all(len(m.choose) == 1 for m in study.methods):
         raise InputError(f"{where}: [tuning] halving: there are no configurations to drop")
-    if tuning.test_last == "by seed" and not by_seed(tuning, study):
-        raise InputError(
-            f'{where}: [tuning] test_last = "by seed": one choice holds for all seeds; '
-            "give every_seed = true, or test_last = true"
-        )
     before = 0.0
     for rung in tuning.halving:
         if not before < rung.after < 1 or not 0 < rung.keep < 1:

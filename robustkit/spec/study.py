@@ -253,6 +253,8 @@ class Study:
             for name in ("every_seed", "score", "halving", "test_last"):
                 if tuning[name] == getattr(Tuning(), name):
                     del tuning[name]
+            if tuning.get("test_last") == "all seeds":
+                tuning["test_last"] = True  # as digests on file know it
         return digest(canonical(_deciding({k: v for k, v in table.items() if k not in UNASKED})))
 
 
