@@ -102,7 +102,7 @@ def test_what_remains_open_names_every_undecided_claim_and_the_seeds_it_takes(
     page, claims, numbers
 ):
     part = page.partition("## What remains open")[2].partition("## ")[0]
-    told = dict(re.findall(r"^- (\S+ in \S+): (.*)\.$", part, re.MULTILINE))
+    told = dict(re.findall(r"^- (.+? in \S+): (.*)\.$", part, re.MULTILINE))
     undecided = {
         f"{name} in {study}" for (study, name), row in claims.items() if "undecided" in row[4]
     }
