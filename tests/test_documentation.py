@@ -120,7 +120,7 @@ def test_files_of_the_reader_are_whole():
 
 def test_findings_are_those_of_the_published_reports():
     for section in TEXTS["docs/pages/findings.md"].split("\n## ")[1:]:
-        rows = re.findall(r"^\| (\d\w?)\. .*? \| (.*) \|$", section, re.MULTILINE)
+        rows = re.findall(r"^\| (\d\w?(?:, \w+)?)\. .*? \| (.*) \|$", section, re.MULTILINE)
         if not rows:
             continue
         study = re.search(r"reports/([\w-]+)/numbers\.csv", section)[1]
