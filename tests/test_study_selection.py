@@ -241,10 +241,11 @@ def test_an_interrupted_study_goes_on_elsewhere_and_tests_come_last(halving, wor
     assert found(halving, out) == found(halving, worked_out["halved"][2])
 
 
+@pytest.mark.parametrize("left_out", ["checkpoints", "*-pass2.safetensors"])
 def test_a_study_by_seed_goes_on_elsewhere_without_the_networks_of_seeds_that_are_done(
-    halving, worked_out, tmp_path
+    halving, worked_out, tmp_path, left_out
 ):
-    """What is published of a study under way: everything but the networks."""
+    """What is published of a study under way: everything but the networks, or some of them."""
     path = halving.with_name("by-seed.toml")
     text = without(halving).read_text().replace("test_last  = true", 'test_last = "by seed"')
     path.write_text(text)
@@ -257,7 +258,7 @@ def test_a_study_by_seed_goes_on_elsewhere_without_the_networks_of_seeds_that_ar
     untrained = {cell.seed for key, cell in plan.cells.items() if not run.store.cell(key)}
     assert 1 in untrained - tested
     elsewhere = tmp_path / "elsewhere"
-    shutil.copytree(tmp_path / "here", elsewhere, ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.copytree(tmp_path / "here", elsewhere, ignore=shutil.ignore_patterns(left_out))
     begin(path, elsewhere).finish(Here(elsewhere))
     outcome = found(path, elsewhere)
     assert "every configuration and pass of its seed" in " ".join(outcome.notes)

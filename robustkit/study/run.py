@@ -275,14 +275,15 @@ class Run:
         tests = [test for test in plan.tests.values() if self.store.test(test.key) is None]
         new = {key for test in tests for key in (test.cell, test.surrogate)} - {"", *kept}
         kept |= new
-        lost = [key for key in new if self._lost(key)]
-        for key in lost:
-            self.store.forget("cell", key)
-        return self.plan() if lost else plan
-
-    def _lost(self, key: str) -> bool:
-        paths = network(self.store.cell(key) or {})
-        return not all((self.store.folder / path).exists() for path in paths)
+        found = False
+        for key in new:
+            paths = [self.store.folder / path for path in network(self.store.cell(key) or {})]
+            if not all(path.exists() for path in paths):
+                found = True
+                self.store.forget("cell", key)
+                for path in paths:  # what is left of it would be taken for all of it
+                    path.unlink(missing_ok=True)
+        return self.plan() if found else plan
 
     def finish(
         self, executor: Executor, progress: Callable[[StudyProgress], None] = lambda state: None
