@@ -89,7 +89,13 @@ def test_what_a_terminal_cannot_encode_is_replaced(tmp_path, environment):
 def test_an_interruption_while_torch_is_imported_is_one_line(tmp_path, number, wait):
     command = [sys.executable, "-m", "robustkit", "evaluate", "lenet5-mnist5k"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background processes ignore it until they listen themselves
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     time.sleep(wait)
     process.send_signal(number)
@@ -100,6 +106,52 @@ def test_an_interruption_while_torch_is_imported_is_one_line(tmp_path, number, w
     assert out == ""
     assert err.startswith("robustkit: interrupted; what is finished is kept")
     assert err.count("\n") == 1
+
+
+HELD = """
+import os, signal, sys, time, weakref
+import robustkit.shelves
+
+class Thing:
+    pass
+
+def interrupted(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0)
+
+def in_a_callback(*arguments):
+    thing = Thing()
+    reference = weakref.ref(thing, interrupted)
+    del thing
+    time.sleep(20)
+    print("went on")
+
+def in_a_library(*arguments):
+    try:
+        interrupted()
+    except:
+        pass
+    return robustkit.shelves.Listing("attacks", {"fgsm": ""})
+
+robustkit.shelves.list_names = locals()[sys.argv.pop(1)]
+from robustkit.cli import start
+start()
+"""
+
+
+@pytest.mark.parametrize("where", ["in_a_callback", "in_a_library"])
+def test_an_interruption_that_python_or_a_library_keeps_ends_the_command(tmp_path, where):
+    done = subprocess.run(
+        [sys.executable, "-c", HELD, where, "list", "attacks"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "went on" not in done.stdout
+    assert done.stderr.startswith("robustkit: interrupted; what is finished is kept")
+    assert done.stderr.count("\n") == 1
 
 
 # --- what nobody foresaw --------------------------------------------------------------------------

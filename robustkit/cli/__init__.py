@@ -3,9 +3,11 @@
 Commands import what they need in their bodies, since torch takes seconds.
 """
 
+import _thread
 import os
 import signal
 import sys
+import threading
 from importlib import import_module
 from itertools import pairwise
 from types import FrameType
@@ -49,9 +51,22 @@ def main() -> NoReturn:
         signals.append(number)
         raise Stopped(number)
 
-    try:
+    def unraisable(what: Any) -> None:
+        if what.exc_type is not Stopped:
+            sys.__unraisablehook__(what)
+            return
+        # it was raised where no error can go on, as in a weak reference's callback: once more,
+        # when that is over
         _listen(stop)
-        status = _finished(_command())
+        threading.Timer(0.01, _thread.interrupt_main, signals[-1:]).start()
+
+    try:
+        sys.unraisablehook = unraisable
+        _listen(stop)
+        status = _command()
+        if signals:
+            raise Stopped(signals[0])  # a library has caught it
+        status = _finished(status)
     except BaseException as error:
         _listen(signal.SIG_DFL)
         status = _finished(_told(error, signals))
