@@ -11,6 +11,7 @@ import pytest
 from helpers import warm
 
 from robustkit.cli import output
+from robustkit.display.pace import Pace
 from robustkit.display.progress import AuditBar, Bar
 from robustkit.evaluation import RunOptions
 
@@ -151,14 +152,14 @@ def test_names_on_a_bar_are_shown_and_not_obeyed(on_screen):
     assert "\x1b[7m" not in shown
 
 
-def test_a_bar_says_which_of_several_it_is_and_how_long_the_rest_takes(on_screen):
+def test_a_bar_says_which_of_several_it_is_and_how_long_the_rest_takes(on_screen, monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr("robustkit.display.pace.time.monotonic", lambda: seconds[0])
     with on_screen, Bar("a.pt", "2 of 9") as bar:
-        seconds = [0.0]
-        bar.meter.bar.get_time = lambda: seconds[0]
         options = bar.attach(RunOptions())
         options.stage("checking the network")
         seconds[0] = 30
-        options.stage("")
+        options.began(0.0)
         seconds[0] = 50
         options.progress(64, 256)
     shown = on_screen.shown
@@ -166,6 +167,79 @@ def test_a_bar_says_which_of_several_it_is_and_how_long_the_rest_takes(on_screen
     assert "a.pt (2 of 9)" in shown
     assert re.search("25\u00a0%.*60 s to go", shown)
     assert "of 256" not in shown
+
+
+@pytest.fixture
+def paced(monkeypatch):
+    """What is read at a second of shares that were told at seconds."""
+    now = [0.0]
+    monkeypatch.setattr("robustkit.display.pace.time.monotonic", lambda: now[0])
+
+    def begin(done=0.0):
+        now[0] = 0.0
+        pace = Pace(done)
+
+        def at(second, share=None):
+            now[0] = second
+            if share is not None:
+                pace.tell(share)
+            return f"{100 * pace.share:.0f} %", pace.to_go
+
+        return at
+
+    return begin
+
+
+def test_between_two_passes_the_bar_moves_and_the_time_to_go_falls(paced):
+    at = paced()
+    assert at(10, 0.1) == ("10 %", "2 min to go") == at(10)
+    assert at(20, 0.2) == ("20 %", "80 s to go")
+    assert at(25) == ("25 %", "75 s to go")
+
+
+def test_a_pass_that_takes_longer_than_any_before_holds_the_bar_up(paced):
+    at = paced()
+    for second in range(1, 21):
+        at(4 * second, second / 50)
+    assert at(82) == ("41 %", "2 min to go")
+    assert at(84) == at(3000) == ("42 %", "2 min to go")
+    at = paced()
+    at(10, 0.5)
+    at(19, 0.95)
+    assert at(60) == ("99 %", "0 s to go")
+    assert at(61, 1.0) == ("100 %", "0 s to go")
+
+
+def test_first_passes_do_not_run_far_ahead(paced):
+    at = paced()
+    at(10, 0.4)
+    assert at(12) == ("45 %", "14 s to go") == at(19)
+
+
+def test_the_bar_never_falls_back(paced):
+    at = paced()
+    at(10, 0.2)
+    assert at(20) == ("25 %", "38 s to go")
+    assert at(24, 0.22) == ("25 %", "85 s to go")
+    assert at(25) == ("25 %", "84 s to go")
+    assert at(34, 0.5) == ("50 %", "34 s to go")
+
+
+def test_what_was_done_before_is_not_taken_for_speed(paced):
+    at = paced(done=0.8)
+    assert at(0, 0.8) == ("80 %", "")
+    assert at(30, 0.85) == ("85 %", "2 min to go")
+
+
+def test_a_run_that_goes_on_tells_the_time_that_the_rest_takes(on_screen, monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr("robustkit.display.pace.time.monotonic", lambda: seconds[0])
+    with on_screen, Bar("a.pt") as bar:
+        options = bar.attach(RunOptions())
+        options.began(0.5)
+        seconds[0] = 20
+        options.progress(192, 256)
+    assert re.search("75\u00a0%.*20 s to go", on_screen.shown)
 
 
 def test_off_a_terminal_a_line_a_minute_is_said_and_none_before(monkeypatch, capsys):

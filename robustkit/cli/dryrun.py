@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from robustkit.cli.output import say, tell_notes, tell_warnings
-from robustkit.display.meter import span
+from robustkit.display.pace import span
 from robustkit.protocol import symbol
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from robustkit.cli.output import (
     tell_notes,
     tell_warnings,
 )
-from robustkit.display.meter import span
+from robustkit.display.pace import span
 from robustkit.display.progress import epoch_text
 from robustkit.errors import shown
 from robustkit.parsing import in_percent

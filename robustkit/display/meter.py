@@ -4,10 +4,10 @@ import html
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from robustkit.display.pace import Pace
 from robustkit.display.stream import console, styled
 from robustkit.errors import shown
 from robustkit.parsing import in_percent
@@ -32,6 +33,7 @@ class Meter(Protocol):
 
     live: bool
     """whether anybody sees it"""
+    pace: Pace
 
     def start(self) -> None:
         """Show it."""
@@ -39,8 +41,10 @@ class Meter(Protocol):
     def stop(self) -> None:
         """Take it away."""
 
-    def begin(self, name: str, total: float | None, *, visible: bool = True) -> None:
-        """Something new, in place of what was shown before."""
+    def begin(
+        self, name: str, total: float | None, *, done: float = 0.0, visible: bool = True
+    ) -> None:
+        """Something new, in place of what was shown before; a share of it may be done already."""
 
     def update(self, done: float, total: float | None = None, name: str | None = None) -> None:
         """It is so far."""
@@ -73,8 +77,10 @@ class TerminalMeter:
 
     def __init__(self, unit: str | None) -> None:
         self.console: Console = console(err=True)
-        left = (_ToGo(),) if unit is None else (_Count(unit), TimeRemainingColumn())
-        self.bar = Progress(
+        self.pace, self.timed = Pace(), unit is None
+        left = (_ToGo(self),) if unit is None else (_Count(unit), TimeRemainingColumn())
+        self.bar = _Bar(
+            self,
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn("[progress.percentage]{task.percentage:>3.0f}\u00a0%"),
@@ -93,8 +99,11 @@ class TerminalMeter:
         """As `Meter`."""
         self.bar.stop()
 
-    def begin(self, name: str, total: float | None, *, visible: bool = True) -> None:
+    def begin(
+        self, name: str, total: float | None, *, done: float = 0.0, visible: bool = True
+    ) -> None:
         """As `Meter`."""
+        self.pace = Pace(done)
         for task in self.bar.task_ids:
             self.bar.remove_task(task)
         self.bar.add_task(shown(name), total=total, visible=visible)
@@ -103,6 +112,8 @@ class TerminalMeter:
         """As `Meter`."""
         (task,) = self.bar.task_ids
         text = None if name is None else shown(name)
+        if total:
+            self.pace.tell(done / total)
         self.bar.update(task, completed=done, total=total, description=text, visible=True)
 
     def tell(self, text: str) -> None:
@@ -110,11 +121,29 @@ class TerminalMeter:
         self.console.print(styled(text), soft_wrap=True)
 
 
+class _Bar(Progress):
+    """Where a share of the time is counted, it moves while nothing new is told."""
+
+    def __init__(self, meter: TerminalMeter, *columns: ProgressColumn, **settings: Any) -> None:
+        self.meter = meter
+        super().__init__(*columns, **settings)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        for task in self.tasks if self.meter.timed else ():
+            if task.total:
+                task.completed = self.meter.pace.share * task.total
+        yield from super().get_renderables()
+
+
 class _ToGo(ProgressColumn):
     """'2 min to go' of what is done as a share of the time; rich goes by the last seconds."""
 
+    def __init__(self, meter: TerminalMeter) -> None:
+        super().__init__()
+        self.meter = meter
+
     def render(self, task: Task) -> Text:
-        return Text(to_go(task.elapsed or 0.0, task.percentage / 100), "progress.remaining")
+        return Text(self.meter.pace.to_go, "progress.remaining")
 
 
 class _Count(ProgressColumn):
@@ -142,7 +171,7 @@ class NotebookMeter:
         self.unit, self.display = unit, display
         self.handle: Any = None
         self.name, self.done, self.total = "", 0.0, None
-        self.begun = self.shown = time.monotonic()
+        self.pace, self.shown = Pace(), time.monotonic()
 
     name: str
     done: float
@@ -157,16 +186,20 @@ class NotebookMeter:
         if self.handle is not None:
             self.handle.update({"text/html": "", "text/plain": ""}, raw=True)
 
-    def begin(self, name: str, total: float | None, *, visible: bool = True) -> None:
+    def begin(
+        self, name: str, total: float | None, *, done: float = 0.0, visible: bool = True
+    ) -> None:
         """As `Meter`."""
+        self.pace = Pace(done)
         self.name, self.done, self.total = name, 0.0, total
-        self.begun = time.monotonic()
         self._show()
 
     def update(self, done: float, total: float | None = None, name: str | None = None) -> None:
         """As `Meter`."""
         self.done, self.total = done, self.total if total is None else total
         self.name = self.name if name is None else name
+        if self.total:
+            self.pace.tell(self.done / self.total)
         if time.monotonic() - self.shown >= OFTEN:
             self._show()
 
@@ -187,24 +220,9 @@ class NotebookMeter:
             place = f' value="{share:.4f}"'
             counted = f"{self.done:.0f} of {self.total:.0f} {self.unit}"
             words += [in_percent(share, 0), *([counted] if self.unit else [])]
-            words += [left] if (left := to_go(self.shown - self.begun, share)) else []
+            words += [left] if (left := self.pace.to_go) else []
         text = ", ".join(words)
         return {
             "text/html": f"<progress{place}></progress> {html.escape(text)}",
             "text/plain": text,
         }
-
-
-# --- times ----------------------------------------------------------------------------------------
-
-
-def to_go(elapsed: float, share: float) -> str:
-    """'2 min to go'; nothing while that cannot be told."""
-    return f"{span(elapsed * (1 - share) / share)} to go" if share > 0.01 else ""
-
-
-def span(seconds: float) -> str:
-    """'12 s', '3 min', '2.5 h'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{round(seconds / 60)} min"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from robustkit.display.meter import Meter, meter, notebook, to_go
+from robustkit.display.meter import Meter, meter, notebook
 from robustkit.display.stream import console, styled, tell
 from robustkit.evaluation.options import Progress, RunOptions
 from robustkit.parsing import in_percent
@@ -45,7 +45,7 @@ class Bar(_Metered):
         super().__init__(None)
         self.path = path
         self.name = f"{path} ({which})" if which else path
-        self.begun = self.told = time.monotonic()
+        self.told = time.monotonic()
 
     def attach(self, options: RunOptions) -> RunOptions:
         """Options that report here."""
@@ -56,10 +56,11 @@ class Bar(_Metered):
             self._say(done / total)
 
         def stage(words: str) -> None:
-            # and the time to go is told by the time that images take
-            self.begun = time.monotonic()
-            shown = f"{self.name}: {words}" if words else self.name
-            self.meter.begin(shown, None, visible=bool(words))
+            self.meter.begin(f"{self.name}: {words}", None)
+
+        def began(share: float) -> None:
+            # anew, since the time to go is told by the time that images take
+            self.meter.begin(self.name, None, done=share, visible=False)
 
         def waiting() -> None:
             self.meter.tell(f"robustkit: another process is at work on {self.path}; waiting")
@@ -67,13 +68,15 @@ class Bar(_Metered):
         def told(text: str) -> None:
             self.meter.tell(f"robustkit: {text}")
 
-        return replace(options, progress=progress, stage=stage, waiting=waiting, told=told)
+        return replace(
+            options, progress=progress, stage=stage, began=began, waiting=waiting, told=told
+        )
 
     def _say(self, share: float) -> None:
         now = time.monotonic()
         if not self.meter.live and now - self.told >= EVERY and share < 1:
             self.told = now
-            left = to_go(now - self.begun, share)
+            left = self.meter.pace.to_go
             tell(f"robustkit: {self.name}: {in_percent(share, 0)}{', ' if left else ''}{left}")
 
 

@@ -19,7 +19,7 @@ from robustkit.auditing.outcome import Audit
 from robustkit.checkpoint import Checkpoint, describe
 from robustkit.checkpoint.recognised import Description
 from robustkit.data import Dataset
-from robustkit.display.meter import span
+from robustkit.display.pace import span
 from robustkit.display.progress import epoch_text
 from robustkit.display.studies import StudyPlan
 from robustkit.display.view import View

@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from robustkit.display.meter import NotebookMeter, notebook, span
+from robustkit.display.meter import NotebookMeter, notebook
+from robustkit.display.pace import span
 from robustkit.display.stream import console, styled
 from robustkit.errors import shown
 from robustkit.showing import Shown

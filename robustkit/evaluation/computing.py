@@ -148,7 +148,6 @@ def _decided(config: Config, blocks: Blocks, options: RunOptions) -> _Decided:
     if "prove" not in plan:
         plan["prove"] = proving.plan  # a resumed run proves as the first one did
         blocks.replan(plan)
-    options.stage("")
     return _Decided(found, random, proving, plan, networks)
 
 
@@ -163,11 +162,13 @@ def _done(
     random, proving, plan = decided.random, decided.proving, decided.plan
     keep = options.save_adversarial is not None
     left = missing(config.data, plan["block_size"], blocks, keep)
+    on_file = len(config.data) - sum(span.stop - span.start for span in left)
     several = len(workers) > 1 or options.ray is not None
     if config.protocol.attacks and several and len(left) > 1:
         decided.free()
         site = BlockSite(config.to_travel(), proving.plan, random, keep)
         with crew_of(site, workers, len(left), blocks.folder / "shared.bin", options) as crew:
+            options.began(on_file / len(config.data))
             yield from Spread(crew, site, plan, blocks, options.progress, options.told).rows()
         return
 
@@ -178,6 +179,7 @@ def _done(
 
     networks = searching(config, decided.networks, random=random) if left else decided.networks
     attacker = Attacker(config, networks, proving, random, plan["batch_size"], keep, halved)
+    options.began(on_file / len(config.data))
     yield from attack_rows(attacker, plan, blocks, options.progress)
 
 

@@ -24,7 +24,9 @@ class RunOptions:
     """where to keep the perturbed images, as .npz of float32"""
     progress: Progress = lambda done, total: None
     stage: Callable[[str], None] = lambda words: None
-    """called with what is done before images are; with "" when they begin"""
+    """called with what is done before images are"""
+    began: Callable[[float], None] = lambda share: None
+    """called when images begin, with the share of them that is on file"""
     waiting: Callable[[], None] = lambda: None
     """called when another process is at work on the same record"""
     told: Callable[[str], None] = lambda text: None

@@ -125,13 +125,9 @@ def measure(name: str, options: argparse.Namespace) -> None:
         def progress(done: float, total: int) -> None:
             told.append((*now(), done / total))
 
-        def stage(words: str) -> None:
-            if not words:  # images begin
-                progress(0, 1)
-
         given = evaluation.RunOptions(
             progress=progress,
-            stage=stage,
+            began=lambda share: progress(share, 1),
             device="cpu",
             batch_size=options.batch_size or "auto",
             told=print,
