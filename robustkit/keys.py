@@ -363,6 +363,8 @@ class CellTestKey(Key):
     resolved: str | None = None
     """digest of the protocol with its budgets, where attack or data set are described by a file of
     the user's own; None: both ship with robustkit, and their changes raise the cell's revision"""
+    precision: str | None = None
+    """of the multiplications that the attack searches by, as it was asked for; None: float32"""
 
     def plain(self) -> dict[str, Any]:
         """The key as JSON."""

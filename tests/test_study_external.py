@@ -8,6 +8,8 @@ from helpers.studies import CLAIM, Here, begin, external_study, found
 from robustkit.analysis.record_folder import findings_of_records
 from robustkit.errors import InputError, RecordError
 from robustkit.files import shipped
+from robustkit.record import read
+from robustkit.reporting.methods import of_study
 from robustkit.results.pattern import match_files
 from robustkit.spec import load_study
 from robustkit.study import exchange, work
@@ -115,6 +117,29 @@ levels   = ["1"]
     assert [panel.factor for panel in result.panels] == ["ε (ℓ∞)", "ε (ℓ₂)"]
     norms = {name: protocol["norm"] for name, protocol in result.protocols.items()}
     assert norms == {"fgsm": "linf", "fgsm (ℓ₂)": "l2"}
+
+
+def test_attacks_search_in_the_precision_of_the_file(tiny, nets, tmp_path):
+    path = external_study(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    attacked = (
+        '\n[[analysis]]\nname = "a"\nfactor = "epsilon"\nprotocol = "fgsm"\nlevels = ["0.1"]\n'
+    )
+    path.write_text(path.read_text() + attacked)
+    plain = load_study(str(path)).digest
+    path.write_text(path.read_text().replace("[test]", '[test]\nprecision = "float32"'))
+    assert load_study(str(path)).digest == plain
+    path.write_text(path.read_text().replace('"float32"', '"bf16"'))
+    assert load_study(str(path)).digest != plain
+    run = begin(path, tmp_path / "out")
+    run.finish(Here(tmp_path / "out"))
+    headers = [read(one).header for one in sorted((tmp_path / "out" / "runs").glob("*.parquet"))]
+    used = {(h["protocol"]["name"], h["precision"]) for h in headers}
+    assert used == {("clean", "float32"), ("fgsm", "bf16")}
+    (methods,) = of_study(found(path, tmp_path / "out")).paragraphs
+    assert "searches in bf16" in methods
+    path.write_text(path.read_text().replace('"bf16"', '"int8"'))
+    with pytest.raises(InputError, match="precision: unknown value 'int8'"):
+        load_study(str(path))
 
 
 def test_a_method_that_no_network_is_of_is_told(tiny, nets, tmp_path):

@@ -112,7 +112,10 @@ def of_study(outcome: Outcome) -> Methods:
         attacks, norm = protocol["resolved"]["attacks"], protocol["norm"]
         sentences += _attacked(attacks, norm, _budgets(protocol), protocol["resolved"])
         keys += _attack_keys(attacks, norm)
-    sentences += [*([_VERIFIED] if protocols else []), *_tests(outcome), _versions(versions, "")]
+    searched = _study_file(outcome).get("test", {}).get("precision", "") if protocols else ""
+    searched = "whichever precision was fastest" if searched == "auto" else searched
+    sentences += [*([_VERIFIED] if protocols else []), *_tests(outcome)]
+    sentences += [_versions(versions, searched)]
     return _methods(list(dict.fromkeys(sentences)), keys, versions)
 
 

@@ -13,6 +13,7 @@ Figure = Literal[
 Table = Literal["claims", "accuracy", "areas", "differences", "cost"]
 Unit = Literal["seed", "network"]
 Precision = Literal["auto", "float32", "tf32", "bf16"]
+SearchPrecision = Literal["auto", "float32", "tf32", "bf16", "fp16"]
 Score = Literal["accuracy", "mean accuracy of three passes", "calibrated log-likelihood"]
 Test = Literal["sign-flip permutation", "Wilcoxon", "bootstrap over seeds"]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
@@ -76,6 +77,9 @@ class TestSpec:
     protocol: str = "clean"
     norm: Norm | None = None
     """none: the protocol's default"""
+    precision: SearchPrecision = "float32"
+    """of the multiplications that attacks search by, here and in analyses; auto: the fastest.
+    Verdicts are float32's"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +244,8 @@ class Study:
         for entry in (table["tested"], *table["analyses"]):
             if entry["norm"] is None:
                 del entry["norm"]
+        if table["tested"]["precision"] == "float32":
+            del table["tested"]["precision"]
         for entry in table["analyses"]:
             if not entry["passes"]:
                 del entry["passes"]

@@ -19,7 +19,17 @@ from robustkit.errors import InputError
 from robustkit.keys import CellKey, CellTestKey, short
 from robustkit.parsing import fraction
 from robustkit.protocol import Norm
-from robustkit.spec import CHOSEN, TRAINED, Analysis, Method, Score, Study, TrainingSpec, Tuning
+from robustkit.spec import (
+    CHOSEN,
+    TRAINED,
+    Analysis,
+    Method,
+    Score,
+    SearchPrecision,
+    Study,
+    TrainingSpec,
+    Tuning,
+)
 from robustkit.study.selection import Candidate, Chooser, Context, Decisions, Scores, select
 from robustkit.study.user_files import UserFiles, noise_of, protocol_digest, read_user_files
 from robustkit.training.defaults import resolve
@@ -72,6 +82,8 @@ class Test:
     """digest of the protocol with its budgets; None: as it ships with robustkit"""
     passes: str = ""
     """after which the network is judged: a number, or "chosen"; none: at the end"""
+    precision: SearchPrecision = "float32"
+    """of the multiplications that the attack searches by"""
 
     @property
     def key(self) -> str:
@@ -88,6 +100,7 @@ class Test:
             norm=self.norm,
             resolved=self.resolved,
             passes=self.passes or None,
+            precision=None if self.precision == "float32" else self.precision,
         ).short
 
 
@@ -343,6 +356,7 @@ def evaluation_of(
         norm,
         protocol_digest(protocol, norm, epsilons, tested.data),
         level if analysis.factor == "passes" else analysis.passes,
+        tested.precision if protocol != "clean" else "float32",
     )
 
 

@@ -283,7 +283,7 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
         data,
         protocol,
         store.runs,
-        evaluation.RunOptions(device=config.device),
+        evaluation.RunOptions(device=config.device, precision=test.precision),
         evaluated_model(test.surrogate) if test.surrogate else None,
     )
     return ({"passes": passes} if passes else {}) | {
