@@ -3,6 +3,7 @@
 import csv
 import re
 import tomllib
+from fractions import Fraction
 from math import ceil
 from pathlib import Path
 
@@ -89,13 +90,15 @@ def level_as_said(level, where):
 
 
 def test_passes_and_network_are_those_of_the_study(claims):
-    for (study, _), (*_, verdict, passes, _, network) in claims.items():
+    for (study, _), (*_, where, verdict, passes, _, network) in claims.items():
         asked = tomllib.loads((REPORTS / f"{study}.toml").read_text(encoding="utf-8"))["train"]
         if verdict == "**not tested**":
             assert (passes, network) == ("–", "–")
             continue
-        updates = ceil(KEPT[asked["data"]] / asked["batch_size"])
-        assert (passes, network) == (f"{asked['steps'] / updates:.1f}", asked["model"])
+        part = re.search(r"with ([\d.]+) % of the training images", where)
+        images = int(KEPT[asked["data"]] * Fraction(part[1]) / 100 if part else KEPT[asked["data"]])
+        updates = ceil(images / asked["batch_size"])
+        assert (passes, network) == (f"{asked['steps'] / updates:,.1f}", asked["model"])
 
 
 def test_what_remains_open_names_every_undecided_claim_and_the_seeds_it_takes(

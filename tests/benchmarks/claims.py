@@ -80,6 +80,9 @@ def _rows(path: Path) -> Iterator[Row]:
         (claim,) = (row for row in own if row["section"] == "claim" and row["verdict"])
         level = judgement.decisive.level if judgement.decisive else None
         decisive = [r for r in own if r["section"] == "comparison" and r["level"] == level]
+        asked = next(c for c in kept.study.claims if c.name == judgement.name)
+        factor = {a.name: a.factor for a in kept.study.analyses}.get(asked.analysis)
+        share = level if level and factor == "data_fraction" else "1"
         yield Row(
             _question(kept.study.name, judgement.name),
             kept.study.name,
@@ -89,13 +92,9 @@ def _rows(path: Path) -> Iterator[Row]:
             _ours(claim, decisive),
             judgement.where,
             decisive[0]["unit"] if decisive else _rounds(claim),
-            _length(kept.study.trained),
+            _length(kept.study.trained, Fraction(share)),
             kept.study.trained.model if kept.study.trained else "",
-            next(
-                f"{c.a} vs {c.b} ({c.analysis})"
-                for c in kept.study.claims
-                if c.name == judgement.name
-            ),
+            f"{asked.a} vs {asked.b} ({asked.analysis})",
         )
 
 
@@ -127,15 +126,15 @@ def _rounds(claim: dict[str, str]) -> str:
     return f"{claim['n']} rounds" if claim["n"] else ""
 
 
-def _length(trained: TrainingSpec | None) -> str:
-    """Passes over the data that a training takes."""
+def _length(trained: TrainingSpec | None, fraction: Fraction) -> str:
+    """Passes that a training takes over the data, of which it has so much."""
     if trained is None or trained.data not in IMAGES:
         return ""
     held = Fraction(trained.hold_out) if trained.hold_out else None
     share = held if held is not None else default_recipe("", trained.data).hold_out
     images = IMAGES[trained.data]
-    kept = images - int(share if share >= 1 else share * images)
-    return f"{trained.steps / ceil(kept / trained.batch_size):.1f}"
+    kept = int(fraction * (images - int(share if share >= 1 else share * images)))
+    return f"{trained.steps / ceil(kept / trained.batch_size):,.1f}"
 
 
 # --- written --------------------------------------------------------------------------------------
