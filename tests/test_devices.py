@@ -18,6 +18,7 @@ from helpers.crews import FakeRay, Playground, TakingTurns, nodes
 
 from robustkit import device as naming
 from robustkit import evaluate, record
+from robustkit.cli import guard
 from robustkit.device import devices
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.evaluation import blocks, proving, spreading
@@ -287,6 +288,29 @@ def test_a_command_that_ray_ends_says_so_and_any_other_end_is_its_own(end, statu
     assert found.returncode == status
     assert found.stderr.startswith(said)
     assert len(found.stderr.splitlines()) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "address"),
+    [
+        ("evaluate a.pt --ray auto", "", "auto"),
+        ("evaluate a.pt --ray=head:1 --config c.toml", "ray = 'auto'", "head:1"),
+        ("evaluate a.pt --config c.toml", "ray = 'auto'", "auto"),
+        ("evaluate a.pt --config=c.toml", "ray = 'auto'\n[evaluate]\nray = 'head:1'", "head:1"),
+        ("audit a.pt --config c.toml", "[evaluate]\nray = 'head:1'", ""),
+        ("evaluate a.pt --config c.toml", "ray = 3", ""),
+        ("evaluate a.pt --config c.toml", "evaluate = 3", ""),
+        ("evaluate a.pt --config c.toml", "no toml", ""),
+        ("evaluate a.pt --config gone.toml", "", ""),
+        ("--config", "", ""),
+    ],
+)
+def test_a_cluster_is_named_by_the_command_or_by_its_file(
+    words, text, address, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("c.toml").write_text(text, encoding="utf-8")
+    assert guard.cluster(words.split()) == address
 
 
 @contextmanager

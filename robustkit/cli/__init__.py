@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 from importlib import import_module
-from itertools import pairwise
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -27,13 +26,12 @@ class Stopped(BaseException):
 
 def start() -> NoReturn:
     """Run a command as a shell does."""
-    for word, after in pairwise([*sys.argv[1:], ""]):
-        option, _, text = word.partition("=")
-        if option == "--ray" and hasattr(os, "fork"):
-            from robustkit.cli.guard import in_own_process
+    options = {word.partition("=")[0] for word in sys.argv[1:]}
+    if options & {"--ray", "--config"} and hasattr(os, "fork"):
+        from robustkit.cli.guard import cluster, in_own_process
 
-            in_own_process(text or after)
-            break
+        if address := cluster(sys.argv[1:]):
+            in_own_process(address)
     main()
 
 

@@ -9,7 +9,11 @@ import signal
 import sys
 import threading
 import time
+import tomllib
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
 from types import FrameType
 
 from robustkit.errors import cut, shown
@@ -18,6 +22,25 @@ GONE = 3
 """exit status where the cluster is gone"""
 WATCH = 0.5
 """seconds between two looks at whether the first process is still there"""
+
+
+def cluster(arguments: Sequence[str]) -> str:
+    """The cluster that a command names, or the file that it takes its options from; "" if none.
+
+    What is wrong with such a file is told by who reads it for all it says.
+    """
+    given: dict[str, str] = {}
+    for word, after in pairwise([*arguments, ""]):
+        option, _, text = word.partition("=")
+        if option in ("--ray", "--config"):
+            given[option] = text or after
+    if "--config" in given and "--ray" not in given:
+        with suppress(OSError, ValueError):
+            table = tomllib.loads(Path(given["--config"]).read_text(encoding="utf-8"))
+            own = table.get(arguments[0])
+            found = {**table, **(own if isinstance(own, dict) else {})}.get("ray")
+            return found if isinstance(found, str) else ""
+    return given.get("--ray", "")
 
 
 def in_own_process(address: str) -> None:
