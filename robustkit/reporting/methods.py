@@ -112,8 +112,8 @@ def of_study(outcome: Outcome) -> Methods:
         attacks, norm = protocol["resolved"]["attacks"], protocol["norm"]
         sentences += _attacked(attacks, norm, _budgets(protocol), protocol["resolved"])
         keys += _attack_keys(attacks, norm)
-    searched = _study_file(outcome).get("test", {}).get("precision", "") if protocols else ""
-    searched = "whichever precision was fastest" if searched == "auto" else searched
+    precision = _study_file(outcome).get("test", {}).get("precision", "") if protocols else ""
+    searched = {"auto": "whichever precision was fastest"}.get(precision, precision)
     sentences += [*([_VERIFIED] if protocols else []), *_tests(outcome)]
     sentences += [_versions(versions, searched)]
     return _methods(list(dict.fromkeys(sentences)), keys, versions)
