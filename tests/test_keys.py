@@ -227,6 +227,7 @@ KEYS = [
             "norm": "l2",
             "resolved": "r",
             "passes": "4",
+            "precision": "bf16",
         },
     ),
     (
@@ -293,7 +294,7 @@ LATER = {
         "processes",
     },
     ExternalCellKey: {"model_code", "sidecar", "revision"},
-    CellTestKey: {"norm", "passes", "resolved"},
+    CellTestKey: {"norm", "passes", "precision", "resolved"},
 }
 RENAMED = {"images": "digest"}
 """in the JSON of a study's tests on file"""
@@ -391,6 +392,7 @@ EVALUATION = {
             "progress": "is told how far it is",
             "waiting": "is told that another process is at work",
             "stage": "is told what it is at",
+            "began": "is told that images begin",
             "told": "is told what an automatic choice came to",
             "ray": "says who does the work",
         },
@@ -601,6 +603,7 @@ TEST = {
             "norm": "norm",
             "resolved": "resolved",
             "passes": "passes",
+            "precision": "precision",
         },
         {},
     )
