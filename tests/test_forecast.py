@@ -7,7 +7,9 @@ import pytest
 from helpers.attacked import Linear, images, make, right
 
 from robustkit.attacks import Experience, attack_block
-from robustkit.attacks.forecast import BlockForecast
+from robustkit.attacks.forecast import BlockForecast, Standing
+from robustkit.attacks.queue import Task
+from robustkit.attacks.search import Attempt
 
 PGD = {"kind": "pgd", "steps": 20, "relative_step": "1/8", "restarts": 3}
 FEW_STEPS = PGD | {"steps": 4, "restarts": 1}
@@ -116,3 +118,21 @@ def test_forecasts_take_a_small_share_of_the_time(monkeypatch):
         pass
     # a look at the clock takes 0.05 s here, and so a forecast as much at least
     assert next(clock) - begun > 4
+
+
+def test_quick_successes_do_not_promise_that_all_others_succeed(monkeypatch):
+    clock = count(step=0.001)
+    monkeypatch.setattr("robustkit.attacks.forecast.perf_counter", lambda: next(clock))
+    experience, told = Experience(), []
+    forecast = BlockForecast(make("linf", PGD), 128, experience, told.append)
+    forecast.looked(10, 128, 128, 0)
+    forecast.begin(0, [range(1)] * 128)
+    first = Task(0, 0, Attempt(0, 0, 0))
+    # half of 128 were fooled at step 6, all others are at step 10 of 20
+    for _ in range(64):
+        forecast.ended(first, 6, hit=True)
+    forecast.passed(128, 10)
+    forecast.tell([Standing(range(1), first, 10)] * 64)
+    under_way = experience.attempts[0, 0, False]
+    assert (under_way.hits, under_way.misses, under_way.under_way) == (64, 0, 64)
+    assert under_way.expected < 25

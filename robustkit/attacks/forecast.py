@@ -28,6 +28,8 @@ TRUST = 2.0
 """attempts that such a guess counts for"""
 SOON = 0.15
 """share of an attempt's steps that it is taken to need where it succeeds, before any did"""
+ROUNDS = 5
+"""of learning from attempts under way"""
 OFTEN = 0.2
 """seconds between two forecasts"""
 WORTH = 0.01
@@ -254,17 +256,29 @@ class BlockForecast:
         self._progress(self._share)
 
     def _learn(self, standing: Standings) -> None:
-        """What attempts under way make of the rates: each counts as the success it may become."""
-        groups: dict[tuple[int, bool], list[float]] = defaultdict(list)
+        """What attempts under way make of the rates: each counts as the success it may become.
+
+        By expectation maximisation, from none: while only quick successes have ended, that all
+        others will succeed, too, would explain itself.
+        """
+        groups: dict[tuple[int, bool], list[tuple[int, int]]] = defaultdict(list)
         for image, count in standing:
             if image.task is not None and image.steps:
                 place = image.task.level, image.task.attempt.number > 0
-                groups[place] += count * [self._attempt(*place, image.steps)[0]]
+                groups[place].append((image.steps, count))
         for seen in self._seen.attempts.values():
             seen.under_way, seen.expected = 0, 0.0
-        for (level, later), chances in groups.items():
-            seen = self._seen.attempts[self._position, level, later]
-            seen.under_way, seen.expected = len(chances), sum(chances)
+        attempts = {place: self._seen.attempts[self._position, *place] for place in groups}
+        for place, seen in attempts.items():
+            seen.under_way = sum(count for _, count in groups[place])
+        for _ in range(ROUNDS):
+            self._chances.clear()
+            expected = {
+                place: sum(count * self._attempt(*place, steps)[0] for steps, count in under_way)
+                for place, under_way in groups.items()
+            }
+            for place, seen in attempts.items():
+                seen.expected = expected[place]
 
     # --- steps ----------------------------------------------------------------------------------
 
