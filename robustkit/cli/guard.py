@@ -12,10 +12,10 @@ import time
 import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
+from robustkit.cli.settings import OPTION, value_of
 from robustkit.errors import cut, shown
 
 GONE = 3
@@ -29,18 +29,15 @@ def cluster(arguments: Sequence[str]) -> str:
 
     What is wrong with such a file is told by who reads it for all it says.
     """
-    given: dict[str, str] = {}
-    for word, after in pairwise([*arguments, ""]):
-        option, _, text = word.partition("=")
-        if option in ("--ray", "--config"):
-            given[option] = text or after
-    if "--config" in given and "--ray" not in given:
+    if (address := value_of(arguments, "--ray")) is not None:
+        return address
+    if (file := value_of(arguments, OPTION)) is not None:
         with suppress(OSError, ValueError):
-            table = tomllib.loads(Path(given["--config"]).read_text(encoding="utf-8"))
+            table = tomllib.loads(Path(file).read_text(encoding="utf-8"))
             own = table.get(arguments[0])
             found = {**table, **(own if isinstance(own, dict) else {})}.get("ray")
             return found if isinstance(found, str) else ""
-    return given.get("--ray", "")
+    return ""
 
 
 def in_own_process(address: str) -> None:

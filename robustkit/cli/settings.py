@@ -77,7 +77,7 @@ def settings_for(
     """
     if not arguments or arguments[0] not in commands or "--help" in arguments:
         return None
-    asked = _config(arguments)
+    asked = value_of(arguments, OPTION)
     path = Path(asked if asked is not None else NAME)
     if asked is None and not is_file(path):
         return None
@@ -88,13 +88,13 @@ def settings_for(
     return OptionFile(path, given) if given else None
 
 
-def _config(arguments: Sequence[str]) -> str | None:
-    """The value of --config, the last one where there are several."""
+def value_of(arguments: Sequence[str], option: str) -> str | None:
+    """The value of an option, the last one where there are several."""
     found = None
     for place, argument in enumerate(arguments):
-        if argument == OPTION and place + 1 < len(arguments):
+        if argument == option and place + 1 < len(arguments):
             found = arguments[place + 1]
-        elif argument.startswith(f"{OPTION}="):
+        elif argument.startswith(f"{option}="):
             found = argument.partition("=")[2]
     return found
 
