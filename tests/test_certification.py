@@ -598,4 +598,4 @@ def test_a_network_that_raises_under_noise_is_told_in_its_own_words():
 
     noise = SmoothingNoise(sigma=0.25, n0=2, n=4)
     with pytest.raises(NetworkFailed, match="KeyError: 'mask'"):
-        smooth(wrap(Broken()), torch.rand(1, 1, 3, 3), ["a"], noise)
+        smooth(wrap(Broken()), torch.zeros(1, 1, 3, 3), ["a"], noise)
