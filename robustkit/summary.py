@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from robustkit.files import shipped
 from robustkit.protocol import Epsilon, labels_of, parse_protocol
 from robustkit.record import CLEAN, Evaluation, MeanPasses, Point, mean_passes, passes_of
+from robustkit.record.columns import integers
 from robustkit.statistics import Estimate, Method, proportion
 
 SCHEMA_NAME = "robustkit.evaluation/1"
@@ -141,10 +141,11 @@ def median_distance(evaluation: Evaluation) -> float | None:
     An image that nothing fooled lies beyond every distance; None where the median image is such a
     one, or where no image is right. Of two middle values the smaller.
     """
-    right = pa.array(evaluation.broken_at > 0)
-    distances = evaluation.table["distance"].filter(right).drop_null().to_numpy()
-    middle = ceil(right.true_count / 2) - 1
-    return float(np.sort(distances)[middle]) if 0 <= middle < len(distances) else None
+    right = evaluation.broken_at > 0
+    found = zip(evaluation.table["distance"].to_pylist(), right.tolist(), strict=True)
+    distances = sorted(distance for distance, was in found if was and distance is not None)
+    middle = ceil(right.sum() / 2) - 1
+    return float(distances[middle]) if 0 <= middle < len(distances) else None
 
 
 def passes_by_attack(evaluation: Evaluation) -> dict[str, MeanPasses]:
@@ -186,7 +187,7 @@ def class_accuracy(
     evaluation: Evaluation, epsilon: Epsilon, method: Method = "wilson"
 ) -> list[ClassAccuracy]:
     """Clean and robust accuracy of each class that has images, in the data set's order."""
-    label = evaluation.table["label"].to_numpy()
+    label = integers(evaluation.table["label"])
     broken_at = evaluation.broken_at
     result = []
     for number in np.unique(label):

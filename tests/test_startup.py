@@ -66,6 +66,12 @@ def test_an_answer_on_file_is_given_without_torch(recognised, tmp_path, monkeypa
     assert capsys.readouterr().out == first
 
 
+def test_a_fresh_evaluation_waits_for_no_library_of_tables_or_statistics(tmp_path):
+    asked = ["evaluate", "lenet5-mnist5k", "--data", "mnist5k", "--limit", "3", "--attack", "pgd"]
+    asked += ["--device", "cpu", "--out", tmp_path / "runs"]
+    assert last_line(*asked) == "0 ['torch', 'foolbox']"
+
+
 def test_the_key_is_the_same_with_and_without_torch():
     checkpoint = evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k"))
     data = load_dataset("mnist5k", limit=2)

@@ -38,6 +38,7 @@ from robustkit.protocol import (
 )
 from robustkit.protocol.words import attack_in_words, attacks_in_words
 from robustkit.record import Evaluation, Example, mean_passes
+from robustkit.record.columns import integers
 from robustkit.statistics import proportion
 
 Bools = npt.NDArray[np.bool_]
@@ -202,7 +203,7 @@ def without_attack(
         right,
         {e.text: ~right for e in threat.budgets},
         ["" for _ in range(len(data))],
-        found.table["predicted"].to_numpy().astype(np.int64),
+        integers(found.table["predicted"]),
         warnings=found.header["warnings"],
     )
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -38,6 +37,7 @@ from robustkit.evaluation.spreading import BlockSite, Spread, crew_of
 from robustkit.parallel.processes import check_guarded
 from robustkit.protocol import Protocol
 from robustkit.record import Blocks, Evaluation, FinishedBlock, Store
+from robustkit.record.columns import integers
 
 
 def computed(
@@ -107,7 +107,7 @@ def _compute(
         details["devices"] = [str(device) for device in workers]
     if options.ray is not None:
         details["ray"] = options.ray
-    predicted = rows["predicted"].to_numpy().astype(np.int64)
+    predicted = integers(rows["predicted"])
     settled = settled_by(config.model.header.get("preprocessing"), data.source)
     chance = chance_warnings(data.labels, predicted, len(data.classes), settled)
     warnings = [*found, *chance, *data.changed()]

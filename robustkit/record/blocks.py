@@ -80,7 +80,7 @@ class Blocks:
         found = self.find(block)
         if found is None:
             return None
-        same = np.array_equal(found.rows["index"].to_numpy(), range(first, first + count))
+        same = found.rows["index"].to_pylist() == [*range(first, first + count)]
         return found if same else None
 
     def find(self, block: int) -> FinishedBlock | None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from robustkit.files import canonical, digest
 from robustkit.protocol import Epsilon, parse_epsilon
+from robustkit.record.columns import column
 from robustkit.showing import Shown
 from robustkit.statistics import Estimate, Method, proportion
 
@@ -114,8 +115,8 @@ class Evaluation(Shown):
     def broken_at(self) -> npt.NDArray[np.float64]:
         """For each image the smallest budget that fools it: 0 for a clean mistake, inf if none."""
         value = {e.text: float(e) for e in self.epsilons} | {"0": 0.0}
-        column = self.table["fooled_at"].to_pylist()
-        return np.array([np.inf if text is None else value[text] for text in column])
+        texts = self.table["fooled_at"].to_pylist()
+        return np.array([np.inf if text is None else value[text] for text in texts])
 
     @cached_property
     def certified_at(self) -> npt.NDArray[np.float64]:
@@ -124,8 +125,8 @@ class Evaluation(Shown):
         Only where `proved`; otherwise nothing was tried.
         """
         value = {e.text: float(e) for e in self.epsilons}
-        column = self.table["certified_at"].to_pylist()
-        return np.array([-np.inf if text is None else value[text] for text in column])
+        texts = self.table["certified_at"].to_pylist()
+        return np.array([-np.inf if text is None else value[text] for text in texts])
 
     @property
     def proved(self) -> bool:
@@ -167,4 +168,4 @@ def table(columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> pa.Table:
     """Rows from columns, in the fixed schema; what formats after the third added may be missing."""
     n = len(columns["index"])
     given = {name: columns.get(name, [None] * n) for name in LATER} | dict(columns)
-    return pa.table({name: given[name] for name in SCHEMA.names}, schema=SCHEMA)
+    return pa.table([column(given[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
