@@ -26,6 +26,8 @@ DEEPEST = 50
 SHORT, NAMED = 8, 1000
 """characters of a decimal that is as plain as any fraction, and the largest denominator of one that
 a longer decimal may have been written as"""
+FURTHER = 5
+"""digits at most that a share is told with before it is told as none or as all"""
 _NUMBER = re.compile(r"[+-]?(\d+/\d+|(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?)", re.ASCII | re.IGNORECASE)
 _WHOLE = re.compile(r"\d{1,18}", re.ASCII)
 _DEEP_KEY = re.compile(
@@ -113,8 +115,16 @@ def share(value: object, where: str) -> Fraction:
 
 
 def in_percent(share: float, digits: int = 1) -> str:
-    """A share as people are told of it: "96.6 %"."""
-    return f"{100 * share:.{digits}f}\u00a0%"
+    """A share as people are told of it: "96.6 %".
+
+    With further digits where it would be told as none or as all, and is not: "99.96 %".
+    """
+    text = f"{100 * share:.{digits}f}"
+    for more in range(digits, digits + FURTHER if digits else 0):
+        exact = f"{100 * share:.{more}f}"
+        if not 0 < share < 1 or 0 < float(exact) < 100:
+            return f"{exact}\u00a0%"
+    return f"{text}\u00a0%"
 
 
 def parse_integer(text: str) -> int:

@@ -202,6 +202,12 @@ def test_the_mean_corruption_error_divides_by_alexnets_over_the_fifteen():
     assert tabulate([level("fog", s, 20, classes=10) for s in range(1, 6)]).mce is None
 
 
+def test_unlike_severities_have_no_mean():
+    found = tabulate([level("fog", 1, 0), *(level("snow", s, 100) for s in range(1, 6))])
+    assert found.mean_error is None
+    assert found.error("snow") == 0.5
+
+
 def test_clean_images_are_no_corruption():
     found = tabulate(
         [level("identity", None, 0), level("fog", None, 50), level("zigzag", None, 30)]

@@ -315,6 +315,18 @@ def test_without_delta_there_is_no_zone_and_different_deltas_have_their_own(ax):
     assert sorted(p.get_width() for p in other.patches) == pytest.approx([1.0, 2.0])
 
 
+def test_methods_that_were_not_shown_to_differ_are_all_joined(ax):
+    """However far apart their mean ranks: the test of all comes before that of pairs."""
+    ranks = replace(friedman(np.eye(4)), mean_ranks=(1.0, 2.0, 3.0, 4.0), critical_difference=0.5)
+    ranks = replace(ranks, permutation_p=0.053)
+    figures.critical_difference(ax, list("abcd"), ranks)
+    joined = [line.get_xdata() for line in ax.lines if line.get_linewidth() == 3]
+    assert [tuple(np.round(ends)) for ends in joined] == [(1, 4)]
+    ax.clear()
+    figures.critical_difference(ax, list("abcd"), replace(ranks, permutation_p=0.047))
+    assert not [line for line in ax.lines if line.get_linewidth() == 3]
+
+
 def test_ranks_stand_at_their_means_and_bars_join_those_within_the_critical_difference(ax):
     scores = np.random.default_rng(0).normal(size=(12, 5)) + np.array([0, 0.1, 2, 2.1, 5])
     ranks, names = friedman(scores), list("abcde")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
 from helpers.audits import full
 from helpers.evaluations import evaluation
 from helpers.pages import Outline
@@ -36,7 +37,8 @@ def made(method, seed=0, strength=0.2, data="mnist", n=80, path="", source=None,
         checkpoint={"loss": method, "seed": seed, "weights": weights} | checkpoint,
     )
     origin = {**found.header["data"]["source"], **(source or {})}
-    facts = found.header["data"] | {"name": data, "digest": digest(data, str(n)), "source": origin}
+    images = digest(data, str(n), *([str(source)] if source else []))
+    facts = found.header["data"] | {"name": data, "digest": images, "source": origin}
     key = digest(method, data, str(seed), name, str(n), str(origin), str(checkpoint), weights)
     found = replace(found, header=found.header | {"data": facts, "digest": key})
     with Store(Path("runs")).claim(key, lambda: None) as blocks:
@@ -100,6 +102,61 @@ def test_a_budget_that_a_network_was_not_attacked_at_has_no_number():
     }
     html = page(boards(), "t")
     assert html.count('<td data-value="">–</td>') == 1
+
+
+def test_the_order_is_that_of_budgets_at_which_all_were_attacked():
+    """One that was attacked at the smallest alone is not above one that is better there."""
+    made("weak", strength=0.25, epsilons=("0.1",))
+    made("strong", strength=0.5, epsilons=("0.1", "0.4"))
+    found = boards()
+    assert [row.method.split("_")[0] for row in found.boards[0].rows] == ["strong", "weak"]
+    assert "the order is that of accuracy at ε = 0.1" in found.notes[0]
+    made("other", strength=0.9, epsilons=("0.3",))
+    found = boards()
+    clean = [row.clean.value for row in found.boards[0].rows]
+    assert clean == sorted(clean, reverse=True)
+    assert "the order is that of clean accuracy" in found.notes[0]
+
+
+def test_corruptions_that_not_all_were_shown_are_in_no_mean():
+    for method, names in (("a", ("fog", "snow")), ("b", ("fog",)), ("c", ())):
+        made(method, weights=digest(method))
+        for name in names:
+            made(method, weights=digest(method), source={"corruption": name, "severity": 1})
+    found = boards()
+    rows = {row.method[0]: row for row in found.boards[0].rows}
+    assert [rows[m].corruptions for m in "ab"] == [1, 1]
+    assert rows["c"].corrupted is None
+    made("c", weights=digest("c"), source={"corruption": "snow", "severity": 1})
+    found = boards()
+    assert {row.corrupted for row in found.boards[0].rows} == {None}
+    assert "no corrupted images were shown to all" in found.notes[0]
+
+
+def test_rotations_are_compared_and_ranked_like_any_other_budget(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(30, 1, 8, 8, generator=draw)
+    labels = torch.randint(0, 3, (30,), generator=draw)
+    found = [
+        robustkit.evaluate(
+            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval(),
+            (images, labels),
+            attack="spatial-random",
+            epsilon=["10deg+1px", "30deg+3px"],
+            name=name,
+            out="runs",
+            progress=False,
+        )
+        for name in ("a", "b")
+    ]
+    (board,) = robustkit.leaderboard(*found).boards
+    assert board.levels == ("10deg+1px", "30deg+3px")
+    assert all(set(row.robust) == set(board.levels) for row in board.rows)
+    for at, levels in ((None, ("clean", *board.levels)), ("30.0deg+3px", ("30.0deg+3px",))):
+        compared = robustkit.compare(*found, **({} if at is None else {"at": at}))
+        assert tuple(one.level for one in compared.comparisons) == levels
+    with pytest.raises(InputError, match="40deg"):
+        robustkit.compare(*found, at="40deg+4px")
 
 
 def test_corruptions_and_audits_stand_beside_the_network_that_they_are_of():

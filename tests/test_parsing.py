@@ -11,6 +11,7 @@ from robustkit.files import read_text, read_toml
 from robustkit.parsing import (
     checked_integer,
     fraction,
+    in_percent,
     parse_fraction,
     parse_integer,
     parse_toml,
@@ -136,3 +137,25 @@ def test_what_is_not_utf_8_is_one_line(tmp_path):
             read(path)
     with pytest.raises(InputError, match="Is a directory"):
         read_text(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        (0.966, "96.6"),
+        (0.9996, "99.96"),
+        (0.99999, "99.999"),
+        (0.0004, "0.04"),
+        (1 / 60_000, "0.002"),
+        (0.0, "0.0"),
+        (1.0, "100.0"),
+        (1 - 1e-12, "100.0"),
+        (-0.0003, "-0.0"),
+    ],
+)
+def test_a_share_is_told_as_none_or_all_only_where_it_is(share, told):
+    assert in_percent(share) == f"{told}\u00a0%"
+
+
+def test_a_share_in_whole_per_cent_stays_so():
+    assert in_percent(0.996, 0) == "100\u00a0%"

@@ -7,6 +7,8 @@ import pytest
 from helpers.ranked import METHODS, made
 from scipy.stats import friedmanchisquare, rankdata
 
+import robustkit as robustkit_calls
+from robustkit.errors import InputError
 from robustkit.files import digest
 
 DATA = ("cifar10", "mnist", "svhn", "mine")
@@ -130,3 +132,9 @@ def test_names_and_numbers_that_make_no_sense(robustkit):
     assert "level 1.5" in refused(robustkit, "runs/*.parquet", "--level", "1.5")
     assert "ends in .pdf" in refused(robustkit, "runs/*.parquet", "--figure", "ranks.doc")
     assert "name evaluated networks" in refused(robustkit)
+    twice = refused(robustkit, "runs/*.parquet", "--at", "0.1", "--at", "0.2")
+    assert "0.1 and 0.2 for all data sets; a ranking has one" in twice
+    again = refused(robustkit, "runs/*.parquet", "--at", "mnist=0.1", "--at", "mnist=clean")
+    assert "the data set mnist" in again
+    with pytest.raises(InputError, match=r"0\.1, 0\.2; a ranking has one"):
+        robustkit_calls.rank("runs/*.parquet", at=[0.1, 0.2])

@@ -343,6 +343,15 @@ def test_a_level_at_chance_is_marked_and_not_coloured(tmp_path):
     assert 'class="verdict good"' not in html
     assert html.count(">both at chance</text>") == 4
     assert ">chance</text>" in html
+    written = {
+        path.name: path.read_text()
+        for path in tmp_path.rglob("*.*")
+        if path.is_file() and path.suffix in (".tex", ".csv")
+    }
+    tables = "".join(text for name, text in written.items() if name.endswith(".tex"))
+    assert tables.count("both at chance") == 4
+    assert "$^{+}$" not in tables
+    assert written["numbers.csv"].count("both at chance") == 4
 
 
 def test_notes_of_all_analyses_are_said_once(tmp_path):

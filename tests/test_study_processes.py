@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from helpers.studies import NET, Here, begin
@@ -65,6 +67,14 @@ def loss(logits, labels):
     if os.environ.get("RANK") == "1":
         os._exit(9)
     return cross_entropy(logits, labels)
+"""
+ENDLESS = """
+import time
+from pathlib import Path
+
+def loss(logits, labels):
+    Path(__file__).with_name("begun").touch()
+    time.sleep(300)
 """
 UNDER_TORCHRUN = """
 import json, sys
@@ -169,3 +179,39 @@ def test_several_processes_train_on_a_processor():
     assert processes_of({}, "cuda:0") == 1
     with pytest.raises(InputError, match="not on cuda:0; give --device cpu"):
         processes_of({"processes": 2}, "cuda:0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [["--plan"], []])
+@pytest.mark.parametrize(
+    ("number", "all_of_them"), [(signal.SIGINT, True), (signal.SIGTERM, False)]
+)
+def test_an_interruption_leaves_no_temporary_files(number, all_of_them, asked, tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "loss.py").write_text(ENDLESS)
+    study = STUDY.replace("MODEL", f"{tmp_path}/net.py:net")
+    one = study[
+        study.index('[[method]]\nname   = "one"') : study.index('[[method]]\nname   = "two"')
+    ]
+    study = study.replace(one, "").replace('baseline = "one"', 'baseline = "two"')
+    study = study.replace("cross-entropy", f"{tmp_path}/loss.py:loss")
+    (tmp_path / "endless.toml").write_text(study)
+    (tmp_path / "temporary").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robustkit", "report", "endless.toml", *asked, "--out", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path / "temporary")},
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
+    while not (tmp_path / "begun").exists() and process.poll() is None:
+        time.sleep(0.1)
+    (os.killpg if all_of_them else os.kill)(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert err.splitlines()[-1].startswith("robustkit: interrupted; what is finished is kept")
+    assert "leaked" not in err
+    assert list((tmp_path / "temporary").iterdir()) == []

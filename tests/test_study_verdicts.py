@@ -8,7 +8,7 @@ import pytest
 from helpers.evaluations import evaluation
 from helpers.studies import CLAIM
 
-from robustkit import record, spec
+from robustkit import protocol, record, spec
 from robustkit.analysis.findings import FIRST, Findings, Number
 from robustkit.analysis.judge import judge_study
 from robustkit.analysis.record_folder import findings_of_records
@@ -17,9 +17,8 @@ from robustkit.errors import RecordError
 from robustkit.statistics import components, plan
 
 
-def rows(folder, name, right, attacked=None, classes=None, **made):
+def rows(folder, name, right, attacked=None, classes=None, beside=None, **made):
     """A record of made-up clean rows, under a protocol that says so or another."""
-    from robustkit import protocol
     from robustkit.evaluation.config import DATA_KEYS
     from robustkit.evaluation.model import CHECKPOINT_KEYS
 
@@ -41,6 +40,7 @@ def rows(folder, name, right, attacked=None, classes=None, **made):
         },
         "engine": {"revision": 1},
         "warnings": [],
+        **(beside or {}),
     }
     columns = {
         "sample": [str(i) for i in range(len(right))],
@@ -391,6 +391,70 @@ def test_an_analysis_takes_the_evaluations_in_its_norm(tmp_path, norm, taken, to
     found = findings_of_records(spec.load_study(str(path)), tmp_path, "command")
     assert [number.path.stem for number in found.numbers] == [taken]
     assert f"Left out, since {told}" in found.notes
+
+
+def attacked_by(budgets=("0.1",), settings=None, target="none", surrogate=None, name="pgd"):
+    """A header's protocol, and what stands beside it."""
+    found = protocol.load_protocol(name, settings or [])
+    resolved = found.resolved() | {"target": target, "epsilons": list(budgets)}
+    entries = [{"epsilon": text, "value": float(text)} for text in budgets]
+    told = {"name": name, "norm": found.norm, "file": "", "epsilons": entries, "resolved": resolved}
+    return told, ({} if surrogate is None else {"surrogate": {"weights": surrogate, "path": "s"}})
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"settings": ["steps=1"]}, "most networks were evaluated with another attack"),
+        ({"target": "random"}, "most networks were evaluated with another attack"),
+        ({"budgets": ("0.05", "0.1")}, "most networks were evaluated at other budgets"),
+        ({"surrogate": "w"}, "pgd takes no attacks by transfer"),
+    ],
+)
+def test_networks_that_were_attacked_in_another_way_are_left_out_of_a_report(tmp_path, other, told):
+    for seed in (0, 1, 2):
+        how, beside = attacked_by(**(other if seed == 1 else {}))
+        rows(tmp_path, f"n{seed}", np.ones(20, bool), how, beside=beside, loss="a", seed=seed)
+    path = tmp_path / "claims.toml"
+    analysis = 'name = "pgd"\nfactor = "epsilon"\nprotocol = "pgd"\n'
+    path.write_text(CLAIMS.replace('name = "label-noise"\nfactor = "label_noise"\n', analysis))
+    found = findings_of_records(spec.load_study(str(path)), tmp_path, "command")
+    assert [number.path.stem for number in found.numbers] == ["n0", "n2"]
+    assert f"Left out, since {told}: n1.parquet." in found.notes
+
+
+def test_a_report_of_records_keeps_to_the_methods_and_seeds_of_an_analysis(tmp_path):
+    made = {"label_noise": 0.0, "data_fraction": 1.0}
+    for method in "abc":
+        for seed in (0, 1):
+            rows(tmp_path, f"{method}{seed}", np.ones(20, bool), loss=method, seed=seed, **made)
+    path = tmp_path / "claims.toml"
+    path.write_text(
+        CLAIMS.replace(
+            'factor = "label_noise"\n',
+            'factor = "label_noise"\nmethods = ["a", "b"]\nseeds = [1]\n',
+        ).replace('data = "d"', 'data = "mnist"')
+        + CLAIM.format(says="better")
+    )
+    found = findings_of_records(spec.load_study(str(path)), tmp_path, "command")
+    assert [number.path.stem for number in found.numbers] == ["a1", "b1"]
+    assert any("names other methods or seeds: a, seed 0" in note for note in found.notes)
+    assert "The study's claims are about mnist; these evaluations are of d." in found.notes
+
+
+def test_label_noise_as_it_came_out_is_the_level_that_was_asked_for(tmp_path):
+    """The share that came of 0.4 is another with every seed."""
+    for method in "ab":
+        for seed, noise in enumerate((0.399902, 0.400146, 0.3997)):
+            made = {"label_noise": noise, "data_fraction": 1.0, "seed": seed}
+            rows(tmp_path, f"{method}{seed}", np.ones(20, bool), loss=method, **made)
+    path = tmp_path / "claims.toml"
+    for levels, told in (("", "0.4"), ('levels = ["0", "0.40"]\n', "0.40")):
+        path.write_text(
+            CLAIMS.replace('factor = "label_noise"\n', f'factor = "label_noise"\n{levels}')
+        )
+        found = findings_of_records(spec.load_study(str(path)), tmp_path, "command")
+        assert {number.level for number in found.numbers} == {told}
 
 
 def test_evaluations_that_no_analysis_takes_are_told(tmp_path):

@@ -5,7 +5,6 @@ Records in, comparisons out; needs no torch.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 from robustkit.analysis.contrast import (
@@ -17,7 +16,7 @@ from robustkit.analysis.contrast import (
     several_note,
 )
 from robustkit.errors import InputError
-from robustkit.protocol import protocol_in_words
+from robustkit.protocol import budget_key, protocol_in_words
 from robustkit.results.records import CLEAN
 from robustkit.results.sides import Side
 from robustkit.showing import Shown
@@ -70,9 +69,9 @@ def levels_of(sides: Sequence[Side], at: Sequence[str]) -> tuple[str, ...]:
     """The levels asked for, each once; otherwise clean and every budget."""
     if not at:
         return (CLEAN, *sides[0].rows[0].epsilons)
-    unique: dict[str | Fraction, str] = {}
+    unique: dict[object, str] = {}
     for level in at:
-        unique.setdefault(level if level == CLEAN else Fraction(level), level)
+        unique.setdefault(level if level == CLEAN else budget_key(level), level)
     return tuple(unique.values())
 
 

@@ -27,8 +27,8 @@ from robustkit.analysis.table import AnalysisTable
 from robustkit.protocol import protocol_in_words
 from robustkit.results.replicates import Replicates
 from robustkit.spec import Claim, Study
-from robustkit.statistics import Comparison, components, mean_over_seeds, plan, ratio
-from robustkit.statistics.comparison import AT_CHANCE, listed
+from robustkit.statistics import Comparison, Estimate, components, mean_over_seeds, plan, ratio
+from robustkit.statistics.comparison import AT_CHANCE, listed, times
 from robustkit.statistics.power import SEEDS
 
 POWER = 0.8
@@ -81,12 +81,16 @@ def judge_study(study: Study, findings: Findings) -> Outcome:
 def _banded(history: History) -> History:
     """A course with the intervals of its means, where several seeds are known."""
     columns = zip(*history.each, strict=True) if len(history.each) > 1 else ()
-    return replace(history, band=tuple(None if None in c else mean_over_seeds(c) for c in columns))
+    return replace(history, band=tuple(None if None in c else _varying(c) for c in columns))
 
 
 def _estimated(regret: Regret) -> Regret:
-    several = len(regret.each) > 1
-    return replace(regret, estimate=mean_over_seeds(regret.each) if several else None)
+    return replace(regret, estimate=_varying(regret.each))
+
+
+def _varying(values: Sequence[float]) -> Estimate | None:
+    """Their mean with an interval; None where nothing varies: an interval of no length is none."""
+    return mean_over_seeds(values) if len(set(values)) > 1 else None
 
 
 def _scope(study: Study) -> Iterable[str]:
@@ -189,16 +193,17 @@ class _Judge:
         )
 
     def _ratio(self, claim: Claim) -> Judgement:
-        times = self.findings.times.get(claim.analysis, {})
-        if claim.a not in times or claim.b not in times:
+        measured = self.findings.times.get(claim.analysis, {})
+        if claim.a not in measured or claim.b not in measured:
             return self._untested(claim, "no times were measured")
-        found, (low, high) = ratio(times[claim.a], times[claim.b]), claim.bounds
+        found, (low, high) = ratio(measured[claim.a], measured[claim.b]), claim.bounds
         inside = low <= found.low and found.high <= high
         outside = found.high < low or high < found.low
         verdict: Judged = "holds" if inside else "contradicted" if outside else "undecided"
+        value, *ends = times(found, claim.bounds)
         text = (
-            f"A training step with {claim.a} takes {found.value:.2f} times one with {claim.b} "
-            f"(95 % CI {found.low:.2f} to {found.high:.2f}; {found.n} rounds in turn on one "
+            f"A training step with {claim.a} takes {value} times one with {claim.b} "
+            f"(95 % CI {' to '.join(ends)}; {found.n} rounds in turn on one "
             f"machine, t on logarithms); claimed are {low:g} to {high:g}."
         )
         judged = self._judgement(claim, verdict, text, None)
@@ -302,8 +307,7 @@ def _sentence(table: AnalysisTable, found: Sequence[Comparison]) -> str:
         return found[0].sentence(where=table.where(found[0].level), after=table.after)
     words: dict[str, list[str]] = {}
     for one in found:
-        word = AT_CHANCE if one.at_chance else one.verdict
-        words.setdefault(word, []).append(table.where(one.level))
+        words.setdefault(one.word, []).append(table.where(one.level))
     short = "; ".join(f"{word} {_listed(levels)}" for word, levels in words.items())
     decides = ", which decides nothing" if AT_CHANCE in words else ""
     return f"{found[0].a} vs {found[0].b}: {short}{decides}."
@@ -337,13 +341,13 @@ def _costs(study: Study, tables: Mapping[str, AnalysisTable], findings: Findings
     if table is None or not table.levels:
         return
     level = table.levels[-1]
-    for times in findings.times.values():
-        for method, seconds in times.items():
-            if method == study.baseline or study.baseline not in times:
+    for measured in findings.times.values():
+        for method, seconds in measured.items():
+            if method == study.baseline or study.baseline not in measured:
                 continue
             (compared,) = table.compare(method, study.baseline, None, at=[level])
             if compared.difference is not None:
-                price = ratio(seconds, times[study.baseline])
+                price = ratio(seconds, measured[study.baseline])
                 yield Cost(method, price, compared.difference, table.where(level))
 
 

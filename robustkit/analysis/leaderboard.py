@@ -17,7 +17,7 @@ import numpy as np
 from robustkit.analysis.contrast import classes_of
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
-from robustkit.protocol import protocol_in_words
+from robustkit.protocol import budget_key, protocol_in_words
 from robustkit.protocol.norms import symbol
 from robustkit.results.finder import method_names, short_paths
 from robustkit.results.records import Record
@@ -54,9 +54,9 @@ class BoardRow:
     robust: Mapping[str, Estimate]
     """by budget, as the board writes it"""
     corrupted: float | None
-    """mean accuracy over the corruptions and severities that were evaluated"""
+    """mean accuracy on the corrupted images that each of the board's networks with any was shown"""
     corruptions: int
-    """how many evaluations that is, of one network"""
+    """how many corruptions and severities these are"""
     passes: float | None
     """forward and backward, an image: what the attack took"""
     audits: tuple[AuditMark, ...] = ()
@@ -108,14 +108,31 @@ def leaderboard(
     groups: dict[str, list[Record]] = {}
     for record in plain:
         groups.setdefault(_together(record.header), []).append(record)
-    boards = [_board(_latest(own), corrupted, audits, by_method) for own in groups.values()]
-    boards = _without_doubles(boards)
-    notes = []
+    latest = [_latest(own) for own in groups.values()]
+    every = [_board(own, corrupted, audits, by_method) for own in latest]
+    boards = _without_doubles(every)
+    notes: list[str] = []
+    for board, own in zip(every, latest, strict=True):
+        notes += _uneven(board, own, corrupted) if board in boards else ()
     if not plain:
         notes.append("Only corrupted images were evaluated, and no clean ones to set beside them.")
     return Leaderboard(
         tuple(sorted(boards, key=lambda board: (-_count(board), board.title))), tuple(notes)
     )
+
+
+def _uneven(
+    board: Board, records: Sequence[Record], corrupted: Mapping[str, Mapping[str, float]]
+) -> Iterable[str]:
+    """What the order of a board, or a column that it has not, does not say of itself."""
+    levels = [level for level in board.levels if all(level in row.robust for row in board.rows)]
+    if len(board.levels) > len(levels):
+        by = f"accuracy at ε = {', '.join(levels)}" if levels else "clean accuracy"
+        yield (
+            f"{board.title}: not all were attacked at the same budgets; the order is that of {by}."
+        )
+    if any(r.identity in corrupted for r in records) and not _common(records, corrupted):
+        yield f"{board.title}: no corrupted images were shown to all that were shown any."
 
 
 def _count(board: Board) -> int:
@@ -140,12 +157,20 @@ def _corruption(header: Mapping[str, Any]) -> str:
 
 
 def _corrupted(records: Iterable[Record]) -> dict[str, dict[str, float]]:
-    """Accuracy by network and corruption."""
+    """Accuracy by network and digest of the corrupted images."""
     found: dict[str, dict[str, float]] = {}
     for record in records:
         share = float(record.rows.right().mean())
-        found.setdefault(record.identity, {})[_corruption(record.header)] = share
+        found.setdefault(record.identity, {})[record.header["data"]["digest"]] = share
     return found
+
+
+def _common(
+    records: Iterable[Record], corrupted: Mapping[str, Mapping[str, float]]
+) -> frozenset[str]:
+    """The corrupted images that were shown to each network that was shown any."""
+    shown = [set(corrupted[r.identity]) for r in records if r.identity in corrupted]
+    return frozenset(set.intersection(*shown)) if shown else frozenset()
 
 
 def _together(header: Mapping[str, Any]) -> str:
@@ -177,16 +202,19 @@ def _board(
     by_method: bool,
 ) -> Board:
     header = records[0].header
-    levels: dict[Fraction, str] = {}
+    levels: dict[tuple[Fraction, str], str] = {}
     for text in (text for record in records for text in _budgets(record)):
-        levels.setdefault(Fraction(text), text)
-    written = tuple(levels[value] for value in sorted(levels))
+        levels.setdefault(budget_key(text), text)
+    written = tuple(levels[key] for key in sorted(levels))
     norm = str(header["protocol"]["norm"])
+    alike = _common(records, corrupted)
+    same = {n: {i: share[i] for i in alike} for n, share in corrupted.items() if alike <= {*share}}
     rows = [
-        _row(name, method, own, written, corrupted, [a for a in audits if a.norm == norm])
+        _row(name, method, own, written, same, [a for a in audits if a.norm == norm])
         for name, method, own in _rows(records, by_method)
     ]
     classes = classes_of(header)
+    shared = [level for level in written if all(level in row.robust for row in rows)]
     return Board(
         _title(header),
         norm,
@@ -194,7 +222,7 @@ def _board(
         int(header["data"]["n"]),
         written,
         1 / classes if classes > 1 else None,
-        tuple(sorted(rows, key=lambda row: _strength(row, written), reverse=True)),
+        tuple(sorted(rows, key=lambda row: _strength(row, shared), reverse=True)),
     )
 
 
@@ -209,9 +237,8 @@ def _title(header: Mapping[str, Any]) -> str:
 
 
 def _strength(row: BoardRow, levels: Sequence[str]) -> tuple[float, ...]:
-    """Mean robust accuracy over the budgets that a row has, then clean accuracy."""
-    known = [row.robust[level].value for level in levels if level in row.robust]
-    return (fmean(known) if known else 0.0, row.clean.value)
+    """Mean robust accuracy over the budgets that all rows have, then clean accuracy."""
+    return (fmean(row.robust[level].value for level in levels) if levels else 0.0, row.clean.value)
 
 
 def _rows(
@@ -260,13 +287,12 @@ def _row(
     corrupted: Mapping[str, Mapping[str, float]],
     audits: Sequence[AuditMark],
 ) -> BoardRow:
-    own = [{Fraction(text): text for text in _budgets(record)} for record in records]
-    robust = {}
-    for level in levels:
-        texts = [budgets.get(Fraction(level)) for budgets in own]
-        if all(texts):
-            pairs = zip(records, texts, strict=True)
-            robust[level] = over_seeds(np.stack([r.rows.right(str(t)) for r, t in pairs]))
+    own = [set(map(budget_key, _budgets(record))) for record in records]
+    robust = {
+        level: over_seeds(np.stack([record.rows.right(level) for record in records]))
+        for level in levels
+        if all(budget_key(level) in budgets for budgets in own)
+    }
     shares = [corrupted.get(record.identity, {}) for record in records]
     weights = {record.checkpoint["weights"] for record in records}
     costs = [record.rows.passes for record in records]

@@ -33,7 +33,7 @@ class Ranking(Shown):
     @property
     def apart(self) -> tuple[tuple[str, str], ...]:
         """Pairs of methods that differ, the better one first; none where Friedman finds nothing."""
-        if self.ranks.permutation_p > 1 - self.ranks.level:
+        if not self.ranks.differ:
             return ()
         placed = sorted(zip(self.ranks.mean_ranks, self.methods, strict=True))
         least = self.ranks.critical_difference
@@ -43,13 +43,13 @@ class Ranking(Shown):
     def sentences(self) -> tuple[str, ...]:
         """What was found, and what must be known of it."""
         ranks, sets = self.ranks, len(self.data)
-        agree = "differ" if ranks.permutation_p <= 1 - ranks.level else "were not shown to differ"
+        agree = "differ" if ranks.differ else "were not shown to differ"
         found = [
             f"Over {sets} data sets, the mean ranks of {len(self.methods)} methods {agree} "
             f"(Friedman's chi-square {ranks.statistic:.3g}; p by permutation = "
             f"{ranks.permutation_p:.2g})."
         ]
-        if agree == "differ":
+        if ranks.differ:
             pairs = listed([f"{a} ranks above {b}" for a, b in self.apart]) or "no pair is"
             found.append(
                 f"Further apart than Nemenyi's critical difference of "

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +16,13 @@ from robustkit.analysis.findings import (
     not_found,
 )
 from robustkit.errors import RecordError
-from robustkit.protocol import default_norm, protocol_in_words
+from robustkit.protocol import budget_key, default_norm, protocol_in_words
 from robustkit.results.finder import FEATURES, short_paths, told_apart
 from robustkit.results.grid import LISTED
-from robustkit.results.records import Record, open_record
+from robustkit.results.metadata import same
+from robustkit.results.records import Condition, Record, condition, open_record
+from robustkit.results.rows import budgets
+from robustkit.results.sides import difference
 from robustkit.spec import TRAINED, Analysis, Study
 from robustkit.statistics.comparison import listed
 
@@ -34,7 +38,8 @@ def findings_of_records(study: Study, folder: Path, command: str) -> Findings:
     headers = {path: open_record(path).header for path in sorted(folder.glob("*.parquet"))}
     asked = [analysis for analysis in study.analyses if analysis.factor != "cost"]
     taken = {a.name: _taken(a, headers, whatever=_free(study, a)) for a in asked}
-    numbers = [n for a in asked for n in _numbers(a, taken[a.name].headers)]
+    found = [(a, n) for a in asked for n in _numbers(a, taken[a.name].headers)]
+    numbers = [n for a, n in found if _wanted(a, n)]
     if not numbers:
         why = "; ".join(_left_out(taken.values(), headers)) or "it is empty"
         raise RecordError(f"{folder}: no evaluation in it fits an analysis of {study.name}: {why}")
@@ -47,11 +52,40 @@ def findings_of_records(study: Study, folder: Path, command: str) -> Findings:
         },
         notes=(
             *_left_out(taken.values(), headers),
+            *_unwanted(n for a, n in found if not _wanted(a, n)),
+            *_other_images(study, (headers[n.path] for n in numbers if n.path)),
             *not_found(study, {number.method for number in numbers}),
             *gaps_of(study, numbers),
         ),
         command=command,
     )
+
+
+def _wanted(analysis: Analysis, number: Number) -> bool:
+    """Whether an analysis names the method and the seed, where it names any."""
+    return number.method in (analysis.methods or [number.method]) and number.seed in (
+        analysis.seeds or [number.seed]
+    )
+
+
+def _unwanted(numbers: Iterable[Number]) -> Iterable[str]:
+    """The networks of other methods and seeds than an analysis names."""
+    out: dict[str, list[str]] = defaultdict(list)
+    for number in numbers:
+        out[number.analysis].append(f"{number.method}, seed {number.seed}")
+    for analysis, networks in out.items():
+        named = listed(list(dict.fromkeys(networks)))
+        yield f"Left out, since {analysis} names other methods or seeds: {named}."
+
+
+def _other_images(study: Study, headers: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    """That the images are not those that the study's claims are about."""
+    if not study.claims:
+        return
+    tested = study.tested
+    for name in dict.fromkeys(header["data"]["name"] for header in headers):
+        if name != tested.data:
+            yield f"The study's claims are about {tested.data}; these evaluations are of {name}."
 
 
 def _data_of(headers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -82,22 +116,29 @@ def _free(study: Study, analysis: Analysis) -> bool:
 def _taken(
     analysis: Analysis, headers: Mapping[Path, Mapping[str, Any]], *, whatever: bool
 ) -> _Taken:
-    """The evaluations that fit, on the images on which most networks were evaluated."""
+    """The evaluations that fit, under the condition under which most networks were evaluated."""
     reasons = {path: _unfit(analysis, header, whatever) for path, header in headers.items()}
-    fitting = [path for path, reason in reasons.items() if not reason]
-    networks: dict[str, set[str]] = defaultdict(set)
-    for path in fitting:
-        networks[headers[path]["data"]["digest"]].add(_network(headers[path], path))
-    size = {headers[path]["data"]["digest"]: headers[path]["data"]["n"] for path in fitting}
-    usual = max(networks, key=lambda data: (len(networks[data]), size[data]), default="")
+    largest = max((budget_key(text)[0] for text in analysis.levels), default=inf)
+    if analysis.factor != "epsilon":
+        largest = 0
+    conditions = {
+        path: condition(headers[path], largest) for path, reason in reasons.items() if not reason
+    }
+    networks: dict[Condition, set[str]] = defaultdict(set)
+    for path, one in conditions.items():
+        networks[one].add(_network(headers[path], path))
+    size = {one: headers[path]["data"]["n"] for path, one in conditions.items()}
+    usual = max(networks, key=lambda one: (len(networks[one]), size[one]), default=None)
     of: dict[str, Path] = {}
-    for path in fitting:
+    for path, one in conditions.items():
         header = headers[path]
-        if header["data"]["digest"] != usual:
-            reasons[path] = f"most networks were evaluated on {size[usual]:,} other images"
+        if usual is not None and one != usual:
+            how = difference(one, usual)
+            how = f"on {size[usual]:,} other images" if how == "on other images" else how
+            reasons[path] = f"most networks were evaluated {how}"
         elif (known := of.setdefault(_network(header, path), path)) != path:
             reasons[path] = f"{known.name} is of the same network"
-    kept = {path: headers[path] for path in fitting if not reasons[path]}
+    kept = {path: headers[path] for path in conditions if not reasons[path]}
     return _Taken(kept, {path: reason for path, reason in reasons.items() if reason})
 
 
@@ -132,12 +173,21 @@ def _unfit(analysis: Analysis, header: Mapping[str, Any], whatever: bool) -> str
         if (protocol["name"], protocol["norm"]) != (analysis.protocol, norm):
             asked = analysis.protocol + (f" in {norm}" if analysis.norm else "")
             return f"{analysis.name} takes the protocol {asked}, not {protocol_in_words(protocol)}"
+        if ("surrogate" in header) != bool(analysis.surrogate):
+            only = "only" if analysis.surrogate else "no"
+            return f"{analysis.name} takes {only} attacks by transfer"
+        there = set(map(budget_key, budgets(header)))
+        if lacking := [text for text in analysis.levels if budget_key(text) not in there]:
+            return (
+                f"{analysis.name} takes ε = {', '.join(lacking)}, at which they were not attacked"
+            )
     elif made.get(analysis.factor) is None:
         return f"their {analysis.factor} is not on record"
     for factor in () if whatever else TRAINED:
         if factor == analysis.factor or made.get(factor) is None:
             continue
-        if Fraction(str(made[factor])) != Fraction(asked := getattr(analysis, factor)):
+        own, asked = Fraction(str(made[factor])), getattr(analysis, factor)
+        if not same(factor, own, Fraction(asked)):
             return f"{analysis.name} takes {factor} {asked}, not {made[factor]:.6g}"
     return ""
 
@@ -150,9 +200,10 @@ def _numbers(analysis: Analysis, headers: Mapping[Path, Mapping[str, Any]]) -> I
     """
     whole = analysis.factor == "epsilon"
     taken: dict[tuple[str, Fraction, int], Path] = {}
+    levels = {} if whole else _levels(analysis, [h["checkpoint"] for h in headers.values()])
     for (path, header), method in zip(headers.items(), _methods(headers, analysis), strict=True):
         made = header["checkpoint"]
-        level = "" if whole else f"{made[analysis.factor]:.6g}"
+        level = levels.get(made.get(analysis.factor), "")
         where = (method, Fraction(level or 0), int(made["seed"] or 0))
         if where in taken:
             raise RecordError(
@@ -161,6 +212,25 @@ def _numbers(analysis: Analysis, headers: Mapping[Path, Mapping[str, Any]]) -> I
             )
         taken[where] = path
         yield Number(analysis.name, method, level, where[-1], path)
+
+
+def _levels(analysis: Analysis, made: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
+    """The level of each value on record: that of the analysis, or one for values that are the same.
+
+    Of label noise the share that came of it is on record, which is another with every seed.
+    """
+    factor = analysis.factor
+    texts = [*analysis.levels]
+    found: dict[Any, str] = {}
+    for value in sorted({one[factor] for one in made}):
+        own = Fraction(str(value))
+        near = [text for text in texts if same(factor, own, Fraction(text))]
+        if not near:
+            short, exact = (f"{value:.{digits}g}" for digits in (2, 6))
+            near = [short if same(factor, own, Fraction(short)) else exact]
+            texts.append(near[0])
+        found[value] = min(near, key=lambda text: abs(own - Fraction(text)))
+    return found
 
 
 def _methods(headers: Mapping[Path, Mapping[str, Any]], analysis: Analysis) -> list[str]:

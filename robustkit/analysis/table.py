@@ -28,7 +28,7 @@ from robustkit.analysis.outcome import (
 )
 from robustkit.errors import RecordError
 from robustkit.files import digest
-from robustkit.protocol import protocol_in_words
+from robustkit.protocol import budget_key, protocol_in_words
 from robustkit.protocol.norms import symbol
 from robustkit.results.replicates import Replicates
 from robustkit.spec import CHOSEN, TRAINED, Analysis, Study
@@ -84,10 +84,10 @@ class AnalysisTable:
             known = self.header["protocol"]["epsilons"] if self.header else ()
             return self.analysis.levels or tuple(entry["epsilon"] for entry in known)
         written = [*self.analysis.levels, *(n.level for n in self.numbers)]
-        unique: dict[Fraction, str] = {}
+        unique: dict[tuple[Fraction, str], str] = {}
         for text in written:
-            unique.setdefault(Fraction(text), text)
-        return tuple(unique[value] for value in sorted(unique))
+            unique.setdefault(budget_key(text), text)
+        return tuple(unique[key] for key in sorted(unique))
 
     @property
     def drawn(self) -> tuple[str, ...]:
@@ -184,7 +184,7 @@ class AnalysisTable:
             if (found := self.at(method, level)) is not None:
                 each = tuple(float(x) for x in found.right.mean(axis=1))
                 estimate = over_seeds(found.right)
-                yield Value(level, float(Fraction(level)), estimate, each, found.seeds)
+                yield Value(level, float(budget_key(level)[0]), estimate, each, found.seeds)
 
     def _notes(self) -> Iterable[str]:
         steps = self.study.trained.steps if self.study.trained else None
@@ -264,12 +264,12 @@ class AnalysisTable:
         All levels are one family, that without attack among them, whichever are asked for: the same
         comparison has the same interval wherever it stands.
         """
-        levels = {Fraction(level): level for level in (*at, *self.drawn)}
+        levels = {budget_key(level): level for level in (*at, *self.drawn)}
         contrasts = {level: self._contrast(a, b, level, seeds) for level in levels.values()}
         judged = judge_levels(a, b, contrasts, delta=delta or None)
         marked = (replace(one, at_chance=self._at_chance(one)) for one in judged)
         found = dict(zip(levels, marked, strict=True))
-        return tuple(found[Fraction(level)] for level in at or self.levels)
+        return tuple(found[budget_key(level)] for level in at or self.levels)
 
     def _at_chance(self, one: Comparison) -> bool:
         left, right = self.at(one.a, one.level), self.at(one.b, one.level)
@@ -297,7 +297,7 @@ class AnalysisTable:
 
     def where(self, level: str) -> str:
         """A level in words, to begin a sentence with."""
-        value = float(Fraction(level))
+        value = float(budget_key(level)[0])
         match self.analysis.factor:
             case "epsilon" if not value:
                 return "without an attack"
@@ -325,4 +325,4 @@ class AnalysisTable:
 
 
 def _key(level: str) -> str:
-    return str(Fraction(level)) if level else NO_ATTACK
+    return budget_key(level)[1] if level else NO_ATTACK

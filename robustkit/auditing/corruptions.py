@@ -101,11 +101,14 @@ class CorruptionRun:
             Corrupted(name, GROUPS.get(name, OTHER), tuple(row[s] for s in sorted(row)))
             for name, row in sorted(found.items(), key=lambda item: _place(item[0]))
         )
-        shares = [s.value for row in rows if row.name not in CLEAN for s in row.severities]
+        counted = [row for row in rows if row.name not in CLEAN]
+        even = len({frozenset(found[row.name]) for row in counted}) <= 1
+        shares = [s.value for row in counted for s in row.severities] if even else []
         n = max(s.n for row in rows for s in row.severities)
         sources.update(told)
-        note = f"Images as published, of {images.name}; digests are under Provenance."
-        return Corruptions(rows, sum(shares) / len(shares) if shares else None, (note,), n)
+        notes = [f"Images as published, of {images.name}; digests are under Provenance."]
+        notes += [] if even else ["No mean: severities differ from corruption to corruption."]
+        return Corruptions(rows, sum(shares) / len(shares) if shares else None, tuple(notes), n)
 
     def _seen(self, images: Dataset) -> dict[str, Any]:
         """How many images of a level are right."""

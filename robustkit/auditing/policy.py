@@ -306,7 +306,7 @@ def _bound(estimate: Estimate, at_least: float, confidence: float, what: str) ->
 def _corruptions(rule: AccuracyRule, audit: Audit) -> Judged:
     found = audit.corruptions
     if found.mean is None:
-        why = found.reason or "they were not tried"
+        why = found.reason or ("severities differ" if found.rows else "they were not tried")
         return False, f"nothing is known of common corruptions: {why}"
     passed = found.mean >= rule.at_least
     mean, required = shares(found.mean, rule.at_least)

@@ -163,7 +163,7 @@ def rank(
     if not names:
         raise InputError("name evaluated networks: 'nets/{loss}_{data}_seed{seed}.pt'")
     given = at if isinstance(at, Mapping) else {"": at}
-    levels = {"": CLEAN} | {name: one for name, v in given.items() for one in _levels(v)}
+    levels = {"": CLEAN} | {name: _level(v) for name, v in given.items()}
     query = RecordQuery(tuple(levels.values()), attack, None, _text(surrogate), norm)
     return ranked(list(map(str, names)), Finder(Path(runs), query), at=levels, level=level)
 
@@ -191,6 +191,18 @@ def _levels(given: Levels) -> tuple[str, ...]:
     """Budgets and "clean", as text."""
     several = [given] if isinstance(given, Number) else given
     return tuple(CLEAN if one == CLEAN else parse_epsilon(one, "--at").text for one in several)
+
+
+def _level(given: Levels) -> str:
+    """One budget, or "clean", as text.
+
+    Raises:
+        InputError: none, or several.
+    """
+    found = _levels(given)
+    if len(found) != 1:
+        raise InputError(f"at: {', '.join(found) or 'nothing'}; a ranking has one of a data set")
+    return found[0]
 
 
 def _sides(

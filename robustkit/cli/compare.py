@@ -131,7 +131,7 @@ def _table(compared: "Compared", side: "Side") -> Any:
             *(_cell(compared.accuracies[s.name, one.level]) for s in (baseline, side)),
             f"{difference(one)}\n{ends(one)}",
             p_value(one.p, one),
-            one.verdict,
+            one.word,
         )
     return table
 
@@ -210,8 +210,8 @@ def _side(compared: "Compared", side: "Side") -> dict[str, Any]:
 
 
 def _comparison(compared: "Compared", one: "Comparison") -> dict[str, Any]:
-    plain = ("a", "b", "level", "verdict", "p", "p_holm", "p_equivalence", "delta", "confidence")
-    words = ("test", "correction", "unit")
+    plain = ("a", "b", "level", "verdict", "at_chance", "p", "p_holm", "p_equivalence", "delta")
+    words = ("confidence", "test", "correction", "unit")
     return {
         **{key: getattr(one, key) for key in plain},
         "difference": None if one.difference is None else _estimate(one.difference),

@@ -58,6 +58,8 @@ def _show_levels(path: str, evaluations: "list[Evaluation]") -> None:
             say(
                 f"mean accuracy {in_percent(1 - error)}, mean error {in_percent(error)} over {over}"
             )
+        elif not found.even:
+            say("no mean over corruptions: their severities differ")
         if (mce := found.mce) is not None:
             say(f"mean corruption error (mCE) {in_percent(mce)}, each error divided by AlexNet's")
     folder = evaluations[0].path and evaluations[0].path.parent

@@ -91,6 +91,9 @@ def _levels(texts: Sequence[str]) -> dict[str, str]:
     levels: dict[str, str] = {}
     for text in texts:
         name, _, value = text.rpartition("=")
+        if name in levels:
+            of = f"the data set {name}" if name else "all data sets"
+            raise InputError(f"--at: {levels[name]} and {value} for {of}; a ranking has one")
         levels[name] = value
     return levels
 

@@ -39,9 +39,14 @@ class CorruptionTable:
 
     @property
     def mean_error(self) -> float | None:
-        """Mean of the corruptions' errors; None where there are none."""
+        """Mean of the corruptions' errors; None where there are none, or severities differ."""
         errors = [self.error(name) for name in self.counted]
-        return sum(errors) / len(errors) if errors else None
+        return sum(errors) / len(errors) if errors and self.even else None
+
+    @property
+    def even(self) -> bool:
+        """Whether all corruptions that are counted have the same severities."""
+        return len({frozenset(self.rows[name]) for name in self.counted}) <= 1
 
     @property
     def mce(self) -> float | None:

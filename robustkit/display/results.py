@@ -157,7 +157,7 @@ def _(found: Compared) -> View:
         title=f"Comparison: {in_words(found.header)}",
         head=head,
         rows=[
-            (c.a, c.b, c.level, in_points(c), ends(c), p_value(c.p, c), c.verdict)
+            (c.a, c.b, c.level, in_points(c), ends(c), p_value(c.p, c), c.word)
             for c in found.comparisons
         ],
         frame=partial(_differences, found.comparisons),
@@ -415,7 +415,8 @@ def _estimates(kinds: dict[str, dict[str, Estimate]], key: str) -> pd.DataFrame:
 
 
 def _differences(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    plain = ("a", "b", "level", "verdict", "p", "p_holm", "delta", "confidence", "test", "unit")
+    judged = ("a", "b", "level", "verdict", "at_chance", "p", "p_holm", "delta")
+    plain = (*judged, "confidence", "test", "unit")
     return pd.DataFrame(
         [
             {key: getattr(one, key) for key in plain}

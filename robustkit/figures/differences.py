@@ -1,7 +1,7 @@
 """Methods beside each other: differences with their verdicts, ranks, cost against gain."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -15,7 +15,7 @@ from robustkit.figures.legend import legend
 from robustkit.figures.names import level_text, shortened
 from robustkit.figures.style import COLOURS, FAINT, INK, line_style
 from robustkit.statistics import Comparison, Estimate, Ranks
-from robustkit.statistics.comparison import AT_CHANCE
+from robustkit.statistics.comparison import times
 
 _VERDICTS: Mapping[str, tuple[object, str]] = {
     "better": (COLOURS[0], "^"),
@@ -167,7 +167,7 @@ def _zones(ax: Axes, deltas: Sequence[float | None]) -> None:
 
 def _difference(ax: Axes, place: int, comparison: Comparison, text: str) -> None:
     """One row: interval, marker, word; grey where the level decides nothing."""
-    word = AT_CHANCE if comparison.at_chance else comparison.verdict
+    word = comparison.word
     ax.text(1.05, place, word, va="center", transform=ax.get_yaxis_transform())
     if comparison.difference is None:
         return
@@ -209,7 +209,8 @@ def critical_difference(ax: Axes, names: Sequence[str], ranks: Ranks) -> Axes:
     order = sorted(range(len(names)), key=lambda i: ranks.mean_ranks[i])
     short = shortened(names, 28)
     placed = [(ranks.mean_ranks[i], short[i]) for i in order]
-    cliques = _cliques([rank for rank, _ in placed], ranks.critical_difference)
+    apart = ranks.critical_difference if ranks.differ else inf
+    cliques = _cliques([rank for rank, _ in placed], apart)
     for i, (first, last) in enumerate(cliques):
         y = 0.45 + 0.35 * i
         ax.plot([first - 0.03, last + 0.03], [y, y], color=INK, linewidth=3)
@@ -270,7 +271,7 @@ def cost_against_gain(ax: Axes, costs: Sequence[Cost], order: Sequence[str] = ()
         appearance = line_style(number) | {"linestyle": "none"}
         bar = ax.errorbar(ratio.value, gain, ends, across, **appearance, label=str(number))
         points = f"{gain:+.1f}".replace("-", "−")
-        hover(bar, [f"{cost.method}: × {ratio.value:.2f}, {points} points"])
+        hover(bar, [f"{cost.method}: × {times(ratio)[0]}, {points} points"])
     ax.axhline(0, color=FAINT, linewidth=0.8)
     ax.axvline(1, color=FAINT, linewidth=0.8)
     ax.set(

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, current_process
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from robustkit import machine
@@ -38,6 +38,29 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def in_order() -> Iterator[None]:
+    """Let a worker that a signal ends leave what is inside first, with the files it made there."""
+    ended: list[int] = []
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        ended.append(number)
+        raise SystemExit
+
+    mine = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        mine = []  # only the main thread may
+    for number in mine:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
+        if ended:
+            signal.raise_signal(ended[0])
 
 
 def _attend(parent: int, connection: Connection, parcel: Parcel, place: Workplace) -> None:

@@ -10,6 +10,8 @@ from robustkit.errors import InputError, ProtocolError
 from robustkit.parsing import exact, fraction, plain_number, spelled
 from robustkit.protocol.norms import BALLS, Norm
 
+MOST = 126
+"""budgets of one evaluation"""
 _TRANSFORM = re.compile(
     r"(?:(?P<degrees>[\d./]+)deg)?(?:(?(degrees)\+)(?P<shift>[\d./]+)px)?", re.ASCII
 )
@@ -101,12 +103,26 @@ def _above_0(value: Fraction, text: object, where: str) -> Fraction:
     return value
 
 
+def budget_key(text: str) -> tuple[Fraction, str]:
+    """Equal for one budget however it is written, and in order of size; also of "0", no attack.
+
+    `text` is one that was read before, or any level that is a number.
+    """
+    if text.endswith(("deg", "px")):
+        epsilon = parse_epsilon(text)
+        return epsilon.value, epsilon.exact
+    value = Fraction(text)
+    return value, str(value)
+
+
 def check_budgets(norm: Norm, epsilons: Sequence[Epsilon], where: str = "--epsilon") -> None:
     """Nothing, if budgets are such as the norm has.
 
     Raises:
         ProtocolError: one is not, or they are not nested.
     """
+    if len(epsilons) > MOST:
+        raise ProtocolError(f"{where}: {len(epsilons)} budgets; at most {MOST} fit into a record")
     for epsilon in epsilons:
         if epsilon.transforms != (norm == "spatial"):
             raise ProtocolError(

@@ -13,6 +13,7 @@ from robustkit.figures import level_text
 from robustkit.protocol.norms import symbol
 from robustkit.reporting import wording
 from robustkit.reporting.comparisons import grounds
+from robustkit.statistics.comparison import times
 
 PAGES = Path(__file__).parents[1] / "pages"
 
@@ -60,6 +61,7 @@ def _environment() -> Environment:
         "p_value": wording.p_value,
         "count": wording.count,
         "measured": wording.measured,
+        "times": times,
         "level": level_text,
         "norm": symbol,
         "grounds": grounds,

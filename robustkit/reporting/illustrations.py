@@ -12,6 +12,7 @@ from robustkit.reporting.names import Names
 from robustkit.reporting.wording import ends, in_points, interval, percent, signed
 from robustkit.spec import Figure
 from robustkit.statistics import Estimate
+from robustkit.statistics.comparison import times
 
 MANY = 5
 """columns of a matrix that do not fit into one column of a paper"""
@@ -133,7 +134,7 @@ def _costs(costs: Sequence[Cost], names: Names, order: Sequence[str]) -> Iterato
     for place in dict.fromkeys(cost.where for cost in costs):
         own = [cost for cost in costs if cost.where == place]
         alternative = " ".join(
-            f"{c.method}: {c.ratio.value:.2f} times the time, {signed(c.gain.value)} points."
+            f"{c.method}: {times(c.ratio)[0]} times the time, {signed(c.gain.value)} points."
             for c in own
         )
         yield Illustration(

@@ -234,7 +234,7 @@ def _corruptions(audit: Audit) -> str:
 
 
 def _comparisons(audit: Audit) -> str:
-    rows = [(c.b, c.verdict, in_points(c), ends(c)) for c in audit.comparisons]
+    rows = [(c.b, c.word, in_points(c), ends(c)) for c in audit.comparisons]
     shown = table(("beside", "verdict", "points", "interval"), rows, words=2)
     introduction = (
         "Difference of robust accuracy on the same images, the audited checkpoint less the other, "

@@ -22,6 +22,7 @@ from robustkit.analysis.outcome import (
 )
 from robustkit.errors import shown
 from robustkit.statistics import Comparison, Estimate
+from robustkit.statistics.comparison import AT_CHANCE
 from robustkit.statistics.power import SEEDS
 
 Section = Literal[
@@ -167,6 +168,7 @@ def _comparison(panel: str, comparison: Comparison) -> Iterator[NumberRow]:
         quantity="difference",
         delta=comparison.delta,
         verdict=comparison.verdict,
+        note=AT_CHANCE if comparison.at_chance else "",
     )
     if comparison.difference is None:
         yield replace(row, note=comparison.reason)

@@ -15,10 +15,12 @@ from robustkit.reporting.wording import (
     p_value,
     signed,
     tenths,
+    tenths_of_all,
     verdict_in_words,
 )
 from robustkit.spec import Table as Kind
 from robustkit.statistics import Comparison, Estimate
+from robustkit.statistics.comparison import times
 
 _ESCAPES = str.maketrans(
     {
@@ -87,7 +89,7 @@ def accuracy_table(panel: Panel) -> str:
     """Methods by levels: estimates in per cent with intervals, and marks against the baseline."""
     levels = {v.level: v.x for line in panel.lines for v in line.values}
     ordered = sorted(levels, key=lambda level: levels[level])
-    verdicts = {(c.a, c.level): c.verdict for c in panel.comparisons if c.b == panel.baseline}
+    verdicts = {(c.a, c.level): c.word for c in panel.comparisons if c.b == panel.baseline}
     body = []
     for line in panel.lines:
         values = {value.level: value.estimate for value in line.values}
@@ -150,7 +152,7 @@ def difference_table(comparisons: Sequence[Comparison], percent: bool) -> str:
                 in_points(c),
                 ends(c),
                 p_value(c.p, c),
-                c.verdict,
+                c.word,
             )
         ]
         for c in comparisons
@@ -187,7 +189,8 @@ def cost_table(costs: Sequence[Cost]) -> str:
     """A row a method: time of a step over the baseline's, and the gain in points."""
     body = []
     for c in costs:
-        ratio = f"{c.ratio.value:.2f} ({c.ratio.low:.2f} to {c.ratio.high:.2f})"
+        value, *ends = times(c.ratio)
+        ratio = f"{value} ({' to '.join(ends)})"
         gain = f"{signed(c.gain.value)} ({tenths(c.gain.low)} to {tenths(c.gain.high)})"
         body.append([escaped(cell) for cell in (c.method, ratio, gain, c.where)])
     return tabular("cost and gain", "lrrl", ["method", "time", "gain", "at"], body)
@@ -198,7 +201,7 @@ def _estimate(estimate: Estimate | None, verdict: str) -> str:
         return "--"
     interval = escaped(f"({tenths(estimate.low)}–{tenths(estimate.high)})")
     mark = _MARKS.get(verdict, "")
-    return f"{escaped(tenths(estimate.value))}{mark} {{\\scriptsize {interval}}}"
+    return f"{escaped(tenths_of_all(estimate.value))}{mark} {{\\scriptsize {interval}}}"
 
 
 def _distance(estimate: Estimate | None) -> str:

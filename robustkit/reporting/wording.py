@@ -8,6 +8,7 @@ from robustkit.analysis.outcome import Judgement
 from robustkit.parsing import in_percent
 from robustkit.record import MeanPasses
 from robustkit.statistics import Comparison, Estimate
+from robustkit.statistics.comparison import faithful
 from robustkit.summary import attack_labels
 
 NOTHING = "–"
@@ -19,6 +20,11 @@ MORE = 5
 def percent(share: float | None) -> str:
     """A share in per cent, to a tenth."""
     return NOTHING if share is None or not isfinite(share) else in_percent(share)
+
+
+def tenths_of_all(share: float) -> str:
+    """A share in per cent without a unit; further digits where a tenth would tell none or all."""
+    return in_percent(share).removesuffix("\u00a0%")
 
 
 def interval(estimate: Estimate) -> str:
@@ -87,17 +93,8 @@ def _digits(comparison: Comparison) -> int:
 
 
 def _faithful(pairs: Sequence[tuple[float, float]], least: int) -> int:
-    """Digits to which no value, being rounded, leaves its side of its mark."""
-    enough = (
-        digits
-        for digits in range(least, least + MORE)
-        if all(_side(round(value, digits), mark) == _side(value, mark) for value, mark in pairs)
-    )
-    return next(enough, least)  # on the mark, but for rounding
-
-
-def _side(value: float, mark: float) -> int:
-    return (value > mark) - (value < mark)
+    digits = faithful(pairs, least, least + MORE)
+    return least if digits == least + MORE else digits  # on the mark, but for rounding
 
 
 def verdict_in_words(judgement: Judgement) -> str:

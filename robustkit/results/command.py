@@ -2,12 +2,11 @@
 
 import shlex
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from robustkit.parsing import parse_toml
-from robustkit.protocol import parse_protocol, protocol_options, search_of
+from robustkit.protocol import budget_key, parse_protocol, protocol_options, search_of
 from robustkit.results.records import RecordQuery
 
 
@@ -36,8 +35,8 @@ def _attack(like: Mapping[str, Any] | None, query: RecordQuery) -> Iterable[str]
         yield from (*protocol_options(protocol), *_settings(protocol))
         yield from ("--target", asked["target"]) if asked["target"] != "none" else ()
         yield from ("--seed", str(asked["seed"])) if asked["seed"] else ()
-        there = {Fraction(text) for text in asked["epsilons"]}
-        texts = [text for text in texts if Fraction(text) not in there]
+        there = set(map(budget_key, asked["epsilons"]))
+        texts = [text for text in texts if budget_key(text) not in there]
         texts = [*(entry["epsilon"] for entry in protocol["epsilons"]), *texts]
     for text in texts:
         yield from ("--epsilon", text)

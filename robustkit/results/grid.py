@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import product
 
+from robustkit.protocol import budget_key
 from robustkit.statistics.comparison import listed
 
 LISTED = 5
@@ -31,13 +32,13 @@ def gaps(places: Iterable[tuple[str, Place]], levels: Mapping[str, Iterable[str]
 
 
 def _lacking(own: Sequence[Place], levels: Iterable[str]) -> list[Place]:
-    written: dict[Fraction, str] = {}
+    written: dict[tuple[Fraction, str], str] = {}
     for level in (*levels, *(level for _, level, _ in own)):
-        written.setdefault(Fraction(level or 0), level)
+        written.setdefault(budget_key(level or "0"), level)
     methods, seeds = sorted({m for m, _, _ in own}), sorted({s for _, _, s in own})
-    there = {(method, Fraction(level or 0), seed) for method, level, seed in own}
+    there = {(method, budget_key(level or "0"), seed) for method, level, seed in own}
     grid = product(methods, sorted(written), seeds)
-    return [(m, written[value], s) for m, value, s in grid if (m, value, s) not in there]
+    return [(m, written[key], s) for m, key, s in grid if (m, key, s) not in there]
 
 
 def _named(lacking: Sequence[Place]) -> str:

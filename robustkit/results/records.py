@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from robustkit.files import canonical, digest
-from robustkit.protocol import Norm, parse_epsilon, search_of
+from robustkit.protocol import Norm, budget_key, parse_epsilon, search_of
 from robustkit.record import mean_passes, read_header
 from robustkit.results.rows import UNBROKEN, Rows, read_rows
 
@@ -96,7 +96,7 @@ class RecordQuery:
     @property
     def largest(self) -> Fraction | float:
         """Largest budget that plays a part; 0 where there is none."""
-        return max(map(Fraction, self.budgets), default=0) if self.at else inf
+        return max((budget_key(text)[0] for text in self.budgets), default=0) if self.at else inf
 
 
 class Condition(NamedTuple):
@@ -106,7 +106,7 @@ class Condition(NamedTuple):
     """digest of images and labels"""
     protocol: str
     """digest of attacks, norm, target and seed"""
-    epsilons: tuple[Fraction, ...]
+    epsilons: tuple[str, ...]
     """budgets that play a part: what a smaller one broke is broken at a larger one, and where they
     are not scanned a larger one that failed speaks for the smaller"""
     surrogate: str
@@ -122,11 +122,11 @@ def condition(header: Mapping[str, Any], largest: Fraction | float) -> Condition
         return Condition(data, "", (), "", 0)
     asked = dict(header["protocol"]["resolved"])
     search = search_of(asked)
-    budgets = tuple(Fraction(text) for text in asked.pop("epsilons"))
+    budgets = tuple(map(budget_key, asked.pop("epsilons")))
     return Condition(
         data,
         digest(canonical(asked)),
-        tuple(value for value in budgets if value <= largest or search == "bisect"),
+        tuple(text for value, text in budgets if value <= largest or search == "bisect"),
         header.get("surrogate", {}).get("weights", ""),
         header["engine"]["revision"],
     )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from robustkit.errors import RecordError
+from robustkit.protocol import budget_key
 from robustkit.record import Example, MeanPasses, examples, mean_passes, read_table
 
 UNBROKEN = np.int8(127)
@@ -30,19 +31,20 @@ class Rows:
     """an image; None where the record does not say"""
 
     def right(self, epsilon: str = "") -> npt.NDArray[np.bool_]:
-        """Which images are still right at a budget, or without any attack, [N].
+        """Which images are still right at a budget, however written, or without any attack, [N].
 
         Raises:
             RecordError: the evaluation did not try that budget.
         """
         if not epsilon:
             return self.broken > 0
-        if epsilon not in self.epsilons:
+        there = list(map(budget_key, self.epsilons))
+        if budget_key(epsilon) not in there:
             raise RecordError(
                 f"{self.header['checkpoint']['path']}: was not attacked at ε = {epsilon}, only at "
                 f"{', '.join(self.epsilons) or 'none'}"
             )
-        return self.broken > self.epsilons.index(epsilon) + 1
+        return self.broken > there.index(budget_key(epsilon)) + 1
 
 
 class Records(Protocol):

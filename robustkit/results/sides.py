@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from robustkit.data.source import WHOLE
 from robustkit.errors import InputError
-from robustkit.protocol import protocol_in_words, symbol
+from robustkit.protocol import budget_key, protocol_in_words, symbol
 from robustkit.record import MeanPasses
 from robustkit.results.command import called, evaluate_command
 from robustkit.results.finder import NetworkGroup
@@ -46,15 +45,8 @@ class Side:
 
     def at(self, level: str) -> Replicates:
         """The networks at a level, whichever way its number is written."""
-        right = np.stack([rows.right(_text(rows, level)) for rows in self.rows])
-        return Replicates(self.seeds, right)
-
-
-def _text(rows: Rows, level: str) -> str:
-    """A level as a record writes it; "" without attack."""
-    if level == CLEAN:
-        return ""
-    return next((text for text in rows.epsilons if Fraction(text) == Fraction(level)), level)
+        attacked = "" if level == CLEAN else level
+        return Replicates(self.seeds, np.stack([rows.right(attacked) for rows in self.rows]))
 
 
 def sides(
@@ -103,8 +95,8 @@ def _misfit(header: Mapping[str, Any], query: RecordQuery) -> str:
         return f"was attacked by {protocol_in_words(protocol)}, not by {query.attack}"
     if query.norm and query.largest and query.norm != protocol["norm"]:
         return f"was attacked in {protocol['norm']}, not in {query.norm}"
-    there = {Fraction(text) for text in protocol["resolved"]["epsilons"]}
-    texts = [text for text in query.budgets if Fraction(text) not in there]
+    there = set(map(budget_key, protocol["resolved"]["epsilons"]))
+    texts = [text for text in query.budgets if budget_key(text) not in there]
     if texts:
         return f"was not attacked at ε = {', '.join(texts)}, only at {_budgets(header)}"
     return ""
@@ -157,15 +149,20 @@ def _different(
     pairs = list(zip(networks, offered, strict=True))
     model, like = next((n, r[usual]) for n, r in pairs if usual in r)
     network, own = next((n, r) for n, r in pairs if usual not in r)
-    differs = {one: [x != y for x, y in zip(one, usual, strict=True)] for one in own}
-    nearest = min(own, key=lambda one: sum(differs[one]))
-    how = _DIFFERENCES[differs[nearest].index(True)]
+    nearest = min(own, key=lambda one: sum(x != y for x, y in zip(one, usual, strict=True)))
+    how = difference(nearest, usual)
     run = evaluate_command(_path(network), like.header, runs, query)
     clean = "compare --at clean, or " if nearest.data == usual.data else ""
     return (
         f"{network.name} was evaluated {how} than {model.name}: {in_words(own[nearest].header)}; "
         f"{in_words(like.header)}; {clean}run: {run}"
     )
+
+
+def difference(one: Condition, other: Condition) -> str:
+    """How two conditions differ, in words: in the first field that does."""
+    differs = [x != y for x, y in zip(one, other, strict=True)]
+    return _DIFFERENCES[differs.index(True)]
 
 
 _DIFFERENCES = (

@@ -7,8 +7,20 @@ from fractions import Fraction
 
 from robustkit.errors import InputError, UnknownName
 from robustkit.parsing import fraction
-from robustkit.spec.study import CHOSEN, TRAINED, Analysis, Claim, Study, TrainingSpec, Tuning
+from robustkit.protocol import budget_key, parse_epsilon
+from robustkit.spec.study import (
+    CHOSEN,
+    TRAINED,
+    Analysis,
+    Claim,
+    Study,
+    TestSpec,
+    TrainingSpec,
+    Tuning,
+)
 
+UNCHANGED = {"label_noise": "0", "data_fraction": "1"}
+"""what trainings have where nothing is asked for"""
 MOST_STEPS = 10**8
 """of a training; more are a slip of the finger"""
 
@@ -36,6 +48,7 @@ def checked(study: Study, where: str) -> Study:
     _distinct(where, "tables", study.tables)
     _distinct(where, "[statistics] tests", study.statistics.tests)
     _check_limit(study.tested.limit, f"{where}: [test]")
+    _check_unattacked(study.tested, f"{where}: [test]")
     for analysis in study.analyses:
         _check_analysis(study, analysis, f"{where}: analysis {analysis.name!r}")
     for claim in study.claims:
@@ -81,8 +94,11 @@ def _check_amounts(trained: TrainingSpec, where: str) -> None:
     for number in trained.snapshots:
         if number < 1:
             raise InputError(f"{where} snapshots {number}: passes are numbered from 1")
-    if trained.hold_out and fraction(trained.hold_out, f"{where} hold_out") < 0:
+    held = fraction(trained.hold_out, f"{where} hold_out") if trained.hold_out else Fraction(0)
+    if held < 0:
         raise InputError(f"{where} hold_out {trained.hold_out}: must not be negative")
+    if held > 1 and held.denominator > 1:
+        raise InputError(f"{where} hold_out {trained.hold_out}: a share below 1, or whole images")
 
 
 def _check_tuning(tuning: Tuning, study: Study, where: str) -> None:
@@ -135,8 +151,20 @@ def _check_limit(limit: int | None, where: str) -> None:
         raise InputError(f"{where} limit {limit}: must be above 0")
 
 
+def _check_unattacked(tested: TestSpec, where: str) -> None:
+    """Attacks belong to analyses: accuracies of any other than these are clean ones."""
+    if tested.protocol != "clean" or tested.norm is not None:
+        name = "norm" if tested.protocol == "clean" else "protocol"
+        raise InputError(
+            f"{where} {name}: has no effect; attacks belong to an [[analysis]] with "
+            'factor = "epsilon"'
+        )
+
+
 def _check_analysis(study: Study, analysis: Analysis, where: str) -> None:
     names = [m.name for m in study.methods]
+    _distinct(where, "methods", analysis.methods)
+    _distinct(where, "seeds", analysis.seeds)
     for name in analysis.methods if names else ():
         _known(where, "methods", name, names)
     if study.trained is not None:
@@ -148,8 +176,7 @@ def _check_analysis(study: Study, analysis: Analysis, where: str) -> None:
                 raise InputError(f"{where}: seed {seed} is not among those of [train]")
     if analysis.factor == "epsilon" and not analysis.protocol:
         raise InputError(f"{where}: the factor epsilon needs a protocol")
-    if analysis.norm and not analysis.protocol:
-        raise InputError(f"{where}: a norm needs a protocol with attacks in it")
+    _check_effect(analysis, where)
     _check_passes(study, analysis, where)
     _check_delta(analysis.delta or 0.0, where)
     _check_limit(analysis.limit, f"{where}:")
@@ -160,6 +187,21 @@ def _check_analysis(study: Study, analysis: Analysis, where: str) -> None:
         _known(where, "surrogate", analysis.surrogate, names)
         if study.tuning is None or study.tuning.seed is None:
             raise InputError(f"{where}: a surrogate is trained with [tuning]'s seed; give one")
+
+
+def _check_effect(analysis: Analysis, where: str) -> None:
+    """Nothing is asked for that the factor leaves without effect."""
+    factor = analysis.factor
+    if factor in TRAINED and getattr(analysis, factor) != UNCHANGED[factor]:
+        raise InputError(f"{where}: {factor} is the factor, whose levels are given by levels")
+    if factor == "epsilon":
+        return
+    for key in ("protocol", "norm", "surrogate"):
+        if getattr(analysis, key):
+            raise InputError(
+                f"{where}: {key} has no effect where the factor is {factor}; for accuracy under "
+                'attack, give an [[analysis]] with factor = "epsilon"'
+            )
 
 
 def _check_passes(study: Study, analysis: Analysis, where: str) -> None:
@@ -183,12 +225,17 @@ def _check_passes(study: Study, analysis: Analysis, where: str) -> None:
 
 def _check_levels(factor: str, levels: Sequence[str], where: str) -> None:
     """Each within the factor's range, and no number twice, however it is written."""
-    seen: dict[Fraction, str] = {}
+    seen: dict[tuple[Fraction, str], str] = {}
     for text in levels:
-        value = fraction(text, f"{where}: level")
-        if value in seen:
-            raise InputError(f"{where}: levels {seen[value]} and {text} are the same number")
-        seen[value] = text
+        if factor == "epsilon":
+            parse_epsilon(text, f"{where}: level")
+        else:
+            fraction(text, f"{where}: level")
+        key = budget_key(text)
+        if key in seen:
+            raise InputError(f"{where}: levels {seen[key]} and {text} are the same number")
+        seen[key] = text
+        value = key[0]
         if (wrong := _outside(factor, value)) is not None:
             raise InputError(f"{where}: level {text}: {wrong}")
 
@@ -200,14 +247,12 @@ def _outside(factor: str, value: Fraction) -> str | None:
             return "label noise must be from 0 to below 1"
         case "data_fraction" if not 0 < value <= 1:
             return "a data fraction must be above 0 and at most 1"
-        case "epsilon" if value <= 0:
-            return "a budget must be above 0"
     return None
 
 
 def _check_delta(delta: float, where: str) -> None:
-    if not 0 <= delta < math.inf:
-        raise InputError(f"{where}: delta {delta:g}: must be a number of points, 0 or more")
+    if not 0 <= delta < 100:
+        raise InputError(f"{where}: delta {delta:g}: must be points, from 0 to below 100")
 
 
 def _check_claim(study: Study, claim: Claim, where: str) -> None:
@@ -265,9 +310,10 @@ def _check_tested(study: Study, claim: Claim, analysis: Analysis, where: str) ->
         return
     for name in (claim.a, claim.b):
         _known(where, "method", name, analysis.methods or [m.name for m in study.methods])
-    values = [Fraction(level) for level in analysis.levels]
-    for level in claim.levels:
-        if Fraction(level) not in values:
+    # without levels an analysis has those that are there, which are known when it is judged
+    keys = list(map(budget_key, analysis.levels))
+    for level in claim.levels if keys else ():
+        if budget_key(level) not in keys:
             _known(where, "level", level, analysis.levels)
 
 

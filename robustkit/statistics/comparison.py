@@ -47,6 +47,11 @@ class Comparison:
     at_chance: bool = False
     """neither is better than guessing, so that this level speaks for neither"""
 
+    @property
+    def word(self) -> str:
+        """The verdict, unless both are at chance, which decides nothing."""
+        return AT_CHANCE if self.at_chance else self.verdict
+
     def sentence(self, *, where: str = "", measure: str = "points", after: str = "") -> str:
         """The verdict in words fit for a paper, then which tests beside it cannot decide.
 
@@ -96,14 +101,8 @@ class Comparison:
         low, high = self._ends(measure)
         delta = _scale(measure) * (self.delta or 0.0)
         least = max(1, 1 - floor(log10(high - low))) if high > low else 1
-        faithful = (
-            digits
-            for digits in range(least, _MOST_DIGITS)
-            if all(
-                _same_side(end, mark, digits) for end in (low, high) for mark in (-delta, 0, delta)
-            )
-        )
-        return next(faithful, _MOST_DIGITS)
+        marks = [(end, mark) for end in (low, high) for mark in (-delta, 0.0, delta)]
+        return faithful(marks, least, _MOST_DIGITS)
 
     def _undecided(self) -> list[str]:
         noted = [test for test in self.secondary if test.note]
@@ -111,6 +110,29 @@ class Comparison:
             f"{capital(listed([test.test for test in noted if test.note == note]))} {note}."
             for note in dict.fromkeys(test.note for test in noted)
         ]
+
+
+def faithful(pairs: Sequence[tuple[float, float]], least: int, most: int) -> int:
+    """Digits, at least and below so many, to which no value leaves its side of its mark.
+
+    `most` where a value is on its mark but for rounding.
+    """
+    enough = (
+        digits
+        for digits in range(least, most)
+        if all(_same_side(value, mark, digits) for value, mark in pairs)
+    )
+    return next(enough, most)
+
+
+def times(ratio: Estimate, bounds: Sequence[float] = ()) -> tuple[str, str, str]:
+    """Value and ends of a ratio, with digits that show on which side of 1 and bounds they lie."""
+    ends = (ratio.low, ratio.high)
+    marks = [(end, mark) for end in ends for mark in (1.0, *bounds)]
+    digits = faithful(marks, 2, _MOST_DIGITS)
+    digits = 2 if digits == _MOST_DIGITS else digits
+    value, low, high = (f"{number:.{digits}f}" for number in (ratio.value, *ends))
+    return value, low, high
 
 
 def _same_side(value: float, mark: float, digits: int) -> bool:

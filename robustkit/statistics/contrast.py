@@ -18,7 +18,6 @@ from robustkit.statistics.pivot import (
     interval,
     p_of,
     p_within,
-    satterthwaite,
 )
 from robustkit.statistics.resampling import SecondaryTest, secondary_tests
 from robustkit.statistics.spread import (
@@ -125,8 +124,8 @@ def compare_seeds(a: ArrayLike, b: ArrayLike, rng: Generator) -> Contrast:
 def compare_unpaired(a: ArrayLike, b: ArrayLike) -> Contrast:
     """Two methods on the same N images over seeds that are not matched.
 
-    `a` is [Sa, N] and `b` [Sb, N]. Images stay paired; each side has its own seed variance, with
-    Welch's degrees of freedom. Two images are added as in `compare_seeds`.
+    `a` is [Sa, N] and `b` [Sb, N]. Images stay paired; each side has its own seed variance and
+    degrees of freedom. Two images are added as in `compare_seeds`.
 
     Raises:
         InputError: anything but booleans on the same images, or fewer than two seeds of a side.
@@ -153,11 +152,14 @@ def compare_unpaired(a: ArrayLike, b: ArrayLike) -> Contrast:
 
 def _welch(a: NDArray[Any], b: NDArray[Any]) -> Student:
     sides = [mean_squares(x[None]) for x in (a, b)]
-    seeds = satterthwaite([terms(side)[0] for side in sides])
+    seeds = [terms(side)[0] for side in sides]
     N = a.shape[1]
     # per image, in units of 1 / (Sa Sb), so that sums stay whole
     each = len(b) * a.sum(axis=0, dtype=np.int64) - len(a) * b.sum(axis=0, dtype=np.int64)
     images = float(mean_squares(each[None, None]).image[0, 0]) / (len(a) * len(b)) ** 2
     residual = sum(float(side.residual[0, 0]) / side.seeds for side in sides)
-    of_images = Term(added(images, residual, seeds.variance) / N, N - 1)
-    return Student(float(sides[0].mean[0] - sides[1].mean[0]), (seeds, of_images))
+    varying = sum(term.variance for term in seeds)
+    of_images = Term(added(images, residual, varying) / N, N - 1)
+    # the sides' terms stay apart: as one by Satterthwaite, with 2 and 10 seeds they cover 87 and
+    # 94 % instead of 95 and 99 %, apart 94 and 98
+    return Student(float(sides[0].mean[0] - sides[1].mean[0]), (*seeds, of_images))

@@ -52,13 +52,6 @@ class Term(NamedTuple):
     df: float
 
 
-def satterthwaite(terms: Sequence[Term]) -> Term:
-    """Terms of one kind as one, with Satterthwaite's degrees of freedom (Welch's for two)."""
-    variance = sum(term.variance for term in terms)
-    squares = sum(term.variance**2 / term.df for term in terms)
-    return Term(variance, variance**2 / squares if squares else 1.0)
-
-
 @dataclass(frozen=True, slots=True)
 class Student:
     """A mean whose variance is a sum of terms with different degrees of freedom.
@@ -120,7 +113,9 @@ class Score:
         share = (root - linear) / (4 * n)  # of losses, most likely under theta
         variance = n * (2 * share + theta * (1 - theta))
         excess = wins - losses - n * theta
-        return excess / sqrt(variance) if variance > 0 else inf
+        if variance > 0:
+            return excess / sqrt(variance)
+        return inf if excess > 0 else 0.0
 
     def lower(self, alpha: float) -> float:  # noqa: D102
         critical = float(-ndtri(alpha / 2))

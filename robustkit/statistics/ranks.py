@@ -34,6 +34,11 @@ class Ranks:
     blocks: int
     level: float
 
+    @property
+    def differ(self) -> bool:
+        """Whether Friedman's test finds that methods differ at all; else no pair of them does."""
+        return self.permutation_p <= 1 - self.level
+
 
 def friedman(scores: ArrayLike, *, level: float = 0.95) -> Ranks:
     """Compare methods by their ranks within blocks (Demšar 2006).

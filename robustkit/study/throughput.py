@@ -67,10 +67,14 @@ def measure_throughput(cells: Sequence[Cell], test: Test, config: WorkerConfig) 
     """
     began = time.monotonic()
     context = get_context("spawn")  # as workers are
-    with ProcessPoolExecutor(1, context, end_with, (os.getpid(),)) as pool:
+    with (
+        # of this process: an interruption ends the worker at once, and what it made would stay
+        TemporaryDirectory(prefix="robustkit-") as folder,
+        ProcessPoolExecutor(1, context, end_with, (os.getpid(),)) as pool,
+    ):
         try:
             with without_script():
-                timing = pool.submit(timed, cells, test, config)
+                timing = pool.submit(timed, cells, test, replace(config, folder=Path(folder)))
             seconds, throughput = timing.result()
         except Exception as error:
             # a network without gradients, a process that died: the study itself will say so
@@ -84,23 +88,23 @@ def measure_throughput(cells: Sequence[Cell], test: Test, config: WorkerConfig) 
 
 
 def timed(cells: Sequence[Cell], test: Test, config: WorkerConfig) -> tuple[float, Throughput]:
-    """The parts, and the seconds it took to time them; what comes only once is not among these."""
+    """The parts, and the seconds it took to time them; what comes only once is not among these.
+
+    `config.folder` is left with what that made.
+    """
     import torch
 
     torch.set_num_threads(config.threads)
-    with TemporaryDirectory(prefix="robustkit-") as folder:
-        first, scratch = (
-            replace(config, folder=Path(folder) / name) for name in ("first", "again")
-        )
-        cell = _short(_first_that_works(cells, test, first))
-        began = time.monotonic()
-        training = _seconds(lambda: carry_out(Job(cell, ()), scratch))
-        judged = replace(test, cell=cell.key)
-        evaluation = _seconds(lambda: carry_out(Job(cell, (judged,)), scratch))
-        forward, gradient = _passes(cell, judged, scratch)
-        steps = {one.method: _step(one, config) for one in cells if "recipe" in one.asked}
-        throughput = Throughput(0, steps, training, evaluation, forward, gradient)
-        return time.monotonic() - began, throughput
+    first, scratch = (replace(config, folder=config.folder / name) for name in ("first", "again"))
+    cell = _short(_first_that_works(cells, test, first))
+    began = time.monotonic()
+    training = _seconds(lambda: carry_out(Job(cell, ()), scratch))
+    judged = replace(test, cell=cell.key)
+    evaluation = _seconds(lambda: carry_out(Job(cell, (judged,)), scratch))
+    forward, gradient = _passes(cell, judged, scratch)
+    steps = {one.method: _step(one, config) for one in cells if "recipe" in one.asked}
+    throughput = Throughput(0, steps, training, evaluation, forward, gradient)
+    return time.monotonic() - began, throughput
 
 
 def _short(cell: Cell) -> Cell:

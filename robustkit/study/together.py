@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from robustkit import machine
 from robustkit.errors import InputError, TrainingFailed
-from robustkit.parallel.processes import end_with, without_script
+from robustkit.parallel.processes import end_with, in_order, without_script
 
 T = TypeVar("T")
 GRACE = 10.0
@@ -33,6 +33,7 @@ def together(world: int, threads: int, work: Callable[..., T], *given: Any) -> T
     """
     context, parts = get_context("spawn"), list[Future[T]]()
     with (
+        in_order(),
         TemporaryDirectory(prefix="robustkit-") as folder,
         ProcessPoolExecutor(world, context, end_with, (os.getpid(),)) as pool,
     ):
