@@ -53,6 +53,8 @@ class Stream(IterableDataset):
         (IMAGES, LABELS),
         [IMAGES, LABELS],
         (list(IMAGES), LABELS.tolist()),
+        (IMAGES.permute(0, 2, 3, 1), LABELS),
+        (IMAGES, LABELS.double()),
         (IMAGES.clone().requires_grad_(), LABELS),
         {"images": IMAGES, "labels": LABELS},
         list(zip(IMAGES, LABELS, strict=True)),
@@ -138,3 +140,32 @@ def test_what_cannot_be_evaluated_is_told_in_one_line(given, line):
 def test_every_call_reads_them():
     loader = DataLoader(PAIRS, 4)
     assert len(ImageOptions(data=loader, limit=7).load(torch.nn.Flatten())) == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((IMAGES, None), "labels"),
+        (({"image": IMAGES}, LABELS), "images of shape none"),
+        ((IMAGES, LABELS[None]), "labels of shape"),
+        ((IMAGES, LABELS + 0.5), "labels of type"),
+        ((IMAGES - 0.01, LABELS), "they look normalised"),
+    ],
+)
+def test_pairs_that_are_none_are_told_in_one_line(given, words):
+    with pytest.raises(DataError, match=words):
+        from_memory(given)
+
+
+def test_pixels_outside_by_rounding_alone_are_moved_to_the_end():
+    white = IMAGES.clone()
+    white[0], white[1] = 1.0, 0.0
+    near = white.clone()
+    near[0] += 2e-7
+    near[1] -= 1e-8
+    assert from_memory((near, LABELS)).digest == from_memory((white, LABELS)).digest
+
+
+def test_true_and_false_are_labels():
+    yes = LABELS.double().mean() < LABELS
+    assert from_memory((IMAGES, yes)).labels.tolist() == yes.int().tolist()

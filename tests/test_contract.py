@@ -1,7 +1,9 @@
 """What a network may not do to the evaluation: write into it, remember it, or mix its images."""
 
+import copy
+import random
 import warnings
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -429,6 +431,161 @@ def test_missing_gradients_are_no_breach_but_a_warning(network):
 def test_probabilities_instead_of_logits_are_a_warning(ending, told):
     found = evaluated(torch.nn.Sequential(Net(), ending), truth=Net()).header["warnings"]
     assert any("returns probabilities, not logits" in text for text in found) == told
+
+
+class Percents(nn.Module):
+    def forward(self, x):
+        return 100 * x.softmax(1)
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+@pytest.mark.parametrize("ending", [nn.Sigmoid(), Percents()])
+def test_what_looks_like_probabilities_is_a_warning_though_it_adds_up_to_something_else(ending):
+    found = evaluated(nn.Sequential(Net(), ending), truth=Net()).header["warnings"]
+    assert any("returns probabilities, not logits" in text for text in found)
+
+
+@pytest.mark.parametrize(("factor", "loss", "told"), [(1, "", 0), (1e4, "", 1), (1e4, "margin", 0)])
+def test_logits_too_far_apart_for_the_loss_that_is_ascended_are_a_warning(factor, loss, told):
+    x = images(24)
+    net = nn.Sequential(Net(), Scaled(factor)).eval()
+    settings = ["steps=5", *([f"loss={loss}"] if loss else [])]
+    labels = net(x).argmax(1)
+    found = evaluate(net, (x, labels), "pgd", epsilon=["0.05"], settings=settings)
+    warned = [text for text in found.header["warnings"] if "cross-entropy has no gradient" in text]
+    assert len(warned) == told
+
+
+class Root(Net):
+    """The root of a square is the pixel itself, but its gradient at a black one is no number."""
+
+    def forward(self, x):
+        return self.net((x * x).sqrt())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_gradient_that_is_no_number_is_a_warning_and_moves_nothing(norm):
+    x = images(24)
+    x[:, :, :3] = 0
+    labels = Net()(x).argmax(1)
+    how = {"norm": norm, "epsilon": ["0.5"], "settings": ["steps=3"]}
+    found = evaluate(Root().eval(), (x, labels), "pgd", **how)
+    (warning,) = [text for text in found.header["warnings"] if "no finite number" in text]
+    assert "not robustness" in warning
+    assert found.robust()[-1].accuracy.value < 1
+    plain = evaluate(Net().eval(), (x, labels), "pgd", **how)
+    assert not any("no finite number" in text for text in plain.header["warnings"])
+
+
+class Sometimes(Net):
+    """Another answer with some probability, by a generator of its choice."""
+
+    def __init__(self, draw, probability):
+        super().__init__()
+        self.draw, self.probability = draw, probability
+
+    def forward(self, x):
+        return self.net(x.flip(-1) if self.draw() < self.probability else x)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize(
+    "draw", [lambda: float(torch.rand(1)), np.random.rand, random.random], ids=["torch", "np", "py"]
+)
+def test_a_network_that_draws_now_and_then_is_found_out(draw, probability):
+    found = evaluated(Sometimes(draw, probability), truth=Net())
+    assert any("is randomised" in text for text in found.header["warnings"])
+
+
+def test_a_network_that_draws_for_nothing_is_told():
+    found = evaluated(Sometimes(lambda: float(torch.rand(1)), 0.0), truth=Net())
+    assert any("changed nothing in 60 passes" in text for text in found.header["warnings"])
+    assert not any("is randomised" in text for text in found.header["warnings"])
+
+
+# --- copies ---------------------------------------------------------------------------------------
+
+
+def by_hook(net):
+    store = {}
+    net.net[3].register_forward_hook(lambda layer, given, out: store.__setitem__("f", out))
+    net.forward = lambda x: net.net(x) * 0.5 + store["f"] * 0.5
+    return store
+
+
+def by_default(net, store=None):
+    store = [] if store is None else store
+
+    def hook(layer, given, out, kept=store):
+        kept[:] = [out]
+
+    net.net[3].register_forward_hook(hook)
+    net.forward = partial(lambda whole, x: whole.net(x) * 0.5 + store[0] * 0.5, net)
+    return store
+
+
+def by_global(net):
+    exec("net.forward = lambda x: net.net(x)", {"net": net})
+    return {}
+
+
+@pytest.mark.parametrize("way", [by_hook, by_default, by_global])
+def test_a_copy_has_hooks_and_forwards_of_its_own(way):
+    net = Net().eval()
+    store = way(net)
+    before = copy.copy(store)
+    found = evaluated(net, truth=Net())
+    assert found.clean().value == 1
+    assert found.table["fooled_at"].equals(evaluated(Net()).table["fooled_at"])
+    assert type(store)(store) == before, "the module's own was written to"
+
+
+def test_a_patched_forward_in_training_mode_leaves_the_module_alone():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 3))
+    net.forward = lambda x: net[3](net[2](net[1](net[0](x))))
+    state = copy.deepcopy(net.state_dict())
+    labels = torch.zeros(24, dtype=torch.int64)
+    evaluate(net.train(), (images(24), labels), "clean")
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert net.training
+
+
+class NoSelf(Net):
+    def train(self, mode=True):
+        super().train(mode)
+
+    def eval(self):
+        super().eval()
+        return self
+
+
+class OddBuffers(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("sparse", torch.eye(3).to_sparse())
+        self.register_buffer("learned", torch.ones(2, requires_grad=True))
+        self.register_buffer("complex", torch.ones(2, dtype=torch.complex64))
+        self.kept = {"last": self.net(torch.zeros(1, 1, 8, 8))}
+
+
+@pytest.mark.parametrize("network", [NoSelf, OddBuffers])
+def test_odd_but_harmless_modules_are_evaluated(network):
+    assert evaluated(network(), truth=Net()).clean().value == 1
+
+
+def test_a_traced_program_is_evaluated_as_it_is():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        program = torch.jit.trace(Net().eval(), images(1))
+    assert evaluated(program, truth=Net()).clean().value == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])

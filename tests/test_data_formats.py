@@ -432,6 +432,45 @@ def test_a_table_of_paths_and_labels_is_a_data_set(tmp_path, name, text):
     assert len(file_stamps(str(tmp_path / name), "test", None)) == 8
 
 
+@pytest.mark.parametrize("head", ["path,class_name,class_id", "path,class,label_idx"])
+def test_a_table_may_say_which_number_is_whose(tmp_path, head):
+    """Numbers that are not those of the alphabet; the highest class is of another split alone."""
+    pictures(tmp_path / "p", range(3))
+    rows = ["p/0.png,b,0,test", "p/1.png,a,1,test", "p/2.png,d,3,train"]
+    (tmp_path / "own.csv").write_text("\n".join([f"{head},split", *rows]))
+    data = load_dataset(str(tmp_path / "own.csv"))
+    first = IMAGES[0].tolist()
+    (own,) = [i for i in range(2) if (255 * data.images(i, i + 1)[0]).round().tolist() == first]
+    assert data.labels.tolist() == ([0, 1] if own == 0 else [1, 0])
+    assert data.classes == ("b", "a", "2", "d")
+
+
+def test_a_column_of_numbers_alone_is_one_of_labels(tmp_path):
+    pictures(tmp_path, range(2))
+    (tmp_path / "own.csv").write_text("path,class_id\n0.png,1\n1.png,0\n")
+    assert sorted(load_dataset(str(tmp_path / "own.csv")).labels) == [0, 1]
+
+
+def test_a_table_of_another_encoding_is_told_so(tmp_path):
+    pictures(tmp_path, [0])
+    (tmp_path / "own.csv").write_bytes("path,label\n0.png,café\n".encode("cp1252"))
+    with one_line("not UTF-8 text: save it as UTF-8"):
+        load_dataset(str(tmp_path / "own.csv"))
+
+
+def test_pictures_in_one_folder_beside_their_table_are_not_one_class(tmp_path):
+    pictures(tmp_path / "images")
+    (tmp_path / "labels.csv").write_text("path,label\nimages/0.png,1\n")
+    with one_line("all images are in one folder, 'images'; name the table instead"):
+        load_dataset(str(tmp_path))
+
+
+def test_two_class_folders_out_of_order_are_a_note(tmp_path):
+    for name in ("9", "10"):
+        pictures(tmp_path / name, range(2))
+    assert "label 0 is the folder '10'" in load_dataset(str(tmp_path)).warnings[0]
+
+
 def test_pictures_outside_of_the_tables_folder_are_on_record(tmp_path):
     pictures(tmp_path / "p")
     (tmp_path / "t").mkdir()
@@ -470,6 +509,10 @@ def test_pictures_that_a_table_lists_again_are_told(tmp_path):
         ("," * 1_000_000, "line 1: longer than"),
         ('path,label\n"0.png,1\n', "1 columns where|unexpected end"),
         ("path,label\n0.png\0,1\n", "no such file"),
+        ("path,class,class_id\n0.png,a,0\n0.png,a,1\n", "line 3: the class 'a' has the number '1'"),
+        ("path,class,class_id\n0.png,a,0\n0.png,b,0\n", "have one number, 0"),
+        ("path,class,class_id\n0.png,a,x\n", "the class 'a' has the number 'x'"),
+        ("path,label,class_id\n0.png,3,7\n", "two columns of labels"),
         ("path,label\n0.png,1\n0.png,2\n", "line 3: .* has the label '2', and '1' in line 2"),
     ],
 )

@@ -28,10 +28,14 @@ COMPANY = 1e-4
 another order: networks of every kind above give the same bits. Scales that are taken over the whole
 batch (dynamic int8 quantisation: 7e-3) are no rounding, but dependence"""
 PASSES = 60
-"""each way, of a model that draws at random"""
+"""each way, of a model that draws at random; and of one that draws, until a pass differs"""
+AGAIN = 8
+"""passes of an image through a model that draws from no global generator, likewise"""
 CLEARLY = 5.0
 """standard errors of the difference of two means of such passes: by chance, with 118 degrees of
 freedom, two models in a million lie further apart"""
+OF_ITS_OWN = (KeyError, AttributeError, NameError, NotImplementedError)
+"""what a network raises that would take images of no other size either"""
 REMEMBERS = (
     "the network's logits of an image change after other images have passed through: it "
     "keeps a state between passes (a cache, running statistics); call model.eval(), or "
@@ -47,6 +51,8 @@ class Contract(NamedTuple):
     classes: int
     random: bool
     """whether passes over the same image differ"""
+    idle: bool = False
+    """whether it draws random numbers all the same"""
 
 
 def held(model: torch.nn.Module, images: Tensor, instead: str = WRAPPED) -> torch.nn.Module:
@@ -62,7 +68,7 @@ def held(model: torch.nn.Module, images: Tensor, instead: str = WRAPPED) -> torc
 
 
 def check_contract(
-    model: torch.nn.Module, images: Tensor, instead: str, source: str = ""
+    model: torch.nn.Module, images: Tensor, instead: str, source: str = "", advice: str = ""
 ) -> Contract:
     """What is found of a model that gives one image the same logits, whoever shares its batch.
 
@@ -72,7 +78,8 @@ def check_contract(
         model: from pixels in [0, 1] to logits N × K, on the images' device.
         images: N × C × H × W, of which the first few are passed.
         instead: what a refusal says can be done where the network stays as it is.
-        source: what it says of the images: whose they are, and how others are made.
+        source: what it says of the images: whose they are.
+        advice: how others are made, where it may be their size that is not taken.
 
     Raises:
         DataError: the model does not take the images.
@@ -81,7 +88,7 @@ def check_contract(
         EvaluationFailed: too little memory for a few images.
     """
     with seeded(0, images.device):
-        return _found(_Asked(model, instead, source), images[:FEW])
+        return _found(_Asked(model, instead, source, advice), images[:FEW])
 
 
 def _found(asked: "_Asked", images: Tensor) -> Contract:
@@ -92,17 +99,18 @@ def _found(asked: "_Asked", images: Tensor) -> Contract:
     company = torch.cat([company, 1 - company])
     first, last = company[:1], company[-1:]
     once = asked.logits(first)
-    random = _apart(asked.logits(first), once) > COMPANY
     asked.leaves_generators_alone(first)
-    if random:
+    draws = asked.draws(first)
+    passes = (asked.logits(first) for _ in range(PASSES if draws else AGAIN))
+    if any(_apart(logits, once) > COMPANY for logits in passes):
         asked.independent_on_average(first, company)
-        return Contract(classes, random)
+        return Contract(classes, random=True)
     if fresh is not None and _apart(asked.logits(last), fresh.logits(last)) > COMPANY:
         raise InputError(REMEMBERS)
     asked.independent(first, company)
     if _apart(asked.logits(first), once) > COMPANY:
         raise InputError(REMEMBERS)
-    return Contract(classes, random)
+    return Contract(classes, random=False, idle=draws)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,7 @@ class _Asked:
     model: torch.nn.Module
     instead: str
     source: str
+    advice: str
 
     def twin(self) -> "_Asked | None":
         """A copy that has seen no image; None where none can be made."""
@@ -128,8 +137,11 @@ class _Asked:
             with torch.no_grad():
                 found: Tensor = self.model(images)
         except NetworkFailed as error:
+            words = _words(error)
+            blame = isinstance(_cause(error), OF_ITS_OWN) or "dtype" in words
+            advice = "" if blame else self.advice
             raise DataError(
-                f"the model does not accept the {shape} images{self.source} ({_words(error)})"
+                f"the model does not accept the {shape} images{self.source}{advice} ({words})"
             ) from error
         except torch.OutOfMemoryError as error:
             raise EvaluationFailed(f"too little memory for {len(images)} images") from error
@@ -160,6 +172,12 @@ class _Asked:
         except (DataError, EvaluationFailed):
             return False
         return True
+
+    def draws(self, image: Tensor) -> bool:
+        """Whether a pass draws from a global random generator."""
+        _, before = drawn(lambda: None, 0, image.device)
+        _, after = drawn(lambda: self.logits(image), 0, image.device)
+        return before != after
 
     def leaves_generators_alone(self, image: Tensor) -> None:
         """Nothing, unless a pass sets the global random generators, from which foolbox draws.
@@ -279,6 +297,10 @@ def _standard_errors(one: Tensor, other: Tensor) -> float:
 
 def _words(error: Exception) -> str:
     """The network's own words."""
+    return one_line(_cause(error))
+
+
+def _cause(error: Exception) -> Exception:
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return one_line(error)
+    return error

@@ -1,6 +1,7 @@
 """The one door to foolbox: import it quietly, anywhere, and keep it out of global random state."""
 
 import os
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -160,16 +161,19 @@ def goal(criterion: Any) -> Goal:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators of torch and numpy that foolbox draws from; restore them after."""
+    """Seed the global generators that foolbox and networks draw from; restore them after."""
     devices = [device] if device.type == "cuda" else []
     state = np.random.get_state()  # noqa: NPY002  foolbox draws from this very state
+    own = random.getstate()
     try:
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002
+            random.seed(seed)
             yield
     finally:
         np.random.set_state(state)  # noqa: NPY002
+        random.setstate(own)
 
 
 def drawn(work: Callable[[], T], seed: int, device: torch.device) -> tuple[T, list[bytes]]:
@@ -180,4 +184,5 @@ def drawn(work: Callable[[], T], seed: int, device: torch.device) -> tuple[T, li
         if device.type == "cuda":
             states.append(torch.cuda.get_rng_state(device).numpy().tobytes())
         _, key, place, *_ = np.random.get_state(legacy=True)  # noqa: NPY002
-        return result, [*states, np.asarray(key).tobytes() + str(place).encode()]
+        states.append(np.asarray(key).tobytes() + str(place).encode())
+        return result, [*states, repr(random.getstate()).encode()]

@@ -15,6 +15,9 @@ from robustkit.geometry import COUNTED, distance, in_budget
 from robustkit.network import answer, gradient
 from robustkit.protocol import Norm
 
+STEEPEST = 1e15
+"""in place of an infinite slope: its square summed over an image is finite in float32"""
+
 
 class Attempt(NamedTuple):
     """One of an attack's independent searches of an image at a budget."""
@@ -240,9 +243,12 @@ def _gradients(value: Tensor, x: Tensor) -> Tensor:
         )
     # the sum's gradient is each image's own: no image's value depends on another's pixels
     if value.ndim == 1:
-        slope: Tensor = gradient(value.sum(), x)
-        return slope
+        return _finite(gradient(value.sum(), x))
     columns = value.unbind(1)
-    return torch.stack(
-        [gradient(c.sum(), x, retain_graph=c is not columns[-1]) for c in columns], 1
-    )
+    slopes = [gradient(c.sum(), x, retain_graph=c is not columns[-1]) for c in columns]
+    return torch.stack(list(map(_finite, slopes)), 1)
+
+
+def _finite(slope: Tensor) -> Tensor:
+    """A gradient that moves nothing where there is none: NaN would spread to other pixels."""
+    return slope.nan_to_num_(nan=0.0, posinf=STEEPEST, neginf=-STEEPEST)

@@ -1,8 +1,11 @@
 """From any network to a frozen one on [0, 1] pixels that returns N×K logits."""
 
 import copy
+import functools
+import types
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -139,9 +142,10 @@ def freeze(module: torch.nn.Module) -> torch.nn.Module:
     try:
         for parameter in module.parameters():  # TorchScript has no requires_grad_ of its own
             parameter.requires_grad_(False)
-        return module.eval()
+        module.eval()  # not what it returns: a user's own train() may return nothing
     except (Exception, SystemExit) as error:  # a user's module may refuse in any way
         raise InputError(f"the model cannot be put into eval mode ({one_line(error)})") from error
+    return module
 
 
 def filled(module: torch.nn.Module, state: Mapping[str, Array]) -> torch.nn.Module:
@@ -168,16 +172,103 @@ def wrap(module: torch.nn.Module, expected: int | None = None) -> torch.nn.Modul
 
 
 def replica(module: torch.nn.Module) -> torch.nn.Module:
-    """A deep copy; what the module computed (weight norm keeps its weight) is copied as numbers."""
-    memo: dict[int, Any] = {
-        id(value): value.detach().clone()
-        for part in module.modules()
-        for value in vars(part).values()
-        if isinstance(value, torch.Tensor) and not value.is_leaf
-    }
+    """A deep copy; what the module computed (weight norm keeps its weight) is copied as numbers.
+
+    A hook or a forward that refers to parts of the module is made anew with those of the copy.
+    """
+    memo: dict[int, Any] = {}
+    functions: list[_Function] = []
+    parts = list(module.modules())
+    for value in _held(value for part in parts for value in vars(part).values()):
+        if isinstance(value, torch.Tensor):
+            memo[id(value)] = value.detach().clone()
+        elif (function := _Function(value, set(map(id, parts)))).holds:
+            memo[id(value)] = function.made
+            functions.append(function)
     try:
-        return copy.deepcopy(module, memo)
+        with torch.no_grad():  # a copy of a program's parameter would be a computed tensor
+            copied: torch.nn.Module = copy.deepcopy(module, memo)
+        for function in functions:
+            function.fill(memo)
     except (Exception, SystemExit) as error:  # a user's module may refuse in any way
         raise InputError(
             f"the model cannot be copied ({one_line(error)}); pass one that copy.deepcopy accepts"
         ) from error
+    return copied
+
+
+def _held(values: Iterable[Any]) -> Iterator[torch.Tensor | types.FunctionType]:
+    """What `copy.deepcopy` does not copy, each once: what was computed, and users' functions."""
+    left, seen = list(values), set[int]()
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        match value:
+            case torch.Tensor() if not value.is_leaf:
+                yield value
+            case Mapping():
+                left += value.values()
+            case list() | tuple() | set() | frozenset():
+                left += value
+            case functools.partial():
+                left += [value.func, *value.args, *value.keywords.values()]
+            case types.FunctionType() if not str(value.__module__).startswith("torch."):
+                left += [*_contents(value), *(value.__defaults__ or ())]
+                yield value
+
+
+def _contents(function: types.FunctionType) -> Iterator[Any]:
+    """What a function closes over."""
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a name that has no value yet
+            yield cell.cell_contents
+
+
+class _Function:
+    """A user's function, and one like it for a copy of the module that it belongs to.
+
+    `copy.deepcopy` takes functions for constants: the copy's would go on with the original.
+    """
+
+    def __init__(self, own: types.FunctionType, parts: Collection[int]) -> None:
+        """Of a function that may refer to parts, by `id`, of the module."""
+        self.own = own
+        there = own.__globals__
+        names = own.__code__.co_names
+        self.names = [name for name in names if id(there.get(name)) in parts]
+        """global variables that are such parts"""
+        self.made = types.FunctionType(
+            own.__code__,
+            dict(there) if self.names else there,
+            own.__name__,
+            own.__defaults__,
+            tuple(types.CellType() for _ in own.__closure__ or ()),
+        )
+        self.made.__dict__.update(own.__dict__)
+        self.made.__qualname__, self.made.__kwdefaults__ = own.__qualname__, own.__kwdefaults__
+
+    @property
+    def holds(self) -> bool:
+        """Whether it refers to anything that a copy has of its own."""
+        return bool(self.names or self.own.__closure__ or self.own.__defaults__)
+
+    def fill(self, memo: dict[int, Any]) -> None:
+        """Let it refer to copies, as `copy.deepcopy` knows them."""
+        for name in self.names:
+            self.made.__globals__[name] = _copied(self.own.__globals__[name], memo)
+        pairs = zip(self.made.__closure__ or (), self.own.__closure__ or (), strict=True)
+        for cell, own in pairs:
+            with suppress(ValueError):
+                cell.cell_contents = _copied(own.cell_contents, memo)
+        if self.own.__defaults__ is not None:
+            self.made.__defaults__ = tuple(_copied(each, memo) for each in self.own.__defaults__)
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """A copy; what cannot be copied, as a library or an open file, is shared."""
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:
+        return value

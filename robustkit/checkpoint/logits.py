@@ -32,13 +32,15 @@ def find_logits(output: Any, n: int, classes: int | None) -> Any:
     if (named := _named(output)) is not None:
         return find_logits(named, n, classes)
     tensors = list(_tensors(output, DEEPEST))
-    if len(tensors) < 2:
-        return tensors[0] if tensors and not isinstance(output, Mapping) else output
+    if len(tensors) < 2 and not isinstance(output, Mapping):
+        return tensors[0] if tensors else output
     fitting = [t for t in tensors if t.ndim == 2 and len(t) == n and t.is_floating_point()]
     if classes is not None:
         fitting = [t for t in fitting if t.shape[1] == classes]
     if len(fitting) == 1:
         return fitting[0]
+    if len(tensors) < 2:
+        return output
     shapes = ", ".join("×".join(map(str, t.shape)) or "a number" for t in tensors[:SHOWN])
     wanted = f"{n}×{classes}" if classes is not None else f"{n}×classes"
     raise CheckpointError(

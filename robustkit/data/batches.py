@@ -14,7 +14,14 @@ from robustkit.data.columns import IMAGE_COLUMNS, LABEL_COLUMNS
 from robustkit.data.dataset import Dataset, assemble
 from robustkit.data.npz import channels_second
 from robustkit.data.pixels import Image
-from robustkit.data.source import WHOLE, ArraySource, Opened, as_array, checked_arrays
+from robustkit.data.source import (
+    ROUNDING,
+    WHOLE,
+    ArraySource,
+    Opened,
+    as_array,
+    checked_arrays,
+)
 from robustkit.data.transform import Transform
 from robustkit.errors import DataError, InputError, quoted
 
@@ -39,12 +46,11 @@ def from_memory(given: Any, limit: int | None = None) -> Dataset:
     """
     if isinstance(given, list | tuple) and len(given) == 2 and not all(map(_is_sample, given)):
         images, labels = given
-        # cut here: a large array is checked in full otherwise
-        return _dataset(Opened(_source(images[:limit], labels[:limit], "arrays"), WHOLE), "arrays")
+        return _dataset(Opened(_source(images, labels, "arrays", limit), WHOLE), "arrays")
     name = type(given).__name__
     if isinstance(given, Mapping):
         images, labels, note = _image_and_label(given, name)
-        opened = Opened(_source(images[:limit], labels[:limit], name), WHOLE, notes=(note,))
+        opened = Opened(_source(images, labels, name, limit), WHOLE, notes=(note,))
         return _dataset(opened, name)
     samples = _Samples(given, name)
     pairs = samples.read(limit)
@@ -56,21 +62,27 @@ def _dataset(opened: Opened, name: str) -> Dataset:
     return assemble(opened, name, name, {}, Transform().checked(), None, shuffle=False)
 
 
-def _source(images: Any, labels: Any, name: str) -> ArraySource:
-    """Arrays as a source.
+def _source(images: Any, labels: Any, name: str, limit: int | None = None) -> ArraySource:
+    """Arrays as a source, of images N × C × H × W or N × H × W × C; the first so many.
 
     Raises:
         DataError: they are none, or the images are normalised.
     """
-    pixels = as_array(images, name)
+    # cut before all else: a large array is checked in full otherwise
+    pixels, numbers = (as_array(_cut(given, limit), name) for given in (images, labels))
     _check_normalised(pixels, name)
-    pair = checked_arrays(pixels, as_array(labels, name), name)
+    pair = checked_arrays(channels_second(pixels)[0], numbers, name)
     return ArraySource(pair.images, pair.labels, name)
+
+
+def _cut(given: Any, limit: int | None) -> Any:
+    """The first so many of an array or a list; anything else as it is, to be told what it is."""
+    return given[:limit] if isinstance(given, list | tuple) or hasattr(given, "ndim") else given
 
 
 def _check_normalised(images: Image, name: str) -> None:
     """Nothing, unless negative values say that something was subtracted from the pixels."""
-    if images.size and images.dtype.kind in "if" and (low := images.min()) < 0:
+    if images.size and images.dtype.kind in "if" and (low := images.min()) < -ROUNDING:
         raise DataError(
             f"{name}: images have values down to {low:.4g}: they look normalised, but attacks work "
             "on pixels in [0, 1]; remove Normalize from the transform and put it into the network: "

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustkit.data.classes import DataClasses, WantedClasses, map_classes
+from robustkit.data.npz import channels_second
 from robustkit.data.pairs import PairSource
 from robustkit.data.pipeline import Pipeline
 from robustkit.data.pixels import Labels, canonical, fingerprint, unit
@@ -21,6 +22,7 @@ from robustkit.data.source import (
     Opened,
     Relabelled,
     Source,
+    as_array,
     checked_arrays,
     stamps,
 )
@@ -180,7 +182,7 @@ def from_arrays(
     """A data set from arrays, in their order.
 
     Args:
-        images: N x C x H x W or N x H x W; uint8, or floats in [0, 1]. Anything that
+        images: N x C x H x W, N x H x W x C or N x H x W; uint8, or floats in [0, 1]. Anything that
             `numpy.asarray` takes, tensors in main memory included.
         labels: N integers from 0 on.
         name: stands in the record and in messages.
@@ -197,7 +199,7 @@ def from_arrays(
     Raises:
         DataError: shapes, types or values that make no sense.
     """
-    pair = checked_arrays(images, labels, name)
+    pair = checked_arrays(channels_second(as_array(images, name))[0], labels, name)
     opened = Opened(ArraySource(pair.images, pair.labels, name), split, tuple(classes or ()))
     transform = Transform(resize, crop, channels, interpolation).checked()
     usual = checked_budgets(budgets or {}, name)

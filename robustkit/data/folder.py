@@ -99,9 +99,11 @@ def _opened(
             f"{folder}: the class folder {unknown[0]!r} is not one of the known classes"
         )
     files = [(path, label) for label, name in enumerate(names) for path in _pictures(folder / name)]
+    tables = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".csv", ".tsv"))
+    instead = f"; name the table instead: --data {folder / tables[0]}" if tables else ""
+    if files and tables and len(names) == 1:
+        raise DataError(f"{folder}: all images are in one folder, {names[0]!r}{instead}")
     if not files:
-        tables = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".csv", ".tsv"))
-        instead = f"; name the table instead: --data {folder / tables[0]}" if tables else ""
         raise DataError(f"{folder}: no images in class folders (folder/CLASS/image.png){instead}")
     paths, labels = zip(*files, strict=True)
     if len(found) == 1 and not numbered:
@@ -115,10 +117,11 @@ def _opened(
         )
     numbers = [number for name in names if (number := whole(name)) is not None]
     if len(numbers) == len(names) and sorted(numbers) != numbers:
+        first = next(i for i, n in enumerate(sorted(numbers)) if n != numbers[i])
         told.append(
             f"{folder}: class folders are numbered in alphabetical order, as ImageFolder "
-            f"does: label 2 is the folder {names[2]!r}; with --classes number their names "
-            "are the network's class numbers"
+            f"does: label {first} is the folder {names[first]!r}; with --classes number their "
+            "names are the network's class numbers"
         )
     source = Remembered(FileSource(paths, np.array(labels, np.int64)))
     origin = {"folder": str(folder)}

@@ -66,7 +66,8 @@ def _classes(found: Sequence[npt.NDArray[Any]], path: Path) -> tuple[str, ...]:
             raise DataError(
                 f"{path}: classes of shape {shape} and type {names.dtype}; expected a list of names"
             )
-        return tuple(map(str, names.tolist()))
+        text = np.char.decode(names, "utf-8", "replace") if names.dtype.kind == "S" else names
+        return tuple(map(str, text.tolist()))
     return ()
 
 
@@ -105,6 +106,8 @@ def pairs_of(split: str) -> list[tuple[str, str]]:
 
 def channels_second(images: Image) -> tuple[Image, str]:
     """The images as N x C x H x W, and the name of the layout they had."""
-    if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+    last, second = (images.shape[3], images.shape[1]) if images.ndim == 4 else (0, 0)
+    # four: with transparency, which is refused for what it is
+    if (last in (1, 3) and second not in (1, 3)) or (last == 4 and second not in (1, 3, 4)):
         return images.transpose(0, 3, 1, 2), "NHWC"
     return images, "NHW" if images.ndim == 3 else "NCHW"

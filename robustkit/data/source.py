@@ -20,6 +20,8 @@ WHOLE = "all"
 CUT_SHORT = "it is damaged or truncated; download it again"
 
 
+ROUNDING = 1e-5
+"""by which a pixel may lie outside [0, 1]: far less than a step of 8 bits"""
 MOST_CLASSES = 100_000
 """of a data set: each has a name, and none that is in use has a third as many"""
 
@@ -269,10 +271,13 @@ def checked_labels(labels: Any, where: str) -> Labels:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
-        one_hot = "; of one-hot labels take the argmax" if labels.ndim == 2 else ""
+        several = labels.ndim == 2 and len(labels) > 1
+        one_hot = "; of one-hot labels take the argmax" if several else ""
         raise DataError(
             f"{where}: labels of shape {labels.shape}; expected one integer per image{one_hot}"
         )
+    if labels.dtype.kind == "b" or (labels.dtype.kind == "f" and _are_whole(labels)):
+        labels = labels.astype(np.int64)
     if labels.dtype.kind not in "iu":
         raise DataError(f"{where}: labels of type {labels.dtype}; expected integers from 0 on")
     whole: Labels = labels.astype(np.int64)
@@ -286,8 +291,16 @@ def checked_labels(labels: Any, where: str) -> Labels:
     return whole
 
 
+def _are_whole(labels: npt.NDArray[Any]) -> bool:
+    """Whether floats are whole numbers, as labels that came through a table are."""
+    return bool((np.isfinite(labels) & (labels == np.round(labels)) & (abs(labels) < 2**31)).all())
+
+
 def checked_pixels(images: Image, where: str, first: int = 0) -> Image:
     """The images as uint8, or as float32 in [0, 1]; messages count them from `first` on.
+
+    What lies outside by no more than rounding, as after resizing or undoing a normalisation, is
+    moved to the end of the range.
 
     Raises:
         DataError: another type, or a value out of range.
@@ -299,23 +312,28 @@ def checked_pixels(images: Image, where: str, first: int = 0) -> Image:
     top = 1 if images.dtype.kind == "f" else 255
     for index, image in enumerate(images, first):
         low, high = image.min(), image.max()
-        if not (low >= 0 and high <= top):  # not (a and b): NaN fails too
+        past = ROUNDING if top == 1 else 0
+        if not (low >= -past and high <= top + past):  # not (a and b): NaN fails too
             value = high if np.isnan(high) or high > top else low
             raise DataError(
                 f"{where}: image {index} has the value {value:.6g}, outside 0 to {top}; "
                 f"store uint8 in 0 to 255, or floats in [0, 1]{_scale(images)}"
             )
-    return images.astype(np.uint8 if top == 255 else np.float32, copy=False)
+    if top == 255:
+        return images.astype(np.uint8, copy=False)
+    found = images.astype(np.float32, copy=False)
+    outside = bool(found.size) and (found.min() < 0 or found.max() > 1)
+    return found.clip(0, 1) if outside else found
 
 
 def _scale(images: Image) -> str:
     """What would bring the pixels of a known scale to [0, 1], for a message."""
     low, high = images.min(), images.max()
-    if low >= 0 and 1 < high <= 255 and images.dtype.kind == "f":
+    if low >= 0 and 2 < high <= 255 and images.dtype.kind == "f":
         return ": these look like 0 to 255; divide them by 255"
     if low >= 0 and 255 < high <= 65535:
         return ": these look like 16 bits; divide them by 65535"
-    if -1 <= low < 0 and high <= 1:
+    if -1 <= low < -0.1 and high <= 1:
         return ": these look like -1 to 1; convert them with (x + 1) / 2"
     return ": store the pixels before normalisation" if low < 0 else ""
 

@@ -3,24 +3,27 @@
 import csv
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from robustkit.data.folder import FileSource
-from robustkit.data.labels import number_labels
-from robustkit.data.source import WHOLE, Opened, Remembered, diagnosis, stamps
+from robustkit.data.labels import NumberedLabels, number_labels
+from robustkit.data.source import CUT_SHORT, WHOLE, Opened, Remembered, diagnosis, stamps
 from robustkit.data.split import SPLITS
 from robustkit.errors import DataError, first_line, quoted
 from robustkit.files import file_digest
+from robustkit.parsing import whole
 
 PATHS = (
     "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path",
     "img", "img_path", "picture",
 )  # fmt: skip
 LABELS = (
-    "label", "labels", "class", "target", "y", "category", "class_name", "label_name", "class_id",
+    "label", "labels", "class", "target", "y", "category", "class_name", "label_name",
 )  # fmt: skip
+NUMBERS = ("class_id", "label_id", "class_index", "label_index", "class_idx", "label_idx")
+"""columns of numbers; beside one of names they say which number is whose"""
 SPLIT = "split"
 """column that says which rows are of which split"""
 LONGEST_LINE = 2**16
@@ -49,7 +52,7 @@ def open_table(path: Path, split: str) -> Opened:
             picture with two labels.
     """
     before = stamps([path])
-    rows, own, others = read_rows(path, split)
+    rows, own, others, numbers = read_rows(path, split)
     for row in rows:
         if not _is_file(row.path):
             raise DataError(
@@ -60,7 +63,11 @@ def open_table(path: Path, split: str) -> Opened:
     def where(position: int) -> str:
         return f"{path}: line {rows[position].line}"
 
-    labels = number_labels([row.label for row in rows], where, others)
+    labels = (
+        _numbered(rows, numbers, where)
+        if numbers
+        else number_labels([row.label for row in rows], where, others)
+    )
     notes = _notes(rows, path)
     paths = tuple(row.path for row in rows)
     home = path.parent.resolve()
@@ -73,6 +80,33 @@ def open_table(path: Path, split: str) -> Opened:
     return Opened(
         source, own, labels.classes, not labels.classes, notes=notes, origin=origin, files=files
     )
+
+
+def _numbered(
+    rows: Sequence[TableRow], numbers: Mapping[str, str], where: Callable[[int], str]
+) -> NumberedLabels:
+    """Labels where the file has a number for each name.
+
+    Raises:
+        DataError: what is no number, or two names with one.
+    """
+    found = number_labels([numbers[row.label] for row in rows], where)
+    names: dict[int, str] = {}
+    for name, text in numbers.items():
+        number = whole(text)
+        if found.classes or number is None:
+            raise DataError(f"{where(0)}: the class {quoted(name)} has the number {quoted(text)}")
+        if (other := names.setdefault(number, name)) != name:
+            raise DataError(
+                f"{where(0)}: the classes {quoted(other)} and {quoted(name)} have one number, "
+                f"{number}"
+            )
+    if all(whole(name) is not None for name in names.values()):
+        if any(whole(name) != number for number, name in names.items()):
+            raise DataError(f"{where(0)}: two columns of labels, which are different numbers")
+        return found
+    every = range(max(names) + 1)
+    return NumberedLabels(found.labels, tuple(names.get(n, str(n)) for n in every))
 
 
 def _notes(rows: Sequence[TableRow], path: Path) -> tuple[str, ...]:
@@ -108,6 +142,8 @@ class TableRows(NamedTuple):
     split: str
     others: set[str]
     """labels of the rows of other splits"""
+    numbers: dict[str, str]
+    """of the labels of all rows, where a column of its own has them"""
 
 
 def read_rows(path: Path, split: str) -> TableRows:
@@ -123,7 +159,9 @@ def read_rows(path: Path, split: str) -> TableRows:
             lines = csv.reader(_bounded(file, path), delimiter=_delimiter(path, first))
             return _rows(lines, path, split)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {diagnosis(path)}") from error
+        what = diagnosis(path)
+        advice = "save it as UTF-8 (in a spreadsheet: CSV UTF-8)" if what == CUT_SHORT else what
+        raise DataError(f"{path}: not UTF-8 text: {advice}") from error
     except csv.Error as error:
         raise DataError(f"{path}: cannot be read as a table: {first_line(error)}") from error
 
@@ -148,6 +186,7 @@ class _Places(NamedTuple):
     path: int
     label: int
     split: int | None = None
+    number: int | None = None
 
 
 def _rows(lines: Any, path: Path, split: str) -> TableRows:
@@ -163,6 +202,7 @@ def _rows(lines: Any, path: Path, split: str) -> TableRows:
     wanted, found = SPLITS.get(split, split), []
     seen: set[str] = set()
     others: set[str] = set()
+    numbers: dict[str, str] = {}
     for number, cells in itertools.chain(first, ((lines.line_num, cells) for cells in lines)):
         if not cells:
             continue
@@ -170,6 +210,13 @@ def _rows(lines: Any, path: Path, split: str) -> TableRows:
             raise DataError(
                 f"{path}: line {number}: {len(cells)} columns where the first line has {len(head)}"
             )
+        if places.number is not None:
+            name, given = (cells[at].strip() for at in (places.label, places.number))
+            if (known := numbers.setdefault(name, given)) != given:
+                raise DataError(
+                    f"{path}: line {number}: the class {quoted(name)} has the number "
+                    f"{quoted(given)}, and {quoted(known)} before"
+                )
         if places.split is not None:
             own = cells[places.split].strip().lower()
             seen.add(SPLITS.get(own, own))
@@ -184,7 +231,7 @@ def _rows(lines: Any, path: Path, split: str) -> TableRows:
     if not found:
         has = f"; it has: {', '.join(sorted(seen))}" if seen else ""
         raise DataError(f"{path}: no rows in the split {split!r}{has}")
-    return TableRows(found, WHOLE if places.split is None else split, others)
+    return TableRows(found, WHOLE if places.split is None else split, others, numbers)
 
 
 def _header(head: Sequence[str], path: Path) -> _Places | None:
@@ -196,6 +243,9 @@ def _header(head: Sequence[str], path: Path) -> _Places | None:
     names = [cell.strip().lower() for cell in head]
     of_path = next((names.index(name) for name in PATHS if name in names), None)
     of_label = next((names.index(name) for name in LABELS if name in names), None)
+    of_number = next((names.index(name) for name in NUMBERS if name in names), None)
+    if of_label is None:
+        of_label, of_number = of_number, None
     if of_path is None and of_label is None:
         return None
     if of_path is None or of_label is None:
@@ -204,7 +254,8 @@ def _header(head: Sequence[str], path: Path) -> _Places | None:
             f"{path}: no column named {missing} ({', '.join(known[:3])}); it has: "
             f"{', '.join(names[:8])}"
         )
-    return _Places(of_path, of_label, names.index(SPLIT) if SPLIT in names else None)
+    of_split = names.index(SPLIT) if SPLIT in names else None
+    return _Places(of_path, of_label, of_split, of_number)
 
 
 def _without_header(first: Sequence[str], path: Path) -> _Places:

@@ -192,11 +192,13 @@ def _probed(config: Config, networks: Networks) -> tuple[list[str], bool]:
     model, surrogate = networks.model, networks.surrogate
     steps = bool(config.protocol.attacks)
     given, instead = (config.data, config.device), config.model.instead
-    own = probe(model, *given, instead, gradients=steps and surrogate is None)
+    losses = [getattr(attack, "loss", "") for attack in config.protocol.attacks]
+    own = probe(model, *given, instead, gradients=steps and surrogate is None, losses=losses)
     if surrogate is None or config.surrogate is None:
         return own.warnings, own.random
     try:
-        other = probe(surrogate, *given, config.surrogate.instead, gradients=steps)
+        instead = config.surrogate.instead
+        other = probe(surrogate, *given, instead, gradients=steps, losses=losses)
     except InputError as error:
         raise InputError(f"the surrogate: {error}") from error
     warnings = [*own.warnings, *(f"the surrogate: {text}" for text in other.warnings)]

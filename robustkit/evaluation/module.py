@@ -22,6 +22,9 @@ from robustkit.evaluation.outputs import on_noise
 from robustkit.evaluation.tree import Unreadable, tree_of, weights_of
 from robustkit.keys import ModuleKey
 
+FEW = 4
+"""numbers at most of a buffer that may be a mean or a standard deviation of channels"""
+
 
 def from_module(
     module: torch.nn.Module,
@@ -47,8 +50,14 @@ def from_module(
     # of the copy that is evaluated: in eval mode, whatever the module's own mode is
     copied = freeze(replica(module))
     weights, tree = _read(copied)
-    buffers = {name: value.float().cpu().numpy() for name, value in copied.named_buffers()}
-    unscaled = unscaled_normalisation(buffers)
+    # of few numbers, as a mean and a standard deviation are: others need not be read at all
+    unscaled = unscaled_normalisation(
+        {
+            name: value.detach().float().cpu().numpy()
+            for name, value in copied.named_buffers()
+            if value.layout == torch.strided and not value.is_complex() and value.numel() <= FEW
+        }
+    )
     kind = type(module).__qualname__
     key = ModuleKey(
         module=kind,

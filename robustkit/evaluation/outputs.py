@@ -28,10 +28,10 @@ def on_noise(
 ) -> Outputs | None:
     """A module's logits on noise of C × H × W; None where they say nothing.
 
-    Both passes start from the same seed, so that a module that draws from torch's or numpy's global
-    generator draws alike, now and at every later call, and can be compared like any other. Where
-    the passes differ all the same (a generator of its own, a counter, the time), no two calls can
-    be compared: such a module is evaluated anew each time.
+    Both passes start from the same seed, so that a module that draws from the global generator of
+    torch, numpy or Python draws alike, now and at every later call, and can be compared like any
+    other. Where the passes differ all the same (a generator of its own, a counter, the time), no
+    two calls can be compared: such a module is evaluated anew each time.
     """
     model = load(device)  # a copy of its own: passes may change it
     source = torch.Generator().manual_seed(0)

@@ -1,5 +1,6 @@
 """A few images through a model before any work: whether and how it can be evaluated."""
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustkit.attacks.contract import FEW, check_contract
+from robustkit.attacks.contract import FEW, PASSES, check_contract
 from robustkit.attacks.library import seeded
 from robustkit.attacks.victim import VOTES
 from robustkit.checkpoint.adapter import Classifier, Flipped, OneByOne
@@ -16,9 +17,15 @@ from robustkit.data import Dataset
 from robustkit.errors import DataError, NetworkFailed
 from robustkit.evaluation.model import EVALUATED
 from robustkit.network import gradient
+from robustkit.parsing import in_percent
+from robustkit.statistics.estimate import counted
 
 ROUNDED = 1e-4
 """of a sum of probabilities, as they come in float32 from many classes"""
+VANISHED = 1e-30
+"""of a loss's gradient in the logits: on its way through a network it comes to 0 in float32"""
+ASKED = 4
+"""images at which the gradient is looked at, pixel by pixel"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +34,19 @@ class NetworkTraits:
 
     random: bool
     """whether passes over the same image differ"""
+    idle: bool
+    """whether random numbers are drawn all the same"""
     gradient: bool | None
     """whether a gradient arrives at the pixels; None: not asked"""
     beside: tuple[str, ...] = ()
     """what it does at a pass beside answering, in words"""
     probabilities: bool = False
     """whether it answers with those instead of logits"""
+    undefined: float = 0.0
+    """share of pixels at which the gradient is NaN or infinite"""
+    vanishing: int = 0
+    """images of `asked` at which the gradient of the loss that all attacks ascend is 0"""
+    asked: int = 0
     converted: tuple[str, ...] = ()
     """of a network that was converted from a graph, how it compares with the original, in words"""
 
@@ -45,6 +59,11 @@ class NetworkTraits:
                 f"the network is randomised: verdicts rest on mean logits over {VOTES} "
                 "passes, and attacks need averaged gradients (autoattack-rand, eot)"
             )
+        if self.idle:
+            found.append(
+                f"the network draws random numbers in a forward pass, which changed nothing in "
+                f"{PASSES} passes: it is taken for deterministic"
+            )
         if self.gradient is False:
             found.append(
                 "no gradient reaches the pixels: gradient attacks fail or find nothing, "
@@ -54,7 +73,21 @@ class NetworkTraits:
             found.append(
                 "the network returns probabilities, not logits: where they are 0 or 1 to rounding, "
                 "gradient attacks find nothing, which is not robustness; return what goes into "
-                "its softmax"
+                "its softmax or sigmoid"
+            )
+        if self.undefined:
+            found.append(
+                f"the gradient is no finite number at {in_percent(self.undefined)} of the pixels: "
+                "attacks that follow it leave those as they are, which is not robustness; a square "
+                "root or logarithm of 0 has no gradient, and a small number added inside mends "
+                "that; square and hopskipjump need no gradients"
+            )
+        if self.vanishing:
+            found.append(
+                f"the cross-entropy has no gradient, to rounding, at {self.vanishing} of "
+                f"{counted(self.asked, 'image')}, so far apart are the logits: attacks that ascend "
+                "it find nothing there, which is not robustness; pgd-margin and autoattack ascend "
+                "other losses"
             )
         if self.beside:
             found.append(
@@ -71,6 +104,7 @@ def probe(
     instead: str = EVALUATED,
     *,
     gradients: bool = True,
+    losses: Collection[str] = (),
 ) -> NetworkTraits:
     """What is found of a model that gives one image the same logits, whoever shares its batch.
 
@@ -80,6 +114,7 @@ def probe(
         device: the model's.
         instead: what a refusal says can be done where the network stays as it is.
         gradients: whether to ask for them.
+        losses: that the attacks ascend, if each of them ascends one.
 
     Raises:
         DataError: the model does not take the images, or has other classes.
@@ -87,8 +122,8 @@ def probe(
             random generators that others draw from.
     """
     images = torch.from_numpy(data.images(0, min(FEW, len(data)))).to(device)
-    source = f" of {data.name}; see --resize, --crop and --channels"
-    classes, random = check_contract(model, images, instead, source)
+    source, advice = f" of {data.name}", "; see --resize, --crop and --channels"
+    classes, random, idle = check_contract(model, images, instead, source, advice)
     if not _classes_fit(classes, data):
         instead = ""
         if len(data.classes) == classes + 1 and int(data.labels.min()) == 1:
@@ -109,8 +144,22 @@ def probe(
     with seeded(0, device):  # and global generators are left as they were
         gradient = _gradient_arrives(model, images) if gradients else None
         beside = _beside(model, images[:1])
-        saturates = gradients and _gives_probabilities(model, images[:1])
-        return NetworkTraits(random, gradient, beside, saturates, _converted(model, images))
+        converted = _converted(model, images)
+        if not gradients:
+            return NetworkTraits(random, idle, None, beside, converted=converted)
+        outputs = _outputs(model, images)
+        blind = gradient and set(losses) == {"cross-entropy"}
+        return NetworkTraits(
+            random,
+            idle,
+            gradient,
+            beside,
+            _are_probabilities(outputs),
+            _undefined(model, images[:ASKED]) if gradient else 0.0,
+            _vanishing(outputs) if blind else 0,
+            len(images),
+            converted,
+        )
 
 
 def _converted(model: torch.nn.Module, images: Tensor) -> tuple[str, ...]:
@@ -158,11 +207,45 @@ def _gradient_arrives(model: torch.nn.Module, images: Tensor) -> bool:
     return any(_has_gradient(model, part) for part in parts if len(part))
 
 
-def _gives_probabilities(model: torch.nn.Module, image: Tensor) -> bool:
-    """Whether an image's outputs lie in [0, 1] and add up to 1 (Croce and Hein 2020)."""
+def _outputs(model: torch.nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
-        outputs = model(image).float()
-    return bool((outputs >= 0).all()) and abs(float(outputs.sum()) - 1) < ROUNDED
+        found: Tensor = model(images).float()
+    return found
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    """Whether outputs, N × K, are those of a softmax (Croce and Hein 2020), or of sigmoids.
+
+    None is negative, and either each is at most 1 or all images' add up to the same, as per cents.
+    """
+    sums = outputs.sum(1)
+    alike = bool(((sums - sums[0]).abs() <= ROUNDED * sums[0].abs()).all())
+    constant = abs(float(sums[0]) - 1) < ROUNDED or len(outputs) > 1
+    return bool((outputs >= 0).all()) and (
+        (alike and constant) or (len(outputs) > 1 and float(outputs.max()) <= 1)
+    )
+
+
+def _vanishing(logits: Tensor) -> int:
+    """At how many of N images, N × K, the cross-entropy of the class they have has no gradient."""
+    if logits.shape[1] < 2:
+        return 0
+    gradient = logits.softmax(1)
+    gradient[torch.arange(len(logits)), logits.argmax(1)] -= 1
+    return int((gradient.abs().amax(1) < VANISHED).sum())
+
+
+def _undefined(model: torch.nn.Module, images: Tensor) -> float:
+    """Share of pixels with a gradient that is no finite number; also at the ends of [0, 1]."""
+    x = torch.cat([images, images.round()]).requires_grad_()
+    try:
+        with torch.enable_grad():
+            logits = model(x)
+            weights = torch.arange(1, logits.shape[1] + 1, device=x.device)
+            found = gradient((logits.float() * weights).sum(), x, allow_unused=True)
+    except (NetworkFailed, torch.OutOfMemoryError):
+        return 0.0
+    return 0.0 if found is None else float((~found.isfinite()).float().mean())
 
 
 def _has_gradient(model: torch.nn.Module, images: Tensor) -> bool:

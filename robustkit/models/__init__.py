@@ -188,11 +188,23 @@ def build(
 
 
 def layout_of(module: "torch.nn.Module") -> Layout:
-    """The layout of a network."""
-    parameters = dict(module.named_parameters())
+    """The layout of a network's tensors; what else its state holds is no weight.
+
+    Raises:
+        InputError: a layer has no size yet.
+    """
+    from torch.nn.parameter import is_lazy
+
+    parameters, state = dict(module.named_parameters()), module.state_dict()
+    if lazy := [name for name, value in state.items() if is_lazy(value)]:
+        raise InputError(
+            f"the network's {lazy[0]} has no size before a first pass (a lazy layer): pass one "
+            "image through it in the function that makes it"
+        )
     return {
         name: Slot(tuple(value.shape), str(value.dtype).removeprefix("torch."), name in parameters)
-        for name, value in module.state_dict().items()
+        for name, value in state.items()
+        if hasattr(value, "shape")
     }
 
 
