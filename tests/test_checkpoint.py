@@ -208,6 +208,64 @@ def test_layers_that_int8_kernels_packed_are_named(form, tmp_path):
         read_checkpoint(path, model="lenet5")
 
 
+OWN = """
+import warnings
+import torch
+from torch import nn
+
+class Extra(nn.Sequential):
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        assert state == {"version": 1}
+
+def plain():
+    return Extra(nn.Flatten(), nn.Linear(784, 10))
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+def packed():
+    warnings.simplefilter("ignore")
+    return torch.ao.quantization.quantize_dynamic(plain().eval(), {nn.Linear}, torch.qint8)
+"""
+
+
+def own_functions(folder):
+    """A file of them, and what they are by name."""
+    (folder / "own.py").write_text(OWN)
+    made = {}
+    exec(OWN, made)
+    return f"{folder}/own.py", made
+
+
+def test_what_a_module_keeps_beside_its_weights_is_its_own(tmp_path):
+    file, made = own_functions(tmp_path)
+    network = made["plain"]()
+    path = kept(tmp_path / "x.pt", network.state_dict())
+    loaded = read_checkpoint(path, model=f"{file}:plain").load()
+    assert torch.equal(loaded(X), network(X))
+
+
+@pytest.mark.parametrize(
+    ("of_file", "of_function", "words"),
+    [
+        ("plain", "lazy", r"1\.weight has no size before a first pass"),
+        ("plain", "packed", "no tensor, as in layers quantised"),
+        ("packed", "packed", r"holds layers quantised by torch\.ao\.quantization"),
+    ],
+)
+def test_a_function_whose_network_no_file_fills_is_refused(of_file, of_function, words, tmp_path):
+    file, made = own_functions(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = kept(tmp_path / "x.pt", made[of_file]().state_dict())
+        with pytest.raises(InputError, match=words) as refused:
+            read_checkpoint(path, model=f"{file}:{of_function}").load()
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [

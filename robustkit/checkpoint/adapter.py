@@ -13,7 +13,7 @@ import torch
 from robustkit.checkpoint.logits import find_logits
 from robustkit.errors import CheckpointError, InputError, one_line
 from robustkit.network import answer, kept
-from robustkit.unpickling.tensors import COUNTER, Array
+from robustkit.unpickling.tensors import COUNTER, EXTRA, Array
 
 
 class Classifier(torch.nn.Module):
@@ -149,9 +149,12 @@ def freeze(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def filled(module: torch.nn.Module, state: Mapping[str, Array]) -> torch.nn.Module:
-    """The module itself, frozen, with weights that fit; batch norm's counters may be missing."""
+    """The module itself, frozen, with weights that fit.
+
+    Batch norm's counters may be missing; extra state, which is no weight, is the module's own.
+    """
     own = module.state_dict()
-    tensors = OrderedDict((k, v) for k, v in own.items() if k.endswith(COUNTER))
+    tensors = OrderedDict((k, v) for k, v in own.items() if k.endswith((COUNTER, EXTRA)))
     tensors.update((name, torch.from_numpy(numbers)) for name, numbers in state.items())
     # names and shapes fit as they are: nothing is to be changed as if from an older version
     tensors._metadata = getattr(own, "_metadata", {})  # type: ignore[attr-defined]

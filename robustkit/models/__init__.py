@@ -20,8 +20,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from robustkit.errors import InputError, UnknownName, one_line
+from robustkit.errors import CheckpointError, InputError, UnknownName, one_line
 from robustkit.files import digest, file_digest
+from robustkit.unpickling.tensors import EXTRA
 
 if TYPE_CHECKING:
     import torch
@@ -188,10 +189,11 @@ def build(
 
 
 def layout_of(module: "torch.nn.Module") -> Layout:
-    """The layout of a network's tensors; what else its state holds is no weight.
+    """The layout of a network; its extra state, which is its own, is none of it.
 
     Raises:
         InputError: a layer has no size yet.
+        CheckpointError: one holds its weights otherwise than as tensors.
     """
     from torch.nn.parameter import is_lazy
 
@@ -201,10 +203,15 @@ def layout_of(module: "torch.nn.Module") -> Layout:
             f"the network's {lazy[0]} has no size before a first pass (a lazy layer): pass one "
             "image through it in the function that makes it"
         )
+    state = {name: value for name, value in state.items() if not name.endswith(EXTRA)}
+    if packed := [name for name, value in state.items() if not hasattr(value, "shape")]:
+        raise CheckpointError(
+            f"the network's {packed[0]} is no tensor, as in layers quantised by "
+            "torch.ao.quantization; hand the network itself to robustkit.evaluate in Python"
+        )
     return {
         name: Slot(tuple(value.shape), str(value.dtype).removeprefix("torch."), name in parameters)
         for name, value in state.items()
-        if hasattr(value, "shape")
     }
 
 

@@ -31,6 +31,8 @@ State = dict[str, Array]
 """weights by name"""
 COUNTER = "num_batches_tracked"
 """ends the names of batch norm's counters, which eval mode never reads"""
+EXTRA = "_extra_state"
+"""ends the names of what a module keeps beside its weights, of any kind"""
 TYPES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
