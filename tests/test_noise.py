@@ -353,7 +353,7 @@ def bad_files(folder, clean, human):
     np.save(folder / "short.npy", human[:-1])
     np.save(folder / "outside.npy", np.where(np.arange(120) == 7, 3, human))
     np.save(folder / "negative.npy", np.where(np.arange(120) == 7, -1, human))
-    np.save(folder / "floats.npy", human.astype(float))
+    np.save(folder / "floats.npy", human + 0.5)
     np.save(folder / "objects.npy", np.array([{}, human], object), allow_pickle=True)
     np.save(folder / "nothing.npy", {"worse_label": print}, allow_pickle=True)
     np.savez(folder / "two.npz", a=human, b=human)

@@ -114,7 +114,7 @@ def test_what_cannot_be_timed_is_told_apart(tiny, tmp_path):
     run = begin(path, tmp_path / "out")
     cells = {cell.method: cell for cell in run.plan().cells.values()}
     one = Asked("", "clean", (), 1, "mnist5k", "test", run.tested(1))
-    _, throughput = timed([*cells.values()][::-1], one, work.WorkerConfig(tmp_path / "out"))
+    _, throughput = timed([*cells.values()][::-1], one, work.WorkerConfig(tmp_path / "scratch"))
     assert throughput.steps["cross-entropy"] > 0
     assert throughput.steps["wide hinge"] is None
     assert min(throughput.cell, throughput.evaluation, throughput.forward, throughput.gradient) > 0

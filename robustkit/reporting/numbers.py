@@ -222,6 +222,8 @@ def _regret(regret: Regret) -> Iterator[NumberRow]:
     row = replace(row, quantity=f"clean held-out accuracy lost by the choice, {regret.kind}")
     if regret.estimate is not None:
         yield _with(row, regret.estimate)
+    elif len(regret.each) > 1:  # all alike: no interval
+        yield replace(row, value=regret.each[0], n=len(regret.each))
     for seed, value in zip(regret.seeds, regret.each, strict=True):
         yield replace(row, seed=seed, value=value)
 
