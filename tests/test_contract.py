@@ -524,7 +524,7 @@ def by_hook(net):
 def by_default(net, store=None):
     store = [] if store is None else store
 
-    def hook(layer, given, out, kept=store):
+    def hook(layer, given, out, *, kept=store):
         kept[:] = [out]
 
     net.net[3].register_forward_hook(hook)

@@ -513,6 +513,10 @@ def test_pictures_that_a_table_lists_again_are_told(tmp_path):
         ("path,class,class_id\n0.png,a,0\n0.png,b,0\n", "have one number, 0"),
         ("path,class,class_id\n0.png,a,x\n", "the class 'a' has the number 'x'"),
         ("path,label,class_id\n0.png,3,7\n", "two columns of labels"),
+        (
+            "path,class,class_id,split\n0.png,a,0,test\n0.png,b,99999999999,train\n",
+            "the class 'b' has the number '99999999999'",
+        ),
         ("path,label\n0.png,1\n0.png,2\n", "line 3: .* has the label '2', and '1' in line 2"),
     ],
 )

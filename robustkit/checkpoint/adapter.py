@@ -211,14 +211,14 @@ def _held(values: Iterable[Any]) -> Iterator[torch.Tensor | types.FunctionType]:
         match value:
             case torch.Tensor() if not value.is_leaf:
                 yield value
-            case Mapping():
+            case dict():
                 left += value.values()
             case list() | tuple() | set() | frozenset():
                 left += value
             case functools.partial():
                 left += [value.func, *value.args, *value.keywords.values()]
             case types.FunctionType() if not str(value.__module__).startswith("torch."):
-                left += [*_contents(value), *(value.__defaults__ or ())]
+                left += [*_contents(value), *_defaults(value)]
                 yield value
 
 
@@ -227,6 +227,11 @@ def _contents(function: types.FunctionType) -> Iterator[Any]:
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # a name that has no value yet
             yield cell.cell_contents
+
+
+def _defaults(function: types.FunctionType) -> list[Any]:
+    """What its parameters have where nothing is given."""
+    return [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
 
 
 class _Function:
@@ -250,12 +255,12 @@ class _Function:
             tuple(types.CellType() for _ in own.__closure__ or ()),
         )
         self.made.__dict__.update(own.__dict__)
-        self.made.__qualname__, self.made.__kwdefaults__ = own.__qualname__, own.__kwdefaults__
+        self.made.__qualname__ = own.__qualname__
 
     @property
     def holds(self) -> bool:
         """Whether it refers to anything that a copy has of its own."""
-        return bool(self.names or self.own.__closure__ or self.own.__defaults__)
+        return bool(self.names or self.own.__closure__ or _defaults(self.own))
 
     def fill(self, memo: dict[int, Any]) -> None:
         """Let it refer to copies, as `copy.deepcopy` knows them."""
@@ -265,8 +270,8 @@ class _Function:
         for cell, own in pairs:
             with suppress(ValueError):
                 cell.cell_contents = _copied(own.cell_contents, memo)
-        if self.own.__defaults__ is not None:
-            self.made.__defaults__ = tuple(_copied(each, memo) for each in self.own.__defaults__)
+        self.made.__defaults__ = _copied(self.own.__defaults__, memo)
+        self.made.__kwdefaults__ = _copied(self.own.__kwdefaults__, memo)
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:

@@ -9,7 +9,15 @@ from typing import Any, NamedTuple, TextIO
 
 from robustkit.data.folder import FileSource
 from robustkit.data.labels import NumberedLabels, number_labels
-from robustkit.data.source import CUT_SHORT, WHOLE, Opened, Remembered, diagnosis, stamps
+from robustkit.data.source import (
+    CUT_SHORT,
+    MOST_CLASSES,
+    WHOLE,
+    Opened,
+    Remembered,
+    diagnosis,
+    stamps,
+)
 from robustkit.data.split import SPLITS
 from robustkit.errors import DataError, first_line, quoted
 from robustkit.files import file_digest
@@ -94,7 +102,7 @@ def _numbered(
     names: dict[int, str] = {}
     for name, text in numbers.items():
         number = whole(text)
-        if found.classes or number is None:
+        if found.classes or number is None or number >= MOST_CLASSES:
             raise DataError(f"{where(0)}: the class {quoted(name)} has the number {quoted(text)}")
         if (other := names.setdefault(number, name)) != name:
             raise DataError(
