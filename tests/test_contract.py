@@ -498,10 +498,22 @@ class Sometimes(Net):
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize(
-    "draw", [lambda: float(torch.rand(1)), np.random.rand, random.random], ids=["torch", "np", "py"]
+    "draw",
+    [
+        lambda: float(torch.rand(1)),
+        lambda: float(np.random.rand()),
+        random.random,
+    ],
+    ids=["torch", "numpy", "python"],
 )
 def test_a_network_that_draws_now_and_then_is_found_out(draw, probability):
     found = evaluated(Sometimes(draw, probability), truth=Net())
+    assert any("is randomised" in text for text in found.header["warnings"])
+
+
+@pytest.mark.parametrize("probability", [0.3, 0.5, 0.7])
+def test_one_that_draws_from_a_generator_of_its_own_is_found_out(probability):
+    found = evaluated(Sometimes(random.Random(0).random, probability), truth=Net())
     assert any("is randomised" in text for text in found.header["warnings"])
 
 
