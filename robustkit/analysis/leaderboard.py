@@ -125,7 +125,7 @@ def _uneven(
     board: Board, records: Sequence[Record], corrupted: Mapping[str, Mapping[str, float]]
 ) -> Iterable[str]:
     """What the order of a board, or a column that it has not, does not say of itself."""
-    levels = [level for level in board.levels if all(level in row.robust for row in board.rows)]
+    levels = _shared(board.levels, board.rows)
     if len(board.levels) > len(levels):
         by = f"accuracy at ε = {', '.join(levels)}" if levels else "clean accuracy"
         yield (
@@ -214,7 +214,7 @@ def _board(
         for name, method, own in _rows(records, by_method)
     ]
     classes = classes_of(header)
-    shared = [level for level in written if all(level in row.robust for row in rows)]
+    shared = _shared(written, rows)
     return Board(
         _title(header),
         norm,
@@ -234,6 +234,11 @@ def _title(header: Mapping[str, Any]) -> str:
     target = protocol["resolved"]["target"]
     towards = "" if target == "none" else f" towards {target}"
     return f"{data['name']} {data['split']} ({data['n']:,} images), {attack}{towards}{by}"
+
+
+def _shared(levels: Sequence[str], rows: Sequence[BoardRow]) -> list[str]:
+    """The budgets at which all rows were attacked."""
+    return [level for level in levels if all(level in row.robust for row in rows)]
 
 
 def _strength(row: BoardRow, levels: Sequence[str]) -> tuple[float, ...]:

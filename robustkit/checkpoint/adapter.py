@@ -182,10 +182,11 @@ def replica(module: torch.nn.Module) -> torch.nn.Module:
     memo: dict[int, Any] = {}
     functions: list[_Function] = []
     parts = list(module.modules())
+    own = set(map(id, parts))
     for value in _held(value for part in parts for value in vars(part).values()):
         if isinstance(value, torch.Tensor):
             memo[id(value)] = value.detach().clone()
-        elif (function := _Function(value, set(map(id, parts)))).holds:
+        elif (function := _Function(value, own)).holds:
             memo[id(value)] = function.made
             functions.append(function)
     try:
