@@ -15,7 +15,7 @@ from robustkit.certification.builder import shape_of
 from robustkit.certification.complete import decide
 from robustkit.certification.conversion import convert
 from robustkit.certification.domains import Neurons
-from robustkit.certification.graph import Add, Relu, Sigmoidal, Unsupported, matrix
+from robustkit.certification.graph import Add, Affine, Relu, Sigmoidal, Unsupported, matrix
 from robustkit.certification.operations import HANDLERS
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region
@@ -101,6 +101,45 @@ PADDINGS = {
     "zeros, then maximum": nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, 2, 1)),
     "zeros, then convolution": nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(3, 2, 3)),
 }
+
+
+COPIES = {
+    "reflected": nn.ReflectionPad2d(2),
+    "replicated": nn.ReplicationPad2d((1, 2, 0, 1)),
+    "replicated and cropped": nn.ReplicationPad2d((2, -2, 2, -2)),
+    "circular": nn.CircularPad2d(1),
+    "enlarged": nn.Upsample(scale_factor=2),
+    "padded, then reflected": nn.Sequential(nn.ZeroPad2d(1), nn.ReflectionPad2d(1)),
+}
+KEPT = {"zeros": nn.ZeroPad2d(1), "zeros that crop": nn.ZeroPad2d((-1, 2, 0, -2))}
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("name", [*COPIES, *KEPT])
+def test_copies_of_a_pixel_share_one_part_of_the_ball(name, norm):
+    move, radius = (COPIES | KEPT)[name], 0.01
+    x = 0.2 + 0.6 * pictures(0, 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        convolution = nn.Conv2d(2, 3, 3)
+        convolution.weight.data.abs_()
+        whole = nn.Sequential(move, convolution, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+        whole(x)
+    model = wrap(whole)
+    graph = convert(model, x[0])
+    bounds = intervals(graph, Region(norm, x.double(), radius))
+    (at,) = (
+        k
+        for k, step in enumerate(graph.steps)
+        if isinstance(step, Affine) and step.weight is not None and step.weight.ndim == 4
+    )
+    first = nn.Sequential(move, convolution).double()
+    rows = torch.autograd.functional.jacobian(lambda x: first(x).flatten(), x.double()).flatten(1)
+    size = torch.linalg.vector_norm(rows, ord=2 if norm == "l2" else torch.inf, dim=1)
+    largest = first(x.double()).detach().flatten() + radius * size  # Hölder's, and it is reached
+    assert bool((bounds[at][1].flatten() >= largest).all())
+    if name in KEPT:  # and where nothing is copied the ball itself is what counts
+        assert bounds[at][1].flatten().numpy() == pytest.approx(largest.numpy(), abs=0.2 * radius)
 
 
 @pytest.mark.parametrize("name", PADDINGS)

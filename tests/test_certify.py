@@ -1,6 +1,7 @@
 """`robustkit certify`: what it says of each image, keeps, resumes and refuses."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import robustkit as front
 from robustkit.certification import complete
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
-from robustkit.errors import RecordError
+from robustkit.errors import InputError, RecordError
 from robustkit.evaluation import certifying
 from robustkit.record.certification import encode_certification, read_certification
 
@@ -121,7 +122,9 @@ def test_only_open_images_are_tried_again_and_only_with_more_time(robustkit, dig
     assert any(row.outcome != "open" for row in again)
 
 
-def test_an_interrupted_certification_goes_on_where_it_stopped(digits, tmp_path, monkeypatch):
+def test_an_interrupted_certification_goes_on_where_it_stopped(
+    robustkit, digits, tmp_path, monkeypatch
+):
     real = complete.decide
 
     class Stop(BaseException):
@@ -140,8 +143,10 @@ def test_an_interrupted_certification_goes_on_where_it_stopped(digits, tmp_path,
         front.certify(*arguments, **named)
     monkeypatch.undo()
     (path,) = tmp_path.glob("certification-*.npz")
-    before = read_certification(path)
-    assert len(before.rows) == 10
+    with pytest.raises(RecordError, match="unfinished, 10 of 24 images are decided"):
+        read_certification(path)
+    assert len(read_certification(path, unfinished=True).rows) == 10
+    assert "2 intact (certification 1, marker 1)" in robustkit("verify", tmp_path)[1]
     asked = decided_rows(monkeypatch)
     after = front.certify(*arguments, **named)
     assert asked == [N - 10]
@@ -150,6 +155,23 @@ def test_an_interrupted_certification_goes_on_where_it_stopped(digits, tmp_path,
     keys = ("index", "outcome", "by", "margin", "fooled_as")
     same = [[getattr(row, key) for key in keys] for row in whole.rows]
     assert [[getattr(row, key) for key in keys] for row in after.rows] == same
+
+
+@pytest.mark.parametrize("attack", ["ddn", "fmn"])
+def test_what_an_attack_finds_beyond_the_budget_fools_nothing(digits, tmp_path, attack):
+    checkpoint = front.read_checkpoint(digits / "dense.pt", model=f"{digits / 'net.py'}:net")
+    named = {"data": "mnist5k", "epsilon": "0.3", "norm": "l2", "limit": 12, "out": tmp_path}
+    found = front.certify(checkpoint, attack=attack, time_limit=0.0, **named)
+    assert any(row.outcome == "open" for row in found.rows)
+    for row in found.rows:
+        assert row.outcome != "fooled" or row.distance <= 0.3 * (1 + 1e-6)
+
+
+def test_a_network_without_bounds_leaves_no_record(digits, tmp_path):
+    checkpoint = front.read_checkpoint(digits / "dense.pt", model=f"{digits / 'net.py'}:soft")
+    with pytest.raises(InputError, match="no bounds for"):
+        front.certify(checkpoint, data="mnist5k", epsilon=EPSILON, limit=6, out=tmp_path)
+    assert not list(tmp_path.glob("certification-*.npz"))
 
 
 def test_a_record_that_was_changed_is_refused(digits, tmp_path):
@@ -195,7 +217,11 @@ def test_what_cannot_be_certified_is_one_line(robustkit, digits):
         (options(digits, "--attack", "none-such"), "none-such"),
         (options(digits, "--epsilon", "0"), "above 0"),
         (options(digits)[:3], "--epsilon"),
+        (options(digits, "--attack", "towards.toml"), "towards: has the target 'next'"),
     ]
+    Path("towards.toml").write_text(
+        'title = "t"\nnorm = "linf"\ntarget = "next"\n[[attack]]\nkind = "fgsm"\n'
+    )
     for arguments, words in cases:
         status, out, err = robustkit("certify", *arguments)
         assert (status, out) == (2, "")

@@ -7,7 +7,7 @@ import torch
 from helpers.attacked import Small, images, make, right
 from torch import Tensor, nn
 
-from robustkit import evaluate, summary
+from robustkit import certify, evaluate, summary
 from robustkit.attacks import SearchNetwork, attack_block, in_budget, search_network
 from robustkit.attacks.precision import LowPrecision
 from robustkit.checkpoint.adapter import wrap
@@ -268,5 +268,10 @@ def test_verdicts_are_of_whole_float32_whatever_torch_allows_a_gpu(tmp_path):
 
     before = torch.backends.cudnn.allow_tf32
     ask(Watching(), tmp_path)
+    assert seen[-1] is False
+    assert torch.backends.cudnn.allow_tf32 is before
+    x, watched = images(4, side=8), Watching().eval()
+    seen.clear()
+    certify(watched, (x.numpy(), right(watched, x).labels.numpy()), epsilon="1/500", progress=False)
     assert seen[-1] is False
     assert torch.backends.cudnn.allow_tf32 is before

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from robustkit import evaluate
-from robustkit.attacks import forecast
+from robustkit.attacks import FAB, forecast
 from robustkit.certification import prover
 from robustkit.certification.deterministic import Certifier, certify_rising
 from robustkit.errors import InputError, ProofContradicted
@@ -143,12 +143,9 @@ def unsound(monkeypatch):
     monkeypatch.setattr(prover.Certifier, "run", run)
 
 
-@pytest.mark.parametrize("attack", ["pgd", "deepfool"])
-def test_an_unsound_bound_is_caught_and_nothing_is_kept(arrays, tmp_path, monkeypatch, attack):
+def test_an_unsound_bound_is_caught_and_nothing_is_kept(arrays, tmp_path, monkeypatch):
     unsound(monkeypatch)
-    options = {"name": "net", "out": tmp_path, "attack": attack}
-    if attack == "deepfool":
-        options["settings"] = []
+    options = {"name": "net", "out": tmp_path}
     with pytest.raises(
         ProofContradicted, match=r"^image \d+ is proved robust at linf \S+, but was fooled there by"
     ):
@@ -187,9 +184,16 @@ def test_a_find_below_a_proved_budget_is_a_contradiction_wherever_it_was_made(ar
     original = Certifier.run
     monkeypatch.setattr(prover.Certifier, "run", run)
     with pytest.raises(
-        ProofContradicted, match=r"is proved robust at l2 0\.2, but was fooled there by ddn"
+        ProofContradicted, match=r"is proved robust at l2 0\.2, but was fooled there by fab"
     ):
-        ask(arrays, attack="ddn", epsilon=["0.2", "0.4"], settings=[], norm="l2")
+        ask(arrays, attack=FAB(), epsilon=["0.2", "0.4"], settings=[], norm="l2")
+
+
+def test_attacks_for_the_smallest_perturbation_find_it_whatever_is_proved(arrays):
+    asked = {"attack": "ddn", "epsilon": ["0.01"], "settings": [], "norm": "l2"}
+    found, plain = ask(arrays, **asked), ask(arrays, prove="off", **asked)
+    assert found.header["prove"]["why"] == "its attack finds distances beyond the budgets, too"
+    assert found.table["distance"].equals(plain.table["distance"])
 
 
 def test_a_resumed_run_keeps_what_was_proved(arrays, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """`robustkit.certify`: each image certified, fooled, or open."""
 
-from math import isfinite
+from math import inf
 from pathlib import Path
 from typing import Literal, Unpack
 
@@ -80,8 +80,8 @@ def certify(
     tracker = tracking.asked(track)
     if epsilon is None:
         raise InputError("certify takes one budget: give epsilon, such as '8/255'")
-    if not (isfinite(time_limit) and time_limit >= 0):
-        raise InputError(f"--time-limit {time_limit}: expected a number of seconds, 0 or more")
+    if not isinstance(time_limit, int | float) or not 0 <= time_limit < inf:
+        raise InputError(f"--time-limit {time_limit!r}: expected a number of seconds, 0 or more")
     loaded = network(model)
     dataset = image_options(certify, data, split, limit, images).load(loaded)
     protocol = resolve_protocol(attack, dataset, epsilon, norm=norm, seed=seed)

@@ -62,7 +62,8 @@ def intervals(
             carried[index] = before if error is None else before + error
             stretched = _stretched(step, stretch[step.source], power(region.norm))
             if stretched is not None and step.diagonal:
-                stretch[index] = stretched
+                if not _repeats(graph, step):
+                    stretch[index] = stretched
             elif stretched is not None:
                 half = stretched * region.radius * (1 + 1e-9) + carried[index]
                 low, high = _cut((low, high), _around(graph, region, index, half))
@@ -113,6 +114,14 @@ def _stretched(step: Affine, factors: Tensor, q: int) -> Tensor | None:
     power_of = [(t / top).clamp(min=1e-4) ** q for t, top in ((factors, scale), (weight, most))]
     rows: Tensor = step.linear(power_of[0], power_of[1]) ** (1 / q) * scale * most
     return rows
+
+
+def _repeats(graph: BoundGraph, step: Affine) -> bool:
+    """Whether a number that goes in comes out several times: copies share one part of the ball."""
+    if step.weight is not None:
+        return False
+    ones = torch.ones(1, *step.shape, dtype=torch.float64, device=step.offset.device)
+    return bool((step.pull(ones, graph.steps[step.source].shape) > 1).any())
 
 
 def _around(graph: BoundGraph, region: Region, index: int, half: Tensor) -> Interval:

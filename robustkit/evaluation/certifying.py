@@ -15,6 +15,7 @@ from robustkit.attacks import Block
 from robustkit.certification import MENDED_ONLY, REVISION, Decision, decide
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
+from robustkit.device import tf32
 from robustkit.errors import InputError
 from robustkit.evaluation.chance import chance_warnings, settled_by
 from robustkit.evaluation.config import Config, record_header
@@ -62,6 +63,11 @@ def certify_images(
     """
     if len(protocol.epsilons) != 1:
         raise InputError(f"{len(protocol.epsilons)} budgets: give one --epsilon")
+    if protocol.target != "none":
+        raise InputError(
+            f"{protocol.name}: has the target {protocol.target!r}, but a certificate is against "
+            "every wrong class; remove the target"
+        )
     check_bounded(protocol.norm)
     data.check_pictures("no bounds are of")
     if options.precision != "float32":
@@ -103,6 +109,12 @@ class _Run:
         left = [i for i in range(len(self.config.data)) if not self._settled(known.get(i))]
         if not left:
             return
+        with tf32(allowed=False):
+            self._decide(left, known)
+
+    def _decide(
+        self, left: Sequence[int], known: "dict[int, tuple[CertifiedImage, Images | None]]"
+    ) -> None:
         device = self.config.device
         network = self.config.model.load(device)
         steps = bool(self.config.protocol.attacks)
@@ -160,6 +172,8 @@ class _Run:
         return row, None if found.perturbed is None else found.perturbed.numpy()
 
     def _write(self, known: "Mapping[int, tuple[CertifiedImage, Images | None]]") -> None:
+        if not known:  # nothing is decided, if only since nothing can be
+            return
         rows: list[dict[str, Any]] = []
         images: list[Images] = []
         for index in sorted(known):
@@ -186,7 +200,7 @@ def _known(path: Path) -> "dict[int, tuple[CertifiedImage, Images | None]]":
     """What is on file, by image."""
     if not path.exists():
         return {}
-    found = read_certification(path)
+    found = read_certification(path, unfinished=True)
     return {
         row.index: (row, None if row.perturbed is None else found.perturbed[row.perturbed])
         for row in found.rows

@@ -14,7 +14,7 @@ from robustkit.evaluation.model import EvaluatedModel
 from robustkit.files import whole_number
 from robustkit.keys import EngineKey, EvaluationKey
 from robustkit.machine import torch_version
-from robustkit.protocol import BALLS, Epsilons, Given, Norm, Protocol, Target, kind_of
+from robustkit.protocol import BALLS, MINIMAL, Epsilons, Given, Norm, Protocol, Target, kind_of
 from robustkit.protocol.norms import symbol
 from robustkit.record import VERSION
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Prove = Literal["auto", "off"]
 """whether images are proved before they are attacked: where that is cheap, or never"""
-PROOFS = 1
+PROOFS = 2
 """Raised whenever a change can change which images are proved: of the bounds, or of the rule when
 they are tried (`proving.py`). It stands here since no answer on file is to wait for torch."""
 DATA_KEYS = (
@@ -114,6 +114,8 @@ def unproved(
         return "nothing is attacked"
     if protocol.norm not in BALLS:
         return f"there are no bounds for {symbol(protocol.norm)}"
+    if any(isinstance(attack, MINIMAL) for attack in protocol.attacks):
+        return "its attack finds distances beyond the budgets, too"
     if surrogate is not None:
         return "a transfer attack is no attack on the network that bounds are of"
     if model.header.get("verification"):

@@ -363,6 +363,8 @@ OFFERED: dict[type[Attack], tuple[Norm, ...]] = {
 """the norms of attacks that are not just for all balls"""
 UNTARGETED: tuple[type[Attack], ...] = (DeepFool, Boundary, HopSkipJump, FAB)
 """attacks that can only look for any wrong class"""
+MINIMAL: tuple[type[Attack], ...] = (DeepFool, DDN, FMN, CW, Boundary, HopSkipJump)
+"""attacks that look for the smallest perturbation in a ball, within the budgets or not"""
 
 
 def kind_of(attack: Attack) -> str:

@@ -108,11 +108,16 @@ def _seal(text: str, perturbed: Images) -> str:
     return digest(text.encode(), np.ascontiguousarray(perturbed, "<f4").tobytes())
 
 
-def read_certification(path: Path | str) -> Certification:
+def read_certification(path: Path | str, *, unfinished: bool = False) -> Certification:
     """A certification from its file.
 
+    Args:
+        path: of the file.
+        unfinished: whether it may lack images, as where it was interrupted; its shares are then
+            those of the images that were decided first.
+
     Raises:
-        RecordError: no such file, not one of ours, or changed since it was written.
+        RecordError: no such file, not one of ours, changed since it was written, or unfinished.
     """
     path = Path(path)
     try:
@@ -130,4 +135,10 @@ def read_certification(path: Path | str) -> Certification:
         raise RecordError(f"{path}: changed since it was written; delete it and run again")
     if path.name != certification_name(str(header["digest"])):
         raise RecordError(f"{path}: contains another certification than its name says; delete it")
+    images = header.get("data", {}).get("n", 0)
+    if len(rows) < images and not unfinished:
+        raise RecordError(
+            f"{path}: unfinished, {len(rows):,} of {images:,} images are decided; the command that "
+            "wrote it goes on from there"
+        )
     return Certification(header, rows, perturbed, path)
