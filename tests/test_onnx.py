@@ -161,7 +161,20 @@ def unordered():
     return made
 
 
+def masked():
+    nodes = [
+        node("Greater", "x", "half", out="bright"),
+        node("Where", "bright", "x", "nothing", out="kept"),
+        node("Flatten", "kept", out="row"),
+        node("Gemm", "row", "m", "n", out="y", transB=1),
+    ]
+    half, nothing = np.float32(0.5), np.float32(0)
+    constants = {"half": half, "nothing": nothing, "m": weight(4, 64), "n": weight(4)}
+    return model(nodes, ["N", 1, 8, 8], constants)
+
+
 GRAPHS = {
+    "masked": (masked, (1, 1, 8, 8)),
     "convolutions": (lambda: convolutions(1), (1, 1, 8, 8)),
     "sixteen": (lambda: convolutions(16), (16, 1, 8, 8)),
     "columns": (lambda: flat([64, 1], "columns"), (64, 1)),
@@ -373,6 +386,19 @@ def test_numbers_of_a_folder_s_one_graph_are_no_weights_beside_it(tmp_path):
         read_checkpoint(tmp_path)  # no graph is taken where there are weights, too
 
 
+def test_a_graph_of_bytes_is_compared_on_bytes_whatever_the_images_are(tmp_path):
+    nodes = [
+        node("Cast", "x", out="f", to=1),
+        node("Flatten", "f", out="row"),
+        node("Gemm", "row", "m", "n", out="y", transB=1),
+    ]
+    made = model(nodes, ["N", 1, 8, 8], {"m": weight(4, 64), "n": weight(4)})
+    made.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    checkpoint = read_checkpoint(written(tmp_path / "a.onnx", made))
+    found = checkpoint.load().network.agreement(255 * images(9))
+    assert (found.images, found.same) == (9, 9)
+
+
 def test_names_in_a_file_are_never_run(tmp_path):
     made, sign = convolutions(1), tmp_path / "sign"
     for item in made.graph.node:
@@ -419,6 +445,16 @@ def test_operations_that_are_not_followed_are_named_with_their_place(tmp_path):
     trained.graph.initializer.append(numpy_helper.from_array(np.array(True), "on"))
     trained.graph.output[0].name = "end"
     assert "in training mode (export model.eval() instead) is" in refusal(written(path, trained))
+    padded = one("Pad", mode="reflect")
+    padded.graph.node[0].input.append("pads")
+    pads = numpy_helper.from_array(np.array([0, 1, 0, 0, 0, 1, 0, 0]), "pads")
+    padded.graph.initializer.append(pads)
+    assert "Pad (here) along channels, but by a constant, is" in refusal(written(path, padded))
+    larger = one("Resize", mode="linear")
+    larger.graph.node[0].input.extend(["", "scales"])
+    scales = numpy_helper.from_array(np.array([1, 1, 1.3, 1.3], np.float32), "scales")
+    larger.graph.initializer.append(scales)
+    assert "Resize (here) by a factor that gives no whole side is" in refusal(written(path, larger))
     shapeless = convolutions(1)
     shapeless.graph.input[0].type.tensor_type.ClearField("shape")
     assert "its input has no shape; export" in refusal(written(path, shapeless))

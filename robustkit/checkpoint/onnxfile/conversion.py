@@ -311,7 +311,7 @@ class _Planning:
                 self._next(),
                 tuple(shapes),
                 self._images(shapes),
-                results[1][place].is_floating_point(),
+                results[1][place].dtype,
             )
             outputs.append(value.slot)
             self.values[name] = value

@@ -92,7 +92,7 @@ def ghost(value: Value, run: int) -> Tensor:
         array = value.arrays[run]
         dtype = torch.from_numpy(np.zeros(0, array.dtype)).dtype
         return torch.empty(array.shape, dtype=dtype, device="meta")
-    kind = torch.float32 if value.floating else torch.int64
+    kind = torch.float32 if value.floating else value.dtype
     return torch.empty(value.shapes[run], dtype=kind, device="meta")
 
 

@@ -260,6 +260,8 @@ def _pad(call: Call) -> Operation:
     kind = mode[call.get("mode", "constant")]
     value = call.scalar(2, "value") or 0.0
     first = min(axis for axis, sides in around.items() if any(sides))
+    if kind != "constant" and first < 2:
+        raise NotImplementedError("along channels, but by a constant,")
     first = first if kind == "constant" else 2
     flat = tuple(
         side for axis in range(rank - 1, first - 1, -1) for side in around.get(axis, (0, 0))

@@ -17,6 +17,9 @@ from robustkit.checkpoint.onnxfile.graph import FLOATS
 from robustkit.checkpoint.onnxfile.moves import MOVES, same
 from robustkit.checkpoint.onnxfile.sizes import Computed, Inflexible, Known, Shape
 
+WHOLE = 1e-4
+"""how far a side of so many pixels may be from a whole number"""
+
 
 def _clip(call: Call) -> Operation:
     low, high = call.scalar(1, "min"), call.scalar(2, "max")
@@ -266,7 +269,10 @@ def _resized(call: Call) -> Shape:
     sides = call.of().shapes[1][2:]
     if call.has(place) and call.array(place).size:
         factors = [float(factor) for factor in call.array(place).reshape(-1)][-2:]
-        return tuple(int(side * factor) for side, factor in zip(sides, factors, strict=True))
+        exact = [side * factor for side, factor in zip(sides, factors, strict=True)]
+        if any(abs(side - round(side)) > WHOLE for side in exact):
+            raise NotImplementedError("by a factor that gives no whole side")
+        return tuple(map(int, exact))
     given = call.values[3] if call.has(3) else None
     if not isinstance(given, Known):
         raise NotImplementedError("to a size that depends on the images")

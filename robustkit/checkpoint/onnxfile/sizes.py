@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+import torch
 
 from robustkit.checkpoint.onnxfile.opening import Array
 
@@ -84,7 +85,12 @@ class Computed:
     images: int | None
     """the dimension that grows with the number of images; -1 where that number is fixed; None where
     there is no single one"""
-    floating: bool = True
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def floating(self) -> bool:
+        """Whether it is made of floating-point numbers, of whichever size."""
+        return self.dtype.is_floating_point
 
     @property
     def shifted(self) -> bool:
