@@ -220,9 +220,9 @@ class AuditPartKey(Key):
     data: str
     """digest of the part's images, as in `EvaluationKey`"""
     settings: Sequence[Any]
-    """the part's own, as JSON: thresholds, what the attacks found and the recorded accuracy
-    (indicators), which attack (adaptive), budgets and multiplications (certificate), version of
-    the draws (corruptions), noise (smoothed)"""
+    """the part's own, as JSON: thresholds, what the attacks found, digest of the plain one and
+    recorded accuracy (indicators), which attack and that digest (adaptive), budgets and
+    multiplications (certificate), version of the draws (corruptions), noise (smoothed)"""
     training: str | None = None
     """digest of the stamps of the training images' files, of the indicator that looks for images
     of the audit among them: they may be others under one name; None: they are not to be had"""
@@ -268,6 +268,9 @@ class TrainingKey(Key):
     """likewise"""
     revision: int
     """of the training loop"""
+    rescale: bool | None = None
+    """whether what compression carries over follows the learning rate; None: it does, or it
+    carries nothing over"""
 
 
 # --- studies --------------------------------------------------------------------------------------
@@ -294,7 +297,7 @@ class CellKey(Key):
     seed: int
     """of every draw"""
     revision: int
-    """of what the same cell comes to"""
+    """of what else decides on what the same cell comes to"""
     compress: str | None = None
     """the compression of gradients"""
     memory: bool | None = None
@@ -313,6 +316,10 @@ class CellKey(Key):
     held-out accuracy at the end of a period; None: by that"""
     processes: int | None = None
     """that share its batches; None: a single one"""
+    training: int | None = None
+    """revision of the training loop; None: the second, or before"""
+    rescale: bool | None = None
+    """as in `TrainingKey`"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,6 +372,8 @@ class CellTestKey(Key):
     the user's own; None: both ship with robustkit, and their changes raise the cell's revision"""
     precision: str | None = None
     """of the multiplications that the attack searches by, as it was asked for; None: float32"""
+    attacks: int | None = None
+    """revision of the attacks; None: the seventh or before, or there is none"""
 
     def plain(self) -> dict[str, Any]:
         """The key as JSON."""

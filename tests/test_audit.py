@@ -21,8 +21,9 @@ from robustkit.auditing import counts
 from robustkit.auditing import plan as plans
 from robustkit.auditing.adaptive import TITLES
 from robustkit.auditing.adaptive_stage import attack_rest
+from robustkit.auditing.branching import branch
 from robustkit.auditing.cache import Parts
-from robustkit.auditing.outcome import Stage
+from robustkit.auditing.outcome import BRANCHING, Stage
 from robustkit.auditing.policy import parse_policy
 from robustkit.auditing.request import TrainingImages
 from robustkit.auditing.run import AuditRequest, run_audit
@@ -280,7 +281,7 @@ def test_the_plain_claim_is_what_all_plain_stages_left_together(images):
     attacked = nothing_fooled(images)
     n = len(images)
     assert counts.plain_claim(attacked).accuracy == 1  # nothing completed
-    attacked.plain += ["pgd: fgsm", "pgd: pgd"]
+    attacked.plain |= dict.fromkeys(["pgd: fgsm", "pgd: pgd"], protocols.load_protocol("pgd"))
     attacked.alone |= {"pgd: fgsm": np.arange(n) >= 2, "pgd: pgd": np.arange(n) < n - 3}
     claim = counts.plain_claim(attacked)
     assert (claim.norm, claim.epsilon) == ("linf", "0.2")
@@ -327,6 +328,51 @@ def test_nothing_is_done_twice_but_what_could_not_be_examined_is_tried_again(aud
     assert again.robust == audit.robust
     assert again.indicators == audit.indicators
     assert again.confusion == audit.confusion
+
+
+WEAK = """
+title      = "Weak"
+images     = 24
+delta      = 0.2
+indicators = 8
+certified  = 1
+multiplications = 0
+corrupted  = 1
+
+[[stage]]
+attack   = "{attack}"
+budgets  = "all"
+required = true
+set      = {changes}
+"""
+
+
+def test_indicators_and_transfer_are_of_the_attack_that_the_audit_ran(images, tmp_path):
+    plan = tmp_path / "weak.toml"
+    changes = ["pgd.steps=2", "pgd.relative_step=1/100", "pgd.restarts=1"]
+    plan.write_text(WEAK.format(attack="pgd", changes=changes))
+    surrogate = evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k"))
+    asked = request_for(plan, images, surrogate=surrogate)
+    audit = run_audit(asked, settings_in(tmp_path / "out"))
+    travel = next(r for r in audit.indicators if r.name == "short-travel")
+    assert (travel.value, travel.status != "passed") == (0.02 / 2, True)
+    assert "steps = 2\n" in audit.protocols["transfer"]
+    assert 'relative_step = "1/100"' in audit.protocols["transfer"]
+
+
+def test_other_numbers_of_the_plain_attack_are_other_parts_though_they_fool_the_same(
+    images, tmp_path
+):
+    """Nothing survives 0.5, so that masks do not tell attacks apart."""
+    steps = []
+    for count in (4, 5, 4):
+        plan = tmp_path / "plan.toml"
+        plan.write_text(WEAK.format(attack="pgd", changes=[f"pgd.steps={count}"]))
+        asked = request_for(plan, images, judged="0.5")
+        audit = run_audit(asked, settings_in(tmp_path / "out"))
+        assert audit.survived.value == 0
+        steps.append(next(r for r in audit.indicators if r.name == "short-travel").value)
+    assert steps == [4 / 32, 5 / 32, 4 / 32]
 
 
 def test_training_images_are_looked_for_again_until_they_are_there_and_when_they_change(
@@ -383,6 +429,12 @@ def test_a_model_without_gradients_fails_the_attacks_and_not_the_audit(plan, ima
     assert audit.verdict.word != "believable"
 
 
+def on_the_diagonal(audit):
+    """Share of the images that the confusion matrix counts as right."""
+    table = np.array(audit.confusion)
+    return np.trace(table) / table.sum()
+
+
 def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
     calls = []
 
@@ -395,6 +447,7 @@ def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
     assert "skipped" in statuses
     assert audit.verdict.word == "not established"
     assert any("time was up" in r for r in audit.verdict.reasons)
+    assert "no smoothed classifier: the audit's time was up" in audit.warnings
     write(audit, tmp_path / "report")
 
 
@@ -413,6 +466,7 @@ def test_what_adaptive_attacks_fooled_counts_when_the_minutes_end_in_the_middle(
     assert any(r.adaptive_attack and r.after < r.before for r in audit.indicators)
     adaptive = next(s for s in audit.stages if s.name == "adaptive")
     assert adaptive.first > 0
+    assert on_the_diagonal(audit) == audit.survived.value
     assert audit.survived == adaptive.so_far
     fooled = sum(stage.first for stage in audit.stages)
     assert fooled == round(24 * (audit.clean.value - audit.survived.value))
@@ -434,10 +488,12 @@ def test_what_worked_on_the_first_images_meets_all_others(images, tmp_path):
     beyond = {name: n for name, n in adaptive.found_by.items() if name in TITLES}
     assert sum(beyond.values()) > 4
     assert audit.survived.value < 0.5 < audit.claim.accuracy
+    assert on_the_diagonal(audit) == audit.survived.value
     # again, it is only read
     parts = []
     again = run_audit(asked, settings_in(tmp_path / "out", parts))
     assert again.verdict == audit.verdict
+    assert again.confusion == audit.confusion
     assert not [part for part in parts if part.startswith("adaptive")]
     # cut short, it is said
     for kept in (tmp_path / "out").glob("adaptive-*.json"):
@@ -455,6 +511,9 @@ def test_what_worked_on_the_first_images_meets_all_others(images, tmp_path):
 
 
 def test_an_adaptive_attack_that_breaks_off_costs_no_other(images, tmp_path, monkeypatch):
+    class Sevens:
+        taken_for = torch.full((24,), 7)
+
     def break_off(kind, context, rows):
         if kind == "margin":
             raise EvaluationFailed("logits are NaN or infinite")
@@ -475,14 +534,30 @@ def test_an_adaptive_attack_that_breaks_off_costs_no_other(images, tmp_path, mon
             10,
             ["margin", "smoothing"],
             parts,
-            lambda rows: None,
+            lambda rows: Sevens,
             lambda *_: None,
             notes.append,
         )
     )
-    assert found == [(images.ids[row], "smoothing") for row in range(10, 24, 2)]
+    assert found == [(images.ids[row], ("smoothing", 7)) for row in range(10, 24, 2)]
     (note,) = notes
     assert note.endswith("beyond the first 10 images: logits are NaN or infinite")
+
+
+@pytest.mark.parametrize(
+    "options", [{"precision": "auto"}, {"precision": "bf16"}, {"device": "cpu,cpu"}]
+)
+def test_branch_and_bound_needs_neither_the_attacks_precision_nor_their_devices(
+    images, tmp_path, options
+):
+    """It is float32's and on one device, whatever the attacks search in and on."""
+    attacked, run = nothing_fooled(images), {"device": "cpu"} | options
+    settings = replace(settings_in(tmp_path), options=evaluation.RunOptions(**run))
+    model = evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k"))
+    level = {"robust": [False, False] + [True] * 22, "methods": {}}
+    branch(model, attacked, {"reason": "", "levels": [level]}, 0.01, settings)
+    (stage,) = attacked.stages
+    assert (stage.name, stage.status, stage.reason) == (BRANCHING, "complete", "")
 
 
 def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path):

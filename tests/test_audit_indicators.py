@@ -79,7 +79,19 @@ def make(digits):
 def only(context, *names, **options):
     """Examine some indicators; the results by name, and what is left."""
     found = run_indicators(context, {n: False for n in NAMES if n not in names}, **options)
+    for run in found.runs:
+        if run.result.name not in OF_STAGES:
+            taken_for_another_class(context, run.fooled)
     return {r.name: r for r in found.results if r.name in names}, found.survived
+
+
+OF_STAGES = ("transfer-beats-direct", "noise-beats-gradient", "black-beats-white")
+
+
+def taken_for_another_class(context, fooled):
+    """Whatever was fooled is known to be taken for a class that it is not of."""
+    labels = dict(zip(context.ids, context.labels.tolist(), strict=True))
+    assert all(label not in (-1, labels[image]) for image, label in fooled.items()), fooled
 
 
 def lenet(network):
@@ -537,6 +549,36 @@ def test_random_models_are_judged_by_majority():
     assert mostly.right_at(mostly.images, rows).all()
     assert seldom.is_random
     assert not seldom.right_at(seldom.images, rows).any()
+
+
+def test_a_random_model_takes_a_fooled_image_for_the_most_frequent_other_class():
+    first, second, third = ([float(k == i) for k in range(3)] for i in range(3))
+    context = bare(Answers(second, third, first, third, second))
+    context = replace(context, effort=Effort(passes=5))
+    rows = torch.arange(4)
+    assert (context.taken_for == -1).all()
+    assert context.fooled_at(context.images, rows).all()
+    assert set(context.taken_for.tolist()) <= {1, 2}
+    context = replace(context, model=Answers(second, third, first, third, third))
+    assert context.fooled_at(context.images[:2], rows[:2]).all()
+    assert context.taken_for.tolist() == [2, 2, -1, -1]
+
+
+def test_the_documentation_says_when_an_indicator_is_resolved():
+    """As the code has it: one image is never too many."""
+    pages = robustkit.files.shipped("reports").parent / "docs/pages"
+    told = [(pages / name).read_text() for name in ("guides/audit.md", "concepts/indicators.md")]
+    guide, concept = (" ".join(text.split()) for text in told)
+    assert "lowered robust accuracy by 0.5 points or more and by more than one image" in guide
+    assert "lowered robust accuracy by less than 0.5 points, or by one image" in concept
+
+
+def test_success_at_other_budgets_is_none_at_the_judged_one(network, make):
+    context = make(network, PLAIN, "0.01")
+    rows = context.survivors
+    wide = replace(context.protocol, epsilons=(protocols.parse_epsilon("0.3"),))
+    assert context.attacked(wide, rows).any()
+    assert (context.taken_for == -1).all()
 
 
 def test_an_examination_is_repeatable_resumable_and_leaves_no_trace(network, make):

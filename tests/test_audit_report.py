@@ -9,13 +9,13 @@ from typing import get_args, get_type_hints
 import jsonschema
 import numpy as np
 import pytest
-from helpers.audits import HOSTILE, broken, full, hostile, minimal
+from helpers.audits import HOSTILE, N, broken, full, hostile, minimal
 from helpers.pages import Outline
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from robustkit import figures
-from robustkit.auditing.outcome import Audit, SmoothedAccuracy
+from robustkit.auditing.outcome import Audit, Corrupted, Corruptions, SmoothedAccuracy
 from robustkit.auditing.stored import LEFT_OUT, audit_schema, decoded, encoded
 from robustkit.errors import EvaluationFailed, RecordError
 from robustkit.files import write_together
@@ -240,6 +240,93 @@ def test_the_page_tells_which_method_certified_how_many_and_what_rounding_cost(t
     assert ": none; float32 rounding" in text
 
 
+def corrupted(**rows):
+    """Corruptions of which each has these severities, at 90 % less 10 points a severity."""
+    return Corruptions(
+        tuple(
+            Corrupted(name, "other", tuple(proportion(900 - 100 * (s or 0), N) for s in at), at)
+            for name, at in rows.items()
+        ),
+        0.5,
+        n=N,
+    )
+
+
+def heat(audit):
+    """Heads and rows of the page's table of corruptions: cells without their intervals."""
+    table = re.search(r'<table class="heat".*?</table>', page(audit), re.S).group()
+    heads = re.findall(r'<th scope="col">(.*?)</th>', table)
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', table)
+    return heads, {
+        name: re.findall(r"<td[^>]*>([^<]*)", cells.replace("\u00a0", " ")) for name, cells in rows
+    }
+
+
+def on_card(audit):
+    """The same of the model card."""
+    _, part = model_card(audit).split("### Common corruptions")
+    lines = [line for line in part.split("###")[0].splitlines() if line.startswith("|")]
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    shares = {row[0]: [cell.split("\u00a0%")[0] + " %" for cell in row[2:]] for row in rows}
+    return head, {name: [c.replace("– %", "–") for c in row] for name, row in shares.items()}
+
+
+@pytest.mark.parametrize(
+    ("rows", "heads", "expected"),
+    [
+        (
+            {"fog": (3, 5), "snow": (3, 5)},
+            ["3", "5"],
+            {"fog": ["60.0 %", "40.0 %"], "snow": ["60.0 %", "40.0 %"]},
+        ),
+        (
+            {"fog": (1, 5), "snow": (2,)},
+            ["1", "2", "5"],
+            {"fog": ["80.0 %", "–", "40.0 %"], "snow": ["–", "70.0 %", "–"]},
+        ),
+        ({"fog": (None,)}, ["accuracy"], {"fog": ["90.0 %"]}),
+        (
+            {"identity": (None,), "fog": (2, 3)},
+            ["no severity", "2", "3"],
+            {"identity": ["90.0 %", "–", "–"], "fog": ["–", "70.0 %", "60.0 %"]},
+        ),
+    ],
+)
+def test_corruptions_stand_under_their_own_severities(rows, heads, expected):
+    audit = replace(full(), corruptions=corrupted(**rows))
+    text = json.dumps(encoded(audit), allow_nan=False)
+    VALIDATOR.validate(json.loads(text))
+    assert decoded(json.loads(text), "audit.json").corruptions == audit.corruptions
+    assert heat(audit) == (["corruption", *heads], expected)
+    assert on_card(audit) == (["corruption", "group", *heads], expected)
+
+
+def test_corruptions_of_an_earlier_version_count_from_one():
+    table = json.loads(json.dumps(encoded(full())))
+    del table["content_digest"]
+    for row in table["corruptions"]["rows"]:
+        del row["at"]
+    for stage in table["stages"]:
+        del stage["images"]
+    VALIDATOR.validate(table)
+    audit = decoded(table, "audit.json")
+    assert audit == replace(full(), examples=())
+    assert heat(audit)[0] == ["corruption", "1", "2", "3", "4", "5"]
+
+
+def test_how_many_corruptions_a_mean_is_over_is_said_alike_everywhere():
+    rows = {"identity": (None,), "fog": (3, 5), "frost": (3, 5)}
+    card = model_card(replace(full(), corruptions=corrupted(**rows)))
+    assert "Mean accuracy over 2 common corruptions" in card
+    assert "2 kinds, 1,000 images" in card
+
+
+def test_what_only_the_audited_network_met_is_said_to_be_left_out(text):
+    left_out = "daptive attacks and branch and bound, which only the audited one met"
+    assert left_out in text
+    assert left_out in model_card(full())
+
+
 def test_every_share_stands_with_its_interval(text):
     audit = full()
     shares = [audit.clean, *(lv.accuracy for lv in audit.robust)]
@@ -389,8 +476,35 @@ def test_every_kind_of_attack_has_a_name_of_its_own():
     assert not [n for n in names if n.startswith(tuple(KINDS))]
 
 
-def test_the_legend_says_which_line_is_which():
+def over_all(audit):
+    """An audit that certified as many images as it attacked."""
+    levels = tuple(
+        replace(b, certified=proportion(round(b.certified.value * N), N))
+        for b in audit.certificate.levels
+    )
+    return replace(audit, certificate=replace(audit.certificate, levels=levels, n=N))
+
+
+def test_bounds_on_other_images_than_the_attacks_enclose_nothing(text):
     audit = full()
+    assert (
+        "the lower one what IBP and CROWN certifies of the first 500: shares of different" in text
+    )
+    assert "need not lie between them" in text
+    ax = drawn(figures.bounds, audit.clean, audit.robust, audit.certificate.levels, audit.norm)
+    _, lower = ax.containers
+    assert list(lower.lines[0].get_ydata()) == [0.58, 0.32, 0.05, 0.0]
+    (legend,) = ax.figure.legends
+    assert {t.get_text() for t in legend.get_texts()} == {
+        "under attack: an upper bound",
+        "certified: a lower bound",
+    }
+    shown = Outline(page(over_all(audit))).text
+    assert "certifies; true robust accuracy lies between them" in shown
+
+
+def test_the_legend_says_which_line_is_which():
+    audit = over_all(full())
     ax = drawn(figures.bounds, audit.clean, audit.robust, audit.certificate.levels, audit.norm)
     (legend,) = ax.figure.legends
     drawn_as = dict(
@@ -417,7 +531,7 @@ def ends(container, axis):
 
 
 def test_every_interval_ends_where_its_estimate_says():
-    audit = full()
+    audit = over_all(full())
     levels, found = audit.certificate.levels, audit.smoothed
     upper, lower = drawn(figures.bounds, audit.clean, audit.robust, levels, audit.norm).containers
     known = [audit.clean, *(level.accuracy for level in audit.robust)]

@@ -68,8 +68,7 @@ def test_an_audit_has_the_stages_of_its_threat_and_a_page(norm, tmp_path, monkey
     attack, path = tmp_path / "tiny.toml", tmp_path / "plan.toml"
     attack.write_text(ATTACKS[norm])
     path.write_text(PLAN.format(attack=attack))
-    # indicators ask the plain attack of the shelf again, at its full strength
-    for module in ("stages", "counts", "run"):
+    for module in ("stages", "counts"):
         monkeypatch.setattr(f"robustkit.auditing.{module}.plain_attack", lambda norm: str(attack))
     monkeypatch.setattr(blocks, "block_size", lambda data, device: 2)
     images = load_dataset("mnist5k", limit=5)

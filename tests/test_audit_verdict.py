@@ -10,13 +10,21 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from helpers.audits import HOSTILE, POLICY, broken, comparison, full, hostile, level, minimal
+from helpers.audits import HOSTILE, POLICY, N, broken, comparison, full, hostile, level, minimal
 from helpers.evaluations import evaluation
 from scipy.stats import beta, binom
 
 from robustkit.auditing.checklist import fill
 from robustkit.auditing.junit import junit
-from robustkit.auditing.outcome import PLAIN_CLAIM, IndicatorResult, Level, RobustnessClaim, Stage
+from robustkit.auditing.outcome import (
+    PLAIN_CLAIM,
+    Corrupted,
+    Corruptions,
+    IndicatorResult,
+    Level,
+    RobustnessClaim,
+    Stage,
+)
 from robustkit.auditing.plan import load_plan
 from robustkit.auditing.policy import (
     as_written,
@@ -27,9 +35,11 @@ from robustkit.auditing.policy import (
 )
 from robustkit.auditing.verdict import claim_from, judge, least_looks, parse_claim
 from robustkit.auditing.wording import at_most, in_points, shares
+from robustkit.corruption import NAMES
 from robustkit.errors import InputError
 from robustkit.files import shipped
 from robustkit.record import Evaluation
+from robustkit.reporting.wording import percent
 from robustkit.statistics import Estimate, proportion
 from robustkit.statistics.estimate import MOST_IMAGES, images_to_settle
 from robustkit.summary import failure, summarise
@@ -355,6 +365,15 @@ def test_all_reasons_against_a_claim_are_told():
 def test_rounding_never_contradicts_a_sentence():
     assert shares(0.4496, 0.45) == ["44.96\u00a0%", "45.00\u00a0%"]
     assert shares(0.45, 0.45) == ["45.0\u00a0%", "45.0\u00a0%"]
+    assert shares(0.9996, 0.97) == ["99.96\u00a0%", "97.00\u00a0%"]
+    assert shares(0.0001, 0.03, 1.0) == ["0.01\u00a0%", "3.00\u00a0%", "100.00\u00a0%"]
+
+
+@pytest.mark.parametrize("right", [0, 1, 1249, 2499, 2500])
+def test_the_sentence_of_a_verdict_rounds_as_the_page_does(right):
+    found = verdict(right / 2500, proportion(right, 2500, "exact"), images=2500)
+    assert f"{percent(right / 2500)} are still classified correctly" in found.sentence
+    assert f"of {percent(right / 2500)} robust accuracy" in found.sentence
     assert in_points(0.0001) == "0.01\u00a0points"
     assert in_points(-0.0) == "0.0\u00a0points"
     just = verdict(0.48004)
@@ -650,6 +669,21 @@ def test_what_adaptive_attacks_took_from_the_audited_network_alone_counts_agains
     assert rule(full(), not_worse_than="baseline.pt", by_more_than=0.0221).passed
 
 
+def test_whatever_only_the_audited_network_met_counts_against_it():
+    """Of 6 and 14 of 1,000 images, at an interval that begins at −1.6 points."""
+    branching = replace(WITHOUT_ADAPTIVE[0], name="branch and bound", family="white box", first=14)
+    alone = replace(full(), stages=(*WITHOUT_ADAPTIVE, branching))
+    found = rule(alone, not_worse_than="baseline.pt", by_more_than=0.0299)
+    assert not found.passed
+    assert "less the 1.4\u00a0points that branch and bound took from it alone" in found.sentence
+    assert rule(alone, not_worse_than="baseline.pt", by_more_than=0.0301).passed
+    both = replace(full(), stages=(*full().stages, branching))
+    found = rule(both, not_worse_than="baseline.pt", by_more_than=0.0359)
+    assert not found.passed
+    assert "2.0\u00a0points that adaptive attacks and branch and bound took" in found.sentence
+    assert rule(both, not_worse_than="baseline.pt", by_more_than=0.0361).passed
+
+
 def test_a_network_that_some_required_attacks_never_met_is_not_said_to_be_as_good():
     stages = (*WITHOUT_ADAPTIVE, replace(WITHOUT_ADAPTIVE[4], status="skipped"))
     found = rule(replace(full(), stages=stages), not_worse_than="baseline.pt", by_more_than=1.0)
@@ -676,6 +710,43 @@ def test_a_verdict_may_only_have_to_be_no_overstatement():
     assert rule(broken(), verdict="not overstated").passed
     assert not rule(full(), verdict="not overstated").passed
     assert not rule(minimal(), verdict="not overstated").passed  # where nothing was attacked
+
+
+def test_what_no_required_attack_met_is_not_said_to_be_no_overstatement():
+    stages = broken().stages
+    noise, *_ = stages
+    failed = [replace(s, status="failed", robust=(), so_far=None, first=0) for s in stages[1:]]
+    audit = replace(broken(), stages=(noise, *failed))
+    assert audit.verdict.word == "not established"
+    found = rule(audit, verdict="not overstated")
+    assert not found.passed
+    assert found.sentence.startswith("No attack that a verdict needs completed")
+    required = next(s for s in stages if s.required)
+    assert rule(replace(audit, stages=(noise, required)), verdict="not overstated").passed
+    elsewhere = replace(required, robust=(level("2/255", 900),))
+    audit = replace(audit, stages=(noise, elsewhere))
+    assert not rule(audit, verdict="not overstated").passed
+
+
+def corrupted(**rows):
+    """Corruptions of which each has these severities, at 900 less 100 a severity of 1,000."""
+    return Corruptions(
+        tuple(
+            Corrupted(name, "other", tuple(proportion(900 - 100 * (s or 0), N) for s in at), at)
+            for name, at in rows.items()
+        ),
+        0.5,
+        n=N,
+    )
+
+
+def test_clean_images_are_no_corruption_that_a_mean_is_over():
+    audit = replace(full(), corruptions=corrupted(identity=(None,), fog=(3, 5), frost=(3, 5)))
+    assert audit.corruptions.counted == 2
+    found = rule(audit, accuracy="corruptions", at_least=0.4)
+    assert "he mean accuracy over 2 corruptions and their severities" in found.sentence
+    fifteen = dict.fromkeys((*NAMES, "saturate", "spatter"), (1, 2))
+    assert corrupted(**fifteen).counted == 15
 
 
 @pytest.mark.parametrize(("delta", "passed"), [(None, True), (0.0301, True), (0.03, False)])
@@ -780,8 +851,14 @@ def test_a_stage_that_failed_answers_nothing():
     assert item(replace(audit, stages=tuple(stages)), named).answer == "done"
 
 
+def on_all(audit, *names):
+    """With stages that attacked every image."""
+    stages = (replace(s, images=audit.clean.n) if s.name in names else s for s in audit.stages)
+    return replace(audit, stages=tuple(stages))
+
+
 def test_answers_follow_from_what_ran():
-    audit = full()
+    audit = on_all(full(), "fgsm", "pgd")
     assert item(audit, "Sanity: iterative").how == (
         "Iterative attacks left 48.0\u00a0%, single-step attacks 89.2\u00a0%."
     )
@@ -800,7 +877,7 @@ def test_answers_follow_from_what_ran():
 
 
 def test_a_sanity_check_that_does_not_hold_says_so():
-    audit = full()
+    audit = on_all(full(), "fgsm", "pgd")
     flat = (level("4/255", 451), level("8/255", 451))
     assert item(replace(audit, robust=flat), "Sanity: a larger").answer == "did not hold"
     assert item(replace(audit, robust=flat), "Sanity: with a large").answer == "not done"
@@ -809,6 +886,28 @@ def test_a_sanity_check_that_does_not_hold_says_so():
     )
     assert item(replace(audit, stages=better), "Sanity: iterative").answer == "did not hold"
     assert item(audit, "Sanity: more iterations").answer == "did not hold"
+
+
+def test_what_single_steps_fooled_is_no_merit_of_later_iterative_attacks():
+    """APGD on the survivors of FGSM is given its success, and finds nothing itself."""
+    audit = full()
+    left = {"fgsm": 400, "pgd": 880, "apgd": 400}
+    stages = tuple(
+        replace(s, robust=(level("8/255", left[s.name]),)) for s in audit.stages if s.name in left
+    )
+    audit = replace(
+        on_all(replace(audit, stages=stages), "fgsm", "pgd"),
+        protocols=audit.protocols | {"apgd": '[[attack]]\nkind = "apgd"\n'},
+    )
+    found = item(audit, "Sanity: iterative")
+    assert found.answer == "did not hold"
+    assert found.how == "Iterative attacks left 88.0\u00a0%, single-step attacks 40.0\u00a0%."
+    # of an audit that does not say whom its stages attacked, an indicator is asked
+    unknown = replace(
+        audit, stages=stages, indicators=(result("single-beats-iterative", "passed"),)
+    )
+    assert item(unknown, "Sanity: iterative").answer == "done"
+    assert "terative attacks left" not in item(unknown, "Sanity: iterative").how
 
 
 def result(name, status, adaptive_attack=""):

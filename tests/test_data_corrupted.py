@@ -245,13 +245,12 @@ def test_all_levels_are_evaluated_by_one_command_and_each_is_on_record(robustkit
     jsonschema.validate([first, second], summary.schema())
 
 
-def test_an_audit_takes_published_corruptions_and_keeps_each_level(tmp_path):
-    digits = load_dataset("mnist5k", limit=30)
-    pixels = np.rint(digits.images(0, 30) * 255).astype(np.uint8)
-    for name, changed in {"identity": pixels, "saturate": pixels // 3, "fog": 255 - pixels}.items():
+def audited(tmp_path, changed):
+    """An audit's part of corruptions, the network, and the levels: 20 images of each change."""
+    for name, pixels in changed.items():
         (tmp_path / "C" / name).mkdir(parents=True)
-        np.save(tmp_path / "C" / name / "test_images.npy", changed)
-        np.save(tmp_path / "C" / name / "test_labels.npy", digits.labels)
+        np.save(tmp_path / "C" / name / "test_images.npy", pixels)
+        np.save(tmp_path / "C" / name / "test_labels.npy", load_dataset("mnist5k", limit=30).labels)
     levels = [
         partial(load_dataset, str(tmp_path / "C"), split=split, limit=20)
         for split in corruption_splits(str(tmp_path / "C"), "all")
@@ -268,6 +267,14 @@ def test_an_audit_takes_published_corruptions_and_keeps_each_level(tmp_path):
         begin=lambda title, count: lambda done: None,
         over=lambda: False,
     )
+    return run, network, levels
+
+
+def test_an_audit_takes_published_corruptions_and_keeps_each_level(tmp_path):
+    digits = load_dataset("mnist5k", limit=30)
+    pixels = np.rint(digits.images(0, 30) * 255).astype(np.uint8)
+    changed = {"identity": pixels, "saturate": pixels // 3, "fog": 255 - pixels}
+    run, network, levels = audited(tmp_path, changed)
     sources: dict[str, str] = {}
     found = run.published(levels, sources)
     assert [(row.name, row.group) for row in found.rows] == [
@@ -287,6 +294,19 @@ def test_an_audit_takes_published_corruptions_and_keeps_each_level(tmp_path):
     assert len(list((tmp_path / "work").glob("corruptions-*.json"))) == 3
     refusing = replace(run, model=lambda: pytest.fail("done twice"))
     assert refusing.published(levels, {}) == found
+
+
+def test_an_audits_mean_is_over_the_fifteen_as_an_evaluations_is(tmp_path):
+    digits = load_dataset("mnist5k", limit=30)
+    pixels = np.rint(digits.images(0, 30) * 255).astype(np.uint8)
+    changed = {name: pixels // (1 + n) for n, name in enumerate(NAMES)}
+    run, _, levels = audited(tmp_path, changed | {"saturate": 255 - pixels, "spatter": 0 * pixels})
+    found = run.published(levels, {})
+    by_name = {row.name: row.severities[0].value for row in found.rows}
+    assert found.mean == pytest.approx(np.mean([by_name[name] for name in NAMES]))
+    assert found.mean != pytest.approx(np.mean(list(by_name.values())))
+    assert "The mean is over the benchmark's fifteen, without saturate, spatter." in found.notes
+    assert [row.group for row in found.rows][-3:] == ["digital", "other", "other"]
 
 
 def test_an_audit_refuses_what_is_no_set_of_corrupted_images(robustkit, tmp_path):

@@ -158,6 +158,7 @@ KEYS = [
             "device": "cuda",
             "torch": "2.16.0",
             "revision": 2,
+            "rescale": False,
         },
     ),
     (
@@ -190,6 +191,8 @@ KEYS = [
             "snapshots": [1, 2],
             "score": "accuracy",
             "processes": 4,
+            "training": 3,
+            "rescale": False,
         },
     ),
     (
@@ -228,6 +231,7 @@ KEYS = [
             "resolved": "r",
             "passes": "4",
             "precision": "bf16",
+            "attacks": 8,
         },
     ),
     (
@@ -289,12 +293,13 @@ LATER = {
     CheckpointKey: {"model", "code", "program", "graph", "pins", "image_by_image"},
     ModuleKey: {"image_by_image"},
     EvaluationKey: {"surrogate", "prove"},
+    TrainingKey: {"rescale"},
     CellKey: {
         *("compress", "memory", "model_code", "loss_code", "precision", "snapshots", "score"),
-        "processes",
+        *("processes", "training", "rescale"),
     },
     ExternalCellKey: {"model_code", "sidecar", "revision"},
-    CellTestKey: {"norm", "passes", "precision", "resolved"},
+    CellTestKey: {"norm", "passes", "precision", "resolved", "attacks"},
 }
 RENAMED = {"images": "digest"}
 """in the JSON of a study's tests on file"""

@@ -835,6 +835,15 @@ def test_one_process_compresses_as_several_do(asked, tmp_path):
     assert not torch.distributed.is_initialized()
 
 
+def test_what_compression_carries_over_follows_the_rate_of_sgd_alone(asked, tmp_path):
+    scheme = compression.parse("top-k:0.05")
+    for name, told in (("sgd", {}), ("adam", {"rescale": False})):
+        recipe = replace(asked.recipe, epochs=1, optimizer=name)
+        made = train(replace(asked, compress=scheme, recipe=recipe), tmp_path / f"{name}.pt")
+        assert made.record["communication"]["rescale"] == (name == "sgd")
+        assert {key: made.record[key] for key in ("rescale",) if key in made.record} == told
+
+
 def test_the_best_epoch_is_kept_where_that_is_asked(digits, tmp_path):
     # a rate that rises until it breaks what was learnt: the last epoch is not the best one
     recipe = Recipe(

@@ -6,6 +6,7 @@ among many images that only weaker attacks have met a find on a few would hardly
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -15,13 +16,22 @@ from robustkit.auditing.context import AuditContext
 from robustkit.auditing.indicators import INDICATORS
 from robustkit.auditing.indicators.run import BROKE, IndicatorRun
 from robustkit.auditing.outcome import Stage
-from robustkit.auditing.stages import AttackedImages
+from robustkit.auditing.stages import AttackedImages, plain_protocol
 from robustkit.errors import first_line
 
 CHUNK = 256
 """images between two looks at the clock"""
 ContextOf = Callable[[Sequence[int]], AuditContext]
 """the context of the images at these rows"""
+
+
+class AdaptiveSuccess(NamedTuple):
+    """What an adaptive attack made of an image."""
+
+    by: str
+    """the attack, or the indicator that called for it"""
+    taken_for: int
+    """the class that the network gives it then; -1 where a stage alone fooled it"""
 
 
 def doubted_attacks(runs: Collection[IndicatorRun]) -> list[AdaptiveAttack]:
@@ -39,8 +49,8 @@ def attack_rest(
     context_of: ContextOf,
     begin: Callable[[str, int], object],
     note: Callable[[str], object],
-) -> Iterator[tuple[str, AdaptiveAttack]]:
-    """Ids of images after the `first` that an adaptive attack fools, and which, as they are found.
+) -> Iterator[tuple[str, AdaptiveSuccess]]:
+    """Ids of images after the `first` that an adaptive attack fools, and how, as they are found.
 
     `begin` is told each attack and how many images it meets; what it raises ends the work. `note`
     is told of an attack that broke off; one that is done is kept, and answers when the audit is
@@ -53,25 +63,31 @@ def attack_rest(
             return
 
         def compute(kind: AdaptiveAttack, rows: Sequence[int]) -> Mapping[str, object]:
-            context, fooled = context_of(rows), []
+            context, classes = context_of(rows), []
             for start in range(0, len(rows), CHUNK):
                 chunk = torch.arange(start, min(start + CHUNK, len(rows)))
                 begin(f"adaptive: {TITLES[kind]}", len(chunk))
-                fooled += run_adaptive_attack(kind, context, chunk).tolist()
-            return {"fooled": fooled}
+                fooled = run_adaptive_attack(kind, context, chunk)
+                classes += torch.where(fooled, context.taken_for[chunk], -1).tolist()
+            return {"taken_for": classes}
 
         part = data.take(rows)
         try:
-            found = parts.part(parts.key("adaptive", part, kind), partial(compute, kind, rows))
+            key = parts.key("adaptive", part, kind, plain_protocol(attacked).digest)
+            classes = parts.part(key, partial(compute, kind, rows))["taken_for"]
         except BROKE as error:
             note(f"{TITLES[kind]}, beyond the first {first:,} images: {first_line(error)}")
             continue
-        yield from ((part.ids[i], kind) for i, wrong in enumerate(found["fooled"]) if wrong)
-        rows = [row for row, wrong in zip(rows, found["fooled"], strict=True) if not wrong]
+        yield from (
+            (part.ids[i], AdaptiveSuccess(kind, c)) for i, c in enumerate(classes) if c >= 0
+        )
+        rows = [row for row, c in zip(rows, classes, strict=True) if c < 0]
 
 
-def add_adaptive(attacked: AttackedImages, fooled: Mapping[str, str], *, tried: bool) -> None:
-    """What adaptive attacks fooled, by image id and by whom, is a stage like any other.
+def add_adaptive(
+    attacked: AttackedImages, fooled: Mapping[str, AdaptiveSuccess], *, tried: bool
+) -> None:
+    """What adaptive attacks fooled, by image id, is a stage like any other.
 
     `tried` says whether there were any; without, nothing is added.
     """
@@ -82,9 +98,9 @@ def add_adaptive(attacked: AttackedImages, fooled: Mapping[str, str], *, tried: 
     new = [row for row in rows if attacked.survivors[row]]
     by: dict[str, int] = {}
     for row in new:
-        name = fooled[attacked.data.ids[row]]
-        by[name] = by.get(name, 0) + 1
-        attacked.by[row] = "adaptive"
+        find = fooled[attacked.data.ids[row]]
+        by[find.by] = by.get(find.by, 0) + 1
+        attacked.by[row], attacked.taken_for[row] = "adaptive", find.taken_for
     judged = float(attacked.threat.judged)
     for epsilon in attacked.threat.budgets:
         if float(epsilon) >= judged:

@@ -123,7 +123,7 @@ def _corruptions(audit: Audit) -> Evidence:
     if not found.rows:
         return Evidence("not covered", f"Not tried: {found.reason or 'no reason recorded'}.")
     mean = "" if found.mean is None else f"; mean accuracy {share(found.mean)}"
-    how = f"{counted(len(found.rows), 'common corruption')} on {counted(found.n, 'image')}{mean}."
+    how = f"{counted(found.counted, 'common corruption')} on {counted(found.n, 'image')}{mean}."
     return Evidence("in part", how, ("corruptions",))
 
 

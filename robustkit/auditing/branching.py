@@ -5,15 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from robustkit.auditing.outcome import Stage
+from robustkit.auditing.outcome import BRANCHING, Stage
 from robustkit.auditing.stages import TIME_UP, AttackedImages, OutOfTime, StageSettings
+from robustkit.device import devices
 from robustkit.errors import RobustkitError, first_line
 from robustkit.evaluation import EvaluatedModel
 from robustkit.evaluation.certifying import certify_images
 from robustkit.protocol import Protocol
 from robustkit.record.certification import Certification
-
-NAME = "branch and bound"
 
 
 def branch(
@@ -34,7 +33,7 @@ def branch(
     rows = np.flatnonzero(attacked.survivors[: len(robust)] & ~robust).tolist()
     if not rows:
         return found
-    stage = Stage(NAME, _title(len(rows), time_limit), "white box", False, "complete")
+    stage = Stage(BRANCHING, _title(len(rows), time_limit), "white box", False, "complete")
     try:
         decided = _decided(model, attacked, rows, time_limit, settings)
     except OutOfTime:
@@ -46,7 +45,7 @@ def branch(
     _count(attacked, decided, rows, stage)
     robust[[rows[row.index] for row in decided.rows if row.outcome == "certified"]] = True
     proved = decided.count("certified")
-    methods = level["methods"] | ({NAME: proved} if proved else {})
+    methods = level["methods"] | ({BRANCHING: proved} if proved else {})
     better = level | {"robust": robust.tolist(), "methods": methods}
     return found | {"levels": [*found["levels"][:-1], better]}
 
@@ -68,7 +67,7 @@ def _decided(
     threat = attacked.threat
     if settings.over():
         raise OutOfTime
-    watch = settings.begin(NAME, len(rows))
+    watch = settings.begin(BRANCHING, len(rows))
 
     def progress(done: float, total: int) -> None:
         watch(done)
@@ -76,8 +75,12 @@ def _decided(
             raise OutOfTime
 
     # without an attack: those of the audit have had their turn
-    protocol = Protocol((), threat.norm, (threat.judged,), seed=threat.seed, name=NAME, title=NAME)
-    options = replace(settings.options, progress=progress)
+    protocol = Protocol(
+        (), threat.norm, (threat.judged,), seed=threat.seed, name=BRANCHING, title=BRANCHING
+    )
+    # on one device, and in float32, whatever the attacks searched in: a bound allows no less
+    device = str(devices(settings.options.device)[0])
+    options = replace(settings.options, progress=progress, device=device, precision="float32")
     data = attacked.data.take(rows)
     return certify_images(model, data, protocol, settings.out, time_limit, options)
 
@@ -88,9 +91,9 @@ def _count(attacked: AttackedImages, decided: Certification, rows: list[int], st
         if row.perturbed is not None and row.fooled_as is not None:
             place = rows[row.index]
             attacked.fooled[attacked.judged][place] = True
-            attacked.by[place] = NAME
+            attacked.by[place] = BRANCHING
             attacked.taken_for[place] = row.fooled_as
-    attacked.families[NAME] = "white box"
+    attacked.families[BRANCHING] = "white box"
     now, fooled = attacked.level(attacked.threat.judged), decided.count("fooled")
     attacked.stages.append(
         replace(
@@ -102,7 +105,7 @@ def _count(attacked: AttackedImages, decided: Certification, rows: list[int], st
             robust=(now,),
             so_far=now.accuracy,
             first=fooled,
-            found_by={NAME: fooled} if fooled else {},
+            found_by={BRANCHING: fooled} if fooled else {},
             seconds=sum(row.seconds for row in decided.rows),
             digest=str(decided.header["digest"]),
         )

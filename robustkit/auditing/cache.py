@@ -21,7 +21,7 @@ from robustkit.files import digest, write_atomic
 from robustkit.keys import AuditPartKey
 from robustkit.seals import read_sealed, sealed
 
-REVISION = 4
+REVISION = 5
 """raised whenever a change can change what is kept of a part"""
 
 
@@ -111,7 +111,7 @@ class Parts:
         """Keep a run with those so far: an interrupted audit goes on with the next indicator."""
         key = keys[run.result.name]
         plain = {
-            name: {"result": asdict(one.result), "fooled": list(one.fooled)}
+            name: {"result": asdict(one.result), "fooled": dict(one.fooled)}
             for name, one in runs.items()
             if keys[name] == key
         }
@@ -122,7 +122,7 @@ def _run_from(plain: Mapping[str, Any]) -> IndicatorRun:
     # a file may hold fields that a result no longer has
     known = {f.name for f in fields(IndicatorResult)}
     result = IndicatorResult(**{k: v for k, v in plain["result"].items() if k in known})
-    return IndicatorRun(result, tuple(plain["fooled"]))
+    return IndicatorRun(result, plain["fooled"])
 
 
 def masks(attacked: AttackedImages, n: int) -> str:

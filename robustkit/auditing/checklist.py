@@ -101,7 +101,7 @@ def _iterative(ran: CompletedAudit) -> Answer:
     iterative = ran.lowest_by(ITERATIVE)
     if single is None or iterative is None:
         return _examined(ran.indicators(ITERATIONS)) or Answer(
-            "not done", "No single-step and iterative attack ran as stages of their own."
+            "not done", "No single-step and iterative attack met all images as stages of their own."
         )
     low, high = share(iterative), share(single)
     if iterative <= single:
@@ -295,7 +295,7 @@ def _broader(ran: CompletedAudit) -> Answer:
         return Answer("not done", corruptions.reason or "Common corruptions were not tried.")
     return Answer(
         "in part",
-        f"{counted(len(corruptions.rows), 'common corruption')}; no rotation or translation was "
+        f"{counted(corruptions.counted, 'common corruption')}; no rotation or translation was "
         "searched for.",
     )
 

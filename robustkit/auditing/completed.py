@@ -44,11 +44,15 @@ class CompletedAudit:
         return sorted(self.audit.robust, key=lambda level: level.value)
 
     def lowest_by(self, kinds: Sequence[str]) -> float | None:
-        """Lowest accuracy at the judged budget by stages of nothing but these kinds."""
+        """Lowest accuracy at the judged budget by stages of nothing but these kinds.
+
+        Of stages that attacked every image: others are given what was fooled before them.
+        """
         found = [
             level.accuracy.value
             for stage in self.stages
-            if (own := attacks_of(self.audit.protocols.get(stage.name, "")))
+            if stage.images == self.audit.clean.n
+            and (own := attacks_of(self.audit.protocols.get(stage.name, "")))
             and all(a.get("kind") in kinds for a in own)
             for level in stage.robust
             if level.epsilon == self.audit.epsilon

@@ -210,21 +210,29 @@ class AuditContext:
     def right_at(self, perturbed: Tensor, rows: Tensor, size: int | None = None) -> Tensor:
         """Whether images that stand for `rows` are classified right, on the CPU.
 
-        A random model is right where it is in at least half of `effort.passes` passes.
-
         Raises:
             EvaluationFailed: logits that are NaN or infinite.
         """
-        labels = self.labels[rows.to(self.labels.device)]
+        return self._classes_at(perturbed, rows, size) == self.labels.cpu()[rows]
+
+    def _classes_at(self, perturbed: Tensor, rows: Tensor, size: int | None = None) -> Tensor:
+        """What images that stand for `rows` are taken for, on the CPU.
+
+        A random model is right where it is in at least half of `effort.passes` passes; else the
+        class is the most frequent of the others.
+        """
+        labels = self.labels[rows.to(self.labels.device)][:, None]
         passes = self.effort.passes if self.is_random else 1
-        votes = torch.zeros(len(rows), device=labels.device)
+        votes = torch.zeros(len(rows), 1, device=labels.device)
         with self.repeatable("verdict"):
             for _ in range(passes):
                 logits = self.logits(perturbed, size)
                 if not bool(torch.isfinite(logits).all()):
                     raise EvaluationFailed("logits are NaN or infinite")
-                votes += logits.argmax(1) == labels
-        return (votes * 2 >= passes).cpu()
+                votes = votes + torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1])
+        right = votes.gather(1, labels) * 2 >= passes
+        others = votes.scatter(1, labels, -1).argmax(1, keepdim=True)
+        return torch.where(right, labels, others)[:, 0].cpu()
 
     def fooled_at(self, perturbed: Tensor, rows: Tensor, size: int | None = None) -> Tensor:
         """Whether perturbed images are successes, N on the CPU: the one word that counts.
@@ -237,7 +245,8 @@ class AuditContext:
         allowed &= ((pixels >= 0) & (pixels <= 1)).flatten(1).all(1)
         # one that is not allowed is judged as the clean image, so that every pass is of full size
         pixels = torch.where(allowed.view(-1, *[1] * (pixels.ndim - 1)), pixels, originals)
-        return ~self.right_at(pixels, rows, size) & allowed.cpu()
+        classes = self._classes_at(pixels, rows, size)
+        return self.count(rows, (classes != self.labels.cpu()[rows]) & allowed.cpu(), classes)
 
     def attacked(
         self, protocol: Protocol, rows: Tensor, surrogate: torch.nn.Module | None = None
@@ -247,9 +256,8 @@ class AuditContext:
         Raises:
             EvaluationFailed, RuntimeError: the attack broke off.
         """
-        fooled = torch.zeros(len(rows), dtype=torch.bool)
         if not len(rows):
-            return fooled
+            return torch.zeros(0, dtype=torch.bool)
         there = rows.to(self.images.device)
         block = Block(
             self.images[there], self.labels[there], [self.ids[i] for i in rows.tolist()], 0
@@ -259,10 +267,24 @@ class AuditContext:
                 self.model, block, protocol, self.batch_size, surrogate=surrogate
             )
         claimed = in_budget(outcomes.distance, float(protocol.epsilons[-1])).cpu()
-        if not self.is_random:
-            return claimed
-        # one lucky pass is no success: the perturbed images are judged by majority
+        classes = outcomes.perturbed_class.cpu()
+        # one lucky pass is no success: a random model's perturbed images are judged by majority
         found = claimed.nonzero()[:, 0]
-        if len(found):
-            fooled[found] = ~self.right_at(outcomes.perturbed[found.to(there.device)], rows[found])
+        if self.is_random and len(found):
+            perturbed = outcomes.perturbed[found.to(there.device)]
+            classes[found] = self._classes_at(perturbed, rows[found])
+            claimed = claimed & (classes != self.labels.cpu()[rows])
+        judged = (protocol.norm, protocol.epsilons[-1].value) == (self.norm, self.epsilon.value)
+        return self.count(rows, claimed, classes) if judged else claimed
+
+    # --- successes ------------------------------------------------------------------------------
+
+    @property
+    def taken_for(self) -> Tensor:
+        """Class of each image in the last success at the judged budget, int64 N; -1 before one."""
+        return self.once("taken for", lambda: torch.full((len(self),), -1))
+
+    def count(self, rows: Tensor, fooled: Tensor, classes: Tensor) -> Tensor:
+        """`fooled` of the images of `rows`; what those are taken for is kept."""
+        self.taken_for[rows[fooled]] = classes[fooled]
         return fooled

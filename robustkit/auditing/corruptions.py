@@ -16,9 +16,10 @@ from robustkit.auditing.outcome import Corrupted, Corruptions
 from robustkit.auditing.stages import TIME_UP, OutOfTime
 from robustkit.corruption.draws import VERSION as DRAWS
 from robustkit.corruption.measuring import predict
+from robustkit.corruption.published import arranged
 from robustkit.data import Dataset
 from robustkit.data.corrupted import CLEAN
-from robustkit.statistics import proportion
+from robustkit.statistics import Estimate, proportion
 
 GROUPS = {name: group for group, names in corruption.GROUPS.items() for name in names}
 OTHER = "other"
@@ -49,7 +50,12 @@ class CorruptionRun:
         key = self.parts.key("corruptions", images, DRAWS)
         right = np.array(self.parts.part(key, lambda: self._made(images))["right"])
         rows = tuple(
-            Corrupted(name, GROUPS[name], tuple(proportion(int(k), n, "exact") for k in row))
+            Corrupted(
+                name,
+                GROUPS[name],
+                tuple(proportion(int(k), n, "exact") for k in row),
+                corruption.SEVERITIES,
+            )
             for name, row in zip(corruption.NAMES, right, strict=True)
         )
         notes = corruption.departure_notes(corruption.NAMES, height, width, channels)
@@ -85,7 +91,7 @@ class CorruptionRun:
             levels: each gives one, which is read when its turn comes.
             sources: is told the digest of each level's images, and of the files that they are in.
         """
-        found: dict[str, dict[int, Any]] = {}
+        found: dict[str, dict[int | None, Estimate]] = {}
         told: dict[str, str] = {}
         for load in levels:
             images = load()
@@ -96,19 +102,24 @@ class CorruptionRun:
             key = self.parts.key("corruptions", images, "published")
             right = self.parts.part(key, partial(self._seen, images))["right"]
             accuracy = proportion(int(right), len(images), "exact")
-            found.setdefault(source["corruption"], {})[source["severity"] or 1] = accuracy
+            found.setdefault(source["corruption"], {})[source["severity"]] = accuracy
+        table = arranged(found)
         rows = tuple(
-            Corrupted(name, GROUPS.get(name, OTHER), tuple(row[s] for s in sorted(row)))
-            for name, row in sorted(found.items(), key=lambda item: _place(item[0]))
+            Corrupted(name, GROUPS.get(name, OTHER), tuple(row.values()), tuple(row))
+            for name, row in sorted(table.rows.items(), key=lambda item: item[0] not in GROUPS)
         )
-        counted = [row for row in rows if row.name not in CLEAN]
-        even = len({frozenset(found[row.name]) for row in counted}) <= 1
-        shares = [s.value for row in counted for s in row.severities] if even else []
         n = max(s.n for row in rows for s in row.severities)
         sources.update(told)
         notes = [f"Images as published, of {images.name}; digests are under Provenance."]
-        notes += [] if even else ["No mean: severities differ from corruption to corruption."]
-        return Corruptions(rows, sum(shares) / len(shares) if shares else None, tuple(notes), n)
+        left_out = [name for name in table.rows if name not in (*table.counted, *CLEAN)]
+        if not table.even:
+            notes.append("No mean: severities differ from corruption to corruption.")
+        elif left_out:
+            notes.append(
+                f"The mean is over the benchmark's fifteen, without {', '.join(left_out)}."
+            )
+        error = table.mean_error
+        return Corruptions(rows, None if error is None else 1 - error, tuple(notes), n)
 
     def _seen(self, images: Dataset) -> dict[str, Any]:
         """How many images of a level are right."""
@@ -124,9 +135,3 @@ class CorruptionRun:
             right += int((predict(model, block, images.split, start) == labels).sum())
             watch(min(start + self.batch_size, len(images)))
         return {"right": right}
-
-
-def _place(name: str) -> tuple[int, str]:
-    """Where a corruption stands: in the paper's order, then the others."""
-    names = corruption.NAMES
-    return (names.index(name) if name in names else len(names), name)

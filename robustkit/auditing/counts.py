@@ -1,6 +1,6 @@
 """What the attacks say, counted: together, by class, and by what an image is taken for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def plain_claim(attacked: AttackedImages) -> RobustnessClaim:
     return RobustnessClaim(threat.norm, threat.judged.text, float(left.mean()), source)
 
 
-def alone(attacked: AttackedImages, names: Sequence[str]) -> Bools | None:
+def alone(attacked: AttackedImages, names: Iterable[str]) -> Bools | None:
     """Still right after these stages together; None where none of them completed."""
     masks = [attacked.alone[name] for name in names if name in attacked.alone]
     return np.logical_and.reduce(masks) if masks else None

@@ -6,8 +6,6 @@ from xml.etree import ElementTree
 from robustkit.auditing.outcome import Audit, RuleResult
 from robustkit.errors import shown_lines
 
-# what XML 1.0 cannot hold, not even escaped
-
 
 def junit(audit: Audit, rules: Sequence[RuleResult]) -> str:
     """JUnit XML, as build servers read it: a test case a rule, failures with their sentence.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from robustkit.corruption.published import counted
 from robustkit.record import Example
 from robustkit.showing import Shown
 from robustkit.statistics import Comparison, Estimate
@@ -20,6 +21,8 @@ IndicatorStatus = Literal["passed", "resolved", "unresolved", "not examined", "n
 not examined: it applies, and could not be worked out"""
 PLAIN_CLAIM = "run by this audit"
 """who makes the claim where the user makes none"""
+BRANCHING = "branch and bound"
+"""name of its stage"""
 Word = Literal["overstated", "believable", "not established"]
 
 
@@ -60,6 +63,8 @@ class Stage:
     seconds: float | None = None
     digest: str = ""
     """of the evaluation's record"""
+    images: int | None = None
+    """that it attacked; None where unknown, as in audits made before it was kept"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,15 @@ class Corrupted:
     name: str
     group: str
     severities: tuple[Estimate, ...]
+    at: tuple[int | None, ...] = ()
+    """the severity of each, None where the corruption has but one; empty in audits made before it
+    was kept, which count from 1"""
+
+    @property
+    def by_severity(self) -> Mapping[int | None, Estimate]:
+        """The same, each under its severity."""
+        at = self.at or range(1, len(self.severities) + 1)
+        return dict(zip(at, self.severities, strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +145,20 @@ class Corruptions:
     n: int = 0
     reason: str = ""
     """why there are none"""
+
+    @property
+    def counted(self) -> int:
+        """How many corruptions the mean is over.
+
+        Clean images are none, and beyond the benchmark's fifteen none counts if all are there.
+        """
+        return len(counted([row.name for row in self.rows]))
+
+    @property
+    def severities(self) -> tuple[int | None, ...]:
+        """Those of any corruption, rising; None, of one that has no severities, first."""
+        found = {severity for row in self.rows for severity in row.by_severity}
+        return tuple(sorted(found, key=lambda severity: severity or 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +345,11 @@ class Audit(Shown):
             for stage in self.stages
             if stage.status == "complete" and any(lv.epsilon == epsilon for lv in stage.robust)
         )
+
+    @property
+    def since_comparison(self) -> tuple[Stage, ...]:
+        """The stages that the audited network alone met: they ran after it was compared."""
+        return tuple(s for s in self.stages if s.family == "adaptive" or s.name == BRANCHING)
 
     @property
     def unresolved(self) -> tuple[IndicatorResult, ...]:

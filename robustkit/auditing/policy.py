@@ -15,6 +15,7 @@ from robustkit.auditing.wording import (
     budget,
     counted,
     in_points,
+    listed,
     sentence,
     share,
     shares,
@@ -312,7 +313,7 @@ def _corruptions(rule: AccuracyRule, audit: Audit) -> Judged:
     mean, required = shares(found.mean, rule.at_least)
     way = "reaches" if passed else "is below"
     return passed, (
-        f"the mean accuracy over {counted(len(found.rows), 'corruption')} and their severities on "
+        f"the mean accuracy over {counted(found.counted, 'corruption')} and their severities on "
         f"{counted(found.n, 'image')}, {mean}, {way} the {required} required"
     )
 
@@ -357,9 +358,9 @@ def _not_worse(rule: NotWorseRule, audit: Audit) -> Judged:
     low = d.low - more
     passed = low >= -rule.by_more_than
     way = "stays at or above" if passed else "reaches below"
-    extra = (
-        f", less the {in_points(more)} that adaptive attacks took from it alone," if more else ""
-    )
+    names = dict.fromkeys(_called(s) for s in audit.since_comparison if s.first)
+    extra = f", less the {in_points(more)} that {listed([*names])} took from it alone,"
+    extra = extra if more else ""
     return passed, (
         f"robust accuracy less that of {rule.not_worse_than} is {in_points(d.value)} "
         f"({100 * found.confidence:.6g}\u00a0% CI {in_points(d.low)} to {in_points(d.high)}, "
@@ -368,8 +369,12 @@ def _not_worse(rule: NotWorseRule, audit: Audit) -> Judged:
 
 
 def _fooled_since(audit: Audit) -> float:
-    """The share of images that adaptive attacks fooled, which no other network met."""
-    return sum(s.first for s in audit.stages if s.family == "adaptive") / audit.clean.n
+    """The share of images that only what no other network met has fooled."""
+    return sum(stage.first for stage in audit.since_comparison) / audit.clean.n
+
+
+def _called(stage: Stage) -> str:
+    return "adaptive attacks" if stage.family == "adaptive" else stage.name
 
 
 def _comparison_with(name: str, comparisons: Sequence[Comparison]) -> Comparison | str:
@@ -393,7 +398,11 @@ def _believed(rule: VerdictRule, audit: Audit) -> Judged:
     if survived is None:
         return False, found
     if rule.verdict == "not overstated":
-        return verdict.word != "overstated", found
+        if any(stage.required for stage in audit.attacked_at(audit.epsilon)):
+            return verdict.word != "overstated", found
+        # what nothing but noise left is no sign of anything
+        why = "no attack that a verdict needs completed, so nothing is known of the claim"
+        return False, found if verdict.word == "overstated" else f"{why}; {found}"
     if verdict.word != "believable" or rule.delta is None:
         return verdict.word == "believable", found
     bound = believed_above(audit.claim, rule.delta)

@@ -15,7 +15,12 @@ from robustkit import evaluation
 from robustkit import protocol as protocols
 from robustkit.analysis.contrast import judge_levels
 from robustkit.auditing import counts, thresholds
-from robustkit.auditing.adaptive_stage import add_adaptive, attack_rest, doubted_attacks
+from robustkit.auditing.adaptive_stage import (
+    AdaptiveSuccess,
+    add_adaptive,
+    attack_rest,
+    doubted_attacks,
+)
 from robustkit.auditing.annex import annex
 from robustkit.auditing.branching import branch
 from robustkit.auditing.cache import Parts, masks
@@ -46,14 +51,14 @@ from robustkit.auditing.stages import (
     StageSettings,
     ThreatModel,
     look_at_others,
-    plain_attack,
+    plain_protocol,
     run_stages,
 )
 from robustkit.auditing.verdict import judge
 from robustkit.auditing.wording import listed
 from robustkit.certification import SmoothingNoise, attack_smoothed, certify_rising, smooth
 from robustkit.data import Dataset
-from robustkit.device import devices
+from robustkit.device import devices, tf32
 from robustkit.errors import RobustkitError, first_line
 from robustkit.evaluation import EvaluatedModel
 from robustkit.files import digest
@@ -100,10 +105,10 @@ def run_audit(request: AuditRequest, settings: StageSettings) -> Audit:
     request.data.check_pictures("no audit is of")
     distinct = request.data.distinct()
     run = _AuditRun(replace(request, data=distinct), settings)
-    if copies := len(request.data) - len(distinct):
-        # n copies of an image are one image, however narrow they would make an interval
+    if copies := len(request.data) - len(distinct):  # they would make intervals too narrow
         run.notes.append(f"{copies:,} duplicate images are left out")
-    return run.audit()
+    with tf32(allowed=False):  # bounds, indicators and verdicts are float32's
+        return run.audit()
 
 
 def _concluded(audit: Audit, policy: Policy | None) -> Audit:
@@ -234,7 +239,8 @@ class _AuditRun:
         n = len(part)
         limits = thresholds.checked(plan.thresholds, f"{plan.name}: [thresholds]")
         recorded = self.request.model.header["recorded_accuracy"]
-        key = self._parts.key("indicators", part, limits, masks(attacked, n), recorded)
+        plain = plain_protocol(attacked).digest
+        key = self._parts.key("indicators", part, limits, plain, masks(attacked, n), recorded)
         of_training = replace(key, training=self.request.training.stamp())
         keys = {i.name: of_training if i.asks_training else key for i in INDICATORS}
         runs = self._parts.indicator_runs(keys)
@@ -256,13 +262,14 @@ class _AuditRun:
         self, attacked: AttackedImages, runs: Collection[IndicatorRun], first: int
     ) -> None:
         """What adaptive attacks fooled counts; where an indicator is unresolved, they go on."""
-        fooled: dict[str, str] = {i: run.result.name for run in runs for i in run.fooled}
+        fooled = {
+            i: AdaptiveSuccess(run.result.name, c) for run in runs for i, c in run.fooled.items()
+        }
         kinds, context_of = doubted_attacks(runs), partial(self._context, attacked)
         begin, note = self._begin, self.notes.append
         try:
             rest = attack_rest(attacked, first, kinds, self._parts, context_of, begin, note)
-            for image, kind in rest:
-                fooled[image] = kind
+            fooled.update(rest)
         except OutOfTime:
             note(
                 f"not every adaptive attack covered the images after the first {first:,}: {TIME_UP}"
@@ -279,7 +286,6 @@ class _AuditRun:
         def if_any(mask: Bools | None) -> torch.Tensor | None:
             return None if mask is None else first(mask)
 
-        plain = protocols.load_protocol(plain_attack(q.threat.norm), norm=q.threat.norm)
         failed = [s for s in attacked.stages if s.name in attacked.plain and s.status != "complete"]
         survived = counts.alone(attacked, attacked.plain)
         black = any(s.family == "black box" and s.status == "complete" for s in attacked.stages)
@@ -288,7 +294,7 @@ class _AuditRun:
             self._model,
             *self._tensors(part),
             part.ids,
-            replace(plain, epsilons=(q.threat.judged,), seed=q.threat.seed),
+            plain_protocol(attacked),
             first(attacked.right),
             first(attacked.right if survived is None else survived),
             white=first(attacked.after("white box")),
@@ -346,7 +352,7 @@ class _AuditRun:
 
     def _smooth(self) -> SmoothedAccuracy | None:
         smoothing = self.request.plan.smoothing
-        if smoothing is None or self.settings.over():
+        if smoothing is None:
             return None
         part = self._first(smoothing.images)
         n, key = len(part), self._parts.key("smoothed", part, asdict(smoothing))

@@ -103,8 +103,8 @@ class AttackedImages:
     """of the record of the clean images"""
     precisions: set[str] = field(default_factory=set)
     """that the stages' attacks searched in"""
-    plain: list[str] = field(default_factory=list)
-    """the stages that make the plain evaluation"""
+    plain: dict[str, Protocol] = field(default_factory=dict)
+    """the stages that make the plain evaluation, with the protocol of each"""
 
     @property
     def precision(self) -> str:
@@ -258,20 +258,18 @@ class _StageRunner:
             own = name if len(whole.attacks) == 1 else f"{name}: {word}"
             protocol = self._resolved(replace(whole, attacks=(one,)), spec)
             if name == plain_attack(norm):
-                self.attacked.plain.append(own)
+                self.attacked.plain[own] = protocol
             taken = {stage.title for stage in self.attacked.stages}
             self._stage(own, _title(whole, one, spec, taken), protocol, spec, _family(one))
 
     def transfer(self, surrogate: EvaluatedModel) -> None:
         """The plain evaluation's protocol by another network's gradients."""
-        plain = plain_attack(self.threat.norm)
-        spec = StageSpec(plain, "all", required=False)
-        whole = protocols.load_protocol(plain, norm=self.threat.norm)
+        plain = plain_protocol(self.attacked)
         self._stage(
             "transfer",
-            f"Transfer from {surrogate.header['path']}: {attacks_in_words(whole.attacks)}",
-            replace(self._resolved(whole, spec), epsilons=(self.threat.judged,)),
-            spec,
+            f"Transfer from {surrogate.header['path']}: {attacks_in_words(plain.attacks)}",
+            plain,
+            StageSpec(plain_attack(self.threat.norm), "all", required=False),
             "transfer",
             surrogate,
         )
@@ -298,7 +296,7 @@ class _StageRunner:
         everything = spec.budgets == "all"
         open_ = np.arange(len(attacked.data)) if everything else attacked.survivors.nonzero()[0]
         rows = open_[: spec.survivors].tolist() if spec.survivors else open_.tolist()
-        stage = Stage(name, title, family, spec.required, "complete")
+        stage = Stage(name, title, family, spec.required, "complete", images=len(rows))
         if not rows:
             attacked.stages.append(self._completed(replace(stage, seconds=0.0), protocol))
             attacked.families[name] = family
@@ -367,6 +365,17 @@ def plain_attack(norm: Norm) -> str:
     return {"l0": "sparse", "l0-features": "sparse", "patch": "patch", "spatial": "spatial"}.get(
         norm, "pgd"
     )
+
+
+def plain_protocol(attacked: AttackedImages) -> Protocol:
+    """The plain evaluation at the judged budget: as the plan ran it, or as it is on the shelf."""
+    threat, ran = attacked.threat, list(attacked.plain.values())
+    if ran:
+        # with what the plan changed: whoever examines another attack says nothing of this one
+        whole = replace(ran[0], attacks=tuple(a for one in ran for a in one.attacks))
+    else:
+        whole = protocols.load_protocol(plain_attack(threat.norm), norm=threat.norm)
+    return replace(whole, epsilons=(threat.judged,), seed=threat.seed)
 
 
 def _meant(spec: StageSpec, norm: Norm) -> bool:

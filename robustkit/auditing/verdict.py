@@ -6,7 +6,8 @@ indicator, and so many images that a claim too high by Δ would have been notice
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -361,14 +362,40 @@ def claim_from(source: Evaluation | Path, size: str | None = None) -> Robustness
     evaluate --json` wrote, of one checkpoint. Without `size` it must have a single budget.
 
     Raises:
-        InputError: unreadable, failed, targeted, of several checkpoints, or without that budget.
+        InputError: unreadable, failed, targeted, by transfer, of several checkpoints, or without
+            that budget.
     """
+    summary, where = _summary_of(source)
+    return _claim_of(summary, size, where)
+
+
+def claimed_elsewhere(
+    source: Evaluation | Path, checkpoint: Mapping[str, Any], data: Mapping[str, Any]
+) -> list[str]:
+    """Warnings where an evaluation's claim is of other weights or images than those of a header."""
+    summary, where = _summary_of(source)
+    told = []
+    with _whole(where):
+        network, images = summary["checkpoint"], summary["data"]
+        # weights in memory have digests of their own, and older summaries that of the file alone
+        alike = (network["sha256"] is None) == (checkpoint["sha256"] is None)
+        key = "weights" if network.get("weights") else "sha256"
+        if alike and network[key] != checkpoint[key]:
+            told.append(f"the claim in {where} is of other weights than audited: {network['path']}")
+        # of the same set there may be more images or fewer
+        same, *known = (images[key] == data[key] for key in ("digest", "name", "split", "n"))
+        if not same and known != [True, True, False]:
+            what = f"{images['name']} {images['split']} ({images['n']:,} images)"
+            told.append(f"the claim in {where} is of other images than audited: {what}")
+    return told
+
+
+def _summary_of(source: Evaluation | Path) -> tuple[Mapping[str, Any], str]:
+    """What an evaluation found, and how it is called."""
     if isinstance(source, Evaluation):
-        where = str(source.path or source.header["checkpoint"]["path"])
-        return _claim_of(summarise(source), size, where)
-    if source.suffix == ".parquet":
-        return _claim_of(summarise(read(source)), size, str(source))
-    return _claim_of(_one_summary(source), size, str(source))
+        return summarise(source), str(source.path or source.header["checkpoint"]["path"])
+    found = summarise(read(source)) if source.suffix == ".parquet" else _one_summary(source)
+    return found, str(source)
 
 
 def _one_summary(path: Path) -> Mapping[str, Any]:
@@ -382,15 +409,25 @@ def _one_summary(path: Path) -> Mapping[str, Any]:
 
 
 def _claim_of(summary: Mapping[str, Any], size: str | None, where: str) -> RobustnessClaim:
-    try:
+    with _whole(where):
         if summary["status"] != "complete":
             raise InputError(f"{where}: the evaluation failed, so it claims nothing")
         protocol = summary["protocol"]
         if protocol["targeted"] != "none":
             raise InputError(f"{where}: a targeted evaluation; a claim is of untargeted attacks")
+        if (other := summary.get("surrogate")) is not None:
+            by = f"{where}: a transfer attack, crafted on {other['path']}"
+            raise InputError(f"{by}; a claim is of attacks on the network itself")
         known = [(str(e["epsilon"]), float(e["accuracy"])) for e in summary["robust"]]
         text, accuracy = _at(known, size, where)
         return RobustnessClaim(parse_norm(protocol["norm"], where), text, accuracy, where)
+
+
+@contextmanager
+def _whole(where: str) -> Iterator[None]:
+    """Raises InputError where a summary lacks something."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: not a whole summary of an evaluation: {error!r}") from error
 

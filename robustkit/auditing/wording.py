@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from robustkit.parsing import in_percent
 from robustkit.protocol.norms import symbol
 from robustkit.statistics.comparison import capital, listed
 from robustkit.statistics.estimate import counted
@@ -25,18 +26,19 @@ MOST_DIGITS = 6
 def shares(*values: float) -> list[str]:
     """Shares in per cent, all to as many digits as keep apart and in order what differs.
 
-    So a claim of 44.96 % never "lies above" a bound of "45.0 %".
+    So a claim of 44.96 % never "lies above" a bound of "45.0 %"; nor is one of 99.96 % told as all.
     """
     for digits in range(1, MOST_DIGITS):
         texts = [_percent(value, digits) for value in values]
-        if len(set(texts)) == len(set(values)):
+        told = all(0 < round(100 * v, digits) < 100 for v in values if 0 < v < 1)
+        if told and len(set(texts)) == len(set(values)):
             return texts
     return [_percent(value, MOST_DIGITS) for value in values]
 
 
 def share(value: float) -> str:
-    """One share in per cent, to a tenth."""
-    return _percent(value, 1)
+    """One share in per cent, rounded as on the page."""
+    return in_percent(value)
 
 
 def in_points(difference: float, digits: int = 1) -> str:

@@ -79,17 +79,25 @@ def tabulate(
         accuracy = proportion(right, len(record.table), method)
         rows.setdefault(source["corruption"], {})[source["severity"]] = accuracy
         classes.add(len(record.header["data"]["classes"]))
+    return arranged(rows, of_imagenet=classes == {IMAGENET_CLASSES})
+
+
+def arranged(
+    rows: Mapping[str, Mapping[int | None, Estimate]], *, of_imagenet: bool = False
+) -> CorruptionTable:
+    """The accuracies by corruption and severity, in the benchmark's order."""
     order = [*CLEAN, *NAMES]
     ranked = sorted(rows, key=lambda n: (order.index(n) if n in order else len(order), n))
     table = {name: dict(sorted(rows[name].items(), key=_severity)) for name in ranked}
-    return CorruptionTable(table, _counted(ranked), classes == {IMAGENET_CLASSES})
+    return CorruptionTable(table, counted(ranked), of_imagenet)
 
 
 def _severity(item: tuple[int | None, Estimate]) -> int:
     return item[0] or 0
 
 
-def _counted(names: Sequence[str]) -> tuple[str, ...]:
+def counted(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the corruptions that a mean is over: the benchmark's fifteen, if all are there."""
     if set(NAMES) <= set(names):
         return NAMES
     return tuple(name for name in names if name not in CLEAN)

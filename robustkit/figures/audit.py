@@ -31,14 +31,18 @@ def bounds(
 ) -> Axes:
     """Attacked accuracy, an upper bound, and certified accuracy, a lower one, against ε.
 
-    Both begin at accuracy without attack, where ε is 0. The zone between them is not known.
+    Both begin at accuracy without attack, where ε is 0. The zone between them is not known. A lower
+    bound on fewer images is a share of others: it has no such beginning, and there is no zone.
     """
     upper = [(0.0, clean), *sorted((lv.value, lv.accuracy) for lv in robust)]
-    lower = [(0.0, clean), *sorted((b.value, b.certified) for b in certified)]
+    lower = sorted((b.value, b.certified) for b in certified)
     _line(ax, upper, 0)
-    if certified:
+    if certified and all(share.n == clean.n for _, share in lower):
+        lower = [(0.0, clean), *lower]
         _line(ax, lower, 2)
         _between(ax, dict(upper), dict(lower))
+    elif certified:
+        _line(ax, lower, 2)
     places = {lv.epsilon: lv.value for lv in robust} | {b.epsilon: b.value for b in certified}
     ticks(ax, {"0": 0.0} | dict(sorted(places.items(), key=lambda p: p[1])), log=False)
     _share_axis(ax, f"ε ({symbol(norm)})")

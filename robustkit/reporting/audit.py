@@ -26,7 +26,7 @@ from robustkit.reporting.annex import places
 from robustkit.reporting.evaluation import CLASSES_SHOWN, GalleryImage, gallery
 from robustkit.reporting.html import PageFigure
 from robustkit.reporting.methods import of_audit
-from robustkit.reporting.modelcard import model_card
+from robustkit.reporting.modelcard import model_card, severity_heads
 from robustkit.reporting.wording import interval, percent, readable
 from robustkit.statistics import Estimate
 
@@ -108,6 +108,7 @@ def page(audit: Audit) -> str:
         confusion=_confusion(audit, shares, classes),
         confused=_confused(audit, shares, classes),
         gallery=_gallery(audit, classes),
+        severity_heads=severity_heads(audit.corruptions),
         corruptions=_grouped(audit.corruptions.rows, lambda row: row.group),
         checklist=_grouped(audit.checklist, lambda item: item.part),
         answers=_counts([item.answer for item in audit.checklist]),
@@ -205,11 +206,7 @@ def _bounds(audit: Audit) -> PageFigure | None:
         return None
     caption = f"Robust accuracy against ε ({symbol(audit.norm)}) with 95\u00a0% CI."
     if levels:
-        caption += (
-            f" The upper curve is what the attacks left, the lower one what {_plain(audit)} "
-            f"certifies on {audit.certificate.n:,} images; on these, true robust accuracy lies "
-            "between them."
-        )
+        caption += _beside_bounds(audit)
     spoken = [f"{percent(audit.clean.value)} without attack."]
     spoken += [
         f"At ε = {lv.epsilon}, {_with_interval(lv.accuracy)} attacked." for lv in audit.robust
@@ -223,6 +220,18 @@ def _bounds(audit: Audit) -> PageFigure | None:
         norm=audit.norm,
     )
     return _figure(draw, 2.6, "bounds", caption, " ".join(spoken))
+
+
+def _beside_bounds(audit: Audit) -> str:
+    """What the two curves are of, and what follows of the truth."""
+    upper, lower = "The upper curve is what the attacks left", f"the lower one what {_plain(audit)}"
+    all_, n = audit.clean.n, audit.certificate.n
+    if n == all_:
+        return f" {upper}, {lower} certifies; true robust accuracy lies between them."
+    return (
+        f" {upper} of all {all_:,} images, {lower} certifies of the first {n:,}: shares of "
+        "different images, so that true robust accuracy need not lie between them."
+    )
 
 
 METHODS = {

@@ -258,7 +258,7 @@ def _looked(audit: Audit) -> Iterator[str]:
     if audit.corruptions.rows:
         yield (
             f"Common corruptions ({cited(['hendrycks2019benchmarking'])}): "
-            f"{len(audit.corruptions.rows):,} kinds, {audit.corruptions.n:,} images."
+            f"{audit.corruptions.counted:,} kinds, {audit.corruptions.n:,} images."
         )
 
 

@@ -6,7 +6,7 @@ Whatever comes from a checkpoint, a data set or a file is escaped: it is shown, 
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from robustkit.auditing.outcome import Audit
+from robustkit.auditing.outcome import Audit, Corruptions
 from robustkit.auditing.policy import complete_at
 from robustkit.auditing.wording import tolerance
 from robustkit.protocol.norms import symbol, within
@@ -223,14 +223,21 @@ def _corruptions(audit: Audit) -> str:
     if not found.rows:
         why = found.reason or "no reason recorded"
         return _section("Common corruptions", escaped(f"Not tried: {why}."))
-    rows = [(r.name, r.group, *map(_share, r.severities)) for r in found.rows]
-    widest = max(len(row) for row in rows)
-    even = [(*row, *[NOTHING] * (widest - len(row))) for row in rows]
+    rows = [
+        (r.name, r.group, *(_share(r.by_severity.get(severity)) for severity in found.severities))
+        for r in found.rows
+    ]
     introduction = f"Accuracy on {found.n:,} images by severity; mean {percent(found.mean)}."
-    head = ("corruption", "group", *map(str, range(1, widest - 1)))
+    head = ("corruption", "group", *severity_heads(found))
     return _section(
-        "Common corruptions", escaped(introduction), table(head, even, words=2), _list(found.notes)
+        "Common corruptions", escaped(introduction), table(head, rows, words=2), _list(found.notes)
     )
+
+
+def severity_heads(found: Corruptions) -> list[str]:
+    """What stands above each column of accuracies under corruptions."""
+    alone = "accuracy" if len(found.severities) == 1 else "no severity"
+    return [alone if severity is None else str(severity) for severity in found.severities]
 
 
 def _comparisons(audit: Audit) -> str:
@@ -238,7 +245,7 @@ def _comparisons(audit: Audit) -> str:
     shown = table(("beside", "verdict", "points", "interval"), rows, words=2)
     introduction = (
         "Difference of robust accuracy on the same images, the audited checkpoint less the other, "
-        "without adaptive attacks, which only the audited one met."
+        "without adaptive attacks and branch and bound, which only the audited one met."
     )
     return _section("Beside other checkpoints", introduction if shown else "", shown)
 

@@ -56,7 +56,7 @@ def _metrics(audit: Audit) -> Iterator[dict[str, Any]]:
         yield _metric(f"Certified accuracy{where}, lower bound", bound.certified, audit, bound)
     found = audit.corruptions
     if found.mean is not None and isfinite(found.mean):
-        title = f"Mean accuracy over {len(found.rows)} common corruptions"
+        title = f"Mean accuracy over {found.counted} common corruptions"
         yield {"type": "accuracy", "name": title, "value": round(found.mean, DIGITS)} | {
             "args": {"images": found.n}
         }

@@ -8,9 +8,11 @@ from robustkit.compression import Scheme
 from robustkit.data import Dataset
 from robustkit.data.noise import LabelNoise
 from robustkit.training.progress import Callbacks
-from robustkit.training.recipe import Recipe
+from robustkit.training.recipe import Recipe, follows_rate
 
 Precision = Literal["auto", "float32", "tf32", "bf16", "fp16"]
+REVISION = 2
+"""raised by whatever changes what the same configuration comes to"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,12 @@ class TrainingConfig:
     """of the compressor: what was not sent is sent later"""
     precision: Precision = "auto"
     deterministic: bool = False
+
+    @property
+    def rescale(self) -> bool | None:
+        """As in `TrainingKey`."""
+        carries = self.compress is not None and self.memory
+        return None if not carries or follows_rate(self.recipe) else False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

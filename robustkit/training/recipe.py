@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from robustkit.errors import InputError, UnknownName
+from robustkit.errors import InputError, UnknownName, quoted
 from robustkit.files import build
 
 Augment = Literal["flip", "crop"]
@@ -78,6 +79,15 @@ def updates(recipe: Recipe, images: int) -> int:
     return recipe.steps or recipe.epochs * max(1, -(-images // recipe.batch_size))
 
 
+def follows_rate(recipe: Recipe) -> bool:
+    """Whether what a compression of gradients carries over follows the learning rate.
+
+    Its share of an update is then what it was when it was left out. An optimiser that divides by
+    the size of past gradients takes that from it again.
+    """
+    return recipe.optimizer == "sgd"
+
+
 def snapshot_steps(
     passes: Iterable[int], recipe: Recipe, images: int, where: str = "--snapshots"
 ) -> dict[int, int]:
@@ -114,12 +124,41 @@ def parse_changes(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {key: getattr(given, key) for key in table}
 
 
+def check_types(made: object) -> None:
+    """Raise InputError where a field of a dataclass is no such word, number or truth value.
+
+    Types that Python itself does not hold anyone to; what is no plain value is left alone.
+    """
+    for name, kind in get_type_hints(type(made)).items():
+        _check_type(f"--{name.replace('_', '-')}", getattr(made, name), kind)
+
+
+def _check_type(option: str, value: object, kind: Any) -> None:
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise UnknownName(f"value of {option}", str(value), get_args(kind))
+    if get_origin(kind) is UnionType and value is not None:
+        _check_type(option, value, get_args(kind)[0])
+    if kind in _PLAIN:
+        accepted, what = _PLAIN[kind]
+        # a truth value is an integer to Python
+        if not isinstance(value, accepted) or isinstance(value, bool) is not (kind is bool):
+            raise InputError(f"{option} must be {what}, got {quoted(value)}")
+
+
+_PLAIN: Mapping[object, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "True or False"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+}
+
+
 def checked(recipe: Recipe) -> Recipe:
     """The recipe itself.
 
     Raises:
-        InputError: a number that makes no sense.
+        InputError: a word that there is not, or a number that makes no sense.
     """
+    check_types(recipe)
     above = ("epochs", "batch_size", "learning_rate", "stabiliser", "decay", "decay_steps", "drop")
     for name in above:
         if not 0 < getattr(recipe, name) < math.inf:
@@ -186,7 +225,8 @@ def rate(recipe: Recipe, step: int, steps: int) -> float:
         case "cosine":
             factor = (1 + math.cos(math.pi * done)) / 2
         case "one-cycle":
-            # up along a cosine for three tenths of the way, then down to nothing along another
+            # up along a cosine for three tenths of the way, then down along another; it starts and
+            # ends at 4 % of the peak
             up = done / 0.3
             turn = up if up < 1 else 1 + (done - 0.3) / 0.7
             factor = 0.04 + 0.96 * (1 - math.cos(math.pi * turn)) / 2

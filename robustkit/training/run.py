@@ -25,7 +25,7 @@ from robustkit.keys import TrainingKey
 from robustkit.losses.loss import Loss, unwrapped
 from robustkit.network import asked
 from robustkit.seals import seal_of_bytes, unsealed_bytes
-from robustkit.training.config import TrainingConfig, TrainingOptions
+from robustkit.training.config import REVISION, TrainingConfig, TrainingOptions
 from robustkit.training.engine import Engine, wrapped
 from robustkit.training.examples import Examples, gather
 from robustkit.training.numerics import channels_last, multiplications, numerics
@@ -35,8 +35,6 @@ from robustkit.training.recipe import checked, snapshot_steps, spell, updates
 from robustkit.training.result import TrainingResult
 from robustkit.training.snapshots import check_scored, recorded, snapshot_path
 
-REVISION = 2
-"""raised by whatever changes what the same configuration comes to"""
 PROBE = 8
 """images on which loss and network are tried before the training starts"""
 
@@ -185,6 +183,7 @@ class _Training:
             device=self.device.type,
             torch=torch.__version__,
             revision=REVISION,
+            rescale=config.rescale,
         )
         return key.plain() | {"digest": key.digest, "robustkit": version("robustkit")}
 
@@ -282,7 +281,11 @@ class _Training:
         compressor = None
         if config.compress is not None and isinstance(model, DistributedDataParallel):
             compressor = compression.attach(
-                model, config.compress, seed=config.seed, memory=config.memory
+                model,
+                config.compress,
+                seed=config.seed,
+                memory=config.memory,
+                rescale=config.rescale is None,
             )
         return Engine(
             network=network,

@@ -99,10 +99,11 @@ def _beside(
     changed = (one.argmax(1) != other.argmax(1)).cpu()
     # as an attacker chooses the neighbours too: wrong in one of the two is wrong
     labels = context.labels[: len(one)]
-    wrong = ((one.argmax(1) != labels) | (other.argmax(1) != labels)).cpu()
+    classes = torch.where(one.argmax(1) != labels, one.argmax(1), other.argmax(1)).cpu()
     fooled = torch.zeros(len(context), dtype=torch.bool)
     if bool((apart > threshold).any()):
-        fooled[: len(one)] = wrong
+        rows = torch.arange(len(one))
+        fooled[rows] = context.count(rows, classes != labels.cpu(), classes)
     return IndicatorEvidence(
         float(apart.max()),
         f"logits {how} differ by at most {float(apart.max()):.2g}; {counted(changed)} change class",

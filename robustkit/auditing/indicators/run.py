@@ -29,8 +29,9 @@ class IndicatorRun:
     """A result and the images that it fooled: all that resuming needs, as plain values."""
 
     result: IndicatorResult
-    fooled: tuple[str, ...] = ()
-    """ids, each verified on the model at the judged budget"""
+    fooled: Mapping[str, int] = field(default_factory=dict)
+    """by id, each verified on the model at the judged budget: the class that it is taken for then;
+    -1 where a stage alone fooled it, which knows the class"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,5 +194,6 @@ class _IndicatorRunner:
             after,
             len(self.context) if evidence.n is None else evidence.n,
         )
-        ids = tuple(self.context.ids[i] for i in fooled.nonzero()[:, 0].tolist())
-        return IndicatorRun(result, ids)
+        context, rows = self.context, fooled.nonzero()[:, 0]
+        taken_for = zip(rows.tolist(), context.taken_for[rows].tolist(), strict=True)
+        return IndicatorRun(result, {context.ids[row]: label for row, label in taken_for})
