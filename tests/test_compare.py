@@ -137,9 +137,11 @@ def test_a_folder_of_seeds_is_paired_by_the_records_own_loss_and_seed(robustkit)
     a, b = (np.stack([right(records[loss, s], 0.2) for s in range(3)]) for loss in (STRONG, WEAK))
     expected = compare_seeds(a, b, np.random.default_rng(0))
     assert attacked["difference"]["value"] == expected.difference
-    assert attacked["p"] == 2 * expected.p
+    assert attacked["p"] == 4 * expected.p  # of all levels on file, whichever are shown
     assert attacked["unit"] == "3 paired seeds, 300 images"
-    assert attacked["correction"] == "Bonferroni over 2 levels"
+    assert attacked["correction"] == "Bonferroni over 4 levels"
+    whole = numbers(robustkit, "compare", "runs/*.parquet")["comparisons"]
+    assert [one for one in whole if one["level"] == "0.2"] == [attacked]
     _, out, _ = robustkit("compare", "runs/*.parquet")
     assert "Sign-flip permutation and Wilcoxon cannot decide with 3 seeds" in out
     assert out.count("cannot decide") == 1
@@ -178,7 +180,7 @@ def test_seeds_that_do_not_match_are_compared_unpaired(robustkit):
         write(found)
     found = numbers(robustkit, "compare", "runs/*.parquet", "--at", "0.2")
     a, b = (np.stack([right(one, 0.2) for one in side]) for side in (strong, weak))
-    assert found["comparisons"][0]["p"] == compare_unpaired(a, b).p
+    assert found["comparisons"][0]["p"] == min(1, 4 * compare_unpaired(a, b).p)
     assert found["comparisons"][0]["unit"] == "2 and 3 unpaired seeds, 300 images"
     assert "not matched" in found["notes"][0]
 
@@ -210,7 +212,7 @@ def test_python_gives_the_comparisons_of_the_command(robustkit):
     (mixed,) = package.compare(
         [paths[WEAK, 1], records[WEAK, 0]], [str(paths[STRONG, 0]), strong[1]], at=["3/10"]
     ).comparisons
-    assert (one.a, one.b, one.verdict) == (STRONG, WEAK, "better")
+    assert (one.a, one.b, one.verdict) == (STRONG, WEAK, told["comparisons"][0]["verdict"])
     assert one.p == mixed.p == told["comparisons"][0]["p"]
     assert one.difference.low == told["comparisons"][0]["difference"]["low"]
     with pytest.raises(package.errors.InputError, match="at least two"):
@@ -225,6 +227,34 @@ def test_neither_names_nor_the_order_of_seeds_change_a_number():
     turned = package.compare(records[0][::-1], records[1][3:] + records[1][:3], at=["0.2"])
     assert straight == turned.comparisons
     assert straight[0].secondary[-1].test == "bootstrap over seeds"
+
+
+def test_levels_without_an_attack_are_no_family_with_those_of_different_attacks(robustkit):
+    weak, strong = made(WEAK, 0), made(STRONG, 1)
+    other = with_header(strong, "protocol", digest="5" * 64)
+    resolved = other.header["protocol"]["resolved"] | {"seed": 5}
+    names = [write(weak), write(with_header(other, "protocol", resolved=resolved))]
+    (one,) = numbers(robustkit, "compare", *names, "--at", "clean")["comparisons"]
+    assert one["correction"] == ""
+    (one,) = numbers(robustkit, "compare", *names[:1], write(strong), "--at", "clean")[
+        "comparisons"
+    ]
+    assert one["correction"] == "Bonferroni over 4 levels"
+
+
+def test_a_search_in_low_precision_is_told_and_counts_only_where_there_is_no_other(robustkit):
+    weak, strong = made(WEAK, 0), made(STRONG, 1)
+    low = replace(made(WEAK, 9), header=made(WEAK, 9).header | {"precision": "bf16"})
+    later = with_header(low, "checkpoint", "9" * 64, **weak.header["checkpoint"])
+    later = replace(later, run={**later.run, "started": "2027-01-01T00:00:00+00:00"})
+    for found in (weak, strong, later):
+        write(found)
+    names = [found.header["checkpoint"]["path"] for found in (weak, strong)]
+    told = numbers(robustkit, "compare", *names)
+    assert told["sides"][0]["records"] == [weak.header["digest"]]
+    assert "precision" not in " ".join(told["notes"])
+    told = numbers(robustkit, "compare", write(later, "low"), write(strong, "low"))
+    assert "Not all attacks searched in the same precision: bf16 and float32." in told["notes"]
 
 
 # --- what is looked up ----------------------------------------------------------------------------
@@ -460,7 +490,7 @@ def test_power_plans_from_the_spread_on_file_for_the_family_of_compare(robustkit
     assert found["family"] == 4
     status, out, err = robustkit("power", "runs/*.parquet", "--delta", "4", "--at", "0.2")
     assert (status, err) == (0, "")
-    expected = plan(components(a, b), delta=0.04)
+    expected = plan(components(a, b), delta=0.04, family=4)
     assert expected.sentence() in out
     assert "upper 80 % bounds of the spread of 3 paired seeds on 300 images" in out
 

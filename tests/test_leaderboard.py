@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from helpers.audits import full
@@ -16,6 +17,7 @@ import robustkit
 from robustkit import figures
 from robustkit.analysis.leaderboard import AuditMark, Leaderboard, leaderboard
 from robustkit.auditing.stored import encoded
+from robustkit.corruption import NAMES
 from robustkit.errors import InputError
 from robustkit.files import digest
 from robustkit.record import Store
@@ -28,6 +30,8 @@ def made(method, seed=0, strength=0.2, data="mnist", n=80, path="", source=None,
     """A record in the folder, and what it says."""
     name = path or f"nets/{method}_seed{seed}.pt"
     weights = checkpoint.pop("weights", digest(method, str(seed)))
+    precision = {"precision": given} if (given := checkpoint.pop("precision", None)) else {}
+    run = {"started": given} if (given := checkpoint.pop("started", None)) else {}
     found = evaluation(
         name,
         n=n,
@@ -35,12 +39,14 @@ def made(method, seed=0, strength=0.2, data="mnist", n=80, path="", source=None,
         seed=seed,
         epsilons=checkpoint.pop("epsilons", ("0.1", "0.2")),
         checkpoint={"loss": method, "seed": seed, "weights": weights} | checkpoint,
+        run=run,
     )
     origin = {**found.header["data"]["source"], **(source or {})}
     images = digest(data, str(n), *([str(source)] if source else []))
     facts = found.header["data"] | {"name": data, "digest": images, "source": origin}
     key = digest(method, data, str(seed), name, str(n), str(origin), str(checkpoint), weights)
-    found = replace(found, header=found.header | {"data": facts, "digest": key})
+    key = digest(key, str(precision)) if precision else key
+    found = replace(found, header=found.header | {"data": facts, "digest": key} | precision)
     with Store(Path("runs")).claim(key, lambda: None) as blocks:
         blocks.finish(found.header, found.run, found.table)
     return found
@@ -133,6 +139,37 @@ def test_corruptions_that_not_all_were_shown_are_in_no_mean():
     assert "no corrupted images were shown to all" in found.notes[0]
 
 
+def test_the_mean_over_corruptions_is_that_of_the_benchmark():
+    """Clean levels and further corruptions stand in no mean, nor does one level count twice."""
+    made("a", weights=digest("a"))
+    shares = {}
+    for strength, name in enumerate([*NAMES, "spatter", "identity"]):
+        level = {"corruption": name, "severity": 1}
+        found = made("a", weights=digest("a"), strength=0.05 + 0.05 * strength, source=level)
+        shares[name] = (found.broken_at > 0).mean()
+    level = {"corruption": "fog", "severity": 1}
+    made("a", weights=digest("a"), n=20, source=level)
+    (row,) = boards().boards[0].rows
+    assert row.corrupted == pytest.approx(np.mean([shares[name] for name in NAMES]))
+    assert row.corruptions == 15
+    made("a", weights=digest("a"), source={"corruption": "fog", "severity": 2})
+    found = boards()
+    assert found.boards[0].rows[0].corrupted is None
+    assert "no mean over corruptions, whose severities differ" in found.notes[0]
+
+
+def test_float32_counts_before_a_search_in_low_precision():
+    first = made("a", weights=digest("a"), strength=0.2)
+    later = made("a", weights=digest("a"), strength=0.9, precision="bf16", started="2030")
+    right = (first.broken_at > 0.1).mean()
+    assert right != (later.broken_at > 0.1).mean()
+    (board,) = (found := boards()).boards
+    assert board.rows[0].robust["0.1"].value == right
+    assert found.notes == ()
+    made("b", weights=digest("b"), precision="bf16")
+    assert "some attacks searched in bf16, the others in float32" in boards().notes[0]
+
+
 def test_rotations_are_compared_and_ranked_like_any_other_budget(tmp_path):
     draw = torch.Generator().manual_seed(0)
     images = torch.rand(30, 1, 8, 8, generator=draw)
@@ -168,9 +205,9 @@ def test_corruptions_and_audits_stand_beside_the_network_that_they_are_of():
         ).mean()
         for name in ("fog", "snow")
     ]
-    mark = AuditMark("a" * 64, "linf", "0.1", 0.5, "overstated", "audit/audit.json")
-    other = mark._replace(norm="l2")
-    (board,) = boards(audits=[mark, other]).boards
+    mark = AuditMark("a" * 64, "linf", "0.1", 0.5, "overstated", "audit/audit.json", "mnist")
+    others = [mark._replace(norm="l2"), mark._replace(data="cifar10")]
+    (board,) = boards(audits=[mark, *others]).boards
     a, b = sorted(board.rows, key=lambda row: row.name)
     assert (a.corrupted, a.corruptions) == (pytest.approx(sum(shares) / 2), 2)
     assert a.audits == (mark,)
@@ -224,7 +261,7 @@ def test_the_command_prints_one_table_and_writes_page_and_json(robustkit):
         made("cross-entropy", seed)
     made("hinge", weights=full().checkpoint["weights"])
     Path("audits/hinge").mkdir(parents=True)
-    audit = replace(full(), norm="linf")
+    audit = replace(full(), norm="linf", data={**full().data, "name": "mnist"})
     Path("audits/hinge/audit.json").write_text(json.dumps(encoded(audit)))
     status, out, err = robustkit("leaderboard", "--html", "board.html", "--audits", "audits")
     assert (status, err) == (0, "")

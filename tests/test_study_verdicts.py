@@ -8,7 +8,8 @@ import pytest
 from helpers.evaluations import evaluation
 from helpers.studies import CLAIM
 
-from robustkit import protocol, record, spec
+from robustkit import protocol, record, reporting, spec
+from robustkit.analysis.evidence import collect
 from robustkit.analysis.findings import FIRST, Findings, Number
 from robustkit.analysis.judge import judge_study
 from robustkit.analysis.record_folder import findings_of_records
@@ -372,6 +373,42 @@ def test_a_folder_of_evaluations_becomes_a_report(tmp_path):
     rows(runs, "again", rng.random(500) < 0.5, loss="a", label_noise=0.25, seed=2)
     with pytest.raises(RecordError, match="keep one of them"):
         findings_of_records(study, runs, "command")
+
+
+def test_a_network_of_unknown_seed_is_paired_with_none(tmp_path):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    rng = np.random.default_rng(1)
+    for name, method, seed in (("0", "b", None), ("1", "b", None), ("2", "a", 0), ("3", "a", 1)):
+        right, attacked = rng.random(500) < 0.7, {"title": "Clean"}
+        rows(runs, name, right, attacked, loss=method, label_noise=0.0, seed=seed)
+    (tmp_path / "claims.toml").write_text(CLAIMS)
+    study = spec.load_study(str(tmp_path / "claims.toml"))
+    found = findings_of_records(study, runs, "command")
+    seeds = [(n.method, n.seed) for n in found.numbers]
+    assert sorted(seeds, key=str) == [("a", 0), ("a", 1), ("b", None), ("b", None)]
+    kept = collect(study, found)
+    assert kept.findings.numbers[0].seed == found.numbers[0].seed
+    for one in (found, kept.findings):
+        (panel,) = judge_study(study, one).panels
+        assert panel.comparisons[0].unit.startswith("2 and 2 unpaired seeds")
+        reporting.write(judge_study(study, one), tmp_path / "report", "neurips", None, kept.content)
+
+
+def test_budgets_are_drawn_rising_and_revisions_of_attacks_are_told(tmp_path):
+    text = CLAIMS.replace('"label_noise"', '"epsilon"\nprotocol = "pgd"\nlevels = ["0.2", "0.1"]')
+    (tmp_path / "claims.toml").write_text(text)
+    study = spec.load_study(str(tmp_path / "claims.toml"))
+    numbers = []
+    for seed, revision in ((0, 6), (1, 7)):
+        one = evaluation(n=200, epsilons=["0.1", "0.2"], seed=seed)
+        header = one.header | {"digest": str(seed) * 64, "engine": {"revision": revision}}
+        blocks = record.Blocks(tmp_path / f"{seed}.parquet")
+        blocks.finish(header, one.run, one.table)
+        numbers.append(Number("label-noise", "b", "", seed, tmp_path / f"{seed}.parquet"))
+    (panel,) = judge_study(study, Findings(numbers)).panels
+    assert [value.level for value in panel.lines[0].values] == ["0", "0.1", "0.2"]
+    assert "Not all evaluations are by the same revision of the attacks: 6 and 7." in panel.notes
 
 
 @pytest.mark.parametrize(

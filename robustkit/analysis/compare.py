@@ -5,6 +5,7 @@ Records in, comparisons out; needs no torch.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from robustkit.analysis.contrast import (
@@ -17,7 +18,7 @@ from robustkit.analysis.contrast import (
 )
 from robustkit.errors import InputError
 from robustkit.protocol import budget_key, protocol_in_words
-from robustkit.results.records import CLEAN
+from robustkit.results.records import CLEAN, condition
 from robustkit.results.sides import Side
 from robustkit.showing import Shown
 from robustkit.statistics import (
@@ -26,6 +27,7 @@ from robustkit.statistics import (
     Estimate,
     over_seeds,
 )
+from robustkit.statistics.comparison import listed
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -67,10 +69,27 @@ class Compared(Shown):
 
 def levels_of(sides: Sequence[Side], at: Sequence[str]) -> tuple[str, ...]:
     """The levels asked for, each once; otherwise clean and every budget."""
-    if not at:
-        return (CLEAN, *sides[0].rows[0].epsilons)
+    return _unique(at) if at else (CLEAN, *sides[0].rows[0].epsilons)
+
+
+def family_of(sides: Sequence[Side], at: Sequence[str]) -> tuple[str, ...]:
+    """The levels that hold together: all that the sides share, those asked for first.
+
+    Were only those counted that are asked for, a level picked afterwards would narrow its interval.
+    """
+    rows = [row for side in sides for row in side.rows]
+    levels = [*levels_of(sides, at), CLEAN]
+    # without an attack networks are compared that were attacked in different ways
+    if len({condition(row.header, inf)._replace(epsilons=()) for row in rows}) == 1:
+        there = [set(map(budget_key, row.epsilons)) for row in rows]
+        levels += [e for e in rows[0].epsilons if all(budget_key(e) in own for own in there)]
+    return _unique(levels)
+
+
+def _unique(levels: Iterable[str]) -> tuple[str, ...]:
+    """Each once, however its number is written."""
     unique: dict[object, str] = {}
-    for level in at:
+    for level in levels:
         unique.setdefault(level if level == CLEAN else budget_key(level), level)
     return tuple(unique.values())
 
@@ -88,7 +107,7 @@ def compare_sides(
 
     Args:
         sides: rows of the same images under one protocol.
-        at: budgets and "clean"; everything that is on file where empty.
+        at: budgets and "clean" that are shown; everything that is on file where empty.
         delta: the difference that counts as none, as a share.
         level: of confidence, of each family and of each accuracy.
 
@@ -99,13 +118,17 @@ def compare_sides(
         raise InputError(
             f"{sides[0].name}: give at least two to compare; the first is the baseline"
         )
-    levels = levels_of(sides, at)
+    levels, whole = levels_of(sides, at), family_of(sides, at)
     baseline, *others = sides
     compared: list[Comparison] = []
     for other in others:
-        found = {where: _contrast(other, baseline, where) for where in levels}
+        found = {where: _contrast(other, baseline, where) for where in whole}
         judged = judge_levels(other.name, baseline.name, found, delta=delta, level=level)
-        compared += (replace(one, at_chance=_at_chance(other, baseline, one)) for one in judged)
+        compared += (
+            replace(one, at_chance=_at_chance(other, baseline, one))
+            for one in judged
+            if one.level in levels
+        )
     accuracies = {
         (side.name, where): over_seeds(side.at(where).right, level=level)
         for side in sides
@@ -113,9 +136,18 @@ def compare_sides(
     }
     notes = [
         *several_note(len(others), baseline.name, level),
+        *_precisions(sides, levels),
         *(note for other in others for note in _pairing(other, baseline)),
     ]
     return Compared(tuple(sides), levels, accuracies, tuple(compared), tuple(dict.fromkeys(notes)))
+
+
+def _precisions(sides: Sequence[Side], levels: Sequence[str]) -> Iterable[str]:
+    """What is to be said of attacks that did not all search in one precision."""
+    headers = [row.header for side in sides for row in side.rows]
+    found = sorted({str(header.get("precision", "float32")) for header in headers})
+    if len(found) > 1 and levels != (CLEAN,):
+        yield f"Not all attacks searched in the same precision: {listed(found)}."
 
 
 def _pairing(a: Side, b: Side) -> Iterable[str]:

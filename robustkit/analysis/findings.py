@@ -23,7 +23,8 @@ class Number(NamedTuple):
     method: str
     level: str
     """"" where the factor is epsilon: its rows have all levels"""
-    seed: int
+    seed: int | None
+    """None: not on record"""
     path: Path | None
     """of its rows, as `Findings.records` knows them; None where there are none"""
     reason: str = ""
@@ -56,7 +57,12 @@ def pictured(study: Study, analysis: Analysis, numbers: Iterable[Number]) -> Num
     known = [n for n in own if n.method == name and n.path]
     if analysis.factor != "epsilon" or analysis.surrogate:
         return None
-    return min(known, key=lambda n: n.seed, default=None)
+    return min(known, key=by_seed, default=None)
+
+
+def by_seed(number: Number) -> tuple[bool, int]:
+    """What numbers are sorted by; those of unknown seeds come last."""
+    return number.seed is None, number.seed or 0
 
 
 def baseline_of(study: Study, numbers: Iterable[Number]) -> str:
@@ -86,7 +92,8 @@ def not_found(study: Study, methods: Collection[str]) -> list[str]:
 def gaps_of(study: Study, numbers: Iterable[Number]) -> Iterable[str]:
     """Which networks made elsewhere are missing from the full grid, in words."""
     levels = {a.name: a.levels for a in study.analyses if a.factor != "epsilon"}
-    return gaps(((n.analysis, (n.method, n.level, n.seed)) for n in numbers), levels)
+    known = ((n.analysis, (n.method, n.level, n.seed)) for n in numbers if n.seed is not None)
+    return gaps(known, levels)
 
 
 def images_in_words(images: int, digest: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustkit.analysis.contrast import classes_of
+from robustkit.corruption.published import arranged
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
 from robustkit.protocol import budget_key, protocol_in_words
@@ -22,7 +23,7 @@ from robustkit.protocol.norms import symbol
 from robustkit.results.finder import method_names, short_paths
 from robustkit.results.records import Record
 from robustkit.showing import Shown
-from robustkit.statistics import Estimate, over_seeds
+from robustkit.statistics import Estimate, over_seeds, proportion
 
 
 class AuditMark(NamedTuple):
@@ -37,6 +38,16 @@ class AuditMark(NamedTuple):
     """believable, overstated, not established"""
     path: str
     """of its JSON"""
+    data: str
+    """name of the images that it was audited on"""
+
+
+class _Level(NamedTuple):
+    """A corruption at a severity, as one network was shown it."""
+
+    corruption: str
+    severity: int | None
+    accuracy: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +65,10 @@ class BoardRow:
     robust: Mapping[str, Estimate]
     """by budget, as the board writes it"""
     corrupted: float | None
-    """mean accuracy on the corrupted images that each of the board's networks with any was shown"""
+    """mean accuracy over the corruptions that each of the board's networks with any was shown: the
+    benchmark's fifteen, if all are there; none where severities differ"""
     corruptions: int
-    """how many corruptions and severities these are"""
+    """over how many corruptions and severities"""
     passes: float | None
     """forward and backward, an image: what the attack took"""
     audits: tuple[AuditMark, ...] = ()
@@ -91,7 +103,8 @@ def leaderboard(
 ) -> Leaderboard:
     """The boards of some records, that with most networks first.
 
-    Of two records of one network under one protocol that with more budgets counts, then the later.
+    Of two records of one network under one protocol that with more budgets counts, then the one
+    that was searched in float32, then the later.
 
     Args:
         records: as `open_record` gives them; transferred attacks have boards of their own.
@@ -103,8 +116,8 @@ def leaderboard(
     """
     if not records:
         raise InputError("no evaluation is there to make a leaderboard of")
-    plain = [r for r in records if not _corruption(r.header)]
-    corrupted = _corrupted(r for r in records if _corruption(r.header))
+    plain = [r for r in records if not _is_corrupted(r.header)]
+    corrupted = _corrupted(r for r in records if _is_corrupted(r.header))
     groups: dict[str, list[Record]] = {}
     for record in plain:
         groups.setdefault(_together(record.header), []).append(record)
@@ -122,7 +135,7 @@ def leaderboard(
 
 
 def _uneven(
-    board: Board, records: Sequence[Record], corrupted: Mapping[str, Mapping[str, float]]
+    board: Board, records: Sequence[Record], corrupted: Mapping[str, Mapping[str, _Level]]
 ) -> Iterable[str]:
     """What the order of a board, or a column that it has not, does not say of itself."""
     levels = _shared(board.levels, board.rows)
@@ -131,8 +144,14 @@ def _uneven(
         yield (
             f"{board.title}: not all were attacked at the same budgets; the order is that of {by}."
         )
-    if any(r.identity in corrupted for r in records) and not _common(records, corrupted):
+    low = sorted({r.low_precision for r in records} - {""})
+    if low and not all(r.low_precision for r in records):
+        yield f"{board.title}: some attacks searched in {' or '.join(low)}, the others in float32."
+    shown = [corrupted[r.identity] for r in records if r.identity in corrupted]
+    if shown and not (common := _common(records, corrupted)):
         yield f"{board.title}: no corrupted images were shown to all that were shown any."
+    elif shown and _mean(shown[0][images] for images in common)[0] is None:
+        yield f"{board.title}: no mean over corruptions, whose severities differ."
 
 
 def _count(board: Board) -> int:
@@ -149,24 +168,34 @@ def _without_doubles(boards: Sequence[Board]) -> list[Board]:
     ]
 
 
-def _corruption(header: Mapping[str, Any]) -> str:
-    """The corruption of the images, and its severity; "" of images as they are."""
-    source = header["data"].get("source") or {}
-    name, severity = source.get("corruption"), source.get("severity")
-    return f"{name} {severity}" if name else ""
+def _is_corrupted(header: Mapping[str, Any]) -> bool:
+    return bool((header["data"].get("source") or {}).get("corruption"))
 
 
-def _corrupted(records: Iterable[Record]) -> dict[str, dict[str, float]]:
-    """Accuracy by network and digest of the corrupted images."""
-    found: dict[str, dict[str, float]] = {}
+def _corrupted(records: Iterable[Record]) -> dict[str, dict[str, _Level]]:
+    """Levels of corruption by network and digest of the corrupted images."""
+    found: dict[str, dict[str, _Level]] = {}
     for record in records:
-        share = float(record.rows.right().mean())
-        found.setdefault(record.identity, {})[record.header["data"]["digest"]] = share
+        source, right = record.header["data"]["source"], record.rows.right()
+        level = _Level(
+            source["corruption"], source["severity"], proportion(int(right.sum()), len(right))
+        )
+        found.setdefault(record.identity, {})[record.header["data"]["digest"]] = level
     return found
 
 
+def _mean(levels: Iterable[_Level]) -> tuple[float | None, int]:
+    """Mean accuracy as the benchmarks define it, and over how many levels."""
+    rows: dict[str, dict[int | None, Estimate]] = {}
+    for level in sorted(levels, key=lambda one: one.accuracy.n):  # of two the one of more images
+        rows.setdefault(level.corruption, {})[level.severity] = level.accuracy
+    table = arranged(rows)
+    error, counted = table.mean_error, sum(len(table.rows[name]) for name in table.counted)
+    return None if error is None else 1 - error, counted
+
+
 def _common(
-    records: Iterable[Record], corrupted: Mapping[str, Mapping[str, float]]
+    records: Iterable[Record], corrupted: Mapping[str, Mapping[str, _Level]]
 ) -> frozenset[str]:
     """The corrupted images that were shown to each network that was shown any."""
     shown = [set(corrupted[r.identity]) for r in records if r.identity in corrupted]
@@ -184,9 +213,9 @@ def _together(header: Mapping[str, Any]) -> str:
 
 
 def _latest(records: Sequence[Record]) -> list[Record]:
-    """One record a network."""
+    """One record a network; in float32 if there is one, by which others are judged."""
     kept: dict[str, Record] = {}
-    for record in sorted(records, key=lambda r: (len(_budgets(r)), r.started)):
+    for record in sorted(records, key=lambda r: (len(_budgets(r)), not r.low_precision, r.started)):
         kept[record.identity] = record
     return list(kept.values())
 
@@ -197,7 +226,7 @@ def _budgets(record: Record) -> tuple[str, ...]:
 
 def _board(
     records: Sequence[Record],
-    corrupted: Mapping[str, Mapping[str, float]],
+    corrupted: Mapping[str, Mapping[str, _Level]],
     audits: Sequence[AuditMark],
     by_method: bool,
 ) -> Board:
@@ -206,11 +235,18 @@ def _board(
     for text in (text for record in records for text in _budgets(record)):
         levels.setdefault(budget_key(text), text)
     written = tuple(levels[key] for key in sorted(levels))
-    norm = str(header["protocol"]["norm"])
+    norm, data = str(header["protocol"]["norm"]), header["data"]["name"]
     alike = _common(records, corrupted)
     same = {n: {i: share[i] for i in alike} for n, share in corrupted.items() if alike <= {*share}}
     rows = [
-        _row(name, method, own, written, same, [a for a in audits if a.norm == norm])
+        _row(
+            name,
+            method,
+            own,
+            written,
+            same,
+            [a for a in audits if (a.norm, a.data) == (norm, data)],
+        )
         for name, method, own in _rows(records, by_method)
     ]
     classes = classes_of(header)
@@ -289,7 +325,7 @@ def _row(
     method: str,
     records: Sequence[Record],
     levels: Sequence[str],
-    corrupted: Mapping[str, Mapping[str, float]],
+    corrupted: Mapping[str, Mapping[str, _Level]],
     audits: Sequence[AuditMark],
 ) -> BoardRow:
     own = [set(map(budget_key, _budgets(record))) for record in records]
@@ -298,7 +334,8 @@ def _row(
         for level in levels
         if all(budget_key(level) in budgets for budgets in own)
     }
-    shares = [corrupted.get(record.identity, {}) for record in records]
+    means = [_mean(corrupted.get(record.identity, {}).values()) for record in records]
+    shares = [mean for mean, _ in means if mean is not None]
     weights = {record.checkpoint["weights"] for record in records}
     costs = [record.rows.passes for record in records]
     return BoardRow(
@@ -309,8 +346,8 @@ def _row(
         str(records[0].checkpoint["model"] or ""),
         over_seeds(np.stack([record.rows.right() for record in records])),
         robust,
-        fmean(fmean(s.values()) for s in shares) if all(shares) else None,
-        min(map(len, shares)),
+        fmean(shares) if len(shares) == len(records) else None,
+        min(counted for _, counted in means),
         fmean(c.forward + c.backward for c in costs if c) if levels and all(costs) else None,
         tuple(audit for audit in audits if audit.weights in weights),
     )

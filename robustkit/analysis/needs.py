@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from robustkit.analysis.compare import levels_of
+from robustkit.analysis.compare import family_of, levels_of
 from robustkit.analysis.contrast import pair
 from robustkit.errors import InputError
 from robustkit.results.sides import Side
@@ -60,7 +60,7 @@ def needs(
         at: budgets and "clean"; everything that is on file where empty.
         power: probability to show it.
         level: of confidence, of the family.
-        members: size of the family; by default the levels, as in a comparison.
+        members: size of the family; by default all levels on file, as in a comparison.
         images: to plan on; by default as many as were evaluated.
 
     Raises:
@@ -80,7 +80,7 @@ def needs(
                     "seeds of both that match; without them, give --seed-sd and --discordant"
                 )
             spread = components(*(side.right for side in paired))
-            size = members or len(levels)
+            size = members or len(family_of(sides, at))
             found = plan(spread, delta=delta, power=power, level=level, family=size, images=images)
             planned.append(Needs(other.name, baseline.name, where, found))
     return PowerAnalysis(tuple(planned))

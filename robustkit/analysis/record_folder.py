@@ -204,14 +204,16 @@ def _numbers(analysis: Analysis, headers: Mapping[Path, Mapping[str, Any]]) -> I
     for (path, header), method in zip(headers.items(), _methods(headers, analysis), strict=True):
         made = header["checkpoint"]
         level = levels.get(made.get(analysis.factor), "")
-        where = (method, Fraction(level or 0), int(made["seed"] or 0))
-        if where in taken:
-            raise RecordError(
-                f"{path} and {taken[where]}: both of {method}, {analysis.factor} {level}, seed "
-                f"{where[-1]}; keep one of them in the folder"
-            )
-        taken[where] = path
-        yield Number(analysis.name, method, level, where[-1], path)
+        seed = None if made["seed"] is None else int(made["seed"])
+        if seed is not None:  # networks of unknown seeds are not known to be the same
+            where = (method, Fraction(level or 0), seed)
+            if where in taken:
+                raise RecordError(
+                    f"{path} and {taken[where]}: both of {method}, {analysis.factor} {level}, "
+                    f"seed {seed}; keep one of them in the folder"
+                )
+            taken[where] = path
+        yield Number(analysis.name, method, level, seed, path)
 
 
 def _levels(analysis: Analysis, made: Sequence[Mapping[str, Any]]) -> dict[Any, str]:

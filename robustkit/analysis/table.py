@@ -19,7 +19,7 @@ from robustkit.analysis.contrast import (
     pairing_notes,
     several_note,
 )
-from robustkit.analysis.findings import SHOWN, Findings, baseline_of, pictured
+from robustkit.analysis.findings import SHOWN, Findings, baseline_of, by_seed, pictured
 from robustkit.analysis.outcome import (
     Gallery,
     Line,
@@ -40,6 +40,7 @@ from robustkit.statistics import (
     median_over_seeds,
     over_seeds,
 )
+from robustkit.statistics.comparison import listed
 
 WORDS = {
     "label_noise": "label noise",
@@ -61,6 +62,7 @@ class AnalysisTable:
         self.header: Mapping[str, Any] | None = None
         self.found: dict[tuple[str, str], Replicates] = {}
         self._contrasts: dict[tuple[str, str, str], Contrast | None] = {}
+        self._revisions: set[int] = set()
         for method in self.methods:
             for level in dict.fromkeys(n.level for n in self.numbers if n.method == method):
                 self._collect(method, level)
@@ -80,10 +82,11 @@ class AnalysisTable:
     @cached_property
     def levels(self) -> tuple[str, ...]:
         """As written, rising; of a robustness curve without its beginning."""
-        if self.analysis.factor == "epsilon":
-            known = self.header["protocol"]["epsilons"] if self.header else ()
-            return self.analysis.levels or tuple(entry["epsilon"] for entry in known)
-        written = [*self.analysis.levels, *(n.level for n in self.numbers)]
+        written = [*self.analysis.levels]
+        if self.analysis.factor != "epsilon":
+            written += [n.level for n in self.numbers]
+        elif self.header and not written:
+            written = [entry["epsilon"] for entry in self.header["protocol"]["epsilons"]]
         unique: dict[tuple[Fraction, str], str] = {}
         for text in written:
             unique.setdefault(budget_key(text), text)
@@ -102,7 +105,7 @@ class AnalysisTable:
     def _collect(self, method: str, level: str) -> None:
         own = sorted(
             (n for n in self.numbers if (n.method, n.level) == (method, level) and n.path),
-            key=lambda n: n.seed,
+            key=by_seed,
         )
         if not own:
             return
@@ -114,6 +117,7 @@ class AnalysisTable:
                     f"{one.header['checkpoint']['path']}: was evaluated on other images than "
                     f"{self.header['checkpoint']['path']}; evaluate both on the same"
                 )
+            self._revisions.add(one.header["engine"]["revision"])
         seeds = tuple(n.seed for n in own)
         if self.analysis.factor != "epsilon":
             self.found[method, _key(level)] = Replicates(seeds, np.stack([r.right() for r in rows]))
@@ -200,6 +204,9 @@ class AnalysisTable:
                 f"The attack works on a network trained with {self.analysis.surrogate} and a seed "
                 "of its own."
             )
+        if self.analysis.factor == "epsilon" and len(self._revisions) > 1:
+            said = listed([str(revision) for revision in sorted(self._revisions)])
+            yield f"Not all evaluations are by the same revision of the attacks: {said}."
         yield from several_note(len(self.methods) - 1, self.baseline)
         yield from dict.fromkeys(self._pairings())
         short = [n for n in self.numbers if n.path is None]
@@ -233,10 +240,10 @@ class AnalysisTable:
 
     def _median(self, method: str) -> Estimate | None:
         """The median smallest perturbation, where there are perturbations."""
-        own = sorted((n.seed, n.path) for n in self.numbers if n.method == method and n.path)
+        own = [n.path for n in sorted(self.numbers, key=by_seed) if n.method == method and n.path]
         if self.analysis.factor != "epsilon" or not own:
             return None
-        return median_over_seeds(np.stack([self.records.distances(path) for _, path in own]))
+        return median_over_seeds(np.stack([self.records.distances(path) for path in own]))
 
     def gallery(self) -> Gallery | None:
         """What an attack on the first network of the baseline found, if it found anything."""

@@ -89,4 +89,5 @@ def _marks(folders: Iterable[Path]) -> Iterator[AuditMark]:
                 audit.claim.accuracy,
                 audit.verdict.word,
                 str(path),
+                str(audit.data.get("name")),
             )

@@ -44,6 +44,12 @@ class Record:
         """Equal for equal networks, wherever their files stand."""
         return canonical([self.checkpoint[key] for key in NETWORK])
 
+    @property
+    def low_precision(self) -> str:
+        """By which the attack searched; "" where that was float32."""
+        precision = str(self.header.get("precision", "float32"))
+        return "" if precision == "float32" else precision
+
     @cached_property
     def rows(self) -> Rows:
         """Which budget broke each image."""

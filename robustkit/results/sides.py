@@ -76,13 +76,16 @@ def sides(
 
 
 def _offered(network: NetworkRecords, query: RecordQuery, runs: Path) -> dict[Condition, Record]:
-    """A network's records that fit what is asked; of two by one condition the later."""
+    """A network's records that fit what is asked, by condition.
+
+    Of two by one condition that counts whose attack searched in float32, then the later.
+    """
     fitting = [record for record in network.records if not _misfit(record.header, query)]
     if not fitting:
         first = network.records[0].header
         run = evaluate_command(_path(network), first, runs, query)
         raise InputError(f"{network.name}: {_misfit(first, query)}; run: {run}")
-    fitting.sort(key=lambda record: record.started)
+    fitting.sort(key=lambda record: (not record.low_precision, record.started))
     return {condition(record.header, query.largest): record for record in fitting}
 
 
