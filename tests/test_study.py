@@ -294,6 +294,32 @@ def test_an_amendment_is_told_by_what_it_added_removed_and_changed(finished, tin
         assert told in note
 
 
+def test_what_an_amendment_asked_for_is_not_said_to_have_been_so_all_along(
+    finished, tiny, tmp_path
+):
+    copy = done(finished[2], tmp_path)
+    path = changed(tiny, tmp_path, "seed = 7", "seed = 7\ntest_last = true")
+    begin(path, copy, amend=True)
+    notes = findings_of_store(spec.load_study(str(path)), StudyStore(copy), "").notes
+    assert "test_last: nothing became true" in notes[0]
+    assert not [note for note in notes if note.startswith("No test image")]
+    began = begin(path, tmp_path / "anew")
+    began.store.keep_plan(began.plan())
+    notes = findings_of_store(spec.load_study(str(path)), began.store, "").notes
+    assert [note for note in notes if note.startswith("No test image was evaluated before every")]
+
+
+def test_another_revision_of_attacks_or_training_is_worked_out_anew(finished, monkeypatch):
+    run, plan, _ = finished
+    before = {key: test.protocol for key, test in plan.tests.items()}
+    assert {key for key, test in run.plan().tests.items()} == set(before)
+    monkeypatch.setattr("robustkit.study.cells.ATTACKS", 10**6)
+    assert {p for key, p in before.items() if key in run.plan().tests} == {"clean"}
+    assert set(run.plan().cells) == set(plan.cells)
+    monkeypatch.setattr("robustkit.study.configuration.TRAINING", 10**6)
+    assert not set(run.plan().cells) & set(plan.cells)
+
+
 def test_results_say_on_which_data_and_machine_they_were_made(finished, monkeypatch):
     run, _, _ = finished
     told = findings_of_store(run.study, run.store, "").provenance
@@ -490,3 +516,13 @@ def test_whatever_ends_a_job_of_a_worker_is_kept_in_one_line(tmp_path, error):
     if not isinstance(error, NetworkFailed):
         assert result["reason"].startswith(type(error).__name__)
         assert "Traceback" in (tmp_path / "cells" / "k.log").read_text()
+
+
+def test_what_failed_is_named_by_its_place_in_the_study(tmp_path):
+    store = StudyStore(tmp_path / "work")
+
+    def broken():
+        raise InputError(f"{store.checkpoint('k')}: the loss became NaN")
+
+    reason = work._guarded(store, "cell", "k", broken)["reason"]
+    assert reason == "checkpoints/k.safetensors: the loss became NaN"

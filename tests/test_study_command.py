@@ -107,6 +107,30 @@ def test_a_report_is_rebuilt_from_its_evidence_alone(finished, tmp_path, robustk
     assert "contains neither work/ nor evidence.parquet" in told
 
 
+def test_what_a_report_of_cached_results_would_ignore_is_refused(finished, tmp_path, robustkit):
+    shutil.copytree(finished[2], tmp_path / "out" / "work")
+    for options in (
+        ("--plan",),
+        ("--retry",),
+        ("--baseline", "l2"),
+        ("--limit", "7"),
+        ("--data", "nowhere"),
+        ("--checkpoints", "{loss}.pt"),
+        ("--model", "lenet5"),
+    ):
+        status, _, told = robustkit("report", "tiny", "--only-report", "--out", "out", *options)
+        assert status == 2
+        assert f"{options[0]} does not go with --only-report: " in told
+        assert len(told.splitlines()) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["work"]
+    (tmp_path / "own.toml").write_text(
+        EXTERNAL.replace('pattern = "PATTERN"\nmodel   = "NET"', 'runs = "runs"')
+    )
+    status, _, told = robustkit("report", "own.toml", "--out", "other", "--plan")
+    assert (status, "--plan does not go with --runs: " in told) == (2, True)
+    assert not (tmp_path / "other").exists()
+
+
 def test_words_of_a_published_claim_are_amended_and_the_report_says_so(
     finished, tiny, tmp_path, robustkit
 ):

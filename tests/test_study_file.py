@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 from helpers.studies import STUDY, Here, begin, changed
 
@@ -11,7 +12,10 @@ from robustkit.errors import InputError
 from robustkit.files import canonical, digest, names, shipped
 from robustkit.models import MODELS
 from robustkit.protocol import load_protocol
-from robustkit.study.cells import evaluation_of, method_config
+from robustkit.study.cells import evaluation_of
+from robustkit.study.configuration import method_config
+from robustkit.study.selection import Context
+from robustkit.study.user_files import noise_of
 
 
 def test_a_choice_needs_a_seed_to_choose_by(tiny, tmp_path):
@@ -101,6 +105,8 @@ def test_a_choice_needs_something_to_choose_from(tiny, tmp_path):
         ('analysis = "label-noise"', 'analysis = "label-nosie"', "did you mean 'label-noise'"),
         ('factor = "label_noise"\n', 'factor = "cost"\n', "has times"),
         ('hold_out   = "100"', 'hold_out = "-1"', "must not be negative"),
+        ('name   = "label-noise"', 'name = "../noise"', "'../noise': must have no slash"),
+        ('name   = "label-noise"', 'name = " "', "[[analysis]] name ' '"),
         ("question = ", 'figures = ["curve"]\nquestion = ', "did you mean 'curves'"),
         ("question = ", 'tables = ["claim"]\nquestion = ', "did you mean 'claims'"),
         ("[tuning]", '[statistics]\nunit = "image"\n\n[tuning]', "unknown value 'image'"),
@@ -124,6 +130,11 @@ def test_a_study_that_makes_no_sense_is_told_in_one_line(tiny, tmp_path, old, ne
         ("{ learning_rate = 0.01 }", "{ steps = 5 }", "is the same for all methods"),
         ("{ learning_rate = 0.01 }", "{ learning_rate = -1.0 }", "must be above 0"),
         ('hold_out   = "100"', 'hold_out = "many"', "expected a number"),
+        ('hold_out   = "100"', 'hold_out = "0"', "holds out 0 images of 4,000"),
+        ('hold_out   = "100"', 'hold_out = "0.0"', "holds out 0 images of 4,000"),
+        ('hold_out   = "100"', 'hold_out = "1/100000"', "holds out 0 images of 4,000"),
+        ('hold_out   = "100"', 'hold_out = "4000"', "[train]: hold-out: cannot hold out 4000"),
+        ('"0.1"]\nlimit', '"0.1"]\ndata_fraction = "0.0001"\nlimit', "too few for one image"),
         ('data       = "mnist5k"', 'data = "mnist5"', "[train] data: unknown data set 'mnist5'"),
         ('data       = "mnist5k"', 'data = "mnist5"', "did you mean 'mnist5k'"),
         ('data  = "mnist5k"', 'data = "mnist5"', "[test] data: unknown data set 'mnist5'"),
@@ -182,6 +193,25 @@ def test_label_noise_of_every_kind_has_a_level_without_any(tiny, tmp_path):
     cells = [(job.cell.context.label_noise, run.store.cell(job.cell.key)) for job in executor.done]
     assert {level for level, _ in cells} == {"0", "0.4"}
     assert {cell["status"] for _, cell in cells} == {"done"}
+
+
+def test_a_matrix_makes_no_noise_at_the_level_without_any(tiny, tmp_path):
+    matrix = np.full((10, 10), 0.04) + 0.6 * np.eye(10)
+    np.savetxt(tmp_path / "matrix.csv", matrix, delimiter=",")
+    kind = f'noise_kind = "matrix:{tmp_path}/matrix.csv"'
+    path = changed(tiny, tmp_path, "steps      = 4", f"steps = 4\n{kind}")
+    path.write_text(path.read_text().replace('"0.4"', '"0.2"'))
+    run = begin(path, tmp_path / "out")
+    cells = run.plan().cells.values()
+    assert {cell.asked["noise"]["rate"] for cell in cells} == {"0.2"}
+    clean = run.planner.cell("cross-entropy", Context("0", "1"), 0, 0).asked["noise"]
+    assert clean == {"kind": "symmetric", "rate": "0"}
+    assert noise_of(kind.partition('"')[2].strip('"'), "0").rate == 0
+    matrix = np.eye(10)
+    matrix[0, :2] = 0.5  # makes wrong a tenth of all labels at most
+    np.savetxt(tmp_path / "matrix.csv", matrix, delimiter=",")
+    with pytest.raises(InputError, match=r"\[train\]: .*matrix"):
+        begin(path, tmp_path / "more")
 
 
 @pytest.mark.parametrize("name", names("reports"))

@@ -215,3 +215,21 @@ def test_an_interruption_leaves_no_temporary_files(number, all_of_them, asked, t
     assert err.splitlines()[-1].startswith("robustkit: interrupted; what is finished is kept")
     assert "leaked" not in err
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+LEAVING = """
+import os, pathlib, signal
+from robustkit.parallel.processes import in_order
+with in_order():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)  # a pool that breaks ends its workers, too
+        pathlib.Path("left").touch()
+"""
+
+
+def test_a_second_signal_does_not_stop_a_worker_from_cleaning_up(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", LEAVING], cwd=tmp_path, check=False)
+    assert ended.returncode == -signal.SIGTERM
+    assert (tmp_path / "left").exists()

@@ -226,7 +226,7 @@ def test_a_failure_is_a_result_that_names_the_studys_folder(tmp_path, monkeypatc
     assert shared.done("cell", job.cell.key) is None
 
 
-def test_a_diverged_training_is_told_of_the_studys_own_folder(tmp_path, monkeypatch):
+def test_a_diverged_training_is_told_by_its_place_in_the_study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     method = (
         '\n[[method]]\nname = "wild"\nloss = "cross-entropy"\nrecipe = { learning_rate = 1e30 }\n'
@@ -236,7 +236,9 @@ def test_a_diverged_training_is_told_of_the_studys_own_folder(tmp_path, monkeypa
     list(Apart(run, tmp_path / "elsewhere").execute([job], lambda job: None))
     failed = run.store.cell(job.cell.key)
     assert failed["status"] == "failed"
-    assert failed["reason"].startswith(f"{run.store.checkpoint(job.cell.key)}: the loss became NaN")
+    assert failed["reason"].startswith(
+        f"checkpoints/{job.cell.key}.safetensors: the loss became NaN"
+    )
 
 
 def test_a_state_that_a_reason_speaks_of_goes_with_it(little):

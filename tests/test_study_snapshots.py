@@ -173,6 +173,7 @@ def begin_plan(tiny):
         ("snapshots  = [2, 1]", "snapshots = [1, 2, 3]", "3: the training ends after 2 passes"),
         ("precision  = 'bf16'", "precision = 'int8'", "precision: unknown value 'int8'"),
         ('hold_out   = "100"', 'hold_out = "0"', "without held-out images no pass is chosen"),
+        ('hold_out   = "100"', 'hold_out = "0.0"', "without held-out images no pass is chosen"),
     ],
 )
 def test_passes_that_make_no_sense_are_told_in_one_line(along, tmp_path, old, new, message):

@@ -40,21 +40,24 @@ name = "hinge"
 loss = "hinge"
 
 [[analysis]]
-name     = "own attack"
-factor   = "epsilon"
+name        = "own attack"
+factor      = "epsilon"
+label_noise = "0.05"
 protocol = "own"
 delta    = 1.0
 
 [[analysis]]
-name     = "shipped attack"
-factor   = "epsilon"
+name        = "shipped attack"
+factor      = "epsilon"
+label_noise = "0.05"
 protocol = "fgsm"
 levels   = ["0.1"]
 delta    = 1.0
 
 [[analysis]]
-name   = "cost"
-factor = "cost"
+name        = "cost"
+factor      = "cost"
+label_noise = "0.05"
 """
 LOSS = """
 from torch.nn.functional import cross_entropy

@@ -46,8 +46,9 @@ def in_order() -> Iterator[None]:
     ended: list[int] = []
 
     def leave(number: int, frame: FrameType | None) -> None:
-        ended.append(number)
-        raise SystemExit
+        if not ended:  # a second signal finds it on its way out
+            ended.append(number)
+            raise SystemExit
 
     mine = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) == signal.SIG_DFL]
     if threading.current_thread() is not threading.main_thread():

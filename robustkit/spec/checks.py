@@ -41,6 +41,8 @@ def checked(study: Study, where: str) -> Study:
         raise InputError(f"{where}: [checkpoints] needs a pattern of files, names, or runs")
     if not study.analyses:
         raise InputError(f"{where}: needs at least one [[analysis]]")
+    if study.trained is not None:
+        _check_amounts(study.trained, f"{where}: [train]")
     _distinct(where, "[[method]] name", [m.name for m in study.methods])
     _distinct(where, "[[analysis]] name", [a.name for a in study.analyses])
     _distinct(where, "[[claim]] name", [c.name for c in study.claims])
@@ -50,6 +52,8 @@ def checked(study: Study, where: str) -> Study:
     _check_limit(study.tested.limit, f"{where}: [test]")
     _check_unattacked(study.tested, f"{where}: [test]")
     for analysis in study.analyses:
+        if not analysis.name.strip() or {*analysis.name} & {*"/\\"}:  # it names a file
+            raise InputError(f"{where}: [[analysis]] name {analysis.name!r}: must have no slash")
         _check_analysis(study, analysis, f"{where}: analysis {analysis.name!r}")
     for claim in study.claims:
         _check_claim(study, claim, f"{where}: claim {claim.name!r}")
@@ -71,7 +75,6 @@ def _check_trained(study: Study, trained: TrainingSpec, where: str) -> None:
             f'{where}: [statistics] unit "network" takes one network of a method, but [train] has '
             f"{len(trained.seeds)} seeds; leave one, or leave the unit out"
         )
-    _check_amounts(trained, f"{where}: [train]")
     counts = {len(m.choose) for m in study.methods}
     if len(counts) > 1:
         said = ", ".join(f"{m.name} {len(m.choose)}" for m in study.methods)
@@ -101,6 +104,11 @@ def _check_amounts(trained: TrainingSpec, where: str) -> None:
         raise InputError(f"{where} hold_out {trained.hold_out}: a share below 1, or whole images")
 
 
+def _holds_none(trained: TrainingSpec) -> bool:
+    """Whether nothing is held out, however that is written."""
+    return bool(trained.hold_out) and not fraction(trained.hold_out, "hold_out")
+
+
 def _check_tuning(tuning: Tuning, study: Study, where: str) -> None:
     chosen = any(len(m.choose) > 1 for m in study.methods)
     if tuning.seed is None and not tuning.every_seed and (chosen or not tuning.recorded_score):
@@ -126,7 +134,7 @@ def _check_tuning(tuning: Tuning, study: Study, where: str) -> None:
 
 def _check_scores(tuning: Tuning, study: Study, where: str) -> None:
     """There are held-out images to score by, and configurations to drop."""
-    if tuning.recorded_score and (study.trained is None or study.trained.hold_out == "0"):
+    if tuning.recorded_score and (study.trained is None or _holds_none(study.trained)):
         raise InputError(f"{where}: [tuning] scores are of held-out images; change hold_out")
     if tuning.halving and all(len(m.choose) == 1 for m in study.methods):
         raise InputError(f"{where}: [tuning] halving: there are no configurations to drop")
@@ -213,7 +221,7 @@ def _check_passes(study: Study, analysis: Analysis, where: str) -> None:
     along = analysis.factor == "passes"
     if analysis.passes and analysis.factor in ("passes", "cost"):
         raise InputError(f"{where}: passes do not go with the factor {analysis.factor}")
-    if analysis.passes == CHOSEN and study.trained.hold_out == "0":
+    if analysis.passes == CHOSEN and _holds_none(study.trained):
         raise InputError(f"{where}: without held-out images no pass is chosen; change hold_out")
     kept = [str(number) for number in study.trained.snapshots]
     for passes in analysis.levels if along else (analysis.passes,):

@@ -5,42 +5,37 @@ torch: a plan can be made, shown and reported on without it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil
 from typing import Any
 
-from robustkit import compression
+from robustkit.attacks import REVISION as ATTACKS
 from robustkit.data import Dataset
-from robustkit.data.subset import size
+from robustkit.data.noise import LabelNoise
+from robustkit.data.subset import prepare_training_data, size
 from robustkit.errors import InputError
-from robustkit.keys import CellKey, CellTestKey, short
-from robustkit.parsing import fraction
+from robustkit.keys import CellTestKey, short
 from robustkit.protocol import Norm
 from robustkit.spec import (
     CHOSEN,
     TRAINED,
     Analysis,
-    Method,
-    Score,
     SearchPrecision,
     Study,
     TrainingSpec,
     Tuning,
 )
+from robustkit.statistics.estimate import counted
+from robustkit.study.configuration import cell_config
 from robustkit.study.selection import Candidate, Chooser, Context, Decisions, Scores, select
-from robustkit.study.user_files import UserFiles, noise_of, protocol_digest, read_user_files
-from robustkit.training.defaults import resolve
-from robustkit.training.recipe import Recipe, parse_changes, snapshot_steps, spell
+from robustkit.study.user_files import noise_of, protocol_digest, read_user_files
+from robustkit.training.recipe import Recipe, snapshot_steps
 
-REVISION = 1
-"""raised by whatever changes what the same cell comes to"""
-FIXED = ("epochs", "steps", "batch_size", "hold_out")
-"""keys of a recipe that are the same for all methods"""
-PROCESSES = 64
-"""that train a network together, at most"""
+FIRST = 7
+"""revision of the attacks up to which keys hold none"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +96,7 @@ class Test:
             resolved=self.resolved,
             passes=self.passes or None,
             precision=None if self.precision == "float32" else self.precision,
+            attacks=None if self.protocol == "clean" or ATTACKS <= FIRST else ATTACKS,
         ).short
 
 
@@ -201,6 +197,35 @@ class Planner:
         rest = tuple(pending.values())
         plan = Plan(self.cells, self.tests, tuple(wanted), candidates, chosen, counts, rest)
         return self._halved(plan, decisions)
+
+    def check_images(self) -> None:
+        """See that at every level there are images to train on, and to choose by.
+
+        Raises:
+            InputError: there are not, or the labels cannot be made wrong as asked.
+        """
+        tuning, seed = self.tuning, self.trained.seeds[0]
+        asked = (where for one in self.study.analyses for *_, where in self.numbers(one))
+        several = any(len(method.choose) > 1 for method in self.methods.values())
+        chosen = several or any(one.passes == CHOSEN for one in self.study.analyses)
+        least = 2 if tuning.recorded_score else int(chosen)
+        for where in dict.fromkeys(asked):
+            recipe = self.cell(next(iter(self.methods)), where, 0, seed).asked["recipe"]
+            noise = noise_of(self.trained.noise_kind, where.label_noise)
+            parts = prepare_training_data(
+                self.data,
+                hold_out=Fraction(recipe["hold_out"]),
+                fraction=Fraction(where.data_fraction),
+                noise=LabelNoise() if noise.kind == "instance" else noise,  # that reads all pixels
+                seed=seed,
+            )
+            held = 0 if parts.held_out is None else len(parts.held_out)
+            if held < least:
+                raise InputError(
+                    f"hold_out {recipe['hold_out']}: holds out {counted(held, 'image')} of "
+                    f"{len(self.data):,}, by which configurations or passes are to be selected; "
+                    f"it takes {least} at least"
+                )
 
     def _halved(self, plan: Plan, decisions: Decisions) -> Plan:
         """The plan with what successive halving says of its cells."""
@@ -364,82 +389,3 @@ def context(analysis: Analysis, level: str) -> Context:
     """What the networks of an analysis are trained on at a level."""
     where = Context(analysis.label_noise, analysis.data_fraction)
     return where._replace(**{analysis.factor: level}) if analysis.factor in TRAINED else where
-
-
-def cell_config(
-    method: Method,
-    configuration: int,
-    trained: TrainingSpec,
-    data: Dataset,
-    files: UserFiles,
-    where: Context,
-    seed: int,
-    score: Score | None = None,
-) -> dict[str, Any]:
-    """A training in full, as JSON; every default is spelled out.
-
-    Raises:
-        InputError: a configuration has a key that no recipe has, or a number that makes no sense.
-    """
-    noise = {"kind": trained.noise_kind, "rate": where.label_noise}
-    key = CellKey(
-        **method_config(method, configuration, trained),
-        model=trained.model,
-        data={"name": trained.data, "digest": data.digest},
-        noise=noise if files.noise is None else noise | {"sha256": files.noise},
-        fraction=where.data_fraction,
-        seed=seed,
-        revision=REVISION,
-        model_code=files.model,
-        loss_code=files.losses[method.loss],
-        precision=None if trained.precision == "auto" else trained.precision,
-        snapshots=sorted(trained.snapshots) or None,
-        score=score,
-    )
-    return key.plain()
-
-
-def method_config(method: Method, configuration: int, trained: TrainingSpec) -> dict[str, Any]:
-    """The part of a training that is its method's."""
-    name = f"method {method.name!r}"
-    changes = {**method.recipe, **method.choose[configuration]}
-    settings = changes.pop("settings", {})
-    if not isinstance(settings, dict):
-        raise InputError(f"{name}: settings: expected a table, got {settings!r}")
-    shared = _shared(changes, name)
-    resolved = resolve(
-        method.loss,
-        trained.data,
-        settings=method.settings | settings,
-        changes=_changes(trained, changes, name),
-    )
-    return shared | {
-        "loss": method.loss,
-        "settings": resolved.settings(),
-        "recipe": spell(resolved.recipe),
-    }
-
-
-def _shared(changes: dict[str, Any], where: str) -> dict[str, Any]:
-    """What is said of several processes, and of how gradients are sent, taken out of a recipe."""
-    scheme, memory = changes.pop("compress", None), changes.pop("memory", True)
-    world = changes.pop("processes", 1)
-    if type(world) is not int or not 1 <= world <= PROCESSES:
-        raise InputError(f"{where}: processes: expected 1 to {PROCESSES}, got {world!r}")
-    several = {"processes": world} if world > 1 else {}
-    if scheme is None:
-        return several
-    if not isinstance(scheme, str) or not isinstance(memory, bool):
-        raise InputError(f'{where}: expected compress = "top-k:0.01" and memory = true or false')
-    return several | {"compress": str(compression.parse(scheme)), "memory": memory}
-
-
-def _changes(trained: TrainingSpec, table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The fields of a recipe that a method changes, and those that are the same for all."""
-    for key in table:
-        if key in FIXED:
-            raise InputError(f"{where}: {key} is the same for all methods and belongs in [train]")
-    shared: dict[str, Any] = {"steps": trained.steps, "batch_size": trained.batch_size}
-    if trained.hold_out:
-        shared["hold_out"] = fraction(trained.hold_out, f"{where}: hold_out")
-    return parse_changes(table, where) | shared

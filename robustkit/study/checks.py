@@ -7,7 +7,8 @@ from robustkit import losses, models
 from robustkit.errors import InputError
 from robustkit.protocol import load_protocol
 from robustkit.spec import TRAINED, Analysis, Study, TrainingSpec
-from robustkit.study.cells import context, method_config
+from robustkit.study.cells import context
+from robustkit.study.configuration import method_config
 from robustkit.study.user_files import noise_of
 
 

@@ -28,13 +28,13 @@ from robustkit.spec import TRAINED, Analysis, ExternalSpec, Study
 from robustkit.statistics.comparison import listed
 from robustkit.statistics.estimate import counted
 from robustkit.study.cells import (
-    REVISION,
     Cell,
     CellRequirement,
     Plan,
     Test,
     evaluation_of,
 )
+from robustkit.study.configuration import REVISION
 from robustkit.study.selection import Context, Scores
 from robustkit.study.user_files import read_user_files
 

@@ -208,7 +208,8 @@ def _notes(
     if failed:
         yield f"{failed} trainings failed and have no result."
     yield from _chosen(study, plan, done)
-    if study.tuning is not None and study.tuning.test_last != "no":
+    asked = {one["digest"] for one in (request, *request["amendments"])}
+    if study.tuning is not None and study.tuning.test_last != "no" and len(asked) == 1:
         what = "configuration and pass" if plan["candidates"] else "pass"
         of = " of its seed" if study.tuning.test_last == "by seed" else ""
         yield f"No test image was evaluated before every {what}{of} was selected."

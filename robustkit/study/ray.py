@@ -122,7 +122,6 @@ def _in_scratch(job: Job, site: Site) -> None:
         fetched = _fetch(job, exchange, scratch)
         _do(job, replace(site.config, folder=scratch))
         if json_of("cell", key) in fetched or exchange.done("cell", key) is None:
-            _speak_of(job, StudyStore(scratch), site.config.folder)
             for made in files(job, results_of(StudyStore(scratch))):
                 if made not in fetched and (scratch / made).exists():
                     exchange.put(made, (scratch / made).read_bytes())
@@ -149,15 +148,6 @@ def _fetch(job: Job, exchange: Exchange, folder: Path) -> set[str]:
     for name in names:
         exchange.bring(name, folder)
     return {*names} - {state_of(key)}  # which changes as the training goes on
-
-
-def _speak_of(job: Job, store: StudyStore, folder: Path) -> None:
-    """Let reasons of failures name the study's folder, not one that is gone in a moment."""
-    for kind, key in [("cell", job.cell.key), *(("test", t.key) for t in job.tests)]:
-        result = results_of(store)(kind, key)
-        if result is not None and str(store.folder) in result["reason"]:
-            reason = result["reason"].replace(str(store.folder), str(folder))
-            store.keep(kind, key, result | {"reason": reason})
 
 
 def _do(job: Job, config: WorkerConfig) -> None:

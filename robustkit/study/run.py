@@ -126,7 +126,9 @@ class Run:
             name = self.study.trained.data
             with locate_errors(f"{self.study.where}: [train] data"):
                 data = load_dataset(name, split="train", root=self.options.data_root)
-            self.planner = Planner(self.study, self.study.trained, data, self.tested)
+            self.planner = planner = Planner(self.study, self.study.trained, data, self.tested)
+            with locate_errors(f"{self.study.where}: [train]"):
+                planner.check_images()
         elif self.study.external is not None:
             self.planner = ExternalPlanner(self.study, self.study.external, self.tested)
         self.tested(self.study.tested.limit)  # missing images are told before the first cell

@@ -187,7 +187,7 @@ def score_at(made: Mapping[str, Any], score: Score | None, number: int | None = 
         return -inf
     if score is None:
         known = made if number is None else made["snapshots"][str(number)]
-        return float(known.get("held_out") or 0.0)
+        return float(known["held_out"])
     looks = [line for line in made["history"] if "log_likelihood" in line][:number]
     if score == "calibrated log-likelihood":
         return float(looks[-1]["log_likelihood"])

@@ -90,8 +90,8 @@ def _described(shelf: Shelf, name: str) -> str | None:
 
 
 def noise_of(kind: str, rate: str) -> LabelNoise:
-    """The label noise of a cell: at level 0 none, or, where a file gives it, as the file says."""
-    return parse_label_noise(kind, None if rate == "0" and ":" in kind else rate)
+    """The label noise of a cell: at level 0 none, but where a file has the labels, as it says."""
+    return parse_label_noise(kind, None if rate == "0" and kind.startswith("file:") else rate)
 
 
 def check_user_files(cell: Mapping[str, Any]) -> None:

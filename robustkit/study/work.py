@@ -1,5 +1,6 @@
 """What a worker does: train a cell, then evaluate it. Every result is a file, written whole."""
 
+import os
 import time
 import traceback
 from collections.abc import Sequence
@@ -95,11 +96,13 @@ def _attempted(store: StudyStore, kind: str, key: str, work: Any) -> dict[str, A
         done: dict[str, Any] = work()
         return {"status": "done", "reason": ""} | done
     except RobustkitError as error:
-        return {"status": "failed", "reason": str(error)}
+        reason = str(error)
     except (Exception, SystemExit) as error:  # whatever it is, it must not become a number
         log = store.folder / f"{kind}s" / f"{key}.log"
         write_atomic(log, traceback.format_exc().encode())
-        return {"status": "failed", "reason": f"{one_line(error)} (see {log.name})"}
+        reason = f"{one_line(error)} (see {log.name})"
+    # files by their place in the study, wherever that stands
+    return {"status": "failed", "reason": reason.replace(f"{store.folder}{os.sep}", "")}
 
 
 def _train(
