@@ -20,7 +20,10 @@ from robustkit.statistics import Estimate, Method, proportion
 
 SCHEMA_NAME = "robustkit.evaluation/1"
 
-_CHECKPOINT = ("path", "sha256", "model", "loss", "label_noise", "data_fraction", "seed")
+_CHECKPOINT = (
+    "path", "sha256", "weights", "model", "loss", "label_noise", "data_fraction", "seed",
+)  # fmt: skip
+_SURROGATE = ("path", "weights")
 _DATA = ("name", "split", "n", "digest")
 _SOURCE = ("class_map", "corruption", "severity")
 _PROTOCOL = ("name", "norm", "digest")
@@ -55,7 +58,8 @@ def summarise(evaluation: Evaluation, method: Method = "wilson") -> dict[str, An
         "warnings": list(header["warnings"]),
         "digest": evaluation.digest,
         "rows_digest": evaluation.rows_digest,
-        "checkpoint": {key: header["checkpoint"][key] for key in _CHECKPOINT},
+        "checkpoint": {key: header["checkpoint"].get(key) for key in _CHECKPOINT},
+        "surrogate": _surrogate(header),
         "data": {key: header["data"][key] for key in _DATA}
         | {key: header["data"]["source"].get(key) for key in _SOURCE},
         "protocol": {key: header["protocol"][key] for key in _PROTOCOL}
@@ -82,6 +86,7 @@ def failure(path: str, error: str) -> dict[str, Any]:
         "digest": None,
         "rows_digest": None,
         "checkpoint": {**dict.fromkeys(_CHECKPOINT), "path": path},
+        "surrogate": None,
         "data": dict.fromkeys((*_DATA, *_SOURCE)),
         "protocol": dict.fromkeys((*_PROTOCOL, "targeted")),
         "precision": None,
@@ -203,6 +208,12 @@ def class_name(evaluation: Evaluation, number: int) -> str:
     """The name of a class; its number where the data set has no name for it."""
     names = evaluation.header["data"]["classes"]
     return str(names[number]) if number < len(names) else str(number)
+
+
+def _surrogate(header: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The network that a transfer attack was crafted on; None where it was none."""
+    other = header.get("surrogate")
+    return None if other is None else {key: other.get(key) for key in _SURROGATE}
 
 
 def _passes(evaluation: Evaluation) -> dict[str, Any] | None:

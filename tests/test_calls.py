@@ -23,6 +23,7 @@ from robustkit.display import meter, progress
 from robustkit.errors import InputError, RobustkitError, UnknownName
 from robustkit.evaluation import images_for
 from robustkit.files import shipped
+from robustkit.summary import summarise
 
 READING = {
     "model", "num_classes", "mean", "std", "trust_program", "weights", "ignore", "rename",
@@ -150,7 +151,7 @@ def test_what_takes_a_name_takes_a_path(arrays, tmp_path):
     found = robustkit.evaluate(network, own, FGSM(), **asked, **saved)
     assert len(robustkit.frame(tmp_path / "runs")) == 3
     assert robustkit.read_record(found.path).digest == found.digest
-    assert robustkit.describe(network, data_root=tmp_path)
+    assert robustkit.describe(network, sidecar_path=tmp_path / "lenet.toml")
     with pytest.raises(InputError, match="are the same network"):
         robustkit.compare(found.path, found.path, data=Path("own"), runs=tmp_path)
 
@@ -174,6 +175,9 @@ def test_what_takes_a_name_takes_a_path(arrays, tmp_path):
         (lambda: robustkit.power(delta=1, seed_sd=1), "give all three"),
         (lambda: robustkit.rank(), "name evaluated networks"),
         (lambda: robustkit.describe("none.pt"), "none.pt"),
+        (lambda: robustkit.describe("lenet5-mnist5k", data="a"), "--data goes with --labels"),
+        (lambda: robustkit.describe("lenet5-mnist5k", split="test"), "--split goes with --labels"),
+        (lambda: robustkit.describe("lenet5-mnist5k", crop=28), "--crop goes with --labels"),
         (lambda: robustkit.report("none.toml"), "none.toml: no such file"),
         (lambda: robustkit.read_record("none.parquet"), "none.parquet"),
     ],
@@ -256,6 +260,29 @@ def test_a_module_is_audited_and_the_report_says_by_what_call(arrays, tmp_path, 
     assert capsys.readouterr().err == "", "off a terminal a call is quiet"
 
 
+def test_a_claim_made_elsewhere_is_noted_and_one_by_transfer_refused(arrays, tmp_path):
+    (tmp_path / "tiny.toml").write_text(PLAN)
+    images, _ = arrays
+    own = (images, labelled(images))
+    asked = {"budget": tmp_path / "tiny.toml", "device": "cpu", "out": tmp_path / "out"}
+    transfer = evaluated(arrays, PGD(steps=3), surrogate=Net())
+    with pytest.raises(InputError, match="a transfer attack, crafted on <Net>"):
+        robustkit.audit(Net(), own, claim_from=transfer, **asked)
+    claimed = evaluated(arrays, FGSM())
+    found = robustkit.audit(Net(), own, claim_from=claimed, **asked)
+    assert not [text for text in found.warnings if "the claim in" in text]
+    other = Net()
+    with torch.no_grad():
+        other.layer.weight += 0.01
+    (tmp_path / "net.json").write_text(json.dumps([summarise(claimed)]))
+    others = (1 - images, own[1])
+    found = robustkit.audit(other, others, claim_from=tmp_path / "net.json", **asked)
+    weights, pictures = (text for text in found.warnings if "the claim in" in text)
+    assert weights.endswith("net.json is of other weights than audited: <Net>")
+    assert "is of other images than audited: " in pictures
+    assert "of other weights" in (tmp_path / "out" / "audit.html").read_text()
+
+
 def test_a_training_shows_itself(tmp_path, capsys):
     data = robustkit.load_dataset("mnist5k", split="train", limit=60)
     trained = robustkit.train(
@@ -272,6 +299,29 @@ def test_a_training_shows_itself(tmp_path, capsys):
     found = robustkit.evaluate(trained, "mnist5k", FGSM(), limit=3, device="cpu", out=tmp_path)
     assert found.header["checkpoint"]["path"] == str(trained.path)
     assert robustkit.describe(trained.path).checkpoint.model == "lenet5"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"keep": "bset"}, "unknown value of --keep 'bset'; did you mean 'best'?"),
+        ({"recipe": "papr"}, "unknown value of --recipe 'papr'; did you mean 'paper'?"),
+        ({"precision": "bf61"}, "unknown value of --precision 'bf61'; did you mean 'bf16'?"),
+        ({"optimizer": "sdg"}, "unknown value of --optimizer 'sdg'; did you mean 'sgd'?"),
+        ({"schedule": "cosin"}, "unknown value of --schedule 'cosin'; did you mean 'cosine'?"),
+        ({"batch_size": 1.5}, "--batch-size must be a whole number, got 1.5"),
+        ({"learning_rate": "a"}, "--learning-rate must be a number, got 'a'"),
+        ({"clip": "a"}, "--clip must be a number, got 'a'"),
+        ({"momentum": True}, "--momentum must be a number, got True"),
+        ({"seed": 1.5}, "--seed must be a whole number, got 1.5"),
+        ({"deterministic": "no"}, "--deterministic must be True or False, got 'no'"),
+    ],
+)
+def test_a_misspelt_word_trains_nothing(given, said, tmp_path):
+    with pytest.raises(InputError) as error:
+        robustkit.train("lenet5", "mnist5k", device="cpu", out=tmp_path / "a.safetensors", **given)
+    assert str(error.value) == said
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- a loss and an architecture in memory ---------------------------------------------------------

@@ -329,6 +329,10 @@ def test_the_table_shows_clean_and_each_budget(capsys):
     assert "a[bold]path.pt" in out
     assert re.search(r"8/255 .*%.*\d to \d", out)
     assert "mind [red]this" in err
+    assert "by transfer" not in out
+    made.header["surrogate"] = {"path": "b[bold].pt"}
+    show(made, "exact")
+    assert "pgd by transfer from b[bold].pt, ℓ∞" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("columns", ["60", "80"])

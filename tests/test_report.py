@@ -259,6 +259,22 @@ def test_pages_of_all_sizes_are_well_formed(count, budgets, classes):
     Outline(page(records))
 
 
+def by_transfer(record):
+    other = {"path": "nets/other one.pt", "weights": "ab12", "sha256": "cd34"}
+    return Evaluation(record.header | {"surrogate": other}, record.run, record.table)
+
+
+def test_a_transfer_attack_is_said_to_be_one_and_stands_apart():
+    direct = evaluation()
+    text = Outline(page([by_transfer(direct)])).text
+    assert "worst case per image over fgsm and pgd, by transfer from nets/other one.pt." in text
+    both = page([direct, by_transfer(direct)])
+    assert Outline(both).text.count("by transfer from") == 1
+    assert both.count("Robust accuracy against ε") == 2 * page([direct]).count(
+        "Robust accuracy against ε"
+    )
+
+
 def test_a_targeted_attack_is_not_said_to_be_about_being_right():
     record = evaluation()
     resolved = record.header["protocol"]["resolved"] | {"target": "next"}
@@ -309,6 +325,18 @@ def test_the_command_gives_back_what_the_user_gave():
     assert given["--resize"] == ["32"]
     assert given["--target"] == ["next"]
     assert given["--attack"] == ["pgd"]
+
+
+def test_the_command_names_the_surrogate_and_how_the_network_was_read():
+    read = {"ignore": ["loss.*", "ema.*"], "rename": ["a.=b."], "image_by_image": True}
+    record = by_transfer(evaluation(checkpoint=read))
+    (words,) = commands(page([record]).replace("</code></pre>", ""))
+    assert words.pop() == "--image-by-image"
+    given = options(words)
+    assert given["--surrogate"] == ["nets/other one.pt"]
+    assert (given["--ignore"], given["--rename"]) == (["loss.*,ema.*"], ["a.=b."])
+    record.header["surrogate"]["sha256"] = None
+    assert commands(page([record])) == []
 
 
 @pytest.mark.parametrize(("norm", "option"), [("linf", None), ("l2", ["l2"])])

@@ -113,10 +113,22 @@ def test_every_summary_fits_the_schema_and_falls_with_the_budget(n, seed, streng
 
 
 def test_unknown_facts_of_a_checkpoint_are_null():
-    unknown = dict.fromkeys(["sha256", "model", "loss", "label_noise", "data_fraction", "seed"])
+    unknown = dict.fromkeys(
+        ["sha256", "weights", "model", "loss", "label_noise", "data_fraction", "seed"]
+    )
     result = summary.summarise(evaluation("net.pt", checkpoint=unknown))
     assert result["checkpoint"] == {"path": "net.pt", **unknown}
     assert valid([result])
+
+
+def test_a_transfer_attack_is_told_from_one_on_the_network_itself():
+    assert summary.summarise(ROWS)["surrogate"] is None
+    surrogate = {"surrogate": {"path": "other.pt", "weights": "ab12", "model": "lenet5"}}
+    found = summary.summarise(Evaluation(ROWS.header | surrogate, ROWS.run, ROWS.table))
+    assert found["surrogate"] == {"path": "other.pt", "weights": "ab12"}
+    assert valid([found])
+    found["surrogate"] = "other.pt"
+    assert not valid([found])
 
 
 def test_a_failure_has_the_keys_of_a_success_and_no_numbers():

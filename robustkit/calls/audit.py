@@ -15,6 +15,7 @@ from robustkit.auditing.policy import Policy
 from robustkit.auditing.request import TrainingImages, threat_model
 from robustkit.auditing.run import AuditRequest, run_audit
 from robustkit.auditing.stages import Begin, StageSettings, minutes
+from robustkit.auditing.verdict import claimed_elsewhere
 from robustkit.calls import tracking
 from robustkit.calls.given import (
     Data,
@@ -146,6 +147,7 @@ def audit(
         training=_training(loaded, asked, dataset),
         published=_published(corruptions, asked, loaded, plan.corrupted),
     )
+    elsewhere = _claimed_elsewhere(claim_from, request)
     options = RunOptions(batch_size, device, precision, ray=ray)
     with scratch_folder() as scratch, AuditBar() if seen(progress) else nullcontext() as bar:
         kept = isinstance(loaded, Checkpoint) or name is not None
@@ -154,14 +156,34 @@ def audit(
         settings = StageSettings(work, options, begin, minutes(question.minutes))
         with nullcontext() if ray is None else connected(ray):  # once, for all stages
             found = run_audit(request, settings)
+    found = replace(found, warnings=(*found.warnings, *elsewhere))
     write(found, Path(out))
+    _write_rules(found, policy, junit, sarif)
+    tracking.track_audit(tracker, found, Path(out))
+    return found
+
+
+def _claimed_elsewhere(source: Evaluation | Path | str | None, asked: AuditRequest) -> list[str]:
+    """Warnings where the claim was made of another network or of other images."""
+    if source is None:
+        return []
+    where = source if isinstance(source, Evaluation) else Path(source)
+    data = {name: getattr(asked.data, name) for name in ("name", "split", "digest")}
+    return claimed_elsewhere(where, asked.model.header, data | {"n": len(asked.data)})
+
+
+def _write_rules(
+    found: Audit,
+    policy: Policy | Path | str | None,
+    junit: Path | str | None,
+    sarif: Path | str | None,
+) -> None:
+    """The files that say how the rules came out."""
     if junit is not None:
         write_atomic(Path(junit), junits.junit(found, found.policy).encode())
     if sarif is not None:
         text = sarifs.sarif(found, found.policy, Path(str(policy)))
         write_atomic(Path(sarif), text.encode())
-    tracking.track_audit(tracker, found, Path(out))
-    return found
 
 
 def _unseen(part: str, images: int) -> Callable[[float], None]:

@@ -32,7 +32,7 @@ def describe(
     labels: Path | str | None = None,
     data: str | Path | None = None,
     data_root: Path | str | None = None,
-    split: str = "train",
+    split: str | None = None,
     noise_kind: str | None = None,
     resize: int | None = None,
     interpolation: str | None = None,
@@ -60,7 +60,7 @@ def describe(
             by their digests.
         data: what was trained on; otherwise what the checkpoint says, and so on to `channels`.
         data_root: where its files stand.
-        split: which part of it.
+        split: which part of it; otherwise "train".
         noise_kind: where labels came from a file: file:FILE#COLUMN, matrix:FILE.
         resize: as for `load_dataset`.
         interpolation: likewise.
@@ -69,8 +69,13 @@ def describe(
 
     Raises:
         CheckpointError: the file is no checkpoint, or is damaged.
-        InputError: it says too little for `labels`.
+        InputError: it says too little for `labels`, or images are named without them.
     """
+    images = {"resize": resize, "interpolation": interpolation, "crop": crop, "channels": channels}
+    named = {"data": data, "data-root": data_root, "split": split, "noise-kind": noise_kind}
+    for option, value in (named | images).items():
+        if value is not None and labels is None:
+            raise InputError(f"--{option} goes with --labels")
     if isinstance(checkpoint, Checkpoint):
         found = checkpoint
     else:
@@ -91,8 +96,7 @@ def describe(
         written = checkpoints.write_sidecar(found, path_of(sidecar_path))
     flips = None
     if labels is not None:
-        where: dict[str, Any] = {"root": path_of(data_root), "resize": resize, "crop": crop}
-        where |= {"channels": channels, "interpolation": interpolation, "split": split}
+        where = images | {"root": path_of(data_root), "split": split or "train"}
         flips = _write_labels(found, Path(labels), data, noise_kind, where)
     return Description(found, checkpoints.describe(found), written, flips)
 

@@ -3,7 +3,7 @@
 import math
 import shlex
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
@@ -32,9 +32,6 @@ from robustkit.study.processes import ProcessExecutor
 from robustkit.study.ray import Demand, cluster
 from robustkit.study.run import Executor, Run, StudyOptions, worker_config
 from robustkit.study.store import StudyStore
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     from robustkit.tracking import Tracker
@@ -111,7 +108,7 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
         name: of a study, or its file.
         out: folder of the report; otherwise the study's name.
         plan: return what is missing and how long it takes, and stop there.
-        only_report: train nothing; report the cached results.
+        only_report: train nothing; report the cached results, as they were asked for.
         checkpoints: pattern of external networks: "nets/{loss}_seed{seed}.pt".
         runs: a folder of evaluations, instead of networks.
         data: what networks are tested on.
@@ -144,6 +141,7 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
     store, source = StudyStore(folder / "work"), path_of(runs)
     output = _Output(folder, style, width, tracking.asked(track), command)
     changes = _changes(checkpoints, source, data, limit, model, baseline)
+    _check_only_report(only_report, source, plan=plan, retry=retry, changes=changes)
     if only_report and source is None and store.asked() is None:
         return _again(name, output, amend)
     study = (
@@ -151,6 +149,8 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
     )
     again = _command(name, study)
     if source is not None or (study.external is not None and study.external.runs):
+        if plan:
+            raise InputError("--plan does not go with --runs: nothing is trained or evaluated")
         source = source or Path(study.external.runs)  # type: ignore[union-attr]
         return _of_runs(study, source, again, output)
     if not only_report:
@@ -198,17 +198,42 @@ def _changes(
     return {section: keys for section, keys in kept.items() if keys}
 
 
+def _check_only_report(
+    only_report: bool,
+    runs: Path | None,
+    *,
+    plan: bool,
+    retry: bool,
+    changes: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Raise InputError where a report of what is there is asked for something else."""
+    if not only_report:
+        return
+    works = [option for option, given in {"--plan": plan, "--retry": retry}.items() if given]
+    if works:
+        raise InputError(f"{works[0]} does not go with --only-report: nothing is trained")
+    if runs is None and changes:
+        raise InputError(
+            f"{_options(changes)[0]} does not go with --only-report: the report is of the study "
+            "as it was asked; leave one of them out"
+        )
+
+
+def _options(changes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The options and values that change a study's file, as on a command line."""
+    return [
+        part
+        for keys in changes.values()
+        for key, value in keys.items()
+        for part in (f"--{'checkpoints' if key == 'pattern' else key}", str(value))
+    ]
+
+
 def _command(name: str, study: Study) -> str:
     """The command that asks the same: the study's name or path as given, and the options."""
     # a report may be written of a folder whose study bears another name
     given = name if study.name in (name, Path(name).stem) else f"{study.name}.toml"
-    options = [
-        part
-        for keys in study.changes.values()
-        for key, value in keys.items()
-        for part in (f"--{'checkpoints' if key == 'pattern' else key}", str(value))
-    ]
-    return shlex.join(["robustkit", "report", given, *options])
+    return shlex.join(["robustkit", "report", given, *_options(study.changes)])
 
 
 def _as_asked(store: Any, name: str) -> Study:

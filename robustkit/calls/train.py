@@ -15,7 +15,8 @@ from robustkit.calls.spoken import spoken
 from robustkit.data import Dataset, load_dataset
 from robustkit.data.noise import LabelNoise, parse_label_noise
 from robustkit.display.progress import TrainingBar, seen
-from robustkit.errors import InputError
+from robustkit.errors import InputError, UnknownName
+from robustkit.files import whole_number
 from robustkit.parsing import share, spelled, whole
 from robustkit.protocol import Number
 from robustkit.training import Callbacks, TrainingConfig, TrainingOptions, TrainingResult, resolve
@@ -138,7 +139,7 @@ def train(
     path = Path(out or _name(called(loss), given, called(model), name, noise, part, scheme, seed))
     code = _code(loss, model, path)
     names = {what: one.name for what, one in code.items()}
-    resolved = resolve(**names, data=name, settings=given, changes=changes, paper=recipe == "paper")
+    resolved = resolve(**names, data=name, settings=given, changes=changes, paper=_paper(recipe))
     shape = _given(resize=resize, crop=crop, channels=channels, interpolation=interpolation)
     images = _images(data, _given(split=split, root=path_of(data_root)) | shape)
     images.check_pictures("no training is on")
@@ -150,7 +151,7 @@ def train(
         recipe=resolved.recipe,
         noise=noise,
         fraction=part,
-        seed=seed,
+        seed=whole_number(seed, "--seed"),
         keep=keep,
         clean_selection=clean_selection,
         compress=scheme,
@@ -158,6 +159,7 @@ def train(
         precision=precision,
         deterministic=deterministic,
     )
+    recipes.check_types(config)
     for one in code.values():
         one.keep()
     with (
@@ -169,6 +171,13 @@ def train(
         trained = training.train(config, path, options)
         tracking.track_training(run, trained)
         return trained
+
+
+def _paper(recipe: str) -> bool:
+    """Whether the settings of the loss's paper are asked for."""
+    if recipe not in (known := ("default", "paper")):
+        raise UnknownName("value of --recipe", str(recipe), known)
+    return recipe == "paper"
 
 
 def _code(loss: Given, model: Given, beside: Path) -> dict[str, Code]:

@@ -41,7 +41,6 @@ from robustkit.cli.output import FetchLines, check_file, check_folder, say, tell
 from robustkit.protocol import NORMS, Norm
 
 if TYPE_CHECKING:
-    from robustkit.auditing.asked import AuditQuestion
     from robustkit.auditing.outcome import Audit
     from robustkit.checkpoint import Checkpoint
 
@@ -140,9 +139,7 @@ def audit(
     Writes audit.html, audit.json and audit.md to the folder of --out; a repeated command continues
     where the last one stopped.
     """
-    question = _check(
-        claim, claim_from, policy, {"--junit": junit, "--sarif": sarif}, budget, epsilon, out
-    )
+    _check(claim, claim_from, policy, {"--junit": junit, "--sarif": sarif}, budget, epsilon, out)
     reading = CheckpointOptions.parse(
         model=model,
         num_classes=num_classes,
@@ -159,7 +156,8 @@ def audit(
     network = reading.read(checkpoint)
     found = audited(
         network,
-        claim=question.claim,
+        claim=claim,
+        claim_from=claim_from,
         against={path: _other(path, trust_program) for path in against or ()},
         policy=policy,
         junit=junit,
@@ -192,14 +190,14 @@ def _check(
     budget: str,
     epsilon: str | None,
     out: Path,
-) -> "AuditQuestion":
+) -> None:
     """What can be told before torch is imported."""
     from robustkit.auditing.asked import audit_question
 
     check_folder("--out", out)
     for option, path in told_in.items():
         check_file(option, path)
-    return audit_question(
+    audit_question(
         claim, claim_from, policy=policy, budget=budget, epsilon=epsilon, told_in=told_in
     )
 

@@ -59,7 +59,7 @@ def describe(
     ),
     data: Data = None,
     data_root: DataRoot = None,
-    split: str = typer.Option("train", help="Split that was trained on."),
+    split: str | None = typer.Option(None, help="Split that was trained on; default: train."),
     noise_kind: str | None = typer.Option(
         None, metavar="KIND", help="File of the noisy labels: file:FILE#COLUMN, matrix:FILE."
     ),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.table import Table
 
 from robustkit.cli.output import console, say, tell_notes, tell_warnings
-from robustkit.cli.terminal import show
+from robustkit.cli.terminal import by_transfer, show
 from robustkit.corruption.published import is_level, tabulate
 from robustkit.errors import shown
 from robustkit.parsing import in_percent
@@ -41,7 +41,8 @@ def _show_levels(path: str, evaluations: "list[Evaluation]") -> None:
     images = " to ".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1])))
     for epsilon in (None, *evaluations[0].epsilons):
         found = tabulate(evaluations, epsilon)
-        at = "" if epsilon is None else f", {header['protocol']['name']} at {epsilon.text}"
+        attack = f"{header['protocol']['name']}{by_transfer(header)}"
+        at = "" if epsilon is None else f", {attack} at {epsilon.text}"
         severities = sorted({s for row in found.rows.values() for s in row}, key=lambda s: s or 0)
         table = Table()
         table.add_column("corruption")

@@ -1,6 +1,7 @@
 """What a terminal shows: progress on stderr, the table on stdout."""
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
@@ -37,10 +38,10 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     tell_warnings(header["warnings"])
     data, protocol = header["data"], header["protocol"]
     target = protocol["resolved"]["target"]
+    towards = "" if target == "none" else f" towards {target}"
     title = (
         f"{header['checkpoint']['path']} on {data['name']} {data['split']} ({data['n']:,} images), "
-        f"{protocol['name']}{'' if target == 'none' else f' towards {target}'}, "
-        f"{symbol(protocol['norm'])}"
+        f"{protocol['name']}{towards}{by_transfer(header)}, {symbol(protocol['norm'])}"
     )
     table = Table()
     table.add_column("ε", justify="right")
@@ -60,6 +61,11 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     if (cost := mean_passes(evaluation.table)) is not None:
         say(f"passes per image: {passes(cost)}")
     say(f"record: {evaluation.path}")
+
+
+def by_transfer(header: Mapping[str, Any]) -> str:
+    """The end of an attack's name, where it was crafted on another network."""
+    return f" by transfer from {header['surrogate']['path']}" if "surrogate" in header else ""
 
 
 def show_certification(found: "Certification", interval: Literal["wilson", "exact"]) -> None:

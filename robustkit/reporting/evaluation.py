@@ -88,7 +88,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationGroup:
-    """Evaluations that may be compared: the same images under the same protocol."""
+    """Evaluations that may be compared: the same images, protocol and surrogate."""
 
     findings: Sequence[Finding]
     curve: Markup
@@ -194,6 +194,8 @@ def sentence(evaluation: Evaluation, clean: Estimate, at: Point) -> str:
             f"(95\u00a0% CI {interval(clean)}); nothing was attacked."
         )
     by = f"worst case per image over {listed(labels)}" if len(labels) > 1 else f"under {labels[0]}"
+    if "surrogate" in evaluation.header:
+        by += f", by transfer from {shown(evaluation.header['surrogate']['path'])}"
     target = protocol["resolved"]["target"]
     verdict = "are still classified correctly"
     if target != "none":
@@ -263,7 +265,7 @@ def _picture(example: Example, classes: Sequence[str], norm: str) -> GalleryImag
 
 
 def _groups(findings: Sequence[Finding]) -> list[EvaluationGroup]:
-    """Findings by data and protocol, in the order of their first checkpoint."""
+    """Findings by data, protocol and surrogate, in the order of their first checkpoint."""
     keys = list(dict.fromkeys(map(_key, findings)))
     return [
         _group([f for f in findings if _key(f) == key], f"curve{i}")
@@ -271,9 +273,10 @@ def _groups(findings: Sequence[Finding]) -> list[EvaluationGroup]:
     ]
 
 
-def _key(finding: Finding) -> tuple[str, str]:
+def _key(finding: Finding) -> tuple[str, str, str | None]:
     header = finding.evaluation.header
-    return header["data"]["digest"], header["protocol"]["digest"]
+    surrogate = header.get("surrogate", {}).get("weights")
+    return header["data"]["digest"], header["protocol"]["digest"], surrogate
 
 
 def _group(findings: Sequence[Finding], prefix: str) -> EvaluationGroup:
@@ -380,7 +383,8 @@ def _command(evaluation: Evaluation) -> str:
     """The command line that asks the same question again; "" where a part was only in memory."""
     header = evaluation.header
     checkpoint, data, protocol = (header[key] for key in ("checkpoint", "data", "protocol"))
-    if checkpoint["sha256"] is None or not data["source"]:
+    networks = [checkpoint, *([header["surrogate"]] if "surrogate" in header else [])]
+    if any(network.get("sha256") is None for network in networks) or not data["source"]:
         return ""
     target = protocol["resolved"]["target"]
     named = _file_says_it_all(protocol)
@@ -389,6 +393,8 @@ def _command(evaluation: Evaluation) -> str:
         "--norm": protocol_options(protocol)[3:] if named else [],
         "--model": [checkpoint["model"]] if checkpoint["model"] else [],
         **_preprocessing(checkpoint),
+        **{f"--{k}": [",".join(checkpoint[k])] for k in ("ignore", "rename") if checkpoint.get(k)},
+        "--surrogate": [network["path"] for network in networks[1:]],
         "--data": [_place(data)],
         "--split": [data["split"]],
         "--limit": [data["n"]],
@@ -404,6 +410,7 @@ def _command(evaluation: Evaluation) -> str:
     }
     lines = [f"robustkit evaluate {shlex.quote(checkpoint['path'])}"]
     lines += [f"{name} {shlex.quote(str(v))}" for name, values in options.items() for v in values]
+    lines += ["--image-by-image"] if checkpoint.get("image_by_image") else []
     return " \\\n    ".join(lines)
 
 

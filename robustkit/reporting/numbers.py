@@ -121,7 +121,7 @@ def _plain(value: object) -> object:
     # by way of float, since numpy's own numbers name their type
     if isinstance(value, float):
         return repr(float(value))
-    return shown(value) if isinstance(value, str) else value
+    return value
 
 
 def _with(row: NumberRow, estimate: Estimate) -> NumberRow:
