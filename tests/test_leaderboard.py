@@ -158,6 +158,14 @@ def test_the_mean_over_corruptions_is_that_of_the_benchmark():
     assert "no mean over corruptions, whose severities differ" in found.notes[0]
 
 
+def test_clean_levels_alone_are_no_corruptions():
+    made("a", weights=digest("a"))
+    made("a", weights=digest("a"), source={"corruption": "identity", "severity": None})
+    found = boards()
+    assert found.boards[0].rows[0].corrupted is None
+    assert found.notes == ()
+
+
 def test_float32_counts_before_a_search_in_low_precision():
     first = made("a", weights=digest("a"), strength=0.2)
     later = made("a", weights=digest("a"), strength=0.9, precision="bf16", started="2030")

@@ -150,8 +150,10 @@ def _uneven(
     shown = [corrupted[r.identity] for r in records if r.identity in corrupted]
     if shown and not (common := _common(records, corrupted)):
         yield f"{board.title}: no corrupted images were shown to all that were shown any."
-    elif shown and _mean(shown[0][images] for images in common)[0] is None:
-        yield f"{board.title}: no mean over corruptions, whose severities differ."
+    elif shown:
+        mean, counted = _mean(shown[0][images] for images in common)
+        if counted and mean is None:
+            yield f"{board.title}: no mean over corruptions, whose severities differ."
 
 
 def _count(board: Board) -> int:
