@@ -302,6 +302,43 @@ def digits(folder, names):
             Image.fromarray(picture).save(folder / names[label] / f"{row}.png")
 
 
+def test_a_data_sets_file_says_which_folder_or_name_stands_at_which_label(tmp_path):
+    digits(tmp_path / "photos", {0: "n02", 1: "n01"})
+    file = tmp_path / "own.toml"
+    head = 'title = "t"\nsource = "SOURCE"\nclasses = ["zero", "one"]\n'
+    shown = load_dataset("mnist5k", limit=60)
+    zeros = shown.images(0, 60)[shown.labels == 0].mean()
+
+    def holds(text):
+        file.write_text(text.replace("SOURCE", "photos"))
+        found = load_dataset(str(file))
+        images = found.images(0, len(found))
+        assert found.classes == ("zero", "one")
+        assert images[found.labels == 0].mean() == pytest.approx(zeros, abs=1e-6)
+
+    holds(head + 'folders = ["n02", "n01"]\n')
+    (tmp_path / "photos" / "n02").rename(tmp_path / "photos" / "zero")
+    (tmp_path / "photos" / "n01").rename(tmp_path / "photos" / "one")
+    holds(head)
+    kept = shown.labels < 2
+    stored = np.rint(shown.images(0, 60) * 255).astype(np.uint8)[kept]
+    names = np.array(["one", "zero"])
+    np.savez(tmp_path / "own.npz", images=stored, labels=1 - shown.labels[kept], classes=names)
+    file.write_text(head.replace("SOURCE", "own.npz"))
+    with one_line("own.npz: its classes stand in another order .* 'one', 'zero' first"):
+        load_dataset(str(file))
+
+
+def test_a_picture_of_a_kind_that_is_not_offered_is_not_opened(tmp_path):
+    """Pillow hands PostScript to another program, and goes by what a file holds."""
+    (tmp_path / "C" / "a").mkdir(parents=True)
+    (tmp_path / "C" / "b").mkdir()
+    for name in ("a/1.png", "b/2.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "C" / name, "EPS")
+    with one_line("unreadable image"):
+        load_dataset(str(tmp_path / "C")).images(0, 2)
+
+
 def test_a_subset_of_the_classes_is_evaluated_as_asked_and_told(robustkit, tmp_path):
     digits(tmp_path / "words", {7: "seven", 3: "three", 0: "zero"})
     asked = (

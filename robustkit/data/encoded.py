@@ -20,6 +20,8 @@ JPEG = b"\xff\xd8\xff"
 SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"]
 )
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""what these are to Pillow, whose readers of others may start programs, whatever the suffix"""
 GREY, SIXTEEN_BIT, REFUSED = ("1", "L", "LA", "La"), ("I;16", "I;16B", "I;16L"), ("I", "F")
 LARGEST = 10**8
 """pixels; above it a file is taken for an attempt to fill the memory"""
@@ -82,7 +84,8 @@ def _all_decoded(pictures: Iterable[EncodedImage], reading: Reading) -> list[Ima
 def _decoded(picture: EncodedImage, reading: Reading) -> Image:
     content, where = picture
     try:
-        with Pillow.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:
+        file = io.BytesIO(content) if isinstance(content, bytes) else content
+        with Pillow.open(file, formats=FORMATS) as opened:
             if opened.width * opened.height > LARGEST:
                 raise DataError(
                     f"{where}: {opened.width}x{opened.height} pixels are too many; refused"

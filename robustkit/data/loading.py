@@ -1,7 +1,7 @@
 """From the name or path of a data set to a `Dataset`."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,14 +154,14 @@ def _files_behind(path: Path, split: str) -> Iterable[Path]:
     return braced(str(path))
 
 
-def open_path(path: Path, split: str) -> Opened:
-    """What stands at a path, whatever the format.
+def open_path(path: Path, split: str, names: Sequence[str] = ()) -> Opened:
+    """What stands at a path, whatever the format; class folders in the order of `names`, if given.
 
     Raises:
         DataError: nothing there, or no format that is known.
     """
     if path.is_dir():
-        return _open_folder(path, split)
+        return _open_folder(path, split, names)
     if tars := find_tars(path, split) if is_tars(path) else None:
         return open_tars(tars)
     if not path.is_file():
@@ -183,7 +183,7 @@ def open_path(path: Path, split: str) -> Opened:
     raise DataError(f"{path}: expected a folder, {', '.join(FILES[:-1])} or {FILES[-1]}{packed}")
 
 
-def _open_folder(folder: Path, split: str) -> Opened:
+def _open_folder(folder: Path, split: str, names: Sequence[str]) -> Opened:
     """What a folder holds: files of one of the formats, else class folders."""
     if is_pairs(folder):
         return open_pairs(folder)
@@ -198,7 +198,7 @@ def _open_folder(folder: Path, split: str) -> Opened:
             return open_tars(part)
         if pair := find_npy(folder, split):
             return open_npy(pair)
-    return open_folder(folder, split)
+    return open_folder(folder, split, names)
 
 
 def _shelf_file(name: str) -> Path | None:
@@ -248,4 +248,14 @@ def _beside(known: DatasetSpec, file: Path, split: str) -> Opened:
     expected = known.sha256.get(path.name)
     if expected and path.is_file() and file_digest(path) != expected:
         raise DataError(f"{path}: its SHA-256 differs from that in {file}; the file was changed")
-    return open_path(path, split)
+    opened = open_path(path, split, known.folders)
+    if known.folders or sorted(opened.classes) != sorted(known.classes):
+        return opened
+    # the source calls its classes so, too: names in another order would stand at others' labels
+    opened = open_path(path, split, known.classes)
+    if opened.classes != known.classes:
+        raise DataError(
+            f"{path}: its classes stand in another order than in {file}; give them there in the "
+            f"order of the labels, {', '.join(map(repr, opened.classes[:5]))} first"
+        )
+    return opened
