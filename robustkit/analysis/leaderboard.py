@@ -18,7 +18,7 @@ from robustkit.analysis.contrast import classes_of
 from robustkit.corruption.published import arranged
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
-from robustkit.protocol import budget_key, protocol_in_words
+from robustkit.protocol import budget_key, by_transfer, protocol_in_words
 from robustkit.protocol.norms import symbol
 from robustkit.results.finder import method_names, short_paths
 from robustkit.results.records import Record
@@ -268,7 +268,7 @@ def _title(header: Mapping[str, Any]) -> str:
     data, protocol = header["data"], header["protocol"]
     by_attack = f"{protocol['name']}, {symbol(protocol['norm'])}"
     attack = by_attack if protocol["epsilons"] else "no attack"
-    by = f" by transfer from {header['surrogate']['path']}" if "surrogate" in header else ""
+    by = by_transfer(header)
     target = protocol["resolved"]["target"]
     towards = "" if target == "none" else f" towards {target}"
     return f"{data['name']} {data['split']} ({data['n']:,} images), {attack}{towards}{by}"

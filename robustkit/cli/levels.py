@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Literal
 from rich.table import Table
 
 from robustkit.cli.output import console, say, tell_notes, tell_warnings
-from robustkit.cli.terminal import by_transfer, show
+from robustkit.cli.terminal import show
 from robustkit.corruption.published import is_level, tabulate
 from robustkit.errors import shown
 from robustkit.parsing import in_percent
+from robustkit.protocol import by_transfer
 from robustkit.statistics.estimate import counted
 
 if TYPE_CHECKING:

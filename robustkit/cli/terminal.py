@@ -1,7 +1,6 @@
 """What a terminal shows: progress on stderr, the table on stdout."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
@@ -17,7 +16,7 @@ from robustkit.display.pace import span
 from robustkit.display.progress import epoch_text
 from robustkit.errors import shown
 from robustkit.parsing import in_percent
-from robustkit.protocol import symbol
+from robustkit.protocol import by_transfer, symbol
 
 if TYPE_CHECKING:
     from robustkit import training
@@ -61,11 +60,6 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     if (cost := mean_passes(evaluation.table)) is not None:
         say(f"passes per image: {passes(cost)}")
     say(f"record: {evaluation.path}")
-
-
-def by_transfer(header: Mapping[str, Any]) -> str:
-    """The end of an attack's name, where it was crafted on another network."""
-    return f" by transfer from {header['surrogate']['path']}" if "surrogate" in header else ""
 
 
 def show_certification(found: "Certification", interval: Literal["wilson", "exact"]) -> None:

@@ -46,6 +46,7 @@ from robustkit.protocol.budgets import (
 )
 from robustkit.protocol.file import (
     Given,
+    by_transfer,
     default_norm,
     load_protocol,
     norms_of,
@@ -106,6 +107,7 @@ __all__ = [
     "TargetOrder",
     "adaptations",
     "budget_key",
+    "by_transfer",
     "check_bounded",
     "check_budgets",
     "checked_protocol",

@@ -136,6 +136,11 @@ def default_norm(protocol: Table) -> str:
     return str(protocol["norm"])
 
 
+def by_transfer(header: Mapping[str, Any]) -> str:
+    """The end of an attack's name in a record's header, where it was crafted on another network."""
+    return f" by transfer from {header['surrogate']['path']}" if "surrogate" in header else ""
+
+
 def protocol_in_words(protocol: Table) -> str:
     """A header's protocol by its name, with its norm where that is not its file's default."""
     own = protocol["norm"]

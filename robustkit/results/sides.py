@@ -11,7 +11,7 @@ import numpy as np
 
 from robustkit.data.source import WHOLE
 from robustkit.errors import InputError
-from robustkit.protocol import budget_key, protocol_in_words, symbol
+from robustkit.protocol import budget_key, by_transfer, protocol_in_words, symbol
 from robustkit.record import MeanPasses
 from robustkit.results.command import called, evaluate_command
 from robustkit.results.finder import NetworkGroup
@@ -118,7 +118,7 @@ def _budgets(header: Mapping[str, Any]) -> str:
 def in_words(header: Mapping[str, Any]) -> str:
     """The condition of a record, for reading."""
     data, protocol = header["data"], header["protocol"]
-    by = f" by transfer from {header['surrogate']['path']}" if "surrogate" in header else ""
+    by = by_transfer(header)
     target = protocol["resolved"]["target"]
     towards = "" if target == "none" else f" towards {target}"
     part = "" if data["split"] == WHOLE else f"{data['split']} "
