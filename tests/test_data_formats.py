@@ -204,7 +204,8 @@ def sample(row, extension="cls", label=None):
 
 
 def test_tars_are_read_where_they_stand_by_folder_file_or_braces(tmp_path):
-    (tmp_path / "classnames.txt").write_text("cat\ndog\nemu\n")
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "classnames.txt").write_text("cat\ndog\nemu\n")
     write_tar(
         tmp_path / "w" / "test-000.tar", [sample(0), sample(1, "cls.txt"), (90, {"txt": b"?"})]
     )

@@ -3,6 +3,7 @@
 - shelf: what a data set's TOML file says
 - source: images by position, whatever the format; idx, npz, npy, tensors, folder, table,
   parquet, arrow, webdataset, corrupted and originals open one
+- split: which split a file is of; shards: that its files are all of one data set
 - pixels: the one form of an image that ids and attacks start from
 - transform: channels, resize by an interpolation, crop
 - pipeline: the same as a library does it, bit for bit

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from robustkit.data.columns import Columns, column_labels, features, find_columns
+from robustkit.data.columns import Columns, column_labels, features, find_columns, one_naming
 from robustkit.data.encoded import is_jpeg
-from robustkit.data.source import WHOLE, Opened, Remembered, diagnosis, stamps
+from robustkit.data.shards import SplitFiles, find_split
+from robustkit.data.source import WHOLE, Opened, Remembered, diagnosis, digests, stamps
 from robustkit.data.spans import SpanSource
-from robustkit.data.split import SPLITS, SplitFiles, find_split
+from robustkit.data.split import SPLITS
 from robustkit.errors import DataError, InputError, quoted
-from robustkit.files import file_digest, read_json
+from robustkit.files import read_json
 
 DICTIONARY, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 FILE_FORMAT = b"ARROW1"
@@ -108,11 +109,10 @@ def open_arrow(part: SplitFiles) -> Opened:
     Raises:
         DataError: unreadable, columns not understood, or labels missing.
     """
-    files, split = part
+    files = part.files
     before = stamps(files)
-    beside = files[0].parent / INFO
-    info = _table(beside).get("features") if beside.is_file() else None
-    scans = [_scan(path, number, info) for number, path in enumerate(files)]
+    infos = {folder: _info(folder) for folder in {path.parent for path in files}}
+    scans = [_scan(path, number, infos[path.parent]) for number, path in enumerate(files)]
     spans = np.concatenate([scan.spans for scan in scans])
     if not len(spans):
         raise DataError(f"{files[0]}: no images")
@@ -120,12 +120,25 @@ def open_arrow(part: SplitFiles) -> Opened:
     source = SpanSource(tuple(files), spans, labels.labels)
     origin = {
         "folder": str(files[0].parent),
-        "sha256": {path.name: file_digest(path) for path in files},
+        "sha256": digests(files),
         "encoding": "jpeg" if is_jpeg(source.encoded(0)) else "lossless",
     }
-    classes = labels.classes or scans[0].columns.classes
-    numbered = not labels.classes
-    return Opened(Remembered(source), split, classes, numbered, origin=origin, files=before)
+    named = one_naming([scan.columns.classes for scan in scans], files)
+    return Opened(
+        Remembered(source),
+        part.split,
+        labels.classes or named,
+        numbered=not labels.classes,
+        origin=origin,
+        warnings=part.warnings,
+        files=before,
+    )
+
+
+def _info(folder: Path) -> object:
+    """The features that a folder's own JSON describes, if it does."""
+    beside = folder / INFO
+    return _table(beside).get("features") if beside.is_file() else None
 
 
 def _scan(path: Path, number: int, info: object) -> _Scan:

@@ -221,7 +221,10 @@ def _pixels(image: Any, where: str) -> Image:
     mode = getattr(image, "mode", None)
     if mode is not None and hasattr(image, "getbands"):
         if mode not in ("L", "RGB"):
-            raise DataError(f"{where} is a picture of mode {mode}; convert it to L or RGB")
+            # Pillow would clip what is deeper
+            deep = mode.startswith("I;16") or mode in ("I", "F")
+            how = "give its pixels as floats in [0, 1]" if deep else "convert it to L or RGB"
+            raise DataError(f"{where} is a picture of mode {mode}; {how}")
         array = np.asarray(image)
         return array[np.newaxis] if array.ndim == 2 else array.transpose(2, 0, 1)
     return as_array(image, where)

@@ -11,7 +11,7 @@ import numpy as np
 
 from robustkit.data.labels import NumberedLabels, number_labels
 from robustkit.data.source import checked_labels
-from robustkit.errors import DataError
+from robustkit.errors import DataError, quoted
 
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "png", "jpg")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "y", "cls")
@@ -48,6 +48,30 @@ def features(schema: Any) -> object:
         return json.loads(metadata)["info"]["features"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def one_naming(found: Sequence[tuple[str, ...]], paths: Sequence[Path]) -> tuple[str, ...]:
+    """What the features of several files call the classes; empty where none says it.
+
+    Raises:
+        DataError: they differ, and so do their labels' meanings.
+    """
+    first: dict[tuple[str, ...], Path] = {}
+    for names, path in zip(found, paths, strict=True):
+        if names:
+            first.setdefault(names, path)
+    if len(first) > 1:
+        (names, path), (others, other) = list(first.items())[:2]
+        pairs = zip(names, others, strict=False)
+        odd = next((n for n, (one, two) in enumerate(pairs) if one != two), None)
+        differ = f"{len(names):,} classes there, {len(others):,} here"
+        if odd is not None:
+            differ = f"class {odd} is {quoted(names[odd])} there, {quoted(others[odd])} here"
+        raise DataError(
+            f"{other}: names its classes otherwise than {path} ({differ}), so that the two are "
+            "no one data set; keep the files of one"
+        )
+    return next(iter(first), ())
 
 
 def _column(

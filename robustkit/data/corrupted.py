@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustkit.data.dataset import is_class_sorted, shuffled_by
+from robustkit.data.dataset import is_grouped, shuffled_by
 from robustkit.data.encoded import SUFFIXES
 from robustkit.data.folder import open_classes
 from robustkit.data.npy import NpyPair, images_of, open_npy, read_header, read_labels
@@ -101,12 +101,12 @@ def _open(part: Part, split: str) -> Opened:
 
 
 def _in_order(opened: Opened, part: Part) -> Opened:
-    """Its images in the order of all levels: shuffled by place or file name where class-sorted.
+    """Its images in the order of all levels: shuffled by place or file name where grouped by class.
 
     Not by their pixels, as other data sets, since no two levels share those.
     """
     source = opened.source
-    if not is_class_sorted(source.labels):
+    if not is_grouped(source.labels):
         return replace(opened, ordered=True)
     keys = [str(position) for position in range(len(source.labels))]
     if isinstance(part, Path) and _pair(part) is None:

@@ -3,11 +3,11 @@
 import io
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image as Pillow
@@ -23,6 +23,10 @@ SUFFIXES = frozenset(
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """what these are to Pillow, whose readers of others may start programs, whatever the suffix"""
 GREY, SIXTEEN_BIT, REFUSED = ("1", "L", "LA", "La"), ("I;16", "I;16B", "I;16L"), ("I", "F")
+OF_AT_MOST_16 = ("PNG", "PPM")
+"""formats whose grey pixels Pillow holds in 32 bits where they have more than 8: in 0 to 65,535"""
+BITS, WHITE_IS_ZERO = 258, (262, 0)
+"""a TIFF's tags"""
 LARGEST = 10**8
 """pixels; above it a file is taken for an attempt to fill the memory"""
 THREADS = 4
@@ -90,15 +94,34 @@ def _decoded(picture: EncodedImage, reading: Reading) -> Image:
                 raise DataError(
                     f"{where}: {opened.width}x{opened.height} pixels are too many; refused"
                 )
-            if opened.mode in REFUSED:
-                raise DataError(f"{where}: 32 bits per channel; save the images with 8 or 16")
-            turned = ImageOps.exif_transpose(opened) if reading.upright else opened
-            return _array(_whitened(turned) if reading.on_white else turned)
+            plain, white = _narrowed(opened, where), _white(opened, where)
+            turned = ImageOps.exif_transpose(plain) if reading.upright else plain
+            return _array(_whitened(turned) if reading.on_white else turned, white)
     except DataError:
         raise
     # Pillow's plugins raise nearly anything on a broken file
     except Exception as error:
         raise DataError(f"{where}: unreadable image: {_reason(error, where)}") from error
+
+
+def _narrowed(opened: Pillow.Image, where: str) -> Pillow.Image:
+    """The picture with 16 bits a pixel where it has no more of them, though Pillow takes 32."""
+    if opened.mode == "I" and opened.format in OF_AT_MOST_16:
+        return opened.convert("I;16")
+    if opened.mode in REFUSED:
+        signed = ", or signed numbers" if opened.mode == "I" else ""
+        raise DataError(f"{where}: 32 bits per channel{signed}; save the images with 8 or 16")
+    return opened
+
+
+def _white(opened: Pillow.Image, where: str) -> int:
+    """The largest number of a grey pixel of 16 bits; in a TIFF it may have 12 of them."""
+    if opened.mode not in SIXTEEN_BIT or opened.format != "TIFF":
+        return 65535
+    tags: Mapping[int, Any] = getattr(opened, "tag_v2", {})
+    if tags.get(WHITE_IS_ZERO[0]) == WHITE_IS_ZERO[1]:
+        raise DataError(f"{where}: 16 bits, of which 0 is white; save the images with 0 as black")
+    return int(2 ** tags.get(BITS, (16,))[0]) - 1
 
 
 def _whitened(opened: Pillow.Image) -> Pillow.Image:
@@ -114,9 +137,9 @@ def _whitened(opened: Pillow.Image) -> Pillow.Image:
     return Pillow.alpha_composite(white, clear).convert("RGB")
 
 
-def _array(opened: Pillow.Image) -> Image:
+def _array(opened: Pillow.Image, white: int) -> Image:
     if opened.mode in SIXTEEN_BIT:
-        return (np.asarray(opened).astype(np.float32) / np.float32(65535))[np.newaxis]
+        return (np.asarray(opened).astype(np.float32) / np.float32(white))[np.newaxis]
     if opened.mode in GREY:
         return np.asarray(opened.convert("L"))[np.newaxis]
     return np.asarray(opened.convert("RGB")).transpose(2, 0, 1)

@@ -17,9 +17,9 @@ from robustkit.data.originals import PREFIX, open_original, original_files
 from robustkit.data.pairs import LIST, PAIRS, PairSource, is_pairs, open_pairs
 from robustkit.data.parquet import open_parquet
 from robustkit.data.pipeline import Pipeline
+from robustkit.data.shards import find_split
 from robustkit.data.shelf import DatasetSpec, checked_budgets, read_dataset_spec
 from robustkit.data.source import FileStamp, Opened, diagnosis, files_in, read_as, stamps
-from robustkit.data.split import find_split
 from robustkit.data.table import ADDRESS, open_table, read_rows
 from robustkit.data.tensors import open_tensors
 from robustkit.data.transform import Transform

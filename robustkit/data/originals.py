@@ -13,6 +13,7 @@ from typing import Any
 from robustkit.data.folder import FileSource, open_folder
 from robustkit.data.idx import find_idx, open_idx
 from robustkit.data.parquet import open_parquet
+from robustkit.data.shards import SplitFiles, check_shards, find_split
 from robustkit.data.shelf import DatasetSpec
 from robustkit.data.source import (
     ArraySource,
@@ -23,7 +24,6 @@ from robustkit.data.source import (
     files_in,
     stamps,
 )
-from robustkit.data.split import SplitFiles, find_split
 from robustkit.errors import DataError, UnknownName
 
 PREFIX = "torchvision:"
@@ -108,7 +108,7 @@ def _as_parquet(name: str, spec: DatasetSpec, split: str, root: Path) -> Opened 
     """A copy in Parquet: `ROOT/NAME-SPLIT.parquet`, or `ROOT/NAME/` or `ROOT/data/` with splits."""
     part = None
     if files := sorted(root.glob(f"{name}-{split}*.parquet")):
-        part = SplitFiles(files, split)
+        part = SplitFiles(files, split, warnings=check_shards(files, root))
     for place in (root / name, root / "data"):
         if part is None and place.is_dir():
             part = find_split(place, ".parquet", split)
@@ -121,7 +121,7 @@ def _as_parquet(name: str, spec: DatasetSpec, split: str, root: Path) -> Opened 
         f"{name}: the images are JPEG copies; "
         "accuracies differ slightly from those on the original pixels"
     )
-    return replace(opened, warnings=(warning,))
+    return replace(opened, warnings=(*opened.warnings, warning))
 
 
 def _download(kind: str, split: str, root: Path, missing: str) -> None:

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustkit.data.columns import column_labels, features, find_columns
+from robustkit.data.columns import column_labels, features, find_columns, one_naming
 from robustkit.data.encoded import AS_TORCHVISION, EncodedImage, Reading, decode, is_jpeg
 from robustkit.data.pixels import Image, Labels
-from robustkit.data.source import Opened, Remembered, diagnosis, stamps
-from robustkit.data.split import SplitFiles
+from robustkit.data.shards import SplitFiles
+from robustkit.data.source import Opened, Remembered, diagnosis, digests, stamps
 from robustkit.errors import DataError
-from robustkit.files import file_digest
 
 PAGE = 128
 """rows that are read at a time"""
@@ -41,6 +40,8 @@ class ParquetSource:
         self.labels: Labels
         self.classes: tuple[str, ...]
         """the labels' names, where the labels were names"""
+        self.named: tuple[str, ...]
+        """names in the order of the labels, as the files' features have them"""
         self._reading = AS_TORCHVISION
         self._pages: list[Page] = []
         self._starts: list[int] = []
@@ -50,10 +51,11 @@ class ParquetSource:
         self._rows: Iterator[bytes | None] = iter(())
         self._next: int | None = None
         """the page at which `_rows` stands"""
-        parts, count = [], 0
+        parts, named, count = [], [], 0
         for path in files:
             table = _ParquetTable(path)
             parts.append(table.labels())
+            named.append(table.classes)
             for group, rows in enumerate(table.groups):
                 for offset, start in enumerate(range(0, rows, PAGE)):
                     self._pages.append(Page(path, group, offset))
@@ -61,6 +63,7 @@ class ParquetSource:
                 count += rows
         self._starts.append(count)
         self.labels, self.classes = column_labels(parts, files)
+        self.named = one_naming(named, files)
 
     def __getstate__(self) -> dict[str, Any]:
         # another process reads files of its own; what is open here does not travel
@@ -162,16 +165,22 @@ def open_parquet(part: SplitFiles) -> Opened:
     Raises:
         DataError: unreadable, columns not understood, or labels missing or not integers.
     """
-    files, split = part
+    files = part.files
     before = stamps(files)
     source = ParquetSource(files)
     if not len(source.labels):
         raise DataError(f"{files[0]}: no images")
     origin = {
         "folder": str(files[0].parent),
-        "sha256": {path.name: file_digest(path) for path in files},
+        "sha256": digests(files),
         "encoding": "jpeg" if is_jpeg(source.encoded(0)) else "lossless",
     }
-    classes = source.classes or _ParquetTable(files[0]).classes
-    numbered = not source.classes
-    return Opened(Remembered(source), split, classes, numbered, origin=origin, files=before)
+    return Opened(
+        Remembered(source),
+        part.split,
+        source.classes or source.named,
+        numbered=not source.classes,
+        origin=origin,
+        warnings=part.warnings,
+        files=before,
+    )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from robustkit.data.encoded import Reading
 from robustkit.data.pixels import Image, Labels
 from robustkit.errors import DataError, first_line
+from robustkit.files import file_digest
 
 WHOLE = "all"
 """the split of a source that has no splits"""
@@ -50,6 +51,16 @@ def files_in(path: Path) -> Iterator[Path]:
     """All files in a folder and those inside it; a file itself."""
     inside = (Path(parent, name) for parent, _, names in os.walk(path) for name in names)
     yield from sorted(inside) if path.is_dir() else [path]
+
+
+def digests(files: Sequence[Path]) -> dict[str, str]:
+    """The SHA-256 of each file, by its name, or by its path where several are called alike."""
+    alike = len({path.name for path in files}) < len(files)
+    folder = Path(os.path.commonpath(files)) if alike else None
+    return {
+        path.relative_to(folder).as_posix() if folder else path.name: file_digest(path)
+        for path in files
+    }
 
 
 class Source(Protocol):

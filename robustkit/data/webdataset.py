@@ -18,17 +18,18 @@ import numpy as np
 
 from robustkit.data.encoded import SUFFIXES, is_jpeg
 from robustkit.data.labels import number_labels
-from robustkit.data.source import Opened, Remembered, diagnosis, stamps
+from robustkit.data.shards import SplitFiles, among, find_split
+from robustkit.data.source import Opened, Remembered, diagnosis, digests, stamps
 from robustkit.data.spans import Span, SpanSource
-from robustkit.data.split import SplitFiles, among, find_split
+from robustkit.data.split import SPLITS
 from robustkit.errors import DataError, InputError, quoted, shown
-from robustkit.files import file_digest, read_text
+from robustkit.files import read_text
 
 LABELS = ("cls", "cls.txt", "label", "label.txt", "class", "class.txt", "target")
 """extensions of members that hold a label and nothing else"""
 JSON_KEYS = ("label", "cls", "class", "class_id", "target", "label_id", "class_name")
 CLASS_NAMES = ("classnames.txt", "classes.txt")
-"""files beside the tars with a name a line, in the order of the labels"""
+"""files of a data set with a name a line, in the order of the labels"""
 LONGEST = 2**20
 """bytes of a label or of JSON about a picture"""
 MOST_SHARDS = 100_000
@@ -102,9 +103,10 @@ def open_tars(part: SplitFiles) -> Opened:
     """The tars of a split, one after the other, as a source.
 
     Raises:
-        DataError: unreadable, links or paths inside, a picture without a label, or no pictures.
+        DataError: unreadable, links or paths inside, a picture without a label, no pictures, or
+            labels beyond the names of classes.
     """
-    files, split = part
+    files = part.files
     before = stamps(files)
     found = _Samples()
     for number, path in enumerate(files):
@@ -122,12 +124,20 @@ def open_tars(part: SplitFiles) -> Opened:
     source = SpanSource(tuple(files), spans, labels.labels, tuple(found.names))
     origin = {
         "folder": str(files[0].parent),
-        "sha256": {path.name: file_digest(path) for path in files},
+        "sha256": digests(files),
         "encoding": "jpeg" if is_jpeg(source.encoded(0)) else "lossless",
     }
-    classes = labels.classes or _class_names(files[0])
-    numbered = not labels.classes
-    return Opened(Remembered(source), split, classes, numbered, origin=origin, files=before)
+    named = None if labels.classes else _names_file(files[0].parent, part.root)
+    return Opened(
+        Remembered(source),
+        part.split,
+        _class_names(named, source) if named else labels.classes,
+        numbered=not labels.classes,
+        origin=origin,
+        warnings=part.warnings,
+        notes=(f"classes are named by {named}",) if named else (),
+        files=before,
+    )
 
 
 def _opened(path: Path) -> tarfile.TarFile:
@@ -218,14 +228,41 @@ def _label(member: _Member, tar: tarfile.TarFile, path: Path) -> str:
     return str(value).strip()
 
 
-def _class_names(file: Path) -> tuple[str, ...]:
-    """The names of the classes from a file beside the tars or above their folder."""
-    for folder in (file.parent, file.parent.parent):
-        for name in CLASS_NAMES:
-            if (folder / name).is_file():
-                try:
-                    lines = read_text(folder / name).splitlines()
-                except InputError as error:
-                    raise DataError(str(error)) from error
-                return tuple(line.strip() for line in lines if line.strip())
-    return ()
+def _names_file(folder: Path, root: Path | None) -> Path | None:
+    """The file that names the classes: beside the tars, or above them in the same data set.
+
+    A data set is what stands in `root`, the folder that was asked for. Above a folder that is
+    called after its split is the data set's own; what else stands above is of others.
+    """
+    while True:
+        if found := next((folder / n for n in CLASS_NAMES if (folder / n).is_file()), None):
+            return found
+        inside = root is not None and folder != root and folder.is_relative_to(root)
+        if not (inside or folder.name.lower() in SPLITS):
+            return None
+        folder = folder.parent
+
+
+def _class_names(path: Path, source: SpanSource) -> tuple[str, ...]:
+    """The names in a file, one a line, for each label of the source.
+
+    Raises:
+        DataError: unreadable, an empty line, or fewer names than labels need.
+    """
+    try:
+        text = read_text(path).lstrip("\ufeff").rstrip()
+    except InputError as error:
+        raise DataError(str(error)) from error
+    names = tuple(line.strip() for line in text.splitlines())
+    if "" in names:
+        raise DataError(
+            f"{path}: line {names.index('') + 1} is empty; expected the name of a class in each "
+            "line, in the order of the labels"
+        )
+    largest = int(source.labels.argmax())
+    if (label := int(source.labels[largest])) >= len(names):
+        raise DataError(
+            f"{path}: names {len(names):,} classes, but {source.where(largest)} has label {label}; "
+            "give each label from 0 on a line, or remove the file if it is of other data"
+        )
+    return names
