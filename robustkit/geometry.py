@@ -19,7 +19,11 @@ COUNTED: tuple[Norm, ...] = ("l0", "l0-features", "patch")
 """norms in which it counts where an image changed, not how far"""
 TOLERANCE = 1e-6
 """A distance counts as within ε up to this much above it, relative to max(1, ε): float32 rounding
-of pixels in [0, 1] stays well below, and no attack gains anything by it."""
+of pixels in [0, 1] stays below, or is mended by `drawn_in`, and no attack gains by it."""
+ROUNDING = 2.0**-25
+"""At most so far from the number that is meant lies a float32 in [0, 1]."""
+EXACT_UP_TO = int(TOLERANCE / ROUNDING) ** 2
+"""so many values cannot, by their rounding, leave an L2 ball by more than the tolerance"""
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:
@@ -141,8 +145,18 @@ def projection(images: Tensor, epsilon: Tensor, norm: Norm) -> Callable[[Tensor]
     return lambda x: x.clamp(low, high).clamp_(0, 1)
 
 
-def project(x: Tensor, images: Tensor, epsilon: Tensor, norm: Norm) -> Tensor:
-    """The nearest point (Euclidean) of the ball around each image, then of the box [0, 1]."""
+def project(
+    x: Tensor, images: Tensor, epsilon: Tensor, norm: Norm, *, exact: bool = True
+) -> Tensor:
+    """The nearest point (Euclidean) of the ball around each image, then of the box [0, 1].
+
+    Args:
+        x: points, N × …
+        images: N × … in [0, 1].
+        epsilon: the balls' radii, N.
+        norm: of the balls.
+        exact: whether rounding may not lead out of a ball, which verification would refute.
+    """
     if norm == "linf":
         return projection(images, epsilon, norm)(x)
     change = x - images
@@ -151,7 +165,32 @@ def project(x: Tensor, images: Tensor, epsilon: Tensor, norm: Norm) -> Tensor:
         change = change * column((epsilon / length.clamp(min=1e-38)).clamp(max=1), x)
     else:
         change = _onto_l1_ball(change.flatten(1), epsilon).view_as(x)
-    return (images + change).clamp_(0, 1)
+    nearest = (images + change).clamp_(0, 1)
+    return drawn_in(nearest, images, epsilon, norm) if exact else nearest
+
+
+def drawn_in(x: Tensor, images: Tensor, epsilon: Tensor, norm: Norm) -> Tensor:
+    """Points of [0, 1] that rounding led out of their L2 or L1 balls, back on the way to the image.
+
+    Each value is rounded by up to `ROUNDING`, and in large images the sum over all counts: of
+    224 × 224 pixels alike, all changed alike, every one may be rounded upwards. Sums of so many
+    squares in float32 fall short besides, so that their points lie too far outside.
+    """
+    if norm == "l2" and images[0].numel() <= EXACT_UP_TO:
+        return x
+    reached = distance(images, x, norm)
+    rows = (~in_budget(reached, epsilon)).nonzero()[:, 0]
+    if not len(rows):
+        return x
+    near = images[rows].double()
+    change = (x[rows].double() - near).flatten(1)
+    # a value without a change is met exactly; all others may be rounded away from the image
+    changed = (change != 0).sum(1).double()
+    slack = ROUNDING * (changed.sqrt() if norm == "l2" else changed)
+    share = (epsilon[rows].double() - slack).clamp(min=0) / reached[rows]
+    result = x.clone()
+    result[rows] = (near + (change * share[:, None]).view_as(near)).to(x.dtype)
+    return result
 
 
 def _onto_l1_ball(change: Tensor, epsilon: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from robustkit.attacks.projections import onto_l1_ball
 from robustkit.attacks.search import Search
 from robustkit.attacks.state import State, overwrite
 from robustkit.attacks.targets import nearest
-from robustkit.geometry import column, project, projection, steepest_step
+from robustkit.geometry import column, drawn_in, project, projection, steepest_step
 from robustkit.protocol import Loss, Norm, TargetOrder
 
 MOMENTUM = 0.75
@@ -340,7 +340,8 @@ class ApgdSearch(Search[ApgdBuffers], foolbox.attacks.base.FixedEpsilonAttack): 
         if self.norm == "l1":
             # ball and box at once: the box cuts off most of an L1 ball, and going back to one after
             # the other would leave the iterate well inside it
-            return onto_l1_ball(x.flatten(1), images.flatten(1), radius).view_as(x)
+            x = onto_l1_ball(x.flatten(1), images.flatten(1), radius).view_as(x)
+            return drawn_in(x, images, radius, "l1")
         return project(x, images, radius, self.norm)
 
     @staticmethod

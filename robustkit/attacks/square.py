@@ -18,7 +18,7 @@ from robustkit.attacks.objectives import objective
 from robustkit.attacks.projections import onto_l1_ball
 from robustkit.attacks.search import Search
 from robustkit.attacks.state import State, overwrite, take
-from robustkit.geometry import ORDER, column
+from robustkit.geometry import ORDER, column, drawn_in
 from robustkit.protocol import Norm
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -243,10 +243,11 @@ class SquareSearch(Search[SquareBuffers], foolbox.attacks.base.FixedEpsilonAttac
         """Images with a change brought to the size of the budget, in the box."""
         if self.norm == "l2":
             size = self._size(change, (1, 2, 3)).clamp(min=1e-12)
-            return (images + change / size * column(epsilon, change)).clamp(0, 1)
+            x = (images + change / size * column(epsilon, change)).clamp(0, 1)
+            return drawn_in(x, images, epsilon, "l2")
         # scaled and clipped, an L1 change would lose most of its budget to the box
         flat = onto_l1_ball((images + change).flatten(1), images.flatten(1), epsilon)
-        return flat.view_as(change)
+        return drawn_in(flat.view_as(change), images, epsilon, "l1")
 
     def _tiles(self, state: State[None]) -> Tensor:
         n, c, h, w = state.images.shape

@@ -71,7 +71,7 @@ class AttackedLoss(Loss):
                 (slope,) = torch.autograd.grad(objective(as_float32(inner(x))), x)
                 size = epsilon * float(self.relative_step)
                 x = steepest_step(x.detach(), slope, size, self.norm)
-                x = project(x, images, epsilon, self.norm)
+                x = project(x, images, epsilon, self.norm, exact=False)
         return x
 
 
