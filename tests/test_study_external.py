@@ -197,6 +197,17 @@ def test_a_pattern_that_does_not_tell_networks_apart(tiny, nets, tmp_path, patte
     assert message in str(caught.value)
 
 
+def test_a_network_of_unknown_seed_is_not_paired_with_seed_0(tiny, nets, tmp_path):
+    for seed in (0, 1):
+        name = f"ce_noise0_{seed}.pt"
+        (tmp_path / name).write_bytes((nets / f"ce_noise0_seed{seed}.pt").read_bytes())
+        (tmp_path / f"{name}.toml").write_text(f"seed = {seed}\n")
+    (tmp_path / "l2_noise0_a.pt").write_bytes((nets / "l2_noise0_seed1.pt").read_bytes())
+    path = external_study(tiny, tmp_path, tmp_path, "{loss}_noise{label_noise}_*.pt")
+    with pytest.raises(InputError, match="l2_noise0_a.pt: nothing says its seed"):
+        begin(path, tmp_path / "out").plan()
+
+
 def test_an_unreadable_network_is_a_failed_cell(tiny, nets, tmp_path):
     for path in nets.glob("*.pt"):
         (tmp_path / path.name).write_bytes(path.read_bytes())

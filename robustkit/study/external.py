@@ -197,11 +197,7 @@ class ExternalPlanner:
 
     def _cell(self, network: ExternalNetwork) -> Cell:
         where = Context(*(network.of(name) or PLACES[name] for name in TRAINED))
-        method, seed = self._method(network), network.of("seed") or "0"
-        try:
-            number = parse_integer(seed)
-        except ValueError as error:
-            raise InputError(f"{network.path}: seed {seed!r} is not an integer") from error
+        method, number = self._method(network), self._seed(network)
         aside = sidecar_path(network.path)
         key = ExternalCellKey(
             checkpoint=str(network.path),
@@ -213,6 +209,25 @@ class ExternalPlanner:
             revision=None if REVISION == 1 else REVISION,
         )
         return Cell(method, where, 0, number, key.plain())
+
+    def _seed(self, network: ExternalNetwork) -> int:
+        """Its seed; 0 where it is unknown, and no two others are told apart by theirs.
+
+        Raises:
+            InputError: it is unknown where others are paired by theirs, or no integer.
+        """
+        if (seed := network.of("seed")) is None:
+            known = {seed for one in self.networks if (seed := one.of("seed")) is not None}
+            if len(known) > 1:
+                raise InputError(
+                    f"{network.path}: nothing says its seed, by which networks are paired; others "
+                    f"are of seeds {listed(sorted(known))}; give the pattern a field {{seed}}"
+                )
+            return 0
+        try:
+            return parse_integer(seed)
+        except ValueError as error:
+            raise InputError(f"{network.path}: seed {seed!r} is not an integer") from error
 
     def _method(self, network: ExternalNetwork) -> str:
         name = self.spec.method
