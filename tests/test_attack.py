@@ -327,9 +327,10 @@ class Claimant(Search):
     ],
 )
 def test_a_search_that_lies_is_not_believed(monkeypatch, epsilon, shifts, found):
-    from robustkit.attacks import engine
+    from robustkit.attacks import engine, forecast
 
-    monkeypatch.setattr(engine, "build_search", lambda attack, norm: Claimant(*shifts))
+    for module in (engine, forecast):
+        monkeypatch.setattr(module, "build_search", lambda attack, norm: Claimant(*shifts))
     model, x = Linear(), torch.full((3, 1, 10, 10), 0.55)
     model.w = torch.ones(100).double()  # the boundary lies 0.05 below
     outcomes = attack_block(model, right(model, x), make("linf", FGSM, epsilon=[epsilon]), 2)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkit import evaluate, protocol
-from robustkit.attacks import Block, attack_block
+from robustkit.attacks import APGD, PGD, Block, attack_block
 from robustkit.data import from_arrays
 from robustkit.errors import InputError
 from robustkit.evaluation.probe import probe
@@ -326,6 +326,17 @@ def test_attacks_by_decisions_fool_a_network_that_draws_at_random(attack, networ
     assert sum(d is not None for d in right) >= len(right) - 1
 
 
+@pytest.mark.parametrize("surrogate", [None, Noisy])
+def test_what_the_probe_found_holds_for_every_block(surrogate, monkeypatch):
+    monkeypatch.setattr("robustkit.evaluation.blocks.block_size", lambda data, device: 8)
+    monkeypatch.setattr("robustkit.attacks.clean.draws_at_random", lambda a, b: False)
+    given = {} if surrogate is None else {"surrogate": surrogate().eval()}
+    found = evaluated(Noisy() if surrogate is None else Net(), truth=Net(), **given)
+    asked = [clean for clean, *_ in found.table["forward"].to_pylist()]
+    # verdicts on a network that does not draw itself take one pass, whatever its surrogate does
+    assert asked == [20 if surrogate is None else 2] * 24
+
+
 @pytest.mark.parametrize("bad", [NormalisesInPlace, OneBuffer])
 def test_surrogates_are_asked_with_the_same_care(bad):
     good = Normalises() if bad is NormalisesInPlace else Net()
@@ -462,6 +473,26 @@ def test_logits_too_far_apart_for_the_loss_that_is_ascended_are_a_warning(factor
     found = evaluate(net, (x, labels), "pgd", epsilon=["0.05"], settings=settings)
     warned = [text for text in found.header["warnings"] if "cross-entropy has no gradient" in text]
     assert len(warned) == told
+
+
+@pytest.mark.parametrize(
+    ("attack", "target", "told"),
+    [(PGD(5), "none", 1), (PGD(5), "next", 0), (APGD(5, targets=2), "none", 0)],
+)
+def test_towards_another_class_the_cross_entropy_has_a_gradient(attack, target, told):
+    x, net = images(24), nn.Sequential(Net(), Scaled(1e4)).eval()
+    labels = net(x).argmax(1)
+    found = evaluate(net, (x, labels), attack, epsilon=["0.05"], target=target)
+    warned = [text for text in found.header["warnings"] if "cross-entropy has no gradient" in text]
+    assert len(warned) == told
+
+
+def test_only_images_that_are_right_are_without_a_gradient():
+    x, net = images(24), nn.Sequential(Net(), Scaled(1e4)).eval()
+    labels = net(x).argmax(1)
+    labels[:3] = (labels[:3] + 1) % 3
+    found = evaluate(net, (x, labels), PGD(5), epsilon=["0.05"]).header["warnings"]
+    assert any("no gradient, to rounding, at 13 of 16 images" in text for text in found)
 
 
 class Root(Net):

@@ -123,6 +123,27 @@ def test_a_block_that_takes_worker_after_worker_with_it_loses_nothing_else(
     alike(again, ask(arrays, tmp_path / "one", device="cpu", **plain))
 
 
+def test_blocks_behind_one_that_is_given_up_are_kept_whose_proofs_wait(
+    arrays, tmp_path, monkeypatch
+):
+    crew(monkeypatch, losses=[1, 1, 1])
+    with pytest.raises(EvaluationFailed, match=r"images 32 to 63: .*all other blocks are kept"):
+        ask(arrays, tmp_path)
+    attacked, real = [], blocks.attack_block
+
+    def attack(model, block, *how, **more):
+        attacked.append(block.first)
+        return real(model, block, *how, **more)
+
+    monkeypatch.setattr(blocks, "attack_block", attack)
+    again = ask(arrays, tmp_path, device="cpu")
+    assert set(attacked) == {32}
+    one = ask(arrays, tmp_path / "one", device="cpu")
+    for column in ("fooled_at", "distance", "certified_at"):
+        assert again.table[column].equals(one.table[column])
+    assert again.run["proof"]["attacked"] >= one.run["proof"]["attacked"]
+
+
 def test_a_network_that_draws_at_random_has_the_same_rows_too(arrays, tmp_path, monkeypatch):
     crew(monkeypatch, losses=[2])
     found = [

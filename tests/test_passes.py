@@ -86,7 +86,12 @@ def test_claims_that_do_not_hold_up_have_cost_their_passes():
     lied_about = model(images(N, side=8)).argmax(1) != 2
     forward, backward = (p[1][lied_about] for p in (passes.forward, passes.backward))
     assert forward.min() > 0
-    assert forward.tolist() == (2 * backward).tolist(), "a pass to search, and one to refute it"
+    # every attempt goes on to its last iterate, which needs no gradient
+    assert (backward % PGD["steps"] == 0).all()
+    searched = backward + backward // PGD["steps"]
+    # a pass to search, and one to refute it, but where an iterate leaves its ball by rounding
+    assert (searched < forward).all()
+    assert (forward <= 2 * searched).all()
 
 
 def test_a_surrogate_s_passes_are_counted_beside_the_model_s():

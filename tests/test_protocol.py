@@ -273,6 +273,25 @@ def test_budgets_are_sorted_each_value_once_as_first_written():
     assert [e.text for e in make(PGD, epsilon=["0.3", "1/10", "0.1"]).epsilons] == ["1/10", "0.3"]
 
 
+def test_a_rotation_alone_and_one_with_a_translation_are_two_budgets():
+    grid, budgets = attacks.SpatialGrid(), ["30deg", "30deg+3px", "30/1deg"]
+    made = protocols.Protocol(grid, epsilons=budgets)
+    assert [e.text for e in made.epsilons] == ["30deg", "30deg+3px"]
+    with pytest.raises(ProtocolError, match=r"30deg and 30deg\+3px: not in one proportion"):
+        protocols.checked_protocol(made)
+
+
+def test_without_a_random_start_there_is_one_start():
+    made, once = (attacks.PGD(random_start=False, restarts=n) for n in (5, 1))
+    assert made.restarts == 1
+    assert made == once
+    assert attacks.PGD(restarts=5).restarts == 5
+    every = protocols.load_protocol("pgd", ["random_start=false", "restarts=5"])
+    assert every.attacks[1].restarts == 1
+    with pytest.raises(ProtocolError, match="pgd: restarts must be above 0, got 0"):
+        protocols.checked_protocol(protocols.Protocol(attacks.PGD(random_start=False, restarts=0)))
+
+
 @given(st.fractions(min_value=Fraction(1, 10**6), max_value=100))
 def test_a_budget_is_exact(value):
     assert protocols.parse_epsilon(f"{value.numerator}/{value.denominator}").value == value
@@ -318,6 +337,10 @@ def test_iterations_that_cannot_cross_the_ball_are_called_weak(attack, weak):
             "cannot be targeted",
         ),
         ({"attack": [{"kind": "deepfool", "candidates": 1}], "norm": "linf"}, "at least 2"),
+        (
+            {"attack": [{"kind": "sparse-pgd", "patience": 0}], "norm": "l0"},
+            "sparse-pgd: patience must be above 0, got 0",
+        ),
         ({"attack": [PGD], "norm": "linf", "epsilon": ["x"]}, "epsilon"),
     ],
 )

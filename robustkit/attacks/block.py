@@ -1,7 +1,7 @@
 """What goes into the engine, and what comes out: a block of images and what is known of them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -62,6 +62,8 @@ class Outcomes:
     transform: Tensor
     """the rotation and translation that makes it of the clean image, where it is one: degrees,
     pixels down, pixels right, float64 N × 3 on the CPU; NaN otherwise"""
+    unstarted: dict[str, int] = field(default_factory=dict)
+    """by attack: how many images it left alone for want of a point to start from"""
 
     def attacked(self, protocol: Protocol) -> Tensor:
         """Rows that are right, and not proven at every budget, on the CPU."""

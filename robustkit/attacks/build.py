@@ -77,8 +77,7 @@ def _ascent_settings(attack: FGSM | PGD | MIFGSM | Noise) -> dict[str, Any]:
                 "steps": steps,
                 "rel_stepsize": float(relative),
                 "random_start": random_start,
-                # without a random start every restart would be the first one again
-                "restarts": restarts if random_start else 1,
+                "restarts": restarts,
                 "loss": loss,
             }
         case MIFGSM(steps, relative, momentum, loss):

@@ -21,9 +21,12 @@ def clean_pass(
     protocol: Protocol,
     batch_size: int,
     looked: Callable[[int, int, int, int], None] = lambda *_: None,
+    *,
+    random: bool = False,
 ) -> tuple[Victim, Tensor, Outcomes]:
     """The victim, with more votes if the model draws at random; its clean logits; outcomes so far.
 
+    Whether it does is tried, unless it is known already: `random`.
     `looked` is told, between passes, how many classes the model has, how many images the block has,
     how many of them were passed, those that were passed again included, and how many are left.
 
@@ -33,19 +36,10 @@ def clean_pass(
     """
     images, labels = block.images, block.labels
     passes = Passes.none_yet(1 + len(protocol.attacks), len(images))
-    trial = Victim(model, block.first, protocol.target != "none", Passes.none_yet(len(images)))
-    victim = replace(trial, passes=passes.part(0))
+    victim = Victim(model, block.first, protocol.target != "none", passes.part(0))
     first, *others = batches(torch.arange(len(images)), batch_size)
-    # the same images twice: all that a verdict is worth depends on whether a pass can be repeated
-    once = trial.logits(images[first], first, CLEAN)
-    looked(once.shape[1], len(images), len(first), len(images))
-    if draws_at_random(once, trial.logits(images[first], first, CLEAN)):
-        victim = replace(victim, votes=VOTES)
-        # every batch by as many passes: an image's verdict must not hang on where it stands
-        once = victim.mean_logits(images[first], first, CLEAN)
-    else:
-        victim.passes.add(first, 1)
-    found, made, left = [once], 2 * len(first), len(images) - len(first)
+    victim, once, made = _first_batch(victim, images, first, looked, known=random)
+    found, left = [once], len(images) - len(first)
     for rows in others:
         looked(once.shape[1], len(images), made, left * victim.votes)
         found.append(victim.mean_logits(images[rows], rows, CLEAN))
@@ -73,6 +67,38 @@ def clean_pass(
         torch.full((len(images), 3), torch.nan, dtype=torch.float64),
     )
     return victim, logits, outcomes
+
+
+def _first_batch(
+    victim: Victim,
+    images: Tensor,
+    rows: Tensor,
+    looked: Callable[[int, int, int, int], None],
+    *,
+    known: bool,
+) -> tuple[Victim, Tensor, int]:
+    """The victim with as many votes as it takes, logits of the first rows, and images passed.
+
+    `known`: to draw at random.
+    """
+    random, made = known, 0
+    if not known:
+        # the same images twice: all that a verdict is worth depends on whether a pass is repeatable
+        trial = replace(victim, passes=Passes.none_yet(len(images)))
+        once = trial.logits(images[rows], rows, CLEAN)
+        looked(once.shape[1], len(images), len(rows), len(images))
+        random = draws_at_random(once, trial.logits(images[rows], rows, CLEAN))
+        made = 2 * len(rows)
+    if random:
+        victim = replace(victim, votes=VOTES)
+        # every batch by as many passes: an image's verdict must not hang on where it stands
+        once = victim.mean_logits(images[rows], rows, CLEAN)
+        made += VOTES * len(rows)
+    else:
+        victim.passes.add(rows, 1)
+    if known:
+        looked(once.shape[1], len(images), made, (len(images) - len(rows)) * VOTES)
+    return victim, once, made
 
 
 def _classes(logits: Tensor, block: Block, protocol: Protocol) -> Tensor:

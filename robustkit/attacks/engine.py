@@ -38,6 +38,8 @@ def attack_block(
     search_by: SearchNetwork | None = None,
     experience: Experience | None = None,
     prove: Prove | None = None,
+    *,
+    random: bool = False,
 ) -> Outcomes:
     """Run every attack of a protocol on a block of images.
 
@@ -46,7 +48,8 @@ def attack_block(
     takes every step by it, and the model is asked once, after the last: a transfer attack
     (Papernot et al. 2017) with one query a budget and restart. `search_by` is the model, or the
     surrogate, made cheaper to search by (`search_network`). Images are attacked only at budgets
-    that `prove` does not say they withstand; it is not asked of a model that draws at random.
+    that `prove` does not say they withstand; it is not asked of a model that draws at random, which
+    is tried on the block unless it is known: `random`.
 
     Raises:
         DataError: the model has fewer classes than the labels.
@@ -55,15 +58,18 @@ def attack_block(
     # proofs are part of a block's time
     known, proofs = experience or Experience(), prove is not None
     forecast = BlockForecast(protocol, batch_size, known, progress, proofs=proofs)
-    victim, clean, outcomes = clean_pass(model, block, protocol, batch_size, forecast.looked)
+    victim, clean, outcomes = clean_pass(
+        model, block, protocol, batch_size, forecast.looked, random=random
+    )
     attacks = protocol.attacks
     if prove is not None and victim.votes == 1:
         outcomes.proven = prove((outcomes.distance > 0).cpu())
     if victim.votes > 1 or search_by is None:
         search_by = SearchNetwork(model if surrogate is None else surrogate)
+    step_logits = clean
     if surrogate is not None:
-        clean = _clean_logits(replace(victim, model=surrogate), block, batch_size)
-    step_model = StepModel(search_by, clean, surrogate is not None)
+        step_logits = _clean_logits(replace(victim, model=surrogate), block, batch_size)
+    step_model = StepModel(search_by, step_logits, surrogate is not None)
     searches = [build_search(attack, protocol.norm) for attack in attacks]
     if forecast.needs_forward and victim.votes == 1:
         forecast.took_forward(_seconds(search_by.exact, block.images[:batch_size]))
@@ -89,7 +95,8 @@ def attack_block(
                 forecast,
             ).run()
         else:
-            MinimalNorm(verifier, protocol, attack, name, position, batch_size, forecast).run()
+            given = (verifier, protocol, attack, name, position, batch_size, forecast)
+            MinimalNorm(*given, clean).run()
     progress(1.0)
     return outcomes
 

@@ -170,7 +170,8 @@ class FabSearch(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  #
         rows = (fooled & (rough <= DOUBT * b.best_distance)).nonzero()[:, 0]
         x = state.x[rows]
         reached = distance(state.images[rows], x, self.norm)
-        nearer = reached < b.best_distance[rows]
+        # where a model that draws at random errs at the image itself, nothing would be nearer
+        nearer = (reached < b.best_distance[rows]) & (reached > 0)
         b.best_distance[rows[nearer]] = reached[nearer]
         b.best[rows[nearer]] = x[nearer]
 
@@ -182,6 +183,13 @@ class FabSearch(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  #
         self._remember(state, fooled)
         b = state.buffers
         return in_budget(b.best_distance, state.epsilon) & ~state.epsilon.isinf(), b.best
+
+    def refuted(self, state: State[FabBuffers]) -> None:
+        """Forget the nearest points, so that others take their places."""
+        b = state.buffers
+        b.best = state.images.clone()
+        b.best_distance = torch.full_like(b.best_distance, torch.inf)
+        b.last_distance = b.best_distance.clone()
 
     def out_of_budget_finds(self, state: State[FabBuffers]) -> tuple[Tensor, Tensor]:
         """The nearest point that was found, whatever its distance."""

@@ -6,7 +6,7 @@ an image whose verdict is known.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 import torch
@@ -49,6 +49,14 @@ class _Pass:
     gradient: Tensor
 
 
+@dataclass(slots=True)
+class _Resting(Generic[B]):
+    """Rows that claim success, and rest until that is verified."""
+
+    slots: _Slots[B]
+    found: _Pass
+
+
 @dataclass(frozen=True, slots=True)
 class FixedBudgets(Generic[B]):
     """One such attack on a block, at every budget of the protocol."""
@@ -66,6 +74,8 @@ class FixedBudgets(Generic[B]):
     keeps_margins: bool
     """whether a later attack asks how close this one came"""
     forecast: BlockForecast
+    refuted: list[_Slots[B]] = field(default_factory=list)
+    """rows whose claims did not hold up, at their next iterates: they wait to go on"""
 
     def run(self) -> None:
         """Attack every image at its open budgets: above those proven, below those that succeed."""
@@ -76,7 +86,7 @@ class FixedBudgets(Generic[B]):
         attempts = self.search.attempts(self.step_model.clean.shape[1])
         queue = Queue(open_levels, attempts, self.protocol.search, self.position > 0)
         self.forecast.begin(self.position, open_levels)
-        while len(queue):
+        while len(queue) or self.refuted:
             self._drain(queue)
             self._verify(queue)
 
@@ -90,37 +100,70 @@ class FixedBudgets(Generic[B]):
 
     def _drain(self, queue: Queue) -> None:
         """Work the queue off; the last claimed successes are left in it."""
-        slots = self._enter(queue.take(self.batch_size))
-        while len(slots):
+        slots = self._filled(queue)
+        while slots is not None:
             found = self._pass(slots)
             self.forecast.passed(len(slots))
-            done = self._done(slots, found)
-            if done.any():
-                self._keep_out_of_budget_finds(queue, slots, done & ~found.hit)
-                ended = done.nonzero()[:, 0]
-                self._count(slots, ended)
-                for row in ended.tolist():
-                    image, hit = int(slots.owner[row]), bool(found.hit[row])
-                    steps = self.search.steps + 1 - int(slots.left[row])
-                    self.forecast.ended(queue.current(image), steps, hit)
-                    if hit:
-                        queue.claim(image, found.images[row].clone())
-                    else:
-                        queue.fail(image)
-                keep = (~done).nonzero()[:, 0]
-                slots, found = take(slots, keep), take(found, keep)
+            slots, found = self._without_ended(queue, slots, found)
             if len(slots):
                 self._advance(slots, found)
-            # rows are at different steps of different searches, so a free slot need not wait for
-            # the others: a batch that shrank to its hardest images would waste most of each pass
-            free = self.batch_size - len(slots)
-            if len(queue) < free and queue.withheld:
+            waiting = len(queue) + sum(map(len, self.refuted))
+            if waiting < self.batch_size - len(slots) and self._needs_verdicts(queue, len(slots)):
                 self._verify(queue)
-            if fresh := queue.take(free):
-                entering = self._enter(fresh)
-                slots = join(slots, entering) if len(slots) else entering
-            if self.forecast.due:
+            slots = self._filled(queue, slots)
+            if self.forecast.due and slots is not None:
                 self.forecast.tell(self._standing(queue, slots))
+
+    def _filled(self, queue: Queue, slots: _Slots[B] | None = None) -> _Slots[B] | None:
+        """The active set, its free places taken by whoever waits; None: by nobody.
+
+        Rows are at different steps of different searches, so a free slot need not wait for the
+        others: a batch that shrank to its hardest images would waste most of each pass.
+        """
+        parts = [] if slots is None or not len(slots) else [slots]
+        free = self.batch_size - sum(map(len, parts))
+        if free and self.refuted:
+            rows = join(*self.refuted)
+            places = torch.arange(len(rows))
+            parts.append(take(rows, places[:free]))
+            self.refuted[:] = [take(rows, places[free:])] if len(rows) > free else []
+            free -= len(parts[-1])
+        if fresh := queue.take(free):
+            parts.append(self._enter(fresh))
+        return join(*parts) if parts else None
+
+    def _needs_verdicts(self, queue: Queue, working: int) -> bool:
+        """Whether verdicts on claims give free slots something to do.
+
+        Where claims hold, images go on at smaller budgets; where they do not, as is often the case
+        of a model that draws at random, with the same search.
+        """
+        random = self.verifier.victim.votes > 1
+        return queue.withheld > 0 or (random and queue.claimed >= max(1, working))
+
+    def _without_ended(
+        self, queue: Queue, slots: _Slots[B], found: _Pass
+    ) -> tuple[_Slots[B], _Pass]:
+        """The rows that go on; those that claim success rest, those at their end have failed."""
+        done = self._done(slots, found)
+        if not bool(done.any()):
+            return slots, found
+        self._keep_out_of_budget_finds(queue, slots, done & ~found.hit)
+        self._count(slots, done.nonzero()[:, 0])
+        claiming = (done & found.hit).nonzero()[:, 0]
+        resting = _Resting(take(slots, claiming), take(found, claiming))
+        claimed = iter(range(len(claiming)))
+        for row in done.nonzero()[:, 0].tolist():
+            image, hit = int(slots.owner[row]), bool(found.hit[row])
+            steps = self.search.steps + 1 - int(slots.left[row])
+            self.forecast.ended(queue.current(image), steps, hit)
+            if hit:
+                place = next(claimed)
+                queue.claim(image, resting.found.images[place], (resting, place))
+            else:
+                queue.fail(image)
+        keep = (~done).nonzero()[:, 0]
+        return take(slots, keep), take(found, keep)
 
     def _standing(self, queue: Queue, slots: _Slots[B]) -> list[Standing]:
         """Where each image stands."""
@@ -190,17 +233,34 @@ class FixedBudgets(Generic[B]):
         found = self.step_model.passes(state, slots.exact, self.search, targeted, moving)
         slots.exact = found.exact
         self._count_again(slots, found)
-        self._keep_closest(slots, found.logits)
-        fooled = self._fooled(slots, found.logits).to(state.x.device)
+        logits, value = self._confirmed(slots, found, moving)
+        self._keep_closest(slots, logits)
+        fooled = self._fooled(slots, logits).to(state.x.device)
         hit, images = self.search.claims(state, fooled)
-        return _Pass(hit.cpu(), images, found.value, found.gradient)
+        return _Pass(hit.cpu(), images, value, found.gradient)
 
-    def _count(self, slots: _Slots[B], rows: Tensor) -> None:
-        """The passes of rows that end: one an iterate, and a gradient where a step followed."""
+    def _confirmed(self, slots: _Slots[B], found: Passed, moving: bool) -> tuple[Tensor, Tensor]:
+        """Logits and values, of a model that draws at random those of no lucky pass alone."""
+        state, victim = slots.state, self.verifier.victim
+        if victim.votes == 1 or self.step_model.surrogate:
+            return found.logits, found.value
+        given = (slots.owner, state.classes, self.name, self.search.eot)
+        logits = victim.confirmed(found.logits, state.x, *given)
+        asked = (logits != found.logits).any(1)
+        if not moving or not bool(asked.any()):
+            return logits, found.value
+        value = self.search.value(logits, state, victim.targeted)
+        return logits, torch.where(column(asked, value), value, found.value)
+
+    def _count(self, slots: _Slots[B], rows: Tensor, sign: int = 1) -> None:
+        """The passes of rows that end: one an iterate, and a gradient where a step followed.
+
+        `sign` is −1 where they go on after all.
+        """
         left = slots.left[rows]
         forward = (self.search.steps + 1 - left) * self.search.eot
         backward = (forward - self.search.eot * (left == 0)) * self._gradients
-        self.verifier.victim.passes.add(slots.owner[rows], forward, backward)
+        self.verifier.victim.passes.add(slots.owner[rows], sign * forward, sign * backward)
 
     def _count_again(self, slots: _Slots[B], found: Passed) -> None:
         """What rows of low precision have cost that were passed in float32, too."""
@@ -226,7 +286,7 @@ class FixedBudgets(Generic[B]):
         hit = torch.zeros_like(hit)
         if len(last):
             there = last.to(state.x.device)
-            logits = victim.logits(state.x[there], slots.owner[last], self.name)
+            logits = victim.mean_logits(state.x[there], slots.owner[last], self.name)
             hit[last] = victim.fooled(logits.argmax(1), state.classes[there]).cpu()
         return hit
 
@@ -255,6 +315,7 @@ class FixedBudgets(Generic[B]):
         if self.search.needs_outcome:
             asked = replace(victim, model=self.step_model.network.exact)
             logits = asked.logits(state.x, slots.owner, self.name)
+            logits = asked.confirmed(logits, state.x, slots.owner, state.classes, self.name)
             self.search.observe(state, victim.fooled(logits.argmax(1), state.classes))
 
     def _movable(self, gradient: Tensor) -> Tensor:
@@ -277,7 +338,7 @@ class FixedBudgets(Generic[B]):
         """Recompute what is claimed, in full batches where nothing waits for it.
 
         An image whose claim holds goes on below what was found; one whose claim does not hold up,
-        with its next attempt.
+        with the search that made it.
         """
         finds = queue.take_finds()
         for part in batches(torch.arange(len(finds)), self.batch_size):
@@ -290,8 +351,27 @@ class FixedBudgets(Generic[B]):
             perturbed = torch.stack([find.perturbed for find in some])
             held = self.verifier.keep(rows, perturbed, self.name, budget, self.search.eot)
             levels = self._succeeded_from(rows)
-            for image, holds, level in zip(rows.tolist(), held.tolist(), levels, strict=True):
+            refuted = []
+            for find, holds, level in zip(some, held.tolist(), levels, strict=True):
                 if holds:
-                    queue.succeed(image, level)
+                    queue.succeed(find.task.image, level)
                 else:
-                    queue.fail(image)
+                    refuted.append(find.search)
+            self._go_on(queue, refuted)
+
+    def _go_on(self, queue: Queue, refuted: Sequence[tuple["_Resting[B]", int]]) -> None:
+        """Searches whose claims did not hold up take their next steps, as far as they have some."""
+        going = []
+        for resting, place in refuted:
+            row = torch.tensor([place])
+            slots, found = take(resting.slots, row), take(resting.found, row)
+            self._count(slots, torch.tensor([0]), -1)
+            found.hit = torch.zeros_like(found.hit)
+            self.search.refuted(slots.state)
+            left = self._without_ended(queue, slots, found)
+            if len(left[0]):
+                going.append(left)
+        if going:
+            slots, found = (join(*parts) for parts in zip(*going, strict=True))
+            self._advance(slots, found)
+            self.refuted.append(slots)

@@ -1,7 +1,10 @@
 """Attacks that look for the smallest perturbation, each image to the attack's end, by foolbox."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from typing import Any
 
 import torch
@@ -13,9 +16,11 @@ from robustkit.attacks.draws import seed_of
 from robustkit.attacks.forecast import BlockForecast, Standing
 from robustkit.attacks.library import DecidedOnce, Elsewhere, foolbox, foolbox_model, seeded
 from robustkit.attacks.passes import CountedNetwork
+from robustkit.attacks.starting import nearest_start
 from robustkit.attacks.verdicts import Verifier
+from robustkit.attacks.victim import Victim
 from robustkit.errors import EvaluationFailed
-from robustkit.network import asked
+from robustkit.network import answer, asked
 from robustkit.protocol import Attack, Boundary, DeepFool, HopSkipJump, Protocol
 
 ONE_BY_ONE = (Boundary, HopSkipJump)
@@ -38,6 +43,8 @@ class MinimalNorm:
     """place of the attack in the protocol; its draws are keyed by it"""
     batch_size: int
     forecast: BlockForecast
+    clean: Tensor
+    """logits of the block's clean images, of a model that draws at random their means, N × K"""
 
     def run(self) -> None:
         """Attack every image that is right, and not proven so at the largest budget."""
@@ -53,7 +60,10 @@ class MinimalNorm:
             ids = (block.ids[i] for i in batch.tolist())
             with seeded(seed_of(self.protocol.seed, self.position, *ids), device):
                 result = self._answer(adversary, batch)
-            if result is not None:
+            if result is None:
+                unstarted = self.verifier.outcomes.unstarted
+                unstarted[self.name] = unstarted.get(self.name, 0) + len(batch)
+            else:
                 self._keep(result, batch)
             self.forecast.finished(len(batch))
             self.forecast.tell(map(Standing, open_levels), n / len(parts))
@@ -83,6 +93,9 @@ class MinimalNorm:
         is what they return, and its mean answer is another. On the ray behind it there may be one
         that holds.
         """
+        images = self.verifier.block.images
+        away = (pixels != images[rows.to(pixels.device)]).flatten(1).any(1)
+        pixels, rows = pixels[away], rows[away.cpu()]
         for factor in FARTHER:
             if len(rows) == 0:
                 return
@@ -93,34 +106,97 @@ class MinimalNorm:
 
     def _answer(self, adversary: Any, batch: Tensor) -> Tensor | None:
         """What the attack returns; None if it found no point to start from."""
-        victim, images = self.verifier.victim, self.verifier.block.images
-        there = batch.to(images.device)
-        classes = self.verifier.outcomes.classes[there]
+        images = self.verifier.block.images[batch.to(self.verifier.block.images.device)]
+        model, criterion = self._asked(batch, images)
+        try:
+            return self._ran(adversary, batch, model, images, criterion)
+        except _NoStart:
+            pass  # HopSkipJump and Boundary: noise of every strength left the prediction alone
+        row, outcomes = int(batch[0]), self.verifier.outcomes
+        found = outcomes.perturbed[row : row + 1] if bool(outcomes.distance[row] < inf) else None
+        names = (self.protocol.seed, self.verifier.block.ids[row], self.position)
+        is_adversarial = foolbox.attacks.base.get_is_adversarial(criterion, model)
+        held = partial(self.verifier.block.held, images=images)
+        start = nearest_start(images, found, held, is_adversarial, self.protocol.norm, names)
+        if start is None:
+            return None
+        return self._ran(adversary, batch, model, images, criterion, starting_points=start)
+
+    def _asked(self, batch: Tensor, images: Tensor) -> tuple[Any, Any]:
+        """The network as the attack asks it, and what it is to make of images N × C × H × W."""
+        victim, classes = self.verifier.victim, self.verifier.outcomes.classes
+        classes = classes[batch.to(images.device)]
         kind = foolbox.TargetedMisclassification if victim.targeted else foolbox.Misclassification
         model: torch.nn.Module = CountedNetwork(
             victim.model, victim.passes, batch, self._ended(classes)
         )
+        criterion, random = kind(classes), victim.votes > 1
+        decides = isinstance(self.attack, ONE_BY_ONE)
+        if random and not decides:
+            clean = self.clean[batch.to(self.clean.device)]
+            model = _Confirmed(model, victim, batch, classes, self.name, images, clean)
         if self.verifier.block.fixed:
-            model = _Held(model, self.verifier.block, images[there])
-        criterion = kind(classes)
-        if victim.votes > 1 and isinstance(self.attack, ONE_BY_ONE):
-            model, criterion = (
-                DecidedOnce(model, victim.votes),
-                criterion & Elsewhere(images[there]),
-            )
-        wrapped = foolbox_model(model, images.device)
+            model = _Held(model, self.verifier.block, images)
+        if random and decides:
+            model, criterion = DecidedOnce(model, victim.votes), criterion & Elsewhere(images)
+        return foolbox_model(model, images.device), criterion
+
+    def _ran(
+        self, adversary: Any, batch: Tensor, model: Any, images: Tensor, criterion: Any, **how: Any
+    ) -> Tensor:
         try:
-            with asked(f"in {self.name}"):  # foolbox goes back through the network by itself
-                answer: Tensor = adversary.run(wrapped, images[there], criterion)
+            with asked(f"in {self.name}"), warnings.catch_warnings():
+                # what is said of it names the images (`Outcomes.unstarted`)
+                warnings.filterwarnings("ignore", ".*failed to draw sufficient random inputs")
+                # foolbox goes back through the network by itself
+                found: Tensor = adversary.run(model, images, criterion, **how)
         except EvaluationFailed as error:
-            # HopSkipJump and Boundary: noise of every strength left the prediction alone
             if "init_attack failed" in str(error):
-                return None
-            where = victim.at(batch)
+                raise _NoStart from error
+            where = self.verifier.victim.at(batch)
             raise EvaluationFailed(
                 f"{error}, in the batch of {len(batch)} that begins{where}"
             ) from error
-        return answer
+        return found
+
+
+class _NoStart(Exception):
+    """An attack found no point to start from."""
+
+
+class _Confirmed(torch.nn.Module):
+    """A network that draws at random, whose lucky answers are asked again (`Victim.confirmed`).
+
+    An attack that looks for the smallest perturbation would keep the nearest lucky one: were it
+    that of the image itself, nothing nearer could take its place. Gradients are those of one pass.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        victim: Victim,
+        rows: Tensor,
+        classes: Tensor,
+        name: str,
+        images: Tensor,
+        clean: Tensor,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.victim = victim
+        self.given = (rows, classes, name)
+        self.images = images
+        self.clean = clean
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the network, N × K."""
+        logits: Tensor = answer(self.model, x)
+        single, points = logits.detach(), x.detach()
+        means = self.victim.confirmed(single, points, *self.given)
+        same = (points == self.images).flatten(1).all(1)
+        means = torch.where(same[:, None], self.clean.to(means), means)
+        return logits + (means - single)
 
 
 class _Held(torch.nn.Module):

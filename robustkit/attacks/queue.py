@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -26,6 +26,8 @@ class Find(NamedTuple):
     task: Task
     perturbed: Tensor
     """C × H × W"""
+    search: Any
+    """what the search knows, with which it goes on if the claim does not hold; the engine's own"""
 
 
 class Queue:
@@ -74,6 +76,11 @@ class Queue:
         """How many images wait for a verdict on their claims to go on at smaller budgets."""
         return sum(find.task.level > self._open[find.task.image].start for find in self._finds)
 
+    @property
+    def claimed(self) -> int:
+        """How many images wait for a verdict on their claims."""
+        return len(self._finds)
+
     def current(self, image: int) -> Task:
         """What is worked on."""
         return self._current[image]
@@ -110,9 +117,12 @@ class Queue:
             self._open[image] = range(task.level + 1, self._open[image].stop)
             self._go_on(image)
 
-    def claim(self, image: int, perturbed: Tensor) -> None:
-        """The image's task claims success: it rests until that is verified."""
-        self._finds.append(Find(self._current[image], perturbed))
+    def claim(self, image: int, perturbed: Tensor, search: Any = None) -> None:
+        """The image's task claims success: it rests until that is verified.
+
+        It stays the image's task until it succeeds or fails: one whose claim does not hold goes on.
+        """
+        self._finds.append(Find(self._current[image], perturbed, search))
 
     def take_finds(self) -> list[Find]:
         """All that was claimed since the last time."""

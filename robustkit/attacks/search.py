@@ -117,6 +117,9 @@ class Search(Generic[B]):
     def observe(self, state: State[B], fooled: Tensor) -> None:
         """Told whether each new iterate fools, where `needs_outcome`."""
 
+    def refuted(self, state: State[B]) -> None:
+        """Told rows whose claims do not hold up, before they go on: they claim those no more."""
+
     def out_of_budget_finds(self, state: State[B]) -> tuple[Tensor, Tensor]:
         """Rows whose search found something outside the budget, N, and what."""
         return torch.zeros_like(state.step, dtype=torch.bool), state.x

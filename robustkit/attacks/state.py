@@ -68,9 +68,9 @@ def take(rows_of: T, rows: Tensor) -> T:
     return taken
 
 
-def join(first: T, second: T) -> T:
-    """These rows, then those; of what `take` takes."""
-    joined: T = _each(lambda a, b: torch.cat([a, b]), first, second)
+def join(*parts: T) -> T:
+    """The rows of one part after the other; of what `take` takes."""
+    joined: T = parts[0] if len(parts) == 1 else _each(lambda *t: torch.cat(t), *parts)
     return joined
 
 

@@ -41,6 +41,7 @@ class Verifier:
         reached = distance(self.block.images[there], perturbed, self.norm)
         in_box = ((perturbed >= 0) & (perturbed <= 1)).flatten(1).all(1)
         good = self.victim.fooled(predicted, self.outcomes.classes[there]) & in_box
+        good &= reached > 0  # of the image itself the clean pass has decided
         if fixed := self.block.fixed:
             same = perturbed[:, :fixed] == self.block.images[there, :fixed]
             good &= same.flatten(1).all(1)

@@ -66,6 +66,33 @@ class Victim:
             logits = logits + self.logits(images, rows, name)
         return logits / count if count > 1 else logits
 
+    def confirmed(
+        self,
+        logits: Tensor,
+        images: Tensor,
+        rows: Tensor,
+        classes: Tensor,
+        name: str,
+        passes: int = 1,
+    ) -> Tensor:
+        """Logits N × K of points, means over so many passes; those that fool are asked again.
+
+        A model that draws at random fools by luck, the sooner the more points it is asked at. What
+        fools is asked once more, as long as the mean of its logits does, until these are `votes`
+        passes: by luck alone few points get far.
+        """
+        going = self.fooled(logits.argmax(1), classes).nonzero()[:, 0]
+        if passes >= self.votes or not len(going):
+            return logits
+        means, at = logits.clone(), rows.to(logits.device)
+        for n in range(passes, self.votes):
+            again = self.logits(images[going], at[going].cpu(), name)
+            means[going] += (again - means[going]) / (n + 1)
+            going = going[self.fooled(means[going].argmax(1), classes[going])]
+            if not len(going):
+                break
+        return means
+
     def checked_hits(self, logits: Tensor, rows: Tensor, classes: Tensor, name: str) -> Tensor:
         """Which rows fool, on the CPU, after a check that all logits are finite.
 

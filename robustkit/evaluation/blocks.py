@@ -36,6 +36,8 @@ from robustkit.record import Blocks, Example, FinishedBlock, table
 T = TypeVar("T")
 FEWEST, EACH = 64, 2
 """images a block, and blocks a device, where there are several GPUs"""
+UNSTARTED = "unstarted"
+"""by attack: how many images of a block it left alone for want of a point to start from"""
 EXAMPLES = 8
 """how many of the smallest successful perturbations are kept for looking at"""
 
@@ -47,6 +49,13 @@ class Networks(NamedTuple):
     surrogate: torch.nn.Module | None
     search_by: SearchNetwork | None = None
     """the model, or the surrogate, made cheaper to search by"""
+
+
+class Random(NamedTuple):
+    """Which networks draw at random, by what the probe found: for all blocks alike."""
+
+    model: bool
+    surrogate: bool = False
 
 
 def load_networks(config: Config) -> Networks:
@@ -134,6 +143,7 @@ class BlockResult:
     images: npt.NDArray[np.float32] | None
     """the perturbed ones, where they are to be kept"""
     spent: dict[str, Any]
+    """what proving its images took, and under `UNSTARTED` those that an attack left alone"""
 
 
 @dataclass(slots=True)
@@ -144,8 +154,7 @@ class Attacker:
     networks: Networks
     proving: Proving
     """how images are bounded first"""
-    random: bool
-    """whether a network draws at random"""
+    random: Random
     batch_size: int
     keep_images: bool
     """whether results hold the perturbed images, too"""
@@ -207,17 +216,18 @@ class Attacker:
             _rows(block, outcomes, protocol.epsilons),
             _examples(block, outcomes),
             outcomes.perturbed.cpu().numpy() if self.keep_images else None,
-            asdict(replace(attacked.spent, attacked=checked)),
+            asdict(replace(attacked.spent, attacked=checked)) | {UNSTARTED: outcomes.unstarted},
         )
 
     def _attack_block(self, block: Block, protocol: Protocol, **how: Any) -> Outcomes:
         model, surrogate, search_by = self.networks
         given = (model, block, protocol, self.batch_size)
-        return attack_block(*given, surrogate=surrogate, search_by=search_by, **how)
+        how |= {"surrogate": surrogate, "search_by": search_by, "random": self.random.model}
+        return attack_block(*given, **how)
 
     def _draws(self, block: Block) -> AbstractContextManager[None]:
         """Seeds what a network draws from: of a block on its own, whatever came before it."""
-        if not self.random:
+        if not any(self.random):
             return nullcontext()
         protocol = self.config.protocol
         return seeded(seed_of(protocol.seed, protocol.digest, *block.ids), self.config.device)

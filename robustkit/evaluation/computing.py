@@ -2,6 +2,7 @@
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,8 +18,10 @@ from robustkit.device import devices, tf32
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.evaluation.adversarial import save_adversarial
 from robustkit.evaluation.blocks import (
+    UNSTARTED,
     Attacker,
     Networks,
+    Random,
     attack_rows,
     load_networks,
     missing,
@@ -30,7 +33,7 @@ from robustkit.evaluation.config import Config, Prove, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
 from robustkit.evaluation.outputs import Outputs, agree
-from robustkit.evaluation.probe import probe
+from robustkit.evaluation.probe import losses_away, probe
 from robustkit.evaluation.proving import Proving, begin
 from robustkit.evaluation.speed import batch_size, searched_by
 from robustkit.evaluation.spreading import BlockSite, Spread, crew_of
@@ -38,6 +41,7 @@ from robustkit.parallel.processes import check_guarded
 from robustkit.protocol import Protocol
 from robustkit.record import Blocks, Evaluation, FinishedBlock, Store
 from robustkit.record.columns import integers
+from robustkit.statistics.estimate import counted
 
 
 def computed(
@@ -110,7 +114,7 @@ def _compute(
     predicted = integers(rows["predicted"])
     settled = settled_by(config.model.header.get("preprocessing"), data.source)
     chance = chance_warnings(data.labels, predicted, len(data.classes), settled)
-    warnings = [*found, *chance, *data.changed()]
+    warnings = [*found, *chance, *_unstarted(done, len(data)), *data.changed()]
     how = {"asked": config.prove, "on": not proving.reason, "why": proving.reason}
     whole = {**header, "prove": how, "warnings": [*header["warnings"], *warnings]}
     details |= {key: plan[key] for key in plan if key != "prove"}
@@ -124,8 +128,7 @@ class _Decided:
 
     warnings: list[str]
     """of the probe"""
-    random: bool
-    """whether a network draws at random"""
+    random: Random
     proving: Proving
     plan: dict[str, Any]
     """sizes of blocks and batches"""
@@ -144,7 +147,7 @@ def _decided(config: Config, blocks: Blocks, options: RunOptions) -> _Decided:
     found, random = _probed(config, networks)
     size = batch_size(config, options, blocks)
     plan = planned_sizes(config.data, devices(options.device), blocks, size)
-    proving = begin(config, networks.model, random, plan.get("prove"))
+    proving = begin(config, networks.model, any(random), plan.get("prove"))
     if "prove" not in plan:
         plan["prove"] = proving.plan  # a resumed run proves as the first one did
         blocks.replan(plan)
@@ -177,32 +180,45 @@ def _done(
         plan["events"].append(why)
         blocks.replan(plan)
 
-    networks = searching(config, decided.networks, random=random) if left else decided.networks
+    networks = searching(config, decided.networks, random=any(random)) if left else decided.networks
     attacker = Attacker(config, networks, proving, random, plan["batch_size"], keep, halved)
     options.began(on_file / len(config.data))
     yield from attack_rows(attacker, plan, blocks, options.progress)
 
 
-def _probed(config: Config, networks: Networks) -> tuple[list[str], bool]:
-    """What the probe warns of in both networks; whether one of them draws at random.
+def _unstarted(done: Sequence[FinishedBlock], images: int) -> list[str]:
+    """A warning for each attack that left images alone since it had no point to start from."""
+    counts: Counter[str] = Counter()
+    for block in done:
+        counts.update(block.proof.get(UNSTARTED, {}))  # blocks of before know none
+    return [
+        f"{name} left {count} of {counted(images, 'image')} without an attack, which is not "
+        "robustness: no noise, plain colour, blot or find of an attack before it fooled the "
+        "network, to start from; square and attacks by gradients start from the image itself"
+        for name, count in counts.items()
+    ]
+
+
+def _probed(config: Config, networks: Networks) -> tuple[list[str], Random]:
+    """What the probe warns of in both networks; which of them draw at random.
 
     Raises:
         InputError: one of them cannot be evaluated.
     """
-    model, surrogate = networks.model, networks.surrogate
-    steps = bool(config.protocol.attacks)
+    model, surrogate, protocol = networks.model, networks.surrogate, config.protocol
+    steps = bool(protocol.attacks)
     given, instead = (config.data, config.device), config.model.instead
-    losses = [getattr(attack, "loss", "") for attack in config.protocol.attacks]
+    losses = losses_away(protocol)
     own = probe(model, *given, instead, gradients=steps and surrogate is None, losses=losses)
     if surrogate is None or config.surrogate is None:
-        return own.warnings, own.random
+        return own.warnings, Random(own.random)
     try:
         instead = config.surrogate.instead
         other = probe(surrogate, *given, instead, gradients=steps, losses=losses)
     except InputError as error:
         raise InputError(f"the surrogate: {error}") from error
     warnings = [*own.warnings, *(f"the surrogate: {text}" for text in other.warnings)]
-    return warnings, own.random or other.random
+    return warnings, Random(own.random, other.random)
 
 
 def _details(device: torch.device) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from robustkit.errors import DataError, NetworkFailed
 from robustkit.evaluation.model import EVALUATED
 from robustkit.network import gradient
 from robustkit.parsing import in_percent
+from robustkit.protocol import Protocol
 from robustkit.statistics.estimate import counted
 
 ROUNDED = 1e-4
@@ -114,7 +115,7 @@ def probe(
         device: the model's.
         instead: what a refusal says can be done where the network stays as it is.
         gradients: whether to ask for them.
-        losses: that the attacks ascend, if each of them ascends one.
+        losses: that the attacks ascend, as `losses_away` has them.
 
     Raises:
         DataError: the model does not take the images, or has other classes.
@@ -156,7 +157,7 @@ def probe(
             beside,
             _are_probabilities(outputs),
             _undefined(model, images[:ASKED]) if gradient else 0.0,
-            _vanishing(outputs) if blind else 0,
+            _vanishing(outputs, torch.from_numpy(data.labels[: len(images)])) if blind else 0,
             len(images),
             converted,
         )
@@ -226,12 +227,21 @@ def _are_probabilities(outputs: Tensor) -> bool:
     )
 
 
-def _vanishing(logits: Tensor) -> int:
-    """At how many of N images, N × K, the cross-entropy of the class they have has no gradient."""
+def losses_away(protocol: Protocol) -> list[str]:
+    """The loss of each attack that takes images away from their own class; "" for any other."""
+    away = protocol.target == "none"
+    return [
+        getattr(attack, "loss", "") if away and getattr(attack, "targets", 0) == 0 else ""
+        for attack in protocol.attacks
+    ]
+
+
+def _vanishing(logits: Tensor, labels: Tensor) -> int:
+    """At how many of N images, N × K, the cross-entropy of their own class has no gradient."""
     if logits.shape[1] < 2:
         return 0
     gradient = logits.softmax(1)
-    gradient[torch.arange(len(logits)), logits.argmax(1)] -= 1
+    gradient[torch.arange(len(logits)), labels.to(logits.device)] -= 1
     return int((gradient.abs().amax(1) < VANISHED).sum())
 
 

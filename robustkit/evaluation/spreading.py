@@ -21,6 +21,7 @@ from robustkit.evaluation.blocks import (
     BlockResult,
     BlockSpan,
     OpenBlock,
+    Random,
     keep,
     kept_block,
     load_networks,
@@ -66,8 +67,7 @@ class BlockSite:
     config: Config
     proofs: dict[str, Any]
     """`Proving.plan`"""
-    random: bool
-    """whether a network draws at random"""
+    random: Random
     keep_images: bool
 
     def open(self, place: Workplace) -> "BlockBench":
@@ -86,8 +86,8 @@ class BlockBench:
         self.open: dict[int, OpenBlock] = {}
         self.tell: Tell = lambda content: None
         with tf32(allowed=False):
-            networks = searching(config, load_networks(config), random=site.random)
-            proving = begin(config, networks.model, site.random, site.proofs)
+            networks = searching(config, load_networks(config), random=any(site.random))
+            proving = begin(config, networks.model, any(site.random), site.proofs)
         self.attacker = Attacker(
             config, networks, proving, site.random, 1, site.keep_images, self._halved
         )
@@ -251,10 +251,12 @@ class Spread:
         self.idle.discard(worker)
         again = list(self.open.pop(worker, {}).values())
         job = self.jobs.pop(worker, None)
-        if job is not None and self.tries.again(
-            str(job.span.number), str(job.span), machine=machine
-        ):
-            again.append(job.span)
+        if job is not None:
+            if self.tries.again(str(job.span.number), str(job.span), machine=machine):
+                again.append(job.span)
+            elif self.pairs[job.span.number] is None:
+                # blocks behind it stay open until this is known: of theirs all the more is checked
+                self.pairs[job.span.number] = 0
         for span in again:
             self.shares.pop(span.number, None)
         self.waiting = deque(sorted([*self.waiting, *again]))

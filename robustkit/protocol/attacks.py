@@ -83,12 +83,16 @@ class PGD(Settings):
     """step size as a share of ε; 2.5 / steps where nothing is given, which crosses the ball from
     any random start"""
     restarts: int = 1
+    """1 without a random start, from which every other would be the first again"""
     random_start: bool = True
     loss: Loss = "cross-entropy"
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         _spread(self, Fraction(5, 2))
+        if not self.random_start:
+            # a number below 1 is refused with the protocol
+            object.__setattr__(self, "restarts", min(1, self.restarts))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -250,7 +254,7 @@ class SparsePGD(Settings):
     mask_step: Fraction = Fraction(1, 4)
     """of the mask, in units of the square root of how many entries it has"""
     patience: int = 3
-    """steps without another choice after which it is drawn anew"""
+    """steps in a row without another choice, 1 or more, after which it is drawn anew"""
     loss: Loss = "margin"
 
 

@@ -17,6 +17,7 @@ from robustkit.protocol.attacks import (
     Attack,
     DeepFool,
     Patch,
+    SparsePGD,
     SpatialGrid,
     Square,
     kind_of,
@@ -122,14 +123,15 @@ def _attacks(given: object) -> tuple[Attack, ...]:
 
 
 def _budgets(given: Epsilons) -> tuple[Epsilon, ...]:
-    """One budget or several, sorted, each value once and as it was written first."""
+    """One budget or several, sorted, each once and as it was written first."""
     given = plain_number(given)  # type: ignore[assignment]
     if isinstance(given, Epsilon | str | int | float | Fraction):
         given = (given,)
     if not isinstance(given, Iterable):
         raise ProtocolError(f"epsilons: expected budgets such as '8/255', got {quoted(given)}")
-    found = {e.value: e for e in reversed([parse_epsilon(one) for one in given])}
-    return tuple(found[value] for value in sorted(found))
+    # by both numbers: of a rotation with and without a translation the value is the same
+    found = {(e.value, e.exact): e for e in reversed([parse_epsilon(one) for one in given])}
+    return tuple(found[key] for key in sorted(found))
 
 
 def _shared_norm(attacks: Sequence[Attack]) -> Norm:
@@ -194,6 +196,8 @@ def checked_protocol(protocol: Protocol) -> Protocol:
             least = 0 if field.name in ("confidence", "momentum", "patience", "targets") else None
             if isinstance(value, bool | str):
                 continue
+            if isinstance(attack, SparsePGD) and field.name == "patience":
+                least = None  # its choice would be drawn anew at each step, and never ascend
             if value < 0 or (value == 0 and least is None):
                 bound = "above 0" if least is None else "0 or more"
                 raise ProtocolError(f"{word}: {field.name} must be {bound}, got {value}")

@@ -37,7 +37,7 @@ class FinishedBlock(NamedTuple):
     images: str | None
     """digest of the file of its perturbed images; None: not kept"""
     proof: Mapping[str, Any] = MappingProxyType({})
-    """what proving its images took"""
+    """what proving its images took, and what attacks left undone"""
 
 
 class Blocks:
