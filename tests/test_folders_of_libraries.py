@@ -465,10 +465,14 @@ def test_a_folder_and_pictures_are_enough(vit, photographs, tmp_path, capsys):
     assert kept["library"] == f"transformers {transformers.__version__}"
 
 
-def test_flags_go_before_what_a_folder_says_of_its_images(vit, photographs):
-    images = images_for(read_checkpoint(vit[0]), str(photographs), resize=20, crop=16, channels=3)
+def test_flags_replace_their_part_of_what_a_folder_says_of_its_images(vit, photographs):
+    checkpoint = read_checkpoint(vit[0])
+    images = images_for(checkpoint, str(photographs), resize=20, crop=16, channels=3)
     assert images.shape == (3, 16, 16)
-    assert images.transform == {"resize": 20, "crop": 16, "channels": 3}
+    kept = images.transform.pop("pipeline")
+    assert images.transform == {"resize": 20, "crop": 16}
+    (usual,) = images_for(checkpoint, str(photographs)).transform.values()
+    assert kept == usual | {"resize": 20, "crop": (16, 16)}
 
 
 @pytest.mark.parametrize("name", processing.PROCESSORS)

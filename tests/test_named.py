@@ -192,6 +192,30 @@ def test_a_local_file_is_built_as_a_repository_says(publisher, published, tmp_pa
     assert not any(path.endswith("safetensors") for path in publisher.asked)
 
 
+def test_a_file_of_a_repository_names_the_network_that_its_json_does(
+    publisher, published, tmp_path
+):
+    publisher.repository("org/net", published[0] | {"other.pt": b"x"})
+    torch.save(published[1].state_dict(), tmp_path / "own.pt")
+    found = read_checkpoint(tmp_path / "own.pt", model="hf:org/net/other.pt")
+    assert found.identity == read_checkpoint(tmp_path / "own.pt", model="hf:org/net").identity
+    assert not any(path.endswith((".pt", ".safetensors")) for path in publisher.asked)
+
+
+def test_a_published_network_is_read_again_by_the_model_on_its_record(
+    publisher, published, tmp_path
+):
+    """As a report's command names it."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=3)
+    transformers.ResNetForImageClassification(config).save_pretrained(tmp_path / "made")
+    publisher.repository("org/hers", files_of(tmp_path / "made"))
+    publisher.repository("org/net", published[0])
+    for name in ("hf:org/net", "hf:org/hers"):
+        found = read_checkpoint(name)
+        assert read_checkpoint(name, model=found.model).identity == found.identity
+
+
 def test_a_head_of_other_classes_on_a_repositorys_network(publisher, published, tmp_path):
     publisher.repository("org/net", published[0])
     model = timm.create_model("vit_tiny_patch16_224", num_classes=5, **SETTINGS).eval()
@@ -593,6 +617,51 @@ def test_a_local_file_is_one_of_the_zoos_networks(zoo, tmp_path):
     (tmp_path / "own.pt").rename(tmp_path / "models/cifar10/Linf/Twice2020.pt")
     found = read_checkpoint("robustbench:cifar10/Linf/Twice2020", weights="best")
     assert not torch.allclose(found.load()(PIXELS), model(PIXELS))
+
+
+def several(path, **sets):
+    """A file of several sets of weights that differ by what is added to them."""
+    model = in_zoo(path)
+    state = {f"module.{name}": value for name, value in model.conv.named_parameters("conv")}
+    torch.save(
+        {key: {k: v.detach() + more for k, v in state.items()} for key, more in sets.items()}, path
+    )
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("Small2020", {"state_dict_ema": 1, "state_dict": 0}),
+        ("Small2020", {"ema": 1, "best": 2, "state_dict": 0, "last": 3}),
+        ("Kireev2021Effectiveness_X", {"state_dict": 1, "best": 2, "last": 0, "ema": 3}),
+    ],
+)
+def test_of_several_sets_of_weights_the_zoos_own_is_taken_and_told(name, sets, zoo, tmp_path):
+    """Its loader takes `last` of two networks and `state_dict` of others, never an average."""
+    model = several(tmp_path / "own.pt", **sets)
+    own, other = (next(k for k, v in sets.items() if v == n) for n in (0, 1))
+    found = read_checkpoint(tmp_path / "own.pt", model=f"robustbench:{name}")
+    torch.testing.assert_close(found.load()(PIXELS), model(PIXELS))
+    (warning,) = found.warnings
+    assert warning.startswith(f"{own} taken, as RobustBench does, but ")
+    assert other in warning
+    assert warning.endswith("--weights chooses")
+    # the user's word goes first, and elsewhere averages do
+    asked = read_checkpoint(tmp_path / "own.pt", model=f"robustbench:{name}", weights=other)
+    assert asked.identity != found.identity
+    assert asked.warnings == ()
+
+
+def test_what_the_zoo_could_not_load_is_taken_as_elsewhere_and_told(zoo, tmp_path):
+    several(tmp_path / "own.pt", ema=0, net=1)
+    found = read_checkpoint(tmp_path / "own.pt", model="robustbench:Small2020")
+    assert found.container == "ema"
+    assert found.warnings[0].startswith("ema taken, but net in the file fits")
+    # a set that the zoo takes, and that is damaged, is not passed over
+    several(tmp_path / "own.pt", state_dict=float("nan"), ema=1)
+    with pytest.raises(CheckpointError, match="NaN"):
+        read_checkpoint(tmp_path / "own.pt", model="robustbench:Small2020")
 
 
 @pytest.mark.parametrize(

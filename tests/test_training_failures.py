@@ -115,8 +115,10 @@ def test_images_of_another_shape_than_the_recorded_one_are_refused(robustkit, tm
         assert status == 2
         assert "trained on images of 1×36×36, but those of mnist5k are 1×28×28" in err
         assert err.count("\n") == 1
-    status, _, _ = robustkit("evaluate", *shared, "--attack", "fgsm", "--channels", "1")
-    assert status == 0
+        assert "(--resize 28 accepts them as they are)" in err
+    # an option that says nothing of height and width leaves them to be checked
+    assert robustkit("evaluate", *shared, "--attack", "fgsm", "--channels", "1")[0] == 2
+    assert robustkit("evaluate", *shared, "--attack", "fgsm", "--resize", "28")[0] == 0
 
 
 def test_a_training_without_a_transform_records_none(digits, tmp_path):

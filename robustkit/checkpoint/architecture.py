@@ -11,6 +11,7 @@ import numpy as np
 
 from robustkit import models
 from robustkit.checkpoint.fingerprints import alike
+from robustkit.checkpoint.normalising import normalising_layer
 from robustkit.checkpoint.proposals import propose
 from robustkit.checkpoint.readings import StateReading
 from robustkit.errors import CheckpointError, InputError
@@ -42,6 +43,8 @@ class Fit(NamedTuple):
     """gives the network, with whatever weights"""
     reading: StateReading
     num_classes: int | None
+    normalises: str = ""
+    """what in it normalises its input, where the network was built and has such a layer"""
 
 
 def difference(expected: Layout, state: State) -> Difference:
@@ -126,10 +129,10 @@ def _fit_own(
     It may also return a network that has loaded the file itself, under names of its own.
     """
     module = models.build(spec, seed=0, checkpoint=where).float()
-    expected = models.layout_of(module)
+    expected, own = models.layout_of(module), normalising_layer(module)
     reading, wrong = closest(expected, variants)
     if wrong.size and (itself := _loaded_itself(module, spec, variants)) is not None:
-        return Fit(expected, _copies(module, itself.state), itself, num_classes)
+        return Fit(expected, _copies(module, itself.state), itself, num_classes, own)
     if wrong.size:
         message = f"{where}: {misfit(spec, expected, reading.state, wrong, variants)}"
         rows = {expected[key].shape[:1] for key in wrong.shapes}
@@ -141,7 +144,7 @@ def _fit_own(
                 )
         raise CheckpointError(message)
     check_numbers(expected, reading.state, where)
-    return Fit(expected, _copies(module, reading.state), reading, num_classes)
+    return Fit(expected, _copies(module, reading.state), reading, num_classes, own)
 
 
 def _loaded_itself(

@@ -18,6 +18,7 @@ from robustkit.checkpoint.folder.finding import GRAPHS
 from robustkit.checkpoint.folder.words import read_table
 from robustkit.checkpoint.libraries import Declared, read_declared, read_prepared
 from robustkit.checkpoint.metadata import CheckpointMetadata
+from robustkit.checkpoint.normalising import OF_LIBRARY, normalised_within
 from robustkit.checkpoint.onnxfile.reading import OnnxFile, read_onnx
 from robustkit.checkpoint.said import Said, merged
 from robustkit.checkpoint.weights import weights_digest
@@ -63,7 +64,11 @@ def read_graph(path: Path, file: BufferedReader, said: Said) -> tuple[Checkpoint
     elif declared is not None and declared.flipped:
         base = replace(base, _network=partial(_flipped, found.make))
         pins["channels"] = "blue, green, red"
-    return merged(base, said, recorded), {"graph": found.graph, "pins": pins}
+    known = merged(base, said, recorded)
+    stated = said.given.over(said.aside).states_pixels
+    if found.normalises and (stated or found.pixels is None):
+        known = normalised_within(known, found.normalises, "" if stated else OF_LIBRARY)
+    return known, {"graph": found.graph, "pins": pins}
 
 
 def _declared(
@@ -73,7 +78,7 @@ def _declared(
 
     Of another number of classes, or of pictures of another size, it is of another network.
     """
-    declared, where = said.declared, f"--model {said.given.model}"
+    declared, where = said.declared, f"model {said.model}"
     if declared is None:
         try:
             declared, where = _beside(path)

@@ -1,7 +1,7 @@
 """Whether a network holds a file's weights, whatever either calls them.
 
 Names differ wherever a library renames as it loads, so that the proof is one by value: each tensor
-of the file is in the network, and each parameter came from the file.
+of the file is in the network, and each parameter and running statistic came from the file.
 """
 
 import re
@@ -18,6 +18,9 @@ from robustkit.unpickling.tensors import COUNTER, Array
 
 Print = tuple[tuple[int, ...], bytes]
 """shape and digest of a tensor's numbers"""
+STATISTICS = (".running_mean", ".running_var")
+"""ends of the names of what a training counted: a fresh one is no less wrong than a fresh weight.
+Other buffers, such as indices of positions, follow from sizes, and many files lack them"""
 CHUNKS = (2, 3, 4)
 """into which libraries divide a tensor, such as the weights of query, key and value"""
 
@@ -34,7 +37,8 @@ def check_holds(
         where: for messages.
 
     Raises:
-        CheckpointError: a tensor of the file is not in it, or a parameter came from elsewhere.
+        CheckpointError: a tensor of the file is not in it, or a parameter or running statistic
+            came from elsewhere.
     """
     lost, foreign = differences(network, state)
     lost = [name for name in lost if not any(re.search(pattern, name) for pattern in ignored)]
@@ -53,13 +57,18 @@ def check_holds(
 def differences(
     network: torch.nn.Module, state: Mapping[str, Array]
 ) -> tuple[list[str], list[str]]:
-    """The names of tensors that a network lacks, and of its parameters that the file lacks."""
+    """The names of tensors that a network lacks, and of its own that the file lacks.
+
+    Its own are parameters and running statistics.
+    """
     file = {k: torch.from_numpy(v) for k, v in state.items() if not k.endswith(COUNTER)}
     held = dict(network.named_buffers()) | network.state_dict()
     own = {k: v for k, v in held.items() if isinstance(v, torch.Tensor) and not k.endswith(COUNTER)}
     lost = _without(file, Counter(map(_print, own.values())))
     # parameters that are tied have one name here
-    return lost, _without(dict(network.named_parameters()), Counter(map(_print, file.values())))
+    needed = dict(network.named_parameters())
+    needed |= {name: value for name, value in own.items() if f".{name}".endswith(STATISTICS)}
+    return lost, _without(needed, Counter(map(_print, file.values())))
 
 
 def _without(tensors: Mapping[str, torch.Tensor], among: Counter[Print]) -> list[str]:

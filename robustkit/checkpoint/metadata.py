@@ -75,8 +75,16 @@ class CheckpointMetadata:
         pairs = ((name, getattr(self, name)) for name in NAMES)
         return {name: value for name, value in pairs if value is not None}
 
+    @property
+    def states_pixels(self) -> bool:
+        """Whether this says how pixels are normalised, or that they are not."""
+        return self.mean is not None or self.normalised is False
+
     def over(self, other: Self) -> Self:
         """What this says and, where it says nothing, the other."""
+        if self.states_pixels:
+            # that there is none is as much of a word as a mean
+            other = replace(other, mean=None, std=None, normalised=None)
         return replace(other, **self.known())
 
     def shown(self) -> dict[str, str]:

@@ -7,7 +7,8 @@ is built as, and nothing but a repository's JSON is fetched. Libraries build, an
 """
 
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +38,7 @@ from robustkit.fetching import (
 from robustkit.files import is_file
 
 KINDS = ("hf", "timm", "torchvision", "robustbench")
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class Name(NamedTuple):
@@ -133,25 +135,80 @@ def declare(name: Name, progress: Progress | None = None) -> tuple[Declared | No
         FetchError: a repository's JSON cannot be fetched.
         CheckpointError: nothing of that name, or it says too little to build by.
     """
-    said = f"network and preprocessing as {name} declares them"
+    if name.kind != "hf":
+        return _declare_installed(name)
+    repository = _whole(name)
+    fetched = fetch_repository(repository, only_words=True, progress=progress)
+    return _declare_fetched(repository, fetched.path, fetched.commit)
+
+
+def declare_offline(name: Name, where: str) -> tuple[Declared | None, str]:
+    """As `declare`, of what is on this machine: the name stands in a file.
+
+    Args:
+        name: as the file has it.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: as `declare`, or a repository's JSON was not fetched before.
+    """
+    if name.kind != "hf":
+        return _declare_installed(name)
+    repository = _whole(name)
+    commit = _commit_in_cache(repository)
+    snapshot = repository.folder / "snapshots" / commit
+    if not commit or not is_file(snapshot / timm.CONFIG):
+        raise CheckpointError(
+            f"{where}: model {name} is not in the cache, and nothing is downloaded because a "
+            f"sidecar says so; if you trust it, pass --model {name}, which fetches its JSON once"
+        )
+    return _declare_fetched(repository, snapshot, commit)
+
+
+def _whole(name: Name) -> Repository:
+    """The repository of a name: whichever of its files that asks for, its JSON says the network."""
+    return replace(Repository.parse(name.rest), file="")
+
+
+def _commit_in_cache(repository: Repository) -> str:
+    """The commit that a revision was when it was fetched last; "" where it was not."""
+    if _COMMIT.fullmatch(repository.revision):
+        return repository.revision
+    try:
+        commit = (repository.folder / "refs" / repository.revision).read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""
+    return commit if _COMMIT.fullmatch(commit) else ""
+
+
+def _declare_installed(name: Name) -> tuple[Declared | None, str]:
+    """What an installed library says of a name; it fetches nothing for that."""
+    said = _as_declared(name)
     match name.kind:
         case "torchvision" if name.tagged[1]:
             return torchvision.declare(*name.tagged)[0], said
         case "timm" if name.tagged[1]:
-            words = timm.published(*name.tagged)
-            return read_declared({timm.CONFIG: words}, str(name)), said
+            found = read_declared({timm.CONFIG: timm.published(*name.tagged)}, str(name))
+            return (None if found is None else replace(found, name=str(name))), said
         case "robustbench":
             return robustbench.declare(name.rest), said
-        case "torchvision" | "timm":
-            return None, ""
-    fetched = fetch_repository(Repository.parse(name.rest), only_words=True, progress=progress)
-    with open_files(fetched.path) as files:
-        found = read_declared(read_words(files), str(name))
+    return None, ""
+
+
+def _declare_fetched(repository: Repository, folder: Path, commit: str) -> tuple[Declared, str]:
+    """What a repository's JSON says, under a name that means the same at any time."""
+    with open_files(folder) as files:
+        found = read_declared(read_words(files), str(repository))
     if found is None:
         raise CheckpointError(
-            f"{name}: no config.json that names an architecture of transformers or timm"
+            f"{repository}: no config.json that names an architecture of transformers or timm"
         )
-    return found, f"{said} at commit {fetched.commit[:12]}"
+    found = replace(found, name=f"hf:{repository.id}@{commit}")
+    return found, f"{_as_declared(repository)} at commit {commit[:12]}"
+
+
+def _as_declared(name: object) -> str:
+    return f"network and preprocessing as {name} declares them"
 
 
 def recognise(model: str, sha256: str) -> tuple[Declared | None, str]:
@@ -169,6 +226,8 @@ def _check_architecture(model: str, progress: Progress | None) -> None:
     Raises:
         InputError: it is not.
     """
+    if model.startswith("transformers:"):
+        return  # the class that JSON names: held against it when that is here
     name = parse(model)
     declared = None if name is None else declare(name, progress)[0]
     if declared is None:

@@ -4,7 +4,7 @@ Nothing here may be called before the user has said, by --trust-program, that th
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from robustkit.checkpoint.adapter import freeze, replica
+from robustkit.checkpoint.readings import normalisation_in
 from robustkit.errors import CheckpointError, InputError
 
 TRIED = (*(2**k for k in range(11)), 10, 20, 25, 50, 100, 200, 250, 500, 1000)
@@ -30,6 +31,8 @@ class Program:
     input_shape: tuple[int, int, int] | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    normalises: str = ""
+    """the name of a mean among its weights, beside its std"""
 
 
 class FixedBatch(torch.nn.Module):
@@ -97,9 +100,14 @@ def load_torchscript(path: Path) -> Program:
         CheckpointError: damaged, or made by an incompatible torch.
     """
     try:
-        return Program(_script(str(path)))
+        made = _script(str(path))
     except Exception as error:  # a program may fail in any way while loading
         raise _failed(path, error) from error
+    return Program(made, normalises=_normalises(made.module.program.state_dict()))
+
+
+def _normalises(state: Mapping[str, torch.Tensor]) -> str:
+    return normalisation_in({name: value.detach().cpu().numpy() for name, value in state.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +176,7 @@ def load_export(path: Path) -> Program:
         (rest[0], rest[1], rest[2]) if fixed else None,
         notes,
         _training_mode(program),
+        _normalises(program.state_dict),
     )
 
 

@@ -32,20 +32,19 @@ from robustkit.checkpoint.libraries import (
 )
 from robustkit.checkpoint.metadata import (
     CheckpointMetadata,
-    check_normalisation,
     parse_metadata,
 )
+from robustkit.checkpoint.normalising import normalised_as_read, normalised_within
 from robustkit.checkpoint.readings import (
     StateReading,
-    carries_normalisation,
     listed,
     unscaled_normalisation,
 )
 from robustkit.checkpoint.said import Said, as_named, merged
 from robustkit.checkpoint.selection import parse_ignored, parse_renamed
-from robustkit.checkpoint.sidecar import read_sidecar
+from robustkit.checkpoint.sidecar import read_sidecar, sidecar_path
 from robustkit.checkpoint.suggestions import suggest
-from robustkit.checkpoint.weight_sets import fit_weights, recognise_weights
+from robustkit.checkpoint.weight_sets import NoSuchSet, fit_weights, recognise_weights
 from robustkit.checkpoint.weights import Weights, open_weights, weights_digest
 from robustkit.errors import CheckpointError
 from robustkit.fetching import Progress
@@ -126,7 +125,8 @@ def _read(
     published: Declared | None,
     progress: Progress | None,
 ) -> Checkpoint:
-    said = as_named(Said(given, read_sidecar(file), published), progress)
+    said = Said(given, read_sidecar(file), published)
+    said = as_named(said, progress, sidecar_path(file))
     if file.is_dir():
         with open_only_graph(file) as graph:
             if graph is None:
@@ -172,6 +172,8 @@ def _read_program(
         _network=loaded.make,
     )
     known = merged(base, said, CheckpointMetadata())
+    if loaded.normalises:
+        known = normalised_within(known, loaded.normalises)
     return _identified(_of_itself(known, said.given, "a program"), {"program": sha256})
 
 
@@ -205,10 +207,13 @@ def _read_weights(path: Path, file: BufferedReader, kind: str, said: Said) -> Ch
 def _opened(path: Path, file: BufferedReader, kind: str, said: Said) -> Weights:
     """The set of weights that is asked for, or that the library would take of its own file."""
     selection, declared = said.selection, said.declared
-    if selection.key is None and declared is not None and declared.key is not None:
-        with suppress(CheckpointError):  # a file of the user's need not have several
-            usual = replace(selection, key=declared.key)
-            return open_weights(file, TensorReader.of(file, str(path)), kind, usual)
+    usual = declared.keys if declared is not None and selection.key is None else ()
+    for key in usual:
+        with suppress(NoSuchSet):  # a file of the user's need not have several
+            asked = replace(selection, key=key)
+            parts = open_weights(file, TensorReader.of(file, str(path)), kind, asked)
+            if parts.key == key:  # and not one that ends so
+                return parts
     return open_weights(file, TensorReader.of(file, str(path)), kind, selection)
 
 
@@ -246,21 +251,22 @@ def _from_weights(
         recorded = recorded.over(declared.known)
         base = replace(base, label_names=declared.label_names, pipeline=declared.pipeline)
     known = merged(base, said, recorded)
-    if declared is not None and known.model == declared.model:
-        return _of_library(known, parts, declared)
     given, aside = said.given, said.aside
+    inferred = not given.over(aside).over(parts.recorded).states_pixels
+    if declared is not None and known.model == declared.called:
+        return _of_library(known, parts, declared, inferred=inferred)
     named_, note = _architecture(known.model, given.model is not None, parts)
     if named_ is None:
         unknown = known.model is None
         hint = foreign_weights(parts.state) or architecture.proposed(parts.variants)
         known = replace(known, hint=(hint or suggest(parts)) if unknown else "")
-        return _identified(_read_as(known, parts.variants[-1], None), {})
+        return _identified(_read_as(known, parts.variants[-1], None, inferred=inferred), {})
     classes = given.num_classes or aside.num_classes or parts.recorded.num_classes
     fit = _fit(named_, parts, classes, str(path))
     known = replace(known, model=named_, num_classes=fit.num_classes, notes=(*known.notes, *note))
     known = replace(known, warnings=(*known.warnings, *torchvision.caution(named_)))
     return _identified(
-        _telling(_read_as(known, fit.reading, fit), parts, fit),
+        _telling(_read_as(known, fit.reading, fit, inferred=inferred), parts, fit),
         {"model": _name(named_), "code": models.source(named_)},
     )
 
@@ -286,14 +292,17 @@ def _headed(said: Said, declared: Declared, parts: Weights) -> tuple[Said, Decla
     return said, declared.with_head(count), f"{said.note}, but for {note}"
 
 
-def _of_library(known: Checkpoint, parts: Weights, declared: Declared) -> Checkpoint:
+def _of_library(
+    known: Checkpoint, parts: Weights, declared: Declared, *, inferred: bool
+) -> Checkpoint:
     """The checkpoint of a library's, built when it is loaded; RobustBench's at once."""
     if declared.library == "robustbench":
         fit = robustbench.fit(declared, parts.variants, known.path)
-        made = _telling(_read_as(known, fit.reading, fit), parts, fit)
+        made = _read_as(known, fit.reading, fit, inferred=inferred)
+        made = _telling(made, parts, fit, "RobustBench" if parts.key in declared.keys else "")
         return _identified(made, {"model": declared.model, "code": declared.code})
     reading = reading_of(declared, parts.variants)
-    made = _read_as(known, reading, None)
+    made = _read_as(known, reading, None, inferred=inferred)
     made = replace(
         made,
         _network=partial(build, declared, reading.state, Path(known.path)),
@@ -320,12 +329,18 @@ def _fit(spec: str, parts: Weights, classes: int | None, where: str) -> architec
         raise CheckpointError(f"{error}{reason}") from error
 
 
-def _telling(known: Checkpoint, parts: Weights, fit: architecture.Fit) -> Checkpoint:
-    """The checkpoint, with a word on what else in the file would fit the network."""
+def _telling(
+    known: Checkpoint, parts: Weights, fit: architecture.Fit, library: str = ""
+) -> Checkpoint:
+    """The checkpoint, with a word on what else in the file would fit the network.
+
+    `library` takes the same set by itself.
+    """
     if not (others := parts.sets.others(fit.layout, fit.reading.state)):
         return known
     said = (
-        f"{parts.key or 'the weights at the top'} taken, but {listed(others)} in the file "
+        f"{parts.key or 'the weights at the top'} taken"
+        f"{f', as {library} does' if library else ''}, but {listed(others)} in the file "
         f"{'fits' if len(others) == 1 else 'fit'} {known.model}, too"
     )
     if known.weights_key is not None:
@@ -351,8 +366,17 @@ def _name(spec: str) -> str:
     return models.parse_name(spec).name if models.names_code(spec) else spec
 
 
-def _read_as(known: Checkpoint, reading: StateReading, fit: architecture.Fit | None) -> Checkpoint:
-    """The checkpoint with its names read so, and the network that fits them."""
+def _read_as(
+    known: Checkpoint,
+    reading: StateReading,
+    fit: architecture.Fit | None,
+    *,
+    inferred: bool = False,
+) -> Checkpoint:
+    """The checkpoint with its names read so, and the network that fits them.
+
+    `inferred`: nobody but its library states how pixels are normalised.
+    """
     made = replace(
         known,
         prefix=reading.prefix,
@@ -361,17 +385,11 @@ def _read_as(known: Checkpoint, reading: StateReading, fit: architecture.Fit | N
         input_shape=known.input_shape or _input_shape(known.model),
         _network=partial(_network_on, fit.build, reading.state) if fit is not None else None,
     )
-    if reading.mean is None and not carries_normalisation(reading.state):
-        return made
     if unscaled := unscaled_normalisation(reading.state):
         warning = own_normalisation(unscaled)
         made = replace(made, warnings=(*made.warnings, warning))
-    if known.preprocessing in ("given", "recorded") and known.mean is not None:
-        warning = "the normalisation in the checkpoint is replaced by the one given"
-        return replace(made, warnings=(*made.warnings, warning)) if reading.mean else made
-    where = f"{known.path}: the normalisation in the checkpoint (--mean and --std replace it)"
-    check_normalisation(reading.mean, reading.std, where)
-    return replace(made, mean=reading.mean, std=reading.std, preprocessing="in the checkpoint")
+    layer = fit.normalises if fit is not None else ""
+    return normalised_as_read(made, reading, layer, inferred=inferred)
 
 
 def own_normalisation(name: str) -> str:

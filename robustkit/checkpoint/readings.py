@@ -199,9 +199,12 @@ def _stand_alone(layer: str, ordered: list[str]) -> bool:
     return not layer or third >= len(ordered) or not ordered[third].startswith(layer)
 
 
-def carries_normalisation(state: State) -> bool:
-    """Whether a mean and std of at most four channels are among a network's own weights."""
-    return any(state[mean].size <= 4 for mean, _ in _pairs(state))
+def normalisation_in(state: State) -> str:
+    """The name of a mean, of at most four channels, beside its std among a network's own weights.
+
+    "" where there is none.
+    """
+    return next((mean for mean, _ in _pairs(state) if state[mean].size <= 4), "")
 
 
 def unscaled_normalisation(state: State) -> str:

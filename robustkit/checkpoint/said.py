@@ -1,6 +1,7 @@
 """What flags, a sidecar and a name of published weights say of a checkpoint, by precedence."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple, Self
 
 from robustkit.checkpoint import named
@@ -23,6 +24,11 @@ class Said(NamedTuple):
     """that this name was given as the architecture: the file may be another than the published"""
 
     @property
+    def model(self) -> str | None:
+        """The architecture that flags or the sidecar name."""
+        return self.given.over(self.aside).model
+
+    @property
     def selection(self) -> Selection:
         """What is taken of a file: what flags and sidecar say, and never the file itself."""
         said = self.given.over(self.aside)
@@ -31,13 +37,12 @@ class Said(NamedTuple):
 
     def recognised(self, sha256: str) -> Self:
         """With what a library says of a file that it publishes, where it is named without a tag."""
-        model = self.given.over(self.aside).model
-        if model is None or self.declared is not None:
+        if (model := self.model) is None or self.declared is not None:
             return self
         declared, note = named.recognise(model, sha256)
         if declared is None:
             return self
-        return self._replace(declared=declared, note=note).with_model(declared.model)
+        return self._replace(declared=declared, note=note).with_model(declared.called)
 
     def with_model(self, model: str) -> Self:
         """With another name of the architecture in the place of the one that is given."""
@@ -46,14 +51,24 @@ class Said(NamedTuple):
         return self._replace(aside=replace(self.aside, model=model))
 
 
-def as_named(said: Said, progress: Progress | None) -> Said:
-    """With what a library says of the name that flags or the sidecar give as the architecture."""
-    if (model := said.given.over(said.aside).model) is None:
+def as_named(said: Said, progress: Progress | None, sidecar: Path) -> Said:
+    """With what a library says of the name that flags or the sidecar give as the architecture.
+
+    A sidecar may come with a file of somebody's, so that nothing is fetched because it says so.
+
+    Raises:
+        CheckpointError: as `named.declare`, or only a sidecar names what would have to be fetched.
+    """
+    if (model := said.model) is None:
         return said
     name = named.parse(model)
-    declared, note = (None, "") if name is None else named.declare(name, progress)
+    declared, note = None, ""
+    if name is not None and said.given.model is not None:
+        declared, note = named.declare(name, progress)
+    elif name is not None:
+        declared, note = named.declare_offline(name, str(sidecar))
     said = said._replace(declared=declared, note=note)
-    return said if declared is None else said.with_model(declared.model)
+    return said if declared is None else said.with_model(declared.called)
 
 
 def merged(base: Checkpoint, outside: Said, recorded: CheckpointMetadata) -> Checkpoint:

@@ -1,7 +1,8 @@
 """CKPT.toml: what is known of a checkpoint, next to it, so that flags need not be repeated.
 
 The sidecar of `run/best.pt` is `run/best.pt.toml`. A model of the form FILE.py:FUNCTION in it is
-shown to the user, never imported.
+shown to the user, never imported, and of a repository only what was fetched before is read. What
+`write_sidecar` writes says the same again, as names do whose meaning stays: a tag, a commit.
 """
 
 import json
@@ -49,8 +50,19 @@ def write_sidecar(checkpoint: Checkpoint, path: str | Path | None = None) -> Pat
         metadata = replace(metadata, mean=None, std=None)  # it will be found there again
     elif checkpoint.preprocessing == "recorded" and checkpoint.mean is None:
         metadata = replace(metadata, normalised=False)
-    write_metadata(target, metadata)
+    write_metadata(target, _acceptable(metadata))
     return target
+
+
+def _acceptable(metadata: CheckpointMetadata) -> CheckpointMetadata:
+    """Without sizes that are refused from a sidecar; the file itself tells them again."""
+    sizes = {"num_classes": metadata.num_classes, "input_shape": metadata.input_shape}
+    for name, value in sizes.items():
+        try:
+            parse_metadata({name: list(value) if isinstance(value, tuple) else value}, name)
+        except CheckpointError:
+            metadata = replace(metadata, **{name: None})
+    return metadata
 
 
 def write_metadata(path: Path, metadata: CheckpointMetadata) -> None:

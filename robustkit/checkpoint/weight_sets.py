@@ -39,6 +39,10 @@ SHOWN = 6
 """sets that a message names"""
 
 
+class NoSuchSet(CheckpointError):
+    """A file that holds no set of weights, or several, under a key."""
+
+
 @dataclass(frozen=True, slots=True)
 class WeightSets:
     """The sets of weights in a file by their dotted keys, not yet turned into tensors."""
@@ -52,7 +56,7 @@ class WeightSets:
         """The full key of the set that a user names, by all of its key or the end of it.
 
         Raises:
-            CheckpointError: there is none, or there are several.
+            NoSuchSet: there is none, or there are several.
         """
         if key in self.found:
             return key
@@ -63,7 +67,7 @@ class WeightSets:
         listed = ", ".join([k[:80] or "(the file itself)" for k in known[:SHOWN]])
         asked = printable(key)[:80]
         problem = "several sets of weights" if ends else "no set of weights"
-        raise CheckpointError(
+        raise NoSuchSet(
             f"{self.reader.where}: --weights {asked}: {problem} of that name; it has: "
             f"{listed}{' …' if len(known) > SHOWN else ''}"
         )

@@ -56,13 +56,20 @@ class Declared:
     """None: nothing is said"""
     trained_on: str | None = None
     """the name of a data set"""
-    key: str | None = None
-    """of the set of weights that is meant, in a file with several"""
+    keys: tuple[str, ...] = ()
+    """of the set that the library takes of a file with several: the first that is there"""
+    name: str = ""
+    """under which all of this is said, if that is more than the architecture's"""
 
     @property
     def model(self) -> str:
-        """As `Checkpoint.model` has it."""
+        """What identifies the architecture."""
         return f"{self.library}:{self.architecture}"
+
+    @property
+    def called(self) -> str:
+        """As `Checkpoint.model` has it: given as the architecture again, it says all of this."""
+        return self.name or self.model
 
     def with_head(self, count: int) -> Self:
         """The architecture alone, for so many classes."""
@@ -88,7 +95,7 @@ class Declared:
         """What of it a checkpoint's metadata has a place for."""
         said = self.normalisation
         return CheckpointMetadata(
-            model=self.model,
+            model=self.called,
             num_classes=self.num_classes,
             input_shape=self.input_shape,
             mean=said.mean if said else None,

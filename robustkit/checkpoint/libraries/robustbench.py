@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from robustkit import models
 from robustkit.checkpoint import architecture
 from robustkit.checkpoint.libraries.declared import Declared, Normalisation, installed
+from robustkit.checkpoint.normalising import normalising_layer
 from robustkit.checkpoint.readings import StateReading, listed
 from robustkit.data.pipeline import Pipeline
 from robustkit.data.shelf import Interpolation
@@ -32,6 +33,11 @@ CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 ADDRESS = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 LAST = ("Andriushchenko2020Understanding", "Kireev2021Effectiveness")
 """whose files hold two sets of weights, of which the last is meant"""
+KEYS = ("state_dict",)
+"""of the set that its loader takes of any other file, whatever averages stand beside it"""
+KEYS_OF_LAST = ("last.state_dict", "last")
+KEYS_OF_TIMM = ("model", "state_dict")
+"""likewise, of files that it has timm load"""
 OWN = ("mean", "std", "mu", "sigma")
 """constants that the package's network has and its file need not have"""
 IDLE = ("model_preact_hl1.", ".scores")
@@ -55,7 +61,7 @@ def declare(text: str) -> Declared:
         CheckpointError: no such network, one of several files, or the package is not there.
     """
     place, entry = _found(text)
-    dataset, _, name = place.split("/")
+    dataset = place.partition("/")[0]
     side = 224 if dataset == "imagenet" else 32
     pipeline = _pipeline(place, entry) if dataset == "imagenet" else None
     crop = (pipeline.crop or (side, side)) if pipeline else (side, side)
@@ -69,8 +75,14 @@ def declare(text: str) -> Declared:
         input_shape=(3, *crop),
         pipeline=pipeline,
         trained_on=dataset,
-        key="last" if name.startswith(LAST) else None,
+        keys=_keys(place),
     )
+
+
+def _keys(place: str) -> tuple[str, ...]:
+    if _timm_name(place):
+        return KEYS_OF_TIMM
+    return KEYS_OF_LAST if place.rpartition("/")[2].startswith(LAST) else KEYS
 
 
 def published(declared: Declared) -> Remote:
@@ -118,7 +130,8 @@ def fit(declared: Declared, variants: Sequence[StateReading], where: str) -> arc
         notes += (f"constants set by RobustBench that the file lacks: {listed(sorted(constants))}",)
     reading = replace(reading, state={**reading.state, **constants}, notes=notes)
     made = partial(replica, filled(module, reading.state))
-    return architecture.Fit(layout, made, reading, declared.num_classes)
+    layer = normalising_layer(module)
+    return architecture.Fit(layout, made, reading, declared.num_classes, layer)
 
 
 def _found(text: str) -> tuple[str, Mapping[str, Any]]:

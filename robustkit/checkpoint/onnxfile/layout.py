@@ -7,6 +7,8 @@ from robustkit.errors import CheckpointError
 
 CHANNELS = (1, 3, 4)
 """numbers of channels that images have"""
+MOVES, SHIFTS, SCALES = ("Cast", "Identity", "Transpose"), ("Sub", "Add"), ("Div", "Mul")
+"""operations before and in a normalisation"""
 RANGES = {
     "NominalRange_0_255": (0.0, 1 / 255),
     "NominalRange_16_235": (-16 / 219, 1 / 219),
@@ -118,3 +120,25 @@ def pixel_range(graph: Graph) -> tuple[float, float] | None:
     if graph.input.kind == BYTES:
         return RANGES["NominalRange_0_255"]
     return RANGES.get(graph.metadata.get("Image.NominalPixelRange", ""))
+
+
+def normalisation_in(graph: Graph) -> str:
+    """The first steps of a graph, if they shift its images and then scale them; else "".
+
+    Each by a number, or one for every channel. Batch norm of the images, which is learnt, scales
+    before it shifts.
+    """
+    name, steps = graph.input.name, list[str]()
+    while len(users := [node for node in graph.nodes if name in node.inputs]) == 1:
+        (node,) = users
+        if node.kind in SHIFTS + SCALES:
+            others = [graph.constants.get(other) for other in node.inputs if other != name]
+            if len(others) != 1 or others[0] is None or others[0].size not in CHANNELS:
+                break
+            steps.append(node.kind)
+        elif node.kind not in MOVES:
+            break
+        name = node.outputs[0]
+    shifts = [place for place, kind in enumerate(steps) if kind in SHIFTS]
+    scaled = bool(shifts) and any(kind in SCALES for kind in steps[shifts[0] :])
+    return f"its first steps, {' and '.join(steps)}" if scaled else ""

@@ -11,7 +11,7 @@ import numpy as np
 
 from robustkit.checkpoint.onnxfile import contents
 from robustkit.checkpoint.onnxfile.graph import BYTES, Graph, read_graph
-from robustkit.checkpoint.onnxfile.layout import Layout, find_layout, pixel_range
+from robustkit.checkpoint.onnxfile.layout import Layout, find_layout, normalisation_in, pixel_range
 from robustkit.checkpoint.onnxfile.opening import Array, opened_model
 from robustkit.errors import CheckpointError
 
@@ -33,6 +33,8 @@ class OnnxFile:
     """C, H, W of its images, where that is told"""
     pixels: tuple[float, float] | None
     """mean and std that lead from [0, 1] to what it says it takes"""
+    normalises: str
+    """what in the graph normalises its input, or """ ""
     notes: tuple[str, ...]
     make: "partial[torch.nn.Module]"
     """called with a device"""
@@ -59,6 +61,7 @@ def read_onnx(path: Path, file: BufferedReader, sha256: str) -> OnnxFile:
         classes,
         layout.shape,
         pixel_range(graph),
+        normalisation_in(graph),
         (*layout.notes, *graph.notes, *_told(graph)),
         partial(_network, graph, layout, path, sha256),
     )

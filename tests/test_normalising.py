@@ -1,0 +1,355 @@
+"""Who normalises the pixels: the network itself, what is said of it, and never both in silence."""
+
+import json
+import textwrap
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from robustkit import evaluate, models
+from robustkit.checkpoint import read_checkpoint, save_checkpoint, write_sidecar
+from robustkit.data import from_arrays
+from robustkit.errors import CheckpointError
+from robustkit.protocol import FGSM
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+X = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+TWICE, ASIDE = "pixels are normalised twice", "are not applied"
+LAYERS = {
+    "buffers": (
+        """
+        class Own(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("mean", torch.full((3, 1, 1), 0.5))
+                self.register_buffer("std", torch.full((3, 1, 1), 0.25))
+            def forward(self, x):
+                return (x - self.mean) / self.std
+        """,
+        "0.mean",
+    ),
+    "not in the file": (
+        """
+        class Own(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("mu", torch.tensor([0.5]), persistent=False)
+                self.register_buffer("sigma", torch.tensor([0.25]), persistent=False)
+            def forward(self, x):
+                return (x - self.mu) / self.sigma
+        """,
+        "0.mu",
+    ),
+    "lists": (
+        """
+        from torchvision.transforms import Normalize
+        class Own(Normalize):
+            def __init__(self):
+                super().__init__([0.5] * 3, [0.25] * 3)
+        """,
+        "0.mean",
+    ),
+    "numbers": (
+        """
+        class Normalisation(nn.Module):
+            mean = "of the class and not of the layer"
+            def __init__(self):
+                super().__init__()
+                self.mean, self.std = 0.5, 0.25
+            def forward(self, x):
+                return (x - self.mean) / self.std
+        Own = Normalisation
+        """,
+        "0.mean",
+    ),
+}
+NOISE = """
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mean, self.std = 0.0, 0.1
+    @property
+    def mu(self):
+        raise SystemExit("a property was asked for")
+    def forward(self, x):
+        return x
+"""
+
+
+def network(folder, layer):
+    """FILE.py:build of a network that begins with such a layer, and weights for it."""
+    source = folder / "net.py"
+    head = "import torch\nfrom torch import nn\n"
+    build = "\ndef build():\n    return nn.Sequential(Own(), nn.Flatten(), nn.Linear(192, 5))\n"
+    source.write_text(head + textwrap.dedent(layer) + build)
+    made = models.build(f"{source}:build", seed=5).eval()
+    torch.save(made.state_dict(), folder / "net.pt")
+    return folder / "net.pt", f"{source}:build", made
+
+
+def warned(checkpoint, text):
+    return [warning for warning in checkpoint.warnings if text in warning]
+
+
+def normalised(x, mean=MEAN, std=STD):
+    column = [torch.tensor(values).view(-1, 1, 1) for values in (mean, std)]
+    return (x - column[0]) / column[1]
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_mean_that_is_given_beside_a_networks_own_is_applied_and_told(kind, tmp_path):
+    layer, name = LAYERS[kind]
+    path, spec, made = network(tmp_path, layer)
+    plain = read_checkpoint(path, model=spec)
+    assert (plain.preprocessing, plain.mean, plain.warnings) == ("in the checkpoint", None, ())
+    close(plain.load()(X), made(X))
+    given = read_checkpoint(path, model=spec, mean=MEAN, std=STD)
+    (warning,) = warned(given, TWICE)
+    assert f"by the network itself ({name})" in warning
+    assert (given.preprocessing, given.mean) == ("given", MEAN)
+    close(given.load()(X), made(normalised(X)))
+    # a sidecar says it again, and so does the record
+    write_sidecar(given)
+    again = read_checkpoint(path, model=spec)
+    assert len(warned(again, TWICE)) == 1
+    assert again.identity == given.identity
+    data = from_arrays(X.numpy(), [0, 1, 2], name="x", classes=list("abcde"))
+    found = evaluate(again, data, FGSM(), epsilon=["1/8"], device="cpu", out=tmp_path / "runs")
+    assert [text for text in found.header["warnings"] if TWICE in text]
+
+
+def test_a_layer_of_noise_normalises_nothing(tmp_path):
+    path, spec, _ = network(tmp_path, NOISE)
+    assert read_checkpoint(path, model=spec).preprocessing == "assumed none"
+    assert not warned(read_checkpoint(path, model=spec, mean=MEAN, std=STD), TWICE)
+
+
+def test_a_mean_in_the_file_is_not_applied_before_a_network_that_has_it(tmp_path):
+    path, spec, made = network(tmp_path, LAYERS["numbers"][0])
+    beside = {"normalize.mean": torch.full((3, 1, 1), 0.5), "normalize.std": torch.full((3,), 0.25)}
+    torch.save(beside | {f"model.{k}": v for k, v in made.state_dict().items()}, path)
+    found = read_checkpoint(path, model=spec)
+    assert warned(found, ASIDE)
+    close(found.load()(X), made(X))
+
+
+def test_a_training_that_normalised_twice_is_evaluated_so_and_told(tmp_path):
+    _, spec, made = network(tmp_path, LAYERS["buffers"][0])
+    save_checkpoint(tmp_path / "a.safetensors", made, model=spec, mean=MEAN, std=STD)
+    found = read_checkpoint(tmp_path / "a.safetensors", model=spec)
+    assert len(warned(found, TWICE)) == 1
+    close(found.load()(X), made(normalised(X)))
+
+
+# -- of a library ----------------------------------------------------------------------------------
+
+
+def folder_of(tmp_path, state):
+    """A folder whose JSON says mean and std, for a network of the user's own."""
+    said = {"architecture": "resnet18", "num_classes": 5, "pretrained_cfg": {
+        "mean": list(MEAN), "std": list(STD), "input_size": [3, 8, 8]}}  # fmt: skip
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(said))
+    torch.save(state, folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_librarys_mean_is_not_applied_before_a_networks_own(kind, tmp_path):
+    _, spec, made = network(tmp_path, LAYERS[kind][0])
+    folder = folder_of(tmp_path, made.state_dict())
+    found = read_checkpoint(folder, model=spec)
+    (warning,) = warned(found, ASIDE)
+    assert "the mean and std of its library" in warning
+    assert (found.mean, found.preprocessing) == (None, "in the checkpoint")
+    close(found.load()(X), made(X))
+    given = read_checkpoint(folder, model=spec, mean=MEAN, std=STD)
+    assert (len(warned(given, TWICE)), len(warned(given, ASIDE))) == (1, 0)
+    close(given.load()(X), made(normalised(X)))
+
+
+def test_a_librarys_mean_does_not_replace_that_in_the_file(tmp_path):
+    made = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 5))\n"
+    )
+    beside = {"normalize.mean": torch.full((3,), 0.5), "normalize.std": torch.full((3,), 0.25)}
+    state = beside | {f"model.{k}": v for k, v in made.state_dict().items()}
+    found = read_checkpoint(folder_of(tmp_path, state), model=f"{tmp_path}/net.py:build")
+    assert (found.mean, found.std) == ((0.5,) * 3, (0.25,) * 3)
+    close(found.load()(X), made(normalised(X, (0.5,), (0.25,))))
+
+
+def test_pixels_as_they_are_in_the_files_own_record_go_before_its_library(tmp_path):
+    made = timm.create_model("mobilenetv3_small_050").eval()
+    name = "timm:mobilenetv3_small_050.lamb_in1k"
+    save_checkpoint(tmp_path / "a.safetensors", made, model="timm:mobilenetv3_small_050")
+    found = read_checkpoint(tmp_path / "a.safetensors", model=name)
+    assert (found.mean, found.preprocessing) == (None, "recorded")
+    assert found.pipeline is not None
+
+
+# -- programs and graphs ---------------------------------------------------------------------------
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.full((3, 1, 1), 0.5))
+        self.register_buffer("std", torch.full((3, 1, 1), 0.25))
+        self.layer = nn.Linear(192, 5)
+
+    def forward(self, x):
+        return self.layer(((x - self.mean) / self.std).flatten(1))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["TorchScript", "torch.export"])
+def test_a_program_that_normalises_itself_is_told(kind, tmp_path):
+    made = Own().eval()
+    if kind == "TorchScript":
+        path = tmp_path / "net.pt"
+        torch.jit.save(torch.jit.trace(made, X), path)
+    else:
+        path = tmp_path / "net.pt2"
+        torch.export.save(torch.export.export(made, (X,)), path)
+    plain = read_checkpoint(path, trust_program=True)
+    assert plain.preprocessing == "in the checkpoint"
+    given = read_checkpoint(path, trust_program=True, mean=MEAN, std=STD)
+    assert "(mean)" in warned(given, TWICE)[0]
+    close(given.load()(X), made(normalised(X)))
+
+
+def graph(path, kinds, constants):
+    onnx = pytest.importorskip("onnx")
+    names, nodes = ["x"], []
+    for number, (kind, value) in enumerate(zip(kinds, constants, strict=True)):
+        inputs = [names[-1]] if value is None else [names[-1], f"c{number}"]
+        names.append(f"v{number}")
+        nodes.append(onnx.helper.make_node(kind, inputs, [names[-1]]))
+    nodes.append(onnx.helper.make_node("Flatten", [names[-1]], ["flat"]))
+    nodes.append(onnx.helper.make_node("Gemm", ["flat", "w"], ["y"]))
+    values = {f"c{n}": v for n, v in enumerate(constants) if v is not None}
+    values["w"] = np.random.default_rng(0).standard_normal((192, 5))
+    tensors = [
+        onnx.numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in values.items()
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["N", 3, 8, 8]), ("y", ["N", 5]))
+    ]
+    made = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(made, opset_imports=opset, ir_version=9), path)
+
+
+PER_CHANNEL = np.full((1, 3, 1, 1), 0.5)
+GRAPHS = {
+    "torch's": (("Sub", "Div"), (PER_CHANNEL, PER_CHANNEL), True),
+    "scaled by a factor": (("Identity", "Add", "Mul"), (None, -0.5, 4.0), True),
+    "bytes first": (("Div", "Sub", "Div"), (2.0, PER_CHANNEL, PER_CHANNEL), True),
+    "batch norm": (("Mul", "Add"), (PER_CHANNEL, PER_CHANNEL), False),
+    "one alone": (("Sub",), (PER_CHANNEL,), False),
+    "a mask": (("Sub", "Mul"), (PER_CHANNEL, np.ones((8, 8))), False),
+    "after something": (("Relu", "Sub", "Div"), (None, PER_CHANNEL, PER_CHANNEL), False),
+}
+
+
+@pytest.mark.parametrize("case", GRAPHS)
+def test_a_graph_that_normalises_itself_is_told(case, tmp_path):
+    kinds, constants, own = GRAPHS[case]
+    graph(tmp_path / "net.onnx", kinds, constants)
+    plain = read_checkpoint(tmp_path / "net.onnx")
+    assert plain.preprocessing == ("in the checkpoint" if own else "assumed none")
+    given = read_checkpoint(tmp_path / "net.onnx", mean=MEAN, std=STD)
+    assert len(warned(given, TWICE)) == own
+    close(given.load()(X), plain.load()(normalised(X)))
+
+
+@pytest.mark.parametrize("case", ["torch's", "one alone"])
+def test_the_json_beside_a_graph_is_not_applied_to_one_that_normalises_itself(case, tmp_path):
+    kinds, constants, own = GRAPHS[case]
+    graph(tmp_path / "net.onnx", kinds, constants)
+    said = {"image_processor_type": "ViTImageProcessor", "image_mean": MEAN, "image_std": STD,
+            "size": {"height": 8, "width": 8}}  # fmt: skip
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    found = read_checkpoint(tmp_path / "net.onnx")
+    assert (found.mean, len(warned(found, ASIDE))) == ((None, 1) if own else (MEAN, 0))
+    assert found.pipeline is not None
+
+
+# -- running statistics ----------------------------------------------------------------------------
+
+
+def residual(folder, without=()):
+    """A folder of transformers with batch norm; names that end so are left out of its weights."""
+    transformers = pytest.importorskip("transformers")
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", num_labels=3
+    )
+    made = transformers.ResNetForImageClassification(config).eval()
+    for value in made.buffers():
+        if value.is_floating_point():
+            value.copy_(torch.rand_like(value) + 0.5)
+    made.save_pretrained(folder)
+    state = {k: v for k, v in made.state_dict().items() if not k.endswith(tuple(without))}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("without", "told"),
+    [
+        (("running_mean", "running_var"), "running_mean"),
+        (("running_var",), "running_var"),
+        (("shortcut.normalization.running_mean", "embedder.normalization.running_mean"), "mean"),
+        (("num_batches_tracked",), ""),
+        ((), ""),
+    ],
+)
+def test_running_statistics_that_the_file_lacks_are_not_made_up(without, told, tmp_path):
+    made = residual(tmp_path, without)
+    found = read_checkpoint(tmp_path)
+    if told:
+        with pytest.raises(CheckpointError, match=f"missing from the file: .*{told}") as caught:
+            found.load()
+        assert "\n" not in str(caught.value)
+    else:
+        close(found.load()(X.repeat(1, 1, 4, 4)), made(X.repeat(1, 1, 4, 4)).logits)
+
+
+def test_a_function_that_loads_the_file_itself_lacks_none_either(tmp_path):
+    made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
+    state = {f"x_{k}": v for k, v in made.state_dict().items() if "running" not in k}
+    torch.save(state, tmp_path / "net.pt")
+    (tmp_path / "net.py").write_text(
+        textwrap.dedent("""
+        import torch
+        from torch import nn
+        def build(path):
+            made = nn.Sequential(
+                nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5)
+            )
+            state = torch.load(path)
+            made.load_state_dict({k[2:]: v for k, v in state.items()}, strict=False)
+            return made
+        """)
+    )
+    spec = f"{tmp_path}/net.py:build"
+    with pytest.raises(CheckpointError, match=r"does not fit .*net\.py:build: missing"):
+        read_checkpoint(tmp_path / "net.pt", model=spec)
+    torch.save({f"x_{k}": v for k, v in made.state_dict().items()}, tmp_path / "net.pt")
+    close(read_checkpoint(tmp_path / "net.pt", model=spec).load()(X), made.eval()(X))
