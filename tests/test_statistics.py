@@ -138,6 +138,22 @@ def test_the_median_over_seeds_ends_where_the_next_distance_is_ruled_out(seeds, 
     assert found.n == 200
 
 
+@pytest.mark.parametrize(("seeds", "key"), [(2, 0), (2, 1), (2, 3), (3, 0), (3, 4), (5, 0)])
+def test_the_median_over_seeds_has_every_distance_that_is_not_ruled_out(seeds, key):
+    """With few seeds one may be ruled out and a further one not: all are asked, one by one."""
+    rng = np.random.default_rng(key)
+    x = rng.exponential(1, (1, 60)) * (1 + 0.2 * rng.normal(size=(seeds, 1)))
+    x = np.round(np.maximum(x + rng.exponential(0.2, (seeds, 60)), 0), 2)
+    x[rng.random((seeds, 60)) < 0.05] = 0
+    x[:, :4] = np.inf
+    found, places = median_over_seeds(x), np.unique(x)
+    low = [place for place in places if over_seeds(x > place).low <= 0.5]
+    high = [place for place in places if over_seeds(x >= place).high >= 0.5]
+    assert found.value == np.median(x)
+    assert found.low == min(low[0], found.value)
+    assert found.high == max(high[-1], found.value)
+
+
 def test_seeds_that_differ_make_the_median_less_certain_than_images_alone():
     images = np.random.default_rng(0).gamma(2, size=500)
     alike = median_over_seeds(np.stack([images, images, images]))
@@ -176,6 +192,7 @@ def test_a_median_over_seeds_may_lie_at_infinity():
     ("make", "message"),
     [
         (lambda: median_over_seeds([[0.1, -0.2], [0.1, 0.2]]), "at least 0"),
+        (lambda: median_over_seeds([[0.1], [0.2]]), "one image has no spread"),
         (lambda: mean_over_seeds([0.5]), "at least 2 finite numbers"),
         (lambda: mean_over_seeds([0.5, float("nan")]), "at least 2 finite numbers"),
         (lambda: ratio([1.0, 2.0], [1.0, 0.0]), "positive"),

@@ -437,6 +437,18 @@ def test_the_bootstrap_of_seeds_that_all_say_the_same_is_one_or_its_smallest(dif
     assert bootstrap(np.full(10, difference), rng()) == p
 
 
+def test_a_resample_that_hits_the_mean_without_spread_says_nothing_against_it():
+    """Of ten seeds eight at the mean: every tenth resample has these alone, and its t is 0."""
+    draws = np.random.default_rng(3).choice([50.0] * 8 + [49.0, 51.0], (100_000, 10))
+    spread = draws.std(1)
+    t = np.divide(draws.mean(1) - 50, spread, out=np.zeros(len(draws)), where=spread > 0)
+    assert np.mean(spread == 0) > 0.1
+    assert np.mean(np.abs(t) >= 50 / np.sqrt(0.2)) == 0
+    found = bootstrap(np.array([50] * 8 + [49, 51]), rng())
+    assert found == pytest.approx(1 / 10_000, abs=2e-4)
+    assert bootstrap(np.array([0] * 8 + [-1, 1]), rng()) == 1.0
+
+
 def test_one_pair_of_networks_is_compared_by_images():
     a, b = networks(1), networks(1, level=1.0, key=2)
     assert compare_seeds(a, b, rng()) == compare_images(a[0], b[0])

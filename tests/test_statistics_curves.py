@@ -342,6 +342,8 @@ def test_a_plan_does_not_look_at_the_observed_effect():
         (lambda s: plan(s, delta=0.0), "delta 0.0"),
         (lambda s: plan(s, delta=0.01, power=1.0), "power 1.0"),
         (lambda s: plan(s, delta=0.01, seeds=[1]), "two seeds"),
+        (lambda s: plan(s, delta=0.01, images=1), "a plan on 1 images: one image has no spread"),
+        (lambda s: plan(s, delta=0.01, images=0), "a plan on 0 images"),
         (lambda s: components(budgets()[0][:1], budgets()[1][:1]), "one seed"),
     ],
 )

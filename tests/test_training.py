@@ -26,7 +26,7 @@ from robustkit.files import canonical, digest
 from robustkit.losses import LOSSES
 from robustkit.losses import build as build_loss
 from robustkit.losses.cross_entropy import CrossEntropy
-from robustkit.losses.loss import Result
+from robustkit.losses.loss import Result, Step
 from robustkit.training import Callbacks, Recipe, TrainingConfig, TrainingOptions, train
 from robustkit.training import run as training_run
 from robustkit.training.defaults import default_recipe, default_settings, published, resolve
@@ -791,13 +791,21 @@ def test_short_epochs_do_not_make_a_long_history(digits, tmp_path):
     assert made.record["history"][-1]["accuracy_given"] > 0.9
 
 
-def test_a_batch_too_small_to_share_is_refused(digits):
-    question = TrainingConfig(
-        model="lenet5", data=digits, recipe=Recipe(batch_size=50, hold_out=Fraction(49))
-    )
-    run = training_run._Training(question, Path("a"), TrainingOptions(), CPU, ProcessGroup(0, 2))
+def test_a_batch_too_small_to_share_is_refused(digits, monkeypatch):
+    """Batches are even: 251 images in batches of at most 50 are six of 41 or 42, and none of 1."""
+    monkeypatch.setattr(training_run, "wrapped", lambda network, *_: network)
+
+    def started(batch_size):
+        recipe = Recipe(batch_size=batch_size, hold_out=Fraction(49))
+        asked = TrainingConfig(model="lenet5", data=digits, recipe=recipe)
+        run = training_run._Training(asked, Path("a"), TrainingOptions(), CPU, ProcessGroup(0, 2))
+        return run.engine(CrossEntropy(), run.prepared())
+
     with pytest.raises(InputError, match="smallest batch has 1 of 251 images for 2 processes"):
-        run.engine(CrossEntropy(), run.prepared())
+        started(2)
+    examples, size = started(50).examples, 50
+    batches = order(len(examples), size, torch.Generator().manual_seed(0))
+    assert min(map(len, batches)) == 41
 
 
 def test_the_checkpoint_says_everything_of_its_making(asked, tmp_path):
@@ -952,6 +960,35 @@ def test_a_network_with_dropout_repeats_itself(digits, tmp_path):
     one, two = (train(asked, tmp_path / f"{n}.safetensors").path.read_bytes() for n in "ab")
     assert one == two
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_network_that_couples_images_in_training_alone_is_trained_by_the_right_gradient(
+    digits, tmp_path
+):
+    """Tried in eval mode, it would pass for one whose images are apart, and take one pass."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Centred(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x - x.mean(0) if self.training else x\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 16), Centred(), nn.Tanh(),"
+        " nn.Linear(16, 10))\n"
+    )
+    asked = TrainingConfig(
+        model=f"{tmp_path}/net.py:build", data=digits, recipe=Recipe(batch_size=30)
+    )
+    run = training_run._Training(asked, Path("a"), TrainingOptions(), CPU, ProcessGroup())
+    engine = run.engine(build_loss("large-margin", {"gamma": 10.0}), run.prepared())
+    batch = engine.examples.take(torch.arange(30))
+    engine.network.train()
+    found = []
+    for backward in (engine.loss.backward, lambda *a: engine.loss.settings.two_passes(*a[:3])):
+        engine.network.zero_grad()
+        backward(engine.network, batch.images, batch.given, Step(0, torch.Generator()))
+        found.append(torch.cat([p.grad.flatten() for p in engine.network.parameters()]))
+    assert float((found[0] - found[1]).norm()) < 1e-4 * float(found[1].norm())
+    assert engine.loss.backward_mode(engine.network).startswith("two passes: here one pass would")
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -120,10 +120,10 @@ def plan(
     where nothing is said.
 
     Raises:
-        InputError: delta outside (0, 1), power or level outside (0, 1), fewer than two seeds.
+        InputError: delta, power or level outside (0, 1), fewer than two seeds or two images.
     """
-    _check(delta, power, level, family, seeds)
-    n = images or components.images
+    n = components.images if images is None else images
+    _check(delta, power, level, family, seeds, n)
     S = np.array(seeds, dtype=np.float64)
     alpha = (1 - level) / family
     found = powers(components, S, np.full(len(S), float(n)), delta, alpha)
@@ -185,9 +185,13 @@ def _needs(seeds: int | None, power: Power) -> str:
     return f"{seeds} paired seeds"
 
 
-def _check(delta: float, power: float, level: float, family: int, seeds: Sequence[int]) -> None:
+def _check(
+    delta: float, power: float, level: float, family: int, seeds: Sequence[int], images: int
+) -> None:
     for name, share in (("delta", delta), ("power", power), ("level", level)):
         if not 0 < share < 1:
             raise InputError(f"{name} {share}: expected a share between 0 and 1")
     if family < 1 or not seeds or min(seeds) < 2:
         raise InputError("a plan needs a family of at least one and at least two seeds")
+    if images < 2:
+        raise InputError(f"a plan on {images} images: one image has no spread; give at least two")

@@ -84,8 +84,9 @@ def bootstrap(differences: NDArray[np.int64], rng: Generator) -> float:
     drawn = x[rng.integers(S, size=(RESAMPLES, S))]
     spread = drawn.std(axis=1)
     shift = np.abs(drawn.mean(axis=1) - x.mean())
-    # a resample without spread has an infinite t, unless it hit the mean
+    # a resample without spread has an infinite t, unless it hit the mean, where its t is 0
     beyond = shift * x.std() >= abs(x.mean()) * spread
+    beyond &= (shift > 0) | (x.mean() == 0)
     return float(1 + beyond.sum()) / (RESAMPLES + 1)
 
 

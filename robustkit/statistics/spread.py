@@ -37,14 +37,29 @@ def mean_squares(x: NDArray[Any]) -> MeanSquares:
     images = x.sum(axis=1, dtype=np.float64)
     total = seeds.sum(axis=1)
     flat = x.reshape(L, S * N).astype(np.float64)
-    grand = np.outer(total, total)
-    seed, image = S * seeds @ seeds.T - grand, N * images @ images.T - grand
-    residual = S * N * (flat @ flat.T) - grand - seed - image
-    a, b = max(S - 1, 1), N - 1
-    scale = S * N
-    return MeanSquares(
-        total / scale, seed / (scale * a), image / (scale * b), residual / (scale * a * b), S, N
+    found = squares_of_sums(
+        np.outer(total, total), seeds @ seeds.T, images @ images.T, flat @ flat.T, S, N
     )
+    return MeanSquares(total / (S * N), *found, S, N)
+
+
+def squares_of_sums(
+    grand: Floats, by_seed: Floats, by_image: Floats, each: Floats, seeds: int, images: int
+) -> tuple[Floats, Floats, Floats]:
+    """Seed, image and residual mean squares, element by element.
+
+    Args:
+        grand: the square of the total.
+        by_seed: the sum of squares of the seeds' totals.
+        by_image: that of the images' totals.
+        each: that of all values.
+        seeds: their number.
+        images: likewise.
+    """
+    scale, a, b = seeds * images, max(seeds - 1, 1), images - 1
+    seed, image = seeds * by_seed - grand, images * by_image - grand
+    residual = scale * each - grand - seed - image
+    return seed / (scale * a), image / (scale * b), residual / (scale * a * b)
 
 
 def terms(squares: MeanSquares) -> tuple[Term, Term]:

@@ -263,17 +263,19 @@ class _Training:
         """The loop, before its first update."""
         config = self.config
         examples = gather(config.data, training.train, self.device)
-        smallest = len(examples) % config.recipe.batch_size or config.recipe.batch_size
-        if min(smallest, len(examples)) < self.processes.world:
+        smallest = len(examples) // -(-len(examples) // config.recipe.batch_size)
+        if smallest < self.processes.world:
             raise InputError(
-                f"the smallest batch has {min(smallest, len(examples))} of {len(examples)} images "
-                f"for {self.processes.world} processes; change --batch-size or --hold-out"
+                f"the smallest batch has {smallest} of {len(examples)} images for "
+                f"{self.processes.world} processes; change --batch-size or --hold-out"
             )
         held = training.held_out
         network = self._network(examples)
         few = examples.take(torch.arange(min(PROBE, len(examples)))).images
         try:
             with asked("in training mode"):
+                # as it will be trained: only so it shows that it couples the images of a batch
+                network.train()
                 loss = loss.prepare(network, few)
         except NetworkFailed as error:
             raise InputError(f"{config.model} with the loss {config.loss}: {error}") from error
