@@ -119,6 +119,11 @@ def test_what_makes_no_sense_is_one_line_whatever_the_command(robustkit, tmp_pat
         ("[audit]\ntrack = 'tensorboard:/tmp'", "track: writes outside of this folder"),
         ("[audit]\ntrack = 'mlflow:http://1.2.3.4'", "track: reaches another machine"),
         ("[report]\nray = 'auto'", "ray: reaches another machine"),
+        ("[describe]\nsidecar-path = '/tmp/x.toml'", "sidecar-path: writes outside of this folder"),
+        ("[describe]\nlabels = '../x.csv'", "labels: writes outside of this folder"),
+        ("[evaluate]\nsurrogate = 'hf:other/net'", "surrogate: reaches another machine"),
+        ("[audit]\nagainst = ['a.pt', 'timm:x.y']", "against: reaches another machine"),
+        ("model = 'hf:other/net'", "model: reaches another machine"),
     ],
 )
 def test_a_file_of_somebody_elses_runs_nothing_and_writes_nothing_elsewhere(
@@ -138,6 +143,8 @@ def test_a_file_that_may_stay_in_its_folder_says_where_to_write(there):
     taken = there("[evaluate]\nout = 'runs/a'\ntrack = 'mlflow:here'\n[train]\ntrack = 'wandb:a/b'")
     assert taken(["evaluate"]) == ["evaluate", "--out=runs/a", "--track=mlflow:here"]
     assert taken(["train"]) == ["train", "--track=wandb:a/b"]
+    taken = there("model = 'torchvision:resnet18'\n[describe]\nlabels = 'l.csv'")
+    assert taken(["describe"]) == ["describe", "--model=torchvision:resnet18", "--labels=l.csv"]
 
 
 # ---- completion

@@ -112,6 +112,9 @@ def test_what_a_report_of_cached_results_would_ignore_is_refused(finished, tmp_p
     for options in (
         ("--plan",),
         ("--retry",),
+        ("--amend",),
+        ("--hours", "1"),
+        ("--ray", "auto"),
         ("--baseline", "l2"),
         ("--limit", "7"),
         ("--data", "nowhere"),

@@ -204,7 +204,7 @@ def test_a_network_of_unknown_seed_is_not_paired_with_seed_0(tiny, nets, tmp_pat
         (tmp_path / f"{name}.toml").write_text(f"seed = {seed}\n")
     (tmp_path / "l2_noise0_a.pt").write_bytes((nets / "l2_noise0_seed1.pt").read_bytes())
     path = external_study(tiny, tmp_path, tmp_path, "{loss}_noise{label_noise}_*.pt")
-    with pytest.raises(InputError, match="l2_noise0_a.pt: nothing says its seed"):
+    with pytest.raises(InputError, match=r"l2_noise0_a\.pt: nothing says its seed"):
         begin(path, tmp_path / "out").plan()
 
 

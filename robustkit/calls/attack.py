@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,11 @@ def attack(
     found = protocol_of(attack, setting_texts(settings), norm)
     found = resolve_budgets(found, () if epsilon is None else epsilon, {})
     chosen = target if target != "none" else found.target
+    if chosen not in (known := get_args(Target)):
+        raise ProtocolError(f"target {quoted(chosen)}: known are {', '.join(known)}")
     found = replace(found, target=chosen, seed=whole_number(seed, "--seed"))
+    if batch_size is not None:
+        batch_size = whole_number(batch_size, "batch_size", least=1)
     if len(found.epsilons) != 1:
         raise ProtocolError(f"{found.name}: {len(found.epsilons)} budgets; give epsilon one number")
     loaded = network(model)
@@ -165,7 +169,7 @@ def _checked(x: object, y: object) -> tuple[Tensor, Tensor]:
     if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point():
         kind = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else quoted(x)
         raise DataError(f"x: expected a floating-point tensor N × C × H × W, got {kind}")
-    if not isinstance(y, Tensor) or y.shape != x.shape[:1] or y.is_floating_point():
+    if not isinstance(y, Tensor) or y.shape != x.shape[:1] or not _whole(y):
         kind = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else quoted(y)
         raise DataError(f"y: expected {len(x)} labels, a tensor of integers, got {kind}")
     with torch.inference_mode(False):
@@ -179,6 +183,10 @@ def _checked(x: object, y: object) -> tuple[Tensor, Tensor]:
     if len(labels) and int(labels.min()) < 0:
         raise DataError(f"y: label {int(labels.min())}; labels are numbers from 0")
     return images, labels
+
+
+def _whole(y: Tensor) -> bool:
+    return not (y.is_floating_point() or y.is_complex())
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def audit(
     )
     plan, stated = question.plan, question.claim
     loaded = network(model)
-    count = limit or plan.images or None
+    count = (plan.images or None) if limit is None else limit
     asked = image_options(audit, data, split, count, images)
     dataset = asked.load(loaded)
     other = partial(asked.other_model, dataset, image_by_image=image_by_image)

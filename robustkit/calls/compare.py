@@ -8,6 +8,7 @@ from robustkit.analysis.needs import PowerAnalysis, needs, needs_of_bounds
 from robustkit.analysis.rank import Ranking
 from robustkit.analysis.rank import rank as ranked
 from robustkit.errors import InputError, UnknownName, quoted
+from robustkit.files import whole_number
 from robustkit.protocol import Norm, Number, parse_epsilon
 from robustkit.record import Evaluation
 from robustkit.results.finder import Finder, NetworkGroup, check_twice, in_order, named, split
@@ -108,6 +109,8 @@ def power(
         InputError: too few seeds, or numbers that go with something else.
     """
     share = _share(delta, "--delta")
+    if family is not None:
+        family = whole_number(family, "--family", least=1)
     if seed_sd is None and discordant is None:
         levels = _levels(at)
         query = RecordQuery(levels, attack, _text(data), _text(surrogate), norm)
@@ -118,20 +121,24 @@ def power(
             power=power,
             level=level,
             members=family,
-            images=images,
+            images=None if images is None else whole_number(images, "--images", least=2),
         )
     if methods:
         raise InputError("give networks, or --seed-sd, --discordant and --images, not both")
     if seed_sd is None or discordant is None or images is None:
         raise InputError("--seed-sd, --discordant and --images go together; give all three")
+    chosen = {"--at": tuple(_levels(at)), "--attack": attack, "--norm": norm, "--data": data}
+    for option, value in (chosen | {"--surrogate": surrogate, "--baseline": baseline}).items():
+        if value:
+            raise InputError(f"{option} chooses networks, and --seed-sd goes without any")
     return needs_of_bounds(
         _share(seed_sd, "--seed-sd"),
         _share(discordant, "--discordant"),
-        images,
+        whole_number(images, "--images", least=2),
         delta=share,
         power=power,
         level=level,
-        members=family or 1,
+        members=1 if family is None else family,
     )
 
 
@@ -217,6 +224,8 @@ def _sides(
         raise InputError("name two networks or more; the first is the baseline")
     finder = Finder(Path(runs), query)
     texts = [str(one) for given in methods for one in _members(given) if not _held(one)]
+    for one in (one for given in methods for one in _members(given) if isinstance(one, Evaluation)):
+        finder.check_attacker(str(one.header["checkpoint"]["path"]), Record(one.header, one))
     networks = dict(finder.networks(texts))  # together: a message names what another one has
     groups = [group for given in methods for group in _groups(given, networks)]
     check_twice(groups)

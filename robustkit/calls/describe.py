@@ -77,6 +77,16 @@ def describe(
         if value is not None and labels is None:
             raise InputError(f"--{option} goes with --labels")
     if isinstance(checkpoint, Checkpoint):
+        _check_read(
+            model=model,
+            num_classes=num_classes,
+            mean=mean,
+            std=std,
+            trust_program=trust_program or None,
+            weights=weights,
+            ignore=ignore,
+            rename=rename,
+        )
         found = checkpoint
     else:
         found = read_checkpoint(
@@ -99,6 +109,13 @@ def describe(
         where = images | {"root": path_of(data_root), "split": split or "train"}
         flips = _write_labels(found, Path(labels), data, noise_kind, where)
     return Description(found, checkpoints.describe(found), written, flips)
+
+
+def _check_read(**given: object) -> None:
+    """Raise InputError where a checkpoint that was read before is to be read in another way."""
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name} says how a file is read, and this checkpoint was read before")
 
 
 def _write_labels(

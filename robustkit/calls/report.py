@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
 
 from robustkit import machine, reporting, spec
 from robustkit.analysis import evidence, judge
@@ -21,9 +21,9 @@ from robustkit.calls.spoken import spoken
 from robustkit.display.progress import seen
 from robustkit.display.stream import tell
 from robustkit.display.studies import StudyPlan, StudyTable
-from robustkit.errors import EvaluationFailed, InputError
-from robustkit.figures import Width
-from robustkit.files import find
+from robustkit.errors import EvaluationFailed, InputError, UnknownName
+from robustkit.figures import STYLES, Width
+from robustkit.files import find, whole_number
 from robustkit.spec import Study
 from robustkit.study.cells import Plan
 from robustkit.study.findings import findings_of_store
@@ -137,20 +137,31 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
     command = command or spoken("report", report, locals())
     if hours is not None and not 0 <= hours < math.inf:
         raise InputError(f"--hours {hours:g}: expected a number of hours, 0 or more")
+    _check_look(style, width)
+    given = {"--workers": workers, "--cpus-per-cell": cpus_per_cell}
+    for option, value in given.items():
+        if value is not None:
+            whole_number(value, option, least=1)
+    # of what is trained and evaluated, which a report of what is there is not to be asked for
+    works = given | {"--retry": retry or None, "--hours": hours, "--ray": ray, "--shared": shared}
+    works |= {"--gpus-per-cell": gpus_per_cell}
     name, folder = str(name), Path(out or Path(name).stem)
     store, source = StudyStore(folder / "work"), path_of(runs)
     output = _Output(folder, style, width, tracking.asked(track), command)
     changes = _changes(checkpoints, source, data, limit, model, baseline)
-    _check_only_report(only_report, source, plan=plan, retry=retry, changes=changes)
+    _check_only_report(only_report, source, works={"--plan": plan or None} | works, changes=changes)
     if only_report and source is None and store.asked() is None:
         return _again(name, output, amend)
     study = (
-        _as_asked(store, name) if only_report and source is None else spec.load_study(name, changes)
+        _as_asked(store, name, amend)
+        if only_report and source is None
+        else spec.load_study(name, changes)
     )
     again = _command(name, study)
     if source is not None or (study.external is not None and study.external.runs):
         if plan:
             raise InputError("--plan does not go with --runs: nothing is trained or evaluated")
+        _check_of_runs(works | {"--amend": amend or None}, changes)
         source = source or Path(study.external.runs)  # type: ignore[union-attr]
         return _of_runs(study, source, again, output)
     if not only_report:
@@ -202,21 +213,45 @@ def _check_only_report(
     only_report: bool,
     runs: Path | None,
     *,
-    plan: bool,
-    retry: bool,
+    works: Mapping[str, Any],
     changes: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Raise InputError where a report of what is there is asked for something else."""
     if not only_report:
         return
-    works = [option for option, given in {"--plan": plan, "--retry": retry}.items() if given]
-    if works:
-        raise InputError(f"{works[0]} does not go with --only-report: nothing is trained")
+    for option, given in works.items():
+        if given is not None:
+            raise InputError(f"{option} does not go with --only-report: nothing is trained")
     if runs is None and changes:
         raise InputError(
             f"{_options(changes)[0]} does not go with --only-report: the report is of the study "
             "as it was asked; leave one of them out"
         )
+
+
+def _check_of_runs(works: Mapping[str, Any], changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise InputError where a report of evaluations is asked for what it would ignore.
+
+    That a number of images or an architecture was asked for would stand on the page, beside
+    numbers of other ones.
+    """
+    limit, model = (
+        changes.get(s, {}).get(k) for s, k in (("test", "limit"), ("checkpoints", "model"))
+    )
+    for option, given in {**works, "--limit": limit, "--model": model}.items():
+        if given is not None:
+            raise InputError(
+                f"{option} does not go with --runs: the report is of the evaluations in it, and "
+                "nothing is trained or evaluated"
+            )
+
+
+def _check_look(style: str, width: Width | None) -> None:
+    """Raise InputError where figures cannot look so, before the time that a study takes."""
+    if style not in STYLES:
+        raise UnknownName("style", style, STYLES)
+    if width is not None and width not in get_args(Width):
+        raise UnknownName("width", width, get_args(Width))
 
 
 def _options(changes: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -236,8 +271,17 @@ def _command(name: str, study: Study) -> str:
     return shlex.join(["robustkit", "report", given, *_options(study.changes)])
 
 
-def _as_asked(store: Any, name: str) -> Study:
-    """The study that a folder holds, whatever has become of its file; says so if it has changed."""
+def _as_asked(store: Any, name: str, amend: bool) -> Study:
+    """The study that a folder holds, whatever has become of its file; says so if it has changed.
+
+    Raises:
+        InputError: its file is to be accepted as it is now, which only a run puts on record.
+    """
+    if amend:
+        raise InputError(
+            f"--amend does not go with --only-report: {store.folder} has the study as it was "
+            "asked, and a run without --only-report accepts what has changed"
+        )
     asked = store.asked()
     last = [asked, *asked["amendments"]][-1]
     _tell_if_changed(name, last["file"])

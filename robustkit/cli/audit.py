@@ -37,7 +37,7 @@ from robustkit.cli.options import (
     Weights,
     images_per_batch,
 )
-from robustkit.cli.output import FetchLines, check_file, check_folder, say, tell
+from robustkit.cli.output import FetchLines, check_files, check_folder, say, tell
 from robustkit.protocol import NORMS, Norm
 
 if TYPE_CHECKING:
@@ -195,8 +195,7 @@ def _check(
     from robustkit.auditing.asked import audit_question
 
     check_folder("--out", out)
-    for option, path in told_in.items():
-        check_file(option, path)
+    check_files(told_in)
     audit_question(
         claim, claim_from, policy=policy, budget=budget, epsilon=epsilon, told_in=told_in
     )

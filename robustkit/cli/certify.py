@@ -34,7 +34,7 @@ from robustkit.cli.options import (
     Weights,
     images_per_batch,
 )
-from robustkit.cli.output import check_file, check_folder, write_json
+from robustkit.cli.output import check_files, check_folder, write_json
 from robustkit.cli.stepsummary import summarise
 from robustkit.errors import InputError
 from robustkit.protocol import Norm
@@ -105,8 +105,7 @@ def certify(
     _check(attack, norm, epsilon, time_limit)
     size = images_per_batch(batch_size)
     check_folder("--out", out)
-    check_file("--json", json_)
-    check_file("--save-adversarial", save_adversarial)
+    check_files({"--json": json_, "--save-adversarial": save_adversarial})
     reading = CheckpointOptions.parse(
         model=model,
         num_classes=num_classes,

@@ -26,7 +26,7 @@ from robustkit.cli.options import (
     TrustProgram,
     Weights,
 )
-from robustkit.cli.output import check_file, say, tell, write_json
+from robustkit.cli.output import check_files, say, tell, write_json
 from robustkit.errors import shown
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ def describe(
     from robustkit import checkpoint as checkpoints
     from robustkit.calls.describe import describe as described
 
-    check_file("--sidecar-path", sidecar_path)
-    check_file("--labels", labels)
-    check_file("--json", json_)
+    check_files({"--sidecar-path": sidecar_path, "--labels": labels, "--json": json_})
     images: dict[str, Any] = {"data": data, "data_root": data_root, "split": split}
     images |= {"resize": resize, "interpolation": interpolation, "crop": crop}
     found = described(
@@ -102,7 +100,8 @@ def describe(
     if found.sidecar is not None:
         tell(f"wrote {found.sidecar}")
     if found.flips is not None:
-        _show_flips(found.flips)
+        if json_ != "-":  # the JSON object stands alone on stdout
+            _show_flips(found.flips)
         tell(f"wrote {labels}")
 
 

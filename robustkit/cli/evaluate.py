@@ -42,7 +42,7 @@ from robustkit.cli.options import (
     Weights,
     images_per_batch,
 )
-from robustkit.cli.output import FetchLines, check_file, check_folder, tell, trace, write_json
+from robustkit.cli.output import FetchLines, check_files, check_folder, tell, trace, write_json
 from robustkit.cli.stepsummary import summarise
 from robustkit.errors import EvaluationFailed, InputError, RobustkitError, shown, unforeseen
 from robustkit.files import write_atomic
@@ -235,8 +235,7 @@ def _check(
     for text in request.epsilon:
         protocol.parse_epsilon(text)
     written = {"--json": json_, "--html": html, "--save-adversarial": request.save_adversarial}
-    for option, path in written.items():
-        check_file(option, path)
+    check_files(written)
     check_folder("--out", request.out)
 
 

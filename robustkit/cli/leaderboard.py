@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustkit.cli.compare import Json, Runs
-from robustkit.cli.output import check_file, console, say, write_json
+from robustkit.cli.output import check_files, console, say, write_json
 from robustkit.errors import shown
 from robustkit.parsing import in_percent
 
@@ -46,8 +46,7 @@ def leaderboard(
     """List evaluated networks by robust accuracy: a row per method, a board per data and attack."""
     from robustkit.calls.leaderboard import leaderboard as made
 
-    check_file("--json", json_)
-    check_file("--html", html)
+    check_files({"--json": json_, "--html": html})
     found = made(*names or (), runs=runs, each=each, audits=audits or (), html=html)
     if json_ is not None:
         write_json({"schema": SCHEMA, **asdict(found)}, json_)

@@ -5,7 +5,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from errno import ENAMETOOLONG, EPIPE
 from pathlib import Path
@@ -131,6 +131,28 @@ def check_file(option: str, target: str | Path | None) -> None:
     """
     if target is not None and str(target) != "-" and _is_folder(option, Path(target)):
         raise InputError(f"{option} {target}: is a folder; give a file name")
+
+
+def check_files(targets: Mapping[str, str | Path | None]) -> None:
+    """Nothing, if the files of a command's options can be written, as `check_file` has it.
+
+    Raises:
+        InputError: likewise, or two options name one file, of which the last would be left.
+    """
+    seen: dict[str, str] = {}
+    for option, target in targets.items():
+        check_file(option, target)
+        if target is None or str(target) == "-":
+            continue
+        place = os.path.realpath(target)
+        if place in seen and not _written_through(place):
+            raise InputError(f"{option} {target}: is the file of {seen[place]}, too; give two")
+        seen[place] = option
+
+
+def _written_through(place: str) -> bool:
+    """Whether something that is no file takes all that is written to it, such as /dev/null."""
+    return os.path.exists(place) and not os.path.isfile(place)  # noqa: PTH110, PTH113
 
 
 def check_folder(option: str, target: Path) -> None:

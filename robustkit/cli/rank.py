@@ -15,7 +15,7 @@ from robustkit.cli.compare import (
     Runs,
     Surrogate,
 )
-from robustkit.cli.output import check_file, console, say, write_json
+from robustkit.cli.output import check_files, console, say, write_json
 from robustkit.cli.stepsummary import summarise
 from robustkit.errors import InputError, shown
 from robustkit.files import write_atomic
@@ -63,8 +63,7 @@ def rank(
     """
     from robustkit.calls.compare import rank as ranked
 
-    check_file("--json", json_)
-    check_file("--figure", figure)
+    check_files({"--json": json_, "--figure": figure})
     if figure is not None and figure.suffix[1:] not in KINDS:
         raise InputError(f"--figure {figure}: give a name that ends in .pdf, .svg or .png")
     found = ranked(

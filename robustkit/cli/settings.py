@@ -24,8 +24,12 @@ CODE = ("trust-program",)
 _CODE = re.compile(r"\.py:")
 REACHING = ("ray", "shared")
 """options that hand work to other machines"""
+PUBLISHED = re.compile(r"(hf|timm|torchvision|robustbench):")
+"""begins the name of published weights, which are fetched; of an architecture, `hf:` reads files of
+the hub, while the libraries build theirs without"""
 WRITTEN = (
-    "out", "json", "html", "junit", "sarif", "figure", "save-adversarial", "track",
+    "out", "json", "html", "junit", "sarif", "figure", "save-adversarial", "track", "labels",
+    "sidecar-path",
 )  # fmt: skip
 """options that say where to write"""
 NEVER = ("config", "debug", "help", "version")
@@ -192,7 +196,7 @@ def _check(name: str, texts: Sequence[str], where: str, free: bool) -> None:
         return
     places = [text.partition(":")[2] if name == "track" else text for text in texts]
     outside = [p for p in places if Path(p).is_absolute() or ".." in Path(p).parts]
-    if name in REACHING or any("://" in text for text in texts):
+    if name in REACHING or any(_reaches(name, text) for text in texts):
         raise InputError(
             f"{where}: reaches another machine; give --{name}, or name the file by {OPTION}"
         )
@@ -200,3 +204,9 @@ def _check(name: str, texts: Sequence[str], where: str, free: bool) -> None:
         raise InputError(
             f"{where}: writes outside of this folder; give --{name}, or name the file by {OPTION}"
         )
+
+
+def _reaches(name: str, text: str) -> bool:
+    """Whether a value is to be had from another machine."""
+    fetched = text.startswith("hf:") if name == "model" else PUBLISHED.match(text) is not None
+    return "://" in text or (fetched and name in ("model", "surrogate", "against"))

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from robustkit.errors import shown
+from robustkit.parsing import in_percent
 from robustkit.statistics import Estimate
 
 _MARK = "_hover\n"
@@ -22,17 +23,16 @@ def hover(artist: ErrorbarContainer | Line2D, texts: Sequence[str]) -> None:
 
 
 def share_text(share: float) -> str:
-    """A share: "81.8 %"."""
-    return f"{100 * share:.1f} %"
+    """A share: "81.8 %"; further digits where a tenth would tell none or all, as in a table."""
+    return in_percent(share).replace("\u00a0", " ")
 
 
-def estimate_text(estimate: Estimate, digits: int = 1) -> str:
+def estimate_text(estimate: Estimate) -> str:
     """A share with its interval: "81.8 % (67.0 to 90.9)"."""
-    value, low, high = (
-        f"{round(100 * x, digits) + 0.0:.{digits}f}".replace("-", "−")
-        for x in (estimate.value, estimate.low, estimate.high)
+    low, high = (
+        f"{round(100 * x, 1) + 0.0:.1f}".replace("-", "−") for x in (estimate.low, estimate.high)
     )
-    return f"{value} % ({low} to {high})"
+    return f"{share_text(estimate.value)} ({low} to {high})"
 
 
 def named_lines(figure: Figure) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from robustkit.errors import EvaluationFailed, RecordError
+from robustkit.errors import EvaluationFailed, RecordError, UnknownName
 from robustkit.files import canonical, write_atomic
 from robustkit.record.blocks import Blocks
 from robustkit.record.checks import NAME, changed, check_version
@@ -118,7 +118,12 @@ def frame(folder: Path | str = "runs", columns: Sequence[str] = SCALARS) -> "pd.
 
     Raises:
         RecordError: no such folder, or a file in it that cannot be read.
+        UnknownName: no such column.
     """
+    columns = list(dict.fromkeys([columns] if isinstance(columns, str) else columns))
+    for name in columns:
+        if name not in SCHEMA.names:
+            raise UnknownName("column", str(name), SCHEMA.names)
     if not Path(folder).is_dir():
         raise RecordError(f"{folder}: no such folder of records")
     check_folder(Path(folder))

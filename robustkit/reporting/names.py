@@ -1,6 +1,10 @@
 """Names fit for files."""
 
+import re
 from re import sub
+
+DEVICE = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)")
+"""what Windows takes for a device, whatever stands behind its dot"""
 
 
 class Names:
@@ -12,6 +16,7 @@ class Names:
     def new(self, wanted: str) -> str:
         """A name like `wanted` that was not given out before: a-z, 0-9, dot, dash, underscore."""
         plain = sub(r"[^a-z0-9._-]+", "-", wanted.lower())[:60].strip("-.") or "untitled"
+        plain = DEVICE.sub(r"\1-", plain)
         name, number = plain, 1
         while name in self._taken:
             name = f"{plain}-{(number := number + 1)}"

@@ -87,6 +87,7 @@ class Finder:
     def _one(self, name: str, fields: Mapping[str, str] = MappingProxyType({})) -> NetworkRecords:
         if name.endswith(".parquet"):
             records = [open_record(Path(name))]
+            self.check_attacker(name, records[0])
         else:
             self._check(name)
             known = _matcher(name)
@@ -111,6 +112,18 @@ class Finder:
             close = get_close_matches(_plain(name), paths, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else "; give the path of either"
             raise InputError(f"{name}: no such file, and no record of it in {self.runs}{hint}")
+
+    def check_attacker(self, name: str, record: Record) -> None:
+        """Nothing, if a record that was itself given is of the surrogate that is meant, if any is.
+
+        Raises:
+            InputError: it is not.
+        """
+        if self.query.surrogate is not None and not self._chosen([record]):
+            raise InputError(
+                f"{name}: this evaluation is not of {self._attacker}; give one that is, or leave "
+                "--surrogate out"
+            )
 
     def _chosen(self, records: Iterable[Record]) -> list[Record]:
         """Those attacked by way of the surrogate that is meant, if any is."""

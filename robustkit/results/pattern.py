@@ -34,15 +34,16 @@ def match_files(pattern: str, folder: Path = Path()) -> list[Match]:
     if len(names) != len(set(names)):
         raise InputError(f"{pattern}: a field occurs twice")
     parts = FIELD.split(full)
-    glob_text = "".join("*" if i % 2 else part for i, part in enumerate(parts))
-    shape = "".join(
-        f"(?P<{part}>[^/]+?)" if i % 2 else _as_regex(part) for i, part in enumerate(parts)
-    )
+    # brackets stand for themselves, as in folders called "nets[1]"
+    fixed = [part.replace("[", "[[]") for part in parts]
+    glob_text = "".join("*" if i % 2 else part for i, part in enumerate(fixed))
+    # a field may be called what no group of an expression may: "1"
+    shape = "".join("([^/]+?)" if i % 2 else _as_regex(part) for i, part in enumerate(parts))
     found = []
     for name in sorted(iglob(glob_text)):  # noqa: PTH207 (absolute patterns)
         match = re.fullmatch(shape, name)
         if match and Path(name).is_file() and not name.endswith(".toml"):
-            found.append(Match(Path(name), match.groupdict()))
+            found.append(Match(Path(name), dict(zip(names, match.groups(), strict=True))))
     if not found:
         raise InputError(f"{full}: no checkpoint matches")
     return found
