@@ -329,12 +329,14 @@ def test_the_command_gives_back_what_the_user_gave():
 
 def test_the_command_names_the_surrogate_and_how_the_network_was_read():
     read = {"ignore": ["loss.*", "ema.*"], "rename": ["a.=b."], "image_by_image": True}
+    read["weights_key"] = "model"
     record = by_transfer(evaluation(checkpoint=read))
     (words,) = commands(page([record]).replace("</code></pre>", ""))
     assert words.pop() == "--image-by-image"
     given = options(words)
     assert given["--surrogate"] == ["nets/other one.pt"]
     assert (given["--ignore"], given["--rename"]) == (["loss.*,ema.*"], ["a.=b."])
+    assert given["--weights"] == ["model"]
     record.header["surrogate"]["sha256"] = None
     assert commands(page([record])) == []
 

@@ -8,6 +8,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from robustkit.checkpoint import read_checkpoint, write_sidecar
 from robustkit.errors import CheckpointError
+from robustkit.evaluation.model import from_checkpoint
 
 X = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 NAME = "mnist-cnn-bn"
@@ -141,6 +142,9 @@ def test_a_second_set_of_weights_is_told_and_can_be_chosen(key, tmp_path):
     assert not told(read)
     assert any("too" in note for note in read.notes)
     assert (read.identity == default.identity) == takes_averaged
+    # what a record says for the command that asks the same again
+    assert from_checkpoint(read).header["weights_key"] == key
+    assert "weights_key" not in from_checkpoint(default).header
 
 
 @pytest.mark.parametrize("key", PARTIAL)

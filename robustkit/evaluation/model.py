@@ -55,6 +55,8 @@ def from_checkpoint(
 ) -> EvaluatedModel:
     """A checkpoint as what is evaluated; `classes` and `image_by_image` as with `from_module`."""
     header = {key: getattr(checkpoint, key) for key in CHECKPOINT_KEYS}
+    if checkpoint.weights_key is not None:
+        header["weights_key"] = checkpoint.weights_key
     if Path(checkpoint.path).parent == shipped("data"):
         header["path"] = Path(checkpoint.path).stem  # a shipped one goes by its name
     if checkpoint.published:

@@ -393,6 +393,7 @@ def _command(evaluation: Evaluation) -> str:
         "--norm": protocol_options(protocol)[3:] if named else [],
         "--model": [checkpoint["model"]] if checkpoint["model"] else [],
         **_preprocessing(checkpoint),
+        "--weights": [key for key in [checkpoint.get("weights_key")] if key],
         **{f"--{k}": [",".join(checkpoint[k])] for k in ("ignore", "rename") if checkpoint.get(k)},
         "--surrogate": [network["path"] for network in networks[1:]],
         "--data": [_place(data)],
