@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from robustkit.calls.given import ImageOptions
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import load_dataset
 from robustkit.data.pipeline import Pipeline
@@ -136,3 +137,13 @@ def test_shapes_are_checked_as_far_as_no_option_names_them(
 @pytest.mark.parametrize("options", [{"crop": 12}, {"resize": 18, "crop": 12}, {"channels": 1}])
 def test_a_shape_that_is_asked_for_is_taken(options, photographs):
     assert images_for(checkpoint(), photographs, **options).shape != (3, 16, 16)
+
+
+def test_a_surrogate_is_held_against_the_images_as_far_as_no_option_names_them(photographs):
+    asked = ImageOptions(data=photographs, interpolation="nearest", crop=16)
+    images = load_dataset(photographs, resize=16, crop=16)
+    other = checkpoint(pipeline=None, shape=(1, 16, 16), num_classes=2)
+    with pytest.raises(DataError, match="--channels 3"):
+        asked.other_model(images, other)
+    asked = replace(asked, channels=3)
+    assert asked.other_model(images, other).shape == (1, 16, 16)

@@ -111,13 +111,12 @@ class ImageOptions:
         """Another network, for images that were made for the first: a surrogate or a comparison.
 
         Raises:
-            InputError: it was trained on images of another shape, and none was asked for; or it
-                numbers its classes otherwise.
+            InputError: it was trained on images of another shape than is asked for, or it numbers
+                its classes otherwise.
         """
         found = network(given, trust_program=trust_program)
         if isinstance(found, Checkpoint):
-            if not self.form:
-                check_shape(found, images)
+            check_shape(found, images, self.form)
             check_classes(found, images)
         return evaluated(found, images, image_by_image=image_by_image)
 
