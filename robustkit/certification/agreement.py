@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from robustkit.attacks.draws import generator
 from robustkit.certification.bounds import Interval, local_error
 from robustkit.certification.graph import Add, Affine, BoundGraph, Input, Unsupported, sources
+from robustkit.certification.precision import roundoff_of
 from robustkit.certification.roundoff import DOUBLE, IEEE, Roundoff
 from robustkit.certification.tracing import BATCH
 from robustkit.checkpoint.adapter import replica
@@ -26,6 +27,8 @@ DRIFT = 1e-9
 """by how much float64 may tell them apart at the end, over the sizes of what the last step adds"""
 DRIFT32 = 1e-3
 """by how much float32 may"""
+CUT = 16
+"""by how many times what a cut factor loses, besides: layer upon layer has lost it"""
 TOGETHER = 4
 """steps at most that stand for one operation, each with an error of its own"""
 OTHER = "the steps that were traced give other logits than the model"
@@ -109,7 +112,8 @@ def check_network(model: nn.Module, graph: BoundGraph, x: Tensor) -> None:
         Unsupported: they differ by more than float64's rounding of the last steps' numbers.
     """
     network = replica(model).to(x.device, torch.float64)
-    check_logits(graph, x, _answers(model, x.float(), len(x)), DRIFT32)
+    drift = DRIFT32 + CUT * roundoff_of(model, x.device).inputs
+    check_logits(graph, x, _answers(model, x.float(), len(x)), drift)
     for size in SIZES:
         check_logits(graph, x, _answers(network, x, size))
     with torch.enable_grad():
