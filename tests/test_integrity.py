@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from dataclasses import fields
@@ -216,3 +217,12 @@ def test_a_folder_that_cannot_be_read_is_named(whole, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(RecordError, match="cells: cannot be read: Permission denied"):
         list(check_files(whole))
+
+
+def test_published_pages_name_their_studies_and_no_place_of_a_machine():
+    pages = sorted(shipped("reports").glob("*/report.html"))
+    assert pages
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert f"<code>robustkit report {page.parent.name}" in text, page
+        assert not re.search("robustkit report [^<]*/(tmp|home|work|root)/", text), page
