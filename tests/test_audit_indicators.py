@@ -127,8 +127,8 @@ DEFENCES = {
 }
 
 
-AVERAGED = ("resized", "noisy")
-"""draw at random, for which the plain attack asks again what fools: it may leave nothing to undo"""
+RANDOM = ("resized", "noisy")
+"""draw, so that the plain attack asks again what fools: at 0.2 it leaves next to nothing to undo"""
 SLOW = ("climbing", "jpeg")  # three times the passes; told apart from "rounded" by its shape alone
 
 
@@ -137,17 +137,16 @@ SLOW = ("climbing", "jpeg")  # three times the passes; told apart from "rounded"
 )
 def test_a_broken_defence_is_caught_and_undone(name, network, make):
     build, expected = DEFENCES[name]
-    context = make(build(network))
+    context = make(build(network), epsilon="0.15" if name in RANDOM else "")
     results, left = only(context, *expected)
     for result in results.values():
+        assert result.status == "unresolved", result
         assert result.adaptive_attack
-        assert result.status == "unresolved" or name in AVERAGED, result
-        assert result.before > result.after or name in AVERAGED
-        assert result.before >= result.after
+        assert result.before > result.after
     # without the defence nothing survives at 0.2
     assert not make(network).plain.any()
     gained = float(context.plain.double().mean() - left.double().mean())
-    assert gained >= 0.05 or name in AVERAGED, (gained, results)
+    assert gained >= 0.05, (gained, results)
     # climbing takes back a quarter of the budget in truth
     assert float(left.double().mean()) <= (0.35 if name == "climbing" else 0.25), results
     assert not (left & ~context.plain).any()
