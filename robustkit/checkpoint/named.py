@@ -7,7 +7,6 @@ is built as, and nothing but a repository's JSON is fetched. Libraries build, an
 """
 
 import os
-import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from robustkit.fetching import (
     Progress,
     Remote,
     Repository,
+    commit_in_cache,
     download,
     fetch_repository,
     own_cache,
@@ -38,7 +38,6 @@ from robustkit.fetching import (
 from robustkit.files import is_file
 
 KINDS = ("hf", "timm", "torchvision", "robustbench")
-_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class Name(NamedTuple):
@@ -155,9 +154,9 @@ def declare_offline(name: Name, where: str) -> tuple[Declared | None, str]:
     if name.kind != "hf":
         return _declare_installed(name)
     repository = _whole(name)
-    commit = _commit_in_cache(repository)
-    snapshot = repository.folder / "snapshots" / commit
-    if not commit or not is_file(snapshot / timm.CONFIG):
+    commit = commit_in_cache(repository)
+    snapshot = repository.folder / "snapshots" / (commit or "")
+    if commit is None or not is_file(snapshot / timm.CONFIG):
         raise CheckpointError(
             f"{where}: model {name} is not in the cache, and nothing is downloaded because a "
             f"sidecar says so; if you trust it, pass --model {name}, which fetches its JSON once"
@@ -168,17 +167,6 @@ def declare_offline(name: Name, where: str) -> tuple[Declared | None, str]:
 def _whole(name: Name) -> Repository:
     """The repository of a name: whichever of its files that asks for, its JSON says the network."""
     return replace(Repository.parse(name.rest), file="")
-
-
-def _commit_in_cache(repository: Repository) -> str:
-    """The commit that a revision was when it was fetched last; "" where it was not."""
-    if _COMMIT.fullmatch(repository.revision):
-        return repository.revision
-    try:
-        commit = (repository.folder / "refs" / repository.revision).read_text("ascii").strip()
-    except (OSError, ValueError):
-        return ""
-    return commit if _COMMIT.fullmatch(commit) else ""
 
 
 def _declare_installed(name: Name) -> tuple[Declared | None, str]:

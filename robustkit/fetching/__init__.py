@@ -6,13 +6,14 @@
 """
 
 from robustkit.fetching.download import Progress, Remote, download
-from robustkit.fetching.hub import Repository, fetch_repository
+from robustkit.fetching.hub import Repository, commit_in_cache, fetch_repository
 from robustkit.fetching.places import own_cache, torch_cache
 
 __all__ = [
     "Progress",
     "Remote",
     "Repository",
+    "commit_in_cache",
     "download",
     "fetch_repository",
     "own_cache",

@@ -194,8 +194,8 @@ def _receipt(repository: Repository, commit: str, what: str) -> Path:
     return folder / f"{what.replace(' ', '--').replace('/', '--')}.json"
 
 
-def _commit(repository: Repository) -> str | None:
-    """The commit that a revision was when it was fetched."""
+def commit_in_cache(repository: Repository) -> str | None:
+    """The commit that a revision was when it was fetched; None where it was not."""
     if _COMMIT.fullmatch(repository.revision):
         return repository.revision
     try:
@@ -207,7 +207,7 @@ def _commit(repository: Repository) -> str | None:
 
 def _known(repository: Repository, what: str) -> str | None:
     """The commit, if all that is wanted of it was fetched and is there."""
-    if (commit := _commit(repository)) is None:
+    if (commit := commit_in_cache(repository)) is None:
         return None
     try:
         names = json.loads(_receipt(repository, commit, what).read_bytes())
@@ -219,7 +219,7 @@ def _known(repository: Repository, what: str) -> str | None:
 
 def _in_librarys_cache(repository: Repository, what: str) -> str | None:
     """The commit, if the library has fetched weights of it that can be told from others."""
-    if (commit := _commit(repository)) is None:
+    if (commit := commit_in_cache(repository)) is None:
         return None
     snapshot = repository.folder / "snapshots" / commit
     if what == "words":
