@@ -209,6 +209,9 @@ def test_an_evaluation_is_appended_with_its_table(robustkit, page):
     assert robustkit(*command)[0] == 0
     assert page.read_text().startswith("### Evaluation of lenet5-mnist5k")
     assert "| clean | 95.0\u00a0% | 76.4 to 99.1 |" in page.read_text()
+    page.unlink()
+    assert robustkit(*command, "--interval", "exact")[0] == 0
+    assert "| clean | 95.0\u00a0% | 75.1 to 99.9 |" in page.read_text()
 
 
 def test_every_kind_of_result_has_its_part_of_a_summary(page):

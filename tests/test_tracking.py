@@ -106,6 +106,17 @@ def test_numbers_go_by_norm_and_epsilon_with_their_intervals():
     assert content.figure().startswith(b"\x89PNG")
 
 
+def test_the_intervals_told_are_of_the_kind_that_is_asked_for(tmp_path):
+    found, proved = evaluation(), certification(tmp_path / "c.npz")
+    for content, key, estimate in (
+        (of_evaluation(found, "exact"), "clean_accuracy", found.clean("exact")),
+        (of_certification(proved, "exact"), "open_share", proved.share("open", "exact")),
+    ):
+        (name,) = (n for n in content.metrics if n.startswith(key) and n.endswith("_low"))
+        assert content.metrics[name] == estimate.low != 0
+        assert content.metrics[name.replace("_low", "_high")] == estimate.high
+
+
 def test_an_audit_tells_its_verdict_and_its_files(tmp_path):
     content = of_audit(full(), tmp_path)
     assert content.parameters["verdict"] == "overstated"

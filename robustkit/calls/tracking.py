@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from robustkit.auditing.outcome import Audit
     from robustkit.record import Evaluation
     from robustkit.record.certification import Certification
+    from robustkit.statistics.estimate import Method
     from robustkit.tracking import Tracker, TrackingRun
     from robustkit.tracking.content import Content
     from robustkit.training import Callbacks, TrainingResult
@@ -43,14 +44,18 @@ def run(tracker: "Tracker | None", title: str, command: str) -> "Iterator[Tracki
 
 
 def track_evaluation(
-    tracker: "Tracker | None", name: str, found: "Evaluation", command: str
+    tracker: "Tracker | None",
+    name: str,
+    found: "Evaluation",
+    command: str,
+    method: "Method" = "wilson",
 ) -> None:
-    """A run for a record."""
+    """A run for a record, with intervals of that kind."""
 
     def content() -> "Content":
         from robustkit.tracking.content import of_evaluation
 
-        return of_evaluation(found)
+        return of_evaluation(found, method)
 
     _track(tracker, f"{name} {found.header['protocol']['name']}", content, command)
 
@@ -67,14 +72,18 @@ def track_audit(tracker: "Tracker | None", found: "Audit", folder: Path) -> None
 
 
 def track_certification(
-    tracker: "Tracker | None", name: str, found: "Certification", command: str
+    tracker: "Tracker | None",
+    name: str,
+    found: "Certification",
+    command: str,
+    method: "Method" = "wilson",
 ) -> None:
-    """A run for a certification."""
+    """A run for a certification, with intervals of that kind."""
 
     def content() -> "Content":
         from robustkit.tracking.content import of_certification
 
-        return of_certification(found)
+        return of_certification(found, method)
 
     _track(tracker, f"{name} certification", content, command)
 

@@ -41,6 +41,7 @@ from robustkit.protocol import Norm
 
 if TYPE_CHECKING:
     from robustkit.record.certification import Certification
+    from robustkit.statistics.estimate import Method
 
 
 def certify(
@@ -117,10 +118,13 @@ def certify(
     images: dict[str, Any] = {"data": data, "data_root": data_root, "split": split, "limit": limit}
     images |= {"resize": resize, "crop": crop, "channels": channels, "classes": classes}
     images["interpolation"] = interpolation
+    from robustkit.calls import tracking
     from robustkit.calls.certify import certify as certified
 
+    tracker, command = tracking.asked(track), shlex.join(["robustkit", *sys.argv[1:]])
+    loaded = reading.read(checkpoint)
     found = certified(
-        reading.read(checkpoint),
+        loaded,
         epsilon=epsilon,
         norm=norm,
         time_limit=time_limit,
@@ -131,20 +135,16 @@ def certify(
         out=out,
         fresh=fresh,
         save_adversarial=save_adversarial,
-        track=track,
-        command=shlex.join(["robustkit", *sys.argv[1:]]),
+        command=command,
         progress=True,
         **images,
     )
     _write(found, interval, json_)
+    tracking.track_certification(tracker, str(loaded.path), found, command, interval)
     return 0
 
 
-def _write(
-    found: "Certification",
-    interval: Literal["wilson", "exact"],
-    json_: str | None,
-) -> None:
+def _write(found: "Certification", interval: "Method", json_: str | None) -> None:
     from robustkit.cli.terminal import show_certification
     from robustkit.evaluation import certifying
 
@@ -152,7 +152,7 @@ def _write(
         write_json(certifying.summarise_certification(found, interval), json_)
     if json_ != "-":
         show_certification(found, interval)
-    summarise([found])
+    summarise([found], method=interval)
 
 
 def _check(attack: str, norm: Norm | None, epsilon: str, time_limit: float) -> None:

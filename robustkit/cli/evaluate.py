@@ -51,6 +51,7 @@ from robustkit.protocol import Norm
 if TYPE_CHECKING:
     from robustkit.display.progress import Bar
     from robustkit.record import Evaluation
+    from robustkit.statistics.estimate import Method
     from robustkit.tracking import Tracker
 
 
@@ -211,18 +212,20 @@ def evaluate(
     records = _evaluate_all(jobs, workers, failures)
     _write(jobs, records, failures, json_, html, interval)
     show_all(records.values() if json_ != "-" else (), interval)
-    _pass_on(tracker, records)
+    _pass_on(tracker, records, interval)
     return _status(jobs, failures)
 
 
-def _pass_on(tracker: "Tracker | None", records: Mapping[str, "Evaluation"]) -> None:
+def _pass_on(
+    tracker: "Tracker | None", records: Mapping[str, "Evaluation"], interval: "Method"
+) -> None:
     """To a pipeline's page and to trackers."""
     from robustkit.calls import tracking
 
-    summarise(records.values())
+    summarise(records.values(), method=interval)
     command = shlex.join(["robustkit", *sys.argv[1:]])
     for name, record in records.items():
-        tracking.track_evaluation(tracker, name, record, command)
+        tracking.track_evaluation(tracker, name, record, command, interval)
 
 
 def _check(
@@ -401,7 +404,7 @@ def _write(
     failures: dict[str, RobustkitError],
     json_: str | None,
     html: Path | None,
-    interval: Literal["wilson", "exact"],
+    interval: "Method",
 ) -> None:
     """The summary and the page; a checkpoint that failed stands in both, with its reason."""
     if json_ is None and html is None:

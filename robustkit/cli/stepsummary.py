@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustkit.cli.output import tell_warnings, trace
 from robustkit.errors import first_line
@@ -17,13 +17,16 @@ LIMIT = 2**20
 CUT = "\n\n… cut: a step's summary has no room for more.\n"
 
 
-def summarise(results: "Iterable[Shown]") -> None:
-    """Append title, table and sentences of each result to the step's summary, where one is set."""
+def summarise(results: "Iterable[Shown]", **how: Any) -> None:
+    """Append title, table and sentences of each result to the step's summary, where one is set.
+
+    `how` is what `view` takes for results of this kind.
+    """
 
     def text() -> str:
         from robustkit.display.results import view
 
-        return "".join(f"{view(result).section()}\n\n" for result in results)
+        return "".join(f"{view(result, **how).section()}\n\n" for result in results)
 
     append(text)
 

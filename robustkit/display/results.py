@@ -44,6 +44,7 @@ from robustkit.results.sides import in_words
 from robustkit.shelves import Listing
 from robustkit.showing import Shown
 from robustkit.statistics import Comparison, Estimate
+from robustkit.statistics.estimate import Method
 from robustkit.summary import certified_points, reference, robust_points
 from robustkit.training import TrainingResult
 
@@ -60,8 +61,8 @@ PICTURES = 8
 
 
 @singledispatch
-def view(result: Shown) -> View:
-    """What a result shows.
+def view(result: Shown, **how: Any) -> View:
+    """What a result shows; an evaluation or a certification with intervals of `method`.
 
     Raises:
         TypeError: it is none of ours.
@@ -73,15 +74,16 @@ def view(result: Shown) -> View:
 
 
 @view.register
-def _(found: Evaluation) -> View:
-    points = robust_points(found)
-    levels = {"clean": found.clean()} | {p.epsilon.text: p.accuracy for p in points}
-    certified = {p.epsilon.text: p.accuracy for p in certified_points(found)}
+def _(found: Evaluation, method: Method = "wilson") -> View:
+    points, proved = robust_points(found, method), certified_points(found, method)
+    clean = found.clean(method)
+    levels = {"clean": clean} | {p.epsilon.text: p.accuracy for p in points}
+    certified = {p.epsilon.text: p.accuracy for p in proved}
     kinds = {"accuracy": levels} | ({"certified": certified} if certified else {})
     name, norm = _name(found.header["checkpoint"]["path"]), found.header["protocol"]["norm"]
 
     def curve(ax: "figures.Axes") -> "figures.Axes":
-        one = figures.CheckpointCurve(name, found.clean(), points, certified_points(found))
+        one = figures.CheckpointCurve(name, clean, points, proved)
         return figures.robustness_curve(ax, [one], norm)
 
     at = reference(points) if points else None
@@ -93,16 +95,16 @@ def _(found: Evaluation) -> View:
             for level in levels
         ],
         frame=partial(_estimates, kinds, "epsilon"),
-        sentences=() if at is None else (sentence(found, found.clean(), at),),
+        sentences=() if at is None else (sentence(found, clean, at),),
         draw=curve if points else None,
         spoken=_in_words(levels),
     )
 
 
 @view.register
-def _(found: Certification) -> View:
+def _(found: Certification, method: Method = "wilson") -> View:
     header = found.header
-    shares = {outcome: found.share(outcome) for outcome in OUTCOMES}
+    shares = {outcome: found.share(outcome, method) for outcome in OUTCOMES}
     counts = [count(found.count(outcome)) for outcome in OUTCOMES]
     return View(
         title=f"Certification of {_name(header['checkpoint']['path'])}: {in_words(header)}",

@@ -14,6 +14,7 @@ from robustkit.record import Evaluation
 from robustkit.record.certification import OUTCOMES, Certification
 from robustkit.showing import Shown
 from robustkit.statistics import Estimate
+from robustkit.statistics.estimate import Method
 from robustkit.summary import (
     attack_labels,
     certified_points,
@@ -35,7 +36,7 @@ class Content:
     files: Sequence[Path] = field(default=())
 
 
-def of_evaluation(found: Evaluation) -> Content:
+def of_evaluation(found: Evaluation, method: Method = "wilson") -> Content:
     """A record: shares of all images, clean mistakes counted as wrong."""
     header, norm = found.header, found.header["protocol"]["norm"]
     parameters = _asked(header) | {
@@ -44,12 +45,12 @@ def of_evaluation(found: Evaluation) -> Content:
     }
     cost = passes_by_attack(found).values()
     metrics: dict[str, float | None] = {
-        **_ends("clean_accuracy", found.clean()),
+        **_ends("clean_accuracy", found.clean(method)),
         **{
             key: value
             for kind, points in (
-                ("robust_accuracy", robust_points(found)),
-                ("certified_accuracy", certified_points(found)),
+                ("robust_accuracy", robust_points(found, method)),
+                ("certified_accuracy", certified_points(found, method)),
             )
             for point in points
             for key, value in _ends(_at(kind, norm, point.epsilon.text), point.accuracy).items()
@@ -61,7 +62,7 @@ def of_evaluation(found: Evaluation) -> Content:
     return Content(
         parameters=parameters,
         metrics=metrics,
-        figure=_figure(found),
+        figure=_figure(found, method=method),
         files=[found.path] if found.path is not None else [],
     )
 
@@ -80,13 +81,13 @@ def _asked(header: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def of_certification(found: Certification) -> Content:
+def of_certification(found: Certification, method: Method = "wilson") -> Content:
     """What is proved, fooled and open at one ε, as shares of all images."""
     protocol = found.header["protocol"]
     at = protocol["norm"], protocol["epsilons"][0]["epsilon"]
     metrics: dict[str, float | None] = {}
     for outcome in OUTCOMES:
-        metrics |= _ends(_at(f"{outcome}_share", *at), found.share(outcome))
+        metrics |= _ends(_at(f"{outcome}_share", *at), found.share(outcome, method))
     return Content(parameters=_asked(found.header), metrics=metrics, files=[found.path])
 
 
@@ -197,8 +198,8 @@ def _ends(name: str, share: Estimate) -> dict[str, float]:
     return {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
 
 
-def _figure(found: Shown) -> Callable[[], bytes] | None:
-    shown = view(found)
+def _figure(found: Shown, **how: Any) -> Callable[[], bytes] | None:
+    shown = view(found, **how)
     if shown.draw is None:
         return None
     draw, (_, height) = shown.draw, shown.size
