@@ -14,7 +14,11 @@ RobustkitError            exit status 2
 ├── EvaluationFailed      exit status 3: the evaluation itself broke (NaN logits, a full disk)
 │   ├── NetworkFailed     the network raised something, told in its own words
 │   └── ProofContradicted an image was fooled where it is proved to withstand
-└── TrainingFailed        exit status 3: the training broke (the loss became NaN or infinite)
+├── TrainingFailed        exit status 3: the training broke (the loss became NaN or infinite)
+└── Hindered              nothing is wrong with the work itself, and the same may succeed later
+    ├── Unready           an InputError, too: a file is in use, or was changed meanwhile
+    ├── CannotWrite       an EvaluationFailed, too: a full disk, a folder that cannot be written
+    └── ProcessLost       a TrainingFailed, too: one of its processes was ended
 """
 
 import os
@@ -166,6 +170,26 @@ class TrainingFailed(RobustkitError):
     """The training broke: its loss became NaN or infinite. The last good state is kept."""
 
     exit_status = 3
+
+
+class Hindered(RobustkitError):
+    """Something around the work was in its way, which says nothing of the work itself.
+
+    A study that meets it ends, and keeps no result: as the result of a training it would decide
+    which configuration is chosen.
+    """
+
+
+class Unready(Hindered, InputError):
+    """A file is in use by another process, or is another than when the work was planned."""
+
+
+class CannotWrite(Hindered, EvaluationFailed):
+    """A disk is full, or a folder cannot be written."""
+
+
+class ProcessLost(Hindered, TrainingFailed):
+    """One of the processes of a training was ended, or had too little memory."""
 
 
 def first_line(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from typing import (
     get_type_hints,
 )
 
-from robustkit.errors import EvaluationFailed, InputError, UnknownName, quoted, unreadable
+from robustkit.errors import CannotWrite, InputError, UnknownName, quoted, unreadable
 from robustkit.parsing import checked_integer, fraction, parse_toml
 
 Shelf = Literal["attacks", "data", "reports"]
@@ -251,7 +251,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     A reader of a pipe who has gone wants no more, and that is no error.
 
     Raises:
-        EvaluationFailed: the disk is full, or the folder or the name cannot be written.
+        CannotWrite: the disk is full, or the folder or the name cannot be written.
     """
     try:
         if (through := _opened_through(path)) is not None:
@@ -265,7 +265,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     except BrokenPipeError:
         return
     except OSError as error:
-        raise EvaluationFailed(f"cannot write {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -324,7 +324,7 @@ def write_atomic(path: Path, pieces: bytes | Iterable[bytes]) -> None:
     """Write, sync and rename into place: after a crash the old file stands, or the new one.
 
     Raises:
-        EvaluationFailed: as `writing`.
+        CannotWrite: as `writing`.
     """
     with writing(path) as file:
         for piece in [pieces] if isinstance(pieces, bytes) else pieces:
@@ -339,7 +339,7 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
     What cannot be replaced is written through, after all others.
 
     Raises:
-        EvaluationFailed: the disk is full, or the folder or one of the names cannot be written.
+        CannotWrite: the disk is full, or the folder or one of the names cannot be written.
     """
     replaced = {name: Path(os.path.realpath(folder / name)) for name in files}
     through = {name for name, path in replaced.items() if _is_special(path)}
@@ -359,7 +359,7 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
     except OSError as error:
         for final, old in before.items():
             _restore(final, old)
-        raise EvaluationFailed(f"cannot write {folder}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         for path in staged.values():
             with suppress(OSError):
@@ -375,7 +375,7 @@ def _is_special(path: Path) -> bool:
 
 
 def _restore(path: Path, content: bytes | None) -> None:
-    with suppress(OSError, EvaluationFailed):
+    with suppress(OSError, CannotWrite):
         if content is None:
             path.unlink()
         else:

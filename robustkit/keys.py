@@ -318,6 +318,9 @@ class CellKey(Key):
     """that share its batches; None: a single one"""
     training: int | None = None
     """revision of the training loop; None: the second, or before"""
+    calibration: int | None = None
+    """revision of what a calibrated likelihood is; None: it is not compared by that, or by the
+    first"""
     rescale: bool | None = None
     """as in `TrainingKey`"""
 

@@ -301,6 +301,17 @@ def test_a_training_shows_itself(tmp_path, capsys):
     assert robustkit.describe(trained.path).checkpoint.model == "lenet5"
 
 
+@pytest.mark.parametrize(("split", "limit", "told"), [("test", 30, 1), ("train", 30, 0)])
+def test_images_that_a_network_was_trained_on_are_warned_of(split, limit, told, tmp_path):
+    """`load_dataset` gives test images unless it is asked for others."""
+    images = robustkit.load_dataset("mnist5k", split=split)
+    made = robustkit.train("lenet5", images, steps=2, out=tmp_path / "a.safetensors")
+    for asked in ({"limit": limit}, {}):
+        found = robustkit.evaluate(made, "mnist5k", attack="clean", out=tmp_path, **asked)
+        warnings = [w for w in found.header["warnings"] if "says that it was trained on" in w]
+        assert len(warnings) == told
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

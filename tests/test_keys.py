@@ -192,6 +192,7 @@ KEYS = [
             "score": "accuracy",
             "processes": 4,
             "training": 3,
+            "calibration": 2,
             "rescale": False,
         },
     ),
@@ -296,7 +297,7 @@ LATER = {
     TrainingKey: {"rescale"},
     CellKey: {
         *("compress", "memory", "model_code", "loss_code", "precision", "snapshots", "score"),
-        *("processes", "training", "rescale"),
+        *("processes", "training", "calibration", "rescale"),
     },
     ExternalCellKey: {"model_code", "sidecar", "revision"},
     CellTestKey: {"norm", "passes", "precision", "resolved", "attacks"},
@@ -559,6 +560,7 @@ TRAINING = {
         {"device": "device"},
         {
             "fresh": "asks for a second run of the same",
+            "replace": "what is gone on from has the same key, and the rest is left",
             "seconds": "between saved states, from which a run goes on to the same weights",
             "snapshots": "weights on the way, in files of their own, which change none of the last",
             "scored": "looks at held-out images, which change no weight",

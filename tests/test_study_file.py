@@ -74,8 +74,8 @@ def test_a_choice_needs_something_to_choose_from(tiny, tmp_path):
         ("seed = 7", "seed = 7\nevery_seed = 1", "every_seed"),
         ("seed = 7", "seed = -7", "[tuning] seed: -7 must not be negative"),
         ("steps      = 4", "steps = 4000000000", "must be at most 100,000,000"),
-        ("limit = 60", "limit = 0", "[test] limit 0: must be above 0"),
-        ("limit     = 20", "limit = -1", "analysis 'transfer': limit -1: must be above 0"),
+        ("limit = 60", "limit = 0", "[test] limit 0: must be at least 2"),
+        ("limit     = 20", "limit = 1", "analysis 'transfer': limit 1: must be at least 2"),
         ('levels = ["0", "0.4"]', 'levels = ["0.4", "0.40"]', "0.4 and 0.40 are the same number"),
         ('levels = ["0", "0.4"]', 'levels = ["0.4", "1"]', "level 1: label noise must be from 0"),
         ('levels = ["0", "0.4"]', 'levels = ["-0.1", "0.4"]', "label noise must be from 0"),
@@ -128,6 +128,7 @@ def test_a_study_that_makes_no_sense_is_told_in_one_line(tiny, tmp_path, old, ne
     ("old", "new", "message"),
     [
         ("{ learning_rate = 0.01 }", "{ learning_rat = 0.01 }", "did you mean 'learning_rate'"),
+        ("limit = 60", 'split = "train"', "test images are training images, too; give others"),
         ("{ learning_rate = 0.01 }", "{ steps = 5 }", "is the same for all methods"),
         ("{ learning_rate = 0.01 }", "{ learning_rate = -1.0 }", "must be above 0"),
         ('hold_out   = "100"', 'hold_out = "many"', "expected a number"),

@@ -206,6 +206,20 @@ def test_held_out_labels_are_clean_where_that_is_asked(asked, tmp_path, clean):
     assert made.record["data"]["train"]["noise"]["flipped"] == 96
 
 
+@pytest.mark.parametrize(("times", "told"), [(1, ""), (2, "held-out images have the pixels of")])
+def test_copies_on_both_sides_of_a_hold_out_are_told(tmp_path, times, told):
+    some = load_dataset("mnist5k", split="train", limit=100)
+    images, labels = some.images(0, 100)[:, 0], np.array(some.labels)
+    path = tmp_path / "twice.npz"
+    np.savez(path, images=np.tile(images, (times, 1, 1)), labels=np.tile(labels, times))
+    asked = TrainingConfig(
+        model="lenet5", data=load_dataset(path), recipe=Recipe(steps=1, hold_out=Fraction(1, 4))
+    )
+    warning = train(asked, tmp_path / "a.safetensors").warning
+    assert told in warning
+    assert bool(warning) == bool(told)
+
+
 def test_a_training_says_what_its_loss_warns_of(digits, tmp_path):
     recipe = Recipe(steps=3, batch_size=32)
     asked = TrainingConfig(model="lenet5", data=digits, loss="large-margin-softmax", recipe=recipe)
@@ -667,7 +681,11 @@ def test_looks_at_held_out_images_change_no_weight_and_are_there_after_every_pas
     fitted, scored = order[: (len(labels) + 1) // 2], order[(len(labels) + 1) // 2 :]
     grid = torch.linspace(0, 8, 4001, dtype=torch.float64)
     likelihoods = torch.stack(
-        [-functional.cross_entropy(b * logits[fitted], labels[fitted]) for b in grid]
+        [
+            -functional.cross_entropy(b * logits[fitted], labels[fitted], reduction="sum")
+            + 0.5 * (b * logits[fitted]).log_softmax(1).mean()
+            for b in grid
+        ]
     )
     line, best = made.record["history"][-1], float(grid[likelihoods.argmax()])
     assert line["inverse_temperature"] == pytest.approx(best, abs=2e-3)
@@ -911,6 +929,36 @@ def test_an_unfinished_training_of_another_question_is_left_alone(asked, tmp_pat
     with pytest.raises(InputError, match="damaged; --fresh starts again"):
         train(asked, tmp_path / "a.safetensors")
     train(asked, tmp_path / "a.safetensors", TrainingOptions(fresh=True))
+
+
+@pytest.mark.parametrize("left", ["damaged", "of another", "finished, of another"])
+def test_what_cannot_be_gone_on_from_is_replaced_where_that_is_asked_for(asked, tmp_path, left):
+    """As a study asks, whose trainings have names of their own: after a new version of torch."""
+    out, whole = tmp_path / "cut" / "a.safetensors", tmp_path / "whole" / "a.safetensors"
+    if left == "finished, of another":
+        train(replace(asked, seed=1), out)
+    else:
+        interrupted(replace(asked, seed=1), out, 5)
+    if left == "damaged":
+        (out.parent / "a.safetensors.partial" / "state.pt").write_bytes(b"cut short")
+    with pytest.raises(InputError, match="--fresh"):
+        train(asked, out)
+    train(asked, out, TrainingOptions(replace=True))
+    train(asked, whole)
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_what_fresh_has_begun_goes_on_without_it(asked, tmp_path):
+    out, whole = tmp_path / "cut" / "a.safetensors", tmp_path / "whole" / "a.safetensors"
+    kept = {"snapshots": (1, 2)}
+    train(replace(asked, seed=1), out, TrainingOptions(**kept))
+    interrupted(asked, out, 7, fresh=True, **kept)
+    lines = []
+    callbacks = Callbacks(epoch=lines.append)
+    train(asked, out, TrainingOptions(**kept, callbacks=callbacks))
+    train(asked, whole, TrainingOptions(**kept))
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    assert lines[0]["epoch"] == 2
 
 
 def test_divergence_stops_with_the_epoch_and_keeps_the_last_good_state(digits, tmp_path):

@@ -171,8 +171,9 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
         run = Run(study, store, options, changes)
         if plan:
             return _planned(run, demand)
-        run.register()
-        _work(run, hours, demand, seen(progress))
+        with store.claimed():
+            run.register()
+            _work(run, hours, demand, seen(progress))
     return _write(study, store, again, output)
 
 

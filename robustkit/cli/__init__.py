@@ -98,7 +98,8 @@ def _told(error: BaseException, signals: list[int]) -> int:
     trace(error)
     if signals or isinstance(error, KeyboardInterrupt):
         # whatever else it is, a library that was interrupted has made it of that
-        text = "interrupted; what is finished is kept, and the same command goes on from there"
+        same = f"the same command{' without --fresh' * ('--fresh' in sys.argv)}"
+        text = f"interrupted; what is finished is kept, and {same} goes on from there"
         number = signals[0] if signals else signal.SIGINT
         return _say(text, 128 + number, begun=PROCESSES in sys.modules)
     if isinstance(error, RobustkitError):

@@ -63,6 +63,18 @@ class TrainingData:
         return {**self.asked, "train": self.train.record(), "held_out": held_out}
 
 
+def held_out_doubles(dataset: Dataset, parts: TrainingData) -> int:
+    """How many held-out images have the pixels of one that is trained on."""
+    if parts.held_out is None:
+        return 0
+    held, trained = (
+        [dataset.ids[position].partition(":")[0] for position in part.positions.tolist()]
+        for part in (parts.held_out, parts.train)
+    )
+    seen = {*held}.intersection(trained)
+    return sum(one in seen for one in held)
+
+
 def prepare_training_data(
     dataset: Dataset,
     *,

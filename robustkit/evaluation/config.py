@@ -224,6 +224,11 @@ def _cannot_transfer(protocol: Protocol) -> str:
 
 def _seen_in_training(model: EvaluatedModel, data: Dataset) -> list[str]:
     """A warning where a model may have been trained on the images it is evaluated on."""
+    if model.trained_on is not None and model.trained_on.are(data):
+        return [
+            f"its checkpoint says that it was trained on images of {data.name}, {data.split}, as "
+            "these are: accuracy on them says little of others"
+        ]
     whole = data.source.get("all_training_images_of")
     if not whole or model.header["trained_on"] == data.name:
         return []

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustkit.checkpoint import Checkpoint
 from robustkit.checkpoint.metadata import RECORDED
+from robustkit.data import Dataset
 from robustkit.files import shipped
 
 if TYPE_CHECKING:
@@ -22,6 +23,30 @@ ALONE = {"image_by_image": True}
 """in a key and a record's header, of a network whose images never share a batch"""
 CHECKPOINT_KEYS = ("path", *RECORDED, "weights", "preprocessing", "notes", "warnings")
 """what a record's header says of the checkpoint"""
+
+
+class TrainingImages(NamedTuple):
+    """Whose images a training has seen, as a checkpoint of ours says it."""
+
+    name: str
+    split: str
+    digest: str
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "TrainingImages | None":
+        """None: it does not say so."""
+        match checkpoint.extra.get("training"):
+            case {"data": {"name": str(name), "digest": str(digest)}, **told}:
+                return cls(name, str(told.get("split", "")), digest)
+        return None
+
+    def are(self, data: Dataset) -> bool:
+        """Whether they are these, or those that these are some of.
+
+        Of what has no splits, the name is that of a folder or a file, which others have, too.
+        """
+        named = data.split != "all" and (data.name, data.split) == self[:2]
+        return named or data.digest == self.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +67,8 @@ class EvaluatedModel:
     must agree; None of these: no record answers. Of a checkpoint its file says all."""
     instead: str = EVALUATED
     """where its logits depend on the batch, what can be done about it but to mend it"""
+    trained_on: TrainingImages | None = None
+    """what the checkpoint says of the images that it was trained on"""
 
 
 ONE_BY_ONE = (
@@ -62,10 +89,15 @@ def from_checkpoint(
     if checkpoint.published:
         header["path"] = checkpoint.published  # and so does one that was fetched
 
-    load = partial(_loaded, checkpoint, classes)
+    load, seen = partial(_loaded, checkpoint, classes), TrainingImages.of(checkpoint)
     if not image_by_image:
         return EvaluatedModel(
-            checkpoint.identity, header, checkpoint.warnings, load, checkpoint.trained_shape
+            checkpoint.identity,
+            header,
+            checkpoint.warnings,
+            load,
+            checkpoint.trained_shape,
+            trained_on=seen,
         )
     return EvaluatedModel(
         checkpoint.identity | ALONE,
@@ -73,6 +105,7 @@ def from_checkpoint(
         (*checkpoint.warnings, ONE_BY_ONE),
         one_by_one(load),
         checkpoint.trained_shape,
+        trained_on=seen,
     )
 
 

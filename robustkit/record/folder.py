@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from robustkit.errors import EvaluationFailed, RecordError, UnknownName
+from robustkit.errors import CannotWrite, RecordError, UnknownName
 from robustkit.files import canonical, write_atomic
 from robustkit.record.blocks import Blocks
 from robustkit.record.checks import NAME, changed, check_version
@@ -65,7 +65,7 @@ class Store:
         What ends before its first block leaves nothing.
 
         Raises:
-            EvaluationFailed: the folder cannot be written, or its file system knows no locks.
+            CannotWrite: the folder cannot be written, or its file system knows no locks.
         """
         if not (self.folder / MARKER).exists():
             write_atomic(self.folder / MARKER, canonical({"format": VERSION}).encode())
@@ -78,7 +78,7 @@ class Store:
                 lock.acquire()
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise EvaluationFailed(
+            raise CannotWrite(
                 f"cannot lock {lock.lock_file}: {reason}; give an --out in a writable folder"
             ) from error
         blocks = Blocks(self.path(name))

@@ -155,8 +155,8 @@ def _check_seeds(seeds: Sequence[int], where: str) -> None:
 
 
 def _check_limit(limit: int | None, where: str) -> None:
-    if limit is not None and limit < 1:
-        raise InputError(f"{where} limit {limit}: must be above 0")
+    if limit is not None and limit < 2:
+        raise InputError(f"{where} limit {limit}: must be at least 2: one image has no spread")
 
 
 def _check_unattacked(tested: TestSpec, where: str) -> None:
@@ -244,11 +244,11 @@ def _check_levels(factor: str, levels: Sequence[str], where: str) -> None:
             raise InputError(f"{where}: levels {seen[key]} and {text} are the same number")
         seen[key] = text
         value = key[0]
-        if (wrong := _outside(factor, value)) is not None:
+        if (wrong := outside(factor, value)) is not None:
             raise InputError(f"{where}: level {text}: {wrong}")
 
 
-def _outside(factor: str, value: Fraction) -> str | None:
+def outside(factor: str, value: Fraction) -> str | None:
     """What is wrong with a level; None: nothing."""
     match factor:
         case "label_noise" if not 0 <= value < 1:

@@ -15,7 +15,7 @@ from typing import Any
 from robustkit.attacks import REVISION as ATTACKS
 from robustkit.data import Dataset
 from robustkit.data.noise import LabelNoise
-from robustkit.data.subset import prepare_training_data, size
+from robustkit.data.subset import held_out_doubles, prepare_training_data, size
 from robustkit.errors import InputError
 from robustkit.keys import CellTestKey, short
 from robustkit.protocol import Norm
@@ -202,7 +202,8 @@ class Planner:
         """See that at every level there are images to train on, and to choose by.
 
         Raises:
-            InputError: there are not, or the labels cannot be made wrong as asked.
+            InputError: there are not, the labels cannot be made wrong as asked, or most of the
+                held-out images are copies of others.
         """
         tuning, seed = self.tuning, self.trained.seeds[0]
         asked = (where for one in self.study.analyses for *_, where in self.numbers(one))
@@ -225,6 +226,12 @@ class Planner:
                     f"hold_out {recipe['hold_out']}: holds out {counted(held, 'image')} of "
                     f"{len(self.data):,}, by which configurations or passes are to be selected; "
                     f"it takes {least} at least"
+                )
+            if 2 * (doubles := held_out_doubles(self.data, parts)) > held:
+                raise InputError(
+                    f"{doubles:,} of {counted(held, 'held-out image')} have the pixels of one that "
+                    f"is trained on, so that nothing can be selected by them; remove copies from "
+                    f"{self.data.name}"
                 )
 
     def _halved(self, plan: Plan, decisions: Decisions) -> Plan:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from robustkit import losses, models
+from robustkit.data import Dataset
 from robustkit.errors import InputError
 from robustkit.protocol import load_protocol
 from robustkit.spec import TRAINED, Analysis, Study, TrainingSpec
@@ -31,6 +32,22 @@ def check(study: Study) -> None:
         for analysis in study.analyses:
             if analysis.factor == "epsilon":
                 _check_attack(analysis)
+
+
+def check_unseen(trained: Dataset, tested: Dataset) -> None:
+    """See that test images are others than those that are trained on.
+
+    A few pictures that a data set has in both parts are its own; most of them are a mistake.
+
+    Raises:
+        InputError: more than half of them have the pixels of a training image.
+    """
+    pixels = {i.partition(":")[0] for i in trained.ids}
+    seen = sum(i.partition(":")[0] in pixels for i in tested.ids)
+    if 2 * seen > len(tested):
+        raise InputError(
+            f"{seen:,} of {len(tested):,} test images are training images, too; give others"
+        )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from robustkit.errors import InputError
 from robustkit.keys import CellKey
 from robustkit.parsing import fraction
 from robustkit.spec import Method, Score, TrainingSpec
+from robustkit.statistics.calibration import REVISION as CALIBRATION
 from robustkit.study.selection import Context
 from robustkit.study.user_files import UserFiles
 from robustkit.training.config import REVISION as TRAINING
@@ -60,6 +61,7 @@ def cell_config(
         snapshots=sorted(trained.snapshots) or None,
         score=score,
         training=TRAINING if TRAINING > FIRST else None,
+        calibration=CALIBRATION if score == "calibrated log-likelihood" else None,
     )
     return key.plain()
 

@@ -25,6 +25,7 @@ from robustkit.results.metadata import (
 )
 from robustkit.results.pattern import match_files
 from robustkit.spec import TRAINED, Analysis, ExternalSpec, Study
+from robustkit.spec.checks import outside
 from robustkit.statistics.comparison import listed
 from robustkit.statistics.estimate import counted
 from robustkit.study.cells import (
@@ -66,8 +67,13 @@ class ExternalNetwork:
             InputError: it is none.
         """
         text = self.of(name)
-        if text is None or (value := number(text)) is not None:
-            return None if text is None else value
+        if text is None:
+            return None
+        if (value := number(text)) is not None:
+            if (wrong := outside(name, value)) is None:
+                return value
+            place = "its name" if name in self.fields else self.metadata.values[name].source
+            raise InputError(f"{self.path}: {name} in {place} is {text!r}; {wrong}")
         if name in self.fields:
             raise InputError(
                 f"{self.path}: {name} in its name is {text!r}, not a number; rename it, or "

@@ -13,6 +13,7 @@ from robustkit.errors import RecordError
 from robustkit.spec import ACCURACY, CHOSEN, Score, Study, Tuning
 from robustkit.spec.amendments import differences
 from robustkit.statistics.comparison import listed
+from robustkit.statistics.estimate import counted
 from robustkit.study.provenance import askings, configuration_in_words, digests, provenance
 from robustkit.study.regret import regrets
 from robustkit.study.selection import Candidate, Context, Scores, score_at, select
@@ -209,7 +210,13 @@ def _notes(
         yield f"{failed} trainings failed and have no result."
     yield from _chosen(study, plan, done)
     asked = {one["digest"] for one in (request, *request["amendments"])}
-    if study.tuning is not None and study.tuning.test_last != "no" and len(asked) == 1:
+    retried = request.get("retried", 0)
+    if retried:
+        yield (
+            f"{counted(retried, 'training')} that had failed, and can change what is selected, "
+            f"{'was' if retried == 1 else 'were'} tried again after test images had been evaluated."
+        )
+    elif study.tuning is not None and study.tuning.test_last != "no" and len(asked) == 1:
         what = "configuration and pass" if plan["candidates"] else "pass"
         of = " of its seed" if study.tuning.test_last == "by seed" else ""
         yield f"No test image was evaluated before every {what}{of} was selected."

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from multiprocessing import active_children, get_context
 from typing import NamedTuple
 
-from robustkit.errors import InputError
+from robustkit.errors import Hindered, InputError
 from robustkit.parallel.crew import LOST, Tries
 from robustkit.parallel.processes import end_with, without_script
 from robustkit.study.run import in_words
@@ -31,6 +31,7 @@ class ProcessExecutor:
 
         Raises:
             InputError: a job's worker has died too often.
+            Hindered: a job could not be done for want of something; all others are done.
         """
         left = list(jobs)
         for _ in range(LOST):
@@ -54,6 +55,7 @@ class ProcessExecutor:
         waiting = list(reversed(jobs))
         with ProcessPoolExecutor(self.workers, context, end_with, (os.getpid(),)) as pool:
             running: dict[Future[str], Job] = {}
+            hindered: list[Hindered] = []
             try:
                 while waiting or running:
                     if time.monotonic() > self.until:
@@ -65,13 +67,19 @@ class ProcessExecutor:
                         began(job)
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         job = running.pop(future)
-                        future.result()
+                        try:
+                            future.result()
+                        except Hindered as error:
+                            hindered.append(error)
+                            continue
                         yield job
             except BaseException:
                 # an interruption: leaving the pool would wait for its jobs
                 for process in active_children():
                     process.terminate()
                 raise
+            if hindered:
+                raise hindered[0]
 
 
 class WorkerLoss(NamedTuple):

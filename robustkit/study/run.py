@@ -10,14 +10,14 @@ from typing import Any, NamedTuple, Protocol
 
 from robustkit import machine
 from robustkit.analysis.registration import RULES
-from robustkit.data import load_dataset
+from robustkit.data import Dataset, load_dataset
 from robustkit.errors import InputError
 from robustkit.keys import StepTimesKey
 from robustkit.parsing import in_percent
 from robustkit.spec import Analysis, Study, Tuning
 from robustkit.spec.amendments import differences, edited, reworded
 from robustkit.study.cells import Cell, Plan, Planner, Test
-from robustkit.study.checks import check, locate_errors
+from robustkit.study.checks import check, check_unseen, locate_errors
 from robustkit.study.exchange import network
 from robustkit.study.external import ExternalPlanner
 from robustkit.study.selection import Context, Scores, best_score, score_at
@@ -129,15 +129,20 @@ class Run:
             self.planner = planner = Planner(self.study, self.study.trained, data, self.tested)
             with locate_errors(f"{self.study.where}: [train]"):
                 planner.check_images()
+            with locate_errors(f"{self.study.where}: [test] data"):
+                check_unseen(data, self._images(self.study.tested.limit))
         elif self.study.external is not None:
             self.planner = ExternalPlanner(self.study, self.study.external, self.tested)
         self.tested(self.study.tested.limit)  # missing images are told before the first cell
 
     def tested(self, limit: int | None) -> str:
         """The digest of the first test images: under one name there may be other ones tomorrow."""
-        tested = self.study.tested
         with locate_errors(f"{self.study.where}: [test] data"):
-            return load_cached(tested.data, tested.split, limit, self.options.data_root).digest
+            return self._images(limit).digest
+
+    def _images(self, limit: int | None) -> Dataset:
+        tested = self.study.tested
+        return load_cached(tested.data, tested.split, limit, self.options.data_root)
 
     def named(self) -> dict[str, str | None]:
         """Digests of what the study's file names; None: it is not there, or robustkit's own."""
@@ -254,15 +259,19 @@ class Run:
         return [job for job in jobs if job.cell.seed in now or self._done(job.cell.key)]
 
     def _done(self, key: str) -> bool:
-        cached = self.store.cell(key)
-        return cached is not None and cached["status"] == "done"
+        return _status(self.store.cell(key)) == "done"
 
     def retry(self, plan: Plan) -> None:
-        """Forget what has failed."""
+        """Forget what has failed, and write down where that can change what is chosen."""
+        tried = {one.cell for one in plan.candidates}
+        again = sum(_status(self.store.cell(key)) == "failed" for key in tried)
+        request, seen = self.store.asked(), any((self.store.folder / "tests").glob("*.json"))
+        if again and seen and request is not None:
+            self.store.keep_asked(request | {"retried": request.get("retried", 0) + again})
         for kind, keys in (("cell", plan.cells), ("test", plan.tests)):
             for key in keys:
                 cached = self.store.cell(key) if kind == "cell" else self.store.test(key)
-                if cached is not None and cached["status"] == "failed":
+                if _status(cached) == "failed":
                     self.store.forget(kind, key)
 
     def _with_networks(self, plan: Plan, kept: set[str]) -> Plan:
@@ -403,6 +412,10 @@ class _Clock:
         if key in self.left:
             return "left"
         return "failed" if key in self.failed else "done"
+
+
+def _status(result: Mapping[str, Any] | None) -> str:
+    return "" if result is None else str(result["status"])
 
 
 def _why_failed(store: StudyStore, key: str, tests: Sequence[Test]) -> str:

@@ -10,12 +10,16 @@ OUT/checkpoints/KEY.safetensors, OUT/runs/DIGEST.parquet
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from robustkit.checkpoint import named
-from robustkit.errors import RecordError
+from robustkit.errors import CannotWrite, RecordError, Unready
 from robustkit.files import canonical, write_atomic
 from robustkit.seals import read_sealed, sealed
 from robustkit.study.cells import CellRequirement, Plan
@@ -42,6 +46,33 @@ class StudyStore:
     def runs(self) -> Path:
         """The folder of the evaluations' records."""
         return self.folder / "runs"
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """The right to work on the study: two commands would be in each other's way.
+
+        Raises:
+            Unready: another command has it.
+            CannotWrite: the folder cannot be written, or its file system knows no locks.
+        """
+        lock = FileLock(self.folder / "study.lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise Unready(
+                f"{self.folder}: another command works on this study; wait for its end, or give "
+                "another --out"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CannotWrite(
+                f"cannot lock {lock.lock_file}: {reason}; give an --out in a writable folder"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def cell(self, key: str) -> dict[str, Any] | None:
         """What a training came to; None: not yet."""

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from robustkit import machine
-from robustkit.errors import InputError, TrainingFailed
+from robustkit.errors import InputError, ProcessLost
 from robustkit.parallel.processes import end_with, in_order, without_script
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ def together(world: int, threads: int, work: Callable[..., T], *given: Any) -> T
         given: to it.
 
     Raises:
-        TrainingFailed: a process died.
+        ProcessLost: a process died.
         Exception: what the work raised where it failed first.
     """
     context, parts = get_context("spawn"), list[Future[T]]()
@@ -48,9 +48,9 @@ def together(world: int, threads: int, work: Callable[..., T], *given: Any) -> T
             _raise_first(parts)
             return parts[0].result()
         except BrokenProcessPool as error:
-            raise TrainingFailed(
+            raise ProcessLost(
                 f"one of the {world} processes of a training died, perhaps for lack of memory; "
-                "try fewer --workers, and --retry"
+                "try fewer --workers"
             ) from error
         finally:
             if any(not part.done() for part in parts):

@@ -13,7 +13,7 @@ from typing import Any
 from robustkit import losses, models
 from robustkit.data.noise import LabelNoise, parse_label_noise
 from robustkit.data.shelf import Budgets, checked_budgets, read_dataset_spec
-from robustkit.errors import InputError, UnknownName
+from robustkit.errors import UnknownName, Unready
 from robustkit.files import Shelf, canonical, digest, file_digest, find, is_own, read_toml
 from robustkit.protocol import Norm, load_protocol, resolve_budgets
 from robustkit.spec import Study
@@ -98,7 +98,8 @@ def check_user_files(cell: Mapping[str, Any]) -> None:
     """See that the user's own files are still what a cell's key says.
 
     Raises:
-        InputError: one has changed since the plan was made, or is gone.
+        InputError: one is gone.
+        Unready: one has changed since the plan was made.
     """
     model, loss, noise = cell["model"], cell.get("loss", ""), cell.get("noise", {})
     path = noise_of(noise["kind"], noise["rate"]).path if noise else None
@@ -109,4 +110,4 @@ def check_user_files(cell: Mapping[str, Any]) -> None:
         (path, noise.get("sha256"), now.noise),
     ):
         if planned != found:
-            raise InputError(f"{name}: {CHANGED}")
+            raise Unready(f"{name}: {CHANGED}")

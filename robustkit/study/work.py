@@ -1,5 +1,6 @@
 """What a worker does: train a cell, then evaluate it. Every result is a file, written whole."""
 
+import errno
 import os
 import time
 import traceback
@@ -15,8 +16,8 @@ from robustkit import compression, machine
 from robustkit.data import Dataset, load_dataset
 from robustkit.data.loading import file_stamps
 from robustkit.data.source import FileStamp
-from robustkit.errors import DataError, InputError, RobustkitError, one_line
-from robustkit.files import build, write_atomic
+from robustkit.errors import CannotWrite, Hindered, RobustkitError, Unready, one_line
+from robustkit.files import build, file_digest, write_atomic
 from robustkit.results.metadata import ITSELF, RecordedValue, check_name
 from robustkit.spec import CHOSEN, TRAINED
 from robustkit.study.cells import Cell, Test
@@ -28,11 +29,16 @@ from robustkit.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from robustkit import training
+    from robustkit.checkpoint import Checkpoint
 
 LEFT_OUT = (
     ", or leave it out of the study and evaluate it by itself (robustkit evaluate --image-by-image)"
 )
 """what can be done about a network whose logits depend on the batch, but to mend it"""
+
+
+EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""what a machine has run out of"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,11 @@ class Job:
 
 
 def carry_out(job: Job, config: WorkerConfig) -> str:
-    """Do a job, and return the cell's key. A failure is a result, and kept with its reason."""
+    """Do a job, and return the cell's key. A failure is a result, and kept with its reason.
+
+    Raises:
+        Hindered: it could not be done, through nothing of its own; nothing is kept of that.
+    """
     import torch
 
     machine.keep_memory()
@@ -92,12 +102,21 @@ def _guarded(store: StudyStore, kind: str, key: str, work: Any) -> dict[str, Any
 
 
 def _attempted(store: StudyStore, kind: str, key: str, work: Any) -> dict[str, Any]:
+    """What some work came to, if only that it fails.
+
+    Raises:
+        Hindered: it could not be done, through nothing of its own.
+    """
     try:
         done: dict[str, Any] = work()
         return {"status": "done", "reason": ""} | done
+    except Hindered:
+        raise
     except RobustkitError as error:
         reason = str(error)
     except (Exception, SystemExit) as error:  # whatever it is, it must not become a number
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            raise CannotWrite(f"{kind} {key}: {one_line(error)}") from error
         log = store.folder / f"{kind}s" / f"{key}.log"
         write_atomic(log, traceback.format_exc().encode())
         reason = f"{one_line(error)} (see {log.name})"
@@ -155,6 +174,7 @@ def _trained(
         snapshots=tuple(asked.get("snapshots", ())),
         scored="score" in asked,
         pause=pause,
+        replace=True,
     )
     return training.train(training_config(asked, config), path, options)
 
@@ -175,23 +195,36 @@ def _external(cell_config: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         InputError: it says something else than its name.
+        Unready: it is another one than was planned with.
     """
     from robustkit.checkpoint import read_checkpoint
 
     path = Path(cell_config["checkpoint"])
     read = read_checkpoint(path, model=cell_config["model"])
-    if read.published and read.sha256 != cell_config["sha256"]:  # a moving name, elsewhere
-        raise InputError(f"{path}: {CHANGED}")
+    _check_unchanged(read, cell_config["sha256"])
     recorded = {name: getattr(read, name) for name in ("loss", "seed", *TRAINED)}
     if read.format != "safetensors":  # whose record the plan was made by
         said = {name: RecordedValue(str(value), ITSELF) for name, value in recorded.items()}
         check_name(path, cell_config["fields"], said, ("seed", *TRAINED))
     return {
         "checkpoint": read.published or str(path.resolve()),
+        "sha256": cell_config["sha256"],
         "model": cell_config["model"],
         "recorded": recorded,
         "versions": versions(),
     }
+
+
+def _check_unchanged(read: "Checkpoint", planned: str) -> None:
+    """See that a network made elsewhere is the one that the study was planned with.
+
+    Raises:
+        Unready: its file, or what is published under its name, is another one.
+    """
+    # of several files, the plan has the digest of the one that is named
+    path = Path(read.path)
+    if planned not in (read.sha256, file_digest(path) if path.is_file() else ""):
+        raise Unready(f"{read.published or read.path}: {CHANGED}")
 
 
 def training_config(cell_config: dict[str, Any], config: WorkerConfig) -> "training.TrainingConfig":
@@ -258,12 +291,12 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
 
     data = load_cached(test.data, test.split, test.limit, config.data_root)
     if data.digest != test.digest:
-        raise DataError(
+        raise Unready(
             f"{test.data}: its {test.split} images are not those that the study was planned with"
         )
     protocol = evaluation.resolve_protocol(test.protocol, data, test.epsilons, norm=test.norm)
     if test.resolved not in (None, protocol.digest):
-        raise InputError(f"{test.protocol}: {CHANGED}")
+        raise Unready(f"{test.protocol}: {CHANGED}")
 
     def evaluated_model(key: str, passes: str = "") -> evaluation.EvaluatedModel:
         made = store.cell(key) or {}
@@ -272,6 +305,8 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
         place = checkpoint_place(store.folder, made["checkpoint"])
         read = read_checkpoint(place, model=made.get("model"))
         if "recorded" in made:  # made elsewhere
+            if "sha256" in made:
+                _check_unchanged(read, made["sha256"])
             evaluation.check_shape(read, data)
             evaluation.check_classes(read, data)
         model = evaluation.from_checkpoint(read, len(data.classes))

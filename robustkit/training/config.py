@@ -56,6 +56,9 @@ class TrainingOptions:
     device: str = "auto"
     fresh: bool = False
     """start anew, whatever was trained before"""
+    replace: bool = False
+    """start anew where what lies at `out` cannot be gone on from, such as an unfinished training
+    with other versions; otherwise that is an error"""
     seconds: float = 30.0
     """between two saved states"""
     snapshots: tuple[int, ...] = ()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from robustkit.errors import InputError, TrainingFailed, first_line
+from robustkit.errors import InputError, ProcessLost, first_line
 
 PATIENCE = timedelta(seconds=5)
 """for the launcher's answer"""
@@ -107,7 +107,7 @@ def together(processes: ProcessGroup) -> Iterator[None]:
     """Work of several processes that end together: with one error, or when all of them are done.
 
     Raises:
-        TrainingFailed: another process has ended before its time.
+        ProcessLost: another process has ended before its time.
     """
     try:
         yield
@@ -116,7 +116,7 @@ def together(processes: ProcessGroup) -> Iterator[None]:
     except BaseException as error:
         first_to_fail()  # asked now, since the others hear of it as soon as this one leaves
         if processes.world > 1 and _broken(error):
-            raise TrainingFailed(
+            raise ProcessLost(
                 f"one of the {processes.world} processes ended early ({first_line(error)}); "
                 "the same command continues from the last saved state"
             ) from error

@@ -1,30 +1,27 @@
 """From a configuration to a trained checkpoint: resumed where it was cut, read if it is done."""
 
-import io
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from robustkit import compression, losses, models
 from robustkit.checkpoint import save_checkpoint
-from robustkit.data.subset import TrainingData, prepare_training_data
+from robustkit.data.subset import TrainingData, held_out_doubles, prepare_training_data
 from robustkit.device import device as find_device
 from robustkit.errors import InputError, NetworkFailed, TrainingFailed, one_line
-from robustkit.files import canonical, write_atomic
+from robustkit.files import canonical
 from robustkit.keys import TrainingKey
 from robustkit.losses.loss import Loss, unwrapped
 from robustkit.network import asked
-from robustkit.seals import seal_of_bytes, unsealed_bytes
 from robustkit.training.config import REVISION, TrainingConfig, TrainingOptions
 from robustkit.training.engine import Engine, wrapped
 from robustkit.training.examples import Examples, gather
@@ -33,6 +30,7 @@ from robustkit.training.processes import ProcessGroup, join, leave, own_device, 
 from robustkit.training.progress import Callbacks
 from robustkit.training.recipe import checked, snapshot_steps, spell, updates
 from robustkit.training.result import TrainingResult
+from robustkit.training.saved import claimed, read_state, state_path, write_state
 from robustkit.training.snapshots import check_scored, recorded, snapshot_path
 
 PROBE = 8
@@ -60,49 +58,10 @@ def train(
     device = own_device(find_device(options.device))
     processes = join(device, alone=config.compress is not None)
     try:
-        with together(processes), _claimed(Path(out), options.fresh, processes):
+        with together(processes), claimed(Path(out), options.fresh, processes):
             return _Training(config, Path(out), options, device, processes).result()
     finally:
         leave()
-
-
-def _partial(out: Path) -> Path:
-    """The folder of an unfinished run."""
-    return out.with_name(f"{out.name}.partial")
-
-
-@contextmanager
-def _claimed(out: Path, fresh: bool, processes: ProcessGroup) -> Iterator[None]:
-    """The right to work on an output; an empty folder is taken away afterwards.
-
-    What is there already needs none: it may stand where nothing can be written.
-    """
-    if not processes.first:
-        yield
-        return
-    folder = _partial(out)
-    lock = FileLock(folder / "lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"{folder}: another process is training into it; wait, or change --out"
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        if out.is_file() and not fresh:
-            yield
-            return
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"cannot write {folder}: {reason}; give an --out in a folder that can be written"
-        ) from error
-    try:
-        yield
-    finally:
-        if not (folder / "state.pt").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +81,18 @@ class _Training:
         if self.options.scored and (training.held_out is None or len(training.held_out) < 2):
             raise InputError("a held-out likelihood needs two held-out images; give --hold-out")
         account = self._account(loss, training)
-        warning = loss.warning(updates(config.recipe, len(training.train)))
+        warnings = [loss.warning(updates(config.recipe, len(training.train)))]
+        warning = "; ".join(filter(None, [*warnings, self._doubles(training)]))
         ends = snapshot_steps(self.options.snapshots, config.recipe, len(training.train))
         first = self.processes.first
-        record = self.processes.tell(self._finished(account) if first else None)
+        finished, state = partial(self._finished, account), partial(self._state, account, ends)
+        record = self.processes.tell(self._usable(finished) if first else None)
         if record is None:
-            state = self.processes.tell(self._state(account, ends) if first else None)
+            saved = self.processes.tell(self._usable(state) if first else None)
             with numerics(self.precision, config.deterministic):
                 engine = self.engine(loss, training)
-                if state is not None:
-                    engine.resume(state)
+                if saved is not None:
+                    engine.resume(saved)
                 self._fit(engine, account)
             if engine.step < engine.steps:
                 record = self._record(engine, account, engine.epoch_kept)
@@ -153,6 +114,17 @@ class _Training:
             noise=config.noise,
             seed=config.seed,
             clean_selection=config.clean_selection,
+        )
+
+    def _doubles(self, training: TrainingData) -> str:
+        """What is wrong with held-out images that are trained on, too; "" where hardly any are."""
+        held = 0 if training.held_out is None else len(training.held_out)
+        doubles = held_out_doubles(self.config.data, training)
+        if 100 * doubles <= held:
+            return ""
+        return (
+            f"{doubles:,} of {held:,} held-out images have the pixels of one that is trained on: "
+            f"held-out accuracy is too high; remove copies from {self.config.data.name}"
         )
 
     # --- what is known beforehand -----------------------------------------------------------------
@@ -185,7 +157,18 @@ class _Training:
             revision=REVISION,
             rescale=config.rescale,
         )
-        return key.plain() | {"digest": key.digest, "robustkit": version("robustkit")}
+        # which images of a data set they were is told, and no part of the digest: pixels are
+        told = {"robustkit": version("robustkit"), "split": config.data.split}
+        return key.plain() | {"digest": key.digest} | told
+
+    def _usable(self, look: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+        """What was left of an earlier training; None where it is to be replaced."""
+        try:
+            return look()
+        except InputError:
+            if not self.options.replace:
+                raise
+            return None
 
     def _finished(self, account: dict[str, Any]) -> dict[str, Any] | None:
         """The record of this very training, where it and its snapshots are on file.
@@ -221,7 +204,13 @@ class _Training:
         """
         if self.options.fresh or not path.exists():
             return None
-        return recorded(path, account["digest"], number)
+        try:
+            return recorded(path, account["digest"], number)
+        except InputError:
+            with suppress(InputError):
+                if read_state(self.out, account["digest"], self.device) is not None:
+                    return None  # --fresh has begun to replace it, and was cut off
+            raise
 
     def _state(self, account: dict[str, Any], ends: Mapping[int, int]) -> dict[str, Any] | None:
         """The state that an interrupted run left.
@@ -233,23 +222,12 @@ class _Training:
         Raises:
             InputError: it was another run's, or one that did not keep what is asked for.
         """
-        path = _partial(self.out) / "state.pt"
+        path = state_path(self.out)
         if self.options.fresh:
             path.unlink(missing_ok=True)
-        if not path.exists():
+        state = read_state(self.out, account["digest"], self.device)
+        if state is None:
             return None
-        try:
-            content = io.BytesIO(unsealed_bytes(path.read_bytes()))
-            saved = torch.load(content, map_location=self.device, weights_only=True)
-            same = saved["digest"] == account["digest"]
-        except Exception as error:  # a damaged file may raise anything
-            raise InputError(f"{path}: damaged; --fresh starts again") from error
-        if not same:
-            raise InputError(
-                f"{path}: an unfinished training with another configuration or other "
-                "versions; give another --out, or --fresh to start again"
-            )
-        state: dict[str, Any] = saved["state"]
         if behind := [n for n in self._missing(account) if ends[n] <= state["step"]]:
             raise InputError(
                 f"{path}: an unfinished training, whose weights after pass {behind[0]} were "
@@ -356,10 +334,7 @@ class _Training:
         def save() -> None:
             state = engine.state()
             if state is not None:
-                buffer = io.BytesIO()
-                torch.save({"digest": account["digest"], "state": state}, buffer)
-                content = buffer.getvalue()
-                write_atomic(_partial(self.out) / "state.pt", [content, seal_of_bytes(content)])
+                write_state(self.out, account["digest"], state)
 
         def passed(number: int) -> None:
             if number in self.options.snapshots:
@@ -373,7 +348,7 @@ class _Training:
             if engine.step < engine.steps:
                 save()
         except TrainingFailed as error:
-            kept = _partial(self.out) / "state.pt"
+            kept = state_path(self.out)
             text = f"; the last good state is kept in {kept}" if kept.exists() else ""
             raise TrainingFailed(f"{self.out}: {error}{text}") from error
 
@@ -385,7 +360,7 @@ class _Training:
                 engine.network.load_state_dict(engine.best)
             kept = next(line for line in engine.history if line["epoch"] == engine.epoch_kept)
             self._write(self.out, engine.network, record, kept.get("held_out_clean"))
-            (_partial(self.out) / "state.pt").unlink(missing_ok=True)
+            state_path(self.out).unlink(missing_ok=True)
         written: dict[str, Any] = json.loads(canonical(record))
         return written
 
