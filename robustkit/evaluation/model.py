@@ -25,7 +25,7 @@ CHECKPOINT_KEYS = ("path", *RECORDED, "weights", "preprocessing", "notes", "warn
 """what a record's header says of the checkpoint"""
 
 
-class TrainingImages(NamedTuple):
+class SeenImages(NamedTuple):
     """Whose images a training has seen, as a checkpoint of ours says it."""
 
     name: str
@@ -33,7 +33,7 @@ class TrainingImages(NamedTuple):
     digest: str
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> "TrainingImages | None":
+    def of(cls, checkpoint: Checkpoint) -> "SeenImages | None":
         """None: it does not say so."""
         match checkpoint.extra.get("training"):
             case {"data": {"name": str(name), "digest": str(digest)}, **told}:
@@ -67,7 +67,7 @@ class EvaluatedModel:
     must agree; None of these: no record answers. Of a checkpoint its file says all."""
     instead: str = EVALUATED
     """where its logits depend on the batch, what can be done about it but to mend it"""
-    trained_on: TrainingImages | None = None
+    trained_on: SeenImages | None = None
     """what the checkpoint says of the images that it was trained on"""
 
 
@@ -89,7 +89,7 @@ def from_checkpoint(
     if checkpoint.published:
         header["path"] = checkpoint.published  # and so does one that was fetched
 
-    load, seen = partial(_loaded, checkpoint, classes), TrainingImages.of(checkpoint)
+    load, seen = partial(_loaded, checkpoint, classes), SeenImages.of(checkpoint)
     if not image_by_image:
         return EvaluatedModel(
             checkpoint.identity,

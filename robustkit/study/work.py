@@ -283,17 +283,21 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("robustkit", "torch", "torchvision", "foolbox")}
 
 
-def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -> dict[str, Any]:
-    from robustkit import evaluation
-    from robustkit.checkpoint import read_checkpoint
-
-    check_user_files(cell.asked)
-
+def _planned_images(test: Test, config: WorkerConfig) -> Dataset:
     data = load_cached(test.data, test.split, test.limit, config.data_root)
     if data.digest != test.digest:
         raise Unready(
             f"{test.data}: its {test.split} images are not those that the study was planned with"
         )
+    return data
+
+
+def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -> dict[str, Any]:
+    from robustkit import evaluation
+    from robustkit.checkpoint import read_checkpoint
+
+    check_user_files(cell.asked)
+    data = _planned_images(test, config)
     protocol = evaluation.resolve_protocol(test.protocol, data, test.epsilons, norm=test.norm)
     if test.resolved not in (None, protocol.digest):
         raise Unready(f"{test.protocol}: {CHANGED}")
