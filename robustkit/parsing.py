@@ -127,6 +127,23 @@ def in_percent(share: float, digits: int = 1) -> str:
     return f"{text}\u00a0%"
 
 
+def ends_in_percent(low: float, value: float, high: float) -> str:
+    """The ends of an interval of shares, in per cent: "93.8 to 98.1".
+
+    With further digits where both would be told as one number, or the value as outside of them:
+    of 0 of 10,000 images, "0.00 to 0.04".
+    """
+    told = float(in_percent(value).removesuffix("\u00a0%"))
+    texts = ["", ""]
+    for digits in range(1, 1 + FURTHER):
+        texts = [f"{round(100 * end, digits) + 0.0:.{digits}f}" for end in (low, high)]
+        first, last = map(float, texts)
+        outside = low <= value <= high and not first <= told <= last
+        if not outside and (first < last or low == high):
+            break
+    return " to ".join(texts).replace("-", "−")
+
+
 def parse_integer(text: str) -> int:
     """An integer in ASCII digits.
 

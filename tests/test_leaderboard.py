@@ -22,7 +22,7 @@ from robustkit.errors import InputError
 from robustkit.files import digest
 from robustkit.record import Store
 from robustkit.reporting.leaderboard import page
-from robustkit.results.records import open_record
+from robustkit.results.records import identity_of, open_record
 from robustkit.statistics import over_seeds
 
 
@@ -30,6 +30,7 @@ def made(method, seed=0, strength=0.2, data="mnist", n=80, path="", source=None,
     """A record in the folder, and what it says."""
     name = path or f"nets/{method}_seed{seed}.pt"
     weights = checkpoint.pop("weights", digest(method, str(seed)))
+    budgets = checkpoint.pop("epsilons", ())
     precision = {"precision": given} if (given := checkpoint.pop("precision", None)) else {}
     run = {"started": given} if (given := checkpoint.pop("started", None)) else {}
     found = evaluation(
@@ -37,7 +38,7 @@ def made(method, seed=0, strength=0.2, data="mnist", n=80, path="", source=None,
         n=n,
         strength=strength,
         seed=seed,
-        epsilons=checkpoint.pop("epsilons", ("0.1", "0.2")),
+        epsilons=budgets or ("0.1", "0.2"),
         checkpoint={"loss": method, "seed": seed, "weights": weights} | checkpoint,
         run=run,
     )
@@ -45,7 +46,7 @@ def made(method, seed=0, strength=0.2, data="mnist", n=80, path="", source=None,
     images = digest(data, str(n), *([str(source)] if source else []))
     facts = found.header["data"] | {"name": data, "digest": images, "source": origin}
     key = digest(method, data, str(seed), name, str(n), str(origin), str(checkpoint), weights)
-    key = digest(key, str(precision)) if precision else key
+    key = digest(key, str(precision), *budgets) if precision or budgets else key
     found = replace(found, header=found.header | {"data": facts, "digest": key} | precision)
     with Store(Path("runs")).claim(key, lambda: None) as blocks:
         blocks.finish(found.header, found.run, found.table)
@@ -213,13 +214,18 @@ def test_corruptions_and_audits_stand_beside_the_network_that_they_are_of():
         ).mean()
         for name in ("fog", "snow")
     ]
-    mark = AuditMark("a" * 64, "linf", "0.1", 0.5, "overstated", "audit/audit.json", "mnist")
-    others = [mark._replace(norm="l2"), mark._replace(data="cifar10")]
+    network = open_record(sorted(Path("runs").glob("*.parquet"))[0]).checkpoint
+    network = identity_of({**network, "weights": "a" * 64})
+    own = ("a" * 64, "linf", "0.1", 0.5, "overstated", "audit/audit.json", "mnist", "test", network)
+    mark = AuditMark(*own)
+    others = [mark._replace(norm="l2"), mark._replace(data="cifar10"), mark._replace(split="train")]
+    others.append(mark._replace(network=identity_of({"weights": "a" * 64, "mean": [0.5]})))
     (board,) = boards(audits=[mark, *others]).boards
     a, b = sorted(board.rows, key=lambda row: row.name)
     assert (a.corrupted, a.corruptions) == (pytest.approx(sum(shares) / 2), 2)
     assert a.audits == (mark,)
     assert (b.corrupted, b.audits) == (None, ())
+    assert boards().notes == (f"{board.title}: corruptions are those of mnist.",)
     text = Outline(page(boards(audits=[mark]), "Mine")).text
     assert "✗ overstated50.0 % at ε = 0.1" in text
 
@@ -305,14 +311,53 @@ def test_a_seed_that_occurs_twice_leaves_the_seeds_of_a_pattern_together():
     }
 
 
-def test_a_damaged_record_is_left_out_and_told(robustkit):
+@pytest.mark.parametrize("part", ["header", "rows"])
+def test_a_damaged_record_is_left_out_and_told(robustkit, part):
     made("a")
-    (Path("runs") / "other.parquet").write_text("no record")
+    if part == "header":
+        (Path("runs") / "other.parquet").write_text("no record")
+    else:
+        before = {*Path("runs").glob("*.parquet")}
+        made("b")
+        (path,) = {*Path("runs").glob("*.parquet")} - before
+        content = bytearray(path.read_bytes())
+        content[200:400] = bytes(200)
+        path.write_bytes(content)
     status, out, err = robustkit("leaderboard")
     assert status == 0
     assert err == ""
     assert "Left out: " in out
     assert "a_seed0.pt" in out
+
+
+def test_an_attack_on_other_images_leaves_a_clean_board_where_it_is():
+    draw = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(30, 1, 8, 8, generator=draw), torch.arange(30) % 3
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    attacked = robustkit.evaluate(net, (images, labels), "fgsm", epsilon=["0.1"])
+    clean = [
+        robustkit.evaluate(net, (images[:n], labels[:n]), "clean") for n in (30, 20)
+    ]  # of 30 the attack has them, too
+    found = robustkit.leaderboard(attacked, *clean).boards
+    assert {(board.images, board.levels) for board in found} == {(30, ("0.1",)), (20, ())}
+
+
+def test_budgets_of_a_record_that_does_not_count_are_told():
+    made("a", started="1")
+    made("a", epsilons=("0.3",), started="2")
+    (note,) = boards().notes
+    assert "nets/a_seed0.pt was attacked at ε = 0.3 as well, in another evaluation" in note
+
+
+def test_boards_of_one_title_say_in_what_they_differ():
+    found = made("a")
+    header = found.header | {"engine": found.header["engine"] | {"revision": 99}}
+    other = replace(found, header=header)
+    titles = sorted(board.title for board in robustkit.leaderboard(found, other).boards)
+    revision = found.header["engine"]["revision"]
+    assert [title.partition(", attacks of ")[2] for title in titles] == sorted(
+        [f"revision {revision}", "revision 99"]
+    )
 
 
 def test_the_call_takes_what_the_command_takes_and_evaluations_in_memory():

@@ -10,6 +10,7 @@ from robustkit.errors import InputError
 from robustkit.files import read_text, read_toml
 from robustkit.parsing import (
     checked_integer,
+    ends_in_percent,
     fraction,
     in_percent,
     parse_fraction,
@@ -18,6 +19,7 @@ from robustkit.parsing import (
     share,
     whole,
 )
+from robustkit.statistics import proportion
 
 ABSURD = [
     "1e999999999",
@@ -159,3 +161,29 @@ def test_a_share_is_told_as_none_or_all_only_where_it_is(share, told):
 
 def test_a_share_in_whole_per_cent_stays_so():
     assert in_percent(0.996, 0) == "100\u00a0%"
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "told"),
+    [
+        (0, 10_000, "0.00 to 0.04"),
+        (10_000, 10_000, "99.96 to 100.00"),
+        (49_999, 50_000, "99.99 to 100.00"),
+        (1, 50_000, "0.00 to 0.01"),
+        (60, 60, "94.0 to 100.0"),
+        (0, 60, "0.0 to 6.0"),
+        (451, 1000, "42.0 to 48.2"),
+    ],
+)
+def test_the_ends_of_an_interval_are_apart_and_hold_what_is_between_them(count, n, told):
+    found = proportion(count, n)
+    said = ends_in_percent(found.low, found.value, found.high)
+    assert said == told
+    low, high = map(float, said.split(" to "))
+    assert low <= float(in_percent(found.value).removesuffix("\u00a0%")) <= high
+    assert low < high
+
+
+def test_an_interval_of_one_number_is_one():
+    assert ends_in_percent(0.0, 0.0, 0.0) == "0.0 to 0.0"
+    assert ends_in_percent(0.5, 0.5, 0.5) == "50.0 to 50.0"

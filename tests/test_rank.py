@@ -126,6 +126,26 @@ def test_data_sets_that_share_images_are_refused(robustkit):
     assert "mnist and mnist5k share images" in refused(robustkit, "runs/*.parquet")
 
 
+@pytest.mark.parametrize(
+    ("pictures", "shared", "refusal"),
+    [(300, 300, True), (300, 151, True), (300, 150, False), (100, 51, True), (100, 50, False)],
+)
+def test_one_data_set_under_two_names_is_refused_and_one_that_shares_pictures_is_not(
+    robustkit, records, pictures, shared, refusal
+):
+    """More than half of the smaller one's pictures, however often each is there."""
+    theirs = [name[:-2] for name in records["hinge", "mine", 0].table["sample"].to_pylist()]
+    own = [theirs[i] if i < shared else digest(f"copy {i}")[:32] for i in range(pictures)]
+    images = [f"{name}:{k}" for k in range(1, 1 + 300 // pictures) for name in own]
+    for method in METHODS:
+        made(method, "copy", images=images)
+    if refusal:
+        line = refused(robustkit, "runs/*.parquet")
+        assert f"copy and mine share {shared} images, so they are not independent data sets" in line
+    else:
+        assert "copy" in ranked(robustkit, "runs/*.parquet")["data"]
+
+
 def test_names_and_numbers_that_make_no_sense(robustkit):
     assert "unknown data set 'mnost'" in refused(robustkit, "runs/*.parquet", "--at", "mnost=0.1")
     assert "0.15" in refused(robustkit, "runs/*.parquet", "--at", "0.15")

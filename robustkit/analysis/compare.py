@@ -14,11 +14,13 @@ from robustkit.analysis.contrast import (
     contrast,
     judge_levels,
     pairing_notes,
+    precision_note,
     several_note,
+    unlike_note,
 )
 from robustkit.errors import InputError
 from robustkit.protocol import budget_key, protocol_in_words
-from robustkit.results.records import CLEAN, condition
+from robustkit.results.records import CLEAN, condition, precision_of
 from robustkit.results.sides import Side
 from robustkit.showing import Shown
 from robustkit.statistics import (
@@ -27,7 +29,6 @@ from robustkit.statistics import (
     Estimate,
     over_seeds,
 )
-from robustkit.statistics.comparison import listed
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -134,20 +135,14 @@ def compare_sides(
         for side in sides
         for where in levels
     }
+    searched = [precision_of(r.header) for s in sides for r in s.rows if levels != (CLEAN,)]
     notes = [
         *several_note(len(others), baseline.name, level),
-        *_precisions(sides, levels),
+        *precision_note(searched),
+        *(note for s in sides for note in unlike_note(s.name, s.checkpoints)),
         *(note for other in others for note in _pairing(other, baseline)),
     ]
     return Compared(tuple(sides), levels, accuracies, tuple(compared), tuple(dict.fromkeys(notes)))
-
-
-def _precisions(sides: Sequence[Side], levels: Sequence[str]) -> Iterable[str]:
-    """What is to be said of attacks that did not all search in one precision."""
-    headers = [row.header for side in sides for row in side.rows]
-    found = sorted({str(header.get("precision", "float32")) for header in headers})
-    if len(found) > 1 and levels != (CLEAN,):
-        yield f"Not all attacks searched in the same precision: {listed(found)}."
 
 
 def _pairing(a: Side, b: Side) -> Iterable[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.files import digest
-from robustkit.results.replicates import Replicates, Right
+from robustkit.results.replicates import Replicates, Right, differing
 from robustkit.statistics import (
     Comparison,
     Contrast,
@@ -21,6 +21,7 @@ from robustkit.statistics import (
     family,
     proportion,
 )
+from robustkit.statistics.comparison import listed
 
 
 def contrast(a: Replicates, b: Replicates) -> Contrast | None:
@@ -132,6 +133,22 @@ def pairing_notes(
     for name, seeds in (a, b):
         if left := [seed for seed in seeds if seed not in common]:
             yield f"{name}: omitted for lack of a partner: seeds {_listed(left)}."
+
+
+def unlike_note(method: str, checkpoints: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """That networks which count as seeds of a method differ in more, by their records' headers."""
+    if unlike := differing(checkpoints):
+        yield (
+            f"Networks of {method} differ in {listed(unlike)}, not only in their seeds; "
+            "intervals over seeds include what that changes."
+        )
+
+
+def precision_note(precisions: Iterable[str]) -> Iterable[str]:
+    """That attacks searched in several precisions; nothing for one."""
+    found = sorted(set(precisions))
+    if len(found) > 1:
+        yield f"Not all attacks searched in the same precision: {listed(found)}."
 
 
 def _single(a: str, b: str) -> str:

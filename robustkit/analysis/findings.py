@@ -12,6 +12,8 @@ from robustkit.spec import Analysis, Study
 
 FIRST = "before the first training"
 ELSEWHERE = "the networks were made elsewhere"
+NOT_YET = "not yet "
+"""how the reason begins where a number is still to come; else it failed"""
 SHOWN = 6
 """examples of a gallery"""
 

@@ -145,8 +145,10 @@ class _Judge:
         delta = claim.delta / 100
         # a claim is about methods, of which one network each says nothing
         found = table.compare(claim.a, claim.b, delta, at=claim.levels, seeds=2)
+        lacking = table.lacking(claim.a, claim.b, claim.levels)
         if all(one.verdict == "not tested" for one in found):
-            return self._untested(claim, found[0].reason if found else "no levels")
+            untested = self._untested(claim, found[0].reason if found else "no levels")
+            return replace(untested, lacking=lacking)
         decide = _better if claim.says == "better" else _equivalent
         verdict = decide(found, delta)
         judged = self._judgement(claim, verdict, _sentence(table, found), delta, found)
@@ -163,6 +165,7 @@ class _Judge:
             percent=table.percent,
             needs=needs,
             seeds_needed=seeds,
+            lacking=lacking,
         )
 
     def _needs(

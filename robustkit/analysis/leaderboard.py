@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustkit.analysis.contrast import classes_of
+from robustkit.analysis.contrast import classes_of, unlike_note
 from robustkit.corruption.published import arranged
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
@@ -24,6 +24,7 @@ from robustkit.results.finder import method_names, short_paths
 from robustkit.results.records import Record
 from robustkit.showing import Shown
 from robustkit.statistics import Estimate, over_seeds, proportion
+from robustkit.statistics.comparison import listed
 
 
 class AuditMark(NamedTuple):
@@ -40,6 +41,9 @@ class AuditMark(NamedTuple):
     """of its JSON"""
     data: str
     """name of the images that it was audited on"""
+    split: str
+    network: str
+    """`Record.identity` of the network: its normalisation belongs to it, too"""
 
 
 class _Level(NamedTuple):
@@ -48,6 +52,8 @@ class _Level(NamedTuple):
     corruption: str
     severity: int | None
     accuracy: Estimate
+    data: str
+    """name of the set of corrupted images"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +127,14 @@ def leaderboard(
     groups: dict[str, list[Record]] = {}
     for record in plain:
         groups.setdefault(_together(record.header), []).append(record)
-    latest = [_latest(own) for own in groups.values()]
-    every = [_board(own, corrupted, audits, by_method) for own in latest]
-    boards = _without_doubles(every)
+    latest = _without_doubles([_latest(own) for own in groups.values()])
+    titles = _titles([own[0].header for own in latest])
+    boards: list[Board] = []
     notes: list[str] = []
-    for board, own in zip(every, latest, strict=True):
-        notes += _uneven(board, own, corrupted) if board in boards else ()
+    for title, own in zip(titles, latest, strict=True):
+        boards.append(board := _board(title, own, corrupted, audits, by_method))
+        notes += _uneven(board, own, corrupted)
+        notes += _left_out(title, own, groups[_together(own[0].header)])
     if not plain:
         notes.append("Only corrupted images were evaluated, and no clean ones to set beside them.")
     return Leaderboard(
@@ -147,12 +155,19 @@ def _uneven(
     low = sorted({r.low_precision for r in records} - {""})
     if low and not all(r.low_precision for r in records):
         yield f"{board.title}: some attacks searched in {' or '.join(low)}, the others in float32."
+    for row in (row for row in board.rows if len(row.networks) > 1):
+        own = [r.checkpoint for r in records if str(r.checkpoint["path"]) in row.networks]
+        yield from (f"{board.title}: {note}" for note in unlike_note(row.name, own))
     shown = [corrupted[r.identity] for r in records if r.identity in corrupted]
     if shown and not (common := _common(records, corrupted)):
         yield f"{board.title}: no corrupted images were shown to all that were shown any."
     elif shown:
-        mean, counted = _mean(shown[0][images] for images in common)
-        if counted and mean is None:
+        levels_shown = [shown[0][images] for images in common]
+        mean, counted = _mean(levels_shown)
+        if mean is not None:
+            sets = sorted({level.data for level in levels_shown})
+            yield f"{board.title}: corruptions are those of {listed(sets)}."
+        elif counted:
             yield f"{board.title}: no mean over corruptions, whose severities differ."
 
 
@@ -160,14 +175,52 @@ def _count(board: Board) -> int:
     return sum(len(row.networks) for row in board.rows)
 
 
-def _without_doubles(boards: Sequence[Board]) -> list[Board]:
-    """Boards without those of clean images only whose networks another board has as well."""
-    attacked = {path for b in boards if b.levels for row in b.rows for path in row.networks}
-    return [
-        b
-        for b in boards
-        if b.levels or not {path for row in b.rows for path in row.networks} <= attacked
-    ]
+def _without_doubles(boards: Sequence[list[Record]]) -> list[list[Record]]:
+    """Without those of clean images only that were attacked as well, network and images alike."""
+
+    def shown(records: Sequence[Record]) -> set[tuple[str, str]]:
+        return {(record.header["data"]["digest"], record.identity) for record in records}
+
+    attacked = set[tuple[str, str]]().union(*(shown(own) for own in boards if _budgets(own[0])))
+    return [own for own in boards if _budgets(own[0]) or not shown(own) <= attacked]
+
+
+def _left_out(title: str, kept: Sequence[Record], records: Sequence[Record]) -> Iterable[str]:
+    """Budgets of a network that only a record has which does not count."""
+    for record in kept:
+        own = {budget_key(text) for text in _budgets(record)}
+        others = (r for r in records if r.identity == record.identity)
+        texts = {budget_key(text): text for other in others for text in _budgets(other)}
+        if missing := [texts[key] for key in sorted(texts.keys() - own)]:
+            yield (
+                f"{title}: {record.checkpoint['path']} was attacked at ε = {listed(missing)} as "
+                "well, in another evaluation; evaluate all budgets at once to have them here."
+            )
+
+
+def _titles(headers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Titles of boards; equal ones with all that differs between these."""
+    titles = [_title(header) for header in headers]
+    told = [_parts(header) for header in headers]
+    for title in {title for title in titles if titles.count(title) > 1}:
+        places = [place for place, one in enumerate(titles) if one == title]
+        for name in told[places[0]]:
+            if len({told[place][name] for place in places}) > 1:
+                for place in places:
+                    titles[place] += f", {name} {told[place][name]}"
+    return titles
+
+
+def _parts(header: Mapping[str, Any]) -> dict[str, str]:
+    """What a title leaves out of how networks were tested."""
+    resolved = header["protocol"]["resolved"]
+    return {
+        "images": header["data"]["digest"][:8],
+        "seed": str(resolved["seed"]),
+        "attacks of revision": str(header["engine"]["revision"]),
+        "settings": digest(canonical(resolved["attacks"]))[:8],
+        "surrogate": str(header.get("surrogate", {}).get("weights", ""))[:8],
+    }
 
 
 def _is_corrupted(header: Mapping[str, Any]) -> bool:
@@ -179,9 +232,9 @@ def _corrupted(records: Iterable[Record]) -> dict[str, dict[str, _Level]]:
     found: dict[str, dict[str, _Level]] = {}
     for record in records:
         source, right = record.header["data"]["source"], record.rows.right()
-        level = _Level(
-            source["corruption"], source["severity"], proportion(int(right.sum()), len(right))
-        )
+        share = proportion(int(right.sum()), len(right))
+        name = record.header["data"]["name"]
+        level = _Level(source["corruption"], source["severity"], share, name)
         found.setdefault(record.identity, {})[record.header["data"]["digest"]] = level
     return found
 
@@ -215,9 +268,9 @@ def _together(header: Mapping[str, Any]) -> str:
 
 
 def _latest(records: Sequence[Record]) -> list[Record]:
-    """One record a network; in float32 if there is one, by which others are judged."""
+    """One record a network: of most budgets, then the one that `Record.standing` says."""
     kept: dict[str, Record] = {}
-    for record in sorted(records, key=lambda r: (len(_budgets(r)), not r.low_precision, r.started)):
+    for record in sorted(records, key=lambda r: (len(_budgets(r)), *r.standing)):
         kept[record.identity] = record
     return list(kept.values())
 
@@ -227,6 +280,7 @@ def _budgets(record: Record) -> tuple[str, ...]:
 
 
 def _board(
+    title: str,
     records: Sequence[Record],
     corrupted: Mapping[str, Mapping[str, _Level]],
     audits: Sequence[AuditMark],
@@ -237,24 +291,19 @@ def _board(
     for text in (text for record in records for text in _budgets(record)):
         levels.setdefault(budget_key(text), text)
     written = tuple(levels[key] for key in sorted(levels))
-    norm, data = str(header["protocol"]["norm"]), header["data"]["name"]
+    norm, data = str(header["protocol"]["norm"]), header["data"]
+    where = (norm, data["name"], data["split"])
+    audited = [a for a in audits if (a.norm, a.data, a.split) == where]
     alike = _common(records, corrupted)
     same = {n: {i: share[i] for i in alike} for n, share in corrupted.items() if alike <= {*share}}
     rows = [
-        _row(
-            name,
-            method,
-            own,
-            written,
-            same,
-            [a for a in audits if (a.norm, a.data) == (norm, data)],
-        )
+        _row(name, method, own, written, same, audited)
         for name, method, own in _rows(records, by_method)
     ]
     classes = classes_of(header)
     shared = _shared(written, rows)
     return Board(
-        _title(header),
+        title,
         norm,
         protocol_in_words(header["protocol"]) if written else "",
         int(header["data"]["n"]),
@@ -338,7 +387,7 @@ def _row(
     }
     means = [_mean(corrupted.get(record.identity, {}).values()) for record in records]
     shares = [mean for mean, _ in means if mean is not None]
-    weights = {record.checkpoint["weights"] for record in records}
+    networks = {record.identity for record in records}
     costs = [record.rows.passes for record in records]
     return BoardRow(
         name,
@@ -351,5 +400,5 @@ def _row(
         fmean(shares) if len(shares) == len(records) else None,
         min(counted for _, counted in means),
         fmean(c.forward + c.backward for c in costs if c) if levels and all(costs) else None,
-        tuple(audit for audit in audits if audit.weights in weights),
+        tuple(audit for audit in audits if audit.network in networks),
     )

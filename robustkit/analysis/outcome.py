@@ -124,6 +124,9 @@ class Judgement:
     amendments: tuple[Amendment, ...] = ()
     without: Judged | None = None
     """the verdict without a rule that is newer than the data, where that rule changed it"""
+    lacking: str = ""
+    """that networks of some planned seeds failed or are not there yet, and it is interim then, in
+    words: "interim: 2 of 5 planned seeds" """
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from robustkit.data import shelf
 from robustkit.errors import InputError, UnknownName
@@ -79,8 +80,8 @@ def rank(
         level: of confidence.
 
     Raises:
-        InputError: fewer than three methods or two data sets, data sets that share images, or a
-            method that was not evaluated on one of them.
+        InputError: fewer than three methods or two data sets, data sets that share images, see
+            `_check_images`, or a method that was not evaluated on one of them.
     """
     found = finder.networks(names)
     everyone = [network for _, networks in found for network in networks]
@@ -101,6 +102,9 @@ def rank(
                 f"{missing[0]}: no evaluation on {name}; every method needs one on every data set "
                 f"(there: {', '.join(sorted(known))})"
             )
+    _check_images(
+        {name: next(iter(s.values())) for name, s in zip(data, tested, strict=True)}, everyone
+    )
     accuracies = tuple(
         tuple(float(known[method].at(where).right.mean()) for method in methods)
         for known, where in zip(tested, levels, strict=True)
@@ -157,6 +161,30 @@ def _check_independent(data: Sequence[str]) -> None:
                 "name evaluations on one of them"
             )
         whole[source] = name
+
+
+def _check_images(tested: Mapping[str, Side], networks: Sequence[NetworkRecords]) -> None:
+    """Nothing, if no two data sets share more than half of the images of the smaller one.
+
+    Shared are images of exactly the same pixels, among those that were tested, whatever their data
+    sets are called. A few of them leave two data sets; an image that was saved or scaled in another
+    way is not known to be the same.
+
+    Args:
+        tested: a method on each data set.
+        networks: with their records.
+    """
+    records = {r.header["data"]["digest"]: r for network in networks for r in network.records}
+    pixels = {
+        name: records[side.rows[0].header["data"]["digest"]].pixels for name, side in tested.items()
+    }
+    for (one, own), (other, others) in combinations(pixels.items(), 2):
+        shared = len(own & others)
+        if 2 * shared > min(len(own), len(others)):
+            raise InputError(
+                f"{one} and {other} share {shared:,} images, so they are not independent data "
+                "sets; name evaluations on one of them"
+            )
 
 
 def _source(name: str) -> str:

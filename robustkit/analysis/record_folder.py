@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from robustkit.analysis.contrast import unlike_note
 from robustkit.analysis.findings import (
     ELSEWHERE,
     Findings,
@@ -17,7 +18,7 @@ from robustkit.analysis.findings import (
 )
 from robustkit.errors import RecordError
 from robustkit.protocol import budget_key, default_norm, protocol_in_words
-from robustkit.results.finder import FEATURES, short_paths, told_apart
+from robustkit.results.finder import FEATURES, features, short_paths, told_apart
 from robustkit.results.grid import LISTED
 from robustkit.results.metadata import same
 from robustkit.results.records import Condition, Record, condition, open_record
@@ -25,6 +26,8 @@ from robustkit.results.rows import budgets
 from robustkit.results.sides import difference
 from robustkit.spec import TRAINED, Analysis, Study
 from robustkit.statistics.comparison import listed
+
+T = TypeVar("T")
 
 
 def findings_of_records(study: Study, folder: Path, command: str) -> Findings:
@@ -35,10 +38,12 @@ def findings_of_records(study: Study, folder: Path, command: str) -> Findings:
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: no such folder of records")
-    headers = {path: open_record(path).header for path in sorted(folder.glob("*.parquet"))}
+    records = {path: open_record(path) for path in sorted(folder.glob("*.parquet"))}
+    best_first = sorted(records, key=lambda path: records[path].standing, reverse=True)
+    headers = {path: records[path].header for path in best_first}
     asked = [analysis for analysis in study.analyses if analysis.factor != "cost"]
     taken = {a.name: _taken(a, headers, whatever=_free(study, a)) for a in asked}
-    found = [(a, n) for a in asked for n in _numbers(a, taken[a.name].headers)]
+    found = [(a, n) for a in asked for n in _numbers(study, a, taken[a.name].headers)]
     numbers = [n for a, n in found if _wanted(a, n)]
     if not numbers:
         why = "; ".join(_left_out(taken.values(), headers)) or "it is empty"
@@ -53,6 +58,7 @@ def findings_of_records(study: Study, folder: Path, command: str) -> Findings:
         notes=(
             *_left_out(taken.values(), headers),
             *_unwanted(n for a, n in found if not _wanted(a, n)),
+            *_unlike(numbers, headers),
             *_other_images(study, (headers[n.path] for n in numbers if n.path)),
             *not_found(study, {number.method for number in numbers}),
             *gaps_of(study, numbers),
@@ -76,6 +82,16 @@ def _unwanted(numbers: Iterable[Number]) -> Iterable[str]:
     for analysis, networks in out.items():
         named = listed(list(dict.fromkeys(networks)))
         yield f"Left out, since {analysis} names other methods or seeds: {named}."
+
+
+def _unlike(numbers: Iterable[Number], headers: Mapping[Path, Mapping[str, Any]]) -> list[str]:
+    """Which networks are no replicates of each other, though an analysis takes them for seeds."""
+    alike: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for n in numbers:
+        if n.path is not None:
+            alike[n.analysis, n.method, n.level].append(headers[n.path]["checkpoint"])
+    notes = (note for (_, method, _), own in alike.items() for note in unlike_note(method, own))
+    return list(dict.fromkeys(notes))
 
 
 def _other_images(study: Study, headers: Iterable[Mapping[str, Any]]) -> Iterable[str]:
@@ -116,7 +132,10 @@ def _free(study: Study, analysis: Analysis) -> bool:
 def _taken(
     analysis: Analysis, headers: Mapping[Path, Mapping[str, Any]], *, whatever: bool
 ) -> _Taken:
-    """The evaluations that fit, under the condition under which most networks were evaluated."""
+    """The evaluations that fit, under the condition under which most networks were evaluated.
+
+    Of two of one network, or of two conditions, that counts which comes first.
+    """
     reasons = {path: _unfit(analysis, header, whatever) for path, header in headers.items()}
     largest = max((budget_key(text)[0] for text in analysis.levels), default=inf)
     if analysis.factor != "epsilon":
@@ -152,7 +171,7 @@ def _left_out(taken: Iterable[_Taken], headers: Mapping[Path, Mapping[str, Any]]
     """The evaluations that no analysis takes, with what each has against it."""
     out: dict[str, list[str]] = defaultdict(list)  # files by reason
     analyses = list(taken)
-    for path in headers:
+    for path in sorted(headers):
         reasons = [one.reasons.get(path, "") for one in analyses]
         if all(reasons):
             out[listed(list(dict.fromkeys(reasons)))].append(path.name)
@@ -192,7 +211,9 @@ def _unfit(analysis: Analysis, header: Mapping[str, Any], whatever: bool) -> str
     return ""
 
 
-def _numbers(analysis: Analysis, headers: Mapping[Path, Mapping[str, Any]]) -> Iterable[Number]:
+def _numbers(
+    study: Study, analysis: Analysis, headers: Mapping[Path, Mapping[str, Any]]
+) -> Iterable[Number]:
     """The networks of an analysis; methods are told apart by more than the loss where it takes it.
 
     Raises:
@@ -201,7 +222,8 @@ def _numbers(analysis: Analysis, headers: Mapping[Path, Mapping[str, Any]]) -> I
     whole = analysis.factor == "epsilon"
     taken: dict[tuple[str, Fraction, int], Path] = {}
     levels = {} if whole else _levels(analysis, [h["checkpoint"] for h in headers.values()])
-    for (path, header), method in zip(headers.items(), _methods(headers, analysis), strict=True):
+    methods = _methods(headers, analysis, whatever=_free(study, analysis))
+    for (path, header), method in zip(headers.items(), methods, strict=True):
         made = header["checkpoint"]
         level = levels.get(made.get(analysis.factor), "")
         seed = None if made["seed"] is None else int(made["seed"])
@@ -235,27 +257,32 @@ def _levels(analysis: Analysis, made: Sequence[Mapping[str, Any]]) -> dict[Any, 
     return found
 
 
-def _methods(headers: Mapping[Path, Mapping[str, Any]], analysis: Analysis) -> list[str]:
+def _methods(
+    headers: Mapping[Path, Mapping[str, Any]], analysis: Analysis, *, whatever: bool
+) -> list[str]:
     """What the method of each network is called: its loss.
 
-    Under attack, where two networks of one seed share that, by what else is on record of their
-    making, and where this is the same, too, by their files.
+    Where networks of one loss are no replicates, by what else is on record of their making; under
+    attack, where two of one seed share this, too, by their files.
     """
     made = [header["checkpoint"] for header in headers.values()]
-    names = [str(one["loss"] or one["model"] or "unknown") for one in made]
-    if analysis.factor != "epsilon" or not made:
+    if not made:
+        return []
+    losses = [str(one["loss"] or one["model"] or "unknown") for one in made]
+    alike = () if whatever else TRAINED  # all are as the analysis asks
+    full = told_apart(features(made, [key for key in FEATURES if key not in alike]))
+    mixed = _repeated(loss for loss, _ in set(zip(losses, full, strict=True)))
+    names = [
+        more if loss in mixed and more else loss for loss, more in zip(losses, full, strict=True)
+    ]
+    if analysis.factor != "epsilon":
         return names
     seeds = [int(one["seed"] or 0) for one in made]
-    features = told_apart([{key: one[key] for key in FEATURES} for one in made])
-    for others in (features, short_paths([str(one["path"]) for one in made])):
-        doubled = _doubled(names, seeds)
-        names = [
-            o if name in doubled and o else name for o, name in zip(others, names, strict=True)
-        ]
-    return names
+    doubled = {name for name, _ in _repeated(zip(names, seeds, strict=True))}
+    paths = short_paths([str(one["path"]) for one in made])
+    return [path if name in doubled else name for path, name in zip(paths, names, strict=True)]
 
 
-def _doubled(names: Sequence[str], seeds: Sequence[int]) -> set[str]:
-    """The names that several networks of one seed have."""
-    often = Counter(zip(names, seeds, strict=True))
-    return {name for (name, _), count in often.items() if count > 1}
+def _repeated(items: Iterable[T]) -> set[T]:
+    """What is there more than once."""
+    return {one for one, count in Counter(items).items() if count > 1}

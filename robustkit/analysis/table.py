@@ -17,9 +17,17 @@ from robustkit.analysis.contrast import (
     contrast,
     judge_levels,
     pairing_notes,
+    precision_note,
     several_note,
 )
-from robustkit.analysis.findings import SHOWN, Findings, baseline_of, by_seed, pictured
+from robustkit.analysis.findings import (
+    NOT_YET,
+    SHOWN,
+    Findings,
+    baseline_of,
+    by_seed,
+    pictured,
+)
 from robustkit.analysis.outcome import (
     Gallery,
     Line,
@@ -30,6 +38,7 @@ from robustkit.errors import RecordError
 from robustkit.files import digest
 from robustkit.protocol import budget_key, protocol_in_words
 from robustkit.protocol.norms import symbol
+from robustkit.results.records import precision_of
 from robustkit.results.replicates import Replicates
 from robustkit.spec import CHOSEN, TRAINED, Analysis, Study
 from robustkit.statistics import (
@@ -63,6 +72,7 @@ class AnalysisTable:
         self.found: dict[tuple[str, str], Replicates] = {}
         self._contrasts: dict[tuple[str, str, str], Contrast | None] = {}
         self._revisions: set[int] = set()
+        self._precisions: set[str] = set()
         for method in self.methods:
             for level in dict.fromkeys(n.level for n in self.numbers if n.method == method):
                 self._collect(method, level)
@@ -118,6 +128,7 @@ class AnalysisTable:
                     f"{self.header['checkpoint']['path']}; evaluate both on the same"
                 )
             self._revisions.add(one.header["engine"]["revision"])
+            self._precisions.add(precision_of(one.header))
         seeds = tuple(n.seed for n in own)
         if self.analysis.factor != "epsilon":
             self.found[method, _key(level)] = Replicates(seeds, np.stack([r.right() for r in rows]))
@@ -207,6 +218,8 @@ class AnalysisTable:
         if self.analysis.factor == "epsilon" and len(self._revisions) > 1:
             said = listed([str(revision) for revision in sorted(self._revisions)])
             yield f"Not all evaluations are by the same revision of the attacks: {said}."
+        if self.analysis.factor == "epsilon":
+            yield from precision_note(self._precisions)
         yield from several_note(len(self.methods) - 1, self.baseline)
         yield from dict.fromkeys(self._pairings())
         short = [n for n in self.numbers if n.path is None]
@@ -277,6 +290,30 @@ class AnalysisTable:
         marked = (replace(one, at_chance=self._at_chance(one)) for one in judged)
         found = dict(zip(levels, marked, strict=True))
         return tuple(found[budget_key(level)] for level in at or self.levels)
+
+    def lacking(self, a: str, b: str, at: Sequence[str] = ()) -> str:
+        """How many planned seeds have both methods at some levels, or all; "" where all have.
+
+        Of networks made elsewhere those are planned that were found.
+        """
+        epsilon, trained = self.analysis.factor == "epsilon", self.study.trained
+        levels = {NO_ATTACK} if epsilon else {_key(level) for level in at or self.levels}
+        found = {(n.method, _key(n.level), n.seed): n for n in self.numbers}
+        planned = {place for place in found if place[0] in (a, b) and place[1] in levels}
+        if trained:  # networks that wait for a configuration to be chosen have no number yet
+            planned |= {*product((a, b), levels, self.analysis.seeds or trained.seeds)}
+        coming, failed = set[int | None](), set[int | None]()
+        for method, level, seed in planned:
+            number = found.get((method, level, seed))
+            if number is None or number.path is None:
+                later = number is None or number.reason.startswith(NOT_YET)
+                (coming if later else failed).add(seed)
+        if not coming | failed:
+            return ""
+        every = len({seed for _, _, seed in planned})
+        told = f"{every - len(coming | failed)} of {every} planned seeds"
+        told += f"; {len(failed)} failed" if failed else ""
+        return f"interim: {told}" if coming else told
 
     def _at_chance(self, one: Comparison) -> bool:
         left, right = self.at(one.a, one.level), self.at(one.b, one.level)

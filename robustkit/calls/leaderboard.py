@@ -13,7 +13,7 @@ from robustkit.files import write_atomic
 from robustkit.record import Evaluation
 from robustkit.reporting.leaderboard import page
 from robustkit.results.finder import Finder
-from robustkit.results.records import Record, RecordQuery, open_record
+from robustkit.results.records import Record, RecordQuery, identity_of, open_record
 
 
 def leaderboard(
@@ -63,7 +63,9 @@ def _records(
     found, unread = [], []
     for path in sorted(runs.glob("*.parquet")):
         try:
-            found.append(open_record(path))
+            record = open_record(path)
+            record.rows  # noqa: B018 - read now, since they may be damaged, too
+            found.append(record)
         except RobustkitError as error:
             unread.append(f"Left out: {first_line(error)}")
     if not found:
@@ -90,4 +92,6 @@ def _marks(folders: Iterable[Path]) -> Iterator[AuditMark]:
                 audit.verdict.word,
                 str(path),
                 str(audit.data.get("name")),
+                str(audit.data.get("split")),
+                identity_of(audit.checkpoint),
             )

@@ -75,7 +75,8 @@ def _show(board: "Board") -> None:
         table.add_column("audit")
     for row in board.rows:
         cells = [shown(row.name), *_cells(row, board, columns)]
-        verdicts = ", ".join(dict.fromkeys(audit.word for audit in row.audits))
+        told = (f"{a.word}, {in_percent(a.claimed)} at {a.epsilon}" for a in row.audits)
+        verdicts = "; ".join(dict.fromkeys(map(shown, told)))
         table.add_row(*cells, *([verdicts or "–"] if audited else []))
     console().print(table)
 

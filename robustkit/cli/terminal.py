@@ -15,7 +15,7 @@ from robustkit.cli.output import (
 from robustkit.display.pace import span
 from robustkit.display.progress import epoch_text
 from robustkit.errors import shown
-from robustkit.parsing import in_percent
+from robustkit.parsing import ends_in_percent, in_percent
 from robustkit.protocol import by_transfer, symbol
 
 if TYPE_CHECKING:
@@ -151,5 +151,5 @@ def show_training(trained: "training.TrainingResult") -> None:
 
 
 def _cells(estimate: "Estimate") -> tuple[str, str]:
-    ends = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+    ends = ends_in_percent(estimate.low, estimate.value, estimate.high)
     return in_percent(estimate.value), ends

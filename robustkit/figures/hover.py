@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from robustkit.errors import shown
-from robustkit.parsing import in_percent
+from robustkit.parsing import ends_in_percent, in_percent
 from robustkit.statistics import Estimate
 
 _MARK = "_hover\n"
@@ -29,10 +29,8 @@ def share_text(share: float) -> str:
 
 def estimate_text(estimate: Estimate) -> str:
     """A share with its interval: "81.8 % (67.0 to 90.9)"."""
-    low, high = (
-        f"{round(100 * x, 1) + 0.0:.1f}".replace("-", "−") for x in (estimate.low, estimate.high)
-    )
-    return f"{share_text(estimate.value)} ({low} to {high})"
+    ends = ends_in_percent(estimate.low, estimate.value, estimate.high)
+    return f"{share_text(estimate.value)} ({ends})"
 
 
 def named_lines(figure: Figure) -> dict[str, list[str]]:

@@ -74,7 +74,7 @@ class NumberRow:
     test: str = ""
     correction: str = ""
     unit: str = ""
-    """what was replicated, and how often"""
+    """what was replicated, and how often; of a claim: how many planned seeds, if not all"""
     verdict: str = ""
     status: str = ""
     """of a cell: done, failed, missing, dropped"""
@@ -192,7 +192,7 @@ def _comparison(panel: str, comparison: Comparison) -> Iterator[NumberRow]:
 
 def _judgement(judgement: Judgement) -> Iterator[NumberRow]:
     row = NumberRow("claim", judgement.name, delta=judgement.delta, verdict=judgement.verdict)
-    row = replace(row, note=judgement.text, status=judgement.registered)
+    row = replace(row, note=judgement.text, status=judgement.registered, unit=judgement.lacking)
     if judgement.ratio is not None:
         row = _with(replace(row, quantity="ratio"), judgement.ratio)
     yield row

@@ -223,6 +223,7 @@ def _page(outcome: Outcome, drawn: Illustrations) -> str:
         "study.html.jinja",
         outcome=outcome,
         verdicts=Counter(j.verdict for j in outcome.judgements),
+        lacking=sum(bool(j.lacking) for j in outcome.judgements),
         claims=[_claim(j, place) for place, j in enumerate(outcome.judgements, 1)],
         common=(common := _common_notes(outcome.panels)),
         sections=[

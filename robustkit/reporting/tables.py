@@ -12,6 +12,7 @@ from robustkit.reporting.wording import (
     distances,
     ends,
     in_points,
+    interval,
     p_value,
     signed,
     tenths,
@@ -199,9 +200,9 @@ def cost_table(costs: Sequence[Cost]) -> str:
 def _estimate(estimate: Estimate | None, verdict: str) -> str:
     if estimate is None:
         return "--"
-    interval = escaped(f"({tenths(estimate.low)}–{tenths(estimate.high)})")
+    span = escaped(f"({interval(estimate).replace(' to ', '–')})")
     mark = _MARKS.get(verdict, "")
-    return f"{escaped(tenths_of_all(estimate.value))}{mark} {{\\scriptsize {interval}}}"
+    return f"{escaped(tenths_of_all(estimate.value))}{mark} {{\\scriptsize {span}}}"
 
 
 def _distance(estimate: Estimate | None) -> str:

@@ -5,7 +5,7 @@ from math import inf, isfinite
 from typing import Any
 
 from robustkit.analysis.outcome import Judgement
-from robustkit.parsing import in_percent
+from robustkit.parsing import ends_in_percent, in_percent
 from robustkit.record import MeanPasses
 from robustkit.statistics import Comparison, Estimate
 from robustkit.statistics.comparison import faithful
@@ -28,8 +28,10 @@ def tenths_of_all(share: float) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """The ends of an interval of shares, in per cent or points."""
-    return f"{tenths(estimate.low)} to {tenths(estimate.high)}"
+    """The ends of an interval of shares, in per cent."""
+    if not (isfinite(estimate.low) and isfinite(estimate.high)):
+        return f"{tenths(estimate.low)} to {tenths(estimate.high)}"
+    return ends_in_percent(estimate.low, estimate.value, estimate.high)
 
 
 def tenths(share: float, digits: int = 1) -> str:
@@ -98,11 +100,11 @@ def _faithful(pairs: Sequence[tuple[float, float]], least: int) -> int:
 
 
 def verdict_in_words(judgement: Judgement) -> str:
-    """The verdict on a claim, and what it was before a rule newer than its data."""
+    """The verdict on a claim, what it lacks, and what it was before a rule newer than its data."""
     before = judgement.without
-    return judgement.verdict + (
-        f" (by a rule newer than the data; before: {before})" if before else ""
-    )
+    rule = f"by a rule newer than the data; before: {before}" if before else ""
+    said = "; ".join(filter(None, (judgement.lacking, rule)))
+    return f"{judgement.verdict} ({said})" if said else judgement.verdict
 
 
 def count(number: int) -> str:

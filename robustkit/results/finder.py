@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path, PurePath
 from types import MappingProxyType
@@ -19,8 +20,10 @@ from robustkit.errors import InputError
 from robustkit.files import file_digest, is_file, shipped
 from robustkit.parsing import parse_integer
 from robustkit.results.command import evaluate_command
+from robustkit.results.metadata import same
 from robustkit.results.pattern import FIELD, match_files
 from robustkit.results.records import NetworkRecords, Record, RecordQuery, open_record
+from robustkit.spec import TRAINED
 
 FEATURES = ("loss", "model", "trained_on", "label_noise", "data_fraction")
 """by what methods are told apart where only records say how networks were made"""
@@ -206,18 +209,31 @@ def in_order(networks: Iterable[NetworkRecords]) -> tuple[NetworkRecords, ...]:
 
 def _methods(networks: Sequence[NetworkRecords]) -> list[str]:
     """What each network's method is called: by its loss, and by what differs among them."""
-    return told_apart(
-        [dict(one.fields) or _features(one.records[0].checkpoint) for one in networks]
-    )
+    known = features([one.records[0].checkpoint for one in networks])
+    return told_apart([dict(n.fields) or own for n, own in zip(networks, known, strict=True)])
 
 
 def method_names(checkpoints: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the method of each checkpoint is called, by what is on record; "" where nothing is."""
-    return told_apart([_features(one) for one in checkpoints])
+    return told_apart(features(checkpoints))
 
 
-def _features(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: checkpoint[key] for key in FEATURES}
+def features(
+    checkpoints: Sequence[Mapping[str, Any]], names: Sequence[str] = FEATURES
+) -> list[dict[str, Any]]:
+    """What is on record of each checkpoint by which methods are told apart.
+
+    Shares that are one setting are written as the smallest of them: of label noise the share that
+    came of it is on record, which may be another with every seed.
+    """
+    told = [{name: one[name] for name in names} for one in checkpoints]
+    for name in {*names} & {*TRAINED}:
+        shares = sorted({one[name] for one in told if one[name] is not None})
+        exact = {share: Fraction(str(share)) for share in shares}
+        for one in told:
+            if (own := exact.get(one[name])) is not None:
+                one[name] = next(share for share in shares if same(name, exact[share], own))
+    return told
 
 
 def told_apart(told: Sequence[Mapping[str, Any]]) -> list[str]:

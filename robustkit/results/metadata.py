@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from robustkit.checkpoint.header import read_header
 from robustkit.checkpoint.metadata import parse_metadata
 from robustkit.checkpoint.sidecar import read_sidecar
 from robustkit.errors import CheckpointError, InputError
+from robustkit.files import canonical, file_digest, is_file
 from robustkit.parsing import fraction
 from robustkit.spec import TRAINED
 
@@ -68,6 +70,24 @@ def read_metadata(path: Path) -> NetworkMetadata:
     return NetworkMetadata(said)
 
 
+@lru_cache(maxsize=1024)
+def training_settings(path: Path, sha256: str) -> Mapping[str, str]:
+    """How the network in a file was trained, but for seeds, images and machine: JSON by name.
+
+    Nothing where the file is gone, has another digest, or says nothing of it.
+    """
+    with suppress(CheckpointError, InputError, RecursionError):
+        extra = read_header(path).get("extra") if is_file(path) else None
+        training = _within(extra, "training")
+        if isinstance(training, dict) and file_digest(path) == sha256:
+            loss = {f"loss.{name}": value for name, value in _settings(extra, "loss").items()}
+            rest = {name: training.get(name) for name in ("compress", "keep")}
+            rest["noise_kind"] = _within(training, "data", "train", "noise", "kind")
+            told = {**_settings(extra, "recipe"), **loss, **rest}
+            return {name: canonical(value) for name, value in told.items()}
+    return {}
+
+
 def _asked_noise(said: Mapping[str, RecordedValue], extra: object) -> dict[str, RecordedValue]:
     """Label noise as it was asked for, which is the same whatever share the draws came to."""
     asked = _text(_within(extra, "training", "data", "train", "noise", "rate"))
@@ -91,7 +111,7 @@ def _all(facts: Mapping[str, Any], extra: object, source: str) -> dict[str, Reco
     }
 
 
-def _settings(extra: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+def _settings(extra: object, part: str) -> Mapping[str, Any]:
     keys = ("training", "loss", "settings") if part == "loss" else ("training", part)
     found = _within(extra, *keys)
     return found if isinstance(found, dict) else {}

@@ -12,7 +12,7 @@ import numpy as np
 
 from robustkit.files import canonical, digest
 from robustkit.protocol import Norm, budget_key, parse_epsilon, search_of
-from robustkit.record import mean_passes, read_header
+from robustkit.record import mean_passes, read_header, read_table
 from robustkit.results.rows import UNBROKEN, Rows, read_rows
 
 if TYPE_CHECKING:
@@ -42,13 +42,21 @@ class Record:
     @property
     def identity(self) -> str:
         """Equal for equal networks, wherever their files stand."""
-        return canonical([self.checkpoint[key] for key in NETWORK])
+        return identity_of(self.checkpoint)
 
     @property
     def low_precision(self) -> str:
         """By which the attack searched; "" where that was float32."""
-        precision = str(self.header.get("precision", "float32"))
+        precision = precision_of(self.header)
         return "" if precision == "float32" else precision
+
+    @property
+    def standing(self) -> tuple[bool, str]:
+        """Of two records by one condition that counts where this is larger.
+
+        Whose attack searched in float32, by which others are judged, then the later.
+        """
+        return not self.low_precision, self.started
 
     @cached_property
     def rows(self) -> Rows:
@@ -61,6 +69,12 @@ class Record:
         broken = np.where(np.isinf(broken_at), UNBROKEN, places).astype(np.int8)
         passes = mean_passes(self.source.table)
         return Rows(self.header, broken, tuple(e.text for e in budgets), passes)
+
+    @property
+    def pixels(self) -> frozenset[str]:
+        """Fingerprints of its images' pixels; an image that is there twice counts once."""
+        table = read_table(self.source)[1] if isinstance(self.source, Path) else self.source.table
+        return frozenset(name.partition(":")[0] for name in table["sample"].to_pylist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +150,16 @@ def condition(header: Mapping[str, Any], largest: Fraction | float) -> Condition
         header.get("surrogate", {}).get("weights", ""),
         header["engine"]["revision"],
     )
+
+
+def identity_of(checkpoint: Mapping[str, Any]) -> str:
+    """Equal for equal networks, by what a record says of them."""
+    return canonical([checkpoint.get(key) for key in NETWORK])
+
+
+def precision_of(header: Mapping[str, Any]) -> str:
+    """By which the attack of a record searched."""
+    return str(header.get("precision", "float32"))
 
 
 def open_record(path: Path) -> Record:

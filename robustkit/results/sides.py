@@ -36,6 +36,11 @@ class Side:
     rows: tuple[Rows, ...]
 
     @property
+    def checkpoints(self) -> tuple[Mapping[str, Any], ...]:
+        """What is on record of its networks."""
+        return tuple(rows.header["checkpoint"] for rows in self.rows)
+
+    @property
     def passes(self) -> MeanPasses | None:
         """Passes an image, the mean over its networks; None where one's record does not say."""
         known = [rows.passes for rows in self.rows if rows.passes is not None]
@@ -78,14 +83,14 @@ def sides(
 def _offered(network: NetworkRecords, query: RecordQuery, runs: Path) -> dict[Condition, Record]:
     """A network's records that fit what is asked, by condition.
 
-    Of two by one condition that counts whose attack searched in float32, then the later.
+    Of two by one condition that counts which `Record.standing` says.
     """
     fitting = [record for record in network.records if not _misfit(record.header, query)]
     if not fitting:
         first = network.records[0].header
         run = evaluate_command(_path(network), first, runs, query)
         raise InputError(f"{network.name}: {_misfit(first, query)}; run: {run}")
-    fitting.sort(key=lambda record: (not record.low_precision, record.started))
+    fitting.sort(key=lambda record: record.standing)
     return {condition(record.header, query.largest): record for record in fitting}
 
 
