@@ -280,12 +280,96 @@ def test_shares_of_a_class_are_of_all_its_images(images):
 def test_the_plain_claim_is_what_all_plain_stages_left_together(images):
     attacked = nothing_fooled(images)
     n = len(images)
-    assert counts.plain_claim(attacked).accuracy == 1  # nothing completed
+    assert counts.plain_claim(attacked).number is None  # nothing completed
     attacked.plain |= dict.fromkeys(["pgd: fgsm", "pgd: pgd"], protocols.load_protocol("pgd"))
-    attacked.alone |= {"pgd: fgsm": np.arange(n) >= 2, "pgd: pgd": np.arange(n) < n - 3}
+    attacked.alone["pgd: fgsm"] = np.arange(n) >= 2
+    assert counts.plain_claim(attacked).number is None
+    attacked.alone["pgd: pgd"] = np.arange(n) < n - 3
     claim = counts.plain_claim(attacked)
     assert (claim.norm, claim.epsilon) == ("linf", "0.2")
-    assert claim.accuracy == pytest.approx((n - 5) / n)
+    assert claim.number == pytest.approx((n - 5) / n)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        ['attack = "square"'],
+        ['attack = "pgd"'],  # on what survived
+        ['attack = "pgd"\nrandom = true\nbudgets = "all"'],
+        ['attack = "sparse"\nbudgets = "all"', 'attack = "fgsm"\nbudgets = "all"'],
+    ],
+)
+def test_without_a_claim_a_plan_must_run_the_attack_that_makes_one(images, tmp_path, stages):
+    plan = tmp_path / "plan.toml"
+    head = PLAN[: PLAN.index("[[stage]]")]
+    plan.write_text(head + "".join(f"[[stage]]\nrequired = true\n{stage}\n" for stage in stages))
+    asked, parts = request_for(plan, images), []
+    with pytest.raises(
+        InputError, match=r"the plan plan does not run pgd on all images; give --claim"
+    ):
+        run_audit(asked, settings_in(tmp_path, parts))
+    assert parts == []
+
+
+def test_an_attack_that_a_plan_names_again_is_a_stage_of_its_own(images, tmp_path):
+    plan = tmp_path / "plan.toml"
+    weak, strong = 'set = ["steps=1", "restarts=1"]', 'set = ["steps=9", "restarts=1"]'
+    stages = [
+        ("fgsm", 'budgets = "all"'),
+        ("fgsm", 'budgets = "all"'),
+        ("fgsm", ""),
+        ("pgd", f'budgets = "all"\n{weak}'),
+        ("pgd", f'budgets = "all"\n{strong}'),
+        ("mifgsm", "survivors = 3"),
+        ("mifgsm", "survivors = 3"),
+    ]
+    tables = (f'[[stage]]\nattack = "{name}"\nrequired = true\n{more}\n' for name, more in stages)
+    plan.write_text(PLAN[: PLAN.index("[[stage]]")] + "".join(tables))
+    asked, few = request_for(plan, images), images.take(range(6))
+    attacked = run_stages(asked.model, few, asked.threat, asked.plan, settings_in(tmp_path))
+    names = ["fgsm", "fgsm (2)", "fgsm (3)", "pgd: fgsm", "pgd: pgd", "pgd (2): fgsm"]
+    names += ["pgd (2): pgd", "mifgsm", "mifgsm (2)"]
+    assert [stage.name for stage in attacked.stages] == names == list(attacked.toml)
+    assert len({stage.title for stage in attacked.stages}) == len(names)
+    assert "steps = 1\n" in attacked.toml["pgd: pgd"]
+    assert "steps = 9\n" in attacked.toml["pgd (2): pgd"]
+    assert list(attacked.plain) == [name for name in names if name.startswith("pgd")]
+    assert counts.plain_claim(attacked).number is not None
+
+
+@pytest.mark.parametrize("behind", ["itself", "the audited network"])
+def test_whoever_met_fewer_attacks_is_named(images, behind):
+    own, other = nothing_fooled(images), nothing_fooled(images)
+    both = Stage("pgd", "PGD", "white box", True, "complete")
+    further = Stage("square", "Square, 60 queries", "black box", False, "complete")
+    own.stages, other.stages = [both, further], [both, further]
+    assert counts.unlike(own, other, "itself") == ""
+    fewer = other if behind == "itself" else own
+    for stages in ([both], [both, replace(further, status="failed")]):
+        fewer.stages = stages
+        reason = f"{behind} was not attacked by Square, 60 queries"
+        assert counts.unlike(own, other, "itself") == reason
+
+
+def test_networks_that_did_not_meet_the_same_attacks_are_not_compared(plan, images, tmp_path):
+    """A network beside itself, of whose two audits the second runs out of time."""
+    same = evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k"))
+    parts = []
+
+    def over():
+        return parts.count("square") > 0
+
+    policy = parse_policy(
+        {"title": "gate", "require": [{"not_worse_than": "itself", "by_more_than": 1.0}]}, "gate"
+    )
+    asked = request_for(plan, images, against={"itself": same}, policy=policy)
+    audit = run_audit(asked, settings_in(tmp_path, parts, over))
+    (found,) = audit.comparisons
+    assert (found.difference, found.verdict) == (None, "not tested")
+    assert found.reason.startswith("itself was not attacked by ")
+    (rule,) = audit.policy
+    assert not rule.passed
+    assert found.reason.rstrip(".") in rule.sentence
 
 
 def test_what_is_written_validates_and_says_the_verdict_first(audited, tmp_path):
@@ -424,7 +508,7 @@ def test_a_model_without_gradients_fails_the_attacks_and_not_the_audit(plan, ima
     assert by_name["pgd: pgd"].status == "failed"
     assert "no gradient" in by_name["pgd: pgd"].reason
     assert by_name["square"].status == "complete"
-    assert audit.claim.accuracy == audit.clean.value  # what naive PGD would have said
+    assert audit.claim.number is None  # naive PGD would have said the accuracy without attack
     assert audit.survived.value < audit.clean.value  # square or an adaptive attack told better
     assert audit.verdict.word != "believable"
 

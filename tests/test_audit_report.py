@@ -15,15 +15,23 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from robustkit import figures
-from robustkit.auditing.outcome import Audit, Corrupted, Corruptions, SmoothedAccuracy
+from robustkit.auditing.outcome import (
+    Audit,
+    Bound,
+    Certificate,
+    Corrupted,
+    Corruptions,
+    SmoothedAccuracy,
+)
 from robustkit.auditing.stored import LEFT_OUT, audit_schema, decoded, encoded
+from robustkit.display.results import view
 from robustkit.errors import EvaluationFailed, RecordError
 from robustkit.files import write_together
 from robustkit.protocol import APGD, FAB, FGSM, KINDS, PGD, Noise, Square
 from robustkit.protocol.words import attack_in_words
 from robustkit.reporting.audit import page, read_audit, write
 from robustkit.reporting.markdown import escaped, fenced
-from robustkit.reporting.modelcard import model_card
+from robustkit.reporting.modelcard import half_page, model_card
 from robustkit.statistics import proportion
 
 MANY = tuple(f"class {i:03d}" for i in range(120))
@@ -654,3 +662,20 @@ def test_an_estimate_is_never_shown_without_its_interval():
     for line in model_card(full()).splitlines():
         if line.startswith("| 8/255"):
             assert len(re.findall(r"% \(\d", line)) == 2
+
+
+@pytest.mark.parametrize(("proved", "tried"), [(20, 100), (N, 100), (20, N), (N, N)])
+def test_a_number_of_fewer_images_than_were_attacked_says_of_how_many(proved, tried):
+    """14 of 20 certified lies above 451 of 1,000 that survived, and contradicts nothing."""
+    bound = Bound("8/255", 8 / 255, proportion(round(0.7 * proved), proved, "exact"))
+    audit = replace(
+        full(),
+        certificate=Certificate("IBP", (bound,), n=proved),
+        corruptions=replace(full().corruptions, n=tried),
+    )
+    rows = {line.split(" | ")[0]: line for line in half_page(audit).splitlines() if "|" in line}
+    certified, mean = (next(rows[r] for r in rows if w in r) for w in ("certified", "corruptions"))
+    assert ("on 20 images" in certified) == (proved != N)
+    assert ("on 100 images" in mean) == (tried != N)
+    assert "Shares are of all 1,000 images where no other number is given" in half_page(audit)
+    assert ("certified, first 20 images" in view(audit).head) == (proved != N)

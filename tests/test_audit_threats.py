@@ -51,6 +51,7 @@ attack = [{kind = "spatial-grid", angles = 3, shifts = 2}, {kind = "spatial-rand
 """,
 }
 JUDGED = {"l0": "10", "spatial": "30deg+3px"}
+FAMILIES = {"l0": ["white box", "black box"], "spatial": ["black box", "black box"]}
 STAGES = {
     "l0": ["tiny.toml: sigma-zero", "tiny.toml: sparse-rs"],
     "spatial": ["tiny.toml: spatial-grid", "tiny.toml: spatial-random"],
@@ -91,6 +92,11 @@ def test_an_audit_has_the_stages_of_its_threat_and_a_page(norm, tmp_path, monkey
     names = [stage.name for stage in audit.stages if stage.name != "adaptive"]
     assert [name.removeprefix(f"{tmp_path}/") for name in names] == STAGES[norm]
     assert all(stage.status == "complete" for stage in audit.stages)
+    assert [s.family for s in audit.stages if s.name != "adaptive"] == FAMILIES[norm]
+    told = {item.text.partition(":")[0]: item.how for item in audit.checklist}
+    assert ("the weights" in told["State a precise threat model"]) == (norm == "l0")
+    assert "No attack without gradients" not in " ".join(told.values())
+    assert ("no rotation" in told["Test broader threats"]) == (norm == "l0")
     assert [level.epsilon for level in audit.robust][-1] == JUDGED[norm]
     assert audit.certificate.reason == f"there are no bounds for {symbol(norm)}"
     status = {result.name: result.status for result in audit.indicators}

@@ -10,14 +10,29 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from helpers.audits import HOSTILE, POLICY, N, broken, comparison, full, hostile, level, minimal
+from helpers.audits import (
+    HOSTILE,
+    POLICY,
+    N,
+    broken,
+    comparison,
+    finished,
+    full,
+    hostile,
+    level,
+    minimal,
+)
 from helpers.evaluations import evaluation
 from scipy.stats import beta, binom
 
 from robustkit.auditing.checklist import fill
+from robustkit.auditing.doubts import least_looks
 from robustkit.auditing.junit import junit
 from robustkit.auditing.outcome import (
+    NO_CLAIM,
     PLAIN_CLAIM,
+    Bound,
+    Certificate,
     Corrupted,
     Corruptions,
     IndicatorResult,
@@ -33,12 +48,19 @@ from robustkit.auditing.policy import (
     parse_policy,
     read_policy,
 )
-from robustkit.auditing.verdict import claim_from, judge, least_looks, parse_claim
+from robustkit.auditing.request import threat_model
+from robustkit.auditing.stages import BLACK_BOX
+from robustkit.auditing.verdict import claim_from, judge, parse_claim
 from robustkit.auditing.wording import at_most, in_points, shares
 from robustkit.corruption import NAMES
+from robustkit.data import load_dataset
 from robustkit.errors import InputError
 from robustkit.files import shipped
+from robustkit.protocol import KINDS
+from robustkit.protocol.words import kind_in_words
 from robustkit.record import Evaluation
+from robustkit.reporting.audit import page
+from robustkit.reporting.modelcard import half_page
 from robustkit.reporting.wording import percent
 from robustkit.statistics import Estimate, proportion
 from robustkit.statistics.estimate import MOST_IMAGES, images_to_settle
@@ -162,6 +184,26 @@ def test_where_no_claim_was_made_the_sentence_says_whose_number_it_is():
     found = judge(claim, LEFT, GOOD, (PASSED,), delta=0.05, images=1000, looked=100)
     assert found.sentence.startswith("The 45.0\u00a0% robust accuracy that plain PGD finds at ")
     assert verdict(0.45).sentence.startswith("The claim of 45.0\u00a0% robust accuracy at ")
+
+
+@pytest.mark.parametrize("survived", [LEFT, None])
+@pytest.mark.parametrize("stopped", [FAILED, SKIPPED, replace(SKIPPED, required=False)])
+def test_where_the_plain_evaluation_broke_off_there_is_no_claim(survived, stopped):
+    """A share that would be overstated as a claim: what attacks have not met is no finding."""
+    claim = RobustnessClaim("linf", "8/255", 0.95, f"plain pgd, {NO_CLAIM}")
+    found = judge(claim, survived, (PGD, stopped), (PASSED,), delta=0.05, images=9, looked=10_000)
+    assert (found.word, found.by, found.needed) == ("not established", None, None)
+    assert found.sentence.startswith(
+        "No claim was given and the plain evaluation, PGD, did not complete"
+    )
+    assert "95.0" not in found.sentence
+    assert sum(reason.startswith("Square ") for reason in found.reasons) == 1
+    audit = finished(replace(full(), claim=claim, verdict=found))
+    for word in ("believable", "not overstated"):
+        assert not rule(audit, verdict=word).passed
+    assert "Dashed: the claim" not in page(audit)
+    assert "Dashed: the claim" in page(full())
+    assert "| claim (ℓ∞, ε = 8/255) | – |" in half_page(audit)
 
 
 def test_a_claim_below_delta_is_said_to_say_little():
@@ -442,6 +484,22 @@ def test_an_evaluation_makes_a_claim(tmp_path):
     assert claim_from(evaluation(epsilons=["0.1"])).epsilon == "0.1"
 
 
+@pytest.mark.parametrize("size", ["30deg+14px", "30deg", "3px"])
+def test_a_rotation_is_another_claim_with_another_translation(size, tmp_path):
+    summary, record = summarise(evaluation(epsilons=("1", "2"))), tmp_path / "results.json"
+    levels = zip(summary["robust"], ("10deg+1px", "30deg+3px"), strict=True)
+    summary |= {"robust": [entry | {"epsilon": text} for entry, text in levels]}
+    summary |= {"protocol": summary["protocol"] | {"norm": "spatial"}}
+    record.write_text(json.dumps(summary))
+    with pytest.raises(InputError, match=r"not attacked at ε = .*; attacked at: 10deg\+1px, 30deg"):
+        claim_from(record, size)
+    assert claim_from(record, "60/2deg+3px").epsilon == "30deg+3px"
+    claim, images = parse_claim("spatial:30deg+3px=0.5"), load_dataset("mnist5k", limit=1)
+    with pytest.raises(InputError, match=r"the claim is about 30deg\+3px"):
+        threat_model(images, claim, epsilon=size)
+    assert threat_model(images, claim, epsilon="60/2deg+3px").judged.text == "30deg+3px"
+
+
 def test_what_makes_no_claim_is_one_clear_line(tmp_path):
     record, path = evaluation(), tmp_path / "results.json"
     aimed = json.loads(json.dumps(record.header))
@@ -567,6 +625,22 @@ def test_a_lower_bound_that_just_reaches_passes():
 
 def test_a_budget_may_be_written_otherwise():
     assert rule(robust="linf:16/510", at_least=0.3).passed
+
+
+@pytest.mark.parametrize(
+    ("size", "passed"),
+    [("10deg+1px", True), ("20/2deg+1px", True), ("10deg+9px", False), ("10deg", False)],
+)
+def test_a_rotation_that_was_tried_with_another_translation_is_not_known(size, passed):
+    tried = (Level("10deg+1px", 10.0, LEFT),)
+    stages = tuple(replace(s, robust=tried) for s in GOOD)
+    bounds = Certificate("IBP", (Bound("10deg+1px", 10.0, LEFT),), n=1000)
+    more = {"norm": "spatial", "epsilon": "10deg+1px", "robust": tried, "certificate": bounds}
+    audit = replace(full(), stages=stages, **more)
+    for kind, unknown in (("robust", "No attack completed"), ("certified", "Nothing is certified")):
+        found = rule(audit, **{kind: f"spatial:{size}", "at_least": 0.2})
+        assert found.passed == passed
+        assert found.sentence.startswith(unknown) != passed
 
 
 @pytest.mark.parametrize(
@@ -874,6 +948,41 @@ def test_answers_follow_from_what_ran():
     assert item(broken(), "Where bounds can be proved").how == "Softmax has no bound"
     assert item(audit, "For randomised").answer == "not done"
     assert item(audit, "For components").answer == "not applicable"
+
+
+@pytest.mark.parametrize("corrupted_too", [True, False])
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ("30deg+3px", "rotations and translations were"),
+        ("30deg", "rotations were"),
+        ("3px", "translations were"),
+        (None, "no rotation or translation was"),
+    ],
+)
+def test_rotations_that_were_searched_for_are_not_denied(size, words, corrupted_too):
+    audit = (
+        full() if corrupted_too else replace(full(), corruptions=Corruptions(reason="too small"))
+    )
+    if size:
+        tried = audit.protocols | {"pgd": '[[attack]]\nkind = "spatial-grid"\n'}
+        audit = replace(audit, norm="spatial", epsilon=size, protocols=tried)
+    found = item(audit, "Test broader threats")
+    whole = corrupted_too and size == "30deg+3px"
+    nothing = not (corrupted_too or size)
+    assert found.answer == ("done" if whole else "not done" if nothing else "in part")
+    assert (f"{words} searched for" in found.how) != nothing
+    stopped = tuple(replace(s, status="failed") for s in audit.stages)
+    assert "s were searched for" not in item(replace(audit, stages=stopped), "Test broader").how
+
+
+@pytest.mark.parametrize("kind", [k for k, cls in KINDS.items() if issubclass(cls, BLACK_BOX)])
+def test_an_attack_by_outputs_alone_is_one_without_gradients(kind):
+    """By the same list as a stage's family, so that none is denied that the report lists."""
+    tried = full().protocols | {"square": f'[[attack]]\nkind = "{kind}"\n'}
+    found = item(replace(full(), protocols=tried), "Try at least one gradient-free")
+    assert found.answer in ("done", "in part")
+    assert kind_in_words(kind) in found.how
 
 
 def test_a_sanity_check_that_does_not_hold_says_so():

@@ -24,8 +24,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FAKE = """#!{python}
 import json, sys, pathlib
 pathlib.Path("asked.json").write_text(json.dumps(sys.argv[1:]))
-out = next(a for a in sys.argv if a.startswith("--out=")).removeprefix("--out=")
-if {status} < 2:
+*_, out = (a.removeprefix("--out=") for a in sys.argv if a.startswith("--out="))
+if {status} < 2 and "--help" not in sys.argv:
     pathlib.Path(out).mkdir(parents=True, exist_ok=True)
     pathlib.Path(out, "audit.json").write_text({found!r})
 sys.exit({status})
@@ -85,12 +85,12 @@ def test_the_step_passes_its_inputs_on_and_tells_what_was_found(step):
     assert status == 0
     assert asked == [
         "audit",
+        "--claim=linf:8/255=0.45",
+        "--data=my data",
         "--out=report",
         "--policy=gate.toml",
         "--junit=report/junit.xml",
         "--sarif=report/rules.sarif",
-        "--claim=linf:8/255=0.45",
-        "--data=my data",
         "--",
         "nets/my net.pt",
     ]
@@ -115,19 +115,47 @@ def test_without_a_policy_no_rules_are_written_and_the_unknown_is_empty(step):
 def test_a_rule_that_fails_fails_the_step_where_it_should_and_errors_always_do(
     step, tmp_path, ends, fail, status
 ):
-    (tmp_path / "audit").mkdir()
-    (tmp_path / "audit" / "audit.json").write_text(json.dumps(encoded(minimal())))  # of before
+    before = report_of_before(tmp_path)
     found, told, _ = step(ends, checkpoint="x.pt", policy="gate.toml", fail=fail)
     assert found == status
     assert told["status"] == str(ends)
     # an audit that broke off has found nothing
     assert told.get("verdict") == ("overstated" if ends < 2 else None)
+    assert (before.read_text() == json.dumps(encoded(minimal()))) == (ends > 1)
+    assert [path.name for path in before.parent.iterdir()] == ["audit.json"]
+
+
+@pytest.mark.parametrize("ends", [0, 1])
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_run_that_writes_no_report_fails_and_tells_nothing(step, tmp_path, ends, earlier):
+    """However the command ends: the report of another run is no answer to this one."""
+    if earlier:
+        before = report_of_before(tmp_path)
+    found, told, _ = step(ends, checkpoint="x.pt", arguments="--help", fail="false")
+    assert (found, told) == (3, {"status": "3"})
+    if earlier:
+        assert json.loads(before.read_text())["verdict"]["word"] == "not established"
+
+
+def report_of_before(folder):
+    (folder / "audit").mkdir()
+    before = folder / "audit" / "audit.json"
+    before.write_text(json.dumps(encoded(minimal())))
+    return before
+
+
+def test_arguments_do_not_lead_the_outputs_elsewhere(step, tmp_path):
+    status, told, asked = step(checkpoint="x.pt", arguments="--out=elsewhere", policy="gate.toml")
+    assert (status, told["verdict"]) == (0, "overstated")
+    assert (asked[1], asked[2], asked[-2:]) == ("--out=elsewhere", "--out=audit", ["--", "x.pt"])
+    assert [path.name for path in tmp_path.glob("*/audit.json")] == ["audit.json"]
+    assert (tmp_path / told["sarif"]).parent == tmp_path / "audit"
 
 
 def test_no_input_is_code(action, step, tmp_path):
     for text in ("$(touch made) `touch made`; touch made #", "--help ' \" \\"):
         _, _, asked = step(checkpoint=text, policy=text, arguments=text, out=f"out {text}")
-        assert asked[-1] == asked[-3] == text
+        assert asked[1] == asked[-1] == text
         assert not (tmp_path / "made").exists()
     assert not any("${{" in step.get("run", "") for step in action["runs"]["steps"])
 

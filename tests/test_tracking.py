@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from helpers.audits import broken, full
 from helpers.evaluations import certification, evaluation
 from helpers.outcomes import outcome
 
+from robustkit.auditing.outcome import NO_CLAIM
 from robustkit.errors import InputError
 from robustkit.files import shipped
 from robustkit.tracking import Tracker, backends, parse_tracker
@@ -125,6 +127,31 @@ def test_an_audit_tells_its_verdict_and_its_files(tmp_path):
     assert content.metrics["failed_rules"] == 3
     assert {p.name for p in content.files} == {"audit.json", "audit.html", "audit.md"}
     assert of_audit(broken(), tmp_path).metrics["corruption_accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    ("statuses", "unresolved", "unexamined"),
+    [
+        ((), None, 0),
+        (("not applicable",), None, 0),
+        (("not examined", "not examined"), None, 2),
+        (("passed", "not examined"), 0, 1),
+        (("unresolved", "resolved", "not applicable"), 1, 0),
+    ],
+)
+def test_indicators_that_nobody_examined_are_not_counted_as_resolved(
+    statuses, unresolved, unexamined, tmp_path
+):
+    indicators = tuple(replace(full().indicators[0], status=status) for status in statuses)
+    metrics = of_audit(replace(full(), indicators=indicators), tmp_path).metrics
+    assert metrics["unresolved_indicators"] == unresolved
+    assert metrics["unexamined_indicators"] == unexamined
+
+
+def test_a_claim_that_nobody_made_is_not_tracked(tmp_path):
+    claim = replace(full().claim, source=f"plain pgd, {NO_CLAIM}")
+    assert "claim" not in of_audit(replace(full(), claim=claim), tmp_path).parameters
+    assert of_audit(full(), tmp_path).parameters["claim"] == 0.532
 
 
 def test_a_certification_tells_its_shares(tmp_path):

@@ -34,7 +34,8 @@ class AuditMark(NamedTuple):
     """digest of the network that was audited"""
     norm: str
     epsilon: str
-    claimed: float
+    claimed: float | None
+    """None: no claim was there to be judged"""
     word: str
     """believable, overstated, not established"""
     path: str

@@ -52,7 +52,7 @@ class Parts:
             engine=ENGINE,
             checkpoint=self.model.identity,
             seed=self.threat.seed,
-            epsilon=str(self.threat.judged.value),
+            epsilon=self.threat.judged.exact,
             norm=self.threat.norm,
             device=self.device.type,
             torch=torch.__version__,

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from robustkit.auditing.completed import CompletedAudit, completed, target_of
 from robustkit.auditing.outcome import Audit, Family, IndicatorResult, Item, Stage
 from robustkit.auditing.wording import at_most, budget, counted, share
-from robustkit.protocol import KINDS
+from robustkit.protocol import KINDS, parse_epsilon
 from robustkit.protocol.norms import symbol
 from robustkit.protocol.words import kind_in_words
 
@@ -21,8 +21,9 @@ SPECIAL = "Special cases"
 
 SINGLE_STEP = ("fgsm",)
 ITERATIVE = ("pgd", "mifgsm", "apgd", "fab", "deepfool", "ddn", "fmn", "cw")
-DECISIONS_ONLY = ("boundary", "hopskipjump")
-SCORES_ONLY = ("square",)
+SPATIAL = ("spatial-grid", "spatial-random")
+DECISIONS_ONLY = ("boundary", "hopskipjump", *SPATIAL)
+SCORES_ONLY = ("square", "sparse-rs")
 NOISE_DRAWS = 10_000
 """draws an image that the checklist asks of random noise"""
 RESTARTS = 10
@@ -290,14 +291,23 @@ def _prior_work(ran: CompletedAudit) -> Answer:
 
 
 def _broader(ran: CompletedAudit) -> Answer:
-    corruptions = ran.audit.corruptions
-    if not corruptions.rows:
-        return Answer("not done", corruptions.reason or "Common corruptions were not tried.")
-    return Answer(
-        "in part",
-        f"{counted(corruptions.counted, 'common corruption')}; no rotation or translation was "
-        "searched for.",
-    )
+    corruptions, moved = ran.audit.corruptions, _moved(ran)
+    why = corruptions.reason or "Common corruptions were not tried."
+    if not corruptions.rows and not moved:
+        return Answer("not done", why)
+    tried = counted(corruptions.counted, "common corruption") if corruptions.rows else why
+    searched = f"{' and '.join(moved)} were" if moved else "no rotation or translation was"
+    whole = corruptions.rows and len(moved) == 2
+    return Answer("done" if whole else "in part", f"{tried.rstrip('.')}; {searched} searched for.")
+
+
+def _moved(ran: CompletedAudit) -> list[str]:
+    """What attacks that completed searched for, of rotations and translations."""
+    if not ran.kinds(SPATIAL):
+        return []
+    epsilon = parse_epsilon(ran.audit.epsilon)
+    kinds = {"rotations": epsilon.degrees, "translations": epsilon.shift}
+    return [kind for kind, size in kinds.items() if size is not None]
 
 
 # ---- special cases

@@ -5,20 +5,20 @@ from collections.abc import Iterable
 import numpy as np
 
 from robustkit.auditing.context import OtherAttack
-from robustkit.auditing.outcome import PLAIN_CLAIM, ClassRow, RobustnessClaim, Stage
+from robustkit.auditing.outcome import NO_CLAIM, PLAIN_CLAIM, ClassRow, RobustnessClaim, Stage
 from robustkit.auditing.stages import AttackedImages, Bools, plain_attack
+from robustkit.auditing.wording import at_most
 from robustkit.errors import EvaluationFailed
 from robustkit.statistics import proportion
 
 
 def plain_claim(attacked: AttackedImages) -> RobustnessClaim:
-    """What the plain evaluation says on the same images."""
-    threat = attacked.threat
-    left = alone(attacked, attacked.plain)
-    source = f"plain {plain_attack(threat.norm)}, {PLAIN_CLAIM}"
-    if left is None:
-        left, source = attacked.right, f"{source}: it failed before it fooled any image"
-    return RobustnessClaim(threat.norm, threat.judged.text, float(left.mean()), source)
+    """What the plain evaluation says on the same images; no claim unless all of it completed."""
+    threat, left = attacked.threat, alone(attacked, attacked.plain)
+    whole = left is not None and attacked.plain.keys() <= attacked.alone.keys()
+    source = f"plain {plain_attack(threat.norm)}, {PLAIN_CLAIM if whole else NO_CLAIM}"
+    accuracy = float((attacked.right if left is None else left).mean())
+    return RobustnessClaim(threat.norm, threat.judged.text, accuracy, source)
 
 
 def alone(attacked: AttackedImages, names: Iterable[str]) -> Bools | None:
@@ -47,6 +47,19 @@ def missing(attacked: AttackedImages) -> dict[OtherAttack, str]:
         for kind, stages in own.items()
         if stages and all(stage.status != "complete" for stage in stages)
     }
+
+
+def unlike(attacked: AttackedImages, other: AttackedImages, name: str) -> str:
+    """Which stages completed on only one of two networks; "" where both met the same."""
+    own, theirs = (
+        {s.name: s.title for s in one.stages if s.status == "complete"} for one in (attacked, other)
+    )
+    lacking = {
+        name: [own[stage] for stage in own if stage not in theirs],
+        "the audited network": [theirs[stage] for stage in theirs if stage not in own],
+    }
+    parts = [f"{who} was not attacked by {at_most(what)}" for who, what in lacking.items() if what]
+    return "; ".join(parts)
 
 
 def tried(attacked: AttackedImages, epsilon: str) -> bool:

@@ -21,6 +21,8 @@ IndicatorStatus = Literal["passed", "resolved", "unresolved", "not examined", "n
 not examined: it applies, and could not be worked out"""
 PLAIN_CLAIM = "run by this audit"
 """who makes the claim where the user makes none"""
+NO_CLAIM = f"{PLAIN_CLAIM}, which did not complete"
+"""who then makes none, either"""
 BRANCHING = "branch and bound"
 """name of its stage"""
 Word = Literal["overstated", "believable", "not established"]
@@ -202,6 +204,11 @@ class RobustnessClaim:
     accuracy: float
     source: str
     """who says so: "given", a file, or what has `PLAIN_CLAIM`"""
+
+    @property
+    def number(self) -> float | None:
+        """What is judged; None where the plain evaluation, which would say it, broke off."""
+        return None if self.source.endswith(NO_CLAIM) else self.accuracy
 
 
 @dataclass(frozen=True, slots=True)

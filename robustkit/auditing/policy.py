@@ -283,7 +283,7 @@ def _at(size: str, known: Sequence[tuple[str, Estimate]]) -> Estimate | None:
 
 
 def _same(one: str, other: str) -> bool:
-    return parse_epsilon(one).value == parse_epsilon(other).value
+    return parse_epsilon(one).exact == parse_epsilon(other).exact
 
 
 def lower_bound(estimate: Estimate, confidence: float) -> float:
@@ -395,7 +395,7 @@ def _comparison_with(name: str, comparisons: Sequence[Comparison]) -> Comparison
 def _believed(rule: VerdictRule, audit: Audit) -> Judged:
     verdict, survived = audit.verdict, audit.survived
     found = f"the verdict is {verdict.word}: {verdict.sentence}"
-    if survived is None:
+    if survived is None or audit.claim.number is None:
         return False, found
     if rule.verdict == "not overstated":
         if any(stage.required for stage in audit.attacked_at(audit.epsilon)):

@@ -43,7 +43,7 @@ def threat_model(
     if text is None and not usual:
         raise InputError(f"no usual {chosen} budgets are known for {data.name}; give --epsilon")
     judged = max(usual) if text is None else protocols.parse_epsilon(text)
-    if claim is not None and judged.value != protocols.parse_epsilon(claim.epsilon).value:
+    if claim is not None and judged.exact != protocols.parse_epsilon(claim.epsilon).exact:
         raise InputError(f"--epsilon {epsilon}: the claim is about {claim.epsilon}")
     if claim is not None:
         judged = protocols.parse_epsilon(claim.epsilon)

@@ -50,12 +50,12 @@ from robustkit.auditing.stages import (
     OutOfTime,
     StageSettings,
     ThreatModel,
+    check_plain,
     look_at_others,
     plain_protocol,
     run_stages,
 )
 from robustkit.auditing.verdict import judge
-from robustkit.auditing.wording import listed
 from robustkit.certification import SmoothingNoise, attack_smoothed, certify_rising, smooth
 from robustkit.data import Dataset
 from robustkit.device import devices, tf32
@@ -63,7 +63,7 @@ from robustkit.errors import RobustkitError, first_line
 from robustkit.evaluation import EvaluatedModel
 from robustkit.files import digest
 from robustkit.protocol.norms import symbol
-from robustkit.statistics import Comparison, Estimate, compare_images, proportion
+from robustkit.statistics import Comparison, Contrast, Estimate, compare_images, proportion
 
 BATCH = 64
 """images a pass in indicators, corruptions and bounds, where the user names no other number"""
@@ -99,10 +99,12 @@ def run_audit(request: AuditRequest, settings: StageSettings) -> Audit:
     """Everything that the plan says, then the verdict; of images that are alike, the first.
 
     Raises:
-        InputError: checkpoint and data do not fit.
+        InputError: checkpoint and data do not fit, or the plan runs nothing to judge.
         EvaluationFailed: the model breaks without any attack, or a certified image was fooled.
     """
     request.data.check_pictures("no audit is of")
+    if request.claim is None:
+        check_plain(request.plan, request.threat.norm)
     distinct = request.data.distinct()
     run = _AuditRun(replace(request, data=distinct), settings)
     if copies := len(request.data) - len(distinct):  # they would make intervals too narrow
@@ -215,19 +217,16 @@ class _AuditRun:
         """Robust accuracy of the audited network less that of each other, image by image.
 
         Each is a family of its own, as wherever methods are compared: a further network widens no
-        interval.
+        interval. Where an attack met only one of the two, they are not compared.
         """
         q = self.request
         compared: list[Comparison] = []
         for name, model in q.against.items():
             other = self._attack(model)
             level = f"{q.threat.norm} {q.threat.judged.text}"
-            contrasts = {level: compare_images(attacked.survivors, other.survivors)}
-            compared += judge_levels(str(q.model.header["path"]), name, contrasts, delta=None)
-            if stopped := [s.title for s in other.stages if s.required and s.status != "complete"]:
-                self.notes.append(
-                    f"{name} was not attacked by everything required: {listed(stopped)}"
-                )
+            found: Contrast | str = counts.unlike(attacked, other, name)
+            found = found or compare_images(attacked.survivors, other.survivors)
+            compared += judge_levels(str(q.model.header["path"]), name, {level: found}, delta=None)
         return tuple(compared)
 
     # --- indicators -----------------------------------------------------------------------------
@@ -288,7 +287,7 @@ class _AuditRun:
 
         failed = [s for s in attacked.stages if s.name in attacked.plain and s.status != "complete"]
         survived = counts.alone(attacked, attacked.plain)
-        black = any(s.family == "black box" and s.status == "complete" for s in attacked.stages)
+        families = {s.family for s in attacked.stages if s.status == "complete"}
         recorded = q.model.header["recorded_accuracy"]
         return AuditContext(
             self._model,
@@ -297,8 +296,8 @@ class _AuditRun:
             plain_protocol(attacked),
             first(attacked.right),
             first(attacked.right if survived is None else survived),
-            white=first(attacked.after("white box")),
-            black=first(attacked.after("black box")) if black else None,
+            white=first(attacked.after("white box")) if "white box" in families else None,
+            black=first(attacked.after("black box")) if "black box" in families else None,
             fgsm=if_any(counts.alone(attacked, [s for s in attacked.plain if s.endswith("fgsm")])),
             random=if_any(counts.floor(attacked)),
             transfer=if_any(attacked.alone.get("transfer")),

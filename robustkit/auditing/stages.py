@@ -33,6 +33,8 @@ from robustkit.protocol import (
     Norm,
     Protocol,
     SparseRS,
+    SpatialGrid,
+    SpatialRandom,
     Square,
     labels_of,
 )
@@ -44,7 +46,7 @@ from robustkit.statistics import proportion
 Bools = npt.NDArray[np.bool_]
 Begin = Callable[[str, int], Callable[[float], None]]
 """told a part of the audit and how many images it has; returns what is told the images done"""
-BLACK_BOX = (Square, SparseRS, HopSkipJump, Boundary)
+BLACK_BOX = (Square, SparseRS, HopSkipJump, Boundary, SpatialGrid, SpatialRandom)
 EXAMPLES = 12
 """how many of the smallest successful perturbations are kept for looking at"""
 
@@ -174,9 +176,11 @@ def run_stages(
     attacked = without_attack(model, data, threat, settings)
     runner = _StageRunner(model, threat, settings, attacked)
     random = any(spec.random for spec in plan.stages) and _is_random(model, data, settings)
+    named: Counter[str] = Counter()
     for spec in plan.stages:
         if (random or not spec.random) and _meant(spec, threat.norm):
-            runner.protocol(spec)
+            named[spec.attack] += 1
+            runner.protocol(spec, named[spec.attack])
     if surrogate is not None:
         runner.transfer(surrogate)
     return attacked
@@ -247,20 +251,25 @@ class _StageRunner:
     settings: StageSettings
     attacked: AttackedImages
 
-    def protocol(self, spec: StageSpec) -> None:
-        """Each attack of a protocol as a stage of its own, so that each has its record."""
-        name, norm = spec.attack, self.threat.norm
-        if norm not in protocols.norms_of(name):
-            self._skip(name, protocols.load_protocol(name).title, spec, f"it has no {norm} version")
+    def protocol(self, spec: StageSpec, count: int) -> None:
+        """Each attack of a protocol as a stage of its own, so that each has its record.
+
+        `count` says how often the plan has named the protocol: each time it is a stage of its own.
+        """
+        attack, norm = spec.attack, self.threat.norm
+        name = attack if count == 1 else f"{attack} ({count})"
+        if norm not in protocols.norms_of(attack):
+            title = protocols.load_protocol(attack).title
+            self._skip(name, title, spec, f"it has no {norm} version")
             return
-        whole = protocols.load_protocol(name, spec.set, norm)
+        whole = protocols.load_protocol(attack, spec.set, norm)
         for one, word in zip(whole.attacks, labels_of(whole.attacks), strict=True):
             own = name if len(whole.attacks) == 1 else f"{name}: {word}"
             protocol = self._resolved(replace(whole, attacks=(one,)), spec)
-            if name == plain_attack(norm):
+            if attack == plain_attack(norm):
                 self.attacked.plain[own] = protocol
             taken = {stage.title for stage in self.attacked.stages}
-            self._stage(own, _title(whole, one, spec, taken), protocol, spec, _family(one))
+            self._stage(own, _title(whole, one, spec, own, taken), protocol, spec, _family(one))
 
     def transfer(self, surrogate: EvaluatedModel) -> None:
         """The plain evaluation's protocol by another network's gradients."""
@@ -367,6 +376,21 @@ def plain_attack(norm: Norm) -> str:
     )
 
 
+def check_plain(plan: AuditPlan, norm: Norm) -> None:
+    """Nothing, if a plan runs the plain evaluation, on all images.
+
+    Raises:
+        InputError: it does not.
+    """
+    plain = plain_attack(norm)
+    if any(s.attack == plain and s.budgets == "all" and not s.random for s in plan.stages):
+        return
+    raise InputError(
+        f"without --claim an audit judges what {plain} finds, and the plan {plan.name} does not "
+        f'run {plain} on all images; give --claim, or add a stage of {plain} with budgets = "all"'
+    )
+
+
 def plain_protocol(attacked: AttackedImages) -> Protocol:
     """The plain evaluation at the judged budget: as the plan ran it, or as it is on the shelf."""
     threat, ran = attacked.threat, list(attacked.plain.values())
@@ -390,13 +414,14 @@ def _family(attack: Attack) -> Family:
     return "black box" if isinstance(attack, BLACK_BOX) else "white box"
 
 
-def _title(whole: Protocol, attack: Attack, spec: StageSpec, taken: Container[str]) -> str:
+def _title(
+    whole: Protocol, attack: Attack, spec: StageSpec, name: str, taken: Container[str]
+) -> str:
     """An attack's name and numbers; where another stage has them, whose attack it is."""
     words = attack_in_words(attack)
-    parts = [f"{words} ({whole.name})" if words in taken else words]
-    if spec.survivors:
-        parts.append(f"on {counted(spec.survivors, 'survivor')}")
-    return ", ".join(parts)
+    on = f", on {counted(spec.survivors, 'survivor')}" if spec.survivors else ""
+    starts = words, f"{words} ({whole.name})", f"{words} ({name})"
+    return next((s + on for s in starts if s not in taken and s + on not in taken), starts[-1] + on)
 
 
 def _levels(found: Evaluation, protocol: Protocol) -> tuple[Level, ...]:

@@ -5,13 +5,12 @@ nothing but perturbations that were verified, while "believable" needs every req
 indicator, and so many images that a claim too high by Δ would have been noticed.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from robustkit.auditing.doubts import against, incomplete, not_applicable, stopped
 from robustkit.auditing.outcome import (
     PLAIN_CLAIM,
     ClaimVerdict,
@@ -37,8 +36,6 @@ from robustkit.statistics import Estimate
 from robustkit.statistics.estimate import MOST_IMAGES, images_to_settle
 from robustkit.summary import SCHEMA_NAME, summarise
 
-MISSED = 0.05
-"""how often the first images may fail to show what an adaptive attack does to all"""
 _FORM = 'write NORM:EPSILON=ACCURACY, for example "linf:8/255=0.45"'
 
 
@@ -78,27 +75,35 @@ def judge(
         looked: on how many of them indicators were examined.
         available: how many the data set has; None if unknown.
     """
+    none = f"no attack completed on the {counted(images, 'image')}"
+    if claim.number is None:
+        text = sentence(
+            f"No claim was given and the plain evaluation, {_plain(claim)}, did not complete, so "
+            f"that nothing is established: {none if survived is None else _left(survived)}"
+        )
+        reasons = [stopped(s) for s in stages if s.status != "complete"]
+        reasons += against(stages, indicators, delta, looked)
+        return ClaimVerdict("not established", text, tuple(dict.fromkeys(reasons)), delta)
     # by the upper end, not by the number itself: that is a sample's, and lies below the truth half
     # of the time, so that half of all true claims would be called overstated
     if survived is not None and survived.high < claim.accuracy:
         return _overstated(claim, survived, stages, delta)
     if survived is None:
-        none = f"no attack completed on the {counted(images, 'image')}"
-        reasons = [sentence(none), *_against(stages, indicators, delta, looked)]
+        reasons = [sentence(none), *against(stages, indicators, delta, looked)]
         text = sentence(_claimed(claim), "is not established:", none)
         return ClaimVerdict("not established", text, tuple(reasons), delta)
     undecided = _undecided(claim, survived, delta, available)
-    against = [
+    doubted = [
         *_conservative(claim, survived, delta),
-        *_against(stages, indicators, delta, looked),
+        *against(stages, indicators, delta, looked),
     ]
-    if undecided is None and not against:
+    if undecided is None and not doubted:
         return _believable(claim, survived, stages, indicators, delta, looked)
-    short = undecided.short if undecided else f"but {_first_small(against[0])}"
+    short = undecided.short if undecided else f"but {_first_small(doubted[0])}"
     return ClaimVerdict(
         "not established",
         sentence(f"{_claimed(claim)} is not established: {_left(survived)},", short),
-        (*(undecided.reasons if undecided else ()), *against),
+        (*(undecided.reasons if undecided else ()), *doubted),
         delta,
         needed=undecided.needed if undecided else None,
     )
@@ -126,7 +131,7 @@ def _overstated(
             f"It is overstated by less than Δ\u00a0=\u00a0{tolerance(delta)}: the interval begins "
             "above the claim less Δ. So small a difference may not matter, but it is there."
         )
-    if missing := _incomplete(stages):
+    if missing := incomplete(stages):
         reasons += [*missing, "What did not complete could only have lowered the accuracy further."]
     text = (
         f"{_claimed(claim)} is overstated by {in_points(by)} or more: {_left(survived)}, under the "
@@ -152,8 +157,8 @@ def _believable(
         f"Every required attack completed ({len(required)}): {at_most(required, 12)}.",
         f"{counted(len(examined), 'indicator')} of a failing attack examined on "
         f"{counted(looked, 'image')}, none unresolved.",
-        *_not_applicable(indicators),
-        *[_stopped(s) for s in stages if not s.required and s.status != "complete"],
+        *not_applicable(indicators),
+        *[stopped(s) for s in stages if not s.required and s.status != "complete"],
         "What survived is an upper bound: no audit rules out an attack that finds more.",
     ]
     if claim.accuracy <= delta:
@@ -228,83 +233,18 @@ def _conservative(claim: RobustnessClaim, survived: Estimate, delta: float) -> l
     ]
 
 
-def _against(
-    stages: Sequence[Stage], indicators: Sequence[IndicatorResult], delta: float, looked: int
-) -> list[str]:
-    """What speaks against believing any claim, however many images there are."""
-    # one reason is enough, and all are said: each names what would have to be done
-    reasons = _incomplete(stages)
-    if not any(stage.required for stage in stages):
-        reasons.append("No attack that a verdict needs was run.")
-    if unresolved := [r for r in indicators if r.status == "unresolved"]:
-        stay = "indicator stayed" if len(unresolved) == 1 else "indicators stayed"
-        names = at_most([_with_number(r) for r in unresolved])
-        reasons.append(sentence(f"{len(unresolved)} {stay} unresolved: {names}"))
-    unseen = [r for r in indicators if r.status == "not examined"]
-    if not any(r.examined for r in indicators):
-        reasons.append(
-            "No indicator of a failing attack was examined, so that an attack that failed would "
-            "not have been noticed."
-        )
-    elif looked < (least := least_looks(delta)):
-        reasons.append(
-            f"The indicators were examined on {counted(looked, 'image')}: it takes {least:,} to "
-            f"notice that an attack which they would have called for takes {tolerance(delta)}."
-        )
-    if unseen and len(unseen) < len(indicators):
-        why = at_most([f"{r.title} ({r.evidence})" if r.evidence else r.title for r in unseen], 3)
-        reasons.append(
-            sentence(f"{counted(len(unseen), 'indicator')} could not be examined: {why}")
-        )
-    return reasons
-
-
-def least_looks(delta: float) -> int:
-    """Images of which an attack that takes `delta` of all fools more than one, at 95 %.
-
-    One image does not keep an indicator unresolved (`auditing/indicators/run.py`), since it may be
-    rounding's doing.
-    """
-
-    def notices(n: int) -> bool:
-        return (1 - delta) ** n + n * delta * (1 - delta) ** (n - 1) <= MISSED
-
-    return bisect_left(range(1, MOST_IMAGES), True, key=notices) + 1
-
-
-def _incomplete(stages: Sequence[Stage]) -> list[str]:
-    return [_stopped(s) for s in stages if s.required and s.status != "complete"]
-
-
-def _stopped(stage: Stage) -> str:
-    """Why a stage has no result, as a sentence."""
-    what = "did not complete" if stage.status == "failed" else "was skipped"
-    return sentence(f"{stage.title} {what}: {stage.reason or 'no reason recorded'}")
-
-
-def _not_applicable(indicators: Sequence[IndicatorResult]) -> list[str]:
-    found = [r for r in indicators if r.status == "not applicable"]
-    if not found:
-        return []
-    why = at_most([f"{r.title} ({r.evidence})" if r.evidence else r.title for r in found])
-    do = "does" if len(found) == 1 else "do"
-    return [sentence(f"{counted(len(found), 'indicator')} {do} not apply: {why}")]
-
-
-def _with_number(result: IndicatorResult) -> str:
-    if result.value is None or result.threshold is None or not isfinite(result.value):
-        return result.title
-    return f"{result.title} ({result.value:.3g}, threshold {result.threshold:.3g})"
-
-
 def _claimed(claim: RobustnessClaim) -> str:
     # the quantity is named once, then only its number
     quantity = f"{share(claim.accuracy)} robust accuracy"
     at = f"at {budget(claim.norm, claim.epsilon)}"
     if PLAIN_CLAIM in claim.source:
-        plain = claim.source.partition(",")[0].replace("pgd", "PGD")
-        return f"The {quantity} that {plain} finds {at}"
+        return f"The {quantity} that plain {_plain(claim)} finds {at}"
     return f"The claim of {quantity} {at}"
+
+
+def _plain(claim: RobustnessClaim) -> str:
+    """The attack of the plain evaluation, which makes the claim where the user makes none."""
+    return claim.source.partition(",")[0].removeprefix("plain ").replace("pgd", "PGD")
 
 
 def _left(survived: Estimate) -> str:
@@ -439,8 +379,8 @@ def _at(known: Sequence[tuple[str, float]], size: str | None, where: str) -> tup
         if len(known) != 1:
             raise InputError(f"{where}: name the budget of the claim; attacked at: {names}")
         return known[0]
-    wanted = parse_epsilon(size, "the budget of the claim").value
+    wanted = parse_epsilon(size, "the budget of the claim").exact
     for text, accuracy in known:
-        if parse_epsilon(text, where).value == wanted:
+        if parse_epsilon(text, where).exact == wanted:
             return text, accuracy
     raise InputError(f"{where}: not attacked at ε = {size}; attacked at: {names}")

@@ -88,7 +88,7 @@ def _marks(folders: Iterable[Path]) -> Iterator[AuditMark]:
                 str(audit.checkpoint.get("weights")),
                 audit.norm,
                 audit.epsilon,
-                audit.claim.accuracy,
+                audit.claim.number,
                 audit.verdict.word,
                 str(path),
                 str(audit.data.get("name")),

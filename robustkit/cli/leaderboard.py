@@ -13,7 +13,7 @@ from robustkit.errors import shown
 from robustkit.parsing import in_percent
 
 if TYPE_CHECKING:
-    from robustkit.analysis.leaderboard import Board, BoardRow
+    from robustkit.analysis.leaderboard import AuditMark, Board, BoardRow
     from robustkit.statistics import Estimate
 
 SCHEMA = "robustkit.leaderboard/1"
@@ -75,10 +75,14 @@ def _show(board: "Board") -> None:
         table.add_column("audit")
     for row in board.rows:
         cells = [shown(row.name), *_cells(row, board, columns)]
-        told = (f"{a.word}, {in_percent(a.claimed)} at {a.epsilon}" for a in row.audits)
-        verdicts = "; ".join(dict.fromkeys(map(shown, told)))
+        verdicts = "; ".join(dict.fromkeys(_verdict(audit) for audit in row.audits))
         table.add_row(*cells, *([verdicts or "–"] if audited else []))
     console().print(table)
+
+
+def _verdict(audit: "AuditMark") -> str:
+    claim = "no claim" if audit.claimed is None else in_percent(audit.claimed)
+    return shown(f"{audit.word}, {claim} at {audit.epsilon}")
 
 
 def _cells(row: "BoardRow", board: "Board", columns: Sequence[str]) -> Iterator[str]:

@@ -124,13 +124,14 @@ def _(found: Audit) -> View:
     attacked = {"clean": found.clean} | robust
     levels = dict.fromkeys([*attacked, *proved])
     kinds = {"accuracy": attacked, "certified": proved}
+    few = proved and found.certificate.n != found.clean.n
     return View(
         title=f"Audit of {_name(found.checkpoint['path'])}: {found.verdict.word}",
         head=(
             f"ε ({symbol(found.norm)})",
             "accuracy",
             "95 % CI",
-            "certified",
+            f"certified, first {found.certificate.n:,} images" if few else "certified",
             "95 % CI",
         ),
         rows=[

@@ -141,7 +141,7 @@ def _facts(audit: Audit) -> dict[str, str]:
     data, checkpoint = audit.data, audit.checkpoint
     survived, claim = audit.survived, audit.claim
     return {
-        "claim": f"{percent(claim.accuracy)} at {budget(claim.norm, claim.epsilon)}; source: "
+        "claim": f"{percent(claim.number)} at {budget(claim.norm, claim.epsilon)}; source: "
         f"{'user' if claim.source == 'given' else claim.source}",
         "Δ": f"{tolerance(audit.verdict.delta)}: a claim too high by less may be believed",
         "robust accuracy found": "unknown" if survived is None else _with_interval(survived),
@@ -288,12 +288,13 @@ def _stages(audit: Audit) -> PageFigure | None:
         else f"{s.title}: {s.status}."
         for s in audit.stages
     ]
+    claim = None if audit.claim.number is None else audit.claim
     caption = (
         f"Robust accuracy at ε = {audit.epsilon} after each stage, over all stages so far, with "
-        "95\u00a0% CI. At the right: images that the stage fooled and none before it. "
-        "Dashed: the claim."
+        "95\u00a0% CI. At the right: images that the stage fooled and none before it."
+        f"{'' if claim is None else ' Dashed: the claim.'}"
     )
-    draw = partial(figures.stages, clean=audit.clean, stages=audit.stages, claim=audit.claim)
+    draw = partial(figures.stages, clean=audit.clean, stages=audit.stages, claim=claim)
     height = 0.28 * (len(audit.stages) + 1) + 0.65
     return _figure(draw, height, "stages", caption, " ".join(spoken))
 

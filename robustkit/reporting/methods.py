@@ -84,11 +84,16 @@ def of_audit(audit: Audit) -> Methods:
     ran, claim = completed(audit), audit.claim
     engine = next((audit.provenance[k] for k in ("Engine", "engine") if k in audit.provenance), {})
     seed = audit.provenance.get("Run", {}).get("seed")
+    at = f"ε = {claim.epsilon} ({symbol(claim.norm)})"
+    judged = (
+        f"no claim at {at} was judged: none was given, and the plain evaluation did not complete"
+        if claim.number is None
+        else f"a claim of {100 * claim.number:.6g}\u00a0% robust accuracy at {at} was judged with "
+        f"a tolerance of {100 * audit.verdict.delta:.6g} points"
+    )
     sentences = [
         f"We audited {audit.checkpoint.get('path')} on {_images(audit.data)} (budget: "
-        f"{audit.budget}): a claim of {100 * claim.accuracy:.6g}\u00a0% robust accuracy at ε = "
-        f"{claim.epsilon} ({symbol(claim.norm)}) was judged with a tolerance of "
-        f"{100 * audit.verdict.delta:.6g} points.",
+        f"{audit.budget}): {judged}.",
         *_attacked(ran.attacks, audit.norm, [lv.epsilon for lv in audit.robust], {"seed": seed}),
         *([_VERIFIED] if ran.attacks else ["Nothing was attacked."]),
         *_looked(audit),

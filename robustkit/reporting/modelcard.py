@@ -77,12 +77,13 @@ def _main_results(audit: Audit) -> list[tuple[str, str]]:
     held = sum(rule.passed for rule in audit.policy)
     complete = complete_at(audit, audit.epsilon)
     robust = _share(audit.survived) + ("" if complete else " (not all required attacks completed)")
+    proved, mean = _share(bound.certified if bound else None), percent(audit.corruptions.mean)
     rows = [
-        (f"claim ({at})", percent(audit.claim.accuracy)),
+        (f"claim ({at})", percent(audit.claim.number)),
         ("clean accuracy", f"{_share(audit.clean)}, {audit.clean.n:,} images"),
         (f"robust accuracy, upper bound ({at})", robust),
-        (f"certified accuracy, lower bound ({at})", _share(bound.certified if bound else None)),
-        ("mean accuracy, common corruptions", percent(audit.corruptions.mean)),
+        (f"certified accuracy, lower bound ({at})", _on(audit.certificate.n, proved, audit)),
+        ("mean accuracy, common corruptions", _on(audit.corruptions.n, mean, audit)),
         ("indicators of failing attacks", ", ".join(counts) or "none examined"),
     ]
     if audit.policy:
@@ -90,11 +91,16 @@ def _main_results(audit: Audit) -> list[tuple[str, str]]:
     return rows
 
 
+def _on(n: int, result: str, audit: Audit) -> str:
+    """A result with the number of its images, where they are not those that were attacked."""
+    return result if result == NOTHING or n == audit.clean.n else f"{result}, on {n:,} images"
+
+
 def _scope(audit: Audit) -> str:
     return (
         f"Scope: these images, perturbations {within(audit.norm)}, the attacks listed "
-        "below. A stronger attack can only lower robust accuracy. Shares are of all images, with "
-        "95\u00a0% intervals."
+        "below. A stronger attack can only lower robust accuracy. Shares are of all "
+        f"{audit.clean.n:,} images where no other number is given, with 95\u00a0% intervals."
     )
 
 
@@ -117,7 +123,7 @@ def _share(estimate: Estimate | None) -> str:
 def _what(audit: Audit) -> str:
     checkpoint, data, claim = audit.checkpoint, audit.data, audit.claim
     rows = [
-        ("claim", f"{percent(claim.accuracy)} at ε = {claim.epsilon} ({symbol(claim.norm)})"),
+        ("claim", f"{percent(claim.number)} at ε = {claim.epsilon} ({symbol(claim.norm)})"),
         ("claim source", claim.source),
         ("Δ", f"{tolerance(audit.verdict.delta)}: a claim too high by less may be believed"),
         ("checkpoint", str(checkpoint.get("path"))),

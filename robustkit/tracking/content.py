@@ -128,7 +128,7 @@ def of_audit(found: Audit, folder: Path) -> Content:
         "norm": found.norm,
         "epsilon": found.epsilon,
         "budget": found.budget,
-        "claim": found.claim.accuracy,
+        **flat({"claim": found.claim.number}, ""),
         "claim.source": found.claim.source,
         "verdict": found.verdict.word,
         "delta": found.verdict.delta,
@@ -150,7 +150,10 @@ def _audit_metrics(found: Audit) -> Iterator[tuple[str, float | None]]:
         key = _at("certified_accuracy", found.norm, bound.epsilon)
         yield from _ends(key, bound.certified).items()
     yield "corruption_accuracy", found.corruptions.mean
-    yield "unresolved_indicators", float(len(found.unresolved))
+    examined = any(result.examined for result in found.indicators)
+    unknown = [result for result in found.indicators if result.status == "not examined"]
+    yield "unresolved_indicators", float(len(found.unresolved)) if examined else None
+    yield "unexamined_indicators", float(len(unknown))
     if found.policy:
         yield "failed_rules", float(sum(not rule.passed for rule in found.policy))
 

@@ -272,6 +272,7 @@ COMPARED = (
         _black,
         STRONGER,
         doubts="white",
+        threats="gradients",
     ),
 )
 
