@@ -9,6 +9,9 @@ from torch import Tensor
 
 from robustkit.errors import NetworkFailed, RobustkitError, one_line
 
+ROUNDED = 4 * torch.finfo(torch.float32).eps
+"""of a logit: what float32 may make of it otherwise, however little it says beside an offset"""
+
 
 @contextmanager
 def asked(doing: str) -> Iterator[None]:
@@ -60,7 +63,7 @@ def answer(network: Callable[[Tensor], Any], x: Tensor) -> Any:
     """
     if isinstance(network, PlainNetwork):
         return _asked_plainly(network, x)
-    module = network if isinstance(network, torch.nn.Module) and not network.training else None
+    module = network if isinstance(network, torch.nn.Module) and not trains(network) else None
     try:
         with (
             settings_kept(),
@@ -68,9 +71,14 @@ def answer(network: Callable[[Tensor], Any], x: Tensor) -> Any:
         ):
             output = network(x.clone())
     finally:
-        if module is not None and any(part.training for part in module.modules()):
+        if module is not None and any(map(trains, module.modules())):
             module.eval()
     return kept(output) if isinstance(output, Tensor) else output
+
+
+def trains(part: torch.nn.Module) -> bool:
+    """Whether a part is in training mode; a frozen TorchScript program has no mode at all."""
+    return getattr(part, "training", False)
 
 
 def _asked_plainly(network: PlainNetwork, x: Tensor) -> Tensor:
@@ -99,3 +107,33 @@ def gradient(value: Tensor, x: Tensor, **options: Any) -> Any:
         found = torch.autograd.grad(value, x, **options)[0]
     # autograd may hand out one number for all pixels
     return found if found is None else found.contiguous()
+
+
+def spread(logits: Tensor) -> float:
+    """How far images' logits, N × K, lie apart: what any difference is measured by.
+
+    What all images share says nothing, however large: a masked class at −1e9, an offset of all
+    logits. Of images that are all alike it is how far a top logit lies above an ordinary one.
+    """
+    logits = logits.detach().double()
+    logits = logits[:, logits.isfinite().any(0)]
+    logits = logits[logits.isfinite().all(1)]
+    if not logits.numel():
+        return 0.0
+    own = logits - logits[:1]  # not from the mean, which rounds: a mask comes to 0
+    own = own - own.mean(1, keepdim=True)
+    found = float(torch.where(own.abs() > ROUNDED * logits.abs(), own.abs(), 0).max())
+    tops = logits.amax(1) - logits.median(1).values
+    return found or float(tops.max()) or float(logits.abs().max())
+
+
+def apart(one: Tensor, other: Tensor, scale: float) -> float:
+    """The largest difference of two logits beyond float32's rounding, as a share of a `spread`."""
+    one, other = one.detach().double(), other.detach().double()
+    odd = [torch.where(t.isfinite(), 0, t).nan_to_num(nan=1) for t in (one, other)]
+    if one.shape != other.shape or not torch.equal(*odd):
+        return float("inf")
+    # the attack says of which image logits are NaN or infinite
+    one, other = (torch.where(t.isfinite(), t, 0) for t in (one, other))
+    beyond = (one - other).abs() - ROUNDED * torch.maximum(one.abs(), other.abs())
+    return max(0.0, float(beyond.max())) / max(scale, 1e-30)

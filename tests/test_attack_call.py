@@ -1,5 +1,7 @@
 """`attack = robustkit.attack(model, ...)` in one's own loop: verified, and nothing else is changed."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -30,7 +32,7 @@ class Net(nn.Module):
 @pytest.fixture
 def net():
     with torch.random.fork_rng():
-        torch.manual_seed(3)
+        torch.manual_seed(1)  # with logits that are no probabilities
         return Net()
 
 
@@ -121,13 +123,13 @@ def test_the_network_is_attacked_as_it_is_at_each_call(net, batch):
 
 def test_calls_draw_anew_and_a_seed_draws_again(net, batch):
     x, y = batch
-    attack = robustkit.attack(net, Noise(draws=3), epsilon=0.5, seed=1)
+    attack = robustkit.attack(net, Noise(draws=3), epsilon=0.4, seed=1)
     first, second = attack(x, y), attack(x, y)
     assert not torch.equal(first, second)
     assert torch.equal(attack(x, y, seed=7), attack(x, y, seed=7))
-    again = robustkit.attack(net, Noise(draws=3), epsilon=0.5, seed=1)
+    again = robustkit.attack(net, Noise(draws=3), epsilon=0.4, seed=1)
     assert torch.equal(again(x, y), first)
-    other = robustkit.attack(net, Noise(draws=3), epsilon=0.5, seed=2)
+    other = robustkit.attack(net, Noise(draws=3), epsilon=0.4, seed=2)
     assert not torch.equal(other(x, y), first)
 
 
@@ -160,6 +162,50 @@ def test_images_come_back_on_the_device_that_they_came_from(net, batch, where):
         away = attack(x.to(there), y.to(there)) if where == "there" else attack(x, y)
         assert away.device == attack.fooled.device == (there if where == "there" else x.device)
         assert torch.equal(away.cpu(), here)
+
+
+class Around(nn.Module):
+    """A network with something around it."""
+
+    def __init__(self, net, change):
+        super().__init__()
+        self.net, self.change = net, change
+
+    def forward(self, x):
+        return self.change(self.net, x)
+
+
+@pytest.mark.parametrize(
+    ("change", "epsilon", "told"),
+    [
+        (lambda n, x: n(x), 8, ["covers the whole range of pixels", "did you mean 8/255?"]),
+        (lambda n, x: n(x), 0.6, ["all images can become the same grey image"]),
+        (lambda n, x: n(x).softmax(1), EPSILON, ["the network returns probabilities"]),
+        (lambda n, x: n(x.round()), EPSILON, ["no gradient reaches the pixels"]),
+        (lambda n, x: n(x) + torch.rand(()) / 9, EPSILON, ["the network is randomised"]),
+        (lambda n, x: n(x) + 0 * torch.rand(()), EPSILON, ["draws random numbers in a forward"]),
+        (lambda n, x: n(x) * 1e6, EPSILON, ["the cross-entropy has no gradient"]),
+        (lambda n, x: n((x - x).sqrt() + x), EPSILON, ["the gradient is no finite number"]),
+        (lambda n, x: n(x), EPSILON, []),
+    ],
+)
+def test_what_an_evaluation_warns_of_is_warned_of_once(net, batch, change, epsilon, told):
+    x, y = batch
+    attack = robustkit.attack(Around(net, change), PGD(steps=40), epsilon=epsilon)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        attack(x, y)
+        attack(x, y)
+    texts = [str(one.message) for one in caught]
+    assert tuple(texts) == attack.warnings
+    assert {one.filename for one in caught} <= {__file__}
+    assert all(any(text in one for one in texts) for text in told)
+    assert len(texts) == min(len(told), 1)
+    header = robustkit.evaluate(
+        *(Around(net, change), (x.numpy(), y.numpy()), PGD(steps=40)),
+        **{"epsilon": [epsilon], "device": "cpu", "prove": "off"},
+    ).header
+    assert set(texts) <= set(header["warnings"])
 
 
 class Together(nn.Module):

@@ -1,5 +1,7 @@
 """Images in memory in whatever form Python has them: pairs, lists, torch's data sets and loaders."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from robustkit.calls.given import ImageOptions
+from robustkit.data import from_arrays
 from robustkit.data.batches import from_memory
 from robustkit.errors import DataError, InputError
 
@@ -135,6 +138,152 @@ def test_what_cannot_be_evaluated_is_told_in_one_line(given, line):
     with pytest.raises((DataError, InputError), match=line) as caught:
         from_memory(given)
     assert "\n" not in str(caught.value)
+
+
+class Raising(Keyed):
+    """A file of the user's is broken, or his code is."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getitem__(self, place):
+        if place == 5:
+            raise self.error
+        return IMAGES[place], int(LABELS[place])
+
+
+class Endless(IterableDataset):
+    """What an IterableDataset may be, and no length tells."""
+
+    def __iter__(self):
+        while True:
+            yield from PAIRS
+
+
+TRUNCATED = OSError("image file is truncated (3 bytes not processed)\nand more")
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (Raising(TRUNCATED), "Raising: image 5: OSError: image file is truncated (3 bytes not"),
+        (Raising(KeyError("cat")), "Raising: image 5: KeyError: 'cat'"),
+        (Raising(ValueError()), "Raising: image 5: ValueError"),
+        (Raising(StopIteration()), "Raising: image 5: "),
+        (
+            DataLoader(Raising(TRUNCATED), 4),
+            "DataLoader: the batch from image 4 on: OSError: image",
+        ),
+        (
+            DataLoader(Raising(TRUNCATED), 4, num_workers=1),
+            "DataLoader: the batch from image 4 on: ",
+        ),
+        (DataLoader([*PAIRS, (IMAGES[0, :, :3], 1)], 4), "the batch from image 8 on: RuntimeError"),
+    ],
+)
+def test_what_a_users_data_raises_is_one_line_with_the_images_number(given, line):
+    with pytest.raises(DataError, match=re.escape(line)) as caught:
+        from_memory(given)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert len(from_memory(given, 4)) == 4
+
+
+def test_the_cause_in_a_loaders_worker_is_told():
+    text = (
+        "Caught OSError in DataLoader worker process 0.\nOriginal Traceback\n  x\nOSError: short\n"
+    )
+    with pytest.raises(DataError, match=r"image 5: OSError: short$"):
+        from_memory(Raising(OSError(text)))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Endless(),
+        DataLoader(Endless(), 4),
+        DataLoader(Endless(), batch_size=None),
+        DataLoader(PAIRS, batch_sampler=[[0, 1]] * 40),
+    ],
+    ids=["data", "loader", "samples", "sampler"],
+)
+def test_what_never_ends_is_asked_for_a_limit(given, monkeypatch):
+    for name, least in (("MOST_UNCOUNTED", 30), ("MOST_BYTES", 30 * 64)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"robustkit.data.batches.{name}", least)
+            if given.__class__ is DataLoader and given.batch_sampler.__class__ is list:
+                assert len(from_memory(given)) == 80  # as it has a length
+            else:
+                with pytest.raises(DataError, match="no end after 30 images; give limit"):
+                    from_memory(given)
+            assert len(from_memory(given, 40)) == 40
+            assert len(from_memory(Stream())) == 10
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize(
+    ("images", "line"),
+    [
+        (IMAGES.to("meta"), "no data"),
+        (IMAGES.to("meta", torch.bfloat16), "no data"),
+        (IMAGES.to_sparse(), "Sparse"),
+    ],
+)
+def test_tensors_without_an_array_are_told_in_one_line(images, line, limit):
+    pairs = [(image, 0) for image in images]
+    for given in ((images, LABELS), (IMAGES, LABELS.to("meta")), pairs):
+        with pytest.raises(DataError, match=f"{line}|no data") as caught:
+            from_memory(given, limit)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=line):
+        from_arrays(images, LABELS, name="own")
+
+
+BYTES = (IMAGES * 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "line"),
+    [
+        (BYTES, IMAGES, "image 3 is of float32, image 0 of uint8; give all as uint8 in 0 to 255"),
+        (IMAGES, BYTES, "image 3 is of uint8, image 0 of float32; give all as uint8 in 0 to 255"),
+        (IMAGES.half(), BYTES > 9, "image 3 is of bool, image 0 of float16; give all"),
+        (IMAGES.bfloat16(), BYTES.long(), "image 3 is of int64, image 0 of b?float"),
+        (IMAGES.numpy(), BYTES.numpy(), "image 3 is of uint8, image 0 of float32; give all"),
+    ],
+)
+def test_images_of_several_scales_are_told_so(first, other, line):
+    images = [*first[:3], *other[3:]]
+    for given in ((images, LABELS), list(zip(images, LABELS, strict=True))):
+        with pytest.raises(DataError, match=line) as caught:
+            from_memory(given)
+        assert "Resize" not in str(caught.value)
+
+
+def test_floats_of_several_lengths_go_together():
+    images = [*IMAGES[:3], *IMAGES[3:].double()]
+    for given in ((images, LABELS), list(zip(images, LABELS, strict=True))):
+        assert from_memory(given).digest == from_memory((IMAGES, LABELS)).digest
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_that_stood_last_are_noted(channels):
+    images = torch.rand(10, 5, 6, channels, generator=torch.Generator().manual_seed(0))
+    first = images.permute(0, 3, 1, 2)
+    told = f": images of 10x5x6x{channels} are N x H x W x C"
+    pairs = [(image, int(label)) for image, label in zip(images, LABELS, strict=True)]
+    for given, name in (
+        ((images, LABELS), "arrays"),
+        ({"image": images, "label": LABELS}, "dict"),
+        (pairs, "list"),
+        (DataLoader(pairs, 4), "DataLoader"),
+    ):
+        data = from_memory(given)
+        assert data.notes[-1] == name + told
+        assert data.digest == from_memory((first, LABELS)).digest
+    assert from_arrays(images, LABELS, name="own").notes == ("own" + told,)
+    assert from_arrays(first, LABELS, name="own").notes == from_memory((first, LABELS)).notes == ()
+    assert from_arrays(images[..., 0], LABELS, name="own").notes == ()
 
 
 def test_every_call_reads_them():

@@ -384,3 +384,11 @@ def test_the_names_that_a_checkpoint_has_decide_and_another_network_must_agree(t
     for refuse in (check_classes, partial(evaluate, attack="clean", out=tmp_path / "runs")):
         with one_line("numbers its classes differently .* 'zero' is 9 there, but 0 here"):
             refuse(other, data)
+
+
+def test_a_class_of_the_network_that_has_no_name_takes_none_of_the_datas():
+    names = tuple("012")
+    data = DataClasses(names, False, "own")
+    found = map_classes(data, WantedClasses(given="3,1,2"))
+    assert found.names == ("class 0", "1", "2", "0")
+    assert map_classes(data, WantedClasses(given="0,1,4")).names == ("0", "1", "class 2", "3", "2")

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import torchvision
 from helpers.travel import load_dataset
 from PIL import Image
@@ -257,20 +258,84 @@ def test_links_to_pictures_and_folders_are_followed_and_end(tmp_path, monkeypatc
     images = some_images(9)
     write_folder(tmp_path / "all", images, ["cat"] * 3 + ["dog"] * 6)
     part = tmp_path / "part"
-    (part / "cat").mkdir(parents=True)
+    (part / "cat" / "more").mkdir(parents=True)
     (part / "cat" / "a.png").symlink_to("../../all/cat/000.png")
-    (part / "cat" / "more").symlink_to(tmp_path / "all" / "cat")
-    (part / "cat" / "up").symlink_to(part)
+    (part / "cat" / "more" / "all").symlink_to(tmp_path / "all" / "cat")
+    (part / "cat" / "more" / "again").symlink_to(part / "cat" / "more")
     (part / "dog").symlink_to("../all/dog")
-    (part / "cat" / "000.png").symlink_to("../../all/dog/004.png")
     data = load_dataset(str(part))
-    # "up" leads to all of them, too, and no folder is entered twice
-    assert Counter(data.labels.tolist()) == {0: 2 + 3 + 6, 1: 6}
+    # no folder is entered twice
+    assert Counter(data.labels.tolist()) == {0: 1 + 3, 1: 6}
     assert set(data.ids) >= set(ids_of(images))
     np.testing.assert_array_equal(load_dataset(str(part)).labels, data.labels)
-    monkeypatch.setattr("robustkit.data.folder.MOST_FOLDERS", 3)
-    with one_line("cat: more than 3 folders inside, as by a link"):
+    monkeypatch.setattr("robustkit.data.folder.MOST_FOLDERS", 2)
+    with one_line("cat: more than 2 folders inside, as by a link"):
         load_dataset(str(part))
+
+
+@pytest.mark.parametrize("place", ["test/cat/loop", "test/cat/deep/loop", "test/loop"])
+@pytest.mark.parametrize("target", ["test/cat", "test", "", ".."])
+def test_a_link_to_a_folder_that_holds_it_is_refused(tmp_path, place, target):
+    write_folder(tmp_path / "data" / "test", some_images(4), ["cat", "dog"] * 2)
+    link = tmp_path / "data" / place
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "data" / target)
+    if (place, target) == ("test/loop", "test/cat"):  # a class under two names
+        told = "/000.png: the same file as .*/test/cat/000.png, by a link, .* 'cat' and 'loop'"
+    else:
+        told = f"{link}: a link to .*, in which it stands itself: .*; remove the link"
+    for folder in ("data", "data/test"):
+        with one_line(told):
+            load_dataset(str(tmp_path / folder))
+
+
+def test_a_link_in_a_class_that_is_a_link_may_not_lead_to_the_data(tmp_path):
+    write_folder(tmp_path / "all", some_images(4), ["cat", "dog"] * 2)
+    (tmp_path / "part" / "owl").mkdir(parents=True)
+    (tmp_path / "part" / "owl" / "a.png").write_bytes(encoded(some_images(1, seed=1)[0]))
+    (tmp_path / "part" / "cat").symlink_to(tmp_path / "all" / "cat")
+    assert len(load_dataset(str(tmp_path / "part"))) == 3
+    for target in ("all", "part"):
+        link = tmp_path / "all" / "cat" / target
+        link.symlink_to(tmp_path / target)
+        with one_line(f"/cat/{target}: a link to {tmp_path}/{target}, in which it stands"):
+            load_dataset(str(tmp_path / "part"))
+        link.unlink()
+
+
+def test_a_link_above_that_holds_no_pictures_of_classes_is_passed_over(tmp_path):
+    """As "latest" beside files of another format."""
+    np.savez(tmp_path / "x.npz", images=some_images(4), labels=np.arange(4))
+    np.save(tmp_path / "images.npy", some_images(4))
+    np.save(tmp_path / "labels.npy", np.arange(4))
+    (tmp_path / "latest").symlink_to(".")
+    assert len(load_dataset(str(tmp_path))) == 4
+
+
+def test_one_file_in_two_classes_is_refused_and_equal_pictures_are_counted(tmp_path):
+    images = some_images(6)
+    write_folder(tmp_path, images, ["cat", "dog"] * 3)
+    assert load_dataset(str(tmp_path)).warnings == ()
+    link = tmp_path / "dog" / "000.png"
+    link.symlink_to("../cat/000.png")
+    with one_line("dog/000.png: the same file as .*/cat/000.png, by a link, .* 'cat' and 'dog'"):
+        load_dataset(str(tmp_path))
+    link.unlink()
+    again = tmp_path / "cat" / "again.png"
+    again.symlink_to("000.png")  # one class
+    assert load_dataset(str(tmp_path)).warnings == ()
+    link.write_bytes((tmp_path / "cat" / "000.png").read_bytes())
+    (warning,) = load_dataset(str(tmp_path)).warnings
+    assert warning.startswith(f"3 of 8 images of {tmp_path.name} have the same pixels as one with")
+    again.unlink()
+    link.unlink()
+    os.link(tmp_path / "cat" / "000.png", link)  # as programs do that save space
+    (warning,) = load_dataset(str(tmp_path)).warnings
+    assert warning.startswith("2 of 7 images")
+    assert from_arrays(images[[0, 0, 1]], [0, 1, 1], name="own").warnings == (
+        "2 of 3 images of own have the same pixels as one with another label: no network is right "
+        "on both; keep one of each, with the right label",
+    )
 
 
 def test_a_link_to_nothing_or_a_pipe_is_no_picture_that_vanishes(tmp_path):
@@ -327,7 +392,7 @@ def test_splits_of_a_folder_go_by_the_words_for_them(tmp_path):
 def test_a_folder_without_splits_has_none(tmp_path):
     write_folder(tmp_path, some_images(2), ["a", "b"])
     assert load_dataset(str(tmp_path)).split == "all"
-    with one_line("no split 'train'; the folder is not divided"):
+    with one_line("no split 'train'; the folder is not divided into splits; give --split all$"):
         load_dataset(str(tmp_path), split="train")
 
 
@@ -755,3 +820,18 @@ def test_a_parquet_file_that_is_overwritten_while_it_is_read_does_not_end_the_pr
         [sys.executable, "-c", code, tmp_path / "x.parquet"], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout.strip()) == (0, "DataError")
+
+
+def test_what_has_no_splits_says_how_all_of_it_is_asked_for(tmp_path):
+    images, labels = some_images(4), np.arange(4) % 2
+    write_folder(tmp_path / "folder", images, ["a", "b"] * 2)
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    torch.save((torch.from_numpy(images), torch.from_numpy(labels)), tmp_path / "a.pt")
+    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "labels.npy", labels)
+    rows = ("folder/a/000.png,a", "folder/b/001.png,b")
+    (tmp_path / "a.csv").write_text("\n".join(("path,label", *rows)))
+    for name in ("folder", "a.npz", "a.pt", "images.npy", "a.csv"):
+        with one_line("no split 'train'; .* is not divided into splits; give --split all$"):
+            load_dataset(str(tmp_path / name), split="train")
+        assert load_dataset(str(tmp_path / name), split="all").split == "all"

@@ -211,6 +211,11 @@ def test_what_cannot_be_written_is_the_users_to_mend(digits, tmp_path):
         (["--label-noise", "many"], "--label-noise many: expected a number such as 0.05, 1/20 or"),
         (["--data-fraction", "8/0"], "--data-fraction 8/0: expected a number such as 0.05"),
         (["--out", "."], "is a folder"),
+        (
+            ["--seed", str(2**64)],
+            "--seed: expected an integer of 64 bits, got 18446744073709551616",
+        ),
+        (["--seed", str(-(2**63))], "--seed: expected an integer of 64 bits, got -92233720"),
     ],
 )
 def test_what_would_be_ignored_or_misread_is_refused(robustkit, arguments, message):
@@ -218,6 +223,29 @@ def test_what_would_be_ignored_or_misread_is_refused(robustkit, arguments, messa
     assert status == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("seed", [10**18, -(10**18), -1])
+def test_every_seed_that_is_taken_can_be_read_back(robustkit, tmp_path, seed):
+    status, _, err = robustkit(*TRAIN, "--steps", "1", "--seed", seed, "--out", "a.safetensors")
+    assert (status, err) == (0, "")
+    assert read_checkpoint(tmp_path / "a.safetensors").seed == seed
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "trades", "large-margin"])
+@pytest.mark.parametrize("net", ["frozen", "empty"])
+def test_a_network_with_nothing_to_train_is_one_line(robustkit, tmp_path, net, loss):
+    (tmp_path / "net.py").write_text(
+        NET + "def frozen():\n    return build().requires_grad_(False)\n"
+        "class Fixed(nn.Flatten):\n"
+        "    def forward(self, x):\n        return super().forward(x)[:, 300:310]\n"
+        "def empty():\n    return Fixed()\n"
+    )
+    model = ["train", "--model", f"{tmp_path}/net.py:{net}", "--data", "mnist5k"]
+    status, _, err = robustkit(*model, "--loss", loss, "--steps", "1", "--out", "a.safetensors")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "--model: all weights are frozen, or there are none: nothing to train" in err
+    assert not (tmp_path / "a.safetensors").exists()
 
 
 def test_shares_may_be_written_in_percent(robustkit, tmp_path):

@@ -1,15 +1,18 @@
 """`robustkit.attack`: an attack that is called in one's own loop."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
-from typing import Any, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from robustkit.attacks import Block, Outcomes, attack_block, in_budget
-from robustkit.attacks.contract import check_contract
+from robustkit.attacks.contract import FEW, check_contract
 from robustkit.attacks.draws import seed_of
 from robustkit.attacks.library import seeded
 from robustkit.calls.given import AttackSettings, Network, network, setting_texts
@@ -18,7 +21,9 @@ from robustkit.checkpoint.adapter import OneByOne, classifier
 from robustkit.device import device as find_device
 from robustkit.device import tf32
 from robustkit.errors import DataError, InputError, ProtocolError, quoted
+from robustkit.evaluation.probe import losses_away, probe
 from robustkit.files import whole_number
+from robustkit.network import trains
 from robustkit.protocol import (
     Given,
     Norm,
@@ -26,9 +31,13 @@ from robustkit.protocol import (
     Protocol,
     Target,
     checked_protocol,
+    excessive_budgets,
     protocol_of,
     resolve_budgets,
 )
+
+if TYPE_CHECKING:
+    from robustkit.data import Dataset
 
 INSTEAD = ", or attack it with image_by_image=True"
 """what can be done where logits depend on the batch, and the network stays as it is"""
@@ -91,7 +100,11 @@ def attack(
 
 
 class ModelAttack:
-    """An attack on a network; `attack(x, y)` returns the perturbed images."""
+    """An attack on a network; `attack(x, y)` returns the perturbed images.
+
+    What `evaluate` would warn of, such as a budget that holds every image or a network without
+    gradients, is a warning of Python's at the first call with images of a shape, and in `warnings`.
+    """
 
     def __init__(
         self,
@@ -108,6 +121,8 @@ class ModelAttack:
         self.fooled: Tensor | None = None
         """of the last call, bool N: which of the returned images are not taken for their label, or
         with a target for that; on the images' device"""
+        self.warnings: tuple[str, ...] = ()
+        """what a user should know of the calls so far"""
         self._trusted: set[tuple[int, ...]] = set()
 
     def __repr__(self) -> str:
@@ -155,9 +170,51 @@ class ModelAttack:
             model.training = False
         shape = tuple(block.images.shape[1:])
         if shape not in self._trusted:  # of a network's kind, which training does not change
-            check_contract(model, block.images, INSTEAD)
+            self._warn(_cautions(model, block, protocol))
             self._trusted.add(shape)
         return attack_block(model, block, protocol, self.batch_size or len(block.images))
+
+    def _warn(self, texts: list[str]) -> None:
+        new = [text for text in texts if text not in self.warnings]
+        self.warnings += tuple(new)
+        for text in new:
+            warnings.warn(text, stacklevel=4)  # where the attack is called
+
+
+def _cautions(model: nn.Module, block: Block, protocol: Protocol) -> list[str]:
+    """What `evaluate` would warn of a network and a budget, from a few images.
+
+    Raises:
+        InputError: its logits depend on the batch; as `check_contract`.
+    """
+    images, labels = block.images[:FEW], block.labels[:FEW]
+    if int(labels.max()) >= check_contract(model, images, INSTEAD).classes:
+        return []  # the attack says so
+    few = cast("Dataset", _Few(images.cpu(), labels.cpu().numpy()))
+    asked: dict[str, Any] = {"gradients": bool(protocol.attacks), "losses": losses_away(protocol)}
+    return [
+        *probe(model, few, images.device, INSTEAD, **asked).warnings,
+        *excessive_budgets(protocol.norm, protocol.epsilons, images.shape[1:]),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Few:
+    """As much of a data set as `probe` asks for; of how many classes is not known."""
+
+    pixels: Tensor
+    labels: npt.NDArray[np.int64]
+    name: str = "x"
+    classes: tuple[str, ...] = ()
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """As a data set's."""
+        found: npt.NDArray[np.float32] = self.pixels[start:stop].numpy()
+        return found
 
 
 def _checked(x: object, y: object) -> tuple[Tensor, Tensor]:
@@ -192,7 +249,8 @@ def _whole(y: Tensor) -> bool:
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
     """The network in eval mode with weights that need no gradient; afterwards all is as before."""
-    modes = [(part, part.training) for part in model.modules()]
+    modes = [(part, trains(part)) for part in model.modules() if hasattr(part, "training")]
+    mode = trains(model)
     wanted = [p for p in model.parameters() if p.requires_grad]
     try:
         for parameter in wanted:
@@ -202,9 +260,9 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
-        model.train(modes[0][1])  # some undo then what they did for eval
-        for part, mode in modes:
-            part.training = mode
+        model.train(mode)  # some undo then what they did for eval
+        for part, own in modes:
+            part.training = own
 
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -17,7 +17,7 @@ from robustkit.data.noise import LabelNoise, parse_label_noise
 from robustkit.display.progress import TrainingBar, seen
 from robustkit.errors import InputError, UnknownName
 from robustkit.files import whole_number
-from robustkit.parsing import share, spelled, whole
+from robustkit.parsing import checked_integer, share, spelled, whole
 from robustkit.protocol import Number
 from robustkit.training import Callbacks, TrainingConfig, TrainingOptions, TrainingResult, resolve
 from robustkit.training import recipe as recipes
@@ -151,7 +151,7 @@ def train(
         recipe=resolved.recipe,
         noise=noise,
         fraction=part,
-        seed=whole_number(seed, "--seed"),
+        seed=checked_integer(whole_number(seed, "--seed"), "--seed"),  # as in a checkpoint
         keep=keep,
         clean_selection=clean_selection,
         compress=scheme,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from robustkit.data.columns import Columns, column_labels, features, find_columns, one_naming
 from robustkit.data.encoded import is_jpeg
 from robustkit.data.shards import SplitFiles, find_split
-from robustkit.data.source import WHOLE, Opened, Remembered, diagnosis, digests, stamps
+from robustkit.data.source import UNDIVIDED, WHOLE, Opened, Remembered, diagnosis, digests, stamps
 from robustkit.data.spans import SpanSource
 from robustkit.data.split import SPLITS
 from robustkit.errors import DataError, InputError, quoted
@@ -51,7 +51,7 @@ def find_arrow(place: Path, split: str) -> SplitFiles | None:
     if isinstance(own, str) and own in SPLITS:
         raise DataError(f"{place}: no split {split!r}; it contains only {own!r}")
     if wanted not in ("test", WHOLE):
-        raise DataError(f"{place}: no split {split!r}; it is not divided into splits")
+        raise DataError(f"{place}: no split {split!r}; it {UNDIVIDED}")
     return SplitFiles(_listed(place), WHOLE)
 
 

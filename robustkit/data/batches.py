@@ -4,7 +4,9 @@ They are read into memory once, in an order that must be the same each time: row
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -12,24 +14,38 @@ import numpy as np
 
 from robustkit.data.columns import IMAGE_COLUMNS, LABEL_COLUMNS
 from robustkit.data.dataset import Dataset, assemble
-from robustkit.data.npz import channels_second
+from robustkit.data.npz import noted_layout
 from robustkit.data.pixels import Image
 from robustkit.data.source import (
     ROUNDING,
     WHOLE,
     ArraySource,
     Opened,
+    Source,
     as_array,
     checked_arrays,
 )
 from robustkit.data.transform import Transform
-from robustkit.errors import DataError, InputError, quoted
+from robustkit.errors import (
+    DataError,
+    InputError,
+    RobustkitError,
+    cut,
+    one_line,
+    quoted,
+    shown,
+)
 
 COMPARED = 16
 """first images that are read twice, and must be the same both times"""
+MOST_UNCOUNTED, MOST_BYTES = 1_000_000, 2**32
+"""images, and bytes of pixels, of what has no length and may never end"""
+LONGEST_CAUSE = 400
+"""characters of what a data set raises"""
 KEYS = ((*IMAGE_COLUMNS, "pixel_values", "x", "data"), (*LABEL_COLUMNS, "targets"))
 """what images and labels are called in dictionaries"""
 _SAMPLE = "expected an image and its label"
+_END = object()
 
 
 def from_memory(given: Any, limit: int | None = None) -> Dataset:
@@ -46,38 +62,46 @@ def from_memory(given: Any, limit: int | None = None) -> Dataset:
     """
     if isinstance(given, list | tuple) and len(given) == 2 and not all(map(_is_sample, given)):
         images, labels = given
-        return _dataset(Opened(_source(images, labels, "arrays", limit), WHOLE), "arrays")
+        return _dataset(_opened(images, labels, "arrays", limit), "arrays")
     name = type(given).__name__
     if isinstance(given, Mapping):
         images, labels, note = _image_and_label(given, name)
-        opened = Opened(_source(images, labels, name, limit), WHOLE, notes=(note,))
-        return _dataset(opened, name)
+        opened = _opened(images, labels, name, limit)
+        return _dataset(replace(opened, notes=(note, *opened.notes)), name)
     samples = _Samples(given, name)
     pairs = samples.read(limit)
-    source = _source(_stacked([i for i, _ in pairs], name), [n for _, n in pairs], name)
-    return _dataset(Opened(source, WHOLE, _classes(given, source), notes=samples.notes()), name)
+    opened = _opened(_stacked([i for i, _ in pairs], name), [n for _, n in pairs], name)
+    notes = (*samples.notes(), *opened.notes)
+    return _dataset(replace(opened, classes=_classes(given, opened.source), notes=notes), name)
 
 
 def _dataset(opened: Opened, name: str) -> Dataset:
     return assemble(opened, name, name, {}, Transform().checked(), None, shuffle=False)
 
 
-def _source(images: Any, labels: Any, name: str, limit: int | None = None) -> ArraySource:
+def _opened(images: Any, labels: Any, name: str, limit: int | None = None) -> Opened:
     """Arrays as a source, of images N × C × H × W or N × H × W × C; the first so many.
 
     Raises:
-        DataError: they are none, or the images are normalised.
+        DataError: they are none, or the images are normalised or of several types.
     """
+    if isinstance(images, list | tuple):
+        _check_types([image.dtype for image in images if hasattr(image, "dtype")], name)
     # cut before all else: a large array is checked in full otherwise
     pixels, numbers = (as_array(_cut(given, limit), name) for given in (images, labels))
     _check_normalised(pixels, name)
-    pair = checked_arrays(channels_second(pixels)[0], numbers, name)
-    return ArraySource(pair.images, pair.labels, name)
+    pixels, notes = noted_layout(pixels, name)
+    source = ArraySource(*checked_arrays(pixels, numbers, name), name)
+    return Opened(source, WHOLE, notes=notes)
 
 
 def _cut(given: Any, limit: int | None) -> Any:
     """The first so many of an array or a list; anything else as it is, to be told what it is."""
-    return given[:limit] if isinstance(given, list | tuple) or hasattr(given, "ndim") else given
+    if limit is None or not (isinstance(given, list | tuple) or hasattr(given, "ndim")):
+        return given
+    with suppress(RuntimeError):  # of a tensor that has no parts, as a sparse one
+        return given[:limit]
+    return given
 
 
 def _check_normalised(images: Image, name: str) -> None:
@@ -119,7 +143,8 @@ class _Samples:
 
     def _check_order(self, sampler: Iterable[Any]) -> None:
         """Nothing, if a loader's sampler gives the same order twice."""
-        if list(sampler) != list(sampler):
+        one, other = (list(islice(sampler, MOST_UNCOUNTED)) for _ in range(2))
+        if one != other:
             raise DataError(
                 f"{self._name}: shuffles its images, but rows are numbered by a fixed order; give "
                 "a loader with shuffle=False, or its dataset"
@@ -129,9 +154,10 @@ class _Samples:
         """The samples; at most so many.
 
         Raises:
-            DataError: there are none, or the first are others when they are read again.
+            DataError: there are none, no end, or the first are others when they are read again.
         """
-        found = list(islice(self._each(), limit))
+        ends = limit is not None or _has_length(self._given)
+        found = list(islice(self._each(), limit) if ends else self._as_long_as_it_ends())
         again = islice(self._each(), min(COMPARED, len(found)))
         if not found:
             raise DataError(f"{self._name}: no images")
@@ -141,6 +167,22 @@ class _Samples:
                 "transforms at random; use the transforms of the test, in a fixed order"
             )
         return found
+
+    def _as_long_as_it_ends(self) -> Iterator[tuple[Image, Any]]:
+        """The samples of what has no length.
+
+        Raises:
+            DataError: they are so many that it may never end.
+        """
+        size = 0
+        for number, (image, label) in enumerate(self._each()):
+            size += image.nbytes
+            if number == MOST_UNCOUNTED or size > MOST_BYTES:
+                raise DataError(
+                    f"{self._name}: has no length, and no end after {number:,} images; give limit, "
+                    "the number of images to take"
+                )
+            yield image, label
 
     def notes(self) -> tuple[str, ...]:
         """What was taken from where, and what a loader leaves out."""
@@ -156,8 +198,17 @@ class _Samples:
         return f"{self._name}: drop_last leaves out the last {left} images" if left else ""
 
     def _each(self) -> Iterator[tuple[Image, Any]]:
-        place = 0
-        for item in self._items():
+        place, items = 0, self._items()
+        while True:
+            try:
+                item = next(items, _END)
+            except RobustkitError:
+                raise
+            except Exception as error:
+                first = f"the batch from image {place} on" if self._loader else f"image {place}"
+                raise DataError(f"{self._name}: {first}: {_cause(error)}") from error
+            if item is _END:
+                return
             for pair in self._of(item, place):
                 yield pair
                 place += 1
@@ -166,8 +217,9 @@ class _Samples:
         """What it hands out; by position where nothing else is known, as of torch's data sets."""
         given = self._given
         if isinstance(given, Iterable):
-            return iter(given)
-        return (given[place] for place in range(len(given)))
+            yield from given
+        else:
+            yield from (given[place] for place in range(len(given)))
 
     def _of(self, item: Any, place: int) -> Iterator[tuple[Image, Any]]:
         """The samples of one item: a batch, or a single one."""
@@ -186,6 +238,20 @@ class _Samples:
             )
         else:
             yield from zip(pixels, numbers, strict=True)
+
+
+def _has_length(given: Any) -> bool:
+    try:
+        return len(given) >= 0
+    except (TypeError, NotImplementedError):  # of a loader whose data set has none
+        return False
+
+
+def _cause(error: Exception) -> str:
+    """What was wrong, in one line; of a loader's worker, the last line of its traceback."""
+    first, *others = str(error).strip().splitlines() or [""]
+    of_worker = others and "DataLoader worker" in first
+    return cut(shown(others[-1]), LONGEST_CAUSE) if of_worker else one_line(error)
 
 
 def _is_endless(data: Any) -> bool:
@@ -236,18 +302,29 @@ def _stacked(images: list[Image], name: str) -> Image:
     Raises:
         DataError: images of several sizes or types.
     """
-    kinds = {(image.shape, image.dtype): place for place, image in reversed([*enumerate(images)])}
-    if len(kinds) > 1:
-        first, other = sorted(kinds.items(), key=lambda kind: kind[1])[:2]
+    _check_types([image.dtype for image in images], name)
+    first, *others = dict.fromkeys(image.shape for image in images)
+    if others:
+        place = next(n for n, image in enumerate(images) if image.shape != first)
+        one, other = ("x".join(map(str, shape)) for shape in (first, others[0]))
         raise DataError(
-            f"{name}: image {other[1]} is {_form(*other[0])}, image 0 is {_form(*first[0])}; "
-            "give all the same, with Resize and CenterCrop in the transform"
+            f"{name}: image {place} is {other}, image 0 is {one}; give all the same, with Resize "
+            "and CenterCrop in the transform"
         )
-    return channels_second(np.stack(images))[0]
+    return np.stack(images)
 
 
-def _form(shape: tuple[int, ...], kind: np.dtype[Any]) -> str:
-    return f"{'x'.join(map(str, shape))} of {kind}"
+def _check_types(types: Sequence[Any], name: str) -> None:
+    """Nothing, unless images are of types whose pixels have several scales."""
+    names = [str(kind).removeprefix("torch.") for kind in types]
+    # bfloat16 is one, and floats of several lengths go together, as integers do
+    scales = [next((k for k in ("float", "bool") if k in one), "integer") for one in names]
+    place = next((n for n, scale in enumerate(scales) if scale != scales[0]), None)
+    if place is not None:
+        raise DataError(
+            f"{name}: image {place} is of {names[place]}, image 0 of {names[0]}; give all as uint8 "
+            "in 0 to 255, or all as floats in [0, 1]"
+        )
 
 
 def _is_sample(one: Any) -> bool:
@@ -271,7 +348,7 @@ def _same(one: tuple[Image, Any], other: tuple[Image, Any]) -> bool:
     )
 
 
-def _classes(given: Any, source: ArraySource) -> tuple[str, ...]:
+def _classes(given: Any, source: Source) -> tuple[str, ...]:
     """What torchvision's data sets call their classes, where there are as many as labels need."""
     while (inner := getattr(given, "dataset", None)) is not None:
         given = inner

@@ -373,7 +373,10 @@ def _as_numbered(
             "classes are numbered from 0"
         )
     own = dict(zip(given.numbers, data.names, strict=True))
-    names = network.names if network else tuple(own.get(n, str(n)) for n in range(total))
+    # the data may call by this number another class than the network does
+    other = (f"class {n}" if str(n) in data.names else str(n) for n in range(total))
+    called = tuple(own.get(n, name) for n, name in enumerate(other))
+    names = network.names if network else called
     return _told(data, given.numbers, names, {"by": "number", **record})
 
 

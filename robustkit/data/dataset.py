@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from robustkit.data.classes import DataClasses, WantedClasses, map_classes
-from robustkit.data.npz import channels_second
+from robustkit.data.encoded import departures
+from robustkit.data.npz import noted_layout
 from robustkit.data.pairs import PairSource
 from robustkit.data.pipeline import Pipeline
 from robustkit.data.pixels import Labels, canonical, fingerprint, unit
+from robustkit.data.sanity import contradictions, too_dark
 from robustkit.data.shelf import Budgets, checked_budgets
 from robustkit.data.source import (
     WHOLE,
@@ -34,8 +36,6 @@ from robustkit.showing import Shown
 
 Order = Literal["as stored", "digest-shuffled"]
 SALT = "order/1"
-BLACK, DARK = 1.5 / 255, 1 / 4
-"""brightest pixel, in [0, 1], up to which a whole data set is refused, and warned of"""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -199,8 +199,9 @@ def from_arrays(
     Raises:
         DataError: shapes, types or values that make no sense.
     """
-    pair = checked_arrays(channels_second(as_array(images, name))[0], labels, name)
-    opened = Opened(ArraySource(pair.images, pair.labels, name), split, tuple(classes or ()))
+    pixels, notes = noted_layout(as_array(images, name), name)
+    source = ArraySource(*checked_arrays(pixels, labels, name), name)
+    opened = Opened(source, split, tuple(classes or ()), notes=notes)
     transform = Transform(resize, crop, channels, interpolation).checked()
     usual = checked_budgets(budgets or {}, name)
     return assemble(opened, name, title or name, usual, transform, limit, shuffle=False)
@@ -255,7 +256,11 @@ def assemble(
         order="digest-shuffled" if shuffle else "as stored",
         transform=made,
         source=opened.origin,
-        warnings=opened.warnings + _darkness(scan.brightest, name),
+        warnings=(
+            *opened.warnings,
+            *too_dark(scan.brightest, name),
+            *contradictions(map(_pixels_of, ids), labels.tolist(), name),
+        ),
         notes=opened.notes + scan.notes,
         _source=source,
         _positions=positions,
@@ -356,14 +361,15 @@ def _scan(source: Source, transform: Transform | Pipeline, count: int) -> _Scan:
     shapes: dict[Shape, int] = {}
     counts: Counter[int] = Counter()
     brightest, fine = 0.0, 0
-    for position, image in enumerate(source.read(range(count))):
-        hashes.append(fingerprint(pixels := canonical(image)))
-        brightest = max(brightest, float(unit(pixels.max())))
-        shapes.setdefault(Shape(*image.shape), position)
-        counts[len(image)] += 1
-        fine += image.dtype != np.uint8
+    with departures() as found:
+        for position, image in enumerate(source.read(range(count))):
+            hashes.append(fingerprint(pixels := canonical(image)))
+            brightest = max(brightest, float(unit(pixels.max())))
+            shapes.setdefault(Shape(*image.shape), position)
+            counts[len(image)] += 1
+            fine += image.dtype != np.uint8
     transform, notes = _coloured(transform, counts)
-    notes += _finer(transform, fine, count)
+    notes += _finer(transform, fine, count) + found.notes
     return _Scan(
         hashes, set(shapes), _output(source, transform, shapes), brightest, transform, notes
     )
@@ -404,29 +410,6 @@ def _output(source: Source, transform: Transform | Pipeline, shapes: Mapping[Sha
             "--resize and --crop to make them equal"
         )
     return first
-
-
-def _darkness(brightest: float, name: str) -> tuple[str, ...]:
-    """A warning where all images are so dark that their pixels may be of another scale.
-
-    Raises:
-        DataError: they are all but black: 0 and 1 among bytes, bytes among 16 bits, or divided by
-            255 twice.
-    """
-    if not 0 < brightest <= DARK:
-        return ()
-    if brightest <= BLACK:
-        raise DataError(
-            f"{name}: the brightest pixel of all images is {brightest * 255:.3g} of 255, so "
-            "they are almost black: the range of uint8 is 0 to 255, of 16-bit images 0 to "
-            "65,535, of floats 0 to 1; store binary images with 0 and 255, and divide by "
-            "255 once, not twice"
-        )
-    return (
-        f"the brightest pixel of all images of {name} is {brightest * 255:.3g} of 255: if "
-        "that is the top of their scale, they are too dark for the network; rescale them "
-        "so that white is 255",
-    )
 
 
 def _check_shapes(shapes: set[Shape], expected: tuple[int, ...], name: str) -> None:

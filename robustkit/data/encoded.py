@@ -5,6 +5,9 @@ import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +30,8 @@ OF_AT_MOST_16 = ("PNG", "PPM")
 """formats whose grey pixels Pillow holds in 32 bits where they have more than 8: in 0 to 65,535"""
 BITS, WHITE_IS_ZERO = 258, (262, 0)
 """a TIFF's tags"""
+ORIENTATION = 274
+"""EXIF's tag"""
 LARGEST = 10**8
 """pixels; above it a file is taken for an attempt to fill the memory"""
 THREADS = 4
@@ -54,6 +59,54 @@ class Reading(NamedTuple):
 AS_TORCHVISION = Reading()
 
 
+@dataclass(slots=True)
+class Departures:
+    """Pictures that are read otherwise than other programs show them."""
+
+    pictures: int = 0
+    """of all kinds"""
+    turned: int = 0
+    """with an EXIF orientation that is not applied"""
+    transparent: int = 0
+    """with pixels that are more or less transparent, and are read as if they were not"""
+
+    def add(self, picture: "_Decoded") -> None:
+        """Count one more picture."""
+        self.pictures += 1
+        self.turned += picture.turned
+        self.transparent += picture.transparent
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As sentences."""
+        found = [
+            (self.turned, "have an EXIF orientation, which is not applied"),
+            (self.transparent, "have transparent pixels, whose transparency is dropped"),
+        ]
+        as_there = "as in torchvision's ImageFolder"
+        of_all = f"of {self.pictures:,} images"
+        return tuple(f"{n:,} {of_all} {what}, {as_there}" for n, what in found if n)
+
+
+_counting: ContextVar[Departures | None] = ContextVar("_counting", default=None)
+
+
+@contextmanager
+def departures() -> Iterator[Departures]:
+    """What is counted of the pictures that are decoded inside."""
+    token = _counting.set(found := Departures())
+    try:
+        yield found
+    finally:
+        _counting.reset(token)
+
+
+class _Decoded(NamedTuple):
+    image: Image
+    turned: bool = False
+    transparent: bool = False
+
+
 def decode(pictures: Iterable[EncodedImage], reading: Reading = AS_TORCHVISION) -> Iterator[Image]:
     """Pictures as C x H x W: grey ones have one channel, all others become RGB.
 
@@ -72,8 +125,11 @@ def decode(pictures: Iterable[EncodedImage], reading: Reading = AS_TORCHVISION) 
             # not in the threads, whose filters are the process's; Pillow warns of odd metadata
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                images = list(pool.map(partial(_all_decoded, reading=reading), chunks))
-            yield from itertools.chain.from_iterable(images)
+                decoded = list(pool.map(partial(_all_decoded, reading=reading), chunks))
+            for picture in itertools.chain.from_iterable(decoded):
+                if (counted := _counting.get()) is not None:
+                    counted.add(picture)
+                yield picture.image
 
 
 def is_jpeg(picture: bytes) -> bool:
@@ -81,11 +137,11 @@ def is_jpeg(picture: bytes) -> bool:
     return picture.startswith(JPEG)
 
 
-def _all_decoded(pictures: Iterable[EncodedImage], reading: Reading) -> list[Image]:
+def _all_decoded(pictures: Iterable[EncodedImage], reading: Reading) -> list[_Decoded]:
     return [_decoded(picture, reading) for picture in pictures]
 
 
-def _decoded(picture: EncodedImage, reading: Reading) -> Image:
+def _decoded(picture: EncodedImage, reading: Reading) -> _Decoded:
     content, where = picture
     try:
         file = io.BytesIO(content) if isinstance(content, bytes) else content
@@ -96,7 +152,10 @@ def _decoded(picture: EncodedImage, reading: Reading) -> Image:
                 )
             plain, white = _narrowed(opened, where), _white(opened, where)
             turned = ImageOps.exif_transpose(plain) if reading.upright else plain
-            return _array(_whitened(turned) if reading.on_white else turned, white)
+            image = _array(_whitened(turned) if reading.on_white else turned, white)
+            # afterwards, as metadata may stand behind the pixels, and Pillow turns a TIFF itself
+            aside = not reading.upright and _is_turned(opened)
+            return _Decoded(image, aside, not reading.on_white and _is_transparent(opened))
     except DataError:
         raise
     # Pillow's plugins raise nearly anything on a broken file
@@ -143,6 +202,22 @@ def _array(opened: Pillow.Image, white: int) -> Image:
     if opened.mode in GREY:
         return np.asarray(opened.convert("L"))[np.newaxis]
     return np.asarray(opened.convert("RGB")).transpose(2, 0, 1)
+
+
+def _is_turned(opened: Pillow.Image) -> bool:
+    """Whether a picture's EXIF orientation is another than that of its pixels."""
+    with suppress(Exception):  # of metadata that nothing here rests on
+        return bool(2 <= opened.getexif().get(ORIENTATION, 1) <= 8)
+    return False
+
+
+def _is_transparent(opened: Pillow.Image) -> bool:
+    """Whether a pixel is."""
+    if not opened.has_transparency_data:
+        return False
+    with suppress(Exception):
+        return bool(np.asarray(opened.convert("RGBA").getchannel("A")).min() < 255)
+    return True
 
 
 def _reason(error: Exception, where: str) -> str:

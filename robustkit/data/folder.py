@@ -1,8 +1,8 @@
 """Folders of class folders, as torchvision's ImageFolder reads them: one picture a file."""
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from robustkit.data.encoded import AS_TORCHVISION, SUFFIXES, EncodedImage, Reading, decode
 from robustkit.data.pixels import Image, Labels
-from robustkit.data.source import WHOLE, Opened, Remembered, stamps
+from robustkit.data.source import UNDIVIDED, WHOLE, FileStamp, Opened, Remembered, stamps
 from robustkit.data.split import SPLITS
-from robustkit.errors import DataError
+from robustkit.errors import DataError, quoted
 from robustkit.parsing import whole
 
 SPLIT_FOLDERS = frozenset(SPLITS) - {"extra"}
@@ -67,7 +67,7 @@ def open_folder(folder: Path, split: str, names: Sequence[str] = ()) -> Opened:
         known = ", ".join(child.name for child in splits)
         raise DataError(f"{folder}: no split {split!r}; it has: {known} (--split chooses)")
     if not splits and split not in ("test", WHOLE):
-        raise DataError(f"{folder}: no split {split!r}; the folder is not divided into splits")
+        raise DataError(f"{folder}: no split {split!r}; the folder {UNDIVIDED}")
     # a class that has no test image keeps its number
     parents = splits or [folder]
     found = sorted({child.name for parent in parents for child in _folders(parent)})
@@ -98,14 +98,16 @@ def _opened(
         raise DataError(
             f"{folder}: the class folder {unknown[0]!r} is not one of the known classes"
         )
-    files = [(path, label) for label, name in enumerate(names) for path in _pictures(folder / name)]
+    pictures = [
+        (path, label) for label, name in enumerate(names) for path in _pictures(folder / name)
+    ]
     tables = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".csv", ".tsv"))
     instead = f"; name the table instead: --data {folder / tables[0]}" if tables else ""
-    if files and tables and len(names) == 1:
+    if pictures and tables and len(names) == 1:
         raise DataError(f"{folder}: all images are in one folder, {names[0]!r}{instead}")
-    if not files:
+    if not pictures:
         raise DataError(f"{folder}: no images in class folders (folder/CLASS/image.png){instead}")
-    paths, labels = zip(*files, strict=True)
+    paths, labels = zip(*pictures, strict=True)
     if len(found) == 1 and not numbered:
         _check_depth(folder, folder / found[0], paths)
     told: list[str] = []
@@ -123,20 +125,36 @@ def _opened(
             f"does: label {first} is the folder {names[first]!r}; with --classes number their "
             "names are the network's class numbers"
         )
+    files = stamps(paths)
+    _check_one_label(files, dict(zip(map(str, paths), labels, strict=True)), names)
     source = Remembered(FileSource(paths, np.array(labels, np.int64)))
-    origin = {"folder": str(folder)}
-    warned = tuple(told)
-    return Opened(
-        source,
-        split,
-        names,
-        numbered,
-        empty,
-        origin,
-        warnings=tuple(_passed_over(folder, found)),
-        if_in_place=warned,
-        files=stamps(paths),
-    )
+    origin, left_out = {"folder": str(folder)}, tuple(_passed_over(folder, found))
+    opened = Opened(source, split, names, numbered, empty, origin, files=files)
+    return replace(opened, warnings=left_out, if_in_place=tuple(told))
+
+
+def _check_one_label(
+    files: Iterable[FileStamp], labels: Mapping[str, int], names: Sequence[str]
+) -> None:
+    """Nothing, unless one file stands in the folders of two classes, by way of links.
+
+    Raises:
+        DataError: it does; of its labels one at most is right.
+    """
+    by_inode: dict[int, list[str]] = defaultdict(list)
+    for file in files:
+        by_inode[file.inode].append(file.path)
+    for alike in by_inode.values():
+        first: dict[str, str] = {}
+        # a real path costs a look at every folder above, and few files share an inode
+        for path in alike if len({labels[path] for path in alike}) > 1 else ():
+            other = first.setdefault(os.path.realpath(path), path)
+            if labels[other] != labels[path]:
+                one, two = (quoted(names[labels[which]]) for which in (other, path))
+                raise DataError(
+                    f"{path}: the same file as {other}, by a link, so that it is of two classes, "
+                    f"{one} and {two}; remove one of them"
+                )
 
 
 def _check_depth(folder: Path, place: Path, pictures: Sequence[Path]) -> None:
@@ -181,11 +199,12 @@ def _pictures(folder: Path) -> list[Path]:
 
     Raises:
         DataError: a folder that cannot be read, a link to nothing, or a pipe or device of a
-            picture's name: pictures must not vanish without a word.
+            picture's name: pictures must not vanish without a word; or a link to a folder that
+            holds other classes.
     """
     found = sorted(
         path
-        for path in _files(folder)
+        for path in _files(folder, above=_with_parents(folder.parent))
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     )
     for path in found:
@@ -196,13 +215,31 @@ def _pictures(folder: Path) -> list[Path]:
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """All files under a folder; each folder once, however many links lead there."""
+def _with_parents(folder: Path) -> set[str]:
+    """A folder and all that it stands in, where links have led to."""
+    real = Path(os.path.realpath(folder))
+    return set(map(str, (real, *real.parents)))
+
+
+def _files(folder: Path, above: Collection[str] = ()) -> Iterator[Path]:
+    """All files under a folder; each folder once, however many links lead there.
+
+    Raises:
+        DataError: a folder that cannot be read; too many; or, where `above` names the folders that
+            this one stands in, a link to one of those or to this very folder.
+    """
     waiting, seen = [folder] if folder.is_dir() else [], set[str]()
     while waiting:
         real = os.path.realpath(place := waiting.pop())
+        if real in above:
+            raise DataError(
+                f"{place}: a link to {real}, in which it stands itself: all images there would be "
+                f"labelled {quoted(folder.name)}, those of other classes, too; remove the link"
+            )
         if real in seen:
             continue
+        if above and not seen:
+            above = {*above, *_with_parents(folder)}
         seen.add(real)
         if len(seen) > MOST_FOLDERS:
             raise DataError(

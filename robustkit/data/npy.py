@@ -12,6 +12,7 @@ from robustkit.data.npz import SPLITS, channels_second, keys_of, pairs_of
 from robustkit.data.pixels import Image, Labels
 from robustkit.data.source import (
     CUT_SHORT,
+    UNDIVIDED,
     WHOLE,
     ArraySource,
     Opened,
@@ -181,7 +182,7 @@ def find_npy(place: Path, split: str) -> NpyPair | None:
 
 def _of_split(pair: NpyPair, split: str) -> NpyPair:
     if pair.split != split and (pair.split != WHOLE or split != "test"):
-        has = "it is not divided into splits" if pair.split == WHOLE else f"it is {pair.split!r}"
+        has = f"it {UNDIVIDED}" if pair.split == WHOLE else f"it is {pair.split!r}"
         raise DataError(f"{pair.images}: no split {split!r}; {has}")
     return pair
 

@@ -10,7 +10,15 @@ import numpy.typing as npt
 
 from robustkit.data.packed import check_unpacked
 from robustkit.data.pixels import Image
-from robustkit.data.source import WHOLE, ArraySource, Opened, checked_arrays, diagnosis, stamps
+from robustkit.data.source import (
+    UNDIVIDED,
+    WHOLE,
+    ArraySource,
+    Opened,
+    checked_arrays,
+    diagnosis,
+    stamps,
+)
 from robustkit.errors import DataError
 from robustkit.files import file_digest
 
@@ -82,7 +90,7 @@ def keys_of(found: Collection[str], split: str, path: Path) -> Keys:
     for images, labels in pairs_of(""):
         if images in found and labels in found:
             if split not in ("test", WHOLE):
-                raise DataError(f"{path}: no split {split!r}; it is not divided into splits")
+                raise DataError(f"{path}: no split {split!r}; it {UNDIVIDED}")
             return Keys(images, labels, WHOLE)
     raise DataError(
         f"{path}: no images and labels under known names (such as 'images' and 'labels', "
@@ -98,6 +106,7 @@ def pairs_of(split: str) -> list[tuple[str, str]]:
     """Pairs of names in use for images and labels."""
     pairs = [("images", "labels"), ("x", "y"), ("X", "y"), ("X", "Y"), ("data", "labels")]
     pairs += [("data", "targets"), ("images", "targets"), ("image", "label")]
+    pairs += [("images", "label")]  # as `--save-adversarial` has them
     if not split:
         return pairs
     orders = [(f"{a}_{split}", f"{b}_{split}") for a, b in pairs]
@@ -111,3 +120,10 @@ def channels_second(images: Image) -> tuple[Image, str]:
     if (last in (1, 3) and second not in (1, 3)) or (last == 4 and second not in (1, 3, 4)):
         return images.transpose(0, 3, 1, 2), "NHWC"
     return images, "NHW" if images.ndim == 3 else "NCHW"
+
+
+def noted_layout(images: Image, name: str) -> tuple[Image, tuple[str, ...]]:
+    """The images as N x C x H x W, and a note where the channels stood last."""
+    found, layout = channels_second(images)
+    shape = "x".join(map(str, images.shape))
+    return found, (f"{name}: images of {shape} are N x H x W x C",) if layout == "NHWC" else ()

@@ -17,6 +17,8 @@ from robustkit.files import file_digest
 
 WHOLE = "all"
 """the split of a source that has no splits"""
+UNDIVIDED = f"is not divided into splits; give --split {WHOLE}"
+"""what is said of one where a split is asked for"""
 
 CUT_SHORT = "it is damaged or truncated; download it again"
 
@@ -240,11 +242,11 @@ def as_array(given: Any, where: str) -> npt.NDArray[Any]:
     """
     if isinstance(given, list | tuple) and any(hasattr(one, "detach") for one in given):
         given = [as_array(one, where) for one in given]
-    if hasattr(given, "detach"):
-        given = given.detach().cpu()
-        # NumPy has no such type
-        given = given.float() if "bfloat16" in str(given.dtype) else given
     try:
+        if hasattr(given, "detach"):  # a sparse tensor, or one without values, raises here
+            given = given.detach().cpu()
+            # NumPy has no such type
+            given = given.float() if "bfloat16" in str(given.dtype) else given
         return np.asarray(given)
     except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{where}: cannot be read as one array: {first_line(error)}") from error

@@ -12,6 +12,7 @@ from robustkit.data.labels import NumberedLabels, number_labels
 from robustkit.data.source import (
     CUT_SHORT,
     MOST_CLASSES,
+    UNDIVIDED,
     WHOLE,
     Opened,
     Remembered,
@@ -235,7 +236,7 @@ def _rows(lines: Any, path: Path, split: str) -> TableRows:
         picture = _picture(cells[places.path].strip(), path.parent, where)
         found.append(TableRow(number, picture, cells[places.label].strip()))
     if places.split is None and wanted not in ("test", WHOLE):
-        raise DataError(f"{path}: no split {split!r}; the file is not divided into splits")
+        raise DataError(f"{path}: no split {split!r}; the file {UNDIVIDED}")
     if not found:
         has = f"; it has: {', '.join(sorted(seen))}" if seen else ""
         raise DataError(f"{path}: no rows in the split {split!r}{has}")

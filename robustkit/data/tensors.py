@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustkit.data.npz import channels_second, keys_of
-from robustkit.data.source import WHOLE, ArraySource, Opened, checked_arrays, diagnosis, stamps
+from robustkit.data.source import (
+    UNDIVIDED,
+    WHOLE,
+    ArraySource,
+    Opened,
+    checked_arrays,
+    diagnosis,
+    stamps,
+)
 from robustkit.data.split import SPLITS, split_of
 from robustkit.errors import DataError, InputError, first_line, shown
 from robustkit.files import open_digest
@@ -88,7 +96,7 @@ def _find(root: object, reader: TensorReader, split: str, path: Path) -> _Leaves
     if isinstance(pair, list | tuple) and len(pair) in (2, 3) and reader.is_tensor(pair[0]):
         own = split_of(Path(path.name))
         if SPLITS.get(split, split) not in (own, *(["test"] if own == WHOLE else [])):
-            has = "it is not divided into splits" if own == WHOLE else f"it is {own!r}"
+            has = f"it {UNDIVIDED}" if own == WHOLE else f"it is {own!r}"
             raise DataError(f"{path}: no split {split!r}; {has}")
         return _Leaves(pair[0], pair[1], {"images": "0", "labels": "1"}, own)
     if isinstance(pair, Mapping):

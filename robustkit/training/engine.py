@@ -395,6 +395,7 @@ def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """The recipe's optimiser over the weights that are trained."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     eta, decay = recipe.learning_rate, recipe.weight_decay
+    of_adam: Any = {"eps": recipe.stabiliser, "weight_decay": decay, "fused": True}
     match recipe.optimizer:
         case "sgd":
             return torch.optim.SGD(
@@ -422,13 +423,9 @@ def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
                 }
             return made
         case "adam":
-            return torch.optim.Adam(
-                weights, eta, eps=recipe.stabiliser, weight_decay=decay, fused=True
-            )
+            return torch.optim.Adam(weights, eta, **of_adam)
         case "adamw":
-            return torch.optim.AdamW(
-                weights, eta, eps=recipe.stabiliser, weight_decay=decay, fused=True
-            )
+            return torch.optim.AdamW(weights, eta, **of_adam)
 
 
 def memories(made: torch.optim.Optimizer) -> list[Tensor]:
@@ -438,7 +435,13 @@ def memories(made: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def wrapped(network: nn.Module, processes: ProcessGroup, device: torch.device) -> nn.Module:
-    """The network as the loss sees it: itself, or shared between processes."""
+    """The network as the loss sees it: itself, or shared between processes.
+
+    Raises:
+        InputError: it has no weights to train.
+    """
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise InputError("--model: all weights are frozen, or there are none: nothing to train")
     if processes.world == 1 and not distributed.is_initialized():
         return network
     ids = [device.index] if device.type == "cuda" else None
