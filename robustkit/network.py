@@ -78,7 +78,7 @@ def answer(network: Callable[[Tensor], Any], x: Tensor) -> Any:
 
 def trains(part: torch.nn.Module) -> bool:
     """Whether a part is in training mode; a frozen TorchScript program has no mode at all."""
-    return getattr(part, "training", False)
+    return bool(getattr(part, "training", False))
 
 
 def _asked_plainly(network: PlainNetwork, x: Tensor) -> Tensor:
@@ -120,10 +120,14 @@ def spread(logits: Tensor) -> float:
     logits = logits[logits.isfinite().all(1)]
     if not logits.numel():
         return 0.0
-    own = logits - logits[:1]  # not from the mean, which rounds: a mask comes to 0
-    own = own - own.mean(1, keepdim=True)
-    found = float(torch.where(own.abs() > ROUNDED * logits.abs(), own.abs(), 0).max())
     tops = logits.amax(1) - logits.median(1).values
+    own = logits - logits[:1]  # not from the mean, which rounds: a mask comes to 0
+    moving = own.bool().any(0)
+    found = 0.0
+    if bool(moving.any()):
+        own, rounded = own[:, moving], ROUNDED * logits[:, moving].abs().amax(1, keepdim=True)
+        own = (own - own.mean(1, keepdim=True)).abs()
+        found = float(torch.where(own > rounded, own, 0).max())
     return found or float(tops.max()) or float(logits.abs().max())
 
 

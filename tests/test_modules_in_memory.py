@@ -238,6 +238,109 @@ def test_a_mode_that_an_evaluation_does_not_use_makes_no_other_module(ask):
     assert not ask(Net().eval())[1]
 
 
+# --- gradients of its own -------------------------------------------------------------------------
+
+STEP = 1.0
+
+
+def step_of(gradient):
+    return gradient * STEP
+
+
+class Straight(torch.autograd.Function):
+    """Rounds on the way forward; its gradient shows in no logit."""
+
+    factor = 1.0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return step_of(gradient) * Straight.factor
+
+
+class Inherits(Straight):
+    pass
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return step_of(gradient)
+
+
+class InTwoParts(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x.round()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.step = STEP
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.step
+
+
+straight = Straight.apply
+
+
+def through(function):
+    return lambda x: function.apply(x)
+
+
+class Rounds(Net):
+    def logits(self, x):
+        return Straight.apply(x)
+
+
+class RoundsByName(Net):
+    def logits(self, x):
+        return straight(x)
+
+
+ROUNDING = {
+    "in the forward pass": Rounds,
+    "by another name": RoundsByName,
+    "as an attribute": lambda: Net(logits=Straight.apply),
+    "in a closure": lambda: Net(logits=through(Straight)),
+    "in a partial": lambda: Net(logits=functools.partial(Straight.apply)),
+    "inherited": lambda: Net(logits=Inherits.apply),
+    "differentiable once": lambda: Net(logits=Once.apply),
+    "noted on the way forward": lambda: Net(logits=InTwoParts.apply),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDING)
+def test_a_gradient_of_its_own_counts(name, monkeypatch):
+    before = identity(ROUNDING[name]())
+    assert before == identity(ROUNDING[name]())
+    assert tree_of(ROUNDING[name]().eval())
+    monkeypatch.setitem(globals(), "STEP", 0.0)
+    assert identity(ROUNDING[name]()) != before
+
+
+@pytest.mark.parametrize("method", ["backward", "jvp", "vjp", "vmap", "setup_context"])
+def test_another_method_of_a_function_with_a_gradient_of_its_own_counts(method, monkeypatch):
+    before = identity(Rounds())
+    monkeypatch.setattr(Straight, method, staticmethod(lambda *given: given[-1]), raising=False)
+    assert identity(Rounds()) != before
+
+
+def test_a_method_called_backward_of_anything_else_does_not_count(monkeypatch):
+    before = identity(Net())
+    monkeypatch.setattr(Net, "backward", lambda self, loss: loss.backward(), raising=False)
+    assert identity(Net()) == before
+
+
 # --- what cannot be read --------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import torch
 from helpers.travel import read_checkpoint
 from onnx import TensorProto, helper, numpy_helper
 
+from robustkit import evaluate
 from robustkit.checkpoint import describe
 from robustkit.checkpoint.onnxfile import wire
 from robustkit.errors import CheckpointError, RobustkitError
@@ -252,6 +253,65 @@ def test_a_graph_that_mixes_its_one_image_is_run_in_pieces(tmp_path):
     assert network.network.steps.pieces == 1
     assert torch.allclose(network(x), original(made, x, (1, 1, 8, 8)), atol=1e-5)
     assert "fixed batch size" in network.network.told(x)[-1]
+
+
+def of_batch(*nodes, **constants):
+    """A network of a dynamic batch, with something before its layers."""
+    layers = [node("Flatten", "a", out="b"), node("Gemm", "b", "w", "n", out="z", transB=1)]
+    end = [] if any("y" in one.output for one in nodes) else [node("Identity", "z", out="y")]
+    start = [] if any("a" in one.output for one in nodes) else [node("Identity", "x", out="a")]
+    constants |= {"w": weight(4, 64), "n": weight(4)}
+    before = [one for one in nodes if "y" not in one.output]
+    after = [one for one in nodes if "y" in one.output]
+    return model([*start, *before, *layers, *after, *end], ["N", 1, 8, 8], constants)
+
+
+def centred(share):
+    return of_batch(
+        node("ReduceMean", "x", out="m", axes=[0], keepdims=1),
+        node("Mul", "m", "share", out="part"),
+        node("Sub", "x", "part", out="a"),
+        share=np.float32(share),
+    )
+
+
+DEPENDENT = {
+    "a mean of the batch": lambda: centred(1),
+    "a little of the mean of the batch": lambda: centred(1e-3),
+    "a maximum of the batch": lambda: of_batch(
+        node("ReduceMax", "x", out="m", keepdims=1), node("Div", "x", "m", out="a")
+    ),
+    "a softmax over the batch": lambda: of_batch(node("Softmax", "z", out="y", axis=0)),
+    "one answer for all": lambda: of_batch(node("ReduceMean", "z", out="y", axes=[0], keepdims=1)),
+}
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+def test_a_graph_of_any_batch_that_depends_on_it_is_evaluated_image_by_image_or_not_at_all(
+    name, tmp_path
+):
+    found = read_checkpoint(written(tmp_path / "a.onnx", DEPENDENT[name]()))
+    data = (images(6), np.arange(6) % 4)
+    with pytest.raises(RobustkitError, match=r"depend on the rest of its batch.*--image-by-image"):
+        evaluate(found, data, "clean", out=tmp_path / "runs")
+    record = evaluate(found, data, "clean", out=tmp_path / "runs", image_by_image=True)
+    expected = original(DEPENDENT[name](), images(6), (1, 1, 8, 8)).argmax(1)
+    assert record.rows["predicted"].tolist() == expected.tolist()
+    assert not any("fixed batch size" in text for text in record.header["warnings"])
+
+
+def test_a_graph_of_any_batch_that_is_run_in_pieces_is_not_called_fixed(tmp_path):
+    """It shifts by a mean that it takes off again."""
+    made = of_batch(
+        node("ReduceMean", "x", out="m", axes=[0], keepdims=1),
+        node("Mul", "m", "none", out="part"),
+        node("Add", "x", "part", out="a"),
+        none=np.float32(0),
+    )
+    network = read_checkpoint(written(tmp_path / "a.onnx", made)).load()
+    x = images(5)
+    assert torch.allclose(network(x), original(made, x, (1, 1, 8, 8)), atol=1e-5)
+    assert network.network.told(x)[-1] == "the graph runs in batches of 1, which is slower"
 
 
 def test_a_description_says_what_stands_in_the_graph(tmp_path):
@@ -553,3 +613,37 @@ def varint(number):
 def test_what_is_no_onnx_file_is_told(tmp_path, content, said):
     (tmp_path / "a.onnx").write_bytes(content)
     assert said in refusal(tmp_path / "a.onnx")
+
+
+def pooled(opset, **pool):
+    nodes = [
+        node("Conv", "x", "w", out="a", pads=[1, 1, 1, 1]),
+        node("Relu", "a", out="b"),
+        node("MaxPool", "b", out="c", kernel_shape=[3, 3], strides=[2, 2], **pool),
+        node("Flatten", "c", out="d"),
+        node("Gemm", "d", "m", "n", out="y", transB=1),
+    ]
+    side = 4 if pool else 3
+    constants = {"w": weight(2, 1, 3, 3), "m": weight(4, 2 * side * side), "n": weight(4)}
+    return model(nodes, ["N", 1, 8, 8], constants, opset=opset)
+
+
+@pytest.mark.parametrize("pool", [{}, {"ceil_mode": 1}], ids=["plain", "rounded up"])
+@pytest.mark.parametrize("opset", [7, 8, 9, 11, 13, 17, 21, 22, 23])
+def test_a_network_of_any_opset_that_torch_exports_is_converted(opset, pool, tmp_path):
+    if pool and opset < 10:
+        pytest.skip("no such attribute")
+    made = pooled(opset, **pool)
+    network = read_checkpoint(written(tmp_path / "a.onnx", made)).load()
+    x = images(5)
+    assert torch.allclose(network(x), original(made, x, (1, 1, 8, 8)), atol=1e-5)
+
+
+def test_an_opset_that_is_not_supported_says_which_are(tmp_path):
+    said = refusal(written(tmp_path / "a.onnx", pooled(6)))
+    assert "opset 6 is older than onnxruntime supports (7)" in said
+    newest = onnx.defs.onnx_opset_version()
+    if onnx.defs.get_schema("Celu", newest).since_version == 12:
+        pytest.skip("all operations are as they were")
+    said = refusal(written(tmp_path / "a.onnx", one("Celu", opset=newest)))
+    assert f"as in opset {newest} is not supported; export with an opset from 7 to 23" in said

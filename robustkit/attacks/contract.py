@@ -4,7 +4,7 @@ A few images are passed alone and in company before any work. Attacks and bounds
 corruptions ask so first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks.library import drawn, seeded
-from robustkit.checkpoint.adapter import classifier, replica
+from robustkit.checkpoint.adapter import OneByOne, classifier, replica
 from robustkit.errors import DataError, EvaluationFailed, InputError, NetworkFailed, one_line
+from robustkit.network import apart, spread
 
 FEW = 16
 """images that are passed; with their negatives they are the company of each other"""
 ROUNDING = 2e-2
-"""of the largest logit: how far an image's logits may lie apart in batches of different size, or at
+"""of the logits' spread: how far an image's may lie apart in batches of different size, or at
 another place. Kernels are chosen by size and sum in another order. Measured on a CPU: 2e-7 in
 float32, 6e-4 in float16, 3e-3 in bfloat16, whose step is 8e-3; TF32 on a GPU has float16's step. A
 step of int8 is 8e-3 of the largest activation, and tips over where a sum is rounded otherwise."""
@@ -27,6 +28,9 @@ COMPANY = 1e-4
 """likewise in batches of one size, at one place, beside other images. There nothing is summed in
 another order: networks of every kind above give the same bits. Scales that are taken over the whole
 batch (dynamic int8 quantisation: 7e-3) are no rounding, but dependence"""
+CROWD, NUMBERS = 128, 2**22
+"""images that are passed at once as well, and numbers in them at most: as an evaluation does on a
+CPU, unless its batch size is known"""
 PASSES = 60
 """each way, of a model that draws at random; and of one that draws, until a pass differs"""
 AGAIN = 16
@@ -68,7 +72,12 @@ def held(model: torch.nn.Module, images: Tensor, instead: str = WRAPPED) -> torc
 
 
 def check_contract(
-    model: torch.nn.Module, images: Tensor, instead: str, source: str = "", advice: str = ""
+    model: torch.nn.Module,
+    images: Tensor,
+    instead: str,
+    source: str = "",
+    advice: str = "",
+    batch: int | None = None,
 ) -> Contract:
     """What is found of a model that gives one image the same logits, whoever shares its batch.
 
@@ -80,6 +89,7 @@ def check_contract(
         instead: what a refusal says can be done where the network stays as it is.
         source: what it says of the images: whose they are.
         advice: how others are made, where it may be their size that is not taken.
+        batch: how many images will be passed at once, where that is known.
 
     Raises:
         DataError: the model does not take the images.
@@ -88,26 +98,37 @@ def check_contract(
         EvaluationFailed: too little memory for a few images.
     """
     with seeded(0, images.device):
-        return _found(_Asked(model, instead, source, advice), images[:FEW])
+        if batch is None:
+            batch = min(CROWD, NUMBERS // max(1, images[0].numel()))
+        return _found(_Asked(model, instead, source, advice), images[:FEW], batch)
 
 
-def _found(asked: "_Asked", images: Tensor) -> Contract:
-    fresh = asked.twin()
-    classes = asked.classes(images)
+def _found(asked: "_Asked", images: Tensor, batch: int) -> Contract:
     # as many at all times, so that a rule for large batches shows with few images, too
     company = images.repeat(-(-FEW // len(images)), 1, 1, 1)[:FEW]
     company = torch.cat([company, 1 - company])
+    companies = [company]
+    if batch > len(company) and not isinstance(asked.model, OneByOne):
+        companies.append(company.repeat(-(-batch // len(company)), 1, 1, 1)[:batch])
     first, last = company[:1], company[-1:]
+    fresh = asked.twin()
+    classes = asked.classes(images)
     once = asked.logits(first)
+    unseen = None if fresh is None else fresh.logits(last)
+    asked = replace(asked, spread=spread((fresh or asked).together(company)))
     asked.leaves_generators_alone(first)
+    if asked.remembers(first):
+        raise InputError(REMEMBERS)
     draws = asked.draws(first)
     random = asked.varies(first, once, PASSES if draws else AGAIN)
+    if random and asked.turned(first, once):
+        raise InputError(REMEMBERS)
     if not random:
         try:
-            if fresh is not None and _apart(asked.logits(last), fresh.logits(last)) > COMPANY:
+            if unseen is not None and asked.apart(asked.logits(last), unseen) > COMPANY:
                 raise InputError(REMEMBERS)
-            asked.independent(first, company)
-            if _apart(asked.logits(first), once) > COMPANY:
+            asked.independent(first, companies)
+            if asked.apart(asked.logits(first), once) > COMPANY:
                 raise InputError(REMEMBERS)
         except InputError:
             # one that draws now and then, from a generator of its own, differs by luck
@@ -115,7 +136,7 @@ def _found(asked: "_Asked", images: Tensor) -> Contract:
             if not random:
                 raise
     if random:
-        asked.independent_on_average(first, company, draws)
+        asked.independent_on_average(first, companies, draws)
     return Contract(classes, random, idle=draws and not random)
 
 
@@ -125,12 +146,18 @@ class _Asked:
     instead: str
     source: str
     advice: str
+    spread: float = 1.0
+    """of its logits of a company, which differences are shares of"""
 
     def twin(self) -> "_Asked | None":
         """A copy that has seen no image; None where none can be made."""
         with suppress(InputError):
             return replace(self, model=replica(self.model))
         return None
+
+    def apart(self, one: Tensor, other: Tensor) -> float:
+        """How far two logits lie apart."""
+        return apart(one, other, self.spread)
 
     def logits(self, images: Tensor) -> Tensor:
         """One pass without gradients, N × K.
@@ -181,13 +208,42 @@ class _Asked:
 
     def varies(self, image: Tensor, once: Tensor, passes: int) -> bool:
         """Whether one of so many passes of an image gives other logits than it has."""
-        return any(_apart(self.logits(image), once) > COMPANY for _ in range(passes))
+        return any(self.apart(self.logits(image), once) > COMPANY for _ in range(passes))
+
+    def turned(self, image: Tensor, once: Tensor) -> bool:
+        """Whether an image has other logits than it had, and from now on always the same."""
+        now = self.logits(image)
+        return self.apart(now, once) > COMPANY and all(
+            torch.equal(self.logits(image), now) for _ in range(PASSES)
+        )
 
     def draws(self, image: Tensor) -> bool:
         """Whether a pass draws from a global random generator."""
         _, before = drawn(lambda: None, 0, image.device)
         _, after = drawn(lambda: self.logits(image), 0, image.device)
         return before != after
+
+    def remembers(self, image: Tensor) -> bool:
+        """Whether a parameter or buffer that a pass changes decides on what later ones give.
+
+        It does where passes that draw alike differ, and repeat as soon as it is set back. What is
+        filled anew by each pass, or counts them for nobody, decides on nothing.
+        """
+        before = {name: t.clone() for name, t in self._state().items()}
+        one, two = (drawn(lambda: self.logits(image), 0, image.device)[0] for _ in range(2))
+        state = self._state()
+        moved = [name for name, then in before.items() if not torch.equal(state[name], then)]
+        if not moved:
+            return False
+        for name in moved:
+            state[name].copy_(before[name])
+        again, _ = drawn(lambda: self.logits(image), 0, image.device)
+        return torch.equal(again, one) and not torch.equal(again, two)
+
+    def _state(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name, to be compared and written to."""
+        held = [*self.model.named_parameters(), *self.model.named_buffers()]
+        return {name: t.detach() for name, t in held if t.layout == torch.strided}
 
     def leaves_generators_alone(self, image: Tensor) -> None:
         """Nothing, unless a pass sets the global random generators, from which foolbox draws.
@@ -203,32 +259,40 @@ class _Asked:
                 "its draws; let it use a torch.Generator of its own"
             )
 
-    def independent(self, first: Tensor, company: Tensor) -> None:
+    def independent(self, first: Tensor, companies: Sequence[Tensor]) -> None:
         """Nothing, if an image's logits are the same alone, and first and last in company.
 
         Raises:
             InputError: they are not.
         """
+        company, *larger = companies
         alone = self._alone(first, company)
-        among = self._together(company)
-        behind = self._together(company.flip(0))
-        copies = self._together(first.expand_as(company).contiguous())
+        among = self.together(company)
+        behind = self.together(company.flip(0))
+        copies = self.together(first.expand_as(company).contiguous())
         pairs = [
-            (_apart(copies[:1], among[:1]), COMPANY, "in a batch"),
-            (_apart(copies[-1:], behind[-1:]), COMPANY, "in a batch"),
-            (_apart(alone, among[[0, -1]]), ROUNDING, "alone"),
-            (_apart(alone, behind[[-1, 0]]), ROUNDING, "alone"),
-            (_apart(copies, alone[:1].expand_as(copies)), ROUNDING, "alone"),
+            (self.apart(copies[:1], among[:1]), COMPANY, "in a batch"),
+            (self.apart(copies[-1:], behind[-1:]), COMPANY, "in a batch"),
+            (self.apart(alone, among[[0, -1]]), ROUNDING, "alone"),
+            (self.apart(alone, behind[[-1, 0]]), ROUNDING, "alone"),
+            (self.apart(copies, alone[:1].expand_as(copies)), ROUNDING, "alone"),
         ]
-        for apart, allowed, how in pairs:
-            if apart > allowed:
-                self._refuse(f"{how} they differ by {apart:.2g} of the largest logit")
+        for share, allowed, how in pairs:
+            if share > allowed:
+                self._refuse(f"{how} they differ by {share:.2g} of the logits' spread")
+        for crowd in larger:
+            with suppress(EvaluationFailed):  # then batches will be smaller, too
+                among = self.together(crowd)[[0, len(company) - 1]]
+                if (share := self.apart(alone, among)) > ROUNDING:
+                    self._refuse(
+                        f"in a batch of {len(crowd)} they differ by {share:.2g} of their spread"
+                    )
 
     def _alone(self, first: Tensor, company: Tensor) -> Tensor:
         """Logits of the first and the last of a company, each passed by itself, 2 × K."""
         return torch.cat([self.logits(first), self.logits(company[-1:])])
 
-    def _together(self, images: Tensor) -> Tensor:
+    def together(self, images: Tensor) -> Tensor:
         """Logits of several images in one pass.
 
         Raises:
@@ -242,7 +306,9 @@ class _Asked:
                 f"({_words(error)}); fix it{self.instead}"
             ) from error
 
-    def independent_on_average(self, first: Tensor, company: Tensor, draws: bool) -> None:
+    def independent_on_average(
+        self, first: Tensor, companies: Sequence[Tensor], draws: bool
+    ) -> None:
         """The same of a model that draws at random, by its mean logits.
 
         `draws`: from a global generator, whose seed makes passes comparable one by one.
@@ -250,12 +316,14 @@ class _Asked:
         Raises:
             InputError: they differ clearly more than means of so many passes do.
         """
-        if draws:
-            self._independent_from_a_seed(first, company)
+        company = companies[0]
+        for beside in companies if draws else ():
+            with suppress(EvaluationFailed):  # as in `independent`
+                self._independent_from_a_seed(first, beside)
         ways: list[Callable[[], Tensor]] = [
             lambda: self.logits(first)[0],
-            lambda: self._together(company)[0],
-            lambda: self._together(company.flip(0))[-1],
+            lambda: self.together(company)[0],
+            lambda: self.together(company.flip(0))[-1],
         ]
         found: list[list[Tensor]] = [[] for _ in ways]
         # in an order of chance: what a counter does at every third pass is no company's work
@@ -265,7 +333,7 @@ class _Asked:
             found[way].append(ways[way]())
         alone, *others = (torch.stack(passes).double() for passes in found)
         for other in others:
-            if (errors := _standard_errors(alone, other)) > CLEARLY:
+            if (errors := self._standard_errors(alone, other)) > CLEARLY:
                 self._refuse(f"means over {PASSES} passes differ by {errors:.2g} standard errors")
 
     def _independent_from_a_seed(self, first: Tensor, company: Tensor) -> None:
@@ -274,13 +342,19 @@ class _Asked:
         It says nothing of a model that draws elsewhere, or as many numbers as its images say.
         """
         passes = [
-            drawn(lambda x=x: self._together(x)[:1], 0, first.device)  # type: ignore[misc]
+            drawn(lambda x=x: self.together(x)[:1], 0, first.device)  # type: ignore[misc]
             for x in (company, company, first.expand_as(company).contiguous())
         ]
         (among, left), (again, _), (beside, then) = passes
-        repeatable = left == then and _apart(among, again) <= COMPANY
-        if repeatable and (apart := _apart(among, beside)) > COMPANY:
-            self._refuse(f"with the same seed they differ by {apart:.2g} of the largest logit")
+        repeatable = left == then and self.apart(among, again) <= COMPANY
+        if repeatable and (share := self.apart(among, beside)) > COMPANY:
+            self._refuse(f"with the same seed they differ by {share:.2g} of the logits' spread")
+
+    def _standard_errors(self, one: Tensor, other: Tensor) -> float:
+        """How far two means lie apart, of so many passes each, N × K."""
+        errors = (one.var(0).sum() / len(one) + other.var(0).sum() / len(other)).sqrt()
+        between = (one.mean(0) - other.mean(0)).norm()
+        return float(between / (errors + 1e-4 * self.spread + 1e-30))
 
     def _refuse(self, how: str) -> None:
         raise InputError(
@@ -289,23 +363,6 @@ class _Asked:
             "BatchNorm running statistics (track_running_stats), and compute no mean, "
             f"softmax, sort or quantisation range over the batch{self.instead}"
         )
-
-
-def _apart(one: Tensor, other: Tensor) -> float:
-    """The largest difference of two logits, as a share of the largest."""
-    if one.shape != other.shape or not torch.equal(one.isfinite(), other.isfinite()):
-        return float("inf")
-    # the attack says of which image logits are NaN or infinite
-    one, other = (torch.where(t.isfinite(), t, 0) for t in (one, other))
-    scale = torch.maximum(one.abs().max(), other.abs().max()).clamp(min=1e-30)
-    return float((one - other).abs().max() / scale)
-
-
-def _standard_errors(one: Tensor, other: Tensor) -> float:
-    """How far two means lie apart, of so many passes each, N × K."""
-    spread = (one.var(0).sum() / len(one) + other.var(0).sum() / len(other)).sqrt()
-    apart = (one.mean(0) - other.mean(0)).norm()
-    return float(apart / (spread + 1e-4 * one.abs().max() + 1e-30))
 
 
 def _words(error: Exception) -> str:

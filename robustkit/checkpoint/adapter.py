@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from robustkit.checkpoint.logits import find_logits
+from robustkit.checkpoint.logits import find_logits, unusual
 from robustkit.errors import CheckpointError, InputError, one_line
 from robustkit.network import answer, kept
 from robustkit.unpickling.tensors import COUNTER, EXTRA, Array
@@ -81,6 +81,10 @@ class Classifier(torch.nn.Module):
             raise CheckpointError(
                 f"the model returns {type(output).__name__}, not a tensor of N×classes logits"
             )
+        if kind := unusual(output):
+            raise CheckpointError(
+                f"the model returns a {kind} tensor; expected a dense one of N×classes logits"
+            )
         if output.dim() != 2 or len(output) != n or not output.is_floating_point():
             raise CheckpointError(
                 f"the model returns {output.dtype} of shape {tuple(output.shape)} for {n} "
@@ -101,9 +105,14 @@ class Classifier(torch.nn.Module):
 
 
 def classifier(network: torch.nn.Module) -> torch.nn.Module:
-    """A network of others, asked with care and its output checked; neither copied nor changed."""
+    """A network of others, asked with care and its output checked; neither copied nor changed.
+
+    Raises:
+        InputError: its weights are empty.
+    """
     if isinstance(network, Classifier):
         return network
+    _check_filled(network)
     made = Classifier(network)
     made.training = False  # the network's own mode stays as it is
     return made
@@ -178,7 +187,11 @@ def replica(module: torch.nn.Module) -> torch.nn.Module:
     """A deep copy; what the module computed (weight norm keeps its weight) is copied as numbers.
 
     A hook or a forward that refers to parts of the module is made anew with those of the copy.
+
+    Raises:
+        InputError: it cannot be copied, or its weights are empty.
     """
+    _check_filled(module)
     memo: dict[int, Any] = {}
     functions: list[_Function] = []
     parts = list(module.modules())
@@ -199,6 +212,16 @@ def replica(module: torch.nn.Module) -> torch.nn.Module:
             f"the model cannot be copied ({one_line(error)}); pass one that copy.deepcopy accepts"
         ) from error
     return copied
+
+
+def _check_filled(module: torch.nn.Module) -> None:
+    """Nothing, unless weights are on the meta device, where tensors have no numbers."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.device.type == "meta":
+            raise InputError(
+                f"the model's {name} is empty (on the meta device, as in accelerate's "
+                "init_empty_weights); load its weights first"
+            )
 
 
 def _held(values: Iterable[Any]) -> Iterator[torch.Tensor | types.FunctionType]:

@@ -34,20 +34,35 @@ def find_logits(output: Any, n: int, classes: int | None) -> Any:
     tensors = list(_tensors(output, DEEPEST))
     if len(tensors) < 2 and not isinstance(output, Mapping):
         return tensors[0] if tensors else output
-    fitting = [t for t in tensors if t.ndim == 2 and len(t) == n and t.is_floating_point()]
+    plain = [t for t in tensors if not unusual(t)]
+    fitting = [t for t in plain if t.ndim == 2 and len(t) == n and t.is_floating_point()]
     if classes is not None:
         fitting = [t for t in fitting if t.shape[1] == classes]
     if len(fitting) == 1:
         return fitting[0]
     if len(tensors) < 2:
         return output
-    shapes = ", ".join("×".join(map(str, t.shape)) or "a number" for t in tensors[:SHOWN])
+    shapes = ", ".join(map(_shape, tensors[:SHOWN]))
     wanted = f"{n}×{classes}" if classes is not None else f"{n}×classes"
     raise CheckpointError(
         f"the model returns {len(tensors)} tensors ({shapes}), of which "
         f"{'none is' if not fitting else f'{len(fitting)} are'} {wanted}: it is ambiguous "
         "which are the logits; return only those, or name them logits"
     )
+
+
+def unusual(tensor: torch.Tensor) -> str:
+    """What a tensor is that does not hold its numbers row by row, in a word; "" of any other."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.device.type == "meta":
+        return "meta"
+    layout = str(tensor.layout).rpartition(".")[2].strip("_")
+    return "" if tensor.layout == torch.strided else layout.replace("_", " ")
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return unusual(tensor) or "×".join(map(str, tensor.shape)) or "a number"
 
 
 def _named(output: Any) -> Any:

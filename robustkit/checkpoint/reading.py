@@ -239,6 +239,7 @@ def _from_weights(
         container=parts.container,
         prefix="",
         weights="",
+        label_names=parts.label_names,
         extra=parts.extra,
         notes=parts.notes,
         warnings=parts.warnings,
@@ -249,7 +250,8 @@ def _from_weights(
     recorded = replace(parts.recorded, weights_key=None, ignore=None, rename=None)
     if declared is not None:
         recorded = recorded.over(declared.known)
-        base = replace(base, label_names=declared.label_names, pipeline=declared.pipeline)
+        names = declared.label_names or base.label_names
+        base = replace(base, label_names=names, pipeline=declared.pipeline)
     known = merged(base, said, recorded)
     given, aside = said.given, said.aside
     inferred = not given.over(aside).over(parts.recorded).states_pixels
@@ -421,7 +423,13 @@ def _or_tag(model: str | None) -> str:
 
 
 def _identified(known: Checkpoint, code: dict[str, Any]) -> Checkpoint:
-    """The checkpoint with its identity, and a warning where the preprocessing is a guess."""
+    """The checkpoint with its identity, and a word on what is a guess or does not fit."""
+    if known.label_names and known.num_classes not in (None, len(known.label_names)):
+        told = (
+            f"names {len(known.label_names)} classes, but the network has {known.num_classes}: "
+            "these names are not used"
+        )
+        known = replace(known, label_names=(), notes=(*known.notes, told))
     if known.preprocessing == "assumed none":
         warning = (
             "unknown preprocessing: the network is assumed to take [0, 1] pixels as they are; "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.checkpoint import containers, safetensor
+from robustkit.checkpoint.classnames import class_names
 from robustkit.checkpoint.metadata import CheckpointMetadata, checked_extra, parse_metadata
 from robustkit.checkpoint.readings import StateReading, listed
 from robustkit.checkpoint.selection import ALL, Selection
@@ -44,9 +45,11 @@ class Weights:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     placeholders: tuple[str, ...] = ()
+    """what stands among the weights and could not be rebuilt"""
     packed: bool = False
     """whether layers hold their weights in a form that only torch's int8 kernels read"""
-    """what stands among the weights and could not be rebuilt"""
+    label_names: tuple[str, ...] = ()
+    """of the classes, as they stand beside the weights"""
 
 
 def open_weights(
@@ -103,6 +106,7 @@ def weights_in(contents: Contents, reader: TensorReader, selection: Selection) -
     _check_finite(variants[0].state, reader.where)
     _check_met(variants, selection, reader.where)
     extra = containers.surroundings(contents.root, reader) if found.container else {}
+    names, doubt = class_names(contents.root, reader) if found.container else ((), ())
     inert = (f"ignored inert: {listed(contents.uncalled)}",) if contents.uncalled else ()
     odd = [f"{key} ({what})" for key, what in found.others.items()]
     others = (f"ignored among the weights: {listed(odd)}",) if odd else ()
@@ -116,7 +120,8 @@ def weights_in(contents: Contents, reader: TensorReader, selection: Selection) -
         recorded=CheckpointMetadata(**containers.training(extra)),
         extra=extra,
         notes=(*found.notes, *notes, *others, *inert),
-        warnings=contents.warnings,
+        warnings=(*contents.warnings, *doubt),
+        label_names=names,
         placeholders=tuple(found.others.values())[:3],
         packed=any("_packed_params" in key for key in found.others)
         or any(".nn.quantized." in name for name in contents.uncalled),

@@ -6,19 +6,25 @@ these classes have one thing in common: on clean images the network is no better
 
 from collections.abc import Mapping as TableOf
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from robustkit.data import Dataset
 from robustkit.data.pixels import Labels
 from robustkit.parsing import in_percent
 from robustkit.statistics import Estimate, proportion
+
+if TYPE_CHECKING:
+    import torch
 
 LARGEST = 5000
 """classes: the time of the assignment grows with their cube"""
 SHOWN = 12
 """classes of a mapping that are shown"""
+PIECES, PIECE = 16, 64
+"""of images that a surrogate is tried on, spread over all, and how many are in each"""
 
 
 class Mapping(NamedTuple):
@@ -89,6 +95,57 @@ def chance_warnings(
         f"{said}likely causes are {_causes(settled)}; robust accuracy means nothing until this is "
         "settled"
     ]
+
+
+def surrogate_warnings(
+    surrogate: "torch.nn.Module",
+    data: Dataset,
+    device: "torch.device",
+    preprocessing: str | None = None,
+) -> list[str]:
+    """What `chance_warnings` says of a surrogate, whose own rows no record has.
+
+    One whose answers are chance leads an attack nowhere, and the model looks robust.
+
+    Args:
+        surrogate: frozen, on the device, from pixels in [0, 1] to logits.
+        data: of which all images pass it once, or some of many.
+        device: the surrogate's.
+        preprocessing: what its checkpoint says, as for `settled_by`.
+    """
+    from robustkit.attacks.library import seeded  # torch
+
+    starts = range(0, len(data), PIECE)
+    if len(starts) > PIECES:
+        starts = range(0, len(data) - PIECE, (len(data) - PIECE) // (PIECES - 1))
+    places = np.concatenate([np.arange(s, min(s + PIECE, len(data))) for s in starts])
+    labels = np.asarray(data.labels)[places]
+    if len(set(labels.tolist())) < 2:  # of which the model's own warning tells
+        return []
+    with seeded(0, device):
+        found = [_classes_of(surrogate, data, s, min(s + PIECE, len(data)), device) for s in starts]
+    settled = settled_by(preprocessing, {})
+    warnings = chance_warnings(labels, np.concatenate(found), len(data.classes), settled)
+    return [f"the surrogate: {text}" for text in warnings]
+
+
+def _classes_of(
+    model: "torch.nn.Module", data: Dataset, start: int, stop: int, device: "torch.device"
+) -> Labels:
+    """The classes that a network gives images; fewer at a time where memory is short."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            images = torch.from_numpy(data.images(start, stop)).to(device)
+            found: Labels = model(images).argmax(1).cpu().numpy()
+        return found
+    except torch.OutOfMemoryError:
+        if stop - start < 2:
+            raise
+    middle = (start + stop) // 2
+    halves = ((start, middle), (middle, stop))
+    return np.concatenate([_classes_of(model, data, *half, device) for half in halves])
 
 
 def _causes(settled: Settled) -> str:

@@ -28,12 +28,12 @@ from robustkit.evaluation.blocks import (
     planned_sizes,
     searching,
 )
-from robustkit.evaluation.chance import chance_warnings, settled_by
+from robustkit.evaluation.chance import chance_warnings, settled_by, surrogate_warnings
 from robustkit.evaluation.config import Config, Prove, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
 from robustkit.evaluation.outputs import Outputs, agree
-from robustkit.evaluation.probe import losses_away, probe
+from robustkit.evaluation.probe import NetworkTraits, check_unchanged, losses_away, probe
 from robustkit.evaluation.proving import Proving, begin
 from robustkit.evaluation.speed import batch_size, searched_by
 from robustkit.evaluation.spreading import BlockSite, Spread, crew_of
@@ -102,6 +102,7 @@ def _compute(
         decided = _decided(config, blocks, options)
         found, proving, plan = decided.warnings, decided.proving, decided.plan
         done = list(_done(config, decided, workers, blocks, options))
+        _check_unchanged(config, decided, blocks)
     rows = pa.concat_tables([block.rows for block in done])
     if path is not None:
         save_adversarial(path, blocks, rows, data.shape, len(done))
@@ -133,6 +134,8 @@ class _Decided:
     plan: dict[str, Any]
     """sizes of blocks and batches"""
     networks: Networks
+    traits: NetworkTraits
+    """what the probe found of the network that is judged"""
 
     def free(self) -> None:
         """Leave the device's memory to those who work on it."""
@@ -144,14 +147,14 @@ class _Decided:
 def _decided(config: Config, blocks: Blocks, options: RunOptions) -> _Decided:
     networks = load_networks(config)
     options.stage("checking the network")
-    found, random = _probed(config, networks)
+    found, random, own = _probed(config, networks)
     size = batch_size(config, options, blocks)
     plan = planned_sizes(config.data, devices(options.device), blocks, size)
     proving = begin(config, networks.model, any(random), plan.get("prove"))
     if "prove" not in plan:
         plan["prove"] = proving.plan  # a resumed run proves as the first one did
         blocks.replan(plan)
-    return _Decided(found, random, proving, plan, networks)
+    return _Decided(found, random, proving, plan, networks, own)
 
 
 def _done(
@@ -186,6 +189,21 @@ def _done(
     yield from attack_rows(attacker, plan, blocks, options.progress)
 
 
+def _check_unchanged(config: Config, decided: _Decided, blocks: Blocks) -> None:
+    """Nothing, if the network still answers as it did before it was attacked.
+
+    Raises:
+        InputError: it does not, and no row is kept.
+    """
+    if isinstance(decided.networks.model, torch.nn.Identity):  # others have worked
+        return
+    try:
+        check_unchanged(decided.networks.model, config.data, config.device, decided.traits)
+    except InputError:
+        blocks.drop()
+        raise
+
+
 def _unstarted(done: Sequence[FinishedBlock], images: int) -> list[str]:
     """A warning for each attack that left images alone since it had no point to start from."""
     counts: Counter[str] = Counter()
@@ -199,8 +217,8 @@ def _unstarted(done: Sequence[FinishedBlock], images: int) -> list[str]:
     ]
 
 
-def _probed(config: Config, networks: Networks) -> tuple[list[str], Random]:
-    """What the probe warns of in both networks; which of them draw at random.
+def _probed(config: Config, networks: Networks) -> tuple[list[str], Random, NetworkTraits]:
+    """What the probe warns of in both networks; which of them draw at random; all of the first.
 
     Raises:
         InputError: one of them cannot be evaluated.
@@ -211,14 +229,16 @@ def _probed(config: Config, networks: Networks) -> tuple[list[str], Random]:
     losses = losses_away(protocol)
     own = probe(model, *given, instead, gradients=steps and surrogate is None, losses=losses)
     if surrogate is None or config.surrogate is None:
-        return own.warnings, Random(own.random)
+        return own.warnings, Random(own.random), own
     try:
         instead = config.surrogate.instead
         other = probe(surrogate, *given, instead, gradients=steps, losses=losses)
     except InputError as error:
         raise InputError(f"the surrogate: {error}") from error
     warnings = [*own.warnings, *(f"the surrogate: {text}" for text in other.warnings)]
-    return warnings, Random(own.random, other.random)
+    said = config.surrogate.header.get("preprocessing")
+    warnings += surrogate_warnings(surrogate, *given, said)
+    return warnings, Random(own.random, other.random), own
 
 
 def _details(device: torch.device) -> dict[str, Any]:

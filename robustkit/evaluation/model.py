@@ -10,6 +10,7 @@ from robustkit.checkpoint import Checkpoint
 from robustkit.checkpoint.metadata import RECORDED
 from robustkit.data import Dataset
 from robustkit.files import shipped
+from robustkit.models import names_code
 
 if TYPE_CHECKING:
     import torch
@@ -63,8 +64,9 @@ class EvaluatedModel:
     shape: tuple[int, int, int] | None = None
     """C, H, W of the training images, where that is recorded"""
     outputs: Callable[[tuple[int, int, int], "torch.device"], "Outputs | None"] | None = None
-    """of a module in memory, logits on noise of C × H × W, with which those of a record on file
-    must agree; None of these: no record answers. Of a checkpoint its file says all."""
+    """of a module in memory and of user code, logits on noise of C × H × W, with which those of a
+    record on file must agree; None of these: no record answers. Of other checkpoints the file says
+    all."""
     instead: str = EVALUATED
     """where its logits depend on the batch, what can be done about it but to mend it"""
     trained_on: SeenImages | None = None
@@ -89,24 +91,26 @@ def from_checkpoint(
     if checkpoint.published:
         header["path"] = checkpoint.published  # and so does one that was fetched
 
-    load, seen = partial(_loaded, checkpoint, classes), SeenImages.of(checkpoint)
-    if not image_by_image:
-        return EvaluatedModel(
-            checkpoint.identity,
-            header,
-            checkpoint.warnings,
-            load,
-            checkpoint.trained_shape,
-            trained_on=seen,
-        )
+    load: Load = partial(_loaded, checkpoint, classes)
+    alone = ALONE if image_by_image else {}
+    load = one_by_one(load) if image_by_image else load
+    # user code may depend on more than its source: a file that it opens, the environment
+    own_code = names_code(checkpoint.model or "")
     return EvaluatedModel(
-        checkpoint.identity | ALONE,
-        header | ALONE,
-        (*checkpoint.warnings, ONE_BY_ONE),
-        one_by_one(load),
+        checkpoint.identity | alone,
+        header | alone,
+        (*checkpoint.warnings, *((ONE_BY_ONE,) if image_by_image else ())),
+        load,
         checkpoint.trained_shape,
-        trained_on=seen,
+        outputs=partial(_outputs, load) if own_code else None,
+        trained_on=SeenImages.of(checkpoint),
     )
+
+
+def _outputs(load: Load, shape: tuple[int, int, int], device: "torch.device") -> "Outputs | None":
+    from robustkit.evaluation.outputs import on_noise  # torch
+
+    return on_noise(load, shape, device)
 
 
 def _loaded(

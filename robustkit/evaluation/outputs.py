@@ -11,13 +11,14 @@ import numpy.typing as npt
 import torch
 
 from robustkit.attacks.library import seeded
+from robustkit.network import apart, spread
 
 Outputs = npt.NDArray[np.float64]
 """logits, N × K"""
 IMAGES = 8
 """of noise"""
 TOLERANCE = 1e-4
-"""of the largest logit: above the rounding of another batch or number of threads. A record that is
+"""of the logits' spread: above the rounding of another batch or number of threads. A record that is
 refused for nothing costs a second evaluation, one that is wrongly taken a wrong number."""
 
 
@@ -54,5 +55,5 @@ def agree(now: Outputs | None, earlier: Outputs | None) -> bool:
     """Whether two logits are there and alike, up to rounding."""
     if now is None or earlier is None or now.shape != earlier.shape:
         return False
-    scale = np.abs(earlier[np.isfinite(earlier)]).max(initial=0)
-    return bool(np.allclose(now, earlier, rtol=0, atol=TOLERANCE * scale, equal_nan=True))
+    one, other = torch.from_numpy(now), torch.from_numpy(earlier)
+    return apart(one, other, spread(other)) <= TOLERANCE

@@ -2,21 +2,22 @@
 
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustkit.attacks.contract import FEW, PASSES, check_contract
+from robustkit.attacks.contract import COMPANY, FEW, PASSES, REMEMBERS, Contract, check_contract
 from robustkit.attacks.library import seeded
 from robustkit.attacks.victim import VOTES
 from robustkit.checkpoint.adapter import Classifier, Flipped, OneByOne
 from robustkit.checkpoint.readings import listed
 from robustkit.data import Dataset
-from robustkit.errors import DataError, NetworkFailed
+from robustkit.errors import DataError, InputError, NetworkFailed
 from robustkit.evaluation.model import EVALUATED
-from robustkit.network import gradient
+from robustkit.evaluation.slopes import doubts, without_at_ends
+from robustkit.network import apart, gradient, spread, trains
 from robustkit.parsing import in_percent
 from robustkit.protocol import Protocol
 from robustkit.statistics.estimate import counted
@@ -27,6 +28,10 @@ VANISHED = 1e-30
 """of a loss's gradient in the logits: on its way through a network it comes to 0 in float32"""
 ASKED = 4
 """images at which the gradient is looked at, pixel by pixel"""
+STEPPED = 8
+"""images at which a step is taken along it"""
+PER_CENT = 100.0
+"""what such outputs add up to at most"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,10 @@ class NetworkTraits:
     asked: int = 0
     converted: tuple[str, ...] = ()
     """of a network that was converted from a graph, how it compares with the original, in words"""
+    doubts: tuple[str, ...] = ()
+    """what is wrong with its gradient, in words"""
+    logits: Tensor | None = field(default=None, compare=False, repr=False)
+    """of the images that were passed; None: they differ from pass to pass"""
 
     @property
     def warnings(self) -> list[str]:
@@ -90,6 +99,7 @@ class NetworkTraits:
                 "it find nothing there, which is not robustness; pgd-margin and autoattack ascend "
                 "other losses"
             )
+        found += self.doubts
         if self.beside:
             found.append(
                 f"the network {' and '.join(self.beside)} in a forward pass: undone after "
@@ -106,6 +116,7 @@ def probe(
     *,
     gradients: bool = True,
     losses: Collection[str] = (),
+    batch: int | None = None,
 ) -> NetworkTraits:
     """What is found of a model that gives one image the same logits, whoever shares its batch.
 
@@ -116,51 +127,119 @@ def probe(
         instead: what a refusal says can be done where the network stays as it is.
         gradients: whether to ask for them.
         losses: that the attacks ascend, as `losses_away` has them.
+        batch: how many images will be passed at once, where that is known.
 
     Raises:
         DataError: the model does not take the images, or has other classes.
         InputError: its logits depend on the batch, on what was passed before, or it seeds the
             random generators that others draw from.
     """
-    images = torch.from_numpy(data.images(0, min(FEW, len(data)))).to(device)
+    images, labels = _few(data, device), torch.from_numpy(data.labels[:FEW])
     source, advice = f" of {data.name}", "; see --resize, --crop and --channels"
-    classes, random, idle = check_contract(model, images, instead, source, advice)
-    if not _classes_fit(classes, data):
-        instead = ""
-        if len(data.classes) == classes + 1 and int(data.labels.min()) == 1:
-            instead = "; if its labels are numbered from 1, subtract 1: they are counted from 0"
-        held = set(data.labels.tolist())
-        empty = [name for label, name in enumerate(data.classes) if label not in held]
-        if len(data.classes) > classes and empty and not _guessed(data):
-            instead = f"; no images in {listed(empty)}: remove what is no class"
-        if len(data.classes) < classes:
-            instead = (
-                f"; if these are a subset of them, pass --num-classes {classes}, and "
-                "--classes to say which"
-            )
-        raise DataError(
-            f"the model has {classes} classes, but the data set {data.name} has "
-            f"{len(data.classes)}{instead}"
-        )
-    with seeded(0, device):  # and global generators are left as they were
-        gradient = _gradient_arrives(model, images) if gradients else None
+    contract = check_contract(model, images, instead, source, advice, batch)
+    _check_classes(contract.classes, data)
+    return traits(model, images, labels, contract, gradients=gradients, losses=losses)
+
+
+def traits(
+    model: torch.nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    contract: Contract,
+    *,
+    gradients: bool = True,
+    losses: Collection[str] = (),
+) -> NetworkTraits:
+    """What is found of a model that keeps the contract, of whose classes the labels are.
+
+    Args:
+        model: frozen, from pixels in [0, 1] to logits.
+        images: a few, N × C × H × W, on the model's device.
+        labels: theirs, N.
+        contract: what is known of the model.
+        gradients: as for `probe`.
+        losses: as for `probe`.
+    """
+    with seeded(0, images.device):  # and global generators are left as they were
         beside = _beside(model, images[:1])
-        converted = _converted(model, images)
-        if not gradients:
-            return NetworkTraits(random, idle, None, beside, converted=converted)
         outputs = _outputs(model, images)
-        blind = gradient and set(losses) == {"cross-entropy"}
-        return NetworkTraits(
-            random,
-            idle,
-            gradient,
+        found = NetworkTraits(
+            contract.random,
+            contract.idle,
+            None,
             beside,
-            _are_probabilities(outputs),
-            _undefined(model, images[:ASKED]) if gradient else 0.0,
-            _vanishing(outputs, torch.from_numpy(data.labels[: len(images)])) if blind else 0,
-            len(images),
-            converted,
+            converted=_converted(model, images),
+            logits=None if contract.random else outputs,
         )
+        if not gradients:
+            return found
+        gradient = _gradient_arrives(model, images)
+        blind = gradient and set(losses) == {"cross-entropy"}
+        of_gradient = () if contract.random else doubts(model, images[:STEPPED])
+        if gradient:
+            of_gradient += without_at_ends(model, images)
+        return replace(
+            found,
+            gradient=gradient,
+            probabilities=_are_probabilities(outputs),
+            undefined=_undefined(model, images[:ASKED]) if gradient else 0.0,
+            vanishing=_vanishing(outputs, labels) if blind else 0,
+            asked=len(images),
+            doubts=of_gradient,
+        )
+
+
+def check_unchanged(
+    model: torch.nn.Module, data: Dataset, device: torch.device, found: NetworkTraits
+) -> None:
+    """Nothing, if a model answers after all its passes as it did when it was probed.
+
+    Args:
+        model: that was probed, and has been passed images since.
+        data: as for `probe`.
+        device: the model's.
+        found: what `probe` returned.
+
+    Raises:
+        InputError: its logits of the same images are others now.
+    """
+    if found.logits is None:
+        return
+    with seeded(0, device):
+        now = _outputs(model, _few(data, device))
+    if apart(now, found.logits, spread(found.logits)) > COMPANY:
+        raise InputError(REMEMBERS)
+
+
+def _few(data: Dataset, device: torch.device) -> Tensor:
+    """The images that are passed."""
+    return torch.from_numpy(data.images(0, min(FEW, len(data)))).to(device)
+
+
+def _check_classes(classes: int, data: Dataset) -> None:
+    """Nothing, if a model of so many classes fits the data.
+
+    Raises:
+        DataError: it does not.
+    """
+    if _classes_fit(classes, data):
+        return
+    instead = ""
+    if len(data.classes) == classes + 1 and int(data.labels.min()) == 1:
+        instead = "; if its labels are numbered from 1, subtract 1: they are counted from 0"
+    held = set(data.labels.tolist())
+    empty = [name for label, name in enumerate(data.classes) if label not in held]
+    if len(data.classes) > classes and empty and not _guessed(data):
+        instead = f"; no images in {listed(empty)}: remove what is no class"
+    if len(data.classes) < classes:
+        instead = (
+            f"; if these are a subset of them, pass --num-classes {classes}, and "
+            "--classes to say which"
+        )
+    raise DataError(
+        f"the model has {classes} classes, but the data set {data.name} has "
+        f"{len(data.classes)}{instead}"
+    )
 
 
 def _converted(model: torch.nn.Module, images: Tensor) -> tuple[str, ...]:
@@ -218,13 +297,16 @@ def _are_probabilities(outputs: Tensor) -> bool:
     """Whether outputs, N × K, are those of a softmax (Croce and Hein 2020), or of sigmoids.
 
     None is negative, and either each is at most 1 or all images' add up to the same, as per cents.
+    Outputs that are the same for all images, as of one, say so only by adding up to 1.
     """
     sums = outputs.sum(1)
+    if not bool((outputs >= 0).all()):
+        return False
+    if bool((outputs == outputs[:1]).all()):
+        return abs(float(sums[0]) - 1) < ROUNDED
     alike = bool(((sums - sums[0]).abs() <= ROUNDED * sums[0].abs()).all())
-    constant = abs(float(sums[0]) - 1) < ROUNDED or len(outputs) > 1
-    return bool((outputs >= 0).all()) and (
-        (alike and constant) or (len(outputs) > 1 and float(outputs.max()) <= 1)
-    )
+    in_all = float(sums.max()) <= PER_CENT * (1 + ROUNDED)
+    return (alike and in_all) or float(outputs.max()) <= 1
 
 
 def losses_away(protocol: Protocol) -> list[str]:
@@ -287,12 +369,11 @@ class _Watched(torch.nn.Module):
         """As the network."""
         given, grad, dtype = x.detach().clone(), torch.is_grad_enabled(), torch.get_default_dtype()
         # an exported program's parts may say so from the start, and nothing changes it
-        before = any(part.training for part in self.modules())
+        before = any(map(trains, self.modules()))
         output = self.network(x)
         found = {
             "modifies its input": not torch.equal(x.detach(), given),
-            "switches itself to training mode": not before
-            and any(part.training for part in self.modules()),
+            "switches itself to training mode": not before and any(map(trains, self.modules())),
             "switches gradients on or off": torch.is_grad_enabled() != grad,
             "changes the default data type": torch.get_default_dtype() != dtype,
         }

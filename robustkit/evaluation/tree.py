@@ -41,6 +41,8 @@ IMPLICIT = frozenset(
     }
 )
 """methods that are called without their name"""
+BACKWARD = frozenset({"backward", "setup_context", "jvp", "vjp", "vmap"})
+"""likewise of a `torch.autograd.Function`, whose gradient is its own"""
 BOOKKEEPING = frozenset(
     {
         *("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"),
@@ -150,7 +152,8 @@ class _Reader:
 
     def _new(self) -> Iterator[tuple[int, str, Any]]:
         for number, space in enumerate(self.spaces):
-            for name in sorted(self.names & vars(space).keys()):
+            names = self.names | BACKWARD if _has_own_gradient(space) else self.names
+            for name in sorted(names & vars(space).keys()):
                 value = vars(space)[name]
                 # of a library's classes, only what somebody has put in place of its own counts
                 if (number, name) not in self.done and (
@@ -235,7 +238,8 @@ class _Reader:
         """A function without source: of a library, or a method of something described."""
         name = getattr(function, "__qualname__", None) or function.__name__
         owner = getattr(function, "__self__", None)
-        if owner is not None and not isinstance(owner, type | ModuleType):
+        plain = owner is None or isinstance(owner, type | ModuleType)
+        if not plain or (_has_own_gradient(owner) and not _is_library(owner)):
             return ["compiled", name, self.value(owner)]
         home = getattr(function, "__objclass__", owner)
         if not (_is_library(function) or (home is not None and _is_library(home))):
@@ -284,6 +288,11 @@ class _Reader:
 def _is_library(value: Any) -> bool:
     name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
     return name is not None and name.partition(".")[0] in LIBRARIES
+
+
+def _has_own_gradient(value: Any) -> bool:
+    """Whether it is a class with a forward pass and the gradient that goes with it."""
+    return isinstance(value, type) and issubclass(value, torch.autograd.Function)
 
 
 def _is_made_up(code: CodeType) -> bool:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from robustkit import files
 from robustkit.errors import InputError, UnknownName
-from robustkit.files import digest, file_digest
+from robustkit.files import digest
 from robustkit.models import names_code
+from robustkit.models.imported import source_digest
 
 if TYPE_CHECKING:
     from robustkit.losses.loss import Loss
@@ -167,7 +168,7 @@ def _value(text: str) -> Any:
 def source(name: str) -> str:
     """What identifies the code behind a name: a digest of this package, or of the user's file.
 
-    Files which a user's FILE.py imports itself are not covered.
+    The latter covers modules of the user's that it imports, as `robustkit.models.source` does.
 
     Raises:
         UnknownName: no such loss.
@@ -177,7 +178,7 @@ def source(name: str) -> str:
         path, _, function = name.rpartition(":")
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file; --loss takes FILE.py:FUNCTION")
-        return f"{function} {file_digest(Path(path))}"
+        return f"{function} {source_digest(Path(path))}"
     if name not in LOSSES:
         raise UnknownName("loss", name, LOSSES, "or FILE.py:FUNCTION")
     folder = Path(inspect.getfile(build)).parent

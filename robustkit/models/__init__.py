@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustkit.errors import CheckpointError, InputError, UnknownName, one_line
-from robustkit.files import digest, file_digest
+from robustkit.files import digest
+from robustkit.models.imported import imported_anew, source_digest
 from robustkit.unpickling.tensors import EXTRA
 
 if TYPE_CHECKING:
@@ -235,7 +236,8 @@ def _layouts() -> dict[str, dict[str, Any]]:
 def source(name: str) -> str:
     """What identifies the code behind a name: digests of its file, or package and version.
 
-    Files which a user's FILE.py imports itself are not covered.
+    Of a user's FILE.py, modules of the user's that it imports are covered; files that it opens and
+    modules whose names it puts together at run time are not.
 
     Raises:
         UnknownName: no such architecture.
@@ -243,7 +245,7 @@ def source(name: str) -> str:
     """
     chosen = parse_name(name)
     if chosen.path is not None:
-        return f"{chosen.name} {file_digest(_existing(chosen.path))}"
+        return f"{chosen.name} {source_digest(_existing(chosen.path))}"
     if chosen.kind in ("torchvision", "timm"):
         return f"{name} {_version(chosen.kind)}"
     entry = MODELS[chosen.name]
@@ -347,14 +349,11 @@ def import_function(path: Path, name: str, option: str = "--model") -> Callable[
         raise InputError(f"{path}: not importable as Python")
     module = importlib.util.module_from_spec(found)
     sys.modules[private] = module  # dataclasses and pickle look a class's module up there
-    folder = str(resolved.parent)
-    sys.path.insert(0, folder)  # as `python FILE.py` would, so that it finds its neighbours
     try:
-        found.loader.exec_module(module)
+        with imported_anew(resolved):
+            found.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # as in _call
         raise InputError(f"{path}: importing it failed: {one_line(error)}") from error
-    finally:
-        sys.path.remove(folder)
     if not callable(found_function := getattr(module, name, None)):
         own = [key for key, value in vars(module).items() if inspect.isroutine(value)]
         raise UnknownName(f"function in {path}:", name, own)

@@ -1,7 +1,7 @@
 """The user's own files among what a study names: an edited one is another, and amends the study.
 
-What ships with robustkit is known by its name, and a change of it raises `REVISION`. Files which
-a user's file imports itself are not covered. Needs no torch.
+What ships with robustkit is known by its name, and a change of it raises `REVISION`. Files of
+theirs that a user's file imports belong to it (`models/imported.py`). Needs no torch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

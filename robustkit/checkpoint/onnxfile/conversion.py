@@ -25,7 +25,7 @@ from robustkit.checkpoint.onnxfile.ghosts import (
     row_and_sizes,
 )
 from robustkit.checkpoint.onnxfile.graph import Graph, Node
-from robustkit.checkpoint.onnxfile.library import converted
+from robustkit.checkpoint.onnxfile.library import OFFERED, OPSETS, converted
 from robustkit.checkpoint.onnxfile.moves import expanded
 from robustkit.checkpoint.onnxfile.opening import Array
 from robustkit.checkpoint.onnxfile.operations import OPERATIONS, pads_of
@@ -220,6 +220,12 @@ class _Planning:
             for v in call.values
         ]
         found = converted(node, constants, shapes, _attributes(call))
+        if found is None and node.kind in OFFERED:
+            raise CheckpointError(
+                f"{self.where}: {node.place} as in opset {self.graph.opset} is not supported; "
+                f"export with an opset from {OPSETS}, or pass the torch module to "
+                "robustkit.evaluate in Python"
+            )
         if found is None:
             raise NotImplementedError("")
         name = f"step{len(self.steps)}"

@@ -20,10 +20,15 @@ from robustkit.checkpoint.onnxfile.opening import Array
 UNCHANGED = {
     "Acos": 22, "Asin": 22, "Atan": 22, "Conv": 22, "ConvTranspose": 22, "Cos": 22, "Elu": 22,
     "Equal": 19, "GlobalAveragePool": 22, "GreaterOrEqual": 16, "HardSigmoid": 22, "HardSwish": 22,
-    "InstanceNormalization": 22, "IsInf": 20, "IsNaN": 20, "LessOrEqual": 16, "Round": 22,
-    "Selu": 22, "Sin": 22, "Softplus": 22, "Softsign": 22, "Tan": 22,
+    "InstanceNormalization": 22, "IsInf": 20, "IsNaN": 20, "LessOrEqual": 16, "MaxPool": 22,
+    "Round": 22, "Selu": 22, "Sin": 22, "Softplus": 22, "Softsign": 22, "Tan": 22,
 }  # fmt: skip
-"""the last version that differs from the library's newest in nothing but types"""
+"""the last version that differs from the library's newest in nothing but types, or in what torch
+does anyway: no window of `MaxPool` starts in the padding behind"""
+OLDER = {"MaxPool": 8}
+"""the library's oldest version, where the one before has only fewer outputs"""
+OPSETS = "7 to 23"
+"""in which all these operations are supported"""
 OFFERED = frozenset(
     (
         "Abs", "Acos", "Add", "And", "ArgMax", "ArgMin", "Asin", "Atan", "BatchNormalization",
@@ -70,6 +75,8 @@ def converted(
     versions = [node.version]
     if node.version <= UNCHANGED.get(node.kind, 0):
         versions += range(node.version - 1, 0, -1)
+    if node.kind in OLDER and node.version < OLDER[node.kind]:
+        versions.append(OLDER[node.kind])
     converter = None
     for version in versions:
         with suppress(NotImplementedError):

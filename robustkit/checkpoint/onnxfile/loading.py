@@ -13,9 +13,18 @@ from robustkit.checkpoint.onnxfile.graph import BYTES, Graph
 from robustkit.checkpoint.onnxfile.layout import Layout
 from robustkit.checkpoint.onnxfile.network import GraphNetwork, arranged
 from robustkit.checkpoint.onnxfile.sizes import Shape
+from robustkit.errors import CheckpointError
+from robustkit.network import apart, spread
 
-SIZES = (5, 1, 2)
-"""of batches that are compared; the first are all images that are drawn"""
+IMAGES = 5
+"""of noise, on which a graph is compared"""
+SIZES = (1, 2, IMAGES)
+"""of batches that are compared"""
+OLDEST = 7
+"""opset that onnxruntime promises to run; some files of older ones run, too"""
+COMPANY = 1e-4
+"""of the logits' spread: how far onnxruntime's may lie apart beside other images, as in
+`attacks.contract`"""
 ROUNDING = 1e-5
 """of the largest logit: two ways to compute one number in float32 differ by as much"""
 COARSE_KINDS = ("QuantizeLinear", "Round")
@@ -35,6 +44,8 @@ class OnnxNetwork(torch.nn.Module):
         self.layout = layout
         self.original = original
         self.steps: GraphNetwork | None = None
+        self.depends = False
+        """whether the file's logits of an image depend on the rest of its batch"""
         if all(size is not None for size in layout.dims):
             sizes = [size for size in layout.dims if size is not None]
             self._plan(tuple(sizes), (1, 1, prod(sizes)) if layout.shape is None else layout.shape)
@@ -46,6 +57,8 @@ class OnnxNetwork(torch.nn.Module):
             dims = arranged(x[:1], self.layout.dims, channels_last=self.layout.channels_last)
             self._plan(tuple(dims.shape[1:]), tuple(x.shape[1:]), x.device)
         assert self.steps is not None
+        if self.depends and len(x) > 1:  # told by whoever asks, with what can be done
+            raise RuntimeError("its logits of an image depend on the rest of its batch")
         found: Tensor | Mapping[str, Tensor] = self.steps(x)
         return found
 
@@ -58,7 +71,7 @@ class OnnxNetwork(torch.nn.Module):
         # onnxruntime is given whole bytes; that other images are not rounded is a note
         x = x.round() if self.graph.input.kind == BYTES else x
         with torch.no_grad():
-            mine = self._named(self(x))
+            mine = self._rows(self, x, 1 if self.depends else len(x))
         return compare(mine, self._theirs(x), len(x), self._tolerance(), str(self.original.path))
 
     def told(self, x: Tensor) -> tuple[str, ...]:
@@ -72,9 +85,11 @@ class OnnxNetwork(torch.nn.Module):
         return (() if rounding else (found.text,)) + self._run_in()
 
     def _run_in(self) -> tuple[str, ...]:
-        if self.steps is None or self.steps.pieces is None:
+        if self.steps is None or self.steps.pieces is None or self.depends:
             return ()
         size = self.steps.pieces
+        if self.layout.batch is None and not self.layout.shifted:
+            return (f"the graph runs in batches of {size}, which is slower",)
         return (
             f"the graph has a fixed batch size of {size} and runs in batches of {size}, which "
             "is slower",
@@ -87,18 +102,54 @@ class OnnxNetwork(torch.nn.Module):
         self.steps = GraphNetwork(made, layout.dims, channels_last=layout.channels_last)
         self.steps.eval().requires_grad_(False)
         x = self._noise(image)
-        theirs = self._theirs(x)
+        try:
+            theirs = self._theirs(x)
+        except CheckpointError as error:
+            if self.graph.opset >= OLDEST:
+                raise
+            raise CheckpointError(
+                f"{where}: opset {self.graph.opset} is older than onnxruntime supports ({OLDEST}); "
+                "export with a higher opset"
+            ) from error
+        free = layout.batch is None and not layout.shifted
+        self.depends = free and self.steps.pieces is not None and self._depends(x, theirs)
         for size in SIZES:
             with torch.no_grad():
-                parts = [self._named(self.steps(part)) for part in torch.split(x, size)]
-            mine = {name: torch.cat([part[name] for part in parts]) for name in theirs}
-            compare(mine, theirs, len(x), self._tolerance(), where)
+                mine = self._rows(self.steps, x, size)
+            try:
+                compare(mine, theirs, len(x), self._tolerance(), where)
+            except CheckpointError:
+                if size == 1 or not free or not self._depends(x, theirs):
+                    raise
+                self.depends = True
+            if self.depends:
+                break
         self.steps.to(device or "cpu")
+
+    def _depends(self, x: Tensor, alone: Mapping[str, Tensor]) -> bool:
+        """Whether onnxruntime's logits of an image are others in a batch, where it takes one."""
+        given = arranged(x, self.layout.dims, channels_last=self.layout.channels_last)
+        first = given[:1].expand_as(given)
+        try:
+            crowd, copies = (self.original.logits(one, len(x)) for one in (given, first))
+        except CheckpointError:  # it takes one image at a time
+            return False
+        except RuntimeError:  # what it returns does not have a row an image
+            return True
+        scales = {name: spread(one) for name, one in alone.items()}
+        beside = [apart(copies[k][:1], crowd[k][:1], scales[k]) for k in scales]
+        whole = [apart(alone[k], crowd[k], scales[k]) for k in scales]
+        return max(beside) > COMPANY or max(whole) > self._tolerance()
+
+    def _rows(self, network: torch.nn.Module, x: Tensor, size: int) -> dict[str, Tensor]:
+        """What a network returns of images, so many at a time."""
+        parts = [self._named(network(part)) for part in torch.split(x, size)]
+        return {name: torch.cat([part[name] for part in parts]) for name in self.original.ends}
 
     def _noise(self, image: Shape) -> Tensor:
         """Images of noise, bright and dark, in the pixels that the file takes."""
         source = torch.Generator().manual_seed(0)
-        x = torch.randint(0, 256, (SIZES[0], *image), generator=source) / 255
+        x = torch.randint(0, 256, (IMAGES, *image), generator=source) / 255
         x[1], x[2] = x[1] / 4, 1 - x[2] / 4
         return (x * 255).round() if self.graph.input.kind == BYTES else x
 

@@ -1,0 +1,192 @@
+"""A network that changes from pass to pass, or mixes its images in large batches alone."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import robustkit
+from robustkit.attacks.contract import check_contract
+from robustkit.data import from_arrays
+from robustkit.errors import InputError
+from robustkit.evaluation.probe import check_unchanged, probe
+
+IMAGES = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+CPU = torch.device("cpu")
+
+
+class Net(nn.Module):
+    """A small network of fixed weights, with a state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        source = torch.Generator().manual_seed(0)
+        for weight in self.net.parameters():
+            weight.data = torch.randn(weight.shape, generator=source) / 3
+        self.register_buffer("state", torch.zeros(1))
+        self.count = 0
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class Drifts(Net):
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x):
+        self.state.mul_(1 - self.rate).add_(self.rate * 5 * x.detach().mean())
+        return self.net(x - self.state)
+
+
+class DriftsToANewTensor(Drifts):
+    def forward(self, x):
+        self.state = (1 - self.rate) * self.state + self.rate * 5 * x.detach().mean()
+        return self.net(x - self.state)
+
+
+class DriftsWithNoise(Drifts):
+    def forward(self, x):
+        return super().forward(x + 0.05 * torch.randn_like(x))
+
+
+class Learns(Drifts):
+    def forward(self, x):
+        self.net[3].weight.data.mul_(1 - self.rate)
+        return self.net(x)
+
+
+class CountsInABuffer(Net):
+    def forward(self, x):
+        self.state += 1
+        return self.net(x) * (-1) ** self.state
+
+
+class CountsForNobody(Net):
+    def forward(self, x):
+        self.state += 1
+        return self.net(x)
+
+
+class FillsABuffer(Net):
+    def forward(self, x):
+        self.state = x.detach().clone()
+        return self.net(self.state if not x.requires_grad else x)
+
+
+class DrawsIntoABuffer(Net):
+    def forward(self, x):
+        return self.net(x + 0.05 * self.state.resize_(x.shape[1:]).normal_())
+
+
+class DrawsForItself(Net):
+    def __init__(self):
+        super().__init__()
+        self.source = torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        return self.net(x + 0.05 * self.state.copy_(torch.randn(1, generator=self.source)))
+
+
+class Turns(Net):
+    """It answers otherwise from some pass on; nothing but Python knows of it."""
+
+    def __init__(self, when):
+        super().__init__()
+        self.when = when
+
+    def forward(self, x):
+        self.count += 1
+        return self.net(x) if self.count < self.when else -self.net(x)
+
+
+@pytest.mark.parametrize("rate", [1e-2, 1e-3, 1e-4, 1e-5])
+@pytest.mark.parametrize("network", [Drifts, DriftsToANewTensor, DriftsWithNoise, Learns])
+def test_a_state_that_decides_on_later_logits_is_refused(network, rate):
+    given = network(rate)
+    before = {name: t.clone() for name, t in given.state_dict().items()}
+    with pytest.raises(InputError, match="keeps a state between passes"):
+        robustkit.evaluate(given, (IMAGES, torch.zeros(24, dtype=torch.int64)), "clean")
+    assert all(torch.equal(t, before[name]) for name, t in given.state_dict().items())
+
+
+def test_so_is_a_counter_in_a_buffer():
+    with pytest.raises(InputError, match="keeps a state between passes"):
+        check_contract(CountsInABuffer(), IMAGES, "")
+
+
+@pytest.mark.parametrize(
+    ("network", "random"),
+    [(CountsForNobody, 0), (FillsABuffer, 0), (DrawsIntoABuffer, 1), (DrawsForItself, 1)],
+)
+def test_a_state_that_decides_on_nothing_is_none(network, random):
+    assert check_contract(network(), IMAGES, "").random == random
+
+
+@pytest.mark.parametrize("when", [3, 5, 10, 15])
+def test_one_that_answers_otherwise_from_some_pass_on_is_not_taken_for_random(when):
+    with pytest.raises(InputError, match="keeps a state between passes"):
+        check_contract(Turns(when), IMAGES, "")
+
+
+def test_one_that_answers_otherwise_after_its_work_is_refused():
+    data = from_arrays(IMAGES.numpy(), torch.arange(24).numpy() % 3, name="arrays")
+    network = Turns(500)
+    found = probe(network, data, CPU)
+    check_unchanged(network, data, CPU, found)
+    for image in IMAGES.repeat(20, 1, 1, 1).split(1):
+        network(image)
+    with pytest.raises(InputError, match="keeps a state between passes"):
+        check_unchanged(network, data, CPU, found)
+    noisy = DrawsForItself()
+    check_unchanged(noisy, data, CPU, probe(noisy, data, CPU))
+
+
+class Mixes(Net):
+    """It takes off the mean of a batch that is larger than that, as some draw their noise."""
+
+    def __init__(self, size, noise=0.0):
+        super().__init__()
+        self.size, self.noise = size, noise
+
+    def forward(self, x):
+        if self.noise:
+            x = x + self.noise * torch.randn_like(x)
+        return self.net(x - 0.9 * x.mean(0) if len(x) > self.size else x)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("size", [1, 16, 32, 33, 64, 127])
+def test_a_network_that_mixes_larger_batches_alone_is_refused(size, noise):
+    with pytest.raises(InputError, match="depend on the rest of its batch"):
+        robustkit.evaluate(
+            Mixes(size, noise), (IMAGES, torch.zeros(24, dtype=torch.int64)), "clean"
+        )
+
+
+@pytest.mark.parametrize("size", [200, 500])
+def test_batches_are_as_large_as_will_be_passed_where_that_is_known(size):
+    network = Mixes(size)
+    check_contract(network, IMAGES, "")
+    with pytest.raises(InputError, match=f"in a batch of {size + 1} they differ"):
+        check_contract(network, IMAGES, "", batch=size + 1)
+    check_contract(network, IMAGES, "", batch=size)
+
+
+def test_a_network_that_turns_while_it_is_attacked_has_no_row(tmp_path, monkeypatch):
+    labels, counts = Net()(IMAGES).argmax(1), []
+
+    def counted(model, *given):
+        counts.extend(part.count for part in model.modules() if isinstance(part, Turns))
+        check_unchanged(model, *given)
+
+    monkeypatch.setattr("robustkit.evaluation.computing.check_unchanged", counted)
+    asked = {"epsilon": ["0.05"], "name": "a", "out": tmp_path}
+    found = robustkit.evaluate(Turns(10**6), (IMAGES, labels), "pgd", **asked)
+    assert found.robust()[0].accuracy.value < 1
+    found.path.unlink()
+    with pytest.raises(InputError, match="keeps a state between passes"):
+        robustkit.evaluate(Turns(counts[0] - 2), (IMAGES, labels), "pgd", **asked)
+    assert not [*tmp_path.rglob("*.parquet")]

@@ -1,0 +1,189 @@
+"""A gradient that is not that of what a network answers, or is none at the ends of [0, 1]."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import hardtanh, pad, relu
+
+import robustkit
+from robustkit import protocol
+from robustkit.attacks import Block, SearchNetwork, attack_block
+from robustkit.attacks.inside import stepping_inside, zero_slopes
+from robustkit.errors import InputError
+
+IMAGES = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+IMAGES[:, :, :3] = 0
+IMAGES[:, :, -1] = 1
+
+
+class Net(nn.Module):
+    """A small network of fixed weights, behind a way of treating its input."""
+
+    def __init__(self, before=lambda x: x, factor=1.0, after=lambda z: z) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        source = torch.Generator().manual_seed(0)
+        for weight in self.net.parameters():
+            weight.data = factor * torch.randn(weight.shape, generator=source) / 3
+        self.before, self.after = before, after
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.net(self.before(x)))
+
+
+def warnings_of(network, attack="fgsm"):
+    with torch.no_grad():
+        labels = network(IMAGES.clone()).argmax(1)
+    return robustkit.evaluate(network, (IMAGES, labels), attack, epsilon=["0.05"]).header[
+        "warnings"
+    ]
+
+
+def back(way):
+    """Pixels as they are, or rounded, with a way back of their own."""
+
+    class Way(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, levels):
+            return x.clone() if levels is None else (x * levels).round() / levels
+
+        @staticmethod
+        def backward(ctx, signal):
+            return way(signal), None
+
+    return Way.apply
+
+
+FLAT = {
+    "clamp": lambda x: x.clamp(0, 1),
+    "in place": lambda x: x.clamp_(0, 1),
+    "relu": relu,
+    "hardtanh": lambda x: hardtanh(x, 0, 1),
+    "abs": torch.abs,
+    "where": lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
+    "power": lambda x: x**2.2,
+    "white": lambda x: 1 - relu(1 - x),
+}
+SOUND = {
+    "plain": lambda x: x,
+    "crop": lambda x: pad(x[:, :, 2:6, 2:6], (2, 2, 2, 2)),
+    "wider clamp": lambda x: x.clamp(-1e-6, 1 + 1e-6),
+    "straight through": lambda x: back(lambda g: g)(x, 16),
+    "straight through 8 bits": lambda x: back(lambda g: g)(x, 255),
+    "scaled": lambda x: back(lambda g: 1e-3 * g)(x, None),
+    "wavy": lambda x: x + torch.sin(50 * x) / 20,
+}
+FALSE = {
+    "negated": lambda x: back(lambda g: -g)(x, None),
+    "random": lambda x: back(torch.randn_like)(x, None),
+    "of others": lambda x: back(lambda g: g.flip(0, 2, 3))(x, None),
+}
+TWO = {
+    "a leaf": lambda x: -x if x.requires_grad else x,
+    "grad mode": lambda x: 1 - x if torch.is_grad_enabled() else x,
+    "cut off": lambda x: 0 * x + x.detach() / 2 if torch.is_grad_enabled() else x,
+}
+
+
+@pytest.mark.parametrize("way", FLAT)
+def test_a_gradient_that_vanishes_at_black_or_white_pixels_is_a_warning(way):
+    (warning,) = [text for text in warnings_of(Net(FLAT[way])) if "exactly 0 or 1" in text]
+    assert "not robustness" in warning
+
+
+@pytest.mark.parametrize("way", [way for way in FLAT if way != "power"])
+def test_and_attacks_at_a_budget_find_what_they_find_without_that_operation(way):
+    assert torch.equal(fooled(Net(FLAT[way])), fooled(Net()))
+
+
+@pytest.mark.parametrize("way", FALSE)
+def test_a_gradient_of_another_function_is_a_warning(way):
+    (warning,) = [t for t in warnings_of(Net(FALSE[way])) if "a step along the gradient" in t]
+    assert "not robustness" in warning
+
+
+@pytest.mark.parametrize("way", TWO)
+def test_logits_that_differ_where_gradients_are_asked_for_are_a_warning(way):
+    (warning,) = [t for t in warnings_of(Net(TWO[way])) if "where a gradient is asked for" in t]
+    assert "not robustness" in warning
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1, 1e3])
+@pytest.mark.parametrize("way", SOUND)
+def test_a_sound_gradient_is_no_warning(way, factor):
+    found = warnings_of(Net(SOUND[way], factor))
+    assert not any("gradient" in text and "cross-entropy" not in text for text in found), found
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda z: z + 1e6,
+        lambda z: torch.cat([z, torch.full((len(z), 2), -1e9)], 1),
+        lambda z: z.softmax(1),
+        lambda z: (20 * z).softmax(1),
+        lambda z: 1e3 * z,
+    ],
+)
+def test_nor_is_one_behind_any_ending(after):
+    found = warnings_of(Net(after=after))
+    assert not any("along the gradient" in t or "asked for" in t for t in found), found
+
+
+def test_one_that_rounds_and_one_that_draws_have_warnings_of_their_own():
+    (found,) = warnings_of(Net(lambda x: (8 * x).round() / 8))
+    assert "no gradient reaches" in found
+    (found,) = warnings_of(Net(lambda x: x + 0.05 * torch.randn_like(x)))
+    assert "is randomised" in found
+
+
+def constant(z):
+    return 0 * z + torch.arange(3.0)
+
+
+@pytest.mark.parametrize("after", [lambda z: z + 1e6, lambda z: z + 1e8, constant, lambda z: 0 * z])
+def test_large_or_constant_outputs_are_no_probabilities(after):
+    try:
+        found = warnings_of(Net(after=after))
+    except InputError as error:
+        found = [str(error)]
+    assert not any("probabilities" in text for text in found)
+
+
+@pytest.fixture
+def frozen():
+    program = torch.jit.script(nn.Sequential(*Net().net))
+    return torch.jit.freeze(program.eval())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_frozen_program_is_evaluated_and_attacked(frozen):
+    assert not hasattr(frozen, "training")
+    labels = Net()(IMAGES).argmax(1)
+    found = robustkit.evaluate(frozen, (IMAGES, labels), "pgd", epsilon=["0.05"])
+    expected = robustkit.evaluate(Net(), (IMAGES, labels), "pgd", epsilon=["0.05"])
+    assert found.table["fooled_at"].equals(expected.table["fooled_at"])
+    attack = robustkit.attack(frozen, "pgd", epsilon=0.05)
+    for _ in range(2):
+        assert attack(IMAGES, labels).shape == IMAGES.shape
+    assert bool(attack.fooled.any())
+
+
+def fooled(network, search_by=None):
+    labels = Net()(IMAGES).argmax(1)
+    table = {"title": "", "norm": "linf", "attack": [{"kind": "pgd", "steps": 5}]}
+    made = protocol.parse_protocol(table | {"epsilon": ["0.05"]}, "test", "test")
+    block = Block(IMAGES, labels, [str(i) for i in range(len(IMAGES))], 0)
+    return attack_block(network, block, made, 8, search_by=search_by).distance.isfinite()
+
+
+@pytest.mark.parametrize("way", [way for way in FLAT if way != "power"])
+def test_steps_a_little_inside_find_what_they_find_without_that_operation(way):
+    network = Net(FLAT[way])
+    assert zero_slopes(network, IMAGES).drop
+    assert not zero_slopes(Net(), IMAGES).drop
+    found = fooled(network, stepping_inside(SearchNetwork(network)))
+    assert torch.equal(found, fooled(Net()))
+    assert found.any()
