@@ -260,7 +260,8 @@ required = true
 
 def test_an_audit_lets_branch_and_bound_decide_what_is_open(robustkit, digits, tmp_path):
     (tmp_path / "plan.toml").write_text(PLAN)
-    arguments = (*options(digits), "--budget", tmp_path / "plan.toml", "--out", tmp_path / "audit")
+    own = options(digits, "--claim", f"linf:{EPSILON}=0.5")
+    arguments = (*own, "--budget", tmp_path / "plan.toml", "--out", tmp_path / "audit")
     (tmp_path / "without.toml").write_text(PLAN.replace("branching  = 60", "branching  = 0"))
     assert robustkit("audit", *arguments[:-4], "--budget", tmp_path / "without.toml")[0] == 0
     alone = json.loads((tmp_path / "audit" / "audit.json").read_text())

@@ -13,6 +13,7 @@ import robustkit as front
 from robustkit import evaluation, protocol
 from robustkit.attacks import Block
 from robustkit.auditing import plan as plans
+from robustkit.auditing.outcome import RobustnessClaim
 from robustkit.auditing.run import AuditRequest, run_audit
 from robustkit.auditing.stages import StageSettings, ThreatModel
 from robustkit.certification import (
@@ -218,6 +219,7 @@ def audit_of(network, plan, folder, parts, *, alone=False, **others):
         budget="tiny",
         command="robustkit audit",
         against=against,
+        claim=RobustnessClaim("linf", "0.02", 0.5, "given"),
         **given,
     )
     options = evaluation.RunOptions(device="cpu")

@@ -1,5 +1,7 @@
 """A gradient that is not that of what a network answers, or is none at the ends of [0, 1]."""
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -94,7 +96,20 @@ def test_a_gradient_that_vanishes_at_black_or_white_pixels_is_a_warning(way):
 
 @pytest.mark.parametrize("way", [way for way in FLAT if way != "power"])
 def test_and_attacks_at_a_budget_find_what_they_find_without_that_operation(way):
-    assert torch.equal(fooled(Net(FLAT[way])), fooled(Net()))
+    labels = Net()(IMAGES).argmax(1)
+    asked = {"epsilon": ["0.05"], "settings": "pgd.steps=5"}
+    found, plain = (
+        robustkit.evaluate(net, (IMAGES, labels), "pgd", **asked).table["fooled_at"]
+        for net in (Net(FLAT[way]), Net())
+    )
+    assert found.equals(plain)
+    assert 0 < found.null_count < len(found)
+    attacks = [robustkit.attack(net, "pgd", epsilon=0.05) for net in (Net(FLAT[way]), Net())]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what vanishes
+        for attack in attacks:
+            attack(IMAGES, labels, seed=0)
+    assert torch.equal(*(attack.fooled for attack in attacks))
 
 
 @pytest.mark.parametrize("way", FALSE)

@@ -4,7 +4,6 @@ Whatever an attack claims is recomputed, in a forward pass of its own, on the fl
 came back: finite logits, pixels in [0, 1], distance within the budget, prediction.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -17,7 +16,6 @@ from robustkit.attacks.build import build_search
 from robustkit.attacks.clean import clean_pass
 from robustkit.attacks.fixed_budget import FixedBudgets
 from robustkit.attacks.forecast import BlockForecast, Experience
-from robustkit.attacks.inside import stepping_inside, zero_slopes
 from robustkit.attacks.minimal_norm import MinimalNorm
 from robustkit.attacks.passes import CountedNetwork
 from robustkit.attacks.search import Search
@@ -71,9 +69,8 @@ def attack_block(
     step_logits = clean
     if surrogate is not None:
         step_logits = _clean_logits(replace(victim, model=surrogate), block, batch_size)
-    searches = [build_search(attack, protocol.norm) for attack in attacks]
-    search_by = _with_slopes(search_by, searches, block)
     step_model = StepModel(search_by, step_logits, surrogate is not None)
+    searches = [build_search(attack, protocol.norm) for attack in attacks]
     if forecast.needs_forward and victim.votes == 1:
         forecast.took_forward(_seconds(search_by.exact, block.images[:batch_size]))
     for position, (attack, name) in enumerate(zip(attacks, labels_of(attacks), strict=True)):
@@ -102,16 +99,6 @@ def attack_block(
             MinimalNorm(*given, clean).run()
     progress(1.0)
     return outcomes
-
-
-def _with_slopes(
-    search_by: SearchNetwork, searches: Sequence[Search[Any] | None], block: Block
-) -> SearchNetwork:
-    """What is searched by, with gradients at black and white pixels where attacks ask for any."""
-    by_gradient = any(search is not None and search.gradient for search in searches)
-    if by_gradient and zero_slopes(search_by.exact, block.images).drop:
-        return stepping_inside(search_by)
-    return search_by
 
 
 def _wrong_classes(

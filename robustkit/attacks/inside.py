@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from robustkit.attacks.build import build_search
 from robustkit.attacks.library import seeded
 from robustkit.attacks.prepared import logits_and_gradient
 from robustkit.attacks.step_model import SearchNetwork
 from robustkit.errors import NetworkFailed
 from robustkit.network import answer
+from robustkit.protocol import Protocol
 
 INSIDE = 0.001
 """of the way from 0 and 1 inwards: less than a step of 8 bits"""
@@ -52,6 +54,24 @@ def zero_slopes(network: torch.nn.Module, images: Tensor) -> ZeroSlopes:
             shares.append(1.0 if slope is None else float((slope == 0).double().mean()))
         return ZeroSlopes(*shares)
     return ZeroSlopes(0.0, 0.0)
+
+
+def with_slopes(
+    network: torch.nn.Module, search: SearchNetwork | None, images: Tensor, protocol: Protocol
+) -> SearchNetwork | None:
+    """What a protocol searches by, with a gradient at black and white pixels where it asks for one.
+
+    Args:
+        network: that is searched by where `search` is None, on the images' device.
+        search: what is cheaper to search by.
+        images: a few, N × C × H × W.
+        protocol: whose attacks search.
+    """
+    searches = (build_search(attack, protocol.norm) for attack in protocol.attacks)
+    asks = any(one is not None and one.gradient for one in searches)
+    if asks and zero_slopes(network, images).drop:
+        return stepping_inside(search or SearchNetwork(network))
+    return search
 
 
 def stepping_inside(search: SearchNetwork) -> SearchNetwork:

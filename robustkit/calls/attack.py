@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robustkit.attacks import Block, Outcomes, attack_block, in_budget
 from robustkit.attacks.contract import FEW, check_contract
 from robustkit.attacks.draws import seed_of
+from robustkit.attacks.inside import with_slopes
 from robustkit.attacks.library import seeded
 from robustkit.calls.given import AttackSettings, Network, network, setting_texts
 from robustkit.checkpoint import Checkpoint
@@ -172,7 +173,9 @@ class ModelAttack:
         if shape not in self._trusted:  # of a network's kind, which training does not change
             self._warn(_cautions(model, block, protocol))
             self._trusted.add(shape)
-        return attack_block(model, block, protocol, self.batch_size or len(block.images))
+        search_by = with_slopes(model, None, block.images, protocol)
+        size = self.batch_size or len(block.images)
+        return attack_block(model, block, protocol, size, search_by=search_by)
 
     def _warn(self, texts: list[str]) -> None:
         new = [text for text in texts if text not in self.warnings]

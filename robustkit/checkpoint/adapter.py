@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from robustkit.checkpoint.logits import find_logits, unusual
+from robustkit.checkpoint.logits import find_logits, is_hollow, unusual
 from robustkit.errors import CheckpointError, InputError, one_line
 from robustkit.network import answer, kept
 from robustkit.unpickling.tensors import COUNTER, EXTRA, Array
@@ -217,7 +217,7 @@ def replica(module: torch.nn.Module) -> torch.nn.Module:
 def _check_filled(module: torch.nn.Module) -> None:
     """Nothing, unless weights are on the meta device, where tensors have no numbers."""
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.device.type == "meta":
+        if is_hollow(tensor):
             raise InputError(
                 f"the model's {name} is empty (on the meta device, as in accelerate's "
                 "init_empty_weights); load its weights first"

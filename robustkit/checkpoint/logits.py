@@ -51,11 +51,16 @@ def find_logits(output: Any, n: int, classes: int | None) -> Any:
     )
 
 
+def is_hollow(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is on the meta device and has no numbers; one of a class of its own may."""
+    return tensor.is_meta and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+
+
 def unusual(tensor: torch.Tensor) -> str:
     """What a tensor is that does not hold its numbers row by row, in a word; "" of any other."""
     if tensor.is_nested:
         return "nested"
-    if tensor.device.type == "meta":
+    if is_hollow(tensor):
         return "meta"
     layout = str(tensor.layout).rpartition(".")[2].strip("_")
     return "" if tensor.layout == torch.strided else layout.replace("_", " ")

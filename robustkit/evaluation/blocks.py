@@ -23,6 +23,7 @@ from robustkit.attacks import (
 )
 from robustkit.attacks.contract import FEW
 from robustkit.attacks.draws import seed_of
+from robustkit.attacks.inside import with_slopes
 from robustkit.attacks.library import seeded
 from robustkit.attacks.planned import searched_passes
 from robustkit.attacks.prepared import pays
@@ -69,13 +70,13 @@ def searching(config: Config, networks: Networks, *, random: bool) -> Networks:
     data, precision = config.data, config.low and config.low.precision
     if random or not config.protocol.attacks:
         return networks
-    images = torch.from_numpy(data.images(0, min(FEW, len(data))))
+    images = torch.from_numpy(data.images(0, min(FEW, len(data)))).to(config.device)
     passes = searched_passes(config.protocol, len(data.classes)) * len(data)
-    if precision is None and not (passes and pays(images, passes)):
-        return networks  # by the network as it is
-    model = networks.surrogate or networks.model
-    found = search_network(model, images.to(config.device), precision)
-    return networks._replace(search_by=found)
+    model, found = networks.surrogate or networks.model, None
+    if precision is not None or (passes and pays(images, passes)):
+        found = search_network(model, images, precision)
+    found = with_slopes(model, found, images, config.protocol)
+    return networks._replace(search_by=found)  # None: by the network as it is
 
 
 def block_size(data: Dataset, device: torch.device) -> int:
