@@ -56,22 +56,17 @@ def zero_slopes(network: torch.nn.Module, images: Tensor) -> ZeroSlopes:
     return ZeroSlopes(0.0, 0.0)
 
 
-def with_slopes(
-    network: torch.nn.Module, search: SearchNetwork | None, images: Tensor, protocol: Protocol
-) -> SearchNetwork | None:
-    """What a protocol searches by, with a gradient at black and white pixels where it asks for one.
+def steps_inside(network: torch.nn.Module, images: Tensor, protocol: Protocol) -> bool:
+    """Whether a protocol asks for gradients that are there only a little inside.
 
     Args:
-        network: that is searched by where `search` is None, on the images' device.
-        search: what is cheaper to search by.
+        network: that is searched by, on the images' device.
         images: a few, N × C × H × W.
         protocol: whose attacks search.
     """
     searches = (build_search(attack, protocol.norm) for attack in protocol.attacks)
     asks = any(one is not None and one.gradient for one in searches)
-    if asks and zero_slopes(network, images).drop:
-        return stepping_inside(search or SearchNetwork(network))
-    return search
+    return asks and zero_slopes(network, images).drop
 
 
 def stepping_inside(search: SearchNetwork) -> SearchNetwork:

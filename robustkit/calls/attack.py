@@ -3,18 +3,16 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast, get_args
+from dataclasses import replace
+from typing import Any, get_args
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from robustkit.attacks import Block, Outcomes, attack_block, in_budget
+from robustkit.attacks import Block, Outcomes, SearchNetwork, attack_block, in_budget
 from robustkit.attacks.contract import FEW, check_contract
 from robustkit.attacks.draws import seed_of
-from robustkit.attacks.inside import with_slopes
+from robustkit.attacks.inside import stepping_inside, steps_inside
 from robustkit.attacks.library import seeded
 from robustkit.calls.given import AttackSettings, Network, network, setting_texts
 from robustkit.checkpoint import Checkpoint
@@ -22,7 +20,7 @@ from robustkit.checkpoint.adapter import OneByOne, classifier
 from robustkit.device import device as find_device
 from robustkit.device import tf32
 from robustkit.errors import DataError, InputError, ProtocolError, quoted
-from robustkit.evaluation.probe import losses_away, probe
+from robustkit.evaluation.probe import losses_away, traits
 from robustkit.files import whole_number
 from robustkit.network import trains
 from robustkit.protocol import (
@@ -36,9 +34,6 @@ from robustkit.protocol import (
     protocol_of,
     resolve_budgets,
 )
-
-if TYPE_CHECKING:
-    from robustkit.data import Dataset
 
 INSTEAD = ", or attack it with image_by_image=True"
 """what can be done where logits depend on the batch, and the network stays as it is"""
@@ -124,7 +119,8 @@ class ModelAttack:
         with a target for that; on the images' device"""
         self.warnings: tuple[str, ...] = ()
         """what a user should know of the calls so far"""
-        self._trusted: set[tuple[int, ...]] = set()
+        self._trusted: dict[tuple[int, ...], bool] = {}
+        """by shape of images that were tried: whether steps are taken a little inside [0, 1]"""
 
     def __repr__(self) -> str:
         return f"<attack on {type(self.model).__name__}: {self.protocol!r}>"
@@ -172,8 +168,8 @@ class ModelAttack:
         shape = tuple(block.images.shape[1:])
         if shape not in self._trusted:  # of a network's kind, which training does not change
             self._warn(_cautions(model, block, protocol))
-            self._trusted.add(shape)
-        search_by = with_slopes(model, None, block.images, protocol)
+            self._trusted[shape] = steps_inside(model, block.images, protocol)
+        search_by = stepping_inside(SearchNetwork(model)) if self._trusted[shape] else None
         size = self.batch_size or len(block.images)
         return attack_block(model, block, protocol, size, search_by=search_by)
 
@@ -190,34 +186,15 @@ def _cautions(model: nn.Module, block: Block, protocol: Protocol) -> list[str]:
     Raises:
         InputError: its logits depend on the batch; as `check_contract`.
     """
-    images, labels = block.images[:FEW], block.labels[:FEW]
-    if int(labels.max()) >= check_contract(model, images, INSTEAD).classes:
+    images, labels = block.images[:FEW], block.labels[:FEW].cpu()
+    contract = check_contract(model, images, INSTEAD)
+    if int(labels.max()) >= contract.classes:
         return []  # the attack says so
-    few = cast("Dataset", _Few(images.cpu(), labels.cpu().numpy()))
     asked: dict[str, Any] = {"gradients": bool(protocol.attacks), "losses": losses_away(protocol)}
     return [
-        *probe(model, few, images.device, INSTEAD, **asked).warnings,
+        *traits(model, images, labels, contract, **asked).warnings,
         *excessive_budgets(protocol.norm, protocol.epsilons, images.shape[1:]),
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Few:
-    """As much of a data set as `probe` asks for; of how many classes is not known."""
-
-    pixels: Tensor
-    labels: npt.NDArray[np.int64]
-    name: str = "x"
-    classes: tuple[str, ...] = ()
-    source: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def images(self, start: int, stop: int) -> npt.NDArray[np.float32]:
-        """As a data set's."""
-        found: npt.NDArray[np.float32] = self.pixels[start:stop].numpy()
-        return found
 
 
 def _checked(x: object, y: object) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from robustkit.attacks import (
 )
 from robustkit.attacks.contract import FEW
 from robustkit.attacks.draws import seed_of
-from robustkit.attacks.inside import with_slopes
+from robustkit.attacks.inside import stepping_inside, steps_inside
 from robustkit.attacks.library import seeded
 from robustkit.attacks.planned import searched_passes
 from robustkit.attacks.prepared import pays
@@ -75,7 +75,8 @@ def searching(config: Config, networks: Networks, *, random: bool) -> Networks:
     model, found = networks.surrogate or networks.model, None
     if precision is not None or (passes and pays(images, passes)):
         found = search_network(model, images, precision)
-    found = with_slopes(model, found, images, config.protocol)
+    if steps_inside(model, images, config.protocol):
+        found = stepping_inside(found or SearchNetwork(model))
     return networks._replace(search_by=found)  # None: by the network as it is
 
 
