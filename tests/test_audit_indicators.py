@@ -283,8 +283,30 @@ def test_random_models_by_autoattacks_measure():
     value, fired = seen(bare(Answers([3.0, 0.0], [0.0, 4.0])), "random-model")
     assert fired
     assert value == pytest.approx(math.sqrt(2))
-    # of one direction: no difference once divided by their norms, and equally many right
-    assert seen(bare(Answers([3.0, 0.0], [4.0, 0.0])), "random-model") == (0, False)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        [[3.0, 0.0], [4.0, 0.0]],  # of one direction, and equally many right
+        [[3.0, 0.0, -1e9], [0.0, 4.0, -1e9]],  # a masked class
+        [[3.0, 0.0, 1.0, -1e9], [2.0, 0.0, 1.5, -1e9]],  # that leaves all predictions alone
+        [[1e5 + 3, 1e5], [1e5 + 2, 1e5]],  # an offset of all logits
+    ],
+)
+def test_random_models_that_autoattacks_measure_does_not_see(outputs):
+    context = bare(Answers(*outputs))
+    assert context.is_random
+    value, fired = seen(context, "random-model")
+    assert fired
+    assert value > 0.1
+
+
+def test_models_that_answer_alike_are_not_random():
+    for offset in (0.0, 1e5, -1e9):
+        context = bare(Answers([3.0, 0.0, offset]))
+        assert not context.is_random
+        assert seen(context, "random-model") == (0, False)
 
 
 @pytest.mark.parametrize(

@@ -424,6 +424,16 @@ def test_no_option_helps_a_network_that_no_image_can_be_asked_of(network, words,
         assert words in str(refused.value)
 
 
+@pytest.mark.parametrize("size", [2, 8, 128])
+def test_a_network_that_was_made_for_a_fixed_batch_is_told_so(size):
+    class Fixed(Net):
+        def forward(self, x):
+            return self.net(x.view(size, *x.shape[1:]))
+
+    with pytest.raises(InputError, match=f"accepts {size} images at once.*of that size; export"):
+        evaluated(Fixed(), truth=Net())
+
+
 @pytest.mark.parametrize("network", [Noisy, OwnNoise, Alternates])
 def test_networks_that_draw_at_random_are_no_breach_but_a_warning(network):
     found = evaluated(network(), truth=Net())

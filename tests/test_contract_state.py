@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 import robustkit
 from robustkit.attacks.contract import check_contract
+from robustkit.certification import SmoothingNoise, smooth
+from robustkit.corruption import measure
 from robustkit.data import from_arrays
 from robustkit.errors import InputError
 from robustkit.evaluation.probe import check_unchanged, probe
@@ -173,6 +175,45 @@ def test_batches_are_as_large_as_will_be_passed_where_that_is_known(size):
     with pytest.raises(InputError, match=f"in a batch of {size + 1} they differ"):
         check_contract(network, IMAGES, "", batch=size + 1)
     check_contract(network, IMAGES, "", batch=size)
+
+
+LARGE = torch.rand(300, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+NAMES = [f"image {i}" for i in range(300)]
+
+
+def attack_in_a_smaller_batch_first(net, size):
+    attack = robustkit.attack(net, "fgsm", epsilon=0.1)
+    for images in (LARGE[:24], LARGE[:size]):
+        attack(images, torch.zeros(len(images), dtype=torch.int64))
+
+
+LARGER = {
+    "evaluate": lambda net, size: robustkit.evaluate(
+        *(net, (LARGE, torch.zeros(300, dtype=torch.int64)), "clean"), batch_size=size
+    ),
+    "attack": attack_in_a_smaller_batch_first,
+    "measure": lambda net, size: measure(
+        *(net, lambda a, b: LARGE[a:b], torch.zeros(300, dtype=torch.int64), NAMES, size),
+        **{"names": ["contrast"], "severities": [1]},
+    ),
+    "smooth": lambda net, size: smooth(
+        *(net, LARGE[:2], NAMES[:2], SmoothingNoise(0.1, n0=4, n=size)), batch_size=size
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the network is randomised")
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("call", LARGER)
+def test_every_call_asks_with_as_many_images_as_it_passes_at_once(call, noise):
+    LARGER[call](Mixes(250, noise), 250)
+    with pytest.raises(InputError, match=r"batch \((in a batch of 260|with the same seed)"):
+        LARGER[call](Mixes(250, noise), 260)
+
+
+def test_a_batch_is_no_larger_than_the_data():
+    labels = torch.zeros(300, dtype=torch.int64)
+    robustkit.evaluate(Mixes(300), (LARGE, labels), "clean", batch_size=1000)
 
 
 def test_a_network_that_turns_while_it_is_attacked_has_no_row(tmp_path, monkeypatch):

@@ -87,6 +87,15 @@ def test_a_pattern_may_be_a_method(robustkit, records, seed):
         assert found["accuracies"] == [pytest.approx(row) for row in accuracies(records, 0)]
 
 
+def test_networks_of_a_method_that_differ_in_more_than_seeds_are_told(robustkit):
+    assert ranked(robustkit, "nets/{loss}_{data}_seed{seed}.pt")["notes"] == []
+    made("hinge", "svhn", 2, model="lenet5")
+    found = ranked(robustkit, "nets/{loss}_{data}_seed{seed}.pt")
+    (note,) = found["notes"]
+    assert note.startswith("Networks of hinge differ in model, ")
+    assert found["sentences"][-1] == note
+
+
 def test_the_table_and_the_figure(robustkit, tmp_path):
     status, out, _ = robustkit("rank", "runs/*.parquet", "--at", "0.2", "--figure", "ranks.pdf")
     assert status == 0

@@ -145,7 +145,8 @@ def test_networks_of_a_method_that_were_trained_in_another_way_are_told(part, ch
     start = "Networks of hinge differ in "
     page = judge_study(study, found).notes
     compared = robustkit.compare("runs/*.parquet").notes
-    for notes in (page, compared, boards().notes):
+    power = robustkit.power("runs/*.parquet", delta=1).notes
+    for notes in (page, compared, power, boards().notes):
         said = [note.partition(start)[2].partition(", not only")[0] for note in notes]
         assert [text for text in said if text] == [told] * bool(told)
 
@@ -175,8 +176,9 @@ def test_what_a_pattern_or_a_list_puts_together_is_told():
             ("ce", (0, 1)),
             ("hinge", (0, 1)),
         ]
-        for name in ("ce", "hinge"):
-            assert any(f"Networks of {name} differ in model, " in note for note in compared.notes)
+        for notes in (compared.notes, robustkit.power(*given, delta=1).notes):
+            for name in ("ce", "hinge"):
+                assert any(f"Networks of {name} differ in model, " in note for note in notes)
 
 
 # --- several records of one network ---------------------------------------------------------------

@@ -140,7 +140,7 @@ def unlike_note(method: str, checkpoints: Sequence[Mapping[str, Any]]) -> Iterab
     if unlike := differing(checkpoints):
         yield (
             f"Networks of {method} differ in {listed(unlike)}, not only in their seeds; "
-            "intervals over seeds include what that changes."
+            "what is told over seeds includes what that changes."
         )
 
 

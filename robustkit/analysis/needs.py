@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import inf
 
 from robustkit.analysis.compare import family_of, levels_of
-from robustkit.analysis.contrast import pair
+from robustkit.analysis.contrast import pair, unlike_note
 from robustkit.errors import InputError
 from robustkit.results.sides import Side
 from robustkit.showing import Shown
@@ -27,6 +27,8 @@ class PowerAnalysis(Shown):
     """How many seeds and images the comparisons of several methods take."""
 
     comparisons: tuple[Needs, ...]
+    notes: tuple[str, ...] = ()
+    """what of the networks bears on it"""
 
     @property
     def hardest(self) -> Needs:
@@ -83,7 +85,8 @@ def needs(
             size = members or len(family_of(sides, at))
             found = plan(spread, delta=delta, power=power, level=level, family=size, images=images)
             planned.append(Needs(other.name, baseline.name, where, found))
-    return PowerAnalysis(tuple(planned))
+    notes = (note for side in sides for note in unlike_note(side.name, side.checkpoints))
+    return PowerAnalysis(tuple(planned), tuple(notes))
 
 
 def needs_of_bounds(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+from robustkit.analysis.contrast import unlike_note
 from robustkit.data import shelf
 from robustkit.errors import InputError, UnknownName
 from robustkit.results.finder import Finder, NetworkGroup, check_twice, named, split
@@ -30,6 +31,8 @@ class Ranking(Shown):
     accuracies: tuple[tuple[float, ...], ...]
     """data sets × methods, means over seeds and images"""
     ranks: Ranks
+    notes: tuple[str, ...] = ()
+    """what of the networks bears on it"""
 
     @property
     def apart(self) -> tuple[tuple[str, str], ...]:
@@ -61,7 +64,7 @@ class Ranking(Shown):
                 f"With fewer than {MANY} data sets the critical difference is approximate, and "
                 "little is decided."
             )
-        return tuple(found)
+        return (*found, *self.notes)
 
 
 def rank(
@@ -109,7 +112,10 @@ def rank(
         tuple(float(known[method].at(where).right.mean()) for method in methods)
         for known, where in zip(tested, levels, strict=True)
     )
-    return Ranking(methods, tuple(data), levels, accuracies, friedman(accuracies, level=level))
+    every = (side for known in tested for side in known.values())
+    notes = (note for side in every for note in unlike_note(side.name, side.checkpoints))
+    ranks = friedman(accuracies, level=level)
+    return Ranking(methods, tuple(data), levels, accuracies, ranks, tuple(dict.fromkeys(notes)))
 
 
 def _on(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from robustkit.attacks.engine import attack_block
     from robustkit.attacks.forecast import Experience
     from robustkit.attacks.step_model import SearchNetwork, search_network
-    from robustkit.attacks.victim import draws_at_random, normalised
+    from robustkit.attacks.victim import draws_at_random, passes_apart
     from robustkit.geometry import TOLERANCE, in_budget
     from robustkit.protocol import (
         APGD,
@@ -82,7 +82,7 @@ __all__ = [
     "build_search",
     "draws_at_random",
     "in_budget",
-    "normalised",
+    "passes_apart",
     "search_network",
 ]
 
@@ -97,7 +97,7 @@ _HOMES = dict.fromkeys(KINDS, ".protocol") | {
     "build_search": "build",
     "draws_at_random": "victim",
     "in_budget": ".geometry",
-    "normalised": "victim",
+    "passes_apart": "victim",
     "search_network": "step_model",
 }
 

@@ -31,6 +31,8 @@ batch (dynamic int8 quantisation: 7e-3) are no rounding, but dependence"""
 CROWD, NUMBERS = 128, 2**22
 """images that are passed at once as well, and numbers in them at most: as an evaluation does on a
 CPU, unless its batch size is known"""
+FIXED = (2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128, 256)
+"""sizes of a batch that a network may have been exported for, and takes alone"""
 PASSES = 60
 """each way, of a model that draws at random; and of one that draws, until a pass differs"""
 AGAIN = 16
@@ -59,15 +61,19 @@ class Contract(NamedTuple):
     """whether it draws random numbers all the same"""
 
 
-def held(model: torch.nn.Module, images: Tensor, instead: str = WRAPPED) -> torch.nn.Module:
+def held(
+    model: torch.nn.Module, images: Tensor, instead: str = WRAPPED, batch: int | None = None
+) -> torch.nn.Module:
     """A network of others that keeps the contract, to be asked with care; it is not copied.
+
+    `batch`: how many images will be passed at once, where that is known.
 
     Raises:
         InputError, EvaluationFailed: as `check_contract`, but for no images.
     """
     model = classifier(model)
     if len(images):
-        check_contract(model, images, instead)
+        check_contract(model, images, instead, batch=batch)
     return model
 
 
@@ -98,18 +104,57 @@ def check_contract(
         EvaluationFailed: too little memory for a few images.
     """
     with seeded(0, images.device):
-        if batch is None:
-            batch = min(CROWD, NUMBERS // max(1, images[0].numel()))
+        batch = _usual(images) if batch is None else batch
         return _found(_Asked(model, instead, source, advice), images[:FEW], batch)
 
 
-def _found(asked: "_Asked", images: Tensor, batch: int) -> Contract:
-    # as many at all times, so that a rule for large batches shows with few images, too
+def check_batch(
+    model: torch.nn.Module, images: Tensor, batch: int, instead: str, *, random: bool
+) -> None:
+    """Nothing, if a model that keeps the contract does so among so many images, too.
+
+    Args:
+        model: for which `check_contract` found nothing amiss, not knowing of the batch.
+        images: that it was found with.
+        batch: how many images will be passed at once; more than fit into memory are let be.
+        instead: as for `check_contract`.
+        random: whether passes over the same image differ.
+
+    Raises:
+        InputError: an image's logits are others there.
+    """
+    if isinstance(model, OneByOne) or batch <= _usual(images):
+        return
+    with seeded(0, images.device):
+        company, *larger = _companies(images[:FEW], batch)
+        asked = _Asked(model, instead, "", "")
+        asked = replace(asked, spread=spread(asked.together(company)))
+        if random:
+            asked.independent_from_a_seed(company[:1], larger)
+        else:
+            asked.independent_of_size(asked.alone(company), company, larger)
+
+
+def _usual(images: Tensor) -> int:
+    """How many are passed at once, where the batch size is not known."""
+    return min(CROWD, NUMBERS // max(1, images[0].numel()))
+
+
+def _companies(images: Tensor, batch: int) -> list[Tensor]:
+    """What a first and a last image are passed among: few, and so many at once if that is more.
+
+    As many few at all times, so that a rule for large batches shows with few images, too.
+    """
     company = images.repeat(-(-FEW // len(images)), 1, 1, 1)[:FEW]
     company = torch.cat([company, 1 - company])
-    companies = [company]
-    if batch > len(company) and not isinstance(asked.model, OneByOne):
-        companies.append(company.repeat(-(-batch // len(company)), 1, 1, 1)[:batch])
+    if batch <= len(company):
+        return [company]
+    return [company, company.repeat(-(-batch // len(company)), 1, 1, 1)[:batch]]
+
+
+def _found(asked: "_Asked", images: Tensor, batch: int) -> Contract:
+    companies = _companies(images, 1 if isinstance(asked.model, OneByOne) else batch)
+    company = companies[0]
     first, last = company[:1], company[-1:]
     fresh = asked.twin()
     classes = asked.classes(images)
@@ -190,7 +235,15 @@ class _Asked:
         try:
             return self.logits(images[:1]).shape[1]
         except DataError as error:
-            if self._takes(torch.cat([images[:1], 1 - images[:1]])):
+            pair = torch.cat([images[:1], 1 - images[:1]])
+            several = next((n for n in FIXED if self._takes(pair.repeat(n, 1, 1, 1)[:n])), 0)
+            if several > 2 or (several and not self._takes(pair.repeat(2, 1, 1, 1)[:3])):
+                raise InputError(
+                    f"the network accepts {several} images at once, but no single one: it was "
+                    "made for a batch of that size; export it with a batch dimension that may "
+                    f"change ({_words(error)})"
+                ) from error
+            if several:
                 raise InputError(
                     "the network accepts several images, but not a single one: its logits "
                     "depend on the batch (such as BatchNorm with batch statistics), so no "
@@ -266,7 +319,7 @@ class _Asked:
             InputError: they are not.
         """
         company, *larger = companies
-        alone = self._alone(first, company)
+        alone = self.alone(company)
         among = self.together(company)
         behind = self.together(company.flip(0))
         copies = self.together(first.expand_as(company).contiguous())
@@ -280,6 +333,14 @@ class _Asked:
         for share, allowed, how in pairs:
             if share > allowed:
                 self._refuse(f"{how} they differ by {share:.2g} of the logits' spread")
+        self.independent_of_size(alone, company, larger)
+
+    def independent_of_size(self, alone: Tensor, company: Tensor, larger: Sequence[Tensor]) -> None:
+        """Nothing, if first and last of a company have the logits among many that they have alone.
+
+        Raises:
+            InputError: they have not.
+        """
         for crowd in larger:
             with suppress(EvaluationFailed):  # then batches will be smaller, too
                 among = self.together(crowd)[[0, len(company) - 1]]
@@ -288,9 +349,9 @@ class _Asked:
                         f"in a batch of {len(crowd)} they differ by {share:.2g} of their spread"
                     )
 
-    def _alone(self, first: Tensor, company: Tensor) -> Tensor:
+    def alone(self, company: Tensor) -> Tensor:
         """Logits of the first and the last of a company, each passed by itself, 2 × K."""
-        return torch.cat([self.logits(first), self.logits(company[-1:])])
+        return torch.cat([self.logits(company[:1]), self.logits(company[-1:])])
 
     def together(self, images: Tensor) -> Tensor:
         """Logits of several images in one pass.
@@ -317,9 +378,8 @@ class _Asked:
             InputError: they differ clearly more than means of so many passes do.
         """
         company = companies[0]
-        for beside in companies if draws else ():
-            with suppress(EvaluationFailed):  # as in `independent`
-                self._independent_from_a_seed(first, beside)
+        if draws:
+            self.independent_from_a_seed(first, companies)
         ways: list[Callable[[], Tensor]] = [
             lambda: self.logits(first)[0],
             lambda: self.together(company)[0],
@@ -336,11 +396,19 @@ class _Asked:
             if (errors := self._standard_errors(alone, other)) > CLEARLY:
                 self._refuse(f"means over {PASSES} passes differ by {errors:.2g} standard errors")
 
-    def _independent_from_a_seed(self, first: Tensor, company: Tensor) -> None:
+    def independent_from_a_seed(self, first: Tensor, companies: Sequence[Tensor]) -> None:
         """Beside copies of itself and beside others, from one seed: the same draws, sharper by far.
 
         It says nothing of a model that draws elsewhere, or as many numbers as its images say.
+
+        Raises:
+            InputError: they differ.
         """
+        for company in companies:
+            with suppress(EvaluationFailed):  # as in `independent_of_size`
+                self._same_from_a_seed(first, company)
+
+    def _same_from_a_seed(self, first: Tensor, company: Tensor) -> None:
         passes = [
             drawn(lambda x=x: self.together(x)[:1], 0, first.device)  # type: ignore[misc]
             for x in (company, company, first.expand_as(company).contiguous())

@@ -8,24 +8,28 @@ from torch import Tensor
 
 from robustkit.attacks.passes import Passes
 from robustkit.errors import EvaluationFailed
-from robustkit.network import answer
+from robustkit.network import answer, apart, spread
 
 VOTES = 20
 """passes over which the logits of a model that draws at random are averaged for a verdict"""
 RANDOM = 1e-4
-"""logits of unit length that differ by more from pass to pass are a random model's (Croce and Hein
-2020, check_randomized)"""
+"""passes that differ by more are a random model's (Croce and Hein 2020, check_randomized)"""
 
 
 def draws_at_random(a: Tensor, b: Tensor) -> bool:
     """Whether two passes over the same images, N × K each, differ beyond rounding."""
-    return bool((normalised(a) - normalised(b)).norm(dim=1).max() > RANDOM)
+    return passes_apart(a, b) > RANDOM
 
 
-def normalised(logits: Tensor) -> Tensor:
-    """Logits over their norm, N × K."""
-    result: Tensor = logits / (logits.norm(dim=1, keepdim=True) + 1e-10)
-    return result
+def passes_apart(a: Tensor, b: Tensor) -> float:
+    """How far two passes over the same images, N × K each, lie apart at most.
+
+    In logits of unit length, as AutoAttack's check_randomized has it, or as a share of their
+    spread where that is more: a masked class or an offset of all logits hides it from the former.
+    """
+    unit = [logits / (logits.norm(dim=1, keepdim=True) + 1e-10) for logits in (a, b)]
+    # NaN, as of infinite logits, compares with nothing and is left out
+    return max(apart(a, b, spread(a)), float((unit[0] - unit[1]).norm(dim=1).max()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ class CorruptionRun:
                 raise OutOfTime(TIME_UP)
             block = torch.from_numpy(images.images(start, start + self.batch_size)).to(self.device)
             if start == 0:
-                model = held(model, block)
+                model = held(model, block, batch=self.batch_size)
             labels = images.labels[start : start + self.batch_size]
             right += int((predict(model, block, images.split, start) == labels).sum())
             watch(min(start + self.batch_size, len(images)))

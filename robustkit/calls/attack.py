@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -119,8 +119,8 @@ class ModelAttack:
         with a target for that; on the images' device"""
         self.warnings: tuple[str, ...] = ()
         """what a user should know of the calls so far"""
-        self._trusted: dict[tuple[int, ...], bool] = {}
-        """by shape of images that were tried: whether steps are taken a little inside [0, 1]"""
+        self._trusted: dict[tuple[int, ...], _Trusted] = {}
+        """by shape of images that were tried"""
 
     def __repr__(self) -> str:
         return f"<attack on {type(self.model).__name__}: {self.protocol!r}>"
@@ -165,12 +165,14 @@ class ModelAttack:
         if self.image_by_image:
             model = OneByOne(model)
             model.training = False
-        shape = tuple(block.images.shape[1:])
-        if shape not in self._trusted:  # of a network's kind, which training does not change
-            self._warn(_cautions(model, block, protocol))
-            self._trusted[shape] = steps_inside(model, block.images, protocol)
-        search_by = stepping_inside(SearchNetwork(model)) if self._trusted[shape] else None
-        size = self.batch_size or len(block.images)
+        shape, size = tuple(block.images.shape[1:]), self.batch_size or len(block.images)
+        # of a network's kind, which training does not change
+        if shape not in self._trusted or self._trusted[shape].batch < size:
+            self._warn(_cautions(model, block, protocol, size))
+            inside = steps_inside(model, block.images, protocol)
+            self._trusted[shape] = _Trusted(inside, size)
+        inside = self._trusted[shape].inside
+        search_by = stepping_inside(SearchNetwork(model)) if inside else None
         return attack_block(model, block, protocol, size, search_by=search_by)
 
     def _warn(self, texts: list[str]) -> None:
@@ -180,14 +182,23 @@ class ModelAttack:
             warnings.warn(text, stacklevel=4)  # where the attack is called
 
 
-def _cautions(model: nn.Module, block: Block, protocol: Protocol) -> list[str]:
+class _Trusted(NamedTuple):
+    """What was found of a network."""
+
+    inside: bool
+    """whether steps are taken a little inside [0, 1]"""
+    batch: int
+    """images that were passed at once at most"""
+
+
+def _cautions(model: nn.Module, block: Block, protocol: Protocol, batch: int) -> list[str]:
     """What `evaluate` would warn of a network and a budget, from a few images.
 
     Raises:
         InputError: its logits depend on the batch; as `check_contract`.
     """
     images, labels = block.images[:FEW], block.labels[:FEW].cpu()
-    contract = check_contract(model, images, INSTEAD)
+    contract = check_contract(model, images, INSTEAD, batch=batch)
     if int(labels.max()) >= contract.classes:
         return []  # the attack says so
     asked: dict[str, Any] = {"gradients": bool(protocol.attacks), "losses": losses_away(protocol)}

@@ -134,7 +134,7 @@ def certify_rising(
     _check(model, images, labels, norm, epsilons)
     try:
         roundoff_of(model, images.device)  # half weights cannot be asked with these images
-        model = held(model, images, MENDED_ONLY)
+        model = held(model, images, MENDED_ONLY, batch_size)
         graph = graph_of(model, images[0])
         right = clean_right(model, graph, images, labels, batch_size)
     except Unsupported as error:

@@ -102,9 +102,7 @@ def power(
         discordant=discordant,
     )
     if json_ is not None:
-        write_json(
-            {"schema": SCHEMA, "comparisons": [asdict(one) for one in found.comparisons]}, json_
-        )
+        write_json({"schema": SCHEMA, **asdict(found)}, json_)
     if json_ != "-":
         _show(found)
     return 0
@@ -119,6 +117,8 @@ def _show(found: "PowerAnalysis") -> None:
         say(f"Most demanding: {most.a} and {most.b}, {where}.")
     console().print(_seeds(most.power))
     say(found.sentence)
+    for note in found.notes:
+        say(note)
 
 
 def _basis(power: "Power") -> str:

@@ -66,7 +66,7 @@ def measure(
         part = slice(start, min(start + batch_size, len(truth)))
         clean = torch.as_tensor(images_of(part.start, part.stop)).to(device)
         if start == 0:
-            model = held(model, clean)
+            model = held(model, clean, batch=batch_size)
         for i, j in cells:
             images = corrupt(clean, names[i], severities[j], ids[part], seed)
             predicted = predict(model, images, f"{names[i]} at severity {severities[j]}", start)

@@ -210,7 +210,7 @@ def _(found: PowerAnalysis) -> View:
                 for one, p in rows
             ]
         ),
-        sentences=(found.sentence,),
+        sentences=(found.sentence, *found.notes),
         words=2,
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from robustkit.attacks import Block
+from robustkit.attacks.contract import check_batch
 from robustkit.certification import MENDED_ONLY, REVISION, Decision, decide
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
@@ -21,7 +22,7 @@ from robustkit.evaluation.chance import chance_warnings, settled_by
 from robustkit.evaluation.config import Config, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
-from robustkit.evaluation.probe import probe
+from robustkit.evaluation.probe import few_images, probe
 from robustkit.files import write_atomic
 from robustkit.keys import CertificationKey
 from robustkit.protocol import Protocol, check_bounded
@@ -120,13 +121,15 @@ class _Run:
         steps = bool(self.config.protocol.attacks)
         traits = probe(network, self.config.data, device, MENDED_ONLY, gradients=steps)
         self.found = traits.warnings
-        batch = self.options.batch_size
+        batch = BATCH if self.options.batch_size == "auto" else self.options.batch_size
+        few = few_images(self.config.data, device)
+        check_batch(network, few, batch, MENDED_ONLY, random=traits.random)
         decisions = decide(
             network,
             self._block(left),
             self.config.protocol,
             time_limit=self.time_limit,
-            batch_size=BATCH if batch == "auto" else batch,
+            batch_size=batch,
         )
         written = time.monotonic()
         try:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from robustkit import machine
+from robustkit.attacks.contract import check_batch
 from robustkit.data import Dataset
 from robustkit.device import devices, tf32
 from robustkit.errors import EvaluationFailed, InputError
@@ -33,7 +34,13 @@ from robustkit.evaluation.config import Config, Prove, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
 from robustkit.evaluation.outputs import Outputs, agree
-from robustkit.evaluation.probe import NetworkTraits, check_unchanged, losses_away, probe
+from robustkit.evaluation.probe import (
+    NetworkTraits,
+    check_unchanged,
+    few_images,
+    losses_away,
+    probe,
+)
 from robustkit.evaluation.proving import Proving, begin
 from robustkit.evaluation.speed import batch_size, searched_by
 from robustkit.evaluation.spreading import BlockSite, Spread, crew_of
@@ -150,6 +157,7 @@ def _decided(config: Config, blocks: Blocks, options: RunOptions) -> _Decided:
     found, random, own = _probed(config, networks)
     size = batch_size(config, options, blocks)
     plan = planned_sizes(config.data, devices(options.device), blocks, size)
+    _check_batches(config, networks, random, plan["batch_size"])
     proving = begin(config, networks.model, any(random), plan.get("prove"))
     if "prove" not in plan:
         plan["prove"] = proving.plan  # a resumed run proves as the first one did
@@ -239,6 +247,21 @@ def _probed(config: Config, networks: Networks) -> tuple[list[str], Random, Netw
     said = config.surrogate.header.get("preprocessing")
     warnings += surrogate_warnings(surrogate, *given, said)
     return warnings, Random(own.random, other.random), own
+
+
+def _check_batches(config: Config, networks: Networks, random: Random, size: int) -> None:
+    """Nothing, if batches larger than any that the probe tried change no logits either.
+
+    Raises:
+        InputError: they do.
+    """
+    size, few = min(size, len(config.data)), few_images(config.data, config.device)
+    for network, model, drawn in (
+        (networks.model, config.model, random.model),
+        (networks.surrogate, config.surrogate, random.surrogate),
+    ):
+        if network is not None and model is not None:
+            check_batch(network, few, size, model.instead, random=drawn)
 
 
 def _details(device: torch.device) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def probe(
         InputError: its logits depend on the batch, on what was passed before, or it seeds the
             random generators that others draw from.
     """
-    images, labels = _few(data, device), torch.from_numpy(data.labels[:FEW])
+    images, labels = few_images(data, device), torch.from_numpy(data.labels[:FEW])
     source, advice = f" of {data.name}", "; see --resize, --crop and --channels"
     contract = check_contract(model, images, instead, source, advice, batch)
     _check_classes(contract.classes, data)
@@ -206,12 +206,12 @@ def check_unchanged(
     if found.logits is None:
         return
     with seeded(0, device):
-        now = _outputs(model, _few(data, device))
+        now = _outputs(model, few_images(data, device))
     if apart(now, found.logits, spread(found.logits)) > COMPANY:
         raise InputError(REMEMBERS)
 
 
-def _few(data: Dataset, device: torch.device) -> Tensor:
+def few_images(data: Dataset, device: torch.device) -> Tensor:
     """The images that are passed."""
     return torch.from_numpy(data.images(0, min(FEW, len(data)))).to(device)
 

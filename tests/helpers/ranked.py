@@ -19,8 +19,12 @@ def made(
     strength: float | None = None,
     folder: Path = Path(),
     images: Sequence[str] | None = None,
+    **told: str,
 ) -> Evaluation:
-    """A record in the folder, and what it says; `images` are their ids, where not the data's own."""
+    """A record in the folder, and what it says.
+
+    `images` are their ids, where not the data's own; `told` is what else is known of the network.
+    """
     number = sorted(METHODS).index(method) * 100 + len(data) * 10 + seed
     path = Path(f"nets/{method}_{data}_seed{seed}.pt")
     (folder / path).parent.mkdir(exist_ok=True)
@@ -36,6 +40,7 @@ def made(
             "seed": seed,
             "weights": digest(method, data, str(seed)),
             "sha256": file_digest(folder / path),
+            **told,
         },
     )
     facts = {**found.header["data"], "name": data, "digest": digest(data)}

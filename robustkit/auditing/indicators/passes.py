@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from robustkit.attacks import normalised
+from robustkit.attacks import passes_apart
 from robustkit.auditing.context import AuditContext
 from robustkit.auditing.indicators.indicator import (
     Indicator,
@@ -51,10 +51,7 @@ def _random(context: AuditContext, threshold: float) -> IndicatorEvidence:
     with context.repeatable("passes of the same images"):
         passes = [context.logits(few) for _ in range(5)]
     right = [int((logits.argmax(1) == labels).sum()) for logits in passes]
-    outputs = [normalised(logits) for logits in passes]
-    apart = max(
-        float((a - b).norm(dim=1).max()) for i, a in enumerate(outputs) for b in outputs[:i]
-    )
+    apart = max(passes_apart(a, b) for i, a in enumerate(passes) for b in passes[:i])
     # counts that differ fire by themselves
     value = max(apart, (max(right) - min(right)) / len(few))
     counts = (
@@ -95,18 +92,18 @@ def _beside(
 ) -> IndicatorEvidence:
     if context.is_random:
         raise NotApplicable("the model is random, so that no other cause can be told apart")
-    apart = (normalised(one) - normalised(other)).norm(dim=1).cpu()
+    apart = passes_apart(one, other)
     changed = (one.argmax(1) != other.argmax(1)).cpu()
     # as an attacker chooses the neighbours too: wrong in one of the two is wrong
     labels = context.labels[: len(one)]
     classes = torch.where(one.argmax(1) != labels, one.argmax(1), other.argmax(1)).cpu()
     fooled = torch.zeros(len(context), dtype=torch.bool)
-    if bool((apart > threshold).any()):
+    if apart > threshold:
         rows = torch.arange(len(one))
         fooled[rows] = context.count(rows, classes != labels.cpu(), classes)
     return IndicatorEvidence(
-        float(apart.max()),
-        f"logits {how} differ by at most {float(apart.max()):.2g}; {counted(changed)} change class",
+        apart,
+        f"logits {how} differ by at most {apart:.2g}; {counted(changed)} change class",
         fooled=fooled,
         n=len(one),
     )
