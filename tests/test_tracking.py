@@ -171,6 +171,9 @@ def test_a_study_tells_its_claims_its_accuracies_and_its_report(tmp_path):
              if (line.method, v.level) == ("l2-margin", "0.8")).estimate.value
     )  # fmt: skip
     assert "label-noise/l2-margin/0.8_low" in found.metrics
+    interim = replace(outcome().judgements[0], lacking="interim: 2 of 5 planned seeds")
+    found_so_far = of_study(replace(outcome(), judgements=(interim,)), tmp_path).parameters
+    assert found_so_far[f"claim.{interim.name}"].endswith(" (interim: 2 of 5 planned seeds)")
     assert [path.name for path in found.files] == ["report.html", "numbers.csv", "evidence.parquet"]
     assert found.figure().startswith(b"\x89PNG")
 

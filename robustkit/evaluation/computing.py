@@ -143,9 +143,12 @@ class _Decided:
     networks: Networks
     traits: NetworkTraits
     """what the probe found of the network that is judged"""
+    freed: bool = False
+    """whether others work on it, each with networks of its own"""
 
     def free(self) -> None:
         """Leave the device's memory to those who work on it."""
+        self.freed = True
         self.networks = Networks(torch.nn.Identity(), None)
         self.proving.prover = None
         torch.cuda.empty_cache()
@@ -203,7 +206,7 @@ def _check_unchanged(config: Config, decided: _Decided, blocks: Blocks) -> None:
     Raises:
         InputError: it does not, and no row is kept.
     """
-    if isinstance(decided.networks.model, torch.nn.Identity):  # others have worked
+    if decided.freed:
         return
     try:
         check_unchanged(decided.networks.model, config.data, config.device, decided.traits)

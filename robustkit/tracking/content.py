@@ -12,6 +12,7 @@ from robustkit.auditing.outcome import Audit
 from robustkit.display.results import view
 from robustkit.record import Evaluation
 from robustkit.record.certification import OUTCOMES, Certification
+from robustkit.reporting.wording import verdict_in_words
 from robustkit.showing import Shown
 from robustkit.statistics import Estimate
 from robustkit.statistics.estimate import Method
@@ -98,7 +99,7 @@ def of_study(found: Outcome, folder: Path) -> Content:
         "study": found.name,
         **flat(told.get("study", {}), "study"),
         **flat(told.get("versions", {}), "versions"),
-        **{f"claim.{one.name}": one.verdict for one in found.judgements},
+        **{f"claim.{one.name}": verdict_in_words(one) for one in found.judgements},
     }
     metrics: dict[str, float | None] = {}
     for panel in found.panels:
