@@ -60,6 +60,30 @@ def finished(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """The file of that study on 200 digits: each network reads all images of its data set."""
+    from helpers.studies import NET, STUDY, digits
+
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "net.py").write_text(NET)
+    text, name = STUDY.replace("NET", f"{folder / 'net.py'}:net"), 'data       = "mnist5k"'
+    assert name in text
+    path = folder / "tiny.toml"
+    path.write_text(text.replace(name, f'data       = "{digits(folder / "digits.npz")}"'))
+    return path
+
+
+@pytest.fixture(scope="session")
+def ended(small, tmp_path_factory):
+    """It worked out: its run, its plan and its folder."""
+    from helpers.studies import Here, begin
+
+    folder = tmp_path_factory.mktemp("ended")
+    run = begin(small, folder)
+    return run, run.finish(Here(folder)), folder
+
+
+@pytest.fixture(scope="session")
 def nets(tmp_path_factory):
     """Checkpoints that say nothing of themselves but by their names."""
     import torch

@@ -1,8 +1,10 @@
 """foolbox's drive of our attacks: whatever the model's bounds, the criterion and the shape."""
 
+from functools import cache
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -21,6 +23,7 @@ SIZE = {"linf": 0.12, "l2": 0.4, "l1": 1.2}
 """budgets on pixels in [0, 1] at which a good attack finds most, and none is sure"""
 BOUNDS = [(0, 1), (0, 255), (-1, 1), (0, 0.5), (-3, 7)]
 SHAPES = [(1, 4, 4), (16,), (13,), (4, 4), (8, 2), (2, 2, 2, 2), (1, 1, 16)]
+FEW = [(13,), (2, 2, 2, 2)]
 
 
 def ascent(norm):
@@ -30,7 +33,7 @@ def ascent(norm):
 FIXED = {
     **{f"ascent {n}": lambda n=n: ascent(n) for n in BALLS},
     **{f"apgd {n}": lambda n=n: ApgdSearch(n, steps=20) for n in BALLS},
-    **{f"square {n}": lambda n=n: SquareSearch(n, queries=200) for n in BALLS},
+    **{f"square {n}": lambda n=n: SquareSearch(n, queries=100) for n in BALLS},
 }
 MINIMAL = {
     **{f"fab {n}": lambda n=n: FabSearch(n, steps=20, targets=2) for n in BALLS},
@@ -66,17 +69,36 @@ def run(attack, model, images, criterion, epsilon):
     return clipped.raw, success.raw
 
 
-@pytest.mark.parametrize("bounds", BOUNDS[1:], ids=str)
-@pytest.mark.parametrize("name", ATTACKS)
-def test_bounds_change_nothing_but_the_units(name, bounds):
+def attacked(make, norm, bounds):
+    """What an attack finds on pixels within the bounds, and where it succeeds."""
     model, images, labels = problem()
-    norm, (low, high) = name.split()[1], bounds
+    low, high = bounds
+    model, images = model.transform_bounds(bounds), images * (high - low) + low
     criterion = foolbox.Misclassification(eagerpy.astensor(labels))
-    _, here = run(ATTACKS[name](), model, images, criterion, SIZE[norm])
-    moved = model.transform_bounds(bounds)
-    there, success = run(
-        ATTACKS[name](), moved, images * (high - low) + low, criterion, SIZE[norm] * (high - low)
-    )
+    return run(make(), model, images, criterion, SIZE[norm] * (high - low))
+
+
+@cache
+def found(name, bounds=(0, 1)):
+    return attacked(ATTACKS[name], name.split()[1], bounds)
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        # each attack within one, each kind of attack within several
+        pytest.param(
+            name, bounds, marks=[pytest.mark.slow] * ((i - k) % 4 > 0 and name != "ddn l2")
+        )
+        for i, name in enumerate(ATTACKS)
+        for k, bounds in enumerate(BOUNDS[1:])
+    ],
+    ids=str,
+)
+def test_bounds_change_nothing_but_the_units(name, bounds):
+    low, high = bounds
+    _, here = found(name)
+    there, success = found(name, bounds)
     assert int(here.sum()) >= 3
     assert abs(int(here.sum()) - int(success.sum())) <= 1  # rounding
     assert bool(((there >= low) & (there <= high)).all())
@@ -85,14 +107,9 @@ def test_bounds_change_nothing_but_the_units(name, bounds):
 @pytest.mark.parametrize("bounds", BOUNDS[:2], ids=str)
 @pytest.mark.parametrize("name", THEIRS)
 def test_ours_finds_no_less_than_foolboxs_own(name, bounds):
-    model, images, labels = problem()
-    norm, (low, high) = name.split()[1], bounds
-    model, images = model.transform_bounds(bounds), images * (high - low) + low
-    criterion = foolbox.Misclassification(eagerpy.astensor(labels))
-    epsilon = SIZE[norm] * (high - low)
     torch.manual_seed(0)
-    _, theirs = run(THEIRS[name](), model, images, criterion, epsilon)
-    _, ours = run(ATTACKS[name](), model, images, criterion, epsilon)
+    _, theirs = attacked(THEIRS[name], name.split()[1], bounds)
+    _, ours = found(name, bounds)
     assert int(ours.sum()) >= int(theirs.sum()) - 1
 
 
@@ -138,8 +155,16 @@ def test_another_criterion_is_refused_in_one_line():
             attack.run(model, images, Odd())
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        # Square's proposals depend on the shape, other attacks' steps hardly
+        pytest.param(name, s, marks=[pytest.mark.slow] * ("square" not in name and s not in FEW))
+        for name in ATTACKS
+        for s in SHAPES
+    ],
+    ids=str,
+)
 def test_every_attack_works_on_inputs_of_any_shape(name, shape):
     model, images, labels = problem(shape)
     norm = name.split()[1]
@@ -164,6 +189,7 @@ def test_fmn_does_not_stand_still_at_the_wall_short_of_the_boundary(norm):
 
 
 @given(st.integers(0, 10_000), st.floats(0.01, 4))
+@settings(max_examples=50)
 def test_the_projection_onto_an_l2_ball_within_the_box_is_the_nearest_point(seed, epsilon):
     source = torch.Generator().manual_seed(seed)
     images = torch.rand(3, 6, generator=source, dtype=torch.float64)
@@ -173,7 +199,7 @@ def test_the_projection_onto_an_l2_ball_within_the_box_is_the_nearest_point(seed
     ours = onto_l2_ball(points, images, radius)
     low, high = torch.zeros(3, 1, dtype=torch.float64), torch.ones(3, 1, dtype=torch.float64)
     inside = (points.clamp(0, 1) - images).norm(dim=1) <= epsilon
-    for _ in range(200):  # the factor of the change, by bisection
+    for _ in range(60):  # the factor of the change, by bisection
         middle = (low + high) / 2
         short = ((images + middle * (points - images)).clamp(0, 1) - images).norm(dim=1) < epsilon
         low, high = (
@@ -188,6 +214,6 @@ def test_the_projection_onto_an_l2_ball_within_the_box_is_the_nearest_point(seed
 def test_square_on_vectors_stays_within_its_budget():
     model, images, labels = problem((13,))
     for norm in BALLS:
-        x = SquareSearch(norm, queries=300).run(model, images, labels, epsilon=SIZE[norm])
+        x = SquareSearch(norm, queries=100).run(model, images, labels, epsilon=SIZE[norm])
         reached = torch.linalg.vector_norm(x - images, ord=ORDER[norm], dim=1)
         assert float(reached.max()) <= SIZE[norm] * 1.0001

@@ -191,7 +191,7 @@ class Around(nn.Module):
 )
 def test_what_an_evaluation_warns_of_is_warned_of_once(net, batch, change, epsilon, told):
     x, y = batch
-    attack = robustkit.attack(Around(net, change), PGD(steps=40), epsilon=epsilon)
+    attack = robustkit.attack(Around(net, change), PGD(steps=10), epsilon=epsilon)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         attack(x, y)
@@ -202,7 +202,7 @@ def test_what_an_evaluation_warns_of_is_warned_of_once(net, batch, change, epsil
     assert all(any(text in one for one in texts) for text in told)
     assert len(texts) == min(len(told), 1)
     header = robustkit.evaluate(
-        *(Around(net, change), (x.numpy(), y.numpy()), PGD(steps=40)),
+        *(Around(net, change), (x.numpy(), y.numpy()), PGD(steps=10)),
         **{"epsilon": [epsilon], "device": "cpu", "prove": "off"},
     ).header
     assert set(texts) <= set(header["warnings"])

@@ -21,7 +21,7 @@ PGD = {"kind": "pgd", "steps": 6, "relative_step": "1/4", "restarts": 2}
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_every_order_finds_the_smallest_budget_that_succeeds_and_bisection_asks_little(data):
     levels = data.draw(st.integers(1, 20))
     restarts = data.draw(st.integers(1, 3))
@@ -68,7 +68,7 @@ def test_every_order_finds_the_smallest_budget_that_succeeds_and_bisection_asks_
 
 
 def test_bisection_gives_the_same_verdicts_in_fewer_passes():
-    model, x = Linear(), images(60)
+    model, x = Linear(), images(30)
     truth = model.closest(x, "linf")
     budgets = [f"{float(q):.6f}" for q in truth.quantile(torch.linspace(0.1, 0.9, 8).double())]
     distances, passes = [], []
@@ -252,9 +252,9 @@ def test_a_later_attack_that_finds_nothing_is_asked_once_for_an_image(monkeypatc
 
 
 def test_company_changes_nothing_when_budgets_are_bisected_by_several_attacks():
-    model, x = Linear(), images(24)
+    model, x = Linear(), images(12)
     own = right(model, x)
-    whole = attack_block(model, own, make("linf", PGD, BIM, epsilon=EIGHT), 24)
+    whole = attack_block(model, own, make("linf", PGD, BIM, epsilon=EIGHT), 12)
     for size in (1, 7):
         parts = [
             attack_block(
@@ -263,7 +263,7 @@ def test_company_changes_nothing_when_budgets_are_bisected_by_several_attacks():
                 make("linf", PGD, BIM, epsilon=EIGHT),
                 size,
             )
-            for i in range(0, 24, 5)
+            for i in range(0, 12, 5)
         ]
         assert torch.equal(torch.cat([p.perturbed for p in parts]), whole.perturbed)
         assert [name for p in parts for name in p.fooled_by] == whole.fooled_by

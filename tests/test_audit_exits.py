@@ -28,6 +28,7 @@ def audit(robustkit, monkeypatch, tmp_path):
             return audited(request, settings)
 
         monkeypatch.setattr("robustkit.calls.audit.run_audit", told)
+        monkeypatch.setattr("robustkit.reporting.audit.page", lambda audit: "drawn elsewhere")
         if gate:
             (tmp_path / "gate.toml").write_text(f'title = "gate"\n{gate}')
             more = (*more, "--policy", "gate.toml")
@@ -68,7 +69,8 @@ def test_a_rule_that_fails_is_status_1_whoever_listens(tmp_path, closed):
     (tmp_path / "gate.toml").write_text(f'title = "gate"\n{FAILS}')
     code = (
         "import robustkit.calls.audit; from helpers import audits as t; from robustkit import cli; "
-        "robustkit.calls.audit.run_audit = t.audited; cli.main()"
+        "robustkit.calls.audit.run_audit = t.audited; "
+        "robustkit.reporting.audit.page = lambda audit: 'drawn elsewhere'; cli.main()"
     )
     tests = os.path.dirname(__file__)  # noqa: PTH120
     line = [*warm.command(), "-c", code, *AUDIT, "--policy", "gate.toml"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from functools import cache, partial
 from xml.etree import ElementTree
 
 import numpy as np
@@ -201,9 +202,10 @@ def test_where_the_plain_evaluation_broke_off_there_is_no_claim(survived, stoppe
     audit = finished(replace(full(), claim=claim, verdict=found))
     for word in ("believable", "not overstated"):
         assert not rule(audit, verdict=word).passed
-    assert "Dashed: the claim" not in page(audit)
-    assert "Dashed: the claim" in page(full())
     assert "| claim (ℓ∞, ε = 8/255) | – |" in half_page(audit)
+    if (survived, stopped) == (LEFT, FAILED):
+        assert "Dashed: the claim" not in page(audit)
+        assert "Dashed: the claim" in page(full())
 
 
 def test_a_claim_below_delta_is_said_to_say_little():
@@ -236,10 +238,19 @@ def test_a_shipped_plan_looks_at_enough_images(name):
 # ---- how often a verdict is wrong, by summing the binomial and not by drawing
 
 
-def words_by_count(claim, n, delta):
-    """The word for each count of survivors."""
-    kept = [verdict(claim, proportion(k, n, "exact"), delta=delta).word for k in range(n + 1)]
-    return np.array(kept)
+exactly = cache(partial(proportion, method="exact"))
+
+
+def words_by_count(claim, n, delta, *truths):
+    """The word for each count of survivors that comes about; how many more images settle it is open."""
+    likely = sum(binom.pmf(np.arange(n + 1), n, truth) for truth in truths) > 1e-12
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("robustkit.auditing.verdict.images_to_settle", lambda *_, **__: None)
+        words = [
+            verdict(claim, exactly(k, n), delta=delta).word if likely[k] else ""
+            for k in range(n + 1)
+        ]
+    return np.array(words)
 
 
 def chance(words, word, truth):
@@ -250,7 +261,7 @@ def chance(words, word, truth):
 @pytest.mark.parametrize(("n", "delta"), [(40, 0.05), (200, 0.05), (200, 0.02), (900, 0.05)])
 @pytest.mark.parametrize("claim", [0.2, 0.5, 0.9, 0.932, 0.97, 0.99, 1.0])
 def test_a_verdict_is_wrong_in_one_of_forty_audits_at_most(n, delta, claim):
-    words = words_by_count(claim, n, delta)
+    words = words_by_count(claim, n, delta, claim, claim - delta)
     # the worst false claim is too high by just Δ, the worst true one is the truth itself
     assert chance(words, "believable", claim - delta) <= 0.025
     assert chance(words, "overstated", claim) <= 0.025
@@ -261,8 +272,8 @@ def test_a_verdict_is_wrong_in_one_of_forty_audits_at_most(n, delta, claim):
 def test_a_shipped_plan_has_the_images_to_believe_a_true_claim(name, claim):
     plan = load_plan(name)
     few, many = (
-        words_by_count(claim, 200, plan.delta),
-        words_by_count(claim, plan.images, plan.delta),
+        words_by_count(claim, 200, plan.delta, claim),
+        words_by_count(claim, plan.images, plan.delta, claim),
     )
     assert chance(many, "believable", claim) >= 0.84
     assert chance(few, "believable", claim) < chance(many, "believable", claim)

@@ -8,6 +8,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import torch
+from helpers.traces import traced_once
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from torch import nn
 
@@ -50,7 +51,7 @@ def pictures(seed, n=4, side=6):
 @pytest.mark.parametrize("leaky", [False, True])
 def test_whatever_the_multipliers_no_point_of_the_presumed_signs_lies_below_the_bound(leaky):
     source, checked = generator("multipliers", leaky), 0
-    for seed, radius in product(range(6), (0.02, 0.2)):
+    for seed, radius in product(range(3), (0.02, 0.2)):
         model, x = made(seed, leaky=leaky), pictures(seed)
         graph, region = convert(model, x[0]), Region("linf", x.double(), radius)
         bounds = intervals(graph, region)
@@ -113,7 +114,8 @@ def weak(epsilon, norm="linf"):
 def decided(model, x, labels, protocol, limit=60.0):
     ids = [f"image {i}" for i in range(len(x))]
     block = Block(x, labels, ids, 0)
-    found = dict(decide(model, block, protocol, time_limit=limit, budget=0))
+    with traced_once():
+        found = dict(decide(model, block, protocol, time_limit=limit, budget=0))
     return [found[row] for row in range(len(x))]
 
 
@@ -141,8 +143,10 @@ def enumerated(model, x, label, radius):
             answer = linprog(
                 W[label] - W[other], np.concatenate(rows), np.concatenate(limits), bounds=box
             )
-            if answer.status == 0:
-                least = min(least, answer.fun + c[label] - c[other])
+            if answer.status == 2:  # no point has these signs
+                break
+            assert answer.status == 0
+            least = min(least, answer.fun + c[label] - c[other])
     return least
 
 
@@ -161,22 +165,30 @@ def sharpened(seed, margin):
     return model, x, torch.tensor([label])
 
 
+# the few are all left to branch and bound
+few_and_all = pytest.mark.parametrize(
+    "seeds", [(1, 4, 7), pytest.param(range(8), marks=pytest.mark.slow)]
+)
+
+
+@few_and_all
 @pytest.mark.parametrize("margin", [0.002, -0.002])
-def test_every_image_ends_as_all_patterns_of_signs_say(margin):
+def test_every_image_ends_as_all_patterns_of_signs_say(margin, seeds):
     found = []
-    for seed in range(8):
+    for seed in seeds:
         model, x, label = sharpened(seed, margin)
         if int(model(x).argmax(1)) == int(label):
             (one,) = decided(model, x, label, weak("0.3"))
             assert one.outcome == ("certified" if margin > 0 else "fooled")
             assert one.margin <= margin
             found.append(one)
-    assert sum(one.by == "branch and bound" for one in found) >= 4
+    assert sum(one.by == "branch and bound" for one in found) >= min(4, len(seeds))
     assert max(one.domains for one in found) > (6 if margin > 0 else 1)
 
 
+@few_and_all
 @pytest.mark.parametrize("steps", [0, 5])
-def test_linear_leaves_decide_what_ascent_leaves_open(monkeypatch, steps):
+def test_linear_leaves_decide_what_ascent_leaves_open(monkeypatch, steps, seeds):
     solved = []
 
     def watched(problem, domain):
@@ -188,7 +200,7 @@ def test_linear_leaves_decide_what_ascent_leaves_open(monkeypatch, steps):
     monkeypatch.setattr(search, "STALE", 10**9)
     monkeypatch.setattr(search, "ROOT_STEPS", steps)
     monkeypatch.setattr(search, "solve", watched)
-    for seed, margin in product(range(8), (0.002, -0.002)):
+    for seed, margin in product(seeds, (0.002, -0.002)):
         model, x, label = sharpened(seed, margin)
         if int(model(x).argmax(1)) == int(label):
             (one,) = decided(model, x, label, weak("0.3"))
@@ -236,7 +248,7 @@ def least_by_integers(model, x, label, other, radius):
 
 def test_branch_and_bound_agrees_with_mixed_integer_programming():
     outcomes = set()
-    for seed in range(4):
+    for seed in range(2):
         model, x = dense(seed, (10, 8), side=3), pictures(seed, 4, 3)
         labels = model(x).argmax(1)
         for k, one in enumerate(decided(model, x, labels, weak("0.12"))):

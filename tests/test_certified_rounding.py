@@ -2,11 +2,13 @@
 
 import copy
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise, product
 
 import numpy as np
 import pytest
 import torch
+from helpers.traces import traced_once
 from torch import nn
 
 from robustkit.attacks.draws import generator
@@ -136,25 +138,32 @@ def reached(graph, region, *, relax=True):
 # -- float32 stays inside -------------------------------------------------------------------------
 
 
+@cache
+def steps_of(name, seed):
+    model, x = random_weights(NETWORKS[name](), seed), pictures(seed, 4)
+    return model, x, convert(model, x[0])
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("norm_name", NORMS)
-def test_whatever_float32_computes_lies_between_the_bounds(name, norm_name):
-    for seed in range(2 if norm_name == "linf" else 1):
-        model, x = random_weights(NETWORKS[name](), seed), pictures(seed, 4)
-        graph = convert(model, x[0])
-        for radius in (0.0, 1e-4):
-            region = Region(norm_name, x.double(), radius)
-            noise = torch.rand(6, *x.shape, generator=generator("noise", seed)) * 2 - 1
-            size = torch.linalg.vector_norm(
-                noise.flatten(2), {"linf": torch.inf, "l2": 2, "l1": 1}[norm_name], 2
-            )
-            points = (x + radius * 0.999 * noise / size[..., None, None, None]).clamp(0, 1)
-            low, high = (torch.stack(s) for s in zip(*_sides(graph, region), strict=True))
-            for logits in ways(model, points.flatten(0, 1)):
-                values = logits.view(6, len(x), 5).double()
-                assert bool((values >= low.amax(0)).all() and (values <= high.amin(0)).all())
-            if radius == 0:  # and they are narrow, beside logits of about 1
-                assert float((high.amin(0) - low.amax(0)).max()) < 2e-3
+@pytest.mark.parametrize(
+    ("norm_name", "seed"),
+    [("linf", 0), pytest.param("linf", 1, marks=pytest.mark.slow), ("l2", 0), ("l1", 0)],
+)
+def test_whatever_float32_computes_lies_between_the_bounds(name, norm_name, seed):
+    model, x, graph = steps_of(name, seed)
+    for radius, draws in ((0.0, 1), (1e-4, 3)):
+        region = Region(norm_name, x.double(), radius)
+        noise = torch.rand(draws, *x.shape, generator=generator("noise", seed)) * 2 - 1
+        size = torch.linalg.vector_norm(
+            noise.flatten(2), {"linf": torch.inf, "l2": 2, "l1": 1}[norm_name], 2
+        )
+        points = (x + radius * 0.999 * noise / size[..., None, None, None]).clamp(0, 1)
+        low, high = (torch.stack(s) for s in zip(*_sides(graph, region), strict=True))
+        for logits in ways(model, points.flatten(0, 1)):
+            values = logits.view(draws, len(x), 5).double()
+            assert bool((values >= low.amax(0)).all() and (values <= high.amin(0)).all())
+        if radius == 0:  # and they are narrow, beside logits of about 1
+            assert float((high.amin(0) - low.amax(0)).max()) < 2e-3
 
 
 def _sides(graph, region):
@@ -163,10 +172,14 @@ def _sides(graph, region):
     yield reached(graph, region)
 
 
-def test_the_numbers_between_lie_inside_too():
+@pytest.mark.parametrize(
+    "stops",
+    [(2, 4, 6, 7, 9, 11, 13), pytest.param((1, 3, 5, 8, 10, 12, 14, 15), marks=pytest.mark.slow)],
+)
+def test_the_numbers_between_lie_inside_too(stops):
     # every prefix of a network is one, whose result float32 computes alike
     parts = list(convolutional())
-    for stop in range(1, len(parts) + 1):
+    for stop in stops:
         model = random_weights(nn.Sequential(*parts[:stop], nn.Flatten()), stop)
         x = pictures(stop, 4)
         low, high = intervals(convert(model, x[0]), Region("linf", x.double(), 0.0))[-1]
@@ -322,7 +335,13 @@ def _cut(x, bits):
 
 
 @pytest.mark.parametrize(
-    ("layers", "seed"), [(3, 0), (3, 1), (5, 0), (5, 1), (9, 0), (9, 1), (12, 3)]
+    ("layers", "seed"),
+    [
+        (3, 0),
+        (9, 1),
+        (12, 3),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, 1), (5, 0), (5, 1), (9, 0))),
+    ],
 )
 def test_what_float32_decides_by_far_is_certified_at_no_perturbation(layers, seed):
     model, x = random_weights(deep(layers, 100, 784), seed), pictures(seed, 12, 28)
@@ -336,7 +355,7 @@ def test_what_float32_decides_by_far_is_certified_at_no_perturbation(layers, see
     assert bool((result.rounding[result.robust] > 0).all())
     assert bool((result.margin <= first - second).all())
     # with the last bias moved so that the winner leads by little more than the error, it stays open
-    for row in range(3):
+    for row in range(3 if layers == 5 else 1):
         network, at = copy.deepcopy(model), x[row : row + 1]
         label, gap = int(logits[row].argmax()), float((first - second)[row])
         with torch.no_grad():
@@ -359,12 +378,13 @@ def close_call(seed):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_lead_that_no_bound_proves_is_looked_at_where_there_is_one_point(seed):
     network, x, label = close_call(seed)
-    result = certify(network, x, label, "linf", 0.0)
-    assert result.by == ("evaluation",)
-    lead = network(x)[0].topk(2).values.diff().neg()
-    assert 0 < float(result.margin) < float(result.margin + result.rounding) <= float(lead)
-    # an attack is let go that far, so that nothing counts but a bound
-    assert not bool(certify(network, x, label, "linf", 1e-12).robust)
+    with traced_once():
+        result = certify(network, x, label, "linf", 0.0)
+        assert result.by == ("evaluation",)
+        lead = network(x)[0].topk(2).values.diff().neg()
+        assert 0 < float(result.margin) < float(result.margin + result.rounding) <= float(lead)
+        # an attack is let go that far, so that nothing counts but a bound
+        assert not bool(certify(network, x, label, "linf", 1e-12).robust)
     with torch.no_grad():
         network.network[-1].bias[label] -= 0.9 * lead
     assert not bool(certify(network, x, label, "linf", 0.0).robust)
@@ -417,10 +437,11 @@ def spike(step, corner):
     return wrap(network)
 
 
+@pytest.mark.parametrize("seeds", [5, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm_name", NORMS)
-def test_no_planted_counterexample_is_certified(norm_name):
+def test_no_planted_counterexample_is_certified(norm_name, seeds):
     epsilon = {"linf": 0.1, "l2": 0.4, "l1": 0.2}[norm_name]
-    for seed in range(20):
+    for seed in range(seeds):
         x = pictures(seed, 1, 4) * 0.5 + 0.25
         step = torch.randn(1, 1, 4, 4, generator=generator("step", seed))
         if norm_name == "l1":  # one pixel
@@ -432,16 +453,18 @@ def test_no_planted_counterexample_is_certified(norm_name):
         zero = torch.zeros(1, dtype=torch.int64)
         assert int(model(x).argmax(1)) == 0
         assert int(model(corner).argmax(1)) == 1
-        assert not bool(certify(model, x, zero, norm_name, epsilon).robust)
-        assert bool(certify(model, x, zero, norm_name, epsilon * 0.99).robust)
+        with traced_once():
+            assert not bool(certify(model, x, zero, norm_name, epsilon).robust)
+            assert bool(certify(model, x, zero, norm_name, epsilon * 0.99).robust)
 
 
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))])
 @pytest.mark.parametrize("layers", [3, 5])
-def test_what_gradient_ascent_fools_is_not_certified(layers):
+def test_what_gradient_ascent_fools_is_not_certified(layers, seed):
     fooled_ever = 0
-    for seed in range(3):
-        model, x = random_weights(deep(layers), seed), pictures(seed, 24)
-        labels = model(x).argmax(1)
+    model, x = random_weights(deep(layers), seed), pictures(seed, 24)
+    labels = model(x).argmax(1)
+    with traced_once():
         for epsilon in (0.005, 0.02, 0.08):
             fooled = torch.zeros(24, dtype=torch.bool)
             for target in range(5):

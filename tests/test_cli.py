@@ -111,17 +111,54 @@ def test_one_bad_checkpoint_of_several_does_not_stop_the_others(robustkit, tmp_p
     jsonschema.validate([bad, good], summary.schema())
 
 
-def test_several_checkpoints_at_a_time_give_the_same_answers(robustkit, tmp_path):
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        torch.save(build("lenet5").state_dict(), tmp_path / f"net{seed}.pt")
-    options = [*FAST, "--data", "mnist5k", "--json", "-"]
-    one = robustkit("evaluate", "net1.pt", "net2.pt", *options, "--out", "a")
-    two = robustkit("evaluate", "net1.pt", "net2.pt", *options, "--out", "b", "--workers", "2")
-    assert one[0] == two[0] == 0
-    first, second = json.loads(one[1]), json.loads(two[1])
-    assert [o["rows_digest"] for o in first] == [o["rows_digest"] for o in second]
-    assert [o["checkpoint"]["path"] for o in second] == ["net1.pt", "net2.pt"]
+NETWORK = """
+import time
+from pathlib import Path
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(784, 10)
+    def forward(self, x):
+        FORWARD
+        return self.fc(x.flatten(1))
+def build():
+    return Net()
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A network of the user's, with something that it does, in a checkpoint for each bias."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def make(forward, **biases):
+        (tmp_path / "net.py").write_text(NETWORK.replace("FORWARD", forward))
+        for name, bias in biases.items():
+            state = {"fc.weight": torch.randn(10, 784), "fc.bias": torch.full((10,), bias)}
+            torch.save(state, tmp_path / f"{name}.pt")
+        paths = [f"{name}.pt" for name in biases]
+        return ["evaluate", *paths, "--model", "net.py:build", "--data", "mnist5k"]
+
+    return make
+
+
+def test_several_checkpoints_at_a_time_give_the_same_answers_and_none_stops_another(robustkit, own):
+    arguments = own("if self.fc.bias[0] == 2: raise SystemExit(0)", net1=0.0, bad=2.0, net2=1.0)
+    arguments += [*FAST, "--json", "-"]
+    found = []
+    for options in (("--out", "a"), ("--out", "b", "--workers", "2")):
+        status, out, err = robustkit(*arguments, *options)
+        assert status == 3
+        assert "SystemExit: 0" in err
+        assert err.count("robustkit: error: ") == 1
+        found.append(json.loads(out))
+    for first, second in zip(*found, strict=True):
+        assert first.get("rows_digest") == second.get("rows_digest")
+        assert first["status"] == second["status"]
+    assert [o["status"] for o in found[1]] == ["complete", "failed", "complete"]
+    assert [found[1][i]["checkpoint"]["path"] for i in (0, 2)] == ["net1.pt", "net2.pt"]
+    assert found[1][0]["rows_digest"] != found[1][2]["rows_digest"]
 
 
 def test_a_plain_state_dict_is_told_what_it_was_taken_for(robustkit, tmp_path):
@@ -181,24 +218,8 @@ def test_bad_input_is_one_line_and_status_2(robustkit, tmp_path, arguments, mess
     assert not list(tmp_path.glob("runs/*.parquet"))
 
 
-def test_an_evaluation_that_fails_is_status_3(robustkit, tmp_path):
-    (tmp_path / "net.py").write_text(
-        "import torch\n"
-        "class Net(torch.nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.fc = torch.nn.Linear(784, 10)\n"
-        "    def forward(self, x):\n"
-        "        return self.fc(x.flatten(1)) / (x.sum((1, 2, 3)) < 0)[:, None]\n"
-        "def build():\n"
-        "    return Net()\n"
-    )
-    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
-    torch.save({"fc.weight": torch.ones(10, 784), "fc.bias": torch.ones(10)}, tmp_path / "net.pt")
-    status, _, err = robustkit(
-        "evaluate", "net.pt", "--model", "net.py:build", "--data", "mnist5k", *FAST
-    )
-    sys.dont_write_bytecode = before
+def test_an_evaluation_that_fails_is_status_3(robustkit, own, tmp_path):
+    status, _, err = robustkit(*own("x = x / (x.sum() < 0)", net=1.0), *FAST)
     assert status == 3
     assert "NaN or infinite" in err
     assert not list(tmp_path.glob("runs/*.parquet"))
@@ -220,23 +241,30 @@ def test_what_a_newer_version_wrote_is_refused(robustkit, tmp_path):
     assert "newer robustkit" in err
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["--version"], *(["list", w] for w in ("attacks", "data", "models", "reports"))],
-)
-def test_quick_answers_import_no_torch(arguments, tmp_path):
-    code = (
-        "import sys, robustkit.cli; sys.argv = ['robustkit', *sys.argv[1:]]\n"
-        "try: robustkit.cli.main()\n"
-        "except SystemExit as error: status = error.code\n"
-        "heavy = {'torch', 'torchvision', 'foolbox', 'pandas', 'seaborn', 'scipy'} & set(sys.modules)\n"
-        "sys.exit(str(heavy) if heavy else status)"
-    )
+def test_quick_answers_import_no_torch(tmp_path):
+    # each in a process of its own, forked from one that has imported nothing else
+    code = """
+import os, sys, robustkit.cli
+for line in sys.argv[1:]:
+    if os.fork() == 0:
+        sys.argv = ["robustkit", *line.split()]
+        try:
+            robustkit.cli.main()
+        except SystemExit as error:
+            status = error.code or 0
+        heavy = {"torch", "torchvision", "foolbox", "pandas", "seaborn", "scipy"} & set(sys.modules)
+        print("ended:", line, status, *heavy, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    lists = [f"list {what}" for what in ("attacks", "data", "models", "reports")]
+    lines = ["--help", "--version", *lists]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", code, *lines], cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout or done.stderr
+    said = re.split(r"^ended: (.*)\n", done.stdout, flags=re.MULTILINE)
+    assert said[1::2] == [f"{line} 0" for line in lines], done.stderr
+    assert all(said[:-1:2])
 
 
 def test_the_lists_hold_what_can_be_named(robustkit):
@@ -257,29 +285,22 @@ def test_foolbox_imports_where_there_is_no_git(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_keeps_blocks_and_says_so(tmp_path, number, status):
+def test_an_interruption_keeps_blocks_and_says_so(tmp_path, own, number, status):
+    kept = "runs/*.partial/block-*.parquet"
+    # once a block is kept, the network waits to be interrupted
+    arguments = own(f"while list(Path().glob({kept!r})): time.sleep(0.01)", net=0.0)
     process = subprocess.Popen(
-        [
-            *warm.command(),
-            "evaluate",
-            "lenet5-mnist5k",
-            "--attack",
-            "pgd",
-            "--epsilon",
-            "0.3",
-        ],
+        [*warm.command(), *arguments, "--attack", "fgsm"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     deadline = time.monotonic() + 90
-    while not list(tmp_path.glob("runs/*.partial/block-*.parquet")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(kept)) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
-    if process.returncode == 0:
-        pytest.skip("it was done before the signal came")
     assert process.returncode == status
     assert "what is finished is kept" in err
     assert "Traceback" not in err

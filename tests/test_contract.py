@@ -272,8 +272,19 @@ def undisturbed(network, attack):
     return evaluated(network(), attack, n=8).table
 
 
-@pytest.mark.parametrize("attack", EPSILONS)
-@pytest.mark.parametrize(("bad", "good"), HARMLESS, ids=lambda net: net.__name__)
+def often(bad, attack):
+    """Whether it is tried by default: all under one attack, and two under the others."""
+    return attack == "pgd" or bad in (NormalisesInPlace, TurnsToDouble)
+
+
+@pytest.mark.parametrize(
+    ("bad", "good", "attack"),
+    [
+        pytest.param(*pair, attack, marks=[pytest.mark.slow] * (not often(pair[0], attack)))
+        for pair in HARMLESS
+        for attack in EPSILONS
+    ],
+)
 def test_what_a_network_does_beside_answering_changes_no_row(bad, good, attack):
     found = evaluated(bad(), attack, truth=good().eval(), n=8)
     assert found.table.equals(undisturbed(good, attack))
@@ -362,7 +373,8 @@ def test_a_network_that_mixes_its_batch_is_refused_or_evaluated_image_by_image(n
         evaluated(network(), truth=Net())
     assert "\n" not in str(refused.value)
     rows = [
-        evaluated(network(), truth=Net(), image_by_image=True, batch_size=size) for size in (1, 24)
+        evaluated(network(), truth=Net(), n=8, image_by_image=True, batch_size=size)
+        for size in (1, 8)
     ]
     for one in rows:
         assert one.header["checkpoint"]["image_by_image"] is True
@@ -370,7 +382,7 @@ def test_a_network_that_mixes_its_batch_is_refused_or_evaluated_image_by_image(n
     if network is not NoisyBatch:  # whose draws are others
         assert rows[0].table.equals(rows[1].table)
         with torch.no_grad():
-            alone = torch.cat([network().eval()(one) for one in images().split(1)]).argmax(1)
+            alone = torch.cat([network().eval()(one) for one in images(8).split(1)]).argmax(1)
         assert rows[0].table["predicted"].to_pylist() == alone.tolist()
     assert rows[0].digest != evaluated(Net(), truth=Net()).digest
 

@@ -13,7 +13,7 @@ def test_the_attack_that_is_added_from_end_to_end_is_exact(tmp_path):
     told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (diff,) = re.findall(r"<!-- example -->\n```diff\n(.*?)```", told, flags=re.DOTALL)
     for name in ("robustkit", "attacks", "data"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "tests").mkdir()
     for name in ("conftest.py", "test_attack.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests")

@@ -134,13 +134,18 @@ def test_findings_are_those_of_the_published_reports():
             assert all(word.rstrip("s") in told for word in found), (study, name, told, found)
 
 
-def carry_out(page, folder, code):
-    """Run a page's code in a folder that holds what the page speaks of."""
+def write_files(page, folder):
+    """What the page has its reader write."""
     for text in blocks(page, "python", "toml"):
         if named := NAMED.match(text):
             path = folder / named[1]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+
+
+def carry_out(page, folder, code):
+    """Run a page's code in a folder that holds what the page speaks of."""
+    write_files(page, folder)
     programs = folder / "bin"
     programs.mkdir()
     for name, module in (("robustkit", "robustkit"), ("torchrun", "torch.distributed.run")):
@@ -179,7 +184,11 @@ def test_every_command_of_a_page_does_what_it_says(page, tmp_path):
     carry_out(page, tmp_path, steps(page))
 
 
-def test_the_protocol_of_the_guide_runs(tmp_path):
+def test_the_protocol_of_the_guide_runs(robustkit, tmp_path):
     page = "docs/pages/guides/protocol.md"
-    carry_out(page, tmp_path, list(steps(page))[:1])
+    write_files(page, tmp_path)
+    asked = arguments(lines(page)[0])
+    assert asked[0] == "evaluate"
+    status, _, err = robustkit(*asked)
+    assert status == 0, err
     assert list(tmp_path.glob("runs/*.parquet"))

@@ -94,15 +94,18 @@ FAULTS = {
 
 
 @pytest.fixture
-def command(robustkit, request, tmp_path):
-    """Run a command as a table above has it: status, stdout, stderr."""
+def command(robustkit, request, tmp_path, monkeypatch):
+    """Run a command as a table above has it, without drawing: status, stdout, stderr."""
+    for shown in ("audit", "study"):
+        monkeypatch.setattr(f"robustkit.reporting.{shown}.svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr("robustkit.reporting.study.render", lambda *_, **__: {"svg": b""})
 
     def run(name, table):
         arguments = list(table[name])
         if "FOLDER" in arguments:
-            store, out = request.getfixturevalue("finished")[2], tmp_path / "out"
+            store, out = request.getfixturevalue("ended")[2], tmp_path / "out"
             shutil.copytree(store, out / "work", dirs_exist_ok=True)
-            known = {"STUDY": request.getfixturevalue("tiny"), "FOLDER": out}
+            known = {"STUDY": request.getfixturevalue("small"), "FOLDER": out}
             arguments = [known.get(one, one) for one in arguments]
         if "a.pt" in arguments and table is COMMANDS:
             for seed, path in enumerate(("a.pt", "b.pt")):
@@ -125,12 +128,33 @@ def test_every_command_stands_in_the_table():
     assert names == set(COMMANDS) == set(MISTAKES) == set(WORK)
 
 
+FULL = Path("/dev/full")
+
+
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"rank"}))
-def test_what_succeeds_is_status_0(command, name):
+def test_what_succeeds_is_0_but_for_a_stdout_that_is_full_and_one_that_is_closed_changes_nothing(
+    command, monkeypatch, name
+):
     status, out, err = command(name, COMMANDS)
     assert status == 0, err
     assert out
     assert told(err) == []
+    if name in READERS:
+        return
+
+    def into(stdout):
+        with stdout:
+            for stream in ("stdout", "__stdout__"):
+                monkeypatch.setattr(sys, stream, stdout)
+            status, _, err = command(name, COMMANDS)
+        return status, told(err)
+
+    if FULL.exists():
+        words = "robustkit: error: cannot write to stdout: No space left on device"
+        assert into(FULL.open("w")) == (3, [words])
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert into(os.fdopen(writing, "w")) == (0, [])
 
 
 @pytest.mark.parametrize("name", sorted(MISTAKES))
@@ -141,8 +165,15 @@ def test_a_mistake_is_status_2_in_one_line(command, name):
     assert err.startswith("robustkit: error: ")
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", sorted(WORK))
+def _dealt():
+    """Every fault at the work of every command; by default each fault and each command by turns."""
+    for i, name in enumerate(sorted(WORK)):
+        for j, fault in enumerate(FAULTS):
+            slow = name != "list" and (i + j) % 3 > 0
+            yield pytest.param(name, fault, marks=[pytest.mark.slow] * slow)
+
+
+@pytest.mark.parametrize(("name", "fault"), list(_dealt()))
 def test_a_fault_at_work_is_one_line_and_its_status(command, monkeypatch, name, fault):
     happens, expected = FAULTS[fault]
     module, _, function = WORK[name].rpartition(".")
@@ -163,26 +194,6 @@ def test_a_fault_at_work_is_one_line_and_its_status(command, monkeypatch, name, 
     assert len(told(err)) == 1
     assert "Traceback" not in err
     assert "\x1b" not in err
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")  # noqa: PTH110
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - set(READERS)))
-def test_a_stdout_that_is_full_turns_0_into_3_and_one_that_is_closed_nothing(
-    command, monkeypatch, name
-):
-    with open("/dev/full", "w") as full:  # noqa: PTH123
-        for stream in ("stdout", "__stdout__"):
-            monkeypatch.setattr(sys, stream, full)
-        status, _, err = command(name, COMMANDS)
-    assert status == 3, err
-    assert told(err) == ["robustkit: error: cannot write to stdout: No space left on device"]
-    reading, writing = os.pipe()
-    os.close(reading)
-    with os.fdopen(writing, "w") as closed:
-        for stream in ("stdout", "__stdout__"):
-            monkeypatch.setattr(sys, stream, closed)
-        status, _, err = command(name, COMMANDS)
-    assert (status, told(err)) == (0, [])
 
 
 @pytest.mark.parametrize("name", ["evaluate", "train"])
@@ -215,8 +226,12 @@ def test_the_documentation_lists_the_statuses_that_there_are():
 HOSTILE_VALUES = ("", "²", "9" * 25, "1e999", "nan", "-1", "a\x1b[31m\n", "x" * 10_000, "folder")
 
 
+@pytest.mark.parametrize("third", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
 @pytest.mark.parametrize("name", sorted(WORK))
-def test_no_value_of_an_option_ends_in_what_nobody_foresaw(command, monkeypatch, tmp_path, name):
+def test_no_value_of_an_option_ends_in_what_nobody_foresaw(
+    command, monkeypatch, tmp_path, name, third
+):
+    """Three of the values an option, other ones from option to option and command to command."""
     (tmp_path / "folder").mkdir()
     module, _, function = WORK[name].rpartition(".")
     # values that are taken end here: the work itself is other tests'
@@ -225,11 +240,11 @@ def test_no_value_of_an_option_ends_in_what_nobody_foresaw(command, monkeypatch,
     )
     parameters = get_command(app).commands[name].params
     base = [] if name in ("report", "verify", *READERS) else list(COMMANDS[name])
-    for parameter in parameters:
+    for place, parameter in enumerate(parameters, sorted(WORK).index(name) + third):
         option = next((text for text in parameter.opts if text.startswith("--")), "")
         if parameter.is_flag if option else False:
             continue
-        for value in HOSTILE_VALUES:
+        for value in HOSTILE_VALUES[place % 3 :: 3]:
             given = [*base, option, value] if option else [value, *base[1:]]
             status, out, err = command(name, {name: given})
             assert status in (0, 2, 3), given

@@ -61,9 +61,12 @@ def test_closed_streams_are_no_error(tmp_path):
     "environment",
     [
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        pytest.param(
+            {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+            marks=pytest.mark.slow,
+        ),
         {"PYTHONIOENCODING": "ascii"},
-        {"PYTHONIOENCODING": "latin-1"},
+        pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.slow),
     ],
     ids=lambda given: "-".join(given.values()),
 )
@@ -238,6 +241,10 @@ BEFORE = {
     "exit": ("raise SystemExit(0)", "SystemExit: 0"),
     "lines": ("raise ValueError('one\\n\\x1b[31mtwo')", "ValueError: one)"),
 }
+SOME = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name not in ("silent", "exit", "lines")))
+    for name in BEFORE
+]
 
 
 @pytest.fixture
@@ -267,7 +274,7 @@ def test_a_network_that_takes_no_image_is_bad_input_in_its_own_words(robustkit, 
         assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", BEFORE)
+@pytest.mark.parametrize("name", SOME)
 def test_a_network_that_fails_at_work_is_status_3_in_its_own_words(robustkit, broken, name):
     forward, words = BEFORE[name]
     at_work = f"if x.requires_grad: {forward}"
@@ -292,7 +299,10 @@ BACKWARD = """
 """
 
 
-@pytest.mark.parametrize("attack", ["fgsm", "cw", "ddn", "deepfool"])
+@pytest.mark.parametrize(
+    "attack",
+    ["fgsm", "deepfool", *(pytest.param(a, marks=pytest.mark.slow) for a in ("cw", "ddn"))],
+)
 def test_a_network_that_fails_on_the_way_back_is_status_3(robustkit, broken, attack):
     status, out, err = robustkit("evaluate", *broken(BACKWARD.strip()), "--attack", attack)
     assert (status, out) == (3, "")
@@ -300,7 +310,7 @@ def test_a_network_that_fails_on_the_way_back_is_status_3(robustkit, broken, att
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_of_several_checkpoints_the_others_are_done(robustkit, broken, tmp_path, workers):
     arguments = broken("if self.fc.bias[0] == 2: raise SystemExit(0)")
     shutil.copy(tmp_path / "net.pt", tmp_path / "good.pt")
@@ -373,7 +383,7 @@ TRAINING = ["train", "--model", "net.py:build", "--data", "mnist5k", "--steps", 
 TRAINING += ["--batch-size", "8", "--hold-out", "8", "--out", "a.safetensors"]
 
 
-@pytest.mark.parametrize("name", BEFORE)
+@pytest.mark.parametrize("name", SOME)
 def test_a_network_that_cannot_be_trained_is_bad_input(robustkit, broken, name):
     forward, words = BEFORE[name]
     for where, expected in ((forward, 2), (f"if self.training: {forward}", 3)):
@@ -477,7 +487,7 @@ def test_a_name_is_shown_and_not_obeyed(robustkit, tmp_path):
     assert not set("\x1b\x9b\u202e") & set(page)
 
 
-@pytest.mark.parametrize("length", [300, 10_000, 1_000_000])
+@pytest.mark.parametrize("length", [300, pytest.param(10_000, marks=pytest.mark.slow), 1_000_000])
 def test_a_refused_value_is_cut_to_a_line(robustkit, length):
     long = "x" * length
     for arguments in (

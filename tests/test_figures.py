@@ -64,7 +64,9 @@ def test_every_point_and_interval_lies_inside_the_axes():
 
 @pytest.mark.parametrize("count", [1, 2, 8, 44])
 def test_lines_stay_apart_without_colour(count):
-    lines = [container[0] for container in drawn(curves(count)).containers]
+    (curve,) = curves()
+    many = [curve._replace(label=f"model {i}.pt") for i in range(count)]
+    lines = [container[0] for container in drawn(many).containers]
     looks = {(line.get_marker(), line.get_linestyle()) for line in lines}
     assert len(looks) == count
 

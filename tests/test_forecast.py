@@ -78,8 +78,15 @@ def attacked(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("order", ["bisect", "scan"])
-@pytest.mark.parametrize("costs", [(0.0, 0.01), (0.03, 0.007)])
+@pytest.mark.parametrize(
+    ("costs", "order"),
+    [
+        ((0.0, 0.01), "bisect"),
+        ((0.03, 0.007), "scan"),
+        pytest.param((0.0, 0.01), "scan", marks=pytest.mark.slow),
+        pytest.param((0.03, 0.007), "bisect", marks=pytest.mark.slow),
+    ],
+)
 def test_the_share_told_is_the_share_of_the_time_gone(costs, order, attacked):
     assert attacked([PGD], costs, order) < 0.2
 

@@ -1,6 +1,8 @@
 """`robustkit rank`: made-up records of several methods on several data sets."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,15 +16,29 @@ from robustkit.files import digest
 DATA = ("cifar10", "mnist", "svhn", "mine")
 
 
-@pytest.fixture(autouse=True)
-def records(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return {
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder with the records, and what they say."""
+    folder = tmp_path_factory.mktemp("ranked")
+    before = Path.cwd()
+    os.chdir(folder)
+    found = {
         (method, data, seed): made(method, data, seed)
         for method in METHODS
         for data in DATA
         for seed in range(2)
     }
+    os.chdir(before)
+    return folder, found
+
+
+@pytest.fixture(autouse=True)
+def records(kept, tmp_path, monkeypatch):
+    """They lie in the folder that a test works in."""
+    folder, found = kept
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return found
 
 
 def ranked(robustkit, *arguments):

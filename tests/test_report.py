@@ -5,7 +5,7 @@ import sys
 import tomllib
 from dataclasses import replace
 from html import unescape
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import torch
 from helpers.evaluations import PROTOCOL, evaluation
 from helpers.pages import Outline
 
+from robustkit import figures
 from robustkit.protocol import parse_protocol, protocol_toml
 from robustkit.record import Evaluation, table
 from robustkit.reporting import page
@@ -30,8 +31,29 @@ def single():
     return evaluation(n=1000, warnings=["pgd cannot cross its ball"])
 
 
-def test_one_sentence_says_the_result(single):
-    text = Outline(page([single])).text
+@pytest.fixture(scope="module")
+def html(single):
+    return page([single])
+
+
+@pytest.fixture(scope="module")
+def text(html):
+    return Outline(html).text
+
+
+@pytest.fixture(scope="module")
+def beside(single):
+    """The page of two evaluations."""
+    return page([single, evaluation("b.pt", seed=1)])
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages whose figures are there, and empty."""
+    monkeypatch.setattr(figures, "svg", lambda *_: "<svg></svg>")
+
+
+def test_one_sentence_says_the_result(single, text):
     robust, clean = single.robust()[1].accuracy, single.clean()
     assert (
         f"At ε = 0.2 (ℓ∞), {100 * robust.value:.1f} % of 1,000 images are still classified correctly "
@@ -41,8 +63,7 @@ def test_one_sentence_says_the_result(single):
     )
 
 
-def test_the_parts_come_in_order(single):
-    text = Outline(page([single])).text
+def test_the_parts_come_in_order(text):
     parts = [
         "Robustness of mnist-cnn.pt",
         "still classified correctly",
@@ -61,24 +82,21 @@ def test_the_parts_come_in_order(single):
     assert places == sorted(places)
 
 
-def test_every_estimate_stands_with_its_interval(single):
-    text = Outline(page([single])).text
+def test_every_estimate_stands_with_its_interval(single, text):
     for estimate in [single.clean(), *(p.accuracy for p in single.robust())]:
         assert f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}" in text
 
 
-def test_the_method_of_the_interval_is_named(single):
+def test_the_method_of_the_interval_is_named(single, html, undrawn):
     assert "Clopper-Pearson, 95 %" in page([single], method="exact")
-    assert "Wilson, 95 %" in page([single])
+    assert "Wilson, 95 %" in html
 
 
-def test_the_same_evaluations_give_the_same_bytes():
-    assert page([evaluation(), evaluation("b.pt", seed=1)]) == page(
-        [evaluation(), evaluation("b.pt", seed=1)]
-    )
+def test_the_same_evaluations_give_the_same_bytes(single, beside):
+    assert page([single, evaluation("b.pt", seed=1)]) == beside
 
 
-def test_only_the_provenance_differs_between_two_runs():
+def test_only_the_provenance_differs_between_two_runs(undrawn):
     a, b = (page([evaluation(run={"seconds": s, "machine": "m"})]) for s in (1.25, 99.5))
     differing = [(x, y) for x, y in zip(a.splitlines(), b.splitlines(), strict=True) if x != y]
     assert differing == [("<dt>seconds</dt><dd>1.25</dd>", "<dt>seconds</dt><dd>99.5</dd>")]
@@ -116,9 +134,8 @@ def test_paths_that_are_not_text_do_not_break_the_page():
     assert not re.search("[\x00\x1b]", html)
 
 
-def test_the_page_reaches_for_nothing_outside(single):
-    html = page([single, evaluation("b.pt", seed=1)])
-    outline = Outline(html)
+def test_the_page_reaches_for_nothing_outside(beside):
+    outline = Outline(beside)
     (policy,) = [m for m in outline.named("meta") if m.get("http-equiv")]
     assert policy["http-equiv"] == "Content-Security-Policy"
     assert "default-src 'none'" in policy["content"]
@@ -131,8 +148,8 @@ def test_the_page_reaches_for_nothing_outside(single):
     ]
     assert addresses
     assert all(a.startswith(("data:image/png;base64,", "#")) for a in addresses)
-    assert "url(http" not in html
-    assert "@import" not in html
+    assert "url(http" not in beside
+    assert "@import" not in beside
 
 
 def test_ids_are_unique_and_named_ones_exist():
@@ -146,8 +163,8 @@ def test_ids_are_unique_and_named_ones_exist():
         assert (attributes.get("xlink:href") or f"#{ids[0]}")[1:] in ids
 
 
-def test_a_screen_reader_finds_its_way(single):
-    outline = Outline(page([single, evaluation("b.pt", seed=1)]))
+def test_a_screen_reader_finds_its_way(beside):
+    outline = Outline(beside)
     assert outline.named("html")[0]["lang"] == "en"
     assert all(th.get("scope") for th in outline.named("th"))
     assert all(img.get("alt") for img in outline.named("img"))
@@ -160,7 +177,7 @@ def test_a_screen_reader_finds_its_way(single):
     assert all(b <= a + 1 for a, b in pairwise(levels))
 
 
-def test_only_evaluations_of_the_same_data_and_protocol_share_a_figure():
+def test_only_evaluations_of_the_same_data_and_protocol_share_a_figure(undrawn):
     a, b = evaluation("a.pt"), evaluation("b.pt", seed=1)
     each = 2  # against ε, and against passes
     assert page([a, b]).count("<svg") == each
@@ -168,7 +185,7 @@ def test_only_evaluations_of_the_same_data_and_protocol_share_a_figure():
     assert page([a, evaluation("b.pt", epsilons=["0.1"])]).count("<svg") == 2 * each
 
 
-def test_the_page_tells_the_passes_of_each_attack_where_the_record_does():
+def test_the_page_tells_the_passes_of_each_attack_where_the_record_does(undrawn):
     made = evaluation("a.pt")
     mean = made.rows.forward.map(sum).mean()
     text = Outline(page([made])).text
@@ -180,7 +197,7 @@ def test_the_page_tells_the_passes_of_each_attack_where_the_record_does():
     assert old.count("<svg") == 1
 
 
-def test_checkpoints_are_told_apart_by_the_end_of_their_paths():
+def test_checkpoints_are_told_apart_by_the_end_of_their_paths(undrawn):
     text = Outline(page([evaluation(f"runs/{x}/last.pt") for x in "ab"])).text
     assert "a/last.pt: At ε" in text
     assert "b/last.pt: At ε" in text
@@ -200,30 +217,30 @@ def test_a_page_of_nothing_says_so():
     assert "Nothing was evaluated." in Outline(page([])).text
 
 
-def test_a_warning_of_several_checkpoints_stands_once():
+def test_a_warning_of_several_checkpoints_stands_once(undrawn):
     records = [evaluation(f"{i}.pt", seed=i, warnings=["weak"] * (i < 2)) for i in range(3)]
     text = Outline(page(records)).text
     assert text.count("weak") == 1
     assert "weak (0.pt, 1.pt)" in text
 
 
-def test_counts_by_attack_add_up_to_all_images(single):
-    text = Outline(page([single])).text
+def test_counts_by_attack_add_up_to_all_images(text):
     found = re.search(
         r"misclassified when clean (\S+) .*?fgsm (\S+) .*?pgd (\S+) .*?every budget (\S+) ", text
     )
     assert sum(int(x) for x in found.groups()) == 1000
 
 
-def test_the_gallery_shows_the_smallest_perturbations_first():
+def test_the_gallery_shows_the_smallest_perturbations_first(undrawn):
     record = evaluation(n=500)
     backwards = Evaluation(record.header, record.run, record.table, record.examples[::-1])
-    assert page([record]) == page([backwards])
-    shown = re.findall(r"ℓ∞ distance (\S+?)</", page([record]))
+    html = page([record])
+    assert html == page([backwards])
+    shown = re.findall(r"ℓ∞ distance (\S+?)</", html)
     assert shown == [f"{e.distance:.3g}" for e in record.examples]
 
 
-def test_large_images_are_few():
+def test_large_images_are_few(undrawn):
     image = np.zeros((3, 500, 500), np.float32)
     small = evaluation().examples[0]
     large = [replace(small, index=i, clean=image, perturbed=image + 0.1) for i in range(9)]
@@ -231,7 +248,7 @@ def test_large_images_are_few():
     assert html.count("<figcaption><strong>") == 3
 
 
-def test_without_examples_there_is_no_gallery():
+def test_without_examples_there_is_no_gallery(undrawn):
     assert "Smallest successful" not in page([evaluation(examples=())])
 
 
@@ -242,9 +259,14 @@ def test_a_thousand_classes_stay_a_page():
     assert html.count('<th scope="row">class-') == 20
 
 
-@pytest.mark.parametrize("count", [1, 2, 8])
-@pytest.mark.parametrize("budgets", [1, 8])
-@pytest.mark.parametrize("classes", [2, 100])
+CORNERS = [(1, 1, 2), (8, 8, 100)]
+SIZES = product([1, 2, 8], [1, 8], [2, 100])
+
+
+@pytest.mark.parametrize(
+    ("count", "budgets", "classes"),
+    [pytest.param(*size, marks=[pytest.mark.slow] * (size not in CORNERS)) for size in SIZES],
+)
 def test_pages_of_all_sizes_are_well_formed(count, budgets, classes):
     records = [
         evaluation(
@@ -264,7 +286,7 @@ def by_transfer(record):
     return Evaluation(record.header | {"surrogate": other}, record.run, record.table)
 
 
-def test_a_transfer_attack_is_said_to_be_one_and_stands_apart():
+def test_a_transfer_attack_is_said_to_be_one_and_stands_apart(undrawn):
     direct = evaluation()
     text = Outline(page([by_transfer(direct)])).text
     assert "worst case per image over fgsm and pgd, by transfer from nets/other one.pt." in text
@@ -275,7 +297,7 @@ def test_a_transfer_attack_is_said_to_be_one_and_stands_apart():
     )
 
 
-def test_a_targeted_attack_is_not_said_to_be_about_being_right():
+def test_a_targeted_attack_is_not_said_to_be_about_being_right(undrawn):
     record = evaluation()
     resolved = record.header["protocol"]["resolved"] | {"target": "next"}
     text = Outline(page([changed(record, protocol={"resolved": resolved})])).text
@@ -297,7 +319,7 @@ def options(words):
     return {name: [v for n, v in pairs if n == name] for name, _ in pairs}
 
 
-def test_the_command_asks_the_same_question_again():
+def test_the_command_asks_the_same_question_again(undrawn):
     path = "my models/it's.pt"
     (words,) = commands(page([evaluation(path, n=123)]).replace("</code>", ""))
     assert words[:3] == ["robustkit", "evaluate", path]
@@ -309,7 +331,7 @@ def test_the_command_asks_the_same_question_again():
     assert given["--seed"] == ["0"]
 
 
-def test_the_command_gives_back_what_the_user_gave():
+def test_the_command_gives_back_what_the_user_gave(undrawn):
     record = evaluation(checkpoint={"preprocessing": "given", "mean": [0.1], "std": [0.3]})
     resolved = record.header["protocol"]["resolved"] | {"target": "next"}
     source = {"folder": "my images"}
@@ -327,7 +349,7 @@ def test_the_command_gives_back_what_the_user_gave():
     assert given["--attack"] == ["pgd"]
 
 
-def test_the_command_names_the_surrogate_and_how_the_network_was_read():
+def test_the_command_names_the_surrogate_and_how_the_network_was_read(undrawn):
     read = {"ignore": ["loss.*", "ema.*"], "rename": ["a.=b."], "image_by_image": True}
     read["weights_key"] = "model"
     record = by_transfer(evaluation(checkpoint=read))
@@ -342,7 +364,7 @@ def test_the_command_names_the_surrogate_and_how_the_network_was_read():
 
 
 @pytest.mark.parametrize(("norm", "option"), [("linf", None), ("l2", ["l2"])])
-def test_the_command_names_a_norm_that_is_not_its_files_default(norm, option):
+def test_the_command_names_a_norm_that_is_not_its_files_default(undrawn, norm, option):
     file = PROTOCOL.replace('norm = "linf"', 'norm = ["linf", "l2"]')
     attack = parse_protocol(tomllib.loads(file), "pgd", "pgd.toml", norm=norm)
     record = evaluation()
@@ -353,7 +375,7 @@ def test_the_command_names_a_norm_that_is_not_its_files_default(norm, option):
     assert options(words).get("--norm") == option
 
 
-def test_a_module_in_memory_gets_no_command_line():
+def test_a_module_in_memory_gets_no_command_line(undrawn):
     record = evaluation("<Net>", checkpoint={"sha256": None, "model": None})
     record = changed(record, protocol={"file": ""})
     html = page([record])
@@ -368,7 +390,7 @@ def with_more_steps(record):
     return changed(record, protocol={"resolved": attack.resolved(), "digest": attack.digest})
 
 
-def test_a_protocol_that_its_file_does_not_tell_is_written_out():
+def test_a_protocol_that_its_file_does_not_tell_is_written_out(undrawn):
     record = with_more_steps(evaluation())
     html = page([record])
     (words,) = commands(html.replace("</code>", ""))

@@ -1,5 +1,7 @@
 """What needs no torch does not wait for it."""
 
+import json
+import re
 import subprocess
 import sys
 
@@ -14,21 +16,25 @@ from robustkit.evaluation.config import evaluation_key
 from robustkit.machine import kind_of_device, torch_version
 
 SLOW = ("torch", "foolbox", "scipy.stats", "pandas", "statsmodels")
-COMMAND = f"""
-import sys
+COMMANDS = f"""
+import json, os, sys
 from robustkit.cli.commands import run
-print(run(sys.argv[1:]), [name for name in {SLOW} if name in sys.modules])
+for arguments in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        status = run(arguments)
+        print("\\nended:", status, [name for name in {SLOW} if name in sys.modules], flush=True)
+        os._exit(0)
+    os.wait()
 """
 CPU = torch.device("cpu")
 
 
-def last_line(*arguments):
-    """What a command of a process of its own says last: its status, and what slow it imported."""
-    found = subprocess.run(
-        [sys.executable, "-c", COMMAND, *map(str, arguments)], capture_output=True, text=True
-    )
+def ends(*commands):
+    """How commands end, each in a process of its own: its status, and what slow it imported."""
+    asked = json.dumps([list(map(str, arguments)) for arguments in commands])
+    found = subprocess.run([sys.executable, "-c", COMMANDS, asked], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    return found.stdout.splitlines()[-1]
+    return re.findall("^ended: (.*)$", found.stdout, re.MULTILINE)
 
 
 @pytest.fixture
@@ -40,36 +46,34 @@ def bare(tmp_path):
 
 
 def test_help_waits_for_nothing_slow():
-    assert last_line("--help") == "0 []"
-    assert last_line("evaluate", "--help") == "0 []"
+    assert ends(["--help"], ["evaluate", "--help"]) == ["0 []"] * 2
 
 
 def test_a_checkpoint_is_described_without_torch(bare):
-    assert last_line("describe", "lenet5-mnist5k") == "0 []"
-    assert last_line("describe", bare) == "0 []"
+    assert ends(["describe", "lenet5-mnist5k"], ["describe", bare]) == ["0 []"] * 2
     assert read_checkpoint(bare).num_classes == 7
 
 
-@pytest.mark.parametrize("recognised", [False, True])
-def test_an_answer_on_file_is_given_without_torch(recognised, tmp_path, monkeypatch, capsys):
-    path = "lenet5-mnist5k"
-    if recognised:
-        network = read_checkpoint(path).load().network
-        path = tmp_path / "copy.pt"
-        torch.save(network.state_dict(), path)
-    asked = ["evaluate", str(path), "--data", "mnist5k", "--limit", "3", "--attack", "fgsm"]
-    asked += ["--device", "cpu", "--out", str(tmp_path / "runs")]
-    run(asked)
-    first = capsys.readouterr().out
-    assert last_line(*asked) == "0 []"
-    run(asked)
-    assert capsys.readouterr().out == first
+def test_an_answer_on_file_is_given_without_torch(tmp_path, capsys):
+    recognised = tmp_path / "copy.pt"
+    torch.save(read_checkpoint("lenet5-mnist5k").load().network.state_dict(), recognised)
+    options = ["--data", "mnist5k", "--limit", "3", "--attack", "fgsm", "--device", "cpu"]
+    options += ["--out", str(tmp_path / "runs")]
+    asked = [["evaluate", str(path), *options] for path in ("lenet5-mnist5k", recognised)]
+    first = []
+    for arguments in asked:
+        run(arguments)
+        first.append(capsys.readouterr().out)
+    assert ends(*asked) == ["0 []"] * 2
+    for arguments, before in zip(asked, first, strict=True):
+        run(arguments)
+        assert capsys.readouterr().out == before
 
 
 def test_a_fresh_evaluation_waits_for_no_library_of_tables_or_statistics(tmp_path):
     asked = ["evaluate", "lenet5-mnist5k", "--data", "mnist5k", "--limit", "3", "--attack", "pgd"]
     asked += ["--device", "cpu", "--out", tmp_path / "runs"]
-    assert last_line(*asked) == "0 ['torch', 'foolbox']"
+    assert ends(asked) == ["0 ['torch', 'foolbox']"]
 
 
 def test_the_key_is_the_same_with_and_without_torch():

@@ -62,7 +62,7 @@ def test_a_family_says_at_which_level_its_intervals_hold():
 differences = st.lists(st.floats(-0.03, 0.03), min_size=1, max_size=7)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(differences, st.sampled_from([None, 0.005, 0.02]), st.sampled_from([0.9, 0.95, 0.99]))
 def test_interval_p_values_and_verdict_agree_in_every_family(values, delta, level):
     members = [Member("a", "b", str(i), contrast(v)) for i, v in enumerate(values)]
@@ -78,12 +78,14 @@ def test_interval_p_values_and_verdict_agree_in_every_family(values, delta, leve
         assert found.p_holm <= found.p
 
 
-@settings(max_examples=15, deadline=None)  # statsmodels collects garbage at every call
+@settings(max_examples=15, deadline=None)
 @given(differences)
 def test_holm_beside_is_statsmodels(values):
     members = [Member("a", "b", str(i), contrast(v)) for i, v in enumerate(values)]
     raw = [member.contrast.p for member in members]
-    expected = multipletests(raw, method="holm")[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gc.collect", lambda: 0)  # statsmodels does, at every call
+        expected = multipletests(raw, method="holm")[1]
     assert [one.p_holm for one in family(members, delta=None)] == pytest.approx(list(expected))
 
 

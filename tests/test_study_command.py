@@ -23,6 +23,7 @@ from robustkit import spec
 from robustkit.analysis.evidence import collect
 from robustkit.study.findings import _histories, findings_of_store
 from robustkit.study.store import StudyStore
+from robustkit.study.throughput import Throughput
 
 
 @pytest.mark.slow
@@ -47,14 +48,14 @@ def steady(text):
     return [line for line in text.splitlines() if "seconds" not in line]
 
 
-def test_the_command_plans_works_and_writes(tiny, tmp_path, robustkit, monkeypatch):
+def test_the_command_plans_works_and_writes(small, tmp_path, robustkit, monkeypatch):
     pytest.importorskip("seaborn")
     # as in a script without a guard, which workers must not run again
     script = ModuleType("__main__")
     script.__file__ = str(tmp_path / "script.py")
     Path(script.__file__).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.setitem(sys.modules, "__main__", script)
-    planned = robustkit("report", str(tiny), "--plan", "--out", str(tmp_path / "a"))
+    planned = robustkit("report", str(small), "--plan", "--out", str(tmp_path / "a"))
     assert planned[0] == 0
     assert "4 to run, 9 after selection, 12 evaluations; about" in planned[1]
     for line in ("cross-entropy", "wide hinge"):
@@ -62,11 +63,11 @@ def test_the_command_plans_works_and_writes(tiny, tmp_path, robustkit, monkeypat
     assert re.search(r"evaluations +│ +0 │ +12 │", planned[1])
     assert not (tmp_path / "a" / "report.html").exists()
     (tmp_path / "taken").write_text("")
-    taken = robustkit("report", str(tiny), "--out", str(tmp_path / "taken"))
+    taken = robustkit("report", str(small), "--out", str(tmp_path / "taken"))
     assert taken[0] == 2
     assert "is a file; give the name of a folder" in taken[2]
     for hours in ("-1", "nan", "inf"):
-        refused = robustkit("report", str(tiny), f"--hours={hours}", "--out", str(tmp_path / "b"))
+        refused = robustkit("report", str(small), f"--hours={hours}", "--out", str(tmp_path / "b"))
         assert refused[0] == 2
         assert f"--hours {hours}: expected a number of hours" in refused[2]
         assert len(refused[2].splitlines()) == 1
@@ -82,9 +83,9 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def test_a_report_is_rebuilt_from_its_evidence_alone(finished, tmp_path, robustkit):
+def test_a_report_is_rebuilt_from_its_evidence_alone(ended, tmp_path, robustkit):
     pytest.importorskip("seaborn")
-    shutil.copytree(finished[2], tmp_path / "out" / "work")
+    shutil.copytree(ended[2], tmp_path / "out" / "work")
     (tmp_path / "out" / "evidence.parquet").write_text("whatever was there before")
     assert robustkit("report", "tiny", "--only-report", "--out", "out")[0] == 0
     built = contents(tmp_path / "out")
@@ -107,8 +108,8 @@ def test_a_report_is_rebuilt_from_its_evidence_alone(finished, tmp_path, robustk
     assert "contains neither work/ nor evidence.parquet" in told
 
 
-def test_what_a_report_of_cached_results_would_ignore_is_refused(finished, tmp_path, robustkit):
-    shutil.copytree(finished[2], tmp_path / "out" / "work")
+def test_what_a_report_of_cached_results_would_ignore_is_refused(ended, tmp_path, robustkit):
+    shutil.copytree(ended[2], tmp_path / "out" / "work")
     for options in (
         ("--plan",),
         ("--retry",),
@@ -135,15 +136,15 @@ def test_what_a_report_of_cached_results_would_ignore_is_refused(finished, tmp_p
 
 
 def test_words_of_a_published_claim_are_amended_and_the_report_says_so(
-    finished, tiny, tmp_path, robustkit
+    ended, small, tmp_path, robustkit
 ):
     pytest.importorskip("seaborn")
     path = tmp_path / "tiny.toml"
     figures = 'baseline = "cross-entropy"\nfigures = []'
-    quiet = tiny.read_text().replace('baseline = "cross-entropy"', figures)
+    quiet = small.read_text().replace('baseline = "cross-entropy"', figures)
     path.write_text(quiet)
     study = spec.load_study(str(path))
-    before = collect(study, findings_of_store(study, StudyStore(finished[2]), "")).content
+    before = collect(study, findings_of_store(study, StudyStore(ended[2]), "")).content
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "evidence.parquet").write_bytes(before)
     asked = ("report", str(path), "--only-report", "--out", "out")
@@ -170,12 +171,21 @@ def test_words_of_a_published_claim_are_amended_and_the_report_says_so(
     assert (tmp_path / "out" / "evidence.parquet").read_bytes() == again
 
 
+@pytest.fixture
+def known_speed(monkeypatch):
+    """A machine that need not be timed in a process of its own."""
+    known = Throughput(0, {}, 1.0, 1.0, 0.001, 0.001)
+    monkeypatch.setattr("robustkit.study.forecast.measure_throughput", lambda *_: known)
+
+
+@pytest.mark.usefixtures("known_speed")
 def test_the_command_on_the_page_asks_the_same_again(tiny, nets, tmp_path, robustkit):
     pytest.importorskip("seaborn")
     folder = tmp_path / "a folder"
     folder.mkdir()
     path = folder / "own.toml"
-    path.write_text(EXTERNAL.replace("PATTERN", "none").replace("NET", f"{tiny.parent}/net.py:net"))
+    text = EXTERNAL.replace("PATTERN", "none").replace("NET", f"{tiny.parent}/net.py:net")
+    path.write_text(text.replace('baseline = "ce"', 'baseline = "ce"\nfigures = []'))
     pattern = str(nets / "{loss}_noise{label_noise}_seed{seed}.pt")
     out = ("--out", str(tmp_path / "out"))
     options = ("--checkpoints", pattern, "--limit", "30", "--baseline", "l2")
@@ -199,6 +209,7 @@ def test_the_command_on_the_page_asks_the_same_again(tiny, nets, tmp_path, robus
     assert "<p>?</p>" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("known_speed")
 def test_methods_that_are_missing_are_told_on_the_terminal(tiny, nets, tmp_path, robustkit):
     path = external_study(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     path.write_text(path.read_text().replace('baseline = "ce"', 'baseline = "xent"'))
@@ -207,10 +218,10 @@ def test_methods_that_are_missing_are_told_on_the_terminal(tiny, nets, tmp_path,
     assert "No network of method xent, the baseline, was found" in told[2]
 
 
-def test_the_width_of_all_figures_can_be_asked_for(finished, tiny, tmp_path, robustkit):
+def test_the_width_of_all_figures_can_be_asked_for(ended, small, tmp_path, robustkit):
     pytest.importorskip("seaborn")
-    shutil.copytree(finished[2], tmp_path / "out" / "work")
-    asked = ("report", str(tiny), "--only-report", "--out", str(tmp_path / "out"))
+    shutil.copytree(ended[2], tmp_path / "out" / "work")
+    asked = ("report", str(small), "--only-report", "--out", str(tmp_path / "out"))
     for width in ("single", "double"):
         status, _, err = robustkit(*asked, "--style", "icml", "--width", width)
         assert (status, err) == (0, "")
@@ -220,8 +231,8 @@ def test_the_width_of_all_figures_can_be_asked_for(finished, tiny, tmp_path, rob
     assert robustkit(*asked, "--width", "wide")[0] == 2
 
 
-def test_a_course_is_that_of_the_networks_with_most_lines(finished, tiny):
-    _, plan, _ = finished
+def test_a_course_is_that_of_the_networks_with_most_lines(ended, small):
+    _, plan, _ = ended
     few, many = (
         [{"step": step, "memorised": step / 8, "held_out_clean": 0.5} for step in steps]
         for steps in ((8,), (4, 8))
@@ -229,6 +240,6 @@ def test_a_course_is_that_of_the_networks_with_most_lines(finished, tiny):
     cells = {w.cell: few if w.seed == 0 else many for w in plan.wanted}
     done = {key: {"history": history} for key, history in cells.items()}
     plan = {"wanted": [asdict(w) for w in plan.wanted]}
-    histories = list(_histories(spec.load_study(str(tiny)), plan, done))
+    histories = list(_histories(spec.load_study(str(small)), plan, done))
     assert histories
     assert {(h.steps, h.memorised) for h in histories} == {((4, 8), (0.5, 1.0))}

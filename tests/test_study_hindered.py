@@ -36,8 +36,8 @@ def test_what_is_in_the_way_is_no_result(tmp_path, error):
     assert not [*tmp_path.rglob("*.json")]
 
 
-def test_a_training_that_another_process_is_at_decides_no_choice(tiny, tmp_path):
-    run = begin(tiny, tmp_path)
+def test_a_training_that_another_process_is_at_decides_no_choice(small, tmp_path):
+    run = begin(small, tmp_path)
     first = run.missing(run.plan())[0].cell.key
     out = run.store.checkpoint(first)
     folder = out.with_name(f"{out.name}.partial")
@@ -49,8 +49,8 @@ def test_a_training_that_another_process_is_at_decides_no_choice(tiny, tmp_path)
     assert run.store.cell(first)["status"] == "done"
 
 
-def test_the_other_cells_are_done_before_it_is_told(tiny, tmp_path, monkeypatch):
-    run = begin(tiny, tmp_path)
+def test_the_other_cells_are_done_before_it_is_told(small, tmp_path, monkeypatch):
+    run = begin(small, tmp_path)
     jobs = run.missing(run.plan())
     done = []
 
@@ -69,9 +69,9 @@ def test_the_other_cells_are_done_before_it_is_told(tiny, tmp_path, monkeypatch)
     assert {job.cell.key for job in done} == {job.cell.key for job in jobs[1:]}
 
 
-def test_two_commands_do_not_work_on_one_study(robustkit, tiny, tmp_path):
+def test_two_commands_do_not_work_on_one_study(robustkit, small, tmp_path):
     with StudyStore(tmp_path / "out" / "work").claimed():
-        status, _, err = robustkit("report", tiny, "--out", tmp_path / "out")
+        status, _, err = robustkit("report", small, "--out", tmp_path / "out")
     assert status == 2, err
     assert "another command works on this study; wait for its end, or give another --out" in err
     assert not [*(tmp_path / "out").rglob("*.json")]
@@ -113,8 +113,8 @@ def test_a_level_that_cannot_be_is_told_by_the_networks_name(tiny, nets, tmp_pat
         begin(study, tmp_path / "out")
 
 
-def test_a_choice_that_was_made_anew_after_a_look_at_test_images_is_told(tiny, tmp_path):
-    text = tiny.read_text().replace("seed = 7", "seed = 7\ntest_last = true")
+def test_a_choice_that_was_made_anew_after_a_look_at_test_images_is_told(small, tmp_path):
+    text = small.read_text().replace("seed = 7", "seed = 7\ntest_last = true")
     study = tmp_path / "tiny.toml"
     study.write_text(text)
     run = begin(study, tmp_path / "out")
@@ -134,14 +134,14 @@ def test_a_choice_that_was_made_anew_after_a_look_at_test_images_is_told(tiny, t
     ) in notes
 
 
-def test_nothing_is_selected_by_copies_of_what_is_trained_on(tiny, tmp_path):
+def test_nothing_is_selected_by_copies_of_what_is_trained_on(small, tmp_path):
     some = load_dataset("mnist5k", split="train", limit=300)
     images, labels = some.images(0, 300)[:, 0], np.array(some.labels)
     twice = {"x_train": np.tile(images, (2, 1, 1)), "y_train": np.tile(labels, 2)}
     np.savez(tmp_path / "twice.npz", **twice, x_test=images[:60], y_test=labels[:60])
-    text, before = tiny.read_text(), 'data       = "mnist5k"'
+    text, before = small.read_text(), str(small.parent / "digits.npz")
     assert before in text
     study = tmp_path / "tiny.toml"
-    study.write_text(text.replace(before, f'data = "{tmp_path / "twice.npz"}"'))
+    study.write_text(text.replace(before, str(tmp_path / "twice.npz")))
     with pytest.raises(InputError, match="held-out images have the pixels of one that is trained"):
         begin(study, tmp_path / "out")

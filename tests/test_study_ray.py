@@ -3,14 +3,16 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 from helpers.crews import FakeRay, nodes
-from helpers.studies import Apart, site
+from helpers.studies import Apart, digits, site
 
 from robustkit import record, spec
 from robustkit.errors import EvaluationFailed, InputError
@@ -29,7 +31,7 @@ baseline = "cross-entropy"
 
 [train]
 model      = "{model}"
-data       = "mnist5k"
+data       = "{data}"
 seeds      = {seeds}
 steps      = {steps}
 batch_size = 32
@@ -79,10 +81,15 @@ class Here:
             yield job
 
 
+@cache
+def few():
+    return digits(Path(tempfile.mkdtemp(), "digits.npz"))
+
+
 def study(folder, *, model="lenet5", seeds=(0, 1), steps=3, more=""):
     path = folder / "little.toml"
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(STUDY.format(model=model, seeds=list(seeds), steps=steps) + more)
+    path.write_text(STUDY.format(model=model, data=few(), seeds=list(seeds), steps=steps) + more)
     return Run(spec.load_study(str(path)), StudyStore(folder / "work"), StudyOptions())
 
 

@@ -150,7 +150,7 @@ def test_a_seed_that_is_missing_is_told_wherever_the_verdict_is(tmp_path, paths)
     part = judged(study, paths, lambda n, m, _, s: FAILED if (n, m, s) == ("noise", "b", 2) else "")
     said = "4 of 5 planned seeds; 1 failed"
     for outcome, often in ((whole, 0), (part, 2)):
-        files = reporting.write(outcome, tmp_path / f"report{often}")
+        files = reporting.write(replace(outcome, figures=()), tmp_path / f"report{often}")
         page = files.page.read_text()
         assert page.count(f'<span class="range">{said}</span>') == often
         assert ("On fewer seeds than planned: 2." in page) is bool(often)

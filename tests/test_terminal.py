@@ -21,6 +21,7 @@ TINY = """
 title    = "Tiny"
 question = "What is on the screen?"
 baseline = "cross-entropy"
+figures  = []
 
 [train]
 model      = "lenet5"
@@ -32,7 +33,7 @@ hold_out   = "100"
 
 [test]
 data  = "mnist5k"
-limit = 20
+limit = 5
 
 [[method]]
 name = "cross-entropy"
@@ -109,6 +110,7 @@ def test_a_training_shows_its_updates(terminal, tmp_path):
     assert (tmp_path / "a.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_study_shows_where_each_method_stands_and_names_what_failed(terminal, tmp_path):
     pytest.importorskip("seaborn")
     (tmp_path / "tiny.toml").write_text(TINY)

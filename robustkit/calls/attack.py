@@ -165,7 +165,8 @@ class ModelAttack:
         if self.image_by_image:
             model = OneByOne(model)
             model.training = False
-        shape, size = tuple(block.images.shape[1:]), self.batch_size or len(block.images)
+        images, shape = len(block.images), tuple(block.images.shape[1:])
+        size = min(self.batch_size or images, images)
         # of a network's kind, which training does not change
         if shape not in self._trusted or self._trusted[shape].batch < size:
             self._warn(_cautions(model, block, protocol, size))

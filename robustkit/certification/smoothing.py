@@ -112,7 +112,7 @@ def smooth(
         EvaluationFailed: the model broke, or its logits are NaN.
     """
     _check(images, ids)
-    model = held(model, images, batch=batch_size)
+    model = held(model, images, batch=min(batch_size, max(noise.n0, noise.n)))
     chosen, lower = np.zeros(len(images), np.int64), np.zeros(len(images))
     for i, (image, name) in enumerate(zip(images, ids, strict=True)):
         # draws that chose the class may not bound it as well: the largest of several counts is
@@ -152,7 +152,7 @@ def predict(
         EvaluationFailed: the model broke, or its logits are NaN.
     """
     _check(images, ids)
-    model = held(model, images, batch=batch_size)
+    model = held(model, images, batch=min(batch_size, noise.n))
     return _predicted(model, images, ids, noise, batch_size, purpose)
 
 
@@ -201,7 +201,10 @@ def attack_smoothed(
     _check(images, ids)
     if len(labels) != len(images) or len(smoothed.predicted) != len(images):
         raise DataError(f"{len(images)} images need as many labels and smoothed predictions")
-    model, truth = held(model, images, batch=batch_size), labels.cpu().numpy()
+    model, truth = (
+        held(model, images, batch=min(batch_size, smoothed.noise.n)),
+        labels.cpu().numpy(),
+    )
     clean, sealed = smoothed.predicted == truth, smoothed.certified(truth, epsilon)
     perturbed, broken = images.clone(), np.zeros(len(images), np.bool_)
     for i in np.flatnonzero(clean).tolist():

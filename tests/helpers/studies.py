@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from robustkit import spec
 from robustkit.analysis.judge import judge_study
+from robustkit.data import load_dataset
 from robustkit.study import work
 from robustkit.study.findings import findings_of_store
 from robustkit.study.ray import RayExecutor, Site, attend
@@ -85,6 +88,19 @@ from torch import nn
 def net(num_classes=10):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes))
 """
+
+
+def digits(path, train=200, test=60):
+    """A file of some of the shipped digits, as many of each; half of 200 are held out above."""
+    archive = {}
+    for split, count in (("train", train), ("test", test)):
+        whole = load_dataset("mnist5k", split=split)
+        of_each = [np.flatnonzero(whole.labels == k)[: count // 10] for k in range(10)]
+        rows = np.sort(np.concatenate(of_each))
+        archive[f"x_{split}"] = np.concatenate([whole.images(row, row + 1)[:, 0] for row in rows])
+        archive[f"y_{split}"] = whole.labels[rows]
+    np.savez(path, **archive)
+    return path
 
 
 class Here:
