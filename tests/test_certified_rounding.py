@@ -481,7 +481,7 @@ def test_what_gradient_ascent_fools_is_not_certified(layers, seed):
             result = certify(model, x, labels, "linf", epsilon)
             assert not bool((result.robust & fooled).any())
             fooled_ever += int(fooled.sum())
-    assert fooled_ever >= 20
+    assert fooled_ever >= 10
 
 
 # -- what is refused ------------------------------------------------------------------------------
