@@ -351,6 +351,13 @@ def test_results_say_on_which_data_and_machine_they_were_made(finished, monkeypa
     assert old["Data"]["mnist5k, test"] == told["Data"]["mnist5k, test"]  # as the rows say
 
 
+def test_a_data_set_that_is_named_by_its_path_is_listed_once(ended):
+    run, _, _ = ended
+    told = findings_of_store(run.study, run.store, "").provenance["Data"]
+    assert list(told) == ["digits, train", "mnist5k, test"]
+    assert told["digits, train"].startswith("200 images, digest ")
+
+
 def test_words_for_readers_may_change_and_a_rebuilt_report_has_the_new_ones(ended, small, tmp_path):
     _, _, folder = ended
     copy = tmp_path / "copy"

@@ -102,9 +102,13 @@ def _data(
 ) -> dict[str, str]:
     """The data sets that networks were trained and tested on, by name and split."""
     told: dict[str, dict[str, str]] = defaultdict(dict)  # text by digest, by name and split
+    # a data set that the study names by its path has a shorter name once it is read
+    read = [cell["data"]["train"] for cell in finished if "train" in cell.get("data", {})]
+    called = {data["digest"]: data["name"] for data in read}
     for cell in plan["cells"].values():
         if (data := cell["asked"].get("data")) is not None:
-            told[f"{data['name']}, train"][data["digest"]] = digest_in_words(data["digest"])
+            name = called.get(data["digest"], data["name"])
+            told[f"{name}, train"][data["digest"]] = digest_in_words(data["digest"])
     for cell in finished:
         for split, data in cell.get("data", {}).items():
             told[f"{data['name']}, {split}"][data["digest"]] = images_in_words(
