@@ -31,8 +31,9 @@ batch (dynamic int8 quantisation: 7e-3) are no rounding, but dependence"""
 CROWD, NUMBERS = 128, 2**22
 """images that are passed at once as well, and numbers in them at most: as an evaluation does on a
 CPU, unless its batch size is known"""
-FIXED = (2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128, 256)
-"""sizes of a batch that a network may have been exported for, and takes alone"""
+FIXED, FEWER = (2, 4, 8, 10, 16, 32, 64, 100, 128), 2**20
+"""sizes of a batch that a network may have been exported for, and takes alone; and numbers in one
+at most, since one that takes no images of this size may break at its very end"""
 PASSES = 60
 """each way, of a model that draws at random; and of one that draws, until a pass differs"""
 AGAIN = 16
@@ -104,7 +105,7 @@ def check_contract(
         EvaluationFailed: too little memory for a few images.
     """
     with seeded(0, images.device):
-        batch = _usual(images) if batch is None else batch
+        batch = max(batch or 0, _usual(images))
         return _found(_Asked(model, instead, source, advice), images[:FEW], batch)
 
 
@@ -136,7 +137,7 @@ def check_batch(
 
 
 def _usual(images: Tensor) -> int:
-    """How many are passed at once, where the batch size is not known."""
+    """How many are passed at once at least."""
     return min(CROWD, NUMBERS // max(1, images[0].numel()))
 
 
@@ -236,7 +237,8 @@ class _Asked:
             return self.logits(images[:1]).shape[1]
         except DataError as error:
             pair = torch.cat([images[:1], 1 - images[:1]])
-            several = next((n for n in FIXED if self._takes(pair.repeat(n, 1, 1, 1)[:n])), 0)
+            sizes = (n for n in FIXED if n == 2 or n * pair[0].numel() <= FEWER)
+            several = next((n for n in sizes if self._takes(pair.repeat(n, 1, 1, 1)[:n])), 0)
             if several > 2 or (several and not self._takes(pair.repeat(2, 1, 1, 1)[:3])):
                 raise InputError(
                     f"the network accepts {several} images at once, but no single one: it was "

@@ -201,10 +201,8 @@ def attack_smoothed(
     _check(images, ids)
     if len(labels) != len(images) or len(smoothed.predicted) != len(images):
         raise DataError(f"{len(images)} images need as many labels and smoothed predictions")
-    model, truth = (
-        held(model, images, batch=min(batch_size, smoothed.noise.n)),
-        labels.cpu().numpy(),
-    )
+    model = held(model, images, batch=min(batch_size, smoothed.noise.n))
+    truth = labels.cpu().numpy()
     clean, sealed = smoothed.predicted == truth, smoothed.certified(truth, epsilon)
     perturbed, broken = images.clone(), np.zeros(len(images), np.bool_)
     for i in np.flatnonzero(clean).tolist():

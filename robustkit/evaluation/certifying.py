@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from robustkit.attacks import Block
-from robustkit.attacks.contract import check_batch
 from robustkit.certification import MENDED_ONLY, REVISION, Decision, decide
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
@@ -22,7 +21,7 @@ from robustkit.evaluation.chance import chance_warnings, settled_by
 from robustkit.evaluation.config import Config, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
-from robustkit.evaluation.probe import few_images, probe
+from robustkit.evaluation.probe import probe
 from robustkit.files import write_atomic
 from robustkit.keys import CertificationKey
 from robustkit.protocol import Protocol, check_bounded
@@ -119,11 +118,9 @@ class _Run:
         device = self.config.device
         network = self.config.model.load(device)
         steps = bool(self.config.protocol.attacks)
-        traits = probe(network, self.config.data, device, MENDED_ONLY, gradients=steps)
-        self.found = traits.warnings
         batch = BATCH if self.options.batch_size == "auto" else self.options.batch_size
-        few = few_images(self.config.data, device)
-        check_batch(network, few, batch, MENDED_ONLY, random=traits.random)
+        given = (network, self.config.data, device, MENDED_ONLY)
+        self.found = probe(*given, gradients=steps, batch=batch).warnings
         decisions = decide(
             network,
             self._block(left),
