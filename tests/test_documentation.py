@@ -134,6 +134,40 @@ def test_findings_are_those_of_the_published_reports():
             assert all(word.rstrip("s") in told for word in found), (study, name, told, found)
 
 
+FIGURE = r"[+−]?\d+(?:\.\d+)?"
+INTERVAL = re.compile(rf"({FIGURE})?(?: points| times)?(?: with [^(,.]*)? \(({FIGURE}) to ({FIGURE})\)")
+
+
+def agrees(told, value):
+    """Whether a number of the page is this one, rounded as the page does."""
+    decimals = len(told.partition(".")[2])
+    return abs(float(told.replace("−", "-")) - value) <= 0.5001 * 10**-decimals
+
+
+def test_intervals_of_the_findings_are_those_of_the_published_reports():
+    count = 0
+    for section in TEXTS["docs/pages/findings.md"].split("\n## ")[1:]:
+        if not (study := re.search(r"reports/([\w-]+)/numbers\.csv", section)):
+            continue
+        with (ROOT / "reports" / study[1] / "numbers.csv").open() as file:
+            rows = [
+                [float(row[name]) for name in ("value", "low", "high")]
+                for row in csv.DictReader(file)
+                if row["value"] and row["low"] and row["high"]
+            ]
+        # a difference may be told from either side; what an earlier run found is in no file
+        known = [(k * v, *sorted((k * a, k * b))) for v, a, b in rows for k in (1, 100, -100)]
+        told = re.split(r"[Aa]n earlier run", " ".join(section.split()))[0]
+        for value, low, high in INTERVAL.findall(told):
+            same = [v for v, a, b in known if agrees(low, a) and agrees(high, b)]
+            assert same, (study[1], low, high)
+            # the number before an interval may be a level or a margin: "at ε = 0.2 (…)", "±0.2 (…)"
+            if value[:1] in ("+", "−"):
+                assert any(agrees(value, v) for v in same), (study[1], value, low, high)
+            count += 1
+    assert count > 50
+
+
 def write_files(page, folder):
     """What the page has its reader write."""
     for text in blocks(page, "python", "toml"):
