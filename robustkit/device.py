@@ -1,11 +1,14 @@
 """Where the numbers are worked out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
-from robustkit.errors import InputError, cut, first_line
+from robustkit.errors import EvaluationFailed, InputError, cut, first_line
+
+T = TypeVar("T")
 
 
 def device(name: str) -> torch.device:
@@ -26,6 +29,13 @@ def device(name: str) -> torch.device:
         torch.ones(1, device=found).item()
     except Exception as error:  # each kind of device refuses in its own way
         raise InputError(f"--device {cut(name)}: {first_line(error)}") from error
+    try:
+        torch.ones(1, dtype=torch.float64, device=found).item()
+    except Exception as error:  # Apple's GPUs (mps), and some of Intel's
+        raise InputError(
+            f"--device {cut(name)}: it has no float64, which robustkit needs for distances; "
+            f"use --device cpu ({first_line(error)})"
+        ) from error
     return found
 
 
@@ -71,6 +81,23 @@ def _numbered(found: torch.device) -> torch.device:
     if found.type == "cuda" and found.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return found
+
+
+def fitting(work: Callable[[int], T], size: int) -> T:
+    """What comes of work on so many images at once, or on half as many where memory is too little.
+
+    Raises:
+        EvaluationFailed: it is too little for a single one.
+    """
+    while True:
+        try:
+            return work(size)
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise EvaluationFailed("the GPU has too little memory for one image") from error
+        # outside of the handler, whose traceback would hold on to the failed pass's tensors
+        torch.cuda.empty_cache()
+        size //= 2
 
 
 @contextmanager

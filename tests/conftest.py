@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import gc
 import signal
 import sys
+from collections import Counter
 from itertools import product
 
 import pytest
@@ -103,6 +104,20 @@ def pytest_runtest_setup():
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a family every n-th case runs by default, the first alone where no n is given."""
+    met = Counter()
+    for item in items:
+        mark = item.get_closest_marker("one_of_many")
+        if mark is None or item.get_closest_marker("slow"):
+            continue
+        (n,) = mark.args or (len(items),)
+        if met[item.function] % n:
+            item.add_marker("thorough")
+        met[item.function] += 1
 
 
 def pytest_collection_finish():

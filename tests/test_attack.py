@@ -85,6 +85,7 @@ def test_a_network_that_is_its_own_surrogate_loses_only_what_the_last_step_finds
     assert 0 < torch.isfinite(own.distance).sum() < 40
 
 
+@pytest.mark.one_of_many(5)
 @pytest.mark.parametrize(
     ("norm", "attack"),
     [
@@ -106,6 +107,7 @@ def test_minimal_norm_attacks_come_close_to_the_closed_form(norm, attack):
     assert (ratio <= 1.25).double().mean() >= 0.95
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     ("norm", "kind"), [("l2", "boundary"), ("l2", "hopskipjump"), ("linf", "hopskipjump")]
 )
@@ -132,6 +134,7 @@ def test_noise_stays_in_its_ball_and_finds_less_than_an_attack(norm):
     assert in_budget(noise.distance[found], float(level)).all()
 
 
+@pytest.mark.thorough
 @given(st.data())
 @settings(max_examples=8, deadline=None)
 def test_order_and_batch_size_change_nothing_on_float64_linear_models(data):
@@ -152,6 +155,7 @@ def test_order_and_batch_size_change_nothing_on_float64_linear_models(data):
     assert [first.fooled_by[i] for i in order] == second.fooled_by
 
 
+@pytest.mark.thorough
 def test_batch_size_changes_hardly_anything_on_a_float32_network():
     model, x = Small(), images(40, side=8)
     protocol = make("linf", PGD | {"steps": 20}, epsilon=["1/50", "1/20", "1/10"])

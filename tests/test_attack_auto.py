@@ -29,6 +29,7 @@ def levels(truth: Tensor, *shares: float) -> list[str]:
     return [f"{float(q):.6f}" for q in truth.quantile(torch.tensor(shares).double())]
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     ("norm", "loss"),
     [
@@ -51,6 +52,7 @@ def test_apgd_is_exact_on_linear_models(norm, loss):
         assert torch.equal(in_budget(found.distance, level)[clear], (truth <= level)[clear])
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("targets", [0, 9])
 def test_fab_finds_the_nearest_point_of_a_linear_boundary(norm, targets):
@@ -97,6 +99,7 @@ def test_fab_stops_at_the_budget(norm):
     )
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("norm", NORMS)
 def test_square_finds_what_lies_well_inside_the_ball_and_nothing_outside(norm):
     model, x = Linear(pixels=64, seed=5), images(60, side=8)
@@ -112,6 +115,7 @@ def test_square_finds_what_lies_well_inside_the_ball_and_nothing_outside(norm):
     assert broken[easy].all()
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize("attack", [APGD_TABLE, FAB_TABLE, SQUARE], ids=["apgd", "fab", "square"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_company_in_the_batch_changes_nothing(attack, norm):
@@ -173,6 +177,7 @@ def test_a_target_is_where_each_attempt_goes_and_any_wrong_class_counts():
     assert in_budget(t.distance, 0.2).sum() >= 0.9 * in_budget(u.distance, 0.2).sum() > 0
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("loss", ["dlr", "margin", "rescaled-cross-entropy", "probability-margin"])
 def test_losses_that_do_not_saturate(loss):
     x = images(60)
@@ -329,6 +334,7 @@ def test_the_stream_is_splitmix64():
         assert row == [(v >> 11) / 2**53 for v in _splitmix64(key, 16)[4 * step : 4 * step + 4]]
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("attack", [APGD(steps=30), FAB(steps=10), Square(queries=60)])
 def test_each_is_a_foolbox_attack(norm, attack):
@@ -362,6 +368,7 @@ class Dice(torch.nn.Module):
         return logits + self.noise * torch.randn(logits.shape, generator=self.source).double()
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("eot", [1, 60])
 def test_lucky_passes_of_a_random_model_are_no_success(eot):
     x, inner = images(100), Linear()

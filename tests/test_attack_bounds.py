@@ -83,6 +83,7 @@ def found(name, bounds=(0, 1)):
     return attacked(ATTACKS[name], name.split()[1], bounds)
 
 
+@pytest.mark.one_of_many(4)
 @pytest.mark.parametrize(
     ("name", "bounds"),
     [
@@ -104,6 +105,7 @@ def test_bounds_change_nothing_but_the_units(name, bounds):
     assert bool(((there >= low) & (there <= high)).all())
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("bounds", BOUNDS[:2], ids=str)
 @pytest.mark.parametrize("name", THEIRS)
 def test_ours_finds_no_less_than_foolboxs_own(name, bounds):
@@ -113,6 +115,7 @@ def test_ours_finds_no_less_than_foolboxs_own(name, bounds):
     assert int(ours.sum()) >= int(theirs.sum()) - 1
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("name", [n for n in ATTACKS if not n.startswith("fab")])
 def test_a_targeted_criterion_is_headed_for(name):
     model, images, labels = problem()
@@ -155,6 +158,7 @@ def test_another_criterion_is_refused_in_one_line():
             attack.run(model, images, Odd())
 
 
+@pytest.mark.one_of_many(6)
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -175,6 +179,7 @@ def test_every_attack_works_on_inputs_of_any_shape(name, shape):
     assert bool(((clipped >= 0) & (clipped <= 1)).all())
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("norm", BALLS)
 def test_fmn_does_not_stand_still_at_the_wall_short_of_the_boundary(norm):
     """Its projection and the box, one after the other, have fixed points that fool nothing."""

@@ -153,6 +153,7 @@ def test_a_target_is_headed_for(net, batch):
     assert attack.fooled.any()
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("where", ["there", "here"])
 def test_images_come_back_on_the_device_that_they_came_from(net, batch, where):
     x, y = batch
@@ -175,6 +176,7 @@ class Around(nn.Module):
         return self.change(self.net, x)
 
 
+@pytest.mark.one_of_many(4)
 @pytest.mark.parametrize(
     ("change", "epsilon", "told"),
     [

@@ -49,6 +49,7 @@ FIXED = [
 ]
 
 
+@pytest.mark.one_of_many(4)
 @pytest.mark.parametrize(
     ("attack", "batch_size"),
     [
@@ -68,6 +69,7 @@ def test_a_lucky_pass_of_a_random_model_ends_no_search(attack, batch_size):
     assert (found.distance[right_ones] > 0).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("attack", "most"),
     [
@@ -87,6 +89,7 @@ def test_the_smallest_perturbation_of_a_random_model_is_none_of_a_lucky_pass(att
     assert 0.5 < ratio.min() < ratio.median() < most
 
 
+@pytest.mark.thorough
 def test_fewest_pixels_of_a_random_model_are_those_of_no_lucky_pass():
     own, _ = within_reach("linf")
     attack = {"kind": "sigma-zero", "steps": 30}
@@ -153,6 +156,7 @@ class Bright(torch.nn.Module):
 DECISIONS = [{"kind": "boundary", "steps": 20}, {"kind": "hopskipjump", "steps": 2}]
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("attack", DECISIONS, ids=lambda a: a["kind"])
 def test_where_noise_fools_nothing_another_point_is_begun_from(attack):
     own = right(Bright(), images(1, side=8))
@@ -161,6 +165,7 @@ def test_where_noise_fools_nothing_another_point_is_begun_from(attack):
     assert found.unstarted == {}
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("attack", DECISIONS, ids=lambda a: a["kind"])
 def test_an_attack_begins_from_what_another_found(attack):
     # a thin shell that no noise, colour or blot lies in
@@ -178,6 +183,7 @@ def test_an_attack_begins_from_what_another_found(attack):
     assert both.unstarted == {}
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("attack", ["boundary", "hopskipjump"])
 def test_images_without_an_attack_are_told(attack, tmp_path):
     x = images(2, side=8)

@@ -36,7 +36,6 @@ def test_every_order_finds_the_smallest_budget_that_succeeds_and_bisection_asks_
         queue = Queue(opened, attempts, order, attacked)
         best, asked, cost = [r.stop for r in opened], [0] * len(known), [0] * len(known)
         while len(queue):
-            left = queue.left
             for task in queue.take(data.draw(st.integers(1, 4))):
                 own, (_, _, which) = task.image, known[task.image]
                 assert task.level in opened[own]
@@ -51,7 +50,6 @@ def test_every_order_finds_the_smallest_budget_that_succeeds_and_bisection_asks_
                     queue.fail(own)
             for find in queue.take_finds():
                 queue.succeed(find.task.image, find.task.level)
-            assert queue.left < left
         assert best == smallest
         for k, (r, least) in enumerate(zip(opened, smallest, strict=True)):
             if order == "scan":
@@ -251,6 +249,7 @@ def test_a_later_attack_that_finds_nothing_is_asked_once_for_an_image(monkeypatc
     assert len(tried[0]) > len(tried[1])
 
 
+@pytest.mark.thorough
 def test_company_changes_nothing_when_budgets_are_bisected_by_several_attacks():
     model, x = Linear(), images(12)
     own = right(model, x)

@@ -193,6 +193,7 @@ def begun(search, model, images, epsilon):
     return started
 
 
+@pytest.mark.one_of_many(4)
 @pytest.mark.parametrize("larger_first", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_apgd_takes_the_papers_steps_on_a_network(norm, larger_first):
@@ -231,6 +232,7 @@ def test_apgd_heads_for_the_likeliest_wrong_classes(restarts):
     hold_apgd(search, state, steps_of(search, model, state), theirs)
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize(("steps", "rho"), [(12, 0.75), (100, 0.75), (100, 0.5), (137, 0.75)])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_apgd_takes_the_papers_decisions_whatever_the_losses_are(norm, steps, rho):
@@ -366,6 +368,7 @@ FAB_DEFAULT = [
 ]
 
 
+@pytest.mark.one_of_many(5)
 @pytest.mark.parametrize(
     ("norm", "targets", "settings"),
     [
@@ -451,6 +454,7 @@ def first_signs(state, shape, i):
     return np.where(u.numpy() < 0.5, -1.0, 1.0).reshape(shape)
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_square_makes_the_papers_proposals(norm, channels):

@@ -72,6 +72,7 @@ def surer(model: torch.nn.Module, x: Tensor, step: float) -> Tensor:
     return (x + step * torch.linspace(0, 1, len(x))[:, None, None, None] * slope.sign()).clamp(0, 1)
 
 
+@pytest.mark.thorough
 def test_a_patch_finds_what_every_place_and_colouring_finds():
     model = Small()
     x = surer(model, images(16, side=8), 0.2)
@@ -87,6 +88,7 @@ def test_a_patch_finds_what_every_place_and_colouring_finds():
     assert (found.distance <= every).double().mean() >= 0.95
 
 
+@pytest.mark.thorough
 def test_a_patch_stays_in_its_square_and_no_batch_changes_it():
     model = Small()
     x = surer(model, images(8, side=8), 0.2)

@@ -220,6 +220,7 @@ def test_of_large_images_fewer_are_compared(side, compared, monkeypatch):
     assert pays(x, 100) == (side == 8)
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     ("side", "attack", "made"),
     [(136, "fgsm", False), (8, "ddn", False), (8, "fgsm", True), (136, "pgd", True)],
@@ -256,6 +257,7 @@ def test_the_model_judges_whatever_the_search_network_says():
     assert (lied.perturbed_class[moved] == model(lied.perturbed[moved]).argmax(1)).all()
 
 
+@pytest.mark.thorough
 def test_a_search_by_the_copy_finds_what_one_by_the_network_finds():
     model, x = wrap(Normed()), images(40, side=8)
     own, protocol = (

@@ -77,6 +77,7 @@ def usually(kind: str) -> tuple[str, bytes]:
     return asked_and_found({"kind": kind} | USUAL[kind])
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("kind", OTHERS)
 def test_an_attack_does_the_same_again(kind):
     assert asked_and_found({"kind": kind} | USUAL[kind]) == usually(kind)
@@ -153,6 +154,7 @@ def test_no_pass_is_made_for_a_batch_that_is_fooled_already():
     assert len(model.rows) < 10
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_is_drawn_for_an_image_does_not_depend_on_global_state(seed):
     class Flat(torch.nn.Module):

@@ -69,6 +69,7 @@ def test_sigma_zero_finds_the_fewest_entries_of_a_linear_model(norm):
     assert torch.equal(changed.flatten(1).sum(1), fewest)
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("norm", SPARSE)
 def test_sparse_rs_finds_what_few_entries_can_do_to_a_linear_model(norm):
     model = Linear()
@@ -82,6 +83,7 @@ def test_sparse_rs_finds_what_few_entries_can_do_to_a_linear_model(norm):
     assert found.passes.backward.sum() == 0
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("norm", SPARSE)
 def test_sparse_pgd_comes_close_to_the_fewest_entries_of_a_linear_model(norm):
     model = Linear()
@@ -95,6 +97,7 @@ def test_sparse_pgd_comes_close_to_the_fewest_entries_of_a_linear_model(norm):
     assert (found.distance / fewest).max() <= 2
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("kind", [SIGMA_ZERO, SPARSE_RS, SPARSE_PGD], ids=lambda a: a["kind"])
 def test_few_pixels_change_what_few_features_cannot_and_company_changes_nothing(kind):
     model = Linear()

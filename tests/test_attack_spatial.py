@@ -45,6 +45,7 @@ def test_pictures_are_turned_and_moved_as_scipy_does():
     assert not made[2][:, :2].any()
 
 
+@pytest.mark.thorough
 def test_a_grid_finds_the_nearest_of_all_its_points_and_no_batch_changes_it():
     model, x = Small(), images(30, side=8)
     rows = right(model, x)

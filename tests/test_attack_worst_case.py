@@ -159,6 +159,7 @@ def test_square_stops_where_gradients_come_closer(batch):
     assert survivors * 39 <= spent[40] <= survivors * 60
 
 
+@pytest.mark.thorough
 def test_square_goes_on_where_gradients_are_masked_or_nobody_came_before():
     x = images(40, side=8)
     masked = Before(Rounded(), Small())
@@ -177,6 +178,7 @@ def test_square_goes_on_where_gradients_are_masked_or_nobody_came_before():
         assert torch.equal(whole.distance, patient.distance)
 
 
+@pytest.mark.thorough
 def test_patience_has_no_part_in_company():
     """Which images share the block changes nothing of what becomes of one."""
     masked, x = Before(Rounded(), Small()), images(30, side=8)

@@ -29,7 +29,13 @@ from robustkit.auditing.outcome import BRANCHING, Stage
 from robustkit.auditing.policy import parse_policy
 from robustkit.auditing.request import TrainingImages
 from robustkit.auditing.run import AuditRequest, run_audit
-from robustkit.auditing.stages import AttackedImages, StageSettings, ThreatModel, run_stages
+from robustkit.auditing.stages import (
+    AttackedImages,
+    StageSettings,
+    ThreatModel,
+    plain_protocol,
+    run_stages,
+)
 from robustkit.auditing.verdict import parse_claim
 from robustkit.checkpoint import read_checkpoint
 from robustkit.cli.commands import app
@@ -220,6 +226,7 @@ def test_what_was_asked_for_and_broke_off_is_not_said_to_be_missing(images):
     assert "black" not in counts.missing(attacked)
 
 
+@pytest.mark.thorough
 def test_copies_of_an_image_are_one_image(images, tmp_path):
     """Nine hundred copies of ten images would buy any verdict."""
     plan = tmp_path / "attacks.toml"
@@ -235,9 +242,9 @@ def test_copies_of_an_image_are_one_image(images, tmp_path):
     assert images.distinct() is images
 
 
-def nothing_fooled(images):
-    """Images of which all are right before any attack at 0.1 and 0.2."""
-    budgets = tuple(parse_epsilon(e) for e in ("0.1", "0.2"))
+def nothing_fooled(images, *budgets):
+    """Images of which all are right before any attack at two budgets, 0.1 and 0.2 by default."""
+    budgets = tuple(parse_epsilon(e) for e in budgets or ("0.1", "0.2"))
     nothing = np.zeros(len(images), bool)
     return AttackedImages(
         images,
@@ -280,11 +287,51 @@ def test_an_image_certified_where_it_was_fooled_ends_the_audit(images):
         counts.check_sandwich(attacked, "0.2", np.arange(8) == 3)
 
 
+def attacked_at_judged(attacked, **changes):
+    """A stage that completed."""
+    level = attacked.level(attacked.threat.judged)
+    return replace(Stage("pgd", "PGD", "white box", True, "complete", robust=(level,)), **changes)
+
+
+def test_classes_and_confusion_are_under_attack_or_not_there(images):
+    attacked = nothing_fooled(images)
+    for stages in ([], [attacked_at_judged(attacked, status="failed", robust=())]):
+        attacked.stages = stages
+        assert counts.classes(attacked) == counts.confusion(attacked) == ()
+    attacked.stages = [attacked_at_judged(attacked)]
+    assert len(counts.classes(attacked)) == len(set(images.labels.tolist()))
+    assert np.trace(counts.confusion(attacked)) == len(images)
+
+
+def test_where_no_attack_completed_no_number_is_called_robust(plan, images, tmp_path):
+    """The clean images would say it: what was not attacked is unknown."""
+    other = evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k"))
+    asked = request_for(plan, images, against={"other": other})
+    audit = run_audit(asked, settings_in(tmp_path, over=lambda: True))
+    assert {s.status for s in audit.stages} == {"skipped"}
+    assert (audit.survived, audit.robust, audit.classes, audit.confusion) == (None, (), (), ())
+    (compared,) = audit.comparisons
+    assert (compared.difference, compared.verdict) == (None, "not tested")
+    assert compared.reason.startswith("no attack completed on either network")
+    points = {p.point: p for p in audit.annex.provisions}
+    assert points["15(5), model flaws"].answer == "not covered"
+    assert points["MEASURE 2.5, limits"].answer == "not covered"
+    assert "The metrics (clean accuracy), how they" in points["15(3)"].how
+    written = write(audit, tmp_path / "report")
+    jsonschema.validate(json.loads(written.json.read_text()), audit_schema())
+    assert read_audit(written.json).classes == ()
+    page, card = written.page.read_text(), written.card.read_text()
+    for told in ("Accuracy per class", "under attack at", 'href="#classes"', 'href="#confusion"'):
+        assert told not in page
+    assert "The worst" not in card
+
+
 def test_shares_of_a_class_are_of_all_its_images(images):
     attacked = nothing_fooled(images)
     own = np.flatnonzero(images.labels == images.labels[0])
     attacked.right[own[0]] = False
     attacked.fooled["0.2"][own[:2]] = True
+    attacked.stages.append(attacked_at_judged(attacked))
     row = next(r for r in counts.classes(attacked) if r.name == images.classes[images.labels[0]])
     assert len(own) > 2
     assert (row.clean.value, row.clean.n) == (1 - 1 / len(own), len(own))
@@ -325,6 +372,29 @@ def test_without_a_claim_a_plan_must_run_the_attack_that_makes_one(images, tmp_p
     assert parts == []
 
 
+def test_the_plain_evaluation_is_judged_where_its_attack_comes_again_on_survivors(images, tmp_path):
+    plan = tmp_path / "plan.toml"
+    again = 'attack = "pgd"\nrequired = true\nset = ["steps=2", "restarts=2"]'
+    once = 'attack = "pgd"\nbudgets = "all"\nrequired = true\nset = ["steps=1", "restarts=1"]'
+    asked = {}
+    for name, stages in {"both": [again, once], "again alone": [again]}.items():
+        head = PLAN[: PLAN.index("[[stage]]")]
+        plan.write_text(head + "".join(f"[[stage]]\n{stage}\n" for stage in stages))
+        asked[name] = request_for(plan, images.take(range(4)))
+    attacked = {
+        name: run_stages(one.model, one.data, one.threat, one.plan, settings_in(tmp_path))
+        for name, one in asked.items()
+    }
+    claim = counts.plain_claim(attacked["both"])
+    assert claim.source == "plain pgd, run by this audit"
+    assert claim.number == np.logical_and.reduce(list(attacked["both"].alone.values())).mean()
+    # indicators examine the attack that makes the claim; under a claim of the user's, what ran
+    for name, steps in {"both": 1, "again alone": 2}.items():
+        assert plain_protocol(attacked[name]).attacks[-1].steps == steps
+    assert counts.plain_claim(attacked["again alone"]).number is None
+
+
+@pytest.mark.thorough
 def test_an_attack_that_a_plan_names_again_is_a_stage_of_its_own(images, tmp_path):
     plan = tmp_path / "plan.toml"
     weak, strong = 'set = ["steps=1", "restarts=1"]', 'set = ["steps=9", "restarts=1"]'
@@ -358,6 +428,10 @@ def test_whoever_met_fewer_attacks_is_named(images, behind):
     further = Stage("square", "Square, 60 queries", "black box", False, "complete")
     own.stages, other.stages = [both, further], [both, further]
     assert counts.unlike(own, other, "itself") == ""
+    for nobody in ([], [replace(both, status="failed")]):
+        own.stages, other.stages = nobody, []
+        assert counts.unlike(own, other, "itself") == "no attack completed on either network"
+    own.stages, other.stages = [both, further], [both, further]
     fewer = other if behind == "itself" else own
     for stages in ([both], [both, replace(further, status="failed")]):
         fewer.stages = stages
@@ -365,6 +439,7 @@ def test_whoever_met_fewer_attacks_is_named(images, behind):
         assert counts.unlike(own, other, "itself") == reason
 
 
+@pytest.mark.thorough
 def test_networks_that_did_not_meet_the_same_attacks_are_not_compared(plan, images, tmp_path):
     """A network beside itself, of whose two audits the second runs out of time."""
     same = evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k"))
@@ -445,6 +520,7 @@ set      = {changes}
 """
 
 
+@pytest.mark.thorough
 def test_indicators_and_transfer_are_of_the_attack_that_the_audit_ran(images, tmp_path):
     plan = tmp_path / "weak.toml"
     changes = ["pgd.steps=2", "pgd.relative_step=1/100", "pgd.restarts=1"]
@@ -458,6 +534,7 @@ def test_indicators_and_transfer_are_of_the_attack_that_the_audit_ran(images, tm
     assert 'relative_step = "1/100"' in audit.protocols["transfer"]
 
 
+@pytest.mark.thorough
 def test_other_numbers_of_the_plain_attack_are_other_parts_though_they_fool_the_same(
     images, tmp_path
 ):
@@ -473,6 +550,7 @@ def test_other_numbers_of_the_plain_attack_are_other_parts_though_they_fool_the_
     assert steps == [4 / 32, 5 / 32, 4 / 32]
 
 
+@pytest.mark.thorough
 def test_training_images_are_looked_for_again_until_they_are_there_and_when_they_change(
     audited, images, tmp_path
 ):
@@ -514,6 +592,7 @@ def test_claims_are_judged_whatever_was_asked(plan, images, audited, tmp_path):
     assert found.verdict.by == pytest.approx(0.999 - audit.survived.high)
 
 
+@pytest.mark.thorough
 def test_a_model_without_gradients_fails_the_attacks_and_not_the_audit(plan, images, tmp_path):
     inner = read_checkpoint("lenet5-mnist5k").load(torch.device("cpu"))
     defended = evaluation.from_module(Before(Detached(), inner), "detached")
@@ -533,6 +612,7 @@ def on_the_diagonal(audit):
     return np.trace(table) / table.sum()
 
 
+@pytest.mark.thorough
 def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
     calls = []
 
@@ -549,6 +629,7 @@ def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
     write(audit, tmp_path / "report")
 
 
+@pytest.mark.thorough
 def test_what_adaptive_attacks_fooled_counts_when_the_minutes_end_in_the_middle(images, tmp_path):
     plan = tmp_path / "gradients.toml"
     stages = PLAN[: PLAN.index('[[stage]]\nattack   = "square"')]
@@ -571,6 +652,7 @@ def test_what_adaptive_attacks_fooled_counts_when_the_minutes_end_in_the_middle(
     assert fooled == round(24 * (audit.clean.value - audit.survived.value))
 
 
+@pytest.mark.thorough
 def test_what_worked_on_the_first_images_meets_all_others(images, tmp_path):
     """Of many images the first few would hardly show what an adaptive attack does to all."""
     plan = tmp_path / "gradients.toml"
@@ -640,6 +722,7 @@ def test_an_adaptive_attack_that_breaks_off_costs_no_other(images, tmp_path, mon
     assert note.endswith("beyond the first 10 images: logits are NaN or infinite")
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize(
     "options", [{"precision": "auto"}, {"precision": "bf16"}, {"device": "cpu,cpu"}]
 )
@@ -656,6 +739,23 @@ def test_branch_and_bound_needs_neither_the_attacks_precision_nor_their_devices(
     assert (stage.name, stage.status, stage.reason) == (BRANCHING, "complete", "")
 
 
+def test_what_branch_and_bound_proves_holds_at_every_smaller_budget(images, tmp_path):
+    attacked = nothing_fooled(images, "0.0001", "0.0002")
+    model = evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k"))
+    levels = [
+        {"robust": [True, False] + [True] * 22, "methods": {"interval": 23}},
+        {"robust": [False, False] + [True] * 22, "methods": {"interval": 22}},
+    ]
+    found = branch(model, attacked, {"reason": "", "levels": levels}, 60, settings_in(tmp_path))
+    assert [level["robust"] for level in found["levels"]] == [[True] * 24] * 2
+    assert [level["methods"] for level in found["levels"]] == [
+        {"interval": 23, BRANCHING: 1},
+        {"interval": 22, BRANCHING: 2},
+    ]
+    assert levels[0]["methods"] == {"interval": 23}  # what is kept on file is of the bounds alone
+
+
+@pytest.mark.thorough
 def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path):
     plan = tmp_path / "fgsm.toml"
     plan.write_text(PLAN[: PLAN.index('[[stage]]\nattack   = "pgd"')])
@@ -672,6 +772,7 @@ def test_a_random_model_draws_alike_when_its_audit_is_repeated(images, tmp_path)
     assert found[0].survivors.tolist() == found[1].survivors.tolist()
 
 
+@pytest.mark.thorough
 def test_a_norm_that_a_stage_lacks_is_skipped_and_said(images, tmp_path):
     without = tmp_path / "without.toml"
     without.write_text(
@@ -793,6 +894,7 @@ def of_four(plan, images, tmp_path_factory):
     return asked, folder, run_audit(asked, settings_in(folder))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("change", ["edited", "renamed", "unsealed", "cut"])
 def test_a_part_on_file_that_is_not_what_was_written_is_worked_out_again(of_four, tmp_path, change):
     asked, folder, first = of_four
@@ -813,6 +915,7 @@ def test_a_part_on_file_that_is_not_what_was_written_is_worked_out_again(of_four
     ]
 
 
+@pytest.mark.thorough
 def test_an_edited_audit_is_refused_and_one_of_an_earlier_version_is_read(audited, tmp_path):
     _, _, audit, _ = audited
     path = write(audit, tmp_path).json

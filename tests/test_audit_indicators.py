@@ -142,6 +142,7 @@ MORE = ("noisy", "batch norm", "not a number", "climbing")
 """of which ten images show too little"""
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in DEFENCES]
 )
@@ -167,6 +168,7 @@ def test_a_broken_defence_is_caught_and_undone(name, network, undefended):
     assert not (left & ~context.plain).any()
 
 
+@pytest.mark.thorough
 def test_a_sound_network_is_left_in_peace(network):
     context = make(network, PLAIN, "0.05", recorded_accuracy=0.965)
     assert context.plain.double().mean() >= 0.85
@@ -620,6 +622,7 @@ def test_success_at_other_budgets_is_none_at_the_judged_one(network):
     assert (context.taken_for == -1).all()
 
 
+@pytest.mark.thorough
 def test_an_examination_is_repeatable_resumable_and_leaves_no_trace(network):
     context = make(Before(Noisy(), network))
     torch.manual_seed(5)
@@ -668,6 +671,7 @@ def test_what_nobody_gave_does_not_apply_and_what_broke_off_was_not_examined(nam
     assert (broken.status, broken.evidence) == ("not examined", "it broke off")
 
 
+@pytest.mark.thorough
 def test_where_passes_differ_by_chance_batches_cannot_be_asked_about(network):
     found = only(make(Before(Noisy(), network)), "batch-size")[0]["batch-size"]
     assert found.status == "not applicable"

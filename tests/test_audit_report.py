@@ -69,10 +69,12 @@ def undrawn(monkeypatch):
 # ---- the folder
 
 
+@pytest.mark.thorough
 def test_three_files_and_nothing_else(written):
     assert {p.name for p in written.folder.iterdir()} == {"audit.html", "audit.json", "audit.md"}
 
 
+@pytest.mark.thorough
 def test_rebuilt_from_the_json_the_report_has_the_same_bytes(written, tmp_path):
     found = read_audit(written.json)
     assert found == replace(full(), examples=())
@@ -368,6 +370,7 @@ def test_every_word_of_the_audit_is_there(text):
         assert " ".join(word.replace("\u00a0", " ").split()) in text
 
 
+@pytest.mark.thorough
 def test_nothing_comes_from_outside(html, bad):
     for found in (html, bad):
         outline = Outline(found)
@@ -409,6 +412,7 @@ def test_hostile_words_are_shown_and_do_nothing(bad):
     assert "alert" not in " ".join(str(a.get("style")) for _, a in outline.elements)
 
 
+@pytest.mark.thorough
 def test_what_failed_and_what_is_not_known_is_told():
     text = Outline(page(broken())).text
     assert "? not established" in text
@@ -429,6 +433,7 @@ def test_an_audit_of_nothing_has_a_page():
     assert "Policy" not in text
 
 
+@pytest.mark.thorough
 def test_a_hundred_and_twenty_classes():
     found = page(full(MANY))
     assert "The 20 of 120 classes with the lowest robust accuracy" in Outline(found).text

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jsonschema
 import numpy as np
 import pytest
 from helpers.crews import TakingTurns
@@ -11,6 +12,7 @@ from robustkit.auditing.plan import load_plan
 from robustkit.auditing.request import threat_model
 from robustkit.auditing.run import AuditRequest, run_audit
 from robustkit.auditing.stages import StageSettings
+from robustkit.auditing.stored import audit_schema, encoded
 from robustkit.auditing.verdict import parse_claim
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
@@ -64,6 +66,7 @@ def timeless(audit):
     return replace(audit, stages=tuple(stages), provenance={}, examples=())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("norm", ["l0", "spatial"])
 def test_an_audit_has_the_stages_of_its_threat_and_a_page(norm, tmp_path, monkeypatch):
     attack, path = tmp_path / "tiny.toml", tmp_path / "plan.toml"
@@ -98,6 +101,7 @@ def test_an_audit_has_the_stages_of_its_threat_and_a_page(norm, tmp_path, monkey
     assert "No attack without gradients" not in " ".join(told.values())
     assert ("no rotation" in told["Test broader threats"]) == (norm == "l0")
     assert [level.epsilon for level in audit.robust][-1] == JUDGED[norm]
+    jsonschema.validate(encoded(audit), audit_schema())
     assert audit.certificate.reason == f"there are no bounds for {symbol(norm)}"
     status = {result.name: result.status for result in audit.indicators}
     assert {status[n] for n in ("half", "silent-success", "other-class")} == {"not applicable"}

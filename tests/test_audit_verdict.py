@@ -1076,6 +1076,7 @@ def test_a_protocol_that_cannot_be_read_claims_nothing():
     assert item(audit, "Try random noise").answer == "not done"
 
 
+@pytest.mark.thorough
 def test_no_torch_is_needed():
     modules = "checklist, policy, stored, verdict"
     code = f"import sys; from robustkit.auditing import {modules}; sys.exit('torch' in sys.modules)"

@@ -1,6 +1,8 @@
 """Images in memory in whatever form Python has them: pairs, lists, torch's data sets and loaders."""
 
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from robustkit.calls.given import ImageOptions
+from robustkit.checkpoint import read_checkpoint
 from robustkit.data import from_arrays
 from robustkit.data.batches import from_memory
 from robustkit.errors import DataError, InputError
+from robustkit.evaluation import check_classes
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).random((10, 1, 4, 4), np.float32))
 LABELS = torch.arange(10) % 3
@@ -95,6 +99,55 @@ def test_names_of_classes_are_those_of_the_data_set_within():
     assert from_memory(DataLoader(Subset(named, [0, 1]), 2)).classes == tuple(named.classes)
     named.classes = ["cat"]
     assert from_memory(named).classes == ("0", "1", "2")
+
+
+class Featured(list):
+    """A data set of Hugging Face's, as far as it is looked at: rows, and features by column."""
+
+    def __init__(self, names, column="label", **others):
+        rows = [{"image": i, column: n, **dict.fromkeys(others, 0)} for i, n in PAIRS]
+        super().__init__(rows)
+        self.features = {"image": SimpleNamespace(decode=True)}
+        for name, own in ({column: names} | others).items():
+            feature = SimpleNamespace(dtype="int64", **({"names": own} if own else {}))
+            self.features[name] = feature
+
+
+def renamed(rows):
+    """A batch as a collate function of transformers' examples makes it."""
+    pixels = torch.stack([torch.as_tensor(np.asarray(row["image"])) for row in rows])
+    return {"pixel_values": pixels, "labels": torch.tensor([int(row["label"]) for row in rows])}
+
+
+@pytest.mark.parametrize(
+    ("make", "classes"),
+    [
+        (lambda: Featured(["eel", "cat", "owl"]), ("eel", "cat", "owl")),
+        (lambda: Subset(Featured(["eel", "cat", "owl"]), range(4)), ("eel", "cat", "owl")),
+        (
+            lambda: DataLoader(Featured(["eel", "cat", "owl"]), 2, collate_fn=renamed),
+            ("eel", "cat", "owl"),
+        ),
+        # of several columns the one that is read
+        (
+            lambda: Featured(["eel", "cat", "owl"], "fine_label", coarse_label=["fish", "fowl"]),
+            ("eel", "cat", "owl"),
+        ),
+        (lambda: Featured(None, coarse_label=["eel", "cat", "owl"]), ("0", "1", "2")),
+        # fewer than there are labels, and no names
+        (lambda: Featured(["eel", "cat"]), ("0", "1", "2")),
+        (lambda: Featured([1, 2, 3]), ("0", "1", "2")),
+        (lambda: Featured("eel"), ("0", "1", "2")),
+    ],
+)
+def test_names_of_classes_are_those_of_the_features_of_the_column_of_labels(make, classes):
+    assert from_memory(make()).classes == classes
+
+
+def test_names_of_features_in_another_order_than_the_networks_are_not_taken_by_place():
+    named = replace(read_checkpoint("lenet5-mnist5k"), label_names=("cat", "eel", "owl"))
+    with pytest.raises(DataError, match="'eel' is 1 there, but 0 here"):
+        check_classes(named, from_memory(Featured(["eel", "cat", "owl"])))
 
 
 def test_what_was_taken_from_where_is_noted():
@@ -197,6 +250,7 @@ def test_the_cause_in_a_loaders_worker_is_told():
         from_memory(Raising(OSError(text)))
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize(
     "given",
     [

@@ -48,6 +48,7 @@ def pictures(seed, n=4, side=6):
     return torch.rand(n, 1, side, side, generator=generator("pictures", seed))
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("leaky", [False, True])
 def test_whatever_the_multipliers_no_point_of_the_presumed_signs_lies_below_the_bound(leaky):
     source, checked = generator("multipliers", leaky), 0
@@ -171,6 +172,7 @@ few_and_all = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.one_of_many
 @few_and_all
 @pytest.mark.parametrize("margin", [0.002, -0.002])
 def test_every_image_ends_as_all_patterns_of_signs_say(margin, seeds):
@@ -186,6 +188,7 @@ def test_every_image_ends_as_all_patterns_of_signs_say(margin, seeds):
     assert max(one.domains for one in found) > (6 if margin > 0 else 1)
 
 
+@pytest.mark.one_of_many
 @few_and_all
 @pytest.mark.parametrize("steps", [0, 5])
 def test_linear_leaves_decide_what_ascent_leaves_open(monkeypatch, steps, seeds):
@@ -262,6 +265,7 @@ def test_branch_and_bound_agrees_with_mixed_integer_programming():
     assert outcomes == {"certified", "fooled"}
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_a_planted_counterexample_is_found_and_one_just_missed_is_never_certified(norm):
     text = {"linf": "0.1", "l2": "0.25", "l1": "0.6"}[norm]
@@ -293,6 +297,7 @@ def test_a_planted_counterexample_is_found_and_one_just_missed_is_never_certifie
     assert "branch and bound" in found
 
 
+@pytest.mark.thorough
 def test_the_time_limit_holds_and_what_is_known_by_then_is_kept():
     model, x = dense(0, (60, 60, 60), side=6), pictures(0, 3, 6)
     labels = model(x).argmax(1)
@@ -320,6 +325,7 @@ def test_clean_mistakes_are_fooled_at_once_and_what_has_no_bounds_is_refused():
         decided(softmax, x, wrong, weak("0.1"))
 
 
+@pytest.mark.thorough
 def test_a_convolutional_network_is_decided_too():
     seen = set()
     for seed in range(5):

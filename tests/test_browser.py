@@ -120,6 +120,7 @@ def watched(page: Path) -> Path:
     return copy
 
 
+@pytest.mark.thorough
 def test_it_loads_without_an_error_or_a_request_and_sorts(page):
     dom = chromium(watched(page), "--dump-dom", "--window-size=400,800")
     seen = json.loads(unescape(re.search(r'<pre id="seen">(.*?)</pre>', dom, re.S)[1]))
@@ -135,6 +136,7 @@ def test_it_loads_without_an_error_or_a_request_and_sorts(page):
         assert seen["said"] in ("ascending", "descending")
 
 
+@pytest.mark.thorough
 def test_it_prints(page):
     file = page.parent / "page.pdf"
     chromium(page, f"--print-to-pdf={file}")

@@ -24,6 +24,7 @@ def score(logits, labels):
     return log_likelihood(logits[half:], labels[half:], beta)
 
 
+@pytest.mark.thorough
 def test_the_better_network_wins_wherever_its_errors_lie():
     """With four errors in 400 images one half has none in one draw of sixteen, and in many few."""
     for seed in range(100):

@@ -97,6 +97,7 @@ def evaluated(arrays, attack, **more):
     return robustkit.evaluate(Net(), (images, labelled(images)), attack, **asked)
 
 
+@pytest.mark.thorough
 def test_attacks_in_any_form_are_the_question_of_their_protocol(arrays):
     pgd = PGD(steps=3)
     whole = robustkit.Protocol([FGSM(), pgd], norm="linf", epsilons=[1 / 50])
@@ -260,6 +261,7 @@ def test_a_module_is_audited_and_the_report_says_by_what_call(arrays, tmp_path, 
     assert capsys.readouterr().err == "", "off a terminal a call is quiet"
 
 
+@pytest.mark.thorough
 def test_a_claim_made_elsewhere_is_noted_and_one_by_transfer_refused(arrays, tmp_path):
     (tmp_path / "tiny.toml").write_text(PLAN)
     images, _ = arrays
@@ -283,6 +285,7 @@ def test_a_claim_made_elsewhere_is_noted_and_one_by_transfer_refused(arrays, tmp
     assert "of other weights" in (tmp_path / "out" / "audit.html").read_text()
 
 
+@pytest.mark.thorough
 def test_a_training_shows_itself(tmp_path, capsys):
     data = robustkit.load_dataset("mnist5k", split="train", limit=60)
     trained = robustkit.train(
@@ -301,6 +304,7 @@ def test_a_training_shows_itself(tmp_path, capsys):
     assert robustkit.describe(trained.path).checkpoint.model == "lenet5"
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize(("split", "limit", "told"), [("test", 30, 1), ("train", 30, 0)])
 def test_images_that_a_network_was_trained_on_are_warned_of(split, limit, told, tmp_path):
     """`load_dataset` gives test images unless it is asked for others."""
@@ -360,6 +364,7 @@ class OwnNet(torch.nn.Module):
         return self.outer(self.inner(x.flatten(1)).relu())
 
 
+@pytest.mark.thorough
 def test_a_loss_and_an_architecture_in_memory_go_on_record_with_all_they_use(tmp_path):
     data = robustkit.load_dataset("mnist5k", split="train", limit=40)
     out = tmp_path / "net.safetensors"
@@ -467,6 +472,7 @@ def test_a_function_is_told_how_far_it_is_and_true_and_false_are_obeyed(arrays, 
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.thorough
 def test_the_surface_needs_no_torch_before_a_network_does():
     code = (
         "import json, sys, robustkit; PGD = robustkit.attacks.PGD; robustkit.errors.InputError;"

@@ -156,6 +156,7 @@ def test_a_linear_model_gets_its_closed_form(norm_name):
     torch.testing.assert_close(result.margin, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("norm_name", NORMS)
 def test_a_linear_function_is_least_where_an_optimiser_finds_it(norm_name):
     x = pictures(2, 3, 4).double()
@@ -175,6 +176,7 @@ def test_a_linear_function_is_least_where_an_optimiser_finds_it(norm_name):
 # -- sound, whatever the network ------------------------------------------------------------------
 
 
+@pytest.mark.one_of_many(5)
 @pytest.mark.parametrize(
     ("kind", "norm_name"),
     [
@@ -221,6 +223,7 @@ def steps_of(kind, seed):
     return x, convert(made(kind, seed), x[0])
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["residual", "plain"])
 @pytest.mark.parametrize("norm_name", NORMS)
@@ -245,6 +248,7 @@ def test_no_sampled_value_leaves_its_interval_and_relaxations_only_tighten(kind,
                 assert bool((found <= reached + 1e-6).all())
 
 
+@pytest.mark.thorough
 def test_the_better_of_both_methods_counts_and_says_which():
     model, x, labels = trained("plain")
     for epsilon in (0.005, 0.02, 0.05):
@@ -511,6 +515,7 @@ class TwoClasses(nn.Module):
         return torch.stack([-score, score], 1)
 
 
+@pytest.mark.thorough
 def test_the_radius_tends_to_the_distance_of_a_linear_boundary_and_is_seldom_above():
     model, x = TwoClasses(), pictures(9, 30, 3)
     score = ((x.flatten(1) - 0.5) @ model.weight).double()

@@ -21,7 +21,7 @@ from robustkit.certification.graph import Add, Affine, Relu, Sigmoidal, Unsuppor
 from robustkit.certification.operations import HANDLERS
 from robustkit.certification.refine import refined
 from robustkit.certification.region import Region
-from robustkit.certification.roundoff import LIBRARY, UNDERFLOW
+from robustkit.certification.roundoff import LIBRARY, TINY, UNDERFLOW
 from robustkit.certification.sigmoidal import lines
 from robustkit.certification.tracing import trace
 from robustkit.checkpoint import wrap
@@ -153,6 +153,7 @@ def moved_first(name):
     return nn.Sequential(move, convolution).double(), graph
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 @pytest.mark.parametrize("name", [*COPIES, *KEPT])
 def test_copies_of_a_pixel_share_one_part_of_the_ball(name, norm):
@@ -172,6 +173,7 @@ def test_copies_of_a_pixel_share_one_part_of_the_ball(name, norm):
         assert bounds[at][1].flatten().numpy() == pytest.approx(largest.numpy(), abs=0.2 * radius)
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize("name", PADDED)
 def test_padding_is_an_operation_with_bounds(name):
     holds(Function(PADDINGS[name]))
@@ -268,6 +270,7 @@ def test_lines_lie_on_both_sides_of_a_curve(name):
             assert float(reached - least) <= 0.3 * float(rise) + 1e-9
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CURVES)
 def test_networks_of_curves_are_certified_inside_their_bounds(name, seed):
@@ -320,6 +323,7 @@ def test_the_relaxation_of_curves_is_tighter_than_intervals(name):
 
 
 # where the curve is convex, where it turns and where it is concave; and all between
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize("seeds", [(0, 5, 9), pytest.param(range(10), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("norm_name", ["linf", "l2", "l1"])
@@ -360,6 +364,7 @@ def test_what_overflows_before_a_curve_is_not_certified():
     assert not bool(result.margin.isnan().any())
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("middle", [["tanh", "sigmoid"], ["tanh", None]])
 def test_branch_and_bound_halves_no_curve(middle):
     with torch.random.fork_rng():
@@ -467,6 +472,7 @@ MOVED = {
 }
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize(
     "name",
     some(
@@ -493,10 +499,11 @@ def test_what_is_joined_costs_no_rounding():
     graph = convert(wrap(nn.Sequential(Function(lambda x: torch.cat([x, x], 1)))), x)
     (joined,) = (i for i, step in enumerate(graph.steps) if isinstance(step, Add))
     bounds = intervals(graph, Region("linf", pictures(0).double(), 0.0))
-    error, sizes = local_error(graph, joined, bounds), bounds[joined][1].abs() + UNDERFLOW
+    error, sizes = local_error(graph, joined, bounds), bounds[joined][1].abs() + TINY
     assert bool((error <= 1e-11 * sizes).all())
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("name", RESHAPED)
 def test_a_reshape_has_bounds_however_its_size_is_told(name):
     holds(Function(RESHAPES[name]))
@@ -566,6 +573,7 @@ def sound(depth):
     return model, x, labels, trace(model, x[0])
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("depth", [2, 12])
 @pytest.mark.parametrize(
     ("operation", "wrong"),

@@ -144,6 +144,7 @@ def steps_of(name, seed):
     return model, x, convert(model, x[0])
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(
     ("norm_name", "seed"),
@@ -172,6 +173,7 @@ def _sides(graph, region):
     yield reached(graph, region)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "stops",
     [(2, 4, 6, 7, 9, 11, 13), pytest.param((1, 3, 5, 8, 10, 12, 14, 15), marks=pytest.mark.slow)],
@@ -334,6 +336,7 @@ def _cut(x, bits):
 # -- at ε = 0 -------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize(
     ("layers", "seed"),
     [
@@ -375,6 +378,7 @@ def close_call(seed):
     return network, x, torch.tensor([first])
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_lead_that_no_bound_proves_is_looked_at_where_there_is_one_point(seed):
     network, x, label = close_call(seed)
@@ -437,6 +441,7 @@ def spike(step, corner):
     return wrap(network)
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("seeds", [5, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm_name", NORMS)
 def test_no_planted_counterexample_is_certified(norm_name, seeds):
@@ -458,6 +463,7 @@ def test_no_planted_counterexample_is_certified(norm_name, seeds):
             assert bool(certify(model, x, zero, norm_name, epsilon * 0.99).robust)
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))])
 @pytest.mark.parametrize("layers", [3, 5])
 def test_what_gradient_ascent_fools_is_not_certified(layers, seed):
@@ -538,6 +544,7 @@ def test_what_is_tried_is_the_kernel_that_runs(monkeypatch):
             check_convolutions(graph)
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     ("change", "words"),
     [(_half, "float16"), (_fast_math, "FPMATH_MODE"), (_transforms, "NNPACK")],

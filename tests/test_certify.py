@@ -1,6 +1,7 @@
 """`robustkit certify`: what it says of each image, keeps, resumes and refuses."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import robustkit as front
 from robustkit.certification import complete
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
-from robustkit.errors import InputError, RecordError
+from robustkit.errors import EvaluationFailed, InputError, RecordError
 from robustkit.evaluation import certifying
+from robustkit.protocol import PGD
 from robustkit.record.certification import encode_certification, read_certification
 
 NET = """
@@ -28,6 +30,8 @@ def soft(num_classes=10):
     return nn.Sequential(*net(num_classes), nn.Softmax(1))
 """
 N, EPSILON = 24, "0.06"
+WEAK = PGD(1, Fraction(1, 10**6), random_start=False)
+"""finds nothing, so that branch and bound has to"""
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +113,7 @@ def decided_rows(monkeypatch):
     return asked
 
 
+@pytest.mark.thorough
 def test_only_open_images_are_tried_again_and_only_with_more_time(robustkit, digits, monkeypatch):
     asked = decided_rows(monkeypatch)
     for limit in (0, 0, 60, 20):
@@ -122,6 +127,7 @@ def test_only_open_images_are_tried_again_and_only_with_more_time(robustkit, dig
     assert any(row.outcome != "open" for row in again)
 
 
+@pytest.mark.thorough
 def test_an_interrupted_certification_goes_on_where_it_stopped(
     robustkit, digits, tmp_path, monkeypatch
 ):
@@ -157,6 +163,7 @@ def test_an_interrupted_certification_goes_on_where_it_stopped(
     assert [[getattr(row, key) for key in keys] for row in after.rows] == same
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("attack", ["ddn", "fmn"])
 def test_what_an_attack_finds_beyond_the_budget_fools_nothing(digits, tmp_path, attack):
     checkpoint = front.read_checkpoint(digits / "dense.pt", model=f"{digits / 'net.py'}:net")
@@ -174,6 +181,7 @@ def test_a_network_without_bounds_leaves_no_record(digits, tmp_path):
     assert not list(tmp_path.glob("certification-*.npz"))
 
 
+@pytest.mark.thorough
 def test_a_record_that_was_changed_is_refused(digits, tmp_path):
     checkpoint = front.read_checkpoint(digits / "dense.pt", model=f"{digits / 'net.py'}:net")
     named = {"data": "mnist5k", "epsilon": EPSILON, "limit": 6, "time_limit": 0.0, "out": tmp_path}
@@ -241,6 +249,61 @@ def test_a_module_in_memory_is_certified_and_nothing_is_kept(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+DARK = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+DARK[:, :, :3], DARK[:, :, -1] = 0, 1
+
+
+class Before(nn.Module):
+    """A small network of fixed weights, behind a way of treating its input."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        source = torch.Generator().manual_seed(0)
+        for weight in self.net.parameters():
+            weight.data = torch.randn(weight.shape, generator=source) / 3
+        self.before = before
+        self.eval().requires_grad_(False)
+
+    def forward(self, x):
+        return self.net(self.before(x))
+
+
+def test_a_network_that_hides_its_gradient_at_black_and_white_is_fooled_as_by_evaluate():
+    network, asked = Before(torch.relu), {"attack": "pgd", "epsilon": "0.05"}
+    labels = network(DARK).argmax(1)
+    rows = front.evaluate(network, (DARK, labels), **asked, prove="off").table
+    found = front.certify(network, (DARK, labels), **asked, time_limit=0)
+    evaluated = [at is not None for at in rows["fooled_at"].to_pylist()]
+    assert [row.outcome == "fooled" for row in found.rows] == evaluated
+    assert 0 < sum(evaluated) < len(evaluated)
+
+
+def test_branch_and_bound_follows_gradients_a_little_inside(monkeypatch):
+    followed = []
+    real = complete.Trial
+
+    def told(model, other, *more):
+        followed.append((model, other))
+        return real(model, other, *more)
+
+    monkeypatch.setattr(complete, "Trial", told)
+    for before in (torch.relu, lambda x: x):
+        network, epsilon = Before(before), "0.02"
+        labels = network(DARK).argmax(1)
+        found = front.certify(network, (DARK, labels), epsilon, attack=WEAK, time_limit=0.01)
+        assert any(row.domains for row in found.rows)
+    black = DARK[:1].round().requires_grad_()
+    (model, other), (plain, same) = followed[0], followed[-1]
+    assert plain is same
+    slopes = [torch.autograd.grad(net(black).sum(), black)[0] for net in (model, other)]
+    ends = (black == 0).detach()
+    assert not bool(slopes[0][ends].any())
+    assert bool(slopes[1][ends].any())
+    with torch.no_grad():
+        assert torch.equal(model(black), other(black.detach()))
+
+
 PLAN = """
 title      = "Bounds, one weak attack, branch and bound"
 images     = 24
@@ -258,6 +321,7 @@ required = true
 """
 
 
+@pytest.mark.thorough
 def test_an_audit_lets_branch_and_bound_decide_what_is_open(robustkit, digits, tmp_path):
     (tmp_path / "plan.toml").write_text(PLAN)
     own = options(digits, "--claim", f"linf:{EPSILON}=0.5")
@@ -280,3 +344,37 @@ def test_an_audit_lets_branch_and_bound_decide_what_is_open(robustkit, digits, t
         assert left >= round(N * certified["certified"]["value"])
         assert f": {proved} certified, {stage['first']} fooled, " in stage["title"]
     assert "branch and bound" in (tmp_path / "audit" / "audit.html").read_text()
+
+
+class Overflowing(nn.Module):
+    """Two logits that overflow beyond one picture, towards which an attack goes."""
+
+    def __init__(self, picture):
+        super().__init__()
+        self.near, self.out = nn.Linear(64, 1), nn.Linear(1, 2)
+        self.far, self.huge = nn.Linear(1, 1), nn.Linear(1, 2, bias=False)
+        with torch.no_grad():
+            self.near.weight.copy_(2 * picture.flatten() - 1)
+            self.near.bias.zero_()
+            self.far.weight.fill_(1e20)
+            self.far.bias.fill_(-29e20)
+            self.huge.weight.copy_(torch.tensor([[1e20], [0.0]]))
+            self.out.weight.copy_(torch.tensor([[-1.0], [0.0]]))
+            self.out.bias.copy_(torch.tensor([40.0, 0.0]))
+
+    def forward(self, x):
+        near = self.near(x.flatten(1))
+        return self.out(near) + self.huge(torch.relu(self.far(near)))
+
+
+@pytest.mark.parametrize("left", [range(6), (1, 3, 4)])
+def test_an_error_names_an_image_by_its_place_among_all_of_them(monkeypatch, left):
+    picture = (torch.arange(64) % 2).float().view(1, 8, 8)
+    x = torch.stack([0 * picture] * 3 + [0.9 * picture] + [0 * picture] * 2)
+    network, labels = Overflowing(picture).eval(), torch.zeros(6, dtype=torch.int64)
+    decide = certifying._Run._decide  # of those that an earlier run left open
+    monkeypatch.setattr(
+        certifying._Run, "_decide", lambda self, _, known: decide(self, list(left), known)
+    )
+    with pytest.raises(EvaluationFailed, match="at image 3 "):
+        front.certify(network, (x, labels), epsilon="0.1", norm="linf", attack="pgd", time_limit=0)

@@ -6,11 +6,13 @@ import json
 import pickle
 import textwrap
 import warnings
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from helpers import checkpoint_files as files
 from helpers import pickles
 from hypothesis import given, settings
@@ -19,11 +21,15 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+import robustkit
 from robustkit import checkpoint, models
-from robustkit.checkpoint import read_checkpoint, save_checkpoint
+from robustkit.checkpoint import architecture, program, read_checkpoint, reading, save_checkpoint
 from robustkit.checkpoint.parametrizations import folded
 from robustkit.checkpoint.weights import weights_digest
+from robustkit.data import load_dataset
 from robustkit.errors import CheckpointError, EvaluationFailed, InputError, NetworkFailed
+from robustkit.evaluation import from_checkpoint
+from robustkit.files import file_digest
 from robustkit.unpickling import Budget, Unpickler, mapping, read_torch
 from robustkit.unpickling.tensors import TYPES, TensorReader, decoded
 
@@ -710,14 +716,59 @@ def test_a_model_that_is_parametrised_itself_is_not_folded(tmp_path):
 # -- fit and recognition --------------------------------------------------------------------------
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_registry_model_is_recognised_with_its_classes(name, tmp_path):
     network = files.network(name, num_classes=7)
     read = read_checkpoint(kept(tmp_path / "x.pt", network.state_dict()))
     assert (read.model, read.num_classes) == (name, 7)
     assert read.input_shape == models.MODELS[name].shape
-    assert any("recognised" in note for note in read.notes)
+    assert guesses(read) == [architecture.guess(name)]
     assert same(read, network, torch.rand(2, *read.input_shape))
+
+
+def guesses(read):
+    """The warnings that an architecture was recognised by keys and shapes alone."""
+    return [warning for warning in read.warnings if "by its keys and shapes alone" in warning]
+
+
+def cifar_resnet_with_its_pool():
+    made = torchvision.models.resnet18(num_classes=10)
+    made.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    return made.eval()
+
+
+def test_a_network_that_only_looks_like_one_of_the_registrys_is_warned_of(tmp_path):
+    network, x = cifar_resnet_with_its_pool(), torch.rand(2, 3, 32, 32)
+    read = read_checkpoint(kept(tmp_path / "x.pt", network.state_dict()))
+    assert (read.model, read.recognised) == ("resnet18-cifar", True)
+    assert not torch.allclose(read.load()(x), network(x), atol=1e-2)
+    (told,) = guesses(read)
+    assert "--model resnet18-cifar says that it is this one" in told
+    assert ("warning", told) in checkpoint.describe(read)
+    # from there it goes to the terminal, the record and its page
+    assert told in from_checkpoint(read).warnings
+
+
+def test_who_says_which_architecture_it_is_is_not_warned(tmp_path):
+    path = kept(tmp_path / "x.pt", files.network().state_dict())
+    assert guesses(read_checkpoint(path))
+    said = read_checkpoint(path, model="lenet5")
+    assert (guesses(said), said.recognised) == ([], False)
+    checkpoint.write_sidecar(said)
+    assert guesses(read_checkpoint(path)) == []
+    save_checkpoint(tmp_path / "x.safetensors", files.network(), model="lenet5")
+    assert guesses(read_checkpoint(tmp_path / "x.safetensors")) == []
+
+
+def test_a_sidecar_does_not_make_a_guess_somebodys_word(tmp_path):
+    path = kept(tmp_path / "x.pt", files.network().state_dict())
+    first = read_checkpoint(path)
+    written = checkpoint.write_sidecar(first)
+    assert "lenet5" not in written.read_text()
+    second = read_checkpoint(path)
+    assert guesses(second) == guesses(first) != []
+    assert second.identity == first.identity
 
 
 def test_an_unknown_architecture_can_be_described_but_not_loaded(tmp_path):
@@ -849,6 +900,84 @@ def test_unknown_normalisation_is_said_to_be_assumed(tmp_path):
     assert any("--mean" in warning for warning in read.warnings)
 
 
+ONE_FOR_ALL = {
+    "number": 0.5,
+    "integer's fraction": Fraction(1, 2),
+    "NumPy's number": np.float32(0.5),
+    "tensor without dimensions": torch.tensor(0.5),
+}
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet18-cifar"])
+@pytest.mark.parametrize("kind", ONE_FOR_ALL)
+def test_one_number_normalises_all_channels_and_is_the_same_question(kind, name, tmp_path):
+    network = files.network(name)
+    path = kept(tmp_path / "x.pt", network.state_dict())
+    read = read_checkpoint(path, mean=ONE_FOR_ALL[kind], std=0.25)
+    channels = read.input_shape[0]
+    each = read_checkpoint(path, mean=[0.5] * channels, std=[0.25] * channels)
+    assert read.identity == each.identity
+    assert read_checkpoint(path, mean=(0.5,), std=(0.25,)).identity == each.identity
+    x = torch.rand(2, *read.input_shape)
+    assert torch.equal(read.load()(x), network((x - 0.5) / 0.25))
+    # beside numbers per channel, too
+    mixed = read_checkpoint(path, mean=[0.5] * channels, std=ONE_FOR_ALL[kind])
+    assert mixed.std == (0.5,) * channels
+
+
+@pytest.mark.parametrize("values", [(0.5, 0.25, 0.125), [np.float32(v) for v in (0.5, 0.25, 0.125)],
+                                    np.array([0.5, 0.25, 0.125]), map(float, (0.5, 0.25, 0.125)),
+                                    torch.tensor([0.5, 0.25, 0.125]).view(1, 3, 1, 1)],
+                         ids=["tuple", "NumPy's numbers", "array", "iterator", "N×C×H×W"])  # fmt: skip
+def test_numbers_per_channel_may_be_of_any_library(values, tmp_path):
+    path = kept(tmp_path / "x.pt", files.network("resnet18-cifar").state_dict())
+    assert read_checkpoint(path, mean=values, std=1).mean == (0.5, 0.25, 0.125)
+
+
+NO_NUMBERS = ["0.5,0.5", "0.5", b"ab", True, [True], ["a"], [[0.5]], {0.5: 1}, {0.5}, object(),
+              [None], 1j, torch.tensor(True), np.array(["a"]), 10**400]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize("option", ["mean", "std"])
+def test_a_mean_that_is_no_number_is_told_before_anything_is_fetched(option, value, monkeypatch):
+    def fetched(*_):
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("robustkit.checkpoint.named.locate", fetched)
+    options = {"mean": 0.5, "std": 0.5} | {option: value}
+    expected = f"^{option}: expected a number, or one per channel"
+    for name in ("lenet5-mnist5k", "hf:org/net"):
+        with pytest.raises(CheckpointError, match=expected) as caught:
+            read_checkpoint(name, **options)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"mean": 0.5}, {"num_classes": 1}, {"num_classes": "10"}, {"ignore": ""}, {"rename": "a"},
+     {"mean": float("nan"), "std": 1}],
+    ids=str,
+)  # fmt: skip
+def test_options_that_make_no_sense_are_told_before_anything_is_fetched(options, monkeypatch):
+    def fetched(*_):
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("robustkit.checkpoint.named.locate", fetched)
+    with pytest.raises(CheckpointError):
+        read_checkpoint("hf:org/net", **options)
+
+
+def test_a_checkpoint_is_saved_with_one_number_for_all_channels(tmp_path):
+    save_checkpoint(tmp_path / "x.safetensors", files.network(), model="lenet5", mean=0.25, std=0.5)
+    read = read_checkpoint(tmp_path / "x.safetensors")
+    assert (read.mean, read.std) == ((0.25,), (0.5,))
+    with pytest.raises(CheckpointError, match=r"^mean: expected a number"):
+        save_checkpoint(
+            tmp_path / "y.safetensors", files.network(), model="lenet5", mean="0.25", std=0.5
+        )
+
+
 def test_the_identity_changes_with_what_can_change_a_logit(tmp_path, monkeypatch):
     path = kept(tmp_path / "x.pt", files.network().state_dict())
     source = tmp_path / "net.py"
@@ -936,6 +1065,7 @@ class FrozenBatchTimesFeatures(nn.Module):
         return self.linear(x.reshape(4, 784))
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("kind", ["script", "trace", "frozen trace", "export"])
 def test_programs_need_the_users_word_and_then_give_gradients(kind, tmp_path):
     network, path = files.network(), tmp_path / "x.pt2"
@@ -975,6 +1105,134 @@ def test_an_export_in_training_mode_is_warned_of(tmp_path):
     torch.export.save(torch.export.export(network, (torch.rand(3, 1, 28, 28),)), tmp_path / "x.pt2")
     read = read_checkpoint(tmp_path / "x.pt2", trust_program=True)
     assert any("training mode" in warning for warning in read.warnings)
+
+
+class Half(nn.Module):
+    """A network with weights of one type that is given images of another, or of the same."""
+
+    def __init__(self, kind, casts, beside=False):
+        super().__init__()
+        self.network = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.Flatten(), nn.Linear(676, 5))
+        self.network = self.network.to(kind)
+        self.kind = kind if casts else None
+        self.last = nn.Linear(5, 5) if beside else None  # in float32
+
+    def forward(self, x):
+        logits = self.network(x if self.kind is None else x.to(self.kind))
+        return logits if self.last is None else self.last(logits.float())
+
+
+@pytest.mark.one_of_many(5)
+@pytest.mark.parametrize("beside", [False, True], ids=["one type", "two types"])
+@pytest.mark.parametrize("casts", [False, True], ids=["given its type", "casts itself"])
+@pytest.mark.parametrize("fixed", [False, True], ids=["any batch", "fixed batch"])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_an_export_is_given_pixels_in_the_type_of_its_input(kind, fixed, casts, beside, tmp_path):
+    torch.manual_seed(0)
+    made = Half(kind, casts, beside).eval()
+    taken = torch.float32 if casts else kind
+    some = None if fixed else ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(made, (X.to(taken),), dynamic_shapes=some)
+    torch.export.save(exported, tmp_path / "x.pt2")
+    read = read_checkpoint(tmp_path / "x.pt2", trust_program=True, mean=0.5, std=0.25)
+    # as a worker has it
+    loaded = pickle.loads(pickle.dumps(read)).load()
+    x = X.clone().requires_grad_()
+    expected = made(((x - 0.5) / 0.25).to(taken))
+    torch.testing.assert_close(loaded(x), expected, check_dtype=False)
+    (gradient,) = torch.autograd.grad(loaded(x).sum(), x)
+    assert gradient.dtype == torch.float32
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), x)[0])
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_an_export_of_another_type_is_evaluated(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = Half(kind, casts=False).eval()
+    made.network[2] = nn.Linear(676, 10).to(kind)
+    some = ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(made, (X.to(kind),), dynamic_shapes=some)
+    torch.export.save(exported, tmp_path / "x.pt2")
+    read = read_checkpoint(tmp_path / "x.pt2", trust_program=True)
+    found = robustkit.evaluate(read, attack="fgsm", data="mnist5k", limit=8)
+    with torch.no_grad():
+        images = torch.from_numpy(load_dataset("mnist5k").take(range(8)).images(0, 8))
+        expected = made(images.to(kind)).argmax(1)
+    rows = found.table.to_pydict()
+    clean = dict(zip(rows["index"], rows["predicted"], strict=True))
+    assert list(clean.values()) == expected.tolist()
+
+
+def test_the_normalisation_of_an_export_in_bfloat16_is_found(tmp_path):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.full((1, 1, 1), 0.5))
+            self.register_buffer("std", torch.full((1, 1, 1), 0.5))
+            self.layer = nn.Linear(784, 5)
+
+        def forward(self, x):
+            return self.layer(((x - self.mean) / self.std).flatten(1))
+
+    exported = torch.export.export(Own().bfloat16().eval(), (X.bfloat16(),))
+    torch.export.save(exported, tmp_path / "x.pt2")
+    read = read_checkpoint(tmp_path / "x.pt2", trust_program=True)
+    assert read.preprocessing == "in the checkpoint"
+
+
+def test_an_export_of_integer_images_is_refused_in_one_line(tmp_path):
+    class Scales(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(784, 5)
+
+        def forward(self, x):
+            return self.layer(x.float().flatten(1) / 255)
+
+    exported = torch.export.export(Scales().eval(), (X.to(torch.uint8),))
+    torch.export.save(exported, tmp_path / "x.pt2")
+    with pytest.raises(CheckpointError, match="a program of uint8 images"):
+        read_checkpoint(tmp_path / "x.pt2", trust_program=True)
+
+
+@pytest.mark.parametrize("moment", ["judged", "loaded", "digested"])
+@pytest.mark.parametrize("kind", ["script", "export"])
+def test_a_program_whose_file_is_replaced_meanwhile_is_one_file(
+    kind, moment, tmp_path, monkeypatch
+):
+    path, other = tmp_path / "x.pt2", tmp_path / "other.pt2"
+    networks = [Half(torch.float32, casts=False).eval() for _ in range(2)]
+    for place, made in zip((path, other), networks, strict=True):
+        if kind == "script":
+            scripted(place, made, X)
+        else:
+            torch.export.save(torch.export.export(made, (X,)), place)
+    first = file_digest(path)
+
+    def replaced(function):
+        def called(*arguments, **options):
+            if other.exists():
+                other.replace(path)
+            return function(*arguments, **options)
+
+        return called
+
+    if moment == "judged":
+        monkeypatch.setattr(reading, "detect_format", replaced(reading.detect_format))
+    elif moment == "loaded" and kind == "script":
+        monkeypatch.setattr(torch.jit, "load", replaced(torch.jit.load))
+    elif moment == "loaded":
+        monkeypatch.setattr(torch.export, "load", replaced(torch.export.load))
+    else:
+        monkeypatch.setattr(program, "open_digest", replaced(program.open_digest))
+    read = read_checkpoint(path, trust_program=True)
+    assert not other.exists()
+    assert read.sha256 == read.identity["program"] == first
+    torch.testing.assert_close(read.load()(X), networks[0](X))
+    # and what took its name is another network
+    again = read_checkpoint(path, trust_program=True)
+    assert again.identity != read.identity
+    torch.testing.assert_close(again.load()(X), networks[1](X))
 
 
 def test_a_damaged_program_gets_one_line(tmp_path):

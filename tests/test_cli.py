@@ -143,6 +143,7 @@ def own(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.thorough
 def test_several_checkpoints_at_a_time_give_the_same_answers_and_none_stops_another(robustkit, own):
     arguments = own("if self.fc.bias[0] == 2: raise SystemExit(0)", net1=0.0, bad=2.0, net2=1.0)
     arguments += [*FAST, "--json", "-"]
@@ -161,13 +162,14 @@ def test_several_checkpoints_at_a_time_give_the_same_answers_and_none_stops_anot
     assert found[1][0]["rows_digest"] != found[1][2]["rows_digest"]
 
 
+@pytest.mark.thorough
 def test_a_plain_state_dict_is_told_what_it_was_taken_for(robustkit, tmp_path):
     torch.save(
         {"state_dict": build("lenet5").state_dict(), "epoch": np.float64(3)}, tmp_path / "net.pt"
     )
     status, _, err = robustkit("evaluate", "net.pt", *FAST, "--data", "mnist5k")
     assert status == 0
-    assert re.search(r"^note: .*lenet5", err, re.M)
+    assert re.search(r"^warning: recognised as lenet5 .*--model lenet5", err, re.M)
     status, out, _ = robustkit("describe", "net.pt", "--sidecar")
     assert status == 0
     assert re.search(r"^model +lenet5$", out, re.M)
@@ -284,6 +286,7 @@ def test_foolbox_imports_where_there_is_no_git(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_keeps_blocks_and_says_so(tmp_path, own, number, status):
     kept = "runs/*.partial/block-*.parquet"

@@ -16,6 +16,7 @@ VALUES = {
 """of each type in a record's columns"""
 
 
+@pytest.mark.thorough
 @given(st.data(), st.sampled_from(list(VALUES)), st.booleans())
 def test_columns_are_those_that_arrow_itself_would_make(data, kind, nested):
     some = VALUES[kind]

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from helpers.evaluations import evaluation
+from safetensors.numpy import save_file
 
 import robustkit as package
-from robustkit.checkpoint import save_checkpoint
+from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.models import build
 from robustkit.record import Store, table
 from robustkit.statistics import compare_images, compare_seeds, compare_unpaired, components, plan
@@ -123,6 +124,26 @@ def test_the_sentences_table_and_notes_are_told(robustkit):
     assert "Not decided: nets/l2-margin_seed1.pt at clean; robustkit power tells" in out
     assert "one network each" in out
     assert max(map(len, out.split("Under pgd")[0].splitlines()[1:-1])) <= 80
+
+
+def test_intervals_are_headed_simultaneous_where_they_are_corrected_for_several_levels(robustkit):
+    """However many are shown: what --at leaves out still belongs to the family."""
+    paths = [write(made(loss, seed)) for seed, loss in enumerate((WEAK, STRONG, "hinge"))]
+    (one,) = numbers(robustkit, "compare", *paths[:2], "--at", "clean")["comparisons"]
+    assert one["correction"] == "Bonferroni over 4 levels"
+    _, out, _ = robustkit("compare", *paths[:2], "--at", "clean")
+    assert "simultaneous" in out.partition("└")[0]
+    # attacked in three ways, so that clean images are all that they share
+    unlike = [made(loss, seed) for seed, loss in enumerate((WEAK, STRONG, "hinge"), 5)]
+    asked = unlike[0].header["protocol"]["resolved"]
+    alone = [
+        write(with_header(one, "protocol", digest=str(seed) * 64, resolved=asked | {"seed": seed}))
+        for seed, one in enumerate(unlike, 1)
+    ]
+    found = numbers(robustkit, "compare", *alone, "--at", "clean")["comparisons"]
+    assert [one["correction"] for one in found] == ["", ""]
+    _, out, _ = robustkit("compare", *alone, "--at", "clean")
+    assert "simultaneous" not in out
 
 
 def test_a_folder_of_seeds_is_paired_by_the_records_own_loss_and_seed(robustkit):
@@ -298,6 +319,76 @@ def test_patterns_find_the_networks_of_a_method(robustkit, tmp_path, names):
         (WEAK, [0, 1]),
         (STRONG, [0, 1]),
     ]
+
+
+def weights_folder(name, number):
+    """A folder with the weights of a network, as libraries save them."""
+    Path(name).mkdir(parents=True, exist_ok=True)
+    save_file({"layer.weight": np.full((2, 3), number, np.float32)}, f"{name}/model.safetensors")
+
+
+def evaluated_folders():
+    for number, (loss, seed) in enumerate(
+        (loss, seed) for loss in (WEAK, STRONG) for seed in (0, 1)
+    ):
+        path = f"nets/{loss}_seed{seed}"
+        weights_folder(path, number)
+        found = made(loss, seed, path=path)
+        sha256 = read_checkpoint(path).sha256
+        write(with_header(found, "checkpoint", found.digest, sha256=sha256))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["nets/{loss}_seed{seed}"],
+        ["nets/{loss}_seed{seed}", "--runs", "./runs/"],
+        ["nets/*_seed{seed}"],
+        ["nets/cross-entropy_seed?", "nets/l2-margin_seed{seed}"],
+    ],
+)
+def test_checkpoints_that_are_folders_are_found_as_files_are(robustkit, names):
+    evaluated_folders()
+    Path("nets/logs_seed").mkdir()
+    (Path("nets") / "logs_seed" / "events.txt").write_text("no weights")
+    found = numbers(robustkit, "compare", *names, "--at", "0.1")
+    assert [(side["name"], side["seeds"]) for side in found["sides"]] == [
+        (WEAK, [0, 1]),
+        (STRONG, [0, 1]),
+    ]
+
+
+def test_a_folder_is_named_alone_and_from_anywhere(robustkit, tmp_path):
+    evaluated_folders()
+    names = ["nets/cross-entropy_seed0/", str(tmp_path / "nets" / "l2-margin_seed1")]
+    assert len(numbers(robustkit, "compare", *names)["sides"]) == 2
+    Path("nets/l2-margin_seed1").rename("moved")
+    assert len(numbers(robustkit, "compare", names[0], "moved")["sides"]) == 2
+    status, out, err = robustkit("leaderboard", "nets/*", "moved")
+    assert (status, err) == (0, "")
+    assert "l2-margin" in out
+    # nothing can be read of the one that is on record: it is found by its path
+    Path("nets/cross-entropy_seed0/model.safetensors").unlink()
+    assert len(numbers(robustkit, "compare", names[0], "moved")["sides"]) == 2
+
+
+def test_a_folder_that_is_not_evaluated_or_none_is_told_and_never_left_out(robustkit):
+    evaluated_folders()
+    for pattern in ("nets/{loss}_seed{seed}", "nets/*"):
+        weights_folder("nets/l2-margin_seed2", 9)
+        line = refused(robustkit, "compare", pattern, "nets/cross-entropy_seed0")
+        assert "nets/l2-margin_seed2: has no such evaluation in runs" in line
+    weights_folder("nets/l2-margin_seed1", 8)
+    line = refused(robustkit, "compare", "nets/l2-margin_seed1", "nets/cross-entropy_seed0")
+    assert "has changed since its evaluation in runs" in line
+    for folder in ("nets", "runs"):
+        line = refused(robustkit, "compare", folder, "nets/cross-entropy_seed0")
+        assert f"{folder}: is a folder; name records or checkpoints in it: '{folder}/*'" in line
+    # beside files, what wildcards find counts if it is evaluated
+    weights_folder("nets/l2-margin_seed1", 3)
+    Path("nets/other.pt").write_text("of another kind")
+    line = refused(robustkit, "compare", "nets/*", "nets/cross-entropy_seed0")
+    assert "nets/other.pt: has no such evaluation" in line
 
 
 def test_methods_of_one_loss_are_told_apart_by_what_differs(robustkit):
@@ -542,6 +633,7 @@ def test_power_by_hand_and_what_it_refuses(robustkit):
 # --- end to end -----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_records_are_compared_without_torch(tmp_path):
     paths = [write(made(loss, 0), tmp_path / "runs") for loss in (WEAK, STRONG)]
     code = (
@@ -555,6 +647,7 @@ def test_records_are_compared_without_torch(tmp_path):
     assert "verdict" in done.stdout
 
 
+@pytest.mark.thorough
 def test_two_networks_from_weights_to_verdict(robustkit):
     """The line that refuses has the very command after which nothing is refused."""
     for seed, name in enumerate("ab"):

@@ -3,6 +3,7 @@
 import copy
 import random
 import warnings
+from dataclasses import fields, replace
 from functools import cache, partial
 
 import numpy as np
@@ -15,6 +16,8 @@ from robustkit.attacks import APGD, PGD, Block, attack_block
 from robustkit.data import from_arrays
 from robustkit.errors import InputError
 from robustkit.evaluation.probe import probe
+from robustkit.files import names
+from robustkit.protocol import kind_of, load_protocol, norms_of, parse_epsilon
 
 EPSILONS = {"pgd": "0.05", "square": "0.05", "fmn": "0.4", "boundary": "0.4", "hopskipjump": "0.4"}
 SETTINGS = {
@@ -277,6 +280,7 @@ def often(bad, attack):
     return attack == "pgd" or bad in (NormalisesInPlace, TurnsToDouble)
 
 
+@pytest.mark.one_of_many(23)
 @pytest.mark.parametrize(
     ("bad", "good", "attack"),
     [
@@ -293,6 +297,7 @@ def test_what_a_network_does_beside_answering_changes_no_row(bad, good, attack):
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.one_of_many(7)
 @pytest.mark.parametrize("image_by_image", [False, True])
 @pytest.mark.parametrize(
     ("network", "words"),
@@ -326,6 +331,7 @@ def test_a_torchscript_network_is_asked_what_it_does_beside_answering():
     assert any("modifies its input" in text for text in found.header["warnings"])
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("attack", ["boundary", "hopskipjump"])
 @pytest.mark.parametrize("network", [Noisy, VeryNoisy])
 def test_attacks_by_decisions_fool_a_network_that_draws_at_random(attack, network):
@@ -337,6 +343,7 @@ def test_attacks_by_decisions_fool_a_network_that_draws_at_random(attack, networ
     assert sum(d is not None for d in right) >= len(right) - 1
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("surrogate", [None, Noisy])
 def test_what_the_probe_found_holds_for_every_block(surrogate, monkeypatch):
     monkeypatch.setattr("robustkit.evaluation.blocks.block_size", lambda data, device: 8)
@@ -367,6 +374,7 @@ def test_surrogates_are_asked_with_the_same_care(bad):
     assert torch.isfinite(found.distance).any()
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("network", MIXED)
 def test_a_network_that_mixes_its_batch_is_refused_or_evaluated_image_by_image(network):
     with pytest.raises(InputError, match="--image-by-image") as refused:
@@ -387,6 +395,7 @@ def test_a_network_that_mixes_its_batch_is_refused_or_evaluated_image_by_image(n
     assert rows[0].digest != evaluated(Net(), truth=Net()).digest
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(
     torch.backends.quantized.engine == "none", reason="torch was built without int8 kernels"
 )
@@ -446,6 +455,7 @@ def test_a_network_that_was_made_for_a_fixed_batch_is_told_so(size):
         evaluated(Fixed(), truth=Net())
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("network", [Noisy, OwnNoise, Alternates])
 def test_networks_that_draw_at_random_are_no_breach_but_a_warning(network):
     found = evaluated(network(), truth=Net())
@@ -524,6 +534,7 @@ class Root(Net):
         return self.net((x * x).sqrt())
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_a_gradient_that_is_no_number_is_a_warning_and_moves_nothing(norm):
     x = images(24)
@@ -538,6 +549,45 @@ def test_a_gradient_that_is_no_number_is_a_warning_and_moves_nothing(norm):
     assert not any("no finite number" in text for text in plain.header["warnings"])
 
 
+BY_VALUES = {"boundary", "hopskipjump", "square", "sparse-rs", "noise"}
+"""attacks without gradients"""
+CHEAP = {"steps": 20, "search_steps": 4, "restarts": 1, "queries": 20, "trials": 2, "eot": 1}
+
+
+def cheap(attack):
+    """An attack at little effort."""
+    own = {field.name for field in fields(attack)} & set(CHEAP)
+    return replace(attack, **{name: min(getattr(attack, name), CHEAP[name]) for name in own})
+
+
+def on_the_shelf():
+    """Each kind of attack in each of its norms: a cheap protocol of it alone."""
+    for name, norm in [(a, n) for a in names("attacks") for n in norms_of(a)]:
+        protocol = load_protocol(name, norm=norm)
+        for attack in protocol.attacks:
+            yield (kind_of(attack), norm), replace(protocol, attacks=(cheap(attack),))
+
+
+@pytest.mark.thorough
+def test_such_a_gradient_ends_no_attack_and_others_move_their_pixels():
+    x = images(12)
+    x[:, :, :3] = 0
+    x[0] = 0  # no pixel of it has a gradient
+    labels = Net()(x).argmax(1)
+    data, asked = Block(x, labels, [str(i) for i in range(12)], 0), dict(on_the_shelf())
+    assert {("deepfool", "linf"), ("ddn", "l2"), ("cw", "l2"), ("sigma-zero", "l0")} < set(asked)
+    for (kind, norm), shelved in asked.items():
+        if kind in BY_VALUES or norm == "spatial":
+            continue
+        budget = parse_epsilon({"linf": "1/2", "l2": "3", "patch": "5"}.get(norm, "20"))
+        alone = replace(shelved, epsilons=(budget,), target="none")
+        found, plain = (
+            attack_block(net.eval().requires_grad_(False), data, alone, 12).distance.isfinite()
+            for net in (Root(), Net())
+        )
+        assert int(found.sum()) >= int(plain.sum()) / 2 > 0, (kind, norm)
+
+
 class Sometimes(Net):
     """Another answer with some probability, by a generator of its choice."""
 
@@ -549,6 +599,7 @@ class Sometimes(Net):
         return self.net(x.flip(-1) if self.draw() < self.probability else x)
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize(
     "draw",
@@ -564,6 +615,7 @@ def test_a_network_that_draws_now_and_then_is_found_out(draw, probability):
     assert any("is randomised" in text for text in found.header["warnings"])
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("probability", [0.3, 0.5, 0.7])
 def test_one_that_draws_from_a_generator_of_its_own_is_found_out(probability):
     found = evaluated(Sometimes(random.Random(0).random, probability), truth=Net())
@@ -602,6 +654,7 @@ def by_global(net):
     return {}
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("way", [by_hook, by_default, by_global])
 def test_a_copy_has_hooks_and_forwards_of_its_own(way):
     net = Net().eval()
@@ -653,6 +706,7 @@ def test_a_traced_program_is_evaluated_as_it_is():
     assert evaluated(program, truth=Net()).clean().value == 1
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_rounding_is_no_dependence_on_the_batch(dtype):
     class Cast(Net):

@@ -165,6 +165,7 @@ def test_what_a_network_raises_or_returns_is_told_in_one_line_by_every_call(call
     assert words in str(told.value)
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("network", [Pair, Overwrites])
 def test_logits_among_other_outputs_and_input_written_to_change_nothing(call, network):
@@ -241,6 +242,7 @@ def test_an_audit_refuses_such_a_network_before_any_stage(role, plan, tmp_path):
     assert parts == []
 
 
+@pytest.mark.thorough
 def test_an_audit_image_by_image_says_so_and_what_it_warns_of(plan, tmp_path):
     found = audit_of(
         *(Mixes(), plan, tmp_path, []),
@@ -267,6 +269,7 @@ def scripted(network, folder):
     return path
 
 
+@pytest.mark.thorough
 def test_a_surrogate_on_file_is_refused_or_asked_image_by_image(robustkit, tmp_path):
     asked = (
         *("evaluate", "lenet5-mnist5k", "--limit", 6, "--device", "cpu", "--trust-program"),
@@ -282,6 +285,7 @@ def test_a_surrogate_on_file_is_refused_or_asked_image_by_image(robustkit, tmp_p
     assert any(text.startswith("the surrogate: evaluated one image") for text in said["warnings"])
 
 
+@pytest.mark.thorough
 def test_a_study_keeps_what_is_wrong_with_such_a_network(tiny, nets, tmp_path):
     path = external_study(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     net = tmp_path / "mixing.py"
@@ -311,6 +315,7 @@ def test_certify_refuses_such_a_network_with_advice_that_works_there():
     assert "robustkit evaluate --image-by-image" in str(refused.value)
 
 
+@pytest.mark.thorough
 def test_a_certification_keeps_what_was_found_of_its_network():
     wrong = (labels() + 1) % CLASSES
     found = front.certify(Overwrites().eval(), (pictures().numpy(), wrong.numpy()), "0.01")

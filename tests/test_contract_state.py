@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.crews import TakingTurns
 from torch import Tensor, nn
 
 import robustkit
@@ -10,6 +11,8 @@ from robustkit.certification import SmoothingNoise, smooth
 from robustkit.corruption import measure
 from robustkit.data import from_arrays
 from robustkit.errors import InputError
+from robustkit.evaluation import blocks, spreading
+from robustkit.evaluation.blocks import Attacker
 from robustkit.evaluation.probe import check_unchanged, probe
 
 IMAGES = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -137,13 +140,13 @@ def test_one_that_answers_otherwise_after_its_work_is_refused():
     data = from_arrays(IMAGES.numpy(), torch.arange(24).numpy() % 3, name="arrays")
     network = Turns(500)
     found = probe(network, data, CPU)
-    check_unchanged(network, data, CPU, found)
+    check_unchanged(network, data, CPU, found.logits)
     for image in IMAGES.repeat(20, 1, 1, 1).split(1):
         network(image)
     with pytest.raises(InputError, match="keeps a state between passes"):
-        check_unchanged(network, data, CPU, found)
+        check_unchanged(network, data, CPU, found.logits)
     noisy = DrawsForItself()
-    check_unchanged(noisy, data, CPU, probe(noisy, data, CPU))
+    check_unchanged(noisy, data, CPU, probe(noisy, data, CPU).logits)
 
 
 class Mixes(Net):
@@ -202,6 +205,7 @@ LARGER = {
 }
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.filterwarnings("ignore:the network is randomised")
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 @pytest.mark.parametrize("call", LARGER)
@@ -216,18 +220,41 @@ def test_a_batch_is_no_larger_than_the_data():
     robustkit.evaluate(Mixes(300), (LARGE, labels), "clean", batch_size=1000)
 
 
-def test_a_network_that_turns_while_it_is_attacked_has_no_row(tmp_path, monkeypatch):
-    labels, counts = Net()(IMAGES).argmax(1), []
+class Flips(Net):
+    """It answers otherwise from some moment on, wherever it stands."""
 
-    def counted(model, *given):
-        counts.extend(part.count for part in model.modules() if isinstance(part, Turns))
-        check_unchanged(model, *given)
+    turned = False
 
-    monkeypatch.setattr("robustkit.evaluation.computing.check_unchanged", counted)
-    asked = {"epsilon": ["0.05"], "name": "a", "out": tmp_path}
-    found = robustkit.evaluate(Turns(10**6), (IMAGES, labels), "pgd", **asked)
-    assert found.robust()[0].accuracy.value < 1
-    found.path.unlink()
+    def forward(self, x):
+        return -self.net(x) if Flips.turned else self.net(x)
+
+
+class Interrupted(Exception):
+    """A run that is cut off."""
+
+
+@pytest.mark.one_of_many(2)
+@pytest.mark.parametrize("block", [0, 1, 2])
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_a_network_that_turns_while_it_is_attacked_has_no_row(device, block, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "block_size", lambda data, device: 8)
+    monkeypatch.setattr(spreading, "Processes", TakingTurns())
+    labels, attack = Net()(IMAGES).argmax(1), Attacker.attack
+    asked = {"epsilon": ["0.05"], "name": "a", "out": tmp_path, "device": device}
+
+    def turning(attacker, span, progress):
+        monkeypatch.setattr(Flips, "turned", span.number >= block)
+        return attack(attacker, span, progress)
+
+    def cut_off(done, total):
+        if done >= 8 * (block + 1):
+            raise Interrupted
+
+    monkeypatch.setattr(Attacker, "attack", turning)
     with pytest.raises(InputError, match="keeps a state between passes"):
-        robustkit.evaluate(Turns(counts[0] - 2), (IMAGES, labels), "pgd", **asked)
+        robustkit.evaluate(Flips(), (IMAGES, labels), "fgsm", **asked, progress=cut_off)
     assert not [*tmp_path.rglob("*.parquet")]
+    monkeypatch.setattr(Attacker, "attack", attack)
+    monkeypatch.setattr(Flips, "turned", False)
+    found = robustkit.evaluate(Flips(), (IMAGES, labels), "fgsm", **asked)
+    assert found.clean().value == 1, "of blocks that were on file none is left"

@@ -100,6 +100,7 @@ def plain(comparison):
     return replace(comparison, level="clean" if comparison.level == "0" else comparison.level)
 
 
+@pytest.mark.thorough
 def test_two_methods_have_one_interval_through_every_door(found, runs, tmp_path):
     of_two = robustkit.compare(found["b"], found["a"], delta=3).comparisons
     of_three = robustkit.compare(found["b"], found["c"], found["a"], delta=3).comparisons
@@ -118,6 +119,7 @@ def test_two_methods_have_one_interval_through_every_door(found, runs, tmp_path)
         assert one.difference.low < one.difference.high
 
 
+@pytest.mark.thorough
 def test_a_third_method_is_a_family_of_its_own_and_that_is_told(found, runs, tmp_path):
     groups = Finder(runs, RecordQuery()).groups([str(runs / "*.parquet")])
     compared = compare_sides(sides(groups, RecordQuery(), runs))
@@ -129,6 +131,7 @@ def test_a_third_method_is_a_family_of_its_own_and_that_is_told(found, runs, tmp
     assert next(iter(several_note(30, "b"))).count("at least 0 %") == 1
 
 
+@pytest.mark.thorough
 def test_a_plan_is_for_the_family_of_a_comparison(runs):
     groups = Finder(runs, RecordQuery()).groups([str(runs / "*.parquet")])
     found = sides(groups, RecordQuery(), runs)

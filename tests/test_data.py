@@ -200,6 +200,7 @@ def test_the_same_bytes_in_another_shape_are_another_image():
     assert wide.ids != high.ids
 
 
+@pytest.mark.thorough
 @settings(max_examples=25, deadline=None)
 @given(PICTURES)
 def test_a_picture_has_one_id_whatever_it_is_stored_as(tmp_path_factory, images):
@@ -225,6 +226,7 @@ def test_a_picture_has_one_id_whatever_it_is_stored_as(tmp_path_factory, images)
     assert load_dataset(str(place / "rows.parquet")).ids == ids
 
 
+@pytest.mark.thorough
 @settings(max_examples=50, deadline=None)
 @given(PICTURES, st.data())
 def test_a_limit_takes_the_first_images_and_changes_no_id(tmp_path_factory, images, data):
@@ -239,6 +241,7 @@ def test_a_limit_takes_the_first_images_and_changes_no_id(tmp_path_factory, imag
     np.testing.assert_array_equal(part.images(0, limit), whole.images(0, limit))
 
 
+@pytest.mark.thorough
 @settings(max_examples=50, deadline=None)
 @given(PICTURES, st.data())
 def test_the_digest_changes_with_pixels_labels_and_transform_and_with_nothing_else(images, data):

@@ -167,6 +167,7 @@ def evaluated(kind, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.one_of_many(3)
 def test_what_changes_during_an_evaluation_never_becomes_a_row(
     evaluated, kind, tmp_path, monkeypatch
 ):
@@ -203,5 +204,6 @@ def test_what_changes_during_an_evaluation_never_becomes_a_row(
     assert [rows[name] for name in ids] == list(found.broken_at)
 
 
+@pytest.mark.one_of_many(2)
 def test_what_stays_as_it_is_is_no_news(evaluated):
     assert not [w for w in evaluated().header["warnings"] if "written to" in w]

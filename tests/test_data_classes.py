@@ -21,6 +21,9 @@ NAMES = ("airplane", "automobile", "bird", "cat")
 ELEVEN = tuple("abcdefghijk")
 SYNSETS, IMAGENET = read_dataset_spec("imagenet").folders, read_dataset_spec("imagenet").classes
 HUGGING_FACE = tuple(f"{name}, {number} legs" for number, name in enumerate(IMAGENET))
+SHORT = {"crane bird": "crane", "maillot tank suit": "maillot"}
+TENSORFLOW = ("background", *(SHORT.get(name, name) for name in IMAGENET))
+"""as google/mobilenet_v1_1.0_224 names them"""
 
 
 def mapped(own, numbered=False, empty=(), **wanted):
@@ -82,6 +85,7 @@ def test_names_that_match_in_part_or_twice_are_refused(names, numbered, network,
         mapped(names, numbered, names=network, count=len(network))
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("network", [(), IMAGENET, HUGGING_FACE, SYNSETS])
 @pytest.mark.parametrize("names", [SYNSETS, IMAGENET])
 def test_some_of_imagenets_classes_are_found_by_synset_and_by_name(network, names):
@@ -91,6 +95,31 @@ def test_some_of_imagenets_classes_are_found_by_synset_and_by_name(network, name
     if names == SYNSETS:
         named = [f"{SYNSETS[n]}{between}{IMAGENET[n]}" for n in (7, 3) for between in "_- "]
         assert mapped(named[::3], names=network, count=1000) == (7, 3)
+
+
+@pytest.mark.parametrize("before", [1, 0], ids=["before", "behind"])
+def test_a_network_with_a_class_beside_imagenets_has_imagenets_names_and_synsets(before):
+    network = TENSORFLOW if before else (*TENSORFLOW[1:], "background")
+    own = partial(mapped, names=network, count=1001)
+    for names in (SYNSETS, IMAGENET):
+        assert own(names) == own(names, numbered=True) == tuple(range(before, 1000 + before))
+        chosen = (217, 0, 482, 571, 3)
+        assert own([names[n] for n in chosen]) == tuple(n + before for n in chosen)
+    assert own([*SYNSETS[:2], "background"])[2] == (0 if before else 1000)
+    assert own(network, numbered=True) == tuple(range(1001))
+
+
+def test_numbers_are_not_taken_for_those_of_a_network_that_counts_from_its_background(tmp_path):
+    """ImageNet's 0 is such a network's 1, and nothing says whether that was seen to."""
+    own = partial(mapped, names=TENSORFLOW, count=1001)
+    with one_line("nothing says whether these count the network's first class, 'background'"):
+        own([f"{n:03}" for n in range(1000)])
+    unnamed = DataClasses(tuple(map(str, range(1000))), True, "own", unnamed=True)
+    with one_line("give --classes"):
+        map_classes(unnamed, WantedClasses(names=TENSORFLOW, count=1001))
+    assert own(map(str, range(1001)), numbered=True) == tuple(range(1001))
+    assert own(["7", "3"], given="8,4") == (8, 4)
+    assert own(["7", "3"], given="number") == (7, 3)
 
 
 def test_a_name_that_lists_of_imagenet_give_to_two_classes_is_refused():
@@ -339,6 +368,7 @@ def test_a_picture_of_a_kind_that_is_not_offered_is_not_opened(tmp_path):
         load_dataset(str(tmp_path / "C")).images(0, 2)
 
 
+@pytest.mark.thorough
 def test_a_subset_of_the_classes_is_evaluated_as_asked_and_told(robustkit, tmp_path):
     digits(tmp_path / "words", {7: "seven", 3: "three", 0: "zero"})
     asked = (

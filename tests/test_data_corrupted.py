@@ -146,6 +146,41 @@ def test_other_folders_are_no_sets_of_corrupted_images(tmp_path):
     assert asked_levels({}, "test") == []
 
 
+GRADES = ("1", "2", "3", "4", "5")
+
+
+@pytest.mark.parametrize(
+    ("levels", "split", "classes"),
+    [
+        (["train/{}/patientA", "test/{}/patientA"], "test", GRADES),
+        (["Validation/{}/patientA"], "val", GRADES),
+        (["test/lesion/{}/a{}", "test/nevus/{}/b{}"], "test", ("lesion", "nevus")),
+        (["scan/{}/patient{}", "slide/{}/patient{}"], "all", ("scan", "slide")),
+        (["{}/patientA", "{}/patientB"], "all", GRADES),
+    ],
+)
+def test_classes_called_by_numbers_with_folders_in_them_are_no_severities(
+    tmp_path, levels, split, classes
+):
+    """Grades of a disease, with a folder a patient."""
+    for place, level in enumerate(levels):
+        for grade in range(1, 6):
+            folder = tmp_path / level.format(grade, grade)
+            folder.mkdir(parents=True)
+            image = drawn(grade + 10 * place)[place].transpose(1, 2, 0)
+            Image.fromarray(image).save(folder / "x.png")
+    assert find_levels(tmp_path) == {}
+    assert corruption_splits(str(tmp_path), split) == []
+    data = load_dataset(str(tmp_path), split=split)
+    assert data.classes == classes
+
+
+def test_a_kind_of_corruptions_that_is_called_extra_is_one(tmp_path):
+    """As ImageNet-C has it, among blur, digital, noise and weather."""
+    tree(tmp_path, "extra")
+    assert list(find_levels(tmp_path)) == ["fog-1", "fog-3", "snow-1", "snow-3"]
+
+
 def too_few(folder):
     stacks(folder, np.arange(7))
 
@@ -188,6 +223,7 @@ def level(name, severity, wrong, classes=1000):
     return replace(found, table=table, header={**found.header, "data": data})
 
 
+@pytest.mark.thorough
 def test_the_mean_corruption_error_divides_by_alexnets_over_the_fifteen():
     wrong = {name: 10 * (n + 1) for n, name in enumerate(NAMES)}
     records = [level(name, s, wrong[name] + s) for name in NAMES for s in range(1, 6)]
@@ -270,6 +306,7 @@ def audited(tmp_path, changed):
     return run, network, levels
 
 
+@pytest.mark.thorough
 def test_an_audit_takes_published_corruptions_and_keeps_each_level(tmp_path):
     digits = load_dataset("mnist5k", limit=30)
     pixels = np.rint(digits.images(0, 30) * 255).astype(np.uint8)
@@ -296,6 +333,7 @@ def test_an_audit_takes_published_corruptions_and_keeps_each_level(tmp_path):
     assert refusing.published(levels, {}) == found
 
 
+@pytest.mark.thorough
 def test_an_audits_mean_is_over_the_fifteen_as_an_evaluations_is(tmp_path):
     digits = load_dataset("mnist5k", limit=30)
     pixels = np.rint(digits.images(0, 30) * 255).astype(np.uint8)

@@ -11,13 +11,15 @@ import torch
 from helpers.travel import load_dataset
 from PIL import Image
 
-from robustkit.data import from_arrays
+from robustkit.data import from_arrays, read_dataset_spec
+from robustkit.data.classes import WantedClasses
 from robustkit.data.loading import file_stamps
 from robustkit.errors import DataError, EvaluationFailed
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 3, 5, 4), np.uint8)
 LABELS = [2, 0, 1, 1, 0, 2, 0]
 NAMES = ["cat", "dog", "emu"]
+IMAGENET = read_dataset_spec("imagenet").classes
 FEATURES = {"pic": {"_type": "Image"}, "kind": {"_type": "ClassLabel", "names": NAMES}}
 
 
@@ -444,6 +446,74 @@ def test_a_table_may_say_which_number_is_whose(tmp_path, head):
     (own,) = [i for i in range(2) if (255 * data.images(i, i + 1)[0]).round().tolist() == first]
     assert data.labels.tolist() == ([0, 1] if own == 0 else [1, 0])
     assert data.classes == ("b", "a", "2", "d")
+
+
+CIFAR = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "wanted", "labels", "names"),
+    [
+        # numbers alone tell where nothing is known of the network's names
+        ([(3, "cat")], {"count": 10}, [3], ("0", "1", "2", "cat", *"456789")),
+        ([(n, "abcd"[n]) for n in range(4)], {"count": 10}, [0, 1, 2, 3], (*"abcd", *"456789")),
+        ([(0, "b"), (1, "a")], {}, [0, 1], ("b", "a")),
+        ([(0, "b"), (1, "a")], {"count": 2}, [0, 1], ("b", "a")),
+        # else names do, of those classes that have one
+        ([(3, "cat")], {"names": CIFAR, "count": 10}, [3], CIFAR),
+        ([(3, "cat"), (5, "Dog")], {"names": CIFAR, "count": 10}, [3, 5], CIFAR),
+        ([(1, "cat"), (4, "bird")], {"names": CIFAR, "count": 10}, [3, 2], CIFAR),
+        ([(3, "kitten"), (9, "truck")], {"names": CIFAR, "count": 10}, [3, 9], CIFAR),
+        ([(1, "goldfish"), (7, "cock")], {"count": 1000}, [1, 7], IMAGENET),
+        ([(0, "cock"), (2, "goldfish")], {"count": 1000}, [7, 1], IMAGENET),
+        # unless it is said
+        ([(1, "x"), (4, "y")], {"names": CIFAR, "count": 10, "given": "8,2"}, [8, 2], CIFAR),
+        ([(1, "x"), (4, "y")], {"names": CIFAR, "count": 10, "given": "number"}, [1, 4], CIFAR),
+        ([(1, "x"), (4, "y")], {"names": CIFAR, "count": 10, "given": "cat,dog"}, [3, 5], CIFAR),
+    ],
+)
+def test_numbers_of_a_table_are_kept_and_classes_without_a_name_have_none(
+    tmp_path, pairs, wanted, labels, names
+):
+    pictures(tmp_path, range(len(pairs)))
+    rows = [f"{row}.png,{number},{name}" for row, (number, name) in enumerate(pairs)]
+    (tmp_path / "own.csv").write_text("\n".join(["path,class_id,class_name", *rows]))
+    data = load_dataset(str(tmp_path / "own.csv"), classes=WantedClasses(**wanted))
+    places = [(255 * one).round().astype(np.uint8).tolist() for one in data.images(0, len(pairs))]
+    found = [data.labels[places.index(IMAGES[row].tolist())] for row in range(len(pairs))]
+    assert found == labels
+    assert data.classes == names
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([(3, "kitten")], "its class 'kitten' is none of the network's 10"),
+        ([(3, "cat"), (5, "Cat")], "'cat' and 'Cat' both match the network's class 3"),
+        ([(0, "plane"), (1, "zeppelin")], "its class 'zeppelin' is none of"),
+    ],
+)
+def test_names_of_a_table_that_the_network_has_not_are_refused(tmp_path, pairs, message):
+    pictures(tmp_path, range(len(pairs)))
+    rows = [f"{row}.png,{number},{name}" for row, (number, name) in enumerate(pairs)]
+    (tmp_path / "own.csv").write_text("\n".join(["path,class_id,class_name", *rows]))
+    with one_line(message):
+        load_dataset(str(tmp_path / "own.csv"), classes=WantedClasses(names=CIFAR, count=10))
+
+
+def test_a_data_sets_file_names_the_classes_that_its_table_numbers(tmp_path):
+    pictures(tmp_path, [0, 1])
+    (tmp_path / "own.csv").write_text("path,class_id,class\n0.png,2,c\n1.png,0,a\n")
+    described = 'title = "t"\nsource = "own.csv"\nclasses = '
+    (tmp_path / "own.toml").write_text(described + '["a", "b", "c", "d"]')
+    data = load_dataset(str(tmp_path / "own.toml"))
+    assert (sorted(data.labels), data.classes) == ([0, 2], ("a", "b", "c", "d"))
+    (tmp_path / "own.toml").write_text(described + '["a", "c", "b", "d"]')
+    with one_line("the class 'c' has the number 2, but .*own.toml names 'b' there"):
+        load_dataset(str(tmp_path / "own.toml"))
+    (tmp_path / "own.toml").write_text(described + '["a", "b"]')
+    with one_line("3 classes found, but .*own.toml names 2"):
+        load_dataset(str(tmp_path / "own.toml"))
 
 
 def test_a_column_of_numbers_alone_is_one_of_labels(tmp_path):

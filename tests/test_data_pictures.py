@@ -148,6 +148,7 @@ def test_a_pipeline_that_applies_them_has_nothing_to_note(tmp_path, as_the_libra
     assert sum("torchvision" in note for note in notes) == 2 * (not as_the_library)
 
 
+@pytest.mark.thorough
 def test_perturbed_images_that_were_saved_are_data(tmp_path, robustkit):
     """Of `evaluate --save-adversarial`: under their labels, and fooling as the record says."""
     file = tmp_path / "adversarial.npz"

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -622,6 +623,76 @@ def test_a_broken_parquet_file_is_named(tmp_path, content):
         load_dataset(str(tmp_path / "a.parquet"))
 
 
+# tables beside class folders
+
+
+def two_classes(folder, images):
+    for number, image in enumerate(images):
+        place = folder / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.png").write_bytes(encoded(image))
+
+
+def write_arrow(path, table, of_file=False):
+    make = pa.ipc.new_file if of_file else pa.ipc.new_stream
+    with pa.OSFile(str(path), "wb") as file, make(file, table.schema) as out:
+        out.write_table(table)
+
+
+NO_PICTURES = {
+    "numbers": {"embedding": [[1.0, 2.0]], "label": [0]},
+    "paths": {"image": ["a/0.png"], "label": [0]},
+    "pixels": {"image": [[1, 2]], "label": [0]},
+    "empty": {"file_name": pa.array([], pa.string())},
+}
+
+
+@pytest.mark.parametrize("table", NO_PICTURES.values(), ids=NO_PICTURES)
+@pytest.mark.parametrize(
+    "name", ["metadata.parquet", "a/x.arrow", "train.parquet", "x.feather.arrow"]
+)
+def test_a_table_without_pictures_beside_class_folders_is_passed_over_and_told(
+    tmp_path, name, table
+):
+    images = some_images(6)
+    two_classes(tmp_path, images)
+    alone = load_dataset(str(tmp_path))
+    if name.endswith(".parquet"):
+        pq.write_table(pa.table(table), tmp_path / name)
+    else:
+        write_arrow(tmp_path / name, pa.table(table), of_file="feather" in name)
+    data = load_dataset(str(tmp_path))
+    assert (data.ids, data.classes) == (alone.ids, ("a", "b"))
+    assert [n for n in data.notes if n.endswith(f"of class folders; {name} has no images")]
+
+
+def test_a_table_with_pictures_stands_before_class_folders_and_a_broken_one_is_told(tmp_path):
+    images = some_images(8)
+    two_classes(tmp_path, images[:6])
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "ids.parquet")
+    (tmp_path / "data").mkdir()
+    write_arrow(
+        tmp_path / "data" / "x.arrow",
+        pa.table({"image": [encoded(image) for image in images[6:]], "label": [0, 1]}),
+    )
+    with one_line("ids.parquet: no column 'image'"):
+        load_dataset(str(tmp_path))
+    (tmp_path / "ids.parquet").unlink()
+    assert {*load_dataset(str(tmp_path)).ids} == {*ids_of(images[6:])}
+    (tmp_path / "data" / "x.arrow").unlink()
+    write_parquet(tmp_path / "data" / "x.parquet", images[6:], [0, 1], column="img")
+    assert {*load_dataset(str(tmp_path)).ids} == {*ids_of(images[6:])}
+    (tmp_path / "data" / "x.parquet").write_bytes(HTML)
+    with one_line("x.parquet: cannot be read as Parquet: it is a web page"):
+        load_dataset(str(tmp_path))
+    (tmp_path / "data" / "x.parquet").unlink()
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "ids.parquet")
+    for picture in tmp_path.rglob("*.png"):
+        picture.unlink()
+    with one_line("ids.parquet: no column 'image'"):
+        load_dataset(str(tmp_path))
+
+
 # the originals
 
 
@@ -728,6 +799,51 @@ def test_few_bytes_that_unpack_to_many_are_not_unpacked(tmp_path, digits, monkey
     np.savez_compressed(tmp_path / "x.npz", images=blank, labels=np.arange(6) % 3)
     with one_line(r"x\.npz: .* bytes that decompress to 6,000,128, which may be an attempt"):
         load_dataset(str(tmp_path / "x.npz"))
+    # a member without the ending, which NumPy would read in place of the one that was looked at
+    images = some_images()
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(6) % 3)
+    with zipfile.ZipFile(tmp_path / "x.npz", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images", bytes(2**24))
+    assert load_dataset(str(tmp_path / "x.npz")).ids == ids_of(images)
+
+
+def write_constant(path, rows, label, kind):
+    """A file of so many equal rows: a few bytes, whatever their number."""
+    picture = encoded(some_images(1)[0])
+    one = pa.RecordBatch.from_arrays(
+        [pa.array([picture] * 1000, pa.binary()), pa.array([label] * 1000, kind)],
+        ["image", "label"],
+    )
+    with pq.ParquetWriter(path, one.schema, compression="zstd") as out:
+        out.write_table(pa.Table.from_batches([one] * (rows // 1000)), row_group_size=rows)
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+@pytest.mark.parametrize(
+    ("label", "kind", "rows", "message"),
+    [
+        (0, pa.int64(), 9000, "9,000 rows in .* bytes, which cannot hold as many encoded images"),
+        ("c" * 10**4, pa.string(), 8000, "bytes that decompress to 80,000,000, which may be"),
+        ([0] * 10**4, pa.list_(pa.int64()), 1000, "labels of type list<.*>; expected integers"),
+    ],
+)
+def test_parquet_rows_that_a_file_cannot_hold_are_refused_before_any_label_is_read(
+    tmp_path, monkeypatch, label, kind, rows, message, limit
+):
+    write_constant(tmp_path / "a.parquet", rows, label, kind)
+    assert (tmp_path / "a.parquet").stat().st_size < 10**5
+    monkeypatch.setattr("robustkit.data.packed.LARGE", 2**18)
+    monkeypatch.setattr("robustkit.data.parquet.LARGE", 2**18)
+    monkeypatch.setattr("robustkit.data.parquet.column_labels", None)
+    with one_line(message):
+        load_dataset(str(tmp_path / "a.parquet"), limit=limit)
+
+
+@pytest.mark.parametrize(("label", "kind"), [(0, pa.int64()), ("cat", pa.string())])
+def test_equal_rows_that_are_few_are_read(tmp_path, label, kind):
+    write_constant(tmp_path / "a.parquet", 2000, label, kind)
+    data = load_dataset(str(tmp_path / "a.parquet"), limit=3)
+    assert (data.classes, len(data)) == (("cat",) if label else ("0",), 3)
 
 
 def read_at_most(read, most):
@@ -805,6 +921,7 @@ def test_a_folder_of_another_scripts_digit_is_a_class_like_any_other(tmp_path, n
     assert load_dataset(str(tmp_path)).classes == ("1", name)
 
 
+@pytest.mark.thorough
 def test_a_parquet_file_that_is_overwritten_while_it_is_read_does_not_end_the_process(tmp_path):
     """A memory map would: the system kills who reads beyond the file's new end."""
     images = some_images(3 * PAGE, height=32, width=32)

@@ -84,6 +84,7 @@ def alike(several, one):
     assert several.run["proof"]["attacked"] == one.run["proof"]["attacked"]
 
 
+@pytest.mark.thorough
 def test_rows_are_those_of_one_device_whoever_is_lost(arrays, tmp_path, monkeypatch):
     own = crew(monkeypatch, losses=[1, 0])
     shares = []
@@ -103,6 +104,7 @@ def test_rows_are_those_of_one_device_whoever_is_lost(arrays, tmp_path, monkeypa
     assert ("finish", 1) in own.asked  # a later block waits for what is proved before it
 
 
+@pytest.mark.thorough
 def test_a_block_that_takes_worker_after_worker_with_it_loses_nothing_else(
     arrays, tmp_path, monkeypatch
 ):
@@ -123,6 +125,7 @@ def test_a_block_that_takes_worker_after_worker_with_it_loses_nothing_else(
     alike(again, ask(arrays, tmp_path / "one", device="cpu", **plain))
 
 
+@pytest.mark.thorough
 def test_blocks_behind_one_that_is_given_up_are_kept_whose_proofs_wait(
     arrays, tmp_path, monkeypatch
 ):
@@ -144,6 +147,7 @@ def test_blocks_behind_one_that_is_given_up_are_kept_whose_proofs_wait(
     assert again.run["proof"]["attacked"] >= one.run["proof"]["attacked"]
 
 
+@pytest.mark.thorough
 def test_a_network_that_draws_at_random_has_the_same_rows_too(arrays, tmp_path, monkeypatch):
     crew(monkeypatch, losses=[2])
     found = [
@@ -190,6 +194,7 @@ def heard(crew, worker, kind):
     raise AssertionError(f"no {kind} of {worker}")
 
 
+@pytest.mark.thorough
 def test_processes_share_arrays_are_replaced_and_tell_their_errors(tmp_path):
     parcel = pack(Playground(np.arange(1000.0)), tmp_path / "shared.bin")
     assert len(parcel.content) < 1000  # the numbers stand in the file
@@ -207,6 +212,7 @@ def test_processes_share_arrays_are_replaced_and_tell_their_errors(tmp_path):
         crew.close()
 
 
+@pytest.mark.thorough
 def test_workers_that_end_before_they_begin_are_one_line(tmp_path):
     crew = Processes(pack(Playground("no"), tmp_path / "shared.bin"), HERE)
     try:
@@ -236,6 +242,7 @@ while True:
 """
 
 
+@pytest.mark.thorough
 def test_a_killed_parent_leaves_no_worker(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     with subprocess.Popen(
@@ -268,6 +275,22 @@ def test_what_cannot_travel_or_is_no_set_of_devices_is_one_line(arrays, tmp_path
     with pytest.raises(EvaluationFailed, match="NaN"):
         ask(arrays, tmp_path, model=Nowhere(), device="cpu")
     assert {path.suffix for path in tmp_path.iterdir()} <= {".lock", ".json"}
+
+
+def test_a_device_without_float64_is_one_line(monkeypatch):
+    ones = torch.ones
+
+    def as_on_apple(*size, dtype=torch.float32, **more):
+        if dtype is torch.float64:
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype\nas the framework has none"
+            )
+        return ones(*size, dtype=dtype, **more)
+
+    monkeypatch.setattr(torch, "ones", as_on_apple)
+    for names in ("cpu", "cpu,cpu", "auto"):
+        with pytest.raises(InputError, match=r"\A--device \w+: [^\n]*float64[^\n]*robustkit needs"):
+            devices(names)
 
 
 @pytest.mark.parametrize("names", ["cpu,", ",", "cpu,all", " "])
@@ -348,6 +371,7 @@ def on_ray(monkeypatch, mishaps=(), machines=lambda: [True, True]):
     return ray
 
 
+@pytest.mark.thorough
 def test_machines_of_a_cluster_give_the_rows_of_one_device_whatever_is_lost(
     arrays, tmp_path, monkeypatch
 ):
@@ -371,6 +395,7 @@ def test_what_a_machine_of_the_cluster_lacks_is_told_with_its_name(arrays, tmp_p
         ask(arrays, tmp_path, ray="auto", prove="off", attack="fgsm", device="cpu")
 
 
+@pytest.mark.thorough
 def test_a_cluster_that_is_gone_ends_the_command_and_keeps_what_is_done(
     arrays, tmp_path, monkeypatch
 ):

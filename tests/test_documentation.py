@@ -135,7 +135,9 @@ def test_findings_are_those_of_the_published_reports():
 
 
 FIGURE = r"[+−]?\d+(?:\.\d+)?"
-INTERVAL = re.compile(rf"({FIGURE})?(?: points| times)?(?: with [^(,.]*)? \(({FIGURE}) to ({FIGURE})\)")
+INTERVAL = re.compile(
+    rf"({FIGURE})?(?: points| times)?(?: with [^(,.]*)? \(({FIGURE}) to ({FIGURE})\)"
+)
 
 
 def agrees(told, value):

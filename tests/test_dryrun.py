@@ -38,6 +38,7 @@ def test_what_would_run_is_shown_and_nothing_is_written(robustkit, tmp_path):
     assert told["record"] == "none on file; it would be written to runs"
 
 
+@pytest.mark.thorough
 def test_no_image_takes_more_passes_than_are_told(robustkit, tmp_path):
     told = facts(robustkit(*SMALL, "--prove", "off", "--dry-run")[1])["passes"]
     forwards, both = map(int, re.match(r"at most (\d+) forward and (\d+) forward", told).groups())

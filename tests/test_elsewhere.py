@@ -43,6 +43,7 @@ def test_what_a_gpu_refuses_is_refused():
         assert there.cpu().numpy().sum() == 6
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_protocol_on_the_shelf_runs_in_each_of_its_norms_and_on_any_device(
     whole, monkeypatch
@@ -95,6 +96,7 @@ def test_every_protocol_on_the_shelf_runs_in_each_of_its_norms_and_on_any_device
             assert away.rows_digest == here.rows_digest, (name, norm)
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "auto"])
 def test_searching_in_less_precision_runs_on_any_device(precision):
     network = Small()
@@ -107,6 +109,7 @@ def test_searching_in_less_precision_runs_on_any_device(precision):
     assert len(found.rows) == 4
 
 
+@pytest.mark.thorough
 def test_several_workers_run_on_any_device(monkeypatch):
     monkeypatch.setattr(blocks, "block_size", lambda data, device: 2)
     network = Small()
@@ -162,6 +165,7 @@ def test_all_parts_of_an_audit_run_on_any_device(claim, attack, tmp_path):
         assert audited("there", str(there)) == here
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_certification_runs_on_any_device(norm):
     network = Small()
@@ -183,6 +187,7 @@ def test_corruptions_are_made_on_any_device(kind):
         assert torch.equal(away.cpu(), here)
 
 
+@pytest.mark.one_of_many(5)
 @pytest.mark.parametrize(
     ("loss", "settings"),
     [

@@ -54,6 +54,7 @@ def ask(arrays, **options):
     return evaluate(settings.pop("model", Net()), settings.pop("data", arrays), "pgd", **settings)
 
 
+@pytest.mark.thorough
 def test_one_call_gives_one_honest_row_per_image(arrays):
     found = ask(arrays)
     rows = found.rows
@@ -73,6 +74,7 @@ def test_one_call_gives_one_honest_row_per_image(arrays):
     assert rows.distance[rows.fooled_at.isna()].isna().all()
 
 
+@pytest.mark.thorough
 def test_a_module_is_left_alone_and_cached_only_by_name(arrays, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = Net().train()
@@ -96,6 +98,7 @@ def test_without_attacks_there_is_a_clean_accuracy_and_no_robust_one(arrays):
         evaluate(Net(), arrays, "clean", epsilon=["0.1"])
 
 
+@pytest.mark.thorough
 def test_a_surrogate_is_part_of_the_question(arrays, tmp_path):
     dataset = data.from_arrays(*arrays, name="arrays")
     asked = resolve_protocol("pgd", dataset, ["1/20"], settings=PGD)
@@ -141,6 +144,7 @@ def test_an_interrupted_run_resumes_to_the_same_rows(arrays, tmp_path):
     assert [e.distance for e in resumed.examples] == sorted(e.distance for e in resumed.examples)
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_keeps_the_batch_size_it_began_with(arrays, tmp_path):
     def stop(done, total):
         if done > 300:
@@ -159,6 +163,7 @@ def test_batch_sizes_agree(arrays, tmp_path):
     assert (one.distance - other.distance).abs()[~different].max() <= 1e-3
 
 
+@pytest.mark.thorough
 def test_the_same_question_is_answered_from_the_file_unless_asked_fresh(
     arrays, tmp_path, monkeypatch
 ):
@@ -213,6 +218,7 @@ def test_a_second_asker_waits_for_the_first(arrays, tmp_path, monkeypatch):
     assert not calls  # it took the first one's answer
 
 
+@pytest.mark.thorough
 def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(arrays, monkeypatch):
     real, sizes = blocks.attack_block, []
 
@@ -237,6 +243,7 @@ def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(arrays, monkeypa
         ask(arrays, limit=10, batch_size=1)
 
 
+@pytest.mark.thorough
 def test_perturbed_images_are_kept_without_loss(arrays, tmp_path):
     path = tmp_path / "images.npz"
     found = ask(arrays, limit=600, save_adversarial=path)
@@ -255,6 +262,7 @@ def test_perturbed_images_are_kept_without_loss(arrays, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.thorough
 def test_the_smallest_perturbations_are_kept_for_looking_at(arrays):
     found = ask(arrays)
     assert len(found.examples) == blocks.EXAMPLES
@@ -356,6 +364,7 @@ def test_a_weak_protocol_is_warned_of(arrays):
     assert any("robust accuracy may be overstated" in w for w in found.header["warnings"])
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_the_data_set(tmp_path, monkeypatch):
     """Blocks are read one after the other, and none is held longer than its turn."""
     import gc

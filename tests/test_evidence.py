@@ -200,6 +200,7 @@ def refusal(path, content):
     return None
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.9, 0.9999])
 def test_a_file_that_was_cut_is_refused_in_one_line(study, findings, tmp_path, share):
     content = evidence.collect(study, findings).content
@@ -208,6 +209,7 @@ def test_a_file_that_was_cut_is_refused_in_one_line(study, findings, tmp_path, s
     assert "\n" not in told
 
 
+@pytest.mark.thorough
 def test_no_flipped_bit_changes_what_is_read(study, findings, tmp_path):
     content, path = evidence.collect(study, findings).content, tmp_path / "flipped"
     refused = 0
@@ -236,6 +238,7 @@ def test_a_newer_format_is_told(study, findings, monkeypatch, tmp_path):
         evidence.read_evidence(tmp_path / "new")
 
 
+@pytest.mark.thorough
 def test_it_needs_no_torch():
     code = "import sys, robustkit.analysis.evidence; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code]).returncode == 0

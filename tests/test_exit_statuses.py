@@ -131,6 +131,7 @@ def test_every_command_stands_in_the_table():
 FULL = Path("/dev/full")
 
 
+@pytest.mark.one_of_many(9)
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"rank"}))
 def test_what_succeeds_is_0_but_for_a_stdout_that_is_full_and_one_that_is_closed_changes_nothing(
     command, monkeypatch, name
@@ -196,6 +197,7 @@ def test_a_fault_at_work_is_one_line_and_its_status(command, monkeypatch, name, 
     assert "\x1b" not in err
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("name", ["evaluate", "train"])
 def test_a_disk_that_fills_up_is_status_3_in_one_line(tmp_path, name):
     code = (
@@ -226,6 +228,7 @@ def test_the_documentation_lists_the_statuses_that_there_are():
 HOSTILE_VALUES = ("", "²", "9" * 25, "1e999", "nan", "-1", "a\x1b[31m\n", "x" * 10_000, "folder")
 
 
+@pytest.mark.one_of_many(9)
 @pytest.mark.parametrize("third", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
 @pytest.mark.parametrize("name", sorted(WORK))
 def test_no_value_of_an_option_ends_in_what_nobody_foresaw(

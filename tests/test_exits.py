@@ -42,6 +42,7 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")  # noqa: PTH110
 def test_a_full_stdout_is_a_failure_in_one_line(tmp_path):
     done = run("list", "attacks", cwd=tmp_path, shell=">/dev/full")
@@ -51,12 +52,14 @@ def test_a_full_stdout_is_a_failure_in_one_line(tmp_path):
     assert run("list", "nothing", cwd=tmp_path, shell=">/dev/full 2>/dev/full").returncode == 2
 
 
+@pytest.mark.thorough
 def test_closed_streams_are_no_error(tmp_path):
     assert run("list", "attacks", cwd=tmp_path, shell=">&-").returncode == 0
     assert run("list", "attacks", cwd=tmp_path, shell="2>&-").returncode == 0
     assert run("list", "nothing", cwd=tmp_path, shell=">&- 2>&-").returncode == 2
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize(
     "environment",
     [
@@ -86,6 +89,7 @@ def test_what_a_terminal_cannot_encode_is_replaced(tmp_path, environment):
 # --- interruptions --------------------------------------------------------------------------------
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize(
     ("number", "wait"), [(signal.SIGINT, 0.15), (signal.SIGTERM, 0.4), (signal.SIGINT, 1.2)]
 )
@@ -263,6 +267,7 @@ def broken(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("name", BEFORE)
 def test_a_network_that_takes_no_image_is_bad_input_in_its_own_words(robustkit, broken, name):
     forward, words = BEFORE[name]
@@ -383,6 +388,7 @@ TRAINING = ["train", "--model", "net.py:build", "--data", "mnist5k", "--steps", 
 TRAINING += ["--batch-size", "8", "--hold-out", "8", "--out", "a.safetensors"]
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("name", SOME)
 def test_a_network_that_cannot_be_trained_is_bad_input(robustkit, broken, name):
     forward, words = BEFORE[name]
@@ -395,6 +401,7 @@ def test_a_network_that_cannot_be_trained_is_bad_input(robustkit, broken, name):
         assert not Path("a.safetensors.partial").exists()
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     "forward",
     [
@@ -416,6 +423,7 @@ def test_a_network_that_breaks_in_training_is_status_3(robustkit, broken, forwar
     assert err.count("\n") == 1
 
 
+@pytest.mark.thorough
 def test_a_loss_that_breaks_in_training_is_status_3(robustkit, broken, tmp_path):
     broken("pass")
     (tmp_path / "loss.py").write_text(
@@ -450,6 +458,7 @@ HOSTILE = "a\x1b[31m\x9b[red]\n\u202e\udcff"
 VISIBLE = r"a\x1b[31m\x9b[red]\n\u202e\udcff"
 
 
+@pytest.mark.thorough
 def test_a_name_is_shown_and_not_obeyed(robustkit, tmp_path):
     from robustkit.models import build
 
@@ -487,6 +496,7 @@ def test_a_name_is_shown_and_not_obeyed(robustkit, tmp_path):
     assert not set("\x1b\x9b\u202e") & set(page)
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("length", [300, pytest.param(10_000, marks=pytest.mark.slow), 1_000_000])
 def test_a_refused_value_is_cut_to_a_line(robustkit, length):
     long = "x" * length

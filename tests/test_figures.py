@@ -62,6 +62,7 @@ def test_every_point_and_interval_lies_inside_the_axes():
         assert left < x.min() < x.max() < right
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("count", [1, 2, 8, 44])
 def test_lines_stay_apart_without_colour(count):
     (curve,) = curves()
@@ -130,6 +131,7 @@ def test_an_svg_has_no_rules_or_metadata_and_takes_the_ink_of_its_page():
     assert root.get("aria-label") == "what it shows"
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     "label", ["<script>x</script>", "a$b$c_{d}", "_hidden", "模型.pt", 'id="x" url(#y)', "&amp;"]
 )
@@ -173,6 +175,7 @@ def test_nothing_touches_the_global_figure_state():
     assert dict(pyplot.rcParams) == before
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("most", [40, 900, 50_000])
 def test_passes_are_told_in_plain_numbers(most):
     curve = figures.CostCurve("net.pt", [1, most / 3, most], [1.0, 0.6, 0.2])

@@ -56,6 +56,7 @@ def inside(ax, artists):
     )
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("count", [1, 3, 8])
 @pytest.mark.parametrize("panel", [label_noise, data_fraction], ids=["noise", "fraction"])
 def test_curves_go_through_the_estimates_with_their_intervals(ax, panel, count):
@@ -127,6 +128,7 @@ def test_a_method_looks_the_same_in_every_figure(ax):
     assert lines(third)[0].get_color() == among.get_color()
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     "panel",
     [
@@ -393,6 +395,7 @@ def files():
     return figures.render(draw, "noise", style="icml", height=2)
 
 
+@pytest.mark.thorough
 def test_the_same_drawing_gives_the_same_files(files):
     assert figures.render(draw, "noise", style="icml", height=2) == files
     assert set(files) == {"pdf", "svg", "png"}
@@ -405,6 +408,7 @@ def test_no_file_tells_a_date_or_the_program(files):
         assert b"<dc:date>" not in content
 
 
+@pytest.mark.thorough
 def test_saved_files_are_those_rendered(tmp_path, files):
     written = figures.save(draw, tmp_path, "noise", style="icml", height=2)
     assert {suffix: path.read_bytes() for suffix, path in written.items()} == files
@@ -427,6 +431,7 @@ def test_the_pdf_embeds_truetype_fonts_and_no_bitmap_or_outline_ones(files):
     assert b"/Subtype /Image" not in everything
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     ("style", "width"),
     [("neurips", "single"), ("icml", "single"), ("ieee", "double"), ("talk", "double")],
@@ -443,6 +448,7 @@ def test_files_are_as_wide_as_the_venue_asks(style, width):
     assert float(root.get("width").removesuffix("pt")) == pytest.approx(72 * inches, abs=0.1)
 
 
+@pytest.mark.thorough
 def test_a_legend_adds_to_the_height_instead_of_flattening_the_plot():
     few, many = (
         Image.open(
@@ -461,6 +467,7 @@ def test_a_legend_adds_to_the_height_instead_of_flattening_the_plot():
     assert many.height > 750
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize("name", [HOSTILE, "_模型 🙂\x00\x1b[31m", "", "x" * 500])
 def test_any_name_can_be_drawn_and_saved(name):
     panel = label_noise(2)

@@ -34,6 +34,7 @@ from robustkit.data.transform import Shape
 from robustkit.errors import CheckpointError, RobustkitError
 from robustkit.evaluation import images_for
 from robustkit.record import read
+from robustkit.results.folders import folder_digest
 
 SQUARE = {"height": 32, "width": 32}
 NAMES = ("cat", "dog", "eft")
@@ -568,6 +569,12 @@ def test_a_missing_library_is_named_with_its_extra(made, extra, request, monkeyp
     for ask in (checkpoint.check_installed, checkpoint.load):
         with pytest.raises(CheckpointError, match=rf"pip install 'robustkit\[{extra}\]'"):
             ask()
+
+
+@pytest.mark.thorough
+def test_comparisons_know_a_folder_by_the_digest_that_an_evaluation_records(vit, swin, of_timm):
+    for folder, _ in (vit, swin, of_timm):
+        assert folder_digest(folder) == read_checkpoint(folder).sha256
 
 
 def test_a_folder_is_described_without_torch_and_its_library(vit):

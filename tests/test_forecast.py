@@ -4,7 +4,9 @@ from bisect import bisect_right
 from itertools import count
 
 import pytest
-from helpers.attacked import Linear, images, make, right
+import torch
+from helpers.attacked import Linear, Small, images, make, right
+from helpers.defences import Climbing
 
 from robustkit.attacks import Experience, attack_block
 from robustkit.attacks.forecast import BlockForecast, Standing
@@ -78,6 +80,7 @@ def attacked(monkeypatch):
     return run
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize(
     ("costs", "order"),
     [
@@ -91,10 +94,12 @@ def test_the_share_told_is_the_share_of_the_time_gone(costs, order, attacked):
     assert attacked([PGD], costs, order) < 0.2
 
 
+@pytest.mark.thorough
 def test_attacks_that_find_little_more_are_foreseen(attacked):
     assert attacked([PGD, MARGIN]) < 0.2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("back", [0.002, 0.04])
 def test_steps_without_a_pass_back_are_foreseen_whatever_one_takes(back, attacked):
     square = {"kind": "square", "queries": 1200}
@@ -108,6 +113,17 @@ def test_few_slow_passes_are_told_from_the_clean_pass_on(attacks, attacked):
     assert attacked(attacks, (0.0, 0.07), back=0.09, size=8, levels=levels) < 0.1
 
 
+def test_a_network_that_takes_gradients_inside_its_pass_is_timed_as_any_other():
+    square = {"kind": "square", "queries": 5}  # its passes are foretold by those of the clean pass
+    network = Climbing(Small())
+    block = right(network, images(8, side=8))
+    before = block.images.clone()
+    found = attack_block(network, block, make("linf", {"kind": "fgsm"}, square, epsilon=LEVELS), 8)
+    assert int(found.passes.forward.sum()) > 8
+    assert torch.equal(block.images, before)
+
+
+@pytest.mark.thorough
 def test_other_blocks_are_an_experience(attacked):
     experience = Experience()
     attacked([PGD, MARGIN], experience=experience)

@@ -88,6 +88,7 @@ TIMELESS = (
 """what once hung, filled the memory, or ended in a traceback"""
 
 
+@pytest.mark.one_of_many(11)
 @pytest.mark.parametrize("name", TIMELESS)
 def test_what_once_hung_or_broke_is_a_line(name, read):
     read(CASES[name]())
@@ -144,6 +145,7 @@ def test_what_a_file_may_not_ask_for_is_told(tree, says, tmp_path):
     assert says in refusal(zipped(tree()), tmp_path)
 
 
+@pytest.mark.thorough
 def test_large_honest_files_are_within_the_budget(tmp_path):
     weights = {f"layers.{i}.weight": torch.full((3,), float(i)) for i in range(3000)}
     beside = {"losses": [0.5] * 500_000, "classes": dict(enumerate(map(str, range(50_000))))}

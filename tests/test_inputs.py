@@ -156,6 +156,7 @@ def test_noise_on_a_permuted_network_does_not_hide_the_mapping():
     assert found.classes[order].tolist() == list(range(10))
 
 
+@pytest.mark.thorough
 def test_the_command_shows_the_warning_wherever_the_accuracy_stands(tmp_path):
     network = files.network()
     order = [3, 7, 1, 9, 0, 2, 8, 4, 6, 5]
@@ -369,6 +370,7 @@ class Returning(FirstPixels):
         return FORMS[self.form](super().forward(x), x.flatten(1)[:, : self.width])
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("form", FORMS)
 def test_logits_are_found_among_other_outputs(form):
     assert warnings_of(Returning(form)) == []
@@ -402,6 +404,7 @@ def test_a_program_of_several_outputs_is_searched_likewise(frozen, tmp_path):
 # -- budgets and outputs ---------------------------------------------------------------------------
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     ("norm", "epsilon", "says"),
     [

@@ -97,6 +97,7 @@ FILES = [
 ]
 
 
+@pytest.mark.thorough
 def test_every_file_of_a_folder_is_looked_at_and_sound(whole):
     assert kinds(whole) == {(name, "intact") for name in FILES}
 

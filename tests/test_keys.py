@@ -476,6 +476,7 @@ CHECKPOINT = {
             "notes": SHOWN,
             "warnings": SHOWN,
             "hint": SHOWN,
+            "recognised": "says who names the architecture, whose name is in the key",
             "published": "a name, as a path is; the weights count",
             "unmet": "with it there is no network, and so no answer",
             "pipeline": "the data set's transform, in its digest",

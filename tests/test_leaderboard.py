@@ -360,6 +360,7 @@ def test_boards_of_one_title_say_in_what_they_differ():
     )
 
 
+@pytest.mark.thorough
 def test_the_call_takes_what_the_command_takes_and_evaluations_in_memory():
     found = [made("cross-entropy", seed, 0.05) for seed in range(2)] + [made("hinge")]
     whole = robustkit.leaderboard(html="board.html")

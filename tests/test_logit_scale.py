@@ -62,6 +62,7 @@ def test_a_network_that_mixes_its_batch_is_refused_behind_any_ending(ending):
         evaluated(lambda x: x - 0.9 * x.mean(0), ending)
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize("before", [nn.Dropout().train(), from_the_system])
 def test_one_that_draws_is_found_out_behind_any_ending(before, ending):
     found = evaluated(lambda x: before(x), ending).header["warnings"]
@@ -69,6 +70,7 @@ def test_one_that_draws_is_found_out_behind_any_ending(before, ending):
     assert not any("taken for deterministic" in text for text in found)
 
 
+@pytest.mark.one_of_many(2)
 def test_one_that_keeps_the_contract_is_evaluated_behind_any_ending(ending):
     found = evaluated(lambda x: x, ending)
     assert found.clean().value > 0.9

@@ -129,6 +129,7 @@ def test_value_and_gradient_are_those_of_the_formula(name, settings, reference):
     assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-6, abs=1e-8)
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_every_loss_trains_in_half_precision_arithmetic_and_on_extreme_logits(name):
     model = models.build("mnist-cnn", seed=0)

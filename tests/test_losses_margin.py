@@ -342,6 +342,7 @@ def test_a_margin_at_the_output_costs_one_pass_however_many_classes_count(on):
         assert gap(once, gradients(loss.two_passes, model, images, labels)[1]) < 1e-5
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("layers", ["input", "all"])
 def test_one_pass_is_right_in_single_precision_on_the_papers_network(norm, layers):
@@ -475,6 +476,7 @@ def test_a_network_none_of_whose_trained_weights_count_is_prepared():
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.thorough
 def test_one_pass_is_right_in_mixed_precision_and_another_layout():
     model = models.build("mnist-cnn", seed=0).to(memory_format=torch.channels_last)
     images = draw(6, 1, 28, 28).float().to(memory_format=torch.channels_last)
@@ -801,6 +803,7 @@ class Named(nn.Module):
         return last(act(fc(act(conv(x)).flatten(1))))
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize(
     "called",
     [

@@ -51,6 +51,7 @@ print(faults() - before)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's setting")
 def test_freed_memory_is_kept_and_not_asked_for_anew():
     def faults(how):

@@ -25,6 +25,9 @@ from robustkit.reporting.references import (
     entries,
     loss_reference,
 )
+from robustkit.spec import load_study
+from robustkit.study.provenance import provenance
+from robustkit.study.store import StudyStore
 
 SCHEMES = ("one-bit", "top-k:1%", "random-k:0.1", "powersgd:4")
 WITHOUT = {"noise"}
@@ -178,6 +181,40 @@ def test_a_study_says_how_each_method_was_trained():
     assert "hinge: multi-class hinge loss (Crammer and Singer, 2001)" in words(of_study(margin))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("elsayed2018-mnist-length", ""),  # nothing to choose from, though there is a score
+        ("elsayed2018-mnist-fewest", ""),  # nor a score
+        ("elsayed2018-mnist", "held-out accuracy: plain: learning rate 0.1."),
+        (
+            "liu2016-mnist-noise",
+            "held-out accuracy averaged over the last three passes: plain: learning rate 0.1.",
+        ),
+    ],
+)
+def test_a_study_names_the_score_that_selected_configurations_where_one_did(name, said):
+    told = outcome().provenance | {"Selected configurations": {"plain": "learning rate 0.1"}}
+    file = (shipped("reports") / f"{name}.toml").read_text()
+    text = words(of_study(replace(outcome(), file=file, provenance=told)))
+    _, found, rest = text.partition("Configurations, selected by ")
+    assert bool(found) == bool(said)
+    assert rest.startswith(said)
+
+
+@pytest.mark.parametrize("name", ["elsayed2018-mnist-length", "elsayed2018-mnist"])
+def test_where_nothing_was_to_choose_from_no_configuration_is_called_selected(name, tmp_path):
+    study = load_study(name)
+    chosen = {f"{method.name} | noise 0": 0 for method in study.methods}
+    tried = len(study.methods[0].choose) > 1
+    plan = {"cells": {}, "tests": {}, "chosen": chosen, "candidates": [{}] if tried else []}
+    asked = {"digest": study.digest, "amendments": []}
+    told = provenance(study, StudyStore(tmp_path), asked, plan, {})
+    assert ("Selected configurations" in told) == tried
+    assert list(told)[:4] == ["Study", "Cells", "Data", "Versions"]
+
+
+@pytest.mark.thorough
 def test_a_page_of_several_has_one_list_of_publications():
     first, second = evaluation(), evaluation(epsilons=("4/255",), n=100)
     both = together([of(first), of(second)])

@@ -500,6 +500,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("name", OTHERS)
 def test_modules_of_other_types_and_with_states_of_their_own_are_evaluated_and_found(
     name, tmp_path

@@ -412,6 +412,7 @@ def as_published(name, monkeypatch, tmp_path, **built):
     return place, reference, chosen
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("name", ["squeezenet1_1", "googlenet", "mnasnet0_5"])
 def test_torchvisions_weights_are_its_network_and_its_pictures(name, monkeypatch, tmp_path):
     """googlenet transforms its input and drops its auxiliary heads where it is given weights."""
@@ -498,6 +499,7 @@ def test_torchvisions_file_is_fetched_into_torchs_cache_with_its_digest(
 # -- timm ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_tag_of_timms_brings_its_pictures_and_a_bare_name_does_not(tmp_path):
     torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), tmp_path / "own.pt")
     known = read_checkpoint(tmp_path / "own.pt", model="timm:mobilenetv3_small_050.lamb_in1k")

@@ -201,6 +201,7 @@ def test_a_matrix_gives_every_cell_its_exact_count_where_that_is_whole(tmp_path)
     assert (got.labels[half.flipped] == half.labels[half.flipped]).all()
 
 
+@pytest.mark.thorough
 @settings(max_examples=40, deadline=None)
 @given(st.data(), SIZES, RATES, RATES, st.integers(0, 9))
 def test_a_matrix_is_kept_to_the_rate_scaled_and_nested(
@@ -347,6 +348,32 @@ def test_a_file_with_one_column_needs_no_name_for_it(tmp_path):
     found = [noised(data, parse_label_noise(f"file:{tmp_path / name}")).labels.tolist()
              for name in ("plain.csv", "plain.json", "two.npz")]  # fmt: skip
     assert found[0] == found[1] == found[2] != data.labels.tolist()
+
+
+def test_of_an_archive_of_labels_no_more_is_unpacked_than_was_asked_for(tmp_path, monkeypatch):
+    clean, human = stored_by_class(tmp_path)
+    data = load_dataset(str(tmp_path / "data.npz"), split="train")
+    monkeypatch.setattr("robustkit.data.packed.LARGE", 2**20)
+    bomb = np.zeros(2**22, np.uint8)
+    np.savez_compressed(tmp_path / "l.npz", clean_label=clean, worse_label=human, other=bomb)
+    read = np.lib.format.read_array
+    sizes = []
+
+    def counted(*arguments, **options):
+        sizes.append((found := read(*arguments, **options)).size)
+        return found
+
+    monkeypatch.setattr("numpy.lib.format.read_array", counted)
+    asked = f"file:{tmp_path / 'l.npz'}#worse_label"
+    assert noised(data, parse_label_noise(asked)).labels.tolist() != data.labels.tolist()
+    assert sizes == [120, 120]
+    for name in ("other", "clean_label"):
+        columns = {"clean_label": clean, "worse_label": human, name: bomb}
+        np.savez_compressed(tmp_path / "l.npz", **columns)
+        column = "other" if name == "other" else "worse_label"
+        with pytest.raises(InputError, match="attempt to exhaust memory"):
+            noised(data, parse_label_noise(f"file:{tmp_path / 'l.npz'}#{column}"))
+    assert max(sizes) == 120
 
 
 def bad_files(folder, clean, human):

@@ -103,6 +103,7 @@ def close(found, expected):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_mean_that_is_given_beside_a_networks_own_is_applied_and_told(kind, tmp_path):
     layer, name = LAYERS[kind]

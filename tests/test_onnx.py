@@ -286,6 +286,7 @@ DEPENDENT = {
 }
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("name", DEPENDENT)
 def test_a_graph_of_any_batch_that_depends_on_it_is_evaluated_image_by_image_or_not_at_all(
     name, tmp_path
@@ -567,6 +568,7 @@ def grow(kind, size):
     return model(nodes, [1, 1, 8, 8], {"big": np.array([size] * 4)})
 
 
+@pytest.mark.thorough
 def test_bombs_are_refused_before_they_go_off(tmp_path, monkeypatch):
     monkeypatch.setattr(wire, "MOST_FIELDS", 20_000)  # to count two millions takes seconds
     path = tmp_path / "a.onnx"

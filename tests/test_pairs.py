@@ -99,6 +99,7 @@ def accuracy(network, stacks, labels):
     return np.mean(right)
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize(
     ("attack", "norm", "epsilon"),
     [
@@ -133,6 +134,7 @@ def test_the_second_picture_of_a_pair_is_attacked_and_the_first_stays(
     assert "cosine similarity" in found.header["checkpoint"]["verification"]
 
 
+@pytest.mark.thorough
 def test_pairs_on_any_device_and_by_several_workers_have_the_same_rows(pairs, monkeypatch):
     def attacked(device):
         return robustkit.evaluate(
@@ -148,6 +150,7 @@ def test_pairs_on_any_device_and_by_several_workers_have_the_same_rows(pairs, mo
     assert away.rows_digest == here.rows_digest
 
 
+@pytest.mark.thorough
 def test_the_shipped_network_compares_grey_pairs_by_its_outputs(folder, tmp_path):
     found = robustkit.evaluate(
         "lenet5-mnist5k", str(folder), "fgsm", epsilon="0.3", out=tmp_path, resize=28, channels=1

@@ -1,5 +1,7 @@
 """Passes in the record are those that the network itself counts."""
 
+from dataclasses import fields, replace
+
 import pytest
 import torch
 from helpers.attacked import Small, images, make, right
@@ -7,6 +9,8 @@ from torch import Tensor
 
 from robustkit.attacks import SearchNetwork, attack_block
 from robustkit.attacks.precision import LowPrecision
+from robustkit.files import names
+from robustkit.protocol import kind_of, load_protocol, most_passes, norms_of, parse_epsilon
 
 PGD = {"kind": "pgd", "steps": 4, "relative_step": "1/4", "restarts": 2}
 APGD = {"kind": "apgd", "steps": 6}
@@ -60,6 +64,7 @@ CASES = {
 }
 
 
+@pytest.mark.one_of_many(4)
 @pytest.mark.parametrize("attacks", CASES.values(), ids=CASES)
 def test_every_pass_is_counted_once_with_its_image_and_its_attack(attacks):
     passes, (forward, backward) = counted(*attacks, batch_size=1)
@@ -71,6 +76,7 @@ def test_every_pass_is_counted_once_with_its_image_and_its_attack(attacks):
     assert in_company.backward.tolist() == passes.backward.tolist()
 
 
+@pytest.mark.thorough
 def test_attacks_by_decisions_are_counted_point_by_point():
     attack = {"kind": "hopskipjump", "steps": 2}
     passes, (forward, backward) = counted(attack, batch_size=5, norm="l2")
@@ -102,6 +108,7 @@ def test_a_surrogate_s_passes_are_counted_beside_the_model_s():
     assert passes.forward[0].tolist() == [2] * N, "the clean image is passed through both"
 
 
+@pytest.mark.thorough
 def test_rows_of_low_precision_that_float32_passes_again_count_twice():
     model = Counting()
     low = LowPrecision("bf16", Counting(model.counts), 2.0)
@@ -118,3 +125,65 @@ def test_every_vote_of_a_network_that_draws_at_random_is_a_pass(eot):
     passes, (forward, _) = counted(APGD | {"eot": eot}, batch_size=5, model=Counting(noise=0.01))
     assert int(passes.forward.sum()) == forward - 5, "it was tried twice, and votes besides"
     assert passes.forward[0].tolist() == [20] * N
+
+
+class Firm(torch.nn.Module):
+    """Five classes, of which none but the first ever leads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        source = torch.Generator().manual_seed(0)
+        self.weights = torch.randn(64, 5, generator=source)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weights + torch.tensor([1e4, 0, 0, 0, 0])
+
+
+FEW = {"steps": 4, "search_steps": 3, "restarts": 2, "queries": 7, "trials": 2, "draws": 4}
+FEW |= {"angles": 2, "shifts": 2, "eot": 2}
+SMALL = {"linf": ("1/1000", "1/500", "1/400"), "spatial": ("1deg+1px", "2deg+2px", "3deg+3px")}
+
+
+def on_the_shelf():
+    """Each attack of the shelf with few steps, alone in a protocol, and its kind."""
+    for name, norm in [(a, n) for a in names("attacks") for n in norms_of(a)]:
+        protocol = load_protocol(name, norm=norm)
+        for attack in protocol.attacks:
+            own = {field.name for field in fields(attack)} & set(FEW)
+            few = {key: min(getattr(attack, key), FEW[key]) for key in own}
+            budgets = tuple(map(parse_epsilon, SMALL.get(norm, ("1", "2", "3"))))
+            yield (
+                kind_of(attack),
+                replace(protocol, attacks=(replace(attack, **few),), epsilons=budgets, seed=0),
+            )
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("order", ["scan", "bisect"])
+def test_no_attack_takes_more_passes_of_an_image_that_withstands_than_are_foretold(order):
+    network, x = Firm(), images(2, side=8)
+    met = set()
+    for kind, protocol in on_the_shelf():
+        asked = replace(protocol, search=order)
+        if repr((asked.attacks, asked.norm)) in met:
+            continue
+        met.add(repr((asked.attacks, asked.norm)))
+        outcomes = attack_block(network, right(network, x), asked, 2)
+        assert not outcomes.distance.isfinite().any(), kind
+        most = most_passes(asked.attacks[0], 3, 5, order)
+        forward, backward = (
+            int(p[1].max()) for p in (outcomes.passes.forward, outcomes.passes.backward)
+        )
+        told = (kind, asked.norm, forward, backward, most)
+        assert backward <= most.gradients + 1e-9, told
+        assert forward <= most.gradients + most.forwards + 1e-9, told
+
+
+@pytest.mark.parametrize("kind", ["boundary", "hopskipjump"])
+def test_nor_do_attacks_by_decisions_that_find_a_start(kind):
+    model = Counting()
+    attack = {"kind": kind, "steps": 12 if kind == "boundary" else 2}
+    passes, _ = counted(attack, batch_size=5, model=model, norm="l2")
+    (made,) = make("l2", attack, epsilon=BUDGETS).attacks
+    assert 0 < int(passes.forward[1].max()) <= most_passes(made, 3, 3, "bisect").forwards

@@ -165,6 +165,7 @@ def page(monkeypatch, tmp_path):
     return path
 
 
+@pytest.mark.thorough
 def test_an_audit_writes_sarif_and_its_half_page_into_the_summary(
     robustkit, monkeypatch, page, tmp_path
 ):

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from robustkit import certify, evaluate, summary
 from robustkit.attacks import SearchNetwork, attack_block, in_budget, search_network
 from robustkit.attacks.precision import LowPrecision
-from robustkit.checkpoint.adapter import wrap
+from robustkit.calls.planning import plan_evaluation
+from robustkit.checkpoint.adapter import Classifier, freeze, wrap
 from robustkit.data import from_arrays
 from robustkit.display.progress import Bar
-from robustkit.errors import InputError
-from robustkit.evaluation import Config, from_module, speed, trial
+from robustkit.errors import EvaluationFailed, InputError
+from robustkit.evaluation import Config, from_module, planning, speed, trial
 from robustkit.integrity import check_files
 from robustkit.network import answer, gradient
 from robustkit.protocol import APGD, Square
@@ -78,6 +79,7 @@ def test_gradients_of_saturated_losses_survive_low_precision(precision):
     assert (found.norm(dim=1) / true.norm(dim=1) - 1).abs().median() < 0.05
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_what_a_low_precision_finds_holds_in_float32_and_is_as_much(precision, norm):
@@ -126,6 +128,7 @@ def test_what_low_precision_claims_alone_is_no_success(word):
     assert torch.equal(found.distance, attack_block(model, own, protocol, 30).distance)
 
 
+@pytest.mark.thorough
 def test_precision_and_batch_size_name_the_record_and_stand_in_page_and_json(tmp_path):
     model = Small()
     records = {
@@ -147,6 +150,7 @@ def test_precision_and_batch_size_name_the_record_and_stand_in_page_and_json(tmp
     assert read(low.path).header == low.header
 
 
+@pytest.mark.thorough
 def test_an_automatic_choice_is_measured_once_kept_and_told(tmp_path, monkeypatch):
     passes, whole = {"float32": 2.0, "bf16": 1.0}, {"float32": 6.0, "bf16": 3.0}
     calls = []
@@ -158,7 +162,7 @@ def test_an_automatic_choice_is_measured_once_kept_and_told(tmp_path, monkeypatc
         calls.append(len(batch))
         return passes[word_of(network)] * len(batch) ** 0.9
 
-    def timed(model, block, protocol, network):
+    def timed(model, block, protocol, network, size):
         calls.append(protocol.name)
         return whole[word_of(network)]
 
@@ -199,7 +203,7 @@ def test_an_automatic_choice_is_measured_once_kept_and_told(tmp_path, monkeypatc
 def test_a_trial_counts_every_search_as_often_as_it_is_planned(monkeypatch):
     asked = []
 
-    def timed(model, block, protocol, network):
+    def timed(model, block, protocol, network, size):
         asked.extend(protocol.attacks)
         return 1.0
 
@@ -218,6 +222,7 @@ def test_a_trial_counts_every_search_as_often_as_it_is_planned(monkeypatch):
     assert found == {"float32": 2 + 2 * 10}
 
 
+@pytest.mark.thorough
 def test_the_fastest_batch_size_is_taken_where_the_search_is_long_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "_seconds", lambda network, batch: abs(len(batch) - 64) + 1.0)
     monkeypatch.setattr(speed, "SLOW", 1e9)
@@ -250,6 +255,7 @@ def test_a_precision_that_does_not_fit_is_refused_in_one_line(
     assert not list(tmp_path.glob("*.parquet"))
 
 
+@pytest.mark.thorough
 def test_automatic_precision_leaves_what_does_not_fit_in_float32(tmp_path):
     dice = ask(Dice(), tmp_path, precision="auto")
     clean = ask(Small(), tmp_path, precision="auto", attack="clean", epsilon=[])
@@ -258,6 +264,132 @@ def test_automatic_precision_leaves_what_does_not_fit_in_float32(tmp_path):
     assert "is randomised" in json.loads(kept.read_text())["unfit"]["bf16"]
 
 
+@pytest.fixture
+def little_memory(monkeypatch):
+    """Has the device memory for so many images at once; the batches that it had it for."""
+
+    def only(most):
+        sizes, passed = [], planning.logits_and_gradient
+
+        def fitted(count, work):
+            if count > most:
+                raise torch.OutOfMemoryError("a small device")
+            sizes.append(count)
+            return work()
+
+        monkeypatch.setattr(
+            speed, "_seconds", lambda net, x: fitted(len(x), lambda: 1 / (1 + bool(net.low)))
+        )
+        monkeypatch.setattr(trial, "timed", lambda *given: fitted(given[4], lambda: 1.0))
+        monkeypatch.setattr(
+            planning, "logits_and_gradient", lambda net, x: fitted(len(x), lambda: passed(net, x))
+        )
+        return sizes
+
+    monkeypatch.setattr(trial, "WORTH", 0)  # the search itself is tried
+    return only
+
+
+@pytest.mark.parametrize("most", [1, 7, 20, 70])
+def test_a_device_with_little_memory_is_measured_in_smaller_batches(most, tmp_path, little_memory):
+    sizes = little_memory(most)
+    found = ask(Small(), tmp_path, precision="auto")
+    assert most / 2 < max(sizes) <= most
+    assert found.run["batch_size"] <= 128
+    for kept in tmp_path.glob("passes-*.json"):
+        assert all(json.loads(kept.read_text())["seconds"].values())
+    sizes.clear()
+    x = images(40, side=8)
+    planned = plan_evaluation(Small(), (x.numpy(), [0, 1] * 20), "pgd", epsilon=["1/50"])
+    assert planned.took.gradients > 0
+    assert most / 2 < max(sizes) <= most or max(sizes) == 40
+
+
+def test_and_one_that_holds_no_image_is_one_line_and_nothing_is_kept(tmp_path, little_memory):
+    little_memory(0)
+    for _ in range(2):
+        with pytest.raises(
+            EvaluationFailed, match=r"\Athe GPU has too little memory for one image"
+        ):
+            ask(Small(), tmp_path, precision="auto")
+        assert not list(tmp_path.glob("*.json"))
+
+
+class Branching(nn.Module):
+    """What cannot be traced: a way of its own for dark images; its pixels are normalised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Small()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(0.1 * x + 0.5) if bool(x.mean() > -100) else self.network(x)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_network_that_cannot_be_traced_keeps_its_normalisation(precision):
+    model = freeze(Classifier(Branching(), mean=[0.4], std=[0.01], expected=3))
+    x = images(16, side=8)
+    found = search_network(model, x, precision)
+    assert found.exact is model
+    assert found.low is not None
+    assert float((found.low.network(x) - model(x)).abs().max()) <= found.low.error
+    assert found.low.network(x).dtype == torch.float32
+    assert model.network.network.fc.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("odd", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_logits_that_are_no_finite_numbers_are_sure_of_nothing(targeted, odd, place):
+    low = LowPrecision("fp16", nn.Identity(), 0.1)
+    logits, classes = torch.tensor([[9.0, 1.0, 0.0]]), torch.tensor([0])
+    if targeted:
+        classes = 1 - classes
+    assert not low.unsure(logits, classes, targeted)
+    logits[0, place] = odd
+    assert low.unsure(logits, classes, targeted)
+
+
+def test_an_image_whose_own_logit_overflows_is_searched_in_float32():
+    network, x = Small(), images(12, side=8)
+    block, protocol = right(network, x), make("linf", PGD, epsilon=["1/50"])
+
+    class Overflows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            z = network(x)
+            return torch.where(z == z.amax(1, keepdim=True), z * torch.inf, z)
+
+    low = SearchNetwork(network, LowPrecision("fp16", Overflows(), 0.1))
+    found = attack_block(network, block, protocol, 12, search_by=low).distance
+    exact = attack_block(network, block, protocol, 12).distance
+    assert torch.equal(found.isfinite(), exact.isfinite())
+    assert exact.isfinite().any()
+
+
+@pytest.mark.thorough
+def test_no_pass_is_made_in_tf32_where_torch_allows_it():
+    seen = set()
+
+    class Watching(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.add(torch.backends.cudnn.allow_tf32)
+            return super().forward(x)
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        x = images(40, side=8)
+        data = (x.numpy(), right(Small(), x).labels.numpy())
+        for precision in ("auto", "bf16", "float32"):
+            evaluate(Watching(), data, "pgd", epsilon=["1/50"], precision=precision)
+        assert seen == {False}
+        assert torch.backends.cudnn.allow_tf32 is True
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.thorough
 def test_verdicts_are_of_whole_float32_whatever_torch_allows_a_gpu(tmp_path):
     seen = []
 

@@ -66,6 +66,7 @@ def levels(record):
     ]
 
 
+@pytest.mark.thorough
 def test_images_are_proved_at_the_largest_budget_that_bounds_reach(arrays, monkeypatch):
     monkeypatch.setattr(proving, "_best", lambda prover, few, attack, most: most)
     found = ask(arrays)
@@ -93,6 +94,7 @@ def test_rows_are_the_same_with_and_without_proof_but_for_what_is_proved(arrays)
     assert proved.digest != plain.digest
 
 
+@pytest.mark.thorough
 def test_a_proved_image_is_not_attacked_but_for_a_drawn_few(arrays):
     one = {"epsilon": ["1/50"]}
     proved, plain = ask(arrays, **one), ask(arrays, prove="off", **one)
@@ -156,6 +158,7 @@ def test_an_unsound_bound_is_caught_and_nothing_is_kept(arrays, tmp_path, monkey
     assert ask(arrays, prove="off", **options).robust()
 
 
+@pytest.mark.thorough
 def test_an_unsound_bound_of_a_later_block_drops_the_earlier_ones(arrays, tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "block_size", lambda data, device: 100)
     calls = []
@@ -172,6 +175,7 @@ def test_an_unsound_bound_of_a_later_block_drops_the_earlier_ones(arrays, tmp_pa
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.thorough
 def test_a_find_below_a_proved_budget_is_a_contradiction_wherever_it_was_made(arrays, monkeypatch):
     """Found on the way to a larger budget, at which the image is not proved."""
     monkeypatch.setattr(proving, "due", lambda pairs, before: 0)
@@ -189,6 +193,7 @@ def test_a_find_below_a_proved_budget_is_a_contradiction_wherever_it_was_made(ar
         ask(arrays, attack=FAB(), epsilon=["0.2", "0.4"], settings=[], norm="l2")
 
 
+@pytest.mark.thorough
 def test_attacks_for_the_smallest_perturbation_find_it_whatever_is_proved(arrays):
     asked = {"attack": "ddn", "epsilon": ["0.01"], "settings": [], "norm": "l2"}
     found, plain = ask(arrays, **asked), ask(arrays, prove="off", **asked)
@@ -196,6 +201,7 @@ def test_attacks_for_the_smallest_perturbation_find_it_whatever_is_proved(arrays
     assert found.table["distance"].equals(plain.table["distance"])
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_keeps_what_was_proved(arrays, tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "block_size", lambda data, device: 100)
     whole = ask(arrays, name="net", out=tmp_path / "a")
@@ -229,6 +235,7 @@ class Unreadable(Net):
         return super().forward(x).cumsum(1)
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -245,6 +252,7 @@ def test_what_cannot_be_proved_is_attacked_and_the_record_says_why(arrays, optio
     assert found.table["certified_at"].null_count == 30
 
 
+@pytest.mark.thorough
 def test_bounds_that_are_too_dear_or_prove_nothing_are_left_out(arrays, monkeypatch):
     few = (arrays[0][:60], arrays[1][:60])
     found = ask(few, epsilon=["9/10"])
@@ -255,6 +263,7 @@ def test_bounds_that_are_too_dear_or_prove_nothing_are_left_out(arrays, monkeypa
     assert "takes less time than" in ask(few).header["prove"]["why"]
 
 
+@pytest.mark.thorough
 def test_a_targeted_attack_is_spared_what_holds_for_all_classes(arrays):
     proved, plain = (ask(arrays, target="next", prove=prove) for prove in ("auto", "off"))
     assert proved.proved

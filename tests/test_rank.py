@@ -64,6 +64,7 @@ def accuracies(records, epsilon):
     ]
 
 
+@pytest.mark.thorough
 def test_methods_are_ranked_within_each_data_set(robustkit, records):
     found = ranked(robustkit, "runs/*.parquet", "--at", "0.2")
     expected = accuracies(records, 0.2)
@@ -151,6 +152,7 @@ def test_data_sets_that_share_images_are_refused(robustkit):
     assert "mnist and mnist5k share images" in refused(robustkit, "runs/*.parquet")
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     ("pictures", "shared", "refusal"),
     [(300, 300, True), (300, 151, True), (300, 150, False), (100, 51, True), (100, 50, False)],

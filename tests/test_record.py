@@ -708,6 +708,7 @@ def test_rows_are_read_anew_where_the_file_was_written_anew(tmp_path):
     assert (Files().rows(made.path).broken != before.broken).any()
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="no /proc")  # noqa: PTH110
 def test_no_thread_is_left_with_a_records_bytes_when_python_ends(tmp_path):
     """It would abort the process, now and then, after all was done."""

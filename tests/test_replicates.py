@@ -123,6 +123,7 @@ def test_networks_of_several_label_noises_are_several_methods_where_all_are_take
 # --- what is told of one method -------------------------------------------------------------------
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     ("part", "changes", "told"),
     [

@@ -53,6 +53,7 @@ def undrawn(monkeypatch):
     monkeypatch.setattr(figures, "svg", lambda *_: "<svg></svg>")
 
 
+@pytest.mark.thorough
 def test_one_sentence_says_the_result(single, text):
     robust, clean = single.robust()[1].accuracy, single.clean()
     assert (
@@ -92,6 +93,7 @@ def test_the_method_of_the_interval_is_named(single, html, undrawn):
     assert "Wilson, 95 %" in html
 
 
+@pytest.mark.thorough
 def test_the_same_evaluations_give_the_same_bytes(single, beside):
     assert page([single, evaluation("b.pt", seed=1)]) == beside
 
@@ -105,6 +107,7 @@ def test_only_the_provenance_differs_between_two_runs(undrawn):
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>&{{ 7*7 }}"""
 
 
+@pytest.mark.thorough
 def test_hostile_strings_stay_text():
     record = evaluation(
         f"runs/{HOSTILE}.pt",
@@ -127,6 +130,7 @@ def test_hostile_strings_stay_text():
     assert HOSTILE in outline.text
 
 
+@pytest.mark.thorough
 def test_paths_that_are_not_text_do_not_break_the_page():
     odd = ["a\udcff.pt", "b\x00\x1b[31m.pt", "c\nd.pt"]
     html = page([evaluation(path, seed=i) for i, path in enumerate(odd)])
@@ -152,6 +156,7 @@ def test_the_page_reaches_for_nothing_outside(beside):
     assert "@import" not in beside
 
 
+@pytest.mark.thorough
 def test_ids_are_unique_and_named_ones_exist():
     other_data = changed(evaluation("c.pt", seed=2), data={"digest": "d"})
     outline = Outline(page([evaluation(), evaluation("b.pt", seed=1), other_data]))
@@ -263,6 +268,7 @@ CORNERS = [(1, 1, 2), (8, 8, 100)]
 SIZES = product([1, 2, 8], [1, 8], [2, 100])
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize(
     ("count", "budgets", "classes"),
     [pytest.param(*size, marks=[pytest.mark.slow] * (size not in CORNERS)) for size in SIZES],
@@ -361,6 +367,20 @@ def test_the_command_names_the_surrogate_and_how_the_network_was_read(undrawn):
     assert given["--weights"] == ["model"]
     record.header["surrogate"]["sha256"] = None
     assert commands(page([record])) == []
+
+
+@pytest.mark.parametrize("program", ["checkpoint", "surrogate"])
+def test_the_command_trusts_a_program_which_is_refused_otherwise(undrawn, program):
+    """Of a program the weights' digest is that of its file."""
+    record = by_transfer(evaluation())
+    weights = {"weights": "a" * 64, "sha256": "b" * 64}
+    record = changed(record, checkpoint=weights, surrogate=weights)
+    (words,) = commands(page([record]).replace("</code></pre>", ""))
+    assert "--trust-program" not in words
+    record = changed(record, **{program: {"weights": "b" * 64}})
+    (words,) = commands(page([record]).replace("</code></pre>", ""))
+    assert words.pop() == "--trust-program"
+    assert "--surrogate" in options(words)
 
 
 @pytest.mark.parametrize(("norm", "option"), [("linf", None), ("l2", ["l2"])])

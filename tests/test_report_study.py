@@ -28,7 +28,7 @@ from PIL import Image
 
 from robustkit.analysis.outcome import Amendment, Outcome
 from robustkit.analysis.registration import rule_amendment
-from robustkit.errors import InputError, UnknownName
+from robustkit.errors import CannotWrite, InputError, UnknownName
 from robustkit.figures import output
 from robustkit.reporting.numbers import COLUMNS, _plain, numbers_csv
 from robustkit.reporting.study import stable, write
@@ -95,6 +95,7 @@ def contents(folder):
 # ---- the folder
 
 
+@pytest.mark.thorough
 def test_the_folder_holds_what_the_manifest_names_with_its_digests(report):
     found = contents(report.folder)
     manifest = json.loads(found.pop("manifest.json"))
@@ -121,6 +122,16 @@ def test_a_rebuild_removes_what_the_earlier_build_wrote_and_nothing_else(tmp_pat
         "manifest.json",
         "tables/mine.tex",
     }
+
+
+def test_a_report_that_cannot_be_written_whole_leaves_the_earlier_one_whole(tmp_path):
+    write(replace(EMPTY, judgements=outcome(2).judgements), tmp_path)
+    (tmp_path / "evidence.parquet").mkdir()
+    (tmp_path / "evidence.parquet" / "mine").write_text("kept")
+    before = contents(tmp_path)
+    with pytest.raises(CannotWrite):
+        write(replace(EMPTY, title="Another"), tmp_path, source=b"evidence")
+    assert contents(tmp_path) == before
 
 
 def test_a_file_that_was_changed_since_is_not_removed(tmp_path):
@@ -161,6 +172,7 @@ def test_an_unknown_style_is_named_with_the_closest(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_another_style_changes_the_figures_and_no_number(study, report, tmp_path):
     small = replace(study, figures=("curves",))
     other = contents(write(small, tmp_path, style="icml").folder)
@@ -168,6 +180,7 @@ def test_another_style_changes_the_figures_and_no_number(study, report, tmp_path
     assert other["tables/label-noise.tex"] == contents(report.folder)["tables/label-noise.tex"]
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
@@ -349,6 +362,7 @@ def test_every_point_of_a_figure_says_its_numbers(html):
     assert not re.search(r"<script[^>]*>.*hover", html)
 
 
+@pytest.mark.thorough
 def test_a_level_at_chance_is_marked_and_not_coloured(page_alone, tmp_path):
     panel = adversarial(2)
     chance = tuple(replace(c, at_chance=True) for c in panel.comparisons)
@@ -457,6 +471,7 @@ def test_tables_sort_by_numbers_and_not_by_their_words(html):
         assert value == "" or float(value) is not None
 
 
+@pytest.mark.thorough
 def test_hostile_words_stay_words(hostile_report):
     html = hostile_report.page.read_text(encoding="utf-8")
     outline = Outline(html)
@@ -478,6 +493,7 @@ def test_hostile_words_stay_words_in_latex(hostile_report):
             assert "\\input{x}" not in re.sub("^%.*", "", text, flags=re.M)
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     "study",
     [
@@ -501,6 +517,7 @@ def test_reports_of_all_sizes_are_well_formed(study, page_alone, tmp_path):
     assert len(report.files) == len(contents(tmp_path)) - 1
 
 
+@pytest.mark.thorough
 def test_many_cells_stay_a_page(tmp_path):
     many = replace(EMPTY, cells=outcome(2).cells * 100)
     text = (write(many, tmp_path).folder / "report.html").read_text(encoding="utf-8")
@@ -594,6 +611,7 @@ def test_a_panel_without_areas_has_no_such_table(study):
     assert not [r for r in rows(study) if r["section"] in ("band", "area", "median")]
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("width", ["single", "double"])
 def test_all_figures_are_as_wide_as_asked(tmp_path, monkeypatch, width):
     monkeypatch.setattr("robustkit.reporting.study.svg", lambda *_: "<svg></svg>")
@@ -607,6 +625,7 @@ def test_all_figures_are_as_wide_as_asked(tmp_path, monkeypatch, width):
     assert widths == {{"single": 975, "double": 2025}[width]}
 
 
+@pytest.mark.thorough
 def test_what_a_huge_interval_is_stands_in_the_figure_and_its_caption(page_alone, tmp_path):
     panel = label_noise(2)
     huge = comparison(METHODS[1], METHODS[0], "0.8", 0.001, 0.4)
@@ -733,6 +752,7 @@ def nudged(value):
     return value
 
 
+@pytest.mark.thorough
 def test_the_same_outcome_gives_the_same_bytes_but_for_last_digits_that_processors_differ_in(
     study, report, tmp_path
 ):

@@ -121,6 +121,7 @@ NAMED = {
 }
 
 
+@pytest.mark.one_of_many(5)
 @pytest.mark.parametrize("name", NAMED)
 def test_a_named_architecture_is_the_same_again(name, tmp_path):
     path = saved(tmp_path / "own.pt", NAMED[name]())
@@ -129,6 +130,7 @@ def test_a_named_architecture_is_the_same_again(name, tmp_path):
     assert (found.pipeline is not None) == ("." in name)
 
 
+@pytest.mark.thorough
 def test_a_head_of_other_classes_is_the_same_again(tmp_path):
     path = saved(tmp_path / "own.pt", models.squeezenet1_1(num_classes=7))
     found = check_same_again(path, model="torchvision:squeezenet1_1.IMAGENET1K_V1")
@@ -144,6 +146,7 @@ def test_a_network_of_the_zoos_is_the_same_again(zoo, tmp_path):
     assert (found.model, found.trained_on) == ("robustbench:cifar10/Linf/Small2020", "cifar10")
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("classes", [3, 5])
 @pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
 def test_a_repositorys_network_is_the_same_again_and_not_asked_for(

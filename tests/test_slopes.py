@@ -1,7 +1,10 @@
 """A gradient that is not that of what a network answers, or is none at the ends of [0, 1]."""
 
 import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +14,9 @@ import robustkit
 from robustkit import protocol
 from robustkit.attacks import Block, SearchNetwork, attack_block
 from robustkit.attacks.inside import stepping_inside, zero_slopes
+from robustkit.data import from_arrays
 from robustkit.errors import InputError
+from robustkit.evaluation import RunOptions, from_module, resolve_protocol, run
 
 IMAGES = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 IMAGES[:, :, :3] = 0
@@ -88,12 +93,14 @@ TWO = {
 }
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("way", FLAT)
 def test_a_gradient_that_vanishes_at_black_or_white_pixels_is_a_warning(way):
     (warning,) = [text for text in warnings_of(Net(FLAT[way])) if "exactly 0 or 1" in text]
     assert "not robustness" in warning
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("way", [way for way in FLAT if way != "power"])
 def test_and_attacks_at_a_budget_find_what_they_find_without_that_operation(way):
     labels = Net()(IMAGES).argmax(1)
@@ -112,6 +119,51 @@ def test_and_attacks_at_a_budget_find_what_they_find_without_that_operation(way)
     assert torch.equal(*(attack.fooled for attack in attacks))
 
 
+def drawing(way):
+    """What a network draws at random is so little that it changes no verdict."""
+    return lambda x: way(x) + 1e-3 * torch.randn_like(x)
+
+
+def the_network(net, images, labels):
+    return robustkit.evaluate(net, (images, labels), "ifgsm", epsilon=["0.05"]).table["distance"]
+
+
+def a_surrogate(net, images, labels):
+    loaded, judged = (from_module(one, name) for one, name in ((net, "drawing"), (Net(), "plain")))
+    data = from_arrays(images.numpy(), labels.numpy(), name="arrays")
+    asked = resolve_protocol("ifgsm", data, ["0.05"])
+    with TemporaryDirectory() as folder:
+        return run(judged, data, asked, Path(folder), RunOptions(), loaded).table["distance"]
+
+
+def a_call(net, images, labels):
+    attack = robustkit.attack(net, "ifgsm", epsilon=0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what vanishes, and that it draws
+        attack(images, labels, seed=0)
+    return pa.array([0.05 if fooled else None for fooled in attack.fooled.tolist()])
+
+
+@pytest.mark.one_of_many
+@pytest.mark.parametrize("way", ["clamp", "relu", "where", "white"])
+@pytest.mark.parametrize("asked", [the_network, a_surrogate, a_call])
+def test_and_so_they_do_of_a_network_that_draws_at_random(asked, way):
+    images = IMAGES.round()  # no step moves a pixel without that
+    labels = Net()(images).argmax(1)
+    found, plain = (asked(Net(drawing(f)), images, labels) for f in (FLAT[way], SOUND["plain"]))
+    assert found.is_null().equals(plain.is_null())
+    assert 0 < found.null_count < len(found)
+
+
+def test_a_crop_that_is_drawn_is_no_gradient_that_vanishes():
+    class Crops(Net):
+        def forward(self, x):
+            side = 2 if torch.rand(()) < 0.6 else 8  # of seed 0 one and the other
+            return self.net(pad(x[:, :, :side, :side], (0, 8 - side, 0, 8 - side)))
+
+    assert not zero_slopes(Crops(), IMAGES).drop
+
+
 @pytest.mark.parametrize("way", FALSE)
 def test_a_gradient_of_another_function_is_a_warning(way):
     (warning,) = [t for t in warnings_of(Net(FALSE[way])) if "a step along the gradient" in t]
@@ -124,6 +176,7 @@ def test_logits_that_differ_where_gradients_are_asked_for_are_a_warning(way):
     assert "not robustness" in warning
 
 
+@pytest.mark.one_of_many(4)
 @pytest.mark.parametrize("factor", [1e-3, 1, 1e3])
 @pytest.mark.parametrize("way", SOUND)
 def test_a_sound_gradient_is_no_warning(way, factor):
@@ -131,6 +184,7 @@ def test_a_sound_gradient_is_no_warning(way, factor):
     assert not any("gradient" in text and "cross-entropy" not in text for text in found), found
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     "after",
     [
@@ -172,6 +226,7 @@ def frozen():
     return torch.jit.freeze(program.eval())
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_frozen_program_is_evaluated_and_attacked(frozen):
@@ -194,6 +249,7 @@ def fooled(network, search_by=None):
     return attack_block(network, block, made, 8, search_by=search_by).distance.isfinite()
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("way", [way for way in FLAT if way != "power"])
 def test_steps_a_little_inside_find_what_they_find_without_that_operation(way):
     network = Net(FLAT[way])

@@ -49,11 +49,13 @@ def test_help_waits_for_nothing_slow():
     assert ends(["--help"], ["evaluate", "--help"]) == ["0 []"] * 2
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_is_described_without_torch(bare):
     assert ends(["describe", "lenet5-mnist5k"], ["describe", bare]) == ["0 []"] * 2
     assert read_checkpoint(bare).num_classes == 7
 
 
+@pytest.mark.thorough
 def test_an_answer_on_file_is_given_without_torch(tmp_path, capsys):
     recognised = tmp_path / "copy.pt"
     torch.save(read_checkpoint("lenet5-mnist5k").load().network.state_dict(), recognised)
@@ -70,6 +72,7 @@ def test_an_answer_on_file_is_given_without_torch(tmp_path, capsys):
         assert capsys.readouterr().out == before
 
 
+@pytest.mark.thorough
 def test_a_fresh_evaluation_waits_for_no_library_of_tables_or_statistics(tmp_path):
     asked = ["evaluate", "lenet5-mnist5k", "--data", "mnist5k", "--limit", "3", "--attack", "pgd"]
     asked += ["--device", "cpu", "--out", tmp_path / "runs"]

@@ -109,6 +109,7 @@ def test_a_curve_says_how_its_intervals_were_made():
     assert one.area.method == f"{alone}, 90 %; 1 seed, 200 images"
 
 
+@pytest.mark.thorough
 def test_a_band_covers_the_whole_curve():
     """200 curves of one network, whose images alone vary, with their truth in closed form."""
     generator, levels = rng(), np.array([1.5, 0.5, 0.0, -1.0])
@@ -186,6 +187,7 @@ def test_ties_share_their_rank():
     assert sum(found.mean_ranks) == pytest.approx(10)
 
 
+@pytest.mark.thorough
 def test_agreement_is_seen_however_the_statistic_is_rounded(monkeypatch):
     """With some hundreds of blocks n (k − 1) − statistic is rounding dust instead of 0."""
     monkeypatch.setattr("robustkit.statistics.ranks.ENUMERATED", 5)

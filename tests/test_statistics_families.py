@@ -89,6 +89,7 @@ def test_holm_beside_is_statsmodels(values):
     assert [one.p_holm for one in family(members, delta=None)] == pytest.approx(list(expected))
 
 
+@pytest.mark.thorough
 def test_all_intervals_of_a_family_hold_together():
     """1,000 families of five independent differences, three of them not null."""
     generator, truths = np.random.default_rng(0), np.array([0.0, 0.0, 0.05, 0.5, -0.5])

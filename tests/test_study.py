@@ -18,6 +18,7 @@ from robustkit.study.run import in_words
 from robustkit.study.store import StudyStore
 
 
+@pytest.mark.thorough
 def test_every_method_chooses_among_as_many_by_corrupted_held_out_labels(ended):
     run, plan, folder = ended
     assert len(plan.candidates) == 4
@@ -120,6 +121,7 @@ def test_a_surrogate_that_nobody_compares_is_chosen_by_trying(small, tmp_path):
     assert noises == {"0", "0.2", "0.4"}
 
 
+@pytest.mark.thorough
 def test_whole_seeds_are_done_when_time_runs_out(small, tmp_path):
     path = changed(small, tmp_path, *EVERY)
     executor = Hurried(tmp_path / "out", 10 + 4)  # a seed's 8 and the surrogate's 2; what is chosen
@@ -144,6 +146,7 @@ def test_what_waits_for_a_surrogate_is_not_counted_twice(small, tmp_path):
     assert run.plan().later == {"cross-entropy": 1}
 
 
+@pytest.mark.thorough
 def test_a_study_whose_seeds_choose_runs_and_goes_on(small, tmp_path):
     path = changed(small, tmp_path, *EVERY)
     first, rest = Here(tmp_path / "out", 9), Here(tmp_path / "out")
@@ -192,6 +195,7 @@ def whole(ended, small):
     return found(small, ended[2])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "stop", [1, 11, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (0, 5))]
 )
@@ -244,6 +248,7 @@ def done(folder, tmp_path):
     return copy
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
@@ -313,6 +318,36 @@ def test_what_an_amendment_asked_for_is_not_said_to_have_been_so_all_along(ended
     assert [note for note in notes if note.startswith("No test image was evaluated before every")]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "named", "cells", "said"),
+    [
+        ("", "", "another", 3, False),
+        ("", "", "another", 0, True),
+        ("steps      = 4", "steps      = 5", "the same", 3, False),
+        ("delta    = 1.0", "delta    = 0.5", "the same", 3, True),
+        ('reason   = "a test"', 'reason   = "it fits"', "the same", 3, True),
+        ("delta    = 1.0", "delta    = 0.5", "another", 3, False),
+    ],
+)
+def test_what_was_selected_before_test_images_is_not_said_after_what_selects_was_amended(
+    small, tmp_path, old, new, named, cells, said
+):
+    """A file that the study names may be edited while the study's digest stays."""
+    first = changed(small, tmp_path, "seed = 7", "seed = 7\ntest_last = true")
+    run = begin(first, tmp_path / "out")
+    run.store.keep_plan(run.plan())
+    asked = run.store.asked()
+    study = spec.load_study(str(changed(first, tmp_path, old, new)))
+    files = asked["user_files"] | ({"net.py": "b" * 64} if named == "another" else {})
+    asked["user_files"]["net.py"] = "a" * 64
+    files.setdefault("net.py", "a" * 64)
+    amended = {"digest": study.digest, "file": study.text, "user_files": files, "changes": {}}
+    run.store.keep_asked(asked | {"amendments": [amended | {"cells_done": cells}]})
+    notes = findings_of_store(study, run.store, "").notes
+    assert f"was amended after {cells} cells" in notes[0]
+    assert any(note.startswith("No test image was evaluated") for note in notes) == said
+
+
 def test_another_revision_of_attacks_or_training_is_worked_out_anew(ended, monkeypatch):
     run, plan, _ = ended
     before = {key: test.protocol for key, test in plan.tests.items()}
@@ -325,6 +360,7 @@ def test_another_revision_of_attacks_or_training_is_worked_out_anew(ended, monke
     assert not set(run.plan().cells) & set(plan.cells)
 
 
+@pytest.mark.thorough
 def test_results_say_on_which_data_and_machine_they_were_made(finished, monkeypatch):
     run, _, _ = finished
     told = findings_of_store(run.study, run.store, "").provenance
@@ -358,6 +394,20 @@ def test_a_data_set_that_is_named_by_its_path_is_listed_once(ended):
     assert told["digits, train"].startswith("200 images, digest ")
 
 
+def test_the_table_of_trainings_has_accuracies_on_the_same_images_whatever_was_planned_first(
+    ended, tmp_path
+):
+    run, plan, folder = ended
+    copy = done(folder, tmp_path)
+    store = StudyStore(copy)
+    store.keep_plan(replace(plan, wanted=plan.wanted[::-1]))
+    # those by transfer are on 20 images, the others on 60
+    whole = {one.cell: one.key for one in plan.tests.values() if one.limit == 60}
+    assert {one.limit for one in plan.tests.values()} == {20, 60}
+    for row in findings_of_store(run.study, store, "").cells:
+        assert row.clean == (store.test(whole[row.key])["clean"] if row.key in whole else None)
+
+
 def test_words_for_readers_may_change_and_a_rebuilt_report_has_the_new_ones(ended, small, tmp_path):
     _, _, folder = ended
     copy = tmp_path / "copy"
@@ -372,6 +422,7 @@ def test_words_for_readers_may_change_and_a_rebuilt_report_has_the_new_ones(ende
     assert asked["amendments"] == []
 
 
+@pytest.mark.thorough
 def test_a_failed_cell_is_no_number(small, tmp_path):
     path = changed(small, tmp_path, "{ learning_rate = 0.1 }]", "{ learning_rate = 0.1 }]")
     run = begin(path, tmp_path / "out")
@@ -401,6 +452,7 @@ def test_a_failed_cell_is_no_number(small, tmp_path):
     assert not any(c.status == "failed" for c in found(path, tmp_path / "out").cells)
 
 
+@pytest.mark.thorough
 def test_whoever_watches_a_study_is_told_of_each_cell_once(small, tmp_path, monkeypatch, capsys):
     run = begin(small, tmp_path / "out")
     train, evaluate = work._train, work._evaluate

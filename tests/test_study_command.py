@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from html import unescape
 from pathlib import Path
@@ -21,6 +21,7 @@ from helpers.studies import EXTERNAL, external_study
 
 from robustkit import spec
 from robustkit.analysis.evidence import collect
+from robustkit.analysis.judge import judge_study
 from robustkit.study.findings import _histories, findings_of_store
 from robustkit.study.store import StudyStore
 from robustkit.study.throughput import Throughput
@@ -83,6 +84,7 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
+@pytest.mark.thorough
 def test_a_report_is_rebuilt_from_its_evidence_alone(ended, tmp_path, robustkit):
     pytest.importorskip("seaborn")
     shutil.copytree(ended[2], tmp_path / "out" / "work")
@@ -106,6 +108,46 @@ def test_a_report_is_rebuilt_from_its_evidence_alone(ended, tmp_path, robustkit)
     status, _, told = robustkit("report", "tiny", "--only-report", "--out", "empty")
     assert status == 2
     assert "contains neither work/ nor evidence.parquet" in told
+
+
+def test_an_evaluation_that_failed_ends_a_report_with_status_3_also_from_its_evidence(
+    ended, tmp_path, robustkit
+):
+    """Its network is trained, so that no cell has failed."""
+    shutil.copytree(ended[2], tmp_path / "out" / "work")
+    store = StudyStore(tmp_path / "out" / "work")
+    key = store.wanted()[0].test
+    store.keep("test", key, {"status": "failed", "reason": "the network returned NaN"})
+    told = robustkit("report", "tiny", "--only-report", "--out", "out")
+    assert told[:2] == (3, "report: out/report.html\n")
+    shutil.rmtree(tmp_path / "out" / "work")
+    assert robustkit("report", "tiny", "--only-report", "--out", "out")[0] == 3
+
+
+def test_a_surrogate_that_could_not_be_trained_leaves_nothing_to_wait_for(ended, tmp_path):
+    run, plan, folder = ended
+    shutil.copytree(folder, tmp_path / "work")
+    store = StudyStore(tmp_path / "work")
+    tests = [test for test in plan.tests.values() if test.surrogate]
+    for test in tests:
+        store.forget("test", test.key)
+    study = replace(run.study, claims=(replace(run.study.claims[0], analysis="transfer"),))
+
+    def told():
+        outcome = judge_study(study, findings_of_store(study, store, ""))
+        (judged,) = outcome.judgements
+        return judged.lacking, outcome.panels[1].notes
+
+    store.keep_asked(store.asked() | {"digest": study.digest})
+    lacking, notes = told()
+    assert lacking == "interim: 0 of 2 planned seeds"
+    assert "cross-entropy, seed 0: not yet evaluated." in notes
+    broken = {"status": "failed", "reason": "the loss became NaN or infinite"}
+    store.keep("cell", tests[0].surrogate, broken)
+    lacking, notes = told()
+    assert lacking == "0 of 2 planned seeds; 2 failed"
+    said = "the surrogate's training failed: the loss became NaN or infinite."
+    assert f"cross-entropy, seed 0: {said}" in notes
 
 
 def test_what_a_report_of_cached_results_would_ignore_is_refused(ended, tmp_path, robustkit):
@@ -135,6 +177,7 @@ def test_what_a_report_of_cached_results_would_ignore_is_refused(ended, tmp_path
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.thorough
 def test_words_of_a_published_claim_are_amended_and_the_report_says_so(
     ended, small, tmp_path, robustkit
 ):
@@ -178,6 +221,7 @@ def known_speed(monkeypatch):
     monkeypatch.setattr("robustkit.study.forecast.measure_throughput", lambda *_: known)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("known_speed")
 def test_the_command_on_the_page_asks_the_same_again(tiny, nets, tmp_path, robustkit):
     pytest.importorskip("seaborn")
@@ -209,6 +253,7 @@ def test_the_command_on_the_page_asks_the_same_again(tiny, nets, tmp_path, robus
     assert "<p>?</p>" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("known_speed")
 def test_methods_that_are_missing_are_told_on_the_terminal(tiny, nets, tmp_path, robustkit):
     path = external_study(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
@@ -218,6 +263,7 @@ def test_methods_that_are_missing_are_told_on_the_terminal(tiny, nets, tmp_path,
     assert "No network of method xent, the baseline, was found" in told[2]
 
 
+@pytest.mark.thorough
 def test_the_width_of_all_figures_can_be_asked_for(ended, small, tmp_path, robustkit):
     pytest.importorskip("seaborn")
     shutil.copytree(ended[2], tmp_path / "out" / "work")

@@ -28,6 +28,7 @@ def test_networks_are_found_by_a_pattern(nets):
         match_files(str(nets / "{loss}_{loss}.pt"))
 
 
+@pytest.mark.thorough
 def test_networks_made_elsewhere_become_a_report(tiny, nets, tmp_path):
     path = external_study(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     run = begin(path, tmp_path / "out")
@@ -46,6 +47,7 @@ def test_networks_made_elsewhere_become_a_report(tiny, nets, tmp_path):
         findings_of_records(run.study, tmp_path / "out" / "runs", "")
 
 
+@pytest.mark.thorough
 def test_networks_are_named_by_what_publishes_them_or_by_their_path(
     tiny, nets, tmp_path, monkeypatch
 ):
@@ -94,6 +96,7 @@ def test_a_name_of_nothing_is_told_before_anything_is_evaluated(
         begin(path, tmp_path / "out")
 
 
+@pytest.mark.thorough
 def test_one_attack_in_two_norms_is_two_evaluations_and_told_apart(tiny, nets, tmp_path):
     path = external_study(tiny, nets, tmp_path, "{loss}_noise0_seed{seed}.pt")
     analyses = """
@@ -119,6 +122,7 @@ levels   = ["1"]
     assert norms == {"fgsm": "linf", "fgsm (ℓ₂)": "l2"}
 
 
+@pytest.mark.thorough
 def test_attacks_search_in_the_precision_of_the_file(tiny, nets, tmp_path):
     path = external_study(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
     attacked = (
@@ -158,6 +162,7 @@ def test_a_method_that_no_network_is_of_is_told(tiny, nets, tmp_path):
     assert not any("method l2 was" in note for note in notes)
 
 
+@pytest.mark.thorough
 def test_other_images_under_the_same_name_are_tested_anew(tiny, nets, tmp_path):
     def write(seed):
         source = np.random.default_rng(seed)
@@ -207,6 +212,7 @@ def test_a_network_of_unknown_seed_is_not_paired_with_seed_0(tiny, nets, tmp_pat
         begin(path, tmp_path / "out").plan()
 
 
+@pytest.mark.thorough
 def test_an_unreadable_network_is_a_failed_cell(tiny, nets, tmp_path):
     for path in nets.glob("*.pt"):
         (tmp_path / path.name).write_bytes(path.read_bytes())

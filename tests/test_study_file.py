@@ -1,7 +1,7 @@
 """A study's file: what makes no sense is told before anything is trained."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -187,6 +187,7 @@ def test_what_is_no_table_is_no_table_with_an_option_either(tiny, tmp_path):
         spec.load_study(str(path), {"test": {"limit": 5}})
 
 
+@pytest.mark.thorough
 def test_label_noise_of_every_kind_has_a_level_without_any(tiny, tmp_path):
     path = changed(tiny, tmp_path, "steps      = 4", 'steps = 4\nnoise_kind = "pair"')
     run, executor = begin(path, tmp_path / "out"), Here(tmp_path / "out", 7)
@@ -197,6 +198,7 @@ def test_label_noise_of_every_kind_has_a_level_without_any(tiny, tmp_path):
     assert {cell["status"] for _, cell in cells} == {"done"}
 
 
+@pytest.mark.thorough
 def test_a_matrix_makes_no_noise_at_the_level_without_any(tiny, tmp_path):
     matrix = np.full((10, 10), 0.04) + 0.6 * np.eye(10)
     np.savetxt(tmp_path / "matrix.csv", matrix, delimiter=",")
@@ -250,6 +252,35 @@ def test_a_study_is_another_where_a_claim_is_and_not_where_its_words_are(tiny, t
     ]:
         now = spec.load_study(str(changed(tiny, tmp_path, old, new))).digest
         assert (now == base) is same, new
+
+
+@pytest.mark.parametrize("name", ["title", "text", "source", "reason", "notes", "question"])
+def test_a_setting_decides_whatever_it_is_called(tiny, tmp_path, name):
+    """Of a claim the same words decide nothing."""
+
+    def digests(*pairs):
+        return {spec.load_study(str(changed(tiny, tmp_path, *pair))).digest for pair in pairs}
+
+    own = [("margin = 2.0", f"margin = 2.0, {name} = {number}") for number in (1, 2)]
+    plain = "recipe   = { learning_rate = 0.1"
+    recipe = [(plain, f"{plain}, {name} = {number}") for number in (1, 2)]
+    loss = 'loss     = "hinge"'
+    settings = [(loss, f"{loss}\nsettings = {{ {name} = {number} }}") for number in (1, 2)]
+    assert len(digests(*own, *recipe, *settings)) == 6
+    study = spec.load_study(str(tiny))
+    made = [
+        replace(study, external=spec.ExternalSpec(names={name: (net,)})).digest
+        for net in ("a", "b")
+    ]
+    assert made[0] != made[1]
+
+
+@pytest.mark.parametrize("name", names("reports"))
+def test_no_shipped_study_has_a_setting_of_which_earlier_digests_knew_nothing(name, monkeypatch):
+    study = spec.load_study(name)
+    known = study.digest
+    monkeypatch.setattr("robustkit.spec.study.OWN", ())
+    assert study.digest == known
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from robustkit.training.recipe import Recipe, spell
 command = import_module("robustkit.calls.report")
 
 
+@pytest.mark.thorough
 def test_what_is_to_come_is_counted_before_anything_is_chosen(finished, tiny, tmp_path):
     last = finished[1]
     first = begin(tiny, tmp_path / "out").plan()
@@ -67,6 +68,7 @@ def test_a_finished_study_needs_no_time(finished):
     assert forecast(run, plan, throughput).seconds(1) == 0
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     ("steps", "batch", "share", "hold_out"),
     [(4, 16, "1", "100"), (90, 16, "0.02", "1/10"), (7, 64, "0.02", "0"), (70, 50, "0.02", "0.5")],
@@ -108,6 +110,7 @@ def test_every_attack_has_its_most_passes():
     )
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_timed_is_told_apart(tiny, tmp_path):
     broken = "recipe   = { learning_rate = 1e30, clip = 1e30 }"
     path = changed(tiny, tmp_path, "recipe   = { learning_rate = 0.1 }", broken)
@@ -121,6 +124,7 @@ def test_what_cannot_be_timed_is_told_apart(tiny, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["study.json"]
 
 
+@pytest.mark.thorough
 def test_where_nothing_can_be_timed_the_work_goes_on(tiny, tmp_path, capsys, monkeypatch):
     def fails(cells, test, means):
         raise EvaluationFailed("cannot be timed")

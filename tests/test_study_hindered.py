@@ -2,15 +2,26 @@
 
 import errno
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from helpers.studies import Here, begin, external_study, found
 
 from robustkit.data import load_dataset
-from robustkit.errors import CannotWrite, Hindered, InputError, ProcessLost, Unready
+from robustkit.errors import (
+    CannotWrite,
+    DataError,
+    Hindered,
+    InputError,
+    NetworkFailed,
+    ProcessLost,
+    TrainingFailed,
+    Unready,
+)
 from robustkit.study import processes, work
 from robustkit.study.store import StudyStore
 
@@ -36,6 +47,79 @@ def test_what_is_in_the_way_is_no_result(tmp_path, error):
     assert not [*tmp_path.rglob("*.json")]
 
 
+def caused(error, *causes):
+    """An error that comes of others, the first of which came last."""
+    for before, after in pairwise((error, *causes)):
+        before.__cause__ = after
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+        ),
+        caused(
+            TrainingFailed("a.pt: out of memory in epoch 1"),
+            TrainingFailed("out of memory in epoch 1"),
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        ),
+        caused(
+            TrainingFailed("the network failed in training"),
+            NetworkFailed("the network failed in training"),
+            RuntimeError("CUDA error: out of memory"),
+        ),
+        caused(DataError("a.npz: cannot be read"), OSError(errno.EMFILE, "Too many open files")),
+    ],
+    ids=str,
+)
+def test_a_machine_without_memory_is_in_the_way_however_that_is_told(tmp_path, error):
+    """It would decide which configuration is chosen by how many cells ran beside it."""
+
+    def broken():
+        raise error
+
+    with pytest.raises(Hindered) as told:
+        work._guarded(StudyStore(tmp_path), "cell", "k", broken)
+    assert str(told.value).startswith("cell k: ")
+    assert told.value.exit_status == 3
+    assert not [*tmp_path.rglob("*.json")]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        caused(TrainingFailed("the loss became NaN"), ValueError("out of memory")),
+        RuntimeError("shapes do not fit"),
+        OSError(errno.ENOENT, "No such file"),
+        caused(one := TrainingFailed("of itself"), one),
+    ],
+    ids=str,
+)
+def test_what_a_training_breaks_by_itself_is_its_result(tmp_path, error):
+    def broken():
+        raise error
+
+    kept = work._guarded(StudyStore(tmp_path), "cell", "k", broken)
+    assert kept["status"] == "failed"
+    assert StudyStore(tmp_path).cell("k") == kept
+
+
+def test_a_process_of_several_says_itself_that_it_had_no_memory(small, tmp_path, monkeypatch):
+    """An error leaves it without its causes."""
+    (job, *_) = begin(small, tmp_path).missing(begin(small, tmp_path).plan())
+
+    def without_memory(*_):
+        raise caused(TrainingFailed("out of memory"), torch.OutOfMemoryError("CUDA out of memory"))
+
+    monkeypatch.setattr("robustkit.training.train", without_memory)
+    with pytest.raises(ProcessLost, match="too little memory"):
+        work._trained(job.cell.asked, work.WorkerConfig(tmp_path), tmp_path / "a.pt", None)
+
+
+@pytest.mark.thorough
 def test_a_training_that_another_process_is_at_decides_no_choice(small, tmp_path):
     run = begin(small, tmp_path)
     first = run.missing(run.plan())[0].cell.key
@@ -77,6 +161,7 @@ def test_two_commands_do_not_work_on_one_study(robustkit, small, tmp_path):
     assert not [*(tmp_path / "out").rglob("*.json")]
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_network_that_was_replaced_has_no_result(tiny, nets, tmp_path, trained):
     """Made elsewhere, it is read by its name: before its cell is done, and before its attack."""
@@ -113,6 +198,7 @@ def test_a_level_that_cannot_be_is_told_by_the_networks_name(tiny, nets, tmp_pat
         begin(study, tmp_path / "out")
 
 
+@pytest.mark.thorough
 def test_a_choice_that_was_made_anew_after_a_look_at_test_images_is_told(small, tmp_path):
     text = small.read_text().replace("seed = 7", "seed = 7\ntest_last = true")
     study = tmp_path / "tiny.toml"

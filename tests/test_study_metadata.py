@@ -74,6 +74,7 @@ def refused(tiny, nets, tmp_path, pattern, change=("", "")):
     return str(caught.value)
 
 
+@pytest.mark.thorough
 def test_what_names_do_not_say_is_taken_from_the_files(tiny, silent, tmp_path):
     found, plan = planned(tiny, silent, tmp_path, "*.safetensors")
     # the share of wrong labels that was asked for, not the one that the draws came to
@@ -179,6 +180,7 @@ def test_a_name_is_not_believed_over_a_sidecar(tiny, nets, tmp_path):
     assert "l2_noise0_seed1.pt: its name says label_noise 0, but its sidecar says 0.2" in said
 
 
+@pytest.mark.thorough
 def test_a_name_is_not_believed_over_what_a_pt_file_says_inside(tiny, nets, tmp_path):
 
     for path in nets.glob("*.pt"):
@@ -325,6 +327,7 @@ def test_a_file_that_cannot_be_read_is_told(tiny, nets, tmp_path, monkeypatch):
     assert said.endswith(".pt: cannot be read: Input/output error")
 
 
+@pytest.mark.thorough
 def test_networks_are_planned_without_torch(tiny, silent, tmp_path):
     path = external_study(tiny, silent, tmp_path, "*.safetensors")
     code = (

@@ -6,15 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
+import torch
 from helpers.studies import NET, Here, begin
 
 from robustkit import spec
 from robustkit.checkpoint import read_checkpoint
 from robustkit.errors import InputError, ProcessLost
+from robustkit.study import work
 from robustkit.study.checks import check
 from robustkit.study.together import processes_of
+from robustkit.training import run as training_run
 
 STUDY = """
 title    = "Together"
@@ -108,6 +112,7 @@ def results(run):
     return {cells[key].method: run.store.cell(key) for key in cells}
 
 
+@pytest.mark.thorough
 def test_two_processes_train_a_cell(together):
     _, run = together
     done = results(run)["two"]
@@ -234,3 +239,31 @@ def test_a_second_signal_does_not_stop_a_worker_from_cleaning_up(tmp_path):
     ended = subprocess.run([sys.executable, "-c", LEAVING], cwd=tmp_path, check=False)
     assert ended.returncode == -signal.SIGTERM
     assert (tmp_path / "left").exists()
+
+
+def test_what_a_step_takes_is_timed_of_the_training_alone_whoever_was_timed_before(
+    tmp_path, monkeypatch
+):
+    """Compressed gradients need a group, of which neither a later method nor a training knows."""
+    (tmp_path / "net.py").write_text(NET)
+    path = tmp_path / "timed.toml"
+    text = STUDY.replace("MODEL", f"{tmp_path}/net.py:net").replace(", processes = 2", "")
+    path.write_text(text)
+    cells = begin(path, tmp_path / "out").plan().cells.values()
+    compressed, plain = sorted(cells, key=lambda cell: "compress" not in cell.asked)
+    seen, real = [], training_run.wrapped
+
+    def wrapped(*given, **named):
+        seen.append(type(model := real(*given, **named)).__name__)
+        return model
+
+    monkeypatch.setattr(training_run, "wrapped", wrapped)
+    config = work.WorkerConfig(tmp_path)
+    times = work.time_steps([compressed, plain], config, rounds=1, steps=1)
+    assert list(times) == [compressed.method, plain.method]
+    assert seen == ["DistributedDataParallel", "Sequential"]
+    assert not torch.distributed.is_initialized()
+    broken = replace(plain, asked=plain.asked | {"model": "no-such-network"})
+    with pytest.raises(InputError, match="no-such-network"):
+        work.time_steps([compressed, broken], config, rounds=1, steps=1)
+    assert not torch.distributed.is_initialized()

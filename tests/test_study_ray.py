@@ -127,6 +127,7 @@ def little(tmp_path, monkeypatch):
     return study(tmp_path, seeds=[0], more=TRANSFER)
 
 
+@pytest.mark.thorough
 def test_rows_that_went_through_a_url_are_the_same(little, tmp_path, reference):
     url = (tmp_path / "elsewhere").as_uri()
     little.finish(Apart(little, url))
@@ -134,6 +135,7 @@ def test_rows_that_went_through_a_url_are_the_same(little, tmp_path, reference):
     assert not list((tmp_path / "elsewhere").rglob("*.tmp"))
 
 
+@pytest.mark.thorough
 def test_what_stands_at_the_url_is_not_worked_out_again(little, tmp_path, reference):
     url = (tmp_path / "elsewhere").as_uri()
     little.finish(Apart(little, url))
@@ -145,6 +147,7 @@ def test_what_stands_at_the_url_is_not_worked_out_again(little, tmp_path, refere
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
 
+@pytest.mark.thorough
 def test_what_is_done_here_is_offered_to_those_who_build_on_it(little, tmp_path, reference):
     first = little.missing(little.plan())
     for job in first:
@@ -170,6 +173,7 @@ def test_results_are_put_after_all_that_they_speak_of(little, tmp_path, monkeypa
     assert kinds[-1] == "cells"
 
 
+@pytest.mark.thorough
 def test_a_second_one_that_was_slower_changes_nothing(little, tmp_path, monkeypatch):
     job, place = little.missing(little.plan())[0], site(little, tmp_path / "elsewhere")
     work = crews.carry_out
@@ -187,6 +191,7 @@ def test_a_second_one_that_was_slower_changes_nothing(little, tmp_path, monkeypa
     assert {p: p.read_bytes() for p in (tmp_path / "elsewhere").rglob("*.*")} == stands
 
 
+@pytest.mark.thorough
 def test_rows_belong_to_the_network_that_was_there_first(little, tmp_path, monkeypatch):
     job, place = little.missing(little.plan())[0], site(little, tmp_path / "elsewhere")
     work = crews.carry_out
@@ -270,6 +275,7 @@ def test_a_crash_brings_its_traceback(little, tmp_path, monkeypatch):
     assert "Traceback" in log.read_text()
 
 
+@pytest.mark.thorough
 def test_one_that_is_still_at_work_is_waited_for(little, monkeypatch):
     job, place = little.missing(little.plan())[0], site(little)
     work, inside, go_on = crews.carry_out, threading.Event(), threading.Event()
@@ -389,6 +395,7 @@ def test_a_lost_machine_is_no_failure_of_a_cell(little, monkeypatch):
         list(executor(little, FakeRay(mishaps[LOST:] * 2)).execute([job], begun.append))
 
 
+@pytest.mark.thorough
 def test_a_cluster_that_is_gone_is_waited_for_and_then_told(little, monkeypatch):
     monkeypatch.setattr(cluster, "PAUSE", 0.0)
     monkeypatch.setattr(cluster, "WAIT", 0.2)

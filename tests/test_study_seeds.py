@@ -99,6 +99,7 @@ def judged(study, paths, reason):
 FAILED = "training failed: the loss became NaN"
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     ("reason", "told"),
     [
@@ -144,6 +145,7 @@ def test_networks_made_elsewhere_are_planned_where_they_were_found(tmp_path, pat
         assert [one.lacking for one in found.judgements] == [told] * 3
 
 
+@pytest.mark.thorough
 def test_a_seed_that_is_missing_is_told_wherever_the_verdict_is(tmp_path, paths):
     study = study_of(tmp_path)
     whole = judged(study, paths, lambda *place: "")

@@ -168,6 +168,7 @@ def without(halving):
     return path
 
 
+@pytest.mark.thorough
 def test_what_is_dropped_and_chosen_follows_from_the_scores(worked_out):
     run, plan, _, _ = worked_out["halved"]
     whole, everything, _, _ = worked_out["whole"]
@@ -223,6 +224,7 @@ def test_a_training_that_waited_ends_with_the_bytes_of_one_that_did_not(worked_o
     assert not run.missing(run.plan())
 
 
+@pytest.mark.thorough
 def test_an_interrupted_study_goes_on_elsewhere_and_tests_come_last(halving, worked_out, tmp_path):
     """Paused trainings are taken up by workers that see the folder through a URL alone."""
     out = tmp_path / "out"
@@ -241,6 +243,7 @@ def test_an_interrupted_study_goes_on_elsewhere_and_tests_come_last(halving, wor
     assert found(halving, out) == found(halving, worked_out["halved"][2])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("left_out", ["checkpoints", "*-pass2.safetensors"])
 def test_a_study_by_seed_goes_on_elsewhere_without_the_networks_of_seeds_that_are_done(
     halving, worked_out, tmp_path, left_out
@@ -314,6 +317,7 @@ def test_a_forecast_counts_what_is_dropped(halving, tmp_path):
     assert seconds(halving, "halved") == pytest.approx([2 * (2 * 8 + 2)] * 2)
 
 
+@pytest.mark.thorough
 def test_a_study_that_says_nothing_of_scores_is_the_study_that_it_was(tiny, halving, tmp_path):
     study = spec.load_study(str(tiny))
     plain = changed(

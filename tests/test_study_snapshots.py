@@ -1,5 +1,8 @@
 """Studies that look along a training: at chosen passes, and at the one that held-out labels choose."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.studies import Here, begin, found
@@ -13,6 +16,7 @@ from robustkit.files import canonical
 from robustkit.study import exchange
 from robustkit.study.findings import findings_of_store
 from robustkit.study.selection import best_pass
+from robustkit.study.store import StudyStore
 
 ALONG = """
 [[analysis]]
@@ -67,6 +71,7 @@ def worked_out(along, tmp_path_factory):
     return run, run.finish(Here(folder)), folder
 
 
+@pytest.mark.thorough
 def test_a_network_is_judged_by_its_weights_after_a_pass(worked_out, along):
     _, plan, folder = worked_out
     panels = {panel.name: panel for panel in found(along, folder).panels}
@@ -119,6 +124,25 @@ def test_held_out_labels_choose_a_pass_for_each_network(worked_out, along):
     assert any("Passes selected by held-out accuracy in chosen" in note for note in outcome.notes)
     (judged,) = [one for one in outcome.judgements if one.name == "3"]
     assert "after the pass that held-out labels chose" in judged.sentence
+
+
+def test_the_table_of_trainings_has_accuracies_of_networks_as_they_ended(
+    worked_out, along, tmp_path
+):
+    run, plan, folder = worked_out
+    backwards = replace(plan, wanted=plan.wanted[::-1])
+    shutil.copytree(folder, tmp_path / "out")
+    store = StudyStore(tmp_path / "out")
+    store.keep_plan(backwards)
+    ends = {test.cell: test.key for test in plan.tests.values() if not test.passes}
+
+    def cleans():
+        return {row.key: row.clean for row in findings_of_store(run.study, store, "").cells}
+
+    assert cleans() == {cell: store.test(key)["clean"] for cell, key in ends.items()}
+    for key in ends.values():
+        store.forget("test", key)
+    assert set(cleans().values()) == {None}
 
 
 def test_of_passes_that_are_equally_good_the_first_is_taken():

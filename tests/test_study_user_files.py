@@ -154,6 +154,7 @@ def test_a_title_in_an_edited_file_decides_nothing(own, file):
     assert run_again(own) == (0, 0)
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize(
     ("file", "old", "new", "trained", "evaluated", "told"),
     [
@@ -194,6 +195,7 @@ def note_of(own, name="study.toml"):
     return next((note for note in notes if "preregistered" in note), "")
 
 
+@pytest.mark.thorough
 def test_an_attack_or_images_that_take_anothers_name_amend_a_study(own, monkeypatch):
     (own / "attacks" / "fgsm.toml").write_text(ATTACK)
     text = (own / "data" / "own.toml").read_text()
@@ -237,6 +239,7 @@ def test_a_study_of_an_earlier_version_has_no_digests_of_files_and_is_read(own):
         begin("study.toml", own / "out")
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("file", ["attacks/own.toml", "loss.py", "net.py", "matrix.csv"])
 def test_a_file_edited_while_a_study_runs_gives_no_answer_to_what_was_planned(own, file):
     for path in (own / "out").glob("*s/*.json"):
@@ -255,6 +258,7 @@ def test_a_file_edited_while_a_study_runs_gives_no_answer_to_what_was_planned(ow
     assert run_again(own)[1]
 
 
+@pytest.mark.thorough
 def test_steps_are_timed_anew_on_another_device_or_of_another_network(own, monkeypatch):
     timed = []
 
@@ -287,6 +291,7 @@ def elsewhere(nets, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_a_network_made_elsewhere_is_evaluated_anew_with_another_sidecar(elsewhere):
     sidecar = sidecar_path(elsewhere / "nets" / "ce_noise0_seed0.pt")
     sidecar.write_text("mean = [0.5]\nstd = [0.5]\n")
@@ -300,11 +305,13 @@ def test_a_network_made_elsewhere_is_evaluated_anew_with_another_sidecar(elsewhe
     assert run_again(elsewhere) == (0, 0)
 
 
+@pytest.mark.thorough
 def test_networks_made_elsewhere_are_evaluated_anew_with_another_architecture(elsewhere):
     edit(elsewhere / "net.py", "nn.Flatten()", "nn.Flatten(1)")
     assert run_again(elsewhere) == (8, 8)
 
 
+@pytest.mark.thorough
 def test_networks_made_elsewhere_are_evaluated_anew_with_another_revision(elsewhere, monkeypatch):
     monkeypatch.setattr("robustkit.study.external.REVISION", 2)
     assert run_again(elsewhere) == (8, 8)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +10,14 @@ from helpers.evaluations import evaluation
 from helpers.studies import CLAIM
 
 from robustkit import protocol, record, reporting, spec
+from robustkit.analysis import judge
 from robustkit.analysis.evidence import collect
 from robustkit.analysis.findings import FIRST, Findings, Number
 from robustkit.analysis.judge import judge_study
 from robustkit.analysis.record_folder import findings_of_records
 from robustkit.analysis.registration import registration
 from robustkit.errors import RecordError
+from robustkit.results.replicates import Replicates
 from robustkit.statistics import components, plan
 
 
@@ -75,6 +78,7 @@ factor = "label_noise"
 """
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize(
     ("share", "better", "equivalent"),
     [
@@ -110,6 +114,7 @@ def test_a_claim_is_judged_at_all_of_its_levels(tmp_path, share, better, equival
         assert any("lost" in note for note in result.panels[0].notes)
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize(
     ("classes", "better", "equivalent"),
     [(None, "contradicted", "contradicted"), (10, "holds", "contradicted")],
@@ -201,6 +206,7 @@ def test_where_all_levels_are_at_chance_nothing_is_decided(tmp_path):
     assert "Both at chance: this level decides nothing." in judged.sentence
 
 
+@pytest.mark.thorough
 def test_an_undecided_claim_says_how_many_seeds_it_would_take(tmp_path):
     path = tmp_path / "claims.toml"
     for says, goal in (
@@ -302,6 +308,7 @@ def drawn(tmp_path, seeds, levels=("0", "0.4")):
     return numbers
 
 
+@pytest.mark.thorough
 def test_a_comparison_has_one_interval_wherever_it_stands(tmp_path):
     numbers = drawn(tmp_path, dict.fromkeys("ab", (0, 1, 2)), levels=("0", "0.2", "0.4"))
     path = tmp_path / "claims.toml"
@@ -375,6 +382,7 @@ def test_a_folder_of_evaluations_becomes_a_report(tmp_path):
         findings_of_records(study, runs, "command")
 
 
+@pytest.mark.thorough
 def test_a_network_of_unknown_seed_is_paired_with_none(tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -612,3 +620,36 @@ def test_different_images_are_not_compared(tmp_path):
     ]
     with pytest.raises(RecordError, match="evaluated on other images"):
         judge_study(spec.load_study(str(path)), Findings(numbers))
+
+
+def test_attacks_by_transfer_stand_beside_those_on_the_same_networks_and_images_alone():
+    transfer = spec.Analysis("t", "epsilon", levels=("0.1",), protocol="fgsm", surrogate="a")
+    own = replace(transfer, name="own", surrogate="")
+    others = {
+        "data_fraction": "0.1",
+        "passes": "2",
+        "limit": 10,
+        "seeds": (1,),
+        "label_noise": "0.4",
+        "norm": "l2",
+    }
+    trained = spec.TrainingSpec("lenet5", "d", seeds=(0, 1), steps=1)
+    study = spec.Study("s", "t", "q", "a", spec.TestSpec("d"), (), trained=trained)
+
+    def table(analysis, share):
+        right = Replicates((0, 1), np.full((2, 10), share, bool))
+        return SimpleNamespace(
+            analysis=analysis, levels=("0.1",), methods=("a",), found={"": 1}, at=lambda *_: right
+        )
+
+    def sources(*asked):
+        tables = {one.name: table(one, one.name == "own") for one in asked}
+        return [matrix.values for matrix in judge._matrices(study, tables)]
+
+    assert sources(own, transfer) == [((1.0,), (0.0,))]
+    # all seeds and all images, written otherwise
+    assert sources(replace(own, seeds=(1, 0)), transfer) == [((1.0,), (0.0,))]
+    for key, value in others.items():
+        unlike = replace(own, name="other", **{key: value})
+        assert sources(unlike, transfer) == [], key
+        assert sources(unlike, own, transfer) == [((1.0,), (0.0,))], key

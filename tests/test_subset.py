@@ -190,6 +190,7 @@ def test_hold_out_and_fraction_do_not_overlap_and_no_position_decides():
         assert abs(chosen.mean() - 1999.5) < 3 * spread
 
 
+@pytest.mark.thorough
 def test_the_papers_smallest_mnist_set_has_68_images_of_all_classes():
     data = labelled(np.random.default_rng(0).integers(0, 10, 60_000))
     whole, small = (

@@ -101,6 +101,7 @@ def on_screen(monkeypatch):
     return Screen(monkeypatch)
 
 
+@pytest.mark.thorough
 def test_a_training_shows_its_updates(terminal, tmp_path):
     few = ("--steps", 3, "--batch-size", 16, "--device", "cpu", "--out", "a.safetensors")
     status, shown = terminal("train", "--model", "lenet5", "--data", "mnist5k", *few)
@@ -110,6 +111,7 @@ def test_a_training_shows_its_updates(terminal, tmp_path):
     assert (tmp_path / "a.safetensors").is_file()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_study_shows_where_each_method_stands_and_names_what_failed(terminal, tmp_path):
     pytest.importorskip("seaborn")
@@ -128,6 +130,7 @@ def test_a_study_shows_where_each_method_stands_and_names_what_failed(terminal, 
     assert (tmp_path / "tiny" / "report.html").is_file()
 
 
+@pytest.mark.thorough
 def test_an_evaluation_shows_its_images(terminal):
     status, shown = terminal(
         "evaluate", "lenet5-mnist5k", "--attack", "fgsm", "--limit", 20, "--device", "cpu"

@@ -163,6 +163,7 @@ def test_a_certification_tells_its_shares(tmp_path):
     assert found.files == [tmp_path / "c.npz"]
 
 
+@pytest.mark.thorough
 def test_a_study_tells_its_claims_its_accuracies_and_its_report(tmp_path):
     found = of_study(outcome(), tmp_path)
     assert found.parameters["claim.4"] == "contradicted"
@@ -178,6 +179,7 @@ def test_a_study_tells_its_claims_its_accuracies_and_its_report(tmp_path):
     assert found.figure().startswith(b"\x89PNG")
 
 
+@pytest.mark.thorough
 def test_a_report_is_one_run(robustkit, recorder, tmp_path):
     made = shipped("reports") / "liu2016-mnist" / "evidence.parquet"
     (tmp_path / "out").mkdir()
@@ -192,6 +194,7 @@ def test_a_report_is_one_run(robustkit, recorder, tmp_path):
     assert len(run.all("artefact")) == 3
 
 
+@pytest.mark.thorough
 def test_a_training_tells_each_epoch_once_also_of_an_earlier_run(robustkit, recorder, tmp_path):
     command = ["train", "--model", "lenet5", "--data", "mnist5k", "--data-fraction", "0.01"]
     command += ["--epochs", "2", "--device", "cpu", "--out", "a.safetensors", "--track", "mlflow"]
@@ -217,6 +220,7 @@ def test_a_training_tells_each_epoch_once_also_of_an_earlier_run(robustkit, reco
     ]
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("breaks", ["begin", "parameters", "metrics", "artefact", "close"])
 def test_a_tracker_that_breaks_is_one_line_and_no_lost_result(
     robustkit, recorder, breaks, tmp_path

@@ -570,6 +570,7 @@ def uncut(asked, tmp_path_factory):
     return question, made.path.read_bytes()
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("after", [1, 5, 9])
 def test_an_interrupted_training_resumes_to_the_same_bytes(uncut, tmp_path, after):
     question, whole = uncut
@@ -619,6 +620,7 @@ def three_snapshots(asked, tmp_path_factory):
     return files(folder)
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("after", [4, 5, 6, 12])
 def test_an_interrupted_training_leaves_the_same_snapshots(asked, three_snapshots, tmp_path, after):
     kept = {"snapshots": (1, 2, 3)}
@@ -628,6 +630,7 @@ def test_an_interrupted_training_leaves_the_same_snapshots(asked, three_snapshot
     assert files(tmp_path) == three_snapshots
 
 
+@pytest.mark.thorough
 def test_snapshots_that_cannot_be_had_are_refused_in_one_line(asked, tmp_path):
     out = tmp_path / "a.safetensors"
     short = replace(asked, recipe=replace(asked.recipe, steps=12))
@@ -654,6 +657,7 @@ def test_snapshots_that_cannot_be_had_are_refused_in_one_line(asked, tmp_path):
     assert train(asked, cut, TrainingOptions(snapshots=(2,))).snapshots[0].exists()
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("after", [None, 7])
 def test_a_training_that_pauses_goes_on_to_the_same_bytes(asked, tmp_path, after):
     """Also where it was cut on its way to the pause, which comes after 10 of 12 updates."""
@@ -674,6 +678,7 @@ def test_a_training_that_pauses_goes_on_to_the_same_bytes(asked, tmp_path, after
         train(asked, tmp_path / "b.safetensors", TrainingOptions(pause=3))
 
 
+@pytest.mark.thorough
 def test_looks_at_held_out_images_change_no_weight_and_are_there_after_every_pass(asked, tmp_path):
     asked = replace(asked, recipe=replace(asked.recipe, steps=12))
     plain = train(asked, tmp_path / "plain.safetensors")
@@ -776,6 +781,7 @@ def test_a_look_at_many_held_out_images_waits_for_the_end(within, tmp_path):
     assert ["held_out" in line for line in history] == [False, False, True]
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("keep", ["last", "best"])
 @pytest.mark.parametrize("steps", [35, 90])
 def test_lines_within_an_epoch_change_no_weight(within, tmp_path, monkeypatch, keep, steps):
@@ -799,6 +805,7 @@ def beyond(within, tmp_path_factory):
     return asked, made.path.read_bytes()
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     "after", [10, 13, 37, *(pytest.param(after, marks=pytest.mark.slow) for after in (5, 60))]
 )
@@ -820,6 +827,7 @@ def test_the_course_of_long_epochs_is_even_and_each_line_is_of_its_own_updates(d
     assert [seen[step - 1] for step in steps] == [line["loss"] for line in engine.history]
 
 
+@pytest.mark.thorough
 def test_short_epochs_do_not_make_a_long_history(digits, small, tmp_path):
     recipe = Recipe(steps=330, batch_size=8, hold_out=Fraction(290))  # ten images, 2 batches
     model = f"{small.parent / 'net.py'}:net"
@@ -834,7 +842,7 @@ def test_short_epochs_do_not_make_a_long_history(digits, small, tmp_path):
 
 def test_a_batch_too_small_to_share_is_refused(digits, monkeypatch):
     """Batches are even: 251 images in batches of at most 50 are six of 41 or 42, and none of 1."""
-    monkeypatch.setattr(training_run, "wrapped", lambda network, *_: network)
+    monkeypatch.setattr(training_run, "wrapped", lambda network, *_, **__: network)
 
     def started(batch_size):
         recipe = Recipe(batch_size=batch_size, hold_out=Fraction(49))
@@ -866,6 +874,7 @@ def test_the_checkpoint_says_everything_of_its_making(asked, tmp_path):
     assert json.loads(json.dumps(made.record)) == made.record
 
 
+@pytest.mark.thorough
 def test_one_process_compresses_as_several_do(asked, tmp_path):
     plain = train(asked, tmp_path / "plain.safetensors")
     made = {
@@ -884,6 +893,7 @@ def test_one_process_compresses_as_several_do(asked, tmp_path):
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.thorough
 def test_what_compression_carries_over_follows_the_rate_of_sgd_alone(asked, tmp_path):
     scheme = compression.parse("top-k:0.05")
     for name, told in (("sgd", {}), ("adam", {"rescale": False})):
@@ -893,6 +903,7 @@ def test_what_compression_carries_over_follows_the_rate_of_sgd_alone(asked, tmp_
         assert {key: made.record[key] for key in ("rescale",) if key in made.record} == told
 
 
+@pytest.mark.thorough
 def test_the_best_epoch_is_kept_where_that_is_asked(digits, tmp_path):
     # a rate that rises until it breaks what was learnt: the last epoch is not the best one
     recipe = Recipe(
@@ -959,6 +970,7 @@ def test_an_unfinished_training_of_another_question_is_left_alone(asked, tmp_pat
     train(asked, tmp_path / "a.safetensors", TrainingOptions(fresh=True))
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("left", ["damaged", "of another", "finished, of another"])
 def test_what_cannot_be_gone_on_from_is_replaced_where_that_is_asked_for(
     asked, answered, tmp_path, left
@@ -977,6 +989,7 @@ def test_what_cannot_be_gone_on_from_is_replaced_where_that_is_asked_for(
     assert files(out.parent) == {"a.safetensors": answered}
 
 
+@pytest.mark.thorough
 def test_what_fresh_has_begun_goes_on_without_it(asked, tmp_path):
     out, whole = tmp_path / "cut" / "a.safetensors", tmp_path / "whole" / "a.safetensors"
     kept = {"snapshots": (1, 2)}
@@ -1084,6 +1097,7 @@ def command(*arguments, cwd, **options):
     )
 
 
+@pytest.mark.one_of_many(5)
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_every_loss_trains_and_is_evaluated_without_flags(robustkit, small, loss):
     data = small.parent / "digits.npz"
@@ -1127,6 +1141,7 @@ def test_large_margin_softmax_learns_under_label_noise_as_it_is_set_by_default(r
     assert record["history"][-1]["held_out_clean"] > 0.7
 
 
+@pytest.mark.one_of_many
 @pytest.mark.parametrize("further", [[], ["--set", "gamma=2.5e-5"]])
 def test_large_margin_softmax_is_trained_with_its_margin_or_says_so(robustkit, further):
     asked = ["--loss", "large-margin-softmax", "--steps", "9", "--out", "a.safetensors"]
@@ -1140,6 +1155,7 @@ def test_large_margin_softmax_is_trained_with_its_margin_or_says_so(robustkit, f
         assert record["loss"]["settings"]["gamma"] == pytest.approx(2.5e-5 * 30_000 / 9)
 
 
+@pytest.mark.thorough
 def test_the_rest_of_a_recipe_is_set_by_its_keys(robustkit):
     further = ["nesterov=true", "milestones=2,4", "drop=0.5"]
     options = [option for text in further for option in ("--recipe-set", text)]
@@ -1149,6 +1165,7 @@ def test_the_rest_of_a_recipe_is_set_by_its_keys(robustkit):
     assert (recipe["nesterov"], recipe["milestones"], recipe["drop"]) == (True, [2, 4], 0.5)
 
 
+@pytest.mark.thorough
 def test_a_papers_recipe_takes_changes(robustkit):
     asked = ["--recipe", "paper", "--loss", "large-margin", "--batch-size", "64", "--epochs", "1"]
     assert robustkit(*TRAIN, *asked, "--out", "a.safetensors")[0] == 0
@@ -1158,6 +1175,7 @@ def test_a_papers_recipe_takes_changes(robustkit):
     assert record["loss"]["settings"]["layers"] == ["input", "conv1", "conv2"]
 
 
+@pytest.mark.thorough
 def test_the_labels_of_a_training_are_written_and_counted(robustkit, tmp_path):
     noise = ["--label-noise", "0.4", "--noise-kind", "pair", "--epochs", "1", "--seed", "3"]
     assert robustkit(*TRAIN, *noise, "--out", "a.safetensors")[0] == 0
@@ -1240,6 +1258,7 @@ def test_a_killed_training_resumes_to_the_same_bytes(tmp_path):
     assert whole == cut
 
 
+@pytest.mark.thorough
 def test_two_processes_train_one_network(tmp_path):
     """Also where a loss passes through the network twice, and attacks it in between."""
     trades = ["--loss", "trades", "--set", "steps=2"]

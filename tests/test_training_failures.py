@@ -81,6 +81,7 @@ def asked(digits, loss="cross-entropy", **recipe):
 # --- how the images were made ---------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_an_evaluation_makes_its_images_as_the_training_did(robustkit, tmp_path):
     (tmp_path / "net.py").write_text(NET)
     flags = ["--resize", "40", "--crop", "36", "--interpolation", "bicubic"]
@@ -102,6 +103,7 @@ def test_an_evaluation_makes_its_images_as_the_training_did(robustkit, tmp_path)
     assert "trained on images of 1×36×36, but those of mnist5k are 1×28×28" in " ".join(err.split())
 
 
+@pytest.mark.thorough
 def test_images_of_another_shape_than_the_recorded_one_are_refused(robustkit, tmp_path, digits):
     (tmp_path / "net.py").write_text(NET)
     torch.manual_seed(0)
@@ -225,6 +227,7 @@ def test_what_would_be_ignored_or_misread_is_refused(robustkit, arguments, messa
     assert err.count("\n") == 1
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("seed", [10**18, -(10**18), -1])
 def test_every_seed_that_is_taken_can_be_read_back(robustkit, tmp_path, seed):
     status, _, err = robustkit(*TRAIN, "--steps", "1", "--seed", seed, "--out", "a.safetensors")
@@ -232,6 +235,7 @@ def test_every_seed_that_is_taken_can_be_read_back(robustkit, tmp_path, seed):
     assert read_checkpoint(tmp_path / "a.safetensors").seed == seed
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("loss", ["cross-entropy", "trades", "large-margin"])
 @pytest.mark.parametrize("net", ["frozen", "empty"])
 def test_a_network_with_nothing_to_train_is_one_line(robustkit, tmp_path, net, loss):
@@ -293,6 +297,7 @@ def several(*arguments, cwd):
     ]
 
 
+@pytest.mark.thorough
 def test_a_loss_that_breaks_in_one_process_stops_all_with_one_line(tmp_path, mine):
     status, lines = several(
         *TRAIN, "--loss", mine("here_alone"), "--steps", "6", "--out", "a", cwd=tmp_path

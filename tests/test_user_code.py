@@ -138,6 +138,7 @@ HIDDEN = {
 }
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("alone", [False, True], ids=["batches", "image by image"])
 @pytest.mark.parametrize("case", HIDDEN)
 def test_what_no_source_shows_is_told_by_the_logits(case, alone, tmp_path, monkeypatch):

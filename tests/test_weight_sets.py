@@ -128,6 +128,7 @@ def told(read):
     return [warning for warning in read.warnings if "--weights" in warning]
 
 
+@pytest.mark.one_of_many(5)
 @pytest.mark.parametrize("key", FULL)
 def test_a_second_set_of_weights_is_told_and_can_be_chosen(key, tmp_path):
     path = kept(tmp_path / "x.pt", FULL[key](raw().state_dict(), averaged().state_dict()))
@@ -147,6 +148,7 @@ def test_a_second_set_of_weights_is_told_and_can_be_chosen(key, tmp_path):
     assert "weights_key" not in from_checkpoint(default).header
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize("key", PARTIAL)
 def test_averaged_parameters_alone_are_told_and_completed_by_the_raw_weights(key, tmp_path):
     path = kept(tmp_path / "x.pt", PARTIAL[key](raw().state_dict(), averaged()))
@@ -159,6 +161,7 @@ def test_averaged_parameters_alone_are_told_and_completed_by_the_raw_weights(key
         assert any("running statistics" in note for note in read.notes)
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("name", ["ema_model", "swa_model", "net_ema", "model_averaged"])
 def test_averaged_weights_come_before_the_raw_ones_in_whatever_order_they_stand(name, tmp_path):
     a = swa() if name == "swa_model" else averaged().state_dict()
@@ -175,6 +178,7 @@ def test_an_average_that_was_never_updated_is_not_taken_for_one(tmp_path):
     assert "swa_model" in told(read)[0]
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("form", ["pt", "safetensors"])
 @pytest.mark.parametrize(("front", "ema"), [("model.", "ema_model."), ("net.", "net_ema.module.")])
 def test_two_networks_in_one_dictionary_are_told_apart_by_their_prefixes(
@@ -195,6 +199,7 @@ def test_two_networks_in_one_dictionary_are_told_apart_by_their_prefixes(
     assert any(key in note for note in read.notes)
 
 
+@pytest.mark.one_of_many(2)
 @pytest.mark.parametrize(
     "other",
     [
@@ -260,6 +265,7 @@ def test_a_sidecar_keeps_the_choice(tmp_path):
     assert same(read_checkpoint(path, weights="model"), raw())
 
 
+@pytest.mark.thorough
 def test_sets_without_end_are_looked_at_for_a_bounded_time(tmp_path):
     node = {"w": torch.zeros(2)}
     for _ in range(40):

@@ -14,6 +14,8 @@ FIRST = "before the first training"
 ELSEWHERE = "the networks were made elsewhere"
 NOT_YET = "not yet "
 """how the reason begins where a number is still to come; else it failed"""
+BROKE = "evaluation failed: "
+"""how it begins where there is a network, which could not be evaluated"""
 SHOWN = 6
 """examples of a gallery"""
 

@@ -6,7 +6,7 @@ from itertools import takewhile
 from math import inf
 
 from robustkit.analysis.contrast import pair
-from robustkit.analysis.findings import Findings
+from robustkit.analysis.findings import BROKE, Findings, Number
 from robustkit.analysis.outcome import (
     Cost,
     History,
@@ -26,7 +26,7 @@ from robustkit.analysis.registration import (
 from robustkit.analysis.table import AnalysisTable
 from robustkit.protocol import protocol_in_words
 from robustkit.results.replicates import Replicates
-from robustkit.spec import Claim, Study
+from robustkit.spec import Analysis, Claim, Study
 from robustkit.statistics import Comparison, Estimate, components, mean_over_seeds, plan, ratio
 from robustkit.statistics.comparison import AT_CHANCE, listed, times
 from robustkit.statistics.power import SEEDS
@@ -75,7 +75,13 @@ def judge_study(study: Study, findings: Findings) -> Outcome:
         changes=study.changes,
         figures=study.figures,
         tables=study.tables,
+        failed=tuple(dict.fromkeys(n.reason for n in findings.numbers if _broke(n))),
     )
+
+
+def _broke(number: Number) -> bool:
+    """Whether a network is there, and its evaluation failed."""
+    return number.path is None and number.reason.startswith(BROKE)
 
 
 def _banded(history: History) -> History:
@@ -364,9 +370,7 @@ def _matrices(study: Study, tables: Mapping[str, AnalysisTable]) -> Iterable[Tra
                 for other in tables.values()
                 if not other.analysis.surrogate
                 and other.analysis.factor == "epsilon"
-                and other.analysis.protocol == analysis.protocol
-                and other.analysis.norm == analysis.norm
-                and other.analysis.label_noise == analysis.label_noise
+                and _attacked(study, other.analysis) == _attacked(study, analysis)
             ),
             None,
         )
@@ -379,6 +383,20 @@ def _matrices(study: Study, tables: Mapping[str, AnalysisTable]) -> Iterable[Tra
             table.methods,
             tuple(tuple(_mean(t.at(m, level)) for m in table.methods) for t in (own, table)),
         )
+
+
+def _attacked(study: Study, analysis: Analysis) -> tuple[object, ...]:
+    """What two analyses share where they differ in nothing but the network an attack works on."""
+    trained = study.trained.seeds if study.trained else ()
+    return (
+        analysis.protocol,
+        analysis.norm,
+        analysis.label_noise,
+        analysis.data_fraction,
+        analysis.passes,
+        analysis.limit or study.tested.limit,
+        sorted(analysis.seeds or trained),
+    )
 
 
 def _mean(found: Replicates | None) -> float | None:

@@ -258,3 +258,5 @@ class Outcome(Shown):
     """kinds that are drawn"""
     tables: tuple[Table, ...] = TABLES
     """kinds that are written"""
+    failed: tuple[str, ...] = ()
+    """why networks that are there could not be evaluated, each reason once"""

@@ -18,7 +18,7 @@ smallest, each provably withstands, int64 N on the CPU"""
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some consecutive images of a data set, on the device."""
+    """Some images of a data set, on the device."""
 
     images: Tensor
     """float32 N × C × H × W in [0, 1]"""
@@ -30,6 +30,12 @@ class Block:
     """place of the first image in the data set"""
     fixed: int = 0
     """channels, the first ones, that no attack may change"""
+    places: Sequence[int] | None = None
+    """of the images in the data set, where they are not consecutive"""
+
+    def place(self, row: int) -> int:
+        """Where in the data set an image stands, for an error."""
+        return self.first + row if self.places is None else self.places[row]
 
     def held(self, x: Tensor, images: Tensor) -> Tensor:
         """Points with the channels that may not change as they are in their images."""

@@ -36,7 +36,7 @@ def clean_pass(
     """
     images, labels = block.images, block.labels
     passes = Passes.none_yet(1 + len(protocol.attacks), len(images))
-    victim = Victim(model, block.first, protocol.target != "none", passes.part(0))
+    victim = Victim(model, block.place, protocol.target != "none", passes.part(0))
     first, *others = batches(torch.arange(len(images)), batch_size)
     victim, once, made = _first_batch(victim, images, first, looked, known=random)
     found, left = [once], len(images) - len(first)
@@ -47,7 +47,7 @@ def clean_pass(
     logits = torch.cat(found)
     if int(labels.max()) >= logits.shape[1]:
         raise DataError(
-            f"label {int(labels.max())} of image {block.first + int(labels.argmax())} is "
+            f"label {int(labels.max())} of image {block.place(int(labels.argmax()))} is "
             f"outside the model's {logits.shape[1]} classes"
         )
     predicted = logits.argmax(1)

@@ -16,6 +16,7 @@ from robustkit.attacks.build import build_search
 from robustkit.attacks.clean import clean_pass
 from robustkit.attacks.fixed_budget import FixedBudgets
 from robustkit.attacks.forecast import BlockForecast, Experience
+from robustkit.attacks.inside import uncopied
 from robustkit.attacks.minimal_norm import MinimalNorm
 from robustkit.attacks.passes import CountedNetwork
 from robustkit.attacks.search import Search
@@ -25,6 +26,7 @@ from robustkit.attacks.targets import likeliest
 from robustkit.attacks.verdicts import Verifier
 from robustkit.attacks.victim import Victim
 from robustkit.errors import ProtocolError
+from robustkit.network import answer
 from robustkit.protocol import Protocol, SpatialGrid, SpatialRandom, labels_of
 
 
@@ -47,9 +49,10 @@ def attack_block(
     are never attacked. The same draws are made whatever the batch size. With a surrogate the attack
     takes every step by it, and the model is asked once, after the last: a transfer attack
     (Papernot et al. 2017) with one query a budget and restart. `search_by` is the model, or the
-    surrogate, made cheaper to search by (`search_network`). Images are attacked only at budgets
-    that `prove` does not say they withstand; it is not asked of a model that draws at random, which
-    is tried on the block unless it is known: `random`.
+    surrogate, made cheaper to search by (`search_network`), with gradients a little inside
+    where it steps so (`stepping_inside`); of a model that draws at random it is the model itself.
+    Images are attacked only at budgets that `prove` does not say they withstand; it is not asked of
+    a model that draws at random, which is tried on the block unless it is known: `random`.
 
     Raises:
         DataError: the model has fewer classes than the labels.
@@ -64,8 +67,8 @@ def attack_block(
     attacks = protocol.attacks
     if prove is not None and victim.votes == 1:
         outcomes.proven = prove((outcomes.distance > 0).cpu())
-    if victim.votes > 1 or search_by is None:
-        search_by = SearchNetwork(model if surrogate is None else surrogate)
+    if search_by is None or victim.votes > 1:
+        search_by = uncopied(search_by, model if surrogate is None else surrogate)
     step_logits = clean
     if surrogate is not None:
         step_logits = _clean_logits(replace(victim, model=surrogate), block, batch_size)
@@ -124,10 +127,11 @@ def _wrong_classes(
 def _seconds(network: torch.nn.Module, images: Tensor) -> float:
     """Of a pass forward, an image: of the second of two, since a first one makes ready."""
     began = 0.0
-    with torch.inference_mode():
+    # not in inference mode, where a network that takes gradients inside its pass has none
+    with torch.no_grad():
         for _ in range(2):
             began = perf_counter()
-            network(images).max().item()  # a device is waited for
+            answer(network, images).max().item()  # a device is waited for
     return (perf_counter() - began) / len(images)
 
 

@@ -48,9 +48,10 @@ def zero_slopes(network: torch.nn.Module, images: Tensor) -> ZeroSlopes:
     """
     ends, shares = images[:FEW].round(), []
     # whatever breaks here breaks in the attack, and is told there
-    with suppress(NetworkFailed, torch.OutOfMemoryError), seeded(0, images.device):
+    with suppress(NetworkFailed, torch.OutOfMemoryError):
         for x in (ends, _inside(ends)):
-            _, slope = logits_and_gradient(network, x)
+            with seeded(0, images.device):  # a crop that is drawn is the same in both
+                _, slope = logits_and_gradient(network, x)
             shares.append(1.0 if slope is None else float((slope == 0).double().mean()))
         return ZeroSlopes(*shares)
     return ZeroSlopes(0.0, 0.0)
@@ -73,6 +74,15 @@ def stepping_inside(search: SearchNetwork) -> SearchNetwork:
     """What is searched by, with gradients a little inside."""
     low = search.low and replace(search.low, network=_Inside(search.low.network))
     return SearchNetwork(_Inside(search.exact), low)
+
+
+def uncopied(search: SearchNetwork | None, network: torch.nn.Module) -> SearchNetwork:
+    """The network itself in place of what is searched by: a little inside where that is."""
+    itself, inside = (
+        SearchNetwork(network),
+        search is not None and isinstance(search.exact, _Inside),
+    )
+    return stepping_inside(itself) if inside else itself
 
 
 class _Inside(torch.nn.Module):

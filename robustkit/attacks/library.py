@@ -29,6 +29,7 @@ __all__ = [
     "UnitBox",
     "drawn",
     "eagerpy",
+    "finite",
     "foolbox",
     "foolbox_model",
     "goal",
@@ -36,11 +37,18 @@ __all__ = [
     "unit_box",
 ]
 
+STEEPEST = 1e15
+"""in place of an infinite slope: its square summed over an image is finite in float32"""
 T = TypeVar("T")
 
 
+def finite(slope: torch.Tensor) -> torch.Tensor:
+    """A gradient that moves nothing where there is none: NaN would spread to other pixels."""
+    return slope.nan_to_num(nan=0.0, posinf=STEEPEST, neginf=-STEEPEST)
+
+
 class _Checked(torch.nn.Module):
-    """Finite logits, in the type of the pixels.
+    """Finite logits, in the type of the pixels, and finite gradients.
 
     NaN logits would steer an attack nowhere, in silence. With float64 logits foolbox returns
     float64 pixels, and an image on the boundary does not survive their rounding to float32.
@@ -51,7 +59,13 @@ class _Checked(torch.nn.Module):
         self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = answer(self.model, x)
+        if x.requires_grad and torch.is_grad_enabled():
+            # one that is no number would make the next pixels none, and these the logits
+            own: Any = x.view_as(x)
+            own.register_hook(finite)
+            logits: torch.Tensor = answer(self.model, own)
+        else:
+            logits = answer(self.model, x)
         if not bool(torch.isfinite(logits).all()):
             raise EvaluationFailed("logits became NaN or infinite during the attack")
         return logits.to(x.dtype)

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from robustkit.attacks.prepared import PreparedNetwork, compared, logits_and_gradient
 from robustkit.attacks.rewriting import channels_last
 from robustkit.checkpoint.adapter import Classifier, freeze, replica
-from robustkit.device import tf32
+from robustkit.device import fitting, tf32
 from robustkit.errors import InputError, one_line
 from robustkit.network import PlainNetwork, apart, spread
 from robustkit.parsing import in_percent
@@ -44,8 +44,8 @@ class LowPrecision:
         """Which rows are fooled by these logits, or so nearly that their error may hide it, N."""
         lead = _lead(logits, classes)
         left = -lead if targeted else lead
-        # what is no number here may be one in float32
-        return ~(left > self.error)
+        # what is infinite or no number here may be another one in float32
+        return ~((left > self.error) & logits.isfinite().all(1))
 
     def multiplied(self) -> AbstractContextManager[None]:
         """With the multiplications of this precision, forward and back."""
@@ -69,12 +69,12 @@ def lowered(model: nn.Module, search: nn.Module, precision: Low, images: Tensor)
     x = compared(images)
     try:
         with trial.multiplied():
-            ours = logits_and_gradient(network, x)
+            ours = _passed(network, x)
     except Exception as error:  # a network of others may refuse in any way
         raise InputError(
             f"--precision {precision}: the network fails in it ({one_line(error)}); use float32"
         ) from error
-    theirs = logits_and_gradient(model, x)
+    theirs = _passed(model, x)
     if reason := _apart(ours, theirs):
         raise InputError(f"--precision {precision}: {reason}; use float32")
     differences = (ours[0] - theirs[0]).double()
@@ -82,12 +82,29 @@ def lowered(model: nn.Module, search: nn.Module, precision: Low, images: Tensor)
     return LowPrecision(precision, network, SAFETY * float(largest))
 
 
+def _passed(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`logits_and_gradient` of all images, a few at a time where memory is too little for all."""
+
+    def by(size: int) -> tuple[Tensor, Tensor | None]:
+        logits, back = zip(
+            *(logits_and_gradient(network, p) for p in torch.split(x, size)), strict=True
+        )
+        found = [part for part in back if part is not None]
+        return torch.cat(logits), torch.cat(found) if len(found) == len(back) else None
+
+    return fitting(by, len(x))
+
+
 def _cast(search: nn.Module, dtype: torch.dtype) -> nn.Module:
     if isinstance(search, PreparedNetwork):
         return _CastNetwork(search, dtype)
-    network = search.network if isinstance(search, Classifier) else search
     # one of weights of that type takes pixels of that type, and gives float32
-    return freeze(Classifier(replica(network).to(dtype)))
+    if not isinstance(search, Classifier):
+        return freeze(Classifier(replica(search).to(dtype)))
+    network = replica(search.network).to(dtype)
+    made = Classifier(network, classes=search.classes, expected=search.expected)
+    made.mean, made.std = search.mean, search.std  # in float32, before pixels are cut
+    return freeze(made)
 
 
 class _CastNetwork(PlainNetwork):

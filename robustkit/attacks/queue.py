@@ -64,14 +64,6 @@ class Queue:
         return len(self._waiting)
 
     @property
-    def left(self) -> int:
-        """How many attempts are left at most: if each fails and closes no level but its own."""
-        under_way = (*self._waiting, *self._current.values())
-        return sum(map(len, self._open)) * len(self._attempts) - sum(
-            task.attempt.number for task in under_way
-        )
-
-    @property
     def withheld(self) -> int:
         """How many images wait for a verdict on their claims to go on at smaller budgets."""
         return sum(find.task.level > self._open[find.task.image].start for find in self._finds)

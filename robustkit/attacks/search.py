@@ -7,16 +7,13 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks.draws import generator, seed_of
-from robustkit.attacks.library import foolbox, goal, unit_box
+from robustkit.attacks.library import finite, foolbox, goal, unit_box
 from robustkit.attacks.state import B, State
 from robustkit.attacks.targets import likeliest
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.geometry import COUNTED, distance, in_budget
 from robustkit.network import answer, gradient
 from robustkit.protocol import Norm
-
-STEEPEST = 1e15
-"""in place of an infinite slope: its square summed over an image is finite in float32"""
 
 
 class Attempt(NamedTuple):
@@ -246,12 +243,7 @@ def _gradients(value: Tensor, x: Tensor) -> Tensor:
         )
     # the sum's gradient is each image's own: no image's value depends on another's pixels
     if value.ndim == 1:
-        return _finite(gradient(value.sum(), x))
+        return finite(gradient(value.sum(), x))
     columns = value.unbind(1)
     slopes = [gradient(c.sum(), x, retain_graph=c is not columns[-1]) for c in columns]
-    return torch.stack(list(map(_finite, slopes)), 1)
-
-
-def _finite(slope: Tensor) -> Tensor:
-    """A gradient that moves nothing where there is none: NaN would spread to other pixels."""
-    return slope.nan_to_num_(nan=0.0, posinf=STEEPEST, neginf=-STEEPEST)
+    return torch.stack(list(map(finite, slopes)), 1)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustkit.attacks.library import finite
 from robustkit.geometry import DUAL, length
 from robustkit.network import answer, gradient
 from robustkit.protocol import Norm
@@ -35,6 +36,7 @@ def nearest(model: Any, images: Tensor, classes: Tensor, clean: Tensor, norm: No
             return candidates
         columns = gaps.unbind(1)
         slopes = [gradient(c.sum(), x, retain_graph=c is not columns[-1]) for c in columns]
+        slopes = list(map(finite, slopes))  # as the search will step
     lengths = torch.stack([length(s.flatten(1), DUAL[norm]) for s in slopes], 1)
     # a gradient that vanishes leads nowhere: its class comes last
     distances = torch.where(lengths > 0, gaps.detach() / lengths, torch.inf)

@@ -1,5 +1,6 @@
 """The model under attack, whose every answer is checked."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 
@@ -37,8 +38,8 @@ class Victim:
     """A model and what counts as fooling it; `rows` name a block's images in its errors."""
 
     model: torch.nn.Module
-    first: int
-    """place of the block's first image in the data set"""
+    place: Callable[[int], int]
+    """of a block's row in the data set"""
     targeted: bool
     """whether a class is to be reached, or to be left"""
     passes: Passes
@@ -115,4 +116,4 @@ class Victim:
 
     def at(self, rows: Tensor) -> str:
         """Where in the data set, for an error."""
-        return f" at image {self.first + int(rows[0])}"
+        return f" at image {self.place(int(rows[0]))}"

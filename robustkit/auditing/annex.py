@@ -12,6 +12,7 @@ from robustkit.auditing.outcome import Audit, EvidenceAnnex, FrameworkSource, Pr
 from robustkit.auditing.policy import complete_at
 from robustkit.auditing.wording import at_most, budget, counted, share
 from robustkit.protocol.norms import within
+from robustkit.statistics.comparison import listed
 
 STATEMENT = (
     "This annex lists which results of this audit bear on points of published frameworks, and "
@@ -76,11 +77,12 @@ def _measured(audit: Audit) -> str:
 
 
 def _declared(audit: Audit) -> Evidence:
+    bounds = audit.certificate.levels
+    there = ("clean", *("robust",) * bool(audit.robust), *("certified",) * bool(bounds))
     return Evidence(
         "in part",
-        "The metrics (clean, robust and certified accuracy), how they were measured and their "
-        "intervals are here and in audit.md; declaring them in instructions for use is the "
-        "provider's.",
+        f"The metrics ({listed(there)} accuracy), how they were measured and their intervals are "
+        "here and in audit.md; declaring them in instructions for use is the provider's.",
         ("clean", *("robust",) * bool(audit.robust)),
     )
 

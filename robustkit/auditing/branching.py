@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.auditing.outcome import BRANCHING, Stage
-from robustkit.auditing.stages import TIME_UP, AttackedImages, OutOfTime, StageSettings
+from robustkit.auditing.stages import TIME_UP, AttackedImages, Bools, OutOfTime, StageSettings
 from robustkit.device import devices
 from robustkit.errors import RobustkitError, first_line
 from robustkit.evaluation import EvaluatedModel
@@ -28,8 +28,7 @@ def branch(
     """
     if found["reason"] or not time_limit:
         return found
-    level = found["levels"][-1]
-    robust = np.array(level["robust"], bool)
+    robust = np.array(found["levels"][-1]["robust"], bool)
     rows = np.flatnonzero(attacked.survivors[: len(robust)] & ~robust).tolist()
     if not rows:
         return found
@@ -43,11 +42,20 @@ def branch(
         attacked.stages.append(replace(stage, status="failed", reason=first_line(error)))
         return found
     _count(attacked, decided, rows, stage)
-    robust[[rows[row.index] for row in decided.rows if row.outcome == "certified"]] = True
-    proved = decided.count("certified")
-    methods = level["methods"] | ({BRANCHING: proved} if proved else {})
-    better = level | {"robust": robust.tolist(), "methods": methods}
-    return found | {"levels": [*found["levels"][:-1], better]}
+    proved = np.zeros(len(robust), bool)
+    proved[[rows[row.index] for row in decided.rows if row.outcome == "certified"]] = True
+    return found | {"levels": [_with(level, proved) for level in found["levels"]]}
+
+
+def _with(level: dict[str, Any], proved: Bools) -> dict[str, Any]:
+    """A level with what is proved at the judged budget, the largest: it holds at each smaller one.
+
+    Of its own methods an image keeps the one that proved it first.
+    """
+    robust = np.array(level["robust"], bool)
+    new = int((proved & ~robust).sum())
+    methods = level["methods"] | ({BRANCHING: new} if new else {})
+    return level | {"robust": (robust | proved).tolist(), "methods": methods}
 
 
 def _title(count: int, time_limit: float) -> str:

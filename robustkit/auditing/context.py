@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from robustkit import protocol as protocols
-from robustkit.attacks import Block, attack_block, draws_at_random, in_budget
+from robustkit.attacks import Block, SearchNetwork, attack_block, draws_at_random, in_budget
 from robustkit.attacks.draws import seed_of
+from robustkit.attacks.inside import stepping_inside, steps_inside
 from robustkit.attacks.library import seeded
 from robustkit.errors import EvaluationFailed, first_line
 from robustkit.geometry import distance
@@ -259,12 +260,20 @@ class AuditContext:
         if not len(rows):
             return torch.zeros(0, dtype=torch.bool)
         there = rows.to(self.images.device)
-        block = Block(
-            self.images[there], self.labels[there], [self.ids[i] for i in rows.tolist()], 0
-        )
+        places = rows.tolist()
+        ids = [self.ids[i] for i in places]
+        block = Block(self.images[there], self.labels[there], ids, places[0], places=places)
+        followed = self.model if surrogate is None else surrogate
         with self.repeatable("attack", protocol.digest):
+            inside = steps_inside(followed, self.images, protocol)
+            search_by = stepping_inside(SearchNetwork(followed)) if inside else None
             outcomes = attack_block(
-                self.model, block, protocol, self.batch_size, surrogate=surrogate
+                self.model,
+                block,
+                protocol,
+                self.batch_size,
+                surrogate=surrogate,
+                search_by=search_by,
             )
         claimed = in_budget(outcomes.distance, float(protocol.epsilons[-1])).cpu()
         classes = outcomes.perturbed_class.cpu()

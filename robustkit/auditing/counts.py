@@ -50,10 +50,12 @@ def missing(attacked: AttackedImages) -> dict[OtherAttack, str]:
 
 
 def unlike(attacked: AttackedImages, other: AttackedImages, name: str) -> str:
-    """Which stages completed on only one of two networks; "" where both met the same."""
+    """Which stages completed on only one of two networks; "" where both met the same, and some."""
     own, theirs = (
         {s.name: s.title for s in one.stages if s.status == "complete"} for one in (attacked, other)
     )
+    if not own and not theirs:  # what is left of both are the clean images
+        return "no attack completed on either network"
     lacking = {
         name: [own[stage] for stage in own if stage not in theirs],
         "the audited network": [theirs[stage] for stage in theirs if stage not in own],
@@ -87,7 +89,12 @@ def check_sandwich(attacked: AttackedImages, epsilon: str, robust: Bools) -> Non
 
 
 def classes(attacked: AttackedImages) -> tuple[ClassRow, ...]:
-    """Clean and robust accuracy of each class that occurs."""
+    """Clean and robust accuracy of each class that occurs; none where no attack completed.
+
+    What was not attacked is unknown, not robust, and a row has both accuracies or is not there.
+    """
+    if not tried(attacked, attacked.judged):
+        return ()
     labels, names = attacked.data.labels, attacked.data.classes
     rows = []
     for label in np.unique(labels):
@@ -102,7 +109,12 @@ def classes(attacked: AttackedImages) -> tuple[ClassRow, ...]:
 
 
 def confusion(attacked: AttackedImages) -> tuple[tuple[int, ...], ...]:
-    """Images by label (rows) and by what they are taken for at the judged budget (columns)."""
+    """Images by label (rows) and by what they are taken for at the judged budget (columns).
+
+    Empty where no attack completed there: it would be the matrix of the clean images.
+    """
+    if not tried(attacked, attacked.judged):
+        return ()
     k = max(len(attacked.data.classes), int(attacked.taken_for.max()) + 1)
     table = np.zeros((k, k), np.int64)
     np.add.at(table, (attacked.data.labels, attacked.taken_for), 1)

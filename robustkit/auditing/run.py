@@ -56,6 +56,7 @@ from robustkit.auditing.stages import (
     run_stages,
 )
 from robustkit.auditing.verdict import judge
+from robustkit.certification import REVISION as PROVED
 from robustkit.certification import SmoothingNoise, attack_smoothed, certify_rising, smooth
 from robustkit.data import Dataset
 from robustkit.device import devices, tf32
@@ -322,7 +323,7 @@ class _AuditRun:
             images, values = self._tensors(part), [float(e) for e in budgets]
             return kept(certify_rising(self._model, *images, threat.norm, values, budget=work))
 
-        key = self._parts.key("certificate", part, [str(e.value) for e in budgets], work)
+        key = self._parts.key("certificate", part, [str(e.value) for e in budgets], work, PROVED)
         try:
             result = self._parts.part(key, compute)
         except BROKE as error:

@@ -106,7 +106,8 @@ class AttackedImages:
     precisions: set[str] = field(default_factory=set)
     """that the stages' attacks searched in"""
     plain: dict[str, Protocol] = field(default_factory=dict)
-    """the stages that make the plain evaluation, with the protocol of each"""
+    """the stages that make the plain evaluation, with the protocol of each; where a plan has none
+    (then a claim is given), its other stages of that attack, which indicators examine"""
 
     @property
     def precision(self) -> str:
@@ -174,7 +175,7 @@ def run_stages(
         EvaluationFailed: the model breaks without any attack.
     """
     attacked = without_attack(model, data, threat, settings)
-    runner = _StageRunner(model, threat, settings, attacked)
+    runner = _StageRunner(model, threat, settings, attacked, plain_stages(plan, threat.norm))
     random = any(spec.random for spec in plan.stages) and _is_random(model, data, settings)
     named: Counter[str] = Counter()
     for spec in plan.stages:
@@ -250,6 +251,8 @@ class _StageRunner:
     threat: ThreatModel
     settings: StageSettings
     attacked: AttackedImages
+    plain: Sequence[StageSpec]
+    """what counts as the plain evaluation"""
 
     def protocol(self, spec: StageSpec, count: int) -> None:
         """Each attack of a protocol as a stage of its own, so that each has its record.
@@ -266,7 +269,7 @@ class _StageRunner:
         for one, word in zip(whole.attacks, labels_of(whole.attacks), strict=True):
             own = name if len(whole.attacks) == 1 else f"{name}: {word}"
             protocol = self._resolved(replace(whole, attacks=(one,)), spec)
-            if attack == plain_attack(norm):
+            if spec in self.plain or (not self.plain and attack == plain_attack(norm)):
                 self.attacked.plain[own] = protocol
             taken = {stage.title for stage in self.attacked.stages}
             self._stage(own, _title(whole, one, spec, own, taken), protocol, spec, _family(one))
@@ -376,6 +379,15 @@ def plain_attack(norm: Norm) -> str:
     )
 
 
+def plain_stages(plan: AuditPlan, norm: Norm) -> list[StageSpec]:
+    """The stages that make a plan's plain evaluation: of its attack, on all images of any network.
+
+    A further stage of that attack on what survived, or for random networks alone, is not of it.
+    """
+    own = [spec for spec in plan.stages if spec.attack == plain_attack(norm)]
+    return [spec for spec in own if spec.budgets == "all" and not spec.random]
+
+
 def check_plain(plan: AuditPlan, norm: Norm) -> None:
     """Nothing, if a plan runs the plain evaluation, on all images.
 
@@ -383,7 +395,7 @@ def check_plain(plan: AuditPlan, norm: Norm) -> None:
         InputError: it does not.
     """
     plain = plain_attack(norm)
-    if any(s.attack == plain and s.budgets == "all" and not s.random for s in plan.stages):
+    if plain_stages(plan, norm):
         return
     raise InputError(
         f"without --claim an audit judges what {plain} finds, and the plan {plan.name} does not "

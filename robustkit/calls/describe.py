@@ -21,8 +21,8 @@ def describe(
     *,
     model: str | None = None,
     num_classes: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     trust_program: bool = False,
     weights: str | None = None,
     ignore: str | Sequence[str] | None = None,
@@ -48,7 +48,7 @@ def describe(
         checkpoint: a file or folder, a shipped or published name; or one that was read before.
         model: and so on to `rename`: as for `read_checkpoint`.
         num_classes: where the weights do not tell.
-        mean: per channel, of [0, 1] pixels.
+        mean: per channel, of [0, 1] pixels; one number holds for all channels.
         std: likewise.
         trust_program: load TorchScript and torch.export files, which run code of their own.
         weights: key of the set of weights to take.

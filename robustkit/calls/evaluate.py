@@ -132,7 +132,7 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
             which is refused without.
         batch_size: images at once.
         device: "cpu", "cuda:1"; "auto" takes a GPU; "cuda:0,cuda:1" or "all" GPUs share the
-            images, with a process each, and give the same rows.
+            images, with a process each; rows differ by rounding and a network's own draws.
         ray: a Ray cluster that shares the images out, "auto" or "HOST:6379".
         precision: that attacks search in; verdicts are float32's.
         out: folder of the records.

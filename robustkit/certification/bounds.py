@@ -27,14 +27,23 @@ from robustkit.certification.graph import (
     Sigmoidal,
     Step,
 )
-from robustkit.certification.region import Region, power
-from robustkit.certification.roundoff import IEEE, LIBRARY, OVERFLOW, UNDERFLOW, own_arithmetic
+from robustkit.certification.region import Region
+from robustkit.certification.roundoff import (
+    IEEE,
+    LIBRARY,
+    OVERFLOW,
+    TINY,
+    UNDERFLOW,
+    own_arithmetic,
+)
+from robustkit.certification.rows import CELLS
 from robustkit.certification.sigmoidal import lines
+from robustkit.protocol import Norm
 
 Interval = tuple[Tensor, Tensor]
 """lowest and highest, both N × a step's shape"""
-CELLS = 2**20
-"""numbers in the largest tensor of a pass: 8 MiB in float64; larger ones only miss the cache"""
+LEAST = 1e-70
+"""of a factor and of a weight, over the largest: the product of their squares stays above 1e-281"""
 
 
 def intervals(
@@ -60,7 +69,7 @@ def intervals(
             # rows are measured around the exact value: what was lost on the way is added up
             before = step.absolute(carried[step.source])
             carried[index] = before if error is None else before + error
-            stretched = _stretched(step, stretch[step.source], power(region.norm))
+            stretched = _stretched(step, stretch[step.source], region.norm)
             if stretched is not None and step.diagonal:
                 if not _repeats(graph, step):
                     stretch[index] = stretched
@@ -99,20 +108,23 @@ def _cut(one: Interval, other: Interval) -> Interval:
     return low, torch.maximum(torch.minimum(one[1], other[1]), low)
 
 
-def _stretched(step: Affine, factors: Tensor, q: int) -> Tensor | None:
-    """The q-norm of each row of a step after pixels were scaled by `factors`, 1 × shape.
+def _stretched(step: Affine, factors: Tensor, norm: Norm) -> Tensor | None:
+    """The dual norm of each row of a step after pixels were scaled by `factors`, 1 × shape.
 
-    None where the step has no weights of its own to raise to a power.
+    None where the step has no weights of its own. Of L1 it is the largest product itself: no power
+    of it, since the sum of powers underflows where scales lie far apart.
     """
     if step.diagonal:
         return step.absolute(factors)
     if step.weight is None:
         return None
-    # scaled by the largest, and kept off zero, so that no power underflows: rows may only grow
+    if norm == "l1":
+        return None if step.largest is None else step.largest(factors)
+    # scaled by the largest, and kept off zero, so that no square underflows: rows may only grow
     weight, most = step.weight.abs(), step.weight.abs().max().clamp(min=1e-300)
     scale = factors.max().clamp(min=1e-300)
-    power_of = [(t / top).clamp(min=1e-4) ** q for t, top in ((factors, scale), (weight, most))]
-    rows: Tensor = step.linear(power_of[0], power_of[1]) ** (1 / q) * scale * most
+    squares = [(t / top).clamp(min=LEAST) ** 2 for t, top in ((factors, scale), (weight, most))]
+    rows: Tensor = step.linear(squares[0], squares[1]).sqrt() * scale * most
     return rows
 
 
@@ -145,18 +157,21 @@ def local_error(graph: BoundGraph, index: int, bounds: Sequence[Interval]) -> Te
             repeated = prod(step.shape) > prod(graph.steps[step.source].shape)
             return _size(bounds[index]) * own if repeated else None
         case Affine():
-            sizes = step.absolute(_size(bounds[step.source]) + UNDERFLOW, UNDERFLOW)
-            sizes = sizes + step.constants + 2 * step.terms * UNDERFLOW
+            sizes = step.absolute(_size(bounds[step.source]) + TINY, TINY)
+            sizes = sizes + step.constants + 2 * step.terms * TINY
             lost = sizes * roundoff.relative(step.terms)
+            if step.weight is None:  # a mean's sum may overflow before it is divided
+                lost = lost.masked_fill(sizes * step.terms >= OVERFLOW, torch.inf)
             if step.weight is not None and not step.diagonal:
                 terms = _products(step, bounds[step.source])
                 lost = roundoff.of_sum(terms, sizes, _size(bounds[index]))
         case Add(sources=(one, other)):
-            sizes = _size(bounds[one]) + _size(bounds[other]) + UNDERFLOW
+            sizes = _size(bounds[one]) + _size(bounds[other]) + TINY
             lost = sizes * (0.0 if step.exact else roundoff.relative(1))
         case Relu():
-            sizes = _size(bounds[step.source]) + UNDERFLOW
-            lost = sizes * (roundoff.relative(1) * step.slope + own) + UNDERFLOW
+            sizes = _size(bounds[step.source]) + TINY
+            slope = step.slope + TINY if step.slope else 0.0
+            lost = sizes * (roundoff.relative(1) * slope + own) + UNDERFLOW
             off = (bounds[step.source][1] <= 0) & (step.slope == 0)
             return lost.masked_fill(off, 0.0)  # 0, and nothing is carried back
         case Sigmoidal():

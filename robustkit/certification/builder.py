@@ -15,6 +15,7 @@ from robustkit.certification.graph import (
     moving,
     scaling,
 )
+from robustkit.certification.roundoff import OVERFLOW
 from robustkit.certification.tracing import BATCH
 
 
@@ -47,6 +48,8 @@ class Builder:
     ) -> None:
         """A factor and an offset for each number, as `graph.scaling`."""
         shape = self.source(node, x).shape
+        if not bool((w.abs() < OVERFLOW).all()):
+            raise Unsupported(f"a factor that float32 may not hold: {named(node)}")
         self.add(node, scaling(self.place[x], shape, w, offset, constants, terms))
 
     def add(self, node: fx.Node, step: Step) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from robustkit.attacks import Block, Outcomes, attack_block
+from robustkit.attacks import Block, Outcomes, SearchNetwork, attack_block
 from robustkit.attacks.clean import clean_pass
+from robustkit.attacks.inside import stepping_inside, steps_inside, zero_slopes
 from robustkit.attacks.verdicts import Verifier
 from robustkit.certification.bounds import intervals
 from robustkit.certification.counterexample import Trial
@@ -32,7 +33,7 @@ from robustkit.record.certification import Outcome
 BRANCHED = "branch and bound"
 TIME_LIMIT = 30.0
 """seconds that branch and bound may take for an image, where the user names no other number"""
-REVISION = 3
+REVISION = 4
 """raised whenever a change can change what is proved or found of an image"""
 
 
@@ -102,7 +103,9 @@ def decide(
     if len(left) == 0:
         return
     part = _taken(block, left)
-    outcomes = attack_block(model, part, protocol, batch_size)
+    inside = stepping_inside(SearchNetwork(model))
+    search_by = inside if steps_inside(model, block.images, protocol) else None
+    outcomes = attack_block(model, part, protocol, batch_size, search_by=search_by)
     open_ = []
     for k, row in enumerate(left.tolist()):
         # attacks for the smallest perturbation may find one outside of the budget alone
@@ -111,7 +114,10 @@ def decide(
         else:
             open_.append(row)
     if open_:
-        brancher = _Brancher(model, graph_of(model, block.images[0]), protocol, budget, time_limit)
+        # its own steps follow the gradient, whether those of the attack do or not
+        followed = inside.exact if zero_slopes(model, block.images).drop else model
+        graph = graph_of(model, block.images[0])
+        brancher = _Brancher(model, followed, graph, protocol, budget, time_limit)
         for row in open_:
             before = float(proved.margin[row])
             yield row, brancher.decide(_taken(block, torch.tensor([row])), before)
@@ -119,10 +125,9 @@ def decide(
 
 def _taken(block: Block, rows: Tensor) -> Block:
     there = rows.to(block.images.device)
-    first = block.first + (int(rows[0]) if len(rows) == 1 else 0)
-    return Block(
-        block.images[there], block.labels[there], [block.ids[i] for i in rows.tolist()], first
-    )
+    kept = rows.tolist()
+    ids, places = [block.ids[i] for i in kept], [block.place(i) for i in kept]
+    return Block(block.images[there], block.labels[there], ids, places[0], places=places)
 
 
 def _clean(model: nn.Module, block: Block, protocol: Protocol, batch_size: int) -> Outcomes:
@@ -146,6 +151,8 @@ class _Brancher:
     """Branch and bound for one image after the other."""
 
     model: nn.Module
+    followed: nn.Module
+    """whose gradients are followed"""
     graph: BoundGraph
     protocol: Protocol
     budget: float
@@ -160,7 +167,8 @@ class _Brancher:
         epsilon = float(self.protocol.epsilons[0])
         if over():
             return Decision("open", "", int(outcomes.predicted), margin)
-        search = BranchAndBound(self._problem(block), Trial(self.model, verifier, epsilon), over)
+        trial = Trial(self.model, self.followed, verifier, epsilon)
+        search = BranchAndBound(self._problem(block), trial, over)
         found = search.run()
         seconds = time.monotonic() - began
         if found.fooled:

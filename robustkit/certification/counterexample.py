@@ -22,6 +22,8 @@ class Trial:
     """Looks for a counterexample at one image; nothing counts but what the engine verifies."""
 
     model: nn.Module
+    followed: nn.Module
+    """whose gradients are followed: the model, or itself a little inside (`attacks/inside.py`)"""
     verifier: Verifier
     """of a block of this one image"""
     epsilon: float
@@ -62,7 +64,7 @@ class Trial:
         for step in range(STEPS):
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_()
-                slope = gradient(-_margin(self.model(leaf), label).sum(), leaf)
+                slope = gradient(-_margin(self.followed(leaf), label).sum(), leaf)
             size = budget[: len(x)] * (RELATIVE_STEP * (1 - step / STEPS))
             x = project(steepest_step(x, slope, size, norm), image, budget[: len(x)], norm)
         return x

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional, grad
 
 from robustkit.certification.roundoff import IEEE, Roundoff
+from robustkit.certification.rows import largest_products, windows
 
 Shape = tuple[int, ...]
 
@@ -67,6 +68,8 @@ class Affine:
     """where a place of the result depends on a square, alike at all places"""
     cropped: "Callable[[int, Shape, Shape], Affine] | None" = None
     """of a source and the shapes of a crop before and behind: the same step without padding"""
+    largest: Callable[[Tensor], Tensor] | None = None
+    """of one image's numbers, none negative: the largest |weight| · number of each row"""
 
     def apply(self, x: Tensor) -> Tensor:
         """N × the source's shape to N × shape."""
@@ -207,6 +210,10 @@ def matrix(source: int, shape: Shape, w: Tensor, b: Tensor) -> Affine:
     def linear(v: Tensor, weight: Tensor | None) -> Tensor:
         return functional.linear(v, weight)  # type: ignore[arg-type]
 
+    def largest(v: Tensor) -> Tensor:
+        rows = largest_products(w.abs()[None], v.reshape(-1, terms).t()[None])[0]
+        return rows.t().reshape(1, *shape)
+
     return Affine(
         source,
         shape,
@@ -217,6 +224,7 @@ def matrix(source: int, shape: Shape, w: Tensor, b: Tensor) -> Affine:
         terms=terms,
         work=terms * prod(shape),
         transposed=lambda slopes: slopes @ w,
+        largest=largest,
     )
 
 
@@ -228,6 +236,10 @@ def columns(source: int, shape: Shape, w: Tensor) -> Affine:
         assert weight is not None
         return weight @ v
 
+    def largest(v: Tensor) -> Tensor:
+        many = v.reshape(-1, *v.shape[-2:])
+        return largest_products(w.abs().expand(len(many), -1, -1), many).reshape(1, *shape)
+
     return Affine(
         source,
         shape,
@@ -238,6 +250,7 @@ def columns(source: int, shape: Shape, w: Tensor) -> Affine:
         terms=terms,
         work=terms * prod(shape),
         transposed=lambda slopes: w.t() @ slopes,
+        largest=largest,
     )
 
 
@@ -263,6 +276,14 @@ def convolution(
         return convolution(source, inner, shape, w, b, (stride, 0, 1, groups))
 
     words = isinstance(padding, str)
+
+    def largest(v: Tensor) -> Tensor:
+        edges = padding if words else pair(padding)
+        seen = windows(v, w.shape[2:], pair(stride), edges, pair(dilation))
+        kernels = w.abs().reshape(groups, len(w) // groups, -1)
+        rows = largest_products(kernels, seen.view(groups, -1, seen.shape[2]))
+        return rows.view(1, *shape)
+
     window = None if words else square(tuple(w.shape[2:]), stride, padding, dilation)
     terms = w[0].numel()
     return Affine(
@@ -277,6 +298,7 @@ def convolution(
         transposed=None if words else transposed,
         window=window,
         cropped=cropped if window else None,
+        largest=largest,
     )
 
 

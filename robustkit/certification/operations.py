@@ -26,8 +26,11 @@ from robustkit.certification.graph import (
     zero_padding,
 )
 from robustkit.certification.moves import MOVING, apart
+from robustkit.certification.roundoff import OVERFLOW, TINY, UNDERFLOW
 
 aten = torch.ops.aten
+LEAST_ROOT = 2.0**-15
+"""of a batch norm's variance, where its weight may underflow; see `roundoff.py`"""
 
 
 def _same(build: Builder, node: fx.Node, x: fx.Node, *_: object, **__: object) -> None:
@@ -94,7 +97,11 @@ def _batch_norm(
     centre, var = build.fixed(node, mean), build.fixed(node, variance)
     gain = torch.ones_like(var) if weight is None else build.fixed(node, weight)
     shift = torch.zeros_like(var) if bias is None else build.fixed(node, bias)
-    scale = gain / (var + epsilon).sqrt()
+    root = (var + epsilon).sqrt()
+    lost = (gain != 0) & (gain.abs() < UNDERFLOW) & (root < LEAST_ROOT)  # if it is taken for 0
+    if bool(((root < TINY**0.5) | (centre.abs() >= OVERFLOW) | lost).any()):
+        raise Unsupported(f"numbers whose rounding no bound covers: {named(node)}")
+    scale = gain / root
     view = (-1, *[1] * (len(build.source(node, x).shape) - 1))
     # ten roundings: root, quotient, two products and two sums, in whichever order
     build.diagonal(
@@ -102,7 +109,8 @@ def _batch_norm(
         x,
         scale.view(view),
         (shift - centre * scale).view(view),
-        (shift.abs() + (centre * scale).abs()).view(view),
+        # the mean's own product may underflow, too, and so may its factor
+        (shift.abs() + centre.abs() * (scale.abs() + TINY)).view(view),
         10,
     )
 

@@ -14,14 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustkit.certification.bounds import (
-    CELLS,
-    Interval,
-    chunk,
-    intervals,
-    local_errors,
-    lowest,
-)
+from robustkit.certification.bounds import Interval, chunk, intervals, local_errors, lowest
 from robustkit.certification.graph import (
     Affine,
     BoundGraph,
@@ -35,6 +28,7 @@ from robustkit.certification.graph import (
     pool_windows,
 )
 from robustkit.certification.region import Region
+from robustkit.certification.rows import CELLS
 from robustkit.certification.sigmoidal import lines
 
 STRAIGHT = 1e-9

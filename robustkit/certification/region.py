@@ -6,13 +6,11 @@ import torch
 from torch import Tensor
 
 from robustkit.certification.roundoff import DOUBLE
-from robustkit.geometry import ORDER, TOLERANCE
+from robustkit.geometry import TOLERANCE
 from robustkit.protocol import Norm
 
 HALVINGS = 20
 """steps of bisection for the multiplier of the L2 ball; every multiplier gives a sound bound"""
-PROXY = 64
-"""the p whose norm stands for the largest entry of a row: never below it, 5 % above for 25 equal"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +112,3 @@ def reach(epsilon: float) -> float:
     0 of 0, which is no attack's budget: the image itself.
     """
     return epsilon + TOLERANCE * max(1.0, epsilon) if epsilon else 0.0
-
-
-def power(norm: Norm) -> int:
-    """The q by which a row of weights is measured against a ball: ‖row‖_q, dual to the norm."""
-    return 2 if ORDER[norm] == 2 else PROXY

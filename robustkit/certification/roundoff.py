@@ -34,8 +34,12 @@ later layers, as in a running error analysis of the distance to the exact networ
 - *Sigmoid and tanh* are library functions, for which IEEE promises nothing. Assumed is that each
   errs by no more than `LIBRARY`, eight times 2⁻²³ of the exact result. On a CPU (x86) torch's
   sigmoid was off by 1.14 such units at most, its tanh by 0.50, over numbers of every size.
-- *Underflow* of results and factors, gradual or to zero, is covered by 2⁻¹²⁶ on every |w_i|, every
-  |z_i|, every product and every sum. Where a sum might overflow, δ is infinite: nothing is proved.
+- *Underflow* of results and factors, gradual or to zero, loses up to 2⁻¹²⁶ of every |w_i|, |z_i|,
+  product and sum. Since sizes count by their relative error alone, u at least, `TINY` is added to
+  each of them: its share is 2⁻¹¹⁴ at least. That also covers what batch norm makes of a weight that
+  is lost, |x| 2⁻¹²⁶ / √(v + ε), down to a variance of 2⁻³⁰; there smaller ones are refused
+  (`operations._batch_norm`), and so are factors that float32 cannot hold. Where a sum might
+  overflow, that of a mean before it is divided included, δ is infinite: nothing is proved.
 
 *The bound's own arithmetic* is float64, rounding to nearest. Forward it computes the same sums as
 the network; backward, sums over at most as many numbers as the step's result has; around both there
@@ -64,6 +68,8 @@ from torch import Tensor
 
 UNDERFLOW = 2.0**-126
 """the smallest normal float32; what lies below may be kept or be 0"""
+TINY = 2.0**-90
+"""what a size is at least: u of it is more than underflow loses"""
 OVERFLOW = 2.0**126
 """no partial sum below it exceeds float32's largest number, rounding included"""
 LIBRARY = 8 * 2.0**-23

@@ -39,7 +39,8 @@ class Classifier(torch.nn.Module):
         self.classes = classes
         self.expected = expected
         kinds = {w.dtype for w in network.parameters() if w.is_floating_point()}
-        self.in_weights_type = len(kinds) == 1 and kinds != {torch.float32}
+        told = isinstance(network, Typed)  # which need not be the type of its weights
+        self.in_weights_type = not told and len(kinds) == 1 and kinds != {torch.float32}
         for name, values in (("mean", mean), ("std", std)):
             tensor = None if values is None else torch.tensor(values).view(1, -1, 1, 1)
             self.register_buffer(name, tensor)
@@ -140,6 +141,19 @@ class Flipped(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> object:
         """As the network: N×C×H×W to what it returns."""
         return self.network(x.flip(1))
+
+
+class Typed(torch.nn.Module):
+    """A network that says in which type it takes its images, whatever that of its weights."""
+
+    def __init__(self, network: torch.nn.Module, kind: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> object:
+        """As the network: N×C×H×W to what it returns."""
+        return self.network(x.to(self.kind))
 
 
 def freeze(module: torch.nn.Module) -> torch.nn.Module:

@@ -68,6 +68,17 @@ def recognise(variants: Sequence[StateReading]) -> list[str]:
     return matching
 
 
+def guess(name: str) -> str:
+    """What is said of an architecture that was recognised: what else the file may hold weights of.
+
+    No file says what has no weights, so that a wrong guess is a wrong number and no error.
+    """
+    return (
+        f"recognised as {name} by its keys and shapes alone; a network with another activation, "
+        f"pooling or stride has the same: --model {name} says that it is this one"
+    )
+
+
 def _matches(expected: Layout, state: State, built: int = 10) -> bool:
     """Whether all names and shapes agree, for any number of classes; built for so many."""
     wrong = difference(expected, state)

@@ -44,6 +44,8 @@ class Checkpoint(Shown, CheckpointMetadata):
     """other plain numbers and texts in the file"""
     preprocessing: str = "assumed none"
     """in the checkpoint, given, recorded or assumed none"""
+    recognised: bool = False
+    """whether nothing but its keys and shapes tells its architecture, which others may have, too"""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     published: str = ""

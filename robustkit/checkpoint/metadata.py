@@ -4,9 +4,9 @@ From the fields follow what a sidecar and a self-describing file may say, how fl
 file are merged, what `describe` shows and what a record keeps. Needs no torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self, get_args
+from typing import Any, Self, SupportsFloat, get_args
 
 from robustkit.data.shelf import Interpolation
 from robustkit.errors import CheckpointError, InputError, quoted
@@ -18,6 +18,8 @@ MOST_CLASSES = 10_000_000
 """rows of a last layer that is built on a file's word"""
 DEEPEST = 30
 """levels of tables in what a file says of its making"""
+NO_LISTS = (str, bytes, bytearray, Mapping, Set)
+"""what can be gone through, and is no list of numbers"""
 
 
 def _item(label: str = "", *, optional: bool = False, recorded: bool = True) -> Any:
@@ -137,6 +139,53 @@ def parse_metadata(table: Mapping[str, Any], where: str) -> CheckpointMetadata:
         )
     check_normalisation(made.mean, made.std, where)
     return made
+
+
+def parse_normalisation(mean: object, std: object) -> dict[str, list[float] | None]:
+    """A mean and std as a call gives them, as numbers per channel; one may stand for all channels.
+
+    Raises:
+        CheckpointError: neither a number nor a list, tuple or array of them.
+    """
+    found = {"mean": _per_channel(mean, "mean"), "std": _per_channel(std, "std")}
+    sizes = [len(value) for value in found.values() if isinstance(value, list)]
+    return {
+        name: [value] * max(sizes, default=1) if isinstance(value, float) else value
+        for name, value in found.items()
+    }
+
+
+def _per_channel(given: Any, name: str) -> float | list[float] | None:
+    """One number, or one per channel, whatever the library that they are of."""
+    if given is None:
+        return None
+    # of NumPy and torch, maybe with dimensions for height and width
+    dimensions = getattr(given, "ndim", None)
+    plain = given.reshape(-1).tolist() if dimensions else given
+    # text is no list of its characters, and a set has no order
+    several = isinstance(plain, Iterable) and not isinstance(plain, NO_LISTS)
+    single = dimensions == 0 or not several
+    try:
+        numbers = [_number(value) for value in ([plain] if single else plain)]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(
+            f"{name}: expected a number, or one per channel, such as [0.485, 0.456, 0.406], got "
+            f"{quoted(given)}"
+        ) from error
+    return numbers[0] if single else numbers
+
+
+def _number(value: Any) -> float:
+    """A number of Python's or, as an array of no dimension, of a library's.
+
+    Raises:
+        TypeError: none, as text and a truth value are.
+        OverflowError: larger than a floating-point number can be.
+    """
+    plain = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(plain, bool) or not isinstance(plain, SupportsFloat):
+        raise TypeError(f"{type(value).__name__} is no number")
+    return float(plain)
 
 
 def checked_extra(extra: object, where: str) -> dict[str, Any]:

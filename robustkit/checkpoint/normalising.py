@@ -73,7 +73,8 @@ def normalised_as_read(
         check_normalisation(reading.mean, reading.std, where)
         known = replace(known, mean=reading.mean, std=reading.std, preprocessing=WITHIN)
         whose = "beside the weights"
-    if own := normalisation_in(reading.state) or layer:
+    sizes = {name: value.size for name, value in reading.state.items()}
+    if own := normalisation_in(sizes) or layer:
         known = normalised_within(known, own, whose)
     return known
 

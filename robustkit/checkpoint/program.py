@@ -7,15 +7,20 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from robustkit.checkpoint.adapter import freeze, replica
+from robustkit.checkpoint.adapter import Typed, freeze, replica
+from robustkit.checkpoint.checkpoint import Checkpoint
+from robustkit.checkpoint.metadata import CheckpointMetadata
+from robustkit.checkpoint.normalising import normalised_within
 from robustkit.checkpoint.readings import normalisation_in
+from robustkit.checkpoint.said import Said, merged
 from robustkit.errors import CheckpointError, InputError
+from robustkit.files import open_digest
 
 TRIED = (*(2**k for k in range(11)), 10, 20, 25, 50, 100, 200, 250, 500, 1000)
 """batch sizes tried where a traced program turns out to be frozen to an unknown one"""
@@ -93,21 +98,49 @@ def _parts(output: Any) -> list[torch.Tensor]:
     return parts if all(isinstance(part, torch.Tensor) for part in parts) else []
 
 
-def load_torchscript(path: Path) -> Program:
-    """A TorchScript file, which must be trusted.
+def read_program(path: Path, file: BufferedReader, kind: str, said: Said) -> Checkpoint:
+    """What is known of an open TorchScript or torch.export file, which must be trusted.
+
+    It is loaded and digested from the one file that was opened, whatever takes its name meanwhile.
+
+    Raises:
+        CheckpointError: as `load_torchscript` and `load_export`.
+    """
+    load = load_torchscript if kind == "TorchScript" else load_export
+    loaded, sha256 = load(path, file), open_digest(file)
+    base = Checkpoint(
+        path=str(path),
+        sha256=sha256,
+        format=kind,
+        container="",
+        prefix="",
+        weights=sha256,
+        input_shape=loaded.input_shape,
+        num_classes=loaded.num_classes,
+        notes=loaded.notes,
+        warnings=loaded.warnings,
+        _network=loaded.make,
+    )
+    known = merged(base, said, CheckpointMetadata())
+    return normalised_within(known, loaded.normalises) if loaded.normalises else known
+
+
+def load_torchscript(path: Path, file: BufferedReader) -> Program:
+    """A TorchScript file, opened, which must be trusted; `path` is what messages call it.
 
     Raises:
         CheckpointError: damaged, or made by an incompatible torch.
     """
+    file.seek(0)
     try:
-        made = _script(str(path))
+        made = _script(file)
     except Exception as error:  # a program may fail in any way while loading
         raise _failed(path, error) from error
     return Program(made, normalises=_normalises(made.module.program.state_dict()))
 
 
 def _normalises(state: Mapping[str, torch.Tensor]) -> str:
-    return normalisation_in({name: value.detach().cpu().numpy() for name, value in state.items()})
+    return normalisation_in({name: value.numel() for name, value in state.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +163,7 @@ def _script_again(content: bytes) -> _Script:
     return _script(BytesIO(content))
 
 
-def _script(file: str | BytesIO) -> _Script:
+def _script(file: BufferedReader | BytesIO) -> _Script:
     with _quiet():
         program = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
     return _Script(FixedBatch(freeze(program).float(), None))
@@ -147,31 +180,25 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def load_export(path: Path) -> Program:
-    """A torch.export .pt2 file, which must be trusted.
+def load_export(path: Path, file: BufferedReader) -> Program:
+    """A torch.export .pt2 file, opened, which must be trusted; `path` is what messages call it.
 
     Raises:
         CheckpointError: damaged, or made by an incompatible torch, or not a function of images.
     """
+    file.seek(0)
     try:
         with _quiet():
-            program = torch.export.load(path)
+            program = torch.export.load(file)
     except Exception as error:  # as above
         raise _failed(path, error) from error
-    inputs = set(program.graph_signature.user_inputs)
-    shapes = [
-        node.meta["val"].shape
-        for node in program.graph.nodes
-        if node.op == "placeholder" and node.name in inputs
-    ]
-    if len(shapes) != 1 or len(shapes[0]) != 4:
-        raise CheckpointError(f"{path}: a program that does not accept a batch of images")
-    batch, *rest = shapes[0]
+    images = _images(program, path)
+    batch, *rest = images.shape
     size = batch if isinstance(batch, int) else None
     fixed = all(isinstance(n, int) for n in rest)
     notes = (f"a program with the fixed batch size {size}, run in batches of it",) if size else ()
     return Program(
-        _Exported(program, size),
+        _Exported(program, size, images.dtype),
         _classes(program),
         (rest[0], rest[1], rest[2]) if fixed else None,
         notes,
@@ -180,12 +207,37 @@ def load_export(path: Path) -> Program:
     )
 
 
+def _images(program: torch.export.ExportedProgram, path: Path) -> torch.Tensor:
+    """The images that a program was exported with, without numbers: its one input.
+
+    Raises:
+        CheckpointError: it takes something else.
+    """
+    inputs = set(program.graph_signature.user_inputs)
+    values: list[Any] = [
+        node.meta["val"]
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in inputs
+    ]
+    if len(values) != 1 or getattr(values[0], "ndim", 0) != 4:
+        raise CheckpointError(f"{path}: a program that does not accept a batch of images")
+    images: torch.Tensor = values[0]
+    if not images.is_floating_point():
+        raise CheckpointError(
+            f"{path}: a program of {str(images.dtype).removeprefix('torch.')} images, but it is "
+            "given pixels in [0, 1]; export it with floating-point images of that range"
+        )
+    return images
+
+
 @dataclass(frozen=True, slots=True)
 class _Exported:
     """Gives networks of an exported program, as `_Script` does."""
 
     program: torch.export.ExportedProgram
     size: int | None
+    kind: torch.dtype
+    """of its images, which the graph insists on"""
 
     def __call__(self, device: str | torch.device) -> torch.nn.Module:
         """A network of its own on the device, with the devices written into it moved too."""
@@ -196,18 +248,18 @@ class _Exported:
             program = move_to_device_pass(program, device)
         module = program.module()
         module.requires_grad_(False)
-        return FixedBatch(module, self.size)
+        return Typed(FixedBatch(module, self.size), self.kind)
 
     def __reduce__(self) -> tuple[Any, ...]:
         content = BytesIO()
         with _quiet():
             torch.export.save(self.program, content)
-        return _exported_again, (content.getvalue(), self.size)
+        return _exported_again, (content.getvalue(), self.size, self.kind)
 
 
-def _exported_again(content: bytes, size: int | None) -> _Exported:
+def _exported_again(content: bytes, size: int | None, kind: torch.dtype) -> _Exported:
     with _quiet():
-        return _Exported(torch.export.load(BytesIO(content)), size)
+        return _Exported(torch.export.load(BytesIO(content)), size, kind)
 
 
 def _classes(program: torch.export.ExportedProgram) -> int | None:

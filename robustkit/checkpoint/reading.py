@@ -33,8 +33,9 @@ from robustkit.checkpoint.libraries import (
 from robustkit.checkpoint.metadata import (
     CheckpointMetadata,
     parse_metadata,
+    parse_normalisation,
 )
-from robustkit.checkpoint.normalising import normalised_as_read, normalised_within
+from robustkit.checkpoint.normalising import normalised_as_read
 from robustkit.checkpoint.readings import (
     StateReading,
     listed,
@@ -61,8 +62,8 @@ def read_checkpoint(
     *,
     model: str | None = None,
     num_classes: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     trust_program: bool = False,
     weights: str | None = None,
     ignore: str | Sequence[str] | None = None,
@@ -80,7 +81,7 @@ def read_checkpoint(
         model: a registry name, torchvision:NAME, timm:NAME, the name of published weights, or
             FILE.py:FUNCTION, which is imported and called.
         num_classes: where the weights do not tell, or to insist.
-        mean: per channel, of [0, 1] pixels.
+        mean: per channel, of [0, 1] pixels; one number holds for all channels.
         std: likewise.
         trust_program: load TorchScript and torch.export files, which run code of their own.
         weights: key of the set of weights to take, in a file with several; the end of it will do.
@@ -93,21 +94,20 @@ def read_checkpoint(
         FetchError: what is published under a name cannot be fetched.
         InputError: the architecture cannot be built.
     """
-    name = named.parse(str(path))
-    located = None if name is None else named.locate(name, model, progress)
-    file = find_checkpoint(path) if located is None else located.path
     given = parse_metadata(
         {
             "model": model,
             "num_classes": num_classes,
-            "mean": None if mean is None else [float(value) for value in mean],
-            "std": None if std is None else [float(value) for value in std],
+            **parse_normalisation(mean, std),
             "weights_key": weights,
             "ignore": parse_ignored(ignore),
             "rename": parse_renamed(rename),
         },
         "--model, --num-classes, --mean, --std, --weights, --ignore, --rename",
     )
+    name = named.parse(str(path))
+    located = None if name is None else named.locate(name, model, progress)
+    file = find_checkpoint(path) if located is None else located.path
     published = None if located is None else located.declared
     found = _read(file, given, trust_program, published, progress)
     if located is None:
@@ -156,25 +156,9 @@ def _read_program(
         )
     from robustkit.checkpoint import program  # torch
 
-    load = program.load_torchscript if kind == "TorchScript" else program.load_export
-    loaded, sha256 = load(path), open_digest(file)
-    base = Checkpoint(
-        path=str(path),
-        sha256=sha256,
-        format=kind,
-        container="",
-        prefix="",
-        weights=sha256,
-        input_shape=loaded.input_shape,
-        num_classes=loaded.num_classes,
-        notes=loaded.notes,
-        warnings=loaded.warnings,
-        _network=loaded.make,
-    )
-    known = merged(base, said, CheckpointMetadata())
-    if loaded.normalises:
-        known = normalised_within(known, loaded.normalises)
-    return _identified(_of_itself(known, said.given, "a program"), {"program": sha256})
+    known = program.read_program(path, file, kind, said)
+    network = {"program": known.sha256}
+    return _identified(_of_itself(known, said.given, "a program"), network)
 
 
 def _read_onnx(path: Path, file: BufferedReader, said: Said) -> Checkpoint:
@@ -257,7 +241,7 @@ def _from_weights(
     inferred = not given.over(aside).over(parts.recorded).states_pixels
     if declared is not None and known.model == declared.called:
         return _of_library(known, parts, declared, inferred=inferred)
-    named_, note = _architecture(known.model, given.model is not None, parts)
+    named_, recognised = _architecture(known.model, given.model is not None, parts)
     if named_ is None:
         unknown = known.model is None
         hint = foreign_weights(parts.state) or architecture.proposed(parts.variants)
@@ -265,8 +249,14 @@ def _from_weights(
         return _identified(_read_as(known, parts.variants[-1], None, inferred=inferred), {})
     classes = given.num_classes or aside.num_classes or parts.recorded.num_classes
     fit = _fit(named_, parts, classes, str(path))
-    known = replace(known, model=named_, num_classes=fit.num_classes, notes=(*known.notes, *note))
-    known = replace(known, warnings=(*known.warnings, *torchvision.caution(named_)))
+    guess = (architecture.guess(named_),) if recognised else ()
+    known = replace(
+        known,
+        model=named_,
+        num_classes=fit.num_classes,
+        recognised=recognised,
+        warnings=(*known.warnings, *guess, *torchvision.caution(named_)),
+    )
     return _identified(
         _telling(_read_as(known, fit.reading, fit, inferred=inferred), parts, fit),
         {"model": _name(named_), "code": models.source(named_)},
@@ -351,16 +341,12 @@ def _telling(
     return replace(known, warnings=(*known.warnings, said))
 
 
-def _architecture(
-    known: str | None, given: bool, parts: Weights
-) -> tuple[str | None, tuple[str, ...]]:
-    """The architecture to build, or None, and a note where it was recognised."""
+def _architecture(known: str | None, given: bool, parts: Weights) -> tuple[str | None, bool]:
+    """The architecture to build, or None, and whether it was recognised."""
     if known is not None:
-        return (known if given or not models.names_code(known) else None), ()
+        return (known if given or not models.names_code(known) else None), False
     matching = recognise_weights(parts.sets, parts.key, parts.variants)
-    if len(matching) != 1:
-        return None, ()
-    return matching[0], (f"recognised as {matching[0]} by its keys and shapes",)
+    return (matching[0], True) if len(matching) == 1 else (None, False)
 
 
 def _name(spec: str) -> str:
@@ -438,11 +424,19 @@ def _identified(known: Checkpoint, code: dict[str, Any]) -> Checkpoint:
         known = replace(known, warnings=(*known.warnings, warning))
     # what a logit depends on, and nothing else: the same network in another container, under
     # another name or with another label has the same identity, and its records are found again
+    channels = known.input_shape[0] if known.input_shape else 1
     key = CheckpointKey(
         weights=known.weights,
-        mean=None if known.mean is None else list(known.mean),
-        std=None if known.std is None else list(known.std),
+        mean=_for_each(known.mean, channels),
+        std=_for_each(known.std, channels),
         adapter=ADAPTER,
         **code,
     )
     return replace(known, identity=key.plain())
+
+
+def _for_each(values: tuple[float, ...] | None, channels: int) -> list[float] | None:
+    """A number for each channel, where one stands for all: that is the same question."""
+    if values is None:
+        return None
+    return list(values * channels if len(values) == 1 else values)

@@ -1,7 +1,7 @@
 """The names in a file, read in every way that training code may have changed them."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -182,7 +182,7 @@ def _normalisation(reading: StateReading) -> StateReading | None:
     )
 
 
-def _pairs(state: State) -> Iterator[tuple[str, str]]:
+def _pairs(state: Collection[str]) -> Iterator[tuple[str, str]]:
     """The names of means and their stds that stand alone in their layers, or at the top."""
     ordered = sorted(state)
     for key in state:
@@ -199,12 +199,13 @@ def _stand_alone(layer: str, ordered: list[str]) -> bool:
     return not layer or third >= len(ordered) or not ordered[third].startswith(layer)
 
 
-def normalisation_in(state: State) -> str:
+def normalisation_in(sizes: Mapping[str, int]) -> str:
     """The name of a mean, of at most four channels, beside its std among a network's own weights.
 
-    "" where there is none.
+    "" where there is none. `sizes` are how many numbers each weight has, by name: which types they
+    are of does not matter, and NumPy lacks some of torch's.
     """
-    return next((mean for mean, _ in _pairs(state) if state[mean].size <= 4), "")
+    return next((mean for mean, _ in _pairs(sizes) if sizes[mean] <= 4), "")
 
 
 def unscaled_normalisation(state: State) -> str:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save as serialised
 
 from robustkit.checkpoint.header import KEY, SEAL, seal_of
-from robustkit.checkpoint.metadata import NAMES, parse_metadata
+from robustkit.checkpoint.metadata import NAMES, parse_metadata, parse_normalisation
 from robustkit.files import canonical, write_atomic
 
 
@@ -31,6 +31,7 @@ def save_checkpoint(
         EvaluationFailed: the file cannot be written.
     """
     table = {key: value for key, value in metadata.items() if key in NAMES} | {"model": model}
+    table |= parse_normalisation(table.get("mean"), table.get("std"))
     table = {key: list(v) if isinstance(v, tuple) else v for key, v in table.items()}
     table.setdefault("normalised", table.get("mean") is not None)
     known = parse_metadata(table, str(path)).known()

@@ -2,7 +2,8 @@
 
 The sidecar of `run/best.pt` is `run/best.pt.toml`. A model of the form FILE.py:FUNCTION in it is
 shown to the user, never imported, and of a repository only what was fetched before is read. What
-`write_sidecar` writes says the same again, as names do whose meaning stays: a tag, a commit.
+`write_sidecar` writes says the same again, as names do whose meaning stays: a tag, a commit. An
+architecture that was only recognised is left out: a later reader would take it for somebody's word.
 """
 
 import json
@@ -50,6 +51,8 @@ def write_sidecar(checkpoint: Checkpoint, path: str | Path | None = None) -> Pat
         metadata = replace(metadata, mean=None, std=None)  # it will be found there again
     elif checkpoint.preprocessing == "recorded" and checkpoint.mean is None:
         metadata = replace(metadata, normalised=False)
+    if checkpoint.recognised:
+        metadata = replace(metadata, model=None)  # a guess, which is made again and warned of
     write_metadata(target, _acceptable(metadata))
     return target
 

@@ -121,7 +121,8 @@ def _table(compared: "Compared", side: "Side") -> Any:
     table.add_column("ε", justify="right")
     for name in (baseline.name, side.name):
         table.add_column(f"{shown(name)}\n{confidence} CI", justify="right", overflow="fold")
-    together = "simultaneous " if len(compared.comparisons) > 1 else ""
+    # by what was corrected for, not by how many are shown: --at leaves out levels of a family
+    together = "simultaneous " if any(one.correction for one in compared.of(side)) else ""
     table.add_column(f"difference, points\n{together}CI", justify="right")
     table.add_column("p", justify="right")
     table.add_column("verdict")

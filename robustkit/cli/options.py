@@ -79,7 +79,8 @@ Devices = Annotated[
 Ray = Annotated[
     str | None,
     typer.Option(
-        metavar="auto|HOST:6379", help="Share the images out over a Ray cluster; auto: RAY_ADDRESS, or its own."
+        metavar="auto|HOST:6379",
+        help="Share the images out over a Ray cluster; auto: RAY_ADDRESS, or its own.",
     ),
 ]
 Weights = Annotated[

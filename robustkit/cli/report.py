@@ -124,4 +124,5 @@ def _show(found: "Outcome | StudyPlan", folder: Path) -> int:
         return 0
     say(f"report: {folder / 'report.html'}")
     summarise([found])
-    return 3 if any(cell.status == "failed" for cell in found.cells) else 0
+    failed = found.failed or any(cell.status == "failed" for cell in found.cells)
+    return 3 if failed else 0

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from robustkit.data.columns import Columns, column_labels, features, find_columns, one_naming
+from robustkit.data.columns import (
+    Columns,
+    column_labels,
+    features,
+    find_columns,
+    has_pictures,
+    one_naming,
+)
 from robustkit.data.encoded import is_jpeg
 from robustkit.data.shards import SplitFiles, find_split
 from robustkit.data.source import UNDIVIDED, WHOLE, Opened, Remembered, diagnosis, digests, stamps
@@ -55,6 +62,11 @@ def find_arrow(place: Path, split: str) -> SplitFiles | None:
     return SplitFiles(_listed(place), WHOLE)
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether a folder's own JSON says which Arrow files are its data."""
+    return any((folder / name).is_file() for name in (DICTIONARY, STATE))
+
+
 def _listed(folder: Path) -> list[Path]:
     """The files of one split, in the order of its `state.json`."""
     if _table(folder / STATE).get("_indices_data_files"):
@@ -91,6 +103,21 @@ def _table(path: Path) -> Mapping[str, Any]:
 
 
 # -- the files -------------------------------------------------------------------------------------
+
+
+def arrow_has_pictures(path: Path) -> bool:
+    """Whether an Arrow file has a column of pictures; one that cannot be read may have."""
+    import pyarrow as arrow
+
+    try:
+        with arrow.OSFile(str(path)) as file:
+            of_file = file.read(len(FILE_FORMAT)) == FILE_FORMAT
+            file.seek(0)
+            read = arrow.ipc.open_file if of_file else arrow.ipc.open_stream
+            schema = read(file).schema
+    except (arrow.ArrowException, OSError, EOFError, ValueError):
+        return True
+    return has_pictures(schema, _info(path.parent) or features(schema))
 
 
 class _Scan(NamedTuple):

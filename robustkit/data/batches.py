@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,14 +65,15 @@ def from_memory(given: Any, limit: int | None = None) -> Dataset:
         return _dataset(_opened(images, labels, "arrays", limit), "arrays")
     name = type(given).__name__
     if isinstance(given, Mapping):
-        images, labels, note = _image_and_label(given, name)
+        images, labels, note, _ = _image_and_label(given, name)
         opened = _opened(images, labels, name, limit)
         return _dataset(replace(opened, notes=(note, *opened.notes)), name)
     samples = _Samples(given, name)
     pairs = samples.read(limit)
     opened = _opened(_stacked([i for i, _ in pairs], name), [n for _, n in pairs], name)
     notes = (*samples.notes(), *opened.notes)
-    return _dataset(replace(opened, classes=_classes(given, opened.source), notes=notes), name)
+    classes = _classes(given, opened.source, samples.label)
+    return _dataset(replace(opened, classes=classes, notes=notes), name)
 
 
 def _dataset(opened: Opened, name: str) -> Dataset:
@@ -120,6 +121,8 @@ class _Samples:
     def __init__(self, given: Any, name: str) -> None:
         self._given, self._name = given, name
         self._keys = ""
+        self.label = ""
+        """the key of the labels, where items are dictionaries"""
         self._loader = hasattr(given, "batch_sampler") and hasattr(given, "dataset")
         self._check_kind()
 
@@ -223,7 +226,7 @@ class _Samples:
 
     def _of(self, item: Any, place: int) -> Iterator[tuple[Image, Any]]:
         """The samples of one item: a batch, or a single one."""
-        images, labels, self._keys = _image_and_label(item, self._name, place)
+        images, labels, self._keys, self.label = _image_and_label(item, self._name, place)
         where = f"{self._name}: image {place}"
         pixels, numbers = _pixels(images, where), as_array(labels, where)
         _check_normalised(pixels, self._name)
@@ -260,8 +263,19 @@ def _is_endless(data: Any) -> bool:
     return torch_data is not None and isinstance(data, torch_data.IterableDataset)
 
 
-def _image_and_label(item: Any, name: str, place: int = 0) -> tuple[Any, Any, str]:
-    """The two that count, and under which keys they were, for the record.
+class _Found(NamedTuple):
+    """The two that count of an item, or of a batch."""
+
+    image: Any
+    label: Any
+    note: str = ""
+    """under which keys they were, for the record"""
+    key: str = ""
+    """that of the label, if there is one"""
+
+
+def _image_and_label(item: Any, name: str, place: int = 0) -> _Found:
+    """The two that count.
 
     Raises:
         DataError: there is no pair, or keys of a dictionary are not understood.
@@ -274,12 +288,13 @@ def _image_and_label(item: Any, name: str, place: int = 0) -> tuple[Any, Any, st
             raise DataError(
                 f"{where} has the keys {keys}; {_SAMPLE} under names such as 'image' and 'label'"
             )
-        return item[image], item[label], f"{name}: images are {image!r}, labels are {label!r}"
+        note = f"{name}: images are {image!r}, labels are {label!r}"
+        return _Found(item[image], item[label], note, label)
     if not isinstance(item, list | tuple):
         raise DataError(f"{where} is of type {type(item).__name__}; {_SAMPLE}")
     if len(item) != 2:
         raise DataError(f"{where} has {len(item)} parts; {_SAMPLE}, and nothing else")
-    return item[0], item[1], ""
+    return _Found(item[0], item[1])
 
 
 def _pixels(image: Any, where: str) -> Image:
@@ -348,11 +363,27 @@ def _same(one: tuple[Image, Any], other: tuple[Image, Any]) -> bool:
     )
 
 
-def _classes(given: Any, source: Source) -> tuple[str, ...]:
-    """What torchvision's data sets call their classes, where there are as many as labels need."""
+def _classes(given: Any, source: Source, label: str) -> tuple[str, ...]:
+    """What a data set calls its classes, where there are as many as labels need.
+
+    Torchvision's have a list of `classes`, Hugging Face's `features` with the names of a column.
+    """
     while (inner := getattr(given, "dataset", None)) is not None:
         given = inner
-    names = getattr(given, "classes", None)
+    names = getattr(given, "classes", None) or _featured(getattr(given, "features", None), label)
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return ()
     return tuple(names) if len(names) > int(source.labels.max()) else ()
+
+
+def _featured(features: Any, label: str) -> Any:
+    """The names that features have for the column of labels; None where nothing is certain.
+
+    A transform or a loader may call the column otherwise: it is then the one of a label's name.
+    """
+    if not isinstance(features, Mapping):
+        return None
+    columns = [label] if label in features else [name for name in KEYS[1] if name in features]
+    named = [getattr(features[name], "names", None) for name in columns]
+    found = [names for names in named if names]
+    return found[0] if len(found) == 1 else None

@@ -5,26 +5,26 @@ of ImageNet's are not the network's first five.
 """
 
 import difflib
-import re
-import unicodedata
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from robustkit.data.classlist import ClassList, Names, read_class_list, synonyms
-from robustkit.data.shelf import read_dataset_spec
+from robustkit.data.classlist import ClassList, read_class_list, synonyms
+from robustkit.data.classnames import (
+    OF_IMAGENET,
+    PLACEHOLDER,
+    ClassIndex,
+    NamedClasses,
+    imagenet,
+    plain,
+    with_synsets,
+)
 from robustkit.data.source import MOST_CLASSES
 from robustkit.errors import DataError, quoted
 from robustkit.parsing import whole
 
-IMAGENET, OF_IMAGENET = "imagenet", 1000
 SHOWN = 4
 """classes that a note or a message lists"""
-PLACEHOLDER = re.compile(r"LABEL_\d+", re.ASCII)
-"""what transformers calls a class without a name"""
-AGREE = 0.9
-"""share of ImageNet's names, each at its number, from which a network's classes are ImageNet's"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,8 @@ class DataClasses(NamedTuple):
     """class folders without pictures"""
     unnamed: bool = False
     """whether the names are but the numbers of the labels"""
+    named: frozenset[int] | None = None
+    """those that have a name, of data that state a number for each; None elsewhere"""
 
     @property
     def nameless(self) -> bool:
@@ -72,18 +74,6 @@ class ClassMap(NamedTuple):
     """what changed, in a line"""
 
 
-class _Network(NamedTuple):
-    """A network's classes by all of their names."""
-
-    classes: Sequence[Names]
-    said_by: str
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """One for each."""
-        return tuple(names[0] for names in self.classes)
-
-
 def map_classes(data: DataClasses, wanted: WantedClasses) -> ClassMap | None:
     """Which class of the network each of the data's is; None where nothing is known of it.
 
@@ -92,14 +82,16 @@ def map_classes(data: DataClasses, wanted: WantedClasses) -> ClassMap | None:
     """
     given = None if wanted.given is None else read_class_list(wanted.given)
     network = _named_network(wanted)
+    if data.named is not None:
+        return _of_stated(data, given, network, wanted.count)
     if given is not None:
         return _as_given(data, given, network, wanted.count)
     if network is not None:
-        return _by_name(data, _with_synsets(network), {})
+        return _by_name(data, with_synsets(network), {})
     if wanted.count == OF_IMAGENET and not data.nameless:
-        known = _imagenet()
-        index = _index(known)
-        found = [_find(name, index) for name in data.names]
+        known = imagenet()
+        index = ClassIndex.of(known)
+        found = [index.find(name) for name in data.names]
         # five folders of which four are ImageNet's are told of the fifth
         if all(found) or (any(found) and not data.numbered and len(found) != OF_IMAGENET):
             return _by_name(data, known, {})
@@ -110,116 +102,121 @@ def map_classes(data: DataClasses, wanted: WantedClasses) -> ClassMap | None:
 
 def renumbered(names: Sequence[str], others: Sequence[str]) -> str | None:
     """The first class that two networks call alike and number differently, as a message has it."""
-    index = _index(_Network([synonyms(name) for name in others], ""))
+    index = ClassIndex.of(NamedClasses([synonyms(name) for name in others], ""))
     for number, name in enumerate(names if others else ()):
-        found = _find(name, index)
+        found = index.find(name)
         if len(found) == 1 and number not in found and whole(name) is None:
             return f"{quoted(name)} is {next(iter(found))} there, but {number} here"
     return None
 
 
-# -- what the network's classes are called ---------------------------------------------------------
-
-
-def _named_network(wanted: WantedClasses) -> _Network | None:
+def _named_network(wanted: WantedClasses) -> NamedClasses | None:
     if wanted.count not in (None, len(wanted.names)):
         return None
     if not wanted.names or all(PLACEHOLDER.fullmatch(name) for name in wanted.names):
         return None
-    return _Network([synonyms(name) for name in wanted.names], "the checkpoint")
-
-
-def _imagenet() -> _Network:
-    spec = read_dataset_spec(IMAGENET)
-    pairs = zip(spec.classes, spec.folders, strict=True)
-    # two names of a bird and a machine, and of two suits, which other lists call alike
-    also = {"crane bird": ("crane",), "maillot tank suit": ("maillot",)}
-    return _Network([(name, *also.get(name, ()), synset) for name, synset in pairs], "ImageNet")
-
-
-def _with_synsets(network: _Network) -> _Network:
-    """The network with the names and ids of ImageNet's classes, where its own are those."""
-    if len(network.classes) != OF_IMAGENET:
-        return network
-    known = _imagenet().classes
-    pairs = list(zip(network.classes, known, strict=True))
-    agree = sum(not _keys(own).isdisjoint(_keys(names)) for own, names in pairs)
-    if agree < AGREE * OF_IMAGENET:
-        return network
-    classes = [tuple(dict.fromkeys((*own, *names))) for own, names in pairs]
-    return _Network(classes, f"{network.said_by} and ImageNet's synsets")
-
-
-def _key(name: str) -> str:
-    """A name without what may differ in its spelling."""
-    plain = unicodedata.normalize("NFKC", name).casefold()
-    return " ".join(re.sub(r"[_\s]+|(?<=\w)-(?=\w)", " ", plain).split())
-
-
-def _keys(names: Names) -> set[str]:
-    return set(map(_key, names))
-
-
-class _Index(NamedTuple):
-    """Numbers of classes by what they are called, the surest first."""
-
-    exact: dict[str, set[int]]
-    first: dict[str, set[int]]
-    any: dict[str, set[int]]
-
-
-def _index(network: _Network) -> _Index:
-    index = _Index(defaultdict(set), defaultdict(set), defaultdict(set))
-    for number, names in enumerate(network.classes):
-        for name in names[:2]:  # all that a label says, and its first word or words
-            index.exact[name].add(number)
-            index.first[_key(name)].add(number)
-        for name in names:
-            index.any[_key(name)].add(number)
-    return index
-
-
-def _find(name: str, index: _Index) -> set[int]:
-    """The numbers of the classes that a name can mean."""
-    own = synonyms(name) or (name,)
-    for table, key in ((index.exact, name), (index.first, _key(name)), (index.any, _key(name))):
-        if found := table.get(key):
-            return found
-    return set().union(*(index.any.get(_key(part), ()) for part in own))
+    return NamedClasses([synonyms(name) for name in wanted.names], "the checkpoint")
 
 
 # -- by name ---------------------------------------------------------------------------------------
 
 
-def _by_name(data: DataClasses, network: _Network, record: dict[str, Any]) -> ClassMap:
+def _by_name(data: DataClasses, network: NamedClasses, record: dict[str, Any]) -> ClassMap:
     """The data's classes under their names among the network's."""
     count = len(network.classes)
     record = {"by": "name", "names_from": network.said_by, **record}
-    index = _index(network)
+    index = ClassIndex.of(network)
     places = tuple(range(len(data.names)))
+    if network.before and data.nameless and len(places) < count:
+        raise DataError(
+            f"{data.where}: its classes are numbers, and nothing says whether these count the "
+            f"network's first class, {quoted(network.names[0])}, which is none of ImageNet's; "
+            f"{_advice(data)}"
+        )
     if data.unnamed and len(places) <= count:
         return ClassMap(places, network.names, record | {"by": "number"})
-    found = [_find(name, index) for name in data.names]
+    found = [index.find(name) for name in data.names]
     if len(found) == count and all(n in one for n, one in enumerate(found)):
         return ClassMap(places, network.names, record)
+    if network.before is not None and len(found) == OF_IMAGENET:
+        # all together tell the two that lists of ImageNet call alike
+        numbers = range(network.before, network.before + OF_IMAGENET)
+        if all(n in one for n, one in zip(numbers, found, strict=True)):
+            return _told(data, tuple(numbers), network.names, record)
     if not any(found) and data.nameless:
         if data.numbered and len(found) <= count:
             return ClassMap(places, network.names, record | {"by": "number"})
         if not data.numbered:
             return _of_nameless(data, count, network)
-    settled = all(n in one for n, one in enumerate(found) if one)
-    if data.numbered and len(found) == count and not all(found) and settled:
-        odd = _some(n for n, one in zip(data.names, found, strict=True) if not one)
-        note = (
-            f"{data.where}: the network has no class called {odd}; classes are matched by "
-            f"number, under which {_of(sum(map(bool, found)), count)} names agree"
-        )
+    if data.numbered and len(found) == count and (note := _vouched(data, places, found)):
         return ClassMap(places, network.names, record | {"by": "number"}, note)
-    numbers = _settled(data, found, network)
-    return _told(data, numbers, network.names, record)
+    return _told(data, _settled(data, found, network), network.names, record)
 
 
-def _settled(data: DataClasses, found: Sequence[set[int]], network: _Network) -> tuple[int, ...]:
+def _vouched(data: DataClasses, places: Sequence[int], found: Sequence[set[int]]) -> str:
+    """What is told where names agree with numbers as far as the network has them; "" elsewhere.
+
+    Args:
+        data: classes with numbers of their own.
+        places: these.
+        found: the network's classes of each name.
+    """
+    pairs = list(zip(places, found, strict=True))
+    if all(found) or not all(n in one for n, one in pairs if one):
+        return ""
+    odd = _some(name for name, one in zip(data.names, found, strict=True) if not one)
+    return (
+        f"{data.where}: the network has no class called {odd}; classes are matched by "
+        f"number, under which {_of(sum(map(bool, found)), len(found))} names agree"
+    )
+
+
+def _of_stated(
+    data: DataClasses, given: ClassList | None, network: NamedClasses | None, count: int | None
+) -> ClassMap | None:
+    """The map of data that state a number for each name, and may have no name for others.
+
+    What has no name has no images, and takes no part.
+
+    Raises:
+        DataError: as `map_classes`.
+    """
+    total = len(data.names)
+    places = sorted(data.named or ())
+    own = data._replace(names=tuple(data.names[n] for n in places), numbered=False, named=None)
+    if given is not None:
+        if given.by_number:
+            given = replace(given, by_number=False, numbers=tuple(places))
+        return _spread(_as_given(own, given, network, count), places, total)
+    known = imagenet() if network is None else with_synsets(network)
+    index = ClassIndex.of(known)
+    found = [index.find(name) for name in own.names]
+    if network is None and not (count == OF_IMAGENET and all(found)):
+        if count is None or count <= total:
+            return None
+        # the numbers are the data's own, and the last need not be the network's
+        further = tuple(map(str, range(total, count)))
+        return ClassMap(tuple(range(total)), data.names + further, {"by": "number"})
+    record = {"by": "name", "names_from": known.said_by}
+    if all(n in one for n, one in zip(places, found, strict=True)):
+        return ClassMap(tuple(range(total)), known.names, record)
+    if total == len(known.classes) and (note := _vouched(own, places, found)):
+        return ClassMap(tuple(range(total)), known.names, record | {"by": "number"}, note)
+    told = _told(own, _settled(own, found, known), known.names, record)
+    return _spread(told, places, total)
+
+
+def _spread(found: ClassMap, places: Sequence[int], total: int) -> ClassMap:
+    """A map of some classes as one of all; that of the others is never asked for."""
+    numbers = [0] * total
+    for place, number in zip(places, found.numbers, strict=True):
+        numbers[place] = number
+    return found._replace(numbers=tuple(numbers))
+
+
+def _settled(
+    data: DataClasses, found: Sequence[set[int]], network: NamedClasses
+) -> tuple[int, ...]:
     """The one class that each name means.
 
     Raises:
@@ -246,9 +243,9 @@ def _settled(data: DataClasses, found: Sequence[set[int]], network: _Network) ->
     return tuple(taken)
 
 
-def _unknown(name: str, data: DataClasses, network: _Network) -> str:
-    known = {_key(n): n for names in network.classes for n in names}
-    close = difflib.get_close_matches(_key(name), known, 1, 0.75)
+def _unknown(name: str, data: DataClasses, network: NamedClasses) -> str:
+    known = {plain(n): n for names in network.classes for n in names}
+    close = difflib.get_close_matches(plain(name), known, 1, 0.75)
     meant = f" (did you mean {quoted(known[close[0]])}?);" if close else ";"
     stray = name in data.empty
     empty = ", a folder without images," if stray else ""
@@ -294,7 +291,7 @@ def _of(some: int, whole_: int) -> str:
 # -- by number, and as the user says ---------------------------------------------------------------
 
 
-def _of_nameless(data: DataClasses, count: int, network: _Network | None = None) -> ClassMap:
+def _of_nameless(data: DataClasses, count: int, network: NamedClasses | None = None) -> ClassMap:
     """A folder whose classes are fewer or more than the network's, or are called by numbers.
 
     Raises:
@@ -316,7 +313,7 @@ def _of_nameless(data: DataClasses, count: int, network: _Network | None = None)
 
 
 def _as_given(
-    data: DataClasses, given: ClassList, network: _Network | None, count: int | None
+    data: DataClasses, given: ClassList, network: NamedClasses | None, count: int | None
 ) -> ClassMap:
     """The map that `--classes` describes."""
     record: dict[str, Any] = {"classes": given.where.removeprefix("--classes ")}
@@ -332,18 +329,18 @@ def _as_given(
     if given.numbers:
         return _as_numbered(data, given, network, count, record)
     if given.pairs is not None:
-        by_key = {_key(name): value for name, value in given.pairs.items()}
-        if all(_key(name) in by_key for name in data.names):
-            values = [by_key[_key(name)] for name in data.names]
+        by_key = {plain(name): value for name, value in given.pairs.items()}
+        if all(plain(name) in by_key for name in data.names):
+            values = [by_key[plain(name)] for name in data.names]
             return _as_looked_up(data, values, given, network, count, record)
     if not given.names:
-        odd = next(n for n in data.names if _key(n) not in {_key(k) for k in given.pairs or ()})
+        odd = next(n for n in data.names if plain(n) not in {plain(k) for k in given.pairs or ()})
         raise DataError(f"{given.where}: does not mention the class {quoted(odd)} of {data.where}")
     total = len(given.names)
     if given.complete or count in (None, total):
         if count not in (None, total):
             raise DataError(f"{given.where}: {total:,} classes, but the network has {count:,}")
-        return _by_name(data, _with_synsets(_Network(given.names, given.where)), record)
+        return _by_name(data, with_synsets(NamedClasses(given.names, given.where)), record)
     if total != len(data.names):
         raise DataError(
             f"{given.where}: {total:,} names; expected the network's {count:,}, or one for each of "
@@ -355,7 +352,7 @@ def _as_given(
 def _as_numbered(
     data: DataClasses,
     given: ClassList,
-    network: _Network | None,
+    network: NamedClasses | None,
     count: int | None,
     record: dict[str, Any],
 ) -> ClassMap:
@@ -384,7 +381,7 @@ def _as_looked_up(
     data: DataClasses,
     values: Sequence[str],
     given: ClassList,
-    network: _Network | None,
+    network: NamedClasses | None,
     count: int | None,
     record: dict[str, Any],
 ) -> ClassMap:
@@ -393,15 +390,15 @@ def _as_looked_up(
     if len(numbers) == len(values):
         return _as_numbered(data, replace(given, numbers=tuple(numbers)), network, count, record)
     if network is None and count == OF_IMAGENET:
-        network = _imagenet()
+        network = imagenet()
     if network is None:
         raise DataError(
             f"{given.where}: contains names, but the names of the network's classes are "
             "unknown; give numbers, or a file with the names of all the network's classes"
         )
-    known = _with_synsets(network)
+    known = with_synsets(network)
     called = data._replace(names=tuple(values), where=given.where, numbered=False)
-    index = _index(known)
-    found = [_find(name, index) for name in values]
+    index = ClassIndex.of(known)
+    found = [index.find(name) for name in values]
     numbers_ = _settled(called, found, known)
     return _told(data, numbers_, known.names, {"by": "name", "names_from": known.said_by, **record})

@@ -41,6 +41,36 @@ def find_columns(names: Sequence[str], features: object, path: Path) -> Columns:
     return Columns(image, label, tuple(named or ()) if known else ())
 
 
+def has_pictures(schema: Any, features: object) -> bool:
+    """Whether a column of pictures' name or feature has encoded pictures.
+
+    Args:
+        schema: a `pyarrow.Schema`.
+        features: Hugging Face's, if there are any.
+    """
+    from pyarrow import types
+
+    kinds = features if isinstance(features, Mapping) else {}
+    return any(
+        is_encoded(field.type, types)
+        for field in schema
+        if field.name in IMAGE_COLUMNS or _kind(kinds.get(field.name)) == "Image"
+    )
+
+
+def is_encoded(kind: Any, types: Any) -> bool:
+    """Whether a column's type is that of encoded pictures: bytes, or a struct with bytes.
+
+    Args:
+        kind: a `pyarrow.DataType`.
+        types: `pyarrow.types`.
+    """
+    kind = getattr(kind, "storage_type", kind)
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
 def features(schema: Any) -> object:
     """Hugging Face's features in a schema's metadata, if there are any."""
     metadata = (schema.metadata or {}).get(b"huggingface", b"{}")
@@ -110,7 +140,7 @@ def column_labels(columns: Sequence[Any], paths: Sequence[Path]) -> NumberedLabe
         if column.null_count:
             row = column.is_null().to_pylist().index(True)
             raise DataError(f"{path}: row {row} has no label")
-    if not all(_is_text(column.type, arrow.types) for column in columns):
+    if not all(is_text(column.type, arrow.types) for column in columns):
         parts = zip(columns, paths, strict=True)
         return NumberedLabels(
             np.concatenate([checked_labels(c.to_numpy(), str(path)) for c, path in parts]), ()
@@ -124,7 +154,13 @@ def column_labels(columns: Sequence[Any], paths: Sequence[Path]) -> NumberedLabe
     return number_labels([text for column in columns for text in column.to_pylist()], where)
 
 
-def _is_text(kind: Any, types: Any) -> bool:
+def is_text(kind: Any, types: Any) -> bool:
+    """Whether a column's type is that of names.
+
+    Args:
+        kind: a `pyarrow.DataType`.
+        types: `pyarrow.types`.
+    """
     if types.is_dictionary(kind):
         kind = kind.value_type
     return bool(types.is_string(kind) or types.is_large_string(kind))

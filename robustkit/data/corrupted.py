@@ -13,7 +13,7 @@ https://github.com/google-research/mnist-c.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,8 @@ from robustkit.data.folder import open_classes
 from robustkit.data.npy import NpyPair, images_of, open_npy, read_header, read_labels
 from robustkit.data.npz import SPLITS, pairs_of
 from robustkit.data.pixels import Labels
-from robustkit.data.source import Opened, Reordered, stamps
+from robustkit.data.source import MOST_CLASSES, Opened, Reordered, stamps
+from robustkit.data.split import SPLITS as SPLIT_WORDS
 from robustkit.errors import DataError
 from robustkit.files import file_digest
 
@@ -131,15 +132,19 @@ def _parts(folder: Path) -> dict[CorruptionLevel, Part]:
     """The levels of a set and where each stands, in alphabetical order; empty where it is none."""
     if (folder / LABELS).is_file():
         return dict(_of_stacks(folder))
-    found: dict[CorruptionLevel, Part] = {}
+    found: dict[CorruptionLevel, Path] = {}
     for place in _subfolders(folder, MOST):
         inside = [place] if _severities(place) or _pair(place) else _subfolders(place, MOST)
         for one in inside:
             name = one.name.replace("_", "-")
+            if one.name.lower() in SPLIT_WORDS and not _pair(one):
+                continue  # whose class folders are called by numbers, as the grades of a disease
             if severities := _severities(one):
                 found |= {CorruptionLevel(name, int(s)): one / s for s in severities}
             elif _pair(one):
                 found[CorruptionLevel(name, None)] = one
+    if not _share_classes([place for level, place in found.items() if level.severity]):
+        return {}
     return dict(sorted(found.items(), key=lambda item: (item[0].corruption, item[0].severity or 0)))
 
 
@@ -182,6 +187,14 @@ def _severities(folder: Path) -> list[str]:
     names = [child.name for child in children]
     known = bool(names) and set(names) <= set(SEVERITIES)
     return names if known and all(map(_has_folder, children)) else []
+
+
+def _share_classes(levels: Sequence[Path]) -> bool:
+    """Whether a class folder is in all levels, as in those of the same images; true of none."""
+    first = _subfolders(levels[0], MOST_CLASSES) if levels else []
+    return not levels or any(
+        all((level / one.name).is_dir() for level in levels[1:]) for one in first
+    )
 
 
 def _has_folder(folder: Path) -> bool:

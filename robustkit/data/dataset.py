@@ -279,7 +279,8 @@ def _with_classes(opened: Opened, name: str, wanted: WantedClasses) -> Opened:
     own = opened.classes or tuple(map(str, range(int(source.labels.max()) + 1)))
     _check_classes(source, own)
     unnamed = not opened.classes
-    found = map_classes(DataClasses(own, opened.numbered, name, opened.empty, unnamed), wanted)
+    classes = DataClasses(own, opened.numbered, name, opened.empty, unnamed, opened.named)
+    found = map_classes(classes, wanted)
     if found is None:
         return replace(opened, classes=own, warnings=opened.warnings + opened.if_in_place)
     labels = np.array(found.numbers, np.int64)[source.labels]

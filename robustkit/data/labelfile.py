@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from robustkit.data.npz import read_member
+from robustkit.data.packed import check_unpacked
 from robustkit.data.pixels import Labels
 from robustkit.data.source import checked_labels, diagnosis
 from robustkit.errors import BadFile, DataError, UnknownName, first_line
@@ -36,6 +39,8 @@ INTEGERS = {"LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "B
 """how torch calls runs of whole numbers, and NumPy"""
 LARGEST = 2**30
 """bytes up to which a pickle of labels is read"""
+PACKED = object()
+"""stands for an array of an archive that has not been unpacked"""
 
 
 def read_labels(path: Path, key: str, clean: Labels, classes: int) -> Labels:
@@ -53,9 +58,11 @@ def read_labels(path: Path, key: str, clean: Labels, classes: int) -> Labels:
     """
     columns = _columns(_loaded(path, LABEL_FORMATS), path)
     given = [name for name in columns if name != CLEAN]
-    labels = _checked(columns[_named(key, given, columns, path)], path, len(clean), classes)
+    chosen = _named(key, given, columns, path)
+    labels = _checked(_column(columns, chosen, path), path, len(clean), classes)
     if CLEAN in columns:
-        _check_order(_checked(columns[CLEAN], path, len(clean), classes), clean, path)
+        own = _checked(_column(columns, CLEAN, path), path, len(clean), classes)
+        _check_order(own, clean, path)
     return labels
 
 
@@ -156,10 +163,31 @@ def _loaded(path: Path, formats: Sequence[str]) -> Any:
             if (pickled := _pickle_in_npy(file)) is not None:
                 return pickled
             loaded = np.load(file, allow_pickle=False)
-            return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+            # none is unpacked yet: a few bytes may be any number of arrays
+            return loaded if isinstance(loaded, np.ndarray) else dict.fromkeys(loaded.files, PACKED)
     except BadFile as error:
         raise DataError(f"{path}: cannot be read: {first_line(error)}") from error
     # zipfile, zlib, NumPy's header parser and pickles raise nearly anything on broken bytes
+    except Exception as error:
+        why = "it holds Python objects, which are never loaded" if "Object" in str(error) else ""
+        raise DataError(f"{path}: cannot be read: {why or diagnosis(path)}") from error
+
+
+def _column(columns: Mapping[str, Any], name: str, path: Path) -> Any:
+    """The values of a column; one of an archive is unpacked here, if it can be meant to be.
+
+    Raises:
+        DataError: it is damaged, or a few bytes that would fill the memory.
+    """
+    if columns[name] is not PACKED:
+        return columns[name]
+    try:
+        with zipfile.ZipFile(path) as members:
+            check_unpacked(members, [f"{name}.npy"], path)
+            return read_member(members, name)
+    except DataError:
+        raise
+    # as in `_loaded`
     except Exception as error:
         why = "it holds Python objects, which are never loaded" if "Object" in str(error) else ""
         raise DataError(f"{path}: cannot be read: {why or diagnosis(path)}") from error

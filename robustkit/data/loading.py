@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from robustkit.data.arrow import find_arrow, open_arrow
+from robustkit.data.arrow import arrow_has_pictures, find_arrow, is_saved, open_arrow
 from robustkit.data.classes import WantedClasses
 from robustkit.data.corrupted import asked_levels, find_levels, open_level
 from robustkit.data.dataset import Dataset, assemble
@@ -15,7 +15,7 @@ from robustkit.data.npy import find_npy, open_npy
 from robustkit.data.npz import open_npz
 from robustkit.data.originals import PREFIX, open_original, original_files
 from robustkit.data.pairs import LIST, PAIRS, PairSource, is_pairs, open_pairs
-from robustkit.data.parquet import open_parquet
+from robustkit.data.parquet import open_parquet, parquet_has_pictures
 from robustkit.data.pipeline import Pipeline
 from robustkit.data.shards import find_split
 from robustkit.data.shelf import DatasetSpec, checked_budgets, read_dataset_spec
@@ -24,7 +24,7 @@ from robustkit.data.table import ADDRESS, open_table, read_rows
 from robustkit.data.tensors import open_tensors
 from robustkit.data.transform import Transform
 from robustkit.data.webdataset import braced, find_tars, is_tars, open_tars
-from robustkit.errors import DataError, UnknownName
+from robustkit.errors import DataError, UnknownName, quoted
 from robustkit.files import file_digest, find, names
 
 FILES = (".npz", ".npy", ".parquet", ".arrow", ".tar", ".csv", ".tsv", ".pt", ".pth")
@@ -189,9 +189,13 @@ def _open_folder(folder: Path, split: str, names: Sequence[str]) -> Opened:
         return open_pairs(folder)
     if level := open_level(folder, split):
         return level
-    if part := find_split(folder, ".parquet", split):
+    tables = _tables(folder)
+    if aside := _without_pictures(folder, tables):
+        opened = open_folder(folder, split, names)
+        return replace(opened, notes=(*opened.notes, aside))
+    if tables and (part := find_split(folder, ".parquet", split)):
         return open_parquet(part)
-    if part := find_arrow(folder, split):
+    if (tables or is_saved(folder)) and (part := find_arrow(folder, split)):
         return open_arrow(part)
     if not has_class_folders(folder):
         if part := find_tars(folder, split):
@@ -199,6 +203,34 @@ def _open_folder(folder: Path, split: str, names: Sequence[str]) -> Opened:
         if pair := find_npy(folder, split):
             return open_npy(pair)
     return open_folder(folder, split, names)
+
+
+def _tables(folder: Path) -> list[Path]:
+    """The Parquet and Arrow files in a folder, but for hidden ones; one walk, of names alone."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name)
+            for name in files
+            if name.endswith((".parquet", ".arrow")) and not name.startswith(".")
+        ]
+    return sorted(path for path in found if path.is_file())
+
+
+def _without_pictures(folder: Path, tables: Sequence[Path]) -> str:
+    """What is told where class folders have the pictures and tables have none; else ""."""
+    if not tables or is_saved(folder) or any(map(_holds_pictures, tables)):
+        return ""
+    if not has_class_folders(folder):
+        return ""
+    first = tables[0].relative_to(folder)
+    more = f" and {len(tables) - 1:,} more" if len(tables) > 1 else ""
+    return f"{folder}: the images are those of class folders; {first}{more} has no images"
+
+
+def _holds_pictures(path: Path) -> bool:
+    return (parquet_has_pictures if path.suffix == ".parquet" else arrow_has_pictures)(path)
 
 
 def _shelf_file(name: str) -> Path | None:
@@ -229,17 +261,39 @@ def _described(known: DatasetSpec, file: Path, split: str, root: Path | None) ->
         opened = open_original(file.stem, known, split, root)
     else:
         opened = _beside(known, file, split)
-    if known.classes and opened.classes and len(opened.classes) != len(known.classes):
-        raise DataError(
-            f"{file.stem}: {len(opened.classes)} classes found, but {file} names "
-            f"{len(known.classes)}"
-        )
+    _check_described(opened, known.classes, file)
     facts = {"licence": known.licence, "origin": known.origin}
     facts["all_training_images_of"] = known.all_training_images_of
     origin = {key: value for key, value in facts.items() if value} | opened.origin
     classes = known.classes or opened.classes
     numbered = opened.numbered or bool(known.classes)
+    if known.classes:
+        opened = replace(opened, named=None)
     return replace(opened, classes=classes, numbered=numbered, shape=known.shape, origin=origin)
+
+
+def _check_described(opened: Opened, classes: Sequence[str], file: Path) -> None:
+    """Nothing, if a source's classes can be those that a data set's file names.
+
+    Raises:
+        DataError: they are more or fewer, or stated numbers are those of others.
+    """
+    if not classes or not opened.classes:
+        return
+    # a table that states numbers need not have the last
+    if len(opened.classes) > len(classes) or (
+        opened.named is None and len(opened.classes) != len(classes)
+    ):
+        raise DataError(
+            f"{file.stem}: {len(opened.classes)} classes found, but {file} names {len(classes)}"
+        )
+    for number in sorted(opened.named or ()):
+        name = opened.classes[number]
+        if name in classes and classes[number] != name:
+            raise DataError(
+                f"{file.stem}: the class {quoted(name)} has the number {number}, but {file} names "
+                f"{quoted(classes[number])} there; give the names in the order of the numbers"
+            )
 
 
 def _beside(known: DatasetSpec, file: Path, split: str) -> Opened:

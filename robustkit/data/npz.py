@@ -52,7 +52,7 @@ def open_npz(path: Path, split: str) -> Opened:
             names = [*keys[:2], *(["classes"] if "classes" in archive.files else [])]
             with zipfile.ZipFile(file) as members:
                 check_unpacked(members, [f"{name}.npy" for name in names], path)
-            images, labels, *others = (archive[name] for name in names)
+                images, labels, *others = (read_member(members, name) for name in names)
     except DataError:
         raise
     # zipfile, zlib and NumPy's header parser raise nearly anything on broken bytes
@@ -64,6 +64,20 @@ def open_npz(path: Path, split: str) -> Opened:
     source = ArraySource(pair.images, pair.labels, str(path))
     origin = {"file": str(path), "sha256": file_digest(path), **keys._asdict(), "layout": layout}
     return Opened(source, keys.split, _classes(others, path), origin=origin, files=files)
+
+
+def read_member(members: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    """An array of an archive, by its name without `.npy`, whose size was looked at before.
+
+    Not by NumPy's mapping, for which a member without that ending stands before the one with it.
+
+    Raises:
+        ValueError: no array, or Python objects in it.
+        KeyError: there is no such member.
+    """
+    with members.open(f"{name}.npy") as file:
+        found: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return found
 
 
 def _classes(found: Sequence[npt.NDArray[Any]], path: Path) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ def check_size(unpacked: int, packed: int, path: Path) -> None:
     if unpacked > LARGE and unpacked > RATIO * packed:
         raise DataError(
             f"{path}: {packed:,} bytes that decompress to {unpacked:,}, which may be an "
-            "attempt to exhaust memory; if intended, save the images uncompressed"
+            "attempt to exhaust memory; if intended, save it uncompressed"
         )
 
 

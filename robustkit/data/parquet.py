@@ -7,17 +7,30 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustkit.data.columns import column_labels, features, find_columns, one_naming
+from robustkit.data.columns import (
+    column_labels,
+    features,
+    find_columns,
+    has_pictures,
+    is_encoded,
+    is_text,
+    one_naming,
+)
 from robustkit.data.encoded import AS_TORCHVISION, EncodedImage, Reading, decode, is_jpeg
+from robustkit.data.packed import LARGE, check_size
 from robustkit.data.pixels import Image, Labels
 from robustkit.data.shards import SplitFiles
-from robustkit.data.source import Opened, Remembered, diagnosis, digests, stamps
+from robustkit.data.source import CUT_SHORT, Opened, Remembered, diagnosis, digests, stamps
 from robustkit.errors import DataError
 
 PAGE = 128
 """rows that are read at a time"""
 CACHE = 256 * 2**20
 """bytes of encoded pictures kept in memory"""
+
+
+SMALLEST = 32
+"""bytes of an encoded picture at least"""
 
 
 class Page(NamedTuple):
@@ -135,14 +148,54 @@ class _ParquetTable:
         self._leaf = self.image
         if arrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             self._leaf, kind = f"{self.image}.bytes", kind.field("bytes").type
-        if not (arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind)):
+        if not is_encoded(kind, arrow.types):
             raise DataError(f"{path}: column {self.image!r} contains {kind}, not encoded images")
         metadata = self._file.metadata
         self.groups = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+        self._size = path.stat().st_size
+        self._check_rows(sum(self.groups))
+
+    def _check_rows(self, rows: int) -> None:
+        """Nothing, if the file can hold as many pictures as it has rows.
+
+        Equal values of a column take no room: a few bytes can state any number of rows.
+
+        Raises:
+            DataError: it cannot.
+        """
+        if min(self.groups, default=0) < 0:
+            raise DataError(f"{self.path}: cannot be read as Parquet: {CUT_SHORT}")
+        if rows * SMALLEST > max(LARGE, self._size):
+            raise DataError(
+                f"{self.path}: {rows:,} rows in {self._size:,} bytes, which cannot hold as many "
+                "encoded images and may be an attempt to exhaust memory"
+            )
 
     def labels(self) -> Any:
-        """The column of labels, a `pyarrow.ChunkedArray`."""
-        return self._guarded(lambda: self._file.read([self.label]).column(0))
+        """The column of labels, a `pyarrow.ChunkedArray`.
+
+        Raises:
+            DataError: unreadable, or names that are a few bytes and would fill the memory.
+        """
+        import pyarrow.parquet as parquet
+        from pyarrow import types
+
+        kind = self._file.schema_arrow.field(self.label).type
+        if not is_text(kind, types):
+            if types.is_nested(kind) or is_encoded(kind, types):  # of any length in each row
+                raise DataError(
+                    f"{self.path}: column {self.label!r} contains labels of type {kind}; expected "
+                    "integers from 0 on, or names"
+                )
+            return self._guarded(lambda: self._file.read([self.label]).column(0))
+        # each name is read once, since a long one may stand in every row
+        file = self._guarded(lambda: parquet.ParquetFile(self.path, read_dictionary=[self.label]))
+        column = self._guarded(lambda: file.read([self.label]).column(0))
+        lists = (getattr(part, "dictionary", part) for part in column.chunks)
+        names = (name for one in lists for name in one.to_pylist())
+        longest = max(map(len, filter(None, names)), default=0)
+        check_size(len(column) * longest, self._size, self.path)
+        return column
 
     def pictures(self, group: int) -> Iterator[bytes | None]:
         """The encoded pictures of a row group, not all at once."""
@@ -157,6 +210,18 @@ class _ParquetTable:
         except self._broken as error:
             why = diagnosis(self.path)
             raise DataError(f"{self.path}: cannot be read as Parquet: {why}") from error
+
+
+def parquet_has_pictures(path: Path) -> bool:
+    """Whether a Parquet file has a column of pictures; one that cannot be read may have."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    try:
+        schema = parquet.read_schema(path)
+    except (arrow.ArrowException, OSError, ValueError):
+        return True
+    return has_pictures(schema, features(schema))
 
 
 def open_parquet(part: SplitFiles) -> Opened:

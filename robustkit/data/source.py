@@ -117,6 +117,8 @@ class Opened:
     """as they were before any image was read"""
     ordered: bool = False
     """whether the images have been put in order, and stay in it"""
+    named: frozenset[int] | None = None
+    """classes that have a name, where a table has a column of numbers, too; None elsewhere"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

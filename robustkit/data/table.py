@@ -72,11 +72,11 @@ def open_table(path: Path, split: str) -> Opened:
     def where(position: int) -> str:
         return f"{path}: line {rows[position].line}"
 
-    labels = (
-        _numbered(rows, numbers, where)
-        if numbers
-        else number_labels([row.label for row in rows], where, others)
-    )
+    named: frozenset[int] | None = None
+    if numbers:
+        labels, named = _numbered(rows, numbers, where)
+    else:
+        labels = number_labels([row.label for row in rows], where, others)
     notes = _notes(rows, path)
     paths = tuple(row.path for row in rows)
     home = path.parent.resolve()
@@ -85,16 +85,24 @@ def open_table(path: Path, split: str) -> Opened:
     if outside:
         origin |= {"folders_outside": sorted(outside)}
     source = Remembered(FileSource(paths, labels.labels))
-    files = (*before, *stamps(paths))
     return Opened(
-        source, own, labels.classes, not labels.classes, notes=notes, origin=origin, files=files
+        source,
+        own,
+        labels.classes,
+        numbered=bool(numbers) or not labels.classes,
+        named=named,
+        notes=notes,
+        origin=origin,
+        files=(*before, *stamps(paths)),
     )
 
 
 def _numbered(
     rows: Sequence[TableRow], numbers: Mapping[str, str], where: Callable[[int], str]
-) -> NumberedLabels:
-    """Labels where the file has a number for each name.
+) -> tuple[NumberedLabels, frozenset[int] | None]:
+    """Labels where the file has a number for each name, and the numbers that have one.
+
+    None have where both columns are numbers. One without a name is called by its number.
 
     Raises:
         DataError: what is no number, or two names with one.
@@ -113,9 +121,10 @@ def _numbered(
     if all(whole(name) is not None for name in names.values()):
         if any(whole(name) != number for number, name in names.items()):
             raise DataError(f"{where(0)}: two columns of labels, which are different numbers")
-        return found
+        return found, None
     every = range(max(names) + 1)
-    return NumberedLabels(found.labels, tuple(names.get(n, str(n)) for n in every))
+    called = tuple(names.get(n, str(n)) for n in every)
+    return NumberedLabels(found.labels, called), frozenset(names)
 
 
 def _notes(rows: Sequence[TableRow], path: Path) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from robustkit.attacks.prepared import pays
 from robustkit.data import Dataset
 from robustkit.errors import EvaluationFailed, ProofContradicted
 from robustkit.evaluation.config import Config
+from robustkit.evaluation.probe import NetworkChanged, check_unchanged
 from robustkit.evaluation.proving import Proving, Spent
 from robustkit.protocol import Epsilon, Protocol
 from robustkit.record import Blocks, Example, FinishedBlock, table
@@ -68,12 +69,13 @@ def load_networks(config: Config) -> Networks:
 def searching(config: Config, networks: Networks, *, random: bool) -> Networks:
     """The networks with what is searched by, where that pays; `random`: one draws at random."""
     data, precision = config.data, config.low and config.low.precision
-    if random or not config.protocol.attacks:
+    if not config.protocol.attacks:
         return networks
     images = torch.from_numpy(data.images(0, min(FEW, len(data)))).to(config.device)
     passes = searched_passes(config.protocol, len(data.classes)) * len(data)
     model, found = networks.surrogate or networks.model, None
-    if precision is not None or (passes and pays(images, passes)):
+    # a copy could not be compared with one that draws, nor would it draw
+    if not random and (precision is not None or (passes and pays(images, passes))):
         found = search_network(model, images, precision)
     if steps_inside(model, images, config.protocol):
         found = stepping_inside(found or SearchNetwork(model))
@@ -162,6 +164,8 @@ class Attacker:
     """whether results hold the perturbed images, too"""
     halved: Callable[[int, str], None]
     """told a smaller batch size, and why in words"""
+    before: torch.Tensor | None
+    """what the network answered to a few images before any work; None: it draws at random"""
     experience: Experience = field(default_factory=Experience)
     """of how long attacks take; it decides on nothing but the bar"""
 
@@ -205,14 +209,18 @@ class Attacker:
 
         Raises:
             ProofContradicted: an image was fooled where it is proved.
+            NetworkChanged: the network answers otherwise than before its work.
         """
+        config, networks = self.config, self.networks
         block, outcomes = attacked.block, attacked.outcomes
-        protocol, proving = self.config.protocol, self.proving
+        protocol, proving = config.protocol, self.proving
         proving.pairs, again = before, partial(self._attack_block, block)
         checked = self._fitting(
             attacked.span,
             lambda: proving.check(block, protocol, outcomes, again, progress),
         )
+        # before a row is kept: a run that is cut off later, and goes on, asks of no block on file
+        check_unchanged(networks.model, config.data, config.device, self.before)
         return BlockResult(
             attacked.span,
             _rows(block, outcomes, protocol.epsilons),
@@ -266,6 +274,7 @@ def attack_rows(
 
     Raises:
         ProofContradicted: an image was fooled where it is proved; all blocks are dropped.
+        NetworkChanged: the network answers otherwise than before its work; likewise.
     """
     data, epsilons, pairs = attacker.config.data, attacker.config.protocol.epsilons, 0
     for span in spans(len(data), plan["block_size"]):
@@ -279,8 +288,8 @@ def attack_rows(
             try:
                 opened = attacker.attack(span, progress)
                 result = attacker.finish(opened, pairs, progress)
-            except ProofContradicted:
-                blocks.drop()  # their proofs are of the same making
+            except (ProofContradicted, NetworkChanged):
+                blocks.drop()  # they are of the same making
                 raise
             done = keep(result, blocks)
         pairs += proved_pairs(done.rows, epsilons)

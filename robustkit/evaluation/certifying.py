@@ -150,9 +150,8 @@ class _Run:
         data = self.config.data.take(rows)
         images, labels = data.images(0, len(rows)), data.labels.copy()
         device = self.config.device
-        return Block(
-            torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device), data.ids, 0
-        )
+        pixels, labelled = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
+        return Block(pixels, labelled, data.ids, rows[0], places=rows)
 
     def _row(self, index: int, found: Decision) -> "tuple[CertifiedImage, Images | None]":
         row = CertifiedImage(

@@ -36,7 +36,6 @@ from robustkit.evaluation.options import RunOptions
 from robustkit.evaluation.outputs import Outputs, agree
 from robustkit.evaluation.probe import (
     NetworkTraits,
-    check_unchanged,
     few_images,
     losses_away,
     probe,
@@ -51,6 +50,7 @@ from robustkit.record.columns import integers
 from robustkit.statistics.estimate import counted
 
 
+@tf32(allowed=False)  # verdicts and what is measured are float32's; torch lets a GPU cut those
 def computed(
     model: EvaluatedModel,
     data: Dataset,
@@ -105,11 +105,9 @@ def _compute(
     """Compute what is missing, block by block, and write the final record."""
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     data, path, workers = config.data, options.save_adversarial, devices(options.device)
-    with tf32(allowed=False):  # verdicts are float32's, and torch lets a GPU's convolutions cut it
-        decided = _decided(config, blocks, options)
-        found, proving, plan = decided.warnings, decided.proving, decided.plan
-        done = list(_done(config, decided, workers, blocks, options))
-        _check_unchanged(config, decided, blocks)
+    decided = _decided(config, blocks, options)
+    found, proving, plan = decided.warnings, decided.proving, decided.plan
+    done = list(_done(config, decided, workers, blocks, options))
     rows = pa.concat_tables([block.rows for block in done])
     if path is not None:
         save_adversarial(path, blocks, rows, data.shape, len(done))
@@ -143,12 +141,9 @@ class _Decided:
     networks: Networks
     traits: NetworkTraits
     """what the probe found of the network that is judged"""
-    freed: bool = False
-    """whether others work on it, each with networks of its own"""
 
     def free(self) -> None:
         """Leave the device's memory to those who work on it."""
-        self.freed = True
         self.networks = Networks(torch.nn.Identity(), None)
         self.proving.prover = None
         torch.cuda.empty_cache()
@@ -195,24 +190,10 @@ def _done(
         blocks.replan(plan)
 
     networks = searching(config, decided.networks, random=any(random)) if left else decided.networks
-    attacker = Attacker(config, networks, proving, random, plan["batch_size"], keep, halved)
+    size, before = plan["batch_size"], decided.traits.logits
+    attacker = Attacker(config, networks, proving, random, size, keep, halved, before)
     options.began(on_file / len(config.data))
     yield from attack_rows(attacker, plan, blocks, options.progress)
-
-
-def _check_unchanged(config: Config, decided: _Decided, blocks: Blocks) -> None:
-    """Nothing, if the network still answers as it did before it was attacked.
-
-    Raises:
-        InputError: it does not, and no row is kept.
-    """
-    if decided.freed:
-        return
-    try:
-        check_unchanged(decided.networks.model, config.data, config.device, decided.traits)
-    except InputError:
-        blocks.drop()
-        raise
 
 
 def _unstarted(done: Sequence[FinishedBlock], images: int) -> list[str]:

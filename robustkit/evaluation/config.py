@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Prove = Literal["auto", "off"]
 """whether images are proved before they are attacked: where that is cheap, or never"""
-PROOFS = 2
+PROOFS = 3
 """Raised whenever a change can change which images are proved: of the bounds, or of the rule when
 they are tried (`proving.py`). It stands here since no answer on file is to wait for torch."""
 DATA_KEYS = (

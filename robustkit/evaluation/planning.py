@@ -12,7 +12,7 @@ from robustkit.attacks import search_network
 from robustkit.attacks.contract import FEW
 from robustkit.attacks.prepared import logits_and_gradient
 from robustkit.data import Dataset
-from robustkit.device import devices, tf32
+from robustkit.device import devices, fitting, tf32
 from robustkit.evaluation.config import Config, Prove, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
@@ -94,7 +94,11 @@ def plan(
 
 
 def _timed(network: nn.Module, config: Config) -> MostPasses:
-    """Seconds that passes of both kinds take an image, here and now, after one to warm up."""
+    """Seconds that passes of both kinds take an image, here and now, after one to warm up.
+
+    Raises:
+        EvaluationFailed: memory is too little for one image.
+    """
     device, data = config.device, config.data
     images = torch.from_numpy(data.images(0, min(TIMED, len(data)))).to(device)
 
@@ -103,14 +107,17 @@ def _timed(network: nn.Module, config: Config) -> MostPasses:
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    with tf32(allowed=False):
-        searched = search_network(network, images[:FEW]).exact
+    def timed(size: int) -> MostPasses:
         for _ in range(2):
             times = [now()]
-            logits_and_gradient(searched, images)
+            logits_and_gradient(searched, images[:size])
             times.append(now())
             with torch.no_grad():
-                answer(searched, images)
+                answer(searched, images[:size])
             times.append(now())
-    gradient, forward = (later - sooner for sooner, later in pairwise(times))
-    return MostPasses(gradient / len(images), forward / len(images))
+        gradient, forward = (later - sooner for sooner, later in pairwise(times))
+        return MostPasses(gradient / size, forward / size)
+
+    with tf32(allowed=False):
+        searched = search_network(network, images[:FEW]).exact
+        return fitting(timed, len(images))

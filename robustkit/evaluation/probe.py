@@ -189,26 +189,34 @@ def traits(
         )
 
 
+class NetworkChanged(InputError):
+    """A network answers otherwise than before it was attacked: none of its rows is kept."""
+
+
+def first_answers(model: torch.nn.Module, data: Dataset, device: torch.device) -> Tensor:
+    """Logits of a few images, N × K, before any work: by them `check_unchanged` tells a change."""
+    with seeded(0, device):
+        return _outputs(model, few_images(data, device))
+
+
 def check_unchanged(
-    model: torch.nn.Module, data: Dataset, device: torch.device, found: NetworkTraits
+    model: torch.nn.Module, data: Dataset, device: torch.device, before: Tensor | None
 ) -> None:
-    """Nothing, if a model answers after all its passes as it did when it was probed.
+    """Nothing, if a model answers after all its passes as it did before them.
 
     Args:
-        model: that was probed, and has been passed images since.
+        model: that has been passed images since.
         data: as for `probe`.
         device: the model's.
-        found: what `probe` returned.
+        before: its `first_answers`, or what `probe` found; None: it draws at random.
 
     Raises:
-        InputError: its logits of the same images are others now.
+        NetworkChanged: its logits of the same images are others now.
     """
-    if found.logits is None:
+    if before is None:
         return
-    with seeded(0, device):
-        now = _outputs(model, few_images(data, device))
-    if apart(now, found.logits, spread(found.logits)) > COMPANY:
-        raise InputError(REMEMBERS)
+    if apart(first_answers(model, data, device), before, spread(before)) > COMPANY:
+        raise NetworkChanged(REMEMBERS)
 
 
 def few_images(data: Dataset, device: torch.device) -> Tensor:

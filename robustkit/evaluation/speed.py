@@ -5,7 +5,7 @@ Kept, so that another load of the machine cannot flip a choice on which rows han
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from robustkit.attacks import REVISION, SearchNetwork, build_search, draws_at_ra
 from robustkit.attacks.contract import FEW
 from robustkit.attacks.precision import Low
 from robustkit.attacks.prepared import logits_and_gradient
+from robustkit.device import fitting
 from robustkit.errors import InputError
 from robustkit.evaluation.config import Config, LowSearch
 from robustkit.evaluation.options import RunOptions
@@ -180,8 +181,10 @@ def pass_times(config: Config, folder: Path) -> PassTimes:
         return {"seconds": plain, "unfit": dict(times.unfit)}
 
     kept = _kept(folder / _file(config), _key(config), measure)
-    seconds = {word: {int(n): s for n, s in each.items()} for word, each in kept["seconds"].items()}
-    return PassTimes(seconds, kept["unfit"])
+    return PassTimes(
+        {word: {int(n): s for n, s in each.items()} for word, each in kept["seconds"].items()},
+        kept["unfit"],
+    )
 
 
 # --- in parts -------------------------------------------------------------------------------------
@@ -276,19 +279,30 @@ def _measured(config: Config) -> PassTimes:
         except InputError as error:
             unfit[precision] = str(error)
     seconds: dict[str, dict[int, float]] = {word: {} for word in networks}
-    for size in SIZES.get(kind, (USUAL,)):
-        count = min(size, len(config.data))
-        images = torch.from_numpy(config.data.images(0, count)).to(config.device)
-        batch = images.repeat(-(-size // count), 1, 1, 1)[:size]
-        try:
-            rounds = [{w: _seconds(n, batch) for w, n in networks.items()} for _ in range(ROUNDS)]
-        except torch.OutOfMemoryError:
-            break
+
+    def timed(size: int) -> float:
+        """Seconds of a pass in float32; those of an image are noted."""
+        batch = _batch(config, size)
+        rounds = [{w: _seconds(n, batch) for w, n in networks.items()} for _ in range(ROUNDS)]
         for word in networks:
             seconds[word][size] = min(found[word] for found in rounds) / size
-        if seconds["float32"][size] * size > SLOW:
-            break
+        return seconds["float32"][size] * size
+
+    first, *larger = SIZES.get(kind, (USUAL,))
+    slow = fitting(timed, first) > SLOW or first not in seconds["float32"]
+    with suppress(torch.OutOfMemoryError):
+        for size in larger:
+            if slow:
+                break
+            slow = timed(size) > SLOW
     return PassTimes(seconds, unfit)
+
+
+def _batch(config: Config, size: int) -> torch.Tensor:
+    """So many images, the first ones again and again."""
+    count = min(size, len(config.data))
+    images = torch.from_numpy(config.data.images(0, count)).to(config.device)
+    return images.repeat(-(-size // count), 1, 1, 1)[:size]
 
 
 def _seconds(network: SearchNetwork, batch: torch.Tensor) -> float:

@@ -31,6 +31,7 @@ from robustkit.evaluation.blocks import (
 )
 from robustkit.evaluation.config import Config
 from robustkit.evaluation.options import RunOptions
+from robustkit.evaluation.probe import NetworkChanged, first_answers
 from robustkit.evaluation.proving import begin
 from robustkit.parallel.actors import RayCrew
 from robustkit.parallel.cluster import STORE_BYTES, Cluster, connected
@@ -86,10 +87,13 @@ class BlockBench:
         self.open: dict[int, OpenBlock] = {}
         self.tell: Tell = lambda content: None
         with tf32(allowed=False):
-            networks = searching(config, load_networks(config), random=any(site.random))
+            loaded = load_networks(config)
+            given = (loaded.model, config.data, config.device)
+            before = None if site.random.model else first_answers(*given)
+            networks = searching(config, loaded, random=any(site.random))
             proving = begin(config, networks.model, any(site.random), site.proofs)
         self.attacker = Attacker(
-            config, networks, proving, site.random, 1, site.keep_images, self._halved
+            config, networks, proving, site.random, 1, site.keep_images, self._halved, before
         )
 
     def _halved(self, size: int, why: str) -> None:
@@ -175,6 +179,7 @@ class Spread:
 
         Raises:
             ProofContradicted: an image was fooled where it is proved; all blocks are dropped.
+            NetworkChanged: a network answers otherwise than before its work; likewise.
             EvaluationFailed: a block took one worker after the other with it; all others are kept.
         """
         self._plan()
@@ -185,8 +190,8 @@ class Spread:
                 for worker in sorted(self.idle):
                     self._employ(worker)
                 self._tell_share()  # whoever watches may end it
-        except ProofContradicted:
-            self.blocks.drop()  # their proofs are of the same making
+        except (ProofContradicted, NetworkChanged):
+            self.blocks.drop()  # they are of the same making
             raise
         finally:
             self.crew.close()

@@ -13,6 +13,7 @@ import torch
 
 from robustkit.attacks import Block, SearchNetwork, attack_block, build_search
 from robustkit.attacks.planned import planned_passes
+from robustkit.device import fitting
 from robustkit.evaluation.blocks import block_of
 from robustkit.evaluation.config import Config
 from robustkit.protocol import Attack, Protocol
@@ -27,18 +28,26 @@ WORTH = 10
 
 
 def trial(config: Config, networks: Mapping[str, SearchNetwork]) -> dict[str, float]:
-    """Seconds that the protocol's searches take in each network's precision, for a few images."""
+    """Seconds that the protocol's searches take in each network's precision, for a few images.
+
+    Raises:
+        EvaluationFailed: memory is too little for one image.
+    """
     block = block_of(config.data, 0, min(IMAGES, len(config.data)), config.device)
     model = config.model.load(config.device)
-    seconds = dict.fromkeys(networks, 0.0)
-    for protocol, weight in _slices(config):
-        rounds = [
-            {w: timed(model, block, protocol, network) for w, network in networks.items()}
-            for _ in range(ROUNDS)
-        ]
-        for word in networks:
-            seconds[word] += weight * min(found[word] for found in rounds)
-    return seconds
+
+    def tried(size: int) -> dict[str, float]:
+        seconds = dict.fromkeys(networks, 0.0)
+        for protocol, weight in _slices(config):
+            rounds = [
+                {w: timed(model, block, protocol, network, size) for w, network in networks.items()}
+                for _ in range(ROUNDS)
+            ]
+            for word in networks:
+                seconds[word] += weight * min(found[word] for found in rounds)
+        return seconds
+
+    return fitting(tried, len(block.images))  # all of them in batches of one size
 
 
 def worth(config: Config, precisions: int) -> bool:
@@ -50,13 +59,13 @@ def worth(config: Config, precisions: int) -> bool:
 
 
 def timed(
-    model: torch.nn.Module, block: Block, protocol: Protocol, network: SearchNetwork
+    model: torch.nn.Module, block: Block, protocol: Protocol, network: SearchNetwork, size: int
 ) -> float:
-    """Seconds of the device; of a processor its own, since others may work on it, too."""
+    """Seconds of the device, in such batches; of a processor its own, since others may use it."""
     device = block.images.device
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     started = clock()
-    attack_block(model, block, protocol, len(block.images), search_by=network)
+    attack_block(model, block, protocol, size, search_by=network)
     return clock() - started  # what was found is on the processor by now
 
 

@@ -1,5 +1,6 @@
 """What an attack costs an image at most, in passes of the network."""
 
+from math import sqrt
 from typing import NamedTuple
 
 from robustkit.protocol.attacks import (
@@ -22,14 +23,27 @@ from robustkit.protocol.attacks import (
 from robustkit.protocol.order import most_searches
 from robustkit.protocol.protocol import BudgetOrder
 
+STARTS = 1100
+"""points at most that are asked for one to start from: 1000 of noise and 51 on the way back to the
+image, then plain colours and blots (`attacks/starting.py`)"""
+BISECTED = 64
+"""passes at most of a bisection by decisions, and of the search for a step size before it"""
+STEEPEST, HALVINGS = 9, 20
+"""wrong classes towards which σ-zero bisects at the end, and halvings of a million entries"""
+COMPARED = 100
+"""classes at most whose boundaries' distances are compared (`attacks/targets.py`)"""
+
 
 class MostPasses(NamedTuple):
-    """Passes over an image that withstands an attack; one that falls takes fewer."""
+    """Passes over an image that withstands an attack; one that falls takes fewer.
+
+    In float32, of a network that draws nothing at random.
+    """
 
     gradients: float
     """forth and back"""
     forwards: float
-    """forth alone"""
+    """forth alone, the verdict on what an attack returns included"""
 
 
 def most_passes(attack: Attack, budgets: int, classes: int, search: BudgetOrder) -> MostPasses:
@@ -48,21 +62,28 @@ def most_passes(attack: Attack, budgets: int, classes: int, search: BudgetOrder)
         case SpatialRandom():
             return MostPasses(0, budgets * attack.draws)
         case Boundary():
-            return MostPasses(0, attack.steps)
+            return MostPasses(0, STARTS + attack.steps + attack.steps // 10)
         case HopSkipJump():
-            # 100 √i queries for the gradient of step i (Chen et al. 2020, section IV)
-            return MostPasses(0, 200 / 3 * attack.steps**1.5)
+            # queries for the gradient of step t (Chen et al. 2020, section IV)
+            queries = sum(min(10_000, 100 * sqrt(t)) for t in range(1, attack.steps + 1))
+            return MostPasses(0, STARTS + queries + BISECTED * (1 + attack.steps))
         case DeepFool():
-            return MostPasses(attack.steps * min(attack.candidates, classes), 0)
+            return MostPasses(attack.steps * min(attack.candidates, classes), 2)
         case CW():
-            return MostPasses(attack.steps * attack.search_steps, 0)
-        case DDN() | FMN() | SigmaZero():
-            return MostPasses(attack.steps, 0)
+            return MostPasses(attack.steps * attack.search_steps, 1)
+        case DDN() | FMN():
+            return MostPasses(attack.steps, 1)
+        case SigmaZero():
+            towards = min(classes - 1, STEEPEST)
+            return MostPasses(attack.steps + towards, 2 + towards * HALVINGS)
         case Patch():
             return MostPasses(searches * (1 + attack.trials + attack.steps), searches)
-    steps = getattr(attack, "steps", 1) * getattr(attack, "eot", 1)
-    each = classes - 1 if isinstance(attack, FAB) and not attack.targets else 1
-    return MostPasses(searches * steps * each, searches)
+        case FAB():  # which asks the outcome of each step; without a target every class's gradient
+            each = 1 if attack.targets else classes
+            return MostPasses(searches * attack.steps * each, searches * (1 + attack.steps))
+    eot = getattr(attack, "eot", 1)
+    chosen = min(classes - 1, COMPARED) if getattr(attack, "target_order", "") == "distance" else 0
+    return MostPasses(searches * getattr(attack, "steps", 1) * eot + chosen, searches * eot)
 
 
 def _targets(attack: Attack, classes: int) -> int:

@@ -412,6 +412,9 @@ def _command(evaluation: Evaluation) -> str:
     lines = [f"robustkit evaluate {shlex.quote(checkpoint['path'])}"]
     lines += [f"{name} {shlex.quote(str(v))}" for name, values in options.items() for v in values]
     lines += ["--image-by-image"] if checkpoint.get("image_by_image") else []
+    # of a program, and of nothing else, the weights' digest is that of the file
+    programs = [network for network in networks if network.get("weights") == network["sha256"]]
+    lines += ["--trust-program"] if programs else []
     return " \\\n    ".join(lines)
 
 

@@ -20,9 +20,10 @@ from robustkit.reporting.references import (
     loss_reference,
 )
 from robustkit.reporting.wording import readable
-from robustkit.spec import merged_table
+from robustkit.spec import ACCURACY, merged_table
 from robustkit.statistics import Estimate
 from robustkit.statistics.comparison import listed
+from robustkit.study.findings import WORDS
 
 BOUNDS = (CERTIFICATES["interval"], CERTIFICATES["linear"])
 _VERIFIED = (
@@ -171,9 +172,13 @@ def _made(outcome: Outcome) -> Iterator[str]:
 
 
 def _selected(outcome: Outcome) -> Iterator[str]:
-    if chosen := outcome.provenance.get("Selected configurations"):
+    """Which configurations won, where there were several, and by which score."""
+    file, chosen = _study_file(outcome), outcome.provenance.get("Selected configurations")
+    # earlier versions told the only configuration of a method, too, as if it were a choice
+    if chosen and any(len(method.get("choose", ())) > 1 for method in file.get("method", ())):
         told = "; ".join(f"{method}: {text}" for method, text in chosen.items())
-        yield f"Configurations, selected by held-out accuracy: {told}."
+        score = file.get("tuning", {}).get("score", ACCURACY)
+        yield f"Configurations, selected by {WORDS.get(score, score)}: {told}."
 
 
 def _trained(outcome: Outcome) -> Sequence[Mapping[str, Any]]:

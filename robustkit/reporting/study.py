@@ -20,7 +20,7 @@ from robustkit.analysis.outcome import Judgement, Line, Outcome, Panel
 from robustkit.analysis.registration import RULE
 from robustkit.errors import InputError, UnknownName
 from robustkit.figures import PAGE, STYLES, Style, Width, level_text, render, svg
-from robustkit.files import file_digest, write_atomic
+from robustkit.files import file_digest, write_together
 from robustkit.reporting import html
 from robustkit.reporting.comparisons import ComparisonTable, comparison_table
 from robustkit.reporting.html import PageFigure
@@ -102,8 +102,9 @@ def write(
     for what needs them. The page's own figures do not depend on style and width. `source` is the
     evidence that the outcome was drawn from, to be kept beside the page.
 
-    Each file is written whole. Files that the earlier build wrote and this one does not are
-    removed, unless they were changed since; nothing else is touched.
+    All files are written, or none: where one cannot be, the earlier build stands as it was. Files
+    that the earlier build wrote and this one does not are removed, unless they were changed since;
+    nothing else is touched.
 
     Raises:
         UnknownName: no such style.
@@ -115,16 +116,14 @@ def write(
     files = _files(stable(outcome), known, width)
     if source is not None:
         files[evidence.NAME] = source
-    for name, content in files.items():
-        write_atomic(folder / name, content)
-    removed = tuple(
-        name for name in earlier if name not in files and _remove(folder, earlier, name)
-    )
     digests = {name: sha256(content).hexdigest() for name, content in sorted(files.items())}
     manifest = {"schema": SCHEMA, "name": outcome.name, "study": _digest(outcome), "style": style}
     manifest |= {"width": width} if width else {}
     text = json.dumps(manifest | {"files": digests}, indent=2, allow_nan=False) + "\n"
-    write_atomic(folder / MANIFEST, text.encode())
+    write_together(folder, {**files, MANIFEST: text.encode()})
+    removed = tuple(
+        name for name in earlier if name not in files and _remove(folder, earlier, name)
+    )
     return StudyFiles(folder, folder / "report.html", folder / MANIFEST, digests, removed)
 
 

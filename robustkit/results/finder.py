@@ -20,8 +20,9 @@ from robustkit.errors import InputError
 from robustkit.files import file_digest, is_file, shipped
 from robustkit.parsing import parse_integer
 from robustkit.results.command import evaluate_command
+from robustkit.results.folders import folder_digest
 from robustkit.results.metadata import same
-from robustkit.results.pattern import FIELD, match_files
+from robustkit.results.pattern import FIELD, Match, match_files
 from robustkit.results.records import NetworkRecords, Record, RecordQuery, open_record
 from robustkit.spec import TRAINED
 
@@ -51,6 +52,11 @@ class Finder:
         """The records of the folder."""
         return [open_record(path) for path in sorted(self.runs.glob("*.parquet"))]
 
+    @cached_property
+    def _paths(self) -> set[str]:
+        """Where the checkpoints of these records stood."""
+        return {_plain(record.checkpoint["path"]) for record in self.known}
+
     def groups(self, names: Sequence[str]) -> tuple[NetworkGroup, ...]:
         """The groups that names mean, in their order.
 
@@ -77,15 +83,36 @@ class Finder:
         return found
 
     def _meant(self, name: str) -> list[NetworkRecords]:
-        if is_file(Path(name)) or not (FIELD.search(name) or set("*?") & set(name)):
+        # not Path.exists, which raises for a name too long
+        if os.path.exists(name) or not (FIELD.search(name) or set("*?") & set(name)):  # noqa: PTH110
             return [self._one(name)]
-        found = match_files(name)
+        found = self._matching(name)
         if any(one.path.suffix != ".parquet" for one in found):
             return [self._one(str(one.path), one.fields) for one in found]
         records = self._chosen([open_record(one.path) for one in found])
         if not records:
             raise InputError(f"{name}: none of these records is of {self._attacker}")
         return _by_network(records)
+
+    def _matching(self, pattern: str) -> list[Match]:
+        """The records and checkpoints that a pattern finds, folders among them.
+
+        Beside files, what wildcards alone find may be a folder of anything: it counts if evaluated.
+        """
+
+        def is_meant(path: Path) -> bool:
+            return path.is_file() or _plain(path) in self._paths or _is_checkpoint(path)
+
+        found = match_files(pattern, is_one=is_meant)
+        files = [one for one in found if one.path.is_file()]
+        if not files or FIELD.search(pattern):
+            return found
+        return [one for one in found if one.path.is_file() or self._is_evaluated(one.path)]
+
+    def _is_evaluated(self, folder: Path) -> bool:
+        if _plain(folder) in self._paths:
+            return True
+        return any(map(_matcher(str(folder)), (record.checkpoint for record in self.known)))
 
     def _one(self, name: str, fields: Mapping[str, str] = MappingProxyType({})) -> NetworkRecords:
         if name.endswith(".parquet"):
@@ -108,10 +135,11 @@ class Finder:
 
     def _check(self, name: str) -> None:
         """Nothing, if a checkpoint of that name is there, or a record of it."""
-        paths = {_plain(record.checkpoint["path"]) for record in self.known}
-        if os.path.isdir(name):  # noqa: PTH112 - a name too long is none
+        paths = self._paths
+        folder = os.path.isdir(name)  # noqa: PTH112 - a name too long is none
+        if folder and _plain(name) not in paths and not _is_checkpoint(Path(name)):
             raise InputError(f"{name}: is a folder; name records or checkpoints in it: '{name}/*'")
-        if not is_file(_located(name)) and _plain(name) not in paths:
+        if not folder and not is_file(_located(name)) and _plain(name) not in paths:
             close = get_close_matches(_plain(name), paths, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else "; give the path of either"
             raise InputError(f"{name}: no such file, and no record of it in {self.runs}{hint}")
@@ -158,11 +186,20 @@ def _located(name: str) -> Path:
 
 def _matcher(name: str) -> Callable[[Mapping[str, Any]], bool]:
     """Tells whether a header speaks of a checkpoint: by its bytes, or by its path if it is gone."""
-    file = _located(name)
-    if is_file(file):
-        sha256 = file_digest(file)
+    if sha256 := _digest(_located(name)):
         return lambda checkpoint: bool(checkpoint["sha256"] == sha256)
     return lambda checkpoint: _plain(checkpoint["path"]) == _plain(name)
+
+
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a checkpoint; None where there is none to be read."""
+    if is_file(path):
+        return file_digest(path)
+    return folder_digest(path) if os.path.isdir(path) else None  # noqa: PTH112
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return folder_digest(folder) is not None
 
 
 def _plain(path: object) -> str:

@@ -1,7 +1,7 @@
 """Files found by a pattern, whose fields in braces name what their names say."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from glob import iglob
 from pathlib import Path
 from typing import NamedTuple
@@ -12,19 +12,22 @@ FIELD = re.compile(r"\{(\w+)\}")
 
 
 class Match(NamedTuple):
-    """A file that a pattern found."""
+    """A file, or a folder that is a checkpoint, that a pattern found."""
 
     path: Path
     fields: Mapping[str, str]
     """what its name says, by field"""
 
 
-def match_files(pattern: str, folder: Path = Path()) -> list[Match]:
+def match_files(
+    pattern: str, folder: Path = Path(), is_one: Callable[[Path], bool] = Path.is_file
+) -> list[Match]:
     """The files that a pattern finds, in the order of their names.
 
     Args:
         pattern: a path with fields in braces and wildcards: "nets/{loss}_seed{seed}.*".
         folder: what a relative pattern begins at.
+        is_one: which paths count; files alone where it is not given.
 
     Raises:
         InputError: no file, or a field that stands twice.
@@ -42,7 +45,7 @@ def match_files(pattern: str, folder: Path = Path()) -> list[Match]:
     found = []
     for name in sorted(iglob(glob_text)):  # noqa: PTH207 (absolute patterns)
         match = re.fullmatch(shape, name)
-        if match and Path(name).is_file() and not name.endswith(".toml"):
+        if match and is_one(Path(name)) and not name.endswith(".toml"):
             found.append(Match(Path(name), dict(zip(names, match.groups(), strict=True))))
     if not found:
         raise InputError(f"{full}: no checkpoint matches")

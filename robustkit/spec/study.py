@@ -26,6 +26,8 @@ CHOSEN = "chosen"
 ACCURACY: Score = "accuracy"
 NAMED = ("title", "question", "notes", "text", "source", "reason")
 """keys that say something to a reader and decide nothing"""
+OWN = ("settings", "recipe", "choose", "names")
+"""fields whose keys are a loss's, a recipe's or the user's own: each of them decides"""
 UNASKED = ("where", "changes", "figures", "tables")
 """fields of a study that say where it came from and what is shown of it"""
 
@@ -266,7 +268,8 @@ class Study:
 
 def _deciding(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _deciding(v) for k, v in value.items() if k not in NAMED}
+        kept = {key: each for key, each in value.items() if key not in NAMED}
+        return {key: each if key in OWN else _deciding(each) for key, each in kept.items()}
     if isinstance(value, list | tuple):
         return [_deciding(item) for item in value]
     return value

@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import inf
 from typing import Any
 
-from robustkit.analysis.findings import Findings, Number, gaps_of, not_found
+from robustkit.analysis.findings import BROKE, Findings, Number, gaps_of, not_found
 from robustkit.analysis.outcome import CellRow, History
 from robustkit.errors import RecordError
 from robustkit.spec import ACCURACY, CHOSEN, Score, Study, Tuning
@@ -43,7 +43,7 @@ def findings_of_store(study: Study, store: StudyStore, command: str) -> Findings
             "give another --out"
         )
     done = {key: store.cell(key) for key in plan["cells"]}
-    numbers = [_number(store, entry, done) for entry in plan["wanted"]]
+    numbers = [_number(store, entry, plan, done) for entry in plan["wanted"]]
     return Findings(
         numbers,
         {name: cost["seconds"] for name, cost in _costs(study, store)},
@@ -62,18 +62,24 @@ def findings_of_store(study: Study, store: StudyStore, command: str) -> Findings
 
 
 def _number(
-    store: StudyStore, entry: Mapping[str, Any], done: Mapping[str, dict[str, Any] | None]
+    store: StudyStore,
+    entry: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    done: Mapping[str, dict[str, Any] | None],
 ) -> Number:
     cell, test = done.get(entry["cell"]), store.test(entry["test"])
+    attacker = done.get(plan["tests"][entry["test"]].get("surrogate", "")) or {}
     path, reason = None, ""
     if cell is None:
         reason = MISSING
     elif cell["status"] == "failed":
         reason = f"training failed: {cell['reason']}"
+    elif test is None and attacker.get("status") == "failed":
+        reason = f"the surrogate's training failed: {attacker['reason']}"
     elif test is None:
         reason = "not yet evaluated"
     elif test["status"] == "failed":
-        reason = f"evaluation failed: {test['reason']}"
+        reason = f"{BROKE}{test['reason']}"
     else:
         path = store.runs / f"{test['evaluation'][:32]}.parquet"
     where = (entry["analysis"], entry["method"], entry["level"], entry["seed"])
@@ -148,7 +154,7 @@ def _cell_rows(
 ) -> Iterable[CellRow]:
     """Every training: what for, and what it came to."""
     compared = {entry["cell"] for entry in plan["wanted"]}
-    clean = _clean(store, plan)
+    clean = _clean(study, store, plan)
     for key, cell in plan["cells"].items():
         settings = _settings(study, cell)
         result = done[key] or {"status": "missing", "reason": MISSING}
@@ -172,15 +178,21 @@ def _cell_rows(
         )
 
 
-def _clean(store: StudyStore, plan: Mapping[str, Any]) -> dict[str, float]:
-    """Accuracy of each cell that has an evaluation on file."""
+def _clean(study: Study, store: StudyStore, plan: Mapping[str, Any]) -> dict[str, float]:
+    """Accuracy of each cell as its training ended, on the most images that any is tested on.
+
+    A cell that was tested on fewer, or after an earlier pass only, has none: beside the others it
+    would be taken for what they are.
+    """
+    images = [one.limit or study.tested.limit for one in study.analyses if one.factor != "cost"]
+    most = max((limit or inf for limit in images), default=inf)
     accuracies: dict[str, float] = {}
-    for entry in plan["wanted"]:
-        if entry["cell"] in accuracies:
+    for key, asked in plan["tests"].items():
+        if asked.get("passes") or (asked["limit"] or inf) != most or asked["cell"] in accuracies:
             continue
-        test = store.test(entry["test"])
+        test = store.test(key)
         if test is not None and test["status"] == "done":
-            accuracies[entry["cell"]] = test["clean"]
+            accuracies[asked["cell"]] = test["clean"]
     return accuracies
 
 
@@ -209,14 +221,13 @@ def _notes(
     if failed:
         yield f"{failed} trainings failed and have no result."
     yield from _chosen(study, plan, done)
-    asked = {one["digest"] for one in (request, *request["amendments"])}
     retried = request.get("retried", 0)
     if retried:
         yield (
             f"{counted(retried, 'training')} that had failed, and can change what is selected, "
             f"{'was' if retried == 1 else 'were'} tried again after test images had been evaluated."
         )
-    elif study.tuning is not None and study.tuning.test_last != "no" and len(asked) == 1:
+    elif study.tuning is not None and study.tuning.test_last != "no" and not _asked_anew(request):
         what = "configuration and pass" if plan["candidates"] else "pass"
         of = " of its seed" if study.tuning.test_last == "by seed" else ""
         yield f"No test image was evaluated before every {what}{of} was selected."
@@ -330,6 +341,20 @@ def _taken(study: Study, plan: Mapping[str, Any]) -> Iterable[tuple[str, list[st
                 for number, changes in enumerate(method.choose)
             ],
         )
+
+
+def _asked_anew(request: Mapping[str, Any]) -> bool:
+    """Whether what is selected, or by what, may have been amended when there were results.
+
+    Claims are read off what was selected, and select nothing. The code of a loss or the images that
+    a study names may be others while its digest stays.
+    """
+    for before, after in pairwise([request, *request["amendments"]]):
+        changes = differences(before, after)
+        claims_alone = changes and all(change.part == "claim" for change in changes)
+        if after["cells_done"] and not claims_alone:
+            return True
+    return False
 
 
 def _amended(request: Mapping[str, Any]) -> Iterable[str]:

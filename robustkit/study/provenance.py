@@ -32,7 +32,7 @@ def provenance(
         "Data": _data(store, plan, finished, tested),
         "Versions": _versions(finished),
     }
-    if plan["chosen"]:
+    if plan["candidates"] and plan["chosen"]:  # else a method has the one of the file
         sections["Selected configurations"] = selected(study, plan["chosen"])
     return sections
 

@@ -16,7 +16,7 @@ from robustkit import compression, machine
 from robustkit.data import Dataset, load_dataset
 from robustkit.data.loading import file_stamps
 from robustkit.data.source import FileStamp
-from robustkit.errors import CannotWrite, Hindered, RobustkitError, Unready, one_line
+from robustkit.errors import CannotWrite, Hindered, ProcessLost, RobustkitError, Unready, one_line
 from robustkit.files import build, file_digest, write_atomic
 from robustkit.results.metadata import ITSELF, RecordedValue, check_name
 from robustkit.spec import CHOSEN, TRAINED
@@ -39,6 +39,8 @@ LEFT_OUT = (
 
 EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """what a machine has run out of"""
+MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""how torch says that it was memory, for which it has no error of its own on a processor"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +114,38 @@ def _attempted(store: StudyStore, kind: str, key: str, work: Any) -> dict[str, A
         return {"status": "done", "reason": ""} | done
     except Hindered:
         raise
-    except RobustkitError as error:
-        reason = str(error)
     except (Exception, SystemExit) as error:  # whatever it is, it must not become a number
-        if isinstance(error, OSError) and error.errno in EXHAUSTED:
-            raise CannotWrite(f"{kind} {key}: {one_line(error)}") from error
+        if (hindered := _exhausted(error, f"{kind} {key}: ")) is not None:
+            raise hindered from error
+        if isinstance(error, RobustkitError):
+            return _failed(str(error), store)
         log = store.folder / f"{kind}s" / f"{key}.log"
         write_atomic(log, traceback.format_exc().encode())
-        reason = f"{one_line(error)} (see {log.name})"
-    # files by their place in the study, wherever that stands
+        return _failed(f"{one_line(error)} (see {log.name})", store)
+
+
+def _failed(reason: str, store: StudyStore) -> dict[str, Any]:
+    """What failing comes to; files by their place in the study, wherever that stands."""
     return {"status": "failed", "reason": reason.replace(f"{store.folder}{os.sep}", "")}
+
+
+def _exhausted(error: BaseException, what: str = "") -> Hindered | None:
+    """What to raise where a machine has run out of something, however that was told; else None.
+
+    With more of it the same work may succeed: nothing is chosen by how many cells shared a memory.
+    """
+    said = str(error) if isinstance(error, RobustkitError) else one_line(error)
+    cause: BaseException | None = error
+    seen: list[BaseException] = []
+    while cause is not None and not any(cause is one for one in seen):
+        if isinstance(cause, OSError) and cause.errno in EXHAUSTED:
+            return CannotWrite(f"{what}{said}")
+        told = isinstance(cause, RuntimeError) and any(m in one_line(cause) for m in MEMORY)
+        if told or isinstance(cause, MemoryError):
+            return ProcessLost(f"{what}{said}; too little memory, run fewer cells at a time")
+        seen.append(cause)
+        cause = cause.__cause__
+    return None
 
 
 def _train(
@@ -176,7 +200,13 @@ def _trained(
         pause=pause,
         replace=True,
     )
-    return training.train(training_config(asked, config), path, options)
+    try:
+        return training.train(training_config(asked, config), path, options)
+    except Exception as error:
+        # told here: to the process that asked for it, an error comes without its causes
+        if not isinstance(error, Hindered) and (hindered := _exhausted(error)) is not None:
+            raise hindered from error
+        raise
 
 
 def _snapshots(paths: Sequence[Path], store: StudyStore) -> dict[str, Any]:
@@ -353,8 +383,13 @@ def time_steps(
         rounds: in each, every method takes its steps once.
         steps: taken in a round, after as many to warm up before the first.
     """
+    from robustkit.training.processes import leave
+
     world = {cell.method: processes_of(cell.asked, config.device) for cell in cells}
-    seconds = _in_turn([c for c in cells if world[c.method] == 1], config, rounds, steps)
+    try:
+        seconds = _in_turn([c for c in cells if world[c.method] == 1], config, rounds, steps)
+    finally:
+        leave()  # compressed gradients need a group, which nothing after them is to find
     for cell in cells:
         if (several := world[cell.method]) > 1:
             seconds |= together(several, config.threads, _in_turn, [cell], config, rounds, steps)

@@ -13,8 +13,7 @@ from math import ceil
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
 
 from robustkit.compression import Compressor
 from robustkit.errors import InputError, NetworkFailed, TrainingFailed
@@ -432,17 +431,3 @@ def memories(made: torch.optim.Optimizer) -> list[Tensor]:
     """Everything that an optimiser remembers of the gradients."""
     kept = (value for state in made.state.values() for value in state.values())
     return [value for value in kept if isinstance(value, Tensor)]
-
-
-def wrapped(network: nn.Module, processes: ProcessGroup, device: torch.device) -> nn.Module:
-    """The network as the loss sees it: itself, or shared between processes.
-
-    Raises:
-        InputError: it has no weights to train.
-    """
-    if not any(weight.requires_grad for weight in network.parameters()):
-        raise InputError("--model: all weights are frozen, or there are none: nothing to train")
-    if processes.world == 1 and not distributed.is_initialized():
-        return network
-    ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=ids)

@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from robustkit.errors import InputError, ProcessLost, first_line
 
@@ -88,6 +89,25 @@ def join(device: torch.device, alone: bool = False) -> ProcessGroup:
             "start them with torchrun"
         ) from error
     return ProcessGroup(distributed.get_rank(), distributed.get_world_size())
+
+
+def wrapped(
+    network: nn.Module, processes: ProcessGroup, device: torch.device, *, alone: bool = False
+) -> nn.Module:
+    """The network as the loss sees it: itself, or shared between processes.
+
+    With `alone`, as in `join`, a single process shares it with itself. That a group is there asks
+    for nothing: another training may have formed it.
+
+    Raises:
+        InputError: it has no weights to train.
+    """
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise InputError("--model: all weights are frozen, or there are none: nothing to train")
+    if processes.world == 1 and not alone:
+        return network
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=ids)
 
 
 def leave() -> None:

@@ -23,10 +23,10 @@ from robustkit.keys import TrainingKey
 from robustkit.losses.loss import Loss, unwrapped
 from robustkit.network import asked
 from robustkit.training.config import REVISION, TrainingConfig, TrainingOptions
-from robustkit.training.engine import Engine, wrapped
+from robustkit.training.engine import Engine
 from robustkit.training.examples import Examples, gather
 from robustkit.training.numerics import channels_last, multiplications, numerics
-from robustkit.training.processes import ProcessGroup, join, leave, own_device, together
+from robustkit.training.processes import ProcessGroup, join, leave, own_device, together, wrapped
 from robustkit.training.progress import Callbacks
 from robustkit.training.recipe import checked, snapshot_steps, spell, updates
 from robustkit.training.result import TrainingResult
@@ -257,7 +257,7 @@ class _Training:
                 loss = loss.prepare(network, few)
         except NetworkFailed as error:
             raise InputError(f"{config.model} with the loss {config.loss}: {error}") from error
-        model = wrapped(network, self.processes, self.device)
+        model = wrapped(network, self.processes, self.device, alone=config.compress is not None)
         compressor = None
         if config.compress is not None and isinstance(model, DistributedDataParallel):
             compressor = compression.attach(
@@ -407,7 +407,10 @@ class _Training:
 
 
 def bench(config: TrainingConfig, device: str = "auto") -> Callable[[int], None]:
-    """A function that takes so many updates of a training, to be timed; nothing is written."""
+    """A function that takes so many updates of a training, to be timed; nothing is written.
+
+    Whoever has timed leaves the group that a compressed one has formed.
+    """
     torch_device = find_device(device)
     processes = join(torch_device, alone=config.compress is not None)
     run = _Training(config, Path(), TrainingOptions(), torch_device, processes)

@@ -267,6 +267,7 @@ def statement(tree, lines):
 
 OPTIONS = [
     *("-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--tb=line"),
+    *("-m", "not slow and not gpu"),
     # its plugins are imported by now, and have no asserts that we read
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
 ]
