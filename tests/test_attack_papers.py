@@ -193,7 +193,7 @@ def begun(search, model, images, epsilon):
     return started
 
 
-@pytest.mark.one_of_many(4)
+@pytest.mark.thorough
 @pytest.mark.parametrize("larger_first", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_apgd_takes_the_papers_steps_on_a_network(norm, larger_first):

@@ -139,6 +139,7 @@ def rows(model, x, *attacks, batch=40, labels=None, **more):
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch", [7, 40])
 def test_square_stops_where_gradients_come_closer(batch):
     model, x = Counting(Small()), images(40, side=8)

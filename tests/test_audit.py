@@ -722,7 +722,7 @@ def test_an_adaptive_attack_that_breaks_off_costs_no_other(images, tmp_path, mon
     assert note.endswith("beyond the first 10 images: logits are NaN or infinite")
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options", [{"precision": "auto"}, {"precision": "bf16"}, {"device": "cpu,cpu"}]
 )

@@ -63,7 +63,7 @@ def test_rules_that_fail_are_status_1_and_a_line_each(audit, tmp_path):
     assert ElementTree.parse(tmp_path / "junit.xml").getroot().get("failures") == "2"
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")  # noqa: PTH110
 @pytest.mark.parametrize("closed", [">&- 2>&-", "| head -c 1", ">/dev/full"])
 def test_a_rule_that_fails_is_status_1_whoever_listens(tmp_path, closed):

@@ -187,6 +187,7 @@ def test_where_no_claim_was_made_the_sentence_says_whose_number_it_is():
     assert verdict(0.45).sentence.startswith("The claim of 45.0\u00a0% robust accuracy at ")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("survived", [LEFT, None])
 @pytest.mark.parametrize("stopped", [FAILED, SKIPPED, replace(SKIPPED, required=False)])
 def test_where_the_plain_evaluation_broke_off_there_is_no_claim(survived, stopped):

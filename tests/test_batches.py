@@ -250,7 +250,7 @@ def test_the_cause_in_a_loaders_worker_is_told():
         from_memory(Raising(OSError(text)))
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "given",
     [

@@ -172,7 +172,7 @@ few_and_all = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @few_and_all
 @pytest.mark.parametrize("margin", [0.002, -0.002])
 def test_every_image_ends_as_all_patterns_of_signs_say(margin, seeds):
@@ -188,7 +188,7 @@ def test_every_image_ends_as_all_patterns_of_signs_say(margin, seeds):
     assert max(one.domains for one in found) > (6 if margin > 0 else 1)
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @few_and_all
 @pytest.mark.parametrize("steps", [0, 5])
 def test_linear_leaves_decide_what_ascent_leaves_open(monkeypatch, steps, seeds):

@@ -176,7 +176,7 @@ def test_a_linear_function_is_least_where_an_optimiser_finds_it(norm_name):
 # -- sound, whatever the network ------------------------------------------------------------------
 
 
-@pytest.mark.one_of_many(5)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "norm_name"),
     [

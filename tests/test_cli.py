@@ -286,7 +286,7 @@ def test_foolbox_imports_where_there_is_no_git(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_keeps_blocks_and_says_so(tmp_path, own, number, status):
     kept = "runs/*.partial/block-*.parquet"

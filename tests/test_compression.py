@@ -321,6 +321,7 @@ def followed(scheme, memory, buckets):
 # ---------------------------------------------------------------- two processes
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("memory", [True, False])
 @pytest.mark.parametrize("scheme", TRACED)
 def test_every_step_and_the_memory_follow_the_papers_recursion(ranks, scheme, memory):
@@ -339,6 +340,7 @@ def test_every_step_and_the_memory_follow_the_papers_recursion(ranks, scheme, me
             np.testing.assert_allclose(kept, error, rtol=0, atol=tolerance)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", [s for s in EVERY if s not in ("fp16", "bf16")])
 def test_nothing_is_lost_what_was_averaged_and_what_is_kept_add_up(ranks, scheme):
     runs = [rank["traced"][scheme, True] for rank in ranks]
@@ -351,6 +353,7 @@ def test_nothing_is_lost_what_was_averaged_and_what_is_kept_add_up(ranks, scheme
             np.testing.assert_array_equal(arrived + kept, made)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", EVERY)
 def test_replicas_stay_identical(ranks, scheme):
     first, second = (rank["trained"][scheme] for rank in ranks)
@@ -361,11 +364,13 @@ def test_replicas_stay_identical(ranks, scheme):
         assert all(torch.equal(a[n], b[n]) for a, b in zip(here, there, strict=True) for n in a)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", ["top-k:100%", "random-k:100%"])
 def test_everything_sent_is_plain_allreduce_to_the_bit(ranks, scheme):
     assert ranks[0]["trained"][scheme] == ranks[0]["trained"][PLAIN]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", RESUMED)
 def test_a_run_resumes_byte_for_byte(ranks, scheme):
     for rank in ranks:
@@ -402,6 +407,7 @@ def payload(scheme, sizes):
     return total
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("memory", [True, False])
 @pytest.mark.parametrize("scheme", EVERY)
 def test_bytes_are_counted(ranks, scheme, memory):
@@ -417,6 +423,7 @@ def test_bytes_are_counted(ranks, scheme, memory):
         assert record["memory"] is (memory and scheme not in ("fp16", "bf16"))
 
 
+@pytest.mark.thorough
 def test_under_a_schedule_the_memory_is_that_of_mem_sgd(ranks):
     """Algorithm 1 of Stich et al. as it is written, the learning rate inside the memory."""
     buckets = ranks[0]["scheduled"][True]["buckets"]
@@ -437,6 +444,7 @@ def test_under_a_schedule_the_memory_is_that_of_mem_sgd(ranks):
     assert unlike  # the option is off in the other run, and it matters here
 
 
+@pytest.mark.thorough
 def test_attaching_changes_nothing_that_is_trained(ranks):
     for rank in ranks:
         assert rank["untouched"] == {
@@ -448,11 +456,13 @@ def test_attaching_changes_nothing_that_is_trained(ranks):
         }
 
 
+@pytest.mark.thorough
 def test_nan_on_one_rank_reaches_all_and_hangs_none(ranks):
     for rank in ranks:
         assert rank["diverged"] == dict.fromkeys(TRACED[::2], True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("key", ONE_LINE)
 def test_what_cannot_be_taken_up_is_said_in_one_line(ranks, key):
     for rank in ranks:

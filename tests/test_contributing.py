@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.thorough
 def test_the_attack_that_is_added_from_end_to_end_is_exact(tmp_path):
     told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (diff,) = re.findall(r"<!-- example -->\n```diff\n(.*?)```", told, flags=re.DOTALL)

@@ -96,7 +96,7 @@ def test_every_protocol_on_the_shelf_runs_in_each_of_its_norms_and_on_any_device
             assert away.rows_digest == here.rows_digest, (name, norm)
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "auto"])
 def test_searching_in_less_precision_runs_on_any_device(precision):
     network = Small()
@@ -165,7 +165,7 @@ def test_all_parts_of_an_audit_run_on_any_device(claim, attack, tmp_path):
         assert audited("there", str(there)) == here
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_certification_runs_on_any_device(norm):
     network = Small()

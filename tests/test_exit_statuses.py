@@ -228,7 +228,7 @@ def test_the_documentation_lists_the_statuses_that_there_are():
 HOSTILE_VALUES = ("", "²", "9" * 25, "1e999", "nan", "-1", "a\x1b[31m\n", "x" * 10_000, "folder")
 
 
-@pytest.mark.one_of_many(9)
+@pytest.mark.thorough
 @pytest.mark.parametrize("third", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
 @pytest.mark.parametrize("name", sorted(WORK))
 def test_no_value_of_an_option_ends_in_what_nobody_foresaw(

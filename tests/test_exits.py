@@ -146,6 +146,7 @@ start()
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("where", ["in_a_callback", "in_a_library"])
 def test_an_interruption_that_python_or_a_library_keeps_ends_the_command(tmp_path, where):
     done = subprocess.run(

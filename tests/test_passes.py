@@ -180,6 +180,7 @@ def test_no_attack_takes_more_passes_of_an_image_that_withstands_than_are_foreto
         assert forward <= most.gradients + most.forwards + 1e-9, told
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["boundary", "hopskipjump"])
 def test_nor_do_attacks_by_decisions_that_find_a_start(kind):
     model = Counting()

@@ -180,7 +180,7 @@ def test_another_style_changes_the_figures_and_no_number(study, report, tmp_path
     assert other["tables/label-noise.tex"] == contents(report.folder)["tables/label-noise.tex"]
 
 
-@pytest.mark.one_of_many(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
@@ -485,6 +485,7 @@ def test_hostile_words_stay_words(hostile_report):
         assert re.fullmatch(r"(figures/|tables/)?[a-z0-9._-]+", name)
 
 
+@pytest.mark.thorough
 def test_hostile_words_stay_words_in_latex(hostile_report):
     for name in hostile_report.files:
         if name.endswith(".tex"):
@@ -611,7 +612,7 @@ def test_a_panel_without_areas_has_no_such_table(study):
     assert not [r for r in rows(study) if r["section"] in ("band", "area", "median")]
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize("width", ["single", "double"])
 def test_all_figures_are_as_wide_as_asked(tmp_path, monkeypatch, width):
     monkeypatch.setattr("robustkit.reporting.study.svg", lambda *_: "<svg></svg>")

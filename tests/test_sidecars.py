@@ -121,7 +121,7 @@ NAMED = {
 }
 
 
-@pytest.mark.one_of_many(5)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMED)
 def test_a_named_architecture_is_the_same_again(name, tmp_path):
     path = saved(tmp_path / "own.pt", NAMED[name]())

@@ -167,6 +167,7 @@ def test_a_study_whose_seeds_choose_runs_and_goes_on(small, tmp_path):
     assert judged.verdict != "not tested"
 
 
+@pytest.mark.thorough
 def test_a_cell_is_worked_on_once_whoever_needs_it(ended, small):
     run, plan, folder = ended
     # 4 tried; 2 methods × 2 levels × 2 seeds; the surrogate, at no noise and the tuning's seed

@@ -110,6 +110,7 @@ def test_a_report_is_rebuilt_from_its_evidence_alone(ended, tmp_path, robustkit)
     assert "contains neither work/ nor evidence.parquet" in told
 
 
+@pytest.mark.thorough
 def test_an_evaluation_that_failed_ends_a_report_with_status_3_also_from_its_evidence(
     ended, tmp_path, robustkit
 ):

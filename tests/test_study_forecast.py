@@ -62,8 +62,8 @@ def test_a_forecast_is_what_is_missing_times_what_it_takes(tiny, tmp_path):
     assert [row.seconds is None for row in forecast(run, run.plan(), slow).rows] == [False, True]
 
 
-def test_a_finished_study_needs_no_time(finished):
-    run, plan, _ = finished
+def test_a_finished_study_needs_no_time(ended):
+    run, plan, _ = ended
     throughput = Throughput(0, {}, 100.0, 10.0, 0.5, 0.25)
     assert forecast(run, plan, throughput).seconds(1) == 0
 
@@ -137,6 +137,6 @@ def test_where_nothing_can_be_timed_the_work_goes_on(tiny, tmp_path, capsys, mon
     ]
 
 
-def test_a_study_without_anything_missing_announces_nothing(finished, capsys):
-    command._work(finished[0], None, None, True)
+def test_a_study_without_anything_missing_announces_nothing(ended, capsys):
+    command._work(ended[0], None, None, True)
     assert capsys.readouterr().err == ""

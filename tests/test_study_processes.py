@@ -95,16 +95,22 @@ training.train(training_config(asked, WorkerConfig(Path())), "by-torchrun.safete
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    """The study's file, and the run after it has ended."""
+def asked(tmp_path_factory):
+    """The study's file."""
     folder = tmp_path_factory.mktemp("together")
     for name, text in {"net.py": NET, "loss.py": LOSS}.items():
         (folder / name).write_text(text)
     path = folder / "together.toml"
     path.write_text(STUDY.replace("MODEL", f"{folder}/net.py:net"))
-    run = begin(path, folder / "out")
-    run.finish(Here(folder / "out"))
-    return path, run
+    return path
+
+
+@pytest.fixture(scope="module")
+def together(asked):
+    """The study's file, and the run after it has ended."""
+    run = begin(asked, asked.parent / "out")
+    run.finish(Here(asked.parent / "out"))
+    return asked, run
 
 
 def results(run):
@@ -144,7 +150,9 @@ def test_a_cell_of_two_processes_has_the_bytes_of_one_under_torchrun(together, t
 
 @pytest.mark.slow
 def test_of_processes_that_fail_the_first_says_why(together, tmp_path):
-    path = changed(together, "[[analysis]]\n", FAILING.replace("FOLDER", str(together[0].parent)))
+    path = changed(
+        together[0], "[[analysis]]\n", FAILING.replace("FOLDER", str(together[0].parent))
+    )
     run = begin(path, tmp_path)
     with pytest.raises(ProcessLost, match=r"^one of the 2 processes of a training died"):
         run.finish(Here(tmp_path))
@@ -156,8 +164,7 @@ def test_of_processes_that_fail_the_first_says_why(together, tmp_path):
     assert "ended early" not in done["diverges"]["reason"]
 
 
-def changed(together, before, after):
-    path, _ = together
+def changed(path, before, after):
     text = path.read_text()
     assert before in text
     other = path.with_name("changed.toml")
@@ -166,19 +173,19 @@ def changed(together, before, after):
 
 
 @pytest.mark.parametrize("said", ["0", "65", "true", '"two"', "1.5"])
-def test_a_number_of_processes_is_a_small_whole_number(together, said):
-    study = spec.load_study(changed(together, "processes = 2", f"processes = {said}"))
+def test_a_number_of_processes_is_a_small_whole_number(asked, said):
+    study = spec.load_study(changed(asked, "processes = 2", f"processes = {said}"))
     with pytest.raises(InputError, match=r"'two'.*processes: expected 1 to 64, got"):
         check(study)
 
 
-def test_what_several_processes_cost_is_no_cost_of_a_loss(together):
+def test_what_several_processes_cost_is_no_cost_of_a_loss(asked):
     cost = '[[analysis]]\nname = "cost"\nfactor = "cost"\n[[analysis]]\nname   = "label-noise"'
-    study = spec.load_study(changed(together, '[[analysis]]\nname   = "label-noise"', cost))
+    study = spec.load_study(changed(asked, '[[analysis]]\nname   = "label-noise"', cost))
     with pytest.raises(InputError, match=r"'two'.*leave it out of the methods"):
         check(study)
     apart = cost.replace('"cost"\n[[', '"cost"\nmethods = ["one"]\n[[')
-    check(spec.load_study(changed(together, '[[analysis]]\nname   = "label-noise"', apart)))
+    check(spec.load_study(changed(asked, '[[analysis]]\nname   = "label-noise"', apart)))
 
 
 def test_several_processes_train_on_a_processor():

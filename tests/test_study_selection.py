@@ -206,6 +206,7 @@ def test_what_is_dropped_and_chosen_follows_from_the_scores(worked_out):
             assert run.store.test(stopped.test)["passes"] == str(at)
 
 
+@pytest.mark.thorough
 def test_a_training_that_waited_ends_with_the_bytes_of_one_that_did_not(worked_out):
     run, plan, folder, executor = worked_out["halved"]
     _, _, other, _ = worked_out["whole"]

@@ -102,6 +102,7 @@ def _images(dataset):
     return torch.from_numpy(dataset.images(0, len(dataset)))
 
 
+@pytest.mark.thorough
 def test_held_out_labels_choose_a_pass_for_each_network(worked_out, along):
     run, plan, folder = worked_out
     outcome = found(along, folder)

@@ -134,6 +134,7 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("attack", "data", "counts"),
     [("fgsm", "mnist5k", False), ("own", "mnist5k", True), ("fgsm", "own", True)],
@@ -239,7 +240,7 @@ def test_a_study_of_an_earlier_version_has_no_digests_of_files_and_is_read(own):
         begin("study.toml", own / "out")
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize("file", ["attacks/own.toml", "loss.py", "net.py", "matrix.csv"])
 def test_a_file_edited_while_a_study_runs_gives_no_answer_to_what_was_planned(own, file):
     for path in (own / "out").glob("*s/*.json"):
