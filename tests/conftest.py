@@ -116,7 +116,7 @@ def pytest_collection_modifyitems(items):
             continue
         (n,) = mark.args or (len(items),)
         if met[item.function] % n:
-            item.add_marker("thorough")
+            item.add_marker("slow")
         met[item.function] += 1
 
 

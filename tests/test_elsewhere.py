@@ -43,7 +43,7 @@ def test_what_a_gpu_refuses_is_refused():
         assert there.cpu().numpy().sum() == 6
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_protocol_on_the_shelf_runs_in_each_of_its_norms_and_on_any_device(
     whole, monkeypatch

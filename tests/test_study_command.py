@@ -222,7 +222,7 @@ def known_speed(monkeypatch):
     monkeypatch.setattr("robustkit.study.forecast.measure_throughput", lambda *_: known)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.usefixtures("known_speed")
 def test_the_command_on_the_page_asks_the_same_again(tiny, nets, tmp_path, robustkit):
     pytest.importorskip("seaborn")
@@ -264,7 +264,7 @@ def test_methods_that_are_missing_are_told_on_the_terminal(tiny, nets, tmp_path,
     assert "No network of method xent, the baseline, was found" in told[2]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_width_of_all_figures_can_be_asked_for(ended, small, tmp_path, robustkit):
     pytest.importorskip("seaborn")
     shutil.copytree(ended[2], tmp_path / "out" / "work")

@@ -297,7 +297,7 @@ def several(*arguments, cwd):
     ]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_loss_that_breaks_in_one_process_stops_all_with_one_line(tmp_path, mine):
     status, lines = several(
         *TRAIN, "--loss", mine("here_alone"), "--steps", "6", "--out", "a", cwd=tmp_path

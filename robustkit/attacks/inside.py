@@ -78,10 +78,8 @@ def stepping_inside(search: SearchNetwork) -> SearchNetwork:
 
 def uncopied(search: SearchNetwork | None, network: torch.nn.Module) -> SearchNetwork:
     """The network itself in place of what is searched by: a little inside where that is."""
-    itself, inside = (
-        SearchNetwork(network),
-        search is not None and isinstance(search.exact, _Inside),
-    )
+    itself = SearchNetwork(network)
+    inside = search is not None and isinstance(search.exact, _Inside)
     return stepping_inside(itself) if inside else itself
 
 
