@@ -99,7 +99,7 @@ def test_fab_stops_at_the_budget(norm):
     )
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize("norm", NORMS)
 def test_square_finds_what_lies_well_inside_the_ball_and_nothing_outside(norm):
     model, x = Linear(pixels=64, seed=5), images(60, side=8)

@@ -372,6 +372,7 @@ def test_without_a_claim_a_plan_must_run_the_attack_that_makes_one(images, tmp_p
     assert parts == []
 
 
+@pytest.mark.thorough
 def test_the_plain_evaluation_is_judged_where_its_attack_comes_again_on_survivors(images, tmp_path):
     plan = tmp_path / "plan.toml"
     again = 'attack = "pgd"\nrequired = true\nset = ["steps=2", "restarts=2"]'

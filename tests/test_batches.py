@@ -242,6 +242,7 @@ def test_what_a_users_data_raises_is_one_line_with_the_images_number(given, line
     assert len(from_memory(given, 4)) == 4
 
 
+@pytest.mark.thorough
 def test_the_cause_in_a_loaders_worker_is_told():
     text = (
         "Caught OSError in DataLoader worker process 0.\nOriginal Traceback\n  x\nOSError: short\n"

@@ -48,7 +48,7 @@ def pictures(seed, n=4, side=6):
     return torch.rand(n, 1, side, side, generator=generator("pictures", seed))
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize("leaky", [False, True])
 def test_whatever_the_multipliers_no_point_of_the_presumed_signs_lies_below_the_bound(leaky):
     source, checked = generator("multipliers", leaky), 0

@@ -243,6 +243,7 @@ budgets  = "all"
 """
 
 
+@pytest.mark.thorough
 def test_a_module_is_audited_and_the_report_says_by_what_call(arrays, tmp_path, capsys):
     (tmp_path / "tiny.toml").write_text(PLAN)
     images, _ = arrays

@@ -378,7 +378,7 @@ def close_call(seed):
     return network, x, torch.tensor([first])
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_lead_that_no_bound_proves_is_looked_at_where_there_is_one_point(seed):
     network, x, label = close_call(seed)

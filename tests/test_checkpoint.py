@@ -908,6 +908,7 @@ ONE_FOR_ALL = {
 }
 
 
+@pytest.mark.one_of_many(4)
 @pytest.mark.parametrize("name", ["lenet5", "resnet18-cifar"])
 @pytest.mark.parametrize("kind", ONE_FOR_ALL)
 def test_one_number_normalises_all_channels_and_is_the_same_question(kind, name, tmp_path):

@@ -331,7 +331,7 @@ def test_a_torchscript_network_is_asked_what_it_does_beside_answering():
     assert any("modifies its input" in text for text in found.header["warnings"])
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize("attack", ["boundary", "hopskipjump"])
 @pytest.mark.parametrize("network", [Noisy, VeryNoisy])
 def test_attacks_by_decisions_fool_a_network_that_draws_at_random(attack, network):

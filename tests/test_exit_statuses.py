@@ -174,6 +174,7 @@ def _dealt():
             yield pytest.param(name, fault, marks=[pytest.mark.slow] * slow)
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize(("name", "fault"), list(_dealt()))
 def test_a_fault_at_work_is_one_line_and_its_status(command, monkeypatch, name, fault):
     happens, expected = FAULTS[fault]
@@ -197,7 +198,7 @@ def test_a_fault_at_work_is_one_line_and_its_status(command, monkeypatch, name, 
     assert "\x1b" not in err
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["evaluate", "train"])
 def test_a_disk_that_fills_up_is_status_3_in_one_line(tmp_path, name):
     code = (

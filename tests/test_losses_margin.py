@@ -151,6 +151,7 @@ COMBINATIONS = list(
 )
 
 
+@pytest.mark.one_of_many(3)
 @pytest.mark.parametrize(("norm", "on", "aggregate", "top_k", "differentiate"), COMBINATIONS)
 def test_value_and_gradient_are_those_of_the_formula(norm, on, aggregate, top_k, differentiate):
     # what else is offered alternates, so that each meets each norm, class choice and order

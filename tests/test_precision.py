@@ -290,7 +290,7 @@ def little_memory(monkeypatch):
     return only
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize("most", [1, 7, 20, 70])
 def test_a_device_with_little_memory_is_measured_in_smaller_batches(most, tmp_path, little_memory):
     sizes = little_memory(most)

@@ -257,6 +257,7 @@ def test_without_examples_there_is_no_gallery(undrawn):
     assert "Smallest successful" not in page([evaluation(examples=())])
 
 
+@pytest.mark.thorough
 def test_a_thousand_classes_stay_a_page():
     names = [f"class-{i:04}" for i in range(1000)]
     html = page([evaluation(n=3000, classes=names, examples=())])

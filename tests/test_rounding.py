@@ -28,6 +28,7 @@ def changes(kind: str, size: tuple[int, ...]) -> Tensor:
     return {"equal": normal.sign(), "normal": normal, "heavy": normal**5}[kind]
 
 
+@pytest.mark.one_of_many(7)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 @pytest.mark.parametrize("change", ["equal", "normal", "heavy"])

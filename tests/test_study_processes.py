@@ -248,6 +248,7 @@ def test_a_second_signal_does_not_stop_a_worker_from_cleaning_up(tmp_path):
     assert (tmp_path / "left").exists()
 
 
+@pytest.mark.thorough
 def test_what_a_step_takes_is_timed_of_the_training_alone_whoever_was_timed_before(
     tmp_path, monkeypatch
 ):

@@ -289,6 +289,7 @@ def test_only_seeds_that_choose_by_themselves_can_be_tested_one_by_one(halving):
         spec.load_study(str(path))
 
 
+@pytest.mark.thorough
 def test_the_report_says_what_was_dropped_and_by_which_score(worked_out, halving):
     outcome = found(halving, worked_out["halved"][2])
     notes = " ".join(outcome.notes)
@@ -365,6 +366,7 @@ def test_a_cell_that_waits_is_not_done(halving, tmp_path):
     assert [state.done for state in states if state.ended] == [0, 0]
 
 
+@pytest.mark.thorough
 def test_the_regret_is_what_noisy_labels_lost_by_the_clean_ones(worked_out, halving):
     run, plan, folder, _ = worked_out["halved"]
     outcome = found(halving, folder)
@@ -398,6 +400,7 @@ def test_the_regret_is_what_noisy_labels_lost_by_the_clean_ones(worked_out, halv
     assert any(value > 0 for regret in outcome.regrets for value in regret.each)
 
 
+@pytest.mark.thorough
 def test_what_a_selection_came_to_is_rebuilt_from_the_evidence_and_shown(
     worked_out, halving, tmp_path
 ):

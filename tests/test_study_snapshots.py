@@ -127,6 +127,7 @@ def test_held_out_labels_choose_a_pass_for_each_network(worked_out, along):
     assert "after the pass that held-out labels chose" in judged.sentence
 
 
+@pytest.mark.thorough
 def test_the_table_of_trainings_has_accuracies_of_networks_as_they_ended(
     worked_out, along, tmp_path
 ):
@@ -151,6 +152,7 @@ def test_of_passes_that_are_equally_good_the_first_is_taken():
     assert best_pass({"status": "done", "snapshots": kept}, None) == "2"
 
 
+@pytest.mark.thorough
 def test_an_outcome_along_a_training_is_rebuilt_from_its_evidence(worked_out, along):
     run, _, folder = worked_out
     study = spec.load_study(str(along))

@@ -145,17 +145,19 @@ def test_a_protocol_counts_by_content_where_it_or_its_usual_budgets_are_the_user
     assert (protocol_digest(attack, None, (), data) is not None) is counts
 
 
+@pytest.mark.thorough
 def test_a_study_whose_files_stay_is_not_run_again(own):
     assert run_again(own) == (0, 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("file", ["attacks/own.toml", "data/own.toml"])
 def test_a_title_in_an_edited_file_decides_nothing(own, file):
     edit(own / file, '"Own"', '"Ours"')
     assert run_again(own) == (0, 0)
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("file", "old", "new", "trained", "evaluated", "told"),
     [

@@ -308,6 +308,7 @@ def test_a_loss_that_breaks_in_one_process_stops_all_with_one_line(tmp_path, min
     assert not list(tmp_path.glob("a*"))
 
 
+@pytest.mark.thorough
 def test_bad_input_is_told_once(tmp_path):
     status, lines = several(*TRAIN, "--steps", "0", cwd=tmp_path)
     assert 0 not in status
