@@ -62,9 +62,17 @@ def back(way):
     return Way.apply
 
 
+def shut(x):
+    """Whose slope is 0 at 0 and 1, as that of a clamp to them is in newer versions of torch."""
+    return x.clamp(*ENDS)
+
+
+end = torch.zeros(1, requires_grad=True)
+end.clamp(0, 1).backward()
+ENDS = (1e-7, 1 - 1e-7) if end.grad else (0, 1)
 FLAT = {
-    "clamp": lambda x: x.clamp(0, 1),
-    "in place": lambda x: x.clamp_(0, 1),
+    "clamp": shut,
+    "in place": lambda x: x.clamp_(*ENDS),
     "relu": relu,
     "hardtanh": lambda x: hardtanh(x, 0, 1),
     "abs": torch.abs,
