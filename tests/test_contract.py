@@ -701,7 +701,8 @@ def test_odd_but_harmless_modules_are_evaluated(network):
 
 def test_a_traced_program_is_evaluated_as_it_is():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+        for kind in (DeprecationWarning, FutureWarning):  # by torch's version
+            warnings.simplefilter("ignore", kind)
         program = torch.jit.trace(Net().eval(), images(1))
     assert evaluated(program, truth=Net()).clean().value == 1
 

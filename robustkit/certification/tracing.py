@@ -1,6 +1,7 @@
 """A module's operations as torch.export writes them down, in float64."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
@@ -50,7 +51,8 @@ def _quietly() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+        with redirect_stderr(StringIO()), redirect_stdout(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nor an error of torch's own where these are errors
             yield
     finally:
         logging.disable(before)
