@@ -249,6 +249,7 @@ def least_by_integers(model, x, label, other, radius):
     return answer.fun + bias[label] - bias[other]
 
 
+@pytest.mark.thorough
 def test_branch_and_bound_agrees_with_mixed_integer_programming():
     outcomes = set()
     for seed in range(2):

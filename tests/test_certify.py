@@ -279,6 +279,7 @@ def test_a_network_that_hides_its_gradient_at_black_and_white_is_fooled_as_by_ev
     assert 0 < sum(evaluated) < len(evaluated)
 
 
+@pytest.mark.thorough
 def test_branch_and_bound_follows_gradients_a_little_inside(monkeypatch):
     followed = []
     real = complete.Trial

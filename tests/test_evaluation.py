@@ -155,6 +155,7 @@ def test_a_resumed_run_keeps_the_batch_size_it_began_with(arrays, tmp_path):
     assert ask(arrays, name="n", out=tmp_path).run["batch_size"] == 17
 
 
+@pytest.mark.thorough
 def test_batch_sizes_agree(arrays, tmp_path):
     one = ask(arrays, batch_size=13).rows
     other = ask(arrays, batch_size=700).rows

@@ -126,7 +126,7 @@ def refusal(content, tmp_path):
     return line
 
 
-@pytest.mark.one_of_many(4)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("tree", "says"),
     [

@@ -440,6 +440,7 @@ def test_weights_of_features_are_none_of_a_classifier():
         read_checkpoint("torchvision:vgg16.IMAGENET1K_FEATURES")
 
 
+@pytest.mark.thorough
 def test_a_network_that_insists_on_its_version_loads(tmp_path):
     model = models.mnasnet0_5(num_classes=3).eval()
     torch.save({"model": dict(model.state_dict())}, tmp_path / "own.pt")

@@ -108,7 +108,7 @@ def test_a_gradient_that_vanishes_at_black_or_white_pixels_is_a_warning(way):
     assert "not robustness" in warning
 
 
-@pytest.mark.one_of_many
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", [way for way in FLAT if way != "power"])
 def test_and_attacks_at_a_budget_find_what_they_find_without_that_operation(way):
     labels = Net()(IMAGES).argmax(1)

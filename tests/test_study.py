@@ -180,6 +180,7 @@ def test_a_cell_is_worked_on_once_whoever_needs_it(ended, small):
     assert steps == {4}
 
 
+@pytest.mark.thorough
 def test_methods_to_be_compared_share_images_and_flips(ended):
     run, plan, _ = ended
 
