@@ -83,8 +83,15 @@ def _numbered(found: torch.device) -> torch.device:
     return found
 
 
-def fitting(work: Callable[[int], T], size: int) -> T:
+def fitting(
+    work: Callable[[int], T], size: int, halved: Callable[[int], None] = lambda size: None
+) -> T:
     """What comes of work on so many images at once, or on half as many where memory is too little.
+
+    Args:
+        work: told how many images to pass at once.
+        size: with which to begin.
+        halved: told each smaller size, before the work is tried with it.
 
     Raises:
         EvaluationFailed: it is too little for a single one.
@@ -98,6 +105,7 @@ def fitting(work: Callable[[int], T], size: int) -> T:
         # outside of the handler, whose traceback would hold on to the failed pass's tensors
         torch.cuda.empty_cache()
         size //= 2
+        halved(size)
 
 
 @contextmanager

@@ -19,11 +19,10 @@ from robustkit.geometry import column, distance
 from robustkit.network import answer
 from robustkit.network import gradient as gradient_of
 from robustkit.protocol import Norm
+from robustkit.protocol.passes import TARGETS
 
 ADAM = (0.9, 0.999)
 """decay of the running means of the gradient and of its square (Kingma and Ba 2015)"""
-TARGETS = 9
-"""wrong classes towards which the steepest entries are tried"""
 
 
 @dataclass(slots=True)

@@ -9,9 +9,7 @@ from robustkit.attacks.library import finite
 from robustkit.geometry import DUAL, length
 from robustkit.network import answer, gradient
 from robustkit.protocol import Norm
-
-CANDIDATES = 100
-"""how many of the likeliest wrong classes are ordered by distance: each costs a backward pass"""
+from robustkit.protocol.passes import CANDIDATES
 
 
 def likeliest(clean: Tensor, classes: Tensor) -> Tensor:

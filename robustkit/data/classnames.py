@@ -45,8 +45,10 @@ def with_synsets(network: NamedClasses) -> NamedClasses:
     TensorFlow's networks have one class more, "background", before them.
     """
     further = len(network.classes) - OF_IMAGENET
+    if further not in (0, 1):
+        return network
     known = imagenet().classes
-    for before in sorted({0, further}) if further in (0, 1) else ():
+    for before in sorted({0, further}):
         there = slice(before, before + OF_IMAGENET)
         pairs = list(zip(network.classes[there], known, strict=True))
         if sum(_alike(*pair) for pair in pairs) >= AGREE * OF_IMAGENET:

@@ -27,8 +27,6 @@ PAGE = 128
 """rows that are read at a time"""
 CACHE = 256 * 2**20
 """bytes of encoded pictures kept in memory"""
-
-
 SMALLEST = 32
 """bytes of an encoded picture at least"""
 

@@ -28,7 +28,8 @@ from robustkit.attacks.library import seeded
 from robustkit.attacks.planned import searched_passes
 from robustkit.attacks.prepared import pays
 from robustkit.data import Dataset
-from robustkit.errors import EvaluationFailed, ProofContradicted
+from robustkit.device import fitting
+from robustkit.errors import ProofContradicted
 from robustkit.evaluation.config import Config
 from robustkit.evaluation.probe import NetworkChanged, check_unchanged
 from robustkit.evaluation.proving import Proving, Spent
@@ -244,17 +245,13 @@ class Attacker:
 
     def _fitting(self, span: BlockSpan, work: Callable[[], T]) -> T:
         """Do work on a block; where the GPU's memory does not suffice, with half the batch."""
-        while True:
-            try:
-                return work()
-            except torch.OutOfMemoryError as error:
-                if self.batch_size == 1:
-                    raise EvaluationFailed("the GPU has too little memory for one image") from error
-            # outside of the handler, whose traceback would hold on to the failed pass's tensors
-            torch.cuda.empty_cache()
-            self.batch_size //= 2
+
+        def halved(size: int) -> None:
+            self.batch_size = size
             said = f"out of GPU memory at image {span.start}: batch size halved to"
-            self.halved(self.batch_size, f"{said} {self.batch_size}")
+            self.halved(size, f"{said} {size}")
+
+        return fitting(lambda _: work(), self.batch_size, halved)
 
 
 def attack_rows(

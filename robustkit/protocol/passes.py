@@ -28,10 +28,10 @@ STARTS = 1100
 image, then plain colours and blots (`attacks/starting.py`)"""
 BISECTED = 64
 """passes at most of a bisection by decisions, and of the search for a step size before it"""
-STEEPEST, HALVINGS = 9, 20
-"""wrong classes towards which σ-zero bisects at the end, and halvings of a million entries"""
-COMPARED = 100
-"""classes at most whose boundaries' distances are compared (`attacks/targets.py`)"""
+TARGETS, HALVINGS = 9, 20
+"""wrong classes towards which σ-zero tries the steepest entries, and halvings of a million"""
+CANDIDATES = 100
+"""likeliest wrong classes that are ordered by distance: each costs a backward pass"""
 
 
 class MostPasses(NamedTuple):
@@ -74,7 +74,7 @@ def most_passes(attack: Attack, budgets: int, classes: int, search: BudgetOrder)
         case DDN() | FMN():
             return MostPasses(attack.steps, 1)
         case SigmaZero():
-            towards = min(classes - 1, STEEPEST)
+            towards = min(classes - 1, TARGETS)
             return MostPasses(attack.steps + towards, 2 + towards * HALVINGS)
         case Patch():
             return MostPasses(searches * (1 + attack.trials + attack.steps), searches)
@@ -82,7 +82,9 @@ def most_passes(attack: Attack, budgets: int, classes: int, search: BudgetOrder)
             each = 1 if attack.targets else classes
             return MostPasses(searches * attack.steps * each, searches * (1 + attack.steps))
     eot = getattr(attack, "eot", 1)
-    chosen = min(classes - 1, COMPARED) if getattr(attack, "target_order", "") == "distance" else 0
+    chosen = (
+        min(classes - 1, CANDIDATES) if getattr(attack, "target_order", "") == "distance" else 0
+    )
     return MostPasses(searches * getattr(attack, "steps", 1) * eot + chosen, searches * eot)
 
 
