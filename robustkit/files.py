@@ -57,6 +57,8 @@ def names(shelf: Shelf) -> list[str]:
 def find(shelf: Shelf, name: str) -> Path:
     """The TOML file that `name` means: a path, the user's own shelf, then the shipped one.
 
+    What has a separator is no data set's name, but the path of images, such as `./mnist`.
+
     Raises:
         UnknownName: nothing of that name; the message names the closest one.
         InputError: `name` is a path and there is no such file.
@@ -65,7 +67,8 @@ def find(shelf: Shelf, name: str) -> Path:
         if not is_file(Path(name)):
             raise InputError(f"{name}: no such file")
         return Path(name)
-    for folder in (Path(shelf), shipped(shelf)):
+    of_images = shelf == "data" and not {"/", "\\"}.isdisjoint(name)
+    for folder in () if of_images else (Path(shelf), shipped(shelf)):
         if is_file(path := folder / f"{name}.toml"):
             return path
     what = {"attacks": "attack", "data": "data set", "reports": "report"}[shelf]

@@ -373,3 +373,112 @@ def test_pixels_outside_by_rounding_alone_are_moved_to_the_end():
 def test_true_and_false_are_labels():
     yes = LABELS.double().mean() < LABELS
     assert from_memory((IMAGES, yes)).labels.tolist() == yes.int().tolist()
+
+
+@pytest.mark.parametrize("limit", [None, 3, 8])
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (IMAGES, LABELS[:9]),
+        (IMAGES[:9], LABELS),
+        (list(IMAGES), LABELS[:9].tolist()),
+        (IMAGES.numpy()[:9], LABELS.tolist()),
+    ],
+)
+def test_images_and_labels_of_two_counts_are_refused_however_few_are_taken(images, labels, limit):
+    told = f"{len(images)} images but {len(labels)} labels"
+    for given in ((images, labels), {"image": images, "label": labels}):
+        with pytest.raises(DataError, match=told):
+            from_memory(given, limit)
+    with pytest.raises(DataError, match=told):
+        from_arrays(images, labels, name="own", limit=limit)
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "LA", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F"])
+def test_pictures_of_other_modes_are_refused_in_whatever_they_are_handed_out(mode):
+    pictures = [Image.new("RGB", (4, 4), (10, 200, 90)).convert("L" if mode in "IF" else "RGB")] * 2
+    pictures[1] = pictures[1].convert(mode) if mode != "LAB" else Image.new("LAB", (4, 4), 77)
+    for given in (
+        (pictures, [0, 1]),
+        (tuple(pictures), np.arange(2)),
+        {"image": pictures, "label": [0, 1]},
+        [(pictures, torch.arange(2))],
+        list(zip(pictures, [0, 1], strict=True)),
+    ):
+        with pytest.raises(DataError, match=f"is a picture of mode {mode}; ") as caught:
+            from_memory(given)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=f"own: image 1 is a picture of mode {mode}; "):
+        from_arrays(pictures, [0, 1], name="own")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_lists_of_pictures_are_their_pixels(mode):
+    shape = (3, 4, 5, 3) if mode == "RGB" else (3, 4, 5)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    pictures = [Image.fromarray(one) for one in pixels]
+    wanted = from_arrays(pixels, [0, 1, 0], name="own")
+    for data in (
+        from_arrays(pictures, [0, 1, 0], name="own"),
+        from_memory((pictures, [0, 1, 0])),
+        from_memory({"image": pictures, "label": [0, 1, 0]}),
+        from_memory({"image": pictures, "label": [0, 1, 0]}, 3),
+    ):
+        assert (data.digest, data.ids) == (wanted.digest, wanted.ids)
+
+
+class Renumbered(Dataset):
+    """Some of another data set's images, under labels of their own."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, place):
+        image, label = self.dataset[place]
+        return image, int(label) % 2
+
+
+class Halved(Subset):
+    """Others that are made so."""
+
+    def __getitem__(self, place):
+        image, label = super().__getitem__(place)
+        return image, int(label) % 2
+
+    def __getitems__(self, places):
+        return [self[place] for place in places]
+
+
+def named(**fields):
+    data = TensorDataset(IMAGES, LABELS)
+    for name, value in ({"classes": ["cat", "dog", "owl", "eel"]} | fields).items():
+        setattr(data, name, value)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "classes"),
+    [
+        (Renumbered(named()), 2),
+        (DataLoader(Renumbered(named()), 4), 2),
+        (Subset(Renumbered(named()), range(10)), 2),
+        (Halved(named(), range(10)), 2),
+        (named(target_transform=lambda label: label % 2), 3),
+        (DataLoader(Subset(named(target_transform=int), range(10)), 4), 3),
+        (Subset(named(target_transform=int), range(10)), 3),
+    ],
+)
+def test_names_of_classes_that_are_numbered_otherwise_are_not_taken(data, classes):
+    assert from_memory(data).classes == tuple("012"[:classes])
+
+
+def test_names_are_taken_where_nothing_changes_the_labels():
+    within = named(target_transform=None)
+    for data in (within, Subset(Subset(within, range(10)), range(9)), DataLoader(within, 4)):
+        assert from_memory(data).classes == ("cat", "dog", "owl", "eel")
+    outside = Renumbered(within)
+    outside.classes = ["even", "odd"]
+    assert from_memory(outside).classes == ("even", "odd")

@@ -352,6 +352,18 @@ def test_impossible_transforms_are_refused_in_one_line(options, message):
         from_arrays(some_images(2), [0, 1], name="own", **options)
 
 
+@pytest.mark.parametrize(("height", "width"), [(2, 20_000), (20_000, 2)])
+def test_a_picture_that_is_too_narrow_to_be_resized_is_refused(height, width):
+    strip = np.full((1, 1, height, width), 255, np.uint8)
+    with pytest.raises(
+        DataError, match=r"own: image 0: \d+x\d+ pixels after resizing; it is too n"
+    ):
+        from_arrays(strip, [0], name="own", resize=224, crop=224)
+    # what becomes smaller, or stays, fills nothing
+    assert from_arrays(strip, [0], name="own", resize=1).shape in ((1, 1, 10_000), (1, 10_000, 1))
+    assert from_arrays(strip, [0], name="own", resize=2).shape == (1, height, width)
+
+
 def test_two_channels_cannot_be_made_three():
     with pytest.raises(DataError, match="2 channels cannot be converted to 3"):
         from_arrays(some_images(1, 2), [0], name="own", channels=3)

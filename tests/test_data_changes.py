@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from PIL import Image
 from robustkit import evaluate
 from robustkit.attacks import attack_block
 from robustkit.data import from_arrays, load_dataset
+from robustkit.data.loading import file_stamps
 from robustkit.errors import DataError, EvaluationFailed
 
 LABELS = [0, 1, 1, 0, 1, 0, 0, 1]
@@ -207,3 +209,55 @@ def test_what_changes_during_an_evaluation_never_becomes_a_row(
 @pytest.mark.one_of_many(2)
 def test_what_stays_as_it_is_is_no_news(evaluated):
     assert not [w for w in evaluated().header["warnings"] if "written to" in w]
+
+
+def stamped(path):
+    return {one.path for one in file_stamps(str(path), "test", None)}
+
+
+@pytest.mark.parametrize(
+    "name", ["gone.csv", "gone.tsv", "gone.npy", "gone.parquet", "gone", "a/b.csv"]
+)
+def test_files_that_are_not_there_have_no_stamps(tmp_path, name):
+    assert stamped(tmp_path / name) == set()
+    spec = tmp_path / "own.toml"
+    spec.write_text(f'title = "t"\nsource = "{name}"\n')
+    assert stamped(spec) == {str(spec)}
+    with pytest.raises(DataError, match=r"no such file"):
+        load_dataset(str(spec))
+
+
+def test_a_source_that_is_none_of_torchvisions_is_told_when_it_is_read(tmp_path):
+    spec = tmp_path / "own.toml"
+    spec.write_text('title = "t"\nsource = "torchvision:STL10"\n')
+    assert stamped(spec) == {str(spec)}
+    with pytest.raises(DataError, match="STL10"):
+        load_dataset(str(spec))
+
+
+def test_what_is_written_below_arrays_is_none_of_their_files(tmp_path):
+    np.save(tmp_path / "x_test.npy", pictures(0))
+    np.save(tmp_path / "y_test.npy", LABELS)
+    before = file_stamps(str(tmp_path / "x_test.npy"), "test", None)
+    assert {Path(one.path).name for one in before} == {"x_test.npy", "y_test.npy"}
+    (tmp_path / "out" / "cells").mkdir(parents=True)
+    (tmp_path / "out" / "cells" / "1.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("more")
+    assert file_stamps(str(tmp_path / "x_test.npy"), "test", None) == before
+    np.save(tmp_path / "y_test.npy", LABELS[::-1])
+    assert file_stamps(str(tmp_path / "x_test.npy"), "test", None) != before
+
+
+def test_pictures_that_links_lead_to_have_stamps(tmp_path):
+    write_folder(tmp_path / "all", pictures(0))
+    place = tmp_path / "some"
+    place.mkdir()
+    for name in ("0", "1"):
+        (place / name).symlink_to(tmp_path / "all" / "set" / name)
+    (place / "1" / "more").symlink_to(place / "1")  # to where it stands
+    (place / "round").symlink_to(place)
+    before = file_stamps(str(place), "test", None)
+    assert len(before) == len(LABELS)
+    changed = tmp_path / "all" / "set" / "1" / "1.png"
+    changed.write_bytes(png(pictures(1)[0]))
+    assert file_stamps(str(place), "test", None) != before

@@ -1,11 +1,15 @@
 """Which class of a network each class of the data is."""
 
+import io
 import json
+import tarfile
 from dataclasses import replace
 from functools import partial
 
 import jsonschema
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -356,6 +360,117 @@ def test_a_data_sets_file_says_which_folder_or_name_stands_at_which_label(tmp_pa
     file.write_text(head.replace("SOURCE", "own.npz"))
     with one_line("own.npz: its classes stand in another order .* 'one', 'zero' first"):
         load_dataset(str(file))
+
+
+def as_folder(place, rows):
+    for number, (picture, name) in enumerate(rows):
+        (place / "set" / name).mkdir(parents=True, exist_ok=True)
+        (place / "set" / name / f"{number}.png").write_bytes(picture)
+    return "set"
+
+
+def as_table(place, rows):
+    lines = [f"{number}.png,{name}" for number, (_, name) in enumerate(rows)]
+    for number, (picture, _) in enumerate(rows):
+        (place / f"{number}.png").write_bytes(picture)
+    (place / "set.csv").write_text("\n".join(["path,label", *lines]))
+    return "set.csv"
+
+
+def as_parquet(place, rows):
+    table = [{"image": {"bytes": picture}, "label": name} for picture, name in rows]
+    pq.write_table(pa.Table.from_pylist(table), place / "set.parquet")
+    return "set.parquet"
+
+
+def as_tar(place, rows):
+    with tarfile.open(place / "set.tar", "w") as archive:
+        for number, (picture, name) in enumerate(rows):
+            for end, content in (("png", picture), ("cls", name.encode())):
+                entry = tarfile.TarInfo(f"{number:04}.{end}")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    return "set.tar"
+
+
+def shades(*names):
+    """Four pictures a class, those of the first black, of the next one a little brighter."""
+    rows = []
+    for number, name in enumerate(names * 4):
+        stream = io.BytesIO()
+        grey = 40 * (number % len(names)) + number // len(names)
+        Image.new("L", (4, 4), grey).save(stream, "PNG")
+        rows.append((stream.getvalue(), name))
+    return rows
+
+
+OF_TEXT = (as_table, as_parquet, as_tar)
+OF_ALL = (as_folder, *OF_TEXT)
+
+
+@pytest.mark.parametrize(
+    ("write", "names", "folders", "refused"),
+    [
+        (write, *case)
+        for writers, *case in (
+            # in another order than the alphabet's, which the labels of names are in
+            (OF_ALL, ("t-shirt_top", "Ankle boot", "COAT"), (), ""),
+            (OF_ALL, ("T-shirt top", "Ankle_boot", "Coat"), (), ""),
+            (OF_ALL, ("zero", "one", "b"), ("zero", "one", "b"), ""),
+            (OF_TEXT, ("Zero", "one", "b"), ("zero", "one", "b"), ""),
+            (OF_TEXT, ("T-shirt/top", "Ankle boot", "Coat"), (), ""),
+            ((as_folder,), ("2", "4", "7"), (), ""),
+            ((as_folder,), ("2", "10", "7"), (), "the class '10' is none of .* give folders = "),
+            (OF_ALL, ("zero", "one", "b"), (), "the class '(b|one|zero)' .* give folders = "),
+            (OF_ALL, ("tee", "Ankle boot", "Coat"), (), "the class 'tee' .* give folders = "),
+            (OF_ALL, ("coat", "Coat", "Ankle boot"), (), "two classes are called '(coat|Coat)', "),
+        )
+        for write in writers
+    ],
+)
+def test_names_that_a_data_sets_file_gives_stand_at_the_labels_of_those_classes(
+    tmp_path, write, names, folders, refused
+):
+    source = write(tmp_path, shades(*names))
+    described = f'title = "t"\nsource = "{source}"\n'
+    described += 'classes = ["T-shirt/top", "Ankle boot", "Coat"]\n'
+    if folders:
+        described += f"folders = {json.dumps(folders)}\n"
+    (tmp_path / "own.toml").write_text(described)
+    if refused:
+        with one_line(refused):
+            load_dataset(str(tmp_path / "own.toml"))
+        return
+    data = load_dataset(str(tmp_path / "own.toml"))
+    assert data.classes == ("T-shirt/top", "Ankle boot", "Coat")
+    means = np.rint(255 * data.images(0, len(data)).mean((1, 2, 3)))
+    assert [int(mean) // 40 for mean in means] == data.labels.tolist()
+    mapped_to = WantedClasses(names=("Coat", "T-shirt/top", "Ankle boot"), count=3)
+    renumbered = load_dataset(str(tmp_path / "own.toml"), classes=mapped_to)
+    assert renumbered.labels.tolist() == [(1, 2, 0)[label] for label in data.labels]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("one", "zero"), "its classes stand in another order than in .*, 'one', 'zero' first"),
+        (("One", "zero"), "the class 'One' has the number 0, but .* names 'zero' there"),
+        (("null", "zero"), "the class 'zero' has the number 1, but .* names 'one' there"),
+        (("null", "eins"), ""),
+        (("Zero", "ONE"), ""),
+        (("one", "one"), ""),  # as lists of ImageNet call two classes alike
+    ],
+)
+def test_numbered_classes_are_not_renamed_as_one_another(tmp_path, names, message):
+    images = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
+    np.savez(tmp_path / "own.npz", images=images, labels=[1, 0], classes=np.array(names))
+    file = tmp_path / "own.toml"
+    file.write_text('title = "t"\nsource = "own.npz"\nclasses = ["zero", "one"]\n')
+    if message:
+        with one_line(message):
+            load_dataset(str(file))
+    else:
+        assert load_dataset(str(file)).classes == ("zero", "one")
 
 
 def test_a_picture_of_a_kind_that_is_not_offered_is_not_opened(tmp_path):

@@ -435,7 +435,16 @@ def test_a_table_of_paths_and_labels_is_a_data_set(tmp_path, name, text):
     assert len(file_stamps(str(tmp_path / name), "test", None)) == 8
 
 
-@pytest.mark.parametrize("head", ["path,class_name,class_id", "path,class,label_idx"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "path,class_name,class_id",
+        "path,class,label_idx",
+        "path,class,target",
+        "path,class_name,label",
+        "path,class_id,label",
+    ],
+)
 def test_a_table_may_say_which_number_is_whose(tmp_path, head):
     """Numbers that are not those of the alphabet; the highest class is of another split alone."""
     pictures(tmp_path / "p", range(3))
@@ -446,6 +455,26 @@ def test_a_table_may_say_which_number_is_whose(tmp_path, head):
     (own,) = [i for i in range(2) if (255 * data.images(i, i + 1)[0]).round().tolist() == first]
     assert data.labels.tolist() == ([0, 1] if own == 0 else [1, 0])
     assert data.classes == ("b", "a", "2", "d")
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "classes"),
+    [
+        ("path,class,target,label\n0.png,dog,0,dog\n1.png,cat,1,cat\n", [0, 1], ("dog", "cat")),
+        ("path,target,class,y\n0.png,0,dog,00\n1.png,1,cat,1\n", [0, 1], ("dog", "cat")),
+        ("path,label,x,y\n0.png,dog,7,5\n1.png,cat,7,5\n", [1, 0], ("cat", "dog")),
+        ("path,x,y\n0.png,1,1\n1.png,1,0\n", [1, 0], ("0", "1")),
+        ("path,label,label\n0.png,dog,dog\n1.png,cat,cat\n", [1, 0], ("cat", "dog")),
+        ("path,target,label\n0.png,,dog\n1.png,,cat\n", [1, 0], ("cat", "dog")),
+    ],
+)
+def test_all_columns_of_labels_count(tmp_path, text, labels, classes):
+    pictures(tmp_path, range(2))
+    (tmp_path / "own.csv").write_text(text)
+    data = load_dataset(str(tmp_path / "own.csv"))
+    made = [(255 * one).round().tolist() for one in data.images(0, 2)]
+    assert [data.labels[made.index(IMAGES[row].tolist())] for row in range(2)] == labels
+    assert data.classes == classes
 
 
 CIFAR = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -584,6 +613,12 @@ def test_pictures_that_a_table_lists_again_are_told(tmp_path):
         ("path,class,class_id\n0.png,a,0\n0.png,b,0\n", "have one number, 0"),
         ("path,class,class_id\n0.png,a,x\n", "the class 'a' has the number 'x'"),
         ("path,label,class_id\n0.png,3,7\n", "two columns of labels"),
+        (
+            "path,label,category\n0.png,cat,pet\n",
+            "line 2: two columns of labels, 'label' and 'category', with 'cat' and 'pet'; keep one",
+        ),
+        ("path,class,y,target\n0.png,cat,3,4\n", "two columns of labels, 'target' and 'y'"),
+        ("path,class,target\n0.png,cat,0\n0.png,dog,0\n", "have one number, 0"),
         (
             "path,class,class_id,split\n0.png,a,0,test\n0.png,b,99999999999,train\n",
             "the class 'b' has the number '99999999999'",

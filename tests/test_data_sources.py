@@ -20,11 +20,12 @@ import torchvision
 from helpers.travel import load_dataset
 from PIL import Image
 
-from robustkit.data import from_arrays
-from robustkit.data.loading import corruption_splits
+from robustkit.data import from_arrays, read_dataset_spec
+from robustkit.data.loading import corruption_splits, file_stamps
 from robustkit.data.parquet import PAGE, ParquetSource
 from robustkit.data.pipeline import Pipeline
-from robustkit.errors import DataError, EvaluationFailed
+from robustkit.errors import DataError, EvaluationFailed, UnknownName
+from robustkit.files import file_digest, is_own
 
 HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>"
 
@@ -211,6 +212,91 @@ def test_a_named_npz_that_was_changed_is_refused(tmp_path):
     file.write_text(f'title = "t"\nsource = "own.npz"\nsha256 = {{"own.npz" = "{"0" * 64}"}}\n')
     with one_line("its SHA-256 differs from that in"):
         load_dataset(str(file))
+
+
+def write_parquets(place, images):
+    for number, image in enumerate(images):
+        rows = [{"image": {"bytes": encoded(image)}, "label": number}]
+        file = f"{('test', 'train')[number // 2]}-{number % 2:05}-of-00002.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), place / file)
+    return "test-00000-of-00002.parquet", "train-00001-of-00002.parquet"
+
+
+def write_npys(place, images):
+    np.save(place / "x_test.npy", images)
+    np.save(place / "y_test.npy", np.arange(len(images)))
+    np.save(place / "x_train.npy", images)
+    np.save(place / "y_train.npy", np.arange(len(images)))
+    return "y_test.npy", "y_train.npy"
+
+
+def write_table(place, images):
+    for number, image in enumerate(images):
+        (place / f"{number}.png").write_bytes(encoded(image))
+    rows = [f"{n}.png,{n},{('test', 'train')[n // 2]}" for n in range(len(images))]
+    (place / "own.csv").write_text("\n".join(["path,label,split", *rows]))
+    return "own.csv", "3.png"
+
+
+def write_classes(place, images):
+    for number, image in enumerate(images):
+        (place / f"{number}").mkdir()
+        (place / f"{number}" / "a.png").write_bytes(encoded(image))
+    return "3/a.png", "3/a.png"
+
+
+@pytest.mark.parametrize(
+    ("write", "source"),
+    [
+        (write_parquets, ""),
+        (write_npys, ""),
+        (write_npys, "x_test.npy"),
+        (write_table, "own.csv"),
+        (write_classes, ""),
+    ],
+)
+def test_digests_in_a_data_sets_file_are_those_of_the_files_whatever_the_format(
+    tmp_path, write, source
+):
+    (tmp_path / "set").mkdir()
+    read, other = write(tmp_path / "set", some_images(4))
+    file = tmp_path / "own.toml"
+
+    def load(**sha256):
+        lines = "\n".join(f'"{name}" = "{value}"' for name, value in sha256.items())
+        file.write_text(f'title = "t"\nsource = "set/{source}"\n[sha256]\n{lines}\n')
+        return load_dataset(str(file))
+
+    right = file_digest(tmp_path / "set" / read)
+    assert len(load(**{read: right, other: file_digest(tmp_path / "set" / other)}))
+    with one_line(f"{read}: its SHA-256 differs from that in .*own.toml; the file was changed"):
+        load(**{read: "0" * 64})
+    with one_line(f"own.toml: sha256: 'x{read}' is no file of .*set"):
+        load(**{f"x{read}": right})
+
+
+def test_a_file_of_another_split_need_not_be_here_to_have_a_digest(tmp_path):
+    np.savez(tmp_path / "test.npz", images=some_images(4), labels=np.arange(4) % 2)
+    right = file_digest(tmp_path / "test.npz")
+    (tmp_path / "own.toml").write_text(
+        f'title = "t"\nsource = "test.npz"\n[sha256]\n"test.npz" = "{right}"\n"train.npz" = "{right}"\n'
+    )
+    assert len(load_dataset(str(tmp_path / "own.toml"))) == 4
+
+
+def test_digests_of_originals_of_other_names_are_refused(tmp_path):
+    write_idx(tmp_path, some_images(), np.zeros(6), ".gz")
+    names = [f"{part}-images-idx3-ubyte" for part in ("t10k", "train")]
+    file = tmp_path / "own.toml"
+    head = 'title = "t"\nsource = "torchvision:MNIST"\n[sha256]\n'
+    file.write_text(head + f'"{names[1]}" = "{"0" * 64}"\n')
+    assert len(load_dataset(str(file), root=tmp_path))
+    file.write_text(head + f'"{names[0]}" = "{"0" * 64}"\n')
+    with one_line("not the original t10k-images-idx3-ubyte of this data set"):
+        load_dataset(str(file), root=tmp_path)
+    file.write_text(head + f'"{names[0]}.gz" = "{"0" * 64}"\n')
+    with one_line(r"sha256: 't10k-images-idx3-ubyte.gz' is no original; .* t10k-images-idx3-ubyte"):
+        load_dataset(str(file), root=tmp_path)
 
 
 def test_paths_that_lead_nowhere_or_to_unknown_formats_are_one_line(tmp_path):
@@ -952,3 +1038,54 @@ def test_what_has_no_splits_says_how_all_of_it_is_asked_for(tmp_path):
         with one_line("no split 'train'; .* is not divided into splits; give --split all$"):
             load_dataset(str(tmp_path / name), split="train")
         assert load_dataset(str(tmp_path / name), split="all").split == "all"
+
+
+# a name, or a path
+
+
+@pytest.mark.parametrize("form", ["./NAME", "NAME/", "../HERE/NAME", "/NAME", Path])
+@pytest.mark.parametrize("name", ["mnist5k", "cifar10"])
+def test_what_has_a_separator_or_is_a_path_is_no_name_of_the_shelf(
+    tmp_path, monkeypatch, name, form
+):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / name, some_images(4), ["cat", "dog"] * 2)
+    (tmp_path / f"{name}.toml").write_text('title = "t"\nsource = "gone.npz"\n')
+    if form is Path:
+        path = Path(name)
+    else:
+        path = form.replace("NAME", name).replace("HERE", tmp_path.name)
+        path = f"{tmp_path}{path}" if path.startswith("/") else path
+        assert len(file_stamps(path, "test", None)) == 4
+        for read in (read_dataset_spec, lambda name: is_own("data", name)):
+            with pytest.raises(UnknownName):
+                read(path)
+    data = load_dataset(path)
+    assert (data.name, data.classes, data.notes) == (name, ("cat", "dog"), ())
+    assert "/" in data.source.get("path", data.source["folder"])  # as is read again
+
+
+def test_a_name_on_the_shelf_that_is_a_folder_here_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_dataset("mnist5k", limit=2).notes == ()
+    write_folder(tmp_path / "mnist5k", some_images(4), ["cat", "dog"] * 2)
+    data = load_dataset("mnist5k", limit=2)
+    assert data.classes == tuple("0123456789")
+    assert data.notes == (
+        "mnist5k: read as the data set of that name; the folder here is ./mnist5k",
+    )
+    assert corruption_splits(Path("mnist5k"), "all") == []
+    with one_line("gone.toml: no such file|gone: no such file"):
+        load_dataset(Path("gone"))
+    with one_line("cifar10: no such file; as text it is the name of a data set"):
+        load_dataset(Path("cifar10"))
+
+
+def test_a_set_of_corrupted_images_may_be_called_as_a_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar10").mkdir()
+    np.save(tmp_path / "cifar10" / "labels.npy", np.zeros(10, int))
+    np.save(tmp_path / "cifar10" / "fog.npy", some_images(10))
+    assert corruption_splits("cifar10", "all") == []
+    for path in ("./cifar10", Path("cifar10")):
+        assert corruption_splits(path, "all") == [f"fog-{n}" for n in range(1, 6)]

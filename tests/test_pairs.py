@@ -1,5 +1,7 @@
 """Pairs of pictures: read from a list, compared by features, the second one attacked."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from helpers.travel import load_dataset
 from PIL import Image
 
 import robustkit
+from robustkit.data.classes import WantedClasses
 from robustkit.errors import DataError, InputError
 from robustkit.evaluation import blocks, spreading
 from robustkit.evaluation.similarity import best_threshold
@@ -200,3 +203,22 @@ def test_a_list_that_is_none_is_refused_in_one_line(folder, tmp_path, text, said
     (tmp_path / "lfw_funneled").symlink_to(folder / "lfw_funneled")
     with pytest.raises(DataError, match=said):
         load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("split", ["train", "test_fold3", "10_folds"])
+def test_pairs_have_no_splits(folder, split):
+    for name, root in (("lfw-pairs", folder), (str(folder), None)):
+        with pytest.raises(
+            DataError, match=f"no split '{split}'; the list of pairs is not .*; give --split all"
+        ):
+            load_dataset(name, split=split, root=root)
+
+
+def test_pairs_are_of_no_networks_classes(folder, pairs):
+    assert load_dataset("lfw-pairs", split="all", root=folder).digest == pairs.digest
+    wanted = WantedClasses(names=("a", "b", "c"), count=3)
+    assert load_dataset("lfw-pairs", root=folder, classes=wanted).digest == pairs.digest
+    for name, root in (("lfw-pairs", folder), (str(folder), None)):
+        for classes in ("1,0", replace(wanted, given="number")):
+            with pytest.raises(DataError, match=r"--classes .*pairs"):
+                load_dataset(name, root=root, classes=classes)

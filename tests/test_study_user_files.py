@@ -8,7 +8,7 @@ from helpers.studies import EXTERNAL, NET, Here, begin, digits
 
 from robustkit import files, spec
 from robustkit.checkpoint.sidecar import sidecar_path
-from robustkit.errors import InputError, Unready
+from robustkit.errors import DataError, InputError, Unready
 from robustkit.study.findings import findings_of_store
 from robustkit.study.store import StudyStore
 from robustkit.study.user_files import protocol_digest
@@ -336,3 +336,17 @@ def test_images_that_were_written_anew_are_read_anew(tmp_path):
         assert after.digest != before.digest
         np.savez(path, images=images, labels=np.arange(6) % 3)
         assert load_cached(name, "test", None, None).digest == before.digest
+
+
+@pytest.mark.parametrize(
+    ("source", "told"), [("tset.csv", "no such file"), ("torchvision:STL10", "STL10")]
+)
+def test_images_that_are_not_there_are_told_so_in_a_line(tmp_path, source, told):
+    from robustkit.study.work import load_cached
+
+    spec = tmp_path / "own.toml"
+    spec.write_text(f'title = "t"\nsource = "{source}"\n')
+    names = [str(spec)] if ":" in source else [str(spec), str(tmp_path / source)]
+    for name in names:
+        with pytest.raises(DataError, match=told):
+            load_cached(name, "test", None, None)

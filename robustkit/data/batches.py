@@ -88,12 +88,21 @@ def _opened(images: Any, labels: Any, name: str, limit: int | None = None) -> Op
     """
     if isinstance(images, list | tuple):
         _check_types([image.dtype for image in images if hasattr(image, "dtype")], name)
+    if limit is not None:
+        _check_counts(images, labels, name)
     # cut before all else: a large array is checked in full otherwise
     pixels, numbers = (as_array(_cut(given, limit), name) for given in (images, labels))
     _check_normalised(pixels, name)
     pixels, notes = noted_layout(pixels, name)
     source = ArraySource(*checked_arrays(pixels, numbers, name), name)
     return Opened(source, WHOLE, notes=notes)
+
+
+def _check_counts(images: Any, labels: Any, name: str) -> None:
+    """Nothing, unless there are more of one than of the other, which no cut may hide."""
+    both = [one for one in (images, labels) if isinstance(one, list | tuple) or _dimensions(one)]
+    if len(both) == 2 and len(images) != len(labels):
+        raise DataError(f"{name}: {len(images)} images but {len(labels)} labels")
 
 
 def _cut(given: Any, limit: int | None) -> Any:
@@ -228,7 +237,7 @@ class _Samples:
         """The samples of one item: a batch, or a single one."""
         images, labels, self._keys, self.label = _image_and_label(item, self._name, place)
         where = f"{self._name}: image {place}"
-        pixels, numbers = _pixels(images, where), as_array(labels, where)
+        pixels, numbers = as_array(images, where), as_array(labels, where)
         _check_normalised(pixels, self._name)
         batched = pixels.ndim == 4 or (self._loader and self._given.batch_sampler is not None)
         if not batched:
@@ -297,20 +306,6 @@ def _image_and_label(item: Any, name: str, place: int = 0) -> _Found:
     return _Found(item[0], item[1])
 
 
-def _pixels(image: Any, where: str) -> Image:
-    """An image, or a batch of them; one of Pillow's as C × H × W."""
-    mode = getattr(image, "mode", None)
-    if mode is not None and hasattr(image, "getbands"):
-        if mode not in ("L", "RGB"):
-            # Pillow would clip what is deeper
-            deep = mode.startswith("I;16") or mode in ("I", "F")
-            how = "give its pixels as floats in [0, 1]" if deep else "convert it to L or RGB"
-            raise DataError(f"{where} is a picture of mode {mode}; {how}")
-        array = np.asarray(image)
-        return array[np.newaxis] if array.ndim == 2 else array.transpose(2, 0, 1)
-    return as_array(image, where)
-
-
 def _stacked(images: list[Image], name: str) -> Image:
     """One array N × C × H × W.
 
@@ -351,8 +346,8 @@ def _is_sample(one: Any) -> bool:
     return hasattr(one[0], "getbands") or getattr(one[0], "ndim", 0) >= 2 > _dimensions(one[1])
 
 
-def _dimensions(label: Any) -> int:
-    return int(getattr(label, "ndim", 0))
+def _dimensions(given: Any) -> int:
+    return int(getattr(given, "ndim", 0))
 
 
 def _same(one: tuple[Image, Any], other: tuple[Image, Any]) -> bool:
@@ -367,13 +362,26 @@ def _classes(given: Any, source: Source, label: str) -> tuple[str, ...]:
     """What a data set calls its classes, where there are as many as labels need.
 
     Torchvision's have a list of `classes`, Hugging Face's `features` with the names of a column.
+    None are taken from within a data set of the user's, or behind a `target_transform`, which may
+    number the classes otherwise.
     """
-    while (inner := getattr(given, "dataset", None)) is not None:
+    while (inner := _within(given)) is not None:
         given = inner
+    if getattr(given, "target_transform", None) is not None:
+        return ()
     names = getattr(given, "classes", None) or _featured(getattr(given, "features", None), label)
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return ()
     return tuple(names) if len(names) > int(source.labels.max()) else ()
+
+
+def _within(given: Any) -> Any:
+    """The data set of torch's own loader or subset, which hand out its labels; else None."""
+    torch_data = sys.modules.get("torch.utils.data")
+    if torch_data is None:
+        return None
+    own = isinstance(given, torch_data.DataLoader) or type(given) is torch_data.Subset
+    return given.dataset if own else None
 
 
 def _featured(features: Any, label: str) -> Any:

@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from robustkit.data.packed import check_size
 from robustkit.data.source import CUT_SHORT, ArraySource, Opened, checked_arrays, diagnosis, stamps
-from robustkit.errors import DataError
+from robustkit.errors import DataError, quoted
 
 MAGIC_OF_BYTES = b"\0\0\x08"
 MOST_DIMENSIONS = 8
 GZIP = b"\x1f\x8b"
 PREFIXES = {"train": "train", "test": "t10k"}
+CONTENTS = ("images-idx3", "labels-idx1")
 
 
 class Idx(NamedTuple):
@@ -93,6 +94,13 @@ def open_idx(images: Path, labels: Path, split: str, sha256: Mapping[str, str]) 
         DataError: unreadable, not matching, or not the files whose `sha256` is known.
     """
     before = stamps([images, labels])
+    prefixes = {*PREFIXES.values(), PREFIXES.get(split, split)}
+    originals = [f"{one}-{what}-ubyte" for one in sorted(prefixes) for what in CONTENTS]
+    if odd := sorted(set(sha256) - set(originals)):
+        raise DataError(
+            f"{images.parent}: sha256: {quoted(odd[0])} is no original; those of the data set, as "
+            f"unpacked, are {', '.join(originals)}"
+        )
     pictures, marks = read_idx(images), read_idx(labels)
     files = {}
     for path, content in ((images, pictures), (labels, marks)):

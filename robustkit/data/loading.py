@@ -9,6 +9,7 @@ from robustkit.data.arrow import arrow_has_pictures, find_arrow, is_saved, open_
 from robustkit.data.classes import WantedClasses
 from robustkit.data.corrupted import asked_levels, find_levels, open_level
 from robustkit.data.dataset import Dataset, assemble
+from robustkit.data.described import check_digests, names_in_order, under_its_classes
 from robustkit.data.encoded import Reading
 from robustkit.data.folder import has_class_folders, open_folder
 from robustkit.data.npy import find_npy, open_npy
@@ -19,13 +20,23 @@ from robustkit.data.parquet import open_parquet, parquet_has_pictures
 from robustkit.data.pipeline import Pipeline
 from robustkit.data.shards import find_split
 from robustkit.data.shelf import DatasetSpec, checked_budgets, read_dataset_spec
-from robustkit.data.source import FileStamp, Opened, diagnosis, files_in, read_as, stamps
+from robustkit.data.source import (
+    UNDIVIDED,
+    WHOLE,
+    FileStamp,
+    Opened,
+    diagnosis,
+    files_in,
+    read_as,
+    stamps,
+)
+from robustkit.data.split import SPLITS
 from robustkit.data.table import ADDRESS, open_table, read_rows
 from robustkit.data.tensors import open_tensors
 from robustkit.data.transform import Transform
 from robustkit.data.webdataset import braced, find_tars, is_tars, open_tars
-from robustkit.errors import DataError, UnknownName, quoted
-from robustkit.files import file_digest, find, names
+from robustkit.errors import DataError, UnknownName
+from robustkit.files import find, names
 
 FILES = (".npz", ".npy", ".parquet", ".arrow", ".tar", ".csv", ".tsv", ".pt", ".pth")
 """ends of the names of files that are data sets"""
@@ -49,7 +60,8 @@ def load_dataset(
 
     Args:
         name: a name on the shelf `data/`, or a path: a `.toml` file, a folder of class folders,
-            files of one of `FILES` or a folder of them, tars with braces in their name.
+            files of one of `FILES` or a folder of them, tars with braces in their name. What has
+            a separator, as `./mnist`, and a `Path` are no names.
         split: must be one that the source has; a source without splits is "all".
         limit: only the first so many images.
         root: where the files of a known data set stand; downloads go elsewhere, to a cache.
@@ -66,15 +78,23 @@ def load_dataset(
         DataError: files missing or broken, no such split, images or labels out of range, or
             classes that are not the network's.
     """
-    name = str(name)
+    file = _shelf_file(name)
+    # what is on record of a path is no name when it is read again
+    on_shelf = file is None and isinstance(name, Path) and str(name) in names("data")
+    name = f"./{name}" if on_shelf else str(name)
     wanted = WantedClasses(given=str(classes)) if isinstance(classes, str | Path) else classes
     root = None if root is None else Path(root)
     asked = Transform(resize, crop, channels, interpolation)
-    file = _shelf_file(name)
     known = read_dataset_spec(name) if file else DatasetSpec(title=name, source=name)
     try:
         opened = _described(known, file, split, root) if file else _at_path(name, split)
+        if name.endswith(".toml"):  # another of that name may stand on the shelf
+            opened = replace(opened, origin={**opened.origin, "path": name})
+        elif file and _is_folder(name):
+            told = f"{name}: read as the data set of that name; the folder here is ./{name}"
+            opened = replace(opened, notes=(*opened.notes, told))
         if isinstance(opened.source, PairSource):
+            _check_undivided(name, split, wanted)
             # their classes are no network's, and channels are converted picture by picture
             opened = replace(opened, source=replace(opened.source, channels=asked.channels))
             asked, wanted, pipeline = replace(asked, channels=None), None, None
@@ -93,6 +113,17 @@ def load_dataset(
         raise DataError(f"{error.filename or name}: cannot be read: {error.strerror}") from error
 
 
+def _check_undivided(name: str, split: str, wanted: WantedClasses | None) -> None:
+    """Nothing, unless a split or classes are asked for of pairs, which have none."""
+    if SPLITS.get(split, split) not in ("test", WHOLE):
+        raise DataError(f"{name}: no split {split!r}; the list of pairs {UNDIVIDED}")
+    if wanted and wanted.given is not None:
+        raise DataError(
+            f"--classes {wanted.given}: {name} has pairs of images, which are of none of a "
+            "network's classes; leave it out"
+        )
+
+
 def _usual(known: DatasetSpec) -> Transform:
     return Transform(known.resize, known.crop, known.channels, known.interpolation)
 
@@ -103,13 +134,13 @@ def _prepared(opened: Opened, pipeline: Pipeline) -> Opened:
     return replace(opened, source=source, notes=(*opened.notes, f"images {pipeline.described()}"))
 
 
-def corruption_splits(name: str, split: str) -> list[str]:
+def corruption_splits(name: str | Path, split: str) -> list[str]:
     """The splits of a set of corrupted images that one asks for; empty for all other data.
 
     Raises:
         DataError: the set's files don't go together.
     """
-    if _shelf_file(name) is not None or not os.path.isdir(name):  # noqa: PTH112 (which raises nothing)
+    if _shelf_file(name) is not None or not _is_folder(name):
         return []
     try:
         return asked_levels(find_levels(Path(name)), split)
@@ -144,14 +175,17 @@ def file_stamps(name: str, split: str, root: Path | None) -> tuple[FileStamp, ..
 
 def _files_behind(path: Path, split: str) -> Iterable[Path]:
     """The files that `open_path` reads, and perhaps others beside them."""
-    if path.is_dir():
-        return files_in(path)
-    match path.suffix.lower():
-        case ".csv" | ".tsv":
-            return [path, *(row.path for row in read_rows(path, split).rows)]
-        case ".npy":  # labels stand beside the images
-            return files_in(path.parent)
-    return braced(str(path))
+    try:
+        if path.is_dir():
+            return files_in(path, links=True)
+        match path.suffix.lower():
+            case ".csv" | ".tsv":
+                return [path, *(row.path for row in read_rows(path, split).rows)]
+            case ".npy":  # labels stand beside the images
+                return sorted({path, *path.parent.glob("*.npy")})
+        return braced(str(path))
+    except OSError:  # told by whoever reads the data
+        return []
 
 
 def open_path(path: Path, split: str, names: Sequence[str] = ()) -> Opened:
@@ -233,8 +267,13 @@ def _holds_pictures(path: Path) -> bool:
     return (parquet_has_pictures if path.suffix == ".parquet" else arrow_has_pictures)(path)
 
 
-def _shelf_file(name: str) -> Path | None:
+def _shelf_file(name: str | Path) -> Path | None:
     """The TOML file of a data set; None if `name` is, or can only have been meant as, a path."""
+    if isinstance(name, Path) and not name.name.endswith(".toml"):
+        if not _exists(name) and str(name) in names("data"):
+            raise DataError(f"{name}: no such file; as text it is the name of a data set")
+        return None
+    name = str(name)
     try:
         return find("data", name)
     except UnknownName:
@@ -249,19 +288,26 @@ def _exists(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - of a name too long, too
 
 
+def _is_folder(name: str | Path) -> bool:
+    return os.path.isdir(name)  # noqa: PTH112 - which raises nothing
+
+
 def _described(known: DatasetSpec, file: Path, split: str, root: Path | None) -> Opened:
     """The source that a data set's file names, held against what the file says of it."""
     if known.splits and split not in known.splits:
         raise DataError(f"{file.stem}: no split {split!r}; it has: {', '.join(known.splits)}")
+    place: Path | None = file.parent / known.source
     if known.source == PAIRS:
-        if root is None:
+        if (place := root) is None:
             raise DataError(f"{file.stem}: give the folder of {LIST} with --data-root")
-        opened = open_pairs(root)
+        opened = open_pairs(place)
     elif known.source.startswith(PREFIX):
-        opened = open_original(file.stem, known, split, root)
+        # its digests are those of the original files, of which there may be a copy
+        opened, place = open_original(file.stem, known, split, root), None
     else:
         opened = _beside(known, file, split)
-    _check_described(opened, known.classes, file)
+    check_digests(opened, known, file, place)
+    opened = under_its_classes(opened, known, file)
     facts = {"licence": known.licence, "origin": known.origin}
     facts["all_training_images_of"] = known.all_training_images_of
     origin = {key: value for key, value in facts.items() if value} | opened.origin
@@ -272,42 +318,18 @@ def _described(known: DatasetSpec, file: Path, split: str, root: Path | None) ->
     return replace(opened, classes=classes, numbered=numbered, shape=known.shape, origin=origin)
 
 
-def _check_described(opened: Opened, classes: Sequence[str], file: Path) -> None:
-    """Nothing, if a source's classes can be those that a data set's file names.
-
-    Raises:
-        DataError: they are more or fewer, or stated numbers are those of others.
-    """
-    if not classes or not opened.classes:
-        return
-    # a table that states numbers need not have the last
-    if len(opened.classes) > len(classes) or (
-        opened.named is None and len(opened.classes) != len(classes)
-    ):
-        raise DataError(
-            f"{file.stem}: {len(opened.classes)} classes found, but {file} names {len(classes)}"
-        )
-    for number in sorted(opened.named or ()):
-        name = opened.classes[number]
-        if name in classes and classes[number] != name:
-            raise DataError(
-                f"{file.stem}: the class {quoted(name)} has the number {number}, but {file} names "
-                f"{quoted(classes[number])} there; give the names in the order of the numbers"
-            )
-
-
 def _beside(known: DatasetSpec, file: Path, split: str) -> Opened:
     """A source given by its path, relative to the data set's file."""
     path = file.parent / known.source
-    expected = known.sha256.get(path.name)
-    if expected and path.is_file() and file_digest(path) != expected:
-        raise DataError(f"{path}: its SHA-256 differs from that in {file}; the file was changed")
     opened = open_path(path, split, known.folders)
-    if known.folders or sorted(opened.classes) != sorted(known.classes):
+    if known.folders:
         return opened
-    # the source calls its classes so, too: names in another order would stand at others' labels
-    opened = open_path(path, split, known.classes)
-    if opened.classes != known.classes:
+    if path.is_dir() and (own := names_in_order(opened, known, file)):
+        # class folders are numbered in any order that one gives
+        again = open_path(path, split, own)
+        return again if again.classes == own else opened
+    of_file = known.classes if opened.numbered else opened.classes
+    if opened.classes != of_file and sorted(opened.classes) == sorted(of_file):
         raise DataError(
             f"{path}: its classes stand in another order than in {file}; give them there in the "
             f"order of the labels, {', '.join(map(repr, opened.classes[:5]))} first"

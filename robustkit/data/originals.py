@@ -78,8 +78,9 @@ def original_files(name: str, spec: DatasetSpec, split: str, root: Path | None) 
     """Files and folders that `open_original` may read, of those that are there."""
     kind = spec.source.removeprefix(PREFIX)
     for folder in [*([root] if root else []), downloads()]:
-        places = [folder / place.format(split=split) for place in PLACES[kind] if place != "."]
-        loose = folder.glob("*-ubyte*") if "." in PLACES[kind] else ()
+        known = PLACES.get(kind, ())  # none are told of by `open_original`
+        places = [folder / place.format(split=split) for place in known if place != "."]
+        loose = folder.glob("*-ubyte*") if "." in known else ()
         copies = [*folder.glob(f"{name}-{split}*.parquet"), folder / name, folder / "data"]
         yield from (path for path in [*places, *sorted(loose), *sorted(copies)] if path.exists())
 

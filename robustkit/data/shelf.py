@@ -91,3 +91,16 @@ def _check(found: DatasetSpec, where: str) -> None:
         raise DataError(
             f"{where}: folders: {len(found.folders)} names for {len(found.classes)} classes"
         )
+
+
+def path_given(title: str, source: Mapping[str, Any]) -> str | None:
+    """The path that images were asked for by, as it was given; None of a name, or of memory.
+
+    Args:
+        title: of the data set; of what is read by its path without a file, that path.
+        source: where its images come from, as it is on record.
+    """
+    path = source.get("path")
+    if str(path).endswith(".toml"):  # which has a title of its own
+        return str(path)
+    return title if title in (path, source.get("folder"), source.get("file")) else None

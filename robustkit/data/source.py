@@ -29,6 +29,10 @@ MOST_CLASSES = 100_000
 """of a data set: each has a name, and none that is in use has a third as many"""
 
 
+MOST_FOLDERS = 100_000
+"""that are looked into, where a link may lead to a whole disk"""
+
+
 class FileStamp(NamedTuple):
     """What is another where a file was written anew."""
 
@@ -49,10 +53,27 @@ def stamps(paths: Iterable[Path]) -> tuple[FileStamp, ...]:
     return tuple(found)
 
 
-def files_in(path: Path) -> Iterator[Path]:
-    """All files in a folder and those inside it; a file itself."""
-    inside = (Path(parent, name) for parent, _, names in os.walk(path) for name in names)
-    yield from sorted(inside) if path.is_dir() else [path]
+def files_in(path: Path, *, links: bool = False) -> Iterator[Path]:
+    """All files in a folder and those inside it; a file itself.
+
+    Args:
+        path: of the folder.
+        links: also where links lead, to each folder once, as class folders are read.
+    """
+    if not path.is_dir():
+        yield path
+        return
+    inside: list[Path] = []
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(path, followlinks=links):
+        folders.sort()
+        real = os.path.realpath(parent)
+        if real in seen or len(seen) == MOST_FOLDERS:
+            folders.clear()
+            continue
+        seen.add(real)
+        inside += [Path(parent, name) for name in names]
+    yield from sorted(inside)
 
 
 def digests(files: Sequence[Path]) -> dict[str, str]:
@@ -239,11 +260,20 @@ class Pair(NamedTuple):
 def as_array(given: Any, where: str) -> npt.NDArray[Any]:
     """An array of numbers: NumPy's, a tensor of any device or precision, or lists of either.
 
+    Pictures of Pillow's are C x H x W, in a list, too.
+
     Raises:
-        DataError: no numbers, or parts of several shapes.
+        DataError: no numbers, parts of several shapes, or a picture that is neither grey nor RGB.
     """
-    if isinstance(given, list | tuple) and any(hasattr(one, "detach") for one in given):
-        given = [as_array(one, where) for one in given]
+    if _is_picture(given):
+        return _picture(given, where)
+    if isinstance(given, list | tuple):
+        given = [
+            _picture(one, f"{where}: image {place}") if _is_picture(one) else one
+            for place, one in enumerate(given)
+        ]
+        if any(hasattr(one, "detach") for one in given):
+            given = [as_array(one, where) for one in given]
     try:
         if hasattr(given, "detach"):  # a sparse tensor, or one without values, raises here
             given = given.detach().cpu()
@@ -252,6 +282,22 @@ def as_array(given: Any, where: str) -> npt.NDArray[Any]:
         return np.asarray(given)
     except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{where}: cannot be read as one array: {first_line(error)}") from error
+
+
+def _is_picture(given: Any) -> bool:
+    return hasattr(given, "getbands") and hasattr(given, "mode")
+
+
+def _picture(image: Any, where: str) -> Image:
+    """One of Pillow's as C x H x W."""
+    mode = image.mode
+    if mode not in ("L", "RGB"):
+        # Pillow would clip what is deeper
+        deep = mode.startswith("I;16") or mode in ("I", "F")
+        how = "give its pixels as floats in [0, 1]" if deep else "convert it to L or RGB"
+        raise DataError(f"{where} is a picture of mode {mode}; {how}")
+    array = np.asarray(image)
+    return array[np.newaxis] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
 def checked_arrays(images: Any, labels: Any, where: str) -> Pair:

@@ -3,7 +3,7 @@
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -202,9 +202,18 @@ class _Places(NamedTuple):
     """The columns that count, by number."""
 
     path: int
-    label: int
+    labels: Sequence[int]
+    """names or numbers, the most usual first"""
     split: int | None = None
-    number: int | None = None
+
+
+class _Cells(NamedTuple):
+    """The cells that count, of one line."""
+
+    line: int
+    path: str
+    labels: Sequence[str]
+    split: str
 
 
 def _rows(lines: Any, path: Path, split: str) -> TableRows:
@@ -217,39 +226,86 @@ def _rows(lines: Any, path: Path, split: str) -> TableRows:
     places = _header(head, path)
     first = [(lines.line_num, head)] if places is None else []
     places = places or _without_header(head, path)
+    every = itertools.chain(first, ((lines.line_num, cells) for cells in lines))
+    rows = list(_cells(every, places, len(head), path))
+    label, number = _label_columns(rows, [head[at].strip() for at in places.labels], path)
+    numbers = {} if number is None else _numbers(rows, label, number, path)
     wanted, found = SPLITS.get(split, split), []
     seen: set[str] = set()
     others: set[str] = set()
-    numbers: dict[str, str] = {}
-    for number, cells in itertools.chain(first, ((lines.line_num, cells) for cells in lines)):
-        if not cells:
-            continue
-        if len(cells) != len(head):
-            raise DataError(
-                f"{path}: line {number}: {len(cells)} columns where the first line has {len(head)}"
-            )
-        if places.number is not None:
-            name, given = (cells[at].strip() for at in (places.label, places.number))
-            if (known := numbers.setdefault(name, given)) != given:
-                raise DataError(
-                    f"{path}: line {number}: the class {quoted(name)} has the number "
-                    f"{quoted(given)}, and {quoted(known)} before"
-                )
+    for row in rows:
         if places.split is not None:
-            own = cells[places.split].strip().lower()
-            seen.add(SPLITS.get(own, own))
-            if SPLITS.get(own, own) != wanted:
-                others.add(cells[places.label].strip())
+            own = SPLITS.get(row.split, row.split)
+            seen.add(own)
+            if own != wanted:
+                others.add(row.labels[label])
                 continue
-        where = f"{path}: line {number}"
-        picture = _picture(cells[places.path].strip(), path.parent, where)
-        found.append(TableRow(number, picture, cells[places.label].strip()))
+        picture = _picture(row.path, path.parent, f"{path}: line {row.line}")
+        found.append(TableRow(row.line, picture, row.labels[label]))
     if places.split is None and wanted not in ("test", WHOLE):
         raise DataError(f"{path}: no split {split!r}; the file {UNDIVIDED}")
     if not found:
         has = f"; it has: {', '.join(sorted(seen))}" if seen else ""
         raise DataError(f"{path}: no rows in the split {split!r}{has}")
     return TableRows(found, WHOLE if places.split is None else split, others, numbers)
+
+
+def _cells(
+    lines: Iterable[tuple[int, Sequence[str]]], places: _Places, columns: int, path: Path
+) -> Iterator[_Cells]:
+    """The cells that count, of each line that is not empty."""
+    for number, cells in lines:
+        if not cells:
+            continue
+        if len(cells) != columns:
+            raise DataError(
+                f"{path}: line {number}: {len(cells)} columns where the first line has {columns}"
+            )
+        own = "" if places.split is None else cells[places.split].strip().lower()
+        labels = [cells[at].strip() for at in places.labels]
+        yield _Cells(number, cells[places.path].strip(), labels, own)
+
+
+def _label_columns(
+    rows: Sequence[_Cells], names: Sequence[str], path: Path
+) -> tuple[int, int | None]:
+    """Which of the columns of labels has them, and which one the numbers of names, if any has.
+
+    Raises:
+        DataError: two are of names, or of numbers, and differ.
+    """
+    texts = [{row.labels[at] for row in rows} - {""} for at in range(len(names))]
+    every = [at for at, filled in enumerate(texts) if filled] or list(range(len(names)))
+    numbers = [at for at in every if texts[at] and None not in map(whole, texts[at])]
+    # what is no number there is told with its name
+    numbers = numbers or [at for at in every if names[at].lower() in NUMBERS]
+    words = [at for at in every if at not in numbers]
+    for first, *others in filter(None, (words, numbers)):
+        for row, other in itertools.product(rows, others):
+            one, two = row.labels[first], row.labels[other]
+            if one != two and not (whole(one) is not None and whole(one) == whole(two)):
+                raise DataError(
+                    f"{path}: line {row.line}: two columns of labels, {quoted(names[first])} and "
+                    f"{quoted(names[other])}, with {quoted(one)} and {quoted(two)}; keep one"
+                )
+    return (words[0], numbers[0] if numbers else None) if words else (numbers[0], None)
+
+
+def _numbers(rows: Sequence[_Cells], label: int, number: int, path: Path) -> dict[str, str]:
+    """The number of each name.
+
+    Raises:
+        DataError: a name has two.
+    """
+    numbers: dict[str, str] = {}
+    for row in rows:
+        name, given = row.labels[label], row.labels[number]
+        if (known := numbers.setdefault(name, given)) != given:
+            raise DataError(
+                f"{path}: line {row.line}: the class {quoted(name)} has the number "
+                f"{quoted(given)}, and {quoted(known)} before"
+            )
+    return numbers
 
 
 def _header(head: Sequence[str], path: Path) -> _Places | None:
@@ -260,27 +316,26 @@ def _header(head: Sequence[str], path: Path) -> _Places | None:
     """
     names = [cell.strip().lower() for cell in head]
     of_path = next((names.index(name) for name in PATHS if name in names), None)
-    of_label = next((names.index(name) for name in LABELS if name in names), None)
-    of_number = next((names.index(name) for name in NUMBERS if name in names), None)
-    if of_label is None:
-        of_label, of_number = of_number, None
-    if of_path is None and of_label is None:
+    known = (*LABELS, *NUMBERS)
+    of_labels = [at for name in known for at, own in enumerate(names) if own == name]
+    if "x" in names and len(of_labels) > 1:  # a place in the picture
+        of_labels = [at for at in of_labels if names[at] != "y"]
+    if of_path is None and not of_labels:
         return None
-    if of_path is None or of_label is None:
-        missing, known = ("paths", PATHS) if of_path is None else ("labels", LABELS)
+    if of_path is None or not of_labels:
+        missing, usual = ("paths", PATHS) if of_path is None else ("labels", LABELS)
         raise DataError(
-            f"{path}: no column named {missing} ({', '.join(known[:3])}); it has: "
+            f"{path}: no column named {missing} ({', '.join(usual[:3])}); it has: "
             f"{', '.join(names[:8])}"
         )
-    of_split = names.index(SPLIT) if SPLIT in names else None
-    return _Places(of_path, of_label, of_split, of_number)
+    return _Places(of_path, of_labels, names.index(SPLIT) if SPLIT in names else None)
 
 
 def _without_header(first: Sequence[str], path: Path) -> _Places:
     """The column whose first entry is a file's path, and the other one."""
     for column in (0, 1) if len(first) == 2 else ():
         if _is_file(path.parent / first[column].strip()):
-            return _Places(column, 1 - column)
+            return _Places(column, [1 - column])
     raise DataError(
         f"{path}: line 1: expected a header with 'path' and 'label', or an image's path and "
         f"its label; it has: {quoted(', '.join(first[:8]))}"

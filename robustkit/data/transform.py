@@ -58,7 +58,8 @@ class Transform:
         """The shape of a transformed image of this shape.
 
         Raises:
-            DataError: the channels cannot be converted, or the crop is larger than the image.
+            DataError: the channels cannot be converted, the crop is larger than the image, or an
+                absurdly long side.
         """
         channels, height, width = shape
         if self.channels is not None and channels != self.channels:
@@ -68,6 +69,8 @@ class Transform:
                 )
             channels = self.channels
         height, width = self._resized(height, width)
+        if max(height, width) > max(LONGEST_SIDE, *shape[1:]):
+            raise DataError(f"{where}: {height}x{width} pixels after resizing; it is too narrow")
         if self.crop is not None:
             if self.crop > min(height, width):
                 raise DataError(
